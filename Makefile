@@ -1,0 +1,50 @@
+# Everything runs in .venv, which `make setup` makes and every other target needs.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Training and tests share two cores with servers: one thread each is faster than two that wait for each other.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: setup demo test test-all lint format protos bench clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip -c constraints.txt
+	$(BIN)/python -m pip install --progress-bar off -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: setup
+	lrpilot demo --out out/demo
+
+test: setup
+	python -m pytest
+
+test-all: setup
+	python -m pytest -m ''
+
+lint: setup
+	ruff check .
+	ruff format --check .
+	mypy
+	cd protos && buf lint
+	rm -rf build/protos && mkdir -p build/protos && protos/generate.sh $(CURDIR)/build/protos
+	for file in build/protos/lrpilot/v1/*; do diff -u $$file client/lrpilot/v1/$$(basename $$file) || exit 1; done
+
+format: setup
+	ruff check --fix .
+	ruff format .
+
+protos: setup
+	protos/generate.sh $(CURDIR)/client
+
+bench: setup
+	mkdir -p out/bench
+	python -m benchmarks.suggest --json out/bench/suggest.json --plot out/bench/suggest.png
+	python -m benchmarks.hook --json out/bench/hook.json --plot out/bench/hook.png
+
+clean:
+	rm -rf $(VENV) build out .mypy_cache .pytest_cache .ruff_cache .hypothesis

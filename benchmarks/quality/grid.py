@@ -1,0 +1,93 @@
+"""Runs every contestant on every workload, seed and LR that the result file lacks.
+
+python -m benchmarks.quality.grid --steps 4000 --seeds 3 --workers 2 --out grid.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from benchmarks.quality.baselines import CONTESTANTS
+from benchmarks.quality.results import ResultFile, RunKey
+from benchmarks.quality.training import Curve
+from benchmarks.quality.workloads import WORKLOADS
+
+# Out of the way of whatever else the machine does.
+_NICENESS = 15
+
+
+def plan(workloads: Iterable[str], contestants: Iterable[str], n_seeds: int, n_steps: int) -> list[RunKey]:
+    """All runs, contestant by contestant, so that an interrupted grid has the first ones complete."""
+    chosen = [WORKLOADS[name] for name in workloads]
+    return [
+        RunKey(workload.name, workload.version, contestant, lr, seed, n_steps)
+        for contestant in contestants
+        for seed in range(n_seeds)
+        for workload in chosen
+        for lr in CONTESTANTS[contestant].lrs(workload)
+    ]
+
+
+def run(key: RunKey) -> Curve:
+    """Trains one run of the grid."""
+    contestant, workload = CONTESTANTS[key.contestant], WORKLOADS[key.workload]
+    return contestant.run(workload, key.lr, key.n_steps, key.seed)
+
+
+def start_worker() -> None:
+    """Makes a worker process a modest one: one thread, low priority."""
+    torch.set_num_threads(1)
+    os.nice(max(0, _NICENESS - os.nice(0)))
+
+
+def run_all(keys: Sequence[RunKey], results: ResultFile, n_workers: int) -> None:
+    """Runs `keys` in worker processes and stores each result as soon as it is there."""
+    # Spawned: forking a process in which torch has threads can hang.
+    context = multiprocessing.get_context("spawn")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with (
+        Progress(*columns, TimeRemainingColumn()) as progress,
+        ProcessPoolExecutor(n_workers, context, start_worker) as pool,
+    ):
+        task = progress.add_task("grid", total=len(keys))
+        futures = {pool.submit(run, key): key for key in keys}
+        for future in as_completed(futures):
+            key = futures[future]
+            results.append(key, future.result())
+            progress.update(task, advance=1, description=f"{key.contestant} {key.workload}")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--steps", type=int, default=4000, help="optimizer steps of a run")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    parser.add_argument("--workers", type=int, default=1, help="processes, one thread each")
+    parser.add_argument("--out", type=Path, required=True, help="JSON-lines file to extend")
+    parser.add_argument("--workload", choices=WORKLOADS, action="append", help="default: all")
+    parser.add_argument("--schedule", choices=CONTESTANTS, action="append", help="default: all")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = _arguments()
+    results = ResultFile(arguments.out)
+    done = results.load()
+    keys = plan(
+        arguments.workload or WORKLOADS,
+        arguments.schedule or CONTESTANTS,
+        arguments.seeds,
+        arguments.steps,
+    )
+    run_all([key for key in keys if key not in done], results, arguments.workers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""One training run under a rule for its LR, and the record of how it went."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Protocol
+
+from torch.optim import Optimizer
+
+from benchmarks.quality.workloads import Batch, Session
+
+# Validations in a run: enough to draw its curve.
+N_VALIDATIONS = 40
+
+
+class LrRule(Protocol):
+    """Decides the LR of every step."""
+
+    def lr(self, step: int) -> float:
+        """LR of step 0 <= `step` < n_steps."""
+        ...
+
+    def observe(self, val_loss: float) -> None:
+        """Takes note of a validation loss."""
+        ...
+
+
+@dataclass
+class Curve:
+    """How one run went.
+
+    Attributes:
+        final_val_loss: Validation loss at the end; infinity if the run diverged.
+        diverged: A loss became NaN or infinite, and the run was stopped there.
+        val_steps: Steps before each validation.
+        val_losses: Validation losses, aligned with `val_steps`.
+        train_losses: Mean training loss since the validation before, aligned with `val_steps`.
+        wall_s: Wall time in seconds, validations included.
+    """
+
+    final_val_loss: float = math.inf
+    diverged: bool = False
+    val_steps: list[int] = field(default_factory=list)
+    val_losses: list[float] = field(default_factory=list)
+    train_losses: list[float] = field(default_factory=list)
+    wall_s: float = 0.0
+
+
+def set_lr(optimizer: Optimizer, lr: float) -> None:
+    """Sets the LR of every parameter group; the workloads' groups share one."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def train_step(session: Session, batch: Batch) -> float:
+    """One optimizer update; the training loss before it."""
+    loss = session.loss(batch)
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+    session.optimizer.step()
+    session.optimizer.zero_grad()
+    return loss.item()
+
+
+def _intervals(n_steps: int) -> Iterator[range]:
+    """Splits the steps into `N_VALIDATIONS` intervals that differ by one step at most."""
+    ends = [n_steps * i // N_VALIDATIONS for i in range(N_VALIDATIONS + 1)]
+    return (range(start, end) for start, end in pairwise(ends) if end > start)
+
+
+def train(
+    session: Session,
+    n_steps: int,
+    rule: LrRule,
+    validate: Callable[[Session], float] = Session.validate,
+) -> Curve:
+    """Trains for `n_steps` optimizer steps, validating at evenly spaced steps and at the end."""
+    started = time.perf_counter()
+    curve = Curve()
+    batches = session.batches()
+    for interval in _intervals(n_steps):
+        total = 0.0
+        for step in interval:
+            set_lr(session.optimizer, rule.lr(step))
+            total += train_step(session, next(batches))
+            if not math.isfinite(total):
+                break
+        val_loss = validate(session) if math.isfinite(total) else math.nan
+        if not math.isfinite(val_loss):
+            curve.diverged = True
+            break
+        rule.observe(val_loss)
+        curve.val_steps.append(interval.stop)
+        curve.val_losses.append(val_loss)
+        curve.train_losses.append(total / len(interval))
+    if not curve.diverged:
+        curve.final_val_loss = curve.val_losses[-1]
+    curve.wall_s = time.perf_counter() - started
+    return curve

@@ -1,0 +1,49 @@
+"""The LRs of an optimizer's parameter groups, moved together.
+
+What is tuned is the LR of the first group; every other group keeps its ratio to it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from lrpilot.errors import ConfigError
+
+
+class GroupLrs:
+    """Sets the LR of every group of some optimizers."""
+
+    def __init__(self, param_groups: Sequence[dict[str, Any]]) -> None:
+        """Takes the groups' present LRs as their base.
+
+        Raises:
+            ConfigError: there is no group, or the first LR is not positive.
+        """
+        if not param_groups:
+            raise ConfigError("optimizer: it has no parameter group")
+        self.base_lrs = [float(group["lr"]) for group in param_groups]
+        first = self.base_lrs[0]
+        if not (math.isfinite(first) and first > 0):
+            raise ConfigError(
+                f"optimizer: the LR of its first group must be positive, not {first}: the others follow it"
+            )
+        self._groups = list(param_groups)
+        self._ratios = [lr / first for lr in self.base_lrs]
+
+    def set(self, lr: float) -> None:
+        """Gives the first group `lr` and the others their share of it.
+
+        A tensor LR is filled in place: a compiled step reads it and is not compiled again.
+        """
+        for group, ratio in zip(self._groups, self._ratios, strict=True):
+            value = lr * ratio
+            if isinstance(group["lr"], float | int):
+                group["lr"] = value
+            else:
+                group["lr"].fill_(value)
+
+    def get(self) -> list[float]:
+        """The LR of every group."""
+        return [float(group["lr"]) for group in self._groups]

@@ -1,0 +1,140 @@
+"""Losses of a directive, kept on their device until it is over.
+
+A loss is stored as float32, which is what goes over the wire. It is divergent if it is not finite or above a limit; the
+watch on the device and `until_divergence` on the host both decide by the float32 value, and alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import SupportsFloat
+
+import torch
+
+
+def is_divergent(loss: float, limit: float = math.inf) -> bool:
+    """Whether a loss is not finite or above the limit."""
+    return not math.isfinite(loss) or loss > limit
+
+
+def until_divergence(losses: Iterable[float], limit: float = math.inf) -> list[float]:
+    """The losses up to the first divergent one, which is included."""
+    kept = []
+    for loss in losses:
+        kept.append(loss)
+        if is_divergent(loss, limit):
+            break
+    return kept
+
+
+class LossBuffer:
+    """Collects the losses of steps with no device synchronisation and no allocation that grows.
+
+    `begin` a directive, `append` the loss of every step, `check` every now and then at steps that depend on nothing but
+    the directive, `flush` at the end.
+    """
+
+    def __init__(self) -> None:
+        self._room = 0
+        self._limit = math.inf
+        self._memory = torch.empty(0)
+        # The part of the memory that this directive may fill; of it, so many are filled and so many have been checked.
+        self._losses = self._memory
+        self._n_losses = 0
+        self._n_checked = 0
+        self._diverged = False
+        self._flag = torch.empty((), dtype=torch.bool)
+        self._arrival: torch.Event | None = None
+
+    def begin(self, n_steps: int, limit: float = math.inf) -> None:
+        """Starts anew.
+
+        Args:
+            n_steps: how many losses fit between two calls of `flush`.
+            limit: a loss above it is divergent.
+        """
+        self._room = n_steps
+        self._limit = _float32_at_most(limit)
+        self._forget()
+
+    @torch.no_grad()
+    def append(self, loss: torch.Tensor | SupportsFloat) -> None:
+        """Adds the loss of a step: a tensor of one element on any device, or a number.
+
+        Raises:
+            ValueError: it is not one number.
+            IndexError: there are more losses than `begin` made room for.
+        """
+        if not isinstance(loss, torch.Tensor):
+            loss = torch.tensor(_number(loss), dtype=torch.float64)
+        if loss.numel() != 1:
+            shape = tuple(loss.shape)
+            raise ValueError(f"loss: shape {shape} is not a scalar; pass loss.mean()")
+        if self._n_losses == 0:
+            self._reserve(loss.device)
+        self._losses[self._n_losses].copy_(loss.reshape(()))
+        self._n_losses += 1
+
+    @torch.no_grad()
+    def check(self) -> bool:
+        """Whether a divergent loss has been seen since `begin` or `flush`.
+
+        On CUDA the answer holds for the losses before the *previous* call: a call starts the copy of a flag to pinned
+        memory, and the next one waits for it, by when it has long been there. Elsewhere it holds for all losses.
+        """
+        if self._arrival is not None:
+            self._arrival.synchronize()
+            self._diverged |= bool(self._flag)
+            self._arrival = None
+        unseen = self._losses[self._n_checked : self._n_losses]
+        self._n_checked = self._n_losses
+        if self._diverged or not len(unseen):
+            return self._diverged
+        divergent = (~unseen.isfinite() | (unseen > self._limit)).any()
+        if unseen.device.type == "cuda":
+            self._flag.copy_(divergent, non_blocking=True)
+            self._arrival = torch.Event(unseen.device)
+            self._arrival.record()
+        else:
+            self._diverged = bool(divergent)
+        return self._diverged
+
+    def flush(self) -> list[float]:
+        """The losses since `begin` or the last flush, oldest first; they are forgotten. Synchronises once."""
+        losses: list[float] = self._losses[: self._n_losses].tolist()
+        self._forget()
+        return losses
+
+    def _forget(self) -> None:
+        self._n_losses = 0
+        self._n_checked = 0
+        self._diverged = False
+        self._arrival = None
+
+    def _reserve(self, device: torch.device) -> None:
+        """Room on a device, used again as long as it suffices."""
+        if self._memory.device != device or len(self._memory) < self._room:
+            self._memory = torch.empty(self._room, device=device)
+            self._flag = torch.empty((), dtype=torch.bool, pin_memory=device.type == "cuda")
+        self._losses = self._memory[: self._room]
+
+
+def _number(loss: SupportsFloat) -> float:
+    try:
+        return float(loss)
+    except (TypeError, ValueError) as error:
+        kind = type(loss).__name__
+        raise ValueError(f"loss: {kind} is not a scalar; pass a tensor of one element") from error
+
+
+def _float32_at_most(limit: float) -> float:
+    """The largest float32 that is not above the limit.
+
+    Devices round a limit to float32 before they compare. This one is rounded already, and no float32 loss lies between
+    it and the limit.
+    """
+    rounded = torch.tensor(limit, dtype=torch.float32)
+    if rounded.item() > limit:
+        rounded = torch.nextafter(rounded, torch.tensor(-math.inf))
+    return rounded.item()

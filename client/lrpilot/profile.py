@@ -1,0 +1,73 @@
+"""How the learning rate moves within a directive.
+
+Both sides read an LR off a profile, and a schedule must come out the same bit for bit on either: this module is the
+only place that turns a profile into LRs. It needs nothing but the standard library.
+
+Notation: a profile covers `length` steps; position p counts from its start, p = offset for the first step of a
+directive that begins in the middle of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+
+
+class Shape(enum.StrEnum):
+    """The form of the way from `start_lr` to `end_lr`."""
+
+    CONSTANT = "constant"
+    LINEAR = "linear"
+    EXPONENTIAL = "exponential"
+    COSINE = "cosine"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Profile:
+    """LRs of the first parameter group over `length` steps, from position `offset` on.
+
+    `end_lr` is the LR of the step after the last, so that a linear decay to zero has no step that stands still.
+    """
+
+    shape: Shape
+    start_lr: float
+    end_lr: float
+    length: int
+    offset: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuses a profile that has no LR at some step.
+
+        Raises:
+            ValueError: an LR is negative or not finite, the length is not positive, or an exponential touches zero.
+        """
+        lrs = (self.start_lr, self.end_lr)
+        if not all(math.isfinite(lr) and lr >= 0 for lr in lrs):
+            raise ValueError(f"profile: LRs must be finite and not negative, not {lrs}")
+        if self.length < 1 or self.offset < 0:
+            raise ValueError(f"profile: length {self.length} or offset {self.offset} is too small")
+        if self.shape is Shape.EXPONENTIAL and 0 in lrs:
+            raise ValueError("profile: an exponential never reaches zero; use a linear one")
+
+    @classmethod
+    def constant(cls, lr: float, n_steps: int) -> Profile:
+        """The same LR for `n_steps`."""
+        return cls(Shape.CONSTANT, lr, lr, n_steps)
+
+    def lr(self, step: int) -> float:
+        """The LR of step `step` (from 0) of a directive with this profile."""
+        done = (self.offset + step) / self.length
+        match self.shape:
+            case Shape.CONSTANT:
+                return self.start_lr
+            case Shape.LINEAR:
+                return self.start_lr + (self.end_lr - self.start_lr) * done
+            case Shape.EXPONENTIAL:
+                return float(self.start_lr * (self.end_lr / self.start_lr) ** done)
+            case Shape.COSINE:
+                return self.end_lr + (self.start_lr - self.end_lr) * (1 + math.cos(math.pi * done)) / 2
+
+    def after(self, n_steps: int) -> Profile:
+        """What is left of this profile after `n_steps`; its LRs are the same bit for bit."""
+        return dataclasses.replace(self, offset=self.offset + n_steps)

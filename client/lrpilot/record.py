@@ -1,0 +1,95 @@
+"""What a tuner has done so far, kept on the client: counts, and the schedule, with or without a server."""
+
+from __future__ import annotations
+
+import array
+import dataclasses
+
+from lrpilot.convert import phase_from_proto, probe_from_proto, profile_from_proto
+from lrpilot.schedule import Probe, Schedule, Segment, Validation
+from lrpilot.v1 import tuner_pb2 as pb
+
+
+class Record:
+    """The books of one run. What came after the snapshot is taken back when committed steps diverge."""
+
+    def __init__(self, job: pb.Job, base_lrs: list[float]) -> None:
+        """Starts at step 0 of `job`, whose parameter groups have `base_lrs`."""
+        self._job = job
+        self._base_lrs = tuple(base_lrs)
+        self._segments: list[Segment] = []
+        self._losses = array.array("f")  # as on the wire; a long run has millions
+        self._validations: list[Validation] = []
+        self._probes: list[Probe] = []
+        self._marked: tuple[Segment, ...] = ()
+        self.searched = 0
+        """Steps that were rolled back."""
+
+    @property
+    def committed(self) -> int:
+        """Steps that are in the model."""
+        return len(self._losses)
+
+    @property
+    def steps(self) -> int:
+        """All steps that were run."""
+        return self.committed + self.searched
+
+    @property
+    def last_lr(self) -> float | None:
+        """The LR of the step after the last committed one, as its profile has it; None before the first."""
+        if not self._segments:
+            return None
+        last = self._segments[-1]
+        return last.profile.lr(last.n_steps)
+
+    def mark(self) -> None:
+        """The client took its snapshot here."""
+        self._marked = tuple(self._segments)
+
+    def add(self, directive: pb.Directive, report: pb.Report) -> None:
+        """Books a report on `directive`."""
+        n_steps = len(report.losses)
+        if directive.phase in (pb.PHASE_PROBE, pb.PHASE_RANGE_TEST):
+            self._probes.append(probe_from_proto(directive, report, self.committed))
+            self.searched += n_steps
+        elif report.outcome == pb.OUTCOME_DIVERGED:
+            self._take_back(n_steps)
+        else:
+            phase, profile = phase_from_proto(directive.phase), profile_from_proto(directive.profile)
+            segment = Segment(self.committed, n_steps, profile, phase, directive.stage)
+            self._validations += (Validation(self.committed + v.step, v.loss) for v in report.validations)
+            self._append(segment)
+            self._losses.extend(report.losses)
+
+    def schedule(self) -> Schedule:
+        """The schedule so far."""
+        config = self._job.config
+        return Schedule(
+            job_id=self._job.id,
+            name=config.name,
+            policy=config.policy,
+            base_lrs=self._base_lrs,
+            total_steps=config.total_steps if config.HasField("total_steps") else None,
+            segments=tuple(self._segments),
+            losses=tuple(self._losses),
+            validations=tuple(self._validations),
+            probes=tuple(self._probes),
+        )
+
+    def _append(self, segment: Segment) -> None:
+        last = self._segments[-1] if self._segments else None
+        if last is not None and last.profile.after(last.n_steps) == segment.profile:
+            self._segments[-1] = dataclasses.replace(last, n_steps=last.n_steps + segment.n_steps)
+        else:
+            self._segments.append(segment)
+
+    def _take_back(self, n_steps: int) -> None:
+        """Back to the mark, after `n_steps` more that diverged."""
+        self._segments = list(self._marked)
+        kept = sum(segment.n_steps for segment in self._segments)
+        self.searched += self.committed + n_steps - kept
+        del self._losses[kept:]
+        self._validations = [v for v in self._validations if v.step <= kept]
+
+

@@ -1,0 +1,154 @@
+"""An endless stream of batches that can go back.
+
+Drawing a batch may use global random state: a shuffling loader draws a seed at the start of an epoch, augmentation in
+the main process draws all the time. A replayed batch is not drawn again, so the random state that its draw left behind
+is recorded with it and set instead. Whatever the model draws in between is then what it would have been.
+"""
+
+from __future__ import annotations
+
+import collections
+import copy
+import dataclasses
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Any, Generic, TypeVar, cast
+
+import torch
+
+from lrpilot.rng import RandomState
+
+logger = logging.getLogger(__name__)
+
+Batch = TypeVar("Batch")
+
+_END: Any = object()
+
+
+class BatchBuffer(Generic[Batch]):
+    """Draws from a loader across epochs, and can replay what it has drawn since a mark.
+
+    Batches are kept by reference and not copied: copies of what may be gigabytes would be paid by everyone. The
+    containers of a batch (dicts, lists, tuples) are handed out anew each time, so `batch.pop("labels")` harms nothing.
+    A loop that changes a batch's *tensors* in place gets the changed tensors when they are replayed; that is noticed
+    and logged, once.
+    """
+
+    def __init__(self, iterable: Iterable[Batch]) -> None:
+        """Makes an endless stream of a loader.
+
+        Args:
+            iterable: `iter` of it gives the batches of one epoch. An infinite one never ends its first.
+        """
+        self._iterable = iterable
+        self._iterator: Iterator[Batch] = iter(())
+        self._epochs = 0
+        self._recording = False
+        # Drawn since the mark and passed; and drawn, then rewound over, and due again.
+        self._behind: collections.deque[_Drawn[Batch]] = collections.deque()
+        self._ahead: collections.deque[_Drawn[Batch]] = collections.deque()
+        self._warned = False
+
+    def mark(self) -> None:
+        """Starts recording here, for `rewind`. What lies before is dropped."""
+        self._behind.clear()
+        self._recording = True
+
+    def rewind(self) -> None:
+        """Goes back to the mark, which stays.
+
+        Raises:
+            RuntimeError: nothing is marked.
+        """
+        if not self._recording:
+            raise RuntimeError("batches: rewind() without mark()")
+        self._ahead.extendleft(reversed(self._behind))
+        self._behind.clear()
+
+    def release(self) -> None:
+        """Stops recording. What lies ahead is still replayed, and dropped as it is drawn."""
+        self._behind.clear()
+        self._recording = False
+
+    def draw(self) -> Batch:
+        """The next batch.
+
+        Raises:
+            ValueError: the loader gives no batch, or gives them only once.
+        """
+        if self._ahead:
+            drawn = self._ahead.popleft()
+            self._replay(drawn)
+        elif self._recording:
+            drawn = self._record()
+        else:
+            return self._next()
+        if self._recording:
+            self._behind.append(drawn)
+        return cast(Batch, _new_containers(drawn.batch))
+
+    def _record(self) -> _Drawn[Batch]:
+        before = RandomState.capture()
+        batch = self._next()
+        return _Drawn(batch, RandomState.capture().changed_since(before), _versions(batch))
+
+    def _replay(self, drawn: _Drawn[Batch]) -> None:
+        if drawn.random_state:
+            drawn.random_state.restore()
+        if not self._warned and _versions(drawn.batch) != drawn.versions:
+            self._warned = True
+            logger.warning(
+                "batches: the training loop changes its batches in place; replayed ones are changed again, and "
+                "training is not what it would be without probes. Work on a copy (x = x - mean, not x -= mean)."
+            )
+
+    def _next(self) -> Batch:
+        batch = next(self._iterator, _END)
+        if batch is _END:
+            self._iterator = iter(self._iterable)
+            batch = next(self._iterator, _END)
+            if batch is _END:
+                raise ValueError(self._exhausted())
+            self._epochs += 1
+        return cast(Batch, batch)
+
+    def _exhausted(self) -> str:
+        kind = type(self._iterable).__name__
+        if self._epochs == 0:
+            return f"batches: the loader ({kind}) is empty"
+        return (
+            f"batches: the loader ({kind}) can be iterated only once, and its batches are used up; "
+            "pass an object whose __iter__ starts a new epoch, such as a DataLoader"
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Drawn(Generic[Batch]):
+    """A batch, the random states that drawing it changed, and the versions of its tensors then."""
+
+    batch: Batch
+    random_state: RandomState | None
+    versions: list[int]
+
+
+def _new_containers(batch: Any) -> Any:
+    """The same leaves in new dicts, lists and tuples."""
+    if isinstance(batch, dict | collections.UserDict):
+        fresh = copy.copy(batch)  # Keeps the class; a tokenizer's is a UserDict.
+        for key, value in batch.items():
+            fresh[key] = _new_containers(value)
+        return fresh
+    if type(batch) in (list, tuple):
+        return type(batch)(map(_new_containers, batch))
+    return batch
+
+
+def _versions(batch: Any) -> list[int]:
+    """The version counters of a batch's tensors; every change in place raises one."""
+    if isinstance(batch, torch.Tensor):
+        return [] if batch.is_inference() else [batch._version]
+    if isinstance(batch, dict | collections.UserDict):
+        batch = batch.values()
+    elif not isinstance(batch, list | tuple):
+        return []
+    return [version for child in batch for version in _versions(child)]

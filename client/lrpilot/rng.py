@@ -1,0 +1,77 @@
+"""The global random state of this process: python, NumPy, PyTorch on the CPU and on every CUDA device."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class RandomState:
+    """The states of the global random number generators, or of some of them.
+
+    NumPy counts once `numpy.random` has been imported, CUDA once it has been initialised. Before that neither has a
+    state, so nothing could depend on it. Generator objects of the user's own are not global and not held.
+    """
+
+    states: Mapping[str, Any]
+
+    @classmethod
+    def capture(cls) -> RandomState:
+        """The state of every generator, now. Copies; neither draws nor synchronises with a device."""
+        return cls({name: get() for name, get, _ in _generators()})
+
+    def restore(self) -> None:
+        """Sets the generators back to these states, as often as one likes. Leaves the others alone."""
+        for name, _, set_ in _generators():
+            if name in self.states:
+                set_(self.states[name])
+
+    def changed_since(self, earlier: RandomState) -> RandomState | None:
+        """The states of those generators alone that moved since `earlier`; None if none did."""
+        changed = {
+            name: state
+            for name, state in self.states.items()
+            if name not in earlier.states or not _same(state, earlier.states[name])
+        }
+        return RandomState(changed) if changed else None
+
+
+@contextlib.contextmanager
+def preserved() -> Iterator[None]:
+    """Whatever is drawn inside leaves the global random state as it was, also after an exception."""
+    state = RandomState.capture()
+    try:
+        yield
+    finally:
+        state.restore()
+
+
+def _generators() -> Iterator[tuple[str, Callable[[], Any], Callable[[Any], object]]]:
+    """Name, getter and setter of every generator that has a state by now."""
+    yield "python", random.getstate, random.setstate
+    yield "torch", torch.get_rng_state, torch.set_rng_state
+    if numpy := sys.modules.get("numpy.random"):
+        # legacy=False: the tuple of old knows the Mersenne twister only, and another may have been put in its place.
+        yield "numpy", functools.partial(numpy.get_state, legacy=False), numpy.set_state
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # PyTorch has left it untyped.
+        yield "cuda", torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if hasattr(a, "tobytes"):  # A NumPy array, without importing NumPy.
+        return bool(a.tobytes() == b.tobytes())
+    return bool(a == b)

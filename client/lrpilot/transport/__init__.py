@@ -1,0 +1,1 @@
+"""How a tuner reaches its server."""

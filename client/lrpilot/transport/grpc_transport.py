@@ -1,0 +1,90 @@
+"""A server over gRPC: a deadline on every call, retries by service config."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TypeVar
+
+import grpc
+
+from lrpilot.errors import RefusedError, ServerError, UnavailableError
+from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.v1 import tuner_pb2_grpc
+
+# Every call is safe to repeat, so an unavailable server is asked again: after some 0.2, 0.4, 0.8 and 1.6 seconds.
+_SERVICE_CONFIG = {
+    "methodConfig": [
+        {
+            "name": [{"service": "lrpilot.v1.TunerService"}],
+            "retryPolicy": {
+                "maxAttempts": 5,
+                "initialBackoff": "0.2s",
+                "maxBackoff": "2s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+_MAX_MESSAGE_BYTES = 64 * 2**20
+_OPTIONS = [
+    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
+    # A server that comes back is found soon, also after a long absence.
+    ("grpc.max_reconnect_backoff_ms", 2000),
+]
+_UNAVAILABLE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+_REFUSED = {
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.ABORTED,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+
+Response = TypeVar("Response")
+
+
+class GrpcTransport:
+    """A connection to `target` (HOST:PORT). Threads may share it."""
+
+    def __init__(self, target: str, timeout_s: float) -> None:
+        """Connects when the first call is made; a call and its retries take at most `timeout_s`."""
+        self.target = target
+        self._timeout_s = timeout_s
+        self._channel = grpc.insecure_channel(target, options=_OPTIONS)
+        self.stub = tuner_pb2_grpc.TunerServiceStub(self._channel)
+
+    def create_job(self, request: pb.CreateJobRequest) -> pb.CreateJobResponse:
+        """Opens a job. Raises: ServerError."""
+        return self.call(lambda timeout: self.stub.CreateJob(request, timeout=timeout))
+
+    def advance(self, request: pb.AdvanceRequest) -> pb.AdvanceResponse:
+        """Reports, and gets the next directive. Raises: ServerError."""
+        return self.call(lambda timeout: self.stub.Advance(request, timeout=timeout))
+
+    def call(self, method: Callable[[float], Response]) -> Response:
+        """Calls with this transport's deadline. Raises: ServerError."""
+        try:
+            return method(self._timeout_s)
+        except grpc.RpcError as error:
+            raise to_error(error, self.target) from error
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._channel.close()
+
+
+def to_error(error: grpc.RpcError, target: str) -> ServerError:
+    """A gRPC error as ours."""
+    assert isinstance(error, grpc.Call)
+    code, details = error.code(), error.details() or ""
+    if code in _UNAVAILABLE:
+        return UnavailableError(f"server: nothing answers at {target} ({code.name}: {details})", code.name)
+    if code in _REFUSED:
+        return RefusedError(details, code.name)
+    return ServerError(f"server {target}: {code.name}: {details}", code.name)

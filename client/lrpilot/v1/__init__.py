@@ -1,0 +1,1 @@
+"""Generated from protos/lrpilot/v1/tuner.proto."""

@@ -1,0 +1,478 @@
+"""What `storage.base` promises, on every backend."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta, timezone
+from typing import TypeVar
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+from lrpilot.profile import Profile, Shape
+
+from tuner_server.core.config import JobConfig, LrBounds
+from tuner_server.core.errors import ConflictError, InvalidInputError, NotFoundError
+from tuner_server.core.job import JobState, Status, Transition
+from tuner_server.core.messages import (
+    BatchSource,
+    Candidate,
+    Decision,
+    Directive,
+    Outcome,
+    Phase,
+    PosteriorCurve,
+    Report,
+    Validation,
+)
+from tuner_server.storage import Storage, StoredJob, open_storage
+
+NOW = datetime(2026, 3, 29, 1, 30, 0, 123456, tzinfo=UTC)
+LATER = NOW + timedelta(seconds=1)
+T = TypeVar("T")
+
+
+@pytest.fixture
+def storage(database_url: str) -> Iterator[Storage]:
+    with open_storage(database_url, upgrade=True) as opened:
+        yield opened
+
+
+def train(number: int, n_steps: int = 3) -> Directive:
+    profile = Profile.constant(0.1, n_steps)
+    return Directive(number=number, phase=Phase.TRAIN, n_steps=n_steps, profile=profile)
+
+
+def transition(
+    number: int = 1,
+    *,
+    status: Status = Status.TRAINING,
+    family: str = "",
+    decision: Decision | None = None,
+    message: str = "",
+) -> Transition:
+    directive = train(number)
+    state = JobState(
+        config=JobConfig(name="digits", family=family, policy="budget", base_lr=0.1),
+        status=status,
+        directive=directive,
+        lease=directive,
+        message=message,
+    )
+    return Transition(state, directive, decision)
+
+
+def report(number: int = 1, losses: tuple[float, ...] = (3.0, 2.0, 1.0)) -> Report:
+    return Report(directive_number=number, outcome=Outcome.COMPLETED, losses=losses)
+
+
+def create(storage: Storage, job_id: str = "job", now: datetime = NOW, **fields: object) -> StoredJob:
+    made = transition(**fields)  # type: ignore[arg-type]  # the fields of `transition`, passed through
+    return storage.create(job_id, f"request of {job_id}", b"content", made, now)
+
+
+def at_once(*calls: Callable[[], T]) -> list[T | Exception]:
+    """Runs all calls in threads that start together; what each gave, or raised."""
+    barrier = threading.Barrier(len(calls))
+
+    def run(call: Callable[[], T]) -> T | Exception:
+        barrier.wait()
+        try:
+            return call()
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(run, calls))
+
+
+# Creation
+
+
+def test_a_new_job_is_loaded_as_it_was_created(storage: Storage) -> None:
+    made = transition()
+    job = storage.create("job", "request", b"content", made, NOW)
+    assert job == StoredJob("job", made.state, 1, NOW, NOW)
+    assert storage.load("job") == job
+    assert [entry.directive for entry in storage.history("job", losses=True)] == [made.directive]
+
+
+def test_a_repeated_request_gets_the_job_as_it_is_now(storage: Storage) -> None:
+    job = storage.create("job", "request", b"content", transition(), NOW)
+    now = storage.record(job, report(), b"1", transition(2), LATER)
+    assert storage.create("other", "request", b"content", transition(), LATER) == now
+    with pytest.raises(NotFoundError):
+        storage.load("other")
+
+
+def test_a_request_id_is_not_taken_for_other_content(storage: Storage) -> None:
+    job = storage.create("job", "request", b"content", transition(), NOW)
+    with pytest.raises(ConflictError, match="request"):
+        storage.create("other", "request", b"other content", transition(), LATER)
+    assert storage.page(10).jobs == (job,)
+
+
+def test_a_job_id_is_taken_once(storage: Storage) -> None:
+    job = storage.create("job", "request", b"content", transition(), NOW)
+    with pytest.raises(ConflictError):
+        storage.create("job", "another request", b"content", transition(), LATER)
+    assert storage.load("job") == job
+
+
+def test_a_request_repeated_at_once_makes_one_job(database_url: str, storage: Storage) -> None:
+    # Half of the callers share a pool; the others stand for processes of their own.
+    others = [open_storage(database_url, upgrade=True) for _ in range(4)]
+
+    def call(caller: Storage, job_id: str) -> Callable[[], StoredJob]:
+        return lambda: caller.create(job_id, "request", b"content", transition(), NOW)
+
+    callers = [storage] * 4 + others
+    jobs = at_once(*(call(caller, f"job {i}") for i, caller in enumerate(callers)))
+    for other in others:
+        other.close()
+    assert storage.page(10).jobs == (jobs[0],)
+    assert all(job == jobs[0] for job in jobs)
+
+
+# Changes
+
+
+def test_a_report_is_recorded_with_its_answer(storage: Storage) -> None:
+    decision = Decision(stage=0, lr=0.1, reason="the lowest forecast")
+    job = create(storage)
+    answer = transition(2, decision=decision)
+    given = report().model_copy(update={"validations": (Validation(step=3, loss=0.5),), "wall_time_s": 1.5})
+    recorded = storage.record(job, given, b"fingerprint", answer, LATER)
+    assert recorded == StoredJob("job", answer.state, 2, NOW, LATER)
+    assert storage.load("job") == recorded
+    first, second = storage.history("job", losses=True)
+    assert first.report is not None
+    assert first.report.outcome is given.outcome
+    assert first.report.n_steps == 3
+    assert first.report.losses == given.losses
+    assert first.report.validations == given.validations
+    assert first.report.wall_time_s == given.wall_time_s
+    assert first.report.report_time == LATER
+    assert first.decision is None
+    assert (second.directive, second.decision, second.report) == (answer.directive, decision, None)
+
+
+def test_an_answer_is_kept_with_the_fingerprint_of_its_report(storage: Storage) -> None:
+    job = storage.record(create(storage), report(1), b"first", transition(2), NOW)
+    storage.record(job, report(2), b"second", transition(3), NOW)
+    answers = [storage.answer("job", number) for number in (1, 2)]
+    assert [(a.fingerprint, a.directive) for a in answers if a] == [
+        (b"first", train(2)),
+        (b"second", train(3)),
+    ]
+    assert storage.answer("job", 0) is None
+    assert storage.answer("job", 3) is None
+    assert storage.answer("no such job", 1) is None
+
+
+def test_of_reports_at_once_one_is_taken(database_url: str, storage: Storage) -> None:
+    job = create(storage)
+    others = [open_storage(database_url, upgrade=True) for _ in range(4)]
+
+    def call(caller: Storage, i: int) -> Callable[[], StoredJob]:
+        answer = transition(2, message=f"answer {i}")
+        return lambda: caller.record(job, report(losses=(i, i, i)), bytes([i]), answer, LATER)
+
+    results = at_once(*(call(caller, i) for i, caller in enumerate([storage] * 4 + others)))
+    for other in others:
+        other.close()
+    winners = [i for i, result in enumerate(results) if isinstance(result, StoredJob)]
+    assert sum(isinstance(result, ConflictError) for result in results) == len(results) - 1
+    assert len(winners) == 1
+    assert storage.load("job") == results[winners[0]]
+    first, second = storage.history("job", losses=True)
+    assert first.report is not None
+    assert first.report.losses == (winners[0],) * 3
+    assert second.report is None
+
+
+def test_a_write_from_an_old_version_changes_nothing(storage: Storage) -> None:
+    old = create(storage)
+    cancelled = old.state.model_copy(update={"status": Status.CANCELLED})
+    job = storage.update(old, cancelled, LATER)
+    assert job == StoredJob("job", cancelled, 2, NOW, LATER)
+    with pytest.raises(ConflictError):
+        storage.record(old, report(), b"", transition(2), LATER)
+    with pytest.raises(ConflictError):
+        storage.update(old, old.state, LATER)
+    assert storage.load("job") == job
+    assert [entry.report for entry in storage.history("job", losses=True)] == [None]
+
+
+def test_a_write_that_fails_half_way_changes_nothing(storage: Storage) -> None:
+    job = create(storage)
+    before = storage.history("job", losses=True)
+    with pytest.raises(ConflictError):  # directive 1 exists
+        storage.record(job, report(), b"", transition(1), LATER)
+    assert storage.load("job") == job
+    assert storage.history("job", losses=True) == before
+
+
+def test_an_unknown_job_is_not_found(storage: Storage) -> None:
+    with pytest.raises(NotFoundError, match="nobody"):
+        storage.load("nobody")
+    with pytest.raises(NotFoundError, match="nobody"):
+        storage.history("nobody", losses=False)
+
+
+def test_times_are_utc_whatever_zone_they_came_in(storage: Storage) -> None:
+    local = NOW.astimezone(timezone(timedelta(hours=5, minutes=45)))
+    create(storage, now=local)
+    loaded = storage.load("job").create_time
+    assert loaded == NOW
+    assert loaded.utcoffset() == timedelta(0)
+
+
+def test_nothing_done_to_a_result_reaches_the_storage(storage: Storage) -> None:
+    made = transition()
+    state = made.state.model_copy(update={"policy_state": {"tau": [1]}})
+    returned = storage.create("job", "request", b"", dataclasses.replace(made, state=state), NOW)
+    for job in (returned, storage.load("job")):
+        assert job.state.policy_state is not None
+        job.state.policy_state["tau"].append(2)
+    assert state.policy_state == {"tau": [1]}
+    assert storage.load("job").state == state
+
+
+def test_what_was_written_is_there_after_reopening(database_url: str) -> None:
+    with open_storage(database_url, upgrade=True) as storage:
+        job = storage.record(create(storage), report(), b"1", transition(2), LATER)
+        history = storage.history("job", losses=True)
+    with open_storage(database_url) as storage:
+        storage.ping()
+        assert storage.load("job") == job
+        assert storage.history("job", losses=True) == history
+
+
+# History
+
+
+def test_history_is_in_the_order_of_numbers(storage: Storage) -> None:
+    job = create(storage)
+    for number in range(1, 12):
+        job = storage.record(job, report(number), b"", transition(number + 1), NOW)
+    create(storage, "another job")
+    numbers = [entry.directive.number for entry in storage.history("job", losses=True)]
+    assert numbers == list(range(1, 13))
+
+
+def test_history_without_losses_has_all_but_the_losses(storage: Storage) -> None:
+    storage.record(create(storage), report(), b"", transition(2), NOW)
+    full = storage.history("job", losses=True)
+    assert full[0].report is not None
+    lean = dataclasses.replace(full[0], report=dataclasses.replace(full[0].report, losses=None))
+    assert storage.history("job", losses=False) == [lean, full[1]]
+
+
+# Listing
+
+
+def listed(storage: Storage, page_size: int, **filters: object) -> list[list[str]]:
+    """The ids on every page."""
+    pages, token = [], ""
+    while True:
+        page = storage.page(page_size, token, **filters)  # type: ignore[arg-type]  # passed through
+        pages.append([job.id for job in page.jobs])
+        token = page.next_page_token
+        if not token:
+            return pages
+
+
+def test_pages_are_newest_first_and_cut_no_tie(storage: Storage) -> None:
+    for i, second in enumerate([0, 1, 1, 1, 1, 2]):
+        create(storage, f"job {i}", NOW + timedelta(seconds=second))
+    newest_first = [f"job {i}" for i in (5, 4, 3, 2, 1, 0)]
+    for page_size in range(1, 8):
+        pages = listed(storage, page_size)
+        assert [job_id for page in pages for job_id in page] == newest_first
+        assert all(len(page) == page_size for page in pages[:-1])
+        assert pages[-1]
+
+
+def test_an_empty_listing_is_one_empty_page(storage: Storage) -> None:
+    assert listed(storage, 3) == [[]]
+
+
+def test_a_new_job_does_not_shift_the_pages(storage: Storage) -> None:
+    for i in range(4):
+        create(storage, f"job {i}", NOW + timedelta(seconds=i))
+    first = storage.page(2)
+    create(storage, "new job", NOW + timedelta(seconds=9))
+    second = storage.page(2, first.next_page_token)
+    assert [job.id for job in first.jobs + second.jobs] == ["job 3", "job 2", "job 1", "job 0"]
+
+
+def test_listings_are_filtered(storage: Storage) -> None:
+    create(storage, "a", status=Status.TRAINING, family="resnet")
+    create(storage, "b", status=Status.SEARCHING, family="resnet")
+    create(storage, "c", status=Status.FAILED, family="")
+    live = [Status.TRAINING, Status.SEARCHING]
+    assert listed(storage, 1, statuses=live) == [["b"], ["a"]]
+    assert listed(storage, 1, family="resnet") == [["b"], ["a"]]
+    assert listed(storage, 1, family="") == [["c"]]
+    assert listed(storage, 1, family="resnet", statuses=[Status.TRAINING]) == [["a"]]
+    assert listed(storage, 1, family="resnet", statuses=[Status.FAILED]) == [[]]
+    job = storage.load("a")
+    storage.update(job, job.state.model_copy(update={"status": Status.CANCELLED}), LATER)
+    assert listed(storage, 1, statuses=[Status.CANCELLED]) == [["a"]]
+
+
+@pytest.mark.parametrize("token", ["x", "é", "AAAA", "bnVsbA==", "WzEsMl0=", "WyIyMDI2LTAxLTAxIiwiYSJd"])
+def test_a_token_that_is_none_is_refused(storage: Storage, token: str) -> None:
+    with pytest.raises(InvalidInputError, match="page_token"):
+        storage.page(10, token)
+
+
+def test_a_page_has_room_for_a_job(storage: Storage) -> None:
+    with pytest.raises(InvalidInputError, match="page_size"):
+        storage.page(0)
+
+
+# Values
+
+floats = st.floats()
+finite = st.floats(allow_nan=False, allow_infinity=False)
+words = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+steps = st.integers(0, 9)
+profiles = st.builds(
+    Profile,
+    st.sampled_from([shape for shape in Shape if shape is not Shape.EXPONENTIAL]),
+    st.floats(0, 1e300),
+    st.floats(0, 1e300),
+    st.integers(1, 2**31),
+    st.integers(0, 2**31),
+)
+directives = st.builds(
+    Directive,
+    number=st.just(2),
+    phase=st.sampled_from([phase for phase in Phase if phase is not Phase.STOP]),
+    stage=st.integers(-1, 100),
+    n_steps=st.integers(9, 2**31),
+    profile=profiles,
+    restore=st.booleans(),
+    snapshot=st.booleans(),
+    batches=st.sampled_from(BatchSource),
+    validate_at=st.lists(steps).map(tuple),
+    give_up_above=st.none() | floats,
+    report_every=steps,
+    reason=words,
+)
+validations = st.lists(st.builds(Validation, step=steps, loss=floats)).map(tuple)
+reports = st.builds(
+    Report,
+    directive_number=st.just(1),
+    outcome=st.sampled_from(Outcome),
+    losses=st.lists(st.floats(width=32)).map(tuple),
+    validations=validations,
+    wall_time_s=st.floats(0, 1e300),
+)
+candidates = st.builds(
+    Candidate,
+    directive_number=steps,
+    lr=finite,
+    forecast=st.none() | floats,
+    forecast_sd=st.none() | floats,
+)
+curves = st.builds(PosteriorCurve, **{name: st.lists(floats).map(tuple) for name in PosteriorCurve.model_fields})
+decisions = st.builds(
+    Decision,
+    stage=steps,
+    lr=finite,
+    reason=words,
+    candidates=st.lists(candidates, max_size=3).map(tuple),
+    posterior=st.none() | curves,
+)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | finite | words,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
+    max_leaves=8,
+)
+configs = st.builds(
+    JobConfig,
+    name=words.filter(lambda word: "\0" not in word),
+    family=words.filter(lambda word: "\0" not in word),
+    policy=st.just("budget"),
+    policy_options=st.dictionaries(words, json_values, max_size=3),
+    total_steps=st.none() | st.integers(1, 2**62),
+    lr_bounds=st.none() | st.just(LrBounds(min=1e-4, max=math.pi)),
+    base_lr=st.floats(0, 1e300, exclude_min=True),
+    seed=st.integers(0, 2**63 - 1),
+)
+
+
+@st.composite
+def states(draw: st.DrawFn, directive: Directive) -> JobState:
+    return JobState(
+        config=draw(configs),
+        status=draw(st.sampled_from(Status)),
+        directive=directive,
+        lease=draw(directives),
+        committed_steps=draw(steps),
+        snapshot_step=draw(st.none() | steps),
+        last_loss=draw(st.none() | floats),
+        best_validation=draw(st.none() | floats),
+        wall_time_s=draw(floats),
+        policy_state=draw(st.none() | st.dictionaries(words, json_values, max_size=3)),
+        message=draw(words),
+    )
+
+
+# By `repr`: NaN equals nothing, itself included, and 0.0 equals -0.0.
+@hypothesis.settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[
+        hypothesis.HealthCheck.function_scoped_fixture,  # one database serves all examples
+        hypothesis.HealthCheck.too_slow,
+    ],
+)
+@hypothesis.given(data=st.data(), given=reports, directive=directives, decision=st.none() | decisions)
+def test_values_come_back_as_they_were(
+    storage: Storage,
+    data: st.DataObject,
+    given: Report,
+    directive: Directive,
+    decision: Decision | None,
+) -> None:
+    state = data.draw(states(directive))
+    job_id = f"job {len(storage.page(1000).jobs)}"
+    job = create(storage, job_id)
+    answer = Transition(state, directive, decision)
+    recorded = storage.record(job, given, b"", answer, LATER)
+    assert repr(recorded.state) == repr(state)
+    assert repr(storage.load(job_id).state) == repr(state)
+    first, second = storage.history(job_id, losses=True)
+    stored = first.report
+    assert stored is not None
+    assert stored.losses is not None
+    rebuilt = Report(
+        directive_number=first.directive.number,
+        outcome=stored.outcome,
+        losses=stored.losses,
+        validations=stored.validations,
+        wall_time_s=stored.wall_time_s,
+    )
+    assert repr(rebuilt) == repr(given)
+    assert stored.n_steps == given.n_steps
+    assert repr(second.directive) == repr(directive)
+    assert repr(second.decision) == repr(decision)
+
+
+def test_a_policy_state_with_infinities_means_the_same_after_loading(storage: Storage) -> None:
+    made = transition()
+    state = made.state.model_copy(update={"policy_state": {"ceiling": math.inf, "low": -math.inf}})
+    storage.create("job", "request", b"", dataclasses.replace(made, state=state), NOW)
+    loaded = storage.load("job").state.policy_state
+    assert loaded is not None
+    assert {name: float(value) for name, value in loaded.items()} == state.policy_state
+    json.dumps(loaded, allow_nan=False)

@@ -1,0 +1,65 @@
+"""A server as its users start it: a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import grpc
+from lrpilot.v1 import tuner_pb2_grpc
+
+STOP_TIMEOUT_S = 30.0
+
+
+def start(db: str, *arguments: str, listen: str = "127.0.0.1:0") -> subprocess.Popen[str]:
+    """Starts a server on a database; whoever calls ends it."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("LRPILOT_")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "tuner_server", "serve", "--listen", listen, "--db", db, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+class ServerProcess:
+    """A server process, its address, and a stub connected to it."""
+
+    def __init__(self, db: str, *arguments: str) -> None:
+        self.process = start(db, "--exit-with-stdin", *arguments)
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line.startswith("listening on "):
+            raise RuntimeError(f"the server did not start: {self.process.communicate()}")
+        self.target = line.removeprefix("listening on ").strip()
+        self.channel = grpc.insecure_channel(self.target)
+        self.stub = tuner_pb2_grpc.TunerServiceStub(self.channel)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal."""
+        self.process.send_signal(number)
+
+    def wait(self) -> tuple[int, str]:
+        """Waits for the end: exit code and log."""
+        _, log = self.process.communicate(timeout=STOP_TIMEOUT_S)
+        return self.process.returncode, log
+
+    def close(self) -> None:
+        """Ends the server, if it still runs."""
+        self.channel.close()
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+
+
+@contextlib.contextmanager
+def running(db: str, *arguments: str) -> Iterator[ServerProcess]:
+    """A server that ends with the block."""
+    with contextlib.closing(ServerProcess(db, *arguments)) as server:
+        yield server

@@ -1,0 +1,92 @@
+import contextlib
+import random
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lrpilot.rng import RandomState, preserved
+
+
+def draw() -> tuple[float, float, float]:
+    return random.random(), float(np.random.rand()), torch.rand(()).item()
+
+
+def test_restore_repeats_every_generator_any_number_of_times() -> None:
+    state = RandomState.capture()
+    expected = [draw() for _ in range(5)]
+    for _ in range(3):
+        state.restore()
+        assert [draw() for _ in range(5)] == expected
+
+
+def test_capture_does_not_draw() -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    RandomState.capture()
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_cached_half_of_a_pair_of_normals_is_part_of_the_state() -> None:
+    np.random.randn()
+    random.gauss(0, 1)
+    state = RandomState.capture()
+    expected = np.random.randn(), random.gauss(0, 1)
+    state.restore()
+    assert (np.random.randn(), random.gauss(0, 1)) == expected
+
+
+def test_preserved_undoes_draws_also_after_an_exception() -> None:
+    state = RandomState.capture()
+    with preserved():
+        draw()
+    with contextlib.suppress(KeyError), preserved():
+        draw()
+        raise KeyError
+    assert RandomState.capture().changed_since(state) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "draw_one"),
+    [("python", random.random), ("numpy", np.random.rand), ("torch", lambda: torch.rand(()))],
+)
+def test_changed_since_holds_what_moved_and_nothing_else(name: str, draw_one: object) -> None:
+    assert callable(draw_one)
+    before = RandomState.capture()
+    draw_one()
+    changed = RandomState.capture().changed_since(before)
+    assert changed is not None
+    assert set(changed.states) == {name}
+
+    expected = draw_one()
+    others = draw()
+    before.restore()
+    changed.restore()
+    assert draw_one() == expected
+    assert others  # Drawn only to move the generators on.
+
+
+def test_another_bit_generator_than_the_mersenne_twister_is_restored() -> None:
+    numpy_random: Any = np.random  # Its stubs leave these functions out.
+    original = numpy_random.get_bit_generator()
+    try:
+        numpy_random.set_bit_generator(np.random.PCG64(3))
+        state = RandomState.capture()
+        expected = np.random.rand()
+        state.restore()
+        assert np.random.rand() == expected
+    finally:
+        numpy_random.set_bit_generator(original)
+
+
+def test_numpy_is_not_imported_for_it() -> None:
+    code = (
+        "import sys; sys.modules['numpy'] = None\n"
+        "from lrpilot.rng import RandomState\n"
+        "state = RandomState.capture(); state.restore()\n"
+        "assert set(state.states) == {'python', 'torch'}, state.states.keys()\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)

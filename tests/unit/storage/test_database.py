@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from tuner_server.core.errors import ConflictError, InvalidInputError, StorageError
+from tuner_server.storage import Database, open_storage
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/lrpilot.db"
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("lrpilot.db", "not a database URL; give sqlite:///"),
+        ("", "not a database URL"),
+        ("mysql://host/name", "mysql databases can't be used; give sqlite:///"),
+        ("sqlite://", "SQLite takes a file"),
+        ("sqlite:///:memory:", "SQLite takes a file"),
+        ("sqlite:///a.db?mode=ro", "with no options"),
+    ],
+)
+def test_a_url_of_another_kind_is_refused(url: str, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        Database(url)
+
+
+def test_a_missing_directory_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=f"the directory {tmp_path}/missing does not exist"):
+        open_storage(f"sqlite:///{tmp_path}/missing/lrpilot.db")
+
+
+def test_a_path_that_is_no_writable_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"^sqlite:///.*: unable to open database file$"):
+        open_storage(f"sqlite:///{tmp_path}")
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "notes.db"
+    file.write_text("notes\n" * 1000)
+    with pytest.raises(StorageError, match=r"^sqlite:///.*: file is not a database$"):
+        open_storage(f"sqlite:///{file}")
+    assert file.read_text() == "notes\n" * 1000
+
+
+def test_a_server_that_is_away_is_told_in_one_line_without_the_password() -> None:
+    with pytest.raises(StorageError, match=r"^postgresql://user:\*\*\*@.*refused") as caught:
+        open_storage("postgresql://user:secret@127.0.0.1:1/name")
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_commit_to_sqlite_is_on_the_disk(url: str) -> None:
+    full = 2
+    with Database(url) as database, database.reading() as connection:
+        found = [
+            connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+            for name in ("journal_mode", "synchronous", "foreign_keys")
+        ]
+    assert found == ["wal", full, 1]
+
+
+def test_a_reader_sees_one_state_while_another_writes(url: str) -> None:
+    count = sa.text("SELECT count(*) FROM t")
+    with Database(url) as database:
+        with database.writing() as connection:
+            connection.execute(sa.text("CREATE TABLE t (x INTEGER)"))
+        with database.reading() as reader:
+            before = reader.execute(count).scalar_one()
+            with database.writing() as writer:
+                writer.execute(sa.text("INSERT INTO t VALUES (1)"))
+            assert (before, reader.execute(count).scalar_one()) == (0, 0)
+        with database.reading() as reader:
+            assert reader.execute(count).scalar_one() == 1
+
+
+def test_what_is_raised_in_a_transaction_rolls_it_back(url: str) -> None:
+    with Database(url) as database:
+        with contextlib.suppress(KeyError), database.writing() as connection:
+            connection.execute(sa.text("CREATE TABLE t (x INTEGER)"))
+            raise KeyError
+        with database.reading() as connection:
+            assert sa.inspect(connection).get_table_names() == []
+
+
+def test_errors_of_the_database_are_ours(url: str) -> None:
+    with Database(url) as database:
+        with database.writing() as connection:
+            connection.execute(sa.text("CREATE TABLE t (x INTEGER UNIQUE)"))
+            connection.execute(sa.text("INSERT INTO t VALUES (1)"))
+        with pytest.raises(ConflictError), database.writing() as connection:
+            connection.execute(sa.text("INSERT INTO t VALUES (1)"))
+        with pytest.raises(StorageError, match="no such table: u"), database.reading() as connection:
+            connection.execute(sa.text("SELECT * FROM u"))

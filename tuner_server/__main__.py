@@ -1,0 +1,5 @@
+"""`python -m tuner_server` is `lrpilot`."""
+
+from tuner_server.cli import main
+
+main()

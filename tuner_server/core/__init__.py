@@ -1,0 +1,1 @@
+"""The LRPilot tuner server: core (pure), service, storage, rpc and cli."""

@@ -1,0 +1,71 @@
+"""What a job is asked to be."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pydantic
+
+from tuner_server.core.errors import InvalidInputError
+from tuner_server.core.messages import Value
+
+MAX_NAME = 200
+"""Characters of a name; enough for a path, short enough for a table."""
+
+
+class LrBounds(Value):
+    """The LRs between which a search looks, those of the first parameter group."""
+
+    min: float
+    max: float
+
+    @pydantic.model_validator(mode="after")
+    def _ordered(self) -> LrBounds:
+        for lr in (self.min, self.max):
+            if not (math.isfinite(lr) and lr > 0):
+                raise ValueError(f"both bounds must be positive and finite, as (1e-4, 1.0); got {lr}")
+        if self.min >= self.max:
+            raise ValueError(f"the lower bound must lie below the upper; got ({self.min}, {self.max})")
+        return self
+
+    @property
+    def log(self) -> tuple[float, float]:
+        """The bounds in natural logarithms."""
+        return math.log(self.min), math.log(self.max)
+
+    @property
+    def middle(self) -> float:
+        """The geometric middle."""
+        return math.sqrt(self.min * self.max)
+
+
+class JobConfig(Value):
+    """A job, as its client describes it. `policy` and its options are checked by `core.policies`."""
+
+    name: str = pydantic.Field(default="", max_length=MAX_NAME)
+    family: str = pydantic.Field(default="", max_length=MAX_NAME)
+    policy: str = ""
+    """The algorithm; empty: the default for such a job."""
+    policy_options: dict[str, Any] = pydantic.Field(default_factory=dict)
+    total_steps: int | None = pydantic.Field(default=None, ge=1)
+    """Optimizer steps, search included; None: until the client stops."""
+    lr_bounds: LrBounds | None = None
+    """None: found by a range test."""
+    base_lr: float = pydantic.Field(gt=0, allow_inf_nan=False)
+    """The LR of the first parameter group as the user set it."""
+    seed: int = pydantic.Field(default=0, ge=0, lt=2**63)
+    has_validation: bool = False
+    """Whether the client can validate."""
+
+    @classmethod
+    def checked(cls, **fields: Any) -> JobConfig:
+        """A config from untrusted values.
+
+        Raises:
+            InvalidInputError: a field is wrong; it names each, with what would be right.
+        """
+        try:
+            return cls(**fields)
+        except pydantic.ValidationError as error:
+            raise InvalidInputError.from_pydantic(error) from error

@@ -1,0 +1,78 @@
+"""Everything that the server raises on purpose.
+
+TunerError
+├── InvalidInputError     the caller's fault: fields with what would be right
+├── NotFoundError         no such job
+├── PreconditionError     the job is not where the caller thinks it is
+├── ConflictError         the same request id, another content; or a lost race that is worth a retry
+├── PolicyError           our fault: a policy broke the contract that `core.job` checks
+└── StorageError          the database can't be used
+    └── SchemaVersionError  it was written by a newer version
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import pydantic
+
+
+class TunerError(Exception):
+    """The root of the tree."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """A field that can't be accepted, and what would be right."""
+
+    field: str
+    description: str
+
+
+class InvalidInputError(TunerError):
+    """Bad input; nothing was changed."""
+
+    def __init__(self, violations: Sequence[FieldViolation]) -> None:
+        self.violations = tuple(violations)
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in self.violations))
+
+    @classmethod
+    def of(cls, field: str, description: str) -> InvalidInputError:
+        """One violation."""
+        return cls([FieldViolation(field, description)])
+
+    @classmethod
+    def from_pydantic(cls, error: pydantic.ValidationError, prefix: str = "") -> InvalidInputError:
+        """Pydantic's findings as violations; fields are dotted paths below `prefix`."""
+        violations = []
+        for item in error.errors():
+            path = ".".join([prefix, *map(str, item["loc"])] if prefix else map(str, item["loc"]))
+            message = item["msg"].removeprefix("Value error, ")
+            shown = "" if isinstance(item["input"], dict) else f" (got {item['input']!r})"
+            violations.append(FieldViolation(path or "config", f"{message}{shown}"))
+        return cls(violations)
+
+
+class NotFoundError(TunerError):
+    """No such job."""
+
+
+class PreconditionError(TunerError):
+    """The job is in a state in which this can't be done."""
+
+
+class ConflictError(TunerError):
+    """A request id that was used for something else, or a job that another request changed meanwhile."""
+
+
+class PolicyError(TunerError):
+    """A policy asked for something that the contract forbids. A bug of ours: the job fails, training goes on."""
+
+
+class StorageError(TunerError):
+    """The database can't be used."""
+
+
+class SchemaVersionError(StorageError):
+    """The database was written by a newer version of LRPilot."""

@@ -1,0 +1,302 @@
+"""The life of a job: one state, one event in, one directive out.
+
+Ground rules.
+
+- A job always has exactly one directive outstanding, numbered from 1. A report on it, and on nothing else, moves it.
+- `advance` is pure: the same state and report give the same transition, on any process, at any time. An event that is
+  refused raises and leaves the state as it was (states are immutable).
+- The job keeps the books (committed and search steps, the snapshot they go back to) and enforces the contract; what to
+  try and what to commit is the policy's business. The range test, where no bounds were given, is the job's.
+- A policy that breaks the contract, or raises, fails the job and not the training: the client is told to stop asking.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import math
+from typing import Any, Literal
+
+from tuner_server.core import policies, range_test
+from tuner_server.core.config import JobConfig, LrBounds
+from tuner_server.core.errors import InvalidInputError, PolicyError, PreconditionError
+from tuner_server.core.messages import Decision, Directive, Outcome, Phase, Report, Value
+from tuner_server.core.policies.base import Progress, Step
+
+LOSS_WINDOW = 10
+"""Committed losses that are averaged for "the loss now", as in the published code's logs."""
+
+
+class Status(enum.StrEnum):
+    """Where a job is in its life."""
+
+    WARM_UP = "warm_up"
+    SEARCHING = "searching"
+    TRAINING = "training"
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+    @property
+    def live(self) -> bool:
+        """Whether the job may still change."""
+        return bool(TRANSITIONS[self])
+
+
+_ENDS = {Status.FINISHED, Status.CANCELLED, Status.FAILED}
+TRANSITIONS: dict[Status, set[Status]] = {
+    # A search (range test) may come before the warm-up; a search always ends in committed steps, or in an end.
+    Status.WARM_UP: {Status.WARM_UP, Status.SEARCHING, Status.TRAINING, *_ENDS},
+    Status.SEARCHING: {Status.SEARCHING, Status.WARM_UP, Status.TRAINING, *_ENDS},
+    Status.TRAINING: {Status.TRAINING, Status.SEARCHING, *_ENDS},
+    Status.FINISHED: set(),
+    Status.CANCELLED: set(),
+    Status.FAILED: set(),
+}
+
+_STATUS_OF_PHASE = {
+    Phase.WARM_UP: Status.WARM_UP,
+    Phase.RANGE_TEST: Status.SEARCHING,
+    Phase.PROBE: Status.SEARCHING,
+    Phase.TRAIN: Status.TRAINING,
+    Phase.STOP: Status.FINISHED,
+}
+
+
+class JobState(Value):
+    """All that a job is, between two events."""
+
+    format: Literal[1] = 1
+    """Of this JSON; a later format brings a migration of stored states."""
+    config: JobConfig
+    status: Status
+    directive: Directive
+    """The outstanding one."""
+    lease: Directive
+    """The directive as the policy gave it; `directive` is what is left of it when it is reported in parts."""
+    committed_steps: int = 0
+    search_steps: int = 0
+    """Steps that were rolled back."""
+    snapshot_step: int | None = None
+    """Committed steps when the client's snapshot was taken."""
+    bounds: LrBounds | None = None
+    last_loss: float | None = None
+    last_validation: float | None = None
+    best_validation: float | None = None
+    wall_time_s: float = 0.0
+    policy_state: dict[str, Any] | None = None
+    """None: the policy has not started (range test)."""
+    message: str = ""
+
+    @property
+    def remaining_steps(self) -> int | None:
+        """Steps that may still be run; None: no end is known."""
+        if self.config.total_steps is None:
+            return None
+        return self.config.total_steps - self.committed_steps - self.search_steps
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Transition:
+    """What an event did."""
+
+    state: JobState
+    directive: Directive
+    decision: Decision | None = None
+
+
+def create(config: JobConfig) -> Transition:
+    """Opens a job.
+
+    Raises:
+        InvalidInputError: the config names an unknown policy or option, or asks for what can't be done.
+    """
+    policy = policies.make(config)
+    config = config.model_copy(update={"policy": policy.name})
+    if config.lr_bounds is None:
+        directive = range_test.directive(config)
+        draft = _draft(config, directive)
+        return _issue(draft, None, directive, None)
+    draft = _draft(config, Directive(phase=Phase.STOP, n_steps=0))
+    step = policy.start(_progress(draft, config.lr_bounds))
+    return _issue(draft.model_copy(update={"bounds": config.lr_bounds}), None, step.directive, step)
+
+
+def advance(state: JobState, report: Report) -> Transition:
+    """Takes the report on the outstanding directive and gives the next one.
+
+    Raises:
+        PreconditionError: the report is not on the outstanding directive, or the job has ended.
+        InvalidInputError: the report contradicts its directive.
+    """
+    directive = state.directive
+    if directive.phase is Phase.STOP:
+        raise PreconditionError(f"job has ended ({state.status}); no report is expected")
+    if report.directive_number != directive.number:
+        raise PreconditionError(
+            f"report.directive_number: {report.directive_number} is not the outstanding {directive.number}"
+        )
+    check_report(directive, report, state.config.has_validation)
+    state = _account(state, report)
+    if not state.status.live:
+        return _stop(state, report, state.status, state.message)
+    if report.outcome is Outcome.PARTIAL:
+        rest = directive.after(report.n_steps).model_copy(update={"number": directive.number + 1})
+        return Transition(state.model_copy(update={"directive": rest}), rest)
+    if state.remaining_steps == 0:
+        return _stop(state, report, Status.FINISHED, "")
+    try:
+        asked, step = _ask_policy(state, report)
+        return _issue(asked, report, step.directive, step)
+    except (PolicyError, InvalidInputError, ArithmeticError, ValueError, LookupError) as error:
+        message = f"policy {state.config.policy}: {type(error).__name__}: {error}"
+        return _stop(state, report, Status.FAILED, message)
+
+
+def cancel(state: JobState, reason: str) -> JobState:
+    """Ends the tuning. The report on the outstanding directive is still taken, and answered with STOP.
+
+    Raises:
+        PreconditionError: the job has ended already.
+    """
+    if not state.status.live:
+        raise PreconditionError(f"job has ended already ({state.status})")
+    return state.model_copy(update={"status": Status.CANCELLED, "message": reason or "cancelled by a user"})
+
+
+def check_report(directive: Directive, report: Report, has_validation: bool) -> None:
+    """Refuses a report that contradicts its directive. Raises: InvalidInputError."""
+    n, asked = report.n_steps, directive.n_steps
+    if report.outcome is Outcome.PARTIAL and not directive.phase.committed:
+        raise InvalidInputError.of("report.outcome", f"a {directive.phase} can't be reported in parts")
+    expected = {
+        Outcome.COMPLETED: (asked, asked),
+        Outcome.PARTIAL: (1, asked - 1),
+        Outcome.DIVERGED: (1, asked),
+    }[report.outcome]
+    if not expected[0] <= n <= expected[1]:
+        wanted = str(asked) if expected[0] == expected[1] else f"{expected[0]} to {expected[1]}"
+        raise InvalidInputError.of(
+            "report.losses",
+            f"{n} losses, but a {report.outcome} directive of {asked} steps has {wanted}",
+        )
+    bad = next((i for i, loss in enumerate(report.losses) if not math.isfinite(loss)), None)
+    if bad is not None and report.outcome is not Outcome.DIVERGED:
+        raise InvalidInputError.of(
+            f"report.losses[{bad}]", f"{report.losses[bad]}; a {report.outcome} report has finite losses"
+        )
+    due = [step for step in directive.validate_at if step <= n]
+    got = [v.step for v in report.validations]
+    complete = got == due or report.outcome is Outcome.DIVERGED or directive.phase.committed
+    if sorted(set(got) & set(due)) != got or (has_validation and not complete):
+        raise InvalidInputError.of(
+            "report.validations", f"validated after steps {got}, but the directive asks for {due}"
+        )
+    for i, validation in enumerate(report.validations):
+        if report.outcome is not Outcome.DIVERGED and not math.isfinite(validation.loss):
+            raise InvalidInputError.of(
+                f"report.validations[{i}].loss", f"{validation.loss}; a completed step's is finite"
+            )
+    if not (math.isfinite(report.wall_time_s) and report.wall_time_s >= 0):
+        raise InvalidInputError.of("report.wall_time_s", "must be finite and not negative")
+
+
+def _draft(config: JobConfig, directive: Directive) -> JobState:
+    """A state before its first directive is issued."""
+    return JobState(config=config, status=Status.SEARCHING, directive=directive, lease=directive)
+
+
+def _progress(state: JobState, bounds: LrBounds) -> Progress:
+    return Progress(
+        committed_steps=state.committed_steps,
+        search_steps=state.search_steps,
+        remaining_steps=state.remaining_steps,
+        bounds=bounds,
+        last_loss=state.last_loss,
+    )
+
+
+def _ask_policy(state: JobState, report: Report) -> tuple[JobState, Step[Any]]:
+    policy = policies.make(state.config)
+    if state.policy_state is None:
+        bounds = range_test.bounds(state.lease, report, state.config)
+        state = state.model_copy(update={"bounds": bounds})
+        return state, policy.start(_progress(state, bounds))
+    assert state.bounds is not None
+    policy_state = policy.state_type.model_validate(state.policy_state)
+    return state, policy.advance(policy_state, state.lease, report, _progress(state, state.bounds))
+
+
+def _account(state: JobState, report: Report) -> JobState:
+    """The books after a report: a divergence in committed steps gives back all that came after the snapshot."""
+    committed, searched, n = state.committed_steps, state.search_steps, report.n_steps
+    validations = [v.loss for v in report.validations if math.isfinite(v.loss)]
+    update: dict[str, Any] = {"wall_time_s": state.wall_time_s + report.wall_time_s}
+    if not state.directive.phase.committed:
+        searched += n
+    elif report.outcome is Outcome.DIVERGED:
+        assert state.snapshot_step is not None
+        searched += committed + n - state.snapshot_step
+        committed = state.snapshot_step
+    else:
+        committed += n
+        tail = report.losses[-LOSS_WINDOW:]
+        update["last_loss"] = math.fsum(tail) / len(tail)
+        if validations:
+            known = [] if state.best_validation is None else [state.best_validation]
+            update |= {
+                "last_validation": validations[-1],
+                "best_validation": min(validations + known),
+            }
+    return state.model_copy(update=update | {"committed_steps": committed, "search_steps": searched})
+
+
+def _issue(state: JobState, report: Report | None, directive: Directive, step: Step[Any] | None) -> Transition:
+    """Completes a directive, checks it against the contract and makes it the outstanding one.
+
+    What is rolled back and when a snapshot is taken follows from the phases alone, so no policy can get it wrong:
+    after steps that are not to stay the client goes back; a probe, and a job, begin at a snapshot.
+    """
+    rolled_back = report is not None and _rolled_back(state, report)
+    snapshot = directive.snapshot or report is None
+    snapshot |= not (directive.phase.committed or rolled_back)
+    directive = directive.model_copy(
+        update={
+            "number": state.directive.number + 1 if report else 1,
+            "restore": rolled_back,
+            "snapshot": snapshot,
+        }
+    )
+    status = _STATUS_OF_PHASE[directive.phase]
+    if report is not None and status not in TRANSITIONS[state.status]:
+        raise PolicyError(f"{state.status} does not lead to {status}")
+    remaining = state.remaining_steps
+    if remaining is not None and directive.n_steps > remaining:
+        raise PolicyError(f"{directive.n_steps} steps asked for, {remaining} are left")
+    update: dict[str, Any] = {"status": status, "directive": directive, "lease": directive}
+    if snapshot:
+        update["snapshot_step"] = state.committed_steps
+    if step is not None:
+        update["policy_state"] = json.loads(step.state.model_dump_json())
+    decision = step.decision if step is not None else None
+    return Transition(state.model_copy(update=update), directive, decision)
+
+
+def _rolled_back(state: JobState, report: Report) -> bool:
+    """Whether the steps of a report are not to stay."""
+    return not state.directive.phase.committed or report.outcome is Outcome.DIVERGED
+
+
+def _stop(state: JobState, report: Report, status: Status, message: str) -> Transition:
+    """The last directive."""
+    directive = Directive(
+        number=state.directive.number + 1,
+        phase=Phase.STOP,
+        stage=state.directive.stage,
+        n_steps=0,
+        restore=_rolled_back(state, report),
+        reason=message or "the budget is spent",
+    )
+    update = {"status": status, "directive": directive, "lease": directive, "message": message}
+    return Transition(state.model_copy(update=update), directive)

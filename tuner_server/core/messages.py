@@ -1,0 +1,157 @@
+"""Directives, reports and the evidence behind them: the values that pass between client, job and policy.
+
+All are immutable, compare by value, and become JSON and back without loss.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from typing import Annotated
+
+import pydantic
+from lrpilot.profile import Profile
+
+# Losses may be NaN or infinite (a probe that diverged): JSON has no such numbers, so they are written as strings.
+_CONFIG = pydantic.ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class Value(pydantic.BaseModel):
+    """The base of all values of the core: frozen, strict about its fields, JSON without loss."""
+
+    model_config = _CONFIG
+
+
+class Phase(enum.StrEnum):
+    """What the steps of a directive are for."""
+
+    WARM_UP = "warm_up"
+    RANGE_TEST = "range_test"
+    PROBE = "probe"
+    TRAIN = "train"
+    STOP = "stop"
+
+    @property
+    def committed(self) -> bool:
+        """Whether the steps stay in the model."""
+        return self in (Phase.WARM_UP, Phase.TRAIN)
+
+
+class BatchSource(enum.StrEnum):
+    """Where the batches of a directive come from."""
+
+    FRESH = "fresh"
+    REPLAYED = "replayed"
+
+
+class Outcome(enum.StrEnum):
+    """How a directive ended."""
+
+    COMPLETED = "completed"
+    PARTIAL = "partial"
+    DIVERGED = "diverged"
+
+
+Steps = Annotated[int, pydantic.Field(ge=0)]
+
+
+class Directive(Value):
+    """A lease: what the client does next, alone. The fields are those of the proto."""
+
+    number: int = 0
+    phase: Phase
+    stage: int = -1
+    n_steps: Steps
+    profile: Profile | None = None
+    restore: bool = False
+    snapshot: bool = False
+    batches: BatchSource = BatchSource.FRESH
+    validate_at: tuple[Steps, ...] = ()
+    give_up_above: float | None = None
+    report_every: Steps = 0
+    reason: str = ""
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> Directive:
+        if (self.phase is Phase.STOP) != (self.n_steps == 0):
+            raise ValueError("a directive has steps, unless it says stop")
+        if (self.profile is None) != (self.n_steps == 0):
+            raise ValueError("a directive with steps has a profile")
+        if any(step > self.n_steps for step in self.validate_at):
+            raise ValueError("validation past the end of the directive")
+        return self
+
+    def after(self, n_steps: int) -> Directive:
+        """The rest of this directive once `n_steps` of it are done (numbered anew by the job)."""
+        assert self.profile is not None
+        return self.model_copy(
+            update={
+                "n_steps": self.n_steps - n_steps,
+                "profile": self.profile.after(n_steps),
+                "restore": False,
+                "snapshot": False,
+                "validate_at": tuple(s - n_steps for s in self.validate_at if s > n_steps),
+            }
+        )
+
+
+class Validation(Value):
+    """A validation loss, after `step` steps of the directive."""
+
+    step: Steps
+    loss: float
+
+
+class Report(Value):
+    """What came of directive `directive_number`: the loss of every step that was run."""
+
+    directive_number: int
+    outcome: Outcome
+    losses: tuple[float, ...]
+    validations: tuple[Validation, ...] = ()
+    wall_time_s: float = 0.0
+
+    @property
+    def n_steps(self) -> int:
+        """How many steps were run."""
+        return len(self.losses)
+
+    @property
+    def last_finite_loss(self) -> float | None:
+        """The last loss that is a number, if there is one."""
+        return next((loss for loss in reversed(self.losses) if math.isfinite(loss)), None)
+
+
+class Candidate(Value):
+    """One try of a stage, as the policy judged it: a forecast, or, of a probe that diverged, only `at_least`."""
+
+    directive_number: int
+    lr: float
+    forecast: float | None = None
+    forecast_sd: float | None = None
+    at_least: float | None = None
+    """What the loss of a probe that diverged is known to have reached."""
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the probe gave no forecast."""
+        return self.forecast is None
+
+
+class PosteriorCurve(Value):
+    """What the surrogate thought, over a grid of LRs."""
+
+    lr: tuple[float, ...]
+    mean: tuple[float, ...]
+    sd: tuple[float, ...]
+    acquisition: tuple[float, ...]
+
+
+class Decision(Value):
+    """The evidence behind a directive: what was known, what was thought, what was chosen and why."""
+
+    stage: int
+    lr: float
+    reason: str
+    candidates: tuple[Candidate, ...] = ()
+    posterior: PosteriorCurve | None = None

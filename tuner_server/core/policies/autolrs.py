@@ -1,0 +1,329 @@
+"""AutoLRS as published.
+
+Jin et al., "AutoLRS: Automatic learning-rate schedule by Bayesian optimization on the fly", ICLR 2021.
+
+The run is cut into stages. Each begins with a search: `candidates` LRs, one after the other, are tried for tau' steps
+from the same weights; a forecaster extrapolates each probe's losses to tau steps; a Gaussian process over log LR with
+the lower confidence bound picks the next one. The LR with the lowest forecast is then trained with for tau steps. tau
+doubles from stage to stage up to its maximum. Every constant of the method is an option; the defaults are the
+published code's.
+
+Notation: tau, the committed steps of a stage; tau', the steps of a probe.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import pydantic
+from lrpilot.profile import Profile, Shape
+
+from tuner_server.core import range_test
+from tuner_server.core.acquisition import LogExpectedImprovement, LowerConfidenceBound
+from tuner_server.core.config import LrBounds
+from tuner_server.core.divergence import give_up_level, level_reached
+from tuner_server.core.errors import InvalidInputError
+from tuner_server.core.evidence import observations, posterior_curve
+from tuner_server.core.forecast import (
+    ExponentialForecaster,
+    Forecast,
+    Forecaster,
+    LastValueForecaster,
+    Objective,
+    PowerLawForecaster,
+)
+from tuner_server.core.messages import (
+    BatchSource,
+    Candidate,
+    Decision,
+    Directive,
+    Outcome,
+    Phase,
+    Report,
+)
+from tuner_server.core.parts import report_every
+from tuner_server.core.policies.base import Options, Policy, PolicyState, Progress, Step
+from tuner_server.core.suggest import suggest
+
+PUBLISHED_TAU = 1000
+PUBLISHED_TAU_MAX = 8000
+PUBLISHED_PROBE_SHARE = 0.1
+MIN_TAU_PRIME = 40
+"""Fewer steps than this can't carry a forecast: the fit then follows the noise."""
+FIRST_STAGES_SHARE = 10
+"""A short run's first tau is this part of it, so that some three stages fit in."""
+LAST_STAGES_SHARE = 5
+"""... and its largest tau this part, so that validation loss drives the last ones."""
+RETREAT = math.sqrt(10.0)
+"""After a divergence in committed steps the upper bound goes this much below the LR that diverged."""
+
+
+class AutoLrsOptions(Options):
+    """The constants of the method."""
+
+    tau: int | None = pydantic.Field(default=None, ge=2)
+    """Committed steps of the first stage; None: 1000, less in a short run."""
+    tau_prime: int | None = pydantic.Field(default=None, ge=1)
+    """Steps of a probe of the first stage; None: tau / 10, but at least 40. Grows as tau does."""
+    tau_max: int | None = pydantic.Field(default=None, ge=2)
+    """tau doubles up to this; None: 8000, less in a short run."""
+    candidates: int = pydantic.Field(default=10, ge=1, le=100)
+    acquisition: Literal["lcb", "log_ei"] = "lcb"
+    kappa: float = pydantic.Field(default=1e6, ge=0, allow_inf_nan=False)
+    """Of the lower confidence bound. The published value is pure exploration."""
+    forecaster: Literal["exponential", "power_law", "last_value"] = "exponential"
+    validations: int = pydantic.Field(default=16, ge=4, le=1000)
+    """Validations of a probe, once tau has reached its maximum."""
+    batches: BatchSource = BatchSource.REPLAYED
+    """Whether the probes of a stage share their minibatches or, as published, go on in the data."""
+    warmup_steps: int = pydantic.Field(default=0, ge=0)
+    warmup_lr: float | None = pydantic.Field(default=None, gt=0, allow_inf_nan=False)
+    """Where a linear warm-up leads; None: the LR that the user set."""
+    divergence_factor: float = pydantic.Field(default=3.0, gt=1, allow_inf_nan=False)
+    """A loss so many times that of the stage's start, and of the job's, has diverged."""
+
+    def first_stage(self, total_steps: int | None) -> tuple[int, int]:
+        """Tau and tau' of the first stage."""
+        tau = self.tau or PUBLISHED_TAU
+        if self.tau is None and total_steps is not None:
+            shortest = round(MIN_TAU_PRIME / PUBLISHED_PROBE_SHARE)
+            tau = min(max(total_steps // FIRST_STAGES_SHARE, shortest), PUBLISHED_TAU)
+        share = round(tau * PUBLISHED_PROBE_SHARE)
+        return tau, self.tau_prime or max(share, MIN_TAU_PRIME)
+
+    def largest_tau(self, total_steps: int | None) -> int:
+        """Where tau stops doubling."""
+        tau, _ = self.first_stage(total_steps)
+        if self.tau_max is not None:
+            return self.tau_max
+        if total_steps is None:
+            return max(tau, PUBLISHED_TAU_MAX)
+        return max(tau, min(PUBLISHED_TAU_MAX, total_steps // LAST_STAGES_SHARE))
+
+
+class AutoLrsState(PolicyState):
+    """Between two directives."""
+
+    stage: int = -1
+    tau: int = 0
+    tau_prime: int = 0
+    last_stage: bool = False
+    """Whether the committed steps take all that is left."""
+    objective: Objective = Objective.TRAINING
+    candidates: tuple[Candidate, ...] = ()
+    """Of the open stage."""
+    initial_loss: float | None = None
+    start_loss: float | None = None
+    """Of the open stage."""
+    ceiling: float | None = None
+    """No LR above this is tried any more: one diverged in committed steps."""
+
+
+class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
+    """The published method."""
+
+    name = "autolrs"
+    options_type = AutoLrsOptions
+    state_type = AutoLrsState
+
+    def check(self) -> None:
+        """Refuses options that don't fit each other or the job. Raises: InvalidInputError."""
+        total = self.config.total_steps
+        tau, tau_prime = self.options.first_stage(total)
+        if tau_prime >= tau:
+            raise InvalidInputError.of(
+                "policy_options.tau_prime",
+                f"{tau_prime} is not below tau = {tau}; a tenth of it is usual",
+            )
+        if self.options.largest_tau(total) < tau:
+            raise InvalidInputError.of("policy_options.tau_max", f"{self.options.tau_max} is below tau = {tau}")
+        needed = self.options.warmup_steps + tau + self.options.candidates * tau_prime
+        if self.config.lr_bounds is None:
+            needed += range_test.directive(self.config).n_steps
+        if total is not None and total < needed:
+            raise InvalidInputError.of(
+                "total_steps",
+                f"{total} is too few for one stage ({self.options.candidates} probes of {tau_prime} steps and "
+                f"{tau} committed ones); give at least {needed}, or fewer candidates or a shorter tau",
+            )
+
+    def start(self, progress: Progress) -> Step[AutoLrsState]:
+        """Warms up if that is asked for; else opens the first stage."""
+        state = AutoLrsState()
+        n_steps = self.options.warmup_steps
+        if n_steps == 0:
+            return self._open_stage(state, progress)
+        lr = self.options.warmup_lr or self.config.base_lr
+        directive = Directive(
+            phase=Phase.WARM_UP,
+            n_steps=n_steps,
+            profile=Profile(Shape.LINEAR, lr / (n_steps + 1), lr, n_steps),
+            report_every=report_every(n_steps),
+            reason=f"linear warm-up to {lr:.3g}",
+        )
+        return Step(state, directive)
+
+    def advance(
+        self, state: AutoLrsState, directive: Directive, report: Report, progress: Progress
+    ) -> Step[AutoLrsState]:
+        """The next probe, the committed steps after the last one, or the next stage after those."""
+        if state.initial_loss is None and math.isfinite(report.losses[0]):
+            state = state.model_copy(update={"initial_loss": report.losses[0]})
+        if directive.phase is Phase.PROBE:
+            return self._after_probe(state, directive, report, progress)
+        if report.outcome is Outcome.DIVERGED:
+            assert directive.profile is not None
+            ceiling = directive.profile.start_lr / RETREAT
+            state = state.model_copy(update={"ceiling": ceiling})
+        return self._open_stage(state, progress)
+
+    def _open_stage(self, state: AutoLrsState, progress: Progress) -> Step[AutoLrsState]:
+        """Sizes the next stage by what is left, and sends its first probe."""
+        total, remaining = self.config.total_steps, progress.remaining_steps
+        first_tau, first_tau_prime = self.options.first_stage(total)
+        largest = self.options.largest_tau(total)
+        validated = self.config.has_validation and state.tau >= largest
+        tau = first_tau if state.tau == 0 else min(2 * state.tau, largest)
+        tau_prime = max(1, round(tau * first_tau_prime / first_tau))
+        smallest = self._cost(first_tau, first_tau_prime)
+        last = remaining is not None and remaining < self._cost(tau, tau_prime) + smallest
+        if remaining is not None and remaining < smallest:
+            return self._train_on(state, remaining, progress)
+        if remaining is not None and remaining < self._cost(tau, tau_prime):
+            tau_prime = max(1, first_tau_prime * remaining // smallest)
+            tau = remaining - self.options.candidates * tau_prime
+        state = state.model_copy(
+            update={
+                "stage": state.stage + 1,
+                "tau": tau,
+                "tau_prime": tau_prime,
+                "last_stage": last,
+                "objective": Objective.VALIDATION if validated else Objective.TRAINING,
+                "candidates": (),
+                "start_loss": progress.last_loss,
+            }
+        )
+        return self._probe(state, progress)
+
+    def _cost(self, tau: int, tau_prime: int) -> int:
+        return tau + self.options.candidates * tau_prime
+
+    def _bounds(self, state: AutoLrsState, progress: Progress) -> LrBounds:
+        """The bounds below the ceiling; a range that lies above it moves down as a whole."""
+        bounds = progress.bounds
+        if state.ceiling is None or state.ceiling >= bounds.max:
+            return bounds
+        return LrBounds(min=min(bounds.min, state.ceiling / RETREAT), max=state.ceiling)
+
+    def _probe(self, state: AutoLrsState, progress: Progress) -> Step[AutoLrsState]:
+        bounds = self._bounds(state, progress)
+        index = len(state.candidates)
+        found = suggest(
+            observations(state.candidates),
+            bounds.log,
+            LowerConfidenceBound(self.options.kappa) if self.options.acquisition == "lcb" else LogExpectedImprovement(),
+            seed=self.config.seed + state.stage,
+        )
+        lr = math.exp(found.log_lr)
+        reason = f"candidate {index + 1} of {self.options.candidates}"
+        validations = self.options.validations if state.objective is Objective.VALIDATION else 0
+        directive = Directive(
+            phase=Phase.PROBE,
+            stage=state.stage,
+            n_steps=state.tau_prime,
+            profile=Profile.constant(lr, state.tau_prime),
+            batches=self.options.batches,
+            validate_at=_evenly(state.tau_prime, validations),
+            give_up_above=self._give_up_above(state),
+            reason=reason,
+        )
+        decision = Decision(
+            stage=state.stage,
+            lr=lr,
+            reason=reason,
+            candidates=state.candidates,
+            posterior=posterior_curve(found.evidence),
+        )
+        return Step(state, directive, decision)
+
+    def _give_up_above(self, state: AutoLrsState) -> float | None:
+        return give_up_level((state.start_loss, state.initial_loss), self.options.divergence_factor)
+
+    def _after_probe(
+        self, state: AutoLrsState, directive: Directive, report: Report, progress: Progress
+    ) -> Step[AutoLrsState]:
+        assert directive.profile is not None
+        number, lr = directive.number, directive.profile.start_lr
+        if report.outcome is Outcome.DIVERGED:
+            reached = level_reached(report, state.start_loss)
+            candidate = Candidate(directive_number=number, lr=lr, at_least=reached)
+        else:
+            forecast = self._forecast(state, report)
+            candidate = Candidate(directive_number=number, lr=lr, forecast=forecast.loss, forecast_sd=forecast.sd)
+        state = state.model_copy(update={"candidates": (*state.candidates, candidate)})
+        if len(state.candidates) < self.options.candidates:
+            return self._probe(state, progress)
+        return self._commit(state, progress)
+
+    def _forecast(self, state: AutoLrsState, report: Report) -> Forecast:
+        """The loss after tau steps; a validation series counts in intervals between validations."""
+        forecaster = self._forecaster(state.objective)
+        if state.objective is Objective.VALIDATION:
+            losses = [validation.loss for validation in report.validations]
+            horizon = state.tau / (state.tau_prime / len(losses))
+        else:
+            losses, horizon = list(report.losses), float(state.tau)
+        return forecaster.fit(np.asarray(losses)).predict(horizon)
+
+    def _forecaster(self, objective: Objective) -> Forecaster:
+        match self.options.forecaster:
+            case "exponential":
+                return ExponentialForecaster(objective)
+            case "power_law":
+                return PowerLawForecaster()
+            case "last_value":
+                return LastValueForecaster()
+
+    def _commit(self, state: AutoLrsState, progress: Progress) -> Step[AutoLrsState]:
+        """Trains with the LR of the lowest forecast; with the lowest LR when every probe diverged."""
+        sound = [c for c in state.candidates if c.forecast is not None]
+        if sound:
+            winner = min(sound, key=lambda c: c.forecast if c.forecast is not None else math.inf)
+            lr = winner.lr
+            reason = f"the lowest forecast of {len(state.candidates)} candidates: {winner.forecast:.4g}"
+        else:
+            lr = self._bounds(state, progress).min
+            reason = "every probe diverged: the lowest LR of the range"
+        remaining = progress.remaining_steps
+        n_steps = state.tau if remaining is None or not state.last_stage else remaining
+        return Step(
+            state,
+            self._train(state, lr, n_steps, reason),
+            Decision(stage=state.stage, lr=lr, reason=reason, candidates=state.candidates),
+        )
+
+    def _train_on(self, state: AutoLrsState, n_steps: int, progress: Progress) -> Step[AutoLrsState]:
+        """Spends a rest that is too short for a search: only a divergence leaves one."""
+        lr = self._bounds(state, progress).max
+        return Step(state, self._train(state, lr, n_steps, "too few steps are left for a search"))
+
+    def _train(self, state: AutoLrsState, lr: float, n_steps: int, reason: str) -> Directive:
+        return Directive(
+            phase=Phase.TRAIN,
+            stage=state.stage,
+            n_steps=n_steps,
+            profile=Profile.constant(lr, n_steps),
+            batches=self.options.batches,
+            validate_at=(n_steps,) if self.config.has_validation else (),
+            give_up_above=self._give_up_above(state),
+            report_every=report_every(n_steps),
+            reason=reason,
+        )
+
+
+def _evenly(n_steps: int, count: int) -> tuple[int, ...]:
+    """`count` steps (fewer in a short probe), evenly spaced, the last one being `n_steps`."""
+    count = min(count, n_steps)
+    return tuple(round(n_steps * (i + 1) / count) for i in range(count))

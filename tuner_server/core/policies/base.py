@@ -1,0 +1,99 @@
+"""What a policy is: the algorithm that turns reports into directives.
+
+A policy is a pure function with explicit state. The job (`core.job`) numbers its directives, counts steps, says what is
+rolled back, puts the parts of a long directive together, runs the LR range test before it when the bounds are unknown,
+and checks what it asks for. The policy decides what to try and what to commit. It can be driven by a plain loop with no
+server.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import Any, ClassVar, Generic, TypeVar
+
+import pydantic
+
+from tuner_server.core.config import JobConfig, LrBounds
+from tuner_server.core.errors import InvalidInputError
+from tuner_server.core.messages import Decision, Directive, Report, Value
+
+
+class Options(Value):
+    """The base of a policy's options: every constant of the method, with its default."""
+
+
+class PolicyState(Value):
+    """The base of a policy's state. It becomes JSON and back without loss."""
+
+
+O = TypeVar("O", bound=Options)  # noqa: E741 - the options of a policy; S is its state
+S = TypeVar("S", bound=PolicyState)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a job is when its policy is asked."""
+
+    committed_steps: int
+    search_steps: int
+    remaining_steps: int | None
+    """Steps that may still be run; None: no end is known."""
+    bounds: LrBounds
+    last_loss: float | None
+    """The mean of the last committed losses; None before the first."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Step(Generic[S]):
+    """A policy's answer: its new state, what to do next, and the evidence if something was decided."""
+
+    state: S
+    directive: Directive
+    decision: Decision | None = None
+
+
+class Policy(abc.ABC, Generic[O, S]):
+    """One algorithm, for one job. Instances hold the config and options only, and never change."""
+
+    name: ClassVar[str]
+    options_type: type[O]
+    state_type: type[S]
+
+    def __init__(self, config: JobConfig) -> None:
+        """Reads the options.
+
+        Raises:
+            InvalidInputError: an unknown option, a wrong value, or a job that this policy can't tune.
+        """
+        self.config = config
+        try:
+            self.options = self.options_type.model_validate(_integral(config.policy_options))
+        except pydantic.ValidationError as error:
+            raise InvalidInputError.from_pydantic(error, prefix="policy_options") from error
+        self.check()
+
+    def check(self) -> None:
+        """Refuses a config that the options don't fit. Raises: InvalidInputError."""
+
+    @abc.abstractmethod
+    def start(self, progress: Progress) -> Step[S]:
+        """The first directive."""
+
+    @abc.abstractmethod
+    def advance(self, state: S, directive: Directive, report: Report, progress: Progress) -> Step[S]:
+        """The next directive.
+
+        Args:
+            state: what this policy returned with `directive`.
+            directive: the one that ended (as issued, before any part of it was reported).
+            report: its report; of a directive reported in parts, the last part. COMPLETED or DIVERGED.
+            progress: where the job is now, this report included.
+        """
+
+
+def _integral(options: dict[str, Any]) -> dict[str, Any]:
+    """Options with whole floats as ints: JSON numbers that came over the wire (a Struct) are all doubles."""
+    return {
+        key: int(value) if isinstance(value, float) and value.is_integer() else value for key, value in options.items()
+    }

@@ -1,0 +1,241 @@
+"""Between the wire's messages and the core's values, both ways side by side."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import pydantic
+from google.protobuf import json_format, struct_pb2, timestamp_pb2
+from lrpilot.profile import Profile, Shape
+from lrpilot.v1 import tuner_pb2 as pb
+
+from tuner_server.core.config import JobConfig
+from tuner_server.core.errors import InvalidInputError
+from tuner_server.core.job import Status
+from tuner_server.core.messages import (
+    BatchSource,
+    Candidate,
+    Decision,
+    Directive,
+    Outcome,
+    Phase,
+    Report,
+    Validation,
+)
+from tuner_server.core.schedule import Segment
+from tuner_server.storage import Entry, StoredJob, StoredReport
+
+SHAPES: Mapping[Shape, pb.ProfileShape.ValueType] = {
+    Shape.CONSTANT: pb.PROFILE_SHAPE_CONSTANT,
+    Shape.LINEAR: pb.PROFILE_SHAPE_LINEAR,
+    Shape.EXPONENTIAL: pb.PROFILE_SHAPE_EXPONENTIAL,
+    Shape.COSINE: pb.PROFILE_SHAPE_COSINE,
+}
+PHASES: Mapping[Phase, pb.Phase.ValueType] = {
+    Phase.WARM_UP: pb.PHASE_WARM_UP,
+    Phase.RANGE_TEST: pb.PHASE_RANGE_TEST,
+    Phase.PROBE: pb.PHASE_PROBE,
+    Phase.TRAIN: pb.PHASE_TRAIN,
+    Phase.STOP: pb.PHASE_STOP,
+}
+BATCH_SOURCES: Mapping[BatchSource, pb.BatchSource.ValueType] = {
+    BatchSource.FRESH: pb.BATCH_SOURCE_FRESH,
+    BatchSource.REPLAYED: pb.BATCH_SOURCE_REPLAYED,
+}
+OUTCOMES: Mapping[Outcome, pb.Outcome.ValueType] = {
+    Outcome.COMPLETED: pb.OUTCOME_COMPLETED,
+    Outcome.PARTIAL: pb.OUTCOME_PARTIAL,
+    Outcome.DIVERGED: pb.OUTCOME_DIVERGED,
+}
+STATES: Mapping[Status, pb.JobState.ValueType] = {
+    Status.WARM_UP: pb.JOB_STATE_WARM_UP,
+    Status.SEARCHING: pb.JOB_STATE_SEARCHING,
+    Status.TRAINING: pb.JOB_STATE_TRAINING,
+    Status.FINISHED: pb.JOB_STATE_FINISHED,
+    Status.CANCELLED: pb.JOB_STATE_CANCELLED,
+    Status.FAILED: pb.JOB_STATE_FAILED,
+}
+
+K = TypeVar("K")
+E = TypeVar("E", bound=int)
+
+
+def config_from_pb(message: pb.JobConfig) -> JobConfig:
+    """A config. Raises: InvalidInputError."""
+    fields: dict[str, Any] = {
+        "name": message.name,
+        "family": message.family,
+        "policy": message.policy,
+        "policy_options": json_format.MessageToDict(message.policy_options),
+        "base_lr": message.base_lr,
+        "seed": message.seed,
+        "has_validation": message.has_validation,
+    }
+    if message.HasField("total_steps"):
+        fields["total_steps"] = message.total_steps
+    if message.HasField("lr_bounds"):
+        fields["lr_bounds"] = {"min": message.lr_bounds.min, "max": message.lr_bounds.max}
+    return JobConfig.checked(**fields)
+
+
+def config_to_pb(config: JobConfig) -> pb.JobConfig:
+    """A config."""
+    options = struct_pb2.Struct()
+    options.update(config.policy_options)
+    message = pb.JobConfig(
+        name=config.name,
+        family=config.family,
+        policy=config.policy,
+        policy_options=options,
+        total_steps=config.total_steps,
+        base_lr=config.base_lr,
+        seed=config.seed,
+        has_validation=config.has_validation,
+    )
+    if config.lr_bounds is not None:
+        message.lr_bounds.CopyFrom(pb.LrBounds(min=config.lr_bounds.min, max=config.lr_bounds.max))
+    return message
+
+
+def report_from_pb(message: pb.Report) -> Report:
+    """A report. Raises: InvalidInputError."""
+    outcome = known("report.outcome", OUTCOMES, message.outcome)
+    try:
+        return Report(
+            directive_number=message.directive_number,
+            outcome=outcome,
+            losses=tuple(message.losses),
+            validations=tuple(Validation(step=v.step, loss=v.loss) for v in message.validations),
+            wall_time_s=message.wall_time_s,
+        )
+    except pydantic.ValidationError as error:
+        raise InvalidInputError.from_pydantic(error, prefix="report") from error
+
+
+def report_to_pb(number: int, report: StoredReport) -> pb.Report:
+    """The report on directive `number`."""
+    return pb.Report(
+        directive_number=number,
+        outcome=OUTCOMES[report.outcome],
+        losses=report.losses,
+        validations=[pb.Validation(step=v.step, loss=v.loss) for v in report.validations],
+        wall_time_s=report.wall_time_s,
+    )
+
+
+def directive_to_pb(directive: Directive) -> pb.Directive:
+    """A directive."""
+    return pb.Directive(
+        number=directive.number,
+        phase=PHASES[directive.phase],
+        stage=directive.stage,
+        n_steps=directive.n_steps,
+        profile=profile_to_pb(directive.profile) if directive.profile else None,
+        restore=directive.restore,
+        snapshot=directive.snapshot,
+        batches=BATCH_SOURCES[directive.batches],
+        validate_at=directive.validate_at,
+        give_up_above=directive.give_up_above,
+        report_every=directive.report_every,
+        reason=directive.reason,
+    )
+
+
+def profile_to_pb(profile: Profile) -> pb.Profile:
+    """A profile."""
+    return pb.Profile(
+        shape=SHAPES[profile.shape],
+        start_lr=profile.start_lr,
+        end_lr=profile.end_lr,
+        length=profile.length,
+        offset=profile.offset,
+    )
+
+
+def job_to_pb(stored: StoredJob) -> pb.Job:
+    """A job, as it stands."""
+    state = stored.state
+    message = pb.Job(
+        id=stored.id,
+        config=config_to_pb(state.config),
+        state=STATES[state.status],
+        create_time=_timestamp(stored.create_time),
+        update_time=_timestamp(stored.update_time),
+        committed_steps=state.committed_steps,
+        search_steps=state.search_steps,
+        stage=state.directive.stage,
+        directive=directive_to_pb(state.directive),
+        last_loss=state.last_loss,
+        last_validation=state.last_validation,
+        best_validation=state.best_validation,
+        wall_time_s=state.wall_time_s,
+        message=state.message,
+    )
+    if state.bounds is not None:
+        message.lr_bounds.CopyFrom(pb.LrBounds(min=state.bounds.min, max=state.bounds.max))
+    return message
+
+
+def decision_to_pb(number: int, decision: Decision) -> pb.Decision:
+    """The evidence behind directive `number`."""
+    message = pb.Decision(
+        directive_number=number,
+        stage=decision.stage,
+        lr=decision.lr,
+        reason=decision.reason,
+        candidates=[_candidate_to_pb(candidate) for candidate in decision.candidates],
+    )
+    curve = decision.posterior
+    if curve is not None:
+        message.posterior.CopyFrom(
+            pb.Posterior(lr=curve.lr, mean=curve.mean, sd=curve.sd, acquisition=curve.acquisition)
+        )
+    return message
+
+
+def segment_to_pb(segment: Segment) -> pb.Segment:
+    """A segment."""
+    return pb.Segment(
+        start_step=segment.start_step,
+        n_steps=segment.n_steps,
+        profile=profile_to_pb(segment.profile),
+        phase=PHASES[segment.phase],
+        stage=segment.stage,
+    )
+
+
+def entry_to_pb(entry: Entry, committed: bool) -> pb.HistoryEntry:
+    """An entry of a job's history."""
+    decision = entry.decision
+    return pb.HistoryEntry(
+        directive=directive_to_pb(entry.directive),
+        report=report_to_pb(entry.directive.number, entry.report) if entry.report else None,
+        committed=committed,
+        decision=decision_to_pb(entry.directive.number, decision) if decision else None,
+    )
+
+
+def known(field: str, table: Mapping[K, E], value: int) -> K:
+    """The key of an enum's value. Raises: InvalidInputError: it is unspecified, or from a newer version."""
+    for key, number in table.items():
+        if number == value:
+            return key
+    raise InvalidInputError.of(field, f"unknown or unspecified value {value}")
+
+
+def _candidate_to_pb(candidate: Candidate) -> pb.Candidate:
+    return pb.Candidate(
+        directive_number=candidate.directive_number,
+        lr=candidate.lr,
+        forecast=candidate.forecast,
+        forecast_sd=candidate.forecast_sd,
+        at_least=candidate.at_least,
+    )
+
+
+def _timestamp(time: datetime.datetime) -> timestamp_pb2.Timestamp:
+    message = timestamp_pb2.Timestamp()
+    message.FromDatetime(time)
+    return message

@@ -1,0 +1,165 @@
+"""The RPCs: convert, call the service in a thread, convert back."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import Executor
+from typing import Any, NoReturn, ParamSpec, TypeVar
+
+import grpc.aio
+import structlog
+from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.v1 import tuner_pb2_grpc
+
+from tuner_server.core import schedule
+from tuner_server.core.errors import InvalidInputError, PreconditionError, TunerError
+from tuner_server.rpc import convert
+from tuner_server.rpc.status import code_of, details_of
+from tuner_server.service import TunerService
+from tuner_server.storage import StoredJob
+
+DEFAULT_PAGE, MAX_PAGE = 50, 1000
+WATCH_INTERVAL_S = 0.5
+"""How often a watched job is looked at; other processes move it too, so there is nothing to wait on."""
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+P = ParamSpec("P")
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+
+def unary(
+    method: Callable[[Servicer, Request], Coroutine[Any, Any, Response]],
+) -> Callable[[Servicer, Request, Context], Coroutine[Any, Any, Response]]:
+    """An RPC with one answer, its errors turned into statuses. What we did not foresee stays in our log."""
+
+    @functools.wraps(method)
+    async def call(self: Servicer, request: Request, context: Context) -> Response:
+        try:
+            return await method(self, request)
+        except TunerError as error:
+            return await refuse(context, error)
+        except Exception:
+            log.exception("rpc failed", rpc=method.__name__)
+            return await context.abort(grpc.StatusCode.INTERNAL, "internal error; the server's log has it")
+
+    return call
+
+
+async def refuse(context: Context, error: TunerError) -> NoReturn:
+    """Ends an RPC with the status of an error."""
+    await context.abort(code_of(error), str(error), details_of(error))
+
+
+class Servicer(tuner_pb2_grpc.TunerServiceServicer):
+    """lrpilot.v1.TunerService."""
+
+    def __init__(self, service: TunerService, executor: Executor) -> None:
+        """Serves `service`, whose calls run in `executor`: the event loop never waits for a search or a database."""
+        self._service = service
+        self._executor = executor
+
+    async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, functools.partial(function, *args, **kwargs))
+
+    @unary
+    async def CreateJob(self, request: pb.CreateJobRequest) -> pb.CreateJobResponse:
+        """Opens a job."""
+        config = convert.config_from_pb(request.config)
+        stored = await self._run(self._service.create_job, request.request_id, config)
+        log.info("job created", job_id=stored.id, name=config.name, policy=stored.state.config.policy)
+        return pb.CreateJobResponse(
+            job=convert.job_to_pb(stored), directive=convert.directive_to_pb(stored.state.directive)
+        )
+
+    @unary
+    async def Advance(self, request: pb.AdvanceRequest) -> pb.AdvanceResponse:
+        """Takes a report."""
+        report = convert.report_from_pb(request.report)
+        directive = await self._run(self._service.advance, request.job_id, report)
+        log.info(
+            "job advanced",
+            job_id=request.job_id,
+            report=report.directive_number,
+            outcome=report.outcome.value,
+            phase=directive.phase.value,
+            stage=directive.stage,
+            reason=directive.reason,
+        )
+        return pb.AdvanceResponse(directive=convert.directive_to_pb(directive))
+
+    @unary
+    async def GetJob(self, request: pb.GetJobRequest) -> pb.GetJobResponse:
+        """One job."""
+        return pb.GetJobResponse(job=convert.job_to_pb(await self._load(request.job_id)))
+
+    @unary
+    async def ListJobs(self, request: pb.ListJobsRequest) -> pb.ListJobsResponse:
+        """A page of jobs."""
+        if not 0 <= request.page_size <= MAX_PAGE:
+            raise InvalidInputError.of("page_size", f"0 to {MAX_PAGE}, not {request.page_size}")
+        states = [convert.known("states", convert.STATES, state) for state in request.states]
+        page = await self._run(
+            self._service.list_jobs, request.page_size or DEFAULT_PAGE, request.page_token, states, request.family
+        )
+        return pb.ListJobsResponse(
+            jobs=[convert.job_to_pb(stored) for stored in page.jobs], next_page_token=page.next_page_token
+        )
+
+    @unary
+    async def CancelJob(self, request: pb.CancelJobRequest) -> pb.CancelJobResponse:
+        """Ends the tuning of a job."""
+        stored = await self._run(self._service.cancel_job, request.job_id, request.reason)
+        log.info("job cancelled", job_id=stored.id, reason=request.reason)
+        return pb.CancelJobResponse(job=convert.job_to_pb(stored))
+
+    @unary
+    async def ResumeJob(self, request: pb.ResumeJobRequest) -> pb.ResumeJobResponse:
+        """Where a client that lost nothing goes on: its job's outstanding directive."""
+        stored = await self._load(request.job_id)
+        if request.committed_steps != stored.state.committed_steps:
+            raise PreconditionError(
+                f"committed_steps: {request.committed_steps} is not where the job is "
+                f"({stored.state.committed_steps}); rewinding is not supported yet"
+            )
+        return pb.ResumeJobResponse(
+            job=convert.job_to_pb(stored), directive=convert.directive_to_pb(stored.state.directive)
+        )
+
+    @unary
+    async def GetSchedule(self, request: pb.GetScheduleRequest) -> pb.GetScheduleResponse:
+        """The schedule found so far."""
+        stored = await self._load(request.job_id)
+        full = request.view == pb.SCHEDULE_VIEW_FULL
+        entries = await self._run(self._service.history, request.job_id, losses=full)
+        response = pb.GetScheduleResponse(
+            job=convert.job_to_pb(stored),
+            segments=[convert.segment_to_pb(segment) for segment in schedule.segments(entries)],
+        )
+        if full:
+            kept = schedule.committed(entries)
+            response.history.extend(map(convert.entry_to_pb, entries, kept))
+        return response
+
+    async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> AsyncIterator[pb.WatchJobResponse]:
+        """The job now and whenever it changes, until it ends."""
+        version = None
+        while True:
+            try:
+                stored = await self._load(request.job_id)
+            except TunerError as error:
+                await refuse(context, error)
+            if stored.version != version:
+                version = stored.version
+                yield pb.WatchJobResponse(job=convert.job_to_pb(stored))
+            if not stored.state.status.live:
+                return
+            await asyncio.sleep(WATCH_INTERVAL_S)
+
+    async def _load(self, job_id: str) -> StoredJob:
+        return await self._run(self._service.get_job, job_id)

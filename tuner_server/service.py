@@ -1,0 +1,110 @@
+"""The use cases: load a job, advance it, save it, each in one transaction.
+
+Nothing is kept between calls, so any process can serve any job. A report may arrive twice (a retry), late (the network)
+or at two processes at once; whatever happens, directive n + 1 is decided once, and a repeated report gets that answer.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import uuid
+from collections.abc import Callable, Sequence
+
+from tuner_server.core import job
+from tuner_server.core.config import JobConfig
+from tuner_server.core.errors import ConflictError, InvalidInputError, PreconditionError
+from tuner_server.core.job import Status
+from tuner_server.core.messages import Directive, Report, Value
+from tuner_server.storage import Entry, Page, Storage, StoredJob
+
+MAX_REQUEST_ID = 200
+
+
+def utc_now() -> datetime.datetime:
+    """The time, for records; no decision depends on it."""
+    return datetime.datetime.now(datetime.UTC)
+
+
+class TunerService:
+    """What the RPCs do, without the RPCs. Thread-safe if its storage is."""
+
+    def __init__(self, storage: Storage, now: Callable[[], datetime.datetime] = utc_now) -> None:
+        """Serves the jobs in `storage`; `now` dates the records."""
+        self._storage = storage
+        self._now = now
+
+    def create_job(self, request_id: str, config: JobConfig) -> StoredJob:
+        """Opens a job; the same request again gets the same job, as it then stands.
+
+        Raises:
+            InvalidInputError: the config is refused.
+            ConflictError: the request id was used with another config.
+        """
+        if not 0 < len(request_id) <= MAX_REQUEST_ID:
+            raise InvalidInputError.of("request_id", f"1 to {MAX_REQUEST_ID} characters, a UUID is usual")
+        transition = job.create(config)
+        return self._storage.create(uuid.uuid4().hex, request_id, fingerprint(config), transition, self._now())
+
+    def advance(self, job_id: str, report: Report) -> Directive:
+        """Takes a report; answers with the next directive, or, to a repeated report, with the stored answer.
+
+        Raises:
+            NotFoundError: no such job.
+            PreconditionError: the report has a wrong number, or differs from the one that was taken under it.
+            InvalidInputError: the report contradicts its directive.
+        """
+        mark = fingerprint(report)
+        while True:
+            stored = self._storage.load(job_id)
+            if report.directive_number < stored.state.directive.number:
+                return self._repeated(job_id, report, mark)
+            transition = job.advance(stored.state, report)
+            try:
+                self._storage.record(stored, report, mark, transition, self._now())
+            except ConflictError:
+                continue  # another request moved the job meanwhile: look again, this report may be in by now
+            return transition.directive
+
+    def cancel_job(self, job_id: str, reason: str) -> StoredJob:
+        """Ends the tuning of a job.
+
+        Raises:
+            NotFoundError: no such job.
+            PreconditionError: it has ended already.
+        """
+        while True:
+            stored = self._storage.load(job_id)
+            try:
+                return self._storage.update(stored, job.cancel(stored.state, reason), self._now())
+            except ConflictError:
+                continue  # a report came in between
+
+    def get_job(self, job_id: str) -> StoredJob:
+        """One job. Raises: NotFoundError."""
+        return self._storage.load(job_id)
+
+    def list_jobs(self, page_size: int, page_token: str, statuses: Sequence[Status], family: str) -> Page:
+        """A page of jobs, newest first. Raises: InvalidInputError: the token is none of ours."""
+        return self._storage.page(page_size, page_token, statuses=statuses, family=family or None)
+
+    def history(self, job_id: str, *, losses: bool) -> list[Entry]:
+        """All directives of a job with their reports, in order. Raises: NotFoundError."""
+        return self._storage.history(job_id, losses=losses)
+
+    def ping(self) -> None:
+        """Checks that the database answers. Raises: StorageError."""
+        self._storage.ping()
+
+    def _repeated(self, job_id: str, report: Report, mark: bytes) -> Directive:
+        answer = self._storage.answer(job_id, report.directive_number)
+        if answer is None:
+            raise PreconditionError(f"report.directive_number: {report.directive_number} was never issued")
+        if answer.fingerprint != mark:
+            raise PreconditionError(f"report.directive_number: another report on {report.directive_number} was taken")
+        return answer.directive
+
+
+def fingerprint(value: Value) -> bytes:
+    """A digest that equal values share, and no others."""
+    return hashlib.sha256(value.model_dump_json().encode()).digest()

@@ -1,0 +1,194 @@
+"""What a storage is: the jobs, and the log of every directive and report of each.
+
+Guarantees, which every implementation keeps and `tests/contract/test_storage.py` checks:
+
+- A method is one transaction: all of it happened or none of it. When one that writes returns, what it wrote survives
+  the process and the machine.
+- Jobs are versioned. A write names the version it was made from and raises ConflictError when that is no longer the
+  current one, so that of several concurrent writes exactly one takes place.
+- Values are copied in and out. What comes back is what was written, floats bit for bit; nothing that a caller does to
+  it reaches the storage, or another caller.
+- Any thread, and any number of processes, may use the same database. A storage object belongs to the process that
+  opened it: open another after a fork.
+- Whatever goes wrong underneath comes out as a StorageError.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Collection
+from datetime import datetime
+from types import TracebackType
+from typing import Self
+
+from tuner_server.core.job import JobState, Status, Transition
+from tuner_server.core.messages import Decision, Directive, Outcome, Report, Validation
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StoredJob:
+    """A job as it was at `version`. Times are aware, in UTC, to the microsecond."""
+
+    id: str
+    state: JobState
+    version: int
+    create_time: datetime
+    update_time: datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StoredAnswer:
+    """What a report was answered with."""
+
+    fingerprint: bytes
+    """Of the report."""
+    directive: Directive
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StoredReport:
+    """A report in the history."""
+
+    outcome: Outcome
+    n_steps: int
+    validations: tuple[Validation, ...]
+    wall_time_s: float
+    report_time: datetime
+    losses: tuple[float, ...] | None
+    """One a step; None where the history was asked for without them."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Entry:
+    """A directive, the decision behind it if there was one, and what came of it (None: still outstanding)."""
+
+    directive: Directive
+    decision: Decision | None
+    report: StoredReport | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Page:
+    """Some jobs of a listing."""
+
+    jobs: tuple[StoredJob, ...]
+    next_page_token: str
+    """Empty on the last page."""
+
+
+class Storage(abc.ABC):
+    """Keeps jobs. See the module for its guarantees."""
+
+    @abc.abstractmethod
+    def create(
+        self,
+        job_id: str,
+        request_id: str,
+        fingerprint: bytes,
+        transition: Transition,
+        now: datetime,
+    ) -> StoredJob:
+        """Opens a job with its first directive; idempotent by `request_id`.
+
+        Args:
+            job_id: for a new job; not used when the request was answered before.
+            request_id: of the request, unique to it.
+            fingerprint: of the request's content.
+            transition: what `core.job.create` gave.
+            now: aware.
+
+        Returns:
+            The new job; or, when the request was answered before, that job as it is now.
+
+        Raises:
+            ConflictError: the request id came with another fingerprint before, or the job id is taken.
+        """
+
+    @abc.abstractmethod
+    def load(self, job_id: str) -> StoredJob:
+        """The job as it is now. Raises: NotFoundError."""
+
+    @abc.abstractmethod
+    def record(
+        self,
+        job: StoredJob,
+        report: Report,
+        fingerprint: bytes,
+        transition: Transition,
+        now: datetime,
+    ) -> StoredJob:
+        """Writes a report and what it led to: the next directive and the new state.
+
+        Losses are kept in single precision, as they are on the wire.
+
+        Args:
+            job: what the transition was made from.
+            report: on the directive that was outstanding in `job`.
+            fingerprint: of the report.
+            transition: what `core.job.advance` made of it.
+            now: aware.
+
+        Raises:
+            ConflictError: the job has changed since `job` was loaded.
+        """
+
+    @abc.abstractmethod
+    def update(self, job: StoredJob, state: JobState, now: datetime) -> StoredJob:
+        """Replaces the state alone. Raises: ConflictError when the job has changed since `job` was loaded."""
+
+    @abc.abstractmethod
+    def answer(self, job_id: str, number: int) -> StoredAnswer | None:
+        """What the report on directive `number` was answered with; None if there was none."""
+
+    @abc.abstractmethod
+    def history(self, job_id: str, *, losses: bool) -> list[Entry]:
+        """All directives in the order of their numbers, the outstanding one last.
+
+        Args:
+            job_id: of the job.
+            losses: whether to read the loss of every step too: by far the largest part.
+
+        Raises:
+            NotFoundError: no such job.
+        """
+
+    @abc.abstractmethod
+    def page(
+        self,
+        page_size: int,
+        page_token: str = "",
+        *,
+        statuses: Collection[Status] = (),
+        family: str | None = None,
+    ) -> Page:
+        """Lists jobs, the newest first. Jobs that are created between two pages are not seen by the later one.
+
+        Args:
+            page_size: how many jobs at most; at least 1.
+            page_token: of the page before; empty for the first.
+            statuses: only jobs in one of these; empty: all.
+            family: only jobs of this family; None: all.
+
+        Raises:
+            InvalidInputError: a page size or a token that no page could have.
+        """
+
+    @abc.abstractmethod
+    def ping(self) -> None:
+        """Reads something. Raises: StorageError when the database can't be used."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Gives back what the storage holds. It is not used afterwards."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,83 @@
+"""Values of the core <-> what a column holds.
+
+Losses are stored as one byte that names the encoding, then n little-endian float32:
+
+- RAW: as they are.
+- PACKED: byte planes (all first bytes, then all second bytes, ...), compressed by zlib. The bytes of sign and exponent
+  hardly change within a job, so that each plane compresses better than the numbers as they stand.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+import pydantic
+
+from tuner_server.core.errors import StorageError
+from tuner_server.core.messages import Validation, Value
+
+_RAW, _PACKED = b"\x00", b"\x01"
+_LOSS = np.dtype("<f4")
+_VALIDATIONS = pydantic.TypeAdapter(tuple[Validation, ...])
+
+V = TypeVar("V", bound=Value)
+
+
+def encode_losses(losses: Sequence[float]) -> bytes:
+    """The shorter of the two encodings. A loss that is no float32 is rounded; NaN and infinities stay what they are."""
+    with np.errstate(over="ignore"):
+        array = np.asarray(losses, dtype=np.float64).astype(_LOSS)
+    raw = array.tobytes()
+    planes = array.view(np.uint8).reshape(-1, _LOSS.itemsize).T
+    packed = zlib.compress(planes.tobytes())
+    return _PACKED + packed if len(packed) < len(raw) else _RAW + raw
+
+
+def decode_losses(data: bytes) -> tuple[float, ...]:
+    """What `encode_losses` was given, in single precision. Raises: StorageError."""
+    encoding, body = data[:1], data[1:]
+    try:
+        if encoding == _RAW:
+            return tuple(np.frombuffer(body, dtype=_LOSS).tolist())
+        if encoding == _PACKED:
+            planes = np.frombuffer(zlib.decompress(body), dtype=np.uint8)
+            numbers = planes.reshape(_LOSS.itemsize, -1).T.tobytes()
+            return tuple(np.frombuffer(numbers, dtype=_LOSS).tolist())
+    except (zlib.error, ValueError) as error:
+        raise StorageError(f"stored losses can't be read: {error}") from error
+    raise StorageError(f"stored losses have the unknown encoding {encoding!r}")
+
+
+def to_json(value: Value) -> str:
+    """A value as JSON; floats with all their digits, NaN and infinities as strings."""
+    return value.model_dump_json()
+
+
+def from_json(kind: type[V], text: str) -> V:
+    """What `to_json` was given. Raises: StorageError when the text is no such value."""
+    try:
+        return kind.model_validate_json(text)
+    except pydantic.ValidationError as error:
+        raise _unreadable(kind.__name__, error) from error
+
+
+def validations_to_json(validations: tuple[Validation, ...]) -> str:
+    """As `to_json`."""
+    return _VALIDATIONS.dump_json(validations).decode()
+
+
+def validations_from_json(text: str) -> tuple[Validation, ...]:
+    """As `from_json`. Raises: StorageError."""
+    try:
+        return _VALIDATIONS.validate_json(text)
+    except pydantic.ValidationError as error:
+        raise _unreadable("validations", error) from error
+
+
+def _unreadable(what: str, error: pydantic.ValidationError) -> StorageError:
+    first = error.errors(include_url=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return StorageError(f"stored {what} can't be read: {where or 'JSON'}: {first['msg']}")

@@ -1,0 +1,296 @@
+"""The storage in SQL: one implementation for SQLite and PostgreSQL.
+
+SQLite has one writer at a time, so what a transaction is to write is worked out before it begins.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Collection
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import orm
+
+from tuner_server.core.errors import ConflictError, InvalidInputError, NotFoundError
+from tuner_server.core.job import JobState, Status, Transition
+from tuner_server.core.messages import Decision, Directive, Outcome, Report
+from tuner_server.storage import codec
+from tuner_server.storage.base import Entry, Page, Storage, StoredAnswer, StoredJob, StoredReport
+from tuner_server.storage.database import Database
+from tuner_server.storage.tables import EntryRow, JobRow, UtcDateTime
+
+_JOB = (JobRow.id, JobRow.state, JobRow.version, JobRow.create_time, JobRow.update_time)
+_Position = tuple[datetime, str]
+"""Where a page ends: the time and the id of its last job."""
+
+
+class SqlStorage(Storage):
+    """Jobs in a database that has the schema of this version (see `schema.open_storage`), which it closes."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(
+        self,
+        job_id: str,
+        request_id: str,
+        fingerprint: bytes,
+        transition: Transition,
+        now: datetime,
+    ) -> StoredJob:
+        """See `Storage`."""
+        config = transition.state.config
+        job, changed = _next(job_id, transition.state, 1, now, now)
+        insert = sa.insert(JobRow).values(
+            id=job_id,
+            request_id=request_id,
+            request_fingerprint=fingerprint,
+            name=config.name,
+            family=config.family,
+            policy=config.policy,
+            create_time=job.create_time,
+            **changed,
+        )
+        issue = _issue(job_id, transition)
+        try:
+            with self._database.writing() as connection:
+                connection.execute(insert)
+                connection.execute(issue)
+        except ConflictError as lost:
+            return self._created_before(request_id, fingerprint, lost)
+        return job
+
+    def _created_before(self, request_id: str, fingerprint: bytes, lost: ConflictError) -> StoredJob:
+        """The job that this request made when it came first. `lost` is why it could not make another."""
+        query = sa.select(JobRow.id, JobRow.request_fingerprint)
+        with self._database.reading() as connection:
+            row = connection.execute(query.where(JobRow.request_id == request_id)).one_or_none()
+            if row is None:
+                raise lost
+            if row.request_fingerprint != fingerprint:
+                raise ConflictError(f"request_id: {request_id!r} was used for a job with another config")
+            return _load(connection, row.id)
+
+    def load(self, job_id: str) -> StoredJob:
+        """See `Storage`."""
+        with self._database.reading() as connection:
+            return _load(connection, job_id)
+
+    def record(
+        self,
+        job: StoredJob,
+        report: Report,
+        fingerprint: bytes,
+        transition: Transition,
+        now: datetime,
+    ) -> StoredJob:
+        """See `Storage`."""
+        changed_job, replace = _replace(job, transition.state, now)
+        take = (
+            sa.update(EntryRow)
+            .where(EntryRow.job_id == job.id, EntryRow.number == report.directive_number)
+            .values(
+                outcome=report.outcome.value,
+                n_steps=report.n_steps,
+                losses=codec.encode_losses(report.losses),
+                validations=codec.validations_to_json(report.validations),
+                wall_time_s=report.wall_time_s,
+                fingerprint=fingerprint,
+                report_time=changed_job.update_time,
+            )
+        )
+        issue = _issue(job.id, transition)
+        with self._database.writing() as connection:
+            _execute_once(connection, replace, job.id)
+            connection.execute(take)
+            connection.execute(issue)
+        return changed_job
+
+    def update(self, job: StoredJob, state: JobState, now: datetime) -> StoredJob:
+        """See `Storage`."""
+        changed_job, replace = _replace(job, state, now)
+        with self._database.writing() as connection:
+            _execute_once(connection, replace, job.id)
+        return changed_job
+
+    def answer(self, job_id: str, number: int) -> StoredAnswer | None:
+        """See `Storage`."""
+        following = orm.aliased(EntryRow)
+        query = (
+            sa.select(EntryRow.fingerprint, following.directive)
+            .join(
+                following,
+                sa.and_(following.job_id == EntryRow.job_id, following.number == EntryRow.number + 1),
+            )
+            .where(EntryRow.job_id == job_id, EntryRow.number == number)
+        )
+        with self._database.reading() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None or row.fingerprint is None:
+            return None
+        return StoredAnswer(row.fingerprint, codec.from_json(Directive, row.directive))
+
+    def history(self, job_id: str, *, losses: bool) -> list[Entry]:
+        """See `Storage`."""
+        query = (
+            sa.select(
+                EntryRow.directive,
+                EntryRow.decision,
+                EntryRow.outcome,
+                EntryRow.n_steps,
+                EntryRow.validations,
+                EntryRow.wall_time_s,
+                EntryRow.report_time,
+                EntryRow.losses if losses else sa.null().label("losses"),
+            )
+            .where(EntryRow.job_id == job_id)
+            .order_by(EntryRow.number)
+        )
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
+        if not rows:
+            raise _not_found(job_id)
+        return [_entry(row) for row in rows]
+
+    def page(
+        self,
+        page_size: int,
+        page_token: str = "",
+        *,
+        statuses: Collection[Status] = (),
+        family: str | None = None,
+    ) -> Page:
+        """See `Storage`."""
+        if page_size < 1:
+            raise InvalidInputError.of("page_size", f"must be at least 1 (got {page_size})")
+        query = sa.select(*_JOB).order_by(JobRow.create_time.desc(), JobRow.id.desc()).limit(page_size + 1)
+        if statuses:
+            query = query.where(JobRow.status.in_([status.value for status in statuses]))
+        if family is not None:
+            query = query.where(JobRow.family == family)
+        if page_token:
+            time, job_id = _position(page_token)
+            last = sa.tuple_(sa.literal(time, UtcDateTime), sa.literal(job_id))
+            query = query.where(sa.tuple_(JobRow.create_time, JobRow.id) < last)
+        with self._database.reading() as connection:
+            jobs = tuple(_job(row) for row in connection.execute(query))
+        if len(jobs) <= page_size:
+            return Page(jobs, "")
+        last_job = jobs[page_size - 1]
+        return Page(jobs[:page_size], _page_token((last_job.create_time, last_job.id)))
+
+    def ping(self) -> None:
+        """See `Storage`."""
+        with self._database.reading() as connection:
+            # A table's row: `SELECT 1` does not look at the file.
+            connection.execute(sa.select(JobRow.id).limit(1))
+
+    def close(self) -> None:
+        """See `Storage`."""
+        self._database.close()
+
+
+def _next(
+    job_id: str, state: JobState, version: int, create_time: datetime, now: datetime
+) -> tuple[StoredJob, dict[str, Any]]:
+    """A job as any reader will see it, and the columns that change with its state.
+
+    The state is read back from what is to be written: a copy, and what can't be read is not written.
+    """
+    text = codec.to_json(state)
+    job = StoredJob(
+        id=job_id,
+        state=codec.from_json(JobState, text),
+        version=version,
+        create_time=create_time.astimezone(UTC),
+        update_time=now.astimezone(UTC),
+    )
+    changed = {
+        "state": text,
+        "status": state.status.value,
+        "version": version,
+        "update_time": job.update_time,
+    }
+    return job, changed
+
+
+def _replace(job: StoredJob, state: JobState, now: datetime) -> tuple[StoredJob, sa.Update]:
+    """A job with its next state, and what writes it unless the job is no longer at its version."""
+    changed_job, changed = _next(job.id, state, job.version + 1, job.create_time, now)
+    at_version = sa.and_(JobRow.id == job.id, JobRow.version == job.version)
+    return changed_job, sa.update(JobRow).where(at_version).values(**changed)
+
+
+def _execute_once(connection: sa.Connection, replace: sa.Update, job_id: str) -> None:
+    """Raises ConflictError: the job is no longer at the version that was to be replaced."""
+    if connection.execute(replace).rowcount != 1:
+        raise ConflictError(f"job {job_id}: another request changed it; load it and try again")
+
+
+def _issue(job_id: str, transition: Transition) -> sa.Insert:
+    """Writes the directive, and the decision behind it."""
+    decision = transition.decision
+    return sa.insert(EntryRow).values(
+        job_id=job_id,
+        number=transition.directive.number,
+        directive=codec.to_json(transition.directive),
+        decision=codec.to_json(decision) if decision is not None else None,
+    )
+
+
+def _load(connection: sa.Connection, job_id: str) -> StoredJob:
+    """The job as it is now. Raises: NotFoundError."""
+    row = connection.execute(sa.select(*_JOB).where(JobRow.id == job_id)).one_or_none()
+    if row is None:
+        raise _not_found(job_id)
+    return _job(row)
+
+
+def _not_found(job_id: str) -> NotFoundError:
+    return NotFoundError(f"no job has the id {job_id!r}")
+
+
+def _job(row: sa.Row[*tuple[Any, ...]]) -> StoredJob:
+    state = codec.from_json(JobState, row.state)
+    return StoredJob(row.id, state, row.version, row.create_time, row.update_time)
+
+
+def _entry(row: sa.Row[*tuple[Any, ...]]) -> Entry:
+    report = None
+    if row.outcome is not None:
+        report = StoredReport(
+            outcome=Outcome(row.outcome),
+            n_steps=row.n_steps,
+            validations=codec.validations_from_json(row.validations),
+            wall_time_s=row.wall_time_s,
+            report_time=row.report_time,
+            losses=None if row.losses is None else codec.decode_losses(row.losses),
+        )
+    return Entry(
+        directive=codec.from_json(Directive, row.directive),
+        decision=None if row.decision is None else codec.from_json(Decision, row.decision),
+        report=report,
+    )
+
+
+def _page_token(position: _Position) -> str:
+    time, job_id = position
+    return base64.urlsafe_b64encode(json.dumps([time.isoformat(), job_id]).encode()).decode()
+
+
+def _position(page_token: str) -> _Position:
+    """Reads a token back. Raises: InvalidInputError."""
+    try:
+        text, job_id = json.loads(base64.b64decode(page_token, altchars=b"-_", validate=True))
+        time = datetime.fromisoformat(text)
+        if time.tzinfo is None or not isinstance(job_id, str):
+            raise ValueError(page_token)
+    except (binascii.Error, ValueError, TypeError) as error:
+        raise InvalidInputError.of(
+            "page_token", "not a token of a page before; give next_page_token as it was"
+        ) from error
+    return time, job_id

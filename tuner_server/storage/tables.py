@@ -1,0 +1,99 @@
+"""The tables, as they are at the newest schema version. A change here needs a migration beside it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+import sqlalchemy as sa
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class UtcDateTime(sa.TypeDecorator[datetime]):
+    """An aware time, to the microsecond. SQLite has no zones: there it is written, and read, as UTC."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        """Raises ValueError: the time is naive."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"{value} has no time zone")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        """The time in UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    """The root of the tables. Constraints have names, so that migrations can speak of them."""
+
+    metadata = sa.MetaData(
+        naming_convention={
+            "pk": "pk_%(table_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "ix": "ix_%(table_name)s_%(column_0_name)s",
+        }
+    )
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        datetime: UtcDateTime,
+        str: sa.Text,
+        bytes: sa.LargeBinary,
+        float: sa.Double,
+    }
+
+
+class JobRow(Base):
+    """A job: its state, and copies of the parts of it that listings look for."""
+
+    __tablename__ = "jobs"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    request_id: Mapped[str] = mapped_column(unique=True)
+    request_fingerprint: Mapped[bytes]
+    name: Mapped[str]
+    family: Mapped[str]
+    policy: Mapped[str]
+    status: Mapped[str]
+    state: Mapped[str]
+    """A JobState as JSON."""
+    version: Mapped[int]
+    """Grows by one with every change."""
+    create_time: Mapped[datetime]
+    update_time: Mapped[datetime]
+
+    # A page is a range of one of these, read backwards. Newest first, by id where times are equal.
+    __table_args__ = (
+        sa.Index(None, "create_time", "id"),
+        sa.Index(None, "status", "create_time", "id"),
+        sa.Index(None, "family", "create_time", "id"),
+    )
+
+
+class EntryRow(Base):
+    """A directive and what came of it. Whatever may be null is so until the report is there, but for the decision."""
+
+    __tablename__ = "entries"
+
+    job_id: Mapped[str] = mapped_column(sa.ForeignKey("jobs.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    directive: Mapped[str]
+    """A Directive as JSON."""
+    decision: Mapped[str | None]
+    """A Decision as JSON; null where nothing was decided."""
+    outcome: Mapped[str | None]
+    n_steps: Mapped[int | None]
+    losses: Mapped[bytes | None]
+    """See `codec`."""
+    validations: Mapped[str | None]
+    """A JSON list of Validation."""
+    wall_time_s: Mapped[float | None]
+    fingerprint: Mapped[bytes | None]
+    """Of the report."""
+    report_time: Mapped[datetime | None]

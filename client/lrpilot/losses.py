@@ -45,7 +45,7 @@ class LossBuffer:
         self._n_checked = 0
         self._diverged = False
         self._flag = torch.empty((), dtype=torch.bool)
-        self._arrival: torch.Event | None = None
+        self._arrival: torch.cuda.Event | None = None
 
     def begin(self, n_steps: int, limit: float = math.inf) -> None:
         """Starts anew.
@@ -94,8 +94,8 @@ class LossBuffer:
         divergent = (~unseen.isfinite() | (unseen > self._limit)).any()
         if unseen.device.type == "cuda":
             self._flag.copy_(divergent, non_blocking=True)
-            self._arrival = torch.Event(unseen.device)
-            self._arrival.record()
+            # The stream of the loss's device, which need not be the current one.
+            self._arrival = torch.cuda.current_stream(unseen.device).record_event()
         else:
             self._diverged = bool(divergent)
         return self._diverged

@@ -91,5 +91,3 @@ class Record:
         self.searched += self.committed + n_steps - kept
         del self._losses[kept:]
         self._validations = [v for v in self._validations if v.step <= kept]
-
-

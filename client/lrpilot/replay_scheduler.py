@@ -14,8 +14,8 @@ from lrpilot.schedule import Schedule, ScheduleError
 class ReplayScheduler(LRScheduler):
     """Sets group g at scheduler step k to `schedule.lr(k) * base_lr[g] / base_lr[0]`.
 
-    Base LRs are those that the optimizer's groups have when the scheduler is made, or had when an earlier one was (their
-    `initial_lr`, as for every PyTorch scheduler). The state dict holds where the replay is, and not the schedule.
+    Base LRs are those that the optimizer's groups have when the scheduler is made, or had when an earlier one was
+    (their `initial_lr`, as for every PyTorch scheduler). The state dict holds where the replay is, not the schedule.
     """
 
     def __init__(self, optimizer: Optimizer, schedule: Schedule) -> None:

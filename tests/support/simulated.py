@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import struct
+from typing import Any
 
 import numpy as np
 
@@ -162,7 +163,7 @@ def drive(config: JobConfig, training: SimulatedTraining, *, max_directives: int
 
 
 def config(
-    total_steps: int | None = 800, *, bounds: bool = True, has_validation: bool = False, **options: object
+    total_steps: int | None = 800, *, bounds: bool = True, has_validation: bool = False, **options: Any
 ) -> JobConfig:
     """A job with bounds that hold the simulated optimum; keywords are options of its policy, autolrs."""
     return JobConfig(
@@ -175,5 +176,5 @@ def config(
     )
 
 
-QUICK: dict[str, object] = {"tau": 40, "tau_prime": 8, "tau_max": 80, "candidates": 3, "forecaster": "last_value"}
+QUICK: dict[str, Any] = {"tau": 40, "tau_prime": 8, "tau_max": 80, "candidates": 3, "forecaster": "last_value"}
 """Options of a policy with short stages and a cheap forecaster, for tests of what is around it."""

@@ -58,6 +58,13 @@ class JobConfig(Value):
     has_validation: bool = False
     """Whether the client can validate."""
 
+    @pydantic.model_validator(mode="after")
+    def _storable(self) -> JobConfig:
+        for field in ("name", "family"):
+            if "\0" in getattr(self, field):
+                raise ValueError(f"{field}: a NUL character can't be stored")
+        return self
+
     @classmethod
     def checked(cls, **fields: Any) -> JobConfig:
         """A config from untrusted values.

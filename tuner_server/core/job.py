@@ -55,6 +55,7 @@ TRANSITIONS: dict[Status, set[Status]] = {
     Status.FAILED: set(),
 }
 
+_SEARCHES = {Phase.RANGE_TEST, Phase.PROBE}
 _STATUS_OF_PHASE = {
     Phase.WARM_UP: Status.WARM_UP,
     Phase.RANGE_TEST: Status.SEARCHING,
@@ -260,7 +261,7 @@ def _issue(state: JobState, report: Report | None, directive: Directive, step: S
     """
     rolled_back = report is not None and _rolled_back(state, report)
     snapshot = directive.snapshot or report is None
-    snapshot |= not (directive.phase.committed or rolled_back)
+    snapshot |= directive.phase in _SEARCHES and not rolled_back
     directive = directive.model_copy(
         update={
             "number": state.directive.number + 1 if report else 1,

@@ -27,7 +27,7 @@ def _model() -> nn.Module:
 
 
 def _optimizer(model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True)
+    return torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=True)
 
 
 def _masked(data: images.ImageSet, n: int, generator: torch.Generator) -> Batch:

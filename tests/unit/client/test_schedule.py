@@ -163,7 +163,7 @@ def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
 
 
 def optimizer(lr: float | torch.Tensor = 0.1) -> torch.optim.SGD:
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [torch.nn.Parameter(torch.ones(1))]},
         {"params": [torch.nn.Parameter(torch.ones(1))], "lr": 0.03},
     ]

@@ -36,11 +36,11 @@ def observe(
     )
 
 
-def bowl(n: int, seed: int = 0) -> Observations:
-    """Low enough in curvature that no loss is winsorised."""
+def wave(n: int, seed: int = 0) -> Observations:
+    """A curve with as much above its median as below: nothing is winsorised."""
     rng = np.random.default_rng(seed)
     log_lr = rng.uniform(*BOUNDS, size=n)
-    return observe(log_lr, 2.0 + 0.1 * (log_lr + 4.0) ** 2 + 0.02 * rng.normal(size=n))
+    return observe(log_lr, 2.0 + 0.5 * np.sin(log_lr) + 0.02 * rng.normal(size=n))
 
 
 def textbook_matern(a: FloatArray, b: FloatArray, lengthscale: float) -> FloatArray:
@@ -86,7 +86,7 @@ def normalised(log_lr: FloatArray) -> FloatArray:
 
 @pytest.mark.parametrize("n", [1, 2, 7, 20])
 def test_posterior_is_the_textbook_one(n: int, single_setting: tuple[float, float, float]) -> None:
-    observations = bowl(n)
+    observations = wave(n)
     fitted = Surrogate(BOUNDS).fit(observations)
     mean, variance, _ = textbook_gp(
         normalised(observations.log_lr),
@@ -101,7 +101,7 @@ def test_posterior_is_the_textbook_one(n: int, single_setting: tuple[float, floa
 
 
 def test_mixture_weights_are_likelihood_times_prior_and_moments_add_up() -> None:
-    observations = bowl(8)
+    observations = wave(8)
     fitted = Surrogate(BOUNDS).fit(observations)
     grid = module._grid()
     log_weights, means, variances = [], [], []
@@ -133,7 +133,7 @@ def test_mixture_weights_are_likelihood_times_prior_and_moments_add_up() -> None
     posterior = fitted.posterior(GRID)
     sd = np.sqrt(mixture_variance)
     assert (np.abs(posterior.mixture_mean() - mixture_mean) < 0.1 * sd).all()
-    np.testing.assert_allclose(np.sqrt(posterior.mixture_variance()), sd, rtol=0.1)
+    np.testing.assert_allclose(np.sqrt(posterior.mixture_variance()), sd, rtol=0.2)
 
 
 def test_mixture_variance_counts_the_disagreement_of_the_settings() -> None:
@@ -171,7 +171,7 @@ def test_noisier_observations_weigh_less() -> None:
 
 
 def test_losses_in_other_units_give_the_same_curve() -> None:
-    observations = bowl(9)
+    observations = wave(9)
     rescaled = Observations(
         observations.log_lr,
         50.0 + 1000.0 * observations.loss,
@@ -184,13 +184,19 @@ def test_losses_in_other_units_give_the_same_curve() -> None:
     np.testing.assert_allclose(other.mixture_variance(), 1e6 * one.mixture_variance(), rtol=1e-7)
 
 
-def test_one_wild_loss_leaves_the_rest_of_the_curve() -> None:
+def test_a_cliff_leaves_the_rest_of_the_curve() -> None:
     log_lr = np.linspace(-9.0, -0.5, 9)
-    loss = 2.0 + 0.1 * (log_lr + 4.0) ** 2
-    wild = loss.copy()
-    wild[-1] = 80.0
-    curve = Surrogate(BOUNDS).fit(observe(log_lr, wild)).posterior(log_lr[:-2]).mixture_mean()
-    np.testing.assert_allclose(curve, loss[:-2], atol=0.25)
+    loss = 2.0 - 0.15 * (log_lr + 9.0)
+    loss[-3:] = 80.0
+    posterior = Surrogate(BOUNDS).fit(observe(log_lr, loss)).posterior(log_lr)
+    np.testing.assert_allclose(posterior.mixture_mean()[:-4], loss[:-4], atol=0.06)
+    assert posterior.mixture_mean()[:-3].max() < posterior.mixture_mean()[-3:].min()
+
+
+def test_a_worse_loss_stays_worse_where_all_others_are_equal() -> None:
+    observations = observe([-8.0, -6.0, -4.0, -1.0], [2.0, 2.0, 2.0, 3.0], noise_var=0.0)
+    mean = Surrogate(BOUNDS).fit(observations).posterior(observations.log_lr).mixture_mean()
+    assert mean[-1] > mean[:-1].max() + 0.02
 
 
 def test_prior_mean_holds_where_nothing_was_seen() -> None:
@@ -222,7 +228,7 @@ def test_censored_posterior_and_evidence_are_those_of_numerical_integration(
     single_setting: tuple[float, float, float],
 ) -> None:
     """With one censored observation: f there is Gaussian given the others, cut off at the threshold."""
-    observations = observe([-8.0, -5.0, -3.5, -2.5], [2.9, 2.2, 2.0, 2.6], censored=[3])
+    observations = observe([-8.0, -5.0, -3.5, -2.5], [2.5, 2.2, 2.0, 2.45], censored=[3])
     fitted = Surrogate(BOUNDS).fit(observations)
     x = normalised(observations.log_lr)
     y = (observations.loss - fitted.centre) / fitted.scale
@@ -239,6 +245,7 @@ def test_censored_posterior_and_evidence_are_those_of_numerical_integration(
                 mean[0] + 12.0,
                 points=[y[3]],
                 limit=400,
+                epsabs=0.0,
             )[0]
         )
 
@@ -262,7 +269,7 @@ def test_censored_posterior_and_evidence_are_those_of_numerical_integration(
 
 
 def test_a_censored_threshold_that_says_nothing_changes_nothing() -> None:
-    seen = bowl(6)
+    seen = wave(6)
     log_lr = np.append(seen.log_lr, -1.0)
     vacuous = observe(log_lr, np.append(seen.loss, -1e3), censored=[6])
     expected = Surrogate(BOUNDS).fit(seen).posterior(GRID)
@@ -272,7 +279,7 @@ def test_a_censored_threshold_that_says_nothing_changes_nothing() -> None:
 
 
 def test_the_curve_follows_the_threshold_continuously_and_a_huge_one_is_no_magic_number() -> None:
-    seen = bowl(6)
+    seen = wave(6)
     log_lr = np.append(seen.log_lr, -0.5)
 
     def curve(threshold: float) -> FloatArray:

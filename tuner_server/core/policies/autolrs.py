@@ -175,7 +175,7 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
             return self._after_probe(state, directive, report, progress)
         if report.outcome is Outcome.DIVERGED:
             assert directive.profile is not None
-            ceiling = directive.profile.start_lr / RETREAT
+            ceiling = max(directive.profile.start_lr, directive.profile.end_lr) / RETREAT
             state = state.model_copy(update={"ceiling": ceiling})
         return self._open_stage(state, progress)
 

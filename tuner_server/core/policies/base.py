@@ -20,7 +20,9 @@ from tuner_server.core.messages import Decision, Directive, Report, Value
 
 
 class Options(Value):
-    """The base of a policy's options: every constant of the method, with its default."""
+    """The base of a policy's options: every constant of the method, with its default. All numbers are finite."""
+
+    model_config = pydantic.ConfigDict(allow_inf_nan=False)
 
 
 class PolicyState(Value):

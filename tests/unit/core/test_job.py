@@ -1,0 +1,556 @@
+"""The life of a job, driven by plain loops: what moves it, what is refused, and what its books say."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from lrpilot.profile import Profile
+
+from tests.support.simulated import QUICK, SimulatedTraining, config, drive
+from tuner_server.core import job, policies
+from tuner_server.core.config import JobConfig
+from tuner_server.core.errors import InvalidInputError, PolicyError, PreconditionError
+from tuner_server.core.job import TRANSITIONS, JobState, Status, Transition
+from tuner_server.core.messages import Directive, Outcome, Phase, Report, Validation
+from tuner_server.core.policies.base import Options, Policy, PolicyState, Progress, Step
+
+
+def report_on(
+    directive: Directive, outcome: Outcome = Outcome.COMPLETED, n: int | None = None, **fields: Any
+) -> Report:
+    n = directive.n_steps if n is None else n
+    fields.setdefault("losses", (1.0,) * n)
+    return Report(directive_number=directive.number, outcome=outcome, **fields)
+
+
+def step(transition: Transition, outcome: Outcome = Outcome.COMPLETED, n: int | None = None) -> Transition:
+    return job.advance(transition.state, report_on(transition.directive, outcome, n))
+
+
+def until(phase: Phase, **options: Any) -> Transition:
+    """A job whose outstanding directive is of that phase."""
+    transition = job.create(config(400, **QUICK | options))
+    while transition.directive.phase is not phase:
+        transition = step(transition)
+    return transition
+
+
+class ScriptedOptions(Options):
+    """Phases in order, of `n_steps` each; "raise" raises."""
+
+    script: tuple[str, ...]
+    n_steps: int = 5
+
+
+class Scripted(Policy[ScriptedOptions, PolicyState]):
+    """Does what its options say."""
+
+    name = "scripted"
+    options_type = ScriptedOptions
+    state_type = PolicyState
+
+    def start(self, progress: Progress) -> Step[PolicyState]:
+        return self._next(0)
+
+    def advance(
+        self, state: PolicyState, directive: Directive, report: Report, progress: Progress
+    ) -> Step[PolicyState]:
+        return self._next(directive.number)
+
+    def _next(self, index: int) -> Step[PolicyState]:
+        word = self.options.script[index]
+        if word == "raise":
+            raise PolicyError("as scripted")
+        phase = Phase(word)
+        n_steps = 0 if phase is Phase.STOP else self.options.n_steps
+        profile = Profile.constant(0.1, n_steps) if n_steps else None
+        return Step(PolicyState(), Directive(phase=phase, n_steps=n_steps, profile=profile))
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(policies.POLICIES, Scripted.name, Scripted)
+
+
+def scripted_config(*script: str, total_steps: int | None = 100) -> JobConfig:
+    return config(total_steps).model_copy(update={"policy": "scripted", "policy_options": {"script": script}})
+
+
+# --- the transition table ---------------------------------------------------------------------------------------------
+
+LIVE = [Status.WARM_UP, Status.SEARCHING, Status.TRAINING]
+PHASES_WITH_STEPS = [phase for phase in Phase if phase is not Phase.STOP]
+
+
+def test_every_status_is_in_the_table_and_ends_lead_nowhere() -> None:
+    assert set(TRANSITIONS) == set(Status)
+    assert [status for status in Status if status.live] == LIVE
+
+
+@pytest.mark.usefixtures("scripted")
+@pytest.mark.parametrize("after", Phase)
+@pytest.mark.parametrize("before", PHASES_WITH_STEPS)
+def test_a_policy_moves_the_job_along_the_table_or_fails_it(before: Phase, after: Phase) -> None:
+    transition = step(job.create(scripted_config(before, after)))
+    if (before, after) == (Phase.TRAIN, Phase.WARM_UP):
+        assert transition.state.status is Status.FAILED
+        assert "training does not lead to warm_up" in transition.state.message
+        assert transition.directive.phase is Phase.STOP
+    else:
+        assert transition.directive.phase is after
+        expected = {
+            Phase.WARM_UP: Status.WARM_UP,
+            Phase.RANGE_TEST: Status.SEARCHING,
+            Phase.PROBE: Status.SEARCHING,
+            Phase.TRAIN: Status.TRAINING,
+            Phase.STOP: Status.FINISHED,
+        }[after]
+        assert transition.state.status is expected
+    assert transition.directive.restore is not before.committed
+    begins_at_a_snapshot = before.committed and after in (Phase.PROBE, Phase.RANGE_TEST)
+    assert transition.directive.snapshot is begins_at_a_snapshot
+
+
+def ended(status: Status) -> JobState:
+    transition = until(Phase.TRAIN)
+    if status is Status.CANCELLED:
+        state = job.cancel(transition.state, "enough")
+        return job.advance(state, report_on(transition.directive)).state
+    if status is Status.FAILED:
+        return job._stop(transition.state, report_on(transition.directive), Status.FAILED, "broken").state
+    return drive(config(400, **QUICK), SimulatedTraining()).state
+
+
+@pytest.mark.parametrize("status", [Status.FINISHED, Status.CANCELLED, Status.FAILED])
+def test_an_ended_job_refuses_every_event(status: Status) -> None:
+    state = ended(status)
+    before = state.model_dump_json()
+    assert state.status is status
+    for outcome in Outcome:
+        with pytest.raises(PreconditionError, match="ended"):
+            job.advance(state, report_on(state.directive, outcome, 1))
+    with pytest.raises(PreconditionError, match="ended"):
+        job.cancel(state, "")
+    assert state.model_dump_json() == before
+
+
+@pytest.mark.parametrize("phase", [Phase.WARM_UP, Phase.PROBE, Phase.TRAIN])
+@pytest.mark.parametrize("off_by", [-1, 1, 1000])
+def test_a_wrong_number_is_refused_and_leaves_the_job_alone(phase: Phase, off_by: int) -> None:
+    state = until(phase, warmup_steps=10).state
+    before = state.model_dump_json()
+    report = report_on(state.directive).model_copy(update={"directive_number": state.directive.number + off_by})
+    with pytest.raises(PreconditionError, match=r"report\.directive_number"):
+        job.advance(state, report)
+    assert state.model_dump_json() == before
+    job.advance(state, report_on(state.directive))
+
+
+# --- a policy that breaks the contract --------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("scripted")
+def test_a_policy_that_raises_fails_the_job_and_rolls_the_probe_back() -> None:
+    transition = step(job.create(scripted_config("probe", "raise")))
+    assert transition.state.status is Status.FAILED
+    assert "as scripted" in transition.state.message
+    assert transition.directive.phase is Phase.STOP
+    assert transition.directive.restore
+
+
+@pytest.mark.usefixtures("scripted")
+def test_a_policy_can_not_ask_for_more_steps_than_are_left() -> None:
+    transition = step(job.create(scripted_config("train", "train", total_steps=9)))
+    assert transition.state.status is Status.FAILED
+    assert "5 steps asked for, 4 are left" in transition.state.message
+
+
+@pytest.mark.usefixtures("scripted")
+def test_a_stop_of_the_policy_ends_the_job_before_its_budget() -> None:
+    transition = step(job.create(scripted_config("train", "stop")))
+    assert transition.state.status is Status.FINISHED
+    assert transition.state.committed_steps == 5
+    assert transition.directive.n_steps == 0
+
+
+def test_an_unknown_policy_is_refused() -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        job.create(config().model_copy(update={"policy": "magic"}))
+    assert caught.value.violations[0].field == "policy"
+    assert "autolrs" in caught.value.violations[0].description
+
+
+# --- numbers and books ------------------------------------------------------------------------------------------------
+
+
+def test_directives_are_numbered_from_1_with_parts_and_stop() -> None:
+    run = drive(config(800, **QUICK), SimulatedTraining())
+    assert [directive.number for directive in run.directives] == list(range(1, len(run.directives) + 1))
+    assert any(exchange.report and exchange.report.outcome is Outcome.PARTIAL for exchange in run.exchanges)
+
+
+def test_the_state_names_the_policy_that_was_chosen_for_it() -> None:
+    assert job.create(config().model_copy(update={"policy": ""})).state.config.policy == "autolrs"
+
+
+def test_books_of_a_probe_a_commit_and_a_divergence() -> None:
+    transition = until(Phase.TRAIN)
+    assert (transition.state.committed_steps, transition.state.search_steps) == (0, 3 * 8)
+    transition = step(transition)
+    assert (transition.state.committed_steps, transition.state.search_steps) == (40, 3 * 8)
+    transition = step(transition, Outcome.DIVERGED, 5)  # a probe of the second stage
+    assert (transition.state.committed_steps, transition.state.search_steps) == (40, 3 * 8 + 5)
+    while transition.directive.phase is not Phase.TRAIN:
+        transition = step(transition)
+    searched = transition.state.search_steps
+    transition = step(transition, Outcome.PARTIAL, 30)
+    assert (transition.state.committed_steps, transition.state.search_steps) == (70, searched)
+    transition = step(transition, Outcome.DIVERGED, 7)
+    assert (transition.state.committed_steps, transition.state.search_steps) == (40, searched + 37)
+    assert transition.directive.restore
+
+
+def test_the_loss_now_is_the_mean_of_the_last_ten_committed_losses() -> None:
+    transition = until(Phase.TRAIN)
+    assert transition.state.last_loss is None
+    losses = (9.0,) * 30 + tuple(float(i) for i in range(10))
+    transition = job.advance(transition.state, report_on(transition.directive, losses=losses))
+    assert transition.state.last_loss == 4.5
+    assert step(transition).state.last_loss == 4.5  # a probe does not touch it
+
+
+def test_validations_of_committed_steps_are_kept_the_best_too() -> None:
+    transition = job.create(config(400, has_validation=True, **QUICK))
+    seen: list[tuple[float | None, float | None]] = []
+    for loss in (0.5, 0.7):
+        while transition.directive.phase is not Phase.TRAIN:
+            directive = transition.directive
+            validations = tuple(Validation(step=s, loss=0.1) for s in directive.validate_at)
+            transition = job.advance(transition.state, report_on(directive, validations=validations))
+        validations = (Validation(step=transition.directive.n_steps, loss=loss),)
+        transition = job.advance(transition.state, report_on(transition.directive, validations=validations))
+        seen.append((transition.state.last_validation, transition.state.best_validation))
+    assert seen == [(0.5, 0.5), (0.7, 0.5)]
+
+
+def test_wall_time_adds_up() -> None:
+    transition = until(Phase.PROBE)
+    transition = job.advance(transition.state, report_on(transition.directive, wall_time_s=1.5))
+    transition = job.advance(transition.state, report_on(transition.directive, wall_time_s=0.25))
+    assert transition.state.wall_time_s == 1.75
+
+
+@pytest.mark.parametrize("parts", [[1], [39], [13, 13, 13], [10, 20]])
+def test_parts_give_the_same_as_the_whole(parts: list[int]) -> None:
+    """Of losses that are all alike: the mean of the last ten is taken within the last part."""
+    whole = step(until(Phase.TRAIN))
+    transition = until(Phase.TRAIN)
+    lrs: list[float] = []
+    for n in parts:
+        assert transition.directive.profile is not None
+        lrs += [transition.directive.profile.lr(i) for i in range(n)]
+        transition = step(transition, Outcome.PARTIAL, n)
+        assert not transition.directive.restore
+        assert not transition.directive.snapshot
+    transition = step(transition)
+    ignored = {"directive": {"number"}, "lease": {"number"}}
+    assert transition.state.model_dump(exclude=ignored) == whole.state.model_dump(exclude=ignored)
+
+
+def test_the_rest_after_a_part_goes_on_in_the_profile_and_its_validations() -> None:
+    transition = job.create(config(400, has_validation=True, warmup_steps=30, **QUICK))
+    whole = transition.directive
+    rest = step(transition, Outcome.PARTIAL, 12).directive
+    assert whole.profile is not None
+    assert rest.profile is not None
+    assert rest.n_steps == 18
+    assert [rest.profile.lr(i) for i in range(18)] == [whole.profile.lr(12 + i) for i in range(18)]
+    directive = Directive(
+        phase=Phase.TRAIN, n_steps=9, profile=Profile.constant(0.1, 9), validate_at=(0, 4, 5, 9), restore=True
+    )
+    assert directive.after(4).validate_at == (1, 5)
+    assert not directive.after(4).restore
+
+
+# --- cancelling -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", [Phase.RANGE_TEST, Phase.WARM_UP, Phase.PROBE, Phase.TRAIN])
+@pytest.mark.parametrize("outcome", Outcome)
+def test_after_a_cancel_the_open_report_is_taken_and_answered_with_stop(phase: Phase, outcome: Outcome) -> None:
+    if outcome is Outcome.PARTIAL and not phase.committed:
+        return
+    transition = job.create(config(400, bounds=phase is not Phase.RANGE_TEST, **QUICK, warmup_steps=10))
+    while transition.directive.phase is not phase:
+        transition = step(transition)
+    state = job.cancel(transition.state, "enough")
+    assert (state.status, state.directive) == (Status.CANCELLED, transition.directive)
+    n = transition.directive.n_steps if outcome is Outcome.COMPLETED else 3
+    stopped = job.advance(state, report_on(state.directive, outcome, n))
+    assert stopped.directive.phase is Phase.STOP
+    assert stopped.directive.reason == "enough"
+    assert stopped.directive.restore is (not phase.committed or outcome is Outcome.DIVERGED)
+    assert stopped.state.status is Status.CANCELLED
+
+
+# --- bad reports ------------------------------------------------------------------------------------------------------
+
+NAN, INF = math.nan, math.inf
+PROBE_OF_8 = Directive(number=3, phase=Phase.PROBE, n_steps=8, profile=Profile.constant(0.1, 8), validate_at=(4, 8))
+TRAIN_OF_8 = PROBE_OF_8.model_copy(update={"phase": Phase.TRAIN, "validate_at": (8,)})
+BOTH = (Validation(step=4, loss=1.0), Validation(step=8, loss=1.0))
+
+
+@pytest.mark.parametrize(
+    ("directive", "report", "field"),
+    [
+        (PROBE_OF_8, report_on(PROBE_OF_8, n=7, validations=BOTH), "report.losses"),
+        (PROBE_OF_8, report_on(PROBE_OF_8, n=9, validations=BOTH), "report.losses"),
+        (PROBE_OF_8, report_on(PROBE_OF_8, n=0), "report.losses"),
+        (PROBE_OF_8, report_on(PROBE_OF_8, Outcome.DIVERGED, 0), "report.losses"),
+        (PROBE_OF_8, report_on(PROBE_OF_8, Outcome.DIVERGED, 9), "report.losses"),
+        (PROBE_OF_8, report_on(PROBE_OF_8, Outcome.PARTIAL, 4), "report.outcome"),
+        (TRAIN_OF_8, report_on(TRAIN_OF_8, Outcome.PARTIAL, 8), "report.losses"),
+        (TRAIN_OF_8, report_on(TRAIN_OF_8, Outcome.PARTIAL, 0), "report.losses"),
+        (TRAIN_OF_8, report_on(TRAIN_OF_8, losses=(1.0,) * 5 + (NAN, 1.0, 1.0)), "report.losses[5]"),
+        (TRAIN_OF_8, report_on(TRAIN_OF_8, losses=(INF,) + (1.0,) * 7), "report.losses[0]"),
+        (TRAIN_OF_8, report_on(TRAIN_OF_8, Outcome.PARTIAL, losses=(1.0, -INF)), "report.losses[1]"),
+        (PROBE_OF_8, report_on(PROBE_OF_8), "report.validations"),
+        (PROBE_OF_8, report_on(PROBE_OF_8, validations=BOTH[:1]), "report.validations"),
+        (PROBE_OF_8, report_on(PROBE_OF_8, validations=BOTH[::-1]), "report.validations"),
+        (PROBE_OF_8, report_on(PROBE_OF_8, validations=(BOTH[0], *BOTH)), "report.validations"),
+        (PROBE_OF_8, report_on(PROBE_OF_8, validations=(*BOTH, Validation(step=5, loss=1.0))), "report.validations"),
+        (PROBE_OF_8, report_on(PROBE_OF_8, Outcome.DIVERGED, 5, validations=BOTH), "report.validations"),
+        (TRAIN_OF_8, report_on(TRAIN_OF_8, validations=BOTH), "report.validations"),
+        (TRAIN_OF_8, report_on(TRAIN_OF_8, validations=(Validation(step=8, loss=NAN),)), "report.validations[0].loss"),
+        (TRAIN_OF_8, report_on(TRAIN_OF_8, wall_time_s=-1.0), "report.wall_time_s"),
+        (TRAIN_OF_8, report_on(TRAIN_OF_8, wall_time_s=NAN), "report.wall_time_s"),
+    ],
+)
+def test_a_bad_report_is_refused_by_the_field_at_fault(directive: Directive, report: Report, field: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        job.check_report(directive, report, has_validation=True)
+    assert [violation.field for violation in caught.value.violations] == [field]
+
+
+@pytest.mark.parametrize(
+    ("directive", "report", "has_validation"),
+    [
+        (PROBE_OF_8, report_on(PROBE_OF_8, validations=BOTH), True),
+        (PROBE_OF_8, report_on(PROBE_OF_8), False),
+        (PROBE_OF_8, report_on(PROBE_OF_8, Outcome.DIVERGED, losses=(1.0, NAN, INF)), True),
+        (
+            PROBE_OF_8,
+            report_on(PROBE_OF_8, Outcome.DIVERGED, 5, validations=(Validation(step=4, loss=INF),)),
+            True,
+        ),
+        (PROBE_OF_8, report_on(PROBE_OF_8, Outcome.DIVERGED, 8), True),
+        (TRAIN_OF_8, report_on(TRAIN_OF_8), True),
+        (TRAIN_OF_8, report_on(TRAIN_OF_8, Outcome.PARTIAL, 7), True),
+        (TRAIN_OF_8, report_on(TRAIN_OF_8, validations=BOTH[1:]), True),
+    ],
+)
+def test_a_sound_report_is_taken(directive: Directive, report: Report, has_validation: bool) -> None:
+    job.check_report(directive, report, has_validation)
+
+
+def test_a_refused_report_leaves_the_job_alone() -> None:
+    state = until(Phase.TRAIN).state
+    before = state.model_dump_json()
+    with pytest.raises(InvalidInputError):
+        job.advance(state, report_on(state.directive, n=3))
+    assert state.model_dump_json() == before
+
+
+# --- determinism, and the promise of total_steps ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bounds", [True, False])
+def test_the_same_seed_and_reports_give_the_same_directives_bit_for_bit(bounds: bool) -> None:
+    runs = [drive(config(1200, bounds=bounds, **QUICK), SimulatedTraining(seed=3)) for _ in range(2)]
+    assert runs[0].exchanges == runs[1].exchanges
+    assert runs[0].state.model_dump_json() == runs[1].state.model_dump_json()
+
+
+def test_another_seed_gives_another_schedule() -> None:
+    lrs = []
+    for seed in (0, 1):
+        run = drive(config(400, **QUICK).model_copy(update={"seed": seed}), SimulatedTraining())
+        lrs.append([directive.profile.start_lr for directive in run.directives if directive.profile])
+    assert lrs[0] != lrs[1]
+
+
+def test_a_job_with_no_end_goes_on() -> None:
+    run = drive(config(None, **QUICK), SimulatedTraining(), max_directives=60)
+    assert run.state.status.live
+    assert run.state.remaining_steps is None
+    assert run.state.directive.stage > 5
+
+
+LOSSES = st.floats(-1e3, 1e3, width=32)
+BAD = st.sampled_from([NAN, INF, -INF])
+
+
+class JobMachine(RuleBasedStateMachine):
+    """Any sequence of reports and cancels, with the state written and read at any time.
+
+    Beside the job runs a client that knows nothing but its directives: how many steps are in its model, how many there
+    were when it took its snapshot, how many it ran in all.
+    """
+
+    transition: Transition
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config: JobConfig
+        self.events: list[tuple[Report | None, Transition | JobState]] = []
+        self.in_model = self.snapshot = self.n_run = 0
+
+    @initialize(
+        tau=st.integers(4, 60),
+        probe_share=st.integers(2, 6),
+        candidates=st.integers(1, 3),
+        tau_max=st.integers(60, 120),
+        warmup_steps=st.sampled_from([0, 0, 7, 120]),
+        spare=st.integers(0, 400),
+        endless=st.sampled_from([False, False, False, True]),
+        bounds=st.booleans(),
+        has_validation=st.booleans(),
+    )
+    def open(
+        self,
+        tau: int,
+        probe_share: int,
+        candidates: int,
+        tau_max: int,
+        warmup_steps: int,
+        spare: int,
+        endless: bool,
+        bounds: bool,
+        has_validation: bool,
+    ) -> None:
+        tau_prime = max(1, tau // probe_share)
+        total = 40 + warmup_steps + tau + candidates * tau_prime + spare
+        self.config = config(
+            None if endless else total,
+            bounds=bounds,
+            has_validation=has_validation,
+            tau=tau,
+            tau_prime=tau_prime,
+            tau_max=tau_max,
+            candidates=candidates,
+            warmup_steps=warmup_steps,
+            forecaster="last_value",
+            validations=4,
+        )
+        self.transition = job.create(self.config)
+        self._carry_out()
+
+    @property
+    def directive(self) -> Directive:
+        return self.transition.directive
+
+    def running(self) -> bool:
+        return self.directive.phase is not Phase.STOP
+
+    @precondition(running)
+    @rule(level=LOSSES)
+    def complete(self, level: float) -> None:
+        self._report(Outcome.COMPLETED, self.directive.n_steps, (level,) * self.directive.n_steps)
+
+    @precondition(lambda self: self.directive.phase.committed and self.directive.n_steps > 1)
+    @rule(data=st.data(), level=LOSSES)
+    def partial(self, data: st.DataObject, level: float) -> None:
+        n = data.draw(st.integers(1, self.directive.n_steps - 1))
+        self._report(Outcome.PARTIAL, n, (level,) * n)
+
+    @precondition(running)
+    @rule(data=st.data(), level=LOSSES, last=LOSSES | BAD)
+    def diverge(self, data: st.DataObject, level: float, last: float) -> None:
+        n = data.draw(st.integers(1, self.directive.n_steps))
+        self._report(Outcome.DIVERGED, n, (level,) * (n - 1) + (last,))
+
+    @precondition(running)
+    @rule()
+    def refuse(self) -> None:
+        before = self.transition.state.model_dump_json()
+        with pytest.raises(InvalidInputError):
+            job.advance(self.transition.state, report_on(self.directive, n=self.directive.n_steps + 1))
+        with pytest.raises(PreconditionError):
+            job.advance(self.transition.state, report_on(self.directive.model_copy(update={"number": 0})))
+        assert self.transition.state.model_dump_json() == before
+
+    @precondition(lambda self: self.transition.state.status.live)
+    @rule(really=st.sampled_from([False] * 7 + [True]))
+    def cancel(self, really: bool) -> None:
+        if really:
+            state = job.cancel(self.transition.state, "enough")
+            self.transition = Transition(state, self.directive)
+
+    @rule()
+    def write_and_read(self) -> None:
+        state = self.transition.state
+        text = state.model_dump_json()
+        read = JobState.model_validate_json(text)
+        assert read.model_dump_json() == text
+        self.transition = Transition(read, read.directive)
+
+    def _report(self, outcome: Outcome, n: int, losses: tuple[float, ...]) -> None:
+        before, directive = self.transition.state, self.directive
+        due = [s for s in directive.validate_at if s <= n] if self.config.has_validation else []
+        report = report_on(
+            directive, outcome, losses=losses, validations=tuple(Validation(step=s, loss=1.0) for s in due)
+        )
+        self.transition = job.advance(before, report)
+        again = job.advance(JobState.model_validate_json(before.model_dump_json()), report)
+        assert again.directive == self.directive
+        assert again.state.model_dump_json() == self.transition.state.model_dump_json()
+        self.in_model += n
+        self.n_run += n
+        assert self.directive.number == directive.number + 1
+        assert self.directive.restore is (not directive.phase.committed or outcome is Outcome.DIVERGED)
+        self._carry_out()
+
+    def _carry_out(self) -> None:
+        if self.directive.restore:
+            self.in_model = self.snapshot
+        if self.directive.snapshot:
+            self.snapshot = self.in_model
+
+    @invariant()
+    def books_are_those_of_the_client(self) -> None:
+        state = self.transition.state
+        assert state.committed_steps == self.in_model
+        assert state.committed_steps + state.search_steps == self.n_run
+        assert state.snapshot_step == self.snapshot
+
+    @invariant()
+    def total_steps_is_a_promise(self) -> None:
+        state, total = self.transition.state, self.config.total_steps
+        assert state.status is not Status.FAILED, state.message
+        if total is None:
+            assert state.status is not Status.FINISHED
+            return
+        assert self.n_run + self.directive.n_steps <= total
+        if state.status is Status.FINISHED:
+            assert self.n_run == total
+            assert not self.running()
+
+    @invariant()
+    def committed_lrs_are_within_reach(self) -> None:
+        profile = self.directive.profile
+        if self.directive.phase in (Phase.PROBE, Phase.TRAIN):
+            assert profile is not None
+            assert self.transition.state.bounds is not None
+            assert 0 < profile.start_lr <= self.transition.state.bounds.max * (1 + 1e-12)
+
+
+JobMachine.TestCase.settings = hypothesis.settings(
+    max_examples=40, stateful_step_count=40, deadline=None, derandomize=True
+)
+TestJobMachine = JobMachine.TestCase

@@ -3,9 +3,9 @@
     python -m benchmarks.hook --json hook.json --plot hook.png
 
 Every loop trains the same network, in one process on one thread, in short blocks whose order is drawn anew each round,
-so that a machine that slows down slows all of them. What counts is the ratio of medians to the bare loop's, one for each
-repeat; a second bare loop shows how far such ratios stray by chance. Processor time is given beside wall time: it leaves
-out what the loop waits for, a busy machine as well as an answer.
+so that a machine that slows down slows all of them. What counts is the ratio of medians to the bare loop's, one for
+each repeat; a second bare loop shows how far such ratios stray by chance. Processor time is given beside wall time: it
+leaves out what the loop waits for, be that another process or an answer.
 
 - *hook, constant LR*: a tuner of a real server process, in the committed steps of an `autolrs` job.
 - *hook, decaying LR*: a tuner that follows a scripted linear decay, and so sets another LR at every step.
@@ -51,7 +51,7 @@ WIDTH, DEPTH, BATCH_SIZE = 384, 4, 64
 """A step of some 5 ms on one slow core."""
 LR = 1e-3
 BLOCK_STEPS = 5
-"""Some 25 ms: far above the clock's grain, and short, so that few blocks are hit when another process wants the core."""
+"""Some 25 ms: far above the clock's grain, and short, so that another process on the core hits few of the blocks."""
 WARM_UP_BLOCKS = 5
 HORIZON = 1_000_000
 """Steps of a directive: more than are run."""
@@ -246,9 +246,9 @@ def show(rows: list[dict[str, Any]], hook: dict[str, dict[str, Any]], console: C
             row["loop"],
             f"{row['median_wall_ms']:.2f}",
             f"{row['median_ratio_wall']:.3f}",
-            "{:.3f} - {:.3f}".format(*row["range_ratio_wall"]),
+            "{:.2f}-{:.2f}".format(*row["range_ratio_wall"]),
             f"{row['median_ratio_cpu']:.3f}",
-            "{:.3f} - {:.3f}".format(*row["range_ratio_cpu"]),
+            "{:.2f}-{:.2f}".format(*row["range_ratio_cpu"]),
         )
     for name, own in hook.items():
         alone_table.add_row(

@@ -28,7 +28,6 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
 from tuner_server.core.errors import InvalidInputError, TunerError
-from tuner_server.storage import Database, open_storage, upgrade_schema
 
 TIMEOUT_S = 30.0
 GRACE_S = 10.0
@@ -104,8 +103,9 @@ def serve(
     ] = False,
 ) -> None:
     """Run a tuner server until SIGTERM."""
-    # Only here: PyTorch takes a second or two to import, and no other command needs it.
+    # Only here: PyTorch takes a second or two to import, and the commands that ask a server don't need it.
     from tuner_server.serve import serve as run
+    from tuner_server.storage import open_storage
 
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
@@ -177,7 +177,9 @@ def export(
     server: ServerOption = None,
 ) -> None:
     """Write a job's schedule, with its history, as JSON."""
-    _full_schedule(server, job).save(output)
+    schedule = _full_schedule(server, job)
+    with _writing(output):
+        schedule.save(output)
 
 
 @app.command(epilog="Example: `lrpilot plot 3f2a -o schedule.png`")
@@ -187,7 +189,9 @@ def plot(
     server: ServerOption = None,
 ) -> None:
     """Draw LR and loss over steps, probes apart."""
-    _full_schedule(server, job).plot(output)
+    schedule = _full_schedule(server, job)
+    with _writing(output):
+        schedule.plot(output)
 
 
 @app.command(epilog='Example: `lrpilot cancel 3f2a --reason "wrong data"`')
@@ -224,6 +228,8 @@ def demo(
 @db_app.command(epilog="Example: `lrpilot db upgrade --db postgresql://lrpilot@db/lrpilot`")
 def upgrade(db: DbOption = "") -> None:
     """Bring a database to this version's schema."""
+    from tuner_server.storage import Database, upgrade_schema  # brings PyTorch, as in `serve`
+
     with Database(db or default_db()) as database:
         done = upgrade_schema(database)
     before = done.before or "nothing"
@@ -236,12 +242,23 @@ def _connected(server: str | None) -> Iterator[GrpcTransport]:
     with contextlib.ExitStack() as stack:
         if server is None:
             console = Console(stderr=True)
-            progress = Progress(SpinnerColumn(), TextColumn("{task.description}"), transient=True, console=console)
+            columns = (SpinnerColumn(), TextColumn("{task.description}"))
+            # In a log it would leave an empty line.
+            progress = Progress(*columns, transient=True, console=console, disable=not console.is_terminal)
             with progress:
                 progress.add_task("opening your database (no --server was named)")
                 embedded = stack.enter_context(contextlib.closing(EmbeddedServer()))
             server = embedded.target
         yield stack.enter_context(contextlib.closing(GrpcTransport(server, TIMEOUT_S)))
+
+
+@contextlib.contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    """Raises: InvalidInputError: the file can't be written."""
+    try:
+        yield
+    except OSError as error:
+        raise InvalidInputError.of("output", f"{output}: {error.strerror}") from error
 
 
 def _schedule(tuner: GrpcTransport, job: str, view: pb.ScheduleView.ValueType) -> pb.GetScheduleResponse:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import json
 import uuid
 from collections.abc import Callable, Sequence
 
@@ -107,4 +108,6 @@ class TunerService:
 
 def fingerprint(value: Value) -> bytes:
     """A digest that equal values share, and no others."""
-    return hashlib.sha256(value.model_dump_json().encode()).digest()
+    # Sorted: the order of a map that came over the wire is no part of it, and differs between processes.
+    text = json.dumps(value.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(text.encode()).digest()

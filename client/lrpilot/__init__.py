@@ -1,7 +1,7 @@
 """LRPilot: the learning rate of a training run, tuned while it runs.
 
-`lrpilot.Tuner` is the hook for a training loop, `lrpilot.Schedule` what it found. PyTorch is imported with the tuner, and
-not before.
+`lrpilot.Tuner` is the hook for a training loop, `lrpilot.Schedule` what it found. PyTorch is imported with the tuner,
+and not before.
 """
 
 from __future__ import annotations

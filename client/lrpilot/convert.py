@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from lrpilot.errors import ScheduleError
 from lrpilot.profile import Profile, Shape
-from lrpilot.schedule import Phase, Probe, Schedule, ScheduleError, Segment, Validation
+from lrpilot.schedule import Phase, Probe, Schedule, Segment, Validation
 from lrpilot.v1 import tuner_pb2
 
 _SHAPES = {

@@ -62,7 +62,8 @@ class EmbeddedServer:
             self._process.kill()
             errors = self._process.stderr.read().decode().strip().splitlines()
             self.close()
-            raise UnavailableError(f"server: the embedded one did not start: {' '.join(errors[-1:])}", "UNAVAILABLE")
+            why = errors[-1].removeprefix("lrpilot: ") if errors else "it says nothing"
+            raise UnavailableError(f"server: the embedded one did not start: {why}", "UNAVAILABLE")
         # Nobody reads its log: a full pipe would block it.
         threading.Thread(target=_drain, args=(self._process,), daemon=True).start()
         return line.removeprefix("listening on ")

@@ -8,7 +8,8 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lrpilot.schedule import Schedule, ScheduleError
+from lrpilot.errors import ScheduleError
+from lrpilot.schedule import Schedule
 
 
 class ReplayScheduler(LRScheduler):

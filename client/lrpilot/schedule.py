@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lrpilot.errors import ScheduleError
 from lrpilot.profile import Profile
 
 if TYPE_CHECKING:
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
 
     from lrpilot.v1 import tuner_pb2
-
-
-class ScheduleError(ValueError):
-    """A schedule that makes no sense, or can't be read or used."""
 
 
 class Phase(enum.StrEnum):

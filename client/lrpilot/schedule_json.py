@@ -11,8 +11,9 @@ import json
 import math
 from typing import Any
 
+from lrpilot.errors import ScheduleError
 from lrpilot.profile import Profile, Shape
-from lrpilot.schedule import Phase, Probe, Schedule, ScheduleError, Segment, Validation
+from lrpilot.schedule import Phase, Probe, Schedule, Segment, Validation
 
 _FORMAT = "lrpilot.schedule"
 # Raised when a reader of the version before would misread a file.

@@ -6,7 +6,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lrpilot.schedule import Probe, Schedule, ScheduleError
+from lrpilot.errors import ScheduleError
+from lrpilot.schedule import Probe, Schedule
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

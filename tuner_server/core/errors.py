@@ -44,10 +44,11 @@ class InvalidInputError(TunerError):
 
     @classmethod
     def from_pydantic(cls, error: pydantic.ValidationError, prefix: str = "") -> InvalidInputError:
-        """Pydantic's findings as violations; fields are dotted paths below `prefix`."""
+        """Pydantic's findings as violations; fields are paths below `prefix`, as `prefix.names[0].first`."""
         violations = []
         for item in error.errors():
-            path = ".".join([prefix, *map(str, item["loc"])] if prefix else map(str, item["loc"]))
+            parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]]
+            path = "".join([prefix, *parts]).removeprefix(".")
             message = item["msg"].removeprefix("Value error, ")
             shown = "" if isinstance(item["input"], dict) else f" (got {item['input']!r})"
             violations.append(FieldViolation(path or "config", f"{message}{shown}"))

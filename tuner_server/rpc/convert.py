@@ -22,7 +22,6 @@ from tuner_server.core.messages import (
     Outcome,
     Phase,
     Report,
-    Validation,
 )
 from tuner_server.core.schedule import Segment
 from tuner_server.storage import Entry, StoredJob, StoredReport
@@ -68,7 +67,7 @@ def config_from_pb(message: pb.JobConfig) -> JobConfig:
         "name": message.name,
         "family": message.family,
         "policy": message.policy,
-        "policy_options": json_format.MessageToDict(message.policy_options),
+        "policy_options": _options_from_pb(message.policy_options),
         "base_lr": message.base_lr,
         "seed": message.seed,
         "has_validation": message.has_validation,
@@ -103,12 +102,14 @@ def report_from_pb(message: pb.Report) -> Report:
     """A report. Raises: InvalidInputError."""
     outcome = known("report.outcome", OUTCOMES, message.outcome)
     try:
-        return Report(
-            directive_number=message.directive_number,
-            outcome=outcome,
-            losses=tuple(message.losses),
-            validations=tuple(Validation(step=v.step, loss=v.loss) for v in message.validations),
-            wall_time_s=message.wall_time_s,
+        return Report.model_validate(
+            {
+                "directive_number": message.directive_number,
+                "outcome": outcome,
+                "losses": tuple(message.losses),
+                "validations": tuple({"step": v.step, "loss": v.loss} for v in message.validations),
+                "wall_time_s": message.wall_time_s,
+            }
         )
     except pydantic.ValidationError as error:
         raise InvalidInputError.from_pydantic(error, prefix="report") from error
@@ -223,6 +224,13 @@ def known(field: str, table: Mapping[K, E], value: int) -> K:
         if number == value:
             return key
     raise InvalidInputError.of(field, f"unknown or unspecified value {value}")
+
+
+def _options_from_pb(message: struct_pb2.Struct) -> dict[str, Any]:
+    try:
+        return json_format.MessageToDict(message)
+    except ValueError as error:  # JSON has no such number
+        raise InvalidInputError.of("policy_options", "numbers must be finite") from error
 
 
 def _candidate_to_pb(candidate: Candidate) -> pb.Candidate:

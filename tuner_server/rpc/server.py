@@ -40,7 +40,8 @@ class Server:
         """
         self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="tuner")
         self._server = grpc.aio.server(options=_OPTIONS)
-        tuner_pb2_grpc.add_TunerServiceServicer_to_server(Servicer(service, self._executor), self._server)
+        self._servicer = Servicer(service, self._executor)
+        tuner_pb2_grpc.add_TunerServiceServicer_to_server(self._servicer, self._server)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -61,6 +62,7 @@ class Server:
     async def stop(self, grace_s: float) -> None:
         """Says NOT_SERVING, lets running calls end for up to `grace_s`, and closes the port."""
         await self._health.enter_graceful_shutdown()
+        self._servicer.drain()
         await self._server.stop(grace_s)
         self._executor.shutdown()
 

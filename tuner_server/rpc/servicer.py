@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Executor
@@ -62,6 +63,11 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
         """Serves `service`, whose calls run in `executor`: the event loop never waits for a search or a database."""
         self._service = service
         self._executor = executor
+        self._draining = asyncio.Event()
+
+    def drain(self) -> None:
+        """Ends the streams, which would go on for as long as their jobs. Other calls end by themselves."""
+        self._draining.set()
 
     async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         loop = asyncio.get_running_loop()
@@ -147,7 +153,7 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
         return response
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> AsyncIterator[pb.WatchJobResponse]:
-        """The job now and whenever it changes, until it ends."""
+        """The job now and whenever it changes, until it ends. A server that stops says UNAVAILABLE."""
         version = None
         while True:
             try:
@@ -159,7 +165,9 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
                 yield pb.WatchJobResponse(job=convert.job_to_pb(stored))
             if not stored.state.status.live:
                 return
-            await asyncio.sleep(WATCH_INTERVAL_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._draining.wait(), WATCH_INTERVAL_S)
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping; watch again")
 
     async def _load(self, job_id: str) -> StoredJob:
         return await self._run(self._service.get_job, job_id)

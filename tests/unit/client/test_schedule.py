@@ -11,8 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lrpilot.convert import profile_from_proto, profile_to_proto
+from lrpilot.errors import ScheduleError
 from lrpilot.profile import Profile, Shape
-from lrpilot.schedule import Phase, Probe, Schedule, ScheduleError, Segment, Validation
+from lrpilot.schedule import Phase, Probe, Schedule, Segment, Validation
 from lrpilot.v1 import tuner_pb2
 
 COSINE = Profile(Shape.COSINE, 0.3, 0.0, 10, offset=3)

@@ -61,7 +61,7 @@ def test_limits_are_within() -> None:
 def test_a_config_can_not_be_changed() -> None:
     config = JobConfig(base_lr=0.1)
     with pytest.raises(ValueError, match="frozen"):
-        config.base_lr = 0.2  # type: ignore[misc]  # what is tested
+        config.base_lr = 0.2
 
 
 def test_bounds_in_logarithms_and_their_middle() -> None:

@@ -1,0 +1,238 @@
+"""The `lrpilot` command as its users run it: a process, its exit code, its output."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import lrpilot
+import pytest
+
+from tests.support import wire
+from tests.support.server_process import ServerProcess, running
+from tests.support.simulated import QUICK, SimulatedTraining, config
+from tuner_server.core.config import JobConfig
+from tuner_server.storage.schema import VERSION_TABLE
+
+LRPILOT = Path(sys.executable).with_name("lrpilot")
+COMMANDS = ["serve", "jobs", "show", "export", "plot", "cancel", "demo", "db upgrade"]
+OUTPUT_TIMEOUT_S = 60
+HEADER_BYTES = 100
+"""Of a SQLite file; to open it is enough to change them."""
+
+
+def lrpilot_command(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs it, with no settings but the given ones."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("LRPILOT_")}
+    return subprocess.run(
+        [LRPILOT, *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env=environment | {"OMP_NUM_THREADS": "1", "COLUMNS": "160"} | variables,
+        timeout=OUTPUT_TIMEOUT_S,
+        check=False,
+    )
+
+
+def assert_fails(result: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+    """One line on standard error that holds the words, nothing on standard output."""
+    assert result.returncode == code, result
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("lrpilot: ")
+    for word in words:
+        assert word in lines[0]
+
+
+@dataclass(frozen=True)
+class World:
+    """A server with two jobs: one that ran to its end, and one that has only begun."""
+
+    server: ServerProcess
+    database: Path
+    finished: str
+    begun: str
+
+    def run(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        """Runs a command against the server."""
+        return lrpilot_command(*arguments, "--server", self.server.target)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    database = tmp_path_factory.mktemp("cli") / "jobs.db"
+    with running(f"sqlite:///{database}") as server:
+        finished, _ = wire.drive(server.stub, named("finished", "digits"), SimulatedTraining())
+        begun = wire.create(server.stub, named("begun", "letters")).job.id
+        yield World(server, database, finished, begun)
+
+
+def named(name: str, family: str) -> JobConfig:
+    return config(200, **QUICK).model_copy(update={"name": name, "family": family})
+
+
+def test_version_is_the_distribution_s() -> None:
+    result = lrpilot_command("--version")
+    assert (result.returncode, result.stdout.count(".")) == (0, 2)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command: str) -> None:
+    result = lrpilot_command(*command.split(), "--help")
+    assert result.returncode == 0
+    assert f"Example: lrpilot {command}" in result.stdout
+
+
+def test_help_names_every_command() -> None:
+    shown = lrpilot_command("--help").stdout
+    for command in COMMANDS:
+        assert command.split()[0] in shown
+
+
+def test_completion_of_a_shell_can_be_installed() -> None:
+    result = lrpilot_command("--show-completion", "bash")
+    assert result.returncode == 0
+    assert "complete -o default -F _lrpilot_completion lrpilot" in result.stdout
+
+
+def test_completion_offers_the_commands() -> None:
+    result = lrpilot_command(_LRPILOT_COMPLETE="complete_bash", COMP_WORDS="lrpilot ca", COMP_CWORD="1")
+    assert result.stdout.split() == ["cancel"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["jobs", "--nope"], ["jobs", "--limit", "0"], ["show"], ["nope"], ["serve", "--grace-s", "-1"]],
+    ids=" ".join,
+)
+def test_what_the_command_line_does_not_know_is_bad_input(arguments: list[str]) -> None:
+    result = lrpilot_command(*arguments)
+    assert result.returncode == 2
+    assert "Usage: lrpilot" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_jobs_lists_the_newest_first(world: World) -> None:
+    table = world.run("jobs").stdout
+    assert table.index("begun") < table.index("finished")
+    jobs = json.loads(world.run("jobs", "--json").stdout)
+    assert [job["id"] for job in jobs] == [world.begun, world.finished]
+    assert jobs[1]["state"] == "JOB_STATE_FINISHED"
+
+
+def test_jobs_can_be_narrowed_down(world: World) -> None:
+    of_family = json.loads(world.run("jobs", "--json", "--family", "digits").stdout)
+    assert [job["id"] for job in of_family] == [world.finished]
+    newest = json.loads(world.run("jobs", "--json", "--limit", "1").stdout)
+    assert [job["id"] for job in newest] == [world.begun]
+    assert world.run("jobs", "--family", "unheard of").stdout == "no jobs\n"
+
+
+def test_the_server_can_be_named_by_the_environment(world: World) -> None:
+    result = lrpilot_command("jobs", "--json", LRPILOT_SERVER=world.server.target)
+    assert len(json.loads(result.stdout)) == 2
+
+
+def test_show_tells_how_far_a_job_is(world: World) -> None:
+    shown = world.run("show", world.finished[:8]).stdout
+    assert world.finished in shown
+    assert "finished" in shown
+    found = json.loads(world.run("show", world.finished[:8], "--json").stdout)
+    steps = int(found["job"]["committedSteps"]) + int(found["job"]["searchSteps"])
+    assert steps == 200
+    assert sum(int(segment["nSteps"]) for segment in found["segments"]) == int(found["job"]["committedSteps"])
+    assert f"{found['job']['committedSteps']} committed" in shown
+
+
+def test_export_writes_a_schedule_that_can_be_replayed(world: World, tmp_path: Path) -> None:
+    file = tmp_path / "schedule.json"
+    assert world.run("export", world.finished, "-o", file).returncode == 0
+    schedule = lrpilot.Schedule.load(file)
+    assert schedule.job_id == world.finished
+    assert len(schedule.losses) == schedule.n_steps
+    assert schedule.n_steps + sum(len(probe.losses) for probe in schedule.probes) == 200
+
+
+def test_plot_draws_a_picture(world: World, tmp_path: Path) -> None:
+    file = tmp_path / "schedule.png"
+    assert world.run("plot", world.finished, "-o", file).returncode == 0
+    assert file.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_of_an_unknown_kind_is_bad_input(world: World, tmp_path: Path) -> None:
+    assert_fails(world.run("plot", world.finished, "-o", tmp_path / "schedule.nope"), 2, "nope")
+
+
+def test_a_file_that_cannot_be_written_is_one_line(world: World, tmp_path: Path) -> None:
+    for command in ("export", "plot"):
+        assert_fails(world.run(command, world.finished, "-o", tmp_path / "missing" / "x.png"), 2, "missing")
+
+
+def test_cancel_ends_the_tuning(world: World) -> None:
+    job = wire.create(world.server.stub, named("doomed", "")).job.id
+    found = json.loads(world.run("cancel", job, "--reason", "wrong data", "--json").stdout)
+    assert (found["id"], found["state"]) == (job, "JOB_STATE_CANCELLED")
+    assert "wrong data" in found["message"]
+    assert "wrong data" in world.run("show", job).stdout
+
+
+@pytest.mark.parametrize("command", ["show", "cancel", "export"])
+def test_a_job_that_is_not_there_is_bad_input(world: World, tmp_path: Path, command: str) -> None:
+    more = ["-o", tmp_path / "x.json"] if command == "export" else []
+    assert_fails(world.run(command, "nobody", *more), 2, "nobody")
+
+
+def test_an_ambiguous_job_is_bad_input(world: World) -> None:
+    assert_fails(world.run("show", ""), 2, "begins", "ids")
+
+
+def test_a_server_that_is_not_there_is_a_failure() -> None:
+    with socket.socket() as closed:  # bound, but not listening
+        closed.bind(("127.0.0.1", 0))
+        target = f"127.0.0.1:{closed.getsockname()[1]}"
+        assert_fails(lrpilot_command("jobs", "--server", target), 1, target)
+
+
+def test_a_port_in_use_is_bad_input(world: World, tmp_path: Path) -> None:
+    database = f"sqlite:///{tmp_path}/other.db"
+    result = lrpilot_command("serve", "--listen", world.server.target, "--db", database)
+    assert (result.returncode, result.stdout) == (2, "")
+    # gRPC's core may have logged a line of its own before.
+    assert result.stderr.splitlines()[-1].startswith(f"lrpilot: listen: {world.server.target}")
+    assert "Traceback" not in result.stderr
+
+
+def test_without_a_server_the_own_database_is_read(world: World) -> None:
+    result = lrpilot_command("jobs", "--json", LRPILOT_DB=f"sqlite:///{world.database}")
+    assert result.returncode == 0, result.stderr
+    assert world.finished in [job["id"] for job in json.loads(result.stdout)]
+
+
+def test_a_database_is_made_where_the_environment_says(tmp_path: Path) -> None:
+    file = tmp_path / "new.db"
+    result = lrpilot_command("db", "upgrade", LRPILOT_DB=f"sqlite:///{file}")
+    assert result.returncode == 0, result.stderr
+    assert f"{file}: from nothing to" in result.stdout
+    assert file.exists()
+
+
+def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+    """The server of one's own refuses it, and what it says reaches the user."""
+    file = tmp_path / "newer.db"
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute(f"CREATE TABLE {VERSION_TABLE} (version_num VARCHAR(32))")
+        connection.execute(f"INSERT INTO {VERSION_TABLE} VALUES ('from_the_future')")
+        connection.commit()
+    before = file.read_bytes()
+    assert_fails(lrpilot_command("jobs", LRPILOT_DB=f"sqlite:///{file}"), 1, "from_the_future", "newer")
+    assert file.read_bytes()[HEADER_BYTES:] == before[HEADER_BYTES:]

@@ -1,0 +1,295 @@
+"""Nothing is lost between the core's values and the wire's messages."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import hypothesis
+import pytest
+from google.protobuf import struct_pb2
+from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
+from hypothesis import strategies as st
+from lrpilot.convert import profile_from_proto
+from lrpilot.profile import Profile, Shape
+from lrpilot.v1 import tuner_pb2 as pb
+
+from tests.support.wire import directive_from_pb, report_to_pb
+from tuner_server.core.config import JobConfig, LrBounds
+from tuner_server.core.errors import InvalidInputError
+from tuner_server.core.job import JobState, Status
+from tuner_server.core.messages import (
+    BatchSource,
+    Candidate,
+    Decision,
+    Directive,
+    Outcome,
+    Phase,
+    PosteriorCurve,
+    Report,
+    Validation,
+)
+from tuner_server.core.schedule import Segment
+from tuner_server.rpc import convert
+from tuner_server.storage import Entry, StoredJob, StoredReport
+
+NOW = datetime.datetime(2026, 3, 29, 1, 30, 0, 123456, tzinfo=datetime.UTC)
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+counts = st.integers(0, 2**40)
+positive_lrs = st.floats(1e-12, 1e6)
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
+profiles = st.builds(
+    Profile, st.sampled_from(Shape), positive_lrs, positive_lrs, length=st.integers(1, 2**40), offset=counts
+)
+bounds = st.tuples(positive_lrs, positive_lrs).filter(lambda b: b[0] < b[1]).map(lambda b: LrBounds(min=b[0], max=b[1]))
+
+
+@st.composite
+def directives(draw: st.DrawFn) -> Directive:
+    stop = draw(st.booleans())
+    n_steps = 0 if stop else draw(st.integers(1, 2**40))
+    return Directive(
+        number=draw(counts),
+        phase=Phase.STOP if stop else draw(st.sampled_from([phase for phase in Phase if phase is not Phase.STOP])),
+        stage=draw(st.integers(-1, 1000)),
+        n_steps=n_steps,
+        profile=None if stop else draw(profiles),
+        restore=draw(st.booleans()),
+        snapshot=draw(st.booleans()),
+        batches=draw(st.sampled_from(BatchSource)),
+        validate_at=tuple(sorted(draw(st.sets(st.integers(0, n_steps), max_size=4)))),
+        give_up_above=draw(st.none() | finite),
+        report_every=draw(counts),
+        reason=draw(texts),
+    )
+
+
+validations = st.builds(Validation, step=counts, loss=st.floats())
+reports = st.builds(
+    Report,
+    directive_number=counts,
+    outcome=st.sampled_from(Outcome),
+    losses=st.lists(st.floats(width=32), max_size=20).map(tuple),
+    validations=st.lists(validations, max_size=3).map(tuple),
+    wall_time_s=finite,
+)
+option_values = st.recursive(
+    finite | texts | st.booleans() | st.none(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=5,
+)
+configs = st.builds(
+    JobConfig,
+    name=texts,
+    family=texts,
+    policy=texts,
+    policy_options=st.dictionaries(texts, option_values, max_size=4),
+    total_steps=st.none() | st.integers(1, 2**40),
+    lr_bounds=st.none() | bounds,
+    base_lr=positive_lrs,
+    seed=st.integers(0, 2**63 - 1),
+    has_validation=st.booleans(),
+)
+quickly = hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
+
+
+@pytest.mark.parametrize(
+    ("table", "values", "wire", "unspecified"),
+    [
+        (convert.SHAPES, Shape, pb.ProfileShape, "PROFILE_SHAPE_UNSPECIFIED"),
+        (convert.PHASES, Phase, pb.Phase, "PHASE_UNSPECIFIED"),
+        (convert.BATCH_SOURCES, BatchSource, pb.BatchSource, "BATCH_SOURCE_UNSPECIFIED"),
+        (convert.OUTCOMES, Outcome, pb.Outcome, "OUTCOME_UNSPECIFIED"),
+        (convert.STATES, Status, pb.JobState, "JOB_STATE_UNSPECIFIED"),
+    ],
+)
+def test_enum_tables_are_complete_both_ways_and_go_by_name(
+    table: Mapping[Any, int], values: Any, wire: EnumTypeWrapper, unspecified: str
+) -> None:
+    assert set(table) == set(values)
+    assert sorted(table.values()) == sorted(set(wire.values()) - {0})
+    assert wire.Name(0) == unspecified
+    prefix = unspecified.removesuffix("UNSPECIFIED")
+    assert all(wire.Name(number) == prefix + value.name for value, number in table.items())
+    for value, number in table.items():
+        assert convert.known("field", table, number) is value
+
+
+@pytest.mark.parametrize("number", [0, 99, -1])
+def test_an_enum_value_that_is_not_known_is_refused(number: int) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        convert.known("report.outcome", convert.OUTCOMES, number)
+    assert caught.value.violations[0].field == "report.outcome"
+
+
+@quickly
+@hypothesis.given(profiles)
+def test_profile(profile: Profile) -> None:
+    message = pb.Profile.FromString(convert.profile_to_pb(profile).SerializeToString())
+    assert profile_from_proto(message) == profile
+
+
+@quickly
+@hypothesis.given(directives())
+def test_directive(directive: Directive) -> None:
+    message = pb.Directive.FromString(convert.directive_to_pb(directive).SerializeToString())
+    assert directive_from_pb(message) == directive
+
+
+@quickly
+@hypothesis.given(reports)
+def test_report(report: Report) -> None:
+    message = pb.Report.FromString(report_to_pb(report).SerializeToString())
+    assert repr(convert.report_from_pb(message)) == repr(report)  # NaN equals nothing, but looks the same
+    stored = StoredReport(
+        report.outcome, report.n_steps, report.validations, report.wall_time_s, NOW, losses=report.losses
+    )
+    again = pb.Report.FromString(convert.report_to_pb(report.directive_number, stored).SerializeToString())
+    assert repr(convert.report_from_pb(again)) == repr(report)
+
+
+@quickly
+@hypothesis.given(configs)
+def test_config(config: JobConfig) -> None:
+    message = pb.JobConfig.FromString(convert.config_to_pb(config).SerializeToString())
+    assert convert.config_from_pb(message) == config
+
+
+@quickly
+@hypothesis.given(
+    state=st.builds(
+        JobState,
+        config=configs,
+        status=st.sampled_from(Status),
+        directive=directives(),
+        lease=directives(),
+        committed_steps=counts,
+        search_steps=counts,
+        bounds=st.none() | bounds,
+        last_loss=st.none() | finite,
+        last_validation=st.none() | finite,
+        best_validation=st.none() | finite,
+        wall_time_s=finite,
+        policy_state=st.none(),
+        message=texts,
+    )
+)
+def test_job(state: JobState) -> None:
+    later = NOW + datetime.timedelta(microseconds=1)
+    message = convert.job_to_pb(StoredJob("an id", state, 7, NOW, later))
+    assert message.id == "an id"
+    assert convert.config_from_pb(message.config) == state.config
+    assert convert.known("state", convert.STATES, message.state) is state.status
+    assert message.create_time.ToDatetime(datetime.UTC) == NOW
+    assert message.update_time.ToDatetime(datetime.UTC) == later
+    assert (message.committed_steps, message.search_steps) == (state.committed_steps, state.search_steps)
+    assert message.stage == state.directive.stage
+    assert directive_from_pb(message.directive) == state.directive
+    assert message.wall_time_s == state.wall_time_s
+    assert message.message == state.message
+    for name in ("last_loss", "last_validation", "best_validation"):
+        found = getattr(message, name) if message.HasField(name) else None
+        assert found == getattr(state, name)
+    if state.bounds is None:
+        assert not message.HasField("lr_bounds")
+    else:
+        assert (message.lr_bounds.min, message.lr_bounds.max) == (state.bounds.min, state.bounds.max)
+
+
+CANDIDATES = (
+    Candidate(directive_number=3, lr=0.1, forecast=0.5, forecast_sd=0.01),
+    Candidate(directive_number=4, lr=0.2, forecast=0.0, forecast_sd=0.0),
+    Candidate(directive_number=5, lr=0.4, at_least=0.0),
+)
+
+
+def test_decision_keeps_absent_apart_from_zero() -> None:
+    curve = PosteriorCurve(lr=(0.1, 0.2), mean=(1.0, 2.0), sd=(0.5, 0.25), acquisition=(-1.0, 0.0))
+    decision = Decision(stage=2, lr=0.1, reason="why", candidates=CANDIDATES, posterior=curve)
+    message = convert.decision_to_pb(6, decision)
+    assert (message.directive_number, message.stage, message.lr, message.reason) == (6, 2, 0.1, "why")
+    read = [
+        Candidate(
+            directive_number=c.directive_number,
+            lr=c.lr,
+            forecast=c.forecast if c.HasField("forecast") else None,
+            forecast_sd=c.forecast_sd if c.HasField("forecast_sd") else None,
+            at_least=c.at_least if c.HasField("at_least") else None,
+        )
+        for c in message.candidates
+    ]
+    assert tuple(read) == CANDIDATES
+    posterior = message.posterior
+    assert [*posterior.lr, *posterior.mean, *posterior.sd, *posterior.acquisition] == [
+        *curve.lr,
+        *curve.mean,
+        *curve.sd,
+        *curve.acquisition,
+    ]
+    assert not convert.decision_to_pb(1, Decision(stage=0, lr=0.1, reason="")).HasField("posterior")
+
+
+def test_segment() -> None:
+    profile = Profile(Shape.COSINE, 0.3, 0.1, 50, 5)
+    message = convert.segment_to_pb(Segment(100, 45, profile, Phase.TRAIN, 3))
+    assert (message.start_step, message.n_steps, message.stage) == (100, 45, 3)
+    assert message.phase == pb.PHASE_TRAIN
+    assert profile_from_proto(message.profile) == profile
+
+
+def test_entry_that_is_outstanding_has_no_report_and_one_without_losses_has_none() -> None:
+    directive = Directive(number=4, phase=Phase.TRAIN, n_steps=3, profile=Profile.constant(0.1, 3))
+    message = convert.entry_to_pb(Entry(directive, None, None), committed=False)
+    assert not message.HasField("report")
+    assert not message.HasField("decision")
+    assert not message.committed
+    report = StoredReport(Outcome.COMPLETED, 3, (), 0.5, NOW, losses=None)
+    decision = Decision(stage=0, lr=0.1, reason="why")
+    message = convert.entry_to_pb(Entry(directive, decision, report), committed=True)
+    assert message.committed
+    assert message.report.directive_number == message.decision.directive_number == 4
+    assert len(message.report.losses) == 0
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def test_losses_arrive_as_the_float32_they_were_sent_as() -> None:
+    message = pb.Report(directive_number=1, outcome=pb.OUTCOME_COMPLETED, losses=[0.1])
+    assert convert.report_from_pb(message).losses == (struct.unpack("<f", struct.pack("<f", 0.1))[0],)
+
+
+def test_a_report_without_outcome_is_refused() -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        convert.report_from_pb(pb.Report(directive_number=1, losses=[1.0]))
+    assert caught.value.violations[0].field == "report.outcome"
+
+
+def test_a_validation_before_the_start_is_refused_by_its_place() -> None:
+    validations = [pb.Validation(step=1, loss=1.0), pb.Validation(step=-1, loss=1.0)]
+    with pytest.raises(InvalidInputError) as caught:
+        convert.report_from_pb(pb.Report(directive_number=1, outcome=pb.OUTCOME_COMPLETED, validations=validations))
+    assert [violation.field for violation in caught.value.violations] == ["report.validations[1].step"]
+
+
+def test_a_config_without_lr_is_refused() -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        convert.config_from_pb(pb.JobConfig())
+    assert [violation.field for violation in caught.value.violations] == ["base_lr"]
+
+
+def test_total_steps_of_zero_is_not_the_same_as_none() -> None:
+    assert convert.config_from_pb(pb.JobConfig(base_lr=0.1)).total_steps is None
+    with pytest.raises(InvalidInputError, match="total_steps"):
+        convert.config_from_pb(pb.JobConfig(base_lr=0.1, total_steps=0))
+
+
+@pytest.mark.parametrize("number", [math.inf, math.nan])
+def test_options_that_are_no_json_are_refused(number: float) -> None:
+    options = struct_pb2.Struct(fields={"kappa": struct_pb2.Value(number_value=number)})
+    with pytest.raises(InvalidInputError, match="policy_options"):
+        convert.config_from_pb(pb.JobConfig(base_lr=0.1, policy_options=options))

@@ -1,0 +1,257 @@
+"""The use cases on a real database: whatever arrives, how often and when, a directive is decided once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.support.simulated import QUICK, SimulatedTraining, config, drive
+from tuner_server.core.errors import ConflictError, InvalidInputError, NotFoundError, PreconditionError
+from tuner_server.core.job import Status
+from tuner_server.core.messages import Directive, Phase, Report
+from tuner_server.service import TunerService, fingerprint
+from tuner_server.storage import open_storage
+
+CONFIG = config(400, **QUICK)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/lrpilot.db"
+
+
+@pytest.fixture
+def service(url: str) -> Iterator[TunerService]:
+    with open_storage(url) as storage:
+        yield TunerService(storage)
+
+
+def finish(service: TunerService, job_id: str, training: SimulatedTraining) -> list[tuple[Directive, Report]]:
+    """Drives a job to its end: every directive with its report."""
+    directive = service.get_job(job_id).state.directive
+    done = []
+    while directive.phase is not Phase.STOP:
+        report = training.run(directive)
+        done.append((directive, report))
+        directive = service.advance(job_id, report)
+    return done
+
+
+# --- creating ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_request_gets_the_same_job_as_it_then_stands(service: TunerService) -> None:
+    first = service.create_job("request", CONFIG)
+    assert service.create_job("request", CONFIG) == first
+    report = SimulatedTraining().run(first.state.directive)
+    service.advance(first.id, report)
+    again = service.create_job("request", CONFIG)
+    assert again.id == first.id
+    assert again.state.directive.number == 2
+    assert len(service.list_jobs(50, "", [], "").jobs) == 1
+
+
+def test_a_request_id_with_another_config_is_refused(service: TunerService) -> None:
+    service.create_job("request", CONFIG)
+    with pytest.raises(ConflictError, match="request_id"):
+        service.create_job("request", CONFIG.model_copy(update={"seed": 1}))
+
+
+def test_another_request_gets_another_job(service: TunerService) -> None:
+    assert service.create_job("one", CONFIG).id != service.create_job("two", CONFIG).id
+
+
+@pytest.mark.parametrize("request_id", ["", "r" * 201])
+def test_a_request_id_is_needed(service: TunerService, request_id: str) -> None:
+    with pytest.raises(InvalidInputError, match="request_id"):
+        service.create_job(request_id, CONFIG)
+
+
+def test_a_refused_config_leaves_no_job(service: TunerService) -> None:
+    with pytest.raises(InvalidInputError):
+        service.create_job("request", config(5))
+    assert service.list_jobs(50, "", [], "").jobs == ()
+    service.create_job("request", CONFIG)
+
+
+def test_requests_at_once_make_one_job(service: TunerService) -> None:
+    barrier = threading.Barrier(6)
+
+    def create(_: int) -> str:
+        barrier.wait()
+        return service.create_job("request", CONFIG).id
+
+    with ThreadPoolExecutor(6) as pool:
+        assert len(set(pool.map(create, range(6)))) == 1
+
+
+# --- advancing --------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_comes_out_as_in_a_plain_loop(service: TunerService) -> None:
+    alone = drive(CONFIG, SimulatedTraining())
+    job_id = service.create_job("request", CONFIG).id
+    done = finish(service, job_id, SimulatedTraining())
+    stored = service.get_job(job_id)
+    assert [directive for directive, _ in done] + [stored.state.directive] == alone.directives
+    assert stored.state.model_dump_json() == alone.state.model_dump_json()
+    history = service.history(job_id, losses=True)
+    assert [entry.directive for entry in history] == alone.directives
+    assert [entry.decision for entry in history] == [exchange.decision for exchange in alone.exchanges]
+    assert [entry.report.losses for entry in history if entry.report] == [report.losses for _, report in done]
+
+
+def test_repeated_reports_get_the_stored_answers_and_change_nothing(service: TunerService) -> None:
+    job_id = service.create_job("request", CONFIG).id
+    training = SimulatedTraining()
+    directive = service.get_job(job_id).state.directive
+    answers: list[tuple[Report, Directive]] = []
+    while directive.phase is not Phase.STOP:
+        report = training.run(directive)
+        directive = service.advance(job_id, report)
+        answers.append((report, directive))
+        assert service.advance(job_id, report) == directive  # the retry of a client that heard nothing
+    before = service.get_job(job_id)
+    assert [service.advance(job_id, report) for report, _ in answers] == [directive for _, directive in answers]
+    assert service.get_job(job_id) == before
+
+
+def test_another_report_under_a_number_that_was_taken_is_refused(service: TunerService) -> None:
+    job_id = service.create_job("request", CONFIG).id
+    report = SimulatedTraining().run(service.get_job(job_id).state.directive)
+    service.advance(job_id, report)
+    before = service.get_job(job_id)
+    other = report.model_copy(update={"losses": (*report.losses[:-1], report.losses[-1] + 1.0)})
+    with pytest.raises(PreconditionError, match="another report on 1 was taken"):
+        service.advance(job_id, other)
+    assert service.get_job(job_id) == before
+
+
+@pytest.mark.parametrize("number", [-1, 0])
+def test_a_number_that_was_never_issued_is_refused(service: TunerService, number: int) -> None:
+    job_id = service.create_job("request", CONFIG).id
+    report = SimulatedTraining().run(service.get_job(job_id).state.directive)
+    with pytest.raises(PreconditionError, match="never issued"):
+        service.advance(job_id, report.model_copy(update={"directive_number": number}))
+
+
+def test_a_number_ahead_is_refused(service: TunerService) -> None:
+    job_id = service.create_job("request", CONFIG).id
+    report = SimulatedTraining().run(service.get_job(job_id).state.directive)
+    with pytest.raises(PreconditionError, match="not the outstanding 1"):
+        service.advance(job_id, report.model_copy(update={"directive_number": 2}))
+
+
+def test_a_refused_report_may_be_sent_again_as_it_should_be(service: TunerService) -> None:
+    job_id = service.create_job("request", CONFIG).id
+    report = SimulatedTraining().run(service.get_job(job_id).state.directive)
+    with pytest.raises(InvalidInputError):
+        service.advance(job_id, report.model_copy(update={"losses": report.losses[1:]}))
+    assert service.advance(job_id, report).number == 2
+
+
+def test_concurrent_duplicates_at_two_servers_are_decided_once(url: str) -> None:
+    """Two storages on one file, as two processes have them, and threads of each."""
+    with open_storage(url) as first, open_storage(url) as second:
+        services = [TunerService(first), TunerService(second)]
+        job_id = services[0].create_job("request", CONFIG).id
+        training = SimulatedTraining()
+        directive = services[0].get_job(job_id).state.directive
+        alone = drive(CONFIG, SimulatedTraining()).directives
+        with ThreadPoolExecutor(4) as pool:
+            for expected in alone[1:8]:
+                report = training.run(directive)
+                barrier = threading.Barrier(4)
+
+                def send(index: int, report: Report = report, barrier: threading.Barrier = barrier) -> Directive:
+                    barrier.wait()
+                    return services[index % 2].advance(job_id, report)
+
+                answers = list(pool.map(send, range(4)))
+                assert answers == [expected] * 4
+                directive = answers[0]
+        assert len(services[1].history(job_id, losses=False)) == 8
+
+
+def test_a_job_goes_on_where_it_was_after_the_database_was_opened_anew(url: str) -> None:
+    alone = drive(CONFIG, SimulatedTraining())
+    training = SimulatedTraining()
+    with open_storage(url) as storage:
+        created = TunerService(storage).create_job("request", CONFIG)
+    directive, seen = created.state.directive, [created.state.directive]
+    while directive.phase is not Phase.STOP:
+        with open_storage(url) as storage:
+            directive = TunerService(storage).advance(created.id, training.run(directive))
+        seen.append(directive)
+    assert seen == alone.directives
+
+
+# --- cancelling -------------------------------------------------------------------------------------------------------
+
+
+def test_cancel_then_report_then_stop(service: TunerService) -> None:
+    job_id = service.create_job("request", CONFIG).id
+    report = SimulatedTraining().run(service.get_job(job_id).state.directive)
+    cancelled = service.cancel_job(job_id, "wrong data")
+    assert (cancelled.state.status, cancelled.state.message) == (Status.CANCELLED, "wrong data")
+    stop = service.advance(job_id, report)
+    assert stop.phase is Phase.STOP
+    assert stop.restore
+    assert service.advance(job_id, report) == stop
+    with pytest.raises(PreconditionError, match="ended already"):
+        service.cancel_job(job_id, "again")
+    with pytest.raises(PreconditionError, match="ended"):
+        service.advance(job_id, report.model_copy(update={"directive_number": stop.number}))
+
+
+def test_a_cancel_among_reports_is_not_lost(service: TunerService) -> None:
+    job_id = service.create_job("request", config(2000, **QUICK)).id
+    barrier = threading.Barrier(2)
+
+    def drive_on() -> None:
+        barrier.wait()
+        finish(service, job_id, SimulatedTraining())
+
+    thread = threading.Thread(target=drive_on)
+    thread.start()
+    barrier.wait()
+    service.cancel_job(job_id, "enough")
+    thread.join()
+    state = service.get_job(job_id).state
+    assert (state.status, state.message) == (Status.CANCELLED, "enough")
+    assert state.directive.phase is Phase.STOP
+
+
+@pytest.mark.parametrize("method", ["get_job", "history", "cancel_job", "advance"])
+def test_an_unknown_job(service: TunerService, method: str) -> None:
+    report = SimulatedTraining().run(drive(CONFIG, SimulatedTraining(), max_directives=0).directives[0])
+    calls: dict[str, Callable[[], object]] = {
+        "get_job": lambda: service.get_job("none"),
+        "history": lambda: service.history("none", losses=False),
+        "cancel_job": lambda: service.cancel_job("none", ""),
+        "advance": lambda: service.advance("none", report),
+    }
+    with pytest.raises(NotFoundError, match="none"):
+        calls[method]()
+
+
+# --- fingerprints -----------------------------------------------------------------------------------------------------
+
+
+def test_the_order_of_options_makes_no_difference_to_a_request() -> None:
+    options = {"tau": 40.0, "nested": {"a": 1.0, "b": 2.0}}
+    turned = {"nested": {"b": 2.0, "a": 1.0}, "tau": 40.0}
+    same = [CONFIG.model_copy(update={"policy_options": o}) for o in (options, turned)]
+    assert fingerprint(same[0]) == fingerprint(same[1])
+
+
+def test_a_fingerprint_tells_values_apart() -> None:
+    base = Report.model_validate({"directive_number": 1, "outcome": "diverged", "losses": (1.0,)})
+    losses: list[tuple[float, ...]] = [(1.0,), (1.0, 1.0), (2.0,), (float("nan"),), (float("inf"),), (-float("inf"),)]
+    assert len({fingerprint(base.model_copy(update={"losses": each})) for each in losses}) == len(losses)
+    nan = base.model_copy(update={"losses": (float("nan"),)})
+    assert fingerprint(nan) == fingerprint(nan.model_copy(update={"losses": (float("nan"),)}))

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks.quality.baselines import CONTESTANTS
+from benchmarks.quality.contestants import CONTESTANTS
 from benchmarks.quality.results import ResultFile, RunKey
 from benchmarks.quality.training import Curve
 from benchmarks.quality.workloads import WORKLOADS

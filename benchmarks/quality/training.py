@@ -40,6 +40,8 @@ class Curve:
         val_losses: Validation losses, aligned with `val_steps`.
         train_losses: Mean training loss since the validation before, aligned with `val_steps`.
         wall_s: Wall time in seconds, validations included.
+        search_steps: Steps that were rolled back, of a contestant that tunes.
+        peak_lr: The highest LR that such a contestant committed.
     """
 
     final_val_loss: float = math.inf
@@ -48,6 +50,8 @@ class Curve:
     val_losses: list[float] = field(default_factory=list)
     train_losses: list[float] = field(default_factory=list)
     wall_s: float = 0.0
+    search_steps: int = 0
+    peak_lr: float | None = None
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:

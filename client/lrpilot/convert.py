@@ -34,7 +34,7 @@ def profile_from_proto(message: tuner_pb2.Profile) -> Profile:
     shape = _SHAPES.get(message.shape)
     if shape is None:
         raise ValueError(f"profile: shape {message.shape} is not known to this client")
-    return Profile(shape, message.start_lr, message.end_lr, message.length, message.offset)
+    return Profile(shape, message.start_lr, message.end_lr, message.length, message.offset, message.warmup)
 
 
 def profile_to_proto(profile: Profile) -> tuner_pb2.Profile:
@@ -45,6 +45,7 @@ def profile_to_proto(profile: Profile) -> tuner_pb2.Profile:
         end_lr=profile.end_lr,
         length=profile.length,
         offset=profile.offset,
+        warmup=profile.warmup,
     )
 
 

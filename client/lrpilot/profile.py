@@ -3,8 +3,8 @@
 Both sides read an LR off a profile, and a schedule must come out the same bit for bit on either: this module is the
 only place that turns a profile into LRs. It needs nothing but the standard library.
 
-Notation: a profile covers `length` steps; position p counts from its start, p = offset for the first step of a
-directive that begins in the middle of it.
+Notation: a profile covers `length` steps, the first `warmup` of which lead up to it; position p counts from its start,
+p = offset for the first step of a directive that begins in the middle of it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class Shape(enum.StrEnum):
 class Profile:
     """LRs of the first parameter group over `length` steps, from position `offset` on.
 
-    `end_lr` is the LR of the step after the last, so that a linear decay to zero has no step that stands still.
+    The first `warmup` steps rise linearly to `start_lr`; the shape covers the steps after them. `end_lr` is the LR of
+    the step after the last, so that a linear decay to zero has no step that stands still; it holds for any step after that.
     """
 
     shape: Shape
@@ -35,6 +36,7 @@ class Profile:
     end_lr: float
     length: int
     offset: int = 0
+    warmup: int = 0
 
     def __post_init__(self) -> None:
         """Refuses a profile that has no LR at some step.
@@ -47,6 +49,8 @@ class Profile:
             raise ValueError(f"profile: LRs must be finite and not negative, not {lrs}")
         if self.length < 1 or self.offset < 0:
             raise ValueError(f"profile: length {self.length} or offset {self.offset} is too small")
+        if not 0 <= self.warmup < self.length:
+            raise ValueError(f"profile: a warm-up of {self.warmup} steps does not fit into {self.length}")
         if self.shape is Shape.EXPONENTIAL and 0 in lrs:
             raise ValueError("profile: an exponential never reaches zero; use a linear one")
 
@@ -57,7 +61,10 @@ class Profile:
 
     def lr(self, step: int) -> float:
         """The LR of step `step` (from 0) of a directive with this profile."""
-        done = (self.offset + step) / self.length
+        position = self.offset + step
+        if position < self.warmup:
+            return self.start_lr * (position + 1) / (self.warmup + 1)
+        done = min((position - self.warmup) / (self.length - self.warmup), 1.0)
         match self.shape:
             case Shape.CONSTANT:
                 return self.start_lr

@@ -106,6 +106,7 @@ def _profile(document: dict[str, Any]) -> Profile:
         end_lr=float(document["end_lr"]),
         length=int(document["length"]),
         offset=int(document["offset"]),
+        warmup=int(document["warmup"]),
     )
 
 

@@ -115,13 +115,14 @@ def create(config: JobConfig) -> Transition:
     """
     policy = policies.make(config)
     config = config.model_copy(update={"policy": policy.name})
-    if config.lr_bounds is None:
+    if config.lr_bounds is None and policy.searches:
         directive = range_test.directive(config)
         draft = _draft(config, directive)
         return _issue(draft, None, directive, None)
+    bounds = config.lr_bounds or range_test.blind(config)
     draft = _draft(config, Directive(phase=Phase.STOP, n_steps=0))
-    step = policy.start(_progress(draft, config.lr_bounds))
-    return _issue(draft.model_copy(update={"bounds": config.lr_bounds}), None, step.directive, step)
+    step = policy.start(_progress(draft, bounds))
+    return _issue(draft.model_copy(update={"bounds": bounds}), None, step.directive, step)
 
 
 def advance(state: JobState, report: Report) -> Transition:

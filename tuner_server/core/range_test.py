@@ -57,14 +57,15 @@ def bounds(tested: Directive, report: Report, config: JobConfig) -> LrBounds:
         average = SMOOTHING * average + (1 - SMOOTHING) * loss
         smoothed.append(average / (1 - SMOOTHING ** (i + 1)))
     if not smoothed:
-        return _blind(config)
+        return blind(config)
     lowest = min(range(len(smoothed)), key=smoothed.__getitem__)
     gain = smoothed[0] - smoothed[lowest]
     if gain <= MIN_GAIN * abs(smoothed[0]):
-        return _blind(config)
+        return blind(config)
     upper = min(tested.profile.lr(lowest) * HEADROOM, HIGHEST_LR)
     return LrBounds(min=upper * 10**-DECADES, max=upper)
 
 
-def _blind(config: JobConfig) -> LrBounds:
+def blind(config: JobConfig) -> LrBounds:
+    """Bounds around the user's LR, where nothing is known."""
     return LrBounds(min=config.base_lr / BLIND_FACTOR, max=config.base_lr * BLIND_FACTOR)

@@ -51,10 +51,7 @@ def summary(results: Sequence[Result], n_steps: int, seed: int, wall_time_s: flo
         "base_lr": BASE_LR,
         "lr_bounds": LR_BOUNDS,
         "notes": [BASE_LR_NOTE, N_RUNS_NOTE],
-        "contestants": [
-            {"name": result.contestant, "terms": _terms(result), **_figures(result)}
-            for result in results
-        ],
+        "contestants": [{"name": result.contestant, "terms": _terms(result), **_figures(result)} for result in results],
         "wall_time_s": wall_time_s,
         "environment": {
             "python": platform.python_version(),

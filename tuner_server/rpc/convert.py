@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import pydantic
 from google.protobuf import json_format, struct_pb2, timestamp_pb2
-from lrpilot.profile import Profile, Shape
+from lrpilot.convert import profile_to_proto
 from lrpilot.v1 import tuner_pb2 as pb
 
 from tuner_server.core.config import JobConfig
@@ -26,12 +26,6 @@ from tuner_server.core.messages import (
 from tuner_server.core.schedule import Segment
 from tuner_server.storage import Entry, StoredJob, StoredReport
 
-SHAPES: Mapping[Shape, pb.ProfileShape.ValueType] = {
-    Shape.CONSTANT: pb.PROFILE_SHAPE_CONSTANT,
-    Shape.LINEAR: pb.PROFILE_SHAPE_LINEAR,
-    Shape.EXPONENTIAL: pb.PROFILE_SHAPE_EXPONENTIAL,
-    Shape.COSINE: pb.PROFILE_SHAPE_COSINE,
-}
 PHASES: Mapping[Phase, pb.Phase.ValueType] = {
     Phase.WARM_UP: pb.PHASE_WARM_UP,
     Phase.RANGE_TEST: pb.PHASE_RANGE_TEST,
@@ -133,7 +127,7 @@ def directive_to_pb(directive: Directive) -> pb.Directive:
         phase=PHASES[directive.phase],
         stage=directive.stage,
         n_steps=directive.n_steps,
-        profile=profile_to_pb(directive.profile) if directive.profile else None,
+        profile=profile_to_proto(directive.profile) if directive.profile else None,
         restore=directive.restore,
         snapshot=directive.snapshot,
         batches=BATCH_SOURCES[directive.batches],
@@ -141,17 +135,6 @@ def directive_to_pb(directive: Directive) -> pb.Directive:
         give_up_above=directive.give_up_above,
         report_every=directive.report_every,
         reason=directive.reason,
-    )
-
-
-def profile_to_pb(profile: Profile) -> pb.Profile:
-    """A profile."""
-    return pb.Profile(
-        shape=SHAPES[profile.shape],
-        start_lr=profile.start_lr,
-        end_lr=profile.end_lr,
-        length=profile.length,
-        offset=profile.offset,
     )
 
 
@@ -201,7 +184,7 @@ def segment_to_pb(segment: Segment) -> pb.Segment:
     return pb.Segment(
         start_step=segment.start_step,
         n_steps=segment.n_steps,
-        profile=profile_to_pb(segment.profile),
+        profile=profile_to_proto(segment.profile),
         phase=PHASES[segment.phase],
         stage=segment.stage,
     )

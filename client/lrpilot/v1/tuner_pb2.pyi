@@ -176,12 +176,13 @@ Global___ScheduleView: _TypeAlias = ScheduleView  # noqa: Y015
 
 @_typing.final
 class Profile(_message.Message):
-    """How the LR moves over `length` steps. Step i (from 0) of a directive runs at position p = offset + i:
+    """How the LR moves over `length` steps. Step i (from 0) of a directive runs at position p = offset + i. A position
+    before `warmup` has start_lr * (p + 1) / (warmup + 1). After that, with q = (p - warmup) / (length - warmup), at most 1:
       CONSTANT     start_lr
-      LINEAR       start_lr + (end_lr - start_lr) * p / length
-      EXPONENTIAL  start_lr * (end_lr / start_lr) ^ (p / length)
-      COSINE       end_lr + (start_lr - end_lr) * (1 + cos(pi * p / length)) / 2
-    end_lr is thus the LR of the step after the last.
+      LINEAR       start_lr + (end_lr - start_lr) * q
+      EXPONENTIAL  start_lr * (end_lr / start_lr) ^ q
+      COSINE       end_lr + (start_lr - end_lr) * (1 + cos(pi * q)) / 2
+    end_lr is thus the LR of the step after the last, and of all that follow.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -191,11 +192,13 @@ class Profile(_message.Message):
     END_LR_FIELD_NUMBER: _builtins.int
     LENGTH_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
+    WARMUP_FIELD_NUMBER: _builtins.int
     shape: Global___ProfileShape.ValueType
     start_lr: _builtins.float
     end_lr: _builtins.float
     length: _builtins.int
     offset: _builtins.int
+    warmup: _builtins.int
     def __init__(
         self,
         *,
@@ -204,10 +207,11 @@ class Profile(_message.Message):
         end_lr: _builtins.float = ...,
         length: _builtins.int = ...,
         offset: _builtins.int = ...,
+        warmup: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_lr", b"end_lr", "length", b"length", "offset", b"offset", "shape", b"shape", "start_lr", b"start_lr"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_lr", b"end_lr", "length", b"length", "offset", b"offset", "shape", b"shape", "start_lr", b"start_lr", "warmup", b"warmup"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -194,8 +194,10 @@ def test_directives_are_numbered_from_1_with_parts_and_stop() -> None:
     assert any(exchange.report and exchange.report.outcome is Outcome.PARTIAL for exchange in run.exchanges)
 
 
-def test_the_state_names_the_policy_that_was_chosen_for_it() -> None:
-    assert job.create(config().model_copy(update={"policy": ""})).state.config.policy == "autolrs"
+@pytest.mark.parametrize(("total_steps", "policy"), [(800, "budget"), (None, "autolrs")])
+def test_the_state_names_the_policy_that_was_chosen_for_it(total_steps: int | None, policy: str) -> None:
+    unnamed = config(total_steps).model_copy(update={"policy": ""})
+    assert job.create(unnamed).state.config.policy == policy
 
 
 def test_books_of_a_probe_a_commit_and_a_divergence() -> None:

@@ -13,7 +13,7 @@ import pytest
 from google.protobuf import struct_pb2
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from hypothesis import strategies as st
-from lrpilot.convert import profile_from_proto
+from lrpilot.convert import profile_from_proto, profile_to_proto
 from lrpilot.profile import Profile, Shape
 from lrpilot.v1 import tuner_pb2 as pb
 
@@ -43,7 +43,13 @@ counts = st.integers(0, 2**40)
 positive_lrs = st.floats(1e-12, 1e6)
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 profiles = st.builds(
-    Profile, st.sampled_from(Shape), positive_lrs, positive_lrs, length=st.integers(1, 2**40), offset=counts
+    Profile,
+    st.sampled_from(Shape),
+    positive_lrs,
+    positive_lrs,
+    length=st.integers(9, 2**40),
+    offset=counts,
+    warmup=st.integers(0, 8),
 )
 bounds = st.tuples(positive_lrs, positive_lrs).filter(lambda b: b[0] < b[1]).map(lambda b: LrBounds(min=b[0], max=b[1]))
 
@@ -100,7 +106,6 @@ quickly = hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
 @pytest.mark.parametrize(
     ("table", "values", "wire", "unspecified"),
     [
-        (convert.SHAPES, Shape, pb.ProfileShape, "PROFILE_SHAPE_UNSPECIFIED"),
         (convert.PHASES, Phase, pb.Phase, "PHASE_UNSPECIFIED"),
         (convert.BATCH_SOURCES, BatchSource, pb.BatchSource, "BATCH_SOURCE_UNSPECIFIED"),
         (convert.OUTCOMES, Outcome, pb.Outcome, "OUTCOME_UNSPECIFIED"),
@@ -129,7 +134,7 @@ def test_an_enum_value_that_is_not_known_is_refused(number: int) -> None:
 @quickly
 @hypothesis.given(profiles)
 def test_profile(profile: Profile) -> None:
-    message = pb.Profile.FromString(convert.profile_to_pb(profile).SerializeToString())
+    message = pb.Profile.FromString(profile_to_proto(profile).SerializeToString())
     assert profile_from_proto(message) == profile
 
 

@@ -8,13 +8,14 @@ from tuner_server.core.config import JobConfig
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.policies.autolrs import AutoLrs
 from tuner_server.core.policies.base import Policy
+from tuner_server.core.policies.budget import Budget
 
-POLICIES: dict[str, type[Policy[Any, Any]]] = {policy.name: policy for policy in (AutoLrs,)}
+POLICIES: dict[str, type[Policy[Any, Any]]] = {policy.name: policy for policy in (AutoLrs, Budget)}
 
 
 def default_name(config: JobConfig) -> str:
     """The policy of a job that names none."""
-    return AutoLrs.name
+    return AutoLrs.name if config.total_steps is None else Budget.name
 
 
 def make(config: JobConfig) -> Policy[Any, Any]:

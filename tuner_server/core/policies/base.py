@@ -78,6 +78,11 @@ class Policy(abc.ABC, Generic[O, S]):
     def check(self) -> None:
         """Refuses a config that the options don't fit. Raises: InvalidInputError."""
 
+    @property
+    def searches(self) -> bool:
+        """Whether this job has a search, and so a use for bounds."""
+        return True
+
     @abc.abstractmethod
     def start(self, progress: Progress) -> Step[S]:
         """The first directive."""

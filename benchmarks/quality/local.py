@@ -1,0 +1,32 @@
+"""A tuner's server without a server: the job's state machine, called directly."""
+
+from __future__ import annotations
+
+from lrpilot.v1 import tuner_pb2 as pb
+
+from tuner_server.core import job
+from tuner_server.core.job import JobState
+from tuner_server.rpc import convert
+
+
+class LocalTransport:
+    """One job in this process. Its decisions are the server's, bit for bit."""
+
+    def __init__(self) -> None:
+        self._state: JobState | None = None
+
+    def create_job(self, request: pb.CreateJobRequest) -> pb.CreateJobResponse:
+        transition = job.create(convert.config_from_pb(request.config))
+        self._state = transition.state
+        directive = convert.directive_to_pb(transition.directive)
+        config = convert.config_to_pb(transition.state.config)
+        return pb.CreateJobResponse(job=pb.Job(id="local", config=config), directive=directive)
+
+    def advance(self, request: pb.AdvanceRequest) -> pb.AdvanceResponse:
+        assert self._state is not None
+        transition = job.advance(self._state, convert.report_from_pb(request.report))
+        self._state = transition.state
+        return pb.AdvanceResponse(directive=convert.directive_to_pb(transition.directive))
+
+    def close(self) -> None:
+        """Nothing to let go of."""

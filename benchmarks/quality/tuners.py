@@ -1,0 +1,101 @@
+"""The contestants that tune: our policies, their ablations, and the same with another range.
+
+Each is one run through the real client, search included in its steps.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lrpilot import Tuner
+
+from benchmarks.quality.baselines import Contestant
+from benchmarks.quality.local import LocalTransport
+from benchmarks.quality.training import Curve
+from benchmarks.quality.workloads import Workload
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A policy with options, on a range of which either end may be moved, with or without a validation function.
+
+    Attributes:
+        policy: Its name.
+        options: Its options.
+        low: Factor on the lower end of the workload's range.
+        high: Factor on the upper end.
+        validated: Whether the tuner may validate.
+    """
+
+    policy: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    low: float = 1.0
+    high: float = 1.0
+    validated: bool = True
+
+    def run(self, workload: Workload, lr: float | None, n_steps: int, seed: int) -> Curve:
+        """Trains one run. Its LR range is the workload's, moved; its `lr` is none of ours to choose."""
+        assert lr is None
+        session = workload.build(seed)
+        torch.manual_seed(seed)
+        low, high = workload.lr_range
+        started = time.perf_counter()
+        tuner = Tuner(
+            session.model,
+            session.optimizer,
+            transport=LocalTransport(),
+            total_steps=n_steps,
+            lr_bounds=(low * self.low, high * self.high),
+            policy=self.policy,
+            policy_options=self.options,
+            validate=session.validate if self.validated else None,
+            seed=seed,
+        )
+        for batch in tuner.batches(session.batches()):
+            loss = session.loss(batch)
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+            session.optimizer.step()
+            session.optimizer.zero_grad()
+            tuner.step(loss)
+        final = session.validate()
+        schedule = tuner.schedule
+        return Curve(
+            final_val_loss=final if math.isfinite(final) else math.inf,
+            diverged=not math.isfinite(final),
+            val_steps=[v.step + tuner.search_steps for v in schedule.validations],
+            val_losses=[v.loss for v in schedule.validations],
+            wall_s=time.perf_counter() - started,
+            search_steps=tuner.search_steps,
+            peak_lr=max(segment.profile.start_lr for segment in schedule.segments),
+        )
+
+
+VARIANTS: dict[str, Variant] = {
+    "budget": Variant("budget"),
+    "autolrs": Variant("autolrs"),
+    # Sensitivity: the range moved or widened tenfold.
+    "budget, range x10": Variant("budget", low=10, high=10),
+    "budget, range /10": Variant("budget", low=0.1, high=0.1),
+    "budget, range wider": Variant("budget", low=0.1, high=10),
+    # Ablations: one ingredient left out.
+    "budget, no validation": Variant("budget", validated=False),
+    "budget, fresh batches": Variant("budget", {"batches": "fresh"}),
+    "budget, constant probes": Variant("budget", {"decayed_probes": False}),
+    "budget, no decay": Variant("budget", {"decay": "constant"}),
+    "budget, gamma 0": Variant("budget", {"length_exponent": 0.0}),
+    "budget, gamma 0.25": Variant("budget", {"length_exponent": 0.25}),
+    "budget, cosine": Variant("budget", {"decay": "cosine"}),
+    "budget, probes of 100": Variant("budget", {"probe_steps": 100}),
+    "budget, 1 refinement": Variant("budget", {"refinements": 1}),
+    # The published method with one robust piece each.
+    "autolrs, last value": Variant("autolrs", {"forecaster": "last_value"}),
+    "autolrs, log EI": Variant("autolrs", {"acquisition": "log_ei"}),
+}
+TUNERS: dict[str, Contestant] = {
+    name: Contestant(name, variant.run, takes_lr=False) for name, variant in VARIANTS.items()
+}

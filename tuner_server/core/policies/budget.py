@@ -1,0 +1,300 @@
+"""One short search, then one decay over what is left of the budget.
+
+Each probe is a whole run in small: a short warm-up, then the LR decays linearly to zero, on the same minibatches for
+all candidates, and it is judged by the loss after that. What is compared is progress, not the noise level of an LR. The
+best peak LR of the small run, corrected for length, is that of the rest of the budget. This avoids the short-horizon
+bias of probes at a constant LR (Wu et al. 2018, "Understanding short-horizon bias in stochastic meta-optimization").
+
+Notation: T, the total steps; n, the steps of a probe that move the weights; x, the natural log of a peak LR; d, the
+spacing of the first candidates in x; gamma, the exponent with which the best peak LR falls with length.
+
+The search in x: from the middle of the range, steps of d in the direction that improves until the best candidate has
+a worse one on either side; then `refinements` candidates between these by a Gaussian process and log expected
+improvement. It may leave the range by a factor of `widening`. The LR that is committed has the lowest expected loss, times
+(n / remaining)^gamma.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pydantic
+from lrpilot.profile import Profile, Shape
+
+from tuner_server.core.acquisition import LogExpectedImprovement, LowerConfidenceBound
+from tuner_server.core.config import LrBounds
+from tuner_server.core.divergence import give_up_level, level_reached
+from tuner_server.core.errors import InvalidInputError
+from tuner_server.core.evidence import observations, posterior_curve
+from tuner_server.core.messages import (
+    BatchSource,
+    Candidate,
+    Decision,
+    Directive,
+    Outcome,
+    Phase,
+    Report,
+)
+from tuner_server.core.parts import report_every
+from tuner_server.core.policies.base import Options, Policy, PolicyState, Progress, Step
+from tuner_server.core.suggest import suggest
+
+PROBE_SHARE = 0.0075
+"""n as a part of T ..."""
+MIN_PROBE, MAX_PROBE = 25, 100
+"""... between these: shorter probes rank badly, longer ones hardly rank better (docs/quality.md)."""
+HELD_OUT = 10
+"""Steps at LR zero at the end of a probe without validation: their batches are ones that it has not trained on."""
+MAX_SPACING = math.log(10.0)
+"""d at most: a bowl of the loss is about a decade wide, so wider steps may jump over it."""
+RANGE_SPACINGS = 3
+"""d is this part of the range, if that is less."""
+LARGEST_SEARCH_SHARE = 0.2
+"""A search that would take more of the budget does not pay: there is none."""
+FIRST_CANDIDATES = 3
+"""Candidates that it takes to bracket the best one, where the middle of the range is not far off."""
+CHECKPOINTS = 10
+"""Validations over the committed steps, for those who watch; they decide nothing."""
+RETREAT = math.sqrt(10.0)
+"""What the LR is divided by after a divergence in committed steps."""
+
+
+class BudgetOptions(Options):
+    """The constants of the method. The defaults are measured ones, see docs/quality.md."""
+
+    probe_steps: int | None = pydantic.Field(default=None, ge=4)
+    """n; None: 0.75% of the total steps, but 25 to 100."""
+    refinements: int = pydantic.Field(default=3, ge=0, le=50)
+    """Candidates after the best one is bracketed."""
+    max_candidates: int = pydantic.Field(default=8, ge=1, le=100)
+    length_exponent: float = pydantic.Field(default=0.15, ge=0, le=1)
+    """gamma. 0.32 was reported over token horizons (Bjorck et al. 2024), 0.1 to 0.15 fits our workloads."""
+    warmup: float = pydantic.Field(default=0.05, ge=0, lt=1)
+    """Part of a probe, and of the committed steps, in which the LR rises linearly."""
+    decayed_probes: bool = True
+    """Whether a probe's LR decays to zero; if not, it is constant."""
+    batches: BatchSource = BatchSource.REPLAYED
+    """Whether the probes share their minibatches or go on in the data."""
+    decay: Shape = Shape.LINEAR
+    """Of the committed LR: linear, cosine or constant."""
+    widening: float = pydantic.Field(default=10.0, ge=1)
+    """How far the search may leave the range, as a factor."""
+    divergence_factor: float = pydantic.Field(default=3.0, gt=1)
+    """A loss so many times the job's first one has diverged."""
+
+    @pydantic.field_validator("decay")
+    @classmethod
+    def _reaches_zero(cls, decay: Shape) -> Shape:
+        if decay is Shape.EXPONENTIAL:
+            raise ValueError("an exponential never reaches zero; give linear, cosine or constant")
+        return decay
+
+
+class BudgetState(PolicyState):
+    """Between two directives."""
+
+    candidates: tuple[Candidate, ...] = ()
+    bracketed_after: int | None = None
+    """How many candidates it took until the best had a worse one on either side."""
+    initial_loss: float | None = None
+
+
+class Budget(Policy[BudgetOptions, BudgetState]):
+    """The default for jobs whose end is known."""
+
+    name = "budget"
+    options_type = BudgetOptions
+    state_type = BudgetState
+
+    def check(self) -> None:
+        """Refuses a job without an end. Raises: InvalidInputError."""
+        if self.config.total_steps is None:
+            raise InvalidInputError.of("total_steps", "policy budget needs it; without an end there is autolrs")
+
+    @property
+    def probe_steps(self) -> int:
+        """Steps of a probe that move the weights (n)."""
+        assert self.config.total_steps is not None
+        share = round(self.config.total_steps * PROBE_SHARE)
+        return self.options.probe_steps or min(max(share, MIN_PROBE), MAX_PROBE)
+
+    @property
+    def _held_out(self) -> int:
+        return 0 if self.config.has_validation else HELD_OUT
+
+    @property
+    def searches(self) -> bool:
+        """Whether the run is long enough for a search to pay."""
+        assert self.config.total_steps is not None
+        search = (FIRST_CANDIDATES + self.options.refinements) * (self.probe_steps + self._held_out)
+        return search <= LARGEST_SEARCH_SHARE * self.config.total_steps
+
+    def start(self, progress: Progress) -> Step[BudgetState]:
+        """The first candidate, or, in a run too short to search, the schedule at once."""
+        remaining = progress.remaining_steps
+        assert remaining is not None
+        if not self.searches:
+            reason = f"{remaining} steps are too few to search: the LR that was set, decaying"
+            return Step(BudgetState(), self._train(self.config.base_lr, remaining, None, reason))
+        return self._next(BudgetState(), progress)
+
+    def advance(
+        self, state: BudgetState, directive: Directive, report: Report, progress: Progress
+    ) -> Step[BudgetState]:
+        """The next candidate, or the decay; after a divergence in it, the decay from a lower LR."""
+        if state.initial_loss is None and math.isfinite(report.losses[0]):
+            state = state.model_copy(update={"initial_loss": report.losses[0]})
+        assert directive.profile is not None
+        peak = directive.profile.start_lr
+        if directive.phase is not Phase.PROBE:
+            remaining = progress.remaining_steps
+            assert remaining is not None
+            reason = f"diverged at {peak:.3g}: a lower LR over what is left"
+            return Step(state, self._train(peak / RETREAT, remaining, self._limit(state), reason))
+        candidate = self._judge(state, directive.number, peak, report)
+        state = state.model_copy(update={"candidates": (*state.candidates, candidate)})
+        return self._next(state, progress)
+
+    def _judge(self, state: BudgetState, number: int, peak: float, report: Report) -> Candidate:
+        """A probe's loss after its decay: the validation, or the mean over batches that were held out."""
+        if report.outcome is Outcome.DIVERGED:
+            reached = level_reached(report, state.initial_loss)
+            return Candidate(directive_number=number, lr=peak, at_least=reached)
+        if report.validations:
+            loss = report.validations[-1].loss
+        else:
+            held_out = report.losses[-HELD_OUT:]
+            loss = math.fsum(held_out) / len(held_out)
+        # No standard error: all candidates see the same batches, so what is left is for the surrogate to find out.
+        return Candidate(directive_number=number, lr=peak, forecast=loss, forecast_sd=0.0)
+
+    def _next(self, state: BudgetState, progress: Progress) -> Step[BudgetState]:
+        outward = _outward(state.candidates, progress.bounds, self.options.widening)
+        if outward is None and state.bracketed_after is None:
+            state = state.model_copy(update={"bracketed_after": len(state.candidates)})
+        done = len(state.candidates)
+        if done >= self.options.max_candidates:
+            return self._commit(state, progress)
+        if state.bracketed_after is None and outward is not None:
+            beyond = "" if progress.bounds.min <= math.exp(outward) <= progress.bounds.max else ", beyond the range"
+            return self._probe(state, Decision(stage=0, lr=math.exp(outward), reason=f"a step outward{beyond}"))
+        if state.bracketed_after is not None and done >= state.bracketed_after + self.options.refinements:
+            return self._commit(state, progress)
+        found = suggest(
+            observations(state.candidates),
+            _bracket(state.candidates, progress.bounds),
+            LogExpectedImprovement(),
+            seed=self.config.seed,
+        )
+        decision = Decision(
+            stage=0,
+            lr=math.exp(found.log_lr),
+            reason="the highest expected improvement between the best and its neighbours",
+            posterior=posterior_curve(found.evidence),
+        )
+        return self._probe(state, decision)
+
+    def _probe(self, state: BudgetState, decision: Decision) -> Step[BudgetState]:
+        n = self.probe_steps
+        shape = Shape.LINEAR if self.options.decayed_probes else Shape.CONSTANT
+        end = 0.0 if self.options.decayed_probes else decision.lr
+        directive = Directive(
+            phase=Phase.PROBE,
+            stage=0,
+            n_steps=n + self._held_out,
+            profile=Profile(shape, decision.lr, end, n, warmup=round(n * self.options.warmup)),
+            batches=self.options.batches,
+            validate_at=(n,) if self.config.has_validation else (),
+            give_up_above=self._limit(state),
+            reason=f"candidate {len(state.candidates) + 1}: {decision.reason}",
+        )
+        return Step(state, directive, decision.model_copy(update={"candidates": state.candidates}))
+
+    def _commit(self, state: BudgetState, progress: Progress) -> Step[BudgetState]:
+        """The LR with the lowest expected loss, corrected for the length of the rest."""
+        remaining = progress.remaining_steps
+        assert remaining is not None
+        if all(candidate.diverged for candidate in state.candidates):
+            lowest = min(candidate.lr for candidate in state.candidates)
+            reason = "every probe diverged: well below the lowest LR that was tried"
+            return Step(state, self._train(lowest / RETREAT, remaining, self._limit(state), reason))
+        best = suggest(
+            observations(state.candidates),
+            _bracket(state.candidates, progress.bounds),
+            LowerConfidenceBound(kappa=0.0),
+            seed=self.config.seed,
+            min_separation=0.0,
+        )
+        correction = min((self.probe_steps / remaining) ** self.options.length_exponent, 1.0)
+        lr = math.exp(best.log_lr) * correction
+        reason = (
+            f"best over {self.probe_steps} steps: {math.exp(best.log_lr):.3g}, "
+            f"times {correction:.2f} for a decay over {remaining}"
+        )
+        decision = Decision(
+            stage=0,
+            lr=lr,
+            reason=reason,
+            candidates=state.candidates,
+            posterior=posterior_curve(best.evidence),
+        )
+        return Step(state, self._train(lr, remaining, self._limit(state), reason), decision)
+
+    def _train(self, lr: float, n_steps: int, limit: float | None, reason: str) -> Directive:
+        end = lr if self.options.decay is Shape.CONSTANT else 0.0
+        marks = sorted({round(n_steps * (i + 1) / CHECKPOINTS) for i in range(CHECKPOINTS)} - {0})
+        return Directive(
+            phase=Phase.TRAIN,
+            stage=0,
+            n_steps=n_steps,
+            profile=Profile(self.options.decay, lr, end, n_steps, warmup=int(n_steps * self.options.warmup)),
+            batches=self.options.batches,
+            validate_at=tuple(marks) if self.config.has_validation else (),
+            give_up_above=limit,
+            report_every=report_every(n_steps),
+            reason=reason,
+        )
+
+    def _limit(self, state: BudgetState) -> float | None:
+        return give_up_level((state.initial_loss,), self.options.divergence_factor)
+
+
+def _loss(candidate: Candidate) -> float:
+    return math.inf if candidate.forecast is None else candidate.forecast
+
+
+def _spacing(bounds: LrBounds) -> float:
+    low, high = bounds.log
+    return min((high - low) / RANGE_SPACINGS, MAX_SPACING)
+
+
+def _neighbours(candidates: Sequence[Candidate]) -> tuple[float, float | None, float | None]:
+    """The x of the best candidate, and of the next lower and the next higher one that was tried."""
+    xs = sorted(math.log(candidate.lr) for candidate in candidates)
+    at = xs.index(math.log(min(candidates, key=_loss).lr))
+    return xs[at], xs[at - 1] if at else None, xs[at + 1] if at + 1 < len(xs) else None
+
+
+def _outward(candidates: Sequence[Candidate], bounds: LrBounds, widening: float) -> float | None:
+    """The next x on the way to a bracket; None: there is one, or the search may go no further."""
+    if not candidates:
+        return math.log(bounds.middle)
+    d, (low, high) = _spacing(bounds), bounds.log
+    if all(candidate.diverged for candidate in candidates):
+        down = min(math.log(candidate.lr) for candidate in candidates) - d
+        return down if down >= low - math.log(widening) else None
+    best, below, above = _neighbours(candidates)
+    limit_low, limit_high = low - math.log(widening), high + math.log(widening)
+    if above is None and best < limit_high:
+        return min(best + d, limit_high)
+    if below is None and best > limit_low:
+        return max(best - d, limit_low)
+    return None
+
+
+def _bracket(candidates: Sequence[Candidate], bounds: LrBounds) -> tuple[float, float]:
+    """Between the neighbours of the best candidate; where it has none, as far as a step outward goes."""
+    best, below, above = _neighbours(candidates)
+    d = _spacing(bounds)
+    return best - d if below is None else below, best + d if above is None else above

@@ -28,7 +28,7 @@ class Profile:
     """LRs of the first parameter group over `length` steps, from position `offset` on.
 
     The first `warmup` steps rise linearly to `start_lr`; the shape covers the steps after them. `end_lr` is the LR of
-    the step after the last, so that a linear decay to zero has no step that stands still; it holds for any step after that.
+    the step after the last, so that a linear decay to zero has no step that stands still; it holds from there on.
     """
 
     shape: Shape
@@ -73,7 +73,8 @@ class Profile:
             case Shape.EXPONENTIAL:
                 return float(self.start_lr * (self.end_lr / self.start_lr) ** done)
             case Shape.COSINE:
-                return self.end_lr + (self.start_lr - self.end_lr) * (1 + math.cos(math.pi * done)) / 2
+                weight = (1 + math.cos(math.pi * done)) / 2
+                return self.start_lr * weight + self.end_lr * (1 - weight)
 
     def after(self, n_steps: int) -> Profile:
         """What is left of this profile after `n_steps`; its LRs are the same bit for bit."""

@@ -82,6 +82,8 @@ class JobState(Value):
     snapshot_step: int | None = None
     """Committed steps when the client's snapshot was taken."""
     bounds: LrBounds | None = None
+    first_loss: float | None = None
+    """The untrained model's, or nearly: the first one that was reported."""
     last_loss: float | None = None
     last_validation: float | None = None
     best_validation: float | None = None
@@ -151,7 +153,7 @@ def advance(state: JobState, report: Report) -> Transition:
     try:
         asked, step = _ask_policy(state, report)
         return _issue(asked, report, step.directive, step)
-    except (PolicyError, InvalidInputError, ArithmeticError, ValueError, LookupError) as error:
+    except Exception as error:  # whatever it is, it is the policy's, and must not reach the training
         message = f"policy {state.config.policy}: {type(error).__name__}: {error}"
         return _stop(state, report, Status.FAILED, message)
 
@@ -215,6 +217,7 @@ def _progress(state: JobState, bounds: LrBounds) -> Progress:
         search_steps=state.search_steps,
         remaining_steps=state.remaining_steps,
         bounds=bounds,
+        first_loss=state.first_loss,
         last_loss=state.last_loss,
     )
 
@@ -235,6 +238,8 @@ def _account(state: JobState, report: Report) -> JobState:
     committed, searched, n = state.committed_steps, state.search_steps, report.n_steps
     validations = [v.loss for v in report.validations if math.isfinite(v.loss)]
     update: dict[str, Any] = {"wall_time_s": state.wall_time_s + report.wall_time_s}
+    if state.first_loss is None and math.isfinite(report.losses[0]):
+        update["first_loss"] = report.losses[0]
     if not state.directive.phase.committed:
         searched += n
     elif report.outcome is Outcome.DIVERGED:

@@ -41,6 +41,7 @@ class Scheduled:
 
 CONTESTANTS: dict[str, Tuned | Scheduled] = {
     "autolrs": Tuned("autolrs", "schedule"),
+    "budget": Tuned("budget", "schedule-budget"),
     "constant": Scheduled(Shape.CONSTANT, BASE_LR),
     "cosine": Scheduled(Shape.COSINE, 0.0),
     "linear decay": Scheduled(Shape.LINEAR, 0.0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc.aio
@@ -46,12 +47,8 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
-        try:
-            self.port = self._server.add_insecure_port(listen)
-        except RuntimeError as error:
-            raise InvalidInputError.of("listen", f"{listen} can't be bound; is the port in use?") from error
-        if self.port == 0:
-            raise InvalidInputError.of("listen", f"{listen} can't be bound; is the port in use?")
+        _try_bind(listen)
+        self.port = self._server.add_insecure_port(listen)
 
     async def start(self) -> None:
         """Begins to serve."""
@@ -69,3 +66,23 @@ class Server:
     async def wait(self) -> None:
         """Until it is stopped."""
         await self._server.wait_for_termination()
+
+
+def _try_bind(listen: str) -> None:
+    """Binds the address and lets go of it: gRPC would print lines of its own about one that is in use.
+
+    Raises:
+        InvalidInputError: it can't be bound.
+    """
+    host, colon, port = listen.rpartition(":")
+    if not (colon and port.isdecimal() and int(port) < 2**16):
+        raise InvalidInputError.of("listen", f"{listen!r} is not HOST:PORT, as 127.0.0.1:50051")
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            # As gRPC does: a port whose last connections are still closing may be taken again.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise InvalidInputError.of("listen", f"{listen} can't be bound: {error.strerror or error}") from error

@@ -181,7 +181,7 @@ class Profile(_message.Message):
       CONSTANT     start_lr
       LINEAR       start_lr + (end_lr - start_lr) * q
       EXPONENTIAL  start_lr * (end_lr / start_lr) ^ q
-      COSINE       end_lr + (start_lr - end_lr) * (1 + cos(pi * q)) / 2
+      COSINE       start_lr * w + end_lr * (1 - w) with w = (1 + cos(pi * q)) / 2
     end_lr is thus the LR of the step after the last, and of all that follow.
     """
 

@@ -114,7 +114,6 @@ class AutoLrsState(PolicyState):
     objective: Objective = Objective.TRAINING
     candidates: tuple[Candidate, ...] = ()
     """Of the open stage."""
-    initial_loss: float | None = None
     start_loss: float | None = None
     """Of the open stage."""
     ceiling: float | None = None
@@ -169,8 +168,6 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
         self, state: AutoLrsState, directive: Directive, report: Report, progress: Progress
     ) -> Step[AutoLrsState]:
         """The next probe, the committed steps after the last one, or the next stage after those."""
-        if state.initial_loss is None and math.isfinite(report.losses[0]):
-            state = state.model_copy(update={"initial_loss": report.losses[0]})
         if directive.phase is Phase.PROBE:
             return self._after_probe(state, directive, report, progress)
         if report.outcome is Outcome.DIVERGED:
@@ -184,7 +181,7 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
         total, remaining = self.config.total_steps, progress.remaining_steps
         first_tau, first_tau_prime = self.options.first_stage(total)
         largest = self.options.largest_tau(total)
-        validated = self.config.has_validation and state.tau >= largest
+        validated = state.objective is Objective.VALIDATION or (self.config.has_validation and state.tau >= largest)
         tau = first_tau if state.tau == 0 else min(2 * state.tau, largest)
         tau_prime = max(1, round(tau * first_tau_prime / first_tau))
         smallest = self._cost(first_tau, first_tau_prime)
@@ -236,7 +233,7 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
             profile=Profile.constant(lr, state.tau_prime),
             batches=self.options.batches,
             validate_at=_evenly(state.tau_prime, validations),
-            give_up_above=self._give_up_above(state),
+            give_up_above=self._give_up_above(state, progress),
             reason=reason,
         )
         decision = Decision(
@@ -248,8 +245,8 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
         )
         return Step(state, directive, decision)
 
-    def _give_up_above(self, state: AutoLrsState) -> float | None:
-        return give_up_level((state.start_loss, state.initial_loss), self.options.divergence_factor)
+    def _give_up_above(self, state: AutoLrsState, progress: Progress) -> float | None:
+        return give_up_level((state.start_loss, progress.first_loss), self.options.divergence_factor)
 
     def _after_probe(
         self, state: AutoLrsState, directive: Directive, report: Report, progress: Progress
@@ -300,16 +297,16 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
         n_steps = state.tau if remaining is None or not state.last_stage else remaining
         return Step(
             state,
-            self._train(state, lr, n_steps, reason),
+            self._train(state, lr, n_steps, progress, reason),
             Decision(stage=state.stage, lr=lr, reason=reason, candidates=state.candidates),
         )
 
     def _train_on(self, state: AutoLrsState, n_steps: int, progress: Progress) -> Step[AutoLrsState]:
         """Spends a rest that is too short for a search: only a divergence leaves one."""
         lr = self._bounds(state, progress).max
-        return Step(state, self._train(state, lr, n_steps, "too few steps are left for a search"))
+        return Step(state, self._train(state, lr, n_steps, progress, "too few steps are left for a search"))
 
-    def _train(self, state: AutoLrsState, lr: float, n_steps: int, reason: str) -> Directive:
+    def _train(self, state: AutoLrsState, lr: float, n_steps: int, progress: Progress, reason: str) -> Directive:
         return Directive(
             phase=Phase.TRAIN,
             stage=state.stage,
@@ -317,7 +314,7 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
             profile=Profile.constant(lr, n_steps),
             batches=self.options.batches,
             validate_at=(n_steps,) if self.config.has_validation else (),
-            give_up_above=self._give_up_above(state),
+            give_up_above=self._give_up_above(state, progress),
             report_every=report_every(n_steps),
             reason=reason,
         )

@@ -42,6 +42,8 @@ class Progress:
     remaining_steps: int | None
     """Steps that may still be run; None: no end is known."""
     bounds: LrBounds
+    first_loss: float | None
+    """The first loss of all: nearly the untrained model's."""
     last_loss: float | None
     """The mean of the last committed losses; None before the first."""
 

@@ -10,8 +10,8 @@ spacing of the first candidates in x; gamma, the exponent with which the best pe
 
 The search in x: from the middle of the range, steps of d in the direction that improves until the best candidate has
 a worse one on either side; then `refinements` candidates between these by a Gaussian process and log expected
-improvement. It may leave the range by a factor of `widening`. The LR that is committed has the lowest expected loss, times
-(n / remaining)^gamma.
+improvement. It may leave the range by a factor of `widening`. The LR that is committed has the lowest expected loss,
+times (n / remaining)^gamma.
 """
 
 from __future__ import annotations
@@ -97,7 +97,6 @@ class BudgetState(PolicyState):
     candidates: tuple[Candidate, ...] = ()
     bracketed_after: int | None = None
     """How many candidates it took until the best had a worse one on either side."""
-    initial_loss: float | None = None
 
 
 class Budget(Policy[BudgetOptions, BudgetState]):
@@ -143,23 +142,21 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         self, state: BudgetState, directive: Directive, report: Report, progress: Progress
     ) -> Step[BudgetState]:
         """The next candidate, or the decay; after a divergence in it, the decay from a lower LR."""
-        if state.initial_loss is None and math.isfinite(report.losses[0]):
-            state = state.model_copy(update={"initial_loss": report.losses[0]})
         assert directive.profile is not None
         peak = directive.profile.start_lr
         if directive.phase is not Phase.PROBE:
             remaining = progress.remaining_steps
             assert remaining is not None
             reason = f"diverged at {peak:.3g}: a lower LR over what is left"
-            return Step(state, self._train(peak / RETREAT, remaining, self._limit(state), reason))
-        candidate = self._judge(state, directive.number, peak, report)
+            return Step(state, self._train(peak / RETREAT, remaining, self._limit(progress), reason))
+        candidate = self._judge(directive.number, peak, report, progress)
         state = state.model_copy(update={"candidates": (*state.candidates, candidate)})
         return self._next(state, progress)
 
-    def _judge(self, state: BudgetState, number: int, peak: float, report: Report) -> Candidate:
+    def _judge(self, number: int, peak: float, report: Report, progress: Progress) -> Candidate:
         """A probe's loss after its decay: the validation, or the mean over batches that were held out."""
         if report.outcome is Outcome.DIVERGED:
-            reached = level_reached(report, state.initial_loss)
+            reached = level_reached(report, progress.first_loss)
             return Candidate(directive_number=number, lr=peak, at_least=reached)
         if report.validations:
             loss = report.validations[-1].loss
@@ -178,7 +175,9 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             return self._commit(state, progress)
         if state.bracketed_after is None and outward is not None:
             beyond = "" if progress.bounds.min <= math.exp(outward) <= progress.bounds.max else ", beyond the range"
-            return self._probe(state, Decision(stage=0, lr=math.exp(outward), reason=f"a step outward{beyond}"))
+            return self._probe(
+                state, Decision(stage=0, lr=math.exp(outward), reason=f"a step outward{beyond}"), progress
+            )
         if state.bracketed_after is not None and done >= state.bracketed_after + self.options.refinements:
             return self._commit(state, progress)
         found = suggest(
@@ -193,9 +192,9 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             reason="the highest expected improvement between the best and its neighbours",
             posterior=posterior_curve(found.evidence),
         )
-        return self._probe(state, decision)
+        return self._probe(state, decision, progress)
 
-    def _probe(self, state: BudgetState, decision: Decision) -> Step[BudgetState]:
+    def _probe(self, state: BudgetState, decision: Decision, progress: Progress) -> Step[BudgetState]:
         n = self.probe_steps
         shape = Shape.LINEAR if self.options.decayed_probes else Shape.CONSTANT
         end = 0.0 if self.options.decayed_probes else decision.lr
@@ -206,7 +205,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             profile=Profile(shape, decision.lr, end, n, warmup=round(n * self.options.warmup)),
             batches=self.options.batches,
             validate_at=(n,) if self.config.has_validation else (),
-            give_up_above=self._limit(state),
+            give_up_above=self._limit(progress),
             reason=f"candidate {len(state.candidates) + 1}: {decision.reason}",
         )
         return Step(state, directive, decision.model_copy(update={"candidates": state.candidates}))
@@ -218,7 +217,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         if all(candidate.diverged for candidate in state.candidates):
             lowest = min(candidate.lr for candidate in state.candidates)
             reason = "every probe diverged: well below the lowest LR that was tried"
-            return Step(state, self._train(lowest / RETREAT, remaining, self._limit(state), reason))
+            return Step(state, self._train(lowest / RETREAT, remaining, self._limit(progress), reason))
         best = suggest(
             observations(state.candidates),
             _bracket(state.candidates, progress.bounds),
@@ -239,7 +238,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             candidates=state.candidates,
             posterior=posterior_curve(best.evidence),
         )
-        return Step(state, self._train(lr, remaining, self._limit(state), reason), decision)
+        return Step(state, self._train(lr, remaining, self._limit(progress), reason), decision)
 
     def _train(self, lr: float, n_steps: int, limit: float | None, reason: str) -> Directive:
         end = lr if self.options.decay is Shape.CONSTANT else 0.0
@@ -256,8 +255,8 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             reason=reason,
         )
 
-    def _limit(self, state: BudgetState) -> float | None:
-        return give_up_level((state.initial_loss,), self.options.divergence_factor)
+    def _limit(self, progress: Progress) -> float | None:
+        return give_up_level((progress.first_loss,), self.options.divergence_factor)
 
 
 def _loss(candidate: Candidate) -> float:

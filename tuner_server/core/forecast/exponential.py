@@ -14,12 +14,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
 
 from tuner_server.core.forecast.base import FloatArray, Forecast, Objective
 from tuner_server.core.forecast.bounds import Bounds
 from tuner_server.core.forecast.denoise import MIN_POINTS, denoise
 from tuner_server.core.forecast.last_value import LastValueCurve, LastValueForecaster
+from tuner_server.core.forecast.nelder_mead import minimise_from_zero
 from tuner_server.core.forecast.profile import Profile, linear_fit
 from tuner_server.core.forecast.series import Series, check_horizon
 
@@ -69,17 +69,17 @@ def fit_exponential(values: FloatArray) -> Exponential:
     x = np.arange(values.size, dtype=np.float64)
 
     deviations = values - values.mean()
+    power = float(deviations @ deviations)
 
-    def sse(q: FloatArray) -> float:
+    def sse(q: float) -> float:
         # `linear_fit(...).sse` without its generality: this runs some seventy times a fit. The
         # spread of phi is never 0, because even the fastest rate leaves x = 0 apart.
-        phi = np.expm1(_rate(q[0]) * x)
-        phi -= phi.sum() / phi.size
-        residuals = deviations - (phi @ deviations) / (phi @ phi) * phi
-        return float(residuals @ residuals)
+        phi = np.expm1(_rate(q) * x)
+        total = float(phi.sum())
+        spread = float(phi @ phi) - total * total / values.size
+        return power - float(phi @ deviations) ** 2 / spread
 
-    found = minimize(sse, x0=[0.0], method="Nelder-Mead", options={"xatol": _TOLERANCE, "fatol": _TOLERANCE})
-    b = _rate(found.x[0])
+    b = _rate(minimise_from_zero(sse, _TOLERANCE))
     fit = linear_fit(_basis(np.asarray(b), x), values)
     return Exponential(level=float(fit.level), slope=float(fit.slope), b=b)
 

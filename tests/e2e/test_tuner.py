@@ -340,6 +340,23 @@ def test_a_server_that_dies_does_not_stop_the_training(server: ServerProcess, ca
     assert any(not torch.equal(value, before[key]) for key, value in run.model.state_dict().items())
 
 
+def test_a_server_that_restarts_in_time_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is away for longer than its clients' retries take, and shorter than their deadline."""
+    run, db = Run(sgd), f"sqlite:///{tmp_path / 'jobs.db'}"
+    server = ServerProcess(db)
+    tuner = tuned(server.target, run, total_steps=120)
+    server.close()
+    restarted: list[ServerProcess] = []
+    later = threading.Timer(4.0, lambda: restarted.append(ServerProcess(db, "--listen", server.target)))
+    later.start()
+    run.train(tuner)
+    later.join()
+    restarted[0].close()
+    assert run.steps == 120
+    assert not caplog.records
+    assert tuner.schedule.policy == "autolrs"
+
+
 def test_cancelled_from_outside_it_goes_back_and_trains_on(shared_server: ServerProcess) -> None:
     run = Run(sgd)
     tuner = tuned(shared_server.target, run)

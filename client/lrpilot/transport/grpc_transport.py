@@ -60,12 +60,12 @@ class GrpcTransport:
         self.stub = tuner_pb2_grpc.TunerServiceStub(self._channel)
 
     def create_job(self, request: pb.CreateJobRequest) -> pb.CreateJobResponse:
-        """Opens a job. Raises: ServerError."""
+        """Opens a job. Raises: ServerError: soon, if nothing listens there: the address may be wrong."""
         return self.call(lambda timeout: self.stub.CreateJob(request, timeout=timeout))
 
     def advance(self, request: pb.AdvanceRequest) -> pb.AdvanceResponse:
-        """Reports, and gets the next directive. Raises: ServerError."""
-        return self.call(lambda timeout: self.stub.Advance(request, timeout=timeout))
+        """Reports, and gets the next directive; waits for a server that restarts. Raises: ServerError."""
+        return self.call(lambda timeout: self.stub.Advance(request, timeout=timeout, wait_for_ready=True))
 
     def call(self, method: Callable[[float], Response]) -> Response:
         """Calls with this transport's deadline. Raises: ServerError."""

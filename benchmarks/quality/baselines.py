@@ -7,7 +7,7 @@ take no LR. All of them, the range test of the LR finder included, stay within `
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -118,7 +118,13 @@ def _run_lr_finder(workload: Workload, n_steps: int, seed: int) -> Curve:
     if n_steps <= _FINDER_STEPS:
         raise ValueError(f"the range test alone takes {_FINDER_STEPS} of {n_steps} steps")
     lr = find_lr(workload, seed)
-    return _run_shape(SHAPES["cosine"], workload, lr, n_steps - _FINDER_STEPS, seed)
+    curve = _run_shape(SHAPES["cosine"], workload, lr, n_steps - _FINDER_STEPS, seed)
+    return replace(
+        curve,
+        search_steps=_FINDER_STEPS,
+        peak_lr=lr,
+        val_steps=[step + _FINDER_STEPS for step in curve.val_steps],
+    )
 
 
 def _weight_decay(workload: Workload, model: nn.Module) -> float:

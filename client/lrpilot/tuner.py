@@ -34,6 +34,9 @@ SERVER_VARIABLE = "LRPILOT_SERVER"
 TIMEOUT_S = 30.0
 """For one report, retries included: the longest that a training loop waits for its server."""
 
+MAX_LOSS = 3.4e38
+"""The largest validation loss that is none of a divergence: losses are single precision."""
+
 Batch = TypeVar("Batch")
 log = logging.getLogger("lrpilot")
 
@@ -352,7 +355,7 @@ class Tuner:
         except Exception:
             log.warning("lrpilot: validate raised, its result is left out", exc_info=True)
             loss = math.nan
-        if math.isfinite(loss):
+        if not is_divergent(loss, MAX_LOSS):
             self._validations.append(pb.Validation(step=lease.done, loss=loss))
             return True
         return lease.committed

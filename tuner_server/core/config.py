@@ -10,6 +10,8 @@ import pydantic
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.messages import Value
 
+SMALLEST_LR, LARGEST_LR = 1e-30, 1e30
+"""Of bounds: far outside anything that trains, and their products stay far inside the floats."""
 MAX_NAME = 200
 """Characters of a name; enough for a path, short enough for a table."""
 
@@ -23,7 +25,7 @@ class LrBounds(Value):
     @pydantic.model_validator(mode="after")
     def _ordered(self) -> LrBounds:
         for lr in (self.min, self.max):
-            if not (math.isfinite(lr) and lr > 0):
+            if not SMALLEST_LR <= lr <= LARGEST_LR:
                 raise ValueError(f"both bounds must be positive and finite, as (1e-4, 1.0); got {lr}")
         if self.min >= self.max:
             raise ValueError(f"the lower bound must lie below the upper; got ({self.min}, {self.max})")

@@ -24,6 +24,8 @@ from tuner_server.core.errors import InvalidInputError, PolicyError, Preconditio
 from tuner_server.core.messages import Decision, Directive, Outcome, Phase, Report, Value
 from tuner_server.core.policies.base import Progress, Step
 
+MAX_LOSS = 3.4e38
+"""A validation loss beyond single precision is a divergence, as a training loss is."""
 LOSS_WINDOW = 10
 """Committed losses that are averaged for "the loss now", as in the published code's logs."""
 
@@ -198,9 +200,9 @@ def check_report(directive: Directive, report: Report, has_validation: bool) -> 
             "report.validations", f"validated after steps {got}, but the directive asks for {due}"
         )
     for i, validation in enumerate(report.validations):
-        if report.outcome is not Outcome.DIVERGED and not math.isfinite(validation.loss):
+        if report.outcome is not Outcome.DIVERGED and not abs(validation.loss) <= MAX_LOSS:
             raise InvalidInputError.of(
-                f"report.validations[{i}].loss", f"{validation.loss}; a completed step's is finite"
+                f"report.validations[{i}].loss", f"{validation.loss}; a completed step's is finite, at most {MAX_LOSS}"
             )
     if not (math.isfinite(report.wall_time_s) and report.wall_time_s >= 0):
         raise InvalidInputError.of("report.wall_time_s", "must be finite and not negative")

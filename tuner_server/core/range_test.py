@@ -17,8 +17,8 @@ from tuner_server.core.messages import BatchSource, Directive, Phase, Report
 
 LOWEST_LR, HIGHEST_LR = 1e-6, 10.0
 """From below any LR that moves a network to above any that trains one, SGD and Adam alike."""
-MIN_STEPS, MAX_STEPS = 40, 200
-"""Some six to thirty steps a decade: fewer are noise, more buy nothing."""
+MIN_STEPS, MAX_STEPS = 40, 150
+"""Some six to twenty steps a decade: fewer are noise, more buy nothing."""
 SHARE = 0.02
 """Of the total steps, between those limits."""
 SMOOTHING = 0.9

@@ -406,6 +406,8 @@ class JobMachine(RuleBasedStateMachine):
     """
 
     transition: Transition
+    reach: float
+    """How far above its bounds the policy may go, as a factor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -413,44 +415,9 @@ class JobMachine(RuleBasedStateMachine):
         self.events: list[tuple[Report | None, Transition | JobState]] = []
         self.in_model = self.snapshot = self.n_run = 0
 
-    @initialize(
-        tau=st.integers(4, 60),
-        probe_share=st.integers(2, 6),
-        candidates=st.integers(1, 3),
-        tau_max=st.integers(60, 120),
-        warmup_steps=st.sampled_from([0, 0, 7, 120]),
-        spare=st.integers(0, 400),
-        endless=st.sampled_from([False, False, False, True]),
-        bounds=st.booleans(),
-        has_validation=st.booleans(),
-    )
-    def open(
-        self,
-        tau: int,
-        probe_share: int,
-        candidates: int,
-        tau_max: int,
-        warmup_steps: int,
-        spare: int,
-        endless: bool,
-        bounds: bool,
-        has_validation: bool,
-    ) -> None:
-        tau_prime = max(1, tau // probe_share)
-        total = 40 + warmup_steps + tau + candidates * tau_prime + spare
-        self.config = config(
-            None if endless else total,
-            bounds=bounds,
-            has_validation=has_validation,
-            tau=tau,
-            tau_prime=tau_prime,
-            tau_max=tau_max,
-            candidates=candidates,
-            warmup_steps=warmup_steps,
-            forecaster="last_value",
-            validations=4,
-        )
-        self.transition = job.create(self.config)
+    def _open(self, config: JobConfig) -> None:
+        self.config = config
+        self.transition = job.create(config)
         self._carry_out()
 
     @property
@@ -549,10 +516,83 @@ class JobMachine(RuleBasedStateMachine):
         if self.directive.phase in (Phase.PROBE, Phase.TRAIN):
             assert profile is not None
             assert self.transition.state.bounds is not None
-            assert 0 < profile.start_lr <= self.transition.state.bounds.max * (1 + 1e-12)
+            assert 0 < profile.start_lr <= self.transition.state.bounds.max * self.reach
 
 
-JobMachine.TestCase.settings = hypothesis.settings(
-    max_examples=40, stateful_step_count=40, deadline=None, derandomize=True
-)
-TestJobMachine = JobMachine.TestCase
+class AutoLrsMachine(JobMachine):
+    """With the published method."""
+
+    reach = 1 + 1e-12
+
+    @initialize(
+        tau=st.integers(4, 60),
+        probe_share=st.integers(2, 6),
+        candidates=st.integers(1, 3),
+        tau_max=st.integers(60, 120),
+        warmup_steps=st.sampled_from([0, 0, 7, 120]),
+        spare=st.integers(0, 400),
+        endless=st.sampled_from([False, False, False, True]),
+        bounds=st.booleans(),
+        has_validation=st.booleans(),
+    )
+    def open(
+        self,
+        tau: int,
+        probe_share: int,
+        candidates: int,
+        tau_max: int,
+        warmup_steps: int,
+        spare: int,
+        endless: bool,
+        bounds: bool,
+        has_validation: bool,
+    ) -> None:
+        tau_prime = max(1, tau // probe_share)
+        total = 40 + warmup_steps + tau + candidates * tau_prime + spare
+        asked = config(
+            None if endless else total,
+            bounds=bounds,
+            has_validation=has_validation,
+            tau=tau,
+            tau_prime=tau_prime,
+            tau_max=tau_max,
+            candidates=candidates,
+            warmup_steps=warmup_steps,
+            forecaster="last_value",
+            validations=4,
+        )
+        self._open(asked)
+
+
+class BudgetMachine(JobMachine):
+    """With one search and one decay."""
+
+    reach = 10 * (1 + 1e-9)
+
+    @initialize(
+        total_steps=st.integers(1, 200) | st.integers(200, 3000),
+        probe_steps=st.integers(4, 40),
+        refinements=st.integers(0, 3),
+        max_candidates=st.integers(1, 12),
+        bounds=st.booleans(),
+        has_validation=st.booleans(),
+    )
+    def open(
+        self,
+        total_steps: int,
+        probe_steps: int,
+        refinements: int,
+        max_candidates: int,
+        bounds: bool,
+        has_validation: bool,
+    ) -> None:
+        options = {"probe_steps": probe_steps, "refinements": refinements, "max_candidates": max_candidates}
+        asked = config(total_steps, bounds=bounds, has_validation=has_validation)
+        self._open(asked.model_copy(update={"policy": "budget", "policy_options": options | {"widening": 10.0}}))
+
+
+SETTINGS = hypothesis.settings(max_examples=40, stateful_step_count=40, deadline=None, derandomize=True)
+AutoLrsMachine.TestCase.settings = SETTINGS
+BudgetMachine.TestCase.settings = SETTINGS
+TestAutoLrsMachine = AutoLrsMachine.TestCase
+TestBudgetMachine = BudgetMachine.TestCase

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 import pydantic
 from lrpilot.profile import Profile, Shape
 
+from tuner_server.core import range_test
 from tuner_server.core.acquisition import LogExpectedImprovement, LowerConfidenceBound
 from tuner_server.core.config import LrBounds
 from tuner_server.core.divergence import give_up_level, level_reached
@@ -40,18 +41,22 @@ from tuner_server.core.parts import report_every
 from tuner_server.core.policies.base import Options, Policy, PolicyState, Progress, Step
 from tuner_server.core.suggest import suggest
 
-PROBE_SHARE = 0.0075
+PROBE_SHARE = 0.01
 """n as a part of T ..."""
-MIN_PROBE, MAX_PROBE = 25, 100
+MIN_PROBE, MAX_PROBE = 25, 65
 """... between these: shorter probes rank badly, longer ones hardly rank better (docs/quality.md)."""
 HELD_OUT = 10
 """Steps at LR zero at the end of a probe without validation: their batches are ones that it has not trained on."""
 MAX_SPACING = math.log(10.0)
 """d at most: a bowl of the loss is about a decade wide, so wider steps may jump over it."""
+MIN_SPACING = math.log(2.0)
+"""d at least: closer LRs differ by less than the noise, and a narrow range could not be left in so few steps."""
 RANGE_SPACINGS = 3
-"""d is this part of the range, if that is less."""
+"""d is this part of the range, between those limits."""
+LEAST_STEP = 0.01
+"""A step outward that the limits leave less than this part of d says nothing new."""
 LARGEST_SEARCH_SHARE = 0.2
-"""A search that would take more of the budget does not pay: there is none."""
+"""A search that would take more of the budget does not pay: there is none, and one that threatens to ends."""
 FIRST_CANDIDATES = 3
 """Candidates that it takes to bracket the best one, where the middle of the range is not far off."""
 CHECKPOINTS = 10
@@ -64,7 +69,7 @@ class BudgetOptions(Options):
     """The constants of the method. The defaults are measured ones, see docs/quality.md."""
 
     probe_steps: int | None = pydantic.Field(default=None, ge=4)
-    """n; None: 0.75% of the total steps, but 25 to 100."""
+    """n; None: 1% of the total steps, but 25 to 65."""
     refinements: int = pydantic.Field(default=3, ge=0, le=50)
     """Candidates after the best one is bracketed."""
     max_candidates: int = pydantic.Field(default=8, ge=1, le=100)
@@ -126,7 +131,16 @@ class Budget(Policy[BudgetOptions, BudgetState]):
     def searches(self) -> bool:
         """Whether the run is long enough for a search to pay."""
         assert self.config.total_steps is not None
-        search = (FIRST_CANDIDATES + self.options.refinements) * (self.probe_steps + self._held_out)
+        candidates = min(FIRST_CANDIDATES + self.options.refinements, self.options.max_candidates)
+        search = candidates * (self.probe_steps + self._held_out)
+        if self.config.lr_bounds is None:
+            search += range_test.directive(self.config).n_steps
+        return search <= LARGEST_SEARCH_SHARE * self.config.total_steps
+
+    def _affords_probe(self, progress: Progress) -> bool:
+        """Whether the search's share of the budget holds one more probe."""
+        assert self.config.total_steps is not None
+        search = progress.search_steps + self.probe_steps + self._held_out
         return search <= LARGEST_SEARCH_SHARE * self.config.total_steps
 
     def start(self, progress: Progress) -> Step[BudgetState]:
@@ -171,7 +185,8 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         if outward is None and state.bracketed_after is None:
             state = state.model_copy(update={"bracketed_after": len(state.candidates)})
         done = len(state.candidates)
-        if done >= self.options.max_candidates:
+        lost = done > 0 and outward is None and all(candidate.diverged for candidate in state.candidates)
+        if lost or done >= self.options.max_candidates or not self._affords_probe(progress):
             return self._commit(state, progress)
         if state.bracketed_after is None and outward is not None:
             beyond = "" if progress.bounds.min <= math.exp(outward) <= progress.bounds.max else ", beyond the range"
@@ -182,7 +197,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             return self._commit(state, progress)
         found = suggest(
             observations(state.candidates),
-            _bracket(state.candidates, progress.bounds),
+            _bracket(state.candidates, progress.bounds, self.options.widening),
             LogExpectedImprovement(),
             seed=self.config.seed,
         )
@@ -202,7 +217,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             phase=Phase.PROBE,
             stage=0,
             n_steps=n + self._held_out,
-            profile=Profile(shape, decision.lr, end, n, warmup=round(n * self.options.warmup)),
+            profile=Profile(shape, decision.lr, end, n, warmup=min(round(n * self.options.warmup), n - 1)),
             batches=self.options.batches,
             validate_at=(n,) if self.config.has_validation else (),
             give_up_above=self._limit(progress),
@@ -215,12 +230,13 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         remaining = progress.remaining_steps
         assert remaining is not None
         if all(candidate.diverged for candidate in state.candidates):
-            lowest = min(candidate.lr for candidate in state.candidates)
+            lr = min(candidate.lr for candidate in state.candidates) / RETREAT
             reason = "every probe diverged: well below the lowest LR that was tried"
-            return Step(state, self._train(lowest / RETREAT, remaining, self._limit(progress), reason))
+            decision = Decision(stage=0, lr=lr, reason=reason, candidates=state.candidates)
+            return Step(state, self._train(lr, remaining, self._limit(progress), reason), decision)
         best = suggest(
             observations(state.candidates),
-            _bracket(state.candidates, progress.bounds),
+            _bracket(state.candidates, progress.bounds, self.options.widening),
             LowerConfidenceBound(kappa=0.0),
             seed=self.config.seed,
             min_separation=0.0,
@@ -265,7 +281,13 @@ def _loss(candidate: Candidate) -> float:
 
 def _spacing(bounds: LrBounds) -> float:
     low, high = bounds.log
-    return min((high - low) / RANGE_SPACINGS, MAX_SPACING)
+    return min(max((high - low) / RANGE_SPACINGS, MIN_SPACING), MAX_SPACING)
+
+
+def _limits(bounds: LrBounds, widening: float) -> tuple[float, float]:
+    """The lowest and the highest x that may be tried."""
+    low, high = bounds.log
+    return low - math.log(widening), high + math.log(widening)
 
 
 def _neighbours(candidates: Sequence[Candidate]) -> tuple[float, float | None, float | None]:
@@ -279,21 +301,21 @@ def _outward(candidates: Sequence[Candidate], bounds: LrBounds, widening: float)
     """The next x on the way to a bracket; None: there is one, or the search may go no further."""
     if not candidates:
         return math.log(bounds.middle)
-    d, (low, high) = _spacing(bounds), bounds.log
+    d, (lowest, highest) = _spacing(bounds), _limits(bounds, widening)
+    least = LEAST_STEP * d
     if all(candidate.diverged for candidate in candidates):
-        down = min(math.log(candidate.lr) for candidate in candidates) - d
-        return down if down >= low - math.log(widening) else None
+        tried = min(math.log(candidate.lr) for candidate in candidates)
+        return max(tried - d, lowest) if tried - lowest > least else None
     best, below, above = _neighbours(candidates)
-    limit_low, limit_high = low - math.log(widening), high + math.log(widening)
-    if above is None and best < limit_high:
-        return min(best + d, limit_high)
-    if below is None and best > limit_low:
-        return max(best - d, limit_low)
+    if above is None and highest - best > least:
+        return min(best + d, highest)
+    if below is None and best - lowest > least:
+        return max(best - d, lowest)
     return None
 
 
-def _bracket(candidates: Sequence[Candidate], bounds: LrBounds) -> tuple[float, float]:
-    """Between the neighbours of the best candidate; where it has none, as far as a step outward goes."""
+def _bracket(candidates: Sequence[Candidate], bounds: LrBounds, widening: float) -> tuple[float, float]:
+    """Between the neighbours of the best candidate; where it has none, as far as a step outward may go."""
     best, below, above = _neighbours(candidates)
-    d = _spacing(bounds)
-    return best - d if below is None else below, best + d if above is None else above
+    d, (lowest, highest) = _spacing(bounds), _limits(bounds, widening)
+    return max(best - d, lowest) if below is None else below, min(best + d, highest) if above is None else above

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import platformdirs
 import structlog
@@ -31,6 +31,7 @@ from tuner_server.core.errors import InvalidInputError, TunerError
 
 TIMEOUT_S = 30.0
 GRACE_S = 10.0
+LARGEST_PAGE = 1000
 
 app = typer.Typer(
     name="lrpilot",
@@ -131,14 +132,12 @@ def jobs(
     """List jobs."""
     found: list[pb.Job] = []
     with _connected(server) as tuner:
-        token = ""
-        while len(found) < limit:
-            request = pb.ListJobsRequest(page_size=min(limit - len(found), 1000), page_token=token, family=family)
-            page = tuner.call(lambda timeout, request=request: tuner.stub.ListJobs(request, timeout=timeout))  # type: ignore[misc]
+        page = _page(tuner, pb.ListJobsRequest(page_size=min(limit, LARGEST_PAGE), family=family))
+        found.extend(page.jobs)
+        while page.next_page_token and len(found) < limit:
+            size = min(limit - len(found), LARGEST_PAGE)
+            page = _page(tuner, pb.ListJobsRequest(page_size=size, page_token=page.next_page_token, family=family))
             found.extend(page.jobs)
-            token = page.next_page_token
-            if not token:
-                break
     if as_json:
         _print_json([json_format.MessageToDict(job) for job in found])
         return
@@ -261,6 +260,10 @@ def _writing(output: Path) -> Iterator[None]:
         raise InvalidInputError.of("output", f"{output}: {error.strerror}") from error
 
 
+def _page(tuner: GrpcTransport, request: pb.ListJobsRequest) -> pb.ListJobsResponse:
+    return tuner.call(lambda timeout: tuner.stub.ListJobs(request, timeout=timeout))
+
+
 def _schedule(tuner: GrpcTransport, job: str, view: pb.ScheduleView.ValueType) -> pb.GetScheduleResponse:
     request = pb.GetScheduleRequest(job_id=_resolve(tuner, job), view=view)
     return tuner.call(lambda timeout: tuner.stub.GetSchedule(request, timeout=timeout))
@@ -273,7 +276,7 @@ def _full_schedule(server: str | None, job: str) -> Schedule:
 
 def _resolve(tuner: GrpcTransport, job: str) -> str:
     """The id that begins with `job`. Raises: InvalidInputError: none or several do."""
-    page = tuner.call(lambda timeout: tuner.stub.ListJobs(pb.ListJobsRequest(page_size=1000), timeout=timeout))
+    page = _page(tuner, pb.ListJobsRequest(page_size=LARGEST_PAGE))
     matching = [found.id for found in page.jobs if found.id.startswith(job)]
     if len(matching) > 1 and job not in matching:
         raise InvalidInputError.of("job", f"{job!r} begins {len(matching)} ids; give more of it")
@@ -284,8 +287,11 @@ def _state(job: pb.Job) -> str:
     return pb.JobState.Name(job.state).removeprefix("JOB_STATE_").lower()
 
 
-def _optional(job: pb.Job, field: str) -> str:
-    return f"{getattr(job, field):.4g}" if job.HasField(field) else "-"  # type: ignore[arg-type]
+OptionalField = Literal["last_loss", "last_validation", "best_validation"]
+
+
+def _optional(job: pb.Job, field: OptionalField) -> str:
+    return f"{getattr(job, field):.4g}" if job.HasField(field) else "-"
 
 
 def _row(job: pb.Job) -> list[str]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import matplotlib as mpl
@@ -13,7 +14,7 @@ from rich.progress import track
 
 from benchmarks.regret.forecasts import DECAY_METHODS, METHODS, Accuracy, measure, measure_decays
 from benchmarks.regret.oracle import StateKey, StateTable
-from benchmarks.regret.rules import RULES, RegretSummary, regret, summarise
+from benchmarks.regret.rules import RULES, RegretSummary, length_effect, regret, summarise
 from benchmarks.regret.views import Goal
 from tuner_server.core.forecast import Objective
 
@@ -40,21 +41,19 @@ class Report:
         keys: Its states.
         picks: Of every rule, in every state, judged by every goal.
         accuracies: By forecaster and series.
+        length_effects: By step, the geometric mean over states of the best peak LR over tau steps, relative to the
+            best one over tau' steps.
     """
 
     keys: tuple[StateKey, ...]
     picks: tuple[Judged, ...]
     accuracies: dict[tuple[str, str], Accuracy]
+    length_effects: dict[int, float]
 
     @property
     def workloads(self) -> list[str]:
         """Names, in order."""
         return sorted({key.workload for key in self.keys})
-
-    @property
-    def steps(self) -> list[int]:
-        """The steps in a run that states lie at, ascending."""
-        return sorted({key.step for key in self.keys})
 
     def summary(self, rule: str, goal: Goal, *, workload: str | None = None, step: int | None = None) -> RegretSummary:
         """The regret of a rule; of one workload or one step only, if that is given."""
@@ -80,7 +79,11 @@ def evaluate(tables: Sequence[StateTable]) -> Report:
         for name, method in track(METHODS.items(), f"forecasters, {objective.value}")
     }
     accuracies |= {(name, DECAYED): measure_decays(tables, method) for name, method in DECAY_METHODS.items()}
-    return Report(tuple(table.key for table in tables), tuple(picks), accuracies)
+    length_effects = {
+        step: math.exp(fmean(length_effect(table) for table in tables if table.key.step == step))
+        for step in sorted({table.key.step for table in tables})
+    }
+    return Report(tuple(table.key for table in tables), tuple(picks), accuracies, length_effects)
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -95,6 +98,7 @@ def as_json(report: Report) -> dict[str, Any]:
             {"forecaster": name, "series": series, **asdict(accuracy)}
             for (name, series), accuracy in report.accuracies.items()
         ],
+        "length_effect": [{"step": step, "factor": factor} for step, factor in report.length_effects.items()],
         "picks": [
             {
                 "rule": pick.rule,
@@ -131,17 +135,18 @@ def _cell(summary: RegretSummary) -> str:
 
 
 def as_markdown(report: Report) -> str:
-    """Regret of all rules, the same of decayed runs by step and workload, and errors of all forecasters."""
+    """Regret of all rules, that of decayed runs by step and workload, the effect of length, errors of forecasters."""
     regret_rows = [[rule, *(_cell(report.summary(rule, goal)) for goal in Goal)] for rule in RULES]
     split_rows = [
         [
             rule,
-            *(_percent(report.summary(rule, Goal.DECAYED, step=step).mean) for step in report.steps),
+            *(_percent(report.summary(rule, Goal.DECAYED, step=step).mean) for step in report.length_effects),
             *(_percent(report.summary(rule, Goal.DECAYED, workload=w).mean) for w in report.workloads),
         ]
         for rule in RULES
     ]
-    split_head = ("rule", *(f"step {step}" for step in report.steps), *report.workloads)
+    split_head = ("rule", *(f"step {step}" for step in report.length_effects), *report.workloads)
+    effect_rows = [[f"step {step}", f"{factor:.2f}"] for step, factor in report.length_effects.items()]
     forecast_rows = [
         [
             name,
@@ -172,6 +177,8 @@ def as_markdown(report: Report) -> str:
             _table(("rule", *(goal.value for goal in Goal)), regret_rows),
             f"Mean regret by the state's step and by workload, {Goal.DECAYED.value}.",
             _table(split_head, split_rows),
+            "The best peak LR of a decay over tau steps, relative to the best one over tau' steps (geometric mean).",
+            _table(("state", "factor"), effect_rows),
             "Forecasts of the loss after tau steps, at a constant LR or decayed.",
             _table(forecast_head, forecast_rows),
         )

@@ -54,6 +54,12 @@ def correction(table: StateTable) -> float:
     return BudgetOptions().length_exponent * math.log(table.key.tau_prime / table.key.tau)
 
 
+def length_effect(table: StateTable) -> float:
+    """What a correction would have to add to x: from the best decay over tau' steps to the best over tau."""
+    x = math.log(table.lrs[int(np.argmin(outcomes(table, Goal.DECAYED)))])
+    return x - best_decayed_probe(table, corrected=False)
+
+
 def best_decayed_probe(table: StateTable, *, corrected: bool) -> float:
     """The LR of the decayed probe that ended lowest."""
     losses = [math.inf if loss is None else loss for loss in table.probes]

@@ -12,12 +12,12 @@ from types import TracebackType
 from typing import Any, Self, SupportsFloat, TypeVar
 
 import torch
-from google.protobuf import struct_pb2
 from torch import nn
 
 from lrpilot.embedded import EmbeddedServer
 from lrpilot.errors import ConfigError, ServerError
 from lrpilot.group_lrs import GroupLrs
+from lrpilot.job_config import job_config
 from lrpilot.lease import Event, Lease
 from lrpilot.losses import LossBuffer, is_divergent
 from lrpilot.record import Record
@@ -51,7 +51,7 @@ class Tuner:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
         *,
         server: str | None = None,
         total_steps: int | None = None,
@@ -70,7 +70,8 @@ class Tuner:
 
         Args:
             model: what is trained.
-            optimizer: its LRs are the base: what is tuned is the first group's, the others keep their ratios to it.
+            optimizer: one, or several that are stepped together. Their LRs are the base: what is tuned is that of the
+                first group of the first one; all others keep their ratios to it.
             server: HOST:PORT; None: `$LRPILOT_SERVER`, or an embedded server that ends with this run.
             total_steps: optimizer steps, search included; None: until you stop.
             lr_bounds: lowest and highest LR of the first group; None: found by a range test.
@@ -91,8 +92,9 @@ class Tuner:
             RefusedError: the server doesn't accept the job; the message names the field.
         """
         self._model = model
-        self._groups = GroupLrs(optimizer.param_groups)
-        self._snapshot = Snapshot(model, [optimizer], dict(register or {}))
+        optimizers = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else list(optimizer)
+        self._groups = GroupLrs([group for each in optimizers for group in each.param_groups])
+        self._snapshot = Snapshot(model, optimizers, dict(register or {}))
         self._validate = validate
         self._total_steps = total_steps
         self._losses = LossBuffer()
@@ -102,7 +104,7 @@ class Tuner:
         self._finished = False
         self._closed = False
         self._lr = self._groups.base_lrs[0]
-        config = _config(
+        config = job_config(
             name=name,
             family=family,
             policy=policy,
@@ -383,35 +385,3 @@ class Tuner:
 
 def _limit(directive: pb.Directive) -> float:
     return directive.give_up_above if directive.HasField("give_up_above") else math.inf
-
-
-def _config(
-    *,
-    policy: str | None,
-    policy_options: Mapping[str, Any] | None,
-    lr_bounds: tuple[float, float] | None,
-    total_steps: int | None,
-    seed: int,
-    **fields: Any,
-) -> pb.JobConfig:
-    """The job as a message; the server checks what the values mean. Raises: ConfigError: a type is wrong."""
-    options = struct_pb2.Struct()
-    try:
-        options.update(dict(policy_options or {}))
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"policy_options: {error}; give names with numbers, strings, booleans or None") from error
-    try:
-        bounds = None if lr_bounds is None else pb.LrBounds(min=lr_bounds[0], max=lr_bounds[1])
-    except (TypeError, ValueError, IndexError, KeyError) as error:
-        raise ConfigError(f"lr_bounds: {lr_bounds!r} is not a pair as (1e-4, 1.0)") from error
-    try:
-        return pb.JobConfig(
-            policy=policy or "",
-            policy_options=options,
-            lr_bounds=bounds,
-            total_steps=total_steps,
-            seed=seed,
-            **fields,
-        )
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"the job's description can't be sent: {error}") from error

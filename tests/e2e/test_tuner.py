@@ -48,7 +48,9 @@ class Run:
 
     def __init__(self, make: Callable[[nn.Module], torch.optim.Optimizer], seed: int = 0) -> None:
         torch.manual_seed(seed)
-        self.model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 2))
+        self.model: nn.Sequential = nn.Sequential(
+            nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 2)
+        )
         self.optimizer = make(self.model)
         self.loader = DataLoader(Noisy(), batch_size=BATCH, shuffle=True)
         self.used_lrs: list[float] = []
@@ -193,6 +195,34 @@ def test_group_ratios_are_kept_and_a_tensor_lr_stays_the_same_tensor() -> None:
     run.train(tuner)
     assert optimizer.param_groups[0]["lr"] is lr
     assert tuner.get_last_lr() == pytest.approx([0.2, 0.02])
+
+
+def test_several_optimizers_are_tuned_and_rolled_back_together() -> None:
+    """One per half of the model; the second runs at a tenth of the first one's LR throughout."""
+
+    def trained(directives: list[pb.Directive]) -> tuple[Run, list[torch.optim.Optimizer]]:
+        run = Run(sgd)
+        halves = [list(run.model[:3].parameters()), list(run.model[3:].parameters())]
+        optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.SGD(halves[0], lr=0.1, momentum=0.9),
+            torch.optim.AdamW(halves[1], lr=0.01),
+        ]
+        total = sum(directive.n_steps for directive in directives)
+        tuner = Tuner(run.model, optimizers, transport=ScriptedTransport(directives), total_steps=total)
+        for batch in tuner.batches(run.loader):
+            inputs, targets = batch
+            loss = functional.cross_entropy(run.model(inputs), targets)
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+            tuner.step(loss)
+        return run, optimizers
+
+    bare, _ = trained([training(0.03, 12)])
+    probed, optimizers = trained([probe(0.5, 6, first=True), training(0.03, 12, restore=True)])
+    assert_same(bare.model.state_dict(), probed.model.state_dict())
+    assert [group["lr"] for each in optimizers for group in each.param_groups] == pytest.approx([0.03, 0.003])
 
 
 def test_a_probe_that_diverges_ends_early_and_is_reported() -> None:

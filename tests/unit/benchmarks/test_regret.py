@@ -24,6 +24,7 @@ from benchmarks.regret.rules import (
     best_decayed_probe,
     by_forecast,
     in_use,
+    length_effect,
     regret,
     summarise,
     surrogate_of_decayed_probes,
@@ -100,6 +101,8 @@ def test_rules_pick_what_they_say() -> None:
     assert best_decayed_probe(table, corrected=False) == math.log(0.1)
     # (10 / 100)^0.15 = 0.708
     assert math.exp(best_decayed_probe(table, corrected=True)) == pytest.approx(0.0708, rel=1e-3)
+    # From 0.1, best of the probes, to 1.0, best of the decays over tau.
+    assert length_effect(table) == pytest.approx(math.log(10.0))
 
 
 def test_the_surrogate_looks_between_the_best_probes_neighbours_and_is_corrected_alike() -> None:

@@ -1,0 +1,43 @@
+"""A job's description, from the tuner's arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from google.protobuf import struct_pb2
+
+from lrpilot.errors import ConfigError
+from lrpilot.v1 import tuner_pb2 as pb
+
+
+def job_config(
+    *,
+    policy: str | None,
+    policy_options: Mapping[str, Any] | None,
+    lr_bounds: tuple[float, float] | None,
+    total_steps: int | None,
+    seed: int,
+    **fields: Any,
+) -> pb.JobConfig:
+    """The job as a message; the server checks what the values mean. Raises: ConfigError: a type is wrong."""
+    options = struct_pb2.Struct()
+    try:
+        options.update(dict(policy_options or {}))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"policy_options: {error}; give names with numbers, strings, booleans or None") from error
+    try:
+        bounds = None if lr_bounds is None else pb.LrBounds(min=lr_bounds[0], max=lr_bounds[1])
+    except (TypeError, ValueError, IndexError, KeyError) as error:
+        raise ConfigError(f"lr_bounds: {lr_bounds!r} is not a pair as (1e-4, 1.0)") from error
+    try:
+        return pb.JobConfig(
+            policy=policy or "",
+            policy_options=options,
+            lr_bounds=bounds,
+            total_steps=total_steps,
+            seed=seed,
+            **fields,
+        )
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"the job's description can't be sent: {error}") from error

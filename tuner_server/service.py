@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from tuner_server.core import job
 from tuner_server.core.config import JobConfig
 from tuner_server.core.errors import ConflictError, InvalidInputError, PreconditionError
-from tuner_server.core.job import Status
+from tuner_server.core.job import JobState, Status
 from tuner_server.core.messages import Directive, Report, Value
 from tuner_server.storage import Entry, Page, Storage, StoredJob
 
@@ -67,6 +67,27 @@ class TunerService:
                 continue  # another request moved the job meanwhile: look again, this report may be in by now
             return transition.directive
 
+    def resume_job(self, job_id: str, number: int) -> StoredJob:
+        """Takes a job back to where directive `number` is outstanding; what was reported since is forgotten.
+
+        Raises:
+            NotFoundError: no such job.
+            PreconditionError: that directive was never issued, or this version of the code decides otherwise than
+                the one that issued it.
+        """
+        while True:
+            stored = self._storage.load(job_id)
+            outstanding = stored.state.directive.number
+            if not 1 <= number <= outstanding:
+                raise PreconditionError(f"directive_number: {number} was never issued; {outstanding} is outstanding")
+            if number == outstanding:
+                return stored
+            earlier = self._replayed(stored, number)
+            try:
+                return self._storage.rewind(stored, earlier, self._now())
+            except ConflictError:
+                continue  # a report of the client's former life came in meanwhile
+
     def cancel_job(self, job_id: str, reason: str) -> StoredJob:
         """Ends the tuning of a job.
 
@@ -97,6 +118,20 @@ class TunerService:
         """Checks that the database answers. Raises: StorageError."""
         self._storage.ping()
 
+    def _replayed(self, stored: StoredJob, number: int) -> JobState:
+        """The state in which directive `number` was outstanding; a job that was cancelled since stays cancelled."""
+        entries = self._storage.history(stored.id, losses=True)
+        reports = [_report(entry) for entry in entries[: number - 1]]
+        earlier = job.replay(stored.state.config, reports).state
+        if earlier.directive != entries[number - 1].directive:
+            raise PreconditionError(
+                f"directive_number: this version of LRPilot would not issue directive {number} as it was issued; "
+                "finish the job with the version that began it"
+            )
+        if stored.state.status is Status.CANCELLED:
+            return job.cancel(earlier, stored.state.message)
+        return earlier
+
     def _repeated(self, job_id: str, report: Report, mark: bytes) -> Directive:
         answer = self._storage.answer(job_id, report.directive_number)
         if answer is None:
@@ -104,6 +139,20 @@ class TunerService:
         if answer.fingerprint != mark:
             raise PreconditionError(f"report.directive_number: another report on {report.directive_number} was taken")
         return answer.directive
+
+
+def _report(entry: Entry) -> Report:
+    """A report as it came in."""
+    stored = entry.report
+    assert stored is not None
+    assert stored.losses is not None
+    return Report(
+        directive_number=entry.directive.number,
+        outcome=stored.outcome,
+        losses=stored.losses,
+        validations=stored.validations,
+        wall_time_s=stored.wall_time_s,
+    )
 
 
 def fingerprint(value: Value) -> bytes:

@@ -212,6 +212,6 @@ def plot(report: Report, path: Path) -> None:
     for axes in (left, right):
         axes.invert_yaxis()
         axes.grid(visible=True, alpha=0.3)
-        axes.legend(fontsize="small")
+        axes.legend(fontsize="small", loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3)
     figure.savefig(path, dpi=150)
     plt.close(figure)

@@ -6,30 +6,36 @@ What is tuned is the LR of the first group; every other group keeps its ratio to
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 from lrpilot.errors import ConfigError
+
+
+class Grouped(Protocol):
+    """An optimizer, as far as it matters here."""
+
+    param_groups: list[dict[str, Any]]
 
 
 class GroupLrs:
     """Sets the LR of every group of some optimizers."""
 
-    def __init__(self, param_groups: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, optimizers: Sequence[Grouped]) -> None:
         """Takes the groups' present LRs as their base.
 
         Raises:
             ConfigError: there is no group, or the first LR is not positive.
         """
-        if not param_groups:
+        self._optimizers = tuple(optimizers)
+        self.base_lrs = [float(group["lr"]) for group in self._groups()]
+        if not self.base_lrs:
             raise ConfigError("optimizer: it has no parameter group")
-        self.base_lrs = [float(group["lr"]) for group in param_groups]
         first = self.base_lrs[0]
         if not (math.isfinite(first) and first > 0):
             raise ConfigError(
                 f"optimizer: the LR of its first group must be positive, not {first}: the others follow it"
             )
-        self._groups = list(param_groups)
         self._ratios = [lr / first for lr in self.base_lrs]
 
     def set(self, lr: float) -> None:
@@ -37,7 +43,8 @@ class GroupLrs:
 
         A tensor LR is filled in place: a compiled step reads it and is not compiled again.
         """
-        for group, ratio in zip(self._groups, self._ratios, strict=True):
+        # A group that was added later has no ratio, and keeps its own LR.
+        for group, ratio in zip(self._groups(), self._ratios, strict=False):
             value = lr * ratio
             if isinstance(group["lr"], float | int):
                 group["lr"] = value
@@ -46,4 +53,9 @@ class GroupLrs:
 
     def get(self) -> list[float]:
         """The LR of every group."""
-        return [float(group["lr"]) for group in self._groups]
+        return [float(group["lr"]) for group in self._groups()]
+
+    def _groups(self) -> Iterator[dict[str, Any]]:
+        """The groups as they are now: loading an optimizer's state replaces them."""
+        for optimizer in self._optimizers:
+            yield from optimizer.param_groups

@@ -93,7 +93,7 @@ class Tuner:
         """
         self._model = model
         optimizers = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else list(optimizer)
-        self._groups = GroupLrs([group for each in optimizers for group in each.param_groups])
+        self._groups = GroupLrs(optimizers)
         self._snapshot = Snapshot(model, optimizers, dict(register or {}))
         self._validate = validate
         self._total_steps = total_steps

@@ -196,13 +196,15 @@ def test_cancel_answers_the_open_probe_with_stop(stub: Stub) -> None:
     assert code is grpc.StatusCode.FAILED_PRECONDITION
 
 
-def test_resume_gives_the_outstanding_directive_again(stub: Stub) -> None:
+def test_resume_gives_an_earlier_directive_again(stub: Stub) -> None:
     created = wire.create(stub, CONFIG)
-    report = SimulatedTraining(validates=True).run(directive_from_pb(created.directive))
-    answer = wire.advance(stub, created.job.id, report)
-    request = pb.ResumeJobRequest(job_id=created.job.id, committed_steps=0)
-    assert directive_from_pb(stub.ResumeJob(request, timeout=TIMEOUT_S).directive) == answer
-    request.committed_steps = 17
+    training = SimulatedTraining(validates=True)
+    first = directive_from_pb(created.directive)
+    second = wire.advance(stub, created.job.id, training.run(first))
+    for number, directive in ((2, second), (1, first)):
+        request = pb.ResumeJobRequest(job_id=created.job.id, directive_number=number)
+        assert directive_from_pb(stub.ResumeJob(request, timeout=TIMEOUT_S).directive) == directive
+    request = pb.ResumeJobRequest(job_id=created.job.id, directive_number=2)
     code, _, _ = refused(lambda: stub.ResumeJob(request, timeout=TIMEOUT_S))
     assert code is grpc.StatusCode.FAILED_PRECONDITION
 

@@ -226,6 +226,41 @@ def test_a_cancel_among_reports_is_not_lost(service: TunerService) -> None:
     assert state.directive.phase is Phase.STOP
 
 
+@pytest.mark.parametrize("number", [1, 2, 5, 9, 12])
+def test_a_job_taken_back_comes_out_the_same(service: TunerService, number: int) -> None:
+    """The client went back to a checkpoint in directive `number`, with its weights as they were then."""
+    job = service.create_job("request", CONFIG)
+    whole = finish(service, job.id, SimulatedTraining())
+    assert number < len(whole)
+    resumed = service.resume_job(job.id, number)
+    assert resumed.state.directive == whole[number - 1][0]
+    assert [entry.report is None for entry in service.history(job.id, losses=False)] == [False] * (number - 1) + [True]
+    for directive, report in whole[number - 1 :]:
+        assert service.get_job(job.id).state.directive == directive
+        service.advance(job.id, report)
+    again = service.history(job.id, losses=True)
+    assert [entry.directive for entry in again[:-1]] == [directive for directive, _ in whole]
+    assert service.get_job(job.id).state.status is Status.FINISHED
+
+
+def test_a_job_can_be_taken_back_to_where_it_is_and_not_ahead(service: TunerService) -> None:
+    job = service.create_job("request", CONFIG)
+    assert service.resume_job(job.id, 1) == job
+    for number in (0, 2):
+        with pytest.raises(PreconditionError, match="never issued"):
+            service.resume_job(job.id, number)
+
+
+def test_a_cancelled_job_that_is_taken_back_stays_cancelled(service: TunerService) -> None:
+    job = service.create_job("request", CONFIG)
+    training = SimulatedTraining()
+    service.advance(job.id, training.run(job.state.directive))
+    service.cancel_job(job.id, "enough")
+    resumed = service.resume_job(job.id, 1)
+    assert (resumed.state.status, resumed.state.message) == (Status.CANCELLED, "enough")
+    assert resumed.state.directive == job.state.directive
+
+
 @pytest.mark.parametrize("method", ["get_job", "history", "cancel_job", "advance"])
 def test_an_unknown_job(service: TunerService, method: str) -> None:
     report = SimulatedTraining().run(drive(CONFIG, SimulatedTraining(), max_directives=0).directives[0])

@@ -16,6 +16,7 @@ import dataclasses
 import enum
 import json
 import math
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from tuner_server.core import policies, range_test
@@ -158,6 +159,18 @@ def advance(state: JobState, report: Report) -> Transition:
     except Exception as error:  # whatever it is, it is the policy's, and must not reach the training
         message = f"policy {state.config.policy}: {type(error).__name__}: {error}"
         return _stop(state, report, Status.FAILED, message)
+
+
+def replay(config: JobConfig, reports: Iterable[Report]) -> Transition:
+    """A job after some reports: its state is a fold over its history, so any earlier one can be had again.
+
+    Raises:
+        InvalidInputError, PreconditionError: the reports are not those of such a job.
+    """
+    transition = create(config)
+    for report in reports:
+        transition = advance(transition.state, report)
+    return transition
 
 
 def cancel(state: JobState, reason: str) -> JobState:

@@ -15,7 +15,7 @@ from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.v1 import tuner_pb2_grpc
 
 from tuner_server.core import schedule
-from tuner_server.core.errors import InvalidInputError, PreconditionError, TunerError
+from tuner_server.core.errors import InvalidInputError, TunerError
 from tuner_server.rpc import convert
 from tuner_server.rpc.status import code_of, details_of
 from tuner_server.service import TunerService
@@ -126,13 +126,9 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
 
     @unary
     async def ResumeJob(self, request: pb.ResumeJobRequest) -> pb.ResumeJobResponse:
-        """Where a client that lost nothing goes on: its job's outstanding directive."""
-        stored = await self._load(request.job_id)
-        if request.committed_steps != stored.state.committed_steps:
-            raise PreconditionError(
-                f"committed_steps: {request.committed_steps} is not where the job is "
-                f"({stored.state.committed_steps}); rewinding is not supported yet"
-            )
+        """Takes a job back to where its client's checkpoint is."""
+        stored = await self._run(self._service.resume_job, request.job_id, request.directive_number)
+        log.info("job resumed", job_id=stored.id, directive=request.directive_number)
         return pb.ResumeJobResponse(
             job=convert.job_to_pb(stored), directive=convert.directive_to_pb(stored.state.directive)
         )

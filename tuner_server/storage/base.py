@@ -138,6 +138,14 @@ class Storage(abc.ABC):
         """Replaces the state alone. Raises: ConflictError when the job has changed since `job` was loaded."""
 
     @abc.abstractmethod
+    def rewind(self, job: StoredJob, state: JobState, now: datetime) -> StoredJob:
+        """Goes back to an earlier state: what came after its outstanding directive, and the report on it, is forgotten.
+
+        Raises:
+            ConflictError: the job has changed since `job` was loaded.
+        """
+
+    @abc.abstractmethod
     def answer(self, job_id: str, number: int) -> StoredAnswer | None:
         """What the report on directive `number` was answered with; None if there was none."""
 

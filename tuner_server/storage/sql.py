@@ -117,6 +117,30 @@ class SqlStorage(Storage):
             _execute_once(connection, replace, job.id)
         return changed_job
 
+    def rewind(self, job: StoredJob, state: JobState, now: datetime) -> StoredJob:
+        """See `Storage`."""
+        changed_job, replace = _replace(job, state, now)
+        number = state.directive.number
+        forget = sa.delete(EntryRow).where(EntryRow.job_id == job.id, EntryRow.number > number)
+        reopen = (
+            sa.update(EntryRow)
+            .where(EntryRow.job_id == job.id, EntryRow.number == number)
+            .values(
+                outcome=None,
+                n_steps=None,
+                losses=None,
+                validations=None,
+                wall_time_s=None,
+                fingerprint=None,
+                report_time=None,
+            )
+        )
+        with self._database.writing() as connection:
+            _execute_once(connection, replace, job.id)
+            connection.execute(forget)
+            connection.execute(reopen)
+        return changed_job
+
     def answer(self, job_id: str, number: int) -> StoredAnswer | None:
         """See `Storage`."""
         following = orm.aliased(EntryRow)

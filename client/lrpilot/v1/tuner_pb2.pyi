@@ -783,18 +783,18 @@ class ResumeJobRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_ID_FIELD_NUMBER: _builtins.int
-    COMMITTED_STEPS_FIELD_NUMBER: _builtins.int
+    DIRECTIVE_NUMBER_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
-    committed_steps: _builtins.int
+    directive_number: _builtins.int
     def __init__(
         self,
         *,
         job_id: _builtins.str = ...,
-        committed_steps: _builtins.int = ...,
+        directive_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_steps", b"committed_steps", "job_id", b"job_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["directive_number", b"directive_number", "job_id", b"job_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -94,7 +94,8 @@ class TunerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResumeJob(self, request, context):
-        """A client that restarted from its checkpoint says where it is, and is given the directive to go on with.
+        """A client that restarted from its checkpoint says which directive it was at. The job goes back there: reports on that
+        directive and on later ones are forgotten, and the directive is given out again, the same bit for bit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

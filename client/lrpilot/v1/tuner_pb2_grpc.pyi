@@ -43,7 +43,9 @@ class TunerServiceStub:
     Advance: _grpc.UnaryUnaryMultiCallable[_tuner_pb2.AdvanceRequest, _tuner_pb2.AdvanceResponse]
     """Takes the report on directive n and answers with directive n + 1. A repeated report gets the stored answer."""
     ResumeJob: _grpc.UnaryUnaryMultiCallable[_tuner_pb2.ResumeJobRequest, _tuner_pb2.ResumeJobResponse]
-    """A client that restarted from its checkpoint says where it is, and is given the directive to go on with."""
+    """A client that restarted from its checkpoint says which directive it was at. The job goes back there: reports on that
+    directive and on later ones are forgotten, and the directive is given out again, the same bit for bit.
+    """
     GetJob: _grpc.UnaryUnaryMultiCallable[_tuner_pb2.GetJobRequest, _tuner_pb2.GetJobResponse]
     ListJobs: _grpc.UnaryUnaryMultiCallable[_tuner_pb2.ListJobsRequest, _tuner_pb2.ListJobsResponse]
     """Lists jobs, newest first, page by page."""
@@ -62,7 +64,9 @@ class TunerServiceAsyncStub(TunerServiceStub):
     Advance: _aio.UnaryUnaryMultiCallable[_tuner_pb2.AdvanceRequest, _tuner_pb2.AdvanceResponse]  # type: ignore[assignment]
     """Takes the report on directive n and answers with directive n + 1. A repeated report gets the stored answer."""
     ResumeJob: _aio.UnaryUnaryMultiCallable[_tuner_pb2.ResumeJobRequest, _tuner_pb2.ResumeJobResponse]  # type: ignore[assignment]
-    """A client that restarted from its checkpoint says where it is, and is given the directive to go on with."""
+    """A client that restarted from its checkpoint says which directive it was at. The job goes back there: reports on that
+    directive and on later ones are forgotten, and the directive is given out again, the same bit for bit.
+    """
     GetJob: _aio.UnaryUnaryMultiCallable[_tuner_pb2.GetJobRequest, _tuner_pb2.GetJobResponse]  # type: ignore[assignment]
     ListJobs: _aio.UnaryUnaryMultiCallable[_tuner_pb2.ListJobsRequest, _tuner_pb2.ListJobsResponse]  # type: ignore[assignment]
     """Lists jobs, newest first, page by page."""
@@ -96,7 +100,9 @@ class TunerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tuner_pb2.ResumeJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tuner_pb2.ResumeJobResponse, _abc.Awaitable[_tuner_pb2.ResumeJobResponse]]:
-        """A client that restarted from its checkpoint says where it is, and is given the directive to go on with."""
+        """A client that restarted from its checkpoint says which directive it was at. The job goes back there: reports on that
+        directive and on later ones are forgotten, and the directive is given out again, the same bit for bit.
+        """
 
     @_abc_1.abstractmethod
     def GetJob(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -13,13 +14,39 @@ from lrpilot.errors import ConfigError
 from lrpilot.group_lrs import GroupLrs
 
 
+@dataclasses.dataclass
+class Grouped:
+    param_groups: list[dict[str, Any]]
+
+
 def groups(*lrs: Any) -> list[dict[str, Any]]:
     return [{"lr": lr} for lr in lrs]
 
 
+def group_lrs_of(param_groups: list[dict[str, Any]]) -> GroupLrs:
+    return GroupLrs([Grouped(param_groups)])
+
+
+def test_loading_an_optimizer_s_state_replaces_its_groups_and_changes_nothing() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
+    group_lrs = GroupLrs([optimizer])
+    optimizer.load_state_dict(optimizer.state_dict())
+    group_lrs.set(0.4)
+    assert optimizer.param_groups[0]["lr"] == 0.4
+
+
+def test_a_group_that_is_added_later_keeps_its_own_lr() -> None:
+    optimizer = Grouped(groups(0.1, 0.2))
+    group_lrs = GroupLrs([optimizer])
+    optimizer.param_groups.append({"lr": 0.7})
+    group_lrs.set(0.2)
+    assert group_lrs.get() == [0.2, 0.4, 0.7]
+
+
 def test_ratios_are_kept_and_a_frozen_group_stays_frozen() -> None:
     param_groups = groups(0.1, 0.01, 0.3, 0.0)
-    group_lrs = GroupLrs(param_groups)
+    group_lrs = group_lrs_of(param_groups)
     group_lrs.set(1.0)
     assert [group["lr"] for group in param_groups] == pytest.approx([1.0, 0.1, 3.0, 0.0])
     assert group_lrs.get() == [group["lr"] for group in param_groups]
@@ -32,7 +59,7 @@ def test_ratios_are_kept_and_a_frozen_group_stays_frozen() -> None:
     lrs=st.lists(st.floats(1e-8, 10.0), min_size=1, max_size=20),
 )
 def test_the_first_group_has_the_very_lr_and_ratios_do_not_drift(base: float, other: float, lrs: list[float]) -> None:
-    group_lrs = GroupLrs(groups(base, other))
+    group_lrs = group_lrs_of(groups(base, other))
     for lr in lrs:
         group_lrs.set(lr)
         assert group_lrs.get()[0] == lr
@@ -41,7 +68,7 @@ def test_the_first_group_has_the_very_lr_and_ratios_do_not_drift(base: float, ot
 
 
 def test_zero_may_be_set_and_left_again() -> None:
-    group_lrs = GroupLrs(groups(0.1, 0.2))
+    group_lrs = group_lrs_of(groups(0.1, 0.2))
     group_lrs.set(0.0)
     assert group_lrs.get() == [0.0, 0.0]
     group_lrs.set(0.1)
@@ -54,7 +81,7 @@ def test_a_tensor_lr_is_changed_in_place() -> None:
     optimizer = torch.optim.AdamW(
         [{"params": parameters[:1], "lr": tensor}, {"params": parameters[1:], "lr": 0.05}], capturable=False
     )
-    GroupLrs(optimizer.param_groups).set(0.4)
+    GroupLrs([optimizer]).set(0.4)
     assert optimizer.param_groups[0]["lr"] is tensor
     assert tensor.item() == 0.4
     assert optimizer.param_groups[1]["lr"] == pytest.approx(0.2)
@@ -62,16 +89,16 @@ def test_a_tensor_lr_is_changed_in_place() -> None:
 
 def test_a_whole_number_is_an_lr_too() -> None:
     param_groups = groups(1, 2)
-    GroupLrs(param_groups).set(0.5)
+    group_lrs_of(param_groups).set(0.5)
     assert [group["lr"] for group in param_groups] == [0.5, 1.0]
 
 
 @pytest.mark.parametrize("lr", [0.0, -0.1, math.nan, math.inf])
 def test_a_first_lr_that_the_others_can_not_follow_is_refused(lr: float) -> None:
     with pytest.raises(ConfigError, match="first group"):
-        GroupLrs(groups(lr, 0.1))
+        group_lrs_of(groups(lr, 0.1))
 
 
 def test_no_group_is_refused() -> None:
     with pytest.raises(ConfigError, match="no parameter group"):
-        GroupLrs([])
+        group_lrs_of([])

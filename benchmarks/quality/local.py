@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lrpilot.transport.base import Transport
 from lrpilot.v1 import tuner_pb2 as pb
 
 from tuner_server.core import job
@@ -9,7 +10,7 @@ from tuner_server.core.job import JobState
 from tuner_server.rpc import convert
 
 
-class LocalTransport:
+class LocalTransport(Transport):
     """One job in this process. Its decisions are the server's, bit for bit."""
 
     def __init__(self) -> None:

@@ -32,13 +32,13 @@ class Lease:
     keeps an ordinary step to one comparison.
     """
 
-    def __init__(self, directive: pb.Directive) -> None:
-        """Starts before the first step."""
+    def __init__(self, directive: pb.Directive, done: int = 0) -> None:
+        """Starts before the first step, or, in a run that is resumed, after `done` steps."""
         self.directive = directive
         self.profile: Profile = profile_from_proto(directive.profile)
         self.constant = self.profile.shape is Shape.CONSTANT
         self.committed = directive.phase in (pb.PHASE_WARM_UP, pb.PHASE_TRAIN)
-        self.done = 0
+        self.done = done
         self._validate_at = frozenset(directive.validate_at)
         self._check_every = min(max(directive.n_steps // CHECKS, 1), LONGEST_BLIND)
         self.next_event = self._next_event()

@@ -37,6 +37,7 @@ class LossBuffer:
 
     def __init__(self) -> None:
         self._room = 0
+        self._earlier: list[float] = []
         self._limit = math.inf
         self._memory = torch.empty(0)
         # The part of the memory that this directive may fill; of it, so many are filled and so many have been checked.
@@ -47,16 +48,18 @@ class LossBuffer:
         self._flag = torch.empty((), dtype=torch.bool)
         self._arrival: torch.cuda.Event | None = None
 
-    def begin(self, n_steps: int, limit: float = math.inf) -> None:
+    def begin(self, n_steps: int, limit: float = math.inf, earlier: Iterable[float] = ()) -> None:
         """Starts anew.
 
         Args:
             n_steps: how many losses fit between two calls of `flush`.
             limit: a loss above it is divergent.
+            earlier: losses that come before, of a run that is resumed; none of them is divergent.
         """
         self._room = n_steps
         self._limit = _float32_at_most(limit)
         self._forget()
+        self._earlier = list(earlier)
 
     @torch.no_grad()
     def append(self, loss: torch.Tensor | SupportsFloat) -> None:
@@ -102,11 +105,17 @@ class LossBuffer:
 
     def flush(self) -> list[float]:
         """The losses since `begin` or the last flush, oldest first; they are forgotten. Synchronises once."""
-        losses: list[float] = self._losses[: self._n_losses].tolist()
+        losses = self.peek()
         self._forget()
         return losses
 
+    def peek(self) -> list[float]:
+        """The losses since `begin` or the last flush, oldest first. Synchronises once."""
+        kept: list[float] = self._losses[: self._n_losses].tolist()
+        return self._earlier + kept
+
     def _forget(self) -> None:
+        self._earlier = []
         self._n_losses = 0
         self._n_checked = 0
         self._diverged = False

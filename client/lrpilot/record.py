@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import array
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
+from lrpilot import schedule_json
 from lrpilot.convert import phase_from_proto, probe_from_proto, profile_from_proto
 from lrpilot.schedule import Probe, Schedule, Segment, Validation
 from lrpilot.v1 import tuner_pb2 as pb
@@ -21,7 +24,7 @@ class Record:
         self._losses = array.array("f")  # as on the wire; a long run has millions
         self._validations: list[Validation] = []
         self._probes: list[Probe] = []
-        self._marked: tuple[Segment, ...] = ()
+        self._mark = 0
         self.searched = 0
         """Steps that were rolled back."""
 
@@ -45,7 +48,7 @@ class Record:
 
     def mark(self) -> None:
         """The client took its snapshot here."""
-        self._marked = tuple(self._segments)
+        self._mark = self.committed
 
     def add(self, directive: pb.Directive, report: pb.Report) -> None:
         """Books a report on `directive`."""
@@ -86,8 +89,26 @@ class Record:
 
     def _take_back(self, n_steps: int) -> None:
         """Back to the mark, after `n_steps` more that diverged."""
-        self._segments = list(self._marked)
-        kept = sum(segment.n_steps for segment in self._segments)
+        kept = self._mark
+        self._segments = [
+            dataclasses.replace(segment, n_steps=min(segment.n_steps, kept - segment.start_step))
+            for segment in self._segments
+            if segment.start_step < kept
+        ]
         self.searched += self.committed + n_steps - kept
         del self._losses[kept:]
         self._validations = [v for v in self._validations if v.step <= kept]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been done, as plain values."""
+        return {"schedule": schedule_json.dumps(self.schedule()), "mark": self._mark, "searched": self.searched}
+
+    def load_state_dict(self, state: Mapping[str, Any], job_id: str) -> None:
+        """Goes on from what had been done under `job_id`. Raises: ScheduleError."""
+        self._job.id = job_id
+        schedule = schedule_json.loads(state["schedule"].encode())
+        self._segments = list(schedule.segments)
+        self._losses = array.array("f", schedule.losses)
+        self._validations = list(schedule.validations)
+        self._probes = list(schedule.probes)
+        self._mark, self.searched = state["mark"], state["searched"]

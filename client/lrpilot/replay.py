@@ -11,7 +11,7 @@ import collections
 import copy
 import dataclasses
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar, cast
 
 import torch
@@ -43,6 +43,8 @@ class BatchBuffer(Generic[Batch]):
         self._iterable = iterable
         self._iterator: Iterator[Batch] = iter(())
         self._epochs = 0
+        self._epoch_start: RandomState | None = None
+        self._drawn_in_epoch = 0
         self._recording = False
         # Drawn since the mark and passed; and drawn, then rewound over, and due again.
         self._behind: collections.deque[_Drawn[Batch]] = collections.deque()
@@ -87,6 +89,37 @@ class BatchBuffer(Generic[Batch]):
             self._behind.append(drawn)
         return cast(Batch, _new_containers(drawn.batch))
 
+    def state_dict(self) -> dict[str, Any]:
+        """Where in the data this is: the epoch's first random state, the batches drawn since, and those recorded."""
+        return {
+            "epoch_start": self._epoch_start.state_dict() if self._epoch_start else None,
+            "drawn_in_epoch": self._drawn_in_epoch,
+            "recording": self._recording,
+            "behind": [drawn.state_dict() for drawn in self._behind],
+            "ahead": [drawn.state_dict() for drawn in self._ahead],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes to where another buffer was in the same data: begins its epoch again and skips what it had drawn.
+
+        The global random state is what the skipped draws leave; the caller sets it.
+
+        Raises:
+            ValueError: the loader has fewer batches than were drawn.
+        """
+        if state["epoch_start"] is not None:
+            RandomState.from_state_dict(state["epoch_start"]).restore()
+            for _ in range(state["drawn_in_epoch"]):
+                self._next()
+            if self._epochs > 1:
+                raise ValueError(
+                    f"batches: the checkpoint was {state['drawn_in_epoch']} batches into an epoch, and this loader "
+                    "has fewer: resume with the same data and batch size"
+                )
+        self._recording = state["recording"]
+        self._behind = collections.deque(map(_Drawn.from_state_dict, state["behind"]))
+        self._ahead = collections.deque(map(_Drawn.from_state_dict, state["ahead"]))
+
     def _record(self) -> _Drawn[Batch]:
         before = RandomState.capture()
         batch = self._next()
@@ -105,11 +138,13 @@ class BatchBuffer(Generic[Batch]):
     def _next(self) -> Batch:
         batch = next(self._iterator, _END)
         if batch is _END:
+            self._epoch_start, self._drawn_in_epoch = RandomState.capture(), 0
             self._iterator = iter(self._iterable)
             batch = next(self._iterator, _END)
             if batch is _END:
                 raise ValueError(self._exhausted())
             self._epochs += 1
+        self._drawn_in_epoch += 1
         return cast(Batch, batch)
 
     def _exhausted(self) -> str:
@@ -129,6 +164,16 @@ class _Drawn(Generic[Batch]):
     batch: Batch
     random_state: RandomState | None
     versions: list[int]
+
+    def state_dict(self) -> dict[str, Any]:
+        random_state = self.random_state.state_dict() if self.random_state else None
+        return {"batch": self.batch, "random_state": random_state}
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> _Drawn[Any]:
+        random_state = state["random_state"]
+        restored = None if random_state is None else RandomState.from_state_dict(random_state)
+        return cls(state["batch"], restored, _versions(state["batch"]))
 
 
 def _new_containers(batch: Any) -> Any:

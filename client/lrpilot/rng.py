@@ -34,6 +34,15 @@ class RandomState:
             if name in self.states:
                 set_(self.states[name])
 
+    def state_dict(self) -> dict[str, Any]:
+        """The states, for a checkpoint: of tensors and plain values, which `torch.load` reads without pickle."""
+        return {name: _to_plain(state) for name, state in self.states.items()}
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> RandomState:
+        """What `state_dict` gave."""
+        return cls({name: _from_plain(value) for name, value in state.items()})
+
     def changed_since(self, earlier: RandomState) -> RandomState | None:
         """The states of those generators alone that moved since `earlier`; None if none did."""
         changed = {
@@ -75,3 +84,23 @@ def _same(a: Any, b: Any) -> bool:
     if hasattr(a, "tobytes"):  # A NumPy array, without importing NumPy.
         return bool(a.tobytes() == b.tobytes())
     return bool(a == b)
+
+
+def _to_plain(state: Any) -> Any:
+    """A state with NumPy's arrays as lists."""
+    if isinstance(state, dict):
+        return {key: _to_plain(value) for key, value in state.items()}
+    if hasattr(state, "tobytes"):  # A NumPy array, without importing NumPy.
+        return {"dtype": str(state.dtype), "array": state.tolist()}
+    return state
+
+
+def _from_plain(state: Any) -> Any:
+    """What `_to_plain` was given. Only a state with arrays imports NumPy."""
+    if not isinstance(state, dict):
+        return state
+    if state.keys() == {"dtype", "array"}:
+        import numpy
+
+        return numpy.array(state["array"], dtype=state["dtype"])
+    return {key: _from_plain(value) for key, value in state.items()}

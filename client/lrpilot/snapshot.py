@@ -55,6 +55,7 @@ class Snapshot:
             optimizers: their states, parameter groups, and parameters, also those that are not the model's.
             registered: further objects to roll back, by name.
         """
+        self._arguments = (model, optimizers, registered)
         objects = registered.values()
         self._roots = [model, *(o for o in objects if isinstance(o, nn.Module))]
         self._optimizers = tuple(optimizers)
@@ -122,6 +123,45 @@ class Snapshot:
         for module, training in taken.training:
             module.training = training
         taken.random_state.restore()
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """What is remembered, for a checkpoint: state dicts of everything, copied; None if nothing is.
+
+        The present makes way for a moment, and is back bit for bit. Non-persistent buffers are not in state dicts.
+        """
+        if self._taken is None:
+            return None
+        present = Snapshot(*self._arguments)
+        present.take()
+        try:
+            self.restore()
+            return {
+                "roots": [copy.deepcopy(root.state_dict()) for root in self._roots],
+                "optimizers": [copy.deepcopy(optimizer.state_dict()) for optimizer in self._optimizers],
+                "objects": [copy.deepcopy(each.state_dict()) for each in self._stateful],
+                "random_state": self._taken.random_state.state_dict(),
+            }
+        finally:
+            present.restore()
+
+    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
+        """Remembers what another snapshot remembered. The present stays as it is."""
+        if state is None:
+            self._taken = None
+            return
+        present = Snapshot(*self._arguments)
+        present.take()
+        try:
+            for root, saved in zip(self._roots, state["roots"], strict=True):
+                root.load_state_dict(saved)
+            for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
+                _load_in_place(optimizer, saved)
+            for each, saved in zip(self._stateful, state["objects"], strict=True):
+                each.load_state_dict(saved)
+            RandomState.from_state_dict(state["random_state"]).restore()
+            self.take()
+        finally:
+            present.restore()
 
     def _modules(self) -> Iterator[nn.Module]:
         seen: set[nn.Module] = set()
@@ -257,3 +297,16 @@ def _nbytes(tensor: torch.Tensor) -> int:
     if tensor.layout is torch.strided:
         return tensor.nbytes
     return _nbytes(tensor.coalesce().values()) + _nbytes(tensor.coalesce().indices())
+
+
+def _load_in_place(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Loads an optimizer's state into the containers it has: snapshots know it by them."""
+    table, groups = optimizer.state, optimizer.param_groups
+    optimizer.load_state_dict(state)
+    loaded, loaded_groups = dict(optimizer.state), list(optimizer.param_groups)
+    table.clear()
+    table.update(loaded)
+    for group, values in zip(groups, loaded_groups, strict=True):
+        group.clear()
+        group.update(values)
+    optimizer.state, optimizer.param_groups = table, groups

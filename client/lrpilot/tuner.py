@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -22,20 +23,20 @@ from lrpilot.lease import Event, Lease
 from lrpilot.losses import LossBuffer, is_divergent
 from lrpilot.record import Record
 from lrpilot.replay import BatchBuffer
-from lrpilot.rng import preserved
+from lrpilot.rng import RandomState
 from lrpilot.schedule import Schedule
 from lrpilot.snapshot import Snapshot, Stateful
 from lrpilot.transport.annealing import AnnealingTransport
 from lrpilot.transport.base import Transport
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.validator import Validator
 
 SERVER_VARIABLE = "LRPILOT_SERVER"
+STATE_FORMAT = 1
+"""Of `Tuner.state_dict`."""
 TIMEOUT_S = 30.0
 """For one report, retries included: the longest that a training loop waits for its server."""
-
-MAX_LOSS = 3.4e38
-"""The largest validation loss that is none of a divergence: losses are single precision."""
 
 Batch = TypeVar("Batch")
 log = logging.getLogger("lrpilot")
@@ -91,16 +92,15 @@ class Tuner:
             UnavailableError: the server isn't there.
             RefusedError: the server doesn't accept the job; the message names the field.
         """
-        self._model = model
         optimizers = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else list(optimizer)
         self._groups = GroupLrs(optimizers)
         self._snapshot = Snapshot(model, optimizers, dict(register or {}))
-        self._validate = validate
         self._total_steps = total_steps
         self._losses = LossBuffer()
         self._validations: list[pb.Validation] = []
         self._buffer: BatchBuffer[Any] | None = None
         self._marked = False
+        self._resumed: Mapping[str, Any] | None = None
         self._finished = False
         self._closed = False
         self._lr = self._groups.base_lrs[0]
@@ -115,8 +115,7 @@ class Tuner:
             seed=seed,
             has_validation=validate is not None,
         )
-        if validate is not None:
-            self._try_validate()
+        self._validator = Validator(validate, model) if validate is not None else None
         self._embedded: EmbeddedServer | None = None
         self._transport = transport or self._connect(server, timeout_s)
         try:
@@ -142,7 +141,11 @@ class Tuner:
         """
         buffer = BatchBuffer(loader)
         self._buffer = buffer
-        if self._record.steps == 0 and self._lease.done == 0:
+        if self._resumed is not None:
+            buffer.load_state_dict(self._resumed["data"])
+            RandomState.from_state_dict(self._resumed["random_state"]).restore()
+            self._resumed = None
+        elif self._record.steps == 0 and self._lease.done == 0:
             # What happened since the tuner was made (random numbers, loaded weights) belongs to the start.
             self._snapshot.take()
             self._place(self._lease.directive)
@@ -208,6 +211,72 @@ class Tuner:
     def schedule(self) -> Schedule:
         """The schedule so far, as far as it was reported."""
         return self._record.schedule()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a fresh process needs to go on, for your checkpoint; take it after `step`.
+
+        It holds the snapshot too (as much again as model and optimizer), and inside a search the batches of one probe.
+        """
+        lease = self._lease
+        return {
+            "format": STATE_FORMAT,
+            "job_id": self.job_id,
+            "finished": self._finished,
+            "alone": isinstance(self._transport, AnnealingTransport),
+            "directive": lease.directive.SerializeToString(),
+            "done": lease.done,
+            "losses": self._losses.peek(),
+            "validations": [validation.SerializeToString() for validation in self._validations],
+            "elapsed_s": time.monotonic() - self._started,
+            "record": self._record.state_dict(),
+            "snapshot": self._snapshot.state_dict(),
+            "marked": self._marked,
+            "data": self._buffer.state_dict() if self._buffer else None,
+            "random_state": RandomState.capture().state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on where another process was, after its model and optimizer were loaded too, and before `batches`.
+
+        The server takes the job back there; the job that this tuner opened is cancelled. With the same data the run
+        comes out as if it had not been interrupted.
+
+        Raises:
+            ConfigError: the state is of another format.
+            ServerError: the server isn't there, or doesn't have the job any more.
+        """
+        if state.get("format") != STATE_FORMAT:
+            raise ConfigError(f"state: format {state.get('format')!r} is not {STATE_FORMAT}, which this LRPilot reads")
+        directive = pb.Directive.FromString(state["directive"])
+        if not (state["alone"] or state["finished"]):
+            self._take_over(state["job_id"], directive)
+        self.job_id = state["job_id"]
+        self._record.load_state_dict(state["record"], self.job_id)
+        self._snapshot.load_state_dict(state["snapshot"])
+        self._marked, self._finished = state["marked"], state["finished"]
+        self._lease = lease = Lease(directive, state["done"])
+        self._losses.begin(directive.report_every or directive.n_steps, _limit(directive), state["losses"])
+        self._validations = [pb.Validation.FromString(each) for each in state["validations"]]
+        self._started = time.monotonic() - state["elapsed_s"]
+        self._resumed = state if state["data"] is not None else None
+        RandomState.from_state_dict(state["random_state"]).restore()
+        if self._finished:
+            return
+        self._set_lr(lease.lr())
+        if state["alone"]:
+            if lease.done:
+                self._record.add(directive, self._report(pb.OUTCOME_PARTIAL, self._losses.flush()))
+            self._follow(self._go_alone("it had ended before the checkpoint", directive.number + 1, restore=False))
+
+    def _take_over(self, job_id: str, directive: pb.Directive) -> None:
+        """Has the server take the old job back to a directive, and drop the one that was opened meanwhile."""
+        request = pb.ResumeJobRequest(job_id=job_id, directive_number=directive.number)
+        if self._transport.resume_job(request).directive != directive:
+            raise ConfigError(f"state: the server's directive {directive.number} of job {job_id} is another one")
+        if job_id != self.job_id:
+            with contextlib.suppress(ServerError):
+                reason = f"its run goes on as job {job_id}"
+                self._transport.cancel_job(pb.CancelJobRequest(job_id=self.job_id, reason=reason))
 
     def close(self) -> None:
         """Ends the tuning where it is: an open probe is rolled back, committed steps are reported. May be repeated."""
@@ -351,36 +420,12 @@ class Tuner:
             self._embedded = None
 
     def _validated(self, lease: Lease) -> bool:
-        """Validates; false if that shows a divergence. What the user's function raises is not worth a run."""
-        try:
-            loss = self._call_validate()
-        except Exception:
-            log.warning("lrpilot: validate raised, its result is left out", exc_info=True)
-            loss = math.nan
-        if not is_divergent(loss, MAX_LOSS):
+        """Validates; false if that shows a divergence in a probe."""
+        assert self._validator is not None
+        loss = self._validator.loss()
+        if loss is not None:
             self._validations.append(pb.Validation(step=lease.done, loss=loss))
-            return True
-        return lease.committed
-
-    def _call_validate(self) -> float:
-        """Validates with no trace: random state and training modes are as before."""
-        assert self._validate is not None
-        modes = [(module, module.training) for module in self._model.modules()]
-        try:
-            with preserved():
-                return float(self._validate())
-        finally:
-            for module, training in modes:
-                module.training = training
-
-    def _try_validate(self) -> None:
-        """Sees at the start whether the user's function works. Raises: ConfigError."""
-        try:
-            loss = self._call_validate()
-        except Exception as error:
-            raise ConfigError(f"validate: it raised {type(error).__name__}: {error}") from error
-        if not math.isfinite(loss):
-            raise ConfigError(f"validate: it returned {loss}; a finite validation loss is needed")
+        return loss is not None or lease.committed
 
 
 def _limit(directive: pb.Directive) -> float:

@@ -291,7 +291,7 @@ def tuned(server: str, run: Run, **arguments: Any) -> Tuner:
         server=server,
         total_steps=arguments.pop("total_steps", 200),
         lr_bounds=arguments.pop("lr_bounds", BOUNDS),
-        policy="autolrs",
+        policy=arguments.pop("policy", "autolrs"),
         policy_options=arguments.pop("policy_options", OPTIONS),
         validate=run.validate,
         seed=3,
@@ -513,3 +513,53 @@ def test_without_a_server_one_is_started_and_ends_with_the_run(tmp_path: Path, m
     assert process is not None
     assert process.poll() is not None
     assert run.steps == 200
+
+
+@pytest.mark.parametrize("policy", ["autolrs", "budget"])
+@pytest.mark.parametrize("stop", [3, 14, 33, 61, 150])
+def test_a_run_resumed_from_a_checkpoint_ends_as_if_it_had_not_been_interrupted(
+    shared_server: ServerProcess, tmp_path: Path, policy: str, stop: int
+) -> None:
+    """In probes and between them; the first life goes on past its checkpoint before it dies."""
+    options: dict[str, Any] = OPTIONS if policy == "autolrs" else {"probe_steps": 8, "refinements": 1}
+    whole = Run(adamw)
+    tuner = tuned(shared_server.target, whole, policy=policy, policy_options=options)
+    whole.train(tuner)
+    expected = tuner.schedule
+
+    first = Run(adamw)
+    tuner = tuned(shared_server.target, first, policy=policy, policy_options=options)
+    for batch in tuner.batches(first.loader):
+        tuner.step(first.update(batch))
+        if first.steps == stop:
+            checkpoint = {
+                "model": first.model.state_dict(),
+                "optimizer": first.optimizer.state_dict(),
+                "tuner": tuner.state_dict(),
+            }
+            torch.save(checkpoint, tmp_path / "checkpoint.pt")
+        if first.steps == stop + 30:
+            break
+
+    second = Run(adamw, seed=99)  # other weights, other random numbers: all must come from the checkpoint
+    tuner = tuned(shared_server.target, second, policy=policy, policy_options=options)
+    stray = tuner.job_id
+    loaded = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    second.model.load_state_dict(loaded["model"])
+    second.optimizer.load_state_dict(loaded["optimizer"])
+    tuner.load_state_dict(loaded["tuner"])
+    second.train(tuner)
+
+    assert stop + second.steps == 200
+    assert_same(whole.everything(), second.everything())
+    assert tuner.schedule.segments == expected.segments
+    assert tuner.schedule.losses == expected.losses
+    job = shared_server.stub.GetJob(pb.GetJobRequest(job_id=stray), timeout=10).job
+    assert job.state == pb.JOB_STATE_CANCELLED
+
+
+def test_a_checkpoint_of_another_format_is_refused() -> None:
+    run = Run(sgd)
+    tuner, _ = scripted(run, [training(0.02, 10)])
+    with pytest.raises(lrpilot.ConfigError, match="format 7"):
+        tuner.load_state_dict({"format": 7})

@@ -5,6 +5,7 @@ A tuner that lost its server (or whose tuning was cancelled) goes on with this, 
 
 from __future__ import annotations
 
+from lrpilot.transport.base import Transport
 from lrpilot.v1 import tuner_pb2 as pb
 
 PART = 1000
@@ -13,7 +14,7 @@ RETREAT = 0.5
 """What a divergence multiplies the LR by."""
 
 
-class AnnealingTransport:
+class AnnealingTransport(Transport):
     """Directives for `remaining_steps` from `lr` linearly to zero; without a known end, at `lr` for ever."""
 
     def __init__(self, lr: float, remaining_steps: int | None) -> None:

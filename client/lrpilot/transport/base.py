@@ -1,23 +1,32 @@
-"""What a tuner needs of a server. Any object with these methods will do: a test needs no network."""
+"""What a tuner needs of a server."""
 
 from __future__ import annotations
 
-from typing import Protocol
+import abc
 
+from lrpilot.errors import RefusedError
 from lrpilot.v1 import tuner_pb2 as pb
 
 
-class Transport(Protocol):
-    """The calls that a tuner makes. Each may be repeated: the server gives the same answer."""
+class Transport(abc.ABC):
+    """The calls that a tuner makes. Each may be repeated: a server gives the same answer."""
 
+    @abc.abstractmethod
     def create_job(self, request: pb.CreateJobRequest) -> pb.CreateJobResponse:
         """Opens a job. Raises: ServerError."""
-        ...
 
+    @abc.abstractmethod
     def advance(self, request: pb.AdvanceRequest) -> pb.AdvanceResponse:
         """Reports, and gets the next directive. Raises: ServerError."""
-        ...
 
+    def resume_job(self, request: pb.ResumeJobRequest) -> pb.ResumeJobResponse:
+        """Takes a job back to an earlier directive. Raises: ServerError: also where nothing is kept to go back to."""
+        raise RefusedError(f"job {request.job_id} can't be resumed here", "UNIMPLEMENTED")
+
+    def cancel_job(self, request: pb.CancelJobRequest) -> pb.CancelJobResponse:
+        """Ends a job. Raises: ServerError: also where there is no other client to end it."""
+        raise RefusedError(f"job {request.job_id} can't be cancelled here", "UNIMPLEMENTED")
+
+    @abc.abstractmethod
     def close(self) -> None:
         """Lets go of the server."""
-        ...

@@ -9,6 +9,7 @@ from typing import TypeVar
 import grpc
 
 from lrpilot.errors import RefusedError, ServerError, UnavailableError
+from lrpilot.transport.base import Transport
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.v1 import tuner_pb2_grpc
 
@@ -49,7 +50,7 @@ _REFUSED = {
 Response = TypeVar("Response")
 
 
-class GrpcTransport:
+class GrpcTransport(Transport):
     """A connection to `target` (HOST:PORT). Threads may share it."""
 
     def __init__(self, target: str, timeout_s: float) -> None:
@@ -66,6 +67,14 @@ class GrpcTransport:
     def advance(self, request: pb.AdvanceRequest) -> pb.AdvanceResponse:
         """Reports, and gets the next directive; waits for a server that restarts. Raises: ServerError."""
         return self.call(lambda timeout: self.stub.Advance(request, timeout=timeout, wait_for_ready=True))
+
+    def resume_job(self, request: pb.ResumeJobRequest) -> pb.ResumeJobResponse:
+        """Takes a job back to an earlier directive. Raises: ServerError."""
+        return self.call(lambda timeout: self.stub.ResumeJob(request, timeout=timeout))
+
+    def cancel_job(self, request: pb.CancelJobRequest) -> pb.CancelJobResponse:
+        """Ends a job. Raises: ServerError."""
+        return self.call(lambda timeout: self.stub.CancelJob(request, timeout=timeout))
 
     def call(self, method: Callable[[float], Response]) -> Response:
         """Calls with this transport's deadline. Raises: ServerError."""

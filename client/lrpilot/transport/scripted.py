@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from lrpilot.transport.base import Transport
 from lrpilot.v1 import tuner_pb2 as pb
 
 
-class ScriptedTransport:
+class ScriptedTransport(Transport):
     """Gives out directives in order, whatever the reports say, and then a stop.
 
     Attributes:

@@ -2,6 +2,7 @@ import contextlib
 import random
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -90,3 +91,12 @@ def test_numpy_is_not_imported_for_it() -> None:
         "assert set(state.states) == {'python', 'torch'}, state.states.keys()\n"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+def test_a_state_goes_through_a_checkpoint_that_is_read_without_pickle(tmp_path: Path) -> None:
+    draw()
+    state = RandomState.capture()
+    expected = draw()
+    torch.save(state.state_dict(), tmp_path / "random.pt")
+    RandomState.from_state_dict(torch.load(tmp_path / "random.pt", weights_only=True)).restore()
+    assert draw() == expected

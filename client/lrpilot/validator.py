@@ -1,0 +1,57 @@
+"""The user's validation function, called so that training doesn't notice."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import SupportsFloat
+
+from torch import nn
+
+from lrpilot.errors import ConfigError
+from lrpilot.losses import is_divergent
+from lrpilot.rng import preserved
+
+MAX_LOSS = 3.4e38
+"""The largest validation loss that is none of a divergence: losses are single precision."""
+
+log = logging.getLogger("lrpilot")
+
+
+class Validator:
+    """A validation function and the model whose modes it may switch."""
+
+    def __init__(self, function: Callable[[], SupportsFloat], model: nn.Module) -> None:
+        """Calls the function once, to see that it works, before anything depends on it.
+
+        Raises:
+            ConfigError: it raises, or gives no finite number.
+        """
+        self._function = function
+        self._model = model
+        try:
+            loss = self._call()
+        except Exception as error:
+            raise ConfigError(f"validate: it raised {type(error).__name__}: {error}") from error
+        if not math.isfinite(loss):
+            raise ConfigError(f"validate: it returned {loss}; a finite validation loss is needed")
+
+    def loss(self) -> float | None:
+        """The validation loss; None if it shows a divergence. What the function raises is not worth a run."""
+        try:
+            loss = self._call()
+        except Exception:
+            log.warning("lrpilot: validate raised, its result is left out", exc_info=True)
+            return None
+        return None if is_divergent(loss, MAX_LOSS) else loss
+
+    def _call(self) -> float:
+        """The function's result; random state and training modes are as before."""
+        modes = [(module, module.training) for module in self._model.modules()]
+        try:
+            with preserved():
+                return float(self._function())
+        finally:
+            for module, training in modes:
+                module.training = training

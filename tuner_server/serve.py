@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
-import sys
 import threading
 
 import structlog
@@ -15,6 +15,7 @@ from tuner_server.rpc.server import Server
 from tuner_server.service import TunerService
 from tuner_server.storage import Storage
 
+STDIN = 0
 log = structlog.get_logger(__name__)
 
 
@@ -48,8 +49,9 @@ async def serve(storage: Storage, listen: str, grace_s: float, *, exit_with_stdi
 
 def _wait_for_end(loop: asyncio.AbstractEventLoop, stopping: asyncio.Event) -> None:
     """Sets `stopping` when whoever started us closes our input, or dies."""
-    with contextlib.suppress(OSError, ValueError):
-        while sys.stdin.buffer.read(4096):
+    # Not through `sys.stdin`: its lock, held by a reading thread, is fatal when the interpreter ends.
+    with contextlib.suppress(OSError):
+        while os.read(STDIN, 4096):
             pass
     with contextlib.suppress(RuntimeError):  # the loop has ended already
         loop.call_soon_threadsafe(stopping.set)

@@ -23,7 +23,7 @@ class LocalTransport(Transport):
         config = convert.config_to_pb(transition.state.config)
         return pb.CreateJobResponse(job=pb.Job(id="local", config=config), directive=directive)
 
-    def advance(self, request: pb.AdvanceRequest) -> pb.AdvanceResponse:
+    def advance(self, request: pb.AdvanceRequest, timeout_s: float) -> pb.AdvanceResponse:
         assert self._state is not None
         transition = job.advance(self._state, convert.report_from_pb(request.report))
         self._state = transition.state

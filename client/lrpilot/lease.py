@@ -74,3 +74,16 @@ class Lease:
             candidates.append(-(-after // self.directive.report_every) * self.directive.report_every)
         candidates.extend(step for step in self._validate_at if step >= after)
         return min(candidates)
+
+
+def rest_of(directive: pb.Directive, done: int) -> pb.Directive:
+    """What the server answers to a report on the first `done` steps of a directive of committed steps: the rest."""
+    rest = pb.Directive()
+    rest.CopyFrom(directive)
+    rest.number += 1
+    rest.restore = rest.snapshot = False
+    rest.n_steps -= done
+    rest.profile.offset += done
+    del rest.validate_at[:]
+    rest.validate_at.extend(step - done for step in directive.validate_at if step > done)
+    return rest

@@ -19,8 +19,9 @@ from lrpilot.embedded import EmbeddedServer
 from lrpilot.errors import ConfigError, ServerError
 from lrpilot.group_lrs import GroupLrs
 from lrpilot.job_config import job_config
-from lrpilot.lease import Event, Lease
+from lrpilot.lease import Event, Lease, rest_of
 from lrpilot.losses import LossBuffer, is_divergent
+from lrpilot.outbox import Outbox
 from lrpilot.record import Record
 from lrpilot.replay import BatchBuffer
 from lrpilot.rng import RandomState
@@ -126,6 +127,8 @@ class Tuner:
             raise
         self.job_id: str = response.job.id
         """The server's name of the job."""
+        self._timeout_s = timeout_s
+        self._outbox = Outbox(self._transport, self.job_id, timeout_s)
         self._record = Record(response.job, self._groups.base_lrs)
         log.info("lrpilot: job %s, policy %s", self.job_id, response.job.config.policy)
         self._follow(response.directive)
@@ -226,6 +229,7 @@ class Tuner:
             "directive": lease.directive.SerializeToString(),
             "done": lease.done,
             "losses": self._losses.peek(),
+            "waiting": [report.SerializeToString() for report in self._outbox.waiting],
             "validations": [validation.SerializeToString() for validation in self._validations],
             "elapsed_s": time.monotonic() - self._started,
             "record": self._record.state_dict(),
@@ -248,9 +252,11 @@ class Tuner:
         if state.get("format") != STATE_FORMAT:
             raise ConfigError(f"state: format {state.get('format')!r} is not {STATE_FORMAT}, which this LRPilot reads")
         directive = pb.Directive.FromString(state["directive"])
+        waiting = [pb.Report.FromString(each) for each in state["waiting"]]
         if not (state["alone"] or state["finished"]):
-            self._take_over(state["job_id"], directive)
+            self._take_over(state["job_id"], waiting[0].directive_number if waiting else directive.number)
         self.job_id = state["job_id"]
+        self._outbox = Outbox(self._transport, self.job_id, self._timeout_s, waiting)
         self._record.load_state_dict(state["record"], self.job_id)
         self._snapshot.load_state_dict(state["snapshot"])
         self._marked, self._finished = state["marked"], state["finished"]
@@ -268,11 +274,9 @@ class Tuner:
                 self._record.add(directive, self._report(pb.OUTCOME_PARTIAL, self._losses.flush()))
             self._follow(self._go_alone("it had ended before the checkpoint", directive.number + 1, restore=False))
 
-    def _take_over(self, job_id: str, directive: pb.Directive) -> None:
-        """Has the server take the old job back to a directive, and drop the one that was opened meanwhile."""
-        request = pb.ResumeJobRequest(job_id=job_id, directive_number=directive.number)
-        if self._transport.resume_job(request).directive != directive:
-            raise ConfigError(f"state: the server's directive {directive.number} of job {job_id} is another one")
+    def _take_over(self, job_id: str, number: int) -> None:
+        """Has the server take the old job back to directive `number`, and drop the one that was opened meanwhile."""
+        self._transport.resume_job(pb.ResumeJobRequest(job_id=job_id, directive_number=number))
         if job_id != self.job_id:
             with contextlib.suppress(ServerError):
                 reason = f"its run goes on as job {job_id}"
@@ -291,7 +295,7 @@ class Tuner:
             report = self._report(pb.OUTCOME_PARTIAL, self._losses.flush())
             self._record.add(lease.directive, report)
             try:
-                self._transport.advance(pb.AdvanceRequest(job_id=self.job_id, report=report))
+                self._outbox.send(report)
             except ServerError as error:
                 log.warning("lrpilot: the last %d steps could not be reported: %s", lease.done, error)
         self._finished = True
@@ -326,8 +330,10 @@ class Tuner:
         report = self._report(outcome, losses)
         self._record.add(lease.directive, report)
         try:
-            response = self._transport.advance(pb.AdvanceRequest(job_id=self.job_id, report=report))
-            directive = response.directive
+            if outcome == pb.OUTCOME_PARTIAL:
+                directive = self._outbox.offer(report) or rest_of(lease.directive, lease.done)
+            else:
+                directive = self._outbox.send(report)
         except ServerError as error:
             rolled_back = not lease.committed or outcome == pb.OUTCOME_DIVERGED
             directive = self._go_alone(str(error), lease.directive.number + 1, rolled_back)
@@ -395,6 +401,7 @@ class Tuner:
         lr = self._record.last_lr or self._groups.base_lrs[0]
         alone = AnnealingTransport(lr, self._remaining())
         self._transport = alone
+        self._outbox = Outbox(alone, self.job_id, self._timeout_s)
         return alone.begin(number, restore)
 
     def _remaining(self) -> int | None:

@@ -263,6 +263,13 @@ def test_sigterm_says_not_serving_drains_and_exits_with_0(tmp_path: Path) -> Non
         assert "event=stopped" in log
 
 
+def test_sigterm_ends_a_server_whose_owner_lives_on(tmp_path: Path) -> None:
+    """Its standard input is still open, and a thread of it waits there."""
+    with server_process.running(f"sqlite:///{tmp_path}/lrpilot.db") as server:
+        server.signal(signal.SIGTERM)
+        assert server.process.wait(server_process.STOP_TIMEOUT_S) == 0
+
+
 def test_the_end_of_standard_input_ends_a_server_that_was_asked_to(tmp_path: Path) -> None:
     with server_process.running(f"sqlite:///{tmp_path}/lrpilot.db") as server:
         code, _ = server.wait()  # which closes it

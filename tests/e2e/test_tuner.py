@@ -14,6 +14,7 @@ import lrpilot
 import pytest
 import torch
 from lrpilot.errors import UnavailableError
+from lrpilot.outbox import PART_TIMEOUT_S
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.tuner import Tuner
@@ -335,12 +336,12 @@ class Restarting(GrpcTransport):
         super().__init__(self.server.target, 30.0)
         self._db, self._kills, self._job_id = db, kills, ""
 
-    def advance(self, request: pb.AdvanceRequest) -> pb.AdvanceResponse:
+    def advance(self, request: pb.AdvanceRequest, timeout_s: float) -> pb.AdvanceResponse:
         self._job_id = request.job_id
         if request.report.directive_number in self._kills:
             self.server.close()
             self.server = ServerProcess(self._db, "--listen", self.target)
-        return super().advance(request)
+        return super().advance(request, timeout_s)
 
     def close(self) -> None:
         """Stays open: the test asks for the schedule."""
@@ -368,6 +369,54 @@ def test_a_server_that_dies_does_not_stop_the_training(server: ServerProcess, ca
     assert lrs == sorted(lrs, reverse=True)
     assert lrs[-1] < lrs[0] / 20
     assert any(not torch.equal(value, before[key]) for key, value in run.model.state_dict().items())
+
+
+class Flaky(GrpcTransport):
+    """Away for a while: loses requests, or answers, of reports that can't wait, by the count of the call."""
+
+    def __init__(self, target: str, lost_requests: set[int], lost_answers: set[int]) -> None:
+        super().__init__(target, 10.0)
+        self._lost_requests, self._lost_answers = lost_requests, lost_answers
+        self._calls = 0
+
+    def advance(self, request: pb.AdvanceRequest, timeout_s: float) -> pb.AdvanceResponse:
+        if timeout_s > PART_TIMEOUT_S:
+            return super().advance(request, timeout_s)
+        self._calls += 1
+        if self._calls in self._lost_requests:
+            raise UnavailableError("request lost", "UNAVAILABLE")
+        response = super().advance(request, timeout_s)
+        if self._calls in self._lost_answers:
+            raise UnavailableError("answer lost", "DEADLINE_EXCEEDED")
+        return response
+
+
+@pytest.mark.parametrize(
+    ("lost_requests", "lost_answers"),
+    [({1}, set()), (set(), {1}), ({1, 2, 3}, set()), ({2}, {4}), (set(range(1, 100)), set())],
+    ids=["a request", "an answer", "three in a row", "one of each", "all but the last"],
+)
+def test_an_outage_within_committed_steps_changes_nothing(
+    shared_server: ServerProcess, caplog: pytest.LogCaptureFixture, lost_requests: set[int], lost_answers: set[int]
+) -> None:
+    """Invariant 6: training goes on as it was told; once the server is back it has every report, and nothing twice."""
+
+    def trained(transport: GrpcTransport) -> tuple[Run, Tuner]:
+        run = Run(sgd)
+        options = {"probe_steps": 5, "refinements": 0}
+        tuner = tuned("", run, transport=transport, total_steps=400, policy="budget", policy_options=options)
+        run.train(tuner)
+        return run, tuner
+
+    undisturbed, expected = trained(GrpcTransport(shared_server.target, 10.0))
+    disturbed, tuner = trained(Flaky(shared_server.target, lost_requests, lost_answers))
+    assert_same(undisturbed.everything(), disturbed.everything())
+    assert tuner.schedule.segments == expected.schedule.segments
+    assert 1 <= len([record for record in caplog.records if record.levelname == "WARNING"]) <= 2
+    request = pb.GetScheduleRequest(job_id=tuner.job_id, view=pb.SCHEDULE_VIEW_FULL)
+    stored = shared_server.stub.GetSchedule(request, timeout=10)
+    assert stored.job.state == pb.JOB_STATE_FINISHED
+    assert lrpilot.Schedule.from_response(stored, tuner.schedule.base_lrs) == tuner.schedule
 
 
 def test_a_server_that_restarts_in_time_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import grpc
@@ -38,6 +39,10 @@ class ServerProcess:
         if not line.startswith("listening on "):
             raise RuntimeError(f"the server did not start: {self.process.communicate()}")
         self.target = line.removeprefix("listening on ").strip()
+        # A full pipe would block the server.
+        self._log: list[str] = []
+        self._reader = threading.Thread(target=self._read_log)
+        self._reader.start()
         self.channel = grpc.insecure_channel(self.target)
         self.stub = tuner_pb2_grpc.TunerServiceStub(self.channel)
 
@@ -47,15 +52,26 @@ class ServerProcess:
 
     def wait(self) -> tuple[int, str]:
         """Waits for the end: exit code and log."""
-        _, log = self.process.communicate(timeout=STOP_TIMEOUT_S)
-        return self.process.returncode, log
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        code = self.process.wait(timeout=STOP_TIMEOUT_S)
+        self._reader.join()
+        return code, "".join(self._log)
 
     def close(self) -> None:
         """Ends the server, if it still runs."""
         self.channel.close()
         if self.process.poll() is None:
             self.process.kill()
-        self.process.communicate()
+        self.process.wait()
+        self._reader.join()
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            assert pipe is not None
+            pipe.close()
+
+    def _read_log(self) -> None:
+        assert self.process.stderr is not None
+        self._log.extend(self.process.stderr)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ A tuner that lost its server (or whose tuning was cancelled) goes on with this, 
 
 from __future__ import annotations
 
+from lrpilot.lease import rest_of
 from lrpilot.transport.base import Transport
 from lrpilot.v1 import tuner_pb2 as pb
 
@@ -51,17 +52,12 @@ class AnnealingTransport(Transport):
         """Never called: a job that has no server to begin with is refused."""
         raise NotImplementedError
 
-    def advance(self, request: pb.AdvanceRequest) -> pb.AdvanceResponse:
+    def advance(self, request: pb.AdvanceRequest, timeout_s: float) -> pb.AdvanceResponse:
         """The rest after a part; after the end, the stop; after a divergence, half the LR from the snapshot."""
         report, done = request.report, len(request.report.losses)
         number = report.directive_number + 1
         if report.outcome == pb.OUTCOME_PARTIAL:
-            rest = pb.Directive()
-            rest.CopyFrom(self._open)
-            rest.number, rest.restore = number, False
-            rest.n_steps -= done
-            rest.profile.offset += done
-            self._open = rest
+            self._open = rest_of(self._open, done)
         else:
             diverged = report.outcome == pb.OUTCOME_DIVERGED
             self._lr *= RETREAT if diverged else 1.0

@@ -16,8 +16,8 @@ class Transport(abc.ABC):
         """Opens a job. Raises: ServerError."""
 
     @abc.abstractmethod
-    def advance(self, request: pb.AdvanceRequest) -> pb.AdvanceResponse:
-        """Reports, and gets the next directive. Raises: ServerError."""
+    def advance(self, request: pb.AdvanceRequest, timeout_s: float) -> pb.AdvanceResponse:
+        """Reports, and gets the next directive; waits so long for a server that is away. Raises: ServerError."""
 
     def resume_job(self, request: pb.ResumeJobRequest) -> pb.ResumeJobResponse:
         """Takes a job back to an earlier directive. Raises: ServerError: also where nothing is kept to go back to."""

@@ -64,9 +64,9 @@ class GrpcTransport(Transport):
         """Opens a job. Raises: ServerError: soon, if nothing listens there: the address may be wrong."""
         return self.call(lambda timeout: self.stub.CreateJob(request, timeout=timeout))
 
-    def advance(self, request: pb.AdvanceRequest) -> pb.AdvanceResponse:
+    def advance(self, request: pb.AdvanceRequest, timeout_s: float) -> pb.AdvanceResponse:
         """Reports, and gets the next directive; waits for a server that restarts. Raises: ServerError."""
-        return self.call(lambda timeout: self.stub.Advance(request, timeout=timeout, wait_for_ready=True))
+        return self.call(lambda _: self.stub.Advance(request, timeout=timeout_s, wait_for_ready=True))
 
     def resume_job(self, request: pb.ResumeJobRequest) -> pb.ResumeJobResponse:
         """Takes a job back to an earlier directive. Raises: ServerError."""

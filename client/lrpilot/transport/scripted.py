@@ -33,7 +33,7 @@ class ScriptedTransport(Transport):
             job=pb.Job(id="scripted", config=self.config, directive=directive), directive=directive
         )
 
-    def advance(self, request: pb.AdvanceRequest) -> pb.AdvanceResponse:
+    def advance(self, request: pb.AdvanceRequest, timeout_s: float) -> pb.AdvanceResponse:
         """Keeps the report; the next directive."""
         self.reports.append(request.report)
         return pb.AdvanceResponse(directive=self._next())

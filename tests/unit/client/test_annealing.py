@@ -14,7 +14,7 @@ def answer(
     transport: AnnealingTransport, directive: pb.Directive, outcome: pb.Outcome.ValueType, n_steps: int
 ) -> pb.Directive:
     report = pb.Report(directive_number=directive.number, outcome=outcome, losses=[1.0] * n_steps)
-    return transport.advance(pb.AdvanceRequest(job_id="job", report=report)).directive
+    return transport.advance(pb.AdvanceRequest(job_id="job", report=report), 1.0).directive
 
 
 def lrs(directive: pb.Directive, n_steps: int) -> list[float]:

@@ -40,8 +40,8 @@ def test_the_script_is_left_as_it_was_and_ends_in_a_stop() -> None:
     script = [constant(0.1, 1, pb.PHASE_TRAIN)] * 2
     transport = ScriptedTransport(script)
     first = transport.create_job(pb.CreateJobRequest()).directive
-    second = transport.advance(pb.AdvanceRequest()).directive
-    stop = transport.advance(pb.AdvanceRequest()).directive
+    second = transport.advance(pb.AdvanceRequest(), 1.0).directive
+    stop = transport.advance(pb.AdvanceRequest(), 1.0).directive
     assert [first.number, second.number, stop.number] == [1, 2, 3]
     assert stop.phase == pb.PHASE_STOP
     assert script[0].number == 0

@@ -24,5 +24,5 @@ def test_every_option_is_on_the_page_with_its_default_and_a_meaning(name: str) -
 
 
 def test_the_constants_of_budget_that_the_page_names_are_those_of_the_code() -> None:
-    assert f"{PROBE_SHARE:.0%} of `total_steps`, but {MIN_PROBE} to {MAX_PROBE}" in PAGE
+    assert f"{PROBE_SHARE:.2%} of `total_steps`, but {MIN_PROBE} to {MAX_PROBE}" in PAGE
     assert f"never takes more than {LARGEST_SEARCH_SHARE:.0%} of `total_steps`" in PAGE

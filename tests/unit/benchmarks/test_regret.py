@@ -32,6 +32,7 @@ from benchmarks.regret.rules import (
 from benchmarks.regret.storage import TableFile
 from benchmarks.regret.views import Goal, Probe, outcomes, probes
 from tuner_server.core.forecast import Objective
+from tuner_server.core.policies.budget import BudgetOptions
 
 TAU, TAU_PRIME = 100, 10
 LRS = (0.01, 0.1, 1.0)
@@ -99,8 +100,8 @@ def test_rules_pick_what_they_say() -> None:
     assert in_use(table) == math.log(0.1)
     assert by_forecast(table, last_value, Objective.TRAINING) == math.log(0.1)
     assert best_decayed_probe(table, corrected=False) == math.log(0.1)
-    # (10 / 100)^0.15 = 0.708
-    assert math.exp(best_decayed_probe(table, corrected=True)) == pytest.approx(0.0708, rel=1e-3)
+    correction = 0.1 ** BudgetOptions().length_exponent  # a probe of 10 steps, a decay over 100
+    assert math.exp(best_decayed_probe(table, corrected=True)) == pytest.approx(0.1 * correction)
     # From 0.1, best of the probes, to 1.0, best of the decays over tau.
     assert length_effect(table) == pytest.approx(math.log(10.0))
 
@@ -110,7 +111,8 @@ def test_the_surrogate_looks_between_the_best_probes_neighbours_and_is_corrected
     assert math.log(0.01) < x < math.log(1.0)
     # The higher neighbour is the better one, so the lowest mean is on its side.
     assert x > math.log(0.1)
-    assert surrogate_of_decayed_probes(_table(), corrected=True) == pytest.approx(x + 0.15 * math.log(0.1))
+    exponent = BudgetOptions().length_exponent
+    assert surrogate_of_decayed_probes(_table(), corrected=True) == pytest.approx(x + exponent * math.log(0.1))
 
 
 def test_a_probe_that_passes_three_times_the_start_is_given_up() -> None:

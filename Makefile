@@ -45,6 +45,8 @@ bench: setup
 	mkdir -p out/bench
 	python -m benchmarks.suggest --json out/bench/suggest.json --plot out/bench/suggest.png
 	python -m benchmarks.hook --json out/bench/hook.json --plot out/bench/hook.png
+	python -m benchmarks.regret --tables out/bench/oracle.jsonl --json out/bench/regret.json --plot out/bench/regret.png
+	python -m benchmarks.quality --quick --workers 2 --json out/bench/quality-quick.json
 
 clean:
 	rm -rf $(VENV) build out .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -25,7 +25,7 @@ def bounds(losses: tuple[float, ...], outcome: Outcome = Outcome.COMPLETED) -> t
 BLIND = (0.1 / 30, 0.1 * 30)
 
 
-@pytest.mark.parametrize(("total", "n_steps"), [(None, 200), (100, 40), (2000, 40), (4000, 80), (10**6, 200)])
+@pytest.mark.parametrize(("total", "n_steps"), [(None, 150), (100, 40), (2000, 40), (4000, 80), (10**6, 150)])
 def test_length(total: int | None, n_steps: int) -> None:
     directive = range_test.directive(config(total, bounds=False, tau=20, tau_prime=2))
     assert directive.n_steps == n_steps

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,8 @@ from tuner_server.core.errors import ConflictError, InvalidInputError, StorageEr
 
 BUSY_TIMEOUT_S = 10
 """How long a writer waits for one in another process. Transactions take milliseconds; a client's deadline is longer."""
+WAL_RETRY_S = 0.01
+"""Between two tries to switch a fresh file to its write-ahead log."""
 CONNECT_TIMEOUT_S = 10
 """For PostgreSQL, where the URL doesn't say: without it a host that drops packets holds a request for minutes."""
 
@@ -111,6 +114,24 @@ def _postgresql_engine(url: sa.URL) -> sa.Engine:
     return sa.create_engine(url, pool_pre_ping=True)
 
 
+def use_wal(connection: sqlite3.Connection) -> None:
+    """Switches a file to its write-ahead log, which lasts.
+
+    The switch needs the file for itself, and SQLite's own waiting doesn't cover it: of servers that start together on a
+    fresh file, all but the first would fail.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(WAL_RETRY_S)
+        else:
+            return
+
+
 def _sqlite_engine(url: sa.URL) -> sa.Engine:
     assert url.database is not None
     directory = Path(url.database).absolute().parent
@@ -126,7 +147,7 @@ def _sqlite_engine(url: sa.URL) -> sa.Engine:
     def configure(connection: sqlite3.Connection, _record: object) -> None:
         # FULL: every commit reaches the disk before it returns, and only then is a report acknowledged. With NORMAL the
         # write-ahead log is synced at checkpoints only: a power cut would undo the last commits, already answered.
-        connection.execute("PRAGMA journal_mode = WAL")
+        use_wal(connection)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import sqlalchemy as sa
 
 from tuner_server.core.errors import ConflictError, InvalidInputError, StorageError
 from tuner_server.storage import Database, open_storage
+from tuner_server.storage.database import use_wal
 
 
 @pytest.fixture
@@ -98,3 +100,23 @@ def test_errors_of_the_database_are_ours(url: str) -> None:
             connection.execute(sa.text("INSERT INTO t VALUES (1)"))
         with pytest.raises(StorageError, match="no such table: u"), database.reading() as connection:
             connection.execute(sa.text("SELECT * FROM u"))
+
+
+class Contended(sqlite3.Connection):
+    """A connection whose switch to the write-ahead log fails at first, at once, as SQLite's does in a race."""
+
+    failures = 2
+
+    def execute(self, sql: str, *arguments: object) -> sqlite3.Cursor:
+        if "journal_mode" in sql and self.failures:
+            self.failures -= 1
+            error = sqlite3.OperationalError("database is locked")
+            error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+            raise error
+        return super().execute(sql)
+
+
+def test_a_fresh_file_that_another_is_switching_is_waited_for(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "fresh.db", factory=Contended)) as connection:
+        use_wal(connection)
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)

@@ -6,22 +6,14 @@ python -m benchmarks.quality.grid --steps 4000 --seeds 3 --workers 2 --out grid.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+from benchmarks.pool import run_in_workers
 from benchmarks.quality.contestants import CONTESTANTS
 from benchmarks.quality.results import ResultFile, RunKey
 from benchmarks.quality.training import Curve
 from benchmarks.quality.workloads import WORKLOADS
-
-# Out of the way of whatever else the machine does.
-_NICENESS = 15
 
 
 def plan(workloads: Iterable[str], contestants: Iterable[str], n_seeds: int, n_steps: int) -> list[RunKey]:
@@ -42,27 +34,10 @@ def run(key: RunKey) -> Curve:
     return contestant.run(workload, key.lr, key.n_steps, key.seed)
 
 
-def start_worker() -> None:
-    """Makes a worker process a modest one: one thread, low priority."""
-    torch.set_num_threads(1)
-    os.nice(max(0, _NICENESS - os.nice(0)))
-
-
 def run_all(keys: Sequence[RunKey], results: ResultFile, n_workers: int) -> None:
     """Runs `keys` in worker processes and stores each result as soon as it is there."""
-    # Spawned: forking a process in which torch has threads can hang.
-    context = multiprocessing.get_context("spawn")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with (
-        Progress(*columns, TimeRemainingColumn()) as progress,
-        ProcessPoolExecutor(n_workers, context, start_worker) as pool,
-    ):
-        task = progress.add_task("grid", total=len(keys))
-        futures = {pool.submit(run, key): key for key in keys}
-        for future in as_completed(futures):
-            key = futures[future]
-            results.append(key, future.result())
-            progress.update(task, advance=1, description=f"{key.contestant} {key.workload}")
+    for key, curve in run_in_workers("grid", keys, run, lambda k: f"{k.contestant} {k.workload}", n_workers):
+        results.append(key, curve)
 
 
 def _arguments() -> argparse.Namespace:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from benchmarks.quality.grid import start_worker
+from benchmarks.pool import run_in_workers
 from benchmarks.quality.workloads import WORKLOADS
 from benchmarks.regret.oracle import StateKey, build
 from benchmarks.regret.storage import TableFile
@@ -30,16 +26,6 @@ def plan(workloads: Iterable[str], steps: Iterable[int] = STEPS, n_seeds: int = 
 
 def build_all(keys: Sequence[StateKey], file: TableFile, n_workers: int) -> None:
     """Builds `keys` in worker processes and stores each state as soon as it is there."""
-    # Spawned: forking a process in which torch has threads can hang.
-    context = multiprocessing.get_context("spawn")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with (
-        Progress(*columns, TimeRemainingColumn()) as progress,
-        ProcessPoolExecutor(n_workers, context, start_worker) as pool,
-    ):
-        task = progress.add_task("oracle table", total=len(keys))
-        futures = {pool.submit(build, key): key for key in keys}
-        for future in as_completed(futures):
-            key = futures[future]
-            file.append(future.result())
-            progress.update(task, advance=1, description=f"{key.workload} at step {key.step}")
+    describe = "{0.workload} at step {0.step}".format
+    for _, table in run_in_workers("oracle table", keys, build, describe, n_workers):
+        file.append(table)

@@ -43,7 +43,7 @@ from tuner_server.core.messages import (
     Phase,
     Report,
 )
-from tuner_server.core.parts import report_every
+from tuner_server.core.parts import evenly, report_every
 from tuner_server.core.policies.base import Options, Policy, PolicyState, Progress, Step
 from tuner_server.core.suggest import suggest
 
@@ -232,7 +232,7 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
             n_steps=state.tau_prime,
             profile=Profile.constant(lr, state.tau_prime),
             batches=self.options.batches,
-            validate_at=_evenly(state.tau_prime, validations),
+            validate_at=evenly(state.tau_prime, validations),
             give_up_above=self._give_up_above(state, progress),
             reason=reason,
         )
@@ -318,9 +318,3 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
             report_every=report_every(n_steps),
             reason=reason,
         )
-
-
-def _evenly(n_steps: int, count: int) -> tuple[int, ...]:
-    """`count` steps (fewer in a short probe), evenly spaced, the last one being `n_steps`."""
-    count = min(count, n_steps)
-    return tuple(round(n_steps * (i + 1) / count) for i in range(count))

@@ -37,7 +37,7 @@ from tuner_server.core.messages import (
     Phase,
     Report,
 )
-from tuner_server.core.parts import report_every
+from tuner_server.core.parts import evenly, report_every
 from tuner_server.core.policies.base import Options, Policy, PolicyState, Progress, Step
 from tuner_server.core.suggest import suggest
 
@@ -259,14 +259,13 @@ class Budget(Policy[BudgetOptions, BudgetState]):
 
     def _train(self, lr: float, n_steps: int, limit: float | None, reason: str) -> Directive:
         end = lr if self.options.decay is Shape.CONSTANT else 0.0
-        marks = sorted({round(n_steps * (i + 1) / CHECKPOINTS) for i in range(CHECKPOINTS)} - {0})
         return Directive(
             phase=Phase.TRAIN,
             stage=0,
             n_steps=n_steps,
             profile=Profile(self.options.decay, lr, end, n_steps, warmup=int(n_steps * self.options.warmup)),
             batches=self.options.batches,
-            validate_at=tuple(marks) if self.config.has_validation else (),
+            validate_at=evenly(n_steps, CHECKPOINTS) if self.config.has_validation else (),
             give_up_above=limit,
             report_every=report_every(n_steps),
             reason=reason,

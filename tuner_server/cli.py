@@ -203,7 +203,7 @@ def cancel(
     """End the tuning of a job. Its training goes on, and anneals its LR."""
     with _connected(server) as tuner:
         request = pb.CancelJobRequest(job_id=_resolve(tuner, job), reason=reason)
-        found = tuner.call(lambda timeout: tuner.stub.CancelJob(request, timeout=timeout)).job
+        found = tuner.call(lambda: tuner.stub.CancelJob(request, timeout=TIMEOUT_S)).job
     if as_json:
         _print_json(json_format.MessageToDict(found))
     else:
@@ -248,7 +248,7 @@ def _connected(server: str | None) -> Iterator[GrpcTransport]:
                 progress.add_task("opening your database (no --server was named)")
                 embedded = stack.enter_context(contextlib.closing(EmbeddedServer()))
             server = embedded.target
-        yield stack.enter_context(contextlib.closing(GrpcTransport(server, TIMEOUT_S)))
+        yield stack.enter_context(contextlib.closing(GrpcTransport(server)))
 
 
 @contextlib.contextmanager
@@ -261,12 +261,12 @@ def _writing(output: Path) -> Iterator[None]:
 
 
 def _page(tuner: GrpcTransport, request: pb.ListJobsRequest) -> pb.ListJobsResponse:
-    return tuner.call(lambda timeout: tuner.stub.ListJobs(request, timeout=timeout))
+    return tuner.call(lambda: tuner.stub.ListJobs(request, timeout=TIMEOUT_S))
 
 
 def _schedule(tuner: GrpcTransport, job: str, view: pb.ScheduleView.ValueType) -> pb.GetScheduleResponse:
     request = pb.GetScheduleRequest(job_id=_resolve(tuner, job), view=view)
-    return tuner.call(lambda timeout: tuner.stub.GetSchedule(request, timeout=timeout))
+    return tuner.call(lambda: tuner.stub.GetSchedule(request, timeout=TIMEOUT_S))
 
 
 def _full_schedule(server: str | None, job: str) -> Schedule:

@@ -152,6 +152,7 @@ def _report(entry: Entry) -> Report:
         losses=stored.losses,
         validations=stored.validations,
         wall_time_s=stored.wall_time_s,
+        replacement=stored.replacement,
     )
 
 

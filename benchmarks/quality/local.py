@@ -16,7 +16,7 @@ class LocalTransport(Transport):
     def __init__(self) -> None:
         self._state: JobState | None = None
 
-    def create_job(self, request: pb.CreateJobRequest) -> pb.CreateJobResponse:
+    def create_job(self, request: pb.CreateJobRequest, timeout_s: float) -> pb.CreateJobResponse:
         transition = job.create(convert.config_from_pb(request.config))
         self._state = transition.state
         directive = convert.directive_to_pb(transition.directive)

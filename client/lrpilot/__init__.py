@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lrpilot.errors import (
     ConfigError,
     LRPilotError,
+    ProtocolError,
     RefusedError,
     ScheduleError,
     ServerError,
@@ -26,6 +27,7 @@ __all__ = [
     "ConfigError",
     "LRPilotError",
     "Profile",
+    "ProtocolError",
     "RefusedError",
     "Schedule",
     "ScheduleError",

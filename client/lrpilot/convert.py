@@ -98,7 +98,7 @@ def _evidence(
         if entry.committed:
             losses += report.losses
             validations += (Validation(start_step + v.step, v.loss) for v in report.validations)
-        elif entry.directive.phase in _SEARCHING:
+        elif entry.directive.phase in _SEARCHING and report.outcome != tuner_pb2.OUTCOME_REPLACED:
             probes.append(probe_from_proto(entry.directive, report, start_step))
         # What is left was committed once, and undone when the client went back to a checkpoint.
     return tuple(losses), tuple(validations), tuple(probes)

@@ -4,7 +4,8 @@ LRPilotError
 ├── ConfigError          an argument can't be accepted; the message names it and says what would be right
 ├── ServerError          the server refused or failed; `code` is the gRPC status
 │   ├── UnavailableError   nothing answers, or not in time
-│   └── RefusedError       the server found the request wrong (INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION, ...)
+│   ├── RefusedError       the server found the request wrong (INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION, ...)
+│   └── ProtocolError      the server's answer can't be carried out
 └── ScheduleError        a schedule file can't be read
 """
 
@@ -37,3 +38,7 @@ class UnavailableError(ServerError):
 
 class RefusedError(ServerError):
     """The server found the request wrong."""
+
+
+class ProtocolError(ServerError):
+    """The server's answer can't be carried out."""

@@ -37,7 +37,7 @@ class Lease:
         self.directive = directive
         self.profile: Profile = profile_from_proto(directive.profile)
         self.constant = self.profile.shape is Shape.CONSTANT
-        self.committed = directive.phase in (pb.PHASE_WARM_UP, pb.PHASE_TRAIN)
+        self.committed = committed(directive)
         self.done = done
         self._validate_at = frozenset(directive.validate_at)
         self._check_every = min(max(directive.n_steps // CHECKS, 1), LONGEST_BLIND)
@@ -74,6 +74,11 @@ class Lease:
             candidates.append(-(-after // self.directive.report_every) * self.directive.report_every)
         candidates.extend(step for step in self._validate_at if step >= after)
         return min(candidates)
+
+
+def committed(directive: pb.Directive) -> bool:
+    """Whether its steps are to stay."""
+    return directive.phase in (pb.PHASE_WARM_UP, pb.PHASE_TRAIN)
 
 
 def rest_of(directive: pb.Directive, done: int) -> pb.Directive:

@@ -1,7 +1,7 @@
 """Losses of a directive, kept on their device until it is over.
 
 A loss is stored as float32, which is what goes over the wire. It is divergent if it is not finite or above a limit; the
-watch on the device and `until_divergence` on the host both decide by the float32 value, and alike.
+watch on the device and `lrpilot.divergence` on the host both decide by the float32 value, and alike.
 """
 
 from __future__ import annotations
@@ -11,21 +11,6 @@ from collections.abc import Iterable
 from typing import SupportsFloat
 
 import torch
-
-
-def is_divergent(loss: float, limit: float = math.inf) -> bool:
-    """Whether a loss is not finite or above the limit."""
-    return not math.isfinite(loss) or loss > limit
-
-
-def until_divergence(losses: Iterable[float], limit: float = math.inf) -> list[float]:
-    """The losses up to the first divergent one, which is included."""
-    kept = []
-    for loss in losses:
-        kept.append(loss)
-        if is_divergent(loss, limit):
-            break
-    return kept
 
 
 class LossBuffer:

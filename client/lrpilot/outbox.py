@@ -1,63 +1,129 @@
-"""Reports on their way to the server: in order, none lost, none waited for that need not be."""
+"""One job at its server: what was reported, and what waits to be."""
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import logging
-from collections.abc import Iterable
+import uuid
+from collections.abc import Mapping
+from typing import Any
 
-from lrpilot.errors import UnavailableError
+from lrpilot import sanity
+from lrpilot.errors import RefusedError, ServerError
 from lrpilot.transport.base import Transport
 from lrpilot.v1 import tuner_pb2 as pb
-
-PART_TIMEOUT_S = 0.5
-"""The longest that training waits for an answer that it can do without. A directive has some twenty parts, so a server
-that is away through all of it costs ten seconds."""
 
 log = logging.getLogger("lrpilot")
 
 
 class Outbox:
-    """Reports of one job. What can't be delivered waits here, and goes out with a later report, unchanged."""
+    """Reports of one job: in order, none lost, each unchanged however often it is sent.
 
-    def __init__(self, transport: Transport, job_id: str, timeout_s: float, waiting: Iterable[pb.Report] = ()) -> None:
-        """Reports on `job_id`; waits up to `timeout_s` for an answer that is needed."""
+    All that was delivered is kept. A server that lost the job is told it again, and decides the same: a schedule is a
+    function of config, seed and reports.
+    """
+
+    def __init__(self, transport: Transport, config: pb.JobConfig) -> None:
+        """A job that is to be opened with `config`."""
         self._transport = transport
-        self._job_id = job_id
-        self._timeout_s = timeout_s
-        self._waiting = collections.deque(waiting)
+        self._config = config
+        self._request_id = str(uuid.uuid4())
+        self._delivered: list[pb.Report] = []
+        self._waiting: collections.deque[pb.Report] = collections.deque()
+        self._rewind = False
+        self.job_id = ""
+        """The server's name of the job; empty until it is open."""
+        self.outstanding = pb.Directive()
+        """The server's last answer."""
 
     @property
-    def waiting(self) -> list[pb.Report]:
-        """What has not been delivered, oldest first."""
-        return list(self._waiting)
+    def reachable(self) -> bool:
+        """Whether it looks as if the server would answer."""
+        return self._transport.reachable
 
-    def offer(self, report: pb.Report) -> pb.Directive | None:
-        """Sends the report on a part, the answer to which is known beforehand; None: the server is away.
+    @property
+    def empty(self) -> bool:
+        """Whether the server has every report."""
+        return not self._waiting
+
+    def open(self, timeout_s: float) -> pb.CreateJobResponse:
+        """Opens the job. Raises: ServerError."""
+        request = pb.CreateJobRequest(request_id=self._request_id, config=self._config)
+        response = self._transport.create_job(request, timeout_s)
+        sanity.check(response.directive, 1)
+        self.job_id, self.outstanding = response.job.id, response.directive
+        return response
+
+    def add(self, report: pb.Report) -> None:
+        """A report that is to be delivered after the others."""
+        self._waiting.append(report)
+
+    def deliver(self, timeout_s: float) -> None:
+        """Delivers all that waits; `outstanding` is then the answer to the last one.
 
         Raises:
-            ServerError: the server is there, and refuses.
+            ServerError: what could not be delivered, or whose answer makes no sense, still waits.
         """
-        away = bool(self._waiting)
         try:
-            directive = self._deliver(report, PART_TIMEOUT_S)
-        except UnavailableError as error:
-            if not away:
-                log.warning("lrpilot: the server is away, training goes on as it was told: %s", error)
-            return None
-        if away:
-            log.info("lrpilot: the server is back, and has all reports")
+            self._deliver(timeout_s)
+        except RefusedError as error:
+            if error.code != "NOT_FOUND":
+                raise
+            log.warning("lrpilot: the server has lost job %s; it is told all of it again", self.job_id)
+            self._tell_again(timeout_s)
+            self._deliver(timeout_s)
+
+    def _deliver(self, timeout_s: float) -> None:
+        if self._rewind:
+            self._transport.resume_job(
+                pb.ResumeJobRequest(job_id=self.job_id, directive_number=self.outstanding.number), timeout_s
+            )
+            self._rewind = False
+        while self._waiting:
+            report = self._waiting[0]
+            self.outstanding = self._advance(report, timeout_s)
+            self._delivered.append(self._waiting.popleft())
+
+    def _advance(self, report: pb.Report, timeout_s: float) -> pb.Directive:
+        request = pb.AdvanceRequest(job_id=self.job_id, report=report)
+        directive = self._transport.advance(request, timeout_s).directive
+        sanity.check(directive, report.directive_number + 1)
         return directive
 
-    def send(self, report: pb.Report) -> pb.Directive:
-        """Sends the report that ends a directive, and waits for the next one. Raises: ServerError."""
-        return self._deliver(report, self._timeout_s)
+    def _tell_again(self, timeout_s: float) -> None:
+        """Opens the job anew, and brings it to where it was. Raises: ServerError: it does not come out the same."""
+        expected = self.outstanding
+        self._request_id, self._rewind = str(uuid.uuid4()), False
+        self.open(timeout_s)
+        for report in self._delivered:
+            self.outstanding = self._advance(report, timeout_s)
+        if self.outstanding != expected:
+            raise RefusedError("the server lost the job, and decides otherwise now", "FAILED_PRECONDITION")
 
-    def _deliver(self, report: pb.Report, timeout_s: float) -> pb.Directive:
-        self._waiting.append(report)
-        while True:
-            request = pb.AdvanceRequest(job_id=self._job_id, report=self._waiting[0])
-            directive = self._transport.advance(request, timeout_s).directive
-            self._waiting.popleft()
-            if not self._waiting:
-                return directive
+    def state_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "job_id": self.job_id,
+            "request_id": self._request_id,
+            "outstanding": self.outstanding.SerializeToString(),
+            "delivered": [report.SerializeToString() for report in self._delivered],
+            "waiting": [report.SerializeToString() for report in self._waiting],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], timeout_s: float) -> None:
+        """Becomes another process's, and drops the job that this one opened. The server is not asked yet."""
+        stray = self.job_id
+        self.job_id, self._request_id = state["job_id"], state["request_id"]
+        self.outstanding = pb.Directive.FromString(state["outstanding"])
+        self._delivered = [pb.Report.FromString(each) for each in state["delivered"]]
+        self._waiting = collections.deque(pb.Report.FromString(each) for each in state["waiting"])
+        self._rewind = bool(self.job_id)
+        if stray and stray != self.job_id:
+            with contextlib.suppress(ServerError):
+                reason = f"its run goes on as job {self.job_id}"
+                self._transport.cancel_job(pb.CancelJobRequest(job_id=stray, reason=reason), timeout_s)
+
+    def close(self) -> None:
+        """Lets go of the server."""
+        self._transport.close()

@@ -16,9 +16,8 @@ from lrpilot.v1 import tuner_pb2 as pb
 class Record:
     """The books of one run. What came after the snapshot is taken back when committed steps diverge."""
 
-    def __init__(self, job: pb.Job, base_lrs: list[float]) -> None:
-        """Starts at step 0 of `job`, whose parameter groups have `base_lrs`."""
-        self._job = job
+    def __init__(self, base_lrs: list[float]) -> None:
+        """Starts at step 0 of a run whose parameter groups have `base_lrs`."""
         self._base_lrs = tuple(base_lrs)
         self._segments: list[Segment] = []
         self._losses = array.array("f")  # as on the wire; a long run has millions
@@ -65,11 +64,10 @@ class Record:
             self._append(segment)
             self._losses.extend(report.losses)
 
-    def schedule(self) -> Schedule:
-        """The schedule so far."""
-        config = self._job.config
+    def schedule(self, job_id: str, config: pb.JobConfig) -> Schedule:
+        """The schedule so far, as that of a job."""
         return Schedule(
-            job_id=self._job.id,
+            job_id=job_id,
             name=config.name,
             policy=config.policy,
             base_lrs=self._base_lrs,
@@ -101,11 +99,11 @@ class Record:
 
     def state_dict(self) -> dict[str, Any]:
         """What has been done, as plain values."""
-        return {"schedule": schedule_json.dumps(self.schedule()), "mark": self._mark, "searched": self.searched}
+        schedule = self.schedule("", pb.JobConfig())
+        return {"schedule": schedule_json.dumps(schedule), "mark": self._mark, "searched": self.searched}
 
-    def load_state_dict(self, state: Mapping[str, Any], job_id: str) -> None:
-        """Goes on from what had been done under `job_id`. Raises: ScheduleError."""
-        self._job.id = job_id
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what had been done. Raises: ScheduleError."""
         schedule = schedule_json.loads(state["schedule"].encode())
         self._segments = list(schedule.segments)
         self._losses = array.array("f", schedule.losses)

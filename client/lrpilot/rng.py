@@ -10,14 +10,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import torch
-
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class RandomState:
     """The states of the global random number generators, or of some of them.
 
-    NumPy counts once `numpy.random` has been imported, CUDA once it has been initialised. Before that neither has a
+    NumPy and PyTorch count once they have been imported, CUDA once it has been initialised. Before that they have no
     state, so nothing could depend on it. Generator objects of the user's own are not global and not held.
     """
 
@@ -66,17 +64,18 @@ def preserved() -> Iterator[None]:
 def _generators() -> Iterator[tuple[str, Callable[[], Any], Callable[[Any], object]]]:
     """Name, getter and setter of every generator that has a state by now."""
     yield "python", random.getstate, random.setstate
-    yield "torch", torch.get_rng_state, torch.set_rng_state
     if numpy := sys.modules.get("numpy.random"):
         # legacy=False: the tuple of old knows the Mersenne twister only, and another may have been put in its place.
         yield "numpy", functools.partial(numpy.get_state, legacy=False), numpy.set_state
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # PyTorch has left it untyped.
-        yield "cuda", torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all
+    if torch := sys.modules.get("torch"):
+        yield "torch", torch.get_rng_state, torch.set_rng_state
+        if torch.cuda.is_initialized():
+            yield "cuda", torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all
 
 
 def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
+    if hasattr(a, "equal"):  # A tensor, without importing PyTorch.
+        return bool(a.equal(b))
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
     if isinstance(a, list):

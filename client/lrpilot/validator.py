@@ -9,8 +9,8 @@ from typing import SupportsFloat
 
 from torch import nn
 
+from lrpilot.divergence import is_divergent
 from lrpilot.errors import ConfigError
-from lrpilot.losses import is_divergent
 from lrpilot.rng import preserved
 
 MAX_LOSS = 3.4e38

@@ -144,6 +144,8 @@ def advance(state: JobState, report: Report) -> Transition:
         raise PreconditionError(
             f"report.directive_number: {report.directive_number} is not the outstanding {directive.number}"
         )
+    if report.outcome is Outcome.REPLACED:
+        return _rejoin(state, report)
     check_report(directive, report, state.config.has_validation)
     state = _account(state, report)
     if not state.status.live:
@@ -151,6 +153,11 @@ def advance(state: JobState, report: Report) -> Transition:
     if report.outcome is Outcome.PARTIAL:
         rest = directive.after(report.n_steps).model_copy(update={"number": directive.number + 1})
         return Transition(state.model_copy(update={"directive": rest}), rest)
+    return _decide(state, report)
+
+
+def _decide(state: JobState, report: Report) -> Transition:
+    """What follows on a report that is in the books."""
     if state.remaining_steps == 0:
         return _stop(state, report, Status.FINISHED, "")
     try:
@@ -159,6 +166,31 @@ def advance(state: JobState, report: Report) -> Transition:
     except Exception as error:  # whatever it is, it is the policy's, and must not reach the training
         message = f"policy {state.config.policy}: {type(error).__name__}: {error}"
         return _stop(state, report, Status.FAILED, message)
+
+
+def _rejoin(state: JobState, report: Report) -> Transition:
+    """A client that trained on without the server is back: its steps are taken as they are.
+
+    Raises:
+        InvalidInputError: there are more of them than the budget has left, or the report contradicts itself.
+    """
+    check_replacement(report, state.remaining_steps)
+    assert report.replacement is not None
+    tail = report.losses[-LOSS_WINDOW:]
+    update: dict[str, Any] = {
+        "committed_steps": state.committed_steps + report.n_steps,
+        "search_steps": state.search_steps + report.replacement.wasted_steps,
+        "wall_time_s": state.wall_time_s + report.wall_time_s,
+        # The client has another snapshot by now.
+        "snapshot_step": None,
+    }
+    if tail:
+        update["last_loss"] = math.fsum(tail) / len(tail)
+        update["first_loss"] = report.losses[0] if state.first_loss is None else state.first_loss
+    state = state.model_copy(update=update)
+    if not state.status.live:
+        return _stop(state, report, state.status, state.message)
+    return _decide(state, report)
 
 
 def replay(config: JobConfig, reports: Iterable[Report]) -> Transition:
@@ -217,6 +249,29 @@ def check_report(directive: Directive, report: Report, has_validation: bool) -> 
             raise InvalidInputError.of(
                 f"report.validations[{i}].loss", f"{validation.loss}; a completed step's is finite, at most {MAX_LOSS}"
             )
+    check_wall_time(report)
+
+
+def check_replacement(report: Report, remaining_steps: int | None) -> None:
+    """Refuses a report on steps of the client's own that can't be. Raises: InvalidInputError."""
+    replacement = report.replacement
+    if replacement is None:
+        raise InvalidInputError.of("report.replacement", "missing; a replaced report says what was done instead")
+    if (replacement.profile is None) != (report.n_steps == 0):
+        raise InvalidInputError.of("report.replacement.profile", "there is one where there are losses, and only there")
+    run = report.n_steps + replacement.wasted_steps
+    if remaining_steps is not None and run > remaining_steps:
+        raise InvalidInputError.of("report.losses", f"{run} steps were run, but only {remaining_steps} were left")
+    bad = next((i for i, loss in enumerate(report.losses) if not math.isfinite(loss)), None)
+    if bad is not None:
+        raise InvalidInputError.of(f"report.losses[{bad}]", f"{report.losses[bad]}; committed steps have finite losses")
+    if report.validations:
+        raise InvalidInputError.of("report.validations", "a replaced report has none")
+    check_wall_time(report)
+
+
+def check_wall_time(report: Report) -> None:
+    """Raises: InvalidInputError: it is none."""
     if not (math.isfinite(report.wall_time_s) and report.wall_time_s >= 0):
         raise InvalidInputError.of("report.wall_time_s", "must be finite and not negative")
 
@@ -239,6 +294,12 @@ def _progress(state: JobState, bounds: LrBounds) -> Progress:
 
 def _ask_policy(state: JobState, report: Report) -> tuple[JobState, Step[Any]]:
     policy = policies.make(state.config)
+    if report.outcome is Outcome.REPLACED:
+        # A range test that was not had is not made up for: it would start from other weights.
+        bounds = state.bounds or range_test.blind(state.config)
+        state = state.model_copy(update={"bounds": bounds})
+        policy_state = policy.state_type.model_validate(state.policy_state or {})
+        return state, policy.rejoin(policy_state, _progress(state, bounds))
     if state.policy_state is None:
         bounds = range_test.bounds(state.lease, report, state.config)
         state = state.model_copy(update={"bounds": bounds})
@@ -281,7 +342,7 @@ def _issue(state: JobState, report: Report | None, directive: Directive, step: S
     after steps that are not to stay the client goes back; a probe, and a job, begin at a snapshot.
     """
     rolled_back = report is not None and _rolled_back(state, report)
-    snapshot = directive.snapshot or report is None
+    snapshot = directive.snapshot or report is None or state.snapshot_step is None
     snapshot |= directive.phase in _SEARCHES and not rolled_back
     directive = directive.model_copy(
         update={
@@ -307,6 +368,8 @@ def _issue(state: JobState, report: Report | None, directive: Directive, step: S
 
 def _rolled_back(state: JobState, report: Report) -> bool:
     """Whether the steps of a report are not to stay."""
+    if report.outcome is Outcome.REPLACED:
+        return False  # those that were not to stay were taken back without us
     return not state.directive.phase.committed or report.outcome is Outcome.DIVERGED
 
 

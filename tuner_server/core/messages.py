@@ -50,6 +50,8 @@ class Outcome(enum.StrEnum):
     COMPLETED = "completed"
     PARTIAL = "partial"
     DIVERGED = "diverged"
+    REPLACED = "replaced"
+    """Not carried out: the client could not reach the server, and trained on by itself."""
 
 
 Steps = Annotated[int, pydantic.Field(ge=0)]
@@ -102,6 +104,15 @@ class Validation(Value):
     loss: float
 
 
+class Replacement(Value):
+    """What a client did instead of a directive."""
+
+    profile: Profile | None = None
+    """Of the steps whose losses are reported; None if there is none."""
+    wasted_steps: Steps = 0
+    """Further steps, which were rolled back."""
+
+
 class Report(Value):
     """What came of directive `directive_number`: the loss of every step that was run."""
 
@@ -110,6 +121,8 @@ class Report(Value):
     losses: tuple[float, ...]
     validations: tuple[Validation, ...] = ()
     wall_time_s: float = 0.0
+    replacement: Replacement | None = None
+    """Of REPLACED."""
 
     @property
     def n_steps(self) -> int:

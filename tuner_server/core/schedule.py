@@ -8,7 +8,7 @@ from typing import Protocol
 
 from lrpilot.profile import Profile
 
-from tuner_server.core.messages import Directive, Outcome, Phase
+from tuner_server.core.messages import Directive, Outcome, Phase, Replacement
 
 
 class Result(Protocol):
@@ -22,6 +22,11 @@ class Result(Protocol):
     @property
     def n_steps(self) -> int:
         """How many steps were run."""
+        ...
+
+    @property
+    def replacement(self) -> Replacement | None:
+        """What was done instead of the directive."""
         ...
 
 
@@ -62,9 +67,14 @@ def committed(entries: Iterable[Entry]) -> list[bool]:
             kept[snapshot:] = [False] * (len(kept) - snapshot)
         if entry.directive.snapshot:
             snapshot = len(kept)
-        done = entry.report is not None and entry.report.outcome is not Outcome.DIVERGED
-        kept.append(done and entry.directive.phase.committed)
+        kept.append(entry.report is not None and _stays(entry.directive, entry.report))
     return kept
+
+
+def _stays(directive: Directive, report: Result) -> bool:
+    if report.outcome is Outcome.REPLACED:
+        return report.n_steps > 0
+    return directive.phase.committed and report.outcome is not Outcome.DIVERGED
 
 
 def segments(entries: Sequence[Entry]) -> list[Segment]:
@@ -72,12 +82,16 @@ def segments(entries: Sequence[Entry]) -> list[Segment]:
     found: list[Segment] = []
     for entry, kept in zip(entries, committed(entries), strict=True):
         directive, report = entry.directive, entry.report
-        if not kept or report is None or directive.profile is None:
+        if not kept or report is None:
             continue
+        profile, phase, stage = directive.profile, directive.phase, directive.stage
+        if report.replacement is not None:
+            profile, phase, stage = report.replacement.profile, Phase.TRAIN, -1
+        assert profile is not None
         last = found[-1] if found else None
-        if last is not None and last.profile.after(last.n_steps) == directive.profile:
+        if last is not None and last.profile.after(last.n_steps) == profile:
             found[-1] = dataclasses.replace(last, n_steps=last.n_steps + report.n_steps)
             continue
         start = last.start_step + last.n_steps if last is not None else 0
-        found.append(Segment(start, report.n_steps, directive.profile, directive.phase, directive.stage))
+        found.append(Segment(start, report.n_steps, profile, phase, stage))
     return found

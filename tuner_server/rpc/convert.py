@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import pydantic
 from google.protobuf import json_format, struct_pb2, timestamp_pb2
-from lrpilot.convert import profile_to_proto
+from lrpilot.convert import profile_from_proto, profile_to_proto
 from lrpilot.v1 import tuner_pb2 as pb
 
 from tuner_server.core.config import JobConfig
@@ -21,6 +21,7 @@ from tuner_server.core.messages import (
     Directive,
     Outcome,
     Phase,
+    Replacement,
     Report,
 )
 from tuner_server.core.schedule import Segment
@@ -41,6 +42,7 @@ OUTCOMES: Mapping[Outcome, pb.Outcome.ValueType] = {
     Outcome.COMPLETED: pb.OUTCOME_COMPLETED,
     Outcome.PARTIAL: pb.OUTCOME_PARTIAL,
     Outcome.DIVERGED: pb.OUTCOME_DIVERGED,
+    Outcome.REPLACED: pb.OUTCOME_REPLACED,
 }
 STATES: Mapping[Status, pb.JobState.ValueType] = {
     Status.WARM_UP: pb.JOB_STATE_WARM_UP,
@@ -95,6 +97,7 @@ def config_to_pb(config: JobConfig) -> pb.JobConfig:
 def report_from_pb(message: pb.Report) -> Report:
     """A report. Raises: InvalidInputError."""
     outcome = known("report.outcome", OUTCOMES, message.outcome)
+    replacement = _replacement_from_pb(message.replacement) if message.HasField("replacement") else None
     try:
         return Report.model_validate(
             {
@@ -103,6 +106,7 @@ def report_from_pb(message: pb.Report) -> Report:
                 "losses": tuple(message.losses),
                 "validations": tuple({"step": v.step, "loss": v.loss} for v in message.validations),
                 "wall_time_s": message.wall_time_s,
+                "replacement": replacement,
             }
         )
     except pydantic.ValidationError as error:
@@ -117,6 +121,7 @@ def report_to_pb(number: int, report: StoredReport) -> pb.Report:
         losses=report.losses,
         validations=[pb.Validation(step=v.step, loss=v.loss) for v in report.validations],
         wall_time_s=report.wall_time_s,
+        replacement=_replacement_to_pb(report.replacement) if report.replacement else None,
     )
 
 
@@ -214,6 +219,21 @@ def _options_from_pb(message: struct_pb2.Struct) -> dict[str, Any]:
         return json_format.MessageToDict(message)
     except ValueError as error:  # JSON has no such number
         raise InvalidInputError.of("policy_options", "numbers must be finite") from error
+
+
+def _replacement_from_pb(message: pb.Replacement) -> Replacement:
+    try:
+        profile = profile_from_proto(message.profile) if message.HasField("profile") else None
+    except ValueError as error:
+        raise InvalidInputError.of("report.replacement.profile", str(error)) from error
+    if message.wasted_steps < 0:
+        raise InvalidInputError.of("report.replacement.wasted_steps", f"{message.wasted_steps}; must not be negative")
+    return Replacement(profile=profile, wasted_steps=message.wasted_steps)
+
+
+def _replacement_to_pb(replacement: Replacement) -> pb.Replacement:
+    profile = profile_to_proto(replacement.profile) if replacement.profile else None
+    return pb.Replacement(profile=profile, wasted_steps=replacement.wasted_steps)
 
 
 def _candidate_to_pb(candidate: Candidate) -> pb.Candidate:

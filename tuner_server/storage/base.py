@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Self
 
 from tuner_server.core.job import JobState, Status, Transition
-from tuner_server.core.messages import Decision, Directive, Outcome, Report, Validation
+from tuner_server.core.messages import Decision, Directive, Outcome, Replacement, Report, Validation
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,6 +57,8 @@ class StoredReport:
     report_time: datetime
     losses: tuple[float, ...] | None
     """One a step; None where the history was asked for without them."""
+    replacement: Replacement | None = None
+    """What was done instead of the directive."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

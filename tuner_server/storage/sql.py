@@ -17,7 +17,7 @@ from sqlalchemy import orm
 
 from tuner_server.core.errors import ConflictError, InvalidInputError, NotFoundError
 from tuner_server.core.job import JobState, Status, Transition
-from tuner_server.core.messages import Decision, Directive, Outcome, Report
+from tuner_server.core.messages import Decision, Directive, Outcome, Replacement, Report
 from tuner_server.storage import codec
 from tuner_server.storage.base import Entry, Page, Storage, StoredAnswer, StoredJob, StoredReport
 from tuner_server.storage.database import Database
@@ -99,6 +99,7 @@ class SqlStorage(Storage):
                 losses=codec.encode_losses(report.losses),
                 validations=codec.validations_to_json(report.validations),
                 wall_time_s=report.wall_time_s,
+                replacement=None if report.replacement is None else codec.to_json(report.replacement),
                 fingerprint=fingerprint,
                 report_time=changed_job.update_time,
             )
@@ -131,6 +132,7 @@ class SqlStorage(Storage):
                 losses=None,
                 validations=None,
                 wall_time_s=None,
+                replacement=None,
                 fingerprint=None,
                 report_time=None,
             )
@@ -169,6 +171,7 @@ class SqlStorage(Storage):
                 EntryRow.validations,
                 EntryRow.wall_time_s,
                 EntryRow.report_time,
+                EntryRow.replacement,
                 EntryRow.losses if losses else sa.null().label("losses"),
             )
             .where(EntryRow.job_id == job_id)
@@ -293,6 +296,7 @@ def _entry(row: sa.Row[*tuple[Any, ...]]) -> Entry:
             wall_time_s=row.wall_time_s,
             report_time=row.report_time,
             losses=None if row.losses is None else codec.decode_losses(row.losses),
+            replacement=None if row.replacement is None else codec.from_json(Replacement, row.replacement),
         )
     return Entry(
         directive=codec.from_json(Directive, row.directive),

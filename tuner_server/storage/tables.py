@@ -97,3 +97,5 @@ class EntryRow(Base):
     fingerprint: Mapped[bytes | None]
     """Of the report."""
     report_time: Mapped[datetime | None]
+    replacement: Mapped[str | None]
+    """A Replacement as JSON; null where the directive was carried out."""

@@ -9,21 +9,29 @@ from lrpilot.v1 import tuner_pb2 as pb
 
 
 class Transport(abc.ABC):
-    """The calls that a tuner makes. Each may be repeated: a server gives the same answer."""
+    """The calls that a tuner makes. Each may be repeated: a server gives the same answer.
+
+    `timeout_s` is the longest wait for an answer, retries included.
+    """
+
+    @property
+    def reachable(self) -> bool:
+        """Whether it looks as if the server would answer; costs nothing."""
+        return True
 
     @abc.abstractmethod
-    def create_job(self, request: pb.CreateJobRequest) -> pb.CreateJobResponse:
+    def create_job(self, request: pb.CreateJobRequest, timeout_s: float) -> pb.CreateJobResponse:
         """Opens a job. Raises: ServerError."""
 
     @abc.abstractmethod
     def advance(self, request: pb.AdvanceRequest, timeout_s: float) -> pb.AdvanceResponse:
-        """Reports, and gets the next directive; waits so long for a server that is away. Raises: ServerError."""
+        """Reports, and gets the next directive. Raises: ServerError."""
 
-    def resume_job(self, request: pb.ResumeJobRequest) -> pb.ResumeJobResponse:
+    def resume_job(self, request: pb.ResumeJobRequest, timeout_s: float) -> pb.ResumeJobResponse:
         """Takes a job back to an earlier directive. Raises: ServerError: also where nothing is kept to go back to."""
         raise RefusedError(f"job {request.job_id} can't be resumed here", "UNIMPLEMENTED")
 
-    def cancel_job(self, request: pb.CancelJobRequest) -> pb.CancelJobResponse:
+    def cancel_job(self, request: pb.CancelJobRequest, timeout_s: float) -> pb.CancelJobResponse:
         """Ends a job. Raises: ServerError: also where there is no other client to end it."""
         raise RefusedError(f"job {request.job_id} can't be cancelled here", "UNIMPLEMENTED")
 

@@ -53,39 +53,57 @@ Response = TypeVar("Response")
 class GrpcTransport(Transport):
     """A connection to `target` (HOST:PORT). Threads may share it."""
 
-    def __init__(self, target: str, timeout_s: float) -> None:
-        """Connects when the first call is made; a call and its retries take at most `timeout_s`."""
+    def __init__(self, target: str) -> None:
+        """Connects when the first call is made."""
         self.target = target
-        self._timeout_s = timeout_s
         self._channel = grpc.insecure_channel(target, options=_OPTIONS)
         self.stub = tuner_pb2_grpc.TunerServiceStub(self._channel)
+        # Watched from the first failure on: gRPC then tries to connect, in a thread of its own.
+        self._watched = False
+        self._ready = True
 
-    def create_job(self, request: pb.CreateJobRequest) -> pb.CreateJobResponse:
+    @property
+    def reachable(self) -> bool:
+        """Whether there is a connection, or none has failed yet."""
+        return self._ready
+
+    def create_job(self, request: pb.CreateJobRequest, timeout_s: float) -> pb.CreateJobResponse:
         """Opens a job. Raises: ServerError: soon, if nothing listens there: the address may be wrong."""
-        return self.call(lambda timeout: self.stub.CreateJob(request, timeout=timeout))
+        return self.call(lambda: self.stub.CreateJob(request, timeout=timeout_s))
 
     def advance(self, request: pb.AdvanceRequest, timeout_s: float) -> pb.AdvanceResponse:
         """Reports, and gets the next directive; waits for a server that restarts. Raises: ServerError."""
-        return self.call(lambda _: self.stub.Advance(request, timeout=timeout_s, wait_for_ready=True))
+        return self.call(lambda: self.stub.Advance(request, timeout=timeout_s, wait_for_ready=True))
 
-    def resume_job(self, request: pb.ResumeJobRequest) -> pb.ResumeJobResponse:
+    def resume_job(self, request: pb.ResumeJobRequest, timeout_s: float) -> pb.ResumeJobResponse:
         """Takes a job back to an earlier directive. Raises: ServerError."""
-        return self.call(lambda timeout: self.stub.ResumeJob(request, timeout=timeout))
+        return self.call(lambda: self.stub.ResumeJob(request, timeout=timeout_s))
 
-    def cancel_job(self, request: pb.CancelJobRequest) -> pb.CancelJobResponse:
+    def cancel_job(self, request: pb.CancelJobRequest, timeout_s: float) -> pb.CancelJobResponse:
         """Ends a job. Raises: ServerError."""
-        return self.call(lambda timeout: self.stub.CancelJob(request, timeout=timeout))
+        return self.call(lambda: self.stub.CancelJob(request, timeout=timeout_s))
 
-    def call(self, method: Callable[[float], Response]) -> Response:
-        """Calls with this transport's deadline. Raises: ServerError."""
+    def call(self, method: Callable[[], Response]) -> Response:
+        """Calls, with gRPC's errors as ours. Raises: ServerError."""
         try:
-            return method(self._timeout_s)
+            return method()
         except grpc.RpcError as error:
-            raise to_error(error, self.target) from error
+            ours = to_error(error, self.target)
+            if isinstance(ours, UnavailableError):
+                self._watch()
+            raise ours from error
 
     def close(self) -> None:
         """Closes the connection."""
         self._channel.close()
+
+    def _watch(self) -> None:
+        if not self._watched:
+            self._watched, self._ready = True, False
+            self._channel.subscribe(self._changed, try_to_connect=True)
+
+    def _changed(self, connectivity: grpc.ChannelConnectivity) -> None:
+        self._ready = connectivity is grpc.ChannelConnectivity.READY
 
 
 def to_error(error: grpc.RpcError, target: str) -> ServerError:

@@ -25,7 +25,7 @@ class ScriptedTransport(Transport):
         self.reports: list[pb.Report] = []
         self.closed = False
 
-    def create_job(self, request: pb.CreateJobRequest) -> pb.CreateJobResponse:
+    def create_job(self, request: pb.CreateJobRequest, timeout_s: float) -> pb.CreateJobResponse:
         """The first directive."""
         self.config = request.config
         directive = self._next()

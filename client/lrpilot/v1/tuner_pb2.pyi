@@ -115,6 +115,10 @@ class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.Value
     """The first part of a directive of committed steps; the answer is the rest of it."""
     OUTCOME_DIVERGED: _Outcome.ValueType  # 3
     """A loss is not finite or above give_up_above. A client that looks now and then runs a few steps past it."""
+    OUTCOME_REPLACED: _Outcome.ValueType  # 4
+    """The directive was not carried out: the server was away when it was due, and the client trained on by itself. The
+    losses are those of its committed steps; the answer decides on what is left.
+    """
 
 class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper): ...
 
@@ -124,6 +128,10 @@ OUTCOME_PARTIAL: Outcome.ValueType  # 2
 """The first part of a directive of committed steps; the answer is the rest of it."""
 OUTCOME_DIVERGED: Outcome.ValueType  # 3
 """A loss is not finite or above give_up_above. A client that looks now and then runs a few steps past it."""
+OUTCOME_REPLACED: Outcome.ValueType  # 4
+"""The directive was not carried out: the server was away when it was due, and the client trained on by itself. The
+losses are those of its committed steps; the answer decides on what is left.
+"""
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
 class _JobState:
@@ -316,6 +324,7 @@ class Report(_message.Message):
     LOSSES_FIELD_NUMBER: _builtins.int
     VALIDATIONS_FIELD_NUMBER: _builtins.int
     WALL_TIME_S_FIELD_NUMBER: _builtins.int
+    REPLACEMENT_FIELD_NUMBER: _builtins.int
     directive_number: _builtins.int
     outcome: Global___Outcome.ValueType
     wall_time_s: _builtins.float
@@ -325,6 +334,10 @@ class Report(_message.Message):
 
     @_builtins.property
     def validations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Validation]: ...
+    @_builtins.property
+    def replacement(self) -> Global___Replacement:
+        """Of REPLACED."""
+
     def __init__(
         self,
         *,
@@ -333,14 +346,43 @@ class Report(_message.Message):
         losses: _abc.Iterable[_builtins.float] | None = ...,
         validations: _abc.Iterable[Global___Validation] | None = ...,
         wall_time_s: _builtins.float = ...,
+        replacement: Global___Replacement | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["replacement", b"replacement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["directive_number", b"directive_number", "losses", b"losses", "outcome", b"outcome", "validations", b"validations", "wall_time_s", b"wall_time_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["directive_number", b"directive_number", "losses", b"losses", "outcome", b"outcome", "replacement", b"replacement", "validations", b"validations", "wall_time_s", b"wall_time_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Report: _TypeAlias = Report  # noqa: Y015
+
+@_typing.final
+class Replacement(_message.Message):
+    """What a client did instead of a directive."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROFILE_FIELD_NUMBER: _builtins.int
+    WASTED_STEPS_FIELD_NUMBER: _builtins.int
+    wasted_steps: _builtins.int
+    """Further steps, which were rolled back."""
+    @_builtins.property
+    def profile(self) -> Global___Profile:
+        """Of the steps whose losses are reported; absent if there is none."""
+
+    def __init__(
+        self,
+        *,
+        profile: Global___Profile | None = ...,
+        wasted_steps: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["profile", b"profile"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["profile", b"profile", "wasted_steps", b"wasted_steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Replacement: _TypeAlias = Replacement  # noqa: Y015
 
 @_typing.final
 class LrBounds(_message.Message):

@@ -6,7 +6,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lrpilot.losses import LossBuffer, is_divergent, until_divergence
+from lrpilot.divergence import is_divergent, until_divergence
+from lrpilot.losses import LossBuffer
 
 
 def begun(n_steps: int = 8, limit: float = math.inf) -> LossBuffer:

@@ -176,6 +176,14 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
             state = state.model_copy(update={"ceiling": ceiling})
         return self._open_stage(state, progress)
 
+    def rejoin(self, state: AutoLrsState, progress: Progress) -> Step[AutoLrsState]:
+        """A new stage; where too little is left for one, the rest at the LR that was set."""
+        remaining = progress.remaining_steps
+        if remaining is None or remaining >= self._cost(*self.options.first_stage(self.config.total_steps)):
+            return self._open_stage(state, progress)
+        reason = f"joined again with {remaining} steps left, too few for a search: the LR that was set"
+        return Step(state, self._train(state, self.config.base_lr, remaining, progress, reason))
+
     def _open_stage(self, state: AutoLrsState, progress: Progress) -> Step[AutoLrsState]:
         """Sizes the next stage by what is left, and sends its first probe."""
         total, remaining = self.config.total_steps, progress.remaining_steps

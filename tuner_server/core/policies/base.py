@@ -100,6 +100,15 @@ class Policy(abc.ABC, Generic[O, S]):
             progress: where the job is now, this report included.
         """
 
+    @abc.abstractmethod
+    def rejoin(self, state: S, progress: Progress) -> Step[S]:
+        """The next directive for a client that could not ask for a while, and has trained on by itself.
+
+        Args:
+            state: what this policy returned with a directive that was then not carried out.
+            progress: where the job is now; what came in between is part of it.
+        """
+
 
 def _integral(options: dict[str, Any]) -> dict[str, Any]:
     """Options with whole floats as ints: JSON numbers that came over the wire (a Struct) are all doubles."""

@@ -132,11 +132,16 @@ class Budget(Policy[BudgetOptions, BudgetState]):
     def searches(self) -> bool:
         """Whether the run is long enough for a search to pay."""
         assert self.config.total_steps is not None
-        candidates = min(FIRST_CANDIDATES + self.options.refinements, self.options.max_candidates)
-        search = candidates * (self.probe_steps + self._held_out)
+        search = self._usual_search
         if self.config.lr_bounds is None:
             search += range_test.directive(self.config).n_steps
         return search <= LARGEST_SEARCH_SHARE * self.config.total_steps
+
+    @property
+    def _usual_search(self) -> int:
+        """Steps of a search whose range is well chosen."""
+        candidates = min(FIRST_CANDIDATES + self.options.refinements, self.options.max_candidates)
+        return candidates * (self.probe_steps + self._held_out)
 
     def _affords_probe(self, progress: Progress) -> bool:
         """Whether the search's share of the budget holds one more probe."""
@@ -167,6 +172,17 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         candidate = self._judge(directive.number, peak, report, progress)
         state = state.model_copy(update={"candidates": (*state.candidates, candidate)})
         return self._next(state, progress)
+
+    def rejoin(self, state: BudgetState, progress: Progress) -> Step[BudgetState]:
+        """Commits the best candidate so far; without one, searches if enough is left, or decays from the LR set."""
+        remaining = progress.remaining_steps
+        assert remaining is not None
+        if any(not candidate.diverged for candidate in state.candidates):
+            return self._commit(state, progress)
+        if self._usual_search <= LARGEST_SEARCH_SHARE * remaining:
+            return self._next(BudgetState(), progress)
+        reason = f"joined again with {remaining} steps left, too few to search: the LR that was set, decaying"
+        return Step(state, self._train(self.config.base_lr, remaining, self._limit(progress), reason))
 
     def _judge(self, number: int, peak: float, report: Report, progress: Progress) -> Candidate:
         """A probe's loss after its decay: the validation, or the mean over batches that were held out."""

@@ -1,0 +1,1 @@
+"""What is tuned, in the hands of each framework."""

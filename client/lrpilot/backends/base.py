@@ -1,0 +1,74 @@
+"""What a driver needs of a framework: learning rates, losses, and a state that can be put back."""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Iterable
+from typing import Any
+
+
+class Backend(abc.ABC):
+    """One training run in a framework's hands."""
+
+    @property
+    @abc.abstractmethod
+    def base_lrs(self) -> list[float]:
+        """The LRs of all groups as the user set them. What is tuned is the first; the others keep their ratio to it."""
+
+    @property
+    @abc.abstractmethod
+    def has_validation(self) -> bool:
+        """Whether `validate` can be asked for a loss."""
+
+    @abc.abstractmethod
+    def lrs(self) -> list[float]:
+        """The LR of every group, now."""
+
+    @abc.abstractmethod
+    def set_lr(self, lr: float) -> None:
+        """Gives the first group this LR, and the others their share of it."""
+
+    @abc.abstractmethod
+    def take(self) -> None:
+        """Remembers the present, in place of what was remembered before."""
+
+    @abc.abstractmethod
+    def restore(self) -> None:
+        """Goes back to what was remembered, as often as one likes. LRs go back too."""
+
+    @abc.abstractmethod
+    def validate(self) -> float | None:
+        """The validation loss, and no trace of having asked; None if it shows a divergence."""
+
+    @abc.abstractmethod
+    def begin(self, n_steps: int, limit: float = math.inf, earlier: Iterable[float] = ()) -> None:
+        """Makes room for the losses of so many steps, which follow on `earlier` ones; a loss above `limit` diverges."""
+
+    @abc.abstractmethod
+    def append(self, loss: Any) -> None:
+        """Adds the loss of a step, with no device synchronisation. Raises: ValueError: it is not one number."""
+
+    @abc.abstractmethod
+    def diverged(self) -> bool:
+        """Whether a loss since `begin` or `flush` is not finite or above the limit; may look behind by one call."""
+
+    @abc.abstractmethod
+    def peek(self) -> list[float]:
+        """The losses since `begin` or `flush`, oldest first."""
+
+    @abc.abstractmethod
+    def flush(self) -> list[float]:
+        """As `peek`, and forgets them."""
+
+    @abc.abstractmethod
+    def state_dict(self) -> dict[str, Any] | None:
+        """What is remembered, for a checkpoint; None if nothing is."""
+
+    @abc.abstractmethod
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """Remembers what another one remembered. The present stays as it is."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Lets go of what `take` holds."""

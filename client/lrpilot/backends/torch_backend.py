@@ -1,0 +1,95 @@
+"""PyTorch: a module and its optimizers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, SupportsFloat
+
+import torch
+from torch import nn
+
+from lrpilot.backends.base import Backend
+from lrpilot.group_lrs import GroupLrs
+from lrpilot.losses import LossBuffer
+from lrpilot.snapshot import Snapshot, Stateful
+from lrpilot.validator import Validator
+
+
+class TorchBackend(Backend):
+    """A model, the optimizers that are stepped together, and whatever else changes as it trains."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        validate: Callable[[], SupportsFloat] | None,
+        register: Mapping[str, Stateful],
+    ) -> None:
+        """Raises: ConfigError: there is no LR to tune, or `validate` does not work."""
+        self._groups = GroupLrs(optimizers)
+        self._snapshot = Snapshot(model, optimizers, register)
+        self._losses = LossBuffer()
+        self._validator = Validator(validate, model) if validate is not None else None
+
+    @property
+    def base_lrs(self) -> list[float]:
+        """Of all groups of all optimizers, in order."""
+        return self._groups.base_lrs
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether the user gave a function."""
+        return self._validator is not None
+
+    def lrs(self) -> list[float]:
+        """Of all groups of all optimizers, in order."""
+        return self._groups.get()
+
+    def set_lr(self, lr: float) -> None:
+        """In place, where an LR is a tensor."""
+        self._groups.set(lr)
+
+    def take(self) -> None:
+        """See `Snapshot.take`."""
+        self._snapshot.take()
+
+    def restore(self) -> None:
+        """See `Snapshot.restore`."""
+        self._snapshot.restore()
+
+    def validate(self) -> float | None:
+        """The user's function, called so that training doesn't notice."""
+        assert self._validator is not None
+        return self._validator.loss()
+
+    def begin(self, n_steps: int, limit: float = math.inf, earlier: Iterable[float] = ()) -> None:
+        """See `LossBuffer.begin`."""
+        self._losses.begin(n_steps, limit, earlier)
+
+    def append(self, loss: torch.Tensor | SupportsFloat) -> None:
+        """Keeps the loss on its device."""
+        self._losses.append(loss)
+
+    def diverged(self) -> bool:
+        """See `LossBuffer.check`."""
+        return self._losses.check()
+
+    def peek(self) -> list[float]:
+        """Synchronises once."""
+        return self._losses.peek()
+
+    def flush(self) -> list[float]:
+        """Synchronises once."""
+        return self._losses.flush()
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """See `Snapshot.state_dict`."""
+        return self._snapshot.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """See `Snapshot.load_state_dict`."""
+        self._snapshot.load_state_dict(state)
+
+    def close(self) -> None:
+        """The snapshot goes with its last user."""

@@ -1,0 +1,440 @@
+"""Carries out a tuner's directives on a training run, in whatever framework."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, TypedDict, TypeVar
+
+from lrpilot.backends.base import Backend
+from lrpilot.divergence import is_divergent
+from lrpilot.errors import ConfigError
+from lrpilot.job_config import job_config
+from lrpilot.lease import Event, Lease
+from lrpilot.record import Record
+from lrpilot.replay import BatchBuffer
+from lrpilot.rng import RandomState
+from lrpilot.schedule import Schedule
+from lrpilot.session import Session, Standing
+from lrpilot.transport.base import Transport
+from lrpilot.transport.embedded_transport import EmbeddedTransport
+from lrpilot.transport.grpc_transport import GrpcTransport
+from lrpilot.v1 import tuner_pb2 as pb
+
+SERVER_VARIABLE = "LRPILOT_SERVER"
+STATE_FORMAT = 2
+"""Of `Driver.state_dict`."""
+TIMEOUT_S = 30.0
+"""For one decision, retries included."""
+
+Batch = TypeVar("Batch")
+log = logging.getLogger("lrpilot")
+
+
+class JobOptions(TypedDict, total=False):
+    """What every framework's tuner takes, as keyword arguments; `Driver.__init__` says what they mean."""
+
+    server: str | None
+    total_steps: int | None
+    lr_bounds: tuple[float, float] | None
+    policy: str | None
+    policy_options: Mapping[str, Any] | None
+    name: str
+    family: str
+    seed: int
+    timeout_s: float
+    strict: bool
+    observers: Sequence[Observer]
+    transport: Transport | None
+
+
+class Observer:
+    """Is told what happens, between steps; for loggers. What it raises is logged, and harms nothing."""
+
+    def began(self, driver: Driver, directive: pb.Directive) -> None:
+        """A directive begins; its first step comes next."""
+
+    def reported(self, driver: Driver, directive: pb.Directive, report: pb.Report, start: int) -> None:
+        """Steps are over: so many committed, or search, steps had been run before them (`start`)."""
+
+    def finished(self, driver: Driver) -> None:
+        """The run is over."""
+
+
+class Driver:
+    """Tunes the LR of a training run.
+
+    `step` is called after every optimizer step. Between two reports it works alone: no network, no device
+    synchronisation.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        server: str | None = None,
+        total_steps: int | None = None,
+        lr_bounds: tuple[float, float] | None = None,
+        policy: str | None = None,
+        policy_options: Mapping[str, Any] | None = None,
+        name: str = "",
+        family: str = "",
+        seed: int = 0,
+        timeout_s: float = TIMEOUT_S,
+        strict: bool = False,
+        observers: Sequence[Observer] = (),
+        transport: Transport | None = None,
+    ) -> None:
+        """Opens a job and sets the LR of the first step.
+
+        Args:
+            backend: the run, in its framework's hands.
+            server: HOST:PORT; None: `$LRPILOT_SERVER`, or an embedded server that ends with this run.
+            total_steps: optimizer steps, search included; None: until you stop.
+            lr_bounds: lowest and highest LR of the first group; None: found by a range test.
+            policy: the algorithm; None: the server's default.
+            policy_options: its options.
+            name: of the job, for people.
+            family: of jobs that resemble one another.
+            seed: of the search.
+            timeout_s: the longest wait for one decision; all waits together take at most ten times as long.
+            strict: whether to raise where a decision can't be had, instead of training on without.
+            observers: are told what happens.
+            transport: in place of a server.
+
+        Raises:
+            ConfigError: an argument can't be accepted.
+            RefusedError: the server doesn't accept the job; the message names the field.
+            UnavailableError: the server isn't there, and `strict` is set.
+        """
+        self._backend = backend
+        self._total_steps = total_steps
+        self._observers = tuple(observers)
+        self._validations: list[pb.Validation] = []
+        self._buffer: BatchBuffer[Any] | None = None
+        self._marked = False
+        self._resumed: Mapping[str, Any] | None = None
+        self._finished = False
+        self._closed = False
+        self._lr = backend.base_lrs[0]
+        config = job_config(
+            name=name,
+            family=family,
+            policy=policy,
+            policy_options=policy_options,
+            total_steps=total_steps,
+            lr_bounds=lr_bounds,
+            base_lr=self._lr,
+            seed=seed,
+            has_validation=backend.has_validation,
+        )
+        self._record = Record(backend.base_lrs)
+        self._session = Session(transport or _connect(server), config, timeout_s, strict)
+        self._follow(self._session.open(self._standing()))
+
+    def batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+        """Draws from a loader until the budget is spent: across epochs, and back again after a probe.
+
+        Args:
+            loader: anything that can be iterated anew for every epoch, or that never ends.
+
+        Raises:
+            ValueError: the loader is empty, or can't be iterated again.
+        """
+        buffer = BatchBuffer(loader)
+        self._buffer = buffer
+        if self._resumed is not None:
+            buffer.load_state_dict(self._resumed["data"])
+            RandomState.from_state_dict(self._resumed["random_state"]).restore()
+            self._resumed = None
+        elif self._record.steps == 0 and self._lease.done == 0:
+            # What happened since the tuner was made (random numbers, loaded weights) belongs to the start.
+            self._backend.take()
+            self._place(self._lease.directive)
+        while not self._finished:
+            yield buffer.draw()
+
+    def step(self, loss: Any) -> None:
+        """Takes the loss of the step that was just made, and prepares the next one.
+
+        Raises:
+            ValueError: the loss is not a scalar.
+            ServerError: a decision can't be had, and `strict` is set.
+        """
+        if self._finished:
+            return
+        self._backend.append(loss)
+        lease = self._lease
+        lease.done += 1
+        if lease.done >= lease.next_event:
+            self._handle(lease)
+        elif not lease.constant:
+            self._set_lr(lease.lr())
+
+    def search(self, loader: Iterable[Batch], train_step: Callable[[Batch], Any]) -> None:
+        """Runs the search that is due, if one is, in a loop of its own: for frameworks that own the training loop.
+
+        Args:
+            loader: the training data; read from its start, and not the framework's own iterator.
+            train_step: one optimizer step on a batch; gives its loss.
+        """
+        if not self.searching:
+            return
+        for batch in self.batches(loader):
+            self.step(train_step(batch))
+            if not self.searching:
+                break
+        self._buffer, self._marked = None, False
+
+    @property
+    def searching(self) -> bool:
+        """Whether the next step will be rolled back."""
+        return not (self._finished or self._lease.committed)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the budget is spent."""
+        return self._finished
+
+    @property
+    def lr(self) -> float:
+        """The first group's LR, of the next step."""
+        return self._lr
+
+    def get_last_lr(self) -> list[float]:
+        """The LR of every group."""
+        return self._backend.lrs()
+
+    @property
+    def job_id(self) -> str:
+        """The server's name of the job; empty as long as no server has it."""
+        return self._session.job_id
+
+    @property
+    def committed_step(self) -> int:
+        """Steps that are in the model, those of an open probe left out."""
+        return self._record.committed + (self._open_steps if self._lease.committed else 0)
+
+    @property
+    def search_steps(self) -> int:
+        """Steps that were, or will be, rolled back."""
+        return self._record.searched + (0 if self._lease.committed else self._open_steps)
+
+    @property
+    def remaining_steps(self) -> int | None:
+        """Steps that may still be run; None: there is no end."""
+        return None if self._total_steps is None else self._total_steps - self.committed_step - self.search_steps
+
+    @property
+    def _open_steps(self) -> int:
+        """Steps that are not in the record yet."""
+        return 0 if self._finished else self._lease.done
+
+    @property
+    def stage(self) -> int:
+        """The stage, from 0; -1 before the first, and without a server."""
+        return int(self._lease.directive.stage)
+
+    @property
+    def phase(self) -> str:
+        """What the present steps are for: warm_up, range_test, probe, train or stop."""
+        return pb.Phase.Name(self._lease.directive.phase).removeprefix("PHASE_").lower()
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule so far, as far as it was reported."""
+        return self._record.schedule(self.job_id, self._session.config)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a fresh process needs to go on, for your checkpoint; take it after `step`.
+
+        It holds the snapshot too (as much again as model and optimizer), and inside a search the batches of one probe.
+        """
+        lease = self._lease
+        return {
+            "format": STATE_FORMAT,
+            "session": self._session.state_dict(),
+            "finished": self._finished,
+            "directive": lease.directive.SerializeToString(),
+            "done": lease.done,
+            "losses": self._backend.peek(),
+            "validations": [validation.SerializeToString() for validation in self._validations],
+            "elapsed_s": time.monotonic() - self._started,
+            "record": self._record.state_dict(),
+            "snapshot": self._backend.state_dict(),
+            "marked": self._marked,
+            "data": self._buffer.state_dict() if self._buffer else None,
+            "random_state": RandomState.capture().state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on where another process was, after its model and optimizer were loaded too, and before `batches`.
+
+        The server takes the job back there; the job that this tuner opened is cancelled. With the same data the run
+        comes out as if it had not been interrupted.
+
+        Raises:
+            ConfigError: the state is of another format.
+            RefusedError: the server can't take the job back there.
+            ServerError: the server isn't there, and `strict` is set.
+        """
+        if state.get("format") != STATE_FORMAT:
+            raise ConfigError(f"state: format {state.get('format')!r} is not {STATE_FORMAT}, which this LRPilot reads")
+        self._session.load_state_dict(state["session"])
+        self._record.load_state_dict(state["record"])
+        self._backend.load_state_dict(state["snapshot"])
+        self._marked, self._finished = state["marked"], state["finished"]
+        directive = pb.Directive.FromString(state["directive"])
+        self._lease = lease = Lease(directive, state["done"])
+        self._backend.begin(directive.report_every or directive.n_steps, _limit(directive), state["losses"])
+        self._validations = [pb.Validation.FromString(each) for each in state["validations"]]
+        self._started = time.monotonic() - state["elapsed_s"]
+        self._resumed = state if state["data"] is not None else None
+        RandomState.from_state_dict(state["random_state"]).restore()
+        if not self._finished:
+            self._set_lr(lease.lr())
+
+    def close(self) -> None:
+        """Ends the tuning where it is: an open probe is rolled back, committed steps are reported. May be repeated."""
+        if self._closed:
+            return
+        self._closed = True
+        lease = self._lease
+        if not self._finished and not lease.committed:
+            self._backend.restore()
+            self._set_lr(self._standing().lr)
+        elif not self._finished and lease.done:
+            report = self._report(pb.OUTCOME_PARTIAL, self._backend.flush())
+            self._book(report)
+            self._session.answer(lease.directive, report, self._standing())
+        if not self._finished:
+            self._finish()
+        self._session.close()
+        self._backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _handle(self, lease: Lease) -> None:
+        """What is due after this step besides an LR."""
+        event = lease.event()
+        if (Event.CHECK in event and self._backend.diverged()) or (
+            Event.VALIDATE in event and not self._validated(lease)
+        ):
+            self._advance(pb.OUTCOME_DIVERGED)
+        elif Event.END in event:
+            self._advance(pb.OUTCOME_COMPLETED)
+        elif Event.PART in event:
+            self._advance(pb.OUTCOME_PARTIAL)
+        else:
+            self._set_lr(lease.lr())
+
+    def _advance(self, outcome: pb.Outcome.ValueType) -> None:
+        """Reports, and follows the answer."""
+        directive, losses = self._lease.directive, self._backend.flush()
+        limit = _limit(directive)
+        if any(is_divergent(loss, limit) for loss in losses):  # on CUDA the watch is a look behind
+            outcome = pb.OUTCOME_DIVERGED
+        report = self._report(outcome, losses)
+        self._book(report)
+        self._follow(self._session.answer(directive, report, self._standing()))
+
+    def _report(self, outcome: pb.Outcome.ValueType, losses: Sequence[float]) -> pb.Report:
+        return pb.Report(
+            directive_number=self._lease.directive.number,
+            outcome=outcome,
+            losses=losses,
+            validations=self._validations,
+            wall_time_s=time.monotonic() - self._started,
+        )
+
+    def _book(self, report: pb.Report) -> None:
+        directive, record = self._lease.directive, self._record
+        start = record.committed if self._lease.committed else record.searched
+        record.add(directive, report)
+        self._tell(lambda observer: observer.reported(self, directive, report, start))
+
+    def _follow(self, directive: pb.Directive) -> None:
+        """Begins a directive. The order is part of the contract: restore, snapshot, then the LR."""
+        if directive.restore:
+            self._backend.restore()
+        if directive.phase == pb.PHASE_STOP:
+            self._set_lr(self._standing().lr if directive.restore else self._lr)
+            self._finish()
+            return
+        if directive.snapshot:
+            self._backend.take()
+            self._record.mark()
+        self._place(directive)
+        self._lease = lease = Lease(directive)
+        self._backend.begin(directive.report_every or directive.n_steps, _limit(directive))
+        self._validations = []
+        self._started = time.monotonic()
+        self._set_lr(lease.lr())
+        log.debug("lrpilot: directive %d, %s: %s", directive.number, self.phase, directive.reason)
+        self._tell(lambda observer: observer.began(self, directive))
+        if lease.validates_first:
+            self._validated(lease)
+
+    def _place(self, directive: pb.Directive) -> None:
+        """Puts the data where a directive starts."""
+        if self._buffer is None:
+            return
+        replayed = directive.batches == pb.BATCH_SOURCE_REPLAYED
+        if directive.phase in (pb.PHASE_WARM_UP, pb.PHASE_TRAIN):
+            if directive.restore and self._marked:
+                self._buffer.rewind()
+            self._buffer.release()
+            self._marked = False
+        elif directive.snapshot and replayed:
+            self._buffer.mark()
+            self._marked = True
+        elif replayed and self._marked:
+            self._buffer.rewind()
+
+    def _finish(self) -> None:
+        self._finished = True
+        log.info("lrpilot: done, %d committed and %d search steps", self._record.committed, self._record.searched)
+        self._tell(lambda observer: observer.finished(self))
+
+    def _standing(self) -> Standing:
+        """Where the reported steps have led."""
+        record = self._record
+        remaining = None if self._total_steps is None else self._total_steps - record.steps
+        return Standing(record.last_lr or self._backend.base_lrs[0], remaining, warm=record.committed > 0)
+
+    def _set_lr(self, lr: float) -> None:
+        self._backend.set_lr(lr)
+        self._lr = lr
+
+    def _validated(self, lease: Lease) -> bool:
+        """Validates; false if that shows a divergence in a probe."""
+        loss = self._backend.validate()
+        if loss is not None:
+            self._validations.append(pb.Validation(step=lease.done, loss=loss))
+        return loss is not None or lease.committed
+
+    def _tell(self, what: Callable[[Observer], None]) -> None:
+        for observer in self._observers:
+            try:
+                what(observer)
+            except Exception:
+                log.warning("lrpilot: %s raised; training goes on", type(observer).__name__, exc_info=True)
+
+
+def _connect(server: str | None) -> Transport:
+    target = server or os.environ.get(SERVER_VARIABLE)
+    return GrpcTransport(target) if target else EmbeddedTransport()
+
+
+def _limit(directive: pb.Directive) -> float:
+    return directive.give_up_above if directive.HasField("give_up_above") else math.inf

@@ -1,0 +1,208 @@
+"""A run's conversation with its tuner, which may go away: then training goes on, and joins again."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from lrpilot.annealing import Annealing
+from lrpilot.errors import ProtocolError, RefusedError, ServerError
+from lrpilot.lease import committed, rest_of
+from lrpilot.outbox import Outbox
+from lrpilot.transport.base import Transport
+from lrpilot.v1 import tuner_pb2 as pb
+
+PART_TIMEOUT_S = 0.5
+"""The longest that training waits for an answer that it can do without."""
+PATIENCE = 10
+"""All waiting together is at most so many times the longest wait for one decision; then training goes on alone."""
+LASTING = {"FAILED_PRECONDITION", "INVALID_ARGUMENT", "UNIMPLEMENTED"}
+"""Refusals that asking again would not change."""
+
+log = logging.getLogger("lrpilot")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a run is: what a schedule without the server would begin with."""
+
+    lr: float
+    remaining: int | None
+    """Steps that may still be run; None: there is no end."""
+    warm: bool
+    """Whether there are committed steps, so that the LR need not rise from zero."""
+
+
+class Session:
+    """Gives a directive for every report, whatever the server does.
+
+    Where the answer is known beforehand (a part of committed steps) a server that is away is not waited for. Where a
+    decision is needed it is, up to `timeout_s`; then what is left is annealed, and when the server is back, it is told
+    what was done without it and decides on the rest.
+    """
+
+    def __init__(self, transport: Transport, config: pb.JobConfig, timeout_s: float, strict: bool) -> None:
+        """Talks to nobody yet. `strict`: whether to raise where training would go on without the server."""
+        self._outbox = Outbox(transport, config)
+        self._timeout_s = timeout_s
+        self._patience_s = PATIENCE * timeout_s
+        self._strict = strict
+        self._alone: Annealing | None = None
+        self._for_good = False
+        self.config = config
+        """The job's, as the server completed it."""
+
+    @property
+    def job_id(self) -> str:
+        """The server's name of the job; empty until the server has it."""
+        return self._outbox.job_id
+
+    def open(self, standing: Standing) -> pb.Directive:
+        """The first directive; without a server, the beginning of a plain schedule.
+
+        Raises:
+            RefusedError: the server doesn't accept the job.
+            ServerError: the server is away, and the session strict.
+        """
+        try:
+            return self._open(self._timeout_s)
+        except ServerError as error:
+            if self._strict or isinstance(error, RefusedError):
+                self.close()
+                raise
+            return self._leave(error, standing, restore=False)
+
+    def answer(self, directive: pb.Directive, report: pb.Report, standing: Standing) -> pb.Directive:
+        """What follows on the report on `directive`, after which the run stands there.
+
+        Raises:
+            ServerError: no decision can be had, and the session is strict.
+        """
+        if self._alone is not None:
+            return self._go_on(self._alone, report, standing.remaining)
+        partial = report.outcome == pb.OUTCOME_PARTIAL
+        away = not self._outbox.empty
+        self._outbox.add(report)
+        try:
+            answer = self._deliver(PART_TIMEOUT_S if partial else self._timeout_s, standing.remaining)
+        except ServerError as error:
+            if partial and not _lasts(error):
+                if not away:
+                    log.warning("lrpilot: the server is away, training goes on as it was told: %s", error)
+                return rest_of(directive, len(report.losses))
+            if self._strict:
+                raise
+            rolled_back = report.outcome == pb.OUTCOME_DIVERGED or not committed(directive)
+            if standing.remaining == 0:
+                log.warning("lrpilot: the run is over, and the server has not been told its end: %s", error)
+                return pb.Directive(phase=pb.PHASE_STOP, stage=directive.stage, restore=rolled_back)
+            return self._leave(error, standing, restore=rolled_back)
+        if away:
+            log.info("lrpilot: the server is back, and has all reports")
+        if answer.phase == pb.PHASE_STOP and standing.remaining != 0:
+            return self._leave(answer.reason, standing, restore=answer.restore)
+        return answer
+
+    def state_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "outbox": self._outbox.state_dict(),
+            "alone": self._alone.state_dict() if self._alone else None,
+            "for_good": self._for_good,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on where another process was, and takes the server back there. Raises: ServerError: only if strict."""
+        self._outbox.load_state_dict(state["outbox"], self._timeout_s)
+        self._alone = Annealing.from_state_dict(state["alone"]) if state["alone"] else None
+        self._for_good = state["for_good"]
+        if self._for_good or not self.job_id:
+            return
+        try:
+            self._timed(self._outbox.deliver, PART_TIMEOUT_S if self._alone else self._timeout_s)
+        except ServerError as error:
+            if self._strict or _lasts(error):
+                raise
+            log.warning("lrpilot: the server is away, training goes on from its checkpoint: %s", error)
+
+    def close(self) -> None:
+        """Lets go of the server, after a last try to deliver what waits."""
+        if self.job_id and not self._outbox.empty:
+            with contextlib.suppress(ServerError):
+                self._timed(self._outbox.deliver, PART_TIMEOUT_S)
+        self._outbox.close()
+
+    def _open(self, timeout_s: float) -> pb.Directive:
+        response: pb.CreateJobResponse = self._timed(self._outbox.open, timeout_s)
+        self.config = response.job.config
+        log.info("lrpilot: job %s, policy %s", self.job_id, self.config.policy)
+        return response.directive
+
+    def _deliver(self, timeout_s: float, remaining: int | None) -> pb.Directive:
+        """The answer to the last report. Raises: ServerError."""
+        self._timed(self._outbox.deliver, timeout_s)
+        answer = self._outbox.outstanding
+        if remaining is not None and answer.n_steps > remaining:
+            raise ProtocolError(f"server: it asks for {answer.n_steps} steps, {remaining} are left", "INTERNAL")
+        return answer
+
+    def _timed(self, call: Any, timeout_s: float) -> Any:
+        """Calls with what is left of all patience, at most."""
+        started = time.monotonic()
+        try:
+            return call(max(min(timeout_s, self._patience_s), 0.0))
+        finally:
+            self._patience_s -= time.monotonic() - started
+
+    def _leave(self, why: ServerError | str, standing: Standing, *, restore: bool) -> pb.Directive:
+        """Training goes on without the server: for a while after an error, for good after a stop."""
+        self._for_good = isinstance(why, str) or _lasts(why) or self._patience_s <= 0
+        hope = "for good" if self._for_good else "until the server is back"
+        log.warning("lrpilot: training goes on without the server, and anneals its LR, %s: %s", hope, why)
+        if self._for_good:
+            self.close()
+        self._alone = Annealing(standing.lr, standing.remaining, restore=restore, warm=standing.warm)
+        return self._alone.directive
+
+    def _go_on(self, alone: Annealing, report: pb.Report, remaining: int | None) -> pb.Directive:
+        """The next directive of one's own, or the server's, if it is back."""
+        alone.take(report)
+        # After a divergence the client goes back first; the server is told later.
+        if self._for_good or report.outcome == pb.OUTCOME_DIVERGED or not self._outbox.reachable:
+            return alone.directive
+        try:
+            answer = self._join(alone, remaining)
+        except ServerError as error:
+            if _lasts(error) or self._patience_s <= 0:
+                self._give_up(error)
+            return alone.directive
+        if answer.phase == pb.PHASE_STOP and remaining != 0:
+            self._give_up(answer.reason)
+            return alone.directive
+        self._alone = None
+        log.info("lrpilot: the server is back; it has been told what was done without it")
+        return answer
+
+    def _join(self, alone: Annealing, remaining: int | None) -> pb.Directive:
+        """Tells the server what was done without it; its answer. Raises: ServerError."""
+        if self.job_id:
+            self._timed(self._outbox.deliver, PART_TIMEOUT_S)
+        else:
+            self._open(PART_TIMEOUT_S)
+        outstanding = self._outbox.outstanding
+        if outstanding.phase != pb.PHASE_STOP:
+            self._outbox.add(alone.replacement(outstanding.number))
+        return self._deliver(PART_TIMEOUT_S, remaining)
+
+    def _give_up(self, why: ServerError | str) -> None:
+        log.warning("lrpilot: training goes on without the server for good: %s", why)
+        self._for_good = True
+        self.close()
+
+
+def _lasts(error: ServerError) -> bool:
+    return error.code in LASTING

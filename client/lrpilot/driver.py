@@ -8,9 +8,10 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar
 
 from lrpilot.backends.base import Backend
+from lrpilot.backends.distributed import DistributedBackend
 from lrpilot.divergence import is_divergent
 from lrpilot.errors import ConfigError
 from lrpilot.job_config import job_config
@@ -20,10 +21,14 @@ from lrpilot.replay import BatchBuffer
 from lrpilot.rng import RandomState
 from lrpilot.schedule import Schedule
 from lrpilot.session import Session, Standing
+from lrpilot.shared_session import SharedSession
 from lrpilot.transport.base import Transport
 from lrpilot.transport.embedded_transport import EmbeddedTransport
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.v1 import tuner_pb2 as pb
+
+if TYPE_CHECKING:
+    from lrpilot.ranks import Ranks
 
 SERVER_VARIABLE = "LRPILOT_SERVER"
 STATE_FORMAT = 2
@@ -88,6 +93,7 @@ class Driver:
         strict: bool = False,
         observers: Sequence[Observer] = (),
         transport: Transport | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         """Opens a job and sets the LR of the first step.
 
@@ -105,13 +111,15 @@ class Driver:
             strict: whether to raise where a decision can't be had, instead of training on without.
             observers: are told what happens.
             transport: in place of a server.
+            ranks: those that train together with this process; None: it trains alone.
 
         Raises:
             ConfigError: an argument can't be accepted.
             RefusedError: the server doesn't accept the job; the message names the field.
             UnavailableError: the server isn't there, and `strict` is set.
         """
-        self._backend = backend
+        self._backend = backend if ranks is None else DistributedBackend(backend, ranks)
+        self._ranks = ranks
         self._total_steps = total_steps
         self._observers = tuple(observers)
         self._validations: list[pb.Validation] = []
@@ -120,6 +128,7 @@ class Driver:
         self._resumed: Mapping[str, Any] | None = None
         self._finished = False
         self._closed = False
+        self._meddled = False
         self._lr = backend.base_lrs[0]
         config = job_config(
             name=name,
@@ -133,11 +142,17 @@ class Driver:
             has_validation=backend.has_validation,
         )
         self._record = Record(backend.base_lrs)
-        self._session = Session(transport or _connect(server), config, timeout_s, strict)
+
+        def connect() -> Session:
+            return Session(transport or _connect(server), config, timeout_s, strict)
+
+        self._session = connect() if ranks is None else SharedSession(ranks, config, connect)
         self._follow(self._session.open(self._standing()))
 
     def batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
         """Draws from a loader until the budget is spent: across epochs, and back again after a probe.
+
+        May be called again: with the same loader it goes on where it was, with another one it starts at its beginning.
 
         Args:
             loader: anything that can be iterated anew for every epoch, or that never ends.
@@ -145,15 +160,20 @@ class Driver:
         Raises:
             ValueError: the loader is empty, or can't be iterated again.
         """
-        buffer = BatchBuffer(loader)
-        self._buffer = buffer
+        buffer, known = self._buffer, True
+        if buffer is None or buffer.loader is not loader:
+            buffer, known = BatchBuffer(loader), False
+            self._buffer = buffer
+            if self._marked:  # an open probe goes back to here: what it drew was another loader's
+                buffer.mark()
         if self._resumed is not None:
             buffer.load_state_dict(self._resumed["data"])
             RandomState.from_state_dict(self._resumed["random_state"]).restore()
             self._resumed = None
-        elif self._record.steps == 0 and self._lease.done == 0:
-            # What happened since the tuner was made (random numbers, loaded weights) belongs to the start.
-            self._backend.take()
+        elif not known and self._lease.done == 0:
+            if self._record.steps == 0:
+                # What happened since the tuner was made (random numbers, loaded weights) belongs to the start.
+                self._backend.take()
             self._place(self._lease.directive)
         while not self._finished:
             yield buffer.draw()
@@ -161,13 +181,17 @@ class Driver:
     def step(self, loss: Any) -> None:
         """Takes the loss of the step that was just made, and prepares the next one.
 
+        A step is an update of the weights: call it once for all micro-batches of one. An update that a registered
+        GradScaler skipped is not counted.
+
         Raises:
             ValueError: the loss is not a scalar.
             ServerError: a decision can't be had, and `strict` is set.
         """
         if self._finished:
             return
-        self._backend.append(loss)
+        if not self._backend.append(loss):
+            return
         lease = self._lease
         lease.done += 1
         if lease.done >= lease.next_event:
@@ -299,7 +323,13 @@ class Driver:
             self._set_lr(lease.lr())
 
     def close(self) -> None:
-        """Ends the tuning where it is: an open probe is rolled back, committed steps are reported. May be repeated."""
+        """Ends the tuning where it is: an open probe is rolled back, committed steps are reported. May be repeated.
+
+        Of several ranks all must come here after the same step.
+        """
+        self._end(reporting=True)
+
+    def _end(self, *, reporting: bool) -> None:
         if self._closed:
             return
         self._closed = True
@@ -307,7 +337,7 @@ class Driver:
         if not self._finished and not lease.committed:
             self._backend.restore()
             self._set_lr(self._standing().lr)
-        elif not self._finished and lease.done:
+        elif not self._finished and lease.done and reporting:
             report = self._report(pb.OUTCOME_PARTIAL, self._backend.flush())
             self._book(report)
             self._session.answer(lease.directive, report, self._standing())
@@ -322,7 +352,8 @@ class Driver:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        # A report takes all ranks, and after an error on one of them the others are elsewhere.
+        self._end(reporting=error is None or self._ranks is None)
 
     def _handle(self, lease: Lease) -> None:
         """What is due after this step besides an LR."""
@@ -341,6 +372,7 @@ class Driver:
     def _advance(self, outcome: pb.Outcome.ValueType) -> None:
         """Reports, and follows the answer."""
         directive, losses = self._lease.directive, self._backend.flush()
+        self._look_at_lr()
         limit = _limit(directive)
         if any(is_divergent(loss, limit) for loss in losses):  # on CUDA the watch is a look behind
             outcome = pb.OUTCOME_DIVERGED
@@ -416,8 +448,22 @@ class Driver:
         self._backend.set_lr(lr)
         self._lr = lr
 
+    def _look_at_lr(self) -> None:
+        """Says, once, that something else sets the LR too."""
+        lr = self._backend.lrs()[0]
+        if not (self._meddled or math.isclose(lr, self._lr, rel_tol=1e-6)):
+            self._meddled = True
+            log.warning(
+                "lrpilot: the LR is %.6g where the tuner had set %.6g: something else sets it too, a scheduler "
+                "perhaps; without that, the tuner warms up and decays by itself",
+                lr,
+                self._lr,
+            )
+
     def _validated(self, lease: Lease) -> bool:
-        """Validates; false if that shows a divergence in a probe."""
+        """Validates, where that is possible; false if it shows a divergence in a probe."""
+        if not self._backend.has_validation:
+            return True
         loss = self._backend.validate()
         if loss is not None:
             self._validations.append(pb.Validation(step=lease.done, loss=loss))

@@ -38,11 +38,6 @@ class Outbox:
         """The server's last answer."""
 
     @property
-    def reachable(self) -> bool:
-        """Whether it looks as if the server would answer."""
-        return self._transport.reachable
-
-    @property
     def empty(self) -> bool:
         """Whether the server has every report."""
         return not self._waiting

@@ -1,4 +1,4 @@
-"""An endless stream of batches that can go back.
+"""A stream of batches that can go back.
 
 Drawing a batch may use global random state: a shuffling loader draws a seed at the start of an epoch, augmentation in
 the main process draws all the time. A replayed batch is not drawn again, so the random state that its draw left behind
@@ -11,18 +11,16 @@ import collections
 import copy
 import dataclasses
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from typing import Any, Generic, TypeVar, cast
 
-import torch
-
+from lrpilot.epochs import Epochs
 from lrpilot.rng import RandomState
 
 logger = logging.getLogger(__name__)
 
 Batch = TypeVar("Batch")
-
-_END: Any = object()
 
 
 class BatchBuffer(Generic[Batch]):
@@ -40,11 +38,9 @@ class BatchBuffer(Generic[Batch]):
         Args:
             iterable: `iter` of it gives the batches of one epoch. An infinite one never ends its first.
         """
-        self._iterable = iterable
-        self._iterator: Iterator[Batch] = iter(())
-        self._epochs = 0
-        self._epoch_start: RandomState | None = None
-        self._drawn_in_epoch = 0
+        self.loader = iterable
+        """What the batches come from."""
+        self._epochs = Epochs(iterable)
         self._recording = False
         # Drawn since the mark and passed; and drawn, then rewound over, and due again.
         self._behind: collections.deque[_Drawn[Batch]] = collections.deque()
@@ -84,45 +80,36 @@ class BatchBuffer(Generic[Batch]):
         elif self._recording:
             drawn = self._record()
         else:
-            return self._next()
+            return self._epochs.draw()
         if self._recording:
             self._behind.append(drawn)
         return cast(Batch, _new_containers(drawn.batch))
 
     def state_dict(self) -> dict[str, Any]:
-        """Where in the data this is: the epoch's first random state, the batches drawn since, and those recorded."""
+        """Where in the data this is, and the batches recorded."""
         return {
-            "epoch_start": self._epoch_start.state_dict() if self._epoch_start else None,
-            "drawn_in_epoch": self._drawn_in_epoch,
+            "epochs": self._epochs.state_dict(),
             "recording": self._recording,
             "behind": [drawn.state_dict() for drawn in self._behind],
             "ahead": [drawn.state_dict() for drawn in self._ahead],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes to where another buffer was in the same data: begins its epoch again and skips what it had drawn.
+        """Goes to where another buffer was in the same data: see `Epochs.load_state_dict`.
 
-        The global random state is what the skipped draws leave; the caller sets it.
+        The global random state is left anyhow; the caller sets it.
 
         Raises:
-            ValueError: the loader has fewer batches than were drawn.
+            ValueError: the loader is of another kind, or has fewer batches than were drawn.
         """
-        if state["epoch_start"] is not None:
-            RandomState.from_state_dict(state["epoch_start"]).restore()
-            for _ in range(state["drawn_in_epoch"]):
-                self._next()
-            if self._epochs > 1:
-                raise ValueError(
-                    f"batches: the checkpoint was {state['drawn_in_epoch']} batches into an epoch, and this loader "
-                    "has fewer: resume with the same data and batch size"
-                )
+        self._epochs.load_state_dict(state["epochs"])
         self._recording = state["recording"]
         self._behind = collections.deque(map(_Drawn.from_state_dict, state["behind"]))
         self._ahead = collections.deque(map(_Drawn.from_state_dict, state["ahead"]))
 
     def _record(self) -> _Drawn[Batch]:
         before = RandomState.capture()
-        batch = self._next()
+        batch = self._epochs.draw()
         return _Drawn(batch, RandomState.capture().changed_since(before), _versions(batch))
 
     def _replay(self, drawn: _Drawn[Batch]) -> None:
@@ -134,27 +121,6 @@ class BatchBuffer(Generic[Batch]):
                 "batches: the training loop changes its batches in place; replayed ones are changed again, and "
                 "training is not what it would be without probes. Work on a copy (x = x - mean, not x -= mean)."
             )
-
-    def _next(self) -> Batch:
-        batch = next(self._iterator, _END)
-        if batch is _END:
-            self._epoch_start, self._drawn_in_epoch = RandomState.capture(), 0
-            self._iterator = iter(self._iterable)
-            batch = next(self._iterator, _END)
-            if batch is _END:
-                raise ValueError(self._exhausted())
-            self._epochs += 1
-        self._drawn_in_epoch += 1
-        return cast(Batch, batch)
-
-    def _exhausted(self) -> str:
-        kind = type(self._iterable).__name__
-        if self._epochs == 0:
-            return f"batches: the loader ({kind}) is empty"
-        return (
-            f"batches: the loader ({kind}) can be iterated only once, and its batches are used up; "
-            "pass an object whose __iter__ starts a new epoch, such as a DataLoader"
-        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -185,12 +151,15 @@ def _new_containers(batch: Any) -> Any:
         return fresh
     if type(batch) in (list, tuple):
         return type(batch)(map(_new_containers, batch))
+    if isinstance(batch, tuple) and hasattr(batch, "_make"):  # A namedtuple.
+        return batch._make(map(_new_containers, batch))
     return batch
 
 
 def _versions(batch: Any) -> list[int]:
     """The version counters of a batch's tensors; every change in place raises one."""
-    if isinstance(batch, torch.Tensor):
+    torch = sys.modules.get("torch")
+    if torch and isinstance(batch, torch.Tensor):
         return [] if batch.is_inference() else [batch._version]
     if isinstance(batch, dict | collections.UserDict):
         batch = batch.values()

@@ -20,6 +20,8 @@ PART_TIMEOUT_S = 0.5
 """The longest that training waits for an answer that it can do without."""
 PATIENCE = 10
 """All waiting together is at most so many times the longest wait for one decision; then training goes on alone."""
+LOOKING_SHARE = 20
+"""While the server is away, at most one in so many seconds goes into looking for it."""
 LASTING = {"FAILED_PRECONDITION", "INVALID_ARGUMENT", "UNIMPLEMENTED"}
 """Refusals that asking again would not change."""
 
@@ -50,6 +52,7 @@ class Session:
         self._outbox = Outbox(transport, config)
         self._timeout_s = timeout_s
         self._patience_s = PATIENCE * timeout_s
+        self._look_again = 0.0
         self._strict = strict
         self._alone: Annealing | None = None
         self._for_good = False
@@ -87,6 +90,8 @@ class Session:
         partial = report.outcome == pb.OUTCOME_PARTIAL
         away = not self._outbox.empty
         self._outbox.add(report)
+        if partial and away and time.monotonic() < self._look_again:
+            return rest_of(directive, len(report.losses))
         try:
             answer = self._deliver(PART_TIMEOUT_S if partial else self._timeout_s, standing.remaining)
         except ServerError as error:
@@ -155,6 +160,10 @@ class Session:
         started = time.monotonic()
         try:
             return call(max(min(timeout_s, self._patience_s), 0.0))
+        except ServerError:
+            now = time.monotonic()
+            self._look_again = now + LOOKING_SHARE * min(now - started, PART_TIMEOUT_S)
+            raise
         finally:
             self._patience_s -= time.monotonic() - started
 
@@ -172,7 +181,7 @@ class Session:
         """The next directive of one's own, or the server's, if it is back."""
         alone.take(report)
         # After a divergence the client goes back first; the server is told later.
-        if self._for_good or report.outcome == pb.OUTCOME_DIVERGED or not self._outbox.reachable:
+        if self._for_good or report.outcome == pb.OUTCOME_DIVERGED or time.monotonic() < self._look_again:
             return alone.directive
         try:
             answer = self._join(alone, remaining)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import SupportsFloat
-
-from torch import nn
 
 from lrpilot.divergence import is_divergent
 from lrpilot.errors import ConfigError
@@ -20,16 +19,24 @@ log = logging.getLogger("lrpilot")
 
 
 class Validator:
-    """A validation function and the model whose modes it may switch."""
+    """A validation function, and what it may change besides the random state."""
 
-    def __init__(self, function: Callable[[], SupportsFloat], model: nn.Module) -> None:
+    def __init__(
+        self,
+        function: Callable[[], SupportsFloat],
+        unchanged: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         """Calls the function once, to see that it works, before anything depends on it.
+
+        Args:
+            function: the user's.
+            unchanged: gives a context that puts back at its end what the function may change.
 
         Raises:
             ConfigError: it raises, or gives no finite number.
         """
         self._function = function
-        self._model = model
+        self._unchanged = unchanged
         try:
             loss = self._call()
         except Exception as error:
@@ -47,11 +54,6 @@ class Validator:
         return None if is_divergent(loss, MAX_LOSS) else loss
 
     def _call(self) -> float:
-        """The function's result; random state and training modes are as before."""
-        modes = [(module, module.training) for module in self._model.modules()]
-        try:
-            with preserved():
-                return float(self._function())
-        finally:
-            for module, training in modes:
-                module.training = training
+        """The function's result; all is as before."""
+        with self._unchanged(), preserved():
+            return float(self._function())

@@ -27,6 +27,7 @@ from tuner_server.core.messages import (
     Outcome,
     Phase,
     PosteriorCurve,
+    Replacement,
     Report,
     Validation,
 )
@@ -375,6 +376,8 @@ reports = st.builds(
     losses=st.lists(st.floats(width=32)).map(tuple),
     validations=validations,
     wall_time_s=st.floats(0, 1e300),
+    replacement=st.none()
+    | st.builds(Replacement, profile=st.none() | st.just(Profile.constant(0.1, 3)), wasted_steps=steps),
 )
 candidates = st.builds(
     Candidate,
@@ -461,6 +464,7 @@ def test_values_come_back_as_they_were(
         losses=stored.losses,
         validations=stored.validations,
         wall_time_s=stored.wall_time_s,
+        replacement=stored.replacement,
     )
     assert repr(rebuilt) == repr(given)
     assert stored.n_steps == given.n_steps

@@ -82,6 +82,12 @@ class Quadratic:
             tuner.step(self.update())
 
 
+@pytest.fixture(autouse=True)
+def looks_for_the_server_at_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These runs are over in less time than a tuner waits between two looks."""
+    monkeypatch.setattr("lrpilot.session.LOOKING_SHARE", 0)
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     with running(f"sqlite:///{tmp_path_factory.mktemp('server') / 'jobs.db'}") as process:
@@ -231,16 +237,12 @@ def test_nonsense_is_not_carried_out(
 
 
 def test_all_waiting_together_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that answers nothing, and looks reachable all the time."""
+    """A server that answers nothing, and time stands still but for the waiting."""
 
     class BlackHole(Away):
         def __init__(self) -> None:
             super().__init__("127.0.0.1:1", 1, 10**9)
             self.waited_s = 0.0
-
-        @property
-        def reachable(self) -> bool:
-            return True
 
         def create_job(self, request: pb.CreateJobRequest, timeout_s: float) -> pb.CreateJobResponse:
             self.waited_s += timeout_s
@@ -253,4 +255,4 @@ def test_all_waiting_together_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     transport = BlackHole()
     run.train(run.tuner(transport, "budget"))
     assert run.steps == TOTAL
-    assert transport.waited_s <= 10 * 1.0 + PART_TIMEOUT_S
+    assert 1.0 <= transport.waited_s <= 10 * 1.0 + PART_TIMEOUT_S

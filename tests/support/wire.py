@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 
-from lrpilot.convert import profile_from_proto
+from lrpilot.convert import profile_from_proto, profile_to_proto
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.v1 import tuner_pb2_grpc
 
@@ -42,6 +42,12 @@ def report_to_pb(report: Report) -> pb.Report:
         losses=report.losses,
         validations=[pb.Validation(step=v.step, loss=v.loss) for v in report.validations],
         wall_time_s=report.wall_time_s,
+        replacement=None
+        if report.replacement is None
+        else pb.Replacement(
+            profile=profile_to_proto(report.replacement.profile) if report.replacement.profile else None,
+            wasted_steps=report.replacement.wasted_steps,
+        ),
     )
 
 

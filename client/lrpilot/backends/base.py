@@ -46,8 +46,12 @@ class Backend(abc.ABC):
         """Makes room for the losses of so many steps, which follow on `earlier` ones; a loss above `limit` diverges."""
 
     @abc.abstractmethod
-    def append(self, loss: Any) -> None:
-        """Adds the loss of a step, with no device synchronisation. Raises: ValueError: it is not one number."""
+    def append(self, loss: Any) -> bool:
+        """Adds the loss of a step, with no device synchronisation; false if there was none: its update was skipped.
+
+        Raises:
+            ValueError: the loss is not one number.
+        """
 
     @abc.abstractmethod
     def diverged(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, SupportsFloat
@@ -12,7 +13,9 @@ from torch import nn
 from lrpilot.backends.base import Backend
 from lrpilot.group_lrs import GroupLrs
 from lrpilot.losses import LossBuffer
+from lrpilot.modes import evaluating
 from lrpilot.snapshot import Snapshot, Stateful
+from lrpilot.updates import Updates
 from lrpilot.validator import Validator
 
 
@@ -30,7 +33,10 @@ class TorchBackend(Backend):
         self._groups = GroupLrs(optimizers)
         self._snapshot = Snapshot(model, optimizers, register)
         self._losses = LossBuffer()
-        self._validator = Validator(validate, model) if validate is not None else None
+        unchanged = functools.partial(evaluating, model, optimizers)
+        self._validator = Validator(validate, unchanged) if validate is not None else None
+        scaled = any(isinstance(each, torch.amp.GradScaler) for each in register.values())
+        self._updates = Updates(optimizers) if scaled else None
 
     @property
     def base_lrs(self) -> list[float]:
@@ -67,9 +73,12 @@ class TorchBackend(Backend):
         """See `LossBuffer.begin`."""
         self._losses.begin(n_steps, limit, earlier)
 
-    def append(self, loss: torch.Tensor | SupportsFloat) -> None:
-        """Keeps the loss on its device."""
+    def append(self, loss: torch.Tensor | SupportsFloat) -> bool:
+        """Keeps the loss on its device; false if a GradScaler skipped the update."""
+        if self._updates is not None and not self._updates.any():
+            return False
         self._losses.append(loss)
+        return True
 
     def diverged(self) -> bool:
         """See `LossBuffer.check`."""

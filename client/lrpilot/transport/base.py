@@ -14,11 +14,6 @@ class Transport(abc.ABC):
     `timeout_s` is the longest wait for an answer, retries included.
     """
 
-    @property
-    def reachable(self) -> bool:
-        """Whether it looks as if the server would answer; costs nothing."""
-        return True
-
     @abc.abstractmethod
     def create_job(self, request: pb.CreateJobRequest, timeout_s: float) -> pb.CreateJobResponse:
         """Opens a job. Raises: ServerError."""

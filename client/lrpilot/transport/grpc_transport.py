@@ -58,14 +58,6 @@ class GrpcTransport(Transport):
         self.target = target
         self._channel = grpc.insecure_channel(target, options=_OPTIONS)
         self.stub = tuner_pb2_grpc.TunerServiceStub(self._channel)
-        # Watched from the first failure on: gRPC then tries to connect, in a thread of its own.
-        self._watched = False
-        self._ready = True
-
-    @property
-    def reachable(self) -> bool:
-        """Whether there is a connection, or none has failed yet."""
-        return self._ready
 
     def create_job(self, request: pb.CreateJobRequest, timeout_s: float) -> pb.CreateJobResponse:
         """Opens a job. Raises: ServerError: soon, if nothing listens there: the address may be wrong."""
@@ -88,22 +80,11 @@ class GrpcTransport(Transport):
         try:
             return method()
         except grpc.RpcError as error:
-            ours = to_error(error, self.target)
-            if isinstance(ours, UnavailableError):
-                self._watch()
-            raise ours from error
+            raise to_error(error, self.target) from error
 
     def close(self) -> None:
         """Closes the connection."""
         self._channel.close()
-
-    def _watch(self) -> None:
-        if not self._watched:
-            self._watched, self._ready = True, False
-            self._channel.subscribe(self._changed, try_to_connect=True)
-
-    def _changed(self, connectivity: grpc.ChannelConnectivity) -> None:
-        self._ready = connectivity is grpc.ChannelConnectivity.READY
 
 
 def to_error(error: grpc.RpcError, target: str) -> ServerError:

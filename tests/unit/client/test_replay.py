@@ -2,7 +2,7 @@ import collections
 import logging
 import random
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lrpilot.replay import BatchBuffer
 from lrpilot.rng import RandomState
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 
 class Augmented(Dataset[torch.Tensor]):
@@ -182,6 +182,87 @@ def test_containers_that_the_loop_takes_apart_come_back_whole(kind: Any) -> None
         assert rest[0] is label
         assert rest[1].pop("id") == 3
         buffer.rewind()
+
+
+class Pair(NamedTuple):
+    image: list[torch.Tensor]
+    label: torch.Tensor
+
+
+def test_a_namedtuple_keeps_its_type() -> None:
+    image, label = torch.zeros(2), torch.ones(2)
+    buffer = BatchBuffer([Pair([image], label)])
+    buffer.mark()
+    for _ in range(3):
+        batch = buffer.draw()
+        assert type(batch) is Pair
+        assert batch.image.pop() is image
+        assert batch.label is label
+        buffer.rewind()
+
+
+def test_a_batch_of_a_class_of_its_own_comes_back_as_it_is() -> None:
+    class Graph:
+        """As those that have a `pin_memory` for the loader to call."""
+
+        def __init__(self, nodes: torch.Tensor) -> None:
+            self.nodes = nodes
+
+        def pin_memory(self) -> "Graph":
+            return self
+
+    graphs = [Graph(torch.zeros(1)), Graph(torch.ones(1))]
+    buffer = BatchBuffer(graphs)
+    buffer.mark()
+    for _ in range(2):
+        assert [buffer.draw(), buffer.draw()] == graphs
+        buffer.rewind()
+
+
+@pytest.mark.parametrize("options", [{}, {"num_workers": 2}, {"num_workers": 2, "persistent_workers": True}])
+def test_uneven_last_batches_and_new_epochs_are_replayed_too(options: dict[str, Any]) -> None:
+    """Over two epochs' ends; a generator of the user's own goes on as if nothing had been replayed."""
+
+    def make() -> DataLoader[Any]:
+        dataset = TensorDataset(torch.arange(7))
+        generator = torch.Generator().manual_seed(5)
+        return DataLoader(dataset, 3, shuffle=True, generator=generator, **options)
+
+    plain = make()
+    expected = [batch[0].tolist() for _ in range(4) for batch in plain]
+    assert list(map(len, expected[:6])) == [3, 3, 1, 3, 3, 1]
+    buffer = BatchBuffer(make())
+    assert buffer.draw()[0].tolist() == expected[0]
+    buffer.mark()
+    for n_drawn in (6, 3, 7):
+        assert [buffer.draw()[0].tolist() for _ in range(n_drawn)] == expected[1 : 1 + n_drawn]
+        buffer.rewind()
+    buffer.release()
+    assert [buffer.draw()[0].tolist() for _ in expected[1:]] == expected[1:]
+
+
+def test_a_buffer_resumes_within_a_replayed_probe() -> None:
+    """Some batches passed, some ahead, and the loader past both, in the next epoch."""
+    seed()
+    first = BatchBuffer(loader())
+    steps = [model_step(first.draw()) for _ in range(3)]
+    first.mark()
+    for _ in range(4):
+        first.draw()
+    first.rewind()
+    for _ in range(2):
+        first.draw()
+    state, random_state = first.state_dict(), RandomState.capture()
+    expected = [model_step(first.draw()) for _ in range(9)]
+    assert steps == PLAIN[:3]
+
+    torch.manual_seed(99)
+    second = BatchBuffer(loader())
+    second.load_state_dict(state)
+    random_state.restore()
+    assert [model_step(second.draw()) for _ in range(9)] == expected
+    second.rewind()
+    assert second.draw().tolist() == PLAIN[3][0]
 
 
 def test_tensors_changed_in_place_are_noticed_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -17,7 +17,7 @@ from tuner_server.core import job
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.job import JobState, Status, Transition
-from tuner_server.core.messages import BatchSource, Directive, Outcome, Phase, Report, Validation
+from tuner_server.core.messages import BatchSource, Directive, Outcome, Phase, Replacement, Report, Validation
 from tuner_server.core.policies.budget import (
     HELD_OUT,
     LARGEST_SEARCH_SHARE,
@@ -478,3 +478,24 @@ def test_a_job_without_an_end_is_refused() -> None:
 def test_a_job_with_an_end_that_names_no_policy_gets_this_one() -> None:
     asked = config().model_copy(update={"policy": ""})
     assert job.create(asked).state.config.policy == "budget"
+
+
+def rejoined(total: int, done: int, *, probes: int = 0) -> Directive:
+    """What a client is given that trained `done` steps on its own, after so many probes."""
+    transition = job.create(config(total))
+    for i in range(probes):
+        transition = job.advance(transition.state, report_on(transition.directive, 2.0 + i))
+    own = Replacement(profile=Profile.constant(0.1, done))
+    report = Report(
+        directive_number=transition.directive.number, outcome=Outcome.REPLACED, losses=(1.0,) * done, replacement=own
+    )
+    return job.advance(transition.state, report).directive
+
+
+def test_a_client_that_comes_back_is_given_the_best_so_far_a_search_or_a_plain_decay() -> None:
+    best = rejoined(2000, 700, probes=2)
+    assert (best.phase, best.n_steps) == (Phase.TRAIN, 2000 - 700 - 2 * rejoined(2000, 1).n_steps)
+    assert rejoined(2000, 400).phase is Phase.PROBE
+    late = rejoined(2000, 1800)
+    assert (late.phase, late.n_steps) == (Phase.TRAIN, 200)
+    assert profile_of(late).start_lr == config(2000).base_lr

@@ -16,7 +16,7 @@ from tuner_server.core import job, policies
 from tuner_server.core.config import JobConfig
 from tuner_server.core.errors import InvalidInputError, PolicyError, PreconditionError
 from tuner_server.core.job import TRANSITIONS, JobState, Status, Transition
-from tuner_server.core.messages import Directive, Outcome, Phase, Report, Validation
+from tuner_server.core.messages import Directive, Outcome, Phase, Replacement, Report, Validation
 from tuner_server.core.policies.base import Options, Policy, PolicyState, Progress, Step
 
 
@@ -61,6 +61,9 @@ class Scripted(Policy[ScriptedOptions, PolicyState]):
         self, state: PolicyState, directive: Directive, report: Report, progress: Progress
     ) -> Step[PolicyState]:
         return self._next(directive.number)
+
+    def rejoin(self, state: PolicyState, progress: Progress) -> Step[PolicyState]:
+        return self._next(-1)
 
     def _next(self, index: int) -> Step[PolicyState]:
         word = self.options.script[index]
@@ -283,7 +286,7 @@ def test_the_rest_after_a_part_goes_on_in_the_profile_and_its_validations() -> N
 
 
 @pytest.mark.parametrize("phase", [Phase.RANGE_TEST, Phase.WARM_UP, Phase.PROBE, Phase.TRAIN])
-@pytest.mark.parametrize("outcome", Outcome)
+@pytest.mark.parametrize("outcome", [Outcome.COMPLETED, Outcome.PARTIAL, Outcome.DIVERGED])
 def test_after_a_cancel_the_open_report_is_taken_and_answered_with_stop(phase: Phase, outcome: Outcome) -> None:
     if outcome is Outcome.PARTIAL and not phase.committed:
         return
@@ -359,6 +362,54 @@ def test_a_bad_report_is_refused_by_the_field_at_fault(directive: Directive, rep
 )
 def test_a_sound_report_is_taken(directive: Directive, report: Report, has_validation: bool) -> None:
     job.check_report(directive, report, has_validation)
+
+
+def replaced(directive: Directive, n: int, wasted: int = 0, **fields: Any) -> Report:
+    fields.setdefault("replacement", Replacement(profile=Profile.constant(0.1, n) if n else None, wasted_steps=wasted))
+    return report_on(directive, Outcome.REPLACED, n, **fields)
+
+
+@pytest.mark.parametrize("phase", [Phase.RANGE_TEST, Phase.WARM_UP, Phase.PROBE, Phase.TRAIN])
+def test_a_client_that_trained_on_by_itself_joins_again_at_a_snapshot_of_its_own(phase: Phase) -> None:
+    transition = job.create(config(400, bounds=phase is not Phase.RANGE_TEST, **QUICK, warmup_steps=10))
+    while transition.directive.phase is not phase:
+        transition = step(transition)
+    before = transition.state
+    joined = job.advance(before, replaced(before.directive, 30, wasted=7))
+    assert joined.state.committed_steps == before.committed_steps + 30
+    assert joined.state.search_steps == before.search_steps + 7
+    assert joined.directive.number == before.directive.number + 1
+    assert joined.directive.snapshot
+    assert not joined.directive.restore
+
+
+@pytest.mark.usefixtures("scripted")
+def test_it_may_join_at_the_end_or_after_a_cancel() -> None:
+    begun = job.create(scripted_config("probe", "train", total_steps=20))
+    ended = job.advance(begun.state, replaced(begun.directive, 13, wasted=7))
+    assert (ended.state.status, ended.directive.restore) == (Status.FINISHED, False)
+    cancelled = job.advance(job.cancel(begun.state, "enough"), replaced(begun.directive, 3))
+    assert (cancelled.state.status, cancelled.directive.reason) == (Status.CANCELLED, "enough")
+    assert cancelled.state.committed_steps == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"n": 301}, "report.losses"),
+        ({"n": 200, "wasted": 101}, "report.losses"),
+        ({"n": 2, "losses": (1.0, NAN)}, "report.losses[1]"),
+        ({"n": 2, "replacement": None}, "report.replacement"),
+        ({"n": 2, "replacement": Replacement()}, "report.replacement.profile"),
+        ({"n": 2, "validations": (Validation(step=1, loss=1.0),)}, "report.validations"),
+        ({"n": 2, "wall_time_s": -1.0}, "report.wall_time_s"),
+    ],
+)
+def test_what_a_client_can_not_have_done_is_refused(fields: dict[str, Any], field: str) -> None:
+    directive = Directive(number=1, phase=Phase.PROBE, n_steps=8, profile=Profile.constant(0.1, 8))
+    with pytest.raises(InvalidInputError) as caught:
+        job.check_replacement(replaced(directive, **fields), 300)
+    assert [violation.field for violation in caught.value.violations] == [field]
 
 
 def test_a_refused_report_leaves_the_job_alone() -> None:
@@ -445,6 +496,19 @@ class JobMachine(RuleBasedStateMachine):
         self._report(Outcome.DIVERGED, n, (level,) * (n - 1) + (last,))
 
     @precondition(running)
+    @rule(data=st.data(), level=LOSSES)
+    def replace(self, data: st.DataObject, level: float) -> None:
+        left = self.transition.state.remaining_steps
+        n = data.draw(st.integers(0, 50 if left is None else min(left, 50)))
+        wasted = data.draw(st.integers(0, 10 if left is None else min(left - n, 10)))
+        self.transition = job.advance(self.transition.state, replaced(self.directive, n, wasted, losses=(level,) * n))
+        self.in_model += n
+        self.n_run += n + wasted
+        assert not self.directive.restore
+        assert self.directive.snapshot or not self.running()
+        self._carry_out()
+
+    @precondition(running)
     @rule()
     def refuse(self) -> None:
         before = self.transition.state.model_dump_json()
@@ -496,7 +560,8 @@ class JobMachine(RuleBasedStateMachine):
         state = self.transition.state
         assert state.committed_steps == self.in_model
         assert state.committed_steps + state.search_steps == self.n_run
-        assert state.snapshot_step == self.snapshot
+        if self.running():
+            assert state.snapshot_step == self.snapshot
 
     @invariant()
     def total_steps_is_a_promise(self) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 import hypothesis
+import pytest
 from hypothesis import strategies as st
-from lrpilot.profile import Profile
+from lrpilot.profile import Profile, Shape
 
 from tests.support.simulated import QUICK, Exchange, Run, SimulatedTraining, config, drive
 from tuner_server.core import job, schedule
-from tuner_server.core.messages import Directive, Outcome, Phase, Report
+from tuner_server.core.messages import Directive, Outcome, Phase, Replacement, Report
 
 
 def lrs(segments: list[schedule.Segment]) -> list[float]:
@@ -71,6 +72,21 @@ def test_a_divergence_takes_back_all_since_the_snapshot() -> None:
     ]
     assert schedule.committed(entries[:2]) == [True, True]
     assert schedule.committed(entries) == [True, False, False, False]
+
+
+def test_steps_of_the_clients_own_take_the_place_of_a_directive() -> None:
+    own = Replacement(profile=Profile(Shape.LINEAR, 0.4, 0.0, 40))
+    report = Report(directive_number=1, outcome=Outcome.REPLACED, losses=(1.0,) * 4, replacement=own)
+    nothing = Report(directive_number=1, outcome=Outcome.REPLACED, losses=(), replacement=Replacement(wasted_steps=3))
+    history = [
+        exchange(train(5, 0.1, snapshot=True)),
+        Exchange(train(9, 0.2, restore=True), None, nothing),
+        Exchange(train(9, 0.2, snapshot=True), None, report),
+        exchange(train(2, 0.3, snapshot=True)),
+        exchange(train(8, 0.5), Outcome.DIVERGED, 3),
+        exchange(train(3, 0.1, restore=True)),
+    ]
+    assert lrs(schedule.segments(history)) == pytest.approx([0.4, 0.39, 0.38, 0.37] + [0.1] * 3)
 
 
 def test_a_restore_comes_before_a_snapshot_of_the_same_directive() -> None:

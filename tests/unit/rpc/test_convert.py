@@ -29,6 +29,8 @@ from tuner_server.core.messages import (
     Outcome,
     Phase,
     PosteriorCurve,
+    Replacement,
+    Replacement,
     Report,
     Validation,
 )
@@ -75,6 +77,7 @@ def directives(draw: st.DrawFn) -> Directive:
 
 
 validations = st.builds(Validation, step=counts, loss=st.floats())
+replacements = st.builds(Replacement, profile=st.none() | profiles, wasted_steps=counts)
 reports = st.builds(
     Report,
     directive_number=counts,
@@ -82,6 +85,7 @@ reports = st.builds(
     losses=st.lists(st.floats(width=32), max_size=20).map(tuple),
     validations=st.lists(validations, max_size=3).map(tuple),
     wall_time_s=finite,
+    replacement=st.none() | replacements,
 )
 option_values = st.recursive(
     finite | texts | st.booleans() | st.none(),
@@ -151,7 +155,7 @@ def test_report(report: Report) -> None:
     message = pb.Report.FromString(report_to_pb(report).SerializeToString())
     assert repr(convert.report_from_pb(message)) == repr(report)  # NaN equals nothing, but looks the same
     stored = StoredReport(
-        report.outcome, report.n_steps, report.validations, report.wall_time_s, NOW, losses=report.losses
+        report.outcome, report.n_steps, report.validations, report.wall_time_s, NOW, report.losses, report.replacement
     )
     again = pb.Report.FromString(convert.report_to_pb(report.directive_number, stored).SerializeToString())
     assert repr(convert.report_from_pb(again)) == repr(report)

@@ -109,7 +109,7 @@ class Driver:
             seed: of the search.
             timeout_s: the longest wait for one decision; all waits together take at most ten times as long.
             strict: whether to raise where a decision can't be had, instead of training on without.
-            observers: are told what happens.
+            observers: are told what happens; of several ranks on the first one.
             transport: in place of a server.
             ranks: those that train together with this process; None: it trains alone.
 
@@ -121,7 +121,7 @@ class Driver:
         self._backend = backend if ranks is None else DistributedBackend(backend, ranks)
         self._ranks = ranks
         self._total_steps = total_steps
-        self._observers = tuple(observers)
+        self._observers = tuple(observers) if ranks is None or ranks.rank == 0 else ()
         self._validations: list[pb.Validation] = []
         self._buffer: BatchBuffer[Any] | None = None
         self._marked = False
@@ -272,6 +272,10 @@ class Driver:
     def schedule(self) -> Schedule:
         """The schedule so far, as far as it was reported."""
         return self._record.schedule(self.job_id, self._session.config)
+
+    def decisions(self) -> list[pb.Decision]:
+        """What the server decided so far, with the candidates' forecasts; costs a call. For loggers, on rank 0."""
+        return self._session.decisions()
 
     def state_dict(self) -> dict[str, Any]:
         """All that a fresh process needs to go on, for your checkpoint; take it after `step`.

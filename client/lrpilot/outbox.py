@@ -96,6 +96,12 @@ class Outbox:
         if self.outstanding != expected:
             raise RefusedError("the server lost the job, and decides otherwise now", "FAILED_PRECONDITION")
 
+    def decisions(self, timeout_s: float) -> list[pb.Decision]:
+        """What the server decided so far, and on what evidence. Raises: ServerError."""
+        request = pb.GetScheduleRequest(job_id=self.job_id, view=pb.SCHEDULE_VIEW_FULL)
+        history = self._transport.get_schedule(request, timeout_s).history
+        return [entry.decision for entry in history if entry.HasField("decision")]
+
     def state_dict(self) -> dict[str, Any]:
         """As plain values."""
         return {

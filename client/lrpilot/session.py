@@ -112,6 +112,16 @@ class Session:
             return self._leave(answer.reason, standing, restore=answer.restore)
         return answer
 
+    def decisions(self) -> list[pb.Decision]:
+        """What was decided so far, and on what evidence; nothing while the server is away."""
+        if self._alone is not None:
+            return []
+        try:
+            decisions: list[pb.Decision] = self._timed(self._outbox.decisions, PART_TIMEOUT_S)
+        except ServerError:
+            return []
+        return decisions
+
     def state_dict(self) -> dict[str, Any]:
         """As plain values."""
         return {

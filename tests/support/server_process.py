@@ -33,18 +33,37 @@ class ServerProcess:
     """A server process, its address, and a stub connected to it."""
 
     def __init__(self, db: str, *arguments: str) -> None:
-        self.process = start(db, "--exit-with-stdin", *arguments)
+        self._db, self._arguments = db, arguments
+        self.target = self._start()
+        self.channel = grpc.insecure_channel(self.target)
+        self.stub = tuner_pb2_grpc.TunerServiceStub(self.channel)
+
+    def _start(self, listen: str = "127.0.0.1:0") -> str:
+        """Starts the process; where it listens."""
+        self.process = start(self._db, "--exit-with-stdin", *self._arguments, listen=listen)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line.startswith("listening on "):
             raise RuntimeError(f"the server did not start: {self.process.communicate()}")
-        self.target = line.removeprefix("listening on ").strip()
         # A full pipe would block the server.
         self._log: list[str] = []
         self._reader = threading.Thread(target=self._read_log)
         self._reader.start()
-        self.channel = grpc.insecure_channel(self.target)
-        self.stub = tuner_pb2_grpc.TunerServiceStub(self.channel)
+        return line.removeprefix("listening on ").strip()
+
+    def kill(self) -> None:
+        """SIGKILL; nothing listens any more when this returns."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            assert pipe is not None
+            pipe.close()
+
+    def restart(self) -> None:
+        """Starts anew, after a `kill`: on the same database and port."""
+        self._start(self.target)
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal."""
@@ -61,13 +80,7 @@ class ServerProcess:
     def close(self) -> None:
         """Ends the server, if it still runs."""
         self.channel.close()
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        self._reader.join()
-        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
-            assert pipe is not None
-            pipe.close()
+        self.kill()
 
     def _read_log(self) -> None:
         assert self.process.stderr is not None

@@ -30,6 +30,10 @@ class Transport(abc.ABC):
         """Ends a job. Raises: ServerError: also where there is no other client to end it."""
         raise RefusedError(f"job {request.job_id} can't be cancelled here", "UNIMPLEMENTED")
 
+    def get_schedule(self, request: pb.GetScheduleRequest, timeout_s: float) -> pb.GetScheduleResponse:
+        """What was decided so far. Raises: ServerError: also where nothing is kept."""
+        raise RefusedError(f"job {request.job_id} has no history here", "UNIMPLEMENTED")
+
     @abc.abstractmethod
     def close(self) -> None:
         """Lets go of the server."""

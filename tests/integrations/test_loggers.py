@@ -1,0 +1,173 @@
+"""Real loggers on real runs: what they show, and that no step goes backwards on its axis."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lrpilot
+import pytest
+import torch
+from lrpilot.driver import Observer
+from lrpilot.integrations.metrics import SEARCH_STEP, STEP, MetricLogger, Point
+from lrpilot.transport.scripted import ScriptedTransport
+from lrpilot.v1 import tuner_pb2 as pb
+from torch import nn
+
+from tests.support.server_process import ServerProcess, running
+
+pytestmark = [
+    # TensorBoard 2.21 builds on setuptools' old resource API, MLflow on pydantic's old validators.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard.*"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow.*"),
+]
+TOTAL = 240
+
+
+class Memory(MetricLogger):
+    """Keeps the points."""
+
+    def __init__(self, every: int = 10) -> None:
+        super().__init__(every)
+        self.points: list[Point] = []
+
+    def write(self, points: list[Point]) -> None:
+        self.points += points
+
+    def series(self, name: str) -> list[tuple[int, float]]:
+        return [(point.step, point.values[name]) for point in self.points if name in point.values]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with running(f"sqlite:///{tmp_path_factory.mktemp('server') / 'jobs.db'}") as process:
+        yield process
+
+
+def train(observer: Observer, nan_at: int | None = None, **arguments: Any) -> lrpilot.Tuner:
+    """A quadratic, a few milliseconds long; step `nan_at` has no loss."""
+    torch.manual_seed(0)
+    parameter = nn.Parameter(torch.ones(8))
+    optimizer = torch.optim.SGD([parameter], lr=0.05)
+    tuner = lrpilot.Tuner(
+        nn.ParameterList([parameter]),
+        optimizer,
+        lr_bounds=(1e-3, 1.0),
+        validate=lambda: parameter.square().sum().item(),
+        observers=[observer],
+        **{"total_steps": TOTAL} | arguments,
+    )
+    n_steps = 0
+    while not tuner.finished:
+        loss = parameter.square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+        optimizer.step()
+        optimizer.zero_grad()
+        n_steps += 1
+        tuner.step(loss.detach() * (float("nan") if n_steps == nan_at else 1.0))
+    tuner.close()
+    return tuner
+
+
+def tuned(server: ServerProcess, observer: Observer) -> lrpilot.Tuner:
+    options = {"probe_steps": 6, "refinements": 1, "max_candidates": 4}
+    return train(observer, server=server.target, policy="budget", policy_options=options)
+
+
+def test_both_axes_have_every_directive_and_the_forecasts(server: ServerProcess) -> None:
+    memory = Memory()
+    tuner = tuned(server, memory)
+    lrs = memory.series("lrpilot/lr")
+    assert lrs[0][0] == 0
+    assert lrs[-1][0] == tuner.committed_step - 1
+    assert memory.series("lrpilot/loss")[-1][1] == pytest.approx(tuner.schedule.losses[-1])
+    assert memory.series("lrpilot/validation_loss")
+    probes = memory.series("lrpilot/probe/lr")
+    assert probes[-1][0] == tuner.search_steps - 1
+    forecasts = memory.series("lrpilot/candidate/forecast")
+    ends = itertools.accumulate(probe.n_steps for probe in tuner.schedule.probes)
+    judged = [end - 1 for end, probe in zip(ends, tuner.schedule.probes, strict=True) if not probe.diverged]
+    assert [step for step, _ in forecasts] == judged
+    validations = dict(memory.series("lrpilot/probe/validation_loss"))
+    assert {step: pytest.approx(loss) for step, loss in forecasts} == validations  # policy budget judges by these
+
+
+def test_no_step_goes_backwards_also_when_committed_steps_are_taken_back() -> None:
+    lr, n_steps = 0.1, 40
+    profile = pb.Profile(shape=pb.PROFILE_SHAPE_CONSTANT, start_lr=lr, end_lr=lr, length=n_steps)
+    first = pb.Directive(phase=pb.PHASE_TRAIN, n_steps=n_steps, profile=profile, snapshot=True, report_every=10)
+    rest = pb.Directive(phase=pb.PHASE_TRAIN, n_steps=30, profile=profile, report_every=10)
+    again = pb.Directive(phase=pb.PHASE_TRAIN, n_steps=n_steps, profile=profile, restore=True, report_every=40)
+    memory = Memory(every=1)
+    train(memory, nan_at=15, transport=ScriptedTransport([first, rest, again]), total_steps=55)
+    steps = [point.step for point in memory.points if point.axis == STEP]
+    assert steps == sorted(set(steps))
+    assert steps == list(range(steps[-1] + 1))
+    assert all(point.axis == STEP for point in memory.points)
+
+
+def test_points_are_thinned_but_the_ends_stay() -> None:
+    profile = pb.Profile(shape=pb.PROFILE_SHAPE_CONSTANT, start_lr=0.1, end_lr=0.1, length=45)
+    directive = pb.Directive(phase=pb.PHASE_PROBE, n_steps=45, profile=profile, snapshot=True)
+    memory = Memory(every=20)
+    train(memory, transport=ScriptedTransport([directive]), total_steps=45)
+    assert [point.step for point in memory.points] == [0, 20, 40, 44]
+    assert {point.axis for point in memory.points} == {SEARCH_STEP}
+
+
+def test_an_observer_that_raises_harms_nothing(server: ServerProcess, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Observer):
+        def reported(self, *_: Any) -> None:
+            raise OSError("disk full")
+
+    caplog.set_level(logging.WARNING, "lrpilot")
+    tuner = tuned(server, Broken())
+    assert tuner.committed_step + tuner.search_steps == TOTAL
+    assert any("Broken raised" in record.message for record in caplog.records)
+
+
+def test_tensorboard(server: ServerProcess, tmp_path: Path) -> None:
+    from lrpilot.integrations.tensorboard import TensorBoardLogger
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(tmp_path)) as writer:
+        tuner = tuned(server, TensorBoardLogger(writer))
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    committed = [event.step for event in events.Scalars("lrpilot/lr")]
+    assert committed == sorted(committed)
+    assert committed[-1] == tuner.committed_step - 1
+    assert [event.step for event in events.Scalars("lrpilot/probe/loss")][-1] == tuner.search_steps - 1
+    assert events.Scalars("lrpilot/candidate/forecast")
+
+
+def test_mlflow(server: ServerProcess, tmp_path: Path) -> None:
+    import mlflow
+    from lrpilot.integrations.mlflow import MlflowLogger
+
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    with mlflow.start_run() as run:
+        tuner = tuned(server, MlflowLogger())
+    client = mlflow.MlflowClient()
+    history = client.get_metric_history(run.info.run_id, "lrpilot/lr")
+    assert max(metric.step for metric in history) == tuner.committed_step - 1
+    probes = client.get_metric_history(run.info.run_id, "lrpilot/probe/lr")
+    assert max(metric.step for metric in probes) == tuner.search_steps - 1
+
+
+def test_wandb_offline(server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+    from lrpilot.integrations.wandb import WandbLogger
+
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run = wandb.init(mode="offline", dir=str(tmp_path), project="lrpilot")
+    tuner = tuned(server, WandbLogger(run))
+    summary = dict(run.summary)
+    run.finish()
+    assert summary["lrpilot/step"] == tuner.committed_step - 1
+    assert summary["lrpilot/search_step"] == tuner.search_steps - 1
+    assert summary["lrpilot/lr"] > 0

@@ -95,6 +95,12 @@ VARIANTS: dict[str, Variant] = {
     # The published method with one robust piece each.
     "autolrs, last value": Variant("autolrs", {"forecaster": "last_value"}),
     "autolrs, log EI": Variant("autolrs", {"acquisition": "log_ei"}),
+    "autolrs, decayed probes": Variant("autolrs", {"decayed_probes": True}),
+    "autolrs, final decay": Variant("autolrs", {"final_decay": True}),
+    # The correction has a decay to correct, so that it is to be compared with the row above.
+    "autolrs, length exponent": Variant("autolrs", {"final_decay": True, "length_exponent": 0.2}),
+    # ... and all of them. Not the correction: in the middle of a run its direction is wrong (docs/regret.md).
+    "autolrs, all": Variant("autolrs", {"acquisition": "log_ei", "decayed_probes": True, "final_decay": True}),
 }
 TUNERS: dict[str, Contestant] = {
     name: Contestant(name, variant.run, takes_lr=False) for name, variant in VARIANTS.items()

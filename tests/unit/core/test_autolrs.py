@@ -7,13 +7,15 @@ import math
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from lrpilot.profile import Shape
 
 from tests.support.simulated import QUICK, Run, SimulatedTraining, config, drive
 from tuner_server.core import job
 from tuner_server.core.config import LrBounds
 from tuner_server.core.errors import InvalidInputError
-from tuner_server.core.job import Status
+from tuner_server.core.job import JobState, Status
 from tuner_server.core.messages import BatchSource, Directive, Outcome, Phase, Report, Validation
 from tuner_server.core.policies.autolrs import RETREAT, AutoLrsOptions
 
@@ -142,6 +144,10 @@ def test_range_test_comes_first_when_there_are_no_bounds() -> None:
         (None, {"kappa": -1}, "policy_options.kappa", ""),
         (None, {"acquisition": "ucb"}, "policy_options.acquisition", "lcb"),
         (None, {"divergence_factor": 1}, "policy_options.divergence_factor", ""),
+        (None, {"length_exponent": 1.5}, "policy_options.length_exponent", ""),
+        (None, {"length_exponent": 0.2}, "policy_options.length_exponent", "final_decay"),
+        (None, {"final_decay": True}, "policy_options.final_decay", "without total_steps"),
+        (None, {"decayed_probes": True, "forecaster": "exponential"}, "policy_options.forecaster", "no forecaster"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(
@@ -287,6 +293,134 @@ def test_give_up_level_follows_the_stage_and_the_first_loss() -> None:
     assert transition.directive.give_up_above is None
     transition = job.advance(transition.state, report_on(transition.directive, 2.0))
     assert transition.directive.give_up_above == 6.0
+
+
+def falling(directive: Directive, slope: float) -> Report:
+    """Losses that fall from 1 in a straight line."""
+    losses = tuple(1.0 - slope * step for step in range(directive.n_steps))
+    return Report(directive_number=directive.number, outcome=Outcome.COMPLETED, losses=losses)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.permutations([0.005, 0.006, 0.007, 0.008]))
+def test_of_forecasts_that_are_bounded_at_zero_the_one_that_falls_fastest_wins(slopes: list[float]) -> None:
+    options: dict[str, Any] = {"tau": 400, "tau_prime": 40, "tau_max": 400, "candidates": 4}
+    transition = job.create(config(2000, **options))
+    for slope in slopes:
+        transition = job.advance(transition.state, falling(transition.directive, slope))
+    assert transition.decision is not None
+    candidates = transition.decision.candidates
+    assert [candidate.forecast for candidate in candidates] == [0.0] * 4
+    assert transition.decision.lr == candidates[slopes.index(0.008)].lr
+
+
+# --- decayed probes and the final decay -------------------------------------------------------------------------------
+
+DECAYED: dict[str, Any] = {"tau": 40, "tau_prime": 8, "tau_max": 80, "candidates": 3, "decayed_probes": True}
+
+
+def lrs_of(directive: Directive) -> list[float]:
+    assert directive.profile is not None
+    return [directive.profile.lr(step) for step in range(directive.n_steps)]
+
+
+@settings(max_examples=30, deadline=None)
+@given(tau_prime=st.integers(1, 80))
+def test_a_decayed_probe_judged_by_training_loss_ends_in_batches_held_out_within_its_length(tau_prime: int) -> None:
+    transition = job.create(config(None, **DECAYED | {"tau": 100, "tau_max": 100, "tau_prime": tau_prime}))
+    assert transition.directive.n_steps == tau_prime
+    steps = lrs_of(transition.directive)
+    moving = [lr for lr in steps if lr > 0]
+    held_out = tau_prime - len(moving)
+    assert held_out == min(10, tau_prime // 4)
+    assert steps == pytest.approx([steps[0] * max(1 - i / len(moving), 0.0) for i in range(tau_prime)])
+    losses = tuple(float(i) for i in range(tau_prime))
+    report = Report(directive_number=1, outcome=Outcome.COMPLETED, losses=losses)
+    after = job.advance(transition.state, report)
+    assert after.decision is not None
+    (candidate,) = after.decision.candidates
+    counted = losses[-max(held_out, 1) :]
+    assert candidate.forecast == pytest.approx(sum(counted) / len(counted))
+    assert candidate.lr == steps[0]
+
+
+def test_a_decayed_probe_judged_by_validation_loss_decays_to_its_end_and_is_validated_there() -> None:
+    training = SimulatedTraining(validates=True, edge_lr=math.inf)
+    run = drive(config(None, has_validation=True, **DECAYED), training, max_directives=30)
+    validated = [e for e in run.of(Phase.PROBE) if e.directive.validate_at and e.report is not None]
+    ends: dict[int, float] = {}
+    for exchange in validated:
+        directive, report = exchange.directive, exchange.report
+        assert directive.validate_at == (directive.n_steps,)
+        assert directive.profile is not None
+        assert min(lrs_of(directive)) > 0
+        assert directive.profile.lr(directive.n_steps) == 0
+        assert report is not None
+        (validation,) = report.validations
+        ends[directive.number] = validation.loss
+    decisions = [e.decision for e in run.of(Phase.TRAIN) if e.decision is not None]
+    judged = [c for d in decisions for c in d.candidates if c.directive_number in ends]
+    assert judged
+    assert all(candidate.forecast == ends[candidate.directive_number] for candidate in judged)
+
+
+def test_decayed_probes_take_as_many_steps_as_constant_ones() -> None:
+    sound = [SimulatedTraining(edge_lr=math.inf) for _ in range(2)]
+    plans = [stages(drive(config(2000, **o), t)) for o, t in zip((QUICK, DECAYED), sound, strict=True)]
+    assert plans[0] == plans[1]
+
+
+def test_only_the_last_committed_steps_decay_and_to_zero() -> None:
+    run = drive(config(1000, final_decay=True, **QUICK), SimulatedTraining())
+    *earlier, last = [e.directive for e in run.of(Phase.TRAIN) if e.decision is not None]
+    steps = lrs_of(last)
+    assert steps == pytest.approx([steps[0] * (1 - i / len(steps)) for i in range(len(steps))])
+    assert earlier
+    assert all(len(set(lrs_of(directive))) == 1 for directive in earlier)
+    assert run.state.committed_steps + run.state.search_steps == 1000
+
+
+def test_a_rest_after_a_divergence_decays_too() -> None:
+    transition = job.create(config(100, final_decay=True, **QUICK))
+    while transition.directive.phase is Phase.PROBE:
+        transition = job.advance(transition.state, report_on(transition.directive, 1.0))
+    n_steps = transition.directive.n_steps
+    part = report_on(transition.directive, 1.0, Outcome.PARTIAL).model_copy(update={"losses": (1.0,) * (n_steps - 30)})
+    transition = job.advance(transition.state, part)
+    transition = job.advance(transition.state, report_on(transition.directive, 1.0, Outcome.DIVERGED))
+    profile = transition.directive.profile
+    assert profile is not None
+    assert (profile.shape, profile.end_lr, profile.length) == (Shape.LINEAR, 0.0, transition.directive.n_steps)
+
+
+def test_the_final_decay_alone_is_corrected_for_its_length() -> None:
+    run = drive(config(1000, final_decay=True, length_exponent=0.25, **QUICK), SimulatedTraining())
+    committed = [e for e in run.of(Phase.TRAIN) if e.decision is not None]
+    last = committed[-1].directive
+    assert len(committed) > 1
+    for exchange in committed:
+        directive, decision = exchange.directive, exchange.decision
+        assert decision is not None
+        assert directive.profile is not None
+        winner = min(decision.candidates, key=lambda c: math.inf if c.forecast is None else c.forecast)
+        (probe,) = [e.directive for e in run.of(Phase.PROBE) if e.directive.number == winner.directive_number]
+        share = (probe.n_steps / directive.n_steps) ** 0.25 if directive is last else 1.0
+        assert directive.profile.start_lr == decision.lr == pytest.approx(winner.lr * share)
+
+
+@pytest.mark.parametrize("validates", [True, False])
+def test_with_every_robust_piece_a_job_replays_bit_for_bit(validates: bool) -> None:
+    options = DECAYED | {"acquisition": "log_ei", "final_decay": True, "length_exponent": 0.2}
+    asked = config(600, has_validation=validates, **options)
+    first = drive(asked, SimulatedTraining(validates=validates))
+    assert (first.state.status, first.state.message) == (Status.FINISHED, "")
+    transition = job.create(asked)
+    for exchange in first.exchanges[:-1]:
+        assert (transition.directive, transition.decision) == (exchange.directive, exchange.decision)
+        assert exchange.report is not None
+        state = JobState.model_validate_json(transition.state.model_dump_json())
+        transition = job.advance(state, exchange.report)
+    assert transition.state == first.state
 
 
 # --- divergence in committed steps ------------------------------------------------------------------------------------

@@ -35,17 +35,21 @@ class Forecast:
     Attributes:
         loss: expected loss at the horizon; the noise of single batches is not part of it.
         sd: standard error of `loss`, same units, positive and finite.
+        raw: the same before any bound, however wild. It ranks forecasts that a bound made equal.
 
     Raises:
-        ValueError: `loss` is not finite, or `sd` is not finite and positive.
+        ValueError: `loss` or `raw` is not finite, or `sd` is not finite and positive.
     """
 
     loss: float
     sd: float
+    raw: float
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.loss):
             raise ValueError(f"loss must be finite, got {self.loss}")
+        if not math.isfinite(self.raw):
+            raise ValueError(f"raw must be finite, got {self.raw}")
         if not (math.isfinite(self.sd) and self.sd > 0.0):
             raise ValueError(f"sd must be finite and positive, got {self.sd}")
 

@@ -121,7 +121,7 @@ class ExponentialCurve:
         raw = self.curve(check_horizon(horizon))
         # The distance is taken from the raw fit: a forecast that was moved is no surer for it.
         sd = min(self.profile.sd(horizon, raw), self.bounds.max_sd)
-        return self.series.forecast(self.bounds.bounded(raw), sd)
+        return self.series.forecast(self.bounds.bounded(raw), sd, raw)
 
 
 @dataclass(frozen=True)

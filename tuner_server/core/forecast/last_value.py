@@ -44,7 +44,7 @@ class LastValueCurve:
         """
         distance = math.log1p(check_horizon(horizon)) - self.position
         variance = self.level_variance + self.squared_trend * distance**2
-        return self.series.forecast(self.level, math.sqrt(variance))
+        return self.series.forecast(self.level, math.sqrt(variance), self.level)
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class PowerLawCurve:
         phi = _basis(np.asarray(self.alpha), np.asarray(check_horizon(horizon)))
         raw = self.level + self.slope * float(phi)
         sd = min(self.profile.sd(horizon, raw), self.bounds.max_sd)
-        return self.series.forecast(self.bounds.bounded(raw), sd)
+        return self.series.forecast(self.bounds.bounded(raw), sd, raw)
 
 
 @dataclass(frozen=True)

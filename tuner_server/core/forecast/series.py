@@ -52,10 +52,13 @@ class Series:
         resolution = max(RELATIVE_RESOLUTION * peak / scale, ABSOLUTE_RESOLUTION)
         return cls(values / scale, scale, resolution)
 
-    def forecast(self, loss: float, sd: float) -> Forecast:
+    def forecast(self, loss: float, sd: float, raw: float) -> Forecast:
         """Brings a scaled prediction back to the job's units, with `sd` no finer than known."""
         sd = max(sd, self.resolution) * self.scale
-        return Forecast(loss=float(np.clip(loss * self.scale, -_LARGEST, _LARGEST)), sd=min(sd, _LARGEST))
+        return Forecast(self._unscaled(loss), min(sd, _LARGEST), self._unscaled(raw))
+
+    def _unscaled(self, loss: float) -> float:
+        return float(np.clip(loss * self.scale, -_LARGEST, _LARGEST))
 
 
 def check_horizon(horizon: float) -> float:

@@ -6,7 +6,8 @@ The run is cut into stages. Each begins with a search: `candidates` LRs, one aft
 from the same weights; a forecaster extrapolates each probe's losses to tau steps; a Gaussian process over log LR with
 the lower confidence bound picks the next one. The LR with the lowest forecast is then trained with for tau steps. tau
 doubles from stage to stage up to its maximum. Every constant of the method is an option; the defaults are the
-published code's.
+published code's. What makes policy `budget` robust is an option too, each piece by itself, so that the pieces can be
+compared one at a time.
 
 Notation: tau, the committed steps of a stage; tau', the steps of a probe.
 """
@@ -56,6 +57,11 @@ FIRST_STAGES_SHARE = 10
 """A short run's first tau is this part of it, so that some three stages fit in."""
 LAST_STAGES_SHARE = 5
 """... and its largest tau this part, so that validation loss drives the last ones."""
+HELD_OUT = 10
+"""Steps at LR zero at the end of a decayed probe that is judged by training loss: batches that it has not trained on.
+They are part of tau', so that a search costs the same either way ..."""
+LARGEST_HELD_OUT_SHARE = 4
+"""... and are this part of it at most."""
 RETREAT = math.sqrt(10.0)
 """After a divergence in committed steps the upper bound goes this much below the LR that diverged."""
 
@@ -74,10 +80,18 @@ class AutoLrsOptions(Options):
     kappa: float = pydantic.Field(default=1e6, ge=0, allow_inf_nan=False)
     """Of the lower confidence bound. The published value is pure exploration."""
     forecaster: Literal["exponential", "power_law", "last_value"] = "exponential"
+    """Of probes at a constant LR."""
+    decayed_probes: bool = False
+    """Whether a probe's LR decays linearly to zero. It is then judged by its loss after that. There is nothing to
+    extrapolate: where a loss leads at LRs that fall is no answer at any LR. So a `forecaster` is refused with it."""
     validations: int = pydantic.Field(default=16, ge=4, le=1000)
-    """Validations of a probe, once tau has reached its maximum."""
+    """Validations of a probe, once tau has reached its maximum. A decayed probe has one, at its end."""
     batches: BatchSource = BatchSource.REPLAYED
     """Whether the probes of a stage share their minibatches or, as published, go on in the data."""
+    final_decay: bool = False
+    """Whether the LR of the last committed steps decays linearly to zero."""
+    length_exponent: float = pydantic.Field(default=0.0, ge=0, le=1)
+    """The winner's LR times (steps of a probe / steps of the decay) ^ this is where the final decay begins."""
     warmup_steps: int = pydantic.Field(default=0, ge=0)
     warmup_lr: float | None = pydantic.Field(default=None, gt=0, allow_inf_nan=False)
     """Where a linear warm-up leads; None: the LR that the user set."""
@@ -114,6 +128,8 @@ class AutoLrsState(PolicyState):
     objective: Objective = Objective.TRAINING
     candidates: tuple[Candidate, ...] = ()
     """Of the open stage."""
+    raw_forecasts: tuple[float | None, ...] = ()
+    """Of these candidates, as the curve gave them, before any bound; None where there is no forecast."""
     start_loss: float | None = None
     """Of the open stage."""
     ceiling: float | None = None
@@ -130,6 +146,7 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
     def check(self) -> None:
         """Refuses options that don't fit each other or the job. Raises: InvalidInputError."""
         total = self.config.total_steps
+        self._check_pieces()
         tau, tau_prime = self.options.first_stage(total)
         if tau_prime >= tau:
             raise InvalidInputError.of(
@@ -146,6 +163,20 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
                 "total_steps",
                 f"{total} is too few for one stage ({self.options.candidates} probes of {tau_prime} steps and "
                 f"{tau} committed ones); give at least {needed}, or fewer candidates or a shorter tau",
+            )
+
+    def _check_pieces(self) -> None:
+        """Refuses options that would do nothing beside the others. Raises: InvalidInputError."""
+        options = self.options
+        if options.decayed_probes and "forecaster" in options.model_fields_set:
+            raise InvalidInputError.of(
+                "policy_options.forecaster", "decayed_probes are judged by their end and have no forecaster"
+            )
+        if options.final_decay and self.config.total_steps is None:
+            raise InvalidInputError.of("policy_options.final_decay", "without total_steps there is no last stage")
+        if options.length_exponent > 0 and not options.final_decay:
+            raise InvalidInputError.of(
+                "policy_options.length_exponent", "only a final_decay is corrected for its length"
             )
 
     def start(self, progress: Progress) -> Step[AutoLrsState]:
@@ -182,7 +213,7 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
         if remaining is None or remaining >= self._cost(*self.options.first_stage(self.config.total_steps)):
             return self._open_stage(state, progress)
         reason = f"joined again with {remaining} steps left, too few for a search: the LR that was set"
-        return Step(state, self._train(state, self.config.base_lr, remaining, progress, reason))
+        return Step(state, self._train(state, self.config.base_lr, remaining, progress, reason, last=True))
 
     def _open_stage(self, state: AutoLrsState, progress: Progress) -> Step[AutoLrsState]:
         """Sizes the next stage by what is left, and sends its first probe."""
@@ -207,6 +238,7 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
                 "last_stage": last,
                 "objective": Objective.VALIDATION if validated else Objective.TRAINING,
                 "candidates": (),
+                "raw_forecasts": (),
                 "start_loss": progress.last_loss,
             }
         )
@@ -233,14 +265,15 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
         )
         lr = math.exp(found.log_lr)
         reason = f"candidate {index + 1} of {self.options.candidates}"
-        validations = self.options.validations if state.objective is Objective.VALIDATION else 0
+        validations = 1 if self.options.decayed_probes else self.options.validations
+        validated = state.objective is Objective.VALIDATION
         directive = Directive(
             phase=Phase.PROBE,
             stage=state.stage,
             n_steps=state.tau_prime,
-            profile=Profile.constant(lr, state.tau_prime),
+            profile=_profile(lr, self._moving_steps(state), decays=self.options.decayed_probes),
             batches=self.options.batches,
-            validate_at=evenly(state.tau_prime, validations),
+            validate_at=evenly(state.tau_prime, validations) if validated else (),
             give_up_above=self._give_up_above(state, progress),
             reason=reason,
         )
@@ -253,6 +286,12 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
         )
         return Step(state, directive, decision)
 
+    def _moving_steps(self, state: AutoLrsState) -> int:
+        """Steps of a probe that move the weights: all but those that are held out."""
+        held_out = min(HELD_OUT, state.tau_prime // LARGEST_HELD_OUT_SHARE)
+        judged_by_batches = self.options.decayed_probes and state.objective is Objective.TRAINING
+        return state.tau_prime - held_out if judged_by_batches else state.tau_prime
+
     def _give_up_above(self, state: AutoLrsState, progress: Progress) -> float | None:
         return give_up_level((state.start_loss, progress.first_loss), self.options.divergence_factor)
 
@@ -263,14 +302,32 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
         number, lr = directive.number, directive.profile.start_lr
         if report.outcome is Outcome.DIVERGED:
             reached = level_reached(report, state.start_loss)
-            candidate = Candidate(directive_number=number, lr=lr, at_least=reached)
+            candidate, raw = Candidate(directive_number=number, lr=lr, at_least=reached), None
+        elif self.options.decayed_probes:
+            raw = self._end(state, report)
+            # No standard error, as in `budget`: what is left of the noise is for the surrogate to find out.
+            candidate = Candidate(directive_number=number, lr=lr, forecast=raw, forecast_sd=0.0)
         else:
             forecast = self._forecast(state, report)
             candidate = Candidate(directive_number=number, lr=lr, forecast=forecast.loss, forecast_sd=forecast.sd)
-        state = state.model_copy(update={"candidates": (*state.candidates, candidate)})
+            raw = forecast.raw
+        state = state.model_copy(
+            update={
+                "candidates": (*state.candidates, candidate),
+                "raw_forecasts": (*state.raw_forecasts, raw),
+            }
+        )
         if len(state.candidates) < self.options.candidates:
             return self._probe(state, progress)
         return self._commit(state, progress)
+
+    def _end(self, state: AutoLrsState, report: Report) -> float:
+        """The loss after a decayed probe: the validation, or the mean over the batches that were held out."""
+        if state.objective is Objective.VALIDATION:
+            return report.validations[-1].loss
+        # A probe too short to hold out any has its last loss, one step before its end.
+        held_out = report.losses[self._moving_steps(state) :] or report.losses[-1:]
+        return math.fsum(held_out) / len(held_out)
 
     def _forecast(self, state: AutoLrsState, report: Report) -> Forecast:
         """The loss after tau steps; a validation series counts in intervals between validations."""
@@ -293,36 +350,54 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
 
     def _commit(self, state: AutoLrsState, progress: Progress) -> Step[AutoLrsState]:
         """Trains with the LR of the lowest forecast; with the lowest LR when every probe diverged."""
-        sound = [c for c in state.candidates if c.forecast is not None]
-        if sound:
-            winner = min(sound, key=lambda c: c.forecast if c.forecast is not None else math.inf)
-            lr = winner.lr
-            reason = f"the lowest forecast of {len(state.candidates)} candidates: {winner.forecast:.4g}"
+        remaining = progress.remaining_steps
+        n_steps = state.tau if remaining is None or not state.last_stage else remaining
+        # Forecasts that a bound made equal, say at zero, are ranked by what the curve itself said.
+        ranked = [
+            (candidate.forecast, raw, i)
+            for i, (candidate, raw) in enumerate(zip(state.candidates, state.raw_forecasts, strict=True))
+            if candidate.forecast is not None and raw is not None
+        ]
+        if ranked:
+            forecast, _, index = min(ranked)
+            correction = self._length_correction(state, n_steps) if state.last_stage else 1.0
+            lr = state.candidates[index].lr * correction
+            reason = f"the lowest forecast of {len(state.candidates)} candidates: {forecast:.4g}"
+            if correction < 1.0:
+                reason += f"; its LR times {correction:.2f} for a decay over {n_steps}"
         else:
             lr = self._bounds(state, progress).min
             reason = "every probe diverged: the lowest LR of the range"
-        remaining = progress.remaining_steps
-        n_steps = state.tau if remaining is None or not state.last_stage else remaining
         return Step(
             state,
-            self._train(state, lr, n_steps, progress, reason),
+            self._train(state, lr, n_steps, progress, reason, last=state.last_stage),
             Decision(stage=state.stage, lr=lr, reason=reason, candidates=state.candidates),
         )
+
+    def _length_correction(self, state: AutoLrsState, n_steps: int) -> float:
+        """The best peak LR of a decay falls with its length (Bjorck et al. 2024), by a power of it."""
+        return min(math.pow(self._moving_steps(state) / n_steps, self.options.length_exponent), 1.0)
 
     def _train_on(self, state: AutoLrsState, n_steps: int, progress: Progress) -> Step[AutoLrsState]:
         """Spends a rest that is too short for a search: only a divergence leaves one."""
         lr = self._bounds(state, progress).max
-        return Step(state, self._train(state, lr, n_steps, progress, "too few steps are left for a search"))
+        return Step(state, self._train(state, lr, n_steps, progress, "too few steps are left for a search", last=True))
 
-    def _train(self, state: AutoLrsState, lr: float, n_steps: int, progress: Progress, reason: str) -> Directive:
+    def _train(
+        self, state: AutoLrsState, lr: float, n_steps: int, progress: Progress, reason: str, *, last: bool
+    ) -> Directive:
         return Directive(
             phase=Phase.TRAIN,
             stage=state.stage,
             n_steps=n_steps,
-            profile=Profile.constant(lr, n_steps),
+            profile=_profile(lr, n_steps, decays=last and self.options.final_decay),
             batches=self.options.batches,
             validate_at=(n_steps,) if self.config.has_validation else (),
             give_up_above=self._give_up_above(state, progress),
             report_every=report_every(n_steps),
             reason=reason,
         )
+
+
+def _profile(lr: float, n_steps: int, *, decays: bool) -> Profile:
+    return Profile(Shape.LINEAR, lr, 0.0, n_steps) if decays else Profile.constant(lr, n_steps)

@@ -109,7 +109,38 @@ def test_bad_horizons_are_refused(forecaster: Forecaster, n: int, horizon: float
         forecaster.fit(np.linspace(2.0, 1.0, n)).predict(horizon)
 
 
-@pytest.mark.parametrize(("loss", "sd"), [(math.nan, 1.0), (math.inf, 1.0), (1.0, 0.0), (1.0, -1.0), (1.0, math.inf)])
-def test_forecast_refuses_nonsense(loss: float, sd: float) -> None:
+@pytest.mark.parametrize(
+    ("loss", "sd", "raw"),
+    [
+        (math.nan, 1.0, 1.0),
+        (math.inf, 1.0, 1.0),
+        (1.0, 0.0, 1.0),
+        (1.0, -1.0, 1.0),
+        (1.0, math.inf, 1.0),
+        (1.0, 1.0, -math.inf),
+    ],
+)
+def test_forecast_refuses_nonsense(loss: float, sd: float, raw: float) -> None:
     with pytest.raises(ValueError, match="must be finite"):
-        Forecast(loss, sd)
+        Forecast(loss, sd, raw)
+
+
+@every_forecaster
+def test_a_forecast_that_no_bound_moved_is_its_raw_value(forecaster: Forecaster) -> None:
+    forecast = forecaster.fit(5.0 + np.exp(-0.05 * np.arange(60.0))).predict(100)
+    assert forecast.raw == forecast.loss
+
+
+@pytest.mark.parametrize(
+    ("forecaster", "fall"),
+    [
+        (ExponentialForecaster(Objective.TRAINING), np.linspace(0.0, 1.0, 40)),
+        (PowerLawForecaster(), np.log1p(np.arange(40.0)) / np.log(40.0)),
+    ],
+)
+def test_of_two_falls_that_are_bounded_at_zero_the_steeper_one_has_the_lower_raw_value(
+    forecaster: Forecaster, fall: FloatArray
+) -> None:
+    slow, steep = (forecaster.fit(2.0 - by * fall).predict(1e8) for by in (1.2, 1.6))
+    assert slow.loss == steep.loss == 0.0
+    assert steep.raw < slow.raw < 0.0

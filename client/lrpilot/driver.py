@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -109,7 +110,7 @@ class Driver:
             seed: of the search.
             timeout_s: the longest wait for one decision; all waits together take at most ten times as long.
             strict: whether to raise where a decision can't be had, instead of training on without.
-            observers: are told what happens; of several ranks on the first one.
+            observers: are told what happens, on every rank.
             transport: in place of a server.
             ranks: those that train together with this process; None: it trains alone.
 
@@ -121,7 +122,7 @@ class Driver:
         self._backend = backend if ranks is None else DistributedBackend(backend, ranks)
         self._ranks = ranks
         self._total_steps = total_steps
-        self._observers = tuple(observers) if ranks is None or ranks.rank == 0 else ()
+        self._observers = tuple(observers)
         self._validations: list[pb.Validation] = []
         self._buffer: BatchBuffer[Any] | None = None
         self._marked = False
@@ -239,6 +240,11 @@ class Driver:
         return self._session.job_id
 
     @property
+    def rank(self) -> int:
+        """Of this process among those that train together; 0 if it trains alone."""
+        return 0 if self._ranks is None else self._ranks.rank
+
+    @property
     def committed_step(self) -> int:
         """Steps that are in the model, those of an open probe left out."""
         return self._record.committed + (self._open_steps if self._lease.committed else 0)
@@ -329,11 +335,9 @@ class Driver:
     def close(self) -> None:
         """Ends the tuning where it is: an open probe is rolled back, committed steps are reported. May be repeated.
 
-        Of several ranks all must come here after the same step.
+        Of several ranks all must come here after the same step, unless an exception is on its way up: the others may be
+        anywhere then, and none of them is waited for.
         """
-        self._end(reporting=True)
-
-    def _end(self, *, reporting: bool) -> None:
         if self._closed:
             return
         self._closed = True
@@ -341,7 +345,7 @@ class Driver:
         if not self._finished and not lease.committed:
             self._backend.restore()
             self._set_lr(self._standing().lr)
-        elif not self._finished and lease.done and reporting:
+        elif not self._finished and lease.done and (self._ranks is None or sys.exception() is None):
             report = self._report(pb.OUTCOME_PARTIAL, self._backend.flush())
             self._book(report)
             self._session.answer(lease.directive, report, self._standing())
@@ -356,8 +360,7 @@ class Driver:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # A report takes all ranks, and after an error on one of them the others are elsewhere.
-        self._end(reporting=error is None or self._ranks is None)
+        self.close()
 
     def _handle(self, lease: Lease) -> None:
         """What is due after this step besides an LR."""
@@ -408,8 +411,7 @@ class Driver:
             self._finish()
             return
         if directive.snapshot:
-            self._backend.take()
-            self._record.mark()
+            directive = self._remember(directive)
         self._place(directive)
         self._lease = lease = Lease(directive)
         self._backend.begin(directive.report_every or directive.n_steps, _limit(directive))
@@ -420,6 +422,17 @@ class Driver:
         self._tell(lambda observer: observer.began(self, directive))
         if lease.validates_first:
             self._validated(lease)
+
+    def _remember(self, directive: pb.Directive) -> pb.Directive:
+        """Takes a directive's snapshot; where that fails in the middle of a run, the tuning ends, and not the run."""
+        try:
+            self._backend.take()
+        except Exception as error:
+            if self._record.steps == 0:
+                raise  # nothing has begun: there is an argument to change
+            return self._session.abandon(f"no snapshot can be taken: {error}", self._standing())
+        self._record.mark()
+        return directive
 
     def _place(self, directive: pb.Directive) -> None:
         """Puts the data where a directive starts."""

@@ -112,6 +112,12 @@ class Session:
             return self._leave(answer.reason, standing, restore=answer.restore)
         return answer
 
+    def abandon(self, why: str, standing: Standing) -> pb.Directive:
+        """The tuning can't go on, for a reason of the client's own: what is left is annealed, without a snapshot."""
+        directive = self._leave(why, standing, restore=False)
+        directive.snapshot = False
+        return directive
+
     def decisions(self) -> list[pb.Decision]:
         """What was decided so far, and on what evidence; nothing while the server is away."""
         if self._alone is not None:

@@ -6,6 +6,8 @@ are kept, of a container its contents. Restoring puts the same objects back wher
 addresses survive (a compiled step is not compiled again, a CUDA graph stays valid), state that a probe made is gone,
 and state that it removed is back.
 
+Of distributed tensors (FSDP2, tensor parallelism) every process copies its own shards, with no communication.
+
 Not remembered: plain Python attributes of modules and optimizers, generator objects, anything outside the process.
 """
 
@@ -14,13 +16,18 @@ from __future__ import annotations
 import collections
 import copy
 import dataclasses
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from lrpilot.copies import Copier, kind, nbytes, values
+from lrpilot.placement import STATE_TENSORS, Demand, choose
+from lrpilot.reachable import Reachable
 from lrpilot.rng import RandomState
 
 
@@ -38,8 +45,8 @@ class Snapshot:
     """Rollback state of a run. Make one, and use it for every probe: its memory is used again.
 
     Modules among the registered objects are treated like the model, in place; other objects by their state dicts. The
-    snapshot lives on the devices of the tensors that it copies and holds every parameter, a frozen one too: an encoder
-    that follows another by a moving average is frozen, and still changes.
+    snapshot holds every parameter, a frozen one too: an encoder that follows another by a moving average is frozen, and
+    still changes.
     """
 
     def __init__(
@@ -47,59 +54,71 @@ class Snapshot:
         model: nn.Module,
         optimizers: Sequence[Optimizer],
         registered: Mapping[str, Stateful],
+        placement: str | os.PathLike[str] = "auto",
     ) -> None:
-        """Remembers what to copy; copies nothing yet.
+        """Remembers what to copy; copies nothing yet. Logs how large the snapshot will be, and where it will live.
 
         Args:
             model: its parameters, buffers (non-persistent ones too), extra state and modes.
             optimizers: their states, parameter groups, and parameters, also those that are not the model's.
             registered: further objects to roll back, by name.
+            placement: "device", "host", "disk", a directory on the disk, or "auto"; see `lrpilot.placement`.
+
+        Raises:
+            ConfigError: there is no such placement, or the disk has not enough room.
         """
-        self._arguments = (model, optimizers, registered)
         objects = registered.values()
         self._roots = [model, *(o for o in objects if isinstance(o, nn.Module))]
         self._optimizers = tuple(optimizers)
         self._stateful = [o for o in objects if not isinstance(o, nn.Module)]
         self._taken: _Taken | None = None
+        self._copier = Copier()
+        self._memory = choose(placement, self._demand())
 
     @property
     def nbytes(self) -> int:
         """Bytes of the tensors that are held; 0 before the first `take`."""
-        return sum(map(_nbytes, self._taken.all_copies)) if self._taken else 0
+        return sum(map(nbytes, self._taken.all_copies)) if self._taken else 0
+
+    @property
+    def expected_nbytes(self) -> int:
+        """Bytes that a snapshot of the present would hold once training has begun, without gradients.
+
+        A parameter without optimizer state is taken to get two tensors of it, as Adam's. That is too much for SGD.
+        """
+        return self._demand().nbytes
 
     @torch.no_grad()
     def take(self) -> None:
         """Remembers the present, in place of what was remembered before.
 
         If memory runs out, what was remembered before is still there.
+
+        Raises:
+            ConfigError: the snapshot lives on disk, and needs more room than there is.
         """
         random_state = RandomState.capture()
-        modules = list(self._modules())
+        modules = self._modules()
         extra = [module for module in modules if _has_extra_state(module)]
         loads = [*(m.set_extra_state for m in extra), *(o.load_state_dict for o in self._stateful)]
         states = [*(m.get_extra_state() for m in extra), *(o.state_dict() for o in self._stateful)]
 
-        graph = _Graph()
-        for root in self._roots:
-            graph.add([*root.parameters(), *root.buffers()])
-        graph.add([table for m in modules for table in (m._parameters, m._buffers)])
-        graph.add([part for o in self._optimizers for part in (o.state, o.param_groups)])
-        graph.add(states)
-
-        holders = [t for t in graph.tensors if t.is_leaf and t.grad is not None]
-        originals = [*map(_dense, graph.tensors), *(t.grad for t in holders if t.grad is not None)]
-        copies = _like(originals, self._taken.all_copies if self._taken else ())
+        reachable = self._reachable(states)
+        holders = [t for t in reachable.tensors if t.is_leaf and t.grad is not None]
+        originals = [*map(values, reachable.tensors), *(values(t.grad) for t in holders if t.grad is not None)]
+        copies = self._memory.allocate(originals, self._taken.all_copies if self._taken else ())
         self._taken = _Taken(
-            graph=graph,
-            contents=graph.contents(),
-            copies=copies[: len(graph.tensors)],
-            gradients=dict(zip(holders, copies[len(graph.tensors) :], strict=True)),
+            reachable=reachable,
+            contents=reachable.contents(),
+            copies=copies[: len(reachable.tensors)],
+            gradients=dict(zip(holders, copies[len(reachable.tensors) :], strict=True)),
             loads=loads,
             states=states,
             training=[(module, module.training) for module in modules],
             random_state=random_state,
         )
-        _copy(originals, copies)
+        with self._copier.in_order(originals):
+            self._copier.copy(originals, copies)
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -113,11 +132,14 @@ class Snapshot:
         taken = self._taken
         if taken is None:
             raise RuntimeError("snapshot: restore() before take()")
-        taken.graph.refill(taken.contents)
-        _copy(taken.copies, map(_dense, taken.graph.tensors))
-        for tensor in taken.graph.tensors:
-            if tensor.is_leaf:
-                _set_gradient(tensor, taken.gradients.get(tensor))
+        _reshard(self._modules())
+        taken.reachable.refill(taken.contents)
+        originals = [*map(values, taken.reachable.tensors)]
+        with self._copier.in_order(originals):
+            self._copier.copy(taken.copies, originals)
+            for tensor in taken.reachable.tensors:
+                if tensor.is_leaf:
+                    _set_gradient(tensor, taken.gradients.get(tensor))
         for load, state in zip(taken.loads, taken.states, strict=True):
             load(state)
         for module, training in taken.training:
@@ -127,11 +149,12 @@ class Snapshot:
     def state_dict(self) -> dict[str, Any] | None:
         """What is remembered, for a checkpoint: state dicts of everything, copied; None if nothing is.
 
-        The present makes way for a moment, and is back bit for bit. Non-persistent buffers are not in state dicts.
+        The present makes way for a moment, to a second snapshot beside this one, and is back bit for bit.
+        Non-persistent buffers are not in state dicts. Of distributed tensors there are the shards of this process.
         """
         if self._taken is None:
             return None
-        present = Snapshot(*self._arguments)
+        present = self._another()
         present.take()
         try:
             self.restore()
@@ -149,7 +172,7 @@ class Snapshot:
         if state is None:
             self._taken = None
             return
-        present = Snapshot(*self._arguments)
+        present = self._another()
         present.take()
         try:
             for root, saved in zip(self._roots, state["roots"], strict=True):
@@ -163,20 +186,50 @@ class Snapshot:
         finally:
             present.restore()
 
-    def _modules(self) -> Iterator[nn.Module]:
-        seen: set[nn.Module] = set()
+    def _another(self) -> Snapshot:
+        """Of the same objects; empty."""
+        another = copy.copy(self)
+        another._taken = None
+        another._memory = self._memory.another()
+        return another
+
+    def _modules(self) -> list[nn.Module]:
+        return list(dict.fromkeys(module for root in self._roots for module in root.modules()))
+
+    def _reachable(self, states: list[Any]) -> Reachable:
+        """What there is to copy, and `states`."""
+        modules = self._modules()
+        _reshard(modules)
+        reachable = Reachable()
         for root in self._roots:
-            for module in root.modules():
-                if module not in seen:
-                    seen.add(module)
-                    yield module
+            reachable.add([*root.parameters(), *root.buffers()])
+        reachable.add([table for m in modules for table in (m._parameters, m._buffers)])
+        reachable.add([part for o in self._optimizers for part in (o.state, o.param_groups)])
+        reachable.add(states)
+        return reachable
+
+    @torch.no_grad()
+    def _demand(self) -> Demand:
+        copies: collections.Counter[torch.device] = collections.Counter()
+        growth: collections.Counter[torch.device] = collections.Counter()
+        for tensor in map(values, self._reachable([o.state_dict() for o in self._stateful]).tensors):
+            copies[tensor.device] += nbytes(tensor)
+        for optimizer in self._optimizers:
+            for parameter in (p for group in optimizer.param_groups for p in group["params"] if p.requires_grad):
+                tensor = values(parameter)
+                if parameter not in optimizer.state:
+                    copies[tensor.device] += STATE_TENSORS * nbytes(tensor)
+                    growth[tensor.device] += STATE_TENSORS * nbytes(tensor)
+                if parameter.grad is None:
+                    growth[tensor.device] += nbytes(tensor)
+        return Demand(copies, growth)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Taken:
     """One moment."""
 
-    graph: _Graph
+    reachable: Reachable
     contents: list[dict[Any, Any] | list[Any]]
     copies: list[torch.Tensor]
     gradients: dict[torch.Tensor, torch.Tensor]
@@ -190,83 +243,19 @@ class _Taken:
         return [*self.copies, *self.gradients.values()]
 
 
-class _Graph:
-    """The tensors and the mutable containers that can be reached from some roots, each once."""
-
-    def __init__(self) -> None:
-        self.tensors: list[torch.Tensor] = []
-        self._containers: list[dict[Any, Any] | list[Any]] = []
-        # For copy.deepcopy: what is known stands for itself, so that a deep copy of a value shares it.
-        self._itself: dict[int, Any] = {}
-
-    def add(self, value: Any) -> None:
-        if id(value) in self._itself:
-            return
-        if isinstance(value, torch.Tensor):
-            self._itself[id(value)] = value
-            self.tensors.append(value)
-        elif isinstance(value, dict | list):
-            self._itself[id(value)] = value
-            self._containers.append(value)
-            for child in value.values() if isinstance(value, dict) else value:
-                self.add(child)
-        elif isinstance(value, tuple):
-            for child in value:
-                self.add(child)
-
-    def contents(self) -> list[dict[Any, Any] | list[Any]]:
-        """What the containers hold: tensors and containers themselves, deep copies of anything else."""
-        memo = self._itself.copy()
-        return [_deep_copied(container, memo) for container in self._containers]
-
-    def refill(self, contents: list[dict[Any, Any] | list[Any]]) -> None:
-        """Puts contents back into the containers; they stay fit for the next time."""
-        memo = self._itself.copy()
-        for container, content in zip(self._containers, contents, strict=True):
-            fresh = _deep_copied(content, memo)
-            container.clear()
-            if isinstance(container, dict):
-                container.update(fresh)
-            else:
-                container.extend(fresh)
-
-
-def _deep_copied(container: dict[Any, Any] | list[Any], memo: dict[int, Any]) -> dict[Any, Any] | list[Any]:
-    if isinstance(container, dict):
-        return {key: copy.deepcopy(value, memo) for key, value in container.items()}
-    return [copy.deepcopy(value, memo) for value in container]
-
-
 def _has_extra_state(module: nn.Module) -> bool:
     return type(module).get_extra_state is not nn.Module.get_extra_state
 
 
-def _like(tensors: Iterable[torch.Tensor], old: Iterable[torch.Tensor]) -> list[torch.Tensor]:
-    """Memory for the values of `tensors`, out of `old` as far as it fits."""
-    pool: dict[Hashable, list[torch.Tensor]] = collections.defaultdict(list)
-    for tensor in old:
-        pool[_form(tensor)].append(tensor)
-    memory = []
-    for tensor in tensors:
-        fitting = pool[_form(tensor)]
-        memory.append(fitting.pop() if fitting else torch.empty_like(tensor))
-    return memory
+def _reshard(modules: Iterable[nn.Module]) -> None:
+    """Has FSDP2 put its shards back into the modules, should the last forward pass have left whole parameters there.
 
-
-def _form(tensor: torch.Tensor) -> Hashable:
-    return tensor.device, tensor.dtype, tensor.layout, tensor.shape
-
-
-def _copy(sources: Iterable[torch.Tensor], targets: Iterable[torch.Tensor]) -> None:
-    """Copies values, in as few kernels as there are kinds of tensors."""
-    kinds: dict[Hashable, tuple[list[torch.Tensor], list[torch.Tensor]]]
-    kinds = collections.defaultdict(lambda: ([], []))
-    for source, target in zip(sources, targets, strict=True):
-        of_kind = kinds[target.device, target.dtype, target.layout]
-        of_kind[0].append(source)
-        of_kind[1].append(target)
-    for of_sources, of_targets in kinds.values():
-        torch._foreach_copy_(of_targets, of_sources)
+    FSDP2 knows which are in place by a flag of its own: whole parameters that stayed over a restore would be old ones.
+    """
+    if fsdp := sys.modules.get("torch.distributed.fsdp"):
+        for module in modules:
+            if isinstance(module, fsdp.FSDPModule):
+                module.reshard()
 
 
 def _set_gradient(tensor: torch.Tensor, value: torch.Tensor | None) -> None:
@@ -278,25 +267,22 @@ def _set_gradient(tensor: torch.Tensor, value: torch.Tensor | None) -> None:
     if value is None:
         if tensor.grad is not None:
             tensor.grad = None
-    elif tensor.grad is None or _form(_dense(tensor.grad)) != _form(value):
-        tensor.grad = value.clone()
+    elif tensor.grad is None or kind(values(tensor.grad)) != kind(value):
+        tensor.grad = _distributed_as(tensor, value.to(tensor.device, copy=True))
     else:
-        tensor.grad.copy_(value)
+        values(tensor.grad).copy_(value)
 
 
-def _dense(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor, or what was expanded to it: elements that share memory can't be written apart."""
-    if tensor.layout is not torch.strided or 0 not in tensor.stride():
-        return tensor
-    strided = zip(tensor.shape, tensor.stride(), strict=True)
-    size = [1 if n > 1 and step == 0 else n for n, step in strided]
-    return tensor.as_strided(size, tensor.stride(), tensor.storage_offset())
-
-
-def _nbytes(tensor: torch.Tensor) -> int:
-    if tensor.layout is torch.strided:
-        return tensor.nbytes
-    return _nbytes(tensor.coalesce().values()) + _nbytes(tensor.coalesce().indices())
+def _distributed_as(tensor: torch.Tensor, shard: torch.Tensor) -> torch.Tensor:
+    """The shard as a distributed tensor if `tensor` is one: gradients lie as their parameters do."""
+    distributed = sys.modules.get("torch.distributed.tensor")
+    if distributed is None or not isinstance(tensor, distributed.DTensor):
+        return shard
+    mesh, placements = tensor.device_mesh, tensor.placements
+    gradient: torch.Tensor = distributed.DTensor.from_local(
+        shard, mesh, placements, run_check=False, shape=tensor.shape, stride=tensor.stride()
+    )
+    return gradient
 
 
 def _load_in_place(optimizer: Optimizer, state: dict[str, Any]) -> None:
@@ -306,7 +292,7 @@ def _load_in_place(optimizer: Optimizer, state: dict[str, Any]) -> None:
     loaded, loaded_groups = dict(optimizer.state), list(optimizer.param_groups)
     table.clear()
     table.update(loaded)
-    for group, values in zip(groups, loaded_groups, strict=True):
+    for group, loaded_group in zip(groups, loaded_groups, strict=True):
         group.clear()
-        group.update(values)
+        group.update(loaded_group)
     optimizer.state, optimizer.param_groups = table, groups

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import SupportsFloat, Unpack
+from typing import TYPE_CHECKING, SupportsFloat, Unpack
 
 import torch
 from torch import nn
 
 from lrpilot.backends.torch_backend import TorchBackend
-from lrpilot.driver import Driver, JobOptions
+from lrpilot.driver import TIMEOUT_S, Driver, JobOptions
+from lrpilot.embedded import START_TIMEOUT_S
+from lrpilot.ranks import Ranks
+from lrpilot.session import PATIENCE
 from lrpilot.snapshot import Stateful
+
+if TYPE_CHECKING:  # Builds of PyTorch without torch.distributed have no such name.
+    from torch.distributed import ProcessGroup
 
 
 class Tuner(Driver):
@@ -27,6 +34,8 @@ class Tuner(Driver):
         *,
         validate: Callable[[], SupportsFloat] | None = None,
         register: Mapping[str, Stateful] | None = None,
+        snapshot: str | os.PathLike[str] = "auto",
+        process_group: ProcessGroup | None = None,
         **job: Unpack[JobOptions],
     ) -> None:
         """Opens a job and sets the LR of the first step.
@@ -38,6 +47,10 @@ class Tuner(Driver):
             validate: gives the validation loss; called seldom, and once at once, to see that it works. It may use
                 random numbers and switch the model to evaluation: both are put back.
             register: what else changes as the model trains: a GradScaler, an average of the weights, a scheduler.
+            snapshot: where the rollback state lives: "device", "host" (pinned for CUDA), "disk", a directory on it, or
+                "auto": the first of these that has room. The choice and the size are logged.
+            process_group: the ranks that train this model together; None: all there are, if `torch.distributed` is
+                initialised. Every rank makes its tuner with the same arguments; see docs/training-loops/distributed.md.
             **job: server, total_steps, lr_bounds, policy, policy_options, name, family, seed, timeout_s, strict,
                 observers, transport; see `lrpilot.driver.Driver`.
 
@@ -47,4 +60,7 @@ class Tuner(Driver):
             UnavailableError: the server isn't there, and `strict` is set.
         """
         optimizers = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else list(optimizer)
-        super().__init__(TorchBackend(model, optimizers, validate, dict(register or {})), **job)
+        backend = TorchBackend(model, optimizers, validate, dict(register or {}), snapshot)
+        # The longest that rank 0 waits for its server, and the other ranks for rank 0.
+        patience_s = START_TIMEOUT_S + PATIENCE * job.get("timeout_s", TIMEOUT_S)
+        super().__init__(backend, ranks=Ranks.of(process_group, patience_s), **job)

@@ -21,7 +21,8 @@ class Updates:
         self._count = 0
         self._seen = 0
         hooks = [optimizer.register_step_post_hook(_hook(weakref.ref(self))) for optimizer in optimizers]
-        weakref.finalize(self, lambda: [hook.remove() for hook in hooks])
+        for hook in hooks:
+            weakref.finalize(self, hook.remove)
 
     def any(self) -> bool:
         """Whether there was one since the last call."""

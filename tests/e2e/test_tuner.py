@@ -616,3 +616,29 @@ def test_a_checkpoint_of_another_format_is_refused() -> None:
     tuner, _ = scripted(run, [training(0.02, 10)])
     with pytest.raises(lrpilot.ConfigError, match="format 7"):
         tuner.load_state_dict({"format": 7})
+
+
+def test_a_snapshot_that_can_not_be_taken_ends_the_tuning_and_not_the_run(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full when the second search begins."""
+    run = Run(sgd)
+    script = [training(0.02, 10), probe(0.5, 5, first=True), training(0.03, 20, restore=True)]
+    tuner, _ = scripted(run, script)
+
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    batches = tuner.batches(run.loader)
+    tuner.step(run.update(next(batches)))
+    monkeypatch.setattr(tuner._backend, "take", full)
+    for batch in batches:
+        tuner.step(run.update(batch))
+    assert run.steps == tuner.committed_step == 35
+    assert "No space left" in caplog.text
+
+
+def test_where_the_snapshot_lives_is_checked_before_anything_happens() -> None:
+    run = Run(sgd)
+    with pytest.raises(lrpilot.ConfigError, match="snapshot"):
+        scripted(run, [training(0.02, 10)], snapshot="moon")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, SupportsFloat
 
@@ -28,10 +29,11 @@ class TorchBackend(Backend):
         optimizers: Sequence[torch.optim.Optimizer],
         validate: Callable[[], SupportsFloat] | None,
         register: Mapping[str, Stateful],
+        placement: str | os.PathLike[str],
     ) -> None:
-        """Raises: ConfigError: there is no LR to tune, or `validate` does not work."""
+        """Raises: ConfigError: no LR to tune, no room for the snapshot, or `validate` does not work."""
         self._groups = GroupLrs(optimizers)
-        self._snapshot = Snapshot(model, optimizers, register)
+        self._snapshot = Snapshot(model, optimizers, register, placement)
         self._losses = LossBuffer()
         unchanged = functools.partial(evaluating, model, optimizers)
         self._validator = Validator(validate, unchanged) if validate is not None else None

@@ -46,7 +46,9 @@ class MetricLogger(Observer, abc.ABC):
         """Sends points, in order."""
 
     def reported(self, driver: Driver, directive: pb.Directive, report: pb.Report, start: int) -> None:
-        """Logs the steps of a report."""
+        """Logs the steps of a report, on rank 0."""
+        if driver.rank > 0:
+            return
         if not committed(directive):
             self._probe_ends[directive.number] = start + len(report.losses) - 1
             self.write(self._points(SEARCH_STEP, f"{PREFIX}/probe", directive, report, start))

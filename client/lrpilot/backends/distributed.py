@@ -1,0 +1,112 @@
+"""One of several ranks that train together: what is told about the run is told of all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from lrpilot.backends.base import Backend
+from lrpilot.divergence import is_divergent
+from lrpilot.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lrpilot.ranks import Ranks
+
+
+class DistributedBackend(Backend):
+    """A backend whose losses are means over the ranks. What it remembers is the rank's own.
+
+    `diverged`, `flush` and `validate` are collective: all ranks call them at the same steps, because all carry out the
+    same directives. A loss that is no number on one rank is none in the mean, so all ranks see a divergence alike.
+    """
+
+    def __init__(self, backend: Backend, ranks: Ranks) -> None:
+        """Speaks for this rank's `backend`."""
+        self._own = backend
+        self._ranks = ranks
+        self._limit = math.inf
+        self._means: list[float] = []
+
+    @property
+    def base_lrs(self) -> list[float]:
+        """The rank's own, which are everybody's."""
+        return self._own.base_lrs
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether the rank can validate; if one can, all must."""
+        return self._own.has_validation
+
+    def lrs(self) -> list[float]:
+        """The rank's own, which are everybody's."""
+        return self._own.lrs()
+
+    def set_lr(self, lr: float) -> None:
+        """On this rank."""
+        self._own.set_lr(lr)
+
+    def take(self) -> None:
+        """Of what lies on this rank: shards, where the model is sharded. Raises on all ranks if it fails on one."""
+        failure: Exception | None = None
+        try:
+            self._own.take()
+        except Exception as error:
+            failure = error
+        [failed] = self._ranks.any(failure is not None)
+        if failed:
+            raise failure or ConfigError("snapshot: another rank can't take its own")
+
+    def restore(self) -> None:
+        """On this rank."""
+        self._own.restore()
+
+    def validate(self) -> float | None:
+        """The mean over the ranks; None if one of them sees a divergence."""
+        loss = self._own.validate()
+        [mean] = self._ranks.mean([math.nan if loss is None else loss])
+        return mean if math.isfinite(mean) else None
+
+    def begin(self, n_steps: int, limit: float = math.inf, earlier: Iterable[float] = ()) -> None:
+        """The limit is one for the means, which scatter less than the losses of a rank."""
+        self._own.begin(n_steps, earlier=earlier)
+        self._limit = limit
+        self._means = []
+
+    def append(self, loss: Any) -> bool:
+        """The rank's own loss. An update is skipped on all ranks or on none: gradients are everybody's."""
+        return self._own.append(loss)
+
+    def diverged(self) -> bool:
+        """Whether a mean is divergent; synchronises once."""
+        return any(is_divergent(mean, self._limit) for mean in self._reduced())
+
+    def peek(self) -> list[float]:
+        """The rank's own losses; not collective."""
+        return self._own.peek()
+
+    def flush(self) -> list[float]:
+        """The means over the ranks."""
+        means = self._reduced()
+        self._own.flush()
+        self._means = []
+        return means
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """The rank's own; not collective."""
+        return self._own.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """What this rank remembered."""
+        self._own.load_state_dict(state)
+
+    def close(self) -> None:
+        """On this rank."""
+        self._own.close()
+
+    def _reduced(self) -> list[float]:
+        """The means of all losses since `begin` or `flush`; each loss is reduced once."""
+        losses = self._own.peek()
+        if len(losses) > len(self._means):
+            self._means += self._ranks.mean(losses[len(self._means) :])
+        return self._means

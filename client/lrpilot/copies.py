@@ -1,0 +1,241 @@
+"""Where copies of tensors live, and how values get there and back.
+
+A tensor's *values* are a plain strided (or sparse) tensor: of a distributed tensor the local shard, of an expanded one
+what was expanded. Copies keep the order of the elements in memory wherever they are, so that a copy is one `memcpy`.
+
+Sparse tensors, which are gradients of embeddings, are copied to where they are, whatever the memory: they are small,
+and their size changes from step to step.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import mmap
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Protocol
+
+import torch
+
+from lrpilot.errors import ConfigError
+
+# Of a tensor within a file: a cache line, and a multiple of every element's size.
+_ALIGNMENT = 64
+# Bytes at once, where a file has to be filled to be sure of its room.
+_CHUNK = 1 << 20
+
+
+class Memory(Protocol):
+    """Where copies live. Its string says so in a sentence: "the snapshot lives ..."."""
+
+    def allocate(self, tensors: Sequence[torch.Tensor], old: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """A copy's tensor for each of `tensors`, not filled; `old`, of an earlier call, is used again if it fits.
+
+        If it raises, `old` is as it was.
+        """
+
+    def another(self) -> Memory:
+        """For another snapshot beside this one."""
+
+
+class DeviceMemory:
+    """Beside the tensors."""
+
+    def allocate(self, tensors: Sequence[torch.Tensor], old: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """See `Memory.allocate`."""
+        return _pooled(tensors, old, lambda tensor: (tensor.device, *kind(tensor)), torch.empty_like)
+
+    def another(self) -> DeviceMemory:
+        """Holds nothing itself."""
+        return self
+
+    def __str__(self) -> str:
+        return "on the device"
+
+
+class HostMemory:
+    """In the host's memory, pinned for tensors of CUDA devices, so that copies need not be waited for."""
+
+    def allocate(self, tensors: Sequence[torch.Tensor], old: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """See `Memory.allocate`."""
+
+        def allocate(tensor: torch.Tensor) -> torch.Tensor:
+            if tensor.layout is not torch.strided:
+                return torch.empty_like(tensor)
+            return torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+
+        # Every copy is used again for tensors of one kind of device: pinned or not is no part of the key.
+        return _pooled(tensors, old, kind, allocate)
+
+    def another(self) -> HostMemory:
+        """Holds nothing itself."""
+        return self
+
+    def __str__(self) -> str:
+        return "in host memory"
+
+
+class DiskMemory:
+    """In a nameless file, which the operating system removes with the process, however that ends.
+
+    The file is mapped into memory. Its room is claimed first: to write to a mapping of a full disk kills the process.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._mapping: mmap.mmap | None = None
+
+    def allocate(self, tensors: Sequence[torch.Tensor], old: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """See `Memory.allocate`. Raises: ConfigError: the disk has no room."""
+        strided = [tensor for tensor in tensors if tensor.layout is torch.strided]
+        offsets, nbytes = [], 0
+        for tensor in strided:
+            offsets.append(nbytes)
+            nbytes += -(-tensor.numel() * tensor.itemsize // _ALIGNMENT) * _ALIGNMENT
+        storage = torch.frombuffer(self._mapped(nbytes), dtype=torch.uint8).untyped_storage()
+        views = iter([_view(storage, offset, tensor) for offset, tensor in zip(offsets, strided, strict=True)])
+        return [next(views) if tensor.layout is torch.strided else torch.empty_like(tensor) for tensor in tensors]
+
+    def another(self) -> DiskMemory:
+        """A file of its own."""
+        return DiskMemory(self._directory)
+
+    def check(self, nbytes: int) -> None:
+        """Raises: ConfigError: the directory has no room for so many bytes, or can't be written to."""
+        try:
+            with tempfile.TemporaryFile(dir=self._directory):
+                free = shutil.disk_usage(self._directory).free
+        except OSError as error:
+            raise ConfigError(f"snapshot: {self._directory}: {error.strerror}; give another directory") from error
+        if nbytes > free:
+            raise self._full(nbytes)
+
+    def _mapped(self, nbytes: int) -> mmap.mmap:
+        if self._mapping is None or nbytes > len(self._mapping):
+            nbytes = max(nbytes, mmap.PAGESIZE)
+            self.check(nbytes)
+            # The mapping keeps the file, and tensors keep the mapping.
+            with tempfile.TemporaryFile(dir=self._directory) as file:
+                try:
+                    _claim(file, nbytes)
+                except OSError as error:
+                    raise self._full(nbytes) from error
+                self._mapping = mmap.mmap(file.fileno(), nbytes)
+        return self._mapping
+
+    def _full(self, nbytes: int) -> ConfigError:
+        free = shutil.disk_usage(self._directory).free
+        return ConfigError(
+            f"snapshot: {nbytes:,} bytes are needed in {self._directory}, {free:,} are free; give another directory"
+        )
+
+    def __str__(self) -> str:
+        return f"on disk, in {self._directory}"
+
+
+class Copier:
+    """Copies values between tensors and their copies, without waiting for a device.
+
+    Copies go by the current streams. Should a caller's current stream have changed, the next copy waits, on the device,
+    for the last: pinned memory is neither read before it is filled nor filled while it is read.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[torch.device, torch.cuda.Event] = {}
+
+    @contextlib.contextmanager
+    def in_order(self, tensors: Iterable[torch.Tensor]) -> Iterator[None]:
+        """What is copied inside comes after what was copied in such a block before, on the devices of `tensors`."""
+        devices = {tensor.device for tensor in tensors if tensor.is_cuda}
+        for device in devices & self._last.keys():
+            torch.cuda.current_stream(device).wait_event(self._last[device])
+        yield
+        for device in devices:
+            self._last[device] = torch.cuda.current_stream(device).record_event()
+
+    def copy(self, sources: Iterable[torch.Tensor], targets: Iterable[torch.Tensor]) -> None:
+        """Copies values, in as few kernels as there are kinds of tensors."""
+        kinds: dict[Hashable, tuple[list[torch.Tensor], list[torch.Tensor]]]
+        kinds = collections.defaultdict(lambda: ([], []))
+        for source, target in zip(sources, targets, strict=True):
+            if source.device != target.device:
+                # Elements in the same order: one asynchronous copy. Otherwise PyTorch puts them in order in between,
+                # and on the host it would do so before they have arrived.
+                target.copy_(source, non_blocking=source.stride() == target.stride())
+                continue
+            of_kind = kinds[target.device, target.dtype, target.layout]
+            of_kind[0].append(source)
+            of_kind[1].append(target)
+        for of_sources, of_targets in kinds.values():
+            torch._foreach_copy_(of_targets, of_sources)
+
+
+def values(tensor: torch.Tensor) -> torch.Tensor:
+    """The local shard of a distributed tensor; what was expanded to an expanded tensor; any other tensor itself.
+
+    Elements of an expanded tensor share memory and can't be written apart. No communication.
+    """
+    if hasattr(tensor, "to_local"):
+        tensor = tensor.to_local()
+    if tensor.layout is not torch.strided or 0 not in tensor.stride():
+        return tensor
+    strided = zip(tensor.shape, tensor.stride(), strict=True)
+    size = [1 if n > 1 and step == 0 else n for n, step in strided]
+    return tensor.as_strided(size, tensor.stride(), tensor.storage_offset())
+
+
+def kind(tensor: torch.Tensor) -> tuple[Hashable, ...]:
+    """What values and their copy have in common."""
+    return tensor.dtype, tensor.layout, tensor.shape, _dense_stride(tensor)
+
+
+def nbytes(tensor: torch.Tensor) -> int:
+    """Bytes of a tensor's values."""
+    if tensor.layout is torch.strided:
+        return tensor.nbytes
+    return nbytes(tensor.coalesce().values()) + nbytes(tensor.coalesce().indices())
+
+
+def _dense_stride(tensor: torch.Tensor) -> tuple[int, ...] | None:
+    """The strides of a copy: without gaps, dimensions in the same order in memory."""
+    if tensor.layout is not torch.strided:
+        return None
+    return tensor.stride() if tensor.is_contiguous() else torch.empty_like(tensor, device="meta").stride()
+
+
+def _pooled(
+    tensors: Iterable[torch.Tensor],
+    old: Iterable[torch.Tensor],
+    key: Callable[[torch.Tensor], Hashable],
+    allocate: Callable[[torch.Tensor], torch.Tensor],
+) -> list[torch.Tensor]:
+    """Memory for the values of `tensors`, out of `old` as far as it fits."""
+    pool: dict[Hashable, list[torch.Tensor]] = collections.defaultdict(list)
+    for tensor in old:
+        pool[key(tensor)].append(tensor)
+    memory = []
+    for tensor in tensors:
+        fitting = pool[key(tensor)]
+        memory.append(fitting.pop() if fitting else allocate(tensor))
+    return memory
+
+
+def _view(storage: torch.UntypedStorage, offset: int, tensor: torch.Tensor) -> torch.Tensor:
+    stride = _dense_stride(tensor)
+    assert stride is not None
+    view = torch.empty(0, dtype=tensor.dtype)
+    return view.set_(storage, offset // tensor.itemsize, tensor.shape, stride)
+
+
+def _claim(file: IO[bytes], nbytes: int) -> None:
+    """Makes the file so long that the disk has room for all of it."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, nbytes)
+        return
+    for start in range(0, nbytes, _CHUNK):
+        file.write(bytes(min(_CHUNK, nbytes - start)))
+    file.flush()

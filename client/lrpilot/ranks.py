@@ -1,0 +1,95 @@
+"""The processes that train one model together, as far as a tuner talks to them: it says little, and seldom."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+import torch.distributed as dist
+from torch.distributed.constants import default_pg_timeout
+
+
+class Ranks:
+    """A channel of its own between the ranks of a process group: gloo, on the CPU, whatever the group's backend.
+
+    So a tuner's waiting is no collective of the group: NCCL's watchdog doesn't see it, and no device is synchronised.
+    A rank that dies closes its connections, and whoever waits for it gets a RuntimeError at once.
+    """
+
+    def __init__(self, group: dist.ProcessGroup, patience_s: float) -> None:
+        """Opens the channel; collective.
+
+        Args:
+            group: all that train the model.
+            patience_s: how much longer than the group itself a rank waits for another one.
+        """
+        self._whole = group is dist.group.WORLD
+        self._group = dist.new_group(
+            None if self._whole else dist.get_process_group_ranks(group),
+            timeout=_timeout(group) + datetime.timedelta(seconds=patience_s),
+            backend="gloo",
+            # Ranks outside a part of the world don't come here.
+            use_local_synchronization=not self._whole,
+        )
+        self.rank = dist.get_rank(self._group)
+        """Of this process in the group, from 0."""
+        self.size = dist.get_world_size(self._group)
+        """How many there are."""
+        self._first = dist.get_global_rank(self._group, 0)
+
+    @classmethod
+    def of(cls, group: dist.ProcessGroup | None, patience_s: float) -> Self | None:
+        """The ranks of a group, or of the default group if there is one; None if this process trains alone."""
+        if not dist.is_available() or not dist.is_initialized():
+            return None
+        group = group or dist.group.WORLD
+        assert group is not None
+        return cls(group, patience_s) if dist.get_world_size(group) > 1 else None
+
+    def broadcast(self, message: bytes = b"") -> bytes:
+        """What rank 0 says; collective. The others' messages are ignored."""
+        length = torch.tensor(len(message))
+        dist.broadcast(length, self._first, self._group)
+        if self.rank == 0:
+            content = torch.tensor(list(message), dtype=torch.uint8)
+        else:
+            content = torch.empty(int(length), dtype=torch.uint8)
+        dist.broadcast(content, self._first, self._group)
+        return bytes(content.tolist())
+
+    def mean(self, values: Sequence[float]) -> list[float]:
+        """Of each of so many values, over the ranks, rounded to float32; collective, and the same on every rank.
+
+        Sums of float32 values are exact in float64 as long as they are of like size, so the order of adding, which is
+        the backend's, does not show.
+        """
+        sums = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(sums, group=self._group)
+        means: list[float] = (sums / self.size).float().tolist()
+        return means
+
+    def any(self, *conditions: bool) -> list[bool]:
+        """Of each of so many conditions, whether it holds on a rank; collective."""
+        return [share > 0 for share in self.mean([float(condition) for condition in conditions])]
+
+    def close(self) -> None:
+        """Closes the channel, so that nobody waits for this rank. Not collective.
+
+        That of a part of the world stays open as long as the process: PyTorch would give the next one its name, under
+        which the addresses of this one are still in the store.
+        """
+        if self._whole and dist.is_initialized():
+            dist.destroy_process_group(self._group)
+            del self._group  # PyTorch disconnects when nothing refers to it any more.
+
+
+def _timeout(group: dist.ProcessGroup) -> datetime.timedelta:
+    """How long ranks wait for one another in the group's own collectives."""
+    try:
+        timeout = max(group._get_backend(device).options._timeout for device in group._device_types)
+        assert isinstance(timeout, datetime.timedelta)
+    except (AttributeError, RuntimeError):  # a backend that doesn't tell
+        return default_pg_timeout
+    return timeout

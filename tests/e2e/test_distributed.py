@@ -1,0 +1,242 @@
+"""Several ranks that train one model: real processes, gloo, a real server."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lrpilot
+import pytest
+import torch
+from lrpilot.v1 import tuner_pb2 as pb
+
+from tests.support import distributed_training as ranks
+from tests.support.distributed_training import TOTAL_STEPS, Outcome
+from tests.support.gang import Gang
+from tests.support.server_process import ServerProcess, running
+
+SIZE = 2
+EXAMPLE = Path(__file__).parents[2] / "examples" / "ddp.py"
+KINDS = ["ddp", "ddp_views", "fsdp"]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with running(f"sqlite:///{tmp_path_factory.mktemp('server')}/jobs.db") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def gang(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gang]:
+    with Gang(SIZE, tmp_path_factory.mktemp("gang") / "meeting_point") as gang:
+        yield gang
+
+
+@pytest.fixture(scope="module")
+def whole(gang: Gang, server: ServerProcess) -> Callable[[str], list[Outcome]]:
+    """By kind: a run that nothing happens to."""
+    return functools.cache(lambda kind: gang.run(ranks.train, kind, server.target, {}))
+
+
+def directive(phase: pb.Phase.ValueType, lr: float, n_steps: int, **fields: Any) -> bytes:
+    return pb.Directive(
+        phase=phase,
+        n_steps=n_steps,
+        profile=pb.Profile(shape=pb.PROFILE_SHAPE_CONSTANT, start_lr=lr, end_lr=lr, length=n_steps),
+        batches=pb.BATCH_SOURCE_REPLAYED,
+        **fields,
+    ).SerializeToString()
+
+
+def n_jobs(server: ServerProcess) -> int:
+    return len(server.stub.ListJobs(pb.ListJobsRequest(page_size=1000), timeout=10).jobs)
+
+
+def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        assert torch.equal(value, b[name]), name
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_all_ranks_and_the_server_have_the_same_books(
+    whole: Callable[[str], list[Outcome]], server: ServerProcess, kind: str
+) -> None:
+    """And rank 0 alone has opened a job."""
+    before = n_jobs(server)
+    first, second = whole(kind)
+    assert n_jobs(server) == before + 1
+    assert first.job_id == second.job_id
+    assert first.schedule == second.schedule
+    assert first.lrs == second.lrs
+    assert len(first.lrs) == TOTAL_STEPS
+    assert_equal(first.weights, second.weights)
+    assert not torch.equal(first.shards["random"], second.shards["random"])
+    request = pb.GetScheduleRequest(job_id=first.job_id, view=pb.SCHEDULE_VIEW_FULL)
+    response = server.stub.GetSchedule(request, timeout=10)
+    assert response.job.state == pb.JOB_STATE_FINISHED
+    stored = lrpilot.Schedule.from_response(response, first.schedule.base_lrs)
+    assert stored.segments == first.schedule.segments
+    assert stored.losses == first.schedule.losses
+    assert stored.probes == first.schedule.probes
+    assert len(stored.probes) > 2
+    assert stored.validations == first.schedule.validations
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_probe_leaves_no_trace(gang: Gang, kind: str) -> None:
+    """Invariant 3, on every rank.
+
+    A probe that ends with a validation leaves FSDP2 with whole weights in place. None comes after the last step: DDP
+    gives all ranks the buffers of rank 0 in every forward pass, the next one of the training or one of a validation.
+    """
+    script = [
+        directive(pb.PHASE_PROBE, 0.5, 9, snapshot=True, validate_at=[0, 4, 9]),
+        directive(pb.PHASE_PROBE, 1e-4, 3, restore=True),
+        directive(pb.PHASE_TRAIN, 0.03, 12, restore=True),
+        directive(pb.PHASE_PROBE, 1.0, 5, snapshot=True, validate_at=[5]),
+        directive(pb.PHASE_TRAIN, 0.03, 4, restore=True, validate_at=[2]),
+    ]
+    bare = gang.run(ranks.train_bare, kind, 0.03, 16)
+    probed = gang.run(ranks.train_by_script, kind, script, None)
+    for expected, (outcome, _) in zip(bare, probed, strict=True):
+        assert_equal(expected.shards, outcome.shards)
+        assert len(outcome.lrs) == 33
+
+
+def test_what_is_reported_is_the_mean(gang: Gang) -> None:
+    """Of the losses at every step, and of the validations: the same on a rank and in the report of rank 0."""
+    script = [directive(pb.PHASE_TRAIN, 0.01, 6, validate_at=[3, 6])]
+    (first, [message]), (second, silence) = gang.run(ranks.train_by_script, "ddp", script, None)
+    report = pb.Report.FromString(message)
+    assert silence == []
+    assert first.own_losses != second.own_losses
+    means = (torch.tensor([first.own_losses, second.own_losses], dtype=torch.float64).sum(0) / 2).float().tolist()
+    assert list(report.losses) == means
+    assert list(first.schedule.losses) == list(second.schedule.losses) == means
+    assert [v.loss for v in first.schedule.validations] == [v.loss for v in report.validations]
+    assert first.schedule.validations == second.schedule.validations
+
+
+@pytest.mark.parametrize("phase", [pb.PHASE_PROBE, pb.PHASE_TRAIN])
+def test_a_rank_that_diverges_ends_the_directive_on_all(gang: Gang, phase: pb.Phase.ValueType) -> None:
+    script = [
+        directive(phase, 0.01, 32, snapshot=True),
+        directive(pb.PHASE_TRAIN, 0.01, 6, restore=True),
+    ]
+    outcomes = gang.run(ranks.train_by_script, "ddp", script, (1, 10))
+    first, second = (outcome for outcome, _ in outcomes)
+    diverged, completed = map(pb.Report.FromString, outcomes[0][1][:2])
+    assert diverged.outcome == pb.OUTCOME_DIVERGED
+    assert len(diverged.losses) == 12  # a look every four steps
+    assert [n for n, loss in enumerate(diverged.losses, 1) if loss != loss] == [10]
+    assert completed.outcome == pb.OUTCOME_COMPLETED
+    assert first.lrs == second.lrs
+    assert first.schedule.segments == second.schedule.segments
+    assert_equal(first.weights, second.weights)
+
+
+def test_the_limit_is_one_for_the_mean(gang: Gang) -> None:
+    """A rank above it does not end a probe that is below it on the whole."""
+    (baseline, _), (other, _) = gang.run(ranks.train_by_script, "ddp", [directive(pb.PHASE_TRAIN, 0.001, 8)], None)
+    means = baseline.schedule.losses
+    limit = max(means) * (1 + 1e-6)
+    assert max(*baseline.own_losses, *other.own_losses) > limit
+    for give_up_above, outcome in ((limit, pb.OUTCOME_COMPLETED), (min(means), pb.OUTCOME_DIVERGED)):
+        script = [directive(pb.PHASE_PROBE, 0.001, 8, snapshot=True, give_up_above=give_up_above)]
+        (_, reports), _ = gang.run(ranks.train_by_script, "ddp", script, None)
+        assert pb.Report.FromString(reports[0]).outcome == outcome
+
+
+def test_a_server_that_dies_does_not_stop_the_training(gang: Gang, tmp_path: Path) -> None:
+    """Invariants 6 and 7, on every rank; it dies in the search."""
+    with running(f"sqlite:///{tmp_path}/jobs.db") as server:
+        first, second = gang.run(ranks.train_past_a_server, "ddp", server.target, server.process.pid, 13)
+    outcome, committed, searched = first
+    assert second[1:] == (committed, searched)
+    assert committed + searched == len(outcome.lrs) == TOTAL_STEPS
+    assert second[0].lrs == outcome.lrs
+    assert second[0].schedule == outcome.schedule
+    assert outcome.lrs[-1] < 0.1 * max(outcome.lrs[-committed:])
+    assert_equal(outcome.weights, second[0].weights)
+
+
+def test_strict_raises_on_all(gang: Gang) -> None:
+    arguments = {"strict": True, "timeout_s": 1.0}
+    first, second = gang.run(ranks.fail, "127.0.0.1:1", arguments)
+    assert first == second
+    assert first[0] == "UnavailableError"
+
+
+def test_a_refusal_is_raised_on_all(gang: Gang, server: ServerProcess) -> None:
+    first, second = gang.run(ranks.fail, server.target, {"policy": "none-such"})
+    assert first == second
+    assert first[0] == "RefusedError"
+    assert "none-such" in first[1]
+
+
+def test_arguments_that_differ_are_refused_before_a_job_is_open(gang: Gang, server: ServerProcess) -> None:
+    before = n_jobs(server)
+    first, second = gang.run(ranks.differ, server.target)
+    assert first == second == "name, seed: not the same on every rank"
+    assert n_jobs(server) == before
+
+
+@pytest.mark.parametrize(("kind", "n_steps"), [("ddp", 11), ("ddp", 90), ("fsdp", 11)])
+def test_a_run_resumed_from_the_checkpoints_of_its_ranks_is_the_same(
+    gang: Gang,
+    server: ServerProcess,
+    whole: Callable[[str], list[Outcome]],
+    tmp_path: Path,
+    kind: str,
+    n_steps: int,
+) -> None:
+    """In a probe, and in committed steps; the first life goes on past its checkpoint."""
+    gang.run(ranks.train_and_save, kind, server.target, tmp_path, n_steps)
+    resumed = gang.run(ranks.resume, kind, server.target, tmp_path)
+    for expected, outcome in zip(whole(kind), resumed, strict=True):
+        assert_equal(expected.shards, outcome.shards)
+        assert outcome.lrs == expected.lrs[n_steps:]
+        assert outcome.schedule == expected.schedule
+
+
+def test_the_state_of_another_rank_is_refused_on_all(gang: Gang, server: ServerProcess) -> None:
+    first, second = gang.run(ranks.swap_states, server.target)
+    assert "rank 0 was given that of rank 1 of 2" in first
+    assert "rank 1 was given that of rank 0 of 2" in second
+
+
+def test_waiting_for_the_server_is_no_waiting_of_the_group(gang: Gang, server: ServerProcess) -> None:
+    """It may last longer than the group's timeout, which NCCL's watchdog keeps."""
+    first, second = gang.run(ranks.outwait, server.target)
+    assert first == second != ""
+
+
+def test_an_error_on_one_rank_does_not_leave_the_others_waiting(gang: Gang, server: ServerProcess) -> None:
+    first, second = gang.run(ranks.desert, server.target)
+    assert (first, second) == ("RuntimeError", "ArithmeticError")
+
+
+def test_parts_of_the_world_have_jobs_of_their_own(gang: Gang, server: ServerProcess) -> None:
+    before = n_jobs(server)
+    first, second = gang.run(ranks.train_apart, server.target)
+    assert first != second
+    assert n_jobs(server) == before + SIZE
+
+
+@pytest.mark.slow
+def test_the_example_trains_under_torchrun(server: ServerProcess, tmp_path: Path) -> None:
+    before = n_jobs(server)
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={SIZE}", EXAMPLE],
+        cwd=tmp_path,
+        env=os.environ | {"LRPILOT_SERVER": server.target, "OMP_NUM_THREADS": "1"},
+        check=True,
+    )
+    assert n_jobs(server) == before + 1
+    assert lrpilot.Schedule.load(tmp_path / "schedule.json").total_steps == 1000

@@ -418,7 +418,9 @@ class Driver:
         self._validations = []
         self._started = time.monotonic()
         self._set_lr(lease.lr())
-        log.debug("lrpilot: directive %d, %s: %s", directive.number, self.phase, directive.reason)
+        decided = lease.committed and lease.profile.offset == 0
+        level = logging.INFO if decided else logging.DEBUG
+        log.log(level, "lrpilot: directive %d, %s: %s", directive.number, self.phase, directive.reason)
         self._tell(lambda observer: observer.began(self, directive))
         if lease.validates_first:
             self._validated(lease)

@@ -20,7 +20,9 @@ class Updates:
         """Watches the optimizers as long as it lives."""
         self._count = 0
         self._seen = 0
-        hooks = [optimizer.register_step_post_hook(_hook(weakref.ref(self))) for optimizer in optimizers]
+        # Accelerate's wrapper has no hooks; the optimizer in it has.
+        inner = [getattr(optimizer, "optimizer", optimizer) for optimizer in optimizers]
+        hooks = [optimizer.register_step_post_hook(_hook(weakref.ref(self))) for optimizer in inner]
         for hook in hooks:
             weakref.finalize(self, hook.remove)
 

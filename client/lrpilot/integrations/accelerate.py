@@ -1,0 +1,72 @@
+"""Hugging Face Accelerate: a tuner for a loop of your own over prepared objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import SupportsFloat, Unpack
+
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import nn
+
+from lrpilot.driver import JobOptions
+from lrpilot.errors import ConfigError
+from lrpilot.snapshot import Stateful
+from lrpilot.tuner import Tuner
+
+
+def tuner(
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    validate: Callable[[], SupportsFloat] | None = None,
+    register: Mapping[str, Stateful] | None = None,
+    **job: Unpack[JobOptions],
+) -> Tuner:
+    """A tuner that rolls the accelerator's GradScaler back too, and is in `accelerator.save_state` and `load_state`.
+
+    Call `step(loss)` after every `optimizer.step()` that steps: under `accelerator.accumulate`, if
+    `accelerator.sync_gradients`.
+
+    Args:
+        accelerator: in one process.
+        model: as `accelerator.prepare` gave it.
+        optimizer: as `accelerator.prepare` gave it.
+        validate: see `lrpilot.Tuner`.
+        register: see `lrpilot.Tuner`.
+        **job: see `lrpilot.Tuner`.
+
+    Raises:
+        ConfigError: an argument can't be accepted; there are several processes; or gradients are accumulated and
+            synchronised at the end of the data, which a replayed batch does not have.
+        RefusedError: the server doesn't accept the job; the message names the field.
+        UnavailableError: the server isn't there, and `strict` is set.
+    """
+    if accelerator.num_processes > 1:
+        raise ConfigError("accelerator: it has several processes; a tuner works in one")
+    if accelerator.gradient_accumulation_steps > 1 and accelerator.gradient_state.sync_with_dataloader:
+        raise ConfigError(
+            "accelerator: pass gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=..., "
+            "sync_with_dataloader=False); a probe replays batches and can't tell the end of the data"
+        )
+    made = Tuner(
+        model, unwrapped(optimizer), validate=validate, register=with_scaler(accelerator, register or {}), **job
+    )
+    accelerator.register_for_checkpointing(made)
+    return made
+
+
+def unwrapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer that makes the steps: Accelerate's wrapper has no step hooks."""
+    if isinstance(optimizer, AcceleratedOptimizer):
+        inner: torch.optim.Optimizer = optimizer.optimizer
+        return inner
+    return optimizer
+
+
+def with_scaler(accelerator: Accelerator, register: Mapping[str, Stateful]) -> dict[str, Stateful]:
+    """What is rolled back besides model and optimizer: the accelerator's GradScaler too, if it has one."""
+    scaler = accelerator.scaler
+    return {**register} if scaler is None else {**register, "accelerator.scaler": scaler}

@@ -1,0 +1,251 @@
+"""Hugging Face Transformers: a Trainer whose learning rate is tuned.
+
+Committed steps are made by the Trainer's own loop. A search runs between two of them, in a loop of its own over a
+loader of its own, and is rolled back: the Trainer's counters, logs, callbacks and place in the data know nothing of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, SupportsFloat
+
+import torch
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import find_batch_size
+
+from lrpilot.driver import JobOptions
+from lrpilot.errors import ConfigError
+from lrpilot.integrations.accelerate import unwrapped, with_scaler
+from lrpilot.rng import preserved
+from lrpilot.snapshot import Stateful
+from lrpilot.tuner import Tuner
+
+STATE_NAME = "lrpilot.pt"
+"""The tuner's file in a checkpoint."""
+UNSCHEDULED = ("linear", "constant")
+"""Values of `lr_scheduler_type` that are let pass: the first is the default, which can't be told from a wish."""
+
+Update = tuple[list[Any], torch.Tensor | int | None]
+"""The micro-batches of one optimizer step, and how many items they hold, if the model's loss wants to know."""
+
+
+class TunerOptions(JobOptions, total=False):
+    """Of a `TunedTrainer`: those of every tuner, but for `total_steps`, and these."""
+
+    validate: Callable[[], SupportsFloat] | Literal["eval"]
+    register: Mapping[str, Stateful]
+
+
+class TunedTrainer(Trainer):
+    """A Trainer whose LR is tuned; it also turns a subclass of Trainer into one: `class Mine(TunedTrainer, Theirs)`.
+
+    It makes as many optimizer steps as the arguments say (`max_steps`, or the epochs' steps), search included.
+    `state.global_step` and `state.max_steps` count without the search.
+
+    Attributes:
+        tuner: of the present or last `train()`; None before the first.
+    """
+
+    tuner: Tuner | None
+
+    def __init__(self, *args: Any, lrpilot: TunerOptions | None = None, **kwargs: Any) -> None:
+        """Makes the Trainer; the job is opened by `train()`.
+
+        Args:
+            *args: the Trainer's.
+            lrpilot: options of `lrpilot.Tuner`, by name. `validate` may also be "eval": the loss on `eval_dataset`.
+            **kwargs: the Trainer's.
+
+        Raises:
+            ConfigError: something else is to set the LR too, or the training is distributed.
+        """
+        self.tuner = None
+        super().__init__(*args, **kwargs)
+        self._options: dict[str, Any] = {**(lrpilot or {})}
+        self._loss: torch.Tensor | None = None
+        self._refuse_what_cannot_be_tuned()
+        self.add_callback(_Steps(self))
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer's. The tuner ends with it, however it ends.
+
+        Raises:
+            ConfigError: an option can't be accepted, or the checkpoint to resume from has no tuner.
+            RefusedError: the server doesn't accept the job; the message names the field.
+        """
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            if self.tuner is not None:
+                self.tuner.close()
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        """Opens the job. What it returns leaves the LR to the tuner."""
+        if self.tuner is not None:  # Of an earlier call of train(), or of a batch size that did not fit into memory.
+            self.tuner.close()
+        optimizer = optimizer or self.optimizer
+        self.lr_scheduler = TunedLR(optimizer)
+        self._created_lr_scheduler = True
+        options = dict(self._options)
+        if options.get("validate") == "eval":
+            options["validate"] = self._eval_loss
+        options["register"] = with_scaler(self.accelerator, options.get("register", {}))
+        self.tuner = Tuner(self.model, unwrapped(optimizer), total_steps=num_training_steps, **options)
+        self._updates = _Updates(self)
+        return self.lr_scheduler
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As the Trainer's, and remembers the loss for the tuner: the sum over an update's calls."""
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        self._loss = loss if self._loss is None else self._loss + loss
+        return loss
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        assert self.tuner is not None
+        torch.save(self.tuner.state_dict(), Path(output_dir, STATE_NAME))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        assert self.tuner is not None
+        path = Path(checkpoint, STATE_NAME)
+        if not path.exists():
+            raise ConfigError(f"resume_from_checkpoint: {checkpoint} has no {STATE_NAME}, nothing to go on tuning from")
+        with preserved():  # The Trainer sets the random state itself, and later.
+            self.tuner.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        if self.tuner.finished:  # The Trainer's loop would make one step before it asks.
+            raise ConfigError(f"resume_from_checkpoint: the run in {checkpoint} is over, its steps are spent")
+
+    def _begin(self, state: TrainerState) -> None:
+        """Before the first step."""
+        self._loss = None
+        self._search(state)
+
+    def _end_step(self, state: TrainerState, control: TrainerControl) -> None:
+        """After an optimizer step of the Trainer's, when gradients have been cleared."""
+        assert self.tuner is not None
+        self.tuner.step(self._take_loss())
+        self._search(state)
+        if self.tuner.finished:
+            control.should_training_stop = True
+
+    def _search(self, state: TrainerState) -> None:
+        """Runs the search that is due, if one is."""
+        tuner = self.tuner
+        assert tuner is not None
+        if tuner.searching:
+            with _dataloaders_preserved(self.accelerator):
+                tuner.search(self._updates, self._update)
+        assert tuner.remaining_steps is not None
+        # The Trainer ends where the budget does, with the evaluation and the checkpoint that are due at its end.
+        state.max_steps = state.global_step + tuner.remaining_steps
+
+    def _update(self, update: Update) -> torch.Tensor:
+        """An optimizer step as in the Trainer's loop, without what the loop counts and tells; its loss."""
+        batches, num_items = update
+        model = self.model_wrapped
+        self.current_gradient_accumulation_steps = len(batches)
+        for i, inputs in enumerate(batches, start=1):
+            self.accelerator.gradient_state._set_sync_gradients(i == len(batches))
+            self.training_step(model, inputs, num_items)
+        if self.args.max_grad_norm > 0:
+            self._clip_grad_norm(model)
+        self.optimizer.step()
+        model.zero_grad()
+        return self._take_loss()
+
+    def _take_loss(self) -> torch.Tensor:
+        loss, self._loss = self._loss, None
+        assert loss is not None
+        return loss
+
+    def _eval_loss(self) -> float:
+        """The mean loss over the examples of `eval_dataset`, as `evaluate` has it, with no log and no callback."""
+        self.model.eval()
+        total, n_examples = torch.zeros((), device=self.args.device), 0
+        for inputs in self.get_eval_dataloader():
+            loss, _, _ = self.prediction_step(self.model_wrapped, inputs, prediction_loss_only=True)
+            n = find_batch_size(inputs)
+            total += loss * n
+            n_examples += n
+        return total.item() / n_examples
+
+    def _refuse_what_cannot_be_tuned(self) -> None:
+        args, options = self.args, self._options
+        if self.lr_scheduler is not None:
+            raise ConfigError("optimizers: pass (optimizer, None); the LR is the tuner's")
+        if args.lr_scheduler_type not in UNSCHEDULED or args.warmup_steps:
+            raise ConfigError("lr_scheduler_type, warmup_steps: leave them out; the tuner sets the LR, and warms up")
+        if "total_steps" in options:
+            raise ConfigError("lrpilot: total_steps is the Trainer's max_steps, or its epochs' steps")
+        if options.get("validate") == "eval" and (self.eval_dataset is None or isinstance(self.eval_dataset, dict)):
+            raise ConfigError('lrpilot: validate="eval" needs one eval_dataset')
+        if args.world_size > 1 or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            raise ConfigError("lrpilot: a TunedTrainer runs in one process, without DeepSpeed and FSDP")
+
+
+class TunedLR(LRScheduler):
+    """A scheduler that leaves the LR alone; `get_last_lr` tells what the optimizer has."""
+
+    def get_lr(self) -> list[float | torch.Tensor]:
+        """The LRs as they are; the base LRs when the scheduler is made, also where a run before has left others."""
+        return self.base_lrs if self.last_epoch == 0 else self.get_last_lr()
+
+    def get_last_lr(self) -> list[float | torch.Tensor]:
+        """The LR of every group."""
+        return [float(group["lr"]) for group in self.optimizer.param_groups]
+
+
+class _Steps(TrainerCallback):
+    """Tells a trainer where its loop is."""
+
+    def __init__(self, trainer: TunedTrainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._trainer._begin(state)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._trainer._end_step(state, control)
+
+
+class _Updates:
+    """The training data from its start, in updates: those that the Trainer's loop would make of it."""
+
+    def __init__(self, trainer: TunedTrainer) -> None:
+        self._trainer = trainer
+
+    @functools.cached_property
+    def _loader(self) -> Any:
+        """Made once: persistent workers live as long as it does."""
+        with preserved():
+            return self._trainer.get_train_dataloader()
+
+    def set_epoch(self, epoch: int) -> None:
+        if hasattr(self._loader, "set_epoch"):
+            self._loader.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Update]:
+        trainer, batches = self._trainer, iter(self._loader)
+        n = trainer.args.gradient_accumulation_steps
+        while (update := trainer.get_batch_samples(batches, n, trainer.args.device))[0]:
+            yield update
+
+
+@contextlib.contextmanager
+def _dataloaders_preserved(accelerator: Any) -> Iterator[None]:
+    """Accelerate's note of the loaders that are being iterated over: one that was left midway would stay in it."""
+    state = accelerator.gradient_state
+    references = state.dataloader_references
+    try:
+        yield
+    finally:
+        state.dataloader_references = references

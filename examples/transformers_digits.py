@@ -1,0 +1,52 @@
+"""A Hugging Face Trainer whose learning rate is tuned. `python examples/transformers_digits.py`."""
+
+from __future__ import annotations
+
+import torch
+from lrpilot.integrations.transformers import TunedTrainer
+from sklearn.datasets import load_digits
+from transformers import TrainingArguments, ViTConfig, ViTForImageClassification, set_seed
+
+set_seed(0)
+
+digits = load_digits()
+examples = [
+    {"pixel_values": torch.tensor(image, dtype=torch.float32)[None] / 16, "labels": int(label)}
+    for image, label in zip(digits.images, digits.target, strict=True)
+]
+model = ViTForImageClassification(
+    ViTConfig(
+        image_size=8,
+        patch_size=4,
+        num_channels=1,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        num_labels=10,
+    )
+)
+
+trainer = TunedTrainer(
+    model=model,
+    args=TrainingArguments(
+        output_dir="digits",
+        max_steps=800,  # search included
+        per_device_train_batch_size=32,
+        per_device_eval_batch_size=200,
+        logging_steps=200,
+        save_strategy="no",
+        report_to="none",
+        use_cpu=True,
+    ),
+    train_dataset=examples[:1600],
+    eval_dataset=examples[1600:],
+    lrpilot={"lr_bounds": (1e-4, 1e-1), "validate": "eval", "name": "digits-vit"},
+)
+trainer.train()
+
+tuner = trainer.tuner
+assert tuner is not None
+print(f"{tuner.committed_step} committed and {tuner.search_steps} search steps")
+print(f"validation loss {trainer.evaluate()['eval_loss']:.4f}")
+tuner.schedule.save("schedule.json")

@@ -1,0 +1,88 @@
+"""Losses of a directive that arrive as arrays of any framework, or as numbers.
+
+They are kept as they are, so that a step waits for no device, and converted when somebody looks: a loss is a float32
+then, which is what goes over the wire, and `lrpilot.divergence` decides by that value.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from lrpilot.divergence import is_divergent
+
+
+class HostLosses:
+    """Collects the losses of steps. The counterpart of `lrpilot.losses.LossBuffer` without PyTorch.
+
+    Looking converts what came since the last look; whoever looks every now and then keeps few arrays alive.
+    """
+
+    def __init__(self) -> None:
+        self._limit = math.inf
+        self._losses: list[float] = []
+        self._pending: list[Any] = []
+        self._diverged = False
+
+    def begin(self, limit: float = math.inf, earlier: Iterable[float] = ()) -> None:
+        """Starts anew.
+
+        Args:
+            limit: a loss above it is divergent.
+            earlier: losses that come before, of a run that is resumed; none of them is divergent.
+        """
+        self._limit = limit
+        self._losses = list(earlier)
+        self._pending.clear()
+        self._diverged = False
+
+    def append(self, loss: Any) -> None:
+        """Adds the loss of a step: an array of one element, which nobody changes any more, or a number.
+
+        Raises:
+            ValueError: it is not one number.
+        """
+        shape = getattr(loss, "shape", None)
+        if shape is None:
+            loss = _number(loss)
+        elif math.prod(shape) != 1:
+            raise ValueError(f"loss: shape {tuple(shape)} is not a scalar; pass loss.mean()")
+        self._pending.append(loss)
+
+    def diverged(self) -> bool:
+        """Whether a divergent loss has been seen since `begin` or `flush`. Waits for the last step."""
+        self._convert()
+        return self._diverged
+
+    def peek(self) -> list[float]:
+        """The losses since `begin` or `flush`, oldest first. Waits for the last step."""
+        self._convert()
+        return self._losses.copy()
+
+    def flush(self) -> list[float]:
+        """As `peek`, and forgets them."""
+        self._convert()
+        losses, self._losses, self._diverged = self._losses, [], False
+        return losses
+
+    def _convert(self) -> None:
+        fresh = [_float32(loss) for loss in self._pending]
+        self._pending.clear()
+        self._losses += fresh
+        self._diverged = self._diverged or any(is_divergent(loss, self._limit) for loss in fresh)
+
+
+def _number(loss: Any) -> float:
+    try:
+        return float(loss)
+    except (TypeError, ValueError) as error:
+        kind = type(loss).__name__
+        raise ValueError(f"loss: {kind} is not a scalar; pass an array of one element") from error
+
+
+def _float32(loss: Any) -> float:
+    """Rounds as a device does: what is too large becomes infinite."""
+    scalar = loss.reshape(()) if hasattr(loss, "reshape") else loss
+    return ctypes.c_float(float(scalar)).value

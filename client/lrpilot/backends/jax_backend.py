@@ -1,0 +1,195 @@
+"""JAX: a training state as a pytree, with Optax's learning rates injected into it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, SupportsFloat, TypeVar
+
+import jax
+import numpy as np
+from optax import InjectHyperparamsState, InjectStatefulHyperparamsState
+
+from lrpilot.backends.base import Backend
+from lrpilot.backends.host_losses import HostLosses
+from lrpilot.errors import ConfigError
+from lrpilot.rng import RandomState
+from lrpilot.validator import Validator
+
+State = TypeVar("State")
+
+INJECTED = (InjectHyperparamsState, InjectStatefulHyperparamsState)
+LEARNING_RATE = "learning_rate"
+"""The hyperparameter's name in every optimizer of Optax."""
+
+
+class JaxBackend(Backend, Generic[State]):
+    """A training state: parameters, optimizer state, random keys, batch statistics, whatever the step takes and gives.
+
+    LRs are leaves of that state. Their number, shape and type stay as they are, so a compiled step is not compiled
+    again.
+    """
+
+    def __init__(self, state: State, validate: Callable[[State], SupportsFloat] | None, donates: bool) -> None:
+        """Raises: ConfigError: there is no LR to tune, or `validate` does not work."""
+        self.state = state
+        self._donates = donates
+        self._places = _lr_places(state)
+        self._base_lrs = self.lrs()
+        first = self._base_lrs[0]
+        if not (math.isfinite(first) and first > 0):
+            raise ConfigError(f"state: the first injected learning rate must be positive, not {first}")
+        self._taken: tuple[State, RandomState] | None = None
+        self._losses = HostLosses()
+        self._validator = Validator(lambda: validate(self.state)) if validate is not None else None
+
+    @property
+    def base_lrs(self) -> list[float]:
+        """Of all injected optimizers, in the order of the state's leaves."""
+        return self._base_lrs
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether the user gave a function."""
+        return self._validator is not None
+
+    def lrs(self) -> list[float]:
+        """Of all injected optimizers. Waits for the device."""
+        leaves = jax.tree.leaves(self.state)
+        return [float(leaves[place]) for place in self._places]
+
+    def set_lr(self, lr: float) -> None:
+        """Puts new leaves into the state."""
+        leaves, structure = jax.tree.flatten(self.state)
+        for place, base in zip(self._places, self._base_lrs, strict=True):
+            leaves[place] = _like(leaves[place], lr * (base / self._base_lrs[0]))
+        self.state = jax.tree.unflatten(structure, leaves)
+
+    def take(self) -> None:
+        """Keeps the state: arrays don't change. Copied, if the step donates them."""
+        self._taken = self._own(self.state), RandomState.capture()
+
+    def restore(self) -> None:
+        """Gives the kept state out again."""
+        if self._taken is None:
+            raise RuntimeError("snapshot: restore() before take()")
+        state, random_state = self._taken
+        self.state = self._own(state)
+        random_state.restore()
+
+    def validate(self) -> float | None:
+        """The user's function of the state."""
+        assert self._validator is not None
+        return self._validator.loss()
+
+    def begin(self, n_steps: int, limit: float = math.inf, earlier: Iterable[float] = ()) -> None:
+        """See `HostLosses.begin`."""
+        self._losses.begin(limit, earlier)
+
+    def append(self, loss: Any) -> bool:
+        """Keeps the array."""
+        self._losses.append(loss)
+        return True
+
+    def diverged(self) -> bool:
+        """See `HostLosses.diverged`."""
+        return self._losses.diverged()
+
+    def peek(self) -> list[float]:
+        """See `HostLosses.peek`."""
+        return self._losses.peek()
+
+    def flush(self) -> list[float]:
+        """See `HostLosses.flush`."""
+        return self._losses.flush()
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """The kept state's leaves as NumPy arrays, those of keys as their data."""
+        if self._taken is None:
+            return None
+        state, random_state = self._taken
+        return {
+            "leaves": [_to_host(leaf) for leaf in jax.tree.leaves(state)],
+            "random_state": random_state.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """Keeps what another one kept, in the present state's structure and on its devices.
+
+        Raises:
+            ConfigError: it is of another structure.
+        """
+        if state is None:
+            self._taken = None
+            return
+        present, structure = jax.tree.flatten(self.state)
+        if len(present) != len(state["leaves"]):
+            raise ConfigError(f"state: {len(present)} leaves, and {len(state['leaves'])} in the checkpoint")
+        leaves = [_like(leaf, saved) for leaf, saved in zip(present, state["leaves"], strict=True)]
+        self._taken = jax.tree.unflatten(structure, leaves), RandomState.from_state_dict(state["random_state"])
+
+    def close(self) -> None:
+        """Lets go of the kept state."""
+        self._taken = None
+
+    def _own(self, state: State) -> State:
+        """A state that lives on whatever becomes of the other one's buffers."""
+        copied: State = jax.tree.map(_copied, state) if self._donates else state
+        return copied
+
+
+def _copied(leaf: Any) -> Any:
+    return leaf.copy() if isinstance(leaf, jax.Array | np.ndarray) else leaf
+
+
+def _lr_places(state: Any) -> list[int]:
+    """Which leaves of a state are injected learning rates.
+
+    Raises:
+        ConfigError: there is none, or a schedule would overwrite it at every step.
+    """
+    mark = object()
+    leaves = jax.tree.leaves(_marked(state, mark))
+    places = [place for place, leaf in enumerate(leaves) if leaf is mark]
+    if not places:
+        raise ConfigError(
+            "state: no learning rate in it; make the optimizer with "
+            "optax.inject_hyperparams(optax.adamw)(learning_rate=0.001), and pass its state too"
+        )
+    return places
+
+
+def _marked(tree: Any, mark: object) -> Any:
+    """The tree with `mark` for every injected learning rate, at any depth."""
+
+    def replaced(node: Any) -> Any:
+        if not isinstance(node, INJECTED):
+            return node
+        if LEARNING_RATE in getattr(node, "hyperparams_states", {}):
+            raise ConfigError("state: the learning rate is a schedule; inject a number, which is the base LR")
+        hyperparams = dict(node.hyperparams)
+        if LEARNING_RATE in hyperparams:
+            hyperparams[LEARNING_RATE] = mark
+        return node._replace(hyperparams=hyperparams, inner_state=_marked(node.inner_state, mark))
+
+    return jax.tree.map(replaced, tree, is_leaf=lambda node: isinstance(node, INJECTED))
+
+
+def _to_host(leaf: Any) -> Any:
+    if not isinstance(leaf, jax.Array):
+        return leaf
+    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+
+
+def _like(leaf: Any, value: Any) -> Any:
+    """The value as an array of the leaf's kind, where the leaf is."""
+    if not isinstance(leaf, jax.Array):
+        return value
+    place = leaf.sharding if leaf.committed else None
+    if _is_key(leaf):
+        return jax.device_put(jax.random.wrap_key_data(value, impl=jax.random.key_impl(leaf)), place)
+    return jax.device_put(np.asarray(value, leaf.dtype), place)
+
+
+def _is_key(leaf: jax.Array) -> bool:
+    return bool(jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key))

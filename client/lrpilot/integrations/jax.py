@@ -1,0 +1,88 @@
+"""JAX and Optax: the hook in a functional training loop, and a saved schedule as one of Optax's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, SupportsFloat, TypeVar, Unpack
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lrpilot.backends.jax_backend import JaxBackend
+from lrpilot.driver import Driver, JobOptions
+from lrpilot.errors import ScheduleError
+from lrpilot.schedule import Schedule
+
+State = TypeVar("State")
+
+
+class Tuner(Driver, Generic[State]):
+    """Tunes the learning rate of a functional training loop.
+
+    The tuner holds the training state: a step takes `tuner.state` and puts back what comes out, and `step(loss)`
+    follows. What it does to the state in between is all there is to it: another LR, or an earlier state after a probe.
+
+    Example:
+        optimizer = optax.inject_hyperparams(optax.adamw)(learning_rate=0.001)
+        with Tuner((params, optimizer.init(params)), total_steps=2000) as tuner:
+            for batch in tuner.batches(loader):
+                tuner.state, loss = train_step(tuner.state, batch)
+                tuner.step(loss)
+    """
+
+    def __init__(
+        self,
+        state: State,
+        *,
+        validate: Callable[[State], SupportsFloat] | None = None,
+        donates: bool = True,
+        **job: Unpack[JobOptions],
+    ) -> None:
+        """Opens a job and sets the LR of the first step.
+
+        Args:
+            state: a pytree of all that the step changes: parameters, optimizer state, random keys, batch statistics.
+                The optimizer is made with `optax.inject_hyperparams`; its LR is the base. Of several, in a chain or in
+                `optax.partition`, the first is tuned, in the order of the state's leaves; others keep their ratios.
+            validate: gives the validation loss of a state; called seldom, and once at once, to see that it works.
+            donates: whether the step donates the buffers of its state (`donate_argnums`). Snapshots are copies then;
+                without, they are references and cost nothing but memory.
+            **job: server, total_steps, lr_bounds, policy, policy_options, name, family, seed, timeout_s, strict,
+                observers, transport; see `lrpilot.driver.Driver`.
+
+        Raises:
+            ConfigError: an argument can't be accepted.
+            RefusedError: the server doesn't accept the job; the message names the field.
+            UnavailableError: the server isn't there, and `strict` is set.
+        """
+        self._jax = JaxBackend(state, validate, donates)
+        super().__init__(self._jax, **job)
+
+    @property
+    def state(self) -> State:
+        """The training state that the next step takes."""
+        return self._jax.state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self._jax.state = state
+
+
+def replay(schedule: Schedule) -> Callable[[jax.typing.ArrayLike], jax.Array]:
+    """A schedule as one of Optax's: `optax.adamw(learning_rate=replay(schedule))` needs no server.
+
+    It works inside `jax.jit`. The LR of every step, rounded to float32, is a constant there: 4 bytes a step.
+
+    Raises:
+        ScheduleError: the schedule has no steps.
+    """
+    if not schedule.n_steps:
+        raise ScheduleError("schedule: it has no steps")
+    lrs = np.asarray([schedule.lr(step) for step in range(schedule.n_steps)], np.float32)
+
+    def lr(step: jax.typing.ArrayLike) -> jax.Array:
+        """The LR of a step; past the end the last one holds."""
+        return jnp.asarray(lrs)[jnp.clip(step, 0, len(lrs) - 1)]
+
+    return lr

@@ -1,0 +1,238 @@
+"""Keras 3: a callback that tunes the learning rate of `fit`, and a saved schedule as one of Keras'."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, SupportsFloat, Unpack
+
+import keras
+import numpy as np
+
+from lrpilot import plain, schedule_json
+from lrpilot.backends.keras_backend import KerasBackend, to_numpy
+from lrpilot.driver import Driver, JobOptions
+from lrpilot.errors import ConfigError, ScheduleError
+from lrpilot.schedule import Schedule
+
+log = logging.getLogger("lrpilot")
+
+
+class LRPilot(keras.callbacks.Callback):
+    """Tunes the learning rate of `model.fit`.
+
+    Committed steps are those of `fit`. A search runs between two of them on batches of its own, and is rolled back:
+    `fit`'s logs, History, metrics, counters and place in the data know nothing of it. When the budget is spent,
+    `fit` is told to stop: it makes fewer steps than it was asked for, by those of the search.
+
+    Files that Keras writes of the model while it is fitted (`ModelCheckpoint`, `BackupAndRestore`, `save`,
+    `save_weights`) hold the tuner's state too; `load_weights` before `fit`, after `set_model`, restores it.
+
+    Attributes:
+        driver: of the present or last `fit`; None before the first.
+    """
+
+    driver: Driver | None
+
+    def __init__(
+        self,
+        data: Any,
+        *,
+        batch_size: int | None = None,
+        validate: Callable[[], SupportsFloat] | None = None,
+        **job: Unpack[JobOptions],
+    ) -> None:
+        """Keeps the arguments; the job is opened by `fit`.
+
+        Args:
+            data: what a search trains on, the training data: arrays `(x, y)` or `(x, y, sample_weight)`, or an
+                iterable of such batches that starts anew every time, such as a `keras.utils.PyDataset` or a DataLoader.
+            batch_size: of arrays; that of `fit`.
+            validate: gives the validation loss; called seldom, and once at once, to see that it works. It may call
+                `model.evaluate`.
+            **job: server, total_steps (default: what `fit` was asked for), lr_bounds, policy, policy_options, name,
+                family, seed, timeout_s, strict, observers, transport; see `lrpilot.driver.Driver`.
+
+        Raises:
+            ConfigError: arrays without a batch size, or a batch size without arrays.
+        """
+        super().__init__()
+        if isinstance(data, tuple) != (batch_size is not None):
+            raise ConfigError("data: a tuple of arrays needs batch_size, and batches have theirs")
+        self._data: Iterable[Sequence[Any]] = _batches(data, batch_size)
+        self._validate = validate
+        self._job = job
+        self._loaded: Mapping[str, Any] | None = None
+        self._keras: KerasBackend | None = None
+        self.driver = None
+
+    @property
+    def schedule(self) -> Schedule:
+        """What was found so far. Raises: ConfigError: nothing was trained."""
+        return self._running.schedule
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that `fit` needs to go on in a fresh process, besides the model. Take it at the end of an epoch.
+
+        Raises:
+            ConfigError: nothing was trained.
+        """
+        seeds = [to_numpy(seed) for seed in _seeds(self.model)]
+        return {"driver": self._running.state_dict(), "seeds": seeds}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Has the next `fit` go on there; the model's weights and its optimizer are loaded by you, as ever."""
+        self._loaded = state
+
+    def set_model(self, model: Any) -> None:
+        """Keras calls this; you do, before `model.load_weights` of a file that holds the tuner's state."""
+        super().set_model(model)
+        model.lrpilot = _Carrier(self)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """A new `fit` is a new job."""
+        self.driver = None
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Opens the job before the first step, when every other callback has loaded what it loads."""
+        if self.driver is not None:
+            return
+        self._keras = KerasBackend(self.model, self._validate)
+        job = self._job.copy()
+        if job.get("total_steps") is None and self.params.get("steps"):
+            job["total_steps"] = self.params["epochs"] * self.params["steps"]
+        self.driver = Driver(self._keras, **job)
+        if self._loaded is not None:
+            for seed, value in zip(_seeds(self.model), self._loaded["seeds"], strict=True):
+                seed.assign(value)
+            self.driver.load_state_dict(self._loaded["driver"])
+            self._loaded = None
+        self._search()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """One step of `fit` is over."""
+        assert self._keras is not None
+        driver = self._running
+        if not driver.finished:
+            driver.step(self._keras.last_loss())
+        self._search()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Reports what is left to report."""
+        if self.driver is not None:
+            self.driver.close()
+        del self.model.lrpilot
+
+    def _search(self) -> None:
+        """Runs the search that is due, if one is."""
+        assert self._keras is not None
+        driver = self._running
+        if driver.searching:
+            with self._keras.untouched():
+                driver.search(self._data, self._keras.train_on)
+        if driver.finished:
+            self.model.stop_training = True
+
+    @property
+    def _running(self) -> Driver:
+        if self.driver is None:
+            raise ConfigError("lrpilot: there is no run yet; it begins with fit")
+        return self.driver
+
+
+class _Carrier(keras.losses.Loss):
+    """Takes the tuner's state into the files that Keras writes, and out of them.
+
+    Keras asks every object of its own kinds among a model's attributes for what to save. A loss is the kind that
+    nothing else comes of.
+    """
+
+    def __init__(self, callback: LRPilot) -> None:
+        super().__init__(name="lrpilot")
+        self._callback = callback
+
+    def save_own_variables(self, store: Any) -> None:
+        """Keras is writing a file."""
+        if self._callback.driver is not None:
+            store["state"] = np.frombuffer(plain.dumps(self._callback.state_dict()), np.uint8)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Keras is reading a file, which may be of an untuned run."""
+        if "state" in store.keys():  # noqa: SIM118  # not every kind of store has `in`
+            self._callback.load_state_dict(plain.loads(store["state"].tobytes()))
+
+
+class ReplayedSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule as one of Keras': `keras.optimizers.AdamW(ReplayedSchedule(schedule))` needs no server.
+
+    It works inside a compiled step, where the LRs of all steps are a constant, and is saved with the model.
+    """
+
+    def __init__(self, schedule: Schedule) -> None:
+        """Raises: ScheduleError: the schedule has no steps."""
+        if not schedule.n_steps:
+            raise ScheduleError("schedule: it has no steps")
+        self._schedule = schedule
+        self._lrs = np.asarray([schedule.lr(step) for step in range(schedule.n_steps)], np.float32)
+
+    def __call__(self, step: Any) -> Any:
+        """The LR of a step; past the end the last one holds."""
+        place = keras.ops.clip(keras.ops.cast(step, "int32"), 0, len(self._lrs) - 1)
+        return keras.ops.take(keras.ops.convert_to_tensor(self._lrs), place)
+
+    def get_config(self) -> dict[str, Any]:
+        """The schedule as text."""
+        return {"schedule": schedule_json.dumps(self._schedule)}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> ReplayedSchedule:
+        """What `get_config` gave."""
+        return cls(schedule_json.loads(config["schedule"]))
+
+
+keras.saving.register_keras_serializable("lrpilot")(ReplayedSchedule)
+
+
+class _Arrays:
+    """Batches of arrays in one random order, which is always the same."""
+
+    def __init__(self, arrays: Sequence[Any], batch_size: int) -> None:
+        self._arrays = [np.asarray(array) for array in arrays]
+        self._batch_size = batch_size
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        order = np.random.default_rng(0).permutation(len(self._arrays[0]))
+        for start in range(0, len(order), self._batch_size):
+            rows = order[start : start + self._batch_size]
+            yield tuple(_as_fit_does(array[rows]) for array in self._arrays)
+
+
+class _Indexed:
+    """Batches of a PyDataset, which is no iterable."""
+
+    def __init__(self, dataset: keras.utils.PyDataset) -> None:
+        self._dataset = dataset
+
+    def __iter__(self) -> Iterator[Sequence[Any]]:
+        for place in range(self._dataset.num_batches):
+            yield self._dataset[place]
+
+
+def _batches(data: Any, batch_size: int | None) -> Iterable[Sequence[Any]]:
+    if batch_size is not None:
+        return _Arrays(data, batch_size)
+    if isinstance(data, keras.utils.PyDataset):
+        return _Indexed(data)
+    batches: Iterable[Sequence[Any]] = data
+    return batches
+
+
+def _as_fit_does(array: Any) -> Any:
+    """Floats in Keras' precision: another type would be another compiled step."""
+    return array.astype(keras.config.floatx()) if np.issubdtype(array.dtype, np.floating) else array
+
+
+def _seeds(model: Any) -> list[Any]:
+    """States of a model's seed generators, which Keras does not save."""
+    weights = {id(weight) for weight in model.weights}
+    return [variable for variable in model.variables if id(variable) not in weights]

@@ -1,0 +1,387 @@
+"""The tuner in Keras' `fit`. This process has one backend, a second process runs the same tests on the other."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("KERAS_BACKEND", "torch")
+
+import keras  # the backend is chosen once, before the import
+import lrpilot
+from lrpilot.backends.keras_backend import to_numpy
+from lrpilot.integrations.keras import LRPilot, ReplayedSchedule
+from lrpilot.transport.scripted import ScriptedTransport
+from lrpilot.v1 import tuner_pb2 as pb
+
+from benchmarks.quality.local import LocalTransport
+from tests.support.server_process import ServerProcess, running
+
+# Keras' variables implement NumPy's protocol of old.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+ROOT = Path(__file__).parents[2]
+N_BATCHES, BATCH = 6, 16
+OPTIONS = {"tau": 16, "tau_prime": 5, "candidates": 3, "forecaster": "last_value"}
+
+_fixed = np.random.default_rng(7)
+TARGETS = (np.arange(N_BATCHES * BATCH) % 2).astype(np.float32)[:, None]
+INPUTS = _fixed.normal(size=(N_BATCHES * BATCH, 8)).astype(np.float32) + TARGETS
+
+
+def compiled(learning_rate: Any = 0.03, **arguments: Any) -> Any:
+    """Batch norm, dropout, a metric, and an optimizer that counts."""
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    model = keras.Sequential(
+        [keras.Input((8,)), layers.Dense(6), layers.BatchNormalization(), layers.Dropout(0.3), layers.Dense(1)]
+    )
+    optimizer = keras.optimizers.Adam(learning_rate)
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, metrics=["mae"], **arguments)
+    return model
+
+
+def fit(model: Any, *callbacks: Any, epochs: int = 3, **arguments: Any) -> Any:
+    keras.utils.set_random_seed(1)
+    arguments = {"validation_data": (INPUTS[:32], TARGETS[:32]), "verbose": 0, **arguments}
+    return model.fit(INPUTS, TARGETS, batch_size=BATCH, epochs=epochs, callbacks=list(callbacks), **arguments)
+
+
+def everything(model: Any) -> list[Any]:
+    """Weights, statistics, seeds, the optimizer's variables, and the global random states. Bit for bit."""
+    values = [to_numpy(v).tobytes() for v in [*model.variables, *model.optimizer.variables]]
+    return [*values, np.random.get_state(legacy=False)]
+
+
+def assert_same(a: list[Any], b: list[Any]) -> None:
+    np.testing.assert_equal(a, b)
+
+
+def directive(phase: pb.Phase.ValueType, lr: float, n_steps: int, restore: bool = False, **fields: Any) -> pb.Directive:
+    return pb.Directive(
+        phase=phase,
+        n_steps=n_steps,
+        profile=pb.Profile(shape=pb.PROFILE_SHAPE_CONSTANT, start_lr=lr, end_lr=lr, length=n_steps),
+        snapshot=not restore,
+        restore=restore,
+        batches=pb.BATCH_SOURCE_REPLAYED,
+        **fields,
+    )
+
+
+SEARCH_AT_THE_START = [
+    directive(pb.PHASE_PROBE, 10.0, 9),
+    directive(pb.PHASE_PROBE, 0.5, 8, restore=True),
+    directive(pb.PHASE_TRAIN, 0.03, 18, restore=True, validate_at=[4]),
+]
+SEARCH_WITHIN_AN_EPOCH = [
+    directive(pb.PHASE_TRAIN, 0.03, 8),
+    directive(pb.PHASE_PROBE, 0.5, 8, validate_at=[8]),
+    directive(pb.PHASE_PROBE, 10.0, 9, restore=True),
+    directive(pb.PHASE_TRAIN, 0.03, 10, restore=True),
+]
+
+
+class Seen(keras.callbacks.Callback):  # type: ignore[misc]  # Keras' types are not read
+    """What other callbacks see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[tuple[int, dict[str, float]]] = []
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.batches.append((batch, {key: float(value) for key, value in logs.items()}))
+
+
+def scripted(directives: list[pb.Directive], **arguments: Any) -> tuple[LRPilot, ScriptedTransport]:
+    transport = ScriptedTransport(directives)
+    total = sum(each.n_steps for each in directives)
+    data = arguments.pop("data", (INPUTS, TARGETS))
+    batch_size = BATCH if isinstance(data, tuple) else None
+    return LRPilot(data, batch_size=batch_size, transport=transport, total_steps=total, **arguments), transport
+
+
+@pytest.mark.parametrize("script", [SEARCH_AT_THE_START, SEARCH_WITHIN_AN_EPOCH])
+def test_probes_leave_no_trace_in_model_optimizer_logs_and_history(script: list[pb.Directive]) -> None:
+    """Invariant 3. Keras' own count of steps is one of the optimizer's variables; validation runs in between."""
+    bare, seen_bare = compiled(), Seen()
+    history = fit(bare, seen_bare)
+
+    model, seen = compiled(), Seen()
+    callback, transport = scripted(script, validate=lambda: model.evaluate(INPUTS, TARGETS, verbose=0)[0])
+    tuned_history = fit(model, callback, seen)
+
+    assert_same(everything(model), everything(bare))
+    assert tuned_history.history == history.history
+    assert seen.batches == seen_bare.batches
+    assert int(model.optimizer.iterations) == 18
+    assert sum(len(report.losses) for report in transport.reports) == sum(each.n_steps for each in script)
+    assert sum(len(report.validations) for report in transport.reports) == 1
+
+
+def test_losses_are_those_of_the_batches() -> None:
+    model = compiled()
+    callback, _ = scripted([directive(pb.PHASE_TRAIN, 0.03, 18)])
+    history = fit(model, callback)
+    losses = np.reshape(callback.schedule.losses, (3, N_BATCHES))
+    assert losses.mean(axis=1) == pytest.approx(history.history["loss"], rel=1e-5)
+    assert np.unique(losses).size == losses.size
+
+
+def test_the_lr_follows_a_profile_and_every_probe_starts_at_its_own() -> None:
+    """Invariant 4, read off where the weights went: plain SGD moves them by LR times gradient."""
+    used: list[float] = []
+
+    class Recording(keras.optimizers.SGD):  # type: ignore[misc]  # Keras' types are not read
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            used_lr.assign(learning_rate)
+            super().update_step(gradient, variable, learning_rate)
+
+    model = compiled()
+    decay = pb.Profile(shape=pb.PROFILE_SHAPE_LINEAR, start_lr=0.05, end_lr=0.0, length=10)
+    script = [
+        pb.Directive(phase=pb.PHASE_TRAIN, n_steps=6, profile=decay, snapshot=True),
+        directive(pb.PHASE_PROBE, 0.02, 2),
+        pb.Directive(phase=pb.PHASE_TRAIN, n_steps=4, profile=decay, restore=True),
+    ]
+    script[2].profile.offset = 6
+    callback, _ = scripted(script)
+    optimizer = Recording(0.1)
+    used_lr = optimizer.add_variable((), name="used_lr")
+    model.compile(optimizer, "mse")
+
+    class Reading(keras.callbacks.Callback):  # type: ignore[misc]  # Keras' types are not read
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            if keras.config.backend() == "jax":
+                model.jax_state_sync()
+            used.append(float(to_numpy(used_lr)))
+
+    # Before the tuner, which sets the next LR.
+    fit(model, Reading(), callback)
+    assert used == pytest.approx([0.05 * (1 - step / 10) for step in range(10)])
+
+
+def test_a_run_spends_its_budget_and_stops() -> None:
+    """Invariant 7: what `fit` was asked for, search included."""
+    model = compiled()
+    callback = LRPilot(
+        (INPUTS, TARGETS), batch_size=BATCH, transport=LocalTransport(), lr_bounds=(1e-4, 0.3), policy="autolrs",
+        policy_options={**OPTIONS, "warmup_steps": 0},
+    )  # fmt: skip
+    fit(model, callback, epochs=12)
+    driver = callback.driver
+    assert driver is not None
+    assert driver.finished
+    assert driver.committed_step + driver.search_steps == 72
+    assert driver.search_steps > 0
+    assert int(model.optimizer.iterations) == driver.committed_step == callback.schedule.n_steps
+
+
+class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras' types are not read
+    """Two batches, by number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, place: int) -> Any:
+        return INPUTS[:BATCH], TARGETS[:BATCH], np.ones(BATCH, np.float32)
+
+
+def test_a_search_reads_a_dataset_or_batches() -> None:
+    losses = []
+    for data in (Batches(), [tuple(Batches()[place]) for place in range(2)]):
+        model = compiled()
+        callback, transport = scripted(SEARCH_AT_THE_START, data=data)
+        fit(model, callback)
+        losses.append([list(report.losses) for report in transport.reports])
+    assert losses[0] == losses[1]
+
+
+def test_a_probe_that_diverges_ends_early() -> None:
+    """Invariant 8: the weights come back."""
+    model = compiled()
+    model.compile(keras.optimizers.SGD(0.01), "mse")
+    callback, _ = scripted([directive(pb.PHASE_PROBE, 1e12, 40), directive(pb.PHASE_TRAIN, 0.01, 18, restore=True)])
+    fit(model, callback)
+    assert callback.schedule.probes[0].diverged
+    assert callback.schedule.probes[0].n_steps < 40
+    assert all(np.isfinite(to_numpy(weight)).all() for weight in model.weights)
+
+
+class Silent(keras.Model):  # type: ignore[misc]  # Keras' types are not read
+    """Has a training step that tells nobody its loss."""
+
+    def train_step(self, *arguments: Any) -> Any:
+        if keras.config.backend() == "jax":
+            return {}, arguments[0]
+        return {}
+
+
+def test_what_can_not_be_tuned_is_refused() -> None:
+    with pytest.raises(lrpilot.ConfigError, match="is a schedule"):
+        fit(compiled(keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)), scripted(SEARCH_AT_THE_START)[0])
+    with pytest.raises(lrpilot.ConfigError, match="must be positive"):
+        fit(compiled(0.0), scripted(SEARCH_AT_THE_START)[0])
+    model = compiled()
+    model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2), "mse")
+    with pytest.raises(lrpilot.ConfigError, match="gradient_accumulation_steps"):
+        fit(model, scripted(SEARCH_AT_THE_START)[0])
+    if keras.config.backend() == "jax":  # PyTorch's refuses it itself.
+        with pytest.raises(lrpilot.ConfigError, match="steps_per_execution"):
+            fit(compiled(steps_per_execution=2), scripted(SEARCH_AT_THE_START)[0])
+    with pytest.raises(lrpilot.ConfigError, match="batch_size"):
+        LRPilot((INPUTS, TARGETS))
+    with pytest.raises(lrpilot.ConfigError, match="no run yet"):
+        _ = scripted(SEARCH_AT_THE_START)[0].schedule
+
+
+def test_a_training_step_without_a_loss_is_refused() -> None:
+    inputs = keras.Input((8,))
+    model = Silent(inputs, keras.layers.Dense(1)(inputs))
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    with pytest.raises(lrpilot.ConfigError, match="loss tracker"):
+        fit(model, scripted([directive(pb.PHASE_TRAIN, 0.03, 18)])[0])
+
+
+def test_a_saved_schedule_drives_a_new_run_without_a_server(tmp_path: Path) -> None:
+    model = compiled()
+    decay = pb.Profile(shape=pb.PROFILE_SHAPE_COSINE, start_lr=0.1, end_lr=0.001, length=18, warmup=3)
+    script = [*SEARCH_AT_THE_START[:2], pb.Directive(phase=pb.PHASE_TRAIN, n_steps=18, profile=decay, restore=True)]
+    callback, _ = scripted(script)
+    history = fit(model, callback)
+    callback.schedule.save(tmp_path / "schedule.json")
+
+    replayed = compiled(ReplayedSchedule(lrpilot.Schedule.load(tmp_path / "schedule.json")))
+    replayed_history = fit(replayed)
+    weights = [to_numpy(weight) for weight in model.weights]
+    np.testing.assert_equal([to_numpy(weight) for weight in replayed.weights], weights)
+    assert replayed_history.history == history.history
+
+    # The schedule is saved with the model.
+    replayed.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert isinstance(loaded.optimizer._learning_rate, ReplayedSchedule)
+    assert float(loaded.optimizer.learning_rate) == np.float32(0.001) or int(loaded.optimizer.iterations) == 18
+    with pytest.raises(lrpilot.ScheduleError, match="no steps"):
+        ReplayedSchedule(lrpilot.Schedule("", "", "", (0.1,), None, ()))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with running(f"sqlite:///{tmp_path_factory.mktemp('server') / 'jobs.db'}") as process:
+        yield process
+
+
+class Interruption(keras.callbacks.Callback):  # type: ignore[misc]  # Keras' types are not read
+    """The process dies when an epoch begins."""
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if epoch == 4:
+            raise KeyboardInterrupt
+
+
+def test_keras_checkpoints_carry_the_tuner(server: ServerProcess, tmp_path: Path) -> None:
+    """After the interruption the run comes out as if there had been none."""
+
+    def tuned() -> LRPilot:
+        return LRPilot(
+            (INPUTS, TARGETS), batch_size=BATCH, server=server.target, lr_bounds=(1e-4, 0.3), policy="autolrs",
+            policy_options=OPTIONS, seed=3,
+        )  # fmt: skip
+
+    whole, whole_tuner = compiled(), tuned()
+    fit(whole, whole_tuner, epochs=12)
+
+    interrupted = compiled()
+    saving = keras.callbacks.ModelCheckpoint(str(tmp_path / "{epoch}.keras"))
+    backup = keras.callbacks.BackupAndRestore(str(tmp_path / "backup"))
+    with pytest.raises(KeyboardInterrupt):
+        fit(interrupted, tuned(), saving, backup, Interruption(), epochs=12)
+
+    resumed, tuner = compiled(), tuned()
+    backup = keras.callbacks.BackupAndRestore(str(tmp_path / "backup"))
+    keras.utils.set_random_seed(99)
+    resumed.fit(
+        INPUTS, TARGETS, batch_size=BATCH, epochs=12, callbacks=[tuner, backup], verbose=0,
+        validation_data=(INPUTS[:32], TARGETS[:32]),
+    )  # fmt: skip
+    assert tuner.schedule.segments == whole_tuner.schedule.segments
+    assert tuner.schedule.losses == whole_tuner.schedule.losses
+    assert_same(everything(resumed), everything(whole))
+
+    # The same by hand, from a file of the whole model.
+    loaded, tuner = keras.saving.load_model(tmp_path / "4.keras"), tuned()
+    tuner.set_model(loaded)
+    loaded.load_weights(tmp_path / "4.keras")
+    loaded.fit(
+        INPUTS, TARGETS, batch_size=BATCH, epochs=12, initial_epoch=4, callbacks=[tuner], verbose=0,
+        validation_data=(INPUTS[:32], TARGETS[:32]),
+    )  # fmt: skip
+    assert tuner.schedule.losses == whole_tuner.schedule.losses
+    assert_same(everything(loaded), everything(whole))
+    # Files of a run that is over, or was never tuned, hold nothing of the tuner.
+    assert not hasattr(loaded, "lrpilot")
+
+
+def test_the_example_runs(
+    server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LRPILOT_SERVER", server.target)
+    runpy.run_path(str(ROOT / "examples" / "keras_digits.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "probes" in printed
+    assert "replayed: validation loss" in printed
+
+
+def test_pytorch_is_not_imported_for_jax() -> None:
+    code = (
+        "import sys, keras; before = 'torch' in sys.modules; import lrpilot.integrations.keras; "
+        "sys.exit(before != ('torch' in sys.modules))"
+    )
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
+
+
+QUICK = "trace or profile or saved"
+
+
+@pytest.mark.timeout(600)  # A minute of compiling, on a machine that does nothing else.
+@pytest.mark.parametrize("which", [QUICK, pytest.param(f"not ({QUICK} or example)", marks=pytest.mark.slow)])
+def test_all_of_this_on_jax(which: str) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        f"({which}) and not on_jax",
+        __file__,
+    ]
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    run = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout
+
+
+def test_the_page_shows_the_example() -> None:
+    """Which is run above."""
+    page = (ROOT / "docs" / "training-loops" / "keras.md").read_text()
+    example = (ROOT / "examples" / "keras_digits.py").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) > 1
+    assert all(block in example for block in blocks)

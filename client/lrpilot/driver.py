@@ -9,16 +9,18 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from lrpilot.backends.base import Backend
 from lrpilot.backends.distributed import DistributedBackend
 from lrpilot.divergence import is_divergent
 from lrpilot.errors import ConfigError
 from lrpilot.job_config import job_config
+from lrpilot.job_options import TIMEOUT_S
 from lrpilot.lease import Event, Lease
+from lrpilot.observer import Observer
+from lrpilot.position import Position
 from lrpilot.record import Record
-from lrpilot.replay import BatchBuffer
 from lrpilot.rng import RandomState
 from lrpilot.schedule import Schedule
 from lrpilot.session import Session, Standing
@@ -34,41 +36,12 @@ if TYPE_CHECKING:
 SERVER_VARIABLE = "LRPILOT_SERVER"
 STATE_FORMAT = 2
 """Of `Driver.state_dict`."""
-TIMEOUT_S = 30.0
-"""For one decision, retries included."""
+
+LR_TOLERANCE = 0.01
+"""A tensor LR may be of half precision."""
 
 Batch = TypeVar("Batch")
 log = logging.getLogger("lrpilot")
-
-
-class JobOptions(TypedDict, total=False):
-    """What every framework's tuner takes, as keyword arguments; `Driver.__init__` says what they mean."""
-
-    server: str | None
-    total_steps: int | None
-    lr_bounds: tuple[float, float] | None
-    policy: str | None
-    policy_options: Mapping[str, Any] | None
-    name: str
-    family: str
-    seed: int
-    timeout_s: float
-    strict: bool
-    observers: Sequence[Observer]
-    transport: Transport | None
-
-
-class Observer:
-    """Is told what happens, between steps; for loggers. What it raises is logged, and harms nothing."""
-
-    def began(self, driver: Driver, directive: pb.Directive) -> None:
-        """A directive begins; its first step comes next."""
-
-    def reported(self, driver: Driver, directive: pb.Directive, report: pb.Report, start: int) -> None:
-        """Steps are over: so many committed, or search, steps had been run before them (`start`)."""
-
-    def finished(self, driver: Driver) -> None:
-        """The run is over."""
 
 
 class Driver:
@@ -124,9 +97,7 @@ class Driver:
         self._total_steps = total_steps
         self._observers = tuple(observers)
         self._validations: list[pb.Validation] = []
-        self._buffer: BatchBuffer[Any] | None = None
-        self._marked = False
-        self._resumed: Mapping[str, Any] | None = None
+        self._position = Position()
         self._finished = False
         self._closed = False
         self._meddled = False
@@ -161,21 +132,12 @@ class Driver:
         Raises:
             ValueError: the loader is empty, or can't be iterated again.
         """
-        buffer, known = self._buffer, True
-        if buffer is None or buffer.loader is not loader:
-            buffer, known = BatchBuffer(loader), False
-            self._buffer = buffer
-            if self._marked:  # an open probe goes back to here: what it drew was another loader's
-                buffer.mark()
-        if self._resumed is not None:
-            buffer.load_state_dict(self._resumed["data"])
-            RandomState.from_state_dict(self._resumed["random_state"]).restore()
-            self._resumed = None
-        elif not known and self._lease.done == 0:
+        buffer, begins = self._position.open(loader)
+        if begins and self._lease.done == 0:
             if self._record.steps == 0:
                 # What happened since the tuner was made (random numbers, loaded weights) belongs to the start.
                 self._backend.take()
-            self._place(self._lease.directive)
+            self._position.follow(self._lease.directive)
         while not self._finished:
             yield buffer.draw()
 
@@ -213,7 +175,7 @@ class Driver:
             self.step(train_step(batch))
             if not self.searching:
                 break
-        self._buffer, self._marked = None, False
+        self._position.leave()
 
     @property
     def searching(self) -> bool:
@@ -300,8 +262,7 @@ class Driver:
             "elapsed_s": time.monotonic() - self._started,
             "record": self._record.state_dict(),
             "snapshot": self._backend.state_dict(),
-            "marked": self._marked,
-            "data": self._buffer.state_dict() if self._buffer else None,
+            "position": self._position.state_dict(),
             "random_state": RandomState.capture().state_dict(),
         }
 
@@ -321,13 +282,13 @@ class Driver:
         self._session.load_state_dict(state["session"])
         self._record.load_state_dict(state["record"])
         self._backend.load_state_dict(state["snapshot"])
-        self._marked, self._finished = state["marked"], state["finished"]
+        self._position.load_state_dict(state["position"], state["random_state"])
+        self._finished = state["finished"]
         directive = pb.Directive.FromString(state["directive"])
         self._lease = lease = Lease(directive, state["done"])
         self._backend.begin(directive.report_every or directive.n_steps, _limit(directive), state["losses"])
         self._validations = [pb.Validation.FromString(each) for each in state["validations"]]
         self._started = time.monotonic() - state["elapsed_s"]
-        self._resumed = state if state["data"] is not None else None
         RandomState.from_state_dict(state["random_state"]).restore()
         if not self._finished:
             self._set_lr(lease.lr())
@@ -412,7 +373,7 @@ class Driver:
             return
         if directive.snapshot:
             directive = self._remember(directive)
-        self._place(directive)
+        self._position.follow(directive)
         self._lease = lease = Lease(directive)
         self._backend.begin(directive.report_every or directive.n_steps, _limit(directive))
         self._validations = []
@@ -436,22 +397,6 @@ class Driver:
         self._record.mark()
         return directive
 
-    def _place(self, directive: pb.Directive) -> None:
-        """Puts the data where a directive starts."""
-        if self._buffer is None:
-            return
-        replayed = directive.batches == pb.BATCH_SOURCE_REPLAYED
-        if directive.phase in (pb.PHASE_WARM_UP, pb.PHASE_TRAIN):
-            if directive.restore and self._marked:
-                self._buffer.rewind()
-            self._buffer.release()
-            self._marked = False
-        elif directive.snapshot and replayed:
-            self._buffer.mark()
-            self._marked = True
-        elif replayed and self._marked:
-            self._buffer.rewind()
-
     def _finish(self) -> None:
         self._finished = True
         log.info("lrpilot: done, %d committed and %d search steps", self._record.committed, self._record.searched)
@@ -470,7 +415,7 @@ class Driver:
     def _look_at_lr(self) -> None:
         """Says, once, that something else sets the LR too."""
         lr = self._backend.lrs()[0]
-        if not (self._meddled or math.isclose(lr, self._lr, rel_tol=1e-6)):
+        if not (self._meddled or math.isclose(lr, self._lr, rel_tol=LR_TOLERANCE)):
             self._meddled = True
             log.warning(
                 "lrpilot: the LR is %.6g where the tuner had set %.6g: something else sets it too, a scheduler "

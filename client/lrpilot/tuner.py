@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from lrpilot.backends.torch_backend import TorchBackend
-from lrpilot.driver import TIMEOUT_S, Driver, JobOptions
+from lrpilot.driver import Driver
 from lrpilot.embedded import START_TIMEOUT_S
+from lrpilot.job_options import TIMEOUT_S, JobOptions
 from lrpilot.ranks import Ranks
 from lrpilot.session import PATIENCE
 from lrpilot.snapshot import Stateful

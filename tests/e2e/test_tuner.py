@@ -14,7 +14,7 @@ import lrpilot
 import pytest
 import torch
 from lrpilot.errors import UnavailableError
-from lrpilot.session import PART_TIMEOUT_S
+from lrpilot.session import PART_TIMEOUT_S, Session
 from lrpilot.transport.embedded_transport import EmbeddedTransport
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.transport.scripted import ScriptedTransport
@@ -560,6 +560,7 @@ def test_without_a_server_one_is_started_and_ends_with_the_run(tmp_path: Path, m
     monkeypatch.setenv("LRPILOT_DB", f"sqlite:///{tmp_path / 'own.db'}")
     run = Run(sgd)
     with tuned("", run) as tuner:
+        assert isinstance(tuner._session, Session)
         transport = tuner._session._outbox._transport
         assert isinstance(transport, EmbeddedTransport)
         process = transport.server._process

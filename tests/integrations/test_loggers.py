@@ -11,8 +11,8 @@ from typing import Any
 import lrpilot
 import pytest
 import torch
-from lrpilot.driver import Observer
 from lrpilot.integrations.metrics import SEARCH_STEP, STEP, MetricLogger, Point
+from lrpilot.observer import Observer
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 from torch import nn

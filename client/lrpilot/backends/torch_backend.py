@@ -29,7 +29,7 @@ class TorchBackend(Backend):
         optimizers: Sequence[torch.optim.Optimizer],
         validate: Callable[[], SupportsFloat] | None,
         register: Mapping[str, Stateful],
-        placement: str | os.PathLike[str],
+        placement: str | os.PathLike[str] = "auto",
     ) -> None:
         """Raises: ConfigError: no LR to tune, no room for the snapshot, or `validate` does not work."""
         self._groups = GroupLrs(optimizers)

@@ -10,8 +10,8 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 
-from lrpilot.driver import JobOptions
 from lrpilot.errors import ConfigError
+from lrpilot.job_options import JobOptions
 from lrpilot.snapshot import Stateful
 from lrpilot.tuner import Tuner
 

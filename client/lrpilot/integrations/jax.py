@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrpilot.backends.jax_backend import JaxBackend
-from lrpilot.driver import Driver, JobOptions
+from lrpilot.driver import Driver
 from lrpilot.errors import ScheduleError
+from lrpilot.job_options import JobOptions
 from lrpilot.schedule import Schedule
 
 State = TypeVar("State")

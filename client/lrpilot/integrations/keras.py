@@ -11,8 +11,9 @@ import numpy as np
 
 from lrpilot import plain, schedule_json
 from lrpilot.backends.keras_backend import KerasBackend, to_numpy
-from lrpilot.driver import Driver, JobOptions
+from lrpilot.driver import Driver
 from lrpilot.errors import ConfigError, ScheduleError
+from lrpilot.job_options import JobOptions
 from lrpilot.schedule import Schedule
 
 log = logging.getLogger("lrpilot")

@@ -29,8 +29,10 @@ from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torchmetrics import Metric
 
-from lrpilot.driver import Driver, JobOptions, Observer
+from lrpilot.driver import Driver
 from lrpilot.errors import ConfigError
+from lrpilot.job_options import JobOptions
+from lrpilot.observer import Observer
 from lrpilot.snapshot import Stateful
 from lrpilot.tuner import Tuner
 from lrpilot.v1 import tuner_pb2 as pb

@@ -11,8 +11,9 @@ import dataclasses
 import math
 
 from lrpilot.convert import profile_from_proto
-from lrpilot.driver import Driver, Observer
+from lrpilot.driver import Driver
 from lrpilot.lease import committed
+from lrpilot.observer import Observer
 from lrpilot.v1 import tuner_pb2 as pb
 
 PREFIX = "lrpilot"

@@ -17,9 +17,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import find_batch_size
 
-from lrpilot.driver import JobOptions
 from lrpilot.errors import ConfigError
 from lrpilot.integrations.accelerate import unwrapped, with_scaler
+from lrpilot.job_options import JobOptions
 from lrpilot.rng import preserved
 from lrpilot.snapshot import Stateful
 from lrpilot.tuner import Tuner

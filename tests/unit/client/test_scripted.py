@@ -39,7 +39,7 @@ def test_a_tuner_follows_the_script_and_its_reports_are_kept() -> None:
 def test_the_script_is_left_as_it_was_and_ends_in_a_stop() -> None:
     script = [constant(0.1, 1, pb.PHASE_TRAIN)] * 2
     transport = ScriptedTransport(script)
-    first = transport.create_job(pb.CreateJobRequest()).directive
+    first = transport.create_job(pb.CreateJobRequest(), 1.0).directive
     second = transport.advance(pb.AdvanceRequest(), 1.0).directive
     stop = transport.advance(pb.AdvanceRequest(), 1.0).directive
     assert [first.number, second.number, stop.number] == [1, 2, 3]

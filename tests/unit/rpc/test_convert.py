@@ -30,7 +30,6 @@ from tuner_server.core.messages import (
     Phase,
     PosteriorCurve,
     Replacement,
-    Replacement,
     Report,
     Validation,
 )

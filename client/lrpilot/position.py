@@ -1,0 +1,64 @@
+"""Where in the data a run is: directives move it back, a checkpoint takes it along."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lrpilot.lease import committed
+from lrpilot.replay import BatchBuffer
+from lrpilot.rng import RandomState
+from lrpilot.v1 import tuner_pb2 as pb
+
+
+class Position:
+    """Of a loop that draws its batches through the tuner; one that draws its own has none, and goes on in the data."""
+
+    def __init__(self) -> None:
+        """Nowhere yet."""
+        self._buffer: BatchBuffer[Any] | None = None
+        self._marked = False
+        self._resumed: Mapping[str, Any] | None = None
+
+    def open(self, loader: Iterable[Any]) -> tuple[BatchBuffer[Any], bool]:
+        """The stream of a loader, and whether it begins here: neither known already nor resumed from a checkpoint."""
+        known = self._buffer is not None and self._buffer.loader is loader
+        if self._buffer is None or not known:
+            self._buffer = BatchBuffer(loader)
+            if self._marked:  # an open probe goes back to here: what it drew was another loader's
+                self._buffer.mark()
+        if self._resumed is None:
+            return self._buffer, not known
+        self._buffer.load_state_dict(self._resumed["data"])
+        RandomState.from_state_dict(self._resumed["random_state"]).restore()
+        self._resumed = None
+        return self._buffer, False
+
+    def leave(self) -> None:
+        """Forgets the loader."""
+        self._buffer, self._marked = None, False
+
+    def follow(self, directive: pb.Directive) -> None:
+        """Goes to where a directive starts."""
+        if self._buffer is None:
+            return
+        replayed = directive.batches == pb.BATCH_SOURCE_REPLAYED
+        if committed(directive):
+            if directive.restore and self._marked:
+                self._buffer.rewind()
+            self._buffer.release()
+            self._marked = False
+        elif directive.snapshot and replayed:
+            self._buffer.mark()
+            self._marked = True
+        elif replayed and self._marked:
+            self._buffer.rewind()
+
+    def state_dict(self) -> dict[str, Any]:
+        """As plain values and tensors: the batches of an open search are in it."""
+        return {"marked": self._marked, "data": self._buffer.state_dict() if self._buffer else None}
+
+    def load_state_dict(self, state: Mapping[str, Any], random_state: Mapping[str, Any]) -> None:
+        """Goes there when the next loader is opened. Finding the place moves the random state, which is set after it."""
+        self._marked = state["marked"]
+        self._resumed = None if state["data"] is None else {"data": state["data"], "random_state": random_state}

@@ -59,6 +59,6 @@ class Position:
         return {"marked": self._marked, "data": self._buffer.state_dict() if self._buffer else None}
 
     def load_state_dict(self, state: Mapping[str, Any], random_state: Mapping[str, Any]) -> None:
-        """Goes there when the next loader is opened. Finding the place moves the random state, which is set after it."""
+        """Goes there when the next loader is opened. Finding the place moves the random state, which is then set."""
         self._marked = state["marked"]
         self._resumed = None if state["data"] is None else {"data": state["data"], "random_state": random_state}

@@ -12,7 +12,7 @@ from tests.support.server_process import ServerProcess, running
 
 PAGES = Path(__file__).parents[2] / "docs" / "training-loops"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-IN_PROCESS = ["pytorch", "updates", "data", "checkpoints", "outages", "replay", "loggers"]
+IN_PROCESS = ["pytorch", "updates", "data", "checkpoints", "outages", "replay", "loggers", "distributed"]
 """Pages that need no framework of their own, and no second process; the others are run beside their adapters' tests."""
 
 

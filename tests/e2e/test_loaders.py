@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+from tests.support import directives
 from tests.support.server_process import ServerProcess, running
 
 # torchdata 0.11 calls it whenever a StatefulDataLoader is made.
@@ -76,15 +77,7 @@ class Run:
 
 
 def directive(phase: pb.Phase.ValueType, n_steps: int, *, restore: bool) -> pb.Directive:
-    profile = pb.Profile(shape=pb.PROFILE_SHAPE_CONSTANT, start_lr=0.01, end_lr=0.01, length=n_steps)
-    return pb.Directive(
-        phase=phase,
-        n_steps=n_steps,
-        profile=profile,
-        restore=restore,
-        snapshot=not restore,
-        batches=pb.BATCH_SOURCE_REPLAYED,
-    )
+    return directives.directive(phase, 0.01, n_steps, restore)
 
 
 @loaders

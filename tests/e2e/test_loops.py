@@ -13,17 +13,7 @@ from lrpilot.tuner import Tuner
 from lrpilot.v1 import tuner_pb2 as pb
 from torch import nn
 
-
-def directive(phase: pb.Phase.ValueType, lr: float, n_steps: int, *, restore: bool, **fields: Any) -> pb.Directive:
-    return pb.Directive(
-        phase=phase,
-        n_steps=n_steps,
-        profile=pb.Profile(shape=pb.PROFILE_SHAPE_CONSTANT, start_lr=lr, end_lr=lr, length=n_steps),
-        restore=restore,
-        snapshot=not restore,
-        batches=pb.BATCH_SOURCE_REPLAYED,
-        **fields,
-    )
+from tests.support.directives import directive
 
 
 def training(n_steps: int, *, restore: bool = False, **fields: Any) -> pb.Directive:

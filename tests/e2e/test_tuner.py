@@ -24,6 +24,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
+from tests.support.directives import probe, training
 from tests.support.server_process import ServerProcess, running
 
 N_SAMPLES, BATCH = 96, 16
@@ -94,34 +95,6 @@ def sgd(model: nn.Module) -> torch.optim.Optimizer:
 
 def adamw(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(model.parameters(), lr=0.01)
-
-
-def constant(lr: float, n_steps: int) -> pb.Profile:
-    return pb.Profile(shape=pb.PROFILE_SHAPE_CONSTANT, start_lr=lr, end_lr=lr, length=n_steps)
-
-
-def probe(lr: float, n_steps: int, first: bool = False, **fields: Any) -> pb.Directive:
-    return pb.Directive(
-        phase=pb.PHASE_PROBE,
-        n_steps=n_steps,
-        profile=constant(lr, n_steps),
-        snapshot=first,
-        restore=not first,
-        batches=pb.BATCH_SOURCE_REPLAYED,
-        **fields,
-    )
-
-
-def training(lr: float, n_steps: int, restore: bool = False, **fields: Any) -> pb.Directive:
-    return pb.Directive(
-        phase=pb.PHASE_TRAIN,
-        n_steps=n_steps,
-        profile=constant(lr, n_steps),
-        restore=restore,
-        snapshot=not restore,
-        batches=pb.BATCH_SOURCE_REPLAYED,
-        **fields,
-    )
 
 
 def scripted(run: Run, directives: list[pb.Directive], **arguments: Any) -> tuple[Tuner, ScriptedTransport]:

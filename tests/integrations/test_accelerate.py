@@ -23,6 +23,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.quality.local import LocalTransport
+from tests.support.directives import directive
 from tests.support.server_process import ServerProcess, running
 
 ROOT = Path(__file__).parents[2]
@@ -94,25 +95,14 @@ class Run:
         ]
 
 
-def directive(phase: pb.Phase.ValueType, lr: float, n_steps: int, *, snapshot: bool, restore: bool) -> pb.Directive:
-    return pb.Directive(
-        phase=phase,
-        n_steps=n_steps,
-        profile=pb.Profile(shape=pb.PROFILE_SHAPE_CONSTANT, start_lr=lr, end_lr=lr, length=n_steps),
-        snapshot=snapshot,
-        restore=restore,
-        batches=pb.BATCH_SOURCE_REPLAYED,
-    )
-
-
 def committed(n_steps: int, *, restore: bool = False) -> pb.Directive:
-    return directive(pb.PHASE_TRAIN, 0.02, n_steps, snapshot=not restore, restore=restore)
+    return directive(pb.PHASE_TRAIN, 0.02, n_steps, restore=restore)
 
 
 def probes() -> list[pb.Directive]:
     return [
-        directive(pb.PHASE_PROBE, 0.5, 7, snapshot=True, restore=False),
-        directive(pb.PHASE_PROBE, 1e-3, 4, snapshot=False, restore=True),
+        directive(pb.PHASE_PROBE, 0.5, 7, restore=False),
+        directive(pb.PHASE_PROBE, 1e-3, 4, restore=True),
     ]
 
 

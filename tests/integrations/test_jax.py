@@ -22,6 +22,7 @@ from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 
 from benchmarks.quality.local import LocalTransport
+from tests.support.directives import directive
 from tests.support.server_process import ServerProcess, running
 
 ROOT = Path(__file__).parents[2]
@@ -98,22 +99,6 @@ def everything(state: Any) -> list[bytes]:
 def _leaves(state: Any) -> list[Any]:
     leaves: list[Any] = jax.tree.leaves(state)
     return leaves
-
-
-def constant(lr: float, n_steps: int) -> pb.Profile:
-    return pb.Profile(shape=pb.PROFILE_SHAPE_CONSTANT, start_lr=lr, end_lr=lr, length=n_steps)
-
-
-def directive(phase: pb.Phase.ValueType, lr: float, n_steps: int, restore: bool = False, **fields: Any) -> pb.Directive:
-    return pb.Directive(
-        phase=phase,
-        n_steps=n_steps,
-        profile=constant(lr, n_steps),
-        snapshot=not restore,
-        restore=restore,
-        batches=pb.BATCH_SOURCE_REPLAYED,
-        **fields,
-    )
 
 
 PROBED = [

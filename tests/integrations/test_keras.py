@@ -24,6 +24,7 @@ from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 
 from benchmarks.quality.local import LocalTransport
+from tests.support.directives import directive
 from tests.support.server_process import ServerProcess, running
 
 # Keras' variables implement NumPy's protocol of old.
@@ -65,18 +66,6 @@ def everything(model: Any) -> list[Any]:
 
 def assert_same(a: list[Any], b: list[Any]) -> None:
     np.testing.assert_equal(a, b)
-
-
-def directive(phase: pb.Phase.ValueType, lr: float, n_steps: int, restore: bool = False, **fields: Any) -> pb.Directive:
-    return pb.Directive(
-        phase=phase,
-        n_steps=n_steps,
-        profile=pb.Profile(shape=pb.PROFILE_SHAPE_CONSTANT, start_lr=lr, end_lr=lr, length=n_steps),
-        snapshot=not restore,
-        restore=restore,
-        batches=pb.BATCH_SOURCE_REPLAYED,
-        **fields,
-    )
 
 
 SEARCH_AT_THE_START = [

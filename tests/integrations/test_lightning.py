@@ -30,6 +30,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from torchmetrics.classification import MulticlassAccuracy
 
 from benchmarks.quality.local import LocalTransport
+from tests.support.directives import probe, training
 from tests.support.server_process import ServerProcess, running
 
 pytestmark = [
@@ -178,34 +179,6 @@ class Run:
             "calls": dict(self.watcher.calls),
             "collected": self.net.collected,
         }
-
-
-def constant(lr: float, n_steps: int) -> pb.Profile:
-    return pb.Profile(shape=pb.PROFILE_SHAPE_CONSTANT, start_lr=lr, end_lr=lr, length=n_steps)
-
-
-def probe(lr: float, n_steps: int, first: bool = False, **fields: Any) -> pb.Directive:
-    return pb.Directive(
-        phase=pb.PHASE_PROBE,
-        n_steps=n_steps,
-        profile=constant(lr, n_steps),
-        snapshot=first,
-        restore=not first,
-        batches=pb.BATCH_SOURCE_REPLAYED,
-        **fields,
-    )
-
-
-def training(lr: float, n_steps: int, restore: bool = False, **fields: Any) -> pb.Directive:
-    return pb.Directive(
-        phase=pb.PHASE_TRAIN,
-        n_steps=n_steps,
-        profile=constant(lr, n_steps),
-        restore=restore,
-        snapshot=not restore,
-        batches=pb.BATCH_SOURCE_REPLAYED,
-        **fields,
-    )
 
 
 def scripted(*directives: pb.Directive, **arguments: Any) -> tuple[TunerCallback, ScriptedTransport]:

@@ -29,6 +29,7 @@ from transformers import (
 )
 
 from benchmarks.quality.local import LocalTransport
+from tests.support.directives import directive
 from tests.support.server_process import ServerProcess, running
 
 ROOT = Path(__file__).parents[2]
@@ -126,27 +127,16 @@ def tuned(args: TrainingArguments, options: dict[str, Any] | None = None, **othe
     return made(TunedTrainer, args, lrpilot=defaults | (options or {}), **others)
 
 
-def directive(phase: pb.Phase.ValueType, lr: float, n_steps: int, *, snapshot: bool, restore: bool) -> pb.Directive:
-    return pb.Directive(
-        phase=phase,
-        n_steps=n_steps,
-        profile=pb.Profile(shape=pb.PROFILE_SHAPE_CONSTANT, start_lr=lr, end_lr=lr, length=n_steps),
-        snapshot=snapshot,
-        restore=restore,
-        batches=pb.BATCH_SOURCE_REPLAYED,
-    )
-
-
 def probes() -> list[pb.Directive]:
     """Two, over more than an epoch."""
     return [
-        directive(pb.PHASE_PROBE, 0.5, 7, snapshot=True, restore=False),
-        directive(pb.PHASE_PROBE, 1e-3, 4, snapshot=False, restore=True),
+        directive(pb.PHASE_PROBE, 0.5, 7, restore=False),
+        directive(pb.PHASE_PROBE, 1e-3, 4, restore=True),
     ]
 
 
 def committed(n_steps: int, *, restore: bool = False) -> pb.Directive:
-    return directive(pb.PHASE_TRAIN, 0.02, n_steps, snapshot=not restore, restore=restore)
+    return directive(pb.PHASE_TRAIN, 0.02, n_steps, restore=restore)
 
 
 def assert_same(a: Any, b: Any) -> None:
@@ -241,8 +231,8 @@ def test_a_probe_starts_where_training_stands_and_replays_its_batches(tmp_path: 
     """Two probes at one LR have the same losses, which differ from step to step."""
     script = [
         committed(3),
-        directive(pb.PHASE_PROBE, 0.02, 9, snapshot=True, restore=False),
-        directive(pb.PHASE_PROBE, 0.02, 9, snapshot=False, restore=True),
+        directive(pb.PHASE_PROBE, 0.02, 9, restore=False),
+        directive(pb.PHASE_PROBE, 0.02, 9, restore=True),
         committed(3, restore=True),
     ]
     transport = ScriptedTransport(script)
@@ -359,7 +349,7 @@ def test_every_training_begins_with_the_lr_of_the_arguments(tmp_path: Path) -> N
     configs = []
     trainer = made(TunedTrainer, arguments(tmp_path, max_steps=3))
     for _ in range(2):
-        transport = ScriptedTransport([directive(pb.PHASE_TRAIN, 1e-5, 3, snapshot=True, restore=False)])
+        transport = ScriptedTransport([directive(pb.PHASE_TRAIN, 1e-5, 3, restore=False)])
         trainer._options["transport"] = transport
         trainer.train()
         assert transport.closed

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Generic, SupportsFloat, TypeVar
 
 import jax
 import numpy as np
 from optax import InjectHyperparamsState, InjectStatefulHyperparamsState
 
-from lrpilot.backends.base import Backend
-from lrpilot.backends.host_losses import HostLosses
+from lrpilot.backends.host_backend import HostBackend
 from lrpilot.errors import ConfigError
 from lrpilot.rng import RandomState
 from lrpilot.validator import Validator
@@ -23,7 +22,7 @@ LEARNING_RATE = "learning_rate"
 """The hyperparameter's name in every optimizer of Optax."""
 
 
-class JaxBackend(Backend, Generic[State]):
+class JaxBackend(HostBackend, Generic[State]):
     """A training state: parameters, optimizer state, random keys, batch statistics, whatever the step takes and gives.
 
     LRs are leaves of that state. Their number, shape and type stay as they are, so a compiled step is not compiled
@@ -40,18 +39,12 @@ class JaxBackend(Backend, Generic[State]):
         if not (math.isfinite(first) and first > 0):
             raise ConfigError(f"state: the first injected learning rate must be positive, not {first}")
         self._taken: tuple[State, RandomState] | None = None
-        self._losses = HostLosses()
-        self._validator = Validator(lambda: validate(self.state)) if validate is not None else None
+        super().__init__(Validator(lambda: validate(self.state)) if validate is not None else None)
 
     @property
     def base_lrs(self) -> list[float]:
         """Of all injected optimizers, in the order of the state's leaves."""
         return self._base_lrs
-
-    @property
-    def has_validation(self) -> bool:
-        """Whether the user gave a function."""
-        return self._validator is not None
 
     def lrs(self) -> list[float]:
         """Of all injected optimizers. Waits for the device."""
@@ -76,32 +69,6 @@ class JaxBackend(Backend, Generic[State]):
         state, random_state = self._taken
         self.state = self._own(state)
         random_state.restore()
-
-    def validate(self) -> float | None:
-        """The user's function of the state."""
-        assert self._validator is not None
-        return self._validator.loss()
-
-    def begin(self, n_steps: int, limit: float = math.inf, earlier: Iterable[float] = ()) -> None:
-        """See `HostLosses.begin`."""
-        self._losses.begin(limit, earlier)
-
-    def append(self, loss: Any) -> bool:
-        """Keeps the array."""
-        self._losses.append(loss)
-        return True
-
-    def diverged(self) -> bool:
-        """See `HostLosses.diverged`."""
-        return self._losses.diverged()
-
-    def peek(self) -> list[float]:
-        """See `HostLosses.peek`."""
-        return self._losses.peek()
-
-    def flush(self) -> list[float]:
-        """See `HostLosses.flush`."""
-        return self._losses.flush()
 
     def state_dict(self) -> dict[str, Any] | None:
         """The kept state's leaves as NumPy arrays, those of keys as their data."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, SupportsFloat
 
 import keras
@@ -12,8 +12,7 @@ import keras
 # Where Keras keeps the seeds of `keras.random`; there is no public way to them.
 from keras.src.backend.common import global_state
 
-from lrpilot.backends.base import Backend
-from lrpilot.backends.host_losses import HostLosses
+from lrpilot.backends.host_backend import HostBackend
 from lrpilot.errors import ConfigError
 from lrpilot.rng import RandomState
 from lrpilot.validator import Validator
@@ -37,7 +36,7 @@ class LossTracker(keras.metrics.Mean):  # type: ignore[misc]  # Keras' types are
         self.last.assign(keras.ops.mean(values))
 
 
-class KerasBackend(Backend):
+class KerasBackend(HostBackend):
     """The variables of a model and its optimizer, and the random state.
 
     During `fit` on JAX the values are not in the variables: the loop keeps them to itself, lets look at them in
@@ -61,18 +60,12 @@ class KerasBackend(Backend):
         self._loss_place = _place(self._tracker.last, model.metrics_variables)
         self._seen_a_loss = False
         self._taken: tuple[_Values, RandomState] | None = None
-        self._losses = HostLosses()
-        self._validator = Validator(validate, self.untouched) if validate is not None else None
+        super().__init__(Validator(validate, self.untouched) if validate is not None else None)
 
     @property
     def base_lrs(self) -> list[float]:
         """Keras' optimizers have one LR."""
         return [self._base_lr]
-
-    @property
-    def has_validation(self) -> bool:
-        """Whether the user gave a function."""
-        return self._validator is not None
 
     def lrs(self) -> list[float]:
         """Waits for the device."""
@@ -143,32 +136,6 @@ class KerasBackend(Backend):
         values, random_state = self._taken
         values.put_back()
         random_state.restore()
-
-    def validate(self) -> float | None:
-        """The user's function; metrics and logs don't notice."""
-        assert self._validator is not None
-        return self._validator.loss()
-
-    def begin(self, n_steps: int, limit: float = math.inf, earlier: Iterable[float] = ()) -> None:
-        """See `HostLosses.begin`."""
-        self._losses.begin(limit, earlier)
-
-    def append(self, loss: Any) -> bool:
-        """Keeps the array."""
-        self._losses.append(loss)
-        return True
-
-    def diverged(self) -> bool:
-        """See `HostLosses.diverged`."""
-        return self._losses.diverged()
-
-    def peek(self) -> list[float]:
-        """See `HostLosses.peek`."""
-        return self._losses.peek()
-
-    def flush(self) -> list[float]:
-        """See `HostLosses.flush`."""
-        return self._losses.flush()
 
     def state_dict(self) -> dict[str, Any] | None:
         """The copies as NumPy arrays."""

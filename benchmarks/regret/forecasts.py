@@ -49,7 +49,7 @@ def published(probe: Probe) -> Prediction:
     curve = ExponentialForecaster(probe.objective).fit(probe.losses)
     if not isinstance(curve, ExponentialCurve):
         raise ValueError(f"{probe.losses.size} losses are too few for an exponential")
-    return Prediction(curve.unbounded(probe.horizon), None)
+    return Prediction(curve.predict(probe.horizon).raw, None)
 
 
 def exponential(probe: Probe) -> Prediction:

@@ -108,10 +108,6 @@ class ExponentialCurve:
         """Asymptote of the raw fit, in units of the loss."""
         return self.curve.c * self.series.scale
 
-    def unbounded(self, horizon: float) -> float:
-        """The published forecast: the raw fit at x = `horizon`, however wild."""
-        return self.curve(check_horizon(horizon)) * self.series.scale
-
     def predict(self, horizon: float) -> Forecast:
         """Forecasts the loss at x = `horizon`, within the bounds.
 

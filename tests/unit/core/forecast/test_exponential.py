@@ -46,7 +46,7 @@ def test_the_raw_fit_agrees_with_every_published_forecast(
     differing = [
         i
         for i, (curve, r) in enumerate(zip(reference_curves, REFERENCES, strict=True))
-        if not agrees(curve.unbounded(r["horizon"]), r["forecast"])
+        if not agrees(curve.predict(r["horizon"]).raw, r["forecast"])
     ]
     assert differing == []
 
@@ -102,7 +102,7 @@ def test_straight_line_is_continued() -> None:
 
 def test_far_horizons_of_a_straight_fall_are_bounded() -> None:
     curve = fit(5.0 - 0.001 * np.arange(40.0))
-    assert curve.unbounded(4000) == pytest.approx(1.0, abs=1e-3)
+    assert curve.predict(4000).raw == pytest.approx(1.0, abs=1e-3)
     # Ten times the observed fall below the lowest loss.
     assert curve.predict(4000).loss == pytest.approx(5.0 - 0.039 - 0.39, abs=1e-3)
 

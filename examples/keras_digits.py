@@ -41,7 +41,7 @@ tuner = LRPilot(
     lr_bounds=(1e-3, 1.0),
     name="keras-digits",
 )
-model.fit(*train, batch_size=64, epochs=30, callbacks=[tuner], verbose=0)
+model.fit(*train, batch_size=64, epochs=40, callbacks=[tuner], verbose=0)
 loss, accuracy = model.evaluate(*held_out, verbose=0)
 print(f"{tuner.schedule.n_steps} committed steps and {len(tuner.schedule.probes)} probes")
 print(f"tuned: validation loss {loss:.4f}, accuracy {accuracy:.3f}")

@@ -56,6 +56,7 @@ class Session:
         self._strict = strict
         self._alone: Annealing | None = None
         self._for_good = False
+        self._closed = False
         self.config = config
         """The job's, as the server completed it."""
 
@@ -72,7 +73,7 @@ class Session:
             ServerError: the server is away, and the session strict.
         """
         try:
-            return self._open(self._timeout_s)
+            return self._open(self._timeout_s, standing.remaining)
         except ServerError as error:
             if self._strict or isinstance(error, RefusedError):
                 self.close()
@@ -151,21 +152,29 @@ class Session:
             log.warning("lrpilot: the server is away, training goes on from its checkpoint: %s", error)
 
     def close(self) -> None:
-        """Lets go of the server, after a last try to deliver what waits."""
+        """Lets go of the server, after a last try to deliver what waits. May be repeated."""
+        if self._closed:
+            return
+        self._closed = True
         if self.job_id and not self._outbox.empty:
             with contextlib.suppress(ServerError):
                 self._timed(self._outbox.deliver, PART_TIMEOUT_S)
         self._outbox.close()
 
-    def _open(self, timeout_s: float) -> pb.Directive:
+    def _open(self, timeout_s: float, remaining: int | None) -> pb.Directive:
+        """The first directive. Raises: ServerError."""
         response: pb.CreateJobResponse = self._timed(self._outbox.open, timeout_s)
         self.config = response.job.config
         log.info("lrpilot: job %s, policy %s", self.job_id, self.config.policy)
-        return response.directive
+        return self._outstanding(remaining)
 
     def _deliver(self, timeout_s: float, remaining: int | None) -> pb.Directive:
         """The answer to the last report. Raises: ServerError."""
         self._timed(self._outbox.deliver, timeout_s)
+        return self._outstanding(remaining)
+
+    def _outstanding(self, remaining: int | None) -> pb.Directive:
+        """The server's last answer. Raises: ProtocolError: it asks for more steps than may be run."""
         answer = self._outbox.outstanding
         if remaining is not None and answer.n_steps > remaining:
             raise ProtocolError(f"server: it asks for {answer.n_steps} steps, {remaining} are left", "INTERNAL")
@@ -217,7 +226,8 @@ class Session:
         if self.job_id:
             self._timed(self._outbox.deliver, PART_TIMEOUT_S)
         else:
-            self._open(PART_TIMEOUT_S)
+            # What its first directive asks for does not matter: it is replaced.
+            self._open(PART_TIMEOUT_S, None)
         outstanding = self._outbox.outstanding
         if outstanding.phase != pb.PHASE_STOP:
             self._outbox.add(alone.replacement(outstanding.number))

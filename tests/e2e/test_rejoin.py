@@ -9,7 +9,7 @@ from typing import Any
 import lrpilot
 import pytest
 import torch
-from lrpilot.errors import ProtocolError, UnavailableError
+from lrpilot.errors import ProtocolError, RefusedError, UnavailableError
 from lrpilot.session import PART_TIMEOUT_S
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.v1 import tuner_pb2 as pb
@@ -162,6 +162,26 @@ def test_a_replacement_whose_answer_is_lost_is_told_once(server: ServerProcess) 
     assert outcomes.count(pb.OUTCOME_REPLACED) == 2
     assert answer.job.committed_steps + answer.job.search_steps == TOTAL
     assert lrpilot.Schedule.from_response(answer, tuner.schedule.base_lrs) == tuner.schedule
+
+
+def test_a_tuner_that_goes_on_for_good_with_reports_undelivered_can_be_closed(server: ServerProcess) -> None:
+    """Nobody calls over a connection that was let go of."""
+
+    class Refusing(GrpcTransport):
+        closed = False
+
+        def advance(self, request: pb.AdvanceRequest, timeout_s: float) -> pb.AdvanceResponse:
+            assert not self.closed
+            raise RefusedError("not this one", "FAILED_PRECONDITION")
+
+        def close(self) -> None:
+            self.closed = True
+            super().close()
+
+    run = Quadratic()
+    with run.tuner(Refusing(server.target), "budget") as tuner:
+        run.train(tuner)
+    assert run.steps == TOTAL
 
 
 @pytest.mark.parametrize(("first", "last"), [(1, 1), (3, 9)])

@@ -145,19 +145,15 @@ def advance(state: JobState, report: Report) -> Transition:
             f"report.directive_number: {report.directive_number} is not the outstanding {directive.number}"
         )
     if report.outcome is Outcome.REPLACED:
-        return _rejoin(state, report)
-    check_report(directive, report, state.config.has_validation)
+        check_replacement(report, state.remaining_steps)
+    else:
+        check_report(directive, report, state.config.has_validation)
     state = _account(state, report)
     if not state.status.live:
         return _stop(state, report, state.status, state.message)
     if report.outcome is Outcome.PARTIAL:
         rest = directive.after(report.n_steps).model_copy(update={"number": directive.number + 1})
         return Transition(state.model_copy(update={"directive": rest}), rest)
-    return _decide(state, report)
-
-
-def _decide(state: JobState, report: Report) -> Transition:
-    """What follows on a report that is in the books."""
     if state.remaining_steps == 0:
         return _stop(state, report, Status.FINISHED, "")
     try:
@@ -166,31 +162,6 @@ def _decide(state: JobState, report: Report) -> Transition:
     except Exception as error:  # whatever it is, it is the policy's, and must not reach the training
         message = f"policy {state.config.policy}: {type(error).__name__}: {error}"
         return _stop(state, report, Status.FAILED, message)
-
-
-def _rejoin(state: JobState, report: Report) -> Transition:
-    """A client that trained on without the server is back: its steps are taken as they are.
-
-    Raises:
-        InvalidInputError: there are more of them than the budget has left, or the report contradicts itself.
-    """
-    check_replacement(report, state.remaining_steps)
-    assert report.replacement is not None
-    tail = report.losses[-LOSS_WINDOW:]
-    update: dict[str, Any] = {
-        "committed_steps": state.committed_steps + report.n_steps,
-        "search_steps": state.search_steps + report.replacement.wasted_steps,
-        "wall_time_s": state.wall_time_s + report.wall_time_s,
-        # The client has another snapshot by now.
-        "snapshot_step": None,
-    }
-    if tail:
-        update["last_loss"] = math.fsum(tail) / len(tail)
-        update["first_loss"] = report.losses[0] if state.first_loss is None else state.first_loss
-    state = state.model_copy(update=update)
-    if not state.status.live:
-        return _stop(state, report, state.status, state.message)
-    return _decide(state, report)
 
 
 def replay(config: JobConfig, reports: Iterable[Report]) -> Transition:
@@ -219,6 +190,8 @@ def cancel(state: JobState, reason: str) -> JobState:
 def check_report(directive: Directive, report: Report, has_validation: bool) -> None:
     """Refuses a report that contradicts its directive. Raises: InvalidInputError."""
     n, asked = report.n_steps, directive.n_steps
+    if report.replacement is not None:
+        raise InvalidInputError.of("report.replacement", f"a {report.outcome} report has none; it did as it was told")
     if report.outcome is Outcome.PARTIAL and not directive.phase.committed:
         raise InvalidInputError.of("report.outcome", f"a {directive.phase} can't be reported in parts")
     expected = {
@@ -232,11 +205,8 @@ def check_report(directive: Directive, report: Report, has_validation: bool) -> 
             "report.losses",
             f"{n} losses, but a {report.outcome} directive of {asked} steps has {wanted}",
         )
-    bad = next((i for i, loss in enumerate(report.losses) if not math.isfinite(loss)), None)
-    if bad is not None and report.outcome is not Outcome.DIVERGED:
-        raise InvalidInputError.of(
-            f"report.losses[{bad}]", f"{report.losses[bad]}; a {report.outcome} report has finite losses"
-        )
+    if report.outcome is not Outcome.DIVERGED:
+        _check_finite(report)
     due = [step for step in directive.validate_at if step <= n]
     got = [v.step for v in report.validations]
     complete = got == due or report.outcome is Outcome.DIVERGED or directive.phase.committed
@@ -249,7 +219,7 @@ def check_report(directive: Directive, report: Report, has_validation: bool) -> 
             raise InvalidInputError.of(
                 f"report.validations[{i}].loss", f"{validation.loss}; a completed step's is finite, at most {MAX_LOSS}"
             )
-    check_wall_time(report)
+    _check_wall_time(report)
 
 
 def check_replacement(report: Report, remaining_steps: int | None) -> None:
@@ -262,16 +232,21 @@ def check_replacement(report: Report, remaining_steps: int | None) -> None:
     run = report.n_steps + replacement.wasted_steps
     if remaining_steps is not None and run > remaining_steps:
         raise InvalidInputError.of("report.losses", f"{run} steps were run, but only {remaining_steps} were left")
-    bad = next((i for i, loss in enumerate(report.losses) if not math.isfinite(loss)), None)
-    if bad is not None:
-        raise InvalidInputError.of(f"report.losses[{bad}]", f"{report.losses[bad]}; committed steps have finite losses")
+    _check_finite(report)
     if report.validations:
         raise InvalidInputError.of("report.validations", "a replaced report has none")
-    check_wall_time(report)
+    _check_wall_time(report)
 
 
-def check_wall_time(report: Report) -> None:
-    """Raises: InvalidInputError: it is none."""
+def _check_finite(report: Report) -> None:
+    bad = next((i for i, loss in enumerate(report.losses) if not math.isfinite(loss)), None)
+    if bad is not None:
+        raise InvalidInputError.of(
+            f"report.losses[{bad}]", f"{report.losses[bad]}; a {report.outcome} report has finite losses"
+        )
+
+
+def _check_wall_time(report: Report) -> None:
     if not (math.isfinite(report.wall_time_s) and report.wall_time_s >= 0):
         raise InvalidInputError.of("report.wall_time_s", "must be finite and not negative")
 
@@ -314,18 +289,21 @@ def _account(state: JobState, report: Report) -> JobState:
     committed, searched, n = state.committed_steps, state.search_steps, report.n_steps
     validations = [v.loss for v in report.validations if math.isfinite(v.loss)]
     update: dict[str, Any] = {"wall_time_s": state.wall_time_s + report.wall_time_s}
-    if state.first_loss is None and math.isfinite(report.losses[0]):
+    if state.first_loss is None and report.losses and math.isfinite(report.losses[0]):
         update["first_loss"] = report.losses[0]
-    if not state.directive.phase.committed:
+    if report.replacement is not None:
+        searched += report.replacement.wasted_steps
+        update["snapshot_step"] = None  # the client has another snapshot by now
+    if _rolled_back(state, report):
         searched += n
-    elif report.outcome is Outcome.DIVERGED:
-        assert state.snapshot_step is not None
-        searched += committed + n - state.snapshot_step
-        committed = state.snapshot_step
+        if state.directive.phase.committed:
+            assert state.snapshot_step is not None
+            searched += committed - state.snapshot_step
+            committed = state.snapshot_step
     else:
         committed += n
-        tail = report.losses[-LOSS_WINDOW:]
-        update["last_loss"] = math.fsum(tail) / len(tail)
+        if tail := report.losses[-LOSS_WINDOW:]:
+            update["last_loss"] = math.fsum(tail) / len(tail)
         if validations:
             known = [] if state.best_validation is None else [state.best_validation]
             update |= {
@@ -342,7 +320,7 @@ def _issue(state: JobState, report: Report | None, directive: Directive, step: S
     after steps that are not to stay the client goes back; a probe, and a job, begin at a snapshot.
     """
     rolled_back = report is not None and _rolled_back(state, report)
-    snapshot = directive.snapshot or report is None or state.snapshot_step is None
+    snapshot = directive.snapshot or state.snapshot_step is None
     snapshot |= directive.phase in _SEARCHES and not rolled_back
     directive = directive.model_copy(
         update={

@@ -334,6 +334,7 @@ BOTH = (Validation(step=4, loss=1.0), Validation(step=8, loss=1.0))
         (TRAIN_OF_8, report_on(TRAIN_OF_8, validations=BOTH), "report.validations"),
         (TRAIN_OF_8, report_on(TRAIN_OF_8, validations=(Validation(step=8, loss=NAN),)), "report.validations[0].loss"),
         (TRAIN_OF_8, report_on(TRAIN_OF_8, wall_time_s=-1.0), "report.wall_time_s"),
+        (TRAIN_OF_8, report_on(TRAIN_OF_8, replacement=Replacement()), "report.replacement"),
         (TRAIN_OF_8, report_on(TRAIN_OF_8, wall_time_s=NAN), "report.wall_time_s"),
     ],
 )

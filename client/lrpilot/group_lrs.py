@@ -45,11 +45,7 @@ class GroupLrs:
         """
         # A group that was added later has no ratio, and keeps its own LR.
         for group, ratio in zip(self._groups(), self._ratios, strict=False):
-            value = lr * ratio
-            if isinstance(group["lr"], float | int):
-                group["lr"] = value
-            else:
-                group["lr"].fill_(value)
+            assign(group, lr * ratio)
 
     def get(self) -> list[float]:
         """The LR of every group."""
@@ -59,3 +55,11 @@ class GroupLrs:
         """The groups as they are now: loading an optimizer's state replaces them."""
         for optimizer in self._optimizers:
             yield from optimizer.param_groups
+
+
+def assign(group: dict[str, Any], lr: float) -> None:
+    """Gives a parameter group an LR; a tensor LR is filled in place."""
+    if isinstance(group["lr"], float | int):
+        group["lr"] = lr
+    else:
+        group["lr"].fill_(lr)

@@ -31,6 +31,7 @@ from torchmetrics import Metric
 
 from lrpilot.driver import Driver
 from lrpilot.errors import ConfigError
+from lrpilot.group_lrs import assign
 from lrpilot.job_options import JobOptions
 from lrpilot.observer import Observer
 from lrpilot.snapshot import Stateful
@@ -393,7 +394,4 @@ def _registered(trainer: Trainer) -> dict[str, Stateful]:
 def _set_lrs(optimizer: torch.optim.Optimizer, lrs: Sequence[float]) -> None:
     # A callback that unfreezes layers may have added groups since.
     for group, lr in zip(optimizer.param_groups, lrs, strict=False):
-        if isinstance(group["lr"], torch.Tensor):
-            group["lr"].fill_(lr)
-        else:
-            group["lr"] = lr
+        assign(group, lr)

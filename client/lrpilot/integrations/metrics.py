@@ -39,8 +39,8 @@ class MetricLogger(Observer, abc.ABC):
         """Logs every so many steps, and the first and last of each directive."""
         self._every = every
         self._next = {STEP: 0, SEARCH_STEP: 0}
+        # Of the search that is open: the last search step of each probe, by its directive's number.
         self._probe_ends: dict[int, int] = {}
-        self._told: set[int] = set()
 
     @abc.abstractmethod
     def write(self, points: list[Point]) -> None:
@@ -58,8 +58,9 @@ class MetricLogger(Observer, abc.ABC):
 
     def began(self, driver: Driver, directive: pb.Directive) -> None:
         """Logs what was forecast, once a search is over."""
-        if committed(directive) and self._probe_ends.keys() - self._told:
+        if committed(directive) and self._probe_ends:
             self.write(self._forecasts(driver))
+            self._probe_ends.clear()
 
     def _points(self, axis: str, prefix: str, directive: pb.Directive, report: pb.Report, start: int) -> list[Point]:
         profile = profile_from_proto(directive.profile)
@@ -87,13 +88,12 @@ class MetricLogger(Observer, abc.ABC):
             for decision in driver.decisions()
             for candidate in decision.candidates
         }
-        for number in sorted(self._probe_ends.keys() - self._told):
-            self._told.add(number)
+        for number, step in sorted(self._probe_ends.items()):
             candidate = candidates.get(number)
             if candidate is None or not candidate.HasField("forecast"):
                 continue
             values = {f"{PREFIX}/candidate/lr": candidate.lr, f"{PREFIX}/candidate/forecast": candidate.forecast}
             if candidate.HasField("forecast_sd"):
                 values[f"{PREFIX}/candidate/forecast_sd"] = candidate.forecast_sd
-            points.append(Point(SEARCH_STEP, self._probe_ends[number], values))
+            points.append(Point(SEARCH_STEP, step, values))
         return points

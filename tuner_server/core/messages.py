@@ -142,6 +142,8 @@ class Candidate(Value):
     lr: float
     forecast: float | None = None
     forecast_sd: float | None = None
+    raw_forecast: float | None = None
+    """As the curve gave it, where a bound may have moved it. It ranks forecasts that a bound made equal."""
     at_least: float | None = None
     """What the loss of a probe that diverged is known to have reached."""
 

@@ -15,11 +15,11 @@ from lrpilot.profile import Profile, Shape
 from tests.support.simulated import Exchange, Run, SimulatedTraining, drive
 from tuner_server.core import job
 from tuner_server.core.config import JobConfig, LrBounds
+from tuner_server.core.decayed import HELD_OUT
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.job import JobState, Status, Transition
 from tuner_server.core.messages import BatchSource, Directive, Outcome, Phase, Replacement, Report, Validation
 from tuner_server.core.policies.budget import (
-    HELD_OUT,
     LARGEST_SEARCH_SHARE,
     LEAST_STEP,
     MAX_PROBE,

@@ -24,6 +24,7 @@ from lrpilot.profile import Profile, Shape
 from tuner_server.core import range_test
 from tuner_server.core.acquisition import LogExpectedImprovement, LowerConfidenceBound
 from tuner_server.core.config import LrBounds
+from tuner_server.core.decayed import HELD_OUT, end_loss, length_correction
 from tuner_server.core.divergence import give_up_level, level_reached
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.evidence import observations, posterior_curve
@@ -57,11 +58,9 @@ FIRST_STAGES_SHARE = 10
 """A short run's first tau is this part of it, so that some three stages fit in."""
 LAST_STAGES_SHARE = 5
 """... and its largest tau this part, so that validation loss drives the last ones."""
-HELD_OUT = 10
-"""Steps at LR zero at the end of a decayed probe that is judged by training loss: batches that it has not trained on.
-They are part of tau', so that a search costs the same either way ..."""
 LARGEST_HELD_OUT_SHARE = 4
-"""... and are this part of it at most."""
+"""The batches that a decayed probe holds out are part of tau', so that a search costs the same either way, and at most
+this part of it."""
 RETREAT = math.sqrt(10.0)
 """After a divergence in committed steps the upper bound goes this much below the LR that diverged."""
 
@@ -128,8 +127,6 @@ class AutoLrsState(PolicyState):
     objective: Objective = Objective.TRAINING
     candidates: tuple[Candidate, ...] = ()
     """Of the open stage."""
-    raw_forecasts: tuple[float | None, ...] = ()
-    """Of these candidates, as the curve gave them, before any bound; None where there is no forecast."""
     start_loss: float | None = None
     """Of the open stage."""
     ceiling: float | None = None
@@ -238,7 +235,6 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
                 "last_stage": last,
                 "objective": Objective.VALIDATION if validated else Objective.TRAINING,
                 "candidates": (),
-                "raw_forecasts": (),
                 "start_loss": progress.last_loss,
             }
         )
@@ -302,32 +298,25 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
         number, lr = directive.number, directive.profile.start_lr
         if report.outcome is Outcome.DIVERGED:
             reached = level_reached(report, state.start_loss)
-            candidate, raw = Candidate(directive_number=number, lr=lr, at_least=reached), None
+            candidate = Candidate(directive_number=number, lr=lr, at_least=reached)
         elif self.options.decayed_probes:
-            raw = self._end(state, report)
+            # A probe too short to hold out any has its last loss, one step before its end.
+            loss = end_loss(report, max(state.tau_prime - self._moving_steps(state), 1))
             # No standard error, as in `budget`: what is left of the noise is for the surrogate to find out.
-            candidate = Candidate(directive_number=number, lr=lr, forecast=raw, forecast_sd=0.0)
+            candidate = Candidate(directive_number=number, lr=lr, forecast=loss, forecast_sd=0.0)
         else:
             forecast = self._forecast(state, report)
-            candidate = Candidate(directive_number=number, lr=lr, forecast=forecast.loss, forecast_sd=forecast.sd)
-            raw = forecast.raw
-        state = state.model_copy(
-            update={
-                "candidates": (*state.candidates, candidate),
-                "raw_forecasts": (*state.raw_forecasts, raw),
-            }
-        )
+            candidate = Candidate(
+                directive_number=number,
+                lr=lr,
+                forecast=forecast.loss,
+                forecast_sd=forecast.sd,
+                raw_forecast=forecast.raw,
+            )
+        state = state.model_copy(update={"candidates": (*state.candidates, candidate)})
         if len(state.candidates) < self.options.candidates:
             return self._probe(state, progress)
         return self._commit(state, progress)
-
-    def _end(self, state: AutoLrsState, report: Report) -> float:
-        """The loss after a decayed probe: the validation, or the mean over the batches that were held out."""
-        if state.objective is Objective.VALIDATION:
-            return report.validations[-1].loss
-        # A probe too short to hold out any has its last loss, one step before its end.
-        held_out = report.losses[self._moving_steps(state) :] or report.losses[-1:]
-        return math.fsum(held_out) / len(held_out)
 
     def _forecast(self, state: AutoLrsState, report: Report) -> Forecast:
         """The loss after tau steps; a validation series counts in intervals between validations."""
@@ -352,17 +341,14 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
         """Trains with the LR of the lowest forecast; with the lowest LR when every probe diverged."""
         remaining = progress.remaining_steps
         n_steps = state.tau if remaining is None or not state.last_stage else remaining
-        # Forecasts that a bound made equal, say at zero, are ranked by what the curve itself said.
-        ranked = [
-            (candidate.forecast, raw, i)
-            for i, (candidate, raw) in enumerate(zip(state.candidates, state.raw_forecasts, strict=True))
-            if candidate.forecast is not None and raw is not None
-        ]
-        if ranked:
-            forecast, _, index = min(ranked)
-            correction = self._length_correction(state, n_steps) if state.last_stage else 1.0
-            lr = state.candidates[index].lr * correction
-            reason = f"the lowest forecast of {len(state.candidates)} candidates: {forecast:.4g}"
+        sound = [candidate for candidate in state.candidates if not candidate.diverged]
+        if sound:
+            winner = min(sound, key=_rank)
+            correction = 1.0
+            if state.last_stage:
+                correction = length_correction(self._moving_steps(state), n_steps, self.options.length_exponent)
+            lr = winner.lr * correction
+            reason = f"the lowest forecast of {len(state.candidates)} candidates: {winner.forecast:.4g}"
             if correction < 1.0:
                 reason += f"; its LR times {correction:.2f} for a decay over {n_steps}"
         else:
@@ -373,10 +359,6 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
             self._train(state, lr, n_steps, progress, reason, last=state.last_stage),
             Decision(stage=state.stage, lr=lr, reason=reason, candidates=state.candidates),
         )
-
-    def _length_correction(self, state: AutoLrsState, n_steps: int) -> float:
-        """The best peak LR of a decay falls with its length (Bjorck et al. 2024), by a power of it."""
-        return min(math.pow(self._moving_steps(state) / n_steps, self.options.length_exponent), 1.0)
 
     def _train_on(self, state: AutoLrsState, n_steps: int, progress: Progress) -> Step[AutoLrsState]:
         """Spends a rest that is too short for a search: only a divergence leaves one."""
@@ -401,3 +383,9 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
 
 def _profile(lr: float, n_steps: int, *, decays: bool) -> Profile:
     return Profile(Shape.LINEAR, lr, 0.0, n_steps) if decays else Profile.constant(lr, n_steps)
+
+
+def _rank(candidate: Candidate) -> tuple[float, float]:
+    """By the forecast; where a bound made some equal, say at zero, by what the curve itself said."""
+    assert candidate.forecast is not None
+    return candidate.forecast, candidate.forecast if candidate.raw_forecast is None else candidate.raw_forecast

@@ -25,6 +25,7 @@ from lrpilot.profile import Profile, Shape
 from tuner_server.core import range_test
 from tuner_server.core.acquisition import LogExpectedImprovement, LowerConfidenceBound
 from tuner_server.core.config import LrBounds
+from tuner_server.core.decayed import HELD_OUT, end_loss, length_correction
 from tuner_server.core.divergence import give_up_level, level_reached
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.evidence import observations, posterior_curve
@@ -45,8 +46,6 @@ PROBE_SHARE = 0.0075
 """n as a part of T ..."""
 MIN_PROBE, MAX_PROBE = 25, 65
 """... between these: shorter probes rank badly, longer ones hardly rank better (docs/quality.md)."""
-HELD_OUT = 10
-"""Steps at LR zero at the end of a probe without validation: their batches are ones that it has not trained on."""
 MAX_SPACING = math.log(10.0)
 """d at most: a bowl of the loss is about a decade wide, so wider steps may jump over it."""
 MIN_SPACING = math.log(2.0)
@@ -189,13 +188,8 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         if report.outcome is Outcome.DIVERGED:
             reached = level_reached(report, progress.first_loss)
             return Candidate(directive_number=number, lr=peak, at_least=reached)
-        if report.validations:
-            loss = report.validations[-1].loss
-        else:
-            held_out = report.losses[-HELD_OUT:]
-            loss = math.fsum(held_out) / len(held_out)
         # No standard error: all candidates see the same batches, so what is left is for the surrogate to find out.
-        return Candidate(directive_number=number, lr=peak, forecast=loss, forecast_sd=0.0)
+        return Candidate(directive_number=number, lr=peak, forecast=end_loss(report), forecast_sd=0.0)
 
     def _next(self, state: BudgetState, progress: Progress) -> Step[BudgetState]:
         outward = _outward(state.candidates, progress.bounds, self.options.widening)
@@ -258,7 +252,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             seed=self.config.seed,
             min_separation=0.0,
         )
-        correction = min((self.probe_steps / remaining) ** self.options.length_exponent, 1.0)
+        correction = length_correction(self.probe_steps, remaining, self.options.length_exponent)
         lr = math.exp(best.log_lr) * correction
         reason = (
             f"best over {self.probe_steps} steps: {math.exp(best.log_lr):.3g}, "

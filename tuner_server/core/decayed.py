@@ -1,0 +1,26 @@
+"""Probes that are whole runs in small: their LR decays to zero, and the loss after that is what counts."""
+
+from __future__ import annotations
+
+import math
+
+from tuner_server.core.messages import Report
+
+HELD_OUT = 10
+"""Steps at LR zero at the end of a probe without validation: their batches are ones that it has not trained on."""
+
+
+def end_loss(report: Report, held_out: int = HELD_OUT) -> float:
+    """The loss after the decay: the validation, or the mean over the last `held_out` batches."""
+    if report.validations:
+        return report.validations[-1].loss
+    losses = report.losses[-held_out:]
+    return math.fsum(losses) / len(losses)
+
+
+def length_correction(probe_steps: int, n_steps: int, exponent: float) -> float:
+    """What the best peak LR of a probe is multiplied by for a decay over `n_steps`; at most 1.
+
+    It falls with the length of a run by a power of it (Bjorck et al. 2024).
+    """
+    return min(math.pow(probe_steps / n_steps, exponent), 1.0)

@@ -80,7 +80,7 @@ class Epochs(Generic[Batch]):
             "begun": self._begun,
             "drawn": self._drawn,
             "start": self._start.state_dict() if self._start else None,
-            "generators": _generator_states(self._loader),
+            "generators": generator_states(self._loader),
             # Asked before its first epoch, a StatefulDataLoader would begin it.
             "loader": cast(Any, self._loader).state_dict() if begun and _keeps_state(self._loader) else None,
         }
@@ -118,7 +118,7 @@ class Epochs(Generic[Batch]):
         if own_state is None:
             self._skip(self._drawn)
         # Also the draws that weren't the loader's.
-        _set_generator_states(self._loader, state["generators"])
+        set_generator_states(self._loader, state["generators"])
 
     def _skip(self, n_batches: int) -> None:
         logger.info(
@@ -153,11 +153,11 @@ class _Start:
 
     @classmethod
     def capture(cls, loader: Any) -> _Start:
-        return cls(RandomState.capture(), _generator_states(loader))
+        return cls(RandomState.capture(), generator_states(loader))
 
     def restore(self, loader: Any) -> None:
         self.random_state.restore()
-        _set_generator_states(loader, self.generators)
+        set_generator_states(loader, self.generators)
 
     def state_dict(self) -> dict[str, Any]:
         return {"random_state": self.random_state.state_dict(), "generators": dict(self.generators)}
@@ -205,11 +205,13 @@ def _generators(loader: Any) -> dict[str, torch.Generator]:
     return {path: generator for path, generator in found.items() if isinstance(generator, torch.Generator)}
 
 
-def _generator_states(loader: Any) -> dict[str, torch.Tensor]:
+def generator_states(loader: Any) -> dict[str, torch.Tensor]:
+    """The states of the loader's own generators, by their place in it."""
     return {path: generator.get_state() for path, generator in _generators(loader).items()}
 
 
-def _set_generator_states(loader: Any, states: Mapping[str, torch.Tensor]) -> None:
+def set_generator_states(loader: Any, states: Mapping[str, torch.Tensor]) -> None:
+    """Sets those that have a state among these."""
     for path, generator in _generators(loader).items():
         if path in states:
             generator.set_state(states[path])

@@ -111,6 +111,12 @@ class Schedule:
         """Committed steps."""
         return self.segments[-1].start_step + self.segments[-1].n_steps if self.segments else 0
 
+    def lrs(self) -> list[float]:
+        """The LR of every committed step. Raises: ScheduleError: the schedule has no steps."""
+        if not self.segments:
+            raise ScheduleError("schedule: it has no steps")
+        return [segment.profile.lr(step) for segment in self.segments for step in range(segment.n_steps)]
+
     def lr(self, step: int) -> float:
         """The LR of the first parameter group at a committed step, the same bit for bit as it was applied.
 

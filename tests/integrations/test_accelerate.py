@@ -23,12 +23,10 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.quality.local import LocalTransport
+from tests.support import pages
 from tests.support.directives import directive
 from tests.support.server_process import ServerProcess, running
 
-ROOT = Path(__file__).parents[2]
-EXAMPLE = ROOT / "examples" / "accelerate_digits.py"
-PAGE = ROOT / "docs" / "training-loops" / "accelerate.md"
 AUTOLRS = {"tau": 30, "tau_prime": 4, "candidates": 3}
 
 
@@ -225,14 +223,10 @@ def test_the_page_runs_and_shows_the_example(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], server: ServerProcess
 ) -> None:
     """Its blocks, in order; the first one is the example's code."""
-    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    _, example = EXAMPLE.read_text().split("from __future__ import annotations\n\n")
-    assert blocks[0] == example
+    assert pages.first_shows("accelerate", "accelerate_digits")
     monkeypatch.setenv("LRPILOT_SERVER", server.target)
     monkeypatch.chdir(tmp_path)
-    namespace: dict[str, object] = {"__name__": "__main__"}
-    for block in blocks:
-        exec(compile(block, PAGE, "exec"), namespace)
+    pages.run("accelerate")
     found = re.search(r"committed and (\d+) search steps", capsys.readouterr().out)
     assert found is not None
     assert int(found[1]) > 0

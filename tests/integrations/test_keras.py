@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import runpy
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 
 from benchmarks.quality.local import LocalTransport
+from tests.support import pages
 from tests.support.directives import directive
 from tests.support.server_process import ServerProcess, running
 
@@ -369,8 +369,4 @@ def test_all_of_this_on_jax(which: str) -> None:
 
 def test_the_page_shows_the_example() -> None:
     """Which is run above."""
-    page = (ROOT / "docs" / "training-loops" / "keras.md").read_text()
-    example = (ROOT / "examples" / "keras_digits.py").read_text()
-    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    assert len(blocks) > 1
-    assert all(block in example for block in blocks)
+    assert pages.all_from("keras", "keras_digits")

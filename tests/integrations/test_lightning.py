@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import copy
 import math
-import re
 import runpy
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +29,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from torchmetrics.classification import MulticlassAccuracy
 
 from benchmarks.quality.local import LocalTransport
+from tests.support import pages
 from tests.support.directives import probe, training
 from tests.support.server_process import ServerProcess, running
 
@@ -451,10 +451,7 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve
 
 
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: ServerProcess) -> None:
-    page = Path("docs/training-loops/lightning.md").read_text()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LRPILOT_SERVER", server.target)
-    names: dict[str, Any] = {}
-    for block in re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
-        exec(block, names)
+    names = pages.run("lightning")
     assert names["trainer"].global_step == names["tuner"].committed_step

@@ -29,12 +29,10 @@ from transformers import (
 )
 
 from benchmarks.quality.local import LocalTransport
+from tests.support import pages
 from tests.support.directives import directive
 from tests.support.server_process import ServerProcess, running
 
-ROOT = Path(__file__).parents[2]
-EXAMPLE = ROOT / "examples" / "transformers_digits.py"
-PAGE = ROOT / "docs" / "training-loops" / "transformers.md"
 BATCH = 8
 MEASURED = {
     "learning_rate",
@@ -440,14 +438,10 @@ def test_the_page_runs_and_shows_the_example(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], server: ServerProcess
 ) -> None:
     """Its blocks, in order; the first one is the example's code."""
-    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    _, example = EXAMPLE.read_text().split("from __future__ import annotations\n\n")
-    assert blocks[0] == example
+    assert pages.first_shows("transformers", "transformers_digits")
     monkeypatch.setenv("LRPILOT_SERVER", server.target)
     monkeypatch.chdir(tmp_path)
-    namespace: dict[str, object] = {"__name__": "__main__"}
-    for block in blocks:
-        exec(compile(block, PAGE, "exec"), namespace)
+    pages.run("transformers")
     found = re.search(r"committed and (\d+) search steps", capsys.readouterr().out)
     assert found is not None
     assert int(found[1]) > 0

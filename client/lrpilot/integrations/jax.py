@@ -11,7 +11,6 @@ import numpy as np
 
 from lrpilot.backends.jax_backend import JaxBackend
 from lrpilot.driver import Driver
-from lrpilot.errors import ScheduleError
 from lrpilot.job_options import JobOptions
 from lrpilot.schedule import Schedule
 
@@ -78,9 +77,7 @@ def replay(schedule: Schedule) -> Callable[[jax.typing.ArrayLike], jax.Array]:
     Raises:
         ScheduleError: the schedule has no steps.
     """
-    if not schedule.n_steps:
-        raise ScheduleError("schedule: it has no steps")
-    lrs = np.asarray([schedule.lr(step) for step in range(schedule.n_steps)], np.float32)
+    lrs = np.asarray(schedule.lrs(), np.float32)
 
     def lr(step: jax.typing.ArrayLike) -> jax.Array:
         """The LR of a step; past the end the last one holds."""

@@ -12,7 +12,7 @@ import numpy as np
 from lrpilot import plain, schedule_json
 from lrpilot.backends.keras_backend import KerasBackend, to_numpy
 from lrpilot.driver import Driver
-from lrpilot.errors import ConfigError, ScheduleError
+from lrpilot.errors import ConfigError
 from lrpilot.job_options import JobOptions
 from lrpilot.schedule import Schedule
 
@@ -171,10 +171,8 @@ class ReplayedSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
     def __init__(self, schedule: Schedule) -> None:
         """Raises: ScheduleError: the schedule has no steps."""
-        if not schedule.n_steps:
-            raise ScheduleError("schedule: it has no steps")
         self._schedule = schedule
-        self._lrs = np.asarray([schedule.lr(step) for step in range(schedule.n_steps)], np.float32)
+        self._lrs = np.asarray(schedule.lrs(), np.float32)
 
     def __call__(self, step: Any) -> Any:
         """The LR of a step; past the end the last one holds."""

@@ -30,6 +30,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torchmetrics import Metric
 
 from lrpilot.driver import Driver
+from lrpilot.epochs import generator_states, set_generator_states
 from lrpilot.errors import ConfigError
 from lrpilot.group_lrs import assign
 from lrpilot.job_options import JobOptions
@@ -264,14 +265,12 @@ def _twin(loader: Any) -> Any:
 @contextlib.contextmanager
 def _generators_preserved(loaders: Sequence[Any]) -> Iterator[None]:
     """The random state of the loaders' own generators."""
-    owners = [o for x in loaders for o in (x, getattr(x, "sampler", None), getattr(x, "batch_sampler", None))]
-    generators = [g for g in (getattr(o, "generator", None) for o in owners) if isinstance(g, torch.Generator)]
-    states = [generator.get_state() for generator in generators]
+    states = [generator_states(loader) for loader in loaders]
     try:
         yield
     finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
+        for loader, own_states in zip(loaders, states, strict=True):
+            set_generator_states(loader, own_states)
 
 
 KEPT_BY_HAND = (bool, int, float, str, list, dict, set, collections.deque)

@@ -1,0 +1,96 @@
+"""What several commands share: their options, and a connection to a server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import platformdirs
+import typer
+from lrpilot.embedded import EmbeddedServer
+from lrpilot.schedule import Schedule
+from lrpilot.transport.grpc_transport import GrpcTransport
+from lrpilot.v1 import tuner_pb2 as pb
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn
+
+from tuner_server.core.errors import InvalidInputError
+
+TIMEOUT_S = 30.0
+LARGEST_PAGE = 1000
+
+ServerOption = Annotated[
+    str | None,
+    typer.Option("--server", envvar="LRPILOT_SERVER", help="HOST:PORT; without it your own database is read."),
+]
+DbOption = Annotated[
+    str,
+    typer.Option("--db", envvar="LRPILOT_DB", help="sqlite:///FILE or postgresql://USER@HOST/NAME", show_default=False),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or the beginning of it.")]
+
+
+def default_db() -> str:
+    """Where jobs without a shared server are kept: the user's own data directory."""
+    directory = platformdirs.user_data_path("lrpilot", appauthor=False, ensure_exists=True)
+    return f"sqlite:///{directory / 'lrpilot.db'}"
+
+
+@contextlib.contextmanager
+def connected(server: str | None) -> Iterator[GrpcTransport]:
+    """A connection to `server`, or to one of our own on the user's database."""
+    with contextlib.ExitStack() as stack:
+        if server is None:
+            console = Console(stderr=True)
+            columns = (SpinnerColumn(), TextColumn("{task.description}"))
+            # In a log it would leave an empty line.
+            progress = Progress(*columns, transient=True, console=console, disable=not console.is_terminal)
+            with progress:
+                progress.add_task("opening your database (no --server was named)")
+                embedded = stack.enter_context(contextlib.closing(EmbeddedServer()))
+            server = embedded.target
+        yield stack.enter_context(contextlib.closing(GrpcTransport(server)))
+
+
+@contextlib.contextmanager
+def writing(output: Path) -> Iterator[None]:
+    """Raises: InvalidInputError: the file can't be written."""
+    try:
+        yield
+    except OSError as error:
+        raise InvalidInputError.of("output", f"{output}: {error.strerror}") from error
+
+
+def page_of(tuner: GrpcTransport, request: pb.ListJobsRequest) -> pb.ListJobsResponse:
+    """One page of a listing. Raises: LRPilotError."""
+    return tuner.call(lambda: tuner.stub.ListJobs(request, timeout=TIMEOUT_S))
+
+
+def schedule_of(tuner: GrpcTransport, job: str, view: pb.ScheduleView.ValueType) -> pb.GetScheduleResponse:
+    """A job's schedule. Raises: LRPilotError; InvalidInputError: several jobs' ids begin so."""
+    request = pb.GetScheduleRequest(job_id=resolve(tuner, job), view=view)
+    return tuner.call(lambda: tuner.stub.GetSchedule(request, timeout=TIMEOUT_S))
+
+
+def full_schedule(server: str | None, job: str) -> Schedule:
+    """A job's schedule with its history. Raises: as `schedule_of`."""
+    with connected(server) as tuner:
+        return Schedule.from_response(schedule_of(tuner, job, pb.SCHEDULE_VIEW_FULL))
+
+
+def resolve(tuner: GrpcTransport, job: str) -> str:
+    """The id that begins with `job`. Raises: InvalidInputError: none or several do."""
+    page = page_of(tuner, pb.ListJobsRequest(page_size=LARGEST_PAGE))
+    matching = [found.id for found in page.jobs if found.id.startswith(job)]
+    if len(matching) > 1 and job not in matching:
+        raise InvalidInputError.of("job", f"{job!r} begins {len(matching)} ids; give more of it")
+    return matching[0] if len(matching) == 1 else job
+
+
+def print_json(value: object) -> None:
+    """On standard output."""
+    print(json.dumps(value, indent=2))

@@ -1,0 +1,26 @@
+"""`lrpilot demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tuner_server.core.errors import InvalidInputError
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: `lrpilot demo --out out/demo`")
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the results go.")] = Path("out/demo"),
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of every run.")] = 4000,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, batches and search.")] = 0,
+) -> None:
+    """Tune a small network on real images, and compare with three usual schedules."""
+    try:
+        from tuner_server.demo import run
+    except ModuleNotFoundError as error:
+        raise InvalidInputError.of("demo", f"{error}; pip install 'lrpilot[demo]'") from error
+    run(out, steps, seed)

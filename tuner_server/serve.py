@@ -30,7 +30,8 @@ async def serve(storage: Storage, listen: str, grace_s: float, *, exit_with_stdi
     # A search is a few milliseconds of small matrices: threads would cost more than they give, and one thread gives
     # the same bits every time.
     torch.set_num_threads(1)
-    server = Server(TunerService(storage), listen)
+    service = TunerService(storage)
+    server = Server(service, listen)
     await server.start()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -44,6 +45,7 @@ async def serve(storage: Storage, listen: str, grace_s: float, *, exit_with_stdi
     await stopping.wait()
     log.info("draining", grace_s=grace_s)
     await server.stop(grace_s)
+    service.close()
     log.info("stopped")
 
 

@@ -1,7 +1,8 @@
 """The use cases: load a job, advance it, save it, each in one transaction.
 
-Nothing is kept between calls, so any process can serve any job. A report may arrive twice (a retry), late (the network)
-or at two processes at once; whatever happens, directive n + 1 is decided once, and a repeated report gets that answer.
+Nothing but caches is kept between calls, so any process can serve any job. A report may arrive twice (a retry), late
+(the network) or at two processes at once; whatever happens, directive n + 1 is decided once, and a repeated report gets
+that answer. What belongs to another project does not exist for the caller.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ import hashlib
 import json
 import uuid
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Self
 
 from tuner_server.core import job
 from tuner_server.core.config import JobConfig
-from tuner_server.core.errors import ConflictError, InvalidInputError, PreconditionError
+from tuner_server.core.errors import ConflictError, InvalidInputError, NotFoundError, PreconditionError
 from tuner_server.core.job import JobState, Status
 from tuner_server.core.messages import Directive, Report, Value
+from tuner_server.pipeline import ReportPipeline
 from tuner_server.storage import Entry, Page, Storage, StoredJob
 
 MAX_REQUEST_ID = 200
@@ -28,46 +33,37 @@ def utc_now() -> datetime.datetime:
 
 
 class TunerService:
-    """What the RPCs do, without the RPCs. Thread-safe if its storage is."""
+    """What the RPCs do, without the RPCs. Thread-safe if its storage is. Closed after use."""
 
     def __init__(self, storage: Storage, now: Callable[[], datetime.datetime] = utc_now) -> None:
         """Serves the jobs in `storage`; `now` dates the records."""
         self._storage = storage
         self._now = now
+        self.pipeline = ReportPipeline(storage, now)
+        """Where reports become answers."""
 
-    def create_job(self, request_id: str, config: JobConfig) -> StoredJob:
+    def create_job(self, project: str, request_id: str, config: JobConfig) -> StoredJob:
         """Opens a job; the same request again gets the same job, as it then stands.
 
         Raises:
             InvalidInputError: the config is refused.
             ConflictError: the request id was used with another config.
+            QuotaError: the project has as many live jobs as it may have.
         """
-        if not 0 < len(request_id) <= MAX_REQUEST_ID:
+        if not 0 < len(request_id) <= MAX_REQUEST_ID or "\0" in request_id:
             raise InvalidInputError.of("request_id", f"1 to {MAX_REQUEST_ID} characters, a UUID is usual")
         transition = job.create(config)
-        return self._storage.create(uuid.uuid4().hex, request_id, fingerprint(config), transition, self._now())
+        job_id = uuid.uuid4().hex
+        return self._storage.create(project, job_id, request_id, fingerprint(config), transition, self._now())
 
-    def advance(self, job_id: str, report: Report) -> Directive:
-        """Takes a report; answers with the next directive, or, to a repeated report, with the stored answer.
+    def advance(self, project: str, job_id: str, report: Report) -> Future[Directive]:
+        """Takes a report; the future has the next directive, or, for a repeated report, the stored answer.
 
-        Raises:
-            NotFoundError: no such job.
-            PreconditionError: the report has a wrong number, or differs from the one that was taken under it.
-            InvalidInputError: the report contradicts its directive.
+        Raises: what `ReportPipeline.submit` says, from the future.
         """
-        mark = fingerprint(report)
-        while True:
-            stored = self._storage.load(job_id)
-            if report.directive_number < stored.state.directive.number:
-                return self._repeated(job_id, report, mark)
-            transition = job.advance(stored.state, report)
-            try:
-                self._storage.record(stored, report, mark, transition, self._now())
-            except ConflictError:
-                continue  # another request moved the job meanwhile: look again, this report may be in by now
-            return transition.directive
+        return self.pipeline.submit(project, job_id, report, fingerprint(report))
 
-    def resume_job(self, job_id: str, number: int) -> StoredJob:
+    def resume_job(self, project: str, job_id: str, number: int) -> StoredJob:
         """Takes a job back to where directive `number` is outstanding; what was reported since is forgotten.
 
         Raises:
@@ -76,7 +72,7 @@ class TunerService:
                 the one that issued it.
         """
         while True:
-            stored = self._storage.load(job_id)
+            stored = self.get_job(project, job_id)
             outstanding = stored.state.directive.number
             if not 1 <= number <= outstanding:
                 raise PreconditionError(f"directive_number: {number} was never issued; {outstanding} is outstanding")
@@ -88,7 +84,7 @@ class TunerService:
             except ConflictError:
                 continue  # a report of the client's former life came in meanwhile
 
-    def cancel_job(self, job_id: str, reason: str) -> StoredJob:
+    def cancel_job(self, project: str, job_id: str, reason: str) -> StoredJob:
         """Ends the tuning of a job.
 
         Raises:
@@ -96,23 +92,42 @@ class TunerService:
             PreconditionError: it has ended already.
         """
         while True:
-            stored = self._storage.load(job_id)
+            stored = self.get_job(project, job_id)
             try:
                 return self._storage.update(stored, job.cancel(stored.state, reason), self._now())
             except ConflictError:
                 continue  # a report came in between
 
-    def get_job(self, job_id: str) -> StoredJob:
+    def get_job(self, project: str, job_id: str) -> StoredJob:
         """One job. Raises: NotFoundError."""
-        return self._storage.load(job_id)
+        stored = self._storage.load(job_id)
+        if stored.project != project:
+            raise NotFoundError(f"no job has the id {job_id!r}")
+        return stored
 
-    def list_jobs(self, page_size: int, page_token: str, statuses: Sequence[Status], family: str) -> Page:
+    def list_jobs(self, project: str, page_size: int, page_token: str, statuses: Sequence[Status], family: str) -> Page:
         """A page of jobs, newest first. Raises: InvalidInputError: the token is none of ours."""
-        return self._storage.page(page_size, page_token, statuses=statuses, family=family or None)
+        return self._storage.page(project, page_size, page_token, statuses=statuses, family=family or None)
 
-    def history(self, job_id: str, *, losses: bool) -> list[Entry]:
+    def history(self, project: str, job_id: str, *, losses: bool) -> list[Entry]:
         """All directives of a job with their reports, in order. Raises: NotFoundError."""
+        self.get_job(project, job_id)
         return self._storage.history(job_id, losses=losses)
+
+    def close(self) -> None:
+        """Answers what is waiting. The storage is its owner's."""
+        self.pipeline.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
 
     def ping(self) -> None:
         """Checks that the database answers. Raises: StorageError."""
@@ -131,14 +146,6 @@ class TunerService:
         if stored.state.status is Status.CANCELLED:
             return job.cancel(earlier, stored.state.message)
         return earlier
-
-    def _repeated(self, job_id: str, report: Report, mark: bytes) -> Directive:
-        answer = self._storage.answer(job_id, report.directive_number)
-        if answer is None:
-            raise PreconditionError(f"report.directive_number: {report.directive_number} was never issued")
-        if answer.fingerprint != mark:
-            raise PreconditionError(f"report.directive_number: another report on {report.directive_number} was taken")
-        return answer.directive
 
 
 def _report(entry: Entry) -> Report:

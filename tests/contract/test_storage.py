@@ -31,8 +31,9 @@ from tuner_server.core.messages import (
     Report,
     Validation,
 )
-from tuner_server.storage import Storage, StoredJob, open_storage
+from tuner_server.storage import Change, Storage, StoredJob, open_storage
 
+PROJECT = "default"
 NOW = datetime(2026, 3, 29, 1, 30, 0, 123456, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=1)
 T = TypeVar("T")
@@ -74,7 +75,17 @@ def report(number: int = 1, losses: tuple[float, ...] = (3.0, 2.0, 1.0)) -> Repo
 
 def create(storage: Storage, job_id: str = "job", now: datetime = NOW, **fields: object) -> StoredJob:
     made = transition(**fields)  # type: ignore[arg-type]  # the fields of `transition`, passed through
-    return storage.create(job_id, f"request of {job_id}", b"content", made, now)
+    return storage.create(PROJECT, job_id, f"request of {job_id}", b"content", made, now)
+
+
+def record(
+    storage: Storage, job: StoredJob, taken: Report, fingerprint: bytes, answer: Transition, now: datetime
+) -> StoredJob:
+    """Writes one report."""
+    recorded = storage.record([Change(job, taken, fingerprint, answer)], now)[0]
+    if recorded is None:
+        raise ConflictError(job.id)
+    return recorded
 
 
 def at_once(*calls: Callable[[], T]) -> list[T | Exception]:
@@ -97,31 +108,31 @@ def at_once(*calls: Callable[[], T]) -> list[T | Exception]:
 
 def test_a_new_job_is_loaded_as_it_was_created(storage: Storage) -> None:
     made = transition()
-    job = storage.create("job", "request", b"content", made, NOW)
-    assert job == StoredJob("job", made.state, 1, NOW, NOW)
+    job = storage.create(PROJECT, "job", "request", b"content", made, NOW)
+    assert job == StoredJob("job", PROJECT, made.state, 1, NOW, NOW)
     assert storage.load("job") == job
     assert [entry.directive for entry in storage.history("job", losses=True)] == [made.directive]
 
 
 def test_a_repeated_request_gets_the_job_as_it_is_now(storage: Storage) -> None:
-    job = storage.create("job", "request", b"content", transition(), NOW)
-    now = storage.record(job, report(), b"1", transition(2), LATER)
-    assert storage.create("other", "request", b"content", transition(), LATER) == now
+    job = storage.create(PROJECT, "job", "request", b"content", transition(), NOW)
+    now = record(storage, job, report(), b"1", transition(2), LATER)
+    assert storage.create(PROJECT, "other", "request", b"content", transition(), LATER) == now
     with pytest.raises(NotFoundError):
         storage.load("other")
 
 
 def test_a_request_id_is_not_taken_for_other_content(storage: Storage) -> None:
-    job = storage.create("job", "request", b"content", transition(), NOW)
+    job = storage.create(PROJECT, "job", "request", b"content", transition(), NOW)
     with pytest.raises(ConflictError, match="request"):
-        storage.create("other", "request", b"other content", transition(), LATER)
-    assert storage.page(10).jobs == (job,)
+        storage.create(PROJECT, "other", "request", b"other content", transition(), LATER)
+    assert storage.page(PROJECT, 10).jobs == (job,)
 
 
 def test_a_job_id_is_taken_once(storage: Storage) -> None:
-    job = storage.create("job", "request", b"content", transition(), NOW)
+    job = storage.create(PROJECT, "job", "request", b"content", transition(), NOW)
     with pytest.raises(ConflictError):
-        storage.create("job", "another request", b"content", transition(), LATER)
+        storage.create(PROJECT, "job", "another request", b"content", transition(), LATER)
     assert storage.load("job") == job
 
 
@@ -130,13 +141,13 @@ def test_a_request_repeated_at_once_makes_one_job(database_url: str, storage: St
     others = [open_storage(database_url, upgrade=True) for _ in range(4)]
 
     def call(caller: Storage, job_id: str) -> Callable[[], StoredJob]:
-        return lambda: caller.create(job_id, "request", b"content", transition(), NOW)
+        return lambda: caller.create(PROJECT, job_id, "request", b"content", transition(), NOW)
 
     callers = [storage] * 4 + others
     jobs = at_once(*(call(caller, f"job {i}") for i, caller in enumerate(callers)))
     for other in others:
         other.close()
-    assert storage.page(10).jobs == (jobs[0],)
+    assert storage.page(PROJECT, 10).jobs == (jobs[0],)
     assert all(job == jobs[0] for job in jobs)
 
 
@@ -148,7 +159,7 @@ def test_a_report_is_recorded_with_its_answer(storage: Storage) -> None:
     job = create(storage)
     answer = transition(2, decision=decision)
     given = report().model_copy(update={"validations": (Validation(step=3, loss=0.5),), "wall_time_s": 1.5})
-    recorded = storage.record(job, given, b"fingerprint", answer, LATER)
+    recorded = record(storage, job, given, b"fingerprint", answer, LATER)
     assert recorded == StoredJob("job", answer.state, 2, NOW, LATER)
     assert storage.load("job") == recorded
     first, second = storage.history("job", losses=True)
@@ -164,8 +175,8 @@ def test_a_report_is_recorded_with_its_answer(storage: Storage) -> None:
 
 
 def test_an_answer_is_kept_with_the_fingerprint_of_its_report(storage: Storage) -> None:
-    job = storage.record(create(storage), report(1), b"first", transition(2), NOW)
-    storage.record(job, report(2), b"second", transition(3), NOW)
+    job = record(storage, create(storage), report(1), b"first", transition(2), NOW)
+    record(storage, job, report(2), b"second", transition(3), NOW)
     answers = [storage.answer("job", number) for number in (1, 2)]
     assert [(a.fingerprint, a.directive) for a in answers if a] == [
         (b"first", train(2)),
@@ -182,7 +193,7 @@ def test_of_reports_at_once_one_is_taken(database_url: str, storage: Storage) ->
 
     def call(caller: Storage, i: int) -> Callable[[], StoredJob]:
         answer = transition(2, message=f"answer {i}")
-        return lambda: caller.record(job, report(losses=(i, i, i)), bytes([i]), answer, LATER)
+        return lambda: record(caller, job, report(losses=(i, i, i)), bytes([i]), answer, LATER)
 
     results = at_once(*(call(caller, i) for i, caller in enumerate([storage] * 4 + others)))
     for other in others:
@@ -203,7 +214,7 @@ def test_a_write_from_an_old_version_changes_nothing(storage: Storage) -> None:
     job = storage.update(old, cancelled, LATER)
     assert job == StoredJob("job", cancelled, 2, NOW, LATER)
     with pytest.raises(ConflictError):
-        storage.record(old, report(), b"", transition(2), LATER)
+        record(storage, old, report(), b"", transition(2), LATER)
     with pytest.raises(ConflictError):
         storage.update(old, old.state, LATER)
     assert storage.load("job") == job
@@ -214,7 +225,7 @@ def test_a_write_that_fails_half_way_changes_nothing(storage: Storage) -> None:
     job = create(storage)
     before = storage.history("job", losses=True)
     with pytest.raises(ConflictError):  # directive 1 exists
-        storage.record(job, report(), b"", transition(1), LATER)
+        record(storage, job, report(), b"", transition(1), LATER)
     assert storage.load("job") == job
     assert storage.history("job", losses=True) == before
 
@@ -237,7 +248,7 @@ def test_times_are_utc_whatever_zone_they_came_in(storage: Storage) -> None:
 def test_nothing_done_to_a_result_reaches_the_storage(storage: Storage) -> None:
     made = transition()
     state = made.state.model_copy(update={"policy_state": {"tau": [1]}})
-    returned = storage.create("job", "request", b"", dataclasses.replace(made, state=state), NOW)
+    returned = storage.create(PROJECT, "job", "request", b"", dataclasses.replace(made, state=state), NOW)
     for job in (returned, storage.load("job")):
         assert job.state.policy_state is not None
         job.state.policy_state["tau"].append(2)
@@ -247,7 +258,7 @@ def test_nothing_done_to_a_result_reaches_the_storage(storage: Storage) -> None:
 
 def test_what_was_written_is_there_after_reopening(database_url: str) -> None:
     with open_storage(database_url, upgrade=True) as storage:
-        job = storage.record(create(storage), report(), b"1", transition(2), LATER)
+        job = record(storage, create(storage), report(), b"1", transition(2), LATER)
         history = storage.history("job", losses=True)
     with open_storage(database_url) as storage:
         storage.ping()
@@ -261,14 +272,14 @@ def test_what_was_written_is_there_after_reopening(database_url: str) -> None:
 def test_history_is_in_the_order_of_numbers(storage: Storage) -> None:
     job = create(storage)
     for number in range(1, 12):
-        job = storage.record(job, report(number), b"", transition(number + 1), NOW)
+        job = record(storage, job, report(number), b"", transition(number + 1), NOW)
     create(storage, "another job")
     numbers = [entry.directive.number for entry in storage.history("job", losses=True)]
     assert numbers == list(range(1, 13))
 
 
 def test_history_without_losses_has_all_but_the_losses(storage: Storage) -> None:
-    storage.record(create(storage), report(), b"", transition(2), NOW)
+    record(storage, create(storage), report(), b"", transition(2), NOW)
     full = storage.history("job", losses=True)
     assert full[0].report is not None
     lean = dataclasses.replace(full[0], report=dataclasses.replace(full[0].report, losses=None))
@@ -282,7 +293,7 @@ def listed(storage: Storage, page_size: int, **filters: object) -> list[list[str
     """The ids on every page."""
     pages, token = [], ""
     while True:
-        page = storage.page(page_size, token, **filters)  # type: ignore[arg-type]  # passed through
+        page = storage.page(PROJECT, page_size, token, **filters)  # type: ignore[arg-type]  # passed through
         pages.append([job.id for job in page.jobs])
         token = page.next_page_token
         if not token:
@@ -307,9 +318,9 @@ def test_an_empty_listing_is_one_empty_page(storage: Storage) -> None:
 def test_a_new_job_does_not_shift_the_pages(storage: Storage) -> None:
     for i in range(4):
         create(storage, f"job {i}", NOW + timedelta(seconds=i))
-    first = storage.page(2)
+    first = storage.page(PROJECT, 2)
     create(storage, "new job", NOW + timedelta(seconds=9))
-    second = storage.page(2, first.next_page_token)
+    second = storage.page(PROJECT, 2, first.next_page_token)
     assert [job.id for job in first.jobs + second.jobs] == ["job 3", "job 2", "job 1", "job 0"]
 
 
@@ -331,12 +342,12 @@ def test_listings_are_filtered(storage: Storage) -> None:
 @pytest.mark.parametrize("token", ["x", "é", "AAAA", "bnVsbA==", "WzEsMl0=", "WyIyMDI2LTAxLTAxIiwiYSJd"])
 def test_a_token_that_is_none_is_refused(storage: Storage, token: str) -> None:
     with pytest.raises(InvalidInputError, match="page_token"):
-        storage.page(10, token)
+        storage.page(PROJECT, 10, token)
 
 
 def test_a_page_has_room_for_a_job(storage: Storage) -> None:
     with pytest.raises(InvalidInputError, match="page_size"):
-        storage.page(0)
+        storage.page(PROJECT, 0)
 
 
 # Values
@@ -448,10 +459,10 @@ def test_values_come_back_as_they_were(
     decision: Decision | None,
 ) -> None:
     state = data.draw(states(directive))
-    job_id = f"job {len(storage.page(1000).jobs)}"
+    job_id = f"job {len(storage.page(PROJECT, 1000).jobs)}"
     job = create(storage, job_id)
     answer = Transition(state, directive, decision)
-    recorded = storage.record(job, given, b"", answer, LATER)
+    recorded = record(storage, job, given, b"", answer, LATER)
     assert repr(recorded.state) == repr(state)
     assert repr(storage.load(job_id).state) == repr(state)
     first, second = storage.history(job_id, losses=True)
@@ -475,7 +486,7 @@ def test_values_come_back_as_they_were(
 def test_a_policy_state_with_infinities_means_the_same_after_loading(storage: Storage) -> None:
     made = transition()
     state = made.state.model_copy(update={"policy_state": {"ceiling": math.inf, "low": -math.inf}})
-    storage.create("job", "request", b"", dataclasses.replace(made, state=state), NOW)
+    storage.create(PROJECT, "job", "request", b"", dataclasses.replace(made, state=state), NOW)
     loaded = storage.load("job").state.policy_state
     assert loaded is not None
     assert {name: float(value) for name, value in loaded.items()} == state.policy_state

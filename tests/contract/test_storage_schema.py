@@ -27,4 +27,4 @@ def test_a_shared_database_is_upgraded_only_when_asked(postgresql_url: str) -> N
         open_storage(postgresql_url)
     open_storage(postgresql_url, upgrade=True).close()
     with open_storage(postgresql_url) as storage:
-        assert storage.page(1).jobs == ()
+        assert storage.page("default", 1).jobs == ()

@@ -16,6 +16,8 @@ from tuner_server.core.messages import Directive, Phase, Report
 from tuner_server.service import TunerService, fingerprint
 from tuner_server.storage import open_storage
 
+PROJECT = "default"
+TIMEOUT_S = 30.0
 CONFIG = config(400, **QUICK)
 
 
@@ -26,18 +28,23 @@ def url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def service(url: str) -> Iterator[TunerService]:
-    with open_storage(url) as storage:
-        yield TunerService(storage)
+    with open_storage(url) as storage, TunerService(storage) as opened:
+        yield opened
+
+
+def advance(service: TunerService, job_id: str, report: Report) -> Directive:
+    """Reports, and waits for the answer."""
+    return service.advance(PROJECT, job_id, report).result(TIMEOUT_S)
 
 
 def finish(service: TunerService, job_id: str, training: SimulatedTraining) -> list[tuple[Directive, Report]]:
     """Drives a job to its end: every directive with its report."""
-    directive = service.get_job(job_id).state.directive
+    directive = service.get_job(PROJECT, job_id).state.directive
     done = []
     while directive.phase is not Phase.STOP:
         report = training.run(directive)
         done.append((directive, report))
-        directive = service.advance(job_id, report)
+        directive = advance(service, job_id, report)
     return done
 
 
@@ -45,37 +52,37 @@ def finish(service: TunerService, job_id: str, training: SimulatedTraining) -> l
 
 
 def test_the_same_request_gets_the_same_job_as_it_then_stands(service: TunerService) -> None:
-    first = service.create_job("request", CONFIG)
-    assert service.create_job("request", CONFIG) == first
+    first = service.create_job(PROJECT, "request", CONFIG)
+    assert service.create_job(PROJECT, "request", CONFIG) == first
     report = SimulatedTraining().run(first.state.directive)
-    service.advance(first.id, report)
-    again = service.create_job("request", CONFIG)
+    advance(service, first.id, report)
+    again = service.create_job(PROJECT, "request", CONFIG)
     assert again.id == first.id
     assert again.state.directive.number == 2
-    assert len(service.list_jobs(50, "", [], "").jobs) == 1
+    assert len(service.list_jobs(PROJECT, 50, "", [], "").jobs) == 1
 
 
 def test_a_request_id_with_another_config_is_refused(service: TunerService) -> None:
-    service.create_job("request", CONFIG)
+    service.create_job(PROJECT, "request", CONFIG)
     with pytest.raises(ConflictError, match="request_id"):
-        service.create_job("request", CONFIG.model_copy(update={"seed": 1}))
+        service.create_job(PROJECT, "request", CONFIG.model_copy(update={"seed": 1}))
 
 
 def test_another_request_gets_another_job(service: TunerService) -> None:
-    assert service.create_job("one", CONFIG).id != service.create_job("two", CONFIG).id
+    assert service.create_job(PROJECT, "one", CONFIG).id != service.create_job(PROJECT, "two", CONFIG).id
 
 
 @pytest.mark.parametrize("request_id", ["", "r" * 201])
 def test_a_request_id_is_needed(service: TunerService, request_id: str) -> None:
     with pytest.raises(InvalidInputError, match="request_id"):
-        service.create_job(request_id, CONFIG)
+        service.create_job(PROJECT, request_id, CONFIG)
 
 
 def test_a_refused_config_leaves_no_job(service: TunerService) -> None:
     with pytest.raises(InvalidInputError):
-        service.create_job("request", config(5))
-    assert service.list_jobs(50, "", [], "").jobs == ()
-    service.create_job("request", CONFIG)
+        service.create_job(PROJECT, "request", config(5))
+    assert service.list_jobs(PROJECT, 50, "", [], "").jobs == ()
+    service.create_job(PROJECT, "request", CONFIG)
 
 
 def test_requests_at_once_make_one_job(service: TunerService) -> None:
@@ -83,7 +90,7 @@ def test_requests_at_once_make_one_job(service: TunerService) -> None:
 
     def create(_: int) -> str:
         barrier.wait()
-        return service.create_job("request", CONFIG).id
+        return service.create_job(PROJECT, "request", CONFIG).id
 
     with ThreadPoolExecutor(6) as pool:
         assert len(set(pool.map(create, range(6)))) == 1
@@ -94,73 +101,78 @@ def test_requests_at_once_make_one_job(service: TunerService) -> None:
 
 def test_a_job_comes_out_as_in_a_plain_loop(service: TunerService) -> None:
     alone = drive(CONFIG, SimulatedTraining())
-    job_id = service.create_job("request", CONFIG).id
+    job_id = service.create_job(PROJECT, "request", CONFIG).id
     done = finish(service, job_id, SimulatedTraining())
-    stored = service.get_job(job_id)
+    stored = service.get_job(PROJECT, job_id)
     assert [directive for directive, _ in done] + [stored.state.directive] == alone.directives
     assert stored.state.model_dump_json() == alone.state.model_dump_json()
-    history = service.history(job_id, losses=True)
+    history = service.history(PROJECT, job_id, losses=True)
     assert [entry.directive for entry in history] == alone.directives
     assert [entry.decision for entry in history] == [exchange.decision for exchange in alone.exchanges]
     assert [entry.report.losses for entry in history if entry.report] == [report.losses for _, report in done]
 
 
 def test_repeated_reports_get_the_stored_answers_and_change_nothing(service: TunerService) -> None:
-    job_id = service.create_job("request", CONFIG).id
+    job_id = service.create_job(PROJECT, "request", CONFIG).id
     training = SimulatedTraining()
-    directive = service.get_job(job_id).state.directive
+    directive = service.get_job(PROJECT, job_id).state.directive
     answers: list[tuple[Report, Directive]] = []
     while directive.phase is not Phase.STOP:
         report = training.run(directive)
-        directive = service.advance(job_id, report)
+        directive = advance(service, job_id, report)
         answers.append((report, directive))
-        assert service.advance(job_id, report) == directive  # the retry of a client that heard nothing
-    before = service.get_job(job_id)
-    assert [service.advance(job_id, report) for report, _ in answers] == [directive for _, directive in answers]
-    assert service.get_job(job_id) == before
+        assert advance(service, job_id, report) == directive  # the retry of a client that heard nothing
+    before = service.get_job(PROJECT, job_id)
+    assert [advance(service, job_id, report) for report, _ in answers] == [directive for _, directive in answers]
+    assert service.get_job(PROJECT, job_id) == before
 
 
 def test_another_report_under_a_number_that_was_taken_is_refused(service: TunerService) -> None:
-    job_id = service.create_job("request", CONFIG).id
-    report = SimulatedTraining().run(service.get_job(job_id).state.directive)
-    service.advance(job_id, report)
-    before = service.get_job(job_id)
+    job_id = service.create_job(PROJECT, "request", CONFIG).id
+    report = SimulatedTraining().run(service.get_job(PROJECT, job_id).state.directive)
+    advance(service, job_id, report)
+    before = service.get_job(PROJECT, job_id)
     other = report.model_copy(update={"losses": (*report.losses[:-1], report.losses[-1] + 1.0)})
     with pytest.raises(PreconditionError, match="another report on 1 was taken"):
-        service.advance(job_id, other)
-    assert service.get_job(job_id) == before
+        advance(service, job_id, other)
+    assert service.get_job(PROJECT, job_id) == before
 
 
 @pytest.mark.parametrize("number", [-1, 0])
 def test_a_number_that_was_never_issued_is_refused(service: TunerService, number: int) -> None:
-    job_id = service.create_job("request", CONFIG).id
-    report = SimulatedTraining().run(service.get_job(job_id).state.directive)
+    job_id = service.create_job(PROJECT, "request", CONFIG).id
+    report = SimulatedTraining().run(service.get_job(PROJECT, job_id).state.directive)
     with pytest.raises(PreconditionError, match="never issued"):
-        service.advance(job_id, report.model_copy(update={"directive_number": number}))
+        advance(service, job_id, report.model_copy(update={"directive_number": number}))
 
 
 def test_a_number_ahead_is_refused(service: TunerService) -> None:
-    job_id = service.create_job("request", CONFIG).id
-    report = SimulatedTraining().run(service.get_job(job_id).state.directive)
+    job_id = service.create_job(PROJECT, "request", CONFIG).id
+    report = SimulatedTraining().run(service.get_job(PROJECT, job_id).state.directive)
     with pytest.raises(PreconditionError, match="not the outstanding 1"):
-        service.advance(job_id, report.model_copy(update={"directive_number": 2}))
+        advance(service, job_id, report.model_copy(update={"directive_number": 2}))
 
 
 def test_a_refused_report_may_be_sent_again_as_it_should_be(service: TunerService) -> None:
-    job_id = service.create_job("request", CONFIG).id
-    report = SimulatedTraining().run(service.get_job(job_id).state.directive)
+    job_id = service.create_job(PROJECT, "request", CONFIG).id
+    report = SimulatedTraining().run(service.get_job(PROJECT, job_id).state.directive)
     with pytest.raises(InvalidInputError):
-        service.advance(job_id, report.model_copy(update={"losses": report.losses[1:]}))
-    assert service.advance(job_id, report).number == 2
+        advance(service, job_id, report.model_copy(update={"losses": report.losses[1:]}))
+    assert advance(service, job_id, report).number == 2
 
 
 def test_concurrent_duplicates_at_two_servers_are_decided_once(url: str) -> None:
     """Two storages on one file, as two processes have them, and threads of each."""
-    with open_storage(url) as first, open_storage(url) as second:
-        services = [TunerService(first), TunerService(second)]
-        job_id = services[0].create_job("request", CONFIG).id
+    with (
+        open_storage(url) as first,
+        open_storage(url) as second,
+        TunerService(first) as one,
+        TunerService(second) as other,
+    ):
+        services = [one, other]
+        job_id = services[0].create_job(PROJECT, "request", CONFIG).id
         training = SimulatedTraining()
-        directive = services[0].get_job(job_id).state.directive
+        directive = services[0].get_job(PROJECT, job_id).state.directive
         alone = drive(CONFIG, SimulatedTraining()).directives
         with ThreadPoolExecutor(4) as pool:
             for expected in alone[1:8]:
@@ -169,23 +181,23 @@ def test_concurrent_duplicates_at_two_servers_are_decided_once(url: str) -> None
 
                 def send(index: int, report: Report = report, barrier: threading.Barrier = barrier) -> Directive:
                     barrier.wait()
-                    return services[index % 2].advance(job_id, report)
+                    return advance(services[index % 2], job_id, report)
 
                 answers = list(pool.map(send, range(4)))
                 assert answers == [expected] * 4
                 directive = answers[0]
-        assert len(services[1].history(job_id, losses=False)) == 8
+        assert len(services[1].history(PROJECT, job_id, losses=False)) == 8
 
 
 def test_a_job_goes_on_where_it_was_after_the_database_was_opened_anew(url: str) -> None:
     alone = drive(CONFIG, SimulatedTraining())
     training = SimulatedTraining()
-    with open_storage(url) as storage:
-        created = TunerService(storage).create_job("request", CONFIG)
+    with open_storage(url) as storage, TunerService(storage) as service:
+        created = service.create_job(PROJECT, "request", CONFIG)
     directive, seen = created.state.directive, [created.state.directive]
     while directive.phase is not Phase.STOP:
-        with open_storage(url) as storage:
-            directive = TunerService(storage).advance(created.id, training.run(directive))
+        with open_storage(url) as storage, TunerService(storage) as service:
+            directive = advance(service, created.id, training.run(directive))
         seen.append(directive)
     assert seen == alone.directives
 
@@ -194,22 +206,24 @@ def test_a_job_goes_on_where_it_was_after_the_database_was_opened_anew(url: str)
 
 
 def test_cancel_then_report_then_stop(service: TunerService) -> None:
-    job_id = service.create_job("request", CONFIG).id
-    report = SimulatedTraining().run(service.get_job(job_id).state.directive)
-    cancelled = service.cancel_job(job_id, "wrong data")
+    job_id = service.create_job(PROJECT, "request", CONFIG).id
+    report = SimulatedTraining().run(service.get_job(PROJECT, job_id).state.directive)
+    cancelled = service.cancel_job(PROJECT, job_id, "wrong data")
     assert (cancelled.state.status, cancelled.state.message) == (Status.CANCELLED, "wrong data")
-    stop = service.advance(job_id, report)
+    stop = advance(service, job_id, report)
     assert stop.phase is Phase.STOP
     assert stop.restore
-    assert service.advance(job_id, report) == stop
+    assert advance(service, job_id, report) == stop
     with pytest.raises(PreconditionError, match="ended already"):
-        service.cancel_job(job_id, "again")
+        service.cancel_job(PROJECT, job_id, "again")
     with pytest.raises(PreconditionError, match="ended"):
-        service.advance(job_id, report.model_copy(update={"directive_number": stop.number}))
+        advance(service, job_id, report.model_copy(update={"directive_number": stop.number}))
 
 
 def test_a_cancel_among_reports_is_not_lost(service: TunerService) -> None:
-    job_id = service.create_job("request", config(None, **QUICK)).id  # so that it can not end before the cancel
+    job_id = service.create_job(
+        PROJECT, "request", config(None, **QUICK)
+    ).id  # so that it can not end before the cancel
     barrier = threading.Barrier(2)
 
     def drive_on() -> None:
@@ -219,9 +233,9 @@ def test_a_cancel_among_reports_is_not_lost(service: TunerService) -> None:
     thread = threading.Thread(target=drive_on)
     thread.start()
     barrier.wait()
-    service.cancel_job(job_id, "enough")
+    service.cancel_job(PROJECT, job_id, "enough")
     thread.join()
-    state = service.get_job(job_id).state
+    state = service.get_job(PROJECT, job_id).state
     assert (state.status, state.message) == (Status.CANCELLED, "enough")
     assert state.directive.phase is Phase.STOP
 
@@ -229,34 +243,36 @@ def test_a_cancel_among_reports_is_not_lost(service: TunerService) -> None:
 @pytest.mark.parametrize("number", [1, 2, 5, 9, 12])
 def test_a_job_taken_back_comes_out_the_same(service: TunerService, number: int) -> None:
     """The client went back to a checkpoint in directive `number`, with its weights as they were then."""
-    job = service.create_job("request", CONFIG)
+    job = service.create_job(PROJECT, "request", CONFIG)
     whole = finish(service, job.id, SimulatedTraining())
     assert number < len(whole)
-    resumed = service.resume_job(job.id, number)
+    resumed = service.resume_job(PROJECT, job.id, number)
     assert resumed.state.directive == whole[number - 1][0]
-    assert [entry.report is None for entry in service.history(job.id, losses=False)] == [False] * (number - 1) + [True]
+    assert [entry.report is None for entry in service.history(PROJECT, job.id, losses=False)] == [False] * (
+        number - 1
+    ) + [True]
     for directive, report in whole[number - 1 :]:
-        assert service.get_job(job.id).state.directive == directive
-        service.advance(job.id, report)
-    again = service.history(job.id, losses=True)
+        assert service.get_job(PROJECT, job.id).state.directive == directive
+        advance(service, job.id, report)
+    again = service.history(PROJECT, job.id, losses=True)
     assert [entry.directive for entry in again[:-1]] == [directive for directive, _ in whole]
-    assert service.get_job(job.id).state.status is Status.FINISHED
+    assert service.get_job(PROJECT, job.id).state.status is Status.FINISHED
 
 
 def test_a_job_can_be_taken_back_to_where_it_is_and_not_ahead(service: TunerService) -> None:
-    job = service.create_job("request", CONFIG)
-    assert service.resume_job(job.id, 1) == job
+    job = service.create_job(PROJECT, "request", CONFIG)
+    assert service.resume_job(PROJECT, job.id, 1) == job
     for number in (0, 2):
         with pytest.raises(PreconditionError, match="never issued"):
-            service.resume_job(job.id, number)
+            service.resume_job(PROJECT, job.id, number)
 
 
 def test_a_cancelled_job_that_is_taken_back_stays_cancelled(service: TunerService) -> None:
-    job = service.create_job("request", CONFIG)
+    job = service.create_job(PROJECT, "request", CONFIG)
     training = SimulatedTraining()
-    service.advance(job.id, training.run(job.state.directive))
-    service.cancel_job(job.id, "enough")
-    resumed = service.resume_job(job.id, 1)
+    advance(service, job.id, training.run(job.state.directive))
+    service.cancel_job(PROJECT, job.id, "enough")
+    resumed = service.resume_job(PROJECT, job.id, 1)
     assert (resumed.state.status, resumed.state.message) == (Status.CANCELLED, "enough")
     assert resumed.state.directive == job.state.directive
 
@@ -265,10 +281,10 @@ def test_a_cancelled_job_that_is_taken_back_stays_cancelled(service: TunerServic
 def test_an_unknown_job(service: TunerService, method: str) -> None:
     report = SimulatedTraining().run(drive(CONFIG, SimulatedTraining(), max_directives=0).directives[0])
     calls: dict[str, Callable[[], object]] = {
-        "get_job": lambda: service.get_job("none"),
-        "history": lambda: service.history("none", losses=False),
-        "cancel_job": lambda: service.cancel_job("none", ""),
-        "advance": lambda: service.advance("none", report),
+        "get_job": lambda: service.get_job(PROJECT, "none"),
+        "history": lambda: service.history(PROJECT, "none", losses=False),
+        "cancel_job": lambda: service.cancel_job(PROJECT, "none", ""),
+        "advance": lambda: advance(service, "none", report),
     }
     with pytest.raises(NotFoundError, match="none"):
         calls[method]()

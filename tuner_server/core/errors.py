@@ -4,6 +4,7 @@ TunerError
 ├── InvalidInputError     the caller's fault: fields with what would be right
 ├── NotFoundError         no such job
 ├── PreconditionError     the job is not where the caller thinks it is
+├── QuotaError            a limit of the caller's project is reached
 ├── ConflictError         the same request id, another content; or a lost race that is worth a retry
 ├── PolicyError           our fault: a policy broke the contract that `core.job` checks
 └── StorageError          the database can't be used
@@ -65,6 +66,10 @@ class PreconditionError(TunerError):
 
 class ConflictError(TunerError):
     """A request id that was used for something else, or a job that another request changed meanwhile."""
+
+
+class QuotaError(TunerError):
+    """A limit of the caller's project is reached; nothing was changed."""
 
 
 class PolicyError(TunerError):

@@ -17,6 +17,7 @@ from lrpilot.v1 import tuner_pb2_grpc
 from tuner_server.core import schedule
 from tuner_server.core.errors import InvalidInputError, TunerError
 from tuner_server.rpc import convert
+from tuner_server.rpc.caller import CALLER
 from tuner_server.rpc.status import code_of, details_of
 from tuner_server.service import TunerService
 from tuner_server.storage import StoredJob
@@ -77,7 +78,7 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     async def CreateJob(self, request: pb.CreateJobRequest) -> pb.CreateJobResponse:
         """Opens a job."""
         config = convert.config_from_pb(request.config)
-        stored = await self._run(self._service.create_job, request.request_id, config)
+        stored = await self._run(self._service.create_job, CALLER.get().project, request.request_id, config)
         log.info("job created", job_id=stored.id, name=config.name, policy=stored.state.config.policy)
         return pb.CreateJobResponse(
             job=convert.job_to_pb(stored), directive=convert.directive_to_pb(stored.state.directive)
@@ -87,7 +88,8 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     async def Advance(self, request: pb.AdvanceRequest) -> pb.AdvanceResponse:
         """Takes a report."""
         report = convert.report_from_pb(request.report)
-        directive = await self._run(self._service.advance, request.job_id, report)
+        answer = self._service.advance(CALLER.get().project, request.job_id, report)
+        directive = await asyncio.wrap_future(answer)
         log.info(
             "job advanced",
             job_id=request.job_id,
@@ -111,7 +113,12 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
             raise InvalidInputError.of("page_size", f"0 to {MAX_PAGE}, not {request.page_size}")
         states = [convert.known("states", convert.STATES, state) for state in request.states]
         page = await self._run(
-            self._service.list_jobs, request.page_size or DEFAULT_PAGE, request.page_token, states, request.family
+            self._service.list_jobs,
+            CALLER.get().project,
+            request.page_size or DEFAULT_PAGE,
+            request.page_token,
+            states,
+            request.family,
         )
         return pb.ListJobsResponse(
             jobs=[convert.job_to_pb(stored) for stored in page.jobs], next_page_token=page.next_page_token
@@ -120,14 +127,16 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     @unary
     async def CancelJob(self, request: pb.CancelJobRequest) -> pb.CancelJobResponse:
         """Ends the tuning of a job."""
-        stored = await self._run(self._service.cancel_job, request.job_id, request.reason)
+        stored = await self._run(self._service.cancel_job, CALLER.get().project, request.job_id, request.reason)
         log.info("job cancelled", job_id=stored.id, reason=request.reason)
         return pb.CancelJobResponse(job=convert.job_to_pb(stored))
 
     @unary
     async def ResumeJob(self, request: pb.ResumeJobRequest) -> pb.ResumeJobResponse:
         """Takes a job back to where its client's checkpoint is."""
-        stored = await self._run(self._service.resume_job, request.job_id, request.directive_number)
+        stored = await self._run(
+            self._service.resume_job, CALLER.get().project, request.job_id, request.directive_number
+        )
         log.info("job resumed", job_id=stored.id, directive=request.directive_number)
         return pb.ResumeJobResponse(
             job=convert.job_to_pb(stored), directive=convert.directive_to_pb(stored.state.directive)
@@ -138,7 +147,7 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
         """The schedule found so far."""
         stored = await self._load(request.job_id)
         full = request.view == pb.SCHEDULE_VIEW_FULL
-        entries = await self._run(self._service.history, request.job_id, losses=full)
+        entries = await self._run(self._service.history, CALLER.get().project, request.job_id, losses=full)
         response = pb.GetScheduleResponse(
             job=convert.job_to_pb(stored),
             segments=[convert.segment_to_pb(segment) for segment in schedule.segments(entries)],
@@ -166,4 +175,4 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping; watch again")
 
     async def _load(self, job_id: str) -> StoredJob:
-        return await self._run(self._service.get_job, job_id)
+        return await self._run(self._service.get_job, CALLER.get().project, job_id)

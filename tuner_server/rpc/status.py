@@ -12,6 +12,7 @@ CODES: dict[type[errors.TunerError], grpc.StatusCode] = {
     errors.InvalidInputError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
     errors.PreconditionError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.QuotaError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.ConflictError: grpc.StatusCode.ABORTED,
     errors.StorageError: grpc.StatusCode.UNAVAILABLE,
     errors.TunerError: grpc.StatusCode.INTERNAL,

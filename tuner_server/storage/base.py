@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Self
@@ -31,10 +31,25 @@ class StoredJob:
     """A job as it was at `version`. Times are aware, in UTC, to the microsecond."""
 
     id: str
+    project: str
     state: JobState
     version: int
     create_time: datetime
     update_time: datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Change:
+    """A report, and what it led to: to be written if the job is still as it was."""
+
+    job: StoredJob
+    """What the transition was made from."""
+    report: Report
+    """On the directive that was outstanding in `job`."""
+    fingerprint: bytes
+    """Of the report."""
+    transition: Transition
+    """What `core.job.advance` made of it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -85,17 +100,19 @@ class Storage(abc.ABC):
     @abc.abstractmethod
     def create(
         self,
+        project: str,
         job_id: str,
         request_id: str,
         fingerprint: bytes,
         transition: Transition,
         now: datetime,
     ) -> StoredJob:
-        """Opens a job with its first directive; idempotent by `request_id`.
+        """Opens a job with its first directive; idempotent by project and `request_id`.
 
         Args:
+            project: that the job belongs to.
             job_id: for a new job; not used when the request was answered before.
-            request_id: of the request, unique to it.
+            request_id: of the request, unique to it within its project.
             fingerprint: of the request's content.
             transition: what `core.job.create` gave.
             now: aware.
@@ -105,6 +122,8 @@ class Storage(abc.ABC):
 
         Raises:
             ConflictError: the request id came with another fingerprint before, or the job id is taken.
+            NotFoundError: no such project.
+            QuotaError: the project has as many live jobs as it may have.
         """
 
     @abc.abstractmethod
@@ -112,27 +131,20 @@ class Storage(abc.ABC):
         """The job as it is now. Raises: NotFoundError."""
 
     @abc.abstractmethod
-    def record(
-        self,
-        job: StoredJob,
-        report: Report,
-        fingerprint: bytes,
-        transition: Transition,
-        now: datetime,
-    ) -> StoredJob:
-        """Writes a report and what it led to: the next directive and the new state.
+    def record(self, changes: Sequence[Change], now: datetime) -> list[StoredJob | None]:
+        """Writes reports and what they led to, each the next directive and the new state, in one transaction.
+
+        Many reports share the cost of one commit. They don't share their fate: one whose job has changed meanwhile is
+        left out, and the others are written.
 
         Losses are kept in single precision, as they are on the wire.
 
         Args:
-            job: what the transition was made from.
-            report: on the directive that was outstanding in `job`.
-            fingerprint: of the report.
-            transition: what `core.job.advance` made of it.
+            changes: of different jobs.
             now: aware.
 
-        Raises:
-            ConflictError: the job has changed since `job` was loaded.
+        Returns:
+            For each change the job as it is then; None: it had changed since it was loaded, and nothing was written.
         """
 
     @abc.abstractmethod
@@ -166,15 +178,17 @@ class Storage(abc.ABC):
     @abc.abstractmethod
     def page(
         self,
+        project: str,
         page_size: int,
         page_token: str = "",
         *,
         statuses: Collection[Status] = (),
         family: str | None = None,
     ) -> Page:
-        """Lists jobs, the newest first. Jobs that are created between two pages are not seen by the later one.
+        """Lists a project's jobs, newest first. Jobs that are created between two pages are not seen by the later one.
 
         Args:
+            project: whose jobs.
             page_size: how many jobs at most; at least 1.
             page_token: of the page before; empty for the first.
             statuses: only jobs in one of these; empty: all.
@@ -182,6 +196,19 @@ class Storage(abc.ABC):
 
         Raises:
             InvalidInputError: a page size or a token that no page could have.
+        """
+
+    @abc.abstractmethod
+    def prune(self, project: str | None, updated_before: datetime, limit: int) -> int:
+        """Deletes jobs that have ended, with their history, the longest unchanged first.
+
+        Args:
+            project: only its jobs; None: of all projects.
+            updated_before: only jobs that have not changed since; aware.
+            limit: how many at most.
+
+        Returns:
+            How many it were.
         """
 
     @abc.abstractmethod

@@ -3,25 +3,60 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+import psycopg
 import sqlalchemy as sa
+from psycopg.abc import RV, PQGen
 from sqlalchemy import exc
 
 from tuner_server.core.errors import ConflictError, InvalidInputError, StorageError
 
-BUSY_TIMEOUT_S = 10
-"""How long a writer waits for one in another process. Transactions take milliseconds; a client's deadline is longer."""
+# A client takes a connection for dead when no answer comes within 5 s (`lrpilot.transport.grpc_transport.ATTEMPT_S`). A
+# database that can't be used is told sooner than that: what one call waits for, added up, stays below. Transactions
+# themselves take milliseconds.
+
+BUSY_TIMEOUT_S = 2.0
+"""How long a writer on SQLite waits for its turn in this process, and then again for other processes."""
+UPGRADE_TIMEOUT_S = 60.0
+"""How long one that would change the schema waits: others that start at the same time do it in turn."""
 WAL_RETRY_S = 0.01
 """Between two tries to switch a fresh file to its write-ahead log."""
-CONNECT_TIMEOUT_S = 10
-"""For PostgreSQL, where the URL doesn't say: without it a host that drops packets holds a request for minutes."""
+POOL_SIZE = 16
+"""Connections of a process, more than it has threads that use one; six servers stay below PostgreSQL's usual 100."""
+POOL_TIMEOUT_S = 2.0
+"""How long a thread waits for one of them."""
+TRANSACTION_TIMEOUT_S = 3.0
+"""The longest that a transaction on PostgreSQL takes, its answers included."""
+PING_TIMEOUT_S = 1.5
+"""How long a connection that lay idle has to show that it works."""
+
+LIBPQ_DEFAULTS = {
+    "connect_timeout": "2",
+    # An idle connection to a machine that is gone is found out before somebody needs it.
+    "keepalives_idle": "5",
+    "keepalives_interval": "2",
+    "keepalives_count": "2",
+}
+"""Parameters of a connection to PostgreSQL that the URL doesn't give."""
+SESSION_DEFAULTS = {
+    "lock_timeout": "2s",
+    # Nobody waits for the result of a statement that takes longer.
+    "statement_timeout": f"{TRANSACTION_TIMEOUT_S:g}s",
+    # A server that freezes or vanishes within a transaction would hold its locks for two hours.
+    "idle_in_transaction_session_timeout": "10s",
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "2",
+}
+"""PostgreSQL's settings of a session; those in the `options` of the URL come later and win."""
 
 _EXAMPLES = "give sqlite:///path/to/file.db or postgresql://user@host/name"
 
@@ -40,14 +75,14 @@ class Database:
             StorageError: the file's directory does not exist.
         """
         parsed = _parse(url)
-        self.label = parsed.render_as_string(hide_password=True)
-        """The URL without its password, for messages."""
+        self.label = parsed.set(query={}).render_as_string(hide_password=True)
+        """The URL for messages: without its password and its options, which may hold another."""
         self.embedded = parsed.get_backend_name() == "sqlite"
         self._engine = _sqlite_engine(parsed) if self.embedded else _postgresql_engine(parsed)
         self._writer = self._engine.execution_options(writes=True)
         # SQLite has one writer at a time, and one that waits sleeps and looks again, up to 100 ms. Threads of a process
         # queue here instead, and wake at once; only processes wait in SQLite.
-        self._turn = threading.Lock() if self.embedded else contextlib.nullcontext()
+        self._turn = threading.Lock() if self.embedded else None
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -63,8 +98,28 @@ class Database:
             ConflictError: a row with such a key exists.
             StorageError: anything else that the database refuses.
         """
-        with self._translated(), self._turn, self._writer.begin() as connection:
+        with self._translated(), self._in_turn(BUSY_TIMEOUT_S), self._writer.begin() as connection:
             yield connection
+
+    @contextlib.contextmanager
+    def migrating(self) -> Iterator[sa.Connection]:
+        """As `writing`, for changes of the schema: it takes as long as it takes.
+
+        SQLite copies a table to change it, and would take the dropped original for lost rows that others refer to:
+        there foreign keys are checked at the end, and not on the way.
+
+        Raises:
+            StorageError: the database refuses, or rows refer to what is not there.
+        """
+        migrator = self._engine.execution_options(migrates=True)
+        try:
+            with self._translated(), self._in_turn(UPGRADE_TIMEOUT_S), migrator.begin() as connection:
+                yield connection
+                if self.embedded and connection.exec_driver_sql("PRAGMA foreign_key_check").first() is not None:
+                    raise StorageError(f"{self.label}: rows refer to rows that are missing")
+        finally:
+            # Its connection has a migration's settings, and all others know the old schema.
+            self._engine.dispose()
 
     def close(self) -> None:
         """Closes the connections."""
@@ -82,15 +137,31 @@ class Database:
         self.close()
 
     @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
-        """SQLAlchemy's errors as ours."""
+    def _in_turn(self, timeout_s: float) -> Iterator[None]:
+        """One writer of this process at a time, where that is needed. Raises: StorageError: not within `timeout_s`."""
+        if self._turn is None:
+            yield
+            return
+        if not self._turn.acquire(timeout=timeout_s):
+            raise StorageError(f"{self.label}: others of this process were writing for {timeout_s:g} s")
         try:
             yield
+        finally:
+            self._turn.release()
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        """SQLAlchemy's errors as ours: in one line, without the statement and its values."""
+        try:
+            yield
+        except exc.TimeoutError as error:
+            message = f"all {POOL_SIZE} connections were in use for {POOL_TIMEOUT_S:g} s"
+            raise StorageError(f"{self.label}: {message}") from error
         except exc.SQLAlchemyError as error:
             cause = error.orig if isinstance(error, exc.StatementError) else error
-            message = f"{self.label}: {str(cause).splitlines()[0]}"
+            first, *_ = str(cause).splitlines() or [type(cause).__name__]
             ours = ConflictError if isinstance(error, exc.IntegrityError) else StorageError
-            raise ours(message) from error
+            raise ours(f"{self.label}: {first}") from error
 
 
 def _parse(url: str) -> sa.URL:
@@ -107,11 +178,67 @@ def _parse(url: str) -> sa.URL:
     return parsed
 
 
+class _Session(psycopg.Connection[Any]):
+    """A connection to PostgreSQL that waits no longer than its transaction may take.
+
+    PostgreSQL's own time limits end with the network, or when its machine stands still; TCP's end where a pooler or a
+    proxy in between goes on answering.
+    """
+
+    deadline: float | None = None
+    """Of the transaction, on the monotonic clock; None: there is none."""
+
+    def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
+        """See `psycopg.Connection`. Raises: psycopg.OperationalError: no answer in time; the connection is closed."""
+        now = time.monotonic()
+        deadline = now + PING_TIMEOUT_S if self.deadline is None else self.deadline
+        if timeout is None and deadline < math.inf:
+            timeout = max(deadline - now, 0.0)
+        try:
+            return super().wait(gen, interval, timeout)
+        except psycopg.OperationalError as error:
+            if time.monotonic() < deadline:
+                raise
+            self.close()  # what it would still answer is for a question that nobody asks any more
+            raise psycopg.OperationalError("no answer in time") from error
+
+
 def _postgresql_engine(url: sa.URL) -> sa.Engine:
-    query = {"connect_timeout": str(CONNECT_TIMEOUT_S), **url.query}
-    url = url.set(drivername="postgresql+psycopg", query=query)
-    # Pre-ping: a connection that died in the pool (a restart, a firewall) is replaced and not handed to a request.
-    return sa.create_engine(url, pool_pre_ping=True)
+    given = url.query.get("options", ())
+    options = [f"-c {name}={value}" for name, value in SESSION_DEFAULTS.items()]
+    options += [given] if isinstance(given, str) else given
+    engine = sa.create_engine(
+        url.set(
+            drivername="postgresql+psycopg",
+            query={**LIBPQ_DEFAULTS, **url.query, "options": " ".join(options)},
+        ),
+        # A connection that died in the pool (a restart, a firewall) is replaced and not handed to a request.
+        pool_pre_ping=True,
+        pool_size=POOL_SIZE,
+        max_overflow=0,
+        pool_timeout=POOL_TIMEOUT_S,
+    )
+
+    @sa.event.listens_for(engine, "do_connect")
+    def connect(_dialect: object, _record: object, arguments: list[Any], parameters: dict[str, Any]) -> _Session:
+        return _Session.connect(*arguments, **parameters)
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        session = connection.connection.driver_connection
+        assert isinstance(session, _Session)
+        migrates = connection.get_execution_options().get("migrates", False)
+        session.deadline = math.inf if migrates else time.monotonic() + TRANSACTION_TIMEOUT_S
+        if migrates:
+            for name in ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout"):
+                connection.exec_driver_sql(f"SET LOCAL {name} = 0")
+
+    @sa.event.listens_for(engine, "checkin")
+    def checkin(session: _Session | None, _record: object) -> None:
+        if session is not None:  # None: it is closed
+            session.deadline = None
+
+    return engine
 
 
 def use_wal(connection: sqlite3.Connection) -> None:
@@ -141,6 +268,9 @@ def _sqlite_engine(url: sa.URL) -> sa.Engine:
         url.set(drivername="sqlite+pysqlite"),
         # No isolation level: Python's driver would open transactions by itself, and never an immediate one.
         connect_args={"isolation_level": None, "timeout": BUSY_TIMEOUT_S},
+        pool_size=POOL_SIZE,
+        max_overflow=0,
+        pool_timeout=POOL_TIMEOUT_S,
     )
 
     @sa.event.listens_for(engine, "connect")
@@ -155,7 +285,12 @@ def _sqlite_engine(url: sa.URL) -> sa.Engine:
     def begin(connection: sa.Connection) -> None:
         # A writer takes its lock at once. A deferred one that reads first fails, without waiting, when another has
         # written meanwhile.
-        writes = connection.get_execution_options().get("writes", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        options = connection.get_execution_options()
+        migrates = options.get("migrates", False)
+        if migrates:
+            # Before the transaction: within one it has no effect.
+            connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {UPGRADE_TIMEOUT_S * 1000:.0f}")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if migrates or options.get("writes", False) else "BEGIN")
 
     return engine

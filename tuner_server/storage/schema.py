@@ -64,7 +64,7 @@ def upgrade_schema(database: Database) -> Upgrade:
         StorageError: it can't be used.
     """
     head = head_version()
-    with database.writing() as connection:
+    with database.migrating() as connection:
         # Servers that start together: the first does it, the others wait and find it done. (A writer on SQLite has
         # locked the database already.)
         if not database.embedded:

@@ -7,23 +7,36 @@ from __future__ import annotations
 
 import base64
 import binascii
+import dataclasses
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from tuner_server.core.errors import ConflictError, InvalidInputError, NotFoundError
+from tuner_server.core.errors import ConflictError, InvalidInputError, NotFoundError, QuotaError, TunerError
 from tuner_server.core.job import JobState, Status, Transition
-from tuner_server.core.messages import Decision, Directive, Outcome, Replacement, Report
+from tuner_server.core.messages import Decision, Directive, Outcome, Replacement
 from tuner_server.storage import codec
-from tuner_server.storage.base import Entry, Page, Storage, StoredAnswer, StoredJob, StoredReport
+from tuner_server.storage.base import Change, Entry, Page, Storage, StoredAnswer, StoredJob, StoredReport
 from tuner_server.storage.database import Database
-from tuner_server.storage.tables import EntryRow, JobRow, UtcDateTime
+from tuner_server.storage.tables import EntryRow, JobRow, ProjectRow, UtcDateTime
 
-_JOB = (JobRow.id, JobRow.state, JobRow.version, JobRow.create_time, JobRow.update_time)
+_JOB = (JobRow.id, JobRow.project, JobRow.state, JobRow.version, JobRow.create_time, JobRow.update_time)
+_ENDED = [status.value for status in Status if not status.live]
+_OF_REPORT = (
+    "outcome",
+    "n_steps",
+    "losses",
+    "validations",
+    "wall_time_s",
+    "replacement",
+    "fingerprint",
+    "report_time",
+)
+"""An entry's columns that are null until the report is there."""
 _Position = tuple[datetime, str]
 """Where a page ends: the time and the id of its last job."""
 
@@ -36,6 +49,7 @@ class SqlStorage(Storage):
 
     def create(
         self,
+        project: str,
         job_id: str,
         request_id: str,
         fingerprint: bytes,
@@ -44,9 +58,11 @@ class SqlStorage(Storage):
     ) -> StoredJob:
         """See `Storage`."""
         config = transition.state.config
-        job, changed = _next(job_id, transition.state, 1, now, now)
+        new = StoredJob(job_id, project, transition.state, 0, now.astimezone(UTC), now)
+        job, changed = _next(new, transition.state, now)
         insert = sa.insert(JobRow).values(
             id=job_id,
+            project=project,
             request_id=request_id,
             request_fingerprint=fingerprint,
             name=config.name,
@@ -55,20 +71,22 @@ class SqlStorage(Storage):
             create_time=job.create_time,
             **changed,
         )
-        issue = _issue(job_id, transition)
+        issue = sa.insert(EntryRow).values(_issued(job_id, transition))
         try:
             with self._database.writing() as connection:
+                _check_quota(connection, project)
                 connection.execute(insert)
                 connection.execute(issue)
-        except ConflictError as lost:
-            return self._created_before(request_id, fingerprint, lost)
+        except (ConflictError, QuotaError) as lost:
+            return self._created_before(project, request_id, fingerprint, lost)
         return job
 
-    def _created_before(self, request_id: str, fingerprint: bytes, lost: ConflictError) -> StoredJob:
+    def _created_before(self, project: str, request_id: str, fingerprint: bytes, lost: TunerError) -> StoredJob:
         """The job that this request made when it came first. `lost` is why it could not make another."""
         query = sa.select(JobRow.id, JobRow.request_fingerprint)
+        query = query.where(JobRow.project == project, JobRow.request_id == request_id)
         with self._database.reading() as connection:
-            row = connection.execute(query.where(JobRow.request_id == request_id)).one_or_none()
+            row = connection.execute(query).one_or_none()
             if row is None:
                 raise lost
             if row.request_fingerprint != fingerprint:
@@ -80,36 +98,19 @@ class SqlStorage(Storage):
         with self._database.reading() as connection:
             return _load(connection, job_id)
 
-    def record(
-        self,
-        job: StoredJob,
-        report: Report,
-        fingerprint: bytes,
-        transition: Transition,
-        now: datetime,
-    ) -> StoredJob:
+    def record(self, changes: Sequence[Change], now: datetime) -> list[StoredJob | None]:
         """See `Storage`."""
-        changed_job, replace = _replace(job, transition.state, now)
-        take = (
-            sa.update(EntryRow)
-            .where(EntryRow.job_id == job.id, EntryRow.number == report.directive_number)
-            .values(
-                outcome=report.outcome.value,
-                n_steps=report.n_steps,
-                losses=codec.encode_losses(report.losses),
-                validations=codec.validations_to_json(report.validations),
-                wall_time_s=report.wall_time_s,
-                replacement=None if report.replacement is None else codec.to_json(report.replacement),
-                fingerprint=fingerprint,
-                report_time=changed_job.update_time,
-            )
-        )
-        issue = _issue(job.id, transition)
+        # In one order everywhere: two servers that lock the same rows in turn would wait for each other.
+        ordered = sorted(range(len(changes)), key=lambda i: changes[i].job.id)
+        prepared = {i: _replace(changes[i].job, changes[i].transition.state, now) for i in ordered}
+        taken = {i: _taken(changes[i], prepared[i][0].update_time) for i in ordered}
+        issued = {i: _issued(changes[i].job.id, changes[i].transition) for i in ordered}
         with self._database.writing() as connection:
-            _execute_once(connection, replace, job.id)
-            connection.execute(take)
-            connection.execute(issue)
-        return changed_job
+            written = [i for i in ordered if connection.execute(prepared[i][1]).rowcount == 1]
+            if written:
+                connection.execute(_TAKE, [taken[i] for i in written])
+                connection.execute(sa.insert(EntryRow), [issued[i] for i in written])
+        return [prepared[i][0] if i in written else None for i in range(len(changes))]
 
     def update(self, job: StoredJob, state: JobState, now: datetime) -> StoredJob:
         """See `Storage`."""
@@ -126,16 +127,7 @@ class SqlStorage(Storage):
         reopen = (
             sa.update(EntryRow)
             .where(EntryRow.job_id == job.id, EntryRow.number == number)
-            .values(
-                outcome=None,
-                n_steps=None,
-                losses=None,
-                validations=None,
-                wall_time_s=None,
-                replacement=None,
-                fingerprint=None,
-                report_time=None,
-            )
+            .values(dict.fromkeys(_OF_REPORT))
         )
         with self._database.writing() as connection:
             _execute_once(connection, replace, job.id)
@@ -185,6 +177,7 @@ class SqlStorage(Storage):
 
     def page(
         self,
+        project: str,
         page_size: int,
         page_token: str = "",
         *,
@@ -194,7 +187,8 @@ class SqlStorage(Storage):
         """See `Storage`."""
         if page_size < 1:
             raise InvalidInputError.of("page_size", f"must be at least 1 (got {page_size})")
-        query = sa.select(*_JOB).order_by(JobRow.create_time.desc(), JobRow.id.desc()).limit(page_size + 1)
+        query = sa.select(*_JOB).where(JobRow.project == project).limit(page_size + 1)
+        query = query.order_by(JobRow.create_time.desc(), JobRow.id.desc())
         if statuses:
             query = query.where(JobRow.status.in_([status.value for status in statuses]))
         if family is not None:
@@ -210,6 +204,18 @@ class SqlStorage(Storage):
         last_job = jobs[page_size - 1]
         return Page(jobs[:page_size], _page_token((last_job.create_time, last_job.id)))
 
+    def prune(self, project: str | None, updated_before: datetime, limit: int) -> int:
+        """See `Storage`."""
+        query = sa.select(JobRow.id).where(JobRow.status.in_(_ENDED), JobRow.update_time < updated_before)
+        if project is not None:
+            query = query.where(JobRow.project == project)
+        query = query.order_by(JobRow.update_time, JobRow.id).limit(limit).with_for_update(skip_locked=True)
+        with self._database.writing() as connection:
+            ids = connection.execute(query).scalars().all()
+            connection.execute(sa.delete(EntryRow).where(EntryRow.job_id.in_(ids)))
+            connection.execute(sa.delete(JobRow).where(JobRow.id.in_(ids)))
+        return len(ids)
+
     def ping(self) -> None:
         """See `Storage`."""
         with self._database.reading() as connection:
@@ -221,33 +227,45 @@ class SqlStorage(Storage):
         self._database.close()
 
 
-def _next(
-    job_id: str, state: JobState, version: int, create_time: datetime, now: datetime
-) -> tuple[StoredJob, dict[str, Any]]:
-    """A job as any reader will see it, and the columns that change with its state.
+def _check_quota(connection: sa.Connection, project: str) -> None:
+    """Whether a project may have one more live job. Locks its row, so that jobs that are opened at once count.
+
+    Raises:
+        NotFoundError: no such project.
+        QuotaError: it has as many as it may have.
+    """
+    query = sa.select(ProjectRow.max_live_jobs).where(ProjectRow.name == project).with_for_update()
+    found = connection.execute(query).one_or_none()
+    if found is None:
+        raise NotFoundError(f"no project has the name {project!r}")
+    if found.max_live_jobs is None:
+        return
+    count = sa.select(sa.func.count()).where(JobRow.project == project, JobRow.status.not_in(_ENDED))
+    if connection.execute(count).scalar_one() >= found.max_live_jobs:
+        raise QuotaError(f"project {project!r} has {found.max_live_jobs} live jobs, and may not have more")
+
+
+def _next(job: StoredJob, state: JobState, now: datetime) -> tuple[StoredJob, dict[str, Any]]:
+    """A job in its next state as any reader will see it, and the columns that change with the state.
 
     The state is read back from what is to be written: a copy, and what can't be read is not written.
     """
     text = codec.to_json(state)
-    job = StoredJob(
-        id=job_id,
-        state=codec.from_json(JobState, text),
-        version=version,
-        create_time=create_time.astimezone(UTC),
-        update_time=now.astimezone(UTC),
+    changed_job = dataclasses.replace(
+        job, state=codec.from_json(JobState, text), version=job.version + 1, update_time=now.astimezone(UTC)
     )
     changed = {
         "state": text,
         "status": state.status.value,
-        "version": version,
-        "update_time": job.update_time,
+        "version": changed_job.version,
+        "update_time": changed_job.update_time,
     }
-    return job, changed
+    return changed_job, changed
 
 
 def _replace(job: StoredJob, state: JobState, now: datetime) -> tuple[StoredJob, sa.Update]:
     """A job with its next state, and what writes it unless the job is no longer at its version."""
-    changed_job, changed = _next(job.id, state, job.version + 1, job.create_time, now)
+    changed_job, changed = _next(job, state, now)
     at_version = sa.and_(JobRow.id == job.id, JobRow.version == job.version)
     return changed_job, sa.update(JobRow).where(at_version).values(**changed)
 
@@ -258,15 +276,38 @@ def _execute_once(connection: sa.Connection, replace: sa.Update, job_id: str) ->
         raise ConflictError(f"job {job_id}: another request changed it; load it and try again")
 
 
-def _issue(job_id: str, transition: Transition) -> sa.Insert:
-    """Writes the directive, and the decision behind it."""
+_TAKE = sa.update(EntryRow).where(
+    EntryRow.job_id == sa.bindparam("of_job"), EntryRow.number == sa.bindparam("on_number")
+)
+"""Writes a report to its directive: the columns of `_taken`."""
+
+
+def _taken(change: Change, report_time: datetime) -> dict[str, Any]:
+    """The values of `_TAKE`."""
+    report = change.report
+    return {
+        "of_job": change.job.id,
+        "on_number": report.directive_number,
+        "outcome": report.outcome.value,
+        "n_steps": report.n_steps,
+        "losses": codec.encode_losses(report.losses),
+        "validations": codec.validations_to_json(report.validations),
+        "wall_time_s": report.wall_time_s,
+        "replacement": None if report.replacement is None else codec.to_json(report.replacement),
+        "fingerprint": change.fingerprint,
+        "report_time": report_time,
+    }
+
+
+def _issued(job_id: str, transition: Transition) -> dict[str, Any]:
+    """The row of a directive, and of the decision behind it."""
     decision = transition.decision
-    return sa.insert(EntryRow).values(
-        job_id=job_id,
-        number=transition.directive.number,
-        directive=codec.to_json(transition.directive),
-        decision=codec.to_json(decision) if decision is not None else None,
-    )
+    return {
+        "job_id": job_id,
+        "number": transition.directive.number,
+        "directive": codec.to_json(transition.directive),
+        "decision": codec.to_json(decision) if decision is not None else None,
+    }
 
 
 def _load(connection: sa.Connection, job_id: str) -> StoredJob:
@@ -283,7 +324,7 @@ def _not_found(job_id: str) -> NotFoundError:
 
 def _job(row: sa.Row[*tuple[Any, ...]]) -> StoredJob:
     state = codec.from_json(JobState, row.state)
-    return StoredJob(row.id, state, row.version, row.create_time, row.update_time)
+    return StoredJob(row.id, row.project, state, row.version, row.create_time, row.update_time)
 
 
 def _entry(row: sa.Row[*tuple[Any, ...]]) -> Entry:

@@ -49,13 +49,47 @@ class Base(DeclarativeBase):
     }
 
 
+class ProjectRow(Base):
+    """Whom jobs belong to: what one project has, another can't see."""
+
+    __tablename__ = "projects"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    max_live_jobs: Mapped[int | None]
+    """Null: no limit."""
+    max_calls_per_s: Mapped[float | None]
+    """Null: no limit."""
+    create_time: Mapped[datetime]
+
+
+class TokenRow(Base):
+    """What a caller shows to act for a project. The secret itself is not kept."""
+
+    __tablename__ = "tokens"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    """The part of the token that is no secret."""
+    project: Mapped[str] = mapped_column(sa.ForeignKey("projects.name"))
+    name: Mapped[str]
+    """For people."""
+    secret_hash: Mapped[bytes]
+    scopes: Mapped[str]
+    """Their names, with blanks between."""
+    create_time: Mapped[datetime]
+    expire_time: Mapped[datetime | None]
+    revoke_time: Mapped[datetime | None]
+
+    __table_args__ = (sa.Index(None, "project", "create_time", "id"),)
+
+
 class JobRow(Base):
     """A job: its state, and copies of the parts of it that listings look for."""
 
     __tablename__ = "jobs"
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    request_id: Mapped[str] = mapped_column(unique=True)
+    project: Mapped[str] = mapped_column(sa.ForeignKey("projects.name"))
+    request_id: Mapped[str]
     request_fingerprint: Mapped[bytes]
     name: Mapped[str]
     family: Mapped[str]
@@ -70,9 +104,10 @@ class JobRow(Base):
 
     # A page is a range of one of these, read backwards. Newest first, by id where times are equal.
     __table_args__ = (
-        sa.Index(None, "create_time", "id"),
-        sa.Index(None, "status", "create_time", "id"),
-        sa.Index(None, "family", "create_time", "id"),
+        sa.UniqueConstraint("project", "request_id"),
+        sa.Index("ix_jobs_project_create_time", "project", "create_time", "id"),
+        sa.Index("ix_jobs_project_status", "project", "status", "create_time", "id"),
+        sa.Index("ix_jobs_project_family", "project", "family", "create_time", "id"),
     )
 
 

@@ -30,7 +30,7 @@ def test_a_fresh_database_is_made_by_the_migrations(url: str) -> None:
 def test_opening_makes_or_upgrades_an_embedded_database(url: str) -> None:
     for _ in range(2):
         with open_storage(url) as storage:
-            assert storage.page(1).jobs == ()
+            assert storage.page("default", 1).jobs == ()
 
 
 def test_a_database_at_any_older_version_is_upgraded(tmp_path: Path) -> None:

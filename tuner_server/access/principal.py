@@ -1,0 +1,34 @@
+"""On whose behalf a call is made, and what it may do."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+DEFAULT_PROJECT = "default"
+"""Where jobs belong on a server that asks for no tokens; made with the database."""
+
+
+class Scope(enum.StrEnum):
+    """What a token allows, within its project."""
+
+    READ = "read"
+    """Look at jobs: GetJob, ListJobs, GetSchedule, WatchJob."""
+    TRAIN = "train"
+    """Be a training job: CreateJob, Advance, ResumeJob."""
+    CANCEL = "cancel"
+    """End the tuning of a job: CancelJob."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Principal:
+    """Whoever makes a call."""
+
+    project: str
+    scopes: frozenset[Scope]
+    token_id: str = ""
+    """Empty on a server that asks for no tokens."""
+
+
+ANYONE = Principal(DEFAULT_PROJECT, frozenset(Scope))
+"""The caller of a server that asks for no tokens."""

@@ -1,0 +1,79 @@
+"""A thread that works on whatever has gathered since it last looked."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from typing import Generic, TypeVar
+
+import structlog
+
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+
+class Lane(Generic[T]):
+    """Takes items from any thread, and hands them to `work` in groups, in a thread of its own, until `close`.
+
+    Items with the same key never share a group: the later one is handed over after the earlier one was worked on.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[Sequence[T]], None],
+        key: Callable[[T], Hashable],
+        *,
+        max_group: int,
+        max_waiting: int,
+    ) -> None:
+        """Starts the thread. `work` must not raise: what it raises is logged, and its group is lost."""
+        self._work, self._key = work, key
+        self._max_group, self._max_waiting = max_group, max_waiting
+        self._items: deque[T] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def put(self, item: T) -> bool:
+        """Queues an item; False if too many wait, or the lane is closed."""
+        with self._changed:
+            if self._closed or len(self._items) >= self._max_waiting:
+                return False
+            self._items.append(item)
+            self._changed.notify()
+            return True
+
+    def close(self) -> None:
+        """Works on what is waiting, and ends the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def _run(self) -> None:
+        while group := self._gathered():
+            try:
+                self._work(group)
+            except Exception:
+                log.exception("a group was lost", lane=self._thread.name, size=len(group))
+
+    def _gathered(self) -> list[T]:
+        """The next group, once there is one; empty when the lane is closed and done."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._items or self._closed)
+            group: dict[Hashable, T] = {}
+            later: list[T] = []
+            while self._items and len(group) < self._max_group:
+                item = self._items.popleft()
+                if self._key(item) in group:
+                    later.append(item)
+                else:
+                    group[self._key(item)] = item
+            self._items.extendleft(reversed(later))
+            return list(group.values())

@@ -7,6 +7,7 @@ that answer. What belongs to another project does not exist for the caller.
 
 from __future__ import annotations
 
+import array
 import datetime
 import hashlib
 import json
@@ -165,6 +166,11 @@ def _report(entry: Entry) -> Report:
 
 def fingerprint(value: Value) -> bytes:
     """A digest that equal values share, and no others."""
+    digest = hashlib.sha256()
+    if isinstance(value, Report):
+        # Thousands of numbers: their bytes are a tenth of the work that their digits are.
+        digest.update(array.array("d", value.losses).tobytes())
+        value = value.model_copy(update={"losses": ()})
     # Sorted: the order of a map that came over the wire is no part of it, and differs between processes.
-    text = json.dumps(value.model_dump(mode="json"), sort_keys=True)
-    return hashlib.sha256(text.encode()).digest()
+    digest.update(json.dumps(value.model_dump(mode="json"), sort_keys=True).encode())
+    return digest.digest()

@@ -13,11 +13,12 @@ from typing import TypeVar
 
 import hypothesis
 import pytest
+import sqlalchemy as sa
 from hypothesis import strategies as st
 from lrpilot.profile import Profile, Shape
 
 from tuner_server.core.config import JobConfig, LrBounds
-from tuner_server.core.errors import ConflictError, InvalidInputError, NotFoundError
+from tuner_server.core.errors import ConflictError, InvalidInputError, NotFoundError, QuotaError
 from tuner_server.core.job import JobState, Status, Transition
 from tuner_server.core.messages import (
     BatchSource,
@@ -31,7 +32,8 @@ from tuner_server.core.messages import (
     Report,
     Validation,
 )
-from tuner_server.storage import Change, Storage, StoredJob, open_storage
+from tuner_server.storage import Change, Database, Storage, StoredJob, open_storage
+from tuner_server.storage.tables import ProjectRow
 
 PROJECT = "default"
 NOW = datetime(2026, 3, 29, 1, 30, 0, 123456, tzinfo=UTC)
@@ -160,7 +162,7 @@ def test_a_report_is_recorded_with_its_answer(storage: Storage) -> None:
     answer = transition(2, decision=decision)
     given = report().model_copy(update={"validations": (Validation(step=3, loss=0.5),), "wall_time_s": 1.5})
     recorded = record(storage, job, given, b"fingerprint", answer, LATER)
-    assert recorded == StoredJob("job", answer.state, 2, NOW, LATER)
+    assert recorded == StoredJob("job", PROJECT, answer.state, 2, NOW, LATER)
     assert storage.load("job") == recorded
     first, second = storage.history("job", losses=True)
     assert first.report is not None
@@ -208,11 +210,56 @@ def test_of_reports_at_once_one_is_taken(database_url: str, storage: Storage) ->
     assert second.report is None
 
 
+def test_reports_of_many_jobs_are_recorded_together(storage: Storage) -> None:
+    jobs = [create(storage, f"job {i}") for i in (2, 0, 1)]
+    changes = [Change(job, report(losses=(float(i),)), b"%d" % i, transition(2)) for i, job in enumerate(jobs)]
+    recorded = storage.record(changes, LATER)
+    assert recorded == [storage.load(job.id) for job in jobs]
+    for i, job in enumerate(jobs):
+        first, _ = storage.history(job.id, losses=True)
+        assert first.report is not None
+        assert first.report.losses == (float(i),)
+        answer = storage.answer(job.id, 1)
+        assert answer is not None
+        assert answer.fingerprint == b"%d" % i
+
+
+def test_one_that_has_changed_is_left_out_of_a_group(storage: Storage) -> None:
+    jobs = [create(storage, f"job {i}") for i in range(3)]
+    moved = record(storage, jobs[1], report(), b"before", transition(2), LATER)
+    changes = [Change(job, report(), b"late", transition(2)) for job in jobs]
+    first, second, third = storage.record(changes, LATER)
+    assert (first, second, third) == (storage.load("job 0"), None, storage.load("job 2"))
+    assert storage.load("job 1") == moved
+    answer = storage.answer("job 1", 1)
+    assert answer is not None
+    assert answer.fingerprint == b"before"
+
+
+def test_groups_that_cross_do_not_wait_for_each_other(database_url: str, storage: Storage) -> None:
+    """Two servers write the same jobs in opposite orders, many times: no deadlock, and each is written once a round."""
+    with open_storage(database_url, upgrade=True) as other:
+        jobs = [create(storage, f"job {i}") for i in range(8)]
+        for number in range(1, 6):
+            changes = [Change(job, report(number), b"", transition(number + 1)) for job in jobs]
+
+            def call(caller: Storage, group: list[Change]) -> Callable[[], list[StoredJob | None]]:
+                return lambda: caller.record(group, LATER)
+
+            ours, theirs = at_once(call(storage, changes), call(other, changes[::-1]))
+            assert isinstance(ours, list)
+            assert isinstance(theirs, list)
+            jobs = []
+            for one, another in zip(ours, theirs[::-1], strict=True):
+                (job,) = [each for each in (one, another) if each is not None]
+                jobs.append(job)
+
+
 def test_a_write_from_an_old_version_changes_nothing(storage: Storage) -> None:
     old = create(storage)
     cancelled = old.state.model_copy(update={"status": Status.CANCELLED})
     job = storage.update(old, cancelled, LATER)
-    assert job == StoredJob("job", cancelled, 2, NOW, LATER)
+    assert job == StoredJob("job", PROJECT, cancelled, 2, NOW, LATER)
     with pytest.raises(ConflictError):
         record(storage, old, report(), b"", transition(2), LATER)
     with pytest.raises(ConflictError):
@@ -491,3 +538,82 @@ def test_a_policy_state_with_infinities_means_the_same_after_loading(storage: St
     assert loaded is not None
     assert {name: float(value) for name, value in loaded.items()} == state.policy_state
     json.dumps(loaded, allow_nan=False)
+
+
+# Projects
+
+
+@pytest.fixture
+def projects(database_url: str, storage: Storage) -> None:
+    """A project of two live jobs at most, and one with no limit, beside the default one."""
+    with Database(database_url) as database, database.writing() as connection:
+        for name, limit in [("small", 2), ("large", None)]:
+            row = sa.insert(ProjectRow).values(name=name, max_live_jobs=limit, create_time=NOW)
+            connection.execute(row)
+
+
+def open_in(storage: Storage, project: str, job_id: str, request_id: str = "") -> StoredJob:
+    return storage.create(project, job_id, request_id or f"request of {job_id}", b"content", transition(), NOW)
+
+
+def test_a_job_needs_a_project_that_exists(storage: Storage) -> None:
+    with pytest.raises(NotFoundError, match="nowhere"):
+        open_in(storage, "nowhere", "job")
+
+
+@pytest.mark.usefixtures("projects")
+def test_projects_do_not_share_request_ids_or_listings(storage: Storage) -> None:
+    here, there = open_in(storage, PROJECT, "here", "request"), open_in(storage, "large", "there", "request")
+    assert (here.project, there.project) == (PROJECT, "large")
+    assert storage.page(PROJECT, 10).jobs == (here,)
+    assert storage.page("large", 10).jobs == (there,)
+    assert storage.load("there") == there
+
+
+@pytest.mark.usefixtures("projects")
+def test_a_project_has_no_more_live_jobs_than_it_may(storage: Storage) -> None:
+    first, _ = open_in(storage, "small", "1"), open_in(storage, "small", "2")
+    with pytest.raises(QuotaError, match="small"):
+        open_in(storage, "small", "3")
+    assert open_in(storage, "small", "4", "request of 1") == first, "a repeated request opens nothing"
+    open_in(storage, "large", "5")
+    storage.update(first, first.state.model_copy(update={"status": Status.FINISHED}), LATER)
+    open_in(storage, "small", "3")
+
+
+@pytest.mark.usefixtures("projects")
+def test_jobs_opened_at_once_count(storage: Storage) -> None:
+    calls = [lambda i=i: open_in(storage, "small", str(i)) for i in range(6)]
+    opened = at_once(*calls)
+    assert sum(isinstance(each, StoredJob) for each in opened) == 2
+    assert sum(isinstance(each, QuotaError) for each in opened) == 4
+
+
+# Pruning
+
+
+@pytest.mark.usefixtures("projects")
+def test_what_ended_long_ago_is_pruned(storage: Storage) -> None:
+    def ended(project: str, job_id: str, now: datetime, status: Status = Status.FINISHED) -> StoredJob:
+        job = open_in(storage, project, job_id)
+        return storage.update(job, job.state.model_copy(update={"status": status}), now)
+
+    old = [ended(PROJECT, "old", NOW), ended(PROJECT, "cancelled", NOW, Status.CANCELLED)]
+    young, elsewhere, live = (
+        ended(PROJECT, "young", LATER),
+        ended("large", "elsewhere", NOW),
+        open_in(storage, PROJECT, "live"),
+    )
+    assert storage.prune(PROJECT, LATER, 1) == 1
+    assert storage.prune(PROJECT, LATER, 10) == 1
+    assert storage.prune(PROJECT, LATER, 10) == 0
+    for job in old:
+        with pytest.raises(NotFoundError):
+            storage.load(job.id)
+        with pytest.raises(NotFoundError):
+            storage.history(job.id, losses=True)
+    for job in (young, elsewhere, live):
+        assert storage.load(job.id) == job
+    assert storage.prune(None, LATER, 10) == 1
+    with pytest.raises(NotFoundError):
+        storage.load("elsewhere")

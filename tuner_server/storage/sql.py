@@ -22,7 +22,7 @@ from tuner_server.core.messages import Decision, Directive, Outcome, Replacement
 from tuner_server.storage import codec
 from tuner_server.storage.base import Change, Entry, Page, Storage, StoredAnswer, StoredJob, StoredReport
 from tuner_server.storage.database import Database
-from tuner_server.storage.tables import EntryRow, JobRow, ProjectRow, UtcDateTime
+from tuner_server.storage.tables import Base, EntryRow, JobRow, ProjectRow, UtcDateTime
 
 _JOB = (JobRow.id, JobRow.project, JobRow.state, JobRow.version, JobRow.create_time, JobRow.update_time)
 _ENDED = [status.value for status in Status if not status.live]
@@ -37,6 +37,19 @@ _OF_REPORT = (
     "report_time",
 )
 """An entry's columns that are null until the report is there."""
+_JOBS, _ENTRIES = Base.metadata.tables[JobRow.__tablename__], Base.metadata.tables[EntryRow.__tablename__]
+# What every report executes is built once, on the tables themselves: building costs more than executing. The columns
+# that are set are those of the values.
+_REPLACE = sa.update(_JOBS).where(
+    JobRow.id == sa.bindparam("of_job"), JobRow.version == sa.bindparam("at_version")
+)
+"""Writes a job's next state, unless the job is no longer at its version."""
+_TAKE = sa.update(_ENTRIES).where(
+    EntryRow.job_id == sa.bindparam("of_job"), EntryRow.number == sa.bindparam("on_number")
+)
+"""Writes a report to its directive."""
+_ISSUE = sa.insert(_ENTRIES)
+"""Writes a directive."""
 _Position = tuple[datetime, str]
 """Where a page ends: the time and the id of its last job."""
 
@@ -71,12 +84,11 @@ class SqlStorage(Storage):
             create_time=job.create_time,
             **changed,
         )
-        issue = sa.insert(EntryRow).values(_issued(job_id, transition))
         try:
             with self._database.writing() as connection:
                 _check_quota(connection, project)
                 connection.execute(insert)
-                connection.execute(issue)
+                connection.execute(_ISSUE, _issued(job_id, transition))
         except (ConflictError, QuotaError) as lost:
             return self._created_before(project, request_id, fingerprint, lost)
         return job
@@ -102,26 +114,26 @@ class SqlStorage(Storage):
         """See `Storage`."""
         # In one order everywhere: two servers that lock the same rows in turn would wait for each other.
         ordered = sorted(range(len(changes)), key=lambda i: changes[i].job.id)
-        prepared = {i: _replace(changes[i].job, changes[i].transition.state, now) for i in ordered}
+        prepared = {i: _replaced(changes[i].job, changes[i].transition.state, now) for i in ordered}
         taken = {i: _taken(changes[i], prepared[i][0].update_time) for i in ordered}
         issued = {i: _issued(changes[i].job.id, changes[i].transition) for i in ordered}
         with self._database.writing() as connection:
-            written = [i for i in ordered if connection.execute(prepared[i][1]).rowcount == 1]
+            written = [i for i in ordered if _replace(connection, prepared[i][1])]
             if written:
                 connection.execute(_TAKE, [taken[i] for i in written])
-                connection.execute(sa.insert(EntryRow), [issued[i] for i in written])
+                connection.execute(_ISSUE, [issued[i] for i in written])
         return [prepared[i][0] if i in written else None for i in range(len(changes))]
 
     def update(self, job: StoredJob, state: JobState, now: datetime) -> StoredJob:
         """See `Storage`."""
-        changed_job, replace = _replace(job, state, now)
+        changed_job, values = _replaced(job, state, now)
         with self._database.writing() as connection:
-            _execute_once(connection, replace, job.id)
+            _replace_or_raise(connection, values)
         return changed_job
 
     def rewind(self, job: StoredJob, state: JobState, now: datetime) -> StoredJob:
         """See `Storage`."""
-        changed_job, replace = _replace(job, state, now)
+        changed_job, values = _replaced(job, state, now)
         number = state.directive.number
         forget = sa.delete(EntryRow).where(EntryRow.job_id == job.id, EntryRow.number > number)
         reopen = (
@@ -130,7 +142,7 @@ class SqlStorage(Storage):
             .values(dict.fromkeys(_OF_REPORT))
         )
         with self._database.writing() as connection:
-            _execute_once(connection, replace, job.id)
+            _replace_or_raise(connection, values)
             connection.execute(forget)
             connection.execute(reopen)
         return changed_job
@@ -263,23 +275,21 @@ def _next(job: StoredJob, state: JobState, now: datetime) -> tuple[StoredJob, di
     return changed_job, changed
 
 
-def _replace(job: StoredJob, state: JobState, now: datetime) -> tuple[StoredJob, sa.Update]:
-    """A job with its next state, and what writes it unless the job is no longer at its version."""
+def _replaced(job: StoredJob, state: JobState, now: datetime) -> tuple[StoredJob, dict[str, Any]]:
+    """A job in its next state, and the values of `_REPLACE`."""
     changed_job, changed = _next(job, state, now)
-    at_version = sa.and_(JobRow.id == job.id, JobRow.version == job.version)
-    return changed_job, sa.update(JobRow).where(at_version).values(**changed)
+    return changed_job, {"of_job": job.id, "at_version": job.version, **changed}
 
 
-def _execute_once(connection: sa.Connection, replace: sa.Update, job_id: str) -> None:
-    """Raises ConflictError: the job is no longer at the version that was to be replaced."""
-    if connection.execute(replace).rowcount != 1:
-        raise ConflictError(f"job {job_id}: another request changed it; load it and try again")
+def _replace(connection: sa.Connection, values: dict[str, Any]) -> bool:
+    """Writes a job's next state; False if the job is no longer at the version that was to be replaced."""
+    return connection.execute(_REPLACE, values).rowcount == 1
 
 
-_TAKE = sa.update(EntryRow).where(
-    EntryRow.job_id == sa.bindparam("of_job"), EntryRow.number == sa.bindparam("on_number")
-)
-"""Writes a report to its directive: the columns of `_taken`."""
+def _replace_or_raise(connection: sa.Connection, values: dict[str, Any]) -> None:
+    """As `_replace`. Raises: ConflictError."""
+    if not _replace(connection, values):
+        raise ConflictError(f"job {values['of_job']}: another request changed it; load it and try again")
 
 
 def _taken(change: Change, report_time: datetime) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from tuner_server.core.config import JobConfig
 from tuner_server.storage.schema import VERSION_TABLE
 
 LRPILOT = Path(sys.executable).with_name("lrpilot")
-COMMANDS = ["serve", "jobs", "show", "export", "plot", "cancel", "demo", "db upgrade"]
+COMMANDS = ["serve", "jobs", "show", "export", "plot", "cancel", "demo", "db upgrade", "db backup", "jobs prune"]
 OUTPUT_TIMEOUT_S = 60
 HEADER_BYTES = 100
 """Of a SQLite file; to open it is enough to change them."""
@@ -235,3 +235,40 @@ def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     before = file.read_bytes()
     assert_fails(lrpilot_command("jobs", LRPILOT_DB=f"sqlite:///{file}"), 1, "from_the_future", "newer")
     assert file.read_bytes()[HEADER_BYTES:] == before[HEADER_BYTES:]
+
+
+def test_a_backup_holds_what_the_database_held_and_replaces_nothing(world: World, tmp_path: Path) -> None:
+    copy, database = tmp_path / "copy.db", f"sqlite:///{world.database}"
+    result = lrpilot_command("db", "backup", "-o", copy, "--db", database)
+    assert result.returncode == 0, result.stderr
+    listed = json.loads(lrpilot_command("jobs", "--json", LRPILOT_DB=f"sqlite:///{copy}").stdout)
+    assert listed == json.loads(world.run("jobs", "--json").stdout)
+    assert_fails(lrpilot_command("db", "backup", "-o", copy, "--db", database), 2, "output", str(copy))
+
+
+def test_what_ended_long_ago_is_pruned_and_no_more(tmp_path: Path) -> None:
+    database = f"sqlite:///{tmp_path}/jobs.db"
+    with running(database) as server:
+        ended, _ = wire.drive(server.stub, named("ended", ""), SimulatedTraining())
+        live = wire.create(server.stub, named("live", "")).job.id
+
+        def prune(days: float, project: str) -> str:
+            result = lrpilot_command("jobs", "prune", "--older-than", days, "--project", project, "--db", database)
+            assert result.returncode == 0, result.stderr
+            return result.stdout
+
+        def listed() -> list[str]:
+            shown = lrpilot_command("jobs", "--json", "--server", server.target)
+            return [job["id"] for job in json.loads(shown.stdout)]
+
+        assert prune(1, "default") == "0 jobs deleted\n"
+        assert prune(0, "another") == "0 jobs deleted\n"
+        assert listed() == [live, ended]
+        assert prune(0, "default") == "1 jobs deleted\n"
+        assert listed() == [live]
+
+
+def test_a_job_is_found_by_the_beginning_of_its_id(world: World) -> None:
+    shown = json.loads(world.run("show", world.finished[:12], "--json").stdout)
+    assert shown["job"]["id"] == world.finished
+    assert_fails(world.run("show", ""), 2, "job", "ids; give more")

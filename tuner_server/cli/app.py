@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 from lrpilot.errors import LRPilotError, RefusedError, ScheduleError
 
-from tuner_server.cli import db, demo, jobs, serve
+from tuner_server.cli import db, demo, job, jobs, serve
 from tuner_server.core.errors import InvalidInputError, TunerError
 
 app = typer.Typer(
@@ -20,8 +20,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for part in (serve.app, jobs.app, demo.app):
+for part in (serve.app, job.app, demo.app):
     app.add_typer(part)
+app.add_typer(jobs.app, name="jobs")
 app.add_typer(db.app, name="db")
 
 

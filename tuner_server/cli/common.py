@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import platformdirs
 import typer
@@ -21,6 +21,8 @@ from tuner_server.core.errors import InvalidInputError
 
 TIMEOUT_S = 30.0
 LARGEST_PAGE = 1000
+ID_LENGTH = 32
+"""Of a whole job id."""
 
 ServerOption = Annotated[
     str | None,
@@ -83,12 +85,33 @@ def full_schedule(server: str | None, job: str) -> Schedule:
 
 
 def resolve(tuner: GrpcTransport, job: str) -> str:
-    """The id that begins with `job`. Raises: InvalidInputError: none or several do."""
-    page = page_of(tuner, pb.ListJobsRequest(page_size=LARGEST_PAGE))
-    matching = [found.id for found in page.jobs if found.id.startswith(job)]
-    if len(matching) > 1 and job not in matching:
+    """The id that begins with `job`. Raises: InvalidInputError: several do."""
+    if len(job) == ID_LENGTH:
+        return job
+    matching: list[str] = []
+    request = pb.ListJobsRequest(page_size=LARGEST_PAGE)
+    while True:
+        page = page_of(tuner, request)
+        matching += [found.id for found in page.jobs if found.id.startswith(job)]
+        request.page_token = page.next_page_token
+        if not request.page_token:
+            break
+    if len(matching) > 1:
         raise InvalidInputError.of("job", f"{job!r} begins {len(matching)} ids; give more of it")
-    return matching[0] if len(matching) == 1 else job
+    return matching[0] if matching else job
+
+
+def state_of(job: pb.Job) -> str:
+    """A job's state as a word."""
+    return pb.JobState.Name(job.state).removeprefix("JOB_STATE_").lower()
+
+
+OptionalField = Literal["last_loss", "last_validation", "best_validation"]
+
+
+def optional(job: pb.Job, field: OptionalField) -> str:
+    """A number that a job may have; a dash where it has none."""
+    return f"{getattr(job, field):.4g}" if job.HasField(field) else "-"
 
 
 def print_json(value: object) -> None:

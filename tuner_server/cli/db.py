@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from tuner_server.cli.common import DbOption, default_db
@@ -18,3 +21,17 @@ def upgrade(db: DbOption = "") -> None:
         done = upgrade_schema(database)
     before = done.before or "nothing"
     print(f"{database.label}: {'already at' if done.before == done.after else f'from {before} to'} {done.after}")
+
+
+@app.command(epilog="Example: `lrpilot db backup -o jobs-2026-11-24.db --db sqlite:////var/lib/lrpilot/jobs.db`")
+def backup(
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write; it must not exist yet.")],
+    db: DbOption = "",
+) -> None:
+    """Copy a database, also while servers use it: a SQLite file, or an archive for pg_restore."""
+    from tuner_server.storage import Database
+    from tuner_server.storage.backup import backup as copy
+
+    with Database(db or default_db()) as database:
+        copy(database, output)
+    print(f"{database.label}: copied to {output}, {output.stat().st_size} bytes")

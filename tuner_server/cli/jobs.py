@@ -1,9 +1,9 @@
-"""The commands that look at jobs, or end one."""
+"""`lrpilot jobs`: the listing, and what is done to many jobs."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal
+import datetime
+from typing import Annotated
 
 import typer
 from google.protobuf import json_format
@@ -14,30 +14,34 @@ from rich.table import Table
 
 from tuner_server.cli.common import (
     LARGEST_PAGE,
-    TIMEOUT_S,
-    JobArgument,
+    DbOption,
     JsonOption,
     ServerOption,
     connected,
-    full_schedule,
+    default_db,
+    optional,
     page_of,
     print_json,
-    resolve,
-    schedule_of,
-    writing,
+    state_of,
 )
 
-app = typer.Typer()
+PRUNED_AT_ONCE = 200
+"""Jobs that are deleted in one transaction: servers that write meanwhile wait for it."""
+
+app = typer.Typer(help="List jobs, or delete old ones.")
 
 
-@app.command(epilog="Example: `lrpilot jobs --family resnet --json`")
+@app.callback(invoke_without_command=True, epilog="Example: `lrpilot jobs --family resnet --json`")
 def jobs(
+    context: typer.Context,
     server: ServerOption = None,
     as_json: JsonOption = False,
     family: Annotated[str, typer.Option(help="Only jobs of this family.")] = "",
     limit: Annotated[int, typer.Option(min=1, help="At most so many jobs, the newest first.")] = 50,
 ) -> None:
-    """List jobs."""
+    """List jobs, or delete old ones."""
+    if context.invoked_subcommand is not None:
+        return
     found: list[pb.Job] = []
     with connected(server) as tuner:
         page = page_of(tuner, pb.ListJobsRequest(page_size=min(limit, LARGEST_PAGE), family=family))
@@ -55,101 +59,26 @@ def jobs(
     Console().print(table if found else "no jobs")
 
 
-@app.command(epilog="Example: `lrpilot show 3f2a --json`")
-def show(job: JobArgument, server: ServerOption = None, as_json: JsonOption = False) -> None:
-    """Show a job: how far it is, and its schedule."""
-    with connected(server) as tuner:
-        found = schedule_of(tuner, job, pb.SCHEDULE_VIEW_BASIC)
-    if as_json:
-        print_json(json_format.MessageToDict(found))
-        return
-    console = Console()
-    facts = Table.grid(padding=(0, 2))
-    for name, value in _facts(found.job).items():
-        facts.add_row(f"[bold]{name}", value)
-    console.print(facts)
-    table = Table("stage", "phase", "from step", "steps", "LR", "to LR", box=box.SIMPLE)
-    for segment in found.segments:
-        profile = segment.profile
-        phase = pb.Phase.Name(segment.phase).removeprefix("PHASE_").lower()
-        lrs = (f"{profile.start_lr:.4g}", f"{profile.end_lr:.4g}")
-        table.add_row(str(segment.stage), phase, str(segment.start_step), str(segment.n_steps), *lrs)
-    console.print(table)
-
-
-@app.command(epilog="Example: `lrpilot export 3f2a -o schedule.json`, then in Python `lrpilot.Schedule.load(...)`")
-def export(
-    job: JobArgument,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")],
-    server: ServerOption = None,
+@app.command(epilog="Example: `lrpilot jobs prune --older-than 90 --db sqlite:////var/lib/lrpilot/jobs.db`")
+def prune(
+    older_than: Annotated[float, typer.Option(min=0, help="Days since the job last changed.", show_default=False)],
+    db: DbOption = "",
+    project: Annotated[str | None, typer.Option(help="Only jobs of this project; without it, of all.")] = None,
 ) -> None:
-    """Write a job's schedule, with its history, as JSON."""
-    schedule = full_schedule(server, job)
-    with writing(output):
-        schedule.save(output)
+    """Delete jobs that have ended, with their history. Works on the database itself, also while servers use it."""
+    from tuner_server.storage import open_storage  # brings PyTorch, as in `serve`
 
-
-@app.command(epilog="Example: `lrpilot plot 3f2a -o schedule.png`")
-def plot(
-    job: JobArgument,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write: .png, .svg or .pdf.")],
-    server: ServerOption = None,
-) -> None:
-    """Draw LR and loss over steps, probes apart."""
-    schedule = full_schedule(server, job)
-    with writing(output):
-        schedule.plot(output)
-
-
-@app.command(epilog='Example: `lrpilot cancel 3f2a --reason "wrong data"`')
-def cancel(
-    job: JobArgument,
-    server: ServerOption = None,
-    reason: Annotated[str, typer.Option(help="Why, for whoever looks at the job.")] = "",
-    as_json: JsonOption = False,
-) -> None:
-    """End the tuning of a job. Its training goes on, and anneals its LR."""
-    with connected(server) as tuner:
-        request = pb.CancelJobRequest(job_id=resolve(tuner, job), reason=reason)
-        found = tuner.call(lambda: tuner.stub.CancelJob(request, timeout=TIMEOUT_S)).job
-    if as_json:
-        print_json(json_format.MessageToDict(found))
-    else:
-        print(f"{found.id} cancelled")
-
-
-def _state(job: pb.Job) -> str:
-    return pb.JobState.Name(job.state).removeprefix("JOB_STATE_").lower()
-
-
-OptionalField = Literal["last_loss", "last_validation", "best_validation"]
-
-
-def _optional(job: pb.Job, field: OptionalField) -> str:
-    return f"{getattr(job, field):.4g}" if job.HasField(field) else "-"
+    before = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=older_than)
+    n_pruned = 0
+    with open_storage(db or default_db()) as storage:
+        while n := storage.prune(project, before, PRUNED_AT_ONCE):
+            n_pruned += n
+    print(f"{n_pruned} jobs deleted")
 
 
 def _row(job: pb.Job) -> list[str]:
     total = f" of {job.config.total_steps}" if job.config.HasField("total_steps") else ""
     lr = f"{job.directive.profile.start_lr:.3g}" if job.directive.HasField("profile") else "-"
     steps = f"{job.committed_steps} + {job.search_steps}{total}"
-    losses = [_optional(job, "last_loss"), _optional(job, "last_validation")]
-    return [job.id[:8], job.config.name or "-", job.config.policy, _state(job), steps, lr, *losses]
-
-
-def _facts(job: pb.Job) -> dict[str, str]:
-    total = f" of {job.config.total_steps}" if job.config.HasField("total_steps") else ""
-    facts = {
-        "job": job.id,
-        "name": job.config.name or "-",
-        "policy": job.config.policy,
-        "state": f"{_state(job)} {job.message}".strip(),
-        "steps": f"{job.committed_steps} committed + {job.search_steps} search{total}",
-        "bounds": f"{job.lr_bounds.min:.3g} to {job.lr_bounds.max:.3g}" if job.HasField("lr_bounds") else "-",
-        "loss": _optional(job, "last_loss"),
-        "validation": f"{_optional(job, 'last_validation')} (best {_optional(job, 'best_validation')})",
-        "wall time": f"{job.wall_time_s:.1f} s",
-    }
-    if job.directive.reason:
-        facts["now"] = job.directive.reason
-    return facts
+    losses = [optional(job, "last_loss"), optional(job, "last_validation")]
+    return [job.id[:8], job.config.name or "-", job.config.policy, state_of(job), steps, lr, *losses]

@@ -1,0 +1,111 @@
+"""The commands that look at one job, or end it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from google.protobuf import json_format
+from lrpilot.v1 import tuner_pb2 as pb
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from tuner_server.cli.common import (
+    TIMEOUT_S,
+    JobArgument,
+    JsonOption,
+    ServerOption,
+    connected,
+    full_schedule,
+    optional,
+    print_json,
+    resolve,
+    schedule_of,
+    state_of,
+    writing,
+)
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: `lrpilot show 3f2a --json`")
+def show(job: JobArgument, server: ServerOption = None, as_json: JsonOption = False) -> None:
+    """Show a job: how far it is, and its schedule."""
+    with connected(server) as tuner:
+        found = schedule_of(tuner, job, pb.SCHEDULE_VIEW_BASIC)
+    if as_json:
+        print_json(json_format.MessageToDict(found))
+        return
+    console = Console()
+    facts = Table.grid(padding=(0, 2))
+    for name, value in _facts(found.job).items():
+        facts.add_row(f"[bold]{name}", value)
+    console.print(facts)
+    table = Table("stage", "phase", "from step", "steps", "LR", "to LR", box=box.SIMPLE)
+    for segment in found.segments:
+        profile = segment.profile
+        phase = pb.Phase.Name(segment.phase).removeprefix("PHASE_").lower()
+        lrs = (f"{profile.start_lr:.4g}", f"{profile.end_lr:.4g}")
+        table.add_row(str(segment.stage), phase, str(segment.start_step), str(segment.n_steps), *lrs)
+    console.print(table)
+
+
+@app.command(epilog="Example: `lrpilot export 3f2a -o schedule.json`, then in Python `lrpilot.Schedule.load(...)`")
+def export(
+    job: JobArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")],
+    server: ServerOption = None,
+) -> None:
+    """Write a job's schedule, with its history, as JSON."""
+    schedule = full_schedule(server, job)
+    with writing(output):
+        schedule.save(output)
+
+
+@app.command(epilog="Example: `lrpilot plot 3f2a -o schedule.png`")
+def plot(
+    job: JobArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write: .png, .svg or .pdf.")],
+    server: ServerOption = None,
+) -> None:
+    """Draw LR and loss over steps, probes apart."""
+    schedule = full_schedule(server, job)
+    with writing(output):
+        schedule.plot(output)
+
+
+@app.command(epilog='Example: `lrpilot cancel 3f2a --reason "wrong data"`')
+def cancel(
+    job: JobArgument,
+    server: ServerOption = None,
+    reason: Annotated[str, typer.Option(help="Why, for whoever looks at the job.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """End the tuning of a job. Its training goes on, and anneals its LR."""
+    with connected(server) as tuner:
+        request = pb.CancelJobRequest(job_id=resolve(tuner, job), reason=reason)
+        found = tuner.call(lambda: tuner.stub.CancelJob(request, timeout=TIMEOUT_S)).job
+    if as_json:
+        print_json(json_format.MessageToDict(found))
+    else:
+        print(f"{found.id} cancelled")
+
+
+def _facts(job: pb.Job) -> dict[str, str]:
+    total = f" of {job.config.total_steps}" if job.config.HasField("total_steps") else ""
+    facts = {
+        "job": job.id,
+        "name": job.config.name or "-",
+        "policy": job.config.policy,
+        "state": f"{state_of(job)} {job.message}".strip(),
+        "steps": f"{job.committed_steps} committed + {job.search_steps} search{total}",
+        "bounds": f"{job.lr_bounds.min:.3g} to {job.lr_bounds.max:.3g}" if job.HasField("lr_bounds") else "-",
+        "loss": optional(job, "last_loss"),
+        "validation": f"{optional(job, 'last_validation')} (best {optional(job, 'best_validation')})",
+        "wall time": f"{job.wall_time_s:.1f} s",
+    }
+    if job.directive.reason:
+        facts["now"] = job.directive.reason
+    return facts

@@ -47,6 +47,7 @@ bench: setup
 	python -m benchmarks.hook --json out/bench/hook.json --plot out/bench/hook.png
 	python -m benchmarks.snapshot --json out/bench/snapshot.json --plot out/bench/snapshot.png
 	python -m benchmarks.regret --tables out/bench/oracle.jsonl --json out/bench/regret.json --plot out/bench/regret.png
+	python -m benchmarks.load --quick --json out/bench/load.json --plot out/bench/load.png
 	python -m benchmarks.quality --quick --workers 2 --json out/bench/quality-quick.json
 
 clean:

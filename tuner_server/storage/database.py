@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import sqlite3
 import threading
@@ -35,8 +36,12 @@ POOL_TIMEOUT_S = 2.0
 """How long a thread waits for one of them."""
 TRANSACTION_TIMEOUT_S = 3.0
 """The longest that a transaction on PostgreSQL takes, its answers included."""
-PING_TIMEOUT_S = 1.5
+PING_TIMEOUT_S = 1.0
 """How long a connection that lay idle has to show that it works."""
+LONG_S = 1.0
+"""A transaction that fails after so long has waited for something ..."""
+SHARED_TROUBLE_S = 0.5
+"""... and for so long others are told the same at once: each would wait in turn, and those behind them in vain."""
 
 LIBPQ_DEFAULTS = {
     "connect_timeout": "2",
@@ -75,6 +80,8 @@ class Database:
             StorageError: the file's directory does not exist.
         """
         parsed = _parse(url)
+        self.url = parsed
+        """With its password."""
         self.label = parsed.set(query={}).render_as_string(hide_password=True)
         """The URL for messages: without its password and its options, which may hold another."""
         self.embedded = parsed.get_backend_name() == "sqlite"
@@ -83,6 +90,7 @@ class Database:
         # SQLite has one writer at a time, and one that waits sleeps and looks again, up to 100 ms. Threads of a process
         # queue here instead, and wake at once; only processes wait in SQLite.
         self._turn = threading.Lock() if self.embedded else None
+        self._trouble = _Trouble(-math.inf, "")
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -145,6 +153,7 @@ class Database:
         if not self._turn.acquire(timeout=timeout_s):
             raise StorageError(f"{self.label}: others of this process were writing for {timeout_s:g} s")
         try:
+            self._share_trouble()
             yield
         finally:
             self._turn.release()
@@ -152,16 +161,38 @@ class Database:
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
         """SQLAlchemy's errors as ours: in one line, without the statement and its values."""
+        self._share_trouble()
+        began = time.monotonic()
         try:
             yield
-        except exc.TimeoutError as error:
-            message = f"all {POOL_SIZE} connections were in use for {POOL_TIMEOUT_S:g} s"
-            raise StorageError(f"{self.label}: {message}") from error
         except exc.SQLAlchemyError as error:
-            cause = error.orig if isinstance(error, exc.StatementError) else error
-            first, *_ = str(cause).splitlines() or [type(cause).__name__]
+            message = f"{self.label}: {_in_one_line(error)}"
+            ended = time.monotonic()
+            if ended - began > LONG_S:
+                self._trouble = _Trouble(ended, message)
             ours = ConflictError if isinstance(error, exc.IntegrityError) else StorageError
-            raise ours(f"{self.label}: {first}") from error
+            raise ours(message) from error
+
+    def _share_trouble(self) -> None:
+        """Raises: StorageError: another has just waited for the database in vain."""
+        trouble = self._trouble
+        if time.monotonic() < trouble.time + SHARED_TROUBLE_S:
+            raise StorageError(trouble.message)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Trouble:
+    """What ended a transaction after a long wait, and when."""
+
+    time: float
+    message: str
+
+
+def _in_one_line(error: exc.SQLAlchemyError) -> str:
+    if isinstance(error, exc.TimeoutError):
+        return f"all {POOL_SIZE} connections were in use for {POOL_TIMEOUT_S:g} s"
+    cause = error.orig if isinstance(error, exc.StatementError) else error
+    return next(iter(str(cause).splitlines()), type(cause).__name__)
 
 
 def _parse(url: str) -> sa.URL:

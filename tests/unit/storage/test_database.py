@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from tuner_server.core.errors import ConflictError, InvalidInputError, StorageError
-from tuner_server.storage import Database, open_storage
+from tuner_server.storage import Database, database, open_storage
 from tuner_server.storage.database import use_wal
 
 
@@ -56,6 +58,70 @@ def test_a_server_that_is_away_is_told_in_one_line_without_the_password() -> Non
         open_storage("postgresql://user:secret@127.0.0.1:1/name")
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_no_option_of_a_url_is_told() -> None:
+    with Database("postgresql://user:secret@db/name?sslpassword=hidden&password=hidden") as opened:
+        assert opened.label == "postgresql://user:***@db/name"
+
+
+def test_a_file_that_stays_locked_is_given_up(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.05)
+    open_storage(url).close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "lrpilot.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with (
+            Database(url) as opened,
+            pytest.raises(StorageError, match=r"^sqlite:///.*: database is locked$"),
+            opened.writing(),
+        ):
+            pass
+
+
+def test_a_writer_whose_turn_does_not_come_is_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.05)
+    with Database(url) as opened:
+        begun, ending = threading.Event(), threading.Event()
+
+        def write() -> None:
+            with opened.writing():
+                begun.set()
+                ending.wait(30)
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        begun.wait(30)
+        try:
+            with pytest.raises(StorageError, match="others of this process were writing"), opened.writing():
+                pass
+        finally:
+            ending.set()
+            thread.join()
+
+
+def test_who_gets_no_connection_is_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "POOL_SIZE", 1)
+    monkeypatch.setattr(database, "POOL_TIMEOUT_S", 0.05)
+    with (
+        Database(url) as opened,
+        opened.reading(),
+        pytest.raises(StorageError, match=r": all 1 connections were in use for 0.05 s$"),
+        opened.reading(),
+    ):
+        pass
+
+
+def test_who_comes_after_one_that_waited_in_vain_is_told_at_once(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "LONG_S", 0.0)
+    monkeypatch.setattr(database, "SHARED_TROUBLE_S", 0.2)
+    with Database(url) as opened:
+        with pytest.raises(StorageError, match="no such table: t"), opened.reading() as connection:
+            connection.execute(sa.text("SELECT * FROM t"))
+        with pytest.raises(StorageError, match="no such table: t"), opened.reading():
+            pytest.fail("the database was asked")
+        time.sleep(0.2)
+        with opened.reading() as connection:
+            assert connection.execute(sa.text("SELECT 1")).scalar_one() == 1
 
 
 def test_a_commit_to_sqlite_is_on_the_disk(url: str) -> None:

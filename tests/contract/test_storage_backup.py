@@ -1,0 +1,143 @@
+"""Backups, of every kind of database, while it is being written to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from tests.support.postgresql import PostgreSQL
+from tuner_server.core.errors import InvalidInputError, StorageError
+from tuner_server.storage import Database, open_storage
+from tuner_server.storage.backup import backup
+
+Restore = Callable[[Path], str]
+"""Makes a database of a backup; its URL."""
+PASSWORD = "not-to-be-seen"
+
+
+@pytest.fixture
+def pg_binaries(monkeypatch: pytest.MonkeyPatch, postgresql_server: PostgreSQL) -> Path:
+    """PostgreSQL's programs, on the path."""
+    monkeypatch.setenv("PATH", str(postgresql_server.binaries), prepend=os.pathsep)
+    return postgresql_server.binaries
+
+
+@pytest.fixture
+def restore(request: pytest.FixtureRequest, database_url: str, tmp_path: Path) -> Restore:
+    """Restores to a new file, or, having dropped the tables, to the same database."""
+    if database_url.startswith("sqlite"):
+        return lambda file: f"sqlite:///{file.rename(tmp_path / 'restored.db')}"
+    binaries: Path = request.getfixturevalue("pg_binaries")
+
+    def restore(file: Path) -> str:
+        subprocess.run(
+            [binaries / "pg_restore", "--clean", "--exit-on-error", f"--dbname={database_url}", file],
+            check=True,
+            capture_output=True,
+        )
+        return database_url
+
+    return restore
+
+
+@contextlib.contextmanager
+def written_to(url: str) -> Iterator[None]:
+    """A database with pairs of rows in two tables, to which a thread adds; some are there when the block begins."""
+    going, ending = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with Database(url) as database:
+            number = 0
+            while not ending.is_set():
+                number += 1
+                values = {"name": f"p{number}", "time": "2026-01-01 00:00:00+00:00", "hash": b""}
+                with database.writing() as connection:
+                    connection.execute(
+                        sa.text("INSERT INTO projects (name, create_time) VALUES (:name, :time)"), values
+                    )
+                    connection.execute(
+                        sa.text(
+                            "INSERT INTO tokens (id, project, name, secret_hash, scopes, create_time)"
+                            " VALUES (:name, :name, '', :hash, '', :time)"
+                        ),
+                        values,
+                    )
+                if number == 20:
+                    going.set()
+
+    open_storage(url, upgrade=True).close()
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        assert going.wait(30)
+        yield
+    finally:
+        ending.set()
+        thread.join()
+
+
+def pairs(url: str) -> tuple[int, int]:
+    """How many rows, and how many of them are in both tables."""
+    with open_storage(url), Database(url) as database, database.reading() as connection:
+        rows = connection.execute(sa.text("SELECT count(*) FROM projects WHERE name <> 'default'")).scalar_one()
+        both = "SELECT count(*) FROM projects JOIN tokens ON tokens.project = projects.name"
+        return rows, connection.execute(sa.text(both)).scalar_one()
+
+
+def test_a_backup_under_load_is_one_state(database_url: str, restore: Restore, tmp_path: Path) -> None:
+    target = tmp_path / "copy"
+    with written_to(database_url), Database(database_url) as database:
+        backup(database, target)
+    assert target.stat().st_mode & 0o077 == 0
+    n_at_end, _ = pairs(database_url)
+    rows, both = pairs(restore(target))
+    assert 20 <= rows <= n_at_end
+    assert rows == both
+
+
+def test_a_file_is_never_replaced(database_url: str, pg_binaries: Path, tmp_path: Path) -> None:
+    open_storage(database_url, upgrade=True).close()
+    target = tmp_path / "copy"
+    target.write_text("precious")
+    with Database(database_url) as database, pytest.raises(InvalidInputError, match=r"^output: .*copy exists"):
+        backup(database, target)
+    assert target.read_text() == "precious"
+
+
+def test_a_backup_that_fails_leaves_nothing(tmp_path: Path, postgresql_url: str, pg_binaries: Path) -> None:
+    for url in ("sqlite:///" + str(tmp_path / "missing.db"), postgresql_url + "&dbname=missing"):
+        with Database(url) as database, pytest.raises((InvalidInputError, StorageError), match=r"no such|not exist"):
+            backup(database, tmp_path / "copy")
+    with Database(postgresql_url) as database, pytest.raises(InvalidInputError, match=r"No such file or directory$"):
+        backup(database, tmp_path / "missing" / "copy")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_pg_dump_is_named(tmp_path: Path, postgresql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with Database(postgresql_url) as database, pytest.raises(StorageError, match="pg_dump was not found: install"):
+        backup(database, tmp_path / "copy")
+
+
+def test_no_password_is_on_a_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = tmp_path / "bin" / "pg_dump"
+    fake.parent.mkdir()
+    fake.write_text('#!/bin/sh\n{ echo "$@"; cat "$PGSERVICEFILE"; } > seen\n')
+    fake.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(fake.parent), prepend=os.pathsep)
+    url = f"postgresql://user:{PASSWORD}@db:5433/name?sslmode=require&sslpassword={PASSWORD}"
+    with Database(url) as database:
+        backup(database, tmp_path / "copy")
+    arguments, *service = (tmp_path / "seen").read_text().splitlines()
+    assert PASSWORD not in arguments
+    assert {"host=db", "port=5433", "user=user", "dbname=name", f"password={PASSWORD}", "sslmode=require"} <= set(
+        service
+    )

@@ -1,0 +1,41 @@
+"""What several end-to-end suites start once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import postgresql
+from tests.support.postgresql import PostgreSQL
+from tests.support.zygote import Zygote
+from tuner_server.storage import open_storage
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """Starts servers quickly."""
+    with Zygote() as zygote:
+        yield zygote
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[PostgreSQL]:
+    """A PostgreSQL that may be stopped, if it is started again."""
+    with postgresql.running() as server:
+        yield server
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server: PostgreSQL, tmp_path: Path) -> str:
+    """A database with a schema and no jobs."""
+    url = postgresql_server.create_database(tmp_path.name)
+    open_storage(url, upgrade=True).close()
+    return url
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """A file that a server will make."""
+    return f"sqlite:///{tmp_path}/jobs.db"

@@ -39,7 +39,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # h
 
 from tuner_server.core.acquisition import Acquisition, LogExpectedImprovement, LowerConfidenceBound
 from tuner_server.core.forecast import ExponentialForecaster, Objective
-from tuner_server.core.suggest import suggest
+from tuner_server.core.suggest import Query, suggest
 from tuner_server.core.surrogate import FloatArray, Observations
 
 N_OBSERVATIONS = (5, 10, 20)
@@ -93,7 +93,7 @@ def lrpilot(acquisition: Acquisition, *, with_forecast: bool = True) -> Prepare:
             observations = Observations(
                 problem.log_lr, np.append(earlier, loss), noise_var, np.zeros(n, dtype=np.bool_)
             )
-            return math.exp(suggest(observations, LOG_BOUNDS, acquisition, seed=problem.seed).log_lr)
+            return math.exp(suggest(Query(observations, LOG_BOUNDS, acquisition, seed=problem.seed)).log_lr)
 
         return call
 

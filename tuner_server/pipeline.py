@@ -26,6 +26,7 @@ from tuner_server.core.job import Transition
 from tuner_server.core.messages import Directive, Report
 from tuner_server.core.search import Search
 from tuner_server.lane import Lane
+from tuner_server.observer import Observer, Part
 from tuner_server.storage import Change, Storage, StoredJob
 
 MAX_GROUP = 128
@@ -47,6 +48,8 @@ class _Pending:
     report: Report
     fingerprint: bytes
     answer: Future[Directive]
+    origin: object
+    """The observer's."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -69,10 +72,11 @@ def _job_of(item: _Pending | _Searching) -> str:
 class ReportPipeline:
     """Takes reports from any thread. Owns two threads, from its making until `close`."""
 
-    def __init__(self, storage: Storage, now: Callable[[], datetime.datetime]) -> None:
-        """Serves the jobs in `storage`; `now` dates the records."""
+    def __init__(self, storage: Storage, now: Callable[[], datetime.datetime], observer: Observer) -> None:
+        """Serves the jobs in `storage`; `now` dates the records; `observer` hears how it goes."""
         self._storage = storage
         self._now = now
+        self._observer = observer
         self._cache = JobCache(CACHED_JOBS)
         self._reports: Lane[_Pending] = Lane(
             "reports", self._decide, _job_of, max_group=MAX_GROUP, max_waiting=MAX_WAITING
@@ -90,7 +94,7 @@ class ReportPipeline:
             InvalidInputError: the report contradicts its directive.
             StorageError: the database can't be used, or too much is waiting for it.
         """
-        pending = _Pending(project, job_id, report, fingerprint, Future())
+        pending = _Pending(project, job_id, report, fingerprint, Future(), self._observer.origin())
         self._queue(self._reports, pending, pending)
         return pending.answer
 
@@ -110,23 +114,33 @@ class ReportPipeline:
         self._searches.close()
 
     def _decide(self, group: Sequence[_Pending]) -> None:
+        with self._observer.working(Part.DECIDE, [pending.origin for pending in group]):
+            ready = self._decided(group)
+        self._write(ready, searched=False)
+
+    def _decided(self, group: Sequence[_Pending]) -> list[tuple[_Pending, StoredJob, Transition]]:
+        """What can be written now. Repeated reports are answered, and searches handed on."""
         ready: list[tuple[_Pending, StoredJob, Transition]] = []
         for pending in group:
             if not (pending.answer.running() or pending.answer.set_running_or_notify_cancel()):
                 continue  # the caller has gone, and will come again
             try:
                 stored, decided = self._looked_at(pending)
+            except TunerError as error:
+                pending.answer.set_exception(error.bare())  # its traceback would keep the report
+                continue
             except Exception as error:
                 pending.answer.set_exception(error)
                 continue
             match decided:
                 case Directive():
                     pending.answer.set_result(decided)
+                    self._observer.repeated()
                 case Search():
                     self._queue(self._searches, _Searching(pending, stored, decided), pending)
                 case Transition():
                     ready.append((pending, stored, decided))
-        self._write(ready)
+        return ready
 
     def _looked_at(self, pending: _Pending) -> tuple[StoredJob, Transition | Search | Directive]:
         """What a report leads to. No refusal is founded on a cached state that may be old."""
@@ -157,15 +171,17 @@ class ReportPipeline:
 
     def _search(self, group: Sequence[_Searching]) -> None:
         try:
-            found = search.finish_all([searching.search for searching in group])
+            with self._observer.working(Part.SEARCH, [searching.pending.origin for searching in group]):
+                found = search.finish_all([searching.search for searching in group])
         except Exception as error:
             for searching in group:
                 searching.pending.answer.set_exception(error)
             return
         pairs = zip(group, found, strict=True)
-        self._write([(searching.pending, searching.stored, transition) for searching, transition in pairs])
+        ready = [(searching.pending, searching.stored, transition) for searching, transition in pairs]
+        self._write(ready, searched=True)
 
-    def _write(self, ready: Sequence[tuple[_Pending, StoredJob, Transition]]) -> None:
+    def _write(self, ready: Sequence[tuple[_Pending, StoredJob, Transition]], *, searched: bool) -> None:
         """Commits, then answers."""
         if not ready:
             return
@@ -173,11 +189,12 @@ class ReportPipeline:
             Change(stored, pending.report, pending.fingerprint, transition) for pending, stored, transition in ready
         ]
         try:
-            recorded = self._storage.record(changes, self._now())
+            with self._observer.working(Part.COMMIT, [pending.origin for pending, _, _ in ready]):
+                recorded = self._storage.record(changes, self._now())
         except Exception as error:
             if len(ready) > 1 and not isinstance(error, StorageError):
                 for one in ready:  # one that can't be written does not take the others with it
-                    self._write([one])
+                    self._write([one], searched=searched)
                 return
             for pending, _, _ in ready:
                 self._cache.forget(pending.job_id)
@@ -187,8 +204,10 @@ class ReportPipeline:
             if job is not None:
                 self._cache.put(job)
                 pending.answer.set_result(transition.directive)
+                self._observer.answered(searched=searched)
             else:
                 # Another request moved the job meanwhile: look again, this report may be in by now.
+                self._observer.conflicted()
                 self._cache.forget(pending.job_id)
                 self._queue(self._reports, pending, pending)
 

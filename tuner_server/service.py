@@ -20,12 +20,17 @@ from typing import Self
 from tuner_server.core import job
 from tuner_server.core.config import JobConfig
 from tuner_server.core.errors import ConflictError, InvalidInputError, NotFoundError, PreconditionError
+from tuner_server.core.family import prior_from
 from tuner_server.core.job import JobState, Status
 from tuner_server.core.messages import Directive, Report, Value
+from tuner_server.core.prior import Prior
+from tuner_server.observer import Observer
 from tuner_server.pipeline import ReportPipeline
 from tuner_server.storage import Entry, Page, Storage, StoredJob
 
 MAX_REQUEST_ID = 200
+FAMILY_JOBS = 20
+"""Jobs of a family that a new one learns from, the newest: older ones would weigh next to nothing."""
 
 
 def utc_now() -> datetime.datetime:
@@ -36,11 +41,16 @@ def utc_now() -> datetime.datetime:
 class TunerService:
     """What the RPCs do, without the RPCs. Thread-safe if its storage is. Closed after use."""
 
-    def __init__(self, storage: Storage, now: Callable[[], datetime.datetime] = utc_now) -> None:
-        """Serves the jobs in `storage`; `now` dates the records."""
+    def __init__(
+        self,
+        storage: Storage,
+        now: Callable[[], datetime.datetime] = utc_now,
+        observer: Observer = Observer(),  # noqa: B008  # it has no state
+    ) -> None:
+        """Serves the jobs in `storage`; `now` dates the records; `observer` hears how reports are worked on."""
         self._storage = storage
         self._now = now
-        self.pipeline = ReportPipeline(storage, now)
+        self.pipeline = ReportPipeline(storage, now, observer)
         """Where reports become answers."""
 
     def create_job(self, project: str, request_id: str, config: JobConfig) -> StoredJob:
@@ -53,7 +63,7 @@ class TunerService:
         """
         if not 0 < len(request_id) <= MAX_REQUEST_ID or "\0" in request_id:
             raise InvalidInputError.of("request_id", f"1 to {MAX_REQUEST_ID} characters, a UUID is usual")
-        transition = job.create(config)
+        transition = job.create(config, self._prior(project, config))
         job_id = uuid.uuid4().hex
         return self._storage.create(project, job_id, request_id, fingerprint(config), transition, self._now())
 
@@ -134,11 +144,18 @@ class TunerService:
         """Checks that the database answers. Raises: StorageError."""
         self._storage.ping()
 
+    def _prior(self, project: str, config: JobConfig) -> Prior | None:
+        """What the latest jobs of the config's family found; None without a family."""
+        if not config.family:
+            return None
+        page = self._storage.page(project, FAMILY_JOBS, family=config.family)
+        return prior_from(stored.state for stored in page.jobs)
+
     def _replayed(self, stored: StoredJob, number: int) -> JobState:
         """The state in which directive `number` was outstanding; a job that was cancelled since stays cancelled."""
         entries = self._storage.history(stored.id, losses=True)
         reports = [_report(entry) for entry in entries[: number - 1]]
-        earlier = job.replay(stored.state.config, reports).state
+        earlier = job.replay(stored.state.config, reports, stored.state.prior).state
         if earlier.directive != entries[number - 1].directive:
             raise PreconditionError(
                 f"directive_number: this version of LRPilot would not issue directive {number} as it was issued; "

@@ -7,25 +7,33 @@ from lrpilot.v1 import tuner_pb2 as pb
 
 from tuner_server.core import job
 from tuner_server.core.job import JobState
+from tuner_server.core.prior import Prior
 from tuner_server.rpc import convert
 
 
 class LocalTransport(Transport):
     """One job in this process. Its decisions are the server's, bit for bit."""
 
-    def __init__(self) -> None:
+    def __init__(self, prior: Prior | None = None) -> None:
+        """A job that starts from `prior`."""
+        self._prior = prior
         self._state: JobState | None = None
 
+    @property
+    def state(self) -> JobState:
+        """The job's; there is one once it was created."""
+        assert self._state is not None
+        return self._state
+
     def create_job(self, request: pb.CreateJobRequest, timeout_s: float) -> pb.CreateJobResponse:
-        transition = job.create(convert.config_from_pb(request.config))
+        transition = job.create(convert.config_from_pb(request.config), self._prior)
         self._state = transition.state
         directive = convert.directive_to_pb(transition.directive)
         config = convert.config_to_pb(transition.state.config)
         return pb.CreateJobResponse(job=pb.Job(id="local", config=config), directive=directive)
 
     def advance(self, request: pb.AdvanceRequest, timeout_s: float) -> pb.AdvanceResponse:
-        assert self._state is not None
-        transition = job.advance(self._state, convert.report_from_pb(request.report))
+        transition = job.advance(self.state, convert.report_from_pb(request.report))
         self._state = transition.state
         return pb.AdvanceResponse(directive=convert.directive_to_pb(transition.directive))
 

@@ -23,7 +23,7 @@ from tuner_server.core.evidence import observations
 from tuner_server.core.forecast import Objective
 from tuner_server.core.messages import Candidate
 from tuner_server.core.policies.budget import BudgetOptions
-from tuner_server.core.suggest import suggest
+from tuner_server.core.suggest import Query, suggest
 
 CAP = 1.0
 """Largest regret: a diverged trial has no loss, and one near it any. Twice the best loss is a failure either way."""
@@ -81,11 +81,13 @@ def surrogate_of_decayed_probes(table: StateTable, *, corrected: bool) -> float:
     best = min(range(len(candidates)), key=lambda i: math.inf if (f := candidates[i].forecast) is None else f)
     bracket = (table.lrs[max(best - 1, 0)], table.lrs[min(best + 1, len(candidates) - 1)])
     found = suggest(
-        observations(candidates),
-        (math.log(bracket[0]), math.log(bracket[1])),
-        LowerConfidenceBound(kappa=0.0),
-        seed=0,
-        min_separation=0.0,
+        Query(
+            observations(candidates),
+            (math.log(bracket[0]), math.log(bracket[1])),
+            LowerConfidenceBound(kappa=0.0),
+            seed=0,
+            min_separation=0.0,
+        )
     )
     return found.log_lr + correction(table) if corrected else found.log_lr
 

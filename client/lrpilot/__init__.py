@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lrpilot.credentials import Credentials
 from lrpilot.errors import (
     ConfigError,
     LRPilotError,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ConfigError",
+    "Credentials",
     "LRPilotError",
     "Profile",
     "ProtocolError",

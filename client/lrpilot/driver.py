@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from lrpilot.backends.base import Backend
 from lrpilot.backends.distributed import DistributedBackend
+from lrpilot.credentials import Credentials
 from lrpilot.divergence import is_divergent
 from lrpilot.errors import ConfigError
 from lrpilot.job_config import job_config
@@ -56,6 +57,7 @@ class Driver:
         backend: Backend,
         *,
         server: str | None = None,
+        credentials: Credentials | None = None,
         total_steps: int | None = None,
         lr_bounds: tuple[float, float] | None = None,
         policy: str | None = None,
@@ -74,6 +76,7 @@ class Driver:
         Args:
             backend: the run, in its framework's hands.
             server: HOST:PORT; None: `$LRPILOT_SERVER`, or an embedded server that ends with this run.
+            credentials: for that server; None: those of `$LRPILOT_TOKEN` and `$LRPILOT_TLS_CA`; see docs/security.md.
             total_steps: optimizer steps, search included; None: until you stop.
             lr_bounds: lowest and highest LR of the first group; None: found by a range test.
             policy: the algorithm; None: the server's default.
@@ -116,7 +119,7 @@ class Driver:
         self._record = Record(backend.base_lrs)
 
         def connect() -> Session:
-            return Session(transport or _connect(server), config, timeout_s, strict)
+            return Session(transport or _connect(server, credentials), config, timeout_s, strict)
 
         self._session = connect() if ranks is None else SharedSession(ranks, config, connect)
         self._follow(self._session.open(self._standing()))
@@ -441,9 +444,9 @@ class Driver:
                 log.warning("lrpilot: %s raised; training goes on", type(observer).__name__, exc_info=True)
 
 
-def _connect(server: str | None) -> Transport:
+def _connect(server: str | None, credentials: Credentials | None) -> Transport:
     target = server or os.environ.get(SERVER_VARIABLE)
-    return GrpcTransport(target) if target else EmbeddedTransport()
+    return GrpcTransport(target, credentials or Credentials.from_environment()) if target else EmbeddedTransport()
 
 
 def _limit(directive: pb.Directive) -> float:

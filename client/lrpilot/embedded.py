@@ -36,7 +36,11 @@ class EmbeddedServer:
         if importlib.util.find_spec("tuner_server") is None or importlib.util.find_spec("sqlalchemy") is None:
             raise ConfigError("server: none is named, and to start one: pip install 'lrpilot[server]'")
         command = [sys.executable, "-m", "tuner_server", "serve", "--listen", "127.0.0.1:0", "--exit-with-stdin"]
-        environment = {key: value for key, value in os.environ.items() if key != "LRPILOT_SERVER"}
+        # Its own database is the only setting of this process that is meant for it too: addresses, tokens and
+        # certificates are those of other servers.
+        environment = {
+            key: value for key, value in os.environ.items() if key == "LRPILOT_DB" or not key.startswith("LRPILOT_")
+        }
         self._process = subprocess.Popen(
             command if db is None else [*command, "--db", db],
             stdin=subprocess.PIPE,

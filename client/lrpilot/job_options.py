@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
+from lrpilot.credentials import Credentials
 from lrpilot.observer import Observer
 from lrpilot.transport.base import Transport
 
@@ -16,6 +17,7 @@ class JobOptions(TypedDict, total=False):
     """What every framework's tuner takes, as keyword arguments; `Driver.__init__` says what they mean."""
 
     server: str | None
+    credentials: Credentials | None
     total_steps: int | None
     lr_bounds: tuple[float, float] | None
     policy: str | None

@@ -23,7 +23,7 @@ from tuner_server.core.config import JobConfig
 from tuner_server.storage.schema import VERSION_TABLE
 
 LRPILOT = Path(sys.executable).with_name("lrpilot")
-COMMANDS = ["serve", "jobs", "show", "export", "plot", "cancel", "demo", "db upgrade", "db backup", "jobs prune"]
+COMMANDS = ["serve", "jobs", "show", "export", "plot", "cancel", "demo", "config", "db upgrade", "db backup", "jobs prune"]
 OUTPUT_TIMEOUT_S = 60
 HEADER_BYTES = 100
 """Of a SQLite file; to open it is enough to change them."""
@@ -112,7 +112,7 @@ def test_completion_offers_the_commands() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["jobs", "--nope"], ["jobs", "--limit", "0"], ["show"], ["nope"], ["serve", "--grace-s", "-1"]],
+    [["jobs", "--nope"], ["jobs", "--limit", "0"], ["show"], ["nope"], ["serve", "--grace-s", "soon"]],
     ids=" ".join,
 )
 def test_what_the_command_line_does_not_know_is_bad_input(arguments: list[str]) -> None:

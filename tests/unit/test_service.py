@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.simulated import QUICK, SimulatedTraining, config, drive
+from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import ConflictError, InvalidInputError, NotFoundError, PreconditionError
 from tuner_server.core.job import Status
 from tuner_server.core.messages import Directive, Phase, Report
 from tuner_server.service import TunerService, fingerprint
-from tuner_server.storage import open_storage
+from tuner_server.storage import StoredJob, open_storage
 
 PROJECT = "default"
 TIMEOUT_S = 30.0
@@ -200,6 +201,47 @@ def test_a_job_goes_on_where_it_was_after_the_database_was_opened_anew(url: str)
             directive = advance(service, created.id, training.run(directive))
         seen.append(directive)
     assert seen == alone.directives
+
+
+# --- families ---------------------------------------------------------------------------------------------------------
+
+
+def of_family(family: str, seed: int) -> JobConfig:
+    return JobConfig(
+        policy="budget",
+        family=family,
+        total_steps=4000,
+        lr_bounds=LrBounds(min=1e-4, max=1.0),
+        base_lr=0.1,
+        seed=seed,
+    )
+
+
+def test_a_job_learns_from_the_jobs_of_its_family_and_from_no_others(service: TunerService) -> None:
+    def searched(family: str, seed: int, project: str = PROJECT) -> StoredJob:
+        job_id = service.create_job(project, f"{family} {seed}", of_family(family, seed)).id
+        finish(service, job_id, SimulatedTraining(seed))
+        return service.get_job(project, job_id)
+
+    first = searched("resnet", 0)
+    assert first.state.prior is None
+    assert searched("vit", 1).state.prior is None
+    second = searched("resnet", 2)
+    assert second.state.prior is not None
+    assert second.state.prior.n_jobs == 1
+    assert second.state.search_steps < first.state.search_steps
+    assert searched("", 3).state.prior is None
+
+
+def test_a_job_with_a_prior_that_is_taken_back_comes_out_the_same(service: TunerService) -> None:
+    finish(service, service.create_job(PROJECT, "first", of_family("resnet", 0)).id, SimulatedTraining())
+    job = service.create_job(PROJECT, "second", of_family("resnet", 1))
+    whole = finish(service, job.id, SimulatedTraining(1))
+    # By now there are two jobs of the family; the prior of this one is still that of the first.
+    assert service.resume_job(PROJECT, job.id, 3).state.prior == job.state.prior
+    for directive, report in whole[2:]:
+        assert service.get_job(PROJECT, job.id).state.directive == directive
+        advance(service, job.id, report)
 
 
 # --- cancelling -------------------------------------------------------------------------------------------------------

@@ -28,6 +28,8 @@ class Principal:
     scopes: frozenset[Scope]
     token_id: str = ""
     """Empty on a server that asks for no tokens."""
+    max_calls_per_s: float | None = None
+    """The project's; None: no limit."""
 
 
 ANYONE = Principal(DEFAULT_PROJECT, frozenset(Scope))

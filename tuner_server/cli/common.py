@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-import platformdirs
 import typer
+from lrpilot.credentials import Credentials
 from lrpilot.embedded import EmbeddedServer
 from lrpilot.schedule import Schedule
 from lrpilot.transport.grpc_transport import GrpcTransport
@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from tuner_server.core.errors import InvalidInputError
+from tuner_server.settings import default_db as default_db
 
 TIMEOUT_S = 30.0
 LARGEST_PAGE = 1000
@@ -36,16 +37,11 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or the beginning of it.")]
 
 
-def default_db() -> str:
-    """Where jobs without a shared server are kept: the user's own data directory."""
-    directory = platformdirs.user_data_path("lrpilot", appauthor=False, ensure_exists=True)
-    return f"sqlite:///{directory / 'lrpilot.db'}"
-
-
 @contextlib.contextmanager
 def connected(server: str | None) -> Iterator[GrpcTransport]:
     """A connection to `server`, or to one of our own on the user's database."""
     with contextlib.ExitStack() as stack:
+        credentials = Credentials.from_environment() if server else None
         if server is None:
             console = Console(stderr=True)
             columns = (SpinnerColumn(), TextColumn("{task.description}"))
@@ -55,7 +51,7 @@ def connected(server: str | None) -> Iterator[GrpcTransport]:
                 progress.add_task("opening your database (no --server was named)")
                 embedded = stack.enter_context(contextlib.closing(EmbeddedServer()))
             server = embedded.target
-        yield stack.enter_context(contextlib.closing(GrpcTransport(server)))
+        yield stack.enter_context(contextlib.closing(GrpcTransport(server, credentials)))
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import pydantic
 
 from tuner_server.core.errors import InvalidInputError
-from tuner_server.core.messages import Value
+from tuner_server.core.messages import MAX_STEPS, Value
 
 SMALLEST_LR, LARGEST_LR = 1e-30, 1e30
 """Of bounds: far outside anything that trains, and their products stay far inside the floats."""
@@ -50,7 +50,7 @@ class JobConfig(Value):
     policy: str = ""
     """The algorithm; empty: the default for such a job."""
     policy_options: dict[str, Any] = pydantic.Field(default_factory=dict)
-    total_steps: int | None = pydantic.Field(default=None, ge=1)
+    total_steps: int | None = pydantic.Field(default=None, ge=1, le=MAX_STEPS)
     """Optimizer steps, search included; None: until the client stops."""
     lr_bounds: LrBounds | None = None
     """None: found by a range test."""

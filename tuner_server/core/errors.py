@@ -4,7 +4,10 @@ TunerError
 ├── InvalidInputError     the caller's fault: fields with what would be right
 ├── NotFoundError         no such job
 ├── PreconditionError     the job is not where the caller thinks it is
+├── UnauthenticatedError  nobody knows who calls
+├── AccessDeniedError     the caller may not do this
 ├── QuotaError            a limit of the caller's project is reached
+├── RateError             too much at a time; the same call is right a moment later
 ├── ConflictError         the same request id, another content; or a lost race that is worth a retry
 ├── PolicyError           our fault: a policy broke the contract that `core.job` checks
 └── StorageError          the database can't be used
@@ -14,13 +17,28 @@ TunerError
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 from collections.abc import Sequence
+from typing import Self
 
 import pydantic
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 80
+"""What was wrong is repeated to whoever sent it, but not at any length."""
 
 
 class TunerError(Exception):
     """The root of the tree."""
+
+    def bare(self) -> Self:
+        """Itself, without its traceback and what it came from.
+
+        Those keep the variables of all functions that it passed through, a large request among them, for as long as
+        somebody keeps the error; where that is a cycle, until the collector comes, which large objects don't hasten.
+        """
+        self.__cause__ = self.__context__ = None
+        return self.with_traceback(None)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,7 +69,7 @@ class InvalidInputError(TunerError):
             parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]]
             path = "".join([prefix, *parts]).removeprefix(".")
             message = item["msg"].removeprefix("Value error, ")
-            shown = "" if isinstance(item["input"], dict) else f" (got {item['input']!r})"
+            shown = "" if isinstance(item["input"], dict) else f" (got {_short.repr(item['input'])})"
             violations.append(FieldViolation(path or "config", f"{message}{shown}"))
         return cls(violations)
 
@@ -70,6 +88,23 @@ class ConflictError(TunerError):
 
 class QuotaError(TunerError):
     """A limit of the caller's project is reached; nothing was changed."""
+
+
+class UnauthenticatedError(TunerError):
+    """No token, or none that counts; nothing was changed."""
+
+
+class AccessDeniedError(TunerError):
+    """The caller's token does not allow this; nothing was changed."""
+
+
+class RateError(TunerError):
+    """Too much at a time; nothing was changed."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        """Refuses until `retry_after_s` from now."""
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
 
 
 class PolicyError(TunerError):

@@ -16,14 +16,16 @@ import dataclasses
 import enum
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from typing import Any, Literal
 
 from tuner_server.core import policies, range_test
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import InvalidInputError, PolicyError, PreconditionError
 from tuner_server.core.messages import Decision, Directive, Outcome, Phase, Report, Value
-from tuner_server.core.policies.base import Progress, Step
+from tuner_server.core.policies.base import Asking, Progress, Step
+from tuner_server.core.prior import Prior
+from tuner_server.core.suggest import Query, Suggestion, run
 
 MAX_LOSS = 3.4e38
 """A validation loss beyond single precision is a divergence, as a training loss is."""
@@ -74,6 +76,8 @@ class JobState(Value):
     format: Literal[1] = 1
     """Of this JSON; a later format brings a migration of stored states."""
     config: JobConfig
+    prior: Prior | None = None
+    """What earlier jobs of its family told when it was opened."""
     status: Status
     directive: Directive
     """The outstanding one."""
@@ -112,8 +116,8 @@ class Transition:
     decision: Decision | None = None
 
 
-def create(config: JobConfig) -> Transition:
-    """Opens a job.
+def create(config: JobConfig, prior: Prior | None = None) -> Transition:
+    """Opens a job; `prior` is what earlier jobs of its family tell (`core.family`).
 
     Raises:
         InvalidInputError: the config names an unknown policy or option, or asks for what can't be done.
@@ -122,11 +126,11 @@ def create(config: JobConfig) -> Transition:
     config = config.model_copy(update={"policy": policy.name})
     if config.lr_bounds is None and policy.searches:
         directive = range_test.directive(config)
-        draft = _draft(config, directive)
+        draft = _draft(config, prior, directive)
         return _issue(draft, None, directive, None)
     bounds = config.lr_bounds or range_test.blind(config)
-    draft = _draft(config, Directive(phase=Phase.STOP, n_steps=0))
-    step = policy.start(_progress(draft, bounds))
+    draft = _draft(config, prior, Directive(phase=Phase.STOP, n_steps=0))
+    step = run(policy.start(_progress(draft, bounds)))
     return _issue(draft.model_copy(update={"bounds": bounds}), None, step.directive, step)
 
 
@@ -137,6 +141,11 @@ def advance(state: JobState, report: Report) -> Transition:
         PreconditionError: the report is not on the outstanding directive, or the job has ended.
         InvalidInputError: the report contradicts its directive.
     """
+    return run(advancing(state, report))
+
+
+def advancing(state: JobState, report: Report) -> Generator[Query, Suggestion, Transition]:
+    """What `advance` does, for whoever answers the policy's queries. Raises: as `advance`, before the first one."""
     directive = state.directive
     if directive.phase is Phase.STOP:
         raise PreconditionError(f"job has ended ({state.status}); no report is expected")
@@ -157,20 +166,20 @@ def advance(state: JobState, report: Report) -> Transition:
     if state.remaining_steps == 0:
         return _stop(state, report, Status.FINISHED, "")
     try:
-        asked, step = _ask_policy(state, report)
+        asked, step = yield from _ask_policy(state, report)
         return _issue(asked, report, step.directive, step)
     except Exception as error:  # whatever it is, it is the policy's, and must not reach the training
         message = f"policy {state.config.policy}: {type(error).__name__}: {error}"
         return _stop(state, report, Status.FAILED, message)
 
 
-def replay(config: JobConfig, reports: Iterable[Report]) -> Transition:
+def replay(config: JobConfig, reports: Iterable[Report], prior: Prior | None = None) -> Transition:
     """A job after some reports: its state is a fold over its history, so any earlier one can be had again.
 
     Raises:
         InvalidInputError, PreconditionError: the reports are not those of such a job.
     """
-    transition = create(config)
+    transition = create(config, prior)
     for report in reports:
         transition = advance(transition.state, report)
     return transition
@@ -239,8 +248,8 @@ def check_replacement(report: Report, remaining_steps: int | None) -> None:
 
 
 def _check_finite(report: Report) -> None:
-    bad = next((i for i, loss in enumerate(report.losses) if not math.isfinite(loss)), None)
-    if bad is not None:
+    if not all(map(math.isfinite, report.losses)):
+        bad = next(i for i, loss in enumerate(report.losses) if not math.isfinite(loss))
         raise InvalidInputError.of(
             f"report.losses[{bad}]", f"{report.losses[bad]}; a {report.outcome} report has finite losses"
         )
@@ -251,9 +260,9 @@ def _check_wall_time(report: Report) -> None:
         raise InvalidInputError.of("report.wall_time_s", "must be finite and not negative")
 
 
-def _draft(config: JobConfig, directive: Directive) -> JobState:
+def _draft(config: JobConfig, prior: Prior | None, directive: Directive) -> JobState:
     """A state before its first directive is issued."""
-    return JobState(config=config, status=Status.SEARCHING, directive=directive, lease=directive)
+    return JobState(config=config, prior=prior, status=Status.SEARCHING, directive=directive, lease=directive)
 
 
 def _progress(state: JobState, bounds: LrBounds) -> Progress:
@@ -264,24 +273,26 @@ def _progress(state: JobState, bounds: LrBounds) -> Progress:
         bounds=bounds,
         first_loss=state.first_loss,
         last_loss=state.last_loss,
+        prior=state.prior,
     )
 
 
-def _ask_policy(state: JobState, report: Report) -> tuple[JobState, Step[Any]]:
+def _ask_policy(state: JobState, report: Report) -> Generator[Query, Suggestion, tuple[JobState, Step[Any]]]:
     policy = policies.make(state.config)
     if report.outcome is Outcome.REPLACED:
         # A range test that was not had is not made up for: it would start from other weights.
         bounds = state.bounds or range_test.blind(state.config)
         state = state.model_copy(update={"bounds": bounds})
         policy_state = policy.state_type.model_validate(state.policy_state or {})
-        return state, policy.rejoin(policy_state, _progress(state, bounds))
+        return state, (yield from policy.rejoin(policy_state, _progress(state, bounds)))
     if state.policy_state is None:
         bounds = range_test.bounds(state.lease, report, state.config)
         state = state.model_copy(update={"bounds": bounds})
-        return state, policy.start(_progress(state, bounds))
+        return state, (yield from policy.start(_progress(state, bounds)))
     assert state.bounds is not None
     policy_state = policy.state_type.model_validate(state.policy_state)
-    return state, policy.advance(policy_state, state.lease, report, _progress(state, state.bounds))
+    asking: Asking[Any] = policy.advance(policy_state, state.lease, report, _progress(state, state.bounds))
+    return state, (yield from asking)
 
 
 def _account(state: JobState, report: Report) -> JobState:

@@ -54,7 +54,9 @@ class Outcome(enum.StrEnum):
     """Not carried out: the client could not reach the server, and trained on by itself."""
 
 
-Steps = Annotated[int, pydantic.Field(ge=0)]
+MAX_STEPS = 2**40
+"""A thousand steps a second for 35 years. Sums of such numbers fit into the 64 bits that they have on the wire."""
+Steps = Annotated[int, pydantic.Field(ge=0, le=MAX_STEPS)]
 
 
 class Directive(Value):

@@ -1,6 +1,11 @@
 """The surrogate: an exact Gaussian process of the loss over log LR, averaged over its hyperparameters.
 
-Notation and shapes (n observations, m query points, h hyperparameter settings, k <= h of them kept):
+Surrogates with as many observations are fitted in one batch. What comes out for one of them is the same, bit for bit,
+whatever else is in the batch: factors and triangular solves are LAPACK's, one matrix after the other; the rest is
+elementwise or a sum over n. Matrix products of a batch are not: where a matrix lies in memory changes how they round.
+
+Notation and shapes (n observations, m query points, h hyperparameter settings, k <= h of them kept; before these, when
+several surrogates are fitted at once, comes b, their number):
 
     x           [n]        log LR, mapped so that the bounds become 0 and 1
     y           [n]        loss less the prior mean, winsorised and standardised: (loss - prior_mean - centre) / scale
@@ -23,14 +28,14 @@ from __future__ import annotations
 import functools
 import math
 import statistics
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from botorch.utils.probability.utils import log_ndtr, standard_normal_log_hazard
-from gpytorch.functions import MaternCovariance
 from torch import Tensor
 
 FloatArray = npt.NDArray[np.float64]
@@ -67,6 +72,8 @@ _LOWEST_THRESHOLD = -1e3
 """In units of y, more than a hundred times the largest output scale below the centre."""
 _CENSORED_NOISE_VAR = 1e-6
 """Softens the step of a censored factor, in units of y^2: keeps its Gaussian, and the covariance, well conditioned."""
+_MAX_BATCH = 2**18
+"""Numbers in a batch of covariances (2 MB): larger ones fall out of the cache and gain nothing."""
 _EP_ROUNDS = 6
 """Parallel updates of the censored factors; what is left after them is far below the noise of a search."""
 
@@ -151,7 +158,7 @@ class _Regression:
         chol = torch.linalg.cholesky(covariance + torch.diag_embed(variance))
         eye = torch.eye(chol.shape[-1], dtype=chol.dtype)
         whitener = torch.linalg.solve_triangular(chol, eye, upper=False)
-        return cls(whitener, (whitener @ target.unsqueeze(-1)).squeeze(-1))
+        return cls(whitener, (whitener * target.unsqueeze(-2)).sum(-1))
 
     def log_marginal_likelihood(self) -> Tensor:
         """[...] log N(y | 0, K + diag(var)): Rasmussen and Williams (2006), equation 2.30."""
@@ -173,7 +180,7 @@ class _Regression:
         # Rounding can take a variance below zero at an observation without noise.
         return mean, (output_variance[:, None] - projected.square_().sum(-2)).clamp_min_(1e-12)
 
-    def __getitem__(self, index: Tensor) -> _Regression:
+    def __getitem__(self, index: int | Tensor) -> _Regression:
         return _Regression(self.whitener[index], self.whitened[index])
 
 
@@ -233,29 +240,10 @@ class Surrogate:
         """[m] the prior mean, in loss units."""
         return np.zeros_like(log_lr) if self.prior_mean is None else self.prior_mean(log_lr)
 
-    @torch.no_grad()
     def fit(self, observations: Observations) -> Fitted:
         """Weighs the grid of hyperparameters by the observations, of which there may be none."""
-        centre, scale, target, noise_var = self._standardise(observations)
-        x = self.normalise(observations.log_lr)
-        grid = _grid()
-        correlation = _matern(x, x, torch.from_numpy(_LENGTHSCALES))[grid.lengthscale_index]
-        covariance = grid.output_variance[:, None, None] * correlation
-        variance = noise_var + grid.noise_variance[:, None]
-        regression, log_likelihood = _infer(
-            covariance, target, variance, noise_var, torch.from_numpy(observations.censored)
-        )
-        weight, kept = _heaviest(torch.softmax(log_likelihood + grid.log_prior, dim=0))
-        return Fitted(
-            surrogate=self,
-            centre=centre,
-            scale=scale,
-            weight=weight.numpy(),
-            _x=x,
-            _lengthscale=grid.lengthscale[kept],
-            _output_variance=grid.output_variance[kept],
-            _regression=regression[kept],
-        )
+        (fitted,) = fit_all([(self, observations)])
+        return fitted
 
     def _standardise(self, observations: Observations) -> tuple[float, float, Tensor, Tensor]:
         """The centre, the scale, y [n] (for censored ones t) and v [n]."""
@@ -271,6 +259,56 @@ class Surrogate:
         target = np.maximum((residual - centre) / scale, _LOWEST_THRESHOLD)
         noise_sd = np.minimum(np.sqrt(observations.noise_var) / scale, _MAX_NOISE_SD)
         return centre, scale, torch.from_numpy(target), torch.from_numpy(noise_sd**2)
+
+
+def fit_all(pairs: Sequence[tuple[Surrogate, Observations]]) -> list[Fitted]:
+    """What `Surrogate.fit` gives for each, bit for bit, computed together where the shapes are the same."""
+    alike: defaultdict[tuple[int, bool], list[int]] = defaultdict(list)
+    for i, (_, observations) in enumerate(pairs):
+        alike[len(observations), bool(observations.censored.any())].append(i)
+    fitted: dict[int, Fitted] = {}
+    for (n, _), indices in alike.items():
+        size = max(_MAX_BATCH // (len(_grid().log_prior) * max(n, 1) ** 2), 1)
+        for start in range(0, len(indices), size):
+            batch = indices[start : start + size]
+            fitted |= zip(batch, _fit_batch([pairs[i] for i in batch]), strict=True)
+    return [fitted[i] for i in range(len(pairs))]
+
+
+@torch.no_grad()
+def _fit_batch(pairs: Sequence[tuple[Surrogate, Observations]]) -> list[Fitted]:
+    """Fits surrogates with as many observations each, all with censored ones among them or none."""
+    standardised = [surrogate._standardise(observations) for surrogate, observations in pairs]
+    target = torch.stack([target for _, _, target, _ in standardised])
+    noise_var = torch.stack([noise_var for _, _, _, noise_var in standardised])
+    censored = torch.stack([torch.from_numpy(observations.censored) for _, observations in pairs])
+    x = torch.stack([surrogate.normalise(observations.log_lr) for surrogate, observations in pairs])
+    grid = _grid()
+    correlation = _matern(x, x, torch.from_numpy(_LENGTHSCALES))[:, grid.lengthscale_index]
+    regression, log_likelihood = _infer(
+        covariance=grid.output_variance[:, None, None] * correlation,
+        target=target[:, None],
+        variance=noise_var[:, None] + grid.noise_variance[:, None],
+        noise_var=noise_var[:, None],
+        censored=censored[:, None],
+    )
+    weights = torch.softmax(log_likelihood + grid.log_prior, dim=-1)
+    fitted = []
+    for i, (surrogate, _) in enumerate(pairs):
+        weight, kept = _heaviest(weights[i])
+        fitted.append(
+            Fitted(
+                surrogate=surrogate,
+                centre=standardised[i][0],
+                scale=standardised[i][1],
+                weight=weight.numpy(),
+                _x=x[i],
+                _lengthscale=grid.lengthscale[kept],
+                _output_variance=grid.output_variance[kept],
+                _regression=regression[i][kept],
+            )
+        )
+    return fitted
 
 
 @dataclass(frozen=True, eq=False)
@@ -310,28 +348,27 @@ def _grid() -> _Grid:
 
 
 def _matern(x1: Tensor, x2: Tensor, lengthscale: Tensor) -> Tensor:
-    """[l, n, m] Matern-5/2 correlations of x1 [n] and x2 [m] for each lengthscale [l].
+    """[..., l, n, m] Matern-5/2 correlations of x1 [..., n] and x2 [..., m] for each lengthscale [l].
 
-    The function below GPyTorch's MaternKernel: in one dimension the distance is a subtraction, and the kernel's
-    bookkeeping would take longer than the arithmetic.
+    With d = sqrt(5) |x1 - x2| / l, (1 + d + d^2 / 3) exp(-d): Rasmussen and Williams (2006), equation 4.17. GPyTorch's
+    kernel subtracts the mean of all inputs first, so that its rounding would depend on what else is in the batch.
     """
-    covariance: Tensor = MaternCovariance.apply(
-        x1[:, None], x2[:, None], lengthscale[:, None, None], 2.5, lambda a, b: (a - b.mT).abs_()
-    )
-    return covariance
+    distance = (x1[..., None, :, None] - x2[..., None, None, :]).abs_()
+    d = distance * (math.sqrt(5.0) / lengthscale)[:, None, None]
+    return (d * (1.0 / 3.0) + 1.0).mul_(d).add_(1.0).mul_(d.neg_().exp_())
 
 
 def _infer(
     covariance: Tensor, target: Tensor, variance: Tensor, noise_var: Tensor, censored: Tensor
 ) -> tuple[_Regression, Tensor]:
-    """The regression and the log evidence [h] of every setting.
+    """The regression and the log evidence [..., h] of every setting.
 
     Args:
-        covariance: [h, n, n] of f at the observations.
-        target: [n] y, or t where censored.
-        variance: [h, n] sigma^2 + v of the observations; not used where censored.
-        noise_var: [n] v.
-        censored: [n].
+        covariance: [..., h, n, n] of f at the observations.
+        target: [..., n] y, or t where censored; broadcasts to [..., h, n], as do `noise_var` and `censored`.
+        variance: [..., h, n] sigma^2 + v of the observations; not used where censored.
+        noise_var: [..., n] v.
+        censored: [..., n].
     """
     target = target.expand_as(variance)
     if not censored.any():
@@ -358,11 +395,11 @@ def _propagate(
     falls apart is not an unlucky draw.
 
     Args:
-        covariance: [h, n, n] of f.
-        threshold: [h, n] t where censored, y elsewhere.
-        variance: [h, n] of the noise, not used where censored.
-        softness: [n] v where censored.
-        censored: [n].
+        covariance: [..., h, n, n] of f.
+        threshold: [..., h, n] t where censored, y elsewhere.
+        variance: [..., h, n] of the noise, not used where censored.
+        softness: [..., n] v where censored; broadcasts to [..., h, n], as does `censored`.
+        censored: [..., n].
     """
     target = threshold
     variance = torch.where(censored, softness, variance)

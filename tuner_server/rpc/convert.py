@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import datetime
+import math
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import pydantic
-from google.protobuf import json_format, struct_pb2, timestamp_pb2
+from google.protobuf import struct_pb2, timestamp_pb2
 from lrpilot.convert import profile_from_proto, profile_to_proto
 from lrpilot.v1 import tuner_pb2 as pb
 
-from tuner_server.core.config import JobConfig
-from tuner_server.core.errors import InvalidInputError
+from tuner_server.core.config import MAX_NAME, JobConfig
+from tuner_server.core.errors import InvalidInputError, NotFoundError
 from tuner_server.core.job import Status
 from tuner_server.core.messages import (
+    MAX_STEPS,
     BatchSource,
     Candidate,
     Decision,
@@ -53,6 +56,16 @@ STATES: Mapping[Status, pb.JobState.ValueType] = {
     Status.FAILED: pb.JOB_STATE_FAILED,
 }
 
+MAX_TEXT = 500
+"""Characters of a text that is no name: a reason, a page's token."""
+MAX_OPTIONS_BYTES = 16 * 2**10
+MAX_OPTIONS_DEPTH = 8
+MAX_OPTION = 1e12
+"""Of policy options: far more than any policy has. They are kept with every state of the job."""
+MAX_VALIDATIONS = 10_000
+"""Of a report: ten times what a policy asks for."""
+_JOB_ID = re.compile(r"[0-9a-f]{32}")
+
 K = TypeVar("K")
 E = TypeVar("E", bound=int)
 
@@ -62,7 +75,7 @@ def config_from_pb(message: pb.JobConfig) -> JobConfig:
     fields: dict[str, Any] = {
         "name": message.name,
         "family": message.family,
-        "policy": message.policy,
+        "policy": text("policy", message.policy, MAX_NAME),
         "policy_options": _options_from_pb(message.policy_options),
         "base_lr": message.base_lr,
         "seed": message.seed,
@@ -97,6 +110,8 @@ def config_to_pb(config: JobConfig) -> pb.JobConfig:
 def report_from_pb(message: pb.Report) -> Report:
     """A report. Raises: InvalidInputError."""
     outcome = known("report.outcome", OUTCOMES, message.outcome)
+    if len(message.validations) > MAX_VALIDATIONS:
+        raise InvalidInputError.of("report.validations", f"at most {MAX_VALIDATIONS}, not {len(message.validations)}")
     replacement = _replacement_from_pb(message.replacement) if message.HasField("replacement") else None
     try:
         return Report.model_validate(
@@ -214,11 +229,50 @@ def known(field: str, table: Mapping[K, E], value: int) -> K:
     raise InvalidInputError.of(field, f"unknown or unspecified value {value}")
 
 
+def job_id(value: str) -> str:
+    """The id of a job. Raises: NotFoundError: no job can have it."""
+    if not _JOB_ID.fullmatch(value):
+        raise NotFoundError(f"no job has the id {value[: 2 * 32]!r}")
+    return value
+
+
+def text(field: str, value: str, longest: int = MAX_TEXT) -> str:
+    """A text that can be stored and shown. Raises: InvalidInputError: it is too long, or has a NUL character."""
+    if len(value) > longest or "\0" in value:
+        raise InvalidInputError.of(field, f"at most {longest} characters, none of them NUL")
+    return value
+
+
 def _options_from_pb(message: struct_pb2.Struct) -> dict[str, Any]:
-    try:
-        return json_format.MessageToDict(message)
-    except ValueError as error:  # JSON has no such number
-        raise InvalidInputError.of("policy_options", "numbers must be finite") from error
+    size = message.ByteSize()
+    if size > MAX_OPTIONS_BYTES:
+        raise InvalidInputError.of("policy_options", f"at most {MAX_OPTIONS_BYTES} bytes, not {size}")
+    return {text("policy_options", name, MAX_NAME): _option(value, 1) for name, value in message.fields.items()}
+
+
+def _option(value: struct_pb2.Value, depth: int) -> Any:
+    """A policy option, as JSON has it. Raises: InvalidInputError: it is too deep, or none."""
+    if depth > MAX_OPTIONS_DEPTH:
+        raise InvalidInputError.of("policy_options", f"nested deeper than {MAX_OPTIONS_DEPTH}")
+    match value.WhichOneof("kind"):
+        case "number_value":
+            number = value.number_value
+            if not (math.isfinite(number) and abs(number) <= MAX_OPTION):
+                raise InvalidInputError.of("policy_options", f"numbers must be finite, at most {MAX_OPTION:g}")
+            return number
+        case "string_value":
+            return text("policy_options", value.string_value, MAX_OPTIONS_BYTES)
+        case "bool_value":
+            return value.bool_value
+        case "null_value":
+            return None
+        case "list_value":
+            return [_option(each, depth + 1) for each in value.list_value.values]
+        case "struct_value":
+            fields = value.struct_value.fields.items()
+            return {text("policy_options", name, MAX_NAME): _option(each, depth + 1) for name, each in fields}
+        case _:
+            raise InvalidInputError.of("policy_options", "a value of no kind")
 
 
 def _replacement_from_pb(message: pb.Replacement) -> Replacement:
@@ -226,8 +280,8 @@ def _replacement_from_pb(message: pb.Replacement) -> Replacement:
         profile = profile_from_proto(message.profile) if message.HasField("profile") else None
     except ValueError as error:
         raise InvalidInputError.of("report.replacement.profile", str(error)) from error
-    if message.wasted_steps < 0:
-        raise InvalidInputError.of("report.replacement.wasted_steps", f"{message.wasted_steps}; must not be negative")
+    if not 0 <= message.wasted_steps <= MAX_STEPS:
+        raise InvalidInputError.of("report.replacement.wasted_steps", f"0 to {MAX_STEPS}, not {message.wasted_steps}")
     return Replacement(profile=profile, wasted_steps=message.wasted_steps)
 
 

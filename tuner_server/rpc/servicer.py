@@ -7,7 +7,7 @@ import contextlib
 import functools
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Executor
-from typing import Any, NoReturn, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import grpc.aio
 import structlog
@@ -15,10 +15,11 @@ from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.v1 import tuner_pb2_grpc
 
 from tuner_server.core import schedule
+from tuner_server.core.config import MAX_NAME
 from tuner_server.core.errors import InvalidInputError, TunerError
 from tuner_server.rpc import convert
 from tuner_server.rpc.caller import CALLER
-from tuner_server.rpc.status import code_of, details_of
+from tuner_server.rpc.handlers import Context, refuse
 from tuner_server.service import TunerService
 from tuner_server.storage import StoredJob
 
@@ -26,7 +27,9 @@ DEFAULT_PAGE, MAX_PAGE = 50, 1000
 WATCH_INTERVAL_S = 0.5
 """How often a watched job is looked at; other processes move it too, so there is nothing to wait on."""
 
-Context = grpc.aio.ServicerContext[Any, Any]
+MAX_LOGGED = 64
+"""Of a job id that a client sends: twice as long as those that there are."""
+
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 P = ParamSpec("P")
@@ -41,20 +44,19 @@ def unary(
 
     @functools.wraps(method)
     async def call(self: Servicer, request: Request, context: Context) -> Response:
+        if job_id := getattr(request, "job_id", ""):
+            structlog.contextvars.bind_contextvars(job_id=job_id[:MAX_LOGGED])
         try:
             return await method(self, request)
         except TunerError as error:
-            return await refuse(context, error)
+            refused = error
         except Exception:
             log.exception("rpc failed", rpc=method.__name__)
             return await context.abort(grpc.StatusCode.INTERNAL, "internal error; the server's log has it")
+        del request  # see `refuse`
+        return await refuse(context, refused)
 
     return call
-
-
-async def refuse(context: Context, error: TunerError) -> NoReturn:
-    """Ends an RPC with the status of an error."""
-    await context.abort(code_of(error), str(error), details_of(error))
 
 
 class Servicer(tuner_pb2_grpc.TunerServiceServicer):
@@ -88,11 +90,9 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     async def Advance(self, request: pb.AdvanceRequest) -> pb.AdvanceResponse:
         """Takes a report."""
         report = convert.report_from_pb(request.report)
-        answer = self._service.advance(CALLER.get().project, request.job_id, report)
+        answer = self._service.advance(CALLER.get().project, convert.job_id(request.job_id), report)
         directive = await asyncio.wrap_future(answer)
-        log.info(
-            "job advanced",
-            job_id=request.job_id,
+        structlog.contextvars.bind_contextvars(  # for the line and the span of this call
             report=report.directive_number,
             outcome=report.outcome.value,
             phase=directive.phase.value,
@@ -111,14 +111,14 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
         """A page of jobs."""
         if not 0 <= request.page_size <= MAX_PAGE:
             raise InvalidInputError.of("page_size", f"0 to {MAX_PAGE}, not {request.page_size}")
-        states = [convert.known("states", convert.STATES, state) for state in request.states]
+        states = {convert.known("states", convert.STATES, state) for state in request.states}
         page = await self._run(
             self._service.list_jobs,
             CALLER.get().project,
             request.page_size or DEFAULT_PAGE,
-            request.page_token,
-            states,
-            request.family,
+            convert.text("page_token", request.page_token),
+            sorted(states),
+            convert.text("family", request.family, MAX_NAME),
         )
         return pb.ListJobsResponse(
             jobs=[convert.job_to_pb(stored) for stored in page.jobs], next_page_token=page.next_page_token
@@ -127,15 +127,16 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     @unary
     async def CancelJob(self, request: pb.CancelJobRequest) -> pb.CancelJobResponse:
         """Ends the tuning of a job."""
-        stored = await self._run(self._service.cancel_job, CALLER.get().project, request.job_id, request.reason)
-        log.info("job cancelled", job_id=stored.id, reason=request.reason)
+        job_id, reason = convert.job_id(request.job_id), convert.text("reason", request.reason)
+        stored = await self._run(self._service.cancel_job, CALLER.get().project, job_id, reason)
+        log.info("job cancelled", job_id=stored.id, reason=reason)
         return pb.CancelJobResponse(job=convert.job_to_pb(stored))
 
     @unary
     async def ResumeJob(self, request: pb.ResumeJobRequest) -> pb.ResumeJobResponse:
         """Takes a job back to where its client's checkpoint is."""
         stored = await self._run(
-            self._service.resume_job, CALLER.get().project, request.job_id, request.directive_number
+            self._service.resume_job, CALLER.get().project, convert.job_id(request.job_id), request.directive_number
         )
         log.info("job resumed", job_id=stored.id, directive=request.directive_number)
         return pb.ResumeJobResponse(
@@ -159,6 +160,7 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> AsyncIterator[pb.WatchJobResponse]:
         """The job now and whenever it changes, until it ends. A server that stops says UNAVAILABLE."""
+        structlog.contextvars.bind_contextvars(job_id=request.job_id[:MAX_LOGGED])
         version = None
         while True:
             try:
@@ -175,4 +177,4 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping; watch again")
 
     async def _load(self, job_id: str) -> StoredJob:
-        return await self._run(self._service.get_job, CALLER.get().project, job_id)
+        return await self._run(self._service.get_job, CALLER.get().project, convert.job_id(job_id))

@@ -212,6 +212,10 @@ class Storage(abc.ABC):
         """
 
     @abc.abstractmethod
+    def live_jobs(self) -> dict[Status, int]:
+        """How many live jobs there are in each status, over all projects."""
+
+    @abc.abstractmethod
     def ping(self) -> None:
         """Reads something. Raises: StorageError when the database can't be used."""
 

@@ -168,9 +168,9 @@ class Database:
         except exc.SQLAlchemyError as error:
             message = f"{self.label}: {_in_one_line(error)}"
             ended = time.monotonic()
-            if ended - began > LONG_S:
-                self._trouble = _Trouble(ended, message)
             ours = ConflictError if isinstance(error, exc.IntegrityError) else StorageError
+            if ours is StorageError and ended - began > LONG_S:  # a conflict is the caller's own, however long it took
+                self._trouble = _Trouble(ended, message)
             raise ours(message) from error
 
     def _share_trouble(self) -> None:

@@ -228,6 +228,13 @@ class SqlStorage(Storage):
             connection.execute(sa.delete(JobRow).where(JobRow.id.in_(ids)))
         return len(ids)
 
+    def live_jobs(self) -> dict[Status, int]:
+        """See `Storage`."""
+        query = sa.select(JobRow.status, sa.func.count()).where(JobRow.status.not_in(_ENDED)).group_by(JobRow.status)
+        with self._database.reading() as connection:
+            counts = {Status(status): count for status, count in connection.execute(query)}
+        return {status: counts.get(status, 0) for status in Status if status.live}
+
     def ping(self) -> None:
         """See `Storage`."""
         with self._database.reading() as connection:

@@ -48,8 +48,8 @@ class Tuner(Driver, Generic[State]):
             validate: gives the validation loss of a state; called seldom, and once at once, to see that it works.
             donates: whether the step donates the buffers of its state (`donate_argnums`). Snapshots are copies then;
                 without, they are references and cost nothing but memory.
-            **job: server, total_steps, lr_bounds, policy, policy_options, name, family, seed, timeout_s, strict,
-                observers, transport; see `lrpilot.driver.Driver`.
+            **job: server, credentials, total_steps, lr_bounds, policy, policy_options, name, family, seed, timeout_s,
+                strict, observers, transport; see `lrpilot.driver.Driver`.
 
         Raises:
             ConfigError: an argument can't be accepted.

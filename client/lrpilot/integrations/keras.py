@@ -51,8 +51,9 @@ class LRPilot(keras.callbacks.Callback):
             batch_size: of arrays; that of `fit`.
             validate: gives the validation loss; called seldom, and once at once, to see that it works. It may call
                 `model.evaluate`.
-            **job: server, total_steps (default: what `fit` was asked for), lr_bounds, policy, policy_options, name,
-                family, seed, timeout_s, strict, observers, transport; see `lrpilot.driver.Driver`.
+            **job: server, credentials, total_steps (default: what `fit` was asked for), lr_bounds, policy,
+                policy_options, name, family, seed, timeout_s, strict, observers, transport; see
+                `lrpilot.driver.Driver`.
 
         Raises:
             ConfigError: arrays without a batch size, or a batch size without arrays.

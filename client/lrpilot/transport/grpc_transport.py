@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import random
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import grpc
 
-from lrpilot.errors import RefusedError, ServerError, UnavailableError
+from lrpilot.credentials import Credentials, is_loopback
+from lrpilot.errors import ConfigError, RefusedError, ServerError, UnavailableError
 from lrpilot.transport.base import Transport
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.v1 import tuner_pb2_grpc
@@ -23,7 +26,12 @@ _OPTIONS = [
     # Channels to one target would share their connections, and a new channel the dead one.
     ("grpc.use_local_subchannel_pool", 1),
 ]
-_UNAVAILABLE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+_UNAVAILABLE = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    # We cancel nothing: it is what gRPC tells calls that reach a server as it begins to stop (grpc/grpc#41785).
+    grpc.StatusCode.CANCELLED,
+}
 _REFUSED = {
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.NOT_FOUND,
@@ -38,6 +46,10 @@ ATTEMPT_S = 5.0
 """The longest wait for an answer before the connection is taken for dead, and the call is repeated on a new one."""
 PAUSE_S = 0.2
 """Between two attempts."""
+JITTER = 0.5
+"""Clients that were told the same time to come again come back up to so much of it later, each at its own."""
+PUSHBACK_KEY = "grpc-retry-pushback-ms"
+"""Where a server that has too much to do says when to come again."""
 OPEN_S = 5.0
 """The longest that opening a job takes: a wrong address should show soon."""
 
@@ -47,9 +59,17 @@ Response = TypeVar("Response")
 class GrpcTransport(Transport):
     """A connection to `target` (HOST:PORT), for one thread."""
 
-    def __init__(self, target: str) -> None:
-        """Connects when the first call is made."""
+    def __init__(self, target: str, credentials: Credentials | None = None) -> None:
+        """Connects when the first call is made, with `credentials` (None: with none).
+
+        Raises:
+            ConfigError: a file of the credentials can't be read, or a token would be sent unencrypted.
+        """
         self.target = target
+        credentials = credentials or Credentials()
+        credentials.check(target)
+        self._tls = grpc.ssl_channel_credentials(*credentials.tls_files()) if credentials.uses_tls else None
+        self._bearer = _Bearer(credentials) if credentials.has_token else None
         self._connect()
 
     def create_job(self, request: pb.CreateJobRequest, timeout_s: float) -> pb.CreateJobResponse:
@@ -98,21 +118,69 @@ class GrpcTransport(Transport):
                     # A peer that vanished leaves a connection that looks open for many minutes.
                     self._channel.close()
                     self._connect()
-                if time.monotonic() + PAUSE_S >= deadline:
+                pause_s = max(PAUSE_S, _pushback_s(error) * random.uniform(1.0, 1.0 + JITTER))
+                if time.monotonic() + pause_s >= deadline:
                     raise
-            time.sleep(PAUSE_S)
+            time.sleep(pause_s)
 
     def _connect(self) -> None:
-        self._channel = grpc.insecure_channel(self.target, options=_OPTIONS)
-        self.stub = tuner_pb2_grpc.TunerServiceStub(self._channel)
+        # A proxy that the environment names would be shown what is meant to stay on this machine.
+        options = [*_OPTIONS, ("grpc.enable_http_proxy", 0)] if is_loopback(self.target) else _OPTIONS
+        if self._tls is None:
+            self._channel = grpc.insecure_channel(self.target, options=options)
+        else:
+            self._channel = grpc.secure_channel(self.target, self._tls, options=options)
+        channel = self._channel if self._bearer is None else grpc.intercept_channel(self._channel, self._bearer)
+        self.stub = tuner_pb2_grpc.TunerServiceStub(channel)
+
+
+class _CallDetails(grpc.ClientCallDetails):
+    """Those of another call, with its token."""
+
+    def __init__(self, details: grpc.ClientCallDetails, token: str) -> None:
+        self.method, self.timeout, self.credentials = details.method, details.timeout, details.credentials
+        self.wait_for_ready, self.compression = details.wait_for_ready, details.compression
+        self.metadata = (*(details.metadata or ()), ("authorization", f"Bearer {token}"))
+
+
+class _Bearer(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
+    """Shows the token with every call; gRPC's own call credentials can't be used without TLS."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        """Raises: ConfigError: the token's file can't be read."""
+        self._credentials = credentials
+        self._token = credentials.current_token() or ""
+
+    def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        """See `grpc.UnaryUnaryClientInterceptor`."""
+        return continuation(_CallDetails(client_call_details, self._current()), request)
+
+    def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        """See `grpc.UnaryStreamClientInterceptor`."""
+        return continuation(_CallDetails(client_call_details, self._current()), request)
+
+    def _current(self) -> str:
+        with contextlib.suppress(ConfigError):  # in the middle of a renewal the last one has to do
+            self._token = self._credentials.current_token() or ""
+        return self._token
 
 
 def to_error(error: grpc.RpcError, target: str) -> ServerError:
     """A gRPC error as ours."""
     assert isinstance(error, grpc.Call)
     code, details = error.code(), error.details() or ""
+    pushback = dict(error.trailing_metadata() or ()).get(PUSHBACK_KEY)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and pushback is not None:
+        return UnavailableError(f"server {target}: too much at a time, come again later: {details}", code.name)
     if code in _UNAVAILABLE:
         return UnavailableError(f"server: nothing answers at {target} ({code.name}: {details})", code.name)
     if code in _REFUSED:
         return RefusedError(details, code.name)
     return ServerError(f"server {target}: {code.name}: {details}", code.name)
+
+
+def _pushback_s(error: UnavailableError) -> float:
+    """How long the server wants to be left alone; 0: it did not say."""
+    call = error.__cause__
+    value = dict(call.trailing_metadata() or ()).get(PUSHBACK_KEY, "") if isinstance(call, grpc.Call) else ""
+    return int(value) / 1000 if isinstance(value, str) and value.isdecimal() else 0.0

@@ -17,7 +17,7 @@ from tuner_server.core.config import JobConfig
 from tuner_server.core.errors import InvalidInputError, PolicyError, PreconditionError
 from tuner_server.core.job import TRANSITIONS, JobState, Status, Transition
 from tuner_server.core.messages import Directive, Outcome, Phase, Replacement, Report, Validation
-from tuner_server.core.policies.base import Options, Policy, PolicyState, Progress, Step
+from tuner_server.core.policies.base import Asking, Options, Policy, PolicyState, Progress, Step
 
 
 def report_on(
@@ -54,15 +54,18 @@ class Scripted(Policy[ScriptedOptions, PolicyState]):
     options_type = ScriptedOptions
     state_type = PolicyState
 
-    def start(self, progress: Progress) -> Step[PolicyState]:
+    def start(self, progress: Progress) -> Asking[PolicyState]:
+        yield from ()
         return self._next(0)
 
     def advance(
         self, state: PolicyState, directive: Directive, report: Report, progress: Progress
-    ) -> Step[PolicyState]:
+    ) -> Asking[PolicyState]:
+        yield from ()
         return self._next(directive.number)
 
-    def rejoin(self, state: PolicyState, progress: Progress) -> Step[PolicyState]:
+    def rejoin(self, state: PolicyState, progress: Progress) -> Asking[PolicyState]:
+        yield from ()
         return self._next(-1)
 
     def _next(self, index: int) -> Step[PolicyState]:

@@ -19,9 +19,10 @@ from lrpilot.v1 import tuner_pb2 as pb
 
 from tests.support.wire import directive_from_pb, report_to_pb
 from tuner_server.core.config import JobConfig, LrBounds
-from tuner_server.core.errors import InvalidInputError
+from tuner_server.core.errors import InvalidInputError, NotFoundError
 from tuner_server.core.job import JobState, Status
 from tuner_server.core.messages import (
+    MAX_STEPS,
     BatchSource,
     Candidate,
     Decision,
@@ -86,8 +87,9 @@ reports = st.builds(
     wall_time_s=finite,
     replacement=st.none() | replacements,
 )
+option_numbers = st.floats(-convert.MAX_OPTION, convert.MAX_OPTION)
 option_values = st.recursive(
-    finite | texts | st.booleans() | st.none(),
+    option_numbers | texts | st.booleans() | st.none(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=5,
 )
@@ -188,7 +190,7 @@ def test_config(config: JobConfig) -> None:
 )
 def test_job(state: JobState) -> None:
     later = NOW + datetime.timedelta(microseconds=1)
-    message = convert.job_to_pb(StoredJob("an id", state, 7, NOW, later))
+    message = convert.job_to_pb(StoredJob("an id", "default", state, 7, NOW, later))
     assert message.id == "an id"
     assert convert.config_from_pb(message.config) == state.config
     assert convert.known("state", convert.STATES, message.state) is state.status
@@ -301,3 +303,56 @@ def test_options_that_are_no_json_are_refused(number: float) -> None:
     options = struct_pb2.Struct(fields={"kappa": struct_pb2.Value(number_value=number)})
     with pytest.raises(InvalidInputError, match="policy_options"):
         convert.config_from_pb(pb.JobConfig(base_lr=0.1, policy_options=options))
+
+
+@pytest.mark.parametrize("number", [1e13, -1e300])
+def test_options_that_no_policy_has_are_refused(number: float) -> None:
+    options = struct_pb2.Struct(fields={"tau": struct_pb2.Value(number_value=number)})
+    with pytest.raises(InvalidInputError, match="policy_options"):
+        convert.config_from_pb(pb.JobConfig(base_lr=0.1, policy_options=options))
+
+
+def test_options_are_neither_large_nor_deep() -> None:
+    large, deep = struct_pb2.Struct(), struct_pb2.Struct()
+    large.update({"tau": "x" * convert.MAX_OPTIONS_BYTES})
+    inner = deep
+    for _ in range(convert.MAX_OPTIONS_DEPTH):
+        inner = inner.fields["tau"].struct_value
+        inner.SetInParent()
+    with pytest.raises(InvalidInputError, match="bytes"):
+        convert.config_from_pb(pb.JobConfig(base_lr=0.1, policy_options=large))
+    assert convert.config_from_pb(pb.JobConfig(base_lr=0.1, policy_options=deep)).policy_options
+    inner.fields["tau"].bool_value = True
+    with pytest.raises(InvalidInputError, match="deeper"):
+        convert.config_from_pb(pb.JobConfig(base_lr=0.1, policy_options=deep))
+
+
+def test_an_option_without_a_value_is_refused() -> None:
+    options = struct_pb2.Struct(fields={"tau": struct_pb2.Value()})
+    with pytest.raises(InvalidInputError, match="policy_options"):
+        convert.config_from_pb(pb.JobConfig(base_lr=0.1, policy_options=options))
+
+
+@pytest.mark.parametrize("steps", [-1, MAX_STEPS + 1, 2**63 - 1])
+def test_steps_that_nobody_ran_are_refused(steps: int) -> None:
+    report = pb.Report(directive_number=1, outcome=pb.OUTCOME_REPLACED, replacement=pb.Replacement(wasted_steps=steps))
+    with pytest.raises(InvalidInputError, match="wasted_steps"):
+        convert.report_from_pb(report)
+
+
+def test_validations_are_not_without_number() -> None:
+    validations = [pb.Validation()] * (convert.MAX_VALIDATIONS + 1)
+    with pytest.raises(InvalidInputError, match=r"report\.validations"):
+        convert.report_from_pb(pb.Report(directive_number=1, outcome=pb.OUTCOME_COMPLETED, validations=validations))
+
+
+@pytest.mark.parametrize("value", ["", "nope", "A" * 32, "0" * 31, "0" * 33, "0" * 32 + "\n", "\0" * 32, "é" * 32])
+def test_what_is_no_id_is_not_looked_for(value: str) -> None:
+    with pytest.raises(NotFoundError):
+        convert.job_id(value)
+
+
+@pytest.mark.parametrize("value", ["x" * 501, "a\0b"])
+def test_a_text_that_can_not_be_kept_is_refused(value: str) -> None:
+    with pytest.raises(InvalidInputError, match="reason"):
+        convert.text("reason", value)

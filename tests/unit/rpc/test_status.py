@@ -9,14 +9,18 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from tuner_server.core import errors
-from tuner_server.core.errors import FieldViolation, InvalidInputError, TunerError
-from tuner_server.rpc.status import CODES, DETAILS_KEY, code_of, details_of
+from tuner_server.core.errors import FieldViolation, InvalidInputError, RateError, TunerError
+from tuner_server.rpc.status import CODES, DETAILS_KEY, PUSHBACK_KEY, code_of, details_of, message_of
 
 EXPECTED = {
     "TunerError": grpc.StatusCode.INTERNAL,
     "InvalidInputError": grpc.StatusCode.INVALID_ARGUMENT,
     "NotFoundError": grpc.StatusCode.NOT_FOUND,
     "PreconditionError": grpc.StatusCode.FAILED_PRECONDITION,
+    "QuotaError": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "UnauthenticatedError": grpc.StatusCode.UNAUTHENTICATED,
+    "AccessDeniedError": grpc.StatusCode.PERMISSION_DENIED,
+    "RateError": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "ConflictError": grpc.StatusCode.ABORTED,
     "PolicyError": grpc.StatusCode.INTERNAL,
     "StorageError": grpc.StatusCode.UNAVAILABLE,
@@ -34,7 +38,15 @@ OURS = [cls for cls in tree(TunerError) if cls.__module__ == errors.__name__]
 
 
 def make(cls: type[TunerError]) -> TunerError:
-    return InvalidInputError.of("lr", "positive") if cls is InvalidInputError else cls("what happened")
+    if cls is InvalidInputError:
+        return InvalidInputError.of("lr", "positive")
+    return RateError("what happened", 0.25) if cls is RateError else cls("what happened")
+
+
+def status_of(error: TunerError) -> status_pb2.Status:
+    value = dict(details_of(error))[DETAILS_KEY]
+    assert isinstance(value, bytes)
+    return status_pb2.Status.FromString(value)
 
 
 def test_every_class_of_the_tree_is_here_with_its_status() -> None:
@@ -56,17 +68,31 @@ def test_a_class_of_another_module_gets_the_status_of_the_nearest_above_it() -> 
 @pytest.mark.parametrize("cls", OURS)
 def test_details_repeat_status_and_message(cls: type[TunerError]) -> None:
     error = make(cls)
-    ((key, value),) = details_of(error)
-    status = status_pb2.Status.FromString(value)
-    assert key == DETAILS_KEY
+    status = status_of(error)
     assert status.code == code_of(error).value[0]
     assert status.message == str(error)
-    assert bool(status.details) is (cls is InvalidInputError)
+    assert bool(status.details) is (cls in (InvalidInputError, RateError))
 
 
 def test_details_of_bad_input_are_its_violations() -> None:
     error = InvalidInputError([FieldViolation("lr", "positive"), FieldViolation("seed", "0 or more")])
-    ((_, value),) = details_of(error)
     request = error_details_pb2.BadRequest()
-    assert status_pb2.Status.FromString(value).details[0].Unpack(request)
+    assert status_of(error).details[0].Unpack(request)
     assert [(v.field, v.description) for v in request.field_violations] == [("lr", "positive"), ("seed", "0 or more")]
+
+
+def test_a_rate_error_says_twice_when_to_come_again() -> None:
+    error = RateError("too much", 0.2501)
+    retry = error_details_pb2.RetryInfo()
+    assert status_of(error).details[0].Unpack(retry)
+    assert retry.retry_delay.ToMilliseconds() == 251
+    assert dict(details_of(error))[PUSHBACK_KEY] == "251"
+
+
+def test_an_error_of_any_length_can_be_sent() -> None:
+    # gRPC drops trailers of more than 8 KiB, in which a character may take 12 bytes.
+    error = InvalidInputError([FieldViolation(f"field.{i}" * 100, "\N{GRINNING FACE}" * 10_000) for i in range(100)])
+    encoded = [(key, value if isinstance(value, bytes) else value.encode()) for key, value in details_of(error)]
+    assert 3 * len(message_of(error).encode()) + sum(len(value) * 4 // 3 for _, value in encoded) < 8 * 1024
+    assert message_of(error).endswith("...")
+    assert len(error_details_pb2.BadRequest.FromString(status_of(error).details[0].value).field_violations) > 1

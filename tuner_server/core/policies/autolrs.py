@@ -46,8 +46,8 @@ from tuner_server.core.messages import (
     Report,
 )
 from tuner_server.core.parts import evenly, report_every
-from tuner_server.core.policies.base import Options, Policy, PolicyState, Progress, Step
-from tuner_server.core.suggest import suggest
+from tuner_server.core.policies.base import Asking, Options, Policy, PolicyState, Progress, Step
+from tuner_server.core.suggest import Query
 
 PUBLISHED_TAU = 1000
 PUBLISHED_TAU_MAX = 8000
@@ -176,12 +176,12 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
                 "policy_options.length_exponent", "only a final_decay is corrected for its length"
             )
 
-    def start(self, progress: Progress) -> Step[AutoLrsState]:
+    def start(self, progress: Progress) -> Asking[AutoLrsState]:
         """Warms up if that is asked for; else opens the first stage."""
         state = AutoLrsState()
         n_steps = self.options.warmup_steps
         if n_steps == 0:
-            return self._open_stage(state, progress)
+            return (yield from self._open_stage(state, progress))
         lr = self.options.warmup_lr or self.config.base_lr
         directive = Directive(
             phase=Phase.WARM_UP,
@@ -194,25 +194,25 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
 
     def advance(
         self, state: AutoLrsState, directive: Directive, report: Report, progress: Progress
-    ) -> Step[AutoLrsState]:
+    ) -> Asking[AutoLrsState]:
         """The next probe, the committed steps after the last one, or the next stage after those."""
         if directive.phase is Phase.PROBE:
-            return self._after_probe(state, directive, report, progress)
+            return (yield from self._after_probe(state, directive, report, progress))
         if report.outcome is Outcome.DIVERGED:
             assert directive.profile is not None
             ceiling = max(directive.profile.start_lr, directive.profile.end_lr) / RETREAT
             state = state.model_copy(update={"ceiling": ceiling})
-        return self._open_stage(state, progress)
+        return (yield from self._open_stage(state, progress))
 
-    def rejoin(self, state: AutoLrsState, progress: Progress) -> Step[AutoLrsState]:
+    def rejoin(self, state: AutoLrsState, progress: Progress) -> Asking[AutoLrsState]:
         """A new stage; where too little is left for one, the rest at the LR that was set."""
         remaining = progress.remaining_steps
         if remaining is None or remaining >= self._cost(*self.options.first_stage(self.config.total_steps)):
-            return self._open_stage(state, progress)
+            return (yield from self._open_stage(state, progress))
         reason = f"joined again with {remaining} steps left, too few for a search: the LR that was set"
         return Step(state, self._train(state, self.config.base_lr, remaining, progress, reason, last=True))
 
-    def _open_stage(self, state: AutoLrsState, progress: Progress) -> Step[AutoLrsState]:
+    def _open_stage(self, state: AutoLrsState, progress: Progress) -> Asking[AutoLrsState]:
         """Sizes the next stage by what is left, and sends its first probe."""
         total, remaining = self.config.total_steps, progress.remaining_steps
         first_tau, first_tau_prime = self.options.first_stage(total)
@@ -238,7 +238,7 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
                 "start_loss": progress.last_loss,
             }
         )
-        return self._probe(state, progress)
+        return (yield from self._probe(state, progress))
 
     def _cost(self, tau: int, tau_prime: int) -> int:
         return tau + self.options.candidates * tau_prime
@@ -250,13 +250,14 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
             return bounds
         return LrBounds(min=min(bounds.min, state.ceiling / RETREAT), max=state.ceiling)
 
-    def _probe(self, state: AutoLrsState, progress: Progress) -> Step[AutoLrsState]:
+    def _probe(self, state: AutoLrsState, progress: Progress) -> Asking[AutoLrsState]:
         bounds = self._bounds(state, progress)
         index = len(state.candidates)
-        found = suggest(
+        lcb = self.options.acquisition == "lcb"
+        found = yield Query(
             observations(state.candidates),
             bounds.log,
-            LowerConfidenceBound(self.options.kappa) if self.options.acquisition == "lcb" else LogExpectedImprovement(),
+            LowerConfidenceBound(self.options.kappa) if lcb else LogExpectedImprovement(),
             seed=self.config.seed + state.stage,
         )
         lr = math.exp(found.log_lr)
@@ -293,7 +294,7 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
 
     def _after_probe(
         self, state: AutoLrsState, directive: Directive, report: Report, progress: Progress
-    ) -> Step[AutoLrsState]:
+    ) -> Asking[AutoLrsState]:
         assert directive.profile is not None
         number, lr = directive.number, directive.profile.start_lr
         if report.outcome is Outcome.DIVERGED:
@@ -315,7 +316,7 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
             )
         state = state.model_copy(update={"candidates": (*state.candidates, candidate)})
         if len(state.candidates) < self.options.candidates:
-            return self._probe(state, progress)
+            return (yield from self._probe(state, progress))
         return self._commit(state, progress)
 
     def _forecast(self, state: AutoLrsState, report: Report) -> Forecast:

@@ -4,19 +4,25 @@ A policy is a pure function with explicit state. The job (`core.job`) numbers it
 rolled back, puts the parts of a long directive together, runs the LR range test before it when the bounds are unknown,
 and checks what it asks for. The policy decides what to try and what to commit. It can be driven by a plain loop with no
 server.
+
+A policy that needs a suggestion does not compute it: it yields the `Query` and is sent the `Suggestion`. Whoever drives
+it may so answer the queries of many jobs in one batch (`core.search`), or each at once (`core.suggest.run`).
 """
 
 from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import Any, ClassVar, Generic, TypeVar
+from collections.abc import Generator
+from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import pydantic
 
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.messages import Decision, Directive, Report, Value
+from tuner_server.core.prior import Prior
+from tuner_server.core.suggest import Query, Suggestion
 
 
 class Options(Value):
@@ -46,6 +52,8 @@ class Progress:
     """The first loss of all: nearly the untrained model's."""
     last_loss: float | None
     """The mean of the last committed losses; None before the first."""
+    prior: Prior | None = None
+    """What earlier jobs of the family tell; a policy need not use it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -55,6 +63,10 @@ class Step(Generic[S]):
     state: S
     directive: Directive
     decision: Decision | None = None
+
+
+Asking: TypeAlias = Generator[Query, Suggestion, Step[S]]
+"""The way to a policy's answer: yields what it has to ask first, and returns the answer."""
 
 
 class Policy(abc.ABC, Generic[O, S]):
@@ -86,11 +98,11 @@ class Policy(abc.ABC, Generic[O, S]):
         return True
 
     @abc.abstractmethod
-    def start(self, progress: Progress) -> Step[S]:
+    def start(self, progress: Progress) -> Asking[S]:
         """The first directive."""
 
     @abc.abstractmethod
-    def advance(self, state: S, directive: Directive, report: Report, progress: Progress) -> Step[S]:
+    def advance(self, state: S, directive: Directive, report: Report, progress: Progress) -> Asking[S]:
         """The next directive.
 
         Args:
@@ -101,7 +113,7 @@ class Policy(abc.ABC, Generic[O, S]):
         """
 
     @abc.abstractmethod
-    def rejoin(self, state: S, progress: Progress) -> Step[S]:
+    def rejoin(self, state: S, progress: Progress) -> Asking[S]:
         """The next directive for a client that could not ask for a while, and has trained on by itself.
 
         Args:

@@ -12,6 +12,8 @@ The search in x: from the middle of the range, steps of d in the direction that 
 a worse one on either side; then `refinements` candidates between these by a Gaussian process and log expected
 improvement. It may leave the range by a factor of `widening`. The LR that is committed has the lowest expected loss,
 times (n / remaining)^gamma.
+
+Where earlier jobs of the family left a prior, the search begins with a head start (`core.head_start`).
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from tuner_server.core.decayed import HELD_OUT, end_loss, length_correction
 from tuner_server.core.divergence import give_up_level, level_reached
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.evidence import observations, posterior_curve
+from tuner_server.core.head_start import FINE_BRACKET, FIRST_CANDIDATES, HeadStart
 from tuner_server.core.messages import (
     BatchSource,
     Candidate,
@@ -39,8 +42,9 @@ from tuner_server.core.messages import (
     Report,
 )
 from tuner_server.core.parts import evenly, report_every
-from tuner_server.core.policies.base import Options, Policy, PolicyState, Progress, Step
-from tuner_server.core.suggest import suggest
+from tuner_server.core.policies.base import Asking, Options, Policy, PolicyState, Progress, Step
+from tuner_server.core.prior import LENGTH_EXPONENT, Optimum
+from tuner_server.core.suggest import Query
 
 PROBE_SHARE = 0.0075
 """n as a part of T ..."""
@@ -54,10 +58,10 @@ RANGE_SPACINGS = 3
 """d is this part of the range, between those limits."""
 LEAST_STEP = 0.01
 """A step outward that the limits leave less than this part of d says nothing new."""
+GROWTH = 2.0
+"""Of steps outward, from a finer spacing than d."""
 LARGEST_SEARCH_SHARE = 0.2
 """A search that would take more of the budget does not pay: there is none, and one that threatens to ends."""
-FIRST_CANDIDATES = 3
-"""Candidates that it takes to bracket the best one, where the middle of the range is not far off."""
 CHECKPOINTS = 10
 """Validations over the committed steps, for those who watch; they decide nothing."""
 RETREAT = math.sqrt(10.0)
@@ -72,7 +76,7 @@ class BudgetOptions(Options):
     refinements: int = pydantic.Field(default=3, ge=0, le=50)
     """Candidates after the best one is bracketed."""
     max_candidates: int = pydantic.Field(default=8, ge=1, le=100)
-    length_exponent: float = pydantic.Field(default=0.2, ge=0, le=1)
+    length_exponent: float = pydantic.Field(default=LENGTH_EXPONENT, ge=0, le=1)
     """gamma. 0.32 was reported over token horizons (Bjorck et al. 2024). On our workloads 0.1 to 0.15 is right on
     average; 0.2 guards against a probe's luck, since too high an LR hurts more than too low a one (docs/quality.md)."""
     warmup: float = pydantic.Field(default=0.05, ge=0, lt=1)
@@ -102,6 +106,20 @@ class BudgetState(PolicyState):
     candidates: tuple[Candidate, ...] = ()
     bracketed_after: int | None = None
     """How many candidates it took until the best had a worse one on either side."""
+    head_start: HeadStart | None = None
+    """None: there was no prior that this search could use."""
+    optimum: Optimum | None = None
+    """What the search found; None before its end, and where it was cut too short to tell."""
+
+    @property
+    def misled(self) -> bool:
+        """Whether the prior was no better than the middle of the range."""
+        return self.head_start is not None and self.head_start.misled(self.candidates)
+
+    @property
+    def bracketing(self) -> tuple[Candidate, ...]:
+        """The candidates between which the search looks: not a prior that was no good, which stays an observation."""
+        return self.candidates[1:] if self.misled else self.candidates
 
 
 class Budget(Policy[BudgetOptions, BudgetState]):
@@ -142,24 +160,24 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         candidates = min(FIRST_CANDIDATES + self.options.refinements, self.options.max_candidates)
         return candidates * (self.probe_steps + self._held_out)
 
-    def _affords_probe(self, progress: Progress) -> bool:
-        """Whether the search's share of the budget holds one more probe."""
+    def _affords_probes(self, count: int, progress: Progress) -> bool:
+        """Whether the search's share of the budget holds so many more probes."""
         assert self.config.total_steps is not None
-        search = progress.search_steps + self.probe_steps + self._held_out
+        search = progress.search_steps + count * (self.probe_steps + self._held_out)
         return search <= LARGEST_SEARCH_SHARE * self.config.total_steps
 
-    def start(self, progress: Progress) -> Step[BudgetState]:
+    def start(self, progress: Progress) -> Asking[BudgetState]:
         """The first candidate, or, in a run too short to search, the schedule at once."""
         remaining = progress.remaining_steps
         assert remaining is not None
         if not self.searches:
             reason = f"{remaining} steps are too few to search: the LR that was set, decaying"
             return Step(BudgetState(), self._train(self.config.base_lr, remaining, None, reason))
-        return self._next(BudgetState(), progress)
+        return (yield from self._next(BudgetState(), progress))
 
     def advance(
         self, state: BudgetState, directive: Directive, report: Report, progress: Progress
-    ) -> Step[BudgetState]:
+    ) -> Asking[BudgetState]:
         """The next candidate, or the decay; after a divergence in it, the decay from a lower LR."""
         assert directive.profile is not None
         peak = directive.profile.start_lr
@@ -167,19 +185,22 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             remaining = progress.remaining_steps
             assert remaining is not None
             reason = f"diverged at {peak:.3g}: a lower LR over what is left"
+            if state.optimum is not None:
+                optimum = state.optimum.model_copy(update={"good_end": False})
+                state = state.model_copy(update={"optimum": optimum})
             return Step(state, self._train(peak / RETREAT, remaining, self._limit(progress), reason))
         candidate = self._judge(directive.number, peak, report, progress)
         state = state.model_copy(update={"candidates": (*state.candidates, candidate)})
-        return self._next(state, progress)
+        return (yield from self._next(state, progress))
 
-    def rejoin(self, state: BudgetState, progress: Progress) -> Step[BudgetState]:
+    def rejoin(self, state: BudgetState, progress: Progress) -> Asking[BudgetState]:
         """Commits the best candidate so far; without one, searches if enough is left, or decays from the LR set."""
         remaining = progress.remaining_steps
         assert remaining is not None
         if any(not candidate.diverged for candidate in state.candidates):
-            return self._commit(state, progress)
+            return (yield from self._commit(state, progress))
         if self._usual_search <= LARGEST_SEARCH_SHARE * remaining:
-            return self._next(BudgetState(), progress)
+            return (yield from self._next(BudgetState(), progress))
         reason = f"joined again with {remaining} steps left, too few to search: the LR that was set, decaying"
         return Step(state, self._train(self.config.base_lr, remaining, self._limit(progress), reason))
 
@@ -191,24 +212,60 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         # No standard error: all candidates see the same batches, so what is left is for the surrogate to find out.
         return Candidate(directive_number=number, lr=peak, forecast=end_loss(report), forecast_sd=0.0)
 
-    def _next(self, state: BudgetState, progress: Progress) -> Step[BudgetState]:
-        outward = _outward(state.candidates, progress.bounds, self.options.widening)
+    def _head_start(self, progress: Progress) -> HeadStart | None:
+        """Where the prior has the search begin; None without one, or where it could not be checked."""
+        if progress.prior is None or not self._affords_probes(2, progress):
+            return None
+        return HeadStart.of(
+            progress.prior,
+            expected=progress.prior.at(self.probe_steps, self.options.length_exponent),
+            middle=math.log(progress.bounds.middle),
+            limits=_limits(progress.bounds, self.options.widening),
+            d=_spacing(progress.bounds),
+        )
+
+    def _most_candidates(self, state: BudgetState) -> int:
+        most, head_start = self.options.max_candidates, state.head_start
+        if head_start is None:
+            return most
+        if state.misled or len(state.candidates) <= head_start.checked:
+            return most + 1
+        return head_start.most_candidates(state.candidates, self.options.refinements, most)
+
+    def _fine(self, state: BudgetState, progress: Progress) -> bool:
+        """Whether a head start has led to a bracket that needs no refinement."""
+        if state.head_start is None or state.misled:
+            return False
+        low, high = _bracket(state.bracketing, progress.bounds, self.options.widening)
+        return high - low <= FINE_BRACKET
+
+    def _next(self, state: BudgetState, progress: Progress) -> Asking[BudgetState]:
+        if not state.candidates:
+            state = state.model_copy(update={"head_start": self._head_start(progress)})
+        done, head_start = len(state.candidates), state.head_start
+        spent = done >= self._most_candidates(state) or not self._affords_probes(1, progress)
+        if head_start is not None and not state.misled and not spent:
+            ahead = head_start.next(state.candidates, _limits(progress.bounds, self.options.widening))
+            if ahead is not None:
+                reason = "what earlier jobs of the family found" if not done else "beside it, to check it"
+                return self._probe(state, Decision(stage=0, lr=math.exp(ahead), reason=reason), progress)
+        outward = _outward(state.bracketing, progress.bounds, self.options.widening)
         if outward is None and state.bracketed_after is None:
-            state = state.model_copy(update={"bracketed_after": len(state.candidates)})
-        done = len(state.candidates)
+            state = state.model_copy(update={"bracketed_after": done})
+        fine = outward is None and self._fine(state, progress)
         lost = done > 0 and outward is None and all(candidate.diverged for candidate in state.candidates)
-        if lost or done >= self.options.max_candidates or not self._affords_probe(progress):
-            return self._commit(state, progress)
+        if lost or fine or spent:
+            return (yield from self._commit(state, progress))
         if state.bracketed_after is None and outward is not None:
             beyond = "" if progress.bounds.min <= math.exp(outward) <= progress.bounds.max else ", beyond the range"
             return self._probe(
                 state, Decision(stage=0, lr=math.exp(outward), reason=f"a step outward{beyond}"), progress
             )
         if state.bracketed_after is not None and done >= state.bracketed_after + self.options.refinements:
-            return self._commit(state, progress)
-        found = suggest(
+            return (yield from self._commit(state, progress))
+        found = yield Query(
             observations(state.candidates),
-            _bracket(state.candidates, progress.bounds, self.options.widening),
+            _bracket(state.bracketing, progress.bounds, self.options.widening),
             LogExpectedImprovement(),
             seed=self.config.seed,
         )
@@ -236,7 +293,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         )
         return Step(state, directive, decision.model_copy(update={"candidates": state.candidates}))
 
-    def _commit(self, state: BudgetState, progress: Progress) -> Step[BudgetState]:
+    def _commit(self, state: BudgetState, progress: Progress) -> Asking[BudgetState]:
         """The LR with the lowest expected loss, corrected for the length of the rest."""
         remaining = progress.remaining_steps
         assert remaining is not None
@@ -245,13 +302,16 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             reason = "every probe diverged: well below the lowest LR that was tried"
             decision = Decision(stage=0, lr=lr, reason=reason, candidates=state.candidates)
             return Step(state, self._train(lr, remaining, self._limit(progress), reason), decision)
-        best = suggest(
+        best = yield Query(
             observations(state.candidates),
-            _bracket(state.candidates, progress.bounds, self.options.widening),
+            _bracket(state.bracketing, progress.bounds, self.options.widening),
             LowerConfidenceBound(kappa=0.0),
             seed=self.config.seed,
             min_separation=0.0,
         )
+        if len(state.candidates) >= FIRST_CANDIDATES:
+            optimum = Optimum(log_lr=best.log_lr, probe_steps=self.probe_steps)
+            state = state.model_copy(update={"optimum": optimum})
         correction = length_correction(self.probe_steps, remaining, self.options.length_exponent)
         lr = math.exp(best.log_lr) * correction
         reason = (
@@ -318,10 +378,15 @@ def _outward(candidates: Sequence[Candidate], bounds: LrBounds, widening: float)
         return max(tried - d, lowest) if tried - lowest > least else None
     best, below, above = _neighbours(candidates)
     if above is None and highest - best > least:
-        return min(best + d, highest)
+        return min(best + _step(d, best, below), highest)
     if below is None and best - lowest > least:
-        return max(best - d, lowest)
+        return max(best - _step(d, best, above), lowest)
     return None
+
+
+def _step(d: float, best: float, behind: float | None) -> float:
+    """How far outward, given the neighbour behind: after the finer spacing of a head start, steps grow up to d."""
+    return d if behind is None else min(d, GROWTH * abs(best - behind))
 
 
 def _bracket(candidates: Sequence[Candidate], bounds: LrBounds, widening: float) -> tuple[float, float]:

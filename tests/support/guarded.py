@@ -1,0 +1,96 @@
+"""A server that asks for tokens, in this process: its parts as `lrpilot serve` puts them together, and a way inside."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+from tuner_server.access.authenticator import Authenticator, Grants
+from tuner_server.access.principal import Scope
+from tuner_server.access.records import Limits, Project, TokenRecord
+from tuner_server.access.token import Token
+from tuner_server.address import Address
+from tuner_server.rpc.auth import Authentication
+from tuner_server.rpc.limits import CallLimits
+from tuner_server.rpc.server import Server
+from tuner_server.rpc.tls import TlsFiles, server_credentials
+from tuner_server.service import TunerService
+from tuner_server.storage import open_storage
+from tuner_server.storage.access import AccessStorage, open_access
+
+START_TIMEOUT_S = 30.0
+
+
+class GuardedServer:
+    """A server on an event loop of its own, in a thread."""
+
+    def __init__(self, db: str, tls: TlsFiles | None = None, grants: Grants | None = None) -> None:
+        """Serves; tokens are looked up in `grants`, or else in the database."""
+        self._db, self._tls, self._grants = db, tls, grants
+        self._started = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        assert self._started.wait(START_TIMEOUT_S)
+        self.target = f"127.0.0.1:{self.port}"
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self._serve())
+        self._loop.close()
+
+    async def _serve(self) -> None:
+        self._stopping = asyncio.Event()
+        with (
+            open_storage(self._db) as storage,
+            TunerService(storage) as service,
+            open_access(self._db) as access,
+        ):
+            authentication = Authentication(Authenticator(self._grants or access))
+            server = Server(
+                service,
+                Address.parse("127.0.0.1:0"),
+                credentials=None if self._tls is None else server_credentials(self._tls),
+                interceptors=[authentication, CallLimits()],
+            )
+            self.port = server.port
+            await server.start()
+            await server.set_serving(True)
+            self._started.set()
+            await self._stopping.wait()
+            await server.stop(0)
+            authentication.close()
+
+    def close(self) -> None:
+        """Ends the server."""
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join()
+
+
+@contextlib.contextmanager
+def guarded(db: str, tls: TlsFiles | None = None, grants: Grants | None = None) -> Iterator[GuardedServer]:
+    """A server that ends with the block."""
+    with contextlib.closing(GuardedServer(db, tls, grants)) as server:
+        yield server
+
+
+def add_project(access: AccessStorage, name: str, limits: Limits | None = None) -> None:
+    """Makes a project."""
+    access.create_project(Project.checked(name, limits or Limits(), datetime.now(UTC)))
+
+
+def add_token(
+    access: AccessStorage,
+    project: str,
+    *scopes: Scope,
+    expires_in: timedelta | None = None,
+    age: timedelta | None = None,
+) -> Token:
+    """Makes a token, with all scopes if none is named."""
+    token, now = Token.new(), datetime.now(UTC) - (age or timedelta())
+    expire_time = None if expires_in is None else now + expires_in
+    access.create_token(TokenRecord.issued(token, project, "a test's", scopes or tuple(Scope), now, expire_time))
+    return token

@@ -1,0 +1,42 @@
+"""Which addresses a server may listen on without protection."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from tuner_server.core.errors import InvalidInputError
+
+
+def is_loopback(listen: str) -> bool:
+    """Whether HOST:PORT can be reached from this machine alone. A name other than `localhost` may mean anything."""
+    host = listen.rpartition(":")[0].removeprefix("[").removesuffix("]")
+    if host.lower() == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
+
+
+def check_exposure(setting: str, listen: str, *, tls: bool, auth: bool, insecure: bool) -> None:
+    """Refuses to serve others without TLS and tokens.
+
+    Args:
+        setting: that the address is of.
+        listen: HOST:PORT.
+        tls: whether there is a certificate.
+        auth: whether calls need a token.
+        insecure: whether the user said that this is wanted.
+
+    Raises:
+        InvalidInputError: it names what is missing.
+    """
+    missing = [flag for flag, there in (("--tls-cert and --tls-key", tls), ("--auth tokens", auth)) if not there]
+    if missing and not insecure and not is_loopback(listen):
+        raise InvalidInputError.of(
+            setting,
+            f"{listen} can be reached by others: give {' and '.join(missing)}, "
+            "or --insecure if the network is protected in another way",
+        )

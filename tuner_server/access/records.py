@@ -1,0 +1,103 @@
+"""Projects and tokens, as they are kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import math
+import re
+from collections.abc import Collection
+from typing import Self
+
+from tuner_server.access.principal import Principal, Scope
+from tuner_server.access.token import Token
+from tuner_server.core.errors import InvalidInputError
+
+PROJECT_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+"""That of a DNS label, so that a project may be called as the Kubernetes namespace whose jobs it holds."""
+MAX_TOKEN_NAME = 100
+"""Characters; enough to say whose it is and where it is used."""
+MAX_LIVE_JOBS = 2**31 - 1
+"""What the column holds."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Limits:
+    """What a project may use; None: no limit."""
+
+    max_live_jobs: int | None = None
+    max_calls_per_s: float | None = None
+    """In each server process."""
+
+    @classmethod
+    def checked(cls, max_live_jobs: int | None, max_calls_per_s: float | None) -> Self:
+        """From an operator's values. Raises: InvalidInputError: a limit that can't be one."""
+        jobs, calls = max_live_jobs, max_calls_per_s
+        if jobs is not None and not 0 <= jobs <= MAX_LIVE_JOBS:
+            raise InvalidInputError.of("max_live_jobs", f"0 to {MAX_LIVE_JOBS}, or none for no limit; not {jobs}")
+        if calls is not None and not (math.isfinite(calls) and calls > 0):
+            raise InvalidInputError.of("max_calls_per_s", f"a number above 0, or none for no limit; not {calls:g}")
+        return cls(jobs, calls)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Project:
+    """Whom jobs belong to."""
+
+    name: str
+    limits: Limits
+    create_time: datetime.datetime
+
+    @classmethod
+    def checked(cls, name: str, limits: Limits, now: datetime.datetime) -> Self:
+        """A new one. Raises: InvalidInputError: the name is none."""
+        if not PROJECT_NAME.fullmatch(name):
+            rule = "1 to 63 lower-case letters, digits and inner hyphens, as team-vision"
+            raise InvalidInputError.of("project", f"{name!r} is no name of a project; give {rule}")
+        return cls(name, limits, now)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TokenRecord:
+    """What is known of a token: all but its secret."""
+
+    id: str
+    project: str
+    name: str
+    """For people."""
+    secret_hash: bytes = dataclasses.field(repr=False)
+    scopes: frozenset[Scope]
+    create_time: datetime.datetime
+    expire_time: datetime.datetime | None = None
+    revoke_time: datetime.datetime | None = None
+
+    @classmethod
+    def issued(
+        cls,
+        token: Token,
+        project: str,
+        name: str,
+        scopes: Collection[Scope],
+        now: datetime.datetime,
+        expire_time: datetime.datetime | None,
+    ) -> Self:
+        """Of a new token. Raises: InvalidInputError: the name is none, or there is nothing that the token allows."""
+        if len(name) > MAX_TOKEN_NAME or not name.isprintable():
+            raise InvalidInputError.of("name", f"at most {MAX_TOKEN_NAME} printable characters")
+        if not scopes:
+            raise InvalidInputError.of("scope", f"give at least one of {', '.join(Scope)}")
+        return cls(token.id, project, name, token.secret_hash, frozenset(scopes), now, expire_time)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Grant:
+    """A token with what its project may use: all that a call is judged by."""
+
+    token: TokenRecord
+    limits: Limits
+
+    @property
+    def principal(self) -> Principal:
+        """Whoever shows the token."""
+        token = self.token
+        return Principal(token.project, token.scopes, token.id, self.limits.max_calls_per_s)

@@ -1,0 +1,62 @@
+"""`lrpilot config`, and the flags of all settings."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from tuner_server.cli.common import JsonOption, print_json
+from tuner_server.settings import CONFIG, Effective, ServerSettings, flag, load, variable
+
+app = typer.Typer()
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command a flag for each setting, and one for the file; it gets them as keywords, None if not given."""
+    own = inspect.signature(command, eval_str=True)
+    kept = [parameter for parameter in own.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
+    config_help = f"A TOML file with settings. [env var: {variable(CONFIG)}]"
+    added = {CONFIG: Annotated[Path | None, typer.Option(flag(CONFIG), help=config_help)]}
+    for name, field in ServerSettings.model_fields.items():
+        default = "" if field.default_factory or field.default in (None, False) else f", default: {field.default}"
+        text = f"{field.description} [env var: {variable(name)}{default}]"
+        # Any value that pydantic will look at; Typer shows what is behind a flag by its type.
+        kind = field.annotation if field.annotation in (bool, int, float, Path) else str
+        added[name] = Annotated[kind | None, typer.Option(flag(name), help=text)]
+    parameters = kept + [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        for name, annotation in added.items()
+    ]
+    command.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]  # what `inspect` looks for
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
+
+
+def effective(flags: dict[str, Any]) -> Effective:
+    """The settings of this process. Raises: InvalidInputError."""
+    return load(flags, os.environ)
+
+
+@app.command(epilog="Example: `lrpilot config --config lrpilot.toml --json`")
+@with_settings
+def config(as_json: JsonOption = False, **flags: Any) -> None:
+    """Print the settings that `serve` would have, and where each comes from. Passwords are left out."""
+    found = effective(flags)
+    values = found.settings.shown()
+    if as_json:
+        print_json({name: {"value": value, "from": found.origins[name]} for name, value in values.items()})
+        return
+    table = Table(box=box.SIMPLE)
+    for heading in ("setting", "value", "from"):
+        table.add_column(heading, overflow="fold")
+    for name, value in values.items():
+        table.add_row(name, "-" if value is None else str(value), found.origins[name])
+    Console().print(table)

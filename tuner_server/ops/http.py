@@ -1,0 +1,81 @@
+"""The operators' port: plain HTTP beside gRPC, for probes and Prometheus."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import uvicorn
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from tuner_server.rpc.tls import TlsFiles
+
+STOP_S = 1
+"""Answers are small and at once: what isn't sent by then has nobody who reads it."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether calls should be sent here."""
+
+    ready: bool
+    checks: dict[str, str]
+    """What was looked at, and how it is."""
+
+
+def operators_app(readiness: Callable[[], Readiness], metrics: Callable[[], bytes]) -> Starlette:
+    """`/livez`, `/readyz` and `/metrics`.
+
+    Args:
+        readiness: what is known; answers at once.
+        metrics: in Prometheus' text format.
+    """
+
+    async def livez(_request: Request) -> Response:
+        return PlainTextResponse("ok\n")  # that the event loop got here is the answer
+
+    async def readyz(_request: Request) -> Response:
+        found = readiness()
+        return JSONResponse({"ready": found.ready, **found.checks}, 200 if found.ready else 503)
+
+    def show(_request: Request) -> Response:  # not async: in a thread, since it reads files
+        return Response(metrics(), media_type=CONTENT_TYPE_LATEST)
+
+    return Starlette(routes=[Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", show)])
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to whom they belong."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Captures none."""
+        yield
+
+
+@contextlib.asynccontextmanager
+async def serving(app: ASGIApp, listener: socket.socket, tls: TlsFiles | None = None) -> AsyncIterator[None]:
+    """Serves an app on the running loop, on a bound socket, until the block ends; over HTTPS if there is `tls`."""
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=STOP_S, server_header=False
+    )
+    if tls is not None:
+        config.ssl_certfile, config.ssl_keyfile = tls.cert, tls.key
+        if tls.client_ca is not None:
+            config.ssl_ca_certs, config.ssl_cert_reqs = str(tls.client_ca), ssl.CERT_REQUIRED
+    server = _Server(config)
+    task = asyncio.create_task(server.serve([listener]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await task

@@ -1,0 +1,176 @@
+"""What a server counts, for Prometheus.
+
+No label has values without bound: no job, no project, no message. Units are Prometheus' base units.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess, values
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from tuner_server.observer import Observer, Part
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+"""Upper ends of the classes of durations: from a cached answer to the time after which a client gives up waiting."""
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+"""Of the classes of groups; the last one is a pipeline's largest group."""
+
+
+class ServerMetrics(Observer):
+    """Of one process that serves. Thread-safe."""
+
+    def __init__(self, registry: CollectorRegistry | None) -> None:
+        """Registers all metrics. `registry` is None in a worker, whose metrics go to files (see `share_with`)."""
+        self._rpcs = Counter("lrpilot_rpcs", "RPCs that ended.", ["method", "code"], registry=registry)
+        self._rpc_seconds = Histogram(
+            "lrpilot_rpc_seconds",
+            "Duration of RPCs with one answer.",
+            ["method"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        reports = Counter("lrpilot_reports", "Reports that were committed.", ["search"], registry=registry)
+        self._reports = {searched: reports.labels("yes" if searched else "no") for searched in (True, False)}
+        self._repeated = Counter(
+            "lrpilot_reports_repeated", "Reports that were taken before, and got the stored answer.", registry=registry
+        )
+        self._conflicts = Counter(
+            "lrpilot_commit_conflicts",
+            "Reports that were looked at again, because another process moved their job.",
+            registry=registry,
+        )
+        seconds = Histogram(
+            "lrpilot_group_seconds",
+            "Duration of a part of the work on a group of reports.",
+            ["part"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        sizes = Histogram(
+            "lrpilot_group_reports",
+            "Reports that a part of the work was done for together.",
+            ["part"],
+            buckets=SIZES,
+            registry=registry,
+        )
+        self._groups = {part: (seconds.labels(part), sizes.labels(part)) for part in Part}
+        self._waiting = Gauge(
+            "lrpilot_waiting_reports", "Reports that wait.", ["lane"], multiprocess_mode="livesum", registry=registry
+        )
+        self._cached = Gauge(
+            "lrpilot_cached_jobs",
+            "Jobs whose state is kept in memory.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self._jobs = Gauge(
+            "lrpilot_jobs",
+            "Live jobs in the database.",
+            ["status"],
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
+        self._database = Gauge(
+            "lrpilot_database_up",
+            "Whether the database answers (of several workers: all of them).",
+            multiprocess_mode="livemin",
+            registry=registry,
+        )
+
+    def rpc_ended(self, method: str, code: str, seconds: float | None) -> None:
+        """An RPC came to its end; `seconds` is None for a stream, which lasts as long as its client likes."""
+        self._rpcs.labels(method, code).inc()
+        if seconds is not None:
+            self._rpc_seconds.labels(method).observe(seconds)
+
+    def pipeline_stands(self, reports: int, searches: int, cached_jobs: int) -> None:
+        """What waits in the two lanes now, and how many jobs are cached."""
+        self._waiting.labels("reports").set(reports)
+        self._waiting.labels("searches").set(searches)
+        self._cached.set(cached_jobs)
+
+    def database_answers(self, up: bool) -> None:
+        """Whether the database could be used just now."""
+        self._database.set(up)
+
+    def jobs_counted(self, by_status: Mapping[str, int]) -> None:
+        """How many live jobs there are in all of the database; a status that has none is there too."""
+        for status, count in by_status.items():
+            self._jobs.labels(status).set(count)
+
+    @contextlib.contextmanager
+    def working(self, part: Part, origins: Sequence[object]) -> Iterator[None]:
+        """See `Observer`. What fails counts too."""
+        seconds, sizes = self._groups[part]
+        sizes.observe(len(origins))
+        with seconds.time():
+            yield
+
+    def answered(self, *, searched: bool) -> None:
+        """See `Observer`."""
+        self._reports[searched].inc()
+
+    def repeated(self) -> None:
+        """See `Observer`."""
+        self._repeated.inc()
+
+    def conflicted(self) -> None:
+        """See `Observer`."""
+        self._conflicts.inc()
+
+
+class FleetMetrics:
+    """Of a server as a whole, whether it is one process or several."""
+
+    def __init__(self, registry: CollectorRegistry, workers: Callable[[], int], restarts: Callable[[], int]) -> None:
+        """`workers` counts the processes that serve now, `restarts` those that had to be started again."""
+        Gauge("lrpilot_workers", "Processes that serve.", registry=registry).set_function(workers)
+        registry.register(_Count("lrpilot_worker_restarts", "Workers that took the place of one that ended.", restarts))
+        build = Gauge("lrpilot_build_info", "Always 1.", ["version", "python"], registry=registry)
+        build.labels(importlib.metadata.version("lrpilot"), platform.python_version()).set(1)
+        start = Gauge("lrpilot_start_time_seconds", "When the server started, since the epoch.", registry=registry)
+        start.set(time.time())
+
+
+class _Count(Collector):
+    """A counter that somebody else keeps."""
+
+    def __init__(self, name: str, documentation: str, value: Callable[[], int]) -> None:
+        self._name, self._documentation, self._value = name, documentation, value
+
+    def collect(self) -> Iterator[Metric]:
+        yield CounterMetricFamily(self._name, self._documentation, value=self._value())
+
+
+def share_with(directory: Path, slot: int) -> None:
+    """From now on this process's metrics are kept in files, which another one sums up over all workers.
+
+    The files belong to the worker's slot and not to its process: what took its place goes on counting, and there are
+    never more of them.
+    """
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
+    values.ValueClass = values.MultiProcessValue(process_identifier=lambda: slot)  # type: ignore[no-untyped-call]  # the library's
+
+
+def forget_gauges(directory: Path, slot: int) -> None:
+    """Drops what a worker that ended said about its present. What it counted stays."""
+    multiprocess.mark_process_dead(slot, str(directory))  # type: ignore[no-untyped-call]  # as above
+
+
+def exposition(registry: CollectorRegistry, shared: Path | None = None) -> bytes:
+    """The text that Prometheus reads: this process's metrics, and those that workers keep in `shared`."""
+    text = generate_latest(registry)
+    if shared is not None:
+        workers = CollectorRegistry()
+        multiprocess.MultiProcessCollector(workers, path=str(shared))  # type: ignore[no-untyped-call]  # as above
+        text += generate_latest(workers)
+    return text

@@ -1,0 +1,32 @@
+"""When a process is to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import threading
+
+STDIN = 0
+
+
+def stop_signals(*, exits_with_stdin: bool) -> asyncio.Event:
+    """An event of this loop that is set when the process is told to stop, or standard input closes if asked."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    if exits_with_stdin:
+        threading.Thread(target=_wait_for_end, args=(loop, stopping), daemon=True).start()
+    return stopping
+
+
+def _wait_for_end(loop: asyncio.AbstractEventLoop, stopping: asyncio.Event) -> None:
+    """Sets `stopping` when whoever started us closes our input, or dies."""
+    # Not through `sys.stdin`: its lock, held by a reading thread, is fatal when the interpreter ends.
+    with contextlib.suppress(OSError):
+        while os.read(STDIN, 4096):
+            pass
+    with contextlib.suppress(RuntimeError):  # the loop has ended already
+        loop.call_soon_threadsafe(stopping.set)

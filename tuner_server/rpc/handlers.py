@@ -1,0 +1,38 @@
+"""Handlers of RPCs, taken apart and put together by interceptors."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NoReturn, TypeAlias
+
+import grpc.aio
+
+from tuner_server.core.errors import TunerError
+from tuner_server.rpc.status import code_of, details_of, message_of
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in the stubs alone
+Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
+"""The rest of the interceptors; None: there is no such method, which gRPC answers with UNIMPLEMENTED."""
+
+
+async def refuse(context: Context, error: TunerError) -> NoReturn:
+    """Ends an RPC with the status of an error.
+
+    gRPC keeps what `abort` raises in a cycle with the call. So nothing large may hang on it: call this outside of
+    `except`, from functions that have let go of the request.
+    """
+    error.bare()
+    await context.abort(code_of(error), message_of(error), details_of(error))
+
+
+def refusing(error: TunerError) -> Handler:
+    """A handler that refuses, whatever the method is.
+
+    It takes a stream, so that it refuses before a message was read: a stranger's message takes no memory.
+    """
+
+    async def handle(_requests: AsyncIterator[Any], context: Context) -> None:
+        await refuse(context, error)
+
+    return grpc.stream_stream_rpc_method_handler(handle)

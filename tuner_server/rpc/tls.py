@@ -1,0 +1,111 @@
+"""The certificates that a server shows, and those that it asks for."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import ssl
+import stat
+from pathlib import Path
+
+import grpc
+import structlog
+
+from tuner_server.core.errors import InvalidInputError, TunerError
+
+log = structlog.get_logger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files: the server's chain and key, and the authorities whose clients are let in (None: all are)."""
+
+    cert: Path
+    key: Path
+    client_ca: Path | None = None
+
+    def read(self) -> grpc.ServerCertificateConfiguration:
+        """What the files hold.
+
+        Raises:
+            InvalidInputError: one can't be used; the message names the setting.
+        """
+        key, cert = _content("tls_key", self.key), _content("tls_cert", self.cert)
+        client_ca = None if self.client_ca is None else _content("tls_client_ca", self.client_ca)
+        if self.key.stat().st_mode & stat.S_IRWXO:
+            # As ssh does. The group may read it: that is how Kubernetes gives a secret to a user who is not root.
+            raise InvalidInputError.of("tls_key", f"{self.key} can be read by all users: chmod o= {self.key}")
+        _check_pair(self.cert, self.key)
+        if self.client_ca is not None:
+            _check_authorities(self.client_ca)
+        return grpc.ssl_server_certificate_configuration([(key, cert)], root_certificates=client_ca)
+
+    def stamp(self) -> tuple[tuple[int, int, int], ...]:
+        """What changes when a file is written or replaced. Raises: OSError."""
+        paths = (self.cert, self.key) if self.client_ca is None else (self.cert, self.key, self.client_ca)
+        return tuple((found.st_mtime_ns, found.st_ino, found.st_size) for found in map(os.stat, paths))
+
+
+class _Renewed:
+    """Gives gRPC the certificates anew when their files have changed. gRPC asks at every new connection."""
+
+    def __init__(self, files: TlsFiles) -> None:
+        self._files = files
+        self._stamp = files.stamp()
+        self.first = files.read()
+
+    def __call__(self) -> grpc.ServerCertificateConfiguration | None:
+        """The new certificates; None: those that are in use are still right, or the new ones are not."""
+        try:
+            stamp = self._files.stamp()
+            if stamp == self._stamp:
+                return None
+            self._stamp = stamp
+            renewed = self._files.read()
+        except (OSError, TunerError) as error:
+            # In the middle of a renewal the files need not fit each other: the next connection looks again.
+            self._stamp = ()
+            log.warning("certificates can't be read again; the former ones are kept", why=str(error))
+            return None
+        log.info("certificates were read again")
+        return renewed
+
+
+def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
+    """TLS for a server's port; mutual if there are `client_ca`. Renewed files are used without a restart.
+
+    Raises:
+        InvalidInputError: a file can't be used; the message names the setting.
+    """
+    # Read here too, before `stamp`, whose errors name no setting.
+    files.read()
+    renewed = _Renewed(files)
+    return grpc.dynamic_ssl_server_credentials(
+        renewed.first,
+        renewed,  # type: ignore[arg-type]  # the stubs don't know that None means no change
+        require_client_authentication=files.client_ca is not None,
+    )
+
+
+def _content(setting: str, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInputError.of(setting, f"{path}: {error.strerror}") from error
+
+
+def _check_pair(cert: Path, key: Path) -> None:
+    # gRPC itself would take them, and then refuse every connection.
+    try:
+        # An empty password: without one OpenSSL would ask for it at the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
+    except ssl.SSLError as error:
+        why = error.reason or "no certificate with its key, both PEM and without a password"
+        raise InvalidInputError.of("tls_cert", f"{cert} and {key} (tls_key) can't be used: {why}") from error
+
+
+def _check_authorities(client_ca: Path) -> None:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(client_ca)
+    except ssl.SSLError as error:
+        raise InvalidInputError.of("tls_client_ca", f"{client_ca}: no PEM certificates") from error

@@ -9,15 +9,14 @@ import pytest
 
 from tests.support import postgresql
 from tests.support.postgresql import PostgreSQL
-from tests.support.zygote import Zygote
+from tests.support.zygote import Zygote, shared
 from tuner_server.storage import open_storage
 
 
 @pytest.fixture(scope="session")
-def zygote() -> Iterator[Zygote]:
+def zygote() -> Zygote:
     """Starts servers quickly."""
-    with Zygote() as zygote:
-        yield zygote
+    return shared()
 
 
 @pytest.fixture(scope="session")

@@ -99,7 +99,7 @@ class Target:
 
     def look(self) -> None:
         """Everything can be read, whatever was written."""
-        for job in self.stub.ListJobs(pb.ListJobsRequest(page_size=3), timeout=TIMEOUT_S).jobs:
+        for job in self.stub.ListJobs(pb.ListJobsRequest(page_size=1), timeout=TIMEOUT_S).jobs:
             full = pb.GetScheduleRequest(job_id=job.id, view=pb.SCHEDULE_VIEW_FULL)
             self.stub.GetSchedule(full, timeout=TIMEOUT_S)
 

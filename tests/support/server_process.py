@@ -1,32 +1,24 @@
-"""A server as its users start it: a process of its own."""
+"""A server as its users run it: a process of its own."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 
 import grpc
 from lrpilot.v1 import tuner_pb2_grpc
 
+from tests.support import zygote
+from tests.support.zygote import Forked
+
 STOP_TIMEOUT_S = 30.0
 
 
-def start(db: str, *arguments: str, listen: str = "127.0.0.1:0") -> subprocess.Popen[str]:
+def start(db: str, *arguments: str, listen: str = "127.0.0.1:0") -> Forked:
     """Starts a server on a database; whoever calls ends it."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("LRPILOT_")}
-    return subprocess.Popen(
-        [sys.executable, "-m", "tuner_server", "serve", "--listen", listen, "--db", db, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment | {"OMP_NUM_THREADS": "1"},
-    )
+    return zygote.shared().run("serve", "--listen", listen, "--db", db, *arguments)
 
 
 class ServerProcess:
@@ -41,7 +33,6 @@ class ServerProcess:
     def _start(self, listen: str = "127.0.0.1:0") -> str:
         """Starts the process; where it listens."""
         self.process = start(self._db, "--exit-with-stdin", *self._arguments, listen=listen)
-        assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line.startswith("listening on "):
             raise RuntimeError(f"the server did not start: {self.process.communicate()}")
@@ -58,7 +49,6 @@ class ServerProcess:
         self.process.wait()
         self._reader.join()
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
-            assert pipe is not None
             pipe.close()
 
     def restart(self) -> None:
@@ -71,7 +61,6 @@ class ServerProcess:
 
     def wait(self) -> tuple[int, str]:
         """Waits for the end: exit code and log."""
-        assert self.process.stdin is not None
         self.process.stdin.close()
         code = self.process.wait(timeout=STOP_TIMEOUT_S)
         self._reader.join()
@@ -83,7 +72,6 @@ class ServerProcess:
         self.kill()
 
     def _read_log(self) -> None:
-        assert self.process.stderr is not None
         self._log.extend(self.process.stderr)
 
 

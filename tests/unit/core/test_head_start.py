@@ -136,6 +136,15 @@ def test_a_prior_at_which_training_diverges_is_only_one_more_probe() -> None:
     assert found(state) < math.log(0.03)
 
 
+@pytest.mark.parametrize("prior_lr", [1e-4, 1e-3, 4e-3, 0.01, 0.1])
+def test_the_optimum_below_a_middle_that_diverges_is_found(prior_lr: float) -> None:
+    loss = bowl(2e-3, edge_lr=8e-3)
+    without, _ = search(config(), loss)
+    tried, state = search(config(), loss, prior_at(prior_lr))
+    assert len(tried) <= len(without) + 1
+    assert abs(found(state) - math.log(2e-3)) < math.log(1.5)
+
+
 @st.composite
 def rugged(draw: st.DrawFn) -> Loss:
     """A bowl with waves of any height and an edge: also what no search was made for."""

@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Training and tests share two cores with servers: one thread each is faster than two that wait for each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-all lint format protos bench clean
+.PHONY: setup demo test test-all lint format protos bench fuzz clean
 
 setup: $(STAMP)
 
@@ -49,6 +49,11 @@ bench: setup
 	python -m benchmarks.regret --tables out/bench/oracle.jsonl --json out/bench/regret.json --plot out/bench/regret.png
 	python -m benchmarks.load --quick --json out/bench/load.json --plot out/bench/load.png
 	python -m benchmarks.quality --quick --workers 2 --json out/bench/quality-quick.json
+
+# Messages and databases that a fuzzer makes up, for ten minutes. The suite has a short round of its own.
+fuzz: setup
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[fuzz]'
+	python -m tests.fuzz.fuzz_wire -max_total_time=600
 
 clean:
 	rm -rf $(VENV) build out .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -90,11 +90,12 @@ class Share:
         async with self._arriving:
             try:
                 async with asyncio.timeout(ARRIVAL_S):
-                    message: bytes = await context.read()
+                    message = await context.read()
             except TimeoutError:
                 raise InvalidInputError.of("request", f"it did not arrive within {ARRIVAL_S:g} s") from None
         if message is grpc.aio.EOF:
             raise InvalidInputError.of("request", "missing")
+        assert isinstance(message, bytes)
         if len(message) > largest:
             raise InvalidInputError.of("request", f"{len(message)} bytes; at most {largest}")
         return message

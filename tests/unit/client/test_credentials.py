@@ -27,10 +27,10 @@ SECRET = "lrp_0123456789ab_" + "s" * 43
 def test_the_environment_s() -> None:
     assert Credentials.from_environment({}) == Credentials()
     assert Credentials.from_environment({"LRPILOT_TOKEN": "", "LRPILOT_TLS": "", "LRPILOT_TLS_CA": ""}) == Credentials()
-    assert Credentials.from_environment({"LRPILOT_TOKEN": SECRET, "LRPILOT_INSECURE": "1"}) == Credentials(
+    assert Credentials.from_environment({"LRPILOT_TOKEN": SECRET, "LRPILOT_CLIENT_INSECURE": "1"}) == Credentials(
         token=SECRET, insecure=True
     )
-    files = {"LRPILOT_TLS_CA": "ca", "LRPILOT_TLS_CERT": "cert", "LRPILOT_TLS_KEY": "key", "LRPILOT_TOKEN_FILE": "t"}
+    files = {"LRPILOT_TLS_CA": "ca", "LRPILOT_CLIENT_CERT": "cert", "LRPILOT_CLIENT_KEY": "key", "LRPILOT_TOKEN_FILE": "t"}
     expected = Credentials(token_file="t", ca_file="ca", cert_file="cert", key_file="key")
     assert Credentials.from_environment(files) == expected
     assert expected.uses_tls
@@ -44,7 +44,7 @@ def test_the_environment_s() -> None:
         ({"LRPILOT_TOKEN": SECRET, "LRPILOT_TOKEN_FILE": "f"}, "LRPILOT_TOKEN_FILE"),
         ({"LRPILOT_TOKEN": f"{SECRET}\n"}, "token"),
         ({"LRPILOT_TOKEN": f"{SECRET} é"}, "token"),
-        ({"LRPILOT_TLS_CERT": "cert"}, "key_file"),
+        ({"LRPILOT_CLIENT_CERT": "cert"}, "key_file"),
         ({"LRPILOT_TLS": "maybe"}, "LRPILOT_TLS"),
     ],
 )

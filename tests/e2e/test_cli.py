@@ -43,9 +43,10 @@ HEADER_BYTES = 100
 
 def lrpilot_command(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
     """Runs it, with no settings but the given ones."""
-    process = zygote.shared().run(*map(str, arguments), **{"COLUMNS": "160"} | variables)
+    command = [str(argument) for argument in arguments]
+    process = zygote.shared().run(*command, **{"COLUMNS": "160"} | variables)
     output, errors = process.communicate(OUTPUT_TIMEOUT_S)
-    return subprocess.CompletedProcess(arguments, process.wait(), output, errors)
+    return subprocess.CompletedProcess(command, process.wait(), output, errors)
 
 
 def assert_fails(result: subprocess.CompletedProcess[str], code: int, *words: str) -> None:

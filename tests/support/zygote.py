@@ -88,7 +88,7 @@ class Zygote:
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.support.zygote"],
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 env=_settingless() | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
         self._socket = ours

@@ -40,9 +40,7 @@ _OF_REPORT = (
 _JOBS, _ENTRIES = Base.metadata.tables[JobRow.__tablename__], Base.metadata.tables[EntryRow.__tablename__]
 # What every report executes is built once, on the tables themselves: building costs more than executing. The columns
 # that are set are those of the values.
-_REPLACE = sa.update(_JOBS).where(
-    JobRow.id == sa.bindparam("of_job"), JobRow.version == sa.bindparam("at_version")
-)
+_REPLACE = sa.update(_JOBS).where(JobRow.id == sa.bindparam("of_job"), JobRow.version == sa.bindparam("at_version"))
 """Writes a job's next state, unless the job is no longer at its version."""
 _TAKE = sa.update(_ENTRIES).where(
     EntryRow.job_id == sa.bindparam("of_job"), EntryRow.number == sa.bindparam("on_number")

@@ -30,7 +30,12 @@ def test_the_environment_s() -> None:
     assert Credentials.from_environment({"LRPILOT_TOKEN": SECRET, "LRPILOT_CLIENT_INSECURE": "1"}) == Credentials(
         token=SECRET, insecure=True
     )
-    files = {"LRPILOT_TLS_CA": "ca", "LRPILOT_CLIENT_CERT": "cert", "LRPILOT_CLIENT_KEY": "key", "LRPILOT_TOKEN_FILE": "t"}
+    files = {
+        "LRPILOT_TLS_CA": "ca",
+        "LRPILOT_CLIENT_CERT": "cert",
+        "LRPILOT_CLIENT_KEY": "key",
+        "LRPILOT_TOKEN_FILE": "t",
+    }
     expected = Credentials(token_file="t", ca_file="ca", cert_file="cert", key_file="key")
     assert Credentials.from_environment(files) == expected
     assert expected.uses_tls

@@ -48,6 +48,7 @@ bench: setup
 	python -m benchmarks.snapshot --json out/bench/snapshot.json --plot out/bench/snapshot.png
 	python -m benchmarks.regret --tables out/bench/oracle.jsonl --json out/bench/regret.json --plot out/bench/regret.png
 	python -m benchmarks.load --quick --json out/bench/load.json --plot out/bench/load.png
+	python -m benchmarks.family --quick --json out/bench/family.json --plot out/bench/family.png
 	python -m benchmarks.quality --quick --workers 2 --json out/bench/quality-quick.json
 
 # Messages and databases that a fuzzer makes up, for ten minutes. The suite has a short round of its own.

@@ -37,8 +37,8 @@ from tuner_server.core.prior import Prior
 
 OFF = 30.0
 """What a wrong prior is off by, as a factor on the LR."""
-FAMILY_SEED = 100
-"""The first seed of the earlier jobs; those of the later ones begin at 0."""
+FAMILY_SEED, JOB_SEED = 200, 10
+"""The first seeds of the earlier jobs and of the later ones. The method was chosen on others."""
 NO_PRIOR = "no prior"
 
 
@@ -143,7 +143,11 @@ def measure(scale: Scale, console: Console) -> tuple[dict[str, Prior], list[Run]
     runs = []
     for workload in scale.workloads:
         families[workload] = family_prior(workload, scale)
-        planned = [(seed, *item) for seed in range(scale.n_seeds) for item in priors(families[workload]).items()]
+        planned = [
+            (seed, *item)
+            for seed in range(JOB_SEED, JOB_SEED + scale.n_seeds)
+            for item in priors(families[workload]).items()
+        ]
         for seed, name, prior in track(planned, workload, console=console, transient=True):
             ended = job(workload, seed, scale.n_steps, prior, whole=True)
             assert ended.state.policy_state is not None

@@ -21,6 +21,7 @@ from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import ConflictError, InvalidInputError, NotFoundError, QuotaError
 from tuner_server.core.job import JobState, Status, Transition
 from tuner_server.core.messages import (
+    MAX_STEPS,
     BatchSource,
     Candidate,
     Decision,
@@ -464,7 +465,7 @@ configs = st.builds(
     family=words.filter(lambda word: "\0" not in word),
     policy=st.just("budget"),
     policy_options=st.dictionaries(words, json_values, max_size=3),
-    total_steps=st.none() | st.integers(1, 2**62),
+    total_steps=st.none() | st.integers(1, MAX_STEPS),
     lr_bounds=st.none() | st.just(LrBounds(min=1e-4, max=math.pi)),
     base_lr=st.floats(0, 1e300, exclude_min=True),
     seed=st.integers(0, 2**63 - 1),

@@ -8,7 +8,7 @@ The prior is tried, then checked against the middle of the range, where the sear
   one, and from the best of them outward until it is bracketed, as usual. A bracket of LRs so close needs no refinement;
   a wider one is refined. There may be as many candidates as the shortest search without a prior has, and one.
 
-So no prior costs more than one probe, whatever the losses are.
+So no prior costs more than one probe, whatever the losses are, if what diverges at an LR does so at higher ones too.
 
 Notation as in `core.policies.budget`: x, the natural log of a peak LR; d, the usual spacing.
 """
@@ -34,7 +34,7 @@ NEAR = 1.5
 FINE_BRACKET = math.log(8.0) * (1.0 + 1e-9)
 """A bracket up to this wide is not refined: three LRs in it tell where the optimum is to within 25% or so."""
 FIRST_CANDIDATES = 3
-"""That the shortest search without a prior takes to a bracket, or to give up where everything diverges."""
+"""That the shortest search without a prior takes to a bracket."""
 
 
 class HeadStart(Value):
@@ -74,14 +74,30 @@ class HeadStart(Value):
         return self.at != self.middle
 
     def misled(self, candidates: Sequence[Candidate]) -> bool:
-        """Whether the prior was tried and turned out no better than the middle."""
-        return self.checked and len(candidates) > 1 and not _loss(candidates[0]) < _loss(candidates[1])
+        """Whether the prior was tried and turned out no better than the middle.
+
+        It did too where it lies above a middle that diverged: then the one or the other was chance.
+        """
+        if self.in_doubt(candidates):
+            return False
+        if not self.checked:
+            return candidates[0].diverged
+        prior, middle = candidates[:2]
+        return not _loss(prior) < _loss(middle) or (middle.diverged and self.at > self.middle)
+
+    def in_doubt(self, candidates: Sequence[Candidate]) -> bool:
+        """Whether it is still to be seen what the prior is worth."""
+        return len(candidates) < 1 + self.checked
+
+    def bracketing(self, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+        """The candidates between which to search: not a prior that was no good, which stays an observation."""
+        return candidates[1:] if self.checked and self.misled(candidates) else candidates
 
     def next(self, candidates: Sequence[Candidate], limits: tuple[float, float]) -> float | None:
         """The next x of the head start; None: it is over, or the prior is not the best any more."""
         if not candidates:
             return self.at
-        if self.checked and len(candidates) == 1:
+        if self.in_doubt(candidates):
             return self.middle
         first, *others = map(_loss, candidates)
         if not all(first < other for other in others):
@@ -91,11 +107,10 @@ class HeadStart(Value):
         return sides[tried] if tried < len(sides) else None
 
     def most_candidates(self, candidates: Sequence[Candidate], refinements: int, max_candidates: int) -> int:
-        """How many candidates there may be: one more than the shortest search without a prior has, at most."""
-        middle = candidates[1 if self.checked else 0]
-        # A search that begins at a divergence has no refinements if it ends at one.
-        shortest = FIRST_CANDIDATES + (0 if middle.diverged else refinements)
-        return min(shortest, max_candidates) + 1
+        """How many candidates there may be: one more than a search without a prior has, or than the shortest one."""
+        if self.in_doubt(candidates) or self.misled(candidates):
+            return max_candidates + self.checked
+        return min(FIRST_CANDIDATES + refinements, max_candidates) + 1
 
     def _sides(self, limits: tuple[float, float]) -> list[float]:
         """The x around the prior: first the one away from the middle, whose side was not looked at."""

@@ -480,12 +480,12 @@ def test_a_job_with_an_end_that_names_no_policy_gets_this_one() -> None:
     assert job.create(asked).state.config.policy == "budget"
 
 
-def rejoined(total: int, done: int, *, probes: int = 0) -> Directive:
-    """What a client is given that trained `done` steps on its own, after so many probes."""
+def rejoined(total: int, done: int, *, probes: int = 0, wasted: int = 0) -> Directive:
+    """What a client is given that trained `done` steps on its own, and lost some more, after so many probes."""
     transition = job.create(config(total))
     for i in range(probes):
         transition = job.advance(transition.state, report_on(transition.directive, 2.0 + i))
-    own = Replacement(profile=Profile.constant(0.1, done))
+    own = Replacement(profile=Profile.constant(0.1, done), wasted_steps=wasted)
     report = Report(
         directive_number=transition.directive.number, outcome=Outcome.REPLACED, losses=(1.0,) * done, replacement=own
     )
@@ -499,3 +499,10 @@ def test_a_client_that_comes_back_is_given_the_best_so_far_a_search_or_a_plain_d
     late = rejoined(2000, 1800)
     assert (late.phase, late.n_steps) == (Phase.TRAIN, 200)
     assert profile_of(late).start_lr == config(2000).base_lr
+
+
+def test_a_client_that_comes_back_with_the_search_s_share_spent_is_given_a_plain_decay() -> None:
+    """Enough steps are left for a search, but those that were lost count as one already."""
+    spent = rejoined(4000, 100, wasted=800)
+    assert (spent.phase, spent.n_steps) == (Phase.TRAIN, 3100)
+    assert profile_of(spent).start_lr == config(4000).base_lr

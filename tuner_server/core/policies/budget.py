@@ -113,13 +113,13 @@ class BudgetState(PolicyState):
 
     @property
     def misled(self) -> bool:
-        """Whether the prior was no better than the middle of the range."""
+        """Whether there was a prior, and it was no good."""
         return self.head_start is not None and self.head_start.misled(self.candidates)
 
     @property
     def bracketing(self) -> tuple[Candidate, ...]:
-        """The candidates between which the search looks: not a prior that was no good, which stays an observation."""
-        return self.candidates[1:] if self.misled else self.candidates
+        """The candidates between which the search looks."""
+        return self.candidates if self.head_start is None else tuple(self.head_start.bracketing(self.candidates))
 
 
 class Budget(Policy[BudgetOptions, BudgetState]):
@@ -199,7 +199,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         assert remaining is not None
         if any(not candidate.diverged for candidate in state.candidates):
             return (yield from self._commit(state, progress))
-        if self._usual_search <= LARGEST_SEARCH_SHARE * remaining:
+        if self._usual_search <= LARGEST_SEARCH_SHARE * remaining and self._affords_probes(1, progress):
             return (yield from self._next(BudgetState(), progress))
         reason = f"joined again with {remaining} steps left, too few to search: the LR that was set, decaying"
         return Step(state, self._train(self.config.base_lr, remaining, self._limit(progress), reason))
@@ -228,8 +228,6 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         most, head_start = self.options.max_candidates, state.head_start
         if head_start is None:
             return most
-        if state.misled or len(state.candidates) <= head_start.checked:
-            return most + 1
         return head_start.most_candidates(state.candidates, self.options.refinements, most)
 
     def _fine(self, state: BudgetState, progress: Progress) -> bool:

@@ -100,8 +100,8 @@ async def run(
     # A search is a few milliseconds of small matrices: threads would cost more than they give, and one thread gives
     # the same bits every time.
     torch.set_num_threads(1)
-    # What was imported stays. A full garbage collection that looks at its 300,000 objects takes a third of a second, and
-    # every report waits for it.
+    # What was imported stays. A full garbage collection that looks at its 300,000 objects takes a third of a second,
+    # and every report waits for it.
     gc.freeze()
     async with AsyncExitStack() as stack:
         storage = stack.enter_context(open_storage(settings.db))

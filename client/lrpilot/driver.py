@@ -244,6 +244,12 @@ class Driver:
         """The schedule so far, as far as it was reported."""
         return self._record.schedule(self.job_id, self._session.config)
 
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        from lrpilot.notebook import tuner_html
+
+        return tuner_html(self)
+
     def decisions(self) -> list[pb.Decision]:
         """What the server decided so far, with the candidates' forecasts; costs a call. For loggers, on rank 0."""
         return self._session.decisions()

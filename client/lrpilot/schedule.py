@@ -145,6 +145,12 @@ class Schedule:
 
         return ReplayScheduler(optimizer, self)
 
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        from lrpilot.notebook import schedule_html
+
+        return schedule_html(self)
+
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draws LRs and losses over committed steps, and the probes apart.
 

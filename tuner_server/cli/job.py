@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from google.protobuf import json_format
+from lrpilot.schedule import Schedule
 from lrpilot.v1 import tuner_pb2 as pb
 from rich import box
 from rich.console import Console
@@ -26,23 +27,21 @@ from tuner_server.cli.common import (
     state_of,
     writing,
 )
+from tuner_server.cli.curve import curves
 
 app = typer.Typer()
 
 
 @app.command(epilog="Example: `lrpilot show 3f2a --json`")
 def show(job: JobArgument, server: ServerOption = None, as_json: JsonOption = False) -> None:
-    """Show a job: how far it is, and its schedule."""
+    """Show a job: how far it is, its schedule, and the way of its loss and its LR."""
     with connected(server) as tuner:
-        found = schedule_of(tuner, job, pb.SCHEDULE_VIEW_BASIC)
+        found = schedule_of(tuner, job, pb.SCHEDULE_VIEW_BASIC if as_json else pb.SCHEDULE_VIEW_FULL)
     if as_json:
         print_json(json_format.MessageToDict(found))
         return
     console = Console()
-    facts = Table.grid(padding=(0, 2))
-    for name, value in _facts(found.job).items():
-        facts.add_row(f"[bold]{name}", value)
-    console.print(facts)
+    console.print(facts_table(found.job))
     table = Table("stage", "phase", "from step", "steps", "LR", "to LR", box=box.SIMPLE)
     for segment in found.segments:
         profile = segment.profile
@@ -50,6 +49,9 @@ def show(job: JobArgument, server: ServerOption = None, as_json: JsonOption = Fa
         lrs = (f"{profile.start_lr:.4g}", f"{profile.end_lr:.4g}")
         table.add_row(str(segment.stage), phase, str(segment.start_step), str(segment.n_steps), *lrs)
     console.print(table)
+    if found.segments:
+        schedule = Schedule.from_response(found)
+        console.print(curves(schedule.losses, schedule.lrs()))
 
 
 @app.command(epilog="Example: `lrpilot export 3f2a -o schedule.json`, then in Python `lrpilot.Schedule.load(...)`")
@@ -91,6 +93,14 @@ def cancel(
         print_json(json_format.MessageToDict(found))
     else:
         print(f"{found.id} cancelled")
+
+
+def facts_table(job: pb.Job) -> Table:
+    """How far a job is."""
+    table = Table.grid(padding=(0, 2))
+    for name, value in _facts(job).items():
+        table.add_row(f"[bold]{name}", value)
+    return table
 
 
 def _facts(job: pb.Job) -> dict[str, str]:

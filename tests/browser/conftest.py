@@ -1,0 +1,151 @@
+"""A browser, and servers with jobs in all states."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from tests.support import server_process, wire
+from tests.support.browser import launch, watched, window
+from tests.support.guarded import add_project, add_token
+from tests.support.ports import HOST, free_port
+from tests.support.server_process import ServerProcess
+from tests.support.shown import SlowTraining, job_config, run_job
+from tuner_server.access.principal import DEFAULT_PROJECT, Scope
+from tuner_server.core.job import Status
+from tuner_server.core.messages import Directive, Phase
+from tuner_server.service import TunerService, utc_now
+from tuner_server.storage import open_storage
+from tuner_server.storage.access import open_access
+
+N_WAITING = 30
+"""Jobs that have only been opened: more than a page of the list."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Dashboard:
+    """A server with jobs."""
+
+    process: ServerProcess
+    url: str
+    jobs: dict[str, str]
+    """Ids by name."""
+    tokens: dict[str, str]
+    """Empty: it asks for none."""
+
+
+class RunningJob:
+    """A training job that goes on when it is told to, over gRPC as all do."""
+
+    def __init__(self, process: ServerProcess, name: str, **options: Any) -> None:
+        self._stub = process.stub
+        self._training = SlowTraining(validates=True)
+        created = wire.create(self._stub, job_config(name, **options))
+        self.id = created.job.id
+        self.directive: Directive = wire.directive_from_pb(created.directive)
+
+    def report(self, n_reports: int = 1) -> None:
+        """Carries out so many directives."""
+        for _ in range(n_reports):
+            self.directive = wire.advance(self._stub, self.id, self._training.run(self.directive))
+
+    def report_until(self, phase: Phase) -> None:
+        """Carries out directives until one of that phase is outstanding."""
+        while self.directive.phase is not phase:
+            self.report()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright, contextlib.closing(launch(playwright)) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="session")
+def db(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('dashboard') / 'jobs.db'}"
+
+
+@pytest.fixture(scope="session")
+def jobs(db: str) -> dict[str, str]:
+    """Jobs in a database, by name."""
+    with open_storage(db) as storage, TunerService(storage) as service:
+        found = {
+            f"waiting {i:02}": run_job(service, job_config(f"waiting {i:02}"), SlowTraining(), max_reports=0)
+            for i in range(N_WAITING)
+        }
+        for name, policy, reports in (
+            ("finished", "budget", 10_000),
+            ("twin", "budget", 10_000),
+            ("stages", "autolrs", 40),
+        ):
+            options: dict[str, Any] = {} if policy == "budget" else {"forecaster": "power_law", "final_decay": False}
+            training = SlowTraining(len(found), validates=True)
+            found[name] = run_job(service, job_config(name, policy, **options), training, reports)
+        found["failed"] = run_job(service, job_config("failed"), SlowTraining(validates=True), 9)
+        failed = storage.load(found["failed"])
+        message = "policy budget: ZeroDivisionError: float division by zero"
+        state = failed.state.model_copy(update={"status": Status.FAILED, "message": message})
+        storage.update(failed, state, utc_now())
+    return found
+
+
+@contextlib.contextmanager
+def _serving(db: str, jobs: dict[str, str], tokens: dict[str, str], *arguments: str) -> Iterator[Dashboard]:
+    http = f"{HOST}:{free_port()}"
+    with server_process.running(db, "--http", http, *arguments) as process:
+        yield Dashboard(process, f"http://{http}", jobs, tokens)
+
+
+@pytest.fixture(scope="session")
+def dashboard(db: str, jobs: dict[str, str]) -> Iterator[Dashboard]:
+    """That anyone on this machine may look at."""
+    with _serving(db, jobs, {}) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def guarded(db: str, jobs: dict[str, str]) -> Iterator[Dashboard]:
+    """That asks for tokens."""
+    with contextlib.closing(open_access(db)) as access:
+        add_project(access, "empty")
+        tokens = {
+            "reader": add_token(access, DEFAULT_PROJECT, Scope.READ).text,
+            "owner": add_token(access, DEFAULT_PROJECT).text,
+            "newcomer": add_token(access, "empty", Scope.READ).text,
+        }
+    with _serving(db, jobs, tokens, "--auth", "tokens") as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def open_window(browser: Browser, dashboard: Dashboard) -> Iterator[BrowserContext]:
+    """One for all: a cache that has seen Plotly's script saves a second a page."""
+    with window(browser, dashboard.url) as context:
+        yield context
+
+
+@pytest.fixture
+def page(open_window: BrowserContext, dashboard: Dashboard) -> Iterator[Page]:
+    with watched(open_window, dashboard.url) as page:
+        yield page
+
+
+@pytest.fixture
+def guarded_page(browser: Browser, guarded: Dashboard) -> Iterator[Page]:
+    """Nobody is signed in."""
+    with window(browser, guarded.url) as context, watched(context, guarded.url) as page:
+        yield page
+
+
+@pytest.fixture
+def start_job(dashboard: Dashboard) -> Callable[..., RunningJob]:
+    def start(name: str, **options: Any) -> RunningJob:
+        return RunningJob(dashboard.process, name, **options)
+
+    return start

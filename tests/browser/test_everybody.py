@@ -1,0 +1,147 @@
+"""For those who sign in, who prefer the dark, who hold a phone, who have no mouse, and who listen."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.support.browser import PATIENCE_MS, axe_findings, until, watched, window
+
+pytestmark = pytest.mark.slow
+expect.set_options(timeout=PATIENCE_MS)
+
+BACKGROUND = "getComputedStyle(document.body).backgroundColor"
+LIGHT, DARK = "rgb(245, 247, 249)", "rgb(18, 22, 27)"
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+PHONE = {"width": 375, "height": 720}
+
+
+def addresses(dashboard: Any) -> list[str]:
+    """Of every kind of page."""
+    jobs = dashboard.jobs
+    return [
+        "/",
+        f"/jobs/{jobs['stages']}",
+        f"/jobs/{jobs['failed']}",
+        f"/jobs/{jobs['waiting 00']}",
+        f"/compare?job={jobs['finished']}&job={jobs['twin']}",
+    ]
+
+
+def settled(page: Page, address: str) -> None:
+    """Opens a page, and waits for its charts."""
+    page.goto(address)
+    if page.locator("#chart").count():
+        expect(page.locator("#chart.drawn")).to_be_visible()
+
+
+def test_axe_finds_nothing_serious(page: Page, dashboard: Any) -> None:
+    for address in [*addresses(dashboard), "/?q=nothing"]:
+        settled(page, address)
+        for scheme in SCHEMES:
+            page.emulate_media(color_scheme=scheme)
+            assert axe_findings(page) == [], (address, scheme)
+
+
+def test_a_phone_has_no_need_to_scroll_sideways(browser: Browser, dashboard: Any) -> None:
+    with (
+        window(browser, dashboard.url, viewport=PHONE, has_touch=True, is_mobile=True) as context,
+        watched(context, dashboard.url) as page,
+    ):
+        for address in addresses(dashboard):
+            settled(page, address)
+            assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], address
+
+
+def test_the_theme_is_the_systems_until_it_is_chosen(browser: Browser, dashboard: Any) -> None:
+    with (
+        window(browser, dashboard.url, color_scheme="dark") as context,
+        watched(context, dashboard.url) as page,
+    ):
+        settled(page, f"/jobs/{dashboard.jobs['finished']}")
+        assert page.evaluate(BACKGROUND) == DARK
+        text = page.evaluate("document.getElementById('chart').layout.font.color")
+        switch = page.get_by_role("button", name="Theme")
+        switch.click()
+        assert page.evaluate(BACKGROUND) == LIGHT
+        until(page, f"document.getElementById('chart').layout.font.color !== '{text}'")
+        page.reload()
+        expect(switch).to_have_text("Theme: light")
+        assert page.evaluate(BACKGROUND) == LIGHT
+
+
+def test_all_is_done_with_the_keyboard(page: Page, dashboard: Any) -> None:
+    page.goto("/?state=finished&sort=name")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    page.keyboard.press("Enter")
+    link = page.get_by_role("link", name="finished", exact=True)
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if link.evaluate("element => element === document.activeElement"):
+            break
+    page.keyboard.press("Enter")
+    expect(page.locator("#chart.drawn")).to_be_visible()
+
+    page.get_by_role("button", name="Zoom in").focus()
+    page.keyboard.press("Enter")
+    until(page, "document.getElementById('chart').dataset.range")
+    page.locator("details.stage summary").first.focus()
+    page.keyboard.press("Space")
+    expect(page.locator("table.candidates").first).to_be_hidden()
+
+
+def test_what_is_seen_is_also_said(page: Page, dashboard: Any) -> None:
+    settled(page, f"/jobs/{dashboard.jobs['finished']}")
+    expect(page.get_by_role("img", name="Loss and LR over the steps that were run")).to_be_visible()
+    expect(page.get_by_role("toolbar", name="Chart")).to_be_visible()
+    expect(page.get_by_role("table", name="Candidates of Stage 1")).to_be_visible()
+    assert page.locator("h1").count() == 1
+
+
+def test_a_token_signs_in_and_its_scopes_say_what_is_offered(guarded_page: Page, guarded: Any) -> None:
+    page, address = guarded_page, f"/jobs/{guarded.jobs['waiting 01']}"
+    page.goto(address)
+    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+    assert axe_findings(page) == []
+    page.get_by_label("Token").fill(guarded.tokens["reader"])
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**{address}")
+    expect(page.locator("#chart.drawn")).to_be_visible()
+    expect(page.get_by_text("Cancel tuning")).to_have_count(0)
+    assert page.evaluate("document.cookie") == "", "no script sees the token"
+
+    page.get_by_role("button", name="Sign out").click()
+    page.goto(address)
+    page.get_by_label("Token").fill(guarded.tokens["owner"])
+    page.keyboard.press("Enter")
+    page.get_by_text("Cancel tuning…").click()
+    page.get_by_role("button", name="Cancel the tuning").click()
+    expect(page.locator("#state")).to_have_text("cancelled")
+
+
+def test_a_project_without_jobs_says_how_to_get_one(guarded_page: Page, guarded: Any) -> None:
+    page = guarded_page
+    page.goto("/login")
+    page.get_by_label("Token").fill(guarded.tokens["newcomer"])
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="No jobs yet")).to_be_visible()
+    assert axe_findings(page) == []
+
+
+def test_what_is_not_there_and_what_is_refused_look_like_the_rest(browser: Browser, guarded: Any) -> None:
+    # Chromium itself reports answers that are errors, so its console is not empty here.
+    page = browser.new_page(base_url=guarded.url)
+    page.goto("/login")
+    page.get_by_label("Token").fill("lrp_forged")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_have_text("the token is not valid")
+    page.get_by_label("Token").fill(guarded.tokens["newcomer"])
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="No jobs yet")).to_be_visible()
+    page.goto(f"/jobs/{guarded.jobs['finished']}")  # another project's
+    expect(page.get_by_role("heading", name="Not found")).to_be_visible()
+    assert axe_findings(page) == []
+    page.close()

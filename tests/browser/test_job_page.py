@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lrpilot
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.support.browser import PATIENCE_MS, until, watched, window
+from tuner_server.core.messages import Phase
+
+pytestmark = pytest.mark.slow
+expect.set_options(timeout=PATIENCE_MS)
+
+CHART = "document.getElementById('chart')"
+SEARCH_LR, LR = 3, 4
+"""Traces of the chart."""
+
+
+def open_job(page: Page, job_id: str) -> None:
+    """Until its chart is drawn."""
+    page.goto(f"/jobs/{job_id}")
+    expect(page.locator("#chart.drawn")).to_be_visible()
+
+
+def shown_range(page: Page) -> list[float]:
+    """Of both plots, which have one x axis."""
+    assert page.evaluate(f"{CHART}.data.every(trace => (trace.xaxis || 'x') === 'x')")
+    found: list[float] = page.evaluate(f"{CHART}.layout.xaxis.range")
+    return found
+
+
+def test_what_happened_is_told_without_any_script(browser: Browser, dashboard: Any) -> None:
+    with (
+        window(browser, dashboard.url, java_script_enabled=False) as context,
+        watched(context, dashboard.url) as page,
+    ):
+        page.goto(f"/jobs/{dashboard.jobs['finished']}")
+        expect(page.get_by_text("went into search")).to_be_visible()
+        expect(page.get_by_text("probes tried LRs from")).to_be_visible()
+        expect(page.locator("svg.overview")).to_be_visible()
+        expect(page.locator("table.candidates").first).to_be_visible()
+
+
+def test_committed_and_search_steps_stages_and_decisions_are_drawn(page: Page, dashboard: Any) -> None:
+    open_job(page, dashboard.jobs["stages"])
+    assert page.evaluate(f"{CHART}.data[{SEARCH_LR}].x.length") > 10
+    assert page.evaluate(f"{CHART}.data[{LR}].x.length") > 10
+    assert page.evaluate(f"{CHART}.layout.shapes.length") >= 3, "searches, and every other stage"
+
+    first = page.locator("details.stage").last
+    first.locator("summary").click()
+    for chart in ("probes", "evidence"):
+        expect(first.locator(f".{chart} .main-svg").first).to_be_visible()
+    names = page.evaluate("[...document.querySelectorAll('.evidence')].at(-1).data.map(trace => trace.name)")
+    assert {"expected loss", "acquisition", "candidate", "came true"} <= set(names)
+    expect(first).to_contain_text("came true")
+
+
+def test_a_zoom_moves_both_plots_and_brings_finer_data(page: Page, dashboard: Any) -> None:
+    open_job(page, dashboard.jobs["finished"])
+    whole = shown_range(page)
+    assert page.evaluate(f"{CHART}.data[1].x.length") < whole[1], "thinned"
+
+    box = page.locator("#chart .nsewdrag").first.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + box["height"] * 0.5)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] * 0.5, steps=4)
+    page.mouse.up()
+    until(page, f"{CHART}.dataset.range")
+    start, end = shown_range(page)
+    assert 0.45 * whole[1] < start < end < 0.65 * whole[1]
+    until(page, f"{CHART}.data[1].x[1] - {CHART}.data[1].x[0] === 1")  # every step
+
+    page.get_by_role("button", name="Whole run").click()
+    until(page, f"!{CHART}.dataset.range && {CHART}.data[1].x.at(-1) === {whole[1]}")
+    assert shown_range(page) == whole
+
+
+def test_a_running_job_is_followed(page: Page, start_job: Callable[..., Any]) -> None:
+    job = start_job("running", total_steps=6000)
+    open_job(page, job.id)
+    expect(page.locator("#state")).to_have_text("searching")
+    expect(page.get_by_text("Cancel tuning")).to_be_visible()
+
+    job.report(2)
+    expect(page.locator("details.stage").first).to_contain_text("2 probes judged")
+    job.report_until(Phase.TRAIN)
+    expect(page.locator("#state")).to_have_text("training")
+    job.report(3)
+    expect(page.locator("#summary")).to_contain_text("Training at LR")
+    expect(page.locator("#stage-0-head")).to_contain_text("Stage 1")
+    until(page, f"{CHART}.data[{LR}].x.length > 2")
+
+    # What is looked at stays when something new comes.
+    page.get_by_role("button", name="Zoom in").click()
+    before = shown_range(page)
+    steps = page.locator(".fact").filter(has_text="Progress").locator(".note").text_content()
+    job.report()
+    expect(page.locator(".fact").filter(has_text="Progress").locator(".note")).not_to_have_text(str(steps))
+    assert shown_range(page) == before
+
+    job.report_until(Phase.STOP)
+    expect(page.locator("#state")).to_have_text("finished")
+    expect(page.locator("#connection")).to_have_text("ended")
+    expect(page.get_by_text("Cancel tuning")).to_have_count(0)
+
+
+def test_everything_can_be_taken_along(page: Page, dashboard: Any, tmp_path: Path) -> None:
+    open_job(page, dashboard.jobs["finished"])
+    for name in ("Schedule (JSON)", "Every step (CSV)", "Every step (JSON)", "PNG", "SVG"):
+        with page.expect_download() as download:
+            page.get_by_text(name, exact=True).click()
+        download.value.save_as(tmp_path / name)
+    schedule = lrpilot.Schedule.load(tmp_path / "Schedule (JSON)")
+    with (tmp_path / "Every step (CSV)").open() as file:
+        lrs = [float(row["lr"]) for row in csv.DictReader(file) if row["committed"] == "1"]
+    assert lrs == schedule.lrs()
+    assert (tmp_path / "PNG").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / "SVG").read_text()[:500]
+
+
+def test_tuning_is_cancelled_after_a_second_thought(page: Page, start_job: Callable[..., Any]) -> None:
+    job = start_job("to be cancelled")
+    job.report(2)
+    open_job(page, job.id)
+    button = page.get_by_role("button", name="Cancel the tuning of to be cancelled")
+    expect(button).to_be_hidden()
+    page.get_by_text("Cancel tuning…").click()
+    button.click()
+    expect(page.locator("#state")).to_have_text("cancelled")
+    job.report()
+    assert job.directive.phase is Phase.STOP
+
+
+def test_a_failed_job_says_why(page: Page, dashboard: Any) -> None:
+    open_job(page, dashboard.jobs["failed"])
+    expect(page.locator("#summary")).to_contain_text("float division by zero")
+    expect(page.locator(".verdict.bad")).to_be_visible()

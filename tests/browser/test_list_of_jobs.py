@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.support.browser import PATIENCE_MS, until
+
+pytestmark = pytest.mark.slow
+expect.set_options(timeout=PATIENCE_MS)
+
+
+def test_jobs_are_listed_filtered_sorted_and_paged(page: Page) -> None:
+    page.goto("/")
+    rows = page.locator("table.jobs tbody tr")
+    expect(rows).to_have_count(25)
+    page.get_by_role("link", name="Next").click()
+    expect(page.get_by_text("Page 2 of 2")).to_be_visible()
+
+    page.get_by_label("Name or id").fill("waiting 0")
+    page.get_by_role("button", name="Filter").click()
+    expect(rows).to_have_count(10)
+
+    page.get_by_role("link", name="Job", exact=True).click()
+    expect(rows.first).to_contain_text("waiting 00")
+    expect(page.get_by_role("columnheader", name="Job")).to_have_attribute("aria-sort", "ascending")
+    page.get_by_role("link", name="Job", exact=True).click()
+    expect(rows.first).to_contain_text("waiting 09")
+
+    page.get_by_label("Name or id").fill("no such job")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("No job matches")).to_be_visible()
+
+
+def test_a_row_says_how_its_job_is(page: Page) -> None:
+    page.goto("/?state=finished&sort=name")
+    row = page.locator("table.jobs tbody tr").first
+    for text in ("finished", "budget", "100%"):
+        expect(row).to_contain_text(text)
+    spark = row.locator("img")
+    spark.scroll_into_view_if_needed()
+    until(page, "document.querySelector('.spark img').naturalWidth > 0")
+
+
+def test_the_list_follows_its_jobs_and_ticks_stay(page: Page, start_job: Callable[..., Any]) -> None:
+    page.goto("/?q=follow")
+    expect(page.locator("#connection")).to_have_text("live")
+    job = start_job("follow me")
+    row = page.locator("table.jobs tbody tr")
+    expect(row).to_contain_text("follow me")
+    expect(row).to_contain_text("0%")
+    row.get_by_role("checkbox").check()
+
+    job.report(12)
+    expect(row.locator("[data-name=Search]")).not_to_have_text("0%")
+    expect(row.get_by_role("checkbox")).to_be_checked()
+
+
+def test_selected_jobs_are_compared(page: Page) -> None:
+    page.goto("/?state=finished")
+    for name in ("finished", "twin"):
+        page.get_by_role("checkbox", name=f"Compare {name}").check()
+    page.get_by_role("button", name="Compare the selected").click()
+    expect(page.locator("table.compared tbody tr")).to_have_count(2)
+    expect(page.locator("#chart.drawn")).to_be_visible()
+    assert page.evaluate("document.getElementById('chart').data.length") == 4
+
+    page.goto("/compare")
+    expect(page.get_by_text("Choose at least two jobs")).to_be_visible()

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.support.shown import job_config, stored
+from tuner_server.core import job
+from tuner_server.core.job import JobState
+from tuner_server.web.listing import PAGE_SIZE, Column, Query, Row, listing
+
+
+def _state(name: str, **changes: Any) -> JobState:
+    return job.create(job_config(name)).state.model_copy(update=changes)
+
+
+JOBS = [
+    stored(_state("c", last_loss=0.3, search_steps=10, committed_steps=90), "a" * 32, age_s=1),
+    stored(_state("a", last_loss=None, search_steps=0, committed_steps=0), "b" * 32, age_s=2),
+    stored(_state("B", last_loss=0.1, search_steps=50, committed_steps=50), "c" * 32, age_s=3),
+]
+
+
+def _names(query: Query) -> str:
+    return "".join(row.name for row in listing(JOBS, query, complete=True).rows)
+
+
+@pytest.mark.parametrize(
+    ("sort", "names"),
+    [
+        ("-created", "caB"),
+        ("created", "Bac"),
+        ("name", "aBc"),
+        ("-name", "cBa"),
+        ("loss", "Bca"),
+        ("-loss", "cBa"),
+        ("-search", "Bca"),
+        ("-progress", "cBa"),
+    ],
+)
+def test_jobs_come_in_the_order_asked_for_and_those_without_the_value_last(sort: str, names: str) -> None:
+    assert _names(Query.parse({"sort": sort})) == names
+
+
+def test_a_text_is_looked_for_in_names_ids_and_policies() -> None:
+    assert _names(Query.parse({"q": " bbb "})) == "a"
+    assert _names(Query.parse({"q": "aaaa"})) == "c"
+    assert _names(Query.parse({"q": "budget"})) == "caB"
+
+
+def test_a_page_beyond_the_last_is_the_last() -> None:
+    many = JOBS * PAGE_SIZE
+    found = listing(many, Query.parse({"page": "99"}), complete=True)
+    assert (found.page, found.n_pages, len(found.rows)) == (3, 3, PAGE_SIZE)
+    assert listing([], Query.parse({"page": "2"}), complete=True).n_pages == 1
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        {"sort": "nonsense"},
+        {"page": "-1"},
+        {"page": "²"},
+        {"page": "9" * 5000},
+        {"state": "nonsense"},
+        {"sort": "--name"},
+    ],
+)
+def test_nonsense_in_an_address_counts_as_not_said(address: dict[str, str]) -> None:
+    found = Query.parse(address)
+    assert (found.column, found.page, found.state) == (Column.CREATED, 1, "")
+
+
+def test_an_address_says_what_differs_from_the_usual() -> None:
+    query = Query.parse({"q": "a&b", "sort": "-loss", "page": "3"})
+    assert query.address() == "?q=a%26b&sort=-loss&page=3"
+    assert Query.parse({}).address() == "?"
+    assert query.sorted_by(Column.LOSS) == "?q=a%26b&sort=loss"
+
+
+def test_a_row_counts_search_steps_to_the_progress() -> None:
+    row = Row.of(JOBS[0])
+    assert row.progress == 100 / 4000
+    assert row.search == "10%"

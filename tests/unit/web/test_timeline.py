@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import pytest
+from lrpilot.profile import Profile
+
+from tests.support.shown import NOW, history, job_config
+from tests.support.simulated import QUICK, Run, SimulatedTraining, config, drive
+from tuner_server.core.config import JobConfig
+from tuner_server.core.messages import Directive, Outcome, Phase, Replacement
+from tuner_server.storage import Entry, StoredReport
+from tuner_server.web.timeline import timeline
+
+
+@pytest.mark.parametrize(
+    "job", [config(800, **QUICK), config(None, **QUICK), job_config("budget"), config(800, bounds=False, **QUICK)]
+)
+def test_steps_add_up_to_the_books(job: JobConfig) -> None:
+    run = drive(job, SimulatedTraining(validates=job.has_validation), max_directives=60)
+    found = timeline(history(run))
+
+    assert found.n_steps == run.state.committed_steps + run.state.search_steps
+    assert len(found.committed_losses()) == run.state.committed_steps
+    assert sum(stage.committed_steps for stage in found.stages) == run.state.committed_steps
+    assert sum(stage.search_steps for stage in found.stages) == run.state.search_steps
+    for before, after in zip(found.spans, found.spans[1:], strict=False):
+        assert after.start == before.end
+
+
+def test_a_stage_has_its_probes_as_they_were_judged_and_all_parts_of_its_steps() -> None:
+    run = drive(job_config("budget"), SimulatedTraining(validates=True))
+    (stage,) = timeline(history(run)).stages
+
+    probes = run.of(Phase.PROBE)
+    assert [probe.directive.number for probe in stage.probes] == [exchange.directive.number for exchange in probes]
+    assert all(probe.candidate is not None and probe.candidate.lr == probe.lr for probe in stage.probes)
+    assert len(stage.spans) == len(run.of(Phase.TRAIN))
+    assert stage.decision is not None
+    assert stage.lr == stage.decision.lr
+    assert stage.end_loss == pytest.approx(run.state.last_loss)
+    assert stage.end_validation == run.state.last_validation
+
+
+def test_a_search_that_goes_on_is_a_stage_without_an_lr() -> None:
+    run = drive(job_config("budget"), SimulatedTraining(validates=True), max_directives=3)
+    *_, stage = timeline(history(run)).stages
+
+    assert stage.lr is None
+    assert stage.directive is None
+    assert [probe.span is None for probe in stage.probes] == [False, False, False, True]
+    assert len(stage.candidates) == 3
+
+
+def _entry(
+    number: int, phase: Phase, n_steps: int, outcome: Outcome, restore: bool = False, first: bool = False
+) -> Entry:
+    directive = Directive(
+        number=number,
+        phase=phase,
+        n_steps=n_steps,
+        profile=Profile.constant(0.1, n_steps),
+        restore=restore,
+        snapshot=first,
+    )
+    report = StoredReport(outcome, n_steps, (), 0.0, NOW, (1.0,) * n_steps)
+    return Entry(directive, None, report)
+
+
+def test_committed_steps_that_diverged_are_shown_as_rolled_back() -> None:
+    found = timeline(
+        [
+            _entry(1, Phase.TRAIN, 5, Outcome.PARTIAL, first=True),
+            _entry(2, Phase.TRAIN, 3, Outcome.DIVERGED),
+            _entry(3, Phase.TRAIN, 4, Outcome.COMPLETED, restore=True),
+        ]
+    )
+    assert [span.kept for span in found.spans] == [False, False, True]
+    assert [stage.diverged for stage in found.stages] == [True, False]
+    assert found.spans[-1].committed_start == 0
+
+
+def test_steps_without_the_server_stand_apart_and_wasted_ones_take_their_width() -> None:
+    replacement = Replacement(profile=Profile.constant(0.2, 7), wasted_steps=3)
+    own = StoredReport(Outcome.REPLACED, 7, (), 0.0, NOW, (1.0,) * 7, replacement)
+    directive = _entry(2, Phase.PROBE, 5, Outcome.COMPLETED).directive
+    found = timeline([_entry(1, Phase.TRAIN, 5, Outcome.COMPLETED, first=True), Entry(directive, None, own)])
+
+    assert [(span.start, span.n_steps) for span in found.spans] == [(0, 5), (8, 7)]
+    assert found.spans[-1].phase is Phase.TRAIN
+    assert [stage.replaced for stage in found.stages] == [False, True]
+    assert found.stages[-1].lr == 0.2
+
+
+def test_a_job_without_reports_has_no_steps() -> None:
+    run = drive(job_config("budget"), SimulatedTraining(), max_directives=0)
+    found = timeline(history(Run(run.state, run.exchanges)))
+    assert found.n_steps == 0
+    assert found.committed_losses().tolist() == []
+    assert len(found.stages) == 1

@@ -1,0 +1,30 @@
+"""`lrpilot report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from lrpilot.v1 import tuner_pb2 as pb
+
+from tuner_server.cli.common import JobArgument, ServerOption, connected, schedule_of, writing
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: `lrpilot report 3f2a -o report.html`")
+def report(
+    job: JobArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write, .html.")],
+    server: ServerOption = None,
+) -> None:
+    """Write all about a job into one HTML file, to be sent to somebody."""
+    from tuner_server.web.report import report_html  # brings PyTorch, as in `serve`
+    from tuner_server.web.timeline import timeline
+    from tuner_server.web.wire import job_and_history
+
+    with connected(server) as tuner:
+        found, entries = job_and_history(schedule_of(tuner, job, pb.SCHEDULE_VIEW_FULL))
+    with writing(output):
+        output.write_text(report_html(found, timeline(entries)), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""The dashboard: what jobs did, what it cost and why, in a browser."""

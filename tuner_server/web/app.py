@@ -1,0 +1,378 @@
+"""The dashboard as an ASGI app: from requests to pages, data and streams."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar
+from urllib.parse import parse_qs, quote
+
+import anyio
+import structlog
+from anyio.to_thread import run_sync
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import (
+    FileResponse,
+    HTMLResponse,
+    JSONResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from tuner_server.access.principal import Principal, Scope
+from tuner_server.core.errors import (
+    AccessDeniedError,
+    InvalidInputError,
+    NotFoundError,
+    PreconditionError,
+    StorageError,
+    TunerError,
+    UnauthenticatedError,
+)
+from tuner_server.service import TunerService
+from tuner_server.storage import StoredJob
+from tuner_server.web import curves, exports
+from tuner_server.web.access import COOKIE, Authenticate, Gate, check_same_origin, local_path
+from tuner_server.web.drawing import overview, sparkline
+from tuner_server.web.headers import FOREVER, SecurityHeaders
+from tuner_server.web.histories import Histories
+from tuner_server.web.listing import NEWEST, STATES, Column, Listing, Query, listing, title
+from tuner_server.web.live import events
+from tuner_server.web.pages import STATIC, Pages, plotly_js, plotly_js_gzipped
+from tuner_server.web.report import report_html
+from tuner_server.web.thinning import Window
+from tuner_server.web.timeline import Timeline
+from tuner_server.web.views import job_view
+
+THREADS = 4
+"""That read and lay out: apart from those that answer training jobs, which go first."""
+MAX_COMPARED = 8
+"""Jobs in one comparison: as many colours as can be told apart."""
+MAX_BUCKETS = 4000
+"""Of a window: wider than any screen."""
+MAX_FORM = 4096
+"""Bytes of a form: a token or a reason."""
+_STATUS: dict[type[TunerError], int] = {
+    InvalidInputError: 400,
+    UnauthenticatedError: 401,
+    AccessDeniedError: 403,
+    NotFoundError: 404,
+    PreconditionError: 409,
+    StorageError: 503,
+}
+P = ParamSpec("P")
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+
+def dashboard(
+    service: TunerService,
+    stopping: asyncio.Event,
+    authenticate: Authenticate | None = None,
+    hosts: Sequence[str] = ("*",),
+) -> Starlette:
+    """The app.
+
+    Args:
+        service: whose jobs are shown.
+        stopping: ends the streams, which would go on for as long as somebody looks.
+        authenticate: from a token to whoever shows it; None: whoever can reach the port may look and cancel.
+        hosts: names that the server is asked for by. Where no tokens are needed these keep pages of other sites out,
+            which may have a name of their own point to this machine (DNS rebinding).
+    """
+    site = _Site(service, stopping, authenticate)
+    get, post = ["GET"], ["POST"]
+    job = "/jobs/{job_id:str}"
+    return Starlette(
+        routes=[
+            Route("/", site.jobs, methods=get),
+            Route("/events", site.jobs_events, methods=get),
+            Route(job, site.job, methods=get),
+            Route(f"{job}/events", site.job_events, methods=get),
+            Route(f"{job}/curves.json", site.curves, methods=get),
+            Route(f"{job}/stages/{{index:int}}.json", site.stage, methods=get),
+            Route(f"{job}/sparkline.svg", site.sparkline, methods=get),
+            Route(f"{job}/schedule.json", site.schedule, methods=get),
+            Route(f"{job}/data.json", site.data_json, methods=get),
+            Route(f"{job}/data.csv", site.data_csv, methods=get),
+            Route(f"{job}/report.html", site.report, methods=get),
+            Route(f"{job}/cancel", site.cancel, methods=post),
+            Route("/compare", site.compare, methods=get),
+            Route("/login", site.login, methods=get),
+            Route("/login", site.sign_in, methods=post),
+            Route("/logout", site.sign_out, methods=post),
+            Route("/static/plotly.min.js", _plotly, methods=get),
+            Mount("/static", StaticFiles(directory=STATIC)),
+        ],
+        middleware=[
+            Middleware(SecurityHeaders),
+            Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
+            Middleware(GZipMiddleware, compresslevel=5),
+        ],
+        exception_handlers={TunerError: site.refused, HTTPException: site.http_error, Exception: site.failed},
+    )
+
+
+def _plotly(request: Request) -> Response:
+    if "gzip" not in request.headers.get("accept-encoding", ""):
+        return FileResponse(plotly_js(), media_type="text/javascript")
+    headers = {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
+    return Response(plotly_js_gzipped(), media_type="text/javascript", headers=headers)
+
+
+class _Site:
+    """The handlers."""
+
+    def __init__(self, service: TunerService, stopping: asyncio.Event, authenticate: Authenticate | None) -> None:
+        self._service, self._stopping = service, stopping
+        self._gate = Gate(authenticate)
+        self._histories = Histories(service)
+        self._pages = Pages()
+        self._limiter = anyio.CapacityLimiter(THREADS)
+
+    async def jobs(self, request: Request) -> Response:
+        """The list."""
+        caller = await self._gate.principal(request, Scope.READ)
+        query = Query.parse(request.query_params)
+        found = await self._run(self._listing, caller, query)
+        values = {"query": query, "listing": found, "columns": Column, "states": STATES}
+        return self._page("jobs.html", caller, **values)
+
+    async def jobs_events(self, request: Request) -> Response:
+        """Says when the list changed."""
+        await self._gate.principal(request, Scope.READ)
+        query = Query.parse(request.query_params)
+
+        async def version() -> tuple[str, bool]:
+            caller = await self._gate.principal(request, Scope.READ)
+            found = await self._run(self._listing, caller, query)
+            return found.version, True
+
+        return events(version, self._stopping)
+
+    async def job(self, request: Request) -> Response:
+        """A job's page."""
+        caller = await self._gate.principal(request, Scope.READ)
+
+        def render() -> str:
+            job, found = self._histories.get(caller.project, request.path_params["job_id"])
+            may_cancel = Scope.CANCEL in caller.scopes and job.state.status.live
+            return self._pages.render(
+                "job.html",
+                job=job_view(job, found),
+                overview=overview(found),
+                may_cancel=may_cancel,
+                signed_in=self._gate.asks,
+            )
+
+        return HTMLResponse(await self._run(render))
+
+    async def job_events(self, request: Request) -> Response:
+        """Says when a job changed."""
+        job_id = request.path_params["job_id"]
+        caller = await self._gate.principal(request, Scope.READ)
+        await self._run(self._service.get_job, caller.project, job_id)  # not found is said at once
+
+        async def version() -> tuple[str, bool]:
+            caller = await self._gate.principal(request, Scope.READ)
+            job = await self._run(self._service.get_job, caller.project, job_id)
+            return str(job.version), job.state.status.live
+
+        return events(version, self._stopping)
+
+    async def curves(self, request: Request) -> Response:
+        """The chart's data; `from`, `to` and `buckets` say what is looked at."""
+
+        def read(job: StoredJob, found: Timeline) -> curves.JobCurves:
+            return curves.job_curves(found, _window(request.query_params, found.n_steps))
+
+        return JSONResponse(await self._read(request, read))
+
+    async def stage(self, request: Request) -> Response:
+        """A decision's data."""
+        index = request.path_params["index"]
+
+        def read(job: StoredJob, found: Timeline) -> curves.StageCurves:
+            if index >= len(found.stages):
+                raise NotFoundError(f"job {job.id} has no stage {index}")
+            return curves.stage_curves(found.stages[index])
+
+        return JSONResponse(await self._read(request, read))
+
+    async def sparkline(self, request: Request) -> Response:
+        """The loss in miniature, of the version that the address names."""
+        text = await self._read(request, lambda _job, found: sparkline(found))
+        return Response(
+            text, media_type="image/svg+xml", headers={"Cache-Control": FOREVER.replace("public", "private")}
+        )
+
+    async def schedule(self, request: Request) -> Response:
+        """The schedule, as `lrpilot export` writes it."""
+        caller = await self._gate.principal(request, Scope.READ)
+
+        def read() -> tuple[StoredJob, str]:
+            job = self._service.get_job(caller.project, request.path_params["job_id"])
+            entries = self._service.history(caller.project, job.id, losses=True)
+            return job, exports.schedule_text(job, entries)
+
+        job, text = await self._run(read)
+        return Response(text, media_type="application/json", headers=_attachment(job, "schedule.json"))
+
+    async def data_json(self, request: Request) -> Response:
+        """Every step, as JSON."""
+        job, found = await self._read(request, lambda *both: both)
+        rows = exports.data_json(job, found)
+        return StreamingResponse(rows, media_type="application/json", headers=_attachment(job, "data.json"))
+
+    async def data_csv(self, request: Request) -> Response:
+        """Every step, as CSV."""
+        job, found = await self._read(request, lambda *both: both)
+        rows = exports.data_csv(found)
+        return StreamingResponse(rows, media_type="text/csv", headers=_attachment(job, "data.csv"))
+
+    async def report(self, request: Request) -> Response:
+        """The page as one file. It is not opened here, where its scripts are forbidden, but saved."""
+        job, text = await self._read(request, lambda job, found: (job, report_html(job, found)))
+        return Response(text, media_type="text/html", headers=_attachment(job, "report.html"))
+
+    async def cancel(self, request: Request) -> Response:
+        """Ends the tuning of a job."""
+        check_same_origin(request)
+        caller = await self._gate.principal(request, Scope.CANCEL)
+        job_id = request.path_params["job_id"]
+        await self._run(self._service.cancel_job, caller.project, job_id, "cancelled in the dashboard")
+        log.info("job cancelled", job_id=job_id, token=caller.token_id)
+        return RedirectResponse(f"/jobs/{job_id}", 303)
+
+    async def compare(self, request: Request) -> Response:
+        """Several jobs in one chart."""
+        caller = await self._gate.principal(request, Scope.READ)
+        ids = list(dict.fromkeys(request.query_params.getlist("job")))[:MAX_COMPARED]
+
+        def render() -> str:
+            found = [job_view(*self._histories.get(caller.project, job_id)) for job_id in ids]
+            return self._pages.render("compare.html", jobs=found, limit=MAX_COMPARED, signed_in=self._gate.asks)
+
+        return HTMLResponse(await self._run(render))
+
+    async def login(self, request: Request) -> Response:
+        """Asks for a token."""
+        if not self._gate.asks:
+            return RedirectResponse("/", 303)
+        return self._login_page(local_path(request.query_params.get("next", "/")), "", 200)
+
+    async def sign_in(self, request: Request) -> Response:
+        """Takes a token."""
+        check_same_origin(request)
+        if not self._gate.asks:
+            return RedirectResponse("/", 303)
+        fields = await _form(request)
+        onward = local_path(fields.get("next", "/"))
+        response = RedirectResponse(onward, 303)
+        try:
+            await self._gate.sign_in(fields.get("token", "").strip(), request, response)
+        except (UnauthenticatedError, AccessDeniedError) as error:
+            return self._login_page(onward, str(error), _STATUS[type(error)])
+        return response
+
+    async def sign_out(self, request: Request) -> Response:
+        """Forgets the token."""
+        check_same_origin(request)
+        response = RedirectResponse("/login" if self._gate.asks else "/", 303)
+        response.delete_cookie(COOKIE, httponly=True, samesite="strict")
+        return response
+
+    async def refused(self, request: Request, error: Exception) -> Response:
+        """Says what we refuse on purpose, and why."""
+        status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
+        if status == 401 and request.method == "GET" and _wants_page(request):
+            onward = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+            return RedirectResponse(f"/login?next={quote(onward)}", 303)
+        return self._error(request, status, str(error))
+
+    async def http_error(self, request: Request, error: Exception) -> Response:
+        """Says that there is no such page, or no such method."""
+        assert isinstance(error, HTTPException)
+        return self._error(
+            request, error.status_code, "There is no such page." if error.status_code == 404 else error.detail
+        )
+
+    async def failed(self, request: Request, error: Exception) -> Response:
+        """What we did not foresee stays in our log."""
+        log.error("request failed", path=request.url.path, exc_info=error)
+        return self._error(request, 500, "internal error; the server's log has it")
+
+    def _error(self, request: Request, status: int, message: str) -> Response:
+        headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+        if not _wants_page(request):
+            return JSONResponse({"error": message}, status, headers=headers)
+        text = self._pages.render("error.html", status=status, message=message, signed_in=self._gate.asks)
+        return HTMLResponse(text, status, headers=headers)
+
+    def _login_page(self, onward: str, problem: str, status: int) -> Response:
+        return HTMLResponse(self._pages.render("login.html", next=onward, problem=problem, signed_in=False), status)
+
+    def _page(self, name: str, caller: Principal, **values: Any) -> Response:
+        return HTMLResponse(self._pages.render(name, project=caller.project, signed_in=self._gate.asks, **values))
+
+    def _listing(self, caller: Principal, query: Query) -> Listing:
+        page = self._service.list_jobs(caller.project, NEWEST, "", STATES[query.state], query.family)
+        return listing(page.jobs, query, complete=not page.next_page_token)
+
+    async def _read(self, request: Request, function: Callable[[StoredJob, Timeline], T]) -> T:
+        """What a function makes of the job that a request names."""
+        caller = await self._gate.principal(request, Scope.READ)
+
+        def read() -> T:
+            return function(*self._histories.get(caller.project, request.path_params["job_id"]))
+
+        return await self._run(read)
+
+    async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await run_sync(functools.partial(function, *args, **kwargs), limiter=self._limiter)
+
+
+def _window(parameters: Mapping[str, str], n_steps: int) -> Window:
+    """What a request looks at. Raises: InvalidInputError."""
+    numbers = {"from": 0, "to": max(n_steps, 1), "buckets": curves.BUCKETS}
+    for name in numbers:
+        if text := parameters.get(name):
+            if not (text.isascii() and text.isdigit() and len(text) < 16):
+                raise InvalidInputError.of(name, f"a whole number of steps, not {text[:40]!r}")
+            numbers[name] = int(text)
+    start, end, buckets = numbers.values()
+    if not start < end:
+        raise InvalidInputError.of("to", f"must be above `from` ({start}), not {end}")
+    if not 0 < buckets <= MAX_BUCKETS:
+        raise InvalidInputError.of("buckets", f"1 to {MAX_BUCKETS}, not {buckets}")
+    return Window(start, end, buckets)
+
+
+async def _form(request: Request) -> dict[str, str]:
+    """The fields of a form, each once. Raises: InvalidInputError: it is too large."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_FORM:
+            raise InvalidInputError.of("form", f"at most {MAX_FORM} bytes")
+    fields = parse_qs(body.decode(errors="replace"), max_num_fields=10)
+    return {name: values[-1] for name, values in fields.items()}
+
+
+def _wants_page(request: Request) -> bool:
+    return "text/html" in request.headers.get("accept", "") or request.method == "POST"
+
+
+def _attachment(job: StoredJob, name: str) -> dict[str, str]:
+    """A file's name that any system takes."""
+    stem = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in title(job))
+    return {"Content-Disposition": f'attachment; filename="{stem}-{name}"'}

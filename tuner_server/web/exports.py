@@ -1,0 +1,80 @@
+"""What can be taken along: the schedule as `lrpilot export` writes it, and every step's numbers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from lrpilot import schedule_json
+from lrpilot.convert import schedule_from_proto
+from lrpilot.v1 import tuner_pb2 as pb
+
+from tuner_server.core import schedule
+from tuner_server.rpc import convert
+from tuner_server.storage import Entry, StoredJob
+from tuner_server.web.timeline import Span, Timeline
+
+COLUMNS = ("step", "committed_step", "stage", "phase", "committed", "lr", "loss", "validation_loss")
+"""`step` counts all that were run, from 1; `committed_step` those that stayed, and is empty for those that didn't."""
+ROWS_AT_ONCE = 2000
+
+
+def schedule_text(job: StoredJob, entries: Sequence[Entry]) -> str:
+    """The schedule with its history, which `lrpilot.Schedule.load` reads."""
+    kept = schedule.committed(entries)
+    response = pb.GetScheduleResponse(
+        job=convert.job_to_pb(job),
+        segments=[convert.segment_to_pb(segment) for segment in schedule.segments(entries)],
+        history=map(convert.entry_to_pb, entries, kept),
+    )
+    return schedule_json.dumps(schedule_from_proto(response))
+
+
+def data_csv(found: Timeline) -> Iterator[str]:
+    """A line a step, under a head; a loss that is no number reads `nan` or `inf`."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for i, row in enumerate(_rows(found)):
+        writer.writerow(row)
+        if i % ROWS_AT_ONCE == ROWS_AT_ONCE - 1:
+            yield buffer.getvalue()
+            buffer.seek(0)
+            buffer.truncate()
+    yield buffer.getvalue()
+
+
+def data_json(job: StoredJob, found: Timeline) -> Iterator[str]:
+    """One object: what the job is, the names of the columns, and a row a step; no number is a string."""
+    config = job.state.config.model_dump(mode="json")
+    head = {"job": job.id, "status": job.state.status, "config": config, "columns": COLUMNS}
+    yield json.dumps(head)[:-1] + ', "rows": ['
+    rows: list[str] = []
+    comma = ""
+    for row in _rows(found):
+        rows.append(json.dumps([_json_number(value) for value in row]))
+        if len(rows) == ROWS_AT_ONCE:
+            yield comma + ",\n".join(rows)
+            rows, comma = [], ",\n"
+    yield (comma if rows else "") + ",\n".join(rows) + "]}\n"
+
+
+def _rows(found: Timeline) -> Iterator[tuple[Any, ...]]:
+    for span in found.spans:
+        yield from _span_rows(span)
+
+
+def _span_rows(span: Span) -> Iterator[tuple[Any, ...]]:
+    validations = {validation.step: validation.loss for validation in span.validations}
+    for i, loss in enumerate(span.losses.tolist()):
+        committed_step = span.committed_start + i + 1 if span.kept else None
+        lr, validation = span.profile.lr(i), validations.get(i + 1)
+        yield span.start + i + 1, committed_step, span.stage, span.phase.value, int(span.kept), lr, loss, validation
+
+
+def _json_number(value: Any) -> Any:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,40 @@
+"""What jobs did, read from the service, the latest ones kept."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+
+from tuner_server.service import TunerService
+from tuner_server.storage import StoredJob
+from tuner_server.web.timeline import Timeline, timeline
+
+MAX_STEPS_KEPT = 4_000_000
+"""Of all jobs together, eight bytes each: 32 MB."""
+
+
+class Histories:
+    """Timelines of jobs. Each is laid out once for each version of its job. Thread-safe."""
+
+    def __init__(self, service: TunerService) -> None:
+        """Reads from `service`."""
+        self._service = service
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, tuple[int, Timeline]] = OrderedDict()
+
+    def get(self, project: str, job_id: str) -> tuple[StoredJob, Timeline]:
+        """A job, and all that it did. Raises: NotFoundError; StorageError."""
+        job = self._service.get_job(project, job_id)
+        with self._lock:
+            version, kept = self._kept.get(job_id, (-1, None))
+            if kept is not None and version == job.version:
+                self._kept.move_to_end(job_id)
+                return job, kept
+        # Newer than `job` if a report came in between; the next look sees the newer version, and reads anew.
+        found = timeline(self._service.history(project, job_id, losses=True))
+        with self._lock:
+            self._kept[job_id] = (job.version, found)
+            self._kept.move_to_end(job_id)
+            while len(self._kept) > 1 and sum(kept.n_steps for _, kept in self._kept.values()) > MAX_STEPS_KEPT:
+                self._kept.popitem(last=False)
+        return job, found

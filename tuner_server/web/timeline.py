@@ -1,0 +1,253 @@
+"""A job's history, laid out along the steps that were run: what was trained, what was tried, and why.
+
+The axis of all curves is the number of optimizer steps that were run, search included: what a search cost is its width,
+and jobs with the same budget end at the same place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from lrpilot.profile import Profile
+
+from tuner_server.core import schedule
+from tuner_server.core.job import LOSS_WINDOW
+from tuner_server.core.messages import Candidate, Decision, Directive, Outcome, Phase, PosteriorCurve, Validation
+from tuner_server.storage import Entry
+from tuner_server.web.thinning import FloatArray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Span:
+    """The steps of one report: run steps [start, start + n_steps)."""
+
+    start: int
+    committed_start: int
+    """Committed steps before it."""
+    kept: bool
+    """Whether its steps are part of the schedule."""
+    phase: Phase
+    stage: int
+    outcome: Outcome
+    profile: Profile
+    losses: FloatArray
+    """(n_steps,)"""
+    validations: tuple[Validation, ...]
+
+    @property
+    def n_steps(self) -> int:
+        """How many steps were run."""
+        return len(self.losses)
+
+    @property
+    def end(self) -> int:
+        """The run step after the last one."""
+        return self.start + self.n_steps
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Probe:
+    """One try of a search: a candidate's probe, or the range test."""
+
+    directive: Directive
+    span: Span | None
+    """None: it is being run, or never was."""
+    candidate: Candidate | None
+    """As it was judged; None: not yet, or it is a range test."""
+
+    @property
+    def lr(self) -> float:
+        """The LR that was tried; of a range test the lowest."""
+        assert self.directive.profile is not None
+        return self.directive.profile.start_lr
+
+    @property
+    def diverged(self) -> bool:
+        """Whether its loss went out of bounds."""
+        return self.span is not None and self.span.outcome is Outcome.DIVERGED
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stage:
+    """A search (which may be empty) and the committed steps that it led to (None: it goes on)."""
+
+    index: int
+    probes: tuple[Probe, ...]
+    directive: Directive | None
+    """The committed one."""
+    decision: Decision | None
+    """Behind it; of a search that goes on, the latest one."""
+    posterior: PosteriorCurve | None
+    """The latest of the search."""
+    spans: tuple[Span, ...]
+    """Of the committed steps."""
+    replaced: bool
+    """Whether the client trained on by itself, without the server."""
+
+    @property
+    def lr(self) -> float | None:
+        """The LR that was committed, at its highest."""
+        if self.replaced:
+            return self.spans[0].profile.start_lr if self.spans else None
+        if self.directive is None or self.directive.profile is None:
+            return None
+        return self.directive.profile.start_lr
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Those that were judged."""
+        return self.decision.candidates if self.decision is not None else ()
+
+    @property
+    def best(self) -> Candidate | None:
+        """The candidate with the lowest loss; None: none was judged, or all diverged."""
+        return lowest(self.candidates)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the committed steps did."""
+        return any(span.outcome is Outcome.DIVERGED for span in self.spans)
+
+    @property
+    def search_steps(self) -> int:
+        """Steps of its probes."""
+        return sum(probe.span.n_steps for probe in self.probes if probe.span is not None)
+
+    @property
+    def committed_steps(self) -> int:
+        """Steps that stayed."""
+        return sum(span.n_steps for span in self.spans if span.kept)
+
+    @property
+    def end_loss(self) -> float | None:
+        """The mean of the last committed losses."""
+        kept = [span.losses for span in self.spans if span.kept]
+        if not kept:
+            return None
+        tail = np.concatenate(kept)[-LOSS_WINDOW:]
+        return float(tail.mean())
+
+    @property
+    def end_validation(self) -> float | None:
+        """The last validation of its committed steps."""
+        found = [validation.loss for span in self.spans if span.kept for validation in span.validations]
+        return found[-1] if found else None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Timeline:
+    """All that was run, in order."""
+
+    spans: tuple[Span, ...]
+    stages: tuple[Stage, ...]
+
+    @property
+    def n_steps(self) -> int:
+        """Steps that were run."""
+        return self.spans[-1].end if self.spans else 0
+
+    def committed_losses(self) -> FloatArray:
+        """(m,) of the committed steps, in order."""
+        kept = [span.losses for span in self.spans if span.kept]
+        return np.concatenate(kept) if kept else np.zeros(0)
+
+
+def lowest(candidates: Sequence[Candidate]) -> Candidate | None:
+    """The candidate with the lowest loss; None: there is none, or all diverged."""
+    sound = [candidate for candidate in candidates if not candidate.diverged]
+    return min(sound, key=_rank, default=None)
+
+
+def _rank(candidate: Candidate) -> tuple[float, float]:
+    """By the forecast; where a bound made some equal, by what the curve itself said."""
+    assert candidate.forecast is not None
+    return candidate.forecast, candidate.forecast if candidate.raw_forecast is None else candidate.raw_forecast
+
+
+def timeline(entries: Sequence[Entry]) -> Timeline:
+    """Lays out a history that was read with its losses."""
+    spans: list[Span] = []
+    stages = _Stages()
+    run_steps = committed_steps = 0
+    for entry, kept in zip(entries, schedule.committed(entries), strict=True):
+        span = None
+        if entry.report is not None:
+            if entry.report.replacement is not None:
+                run_steps += entry.report.replacement.wasted_steps
+            span = _span(entry, run_steps, committed_steps, kept)
+        if span is not None:
+            spans.append(span)
+            run_steps = span.end
+            committed_steps += span.n_steps if kept else 0
+        stages.add(entry, span)
+    return Timeline(tuple(spans), stages.all())
+
+
+def _span(entry: Entry, run_steps: int, committed_steps: int, kept: bool) -> Span | None:
+    report, directive = entry.report, entry.directive
+    assert report is not None
+    assert report.losses is not None
+    profile, phase = directive.profile, directive.phase
+    if report.replacement is not None:
+        profile, phase = report.replacement.profile, Phase.TRAIN
+    if profile is None or not report.losses:
+        return None
+    return Span(
+        start=run_steps,
+        committed_start=committed_steps,
+        kept=kept,
+        phase=phase,
+        stage=directive.stage,
+        outcome=report.outcome,
+        profile=profile,
+        losses=np.array(report.losses, dtype=np.float64),
+        validations=tuple(v for v in report.validations if math.isfinite(v.loss)),
+    )
+
+
+class _Stages:
+    """Puts entries together: probes with the committed steps that they led to, and the parts of one directive."""
+
+    def __init__(self) -> None:
+        self._done: list[Stage] = []
+        self._probes: list[tuple[Directive, Span | None]] = []
+        self._decisions: list[Decision] = []
+        self._continues = False
+
+    def add(self, entry: Entry, span: Span | None) -> None:
+        """The next entry of the history."""
+        directive, report = entry.directive, entry.report
+        if entry.decision is not None:
+            self._decisions.append(entry.decision)
+        replaced = report is not None and report.outcome is Outcome.REPLACED
+        parts = () if span is None else (span,)
+        if replaced:
+            self._close(None, None, parts, replaced=True)
+        elif directive.phase in (Phase.PROBE, Phase.RANGE_TEST):
+            self._probes.append((directive, span))
+        elif directive.phase.committed and self._continues:
+            last = self._done[-1]
+            self._done[-1] = dataclasses.replace(last, spans=last.spans + parts)
+        elif directive.phase.committed:
+            self._close(directive, entry.decision, parts, replaced=False)
+        self._continues = report is not None and report.outcome is Outcome.PARTIAL
+
+    def all(self) -> tuple[Stage, ...]:
+        """The stages, with the search that goes on."""
+        if self._probes:
+            self._close(None, self._decisions[-1] if self._decisions else None, (), replaced=False)
+        return tuple(self._done)
+
+    def _close(
+        self, directive: Directive | None, decision: Decision | None, spans: tuple[Span, ...], *, replaced: bool
+    ) -> None:
+        judged = {c.directive_number: c for found in self._decisions for c in found.candidates}
+        probes = tuple(Probe(asked, span, judged.get(asked.number)) for asked, span in self._probes)
+        posteriors = [found.posterior for found in self._decisions if found.posterior is not None]
+        posterior = posteriors[-1] if posteriors else None
+        index = len(self._done)
+        self._done.append(Stage(index, probes, directive, decision, posterior, spans, replaced))
+        self._probes, self._decisions = [], []

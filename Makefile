@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Training and tests share two cores with servers: one thread each is faster than two that wait for each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-all lint format protos bench fuzz clean
+.PHONY: setup demo test test-all browser lint format protos bench fuzz clean
 
 setup: $(STAMP)
 
@@ -23,8 +23,12 @@ demo: setup
 test: setup
 	python -m pytest
 
-test-all: setup
+test-all: setup browser
 	python -m pytest -m ''
+
+# The dashboard's tests look at it in Debian's Chromium.
+browser:
+	command -v chromium || { apt-get update && apt-get install --yes chromium; }
 
 lint: setup
 	ruff check .
@@ -41,7 +45,7 @@ format: setup
 protos: setup
 	protos/generate.sh $(CURDIR)/client
 
-bench: setup
+bench: setup browser
 	mkdir -p out/bench
 	python -m benchmarks.suggest --json out/bench/suggest.json --plot out/bench/suggest.png
 	python -m benchmarks.hook --json out/bench/hook.json --plot out/bench/hook.png
@@ -49,6 +53,7 @@ bench: setup
 	python -m benchmarks.regret --tables out/bench/oracle.jsonl --json out/bench/regret.json --plot out/bench/regret.png
 	python -m benchmarks.load --quick --json out/bench/load.json --plot out/bench/load.png
 	python -m benchmarks.family --quick --json out/bench/family.json --plot out/bench/family.png
+	python -m benchmarks.dashboard --json out/bench/dashboard.json --plot out/bench/dashboard.png
 	python -m benchmarks.quality --quick --workers 2 --json out/bench/quality-quick.json
 
 # Messages and databases that a fuzzer makes up, for ten minutes. The suite has a short round of its own.

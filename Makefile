@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Training and tests share two cores with servers: one thread each is faster than two that wait for each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-all browser lint format protos bench fuzz clean
+.PHONY: setup demo test test-all browser lint docs format protos bench fuzz clean
 
 setup: $(STAMP)
 
@@ -30,13 +30,17 @@ test-all: setup browser
 browser:
 	command -v chromium || { apt-get update && apt-get install --yes chromium; }
 
-lint: setup
+lint: setup docs
 	ruff check .
 	ruff format --check .
 	mypy
 	cd protos && buf lint
 	rm -rf build/protos && mkdir -p build/protos && protos/generate.sh $(CURDIR)/build/protos
 	for file in build/protos/lrpilot/v1/*; do diff -u $$file client/lrpilot/v1/$$(basename $$file) || exit 1; done
+
+# The site, from docs/ and docstrings. A warning is an error.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
 
 format: setup
 	ruff check --fix .

@@ -49,12 +49,12 @@ class GuardedServer:
             TunerService(storage) as service,
             open_access(self._db) as access,
         ):
-            authentication = Authentication(Authenticator(self._grants or access))
+            authenticator = Authenticator(self._grants or access)
             server = Server(
                 service,
                 Address.parse("127.0.0.1:0"),
                 credentials=None if self._tls is None else server_credentials(self._tls),
-                interceptors=[authentication, CallLimits()],
+                interceptors=[Authentication(authenticator), CallLimits()],
             )
             self.port = server.port
             await server.start()
@@ -62,7 +62,7 @@ class GuardedServer:
             self._started.set()
             await self._stopping.wait()
             await server.stop(0)
-            authentication.close()
+            authenticator.close()
 
     def close(self) -> None:
         """Ends the server."""

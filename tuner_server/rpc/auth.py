@@ -42,7 +42,7 @@ class Authentication(grpc.aio.ServerInterceptor):
     """Lets calls through that show a token with the scope of their RPC, and sets `CALLER` for them."""
 
     def __init__(self, authenticator: Authenticator) -> None:
-        """Owns `authenticator`."""
+        """Asks `authenticator`, which others may ask too: its owner closes it."""
         self._authenticator = authenticator
 
     async def intercept_service(
@@ -65,10 +65,6 @@ class Authentication(grpc.aio.ServerInterceptor):
         except TunerError as error:
             return refusing(error)
         return self._rechecked(handler, token) if handler.response_streaming else handler
-
-    def close(self) -> None:
-        """Ends the authenticator's threads."""
-        self._authenticator.close()
 
     def _rechecked(self, handler: Handler, token: str) -> Handler:
         """A stream that ends when its token does."""

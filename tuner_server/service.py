@@ -14,9 +14,8 @@ import json
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from types import TracebackType
-from typing import Self
 
+from tuner_server.closing import Closing
 from tuner_server.core import job
 from tuner_server.core.config import JobConfig
 from tuner_server.core.errors import ConflictError, InvalidInputError, NotFoundError, PreconditionError
@@ -38,7 +37,7 @@ def utc_now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
 
 
-class TunerService:
+class TunerService(Closing):
     """What the RPCs do, without the RPCs. Thread-safe if its storage is. Closed after use."""
 
     def __init__(
@@ -128,17 +127,6 @@ class TunerService:
     def close(self) -> None:
         """Answers what is waiting. The storage is its owner's."""
         self.pipeline.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def ping(self) -> None:
         """Checks that the database answers. Raises: StorageError."""

@@ -1,37 +1,22 @@
-"""The client's side of the wire: directives off it, reports onto it, and a loop that drives a job over gRPC."""
+"""The client's side of the wire: reports onto it, and a loop that drives a job over gRPC."""
 
 from __future__ import annotations
 
 import uuid
 
-from lrpilot.convert import profile_from_proto, profile_to_proto
+from lrpilot.convert import profile_to_proto
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.v1 import tuner_pb2_grpc
 
 from tests.support.simulated import SimulatedTraining
 from tuner_server.core.config import JobConfig
 from tuner_server.core.messages import Directive, Phase, Report
-from tuner_server.rpc.convert import BATCH_SOURCES, OUTCOMES, PHASES, config_to_pb, known
+from tuner_server.rpc.convert import OUTCOMES, config_to_pb
+from tuner_server.rpc.convert import (
+    directive_from_pb as directive_from_pb,  # the other direction, for those who have this
+)
 
 TIMEOUT_S = 30.0
-
-
-def directive_from_pb(message: pb.Directive) -> Directive:
-    """A directive."""
-    return Directive(
-        number=message.number,
-        phase=known("phase", PHASES, message.phase),
-        stage=message.stage,
-        n_steps=message.n_steps,
-        profile=profile_from_proto(message.profile) if message.HasField("profile") else None,
-        restore=message.restore,
-        snapshot=message.snapshot,
-        batches=known("batches", BATCH_SOURCES, message.batches),
-        validate_at=tuple(message.validate_at),
-        give_up_above=message.give_up_above if message.HasField("give_up_above") else None,
-        report_every=message.report_every,
-        reason=message.reason,
-    )
 
 
 def report_to_pb(report: Report) -> pb.Report:

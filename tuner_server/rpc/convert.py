@@ -140,6 +140,24 @@ def report_to_pb(number: int, report: StoredReport) -> pb.Report:
     )
 
 
+def directive_from_pb(message: pb.Directive) -> Directive:
+    """A directive. Raises: InvalidInputError: it is from a newer version."""
+    return Directive(
+        number=message.number,
+        phase=known("phase", PHASES, message.phase),
+        stage=message.stage,
+        n_steps=message.n_steps,
+        profile=profile_from_proto(message.profile) if message.HasField("profile") else None,
+        restore=message.restore,
+        snapshot=message.snapshot,
+        batches=known("batches", BATCH_SOURCES, message.batches),
+        validate_at=tuple(message.validate_at),
+        give_up_above=message.give_up_above if message.HasField("give_up_above") else None,
+        report_every=message.report_every,
+        reason=message.reason,
+    )
+
+
 def directive_to_pb(directive: Directive) -> pb.Directive:
     """A directive."""
     return pb.Directive(

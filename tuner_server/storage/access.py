@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import datetime
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import sqlalchemy as sa
 
 from tuner_server.access.principal import Scope
 from tuner_server.access.records import Grant, Limits, Project, TokenRecord
+from tuner_server.closing import Closing
 from tuner_server.core.errors import ConflictError, InvalidInputError
 from tuner_server.storage.database import Database
 from tuner_server.storage.schema import open_storage
@@ -41,7 +41,7 @@ def open_access(url: str) -> AccessStorage:
     return AccessStorage(Database(url))
 
 
-class AccessStorage:
+class AccessStorage(Closing):
     """Projects and tokens in a database that has the schema of this version, which it closes. Thread-safe."""
 
     def __init__(self, database: Database) -> None:
@@ -120,17 +120,6 @@ class AccessStorage:
     def close(self) -> None:
         """Closes the database's connections."""
         self._database.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _limits(limits: Limits) -> dict[str, Any]:

@@ -19,9 +19,8 @@ import abc
 import dataclasses
 from collections.abc import Collection, Sequence
 from datetime import datetime
-from types import TracebackType
-from typing import Self
 
+from tuner_server.closing import Closing
 from tuner_server.core.job import JobState, Status, Transition
 from tuner_server.core.messages import Decision, Directive, Outcome, Replacement, Report, Validation
 
@@ -94,7 +93,7 @@ class Page:
     """Empty on the last page."""
 
 
-class Storage(abc.ABC):
+class Storage(Closing):
     """Keeps jobs. See the module for its guarantees."""
 
     @abc.abstractmethod
@@ -222,14 +221,3 @@ class Storage(abc.ABC):
     @abc.abstractmethod
     def close(self) -> None:
         """Gives back what the storage holds. It is not used afterwards."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

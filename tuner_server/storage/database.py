@@ -10,14 +10,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import psycopg
 import sqlalchemy as sa
 from psycopg.abc import RV, PQGen
 from sqlalchemy import exc
 
+from tuner_server.closing import Closing
 from tuner_server.core.errors import ConflictError, InvalidInputError, StorageError
 
 # A client takes a connection for dead when no answer comes within 5 s (`lrpilot.transport.grpc_transport.ATTEMPT_S`). A
@@ -66,7 +66,7 @@ SESSION_DEFAULTS = {
 _EXAMPLES = "give sqlite:///path/to/file.db or postgresql://user@host/name"
 
 
-class Database:
+class Database(Closing):
     """A database and its pool of connections. Of the process that made it."""
 
     def __init__(self, url: str) -> None:
@@ -132,17 +132,6 @@ class Database:
     def close(self) -> None:
         """Closes the connections."""
         self._engine.dispose()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @contextlib.contextmanager
     def _in_turn(self, timeout_s: float) -> Iterator[None]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import datetime
 
-from lrpilot.convert import profile_from_proto
 from lrpilot.v1 import tuner_pb2 as pb
 
 from tuner_server.core.config import LrBounds
 from tuner_server.core.job import JobState
-from tuner_server.core.messages import Candidate, Decision, Directive, Outcome, PosteriorCurve
-from tuner_server.rpc.convert import BATCH_SOURCES, PHASES, STATES, config_from_pb, known, report_from_pb
+from tuner_server.core.messages import Candidate, Decision, Outcome, PosteriorCurve
+from tuner_server.rpc.convert import STATES, config_from_pb, directive_from_pb, known, report_from_pb
 from tuner_server.storage import Entry, StoredJob, StoredReport
 
 
@@ -26,7 +25,7 @@ def job_and_history(response: pb.GetScheduleResponse) -> tuple[StoredJob, list[E
     job = response.job
     created, updated = (time.ToDatetime(datetime.UTC) for time in (job.create_time, job.update_time))
     entries = [_entry(entry, updated) for entry in response.history]
-    directive = _directive(job.directive)
+    directive = directive_from_pb(job.directive)
     first = next((entry.report.losses for entry in entries if entry.report and entry.report.losses), None)
     state = JobState(
         config=config_from_pb(job.config),
@@ -48,7 +47,7 @@ def job_and_history(response: pb.GetScheduleResponse) -> tuple[StoredJob, list[E
 
 def _entry(message: pb.HistoryEntry, time: datetime.datetime) -> Entry:
     decision = _decision(message.decision) if message.HasField("decision") else None
-    return Entry(_directive(message.directive), decision, _report(message, time))
+    return Entry(directive_from_pb(message.directive), decision, _report(message, time))
 
 
 def _report(message: pb.HistoryEntry, time: datetime.datetime) -> StoredReport | None:
@@ -63,23 +62,6 @@ def _report(message: pb.HistoryEntry, time: datetime.datetime) -> StoredReport |
         report_time=time,
         losses=report.losses,
         replacement=report.replacement,
-    )
-
-
-def _directive(message: pb.Directive) -> Directive:
-    return Directive(
-        number=message.number,
-        phase=known("phase", PHASES, message.phase),
-        stage=message.stage,
-        n_steps=message.n_steps,
-        profile=profile_from_proto(message.profile) if message.HasField("profile") else None,
-        restore=message.restore,
-        snapshot=message.snapshot,
-        batches=known("batches", BATCH_SOURCES, message.batches),
-        validate_at=tuple(message.validate_at),
-        give_up_above=message.give_up_above if message.HasField("give_up_above") else None,
-        report_every=message.report_every,
-        reason=message.reason,
     )
 
 

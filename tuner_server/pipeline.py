@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from tuner_server.cache import JobCache
 from tuner_server.core import search
-from tuner_server.core.errors import NotFoundError, PreconditionError, StorageError, TunerError
+from tuner_server.core.errors import PreconditionError, StorageError, TunerError
 from tuner_server.core.job import Transition
 from tuner_server.core.messages import Directive, Report
 from tuner_server.core.search import Search
@@ -154,11 +154,10 @@ class ReportPipeline:
         return stored, self._led_to(stored, pending)
 
     def _led_to(self, stored: StoredJob, pending: _Pending) -> Transition | Search | Directive:
-        if stored.project != pending.project:
-            raise NotFoundError(f"no job has the id {pending.job_id!r}")
-        if pending.report.directive_number < stored.state.directive.number:
+        state = stored.seen_from(pending.project).state
+        if pending.report.directive_number < state.directive.number:
             return self._repeated(pending)
-        return search.begin(stored.state, pending.report)
+        return search.begin(state, pending.report)
 
     def _repeated(self, pending: _Pending) -> Directive:
         number = pending.report.directive_number

@@ -15,10 +15,11 @@ import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
+from tuner_server.clock import utc_now
 from tuner_server.closing import Closing
 from tuner_server.core import job
 from tuner_server.core.config import JobConfig
-from tuner_server.core.errors import ConflictError, InvalidInputError, NotFoundError, PreconditionError
+from tuner_server.core.errors import ConflictError, InvalidInputError, PreconditionError
 from tuner_server.core.family import prior_from
 from tuner_server.core.job import JobState, Status
 from tuner_server.core.messages import Directive, Report, Value
@@ -30,11 +31,6 @@ from tuner_server.storage import Entry, Page, Storage, StoredJob
 MAX_REQUEST_ID = 200
 FAMILY_JOBS = 20
 """Jobs of a family that a new one learns from, the newest: older ones would weigh next to nothing."""
-
-
-def utc_now() -> datetime.datetime:
-    """The time, for records; no decision depends on it."""
-    return datetime.datetime.now(datetime.UTC)
 
 
 class TunerService(Closing):
@@ -110,19 +106,15 @@ class TunerService(Closing):
 
     def get_job(self, project: str, job_id: str) -> StoredJob:
         """One job. Raises: NotFoundError."""
-        stored = self._storage.load(job_id)
-        if stored.project != project:
-            raise NotFoundError(f"no job has the id {job_id!r}")
-        return stored
+        return self._storage.load(job_id).seen_from(project)
 
     def list_jobs(self, project: str, page_size: int, page_token: str, statuses: Sequence[Status], family: str) -> Page:
         """A page of jobs, newest first. Raises: InvalidInputError: the token is none of ours."""
         return self._storage.page(project, page_size, page_token, statuses=statuses, family=family or None)
 
-    def history(self, project: str, job_id: str, *, losses: bool) -> list[Entry]:
-        """All directives of a job with their reports, in order. Raises: NotFoundError."""
-        self.get_job(project, job_id)
-        return self._storage.history(job_id, losses=losses)
+    def history(self, stored: StoredJob, *, losses: bool) -> list[Entry]:
+        """All directives of a job that `get_job` gave, with their reports, in order. Raises: NotFoundError."""
+        return self._storage.history(stored.id, losses=losses)
 
     def close(self) -> None:
         """Answers what is waiting. The storage is its owner's."""
@@ -141,7 +133,7 @@ class TunerService(Closing):
 
     def _replayed(self, stored: StoredJob, number: int) -> JobState:
         """The state in which directive `number` was outstanding; a job that was cancelled since stays cancelled."""
-        entries = self._storage.history(stored.id, losses=True)
+        entries = self.history(stored, losses=True)
         reports = [_report(entry) for entry in entries[: number - 1]]
         earlier = job.replay(stored.state.config, reports, stored.state.prior).state
         if earlier.directive != entries[number - 1].directive:

@@ -23,19 +23,12 @@ from tests.support import wire
 from tests.support.arbitrary import disturbed, messages
 from tests.support.guarded import add_token, guarded
 from tests.support.simulated import QUICK, SimulatedTraining, config
-from tests.support.wire import TIMEOUT_S, directive_from_pb
+from tests.support.wire import REFUSALS, TIMEOUT_S, directive_from_pb
 from tuner_server.rpc.convert import config_to_pb
 from tuner_server.storage.access import open_access
 
 SERVICE = pb.DESCRIPTOR.services_by_name["TunerService"]
 METHODS = {method.name: method for method in SERVICE.methods}
-REFUSALS = {
-    grpc.StatusCode.INVALID_ARGUMENT,
-    grpc.StatusCode.NOT_FOUND,
-    grpc.StatusCode.FAILED_PRECONDITION,
-    grpc.StatusCode.ABORTED,
-}
-"""What a client with a token and no limits is told, according to docs/security.md."""
 CONFIG = config(400, **QUICK)
 fuzzing = hypothesis.settings(max_examples=15, deadline=None, derandomize=True)
 

@@ -51,12 +51,6 @@ with atheris.instrument_imports(include=INSTRUMENTED):
     from tuner_server.storage import open_storage
 
 METHODS = [method for method in pb.DESCRIPTOR.services_by_name["TunerService"].methods if not method.server_streaming]
-REFUSALS = {
-    grpc.StatusCode.INVALID_ARGUMENT,
-    grpc.StatusCode.NOT_FOUND,
-    grpc.StatusCode.FAILED_PRECONDITION,
-    grpc.StatusCode.ABORTED,
-}
 CONFIG = config(400, **QUICK)
 MAX_CHANGES = 6
 MAX_DEPTH = 24
@@ -153,7 +147,7 @@ class Target:
         try:
             self._call(method.name, request)
         except RefusedCall as refused:
-            if refused.code not in REFUSALS:
+            if refused.code not in wire.REFUSALS:
                 raise
             if self._version() != before:
                 raise AssertionError(f"refused, and changed something: {refused}") from refused

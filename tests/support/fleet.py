@@ -8,16 +8,15 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from tests.support.ports import HOST, free_port
 from tests.support.zygote import Zygote
+from tuner_server.closing import Closing
 
 START_TIMEOUT_S = 60.0
 
 
-class Fleet:
+class Fleet(Closing):
     """So many servers, each a process with a port of its own, which stays the same."""
 
     def __init__(self, zygote: Zygote, db: str, size: int, directory: Path, *options: str) -> None:
@@ -45,14 +44,6 @@ class Fleet:
         """Kills them for good."""
         for process_id in self.process_ids:
             self._zygote.kill(process_id)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _start(self, i: int) -> int:
         return self._zygote.start(self._logs[i], "serve", "--listen", self.targets[i], *self._arguments)

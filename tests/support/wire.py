@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 
+import grpc
 from lrpilot.convert import profile_to_proto
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.v1 import tuner_pb2_grpc
@@ -17,6 +18,13 @@ from tuner_server.rpc.convert import (
 )
 
 TIMEOUT_S = 30.0
+REFUSALS = {
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.ABORTED,
+}
+"""What a client with a token and no limits is told, according to docs/security.md."""
 
 
 def report_to_pb(report: Report) -> pb.Report:

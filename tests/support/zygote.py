@@ -25,8 +25,9 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any
+
+from tuner_server.closing import Closing
 
 LARGEST_MESSAGE = 2**17
 POLL_S = 0.01
@@ -79,7 +80,7 @@ class Forked:
             return texts[0].result(), texts[1].result()
 
 
-class Zygote:
+class Zygote(Closing):
     """Runs `lrpilot`, again and again. Thread-safe."""
 
     def __init__(self) -> None:
@@ -120,14 +121,6 @@ class Zygote:
         """Kills all that still runs."""
         self._socket.close()
         self._process.wait()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _run(self, arguments: tuple[str, ...], variables: Mapping[str, str], *streams: int) -> int:
         """Hands the streams over; they are closed here."""

@@ -14,6 +14,7 @@ from typing import Protocol
 from tuner_server.access.principal import Principal
 from tuner_server.access.records import Grant
 from tuner_server.access.token import Token
+from tuner_server.clock import utc_now
 from tuner_server.core.errors import StorageError, UnauthenticatedError
 
 FRESH_S = 3.0
@@ -39,11 +40,6 @@ class _Seen:
 
     grant: Grant
     time_s: float
-
-
-def utc_now() -> datetime.datetime:
-    """The time at which tokens expire or not."""
-    return datetime.datetime.now(datetime.UTC)
 
 
 class Authenticator:

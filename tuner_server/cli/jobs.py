@@ -24,6 +24,7 @@ from tuner_server.cli.common import (
     print_json,
     state_of,
 )
+from tuner_server.clock import utc_now
 
 PRUNED_AT_ONCE = 200
 """Jobs that are deleted in one transaction: servers that write meanwhile wait for it."""
@@ -68,7 +69,7 @@ def prune(
     """Delete jobs that have ended, with their history. Works on the database itself, also while servers use it."""
     from tuner_server.storage import open_storage  # brings PyTorch, as in `serve`
 
-    before = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=older_than)
+    before = utc_now() - datetime.timedelta(days=older_than)
     n_pruned = 0
     with open_storage(db or default_db()) as storage:
         while n := storage.prune(project, before, PRUNED_AT_ONCE):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 from typing import Annotated
 
 import typer
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tuner_server.cli.common import DbOption, JsonOption, default_db, print_json
+from tuner_server.clock import utc_now
 from tuner_server.core.errors import InvalidInputError
 
 app = typer.Typer(help="Projects, to which jobs and tokens belong.", no_args_is_help=True)
@@ -36,7 +36,7 @@ def create(
     from tuner_server.storage.access import open_access
 
     limits = Limits.checked(_jobs(max_live_jobs), _calls(max_calls_per_s))
-    project = Project.checked(name, limits, datetime.datetime.now(datetime.UTC))
+    project = Project.checked(name, limits, utc_now())
     with open_access(db or default_db()) as access:
         access.create_project(project)
     print(f"{name} created")

@@ -15,6 +15,7 @@ from tuner_server.access.principal import Scope
 from tuner_server.access.records import TokenRecord
 from tuner_server.access.token import Token
 from tuner_server.cli.common import DbOption, JsonOption, default_db, print_json
+from tuner_server.clock import utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +42,7 @@ def create(
     """Make a token and print it, this once: it is not kept."""
     from tuner_server.storage.access import open_access
 
-    now = datetime.datetime.now(datetime.UTC)
+    now = utc_now()
     expire_time = None if expires_days is None else now + datetime.timedelta(days=expires_days)
     token = Token.new()
     record = TokenRecord.issued(token, project, name, scope, now, expire_time)
@@ -67,7 +68,7 @@ def list_(
     if as_json:
         print_json([_facts(token) for token in tokens])
         return
-    _print_table(tokens, datetime.datetime.now(datetime.UTC))
+    _print_table(tokens, utc_now())
 
 
 @app.command(epilog="Example: `lrpilot tokens revoke 3f2a90c1d4e5`")
@@ -78,7 +79,7 @@ def revoke(
     from tuner_server.storage.access import open_access
 
     with open_access(db or default_db()) as access:
-        token = access.revoke_token(token_id, datetime.datetime.now(datetime.UTC))
+        token = access.revoke_token(token_id, utc_now())
     print(f"{token.id} revoked")
 
 

@@ -77,6 +77,11 @@ class InvalidInputError(TunerError):
 class NotFoundError(TunerError):
     """No such job."""
 
+    @classmethod
+    def of_job(cls, job_id: str) -> NotFoundError:
+        """For a caller to whom there is no such job, be it another project's or none at all."""
+        return cls(f"no job has the id {job_id!r}")
+
 
 class PreconditionError(TunerError):
     """The job is in a state in which this can't be done."""

@@ -83,7 +83,7 @@ class HeadStart(Value):
         if not self.checked:
             return candidates[0].diverged
         prior, middle = candidates[:2]
-        return not _loss(prior) < _loss(middle) or (middle.diverged and self.at > self.middle)
+        return not prior.loss < middle.loss or (middle.diverged and self.at > self.middle)
 
     def in_doubt(self, candidates: Sequence[Candidate]) -> bool:
         """Whether it is still to be seen what the prior is worth."""
@@ -99,7 +99,7 @@ class HeadStart(Value):
             return self.at
         if self.in_doubt(candidates):
             return self.middle
-        first, *others = map(_loss, candidates)
+        first, *others = (candidate.loss for candidate in candidates)
         if not all(first < other for other in others):
             return None
         tried = len(candidates) - (2 if self.checked else 1)
@@ -119,7 +119,3 @@ class HeadStart(Value):
         if not self.checked or abs(self.at - self.middle) > NEAR * self.spacing:
             sides.append(self.at - away * self.spacing)
         return [x for x in sides if limits[0] <= x <= limits[1]]
-
-
-def _loss(candidate: Candidate) -> float:
-    return math.inf if candidate.forecast is None else candidate.forecast

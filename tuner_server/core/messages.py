@@ -150,6 +150,11 @@ class Candidate(Value):
     """What the loss of a probe that diverged is known to have reached."""
 
     @property
+    def loss(self) -> float:
+        """What candidates are compared by: the forecast; infinite for a probe that diverged."""
+        return math.inf if self.forecast is None else self.forecast
+
+    @property
     def diverged(self) -> bool:
         """Whether the probe gave no forecast."""
         return self.forecast is None

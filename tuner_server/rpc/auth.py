@@ -15,7 +15,7 @@ from tuner_server.access.authenticator import FRESH_S, Authenticator
 from tuner_server.access.principal import Principal, Scope
 from tuner_server.core.errors import AccessDeniedError, TunerError, UnauthenticatedError
 from tuner_server.rpc.caller import CALLER
-from tuner_server.rpc.handlers import Context, Continuation, Handler, refuse, refusing
+from tuner_server.rpc.handlers import Context, Continuation, Handler, rebuilt, refuse, refusing
 
 HEADER, SCHEME = "authorization", "bearer"
 _SERVICE = tuner_pb2.DESCRIPTOR.services_by_name["TunerService"].full_name
@@ -92,10 +92,7 @@ class Authentication(grpc.aio.ServerInterceptor):
                 await asyncio.gather(following, return_exceptions=True)
                 await responses.aclose()
 
-        make = (
-            grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
-        )
-        return make(stream, handler.request_deserializer, handler.response_serializer)
+        return rebuilt(handler, stream)
 
 
 def _token(metadata: Sequence[tuple[str, str | bytes]] | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import pydantic
@@ -13,6 +13,7 @@ from google.protobuf import struct_pb2, timestamp_pb2
 from lrpilot.convert import profile_from_proto, profile_to_proto
 from lrpilot.v1 import tuner_pb2 as pb
 
+from tuner_server.core import schedule
 from tuner_server.core.config import MAX_NAME, JobConfig
 from tuner_server.core.errors import InvalidInputError, NotFoundError
 from tuner_server.core.job import Status
@@ -239,6 +240,16 @@ def entry_to_pb(entry: Entry, committed: bool) -> pb.HistoryEntry:
     )
 
 
+def schedule_to_pb(stored: StoredJob, entries: Sequence[Entry], *, history: bool) -> pb.GetScheduleResponse:
+    """A job's schedule; with its history if wanted, for which `entries` need their losses."""
+    response = pb.GetScheduleResponse(
+        job=job_to_pb(stored), segments=[segment_to_pb(segment) for segment in schedule.segments(entries)]
+    )
+    if history:
+        response.history.extend(map(entry_to_pb, entries, schedule.committed(entries)))
+    return response
+
+
 def known(field: str, table: Mapping[K, E], value: int) -> K:
     """The key of an enum's value. Raises: InvalidInputError: it is unspecified, or from a newer version."""
     for key, number in table.items():
@@ -250,7 +261,7 @@ def known(field: str, table: Mapping[K, E], value: int) -> K:
 def job_id(value: str) -> str:
     """The id of a job. Raises: NotFoundError: no job can have it."""
     if not _JOB_ID.fullmatch(value):
-        raise NotFoundError(f"no job has the id {value[: 2 * 32]!r}")
+        raise NotFoundError.of_job(value[: 2 * 32])
     return value
 
 

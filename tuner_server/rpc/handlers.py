@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import contextlib
+import inspect
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn, TypeAlias
 
 import grpc.aio
@@ -14,6 +16,32 @@ Context = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in the stubs alone
 Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
 """The rest of the interceptors; None: there is no such method, which gRPC answers with UNIMPLEMENTED."""
+
+
+def rebuilt(handler: Handler, behavior: Callable[..., Any]) -> Handler:
+    """A handler of the same kind, for the same messages, that behaves otherwise."""
+    if handler.request_streaming:
+        make = (
+            grpc.stream_stream_rpc_method_handler
+            if handler.response_streaming
+            else grpc.stream_unary_rpc_method_handler
+        )
+    else:
+        make = (
+            grpc.unary_stream_rpc_method_handler if handler.response_streaming else grpc.unary_unary_rpc_method_handler
+        )
+    return make(behavior, handler.request_deserializer, handler.response_serializer)
+
+
+async def streamed(responses: AsyncIterator[Any] | Awaitable[None]) -> AsyncGenerator[Any, None]:
+    """What a behavior streams; nothing of one that writes by itself, as that of gRPC's health service, once it has."""
+    if inspect.isawaitable(responses):
+        await responses
+        return
+    assert isinstance(responses, AsyncGenerator)
+    async with contextlib.aclosing(responses) as stream:
+        async for response in stream:
+            yield response
 
 
 async def refuse(context: Context, error: TunerError) -> NoReturn:

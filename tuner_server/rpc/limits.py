@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -17,7 +16,7 @@ from tuner_server.access.principal import Principal
 from tuner_server.core.errors import InvalidInputError, RateError, TunerError
 from tuner_server.rpc.auth import OPEN
 from tuner_server.rpc.caller import CALLER
-from tuner_server.rpc.handlers import Context, Continuation, Handler, refuse
+from tuner_server.rpc.handlers import Context, Continuation, Handler, refuse, streamed
 
 _SERVICE = tuner_pb2.DESCRIPTOR.services_by_name["TunerService"].full_name
 
@@ -185,10 +184,7 @@ class CallLimits(grpc.aio.ServerInterceptor):
                         responses = behavior(each(requests), context)
                     else:
                         responses = behavior(_parsed(handler, await share.arrived(context, largest)), context)
-                    if inspect.isawaitable(responses):
-                        await responses  # a handler that writes by itself, as that of gRPC's health service
-                        return
-                    async with contextlib.aclosing(responses) as stream:
+                    async with contextlib.aclosing(streamed(responses)) as stream:
                         async for response in stream:
                             yield response
                     return

@@ -14,7 +14,6 @@ import structlog
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.v1 import tuner_pb2_grpc
 
-from tuner_server.core import schedule
 from tuner_server.core.config import MAX_NAME
 from tuner_server.core.errors import InvalidInputError, TunerError
 from tuner_server.rpc import convert
@@ -148,15 +147,8 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
         """The schedule found so far."""
         stored = await self._load(request.job_id)
         full = request.view == pb.SCHEDULE_VIEW_FULL
-        entries = await self._run(self._service.history, CALLER.get().project, request.job_id, losses=full)
-        response = pb.GetScheduleResponse(
-            job=convert.job_to_pb(stored),
-            segments=[convert.segment_to_pb(segment) for segment in schedule.segments(entries)],
-        )
-        if full:
-            kept = schedule.committed(entries)
-            response.history.extend(map(convert.entry_to_pb, entries, kept))
-        return response
+        entries = await self._run(self._service.history, stored, losses=full)
+        return convert.schedule_to_pb(stored, entries, history=full)
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> AsyncIterator[pb.WatchJobResponse]:
         """The job now and whenever it changes, until it ends. A server that stops says UNAVAILABLE."""

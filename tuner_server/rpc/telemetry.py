@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
 import re
 import secrets
 import time
@@ -19,7 +18,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from lrpilot.v1 import tuner_pb2
 
 from tuner_server.rpc.caller import CALLER
-from tuner_server.rpc.handlers import Context, Continuation, Handler
+from tuner_server.rpc.handlers import Context, Continuation, Handler, rebuilt, streamed
 
 REQUEST_ID = "x-request-id"
 """Metadata: a client may send its own, and is told which it was."""
@@ -98,28 +97,18 @@ class Telemetry(grpc.aio.ServerInterceptor):
             with self._watching(call, context) as seen:
                 return await behavior(request, seen)
 
-        make = (
-            grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
-        )
-        return make(watched, handler.request_deserializer, handler.response_serializer)
+        return rebuilt(handler, watched)
 
     def _stream(self, handler: Handler, call: Call) -> Handler:
         behavior = cast(Callable[..., Any], handler.stream_stream or handler.unary_stream)
 
         async def watched(request: Any, context: Context) -> AsyncIterator[Any]:
             with self._watching(call, context) as seen:
-                responses = behavior(request, seen)
-                if inspect.isawaitable(responses):
-                    await responses  # it writes by itself
-                    return
-                async with contextlib.aclosing(responses) as stream:
+                async with contextlib.aclosing(streamed(behavior(request, seen))) as stream:
                     async for response in stream:
                         yield response
 
-        make = (
-            grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
-        )
-        return make(watched, handler.request_deserializer, handler.response_serializer)
+        return rebuilt(handler, watched)
 
     @contextlib.contextmanager
     def _watching(self, call: Call, context: Context) -> Iterator[Context]:

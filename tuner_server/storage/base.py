@@ -19,8 +19,10 @@ import abc
 import dataclasses
 from collections.abc import Collection, Sequence
 from datetime import datetime
+from typing import Self
 
 from tuner_server.closing import Closing
+from tuner_server.core.errors import NotFoundError
 from tuner_server.core.job import JobState, Status, Transition
 from tuner_server.core.messages import Decision, Directive, Outcome, Replacement, Report, Validation
 
@@ -35,6 +37,12 @@ class StoredJob:
     version: int
     create_time: datetime
     update_time: datetime
+
+    def seen_from(self, project: str) -> Self:
+        """This job, for a caller of `project`. Raises: NotFoundError: it is another project's."""
+        if self.project != project:
+            raise NotFoundError.of_job(self.id)
+        return self
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -182,7 +182,7 @@ class SqlStorage(Storage):
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
         if not rows:
-            raise _not_found(job_id)
+            raise NotFoundError.of_job(job_id)
         return [_entry(row) for row in rows]
 
     def page(
@@ -329,12 +329,8 @@ def _load(connection: sa.Connection, job_id: str) -> StoredJob:
     """The job as it is now. Raises: NotFoundError."""
     row = connection.execute(sa.select(*_JOB).where(JobRow.id == job_id)).one_or_none()
     if row is None:
-        raise _not_found(job_id)
+        raise NotFoundError.of_job(job_id)
     return _job(row)
-
-
-def _not_found(job_id: str) -> NotFoundError:
-    return NotFoundError(f"no job has the id {job_id!r}")
 
 
 def _job(row: sa.Row[*tuple[Any, ...]]) -> StoredJob:

@@ -221,8 +221,7 @@ class _Site:
 
         def read() -> tuple[StoredJob, str]:
             job = self._service.get_job(caller.project, request.path_params["job_id"])
-            entries = self._service.history(caller.project, job.id, losses=True)
-            return job, exports.schedule_text(job, entries)
+            return job, exports.schedule_text(job, self._service.history(job, losses=True))
 
         job, text = await self._run(read)
         return Response(text, media_type="application/json", headers=_attachment(job, "schedule.json"))

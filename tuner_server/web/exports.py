@@ -11,9 +11,7 @@ from typing import Any
 
 from lrpilot import schedule_json
 from lrpilot.convert import schedule_from_proto
-from lrpilot.v1 import tuner_pb2 as pb
 
-from tuner_server.core import schedule
 from tuner_server.rpc import convert
 from tuner_server.storage import Entry, StoredJob
 from tuner_server.web.timeline import Span, Timeline
@@ -25,13 +23,7 @@ ROWS_AT_ONCE = 2000
 
 def schedule_text(job: StoredJob, entries: Sequence[Entry]) -> str:
     """The schedule with its history, which `lrpilot.Schedule.load` reads."""
-    kept = schedule.committed(entries)
-    response = pb.GetScheduleResponse(
-        job=convert.job_to_pb(job),
-        segments=[convert.segment_to_pb(segment) for segment in schedule.segments(entries)],
-        history=map(convert.entry_to_pb, entries, kept),
-    )
-    return schedule_json.dumps(schedule_from_proto(response))
+    return schedule_json.dumps(schedule_from_proto(convert.schedule_to_pb(job, entries, history=True)))
 
 
 def data_csv(found: Timeline) -> Iterator[str]:

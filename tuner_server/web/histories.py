@@ -31,7 +31,7 @@ class Histories:
                 self._kept.move_to_end(job_id)
                 return job, kept
         # Newer than `job` if a report came in between; the next look sees the newer version, and reads anew.
-        found = timeline(self._service.history(project, job_id, losses=True))
+        found = timeline(self._service.history(job, losses=True))
         with self._lock:
             self._kept[job_id] = (job.version, found)
             self._kept.move_to_end(job_id)

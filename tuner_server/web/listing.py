@@ -125,7 +125,7 @@ class Row:
             version=job.version,
             state=words(state.status),
             policy=config.policy,
-            progress=None if config.total_steps is None else run / config.total_steps,
+            progress=_progress(job),
             steps=run,
             total_steps=config.total_steps,
             lr=number(current_lr(job)),

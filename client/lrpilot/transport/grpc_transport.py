@@ -169,8 +169,7 @@ def to_error(error: grpc.RpcError, target: str) -> ServerError:
     """A gRPC error as ours."""
     assert isinstance(error, grpc.Call)
     code, details = error.code(), error.details() or ""
-    pushback = dict(error.trailing_metadata() or ()).get(PUSHBACK_KEY)
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and pushback is not None:
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _pushback(error) is not None:
         return UnavailableError(f"server {target}: too much at a time, come again later: {details}", code.name)
     if code in _UNAVAILABLE:
         return UnavailableError(f"server: nothing answers at {target} ({code.name}: {details})", code.name)
@@ -181,6 +180,9 @@ def to_error(error: grpc.RpcError, target: str) -> ServerError:
 
 def _pushback_s(error: UnavailableError) -> float:
     """How long the server wants to be left alone; 0: it did not say."""
-    call = error.__cause__
-    value = dict(call.trailing_metadata() or ()).get(PUSHBACK_KEY, "") if isinstance(call, grpc.Call) else ""
+    value = _pushback(error.__cause__) if isinstance(error.__cause__, grpc.Call) else None
     return int(value) / 1000 if isinstance(value, str) and value.isdecimal() else 0.0
+
+
+def _pushback(call: grpc.Call) -> str | bytes | None:
+    return dict(call.trailing_metadata() or ()).get(PUSHBACK_KEY)

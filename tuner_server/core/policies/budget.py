@@ -343,10 +343,6 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         return give_up_level((progress.first_loss,), self.options.divergence_factor)
 
 
-def _loss(candidate: Candidate) -> float:
-    return math.inf if candidate.forecast is None else candidate.forecast
-
-
 def _spacing(bounds: LrBounds) -> float:
     low, high = bounds.log
     return min(max((high - low) / RANGE_SPACINGS, MIN_SPACING), MAX_SPACING)
@@ -361,7 +357,7 @@ def _limits(bounds: LrBounds, widening: float) -> tuple[float, float]:
 def _neighbours(candidates: Sequence[Candidate]) -> tuple[float, float | None, float | None]:
     """The x of the best candidate, and of the next lower and the next higher one that was tried."""
     xs = sorted(math.log(candidate.lr) for candidate in candidates)
-    at = xs.index(math.log(min(candidates, key=_loss).lr))
+    at = xs.index(math.log(min(candidates, key=lambda candidate: candidate.loss).lr))
     return xs[at], xs[at - 1] if at else None, xs[at + 1] if at + 1 < len(xs) else None
 
 

@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Training and tests share two cores with servers: one thread each is faster than two that wait for each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-all browser lint docs format protos bench fuzz clean
+.PHONY: setup demo test test-all browser lint docs format protos bench fuzz compose-demo compose-down compose-test wheels clean
 
 setup: $(STAMP)
 
@@ -24,7 +24,7 @@ test: setup
 	python -m pytest
 
 test-all: setup browser
-	python -m pytest -m ''
+	python -m pytest -m 'not containers'
 
 # The dashboard's tests look at it in Debian's Chromium.
 browser:
@@ -64,6 +64,22 @@ bench: setup browser
 fuzz: setup
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[fuzz]'
 	python -m tests.fuzz.fuzz_wire -max_total_time=600
+
+# The demo in containers. It needs Docker, with compose v2 or docker-compose 1.29, and nothing else: docs/containers.md.
+compose-demo:
+	docker/demo.sh out/compose
+
+compose-down:
+	docker/compose.sh --profile export --profile grafana down --volumes --remove-orphans
+
+# Runs it, and looks at what it left, under a name and on ports of its own.
+compose-test: setup wheels
+	python -m pytest -m containers tests/containers
+
+# PyTorch's CPU build for the images, by this machine's pip: for machines that pip has other sources for than the images do.
+wheels: setup
+	ls docker/wheels/torch-*.whl || pip download --no-deps --dest docker/wheels --constraint constraints.txt \
+	    --extra-index-url $${TORCH_INDEX:-https://download.pytorch.org/whl/cpu} torch
 
 clean:
 	rm -rf $(VENV) build out .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -63,7 +63,7 @@ def exposed_metrics() -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("path", ["docker/grafana/lrpilot.json", "docker/prometheus/alerts.yml"])
+@pytest.mark.parametrize("path", ["docker/grafana/dashboards/lrpilot.json", "docker/prometheus/alerts.yml"])
 def test_every_metric_that_is_looked_at_exists(path: str) -> None:
     used = set(_METRIC.findall((ROOT / path).read_text()))
     assert used
@@ -71,7 +71,7 @@ def test_every_metric_that_is_looked_at_exists(path: str) -> None:
 
 
 def test_the_dashboard_shows_every_metric() -> None:
-    dashboard = json.loads((ROOT / "docker/grafana/lrpilot.json").read_text())
+    dashboard = json.loads((ROOT / "docker/grafana/dashboards/lrpilot.json").read_text())
     expressions = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
     shown = {name for expression in expressions for name in _METRIC.findall(expression)}
     assert families(shown) == families(exposed_metrics())
@@ -83,7 +83,7 @@ def families(samples: set[str]) -> set[str]:
 
 
 def test_the_dashboard_is_whole() -> None:
-    dashboard = json.loads((ROOT / "docker/grafana/lrpilot.json").read_text())
+    dashboard = json.loads((ROOT / "docker/grafana/dashboards/lrpilot.json").read_text())
     panels = dashboard["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     assert "datasource" in {variable["name"] for variable in dashboard["templating"]["list"]}

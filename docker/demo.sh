@@ -30,7 +30,7 @@ done
 mkdir -p "$out"
 # Through a file: a shell without pipefail would not see that the export failed.
 $compose run --rm --no-deps -T export >"$out/export.tar"
-tar -x -f "$out/export.tar" -C "$out"
+tar -x --no-same-owner -f "$out/export.tar" -C "$out"
 rm "$out/export.tar"
 ls -l "$out"
 echo "What the tuner has is in $out. The dashboard stays until 'make compose-down'."

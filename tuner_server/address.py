@@ -21,7 +21,7 @@ class Address(NamedTuple):
         """Reads HOST:PORT. Raises: ValueError: it is something else."""
         host, colon, port = text.rpartition(":")
         if not (colon and host and port.isdecimal() and int(port) < 2**16):
-            raise ValueError(f"{text!r} is not HOST:PORT, as 127.0.0.1:50051")
+            raise ValueError("must be HOST:PORT, as 127.0.0.1:50051")
         return cls(host.removeprefix("[").removesuffix("]"), int(port))
 
     def __str__(self) -> str:

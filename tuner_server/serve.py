@@ -23,7 +23,7 @@ from tuner_server.ops.metrics import FleetMetrics, ServerMetrics, exposition
 from tuner_server.ops.pulse import Pulse
 from tuner_server.ops.signals import stop_signals
 from tuner_server.rpc.auth import Authentication
-from tuner_server.rpc.limits import CallLimits
+from tuner_server.rpc.limits import CallLimits, Shares
 from tuner_server.rpc.server import Server
 from tuner_server.rpc.telemetry import Telemetry, Tracer
 from tuner_server.rpc.tls import TlsFiles, server_credentials
@@ -113,17 +113,18 @@ async def run(
         pulse = stack.enter_context(contextlib.closing(Pulse(storage, service.pipeline, metrics)))
         authenticator = _authenticator(settings, stack)
         authentication = [] if authenticator is None else [Authentication(authenticator)]
+        shares = Shares()
         server = Server(
             service,
             listen,
             credentials=_credentials(settings),
-            interceptors=[Telemetry(metrics, tracer), *authentication, CallLimits()],
+            interceptors=[Telemetry(metrics, tracer), *authentication, CallLimits(shares)],
             shares_port=shares_port,
         )
         await server.start()
         if settings.http is not None:
             await stack.enter_async_context(
-                _dashboard_port(settings, service, authenticator, stopping, shares_port=shares_port)
+                _dashboard_port(settings, service, authenticator, shares, stopping, shares_port=shares_port)
             )
         tell = _Teller(server, beaten)
         await tell(await pulse.beat())
@@ -169,6 +170,7 @@ def _dashboard_port(
     settings: ServerSettings,
     service: TunerService,
     authenticator: Authenticator | None,
+    shares: Shares,
     stopping: asyncio.Event,
     *,
     shares_port: bool,
@@ -181,6 +183,7 @@ def _dashboard_port(
         Address.parse(settings.http),
         stopping,
         authenticate=None if authenticator is None else authenticator.authenticate,
+        shares=shares,
         tls=_tls_files(settings),
         shares_port=shares_port,
     )

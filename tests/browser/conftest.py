@@ -17,6 +17,7 @@ from tests.support.ports import HOST, free_port
 from tests.support.server_process import ServerProcess
 from tests.support.shown import SlowTraining, job_config, run_job
 from tuner_server.access.principal import DEFAULT_PROJECT, Scope
+from tuner_server.access.records import Limits
 from tuner_server.clock import utc_now
 from tuner_server.core.job import Status
 from tuner_server.core.messages import Directive, Phase
@@ -115,10 +116,12 @@ def guarded(db: str, jobs: dict[str, str]) -> Iterator[Dashboard]:
     """That asks for tokens."""
     with contextlib.closing(open_access(db)) as access:
         add_project(access, "empty")
+        add_project(access, "slow", Limits(max_calls_per_s=1.0))
         tokens = {
             "reader": add_token(access, DEFAULT_PROJECT, Scope.READ).text,
             "owner": add_token(access, DEFAULT_PROJECT).text,
             "newcomer": add_token(access, "empty", Scope.READ).text,
+            "slow": add_token(access, "slow").text,
         }
     with _serving(db, jobs, tokens, "--auth", "tokens") as found:
         yield found

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Literal
 
 import pytest
+from lrpilot.credentials import Credentials
+from lrpilot.transport.grpc_transport import GrpcTransport
 from playwright.sync_api import Browser, Page, expect
 
-from tests.support.browser import PATIENCE_MS, axe_findings, until, watched, window
+from tests.support import wire
+from tests.support.browser import PATIENCE_MS, POLL_MS, axe_findings, until, watched, window
+from tests.support.shown import job_config
+from tuner_server.web.access import COOKIE
 
 pytestmark = pytest.mark.slow
 expect.set_options(timeout=PATIENCE_MS)
@@ -144,4 +150,21 @@ def test_what_is_not_there_and_what_is_refused_look_like_the_rest(browser: Brows
     page.goto(f"/jobs/{guarded.jobs['finished']}")  # another project's
     expect(page.get_by_role("heading", name="Not found")).to_be_visible()
     assert axe_findings(page) == []
+    page.close()
+
+
+def test_who_asks_too_much_is_served_a_moment_later(browser: Browser, guarded: Any) -> None:
+    token = guarded.tokens["slow"]
+    with contextlib.closing(GrpcTransport(guarded.process.target, Credentials(token=token))) as transport:
+        job_id = wire.create(transport.stub, job_config("patient")).job.id
+    page = browser.new_page(base_url=guarded.url)  # unwatched: Chromium reports the refusals
+    page.context.add_cookies([{"name": COOKIE, "value": token, "url": guarded.url}])
+    refused = page.get_by_role("heading", name="Too much at once")
+    while page.goto(f"/jobs/{job_id}") and refused.count():
+        page.wait_for_timeout(POLL_MS)
+    statuses: list[int] = []
+    page.on("response", lambda response: statuses.append(response.status))
+    expect(page.locator("#chart.drawn")).to_be_visible()
+    expect(page.locator("#connection")).to_have_text("live")
+    assert 429 in statuses
     page.close()

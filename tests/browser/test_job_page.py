@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ pytestmark = pytest.mark.slow
 expect.set_options(timeout=PATIENCE_MS)
 
 CHART = "document.getElementById('chart')"
+SEARCH_LOSS, LOSS = 0, 1
 SEARCH_LR, LR = 3, 4
 """Traces of the chart."""
 
@@ -79,6 +81,40 @@ def test_a_zoom_moves_both_plots_and_brings_finer_data(page: Page, dashboard: An
     page.get_by_role("button", name="Whole run").click()
     until(page, f"!{CHART}.dataset.range && {CHART}.data[1].x.at(-1) === {whole[1]}")
     assert shown_range(page) == whole
+
+
+def test_the_loss_is_seen_on_a_logarithmic_axis_or_on_a_linear_one(page: Page, dashboard: Any) -> None:
+    open_job(page, dashboard.jobs["finished"])
+    losses = page.evaluate(f"{CHART}.data[{LOSS}].y.filter(loss => loss !== null)")
+    ends = {"linear": (min(losses), max(losses)), "log": (math.log10(min(losses)), math.log10(max(losses)))}
+    button = page.get_by_role("button", name="Log loss")
+    for kind, pressed in (("log", "true"), ("linear", "false"), ("log", "true")):
+        until(page, f"{CHART}._fullLayout.yaxis.type === '{kind}'")
+        expect(button).to_have_attribute("aria-pressed", pressed)
+        low, high = page.evaluate(f"{CHART}._fullLayout.yaxis.range")
+        assert low <= ends[kind][0] < ends[kind][1] <= high, "all of it is seen"
+        assert ends[kind][1] - ends[kind][0] > 0.5 * (high - low), "and fills the plot"
+        button.click()
+
+
+def test_the_latest_search_is_gone_to_at_once(page: Page, dashboard: Any) -> None:
+    job_id = dashboard.jobs["stages"]
+    open_job(page, job_id)
+    whole = shown_range(page)
+    searches = [
+        (stage["search"], stage["start"])
+        for stage in page.request.get(f"/jobs/{job_id}/curves.json").json()["stages"]
+        if stage["start"] > stage["search"]
+    ]
+    assert len(searches) > 1
+    page.get_by_role("button", name="Latest search").click()
+    until(page, f"{CHART}.dataset.range")
+    start, end = shown_range(page)
+    first, last = searches[-1]
+    assert whole[0] < start <= first < last <= end
+    assert start > searches[-2][1], "and no other"
+    assert last - first > 0.7 * (end - start), "it fills the plot"
+    until(page, f"{CHART}.data[{SEARCH_LOSS}].x[1] - {CHART}.data[{SEARCH_LOSS}].x[0] === 1")  # every step
 
 
 def test_a_running_job_is_followed(page: Page, start_job: Callable[..., Any]) -> None:

@@ -481,6 +481,7 @@ def states(draw: st.DrawFn, directive: Directive) -> JobState:
         lease=draw(directives),
         committed_steps=draw(steps),
         snapshot_step=draw(st.none() | steps),
+        recent_losses=draw(st.lists(floats, max_size=3).map(tuple)),
         last_loss=draw(st.none() | floats),
         best_validation=draw(st.none() | floats),
         wall_time_s=draw(floats),

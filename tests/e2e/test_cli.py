@@ -120,15 +120,28 @@ def test_completion_offers_the_commands() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [["jobs", "--nope"], ["jobs", "--limit", "0"], ["show"], ["nope"], ["serve", "--grace-s", "soon"]],
-    ids=" ".join,
+    ("arguments", "line"),
+    [
+        ("jobs --nope", "jobs: no such option: --nope (see `lrpilot jobs --help`)"),
+        ("jobs --limitt 4", "jobs: no such option: --limitt (Possible options: --limit) (see `lrpilot jobs --help`)"),
+        ("jobs --limit 0", "jobs: invalid value for '--limit': Input should be greater than or equal to 1"),
+        ("show", "show: missing argument 'JOB' (see `lrpilot show --help`)"),
+        ("db backup --db x", "db backup: missing option '-o' / '--output' (see `lrpilot db backup --help`)"),
+        ("shwo", "no such command 'shwo'. Did you mean 'show'? (see `lrpilot --help`)"),
+        ("serve --grace-s soon", "serve: invalid value for '--grace-s': Input should be a valid number"),
+        ("serve --listen nonsense", "listen: must be HOST:PORT, as 127.0.0.1:50051 (got 'nonsense') (flag --listen)"),
+        ("demo --steps", "option '--steps' requires an argument (see `lrpilot --help`)"),
+    ],
 )
-def test_what_the_command_line_does_not_know_is_bad_input(arguments: list[str]) -> None:
-    result = lrpilot_command(*arguments)
-    assert result.returncode == 2
-    assert "Usage: lrpilot" in result.stderr
-    assert "Traceback" not in result.stderr
+def test_what_the_command_line_does_not_know_is_one_line(arguments: str, line: str) -> None:
+    assert_fails(lrpilot_command(*arguments.split()), 2, f"lrpilot: {line}")
+
+
+@pytest.mark.parametrize("group", ["", "db"])
+def test_without_a_command_there_is_help(group: str) -> None:
+    result = lrpilot_command(*group.split())
+    assert (result.returncode, result.stderr) == (2, "")
+    assert f"Usage: lrpilot {group}".strip() in result.stdout
 
 
 def test_jobs_lists_the_newest_first(world: World) -> None:
@@ -161,6 +174,7 @@ def test_show_tells_how_far_a_job_is(world: World) -> None:
     assert steps == 200
     assert sum(int(segment["nSteps"]) for segment in found["segments"]) == int(found["job"]["committedSteps"])
     assert f"{found['job']['committedSteps']} committed" in shown
+    assert f"{found['job']['lastLoss']:.4g} (best {found['job']['bestLoss']:.4g})" in shown
 
 
 def test_export_writes_a_schedule_that_can_be_replayed(world: World, tmp_path: Path) -> None:
@@ -250,7 +264,8 @@ def test_a_backup_holds_what_the_database_held_and_replaces_nothing(world: World
     copy, database = tmp_path / "copy.db", f"sqlite:///{world.database}"
     result = lrpilot_command("db", "backup", "-o", copy, "--db", database)
     assert result.returncode == 0, result.stderr
-    listed = json.loads(lrpilot_command("jobs", "--json", LRPILOT_DB=f"sqlite:///{copy}").stdout)
+    with running(f"sqlite:///{copy}") as restored:
+        listed = json.loads(lrpilot_command("jobs", "--json", "--server", restored.target).stdout)
     assert listed == json.loads(world.run("jobs", "--json").stdout)
     assert_fails(lrpilot_command("db", "backup", "-o", copy, "--db", database), 2, "output", str(copy))
 

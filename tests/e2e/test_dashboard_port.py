@@ -8,19 +8,27 @@ import json
 import re
 import ssl
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 import trustme
+from lrpilot.credentials import Credentials
+from lrpilot.transport.grpc_transport import GrpcTransport
+from lrpilot.v1 import tuner_pb2 as pb
 
 from tests.support import wire, zygote
-from tests.support.guarded import add_token
+from tests.support.guarded import add_project, add_token, guarded
 from tests.support.ports import HOST, free_port
 from tests.support.server_process import ServerProcess, running
 from tests.support.shown import job_config
 from tests.support.simulated import SimulatedTraining
 from tuner_server.access.principal import DEFAULT_PROJECT
+from tuner_server.access.records import Limits
+from tuner_server.address import Address
+from tuner_server.rpc import limits
 from tuner_server.storage.access import open_access
 
 TIMEOUT_S = 30.0
@@ -36,6 +44,42 @@ def get(port: int, path: str, token: str = "", tls: ssl.SSLContext | None = None
         connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
         response = connection.getresponse()
         return response.status, response.read().decode()
+
+
+@contextlib.contextmanager
+def streaming(port: int, path: str, token: str) -> Iterator[http.client.HTTPResponse]:
+    """An answer that goes on, until the block ends."""
+    with contextlib.closing(http.client.HTTPConnection(HOST, port, timeout=TIMEOUT_S)) as connection:
+        connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
+        yield connection.getresponse()
+
+
+@contextlib.contextmanager
+def let_in(port: int, path: str, token: str) -> Iterator[None]:
+    """The same, as soon as there is a place for it."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        with streaming(port, path, token) as response:
+            if response.status == 200:
+                yield
+                return
+        assert time.monotonic() < deadline, "no stream was let in"
+
+
+def issued(authority: trustme.CA, directory: Path, *identities: str) -> tuple[Path, Path]:
+    """A server's certificate and key."""
+    certificate = authority.issue_cert(*identities)
+    cert, key = directory / "cert.pem", directory / "key.pem"
+    certificate.cert_chain_pems[0].write_to_path(cert)
+    key.touch(mode=0o600)
+    certificate.private_key_pem.write_to_path(key)
+    return cert, key
+
+
+def listed(target: str, token: str) -> None:
+    """Makes a call of the API."""
+    with contextlib.closing(GrpcTransport(target, Credentials(token=token))) as transport:
+        transport.stub.ListJobs(pb.ListJobsRequest(), timeout=TIMEOUT_S)
 
 
 def lrpilot_command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -62,14 +106,10 @@ def job_id(server: ServerProcess) -> str:
     return wire.drive(server.stub, job_config("job"), SimulatedTraining(validates=True))[0]
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_it_serves_with_the_servers_certificate_and_tokens(db: str, job_id: str, workers: str, tmp_path: Path) -> None:
-    authority = trustme.CA()
-    certificate = authority.issue_cert(HOST)
-    cert, key, port = tmp_path / "cert.pem", tmp_path / "key.pem", free_port()
-    certificate.cert_chain_pems[0].write_to_path(cert)
-    key.touch(mode=0o600)
-    certificate.private_key_pem.write_to_path(key)
+    authority, port = trustme.CA(), free_port()
+    cert, key = issued(authority, tmp_path, HOST)
     with contextlib.closing(open_access(db)) as access:
         token = add_token(access, DEFAULT_PROJECT).text
     tls = ssl.create_default_context()
@@ -82,6 +122,71 @@ def test_it_serves_with_the_servers_certificate_and_tokens(db: str, job_id: str,
         assert (status, json.loads(body)["n_steps"]) == (200, 4000)
         with pytest.raises(http.client.HTTPException):
             get(port, "/")  # not without TLS
+
+
+def test_mutual_tls_serves_those_who_have_a_certificate_of_the_authority(db: str, job_id: str, tmp_path: Path) -> None:
+    authority, stranger, port = trustme.CA(), trustme.CA(), free_port()
+    cert, key = issued(authority, tmp_path, HOST)
+    client_ca = tmp_path / "clients.pem"
+    authority.cert_pem.write_to_path(client_ca)
+
+    def client(signed_by: trustme.CA | None) -> ssl.SSLContext:
+        tls = ssl.create_default_context()
+        authority.configure_trust(tls)
+        if signed_by is not None:
+            signed_by.issue_cert("somebody").configure_cert(tls)
+        return tls
+
+    files = ("--tls-cert", str(cert), "--tls-key", str(key), "--tls-client-ca", str(client_ca))
+    with running(db, "--http", f"{HOST}:{port}", *files):
+        status, body = get(port, f"/jobs/{job_id}/curves.json", tls=client(authority))
+        assert (status, json.loads(body)["n_steps"]) == (200, 4000)
+        for refused in (client(None), client(stranger)):
+            # With TLS 1.3 a client hears of it when it reads; what it hears depends on who closes first.
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                get(port, f"/jobs/{job_id}/curves.json", tls=refused)
+
+
+def test_calls_of_the_api_and_of_the_dashboard_count_together(db: str) -> None:
+    port = free_port()
+    with contextlib.closing(open_access(db)) as access:
+        for name in ("calls", "looks"):
+            add_project(access, name, Limits(max_calls_per_s=0.05))
+        calls, looks = add_token(access, "calls").text, add_token(access, "looks").text
+    with running(db, "--http", f"{HOST}:{port}", "--auth", "tokens") as server:
+        listed(server.target, calls)
+        assert get(port, "/", calls)[0] == 429
+        assert get(port, "/", looks)[0] == 200
+        with pytest.raises(grpc.RpcError) as refusal:
+            listed(server.target, looks)
+        assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_streams_of_the_api_and_of_the_dashboard_count_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MAX_STREAMS", 3)
+    url, port = f"sqlite:///{tmp_path}/jobs.db", free_port()
+    with contextlib.closing(open_access(url)) as access:
+        token = add_token(access, DEFAULT_PROJECT).text
+    with guarded(url, http=Address(HOST, port)) as server, contextlib.ExitStack() as stack:
+        transport = stack.enter_context(contextlib.closing(GrpcTransport(server.target, Credentials(token=token))))
+        job_id = wire.create(transport.stub, job_config("watched")).job.id
+        watching = transport.stub.WatchJob(pb.WatchJobRequest(job_id=job_id), timeout=TIMEOUT_S)
+        stack.callback(watching.cancel)
+        next(watching)
+        looking = stack.enter_context(contextlib.ExitStack())
+        for path in ("/events", f"/jobs/{job_id}/events"):
+            assert looking.enter_context(streaming(port, path, token)).status == 200
+
+        with streaming(port, "/events", token) as refused:
+            assert (refused.status, refused.headers["Retry-After"]) == (429, "1")
+            assert "3 streams" in json.loads(refused.read())["error"]
+        assert get(port, "/", token)[0] == 200, "other requests are no streams"
+
+        for leave in (watching.cancel, looking.close):
+            leave()
+            stack.enter_context(let_in(port, "/events", token))
 
 
 def test_a_server_stops_while_somebody_looks(db: str, job_id: str) -> None:

@@ -80,7 +80,7 @@ def test_a_job_from_its_creation_to_its_schedule(stub: Stub) -> None:
     job = stub.GetJob(pb.GetJobRequest(job_id=job_id), timeout=TIMEOUT_S).job
     assert job.state == pb.JOB_STATE_FINISHED
     assert (job.committed_steps, job.search_steps) == (expected.state.committed_steps, expected.state.search_steps)
-    assert job.last_loss == expected.state.last_loss
+    assert (job.last_loss, job.best_loss) == (expected.state.last_loss, expected.state.best_loss)
 
     basic = stub.GetSchedule(pb.GetScheduleRequest(job_id=job_id), timeout=TIMEOUT_S)
     assert list(basic.segments) == [segment_to_pb(segment) for segment in schedule.segments(expected.exchanges)]

@@ -14,12 +14,13 @@ from tuner_server.access.records import Limits, Project, TokenRecord
 from tuner_server.access.token import Token
 from tuner_server.address import Address
 from tuner_server.rpc.auth import Authentication
-from tuner_server.rpc.limits import CallLimits
+from tuner_server.rpc.limits import CallLimits, Shares
 from tuner_server.rpc.server import Server
 from tuner_server.rpc.tls import TlsFiles, server_credentials
 from tuner_server.service import TunerService
 from tuner_server.storage import open_storage
 from tuner_server.storage.access import AccessStorage, open_access
+from tuner_server.web.port import dashboard_port
 
 START_TIMEOUT_S = 30.0
 
@@ -27,9 +28,11 @@ START_TIMEOUT_S = 30.0
 class GuardedServer:
     """A server on an event loop of its own, in a thread."""
 
-    def __init__(self, db: str, tls: TlsFiles | None = None, grants: Grants | None = None) -> None:
-        """Serves; tokens are looked up in `grants`, or else in the database."""
-        self._db, self._tls, self._grants = db, tls, grants
+    def __init__(
+        self, db: str, tls: TlsFiles | None = None, grants: Grants | None = None, http: Address | None = None
+    ) -> None:
+        """Serves, with a dashboard if `http` says where; tokens are looked up in `grants`, or else in the database."""
+        self._db, self._tls, self._grants, self._http = db, tls, grants, http
         self._started = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run)
@@ -43,22 +46,33 @@ class GuardedServer:
         self._loop.close()
 
     async def _serve(self) -> None:
-        self._stopping = asyncio.Event()
-        with (
-            open_storage(self._db) as storage,
-            TunerService(storage) as service,
-            open_access(self._db) as access,
-        ):
+        self._stopping, shares = asyncio.Event(), Shares()
+        async with contextlib.AsyncExitStack() as stack:
+            storage = stack.enter_context(open_storage(self._db))
+            service = stack.enter_context(TunerService(storage))
+            access = stack.enter_context(open_access(self._db))
             authenticator = Authenticator(self._grants or access)
             server = Server(
                 service,
                 Address.parse("127.0.0.1:0"),
                 credentials=None if self._tls is None else server_credentials(self._tls),
-                interceptors=[Authentication(authenticator), CallLimits()],
+                interceptors=[Authentication(authenticator), CallLimits(shares)],
             )
             self.port = server.port
             await server.start()
             await server.set_serving(True)
+            if self._http is not None:
+                await stack.enter_async_context(
+                    dashboard_port(
+                        service,
+                        self._http,
+                        self._stopping,
+                        authenticate=authenticator.authenticate,
+                        shares=shares,
+                        tls=self._tls,
+                        shares_port=False,
+                    )
+                )
             self._started.set()
             await self._stopping.wait()
             await server.stop(0)
@@ -71,9 +85,11 @@ class GuardedServer:
 
 
 @contextlib.contextmanager
-def guarded(db: str, tls: TlsFiles | None = None, grants: Grants | None = None) -> Iterator[GuardedServer]:
+def guarded(
+    db: str, tls: TlsFiles | None = None, grants: Grants | None = None, http: Address | None = None
+) -> Iterator[GuardedServer]:
     """A server that ends with the block."""
-    with contextlib.closing(GuardedServer(db, tls, grants)) as server:
+    with contextlib.closing(GuardedServer(db, tls, grants, http)) as server:
         yield server
 
 

@@ -45,8 +45,8 @@ def test_an_empty_variable_is_not_set() -> None:
     [
         ({"workers": 0}, {}, "workers: .* greater than or equal to 1 .*flag --workers"),
         ({}, {"LRPILOT_WORKERS": "many"}, "workers: .*'many'.*environment LRPILOT_WORKERS"),
-        ({"listen": "here"}, {}, "^listen: 'here' is not HOST:PORT, as 127.0.0.1:50051"),
-        ({"metrics": ":"}, {}, "metrics: ':' is not HOST:PORT"),
+        ({"listen": "here"}, {}, r"^listen: must be HOST:PORT, as 127.0.0.1:50051 \(got 'here'\) \(flag --listen\)$"),
+        ({"metrics": ":"}, {}, r"metrics: must be HOST:PORT.* \(got ':'\)"),
         ({"grace_s": float("inf")}, {}, "grace_s: .*finite"),
         ({"auth": "password"}, {}, "auth: .*'none' or 'tokens'"),
         ({"tls_cert": "a.pem"}, {}, "tls_key: tls_cert and tls_key are given together"),

@@ -31,7 +31,11 @@ app.add_typer(tokens.app, name="tokens")
 def main() -> NoReturn:
     """Runs the command line. Bad input: one line and exit code 2; another failure: one line and exit code 1."""
     try:
-        app()
+        code = app(prog_name=app.info.name, standalone_mode=False)
+    except typer.TyperException as error:  # what the command line itself does not understand
+        if wrong := _wrong(error):  # nothing: the help was asked for, by no word at all
+            print(f"lrpilot: {wrong}", file=sys.stderr)
+        sys.exit(error.exit_code)
     except (TunerError, LRPilotError) as error:
         print(f"lrpilot: {error}", file=sys.stderr)
         bad_input = isinstance(error, InvalidInputError | RefusedError | ScheduleError | ValueError)
@@ -39,7 +43,19 @@ def main() -> NoReturn:
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    sys.exit(0)
+    sys.exit(code or 0)
+
+
+def _wrong(error: typer.TyperException) -> str:
+    """What is wrong with a command line, in one line: the command, the error, where help is."""
+    said = " ".join(error.format_message().split()).rstrip(".")
+    if not said:
+        return ""
+    context: typer.Context | None = getattr(error, "ctx", None)  # most have one, but the classes that do are private
+    path = context.command_path if context is not None else "lrpilot"
+    command = path.removeprefix("lrpilot").strip()
+    what = f"{said[0].lower()}{said[1:]} (see `{path} --help`)"
+    return f"{command}: {what}" if command else what
 
 
 def _version(wanted: bool) -> None:

@@ -102,7 +102,7 @@ def state_of(job: pb.Job) -> str:
     return pb.JobState.Name(job.state).removeprefix("JOB_STATE_").lower()
 
 
-OptionalField = Literal["last_loss", "last_validation", "best_validation"]
+OptionalField = Literal["last_loss", "best_loss", "last_validation", "best_validation"]
 
 
 def optional(job: pb.Job, field: OptionalField) -> str:

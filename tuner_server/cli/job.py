@@ -112,7 +112,7 @@ def _facts(job: pb.Job) -> dict[str, str]:
         "state": f"{state_of(job)} {job.message}".strip(),
         "steps": f"{job.committed_steps} committed + {job.search_steps} search{total}",
         "bounds": f"{job.lr_bounds.min:.3g} to {job.lr_bounds.max:.3g}" if job.HasField("lr_bounds") else "-",
-        "loss": optional(job, "last_loss"),
+        "loss": f"{optional(job, 'last_loss')} (best {optional(job, 'best_loss')})",
         "validation": f"{optional(job, 'last_validation')} (best {optional(job, 'best_validation')})",
         "wall time": f"{job.wall_time_s:.1f} s",
     }

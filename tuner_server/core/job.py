@@ -22,15 +22,14 @@ from typing import Any, Literal
 from tuner_server.core import policies, range_test
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import InvalidInputError, PolicyError, PreconditionError
-from tuner_server.core.messages import Decision, Directive, Outcome, Phase, Report, Value
+from tuner_server.core.messages import Decision, Directive, Outcome, Phase, Report
 from tuner_server.core.policies.base import Asking, Progress, Step
 from tuner_server.core.prior import Prior
+from tuner_server.core.standing import Standing
 from tuner_server.core.suggest import Query, Suggestion, run
 
 MAX_LOSS = 3.4e38
 """A validation loss beyond single precision is a divergence, as a training loss is."""
-LOSS_WINDOW = 10
-"""Committed losses that are averaged for "the loss now", as in the published code's logs."""
 
 
 class Status(enum.StrEnum):
@@ -70,8 +69,8 @@ _STATUS_OF_PHASE = {
 }
 
 
-class JobState(Value):
-    """All that a job is, between two events."""
+class JobState(Standing):
+    """All that a job is, between two events; its standing is that of the committed steps."""
 
     format: Literal[1] = 1
     """Of this JSON; a later format brings a migration of stored states."""
@@ -88,12 +87,11 @@ class JobState(Value):
     """Steps that were rolled back."""
     snapshot_step: int | None = None
     """Committed steps when the client's snapshot was taken."""
+    snapshot_standing: Standing = Standing()
+    """The standing then."""
     bounds: LrBounds | None = None
     first_loss: float | None = None
     """The untrained model's, or nearly: the first one that was reported."""
-    last_loss: float | None = None
-    last_validation: float | None = None
-    best_validation: float | None = None
     wall_time_s: float = 0.0
     policy_state: dict[str, Any] | None = None
     """None: the policy has not started (range test)."""
@@ -298,7 +296,7 @@ def _ask_policy(state: JobState, report: Report) -> Generator[Query, Suggestion,
 def _account(state: JobState, report: Report) -> JobState:
     """The books after a report: a divergence in committed steps gives back all that came after the snapshot."""
     committed, searched, n = state.committed_steps, state.search_steps, report.n_steps
-    validations = [v.loss for v in report.validations if math.isfinite(v.loss)]
+    standing = Standing.of(state)
     update: dict[str, Any] = {"wall_time_s": state.wall_time_s + report.wall_time_s}
     if state.first_loss is None and report.losses and math.isfinite(report.losses[0]):
         update["first_loss"] = report.losses[0]
@@ -310,18 +308,12 @@ def _account(state: JobState, report: Report) -> JobState:
         if state.directive.phase.committed:
             assert state.snapshot_step is not None
             searched += committed - state.snapshot_step
-            committed = state.snapshot_step
+            committed, standing = state.snapshot_step, state.snapshot_standing
     else:
         committed += n
-        if tail := report.losses[-LOSS_WINDOW:]:
-            update["last_loss"] = math.fsum(tail) / len(tail)
-        if validations:
-            known = [] if state.best_validation is None else [state.best_validation]
-            update |= {
-                "last_validation": validations[-1],
-                "best_validation": min(validations + known),
-            }
-    return state.model_copy(update=update | {"committed_steps": committed, "search_steps": searched})
+        standing = standing.after(report)
+    update |= {"committed_steps": committed, "search_steps": searched, **dict(standing)}
+    return state.model_copy(update=update)
 
 
 def _issue(state: JobState, report: Report | None, directive: Directive, step: Step[Any] | None) -> Transition:
@@ -348,7 +340,7 @@ def _issue(state: JobState, report: Report | None, directive: Directive, step: S
         raise PolicyError(f"{directive.n_steps} steps asked for, {remaining} are left")
     update: dict[str, Any] = {"status": status, "directive": directive, "lease": directive}
     if snapshot:
-        update["snapshot_step"] = state.committed_steps
+        update |= {"snapshot_step": state.committed_steps, "snapshot_standing": Standing.of(state)}
     if step is not None:
         update["policy_state"] = json.loads(step.state.model_dump_json())
     decision = step.decision if step is not None else None

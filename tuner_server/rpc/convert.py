@@ -191,6 +191,7 @@ def job_to_pb(stored: StoredJob) -> pb.Job:
         stage=state.directive.stage,
         directive=directive_to_pb(state.directive),
         last_loss=state.last_loss,
+        best_loss=state.best_loss,
         last_validation=state.last_validation,
         best_validation=state.best_validation,
         wall_time_s=state.wall_time_s,

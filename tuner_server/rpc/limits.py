@@ -122,14 +122,29 @@ class Share:
             raise RateError(f"project {caller.project} makes more than {rate:g} calls a second", wait_s)
 
 
-class CallLimits(grpc.aio.ServerInterceptor):
-    """Holds every project to its share of this process. Comes after `Authentication`."""
+class Shares:
+    """Every project's share of this process: one for all ports, whose calls count alike. Of one event loop."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Measures rates with `clock`, in seconds."""
         self._clock = clock
         self._shares: dict[str, Share] = {}
         # Projects are made by operators, so there are few.
+
+    @contextlib.contextmanager
+    def call(self, caller: Principal, *, streams: bool) -> Iterator[Share]:
+        """A call, from its first to its last moment. Raises: RateError: it is one too many."""
+        share = self._shares.setdefault(caller.project, Share())
+        with share.call(caller, self._clock(), streams=streams):
+            yield share
+
+
+class CallLimits(grpc.aio.ServerInterceptor):
+    """Holds every project to its share of this process. Comes after `Authentication`."""
+
+    def __init__(self, shares: Shares) -> None:
+        """Counts in `shares`, where other ports may count too."""
+        self._shares = shares
 
     async def intercept_service(
         self,
@@ -144,19 +159,18 @@ class CallLimits(grpc.aio.ServerInterceptor):
         caller = CALLER.get()
         if method in OPEN:
             caller = Principal(_STRANGERS, frozenset())
-        share = self._shares.setdefault(caller.project, Share())
         largest = _LARGEST.get(method, MAX_REQUEST_BYTES)
         if handler.response_streaming:
-            return self._stream(handler, share, caller, largest)
-        return self._unary(handler, share, caller, largest)
+            return self._stream(handler, caller, largest)
+        return self._unary(handler, caller, largest)
 
-    def _unary(self, handler: Handler, share: Share, caller: Principal, largest: int) -> Handler:
+    def _unary(self, handler: Handler, caller: Principal, largest: int) -> Handler:
         """Takes a stream of one message, because gRPC would read a single one before it asks us."""
         behavior: Any = handler.unary_unary  # there is no RPC that streams requests and has one answer
 
         async def call(_requests: AsyncIterator[bytes], context: Context) -> Any:
             try:
-                with share.call(caller, self._clock(), streams=False):
+                with self._shares.call(caller, streams=False) as share:
                     message = await share.arrived(context, largest)
                     with share.memory(len(message)):
                         answer = behavior(_parsed(handler, message), context)
@@ -168,7 +182,7 @@ class CallLimits(grpc.aio.ServerInterceptor):
 
         return grpc.stream_unary_rpc_method_handler(call, None, handler.response_serializer)
 
-    def _stream(self, handler: Handler, share: Share, caller: Principal, largest: int) -> Handler:
+    def _stream(self, handler: Handler, caller: Principal, largest: int) -> Handler:
         behavior: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
 
         async def each(requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
@@ -179,7 +193,7 @@ class CallLimits(grpc.aio.ServerInterceptor):
 
         async def call(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
             try:
-                with share.call(caller, self._clock(), streams=True):
+                with self._shares.call(caller, streams=True) as share:
                     if handler.request_streaming:
                         responses = behavior(each(requests), context)
                     else:

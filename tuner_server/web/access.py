@@ -10,28 +10,33 @@ that changes something must also come from this very origin: browsers say so in 
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from urllib.parse import urlsplit
 
+from starlette import types
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from tuner_server.access.principal import ANYONE, Principal, Scope
 from tuner_server.core.errors import AccessDeniedError, UnauthenticatedError
+from tuner_server.rpc.limits import Shares
 
 COOKIE = "lrpilot_token"
 Authenticate = Callable[[str], Awaitable[Principal]]
 """From a token to whoever shows it. Raises: UnauthenticatedError; StorageError."""
+Handle = Callable[[Request, Principal], Awaitable[Response]]
 _LOCAL_PATH = re.compile(r"/[A-Za-z0-9][\w./?&=%+-]*")
 
 
 class Gate:
     """Lets requests in, or not."""
 
-    def __init__(self, authenticate: Authenticate | None) -> None:
-        """None: no tokens are asked for."""
+    def __init__(self, authenticate: Authenticate | None, shares: Shares) -> None:
+        """Knows tokens by `authenticate`; None: none are asked for. Each request is a call of its project's share."""
         self._authenticate = authenticate
+        self._shares = shares
 
     @property
     def asks(self) -> bool:
@@ -45,14 +50,37 @@ class Gate:
             raise AccessDeniedError(f"token {found.token_id}: this needs scope {scope}")
         return found
 
+    @contextlib.asynccontextmanager
+    async def call(self, connection: HTTPConnection, scope: Scope, *, streams: bool) -> AsyncIterator[Principal]:
+        """Whoever looks, for as long as it takes. Raises: as `principal`; RateError: their project asks too much."""
+        caller = await self.principal(connection, scope)
+        with self._shares.call(caller, streams=streams):
+            yield caller
+
     async def sign_in(self, token: str, request: Request, response: Response) -> None:
-        """Gives the browser a cookie. Raises: as `principal`."""
+        """Gives the browser a cookie. Raises: as `principal`; RateError."""
         assert self._authenticate is not None
         found = await self._authenticate(token)
         if Scope.READ not in found.scopes:
             raise AccessDeniedError(f"token {found.token_id}: the dashboard needs scope {Scope.READ}")
-        secure = request.url.scheme == "https"
-        response.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=secure)
+        with self._shares.call(found, streams=False):
+            secure = request.url.scheme == "https"
+            response.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=secure)
+
+
+class Admitted:
+    """An endpoint for whose token allows it: one call of their project, from here to the last byte of the answer."""
+
+    def __init__(self, gate: Gate, scope: Scope, handle: Handle, *, streams: bool = False) -> None:
+        """Answers with `handle`; `streams`: for as long as somebody looks."""
+        self._gate, self._scope, self._handle, self._streams = gate, scope, handle, streams
+
+    async def __call__(self, connection: types.Scope, receive: types.Receive, send: types.Send) -> None:
+        """Answers. Raises: as `Gate.call`; what `handle` does."""
+        request = Request(connection, receive, send)
+        async with self._gate.call(request, self._scope, streams=self._streams) as caller:
+            response = await self._handle(request, caller)
+            await response(connection, receive, send)
 
 
 def check_same_origin(request: Request) -> None:

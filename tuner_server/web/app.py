@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 from urllib.parse import parse_qs, quote
@@ -34,15 +35,18 @@ from tuner_server.core.errors import (
     InvalidInputError,
     NotFoundError,
     PreconditionError,
+    RateError,
     StorageError,
     TunerError,
     UnauthenticatedError,
 )
+from tuner_server.rpc.limits import Shares
 from tuner_server.service import TunerService
 from tuner_server.storage import StoredJob
 from tuner_server.web import curves, exports
-from tuner_server.web.access import COOKIE, Authenticate, Gate, check_same_origin, local_path
+from tuner_server.web.access import COOKIE, Admitted, Authenticate, Gate, Handle, check_same_origin, local_path
 from tuner_server.web.drawing import overview, sparkline
+from tuner_server.web.evidence import StageCurves, stage_curves
 from tuner_server.web.headers import FOREVER, SecurityHeaders
 from tuner_server.web.histories import Histories
 from tuner_server.web.listing import NEWEST, STATES, Column, Listing, Query, listing, title
@@ -67,6 +71,7 @@ _STATUS: dict[type[TunerError], int] = {
     AccessDeniedError: 403,
     NotFoundError: 404,
     PreconditionError: 409,
+    RateError: 429,
     StorageError: 503,
 }
 P = ParamSpec("P")
@@ -77,6 +82,7 @@ log = structlog.get_logger(__name__)
 def dashboard(
     service: TunerService,
     stopping: asyncio.Event,
+    shares: Shares,
     authenticate: Authenticate | None = None,
     hosts: Sequence[str] = ("*",),
 ) -> Starlette:
@@ -85,28 +91,34 @@ def dashboard(
     Args:
         service: whose jobs are shown.
         stopping: ends the streams, which would go on for as long as somebody looks.
+        shares: what projects may use of this process; each request is a call, each stream of events a stream.
         authenticate: from a token to whoever shows it; None: whoever can reach the port may look and cancel.
         hosts: names that the server is asked for by. Where no tokens are needed these keep pages of other sites out,
             which may have a name of their own point to this machine (DNS rebinding).
     """
-    site = _Site(service, stopping, authenticate)
+    gate = Gate(authenticate, shares)
+    site = _Site(service, stopping, gate)
     get, post = ["GET"], ["POST"]
     job = "/jobs/{job_id:str}"
+
+    def read(handle: Handle, *, streams: bool = False) -> Admitted:
+        return Admitted(gate, Scope.READ, handle, streams=streams)
+
     return Starlette(
         routes=[
-            Route("/", site.jobs, methods=get),
-            Route("/events", site.jobs_events, methods=get),
-            Route(job, site.job, methods=get),
-            Route(f"{job}/events", site.job_events, methods=get),
-            Route(f"{job}/curves.json", site.curves, methods=get),
-            Route(f"{job}/stages/{{index:int}}.json", site.stage, methods=get),
-            Route(f"{job}/sparkline.svg", site.sparkline, methods=get),
-            Route(f"{job}/schedule.json", site.schedule, methods=get),
-            Route(f"{job}/data.json", site.data_json, methods=get),
-            Route(f"{job}/data.csv", site.data_csv, methods=get),
-            Route(f"{job}/report.html", site.report, methods=get),
-            Route(f"{job}/cancel", site.cancel, methods=post),
-            Route("/compare", site.compare, methods=get),
+            Route("/", read(site.jobs), methods=get),
+            Route("/events", read(site.jobs_events, streams=True), methods=get),
+            Route(job, read(site.job), methods=get),
+            Route(f"{job}/events", read(site.job_events, streams=True), methods=get),
+            Route(f"{job}/curves.json", read(site.curves), methods=get),
+            Route(f"{job}/stages/{{index:int}}.json", read(site.stage), methods=get),
+            Route(f"{job}/sparkline.svg", read(site.sparkline), methods=get),
+            Route(f"{job}/schedule.json", read(site.schedule), methods=get),
+            Route(f"{job}/data.json", read(site.data_json), methods=get),
+            Route(f"{job}/data.csv", read(site.data_csv), methods=get),
+            Route(f"{job}/report.html", read(site.report), methods=get),
+            Route(f"{job}/cancel", Admitted(gate, Scope.CANCEL, site.cancel), methods=post),
+            Route("/compare", read(site.compare), methods=get),
             Route("/login", site.login, methods=get),
             Route("/login", site.sign_in, methods=post),
             Route("/logout", site.sign_out, methods=post),
@@ -132,24 +144,21 @@ def _plotly(request: Request) -> Response:
 class _Site:
     """The handlers."""
 
-    def __init__(self, service: TunerService, stopping: asyncio.Event, authenticate: Authenticate | None) -> None:
-        self._service, self._stopping = service, stopping
-        self._gate = Gate(authenticate)
+    def __init__(self, service: TunerService, stopping: asyncio.Event, gate: Gate) -> None:
+        self._service, self._stopping, self._gate = service, stopping, gate
         self._histories = Histories(service)
         self._pages = Pages()
         self._limiter = anyio.CapacityLimiter(THREADS)
 
-    async def jobs(self, request: Request) -> Response:
+    async def jobs(self, request: Request, caller: Principal) -> Response:
         """The list."""
-        caller = await self._gate.principal(request, Scope.READ)
         query = Query.parse(request.query_params)
         found = await self._run(self._listing, caller, query)
         values = {"query": query, "listing": found, "columns": Column, "states": STATES}
         return self._page("jobs.html", caller, **values)
 
-    async def jobs_events(self, request: Request) -> Response:
+    async def jobs_events(self, request: Request, caller: Principal) -> Response:
         """Says when the list changed."""
-        await self._gate.principal(request, Scope.READ)
         query = Query.parse(request.query_params)
 
         async def version() -> tuple[str, bool]:
@@ -159,9 +168,8 @@ class _Site:
 
         return events(version, self._stopping)
 
-    async def job(self, request: Request) -> Response:
+    async def job(self, request: Request, caller: Principal) -> Response:
         """A job's page."""
-        caller = await self._gate.principal(request, Scope.READ)
 
         def render() -> str:
             job, found = self._histories.get(caller.project, request.path_params["job_id"])
@@ -176,10 +184,9 @@ class _Site:
 
         return HTMLResponse(await self._run(render))
 
-    async def job_events(self, request: Request) -> Response:
+    async def job_events(self, request: Request, caller: Principal) -> Response:
         """Says when a job changed."""
         job_id = request.path_params["job_id"]
-        caller = await self._gate.principal(request, Scope.READ)
         await self._run(self._service.get_job, caller.project, job_id)  # not found is said at once
 
         async def version() -> tuple[str, bool]:
@@ -189,35 +196,34 @@ class _Site:
 
         return events(version, self._stopping)
 
-    async def curves(self, request: Request) -> Response:
+    async def curves(self, request: Request, caller: Principal) -> Response:
         """The chart's data; `from`, `to` and `buckets` say what is looked at."""
 
         def read(job: StoredJob, found: Timeline) -> curves.JobCurves:
             return curves.job_curves(found, _window(request.query_params, found.n_steps))
 
-        return JSONResponse(await self._read(request, read))
+        return JSONResponse(await self._read(request, caller, read))
 
-    async def stage(self, request: Request) -> Response:
+    async def stage(self, request: Request, caller: Principal) -> Response:
         """A decision's data."""
         index = request.path_params["index"]
 
-        def read(job: StoredJob, found: Timeline) -> curves.StageCurves:
+        def read(job: StoredJob, found: Timeline) -> StageCurves:
             if index >= len(found.stages):
                 raise NotFoundError(f"job {job.id} has no stage {index}")
-            return curves.stage_curves(found.stages[index])
+            return stage_curves(found.stages[index])
 
-        return JSONResponse(await self._read(request, read))
+        return JSONResponse(await self._read(request, caller, read))
 
-    async def sparkline(self, request: Request) -> Response:
+    async def sparkline(self, request: Request, caller: Principal) -> Response:
         """The loss in miniature, of the version that the address names."""
-        text = await self._read(request, lambda _job, found: sparkline(found))
+        text = await self._read(request, caller, lambda _job, found: sparkline(found))
         return Response(
             text, media_type="image/svg+xml", headers={"Cache-Control": FOREVER.replace("public", "private")}
         )
 
-    async def schedule(self, request: Request) -> Response:
+    async def schedule(self, request: Request, caller: Principal) -> Response:
         """The schedule, as `lrpilot export` writes it."""
-        caller = await self._gate.principal(request, Scope.READ)
 
         def read() -> tuple[StoredJob, str]:
             job = self._service.get_job(caller.project, request.path_params["job_id"])
@@ -226,35 +232,33 @@ class _Site:
         job, text = await self._run(read)
         return Response(text, media_type="application/json", headers=_attachment(job, "schedule.json"))
 
-    async def data_json(self, request: Request) -> Response:
+    async def data_json(self, request: Request, caller: Principal) -> Response:
         """Every step, as JSON."""
-        job, found = await self._read(request, lambda *both: both)
+        job, found = await self._read(request, caller, lambda *both: both)
         rows = exports.data_json(job, found)
         return StreamingResponse(rows, media_type="application/json", headers=_attachment(job, "data.json"))
 
-    async def data_csv(self, request: Request) -> Response:
+    async def data_csv(self, request: Request, caller: Principal) -> Response:
         """Every step, as CSV."""
-        job, found = await self._read(request, lambda *both: both)
+        job, found = await self._read(request, caller, lambda *both: both)
         rows = exports.data_csv(found)
         return StreamingResponse(rows, media_type="text/csv", headers=_attachment(job, "data.csv"))
 
-    async def report(self, request: Request) -> Response:
+    async def report(self, request: Request, caller: Principal) -> Response:
         """The page as one file. It is not opened here, where its scripts are forbidden, but saved."""
-        job, text = await self._read(request, lambda job, found: (job, report_html(job, found)))
+        job, text = await self._read(request, caller, lambda job, found: (job, report_html(job, found)))
         return Response(text, media_type="text/html", headers=_attachment(job, "report.html"))
 
-    async def cancel(self, request: Request) -> Response:
+    async def cancel(self, request: Request, caller: Principal) -> Response:
         """Ends the tuning of a job."""
         check_same_origin(request)
-        caller = await self._gate.principal(request, Scope.CANCEL)
         job_id = request.path_params["job_id"]
         await self._run(self._service.cancel_job, caller.project, job_id, "cancelled in the dashboard")
         log.info("job cancelled", job_id=job_id, token=caller.token_id)
         return RedirectResponse(f"/jobs/{job_id}", 303)
 
-    async def compare(self, request: Request) -> Response:
+    async def compare(self, request: Request, caller: Principal) -> Response:
         """Several jobs in one chart."""
-        caller = await self._gate.principal(request, Scope.READ)
         ids = list(dict.fromkeys(request.query_params.getlist("job")))[:MAX_COMPARED]
 
         def render() -> str:
@@ -296,7 +300,10 @@ class _Site:
         if status == 401 and request.method == "GET" and _wants_page(request):
             onward = request.url.path + (f"?{request.url.query}" if request.url.query else "")
             return RedirectResponse(f"/login?next={quote(onward)}", 303)
-        return self._error(request, status, str(error))
+        response = self._error(request, status, str(error))
+        if isinstance(error, RateError):
+            response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+        return response
 
     async def http_error(self, request: Request, error: Exception) -> Response:
         """Says that there is no such page, or no such method."""
@@ -311,7 +318,7 @@ class _Site:
         return self._error(request, 500, "internal error; the server's log has it")
 
     def _error(self, request: Request, status: int, message: str) -> Response:
-        headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+        headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
         if not _wants_page(request):
             return JSONResponse({"error": message}, status, headers=headers)
         text = self._pages.render("error.html", status=status, message=message, signed_in=self._gate.asks)
@@ -327,9 +334,8 @@ class _Site:
         page = self._service.list_jobs(caller.project, NEWEST, "", STATES[query.state], query.family)
         return listing(page.jobs, query, complete=not page.next_page_token)
 
-    async def _read(self, request: Request, function: Callable[[StoredJob, Timeline], T]) -> T:
+    async def _read(self, request: Request, caller: Principal, function: Callable[[StoredJob, Timeline], T]) -> T:
         """What a function makes of the job that a request names."""
-        caller = await self._gate.principal(request, Scope.READ)
 
         def read() -> T:
             return function(*self._histories.get(caller.project, request.path_params["job_id"]))

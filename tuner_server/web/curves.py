@@ -1,22 +1,19 @@
-"""The numbers behind the charts, thinned for the window that is looked at; how they are drawn is the browser's part."""
+"""The numbers behind a job's chart, thinned for the window that is looked at; drawing them is the browser's part."""
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypedDict
 
 import numpy as np
 
-from tuner_server.core.messages import Phase
-from tuner_server.web.explain import came_true
-from tuner_server.web.thinning import IntArray, Window, thinned
-from tuner_server.web.timeline import Probe, Span, Stage, Timeline
+from tuner_server.web.thinning import Window, thinned
+from tuner_server.web.timeline import Span, Stage, Timeline
 
 BUCKETS = 500
 """Of a whole chart: up to four points each, about one a pixel on a wide screen."""
-PROBE_BUCKETS = 60
-"""Of one probe's curve in a chart of many."""
 LR_POINTS = 64
 """On the LR of one report's steps: a profile is smooth but for its corners, which are always drawn."""
 
@@ -60,108 +57,73 @@ class JobCurves(TypedDict):
     stages: list[Band]
 
 
-class ProbeCurve(TypedDict):
-    """A probe of a stage."""
-
-    lr: float
-    name: str
-    chosen: bool
-    diverged: bool
-    losses: Line
-    validations: Line
-
-
-class StageCurves(TypedDict):
-    """The charts of a decision."""
-
-    range_test: Line | None
-    """Loss over LR."""
-    probes: list[ProbeCurve]
-    candidate_lr: list[float]
-    candidate_loss: list[float | None]
-    candidate_sd: list[float]
-    candidate_at_least: list[float | None]
-    posterior: dict[str, list[float]] | None
-    lr: float | None
-    came_true: float | None
-
-
 def job_curves(found: Timeline, window: Window) -> JobCurves:
-    """The curves of a job within a window, with one point beyond each end where there is one."""
+    """The curves of a job within a window."""
     spans = [span for span in found.spans if span.end > window.start and span.start < window.end]
     kept, searched = [s for s in spans if s.kept], [s for s in spans if not s.kept]
     return {
         "start": window.start,
         "end": window.end,
         "n_steps": found.n_steps,
-        "committed_loss": _joined((span, _losses(span, window)) for span in kept),
-        "search_loss": _joined((span, _losses(span, window)) for span in searched),
+        "committed_loss": _losses(kept, window),
+        "search_loss": _losses(searched, window),
         "validation": {
             "x": [float(span.start + v.step) for span in kept for v in span.validations],
             "y": [v.loss for span in kept for v in span.validations],
         },
-        "committed_lr": _joined((span, _lrs(span, window)) for span in kept),
-        "search_lr": _joined((span, _lrs(span, window)) for span in searched),
+        "committed_lr": _lrs(kept, window),
+        "search_lr": _lrs(searched, window),
         "broken": _broken(spans),
         "stages": [band for stage in found.stages if (band := _band(stage)) is not None],
     }
 
 
-def stage_curves(stage: Stage) -> StageCurves:
-    """The evidence behind a stage."""
-    candidates = stage.candidates
-    posterior = stage.posterior
-    chosen = None if stage.decision is None or stage.directive is None else stage.decision.lr
-    return {
-        "range_test": next((_range_test(p.span) for p in stage.probes if _tests_range(p) and p.span), None),
-        "probes": [_probe_curve(p, p.span, stage) for p in stage.probes if p.span is not None and not _tests_range(p)],
-        "candidate_lr": [candidate.lr for candidate in candidates],
-        "candidate_loss": [candidate.forecast for candidate in candidates],
-        "candidate_sd": [candidate.forecast_sd or 0.0 for candidate in candidates],
-        "candidate_at_least": [candidate.at_least for candidate in candidates],
-        "posterior": None
-        if posterior is None
-        else {name: [_finite(v) for v in getattr(posterior, name)] for name in ("lr", "mean", "sd", "acquisition")},
-        "lr": chosen,
-        "came_true": came_true(stage),
-    }
+def _losses(spans: Sequence[Span], window: Window) -> Line:
+    """One line, broken wherever steps of another kind came between."""
+    if not spans:
+        return {"x": [], "y": []}
+    steps = np.concatenate([np.arange(span.start, span.end) for span in spans])
+    losses = np.concatenate([span.losses for span in spans])
+    at = thinned(steps, losses, window)
+    pieces = np.cumsum(np.diff(steps, prepend=steps[0] - 1) != 1)[at]
+    x: list[float | None] = []
+    y: list[float | None] = []
+    # A loss is known after its step, and its LR holds during it: both are drawn at the step's number, from 1.
+    numbers, values = (steps[at] + 1).tolist(), losses[at].tolist()
+    for low, high in itertools.pairwise((0, *(np.flatnonzero(np.diff(pieces)) + 1).tolist(), len(at))):
+        if x:
+            x.append(None)
+            y.append(None)
+        x += numbers[low:high]
+        y += [value if math.isfinite(value) else None for value in values[low:high]]
+    return {"x": x, "y": y}
 
 
-def _finite(value: float) -> float:
-    """JSON has no infinity; an acquisition far down is as good as the lowest double."""
-    return value if math.isfinite(value) else math.copysign(1e300, value)
-
-
-def _joined(pieces: Iterable[tuple[Span, tuple[IntArray, list[float]]]]) -> Line:
-    """Pieces as one line, broken wherever steps of another kind came between."""
+def _lrs(spans: Iterable[Span], window: Window) -> Line:
+    """The same of their LRs."""
     x: list[float | None] = []
     y: list[float | None] = []
     end = None
-    for span, (at, values) in pieces:
+    for span in spans:
         if end is not None and span.start != end:
             x.append(None)
             y.append(None)
         end = span.end
-        # A loss is known after its step, and its LR holds during it: both are drawn at the step's number, from 1.
-        x += (span.start + 1 + at).tolist()
-        y += [value if math.isfinite(value) else None for value in values]
+        at = _lr_points(span, window)
+        x += [float(span.start + 1 + step) for step in at]
+        y += [span.profile.lr(step) for step in at]
     return {"x": x, "y": y}
 
 
-def _losses(span: Span, window: Window) -> tuple[IntArray, list[float]]:
-    at = thinned(span.start, span.losses, window)
-    return at, span.losses[at].tolist()
-
-
-def _lrs(span: Span, window: Window) -> tuple[IntArray, list[float]]:
+def _lr_points(span: Span, window: Window) -> list[int]:
+    """The steps of a report at which its LR is drawn: evenly, and at the corners of its profile."""
     first, last = max(span.start, window.start) - span.start, min(span.end, window.end) - span.start - 1
     profile = span.profile
     corners = [c for c in (profile.warmup - profile.offset, profile.length - profile.offset) if first < c < last]
     # As dense as the chart is: a report of few steps in a long run needs few points.
     width = (window.end - window.start) / window.buckets
-    n_points = int(min(max((last - first) / width, 2), LR_POINTS))
-    at = np.unique(np.concatenate([np.linspace(first, last, n_points).round(), corners])).astype(np.int64)
-    return at, [profile.lr(step) for step in at.tolist()]
+    n_parts = int(min(max((last - first) / width, 2), LR_POINTS)) - 1
+    return sorted({*(first + round(i * (last - first) / n_parts) for i in range(n_parts + 1)), *corners})
 
 
 def _broken(spans: Iterable[Span]) -> Broken:
@@ -185,29 +147,3 @@ def _band(stage: Stage) -> Band | None:
         return None
     start = stage.spans[0].start if stage.spans else spans[-1].end
     return {"index": stage.index, "search": spans[0].start, "start": start, "end": spans[-1].end, "lr": stage.lr}
-
-
-def _tests_range(probe: Probe) -> bool:
-    return probe.directive.phase is Phase.RANGE_TEST
-
-
-def _range_test(span: Span) -> Line:
-    at = thinned(0, span.losses, Window(0, span.n_steps, BUCKETS))
-    losses = span.losses[at].tolist()
-    return {
-        "x": [span.profile.lr(step) for step in at.tolist()],
-        "y": [loss if math.isfinite(loss) else None for loss in losses],
-    }
-
-
-def _probe_curve(probe: Probe, span: Span, stage: Stage) -> ProbeCurve:
-    at = thinned(0, span.losses, Window(0, span.n_steps, PROBE_BUCKETS))
-    losses = span.losses[at].tolist()
-    return {
-        "lr": probe.lr,
-        "name": f"LR {probe.lr:.3g}",
-        "chosen": stage.best is not None and stage.best.directive_number == probe.directive.number,
-        "diverged": probe.diverged,
-        "losses": {"x": (at + 1).tolist(), "y": [loss if math.isfinite(loss) else None for loss in losses]},
-        "validations": {"x": [float(v.step) for v in span.validations], "y": [v.loss for v in span.validations]},
-    }

@@ -39,8 +39,13 @@ class Column(enum.StrEnum):
     PROGRESS = "progress"
     LR = "lr"
     LOSS = "loss"
+    BEST_LOSS = "best-loss"
     VALIDATION = "validation"
     SEARCH = "search"
+
+
+_FIRST_UP = {Column.NAME, Column.STATE, Column.POLICY, Column.LOSS, Column.BEST_LOSS, Column.VALIDATION}
+"""Columns whose first click sorts up: the lowest loss is the best, and words begin with A."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -80,8 +85,7 @@ class Query:
 
     def sorted_by(self, column: Column) -> str:
         """The address after a click on a column's head: down first where much is best, and back."""
-        first_down = column not in (Column.NAME, Column.STATE, Column.POLICY, Column.LOSS, Column.VALIDATION)
-        descending = not self.descending if column is self.column else first_down
+        descending = not self.descending if column is self.column else column not in _FIRST_UP
         return self.address(column=column, descending=descending, page=1)
 
     def aria_sort(self, column: Column) -> str:
@@ -108,6 +112,7 @@ class Row:
     total_steps: int | None
     lr: str
     loss: str
+    best_loss: str
     validation: str
     search: str
     created: str
@@ -130,6 +135,7 @@ class Row:
             total_steps=config.total_steps,
             lr=number(current_lr(job)),
             loss=number(state.last_loss),
+            best_loss=number(state.best_loss),
             validation=number(state.best_validation),
             search=share(state.search_steps, run),
             created=job.create_time.isoformat(timespec="seconds"),
@@ -206,6 +212,7 @@ _KEYS: dict[Column, Callable[[StoredJob], Any]] = {
     Column.PROGRESS: _progress,
     Column.LR: current_lr,
     Column.LOSS: lambda job: job.state.last_loss,
+    Column.BEST_LOSS: lambda job: job.state.best_loss,
     Column.VALIDATION: lambda job: job.state.best_validation,
     Column.SEARCH: lambda job: job.state.search_steps / max(_run_steps(job), 1),
 }

@@ -11,6 +11,7 @@ import structlog
 from tuner_server.access.exposure import is_loopback
 from tuner_server.address import Address, bound, shared
 from tuner_server.ops.http import serving
+from tuner_server.rpc.limits import Shares
 from tuner_server.rpc.tls import TlsFiles
 from tuner_server.service import TunerService
 from tuner_server.web.access import Authenticate
@@ -27,6 +28,7 @@ async def dashboard_port(
     stopping: asyncio.Event,
     *,
     authenticate: Authenticate | None,
+    shares: Shares,
     tls: TlsFiles | None,
     shares_port: bool,
 ) -> AsyncIterator[None]:
@@ -37,6 +39,7 @@ async def dashboard_port(
         address: where; port 0 takes a free one, and the log says which.
         stopping: ends the streams.
         authenticate: from a token to whoever shows it; None: nobody is asked.
+        shares: what projects may use of this process, counted together with their calls on other ports.
         tls: certificates for HTTPS; None: plain HTTP.
         shares_port: whether other processes serve the port too.
 
@@ -44,7 +47,7 @@ async def dashboard_port(
         InvalidInputError: the address can't be bound.
     """
     open_to_this_machine = authenticate is None and is_loopback(str(address))
-    app = dashboard(service, stopping, authenticate, LOOPBACK_NAMES if open_to_this_machine else ("*",))
+    app = dashboard(service, stopping, shares, authenticate, LOOPBACK_NAMES if open_to_this_machine else ("*",))
     listener = (shared if shares_port else bound)("http", address)
     where = address._replace(port=listener.getsockname()[1])
     async with serving(app, listener, tls):

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from tuner_server.storage import StoredJob
 from tuner_server.web import curves
 from tuner_server.web.drawing import overview
+from tuner_server.web.evidence import stage_curves
 from tuner_server.web.pages import STATIC, Pages, plotly_js
 from tuner_server.web.thinning import Window
 from tuner_server.web.timeline import Timeline
@@ -25,7 +26,7 @@ def report_html(job: StoredJob, found: Timeline) -> str:
     chart = curves.job_curves(found, Window(0, max(found.n_steps, 1), BUCKETS))
     data: dict[str, Any] = {f"/jobs/{job.id}/curves.json": chart}
     for stage in found.stages:
-        data[f"/jobs/{job.id}/stages/{stage.index}.json"] = curves.stage_curves(stage)
+        data[f"/jobs/{job.id}/stages/{stage.index}.json"] = stage_curves(stage)
     return Pages().render(
         "report.html",
         job=job_view(job, found),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 
 import numpy as np
 import numpy.typing as npt
@@ -27,36 +26,49 @@ class Window:
         return np.unique(np.linspace(self.start, self.end, self.buckets + 1).round().astype(np.int64))
 
 
-def thinned(start: int, values: FloatArray, window: Window) -> IntArray:
-    """Which points to draw of a curve with a value a step.
+def thinned(steps: IntArray, values: FloatArray, window: Window) -> IntArray:
+    """Which points to draw of a curve.
 
     Of each bucket these are the first and the last one, the lowest and the highest finite one, and the first that is
     no number: a line through them covers the same pixels as one through all, where a bucket is no wider than a pixel,
-    and a spike or a NaN of a single step is never lost.
+    and a spike or a NaN of a single step is never lost. Where steps are left out, a bucket is two.
 
     Args:
-        start: the step of the first value.
-        values: (n,), may hold NaN and infinities.
+        steps: (n,), ascending.
+        values: (n,), one at each step, may hold NaN and infinities.
         window: what is looked at; what lies outside of it is left out.
 
     Returns:
         Ascending indices into `values`.
     """
-    # Clipped, the edges outside of the curve fall together.
-    edges = np.unique(np.clip(window.edges - start, 0, len(values))).tolist()
-    found: set[int] = set()
-    for low, high in itertools.pairwise(edges):
-        found.update(low + i for i in _extremes(values[low:high]))
-    return np.array(sorted(found), dtype=np.int64)
-
-
-def _extremes(values: FloatArray) -> list[int]:
-    last = len(values) - 1
-    if last < 2:
-        return list(range(last + 1))
+    begin, end = np.searchsorted(steps, (window.start, window.end)).tolist()
+    if begin == end:
+        return np.zeros(0, dtype=np.int64)
+    steps, values = steps[begin:end], values[begin:end]
+    buckets = np.searchsorted(window.edges, steps, side="right")
+    starts = np.flatnonzero((np.diff(buckets, prepend=-1) != 0) | (np.diff(steps, prepend=steps[0] - 1) != 1))
+    lasts = np.append(starts[1:], len(values)) - 1
     finite = np.isfinite(values)
-    if finite.all():
-        return [0, last, int(values.argmin()), int(values.argmax())]
-    lowest = int(np.where(finite, values, np.inf).argmin())
-    highest = int(np.where(finite, values, -np.inf).argmax())
-    return [0, last, lowest, highest, int(finite.argmin())]
+    found = [
+        starts,
+        lasts,
+        _lowest(np.where(finite, values, np.inf), starts),
+        _lowest(np.where(finite, -values, np.inf), starts),
+        _firsts(np.flatnonzero(~finite), starts),
+    ]
+    kept: IntArray = begin + np.unique(np.concatenate(found))
+    return kept
+
+
+def _lowest(values: FloatArray, starts: IntArray) -> IntArray:
+    """The first lowest value of each part."""
+    lows = np.minimum.reduceat(values, starts)
+    lengths = np.diff(starts, append=len(values))
+    return _firsts(np.flatnonzero(values == np.repeat(lows, lengths)), starts)
+
+
+def _firsts(found: IntArray, starts: IntArray) -> IntArray:
+    """Of ascending indices the first in each part."""
+    parts = np.searchsorted(starts, found, side="right")
+    firsts: IntArray = found[np.diff(parts, prepend=-1) != 0]
+    return firsts

@@ -7,6 +7,7 @@ and jobs with the same budget end at the same place.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
@@ -14,8 +15,8 @@ import numpy as np
 from lrpilot.profile import Profile
 
 from tuner_server.core import schedule
-from tuner_server.core.job import LOSS_WINDOW
 from tuner_server.core.messages import Candidate, Decision, Directive, Outcome, Phase, PosteriorCurve, Validation
+from tuner_server.core.standing import LOSS_WINDOW
 from tuner_server.storage import Entry
 from tuner_server.web.thinning import FloatArray
 
@@ -101,7 +102,7 @@ class Stage:
         """Those that were judged."""
         return self.decision.candidates if self.decision is not None else ()
 
-    @property
+    @functools.cached_property
     def best(self) -> Candidate | None:
         """The candidate with the lowest loss; None: none was judged, or all diverged."""
         return lowest(self.candidates)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from tuner_server.core.messages import Candidate, Outcome
+from tuner_server.core.standing import LOSS_WINDOW
 from tuner_server.storage import StoredJob
 from tuner_server.web import explain
 from tuner_server.web.explain import Verdict
@@ -96,15 +97,16 @@ def _facts(job: StoredJob, run: int) -> tuple[Fact, ...]:
     progress = Fact("Steps run", count(run), "no end is set")
     if total is not None:
         progress = Fact("Progress", share(run, total), f"{count(run)} of {count(total)} steps")
-    loss = Fact("Loss", number(state.last_loss), "mean of the last 10 committed")
+    loss = Fact("Loss", number(state.last_loss), f"mean of the last {LOSS_WINDOW} committed")
     if state.first_loss is not None:
         loss = dataclasses.replace(loss, note=f"from {number(state.first_loss)} at the start")
+    best = Fact("Best loss", number(state.best_loss), f"lowest mean of {LOSS_WINDOW} in a row")
     lr = Fact("LR now", number(current_lr(job)), "" if state.status.live else "tuning has ended")
     search = Fact("Search", share(state.search_steps, run), f"{count(state.search_steps)} steps, rolled back")
     validation = Fact("Best validation", number(state.best_validation), "none so far")
     if state.best_validation is not None:
         validation = dataclasses.replace(validation, note=f"now {number(state.last_validation)}")
-    return progress, lr, loss, validation, search
+    return progress, lr, loss, best, validation, search
 
 
 def _details(job: StoredJob) -> tuple[Fact, ...]:

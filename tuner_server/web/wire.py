@@ -37,6 +37,7 @@ def job_and_history(response: pb.GetScheduleResponse) -> tuple[StoredJob, list[E
         bounds=LrBounds(min=job.lr_bounds.min, max=job.lr_bounds.max) if job.HasField("lr_bounds") else None,
         first_loss=first[0] if first else None,
         last_loss=job.last_loss if job.HasField("last_loss") else None,
+        best_loss=job.best_loss if job.HasField("best_loss") else None,
         last_validation=job.last_validation if job.HasField("last_validation") else None,
         best_validation=job.best_validation if job.HasField("best_validation") else None,
         wall_time_s=job.wall_time_s,

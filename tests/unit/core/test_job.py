@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import hypothesis
@@ -18,6 +20,7 @@ from tuner_server.core.errors import InvalidInputError, PolicyError, Preconditio
 from tuner_server.core.job import TRANSITIONS, JobState, Status, Transition
 from tuner_server.core.messages import Directive, Outcome, Phase, Replacement, Report, Validation
 from tuner_server.core.policies.base import Asking, Options, Policy, PolicyState, Progress, Step
+from tuner_server.core.standing import LOSS_WINDOW, Standing
 
 
 def report_on(
@@ -30,6 +33,10 @@ def report_on(
 
 def step(transition: Transition, outcome: Outcome = Outcome.COMPLETED, n: int | None = None) -> Transition:
     return job.advance(transition.state, report_on(transition.directive, outcome, n))
+
+
+def mean(losses: Sequence[float]) -> float:
+    return math.fsum(losses) / len(losses)
 
 
 def until(phase: Phase, **options: Any) -> Transition:
@@ -223,13 +230,35 @@ def test_books_of_a_probe_a_commit_and_a_divergence() -> None:
     assert transition.directive.restore
 
 
-def test_the_loss_now_is_the_mean_of_the_last_ten_committed_losses() -> None:
+def test_a_probe_does_not_touch_the_standing() -> None:
     transition = until(Phase.TRAIN)
-    assert transition.state.last_loss is None
+    assert (transition.state.last_loss, transition.state.best_loss) == (None, None)
     losses = (9.0,) * 30 + tuple(float(i) for i in range(10))
     transition = job.advance(transition.state, report_on(transition.directive, losses=losses))
-    assert transition.state.last_loss == 4.5
-    assert step(transition).state.last_loss == 4.5  # a probe does not touch it
+    assert (transition.state.last_loss, transition.state.best_loss) == (4.5, 4.5)
+    probe = report_on(transition.directive, losses=(0.1,) * transition.directive.n_steps)
+    assert Standing.of(job.advance(transition.state, probe).state) == Standing.of(transition.state)
+
+
+def test_a_divergence_gives_the_standing_back_with_the_steps() -> None:
+    transition = job.create(config(400, has_validation=True, warmup_steps=30, **QUICK))
+    before = Standing.of(transition.state)
+    part = report_on(transition.directive, Outcome.PARTIAL, losses=(0.5,) * 20)
+    transition = job.advance(transition.state, part)
+    assert transition.state.best_loss == 0.5
+    transition = step(transition, Outcome.DIVERGED, 3)
+    assert (transition.state.committed_steps, Standing.of(transition.state)) == (0, before)
+
+
+def test_a_state_from_before_there_was_a_best_loss_goes_on() -> None:
+    whole = step(until(Phase.TRAIN))
+    old = json.loads(whole.state.model_dump_json(exclude={"recent_losses", "best_loss", "snapshot_standing"}))
+    state = JobState.model_validate_json(json.dumps(old))
+    assert (state.last_loss, state.best_loss) == (1.0, None)
+    transition = Transition(state, whole.directive)
+    while transition.directive.phase is not Phase.TRAIN:
+        transition = step(transition)
+    assert step(transition).state.best_loss == 1.0
 
 
 def test_validations_of_committed_steps_are_kept_the_best_too() -> None:
@@ -255,17 +284,18 @@ def test_wall_time_adds_up() -> None:
 
 @pytest.mark.parametrize("parts", [[1], [39], [13, 13, 13], [10, 20]])
 def test_parts_give_the_same_as_the_whole(parts: list[int]) -> None:
-    """Of losses that are all alike: the mean of the last ten is taken within the last part."""
-    whole = step(until(Phase.TRAIN))
     transition = until(Phase.TRAIN)
+    losses = tuple(float(i % 7) for i in range(transition.directive.n_steps))
+    whole = job.advance(transition.state, report_on(transition.directive, losses=losses))
     lrs: list[float] = []
     for n in parts:
         assert transition.directive.profile is not None
         lrs += [transition.directive.profile.lr(i) for i in range(n)]
-        transition = step(transition, Outcome.PARTIAL, n)
+        part = report_on(transition.directive, Outcome.PARTIAL, losses=losses[:n])
+        transition, losses = job.advance(transition.state, part), losses[n:]
         assert not transition.directive.restore
         assert not transition.directive.snapshot
-    transition = step(transition)
+    transition = job.advance(transition.state, report_on(transition.directive, losses=losses))
     ignored = {"directive": {"number"}, "lease": {"number"}}
     assert transition.state.model_dump(exclude=ignored) == whole.state.model_dump(exclude=ignored)
 
@@ -456,8 +486,8 @@ BAD = st.sampled_from([NAN, INF, -INF])
 class JobMachine(RuleBasedStateMachine):
     """Any sequence of reports and cancels, with the state written and read at any time.
 
-    Beside the job runs a client that knows nothing but its directives: how many steps are in its model, how many there
-    were when it took its snapshot, how many it ran in all.
+    Beside the job runs a client that knows nothing but its directives: the losses of the steps that are in its model,
+    how many there were when it took its snapshot, how many it ran in all.
     """
 
     transition: Transition
@@ -468,7 +498,8 @@ class JobMachine(RuleBasedStateMachine):
         super().__init__()
         self.config: JobConfig
         self.events: list[tuple[Report | None, Transition | JobState]] = []
-        self.in_model = self.snapshot = self.n_run = 0
+        self.in_model: list[float] = []
+        self.snapshot = self.n_run = 0
 
     def _open(self, config: JobConfig) -> None:
         self.config = config
@@ -506,7 +537,7 @@ class JobMachine(RuleBasedStateMachine):
         n = data.draw(st.integers(0, 50 if left is None else min(left, 50)))
         wasted = data.draw(st.integers(0, 10 if left is None else min(left - n, 10)))
         self.transition = job.advance(self.transition.state, replaced(self.directive, n, wasted, losses=(level,) * n))
-        self.in_model += n
+        self.in_model += [level] * n
         self.n_run += n + wasted
         assert not self.directive.restore
         assert self.directive.snapshot or not self.running()
@@ -547,7 +578,7 @@ class JobMachine(RuleBasedStateMachine):
         again = job.advance(JobState.model_validate_json(before.model_dump_json()), report)
         assert again.directive == self.directive
         assert again.state.model_dump_json() == self.transition.state.model_dump_json()
-        self.in_model += n
+        self.in_model += losses
         self.n_run += n
         assert self.directive.number == directive.number + 1
         assert self.directive.restore is (not directive.phase.committed or outcome is Outcome.DIVERGED)
@@ -555,17 +586,26 @@ class JobMachine(RuleBasedStateMachine):
 
     def _carry_out(self) -> None:
         if self.directive.restore:
-            self.in_model = self.snapshot
+            del self.in_model[self.snapshot :]
         if self.directive.snapshot:
-            self.snapshot = self.in_model
+            self.snapshot = len(self.in_model)
 
     @invariant()
     def books_are_those_of_the_client(self) -> None:
         state = self.transition.state
-        assert state.committed_steps == self.in_model
+        assert state.committed_steps == len(self.in_model)
         assert state.committed_steps + state.search_steps == self.n_run
         if self.running():
             assert state.snapshot_step == self.snapshot
+
+    @invariant()
+    def the_standing_is_that_of_the_model(self) -> None:
+        """Nothing that was rolled back counts, and it is all one in how many reports the losses came."""
+        state, losses = self.transition.state, self.in_model
+        windows = [losses[i : i + LOSS_WINDOW] for i in range(len(losses) - LOSS_WINDOW + 1)]
+        assert state.recent_losses == tuple(losses[-LOSS_WINDOW:])
+        assert state.last_loss == (mean(losses[-LOSS_WINDOW:]) if losses else None)
+        assert state.best_loss == pytest.approx(min(map(mean, windows)) if windows else None)
 
     @invariant()
     def total_steps_is_a_promise(self) -> None:

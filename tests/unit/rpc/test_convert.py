@@ -181,6 +181,7 @@ def test_config(config: JobConfig) -> None:
         search_steps=counts,
         bounds=st.none() | bounds,
         last_loss=st.none() | finite,
+        best_loss=st.none() | finite,
         last_validation=st.none() | finite,
         best_validation=st.none() | finite,
         wall_time_s=finite,
@@ -201,7 +202,7 @@ def test_job(state: JobState) -> None:
     assert directive_from_pb(message.directive) == state.directive
     assert message.wall_time_s == state.wall_time_s
     assert message.message == state.message
-    for name in ("last_loss", "last_validation", "best_validation"):
+    for name in ("last_loss", "best_loss", "last_validation", "best_validation"):
         found = getattr(message, name) if message.HasField(name) else None
         assert found == getattr(state, name)
     if state.bounds is None:

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import json
-import math
 
 import pytest
 
 from tests.support.shown import history, job_config
-from tests.support.simulated import QUICK, SimulatedTraining, config, drive
-from tuner_server.web.curves import Line, job_curves, stage_curves
+from tests.support.simulated import SimulatedTraining, drive
+from tuner_server.web.curves import Line, job_curves
 from tuner_server.web.drawing import overview, sparkline
 from tuner_server.web.thinning import Window
 from tuner_server.web.timeline import Timeline, timeline
@@ -47,7 +46,6 @@ def test_what_diverged_is_marked_and_the_answer_is_json(found: Timeline) -> None
     diverged = [span.end for span in found.spans if span.outcome == "diverged"]
     assert broken["x"] == diverged
     json.dumps(job_curves(found, Window(0, found.n_steps, 100)), allow_nan=False)
-    json.dumps(stage_curves(found.stages[0]), allow_nan=False)
 
 
 def test_a_window_has_its_own_resolution(found: Timeline) -> None:
@@ -56,25 +54,6 @@ def test_a_window_has_its_own_resolution(found: Timeline) -> None:
     xs = [x for x in part["committed_loss"]["x"] if x is not None]
     assert xs == list(range(1001, 1101))
     assert len(whole["committed_loss"]["x"]) < found.n_steps / 4
-
-
-def test_a_decision_has_its_candidates_probes_and_posterior(found: Timeline) -> None:
-    (stage,) = found.stages
-    curves = stage_curves(stage)
-    assert curves["candidate_lr"] == [candidate.lr for candidate in stage.candidates]
-    assert [probe["lr"] for probe in curves["probes"]] == [probe.lr for probe in stage.probes]
-    assert sum(probe["chosen"] for probe in curves["probes"]) == 1
-    assert curves["posterior"] is not None
-    assert all(math.isfinite(value) for value in curves["posterior"]["acquisition"])
-
-
-def test_a_range_test_is_loss_over_lr() -> None:
-    run = drive(config(2000, bounds=False, **QUICK), SimulatedTraining(), max_directives=3)
-    stage = timeline(history(run)).stages[0]
-    line = stage_curves(stage)["range_test"]
-    assert line is not None
-    assert [x for x in line["x"] if x is not None] == sorted(x for x in line["x"] if x is not None)
-    assert len(stage_curves(stage)["probes"]) == len(stage.probes) - 2, "neither the test nor the one that runs"
 
 
 def test_drawings_hold_what_can_be_drawn(found: Timeline) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import dataclasses
 import io
 import json
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from tests.support.simulated import SimulatedTraining
 from tuner_server.access.principal import DEFAULT_PROJECT, Principal, Scope
 from tuner_server.core.errors import UnauthenticatedError
 from tuner_server.core.job import Status
+from tuner_server.rpc.limits import Shares
 from tuner_server.service import TunerService
 from tuner_server.storage import open_storage
 from tuner_server.web.access import COOKIE, local_path
@@ -58,7 +60,7 @@ def live(service: TunerService) -> str:
 @pytest.fixture
 def anyone(service: TunerService) -> Iterator[TestClient]:
     """Of a server that asks for no tokens."""
-    app = dashboard(service, asyncio.Event(), hosts=LOOPBACK_NAMES)
+    app = dashboard(service, asyncio.Event(), Shares(), hosts=LOOPBACK_NAMES)
     with TestClient(app, base_url="http://localhost", follow_redirects=False) as client:
         yield client
 
@@ -66,7 +68,7 @@ def anyone(service: TunerService) -> Iterator[TestClient]:
 @pytest.fixture
 def client(service: TunerService) -> Iterator[TestClient]:
     """Of one that asks."""
-    app = dashboard(service, asyncio.Event(), authenticate)
+    app = dashboard(service, asyncio.Event(), Shares(), authenticate)
     with TestClient(app, base_url="http://tuner", follow_redirects=False) as client:
         yield client
 
@@ -163,7 +165,7 @@ def test_signing_in_sets_a_cookie_that_no_script_and_no_other_site_has(client: T
 
 
 def test_a_cookie_is_for_https_alone_where_there_is_https(service: TunerService) -> None:
-    with TestClient(dashboard(service, asyncio.Event(), authenticate), base_url="https://tuner") as client:
+    with TestClient(dashboard(service, asyncio.Event(), Shares(), authenticate), base_url="https://tuner") as client:
         answer = client.post("/login", data={"token": "reader"}, follow_redirects=False)
     assert "secure" in answer.headers["set-cookie"].lower()
 
@@ -248,6 +250,42 @@ def test_a_stream_says_how_a_job_is_and_ends_with_it(anyone: TestClient, finishe
 def test_streams_end_when_the_server_stops(service: TunerService, live: str) -> None:
     stopping = asyncio.Event()
     stopping.set()
-    with TestClient(dashboard(service, stopping), base_url="http://localhost") as client:
+    with TestClient(dashboard(service, stopping, Shares()), base_url="http://localhost") as client:
         assert client.get(f"/jobs/{live}/events").text == "retry: 2000\n\n"
         assert client.get("/events").text == "retry: 2000\n\n"
+
+
+def limited(service: TunerService, max_calls_per_s: float) -> TestClient:
+    """Of a server that lets a project ask so often."""
+
+    async def authenticate(token: str) -> Principal:
+        return dataclasses.replace(PRINCIPALS[token], max_calls_per_s=max_calls_per_s)
+
+    app = dashboard(service, asyncio.Event(), Shares(clock=lambda: 0.0), authenticate)
+    return TestClient(app, base_url="http://tuner", follow_redirects=False)
+
+
+def test_too_many_requests_are_refused_in_the_form_that_was_asked_for(service: TunerService, finished: str) -> None:
+    with limited(service, 2.0) as client:
+        answers = [client.get(f"/jobs/{finished}", headers=PAGE | bearer("reader")) for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [200, 200, 429]
+        assert "<h1>Too much at once</h1>" in answers[-1].text
+        assert answers[-1].headers["retry-after"] == "1"
+        data = client.get(f"/jobs/{finished}/curves.json", headers=bearer("reader"))
+        assert data.status_code == 429
+        assert "more than 2 calls a second" in data.json()["error"]
+        assert client.get("/", headers=bearer("stranger")).status_code == 200, "another project has a share of its own"
+
+
+def test_a_refusal_says_when_to_come_again(service: TunerService, finished: str) -> None:
+    with limited(service, 0.1) as client:
+        assert client.post("/login", data={"token": "reader"}).status_code == 303, "it counts too"
+        assert client.post("/login", data={"token": "reader"}).headers["retry-after"] == "10"
+
+
+def test_what_is_no_projects_counts_for_none(service: TunerService) -> None:
+    with limited(service, 0.1) as client:
+        for address in ("/login", "/static/style.css", "/login", "/static/style.css"):
+            assert client.get(address).status_code == 200
+        assert client.get("/", headers=bearer("trainer")).status_code == 403
+        assert client.get("/", headers=bearer("reader")).status_code == 200

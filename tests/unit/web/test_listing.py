@@ -15,9 +15,9 @@ def _state(name: str, **changes: Any) -> JobState:
 
 
 JOBS = [
-    stored(_state("c", last_loss=0.3, search_steps=10, committed_steps=90), "a" * 32, age_s=1),
+    stored(_state("c", last_loss=0.3, best_loss=0.05, search_steps=10, committed_steps=90), "a" * 32, age_s=1),
     stored(_state("a", last_loss=None, search_steps=0, committed_steps=0), "b" * 32, age_s=2),
-    stored(_state("B", last_loss=0.1, search_steps=50, committed_steps=50), "c" * 32, age_s=3),
+    stored(_state("B", last_loss=0.1, best_loss=0.1, search_steps=50, committed_steps=50), "c" * 32, age_s=3),
 ]
 
 
@@ -34,6 +34,8 @@ def _names(query: Query) -> str:
         ("-name", "cBa"),
         ("loss", "Bca"),
         ("-loss", "cBa"),
+        ("best-loss", "cBa"),
+        ("-best-loss", "Bca"),
         ("-search", "Bca"),
         ("-progress", "cBa"),
     ],

@@ -1,21 +1,15 @@
 // Draws the server's curves with Plotly, in the colours of the style sheet.
 "use strict";
 const charts = (() => {
-  const PAINTED_MS = 1000; // a page that nobody looks at is not painted: then it goes on after so long
-  const painted = new Promise((resolve) => {
-    new PerformanceObserver((list) => list.getEntriesByName("first-contentful-paint").length && resolve())
-      .observe({ type: "paint", buffered: true });
-    setTimeout(resolve, PAINTED_MS);
-  });
-  // Plotly is large: it is fetched once the page has been painted, which has a first drawing by then. A report has it.
-  const address = document.currentScript.dataset.plotly;
+  // Plotly is large, and not waited for until something is drawn. A report has it.
+  const address = document.querySelector("script[data-plotly]")?.dataset.plotly;
   const plotly = address
     ? new Promise((resolve, reject) => {
         const script = document.createElement("script");
         script.src = address;
         script.addEventListener("load", resolve);
         script.addEventListener("error", () => reject(new Error(`${address} can't be loaded`)));
-        painted.then(() => document.head.append(script));
+        document.head.append(script);
       })
     : Promise.resolve();
   plotly.catch(() => {}); // whoever draws hears of it
@@ -42,8 +36,7 @@ const charts = (() => {
   const load = async (address) => {
     const carried = document.querySelector(`script[data-of="${CSS.escape(address.split("?")[0])}"]`);
     if (carried) return JSON.parse(carried.textContent);
-    await painted;
-    const response = await fetch(address, { headers: { Accept: "application/json" } });
+    const response = await patient(address, { headers: { Accept: "application/json" } });
     if (!response.ok) throw new Error(`${address}: ${response.status}`);
     return response.json();
   };
@@ -189,12 +182,11 @@ const charts = (() => {
     const traces = [];
     const post = data.posterior;
     if (post) {
-      const edge = (sign) => post.mean.map((mean, i) => mean + sign * 2 * post.sd[i]);
       const hidden = { width: 0, color: faint("committed", 0) };
       traces.push(
-        { ...line({ x: post.lr, y: edge(-1) }, "", hidden), hoverinfo: "skip", hovertemplate: null },
+        { ...line({ x: post.lr, y: post.low }, "", hidden), hoverinfo: "skip", hovertemplate: null },
         {
-          ...line({ x: post.lr, y: edge(1) }, "", hidden), fill: "tonexty", fillcolor: faint("committed", 0.15),
+          ...line({ x: post.lr, y: post.high }, "", hidden), fill: "tonexty", fillcolor: faint("committed", 0.15),
           hoverinfo: "skip", hovertemplate: null,
         },
         line({ x: post.lr, y: post.mean }, "expected loss", { color: colour("committed"), width: 1.6 }),
@@ -207,7 +199,14 @@ const charts = (() => {
       type: "scatter", mode: "markers", name: "candidate", x: data.candidate_lr, y: data.candidate_loss,
       error_y: { type: "data", array: data.candidate_sd, color: colour("search"), thickness: 1.3, width: 4 },
       marker: { size: 9, color: colour("search"), line: { width: 1, color: colour("card") } },
-      hovertemplate: "LR %{x:.3g}: %{y:.4g}<extra></extra>",
+      text: data.candidate_text, hovertemplate: "%{text}<extra></extra>",
+    });
+    // What leaves the plot is pointed at, at the edge where it does.
+    const { beyond } = data;
+    traces.push({
+      type: "scatter", mode: "markers", name: "beyond the plot", x: beyond.lr, y: beyond.above.map((above) => (above ? 0.975 : 0.025)),
+      yaxis: "y3", text: beyond.text, hovertemplate: "%{text}<extra></extra>",
+      marker: { size: 10, symbol: beyond.above.map((above) => (above ? "triangle-up" : "triangle-down")), color: colour("search") },
     });
     if (data.lr !== null && data.came_true !== null) {
       traces.push({
@@ -218,7 +217,7 @@ const charts = (() => {
     }
     const diverged = data.candidate_lr.filter((_, i) => data.candidate_loss[i] === null);
     traces.push({
-      type: "scatter", mode: "markers", name: "diverged", x: diverged, y: diverged.map(() => 0.95), yaxis: "y3",
+      type: "scatter", mode: "markers", name: "diverged", x: diverged, y: diverged.map(() => 0.9), yaxis: "y3",
       marker: { size: 10, symbol: "x", color: colour("bad") }, hovertemplate: "LR %{x:.3g} diverged<extra></extra>",
     });
     const chosen = data.lr === null ? [] : [
@@ -233,7 +232,9 @@ const charts = (() => {
       xaxis: lrAxis([...data.candidate_lr, ...(post ? post.lr : []), data.lr], {
         ...overLr, anchor: post ? "y2" : "y", fixedrange: true,
       }),
-      yaxis: axis({ title: { text: "loss", standoff: 8 }, domain: post ? [0.32, 1] : [0, 1], fixedrange: true }),
+      yaxis: axis({
+        title: { text: "loss", standoff: 8 }, domain: post ? [0.32, 1] : [0, 1], range: data.loss_range, fixedrange: true,
+      }),
       yaxis2: axis({
         title: { text: "acquisition" }, domain: [0, 0.24], fixedrange: true, visible: Boolean(post), nticks: 3,
         range: post ? acquisitionRange(post.acquisition) : [0, 1],

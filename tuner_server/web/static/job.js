@@ -37,7 +37,8 @@
       [data.probes.length, "probes", "The probes, from low LR (blue) to high LR (red)", "Loss of each probe over its steps", charts.probes],
       [
         data.candidate_lr.length, "evidence",
-        data.posterior ? "What each LR is expected to give (± 2 sd), and how much it is worth trying" : "Candidates",
+        (data.posterior ? "What each LR is expected to give (± 2 sd), and how much it is worth trying" : "Candidates") +
+          (data.beyond.lr.length || data.band_leaves ? "; what is far out goes on beyond the plot (▲▼)" : ""),
         "Expected loss over LR; the table has the candidates", charts.evidence,
       ],
     ].filter(([there]) => there);

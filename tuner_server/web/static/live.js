@@ -4,6 +4,7 @@
 {
   const address = document.body.dataset.events;
   const AT_MOST_EVERY_MS = 1000;
+  const REFUSED_MS = 5000; // at least, before a stream that the server refused is asked for again; not all browsers at once
   const shown = new Map();
   const remember = (element) => shown.set(element.id, element.innerHTML);
   document.querySelectorAll("[data-live]").forEach(remember);
@@ -37,7 +38,7 @@
   };
 
   const refresh = async () => {
-    const response = await fetch(location.href, { headers: { Accept: "text/html" } });
+    const response = await patient(location.href, { headers: { Accept: "text/html" } });
     if (response.redirected || !response.ok) {
       location.reload(); // signed out, or gone: the page itself says so
       return;
@@ -78,17 +79,26 @@
       }
       busy = false;
     };
-    const source = new EventSource(address);
-    source.addEventListener("open", () => say("live", "on"));
-    source.addEventListener("error", () => say("waiting for the server", "off"));
-    source.addEventListener("change", (event) => {
-      if (event.data === version) return; // as the page was made
-      version = event.data;
-      changed();
-    });
-    source.addEventListener("end", () => {
-      source.close();
-      say("ended", "ended");
-    });
+    const listen = () => {
+      const source = new EventSource(address);
+      source.addEventListener("open", () => say("live", "on"));
+      source.addEventListener("error", () => {
+        say("waiting for the server", "off");
+        if (source.readyState !== EventSource.CLOSED) return; // it asks again by itself
+        // Refused: too many look, or nobody is signed in any more. What there is to see, the page says meanwhile.
+        changed();
+        setTimeout(listen, REFUSED_MS * (1 + Math.random()));
+      });
+      source.addEventListener("change", (event) => {
+        if (event.data === version) return; // as the page was made
+        version = event.data;
+        changed();
+      });
+      source.addEventListener("end", () => {
+        source.close();
+        say("ended", "ended");
+      });
+    };
+    listen();
   }
 }

@@ -27,7 +27,10 @@ class StepChart {
   }
 
   async refresh() {
-    this.#data = await this.#fetch(this.#range);
+    const range = this.#range;
+    const data = await this.#fetch(range);
+    if (range !== this.#range) return; // one looks elsewhere by now, and those data are on their way
+    this.#data = data;
     await this.#redraw();
   }
 

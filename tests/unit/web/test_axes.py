@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from tuner_server.web.axes import Range, fence, shown
+
+
+def test_losses_alike_are_all_within() -> None:
+    losses = [0.11, 0.12, 0.1, 0.14, 0.13]
+    assert all(loss in fence(losses) for loss in losses)
+    assert 0.2 in fence([0.1] * 9), "twice a loss is worth showing, however equal the others are"
+
+
+@pytest.mark.parametrize("wild", [331.0, -331.0, math.inf, -math.inf, math.nan])
+def test_one_far_out_is_beyond_and_moves_nothing(wild: float) -> None:
+    losses = [0.11, 0.12, 0.1, 0.14, 0.13]
+    limits = fence([*losses, wild])
+    assert wild not in limits
+    assert shown([*losses, wild], limits) == shown(losses, limits)
+
+
+def test_two_worlds_are_both_shown() -> None:
+    limits = fence([0.1, 0.1, 5.0, 5.0])
+    assert 0.1 in limits
+    assert 5.0 in limits
+
+
+@pytest.mark.parametrize("values", [[], [math.nan], [math.inf]])
+def test_with_nothing_to_show_there_is_still_an_axis(values: list[float]) -> None:
+    assert shown(values, fence(values)) == Range(0.0, 1.0)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, -2.0])
+def test_one_value_has_room_around_it(value: float) -> None:
+    axis = shown([value], fence([value]))
+    assert axis.low < value < axis.high

@@ -1,0 +1,49 @@
+"""What of a chart's values its axis shows, so that one that is far out does not flatten all others. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+FAR_OUT = 3.0
+"""Interquartile ranges beyond the quartiles a value is far out (Tukey, Exploratory Data Analysis, 1977)."""
+PADDING = 0.06
+"""Of the range, on either side: markers are not cut in half."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Range:
+    """From `low` to `high`, both included."""
+
+    low: float
+    high: float
+
+    def __contains__(self, value: float) -> bool:
+        """Whether a value is in it; NaN is in none."""
+        return self.low <= value <= self.high
+
+
+def fence(values: Iterable[float]) -> Range:
+    """What lies beyond is far out, as most of these values see it; with no finite one among them, nothing is.
+
+    A loss that differs from the median by less than the median itself is never far out, however equal the others are.
+    """
+    known = [value for value in values if math.isfinite(value)]
+    if not known:
+        return Range(-math.inf, math.inf)
+    low, median, high = np.quantile(known, (0.25, 0.5, 0.75)).tolist()
+    room = max(FAR_OUT * (high - low), abs(median))
+    return Range(low - room, high + room)
+
+
+def shown(values: Iterable[float], limits: Range) -> Range:
+    """An axis for all finite values within the limits; from 0 to 1 if there are none."""
+    within = [value for value in values if math.isfinite(value) and value in limits]
+    if not within:
+        return Range(0.0, 1.0)
+    low, high = min(within), max(within)
+    room = PADDING * ((high - low) or abs(high) or 1.0)
+    return Range(low - room, high + room)

@@ -1,0 +1,216 @@
+"""The numbers behind the charts of a decision: what was tried, what was thought of it, and what came true."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from typing import TypedDict
+
+import numpy as np
+
+from tuner_server.core.messages import Candidate, Phase, PosteriorCurve
+from tuner_server.web.axes import Range, fence, shown
+from tuner_server.web.curves import BUCKETS, Line
+from tuner_server.web.explain import came_true
+from tuner_server.web.numbers import number
+from tuner_server.web.thinning import Window, thinned
+from tuner_server.web.timeline import Probe, Span, Stage
+
+PROBE_BUCKETS = 60
+"""Of one probe's curve in a chart of many."""
+BAND_SDS = 2.0
+"""Of the surrogate's band, on either side of its mean."""
+PROBE_END = 10
+"""Last losses of a probe: their median is where it got to."""
+
+
+class ProbeCurve(TypedDict):
+    """A probe of a stage."""
+
+    lr: float
+    name: str
+    chosen: bool
+    diverged: bool
+    losses: Line
+    validations: Line
+
+
+class Beyond(TypedDict):
+    """What leaves the plot, each with the edge at which it does."""
+
+    lr: list[float]
+    above: list[bool]
+    text: list[str]
+
+
+class Posterior(TypedDict):
+    """What the surrogate thought, over LRs."""
+
+    lr: list[float]
+    mean: list[float]
+    low: list[float]
+    """The band around the mean."""
+    high: list[float]
+    acquisition: list[float]
+
+
+class StageCurves(TypedDict):
+    """The charts of a decision."""
+
+    range_test: Line | None
+    """Loss over LR."""
+    probes: list[ProbeCurve]
+    candidate_lr: list[float]
+    candidate_loss: list[float | None]
+    candidate_sd: list[float]
+    """As far as it is drawn."""
+    candidate_text: list[str]
+    posterior: Posterior | None
+    lr: float | None
+    came_true: float | None
+    loss_range: list[float]
+    """Of candidates and posterior: the lowest and the highest loss that the chart shows."""
+    beyond: Beyond
+    band_leaves: bool
+    """Whether the posterior does."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Bar:
+    """A loss at an LR, and how sure of it one was."""
+
+    lr: float
+    loss: float
+    sd: float
+    text: str
+
+    @property
+    def low(self) -> float:
+        """Its lower end."""
+        return self.loss - self.sd
+
+    @property
+    def high(self) -> float:
+        """Its upper end."""
+        return self.loss + self.sd
+
+
+def stage_curves(stage: Stage) -> StageCurves:
+    """The evidence behind a stage."""
+    candidates = stage.candidates
+    posterior = None if stage.posterior is None else _posterior(stage.posterior)
+    true = came_true(stage)
+    bars = _bars(stage, true)
+    axis = _loss_axis(stage, bars, posterior)
+    return {
+        "range_test": next((_range_test(p.span) for p in stage.probes if _tests_range(p) and p.span), None),
+        "probes": [_probe_curve(p, p.span, stage) for p in stage.probes if p.span is not None and not _tests_range(p)],
+        "candidate_lr": [candidate.lr for candidate in candidates],
+        "candidate_loss": [candidate.forecast for candidate in candidates],
+        "candidate_sd": [_drawn_sd(candidate, axis) for candidate in candidates],
+        "candidate_text": [_said(candidate) for candidate in candidates],
+        "posterior": posterior,
+        "lr": None if stage.decision is None or stage.directive is None else stage.decision.lr,
+        "came_true": true,
+        "loss_range": [axis.low, axis.high],
+        "beyond": _beyond(bars, axis),
+        "band_leaves": posterior is not None
+        and any(edge not in axis for edge in (*posterior["low"], *posterior["high"])),
+    }
+
+
+def _posterior(curve: PosteriorCurve) -> Posterior:
+    edges = {
+        name: [_finite(mean + sign * BAND_SDS * sd) for mean, sd in zip(curve.mean, curve.sd, strict=True)]
+        for name, sign in (("low", -1.0), ("high", 1.0))
+    }
+    return {
+        "lr": list(curve.lr),
+        "mean": [_finite(mean) for mean in curve.mean],
+        "low": edges["low"],
+        "high": edges["high"],
+        "acquisition": [_finite(value) for value in curve.acquisition],
+    }
+
+
+def _loss_axis(stage: Stage, bars: Sequence[_Bar], posterior: Posterior | None) -> Range:
+    """Over what was forecast, expected and came true, and how sure of it one was, as far as it is of a reasonable size.
+
+    What that is, the forecasts say together with where the probes got to: a forecast may be wild, a measurement is not.
+    """
+    ends = [
+        float(np.median(probe.span.losses[-PROBE_END:]))
+        for probe in stage.probes
+        if probe.span is not None and not probe.diverged and not _tests_range(probe)
+    ]
+    expected = [] if posterior is None else [*posterior["mean"], *posterior["low"], *posterior["high"]]
+    losses = [bar.loss for bar in bars]
+    edges = [edge for bar in bars for edge in (bar.low, bar.high)]
+    return shown([*losses, *edges, *expected], fence([*losses, *ends]))
+
+
+def _bars(stage: Stage, true: float | None) -> list[_Bar]:
+    """Of the candidates that were forecast, and of what came true."""
+    bars = []
+    for candidate in stage.candidates:
+        if candidate.forecast is not None:
+            bars.append(_Bar(candidate.lr, candidate.forecast, candidate.forecast_sd or 0.0, _said(candidate)))
+    if true is not None and stage.decision is not None:
+        bars.append(_Bar(stage.decision.lr, true, 0.0, f"came true: {number(true)}"))
+    return bars
+
+
+def _drawn_sd(candidate: Candidate, axis: Range) -> float:
+    """As it is, but no longer than it takes to leave the plot: browsers can't draw just any length."""
+    beyond_both_edges = 2.0 * (abs(candidate.forecast or 0.0) + abs(axis.low) + abs(axis.high))
+    return min(candidate.forecast_sd or 0.0, beyond_both_edges)
+
+
+def _said(candidate: Candidate) -> str:
+    if candidate.forecast is None:
+        return f"LR {number(candidate.lr)} diverged"
+    spread = f" ± {number(candidate.forecast_sd)}" if candidate.forecast_sd else ""
+    return f"LR {number(candidate.lr)}: {number(candidate.forecast)}{spread}"
+
+
+def _beyond(bars: Iterable[_Bar], axis: Range) -> Beyond:
+    found: Beyond = {"lr": [], "above": [], "text": []}
+    for bar in bars:
+        for above, leaves in ((False, bar.low < axis.low), (True, bar.high > axis.high)):
+            if leaves:
+                found["lr"].append(bar.lr)
+                found["above"].append(above)
+                found["text"].append(f"{bar.text}, beyond the plot")
+    return found
+
+
+def _finite(value: float) -> float:
+    """JSON has no infinity; an acquisition far down is as good as the lowest double."""
+    return value if math.isfinite(value) else math.copysign(1e300, value)
+
+
+def _tests_range(probe: Probe) -> bool:
+    return probe.directive.phase is Phase.RANGE_TEST
+
+
+def _range_test(span: Span) -> Line:
+    at = thinned(np.arange(span.n_steps), span.losses, Window(0, span.n_steps, BUCKETS))
+    losses = span.losses[at].tolist()
+    return {
+        "x": [span.profile.lr(step) for step in at.tolist()],
+        "y": [loss if math.isfinite(loss) else None for loss in losses],
+    }
+
+
+def _probe_curve(probe: Probe, span: Span, stage: Stage) -> ProbeCurve:
+    at = thinned(np.arange(span.n_steps), span.losses, Window(0, span.n_steps, PROBE_BUCKETS))
+    losses = span.losses[at].tolist()
+    return {
+        "lr": probe.lr,
+        "name": f"LR {probe.lr:.3g}",
+        "chosen": stage.best is not None and stage.best.directive_number == probe.directive.number,
+        "diverged": probe.diverged,
+        "losses": {"x": (at + 1).tolist(), "y": [loss if math.isfinite(loss) else None for loss in losses]},
+        "validations": {"x": [float(v.step) for v in span.validations], "y": [v.loss for v in span.validations]},
+    }

@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Training and tests share two cores with servers: one thread each is faster than two that wait for each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-all browser lint docs format protos bench fuzz compose-demo compose-down compose-test wheels clean
+.PHONY: setup demo test test-all test-browser browser lint docs format protos bench fuzz compose-demo compose-down compose-test wheels clean
 
 setup: $(STAMP)
 
@@ -26,7 +26,11 @@ test: setup
 test-all: setup browser
 	python -m pytest -m 'not containers'
 
-# The dashboard's tests look at it in Debian's Chromium.
+# The dashboard, in a real browser. Beside `make test` since that one needs no right to install Chromium.
+test-browser: setup browser
+	python -m pytest -m 'not containers' tests/browser
+
+# Debian's Chromium.
 browser:
 	command -v chromium || { apt-get update && apt-get install --yes chromium; }
 

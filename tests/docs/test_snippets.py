@@ -11,7 +11,10 @@ import pytest
 from tests.support import pages
 from tests.support.server_process import ServerProcess, running
 
-IN_PROCESS = ["pytorch", "updates", "data", "checkpoints", "outages", "replay", "loggers", "distributed"]
+QUICK = ["pytorch", "checkpoints", "outages", "replay", "loggers"]
+LONG = ["updates", "data", "distributed"]
+"""Many runs of what tests of loops, loaders and ranks do in short."""
+IN_PROCESS = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in LONG)]
 """Pages that need no framework of their own, and no second process; the others are run beside their adapters' tests."""
 
 

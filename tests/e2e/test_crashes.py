@@ -16,7 +16,7 @@ from tests.support.fleet import Fleet, WorkerFleet
 from tests.support.zygote import Zygote
 
 N_JOBS = 16
-FEW, MANY = 6, 200
+FEW, MANY = 4, 200
 """Kills."""
 
 

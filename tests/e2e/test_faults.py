@@ -8,13 +8,11 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
-import multiprocessing
 import pickle
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import lrpilot
@@ -22,6 +20,7 @@ import pytest
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.v1 import tuner_pb2 as pb
 
+from tests.support import processes
 from tests.support.faulty_training import (
     TIMEOUT_S,
     TOTAL_STEPS,
@@ -99,6 +98,12 @@ class Undisturbed:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     with running(f"sqlite:///{tmp_path_factory.mktemp('faults')}/jobs.db") as server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def gives_a_dead_connection_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These faults last less than a client waits for an answer that was lost."""
+    monkeypatch.setattr("lrpilot.transport.grpc_transport.ATTEMPT_S", 2 * FAULT_S)
 
 
 @pytest.fixture
@@ -317,28 +322,17 @@ def test_a_server_that_is_killed_while_it_decides_changes_nothing(
 # --- a client that is killed ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def processes() -> ForkServerContext:
-    """Makes processes that have imported PyTorch already (also the part that a first optimizer step imports).
-
-    A life takes a fraction of a second instead of some three.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lrpilot.tuner", "torch._dynamo"])
-    return context
-
-
 def assert_survives(
     deaths: list[Death],
     policy: str,
     expected: Outcome,
     server: ServerProcess,
     directory: Path,
-    processes: ForkServerContext,
 ) -> None:
     """A run of several lives, which end so and then in peace, comes out as one of a single life."""
+    context = processes.context()
     for death in [*deaths, None]:
-        process = processes.Process(target=live, args=(policy, server.target, directory, death))
+        process = context.Process(target=live, args=(policy, server.target, directory, death))
         process.start()
         process.join()
         assert process.exitcode == (0 if death is None else -signal.SIGKILL), death
@@ -346,7 +340,7 @@ def assert_survives(
 
 
 def test_a_client_that_is_killed_goes_on_from_its_checkpoint(
-    server: ServerProcess, undisturbed: FromPolicy, tmp_path: Path, processes: ForkServerContext
+    server: ServerProcess, undisturbed: FromPolicy, tmp_path: Path
 ) -> None:
     expected = undisturbed("budget")
     deaths = [
@@ -359,16 +353,16 @@ def test_a_client_that_is_killed_goes_on_from_its_checkpoint(
         Death(LastMoment.AFTER_STEP, 180),  # in committed steps
         Death(LastMoment.AFTER_REPORT, 11),  # the last
     ]
-    assert_survives(deaths, "budget", expected.outcome, server, tmp_path, processes)
+    assert_survives(deaths, "budget", expected.outcome, server, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_client_may_be_killed_after_any_step(
-    server: ServerProcess, undisturbed: FromPolicy, tmp_path: Path, processes: ForkServerContext, policy: str
+    server: ServerProcess, undisturbed: FromPolicy, tmp_path: Path, policy: str
 ) -> None:
     deaths = [Death(LastMoment.AFTER_STEP, n_steps) for n_steps in range(1, TOTAL_STEPS, 5)]
-    assert_survives(deaths, policy, undisturbed(policy).outcome, server, tmp_path, processes)
+    assert_survives(deaths, policy, undisturbed(policy).outcome, server, tmp_path)
 
 
 @pytest.mark.slow
@@ -378,13 +372,12 @@ def test_a_client_may_be_killed_at_any_report(
     server: ServerProcess,
     undisturbed: FromPolicy,
     tmp_path: Path,
-    processes: ForkServerContext,
     policy: str,
     moment: LastMoment,
 ) -> None:
     expected = undisturbed(policy)
     deaths = [Death(moment, number) for number in expected.starts]
-    assert_survives(deaths, policy, expected.outcome, server, tmp_path, processes)
+    assert_survives(deaths, policy, expected.outcome, server, tmp_path)
 
 
 # --- a server that never comes back -----------------------------------------------------------------------------------

@@ -29,6 +29,9 @@ ROOT = Path(__file__).parents[2]
 N_BATCHES, BATCH = 6, 16
 OPTIONS = {"tau": 20, "tau_prime": 6, "candidates": 3, "forecaster": "last_value"}
 
+# Compiling takes half the time. It is the same for a run and for the one that it is compared with.
+jax.config.update("jax_disable_most_optimizations", True)
+
 optimizer = optax.inject_hyperparams(optax.adamw)(learning_rate=0.01)
 
 
@@ -239,8 +242,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         yield process
 
 
+@pytest.fixture(scope="module")
+def compiled() -> Step:
+    """One step for many runs."""
+    return Step()
+
+
 @pytest.mark.parametrize("interrupted_after", [3, 9, 47])
-def test_a_checkpoint_goes_on_as_if_nothing_had_happened(server: ServerProcess, interrupted_after: int) -> None:
+def test_a_checkpoint_goes_on_as_if_nothing_had_happened(
+    server: ServerProcess, compiled: Step, interrupted_after: int
+) -> None:
     """In a probe, in a later probe, and in committed steps; the state is the user's to save."""
 
     def tuned(state: Any) -> Tuner[Any]:
@@ -251,17 +262,17 @@ def test_a_checkpoint_goes_on_as_if_nothing_had_happened(server: ServerProcess, 
         )  # fmt: skip
 
     whole = tuned(initial())
-    train(whole, Step())
+    train(whole, compiled)
 
     first = tuned(initial())
-    train(first, Step(), until=interrupted_after)
+    train(first, compiled, until=interrupted_after)
     leaves, structure = jax.tree.flatten(first.state)
     saved = jax.tree.unflatten(structure, [leaf.copy() for leaf in leaves]), first.state_dict()
-    train(first, Step(), until=5)  # Lost.
+    train(first, compiled, until=5)  # Lost.
 
     second = tuned(saved[0])
     second.load_state_dict(saved[1])
-    train(second, Step())
+    train(second, compiled)
     assert everything(second.state) == everything(whole.state)
     assert second.schedule.segments == whole.schedule.segments
     assert second.schedule.losses == whole.schedule.losses
@@ -279,6 +290,7 @@ def test_pytorch_is_not_imported() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.slow
 def test_the_example_runs(
     server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -291,5 +303,5 @@ def test_the_example_runs(
 
 
 def test_the_page_shows_the_example() -> None:
-    """Which is run above."""
+    """Which is run above, by `make test-all`."""
     assert pages.all_from("jax", "jax_digits")

@@ -440,6 +440,7 @@ def test_what_cannot_be_tuned_is_refused() -> None:
         _ = callback.tuner
 
 
+@pytest.mark.slow  # much the same program as the page's
 def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: ServerProcess) -> None:
     example = Path("examples/lightning_digits.py").resolve()
     monkeypatch.chdir(tmp_path)

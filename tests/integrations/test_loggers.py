@@ -159,6 +159,32 @@ def test_mlflow(server: ServerProcess, tmp_path: Path) -> None:
     assert max(metric.step for metric in probes) == tuner.search_steps - 1
 
 
+class Rows:
+    """What a logger uses of a W&B run: metrics that are defined, and rows."""
+
+    def __init__(self) -> None:
+        self.axes: dict[str, str | None] = {}
+        self.rows: list[dict[str, float]] = []
+
+    def define_metric(self, name: str, step_metric: str | None = None, hidden: bool = False) -> None:
+        self.axes[name] = step_metric
+
+    def log(self, row: dict[str, float]) -> None:
+        self.rows.append(row)
+
+
+def test_wandb_gets_a_row_for_every_point_with_its_axis(server: ServerProcess) -> None:
+    from lrpilot.integrations.wandb import WandbLogger
+
+    run, memory = Rows(), Memory()
+    tuned(server, WandbLogger(run))
+    tuned(server, memory)
+    assert run.axes["lrpilot/*"] == STEP
+    assert run.axes["lrpilot/probe/*"] == run.axes["lrpilot/candidate/*"] == SEARCH_STEP
+    assert run.rows == [{point.axis: point.step, **point.values} for point in memory.points]
+
+
+@pytest.mark.slow
 def test_wandb_offline(server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import wandb
     from lrpilot.integrations.wandb import WandbLogger

@@ -434,11 +434,16 @@ def test_validation_on_no_dataset_is_refused(tmp_path: Path) -> None:
         TunedTrainer(model=Classifier(), args=arguments(tmp_path), train_dataset=points(), lrpilot={"validate": "eval"})
 
 
-def test_the_page_runs_and_shows_the_example(
+def test_the_page_shows_the_example() -> None:
+    """Which is run below, with the page."""
+    assert pages.first_shows("transformers", "transformers_digits")
+
+
+@pytest.mark.slow
+def test_the_page_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], server: ServerProcess
 ) -> None:
     """Its blocks, in order; the first one is the example's code."""
-    assert pages.first_shows("transformers", "transformers_digits")
     monkeypatch.setenv("LRPILOT_SERVER", server.target)
     monkeypatch.chdir(tmp_path)
     pages.run("transformers")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
@@ -14,8 +13,10 @@ from typing import Any, Self
 import torch
 import torch.distributed as dist
 
+from tests.support import processes
+
 START_TIMEOUT_S = 120.0
-"""Each process imports PyTorch."""
+"""PyTorch is imported first."""
 RUN_TIMEOUT_S = 60.0
 
 
@@ -28,7 +29,7 @@ class Gang:
 
     def __init__(self, size: int, meeting_point: Path) -> None:
         """Starts them; they meet at a file that does not exist yet."""
-        context = multiprocessing.get_context("spawn")
+        context = processes.context()
         self._ends: list[Connection] = []
         self._processes = []
         for rank in range(size):

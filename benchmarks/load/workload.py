@@ -7,8 +7,8 @@ at any time as were asked for.
 
 A report holds the losses of every step of its directive, or of its next part: those of a recorded training curve,
 resampled to that length, and scaled so that all begin alike: they come from different moments of a training, and a job
-that jumped between these would diverge at every turn. Like a client, the job gives up at the first loss above the
-directive's limit, as curves that were recorded at too high an LR do in probes.
+that jumped between these would diverge at every turn. Like a client, the job gives up when its losses stay above
+the directive's limit, as curves that were recorded at too high an LR do in probes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from lrpilot.divergence import first_divergence
 from lrpilot.job_config import job_config
 from lrpilot.v1 import tuner_pb2 as pb
 
@@ -119,9 +120,9 @@ class SimulatedJob:
         curve = self._random.choice(self._curves if directive.phase == pb.PHASE_PROBE else self._sound)
         losses = np.interp(np.linspace(0, CURVE_STEPS - 1, n_steps), np.arange(CURVE_STEPS), curve)
         limit = directive.give_up_above if directive.HasField("give_up_above") else math.inf
-        above = np.flatnonzero(losses > limit)
-        if len(above):
-            losses, outcome = losses[: above[0] + 1], pb.OUTCOME_DIVERGED
+        diverged = first_divergence(losses, limit)
+        if diverged is not None:
+            losses, outcome = losses[: diverged + 1], pb.OUTCOME_DIVERGED
         else:
             outcome = pb.OUTCOME_COMPLETED if n_steps == directive.n_steps else pb.OUTCOME_PARTIAL
         return pb.Report(directive_number=directive.number, outcome=outcome, losses=losses.tolist())

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.regret.oracle import ConstantTrial, StateTable, probe_marks
-from tuner_server.core.divergence import give_up_level
+from tuner_server.core.divergence import SoundLosses
 from tuner_server.core.forecast import FloatArray, Objective
 from tuner_server.core.policies.autolrs import AutoLrsOptions
 
@@ -84,7 +84,7 @@ def probes(table: StateTable, objective: Objective) -> list[Probe | None]:
 
 def give_up_above(table: StateTable) -> float:
     """The loss at which our policies give a probe up."""
-    level = give_up_level((table.val_loss, table.first_loss), AutoLrsOptions().divergence_factor)
+    level = SoundLosses(typical=table.first_loss, sd=0.0).level(AutoLrsOptions().divergence_factor, table.val_loss)
     assert level is not None
     return level
 

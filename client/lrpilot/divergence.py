@@ -1,21 +1,32 @@
-"""When a loss has diverged: it is not finite, or above a limit."""
+"""When losses have diverged: one is not finite, or several in a row are above a limit.
+
+Any training has a bad batch now and then, and to give back committed steps is expensive. What has truly diverged stays
+high.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 
-
-def is_divergent(loss: float, limit: float = math.inf) -> bool:
-    """Whether a loss is not finite or above the limit."""
-    return not math.isfinite(loss) or loss > limit
+PATIENCE = 5
+"""Losses in a row above the limit: a few batches more cost little, and that many bad ones in a row are no chance."""
 
 
-def until_divergence(losses: Iterable[float], limit: float = math.inf) -> list[float]:
-    """The losses up to the first divergent one, which is included."""
-    kept = []
-    for loss in losses:
-        kept.append(loss)
-        if is_divergent(loss, limit):
-            break
-    return kept
+class Watch:
+    """Looks at the losses of a directive, one after the other."""
+
+    def __init__(self, limit: float = math.inf) -> None:
+        self._limit = limit
+        self._above = 0
+
+    def sees(self, loss: float) -> bool:
+        """Takes the next loss; whether it shows a divergence."""
+        self._above = self._above + 1 if loss > self._limit else 0
+        return not math.isfinite(loss) or self._above >= PATIENCE
+
+
+def first_divergence(losses: Iterable[float], limit: float = math.inf) -> int | None:
+    """The index of the first loss that shows a divergence, if there is one."""
+    watch = Watch(limit)
+    return next((i for i, loss in enumerate(losses) if watch.sees(loss)), None)

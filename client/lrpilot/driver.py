@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from lrpilot.backends.base import Backend
 from lrpilot.backends.distributed import DistributedBackend
 from lrpilot.credentials import Credentials
-from lrpilot.divergence import is_divergent
+from lrpilot.divergence import first_divergence
 from lrpilot.errors import ConfigError
 from lrpilot.job_config import job_config
 from lrpilot.job_options import TIMEOUT_S
@@ -46,7 +46,7 @@ log = logging.getLogger("lrpilot")
 
 
 class Driver:
-    """Tunes the LR of a training run.
+    """Tunes the LR of a training run: what the tuners of all frameworks share.
 
     `step` is called after every optimizer step. Between two reports it works alone: no network, no device
     synchronisation.
@@ -73,22 +73,8 @@ class Driver:
     ) -> None:
         """Opens a job and sets the LR of the first step.
 
-        Args:
-            backend: the run, in its framework's hands.
-            server: HOST:PORT; None: `$LRPILOT_SERVER`, or an embedded server that ends with this run.
-            credentials: for that server; None: those of `$LRPILOT_TOKEN` and `$LRPILOT_TLS_CA`; see docs/security.md.
-            total_steps: optimizer steps, search included; None: until you stop.
-            lr_bounds: lowest and highest LR of the first group; None: found by a range test.
-            policy: the algorithm; None: the server's default.
-            policy_options: its options.
-            name: of the job, for people.
-            family: of jobs that resemble one another.
-            seed: of the search.
-            timeout_s: the longest wait for one decision; all waits together take at most ten times as long.
-            strict: whether to raise where a decision can't be had, instead of training on without.
-            observers: are told what happens, on every rank.
-            transport: in place of a server.
-            ranks: those that train together with this process; None: it trains alone.
+        `backend` is the run, in its framework's hands; `ranks` are those that train together with this process (None:
+        it trains alone). The other arguments are described where users find them: `lrpilot.job_options.JobOptions`.
 
         Raises:
             ConfigError: an argument can't be accepted.
@@ -150,6 +136,9 @@ class Driver:
         A step is an update of the weights: call it once for all micro-batches of one. An update that a registered
         GradScaler skipped is not counted.
 
+        Args:
+            loss: a scalar of the framework, on its device (it is not waited for), or a number.
+
         Raises:
             ValueError: the loss is not a scalar.
             ServerError: a decision can't be had, and `strict` is set.
@@ -171,6 +160,10 @@ class Driver:
         Args:
             loader: the training data; read from its start, and not the framework's own iterator.
             train_step: one optimizer step on a batch; gives its loss.
+
+        Raises:
+            ValueError: the loader is empty, or the loss is not a scalar.
+            ServerError: a decision can't be had, and `strict` is set.
         """
         if not self.searching:
             return
@@ -281,6 +274,9 @@ class Driver:
         The server takes the job back there; the job that this tuner opened is cancelled. With the same data the run
         comes out as if it had not been interrupted.
 
+        Args:
+            state: what `state_dict` gave.
+
         Raises:
             ConfigError: the state is of another format.
             RefusedError: the server can't take the job back there.
@@ -350,8 +346,7 @@ class Driver:
         """Reports, and follows the answer."""
         directive, losses = self._lease.directive, self._backend.flush()
         self._look_at_lr()
-        limit = _limit(directive)
-        if any(is_divergent(loss, limit) for loss in losses):  # on CUDA the watch is a look behind
+        if first_divergence(losses, _limit(directive)) is not None:  # on CUDA the watch is a look behind
             outcome = pb.OUTCOME_DIVERGED
         report = self._report(outcome, losses)
         self._book(report)

@@ -1,12 +1,14 @@
 """Everything that the client raises on purpose.
 
+```text
 LRPilotError
-├── ConfigError          an argument can't be accepted; the message names it and says what would be right
-├── ServerError          the server refused or failed; `code` is the gRPC status
+├── ConfigError            an argument can't be accepted
+├── ServerError            the server refused or failed
 │   ├── UnavailableError   nothing answers, or not in time
-│   ├── RefusedError       the server found the request wrong (INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION, ...)
+│   ├── RefusedError       the server found the request wrong
 │   └── ProtocolError      the server's answer can't be carried out
-└── ScheduleError        a schedule file can't be read
+└── ScheduleError          a schedule can't be read or used
+```
 """
 
 from __future__ import annotations
@@ -17,15 +19,19 @@ class LRPilotError(Exception):
 
 
 class ConfigError(LRPilotError, ValueError):
-    """An argument can't be accepted."""
+    """An argument can't be accepted; the message names it and says what would be right."""
 
 
 class ScheduleError(LRPilotError, ValueError):
-    """A schedule file can't be read."""
+    """A schedule can't be read or used: it has a gap or no steps, or is of a newer format."""
 
 
 class ServerError(LRPilotError):
-    """The server refused or failed."""
+    """The server refused or failed.
+
+    Attributes:
+        code: the name of the gRPC status, such as "UNAVAILABLE".
+    """
 
     def __init__(self, message: str, code: str) -> None:
         self.code = code
@@ -37,7 +43,7 @@ class UnavailableError(ServerError):
 
 
 class RefusedError(ServerError):
-    """The server found the request wrong."""
+    """The server found the request wrong: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION and the like."""
 
 
 class ProtocolError(ServerError):

@@ -1,7 +1,7 @@
 """Losses of a directive, kept on their device until it is over.
 
-A loss is stored as float32, which is what goes over the wire. It is divergent if it is not finite or above a limit; the
-watch on the device and `lrpilot.divergence` on the host both decide by the float32 value, and alike.
+A loss is stored as float32, which is what goes over the wire. The watch on the device and `lrpilot.divergence` on the
+host both decide by the float32 value, and alike.
 """
 
 from __future__ import annotations
@@ -11,6 +11,11 @@ from collections.abc import Iterable
 from typing import SupportsFloat
 
 import torch
+
+from lrpilot.divergence import PATIENCE
+
+_BEFORE = PATIENCE - 1
+"""Losses before those that are looked at which may belong to a row above the limit."""
 
 
 class LossBuffer:
@@ -25,7 +30,8 @@ class LossBuffer:
         self._earlier: list[float] = []
         self._limit = math.inf
         self._memory = torch.empty(0)
-        # The part of the memory that this directive may fill; of it, so many are filled and so many have been checked.
+        # The memory begins with the last `_BEFORE` earlier losses. Then comes the part that this directive may fill; of
+        # it, so many are filled and so many have been checked.
         self._losses = self._memory
         self._n_losses = 0
         self._n_checked = 0
@@ -38,8 +44,8 @@ class LossBuffer:
 
         Args:
             n_steps: how many losses fit between two calls of `flush`.
-            limit: a loss above it is divergent.
-            earlier: losses that come before, of a run that is resumed; none of them is divergent.
+            limit: losses above it diverge (`lrpilot.divergence`).
+            earlier: losses that come before, of a run that is resumed; they show no divergence.
         """
         self._room = n_steps
         self._limit = _float32_at_most(limit)
@@ -66,7 +72,7 @@ class LossBuffer:
 
     @torch.no_grad()
     def check(self) -> bool:
-        """Whether a divergent loss has been seen since `begin` or `flush`.
+        """Whether a divergence has been seen since `begin` or `flush`.
 
         On CUDA the answer holds for the losses before the *previous* call: a call starts the copy of a flag to pinned
         memory, and the next one waits for it, by when it has long been there. Elsewhere it holds for all losses.
@@ -75,11 +81,13 @@ class LossBuffer:
             self._arrival.synchronize()
             self._diverged |= bool(self._flag)
             self._arrival = None
-        unseen = self._losses[self._n_checked : self._n_losses]
-        self._n_checked = self._n_losses
-        if self._diverged or not len(unseen):
+        if self._diverged or self._n_checked == self._n_losses:
             return self._diverged
-        divergent = (~unseen.isfinite() | (unseen > self._limit)).any()
+        seen = self._memory[self._n_checked : _BEFORE + self._n_losses]
+        unseen = seen[_BEFORE:]
+        self._n_checked = self._n_losses
+        rows_above = (seen > self._limit).unfold(0, PATIENCE, 1).all(dim=1)
+        divergent = (~unseen.isfinite() | rows_above).any()
         if unseen.device.type == "cuda":
             self._flag.copy_(divergent, non_blocking=True)
             # The stream of the loss's device, which need not be the current one.
@@ -108,10 +116,14 @@ class LossBuffer:
 
     def _reserve(self, device: torch.device) -> None:
         """Room on a device, used again as long as it suffices."""
-        if self._memory.device != device or len(self._memory) < self._room:
-            self._memory = torch.empty(self._room, device=device)
+        size = _BEFORE + self._room
+        if self._memory.device != device or len(self._memory) < size:
+            self._memory = torch.empty(size, device=device)
             self._flag = torch.empty((), dtype=torch.bool, pin_memory=device.type == "cuda")
-        self._losses = self._memory[: self._room]
+        self._losses = self._memory[_BEFORE:size]
+        before = self._earlier[-_BEFORE:]
+        for i, loss in enumerate([-math.inf] * (_BEFORE - len(before)) + before):
+            self._memory[i] = loss
 
 
 def _number(loss: SupportsFloat) -> float:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import SupportsFloat
 
-from lrpilot.divergence import is_divergent
 from lrpilot.errors import ConfigError
 from lrpilot.rng import preserved
 
@@ -51,7 +50,7 @@ class Validator:
         except Exception:
             log.warning("lrpilot: validate raised, its result is left out", exc_info=True)
             return None
-        return None if is_divergent(loss, MAX_LOSS) else loss
+        return loss if math.isfinite(loss) and loss <= MAX_LOSS else None
 
     def _call(self) -> float:
         """The function's result; all is as before."""

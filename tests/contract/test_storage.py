@@ -387,6 +387,35 @@ def test_listings_are_filtered(storage: Storage) -> None:
     assert listed(storage, 1, statuses=[Status.CANCELLED]) == [["a"]]
 
 
+def test_versions_are_those_of_the_jobs_that_a_listing_has(storage: Storage) -> None:
+    create(storage, "a", status=Status.TRAINING, family="resnet")
+    create(storage, "b", status=Status.SEARCHING, family="resnet")
+    create(storage, "c", NOW - timedelta(seconds=1), status=Status.FAILED)
+    assert storage.versions(PROJECT, 10) == [("b", 1), ("a", 1), ("c", 1)]
+    assert storage.versions(PROJECT, 2) == [("b", 1), ("a", 1)]
+    assert storage.versions(PROJECT, 10, statuses=[Status.TRAINING, Status.FAILED]) == [("a", 1), ("c", 1)]
+    assert storage.versions(PROJECT, 10, family="resnet") == [("b", 1), ("a", 1)]
+    assert storage.versions("another", 10) == []
+
+
+def test_every_change_shows_in_the_versions(storage: Storage) -> None:
+    job = create(storage)
+    job = record(storage, job, report(), b"", transition(2), NOW)
+    assert storage.versions(PROJECT, 1) == [("job", job.version)]
+    job = storage.update(job, job.state.model_copy(update={"message": "other"}), NOW)
+    assert storage.versions(PROJECT, 1) == [("job", job.version)]
+    job = storage.rewind(job, transition(1).state, NOW)
+    assert storage.versions(PROJECT, 1) == [("job", job.version)]
+    assert job.version == 4
+
+
+def test_several_jobs_are_loaded_at_once(storage: Storage) -> None:
+    jobs = {job_id: create(storage, job_id) for job_id in ("a", "b", "c")}
+    found = {job.id: job for job in storage.load_all(["a", "c", "none"])}
+    assert found == {"a": jobs["a"], "c": jobs["c"]}
+    assert storage.load_all([]) == []
+
+
 @pytest.mark.parametrize("token", ["x", "é", "AAAA", "bnVsbA==", "WzEsMl0=", "WyIyMDI2LTAxLTAxIiwiYSJd"])
 def test_a_token_that_is_none_is_refused(storage: Storage, token: str) -> None:
     with pytest.raises(InvalidInputError, match="page_token"):

@@ -12,6 +12,7 @@ import struct
 from typing import Any
 
 import numpy as np
+from lrpilot.divergence import Watch
 
 from tuner_server.core import job
 from tuner_server.core.config import JobConfig, LrBounds
@@ -69,11 +70,11 @@ class SimulatedTraining:
         n_steps = min(directive.report_every or directive.n_steps, directive.n_steps)
         losses: list[float] = []
         validations = self._validation(directive, 0)
+        watch = Watch(math.inf if directive.give_up_above is None else directive.give_up_above)
         diverged = False
         while len(losses) < n_steps and not diverged:
             losses.append(self._step(directive.profile.lr(len(losses))))
-            limit = math.inf if directive.give_up_above is None else directive.give_up_above
-            diverged = not math.isfinite(losses[-1]) or losses[-1] > limit
+            diverged = watch.sees(losses[-1])
             validations += self._validation(directive, len(losses))
         if diverged:
             outcome = Outcome.DIVERGED

@@ -1,32 +1,88 @@
-"""When a loss is too high to go on.
+"""When losses are too high to go on.
 
-A divergence ends a probe early, so the level must be one that a sound run does not touch: noise of a mini-batch, or the
-hump after a large LR on fresh weights, is none.
+A divergence ends a probe early, and gives committed steps back, so the level must be one that a sound run does not
+touch: the noise of a mini-batch, or the hump after a large LR on fresh weights, is none. No single batch says where
+that is. The probes that came out sound do, and no level is known before the first of them.
+
+The client gives up once several losses in a row are above the level (`lrpilot.divergence`). So the level need not lie
+above the worst batch; it has to lie above the bulk of them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
-from tuner_server.core.messages import Report
+import numpy as np
+
+from tuner_server.core.errors import DivergenceError
+from tuner_server.core.messages import Outcome, Report, Value
+
+WINDOW = 10
+"""Losses whose median says where a run is: the noise of a batch has little say in it."""
+SPREADS = 6.0
+"""The level lies at least so many standard deviations above what is typical."""
+RISE = 2.0
+"""Standard deviations by which a sound probe's last median may lie above its first: chance moves them 0.6 apart."""
+NORMAL_SD = 1.4826 / math.sqrt(2.0)
+"""The standard deviation of normal noise, in medians of the absolute difference of two draws."""
+TRUSTED_RESTARTS = 3
+"""After so many restarts the level itself is in doubt, since each was at a much lower LR: it counts no more."""
+MAX_RESTARTS = 10
+"""A run that still diverges at an LR that was lowered so often does not diverge because of the LR."""
 
 
-def give_up_level(references: Iterable[float | None], factor: float) -> float | None:
-    """The loss above which a probe has diverged.
+class SoundLosses(Value):
+    """Where the losses of a sound run lie."""
 
-    Args:
-        references: losses that are sound: the stage's start, the untrained model's. None: not known yet.
-        factor: how many times the highest of them is too much; of a negative loss, its distance from zero counts.
+    typical: float
+    """The highest that a sound probe kept to: the largest median of `WINDOW` losses in a row."""
+    sd: float
+    """How far the losses of a step scatter."""
 
-    Returns:
-        The level; None when nothing is known: only a loss that is not finite is a divergence then.
-    """
-    known = [loss for loss in references if loss is not None]
-    if not known:
-        return None
-    highest = max(known)
-    return highest + (factor - 1.0) * abs(highest)
+    def level(self, factor: float, start_loss: float | None = None) -> float | None:
+        """The loss above which a run diverges.
+
+        Args:
+            factor: how many times what is typical is too much; of a negative loss, its distance from zero counts.
+            start_loss: the loss at the stage's start, a mean over several batches.
+
+        Returns:
+            The level; None if what is typical is zero, with no noise: only a loss that is not finite diverges then.
+        """
+        typical = self.typical if start_loss is None else max(self.typical, start_loss)
+        margin = max((factor - 1.0) * abs(typical), SPREADS * self.sd)
+        return typical + margin if margin > 0 else None
+
+
+def learn(known: SoundLosses | None, report: Report) -> SoundLosses | None:
+    """What is known after one more probe: it teaches if it is long enough and its losses did not rise."""
+    if report.outcome is not Outcome.COMPLETED or report.n_steps < WINDOW:
+        return known
+    losses = np.asarray(report.losses)
+    medians = np.median(np.lib.stride_tricks.sliding_window_view(losses, WINDOW), axis=1)
+    # Of differences, so that the course of the loss is not taken for noise.
+    typical, sd = float(medians.max()), NORMAL_SD * float(np.median(np.abs(np.diff(losses))))
+    if medians[-1] > medians[0] + RISE * sd:
+        return known
+    if known is None:
+        return SoundLosses(typical=typical, sd=sd)
+    return SoundLosses(typical=max(known.typical, typical), sd=max(known.sd, sd))
+
+
+def check_restarts(restarts: int) -> None:
+    """Ends the tuning of a run that can't be helped. Raises: DivergenceError: it diverged too often."""
+    if restarts > MAX_RESTARTS:
+        raise DivergenceError(
+            f"committed steps diverged {restarts} times, each time at a much lower LR: the LR is not the cause; "
+            "look for what is not finite in the data or the model"
+        )
+
+
+def doubt(restarts: int) -> str:
+    """What to add to the reason of committed steps; nothing as long as the level counts."""
+    if restarts < TRUSTED_RESTARTS:
+        return ""
+    return f"; after {restarts} divergences only NaN or infinity counts as one"
 
 
 def level_reached(report: Report, start_loss: float | None) -> float:

@@ -10,6 +10,7 @@ TunerError
 ├── RateError             too much at a time; the same call is right a moment later
 ├── ConflictError         the same request id, another content; or a lost race that is worth a retry
 ├── PolicyError           our fault: a policy broke the contract that `core.job` checks
+├── DivergenceError       nobody's fault but the training's: it diverges at any LR; it only ends a job
 └── StorageError          the database can't be used
     └── SchemaVersionError  it was written by a newer version
 """
@@ -114,6 +115,10 @@ class RateError(TunerError):
 
 class PolicyError(TunerError):
     """A policy asked for something that the contract forbids. A bug of ours: the job fails, training goes on."""
+
+
+class DivergenceError(TunerError):
+    """A training diverges whatever its LR. The job fails, training goes on without it."""
 
 
 class StorageError(TunerError):

@@ -12,17 +12,21 @@ Ground rules.
 
 from __future__ import annotations
 
-import dataclasses
-import enum
 import json
 import math
 from collections.abc import Generator, Iterable
-from typing import Any, Literal
+from typing import Any
 
 from tuner_server.core import policies, range_test
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import InvalidInputError, PolicyError, PreconditionError
-from tuner_server.core.messages import Decision, Directive, Outcome, Phase, Report
+
+# What moves a job hands out what it moves, too.
+from tuner_server.core.job_state import TRANSITIONS as TRANSITIONS
+from tuner_server.core.job_state import JobState as JobState
+from tuner_server.core.job_state import Status as Status
+from tuner_server.core.job_state import Transition as Transition
+from tuner_server.core.messages import Directive, Outcome, Phase, Report
 from tuner_server.core.policies.base import Asking, Progress, Step
 from tuner_server.core.prior import Prior
 from tuner_server.core.standing import Standing
@@ -30,34 +34,6 @@ from tuner_server.core.suggest import Query, Suggestion, run
 
 MAX_LOSS = 3.4e38
 """A validation loss beyond single precision is a divergence, as a training loss is."""
-
-
-class Status(enum.StrEnum):
-    """Where a job is in its life."""
-
-    WARM_UP = "warm_up"
-    SEARCHING = "searching"
-    TRAINING = "training"
-    FINISHED = "finished"
-    CANCELLED = "cancelled"
-    FAILED = "failed"
-
-    @property
-    def live(self) -> bool:
-        """Whether the job may still change."""
-        return bool(TRANSITIONS[self])
-
-
-_ENDS = {Status.FINISHED, Status.CANCELLED, Status.FAILED}
-TRANSITIONS: dict[Status, set[Status]] = {
-    # A search (range test) may come before the warm-up; a search always ends in committed steps, or in an end.
-    Status.WARM_UP: {Status.WARM_UP, Status.SEARCHING, Status.TRAINING, *_ENDS},
-    Status.SEARCHING: {Status.SEARCHING, Status.WARM_UP, Status.TRAINING, *_ENDS},
-    Status.TRAINING: {Status.TRAINING, Status.SEARCHING, *_ENDS},
-    Status.FINISHED: set(),
-    Status.CANCELLED: set(),
-    Status.FAILED: set(),
-}
 
 _SEARCHES = {Phase.RANGE_TEST, Phase.PROBE}
 _STATUS_OF_PHASE = {
@@ -67,51 +43,6 @@ _STATUS_OF_PHASE = {
     Phase.TRAIN: Status.TRAINING,
     Phase.STOP: Status.FINISHED,
 }
-
-
-class JobState(Standing):
-    """All that a job is, between two events; its standing is that of the committed steps."""
-
-    format: Literal[1] = 1
-    """Of this JSON; a later format brings a migration of stored states."""
-    config: JobConfig
-    prior: Prior | None = None
-    """What earlier jobs of its family told when it was opened."""
-    status: Status
-    directive: Directive
-    """The outstanding one."""
-    lease: Directive
-    """The directive as the policy gave it; `directive` is what is left of it when it is reported in parts."""
-    committed_steps: int = 0
-    search_steps: int = 0
-    """Steps that were rolled back."""
-    snapshot_step: int | None = None
-    """Committed steps when the client's snapshot was taken."""
-    snapshot_standing: Standing = Standing()
-    """The standing then."""
-    bounds: LrBounds | None = None
-    first_loss: float | None = None
-    """The untrained model's, or nearly: the first one that was reported."""
-    wall_time_s: float = 0.0
-    policy_state: dict[str, Any] | None = None
-    """None: the policy has not started (range test)."""
-    message: str = ""
-
-    @property
-    def remaining_steps(self) -> int | None:
-        """Steps that may still be run; None: no end is known."""
-        if self.config.total_steps is None:
-            return None
-        return self.config.total_steps - self.committed_steps - self.search_steps
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Transition:
-    """What an event did."""
-
-    state: JobState
-    directive: Directive
-    decision: Decision | None = None
 
 
 def create(config: JobConfig, prior: Prior | None = None) -> Transition:
@@ -311,7 +242,8 @@ def _account(state: JobState, report: Report) -> JobState:
             committed, standing = state.snapshot_step, state.snapshot_standing
     else:
         committed += n
-        standing = standing.after(report)
+        lrs = state.directive.profile if report.replacement is None else report.replacement.profile
+        standing = standing.after(report, lrs)
     update |= {"committed_steps": committed, "search_steps": searched, **dict(standing)}
     return state.model_copy(update=update)
 

@@ -16,7 +16,7 @@ from lrpilot.v1 import tuner_pb2 as pb
 from tuner_server.core import schedule
 from tuner_server.core.config import MAX_NAME, JobConfig
 from tuner_server.core.errors import InvalidInputError, NotFoundError
-from tuner_server.core.job import Status
+from tuner_server.core.job_state import Status
 from tuner_server.core.messages import (
     MAX_STEPS,
     BatchSource,

@@ -23,7 +23,7 @@ from typing import Self
 
 from tuner_server.closing import Closing
 from tuner_server.core.errors import NotFoundError
-from tuner_server.core.job import JobState, Status, Transition
+from tuner_server.core.job_state import JobState, Status, Transition
 from tuner_server.core.messages import Decision, Directive, Outcome, Replacement, Report, Validation
 
 
@@ -204,6 +204,23 @@ class Storage(Closing):
         Raises:
             InvalidInputError: a page size or a token that no page could have.
         """
+
+    @abc.abstractmethod
+    def versions(
+        self, project: str, limit: int, *, statuses: Collection[Status] = (), family: str | None = None
+    ) -> list[tuple[str, int]]:
+        """Id and version of a project's newest jobs, newest first: which have changed, for a fraction of a page's cost.
+
+        Args:
+            project: whose jobs.
+            limit: how many at most.
+            statuses: as for `page`.
+            family: as for `page`.
+        """
+
+    @abc.abstractmethod
+    def load_all(self, job_ids: Collection[str]) -> list[StoredJob]:
+        """Those of the jobs that there are, in no order."""
 
     @abc.abstractmethod
     def prune(self, project: str | None, updated_before: datetime, limit: int) -> int:

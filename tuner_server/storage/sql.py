@@ -11,13 +11,13 @@ import dataclasses
 import json
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVarTuple
 
 import sqlalchemy as sa
 from sqlalchemy import orm
 
 from tuner_server.core.errors import ConflictError, InvalidInputError, NotFoundError, QuotaError, TunerError
-from tuner_server.core.job import JobState, Status, Transition
+from tuner_server.core.job_state import JobState, Status, Transition
 from tuner_server.core.messages import Decision, Directive, Outcome, Replacement
 from tuner_server.storage import codec
 from tuner_server.storage.base import Change, Entry, Page, Storage, StoredAnswer, StoredJob, StoredReport
@@ -48,6 +48,7 @@ _TAKE = sa.update(_ENTRIES).where(
 """Writes a report to its directive."""
 _ISSUE = sa.insert(_ENTRIES)
 """Writes a directive."""
+_Columns = TypeVarTuple("_Columns")
 _Position = tuple[datetime, str]
 """Where a page ends: the time and the id of its last job."""
 
@@ -197,12 +198,7 @@ class SqlStorage(Storage):
         """See `Storage`."""
         if page_size < 1:
             raise InvalidInputError.of("page_size", f"must be at least 1 (got {page_size})")
-        query = sa.select(*_JOB).where(JobRow.project == project).limit(page_size + 1)
-        query = query.order_by(JobRow.create_time.desc(), JobRow.id.desc())
-        if statuses:
-            query = query.where(JobRow.status.in_([status.value for status in statuses]))
-        if family is not None:
-            query = query.where(JobRow.family == family)
+        query = _newest(sa.select(*_JOB), project, statuses, family).limit(page_size + 1)
         if page_token:
             time, job_id = _position(page_token)
             last = sa.tuple_(sa.literal(time, UtcDateTime), sa.literal(job_id))
@@ -213,6 +209,21 @@ class SqlStorage(Storage):
             return Page(jobs, "")
         last_job = jobs[page_size - 1]
         return Page(jobs[:page_size], _page_token((last_job.create_time, last_job.id)))
+
+    def versions(
+        self, project: str, limit: int, *, statuses: Collection[Status] = (), family: str | None = None
+    ) -> list[tuple[str, int]]:
+        """See `Storage`."""
+        query = _newest(sa.select(JobRow.id, JobRow.version), project, statuses, family).limit(limit)
+        with self._database.reading() as connection:
+            return [(job_id, version) for job_id, version in connection.execute(query)]
+
+    def load_all(self, job_ids: Collection[str]) -> list[StoredJob]:
+        """See `Storage`."""
+        query = sa.select(*_JOB).where(JobRow.id.in_(job_ids))
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
+        return [_job(row) for row in rows]
 
     def prune(self, project: str | None, updated_before: datetime, limit: int) -> int:
         """See `Storage`."""
@@ -242,6 +253,18 @@ class SqlStorage(Storage):
     def close(self) -> None:
         """See `Storage`."""
         self._database.close()
+
+
+def _newest(
+    query: sa.Select[*_Columns], project: str, statuses: Collection[Status], family: str | None
+) -> sa.Select[*_Columns]:
+    """Of a project's jobs, newest first, those that a listing is about."""
+    query = query.where(JobRow.project == project).order_by(JobRow.create_time.desc(), JobRow.id.desc())
+    if statuses:
+        query = query.where(JobRow.status.in_([status.value for status in statuses]))
+    if family is not None:
+        query = query.where(JobRow.family == family)
+    return query
 
 
 def _check_quota(connection: sa.Connection, project: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from lrpilot.backends.base import Backend
-from lrpilot.divergence import is_divergent
+from lrpilot.divergence import first_divergence
 from lrpilot.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ class DistributedBackend(Backend):
         return self._own.append(loss)
 
     def diverged(self) -> bool:
-        """Whether a mean is divergent; synchronises once."""
-        return any(is_divergent(mean, self._limit) for mean in self._reduced())
+        """Whether the means show a divergence; synchronises once."""
+        return first_divergence(self._reduced(), self._limit) is not None
 
     def peek(self) -> list[float]:
         """The rank's own losses; not collective."""

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from lrpilot.divergence import is_divergent
+from lrpilot.divergence import Watch
 
 
 class HostLosses:
@@ -22,6 +22,7 @@ class HostLosses:
 
     def __init__(self) -> None:
         self._limit = math.inf
+        self._watch = Watch()
         self._losses: list[float] = []
         self._pending: list[Any] = []
         self._diverged = False
@@ -30,13 +31,15 @@ class HostLosses:
         """Starts anew.
 
         Args:
-            limit: a loss above it is divergent.
-            earlier: losses that come before, of a run that is resumed; none of them is divergent.
+            limit: losses above it diverge (`lrpilot.divergence`).
+            earlier: losses that come before, of a run that is resumed; they show no divergence.
         """
         self._limit = limit
-        self._losses = list(earlier)
         self._pending.clear()
-        self._diverged = False
+        self._forget()
+        self._losses = list(earlier)
+        for loss in self._losses:
+            self._watch.sees(loss)
 
     def append(self, loss: Any) -> None:
         """Adds the loss of a step: an array of one element, which nobody changes any more, or a number.
@@ -52,7 +55,7 @@ class HostLosses:
         self._pending.append(loss)
 
     def diverged(self) -> bool:
-        """Whether a divergent loss has been seen since `begin` or `flush`. Waits for the last step."""
+        """Whether a divergence has been seen since `begin` or `flush`. Waits for the last step."""
         self._convert()
         return self._diverged
 
@@ -64,14 +67,21 @@ class HostLosses:
     def flush(self) -> list[float]:
         """As `peek`, and forgets them."""
         self._convert()
-        losses, self._losses, self._diverged = self._losses, [], False
+        losses = self._losses
+        self._forget()
         return losses
+
+    def _forget(self) -> None:
+        self._losses = []
+        self._watch = Watch(self._limit)
+        self._diverged = False
 
     def _convert(self) -> None:
         fresh = [_float32(loss) for loss in self._pending]
         self._pending.clear()
         self._losses += fresh
-        self._diverged = self._diverged or any(is_divergent(loss, self._limit) for loss in fresh)
+        for loss in fresh:
+            self._diverged |= self._watch.sees(loss)
 
 
 def _number(loss: Any) -> float:

@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from lrpilot.divergence import PATIENCE
 from lrpilot.v1 import tuner_pb2 as pb
 
 from benchmarks.load import __main__ as load
@@ -86,11 +87,11 @@ def test_a_report_has_the_losses_of_the_directive_or_of_its_next_part() -> None:
     assert whole.losses[-1] == part.losses[-1] == FALLING[-1]
 
 
-def test_a_report_ends_at_the_first_loss_above_the_limit() -> None:
+def test_a_report_ends_where_its_losses_diverge() -> None:
     job = SimulatedJob(plans(1, seed=0)[0], [RISING])
     report = job.report(pb.Directive(phase=pb.PHASE_PROBE, n_steps=CURVE_STEPS, give_up_above=9.5))
     assert report.outcome == pb.OUTCOME_DIVERGED
-    assert list(report.losses) == pytest.approx(range(1, 11))
+    assert list(report.losses) == pytest.approx(range(1, 10 + PATIENCE))
 
 
 def test_think_time_is_that_of_the_steps_on_average() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from lrpilot.backends.distributed import DistributedBackend
 from lrpilot.backends.torch_backend import TorchBackend
+from lrpilot.divergence import PATIENCE
 from lrpilot.ranks import Ranks
 from torch import nn
 
@@ -64,11 +65,11 @@ def test_a_loss_of_another_rank_that_is_no_number_is_a_divergence_here() -> None
 
 
 def test_a_limit_is_one_for_the_mean() -> None:
-    rank = backend(Two([1.0, 4.0]))
-    rank.begin(8, limit=3.0)
-    rank.append(torch.tensor(4.0))
-    assert not rank.diverged()
-    rank.append(torch.tensor(4.0))
+    rank = backend(Two([1.0] * PATIENCE + [4.0] * PATIENCE))
+    rank.begin(2 * PATIENCE, limit=3.0)
+    for _ in range(2 * PATIENCE):
+        assert not rank.diverged()
+        rank.append(torch.tensor(4.0))
     assert rank.diverged()
 
 

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lrpilot.backends.host_losses import HostLosses
+from lrpilot.divergence import PATIENCE
 from lrpilot.losses import LossBuffer
 
 
@@ -60,16 +61,17 @@ def test_what_is_not_one_number_is_refused_and_leaves_no_trace(loss: object, mes
     assert losses.flush() == []
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 3.1, 1e39])
-def test_a_divergent_loss_is_seen_and_remembered(bad: float) -> None:
+@pytest.mark.parametrize("bad", [(math.nan,), (math.inf,), (-math.inf,), (1e39,), (3.1,) * PATIENCE])
+def test_a_divergence_is_seen_and_remembered(bad: tuple[float, ...]) -> None:
     losses = begun(limit=3.0)
     losses.append(3.0)
-    assert not losses.diverged()
-    losses.append(bad)
+    for loss in bad:
+        assert not losses.diverged()
+        losses.append(loss)
     losses.append(1.0)
     assert losses.diverged()
     assert losses.diverged()
-    assert len(losses.flush()) == 3
+    assert len(losses.flush()) == 2 + len(bad)
     losses.append(1.0)
     assert not losses.diverged()
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lrpilot.divergence import is_divergent, until_divergence
+from lrpilot.divergence import PATIENCE, first_divergence
 from lrpilot.losses import LossBuffer
 
 
@@ -78,16 +78,17 @@ def test_more_losses_than_announced_are_an_error() -> None:
         losses.append(0.0)
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 3.1, 1e39])
-def test_check_sees_a_divergent_loss_and_remembers_it(bad: float) -> None:
+@pytest.mark.parametrize("bad", [(math.nan,), (math.inf,), (-math.inf,), (1e39,), (3.1,) * PATIENCE])
+def test_check_sees_a_divergence_and_remembers_it(bad: tuple[float, ...]) -> None:
     losses = begun(limit=3.0)
     losses.append(3.0)
-    assert not losses.check()
-    losses.append(bad)
+    for loss in bad:
+        assert not losses.check()
+        losses.append(loss)
     losses.append(1.0)
     assert losses.check()
     assert losses.check()
-    assert len(losses.flush()) == 3
+    assert len(losses.flush()) == 2 + len(bad)
     losses.append(1.0)
     assert not losses.check()
 
@@ -111,7 +112,25 @@ def test_device_and_host_agree_about_divergence(values: list[float], limit: floa
         losses.append(value)
     seen = losses.check()
     stored = losses.flush()
-    assert seen == any(is_divergent(loss, limit) for loss in stored)
+    assert seen == (first_divergence(stored, limit) is not None)
+
+
+@given(st.lists(st.tuples(st.sampled_from([1.0, 3.0, 5.0]), st.booleans()), max_size=30), st.integers(0, 9))
+def test_a_row_above_the_limit_counts_across_looks_and_a_resumption(
+    steps: list[tuple[float, bool]], resumed: int
+) -> None:
+    """A loss, and whether one looks after it. Up to the first divergence no more than `resumed` came before."""
+    values = [loss for loss, _ in steps]
+    at = first_divergence(values, 3.0)
+    resumed = min(resumed, len(values), len(values) if at is None else at)
+    losses = LossBuffer()
+    losses.begin(len(values), 3.0, values[:resumed])
+    for i, (loss, looks) in enumerate(steps[resumed:], start=resumed):
+        losses.append(loss)
+        if looks:
+            assert losses.check() == (at is not None and at <= i)
+    assert losses.check() == (at is not None)
+    assert losses.flush() == values
 
 
 @pytest.mark.parametrize("limit", [0.1, float(np.float32(0.1)), 1e300, 1e-50, -0.1])
@@ -120,12 +139,14 @@ def test_a_limit_that_is_no_float32_divides_as_on_the_host(limit: float) -> None
         near = np.float32(limit)
     for loss in (near, np.nextafter(near, np.float32(-1e9)), np.nextafter(near, np.float32(1e9))):
         losses = begun(limit=limit)
-        losses.append(loss)
-        assert losses.check() == is_divergent(float(loss), limit)
+        for _ in range(PATIENCE):
+            losses.append(loss)
+        assert losses.check() == (float(loss) > limit)
 
 
-def test_until_divergence_includes_the_first_divergent_loss() -> None:
-    assert until_divergence([1.0, 2.0, 3.0, 1.0], limit=2.0) == [1.0, 2.0, 3.0]
-    assert until_divergence([1.0, math.inf, math.nan]) == [1.0, math.inf]
-    assert until_divergence([1.0, 2.0], limit=2.0) == [1.0, 2.0]
-    assert until_divergence([]) == []
+def test_a_divergence_is_a_row_of_losses_above_the_limit_or_one_that_is_not_finite() -> None:
+    bad = [3.0] * (PATIENCE - 1)
+    assert first_divergence([*bad, 2.0, *bad, 2.0], limit=2.0) is None
+    assert first_divergence([1.0, *bad, 3.0, 1.0], limit=2.0) == PATIENCE
+    assert first_divergence([1.0, -math.inf, math.nan]) == 1
+    assert first_divergence([]) is None

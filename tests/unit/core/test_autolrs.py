@@ -14,6 +14,7 @@ from lrpilot.profile import Shape
 from tests.support.simulated import QUICK, Run, SimulatedTraining, config, drive
 from tuner_server.core import job
 from tuner_server.core.config import LrBounds
+from tuner_server.core.divergence import WINDOW
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.job import JobState, Status
 from tuner_server.core.messages import BatchSource, Directive, Outcome, Phase, Report, Validation
@@ -288,11 +289,14 @@ def test_when_every_probe_diverged_the_lowest_lr_is_committed() -> None:
     assert transition.state.search_steps == 3 * 4
 
 
-def test_give_up_level_follows_the_stage_and_the_first_loss() -> None:
-    transition = job.create(config(400, divergence_factor=3.0, **QUICK))
+def test_give_up_level_follows_the_first_stages_probes_and_the_stages_start() -> None:
+    transition = job.create(config(1000, divergence_factor=3.0, **QUICK | {"tau_prime": WINDOW}))
     assert transition.directive.give_up_above is None
-    transition = job.advance(transition.state, report_on(transition.directive, 2.0))
-    assert transition.directive.give_up_above == 6.0
+    levels = {}
+    for loss in (2.0, 1.0, 2.0, 1.0, 0.5, 0.5, 0.5, 4.0):
+        transition = job.advance(transition.state, report_on(transition.directive, loss))
+        levels[transition.directive.stage] = transition.directive.give_up_above
+    assert levels == {0: 6.0, 1: 6.0, 2: 12.0}
 
 
 def falling(directive: Directive, slope: float) -> Report:

@@ -126,7 +126,7 @@ def test_fold_of_a_run_that_diverges_in_committed_steps_now_and_then() -> None:
     exchanges: list[Exchange] = []
     while transition.directive.phase is not Phase.STOP:
         report = training.run(transition.directive)
-        if transition.directive.phase.committed and transition.directive.number % 5 == 0:
+        if transition.directive.phase.committed and transition.directive.number % 7 == 0:
             report = report.model_copy(update={"outcome": Outcome.DIVERGED, "validations": ()})
         exchanges.append(Exchange(transition.directive, transition.decision, report))
         transition = job.advance(transition.state, report)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import hypothesis
 import pytest
 from hypothesis import strategies as st
+from lrpilot.profile import Profile, Shape
 
 from tuner_server.core.messages import Outcome, Report, Validation
-from tuner_server.core.standing import LOSS_WINDOW, Standing
+from tuner_server.core.standing import LOSS_WINDOW, Standing, highest_lr
 
 exact = st.integers(-(2**20), 2**20).map(lambda n: n / 64)
 """Losses whose sums are not rounded."""
@@ -17,9 +18,8 @@ exact = st.integers(-(2**20), 2**20).map(lambda n: n / 64)
 
 def after(standing: Standing, losses: Sequence[float], *validations: float) -> Standing:
     validated = tuple(Validation(step=i, loss=loss) for i, loss in enumerate(validations))
-    return standing.after(
-        Report(directive_number=1, outcome=Outcome.COMPLETED, losses=tuple(losses), validations=validated)
-    )
+    report = Report(directive_number=1, outcome=Outcome.COMPLETED, losses=tuple(losses), validations=validated)
+    return standing.after(report, Profile.constant(0.1, max(len(losses), 1)))
 
 
 def test_there_is_no_best_before_a_whole_window() -> None:
@@ -42,6 +42,21 @@ def test_validations_count_singly_and_only_those_that_are_numbers() -> None:
     found = after(after(Standing(), [1.0], 0.5, 0.7), [1.0], 0.6, float("nan"))
     assert (found.last_validation, found.best_validation) == (0.6, 0.5)
     assert after(found, [1.0]) == found.model_copy(update={"recent_losses": (1.0, 1.0, 1.0)})
+
+
+@pytest.mark.parametrize(("offset", "n_steps", "top"), [(0, 100, 9), (0, 5, 4), (3, 50, 6), (20, 30, 0), (9, 1, 0)])
+def test_the_highest_lr_is_that_of_the_highest_step(offset: int, n_steps: int, top: int) -> None:
+    profile = Profile(Shape.COSINE, 0.5, 0.0, 100, offset=offset, warmup=9)
+    assert highest_lr(profile, n_steps) == profile.lr(top) == max(map(profile.lr, range(n_steps)))
+    assert highest_lr(profile, 0) is None
+
+
+def test_the_peak_lr_is_that_of_all_committed_steps() -> None:
+    first = after(Standing(), [1.0])
+    report = Report(directive_number=2, outcome=Outcome.COMPLETED, losses=(1.0, 1.0))
+    assert first.peak_lr == 0.1
+    assert first.after(report, Profile.constant(0.05, 2)).peak_lr == 0.1
+    assert first.after(report, Profile.constant(0.2, 2)).peak_lr == 0.2
 
 
 @hypothesis.settings(max_examples=100, deadline=None, derandomize=True)

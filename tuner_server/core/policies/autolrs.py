@@ -25,7 +25,7 @@ from tuner_server.core import range_test
 from tuner_server.core.acquisition import LogExpectedImprovement, LowerConfidenceBound
 from tuner_server.core.config import LrBounds
 from tuner_server.core.decayed import HELD_OUT, end_loss, length_correction
-from tuner_server.core.divergence import give_up_level, level_reached
+from tuner_server.core.divergence import TRUSTED_RESTARTS, SoundLosses, check_restarts, doubt, learn, level_reached
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.evidence import observations, posterior_curve
 from tuner_server.core.forecast import (
@@ -95,7 +95,7 @@ class AutoLrsOptions(Options):
     warmup_lr: float | None = pydantic.Field(default=None, gt=0, allow_inf_nan=False)
     """Where a linear warm-up leads; None: the LR that the user set."""
     divergence_factor: float = pydantic.Field(default=3.0, gt=1, allow_inf_nan=False)
-    """A loss so many times that of the stage's start, and of the job's, has diverged."""
+    """Losses so many times that of the stage's start, and of the first stage's sound probes, have diverged."""
 
     def first_stage(self, total_steps: int | None) -> tuple[int, int]:
         """Tau and tau' of the first stage."""
@@ -131,6 +131,10 @@ class AutoLrsState(PolicyState):
     """Of the open stage."""
     ceiling: float | None = None
     """No LR above this is tried any more: one diverged in committed steps."""
+    sound: SoundLosses | None = None
+    """What the first stage taught: later on losses are lower, and a level from them alone too strict."""
+    restarts: int = 0
+    """How often committed steps diverged since a stage was last completed."""
 
 
 class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
@@ -198,10 +202,12 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
         """The next probe, the committed steps after the last one, or the next stage after those."""
         if directive.phase is Phase.PROBE:
             return (yield from self._after_probe(state, directive, report, progress))
-        if report.outcome is Outcome.DIVERGED:
-            assert directive.profile is not None
-            ceiling = max(directive.profile.start_lr, directive.profile.end_lr) / RETREAT
-            state = state.model_copy(update={"ceiling": ceiling})
+        if report.outcome is not Outcome.DIVERGED:
+            return (yield from self._open_stage(state.model_copy(update={"restarts": 0}), progress))
+        assert directive.profile is not None
+        ceiling = max(directive.profile.start_lr, directive.profile.end_lr) / RETREAT
+        state = state.model_copy(update={"ceiling": ceiling, "restarts": state.restarts + 1})
+        check_restarts(state.restarts)
         return (yield from self._open_stage(state, progress))
 
     def rejoin(self, state: AutoLrsState, progress: Progress) -> Asking[AutoLrsState]:
@@ -271,7 +277,7 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
             profile=_profile(lr, self._moving_steps(state), decays=self.options.decayed_probes),
             batches=self.options.batches,
             validate_at=evenly(state.tau_prime, validations) if validated else (),
-            give_up_above=self._give_up_above(state, progress),
+            give_up_above=self._give_up_above(state),
             reason=reason,
         )
         decision = Decision(
@@ -289,14 +295,18 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
         judged_by_batches = self.options.decayed_probes and state.objective is Objective.TRAINING
         return state.tau_prime - held_out if judged_by_batches else state.tau_prime
 
-    def _give_up_above(self, state: AutoLrsState, progress: Progress) -> float | None:
-        return give_up_level((state.start_loss, progress.first_loss), self.options.divergence_factor)
+    def _give_up_above(self, state: AutoLrsState) -> float | None:
+        if state.sound is None or state.restarts >= TRUSTED_RESTARTS:
+            return None
+        return state.sound.level(self.options.divergence_factor, state.start_loss)
 
     def _after_probe(
         self, state: AutoLrsState, directive: Directive, report: Report, progress: Progress
     ) -> Asking[AutoLrsState]:
         assert directive.profile is not None
         number, lr = directive.number, directive.profile.start_lr
+        if state.stage == 0 or state.sound is None:
+            state = state.model_copy(update={"sound": learn(state.sound, report)})
         if report.outcome is Outcome.DIVERGED:
             reached = level_reached(report, state.start_loss)
             candidate = Candidate(directive_number=number, lr=lr, at_least=reached)
@@ -321,7 +331,7 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
 
     def _forecast(self, state: AutoLrsState, report: Report) -> Forecast:
         """The loss after tau steps; a validation series counts in intervals between validations."""
-        forecaster = self._forecaster(state.objective)
+        forecaster = self.forecaster(state.objective)
         if state.objective is Objective.VALIDATION:
             losses = [validation.loss for validation in report.validations]
             horizon = state.tau / (state.tau_prime / len(losses))
@@ -329,7 +339,8 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
             losses, horizon = list(report.losses), float(state.tau)
         return forecaster.fit(np.asarray(losses)).predict(horizon)
 
-    def _forecaster(self, objective: Objective) -> Forecaster:
+    def forecaster(self, objective: Objective) -> Forecaster:
+        """What extrapolates the probes' losses of that kind."""
         match self.options.forecaster:
             case "exponential":
                 return ExponentialForecaster(objective)
@@ -376,9 +387,9 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
             profile=_profile(lr, n_steps, decays=last and self.options.final_decay),
             batches=self.options.batches,
             validate_at=(n_steps,) if self.config.has_validation else (),
-            give_up_above=self._give_up_above(state, progress),
+            give_up_above=self._give_up_above(state),
             report_every=report_every(n_steps),
-            reason=reason,
+            reason=reason + doubt(state.restarts),
         )
 
 

@@ -28,7 +28,7 @@ from tuner_server.core import range_test
 from tuner_server.core.acquisition import LogExpectedImprovement, LowerConfidenceBound
 from tuner_server.core.config import LrBounds
 from tuner_server.core.decayed import HELD_OUT, end_loss, length_correction
-from tuner_server.core.divergence import give_up_level, level_reached
+from tuner_server.core.divergence import TRUSTED_RESTARTS, SoundLosses, check_restarts, doubt, learn, level_reached
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.evidence import observations, posterior_curve
 from tuner_server.core.head_start import FINE_BRACKET, FIRST_CANDIDATES, HeadStart
@@ -90,7 +90,7 @@ class BudgetOptions(Options):
     widening: float = pydantic.Field(default=10.0, ge=1)
     """How far the search may leave the range, as a factor."""
     divergence_factor: float = pydantic.Field(default=3.0, gt=1)
-    """A loss so many times the job's first one has diverged."""
+    """Losses so many times what is typical of a sound probe have diverged (`core.divergence`)."""
 
     @pydantic.field_validator("decay")
     @classmethod
@@ -110,6 +110,10 @@ class BudgetState(PolicyState):
     """None: there was no prior that this search could use."""
     optimum: Optimum | None = None
     """What the search found; None before its end, and where it was cut too short to tell."""
+    sound: SoundLosses | None = None
+    """None before the first sound probe."""
+    restarts: int = 0
+    """How often committed steps diverged."""
 
     @property
     def misled(self) -> bool:
@@ -182,16 +186,22 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         assert directive.profile is not None
         peak = directive.profile.start_lr
         if directive.phase is not Phase.PROBE:
-            remaining = progress.remaining_steps
-            assert remaining is not None
-            reason = f"diverged at {peak:.3g}: a lower LR over what is left"
-            if state.optimum is not None:
-                optimum = state.optimum.model_copy(update={"good_end": False})
-                state = state.model_copy(update={"optimum": optimum})
-            return Step(state, self._train(peak / RETREAT, remaining, self._limit(progress), reason))
+            return self._restart(state, peak, progress)
+        state = state.model_copy(update={"sound": learn(state.sound, report)})
         candidate = self._judge(directive.number, peak, report, progress)
         state = state.model_copy(update={"candidates": (*state.candidates, candidate)})
         return (yield from self._next(state, progress))
+
+    def _restart(self, state: BudgetState, peak: float, progress: Progress) -> Step[BudgetState]:
+        """The decay from a lower LR than the one that diverged. Raises: DivergenceError: it never helps."""
+        remaining = progress.remaining_steps
+        assert remaining is not None
+        restarts = state.restarts + 1
+        check_restarts(restarts)
+        optimum = state.optimum and state.optimum.model_copy(update={"good_end": False})
+        state = state.model_copy(update={"restarts": restarts, "optimum": optimum})
+        reason = f"diverged at {peak:.3g}: a lower LR over what is left{doubt(restarts)}"
+        return Step(state, self._train(peak / RETREAT, remaining, self._limit(state), reason))
 
     def rejoin(self, state: BudgetState, progress: Progress) -> Asking[BudgetState]:
         """Commits the best candidate so far; without one, searches if enough is left, or decays from the LR set."""
@@ -202,7 +212,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         if self._usual_search <= LARGEST_SEARCH_SHARE * remaining and self._affords_probes(1, progress):
             return (yield from self._next(BudgetState(), progress))
         reason = f"joined again with {remaining} steps left, too few to search: the LR that was set, decaying"
-        return Step(state, self._train(self.config.base_lr, remaining, self._limit(progress), reason))
+        return Step(state, self._train(self.config.base_lr, remaining, self._limit(state), reason))
 
     def _judge(self, number: int, peak: float, report: Report, progress: Progress) -> Candidate:
         """A probe's loss after its decay: the validation, or the mean over batches that were held out."""
@@ -286,7 +296,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             profile=Profile(shape, decision.lr, end, n, warmup=min(round(n * self.options.warmup), n - 1)),
             batches=self.options.batches,
             validate_at=(n,) if self.config.has_validation else (),
-            give_up_above=self._limit(progress),
+            give_up_above=self._limit(state),
             reason=f"candidate {len(state.candidates) + 1}: {decision.reason}",
         )
         return Step(state, directive, decision.model_copy(update={"candidates": state.candidates}))
@@ -299,7 +309,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             lr = min(candidate.lr for candidate in state.candidates) / RETREAT
             reason = "every probe diverged: well below the lowest LR that was tried"
             decision = Decision(stage=0, lr=lr, reason=reason, candidates=state.candidates)
-            return Step(state, self._train(lr, remaining, self._limit(progress), reason), decision)
+            return Step(state, self._train(lr, remaining, self._limit(state), reason), decision)
         best = yield Query(
             observations(state.candidates),
             _bracket(state.bracketing, progress.bounds, self.options.widening),
@@ -323,7 +333,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             candidates=state.candidates,
             posterior=posterior_curve(best.evidence),
         )
-        return Step(state, self._train(lr, remaining, self._limit(progress), reason), decision)
+        return Step(state, self._train(lr, remaining, self._limit(state), reason), decision)
 
     def _train(self, lr: float, n_steps: int, limit: float | None, reason: str) -> Directive:
         end = lr if self.options.decay is Shape.CONSTANT else 0.0
@@ -339,8 +349,10 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             reason=reason,
         )
 
-    def _limit(self, progress: Progress) -> float | None:
-        return give_up_level((progress.first_loss,), self.options.divergence_factor)
+    def _limit(self, state: BudgetState) -> float | None:
+        if state.sound is None or state.restarts >= TRUSTED_RESTARTS:
+            return None
+        return state.sound.level(self.options.divergence_factor)
 
 
 def _spacing(bounds: LrBounds) -> float:

@@ -30,6 +30,7 @@ class Credentials:
     """
 
     token: str | None = dataclasses.field(default=None, repr=False)
+    """Shown with every call: `lrp_...`."""
     token_file: str | os.PathLike[str] | None = None
     """Holds the token, in place of `token`."""
     tls: bool = False

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import html
-import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from lrpilot.chart import COMMITTED, SEARCH, Band, Curve, Curves, Scale, bands, curves, known, pieces
 from lrpilot.schedule import Schedule
 
 if TYPE_CHECKING:
     from lrpilot.driver import Driver
 
-WIDTH, HEIGHT, LEFT, GAP = 640, 110, 70, 26
-POINTS = 320
-"""Of a curve: one for two pixels."""
-DECADES = 4.0
-"""LRs further below the highest are drawn at the bottom: a decay to zero has no end on a logarithmic axis."""
-_LR_COLOUR, _LOSS_COLOUR = "#3b82c4", "#d9822b"
+WIDTH, HEIGHT, LEFT, GAP = 640, 110, 70, 8
+PLOT = WIDTH - LEFT - 4
+AXIS = 18
+"""Under the drawing, for the steps."""
+COLUMNS = 320
+"""Of the curves: one for two pixels."""
+_STAGE = "#808080"
+"""Of every other stage: grey on white and on black."""
 
 
 def schedule_html(schedule: Schedule) -> str:
-    """LR and loss over the committed steps, with what the search cost."""
+    """LR and loss over all steps that were run, with what the search cost."""
     searched = sum(probe.n_steps for probe in schedule.probes)
     facts = {
         "policy": schedule.policy,
@@ -51,58 +52,79 @@ def _frame(title: str, facts: dict[str, str], drawing: str) -> str:
 
 
 def _drawing(schedule: Schedule) -> str:
-    n_steps = schedule.n_steps
-    if n_steps == 0:
-        return "<br><small>Nothing is committed yet.</small>"
-    at = sorted({round(i * (n_steps - 1) / (POINTS - 1)) for i in range(POINTS)})
-    lrs = _row("LR", at, [schedule.lr(step) for step in at], n_steps, 0, _LR_COLOUR)
-    starts, losses = _means(schedule.losses)
-    loss = _row("loss", starts, losses, n_steps, HEIGHT + GAP, _LOSS_COLOUR)
-    height = 2 * (HEIGHT + GAP)
+    found = pieces(schedule)
+    if not found:
+        return "<br><small>Nothing has been run yet.</small>"
+    drawn = curves(found, COLUMNS)
+    bottom = 2 * HEIGHT + GAP
+    rows = _row("LR", drawn.committed_lr, drawn.search_lr, 0) + _row(
+        "loss", drawn.committed_loss, drawn.search_loss, HEIGHT + GAP
+    )
+    marked = "".join(_band(band, drawn.n_steps, bottom) for band in bands(found))
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" role="img" style="max-width:100%;display:block" '
-        f'fill="currentColor" font-size="11"><title>LR and loss over {n_steps} committed steps</title>{lrs}{loss}'
-        f'<text x="{WIDTH}" y="{height - 4}" text-anchor="end">step {n_steps:,}</text></svg>'
+        f'<svg viewBox="0 0 {WIDTH} {bottom + AXIS}" width="{WIDTH}" role="img" style="max-width:100%;display:block" '
+        f'fill="currentColor" font-size="11"><title>LR and loss over the {drawn.n_steps} steps that were run</title>'
+        f"{marked}{rows}{_axis(drawn, bottom + AXIS - 5)}</svg>"
     )
 
 
-def _means(losses: Sequence[float]) -> tuple[list[int], list[float]]:
-    """The curve's parts: where each begins, and the mean of its finite losses."""
-    size = max(-(-len(losses) // POINTS), 1)
-    starts, means = [], []
-    for start in range(0, len(losses), size):
-        finite = [loss for loss in losses[start : start + size] if math.isfinite(loss)]
-        if finite:
-            starts.append(start)
-            means.append(math.fsum(finite) / len(finite))
-    return starts, means
-
-
-def _row(name: str, steps: Sequence[int], values: Sequence[float], n_steps: int, top: int, colour: str) -> str:
-    """A curve with its highest and lowest value; logarithmic where all are positive."""
-    if not values:
+def _band(band: Band, n_steps: int, height: int) -> str:
+    """A search in orange, every other stage in grey."""
+    if band.kept and band.stage % 2:
         return ""
-    low, high = min(values), max(values)
-    log = low >= 0 < high and (low > 0 or name == "LR")
-    if log:
-        low = max(low, high / 10**DECADES)
-    bottom, width = top + HEIGHT, WIDTH - LEFT - 4
+    colour, opacity = (_STAGE, 0.12) if band.kept else (SEARCH, 0.2)
+    what = f"stage {band.stage}" if band.kept else f"search for stage {band.stage}"
+    x, width = LEFT + PLOT * band.start / n_steps, PLOT * (band.end - band.start) / n_steps
+    return (
+        f'<rect x="{x:.1f}" y="0" width="{width:.1f}" height="{height}" fill="{colour}" opacity="{opacity}">'
+        f"<title>{what}: {band.end - band.start:,} steps</title></rect>"
+    )
 
-    def height(value: float) -> float:
-        if high <= low:
-            return top + HEIGHT / 2
-        value = max(value, low)
-        part = math.log(value / low) / math.log(high / low) if log else (value - low) / (high - low)
-        return bottom - 8 - part * (HEIGHT - 16)
 
-    points = " ".join(
-        f"{LEFT + width * step / max(n_steps - 1, 1):.1f},{height(value):.1f}"
-        for step, value in zip(steps, values, strict=True)
+def _axis(drawn: Curves, y: int) -> str:
+    """Steps, and what the colours say."""
+    ends = "".join(
+        f'<text x="{LEFT + PLOT * part:.0f}" y="{y}" text-anchor="{anchor}">{text}</text>'
+        for part, anchor, text in (
+            (0, "start", "0"),
+            (0.5, "middle", f"{drawn.n_steps // 2:,}"),
+            (1, "end", f"{drawn.n_steps:,} steps"),
+        )
+    )
+    return (
+        f'{ends}<text x="{LEFT + PLOT * 0.1:.0f}" y="{y}" fill="{COMMITTED}">committed</text>'
+        f'<text x="{LEFT + PLOT * 0.24:.0f}" y="{y}" fill="{SEARCH}">search</text>'
+    )
+
+
+def _row(name: str, committed: Curve, search: Curve, top: int) -> str:
+    """Both curves, with the highest and the lowest value that is drawn."""
+    scale = Scale.over(committed, search, of_lrs=name == "LR")
+    if scale is None:
+        return ""
+    bottom = top + HEIGHT
+    below = "≤ " if scale.lowest < scale.low else ""
+    lines = "".join(
+        _lines(values, scale, bottom, colour) for values, colour in ((search, SEARCH), (committed, COMMITTED))
     )
     return (
         f'<text x="0" y="{top + 12}">{name}</text>'
-        f'<text x="{LEFT - 6}" y="{top + 12}" text-anchor="end">{high:.3g}</text>'
-        f'<text x="{LEFT - 6}" y="{bottom - 4}" text-anchor="end">{low:.3g}</text>'
-        f'<path d="M{LEFT} {top}V{bottom}H{WIDTH - 4}" fill="none" stroke="currentColor" opacity=".3"/>'
-        f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
+        f'<text x="{LEFT - 6}" y="{top + 12}" text-anchor="end">{scale.high:.3g}</text>'
+        f'<text x="{LEFT - 6}" y="{bottom - 4}" text-anchor="end">{below}{scale.low:.3g}</text>'
+        f'<path d="M{LEFT} {top}V{bottom}H{LEFT + PLOT}" fill="none" stroke="currentColor" opacity=".3"/>{lines}'
     )
+
+
+def _lines(values: Curve, scale: Scale, bottom: int, colour: str) -> str:
+    """A line for each unbroken run of columns; one of a single column is as wide as the column."""
+    width = PLOT / len(values)
+    heights = [None if value is None else scale.part(value) for value in values]
+    lines = []
+    for run in known(enumerate(heights)):
+        points = [(LEFT + width * (column + 0.5), bottom - 8 - part * (HEIGHT - 16)) for column, part in run]
+        if len(points) == 1:
+            x, y = points[0]
+            points = [(x - width / 2, y), (x + width / 2, y)]
+        drawn = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        lines.append(f'<polyline points="{drawn}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
+    return "".join(lines)

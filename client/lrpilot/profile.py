@@ -29,6 +29,14 @@ class Profile:
 
     The first `warmup` steps rise linearly to `start_lr`; the shape covers the steps after them. `end_lr` is the LR of
     the step after the last, so that a linear decay to zero has no step that stands still; it holds from there on.
+
+    Attributes:
+        shape: of the way from `start_lr` to `end_lr`.
+        start_lr: the LR after the warm-up, at least 0.
+        end_lr: the LR of the step after the last, at least 0.
+        length: steps, warm-up included; at least 1.
+        offset: steps that lie behind the first one.
+        warmup: steps of the warm-up, fewer than `length`.
     """
 
     shape: Shape

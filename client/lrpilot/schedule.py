@@ -33,7 +33,15 @@ class Phase(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Segment:
-    """Committed steps [start_step, start_step + n_steps) at the LRs of one profile."""
+    """Committed steps [start_step, start_step + n_steps) at the LRs of one profile.
+
+    Attributes:
+        start_step: committed steps before the first one.
+        n_steps: at least 1.
+        profile: the LRs.
+        phase: what the steps are for.
+        stage: counts from 0; -1 before the first, and without a server.
+    """
 
     start_step: int
     n_steps: int
@@ -44,7 +52,12 @@ class Segment:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Validation:
-    """A validation loss after so many committed steps; within a probe, after so many steps of it."""
+    """A validation loss.
+
+    Attributes:
+        step: after so many committed steps; within a probe, after so many steps of it.
+        loss: what `validate` gave.
+    """
 
     step: int
     loss: float
@@ -52,7 +65,18 @@ class Validation:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Probe:
-    """Search steps: run from the weights of committed step `start_step`, and rolled back."""
+    """Search steps, which were rolled back.
+
+    Attributes:
+        start_step: the committed steps of the weights that it began with.
+        n_steps: how many were run.
+        profile: the LRs.
+        phase: what the steps are for.
+        stage: counts from 0; -1 before the first.
+        losses: of every step.
+        validations: in the probe, ascending.
+        diverged: whether a loss was not finite, or too high.
+    """
 
     start_step: int
     n_steps: int

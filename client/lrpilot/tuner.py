@@ -53,7 +53,7 @@ class Tuner(Driver):
             process_group: the ranks that train this model together; None: all there are, if `torch.distributed` is
                 initialised. Every rank makes its tuner with the same arguments; see docs/training-loops/distributed.md.
             **job: server, credentials, total_steps, lr_bounds, policy, policy_options, name, family, seed, timeout_s,
-                strict, observers, transport; see `lrpilot.driver.Driver`.
+                strict, observers, transport; see `lrpilot.job_options.JobOptions`.
 
         Raises:
             ConfigError: an argument can't be accepted.

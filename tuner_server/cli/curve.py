@@ -2,61 +2,80 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Sequence
 
+from lrpilot.chart import COMMITTED, SEARCH, Curve, Piece, Scale
+from lrpilot.chart import curves as in_columns
 from rich.table import Table
+from rich.text import Text
+
+from tuner_server.web.numbers import count
 
 WIDTH, HEIGHT = 64, 6
 """Characters of a curve."""
-DECADES = 4.0
-"""LRs further below the highest are drawn at the bottom."""
+COLUMNS = 2 * WIDTH
+"""Of its dots."""
+SHORT_AXIS = 24
+"""Characters; on fewer the step at half has no room."""
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 """Of a pattern: the left column's from the top down, then the right one's (ISO/TR 11548-1)."""
 _BLANK = 0x2800
 
 
-def curves(losses: Sequence[float], lrs: Sequence[float]) -> Table:
-    """Loss and LR over committed steps, each with its highest and lowest value."""
+def curves(found: Sequence[Piece]) -> Table:
+    """Loss and LR over all steps that were run, committed and search apart; what is drawn is labelled."""
+    drawn = in_columns(found, COLUMNS)
     table = Table.grid(padding=(0, 1))
-    for name, values, style in (("loss", losses, "cyan"), ("LR", lrs, "yellow")):
-        means = column_means(values, 2 * WIDTH)
-        if not means:
+    for name, committed, search in (
+        ("loss", drawn.committed_loss, drawn.search_loss),
+        ("LR", drawn.committed_lr, drawn.search_lr),
+    ):
+        scale = Scale.over(committed, search, of_lrs=name == "LR")
+        if scale is None:
             continue
-        low, high = min(means), max(means)
-        lines = braille(means, HEIGHT)
-        labels = [f"{high:.3g}", *[""] * (HEIGHT - 2), f"{low:.3g}"]
+        labels = [f"{scale.high:.3g}", *[""] * (HEIGHT - 2), f"{scale.low:.3g}"]
+        lines = braille(committed, search, scale, HEIGHT)
         for i, (label, line) in enumerate(zip(labels, lines, strict=True)):
-            table.add_row(f"[bold]{name}" if i == 0 else "", label, f"[{style}]{line}")
+            table.add_row(f"[bold]{name}" if i == 0 else "", label, line)
+        for note in beyond(scale):
+            table.add_row("", "", f"[dim]{note}")
+    if found:
+        table.add_row("[bold]step", "", step_axis(drawn.n_steps, -(-drawn.n_columns // 2)))
+        table.add_row("", "", f"[{COMMITTED}]committed[/] [{SEARCH}]search (rolled back)")
     return table
 
 
-def column_means(values: Sequence[float], n_columns: int) -> list[float]:
-    """The means of `n_columns` equal parts, or fewer if there are fewer values; what is no number doesn't count."""
-    finite = [value for value in values if math.isfinite(value)]
-    n = min(n_columns, len(finite))
-    edges = [round(i * len(finite) / n) for i in range(n + 1)] if n else []
-    return [math.fsum(finite[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
+def beyond(scale: Scale) -> list[str]:
+    """What of a curve is not where its value is."""
+    notes = []
+    if scale.lowest < scale.low:
+        notes.append(f"down to {scale.lowest:.3g}: what is below {scale.low:.3g} is drawn there")
+    if scale.highest > scale.high:
+        notes.append(f"search reached {scale.highest:.3g}: what is above {scale.high:.3g} is cut off")
+    return notes
 
 
-def braille(values: Sequence[float], height: int) -> list[str]:
-    """A dot for each value, on a logarithmic scale if all are positive; `height` lines, from the top down."""
-    heights = _heights(values, 4 * height)
-    rows = [[_BLANK] * (-(-len(values) // 2)) for _ in range(height)]
-    for column, at in enumerate(heights):
-        row, dot = divmod(4 * height - 1 - at, 4)
-        rows[row][column // 2] |= _DOTS[column % 2][dot]
-    return ["".join(map(chr, row)) for row in rows]
+def step_axis(n_steps: int, width: int) -> str:
+    """`0`, the step at half and the last one, under `width` characters of curve."""
+    last = count(n_steps)
+    if width < SHORT_AXIS:
+        return f"0{last:>{max(width - 1, len(last) + 1)}}"
+    half = count(n_steps // 2)
+    return f"0{half:^{width - 1 - len(last)}}{last}"
 
 
-def _heights(values: Sequence[float], n_dots: int) -> list[int]:
-    """From 0, the lowest, to `n_dots` - 1."""
-    low, high = min(values), max(values)
-    if low > 0:
-        floor = math.log10(high) - DECADES
-        values = [max(math.log10(value), floor) for value in values]
-        low, high = min(values), max(values)
-    if high <= low:
-        return [n_dots // 2] * len(values)
-    return [round((value - low) / (high - low) * (n_dots - 1)) for value in values]
+def braille(committed: Curve, search: Curve, scale: Scale, height: int) -> list[Text]:
+    """A dot for each value; `height` lines, from the top down. A character with committed steps has their colour."""
+    rows = [[_BLANK] * (-(-len(committed) // 2)) for _ in range(height)]
+    styles = [[SEARCH] * len(row) for row in rows]
+    for values, style in ((search, SEARCH), (committed, COMMITTED)):
+        for column, value in enumerate(values):
+            part = None if value is None else scale.part(value)
+            if part is not None:
+                row, dot = divmod(round((1 - part) * (4 * height - 1)), 4)
+                rows[row][column // 2] |= _DOTS[column % 2][dot]
+                styles[row][column // 2] = style
+    return [
+        Text.assemble(*((chr(pattern), style) for pattern, style in zip(*pair, strict=True)))
+        for pair in zip(rows, styles, strict=True)
+    ]

@@ -7,9 +7,7 @@ from typing import Annotated
 
 import typer
 from google.protobuf import json_format
-from lrpilot.schedule import Schedule
 from lrpilot.v1 import tuner_pb2 as pb
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -27,31 +25,23 @@ from tuner_server.cli.common import (
     state_of,
     writing,
 )
-from tuner_server.cli.curve import curves
 
 app = typer.Typer()
 
 
 @app.command(epilog="Example: `lrpilot show 3f2a --json`")
 def show(job: JobArgument, server: ServerOption = None, as_json: JsonOption = False) -> None:
-    """Show a job: how far it is, its schedule, and the way of its loss and its LR."""
+    """Show a job: how far it is, what it does, its stages, and the way of its loss and its LR."""
     with connected(server) as tuner:
         found = schedule_of(tuner, job, pb.SCHEDULE_VIEW_BASIC if as_json else pb.SCHEDULE_VIEW_FULL)
     if as_json:
         print_json(json_format.MessageToDict(found))
         return
+    from tuner_server.cli.picture import laid_out, picture
+
     console = Console()
     console.print(facts_table(found.job))
-    table = Table("stage", "phase", "from step", "steps", "LR", "to LR", box=box.SIMPLE)
-    for segment in found.segments:
-        profile = segment.profile
-        phase = pb.Phase.Name(segment.phase).removeprefix("PHASE_").lower()
-        lrs = (f"{profile.start_lr:.4g}", f"{profile.end_lr:.4g}")
-        table.add_row(str(segment.stage), phase, str(segment.start_step), str(segment.n_steps), *lrs)
-    console.print(table)
-    if found.segments:
-        schedule = Schedule.from_response(found)
-        console.print(curves(schedule.losses, schedule.lrs()))
+    console.print(picture(found.job, laid_out(found)))
 
 
 @app.command(epilog="Example: `lrpilot export 3f2a -o schedule.json`, then in Python `lrpilot.Schedule.load(...)`")
@@ -105,7 +95,7 @@ def facts_table(job: pb.Job) -> Table:
 
 def _facts(job: pb.Job) -> dict[str, str]:
     total = f" of {job.config.total_steps}" if job.config.HasField("total_steps") else ""
-    facts = {
+    return {
         "job": job.id,
         "name": job.config.name or "-",
         "policy": job.config.policy,
@@ -116,6 +106,3 @@ def _facts(job: pb.Job) -> dict[str, str]:
         "validation": f"{optional(job, 'last_validation')} (best {optional(job, 'best_validation')})",
         "wall time": f"{job.wall_time_s:.1f} s",
     }
-    if job.directive.reason:
-        facts["now"] = job.directive.reason
-    return facts

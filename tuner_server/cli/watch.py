@@ -8,32 +8,57 @@ from collections.abc import Iterator
 
 import typer
 from lrpilot.errors import UnavailableError
-from lrpilot.schedule import Schedule
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.v1 import tuner_pb2 as pb
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from tuner_server.cli.common import JobArgument, ServerOption, connected, resolve, schedule_of
-from tuner_server.cli.curve import WIDTH, curves
+from tuner_server.cli.curve import COLUMNS, WIDTH
 from tuner_server.cli.job import facts_table
 
 ASK_AGAIN_S = 2.0
 """After which a server that went away is asked again."""
+
+_SEARCHES = (pb.PHASE_RANGE_TEST, pb.PHASE_PROBE)
 
 app = typer.Typer()
 
 
 @app.command(epilog="Example: `lrpilot watch 3f2a`")
 def watch(job: JobArgument, server: ServerOption = None) -> None:
-    """Follow a job until it ends: how far it is, and the way of its loss and its LR. Ctrl-C leaves; the job goes on."""
-    with connected(server) as tuner:
-        job_id = resolve(tuner, job)
-        with Live(console=Console()) as live:
-            for _ in _changes(tuner, job_id):
-                live.update(_picture(schedule_of(tuner, job_id, pb.SCHEDULE_VIEW_FULL)), refresh=True)
+    """Follow a job until it ends: what it does, its stages, and the way of its loss and its LR. Ctrl-C leaves it be."""
+    from tuner_server.cli.picture import laid_out, picture
+
+    with connected(server) as tuner, Live(console=Console(), auto_refresh=False) as live:
+        history, fetched = None, None
+        for now in _changes(tuner, resolve(tuner, job)):
+            if history is None or fetched is None or is_behind(fetched, now):
+                found = schedule_of(tuner, now.id, pb.SCHEDULE_VIEW_FULL)
+                history, fetched, now = laid_out(found), found.job, found.job
+            live.update(Group(_progress(now), picture(now, history)), refresh=True)
+
+
+def is_behind(fetched: pb.Job, now: pb.Job) -> bool:
+    """Whether a history that was fetched with a job as it was then is worth fetching again, losses and all.
+
+    It is when another phase or stage has come, a probe has ended, or the curves would be a column longer.
+    """
+    searching = now.directive.phase in _SEARCHES
+    if (now.state, now.stage, now.directive.phase) != (fetched.state, fetched.stage, fetched.directive.phase):
+        return True
+    if searching and now.directive.number != fetched.directive.number:
+        return True
+    run, then = _run(now), _run(fetched)
+    whole = now.config.total_steps if now.config.HasField("total_steps") else run
+    return run < then or (run - then) * COLUMNS >= whole
+
+
+def _run(job: pb.Job) -> int:
+    """Steps that were run."""
+    return job.committed_steps + job.search_steps
 
 
 def _changes(tuner: GrpcTransport, job_id: str) -> Iterator[pb.Job]:
@@ -52,13 +77,10 @@ def _changes(tuner: GrpcTransport, job_id: str) -> Iterator[pb.Job]:
         time.sleep(ASK_AGAIN_S)
 
 
-def _picture(found: pb.GetScheduleResponse) -> Table:
-    job, schedule = found.job, Schedule.from_response(found)
-    picture = Table.grid()  # a progress bar ends no line by itself
-    picture.add_row(facts_table(job))
+def _progress(job: pb.Job) -> Table:
+    """How far a job is; the bar, which ends no line by itself, is a row of it."""
+    table = Table.grid()
+    table.add_row(facts_table(job))
     if job.config.HasField("total_steps"):
-        run = job.committed_steps + job.search_steps
-        picture.add_row(ProgressBar(total=job.config.total_steps, completed=run, width=WIDTH))
-    if schedule.segments:
-        picture.add_row(curves(schedule.losses, schedule.lrs()))
-    return picture
+        table.add_row(ProgressBar(total=job.config.total_steps, completed=_run(job), width=WIDTH))
+    return table

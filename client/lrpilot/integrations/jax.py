@@ -23,7 +23,6 @@ class Tuner(Driver, Generic[State]):
     The tuner holds the training state: a step takes `tuner.state` and puts back what comes out, and `step(loss)`
     follows. What it does to the state in between is all there is to it: another LR, or an earlier state after a probe.
 
-    Example:
         optimizer = optax.inject_hyperparams(optax.adamw)(learning_rate=0.001)
         with Tuner((params, optimizer.init(params)), total_steps=2000) as tuner:
             for batch in tuner.batches(loader):
@@ -49,7 +48,7 @@ class Tuner(Driver, Generic[State]):
             donates: whether the step donates the buffers of its state (`donate_argnums`). Snapshots are copies then;
                 without, they are references and cost nothing but memory.
             **job: server, credentials, total_steps, lr_bounds, policy, policy_options, name, family, seed, timeout_s,
-                strict, observers, transport; see `lrpilot.driver.Driver`.
+                strict, observers, transport; see `lrpilot.job_options.JobOptions`.
 
         Raises:
             ConfigError: an argument can't be accepted.

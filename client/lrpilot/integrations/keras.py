@@ -53,7 +53,7 @@ class LRPilot(keras.callbacks.Callback):
                 `model.evaluate`.
             **job: server, credentials, total_steps (default: what `fit` was asked for), lr_bounds, policy,
                 policy_options, name, family, seed, timeout_s, strict, observers, transport; see
-                `lrpilot.driver.Driver`.
+                `lrpilot.job_options.JobOptions`.
 
         Raises:
             ConfigError: arrays without a batch size, or a batch size without arrays.

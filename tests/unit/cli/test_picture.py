@@ -1,0 +1,90 @@
+"""A job as text, of jobs that a simulated training ran."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from statistics import fmean
+
+import pytest
+from lrpilot.v1 import tuner_pb2 as pb
+from rich.console import Console
+
+from tests.support.shown import history, job_config, stored
+from tests.support.simulated import QUICK, SimulatedTraining, config, drive
+from tuner_server.cli.picture import laid_out, picture
+from tuner_server.core.config import JobConfig
+from tuner_server.core.messages import Outcome, Phase
+from tuner_server.rpc.convert import schedule_to_pb
+from tuner_server.web import explain
+from tuner_server.web.timeline import timeline
+
+TWO_STAGES = config(400, **QUICK)
+
+
+def response(config: JobConfig, max_directives: int = 10_000) -> pb.GetScheduleResponse:
+    run = drive(config, SimulatedTraining(), max_directives=max_directives)
+    return schedule_to_pb(stored(run.state), history(run), history=True)
+
+
+def printed(found: pb.GetScheduleResponse) -> str:
+    file = io.StringIO()
+    Console(width=200, file=file).print(picture(found.job, laid_out(found)))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("max_directives", [0, 1, 4, 7, 10_000])
+def test_it_says_what_the_page_says(max_directives: int) -> None:
+    run = drive(TWO_STAGES, SimulatedTraining(), max_directives=max_directives)
+    said = explain.headline(run.state, timeline(history(run)))
+    assert " ".join(said.split()) in " ".join(printed(response(TWO_STAGES, max_directives)).split())
+
+
+def test_a_search_that_goes_on_shows_its_probes() -> None:
+    searching = job_config("new", validates=False)
+    run = drive(searching, SimulatedTraining(), max_directives=3)
+    text = printed(response(searching, 3))
+    lines = text.splitlines()
+    head = next(i for i, line in enumerate(lines) if "LR tried" in line)
+    probes = run.of(Phase.PROBE)
+    assert len(probes) == 4
+    for line, exchange in zip(lines[head + 2 : head + 2 + len(probes)], probes, strict=True):
+        assert exchange.directive.profile is not None
+        lr, *rest = line.split()
+        assert float(lr) == pytest.approx(exchange.directive.profile.start_lr, rel=0.01)
+        if exchange.report is None:
+            assert rest == ["running"]
+        else:
+            loss = fmean(exchange.report.losses[-10:])
+            assert rest[:2] == [str(exchange.report.n_steps), f"{loss:.3g}"]
+            assert ("diverged" in rest) is (exchange.report.outcome is Outcome.DIVERGED)
+    assert "Nothing is committed yet" in text
+    assert "committed steps" not in text, "no table of stages before there is one"
+    assert "search (rolled back)" in text, "the probes are drawn"
+
+
+def test_a_range_test_says_where_it_goes() -> None:
+    assert "1×10⁻⁶ to" in printed(response(config(800, bounds=False, **QUICK), 0))
+
+
+def test_stages_count_from_one() -> None:
+    found = response(TWO_STAGES)
+    n_stages = len(laid_out(found).stages)
+    lines = printed(found).splitlines()
+    head = next(i for i, line in enumerate(lines) if "search steps" in line)
+    rows = [line.split() for line in lines[head + 2 : head + 2 + n_stages]]
+    assert [row[0] for row in rows] == [str(i + 1) for i in range(n_stages)]
+    assert found.segments[0].stage in (-1, 0), "the protocol's number is another"
+
+
+def test_the_axis_ends_at_the_steps_that_were_run() -> None:
+    [axis] = [line.split() for line in printed(response(TWO_STAGES)).splitlines() if line.startswith("step ")]
+    assert axis == ["step", "0", "200", "400"]
+
+
+def test_it_needs_no_pytorch() -> None:
+    """`lrpilot show` would wait seconds for it."""
+    code = "import sys, tuner_server.cli.picture; print('torch' in sys.modules or 'scipy' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"

@@ -1,0 +1,65 @@
+"""When `lrpilot watch` fetches a history."""
+
+from __future__ import annotations
+
+import pytest
+from lrpilot.v1 import tuner_pb2 as pb
+
+from tests.support.shown import stored
+from tests.support.simulated import SimulatedTraining, config
+from tuner_server.cli.curve import COLUMNS
+from tuner_server.cli.watch import is_behind
+from tuner_server.core import job
+from tuner_server.core.messages import Phase
+from tuner_server.rpc.convert import job_to_pb
+
+
+def a_job(
+    committed_steps: int,
+    *,
+    total_steps: int | None = 12_800,
+    phase: pb.Phase.ValueType = pb.PHASE_TRAIN,
+    number: int = 5,
+) -> pb.Job:
+    return pb.Job(
+        state=pb.JOB_STATE_TRAINING,
+        config=pb.JobConfig(total_steps=total_steps),
+        committed_steps=committed_steps,
+        search_steps=100,
+        directive=pb.Directive(phase=phase, number=number),
+    )
+
+
+@pytest.mark.parametrize("total_steps", [12_800, None])
+def test_a_history_is_fetched_when_the_curves_are_a_column_longer(total_steps: int | None) -> None:
+    fetched = a_job(12_600, total_steps=total_steps)
+    assert not is_behind(fetched, a_job(12_650, total_steps=total_steps, number=6))
+    assert is_behind(fetched, a_job(12_800, total_steps=total_steps, number=6))
+
+
+def test_a_history_is_fetched_when_something_else_is_done() -> None:
+    fetched = a_job(1000)
+    probing = a_job(1000, phase=pb.PHASE_PROBE, number=6)
+    assert is_behind(fetched, probing)
+    assert is_behind(probing, a_job(1000, phase=pb.PHASE_PROBE, number=7)), "a probe has ended"
+    assert not is_behind(probing, probing)
+    ended = a_job(1000)
+    ended.state = pb.JOB_STATE_FINISHED
+    assert is_behind(fetched, ended)
+    assert is_behind(fetched, a_job(900)), "the client went back to a checkpoint"
+
+
+def test_a_history_is_fetched_no_more_often_than_there_is_something_to_see() -> None:
+    """Of a long job with many reports: once a column, once a probe, twice a stage."""
+    job_config = config(20_000, tau=500, tau_max=4000, tau_prime=50)
+    training, transition = SimulatedTraining(), job.create(job_config)
+    fetched, fetches, others = job_to_pb(stored(transition.state)), 1, 0
+    while transition.directive.phase is not Phase.STOP:
+        before = transition.directive
+        transition = job.advance(transition.state, training.run(before))
+        others += before.phase is Phase.PROBE or transition.directive.phase is not before.phase
+        others += transition.directive.stage != before.stage
+        now = job_to_pb(stored(transition.state))
+        if is_behind(fetched, now):
+            fetched, fetches = now, fetches + 1
+    assert fetches <= COLUMNS + others + 1

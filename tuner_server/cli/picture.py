@@ -1,0 +1,98 @@
+"""A job as text, in the words of its page in the dashboard.
+
+To import this takes most of a second (SQLAlchemy): a command does it when it has a job to draw. What the page says of
+each stage would take several, since it asks the policy (PyTorch); that is for `lrpilot report`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from lrpilot.chart import Piece
+from lrpilot.v1 import tuner_pb2 as pb
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from tuner_server.cli.curve import curves
+from tuner_server.core.messages import Phase
+from tuner_server.web.explain import headline
+from tuner_server.web.numbers import count, number
+from tuner_server.web.timeline import Probe, Span, Stage, Timeline, timeline
+from tuner_server.web.wire import job_and_history
+
+LAST_LOSSES = 10
+"""Of a probe, whose mean is its loss so far: one batch says little."""
+
+
+def laid_out(found: pb.GetScheduleResponse) -> Timeline:
+    """A job's history. Raises: InvalidInputError: as `job_and_history`."""
+    return timeline(job_and_history(found)[1])
+
+
+def picture(job: pb.Job, history: Timeline) -> RenderableType:
+    """What a job does and how it came there, its stages, its loss and LR.
+
+    Args:
+        job: as it is now.
+        history: as it was when it was fetched, which may be some steps ago.
+
+    Raises:
+        InvalidInputError: as `job_and_history`.
+    """
+    state = job_and_history(pb.GetScheduleResponse(job=job))[0].state
+    if history.spans:  # which tells what a job without its history can't
+        state = state.model_copy(update={"first_loss": float(history.spans[0].losses[0])})
+    return Group(Text(f"\n{headline(state, history)}\n"), *_parts(history))
+
+
+def _parts(history: Timeline) -> Iterator[RenderableType]:
+    chosen = [stage for stage in history.stages if stage.lr is not None]
+    if chosen:
+        yield _stages(chosen)
+    else:
+        yield Text("Nothing is committed yet.")
+    if history.stages and history.stages[-1].lr is None:
+        yield _search(history.stages[-1].probes)
+    if history.spans:
+        yield curves([_piece(span) for span in history.spans])
+
+
+def _search(probes: Sequence[Probe]) -> Table:
+    """What a search that goes on has tried."""
+    table = Table("LR tried", "steps", "loss so far", "", box=box.SIMPLE, title="search", title_justify="left")
+    for probe in probes:
+        n_steps, loss, outcome = "", "", "running"
+        if probe.span is not None:
+            n_steps, loss = count(probe.span.n_steps), number(float(probe.span.losses[-LAST_LOSSES:].mean()))
+            outcome = "diverged" if probe.diverged else ""
+        table.add_row(_tried(probe), n_steps, loss, outcome)
+    return table
+
+
+def _tried(probe: Probe) -> str:
+    profile = probe.directive.profile
+    if profile is not None and probe.directive.phase is Phase.RANGE_TEST:
+        return f"{number(profile.start_lr)} to {number(profile.end_lr)}"
+    return number(probe.lr)
+
+
+def _stages(stages: Sequence[Stage]) -> Table:
+    """Stages count from 1, as on the page."""
+    table = Table("stage", "search steps", "from step", "committed steps", "LR", "to LR", box=box.SIMPLE)
+    for stage in stages:
+        profile = stage.directive.profile if stage.directive is not None else stage.spans[0].profile
+        table.add_row(
+            str(stage.index + 1),
+            count(stage.search_steps),
+            count(stage.spans[0].committed_start) if stage.spans else "",
+            count(stage.committed_steps),
+            number(stage.lr),
+            number(profile.end_lr) if profile is not None else "",
+        )
+    return table
+
+
+def _piece(span: Span) -> Piece:
+    return Piece(span.start, span.end, span.profile, span.losses.tolist(), span.kept, span.stage)

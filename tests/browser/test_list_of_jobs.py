@@ -34,6 +34,18 @@ def test_jobs_are_listed_filtered_sorted_and_paged(page: Page) -> None:
     expect(page.get_by_text("No job matches")).to_be_visible()
 
 
+def test_where_there_are_cards_and_no_heads_the_form_sorts(page: Page) -> None:
+    page.set_viewport_size({"width": 800, "height": 800})
+    page.goto("/?q=waiting 0")
+    expect(page.locator("table.jobs thead")).to_be_hidden()
+    page.get_by_label("Sort by").select_option("name")
+    page.get_by_role("button", name="Filter").click()
+    rows = page.locator("table.jobs tbody tr")
+    expect(rows).to_have_count(10)
+    expect(rows.first).to_contain_text("waiting 00")
+    expect(page.get_by_label("Sort by")).to_have_value("name")
+
+
 def test_a_row_says_how_its_job_is(page: Page) -> None:
     page.goto("/?state=finished&sort=name")
     row = page.locator("table.jobs tbody tr").first

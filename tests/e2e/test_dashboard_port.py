@@ -9,7 +9,7 @@ import re
 import ssl
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import grpc
@@ -122,6 +122,53 @@ def test_it_serves_with_the_servers_certificate_and_tokens(db: str, job_id: str,
         assert (status, json.loads(body)["n_steps"]) == (200, 4000)
         with pytest.raises(http.client.HTTPException):
             get(port, "/")  # not without TLS
+
+
+def served(authorities: Sequence[trustme.CA], port: int, client: trustme.CA | None = None) -> list[bool]:
+    """Whether somebody who trusts that authority, and shows a certificate of `client`, is served; for each of them."""
+    found = []
+    for authority in authorities:
+        tls = ssl.create_default_context()
+        authority.configure_trust(tls)
+        if client is not None:
+            client.issue_cert("somebody").configure_cert(tls)
+        try:
+            found.append(get(port, "/", tls=tls)[0] == 200)
+        except (ssl.SSLError, ConnectionError):
+            found.append(False)
+    return found
+
+
+def test_renewed_certificates_are_used_without_a_restart(db: str, tmp_path: Path) -> None:
+    both, port = (trustme.CA(), trustme.CA()), free_port()
+    cert, key = issued(both[0], tmp_path, HOST)
+    with running(db, "--http", f"{HOST}:{port}", "--tls-cert", str(cert), "--tls-key", str(key)) as server:
+        assert served(both, port) == [True, False]
+
+        former = key.read_bytes()
+        issued(both[1], tmp_path, HOST)
+        renewed = key.read_bytes()
+        key.write_bytes(former)  # half of a renewal: certificate and key don't fit
+        assert served(both, port) == [True, False]
+        key.write_bytes(renewed)
+        assert served(both, port) == [False, True]
+        key.unlink()
+        assert served(both, port) == [False, True]
+        _, log = server.wait()
+    assert "certificates can't be read again; the former ones are kept" in log
+    assert "certificates were read again" in log
+
+
+def test_renewed_client_authorities_let_in_their_clients_and_no_others(db: str, tmp_path: Path) -> None:
+    authority, former, renewed, port = trustme.CA(), trustme.CA(), trustme.CA(), free_port()
+    cert, key = issued(authority, tmp_path, HOST)
+    client_ca = tmp_path / "clients.pem"
+    former.cert_pem.write_to_path(client_ca)
+    files = ("--tls-cert", str(cert), "--tls-key", str(key), "--tls-client-ca", str(client_ca))
+    with running(db, "--http", f"{HOST}:{port}", *files):
+        assert [served([authority], port, client) for client in (former, renewed, None)] == [[True], [False], [False]]
+        renewed.cert_pem.write_to_path(client_ca)
+        assert [served([authority], port, client) for client in (former, renewed, None)] == [[False], [True], [False]]
 
 
 def test_mutual_tls_serves_those_who_have_a_certificate_of_the_authority(db: str, job_id: str, tmp_path: Path) -> None:

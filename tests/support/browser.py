@@ -78,6 +78,17 @@ def until(page: Page, condition: str) -> None:
         page.wait_for_timeout(POLL_MS)
 
 
+def show(page: Page, *, visible: bool = True) -> None:
+    """Brings a page to the front, or sends it to the back. Headless, Chromium holds all pages to be in front."""
+    page.evaluate(
+        """hidden => {
+            Object.defineProperty(document, "hidden", { configurable: true, value: hidden });
+            document.dispatchEvent(new Event("visibilitychange"));
+        }""",
+        not visible,
+    )
+
+
 def axe_findings(page: Page) -> list[str]:
     """What axe-core finds serious in a page as it is now."""
     # What a chart draws is one image to whoever listens, and thousands of elements to axe. The script comes through the

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import dataclasses
 import socket
-import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import uvicorn
@@ -17,7 +16,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from tuner_server.rpc.tls import TlsFiles
+from tuner_server.rpc.tls import TlsFiles, server_context
 
 STOP_S = 1
 """Answers are small and at once: what isn't sent by then has nobody who reads it."""
@@ -64,14 +63,22 @@ class _Server(uvicorn.Server):
 
 @contextlib.asynccontextmanager
 async def serving(app: ASGIApp, listener: socket.socket, tls: TlsFiles | None = None) -> AsyncIterator[None]:
-    """Serves an app on the running loop, on a bound socket, until the block ends; over HTTPS if there is `tls`."""
+    """Serves an app on the running loop, on a bound socket, until the block ends.
+
+    Args:
+        app: what answers.
+        listener: the socket.
+        tls: certificates for HTTPS, read again when their files change; None: plain HTTP.
+
+    Raises:
+        InvalidInputError: a certificate can't be used.
+    """
     config = uvicorn.Config(
         app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=STOP_S, server_header=False
     )
     if tls is not None:
-        config.ssl_certfile, config.ssl_keyfile = tls.cert, tls.key
-        if tls.client_ca is not None:
-            config.ssl_ca_certs, config.ssl_cert_reqs = str(tls.client_ca), ssl.CERT_REQUIRED
+        context = server_context(tls)
+        config.ssl_context_factory = lambda _config, _default: context
     server = _Server(config)
     task = asyncio.create_task(server.serve([listener]))
     try:

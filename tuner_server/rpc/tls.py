@@ -6,13 +6,16 @@ import dataclasses
 import os
 import ssl
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import grpc
 import structlog
 
 from tuner_server.core.errors import InvalidInputError, TunerError
 
+T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 
@@ -40,35 +43,46 @@ class TlsFiles:
             _check_authorities(self.client_ca)
         return grpc.ssl_server_certificate_configuration([(key, cert)], root_certificates=client_ca)
 
+    def context(self) -> ssl.SSLContext:
+        """The same for servers that are not gRPC's. Raises: as `read`; OSError: a file changed meanwhile."""
+        self.read()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.cert, self.key, password="")
+        if self.client_ca is not None:
+            context.load_verify_locations(self.client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
     def stamp(self) -> tuple[tuple[int, int, int], ...]:
         """What changes when a file is written or replaced. Raises: OSError."""
         paths = (self.cert, self.key) if self.client_ca is None else (self.cert, self.key, self.client_ca)
         return tuple((found.st_mtime_ns, found.st_ino, found.st_size) for found in map(os.stat, paths))
 
 
-class _Renewed:
-    """Gives gRPC the certificates anew when their files have changed. gRPC asks at every new connection."""
+class _Renewed(Generic[T]):
+    """What is made of the files, made anew when they have changed. It is asked for at every new connection."""
 
-    def __init__(self, files: TlsFiles) -> None:
-        self._files = files
+    def __init__(self, files: TlsFiles, read: Callable[[TlsFiles], T]) -> None:
+        self._files, self._read = files, read
+        files.read()  # before `stamp`, whose errors name no setting
         self._stamp = files.stamp()
-        self.first = files.read()
+        self.latest = read(files)
 
-    def __call__(self) -> grpc.ServerCertificateConfiguration | None:
-        """The new certificates; None: those that are in use are still right, or the new ones are not."""
+    def renew(self) -> T | None:
+        """What `latest` is from now on; None: the files are the same still, or what they hold can't be used."""
         try:
             stamp = self._files.stamp()
             if stamp == self._stamp:
                 return None
             self._stamp = stamp
-            renewed = self._files.read()
+            self.latest = self._read(self._files)
         except (OSError, TunerError) as error:
             # In the middle of a renewal the files need not fit each other: the next connection looks again.
             self._stamp = ()
             log.warning("certificates can't be read again; the former ones are kept", why=str(error))
             return None
         log.info("certificates were read again")
-        return renewed
+        return self.latest
 
 
 def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
@@ -77,14 +91,31 @@ def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
     Raises:
         InvalidInputError: a file can't be used; the message names the setting.
     """
-    # Read here too, before `stamp`, whose errors name no setting.
-    files.read()
-    renewed = _Renewed(files)
+    renewed = _Renewed(files, TlsFiles.read)
     return grpc.dynamic_ssl_server_credentials(
-        renewed.first,
-        renewed,  # type: ignore[arg-type]  # the stubs don't know that None means no change
+        renewed.latest,
+        renewed.renew,  # type: ignore[arg-type]  # the stubs don't know that None means no change
         require_client_authentication=files.client_ca is not None,
     )
+
+
+def server_context(files: TlsFiles) -> ssl.SSLContext:
+    """The same for servers that are not gRPC's. Renewed files are used without a restart.
+
+    Raises:
+        InvalidInputError: a file can't be used; the message names the setting.
+        OSError: a file changed while it was read.
+    """
+    renewed = _Renewed(files, TlsFiles.context)
+
+    def handshake(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        renewed.renew()
+        connection.context = renewed.latest
+
+    # Called for every client, whether it names a server or not.
+    first = renewed.latest
+    first.sni_callback = handshake
+    return first
 
 
 def _content(setting: str, path: Path) -> bytes:

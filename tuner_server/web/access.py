@@ -27,7 +27,8 @@ COOKIE = "lrpilot_token"
 Authenticate = Callable[[str], Awaitable[Principal]]
 """From a token to whoever shows it. Raises: UnauthenticatedError; StorageError."""
 Handle = Callable[[Request, Principal], Awaitable[Response]]
-_LOCAL_PATH = re.compile(r"/[A-Za-z0-9][\w./?&=%+-]*")
+_LOCAL_PATH = re.compile(r"/(?:[A-Za-z0-9][\w./%+-]*)?(?:\?[\w./?&=%+*~-]*)?", re.ASCII)
+"""With its query. What could begin another host, `//` or `/\\`, is none."""
 
 
 class Gate:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
-from urllib.parse import parse_qs, quote
+from urllib.parse import parse_qs, quote, urlencode
 
 import anyio
 import structlog
@@ -43,14 +43,17 @@ from tuner_server.core.errors import (
 from tuner_server.rpc.limits import Shares
 from tuner_server.service import TunerService
 from tuner_server.storage import StoredJob
-from tuner_server.web import curves, exports
+from tuner_server.web import exports
 from tuner_server.web.access import COOKIE, Admitted, Authenticate, Gate, Handle, check_same_origin, local_path
+from tuner_server.web.curves import BUCKETS
 from tuner_server.web.drawing import overview, sparkline
 from tuner_server.web.evidence import StageCurves, stage_curves
 from tuner_server.web.headers import FOREVER, SecurityHeaders
 from tuner_server.web.histories import Histories
-from tuner_server.web.listing import NEWEST, STATES, Column, Listing, Query, listing, title
-from tuner_server.web.live import events
+from tuner_server.web.job_chart import JobChart, job_chart
+from tuner_server.web.listing import STATES, Column, Query, title
+from tuner_server.web.listings import Listings
+from tuner_server.web.live import Looks, Version, events
 from tuner_server.web.pages import STATIC, Pages, plotly_js, plotly_js_gzipped
 from tuner_server.web.report import report_html
 from tuner_server.web.thinning import Window
@@ -119,6 +122,7 @@ def dashboard(
             Route(f"{job}/report.html", read(site.report), methods=get),
             Route(f"{job}/cancel", Admitted(gate, Scope.CANCEL, site.cancel), methods=post),
             Route("/compare", read(site.compare), methods=get),
+            Route("/compare/events", read(site.compare_events, streams=True), methods=get),
             Route("/login", site.login, methods=get),
             Route("/login", site.sign_in, methods=post),
             Route("/logout", site.sign_out, methods=post),
@@ -147,13 +151,15 @@ class _Site:
     def __init__(self, service: TunerService, stopping: asyncio.Event, gate: Gate) -> None:
         self._service, self._stopping, self._gate = service, stopping, gate
         self._histories = Histories(service)
+        self._listings = Listings(service)
+        self._list_looks, self._job_looks = Looks(self._look_at_list), Looks(self._look_at_job)
         self._pages = Pages()
         self._limiter = anyio.CapacityLimiter(THREADS)
 
     async def jobs(self, request: Request, caller: Principal) -> Response:
         """The list."""
         query = Query.parse(request.query_params)
-        found = await self._run(self._listing, caller, query)
+        found = await self._run(self._listings.get, caller.project, query)
         values = {"query": query, "listing": found, "columns": Column, "states": STATES}
         return self._page("jobs.html", caller, **values)
 
@@ -161,10 +167,9 @@ class _Site:
         """Says when the list changed."""
         query = Query.parse(request.query_params)
 
-        async def version() -> tuple[str, bool]:
-            caller = await self._gate.principal(request, Scope.READ)
-            found = await self._run(self._listing, caller, query)
-            return found.version, True
+        async def version() -> Version:
+            await self._gate.principal(request, Scope.READ)
+            return await self._list_looks((caller.project, query))
 
         return events(version, self._stopping)
 
@@ -186,21 +191,13 @@ class _Site:
 
     async def job_events(self, request: Request, caller: Principal) -> Response:
         """Says when a job changed."""
-        job_id = request.path_params["job_id"]
-        await self._run(self._service.get_job, caller.project, job_id)  # not found is said at once
-
-        async def version() -> tuple[str, bool]:
-            caller = await self._gate.principal(request, Scope.READ)
-            job = await self._run(self._service.get_job, caller.project, job_id)
-            return str(job.version), job.state.status.live
-
-        return events(version, self._stopping)
+        return await self._jobs_events(request, caller, [request.path_params["job_id"]])
 
     async def curves(self, request: Request, caller: Principal) -> Response:
         """The chart's data; `from`, `to` and `buckets` say what is looked at."""
 
-        def read(job: StoredJob, found: Timeline) -> curves.JobCurves:
-            return curves.job_curves(found, _window(request.query_params, found.n_steps))
+        def read(job: StoredJob, found: Timeline) -> JobChart:
+            return job_chart(job.state.config, found, _window(request.query_params, found.n_steps))
 
         return JSONResponse(await self._read(request, caller, read))
 
@@ -211,7 +208,7 @@ class _Site:
         def read(job: StoredJob, found: Timeline) -> StageCurves:
             if index >= len(found.stages):
                 raise NotFoundError(f"job {job.id} has no stage {index}")
-            return stage_curves(found.stages[index])
+            return stage_curves(found.stages[index], job.state.config)
 
         return JSONResponse(await self._read(request, caller, read))
 
@@ -259,13 +256,24 @@ class _Site:
 
     async def compare(self, request: Request, caller: Principal) -> Response:
         """Several jobs in one chart."""
-        ids = list(dict.fromkeys(request.query_params.getlist("job")))[:MAX_COMPARED]
+        ids = _compared(request)
 
         def render() -> str:
             found = [job_view(*self._histories.get(caller.project, job_id)) for job_id in ids]
-            return self._pages.render("compare.html", jobs=found, limit=MAX_COMPARED, signed_in=self._gate.asks)
+            return self._pages.render(
+                "compare.html",
+                jobs=found,
+                query=urlencode([("job", job_id) for job_id in ids]),
+                version=_joined(str(job.version) for job in found),
+                limit=MAX_COMPARED,
+                signed_in=self._gate.asks,
+            )
 
         return HTMLResponse(await self._run(render))
+
+    async def compare_events(self, request: Request, caller: Principal) -> Response:
+        """Says when one of several jobs changed."""
+        return await self._jobs_events(request, caller, _compared(request))
 
     async def login(self, request: Request) -> Response:
         """Asks for a token."""
@@ -330,9 +338,24 @@ class _Site:
     def _page(self, name: str, caller: Principal, **values: Any) -> Response:
         return HTMLResponse(self._pages.render(name, project=caller.project, signed_in=self._gate.asks, **values))
 
-    def _listing(self, caller: Principal, query: Query) -> Listing:
-        page = self._service.list_jobs(caller.project, NEWEST, "", STATES[query.state], query.family)
-        return listing(page.jobs, query, complete=not page.next_page_token)
+    async def _jobs_events(self, request: Request, caller: Principal, ids: Sequence[str]) -> Response:
+        """Says when one of some jobs changed. Raises: NotFoundError: one is not there."""
+        for job_id in ids:
+            await self._job_looks((caller.project, job_id))
+
+        async def version() -> Version:
+            await self._gate.principal(request, Scope.READ)
+            found = [await self._job_looks((caller.project, job_id)) for job_id in ids]
+            return _joined(job_version for job_version, _ in found), any(live for _, live in found)
+
+        return events(version, self._stopping)
+
+    async def _look_at_list(self, key: tuple[str, Query]) -> Version:
+        return (await self._run(self._listings.get, *key)).version, True
+
+    async def _look_at_job(self, key: tuple[str, str]) -> Version:
+        job = await self._run(self._service.get_job, *key)
+        return str(job.version), job.state.status.live
 
     async def _read(self, request: Request, caller: Principal, function: Callable[[StoredJob, Timeline], T]) -> T:
         """What a function makes of the job that a request names."""
@@ -346,9 +369,19 @@ class _Site:
         return await run_sync(functools.partial(function, *args, **kwargs), limiter=self._limiter)
 
 
+def _compared(request: Request) -> list[str]:
+    """Ids of the jobs that a comparison is about."""
+    return list(dict.fromkeys(request.query_params.getlist("job")))[:MAX_COMPARED]
+
+
+def _joined(versions: Iterable[str]) -> str:
+    """The version of several jobs."""
+    return "-".join(versions)
+
+
 def _window(parameters: Mapping[str, str], n_steps: int) -> Window:
     """What a request looks at. Raises: InvalidInputError."""
-    numbers = {"from": 0, "to": max(n_steps, 1), "buckets": curves.BUCKETS}
+    numbers = {"from": 0, "to": max(n_steps, 1), "buckets": BUCKETS}
     for name in numbers:
         if text := parameters.get(name):
             if not (text.isascii() and text.isdigit() and len(text) < 16):

@@ -12,6 +12,8 @@ FAR_OUT = 3.0
 """Interquartile ranges beyond the quartiles a value is far out (Tukey, Exploratory Data Analysis, 1977)."""
 PADDING = 0.06
 """Of the range, on either side: markers are not cut in half."""
+LR_DECADES = 4
+"""Below the highest LR: a decay to zero ends many decades down, and there is nothing to see there."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,6 +39,27 @@ def fence(values: Iterable[float]) -> Range:
     low, median, high = np.quantile(known, (0.25, 0.5, 0.75)).tolist()
     room = max(FAR_OUT * (high - low), abs(median))
     return Range(low - room, high + room)
+
+
+def of_losses(calm: Iterable[float | None], every: Iterable[float | None]) -> Range:
+    """Of losses over steps: up to the worst of those that stayed; what a search reached beyond that is cut off.
+
+    Args:
+        calm: of the steps that stayed; None is no loss. Where there is none, all count.
+        every: of all steps.
+    """
+    known = [value for value in every if value is not None]
+    kept = [value for value in calm if value is not None]
+    if not known and not kept:
+        return Range(0.0, 1.0)
+    return Range(min(known + kept), max(kept or known))
+
+
+def of_lrs(lrs: Iterable[float | None]) -> Range:
+    """Of LRs over steps, on a logarithmic axis; from 1 to 1 if none is positive."""
+    known = [lr for lr in lrs if lr is not None and lr > 0]
+    high = max(known, default=1.0)
+    return Range(max(min(known, default=1.0), high / 10**LR_DECADES), high)
 
 
 def shown(values: Iterable[float], limits: Range) -> Range:

@@ -9,7 +9,8 @@ from typing import TypedDict
 
 import numpy as np
 
-from tuner_server.web.thinning import Window, thinned
+from tuner_server.web.axes import of_losses, of_lrs
+from tuner_server.web.thinning import IntArray, Window, thinned
 from tuner_server.web.timeline import Span, Stage, Timeline
 
 BUCKETS = 500
@@ -39,14 +40,11 @@ class Band(TypedDict):
     search: int
     start: int
     end: int
-    lr: float | None
 
 
 class JobCurves(TypedDict):
     """The chart of a job."""
 
-    start: int
-    end: int
     n_steps: int
     committed_loss: Line
     search_loss: Line
@@ -55,26 +53,34 @@ class JobCurves(TypedDict):
     search_lr: Line
     broken: Broken
     stages: list[Band]
+    loss_range: list[float]
+    """The lowest and the highest loss to be seen."""
+    lr_range: list[float]
 
 
 def job_curves(found: Timeline, window: Window) -> JobCurves:
     """The curves of a job within a window."""
     spans = [span for span in found.spans if span.end > window.start and span.start < window.end]
     kept, searched = [s for s in spans if s.kept], [s for s in spans if not s.kept]
+    committed_loss, search_loss = _losses(kept, window), _losses(searched, window)
+    committed_lr, search_lr = _lrs(kept, window), _lrs(searched, window)
+    validation: Line = {
+        "x": [float(span.start + v.step) for span in kept for v in span.validations],
+        "y": [v.loss for span in kept for v in span.validations],
+    }
+    losses = of_losses([*committed_loss["y"], *validation["y"]], search_loss["y"])
+    lrs = of_lrs([*committed_lr["y"], *search_lr["y"]])
     return {
-        "start": window.start,
-        "end": window.end,
         "n_steps": found.n_steps,
-        "committed_loss": _losses(kept, window),
-        "search_loss": _losses(searched, window),
-        "validation": {
-            "x": [float(span.start + v.step) for span in kept for v in span.validations],
-            "y": [v.loss for span in kept for v in span.validations],
-        },
-        "committed_lr": _lrs(kept, window),
-        "search_lr": _lrs(searched, window),
+        "committed_loss": committed_loss,
+        "search_loss": search_loss,
+        "validation": validation,
+        "committed_lr": committed_lr,
+        "search_lr": search_lr,
         "broken": _broken(spans),
         "stages": [band for stage in found.stages if (band := _band(stage)) is not None],
+        "loss_range": [losses.low, losses.high],
+        "lr_range": [lrs.low, lrs.high],
     }
 
 
@@ -84,7 +90,7 @@ def _losses(spans: Sequence[Span], window: Window) -> Line:
         return {"x": [], "y": []}
     steps = np.concatenate([np.arange(span.start, span.end) for span in spans])
     losses = np.concatenate([span.losses for span in spans])
-    at = thinned(steps, losses, window)
+    at = np.union1d(thinned(steps, losses, window), _validated(spans, steps, window))
     pieces = np.cumsum(np.diff(steps, prepend=steps[0] - 1) != 1)[at]
     x: list[float | None] = []
     y: list[float | None] = []
@@ -97,6 +103,14 @@ def _losses(spans: Sequence[Span], window: Window) -> Line:
         x += numbers[low:high]
         y += [value if math.isfinite(value) else None for value in values[low:high]]
     return {"x": x, "y": y}
+
+
+def _validated(spans: Sequence[Span], steps: IntArray, window: Window) -> IntArray:
+    """Indices of the steps in the window after which a validation came: whoever points at one sees its loss, too."""
+    found = [span.start + v.step - 1 for span in spans for v in span.validations if v.step > 0]
+    inside = [step for step in found if window.start <= step < window.end]
+    at: IntArray = np.searchsorted(steps, inside).astype(np.int64)
+    return at
 
 
 def _lrs(spans: Iterable[Span], window: Window) -> Line:
@@ -146,4 +160,4 @@ def _band(stage: Stage) -> Band | None:
     if not spans:
         return None
     start = stage.spans[0].start if stage.spans else spans[-1].end
-    return {"index": stage.index, "search": spans[0].start, "start": start, "end": spans[-1].end, "lr": stage.lr}
+    return {"index": stage.index, "search": spans[0].start, "start": start, "end": spans[-1].end}

@@ -6,10 +6,10 @@ No colour is set here: the style sheet gives it, light or dark.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
+from tuner_server.web.axes import Range, of_losses
 from tuner_server.web.curves import Line, job_curves
 from tuner_server.web.thinning import Window
 from tuner_server.web.timeline import Timeline
@@ -21,8 +21,6 @@ SPARK_COLOUR = "#3b82c4"
 WIDTH, LOSS_HEIGHT, LR_HEIGHT, GAP = 960, 190, 120, 18
 BUCKETS = 240
 """Of the overview, which stands for the chart for a moment only, and is to be there soon."""
-CLIPPED_ABOVE = 0.02
-"""Of the points of a curve so many, the highest, may leave the picture, so that the rest is seen."""
 
 
 def sparkline(found: Timeline) -> str:
@@ -31,7 +29,7 @@ def sparkline(found: Timeline) -> str:
     parts = np.array_split(losses[np.isfinite(losses)], SPARK_POINTS)
     means: list[float | None] = [float(part.mean()) for part in parts if len(part)]
     line: Line = {"x": [float(i) for i in range(len(means))], "y": means}
-    path = _path(line, max(len(means) - 1, 1), SPARK_WIDTH, _Scale.over(means, 2, SPARK_HEIGHT - 2, clipped=0.0))
+    path = _path(line, max(len(means) - 1, 1), SPARK_WIDTH, _Scale(of_losses(means, means), 2, SPARK_HEIGHT - 2))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {SPARK_WIDTH} {SPARK_HEIGHT}">'
         f'<path d="{path}" fill="none" stroke="{SPARK_COLOUR}" stroke-width="1.5"/></svg>'
@@ -42,9 +40,9 @@ def overview(found: Timeline) -> str:
     """Loss above LR over all steps, as an element of a page."""
     curves = job_curves(found, Window(0, max(found.n_steps, 1), BUCKETS))
     end = max(curves["n_steps"], 1)
-    loss = _Scale.over([*curves["committed_loss"]["y"], *curves["validation"]["y"]], 4, LOSS_HEIGHT)
+    loss = _Scale(Range(*curves["loss_range"]), 4, LOSS_HEIGHT)
     top = LOSS_HEIGHT + GAP
-    lr = _Scale.over([*curves["committed_lr"]["y"], *curves["search_lr"]["y"]], top, top + LR_HEIGHT)
+    lr = _Scale(Range(*curves["lr_range"]), top, top + LR_HEIGHT)
     bands = "".join(
         f'<rect class="{"search-band" if search else "stage-band"}" x="{WIDTH * a / end:.1f}" y="0" '
         f'width="{WIDTH * (b - a) / end:.1f}" height="{top + LR_HEIGHT}"/>'
@@ -71,20 +69,11 @@ def overview(found: Timeline) -> str:
 class _Scale:
     """From values to heights: logarithmic where all are positive."""
 
-    def __init__(self, low: float, high: float, top: float, bottom: float, *, log: bool) -> None:
-        self._low, self._high, self._top, self._bottom, self._log = low, high, top, bottom, log
-
-    @classmethod
-    def over(
-        cls, values: Sequence[float | None], top: float, bottom: float, *, clipped: float = CLIPPED_ABOVE
-    ) -> _Scale:
-        known = sorted(value for value in values if value is not None)
-        if not known:
-            return cls(0.0, 1.0, top, bottom, log=False)
-        low, high = known[0], known[int((len(known) - 1) * (1 - clipped))]
-        if low > 0:
-            return cls(math.log(low), math.log(high), top, bottom, log=True)
-        return cls(low, high, top, bottom, log=False)
+    def __init__(self, values: Range, top: float, bottom: float) -> None:
+        self._log = values.low > 0
+        low, high = values.low, values.high
+        self._low, self._high = (math.log(low), math.log(high)) if self._log else (low, high)
+        self._top, self._bottom = top, bottom
 
     def __call__(self, value: float) -> float:
         """The height, from the top of the picture."""

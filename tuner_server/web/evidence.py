@@ -9,18 +9,22 @@ from typing import TypedDict
 
 import numpy as np
 
-from tuner_server.core.messages import Candidate, Phase, PosteriorCurve
+from tuner_server.core.config import JobConfig
+from tuner_server.core.messages import BatchSource, Candidate, Phase, PosteriorCurve
 from tuner_server.web.axes import Range, fence, shown
 from tuner_server.web.curves import BUCKETS, Line
-from tuner_server.web.explain import came_true
+from tuner_server.web.method import acquisition_name, correction
 from tuner_server.web.numbers import number
-from tuner_server.web.thinning import Window, thinned
+from tuner_server.web.reasons import came_true
+from tuner_server.web.thinning import FloatArray, Window, thinned
 from tuner_server.web.timeline import Probe, Span, Stage
 
 PROBE_BUCKETS = 60
 """Of one probe's curve in a chart of many."""
 BAND_SDS = 2.0
-"""Of the surrogate's band, on either side of its mean."""
+"""Standard errors on either side: of the surrogate's band, and of what was forecast."""
+ACQUISITION_SHOWN = 0.75
+"""The upper part of its values: a logarithm of an improvement falls off a cliff where none is to be had."""
 PROBE_END = 10
 """Last losses of a probe: their median is where it got to."""
 
@@ -52,7 +56,27 @@ class Posterior(TypedDict):
     low: list[float]
     """The band around the mean."""
     high: list[float]
-    acquisition: list[float]
+
+
+class Acquisition(TypedDict):
+    """How much LRs were worth trying, when the last probe was chosen."""
+
+    name: str
+    lr: list[float]
+    value: list[float]
+    range: list[float]
+    """The lowest and the highest value that the chart shows."""
+
+
+class Corrected(TypedDict):
+    """From the best LR of short runs to the one that was committed."""
+
+    lr: float
+    """The best one of short runs."""
+    loss: float | None
+    """What the surrogate expects of it."""
+    factor: str
+    """From it to the committed one."""
 
 
 class StageCurves(TypedDict):
@@ -61,12 +85,16 @@ class StageCurves(TypedDict):
     range_test: Line | None
     """Loss over LR."""
     probes: list[ProbeCurve]
+    relative: bool
+    """Whether their losses are those above the winner's at the same step: those of the same batches can be compared."""
     candidate_lr: list[float]
     candidate_loss: list[float | None]
-    candidate_sd: list[float]
-    """As far as it is drawn."""
+    candidate_bar: list[float]
+    """From a forecast to the end of its whisker."""
     candidate_text: list[str]
     posterior: Posterior | None
+    acquisition: Acquisition | None
+    corrected: Corrected | None
     lr: float | None
     came_true: float | None
     loss_range: list[float]
@@ -82,35 +110,39 @@ class _Bar:
 
     lr: float
     loss: float
-    sd: float
+    half: float
     text: str
 
     @property
     def low(self) -> float:
         """Its lower end."""
-        return self.loss - self.sd
+        return self.loss - self.half
 
     @property
     def high(self) -> float:
         """Its upper end."""
-        return self.loss + self.sd
+        return self.loss + self.half
 
 
-def stage_curves(stage: Stage) -> StageCurves:
-    """The evidence behind a stage."""
+def stage_curves(stage: Stage, config: JobConfig) -> StageCurves:
+    """The evidence behind a stage of such a job."""
     candidates = stage.candidates
     posterior = None if stage.posterior is None else _posterior(stage.posterior)
     true = came_true(stage)
     bars = _bars(stage, true)
     axis = _loss_axis(stage, bars, posterior)
+    compared = _compared(stage)
     return {
         "range_test": next((_range_test(p.span) for p in stage.probes if _tests_range(p) and p.span), None),
-        "probes": [_probe_curve(p, p.span, stage) for p in stage.probes if p.span is not None and not _tests_range(p)],
+        "probes": [_probe_curve(p, p.span, stage, compared) for p in _trained(stage) if p.span is not None],
+        "relative": compared is not None,
         "candidate_lr": [candidate.lr for candidate in candidates],
         "candidate_loss": [candidate.forecast for candidate in candidates],
-        "candidate_sd": [_drawn_sd(candidate, axis) for candidate in candidates],
+        "candidate_bar": [_drawn_bar(candidate, axis) for candidate in candidates],
         "candidate_text": [_said(candidate) for candidate in candidates],
         "posterior": posterior,
+        "acquisition": None if stage.sought is None else _acquisition(stage.sought, config),
+        "corrected": _corrected(stage, config),
         "lr": None if stage.decision is None or stage.directive is None else stage.decision.lr,
         "came_true": true,
         "loss_range": [axis.low, axis.high],
@@ -130,8 +162,29 @@ def _posterior(curve: PosteriorCurve) -> Posterior:
         "mean": [_finite(mean) for mean in curve.mean],
         "low": edges["low"],
         "high": edges["high"],
-        "acquisition": [_finite(value) for value in curve.acquisition],
     }
+
+
+def _acquisition(curve: PosteriorCurve, config: JobConfig) -> Acquisition:
+    value = [_finite(v) for v in curve.acquisition]
+    low, high = np.quantile(value, (1 - ACQUISITION_SHOWN, 1.0)).tolist()
+    axis = shown([low, high], Range(-math.inf, math.inf))
+    return {
+        "name": acquisition_name(config),
+        "lr": list(curve.lr),
+        "value": value,
+        "range": [axis.low, axis.high],
+    }
+
+
+def _corrected(stage: Stage, config: JobConfig) -> Corrected | None:
+    found, curve = correction(stage, config), stage.posterior
+    if found is None:
+        return None
+    expected = None
+    if curve is not None:
+        expected = _finite(float(np.interp(math.log(found.optimum), np.log(curve.lr), curve.mean)))
+    return {"lr": found.optimum, "loss": expected, "factor": f"× {found.factor:.2g}"}
 
 
 def _loss_axis(stage: Stage, bars: Sequence[_Bar], posterior: Posterior | None) -> Range:
@@ -141,8 +194,8 @@ def _loss_axis(stage: Stage, bars: Sequence[_Bar], posterior: Posterior | None) 
     """
     ends = [
         float(np.median(probe.span.losses[-PROBE_END:]))
-        for probe in stage.probes
-        if probe.span is not None and not probe.diverged and not _tests_range(probe)
+        for probe in _trained(stage)
+        if probe.span is not None and not probe.diverged
     ]
     expected = [] if posterior is None else [*posterior["mean"], *posterior["low"], *posterior["high"]]
     losses = [bar.loss for bar in bars]
@@ -155,16 +208,20 @@ def _bars(stage: Stage, true: float | None) -> list[_Bar]:
     bars = []
     for candidate in stage.candidates:
         if candidate.forecast is not None:
-            bars.append(_Bar(candidate.lr, candidate.forecast, candidate.forecast_sd or 0.0, _said(candidate)))
+            bars.append(_Bar(candidate.lr, candidate.forecast, _bar(candidate), _said(candidate)))
     if true is not None and stage.decision is not None:
         bars.append(_Bar(stage.decision.lr, true, 0.0, f"came true: {number(true)}"))
     return bars
 
 
-def _drawn_sd(candidate: Candidate, axis: Range) -> float:
+def _bar(candidate: Candidate) -> float:
+    return BAND_SDS * (candidate.forecast_sd or 0.0)
+
+
+def _drawn_bar(candidate: Candidate, axis: Range) -> float:
     """As it is, but no longer than it takes to leave the plot: browsers can't draw just any length."""
     beyond_both_edges = 2.0 * (abs(candidate.forecast or 0.0) + abs(axis.low) + abs(axis.high))
-    return min(candidate.forecast_sd or 0.0, beyond_both_edges)
+    return min(_bar(candidate), beyond_both_edges)
 
 
 def _said(candidate: Candidate) -> str:
@@ -194,6 +251,19 @@ def _tests_range(probe: Probe) -> bool:
     return probe.directive.phase is Phase.RANGE_TEST
 
 
+def _trained(stage: Stage) -> list[Probe]:
+    """The probes at one LR."""
+    return [probe for probe in stage.probes if not _tests_range(probe)]
+
+
+def _compared(stage: Stage) -> Span | None:
+    """The winner's steps, where the others had the same batches: what is left of a difference is the LR's."""
+    best, probes = stage.best, _trained(stage)
+    if best is None or len(probes) < 2 or any(p.directive.batches is not BatchSource.REPLAYED for p in probes):
+        return None
+    return next((probe.span for probe in probes if probe.directive.number == best.directive_number), None)
+
+
 def _range_test(span: Span) -> Line:
     at = thinned(np.arange(span.n_steps), span.losses, Window(0, span.n_steps, BUCKETS))
     losses = span.losses[at].tolist()
@@ -203,14 +273,27 @@ def _range_test(span: Span) -> Line:
     }
 
 
-def _probe_curve(probe: Probe, span: Span, stage: Stage) -> ProbeCurve:
-    at = thinned(np.arange(span.n_steps), span.losses, Window(0, span.n_steps, PROBE_BUCKETS))
-    losses = span.losses[at].tolist()
+def _probe_curve(probe: Probe, span: Span, stage: Stage, compared: Span | None) -> ProbeCurve:
+    values, validations = span.losses, {float(v.step): v.loss for v in span.validations}
+    if compared is not None:
+        values = _above(values, compared.losses)
+        base = {float(v.step): v.loss for v in compared.validations}
+        validations = {step: loss - base[step] for step, loss in validations.items() if step in base}
+    at = thinned(np.arange(len(values)), values, Window(0, max(len(values), 1), PROBE_BUCKETS))
+    losses = values[at].tolist()
     return {
         "lr": probe.lr,
-        "name": f"LR {probe.lr:.3g}",
+        "name": f"LR {number(probe.lr)}",
         "chosen": stage.best is not None and stage.best.directive_number == probe.directive.number,
         "diverged": probe.diverged,
         "losses": {"x": (at + 1).tolist(), "y": [loss if math.isfinite(loss) else None for loss in losses]},
-        "validations": {"x": [float(v.step) for v in span.validations], "y": [v.loss for v in span.validations]},
+        "validations": {"x": list(validations), "y": list(validations.values())},
     }
+
+
+def _above(losses: FloatArray, others: FloatArray) -> FloatArray:
+    """By how much, at the steps that both have."""
+    n_steps = min(len(losses), len(others))
+    with np.errstate(invalid="ignore"):  # infinity less infinity is no number, and drawn as none
+        difference: FloatArray = losses[:n_steps] - others[:n_steps]
+    return difference

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
-from tuner_server.core.job import Status
+from tuner_server.core.job_state import Status
 from tuner_server.core.messages import Phase
 from tuner_server.storage import StoredJob
-from tuner_server.web.numbers import number, share
+from tuner_server.web.numbers import moment, number, share
 
 PAGE_SIZE = 25
 NEWEST = 1000
@@ -43,6 +43,21 @@ class Column(enum.StrEnum):
     VALIDATION = "validation"
     SEARCH = "search"
 
+
+ORDERS: dict[str, str] = {
+    "-created": "newest first",
+    "created": "oldest first",
+    "name": "name",
+    "state": "state",
+    "policy": "policy",
+    "-progress": "most progress",
+    "-lr": "highest LR",
+    "loss": "lowest loss",
+    "best-loss": "lowest best loss",
+    "validation": "lowest validation",
+    "-search": "most search",
+}
+"""What the form offers, in words; a column's head sorts the other way round too."""
 
 _FIRST_UP = {Column.NAME, Column.STATE, Column.POLICY, Column.LOSS, Column.BEST_LOSS, Column.VALIDATION}
 """Columns whose first click sorts up: the lowest loss is the best, and words begin with A."""
@@ -78,10 +93,23 @@ class Query:
     def address(self, **changes: Any) -> str:
         """The relative address of this query, or of one that differs in `changes`."""
         query = dataclasses.replace(self, **changes)
-        sort = ("-" if query.descending else "") + query.column
+        sort = query.order
         fields = {"q": query.text, "state": query.state, "family": query.family}
         fields |= {"sort": "" if sort == "-created" else sort, "page": "" if query.page == 1 else str(query.page)}
         return "?" + urlencode({name: value for name, value in fields.items() if value})
+
+    @property
+    def order(self) -> str:
+        """As an address has it."""
+        return ("-" if self.descending else "") + self.column
+
+    @property
+    def orders(self) -> dict[str, str]:
+        """What the form offers, with this query's own order, which a column's head may have turned round."""
+        if self.order in ORDERS:
+            return ORDERS
+        opposite = dataclasses.replace(self, descending=not self.descending).order
+        return {self.order: f"{ORDERS[opposite]}, the other way round", **ORDERS}
 
     def sorted_by(self, column: Column) -> str:
         """The address after a click on a column's head: down first where much is best, and back."""
@@ -111,12 +139,15 @@ class Row:
     """Search included."""
     total_steps: int | None
     lr: str
+    """Now; of a job that has ended the highest."""
     loss: str
     best_loss: str
     validation: str
     search: str
+    live: bool
     created: str
     """ISO 8601."""
+    created_words: str
 
     @classmethod
     def of(cls, job: StoredJob) -> Row:
@@ -133,12 +164,14 @@ class Row:
             progress=_progress(job),
             steps=run,
             total_steps=config.total_steps,
-            lr=number(current_lr(job)),
+            lr=number(shown_lr(job)),
             loss=number(state.last_loss),
             best_loss=number(state.best_loss),
             validation=number(state.best_validation),
             search=share(state.search_steps, run),
+            live=state.status.live,
             created=job.create_time.isoformat(timespec="seconds"),
+            created_words=moment(job.create_time),
         )
 
 
@@ -189,11 +222,16 @@ def words(status: Status) -> str:
 
 
 def current_lr(job: StoredJob) -> float | None:
-    """The LR at which the outstanding directive begins; None: nothing is outstanding, or the job has ended."""
+    """Of what the job runs now: a probe's is the LR on trial, others begin with it; None: the job has ended."""
     directive = job.state.directive
-    if directive.profile is None or directive.phase is Phase.STOP or not job.state.status.live:
+    if directive.profile is None or not job.state.status.live:
         return None
-    return directive.profile.lr(0)
+    return directive.profile.start_lr if directive.phase is Phase.PROBE else directive.profile.lr(0)
+
+
+def shown_lr(job: StoredJob) -> float | None:
+    """What a list has: the LR now; of a job that has ended the highest of its committed steps, if there are any."""
+    return current_lr(job) if job.state.status.live else job.state.peak_lr
 
 
 def _run_steps(job: StoredJob) -> int:
@@ -210,7 +248,7 @@ _KEYS: dict[Column, Callable[[StoredJob], Any]] = {
     Column.STATE: lambda job: list(Status).index(job.state.status),
     Column.POLICY: lambda job: job.state.config.policy,
     Column.PROGRESS: _progress,
-    Column.LR: current_lr,
+    Column.LR: shown_lr,
     Column.LOSS: lambda job: job.state.last_loss,
     Column.BEST_LOSS: lambda job: job.state.best_loss,
     Column.VALIDATION: lambda job: job.state.best_validation,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+import dataclasses
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
 
 from starlette.responses import StreamingResponse
 
@@ -17,8 +19,44 @@ KEEP_ALIVE = 15
 RETRY_MS = 2000
 """How long a browser waits before it asks again after the stream broke off."""
 
+K = TypeVar("K", bound=Hashable)
+Version = tuple[str, bool]
+"""What is there now, and whether it may still change."""
 
-def events(version: Callable[[], Awaitable[tuple[str, bool]]], stopping: asyncio.Event) -> StreamingResponse:
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Look:
+    begun: float
+    """By the loop's clock."""
+    task: asyncio.Task[Version]
+
+
+class Looks(Generic[K]):
+    """Looks at things, each at most once in `INTERVAL_S`, however many streams ask. Of one event loop."""
+
+    def __init__(self, look: Callable[[K], Awaitable[Version]], interval_s: float = INTERVAL_S) -> None:
+        """Looks by `look`."""
+        self._look, self._interval_s = look, interval_s
+        self._latest: dict[K, _Look] = {}
+
+    async def __call__(self, key: K) -> Version:
+        """How it is, or was no longer than `INTERVAL_S` ago. Raises: what `look` does."""
+        now = asyncio.get_running_loop().time()
+        if key not in self._latest or self._old(self._latest[key], now):
+            # Nobody asks any more for those that are old by now.
+            self._latest = {other: look for other, look in self._latest.items() if not self._old(look, now)}
+            self._latest[key] = _Look(now, asyncio.create_task(self._looked(key)))
+        # Shielded: one of those that wait may leave.
+        return await asyncio.shield(self._latest[key].task)
+
+    def _old(self, look: _Look, now: float) -> bool:
+        return look.task.done() and now - look.begun >= self._interval_s
+
+    async def _looked(self, key: K) -> Version:
+        return await self._look(key)
+
+
+def events(version: Callable[[], Awaitable[Version]], stopping: asyncio.Event) -> StreamingResponse:
     """A stream with an event `change` whenever `version` differs from what it was.
 
     Args:
@@ -30,7 +68,7 @@ def events(version: Callable[[], Awaitable[tuple[str, bool]]], stopping: asyncio
     )
 
 
-async def _events(version: Callable[[], Awaitable[tuple[str, bool]]], stopping: asyncio.Event) -> AsyncIterator[str]:
+async def _events(version: Callable[[], Awaitable[Version]], stopping: asyncio.Event) -> AsyncIterator[str]:
     yield f"retry: {RETRY_MS}\n\n"
     seen, silent = None, 0
     while not stopping.is_set():

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from datetime import UTC, datetime
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+DIGITS = 3
+"""Of a number that stands alone."""
+MOST_DIGITS = 7
+"""Losses come in single precision: what lies beyond is no digit of theirs."""
 
 
 def number(value: float | None) -> str:
@@ -13,11 +21,60 @@ def number(value: float | None) -> str:
         return "–"
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else ("∞" if value > 0 else "−∞")
-    text = f"{value:.3g}"
+    text = f"{value:.{DIGITS}g}"
     if "e" not in text:
         return text.replace("-", "−")
     mantissa, _, exponent = text.partition("e")
-    return f"{mantissa.replace('-', '−')}×10{str(int(exponent)).translate(_SUPERSCRIPT)}"
+    return f"{mantissa.replace('-', '−')}{_power(int(exponent))}"
+
+
+def told_apart(a: float, b: float) -> tuple[str, str]:
+    """Two numbers, with as many digits as it takes to see which is larger: `2.3304`, `2.3312`."""
+    texts = number(a), number(b)
+    largest = max(abs(a), abs(b))
+    if a == b or texts[0] != texts[1] or not math.isfinite(largest):
+        return texts
+    exponent = _exponent(largest)
+    for digits in range(DIGITS + 1, MOST_DIGITS + 1):
+        first, second = _fixed((a, b), digits - 1 - exponent, exponent)
+        if first != second:
+            return first, second
+    return texts
+
+
+def with_error(value: float, sd: float) -> str:
+    """A number with as many digits as its standard error has, which has two: `0.11400 ± 0.00016`."""
+    largest = max(abs(value), sd)
+    if not (math.isfinite(largest) and sd > largest * 10**-MOST_DIGITS):
+        return f"{number(value)} ± {number(sd)}"
+    exponent = _exponent(largest)
+    decimals = 1 - _exponent(float(f"{sd:.1e}"))  # rounded first: 0.0996 is 0.10
+    if -5 < exponent < MOST_DIGITS - 1:
+        return " ± ".join(_fixed((value, sd), decimals, exponent))
+    value_text, sd_text = _fixed((value / 10.0**exponent, sd / 10.0**exponent), decimals + exponent, 0)
+    return f"({value_text} ± {sd_text}){_power(exponent)}"
+
+
+def _exponent(value: float) -> int:
+    """Of ten, in scientific notation."""
+    return math.floor(math.log10(value))
+
+
+def _power(exponent: int) -> str:
+    return f"×10{str(exponent).translate(_SUPERSCRIPT)}"
+
+
+def _fixed(values: Sequence[float], decimals: int, exponent: int) -> list[str]:
+    """All to the same digit; as mantissas of the same power of ten where `exponent` is far from zero."""
+    suffix = ""
+    if not -5 < exponent < MOST_DIGITS - 1:
+        values, decimals, suffix = [value / 10.0**exponent for value in values], decimals + exponent, _power(exponent)
+    return [f"{value:z.{max(decimals, 0)}f}".replace("-", "−") + suffix for value in values]
+
+
+def moment(when: datetime) -> str:
+    """`2026-01-02 03:04 UTC`."""
+    return f"{when.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def count(value: int) -> str:

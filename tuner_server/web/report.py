@@ -8,9 +8,9 @@ from typing import Any
 from markupsafe import Markup
 
 from tuner_server.storage import StoredJob
-from tuner_server.web import curves
 from tuner_server.web.drawing import overview
 from tuner_server.web.evidence import stage_curves
+from tuner_server.web.job_chart import job_chart
 from tuner_server.web.pages import STATIC, Pages, plotly_js
 from tuner_server.web.thinning import Window
 from tuner_server.web.timeline import Timeline
@@ -18,18 +18,20 @@ from tuner_server.web.views import job_view
 
 BUCKETS = 2000
 """Of its chart: nobody can be asked for more when one zooms in."""
-SCRIPTS = (STATIC / "charts.js", STATIC / "step-chart.js", STATIC / "job.js")
+SCRIPTS = tuple(STATIC / name for name in ("charts.js", "step-chart.js", "job-chart.js", "decision-chart.js", "job.js"))
 
 
 def report_html(job: StoredJob, found: Timeline) -> str:
     """The file's text: the style, Plotly (most of its five megabytes) and the data are in it."""
-    chart = curves.job_curves(found, Window(0, max(found.n_steps, 1), BUCKETS))
+    config = job.state.config
+    chart = job_chart(config, found, Window(0, max(found.n_steps, 1), BUCKETS))
     data: dict[str, Any] = {f"/jobs/{job.id}/curves.json": chart}
-    for stage in found.stages:
-        data[f"/jobs/{job.id}/stages/{stage.index}.json"] = stage_curves(stage)
+    view = job_view(job, found)
+    for section in view.stages:
+        data[f"/jobs/{job.id}/stages/{section.index}.json"] = stage_curves(found.stages[section.index], config)
     return Pages().render(
         "report.html",
-        job=job_view(job, found),
+        job=view,
         overview=overview(found),
         style=Markup((STATIC / "style.css").read_text()),
         theme=_script((STATIC / "theme.js").read_text()),

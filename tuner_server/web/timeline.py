@@ -16,7 +16,7 @@ from lrpilot.profile import Profile
 
 from tuner_server.core import schedule
 from tuner_server.core.messages import Candidate, Decision, Directive, Outcome, Phase, PosteriorCurve, Validation
-from tuner_server.core.standing import LOSS_WINDOW
+from tuner_server.core.standing import LOSS_WINDOW, highest_lr
 from tuner_server.storage import Entry
 from tuner_server.web.thinning import FloatArray
 
@@ -47,6 +47,11 @@ class Span:
     def end(self) -> int:
         """The run step after the last one."""
         return self.start + self.n_steps
+
+    @property
+    def given_back_steps(self) -> int:
+        """Steps that were committed, and taken back after a divergence."""
+        return self.n_steps if self.phase.committed and not self.kept else 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,10 +88,16 @@ class Stage:
     """Behind it; of a search that goes on, the latest one."""
     posterior: PosteriorCurve | None
     """The latest of the search."""
+    sought: PosteriorCurve | None
+    """That by which the surrogate chose the last probe; None: it chose none."""
     spans: tuple[Span, ...]
     """Of the committed steps."""
     replaced: bool
     """Whether the client trained on by itself, without the server."""
+    retreats_from: float | None
+    """The LR that diverged right before it; None: none did."""
+    rejoins: bool
+    """Whether the client had trained on by itself right before it."""
 
     @property
     def lr(self) -> float | None:
@@ -95,7 +106,8 @@ class Stage:
             return self.spans[0].profile.start_lr if self.spans else None
         if self.directive is None or self.directive.profile is None:
             return None
-        return self.directive.profile.start_lr
+        profile = self.directive.profile
+        return profile.end_lr if self.directive.phase is Phase.WARM_UP else profile.start_lr
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -105,12 +117,22 @@ class Stage:
     @functools.cached_property
     def best(self) -> Candidate | None:
         """The candidate with the lowest loss; None: none was judged, or all diverged."""
-        return lowest(self.candidates)
+        return _lowest(self.candidates)
+
+    @functools.cached_property
+    def second(self) -> Candidate | None:
+        """The next one; None: there is none, or it diverged."""
+        return _lowest([candidate for candidate in self.candidates if candidate is not self.best])
 
     @property
     def diverged(self) -> bool:
         """Whether the committed steps did."""
         return any(span.outcome is Outcome.DIVERGED for span in self.spans)
+
+    @property
+    def restart(self) -> bool:
+        """Whether it followed a divergence without a search, and diverged in turn."""
+        return self.retreats_from is not None and not self.probes and self.diverged
 
     @property
     def search_steps(self) -> int:
@@ -121,6 +143,11 @@ class Stage:
     def committed_steps(self) -> int:
         """Steps that stayed."""
         return sum(span.n_steps for span in self.spans if span.kept)
+
+    @property
+    def given_back_steps(self) -> int:
+        """Steps that were taken back after a divergence."""
+        return sum(span.given_back_steps for span in self.spans)
 
     @property
     def end_loss(self) -> float | None:
@@ -150,13 +177,30 @@ class Timeline:
         """Steps that were run."""
         return self.spans[-1].end if self.spans else 0
 
+    @property
+    def given_back_steps(self) -> int:
+        """Steps that were taken back after a divergence: the books count them with the search."""
+        return sum(span.given_back_steps for span in self.spans)
+
+    @property
+    def peak_lr(self) -> float | None:
+        """The highest LR of the committed steps; None: there are none."""
+        found = (highest_lr(span.profile, span.n_steps) for span in self.spans if span.kept)
+        return max((lr for lr in found if lr is not None), default=None)
+
+    @property
+    def last_lr(self) -> float | None:
+        """The LR of the last committed step; None: there is none."""
+        span = next((span for span in reversed(self.spans) if span.kept), None)
+        return None if span is None else span.profile.lr(span.n_steps - 1)
+
     def committed_losses(self) -> FloatArray:
         """(m,) of the committed steps, in order."""
         kept = [span.losses for span in self.spans if span.kept]
         return np.concatenate(kept) if kept else np.zeros(0)
 
 
-def lowest(candidates: Sequence[Candidate]) -> Candidate | None:
+def _lowest(candidates: Sequence[Candidate]) -> Candidate | None:
     """The candidate with the lowest loss; None: there is none, or all diverged."""
     sound = [candidate for candidate in candidates if not candidate.diverged]
     return min(sound, key=_rank, default=None)
@@ -249,6 +293,20 @@ class _Stages:
         probes = tuple(Probe(asked, span, judged.get(asked.number)) for asked, span in self._probes)
         posteriors = [found.posterior for found in self._decisions if found.posterior is not None]
         posterior = posteriors[-1] if posteriors else None
-        index = len(self._done)
-        self._done.append(Stage(index, probes, directive, decision, posterior, spans, replaced))
+        asked = self._decisions if directive is None else [found for found in self._decisions if found is not decision]
+        before = self._done[-1] if self._done else None
+        self._done.append(
+            Stage(
+                index=len(self._done),
+                probes=probes,
+                directive=directive,
+                decision=decision,
+                posterior=posterior,
+                sought=next((found.posterior for found in reversed(asked) if found.posterior is not None), None),
+                spans=spans,
+                replaced=replaced,
+                retreats_from=before.lr if before is not None and before.diverged else None,
+                rejoins=before is not None and before.replaced,
+            )
+        )
         self._probes, self._decisions = [], []

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
-from tuner_server.core.messages import Candidate, Outcome
+from tuner_server.core.config import JobConfig
+from tuner_server.core.messages import Candidate, Outcome, Phase
 from tuner_server.core.standing import LOSS_WINDOW
 from tuner_server.storage import StoredJob
-from tuner_server.web import explain
-from tuner_server.web.explain import Verdict
+from tuner_server.web import forecasts
+from tuner_server.web.explain import given_back, headline
 from tuner_server.web.listing import current_lr, title, words
-from tuner_server.web.numbers import count, duration, number, share, steps
+from tuner_server.web.numbers import count, duration, moment, number, share, steps, told_apart, with_error
+from tuner_server.web.reasons import bounded, why, why_restarts
 from tuner_server.web.timeline import Probe, Stage, Timeline
+from tuner_server.web.verdict import Verdict, verdict
+
+MAX_SECTIONS = 50
+"""Of a page, the latest: more nobody reads, and each costs a kilobyte or two whenever the page is fetched."""
+NEARLY_ZERO = 0.01
+"""Of the peak: the last step of a decay to zero is one step short of it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,9 +46,10 @@ class CandidateRow:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StageView:
-    """A stage."""
+    """A stage, or several that came to nothing one after the other."""
 
     index: int
+    """Of the first."""
     title: str
     lr: str
     why: str
@@ -47,9 +57,8 @@ class StageView:
     forecasts: bool
     """Whether its candidates were judged by forecasts; if not, by what their probes reached."""
     candidates: tuple[CandidateRow, ...]
-    has_charts: bool
     open: bool
-    """Whether it is shown at once: the latest that has something to show, and a search that goes on."""
+    """Whether it is shown at once: of a page only the latest that has something to show."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -64,17 +73,24 @@ class JobView:
     policy: str
     progress: float | None
     headline: str
+    forecasts: str
+    """How good they were."""
     verdict: Verdict
     facts: tuple[Fact, ...]
     details: tuple[Fact, ...]
     stages: tuple[StageView, ...]
     """The latest first."""
+    n_left_out: int
+    """Stages before them."""
+    has_steps: bool
+    """Whether there is anything to draw."""
 
 
 def job_view(job: StoredJob, found: Timeline) -> JobView:
     """What is said of a job."""
     state, config = job.state, job.state.config
     run = state.committed_steps + state.search_steps
+    stages, n_left_out = _stages(found, config, live=state.status.live)
     return JobView(
         id=job.id,
         version=job.version,
@@ -83,15 +99,18 @@ def job_view(job: StoredJob, found: Timeline) -> JobView:
         live=state.status.live,
         policy=config.policy,
         progress=None if config.total_steps is None else run / config.total_steps,
-        headline=explain.headline(state, found),
-        verdict=explain.verdict(state, found),
-        facts=_facts(job, run),
+        headline=headline(state, found),
+        forecasts=forecasts.sentence(config, found),
+        verdict=verdict(state, found),
+        facts=_facts(job, found, run),
         details=_details(job),
-        stages=_stages(found),
+        stages=stages,
+        n_left_out=n_left_out,
+        has_steps=found.n_steps > 0,
     )
 
 
-def _facts(job: StoredJob, run: int) -> tuple[Fact, ...]:
+def _facts(job: StoredJob, found: Timeline, run: int) -> tuple[Fact, ...]:
     state = job.state
     total = state.config.total_steps
     progress = Fact("Steps run", count(run), "no end is set")
@@ -101,12 +120,36 @@ def _facts(job: StoredJob, run: int) -> tuple[Fact, ...]:
     if state.first_loss is not None:
         loss = dataclasses.replace(loss, note=f"from {number(state.first_loss)} at the start")
     best = Fact("Best loss", number(state.best_loss), f"lowest mean of {LOSS_WINDOW} in a row")
-    lr = Fact("LR now", number(current_lr(job)), "" if state.status.live else "tuning has ended")
-    search = Fact("Search", share(state.search_steps, run), f"{count(state.search_steps)} steps, rolled back")
     validation = Fact("Best validation", number(state.best_validation), "none so far")
     if state.best_validation is not None:
         validation = dataclasses.replace(validation, note=f"now {number(state.last_validation)}")
-    return progress, lr, loss, best, validation, search
+    return progress, _lr(job, found), loss, best, validation, _search(job, found, run)
+
+
+def _lr(job: StoredJob, found: Timeline) -> Fact:
+    peak = found.peak_lr
+    if not job.state.status.live:
+        return Fact("Peak LR", number(peak), _last_lr(found))
+    now = current_lr(job)
+    if job.state.directive.phase is Phase.PROBE:
+        return Fact("LR now", number(now), "on trial")
+    above = peak is not None and now is not None and peak > now
+    return Fact("LR now", number(now), f"at most {number(peak)} so far" if above else "")
+
+
+def _last_lr(found: Timeline) -> str:
+    peak, last = found.peak_lr, found.last_lr
+    if peak is None or last is None:
+        return "no step was committed"
+    return "nearly 0 at the end" if last < NEARLY_ZERO * peak else f"{number(last)} at the end"
+
+
+def _search(job: StoredJob, found: Timeline, run: int) -> Fact:
+    searched = max(job.state.search_steps - found.given_back_steps, 0)  # a report may have come in since `job` was read
+    note = f"{steps(searched)}, rolled back"
+    if found.given_back_steps:
+        note += f"; {count(found.given_back_steps)} more diverged and were given back"
+    return Fact("Search", share(searched, run), note)
 
 
 def _details(job: StoredJob) -> tuple[Fact, ...]:
@@ -124,47 +167,89 @@ def _details(job: StoredJob) -> tuple[Fact, ...]:
         "LR bounds": bounds + ("" if config.lr_bounds else ", by a range test"),
         "Seed": str(config.seed),
         "Training time": duration(state.wall_time_s),
-        "Created": job.create_time.isoformat(sep=" ", timespec="seconds"),
-        "Last report": job.update_time.isoformat(sep=" ", timespec="seconds"),
+        "Created": moment(job.create_time),
+        "Last report": moment(job.update_time),
         "Message": state.message or "–",
     }
     return tuple(Fact(name, value) for name, value in details.items())
 
 
-def _stages(found: Timeline) -> tuple[StageView, ...]:
-    telling = [stage.index for stage in found.stages if any(probe.span is not None for probe in stage.probes)]
-    latest = telling[-1] if telling else 0
-    return tuple(_stage(stage, is_open=stage.index >= latest) for stage in reversed(found.stages))
+def _stages(found: Timeline, config: JobConfig, *, live: bool) -> tuple[tuple[StageView, ...], int]:
+    """The latest sections, and how many stages came before them."""
+    sections = _sections(found.stages)
+    shown = sections[-MAX_SECTIONS:]
+    telling = [section[0].index for section in shown if _tells(section[0])]
+    latest = telling[-1] if telling else shown[-1][0].index if shown else 0
+    views = (
+        _stage(section[0], config, live=live, is_open=section[0].index == latest)
+        if len(section) == 1
+        else _restarts(section)
+        for section in reversed(shown)
+    )
+    return tuple(views), sum(map(len, sections[:-MAX_SECTIONS]))
 
 
-def _stage(stage: Stage, *, is_open: bool) -> StageView:
+def _sections(stages: Sequence[Stage]) -> list[list[Stage]]:
+    """Stages by themselves, but restarts that follow each other together."""
+    found: list[list[Stage]] = []
+    for stage in stages:
+        if stage.restart and found and found[-1][-1].restart:
+            found[-1].append(stage)
+        else:
+            found.append([stage])
+    return found
+
+
+def _tells(stage: Stage) -> bool:
+    """Whether a probe of it has been run."""
+    return any(probe.span is not None for probe in stage.probes)
+
+
+def _restarts(stages: Sequence[Stage]) -> StageView:
+    first, last = stages[0], stages[-1]
+    return StageView(
+        index=first.index,
+        title=f"Stages {count(first.index + 1)} to {count(last.index + 1)}",
+        lr=f"LR {number(first.lr)} down to {number(last.lr)}",
+        why=why_restarts(stages),
+        cost=given_back(sum(stage.given_back_steps for stage in stages), len(stages)),
+        forecasts=False,
+        candidates=(),
+        open=False,
+    )
+
+
+def _stage(stage: Stage, config: JobConfig, *, live: bool, is_open: bool) -> StageView:
     forecasts = any(candidate.forecast_sd for candidate in stage.candidates)
     return StageView(
         index=stage.index,
-        title=_stage_title(stage),
+        title=_stage_title(stage, live=live),
         lr="" if stage.lr is None else f"LR {number(stage.lr)}",
-        why=explain.why(stage),
+        why=why(stage, config),
         cost=_stage_cost(stage),
         forecasts=forecasts,
         candidates=tuple(_candidate(probe, stage) for probe in stage.probes if probe.candidate or probe.span),
-        has_charts=any(probe.span is not None for probe in stage.probes),
         open=is_open,
     )
 
 
 def _stage_cost(stage: Stage) -> str:
-    if stage.directive is None and not stage.replaced:
-        return f"{steps(stage.search_steps)} of search so far."
-    end = "" if stage.end_loss is None else f", loss {number(stage.end_loss)} at their end"
-    return f"{steps(stage.search_steps)} of search, then {count(stage.committed_steps)} committed{end}."
+    parts = [f"{steps(stage.search_steps)} of search"] if stage.search_steps else []
+    if stage.committed_steps:
+        end = "" if stage.end_loss is None else f", loss {number(stage.end_loss)} at their end"
+        parts.append(f"{steps(stage.committed_steps)} committed{end}")
+    words = [f"{', then '.join(parts)}."] if parts else []
+    if stage.given_back_steps:
+        words.append(given_back(stage.given_back_steps))
+    return " ".join(words)
 
 
-def _stage_title(stage: Stage) -> str:
+def _stage_title(stage: Stage, *, live: bool) -> str:
     if stage.replaced:
         return "On its own"
     if stage.directive is None:
-        return "Searching"
-    return f"Stage {stage.index + 1}"
+        return "Searching" if live else "Search that was not finished"
+    return f"Stage {count(stage.index + 1)}"
 
 
 def _candidate(probe: Probe, stage: Stage) -> CandidateRow:
@@ -172,20 +257,23 @@ def _candidate(probe: Probe, stage: Stage) -> CandidateRow:
     chosen = stage.best is not None and stage.best.directive_number == probe.directive.number
     return CandidateRow(
         lr=number(probe.lr),
-        loss=_judged(probe.candidate),
+        loss=_judged(probe.candidate, stage),
         outcome=_outcome(probe, chosen=chosen),
         steps="–" if span is None else count(span.n_steps),
         chosen=chosen,
     )
 
 
-def _judged(candidate: Candidate | None) -> str:
+def _judged(candidate: Candidate | None, stage: Stage) -> str:
     if candidate is None:
         return "–"
     if candidate.forecast is None:
         return f"at least {number(candidate.at_least)}"
-    spread = f" ± {number(candidate.forecast_sd)}" if candidate.forecast_sd else ""
-    return number(candidate.forecast) + spread
+    if candidate.forecast_sd:
+        loss = with_error(candidate.forecast, candidate.forecast_sd)
+        return f"{loss}, bounded" if bounded(candidate) else loss
+    rival = stage.second if candidate == stage.best else stage.best
+    return number(candidate.forecast) if rival is None else told_apart(candidate.forecast, rival.loss)[0]
 
 
 def _outcome(probe: Probe, *, chosen: bool) -> str:

@@ -7,7 +7,7 @@ import datetime
 from lrpilot.v1 import tuner_pb2 as pb
 
 from tuner_server.core.config import LrBounds
-from tuner_server.core.job import JobState
+from tuner_server.core.job_state import JobState
 from tuner_server.core.messages import Candidate, Decision, Outcome, PosteriorCurve
 from tuner_server.rpc.convert import STATES, config_from_pb, directive_from_pb, known, report_from_pb
 from tuner_server.storage import Entry, StoredJob, StoredReport

@@ -170,9 +170,3 @@ def test_one_pod_can_go_at_a_time(kinds: dict[str, dict[str, Any]]) -> None:
     assert kinds["Deployment"]["spec"]["replicas"] > kinds["PodDisruptionBudget"]["spec"]["minAvailable"] >= 1
     assert kinds["PodDisruptionBudget"]["spec"]["selector"] == selector
     assert kinds["Service"]["spec"]["selector"] == selector["matchLabels"]
-
-
-def test_the_documentation_has_every_setting() -> None:
-    text = (ROOT / "docs/operations.md").read_text()
-    for name in ServerSettings.model_fields:
-        assert f"| `{name}` |" in text

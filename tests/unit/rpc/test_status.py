@@ -23,6 +23,7 @@ EXPECTED = {
     "RateError": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "ConflictError": grpc.StatusCode.ABORTED,
     "PolicyError": grpc.StatusCode.INTERNAL,
+    "DivergenceError": grpc.StatusCode.INTERNAL,
     "StorageError": grpc.StatusCode.UNAVAILABLE,
     "SchemaVersionError": grpc.StatusCode.UNAVAILABLE,
 }

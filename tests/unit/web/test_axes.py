@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tuner_server.web.axes import Range, fence, shown
+from tuner_server.web.axes import LR_DECADES, Range, fence, of_losses, of_lrs, shown
 
 
 def test_losses_alike_are_all_within() -> None:
@@ -36,3 +36,15 @@ def test_with_nothing_to_show_there_is_still_an_axis(values: list[float]) -> Non
 def test_one_value_has_room_around_it(value: float) -> None:
     axis = shown([value], fence([value]))
     assert axis.low < value < axis.high
+
+
+def test_losses_of_a_search_don_t_stretch_the_axis_upwards() -> None:
+    assert of_losses([2.0, 1.0, None], [2.0, 0.5, 1e9]) == Range(0.5, 2.0)
+    assert of_losses([], [3.0, None, 2.0]) == Range(2.0, 3.0), "as long as there is nothing else"
+    assert of_losses([None], []) == Range(0.0, 1.0)
+
+
+def test_a_decay_to_zero_does_not_stretch_the_axis_of_lrs() -> None:
+    assert of_lrs([0.1, 0.01]) == Range(0.01, 0.1)
+    assert of_lrs([0.1, 1e-12, 0.0, None]) == Range(0.1 / 10**LR_DECADES, 0.1)
+    assert of_lrs([0.0]) == Range(1.0, 1.0)

@@ -56,6 +56,22 @@ def test_a_window_has_its_own_resolution(found: Timeline) -> None:
     assert len(whole["committed_loss"]["x"]) < found.n_steps / 4
 
 
+def test_steps_with_a_validation_have_their_loss_drawn(found: Timeline) -> None:
+    whole = job_curves(found, Window(0, found.n_steps, 20))
+    validated = whole["validation"]["x"]
+    assert len(validated) > 5
+    assert set(validated) <= set(whole["committed_loss"]["x"])
+
+
+def test_the_axes_hold_what_is_worth_seeing(found: Timeline) -> None:
+    curves = job_curves(found, Window(0, found.n_steps, 100))
+    calm = [*_known(curves["committed_loss"]), *_known(curves["validation"])]
+    low, high = curves["loss_range"]
+    assert low <= min(calm)
+    assert high == max(calm) < max(_known(curves["search_loss"])), "a probe that diverged is cut off"
+    assert curves["lr_range"][1] == max(*_known(curves["committed_lr"]), *_known(curves["search_lr"]))
+
+
 def test_drawings_hold_what_can_be_drawn(found: Timeline) -> None:
     empty = Timeline((), ())
     for text in (sparkline(found), sparkline(empty), overview(found), overview(empty)):

@@ -8,6 +8,7 @@ import dataclasses
 import io
 import json
 from collections.abc import Iterator
+from urllib.parse import unquote
 
 import pytest
 from lrpilot import schedule_json
@@ -184,7 +185,35 @@ def test_another_site_can_not_sign_anybody_in(client: TestClient) -> None:
     assert "set-cookie" not in answer.headers
 
 
-@pytest.mark.parametrize("text", ["//evil.example", "/\\evil.example", "https://evil.example", "/.evil", "", "/a\nb"])
+def test_signing_in_leads_on_to_what_was_asked_for_with_its_filter(client: TestClient) -> None:
+    asked = "/?q=a%20b&state=live&sort=-loss"
+    login = client.get(asked, headers=PAGE).headers["location"]
+    assert unquote(login.removeprefix("/login?next=")) == asked
+    assert 'name="next" value="/?q=a%20b&amp;state=live&amp;sort=-loss"' in client.get(login, headers=PAGE).text
+    answer = client.post("/login", data={"token": "reader", "next": asked})
+    assert answer.headers["location"] == asked
+
+
+@pytest.mark.parametrize("text", ["/", "/?", "/?q=//evil.example", "/jobs/3f?a=1", "/compare?job=a&job=b"])
+def test_paths_of_ours_are_led_on_to(text: str) -> None:
+    assert local_path(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "//evil.example",
+        "/\\evil.example",
+        "https://evil.example",
+        "/.evil",
+        "",
+        "/a\nb",
+        "?q=1",
+        "/?a\r\nb",
+        "/\t/evil.example",
+        "/?a#b",
+    ],
+)
 def test_nobody_is_led_to_another_host(text: str) -> None:
     assert local_path(text) == "/"
 
@@ -229,6 +258,22 @@ def test_the_page_says_what_matters_before_any_script(anyone: TestClient, finish
     assert "went into search" in page
     assert "probes tried LRs from" in page
     assert '<svg class="overview"' in page
+
+
+def test_a_job_without_steps_says_so_instead_of_drawing_an_empty_chart(
+    anyone: TestClient, service: TunerService
+) -> None:
+    job = service.create_job(DEFAULT_PROJECT, "empty", job_config("empty"))
+    page = anyone.get(f"/jobs/{job.id}", headers=PAGE).text
+    assert "No steps have been reported yet. The chart begins with the first report." in page
+    assert "<svg class" not in page
+
+
+def test_the_list_can_be_sorted_in_its_form_which_keeps_the_filter(anyone: TestClient, finished: str) -> None:
+    page = anyone.get("/?state=finished&sort=-loss", headers=PAGE).text
+    assert '<option value="finished" selected>' in page
+    assert '<option value="-loss" selected>lowest loss, the other way round</option>' in page
+    assert page.count(" selected>") == 2
 
 
 def test_a_job_that_changed_is_read_anew(anyone: TestClient, service: TunerService) -> None:

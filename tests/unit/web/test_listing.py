@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from tests.support.shown import job_config, stored
+from tests.support.simulated import SimulatedTraining, drive
 from tuner_server.core import job
-from tuner_server.core.job import JobState
-from tuner_server.web.listing import PAGE_SIZE, Column, Query, Row, listing
+from tuner_server.core.job import JobState, Status
+from tuner_server.web.listing import ORDERS, PAGE_SIZE, Column, Query, Row, current_lr, listing
 
 
 def _state(name: str, **changes: Any) -> JobState:
@@ -84,3 +85,39 @@ def test_a_row_counts_search_steps_to_the_progress() -> None:
     row = Row.of(JOBS[0])
     assert row.progress == 100 / 4000
     assert row.search == "10%"
+
+
+def test_a_row_says_when_in_which_year_and_zone() -> None:
+    assert Row.of(JOBS[0]).created_words == "2026-01-02 03:04 UTC"
+
+
+def test_the_lr_of_a_probe_is_the_one_on_trial_and_not_where_its_warm_up_begins() -> None:
+    state = _state("a")
+    profile = state.directive.profile
+    assert profile is not None
+    assert profile.warmup > 0
+    assert current_lr(stored(state)) == profile.start_lr > profile.lr(0)
+
+
+def test_a_job_that_has_ended_has_its_peak_and_is_sorted_by_it() -> None:
+    ended = drive(job_config("ended"), SimulatedTraining(validates=True)).state
+    assert ended.peak_lr is not None
+    lower = ended.model_copy(update={"peak_lr": ended.peak_lr / 2})
+    never = ended.model_copy(update={"status": Status.CANCELLED, "peak_lr": None})
+    jobs = [stored(never, "a" * 32), stored(lower, "b" * 32), stored(ended, "c" * 32)]
+    rows = listing(jobs, Query.parse({"sort": "-lr"}), complete=True).rows
+    assert [row.id[0] for row in rows] == ["c", "b", "a"]
+    assert [row.live for row in rows] == [False] * 3
+    assert [row.lr == "–" for row in rows] == [False, False, True]
+
+
+def test_every_column_can_be_chosen_in_the_form() -> None:
+    assert {order.removeprefix("-") for order in ORDERS} == set(Column)
+    assert all(Query.parse({"sort": order}).order == order for order in ORDERS)
+
+
+def test_an_order_that_a_columns_head_turned_round_is_in_the_form_too() -> None:
+    assert Query.parse({"sort": "loss"}).orders is ORDERS
+    turned = Query.parse({"sort": "-loss"}).orders
+    assert turned["-loss"] == "lowest loss, the other way round"
+    assert set(turned) == {"-loss", *ORDERS}

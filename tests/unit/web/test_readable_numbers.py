@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from tuner_server.web.numbers import count, duration, number, share, steps
+from tuner_server.web.numbers import count, duration, moment, number, share, steps, told_apart, with_error
 
 
 @pytest.mark.parametrize(
@@ -42,3 +43,46 @@ def test_durations_have_their_two_largest_units(seconds: float, text: str) -> No
 def test_thousands_are_set_apart() -> None:
     assert count(1234567) == "1\u202f234\u202f567"
     assert steps(1) == "1 step"
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "texts"),
+    [
+        (2.33, 2.41, ("2.33", "2.41")),
+        (2.3304, 2.3312, ("2.330", "2.331")),
+        (0.1, 0.10004, ("0.10000", "0.10004")),
+        (1.0001e-6, 1.0002e-6, ("1.0001×10⁻⁶", "1.0002×10⁻⁶")),
+        (1234.4, 1234.6, ("1234", "1235")),
+        (2.0, 2.0, ("2", "2")),
+        (2.0, 2.0 + 1e-12, ("2", "2")),
+        (0.0, 0.0, ("0", "0")),
+        (1.0, math.inf, ("1", "∞")),
+    ],
+)
+def test_two_numbers_have_the_digits_that_tell_them_apart(a: float, b: float, texts: tuple[str, str]) -> None:
+    assert told_apart(a, b) == texts
+    assert told_apart(b, a) == texts[::-1]
+
+
+@pytest.mark.parametrize(
+    ("value", "sd", "text"),
+    [
+        (0.114, 0.000159, "0.11400 ± 0.00016"),
+        (1.2571, 0.0734, "1.257 ± 0.073"),
+        (0.0, 0.683, "0.00 ± 0.68"),
+        (-0.0001, 0.683, "0.00 ± 0.68"),
+        (1.5, 0.0996, "1.50 ± 0.10"),
+        (1234.5, 57.2, "1234 ± 57"),
+        (1.5e-6, 2.04e-8, "(1.500 ± 0.020)×10⁻⁶"),
+        (4.45e9, 1.2e8, "(4.45 ± 0.12)×10⁹"),
+        (2.0, 1e-12, "2 ± 1×10⁻¹²"),
+        (2.0, math.inf, "2 ± ∞"),
+    ],
+)
+def test_a_number_has_the_digits_of_its_error(value: float, sd: float, text: str) -> None:
+    assert with_error(value, sd) == text
+
+
+def test_a_moment_has_its_year_and_its_zone() -> None:
+    when = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert moment(when) == moment(when.astimezone(timezone(timedelta(hours=9)))) == "2026-01-02 03:04 UTC"

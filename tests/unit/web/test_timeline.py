@@ -12,16 +12,27 @@ from tuner_server.web.timeline import timeline
 
 
 @pytest.mark.parametrize(
-    "job", [config(800, **QUICK), config(None, **QUICK), job_config("budget"), config(800, bounds=False, **QUICK)]
+    ("job", "edge_lr"),
+    [
+        (config(800, **QUICK), 0.6),
+        (config(None, **QUICK), 0.6),
+        (job_config("budget"), 0.6),
+        (job_config("budget"), 1e-6),
+        (config(800, bounds=False, **QUICK), 0.6),
+    ],
 )
-def test_steps_add_up_to_the_books(job: JobConfig) -> None:
-    run = drive(job, SimulatedTraining(validates=job.has_validation), max_directives=60)
+def test_steps_add_up_to_the_books(job: JobConfig, edge_lr: float) -> None:
+    run = drive(job, SimulatedTraining(validates=job.has_validation, edge_lr=edge_lr), max_directives=60)
     found = timeline(history(run))
 
     assert found.n_steps == run.state.committed_steps + run.state.search_steps
     assert len(found.committed_losses()) == run.state.committed_steps
     assert sum(stage.committed_steps for stage in found.stages) == run.state.committed_steps
-    assert sum(stage.search_steps for stage in found.stages) == run.state.search_steps
+    searched = sum(stage.search_steps for stage in found.stages)
+    assert searched + found.given_back_steps == run.state.search_steps
+    assert sum(stage.given_back_steps for stage in found.stages) == found.given_back_steps
+    assert (found.given_back_steps > 0) is (edge_lr < 1e-4)
+    assert found.peak_lr == run.state.peak_lr
     for before, after in zip(found.spans, found.spans[1:], strict=False):
         assert after.start == before.end
 
@@ -75,6 +86,8 @@ def test_committed_steps_that_diverged_are_shown_as_rolled_back() -> None:
     )
     assert [span.kept for span in found.spans] == [False, False, True]
     assert [stage.diverged for stage in found.stages] == [True, False]
+    assert [stage.given_back_steps for stage in found.stages] == [8, 0]
+    assert [stage.retreats_from for stage in found.stages] == [None, 0.1]
     assert found.spans[-1].committed_start == 0
 
 
@@ -88,6 +101,7 @@ def test_steps_without_the_server_stand_apart_and_wasted_ones_take_their_width()
     assert found.spans[-1].phase is Phase.TRAIN
     assert [stage.replaced for stage in found.stages] == [False, True]
     assert found.stages[-1].lr == 0.2
+    assert found.peak_lr == found.last_lr == 0.2
 
 
 def test_a_job_without_reports_has_no_steps() -> None:
@@ -96,3 +110,10 @@ def test_a_job_without_reports_has_no_steps() -> None:
     assert found.n_steps == 0
     assert found.committed_losses().tolist() == []
     assert len(found.stages) == 1
+
+
+def test_a_warm_up_has_the_lr_that_it_leads_to() -> None:
+    run = drive(config(800, warmup_steps=20, **QUICK), SimulatedTraining(), max_directives=2)
+    found = timeline(history(run))
+    assert found.stages[0].lr == 0.1
+    assert found.last_lr == found.peak_lr == pytest.approx(0.1 * 20 / 21)

@@ -1,13 +1,15 @@
 // Keeps a page as the server has it: hears that something changed, fetches the page anew, and replaces the parts that
-// differ. What the user does (focus, ticks, open sections, zoom) stays.
+// differ. What the user does (focus, ticks, open sections, zoom) stays. A page that nobody sees does none of that: a
+// browser has few connections for one server, and pages that are open share them.
 "use strict";
 {
   const address = document.body.dataset.events;
   const AT_MOST_EVERY_MS = 1000;
+  const LONGEST_WAIT_MS = 15_000; // between attempts to reach a server that is away
   const REFUSED_MS = 5000; // at least, before a stream that the server refused is asked for again; not all browsers at once
   const shown = new Map();
   const remember = (element) => shown.set(element.id, element.innerHTML);
-  document.querySelectorAll("[data-live]").forEach(remember);
+  const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
   const replace = (old, next) => {
     if (shown.get(old.id) === next.innerHTML) return;
@@ -22,23 +24,30 @@
     if (key) [...old.querySelectorAll("a, input, button, summary")].find((e) => e.id === key || e.value === key)?.focus();
   };
 
+  // Sections that the page opened, and no user has touched since: these it may close.
+  const opened = new WeakSet(document.querySelectorAll("#stages > details[open]"));
+  document.addEventListener("click", (event) => opened.delete(event.target.closest("summary")?.parentElement));
+
   const insertStages = (next) => {
     const stages = document.getElementById("stages");
     const ids = new Set([...next.querySelectorAll("#stages > details")].map((stage) => stage.id));
     for (const stage of [...next.querySelectorAll("#stages > details")].reverse()) {
       if (document.getElementById(stage.id)) continue;
       if (!stages.querySelector("details")) stages.replaceChildren();
-      stages.querySelectorAll("details[open]").forEach((old) => (old.open = false));
+      for (const old of stages.querySelectorAll(":scope > details[open]")) if (opened.has(old)) old.open = false;
       stage.open = true;
+      opened.add(stage);
       stages.prepend(stage);
       stage.querySelectorAll("[data-live]").forEach(remember);
     }
     for (const stage of stages.querySelectorAll(":scope > details"))
-      if (!ids.has(stage.id)) stage.remove(); // a job that was resumed from an earlier checkpoint
+      if (!ids.has(stage.id)) stage.remove(); // the job was resumed from an earlier checkpoint; or it has very many
   };
 
+  // Raises an error when the server is away or can't answer now; then it is tried again.
   const refresh = async () => {
     const response = await patient(location.href, { headers: { Accept: "text/html" } });
+    if (response.status >= 500) throw new Error(`${response.status}`);
     if (response.redirected || !response.ok) {
       location.reload(); // signed out, or gone: the page itself says so
       return;
@@ -49,45 +58,59 @@
       const found = next.getElementById(old.id);
       if (found) replace(old, found);
     }
+    for (const old of document.querySelectorAll("[data-live-label]")) {
+      const label = next.getElementById(old.id)?.getAttribute("aria-label");
+      if (label) old.setAttribute("aria-label", label);
+    }
     document.dispatchEvent(new Event("refreshed"));
   };
 
-  if (address) {
+  const follow = () => {
     const status = document.getElementById("connection");
-    const say = (words, kind) => {
+    let version = document.body.dataset.version;
+    let source = null;
+    let asking = 0; // the timer of a stream that was refused
+    let busy = false;
+    let again = false;
+    let away = false; // the page could not be fetched
+    let ended = false;
+
+    const say = () => {
+      const connected = source?.readyState === EventSource.OPEN && !away;
+      const [words, kind] = ended ? ["ended", "ended"] : connected ? ["live", "on"] : ["reconnecting", "off"];
       status.hidden = false;
       status.textContent = words;
       status.className = `connection ${kind}`;
     };
-    let version = document.body.dataset.version;
-    let busy = false;
-    let again = false;
     const changed = async () => {
-      if (busy) {
-        again = true;
-        return;
-      }
+      again = true;
+      if (busy) return;
       busy = true;
-      try {
-        do {
-          again = false;
+      let wait = AT_MOST_EVERY_MS;
+      while (again && !document.hidden) {
+        again = false;
+        try {
           await refresh();
-          await new Promise((resolve) => setTimeout(resolve, AT_MOST_EVERY_MS));
-        } while (again);
-      } catch {
-        version = undefined; // the server is away: once it is back, whatever it has is new
+          away = false;
+          wait = AT_MOST_EVERY_MS;
+        } catch {
+          away = again = true;
+          wait = Math.min(2 * wait, LONGEST_WAIT_MS);
+        }
+        say();
+        await sleep(wait);
       }
       busy = false;
     };
     const listen = () => {
-      const source = new EventSource(address);
-      source.addEventListener("open", () => say("live", "on"));
+      source = new EventSource(address);
+      source.addEventListener("open", say);
       source.addEventListener("error", () => {
-        say("waiting for the server", "off");
+        say();
         if (source.readyState !== EventSource.CLOSED) return; // it asks again by itself
         // Refused: too many look, or nobody is signed in any more. What there is to see, the page says meanwhile.
         changed();
-        setTimeout(listen, REFUSED_MS * (1 + Math.random()));
+        asking = setTimeout(listen, REFUSED_MS * (1 + Math.random()));
       });
       source.addEventListener("change", (event) => {
         if (event.data === version) return; // as the page was made
@@ -96,9 +119,21 @@
       });
       source.addEventListener("end", () => {
         source.close();
-        say("ended", "ended");
+        ended = true;
+        say();
       });
     };
-    listen();
-  }
+    const look = () => {
+      clearTimeout(asking);
+      source?.close();
+      if (document.hidden) return;
+      if (again) changed(); // what was not fetched before the page was hidden
+      if (!ended) listen();
+    };
+    document.addEventListener("visibilitychange", look);
+    look();
+  };
+
+  document.querySelectorAll("[data-live]").forEach(remember);
+  if (address) follow();
 }

@@ -6,24 +6,23 @@ class StepChart {
 
   #element;
   #fetch;
-  #draw;
+  #figure;
   #range = null;
   #data = null;
   #log = true;
   #timer = 0;
   #begun = false;
+  #problem = null;
 
-  constructor(element, fetchData, draw, search) {
+  // `fetch` gets the data of a range (null: all), `figure` makes a figure of data, options and colours, and `search`
+  // says where the latest search is in the data.
+  constructor(element, { fetch, figure, search = () => null }) {
     this.#element = element;
-    this.#fetch = fetchData;
-    this.#draw = draw;
+    this.#fetch = fetch;
+    this.#figure = figure;
     const tools = document.querySelector(`[aria-controls="${element.id}"]`);
     if (tools) this.#wire(tools, search);
-    document.addEventListener("themechange", () => this.#data && this.#redraw());
-  }
-
-  get data() {
-    return this.#data;
+    document.addEventListener("themechange", () => this.#redraw());
   }
 
   async refresh() {
@@ -38,12 +37,23 @@ class StepChart {
     return [0, Math.max(this.#data.n_steps, 1)];
   }
 
+  // Never rejects: what went wrong is said below the chart.
   async #redraw() {
+    if (!this.#data?.n_steps) return; // nothing was run: the page says so
+    try {
+      await this.#draw();
+      this.#say("");
+    } catch (error) {
+      this.#say(`The chart can't be drawn: ${error.message}.`);
+    }
+  }
+
+  async #draw() {
     await charts.ready;
     const first = !this.#begun;
     this.#begun = true;
     if (first) this.#element.querySelector(":scope > .overview")?.remove();
-    await this.#draw(this.#element, this.#data, { range: this.#range, log: this.#log });
+    await charts.draw(this.#element, this.#painted(charts.palette()));
     if (!first) return;
     this.#element.classList.add("drawn");
     this.#element.on("plotly_relayout", (change) => {
@@ -52,6 +62,21 @@ class StepChart {
       else if (change["xaxis.autorange"] || change["xaxis.range"]) this.#look(null);
     });
     this.#element.on("plotly_doubleclick", () => this.look(null));
+  }
+
+  #painted(ink) {
+    return this.#figure(this.#data, { range: this.#range, log: this.#log }, ink);
+  }
+
+  #say(words) {
+    if (!words && !this.#problem) return;
+    if (!this.#problem) {
+      this.#problem = document.createElement("p");
+      this.#problem.className = "problem";
+      this.#problem.setAttribute("role", "alert");
+      this.#element.after(this.#problem);
+    }
+    this.#problem.textContent = words;
   }
 
   // Moves to a range (null: all), at once; finer data follows.
@@ -77,17 +102,25 @@ class StepChart {
     tools.hidden = false;
     tools.addEventListener("click", (event) => {
       const button = event.target.closest("button");
-      if (!button || !this.#data) return;
+      if (!button || !this.#data?.n_steps) return;
       const { zoom, image } = button.dataset;
       if (zoom === "search") this.look(search(this.#data));
       else if (zoom) this.look(this.#moved(zoom));
-      else if (image) charts.save(this.#element, image, document.title.split(" · ")[0]);
+      else if (image) this.#save(image);
       else {
         this.#log = !this.#log;
         button.setAttribute("aria-pressed", String(this.#log));
         this.#redraw();
       }
     });
+  }
+
+  async #save(format) {
+    try {
+      await charts.save(this.#painted(charts.palette("light")), { format, title: this.#element.dataset.title });
+    } catch (error) {
+      this.#say(`The image can't be made: ${error.message ?? error}.`);
+    }
   }
 
   #moved(how) {

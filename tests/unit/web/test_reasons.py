@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from lrpilot.profile import Profile
+
+from tests.support.shown import history, job_config
+from tests.support.simulated import QUICK, Run, SimulatedTraining, config, drive
+from tuner_server.core.messages import Candidate, Directive, Phase
+from tuner_server.web.numbers import count, number, told_apart, with_error
+from tuner_server.web.reasons import came_true, why, why_restarts
+from tuner_server.web.timeline import Stage, timeline
+
+BUDGET = job_config("budget")
+FORECASTS = config(800, **{**QUICK, "forecaster": "power_law"})
+
+
+@pytest.fixture(scope="module")
+def searched() -> Stage:
+    """The stage of the policy `budget`."""
+    (stage,) = timeline(history(drive(BUDGET, SimulatedTraining(validates=True)))).stages
+    return stage
+
+
+@pytest.fixture(scope="module")
+def forecast() -> Stage:
+    """A stage whose candidates have forecasts."""
+    return timeline(history(drive(FORECASTS, SimulatedTraining()))).stages[0]
+
+
+@pytest.fixture(scope="module")
+def diverging() -> tuple[Stage, ...]:
+    """Stages of a job whose every LR is too high."""
+    return timeline(history(drive(BUDGET, SimulatedTraining(edge_lr=1e-6, validates=True)))).stages
+
+
+def _with_candidates(stage: Stage, *candidates: Candidate) -> Stage:
+    assert stage.decision is not None
+    return dataclasses.replace(stage, decision=stage.decision.model_copy(update={"candidates": candidates}))
+
+
+def _candidate(stage: Stage, loss: float, sd: float = 0.0, raw: float | None = None, lr: float = 0.1) -> Candidate:
+    number = stage.probes[0].directive.number
+    return Candidate(directive_number=number, lr=lr, forecast=loss, forecast_sd=sd, raw_forecast=raw)
+
+
+def test_why_names_the_range_the_best_and_what_the_policy_made_of_it(searched: Stage) -> None:
+    best, decision, directive = searched.best, searched.decision, searched.directive
+    assert best is not None
+    assert best.forecast is not None
+    assert searched.second is not None
+    assert decision is not None
+    assert directive is not None
+    words = why(searched, BUDGET)
+    assert words.startswith(f"{len(searched.candidates)} probes tried LRs from ")
+    loss = told_apart(best.forecast, searched.second.loss)[0]
+    assert f"LR {number(best.lr)} reached the lowest loss, {loss}." in words
+    assert "A longer run wants a lower LR: " in words
+    assert f"for the decay over {count(directive.n_steps)} steps is {number(decision.lr)}." in words
+    assert came_true(searched) is None, "what a decayed probe reached is no forecast"
+
+
+def test_the_correction_for_length_is_the_policys_own(searched: Stage) -> None:
+    assert searched.decision is not None
+    reason = searched.decision.reason  # "best over N steps: LR, times F for a decay over M"
+    optimum, factor = reason.partition(": ")[2].partition(",")[0], reason.partition("times ")[2].partition(" ")[0]
+    assert f"wants a lower LR: {number(float(optimum))} (best over " in why(searched, BUDGET)
+    assert f" times {float(factor):.2g} for " in why(searched, BUDGET)
+
+
+def test_a_forecast_is_compared_with_what_came_true(forecast: Stage) -> None:
+    best = forecast.best
+    assert best is not None
+    assert best.forecast is not None
+    assert best.forecast_sd is not None
+    assert came_true(forecast) == forecast.end_loss
+    words = why(forecast, FORECASTS)
+    assert f"The forecast for its end was {with_error(best.forecast, best.forecast_sd)}; " in words
+    assert f"{number(forecast.end_loss)} came true" in words
+
+
+def test_a_near_tie_has_the_digits_that_tell_it_apart(searched: Stage) -> None:
+    tied = _with_candidates(searched, _candidate(searched, 2.33041), _candidate(searched, 2.33043, lr=0.2))
+    words = why(tied, BUDGET)
+    assert "the lowest loss, 2.33041." in words
+    assert "Next came 0.2 with 2.33043." in words
+
+
+def test_forecasts_that_a_bound_made_equal_are_said_to_be_bounded(forecast: Stage) -> None:
+    low = _candidate(forecast, 0.0, 0.7, raw=-0.5)
+    words = why(_with_candidates(forecast, low, _candidate(forecast, 0.0, 0.7, raw=-0.2, lr=0.2)), FORECASTS)
+    assert "LR 0.1 forecast the lowest loss: its curve fell below 0, their bound." in words
+    assert "Next came 0.2 with the same bound." in words
+
+
+def test_which_lrs_diverged_is_a_sentence(searched: Stage) -> None:
+    lost = [Candidate(directive_number=99, lr=lr, at_least=9.0) for lr in (1.0, 0.5)]
+    best = _candidate(searched, 1.0)
+    assert "LRs 0.5 and 1 diverged." in why(_with_candidates(searched, best, *lost), BUDGET)
+    assert "LR 0.5 diverged." in why(_with_candidates(searched, best, lost[1]), BUDGET)
+
+
+def test_a_search_whose_probes_all_diverged_says_so(searched: Stage) -> None:
+    lost = [Candidate(directive_number=c.directive_number, lr=c.lr, at_least=9.0) for c in searched.candidates]
+    assert "All diverged" in why(_with_candidates(searched, *lost), BUDGET)
+
+
+def test_a_lower_lr_after_a_divergence_says_which_one_diverged(diverging: tuple[Stage, ...]) -> None:
+    first, second, *_ = diverging
+    assert why(second, BUDGET).startswith(
+        f"LR {number(first.lr)} had diverged. Its steps were given back, and a lower LR, {number(second.lr)}, took "
+    )
+    assert "e-0" not in why(diverging[-1], BUDGET)
+    assert why_restarts(diverging[1:-1]).startswith(f"{len(diverging) - 2} times the committed steps diverged once")
+
+
+def _unsearched(stage: Stage, phase: Phase, profile: Profile, *, rejoins: bool = False) -> str:
+    directive = Directive(number=1, phase=phase, n_steps=profile.length, profile=profile)
+    return why(dataclasses.replace(stage, directive=directive, decision=None, rejoins=rejoins), BUDGET)
+
+
+def test_what_was_not_searched_for_says_where_it_comes_from(searched: Stage) -> None:
+    constant = Profile.constant(0.1, 1200)
+    assert _unsearched(searched, Phase.TRAIN, constant).startswith("1\u202f200 steps are too few for a search")
+    assert _unsearched(searched, Phase.TRAIN, constant, rejoins=True).startswith("The client was back")
+
+
+def test_a_warm_up_says_where_it_leads() -> None:
+    run: Run = drive(config(800, warmup_steps=20, **QUICK), SimulatedTraining(), max_directives=2)
+    (stage, *_) = timeline(history(run)).stages
+    assert why(stage, FORECASTS) == "A linear warm-up to LR 0.1 over 20 steps."

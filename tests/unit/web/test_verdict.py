@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tests.support.shown import history, job_config
+from tests.support.simulated import Run, SimulatedTraining, drive
+from tuner_server.core import job
+from tuner_server.core.job import Status
+from tuner_server.web.thinning import FloatArray
+from tuner_server.web.timeline import Timeline, timeline
+from tuner_server.web.verdict import Tone, verdict
+
+
+@pytest.fixture(scope="module")
+def finished() -> Run:
+    return drive(job_config("budget"), SimulatedTraining(validates=True))
+
+
+@pytest.fixture(scope="module")
+def training() -> Run:
+    return drive(job_config("budget"), SimulatedTraining(validates=True), max_directives=12)
+
+
+def _with_losses(found: Timeline, losses: FloatArray) -> Timeline:
+    """The same job, with one report of such losses."""
+    span = dataclasses.replace(next(span for span in found.spans if span.kept), start=0, losses=losses)
+    return Timeline((span,), found.stages)
+
+
+def test_the_loss_is_called_falling_level_or_rising_only_beyond_its_noise(training: Run) -> None:
+    found = timeline(history(training))
+    noise = 0.1 * np.random.default_rng(0).standard_normal(2000)
+    slope = np.linspace(0, 1, 2000)
+    expected = {"falling": 2 - slope, "level": 2 + 0 * slope, "rising": 2 + slope}
+    for word, losses in expected.items():
+        assert verdict(training.state, _with_losses(found, losses + noise)).words == f"Loss is {word}"
+
+
+def test_a_job_that_failed_or_was_cancelled_is_not_said_to_go_well(training: Run) -> None:
+    found = timeline(history(training))
+    failed = training.state.model_copy(update={"status": Status.FAILED, "message": "policy budget: a bug"})
+    assert verdict(failed, found).tone is Tone.BAD
+    assert verdict(job.cancel(training.state, "wrong data"), found).why == "wrong data"
+
+
+def test_a_job_that_came_down_is_well(finished: Run) -> None:
+    assert verdict(finished.state, timeline(history(finished))).tone is Tone.GOOD
+
+
+@pytest.mark.parametrize("losses", [np.full(500, 2.0), np.linspace(2.0, 2.5, 500)])
+def test_a_job_that_got_nowhere_is_bad(finished: Run, losses: FloatArray) -> None:
+    found = verdict(finished.state, _with_losses(timeline(history(finished)), losses))
+    assert (found.tone, found.words) == (Tone.BAD, "Finished, not lower")
+
+
+def test_a_loss_that_is_lower_by_its_noise_alone_is_not_lower(finished: Run) -> None:
+    losses = 2.0 + 0.1 * np.random.default_rng(1).standard_normal(500)
+    losses[-20:] += losses[:20].mean() - losses[-20:].mean() - 0.001
+    assert verdict(finished.state, _with_losses(timeline(history(finished)), losses)).tone is Tone.BAD
+
+
+def test_a_job_that_gave_nearly_all_back_is_bad_however_its_loss_fell(finished: Run) -> None:
+    found = timeline(history(finished))
+    kept = dataclasses.replace(found.stages[0].spans[0], start=0, losses=np.linspace(2.0, 1.0, 50))
+    lost = dataclasses.replace(kept, start=50, kept=False, losses=np.ones(3950))
+    state = finished.state.model_copy(update={"committed_steps": 50, "search_steps": 3950})
+    said = verdict(state, Timeline((kept, lost), found.stages))
+    assert said.tone is Tone.BAD
+    assert said.why == "3\u202f950 of 4\u202f000 steps diverged and were given back."

@@ -1,0 +1,153 @@
+"""Why a stage has its LR, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tuner_server.core import policies
+from tuner_server.core.config import JobConfig
+from tuner_server.core.decayed import length_correction
+from tuner_server.core.messages import Candidate, Outcome, Phase
+from tuner_server.web.numbers import count, number, steps, told_apart, with_error
+from tuner_server.web.timeline import Stage
+
+SAME_LR = 0.02
+"""LRs closer than this part of them are one LR to whoever reads a sentence."""
+
+
+def why(stage: Stage, config: JobConfig) -> str:
+    """Why a stage of such a job has its LR."""
+    if stage.replaced:
+        return (
+            f"The client could not reach the server. It trained on by itself for {steps(stage.committed_steps)}, "
+            f"at LR {number(stage.lr)} and falling."
+            if stage.spans
+            else "The client could not reach the server, and went on by itself."
+        )
+    if stage.directive is None:
+        return _so_far(stage)
+    if not stage.candidates:
+        return _unsearched(stage)
+    sentences = [_tried(stage), _committed(stage, config), _runner_up(stage), _diverged(stage.candidates)]
+    return " ".join(filter(None, [*sentences, _came_true(stage)]))
+
+
+def why_restarts(restarts: Sequence[Stage]) -> str:
+    """Why there were several in a row, none of which came to an end."""
+    return (
+        f"{count(len(restarts))} times the committed steps diverged once more. Each time they were given back, and "
+        "began anew at a lower LR."
+    )
+
+
+def came_true(stage: Stage) -> float | None:
+    """What a stage's forecasts were about, the loss at its end; None: there were none, or it has not ended well."""
+    if not _complete(stage) or not any(candidate.forecast_sd for candidate in stage.candidates):
+        return None
+    return stage.end_validation if _validated(stage) else stage.end_loss
+
+
+def bounded(candidate: Candidate) -> bool:
+    """Whether its forecast is where a bound stopped a curve that fell further."""
+    forecast, raw = candidate.forecast, candidate.raw_forecast
+    return forecast is not None and raw is not None and raw < forecast
+
+
+def _so_far(stage: Stage) -> str:
+    judged = [probe for probe in stage.probes if probe.candidate is not None]
+    if not judged:
+        return f"The search has begun: {stage.probes[-1].directive.reason}."
+    best = stage.best
+    lead = f"So far LR {number(best.lr)} leads, with loss {number(best.forecast)}." if best else "None has trained yet."
+    return f"{_probes(judged)} judged. {lead}"
+
+
+def _unsearched(stage: Stage) -> str:
+    assert stage.directive is not None
+    n_steps = steps(stage.directive.n_steps)
+    if stage.directive.phase is Phase.WARM_UP:
+        return f"A linear warm-up to LR {number(stage.lr)} over {n_steps}."
+    if stage.retreats_from is not None:
+        return (
+            f"LR {number(stage.retreats_from)} had diverged. Its steps were given back, and a lower LR, "
+            f"{number(stage.lr)}, took the {n_steps} that were left."
+        )
+    if stage.rejoins:
+        return f"The client was back, with {n_steps} left: too few for a search, so it has the LR that was set."
+    return f"{n_steps[0].upper()}{n_steps[1:]} are too few for a search, so they have the LR that was set."
+
+
+def _probes(probes: Sequence[object]) -> str:
+    """`1 probe`, `3 probes`."""
+    return "1 probe" if len(probes) == 1 else f"{len(probes)} probes"
+
+
+def _tried(stage: Stage) -> str:
+    lrs, best, second = [candidate.lr for candidate in stage.candidates], stage.best, stage.second
+    words = f"{_probes(lrs)} tried LRs from {number(min(lrs))} to {number(max(lrs))}."
+    if best is None or best.forecast is None:
+        return words
+    loss = number(best.forecast) if second is None else told_apart(best.forecast, second.loss)[0]
+    if bounded(best):
+        return f"{words} LR {number(best.lr)} forecast the lowest loss: its curve fell below {loss}, their bound."
+    verb = "forecast" if best.forecast_sd else "reached"
+    return f"{words} LR {number(best.lr)} {verb} the lowest loss, {loss}."
+
+
+def _committed(stage: Stage, config: JobConfig) -> str:
+    """What became of the best LR: a decay over many more steps than a probe has wants a lower one."""
+    decision, directive, best = stage.decision, stage.directive, stage.best
+    assert decision is not None
+    assert directive is not None
+    if best is None:
+        return f"All diverged, so LR {number(decision.lr)}, below what was tried, is the safe choice."
+    if abs(decision.lr / best.lr - 1) <= SAME_LR:
+        return ""
+    probe = next(probe for probe in stage.probes if probe.directive.number == best.directive_number)
+    assert probe.directive.profile is not None
+    length = probe.directive.profile.length
+    factor = length_correction(length, directive.n_steps, policies.make(config).options.length_exponent)
+    optimum = decision.lr / factor
+    if 1 - factor <= SAME_LR:
+        return f"Committed was LR {number(decision.lr)}, where the loss is expected to be lowest."
+    return (
+        f"A longer run wants a lower LR: {number(optimum)} (best over {steps(length)}) times {factor:.2g} "
+        f"for the decay over {steps(directive.n_steps)} is {number(decision.lr)}."
+    )
+
+
+def _runner_up(stage: Stage) -> str:
+    best, second = stage.best, stage.second
+    if best is None or best.forecast is None or second is None or second.forecast is None:
+        return ""
+    if best.forecast == second.forecast:
+        return f"Next came {number(second.lr)} with {'the same bound' if bounded(second) else 'the same'}."
+    return f"Next came {number(second.lr)} with {told_apart(best.forecast, second.forecast)[1]}."
+
+
+def _diverged(candidates: Sequence[Candidate]) -> str:
+    lrs = [number(lr) for lr in sorted(candidate.lr for candidate in candidates if candidate.diverged)]
+    if not lrs or len(lrs) == len(candidates):
+        return ""
+    return f"LR {lrs[0]} diverged." if len(lrs) == 1 else f"LRs {', '.join(lrs[:-1])} and {lrs[-1]} diverged."
+
+
+def _came_true(stage: Stage) -> str:
+    """What the winner's forecast was worth; a probe's own end is a measurement, and forecasts nothing."""
+    best, actual = stage.best, came_true(stage)
+    if best is None or best.forecast is None or not best.forecast_sd or actual is None:
+        return ""
+    off = (actual - best.forecast) / best.forecast_sd
+    return (
+        f"The forecast for its end was {with_error(best.forecast, best.forecast_sd)}; "
+        f"{number(actual)} came true, {abs(off):.1f} standard errors {'above' if off > 0 else 'below'}."
+    )
+
+
+def _complete(stage: Stage) -> bool:
+    return bool(stage.spans) and stage.spans[-1].outcome is Outcome.COMPLETED and stage.spans[-1].kept
+
+
+def _validated(stage: Stage) -> bool:
+    """Whether its probes were judged by validation loss."""
+    return any(probe.directive.validate_at for probe in stage.probes)

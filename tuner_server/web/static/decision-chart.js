@@ -1,0 +1,228 @@
+// The charts of a decision: what was tried, what the surrogate made of it, and what came true.
+"use strict";
+const decisionCharts = (() => {
+  const { axis, escaped, known, layout, line, lossAxis, markers } = charts;
+  const fixed = { fixedrange: true };
+
+  const lrAxis = (ink, lrs, more) => charts.lrAxis(ink, [charts.lowest(known(lrs)), charts.highest(known(lrs))], { ...fixed, ...more });
+
+  // Colours along the order of LRs.
+  const RAMP = ["probe-low", "probe-middle", "probe-high"];
+  const shades = (count, ink) => {
+    const stops = RAMP.map((name) => ink(name).match(/\d+/g).map(Number));
+    return Array.from({ length: count }, (_, i) => {
+      const at = count < 2 ? 1 : (i / (count - 1)) * (stops.length - 1);
+      const from = Math.min(Math.floor(at), stops.length - 2);
+      const mixed = stops[from].map((value, channel) => Math.round(value + (stops[from + 1][channel] - value) * (at - from)));
+      return `rgb(${mixed.join(", ")})`;
+    });
+  };
+
+  // Every probe's losses. Where validations decide, they stand in front.
+  const probes = (data, ink) => {
+    const ordered = [...data.probes].sort((a, b) => a.lr - b.lr);
+    const shade = shades(ordered.length, ink);
+    const validated = ordered.some((probe) => probe.validations.x.length);
+    const sound = ordered.filter((probe) => !probe.diverged);
+    const traces = ordered.flatMap((probe, i) => {
+      const width = probe.chosen ? 3.5 : 1.5;
+      const style = { color: shade[i], width, dash: probe.diverged ? "dot" : "solid" };
+      const name = escaped(probe.name) + (probe.chosen ? ", lowest" : "") + (probe.diverged ? ", diverged" : "");
+      const template = (what) => `${name}: ${what}%{y:${data.relative ? "+" : ""}.4g}<extra></extra>`;
+      return [
+        line(probe.losses, name, style, {
+          hoverinfo: "all", hovertemplate: template(""), opacity: validated ? 0.3 : 1,
+        }),
+        line(probe.validations, name, { ...style, dash: "solid" }),
+        markers(probe.validations, name, { color: shade[i], size: probe.chosen ? 10 : 7, symbol: "diamond" }, {
+          hovertemplate: template("validation "),
+        }),
+      ];
+    });
+    const values = known((sound.length ? sound : ordered).flatMap(({ losses, validations }) => [...losses.y, ...validations.y]));
+    const range = values.length ? [charts.lowest(values), charts.highest(values)] : [0, 1];
+    const title = data.relative ? "loss above the lowest's" : "loss";
+    return {
+      data: traces,
+      layout: layout(ink, {
+        hovermode: "closest",
+        xaxis: axis(ink, {
+          title: { text: "steps of the probe" }, ...fixed, hoverformat: ",d", separatethousands: true,
+          range: [0, charts.highest(ordered.flatMap(({ losses }) => known(losses.x)))],
+        }),
+        yaxis: lossAxis(ink, range, !data.relative, { ...fixed, title: { text: title, standoff: 8 }, zeroline: data.relative, automargin: true, zerolinecolor: ink("muted") }),
+      }),
+      keys: [
+        ["ramp", "", "from low LR to high LR"],
+        ordered.some((probe) => probe.chosen) && ["thick", "text", "the lowest"],
+        ordered.some((probe) => probe.diverged) && ["dotted", "text", "diverged"],
+        validated && ["diamond", "text", "validation, which decides"],
+        validated && ["line", "faded", "training loss"],
+      ].filter(Boolean),
+    };
+  };
+
+  const TOP = { alone: [0, 1], above: [0.36, 1], below: [0, 0.24] };
+
+  const surrogate = (post, ink) => {
+    const hidden = { width: 0, color: ink("committed", 0) };
+    return [
+      line({ x: post.lr, y: post.low }, "", hidden),
+      line({ x: post.lr, y: post.high }, "", hidden, { fill: "tonexty", fillcolor: ink("committed", 0.15) }),
+      line({ x: post.lr, y: post.mean }, "expected loss", { color: ink("committed"), width: 1.6 }, {
+        hoverinfo: "all", hovertemplate: "LR %{x:.3g}: expected loss %{y:.4g}<extra></extra>",
+      }),
+    ];
+  };
+  // Filled from the lower end of its axis: what is worth trying stands out, whatever its sign.
+  const acquisition = ({ lr, value, range, name }, ink) => [
+    line({ x: lr, y: lr.map(() => range[0]) }, "", { width: 0, color: ink("muted", 0) }, { yaxis: "y2" }),
+    line({ x: lr, y: value }, "acquisition", { color: ink("muted"), width: 1.4 }, {
+      yaxis: "y2", fill: "tonexty", fillcolor: ink("muted", 0.18), hoverinfo: "all",
+      hovertemplate: `LR %{x:.3g}: ${escaped(name)} %{y:.4g}<extra></extra>`,
+    }),
+  ];
+  // From the best LR of short runs to the one that was committed.
+  const corrected = ({ lr, factor }, committed, ink) => {
+    const [from, to] = [Math.log10(lr), Math.log10(committed)];
+    const at = { xref: "x", yref: "y3", y: 0.07 };
+    return [
+      {
+        ...at, x: to, ax: from, axref: "x", ay: at.y, ayref: at.yref, text: "", arrowhead: 2, arrowwidth: 1.6, arrowcolor: ink("text"),
+      },
+      {
+        ...at, x: (from + to) / 2, text: factor, showarrow: false, yanchor: "bottom", yshift: 2, font: { size: 12 }, bgcolor: ink("card"),
+      },
+    ];
+  };
+  const caption = (text, y, ink) => ({
+    text: escaped(text), x: 0, xref: "paper", xanchor: "left", y, yref: "paper", yanchor: "bottom", showarrow: false,
+    font: { size: 12, color: ink("muted") },
+  });
+
+  // What is known of a stage's candidates, and what the surrogate made of it.
+  const evidence = (data, ink) => {
+    const { posterior, acquisition: worth, beyond, corrected: moved } = data;
+    const diverged = data.candidate_lr.filter((_, i) => data.candidate_loss[i] === null);
+    const hasTruth = data.lr !== null && data.came_true !== null;
+    const hover = { hovertemplate: "%{text}<extra></extra>" };
+    const traces = [
+      ...(posterior ? surrogate(posterior, ink) : []),
+      ...(worth ? acquisition(worth, ink) : []),
+      markers(
+        { x: data.candidate_lr, y: data.candidate_loss }, "candidate",
+        { size: 9, color: ink("search"), line: { width: 1, color: ink("card") } },
+        { ...hover, text: data.candidate_text, error_y: { type: "data", array: data.candidate_bar, color: ink("search"), thickness: 1.3, width: 4 } },
+      ),
+      // What leaves the plot is pointed at, at the edge where it does.
+      markers(
+        { x: beyond.lr, y: beyond.above.map((above) => (above ? 0.975 : 0.025)) }, "beyond the plot",
+        { size: 10, symbol: beyond.above.map((above) => (above ? "triangle-up" : "triangle-down")), color: ink("search") },
+        { ...hover, text: beyond.text, yaxis: "y3" },
+      ),
+      markers({ x: diverged, y: diverged.map(() => 0.95) }, "diverged", { size: 10, symbol: "x", color: ink("bad") }, {
+        yaxis: "y3", hovertemplate: "LR %{x:.3g} diverged<extra></extra>",
+      }),
+    ];
+    if (moved?.loss != null)
+      traces.push(markers({ x: [moved.lr], y: [moved.loss] }, "best of short runs", { size: 15, symbol: "circle-open", color: ink("text"), line: { width: 1.6 } }, {
+        hovertemplate: "best of short runs: LR %{x:.3g}, expected loss %{y:.4g}<extra></extra>",
+      }));
+    if (hasTruth)
+      traces.push(markers({ x: [data.lr], y: [data.came_true] }, "came true", { size: 13, symbol: "star", color: ink("validation") }, {
+        hovertemplate: "came true: %{y:.4g}<extra></extra>",
+      }));
+    const committed = data.lr === null ? [] : [
+      {
+        type: "line", xref: "x", yref: "y3", x0: data.lr, x1: data.lr, y0: 0, y1: 1,
+        line: { color: ink("text"), width: 1.4, dash: "dash" },
+      },
+    ];
+    const domain = worth ? TOP.above : TOP.alone;
+    return {
+      data: traces,
+      layout: layout(ink, {
+        hovermode: "closest",
+        shapes: committed,
+        annotations: [...(moved ? corrected(moved, data.lr, ink) : []), ...(worth ? [caption(worth.name, TOP.below[1], ink)] : [])],
+        xaxis: lrAxis(ink, [...data.candidate_lr, ...(posterior?.lr ?? []), data.lr, moved?.lr], {
+          anchor: worth ? "y2" : "y", title: { text: "learning rate" },
+        }),
+        yaxis: axis(ink, { title: { text: "loss", standoff: 8 }, domain, range: data.loss_range, automargin: true, ...fixed }),
+        yaxis2: axis(ink, { domain: TOP.below, visible: Boolean(worth), nticks: 3, range: worth?.range, ...fixed }),
+        yaxis3: { overlaying: "y", range: [0, 1], visible: false, ...fixed },
+      }),
+      keys: [
+        ["dot", "search", data.candidate_bar.some((bar) => bar > 0) ? "forecast of a candidate" : "loss after a probe"],
+        data.candidate_bar.some((bar) => bar > 0) && ["whisker", "search", "± 2 standard errors"],
+        diverged.length > 0 && ["cross", "bad", "diverged"],
+        posterior && ["band", "committed", "loss expected by the surrogate, ± 2 sd"],
+        (beyond.lr.length > 0 || data.band_leaves) && ["triangle", "search", "goes on beyond the plot"],
+        worth && ["area", "muted", "how much an LR was worth trying, when the last probe was chosen"],
+        moved && ["ring", "text", `best of short runs; ${moved.factor} for the longer run`],
+        data.lr !== null && ["dashed", "text", "committed LR"],
+        hasTruth && ["star", "validation", "what came true"],
+      ].filter(Boolean),
+    };
+  };
+
+  const rangeTest = (data, ink) => {
+    const losses = known(data.range_test.y);
+    const range = losses.length ? [charts.lowest(losses), charts.highest(losses)] : [0, 1];
+    return {
+      data: [
+        line(data.range_test, "loss", { color: ink("search"), width: 1.5 }, {
+          hoverinfo: "all", hovertemplate: "LR %{x:.3g}: loss %{y:.4g}<extra></extra>",
+        }),
+      ],
+      layout: layout(ink, {
+        xaxis: lrAxis(ink, data.range_test.x, { title: { text: "learning rate" } }),
+        yaxis: lossAxis(ink, range, true, fixed),
+      }),
+      keys: [],
+    };
+  };
+
+  const panel = (container, className, title, words) => {
+    const found = container.querySelector(`.${className}`);
+    if (found) {
+      found.previousElementSibling.textContent = title;
+      return found;
+    }
+    const figure = document.createElement("figure");
+    const caption = document.createElement("figcaption");
+    caption.textContent = title;
+    const plot = document.createElement("div");
+    plot.className = className;
+    plot.setAttribute("role", "img");
+    plot.setAttribute("aria-label", words);
+    const keys = document.createElement("ul");
+    keys.className = "keys";
+    figure.append(caption, plot, keys);
+    container.append(figure);
+    return plot;
+  };
+
+  // Into a stage's section, from the address that it names.
+  const draw = async (container) => {
+    const data = await charts.load(container.dataset.src);
+    container.dataset.drawn = "";
+    const wanted = [
+      [data.range_test, "range-test", "Range test: where training falls apart", "Loss over LR", rangeTest],
+      [
+        data.probes.length, "probes",
+        data.relative ? "The probes: their losses above the lowest's, on the same batches" : "The probes",
+        "Loss of each probe over its steps; the table has its outcome", probes,
+      ],
+      [
+        data.candidate_lr.length, "evidence", data.posterior ? "What each LR is expected to give" : "Candidates",
+        "Expected loss over LR; the table has the candidates", evidence,
+      ],
+    ].filter(([there]) => there);
+    // All panels first: what they share is the width.
+    const panels = wanted.map(([, className, title, words, figure]) => [panel(container, className, title, words), figure]);
+    for (const [element, figure] of panels) await charts.draw(element, figure(data, charts.palette()));
+  };
+
+  return { draw };
+})();

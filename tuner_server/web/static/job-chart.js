@@ -1,0 +1,148 @@
+// Loss above LR over the steps that were run, with one x axis: a zoom moves both. Of one job, or of several.
+"use strict";
+const jobChart = (() => {
+  const { axis, layout, line, lossAxis, lrAxis, markers } = charts;
+  const ROWS = { y: [0.42, 1], y2: [0, 0.36] };
+
+  const stepAxis = (ink, range) =>
+    axis(ink, {
+      title: { text: "steps run, search included", standoff: 6 },
+      range,
+      anchor: "y2",
+      hoverformat: ",d",
+      separatethousands: true,
+      fixedrange: charts.touch,
+      unifiedhovertitle: { text: "step %{x:,d}" },
+    });
+  const frame = (ink, range, more) => layout(ink, { dragmode: charts.touch ? false : "zoom", xaxis: stepAxis(ink, range), ...more });
+
+  // The LR at a step, where steps are asked for in their order: a profile is a line between the points that are drawn.
+  const lrAt = (lrs) => {
+    const points = lrs.x.map((x, i) => [x, lrs.y[i]]).filter(([x]) => x !== null);
+    let i = 0;
+    return (step) => {
+      while (i + 1 < points.length && points[i + 1][0] <= step) i++;
+      if (!points.length) return null;
+      const [x, y] = points[i];
+      const [nextX, nextY] = points[i + 1] ?? points[i];
+      return nextX > x && step > x ? y + ((nextY - y) * (step - x)) / (nextX - x) : y;
+    };
+  };
+  // Both lines have the same steps: pointed at in either plot, a step tells its loss and its LR.
+  const lossAndLr = (losses, lrs, name, style, { opacity = 1, hover = "" } = {}) => {
+    const at = lrAt(lrs);
+    const lr = losses.x.map((x) => (x === null ? null : at(x)));
+    const told = (words) => ({ hoverinfo: "all", hovertemplate: `${hover}${words}<extra></extra>`, customdata: lr, opacity });
+    return [
+      line(losses, name, style, { ...told(hover ? "loss %{y:.4g}<br>LR %{customdata:.3g}" : `${name} %{y:.4g}`), showlegend: losses.x.length > 0 }),
+      line({ x: losses.x, y: lr }, `${name}: LR`, { ...style, width: Math.max(style.width, 1.2) }, { ...told("LR %{y:.3g}"), yaxis: "y2" }),
+    ];
+  };
+
+  const bands = (stages, ink) =>
+    stages.flatMap((stage) => {
+      const rect = (x0, x1, fillcolor) => ({
+        type: "rect", xref: "x", yref: "paper", layer: "below", x0, x1, y0: 0, y1: 1, line: { width: 0 }, fillcolor,
+      });
+      const found = [];
+      if (stage.start > stage.search) found.push(rect(stage.search, stage.start, ink("search", 0.13)));
+      if (stage.index % 2 === 1) found.push(rect(stage.start, stage.end, ink("muted", 0.09)));
+      return found;
+    });
+
+  // What was forecast for the ends of stages, with what came true: far out, it is pointed at from the edge of the plot.
+  const forecasts = ({ x, loss, bar, end, came_true, text, curve }, [bottom, top], log, ink) => {
+    const height = (value) => (log ? Math.log10(value) : value); // NaN below zero: no height at all
+    const above = loss.map((value) => height(value) > top);
+    const inside = loss.map((value, i) => !above[i] && height(value) >= bottom);
+    const at = (values, wanted) => values.map((value, i) => (wanted(i) ? value : null));
+    const hover = { text, hovertemplate: "for step %{x:,d}: %{text}<extra></extra>" };
+    return [
+      line(curve, "forecast", { color: ink("search"), width: 1.6, dash: "dot" }),
+      markers(
+        { x, y: at(loss, (i) => inside[i]) }, "forecast ± 2 standard errors",
+        { symbol: "circle-open", size: 9, color: ink("search"), line: { width: 2 } },
+        { ...hover, error_y: { type: "data", array: bar, color: ink("search"), thickness: 1.5, width: 5 }, showlegend: true },
+      ),
+      markers({ x: end, y: came_true }, "came true", { symbol: "star", size: 11, color: ink("validation") }, {
+        hoverinfo: "skip", showlegend: true,
+      }),
+      markers(
+        { x: at(x, (i) => !inside[i]), y: above.map((is) => (is ? 0.975 : 0.025)) }, "forecast beyond the plot",
+        { size: 10, symbol: above.map((is) => (is ? "triangle-up" : "triangle-down")), color: ink("search") },
+        { ...hover, yaxis: "y3" },
+      ),
+    ];
+  };
+
+  const keys = (data, beyond) => [
+    ["line", "committed", "committed"],
+    data.search_loss.x.length && ["line", "search", "search, rolled back"],
+    data.validation.x.length && ["diamond", "validation", "validation"],
+    data.broken.x.length && ["cross", "bad", "diverged"],
+    data.forecasts.curve.x.length && ["dotted", "search", "forecast along a stage"],
+    data.forecasts.x.length && ["whisker", "search", "forecast for its end, ± 2 standard errors"],
+    data.forecasts.x.length && ["star", "validation", "what came true"],
+    beyond && ["triangle", "search", "forecast beyond the plot"],
+    data.stages.some((stage) => stage.start > stage.search) && ["block", "search", "search: its width is its cost"],
+    data.stages.some((stage) => stage.index % 2 === 1) && ["block", "muted", "every other stage"],
+  ].filter(Boolean);
+
+  const figure = (data, { range, log }, ink) => {
+    const search = { color: ink("search"), width: 1 };
+    const committed = { color: ink("committed"), width: 1.6 };
+    const y = lossAxis(ink, data.loss_range, log, { domain: ROWS.y, fixedrange: true });
+    const [searchLoss, searchLr] = lossAndLr(data.search_loss, data.search_lr, "search loss", search, { opacity: 0.8 });
+    const [loss, lr] = lossAndLr(data.committed_loss, data.committed_lr, "loss", committed);
+    const ended = forecasts(data.forecasts, y.range, y.type === "log", ink);
+    const validation = { color: ink("validation"), size: 7, symbol: "diamond" };
+    return {
+      data: [
+        searchLoss,
+        loss,
+        line(data.validation, "validation", { color: ink("validation"), width: 1.6, dash: "dot" }),
+        searchLr,
+        lr,
+        // What is near a step, and not at it, says where it is.
+        markers(data.validation, "validation", validation, {
+          hovertemplate: "validation %{y:.4g} after step %{x:,d}<extra></extra>", showlegend: data.validation.x.length > 0,
+        }),
+        markers(
+          { x: data.broken.x, y: data.broken.x.map(() => 0.97) }, "diverged", { symbol: "x", size: 9, color: ink("bad") },
+          { yaxis: "y3", text: data.broken.text, hovertemplate: "%{text} at step %{x:,d}<extra></extra>", showlegend: data.broken.x.length > 0 },
+        ),
+        ...(data.forecasts.x.length ? ended : []),
+      ],
+      layout: frame(ink, range || [0, Math.max(data.n_steps, 1)], {
+        hovermode: "x unified",
+        hoversubplots: "axis",
+        shapes: bands(data.stages, ink),
+        yaxis: y,
+        yaxis2: lrAxis(ink, data.lr_range, { domain: ROWS.y2, fixedrange: true }),
+        yaxis3: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
+      }),
+      keys: keys(data, ended.at(-1).x.some((x) => x !== null)),
+    };
+  };
+
+  // Several jobs' committed steps.
+  const comparison = ({ jobs, n_steps }, { range, log }, ink) => {
+    const run = jobs.filter(({ data }) => data.n_steps > 0).map(({ data }) => data);
+    const over = (name) => [charts.lowest(run.map((data) => data[name][0])), charts.highest(run.map((data) => data[name][1]))];
+    return {
+      data: jobs.flatMap(({ name, data }, i) => {
+        const hover = `${charts.escaped(name)}<br>step %{x:,d}<br>`;
+        const style = { color: ink(`series-${i}`), width: 1.8 };
+        return lossAndLr(data.committed_loss, data.committed_lr, charts.escaped(name), style, { hover });
+      }),
+      layout: frame(ink, range || [0, Math.max(n_steps, 1)], {
+        hovermode: "closest",
+        yaxis: lossAxis(ink, over("loss_range"), log, { domain: ROWS.y, fixedrange: true }),
+        yaxis2: lrAxis(ink, over("lr_range"), { domain: ROWS.y2, fixedrange: true }),
+      }),
+      keys: [],
+    };
+  };
+
+  return { figure, comparison };
+})();

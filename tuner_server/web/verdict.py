@@ -1,0 +1,110 @@
+"""Whether a job goes well, and by what that was judged."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+import numpy as np
+
+from tuner_server.core.job_state import JobState, Status
+from tuner_server.web.numbers import count, steps, told_apart
+from tuner_server.web.thinning import FloatArray
+from tuner_server.web.timeline import Timeline
+
+COMPARED_SHARE = 0.1
+"""Of the committed steps so far: the mean loss of the last ones is compared with as many before them."""
+FEWEST_COMPARED = 20
+"""Losses of single batches are noise: means over fewer say nothing."""
+SURE_SDS = 2.0
+"""So many standard errors apart, two means differ."""
+LEAST_KEPT_SHARE = 0.1
+"""Of the steps that were run: a job that gave back the most, and ends with fewer, did next to nothing."""
+
+
+class Tone(enum.StrEnum):
+    """How a finding is to be taken."""
+
+    GOOD = "good"
+    NEUTRAL = "neutral"
+    WARNING = "warning"
+    BAD = "bad"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether it goes well."""
+
+    tone: Tone
+    words: str
+    why: str
+
+
+def verdict(state: JobState, found: Timeline) -> Verdict:
+    """Whether a job goes well, and by what that was judged."""
+    if state.status is Status.FAILED:
+        return Verdict(Tone.BAD, "Tuning failed", "The training goes on without it, and anneals its LR.")
+    if state.status is Status.CANCELLED:
+        return Verdict(Tone.NEUTRAL, "Cancelled", state.message)
+    if state.status is Status.FINISHED:
+        return _finished(state, found)
+    if found.stages and found.stages[-1].diverged:
+        return Verdict(
+            Tone.WARNING, "Diverged", "The committed steps diverged and are rolled back; a lower LR is next."
+        )
+    losses = found.committed_losses()
+    if not len(losses):
+        return Verdict(Tone.NEUTRAL, "Too early to say", "Nothing is committed yet.")
+    n = max(int(len(losses) * COMPARED_SHARE), FEWEST_COMPARED)
+    if len(losses) < 2 * n:
+        return Verdict(Tone.NEUTRAL, "Too early to say", f"{steps(len(losses))} are committed.")
+    change = _Change.between(losses[-2 * n : -n], losses[-n:])
+    why = f"Mean of the last {steps(n)}: {change.now}; of as many before: {change.then}."
+    if change.fell:
+        return Verdict(Tone.GOOD, "Loss is falling", why)
+    if change.rose:
+        return Verdict(Tone.WARNING, "Loss is rising", why)
+    return Verdict(Tone.NEUTRAL, "Loss is level", why)
+
+
+def _finished(state: JobState, found: Timeline) -> Verdict:
+    kept, given_back = state.committed_steps, found.given_back_steps
+    if given_back and kept < LEAST_KEPT_SHARE * found.n_steps:
+        why = f"{count(given_back)} of {steps(found.n_steps)} diverged and were given back."
+        return Verdict(Tone.BAD, "Finished, with nearly nothing", why)
+    losses = found.committed_losses()
+    n = min(FEWEST_COMPARED, len(losses) // 2)
+    if n:
+        change = _Change.between(losses[:n], losses[-n:])
+        if not change.fell:
+            why = f"Mean of the last {steps(n)}: {change.now}; of the first: {change.then}."
+            return Verdict(Tone.BAD, "Finished, not lower", why)
+    return Verdict(Tone.GOOD, "Finished", "The budget is spent." if state.config.total_steps else "")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Change:
+    """From one mean of losses to another."""
+
+    difference: float
+    error: float
+    then: str
+    now: str
+
+    @classmethod
+    def between(cls, before: FloatArray, after: FloatArray) -> _Change:
+        """Of two runs of losses, equally long."""
+        means = float(before.mean()), float(after.mean())
+        # What is compared are means over noise that two batches don't share; a trend within each only widens the bar.
+        error = float(np.sqrt((before.var() + after.var()) / len(before)))
+        return cls(means[1] - means[0], error, *told_apart(*means))
+
+    @property
+    def fell(self) -> bool:
+        """Whether the later one is lower, beyond the noise."""
+        return self.difference < -SURE_SDS * self.error
+
+    @property
+    def rose(self) -> bool:
+        """Whether it is higher, beyond the noise."""
+        return self.difference > SURE_SDS * self.error

@@ -87,7 +87,7 @@ def test_the_chart_is_said_to_be_what_the_headline_says(page: Page, start_job: C
 
 
 def test_a_section_that_the_user_opened_stays_open(page: Page, start_job: Callable[..., Any]) -> None:
-    job = start_job("read on", total_steps=12_000, **STAGES)
+    job = start_job("read on", total_steps=30_000, **STAGES)
     report_until_stage(job, job.directive.stage + 2)
     job.report()
     follow(page, f"/jobs/{job.id}")

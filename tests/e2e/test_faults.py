@@ -351,7 +351,7 @@ def test_a_client_that_is_killed_goes_on_from_its_checkpoint(
         Death(LastMoment.SAVING_AFTER_STEP, 49),
         Death(LastMoment.BEFORE_REPORT, 7),
         Death(LastMoment.AFTER_STEP, 180),  # in committed steps
-        Death(LastMoment.AFTER_REPORT, 11),  # the last
+        Death(LastMoment.AFTER_REPORT, max(expected.starts)),
     ]
     assert_survives(deaths, "budget", expected.outcome, server, tmp_path)
 
@@ -395,11 +395,11 @@ def trained_alone(proxy: Proxy, policy: str, fault: Fault, number: int) -> Outco
         return training.run(tuner)
 
 
-@pytest.mark.parametrize("number", [2, 5, 10, 11], ids=["in the search", "its end", "in committed steps", "their end"])
+@pytest.mark.parametrize("at", [1, 4, -2, -1], ids=["in the search", "its end", "in committed steps", "their end"])
 def test_a_run_whose_server_never_comes_back_ends(
-    proxy: Proxy, undisturbed: FromPolicy, caplog: pytest.LogCaptureFixture, number: int
+    proxy: Proxy, undisturbed: FromPolicy, caplog: pytest.LogCaptureFixture, at: int
 ) -> None:
-    assert number in undisturbed("budget").starts
+    number = list(undisturbed("budget").starts)[at]
     assert trained_alone(proxy, "budget", Refuse(), number).n_steps == TOTAL_STEPS
     warnings = [record.msg for record in caplog.records if record.levelname == "WARNING"]
     assert 1 <= len(warnings) == len(set(warnings))  # each thing is said once
@@ -407,10 +407,10 @@ def test_a_run_whose_server_never_comes_back_ends(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", [Drop(), Reset(), BlackHole(), Stall(), Cut(Direction.ANSWERS, 20)], ids=repr)
-@pytest.mark.parametrize("number", [1, 3, 5, 6, 7, 10, 13, 14])
+@pytest.mark.parametrize("at", [0, 2, 4, 5, 6, 7, -2, -1])
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_run_ends_however_its_server_went(
-    proxy: Proxy, undisturbed: FromPolicy, policy: str, fault: Fault, number: int
+    proxy: Proxy, undisturbed: FromPolicy, policy: str, fault: Fault, at: int
 ) -> None:
-    assert min(number, 11) in undisturbed(policy).starts
+    number = list(undisturbed(policy).starts)[at]
     assert trained_alone(proxy, policy, fault, number).n_steps == TOTAL_STEPS

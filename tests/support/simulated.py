@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 from lrpilot.divergence import Watch
+from lrpilot.profile import Profile
 
 from tuner_server.core import job
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.job import JobState
-from tuner_server.core.messages import BatchSource, Decision, Directive, Outcome, Phase, Report, Validation
+from tuner_server.core.messages import BatchSource, Decision, Directive, Outcome, Phase, Replacement, Report, Validation
 
 START, FLOOR = 2.5, 0.1
 RATE = 0.01
@@ -88,6 +89,16 @@ class SimulatedTraining:
             wall_time_s=len(losses) / 128,
         )
 
+    def run_alone(self, directive: Directive, n_steps: int, lr: float) -> Report:
+        """Does so many steps at an LR of its own instead of a directive, as a client does without its server."""
+        self.prepare(directive)
+        return Report(
+            directive_number=directive.number,
+            outcome=Outcome.REPLACED,
+            losses=tuple(self._step(lr) for _ in range(n_steps)),
+            replacement=Replacement(profile=Profile.constant(lr, n_steps)),
+        )
+
     def prepare(self, directive: Directive) -> None:
         """What comes before the first step: restore, then snapshot. A stop has this alone."""
         if directive.restore:
@@ -123,6 +134,14 @@ class SimulatedTraining:
         return [Validation(step=step, loss=float32(1.1 * self.loss()))] if due else []
 
 
+class NoNumbers(SimulatedTraining):
+    """Its every loss is NaN."""
+
+    def _step(self, lr: float) -> float:
+        super()._step(lr)
+        return math.nan
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Exchange:
     """A directive, the decision behind it, and what came of it (None: it is outstanding, or a stop)."""
@@ -149,12 +168,18 @@ class Run:
         return [exchange for exchange in self.exchanges if exchange.directive.phase is phase]
 
 
-def drive(config: JobConfig, training: SimulatedTraining, *, max_directives: int = 10_000) -> Run:
-    """Runs a job against a training with no server, to its end or for so many directives."""
+def drive(
+    config: JobConfig, training: SimulatedTraining, *, max_directives: int = 10_000, alone_after: int | None = None
+) -> Run:
+    """Runs a job against a training with no server, to its end or for so many directives.
+
+    After `alone_after` of them the training goes on by itself once, for ten steps, and is then back.
+    """
     transition = job.create(config)
     exchanges: list[Exchange] = []
     while transition.directive.phase is not Phase.STOP and len(exchanges) < max_directives:
-        report = training.run(transition.directive)
+        alone = len(exchanges) == alone_after
+        report = training.run_alone(transition.directive, 10, 0.01) if alone else training.run(transition.directive)
         exchanges.append(Exchange(transition.directive, transition.decision, report))
         transition = job.advance(transition.state, report)
     if transition.directive.phase is Phase.STOP:

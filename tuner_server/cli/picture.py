@@ -42,28 +42,27 @@ def picture(job: pb.Job, history: Timeline) -> RenderableType:
         InvalidInputError: as `job_and_history`.
     """
     state = job_and_history(pb.GetScheduleResponse(job=job))[0].state
-    if history.spans:  # which tells what a job without its history can't
-        state = state.model_copy(update={"first_loss": float(history.spans[0].losses[0])})
-    return Group(Text(f"\n{headline(state, history)}\n"), *_parts(history))
+    return Group(Text(f"\n{headline(state, history)}\n"), *_parts(history, live=state.status.live))
 
 
-def _parts(history: Timeline) -> Iterator[RenderableType]:
+def _parts(history: Timeline, *, live: bool) -> Iterator[RenderableType]:
     chosen = [stage for stage in history.stages if stage.lr is not None]
     if chosen:
         yield _stages(chosen)
     else:
         yield Text("Nothing is committed yet.")
-    if history.stages and history.stages[-1].lr is None:
-        yield _search(history.stages[-1].probes)
+    latest = history.stages[-1] if history.stages else None
+    if latest is not None and latest.lr is None and latest.probes:
+        yield _search(latest.probes, live=live)
     if history.spans:
         yield curves([_piece(span) for span in history.spans])
 
 
-def _search(probes: Sequence[Probe]) -> Table:
-    """What a search that goes on has tried."""
+def _search(probes: Sequence[Probe], *, live: bool) -> Table:
+    """What a search that goes on, or was not finished, has tried."""
     table = Table("LR tried", "steps", "loss so far", "", box=box.SIMPLE, title="search", title_justify="left")
     for probe in probes:
-        n_steps, loss, outcome = "", "", "running"
+        n_steps, loss, outcome = "", "", "running" if live else "not reported"
         if probe.span is not None:
             n_steps, loss = count(probe.span.n_steps), number(float(probe.span.losses[-LAST_LOSSES:].mean()))
             outcome = "diverged" if probe.diverged else ""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import typer
 from lrpilot.errors import UnavailableError
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.v1 import tuner_pb2 as pb
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -30,15 +30,35 @@ app = typer.Typer()
 @app.command(epilog="Example: `lrpilot watch 3f2a`")
 def watch(job: JobArgument, server: ServerOption = None) -> None:
     """Follow a job until it ends: what it does, its stages, and the way of its loss and its LR. Ctrl-C leaves it be."""
+    with connected(server) as tuner, Live(console=Console(), auto_refresh=False) as live:
+        changes = _changes(tuner, resolve(tuner, job))
+        for shown in pictures(changes, lambda job_id: schedule_of(tuner, job_id, pb.SCHEDULE_VIEW_FULL)):
+            live.update(shown, refresh=True)
+
+
+def pictures(changes: Iterable[pb.Job], fetch: Callable[[str], pb.GetScheduleResponse]) -> Iterator[RenderableType]:
+    """What is shown of a job at each of its changes.
+
+    Args:
+        changes: the job, whenever it changed.
+        fetch: from a job's id to its schedule with its history.
+
+    Raises:
+        What `fetch` does; UnavailableError only from the first one, since later the changes break off and begin anew.
+    """
     from tuner_server.cli.picture import laid_out, picture
 
-    with connected(server) as tuner, Live(console=Console(), auto_refresh=False) as live:
-        history, fetched = None, None
-        for now in _changes(tuner, resolve(tuner, job)):
-            if history is None or fetched is None or is_behind(fetched, now):
-                found = schedule_of(tuner, now.id, pb.SCHEDULE_VIEW_FULL)
-                history, fetched, now = laid_out(found), found.job, found.job
-            live.update(Group(_progress(now), picture(now, history)), refresh=True)
+    history, fetched = None, None
+    for now in changes:
+        if history is None or fetched is None or is_behind(fetched, now):
+            try:
+                found = fetch(now.id)
+            except UnavailableError:
+                if history is None:
+                    raise
+                continue
+            history, fetched, now = laid_out(found), found.job, found.job
+        yield Group(_progress(now), picture(now, history))
 
 
 def is_behind(fetched: pb.Job, now: pb.Job) -> bool:

@@ -72,11 +72,19 @@ class JobState(Standing):
     message: str = ""
 
     @property
+    def run_steps(self) -> int:
+        """Steps that were run, search included."""
+        return self.committed_steps + self.search_steps
+
+    @property
     def remaining_steps(self) -> int | None:
         """Steps that may still be run; None: no end is known."""
-        if self.config.total_steps is None:
-            return None
-        return self.config.total_steps - self.committed_steps - self.search_steps
+        return None if self.config.total_steps is None else self.config.total_steps - self.run_steps
+
+    @property
+    def progress(self) -> float | None:
+        """The part of the steps that were run, from 0 to 1; None: no end is known."""
+        return None if self.config.total_steps is None else self.run_steps / self.config.total_steps
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

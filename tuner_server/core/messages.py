@@ -155,6 +155,11 @@ class Candidate(Value):
         return math.inf if self.forecast is None else self.forecast
 
     @property
+    def rank(self) -> tuple[float, float]:
+        """What the best candidate has lowest: the loss; where a bound made some equal, what the curve itself said."""
+        return self.loss, self.loss if self.raw_forecast is None else self.raw_forecast
+
+    @property
     def diverged(self) -> bool:
         """Whether the probe gave no forecast."""
         return self.forecast is None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ParamSpec, TypeVar
-from urllib.parse import parse_qs, quote, urlencode
+from urllib.parse import quote, urlencode
 
 import anyio
 import structlog
@@ -26,7 +26,7 @@ from starlette.responses import (
     Response,
     StreamingResponse,
 )
-from starlette.routing import Mount, Route
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from tuner_server.access.principal import Principal, Scope
@@ -43,9 +43,8 @@ from tuner_server.core.errors import (
 from tuner_server.rpc.limits import Shares
 from tuner_server.service import TunerService
 from tuner_server.storage import StoredJob
-from tuner_server.web import exports
+from tuner_server.web import exports, parameters
 from tuner_server.web.access import COOKIE, Admitted, Authenticate, Gate, Handle, check_same_origin, local_path
-from tuner_server.web.curves import BUCKETS
 from tuner_server.web.drawing import overview, sparkline
 from tuner_server.web.evidence import StageCurves, stage_curves
 from tuner_server.web.headers import FOREVER, SecurityHeaders
@@ -56,18 +55,11 @@ from tuner_server.web.listings import Listings
 from tuner_server.web.live import Looks, Version, events
 from tuner_server.web.pages import STATIC, Pages, plotly_js, plotly_js_gzipped
 from tuner_server.web.report import report_html
-from tuner_server.web.thinning import Window
 from tuner_server.web.timeline import Timeline
 from tuner_server.web.views import job_view
 
 THREADS = 4
 """That read and lay out: apart from those that answer training jobs, which go first."""
-MAX_COMPARED = 8
-"""Jobs in one comparison: as many colours as can be told apart."""
-MAX_BUCKETS = 4000
-"""Of a window: wider than any screen."""
-MAX_FORM = 4096
-"""Bytes of a form: a token or a reason."""
 _STATUS: dict[type[TunerError], int] = {
     InvalidInputError: 400,
     UnauthenticatedError: 401,
@@ -101,34 +93,8 @@ def dashboard(
     """
     gate = Gate(authenticate, shares)
     site = _Site(service, stopping, gate)
-    get, post = ["GET"], ["POST"]
-    job = "/jobs/{job_id:str}"
-
-    def read(handle: Handle, *, streams: bool = False) -> Admitted:
-        return Admitted(gate, Scope.READ, handle, streams=streams)
-
     return Starlette(
-        routes=[
-            Route("/", read(site.jobs), methods=get),
-            Route("/events", read(site.jobs_events, streams=True), methods=get),
-            Route(job, read(site.job), methods=get),
-            Route(f"{job}/events", read(site.job_events, streams=True), methods=get),
-            Route(f"{job}/curves.json", read(site.curves), methods=get),
-            Route(f"{job}/stages/{{index:int}}.json", read(site.stage), methods=get),
-            Route(f"{job}/sparkline.svg", read(site.sparkline), methods=get),
-            Route(f"{job}/schedule.json", read(site.schedule), methods=get),
-            Route(f"{job}/data.json", read(site.data_json), methods=get),
-            Route(f"{job}/data.csv", read(site.data_csv), methods=get),
-            Route(f"{job}/report.html", read(site.report), methods=get),
-            Route(f"{job}/cancel", Admitted(gate, Scope.CANCEL, site.cancel), methods=post),
-            Route("/compare", read(site.compare), methods=get),
-            Route("/compare/events", read(site.compare_events, streams=True), methods=get),
-            Route("/login", site.login, methods=get),
-            Route("/login", site.sign_in, methods=post),
-            Route("/logout", site.sign_out, methods=post),
-            Route("/static/plotly.min.js", _plotly, methods=get),
-            Mount("/static", StaticFiles(directory=STATIC)),
-        ],
+        routes=_routes(site, gate),
         middleware=[
             Middleware(SecurityHeaders),
             Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
@@ -136,6 +102,36 @@ def dashboard(
         ],
         exception_handlers={TunerError: site.refused, HTTPException: site.http_error, Exception: site.failed},
     )
+
+
+def _routes(site: _Site, gate: Gate) -> list[BaseRoute]:
+    get, post = ["GET"], ["POST"]
+    job = "/jobs/{job_id:str}"
+
+    def read(handle: Handle, *, streams: bool = False) -> Admitted:
+        return Admitted(gate, Scope.READ, handle, streams=streams)
+
+    return [
+        Route("/", read(site.jobs), methods=get),
+        Route("/events", read(site.jobs_events, streams=True), methods=get),
+        Route(job, read(site.job), methods=get),
+        Route(f"{job}/events", read(site.job_events, streams=True), methods=get),
+        Route(f"{job}/curves.json", read(site.curves), methods=get),
+        Route(f"{job}/stages/{{index:int}}.json", read(site.stage), methods=get),
+        Route(f"{job}/sparkline.svg", read(site.sparkline), methods=get),
+        Route(f"{job}/schedule.json", read(site.schedule), methods=get),
+        Route(f"{job}/data.json", read(site.data_json), methods=get),
+        Route(f"{job}/data.csv", read(site.data_csv), methods=get),
+        Route(f"{job}/report.html", read(site.report), methods=get),
+        Route(f"{job}/cancel", Admitted(gate, Scope.CANCEL, site.cancel), methods=post),
+        Route("/compare", read(site.compare), methods=get),
+        Route("/compare/events", read(site.compare_events, streams=True), methods=get),
+        Route("/login", site.login, methods=get),
+        Route("/login", site.sign_in, methods=post),
+        Route("/logout", site.sign_out, methods=post),
+        Route("/static/plotly.min.js", _plotly, methods=get),
+        Mount("/static", StaticFiles(directory=STATIC)),
+    ]
 
 
 def _plotly(request: Request) -> Response:
@@ -177,7 +173,7 @@ class _Site:
         """A job's page."""
 
         def render() -> str:
-            job, found = self._histories.get(caller.project, request.path_params["job_id"])
+            job, found = self._histories.get(caller.project, parameters.job_id(request))
             may_cancel = Scope.CANCEL in caller.scopes and job.state.status.live
             return self._pages.render(
                 "job.html",
@@ -191,13 +187,13 @@ class _Site:
 
     async def job_events(self, request: Request, caller: Principal) -> Response:
         """Says when a job changed."""
-        return await self._jobs_events(request, caller, [request.path_params["job_id"]])
+        return await self._jobs_events(request, caller, [parameters.job_id(request)])
 
     async def curves(self, request: Request, caller: Principal) -> Response:
         """The chart's data; `from`, `to` and `buckets` say what is looked at."""
 
         def read(job: StoredJob, found: Timeline) -> JobChart:
-            return job_chart(job.state.config, found, _window(request.query_params, found.n_steps))
+            return job_chart(job.state.config, found, parameters.window(request.query_params, found.n_steps))
 
         return JSONResponse(await self._read(request, caller, read))
 
@@ -213,17 +209,16 @@ class _Site:
         return JSONResponse(await self._read(request, caller, read))
 
     async def sparkline(self, request: Request, caller: Principal) -> Response:
-        """The loss in miniature, of the version that the address names."""
+        """The loss in miniature; a browser may keep it if the address names a version."""
         text = await self._read(request, caller, lambda _job, found: sparkline(found))
-        return Response(
-            text, media_type="image/svg+xml", headers={"Cache-Control": FOREVER.replace("public", "private")}
-        )
+        headers = {"Cache-Control": FOREVER.replace("public", "private")} if "v" in request.query_params else {}
+        return Response(text, media_type="image/svg+xml", headers=headers)
 
     async def schedule(self, request: Request, caller: Principal) -> Response:
         """The schedule, as `lrpilot export` writes it."""
 
         def read() -> tuple[StoredJob, str]:
-            job = self._service.get_job(caller.project, request.path_params["job_id"])
+            job = self._service.get_job(caller.project, parameters.job_id(request))
             return job, exports.schedule_text(job, self._service.history(job, losses=True))
 
         job, text = await self._run(read)
@@ -249,14 +244,14 @@ class _Site:
     async def cancel(self, request: Request, caller: Principal) -> Response:
         """Ends the tuning of a job."""
         check_same_origin(request)
-        job_id = request.path_params["job_id"]
+        job_id = parameters.job_id(request)
         await self._run(self._service.cancel_job, caller.project, job_id, "cancelled in the dashboard")
         log.info("job cancelled", job_id=job_id, token=caller.token_id)
         return RedirectResponse(f"/jobs/{job_id}", 303)
 
     async def compare(self, request: Request, caller: Principal) -> Response:
         """Several jobs in one chart."""
-        ids = _compared(request)
+        ids = parameters.compared(request)
 
         def render() -> str:
             found = [job_view(*self._histories.get(caller.project, job_id)) for job_id in ids]
@@ -265,7 +260,7 @@ class _Site:
                 jobs=found,
                 query=urlencode([("job", job_id) for job_id in ids]),
                 version=_joined(str(job.version) for job in found),
-                limit=MAX_COMPARED,
+                limit=parameters.MAX_COMPARED,
                 signed_in=self._gate.asks,
             )
 
@@ -273,7 +268,7 @@ class _Site:
 
     async def compare_events(self, request: Request, caller: Principal) -> Response:
         """Says when one of several jobs changed."""
-        return await self._jobs_events(request, caller, _compared(request))
+        return await self._jobs_events(request, caller, parameters.compared(request))
 
     async def login(self, request: Request) -> Response:
         """Asks for a token."""
@@ -286,7 +281,7 @@ class _Site:
         check_same_origin(request)
         if not self._gate.asks:
             return RedirectResponse("/", 303)
-        fields = await _form(request)
+        fields = await parameters.form(request)
         onward = local_path(fields.get("next", "/"))
         response = RedirectResponse(onward, 303)
         try:
@@ -305,7 +300,7 @@ class _Site:
     async def refused(self, request: Request, error: Exception) -> Response:
         """Says what we refuse on purpose, and why."""
         status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
-        if status == 401 and request.method == "GET" and _wants_page(request):
+        if status == 401 and request.method == "GET" and parameters.wants_page(request):
             onward = request.url.path + (f"?{request.url.query}" if request.url.query else "")
             return RedirectResponse(f"/login?next={quote(onward)}", 303)
         response = self._error(request, status, str(error))
@@ -327,7 +322,7 @@ class _Site:
 
     def _error(self, request: Request, status: int, message: str) -> Response:
         headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
-        if not _wants_page(request):
+        if not parameters.wants_page(request):
             return JSONResponse({"error": message}, status, headers=headers)
         text = self._pages.render("error.html", status=status, message=message, signed_in=self._gate.asks)
         return HTMLResponse(text, status, headers=headers)
@@ -361,7 +356,7 @@ class _Site:
         """What a function makes of the job that a request names."""
 
         def read() -> T:
-            return function(*self._histories.get(caller.project, request.path_params["job_id"]))
+            return function(*self._histories.get(caller.project, parameters.job_id(request)))
 
         return await self._run(read)
 
@@ -369,45 +364,9 @@ class _Site:
         return await run_sync(functools.partial(function, *args, **kwargs), limiter=self._limiter)
 
 
-def _compared(request: Request) -> list[str]:
-    """Ids of the jobs that a comparison is about."""
-    return list(dict.fromkeys(request.query_params.getlist("job")))[:MAX_COMPARED]
-
-
 def _joined(versions: Iterable[str]) -> str:
     """The version of several jobs."""
     return "-".join(versions)
-
-
-def _window(parameters: Mapping[str, str], n_steps: int) -> Window:
-    """What a request looks at. Raises: InvalidInputError."""
-    numbers = {"from": 0, "to": max(n_steps, 1), "buckets": BUCKETS}
-    for name in numbers:
-        if text := parameters.get(name):
-            if not (text.isascii() and text.isdigit() and len(text) < 16):
-                raise InvalidInputError.of(name, f"a whole number of steps, not {text[:40]!r}")
-            numbers[name] = int(text)
-    start, end, buckets = numbers.values()
-    if not start < end:
-        raise InvalidInputError.of("to", f"must be above `from` ({start}), not {end}")
-    if not 0 < buckets <= MAX_BUCKETS:
-        raise InvalidInputError.of("buckets", f"1 to {MAX_BUCKETS}, not {buckets}")
-    return Window(start, end, buckets)
-
-
-async def _form(request: Request) -> dict[str, str]:
-    """The fields of a form, each once. Raises: InvalidInputError: it is too large."""
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_FORM:
-            raise InvalidInputError.of("form", f"at most {MAX_FORM} bytes")
-    fields = parse_qs(body.decode(errors="replace"), max_num_fields=10)
-    return {name: values[-1] for name, values in fields.items()}
-
-
-def _wants_page(request: Request) -> bool:
-    return "text/html" in request.headers.get("accept", "") or request.method == "POST"
 
 
 def _attachment(job: StoredJob, name: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import TypedDict
 
 import numpy as np
 
+from tuner_server.core.messages import Outcome
 from tuner_server.web.axes import of_losses, of_lrs
 from tuner_server.web.thinning import IntArray, Window, thinned
 from tuner_server.web.timeline import Span, Stage, Timeline
@@ -148,7 +149,7 @@ def _broken(spans: Iterable[Span]) -> Broken:
         if len(bad):
             x.append(float(span.start + 1 + bad[0]))
             text.append("NaN" if np.isnan(span.losses[bad[0]]) else "infinite")
-        elif span.outcome == "diverged":
+        elif span.outcome is Outcome.DIVERGED:
             x.append(float(span.end))
             text.append("diverged")
     return {"x": x, "text": text}

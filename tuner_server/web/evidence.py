@@ -14,7 +14,7 @@ from tuner_server.core.messages import BatchSource, Candidate, Phase, PosteriorC
 from tuner_server.web.axes import Range, fence, shown
 from tuner_server.web.curves import BUCKETS, Line
 from tuner_server.web.method import acquisition_name, correction
-from tuner_server.web.numbers import number
+from tuner_server.web.numbers import number, with_error
 from tuner_server.web.reasons import came_true
 from tuner_server.web.thinning import FloatArray, Window, thinned
 from tuner_server.web.timeline import Probe, Span, Stage
@@ -133,7 +133,7 @@ def stage_curves(stage: Stage, config: JobConfig) -> StageCurves:
     axis = _loss_axis(stage, bars, posterior)
     compared = _compared(stage)
     return {
-        "range_test": next((_range_test(p.span) for p in stage.probes if _tests_range(p) and p.span), None),
+        "range_test": next((_range_test(p.span) for p in stage.tried if _tests_range(p) and p.span), None),
         "probes": [_probe_curve(p, p.span, stage, compared) for p in _trained(stage) if p.span is not None],
         "relative": compared is not None,
         "candidate_lr": [candidate.lr for candidate in candidates],
@@ -227,8 +227,8 @@ def _drawn_bar(candidate: Candidate, axis: Range) -> float:
 def _said(candidate: Candidate) -> str:
     if candidate.forecast is None:
         return f"LR {number(candidate.lr)} diverged"
-    spread = f" ± {number(candidate.forecast_sd)}" if candidate.forecast_sd else ""
-    return f"LR {number(candidate.lr)}: {number(candidate.forecast)}{spread}"
+    sd = candidate.forecast_sd
+    return f"LR {number(candidate.lr)}: {with_error(candidate.forecast, sd) if sd else number(candidate.forecast)}"
 
 
 def _beyond(bars: Iterable[_Bar], axis: Range) -> Beyond:
@@ -253,15 +253,15 @@ def _tests_range(probe: Probe) -> bool:
 
 def _trained(stage: Stage) -> list[Probe]:
     """The probes at one LR."""
-    return [probe for probe in stage.probes if not _tests_range(probe)]
+    return [probe for probe in stage.tried if not _tests_range(probe)]
 
 
 def _compared(stage: Stage) -> Span | None:
     """The winner's steps, where the others had the same batches: what is left of a difference is the LR's."""
-    best, probes = stage.best, _trained(stage)
-    if best is None or len(probes) < 2 or any(p.directive.batches is not BatchSource.REPLAYED for p in probes):
+    winner, probes = stage.winner, _trained(stage)
+    if winner is None or len(probes) < 2 or any(p.directive.batches is not BatchSource.REPLAYED for p in probes):
         return None
-    return next((probe.span for probe in probes if probe.directive.number == best.directive_number), None)
+    return winner.span
 
 
 def _range_test(span: Span) -> Line:
@@ -284,7 +284,7 @@ def _probe_curve(probe: Probe, span: Span, stage: Stage, compared: Span | None) 
     return {
         "lr": probe.lr,
         "name": f"LR {number(probe.lr)}",
-        "chosen": stage.best is not None and stage.best.directive_number == probe.directive.number,
+        "chosen": probe is stage.winner,
         "diverged": probe.diverged,
         "losses": {"x": (at + 1).tolist(), "y": [loss if math.isfinite(loss) else None for loss in losses]},
         "validations": {"x": list(validations), "y": list(validations.values())},

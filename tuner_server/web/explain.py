@@ -14,7 +14,7 @@ _WAYS = {Shape.LINEAR: "along a line", Shape.COSINE: "along a cosine", Shape.EXP
 
 def headline(state: JobState, found: Timeline) -> str:
     """What the job did so far: its LR, its loss, what the search cost."""
-    return " ".join(filter(None, (_doing(state), _way(state, found), _loss(state), _cost(state, found))))
+    return " ".join(filter(None, (_doing(state), _way(state, found), _loss(state, found), _cost(state, found))))
 
 
 def _doing(state: JobState) -> str:
@@ -102,16 +102,16 @@ def _end(stage: Stage) -> float:
     return span.profile.end_lr if ended else span.profile.lr(span.n_steps - 1)
 
 
-def _loss(state: JobState) -> str:
+def _loss(state: JobState, found: Timeline) -> str:
     """The same two numbers as the loss's card."""
-    if state.first_loss is None or state.last_loss is None:
+    if found.first_loss is None or state.last_loss is None:
         return ""
-    first, last = told_apart(state.first_loss, state.last_loss)
+    first, last = told_apart(found.first_loss, state.last_loss)
     return f"The loss went from {first} to {last}."
 
 
 def _cost(state: JobState, found: Timeline) -> str:
-    run = state.committed_steps + state.search_steps
+    run = state.run_steps
     if not run:
         return "No steps have been reported yet."
     so_far = " so far" if state.status.live else ""

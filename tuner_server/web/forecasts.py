@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import weakref
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import TypedDict
 
@@ -14,6 +15,7 @@ import numpy as np
 from tuner_server.core import policies
 from tuner_server.core.config import JobConfig
 from tuner_server.core.forecast import Curve, Objective
+from tuner_server.core.messages import Candidate
 from tuner_server.core.policies.autolrs import AutoLrs
 from tuner_server.web import method
 from tuner_server.web.curves import Line
@@ -24,6 +26,8 @@ from tuner_server.web.timeline import Probe, Stage, Timeline
 
 CURVE_POINTS = 33
 """Of a forecaster's curve over a stage: it is smooth."""
+MAX_FITS = 4096
+"""That are kept, of all jobs: some 2 KB each."""
 SAME_FORECAST = 1e-6
 """A curve that is fitted anew is the policy's own if it forecasts the same, but for another machine's rounding."""
 
@@ -88,7 +92,8 @@ def sentence(config: JobConfig, found: Timeline) -> str:
 def forecasts(config: JobConfig, found: Timeline) -> Forecasts:
     """For the chart of a job."""
     outcomes = ended(found)
-    fits = [_fit(config, outcome) for outcome in outcomes]
+    config_text = config.model_dump_json()
+    fits = [_fit(config, config_text, outcome) for outcome in outcomes]
     starts = [outcome.stage.spans[0].start for outcome in outcomes]
     ends = [float(outcome.stage.spans[-1].end) for outcome in outcomes]
     return {
@@ -103,11 +108,10 @@ def forecasts(config: JobConfig, found: Timeline) -> Forecasts:
 
 
 def _tested(stage: Stage) -> Tested | None:
-    best, true = stage.best, came_true(stage)
-    if best is None or best.forecast is None or not best.forecast_sd or true is None:
+    best, winner, true = stage.best, stage.winner, came_true(stage)
+    if best is None or winner is None or best.forecast is None or not best.forecast_sd or true is None:
         return None
-    probe = next(probe for probe in stage.probes if probe.directive.number == best.directive_number)
-    return Tested(stage, probe, best.forecast, best.forecast_sd, true)
+    return Tested(stage, winner, best.forecast, best.forecast_sd, true)
 
 
 def _said(outcome: Tested) -> str:
@@ -123,14 +127,27 @@ def _curve(starts: Sequence[int], fits: Sequence[_Fit | None]) -> Line:
     return line
 
 
-_fits: weakref.WeakKeyDictionary[Stage, _Fit | None] = weakref.WeakKeyDictionary()
-"""A fit takes some milliseconds, a chart is fetched at every move, and a stage that has ended does not change."""
+_fits: OrderedDict[tuple[str, Candidate, int], _Fit | None] = OrderedDict()
+"""By config, winner and committed steps: a fit takes some milliseconds, and a live job is laid out anew at each report,
+with all its stages that have long ended."""
+_fits_lock = threading.Lock()
 
 
-def _fit(config: JobConfig, outcome: Tested) -> _Fit | None:
-    if outcome.stage not in _fits:
-        _fits[outcome.stage] = _fitted(config, outcome)
-    return _fits[outcome.stage]
+def _fit(config: JobConfig, config_text: str, outcome: Tested) -> _Fit | None:
+    """What `_fitted` gives, made once. The winner's forecast, exact to the last bit, stands for its losses."""
+    stage = outcome.stage
+    assert stage.best is not None
+    key = config_text, stage.best, stage.directive.n_steps if stage.directive is not None else 0
+    with _fits_lock:
+        if key in _fits:
+            _fits.move_to_end(key)
+            return _fits[key]
+    found = _fitted(config, outcome)
+    with _fits_lock:
+        _fits[key] = found
+        while len(_fits) > MAX_FITS:
+            _fits.popitem(last=False)
+    return found
 
 
 def _fitted(config: JobConfig, outcome: Tested) -> _Fit | None:

@@ -84,7 +84,7 @@ class Query:
         return cls(
             text=parameters.get("q", "").strip()[:LONGEST_QUERY],
             state=state if state in STATES else "",
-            family=parameters.get("family", "").strip()[:LONGEST_QUERY],
+            family=parameters.get("family", "").replace("\0", "").strip()[:LONGEST_QUERY],  # PostgreSQL takes no NUL
             column=Column(column) if column in set(Column) else Column.CREATED,
             descending=sort.startswith("-"),
             page=max(int(page), 1) if page.isascii() and page.isdigit() and len(page) < 10 else 1,
@@ -153,7 +153,7 @@ class Row:
     def of(cls, job: StoredJob) -> Row:
         """What is said of a job."""
         state = job.state
-        config, run = state.config, _run_steps(job)
+        config = state.config
         return cls(
             id=job.id,
             name=title(job),
@@ -161,14 +161,14 @@ class Row:
             version=job.version,
             state=words(state.status),
             policy=config.policy,
-            progress=_progress(job),
-            steps=run,
+            progress=state.progress,
+            steps=state.run_steps,
             total_steps=config.total_steps,
             lr=number(shown_lr(job)),
             loss=number(state.last_loss),
             best_loss=number(state.best_loss),
             validation=number(state.best_validation),
-            search=share(state.search_steps, run),
+            search=share(state.search_steps, state.run_steps),
             live=state.status.live,
             created=job.create_time.isoformat(timespec="seconds"),
             created_words=moment(job.create_time),
@@ -234,23 +234,14 @@ def shown_lr(job: StoredJob) -> float | None:
     return current_lr(job) if job.state.status.live else job.state.peak_lr
 
 
-def _run_steps(job: StoredJob) -> int:
-    return job.state.committed_steps + job.state.search_steps
-
-
-def _progress(job: StoredJob) -> float | None:
-    total = job.state.config.total_steps
-    return None if total is None else _run_steps(job) / total
-
-
 _KEYS: dict[Column, Callable[[StoredJob], Any]] = {
     Column.NAME: lambda job: title(job).lower(),
     Column.STATE: lambda job: list(Status).index(job.state.status),
     Column.POLICY: lambda job: job.state.config.policy,
-    Column.PROGRESS: _progress,
+    Column.PROGRESS: lambda job: job.state.progress,
     Column.LR: shown_lr,
     Column.LOSS: lambda job: job.state.last_loss,
     Column.BEST_LOSS: lambda job: job.state.best_loss,
     Column.VALIDATION: lambda job: job.state.best_validation,
-    Column.SEARCH: lambda job: job.state.search_steps / max(_run_steps(job), 1),
+    Column.SEARCH: lambda job: job.state.search_steps / max(job.state.run_steps, 1),
 }

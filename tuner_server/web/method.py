@@ -9,8 +9,10 @@ from tuner_server.core.config import JobConfig
 from tuner_server.core.decayed import length_correction
 from tuner_server.core.policies.autolrs import AutoLrs
 from tuner_server.web.numbers import number
-from tuner_server.web.reasons import SAME_LR
 from tuner_server.web.timeline import Stage
+
+SAME_LR = 0.02
+"""LRs closer than this part of them are one LR to whoever reads a sentence."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -21,6 +23,8 @@ class Correction:
     """The best LR of a run as short as a probe."""
     factor: float
     """What it was multiplied by; below 1."""
+    probe_steps: int
+    """Of a probe that move the weights."""
 
 
 def acquisition_name(config: JobConfig) -> str:
@@ -39,11 +43,15 @@ def forecasts(config: JobConfig) -> bool:
 
 def correction(stage: Stage, config: JobConfig) -> Correction | None:
     """For length; None: there was none, or nothing was committed yet."""
-    decision, directive, best = stage.decision, stage.directive, stage.best
-    if decision is None or directive is None or best is None or abs(decision.lr / best.lr - 1) <= SAME_LR:
+    decision, directive, winner = stage.decision, stage.directive, stage.winner
+    if decision is None or directive is None or winner is None or same_lr(decision.lr, winner.lr):
         return None
-    probe = next(probe for probe in stage.probes if probe.directive.number == best.directive_number)
-    assert probe.directive.profile is not None
-    exponent = policies.make(config).options.length_exponent
-    factor = length_correction(probe.directive.profile.length, directive.n_steps, exponent)
-    return Correction(decision.lr / factor, factor) if 1 - factor > SAME_LR else None
+    assert winner.directive.profile is not None
+    n_steps, exponent = winner.directive.profile.length, policies.make(config).options.length_exponent
+    factor = length_correction(n_steps, directive.n_steps, exponent)
+    return Correction(decision.lr / factor, factor, n_steps) if 1 - factor > SAME_LR else None
+
+
+def same_lr(a: float, b: float) -> bool:
+    """Whether two LRs are one to whoever reads a sentence."""
+    return abs(a / b - 1) <= SAME_LR

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tuner_server.core import policies
 from tuner_server.core.config import JobConfig
-from tuner_server.core.decayed import length_correction
 from tuner_server.core.messages import Candidate, Outcome, Phase
+from tuner_server.web.method import correction, same_lr
 from tuner_server.web.numbers import count, number, steps, told_apart, with_error
 from tuner_server.web.timeline import Stage
-
-SAME_LR = 0.02
-"""LRs closer than this part of them are one LR to whoever reads a sentence."""
 
 
 def why(stage: Stage, config: JobConfig) -> str:
@@ -100,19 +96,17 @@ def _committed(stage: Stage, config: JobConfig) -> str:
     assert decision is not None
     assert directive is not None
     if best is None:
-        return f"All diverged, so LR {number(decision.lr)}, below what was tried, is the safe choice."
-    if abs(decision.lr / best.lr - 1) <= SAME_LR:
+        lowest = same_lr(decision.lr, min(candidate.lr for candidate in stage.candidates))
+        where = "the lowest that was tried" if lowest else "below what was tried"
+        return f"All diverged, so LR {number(decision.lr)}, {where}, is the safe choice."
+    if same_lr(decision.lr, best.lr):
         return ""
-    probe = next(probe for probe in stage.probes if probe.directive.number == best.directive_number)
-    assert probe.directive.profile is not None
-    length = probe.directive.profile.length
-    factor = length_correction(length, directive.n_steps, policies.make(config).options.length_exponent)
-    optimum = decision.lr / factor
-    if 1 - factor <= SAME_LR:
+    found = correction(stage, config)
+    if found is None:
         return f"Committed was LR {number(decision.lr)}, where the loss is expected to be lowest."
     return (
-        f"A longer run wants a lower LR: {number(optimum)} (best over {steps(length)}) times {factor:.2g} "
-        f"for the decay over {steps(directive.n_steps)} is {number(decision.lr)}."
+        f"A longer run wants a lower LR: {number(found.optimum)} (best over {steps(found.probe_steps)}) times "
+        f"{found.factor:.2g} for the decay over {steps(directive.n_steps)} is {number(decision.lr)}."
     )
 
 

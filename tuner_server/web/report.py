@@ -33,9 +33,9 @@ def report_html(job: StoredJob, found: Timeline) -> str:
         "report.html",
         job=view,
         overview=overview(found),
-        style=Markup((STATIC / "style.css").read_text()),
-        theme=_script((STATIC / "theme.js").read_text()),
-        scripts=[_script(path.read_text()) for path in (plotly_js(), *SCRIPTS)],
+        style=Markup((STATIC / "style.css").read_text(encoding="utf-8")),
+        theme=_script((STATIC / "theme.js").read_text(encoding="utf-8")),
+        scripts=[_script(path.read_text(encoding="utf-8")) for path in (plotly_js(), *SCRIPTS)],
         data={address: _json(value) for address, value in data.items()},
     )
 

@@ -82,6 +82,9 @@ class Stage:
 
     index: int
     probes: tuple[Probe, ...]
+    """Of the search."""
+    earlier: tuple[Probe, ...]
+    """Of a search that was broken off when the client went on by itself; the decision was made by these, too."""
     directive: Directive | None
     """The committed one."""
     decision: Decision | None
@@ -123,6 +126,17 @@ class Stage:
     def second(self) -> Candidate | None:
         """The next one; None: there is none, or it diverged."""
         return _lowest([candidate for candidate in self.candidates if candidate is not self.best])
+
+    @property
+    def tried(self) -> tuple[Probe, ...]:
+        """All probes that the decision may have been made by."""
+        return self.earlier + self.probes
+
+    @functools.cached_property
+    def winner(self) -> Probe | None:
+        """The probe of the best candidate, if there is one."""
+        best = self.best
+        return next((p for p in self.tried if best is not None and p.directive.number == best.directive_number), None)
 
     @property
     def diverged(self) -> bool:
@@ -178,6 +192,12 @@ class Timeline:
         return self.spans[-1].end if self.spans else 0
 
     @property
+    def first_loss(self) -> float | None:
+        """The untrained model's, or nearly: the first one of a report that is a number; None: there is none."""
+        found = (float(span.losses[0]) for span in self.spans)
+        return next((loss for loss in found if math.isfinite(loss)), None)
+
+    @property
     def given_back_steps(self) -> int:
         """Steps that were taken back after a divergence: the books count them with the search."""
         return sum(span.given_back_steps for span in self.spans)
@@ -203,13 +223,7 @@ class Timeline:
 def _lowest(candidates: Sequence[Candidate]) -> Candidate | None:
     """The candidate with the lowest loss; None: there is none, or all diverged."""
     sound = [candidate for candidate in candidates if not candidate.diverged]
-    return min(sound, key=_rank, default=None)
-
-
-def _rank(candidate: Candidate) -> tuple[float, float]:
-    """By the forecast; where a bound made some equal, by what the curve itself said."""
-    assert candidate.forecast is not None
-    return candidate.forecast, candidate.forecast if candidate.raw_forecast is None else candidate.raw_forecast
+    return min(sound, key=lambda candidate: candidate.rank, default=None)
 
 
 def timeline(entries: Sequence[Entry]) -> Timeline:
@@ -299,6 +313,7 @@ class _Stages:
             Stage(
                 index=len(self._done),
                 probes=probes,
+                earlier=self._earlier(decision, probes),
                 directive=directive,
                 decision=decision,
                 posterior=posterior,
@@ -310,3 +325,11 @@ class _Stages:
             )
         )
         self._probes, self._decisions = [], []
+
+    def _earlier(self, decision: Decision | None, probes: Sequence[Probe]) -> tuple[Probe, ...]:
+        """The probes of a decision's candidates that are not among those of its own search."""
+        candidates = () if decision is None else decision.candidates
+        missing = {c.directive_number for c in candidates} - {probe.directive.number for probe in probes}
+        if not missing:
+            return ()
+        return tuple(probe for stage in self._done for probe in stage.probes if probe.directive.number in missing)

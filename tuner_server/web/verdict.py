@@ -48,7 +48,7 @@ def verdict(state: JobState, found: Timeline) -> Verdict:
         return Verdict(Tone.NEUTRAL, "Cancelled", state.message)
     if state.status is Status.FINISHED:
         return _finished(state, found)
-    if found.stages and found.stages[-1].diverged:
+    if found.stages and found.stages[-1].retreats_from is not None and not found.stages[-1].spans:
         return Verdict(
             Tone.WARNING, "Diverged", "The committed steps diverged and are rolled back; a lower LR is next."
         )

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from tuner_server.core.config import JobConfig
-from tuner_server.core.messages import Candidate, Outcome, Phase
+from tuner_server.core.messages import Candidate, Phase
 from tuner_server.core.standing import LOSS_WINDOW
 from tuner_server.storage import StoredJob
 from tuner_server.web import forecasts
@@ -14,7 +14,7 @@ from tuner_server.web.explain import given_back, headline
 from tuner_server.web.listing import current_lr, title, words
 from tuner_server.web.numbers import count, duration, moment, number, share, steps, told_apart, with_error
 from tuner_server.web.reasons import bounded, why, why_restarts
-from tuner_server.web.timeline import Probe, Stage, Timeline
+from tuner_server.web.timeline import Probe, Span, Stage, Timeline
 from tuner_server.web.verdict import Verdict, verdict
 
 MAX_SECTIONS = 50
@@ -89,7 +89,6 @@ class JobView:
 def job_view(job: StoredJob, found: Timeline) -> JobView:
     """What is said of a job."""
     state, config = job.state, job.state.config
-    run = state.committed_steps + state.search_steps
     stages, n_left_out = _stages(found, config, live=state.status.live)
     return JobView(
         id=job.id,
@@ -98,11 +97,11 @@ def job_view(job: StoredJob, found: Timeline) -> JobView:
         state=words(state.status),
         live=state.status.live,
         policy=config.policy,
-        progress=None if config.total_steps is None else run / config.total_steps,
+        progress=state.progress,
         headline=headline(state, found),
         forecasts=forecasts.sentence(config, found),
         verdict=verdict(state, found),
-        facts=_facts(job, found, run),
+        facts=_facts(job, found),
         details=_details(job),
         stages=stages,
         n_left_out=n_left_out,
@@ -110,20 +109,19 @@ def job_view(job: StoredJob, found: Timeline) -> JobView:
     )
 
 
-def _facts(job: StoredJob, found: Timeline, run: int) -> tuple[Fact, ...]:
-    state = job.state
-    total = state.config.total_steps
+def _facts(job: StoredJob, found: Timeline) -> tuple[Fact, ...]:
+    state, run, total = job.state, job.state.run_steps, job.state.config.total_steps
     progress = Fact("Steps run", count(run), "no end is set")
     if total is not None:
         progress = Fact("Progress", share(run, total), f"{count(run)} of {count(total)} steps")
     loss = Fact("Loss", number(state.last_loss), f"mean of the last {LOSS_WINDOW} committed")
-    if state.first_loss is not None:
-        loss = dataclasses.replace(loss, note=f"from {number(state.first_loss)} at the start")
+    if found.first_loss is not None:
+        loss = dataclasses.replace(loss, note=f"from {number(found.first_loss)} at the start")
     best = Fact("Best loss", number(state.best_loss), f"lowest mean of {LOSS_WINDOW} in a row")
     validation = Fact("Best validation", number(state.best_validation), "none so far")
     if state.best_validation is not None:
         validation = dataclasses.replace(validation, note=f"now {number(state.last_validation)}")
-    return progress, _lr(job, found), loss, best, validation, _search(job, found, run)
+    return progress, _lr(job, found), loss, best, validation, _search(job, found)
 
 
 def _lr(job: StoredJob, found: Timeline) -> Fact:
@@ -144,12 +142,12 @@ def _last_lr(found: Timeline) -> str:
     return "nearly 0 at the end" if last < NEARLY_ZERO * peak else f"{number(last)} at the end"
 
 
-def _search(job: StoredJob, found: Timeline, run: int) -> Fact:
+def _search(job: StoredJob, found: Timeline) -> Fact:
     searched = max(job.state.search_steps - found.given_back_steps, 0)  # a report may have come in since `job` was read
     note = f"{steps(searched)}, rolled back"
     if found.given_back_steps:
         note += f"; {count(found.given_back_steps)} more diverged and were given back"
-    return Fact("Search", share(searched, run), note)
+    return Fact("Search", share(searched, job.state.run_steps), note)
 
 
 def _details(job: StoredJob) -> tuple[Fact, ...]:
@@ -202,7 +200,7 @@ def _sections(stages: Sequence[Stage]) -> list[list[Stage]]:
 
 def _tells(stage: Stage) -> bool:
     """Whether a probe of it has been run."""
-    return any(probe.span is not None for probe in stage.probes)
+    return any(probe.span is not None for probe in stage.tried)
 
 
 def _restarts(stages: Sequence[Stage]) -> StageView:
@@ -220,15 +218,14 @@ def _restarts(stages: Sequence[Stage]) -> StageView:
 
 
 def _stage(stage: Stage, config: JobConfig, *, live: bool, is_open: bool) -> StageView:
-    forecasts = any(candidate.forecast_sd for candidate in stage.candidates)
     return StageView(
         index=stage.index,
         title=_stage_title(stage, live=live),
         lr="" if stage.lr is None else f"LR {number(stage.lr)}",
         why=why(stage, config),
         cost=_stage_cost(stage),
-        forecasts=forecasts,
-        candidates=tuple(_candidate(probe, stage) for probe in stage.probes if probe.candidate or probe.span),
+        forecasts=any(candidate.forecast_sd for candidate in stage.candidates),
+        candidates=tuple(_candidate(probe, probe.span, stage) for probe in stage.tried if probe.span is not None),
         open=is_open,
     )
 
@@ -252,14 +249,13 @@ def _stage_title(stage: Stage, *, live: bool) -> str:
     return f"Stage {count(stage.index + 1)}"
 
 
-def _candidate(probe: Probe, stage: Stage) -> CandidateRow:
-    span = probe.span
-    chosen = stage.best is not None and stage.best.directive_number == probe.directive.number
+def _candidate(probe: Probe, span: Span, stage: Stage) -> CandidateRow:
+    chosen = probe is stage.winner
     return CandidateRow(
         lr=number(probe.lr),
         loss=_judged(probe.candidate, stage),
-        outcome=_outcome(probe, chosen=chosen),
-        steps="–" if span is None else count(span.n_steps),
+        outcome="diverged" if probe.diverged else "lowest" if chosen else "completed",
+        steps=count(span.n_steps),
         chosen=chosen,
     )
 
@@ -274,11 +270,3 @@ def _judged(candidate: Candidate | None, stage: Stage) -> str:
         return f"{loss}, bounded" if bounded(candidate) else loss
     rival = stage.second if candidate == stage.best else stage.best
     return number(candidate.forecast) if rival is None else told_apart(candidate.forecast, rival.loss)[0]
-
-
-def _outcome(probe: Probe, *, chosen: bool) -> str:
-    if probe.span is None:
-        return "running"
-    if probe.span.outcome is Outcome.DIVERGED:
-        return "diverged"
-    return "lowest" if chosen else "completed"

@@ -14,7 +14,7 @@ from tuner_server.storage import Entry, StoredJob, StoredReport
 
 
 def job_and_history(response: pb.GetScheduleResponse) -> tuple[StoredJob, list[Entry]]:
-    """What a page is made of, but for what the API keeps to itself: the project, and what a policy remembers.
+    """What a page is made of, but for what the API keeps to itself: the project, and what core and policy remember.
 
     Args:
         response: with its history (SCHEDULE_VIEW_FULL).
@@ -26,7 +26,6 @@ def job_and_history(response: pb.GetScheduleResponse) -> tuple[StoredJob, list[E
     created, updated = (time.ToDatetime(datetime.UTC) for time in (job.create_time, job.update_time))
     entries = [_entry(entry, updated) for entry in response.history]
     directive = directive_from_pb(job.directive)
-    first = next((entry.report.losses for entry in entries if entry.report and entry.report.losses), None)
     state = JobState(
         config=config_from_pb(job.config),
         status=known("state", STATES, job.state),
@@ -35,7 +34,6 @@ def job_and_history(response: pb.GetScheduleResponse) -> tuple[StoredJob, list[E
         committed_steps=job.committed_steps,
         search_steps=job.search_steps,
         bounds=LrBounds(min=job.lr_bounds.min, max=job.lr_bounds.max) if job.HasField("lr_bounds") else None,
-        first_loss=first[0] if first else None,
         last_loss=job.last_loss if job.HasField("last_loss") else None,
         best_loss=job.best_loss if job.HasField("best_loss") else None,
         last_validation=job.last_validation if job.HasField("last_validation") else None,

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from tests.support.loops import run
 from tuner_server.access import authenticator
 from tuner_server.access.authenticator import FRESH_S, Authenticator
 from tuner_server.access.principal import Principal, Scope
@@ -61,7 +62,7 @@ class World:
             shown = map(self.authenticator.authenticate, texts)
             return await asyncio.gather(*shown, return_exceptions=True)
 
-        return asyncio.run(all_of_them())
+        return run(all_of_them())
 
 
 @pytest.fixture
@@ -171,5 +172,5 @@ def test_who_leaves_does_not_take_the_lookup_along(world: World) -> None:
         world.known.gate.set()
         return await staying
 
-    assert asyncio.run(one_leaves()).token_id == token.id
+    assert run(one_leaves()).token_id == token.id
     assert world.known.asked == [token.id]

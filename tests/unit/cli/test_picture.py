@@ -14,6 +14,7 @@ from rich.console import Console
 from tests.support.shown import history, job_config, stored
 from tests.support.simulated import QUICK, SimulatedTraining, config, drive
 from tuner_server.cli.picture import laid_out, picture
+from tuner_server.core import job
 from tuner_server.core.config import JobConfig
 from tuner_server.core.messages import Outcome, Phase
 from tuner_server.rpc.convert import schedule_to_pb
@@ -62,6 +63,13 @@ def test_a_search_that_goes_on_shows_its_probes() -> None:
     assert "Nothing is committed yet" in text
     assert "committed steps" not in text, "no table of stages before there is one"
     assert "search (rolled back)" in text, "the probes are drawn"
+
+
+def test_a_probe_of_a_job_that_was_cancelled_is_not_said_to_run() -> None:
+    run = drive(TWO_STAGES, SimulatedTraining(), max_directives=1)
+    text = printed(schedule_to_pb(stored(job.cancel(run.state, "wrong data")), history(run), history=True))
+    assert "not reported" in text
+    assert "running" not in text
 
 
 def test_a_range_test_says_where_it_goes() -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from lrpilot.errors import UnavailableError
 from lrpilot.v1 import tuner_pb2 as pb
 
-from tests.support.shown import stored
-from tests.support.simulated import SimulatedTraining, config
+from tests.support.shown import history, stored
+from tests.support.simulated import QUICK, SimulatedTraining, config, drive
 from tuner_server.cli.curve import COLUMNS
-from tuner_server.cli.watch import is_behind
+from tuner_server.cli.watch import is_behind, pictures
 from tuner_server.core import job
 from tuner_server.core.messages import Phase
-from tuner_server.rpc.convert import job_to_pb
+from tuner_server.rpc.convert import job_to_pb, schedule_to_pb
 
 
 def a_job(
@@ -47,6 +48,30 @@ def test_a_history_is_fetched_when_something_else_is_done() -> None:
     ended.state = pb.JOB_STATE_FINISHED
     assert is_behind(fetched, ended)
     assert is_behind(fetched, a_job(900)), "the client went back to a checkpoint"
+
+
+def test_a_server_that_restarts_as_a_history_is_fetched_is_waited_for() -> None:
+    run = drive(config(400, **QUICK), SimulatedTraining(), max_directives=2)
+    found = schedule_to_pb(stored(run.state), history(run), history=True)
+    later = pb.Job.FromString(found.job.SerializeToString())
+    later.directive.number += 1
+    answers: list[pb.GetScheduleResponse | None] = [found, None, found]
+
+    def fetch(_job_id: str) -> pb.GetScheduleResponse:
+        if (answer := answers.pop(0)) is None:
+            raise UnavailableError("restarting", "UNAVAILABLE")
+        return answer
+
+    assert len(list(pictures([found.job, later, later], fetch))) == 2
+    assert answers == []
+
+
+def test_a_server_that_is_not_there_at_first_is_not() -> None:
+    def fetch(_job_id: str) -> pb.GetScheduleResponse:
+        raise UnavailableError("not there", "UNAVAILABLE")
+
+    with pytest.raises(UnavailableError):
+        next(pictures([a_job(0)], fetch))
 
 
 def test_a_history_is_fetched_no_more_often_than_there_is_something_to_see() -> None:

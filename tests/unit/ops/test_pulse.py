@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import threading
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from tests.support import crowd
+from tests.support.loops import run
 from tuner_server.core.errors import StorageError
 from tuner_server.core.messages import Phase
 from tuner_server.ops import pulse
@@ -44,7 +44,7 @@ def test_a_database_that_does_not_answer_is_a_problem_until_it_does(url: str, mo
 
     monkeypatch.setattr(pulse, "ANSWER_S", 0.01)
     monkeypatch.setattr(SqlStorage, "ping", ping)
-    assert asyncio.run(look()) == [*["no answer within 0.01 s"] * 3, ""]
+    assert run(look()) == [*["no answer within 0.01 s"] * 3, ""]
     assert asked == 1  # questions don't pile up behind one that hangs
 
 
@@ -60,7 +60,7 @@ def test_a_problem_has_the_words_of_the_database(url: str, monkeypatch: pytest.M
             return problem
 
     monkeypatch.setattr(SqlStorage, "ping", ping)
-    assert asyncio.run(look()) == "the disk is gone"
+    assert run(look()) == "the disk is gone"
 
 
 def test_what_a_pipeline_does_and_how_it_stands_is_counted(url: str) -> None:
@@ -79,7 +79,7 @@ def test_what_a_pipeline_does_and_how_it_stands_is_counted(url: str) -> None:
 
     with open_storage(url) as storage, TunerService(storage, observer=metrics) as service:
         stored = service.create_job("default", "r", config)
-        asyncio.run(look(Pulse(storage, service.pipeline, metrics)))
+        run(look(Pulse(storage, service.pipeline, metrics)))
         assert value("lrpilot_database_up") == 1
         assert sum(value("lrpilot_jobs", status=status) for status in ("warm_up", "searching", "training")) == 1
         training, n_reports = crowd.training(config), 0
@@ -89,7 +89,7 @@ def test_what_a_pipeline_does_and_how_it_stands_is_counted(url: str) -> None:
             directive = service.advance("default", stored.id, report).result()
             n_reports += 1
         service.advance("default", stored.id, report).result()
-        asyncio.run(look(Pulse(storage, service.pipeline, metrics)))
+        run(look(Pulse(storage, service.pipeline, metrics)))
     searched, others = value("lrpilot_reports_total", search="yes"), value("lrpilot_reports_total", search="no")
     assert searched + others == n_reports
     assert value("lrpilot_group_reports_sum", part="search") == searched

@@ -100,6 +100,13 @@ def test_what_may_change_is_not_stored_and_files_are(anyone: TestClient) -> None
     assert "immutable" in anyone.get(style).headers["cache-control"]
 
 
+def test_a_miniature_is_kept_only_under_an_address_that_changes_with_it(anyone: TestClient, finished: str) -> None:
+    page = anyone.get("/", headers=PAGE).text
+    address = page.partition('<img src="')[2].partition('"')[0]
+    assert "immutable" in anyone.get(address).headers["cache-control"]
+    assert anyone.get(address.partition("?")[0]).headers["cache-control"] == "no-store"
+
+
 def test_a_page_of_another_host_can_not_ask_an_open_server(anyone: TestClient) -> None:
     assert anyone.get("/", headers={"host": "rebound.example"}).status_code == 400
     assert anyone.get("/", headers={"host": "127.0.0.1:1234"}).status_code == 200
@@ -220,6 +227,7 @@ def test_nobody_is_led_to_another_host(text: str) -> None:
 
 def test_a_form_has_its_limit(client: TestClient) -> None:
     assert client.post("/login", data={"token": "a" * 10_000}).status_code == 400
+    assert client.post("/login", content="&".join(f"a{i}=b" for i in range(20))).status_code == 400
 
 
 def test_what_is_not_there_is_said_in_the_form_that_was_asked_for(anyone: TestClient) -> None:
@@ -267,6 +275,26 @@ def test_a_job_without_steps_says_so_instead_of_drawing_an_empty_chart(
     page = anyone.get(f"/jobs/{job.id}", headers=PAGE).text
     assert "No steps have been reported yet. The chart begins with the first report." in page
     assert "<svg class" not in page
+
+
+def test_a_comparison_of_jobs_without_steps_says_so_until_one_has_some(
+    anyone: TestClient, service: TunerService, live: str
+) -> None:
+    empty, other = (service.create_job(DEFAULT_PROJECT, name, job_config(name)).id for name in ("first", "second"))
+    words = "No steps have been reported yet."
+    assert words in anyone.get(f"/compare?job={empty}&job={other}", headers=PAGE).text
+    assert words not in anyone.get(f"/compare?job={empty}&job={live}", headers=PAGE).text
+
+
+def test_no_id_that_no_job_can_have_reaches_the_database(
+    anyone: TestClient, service: TunerService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL takes no NUL, and would be said to be out of order."""
+    monkeypatch.setattr(service, "get_job", lambda *_: pytest.fail("asked for"))
+    paths = ("jobs/%00", "jobs/%00/events", "jobs/%00/schedule.json")
+    for address in (*paths, "compare?job=%00", "compare/events?job=%00"):
+        assert anyone.get(f"/{address}").status_code == 404
+    assert anyone.post("/jobs/%00/cancel").status_code == 404
 
 
 def test_the_list_can_be_sorted_in_its_form_which_keeps_the_filter(anyone: TestClient, finished: str) -> None:

@@ -7,6 +7,7 @@ import pytest
 from tests.support.shown import history, job_config
 from tests.support.simulated import QUICK, SimulatedTraining, config, drive
 from tuner_server.core.config import JobConfig
+from tuner_server.core.forecast import Curve, FloatArray, PowerLawForecaster
 from tuner_server.web.forecasts import CURVE_POINTS, ended, forecasts, sentence
 from tuner_server.web.timeline import Timeline, timeline
 
@@ -39,6 +40,22 @@ def test_the_curve_leads_along_the_committed_steps_to_the_forecast(found: Timeli
     assert line["x"][CURVE_POINTS - 1] == curves["x"][0] == first.spans[-1].end
     assert line["y"][CURVE_POINTS - 1] == pytest.approx(curves["loss"][0])
     assert len(line["x"]) == len(curves["loss"]) * (CURVE_POINTS + 1), "all were fitted anew, and forecast the same"
+
+
+def test_a_stage_that_has_ended_is_fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = history(drive(FORECASTING, SimulatedTraining(seed=5)))  # which no other test has had fitted
+    fit, n_fits = PowerLawForecaster.fit, 0
+
+    def counted(self: PowerLawForecaster, losses: FloatArray) -> Curve:
+        nonlocal n_fits
+        n_fits += 1
+        return fit(self, losses)
+
+    monkeypatch.setattr(PowerLawForecaster, "fit", counted)
+    first = forecasts(FORECASTING, timeline(entries))
+    assert n_fits == len(first["loss"])
+    assert forecasts(FORECASTING, timeline(entries)) == first, "its job laid out anew, as after each report"
+    assert n_fits == len(first["loss"])
 
 
 def test_validation_losses_are_extrapolated_in_their_own_intervals() -> None:

@@ -49,6 +49,7 @@ def test_a_text_is_looked_for_in_names_ids_and_policies() -> None:
     assert _names(Query.parse({"q": " bbb "})) == "a"
     assert _names(Query.parse({"q": "aaaa"})) == "c"
     assert _names(Query.parse({"q": "budget"})) == "caB"
+    assert Query.parse({"family": "a\0b"}).family == "ab", "no database takes a NUL"
 
 
 def test_a_page_beyond_the_last_is_the_last() -> None:

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from tests.support.loops import run
 from tuner_server.core.errors import StorageError
 from tuner_server.web.live import Looks, Version
 
@@ -40,7 +41,7 @@ def test_many_that_ask_in_one_interval_share_a_look() -> None:
         assert await looks("a") == ("a 1", True)
         assert sorted(thing.looks) == ["a", "b"]
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_after_an_interval_it_is_looked_anew() -> None:
@@ -50,7 +51,7 @@ def test_after_an_interval_it_is_looked_anew() -> None:
         looks = Looks(thing.look, 0.0)
         assert [await looks("a") for _ in range(3)] == [("a 1", True), ("a 2", True), ("a 3", True)]
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_a_look_that_takes_longer_than_an_interval_is_waited_for() -> None:
@@ -64,7 +65,7 @@ def test_a_look_that_takes_longer_than_an_interval_is_waited_for() -> None:
         thing.answer.set()
         assert await asyncio.gather(*asked) == [("a 1", True)] * 3
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_one_that_leaves_does_not_take_the_look_along() -> None:
@@ -77,7 +78,7 @@ def test_one_that_leaves_does_not_take_the_look_along() -> None:
         thing.answer.set()
         assert await stays == ("a 1", True)
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_what_can_not_be_seen_is_told_to_all_and_tried_again() -> None:
@@ -92,4 +93,4 @@ def test_what_can_not_be_seen_is_told_to_all_and_tried_again() -> None:
         thing.error = None
         assert await looks("a") == ("a 3", True)
 
-    asyncio.run(scenario())
+    run(scenario())

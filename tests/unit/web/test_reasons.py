@@ -6,7 +6,8 @@ import pytest
 from lrpilot.profile import Profile
 
 from tests.support.shown import history, job_config
-from tests.support.simulated import QUICK, Run, SimulatedTraining, config, drive
+from tests.support.simulated import QUICK, NoNumbers, Run, SimulatedTraining, config, drive
+from tuner_server.core.config import JobConfig
 from tuner_server.core.messages import Candidate, Directive, Phase
 from tuner_server.web.numbers import count, number, told_apart, with_error
 from tuner_server.web.reasons import came_true, why, why_restarts
@@ -67,6 +68,22 @@ def test_the_correction_for_length_is_the_policys_own(searched: Stage) -> None:
     optimum, factor = reason.partition(": ")[2].partition(",")[0], reason.partition("times ")[2].partition(" ")[0]
     assert f"wants a lower LR: {number(float(optimum))} (best over " in why(searched, BUDGET)
     assert f" times {float(factor):.2g} for " in why(searched, BUDGET)
+
+
+@pytest.mark.parametrize(
+    ("job", "place"), [(BUDGET, "below what was tried"), (config(800, **QUICK), "the lowest that was tried")]
+)
+def test_where_all_probes_diverged_it_says_how_the_lr_lies_to_theirs(job: JobConfig, place: str) -> None:
+    stage = timeline(history(drive(job, NoNumbers(), max_directives=8))).stages[0]
+    words = why(stage, job)
+    assert f"All diverged, so LR {number(stage.lr)}, {place}, is the safe choice." in words
+
+
+def test_a_decision_after_the_client_was_away_is_explained_by_the_probes_before() -> None:
+    run = drive(BUDGET, SimulatedTraining(validates=True), alone_after=4)
+    words = why(timeline(history(run)).stages[-1], BUDGET)
+    assert words.startswith("4 probes tried LRs from ")
+    assert "A longer run wants a lower LR: " in words
 
 
 def test_a_forecast_is_compared_with_what_came_true(forecast: Stage) -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
+import math
+
 import pytest
 from lrpilot.profile import Profile
 
@@ -102,6 +105,25 @@ def test_steps_without_the_server_stand_apart_and_wasted_ones_take_their_width()
     assert [stage.replaced for stage in found.stages] == [False, True]
     assert found.stages[-1].lr == 0.2
     assert found.peak_lr == found.last_lr == 0.2
+
+
+def test_a_decision_has_the_probes_that_were_run_before_the_client_went_on_by_itself() -> None:
+    run = drive(job_config("budget"), SimulatedTraining(validates=True), alone_after=3)
+    alone, stage = timeline(history(run)).stages
+    assert (alone.replaced, alone.tried, alone.winner) == (True, alone.probes, None)
+    assert (stage.rejoins, stage.probes, stage.search_steps) == (True, (), 0)
+    assert stage.tried == alone.probes
+    assert [candidate.directive_number for candidate in stage.candidates] == [1, 2, 3]
+    assert stage.winner is not None
+    assert stage.winner.candidate == stage.best
+
+
+def test_the_first_loss_is_the_first_that_is_a_number_at_the_beginning_of_a_report() -> None:
+    entries = [_entry(i, Phase.PROBE, 2, Outcome.DIVERGED, restore=i > 1, first=i == 1) for i in (1, 2, 3)]
+    reports = [StoredReport(Outcome.DIVERGED, 2, (), 0.0, NOW, (first, 9.0)) for first in (math.nan, 2.5, 3.0)]
+    entries = [dataclasses.replace(e, report=report) for e, report in zip(entries, reports, strict=True)]
+    assert timeline(entries).first_loss == 2.5
+    assert timeline(entries[:1]).first_loss is None
 
 
 def test_a_job_without_reports_has_no_steps() -> None:

@@ -46,6 +46,18 @@ def test_a_job_that_failed_or_was_cancelled_is_not_said_to_go_well(training: Run
     assert verdict(job.cancel(training.state, "wrong data"), found).why == "wrong data"
 
 
+def test_a_divergence_is_told_until_steps_at_a_lower_lr_are_reported() -> None:
+    def run(max_directives: int) -> Run:
+        training = SimulatedTraining(edge_lr=1e-6, validates=True)
+        return drive(job_config("budget"), training, max_directives=max_directives)
+
+    restores = [exchange.directive.restore and exchange.directive.phase.committed for exchange in run(50).exchanges]
+    first = restores.index(True, restores.index(True) + 1)  # the decay begins at the weights before the last probe, too
+    words = [verdict(found.state, timeline(history(found))).words for found in (run(first - 1), run(first))]
+    assert words == ["Loss is rising", "Diverged"]
+    assert verdict((later := run(first + 1)).state, timeline(history(later))).words != "Diverged"
+
+
 def test_a_job_that_came_down_is_well(finished: Run) -> None:
     assert verdict(finished.state, timeline(history(finished))).tone is Tone.GOOD
 

@@ -118,6 +118,15 @@ def test_losses_of_candidates_have_the_digits_of_their_errors_or_those_that_tell
     assert [row.loss for row in view.candidates] == ["1.00004", "1.00001"]
 
 
+def test_a_stage_whose_probes_were_run_before_the_client_was_away_shows_them() -> None:
+    run = drive(job_config("budget"), SimulatedTraining(validates=True), alone_after=3)
+    stage, alone = _view(run).stages
+    assert (stage.title, alone.title) == ("Stage 2", "On its own")
+    assert [row.chosen for row in stage.candidates].count(True) == 1
+    assert [(row.lr, row.loss) for row in alone.candidates] == [(row.lr, row.loss) for row in stage.candidates]
+    assert not any(row.chosen for row in alone.candidates)
+
+
 def test_only_a_job_with_steps_has_something_to_draw() -> None:
     assert not _view(_run(job_config("opened"), max_directives=0)).has_steps
     assert _view(_run(job_config("begun"), max_directives=1)).has_steps

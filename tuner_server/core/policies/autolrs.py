@@ -355,7 +355,7 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
         n_steps = state.tau if remaining is None or not state.last_stage else remaining
         sound = [candidate for candidate in state.candidates if not candidate.diverged]
         if sound:
-            winner = min(sound, key=_rank)
+            winner = min(sound, key=lambda candidate: candidate.rank)
             correction = 1.0
             if state.last_stage:
                 correction = length_correction(self._moving_steps(state), n_steps, self.options.length_exponent)
@@ -395,9 +395,3 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
 
 def _profile(lr: float, n_steps: int, *, decays: bool) -> Profile:
     return Profile(Shape.LINEAR, lr, 0.0, n_steps) if decays else Profile.constant(lr, n_steps)
-
-
-def _rank(candidate: Candidate) -> tuple[float, float]:
-    """By the forecast; where a bound made some equal, say at zero, by what the curve itself said."""
-    assert candidate.forecast is not None
-    return candidate.forecast, candidate.forecast if candidate.raw_forecast is None else candidate.raw_forecast

@@ -23,8 +23,19 @@ const charts = (() => {
   const draw = async (element, { data, layout, keys }) => {
     await plotly;
     explain(element, keys);
-    return Plotly.react(element, data, layout, CONFIG);
+    const first = !element.classList.contains("js-plotly-plot");
+    await Plotly.react(element, data, layout, CONFIG);
+    element.classList.toggle("on-dark", isDark(layout.hoverlabel.bgcolor));
+    if (!first) return;
+    scalable(element);
+    element.on("plotly_afterplot", () => scalable(element));
   };
+  // Paper has another width than the window, and is white: the style sheet sees to both when the page is printed.
+  const scalable = (element) =>
+    element.querySelectorAll(".main-svg").forEach((svg) =>
+      svg.setAttribute("viewBox", `0 0 ${svg.getAttribute("width")} ${svg.getAttribute("height")}`),
+    );
+  const isDark = (colour) => Math.max(...colour.match(/\d+/g)) < 128;
 
   // The colours of the style sheet, as they are now or, for images, as they are in the light.
   let swatch = null;
@@ -77,7 +88,7 @@ const charts = (() => {
     separators: ".\u202f",
     showlegend: false,
     dragmode: false,
-    margin: { l: 70, r: 18, t: 14, b: 54 },
+    margin: { l: 80, r: 28, t: 14, b: 54 },
     hoverlabel: { bgcolor: ink("card"), bordercolor: ink("line"), font: { color: ink("text") } },
     ...more,
   });
@@ -85,20 +96,30 @@ const charts = (() => {
     gridcolor: ink("line"),
     linecolor: ink("line"),
     zeroline: false,
+    exponentformat: "e", // not 150n, and not 80k
     ticks: "outside",
     tickcolor: ink("line"),
     ...more,
   });
   const logRange = (low, high) => [Math.log10(low) - 0.05, Math.log10(high) + 0.05];
 
-  // 0.1, 0.2, 0.5, 1, ...: Plotly leaves the zeros out between powers of ten. Over less than that it chooses well.
+  // 0.1, 0.2, 0.5, 1, ...: Plotly leaves the zeros out between powers of ten, and writes those larger than all else. The
+  // fewest digits that give enough ticks; over less than half a decade Plotly chooses well.
+  const DIGITS = [[1], [1, 2, 5], [1, 1.5, 2, 3, 5, 7]];
+  const DECADES = 2.5; // from here on they alone are enough
   const logTicks = ([low, high]) => {
-    const values = [];
-    for (let power = Math.floor(low); power <= high; power++)
-      for (const digit of high - low > 2.5 ? [1] : [1, 2, 5]) values.push(digit * 10 ** power);
-    const inside = values.filter((value) => Math.log10(value) >= low && Math.log10(value) <= high);
-    return inside.length < 3 ? {} : { tickvals: inside, ticktext: inside.map((value) => String(Number(value.toPrecision(1)))) };
+    for (const digits of high - low > DECADES ? DIGITS : DIGITS.slice(1)) {
+      const inside = [];
+      for (let power = Math.floor(low); power <= high; power++)
+        for (const digit of digits) {
+          const height = power + Math.log10(digit);
+          if (height >= low && height <= high) inside.push(Number(`${digit}e${power}`));
+        }
+      if (inside.length >= 3) return { tickvals: inside, ticktext: inside.map(plain) };
+    }
+    return {};
   };
+  const plain = (value) => (value < 1e-4 || value >= 1e5 ? value.toExponential().replace("-", "−").replace("+", "") : String(value));
 
   const lossAxis = (ink, [low, high], log, more) => {
     const title = { text: "loss", standoff: 8 };
@@ -111,9 +132,8 @@ const charts = (() => {
   };
   const lrAxis = (ink, [low, high], more) => {
     const range = logRange(low / 1.1, high * 1.1);
-    const ticks = range[1] - range[0] < 2.5 ? logTicks(range) : { dtick: 1 };
-    const title = { text: "learning rate", standoff: 4 };
-    return axis(ink, { title, type: "log", exponentformat: "power", range, ...ticks, ...more });
+    const title = { text: "learning rate", standoff: 8 };
+    return axis(ink, { title, type: "log", range, ...logTicks(range), ...more });
   };
 
   const line = (data, name, lineStyle, more) => ({

@@ -18,30 +18,37 @@ const decisionCharts = (() => {
     });
   };
 
+  // The same for a probe's line and for its dot: what is read off one chart is found in the other.
+  const shadeOf = ({ probes, candidate_lr }, ink) => {
+    const lrs = [...new Set([...probes.map(({ lr }) => lr), ...candidate_lr])].sort((a, b) => a - b);
+    const shade = shades(lrs.length, ink);
+    return (lr) => shade[lrs.indexOf(lr)];
+  };
+
   // Every probe's losses. Where validations decide, they stand in front.
   const probes = (data, ink) => {
     const ordered = [...data.probes].sort((a, b) => a.lr - b.lr);
-    const shade = shades(ordered.length, ink);
+    const shade = shadeOf(data, ink);
     const validated = ordered.some((probe) => probe.validations.x.length);
     const sound = ordered.filter((probe) => !probe.diverged);
-    const traces = ordered.flatMap((probe, i) => {
-      const width = probe.chosen ? 3.5 : 1.5;
-      const style = { color: shade[i], width, dash: probe.diverged ? "dot" : "solid" };
-      const name = escaped(probe.name) + (probe.chosen ? ", lowest" : "") + (probe.diverged ? ", diverged" : "");
+    const traces = ordered.flatMap((probe) => {
+      const color = shade(probe.lr);
+      const style = { color, width: probe.chosen ? 3.5 : 1.5, dash: probe.diverged ? "dot" : "solid" };
+      const name = escaped(probe.name) + (probe.chosen ? ", the best" : "") + (probe.diverged ? ", diverged" : "");
       const template = (what) => `${name}: ${what}%{y:${data.relative ? "+" : ""}.4g}<extra></extra>`;
       return [
         line(probe.losses, name, style, {
           hoverinfo: "all", hovertemplate: template(""), opacity: validated ? 0.3 : 1,
         }),
         line(probe.validations, name, { ...style, dash: "solid" }),
-        markers(probe.validations, name, { color: shade[i], size: probe.chosen ? 10 : 7, symbol: "diamond" }, {
+        markers(probe.validations, name, { color, size: probe.chosen ? 10 : 7, symbol: "diamond" }, {
           hovertemplate: template("validation "),
         }),
       ];
     });
     const values = known((sound.length ? sound : ordered).flatMap(({ losses, validations }) => [...losses.y, ...validations.y]));
     const range = values.length ? [charts.lowest(values), charts.highest(values)] : [0, 1];
-    const title = data.relative ? "loss above the lowest's" : "loss";
+    const title = data.relative ? "loss minus the best's" : "loss";
     return {
       data: traces,
       layout: layout(ink, {
@@ -53,8 +60,8 @@ const decisionCharts = (() => {
         yaxis: lossAxis(ink, range, !data.relative, { ...fixed, title: { text: title, standoff: 8 }, zeroline: data.relative, automargin: true, zerolinecolor: ink("muted") }),
       }),
       keys: [
-        ["ramp", "", "from low LR to high LR"],
-        ordered.some((probe) => probe.chosen) && ["thick", "text", "the lowest"],
+        ordered.length > 1 && ["ramp", "", "from low LR to high LR"],
+        ordered.some((probe) => probe.chosen) && ["thick", "text", "the best"],
         ordered.some((probe) => probe.diverged) && ["dotted", "text", "diverged"],
         validated && ["diamond", "text", "validation, which decides"],
         validated && ["line", "faded", "training loss"],
@@ -106,18 +113,19 @@ const decisionCharts = (() => {
     const diverged = data.candidate_lr.filter((_, i) => data.candidate_loss[i] === null);
     const hasTruth = data.lr !== null && data.came_true !== null;
     const hover = { hovertemplate: "%{text}<extra></extra>" };
+    const shade = shadeOf(data, ink);
     const traces = [
       ...(posterior ? surrogate(posterior, ink) : []),
       ...(worth ? acquisition(worth, ink) : []),
       markers(
         { x: data.candidate_lr, y: data.candidate_loss }, "candidate",
-        { size: 9, color: ink("search"), line: { width: 1, color: ink("card") } },
-        { ...hover, text: data.candidate_text, error_y: { type: "data", array: data.candidate_bar, color: ink("search"), thickness: 1.3, width: 4 } },
+        { size: 10, color: data.candidate_lr.map(shade), line: { width: 1, color: ink("card") } },
+        { ...hover, text: data.candidate_text, error_y: { type: "data", array: data.candidate_bar, color: ink("muted"), thickness: 1.3, width: 4 } },
       ),
       // What leaves the plot is pointed at, at the edge where it does.
       markers(
         { x: beyond.lr, y: beyond.above.map((above) => (above ? 0.975 : 0.025)) }, "beyond the plot",
-        { size: 10, symbol: beyond.above.map((above) => (above ? "triangle-up" : "triangle-down")), color: ink("search") },
+        { size: 10, symbol: beyond.above.map((above) => (above ? "triangle-up" : "triangle-down")), color: ink("muted") },
         { ...hover, text: beyond.text, yaxis: "y3" },
       ),
       markers({ x: diverged, y: diverged.map(() => 0.95) }, "diverged", { size: 10, symbol: "x", color: ink("bad") }, {
@@ -144,7 +152,7 @@ const decisionCharts = (() => {
       layout: layout(ink, {
         hovermode: "closest",
         shapes: committed,
-        annotations: [...(moved ? corrected(moved, data.lr, ink) : []), ...(worth ? [caption(worth.name, TOP.below[1], ink)] : [])],
+        annotations: [...(moved ? corrected(moved, data.lr, ink) : []), ...(worth ? [caption("worth trying", TOP.below[1], ink)] : [])],
         xaxis: lrAxis(ink, [...data.candidate_lr, ...(posterior?.lr ?? []), data.lr, moved?.lr], {
           anchor: worth ? "y2" : "y", title: { text: "learning rate" },
         }),
@@ -153,12 +161,12 @@ const decisionCharts = (() => {
         yaxis3: { overlaying: "y", range: [0, 1], visible: false, ...fixed },
       }),
       keys: [
-        ["dot", "search", data.candidate_bar.some((bar) => bar > 0) ? "forecast of a candidate" : "loss after a probe"],
-        data.candidate_bar.some((bar) => bar > 0) && ["whisker", "search", "± 2 standard errors"],
+        ["dot", "shaded", data.candidate_bar.some((bar) => bar > 0) ? "forecast of a candidate" : "loss after a probe"],
+        data.candidate_bar.some((bar) => bar > 0) && ["whisker", "muted", "± 2 standard errors"],
         diverged.length > 0 && ["cross", "bad", "diverged"],
         posterior && ["band", "committed", "loss expected by the surrogate, ± 2 sd"],
-        (beyond.lr.length > 0 || data.band_leaves) && ["triangle", "search", "goes on beyond the plot"],
-        worth && ["area", "muted", "how much an LR was worth trying, when the last probe was chosen"],
+        (beyond.lr.length > 0 || data.band_leaves) && ["triangle", "muted", "goes on beyond the plot"],
+        worth && ["area", "muted", `how much an LR was worth trying, when the last probe was chosen: ${worth.name}`],
         moved && ["ring", "text", `best of short runs; ${moved.factor} for the longer run`],
         data.lr !== null && ["dashed", "text", "committed LR"],
         hasTruth && ["star", "validation", "what came true"],
@@ -211,7 +219,7 @@ const decisionCharts = (() => {
       [data.range_test, "range-test", "Range test: where training falls apart", "Loss over LR", rangeTest],
       [
         data.probes.length, "probes",
-        data.relative ? "The probes: their losses above the lowest's, on the same batches" : "The probes",
+        data.relative ? "The probes: the loss of each minus that of the best, on the same batches" : "The probes: the loss of each",
         "Loss of each probe over its steps; the table has its outcome", probes,
       ],
       [

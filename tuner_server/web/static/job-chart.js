@@ -11,6 +11,7 @@ const jobChart = (() => {
       anchor: "y2",
       hoverformat: ",d",
       separatethousands: true,
+      exponentformat: "SI", // 20k steps
       fixedrange: charts.touch,
       unifiedhovertitle: { text: "step %{x:,d}" },
     });
@@ -58,7 +59,7 @@ const jobChart = (() => {
     const at = (values, wanted) => values.map((value, i) => (wanted(i) ? value : null));
     const hover = { text, hovertemplate: "for step %{x:,d}: %{text}<extra></extra>" };
     return [
-      line(curve, "forecast", { color: ink("search"), width: 1.6, dash: "dot" }),
+      line(curve, "forecast", { color: ink("search"), width: 1.6, dash: "dash" }),
       markers(
         { x, y: at(loss, (i) => inside[i]) }, "forecast ± 2 standard errors",
         { symbol: "circle-open", size: 9, color: ink("search"), line: { width: 2 } },
@@ -76,11 +77,11 @@ const jobChart = (() => {
   };
 
   const keys = (data, beyond) => [
-    ["line", "committed", "committed"],
+    data.committed_loss.x.length && ["line", "committed", "committed"],
     data.search_loss.x.length && ["line", "search", "search, rolled back"],
     data.validation.x.length && ["diamond", "validation", "validation"],
     data.broken.x.length && ["cross", "bad", "diverged"],
-    data.forecasts.curve.x.length && ["dotted", "search", "forecast along a stage"],
+    data.forecasts.curve.x.length && ["dashed", "search", "forecast along a stage"],
     data.forecasts.x.length && ["whisker", "search", "forecast for its end, ± 2 standard errors"],
     data.forecasts.x.length && ["star", "validation", "what came true"],
     beyond && ["triangle", "search", "forecast beyond the plot"],
@@ -125,14 +126,15 @@ const jobChart = (() => {
     };
   };
 
-  // Several jobs' committed steps.
+  // Several jobs' committed steps. Who can't tell eight colours apart can tell four, and dashes.
+  const N_SOLID = 4;
   const comparison = ({ jobs, n_steps }, { range, log }, ink) => {
     const run = jobs.filter(({ data }) => data.n_steps > 0).map(({ data }) => data);
     const over = (name) => [charts.lowest(run.map((data) => data[name][0])), charts.highest(run.map((data) => data[name][1]))];
     return {
       data: jobs.flatMap(({ name, data }, i) => {
         const hover = `${charts.escaped(name)}<br>step %{x:,d}<br>`;
-        const style = { color: ink(`series-${i}`), width: 1.8 };
+        const style = { color: ink(`series-${i}`), width: 1.8, dash: i < N_SOLID ? "solid" : "5px,2px" };
         return lossAndLr(data.committed_loss, data.committed_lr, charts.escaped(name), style, { hover });
       }),
       layout: frame(ink, range || [0, Math.max(n_steps, 1)], {

@@ -11,6 +11,8 @@ class StepChart {
   #data = null;
   #log = true;
   #timer = 0;
+  #search;
+  #tools;
   #begun = false;
   #problem = null;
 
@@ -20,8 +22,9 @@ class StepChart {
     this.#element = element;
     this.#fetch = fetch;
     this.#figure = figure;
-    const tools = document.querySelector(`[aria-controls="${element.id}"]`);
-    if (tools) this.#wire(tools, search);
+    this.#search = search;
+    this.#tools = document.querySelector(`[aria-controls="${element.id}"]`);
+    if (this.#tools) this.#wire();
     document.addEventListener("themechange", () => this.#redraw());
   }
 
@@ -53,7 +56,9 @@ class StepChart {
     const first = !this.#begun;
     this.#begun = true;
     if (first) this.#element.querySelector(":scope > .overview")?.remove();
-    await charts.draw(this.#element, this.#painted(charts.palette()));
+    const figure = this.#painted(charts.palette());
+    await charts.draw(this.#element, figure);
+    this.#offer(figure);
     if (!first) return;
     this.#element.classList.add("drawn");
     this.#element.on("plotly_relayout", (change) => {
@@ -98,18 +103,30 @@ class StepChart {
     this.#timer = setTimeout(() => this.refresh().catch(() => {}), StepChart.#SETTLED_MS);
   }
 
-  #wire(tools, search) {
+  // What a tool can't do now, it does not offer: losses that are not above zero have no logarithm.
+  #offer({ layout }) {
+    const scale = this.#tools?.querySelector("[data-scale]");
+    if (!scale) return;
+    const isLog = layout.yaxis.type === "log";
+    scale.setAttribute("aria-pressed", String(isLog));
+    scale.disabled = this.#log && !isLog;
+    scale.title = scale.disabled ? "Some losses are not above zero" : "";
+    const latest = this.#tools.querySelector('[data-zoom="search"]');
+    if (latest) latest.disabled = !this.#search(this.#data);
+  }
+
+  #wire() {
+    const tools = this.#tools;
     tools.hidden = false;
     tools.addEventListener("click", (event) => {
       const button = event.target.closest("button");
       if (!button || !this.#data?.n_steps) return;
       const { zoom, image } = button.dataset;
-      if (zoom === "search") this.look(search(this.#data));
+      if (zoom === "search") this.look(this.#search(this.#data));
       else if (zoom) this.look(this.#moved(zoom));
       else if (image) this.#save(image);
       else {
         this.#log = !this.#log;
-        button.setAttribute("aria-pressed", String(this.#log));
         this.#redraw();
       }
     });

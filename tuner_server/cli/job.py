@@ -93,6 +93,11 @@ def facts_table(job: pb.Job) -> Table:
     return table
 
 
+def _rolled_back(job: pb.Job) -> str:
+    given_back = f" + {job.given_back_steps} given back" if job.given_back_steps else ""
+    return f"{job.search_steps - job.given_back_steps} search{given_back}"
+
+
 def _facts(job: pb.Job) -> dict[str, str]:
     total = f" of {job.config.total_steps}" if job.config.HasField("total_steps") else ""
     return {
@@ -100,7 +105,7 @@ def _facts(job: pb.Job) -> dict[str, str]:
         "name": job.config.name or "-",
         "policy": job.config.policy,
         "state": f"{state_of(job)} {job.message}".strip(),
-        "steps": f"{job.committed_steps} committed + {job.search_steps} search{total}",
+        "steps": f"{job.committed_steps} committed + {_rolled_back(job)}{total}",
         "bounds": f"{job.lr_bounds.min:.3g} to {job.lr_bounds.max:.3g}" if job.HasField("lr_bounds") else "-",
         "loss": f"{optional(job, 'last_loss')} (best {optional(job, 'best_loss')})",
         "validation": f"{optional(job, 'last_validation')} (best {optional(job, 'best_validation')})",

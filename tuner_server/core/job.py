@@ -227,6 +227,7 @@ def _ask_policy(state: JobState, report: Report) -> Generator[Query, Suggestion,
 def _account(state: JobState, report: Report) -> JobState:
     """The books after a report: a divergence in committed steps gives back all that came after the snapshot."""
     committed, searched, n = state.committed_steps, state.search_steps, report.n_steps
+    given_back = 0
     standing = Standing.of(state)
     update: dict[str, Any] = {"wall_time_s": state.wall_time_s + report.wall_time_s}
     if state.first_loss is None and report.losses and math.isfinite(report.losses[0]):
@@ -238,13 +239,19 @@ def _account(state: JobState, report: Report) -> JobState:
         searched += n
         if state.directive.phase.committed:
             assert state.snapshot_step is not None
+            given_back = n + committed - state.snapshot_step
             searched += committed - state.snapshot_step
             committed, standing = state.snapshot_step, state.snapshot_standing
     else:
         committed += n
         lrs = state.directive.profile if report.replacement is None else report.replacement.profile
         standing = standing.after(report, lrs)
-    update |= {"committed_steps": committed, "search_steps": searched, **dict(standing)}
+    update |= {
+        "committed_steps": committed,
+        "search_steps": searched,
+        "given_back_steps": state.given_back_steps + given_back,
+        **dict(standing),
+    }
     return state.model_copy(update=update)
 
 

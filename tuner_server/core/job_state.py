@@ -59,6 +59,8 @@ class JobState(Standing):
     committed_steps: int = 0
     search_steps: int = 0
     """Steps that were rolled back."""
+    given_back_steps: int = 0
+    """Of these, the ones that were committed first, and taken back after a divergence."""
     snapshot_step: int | None = None
     """Committed steps when the client's snapshot was taken."""
     snapshot_standing: Standing = Standing()
@@ -75,6 +77,11 @@ class JobState(Standing):
     def run_steps(self) -> int:
         """Steps that were run, search included."""
         return self.committed_steps + self.search_steps
+
+    @property
+    def probe_steps(self) -> int:
+        """Steps of probes and range tests: what the search costs where nothing diverges in committed steps."""
+        return self.search_steps - self.given_back_steps
 
     @property
     def remaining_steps(self) -> int | None:

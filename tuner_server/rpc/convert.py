@@ -188,6 +188,7 @@ def job_to_pb(stored: StoredJob) -> pb.Job:
         update_time=_timestamp(stored.update_time),
         committed_steps=state.committed_steps,
         search_steps=state.search_steps,
+        given_back_steps=state.given_back_steps,
         stage=state.directive.stage,
         directive=directive_to_pb(state.directive),
         last_loss=state.last_loss,

@@ -115,12 +115,11 @@ def _cost(state: JobState, found: Timeline) -> str:
     if not run:
         return "No steps have been reported yet."
     so_far = " so far" if state.status.live else ""
-    searched = state.search_steps - found.given_back_steps
     words = "No steps went into search."
-    if searched > 0:
-        words = f"{share(searched, run)} of the {steps(run)}{so_far} went into search."
-    if found.given_back_steps:
-        words += f" {given_back(found.given_back_steps, sum(stage.diverged for stage in found.stages))}"
+    if state.probe_steps:
+        words = f"{share(state.probe_steps, run)} of the {steps(run)}{so_far} went into search."
+    if state.given_back_steps:
+        words += f" {given_back(state.given_back_steps, sum(stage.diverged for stage in found.stages))}"
     return words
 
 

@@ -168,7 +168,7 @@ class Row:
             loss=number(state.last_loss),
             best_loss=number(state.best_loss),
             validation=number(state.best_validation),
-            search=share(state.search_steps, state.run_steps),
+            search=share(state.probe_steps, state.run_steps),
             live=state.status.live,
             created=job.create_time.isoformat(timespec="seconds"),
             created_words=moment(job.create_time),
@@ -243,5 +243,5 @@ _KEYS: dict[Column, Callable[[StoredJob], Any]] = {
     Column.LOSS: lambda job: job.state.last_loss,
     Column.BEST_LOSS: lambda job: job.state.best_loss,
     Column.VALIDATION: lambda job: job.state.best_validation,
-    Column.SEARCH: lambda job: job.state.search_steps / max(job.state.run_steps, 1),
+    Column.SEARCH: lambda job: job.state.probe_steps / max(job.state.run_steps, 1),
 }

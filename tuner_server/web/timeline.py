@@ -198,11 +198,6 @@ class Timeline:
         return next((loss for loss in found if math.isfinite(loss)), None)
 
     @property
-    def given_back_steps(self) -> int:
-        """Steps that were taken back after a divergence: the books count them with the search."""
-        return sum(span.given_back_steps for span in self.spans)
-
-    @property
     def peak_lr(self) -> float | None:
         """The highest LR of the committed steps; None: there are none."""
         found = (highest_lr(span.profile, span.n_steps) for span in self.spans if span.kept)

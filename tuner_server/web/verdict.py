@@ -68,9 +68,9 @@ def verdict(state: JobState, found: Timeline) -> Verdict:
 
 
 def _finished(state: JobState, found: Timeline) -> Verdict:
-    kept, given_back = state.committed_steps, found.given_back_steps
-    if given_back and kept < LEAST_KEPT_SHARE * found.n_steps:
-        why = f"{count(given_back)} of {steps(found.n_steps)} diverged and were given back."
+    given_back = state.given_back_steps
+    if given_back and state.committed_steps < LEAST_KEPT_SHARE * state.run_steps:
+        why = f"{count(given_back)} of {steps(state.run_steps)} diverged and were given back."
         return Verdict(Tone.BAD, "Finished, with nearly nothing", why)
     losses = found.committed_losses()
     n = min(FEWEST_COMPARED, len(losses) // 2)

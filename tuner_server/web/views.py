@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from tuner_server.core.config import JobConfig
+from tuner_server.core.job_state import JobState
 from tuner_server.core.messages import Candidate, Phase
 from tuner_server.core.standing import LOSS_WINDOW
 from tuner_server.storage import StoredJob
@@ -121,7 +122,7 @@ def _facts(job: StoredJob, found: Timeline) -> tuple[Fact, ...]:
     validation = Fact("Best validation", number(state.best_validation), "none so far")
     if state.best_validation is not None:
         validation = dataclasses.replace(validation, note=f"now {number(state.last_validation)}")
-    return progress, _lr(job, found), loss, best, validation, _search(job, found)
+    return progress, _lr(job, found), loss, best, validation, _search(state)
 
 
 def _lr(job: StoredJob, found: Timeline) -> Fact:
@@ -142,12 +143,11 @@ def _last_lr(found: Timeline) -> str:
     return "nearly 0 at the end" if last < NEARLY_ZERO * peak else f"{number(last)} at the end"
 
 
-def _search(job: StoredJob, found: Timeline) -> Fact:
-    searched = max(job.state.search_steps - found.given_back_steps, 0)  # a report may have come in since `job` was read
-    note = f"{steps(searched)}, rolled back"
-    if found.given_back_steps:
-        note += f"; {count(found.given_back_steps)} more diverged and were given back"
-    return Fact("Search", share(searched, job.state.run_steps), note)
+def _search(state: JobState) -> Fact:
+    note = f"{steps(state.probe_steps)}, rolled back"
+    if state.given_back_steps:
+        note += f"; {count(state.given_back_steps)} more diverged and were given back"
+    return Fact("Search", share(state.probe_steps, state.run_steps), note)
 
 
 def _details(job: StoredJob) -> tuple[Fact, ...]:

@@ -33,6 +33,7 @@ def job_and_history(response: pb.GetScheduleResponse) -> tuple[StoredJob, list[E
         lease=directive,
         committed_steps=job.committed_steps,
         search_steps=job.search_steps,
+        given_back_steps=job.given_back_steps,
         bounds=LrBounds(min=job.lr_bounds.min, max=job.lr_bounds.max) if job.HasField("lr_bounds") else None,
         last_loss=job.last_loss if job.HasField("last_loss") else None,
         best_loss=job.best_loss if job.HasField("best_loss") else None,

@@ -227,6 +227,7 @@ def test_books_of_a_probe_a_commit_and_a_divergence() -> None:
     assert (transition.state.committed_steps, transition.state.search_steps) == (70, searched)
     transition = step(transition, Outcome.DIVERGED, 7)
     assert (transition.state.committed_steps, transition.state.search_steps) == (40, searched + 37)
+    assert (transition.state.given_back_steps, transition.state.probe_steps) == (37, searched)
     assert transition.directive.restore
 
 

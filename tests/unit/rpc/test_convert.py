@@ -179,6 +179,7 @@ def test_config(config: JobConfig) -> None:
         lease=directives(),
         committed_steps=counts,
         search_steps=counts,
+        given_back_steps=counts,
         bounds=st.none() | bounds,
         last_loss=st.none() | finite,
         best_loss=st.none() | finite,
@@ -198,6 +199,7 @@ def test_job(state: JobState) -> None:
     assert message.create_time.ToDatetime(datetime.UTC) == NOW
     assert message.update_time.ToDatetime(datetime.UTC) == later
     assert (message.committed_steps, message.search_steps) == (state.committed_steps, state.search_steps)
+    assert message.given_back_steps == state.given_back_steps
     assert message.stage == state.directive.stage
     assert directive_from_pb(message.directive) == state.directive
     assert message.wall_time_s == state.wall_time_s

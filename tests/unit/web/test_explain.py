@@ -126,7 +126,7 @@ def test_steps_that_were_given_back_are_not_called_search() -> None:
     words = headline(run.state, found)
     assert divergences > 1
     assert f"{100 * searched / 4000:.1f}% of the 4\u202f000 steps went into search." in words
-    assert f"{steps(found.given_back_steps)} were given back after {divergences} divergences." in words
+    assert f"{steps(run.state.given_back_steps)} were given back after {divergences} divergences." in words
 
 
 def test_an_end_says_why_and_how_far_the_lr_came(training: Run) -> None:

@@ -88,6 +88,13 @@ def test_a_row_counts_search_steps_to_the_progress() -> None:
     assert row.search == "10%"
 
 
+def test_steps_that_were_given_back_are_no_search() -> None:
+    changes = {"committed_steps": 40, "search_steps": 60, "given_back_steps": 50}
+    jobs = [*JOBS, stored(_state("d", **changes), "d" * 32, age_s=4)]
+    rows = listing(jobs, Query.parse({"sort": "search"}), complete=True).rows
+    assert [(row.name, row.search) for row in rows if row.name in "cd"] == [("c", "10%"), ("d", "10%")]
+
+
 def test_a_row_says_when_in_which_year_and_zone() -> None:
     assert Row.of(JOBS[0]).created_words == "2026-01-02 03:04 UTC"
 

@@ -32,9 +32,9 @@ def test_steps_add_up_to_the_books(job: JobConfig, edge_lr: float) -> None:
     assert len(found.committed_losses()) == run.state.committed_steps
     assert sum(stage.committed_steps for stage in found.stages) == run.state.committed_steps
     searched = sum(stage.search_steps for stage in found.stages)
-    assert searched + found.given_back_steps == run.state.search_steps
-    assert sum(stage.given_back_steps for stage in found.stages) == found.given_back_steps
-    assert (found.given_back_steps > 0) is (edge_lr < 1e-4)
+    assert searched == run.state.probe_steps
+    assert sum(stage.given_back_steps for stage in found.stages) == run.state.given_back_steps
+    assert (run.state.given_back_steps > 0) is (edge_lr < 1e-4)
     assert found.peak_lr == run.state.peak_lr
     for before, after in zip(found.spans, found.spans[1:], strict=False):
         assert after.start == before.end

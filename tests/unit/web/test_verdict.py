@@ -78,7 +78,7 @@ def test_a_job_that_gave_nearly_all_back_is_bad_however_its_loss_fell(finished: 
     found = timeline(history(finished))
     kept = dataclasses.replace(found.stages[0].spans[0], start=0, losses=np.linspace(2.0, 1.0, 50))
     lost = dataclasses.replace(kept, start=50, kept=False, losses=np.ones(3950))
-    state = finished.state.model_copy(update={"committed_steps": 50, "search_steps": 3950})
+    state = finished.state.model_copy(update={"committed_steps": 50, "search_steps": 3950, "given_back_steps": 3950})
     said = verdict(state, Timeline((kept, lost), found.stages))
     assert said.tone is Tone.BAD
     assert said.why == "3\u202f950 of 4\u202f000 steps diverged and were given back."

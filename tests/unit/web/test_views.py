@@ -58,7 +58,9 @@ def test_what_was_given_back_is_no_search(diverging: Run) -> None:
     found = timeline(history(diverging))
     view = _view(diverging)
     searched = sum(stage.search_steps for stage in found.stages)
-    note = f"{steps(searched)}, rolled back; {count(found.given_back_steps)} more diverged and were given back"
+    note = (
+        f"{steps(searched)}, rolled back; {count(diverging.state.given_back_steps)} more diverged and were given back"
+    )
     assert _fact(view, "Search").note == note
     first = view.stages[-1]
     given_back = found.stages[0].given_back_steps

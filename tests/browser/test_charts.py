@@ -105,14 +105,50 @@ def test_keys_explain_what_is_there_and_nothing_else(page: Page, dashboard: Any)
     assert "every other stage" not in keys(page, "#chart"), "there is one"
 
 
+def test_near_by_the_key_explains_what_is_seen_there(page: Page, dashboard: Any) -> None:
+    open_job(page, dashboard.jobs["stages"])
+    assert {"what came true", "forecast along a stage"} <= set(keys(page, "#chart"))
+    first_search = "{'xaxis.range[0]': 1, 'xaxis.range[1]': 20}"
+    page.evaluate(f"Plotly.relayout({CHART}, {first_search})")
+    until(page, f"{CHART}.dataset.range === '1 20'")
+    expect(page.locator("#chart ~ .keys li", has_text="forecast")).to_have_count(0)
+    expect(page.locator("#chart ~ .keys li", has_text="came true")).to_have_count(0)
+    expect(page.locator("#chart ~ .keys li", has_text="search, rolled back")).to_have_count(1)
+
+
 def test_the_way_to_the_committed_lr_and_the_acquisition_are_named(page: Page, dashboard: Any) -> None:
     job_id = dashboard.jobs["finished"]
     open_job(page, job_id)
     data = page.request.get(f"/jobs/{job_id}/stages/0.json").json()
     texts = page.evaluate("document.querySelector('.evidence').layout.annotations.map(a => a.text)")
     assert data["corrected"]["factor"] in texts
-    assert "log expected improvement" in texts
-    assert any("for the longer run" in words for words in keys(page, ".evidence"))
+    explained = keys(page, ".evidence")
+    assert any("worth trying" in words and "log expected improvement" in words for words in explained)
+    assert any("for the longer run" in words for words in explained)
+
+
+def test_a_probe_has_one_colour_in_both_charts(page: Page, dashboard: Any) -> None:
+    job_id = dashboard.jobs["finished"]
+    open_job(page, job_id)
+    data = page.request.get(f"/jobs/{job_id}/stages/0.json").json()
+    dots = page.evaluate("document.querySelector('.evidence').data.find(t => t.name === 'candidate').marker.color")
+    lines = page.evaluate(
+        "document.querySelector('.probes').data.filter(t => t.mode === 'lines').map(t => [t.name, t.line.color])"
+    )
+    assert len(set(dots)) == len(data["candidate_lr"]) > 2
+    for probe in data["probes"]:
+        dot = dots[data["candidate_lr"].index(probe["lr"])]
+        assert {colour for name, colour in lines if name.split(",")[0] == probe["name"]} == {dot}
+
+
+def test_ticks_are_numbers_of_one_size(page: Page, dashboard: Any) -> None:
+    open_job(page, dashboard.jobs["finished"])
+    sizes = "[...document.querySelectorAll('#chart .ytick text, #chart .y2tick text')].map(e => e.style.fontSize)"
+    assert len(set(page.evaluate(sizes))) == 1
+    labels = page.locator("#chart .y2tick text").all_text_contents()
+    assert len(labels) >= 3
+    for label in labels:
+        assert float(label.replace("\u2212", "-")) > 0
 
 
 def test_the_acquisition_is_filled_where_it_is_high(page: Page, dashboard: Any) -> None:
@@ -253,7 +289,7 @@ def test_decision_charts_can_be_seen_in_the_dark(dark_page: Page, dashboard: Any
     assert card < 0.05
     for chart in ("probes", "evidence"):
         colours = page.evaluate(
-            f"[...document.querySelectorAll('.{chart}')][0].data.flatMap(t => [t.marker?.color, t.line?.color])"
+            f"[...document.querySelectorAll('.{chart}')][0].data.flatMap(t => [t.marker?.color, t.line?.color]).flat()"
             ".filter(c => c?.startsWith('rgb('))"
         )
         assert len(colours) > 2
@@ -270,3 +306,34 @@ def test_a_chart_that_can_not_be_drawn_says_so(browser: Browser, dashboard: Any)
         page.goto(f"/jobs/{dashboard.jobs['finished']}")
         expect(page.get_by_role("alert")).to_contain_text("can't be drawn")
         expect(page.locator("svg.overview")).to_be_visible()
+
+
+def test_jobs_beyond_the_fourth_are_told_apart_by_dashes_too(page: Page, dashboard: Any) -> None:
+    names = ["finished", "twin", "stages", "failed", "waiting 00"]
+    page.goto("/compare?" + "&".join(f"job={dashboard.jobs[name]}" for name in names))
+    expect(page.locator("#chart.drawn")).to_be_visible()
+    dashes = page.evaluate(f"{CHART}.data.map(t => t.line.dash)")
+    assert len(dashes) == 2 * len(names), "loss and LR"
+    assert [dash == "solid" for dash in dashes] == 8 * [True] + 2 * [False]
+    styles = page.evaluate("[...document.querySelectorAll('.key')].map(e => getComputedStyle(e).borderTopStyle)")
+    assert styles == 4 * ["solid"] + ["dashed"]
+
+
+def test_on_paper_charts_fit_and_are_light(dark_page: Page, dashboard: Any) -> None:
+    page = dark_page
+    open_job(page, dashboard.jobs["stages"])
+    page.get_by_role("button", name="Theme").click(click_count=2)  # dark, whatever the system prefers
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+    page.emulate_media(media="print")
+    expect(page.locator(".tools")).to_be_hidden()
+    expect(page.locator("#cancel")).to_be_hidden()
+    assert luminance(page.evaluate("getComputedStyle(document.querySelector('.headline')).color")) < 0.05, "on white"
+    assert "invert" in page.evaluate("getComputedStyle(document.querySelector('#chart .main-svg')).filter")
+    page.evaluate("document.body.style.width = '680px'")  # as wide as paper, and no resize is heard of
+    for selector in ("#chart", "details.stage[open] .evidence"):
+        box = page.locator(selector).first.bounding_box()
+        drawing = page.locator(f"{selector} .nsewdrag").first.bounding_box()
+        assert box
+        assert drawing
+        assert drawing["x"] >= box["x"]
+        assert drawing["x"] + drawing["width"] <= box["x"] + box["width"]

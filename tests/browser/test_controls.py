@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.support.browser import PATIENCE_MS, until, watched, window
 
@@ -51,6 +51,43 @@ def test_the_chart_is_moved_with_the_keyboard(page: Page, dashboard: Any) -> Non
     out = pressed(page, "Zoom out", "Enter")
     assert out[1] - out[0] > later[1] - later[0]
     assert pressed(page, "Whole run", "Enter") == whole
+
+
+def test_losses_below_zero_have_no_log_axis_to_choose(page: Page, dashboard: Any) -> None:
+    def lowered(route: Route) -> None:
+        data = route.fetch().json()
+        data["loss_range"][0] = -0.5
+        route.fulfill(json=data)
+
+    scale = page.get_by_role("button", name="Log loss")
+    page.goto(f"/jobs/{dashboard.jobs['finished']}")
+    expect(page.locator("#chart.drawn")).to_be_visible()
+    expect(scale).to_have_attribute("aria-pressed", "true")
+    scale.click()
+    expect(scale).to_have_attribute("aria-pressed", "false")
+    expect(scale).to_be_enabled()
+    page.route("**/curves.json*", lowered)
+    page.reload()
+    expect(page.locator("#chart.drawn")).to_be_visible()
+    expect(scale).to_have_attribute("aria-pressed", "false")
+    expect(scale).to_be_disabled()
+
+
+def test_a_job_without_a_search_has_none_to_look_at(page: Page, dashboard: Any) -> None:
+    def unsearched(route: Route) -> None:
+        data = route.fetch().json()
+        for stage in data["stages"]:
+            stage["search"] = stage["start"]
+        route.fulfill(json=data)
+
+    latest = page.get_by_role("button", name="Latest search")
+    page.goto(f"/jobs/{dashboard.jobs['finished']}")
+    expect(page.locator("#chart.drawn")).to_be_visible()
+    expect(latest).to_be_enabled()
+    page.route("**/curves.json*", unsearched)
+    page.reload()
+    expect(page.locator("#chart.drawn")).to_be_visible()
+    expect(latest).to_be_disabled()
 
 
 def test_the_list_is_sorted_by_each_column_both_ways(page: Page) -> None:

@@ -61,6 +61,38 @@ def test_a_phone_has_no_need_to_scroll_sideways(browser: Browser, dashboard: Any
             assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], address
 
 
+def test_what_a_phone_opens_is_seen_whole(browser: Browser, dashboard: Any, start_job: Any) -> None:
+    job = start_job("a name that leaves no room")
+    job.report(8)
+    with (
+        window(browser, dashboard.url, viewport=PHONE, has_touch=True, is_mobile=True) as context,
+        watched(context, dashboard.url) as page,
+    ):
+        for scale in (1.0, 0.8):  # beside the name, and below it
+            page.set_viewport_size({"width": int(PHONE["width"] * scale), "height": PHONE["height"]})
+            settled(page, f"/jobs/{job.id}")
+            page.get_by_text("Cancel tuning…").tap()
+            box = page.locator(".confirm form").bounding_box()
+            assert box
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= page.evaluate("innerWidth")
+
+
+def test_on_a_phone_compared_jobs_are_cards_that_name_their_facts(browser: Browser, dashboard: Any) -> None:
+    with (
+        window(browser, dashboard.url, viewport=PHONE, has_touch=True, is_mobile=True) as context,
+        watched(context, dashboard.url) as page,
+    ):
+        settled(page, f"/compare?job={dashboard.jobs['finished']}&job={dashboard.jobs['stages']}")
+        for card in page.locator("table.compared tbody tr").all():
+            cells = card.locator("td").all()
+            assert all(cell.get_attribute("data-name") for cell in cells)
+            for cell in cells:
+                box = cell.bounding_box()
+                assert box
+                assert box["x"] + box["width"] <= PHONE["width"], "nothing is to the right of the screen"
+
+
 def test_the_theme_is_the_systems_until_it_is_chosen(browser: Browser, dashboard: Any) -> None:
     with (
         window(browser, dashboard.url, color_scheme="dark") as context,

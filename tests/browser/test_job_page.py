@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,14 @@ def test_committed_and_search_steps_stages_and_decisions_are_drawn(page: Page, d
     names = page.evaluate("[...document.querySelectorAll('.evidence')].at(-1).data.map(trace => trace.name)")
     assert {"expected loss", "acquisition", "candidate", "came true"} <= set(names)
     expect(first).to_contain_text("came true")
+
+
+def test_a_stage_says_what_it_cost_before_it_is_opened(page: Page, dashboard: Any) -> None:
+    open_job(page, dashboard.jobs["stages"])
+    closed = page.locator("details.stage:not([open]) summary")
+    assert closed.count() > 0
+    for words in closed.all_inner_texts():
+        assert re.search(r"LR [\d.]+\s+\d.* of search, then \d.* committed, loss [\d.]+", words), words
 
 
 def test_a_zoom_moves_both_plots_and_brings_finer_data(page: Page, dashboard: Any) -> None:

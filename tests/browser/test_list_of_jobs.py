@@ -46,6 +46,16 @@ def test_where_there_are_cards_and_no_heads_the_form_sorts(page: Page) -> None:
     expect(page.get_by_label("Sort by")).to_have_value("name")
 
 
+def test_a_table_with_all_its_columns_fits_a_small_desktop(page: Page, start_job: Callable[..., Any]) -> None:
+    page.set_viewport_size({"width": 1280, "height": 800})
+    start_job("a_name_without_any_break_that_a_line_could_be_broken_at_" * 3).report(8)
+    page.goto("/")
+    expect(page.locator("table.jobs thead")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+    right = "document.querySelector('{}').getBoundingClientRect().right"
+    assert page.evaluate(right.format("table.jobs")) <= page.evaluate(right.format("form.filter"))
+
+
 def test_a_row_says_how_its_job_is(page: Page) -> None:
     page.goto("/?state=finished&sort=name")
     row = page.locator("table.jobs tbody tr").first

@@ -76,27 +76,32 @@ const jobChart = (() => {
     ];
   };
 
-  const keys = (data, beyond) => [
-    data.committed_loss.x.length && ["line", "committed", "committed"],
-    data.search_loss.x.length && ["line", "search", "search, rolled back"],
-    data.validation.x.length && ["diamond", "validation", "validation"],
-    data.broken.x.length && ["cross", "bad", "diverged"],
-    data.forecasts.curve.x.length && ["dashed", "search", "forecast along a stage"],
-    data.forecasts.x.length && ["whisker", "search", "forecast for its end, ± 2 standard errors"],
-    data.forecasts.x.length && ["star", "validation", "what came true"],
-    beyond && ["triangle", "search", "forecast beyond the plot"],
-    data.stages.some((stage) => stage.start > stage.search) && ["block", "search", "search: its width is its cost"],
-    data.stages.some((stage) => stage.index % 2 === 1) && ["block", "muted", "every other stage"],
-  ].filter(Boolean);
+  // What is there, of the steps that are looked at.
+  const keys = (data, [first, last], beyond) => {
+    const seen = (xs) => xs.some((x) => x !== null && x >= first && x <= last);
+    return [
+      data.committed_loss.x.length && ["line", "committed", "committed"],
+      data.search_loss.x.length && ["line", "search", "search, rolled back"],
+      data.validation.x.length && ["diamond", "validation", "validation"],
+      data.broken.x.length && ["cross", "bad", "diverged"],
+      seen(data.forecasts.curve.x) && ["dashed", "search", "forecast along a stage"],
+      seen(data.forecasts.x) && ["whisker", "search", "forecast for its end, ± 2 standard errors"],
+      seen(data.forecasts.end) && ["star", "validation", "what came true"],
+      seen(beyond) && ["triangle", "search", "forecast beyond the plot"],
+      data.stages.some((stage) => stage.start > stage.search) && ["block", "search", "search: its width is its cost"],
+      data.stages.some((stage) => stage.index % 2 === 1) && ["block", "muted", "every other stage"],
+    ].filter(Boolean);
+  };
 
   const figure = (data, { range, log }, ink) => {
+    const shown = range || [0, Math.max(data.n_steps, 1)];
     const search = { color: ink("search"), width: 1 };
     const committed = { color: ink("committed"), width: 1.6 };
     const y = lossAxis(ink, data.loss_range, log, { domain: ROWS.y, fixedrange: true });
     const [searchLoss, searchLr] = lossAndLr(data.search_loss, data.search_lr, "search loss", search, { opacity: 0.8 });
     const [loss, lr] = lossAndLr(data.committed_loss, data.committed_lr, "loss", committed);
     const ended = forecasts(data.forecasts, y.range, y.type === "log", ink);
-    const validation = { color: ink("validation"), size: 7, symbol: "diamond" };
+    const validation = { color: ink("validation"), size: 9, symbol: "diamond", line: { width: 1, color: ink("card") } };
     return {
       data: [
         searchLoss,
@@ -114,7 +119,7 @@ const jobChart = (() => {
         ),
         ...(data.forecasts.x.length ? ended : []),
       ],
-      layout: frame(ink, range || [0, Math.max(data.n_steps, 1)], {
+      layout: frame(ink, shown, {
         hovermode: "x unified",
         hoversubplots: "axis",
         shapes: bands(data.stages, ink),
@@ -122,7 +127,7 @@ const jobChart = (() => {
         yaxis2: lrAxis(ink, data.lr_range, { domain: ROWS.y2, fixedrange: true }),
         yaxis3: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
       }),
-      keys: keys(data, ended.at(-1).x.some((x) => x !== null)),
+      keys: keys(data, shown, ended.at(-1).x),
     };
   };
 

@@ -11,14 +11,12 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from tests.support.browser import PATIENCE_MS, axe_findings, until, watched, window
+from tests.support.browser import CHART, PATIENCE_MS, axe_findings, trace, until, watched, window
 
 pytestmark = pytest.mark.slow
 expect.set_options(timeout=PATIENCE_MS)
 
-CHART = "document.getElementById('chart')"
-LOSS, VALIDATIONS = 1, 5
-"""Traces of the chart."""
+VALIDATIONS = trace("validation", "markers")
 PHONE = {"width": 380, "height": 760}
 MIN_CONTRAST = 3.0
 """Of graphical objects (WCAG 2.2, 1.4.11)."""
@@ -141,6 +139,21 @@ def test_a_probe_has_one_colour_in_both_charts(page: Page, dashboard: Any) -> No
         assert {colour for name, colour in lines if name.split(",")[0] == probe["name"]} == {dot}
 
 
+def test_means_show_the_way_until_one_looks_at_single_steps(page: Page, dashboard: Any) -> None:
+    open_job(page, dashboard.jobs["finished"])
+    mean, single = page.evaluate(f"[{trace('mean loss')}, {trace('loss')}]")
+    assert len(mean["x"]) > 50
+    assert single["opacity"] < 0.5 < mean["line"]["width"]
+    assert single["line"]["width"] < mean["line"]["width"]
+    explained = keys(page, "#chart")
+    assert [words for words in explained if words.startswith("committed, ")] == explained[:2]
+    for _ in range(4):
+        page.get_by_role("button", name="Zoom in").click()
+    until(page, f"!{trace('mean loss')}")
+    assert page.evaluate(f"{trace('loss')}.opacity") == 1
+    assert keys(page, "#chart")[0] == "committed"
+
+
 def test_ticks_are_numbers_of_one_size(page: Page, dashboard: Any) -> None:
     open_job(page, dashboard.jobs["finished"])
     sizes = "[...document.querySelectorAll('#chart .ytick text, #chart .y2tick text')].map(e => e.style.fontSize)"
@@ -177,7 +190,7 @@ def said_at(page: Page, step: float, axis: str) -> str:
 
 def test_at_a_step_are_its_loss_and_its_lr(page: Page, dashboard: Any) -> None:
     open_job(page, dashboard.jobs["finished"])
-    validated: list[float] = page.evaluate(f"{CHART}.data[{VALIDATIONS}].x")
+    validated: list[float] = page.evaluate(f"{VALIDATIONS}.x")
     for axis in ("yaxis", "yaxis2"):
         text = said_at(page, validated[2] + 0.5 * (validated[3] - validated[2]), axis)
         found = re.match(r"step ([\d\u202f]+)loss ([\d.]+)LR ([\d.]+)$", text.strip())
@@ -189,15 +202,15 @@ def test_at_a_step_are_its_loss_and_its_lr(page: Page, dashboard: Any) -> None:
 
 def test_a_validation_says_at_which_step_it_was(page: Page, dashboard: Any) -> None:
     open_job(page, dashboard.jobs["finished"])
-    step = int(page.evaluate(f"{CHART}.data[{VALIDATIONS}].x")[2])
+    step = int(page.evaluate(f"{VALIDATIONS}.x")[2])
     text = said_at(page, step, "yaxis")
     assert re.search(rf"validation [\d.]+ after step {step:,}".replace(",", "\u202f"), text), text
 
 
 def test_the_last_validation_is_whole(page: Page, dashboard: Any) -> None:
     open_job(page, dashboard.jobs["finished"])
-    assert page.evaluate(f"{CHART}.data[{VALIDATIONS}].cliponaxis") is False
-    assert page.evaluate(f"{CHART}.data[{VALIDATIONS}].x.at(-1) === {CHART}.layout.xaxis.range[1]")
+    assert page.evaluate(f"{VALIDATIONS}.cliponaxis") is False
+    assert page.evaluate(f"{VALIDATIONS}.x.at(-1) === {CHART}.layout.xaxis.range[1]")
 
 
 def saved(page: Page, kind: str, folder: Path) -> Path:
@@ -312,9 +325,8 @@ def test_jobs_beyond_the_fourth_are_told_apart_by_dashes_too(page: Page, dashboa
     names = ["finished", "twin", "stages", "failed", "waiting 00"]
     page.goto("/compare?" + "&".join(f"job={dashboard.jobs[name]}" for name in names))
     expect(page.locator("#chart.drawn")).to_be_visible()
-    dashes = page.evaluate(f"{CHART}.data.map(t => t.line.dash)")
-    assert len(dashes) == 2 * len(names), "loss and LR"
-    assert [dash == "solid" for dash in dashes] == 8 * [True] + 2 * [False]
+    dashes = page.evaluate(f"{CHART}.data.filter(t => t.name.endsWith(': LR')).map(t => t.line.dash)")
+    assert [dash == "solid" for dash in dashes] == 4 * [True] + [False]
     styles = page.evaluate("[...document.querySelectorAll('.key')].map(e => getComputedStyle(e).borderTopStyle)")
     assert styles == 4 * ["solid"] + ["dashed"]
 

@@ -9,12 +9,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
-from tests.support.browser import PATIENCE_MS, until, watched, window
+from tests.support.browser import CHART, PATIENCE_MS, until, watched, window
 
 pytestmark = pytest.mark.slow
 expect.set_options(timeout=PATIENCE_MS)
-
-CHART = "document.getElementById('chart')"
 N_FINISHED = 2
 """Jobs that the dashboard's fixture has run to their end."""
 

@@ -11,16 +11,14 @@ import lrpilot
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.support.browser import PATIENCE_MS, until, watched, window
+from tests.support.browser import CHART, PATIENCE_MS, trace, until, watched, window
 from tuner_server.core.messages import Phase
 
 pytestmark = pytest.mark.slow
 expect.set_options(timeout=PATIENCE_MS)
 
-CHART = "document.getElementById('chart')"
-SEARCH_LOSS, LOSS = 0, 1
-SEARCH_LR, LR = 3, 4
-"""Traces of the chart."""
+SEARCH_LOSS, LOSS = trace("search loss"), trace("loss")
+SEARCH_LR, LR = trace("search loss: LR"), trace("loss: LR")
 
 
 def open_job(page: Page, job_id: str) -> None:
@@ -50,8 +48,8 @@ def test_what_happened_is_told_without_any_script(browser: Browser, dashboard: A
 
 def test_committed_and_search_steps_stages_and_decisions_are_drawn(page: Page, dashboard: Any) -> None:
     open_job(page, dashboard.jobs["stages"])
-    assert page.evaluate(f"{CHART}.data[{SEARCH_LR}].x.length") > 10
-    assert page.evaluate(f"{CHART}.data[{LR}].x.length") > 10
+    assert page.evaluate(f"{SEARCH_LR}.x.length") > 10
+    assert page.evaluate(f"{LR}.x.length") > 10
     assert page.evaluate(f"{CHART}.layout.shapes.length") >= 3, "searches, and every other stage"
 
     first = page.locator("details.stage").last
@@ -74,7 +72,7 @@ def test_a_stage_says_what_it_cost_before_it_is_opened(page: Page, dashboard: An
 def test_a_zoom_moves_both_plots_and_brings_finer_data(page: Page, dashboard: Any) -> None:
     open_job(page, dashboard.jobs["finished"])
     whole = shown_range(page)
-    assert page.evaluate(f"{CHART}.data[1].x.length") < whole[1], "thinned"
+    assert page.evaluate(f"{LOSS}.x.length") < whole[1], "thinned"
 
     box = page.locator("#chart .nsewdrag").first.bounding_box()
     assert box is not None
@@ -85,16 +83,16 @@ def test_a_zoom_moves_both_plots_and_brings_finer_data(page: Page, dashboard: An
     until(page, f"{CHART}.dataset.range")
     start, end = shown_range(page)
     assert 0.45 * whole[1] < start < end < 0.65 * whole[1]
-    until(page, f"{CHART}.data[1].x[1] - {CHART}.data[1].x[0] === 1")  # every step
+    until(page, f"{LOSS}.x[1] - {LOSS}.x[0] === 1")  # every step
 
     page.get_by_role("button", name="Whole run").click()
-    until(page, f"!{CHART}.dataset.range && {CHART}.data[1].x.at(-1) === {whole[1]}")
+    until(page, f"!{CHART}.dataset.range && {LOSS}.x.at(-1) === {whole[1]}")
     assert shown_range(page) == whole
 
 
 def test_the_loss_is_seen_on_a_logarithmic_axis_or_on_a_linear_one(page: Page, dashboard: Any) -> None:
     open_job(page, dashboard.jobs["finished"])
-    losses = page.evaluate(f"{CHART}.data[{LOSS}].y.filter(loss => loss !== null)")
+    losses = page.evaluate(f"{LOSS}.y.filter(loss => loss !== null)")
     ends = {"linear": (min(losses), max(losses)), "log": (math.log10(min(losses)), math.log10(max(losses)))}
     button = page.get_by_role("button", name="Log loss")
     for kind, pressed in (("log", "true"), ("linear", "false"), ("log", "true")):
@@ -123,7 +121,7 @@ def test_the_latest_search_is_gone_to_at_once(page: Page, dashboard: Any) -> Non
     assert whole[0] < start <= first < last <= end
     assert start > searches[-2][1], "and no other"
     assert last - first > 0.7 * (end - start), "it fills the plot"
-    until(page, f"{CHART}.data[{SEARCH_LOSS}].x[1] - {CHART}.data[{SEARCH_LOSS}].x[0] === 1")  # every step
+    until(page, f"{SEARCH_LOSS}.x[1] - {SEARCH_LOSS}.x[0] === 1")  # every step
 
 
 def test_a_running_job_is_followed(page: Page, start_job: Callable[..., Any]) -> None:
@@ -139,7 +137,7 @@ def test_a_running_job_is_followed(page: Page, start_job: Callable[..., Any]) ->
     job.report(3)
     expect(page.locator("#summary")).to_contain_text("Training at LR")
     expect(page.locator("#stage-0-head")).to_contain_text("Stage 1")
-    until(page, f"{CHART}.data[{LR}].x.length > 2")
+    until(page, f"{LR}.x.length > 2")
 
     # What is looked at stays when something new comes.
     page.get_by_role("button", name="Zoom in").click()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.support.browser import PATIENCE_MS, until
+from tests.support.browser import CHART, PATIENCE_MS, until
 
 pytestmark = pytest.mark.slow
 expect.set_options(timeout=PATIENCE_MS)
@@ -87,7 +87,7 @@ def test_selected_jobs_are_compared(page: Page) -> None:
     page.get_by_role("button", name="Compare the selected").click()
     expect(page.locator("table.compared tbody tr")).to_have_count(2)
     expect(page.locator("#chart.drawn")).to_be_visible()
-    assert page.evaluate("document.getElementById('chart').data.length") == 4
+    assert page.evaluate(f"{CHART}.data.filter(t => t.name.endsWith(': LR')).length") == 2
 
     page.goto("/compare")
     expect(page.get_by_text("Choose at least two jobs")).to_be_visible()

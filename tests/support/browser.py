@@ -17,6 +17,13 @@ PATIENCE_MS = 20_000
 """Before a test gives up waiting for what must come: the machine may be busy."""
 POLL_MS = 30
 SERIOUS = {"serious", "critical"}
+CHART = "document.getElementById('chart')"
+"""In a page's script: the chart over steps."""
+
+
+def trace(name: str, mode: str = "lines") -> str:
+    """In a page's script: what the chart over steps draws by that name."""
+    return f"{CHART}.data.find(trace => trace.name === '{name}' && trace.mode === '{mode}')"
 
 
 def launch(playwright: Playwright) -> Browser:

@@ -55,11 +55,18 @@ def of_losses(calm: Iterable[float | None], every: Iterable[float | None]) -> Ra
     return Range(min(known + kept), max(kept or known))
 
 
-def of_lrs(lrs: Iterable[float | None]) -> Range:
-    """Of LRs over steps, on a logarithmic axis; from 1 to 1 if none is positive."""
-    known = [lr for lr in lrs if lr is not None and lr > 0]
+def of_lrs(calm: Iterable[float | None], every: Iterable[float | None]) -> Range:
+    """Of LRs over steps, on a logarithmic axis; from 1 to 1 if none is positive.
+
+    Args:
+        calm: of the steps that stayed; None is no LR. What is far below the highest of them is cut off. Where there is
+            none, all count.
+        every: of all steps.
+    """
+    kept = [lr for lr in calm if lr is not None and lr > 0]
+    known = [lr for lr in every if lr is not None and lr > 0] + kept
     high = max(known, default=1.0)
-    return Range(max(min(known, default=1.0), high / 10**LR_DECADES), high)
+    return Range(max(min(known, default=1.0), max(kept, default=high) / 10**LR_DECADES), high)
 
 
 def shown(values: Iterable[float], limits: Range) -> Range:

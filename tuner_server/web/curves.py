@@ -14,6 +14,10 @@ from tuner_server.web.axes import of_losses, of_lrs
 from tuner_server.web.thinning import IntArray, Window, thinned
 from tuner_server.web.timeline import Span, Stage, Timeline
 
+TREND_PARTS = 100
+"""Of a chart: so many means show the way of a loss that scatters from batch to batch."""
+LEAST_AVERAGED = 5
+"""Steps of a part: means of fewer are as restless as the losses themselves."""
 BUCKETS = 500
 """Of a whole chart: up to four points each, about one a pixel on a wide screen."""
 LR_POINTS = 64
@@ -48,6 +52,9 @@ class JobCurves(TypedDict):
 
     n_steps: int
     committed_loss: Line
+    trend: Line
+    """Means of the committed losses, each at the middle of `trend_steps` steps; none where single steps can be seen."""
+    trend_steps: int
     search_loss: Line
     validation: Line
     committed_lr: Line
@@ -70,10 +77,13 @@ def job_curves(found: Timeline, window: Window) -> JobCurves:
         "y": [v.loss for span in kept for v in span.validations],
     }
     losses = of_losses([*committed_loss["y"], *validation["y"]], search_loss["y"])
-    lrs = of_lrs([*committed_lr["y"], *search_lr["y"]])
+    lrs = of_lrs(committed_lr["y"], search_lr["y"])
+    trend_steps = max((window.end - window.start) // TREND_PARTS, 1)
     return {
         "n_steps": found.n_steps,
         "committed_loss": committed_loss,
+        "trend": _trend(kept, window, trend_steps),
+        "trend_steps": trend_steps,
         "search_loss": search_loss,
         "validation": validation,
         "committed_lr": committed_lr,
@@ -104,6 +114,43 @@ def _losses(spans: Sequence[Span], window: Window) -> Line:
         x += numbers[low:high]
         y += [value if math.isfinite(value) else None for value in values[low:high]]
     return {"x": x, "y": y}
+
+
+def _trend(spans: Sequence[Span], window: Window, n_steps: int) -> Line:
+    """Means over so many steps each, from the beginning of each piece without other steps in between."""
+    x: list[float | None] = []
+    y: list[float | None] = []
+    if n_steps < LEAST_AVERAGED:
+        return {"x": x, "y": y}
+    for piece in _pieces(spans):
+        start = piece[0].start
+        # Where the window begins within a piece the parts stay where they are: moving along, one sees the same curve.
+        first = max(window.start - start, 0) // n_steps * n_steps
+        losses = np.concatenate([span.losses for span in piece])[first : window.end - start]
+        starts = np.arange(0, len(losses), n_steps)
+        if len(starts) > 1 and len(losses) - starts[-1] < LEAST_AVERAGED:
+            starts = starts[:-1]
+        counts = np.diff(starts, append=len(losses))
+        finite = np.isfinite(losses)
+        n_finite = np.add.reduceat(finite.astype(np.int64), starts)
+        sums = np.add.reduceat(np.where(finite, losses, 0.0), starts)
+        if x:
+            x.append(None)
+            y.append(None)
+        x += (start + first + starts + (counts + 1) / 2).tolist()
+        y += [total / n if n else None for total, n in zip(sums.tolist(), n_finite.tolist(), strict=True)]
+    return {"x": x, "y": y}
+
+
+def _pieces(spans: Sequence[Span]) -> list[list[Span]]:
+    """Spans by themselves, but those that follow each other without other steps in between together."""
+    pieces: list[list[Span]] = []
+    for span in spans:
+        if pieces and pieces[-1][-1].end == span.start:
+            pieces[-1].append(span)
+        else:
+            pieces.append([span])
+    return pieces
 
 
 def _validated(spans: Sequence[Span], steps: IntArray, window: Window) -> IntArray:

@@ -54,7 +54,8 @@ def overview(found: Timeline) -> str:
         f'<path class="{kind}" d="{_path(line, end, WIDTH, scale)}"/>'
         for kind, line, scale in (
             ("search", curves["search_loss"], loss),
-            ("committed", curves["committed_loss"], loss),
+            ("committed faint" if curves["trend"]["x"] else "committed", curves["committed_loss"], loss),
+            ("committed", curves["trend"], loss),
             ("validation", curves["validation"], loss),
             ("search", curves["search_lr"], lr),
             ("committed", curves["committed_lr"], lr),

@@ -258,7 +258,7 @@ def _trained(stage: Stage) -> list[Probe]:
 
 def _compared(stage: Stage) -> Span | None:
     """The winner's steps, where the others had the same batches: what is left of a difference is the LR's."""
-    winner, probes = stage.winner, _trained(stage)
+    winner, probes = stage.winner, [probe for probe in _trained(stage) if probe.span is not None]
     if winner is None or len(probes) < 2 or any(p.directive.batches is not BatchSource.REPLAYED for p in probes):
         return None
     return winner.span

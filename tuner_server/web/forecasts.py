@@ -79,6 +79,8 @@ def ended(found: Timeline) -> list[Tested]:
 
 def sentence(config: JobConfig, found: Timeline) -> str:
     """How good the forecasts were so far; empty before the first has come to its test."""
+    if not any(stage.candidates for stage in found.stages):
+        return ""
     if not method.forecasts(config):
         return "Nothing is forecast: each probe is a small run of its own, and its end is measured."
     outcomes = ended(found)

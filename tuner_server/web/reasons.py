@@ -52,7 +52,9 @@ def bounded(candidate: Candidate) -> bool:
 def _so_far(stage: Stage) -> str:
     judged = [probe for probe in stage.probes if probe.candidate is not None]
     if not judged:
-        return f"The search has begun: {stage.probes[-1].directive.reason}."
+        if stage.probes[-1].directive.phase is Phase.RANGE_TEST:
+            return "The search has begun with a range test: which LRs train at all?"
+        return f"The search has begun with LR {number(stage.probes[0].lr)}."
     best = stage.best
     lead = f"So far LR {number(best.lr)} leads, with loss {number(best.forecast)}." if best else "None has trained yet."
     return f"{_probes(judged)} judged. {lead}"

@@ -18,6 +18,8 @@ FEWEST_COMPARED = 20
 """Losses of single batches are noise: means over fewer say nothing."""
 SURE_SDS = 2.0
 """So many standard errors apart, two means differ."""
+MOST_LOST = 0.1
+"""Of what the loss fell at its best: an end that gave back more of it is above its best."""
 LEAST_KEPT_SHARE = 0.1
 """Of the steps that were run: a job that gave back the most, and ends with fewer, did next to nothing."""
 
@@ -79,7 +81,19 @@ def _finished(state: JobState, found: Timeline) -> Verdict:
         if not change.fell:
             why = f"Mean of the last {steps(n)}: {change.now}; of the first: {change.then}."
             return Verdict(Tone.BAD, "Finished, not lower", why)
+        best = _lowest_row(losses, n)
+        lost = _Change.between(best, losses[-n:])
+        if lost.rose and lost.difference > MOST_LOST * (losses[:n].mean() - best.mean()):
+            why = f"Mean of the last {steps(n)}: {lost.now}; of the best: {lost.then}."
+            return Verdict(Tone.WARNING, "Finished, above its best", why)
     return Verdict(Tone.GOOD, "Finished", "The budget is spent." if state.config.total_steps else "")
+
+
+def _lowest_row(losses: FloatArray, n: int) -> FloatArray:
+    """Of the losses, cut into rows of n from the end, the row with the lowest mean."""
+    rows = losses[len(losses) % n :].reshape(-1, n)
+    lowest: FloatArray = rows[rows.mean(axis=1).argmin()]
+    return lowest
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

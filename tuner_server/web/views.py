@@ -116,7 +116,7 @@ def _facts(job: StoredJob, found: Timeline) -> tuple[Fact, ...]:
     if total is not None:
         progress = Fact("Progress", share(run, total), f"{count(run)} of {count(total)} steps")
     loss = Fact("Loss", number(state.last_loss), f"mean of the last {LOSS_WINDOW} committed")
-    if found.first_loss is not None:
+    if state.last_loss is not None and found.first_loss is not None:
         loss = dataclasses.replace(loss, note=f"from {number(found.first_loss)} at the start")
     best = Fact("Best loss", number(state.best_loss), f"lowest mean of {LOSS_WINDOW} in a row")
     validation = Fact("Best validation", number(state.best_validation), "none so far")
@@ -167,8 +167,9 @@ def _details(job: StoredJob) -> tuple[Fact, ...]:
         "Training time": duration(state.wall_time_s),
         "Created": moment(job.create_time),
         "Last report": moment(job.update_time),
-        "Message": state.message or "–",
     }
+    if state.message:
+        details["Message"] = state.message
     return tuple(Fact(name, value) for name, value in details.items())
 
 

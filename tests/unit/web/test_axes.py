@@ -45,6 +45,11 @@ def test_losses_of_a_search_don_t_stretch_the_axis_upwards() -> None:
 
 
 def test_a_decay_to_zero_does_not_stretch_the_axis_of_lrs() -> None:
-    assert of_lrs([0.1, 0.01]) == Range(0.01, 0.1)
-    assert of_lrs([0.1, 1e-12, 0.0, None]) == Range(0.1 / 10**LR_DECADES, 0.1)
-    assert of_lrs([0.0]) == Range(1.0, 1.0)
+    assert of_lrs([0.1, 0.01], []) == Range(0.01, 0.1)
+    assert of_lrs([0.1, 1e-12, 0.0, None], [None]) == Range(0.1 / 10**LR_DECADES, 0.1)
+    assert of_lrs([], [0.1, 1e-12]) == Range(0.1 / 10**LR_DECADES, 0.1)
+    assert of_lrs([0.0], []) == Range(1.0, 1.0)
+
+
+def test_a_high_lr_that_a_search_tried_does_not_hide_the_committed_ones() -> None:
+    assert of_lrs([1e-4, 1e-5], [1.0]) == Range(1e-5, 1.0)

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 
+import numpy as np
 import pytest
 
 from tests.support.shown import history, job_config
 from tests.support.simulated import SimulatedTraining, drive
 from tuner_server.web.curves import Line, job_curves
 from tuner_server.web.drawing import overview, sparkline
-from tuner_server.web.thinning import Window
+from tuner_server.web.thinning import FloatArray, Window
 from tuner_server.web.timeline import Timeline, timeline
 
 
@@ -70,6 +73,58 @@ def test_the_axes_hold_what_is_worth_seeing(found: Timeline) -> None:
     assert low <= min(calm)
     assert high == max(calm) < max(_known(curves["search_loss"])), "a probe that diverged is cut off"
     assert curves["lr_range"][1] == max(*_known(curves["committed_lr"]), *_known(curves["search_lr"]))
+
+
+def _of(losses: FloatArray, found: Timeline, *starts: int) -> Timeline:
+    """Pieces of committed steps, each with these losses, and nothing in between."""
+    span = next(span for span in found.spans if span.kept)
+    return Timeline(tuple(dataclasses.replace(span, start=start, losses=losses) for start in starts), found.stages)
+
+
+def test_the_trend_is_the_mean_of_equal_parts_each_at_its_middle(found: Timeline) -> None:
+    losses = np.arange(1000, dtype=np.float64)
+    curves = job_curves(_of(losses, found, 0), Window(0, 1000, 500))
+    assert curves["trend_steps"] == 10
+    assert curves["trend"]["y"] == [4.5 + 10 * i for i in range(100)]
+    assert curves["trend"]["x"] == [5.5 + 10 * i for i in range(100)], "steps count from 1"
+
+
+def test_the_trend_is_broken_where_other_steps_came_between_and_knows_no_nan(found: Timeline) -> None:
+    losses = np.ones(500)
+    losses[3] = math.nan
+    losses[100:110] = math.inf
+    trend = job_curves(_of(losses, found, 0, 600), Window(0, 1100, 500))["trend"]
+    at = trend["x"].index(None)
+    assert trend["y"][at] is None
+    first, second = trend["y"][:at], trend["y"][at + 1 :]
+    assert first == second
+    assert first[0] == 1.0
+    assert set(first) <= {1.0, None}
+    json.dumps(trend, allow_nan=False)
+
+
+def test_reports_that_follow_each_other_are_one_trend(found: Timeline) -> None:
+    losses = np.random.default_rng(0).standard_normal(600)
+    whole = job_curves(_of(losses, found, 0), Window(0, 600, 500))["trend"]
+    parts = (_of(losses[:7], found, 0), _of(losses[7:500], found, 7), _of(losses[500:], found, 500))
+    joined = Timeline(tuple(part.spans[0] for part in parts), found.stages)
+    assert job_curves(joined, Window(0, 600, 500))["trend"] == whole
+
+
+def test_the_trend_stays_in_place_along_a_run_and_is_gone_where_single_steps_are_seen(
+    found: Timeline,
+) -> None:
+    losses = np.random.default_rng(0).standard_normal(5000)
+    points = {}
+    for start in (1000, 1003, 1500):
+        trend = job_curves(_of(losses, found, 0), Window(start, start + 1000, 500))["trend"]
+        points[start] = dict(zip(trend["x"][:-1], trend["y"][:-1], strict=True))
+    for other in (1003, 1500):
+        assert points[other].items() - points[1000].items() == {
+            (x, y) for x, y in points[other].items() if x not in points[1000]
+        }
+        assert points[other].keys() & points[1000].keys()
+    assert job_curves(_of(losses, found, 0), Window(1000, 1400, 500))["trend"]["x"] == []
 
 
 def test_drawings_hold_what_can_be_drawn(found: Timeline) -> None:

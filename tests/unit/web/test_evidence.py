@@ -194,3 +194,10 @@ def test_probes_that_saw_other_batches_are_not_compared_step_by_step() -> None:
     span = stage.probes[0].span
     assert span is not None
     assert curves["probes"][0]["losses"]["y"][0] == span.losses[0]
+
+
+def test_a_probe_is_not_compared_with_itself_while_the_next_one_runs() -> None:
+    stage = timeline(history(drive(BUDGET, SimulatedTraining(validates=True), max_directives=1))).stages[0]
+    (probe,) = stage_curves(stage, BUDGET)["probes"]
+    assert len(stage.probes) == 2
+    assert all(loss for loss in probe["losses"]["y"])

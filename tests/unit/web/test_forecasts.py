@@ -89,3 +89,8 @@ def test_probes_whose_end_is_measured_forecast_nothing(measuring: JobConfig) -> 
     found = timeline(history(drive(measuring, SimulatedTraining(validates=True))))
     assert sentence(measuring, found).startswith("Nothing is forecast")
     assert forecasts(measuring, found)["x"] == []
+
+
+def test_a_job_without_probes_says_nothing_of_them() -> None:
+    job = job_config("budget")
+    assert sentence(job, timeline(history(drive(job, SimulatedTraining(), max_directives=0)))) == ""

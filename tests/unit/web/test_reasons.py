@@ -147,3 +147,15 @@ def test_a_warm_up_says_where_it_leads() -> None:
     run: Run = drive(config(800, warmup_steps=20, **QUICK), SimulatedTraining(), max_directives=2)
     (stage, *_) = timeline(history(run)).stages
     assert why(stage, FORECASTS) == "A linear warm-up to LR 0.1 over 20 steps."
+
+
+@pytest.mark.parametrize(
+    ("job", "words"),
+    [
+        (BUDGET, "The search has begun with LR "),
+        (config(2000, bounds=False, **QUICK), "The search has begun with a range test: "),
+    ],
+)
+def test_a_search_that_has_begun_says_with_what(job: JobConfig, words: str) -> None:
+    stage = timeline(history(drive(job, SimulatedTraining(validates=job.has_validation), max_directives=0))).stages[0]
+    assert why(stage, job).startswith(words)

@@ -74,6 +74,16 @@ def test_a_loss_that_is_lower_by_its_noise_alone_is_not_lower(finished: Run) -> 
     assert verdict(finished.state, _with_losses(timeline(history(finished)), losses)).tone is Tone.BAD
 
 
+def test_an_end_far_above_the_best_is_no_good_end_but_noise_is(finished: Run) -> None:
+    noise = 0.3 * np.random.default_rng(0).standard_normal(2000)
+    found = timeline(history(finished))
+    falls = np.linspace(3.0, 1.0, 2000)
+    assert verdict(finished.state, _with_losses(found, falls + noise)).tone is Tone.GOOD
+    rises = np.where(np.arange(2000) < 1500, falls, 2.0)
+    said = verdict(finished.state, _with_losses(found, rises + noise))
+    assert (said.tone, said.words) == (Tone.WARNING, "Finished, above its best")
+
+
 def test_a_job_that_gave_nearly_all_back_is_bad_however_its_loss_fell(finished: Run) -> None:
     found = timeline(history(finished))
     kept = dataclasses.replace(found.stages[0].spans[0], start=0, losses=np.linspace(2.0, 1.0, 50))

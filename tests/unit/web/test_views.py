@@ -44,6 +44,11 @@ def test_a_job_that_was_cancelled_at_once_has_no_peak() -> None:
     assert (fact.value, fact.note) == ("–", "no step was committed")
 
 
+def test_before_anything_is_committed_no_loss_is_said_to_come_from_one() -> None:
+    fact = _fact(_view(_run(job_config("budget"), max_directives=1)), "Loss")
+    assert (fact.value, fact.note) == ("–", "mean of the last 10 committed")
+
+
 def test_the_lr_now_and_the_headline_agree_in_a_search() -> None:
     view = _view(_run(job_config("budget"), max_directives=1))
     assert f"trying LR {_fact(view, 'LR now').value}," in view.headline

@@ -40,6 +40,15 @@ const jobChart = (() => {
     ];
   };
 
+  // Single losses scatter: where there are many, their means show the way.
+  const FAINT = 0.4;
+  const averaged = (data) => data.trend.x.length > 0;
+  const withTrend = (data, [loss, lr], name) => {
+    if (!averaged(data)) return [loss, lr];
+    const trend = line(data.trend, name, { ...loss.line, width: 2.2 }, { showlegend: true });
+    return [{ ...loss, opacity: FAINT, line: { ...loss.line, width: 1, dash: "solid" }, showlegend: false }, trend, lr];
+  };
+
   const bands = (stages, ink) =>
     stages.flatMap((stage) => {
       const rect = (x0, x1, fillcolor) => ({
@@ -80,7 +89,9 @@ const jobChart = (() => {
   const keys = (data, [first, last], beyond) => {
     const seen = (xs) => xs.some((x) => x !== null && x >= first && x <= last);
     return [
-      data.committed_loss.x.length && ["line", "committed", "committed"],
+      averaged(data) && ["line", "committed", `committed, mean of ${data.trend_steps} steps`],
+      averaged(data) && ["line thin", "committed", "committed, step by step"],
+      data.committed_loss.x.length && !averaged(data) && ["line", "committed", "committed"],
       data.search_loss.x.length && ["line", "search", "search, rolled back"],
       data.validation.x.length && ["diamond", "validation", "validation"],
       data.broken.x.length && ["cross", "bad", "diverged"],
@@ -99,16 +110,15 @@ const jobChart = (() => {
     const committed = { color: ink("committed"), width: 1.6 };
     const y = lossAxis(ink, data.loss_range, log, { domain: ROWS.y, fixedrange: true });
     const [searchLoss, searchLr] = lossAndLr(data.search_loss, data.search_lr, "search loss", search, { opacity: 0.8 });
-    const [loss, lr] = lossAndLr(data.committed_loss, data.committed_lr, "loss", committed);
+    const kept = withTrend(data, lossAndLr(data.committed_loss, data.committed_lr, "loss", committed), "mean loss");
     const ended = forecasts(data.forecasts, y.range, y.type === "log", ink);
     const validation = { color: ink("validation"), size: 9, symbol: "diamond", line: { width: 1, color: ink("card") } };
     return {
       data: [
         searchLoss,
-        loss,
+        ...kept,
         line(data.validation, "validation", { color: ink("validation"), width: 1.6, dash: "dot" }),
         searchLr,
-        lr,
         // What is near a step, and not at it, says where it is.
         markers(data.validation, "validation", validation, {
           hovertemplate: "validation %{y:.4g} after step %{x:,d}<extra></extra>", showlegend: data.validation.x.length > 0,
@@ -140,7 +150,8 @@ const jobChart = (() => {
       data: jobs.flatMap(({ name, data }, i) => {
         const hover = `${charts.escaped(name)}<br>step %{x:,d}<br>`;
         const style = { color: ink(`series-${i}`), width: 1.8, dash: i < N_SOLID ? "solid" : "5px,2px" };
-        return lossAndLr(data.committed_loss, data.committed_lr, charts.escaped(name), style, { hover });
+        const words = charts.escaped(name);
+        return withTrend(data, lossAndLr(data.committed_loss, data.committed_lr, words, style, { hover }), words);
       }),
       layout: frame(ink, range || [0, Math.max(n_steps, 1)], {
         hovermode: "closest",

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from lrpilot.divergence import first_divergence
 
 from benchmarks.regret.oracle import ConstantTrial, StateTable, probe_marks
 from tuner_server.core.divergence import SoundLosses
@@ -94,4 +95,4 @@ def _gave_up(table: StateTable, trial: ConstantTrial) -> bool:
     complete = len(seen) == table.key.tau_prime and len(trial.probe_validations) == len(
         probe_marks(table.key.tau_prime)
     )
-    return not complete or max(seen) > give_up_above(table)
+    return not complete or first_divergence(seen, give_up_above(table)) is not None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lrpilot.divergence import PATIENCE
 from lrpilot.profile import Profile, Shape
 from lrpilot.replay import BatchBuffer
 
@@ -115,12 +116,18 @@ def test_the_surrogate_looks_between_the_best_probes_neighbours_and_is_corrected
     assert surrogate_of_decayed_probes(_table(), corrected=True) == pytest.approx(x + exponent * math.log(0.1))
 
 
-def test_a_probe_that_passes_three_times_the_start_is_given_up() -> None:
-    wild = replace(_table().constant[1], losses=(1.0, 6.1, *(0.1,) * (TAU - 2)))
+def test_a_probe_that_stays_above_three_times_the_start_is_given_up() -> None:
+    wild = replace(_table().constant[1], losses=(1.0, *(6.1,) * PATIENCE, *(0.1,) * (TAU - 1 - PATIENCE)))
     table = replace(_table(), constant=(_table().constant[0], wild, _table().constant[2]))
     assert probes(table, Objective.TRAINING)[1] is None
     assert probes(table, Objective.VALIDATION)[1] is None
     assert by_forecast(table, last_value, Objective.TRAINING) == math.log(1.0)
+
+
+def test_a_probe_with_a_bad_batch_is_not_given_up() -> None:
+    bumpy = replace(_table().constant[1], losses=(1.0, 6.1, *(0.1,) * (TAU - 2)))
+    table = replace(_table(), constant=(_table().constant[0], bumpy, _table().constant[2]))
+    assert probes(table, Objective.TRAINING)[1] is not None
 
 
 def test_with_every_probe_given_up_the_lowest_lr_is_picked() -> None:

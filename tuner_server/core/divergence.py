@@ -69,6 +69,27 @@ def learn(known: SoundLosses | None, report: Report) -> SoundLosses | None:
     return SoundLosses(typical=max(known.typical, typical), sd=max(known.sd, sd))
 
 
+def ended_high(report: Report, start_loss: float | None, known: SoundLosses | None, factor: float) -> float | None:
+    """Where a probe ended, if that is far above the stage's start: a network that is ruined may have a finite loss.
+
+    A curve that comes down from a spike looks as if it went on falling, so no forecast is to be made of it.
+
+    Args:
+        report: on a whole probe.
+        start_loss: the loss at the stage's start, a mean over several batches; None: not known.
+        known: what sound probes taught about the noise; None: nothing yet.
+        factor: how many times the start is too much.
+
+    Returns:
+        The median of its last `WINDOW` losses; None: the probe did not end high, or it can't be told.
+    """
+    if start_loss is None or known is None or report.n_steps < WINDOW:
+        return None
+    end = float(np.median(report.losses[-WINDOW:]))
+    level = SoundLosses(typical=start_loss, sd=known.sd).level(factor)
+    return end if level is not None and end > level else None
+
+
 def check_restarts(restarts: int) -> None:
     """Ends the tuning of a run that can't be helped. Raises: DivergenceError: it diverged too often."""
     if restarts > MAX_RESTARTS:

@@ -25,7 +25,15 @@ from tuner_server.core import range_test
 from tuner_server.core.acquisition import LogExpectedImprovement, LowerConfidenceBound
 from tuner_server.core.config import LrBounds
 from tuner_server.core.decayed import HELD_OUT, end_loss, length_correction
-from tuner_server.core.divergence import TRUSTED_RESTARTS, SoundLosses, check_restarts, doubt, learn, level_reached
+from tuner_server.core.divergence import (
+    TRUSTED_RESTARTS,
+    SoundLosses,
+    check_restarts,
+    doubt,
+    ended_high,
+    learn,
+    level_reached,
+)
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.evidence import observations, posterior_curve
 from tuner_server.core.forecast import (
@@ -316,18 +324,27 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
             # No standard error, as in `budget`: what is left of the noise is for the surrogate to find out.
             candidate = Candidate(directive_number=number, lr=lr, forecast=loss, forecast_sd=0.0)
         else:
-            forecast = self._forecast(state, report)
-            candidate = Candidate(
-                directive_number=number,
-                lr=lr,
-                forecast=forecast.loss,
-                forecast_sd=forecast.sd,
-                raw_forecast=forecast.raw,
-            )
+            candidate = self._extrapolated(state, directive, report)
         state = state.model_copy(update={"candidates": (*state.candidates, candidate)})
         if len(state.candidates) < self.options.candidates:
             return (yield from self._probe(state, progress))
         return self._commit(state, progress)
+
+    def _extrapolated(self, state: AutoLrsState, directive: Directive, report: Report) -> Candidate:
+        """A whole probe as its curve's forecast; one that ended far above the stage's start as one that diverged."""
+        assert directive.profile is not None
+        number, lr = directive.number, directive.profile.start_lr
+        high = ended_high(report, state.start_loss, state.sound, self.options.divergence_factor)
+        if high is not None:
+            return Candidate(directive_number=number, lr=lr, at_least=high)
+        forecast = self._forecast(state, report)
+        return Candidate(
+            directive_number=number,
+            lr=lr,
+            forecast=forecast.loss,
+            forecast_sd=forecast.sd,
+            raw_forecast=forecast.raw,
+        )
 
     def _forecast(self, state: AutoLrsState, report: Report) -> Forecast:
         """The loss after tau steps; a validation series counts in intervals between validations."""

@@ -236,12 +236,11 @@ def _account(state: JobState, report: Report) -> JobState:
         searched += report.replacement.wasted_steps
         update["snapshot_step"] = None  # the client has another snapshot by now
     if _rolled_back(state, report):
-        searched += n
         if state.directive.phase.committed:
             assert state.snapshot_step is not None
             given_back = n + committed - state.snapshot_step
-            searched += committed - state.snapshot_step
             committed, standing = state.snapshot_step, state.snapshot_standing
+        searched += given_back or n
     else:
         committed += n
         lrs = state.directive.profile if report.replacement is None else report.replacement.profile

@@ -103,43 +103,45 @@ def _losses(spans: Sequence[Span], window: Window) -> Line:
     losses = np.concatenate([span.losses for span in spans])
     at = np.union1d(thinned(steps, losses, window), _validated(spans, steps, window))
     pieces = np.cumsum(np.diff(steps, prepend=steps[0] - 1) != 1)[at]
-    x: list[float | None] = []
-    y: list[float | None] = []
     # A loss is known after its step, and its LR holds during it: both are drawn at the step's number, from 1.
     numbers, values = (steps[at] + 1).tolist(), losses[at].tolist()
-    for low, high in itertools.pairwise((0, *(np.flatnonzero(np.diff(pieces)) + 1).tolist(), len(at))):
+    shown = [value if math.isfinite(value) else None for value in values]
+    cuts = itertools.pairwise((0, *(np.flatnonzero(np.diff(pieces)) + 1).tolist(), len(at)))
+    return _joined((numbers[low:high], shown[low:high]) for low, high in cuts)
+
+
+def _joined(parts: Iterable[tuple[Sequence[float], Sequence[float | None]]]) -> Line:
+    """One line of several unbroken ones."""
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for steps, values in parts:
         if x:
             x.append(None)
             y.append(None)
-        x += numbers[low:high]
-        y += [value if math.isfinite(value) else None for value in values[low:high]]
+        x += steps
+        y += values
     return {"x": x, "y": y}
 
 
 def _trend(spans: Sequence[Span], window: Window, n_steps: int) -> Line:
     """Means over so many steps each, from the beginning of each piece without other steps in between."""
-    x: list[float | None] = []
-    y: list[float | None] = []
-    if n_steps < LEAST_AVERAGED:
-        return {"x": x, "y": y}
-    for piece in _pieces(spans):
-        start = piece[0].start
-        # Where the window begins within a piece the parts stay where they are: moving along, one sees the same curve.
-        first = max(window.start - start, 0) // n_steps * n_steps
-        losses = np.concatenate([span.losses for span in piece])[first : window.end - start]
-        starts = np.arange(0, len(losses), n_steps)
-        if len(starts) > 1 and len(losses) - starts[-1] < LEAST_AVERAGED:
-            starts = starts[:-1]
-        counts = np.diff(starts, append=len(losses))
-        finite = np.isfinite(losses)
-        n_finite = np.add.reduceat(finite.astype(np.int64), starts)
-        sums = np.add.reduceat(np.where(finite, losses, 0.0), starts)
-        if x:
-            x.append(None)
-            y.append(None)
-        x += (start + first + starts + (counts + 1) / 2).tolist()
-        y += [total / n if n else None for total, n in zip(sums.tolist(), n_finite.tolist(), strict=True)]
-    return {"x": x, "y": y}
+    return _joined(_means(piece, window, n_steps) for piece in _pieces(spans) if n_steps >= LEAST_AVERAGED)
+
+
+def _means(piece: Sequence[Span], window: Window, n_steps: int) -> tuple[list[float], list[float | None]]:
+    start = piece[0].start
+    # Where the window begins within a piece the parts stay where they are: moving along, one sees the same curve.
+    first = max(window.start - start, 0) // n_steps * n_steps
+    losses = np.concatenate([span.losses for span in piece])[first : window.end - start]
+    starts = np.arange(0, len(losses), n_steps)
+    if len(starts) > 1 and len(losses) - starts[-1] < LEAST_AVERAGED:
+        starts = starts[:-1]
+    counts = np.diff(starts, append=len(losses))
+    finite = np.isfinite(losses)
+    n_finite = np.add.reduceat(finite.astype(np.int64), starts)
+    sums = np.add.reduceat(np.where(finite, losses, 0.0), starts)
+    middles = (start + first + starts + (counts + 1) / 2).tolist()
+    return middles, [total / n if n else None for total, n in zip(sums.tolist(), n_finite.tolist(), strict=True)]
 
 
 def _pieces(spans: Sequence[Span]) -> list[list[Span]]:
@@ -161,20 +163,14 @@ def _validated(spans: Sequence[Span], steps: IntArray, window: Window) -> IntArr
     return at
 
 
-def _lrs(spans: Iterable[Span], window: Window) -> Line:
+def _lrs(spans: Sequence[Span], window: Window) -> Line:
     """The same of their LRs."""
-    x: list[float | None] = []
-    y: list[float | None] = []
-    end = None
-    for span in spans:
-        if end is not None and span.start != end:
-            x.append(None)
-            y.append(None)
-        end = span.end
-        at = _lr_points(span, window)
-        x += [float(span.start + 1 + step) for step in at]
-        y += [span.profile.lr(step) for step in at]
-    return {"x": x, "y": y}
+
+    def points(piece: Sequence[Span]) -> tuple[list[float], list[float | None]]:
+        found = [(span, step) for span in piece for step in _lr_points(span, window)]
+        return [float(span.start + 1 + step) for span, step in found], [span.profile.lr(step) for span, step in found]
+
+    return _joined(map(points, _pieces(spans)))
 
 
 def _lr_points(span: Span, window: Window) -> list[int]:

@@ -315,8 +315,8 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
         number, lr = directive.number, directive.profile.start_lr
         if state.stage == 0 or state.sound is None:
             state = state.model_copy(update={"sound": learn(state.sound, report)})
-        if report.outcome is Outcome.DIVERGED:
-            reached = level_reached(report, state.start_loss)
+        reached = self._reached(state, report)
+        if reached is not None:
             candidate = Candidate(directive_number=number, lr=lr, at_least=reached)
         elif self.options.decayed_probes:
             # A probe too short to hold out any has its last loss, one step before its end.
@@ -324,27 +324,26 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
             # No standard error, as in `budget`: what is left of the noise is for the surrogate to find out.
             candidate = Candidate(directive_number=number, lr=lr, forecast=loss, forecast_sd=0.0)
         else:
-            candidate = self._extrapolated(state, directive, report)
+            forecast = self._forecast(state, report)
+            candidate = Candidate(
+                directive_number=number,
+                lr=lr,
+                forecast=forecast.loss,
+                forecast_sd=forecast.sd,
+                raw_forecast=forecast.raw,
+            )
         state = state.model_copy(update={"candidates": (*state.candidates, candidate)})
         if len(state.candidates) < self.options.candidates:
             return (yield from self._probe(state, progress))
         return self._commit(state, progress)
 
-    def _extrapolated(self, state: AutoLrsState, directive: Directive, report: Report) -> Candidate:
-        """A whole probe as its curve's forecast; one that ended far above the stage's start as one that diverged."""
-        assert directive.profile is not None
-        number, lr = directive.number, directive.profile.start_lr
-        high = ended_high(report, state.start_loss, state.sound, self.options.divergence_factor)
-        if high is not None:
-            return Candidate(directive_number=number, lr=lr, at_least=high)
-        forecast = self._forecast(state, report)
-        return Candidate(
-            directive_number=number,
-            lr=lr,
-            forecast=forecast.loss,
-            forecast_sd=forecast.sd,
-            raw_forecast=forecast.raw,
-        )
+    def _reached(self, state: AutoLrsState, report: Report) -> float | None:
+        """What the loss of a probe that diverged has reached; None: it did not, or its end is measured as it is."""
+        if report.outcome is Outcome.DIVERGED:
+            return level_reached(report, state.start_loss)
+        if self.options.decayed_probes:
+            return None
+        return ended_high(report, state.start_loss, state.sound, self.options.divergence_factor)
 
     def _forecast(self, state: AutoLrsState, report: Report) -> Forecast:
         """The loss after tau steps; a validation series counts in intervals between validations."""

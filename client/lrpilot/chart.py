@@ -149,7 +149,8 @@ class Scale:
         """For curves of loss, or of LR; None: there is nothing to draw.
 
         Losses that only a search reached, such as those of a probe that diverged, are cut off. The scale is logarithmic
-        for LRs, of which a last one may be zero, and for losses if all are positive.
+        for LRs, of which a last one may be zero, and for losses if all are positive; what is drawn at the bottom is so
+        far below the highest that stayed.
         """
         stayed = [value for value in committed if value is not None]
         every = stayed + [value for value in search if value is not None]
@@ -158,7 +159,8 @@ class Scale:
         lowest, highest = min(every), max(every)
         high = max(stayed) if stayed and not of_lrs else highest
         log = high > 0 and (of_lrs or lowest > 0)
-        low = max(lowest, high / 10**DECADES) if log else min(lowest, high)
+        top = max((value for value in stayed if value > 0), default=high)
+        low = max(lowest, top / 10**DECADES) if log else min(lowest, high)
         return cls(low, high, log, lowest, highest)
 
     def part(self, value: float) -> float | None:

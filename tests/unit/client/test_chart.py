@@ -105,3 +105,9 @@ def test_without_committed_steps_a_search_has_the_whole_scale() -> None:
     assert scale is not None
     assert scale.part(3.0) == 0.5
     assert Scale.over([None], [None], of_lrs=False) is None
+
+
+def test_a_high_lr_that_a_search_tried_does_not_hide_the_committed_ones() -> None:
+    scale = Scale.over([1e-4, 1e-5], [1.0], of_lrs=True)
+    assert scale is not None
+    assert (scale.low, scale.high) == (1e-5, 1.0)

@@ -17,16 +17,6 @@ from tuner_server.web.timeline import Timeline, timeline
 
 
 @pytest.fixture(scope="module")
-def finished() -> Run:
-    return drive(job_config("budget"), SimulatedTraining(validates=True))
-
-
-@pytest.fixture(scope="module")
-def training() -> Run:
-    return drive(job_config("budget"), SimulatedTraining(validates=True), max_directives=12)
-
-
-@pytest.fixture(scope="module")
 def staged() -> Run:
     return drive(config(800, **QUICK), SimulatedTraining())
 

@@ -14,16 +14,6 @@ from tuner_server.web.timeline import Timeline, timeline
 from tuner_server.web.verdict import Tone, verdict
 
 
-@pytest.fixture(scope="module")
-def finished() -> Run:
-    return drive(job_config("budget"), SimulatedTraining(validates=True))
-
-
-@pytest.fixture(scope="module")
-def training() -> Run:
-    return drive(job_config("budget"), SimulatedTraining(validates=True), max_directives=12)
-
-
 def _with_losses(found: Timeline, losses: FloatArray) -> Timeline:
     """The same job, with one report of such losses."""
     span = dataclasses.replace(next(span for span in found.spans if span.kept), start=0, losses=losses)

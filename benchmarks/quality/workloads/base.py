@@ -31,8 +31,9 @@ class Session:
         optimizer: Carries a nominal LR; whoever trains sets its own.
         sample: Draws one augmented minibatch from a generator.
         loss_function: Mean loss of the model on a batch.
-        validation: Fixed batches, the same for all seeds and contestants.
+        validation: Fixed batches that contestants may look at, the same for all seeds and contestants.
         data_seed: Seeds the batches.
+        judging: Fixed batches that the end of the run is judged by; None if that is `validation`.
     """
 
     model: nn.Module
@@ -41,6 +42,7 @@ class Session:
     loss_function: LossFunction
     validation: Sequence[Batch]
     data_seed: int
+    judging: Sequence[Batch] | None = None
 
     def batches(self) -> Iterator[Batch]:
         """Endless minibatches, the same sequence at every call, independent of the global random state."""
@@ -54,14 +56,25 @@ class Session:
 
     def validate(self) -> float:
         """Mean loss over the fixed validation batches, in evaluation mode and without gradients."""
+        return self._mean_loss(self.validation)
+
+    def judge(self) -> float:
+        """What the run is judged by: as `validate`, over the judging batches where the workload has some."""
+        return self._mean_loss(self.validation if self.judging is None else self.judging)
+
+    def _mean_loss(self, batches: Sequence[Batch]) -> float:
         was_training = self.model.training
         self.model.eval()
         try:
             with torch.no_grad():
-                total = sum(float(self.loss(batch)) * len(batch[0]) for batch in self.validation)
+                total = sum(float(self.loss(batch)) * len(batch[0]) for batch in batches)
         finally:
             self.model.train(was_training)
-        return total / sum(len(batch[0]) for batch in self.validation)
+        return total / sum(len(batch[0]) for batch in batches)
+
+
+def _identity(loss: float) -> float:
+    return loss
 
 
 @dataclass(frozen=True)
@@ -78,7 +91,10 @@ class Workload:
         optimizer: The base optimizer with a nominal LR.
         sample: Draws one augmented training minibatch.
         loss_function: Mean loss of a model on a batch.
-        validation: Makes the fixed validation batches.
+        validation: Makes the fixed validation batches, which contestants may look at.
+        judging: Makes the fixed batches that the end of a run is judged by, where validation data are too few for it.
+        score: A positive, increasing function of the loss. Results are compared by ratios of scores, since the
+            ratio of two losses means nothing where a loss may be negative.
     """
 
     name: str
@@ -91,6 +107,8 @@ class Workload:
     sample: Sampler
     loss_function: LossFunction
     validation: Callable[[], Sequence[Batch]]
+    judging: Callable[[], Sequence[Batch]] | None = None
+    score: Callable[[float], float] = _identity
 
     def build(self, seed: int, optimizer: OptimizerFactory | None = None) -> Session:
         """A fresh run. The global random state is as before when this returns.
@@ -109,6 +127,7 @@ class Workload:
             loss_function=self.loss_function,
             validation=self.validation(),
             data_seed=seed * _STREAMS_PER_SEED + 1,
+            judging=None if self.judging is None else self.judging(),
         )
 
 

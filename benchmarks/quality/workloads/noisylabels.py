@@ -1,0 +1,79 @@
+"""Classification with wrong labels: MNIST at 14x14, 40% of the training labels replaced, SGD with momentum.
+
+Which labels are wrong is the same for all seeds. Validation labels are right, so that a network that learns the wrong
+ones by heart does worse.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmarks.quality.datasets import images
+from benchmarks.quality.workloads.base import Batch, Workload, fixed_draws, half_decades
+
+VERSION = 1
+_BATCH_SIZE = 32
+_MAX_SHIFT = 2
+_NOISE = 0.25
+_CLASSES = 10
+_WRONG_SHARE = 0.4
+
+
+@cache
+def _train() -> images.ImageSet:
+    """The training images; each label is wrong with probability `_WRONG_SHARE`, all wrong ones equally likely."""
+    train, _ = images.mnist()
+    generator = torch.Generator().manual_seed(0)
+    n = len(train.labels)
+    wrong = torch.rand(n, generator=generator) < _WRONG_SHARE
+    offsets = torch.randint(1, _CLASSES, (n,), generator=generator)
+    return images.ImageSet(train.images, torch.where(wrong, (train.labels + offsets) % _CLASSES, train.labels))
+
+
+def _model() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(16 * 4 * 4, _CLASSES),
+    )
+
+
+def _optimizer(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, fused=True)
+
+
+def _sample(generator: torch.Generator) -> Batch:
+    return _train().draw(_BATCH_SIZE, generator, max_shift=_MAX_SHIFT, noise=_NOISE)
+
+
+def _validation() -> list[Batch]:
+    _, held_out = images.mnist()
+    return fixed_draws(lambda generator: held_out.draw(1000, generator, max_shift=_MAX_SHIFT, noise=_NOISE), 1)
+
+
+def _loss(model: nn.Module, batch: Batch) -> Tensor:
+    inputs, labels = batch
+    return functional.cross_entropy(model(inputs), labels)
+
+
+WORKLOAD = Workload(
+    name="noisylabels",
+    version=VERSION,
+    description="small conv net on noisy MNIST 14x14 with 40% wrong labels, SGD momentum",
+    lr_range=(1e-3, 1.0),
+    lr_grid=half_decades(1e-3, 7),
+    model=_model,
+    optimizer=_optimizer,
+    sample=_sample,
+    loss_function=_loss,
+    validation=_validation,
+)

@@ -1,0 +1,38 @@
+"""Policy `budget` on an optimizer that carries an LR which its user has tuned.
+
+The range stays the workload's: what is measured is whether the run does as well as `linear` with that LR.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import nn
+from torch.optim import Optimizer
+
+from benchmarks.quality.baselines import Contestant
+from benchmarks.quality.training import Curve, set_lr
+from benchmarks.quality.tuners import VARIANTS
+from benchmarks.quality.workloads import Workload
+
+USERS_LR = "budget, user's LR"
+
+
+def carrying(workload: Workload, lr: float) -> Workload:
+    """`workload` whose optimizer carries `lr`."""
+
+    def optimizer(model: nn.Module) -> Optimizer:
+        made = workload.optimizer(model)
+        set_lr(made, lr)
+        return made
+
+    return replace(workload, optimizer=optimizer)
+
+
+def _run(workload: Workload, lr: float | None, n_steps: int, seed: int) -> Curve:
+    if lr is None:
+        raise ValueError(f"{USERS_LR} needs an LR")
+    return VARIANTS["budget"].run(carrying(workload, lr), None, n_steps, seed)
+
+
+CONTESTANT = Contestant(USERS_LR, _run, takes_lr=True)

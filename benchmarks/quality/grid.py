@@ -6,12 +6,14 @@ python -m benchmarks.quality.grid --steps 4000 --seeds 3 --workers 2 --out grid.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.pool import run_in_workers
 from benchmarks.quality.contestants import CONTESTANTS
+from benchmarks.quality.plan import Plan
 from benchmarks.quality.results import ResultFile, RunKey
+from benchmarks.quality.scores import scores
 from benchmarks.quality.training import Curve
 from benchmarks.quality.workloads import WORKLOADS
 
@@ -38,6 +40,24 @@ def run_all(keys: Sequence[RunKey], results: ResultFile, n_workers: int) -> None
     """Runs `keys` in worker processes and stores each result as soon as it is there."""
     for key, curve in run_in_workers("grid", keys, run, lambda k: f"{k.contestant} {k.workload}", n_workers):
         results.append(key, curve)
+
+
+def run_rounds(
+    plan: Plan, load: Callable[[], Mapping[RunKey, Curve]], run_keys: Callable[[Sequence[RunKey]], None]
+) -> None:
+    """Runs what can be planned and plans again, until every planned run is there.
+
+    Args:
+        plan: What is to be run.
+        load: Gives all finished runs.
+        run_keys: Runs what is missing, so that `load` has it afterwards.
+    """
+    while True:
+        done = load()
+        missing = [key for key in plan.after(scores(done, plan.score_functions)).keys if key not in done]
+        if not missing:
+            return
+        run_keys(missing)
 
 
 def _arguments() -> argparse.Namespace:

@@ -1,9 +1,9 @@
-"""How close every contestant comes to the best linear decay of a grid.
+"""How close every contestant comes to the best linear decay of a grid, at run lengths from 500 to 20,000 steps.
 
     python -m benchmarks.quality --json quality.json --workers 2
     python -m benchmarks.quality --json quality.json --quick
 
-Trains what the cache lacks, then reports on all of it.
+Trains what the caches lack, then reports on all of it.
 """
 
 from __future__ import annotations
@@ -13,47 +13,29 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality.contestants import CONTESTANTS
-from benchmarks.quality.grid import plan, run_all
+from benchmarks.quality.figures import as_json
+from benchmarks.quality.grid import run_all, run_rounds
+from benchmarks.quality.markdown import as_markdown
+from benchmarks.quality.plan import FULL, QUICK
 from benchmarks.quality.plots import save_plots
-from benchmarks.quality.report import as_json, as_markdown, make_report
+from benchmarks.quality.report import make_report
 from benchmarks.quality.results import ResultFile, RunKey
 from benchmarks.quality.training import Curve
-from benchmarks.quality.workloads import WORKLOADS
 
-
-@dataclass(frozen=True)
-class Scale:
-    """What is trained, and the cache of it."""
-
-    workloads: tuple[str, ...]
-    contestants: tuple[str, ...]
-    n_seeds: int
-    n_steps: int
-    cache: Path
-
-    def planned(self) -> list[RunKey]:
-        return plan(self.workloads, self.contestants, self.n_seeds, self.n_steps)
-
-
-FULL = Scale(tuple(WORKLOADS), tuple(CONTESTANTS), 3, 4000, Path("out/bench/quality.jsonl"))
-# The workloads with the cheapest steps, for a look within minutes.
-QUICK = Scale(
-    ("mlp", "inpainting", "finetune"),
-    ("linear", "constant", "cosine", "budget", "autolrs"),
-    1,
-    1000,
-    Path("out/bench/quality-quick.jsonl"),
-)
+STORED = Path(__file__).parent / "data" / "runs.jsonl"
+FULL_CACHES = [Path("out/bench/quality.jsonl"), STORED]
+QUICK_CACHES = [Path("out/bench/quality-quick.jsonl")]
 
 
 def load(caches: Iterable[Path]) -> dict[RunKey, Curve]:
-    """The runs of all caches; of a run that several have, the last one's."""
-    return {key: curve for cache in caches for key, curve in ResultFile(cache).load().items()}
+    """The runs of all caches; of a run that several have, the first one's."""
+    runs: dict[RunKey, Curve] = {}
+    for cache in caches:
+        runs = ResultFile(cache).load() | runs
+    return runs
 
 
 def environment() -> dict[str, Any]:
@@ -73,24 +55,24 @@ def _arguments() -> argparse.Namespace:
         "--cache",
         type=Path,
         action="append",
-        help=f"JSON lines of finished runs; the first is extended, all are read (default: {FULL.cache}, {QUICK.cache})",
+        help=f"JSON lines of finished runs; the first is extended, all are read, the first that has a run counts "
+        f"(default: {FULL_CACHES[0]} and the stored runs; {QUICK_CACHES[0]} with --quick)",
     )
     parser.add_argument("--workers", type=int, default=1, help="processes, one thread each")
-    parser.add_argument("--quick", action="store_true", help="few contestants and workloads, one seed, short runs")
+    parser.add_argument("--quick", action="store_true", help="few contestants, workloads and seeds, short runs")
     parser.add_argument("--report-only", action="store_true", help="train nothing; report what there is")
     return parser.parse_args()
 
 
 def main() -> None:
     arguments = _arguments()
-    scale = QUICK if arguments.quick else FULL
-    caches = arguments.cache or [scale.cache]
-    planned, done = scale.planned(), load(caches)
+    plan = QUICK if arguments.quick else FULL
+    caches = arguments.cache or (QUICK_CACHES if arguments.quick else FULL_CACHES)
     if not arguments.report_only:
         caches[0].parent.mkdir(parents=True, exist_ok=True)
-        run_all([key for key in planned if key not in done], ResultFile(caches[0]), arguments.workers)
-        done = load(caches)
-    report = make_report(planned, done)
+        results = ResultFile(caches[0])
+        run_rounds(plan, lambda: load(caches), lambda keys: run_all(keys, results, arguments.workers))
+    report = make_report(plan, load(caches))
     text = as_markdown(report)
     print(text, end="")
     figures = {"environment": environment(), **as_json(report)}

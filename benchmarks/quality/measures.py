@@ -1,11 +1,16 @@
 """What is measured on the finished runs.
 
-A *case* is a workload with a seed. The *reference* of a case is the lowest final validation loss of linear decay over
-the workload's LR grid, with that seed and as many steps. The *ratio* of a run is its final validation loss over the
-reference of its case; below 1 is better than the best linear decay of the grid, and a diverged run's is infinite.
+A *case* is a workload with a seed and a number of steps. Runs are compared by scores (`benchmarks.quality.scores`).
+Of linear decay over the LRs of a case there are two *references*:
 
-Only a complete LR grid has a best and a median: a case of which runs are missing is left out, and every measure says
-on how many cases it rests.
+- *hindsight*: the lowest score. No sweep can know it: the very run that is judged chose it, so that luck favours it.
+- *picked on other seeds*: the score with the LR that has the lowest mean log score over the other seeds of that
+  workload and length. This is what a sweep gives to whoever trains again afterwards.
+
+A *ratio* is a score over another one of the same case; below 1 is better, and a diverged run's is infinite.
+
+Only a complete sweep has a best and a median: a case of which runs are missing is left out, and every measure says on
+how many cases it rests.
 """
 
 from __future__ import annotations
@@ -13,26 +18,24 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
+from benchmarks.quality.cases import Case
+from benchmarks.quality.plan import LONGEST_FULL_SWEEP
 from benchmarks.quality.results import RunKey
+from benchmarks.quality.sweeps import Sweep
 from benchmarks.quality.training import Curve
-
-REFERENCE = "linear"
-
-
-class Case(NamedTuple):
-    workload: str
-    seed: int
+from benchmarks.quality.users_lr import USERS_LR
 
 
 class Choice(StrEnum):
-    """Which run of an LR grid stands for it; `ONLY` for contestants that take no LR."""
+    """Which run of a sweep stands for it; `ONLY` for contestants that take no LR."""
 
     BEST = "best of grid"
+    PICKED = "picked on other seeds"
     MEDIAN = "median of grid"
     ONLY = "own"
 
@@ -44,105 +47,55 @@ class Outcome:
     Attributes:
         key: The run.
         curve: How it went.
-        n_runs: Runs that it takes to have this one: the size of the grid for the best of a grid, otherwise 1.
-        reference: Loss of the reference.
+        score: What it is compared by.
+        n_runs: Runs that it takes to have this one: the size of the sweep for the best of it, otherwise 1.
     """
 
     key: RunKey
     curve: Curve
+    score: float
     n_runs: int
-    reference: float
 
     @property
     def case(self) -> Case:
-        return Case(self.key.workload, self.key.seed)
+        return Case.of(self.key)
 
     @property
     def lr(self) -> float | None:
         """The LR that it was given, or the peak LR that it chose."""
         return self.curve.peak_lr if self.key.lr is None else self.key.lr
 
-    @property
-    def steps_to_reference(self) -> float:
-        """Steps, search included, up to the first validation no worse than the reference; infinity if there is none.
+    def steps_to(self, loss: float) -> float:
+        """Steps, search included, up to the first validation loss of `loss` at most; infinity if there is none.
 
         With as many runs as it takes advanced side by side, `n_runs` times as many are made in all.
         """
-        for step, loss in zip(self.curve.val_steps, self.curve.val_losses, strict=True):
-            if loss <= self.reference:
+        for step, val_loss in zip(self.curve.val_steps, self.curve.val_losses, strict=True):
+            if val_loss <= loss:
                 return step
-        return self.key.n_steps if self.curve.final_val_loss <= self.reference else math.inf
-
-
-@dataclass(frozen=True)
-class Ratios:
-    """Ratios of losses by case, of one case at least.
-
-    Geometric means, since ratios are compared; infinite when a run among them diverged.
-    """
-
-    by_case: Mapping[Case, float]
-
-    @property
-    def n_diverged(self) -> int:
-        return sum(map(math.isinf, self.by_case.values()))
-
-    @property
-    def mean(self) -> float:
-        if self.n_diverged:
-            return math.inf
-        return math.exp(statistics.fmean(map(math.log, self.by_case.values())))
-
-    @property
-    def worst_case(self) -> Case:
-        return max(self.by_case, key=self.by_case.__getitem__)
-
-    @property
-    def best(self) -> float:
-        return min(self.by_case.values())
-
-    @property
-    def worst(self) -> float:
-        return max(self.by_case.values())
-
-    @property
-    def workloads(self) -> list[str]:
-        return list(dict.fromkeys(case.workload for case in self.by_case))
-
-    def of(self, workload: str) -> Ratios:
-        """Those of one workload."""
-        return Ratios({case: ratio for case, ratio in self.by_case.items() if case.workload == workload})
-
-    def seed_range(self) -> tuple[float, float] | None:
-        """Lowest and highest mean of a seed, over the workloads that all seeds have; None with fewer than two seeds."""
-        seeds = {case.seed for case in self.by_case}
-        shared = [w for w in self.workloads if all(Case(w, seed) in self.by_case for seed in seeds)]
-        if len(seeds) < 2 or not shared:
-            return None
-        means = [Ratios({Case(w, s): self.by_case[Case(w, s)] for w in shared}).mean for s in seeds]
-        return min(means), max(means)
+        return self.key.n_steps if self.curve.final_val_loss <= loss else math.inf
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How a contestant did over all its complete cases; there is at least one."""
+    """How a contestant did at one length, over all its complete cases; there is at least one."""
 
     contestant: str
     choice: Choice
+    n_steps: int
     outcomes: tuple[Outcome, ...]
-    n_planned: int
 
     @property
     def name(self) -> str:
         return self.contestant if self.choice is Choice.ONLY else f"{self.contestant}, {self.choice}"
 
     @property
-    def ratios(self) -> Ratios:
-        return Ratios({o.case: o.curve.final_val_loss / o.reference for o in self.outcomes})
+    def scores(self) -> dict[Case, float]:
+        return {outcome.case: outcome.score for outcome in self.outcomes}
 
     @property
     def n_runs(self) -> int:
-        """Runs that one result takes."""
+        """Runs that one result takes, at most."""
         return max(outcome.n_runs for outcome in self.outcomes)
 
     @property
@@ -150,76 +103,78 @@ class Standing:
         """Mean share of the steps that was rolled back."""
         return statistics.fmean(o.curve.search_steps / o.key.n_steps for o in self.outcomes)
 
-    @property
-    def n_reached(self) -> int:
-        """Cases in which the reference's loss was reached."""
-        return sum(math.isfinite(outcome.steps_to_reference) for outcome in self.outcomes)
-
-    @property
-    def steps_to_reference(self) -> float:
-        """Median over the cases, infinity where half of them or more never get there."""
-        return statistics.median(outcome.steps_to_reference for outcome in self.outcomes)
-
-    def relative_to(self, base: Standing) -> Ratios | None:
-        """Final losses over those of `base`, in the cases that both have and in which `base` did not diverge.
-
-        None if there are no such cases.
-        """
-        losses = {o.case: o.curve.final_val_loss for o in base.outcomes if not o.curve.diverged}
-        by_case = {o.case: o.curve.final_val_loss / losses[o.case] for o in self.outcomes if o.case in losses}
-        return Ratios(by_case) if by_case else None
+    def within(self, cases: Collection[Case]) -> Self | None:
+        """The same over `cases` only; None if it has none of them."""
+        own = tuple(outcome for outcome in self.outcomes if outcome.case in cases)
+        return replace(self, outcomes=own) if own else None
 
 
-Cell = dict[RunKey, Curve]
-"""The runs of one contestant in one case."""
+Cell = Mapping[RunKey, float]
+"""The scores of one contestant's runs in one case."""
 
 
-def complete_cells(planned: Iterable[RunKey], runs: Mapping[RunKey, Curve]) -> dict[str, dict[Case, Cell]]:
-    """Finished runs by contestant and case, without the cases of which a planned run is missing."""
-    keys: dict[str, dict[Case, list[RunKey]]] = defaultdict(lambda: defaultdict(list))
-    for key in planned:
-        keys[key.contestant][Case(key.workload, key.seed)].append(key)
+def complete_cells(keys: Iterable[RunKey], scores: Mapping[RunKey, float]) -> dict[tuple[str, int], dict[Case, Cell]]:
+    """Scores by contestant and length, and by case, without the cases of which a planned run is missing."""
+    planned: dict[tuple[str, int], dict[Case, list[RunKey]]] = defaultdict(lambda: defaultdict(list))
+    for key in keys:
+        planned[key.contestant, key.n_steps][Case.of(key)].append(key)
     return {
-        contestant: {
-            case: {key: runs[key] for key in own} for case, own in cases.items() if all(key in runs for key in own)
+        block: {
+            case: {key: scores[key] for key in own} for case, own in cases.items() if all(key in scores for key in own)
         }
-        for contestant, cases in keys.items()
+        for block, cases in planned.items()
     }
 
 
-def _chosen(cell: Cell, choice: Choice) -> RunKey:
-    """The run that stands for a grid; of an even number the worse of the two medians, as both are runs."""
-    ranked = sorted(cell, key=lambda key: cell[key].final_val_loss)
+def _sweep_key(cell: Cell, choice: Choice) -> RunKey:
+    """The run that stands for a sweep; of an even number the worse of the two medians, as both are runs."""
+    ranked = sorted(cell, key=cell.__getitem__)
     return ranked[len(ranked) // 2 if choice is Choice.MEDIAN else 0]
 
 
-def _choices(cells: Collection[Cell]) -> tuple[Choice, ...]:
-    takes_lr = any(key.lr is not None for cell in cells for key in cell)
-    return (Choice.BEST, Choice.MEDIAN) if takes_lr else (Choice.ONLY,)
+def _picked_keys(cells: Mapping[Case, Cell]) -> dict[Case, RunKey]:
+    """The run of every case with the LR that was picked on the other seeds of its workload."""
+    by_workload: dict[str, dict[int, dict[float, RunKey]]] = defaultdict(dict)
+    for case, cell in cells.items():
+        by_workload[case.workload][case.seed] = {key.lr: key for key in cell if key.lr is not None}
+    keys = {}
+    for seeds in by_workload.values():
+        scores = {s: {lr: cells[Case.of(key)][key] for lr, key in own.items()} for s, own in seeds.items()}
+        for seed, lr in Sweep(scores).picks().items():
+            key = seeds[seed][lr]
+            keys[Case.of(key)] = key
+    return keys
 
 
-def standings(planned: Sequence[RunKey], runs: Mapping[RunKey, Curve]) -> list[Standing]:
-    """All standings that rest on at least one case, lowest mean ratio first.
+def _chosen(cells: Mapping[Case, Cell], n_steps: int) -> dict[Choice, dict[Case, RunKey]]:
+    """By choice the run that stands for every case.
 
-    Cases without a finite reference are left out.
+    The median of a pruned sweep says nothing of an LR picked blindly, so that there is none.
     """
-    cells = complete_cells(planned, runs)
-    references = {
-        case: min(curve.final_val_loss for curve in cell.values()) for case, cell in cells.get(REFERENCE, {}).items()
-    }
-    n_planned = len({(key.workload, key.seed) for key in planned})
+    if any(key.lr is None for cell in cells.values() for key in cell):
+        return {Choice.ONLY: {case: key for case, cell in cells.items() for key in cell}}
+    choices = [Choice.BEST, Choice.MEDIAN] if n_steps <= LONGEST_FULL_SWEEP else [Choice.BEST]
+    chosen = {choice: {case: _sweep_key(cell, choice) for case, cell in cells.items()} for choice in choices}
+    return chosen | {Choice.PICKED: _picked_keys(cells)}
+
+
+def standings(keys: Iterable[RunKey], runs: Mapping[RunKey, Curve], scores: Mapping[RunKey, float]) -> list[Standing]:
+    """All standings that rest on at least one case.
+
+    None of contestants that carry a user's LR: theirs are measures of their own (`benchmarks.quality.lr_pairs`).
+    """
     found = []
-    for contestant, cases in cells.items():
-        for choice in _choices(cases.values()):
-            outcomes = []
-            for case, cell in cases.items():
-                if math.isfinite(references.get(case, math.inf)):
-                    key = _chosen(cell, choice)
-                    n_runs = len(cell) if choice is Choice.BEST else 1
-                    outcomes.append(Outcome(key, cell[key], n_runs, references[case]))
+    for (contestant, n_steps), cells in complete_cells(keys, scores).items():
+        if contestant == USERS_LR:
+            continue
+        for choice, chosen in _chosen(cells, n_steps).items():
+            outcomes = tuple(
+                Outcome(key, runs[key], scores[key], len(cells[case]) if choice is Choice.BEST else 1)
+                for case, key in chosen.items()
+            )
             if outcomes:
-                found.append(Standing(contestant, choice, tuple(outcomes), n_planned))
-    return sorted(found, key=lambda standing: standing.ratios.mean)
+                found.append(Standing(contestant, choice, n_steps, outcomes))
+    return found
 
 
 class Progress(NamedTuple):
@@ -227,10 +182,11 @@ class Progress(NamedTuple):
     n_planned: int
 
 
-def progress(planned: Iterable[RunKey], runs: Collection[RunKey]) -> dict[str, Progress]:
-    """Finished and planned runs of every contestant."""
-    counts: dict[str, Progress] = {}
-    for key in planned:
-        n_done, n_planned = counts.get(key.contestant, Progress(0, 0))
-        counts[key.contestant] = Progress(n_done + (key in runs), n_planned + 1)
+def progress(keys: Iterable[RunKey], runs: Collection[RunKey]) -> dict[tuple[str, int], Progress]:
+    """Finished and planned runs by contestant and length."""
+    counts: dict[tuple[str, int], Progress] = {}
+    for key in keys:
+        block = key.contestant, key.n_steps
+        n_done, n_planned = counts.get(block, Progress(0, 0))
+        counts[block] = Progress(n_done + (key in runs), n_planned + 1)
     return counts

@@ -7,190 +7,223 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.quality.__main__ import QUICK, load
-from benchmarks.quality.measures import Case, Choice, Progress, Ratios, progress, standings
+from benchmarks.quality.__main__ import load
+from benchmarks.quality.cases import Case
+from benchmarks.quality.figures import as_json
+from benchmarks.quality.markdown import as_markdown
+from benchmarks.quality.measures import Choice, Progress
 from benchmarks.quality.plots import save_plots
-from benchmarks.quality.report import as_json, as_markdown, make_report
+from benchmarks.quality.report import ALL_OURS, Report, make_report
 from benchmarks.quality.results import ResultFile, RunKey
 from benchmarks.quality.training import Curve
+from benchmarks.quality.users_lr import USERS_LR
+from tests.support.quality_runs import curve, key, plan, sweep, workload
 
 LRS = (0.01, 0.1, 1.0)
 CASES = tuple(product(("easy", "hard"), (0, 1)))
+WORKLOADS = [workload("easy", LRS), workload("hard", LRS)]
 
-
-def _key(contestant: str, workload: str, seed: int, lr: float | None = None) -> RunKey:
-    return RunKey(workload, 1, contestant, lr, seed, 100)
-
-
-def _curve(loss: float, search_steps: int = 0, peak_lr: float | None = None) -> Curve:
-    diverged = math.isinf(loss)
-    steps = [] if diverged else [50, 100]
-    return Curve(loss, diverged, steps, [loss * 2, loss][: len(steps)], search_steps=search_steps, peak_lr=peak_lr)
+# Best of the grid: 1.0 on easy, 2.0 on hard, at LR 0.1. LR 1 diverges.
+LINEAR = {
+    run: own
+    for name, best in (("easy", 1.0), ("hard", 2.0))
+    for run, own in sweep("linear", name, {seed: {0.01: 4 * best, 0.1: best, 1.0: math.inf} for seed in (0, 1)}).items()
+}
 
 
 def _tuner(contestant: str, losses: tuple[float, ...]) -> dict[RunKey, Curve]:
     """The runs of a contestant without an LR, case by case."""
-    return {_key(contestant, *case): _curve(loss, 20, 0.3) for case, loss in zip(CASES, losses, strict=True)}
+    return {key(contestant, *case): curve(loss, 200, 0.3) for case, loss in zip(CASES, losses, strict=True)}
 
 
-# Best of the grid: 1.0 on easy, 2.0 on hard, at LR 0.1. Median: 4.0 and 8.0. LR 1 diverges.
-LINEAR = {
-    _key("linear", workload, seed, lr): _curve(loss * (1 if workload == "easy" else 2))
-    for workload, seed in CASES
-    for lr, loss in zip(LRS, (4.0, 1.0, math.inf), strict=True)
-}
-# Ratios: 1, 2 on easy, 1, 4 on hard.
-BUDGET = _tuner("budget", (1.0, 2.0, 2.0, 8.0))
+# Ratios: 1, 1.1 on easy, 1, 4 on hard.
+BUDGET = _tuner("budget", (1.0, 1.1, 2.0, 8.0))
 RUNS = LINEAR | BUDGET
-PLANNED = list(RUNS)
 
 
-def test_the_reference_is_the_best_of_the_linear_grid_of_the_same_case() -> None:
-    (best,) = (s for s in standings(PLANNED, RUNS) if s.choice is Choice.BEST)
-    assert [outcome.reference for outcome in best.outcomes] == [1.0, 1.0, 2.0, 2.0]
-    assert {outcome.lr for outcome in best.outcomes} == {0.1}
-    assert best.ratios.mean == pytest.approx(1.0)
-    assert best.n_runs == 3
+def _report(runs: dict[RunKey, Curve], *contestants: str, stored: tuple[str, ...] = ()) -> Report:
+    return make_report(plan(WORKLOADS, "linear", "budget", *contestants, stored=stored), runs)
 
 
-def test_the_median_of_a_grid_counts_diverged_runs_as_the_worst() -> None:
-    (median,) = (s for s in standings(PLANNED, RUNS) if s.choice is Choice.MEDIAN)
-    assert {outcome.lr for outcome in median.outcomes} == {0.01}
-    assert median.ratios.mean == pytest.approx(4.0)
-    assert median.n_runs == 1
+def _rows(report: Report, start: str) -> list[str]:
+    return [line for line in as_markdown(report).splitlines() if line.startswith(f"| {start} ")]
 
 
-def test_ratios_are_averaged_geometrically_over_all_cases_and_by_workload_and_seed() -> None:
-    (budget,) = (s for s in standings(PLANNED, RUNS) if s.contestant == "budget")
-    ratios = budget.ratios
-    assert ratios.mean == pytest.approx(8**0.25)
-    assert ratios.worst == 4.0
-    assert ratios.worst_case == Case("hard", 1)
-    assert ratios.of("hard").mean == pytest.approx(2.0)
-    assert (ratios.of("hard").best, ratios.of("hard").worst) == (1.0, 4.0)
-    assert ratios.seed_range() == pytest.approx((1.0, math.sqrt(8)))
+def test_the_references_are_those_of_the_linear_sweep_of_the_same_case() -> None:
+    report = _report(RUNS)
+    assert report.hindsight == {Case(w, s, 1000): 1.0 if w == "easy" else 2.0 for w, s in CASES}
+    assert report.picked == report.hindsight
 
 
-def test_the_range_over_seeds_compares_them_on_the_workloads_that_all_have() -> None:
-    ratios = Ratios({Case("easy", 0): 1.0, Case("easy", 1): 2.0, Case("hard", 0): 100.0})
-    assert ratios.seed_range() == pytest.approx((1.0, 2.0))
-    assert Ratios({Case("easy", 0): 1.0}).seed_range() is None
+def test_both_references_and_their_errors_are_in_the_headline() -> None:
+    runs = dict(RUNS)
+    # Of seed 0 on easy LR 0.01 is better by far: seed 1 is given that, and ends at 4.
+    runs[key("linear", "easy", 0, 0.01)] = curve(0.1)
+    (row, *_) = _rows(_report(runs), "budget")
+    cells = [cell.strip() for cell in row.split("|")]
+    # To hindsight: 10, 1.1 and 1, 4. Picked gives 1 and 4 on easy: 1, 0.275 and 1, 4.
+    logs = [math.log(r) for r in (10, 1.1, 1, 4)]
+    error = math.hypot((logs[0] - logs[1]) / 2, (logs[2] - logs[3]) / 2) / 2
+    assert cells[3] == f"{(10 * 1.1 * 4) ** 0.25:.3f} ±{error:.2%}"
+    assert cells[4].startswith(f"{(0.275 * 4) ** 0.25:.3f} ±")
+    assert cells[5:9] == ["10.000 (easy, 0)", "2/4", "20.0%", "1"]
 
 
-def test_standings_come_best_first() -> None:
-    found = [(s.contestant, s.choice) for s in standings(PLANNED, RUNS)]
-    assert found == [("linear", Choice.BEST), ("budget", Choice.ONLY), ("linear", Choice.MEDIAN)]
+def test_standings_come_best_first_at_each_length() -> None:
+    found = [(s.contestant, s.choice) for s in _report(RUNS).headline(1000)]
+    assert found == [
+        ("linear", Choice.BEST),
+        ("linear", Choice.PICKED),
+        ("budget", Choice.ONLY),
+        ("linear", Choice.MEDIAN),
+    ]
 
 
-def test_steps_to_the_reference_end_at_the_first_validation_that_is_no_worse() -> None:
-    runs = RUNS | {_key("budget", "easy", 0): Curve(0.9, False, [30, 60, 100], [1.1, 1.0, 0.9])}
-    (budget,) = (s for s in standings(PLANNED, runs) if s.contestant == "budget")
-    assert [outcome.steps_to_reference for outcome in budget.outcomes] == [60, math.inf, 100, math.inf]
-    assert budget.n_reached == 2
-    assert budget.steps_to_reference == math.inf  # half of the cases never get there
-    assert budget.search_share == pytest.approx(0.15)
-
-
-def test_a_run_without_validations_reaches_the_reference_at_its_end() -> None:
-    runs = RUNS | {_key("budget", "easy", 0): Curve(0.9)}
-    (budget,) = (s for s in standings(PLANNED, runs) if s.contestant == "budget")
-    assert budget.outcomes[0].steps_to_reference == 100
+def test_scores_are_compared_where_losses_are_negative() -> None:
+    workloads = [workload("easy", LRS, math.exp)]
+    runs = sweep("linear", "easy", {seed: {0.01: 1.0, 0.1: -2.0, 1.0: math.inf} for seed in (0, 1)})
+    runs |= {key("budget", "easy", seed): curve(-2.0 + 0.1 * seed) for seed in (0, 1)}
+    report = make_report(plan(workloads, "linear", "budget"), runs)
+    ratios = report.ours_over(report.standings[0])
+    assert ratios is not None
+    assert ratios.by_case == pytest.approx({Case("easy", 0, 1000): 1.0, Case("easy", 1, 1000): math.exp(0.1)})
 
 
 def test_a_diverged_run_makes_its_mean_infinite_and_is_counted() -> None:
-    report = make_report(PLANNED, RUNS | {_key("budget", "easy", 1): _curve(math.inf)})
-    budget = report.standing("budget")
-    assert budget is not None
-    assert budget.ratios.n_diverged == 1
-    assert budget.ratios.mean == math.inf
-    assert budget.ratios.of("hard").mean == pytest.approx(2.0)
-    assert report.standings[-1] is budget
-    assert "∞ (1 diverged)" in as_markdown(report)
+    report = _report(RUNS | {key("budget", "easy", 1): curve(math.inf)})
+    assert report.standings[-1].contestant == "budget"
+    assert "∞ (1 diverged)" in _rows(report, "budget")[0]
     (standing,) = (s for s in as_json(report)["standings"] if s["contestant"] == "budget")
-    assert standing["ratio"]["mean"] is None
-    assert standing["ratio"]["n_diverged"] == 1
+    assert standing["to_hindsight"]["mean"] is None
+    assert standing["to_hindsight"]["n_diverged"] == 1
+    assert standing["to_hindsight"]["by_workload"]["hard"]["mean"] == pytest.approx(2.0)
 
 
-def test_an_incomplete_grid_is_left_out_and_named() -> None:
-    gone = _key("linear", "hard", 1, 1.0)
-    runs = {key: curve for key, curve in RUNS.items() if key != gone}
-    report = make_report(PLANNED, runs)
-    assert progress(PLANNED, runs) == {"linear": Progress(11, 12), "budget": Progress(4, 4)}
+def test_an_incomplete_sweep_is_left_out_and_named_with_its_length() -> None:
+    runs = {run: own for run, own in RUNS.items() if run != key("linear", "hard", 1, 1.0)}
+    report = _report(runs)
+    assert report.progress == {("linear", 1000): Progress(11, 12), ("budget", 1000): Progress(4, 4)}
     # Without its reference a case counts for nobody.
-    assert [len(standing.outcomes) for standing in report.standings] == [3, 3, 3]
+    assert Case("hard", 1, 1000) not in report.hindsight
     text = as_markdown(report)
-    assert "linear 11/12" in text
+    assert "1,000 steps: linear 11/12" in text
     assert "budget 4/4" not in text
 
 
+def test_what_waits_for_other_runs_is_named() -> None:
+    report = make_report(plan(WORKLOADS, "linear", "budget", USERS_LR), BUDGET)
+    assert f"{USERS_LR} on easy, hard (follows from runs of linear)" in as_markdown(report)
+
+
 def test_runs_that_are_not_planned_do_not_count() -> None:
-    outdated = RunKey("easy", 0, "budget", None, 0, 100)
-    report = make_report(PLANNED, RUNS | {outdated: _curve(1e-3)})
+    outdated = RunKey("easy", 0, "budget", None, 0, 1000)
+    report = _report(RUNS | {outdated: curve(1e-3)})
     assert outdated not in report.runs
-    assert report.progress["budget"] == Progress(4, 4)
+    assert report.progress["budget", 1000] == Progress(4, 4)
 
 
 def test_a_report_without_any_run_says_what_is_missing() -> None:
-    report = make_report(PLANNED, {})
+    report = _report({}, USERS_LR, "budget, range x10", stored=("cosine", "budget, no decay"))
     assert report.standings == []
-    assert "linear 0/12" in as_markdown(report)
+    text = as_markdown(report)
+    assert "linear 0/12" in text
+    assert "No complete case yet." in text
+    json.dumps(as_json(report), allow_nan=False)
 
 
-def test_variants_are_compared_with_the_plain_policy_case_by_case() -> None:
-    moved = _tuner("budget, range x10", (2.0, 2.0, 2.0, 8.0))
-    ablated = _tuner("budget, no decay", (2.0, 4.0, 4.0, 16.0))
-    runs = RUNS | moved | ablated
-    report = make_report(list(runs), runs)
-    figures = as_json(report)
-    assert [(row["contestant"], row["base"]) for row in figures["sensitivity"]] == [("budget, range x10", "budget")]
-    assert figures["sensitivity"][0]["ratio"]["mean"] == pytest.approx(2**0.25)
-    assert [row["contestant"] for row in figures["ablations"]] == ["budget, no decay"]
-    assert figures["ablations"][0]["ratio"]["mean"] == pytest.approx(2.0)
-    assert all(standing.contestant in ("linear", "budget") for standing in report.headline)
+def test_the_sensitivity_is_that_to_the_plain_policy_case_by_case() -> None:
+    moved = _tuner("budget, range x10", (2.0, 1.1, 2.0, 8.0))
+    report = _report(RUNS | moved, "budget, range x10")
+    (row,) = as_json(report)["sensitivity"]
+    assert (row["contestant"], row["n_steps"]) == ("budget, range x10", 1000)
+    assert row["ratio"]["mean"] == pytest.approx(2**0.25)
+    assert any("2.000 (easy, 0)" in line for line in _rows(report, "budget, range x10"))
 
 
-def test_a_comparison_leaves_out_cases_in_which_the_base_diverged() -> None:
-    ablated = _tuner("budget, no decay", (2.0, 4.0, 4.0, 16.0))
-    runs = RUNS | ablated | {_key("budget", "easy", 0): _curve(math.inf)}
-    report = make_report(list(runs), runs)
-    variant, base = report.standing("budget, no decay"), report.standing("budget")
-    assert variant is not None
-    assert base is not None
-    ratios = variant.relative_to(base)
-    assert ratios is not None
-    assert Case("easy", 0) not in ratios.by_case
-    assert ratios.mean == pytest.approx(2.0)
+def test_ours_is_compared_with_every_other_contestant() -> None:
+    report = _report(RUNS | _tuner("prodigy", (2.0, 2.2, 4.0, 16.0)), "prodigy")
+    (row,) = (row for row in as_json(report)["ours_over"] if row["contestant"] == "prodigy")
+    assert row["ratio"]["mean"] == pytest.approx(0.5)
+    assert row["ratio"]["standard_error"] == pytest.approx(0.0)
+    assert any("0.500 ±0.00%*" in line for line in _rows(report, "prodigy"))
 
 
-def test_the_json_has_every_run_and_no_infinity() -> None:
-    figures = json.loads(json.dumps(as_json(make_report(PLANNED, RUNS)), allow_nan=False))
+def test_ablations_are_compared_with_the_plain_policy_in_a_table_of_their_own() -> None:
+    ablated = _tuner("budget, no decay", (2.0, 2.2, 4.0, 16.0))
+    report = _report(RUNS | ablated, stored=("budget, no decay",))
+    (row,) = as_json(report)["ablations"]
+    assert (row["contestant"], row["base"]) == ("budget, no decay", "budget")
+    assert row["ratio"]["mean"] == pytest.approx(2.0)
+    assert all(standing.contestant in ("linear", "budget") for standing in report.headline(1000))
+    assert all(standing.contestant in ("linear", "budget") for standing in report.stored)
+
+
+def test_stored_contestants_stand_beside_the_others_over_the_cases_that_all_have() -> None:
+    own = plan(WORKLOADS, "linear", "budget", stored=("dadaptation",))
+    narrow = type(own.stored[0])(("dadaptation",), (1000,), 1, (WORKLOADS[0],))
+    runs = RUNS | {key("dadaptation", "easy", 0): curve(3.0)}
+    report = make_report(type(own)(own.parts, (narrow,), own.main_length), runs)
+    assert {case for standing in report.stored for case in standing.scores} == {Case("easy", 0, 1000)}
+    assert [s.contestant for s in report.stored if s.choice is Choice.ONLY] == ["budget", "dadaptation"]
+    # Its reference is reached by our policy at the end, and never by the other.
+    steps = {s["contestant"]: s["steps_to_reference"] for s in as_json(report)["stored"] if s["choice"] == "own"}
+    assert steps == {"budget": [1000], "dadaptation": [None]}
+
+
+def test_ruined_runs_are_counted_by_contestant_and_for_all_of_ours() -> None:
+    moved = _tuner("budget, range x10", (1.0, 1.6, 2.0, 2.0))
+    report = _report(RUNS | moved, "budget, range x10")
+    ruined = as_json(report)["ruined"]
+    assert (ruined["budget"]["n_runs"], ruined["budget"]["n_ruined"]) == (4, 1)
+    assert ruined["linear, median of grid"]["n_ruined"] == 4
+    ours = ruined[ALL_OURS]
+    assert (ours["n_runs"], ours["n_ruined"]) == (8, 2)
+    assert [(c["workload"], c["seed"], c["contestant"], c["ratio"]) for c in ours["cases"]] == [
+        ("hard", 1, "budget", 4.0),
+        ("easy", 1, "budget, range x10", 1.6),
+    ]
+    assert ours["worst"] == ours["cases"][0]
+    assert "4.000: hard, seed 1, 1,000 steps, budget" in as_markdown(report)
+
+
+def test_a_users_lr_is_reported_by_workload_and_counts_among_the_ruined() -> None:
+    # The best LR is 0.1; LR 1, its neighbour, diverges with linear.
+    runs = RUNS | {key(USERS_LR, *case, lr): curve(2.0) for case in CASES for lr in LRS}
+    report = _report(runs, USERS_LR)
+    (figures,) = as_json(report)["users_lr"]
+    assert figures["n_without"] == 4
+    by_position = figures["by_half_decades_from_best"]
+    assert by_position["0"]["by_workload"]["easy"]["mean"] == pytest.approx(2.0)
+    assert by_position["0"]["by_workload"]["hard"]["mean"] == pytest.approx(1.0)
+    assert by_position["-2"]["by_workload"]["easy"]["mean"] == pytest.approx(0.5)
+    assert as_json(report)["ruined"][USERS_LR]["n_ruined"] == 6
+    text = as_markdown(report)
+    assert "2.000 (easy, LR 0.1)" in text
+    assert "Left out, since `linear` diverged: 4." in text
+
+
+def test_the_json_has_every_run_with_its_score_and_no_infinity() -> None:
+    figures = json.loads(json.dumps(as_json(_report(RUNS)), allow_nan=False))
     assert len(figures["runs"]) == len(RUNS)
     assert sum(run["diverged"] for run in figures["runs"]) == 4
-
-
-def test_tables_are_well_formed() -> None:
-    rows = [line for line in as_markdown(make_report(PLANNED, RUNS)).splitlines() if line.startswith("|")]
-    assert any(row.startswith("| budget ") and "1.682" in row and "4.000 (hard)" in row for row in rows)
-    assert "0.1 (0.1..0.1)" in " ".join(rows)
-    assert "0.3 (0.3..0.3)" in " ".join(rows)
+    assert sum(run["score"] is None for run in figures["runs"]) == 4
+    assert [curve["contestant"] for curve in figures["curves"]] == ["linear", "linear", "budget", "budget"]
 
 
 def test_plots_are_written_even_of_incomplete_runs(tmp_path: Path) -> None:
-    diverged = RUNS | {_key("budget", "easy", 1): _curve(math.inf)}
-    for i, runs in enumerate((diverged, {})):
+    diverged = RUNS | {key("budget", "easy", 1): curve(math.inf)}
+    for i, runs in enumerate((diverged, BUDGET, {})):
         directory = tmp_path / str(i)
         directory.mkdir()
-        save_plots(make_report(PLANNED, runs), directory)
-        assert {path.name for path in directory.iterdir()} == {"ratios.png", "losses.png", "lrs.png"}
+        save_plots(_report(dict(runs)), directory)
+        names = {"ratios.png", "losses.png", "lrs.png", "lengths.png", "workloads.png"}
+        assert {path.name for path in directory.iterdir()} == names
 
 
-def test_all_caches_are_read(tmp_path: Path) -> None:
+def test_all_caches_are_read_and_the_first_that_has_a_run_counts(tmp_path: Path) -> None:
     first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
-    (one, curve), (two, other) = list(BUDGET.items())[:2]
-    ResultFile(first).append(one, curve)
+    (one, own), (two, other) = list(BUDGET.items())[:2]
+    ResultFile(first).append(one, own)
+    ResultFile(second).append(one, other)
     ResultFile(second).append(two, other)
-    assert load([first, second, tmp_path / "missing.jsonl"]) == {one: curve, two: other}
-
-
-def test_the_quick_scale_has_its_reference_and_ours() -> None:
-    assert {"linear", "budget"} <= {key.contestant for key in QUICK.planned()}
+    assert load([first, second, tmp_path / "missing.jsonl"]) == {one: own, two: other}

@@ -68,6 +68,31 @@ def test_validation_data_are_the_same_for_all_seeds(workload: Workload) -> None:
     assert all(torch.equal(a[0], b[0]) for a, b in zip(one, other, strict=True))
 
 
+def test_the_loss_falls(workload: Workload) -> None:
+    session = workload.build(0)
+    before = session.judge()
+    for batch in islice(session.batches(), 100):
+        train_step(session, batch)
+    assert session.judge() < before - 0.02
+
+
+def test_a_run_is_judged_by_its_validation_data_unless_there_are_better_ones(workload: Workload) -> None:
+    session = workload.build(0)
+    if session.judging is None:
+        assert session.judge() == session.validate()
+    else:
+        n_validated, n_judged = (sum(len(b[0]) for b in data) for data in (session.validation, session.judging))
+        assert n_judged >= 10 * n_validated
+        assert session.judge() != session.validate()
+
+
+def test_scores_are_positive_and_keep_the_order_of_losses(workload: Workload) -> None:
+    losses = (-2.0, -0.5, 0.5, 3.0) if workload.name == "density" else (0.01, 0.5, 3.0)
+    scores = [workload.score(loss) for loss in losses]
+    assert scores[0] > 0
+    assert scores == sorted(scores)
+
+
 def test_grid_is_half_decades_and_the_users_range_is_inside_what_it_spans(workload: Workload) -> None:
     grid = workload.lr_grid
     assert len(grid) >= 7

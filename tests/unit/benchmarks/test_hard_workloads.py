@@ -10,8 +10,7 @@ import torch
 
 from benchmarks.quality.datasets import images
 from benchmarks.quality.training import set_lr, train_step
-from benchmarks.quality.workloads import HARD, USUAL, WORKLOADS
-from benchmarks.quality.workloads import noisylabels, smallvalidation
+from benchmarks.quality.workloads import HARD, USUAL, WORKLOADS, noisylabels, smallvalidation
 
 
 @pytest.fixture(autouse=True)

@@ -21,6 +21,7 @@ from lrpilot.job_options import TIMEOUT_S
 from lrpilot.lease import Event, Lease
 from lrpilot.observer import Observer
 from lrpilot.position import Position
+from lrpilot.promise import broken_bar
 from lrpilot.record import Record
 from lrpilot.rng import RandomState
 from lrpilot.schedule import Schedule
@@ -348,6 +349,8 @@ class Driver:
         self._look_at_lr()
         if first_divergence(losses, _limit(directive)) is not None:  # on CUDA the watch is a look behind
             outcome = pb.OUTCOME_DIVERGED
+        elif outcome != pb.OUTCOME_DIVERGED and broken_bar(directive.promise, self._lease.done - len(losses), losses):
+            outcome = pb.OUTCOME_FELL_SHORT
         report = self._report(outcome, losses)
         self._book(report)
         self._follow(self._session.answer(directive, report, self._standing()))

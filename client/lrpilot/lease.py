@@ -91,4 +91,11 @@ def rest_of(directive: pb.Directive, done: int) -> pb.Directive:
     rest.profile.offset += done
     del rest.validate_at[:]
     rest.validate_at.extend(step - done for step in directive.validate_at if step > done)
+    for bar in rest.promise:
+        bar.from_step = max(bar.from_step - done, 0)
     return rest
+
+
+def rolls_back(report: pb.Report) -> bool:
+    """Whether committed steps with this report are not to stay."""
+    return report.outcome in (pb.OUTCOME_DIVERGED, pb.OUTCOME_FELL_SHORT)

@@ -9,12 +9,13 @@ from typing import Any
 
 from lrpilot import schedule_json
 from lrpilot.convert import phase_from_proto, probe_from_proto, profile_from_proto
+from lrpilot.lease import rolls_back
 from lrpilot.schedule import Probe, Schedule, Segment, Validation
 from lrpilot.v1 import tuner_pb2 as pb
 
 
 class Record:
-    """The books of one run. What came after the snapshot is taken back when committed steps diverge."""
+    """The books of one run. What came after the snapshot is taken back when committed steps are rolled back."""
 
     def __init__(self, base_lrs: list[float]) -> None:
         """Starts at step 0 of a run whose parameter groups have `base_lrs`."""
@@ -55,7 +56,7 @@ class Record:
         if directive.phase in (pb.PHASE_PROBE, pb.PHASE_RANGE_TEST):
             self._probes.append(probe_from_proto(directive, report, self.committed))
             self.searched += n_steps
-        elif report.outcome == pb.OUTCOME_DIVERGED:
+        elif rolls_back(report):
             self._take_back(n_steps)
         else:
             phase, profile = phase_from_proto(directive.phase), profile_from_proto(directive.profile)
@@ -86,7 +87,7 @@ class Record:
             self._segments.append(segment)
 
     def _take_back(self, n_steps: int) -> None:
-        """Back to the mark, after `n_steps` more that diverged."""
+        """Back to the mark, after `n_steps` more that are not to stay."""
         kept = self._mark
         self._segments = [
             dataclasses.replace(segment, n_steps=min(segment.n_steps, kept - segment.start_step))

@@ -11,7 +11,7 @@ from typing import Any
 
 from lrpilot.annealing import Annealing
 from lrpilot.errors import ProtocolError, RefusedError, ServerError
-from lrpilot.lease import committed, rest_of
+from lrpilot.lease import committed, rest_of, rolls_back
 from lrpilot.outbox import Outbox
 from lrpilot.transport.base import Transport
 from lrpilot.v1 import tuner_pb2 as pb
@@ -102,7 +102,7 @@ class Session:
                 return rest_of(directive, len(report.losses))
             if self._strict:
                 raise
-            rolled_back = report.outcome == pb.OUTCOME_DIVERGED or not committed(directive)
+            rolled_back = rolls_back(report) or not committed(directive)
             if standing.remaining == 0:
                 log.warning("lrpilot: the run is over, and the server has not been told its end: %s", error)
                 return pb.Directive(phase=pb.PHASE_STOP, stage=directive.stage, restore=rolled_back)

@@ -132,10 +132,13 @@ def check_report(directive: Directive, report: Report, has_validation: bool) -> 
         raise InvalidInputError.of("report.replacement", f"a {report.outcome} report has none; it did as it was told")
     if report.outcome is Outcome.PARTIAL and not directive.phase.committed:
         raise InvalidInputError.of("report.outcome", f"a {directive.phase} can't be reported in parts")
+    if report.outcome is Outcome.FELL_SHORT and not directive.promise:
+        raise InvalidInputError.of("report.outcome", "nothing was promised for this directive, so it can't fall short")
     expected = {
         Outcome.COMPLETED: (asked, asked),
         Outcome.PARTIAL: (1, asked - 1),
         Outcome.DIVERGED: (1, asked),
+        Outcome.FELL_SHORT: (1, asked),
     }[report.outcome]
     if not expected[0] <= n <= expected[1]:
         wanted = str(asked) if expected[0] == expected[1] else f"{expected[0]} to {expected[1]}"
@@ -225,7 +228,7 @@ def _ask_policy(state: JobState, report: Report) -> Generator[Query, Suggestion,
 
 
 def _account(state: JobState, report: Report) -> JobState:
-    """The books after a report: a divergence in committed steps gives back all that came after the snapshot."""
+    """The books after a report: committed steps that are not to stay take back all that came after the snapshot."""
     committed, searched, n = state.committed_steps, state.search_steps, report.n_steps
     given_back = 0
     standing = Standing.of(state)
@@ -289,7 +292,7 @@ def _rolled_back(state: JobState, report: Report) -> bool:
     """Whether the steps of a report are not to stay."""
     if report.outcome is Outcome.REPLACED:
         return False  # those that were not to stay were taken back without us
-    return not state.directive.phase.committed or report.outcome is Outcome.DIVERGED
+    return not state.directive.phase.committed or report.outcome.rolls_back
 
 
 def _stop(state: JobState, report: Report, status: Status, message: str) -> Transition:

@@ -52,11 +52,26 @@ class Outcome(enum.StrEnum):
     DIVERGED = "diverged"
     REPLACED = "replaced"
     """Not carried out: the client could not reach the server, and trained on by itself."""
+    FELL_SHORT = "fell_short"
+    """Committed steps did worse than was promised, at losses that are no divergence."""
+
+    @property
+    def rolls_back(self) -> bool:
+        """Whether committed steps that end so are not to stay."""
+        return self in (Outcome.DIVERGED, Outcome.FELL_SHORT)
 
 
 MAX_STEPS = 2**40
 """A thousand steps a second for 35 years. Sums of such numbers fit into the 64 bits that they have on the wire."""
 Steps = Annotated[int, pydantic.Field(ge=0, le=MAX_STEPS)]
+
+
+class Bar(Value):
+    """What the mean loss of a report that begins at or after `from_step` must not be above."""
+
+    from_step: Steps
+    mean_loss: float
+    """Infinity: from here on nothing is held to."""
 
 
 class Directive(Value):
@@ -73,6 +88,8 @@ class Directive(Value):
     validate_at: tuple[Steps, ...] = ()
     give_up_above: float | None = None
     report_every: Steps = 0
+    promise: tuple[Bar, ...] = ()
+    """Ascending by `from_step`; the last bar that a report has reached counts."""
     reason: str = ""
 
     @pydantic.model_validator(mode="after")
@@ -95,6 +112,9 @@ class Directive(Value):
                 "restore": False,
                 "snapshot": False,
                 "validate_at": tuple(s - n_steps for s in self.validate_at if s > n_steps),
+                "promise": tuple(
+                    bar.model_copy(update={"from_step": max(bar.from_step - n_steps, 0)}) for bar in self.promise
+                ),
             }
         )
 
@@ -174,6 +194,21 @@ class PosteriorCurve(Value):
     acquisition: tuple[float, ...]
 
 
+class Setback(Value):
+    """Committed steps that were rolled back."""
+
+    lr: float
+    """Their peak."""
+    mean_loss: float | None = None
+    """Of the last report; None: they diverged."""
+    bar: float | None = None
+    """That it is above."""
+    start_loss: float | None = None
+    """The mean loss before the first step."""
+    gain: float | None = None
+    """What the best probe gained from there."""
+
+
 class Decision(Value):
     """The evidence behind a directive: what was known, what was thought, what was chosen and why."""
 
@@ -182,3 +217,13 @@ class Decision(Value):
     reason: str
     candidates: tuple[Candidate, ...] = ()
     posterior: PosteriorCurve | None = None
+    setback: Setback | None = None
+    """Why committed steps begin anew."""
+    forecast: float | None = None
+    """The loss that the committed steps should end below, as the search has seen it; validation where there is one."""
+    forecast_sd: float | None = None
+    optimum: float | None = None
+    """The best LR over a probe."""
+    correction: float | None = None
+    """What the optimum was multiplied by for the length of the run. `lr` may differ from their product where it was
+    drawn towards the one that the user had set."""

@@ -74,7 +74,7 @@ def committed(entries: Iterable[Entry]) -> list[bool]:
 def _stays(directive: Directive, report: Result) -> bool:
     if report.outcome is Outcome.REPLACED:
         return report.n_steps > 0
-    return directive.phase.committed and report.outcome is not Outcome.DIVERGED
+    return directive.phase.committed and not report.outcome.rolls_back
 
 
 def segments(entries: Sequence[Entry]) -> list[Segment]:

@@ -19,6 +19,7 @@ from tuner_server.core.errors import InvalidInputError, NotFoundError
 from tuner_server.core.job_state import Status
 from tuner_server.core.messages import (
     MAX_STEPS,
+    Bar,
     BatchSource,
     Candidate,
     Decision,
@@ -46,6 +47,7 @@ OUTCOMES: Mapping[Outcome, pb.Outcome.ValueType] = {
     Outcome.COMPLETED: pb.OUTCOME_COMPLETED,
     Outcome.PARTIAL: pb.OUTCOME_PARTIAL,
     Outcome.DIVERGED: pb.OUTCOME_DIVERGED,
+    Outcome.FELL_SHORT: pb.OUTCOME_FELL_SHORT,
     Outcome.REPLACED: pb.OUTCOME_REPLACED,
 }
 STATES: Mapping[Status, pb.JobState.ValueType] = {
@@ -155,6 +157,7 @@ def directive_from_pb(message: pb.Directive) -> Directive:
         validate_at=tuple(message.validate_at),
         give_up_above=message.give_up_above if message.HasField("give_up_above") else None,
         report_every=message.report_every,
+        promise=tuple(Bar(from_step=bar.from_step, mean_loss=bar.mean_loss) for bar in message.promise),
         reason=message.reason,
     )
 
@@ -173,6 +176,7 @@ def directive_to_pb(directive: Directive) -> pb.Directive:
         validate_at=directive.validate_at,
         give_up_above=directive.give_up_above,
         report_every=directive.report_every,
+        promise=[pb.Bar(from_step=bar.from_step, mean_loss=bar.mean_loss) for bar in directive.promise],
         reason=directive.reason,
     )
 
@@ -211,7 +215,13 @@ def decision_to_pb(number: int, decision: Decision) -> pb.Decision:
         lr=decision.lr,
         reason=decision.reason,
         candidates=[_candidate_to_pb(candidate) for candidate in decision.candidates],
+        forecast=decision.forecast,
+        forecast_sd=decision.forecast_sd,
+        optimum=decision.optimum,
+        correction=decision.correction,
     )
+    if decision.setback is not None:
+        message.setback.CopyFrom(pb.Setback(**decision.setback.model_dump()))
     curve = decision.posterior
     if curve is not None:
         message.posterior.CopyFrom(

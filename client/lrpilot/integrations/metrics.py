@@ -12,7 +12,7 @@ import math
 
 from lrpilot.convert import profile_from_proto
 from lrpilot.driver import Driver
-from lrpilot.lease import committed
+from lrpilot.lease import committed, rolls_back
 from lrpilot.observer import Observer
 from lrpilot.v1 import tuner_pb2 as pb
 
@@ -53,7 +53,7 @@ class MetricLogger(Observer, abc.ABC):
         if not committed(directive):
             self._probe_ends[directive.number] = start + len(report.losses) - 1
             self.write(self._points(SEARCH_STEP, f"{PREFIX}/probe", directive, report, start))
-        elif report.outcome != pb.OUTCOME_DIVERGED:
+        elif not rolls_back(report):
             self.write(self._points(STEP, PREFIX, directive, report, start))
 
     def began(self, driver: Driver, directive: pb.Directive) -> None:

@@ -119,6 +119,8 @@ class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.Value
     """The directive was not carried out: the server was away when it was due, and the client trained on by itself. The
     losses are those of its committed steps; the answer decides on what is left.
     """
+    OUTCOME_FELL_SHORT: _Outcome.ValueType  # 5
+    """The committed steps did worse than was promised, at a sound loss: their mean is above a bar of the directive."""
 
 class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper): ...
 
@@ -132,6 +134,8 @@ OUTCOME_REPLACED: Outcome.ValueType  # 4
 """The directive was not carried out: the server was away when it was due, and the client trained on by itself. The
 losses are those of its committed steps; the answer decides on what is left.
 """
+OUTCOME_FELL_SHORT: Outcome.ValueType  # 5
+"""The committed steps did worse than was promised, at a sound loss: their mean is above a bar of the directive."""
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
 class _JobState:
@@ -243,6 +247,7 @@ class Directive(_message.Message):
     GIVE_UP_ABOVE_FIELD_NUMBER: _builtins.int
     REPORT_EVERY_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    PROMISE_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Counts from 1 within a job."""
     phase: Global___Phase.ValueType
@@ -266,6 +271,12 @@ class Directive(_message.Message):
     def validate_at(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Validate after these many steps of the directive, ascending; 0 is before the first step."""
 
+    @_builtins.property
+    def promise(self) -> _containers.RepeatedCompositeFieldContainer[Global___Bar]:
+        """What committed steps are held to, ascending by from_step. A report that begins at or after a bar's from_step, and
+        whose losses have a mean above the last such bar, ends the directive: its outcome is then FELL_SHORT.
+        """
+
     def __init__(
         self,
         *,
@@ -281,16 +292,43 @@ class Directive(_message.Message):
         give_up_above: _builtins.float | None = ...,
         report_every: _builtins.int = ...,
         reason: _builtins.str = ...,
+        promise: _abc.Iterable[Global___Bar] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "give_up_above", b"give_up_above", "profile", b"profile"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "batches", b"batches", "give_up_above", b"give_up_above", "n_steps", b"n_steps", "number", b"number", "phase", b"phase", "profile", b"profile", "reason", b"reason", "report_every", b"report_every", "restore", b"restore", "snapshot", b"snapshot", "stage", b"stage", "validate_at", b"validate_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "batches", b"batches", "give_up_above", b"give_up_above", "n_steps", b"n_steps", "number", b"number", "phase", b"phase", "profile", b"profile", "promise", b"promise", "reason", b"reason", "report_every", b"report_every", "restore", b"restore", "snapshot", b"snapshot", "stage", b"stage", "validate_at", b"validate_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__give_up_above: _TypeAlias = _typing.Literal["give_up_above"]  # noqa: Y015
     _WhichOneofArgType__give_up_above: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__give_up_above) -> _WhichOneofReturnType__give_up_above | None: ...
 
 Global___Directive: _TypeAlias = Directive  # noqa: Y015
+
+@_typing.final
+class Bar(_message.Message):
+    """A bar for the mean loss of a report."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_STEP_FIELD_NUMBER: _builtins.int
+    MEAN_LOSS_FIELD_NUMBER: _builtins.int
+    from_step: _builtins.int
+    """Of the directive's steps."""
+    mean_loss: _builtins.float
+    """Infinity: from here on nothing is held to."""
+    def __init__(
+        self,
+        *,
+        from_step: _builtins.int = ...,
+        mean_loss: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_step", b"from_step", "mean_loss", b"mean_loss"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Bar: _TypeAlias = Bar  # noqa: Y015
 
 @_typing.final
 class Validation(_message.Message):
@@ -499,7 +537,7 @@ class Job(_message.Message):
     best_loss: _builtins.float
     """The lowest mean of ten committed steps in a row. Absent before there are so many."""
     given_back_steps: _builtins.int
-    """Of the search steps: those that were committed, and taken back after a divergence."""
+    """Of the search steps: those that were committed, and rolled back after a divergence or a broken promise."""
     @_builtins.property
     def config(self) -> Global___JobConfig: ...
     @_builtins.property
@@ -639,6 +677,57 @@ class Posterior(_message.Message):
 Global___Posterior: _TypeAlias = Posterior  # noqa: Y015
 
 @_typing.final
+class Setback(_message.Message):
+    """Committed steps that were rolled back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LR_FIELD_NUMBER: _builtins.int
+    MEAN_LOSS_FIELD_NUMBER: _builtins.int
+    BAR_FIELD_NUMBER: _builtins.int
+    START_LOSS_FIELD_NUMBER: _builtins.int
+    GAIN_FIELD_NUMBER: _builtins.int
+    lr: _builtins.float
+    """Their peak LR."""
+    mean_loss: _builtins.float
+    """Absent after a divergence. Otherwise the mean loss of the last report, and the bar that it is above."""
+    bar: _builtins.float
+    start_loss: _builtins.float
+    """The mean loss before the first step, and what the best probe gained from there."""
+    gain: _builtins.float
+    def __init__(
+        self,
+        *,
+        lr: _builtins.float = ...,
+        mean_loss: _builtins.float | None = ...,
+        bar: _builtins.float | None = ...,
+        start_loss: _builtins.float | None = ...,
+        gain: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bar", b"_bar", "_gain", b"_gain", "_mean_loss", b"_mean_loss", "_start_loss", b"_start_loss", "bar", b"bar", "gain", b"gain", "mean_loss", b"mean_loss", "start_loss", b"start_loss"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bar", b"_bar", "_gain", b"_gain", "_mean_loss", b"_mean_loss", "_start_loss", b"_start_loss", "bar", b"bar", "gain", b"gain", "lr", b"lr", "mean_loss", b"mean_loss", "start_loss", b"start_loss"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bar: _TypeAlias = _typing.Literal["bar"]  # noqa: Y015
+    _WhichOneofArgType__bar: _TypeAlias = _typing.Literal["_bar", b"_bar"]  # noqa: Y015
+    _WhichOneofReturnType__gain: _TypeAlias = _typing.Literal["gain"]  # noqa: Y015
+    _WhichOneofArgType__gain: _TypeAlias = _typing.Literal["_gain", b"_gain"]  # noqa: Y015
+    _WhichOneofReturnType__mean_loss: _TypeAlias = _typing.Literal["mean_loss"]  # noqa: Y015
+    _WhichOneofArgType__mean_loss: _TypeAlias = _typing.Literal["_mean_loss", b"_mean_loss"]  # noqa: Y015
+    _WhichOneofReturnType__start_loss: _TypeAlias = _typing.Literal["start_loss"]  # noqa: Y015
+    _WhichOneofArgType__start_loss: _TypeAlias = _typing.Literal["_start_loss", b"_start_loss"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bar) -> _WhichOneofReturnType__bar | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gain) -> _WhichOneofReturnType__gain | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mean_loss) -> _WhichOneofReturnType__mean_loss | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__start_loss) -> _WhichOneofReturnType__start_loss | None: ...
+
+Global___Setback: _TypeAlias = Setback  # noqa: Y015
+
+@_typing.final
 class Decision(_message.Message):
     """The evidence behind a directive."""
 
@@ -650,14 +739,31 @@ class Decision(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     CANDIDATES_FIELD_NUMBER: _builtins.int
     POSTERIOR_FIELD_NUMBER: _builtins.int
+    SETBACK_FIELD_NUMBER: _builtins.int
+    FORECAST_FIELD_NUMBER: _builtins.int
+    FORECAST_SD_FIELD_NUMBER: _builtins.int
+    OPTIMUM_FIELD_NUMBER: _builtins.int
+    CORRECTION_FIELD_NUMBER: _builtins.int
     directive_number: _builtins.int
     stage: _builtins.int
     lr: _builtins.float
     reason: _builtins.str
+    forecast: _builtins.float
+    """The loss at the end of the committed steps, as it is expected; by validation where there is one."""
+    forecast_sd: _builtins.float
+    optimum: _builtins.float
+    """The best LR over a probe, and what it was multiplied by for the length of the run. The LR may differ from their
+    product where it was drawn towards the one that the user had set.
+    """
+    correction: _builtins.float
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]: ...
     @_builtins.property
     def posterior(self) -> Global___Posterior: ...
+    @_builtins.property
+    def setback(self) -> Global___Setback:
+        """Why committed steps begin anew."""
+
     def __init__(
         self,
         *,
@@ -667,12 +773,32 @@ class Decision(_message.Message):
         reason: _builtins.str = ...,
         candidates: _abc.Iterable[Global___Candidate] | None = ...,
         posterior: Global___Posterior | None = ...,
+        setback: Global___Setback | None = ...,
+        forecast: _builtins.float | None = ...,
+        forecast_sd: _builtins.float | None = ...,
+        optimum: _builtins.float | None = ...,
+        correction: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["posterior", b"posterior"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_correction", b"_correction", "_forecast", b"_forecast", "_forecast_sd", b"_forecast_sd", "_optimum", b"_optimum", "correction", b"correction", "forecast", b"forecast", "forecast_sd", b"forecast_sd", "optimum", b"optimum", "posterior", b"posterior", "setback", b"setback"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "directive_number", b"directive_number", "lr", b"lr", "posterior", b"posterior", "reason", b"reason", "stage", b"stage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_correction", b"_correction", "_forecast", b"_forecast", "_forecast_sd", b"_forecast_sd", "_optimum", b"_optimum", "candidates", b"candidates", "correction", b"correction", "directive_number", b"directive_number", "forecast", b"forecast", "forecast_sd", b"forecast_sd", "lr", b"lr", "optimum", b"optimum", "posterior", b"posterior", "reason", b"reason", "setback", b"setback", "stage", b"stage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__correction: _TypeAlias = _typing.Literal["correction"]  # noqa: Y015
+    _WhichOneofArgType__correction: _TypeAlias = _typing.Literal["_correction", b"_correction"]  # noqa: Y015
+    _WhichOneofReturnType__forecast: _TypeAlias = _typing.Literal["forecast"]  # noqa: Y015
+    _WhichOneofArgType__forecast: _TypeAlias = _typing.Literal["_forecast", b"_forecast"]  # noqa: Y015
+    _WhichOneofReturnType__forecast_sd: _TypeAlias = _typing.Literal["forecast_sd"]  # noqa: Y015
+    _WhichOneofArgType__forecast_sd: _TypeAlias = _typing.Literal["_forecast_sd", b"_forecast_sd"]  # noqa: Y015
+    _WhichOneofReturnType__optimum: _TypeAlias = _typing.Literal["optimum"]  # noqa: Y015
+    _WhichOneofArgType__optimum: _TypeAlias = _typing.Literal["_optimum", b"_optimum"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__correction) -> _WhichOneofReturnType__correction | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__forecast) -> _WhichOneofReturnType__forecast | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__forecast_sd) -> _WhichOneofReturnType__forecast_sd | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__optimum) -> _WhichOneofReturnType__optimum | None: ...
 
 Global___Decision: _TypeAlias = Decision  # noqa: Y015
 

@@ -19,14 +19,14 @@ Where earlier jobs of the family left a prior, the search begins with a head sta
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
+import numpy as np
 import pydantic
 from lrpilot.profile import Profile, Shape
 
-from tuner_server.core import range_test
+from tuner_server.core import promise
 from tuner_server.core.acquisition import LogExpectedImprovement, LowerConfidenceBound
-from tuner_server.core.config import LrBounds
+from tuner_server.core.bracket import bracket, limits, outward, spacing
 from tuner_server.core.decayed import HELD_OUT, end_loss, length_correction
 from tuner_server.core.divergence import TRUSTED_RESTARTS, SoundLosses, check_restarts, doubt, learn, level_reached
 from tuner_server.core.errors import InvalidInputError
@@ -40,28 +40,26 @@ from tuner_server.core.messages import (
     Outcome,
     Phase,
     Report,
+    Setback,
 )
 from tuner_server.core.parts import evenly, report_every
 from tuner_server.core.policies.base import Asking, Options, Policy, PolicyState, Progress, Step
 from tuner_server.core.prior import LENGTH_EXPONENT, Optimum
-from tuner_server.core.suggest import Query
+from tuner_server.core.suggest import Query, Suggestion
+from tuner_server.core.users_lr import toward_users
 
-PROBE_SHARE = 0.0075
+PROBE_SHARE = 0.01
 """n as a part of T ..."""
-MIN_PROBE, MAX_PROBE = 25, 65
-"""... between these: shorter probes rank badly, longer ones hardly rank better (docs/quality.md)."""
-MAX_SPACING = math.log(10.0)
-"""d at most: a bowl of the loss is about a decade wide, so wider steps may jump over it."""
-MIN_SPACING = math.log(2.0)
-"""d at least: closer LRs differ by less than the noise, and a narrow range could not be left in so few steps."""
-RANGE_SPACINGS = 3
-"""d is this part of the range, between those limits."""
-LEAST_STEP = 0.01
-"""A step outward that the limits leave less than this part of d says nothing new."""
-GROWTH = 2.0
-"""Of steps outward, from a finer spacing than d."""
+MIN_PROBE, MAX_PROBE = 10, 20
+"""... between these: shorter probes teach no level of divergence, longer ones rank no better (docs/quality.md)."""
+FEWEST_STEPS = 500
+"""A shorter run has no search: it would cost more than it gains."""
 LARGEST_SEARCH_SHARE = 0.2
-"""A search that would take more of the budget does not pay: there is none, and one that threatens to ends."""
+"""A search that threatens to take more of the budget ends."""
+TOLD_APART = 0.02
+"""LRs closer than this part of them are one to whoever reads a reason."""
+PROMISES = 2
+"""So many times committed steps are held to what the probes promised: at an LR lowered twice a sound run is as slow."""
 CHECKPOINTS = 10
 """Validations over the committed steps, for those who watch; they decide nothing."""
 RETREAT = math.sqrt(10.0)
@@ -72,13 +70,12 @@ class BudgetOptions(Options):
     """The constants of the method. The defaults are measured ones, see docs/quality.md."""
 
     probe_steps: int | None = pydantic.Field(default=None, ge=4)
-    """n; None: 0.75% of the total steps, but 25 to 65."""
+    """n; None: 1% of the total steps, but 10 to 20."""
     refinements: int = pydantic.Field(default=3, ge=0, le=50)
     """Candidates after the best one is bracketed."""
     max_candidates: int = pydantic.Field(default=8, ge=1, le=100)
     length_exponent: float = pydantic.Field(default=LENGTH_EXPONENT, ge=0, le=1)
-    """gamma. 0.32 was reported over token horizons (Bjorck et al. 2024). On our workloads 0.1 to 0.15 is right on
-    average; 0.2 guards against a probe's luck, since too high an LR hurts more than too low a one (docs/quality.md)."""
+    """gamma. 0.32 was reported over token horizons (Bjorck et al. 2024); ours was measured (docs/quality.md)."""
     warmup: float = pydantic.Field(default=0.05, ge=0, lt=1)
     """Part of a probe, and of the committed steps, in which the LR rises linearly."""
     decayed_probes: bool = True
@@ -112,8 +109,10 @@ class BudgetState(PolicyState):
     """What the search found; None before its end, and where it was cut too short to tell."""
     sound: SoundLosses | None = None
     """None before the first sound probe."""
+    footing: promise.Footing | None = None
+    """None before the first probe that had losses."""
     restarts: int = 0
-    """How often committed steps diverged."""
+    """How often committed steps diverged or fell short."""
 
     @property
     def misled(self) -> bool:
@@ -147,16 +146,14 @@ class Budget(Policy[BudgetOptions, BudgetState]):
 
     @property
     def _held_out(self) -> int:
-        return 0 if self.config.has_validation else HELD_OUT
+        return 0 if self.config.has_validation else min(HELD_OUT, self.probe_steps // 2)
 
     @property
     def searches(self) -> bool:
         """Whether the run is long enough for a search to pay."""
-        assert self.config.total_steps is not None
-        search = self._usual_search
-        if self.config.lr_bounds is None:
-            search += range_test.directive(self.config).n_steps
-        return search <= LARGEST_SEARCH_SHARE * self.config.total_steps
+        total = self.config.total_steps
+        assert total is not None
+        return total >= FEWEST_STEPS and self._usual_search <= LARGEST_SEARCH_SHARE * total
 
     @property
     def _usual_search(self) -> int:
@@ -175,33 +172,47 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         remaining = progress.remaining_steps
         assert remaining is not None
         if not self.searches:
-            reason = f"{remaining} steps are too few to search: the LR that was set, decaying"
-            return Step(BudgetState(), self._train(self.config.base_lr, remaining, None, reason))
+            reason = (
+                f"no search in a run of {remaining} steps, which are too few for one: the LR that was set, decaying"
+            )
+            return Step(BudgetState(), self._train(self.config.base_lr, remaining, BudgetState(), reason))
         return (yield from self._next(BudgetState(), progress))
 
     def advance(
         self, state: BudgetState, directive: Directive, report: Report, progress: Progress
     ) -> Asking[BudgetState]:
-        """The next candidate, or the decay; after a divergence in it, the decay from a lower LR."""
+        """The next candidate, or the decay; if that diverges or falls short, the decay from a lower LR."""
         assert directive.profile is not None
         peak = directive.profile.start_lr
         if directive.phase is not Phase.PROBE:
-            return self._restart(state, peak, progress)
-        state = state.model_copy(update={"sound": learn(state.sound, report)})
+            if report.outcome is Outcome.FELL_SHORT:
+                return self._restart(
+                    state, promise.fell_short(state.footing, peak, directive.promise, report), progress
+                )
+            return self._restart(state, Setback(lr=peak), progress)
         candidate = self._judge(directive.number, peak, report, progress)
-        state = state.model_copy(update={"candidates": (*state.candidates, candidate)})
+        state = state.model_copy(
+            update={
+                "sound": learn(state.sound, report),
+                "footing": promise.learn(state.footing, peak, report, candidate.forecast),
+                "candidates": (*state.candidates, candidate),
+            }
+        )
         return (yield from self._next(state, progress))
 
-    def _restart(self, state: BudgetState, peak: float, progress: Progress) -> Step[BudgetState]:
-        """The decay from a lower LR than the one that diverged. Raises: DivergenceError: it never helps."""
+    def _restart(self, state: BudgetState, setback: Setback, progress: Progress) -> Step[BudgetState]:
+        """The decay from a lower LR than the one that failed. Raises: DivergenceError: it never helps."""
         remaining = progress.remaining_steps
         assert remaining is not None
         restarts = state.restarts + 1
         check_restarts(restarts)
         optimum = state.optimum and state.optimum.model_copy(update={"good_end": False})
         state = state.model_copy(update={"restarts": restarts, "optimum": optimum})
-        reason = f"diverged at {peak:.3g}: a lower LR over what is left{doubt(restarts)}"
-        return Step(state, self._train(peak / RETREAT, remaining, self._limit(state), reason))
+        lr = setback.lr / RETREAT
+        what = "diverged at" if setback.mean_loss is None else "fell short of its own probe at"
+        reason = f"{what} {setback.lr:.3g}: a lower LR over what is left{doubt(restarts)}"
+        decision = Decision(stage=0, lr=lr, reason=reason, setback=setback)
+        return Step(state, self._train(lr, remaining, state, reason), decision)
 
     def rejoin(self, state: BudgetState, progress: Progress) -> Asking[BudgetState]:
         """Commits the best candidate so far; without one, searches if enough is left, or decays from the LR set."""
@@ -212,7 +223,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         if self._usual_search <= LARGEST_SEARCH_SHARE * remaining and self._affords_probes(1, progress):
             return (yield from self._next(BudgetState(), progress))
         reason = f"joined again with {remaining} steps left, too few to search: the LR that was set, decaying"
-        return Step(state, self._train(self.config.base_lr, remaining, self._limit(state), reason))
+        return Step(state, self._train(self.config.base_lr, remaining, state, reason))
 
     def _judge(self, number: int, peak: float, report: Report, progress: Progress) -> Candidate:
         """A probe's loss after its decay: the validation, or the mean over batches that were held out."""
@@ -220,7 +231,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             reached = level_reached(report, progress.first_loss)
             return Candidate(directive_number=number, lr=peak, at_least=reached)
         # No standard error: all candidates see the same batches, so what is left is for the surrogate to find out.
-        return Candidate(directive_number=number, lr=peak, forecast=end_loss(report), forecast_sd=0.0)
+        return Candidate(directive_number=number, lr=peak, forecast=end_loss(report, self._held_out), forecast_sd=0.0)
 
     def _head_start(self, progress: Progress) -> HeadStart | None:
         """Where the prior has the search begin; None without one, or where it could not be checked."""
@@ -230,8 +241,8 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             progress.prior,
             expected=progress.prior.at(self.probe_steps, self.options.length_exponent),
             middle=math.log(progress.bounds.middle),
-            limits=_limits(progress.bounds, self.options.widening),
-            d=_spacing(progress.bounds),
+            limits=limits(progress.bounds, self.options.widening),
+            d=spacing(progress.bounds),
         )
 
     def _most_candidates(self, state: BudgetState) -> int:
@@ -244,7 +255,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         """Whether a head start has led to a bracket that needs no refinement."""
         if state.head_start is None or state.misled:
             return False
-        low, high = _bracket(state.bracketing, progress.bounds, self.options.widening)
+        low, high = bracket(state.bracketing, progress.bounds, self.options.widening)
         return high - low <= FINE_BRACKET
 
     def _next(self, state: BudgetState, progress: Progress) -> Asking[BudgetState]:
@@ -253,27 +264,27 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         done, head_start = len(state.candidates), state.head_start
         spent = done >= self._most_candidates(state) or not self._affords_probes(1, progress)
         if head_start is not None and not state.misled and not spent:
-            ahead = head_start.next(state.candidates, _limits(progress.bounds, self.options.widening))
+            ahead = head_start.next(state.candidates, limits(progress.bounds, self.options.widening))
             if ahead is not None:
                 reason = "what earlier jobs of the family found" if not done else "beside it, to check it"
                 return self._probe(state, Decision(stage=0, lr=math.exp(ahead), reason=reason), progress)
-        outward = _outward(state.bracketing, progress.bounds, self.options.widening)
-        if outward is None and state.bracketed_after is None:
+        further = outward(state.bracketing, progress.bounds, self.options.widening)
+        if further is None and state.bracketed_after is None:
             state = state.model_copy(update={"bracketed_after": done})
-        fine = outward is None and self._fine(state, progress)
-        lost = done > 0 and outward is None and all(candidate.diverged for candidate in state.candidates)
+        fine = further is None and self._fine(state, progress)
+        lost = done > 0 and further is None and all(candidate.diverged for candidate in state.candidates)
         if lost or fine or spent:
             return (yield from self._commit(state, progress))
-        if state.bracketed_after is None and outward is not None:
-            beyond = "" if progress.bounds.min <= math.exp(outward) <= progress.bounds.max else ", beyond the range"
+        if state.bracketed_after is None and further is not None:
+            beyond = "" if progress.bounds.min <= math.exp(further) <= progress.bounds.max else ", beyond the range"
             return self._probe(
-                state, Decision(stage=0, lr=math.exp(outward), reason=f"a step outward{beyond}"), progress
+                state, Decision(stage=0, lr=math.exp(further), reason=f"a step outward{beyond}"), progress
             )
         if state.bracketed_after is not None and done >= state.bracketed_after + self.options.refinements:
             return (yield from self._commit(state, progress))
         found = yield Query(
             observations(state.candidates),
-            _bracket(state.bracketing, progress.bounds, self.options.widening),
+            bracket(state.bracketing, progress.bounds, self.options.widening),
             LogExpectedImprovement(),
             seed=self.config.seed,
         )
@@ -295,7 +306,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             n_steps=n + self._held_out,
             profile=Profile(shape, decision.lr, end, n, warmup=min(round(n * self.options.warmup), n - 1)),
             batches=self.options.batches,
-            validate_at=(n,) if self.config.has_validation else (),
+            validate_at=self._validations(state),
             give_up_above=self._limit(state),
             reason=f"candidate {len(state.candidates) + 1}: {decision.reason}",
         )
@@ -309,10 +320,10 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             lr = min(candidate.lr for candidate in state.candidates) / RETREAT
             reason = "every probe diverged: well below the lowest LR that was tried"
             decision = Decision(stage=0, lr=lr, reason=reason, candidates=state.candidates)
-            return Step(state, self._train(lr, remaining, self._limit(state), reason), decision)
+            return Step(state, self._train(lr, remaining, state, reason), decision)
         best = yield Query(
             observations(state.candidates),
-            _bracket(state.bracketing, progress.bounds, self.options.widening),
+            bracket(state.bracketing, progress.bounds, self.options.widening),
             LowerConfidenceBound(kappa=0.0),
             seed=self.config.seed,
             min_separation=0.0,
@@ -320,34 +331,48 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         if len(state.candidates) >= FIRST_CANDIDATES:
             optimum = Optimum(log_lr=best.log_lr, probe_steps=self.probe_steps)
             state = state.model_copy(update={"optimum": optimum})
+        found, reason = math.exp(best.log_lr), f"best over {self.probe_steps} steps: {math.exp(best.log_lr):.3g}"
         correction = length_correction(self.probe_steps, remaining, self.options.length_exponent)
-        lr = math.exp(best.log_lr) * correction
-        reason = (
-            f"best over {self.probe_steps} steps: {math.exp(best.log_lr):.3g}, "
-            f"times {correction:.2f} for a decay over {remaining}"
-        )
+        lr = toward_users(found * correction, self.config.base_lr)
+        reason += f", times {correction:.2f} for a decay over {remaining}"
+        if abs(lr / (found * correction) - 1) > TOLD_APART:
+            reason += f", drawn towards the {self.config.base_lr:.3g} that was set"
+        forecast, forecast_sd = _expected(best)
         decision = Decision(
             stage=0,
             lr=lr,
             reason=reason,
             candidates=state.candidates,
             posterior=posterior_curve(best.evidence),
+            forecast=forecast,
+            forecast_sd=forecast_sd,
+            optimum=found,
+            correction=correction,
         )
-        return Step(state, self._train(lr, remaining, self._limit(state), reason), decision)
+        return Step(state, self._train(lr, remaining, state, reason), decision)
 
-    def _train(self, lr: float, n_steps: int, limit: float | None, reason: str) -> Directive:
+    def _train(self, lr: float, n_steps: int, state: BudgetState, reason: str) -> Directive:
         end = lr if self.options.decay is Shape.CONSTANT else 0.0
+        warmup, every = int(n_steps * self.options.warmup), report_every(n_steps)
+        held = state.footing if state.restarts < PROMISES else None
         return Directive(
             phase=Phase.TRAIN,
             stage=0,
             n_steps=n_steps,
-            profile=Profile(self.options.decay, lr, end, n_steps, warmup=int(n_steps * self.options.warmup)),
+            profile=Profile(self.options.decay, lr, end, n_steps, warmup=warmup),
             batches=self.options.batches,
             validate_at=evenly(n_steps, CHECKPOINTS) if self.config.has_validation else (),
-            give_up_above=limit,
-            report_every=report_every(n_steps),
+            give_up_above=self._limit(state),
+            report_every=every,
+            promise=promise.bars(held, n_steps, warmup, every),
             reason=reason,
         )
+
+    def _validations(self, state: BudgetState) -> tuple[int, ...]:
+        """When a probe is validated: at its end, and the first one before it begins, too."""
+        if not self.config.has_validation:
+            return ()
+        return (self.probe_steps,) if state.candidates else (0, self.probe_steps)
 
     def _limit(self, state: BudgetState) -> float | None:
         if state.sound is None or state.restarts >= TRUSTED_RESTARTS:
@@ -355,48 +380,12 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         return state.sound.level(self.options.divergence_factor)
 
 
-def _spacing(bounds: LrBounds) -> float:
-    low, high = bounds.log
-    return min(max((high - low) / RANGE_SPACINGS, MIN_SPACING), MAX_SPACING)
-
-
-def _limits(bounds: LrBounds, widening: float) -> tuple[float, float]:
-    """The lowest and the highest x that may be tried."""
-    low, high = bounds.log
-    return low - math.log(widening), high + math.log(widening)
-
-
-def _neighbours(candidates: Sequence[Candidate]) -> tuple[float, float | None, float | None]:
-    """The x of the best candidate, and of the next lower and the next higher one that was tried."""
-    xs = sorted(math.log(candidate.lr) for candidate in candidates)
-    at = xs.index(math.log(min(candidates, key=lambda candidate: candidate.loss).lr))
-    return xs[at], xs[at - 1] if at else None, xs[at + 1] if at + 1 < len(xs) else None
-
-
-def _outward(candidates: Sequence[Candidate], bounds: LrBounds, widening: float) -> float | None:
-    """The next x on the way to a bracket; None: there is one, or the search may go no further."""
-    if not candidates:
-        return math.log(bounds.middle)
-    d, (lowest, highest) = _spacing(bounds), _limits(bounds, widening)
-    least = LEAST_STEP * d
-    if all(candidate.diverged for candidate in candidates):
-        tried = min(math.log(candidate.lr) for candidate in candidates)
-        return max(tried - d, lowest) if tried - lowest > least else None
-    best, below, above = _neighbours(candidates)
-    if above is None and highest - best > least:
-        return min(best + _step(d, best, below), highest)
-    if below is None and best - lowest > least:
-        return max(best - _step(d, best, above), lowest)
-    return None
-
-
-def _step(d: float, best: float, behind: float | None) -> float:
-    """How far outward, given the neighbour behind: after the finer spacing of a head start, steps grow up to d."""
-    return d if behind is None else min(d, GROWTH * abs(best - behind))
-
-
-def _bracket(candidates: Sequence[Candidate], bounds: LrBounds, widening: float) -> tuple[float, float]:
-    """Between the neighbours of the best candidate; where it has none, as far as a step outward may go."""
-    best, below, above = _neighbours(candidates)
-    d, (lowest, highest) = _spacing(bounds), _limits(bounds, widening)
-    return max(best - d, lowest) if below is None else below, min(best + d, highest) if above is None else above
+def _expected(best: Suggestion) -> tuple[float | None, float | None]:
+    """The loss that the surrogate expects at a suggestion, and its standard deviation."""
+    evidence = best.evidence
+    if evidence is None:
+        return None, None
+    return (
+        float(np.interp(best.log_lr, evidence.log_lr, evidence.mean)),
+        float(np.interp(best.log_lr, evidence.log_lr, evidence.sd)),
+    )

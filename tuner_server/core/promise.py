@@ -1,0 +1,134 @@
+"""What a search promises of the run that it leads to, and holds it to.
+
+A network that a high LR destroyed has a finite loss, at the level where it began, so no rule of divergence sees it. But a
+run that does as well as its own probe did has left that level behind long before. A committed run that, after its
+warm-up, has not gained a good part of what its probe gained in a few steps is not the run that was promised.
+
+Notation: s, the training loss before the first step; g, what the best probe gained, from the loss before the first step
+to the one after its decay; f, the part of g that a report of committed steps must have gained at least. Its mean loss
+must then not be above the bar s - f g + margin. All of it moves with a shift of the losses, and scales with them.
+
+Measured on the linear decays of `benchmarks.quality` (docs/quality.md): of sound runs none came closer to a bar than a
+tenth of g; of networks that had died all but few were above one within 15% of the run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from tuner_server.core.messages import Bar, Outcome, Report, Setback, Value
+
+STAIRS = ((0.05, 0.5), (0.1, 0.65), (0.25, 0.8))
+"""f, from so large a part of the committed steps on; before the first, a warm-up may be under way."""
+LAST_LOOK = 0.8
+"""From this part on a run is left alone: what is left could not make up for what would be rolled back."""
+FIRST_LOSSES = 5
+"""Losses over which s is averaged. The lowest LR hardly moves the weights in so few steps."""
+TAIL_SHARE = 4
+"""One in so many of a probe's training losses, at its end, says where it ended, if its validation can't."""
+SAME_MEASURE = 0.5
+"""Validation and training loss are taken for the same measure if, untrained, they differ by this part of g at most: a
+validation that gives a perplexity, or an error in percent, says nothing of training losses."""
+MARGIN_SDS = 2.0
+"""Standard errors of s and of a report's mean that are added to a bar."""
+NORMAL_SD = 1.4826 / math.sqrt(2.0)
+"""The standard deviation of normal noise, in medians of the absolute difference of two draws."""
+
+
+class Footing(Value):
+    """What the probes of a search tell of the loss: where it began, and how far the best of them came."""
+
+    start_lr: float
+    """The lowest LR that was tried; its first losses say where training begins."""
+    start_loss: float
+    """s"""
+    sd: float
+    """How far the training losses of single steps scatter."""
+    start_validation: float | None = None
+    """Before the first step; None: there is no validation."""
+    best_loss: float | None = None
+    """What the best probe was judged by: its validation, or held-out training batches; None: all diverged."""
+    best_tail: float | None = None
+    """The mean of its last training losses."""
+
+    @property
+    def gain(self) -> float | None:
+        """g, in training loss; None: no probe gained anything that can be told."""
+        if self.best_loss is None or self.best_tail is None:
+            return None
+        begin = self.start_loss if self.start_validation is None else self.start_validation
+        gain = begin - self.best_loss
+        if abs(begin - self.start_loss) > SAME_MEASURE * abs(gain):
+            gain = self.start_loss - self.best_tail
+        return gain if gain > 0 else None
+
+
+def learn(known: Footing | None, lr: float, report: Report, judged: float | None) -> Footing | None:
+    """What is known after one more probe.
+
+    Args:
+        known: None before the first probe.
+        lr: The probe's peak.
+        report: On the probe.
+        judged: The loss by which it counts; None: it diverged.
+    """
+    losses = np.asarray(report.losses)
+    first = losses[:FIRST_LOSSES]
+    if known is None or lr < known.start_lr:
+        if not np.isfinite(first).all():
+            return known
+        sd = NORMAL_SD * float(np.median(np.abs(np.diff(losses)))) if len(losses) > 1 else 0.0
+        start = {"start_lr": lr, "start_loss": float(first.mean()), "sd": sd if math.isfinite(sd) else 0.0}
+        known = Footing(**start) if known is None else known.model_copy(update=start)
+    before = [v.loss for v in report.validations if v.step == 0 and math.isfinite(v.loss)]
+    if before:
+        known = known.model_copy(update={"start_validation": before[0]})
+    if judged is None or report.outcome is not Outcome.COMPLETED:
+        return known
+    if known.best_loss is None or judged < known.best_loss:
+        tail = float(losses[-max(len(losses) // TAIL_SHARE, 1) :].mean())
+        known = known.model_copy(update={"best_loss": judged, "best_tail": tail})
+    return known
+
+
+def fell_short(footing: Footing | None, lr: float, promise: Sequence[Bar], report: Report) -> Setback:
+    """The evidence against committed steps.
+
+    Args:
+        footing: What the search saw.
+        lr: Their peak.
+        promise: The bars of the directive.
+        report: The last one, whose mean is above one of them.
+    """
+    mean = math.fsum(report.losses) / len(report.losses)
+    return Setback(
+        lr=lr,
+        mean_loss=mean,
+        bar=max((bar.mean_loss for bar in promise if bar.mean_loss < mean), default=None),
+        start_loss=None if footing is None else footing.start_loss,
+        gain=None if footing is None else footing.gain,
+    )
+
+
+def bars(footing: Footing | None, n_steps: int, warmup: int, report_steps: int) -> tuple[Bar, ...]:
+    """What committed steps are held to; empty: nothing can be promised.
+
+    Args:
+        footing: What the search saw.
+        n_steps: Committed steps, warm-up included.
+        warmup: Steps of the warm-up.
+        report_steps: Steps of a report.
+    """
+    gain = None if footing is None else footing.gain
+    if footing is None or gain is None:
+        return ()
+    margin = MARGIN_SDS * footing.sd * math.sqrt(1 / FIRST_LOSSES + 1 / report_steps)
+    stairs = [
+        Bar(from_step=max(math.ceil(share * n_steps), warmup), mean_loss=footing.start_loss - part * gain + margin)
+        for share, part in STAIRS
+    ]
+    end = max(math.ceil(LAST_LOOK * n_steps), stairs[-1].from_step)
+    return (*stairs, Bar(from_step=end, mean_loss=math.inf))

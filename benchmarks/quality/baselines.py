@@ -6,7 +6,8 @@ take no LR. All of them, the range test of the LR finder included, stay within `
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -170,8 +171,9 @@ _SCHEDULE_FREE_LR = 0.0025
 _SCHEDULE_FREE_REFRESH = 50
 
 
-def _validate_average(session: Session) -> float:
-    """Validation loss at the averaged weights of a schedule-free optimizer."""
+@contextmanager
+def _averaged(session: Session) -> Iterator[None]:
+    """The averaged weights of a schedule-free optimizer."""
     assert isinstance(session.optimizer, AdamWScheduleFree)
     session.optimizer.eval()
     if any(isinstance(module, nn.BatchNorm2d) for module in session.model.modules()):
@@ -179,9 +181,8 @@ def _validate_average(session: Session) -> float:
         with torch.no_grad():
             for _ in range(_SCHEDULE_FREE_REFRESH):
                 session.loss(next(batches))
-    val_loss = session.validate()
+    yield
     session.optimizer.train()
-    return val_loss
 
 
 def _run_schedule_free(workload: Workload, n_steps: int, seed: int) -> Curve:
@@ -200,7 +201,7 @@ def _run_schedule_free(workload: Workload, n_steps: int, seed: int) -> Curve:
     assert isinstance(session.optimizer, AdamWScheduleFree)
     session.optimizer.train()
     constant = ShapedLr(lambda _p: 1.0, _SCHEDULE_FREE_LR, n_steps)
-    return train(session, n_steps, constant, _validate_average)
+    return train(session, n_steps, constant, _averaged)
 
 
 def _tuned(name: str, run: RunWithLr) -> Contestant:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Protocol
@@ -34,7 +35,7 @@ class Curve:
     """How one run went.
 
     Attributes:
-        final_val_loss: Validation loss at the end; infinity if the run diverged.
+        final_val_loss: What the end of the run is judged by (`Session.judge`); infinity if the run diverged.
         diverged: A loss became NaN or infinite, and the run was stopped there.
         val_steps: Steps before each validation.
         val_losses: Validation losses, aligned with `val_steps`.
@@ -75,13 +76,21 @@ def _intervals(n_steps: int) -> Iterator[range]:
     return (range(start, end) for start, end in pairwise(ends) if end > start)
 
 
+def _weights_as_they_are(_session: Session) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
 def train(
     session: Session,
     n_steps: int,
     rule: LrRule,
-    validate: Callable[[Session], float] = Session.validate,
+    weights: Callable[[Session], AbstractContextManager[None]] = _weights_as_they_are,
 ) -> Curve:
-    """Trains for `n_steps` optimizer steps, validating at evenly spaced steps and at the end."""
+    """Trains for `n_steps` optimizer steps, validating at evenly spaced steps and at the end.
+
+    `weights` puts those weights in place that are to be validated and judged, such as an average, while its context
+    is open.
+    """
     started = time.perf_counter()
     curve = Curve()
     batches = session.batches()
@@ -92,15 +101,19 @@ def train(
             total += train_step(session, next(batches))
             if not math.isfinite(total):
                 break
-        val_loss = validate(session) if math.isfinite(total) else math.nan
-        if not math.isfinite(val_loss):
+        val_loss = final = math.nan
+        if math.isfinite(total):
+            with weights(session):
+                val_loss = session.validate()
+                final = session.judge() if interval.stop == n_steps else val_loss
+        if not math.isfinite(val_loss + final):
             curve.diverged = True
             break
         rule.observe(val_loss)
         curve.val_steps.append(interval.stop)
         curve.val_losses.append(val_loss)
         curve.train_losses.append(total / len(interval))
-    if not curve.diverged:
-        curve.final_val_loss = curve.val_losses[-1]
+    else:
+        curve.final_val_loss = final
     curve.wall_s = time.perf_counter() - started
     return curve

@@ -22,7 +22,7 @@ from benchmarks.quality.workloads import Workload
 
 @dataclass(frozen=True)
 class Variant:
-    """A policy with options, on a range of which either end may be moved, with or without a validation function.
+    """A policy with options; the range and the LR that the optimizer carries may be moved, validation left out.
 
     Attributes:
         policy: Its name.
@@ -30,6 +30,7 @@ class Variant:
         low: Factor on the lower end of the workload's range.
         high: Factor on the upper end.
         validated: Whether the tuner may validate.
+        base: Factor on the LR that the optimizer carries when the tuner is made.
     """
 
     policy: str
@@ -37,12 +38,15 @@ class Variant:
     low: float = 1.0
     high: float = 1.0
     validated: bool = True
+    base: float = 1.0
 
     def run(self, workload: Workload, lr: float | None, n_steps: int, seed: int) -> Curve:
         """Trains one run. Its LR range is the workload's, moved; its `lr` is none of ours to choose."""
         assert lr is None
         session = workload.build(seed)
         torch.manual_seed(seed)
+        for group in session.optimizer.param_groups:
+            group["lr"] *= self.base
         low, high = workload.lr_range
         started = time.perf_counter()
         tuner = Tuner(
@@ -62,7 +66,7 @@ class Variant:
             session.optimizer.step()
             session.optimizer.zero_grad()
             tuner.step(loss)
-        final = session.validate()
+        final = session.judge()
         schedule = tuner.schedule
         return Curve(
             final_val_loss=final if math.isfinite(final) else math.inf,
@@ -82,6 +86,9 @@ VARIANTS: dict[str, Variant] = {
     "budget, range x10": Variant("budget", low=10, high=10),
     "budget, range /10": Variant("budget", low=0.1, high=0.1),
     "budget, range wider": Variant("budget", low=0.1, high=10),
+    # ... and an optimizer with a wrong LR, of which nobody knows that it is wrong.
+    "budget, LR x30": Variant("budget", base=30),
+    "budget, LR /30": Variant("budget", base=1 / 30),
     # Ablations: one ingredient left out.
     "budget, no validation": Variant("budget", validated=False),
     "budget, fresh batches": Variant("budget", {"batches": "fresh"}),

@@ -35,7 +35,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "waiting": [entry._asdict() for entry in report.planned.waiting],
         "refused": [entry._asdict() for entry in report.planned.refused],
         "standings": [_standing_json(report, standing) for standing in report.standings],
-        "stored": [_summary_json(report, standing) for standing in report.stored],
+        "stored": [_stored_json(report, standing) for standing in report.stored],
         "ours_over": [
             {**_name_json(standing), "ratio": _ratios_json(report.ours_over(standing))}
             for n_steps in report.lengths
@@ -110,8 +110,12 @@ def _summary_json(report: Report, standing: Standing) -> dict[str, Any]:
         "n_ruined": ruins and len(ruins.ruined),
         "search_share": standing.search_share,
         "n_runs": standing.n_runs,
-        "steps_to_reference": [_finite(steps) for steps in steps_to_reference(report, standing)],
     }
+
+
+def _stored_json(report: Report, standing: Standing) -> dict[str, Any]:
+    steps = steps_to_reference(report, standing)
+    return {**_summary_json(report, standing), "steps_to_reference": [_finite(own) for own in steps]}
 
 
 def _standing_json(report: Report, standing: Standing) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def lengths(report: Report) -> Figure:
     left, right = figure.subplots(1, 2, sharey=True)
     _draw(left, report, report.hindsight, skipped=Choice.BEST)
     left.set_title("to the best LR in hindsight")
-    left.set_ylabel("final score / that of linear decay")
+    left.set_ylabel(f"final score / that of linear decay (bars: {_ERRORS} standard errors)")
     _draw(right, report, report.picked, skipped=Choice.PICKED)
     right.set_title("to the LR that is picked on other seeds")
     for axes in (left, right):

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Protocol
 
@@ -54,11 +54,26 @@ class Curve:
     search_steps: int = 0
     peak_lr: float | None = None
 
+    def after_search(self, n_steps: int, peak_lr: float) -> Curve:
+        """The curve of a run that a search of `n_steps` steps came before, which chose `peak_lr`."""
+        val_steps = [step + n_steps for step in self.val_steps]
+        return replace(self, search_steps=n_steps, peak_lr=peak_lr, val_steps=val_steps)
+
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:
     """Sets the LR of every parameter group; the workloads' groups share one."""
     for group in optimizer.param_groups:
         group["lr"] = lr
+
+
+def nominal_lr(session: Session) -> float:
+    """The LR that the run's optimizer carries."""
+    return float(session.optimizer.param_groups[0]["lr"])
+
+
+def weight_decay(optimizer: Optimizer) -> float:
+    """Of the first parameter group; the workloads' groups share one."""
+    return float(optimizer.param_groups[0]["weight_decay"])
 
 
 def train_step(session: Session, batch: Batch) -> float:

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from lrpilot import Tuner
 
-from benchmarks.quality.baselines import Contestant
+from benchmarks.quality.contestant import Contestant
 from benchmarks.quality.local import LocalTransport
 from benchmarks.quality.training import Curve
-from benchmarks.quality.workloads import Workload
+from benchmarks.quality.workloads import Session, Workload
 
 
 @dataclass(frozen=True)
@@ -40,19 +40,16 @@ class Variant:
     validated: bool = True
     base: float = 1.0
 
-    def run(self, workload: Workload, lr: float | None, n_steps: int, seed: int) -> Curve:
-        """Trains one run. Its LR range is the workload's, moved; its `lr` is none of ours to choose."""
-        assert lr is None
-        session = workload.build(seed)
+    def tuner(self, session: Session, workload: Workload, n_steps: int, seed: int, transport: LocalTransport) -> Tuner:
+        """A tuner of `session`, a fresh run of `workload`. Its LR range is the workload's, moved."""
         torch.manual_seed(seed)
         for group in session.optimizer.param_groups:
             group["lr"] *= self.base
         low, high = workload.lr_range
-        started = time.perf_counter()
-        tuner = Tuner(
+        return Tuner(
             session.model,
             session.optimizer,
-            transport=LocalTransport(),
+            transport=transport,
             total_steps=n_steps,
             lr_bounds=(low * self.low, high * self.high),
             policy=self.policy,
@@ -60,6 +57,13 @@ class Variant:
             validate=session.validate if self.validated else None,
             seed=seed,
         )
+
+    def run(self, workload: Workload, lr: float | None, n_steps: int, seed: int) -> Curve:
+        """Trains one run; its `lr` is none of ours to choose."""
+        assert lr is None
+        session = workload.build(seed)
+        started = time.perf_counter()
+        tuner = self.tuner(session, workload, n_steps, seed, LocalTransport())
         for batch in tuner.batches(session.batches()):
             loss = session.loss(batch)
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated

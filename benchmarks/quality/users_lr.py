@@ -10,7 +10,7 @@ from dataclasses import replace
 from torch import nn
 from torch.optim import Optimizer
 
-from benchmarks.quality.baselines import Contestant
+from benchmarks.quality.contestant import Contestant
 from benchmarks.quality.training import Curve, set_lr
 from benchmarks.quality.tuners import VARIANTS
 from benchmarks.quality.workloads import Workload

@@ -50,8 +50,8 @@ def test_dog_adds_its_weight_decay_to_the_gradient(weights: nn.Parameter) -> Non
     assert optimizer.step_size > 0
 
 
-# Weights and factor after so many steps, by the authors' package mechanic-pytorch 0.0.1 with s_init 1e-3. At step 60 its own two ways
-# to keep delta differ by a third.
+# Weights and factor after so many steps, by the authors' package mechanic-pytorch 0.0.1 with s_init 1e-3. At step 60
+# its own two ways to keep delta differ by a third.
 _SGD = {
     1: (1.98037037, -3.99018518, 0.09814816),
     5: (1.38207876, -3.68380143, 0.24241722),

@@ -9,16 +9,29 @@ from __future__ import annotations
 import dataclasses
 import math
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from lrpilot.divergence import Watch
 from lrpilot.profile import Profile
+from lrpilot.promise import broken_bar
+from lrpilot.v1 import tuner_pb2 as pb
 
 from tuner_server.core import job
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.job import JobState
-from tuner_server.core.messages import BatchSource, Decision, Directive, Outcome, Phase, Replacement, Report, Validation
+from tuner_server.core.messages import (
+    Bar,
+    BatchSource,
+    Decision,
+    Directive,
+    Outcome,
+    Phase,
+    Replacement,
+    Report,
+    Validation,
+)
 
 START, FLOOR = 2.5, 0.1
 RATE = 0.01
@@ -79,6 +92,8 @@ class SimulatedTraining:
             validations += self._validation(directive, len(losses))
         if diverged:
             outcome = Outcome.DIVERGED
+        elif _above(directive.promise, losses):
+            outcome = Outcome.FELL_SHORT
         else:
             outcome = Outcome.COMPLETED if n_steps == directive.n_steps else Outcome.PARTIAL
         return Report(
@@ -132,6 +147,13 @@ class SimulatedTraining:
     def _validation(self, directive: Directive, step: int) -> list[Validation]:
         due = self.validates and step in directive.validate_at
         return [Validation(step=step, loss=float32(1.1 * self.loss()))] if due else []
+
+
+def _above(promise: Sequence[Bar], losses: Sequence[float]) -> bool:
+    """Whether the first part of a directive is above the bar that counts for it."""
+    return (
+        broken_bar([pb.Bar(from_step=bar.from_step, mean_loss=bar.mean_loss) for bar in promise], 0, losses) is not None
+    )
 
 
 class NoNumbers(SimulatedTraining):

@@ -1,7 +1,7 @@
 """What a search promises of the run that it leads to, and holds it to.
 
-A network that a high LR destroyed has a finite loss, at the level where it began, so no rule of divergence sees it. But a
-run that does as well as its own probe did has left that level behind long before. A committed run that, after its
+A network that a high LR destroyed has a finite loss, at the level where it began, so no rule of divergence sees it. But
+a run that does as well as its own probe did has left that level behind long before. A committed run that, after its
 warm-up, has not gained a good part of what its probe gained in a few steps is not the run that was promised.
 
 Notation: s, the training loss before the first step; g, what the best probe gained, from the loss before the first step
@@ -25,7 +25,7 @@ STAIRS = ((0.05, 0.5), (0.1, 0.65), (0.25, 0.8))
 """f, from so large a part of the committed steps on; before the first, a warm-up may be under way."""
 LAST_LOOK = 0.8
 """From this part on a run is left alone: what is left could not make up for what would be rolled back."""
-FIRST_LOSSES = 5
+FIRST_LOSSES = 10
 """Losses over which s is averaged. The lowest LR hardly moves the weights in so few steps."""
 TAIL_SHARE = 4
 """One in so many of a probe's training losses, at its end, says where it ended, if its validation can't."""
@@ -48,21 +48,24 @@ class Footing(Value):
     sd: float
     """How far the training losses of single steps scatter."""
     start_validation: float | None = None
-    """Before the first step; None: there is no validation."""
+    """Before the first step; None: there is no validation, or the first probe ended before it could be learnt."""
     best_loss: float | None = None
     """What the best probe was judged by: its validation, or held-out training batches; None: all diverged."""
     best_tail: float | None = None
     """The mean of its last training losses."""
+    best_validated: bool = False
+    """Whether `best_loss` is a validation."""
 
     @property
     def gain(self) -> float | None:
         """g, in training loss; None: no probe gained anything that can be told."""
         if self.best_loss is None or self.best_tail is None:
             return None
-        begin = self.start_loss if self.start_validation is None else self.start_validation
-        gain = begin - self.best_loss
-        if abs(begin - self.start_loss) > SAME_MEASURE * abs(gain):
+        begin = self.start_validation if self.best_validated else self.start_loss
+        if begin is None or abs(begin - self.start_loss) > SAME_MEASURE * abs(begin - self.best_loss):
             gain = self.start_loss - self.best_tail
+        else:
+            gain = begin - self.best_loss
         return gain if gain > 0 else None
 
 
@@ -90,7 +93,8 @@ def learn(known: Footing | None, lr: float, report: Report, judged: float | None
         return known
     if known.best_loss is None or judged < known.best_loss:
         tail = float(losses[-max(len(losses) // TAIL_SHARE, 1) :].mean())
-        known = known.model_copy(update={"best_loss": judged, "best_tail": tail})
+        best = {"best_loss": judged, "best_tail": tail, "best_validated": bool(report.validations)}
+        known = known.model_copy(update=best)
     return known
 
 

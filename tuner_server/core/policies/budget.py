@@ -48,10 +48,12 @@ from tuner_server.core.prior import LENGTH_EXPONENT, Optimum
 from tuner_server.core.suggest import Query, Suggestion
 from tuner_server.core.users_lr import toward_users
 
-PROBE_SHARE = 0.01
+PROBE_SHARE = 0.005
 """n as a part of T ..."""
-MIN_PROBE, MAX_PROBE = 10, 20
-"""... between these: shorter probes teach no level of divergence, longer ones rank no better (docs/quality.md)."""
+MIN_PROBE, MAX_PROBE = 20, 65
+"""... between these: statistics of batch normalisation say little after fewer steps, and more rank no better ..."""
+LARGEST_PROBE_SHARE = 0.02
+"""... but at most this part of T, so that six probes leave a short run most of its steps."""
 FEWEST_STEPS = 500
 """A shorter run has no search: it would cost more than it gains."""
 LARGEST_SEARCH_SHARE = 0.2
@@ -70,7 +72,7 @@ class BudgetOptions(Options):
     """The constants of the method. The defaults are measured ones, see docs/quality.md."""
 
     probe_steps: int | None = pydantic.Field(default=None, ge=4)
-    """n; None: 1% of the total steps, but 10 to 20."""
+    """n; None: 0.5% of the total steps, but 20 to 65, and at most 2%."""
     refinements: int = pydantic.Field(default=3, ge=0, le=50)
     """Candidates after the best one is bracketed."""
     max_candidates: int = pydantic.Field(default=8, ge=1, le=100)
@@ -141,8 +143,9 @@ class Budget(Policy[BudgetOptions, BudgetState]):
     def probe_steps(self) -> int:
         """Steps of a probe that move the weights (n)."""
         assert self.config.total_steps is not None
-        share = round(self.config.total_steps * PROBE_SHARE)
-        return self.options.probe_steps or min(max(share, MIN_PROBE), MAX_PROBE)
+        total = self.config.total_steps
+        n = min(max(round(total * PROBE_SHARE), MIN_PROBE), MAX_PROBE, round(total * LARGEST_PROBE_SHARE))
+        return self.options.probe_steps or max(n, 1)
 
     @property
     def _held_out(self) -> int:
@@ -151,9 +154,11 @@ class Budget(Policy[BudgetOptions, BudgetState]):
     @property
     def searches(self) -> bool:
         """Whether the run is long enough for a search to pay."""
-        total = self.config.total_steps
-        assert total is not None
-        return total >= FEWEST_STEPS and self._usual_search <= LARGEST_SEARCH_SHARE * total
+        assert self.config.total_steps is not None
+        return self._worth_a_search(self.config.total_steps)
+
+    def _worth_a_search(self, n_steps: int) -> bool:
+        return n_steps >= FEWEST_STEPS and self._usual_search <= LARGEST_SEARCH_SHARE * n_steps
 
     @property
     def _usual_search(self) -> int:
@@ -220,7 +225,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         assert remaining is not None
         if any(not candidate.diverged for candidate in state.candidates):
             return (yield from self._commit(state, progress))
-        if self._usual_search <= LARGEST_SEARCH_SHARE * remaining and self._affords_probes(1, progress):
+        if self._worth_a_search(remaining) and self._affords_probes(1, progress):
             return (yield from self._next(BudgetState(), progress))
         reason = f"joined again with {remaining} steps left, too few to search: the LR that was set, decaying"
         return Step(state, self._train(self.config.base_lr, remaining, state, reason))
@@ -337,6 +342,9 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         reason += f", times {correction:.2f} for a decay over {remaining}"
         if abs(lr / (found * correction) - 1) > TOLD_APART:
             reason += f", drawn towards the {self.config.base_lr:.3g} that was set"
+        if state.restarts:  # joined again after setbacks: not back to an LR that has failed
+            lr /= RETREAT**state.restarts
+            reason += f", divided by {RETREAT**state.restarts:.3g} since committed steps were rolled back"
         forecast, forecast_sd = _expected(best)
         decision = Decision(
             stage=0,

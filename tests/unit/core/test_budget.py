@@ -224,7 +224,7 @@ def test_the_best_lr_is_corrected_for_length() -> None:
 @pytest.mark.parametrize("best_lr", [0.0005, 0.2])
 def test_the_decision_to_commit_says_how_the_lr_came_about_and_what_is_expected_of_it(best_lr: float) -> None:
     """An optimum far from the LR that is set is taken as it is; one close to it is drawn towards it."""
-    asked = config(20_000, **PLAIN)
+    asked = config(20_000, length_exponent=0.2, **PLAIN)
     run = search(asked, bowl(best_lr))
     decision = run.exchanges[-1].decision
     assert decision is not None

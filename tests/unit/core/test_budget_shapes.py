@@ -21,6 +21,8 @@ from tuner_server.core.decayed import HELD_OUT
 from tuner_server.core.job import Status
 from tuner_server.core.messages import BatchSource, Phase
 from tuner_server.core.policies.budget import (
+    FEWEST_STEPS,
+    LARGEST_PROBE_SHARE,
     MAX_PROBE,
     MIN_PROBE,
     PROBE_SHARE,
@@ -29,7 +31,13 @@ from tuner_server.core.policies.budget import (
 
 @pytest.mark.parametrize(
     ("total_steps", "wanted"),
-    [(500, MIN_PROBE), (1000, 10), (1500, round(1500 * PROBE_SHARE)), (2000, 20), (1_000_000, MAX_PROBE)],
+    [
+        (FEWEST_STEPS, round(FEWEST_STEPS * LARGEST_PROBE_SHARE)),
+        (1000, MIN_PROBE),
+        (4000, MIN_PROBE),
+        (8000, round(8000 * PROBE_SHARE)),
+        (1_000_000, MAX_PROBE),
+    ],
 )
 def test_a_probe_is_a_share_of_the_run_between_limits(total_steps: int, wanted: int) -> None:
     directive = job.create(config(total_steps, has_validation=True)).directive

@@ -1,0 +1,291 @@
+"""What probes promise of the run that they lead to: where the bars lie, and when there are none."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from lrpilot.profile import Profile
+
+from tuner_server.core.messages import Bar, Directive, Outcome, Phase, Report, Setback, Validation
+from tuner_server.core.promise import (
+    FIRST_LOSSES,
+    LAST_LOOK,
+    MARGIN_SDS,
+    SAME_MEASURE,
+    STAIRS,
+    TAIL_SHARE,
+    Footing,
+    bars,
+    fell_short,
+    learn,
+)
+
+PROBE = 2 * FIRST_LOSSES
+"""Steps of a probe."""
+quickly = settings(max_examples=150, deadline=None, derandomize=True)
+
+
+def probe(losses: Sequence[float], *validations: tuple[int, float], diverged: bool = False) -> Report:
+    return Report(
+        directive_number=1,
+        outcome=Outcome.DIVERGED if diverged else Outcome.COMPLETED,
+        losses=tuple(losses),
+        validations=tuple(Validation(step=step, loss=loss) for step, loss in validations),
+    )
+
+
+def falling(begin: float, end: float, *validations: tuple[int, float]) -> Report:
+    """A probe that goes from one loss to another once its first losses are over."""
+    return probe([begin] * FIRST_LOSSES + [end] * (PROBE - FIRST_LOSSES), *validations)
+
+
+def known(*probes: tuple[float, Report, float | None]) -> Footing:
+    """What these probes tell, given with their LRs and the losses by which they count."""
+    footing: Footing | None = None
+    for lr, report, judged in probes:
+        footing = learn(footing, lr, report, judged)
+    assert footing is not None
+    return footing
+
+
+def levels(footing: Footing | None, n_steps: int = 1000, warmup: int = 0, report_steps: int = 50) -> list[float]:
+    return [bar.mean_loss for bar in bars(footing, n_steps, warmup, report_steps)]
+
+
+# --- what probes tell -------------------------------------------------------------------------------------------------
+
+
+def test_the_start_is_the_mean_of_the_first_losses_at_the_lowest_lr() -> None:
+    low, high = falling(3.0, 2.0), falling(5.0, 1.0)
+    assert known((0.01, low, 2.0), (0.1, high, 1.0)).start_loss == 3.0
+    assert known((0.1, high, 1.0), (0.01, low, 2.0)).start_loss == 3.0
+    assert known((0.1, probe(range(PROBE)), 2.0)).start_loss == sum(range(FIRST_LOSSES)) / FIRST_LOSSES
+
+
+def test_the_best_probe_s_gain_counts_whatever_its_place_and_lr() -> None:
+    probes = [(0.01, falling(3.0, 2.5), 2.5), (0.1, falling(3.0, 1.0), 1.0), (1.0, falling(3.0, 2.0), 2.0)]
+    for order in itertools.permutations(probes):
+        assert known(*order).gain == 2.0
+
+
+def test_the_end_of_a_probe_is_the_last_part_of_its_training_losses() -> None:
+    n_tail = PROBE // TAIL_SHARE
+    report = probe([3.0] * (PROBE - n_tail) + [1.0] * n_tail)
+    assert known((0.1, report, 2.0)).best_tail == 1.0
+
+
+def test_a_probe_that_diverged_says_where_training_begins_if_its_first_losses_are_numbers() -> None:
+    diverged = probe([3.0] * FIRST_LOSSES + [math.inf], diverged=True)
+    footing = known((0.1, diverged, None))
+    assert (footing.start_loss, footing.gain) == (3.0, None)
+    assert learn(None, 0.1, probe([3.0, math.nan], diverged=True), None) is None
+    assert learn(footing, 0.01, probe([9.0, math.nan], diverged=True), None) == footing
+
+
+def test_the_scatter_of_losses_is_told_from_their_course() -> None:
+    assert known((0.1, probe([3.0 - 0.1 * i for i in range(PROBE)]), 1.0)).sd == pytest.approx(0.1, rel=0.1)
+    noisy = known((0.1, probe([3.0 + (-1) ** i for i in range(PROBE)]), 1.0))
+    assert noisy.sd == pytest.approx(2.0, rel=0.1)
+    assert known((0.1, probe([3.0]), 1.0)).sd == 0.0
+
+
+# --- what is gained ---------------------------------------------------------------------------------------------------
+
+
+def test_a_validation_of_the_same_measure_is_what_the_gain_is_told_by() -> None:
+    report = falling(3.0, 0.5, (0, 3.1), (PROBE, 2.0))
+    assert known((0.1, report, 2.0)).gain == pytest.approx(1.1)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (math.exp(3.0), math.exp(2.0)),  # a perplexity
+        (90.0, 60.0),  # an error in percent
+        (0.9, 0.6),  # an error as a part
+        (-0.1, -0.4),  # an accuracy, turned around
+    ],
+)
+def test_a_validation_of_another_measure_says_nothing_of_training_losses(before: float, after: float) -> None:
+    report = falling(3.0, 1.5, (0, before), (PROBE, after))
+    assert known((0.1, report, after)).gain == 1.5
+
+
+def test_measures_are_told_apart_by_where_they_begin_as_a_part_of_the_gain() -> None:
+    for difference, gain in ((SAME_MEASURE - 0.01, 1.0), (SAME_MEASURE + 0.01, 2.0)):
+        begin = 3.0 + difference
+        report = falling(3.0, 1.0, (0, begin), (PROBE, begin - 1.0))
+        assert known((0.1, report, begin - 1.0)).gain == pytest.approx(gain)
+
+
+def test_a_validation_whose_beginning_is_not_known_is_not_compared_with_a_training_loss() -> None:
+    """The first probe, which was validated before its first step, ended before it could be learnt from."""
+    lost = probe([3.0, math.nan], (0, 0.9), diverged=True)
+    footing = known((0.3, lost, None), (0.1, falling(3.0, 1.5, (PROBE, 0.6)), 0.6))
+    assert footing.gain == 1.5
+
+
+@pytest.mark.parametrize("end", [3.0, 4.0])
+def test_where_no_probe_gained_anything_nothing_is_promised(end: float) -> None:
+    assert levels(known((0.1, falling(3.0, end), end))) == []
+    validated = falling(3.0, 3.0, (0, 3.0), (PROBE, end))
+    assert levels(known((0.1, validated, end))) == []
+
+
+def test_where_every_probe_diverged_or_none_was_had_nothing_is_promised() -> None:
+    assert levels(None) == []
+    assert levels(known((0.1, probe([3.0] * PROBE, diverged=True), None))) == []
+
+
+# --- where the bars lie -----------------------------------------------------------------------------------------------
+
+LOSSES = st.integers(-640, 640).map(lambda n: n / 64)
+
+
+@st.composite
+def probes_of_a_search(draw: st.DrawFn) -> list[tuple[float, list[float], tuple[float, float] | None]]:
+    """LRs, losses, and validations before the first step and after the last one, or none."""
+    validated = draw(st.booleans())
+    n_probes = draw(st.integers(1, 4))
+    return [
+        (
+            draw(st.floats(1e-4, 1.0)),
+            draw(st.lists(LOSSES, min_size=FIRST_LOSSES, max_size=PROBE)),
+            (draw(LOSSES), draw(LOSSES)) if validated else None,
+        )
+        for _ in range(n_probes)
+    ]
+
+
+def seen(
+    probes: list[tuple[float, list[float], tuple[float, float] | None]], factor: float = 1.0, shift: float = 0.0
+) -> Footing:
+    def moved(loss: float) -> float:
+        return factor * loss + shift
+
+    found = []
+    for i, (lr, losses, validations) in enumerate(probes):
+        before = [(0, moved(validations[0]))] if validations and i == 0 else []
+        after = [(len(losses), moved(validations[1]))] if validations else []
+        judged = moved(validations[1] if validations else losses[-1])
+        found.append((lr, probe(list(map(moved, losses)), *before, *after), judged))
+    return known(*found)
+
+
+def undecided(footing: Footing) -> bool:
+    """Whether rounding may decide which measure counts, or whether anything was gained."""
+    begin = footing.start_validation if footing.best_validated else footing.start_loss
+    assert begin is not None
+    assert footing.best_loss is not None
+    assert footing.best_tail is not None
+    apart = abs(begin - footing.start_loss) - SAME_MEASURE * abs(begin - footing.best_loss)
+    gains = (begin - footing.best_loss, footing.start_loss - footing.best_tail)
+    return min(map(abs, (apart, *gains))) < 1e-9
+
+
+@quickly
+@given(
+    probes=probes_of_a_search(),
+    exponent=st.integers(-12, 12),
+    shift=st.integers(-1000, 1000),
+    n_steps=st.integers(1, 10_000),
+)
+def test_the_bars_move_with_a_shift_of_all_losses_and_scale_with_a_factor(
+    probes: list[tuple[float, list[float], tuple[float, float] | None]], exponent: int, shift: int, n_steps: int
+) -> None:
+    """Losses below zero, and of any unit, are as good as others."""
+    before = seen(probes)
+    assume(not undecided(before))
+    factor = 2.0**exponent
+    after = seen(probes, factor, shift)
+    expected = [factor * level + shift for level in levels(before, n_steps)]
+    assert levels(after, n_steps) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@given(st.integers(1, 2**40), st.floats(0, 1), st.integers(1, 1000))
+@quickly
+def test_the_bars_ascend_by_their_steps_and_none_lies_within_the_warm_up_or_past_the_end(
+    n_steps: int, part: float, report_steps: int
+) -> None:
+    warmup = int(part * n_steps)
+    promise = bars(known((0.1, falling(3.0, 2.0), 2.0)), n_steps, warmup, report_steps)
+    steps = [bar.from_step for bar in promise]
+    assert steps == sorted(steps)
+    assert warmup <= steps[0]
+    assert steps[-1] <= n_steps
+    held = [bar.mean_loss for bar in promise]
+    assert held[:-1] == sorted(held[:-1], reverse=True)
+    assert held[-1] == math.inf
+
+
+def test_each_bar_asks_for_its_part_of_the_gain_from_its_part_of_the_steps_on() -> None:
+    promise = bars(known((0.1, falling(3.0, 1.0), 1.0)), 1000, 50, 50)
+    asked = [(bar.from_step / 1000, (3.0 - bar.mean_loss) / 2.0) for bar in promise[:-1]]
+    assert asked == [pytest.approx(stair) for stair in STAIRS]
+
+
+def test_after_the_last_look_a_run_is_left_alone() -> None:
+    last = bars(known((0.1, falling(3.0, 1.0), 1.0)), 1000, 50, 50)[-1]
+    assert last == Bar(from_step=math.ceil(LAST_LOOK * 1000), mean_loss=math.inf)
+
+
+def test_a_warm_up_that_lasts_past_the_last_look_leaves_nothing_to_be_held_to() -> None:
+    promise = bars(known((0.1, falling(3.0, 1.0), 1.0)), 1000, 900, 50)
+    assert {bar.from_step for bar in promise} == {900}
+    assert promise[-1].mean_loss == math.inf
+
+
+def test_noise_widens_the_margin_and_longer_reports_narrow_it() -> None:
+    footing = known((0.1, falling(3.0, 2.0), 2.0))
+    calm = levels(footing)
+    for sd, report_steps in ((0.1, 50), (0.5, 50), (0.5, 500)):
+        margin = MARGIN_SDS * sd * math.sqrt(1 / FIRST_LOSSES + 1 / report_steps)
+        noisy = levels(footing.model_copy(update={"sd": sd}), report_steps=report_steps)
+        assert noisy[:-1] == pytest.approx([level + margin for level in calm[:-1]])
+
+
+# --- the evidence, and its way through JSON ---------------------------------------------------------------------------
+
+
+def test_the_evidence_has_the_highest_bar_that_the_last_report_is_above() -> None:
+    footing = known((0.1, falling(3.0, 1.0), 1.0))
+    promise = bars(footing, 1000, 50, 50)
+    report = Report(directive_number=9, outcome=Outcome.FELL_SHORT, losses=(1.5, 2.0))
+    assert fell_short(footing, 0.3, promise, report) == Setback(
+        lr=0.3, mean_loss=1.75, bar=promise[1].mean_loss, start_loss=3.0, gain=2.0
+    )
+
+
+def test_footing_goes_through_json_and_back() -> None:
+    footing = known((0.1, falling(3.0, 0.1, (0, 3.1), (PROBE, 2.0)), 2.0))
+    assert Footing.model_validate_json(footing.model_dump_json()) == footing
+    assert Footing.model_validate(json.loads(footing.model_dump_json())) == footing
+
+
+def test_a_directive_with_an_infinite_bar_goes_through_json_and_back() -> None:
+    promise = bars(known((0.1, falling(3.0, 1.0), 1.0)), 1000, 50, 50)
+    directive = Directive(phase=Phase.TRAIN, n_steps=1000, profile=Profile.constant(0.1, 1000), promise=promise)
+    text = directive.model_dump_json()
+    assert "Infinity" in text
+    assert json.loads(text, parse_constant=pytest.fail)
+    assert Directive.model_validate_json(text) == directive
+
+
+@given(st.lists(st.integers(1, 300), max_size=4))
+@quickly
+def test_the_rest_of_a_directive_has_the_bars_where_they_were(parts: list[int]) -> None:
+    promise = bars(known((0.1, falling(3.0, 1.0), 1.0)), 2000, 50, 50)
+    directive = Directive(phase=Phase.TRAIN, n_steps=2000, profile=Profile.constant(0.1, 2000), promise=promise)
+    for part in parts:
+        directive = directive.after(part)
+    done = sum(parts)
+    for step in range(done, 2000, 7):
+        before = [bar.mean_loss for bar in promise if bar.from_step <= step]
+        after = [bar.mean_loss for bar in directive.promise if bar.from_step <= step - done]
+        assert before[-1:] == after[-1:]

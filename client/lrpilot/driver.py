@@ -21,7 +21,7 @@ from lrpilot.job_options import TIMEOUT_S
 from lrpilot.lease import Event, Lease
 from lrpilot.observer import Observer
 from lrpilot.position import Position
-from lrpilot.promise import broken_bar
+from lrpilot.promise import bar_of, is_above
 from lrpilot.record import Record
 from lrpilot.rng import RandomState
 from lrpilot.schedule import Schedule
@@ -349,11 +349,17 @@ class Driver:
         self._look_at_lr()
         if first_divergence(losses, _limit(directive)) is not None:  # on CUDA the watch is a look behind
             outcome = pb.OUTCOME_DIVERGED
-        elif outcome != pb.OUTCOME_DIVERGED and broken_bar(directive.promise, self._lease.done - len(losses), losses):
+        elif outcome != pb.OUTCOME_DIVERGED and self._fell_short(directive, losses):
             outcome = pb.OUTCOME_FELL_SHORT
         report = self._report(outcome, losses)
         self._book(report)
         self._follow(self._session.answer(directive, report, self._standing()))
+
+    def _fell_short(self, directive: pb.Directive, losses: Sequence[float]) -> bool:
+        """Whether these committed steps did worse than was promised."""
+        bar = bar_of(directive.promise, self._lease.done - len(losses))
+        validations = [validation.loss for validation in self._validations]
+        return bar is not None and is_above(bar, losses, validations, self._record.last_validation)
 
     def _report(self, outcome: pb.Outcome.ValueType, losses: Sequence[float]) -> pb.Report:
         return pb.Report(

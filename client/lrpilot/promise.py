@@ -1,7 +1,8 @@
 """What committed steps are held to: they must not do worse than the probe that chose their LR.
 
 A network that a high LR has destroyed has a finite loss, so no limit of divergence sees it. The mean over a report does
-show it. The bars come with the directive: a client that can't reach its server holds to them alike.
+show it. Validations show a run that forgets what it knew, or overfits. The bars come with the directive: a client that
+can't reach its server holds to them alike.
 """
 
 from __future__ import annotations
@@ -12,15 +13,24 @@ from collections.abc import Sequence
 from lrpilot.v1 import tuner_pb2 as pb
 
 
-def broken_bar(promise: Sequence[pb.Bar], begin: int, losses: Sequence[float]) -> pb.Bar | None:
-    """The bar that a report is above; None: it keeps what was promised.
+def bar_of(promise: Sequence[pb.Bar], begin: int) -> pb.Bar | None:
+    """What a report is held to that begins with step `begin` of a directive with that promise; None: nothing."""
+    return next((bar for bar in reversed(promise) if bar.from_step <= begin), None)
+
+
+def is_above(bar: pb.Bar, losses: Sequence[float], validations: Sequence[float], before: float | None) -> bool:
+    """Whether a report is above its bar.
 
     Args:
-        promise: the directive's bars, ascending by their step.
-        begin: the step of the directive with which the report begins.
-        losses: of the report's steps, one at least.
+        bar: what it is held to.
+        losses: of its steps, one at least.
+        validations: of its steps, in order.
+        before: the validation before these, since the snapshot; None: there was none. One that is above the bar may be
+            the noise of a high LR, two in a row are not.
     """
-    bar = next((bar for bar in reversed(promise) if bar.from_step <= begin), None)
-    if bar is None or math.fsum(losses) / len(losses) <= bar.mean_loss:
-        return None
-    return bar
+    if math.fsum(losses) / len(losses) > bar.mean_loss:
+        return True
+    if not bar.HasField("validation") or not validations:
+        return False
+    *earlier, last = [*([] if before is None else [before]), *validations]
+    return bool(earlier) and min(earlier[-1], last) > bar.validation

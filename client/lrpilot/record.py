@@ -46,6 +46,12 @@ class Record:
         last = self._segments[-1]
         return last.profile.lr(last.n_steps)
 
+    @property
+    def last_validation(self) -> float | None:
+        """Of the committed steps since the snapshot; None: there is none."""
+        last = self._validations[-1] if self._validations else None
+        return None if last is None or last.step <= self._mark else last.loss
+
     def mark(self) -> None:
         """The client took its snapshot here."""
         self._mark = self.committed

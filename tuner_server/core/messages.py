@@ -67,11 +67,13 @@ Steps = Annotated[int, pydantic.Field(ge=0, le=MAX_STEPS)]
 
 
 class Bar(Value):
-    """What the mean loss of a report that begins at or after `from_step` must not be above."""
+    """What a report that begins at or after `from_step` must not be above. Infinity: nothing is."""
 
     from_step: Steps
     mean_loss: float
-    """Infinity: from here on nothing is held to."""
+    """For the mean of its losses."""
+    validation: float = math.inf
+    """For its last validation; only if the one before was above it, too."""
 
 
 class Directive(Value):
@@ -207,6 +209,8 @@ class Setback(Value):
     """The mean loss before the first step."""
     gain: float | None = None
     """What the best probe gained from there."""
+    validated: bool = False
+    """Whether all of these are validations, and not means of training losses."""
 
 
 class Decision(Value):

@@ -2,14 +2,16 @@
 
 A network that a high LR destroyed has a finite loss, at the level where it began, so no rule of divergence sees it. But
 a run that does as well as its own probe did has left that level behind long before. A committed run that, after its
-warm-up, has not gained a good part of what its probe gained in a few steps is not the run that was promised.
+warm-up, has not gained a good part of what its probe gained in a few steps is not the run that was promised. Nor is one
+that gained it and lost it again, as a validation shows where a run overfits or forgets what was pretrained.
 
-Notation: s, the training loss before the first step; g, what the best probe gained, from the loss before the first step
-to the one after its decay; f, the part of g that a report of committed steps must have gained at least. Its mean loss
-must then not be above the bar s - f g + margin. All of it moves with a shift of the losses, and scales with them.
+Notation: s, the loss before the first step; g, what the best probe gained, from there to the loss after its decay; f,
+the part of g that committed steps must have gained at least. The mean loss of a report must not be above the bar
+s - f g + margin; nor two validations in a row above s - f g, with s and g in validation loss: they all see the same
+data, so there is no margin. All of it moves with a shift of the losses, and scales with them.
 
 Measured on the linear decays of `benchmarks.quality` (docs/quality.md): of sound runs none came closer to a bar than a
-tenth of g; of networks that had died all but few were above one within 15% of the run.
+tenth of g; networks that had died were above one within 15% of the run, most of them.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from tuner_server.core.messages import Bar, Outcome, Report, Setback, Value
 
 STAIRS = ((0.05, 0.5), (0.1, 0.65), (0.25, 0.8))
 """f, from so large a part of the committed steps on; before the first, a warm-up may be under way."""
+VALIDATION_PART = 0.65
+"""f for validations, from the second of these parts on."""
 LAST_LOOK = 0.8
 """From this part on a run is left alone: what is left could not make up for what would be rolled back."""
 FIRST_LOSSES = 10
@@ -55,6 +59,14 @@ class Footing(Value):
     """The mean of its last training losses."""
     best_validated: bool = False
     """Whether `best_loss` is a validation."""
+
+    @property
+    def validation_gain(self) -> float | None:
+        """G in validation loss; None: there is no validation, or no probe gained anything by it."""
+        if self.start_validation is None or self.best_loss is None or not self.best_validated:
+            return None
+        gain = self.start_validation - self.best_loss
+        return gain if gain > 0 else None
 
     @property
     def gain(self) -> float | None:
@@ -105,16 +117,28 @@ def fell_short(footing: Footing | None, lr: float, promise: Sequence[Bar], repor
         footing: What the search saw.
         lr: Their peak.
         promise: The bars of the directive.
-        report: The last one, whose mean is above one of them.
+        report: The last one, which is above one of them.
     """
     mean = math.fsum(report.losses) / len(report.losses)
+    above = [bar.mean_loss for bar in promise if bar.mean_loss < mean]
+    if above or footing is None or not report.validations:
+        start, gain = (None, None) if footing is None else (footing.start_loss, footing.gain)
+        return Setback(lr=lr, mean_loss=mean, bar=max(above, default=None), start_loss=start, gain=gain)
     return Setback(
         lr=lr,
-        mean_loss=mean,
-        bar=max((bar.mean_loss for bar in promise if bar.mean_loss < mean), default=None),
-        start_loss=None if footing is None else footing.start_loss,
-        gain=None if footing is None else footing.gain,
+        mean_loss=report.validations[-1].loss,
+        bar=_validation_bar(footing),
+        start_loss=footing.start_validation,
+        gain=footing.validation_gain,
+        validated=True,
     )
+
+
+def _validation_bar(footing: Footing) -> float:
+    """What two validations in a row must not be above; infinity: nothing can be promised of them."""
+    if footing.start_validation is None or footing.validation_gain is None:
+        return math.inf
+    return footing.start_validation - VALIDATION_PART * footing.validation_gain
 
 
 def bars(footing: Footing | None, n_steps: int, warmup: int, report_steps: int) -> tuple[Bar, ...]:
@@ -126,13 +150,15 @@ def bars(footing: Footing | None, n_steps: int, warmup: int, report_steps: int) 
         warmup: Steps of the warm-up.
         report_steps: Steps of a report.
     """
-    gain = None if footing is None else footing.gain
-    if footing is None or gain is None:
+    if footing is None or (footing.gain is None and footing.validation_gain is None):
         return ()
     margin = MARGIN_SDS * footing.sd * math.sqrt(1 / FIRST_LOSSES + 1 / report_steps)
-    stairs = [
-        Bar(from_step=max(math.ceil(share * n_steps), warmup), mean_loss=footing.start_loss - part * gain + margin)
-        for share, part in STAIRS
-    ]
+    stairs = []
+    for i, (share, part) in enumerate(STAIRS):
+        mean_loss = math.inf if footing.gain is None else footing.start_loss - part * footing.gain + margin
+        validation = _validation_bar(footing) if i else math.inf
+        stairs.append(
+            Bar(from_step=max(math.ceil(share * n_steps), warmup), mean_loss=mean_loss, validation=validation)
+        )
     end = max(math.ceil(LAST_LOOK * n_steps), stairs[-1].from_step)
     return (*stairs, Bar(from_step=end, mean_loss=math.inf))

@@ -157,7 +157,7 @@ def directive_from_pb(message: pb.Directive) -> Directive:
         validate_at=tuple(message.validate_at),
         give_up_above=message.give_up_above if message.HasField("give_up_above") else None,
         report_every=message.report_every,
-        promise=tuple(Bar(from_step=bar.from_step, mean_loss=bar.mean_loss) for bar in message.promise),
+        promise=tuple(map(_bar_from_pb, message.promise)),
         reason=message.reason,
     )
 
@@ -176,7 +176,7 @@ def directive_to_pb(directive: Directive) -> pb.Directive:
         validate_at=directive.validate_at,
         give_up_above=directive.give_up_above,
         report_every=directive.report_every,
-        promise=[pb.Bar(from_step=bar.from_step, mean_loss=bar.mean_loss) for bar in directive.promise],
+        promise=map(_bar_to_pb, directive.promise),
         reason=directive.reason,
     )
 
@@ -329,6 +329,16 @@ def _replacement_from_pb(message: pb.Replacement) -> Replacement:
 def _replacement_to_pb(replacement: Replacement) -> pb.Replacement:
     profile = profile_to_proto(replacement.profile) if replacement.profile else None
     return pb.Replacement(profile=profile, wasted_steps=replacement.wasted_steps)
+
+
+def _bar_from_pb(message: pb.Bar) -> Bar:
+    validation = message.validation if message.HasField("validation") else math.inf
+    return Bar(from_step=message.from_step, mean_loss=message.mean_loss, validation=validation)
+
+
+def _bar_to_pb(bar: Bar) -> pb.Bar:
+    validation = None if bar.validation == math.inf else bar.validation
+    return pb.Bar(from_step=bar.from_step, mean_loss=bar.mean_loss, validation=validation)
 
 
 def _candidate_to_pb(candidate: Candidate) -> pb.Candidate:

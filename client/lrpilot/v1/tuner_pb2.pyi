@@ -273,8 +273,9 @@ class Directive(_message.Message):
 
     @_builtins.property
     def promise(self) -> _containers.RepeatedCompositeFieldContainer[Global___Bar]:
-        """What committed steps are held to, ascending by from_step. A report that begins at or after a bar's from_step, and
-        whose losses have a mean above the last such bar, ends the directive: its outcome is then FELL_SHORT.
+        """What committed steps are held to, ascending by from_step. A report is held to the last bar whose from_step it begins
+        at or after. One whose losses have a mean above that bar ends the directive with outcome FELL_SHORT, and so does one
+        with a validation above it, if the validation before that one, since the snapshot, was above it too.
         """
 
     def __init__(
@@ -312,21 +313,27 @@ class Bar(_message.Message):
 
     FROM_STEP_FIELD_NUMBER: _builtins.int
     MEAN_LOSS_FIELD_NUMBER: _builtins.int
+    VALIDATION_FIELD_NUMBER: _builtins.int
     from_step: _builtins.int
     """Of the directive's steps."""
     mean_loss: _builtins.float
-    """Infinity: from here on nothing is held to."""
+    """Infinity: the mean is not held to anything from here on."""
+    validation: _builtins.float
+    """Absent: validations are not held to anything from here on."""
     def __init__(
         self,
         *,
         from_step: _builtins.int = ...,
         mean_loss: _builtins.float = ...,
+        validation: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_validation", b"_validation", "validation", b"validation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_step", b"from_step", "mean_loss", b"mean_loss"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_validation", b"_validation", "from_step", b"from_step", "mean_loss", b"mean_loss", "validation", b"validation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__validation: _TypeAlias = _typing.Literal["validation"]  # noqa: Y015
+    _WhichOneofArgType__validation: _TypeAlias = _typing.Literal["_validation", b"_validation"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__validation) -> _WhichOneofReturnType__validation | None: ...
 
 Global___Bar: _TypeAlias = Bar  # noqa: Y015
 
@@ -687,6 +694,7 @@ class Setback(_message.Message):
     BAR_FIELD_NUMBER: _builtins.int
     START_LOSS_FIELD_NUMBER: _builtins.int
     GAIN_FIELD_NUMBER: _builtins.int
+    VALIDATED_FIELD_NUMBER: _builtins.int
     lr: _builtins.float
     """Their peak LR."""
     mean_loss: _builtins.float
@@ -695,6 +703,8 @@ class Setback(_message.Message):
     start_loss: _builtins.float
     """The mean loss before the first step, and what the best probe gained from there."""
     gain: _builtins.float
+    validated: _builtins.bool
+    """Whether these are validations, and not means of training losses."""
     def __init__(
         self,
         *,
@@ -703,10 +713,11 @@ class Setback(_message.Message):
         bar: _builtins.float | None = ...,
         start_loss: _builtins.float | None = ...,
         gain: _builtins.float | None = ...,
+        validated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_bar", b"_bar", "_gain", b"_gain", "_mean_loss", b"_mean_loss", "_start_loss", b"_start_loss", "bar", b"bar", "gain", b"gain", "mean_loss", b"mean_loss", "start_loss", b"start_loss"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bar", b"_bar", "_gain", b"_gain", "_mean_loss", b"_mean_loss", "_start_loss", b"_start_loss", "bar", b"bar", "gain", b"gain", "lr", b"lr", "mean_loss", b"mean_loss", "start_loss", b"start_loss"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bar", b"_bar", "_gain", b"_gain", "_mean_loss", b"_mean_loss", "_start_loss", b"_start_loss", "bar", b"bar", "gain", b"gain", "lr", b"lr", "mean_loss", b"mean_loss", "start_loss", b"start_loss", "validated", b"validated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bar: _TypeAlias = _typing.Literal["bar"]  # noqa: Y015
     _WhichOneofArgType__bar: _TypeAlias = _typing.Literal["_bar", b"_bar"]  # noqa: Y015

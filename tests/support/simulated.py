@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from lrpilot.divergence import Watch
 from lrpilot.profile import Profile
-from lrpilot.promise import broken_bar
+from lrpilot.promise import bar_of, is_above
 from lrpilot.v1 import tuner_pb2 as pb
 
 from tuner_server.core import job
@@ -76,6 +76,8 @@ class SimulatedTraining:
         self.lrs: list[float] = []
         self.n_run = 0
         self._snapshot = self.weights
+        self._last_validation: float | None = None
+        """Since the snapshot."""
 
     def run(self, directive: Directive) -> Report:
         """Carries out a directive, or its next part."""
@@ -92,7 +94,7 @@ class SimulatedTraining:
             validations += self._validation(directive, len(losses))
         if diverged:
             outcome = Outcome.DIVERGED
-        elif _above(directive.promise, losses):
+        elif self._fell_short(directive.promise, losses, [validation.loss for validation in validations]):
             outcome = Outcome.FELL_SHORT
         else:
             outcome = Outcome.COMPLETED if n_steps == directive.n_steps else Outcome.PARTIAL
@@ -124,6 +126,8 @@ class SimulatedTraining:
             del self.lrs[self.weights.n_lrs :]
         if directive.snapshot:
             self._snapshot = self.weights
+        if directive.restore or directive.snapshot:
+            self._last_validation = None
 
     def loss(self) -> float:
         """Of the present weights, without noise."""
@@ -148,12 +152,12 @@ class SimulatedTraining:
         due = self.validates and step in directive.validate_at
         return [Validation(step=step, loss=float32(1.1 * self.loss()))] if due else []
 
-
-def _above(promise: Sequence[Bar], losses: Sequence[float]) -> bool:
-    """Whether the first part of a directive is above the bar that counts for it."""
-    return (
-        broken_bar([pb.Bar(from_step=bar.from_step, mean_loss=bar.mean_loss) for bar in promise], 0, losses) is not None
-    )
+    def _fell_short(self, promise: Sequence[Bar], losses: Sequence[float], validations: Sequence[float]) -> bool:
+        """Whether the first part of a directive is above the bar that counts for it."""
+        bar = bar_of([pb.Bar(**bar.model_dump()) for bar in promise], 0)
+        short = bar is not None and is_above(bar, losses, validations, self._last_validation)
+        self._last_validation = next(reversed(validations), self._last_validation)
+        return short
 
 
 class NoNumbers(SimulatedTraining):

@@ -86,7 +86,7 @@ def test_forecasts_stand_beside_what_came_true(page: Page, dashboard: Any) -> No
 
 def test_a_policy_that_measures_says_that_it_forecasts_nothing(page: Page, dashboard: Any) -> None:
     open_job(page, dashboard.jobs["finished"])
-    expect(page.locator("#forecasts")).to_contain_text("Nothing is forecast")
+    expect(page.locator("#forecasts")).to_contain_text("Probes are not extrapolated")
     assert not any("forecast" in words for words in [*keys(page, "#chart"), *keys(page, ".evidence")])
 
 
@@ -119,7 +119,7 @@ def test_the_way_to_the_committed_lr_and_the_acquisition_are_named(page: Page, d
     open_job(page, job_id)
     data = page.request.get(f"/jobs/{job_id}/stages/0.json").json()
     texts = page.evaluate("document.querySelector('.evidence').layout.annotations.map(a => a.text)")
-    assert data["corrected"]["factor"] in texts
+    assert data["corrected"]["way"] in texts
     explained = keys(page, ".evidence")
     assert any("worth trying" in words and "log expected improvement" in words for words in explained)
     assert any("for the longer run" in words for words in explained)

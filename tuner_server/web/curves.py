@@ -32,7 +32,7 @@ class Line(TypedDict):
 
 
 class Broken(TypedDict):
-    """Steps at which a loss was no number, or out of bounds."""
+    """Steps at which a loss was no number, or out of bounds, or their mean above what was promised."""
 
     x: list[float]
     text: list[str]
@@ -60,6 +60,8 @@ class JobCurves(TypedDict):
     committed_lr: Line
     search_lr: Line
     broken: Broken
+    promised: Line
+    """What the mean loss was not to be above, where it was: over the steps of the report."""
     stages: list[Band]
     loss_range: list[float]
     """The lowest and the highest loss to be seen."""
@@ -89,6 +91,7 @@ def job_curves(found: Timeline, window: Window) -> JobCurves:
         "committed_lr": committed_lr,
         "search_lr": search_lr,
         "broken": _broken(spans),
+        "promised": _promised(found.stages),
         "stages": [band for stage in found.stages if (band := _band(stage)) is not None],
         "loss_range": [losses.low, losses.high],
         "lr_range": [lrs.low, lrs.high],
@@ -192,10 +195,17 @@ def _broken(spans: Iterable[Span]) -> Broken:
         if len(bad):
             x.append(float(span.start + 1 + bad[0]))
             text.append("NaN" if np.isnan(span.losses[bad[0]]) else "infinite")
-        elif span.outcome is Outcome.DIVERGED:
+        elif span.outcome.rolls_back:
             x.append(float(span.end))
-            text.append("diverged")
+            text.append("diverged" if span.outcome is Outcome.DIVERGED else "fell short of its promise")
     return {"x": x, "text": text}
+
+
+def _promised(stages: Iterable[Stage]) -> Line:
+    """A level for each stage that fell short."""
+    found = [(stage.spans[-1], stage.undoing.bar) for stage in stages if stage.undoing is not None]
+    levels = [(span, bar) for span, bar in found if bar is not None]
+    return _joined(([float(span.start + 1), float(span.end)], [bar, bar]) for span, bar in levels)
 
 
 def _band(stage: Stage) -> Band | None:

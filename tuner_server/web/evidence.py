@@ -75,8 +75,8 @@ class Corrected(TypedDict):
     """The best one of short runs."""
     loss: float | None
     """What the surrogate expects of it."""
-    factor: str
-    """From it to the committed one."""
+    way: str
+    """From it to the committed one, in words."""
 
 
 class StageCurves(TypedDict):
@@ -178,13 +178,18 @@ def _acquisition(curve: PosteriorCurve, config: JobConfig) -> Acquisition:
 
 
 def _corrected(stage: Stage, config: JobConfig) -> Corrected | None:
-    found, curve = correction(stage, config), stage.posterior
+    found, curve = correction(stage), stage.posterior
     if found is None:
         return None
     expected = None
     if curve is not None:
         expected = _finite(float(np.interp(math.log(found.optimum), np.log(curve.lr), curve.mean)))
-    return {"lr": found.optimum, "loss": expected, "factor": f"× {found.factor:.2g}"}
+    way = f"× {found.factor:.2g}"
+    if found.drawn:
+        way += f", towards {number(config.base_lr)}"
+    elif found.lowered:
+        way += ", lowered further"
+    return {"lr": found.optimum, "loss": expected, "way": way}
 
 
 def _loss_axis(stage: Stage, bars: Sequence[_Bar], posterior: Posterior | None) -> Range:

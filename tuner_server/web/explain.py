@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lrpilot.profile import Profile, Shape
 
 from tuner_server.core.job_state import JobState, Status
-from tuner_server.core.messages import Phase
+from tuner_server.core.messages import Directive, Phase
 from tuner_server.web.numbers import count, number, share, steps, told_apart
 from tuner_server.web.timeline import Stage, Timeline
 
@@ -112,18 +114,47 @@ def _loss(state: JobState, found: Timeline) -> str:
 
 def _cost(state: JobState, found: Timeline) -> str:
     run = state.run_steps
-    if not run:
+    if found.unsearched is not None:
+        words = f"No search: {too_short(found.unsearched, state)}."
+    elif not run:
         return "No steps have been reported yet."
-    so_far = " so far" if state.status.live else ""
-    words = "No steps went into search."
-    if state.probe_steps:
+    elif state.probe_steps:
+        so_far = " so far" if state.status.live else ""
         words = f"{share(state.probe_steps, run)} of the {steps(run)}{so_far} went into search."
+    else:
+        words = "No steps went into search."
     if state.given_back_steps:
-        words += f" {given_back(state.given_back_steps, sum(stage.diverged for stage in found.stages))}"
+        words += f" {rolled_back(state.given_back_steps, found.stages)}"
     return words
 
 
-def given_back(n_steps: int, n_divergences: int = 1) -> str:
-    """Such as `12 steps were given back after a divergence.`, as a sentence."""
-    after = "a divergence" if n_divergences == 1 else f"{count(n_divergences)} divergences"
-    return f"{steps(n_steps)} {'was' if n_steps == 1 else 'were'} given back after {after}."
+def too_short(unsearched: Directive, state: JobState) -> str:
+    """Of a run that has no search: `400 steps are too few for one, so the LR decays from the 0.1 that was set`."""
+    profile = unsearched.profile
+    assert profile is not None
+    ended = not state.status.live
+    way = "decayed from" if ended else "decays from"
+    if profile.shape is Shape.CONSTANT:
+        way = "stayed at" if ended else "stays at"
+    n_steps = steps(unsearched.n_steps)
+    return f"{n_steps} are too few for one, so the LR {way} the {number(profile.start_lr)} that was set"
+
+
+def rolled_back(n_steps: int, stages: Sequence[Stage]) -> str:
+    """Such as `12 steps were rolled back after a divergence.`, as a sentence."""
+    return f"{steps(n_steps)} {'was' if n_steps == 1 else 'were'} rolled back{after(stages)}."
+
+
+def after(stages: Sequence[Stage]) -> str:
+    """Such as ` after a divergence and 2 broken promises`; empty if nothing was rolled back in these stages."""
+    found = [stage.undoing for stage in stages if stage.undoing is not None]
+    n_diverged = sum(undoing.diverged for undoing in found)
+    causes = [
+        one if n == 1 else f"{count(n)} {several}"
+        for n, one, several in (
+            (n_diverged, "a divergence", "divergences"),
+            (len(found) - n_diverged, "a broken promise", "broken promises"),
+        )
+        if n
+    ]
+    return f" after {' and '.join(causes)}" if causes else ""

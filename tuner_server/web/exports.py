@@ -16,8 +16,9 @@ from tuner_server.rpc import convert
 from tuner_server.storage import Entry, StoredJob
 from tuner_server.web.timeline import Span, Timeline
 
-COLUMNS = ("step", "committed_step", "stage", "phase", "committed", "lr", "loss", "validation_loss")
-"""`step` counts all that were run, from 1; `committed_step` those that stayed, and is empty for those that didn't."""
+COLUMNS = ("step", "committed_step", "stage", "phase", "committed", "lr", "loss", "validation_loss", "outcome")
+"""`step` counts all that were run, from 1; `committed_step` those that stayed, and is empty for those that didn't.
+`outcome` is that of the report which the step was in."""
 ROWS_AT_ONCE = 2000
 
 
@@ -65,7 +66,8 @@ def _span_rows(span: Span) -> Iterator[tuple[Any, ...]]:
     for i, loss in enumerate(span.losses.tolist()):
         committed_step = span.committed_start + i + 1 if span.kept else None
         lr, validation = span.profile.lr(i), validations.get(i + 1)
-        yield span.start + i + 1, committed_step, span.stage, span.phase.value, int(span.kept), lr, loss, validation
+        steps = span.start + i + 1, committed_step, span.stage, span.phase.value, int(span.kept)
+        yield *steps, lr, loss, validation, span.outcome.value
 
 
 def _json_number(value: Any) -> Any:

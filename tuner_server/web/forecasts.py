@@ -82,7 +82,7 @@ def sentence(config: JobConfig, found: Timeline) -> str:
     if not any(stage.candidates for stage in found.stages):
         return ""
     if not method.forecasts(config):
-        return "Nothing is forecast: each probe is a small run of its own, and its end is measured."
+        return "Probes are not extrapolated: each is a small run of its own, and its end is measured."
     outcomes = ended(found)
     if not outcomes:
         return ""

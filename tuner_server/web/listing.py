@@ -168,7 +168,7 @@ class Row:
             loss=number(state.last_loss),
             best_loss=number(state.best_loss),
             validation=number(state.best_validation),
-            search=share(state.probe_steps, state.run_steps),
+            search="none" if unsearched(job) else share(state.probe_steps, state.run_steps),
             live=state.status.live,
             created=job.create_time.isoformat(timespec="seconds"),
             created_words=moment(job.create_time),
@@ -232,6 +232,12 @@ def current_lr(job: StoredJob) -> float | None:
 def shown_lr(job: StoredJob) -> float | None:
     """What a list has: the LR now; of a job that has ended the highest of its committed steps, if there are any."""
     return current_lr(job) if job.state.status.live else job.state.peak_lr
+
+
+def unsearched(job: StoredJob) -> bool:
+    """Whether a job has committed steps, or has them under way, and had no search before them."""
+    state = job.state
+    return state.probe_steps == 0 and (state.directive.phase is Phase.TRAIN or state.committed_steps > 0)
 
 
 _KEYS: dict[Column, Callable[[StoredJob], Any]] = {

@@ -6,7 +6,6 @@ import dataclasses
 
 from tuner_server.core import policies
 from tuner_server.core.config import JobConfig
-from tuner_server.core.decayed import length_correction
 from tuner_server.core.policies.autolrs import AutoLrs
 from tuner_server.web.numbers import number
 from tuner_server.web.timeline import Stage
@@ -17,14 +16,23 @@ SAME_LR = 0.02
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Correction:
-    """Why the committed LR is not the best one of the probes: a longer run wants a lower one."""
+    """From the best LR of the probes to the committed one: a longer run wants a lower one."""
 
     optimum: float
     """The best LR of a run as short as a probe."""
     factor: float
-    """What it was multiplied by; below 1."""
+    """What it was multiplied by for length, at most 1."""
     probe_steps: int
     """Of a probe that move the weights."""
+    drawn: bool
+    """Whether the committed LR is another than the product: the one that the user set counted, too."""
+    lowered: bool
+    """Whether it is another because LRs before it had failed."""
+
+    @property
+    def product(self) -> float:
+        """The best LR of the longer run, as the search alone would have it."""
+        return self.optimum * self.factor
 
 
 def acquisition_name(config: JobConfig) -> str:
@@ -41,15 +49,23 @@ def forecasts(config: JobConfig) -> bool:
     return isinstance(policy, AutoLrs) and not policy.options.decayed_probes
 
 
-def correction(stage: Stage, config: JobConfig) -> Correction | None:
-    """For length; None: there was none, or nothing was committed yet."""
-    decision, directive, winner = stage.decision, stage.directive, stage.winner
-    if decision is None or directive is None or winner is None or same_lr(decision.lr, winner.lr):
+def correction(stage: Stage) -> Correction | None:
+    """Of a stage's LR; None: there was none, or nothing was committed yet."""
+    decision, winner = stage.decision, stage.winner
+    if decision is None or stage.directive is None or winner is None or winner.directive.profile is None:
         return None
-    assert winner.directive.profile is not None
-    n_steps, exponent = winner.directive.profile.length, policies.make(config).options.length_exponent
-    factor = length_correction(n_steps, directive.n_steps, exponent)
-    return Correction(decision.lr / factor, factor, n_steps) if 1 - factor > SAME_LR else None
+    if decision.optimum is None or decision.correction is None:
+        return None
+    moved = not same_lr(decision.lr, decision.optimum * decision.correction)
+    if not moved and same_lr(decision.correction, 1.0):
+        return None
+    return Correction(
+        decision.optimum,
+        decision.correction,
+        winner.directive.profile.length,
+        drawn=moved and not stage.n_setbacks,
+        lowered=moved and stage.n_setbacks > 0,
+    )
 
 
 def same_lr(a: float, b: float) -> bool:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from tuner_server.core.config import JobConfig
 from tuner_server.core.messages import Candidate, Outcome, Phase
-from tuner_server.web.method import correction, same_lr
+from tuner_server.web.method import Correction, correction, same_lr
 from tuner_server.web.numbers import count, number, steps, told_apart, with_error
+from tuner_server.web.setback import setback
 from tuner_server.web.timeline import Stage
 
 
@@ -25,13 +26,13 @@ def why(stage: Stage, config: JobConfig) -> str:
     if not stage.candidates:
         return _unsearched(stage)
     sentences = [_tried(stage), _committed(stage, config), _runner_up(stage), _diverged(stage.candidates)]
-    return " ".join(filter(None, [*sentences, _came_true(stage)]))
+    return " ".join(filter(None, [*sentences, _expected(stage), _came_true(stage)]))
 
 
 def why_restarts(restarts: Sequence[Stage]) -> str:
     """Why there were several in a row, none of which came to an end."""
     return (
-        f"{count(len(restarts))} times the committed steps diverged once more. Each time they were given back, and "
+        f"{count(len(restarts))} times the committed steps diverged once more. Each time they were rolled back, and "
         "began anew at a lower LR."
     )
 
@@ -66,10 +67,7 @@ def _unsearched(stage: Stage) -> str:
     if stage.directive.phase is Phase.WARM_UP:
         return f"A linear warm-up to LR {number(stage.lr)} over {n_steps}."
     if stage.retreats_from is not None:
-        return (
-            f"LR {number(stage.retreats_from)} had diverged. Its steps were given back, and a lower LR, "
-            f"{number(stage.lr)}, took the {n_steps} that were left."
-        )
+        return setback(stage, stage.retreats_from)
     if stage.rejoins:
         return f"The client was back, with {n_steps} left: too few for a search, so it has the LR that was set."
     return f"{n_steps[0].upper()}{n_steps[1:]} are too few for a search, so they have the LR that was set."
@@ -94,22 +92,48 @@ def _tried(stage: Stage) -> str:
 
 def _committed(stage: Stage, config: JobConfig) -> str:
     """What became of the best LR: a decay over many more steps than a probe has wants a lower one."""
-    decision, directive, best = stage.decision, stage.directive, stage.best
+    decision, best = stage.decision, stage.best
     assert decision is not None
-    assert directive is not None
     if best is None:
         lowest = same_lr(decision.lr, min(candidate.lr for candidate in stage.candidates))
         where = "the lowest that was tried" if lowest else "below what was tried"
         return f"All diverged, so LR {number(decision.lr)}, {where}, is the safe choice."
+    found = correction(stage)
+    if found is not None:
+        return _corrected(stage, found, config)
     if same_lr(decision.lr, best.lr):
         return ""
-    found = correction(stage, config)
-    if found is None:
-        return f"Committed was LR {number(decision.lr)}, where the loss is expected to be lowest."
-    return (
-        f"A longer run wants a lower LR: {number(found.optimum)} (best over {steps(found.probe_steps)}) times "
-        f"{found.factor:.2g} for the decay over {steps(directive.n_steps)} is {number(decision.lr)}."
-    )
+    if decision.optimum is None:  # by a policy, or a version of it, that doesn't tell how it came there
+        return f"Committed was LR {number(decision.lr)}: {decision.reason}."
+    return f"Committed was LR {number(decision.lr)}, where the loss is expected to be lowest."
+
+
+def _corrected(stage: Stage, found: Correction, config: JobConfig) -> str:
+    """From the best LR of the probes to the one that was committed."""
+    assert stage.decision is not None
+    assert stage.directive is not None
+    lr, optimum, over = number(stage.decision.lr), number(found.optimum), f"best over {steps(found.probe_steps)}"
+    words = f"LR {optimum} was {over}"
+    if not same_lr(found.factor, 1.0):
+        words = (
+            f"A longer run wants a lower LR: {optimum} ({over}) times {found.factor:.2g} for the decay over "
+            f"{steps(stage.directive.n_steps)} is {number(found.product)}"
+        )
+    if found.drawn:
+        return f"{words}. Drawn towards the {number(config.base_lr)} that was set, it became {lr}."
+    if found.lowered:
+        return f"{words}. As steps at higher LRs had been rolled back, it was lowered further, to {lr}."
+    return f"{words}."
+
+
+def _expected(stage: Stage) -> str:
+    """What the run is held to: the end of the small run, as the search expects it at the best LR."""
+    decision = stage.decision
+    if decision is None or decision.forecast is None:
+        return ""
+    loss, sd = decision.forecast, decision.forecast_sd
+    expected = number(loss) if sd is None else with_error(loss, sd)
+    return f"The search expects its small run to end at {expected}; the run is held to that."
 
 
 def _runner_up(stage: Stage) -> str:

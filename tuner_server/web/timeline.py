@@ -15,7 +15,15 @@ import numpy as np
 from lrpilot.profile import Profile
 
 from tuner_server.core import schedule
-from tuner_server.core.messages import Candidate, Decision, Directive, Outcome, Phase, PosteriorCurve, Validation
+from tuner_server.core.messages import (
+    Candidate,
+    Decision,
+    Directive,
+    Outcome,
+    Phase,
+    PosteriorCurve,
+    Validation,
+)
 from tuner_server.core.standing import LOSS_WINDOW, highest_lr
 from tuner_server.storage import Entry
 from tuner_server.web.thinning import FloatArray
@@ -50,7 +58,7 @@ class Span:
 
     @property
     def given_back_steps(self) -> int:
-        """Steps that were committed, and taken back after a divergence."""
+        """Steps that were committed, and rolled back."""
         return self.n_steps if self.phase.committed and not self.kept else 0
 
 
@@ -76,6 +84,30 @@ class Probe:
         return self.span is not None and self.span.outcome is Outcome.DIVERGED
 
 
+@dataclasses.dataclass(frozen=True)
+class Undoing:
+    """Why committed steps were rolled back."""
+
+    outcome: Outcome
+    """DIVERGED or FELL_SHORT."""
+    lr: float | None
+    """Their peak."""
+    first_step: int
+    """Of the last report; the first of the committed steps is step 1."""
+    last_step: int
+    loss: float | None = None
+    """What was above its bar: the mean loss of the last report, or its last validation; None after a divergence."""
+    bar: float | None = None
+    """What was promised of it; None after a divergence."""
+    validated: bool = False
+    """Whether it is a validation, the second in a row above the bar."""
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the losses went out of bounds; if not, they fell short of what was promised."""
+        return self.outcome is Outcome.DIVERGED
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stage:
     """A search (which may be empty) and the committed steps that it led to (None: it goes on)."""
@@ -97,10 +129,12 @@ class Stage:
     """Of the committed steps."""
     replaced: bool
     """Whether the client trained on by itself, without the server."""
-    retreats_from: float | None
-    """The LR that diverged right before it; None: none did."""
+    retreats_from: Undoing | None
+    """What was rolled back right before it; None: nothing was."""
     rejoins: bool
     """Whether the client had trained on by itself right before it."""
+    n_setbacks: int
+    """How often committed steps of stages before it were rolled back."""
 
     @property
     def lr(self) -> float | None:
@@ -138,15 +172,30 @@ class Stage:
         best = self.best
         return next((p for p in self.tried if best is not None and p.directive.number == best.directive_number), None)
 
-    @property
-    def diverged(self) -> bool:
-        """Whether the committed steps did."""
-        return any(span.outcome is Outcome.DIVERGED for span in self.spans)
+    @functools.cached_property
+    def undoing(self) -> Undoing | None:
+        """Why its committed steps were rolled back; None: they were not."""
+        if not self.spans or not self.spans[-1].outcome.rolls_back:
+            return None
+        last = self.spans[-1]
+        before = sum(span.n_steps for span in self.spans[:-1])
+        undoing = Undoing(last.outcome, self.lr, before + 1, before + last.n_steps)
+        if undoing.diverged:
+            return undoing
+        promise = () if self.directive is None else self.directive.promise
+        bar = next((bar for bar in reversed(promise) if bar.from_step <= before), None)
+        loss, level = float(last.losses.mean()), math.inf if bar is None else bar.mean_loss
+        validated = bar is not None and loss <= level and bool(last.validations)
+        if bar is not None and validated:
+            loss, level = last.validations[-1].loss, bar.validation
+            undoing = dataclasses.replace(undoing, last_step=before + last.validations[-1].step, validated=True)
+        return dataclasses.replace(undoing, loss=loss, bar=level if math.isfinite(level) else None)
 
     @property
     def restart(self) -> bool:
         """Whether it followed a divergence without a search, and diverged in turn."""
-        return self.retreats_from is not None and not self.probes and self.diverged
+        causes = (self.retreats_from, self.undoing)
+        return not self.probes and all(cause is not None and cause.diverged for cause in causes)
 
     @property
     def search_steps(self) -> int:
@@ -160,7 +209,7 @@ class Stage:
 
     @property
     def given_back_steps(self) -> int:
-        """Steps that were taken back after a divergence."""
+        """Steps that were committed, and rolled back."""
         return sum(span.given_back_steps for span in self.spans)
 
     @property
@@ -185,6 +234,8 @@ class Timeline:
 
     spans: tuple[Span, ...]
     stages: tuple[Stage, ...]
+    unsearched: Directive | None = None
+    """The first one of a run that is too short for a search: to train to the end. None: it is no such run."""
 
     @property
     def n_steps(self) -> int:
@@ -237,7 +288,9 @@ def timeline(entries: Sequence[Entry]) -> Timeline:
             run_steps = span.end
             committed_steps += span.n_steps if kept else 0
         stages.add(entry, span)
-    return Timeline(tuple(spans), stages.all())
+    first = entries[0].directive if entries else None
+    unsearched = first if first is not None and first.phase is Phase.TRAIN else None
+    return Timeline(tuple(spans), stages.all(), unsearched)
 
 
 def _span(entry: Entry, run_steps: int, committed_steps: int, kept: bool) -> Span | None:
@@ -282,7 +335,7 @@ class _Stages:
             self._close(None, None, parts, replaced=True)
         elif directive.phase in (Phase.PROBE, Phase.RANGE_TEST):
             self._probes.append((directive, span))
-        elif directive.phase.committed and self._continues:
+        elif directive.phase.committed and self._continues and not directive.restore:
             last = self._done[-1]
             self._done[-1] = dataclasses.replace(last, spans=last.spans + parts)
         elif directive.phase.committed:
@@ -315,8 +368,9 @@ class _Stages:
                 sought=next((found.posterior for found in reversed(asked) if found.posterior is not None), None),
                 spans=spans,
                 replaced=replaced,
-                retreats_from=before.lr if before is not None and before.diverged else None,
+                retreats_from=None if before is None else before.undoing,
                 rejoins=before is not None and before.replaced,
+                n_setbacks=sum(stage.undoing is not None for stage in self._done),
             )
         )
         self._probes, self._decisions = [], []

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections.abc import Sequence
 
 import numpy as np
 
 from tuner_server.core.job_state import JobState, Status
-from tuner_server.web.numbers import count, steps, told_apart
+from tuner_server.web.explain import after, too_short
+from tuner_server.web.numbers import count, number, steps, told_apart
+from tuner_server.web.promise import Promise
 from tuner_server.web.thinning import FloatArray
 from tuner_server.web.timeline import Timeline
 
@@ -21,7 +24,9 @@ SURE_SDS = 2.0
 MOST_LOST = 0.1
 """Of what the loss fell at its best: an end that gave back more of it is above its best."""
 LEAST_KEPT_SHARE = 0.1
-"""Of the steps that were run: a job that gave back the most, and ends with fewer, did next to nothing."""
+"""Of the steps that were run: a job most of whose steps were rolled back, and ends with fewer, did next to nothing."""
+MOST_NAMED = 3
+"""LRs that are named one by one."""
 
 
 class Tone(enum.StrEnum):
@@ -50,10 +55,14 @@ def verdict(state: JobState, found: Timeline) -> Verdict:
         return Verdict(Tone.NEUTRAL, "Cancelled", state.message)
     if state.status is Status.FINISHED:
         return _finished(state, found)
-    if found.stages and found.stages[-1].retreats_from is not None and not found.stages[-1].spans:
+    undoing = found.stages[-1].retreats_from if found.stages and not found.stages[-1].spans else None
+    if undoing is not None and undoing.diverged:
         return Verdict(
             Tone.WARNING, "Diverged", "The committed steps diverged and are rolled back; a lower LR is next."
         )
+    if undoing is not None:
+        why = "The committed steps did worse than their probe had promised and are rolled back; a lower LR is next."
+        return Verdict(Tone.WARNING, "Fell short", why)
     losses = found.committed_losses()
     if not len(losses):
         return Verdict(Tone.NEUTRAL, "Too early to say", "Nothing is committed yet.")
@@ -72,21 +81,58 @@ def verdict(state: JobState, found: Timeline) -> Verdict:
 def _finished(state: JobState, found: Timeline) -> Verdict:
     given_back = state.given_back_steps
     if given_back and state.committed_steps < LEAST_KEPT_SHARE * state.run_steps:
-        why = f"{count(given_back)} of {steps(state.run_steps)} diverged and were given back."
+        why = f"{count(given_back)} of {steps(state.run_steps)} were rolled back{after(found.stages)}."
         return Verdict(Tone.BAD, "Finished, with nearly nothing", why)
-    losses = found.committed_losses()
+    promise, losses = Promise.of(found), found.committed_losses()
     n = min(FEWEST_COMPARED, len(losses) // 2)
     if n:
         change = _Change.between(losses[:n], losses[-n:])
         if not change.fell:
             why = f"Mean of the last {steps(n)}: {change.now}; of the first: {change.then}."
-            return Verdict(Tone.BAD, "Finished, not lower", why)
+            return Verdict(Tone.BAD, "Finished, not lower", _with_undone(why, found))
+    if promise is not None and not promise.kept:
+        why = _with_undone(promise.words, found)
+        return Verdict(Tone.BAD, "Finished above what its search promised", why)
+    if n:
         best = _lowest_row(losses, n)
         lost = _Change.between(best, losses[-n:])
         if lost.rose and lost.difference > MOST_LOST * (losses[:n].mean() - best.mean()):
             why = f"Mean of the last {steps(n)}: {lost.now}; of the best: {lost.then}."
             return Verdict(Tone.WARNING, "Finished, above its best", why)
-    return Verdict(Tone.GOOD, "Finished", "The budget is spent." if state.config.total_steps else "")
+    return _well(state, found, promise)
+
+
+def _well(state: JobState, found: Timeline, promise: Promise | None) -> Verdict:
+    """Of an end that nothing is to be said against."""
+    if found.unsearched is not None:
+        why = f"{too_short(found.unsearched, state)}."
+        return Verdict(Tone.NEUTRAL, "Finished, without a search", _with_undone(why, found))
+    if promise is None:
+        spent = "The budget is spent." if state.config.total_steps else ""
+        return Verdict(Tone.GOOD, "Finished", _with_undone(spent, found))
+    undone = any(stage.undoing is not None for stage in found.stages)
+    lower = ", at a lower LR" if undone else ""
+    return Verdict(Tone.GOOD, f"Finished, as promised{lower}", _with_undone(promise.words, found))
+
+
+def _with_undone(why: str, found: Timeline) -> str:
+    """With a sentence on the LRs that had been committed, and were rolled back."""
+    undone = [stage.undoing for stage in found.stages if stage.undoing is not None]
+    sentences = [why]
+    for diverged, what in ((False, "fallen short"), (True, "diverged")):
+        lrs = [undoing.lr for undoing in undone if undoing.diverged is diverged]
+        if lrs:
+            sentences.append(_named(lrs, what))
+    return " ".join(filter(None, sentences))
+
+
+def _named(lrs: Sequence[float | None], what: str) -> str:
+    """Such as `LRs 0.3 and 0.095 had fallen short before, and were rolled back.`; of very many, how many."""
+    if len(lrs) > MOST_NAMED:
+        return f"{count(len(lrs))} LRs had {what} before, and were rolled back."
+    *others, last = map(number, lrs)
+    named = f"LRs {', '.join(others)} and {last}" if others else f"LR {last}"
+    return f"{named} had {what} before, and {'were' if others else 'was'} rolled back."
 
 
 def _lowest_row(losses: FloatArray, n: int) -> FloatArray:

@@ -11,7 +11,7 @@ from tuner_server.core.messages import Candidate, Phase
 from tuner_server.core.standing import LOSS_WINDOW
 from tuner_server.storage import StoredJob
 from tuner_server.web import forecasts
-from tuner_server.web.explain import given_back, headline
+from tuner_server.web.explain import after, headline, rolled_back
 from tuner_server.web.listing import current_lr, title, words
 from tuner_server.web.numbers import count, duration, moment, number, share, steps, told_apart, with_error
 from tuner_server.web.reasons import bounded, why, why_restarts
@@ -47,7 +47,7 @@ class CandidateRow:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StageView:
-    """A stage, or several that came to nothing one after the other."""
+    """A stage, or several that diverged one after the other."""
 
     index: int
     """Of the first."""
@@ -122,7 +122,7 @@ def _facts(job: StoredJob, found: Timeline) -> tuple[Fact, ...]:
     validation = Fact("Best validation", number(state.best_validation), "none so far")
     if state.best_validation is not None:
         validation = dataclasses.replace(validation, note=f"now {number(state.last_validation)}")
-    return progress, _lr(job, found), loss, best, validation, _search(state)
+    return progress, _lr(job, found), loss, best, validation, _search(state, found)
 
 
 def _lr(job: StoredJob, found: Timeline) -> Fact:
@@ -143,11 +143,14 @@ def _last_lr(found: Timeline) -> str:
     return "nearly 0 at the end" if last < NEARLY_ZERO * peak else f"{number(last)} at the end"
 
 
-def _search(state: JobState) -> Fact:
-    note = f"{steps(state.probe_steps)}, rolled back"
+def _search(state: JobState, found: Timeline) -> Fact:
+    value, note = share(state.probe_steps, state.run_steps), f"{steps(state.probe_steps)}, rolled back"
+    if found.unsearched is not None:
+        value, note = "none", "the run is too short for one"
     if state.given_back_steps:
-        note += f"; {count(state.given_back_steps)} more diverged and were given back"
-    return Fact("Search", share(state.probe_steps, state.run_steps), note)
+        more = "" if found.unsearched else "more "
+        note += f"; {count(state.given_back_steps)} {more}rolled back{after(found.stages)}"
+    return Fact("Search", value, note)
 
 
 def _details(job: StoredJob) -> tuple[Fact, ...]:
@@ -211,7 +214,7 @@ def _restarts(stages: Sequence[Stage]) -> StageView:
         title=f"Stages {count(first.index + 1)} to {count(last.index + 1)}",
         lr=f"LR {number(first.lr)} down to {number(last.lr)}",
         why=why_restarts(stages),
-        cost=given_back(sum(stage.given_back_steps for stage in stages), len(stages)),
+        cost=rolled_back(sum(stage.given_back_steps for stage in stages), stages),
         forecasts=False,
         candidates=(),
         open=False,
@@ -238,7 +241,7 @@ def _stage_cost(stage: Stage) -> str:
         parts.append(f"{steps(stage.committed_steps)} committed{end}")
     words = [f"{', then '.join(parts)}."] if parts else []
     if stage.given_back_steps:
-        words.append(given_back(stage.given_back_steps))
+        words.append(rolled_back(stage.given_back_steps, [stage]))
     return " ".join(words)
 
 

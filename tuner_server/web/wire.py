@@ -8,7 +8,7 @@ from lrpilot.v1 import tuner_pb2 as pb
 
 from tuner_server.core.config import LrBounds
 from tuner_server.core.job_state import JobState
-from tuner_server.core.messages import Candidate, Decision, Outcome, PosteriorCurve
+from tuner_server.core.messages import Candidate, Decision, Outcome, PosteriorCurve, Setback
 from tuner_server.rpc.convert import STATES, config_from_pb, directive_from_pb, known, report_from_pb
 from tuner_server.storage import Entry, StoredJob, StoredReport
 
@@ -78,6 +78,22 @@ def _decision(message: pb.Decision) -> Decision:
         reason=message.reason,
         candidates=tuple(_candidate(candidate) for candidate in message.candidates),
         posterior=posterior,
+        setback=_setback(message.setback) if message.HasField("setback") else None,
+        forecast=message.forecast if message.HasField("forecast") else None,
+        forecast_sd=message.forecast_sd if message.HasField("forecast_sd") else None,
+        optimum=message.optimum if message.HasField("optimum") else None,
+        correction=message.correction if message.HasField("correction") else None,
+    )
+
+
+def _setback(message: pb.Setback) -> Setback:
+    return Setback(
+        lr=message.lr,
+        mean_loss=message.mean_loss if message.HasField("mean_loss") else None,
+        bar=message.bar if message.HasField("bar") else None,
+        start_loss=message.start_loss if message.HasField("start_loss") else None,
+        gain=message.gain if message.HasField("gain") else None,
+        validated=message.validated,
     )
 
 

@@ -7,8 +7,10 @@ import math
 import numpy as np
 import pytest
 
+from tests.support.falling_short import DyingTraining
 from tests.support.shown import history, job_config
 from tests.support.simulated import SimulatedTraining, drive
+from tuner_server.core.messages import Outcome
 from tuner_server.web.curves import Line, job_curves
 from tuner_server.web.drawing import overview, sparkline
 from tuner_server.web.thinning import FloatArray, Window
@@ -48,7 +50,23 @@ def test_what_diverged_is_marked_and_the_answer_is_json(found: Timeline) -> None
     broken = job_curves(found, Window(0, found.n_steps, 100))["broken"]
     diverged = [span.end for span in found.spans if span.outcome == "diverged"]
     assert broken["x"] == diverged
+    assert job_curves(found, Window(0, found.n_steps, 100))["promised"] == {"x": [], "y": []}
     json.dumps(job_curves(found, Window(0, found.n_steps, 100)), allow_nan=False)
+
+
+def test_what_fell_short_is_marked_with_what_was_promised_of_it() -> None:
+    run = drive(job_config("dying", total_steps=800), DyingTraining(validates=True))
+    found = timeline(history(run))
+    short = [span for span in found.spans if span.outcome is Outcome.FELL_SHORT]
+    assert len(short) == 2
+    curves = job_curves(found, Window(0, found.n_steps, 100))
+    at = dict(zip(curves["broken"]["x"], curves["broken"]["text"], strict=True))
+    assert [at[span.end] for span in short] == ["fell short of its promise"] * 2
+    first, second = ([span.start + 1, span.end] for span in short)
+    assert curves["promised"]["x"] == [*first, None, *second]
+    bar, same, *_ = curves["promised"]["y"]
+    assert bar is not None
+    assert bar == same < short[0].losses.mean()
 
 
 def test_a_window_has_its_own_resolution(found: Timeline) -> None:

@@ -159,8 +159,24 @@ def test_a_committed_lr_that_was_corrected_for_length_is_led_to_from_the_best_of
     lowest = posterior["lr"][posterior["mean"].index(min(posterior["mean"]))]
     assert corrected["lr"] == pytest.approx(lowest, rel=0.05), "the surrogate's minimum"
     assert corrected["loss"] == pytest.approx(min(posterior["mean"]), rel=0.01)
-    factor = float(corrected["factor"].removeprefix("× "))
-    assert curves["lr"] == pytest.approx(corrected["lr"] * factor, rel=0.02)
+    assert stage.decision is not None
+    assert stage.decision.correction is not None
+    assert corrected["way"] == f"× {stage.decision.correction:.2g}, towards 0.1"
+
+
+@pytest.mark.parametrize(("nudge", "n_setbacks", "words"), [(1.0, 0, ""), (1.0, 2, ""), (0.3, 1, ", lowered further")])
+def test_the_way_to_the_committed_lr_says_what_moved_it(
+    found: Timeline, nudge: float, n_setbacks: int, words: str
+) -> None:
+    decision = found.stages[0].decision
+    assert decision is not None
+    assert decision.optimum is not None
+    assert decision.correction is not None
+    lr = nudge * decision.optimum * decision.correction
+    moved = dataclasses.replace(found.stages[0], decision=decision.model_copy(update={"lr": lr}), n_setbacks=n_setbacks)
+    corrected = stage_curves(moved, BUDGET)["corrected"]
+    assert corrected is not None
+    assert corrected["way"] == f"× {decision.correction:.2g}{words}"
 
 
 def test_a_lr_that_was_committed_as_it_was_found_is_not_corrected(forecast: Stage) -> None:

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from lrpilot.profile import Profile, Shape
 
+from tests.support.falling_short import DyingTraining
 from tests.support.shown import history, job_config
 from tests.support.simulated import QUICK, Run, SimulatedTraining, config, drive
 from tuner_server.core import job
 from tuner_server.core.job import JobState, Status
-from tuner_server.core.messages import Phase
-from tuner_server.web.explain import headline
+from tuner_server.core.messages import Outcome, Phase
+from tuner_server.web.explain import headline, rolled_back
 from tuner_server.web.numbers import number, steps
 from tuner_server.web.timeline import Timeline, timeline
 
@@ -112,11 +113,41 @@ def test_steps_that_were_given_back_are_not_called_search() -> None:
     run = drive(job_config("budget"), SimulatedTraining(edge_lr=1e-6, validates=True))
     found = timeline(history(run))
     searched = sum(stage.search_steps for stage in found.stages)
-    divergences = sum(stage.diverged for stage in found.stages)
+    divergences = sum(stage.undoing is not None for stage in found.stages)
     words = headline(run.state, found)
     assert divergences > 1
     assert f"{100 * searched / 4000:.1f}% of the 4\u202f000 steps went into search." in words
-    assert f"{steps(run.state.given_back_steps)} were given back after {divergences} divergences." in words
+    assert f"{steps(run.state.given_back_steps)} were rolled back after {divergences} divergences." in words
+
+
+def test_what_was_rolled_back_has_its_causes() -> None:
+    run = drive(job_config("dying", total_steps=800), DyingTraining(validates=True))
+    found = timeline(history(run))
+    stages = [stage for stage in found.stages if stage.undoing is not None]
+    assert len(stages) == 2
+    assert "200 steps were rolled back after 2 broken promises." in headline(run.state, found)
+    assert rolled_back(1, stages[:1]) == "1 step was rolled back after a broken promise."
+    *spans, last = stages[0].spans
+    diverged = dataclasses.replace(stages[0], spans=(*spans, dataclasses.replace(last, outcome=Outcome.DIVERGED)))
+    assert rolled_back(9, [diverged, *stages]) == "9 steps were rolled back after a divergence and 2 broken promises."
+    assert rolled_back(9, found.stages[-1:]) == "9 steps were rolled back.", "by a history that is some steps older"
+
+
+@pytest.mark.parametrize(
+    ("decay", "max_directives", "words"),
+    [
+        ("linear", 0, "No search: 400 steps are too few for one, so the LR decays from the 0.1 that was set."),
+        ("linear", 99, "No search: 400 steps are too few for one, so the LR decayed from the 0.1 that was set."),
+        ("constant", 3, "No search: 400 steps are too few for one, so the LR stays at the 0.1 that was set."),
+        ("constant", 99, "No search: 400 steps are too few for one, so the LR stayed at the 0.1 that was set."),
+    ],
+)
+def test_a_run_that_is_too_short_for_a_search_says_so_from_its_beginning(
+    decay: str, max_directives: int, words: str
+) -> None:
+    short = job_config("short", total_steps=400, decay=decay)
+    run = drive(short, SimulatedTraining(validates=True), max_directives=max_directives)
+    assert headline(run.state, timeline(history(run))).endswith(words)
 
 
 def test_an_end_says_why_and_how_far_the_lr_came(training: Run) -> None:

@@ -87,7 +87,7 @@ def test_how_good_forecasts_were_is_counted_over_stages(found: Timeline) -> None
 @pytest.mark.parametrize("measuring", [job_config("job"), config(800, **QUICK_DECAYED)])
 def test_probes_whose_end_is_measured_forecast_nothing(measuring: JobConfig) -> None:
     found = timeline(history(drive(measuring, SimulatedTraining(validates=True))))
-    assert sentence(measuring, found).startswith("Nothing is forecast")
+    assert sentence(measuring, found).startswith("Probes are not extrapolated")
     assert forecasts(measuring, found)["x"] == []
 
 

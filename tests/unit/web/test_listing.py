@@ -95,6 +95,13 @@ def test_steps_that_were_given_back_are_no_search() -> None:
     assert [(row.name, row.search) for row in rows if row.name in "cd"] == [("c", "10%"), ("d", "10%")]
 
 
+@pytest.mark.parametrize("max_directives", [0, 2, 10_000])
+def test_a_job_that_had_no_search_says_so(max_directives: int) -> None:
+    short = job_config("short", total_steps=400)
+    state = drive(short, SimulatedTraining(validates=True), max_directives=max_directives).state
+    assert Row.of(stored(state)).search == "none"
+
+
 def test_a_row_says_when_in_which_year_and_zone() -> None:
     assert Row.of(JOBS[0]).created_words == "2026-01-02 03:04 UTC"
 

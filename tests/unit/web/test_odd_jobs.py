@@ -11,6 +11,7 @@ from lrpilot.convert import schedule_from_proto
 from lrpilot.notebook import schedule_html
 from rich.console import Console
 
+from tests.support.falling_short import DyingTraining, OverfittingTraining
 from tests.support.shown import history, job_config, stored
 from tests.support.simulated import QUICK, NoNumbers, Run, SimulatedTraining, config, drive
 from tuner_server.cli.picture import laid_out, picture
@@ -34,7 +35,12 @@ class Negative(SimulatedTraining):
         return super()._step(lr) - 4.0
 
 
+class NegativeDying(DyingTraining, Negative):
+    """The same, of a network that dies."""
+
+
 BUDGET, OPEN_END = job_config("budget", validates=False), config(None, **QUICK)
+TOO_SHORT = job_config("short", total_steps=400, validates=False)
 ALL_DIVERGE = 1e-6
 RANGE_TEST = config(2000, bounds=False, **QUICK)
 
@@ -57,6 +63,14 @@ RUNS: dict[str, Callable[[], Run]] = {
     "alone in a search": lambda: drive(BUDGET, SimulatedTraining(), alone_after=3),
     "alone, and searching anew": lambda: drive(OPEN_END, SimulatedTraining(), max_directives=9, alone_after=2),
     "alone in committed steps": lambda: drive(BUDGET, SimulatedTraining(), alone_after=11),
+    "fell short": lambda: drive(BUDGET, DyingTraining(), max_directives=10),
+    "fell short, and trained then": lambda: drive(BUDGET, NegativeDying()),
+    "fell short each time": lambda: drive(BUDGET, DyingTraining(deadly_lr=1e-4)),
+    "its validations fell short": lambda: drive(job_config("overfitting"), OverfittingTraining()),
+    "alone after it fell short": lambda: drive(BUDGET, DyingTraining(), max_directives=12, alone_after=10),
+    "too short for a search": lambda: drive(TOO_SHORT, SimulatedTraining()),
+    "too short for a search, and diverged": lambda: drive(TOO_SHORT, SimulatedTraining(edge_lr=0.05)),
+    "alone in a run that is too short": lambda: drive(TOO_SHORT, SimulatedTraining(), alone_after=1),
     "no end": lambda: drive(OPEN_END, SimulatedTraining(), max_directives=30),
 }
 
@@ -86,6 +100,8 @@ def test_it_can_be_taken_along(run: Run) -> None:
     found = timeline(entries)
     rows = "".join(data_csv(found)).splitlines()[1:]
     assert len(rows) == found.n_steps
+    outcomes = {row.rpartition(",")[2] for row in rows}
+    assert outcomes == {e.report.outcome for e in entries if e.report is not None and e.report.n_steps}
     assert len(json.loads("".join(data_json(job, found)))["rows"]) == found.n_steps
     assert len(json.loads(schedule_text(job, entries))["losses"]) == run.state.committed_steps
 
@@ -95,6 +111,7 @@ def test_the_api_tells_enough_to_show_it_elsewhere(run: Run) -> None:
     job, entries = job_and_history(response)
     here, there = job_view(stored(run.state), timeline(history(run))), job_view(job, timeline(entries))
     assert (there.headline, there.verdict, there.facts) == (here.headline, here.verdict, here.facts)
+    assert [stage.why for stage in there.stages] == [stage.why for stage in here.stages]
     file = io.StringIO()
     Console(width=200, file=file).print(picture(response.job, laid_out(response)))
     assert " ".join(here.headline.split()) in " ".join(file.getvalue().split())

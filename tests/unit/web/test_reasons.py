@@ -41,6 +41,11 @@ def _with_candidates(stage: Stage, *candidates: Candidate) -> Stage:
     return dataclasses.replace(stage, decision=stage.decision.model_copy(update={"candidates": candidates}))
 
 
+def _with_decision(stage: Stage, **changes: object) -> Stage:
+    assert stage.decision is not None
+    return dataclasses.replace(stage, decision=stage.decision.model_copy(update=changes))
+
+
 def _candidate(stage: Stage, loss: float, sd: float = 0.0, raw: float | None = None, lr: float = 0.1) -> Candidate:
     number = stage.probes[0].directive.number
     return Candidate(directive_number=number, lr=lr, forecast=loss, forecast_sd=sd, raw_forecast=raw)
@@ -58,16 +63,49 @@ def test_why_names_the_range_the_best_and_what_the_policy_made_of_it(searched: S
     loss = told_apart(best.forecast, searched.second.loss)[0]
     assert f"LR {number(best.lr)} reached the lowest loss, {loss}." in words
     assert "A longer run wants a lower LR: " in words
-    assert f"for the decay over {count(directive.n_steps)} steps is {number(decision.lr)}." in words
+    assert f"for the decay over {count(directive.n_steps)} steps is " in words
+    assert f"it became {number(decision.lr)}." in words
     assert came_true(searched) is None, "what a decayed probe reached is no forecast"
 
 
-def test_the_correction_for_length_is_the_policys_own(searched: Stage) -> None:
-    assert searched.decision is not None
-    reason = searched.decision.reason  # "best over N steps: LR, times F for a decay over M"
-    optimum, factor = reason.partition(": ")[2].partition(",")[0], reason.partition("times ")[2].partition(" ")[0]
-    assert f"wants a lower LR: {number(float(optimum))} (best over " in why(searched, BUDGET)
-    assert f" times {float(factor):.2g} for " in why(searched, BUDGET)
+def test_the_correction_for_length_is_the_decisions_own_whatever_the_policys_options_say(searched: Stage) -> None:
+    told = _with_decision(searched, lr=0.03, optimum=0.12, correction=0.25)
+    words = why(told, job_config("budget", length_exponent=0.9))
+    assert "wants a lower LR: 0.12 (best over 20 steps) times 0.25 for the decay over " in words
+    assert " steps is 0.03. Next came " in words
+
+
+def test_an_lr_that_the_users_counted_for_is_said_to_be_drawn_towards_it(searched: Stage) -> None:
+    drawn = _with_decision(searched, lr=0.05, optimum=0.12, correction=0.25)
+    assert " steps is 0.03. Drawn towards the 0.1 that was set, it became 0.05." in why(drawn, BUDGET)
+    uncorrected = _with_decision(searched, lr=0.11, optimum=0.12, correction=1.0)
+    words = "LR 0.12 was best over 20 steps. Drawn towards the 0.1 that was set, it became 0.11."
+    assert words in why(uncorrected, BUDGET)
+    nearly = _with_decision(searched, lr=0.0305, optimum=0.12, correction=0.25)
+    assert "Drawn towards" not in why(nearly, BUDGET)
+
+
+def test_an_lr_that_was_lowered_for_earlier_setbacks_is_not_said_to_be_drawn_to_the_users(searched: Stage) -> None:
+    lowered = dataclasses.replace(_with_decision(searched, lr=0.0095, optimum=0.12, correction=0.25), n_setbacks=1)
+    words = why(lowered, BUDGET)
+    assert " steps is 0.03. As steps at higher LRs had been rolled back, it was lowered further, to 0.0095." in words
+    assert "Drawn towards" not in words
+
+
+@pytest.mark.parametrize("optimum", [None, 0.07])
+def test_a_decision_that_tells_no_correction_has_none(searched: Stage, optimum: float | None) -> None:
+    correction = None if optimum is None else 1.0
+    told = _with_decision(searched, lr=0.07, optimum=optimum, correction=correction, reason="a reason")
+    words = why(told, BUDGET)
+    assert "A longer run" not in words
+    expected = ": a reason." if optimum is None else ", where the loss is expected to be lowest."
+    assert f"Committed was LR 0.07{expected}" in words
+
+
+def test_what_the_run_is_held_to_is_told(searched: Stage) -> None:
+    told = _with_decision(searched, forecast=-0.82, forecast_sd=0.02)
+    assert "The search expects its small run to end at −0.820 ± 0.020; the run is held to that." in why(told, BUDGET)
+    assert "held to" not in why(_with_decision(searched, forecast=None, forecast_sd=None), BUDGET)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +164,7 @@ def test_a_search_whose_probes_all_diverged_says_so(searched: Stage) -> None:
 def test_a_lower_lr_after_a_divergence_says_which_one_diverged(diverging: tuple[Stage, ...]) -> None:
     first, second, *_ = diverging
     assert why(second, BUDGET).startswith(
-        f"LR {number(first.lr)} had diverged. Its steps were given back, and a lower LR, {number(second.lr)}, took "
+        f"LR {number(first.lr)} had diverged. Its steps were rolled back, and a lower LR, {number(second.lr)}, took "
     )
     assert "e-0" not in why(diverging[-1], BUDGET)
     assert why_restarts(diverging[1:-1]).startswith(f"{len(diverging) - 2} times the committed steps diverged once")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 from lrpilot.profile import Profile
@@ -9,9 +10,9 @@ from lrpilot.profile import Profile
 from tests.support.shown import NOW, history, job_config
 from tests.support.simulated import QUICK, Run, SimulatedTraining, config, drive
 from tuner_server.core.config import JobConfig
-from tuner_server.core.messages import Directive, Outcome, Phase, Replacement
+from tuner_server.core.messages import Bar, Directive, Outcome, Phase, Replacement, Validation
 from tuner_server.storage import Entry, StoredReport
-from tuner_server.web.timeline import timeline
+from tuner_server.web.timeline import Undoing, timeline
 
 
 @pytest.mark.parametrize(
@@ -88,10 +89,82 @@ def test_committed_steps_that_diverged_are_shown_as_rolled_back() -> None:
         ]
     )
     assert [span.kept for span in found.spans] == [False, False, True]
-    assert [stage.diverged for stage in found.stages] == [True, False]
+    first, second = found.stages
+    assert first.undoing == second.retreats_from == Undoing(Outcome.DIVERGED, 0.1, first_step=6, last_step=8)
+    assert (first.retreats_from, second.undoing) == (None, None)
+    assert [stage.n_setbacks for stage in found.stages] == [0, 1]
     assert [stage.given_back_steps for stage in found.stages] == [8, 0]
-    assert [stage.retreats_from for stage in found.stages] == [None, 0.1]
     assert found.spans[-1].committed_start == 0
+
+
+def _promising(entry: Entry, *bars: tuple[int, float]) -> Entry:
+    promise = tuple(Bar(from_step=step, mean_loss=loss) for step, loss in bars)
+    return dataclasses.replace(entry, directive=entry.directive.model_copy(update={"promise": promise}))
+
+
+@pytest.mark.parametrize(
+    ("bars", "bar"),
+    [
+        (((0, 0.9), (5, 0.5), (6, 0.1)), 0.5),
+        (((5, 0.5), (5, 0.4)), 0.4),
+        (((6, 0.5),), None),
+        (((0, 0.9), (2, math.inf)), None),
+        ((), None),
+    ],
+)
+def test_the_bar_that_steps_fell_short_of_is_the_last_one_that_their_report_had_reached(
+    bars: tuple[tuple[int, float], ...], bar: float | None
+) -> None:
+    found = timeline(
+        [
+            _promising(_entry(1, Phase.TRAIN, 5, Outcome.PARTIAL, first=True), *bars),
+            _entry(2, Phase.TRAIN, 3, Outcome.FELL_SHORT),
+            _entry(3, Phase.TRAIN, 4, Outcome.COMPLETED, restore=True),
+        ]
+    )
+    first, second = found.stages
+    assert first.undoing == second.retreats_from == Undoing(Outcome.FELL_SHORT, 0.1, 6, 8, loss=1.0, bar=bar)
+    assert [span.kept for span in found.spans] == [False, False, True]
+
+
+def _validated(entry: Entry, *validations: Validation) -> Entry:
+    assert entry.report is not None
+    return dataclasses.replace(entry, report=dataclasses.replace(entry.report, validations=validations))
+
+
+@pytest.mark.parametrize(
+    ("mean_loss", "bar", "expected"),
+    [
+        (1.5, 0.5, {"last_step": 7, "loss": 2.0, "bar": 0.5, "validated": True}),
+        (0.9, 0.5, {"last_step": 8, "loss": 1.0, "bar": 0.9}),
+        (math.inf, 0.5, {"last_step": 7, "loss": 2.0, "bar": 0.5, "validated": True}),
+    ],
+)
+def test_steps_whose_mean_kept_the_promise_fell_short_by_their_validation(
+    mean_loss: float, bar: float, expected: dict[str, Any]
+) -> None:
+    first = _entry(1, Phase.TRAIN, 5, Outcome.PARTIAL, first=True)
+    promise = (Bar(from_step=0, mean_loss=0.1, validation=0.1), Bar(from_step=5, mean_loss=mean_loss, validation=bar))
+    first = dataclasses.replace(first, directive=first.directive.model_copy(update={"promise": promise}))
+    last = _validated(_entry(2, Phase.TRAIN, 3, Outcome.FELL_SHORT), Validation(step=2, loss=2.0))
+    (stage,) = timeline([first, last]).stages
+    assert stage.undoing == Undoing(Outcome.FELL_SHORT, 0.1, **({"first_step": 6} | expected))
+
+
+def test_steps_that_begin_anew_are_a_stage_whatever_was_reported_last() -> None:
+    first = _entry(1, Phase.TRAIN, 5, Outcome.PARTIAL, first=True)
+    found = timeline([first, _entry(2, Phase.TRAIN, 4, Outcome.COMPLETED, restore=True)])
+    assert [stage.given_back_steps for stage in found.stages] == [5, 0]
+
+
+def test_a_run_that_was_told_to_train_at_first_has_no_search() -> None:
+    short = drive(job_config("short", total_steps=400), SimulatedTraining(validates=True))
+    assert timeline(history(short)).unsearched == short.directives[0]
+    for searched in (job_config("budget"), config(800, warmup_steps=20, **QUICK)):
+        run = drive(searched, SimulatedTraining(validates=searched.has_validation), max_directives=3)
+        assert timeline(history(run)).unsearched is None
+    alone = drive(job_config("budget"), SimulatedTraining(validates=True), alone_after=0, max_directives=3)
+    assert timeline(history(alone)).unsearched is None
 
 
 def test_steps_without_the_server_stand_apart_and_wasted_ones_take_their_width() -> None:

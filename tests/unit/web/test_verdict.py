@@ -5,10 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
+from tests.support.falling_short import DyingTraining
 from tests.support.shown import history, job_config
 from tests.support.simulated import Run, SimulatedTraining, drive
 from tuner_server.core import job
 from tuner_server.core.job import Status
+from tuner_server.web.numbers import number
 from tuner_server.web.thinning import FloatArray
 from tuner_server.web.timeline import Timeline, timeline
 from tuner_server.web.verdict import Tone, verdict
@@ -81,4 +83,86 @@ def test_a_job_that_gave_nearly_all_back_is_bad_however_its_loss_fell(finished: 
     state = finished.state.model_copy(update={"committed_steps": 50, "search_steps": 3950, "given_back_steps": 3950})
     said = verdict(state, Timeline((kept, lost), found.stages))
     assert said.tone is Tone.BAD
-    assert said.why == "3\u202f950 of 4\u202f000 steps diverged and were given back."
+    assert said.why == "3\u202f950 of 4\u202f000 steps were rolled back."
+
+
+def test_what_nearly_nothing_was_left_of_has_its_cause() -> None:
+    run = drive(job_config("budget"), SimulatedTraining(edge_lr=1e-6, validates=True))
+    found = timeline(history(run))
+    books = {"committed_steps": 50, "search_steps": 3950, "given_back_steps": 3900}
+    said = verdict(run.state.model_copy(update=books), found)
+    assert said.words == "Finished, with nearly nothing"
+    assert said.why.endswith(f" were rolled back after {len(found.stages) - 1} divergences.")
+
+
+def _forecasting(found: Timeline, loss: float | None, sd: float = 0.1) -> Timeline:
+    """The same job, had its search expected another loss."""
+    first, *others = found.stages
+    assert first.decision is not None
+    decision = first.decision.model_copy(update={"forecast": loss, "forecast_sd": sd})
+    return dataclasses.replace(found, stages=(dataclasses.replace(first, decision=decision), *others))
+
+
+@pytest.mark.parametrize(
+    ("loss", "tone", "words"),
+    [
+        (0.82, Tone.GOOD, "Finished, as promised"),
+        (0.05, Tone.GOOD, "Finished, as promised"),
+        (-0.2, Tone.BAD, "Finished above what its search promised"),
+        (None, Tone.GOOD, "Finished"),
+    ],
+)
+def test_an_end_is_held_against_what_the_search_promised(
+    finished: Run, loss: float | None, tone: Tone, words: str
+) -> None:
+    said = verdict(finished.state, _forecasting(timeline(history(finished)), loss))  # it ends at 0.11
+    assert (said.tone, said.words) == (tone, words)
+
+
+def test_no_lower_is_worse_than_above_what_was_promised(finished: Run) -> None:
+    found = _forecasting(timeline(history(finished)), -0.2)
+    assert verdict(finished.state, _with_losses(found, np.full(500, 2.0))).words == "Finished, not lower"
+
+
+def test_a_run_that_was_rolled_back_and_then_ended_well_says_so() -> None:
+    run = drive(job_config("dying", total_steps=800), DyingTraining(validates=True))
+    found = timeline(history(run))
+    said = verdict(run.state, found)
+    lrs = [number(stage.lr) for stage in found.stages]
+    assert (said.tone, said.words) == (Tone.GOOD, "Finished, as promised, at a lower LR")
+    assert said.why.endswith(f"LRs {lrs[0]} and {lrs[1]} had fallen short before, and were rolled back.")
+
+
+def test_a_run_that_was_rolled_back_in_vain_says_so_too() -> None:
+    run = drive(job_config("dying"), DyingTraining(validates=True, deadly_lr=0.004))
+    said = verdict(run.state, timeline(history(run)))
+    assert (said.tone, said.words) == (Tone.BAD, "Finished, not lower")
+    assert said.why.endswith("had fallen short before, and were rolled back.")
+
+
+def test_that_steps_fell_short_is_told_until_steps_at_a_lower_lr_are_reported() -> None:
+    def said(max_directives: int) -> str:
+        run = drive(job_config("dying"), DyingTraining(validates=True), max_directives=max_directives)
+        return verdict(run.state, timeline(history(run))).words
+
+    run = drive(job_config("dying"), DyingTraining(validates=True))
+    short = [exchange.report is not None and exchange.report.outcome == "fell_short" for exchange in run.exchanges]
+    n_directives = short.index(True) + 1
+    assert [said(n_directives), said(n_directives + 1)] == ["Fell short", "Loss is falling"]
+    assert said(n_directives - 1) != "Fell short"
+
+
+@pytest.mark.parametrize(("total_steps", "tone"), [(400, Tone.NEUTRAL), (600, Tone.GOOD)])
+def test_a_run_without_a_search_is_neither_good_nor_bad(total_steps: int, tone: Tone) -> None:
+    run = drive(job_config("short", total_steps=total_steps), SimulatedTraining(validates=True))
+    said = verdict(run.state, timeline(history(run)))
+    assert said.tone is tone
+    if tone is Tone.NEUTRAL:
+        assert said.words == "Finished, without a search"
+        assert said.why == "400 steps are too few for one, so the LR decayed from the 0.1 that was set."
+
+
+def test_a_run_without_a_search_that_got_nowhere_is_bad() -> None:
+    run = drive(job_config("short", total_steps=400), SimulatedTraining(validates=True))
+    found = dataclasses.replace(_with_losses(timeline(history(run)), np.full(400, 2.0)), unsearched=run.directives[0])
+    assert verdict(run.state, found).words == "Finished, not lower"

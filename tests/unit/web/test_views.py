@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from tests.support.falling_short import DyingTraining
 from tests.support.shown import history, job_config, stored
 from tests.support.simulated import QUICK, Run, SimulatedTraining, config, drive
 from tuner_server.core.config import JobConfig
@@ -63,13 +64,31 @@ def test_what_was_given_back_is_no_search(diverging: Run) -> None:
     found = timeline(history(diverging))
     view = _view(diverging)
     searched = sum(stage.search_steps for stage in found.stages)
-    note = (
-        f"{steps(searched)}, rolled back; {count(diverging.state.given_back_steps)} more diverged and were given back"
-    )
+    given_back, times = count(diverging.state.given_back_steps), len(found.stages) - 1
+    note = f"{steps(searched)}, rolled back; {given_back} more rolled back after {times} divergences"
     assert _fact(view, "Search").note == note
     first = view.stages[-1]
-    given_back = found.stages[0].given_back_steps
-    assert first.cost == f"{steps(searched)} of search. {steps(given_back)} were given back after a divergence."
+    undone = found.stages[0].given_back_steps
+    assert first.cost == f"{steps(searched)} of search. {steps(undone)} were rolled back after a divergence."
+
+
+def test_each_stage_that_fell_short_is_a_section_with_its_evidence_in_the_next() -> None:
+    run = drive(job_config("dying", total_steps=800), DyingTraining(validates=True))
+    view = _view(run)
+    last, second, first = view.stages
+    assert [stage.title for stage in view.stages] == ["Stage 3", "Stage 2", "Stage 1"]
+    assert first.cost.endswith(" of search. 100 steps were rolled back after a broken promise.")
+    assert second.cost == "100 steps were rolled back after a broken promise."
+    assert second.why.startswith(f"{first.lr} was committed, and its steps 51 to 100 had a mean loss of ")
+    assert last.why.startswith(f"{second.lr} was committed, and its steps 51 to 100 had a mean loss of ")
+    assert _fact(view, "Search").note.endswith("; 200 more rolled back after 2 broken promises")
+
+
+def test_a_run_that_is_too_short_for_a_search_has_none_among_its_facts() -> None:
+    view = _view(_run(job_config("short", total_steps=400)))
+    fact = _fact(view, "Search")
+    assert (fact.value, fact.note) == ("none", "the run is too short for one")
+    assert "too few for a search" in view.stages[0].why
 
 
 def test_restarts_that_follow_each_other_are_one_section(diverging: Run) -> None:

@@ -94,7 +94,8 @@ const jobChart = (() => {
       data.committed_loss.x.length && !averaged(data) && ["line", "committed", "committed"],
       data.search_loss.x.length && ["line", "search", "search, rolled back"],
       data.validation.x.length && ["diamond", "validation", "validation"],
-      data.broken.x.length && ["cross", "bad", "diverged"],
+      data.broken.x.length && ["cross", "bad", data.promised.x.length ? "diverged, or fell short of its promise" : "diverged"],
+      data.promised.x.length && ["dashed", "bad", "what was promised"],
       seen(data.forecasts.curve.x) && ["dashed", "search", "forecast along a stage"],
       seen(data.forecasts.x) && ["whisker", "search", "forecast for its end, ± 2 standard errors"],
       seen(data.forecasts.end) && ["star", "validation", "what came true"],
@@ -118,6 +119,9 @@ const jobChart = (() => {
         searchLoss,
         ...kept,
         line(data.validation, "validation", { color: ink("validation"), width: 1.6, dash: "dot" }),
+        line(data.promised, "promised", { color: ink("bad"), width: 1.6, dash: "dash" }, {
+          hoverinfo: "all", hovertemplate: "promised: at most %{y:.4g}<extra></extra>", showlegend: data.promised.x.length > 0,
+        }),
         searchLr,
         // What is near a step, and not at it, says where it is.
         markers(data.validation, "validation", validation, {

@@ -102,6 +102,16 @@ def state_of(job: pb.Job) -> str:
     return pb.JobState.Name(job.state).removeprefix("JOB_STATE_").lower()
 
 
+def probe_steps(job: pb.Job) -> int:
+    """Steps of its search."""
+    return job.search_steps - job.given_back_steps
+
+
+def unsearched(job: pb.Job) -> bool:
+    """Whether a job has committed steps, or has them under way, and had no search before them."""
+    return probe_steps(job) == 0 and (job.directive.phase == pb.PHASE_TRAIN or job.committed_steps > 0)
+
+
 OptionalField = Literal["last_loss", "best_loss", "last_validation", "best_validation"]
 
 

@@ -20,9 +20,11 @@ from tuner_server.cli.common import (
     full_schedule,
     optional,
     print_json,
+    probe_steps,
     resolve,
     schedule_of,
     state_of,
+    unsearched,
     writing,
 )
 
@@ -93,19 +95,24 @@ def facts_table(job: pb.Job) -> Table:
     return table
 
 
-def _rolled_back(job: pb.Job) -> str:
-    given_back = f" + {job.given_back_steps} given back" if job.given_back_steps else ""
-    return f"{job.search_steps - job.given_back_steps} search{given_back}"
+def _steps(job: pb.Job) -> str:
+    """What stayed, what the search took, and what was committed and rolled back."""
+    total = f" of {job.config.total_steps}" if job.config.HasField("total_steps") else ""
+    parts = [f"{job.committed_steps} committed"]
+    if not unsearched(job):
+        parts.append(f"{probe_steps(job)} search")
+    if job.given_back_steps:
+        parts.append(f"{job.given_back_steps} rolled back")
+    return f"{' + '.join(parts)}{total}{', no search' if unsearched(job) else ''}"
 
 
 def _facts(job: pb.Job) -> dict[str, str]:
-    total = f" of {job.config.total_steps}" if job.config.HasField("total_steps") else ""
     return {
         "job": job.id,
         "name": job.config.name or "-",
         "policy": job.config.policy,
         "state": f"{state_of(job)} {job.message}".strip(),
-        "steps": f"{job.committed_steps} committed + {_rolled_back(job)}{total}",
+        "steps": _steps(job),
         "bounds": f"{job.lr_bounds.min:.3g} to {job.lr_bounds.max:.3g}" if job.HasField("lr_bounds") else "-",
         "loss": f"{optional(job, 'last_loss')} (best {optional(job, 'best_loss')})",
         "validation": f"{optional(job, 'last_validation')} (best {optional(job, 'best_validation')})",

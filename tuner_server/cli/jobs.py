@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -22,7 +23,9 @@ from tuner_server.cli.common import (
     optional,
     page_of,
     print_json,
+    probe_steps,
     state_of,
+    unsearched,
 )
 from tuner_server.clock import utc_now
 
@@ -54,10 +57,7 @@ def jobs(
     if as_json:
         print_json([json_format.MessageToDict(job) for job in found])
         return
-    table = Table("job", "name", "policy", "state", "steps + search", "LR", "loss", "validation", box=box.SIMPLE)
-    for job in found:
-        table.add_row(*_row(job))
-    Console().print(table if found else "no jobs")
+    Console().print(jobs_table(found) if found else "no jobs")
 
 
 @app.command(epilog="Example: `lrpilot jobs prune --older-than 90 --db sqlite:////var/lib/lrpilot/jobs.db`")
@@ -77,9 +77,19 @@ def prune(
     print(f"{n_pruned} jobs deleted")
 
 
+def jobs_table(found: Sequence[pb.Job]) -> Table:
+    """A row a job."""
+    table = Table("job", "name", "policy", "state", "steps + search", "LR", "loss", "validation", box=box.SIMPLE)
+    for job in found:
+        table.add_row(*_row(job))
+    return table
+
+
 def _row(job: pb.Job) -> list[str]:
     total = f" of {job.config.total_steps}" if job.config.HasField("total_steps") else ""
     lr = f"{job.directive.profile.start_lr:.3g}" if job.directive.HasField("profile") else "-"
-    steps = f"{job.committed_steps} + {job.search_steps}{total}"
+    searched = "" if unsearched(job) else f" + {probe_steps(job)}"
+    undone = f" + {job.given_back_steps} rolled back" if job.given_back_steps else ""
+    steps = f"{job.committed_steps}{searched}{undone}{total}{', no search' if unsearched(job) else ''}"
     losses = [optional(job, "last_loss"), optional(job, "last_validation")]
     return [job.id[:8], job.config.name or "-", job.config.policy, state_of(job), steps, lr, *losses]

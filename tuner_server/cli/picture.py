@@ -18,8 +18,10 @@ from rich.text import Text
 from tuner_server.cli.curve import curves
 from tuner_server.core.messages import Phase
 from tuner_server.web.explain import headline
-from tuner_server.web.numbers import count, number
+from tuner_server.web.numbers import count, number, steps
+from tuner_server.web.setback import setback
 from tuner_server.web.timeline import Probe, Span, Stage, Timeline, timeline
+from tuner_server.web.verdict import verdict
 from tuner_server.web.wire import job_and_history
 
 LAST_LOSSES = 10
@@ -42,13 +44,16 @@ def picture(job: pb.Job, history: Timeline) -> RenderableType:
         InvalidInputError: as `job_and_history`.
     """
     state = job_and_history(pb.GetScheduleResponse(job=job))[0].state
-    return Group(Text(f"\n{headline(state, history)}\n"), *_parts(history, live=state.status.live))
+    said = verdict(state, history)
+    how = f"{said.words}. {said.why}".strip()
+    return Group(Text(f"\n{headline(state, history)}\n\n{how}\n"), *_parts(history, live=state.status.live))
 
 
 def _parts(history: Timeline, *, live: bool) -> Iterator[RenderableType]:
     chosen = [stage for stage in history.stages if stage.lr is not None]
     if chosen:
         yield _stages(chosen)
+        yield from (Text(f"{words}\n") for words in map(_setback, chosen) if words)
     else:
         yield Text("Nothing is committed yet.")
     latest = history.stages[-1] if history.stages else None
@@ -56,6 +61,14 @@ def _parts(history: Timeline, *, live: bool) -> Iterator[RenderableType]:
         yield _search(latest.probes, live=live)
     if history.spans:
         yield curves([_piece(span) for span in history.spans])
+
+
+def _setback(stage: Stage) -> str:
+    """Why the steps before a stage fell short; empty if they did not."""
+    undoing = stage.retreats_from
+    if undoing is None or undoing.diverged or stage.directive is None or stage.probes:
+        return ""
+    return setback(stage, undoing)
 
 
 def _search(probes: Sequence[Probe], *, live: bool) -> Table:
@@ -79,7 +92,7 @@ def _tried(probe: Probe) -> str:
 
 def _stages(stages: Sequence[Stage]) -> Table:
     """Stages count from 1, as on the page."""
-    table = Table("stage", "search steps", "from step", "committed steps", "LR", "to LR", box=box.SIMPLE)
+    table = Table("stage", "search steps", "from step", "committed steps", "LR", "to LR", "", box=box.SIMPLE)
     for stage in stages:
         profile = stage.directive.profile if stage.directive is not None else stage.spans[0].profile
         table.add_row(
@@ -89,8 +102,17 @@ def _stages(stages: Sequence[Stage]) -> Table:
             count(stage.committed_steps),
             number(stage.lr),
             number(profile.end_lr) if profile is not None else "",
+            _came_of(stage),
         )
     return table
+
+
+def _came_of(stage: Stage) -> str:
+    """Where a stage's steps were not to stay, why."""
+    if stage.undoing is None:
+        return ""
+    what = "diverged" if stage.undoing.diverged else "fell short"
+    return f"{what}, {steps(stage.given_back_steps)} rolled back"
 
 
 def _piece(span: Span) -> Piece:

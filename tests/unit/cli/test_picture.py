@@ -11,6 +11,7 @@ import pytest
 from lrpilot.v1 import tuner_pb2 as pb
 from rich.console import Console
 
+from tests.support.falling_short import DyingTraining
 from tests.support.shown import history, job_config, stored
 from tests.support.simulated import QUICK, SimulatedTraining, config, drive
 from tuner_server.cli.picture import laid_out, picture
@@ -19,7 +20,9 @@ from tuner_server.core.config import JobConfig
 from tuner_server.core.messages import Outcome, Phase
 from tuner_server.rpc.convert import schedule_to_pb
 from tuner_server.web import explain
+from tuner_server.web.setback import setback
 from tuner_server.web.timeline import timeline
+from tuner_server.web.verdict import verdict
 
 TWO_STAGES = config(400, **QUICK)
 
@@ -89,6 +92,33 @@ def test_stages_count_from_one() -> None:
 def test_the_axis_ends_at_the_steps_that_were_run() -> None:
     [axis] = [line.split() for line in printed(response(TWO_STAGES)).splitlines() if line.startswith("step ")]
     assert axis == ["step", "0", "200", "400"]
+
+
+def test_steps_that_fell_short_say_so_in_their_stage_and_with_the_evidence() -> None:
+    run = drive(job_config("dying", total_steps=800), DyingTraining(validates=True))
+    found = schedule_to_pb(stored(run.state), history(run), history=True)
+    text = printed(found)
+    rows = [line for line in text.splitlines() if "fell short, 100 steps rolled back" in line]
+    assert [row.split()[0] for row in rows] == ["1", "2"]
+    words = " ".join(text.split())
+    for stage in timeline(history(run)).stages[1:]:
+        assert stage.retreats_from is not None
+        assert " ".join(setback(stage, stage.retreats_from).split()) in words
+    said = verdict(run.state, timeline(history(run)))
+    assert f"{said.words}. {said.why}" in words
+
+
+def test_steps_that_diverged_say_so_in_their_stage() -> None:
+    run = drive(job_config("hot"), SimulatedTraining(edge_lr=1e-6, validates=True), max_directives=12)
+    text = printed(schedule_to_pb(stored(run.state), history(run), history=True))
+    assert "diverged, " in text
+    assert "fell short" not in text
+
+
+def test_a_run_that_is_too_short_for_a_search_says_so() -> None:
+    short = job_config("short", total_steps=400, validates=False)
+    assert "No search: 400 steps are too few for one" in " ".join(printed(response(short, 0)).split())
+    assert "Finished, without a search." in printed(response(short))
 
 
 def test_it_needs_no_pytorch() -> None:

@@ -48,6 +48,9 @@ def test_a_history_is_fetched_when_something_else_is_done() -> None:
     ended.state = pb.JOB_STATE_FINISHED
     assert is_behind(fetched, ended)
     assert is_behind(fetched, a_job(900)), "the client went back to a checkpoint"
+    undone = a_job(0, number=6)
+    undone.search_steps, undone.given_back_steps = 1100, 1000
+    assert is_behind(fetched, undone), "committed steps were rolled back, and the next ones are of the same stage"
 
 
 def test_a_server_that_restarts_as_a_history_is_fetched_is_waited_for() -> None:

@@ -207,6 +207,7 @@ def _progress(state: JobState, bounds: LrBounds) -> Progress:
         first_loss=state.first_loss,
         last_loss=state.last_loss,
         prior=state.prior,
+        reported_steps=state.lease.n_steps - state.directive.n_steps,
     )
 
 

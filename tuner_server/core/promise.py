@@ -62,7 +62,7 @@ class Footing(Value):
 
     @property
     def validation_gain(self) -> float | None:
-        """G in validation loss; None: there is no validation, or no probe gained anything by it."""
+        """What the best probe gained by validation (g); None: there is none, or no probe gained anything by it."""
         if self.start_validation is None or self.best_loss is None or not self.best_validated:
             return None
         gain = self.start_validation - self.best_loss
@@ -110,28 +110,29 @@ def learn(known: Footing | None, lr: float, report: Report, judged: float | None
     return known
 
 
-def fell_short(footing: Footing | None, lr: float, promise: Sequence[Bar], report: Report) -> Setback:
+def fell_short(footing: Footing, lr: float, promise: Sequence[Bar], begin: int, report: Report) -> Setback:
     """The evidence against committed steps.
 
     Args:
         footing: What the search saw.
         lr: Their peak.
         promise: The bars of the directive.
-        report: The last one, which is above one of them.
+        begin: The step of the directive with which the last report begins.
+        report: That one, which is above the bar that it is held to.
     """
     mean = math.fsum(report.losses) / len(report.losses)
-    above = [bar.mean_loss for bar in promise if bar.mean_loss < mean]
-    if above or footing is None or not report.validations:
-        start, gain = (None, None) if footing is None else (footing.start_loss, footing.gain)
-        return Setback(lr=lr, mean_loss=mean, bar=max(above, default=None), start_loss=start, gain=gain)
-    return Setback(
-        lr=lr,
-        mean_loss=report.validations[-1].loss,
-        bar=_validation_bar(footing),
-        start_loss=footing.start_validation,
-        gain=footing.validation_gain,
-        validated=True,
-    )
+    bar = next((bar for bar in reversed(promise) if bar.from_step <= begin), None)
+    if bar is not None and mean <= bar.mean_loss and report.validations:
+        return Setback(
+            lr=lr,
+            mean_loss=report.validations[-1].loss,
+            bar=bar.validation,
+            start_loss=footing.start_validation,
+            gain=footing.validation_gain,
+            validated=True,
+        )
+    known = None if bar is None else bar.mean_loss
+    return Setback(lr=lr, mean_loss=mean, bar=known, start_loss=footing.start_loss, gain=footing.gain)
 
 
 def _validation_bar(footing: Footing) -> float:

@@ -26,7 +26,7 @@ from tuner_server.core import job
 from tuner_server.core.divergence import TRUSTED_RESTARTS
 from tuner_server.core.family import optimum_of
 from tuner_server.core.job import Status, Transition
-from tuner_server.core.messages import Directive, Outcome, Phase, Replacement, Report, Setback
+from tuner_server.core.messages import Directive, Outcome, Phase, Replacement, Report, Setback, Validation
 from tuner_server.core.policies.budget import FEWEST_STEPS, PROMISES, RETREAT, BudgetOptions
 from tuner_server.core.promise import LAST_LOOK, STAIRS
 
@@ -101,6 +101,12 @@ def promising(**fields: Any) -> Transition:
     return committing(config(4000, **PLAIN | fields), BEGIN, END)
 
 
+def sound(transition: Transition, steps: int) -> Transition:
+    """After so many committed steps as good as the best probe."""
+    report = Report(directive_number=transition.directive.number, outcome=Outcome.PARTIAL, losses=(END,) * steps)
+    return job.advance(transition.state, report)
+
+
 def short(transition: Transition, steps: int = 200, loss: float = BEGIN) -> Transition:
     """After so many committed steps that fell short."""
     return job.advance(transition.state, short_on(transition.directive, loss, steps))
@@ -126,9 +132,7 @@ def test_steps_that_fall_short_are_given_back_and_the_lr_is_lowered() -> None:
     transition = promising()
     before, part = transition.state, transition.directive.report_every
     lr = profile_of(transition.directive).start_lr
-    sound = Report(directive_number=before.directive.number, outcome=Outcome.PARTIAL, losses=(2.2,) * part)
-    transition = job.advance(before, sound)
-    transition = short(transition, part)
+    transition = short(sound(transition, part), part)
     state, directive = transition.state, transition.directive
     assert (directive.phase, directive.restore, directive.snapshot) == (Phase.TRAIN, True, False)
     assert (state.committed_steps, state.last_loss, state.peak_lr) == (0, None, None)
@@ -142,16 +146,32 @@ def test_steps_that_fall_short_are_given_back_and_the_lr_is_lowered() -> None:
     assert profile.length == directive.n_steps
 
 
-def test_the_decision_after_a_broken_promise_has_the_evidence() -> None:
+@pytest.mark.parametrize("stair", range(len(STAIRS)))
+def test_the_decision_after_a_broken_promise_has_the_evidence(stair: int) -> None:
     transition = promising()
-    lr, (first, *_) = profile_of(transition.directive).start_lr, transition.directive.promise
+    lr, promise = profile_of(transition.directive).start_lr, transition.directive.promise
+    transition = sound(transition, promise[stair].from_step)
     decision = short(transition, loss=2.75).decision
     assert decision is not None
     assert decision.lr == pytest.approx(lr / RETREAT)
-    assert decision.setback == Setback(
-        lr=lr, mean_loss=2.75, bar=first.mean_loss, start_loss=BEGIN, gain=END - BEGIN + 2
-    )
+    bar = promise[stair].mean_loss
+    assert decision.setback == Setback(lr=lr, mean_loss=2.75, bar=bar, start_loss=BEGIN, gain=BEGIN - END)
     assert decision.reason.startswith(f"fell short of its own probe at {lr:.3g}")
+
+
+def test_a_run_that_loses_what_it_had_gained_falls_short_by_its_validations() -> None:
+    transition = promising(has_validation=True)
+    lr, promise = profile_of(transition.directive).start_lr, transition.directive.promise
+    transition = sound(transition, promise[1].from_step)
+    validated = transition.directive.validate_at[0]
+    report = short_on(transition.directive, END, validated + 10)
+    report = report.model_copy(update={"validations": (Validation(step=validated, loss=2.9),)})
+    decision = job.advance(transition.state, report).decision
+    assert decision is not None
+    bar = promise[1].validation
+    assert decision.setback == Setback(
+        lr=lr, mean_loss=2.9, bar=bar, start_loss=BEGIN, gain=BEGIN - END, validated=True
+    )
 
 
 def test_the_decision_after_a_divergence_names_the_lr_and_no_bar() -> None:

@@ -19,7 +19,7 @@ from tuner_server.core.config import JobConfig
 from tuner_server.core.divergence import MAX_RESTARTS
 from tuner_server.core.errors import InvalidInputError, PolicyError, PreconditionError
 from tuner_server.core.job import TRANSITIONS, JobState, Status, Transition
-from tuner_server.core.messages import Directive, Outcome, Phase, Replacement, Report, Validation
+from tuner_server.core.messages import Bar, Directive, Outcome, Phase, Replacement, Report, Validation
 from tuner_server.core.policies.base import Asking, Options, Policy, PolicyState, Progress, Step
 from tuner_server.core.standing import LOSS_WINDOW, Standing
 
@@ -343,6 +343,8 @@ def test_after_a_cancel_the_open_report_is_taken_and_answered_with_stop(phase: P
 NAN, INF = math.nan, math.inf
 PROBE_OF_8 = Directive(number=3, phase=Phase.PROBE, n_steps=8, profile=Profile.constant(0.1, 8), validate_at=(4, 8))
 TRAIN_OF_8 = PROBE_OF_8.model_copy(update={"phase": Phase.TRAIN, "validate_at": (8,)})
+HELD_OF_8 = TRAIN_OF_8.model_copy(update={"promise": (Bar(from_step=2, mean_loss=0.5),)})
+FIRST_OF_8 = PROBE_OF_8.model_copy(update={"validate_at": (0, 8)})
 BOTH = (Validation(step=4, loss=1.0), Validation(step=8, loss=1.0))
 
 
@@ -371,6 +373,17 @@ BOTH = (Validation(step=4, loss=1.0), Validation(step=8, loss=1.0))
         (TRAIN_OF_8, report_on(TRAIN_OF_8, wall_time_s=-1.0), "report.wall_time_s"),
         (TRAIN_OF_8, report_on(TRAIN_OF_8, replacement=Replacement()), "report.replacement"),
         (TRAIN_OF_8, report_on(TRAIN_OF_8, wall_time_s=NAN), "report.wall_time_s"),
+        (TRAIN_OF_8, report_on(TRAIN_OF_8, Outcome.FELL_SHORT, 3), "report.outcome"),
+        (PROBE_OF_8, report_on(PROBE_OF_8, Outcome.FELL_SHORT, 3), "report.outcome"),
+        (HELD_OF_8, report_on(HELD_OF_8, Outcome.FELL_SHORT, 0), "report.losses"),
+        (HELD_OF_8, report_on(HELD_OF_8, Outcome.FELL_SHORT, 9), "report.losses"),
+        (HELD_OF_8, report_on(HELD_OF_8, Outcome.FELL_SHORT, losses=(1.0, INF)), "report.losses[1]"),
+        (FIRST_OF_8, report_on(FIRST_OF_8, validations=(Validation(step=0, loss=1.0),)), "report.validations"),
+        (
+            FIRST_OF_8,
+            report_on(FIRST_OF_8, validations=(Validation(step=0, loss=INF), BOTH[1])),
+            "report.validations[0].loss",
+        ),
     ],
 )
 def test_a_bad_report_is_refused_by_the_field_at_fault(directive: Directive, report: Report, field: str) -> None:
@@ -394,6 +407,10 @@ def test_a_bad_report_is_refused_by_the_field_at_fault(directive: Directive, rep
         (TRAIN_OF_8, report_on(TRAIN_OF_8), True),
         (TRAIN_OF_8, report_on(TRAIN_OF_8, Outcome.PARTIAL, 7), True),
         (TRAIN_OF_8, report_on(TRAIN_OF_8, validations=BOTH[1:]), True),
+        (HELD_OF_8, report_on(HELD_OF_8, Outcome.FELL_SHORT, 1), True),
+        (HELD_OF_8, report_on(HELD_OF_8, Outcome.FELL_SHORT, 8, validations=BOTH[1:]), True),
+        (FIRST_OF_8, report_on(FIRST_OF_8, validations=(Validation(step=0, loss=2.0), BOTH[1])), True),
+        (FIRST_OF_8, report_on(FIRST_OF_8, validations=BOTH[1:]), True),
     ],
 )
 def test_a_sound_report_is_taken(directive: Directive, report: Report, has_validation: bool) -> None:
@@ -516,9 +533,10 @@ class JobMachine(RuleBasedStateMachine):
         return self.directive.phase is not Phase.STOP
 
     @precondition(running)
-    @rule(level=LOSSES)
-    def complete(self, level: float) -> None:
-        self._report(Outcome.COMPLETED, self.directive.n_steps, (level,) * self.directive.n_steps)
+    @rule(level=LOSSES, end=LOSSES)
+    def complete(self, level: float, end: float) -> None:
+        n = self.directive.n_steps
+        self._report(Outcome.COMPLETED, n, (level,) * (n // 2) + (end,) * (n - n // 2))
 
     @precondition(lambda self: self.directive.phase.committed and self.directive.n_steps > 1)
     @rule(data=st.data(), level=LOSSES)
@@ -531,6 +549,18 @@ class JobMachine(RuleBasedStateMachine):
     def diverge(self, data: st.DataObject, level: float, last: float) -> None:
         n = data.draw(st.integers(1, self.directive.n_steps))
         self._report(Outcome.DIVERGED, n, (level,) * (n - 1) + (last,))
+
+    @precondition(lambda self: bool(self.directive.promise))
+    @rule(data=st.data(), level=LOSSES)
+    def fall_short(self, data: st.DataObject, level: float) -> None:
+        n = data.draw(st.integers(1, self.directive.n_steps))
+        self._report(Outcome.FELL_SHORT, n, (level,) * n)
+
+    @precondition(lambda self: self.running() and not self.directive.promise)
+    @rule()
+    def fall_short_of_nothing(self) -> None:
+        with pytest.raises(InvalidInputError, match="nothing was promised"):
+            job.advance(self.transition.state, report_on(self.directive, Outcome.FELL_SHORT))
 
     @precondition(running)
     @rule(data=st.data(), level=LOSSES)
@@ -582,9 +612,9 @@ class JobMachine(RuleBasedStateMachine):
         assert again.state.model_dump_json() == self.transition.state.model_dump_json()
         self.in_model += losses
         self.n_run += n
-        self.n_restarts += directive.phase.committed and outcome is Outcome.DIVERGED
+        self.n_restarts += directive.phase.committed and outcome.rolls_back
         assert self.directive.number == directive.number + 1
-        assert self.directive.restore is (not directive.phase.committed or outcome is Outcome.DIVERGED)
+        assert self.directive.restore is (not directive.phase.committed or outcome.rolls_back)
         self._carry_out()
 
     def _carry_out(self) -> None:
@@ -624,6 +654,13 @@ class JobMachine(RuleBasedStateMachine):
         if state.status is Status.FINISHED:
             assert self.n_run == total
             assert not self.running()
+
+    @invariant()
+    def bars_are_for_committed_steps_and_as_the_client_wants_them(self) -> None:
+        steps = [bar.from_step for bar in self.directive.promise]
+        assert steps == sorted(steps)
+        assert not any(math.isnan(bar.mean_loss) for bar in self.directive.promise)
+        assert self.directive.phase is Phase.TRAIN or not steps
 
     @invariant()
     def committed_lrs_are_within_reach(self) -> None:

@@ -20,6 +20,7 @@ from tuner_server.core.promise import (
     SAME_MEASURE,
     STAIRS,
     TAIL_SHARE,
+    VALIDATION_PART,
     Footing,
     bars,
     fell_short,
@@ -56,6 +57,10 @@ def known(*probes: tuple[float, Report, float | None]) -> Footing:
 
 def levels(footing: Footing | None, n_steps: int = 1000, warmup: int = 0, report_steps: int = 50) -> list[float]:
     return [bar.mean_loss for bar in bars(footing, n_steps, warmup, report_steps)]
+
+
+def validation_levels(footing: Footing | None) -> list[float]:
+    return [bar.validation for bar in bars(footing, 1000, 0, 50)]
 
 
 # --- what probes tell -------------------------------------------------------------------------------------------------
@@ -128,7 +133,8 @@ def test_a_validation_whose_beginning_is_not_known_is_not_compared_with_a_traini
     """The first probe, which was validated before its first step, ended before it could be learnt from."""
     lost = probe([3.0, math.nan], (0, 0.9), diverged=True)
     footing = known((0.3, lost, None), (0.1, falling(3.0, 1.5, (PROBE, 0.6)), 0.6))
-    assert footing.gain == 1.5
+    assert (footing.gain, footing.validation_gain) == (1.5, None)
+    assert set(validation_levels(footing)) == {math.inf}
 
 
 @pytest.mark.parametrize("end", [3.0, 4.0])
@@ -206,6 +212,8 @@ def test_the_bars_move_with_a_shift_of_all_losses_and_scale_with_a_factor(
     after = seen(probes, factor, shift)
     expected = [factor * level + shift for level in levels(before, n_steps)]
     assert levels(after, n_steps) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    expected = [factor * level + shift for level in validation_levels(before)]
+    assert validation_levels(after) == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
 @given(st.integers(1, 2**40), st.floats(0, 1), st.integers(1, 1000))
@@ -230,9 +238,29 @@ def test_each_bar_asks_for_its_part_of_the_gain_from_its_part_of_the_steps_on() 
     assert asked == [pytest.approx(stair) for stair in STAIRS]
 
 
+@pytest.mark.parametrize(("before", "after"), [(3.0, 1.0), (math.exp(3.0), math.exp(1.0)), (-0.1, -0.7)])
+def test_validations_are_held_to_their_own_part_of_their_own_gain_from_the_second_bar_on(
+    before: float, after: float
+) -> None:
+    """Whatever they measure."""
+    footing = known((0.1, falling(3.0, 1.0, (0, before), (PROBE, after)), after))
+    level = before - VALIDATION_PART * (before - after)
+    assert validation_levels(footing) == pytest.approx([math.inf, level, level, math.inf])
+    assert set(validation_levels(known((0.1, falling(3.0, 1.0), 1.0)))) == {math.inf}
+
+
+def test_a_gain_in_one_measure_alone_is_promised_by_that_measure() -> None:
+    by_validation = known((0.1, falling(3.0, 3.5, (0, 90.0), (PROBE, 60.0)), 60.0))
+    assert set(levels(by_validation)) == {math.inf}
+    assert validation_levels(by_validation)[1] < 90.0
+    by_training = known((0.1, falling(3.0, 1.0, (0, 60.0), (PROBE, 90.0)), 90.0))
+    assert levels(by_training)[0] < 3.0
+    assert set(validation_levels(by_training)) == {math.inf}
+
+
 def test_after_the_last_look_a_run_is_left_alone() -> None:
     last = bars(known((0.1, falling(3.0, 1.0), 1.0)), 1000, 50, 50)[-1]
-    assert last == Bar(from_step=math.ceil(LAST_LOOK * 1000), mean_loss=math.inf)
+    assert last == Bar(from_step=math.ceil(LAST_LOOK * 1000), mean_loss=math.inf, validation=math.inf)
 
 
 def test_a_warm_up_that_lasts_past_the_last_look_leaves_nothing_to_be_held_to() -> None:
@@ -253,12 +281,26 @@ def test_noise_widens_the_margin_and_longer_reports_narrow_it() -> None:
 # --- the evidence, and its way through JSON ---------------------------------------------------------------------------
 
 
-def test_the_evidence_has_the_highest_bar_that_the_last_report_is_above() -> None:
-    footing = known((0.1, falling(3.0, 1.0), 1.0))
-    promise = bars(footing, 1000, 50, 50)
-    report = Report(directive_number=9, outcome=Outcome.FELL_SHORT, losses=(1.5, 2.0))
-    assert fell_short(footing, 0.3, promise, report) == Setback(
-        lr=0.3, mean_loss=1.75, bar=promise[1].mean_loss, start_loss=3.0, gain=2.0
+TWO_MEASURES = known((0.1, falling(3.0, 1.0, (0, 90.0), (PROBE, 50.0)), 50.0))
+
+
+@pytest.mark.parametrize(("begin", "bar"), [(49, None), (50, 2.0), (99, 2.0), (100, 1.7), (250, 1.4), (799, 1.4)])
+def test_the_evidence_has_the_bar_that_the_last_report_is_held_to(begin: int, bar: float | None) -> None:
+    promise = bars(TWO_MEASURES, 1000, 50, 50)
+    report = Report(directive_number=9, outcome=Outcome.FELL_SHORT, losses=(2.5, 3.0))
+    found = fell_short(TWO_MEASURES, 0.3, promise, begin, report)
+    assert found == Setback(lr=0.3, mean_loss=2.75, bar=found.bar, start_loss=3.0, gain=2.0)
+    assert found.bar == (None if bar is None else pytest.approx(bar))
+
+
+@pytest.mark.parametrize("mean", [0.1, 1.5])
+def test_the_evidence_is_the_validation_where_the_mean_kept_the_promise(mean: float) -> None:
+    """A later bar that the mean is above, too, is not the one that was broken."""
+    promise = bars(TWO_MEASURES, 1000, 50, 50)
+    report = probe([mean] * 50, (20, 70.0), (40, 80.0))
+    bar = 90.0 - VALIDATION_PART * 40.0
+    assert fell_short(TWO_MEASURES, 0.3, promise, 100, report) == Setback(
+        lr=0.3, mean_loss=80.0, bar=bar, start_loss=90.0, gain=40.0, validated=True
     )
 
 
@@ -269,7 +311,7 @@ def test_footing_goes_through_json_and_back() -> None:
 
 
 def test_a_directive_with_an_infinite_bar_goes_through_json_and_back() -> None:
-    promise = bars(known((0.1, falling(3.0, 1.0), 1.0)), 1000, 50, 50)
+    promise = bars(TWO_MEASURES, 1000, 50, 50)
     directive = Directive(phase=Phase.TRAIN, n_steps=1000, profile=Profile.constant(0.1, 1000), promise=promise)
     text = directive.model_dump_json()
     assert "Infinity" in text
@@ -280,12 +322,12 @@ def test_a_directive_with_an_infinite_bar_goes_through_json_and_back() -> None:
 @given(st.lists(st.integers(1, 300), max_size=4))
 @quickly
 def test_the_rest_of_a_directive_has_the_bars_where_they_were(parts: list[int]) -> None:
-    promise = bars(known((0.1, falling(3.0, 1.0), 1.0)), 2000, 50, 50)
+    promise = bars(TWO_MEASURES, 2000, 50, 50)
     directive = Directive(phase=Phase.TRAIN, n_steps=2000, profile=Profile.constant(0.1, 2000), promise=promise)
     for part in parts:
         directive = directive.after(part)
     done = sum(parts)
     for step in range(done, 2000, 7):
-        before = [bar.mean_loss for bar in promise if bar.from_step <= step]
-        after = [bar.mean_loss for bar in directive.promise if bar.from_step <= step - done]
+        before = [(bar.mean_loss, bar.validation) for bar in promise if bar.from_step <= step]
+        after = [(bar.mean_loss, bar.validation) for bar in directive.promise if bar.from_step <= step - done]
         assert before[-1:] == after[-1:]

@@ -54,6 +54,8 @@ class Progress:
     """The mean of the last committed losses; None before the first."""
     prior: Prior | None = None
     """What earlier jobs of the family tell; a policy need not use it."""
+    reported_steps: int = 0
+    """Steps of the directive that ended which were reported in parts before its last report."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ class Policy(abc.ABC, Generic[O, S]):
         Args:
             state: what this policy returned with `directive`.
             directive: the one that ended (as issued, before any part of it was reported).
-            report: its report; of a directive reported in parts, the last part. COMPLETED or DIVERGED.
+            report: its report; of a directive reported in parts, the last part. Any outcome but PARTIAL and REPLACED.
             progress: where the job is now, this report included.
         """
 

@@ -190,11 +190,11 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         assert directive.profile is not None
         peak = directive.profile.start_lr
         if directive.phase is not Phase.PROBE:
-            if report.outcome is Outcome.FELL_SHORT:
-                return self._restart(
-                    state, promise.fell_short(state.footing, peak, directive.promise, report), progress
-                )
-            return self._restart(state, Setback(lr=peak), progress)
+            setback = Setback(lr=peak)
+            if report.outcome is Outcome.FELL_SHORT and state.footing is not None:
+                begin = progress.reported_steps
+                setback = promise.fell_short(state.footing, peak, directive.promise, begin, report)
+            return self._restart(state, setback, progress)
         candidate = self._judge(directive.number, peak, report, progress)
         state = state.model_copy(
             update={

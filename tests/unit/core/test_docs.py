@@ -20,7 +20,7 @@ from tuner_server.core.policies.budget import (
     PROBE_SHARE,
     PROMISES,
 )
-from tuner_server.core.promise import LAST_LOOK, STAIRS
+from tuner_server.core.promise import LAST_LOOK, STAIRS, VALIDATION_PART
 from tuner_server.core.users_lr import toward_users
 
 PAGE = (pathlib.Path(__file__).parents[3] / "docs" / "policies.md").read_text(encoding="utf-8")
@@ -46,10 +46,12 @@ def test_the_constants_of_budget_that_the_page_names_are_those_of_the_code() -> 
 def test_the_bars_that_the_page_names_are_those_of_the_code() -> None:
     (section,) = re.findall(r"^### When committed steps fall short\n(.*?)(?=^##)", PAGE, re.MULTILINE | re.DOTALL)
     text = " ".join(section.split())
-    assert STAIRS[0][1] == 0.5
+    assert STAIRS[0][1] == 0.5, "the page says half"
     assert f"begin after {STAIRS[0][0]:.0%} of them must have a mean training loss that shows half of that gain" in text
     for share, part in STAIRS[1:]:
         assert f"after {share:.0%} of them {part:.0%}" in text
+    assert f"what shows {VALIDATION_PART:.0%} of the gain in validation loss" in text
+    assert f"in reports that begin after {STAIRS[1][0]:.0%} of the committed steps" in text
     assert f"After {LAST_LOOK:.0%} of the committed steps nothing is asked" in text
     assert f"After {('one', 'two', 'three')[PROMISES - 1]} setbacks nothing is promised" in text
 

@@ -63,7 +63,7 @@ TOLD_APART = 0.02
 PROMISES = 2
 """So many times committed steps are held to what the probes promised: at an LR lowered twice a sound run is as slow."""
 CHECKPOINTS = 10
-"""Validations over the committed steps, for those who watch; they decide nothing."""
+"""Validations over the committed steps: for those who watch, and to see whether they fall short."""
 RETREAT = math.sqrt(10.0)
 """What the LR is divided by after a divergence in committed steps."""
 

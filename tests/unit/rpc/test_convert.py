@@ -14,6 +14,7 @@ from google.protobuf import struct_pb2
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from hypothesis import strategies as st
 from lrpilot.convert import profile_from_proto, profile_to_proto
+from lrpilot.lease import rest_of
 from lrpilot.profile import Profile, Shape
 from lrpilot.v1 import tuner_pb2 as pb
 
@@ -23,6 +24,7 @@ from tuner_server.core.errors import InvalidInputError, NotFoundError
 from tuner_server.core.job import JobState, Status
 from tuner_server.core.messages import (
     MAX_STEPS,
+    Bar,
     BatchSource,
     Candidate,
     Decision,
@@ -32,6 +34,7 @@ from tuner_server.core.messages import (
     PosteriorCurve,
     Replacement,
     Report,
+    Setback,
     Validation,
 )
 from tuner_server.core.schedule import Segment
@@ -56,6 +59,14 @@ profiles = st.builds(
 bounds = st.tuples(positive_lrs, positive_lrs).filter(lambda b: b[0] < b[1]).map(lambda b: LrBounds(min=b[0], max=b[1]))
 
 
+bars = st.builds(
+    Bar,
+    from_step=counts,
+    mean_loss=st.floats(allow_nan=False),
+    validation=st.just(math.inf) | st.floats(allow_nan=False),
+)
+
+
 @st.composite
 def directives(draw: st.DrawFn) -> Directive:
     stop = draw(st.booleans())
@@ -72,6 +83,7 @@ def directives(draw: st.DrawFn) -> Directive:
         validate_at=tuple(sorted(draw(st.sets(st.integers(0, n_steps), max_size=4)))),
         give_up_above=draw(st.none() | finite),
         report_every=draw(counts),
+        promise=tuple(draw(st.lists(bars, max_size=4))),
         reason=draw(texts),
     )
 
@@ -244,6 +256,54 @@ def test_decision_keeps_absent_apart_from_zero() -> None:
         *curve.acquisition,
     ]
     assert not convert.decision_to_pb(1, Decision(stage=0, lr=0.1, reason="")).HasField("posterior")
+
+
+SETBACKS = (
+    Setback(lr=0.3),
+    Setback(lr=0.3, mean_loss=0.0, bar=0.0, start_loss=0.0, gain=0.0),
+    Setback(lr=0.3, mean_loss=2.5, bar=math.inf, start_loss=3.0, gain=1.0, validated=True),
+)
+
+
+@pytest.mark.parametrize("setback", SETBACKS)
+def test_a_setback_keeps_absent_apart_from_zero(setback: Setback) -> None:
+    message = convert.decision_to_pb(6, Decision(stage=0, lr=0.1, reason="why", setback=setback)).setback
+    found = {
+        name: getattr(message, name) if message.HasField(name) else None
+        for name in ("mean_loss", "bar", "start_loss", "gain")
+    }
+    assert Setback(lr=message.lr, validated=message.validated, **found) == setback
+
+
+@pytest.mark.parametrize("value", [None, 0.0, -2.5])
+@pytest.mark.parametrize("name", ["forecast", "forecast_sd", "optimum", "correction"])
+def test_what_a_decision_expects_is_absent_or_what_it_is(name: str, value: float | None) -> None:
+    message = convert.decision_to_pb(6, Decision(stage=0, lr=0.1, reason="why", **{name: value}))
+    found = {
+        field.name: getattr(message, field.name)
+        for field, _ in message.ListFields()
+        if field.name not in ("directive_number", "lr", "reason")
+    }
+    assert found == ({} if value is None else {name: value})
+
+
+def test_a_bar_without_a_level_for_validations_has_none_on_the_wire() -> None:
+    profile = Profile.constant(0.1, 9)
+    promise = (Bar(from_step=1, mean_loss=2.0), Bar(from_step=2, mean_loss=math.inf, validation=0.0))
+    message = convert.directive_to_pb(Directive(phase=Phase.TRAIN, n_steps=9, profile=profile, promise=promise))
+    assert [bar.HasField("validation") for bar in message.promise] == [False, True]
+
+
+@quickly
+@hypothesis.given(directives(), st.data())
+def test_what_a_client_takes_for_the_rest_of_a_directive_is_what_the_server_does(
+    directive: Directive, data: st.DataObject
+) -> None:
+    if directive.n_steps < 2:
+        return
+    done = data.draw(st.integers(1, directive.n_steps - 1))
+    rest = directive.after(done).model_copy(update={"number": directive.number + 1})
+    assert rest_of(convert.directive_to_pb(directive), done) == convert.directive_to_pb(rest)
 
 
 def test_segment() -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from benchmarks import json_lines
 from benchmarks.quality.training import Curve
 
 
@@ -35,28 +34,18 @@ class ResultFile:
 
     def load(self) -> dict[RunKey, Curve]:
         """All runs by key. A line that a crash cut short is left out, so that its run is done again."""
-        return dict(self._rows()) if self._path.exists() else {}
-
-    def _rows(self) -> Iterator[tuple[RunKey, Curve]]:
-        for line in self._path.read_text("utf-8").splitlines():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            curve = Curve(**row["curve"])
-            if curve.diverged:
-                curve.final_val_loss = math.inf
-            yield RunKey(**row["key"]), curve
+        return dict(map(_from_json, json_lines.read(self._path)))
 
     def append(self, key: RunKey, curve: Curve) -> None:
         """Adds a run."""
         row = {"key": asdict(key), "curve": asdict(curve)}
         if curve.diverged:
             row["curve"]["final_val_loss"] = None  # JSON has no infinity
-        line = json.dumps(row, allow_nan=False).encode() + b"\n"
-        with self._path.open("ab+") as file:
-            if file.seek(0, os.SEEK_END):
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # a crash cut the last line short
-                    line = b"\n" + line
-            file.write(line)
+        json_lines.append(self._path, row)
+
+
+def _from_json(row: dict[str, Any]) -> tuple[RunKey, Curve]:
+    curve = Curve(**row["curve"])
+    if curve.diverged:
+        curve.final_val_loss = math.inf
+    return RunKey(**row["key"]), curve

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks import json_lines
 from benchmarks.regret.oracle import ConstantTrial, StateKey, StateTable
 
 
@@ -23,25 +21,11 @@ class TableFile:
 
     def load(self) -> dict[StateKey, StateTable]:
         """All states by key. A line that a crash cut short is left out, so that its state is built again."""
-        return {table.key: table for table in self._tables()} if self._path.exists() else {}
-
-    def _tables(self) -> Iterator[StateTable]:
-        for line in self._path.read_text("utf-8").splitlines():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            yield _from_json(row)
+        return {table.key: table for table in map(_from_json, json_lines.read(self._path))}
 
     def append(self, table: StateTable) -> None:
         """Adds a state."""
-        line = json.dumps(asdict(table), allow_nan=False).encode() + b"\n"
-        with self._path.open("ab+") as file:
-            if file.seek(0, os.SEEK_END):
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # a crash cut the last line short
-                    line = b"\n" + line
-            file.write(line)
+        json_lines.append(self._path, asdict(table))
 
 
 def _from_json(row: dict[str, Any]) -> StateTable:

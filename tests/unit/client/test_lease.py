@@ -7,7 +7,7 @@ import itertools
 import hypothesis
 import pytest
 from hypothesis import strategies as st
-from lrpilot.lease import CHECKS, LONGEST_BLIND, Event, Lease
+from lrpilot.lease import CHECKS, LONGEST_BLIND, Event, Lease, rest_of, rolls_back
 from lrpilot.v1 import tuner_pb2 as pb
 
 
@@ -114,3 +114,27 @@ def test_no_event_is_missed_and_none_is_late(n_steps: int, report_every: int, va
     blind = max(later - earlier for earlier, later in itertools.pairwise(checks))
     assert blind <= min(max(n_steps // CHECKS, 1), LONGEST_BLIND)
     assert checks[-1] == n_steps
+
+
+def test_the_rest_of_a_directive_has_its_bars_where_they_were() -> None:
+    promise = [pb.Bar(from_step=step, mean_loss=level) for step, level in ((10, 2.0), (30, 1.5), (80, 1.0))]
+    directive = pb.Directive(number=4, phase=pb.PHASE_TRAIN, n_steps=100, promise=promise)
+    rest = rest_of(directive, 30)
+    assert [(bar.from_step, bar.mean_loss) for bar in rest.promise] == [(0, 2.0), (0, 1.5), (50, 1.0)]
+    assert [(bar.from_step, bar.mean_loss) for bar in rest_of(rest, 45).promise] == [(0, 2.0), (0, 1.5), (5, 1.0)]
+    assert [bar.from_step for bar in directive.promise] == [10, 30, 80]
+    assert (rest.number, rest.n_steps) == (5, 70)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "rolled_back"),
+    [
+        (pb.OUTCOME_COMPLETED, False),
+        (pb.OUTCOME_PARTIAL, False),
+        (pb.OUTCOME_REPLACED, False),
+        (pb.OUTCOME_DIVERGED, True),
+        (pb.OUTCOME_FELL_SHORT, True),
+    ],
+)
+def test_which_committed_steps_are_not_to_stay(outcome: pb.Outcome.ValueType, rolled_back: bool) -> None:
+    assert rolls_back(pb.Report(outcome=outcome)) is rolled_back

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from lrpilot.errors import ScheduleError
 from lrpilot.profile import Profile, Shape
 from lrpilot.schedule import Phase, Probe, Schedule, Segment, Validation
+from lrpilot.unsearched import was_unsearched
 from lrpilot.v1 import tuner_pb2
 
 _SHAPES = {
@@ -73,6 +74,7 @@ def schedule_from_proto(message: tuner_pb2.GetScheduleResponse, base_lrs: tuple[
         losses=losses,
         validations=validations,
         probes=probes,
+        unsearched=was_unsearched(message),
     )
 
 
@@ -100,7 +102,7 @@ def _evidence(
             validations += (Validation(start_step + v.step, v.loss) for v in report.validations)
         elif entry.directive.phase in _SEARCHING and report.outcome != tuner_pb2.OUTCOME_REPLACED:
             probes.append(probe_from_proto(entry.directive, report, start_step))
-        # What is left was committed once, and undone when the client went back to a checkpoint.
+        # What is left was committed once, and rolled back.
     return tuple(losses), tuple(validations), tuple(probes)
 
 

@@ -30,6 +30,7 @@ from lrpilot.shared_session import SharedSession
 from lrpilot.transport.base import Transport
 from lrpilot.transport.embedded_transport import EmbeddedTransport
 from lrpilot.transport.grpc_transport import GrpcTransport
+from lrpilot.unsearched import begins_unsearched
 from lrpilot.v1 import tuner_pb2 as pb
 
 if TYPE_CHECKING:
@@ -392,12 +393,26 @@ class Driver:
         self._validations = []
         self._started = time.monotonic()
         self._set_lr(lease.lr())
-        decided = lease.committed and lease.profile.offset == 0
-        level = logging.INFO if decided else logging.DEBUG
-        log.log(level, "lrpilot: directive %d, %s: %s", directive.number, self.phase, directive.reason)
+        self._announce(lease)
         self._tell(lambda observer: observer.began(self, directive))
         if lease.validates_first:
             self._validated(lease)
+
+    def _announce(self, lease: Lease) -> None:
+        """Says what comes next, and what nobody should overlook where people see it."""
+        directive = lease.directive
+        if begins_unsearched(directive, self._session.config):
+            self._record.unsearched = True
+            if self.rank == 0:
+                log.warning(
+                    "lrpilot: no search: %d steps are too few for one, so the highest LR is the %.3g that was set",
+                    directive.n_steps,
+                    lease.profile.start_lr,
+                )
+            return
+        decided = lease.committed and lease.profile.offset == 0
+        level = logging.INFO if decided else logging.DEBUG
+        log.log(level, "lrpilot: directive %d, %s: %s", directive.number, self.phase, directive.reason)
 
     def _remember(self, directive: pb.Directive) -> pb.Directive:
         """Takes a directive's snapshot; where that fails in the middle of a run, the tuning ends, and not the run."""
@@ -412,7 +427,7 @@ class Driver:
 
     def _finish(self) -> None:
         self._finished = True
-        log.info("lrpilot: done, %d committed and %d search steps", self._record.committed, self._record.searched)
+        log.info("lrpilot: done, %d steps committed and %d rolled back", self._record.committed, self._record.searched)
         self._tell(lambda observer: observer.finished(self))
 
     def _standing(self) -> Standing:

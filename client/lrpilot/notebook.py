@@ -27,6 +27,7 @@ def schedule_html(schedule: Schedule) -> str:
     facts = {
         "policy": schedule.policy,
         "steps": f"{schedule.n_steps:,} committed, {searched:,} search",
+        "search": _search(schedule),
         "job": schedule.job_id[:8],
     }
     return _frame(schedule.name or "Schedule", facts, _drawing(schedule))
@@ -39,11 +40,17 @@ def tuner_html(tuner: Driver) -> str:
     facts = {
         "phase": tuner.phase,
         "LR": f"{tuner.lr:.3g}",
-        "steps": f"{tuner.committed_step:,} committed, {tuner.search_steps:,} search",
+        "steps": f"{tuner.committed_step:,} committed, {tuner.search_steps:,} rolled back",
+        "search": _search(schedule),
         "left": "no end is set" if remaining is None else f"{remaining:,}",
         "job": tuner.job_id[:8],
     }
     return _frame(schedule.name or "Tuner", facts, _drawing(schedule))
+
+
+def _search(schedule: Schedule) -> str:
+    """Why there is none; empty where there is one."""
+    return "none: the run is too short" if schedule.unsearched else ""
 
 
 def _frame(title: str, facts: dict[str, str], drawing: str) -> str:

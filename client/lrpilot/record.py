@@ -27,6 +27,8 @@ class Record:
         self._mark = 0
         self.searched = 0
         """Steps that were rolled back."""
+        self.unsearched = False
+        """Whether the run is too short for a search."""
 
     @property
     def committed(self) -> int:
@@ -83,6 +85,7 @@ class Record:
             losses=tuple(self._losses),
             validations=tuple(self._validations),
             probes=tuple(self._probes),
+            unsearched=self.unsearched,
         )
 
     def _append(self, segment: Segment) -> None:
@@ -117,3 +120,4 @@ class Record:
         self._validations = list(schedule.validations)
         self._probes = list(schedule.probes)
         self._mark, self.searched = state["mark"], state["searched"]
+        self.unsearched = schedule.unsearched

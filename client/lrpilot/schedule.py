@@ -101,7 +101,8 @@ class Schedule:
         segments: cover the committed steps from 0 on with no gap.
         losses: of the committed steps from 0 on; may end before the last, or be empty.
         validations: of the committed steps, ascending.
-        probes: the searches, oldest first.
+        probes: the searches, oldest first. Committed steps that were rolled back are not among them.
+        unsearched: whether the run was too short for a search, so that it had the LR that was set.
     """
 
     job_id: str
@@ -113,6 +114,7 @@ class Schedule:
     losses: tuple[float, ...] = ()
     validations: tuple[Validation, ...] = ()
     probes: tuple[Probe, ...] = ()
+    unsearched: bool = False
 
     def __post_init__(self) -> None:
         """Refuses a schedule with a gap.

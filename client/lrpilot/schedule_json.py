@@ -73,6 +73,7 @@ def _schedule(document: dict[str, Any]) -> Schedule:
         losses=_floats(document["losses"]),
         validations=_validations(document["validations"]),
         probes=tuple(map(_probe, document["probes"])),
+        unsearched=bool(document.get("unsearched", False)),  # which files of earlier releases don't have
     )
 
 

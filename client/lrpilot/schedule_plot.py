@@ -30,7 +30,8 @@ def plot(schedule: Schedule, path: Path) -> None:
     lr_axes, loss_axes = figure.subplots(2, 1, sharex=True)
     _draw_lrs(lr_axes, schedule)
     _draw_losses(loss_axes, schedule)
-    lr_axes.set_title(" · ".join(filter(None, (schedule.name, schedule.policy, schedule.job_id[:8]))))
+    note = "no search: the run is too short" if schedule.unsearched else ""
+    lr_axes.set_title(" · ".join(filter(None, (schedule.name, schedule.policy, schedule.job_id[:8], note))))
     for axes in (lr_axes, loss_axes):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)

@@ -17,7 +17,7 @@ from torch import nn
 
 from tests.support.server_process import ServerProcess, running
 
-TOTAL = 300
+TOTAL = 600
 OPTIONS: dict[str, dict[str, Any]] = {
     "budget": {"probe_steps": 5, "refinements": 0, "max_candidates": 4},
     "autolrs": {"tau": 40, "tau_prime": 5, "tau_max": 40, "candidates": 3},
@@ -120,7 +120,7 @@ def test_it_joins_again_and_both_sides_have_the_same_books(
 
 def test_a_server_that_misses_the_end_is_told_when_the_tuner_closes(server: ServerProcess) -> None:
     run = Quadratic()
-    transport = Away(server.target, 8, 10)
+    transport = Away(server.target, 14, 16)
     tuner = run.tuner(transport, "budget")
     run.train(tuner)
     assert stored(server, tuner.job_id).job.state == pb.JOB_STATE_TRAINING

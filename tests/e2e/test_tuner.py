@@ -380,7 +380,7 @@ def test_an_outage_within_committed_steps_changes_nothing(
     def trained(transport: GrpcTransport) -> tuple[Run, Tuner]:
         run = Run(sgd)
         options = {"probe_steps": 5, "refinements": 0}
-        tuner = tuned("", run, transport=transport, total_steps=400, policy="budget", policy_options=options)
+        tuner = tuned("", run, transport=transport, total_steps=500, policy="budget", policy_options=options)
         run.train(tuner)
         return run, tuner
 

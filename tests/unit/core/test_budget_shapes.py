@@ -35,7 +35,7 @@ from tuner_server.core.policies.budget import (
         (FEWEST_STEPS, round(FEWEST_STEPS * LARGEST_PROBE_SHARE)),
         (1000, MIN_PROBE),
         (4000, MIN_PROBE),
-        (8000, round(8000 * PROBE_SHARE)),
+        (40_000, round(40_000 * PROBE_SHARE)),
         (1_000_000, MAX_PROBE),
     ],
 )

@@ -48,7 +48,7 @@ from tuner_server.core.prior import LENGTH_EXPONENT, Optimum
 from tuner_server.core.suggest import Query, Suggestion
 from tuner_server.core.users_lr import toward_users
 
-PROBE_SHARE = 0.005
+PROBE_SHARE = 0.001
 """n as a part of T ..."""
 MIN_PROBE, MAX_PROBE = 20, 65
 """... between these: statistics of batch normalisation say little after fewer steps, and more rank no better ..."""
@@ -72,7 +72,7 @@ class BudgetOptions(Options):
     """The constants of the method. The defaults are measured ones, see docs/quality.md."""
 
     probe_steps: int | None = pydantic.Field(default=None, ge=4)
-    """n; None: 0.5% of the total steps, but 20 to 65, and at most 2%."""
+    """n; None: 0.1% of the total steps, but 20 to 65, and at most 2%."""
     refinements: int = pydantic.Field(default=3, ge=0, le=50)
     """Candidates after the best one is bracketed."""
     max_candidates: int = pydantic.Field(default=8, ge=1, le=100)

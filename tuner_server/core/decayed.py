@@ -18,14 +18,9 @@ def end_loss(report: Report, held_out: int = HELD_OUT) -> float:
     return math.fsum(losses) / len(losses)
 
 
-EARLY_STEPS = 1000
-"""So long after fresh weights the best peak LR falls fast with length, and half as fast later (docs/quality.md)."""
-
-
 def length_correction(probe_steps: int, n_steps: int, exponent: float) -> float:
     """What the best peak LR of a probe is multiplied by for a decay over `n_steps`; at most 1.
 
-    It falls with the length of a run by a power of it (Bjorck et al. 2024), and by half that power past `EARLY_STEPS`:
-    the length that counts is the geometric mean of theirs and the run's.
+    It falls with the length of a run by a power of it (Bjorck et al. 2024).
     """
-    return min(math.pow(probe_steps / math.sqrt(EARLY_STEPS * n_steps), exponent), 1.0)
+    return min(math.pow(probe_steps / n_steps, exponent), 1.0)

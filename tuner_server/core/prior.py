@@ -15,7 +15,7 @@ import pydantic
 
 from tuner_server.core.messages import Value
 
-LENGTH_EXPONENT = 0.18
+LENGTH_EXPONENT = 0.2
 """Between probes of two lengths, which differ by little: the default of policy budget for the same thing."""
 DISCOUNT = 0.8
 """The weight of a job, relative to that of the next newer one: code and data change, so that old optima go stale."""

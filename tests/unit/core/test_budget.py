@@ -26,7 +26,7 @@ from tests.support.budget_jobs import (
 from tests.support.simulated import SimulatedTraining, drive
 from tuner_server.core import job
 from tuner_server.core.bracket import LEAST_STEP, MIN_SPACING
-from tuner_server.core.decayed import EARLY_STEPS, HELD_OUT
+from tuner_server.core.decayed import HELD_OUT
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.job import JobState, Status
 from tuner_server.core.messages import Directive, Phase, Report
@@ -217,8 +217,7 @@ def test_the_best_lr_is_corrected_for_length() -> None:
         run = search(config(20_000, length_exponent=exponent, **PLAIN), bowl(0.001))  # far below the LR that is set
         lrs[exponent] = committed(run)
         left = run.directives[-1].n_steps
-    length = math.sqrt(EARLY_STEPS * left)
-    assert lrs[0.25] / lrs[0.0] == pytest.approx((20 / length) ** 0.25, rel=1e-3)
+    assert lrs[0.25] / lrs[0.0] == pytest.approx((20 / left) ** 0.25, rel=1e-3)
 
 
 @pytest.mark.parametrize("best_lr", [0.0005, 0.2])
@@ -234,7 +233,7 @@ def test_the_decision_to_commit_says_how_the_lr_came_about_and_what_is_expected_
     assert decision.forecast_sd is not None
     left = run.directives[-1].n_steps
     assert decision.optimum == pytest.approx(best_lr, rel=0.3)
-    assert decision.correction == pytest.approx((20 / math.sqrt(EARLY_STEPS * left)) ** 0.2)
+    assert decision.correction == pytest.approx((20 / left) ** 0.2)
     assert decision.lr == committed(run) == toward_users(decision.optimum * decision.correction, asked.base_lr)
     assert decision.forecast == pytest.approx(bowl(best_lr)(decision.optimum), abs=0.05)
     assert 0 < decision.forecast_sd < 0.5

@@ -9,7 +9,6 @@ import re
 
 import pytest
 
-from tuner_server.core.decayed import EARLY_STEPS
 from tuner_server.core.policies import POLICIES
 from tuner_server.core.policies.budget import (
     FEWEST_STEPS,
@@ -40,7 +39,6 @@ def test_the_constants_of_budget_that_the_page_names_are_those_of_the_code() -> 
     assert share in PAGE
     assert f"never takes more than {LARGEST_SEARCH_SHARE:.0%} of `total_steps`" in PAGE
     assert f"A run of fewer than {FEWEST_STEPS} steps has no search" in PAGE
-    assert f"(probe steps / sqrt({EARLY_STEPS} x steps left)) ^ `length_exponent`" in PAGE
 
 
 def test_the_bars_that_the_page_names_are_those_of_the_code() -> None:

@@ -123,7 +123,7 @@ def undisturbed(server: ServerProcess) -> FromPolicy:
         with training.tuner(policy, transport) as tuner:
             outcome = training.run(tuner, lambda: starts.setdefault(transport.number, training.n_steps))
         del starts[transport.number]  # the stop
-        assert outcome.n_steps == TOTAL_STEPS
+        assert outcome.n_steps == TOTAL_STEPS[policy]
         return Undisturbed(outcome, starts)
 
     return run
@@ -361,7 +361,7 @@ def test_a_client_that_is_killed_goes_on_from_its_checkpoint(
 def test_a_client_may_be_killed_after_any_step(
     server: ServerProcess, undisturbed: FromPolicy, tmp_path: Path, policy: str
 ) -> None:
-    deaths = [Death(LastMoment.AFTER_STEP, n_steps) for n_steps in range(1, TOTAL_STEPS, 5)]
+    deaths = [Death(LastMoment.AFTER_STEP, n_steps) for n_steps in range(1, TOTAL_STEPS[policy], 5)]
     assert_survives(deaths, policy, undisturbed(policy).outcome, server, tmp_path)
 
 
@@ -400,7 +400,7 @@ def test_a_run_whose_server_never_comes_back_ends(
     proxy: Proxy, undisturbed: FromPolicy, caplog: pytest.LogCaptureFixture, at: int
 ) -> None:
     number = list(undisturbed("budget").starts)[at]
-    assert trained_alone(proxy, "budget", Refuse(), number).n_steps == TOTAL_STEPS
+    assert trained_alone(proxy, "budget", Refuse(), number).n_steps == TOTAL_STEPS["budget"]
     warnings = [record.msg for record in caplog.records if record.levelname == "WARNING"]
     assert 1 <= len(warnings) == len(set(warnings))  # each thing is said once
 
@@ -413,4 +413,4 @@ def test_a_run_ends_however_its_server_went(
     proxy: Proxy, undisturbed: FromPolicy, policy: str, fault: Fault, at: int
 ) -> None:
     number = list(undisturbed(policy).starts)[at]
-    assert trained_alone(proxy, policy, fault, number).n_steps == TOTAL_STEPS
+    assert trained_alone(proxy, policy, fault, number).n_steps == TOTAL_STEPS[policy]

@@ -191,7 +191,7 @@ def test_a_schedule_replays_without_a_server(tmp_path: Path) -> None:
         run.model,
         run.optimizer,
         transport=LocalTransport(),
-        total_steps=240,
+        total_steps=500,
         lr_bounds=(1e-4, 1.0),
         policy_options=options,
     ) as tuner:

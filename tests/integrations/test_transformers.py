@@ -243,7 +243,7 @@ def test_a_probe_starts_where_training_stands_and_replays_its_batches(tmp_path: 
 def test_the_budget_is_kept_and_ends_as_any_training_ends(tmp_path: Path) -> None:
     """Exactly `max_steps` optimizer steps, and then the evaluation and the checkpoint of the end."""
     args = arguments(
-        tmp_path, max_steps=240, eval_strategy="steps", eval_steps=10_000, save_strategy="steps", save_steps=10_000
+        tmp_path, max_steps=500, eval_strategy="steps", eval_steps=10_000, save_strategy="steps", save_steps=10_000
     )
     trainer = tuned(args)
     n_steps = 0
@@ -258,7 +258,7 @@ def test_the_budget_is_kept_and_ends_as_any_training_ends(tmp_path: Path) -> Non
     tuner = trainer.tuner
     assert tuner.finished
     assert tuner.search_steps > 0
-    assert n_steps == 240 == tuner.committed_step + tuner.search_steps
+    assert n_steps == 500 == tuner.committed_step + tuner.search_steps
     assert trainer.state.global_step == trainer.state.max_steps == tuner.committed_step
     assert len([each for each in trainer.state.log_history if "eval_loss" in each]) == 1
     assert Path(tmp_path, f"checkpoint-{tuner.committed_step}", STATE_NAME).exists()
@@ -266,7 +266,7 @@ def test_the_budget_is_kept_and_ends_as_any_training_ends(tmp_path: Path) -> Non
 
 def test_a_schedule_replays_in_a_plain_trainer(tmp_path: Path) -> None:
     """With no server, from a file: the same weights and the same log, learning rates included."""
-    first = tuned(arguments(tmp_path, num_train_epochs=40))
+    first = tuned(arguments(tmp_path, num_train_epochs=84))
     first.train()
     first.tuner.schedule.save(tmp_path / "schedule.json")
     expected = everything(first)
@@ -321,7 +321,7 @@ def test_a_resumed_run_ends_as_if_it_had_not_been_interrupted(tmp_path: Path, se
 def test_a_checkpoint_of_a_plain_trainer_is_refused(tmp_path: Path) -> None:
     made(Trainer, arguments(tmp_path, max_steps=4, save_strategy="steps", save_steps=2)).train()
     with pytest.raises(ConfigError, match=r"checkpoint-2 has no lrpilot\.pt"):
-        tuned(arguments(tmp_path, max_steps=400)).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+        tuned(arguments(tmp_path, max_steps=500)).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 
 def test_validation_on_the_eval_dataset_is_that_of_evaluate_and_is_not_logged(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def configs(n: int) -> list[JobConfig]:
         else JobConfig(
             policy="budget",
             policy_options=budget,
-            total_steps=400,
+            total_steps=500,
             lr_bounds=LrBounds(min=1e-3, max=1.0),
             base_lr=0.1,
             seed=seed,

@@ -28,7 +28,8 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-TOTAL_STEPS = 160
+TOTAL_STEPS = 500
+"""No shorter run has a search."""
 BATCH = 8
 POLICY_OPTIONS = {"probe_steps": 8, "refinements": 1, "max_candidates": 4}
 IMPATIENT_S = 0.5

@@ -21,7 +21,8 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-TOTAL_STEPS = 300
+TOTAL_STEPS = {"budget": 500, "autolrs": 300}
+"""By policy; `budget` searches in no shorter run."""
 TIMEOUT_S = 60.0
 """Longer than any fault that is to leave no trace."""
 CHECKPOINT_EVERY = 7
@@ -63,7 +64,7 @@ class Training:
             self.optimizer,
             transport=transport,
             timeout_s=timeout_s,
-            total_steps=TOTAL_STEPS,
+            total_steps=TOTAL_STEPS[policy],
             lr_bounds=(1e-3, 1.0),
             policy=policy,
             policy_options=POLICY_OPTIONS[policy],

@@ -119,7 +119,7 @@ def test_the_way_to_the_committed_lr_and_the_acquisition_are_named(page: Page, d
     open_job(page, job_id)
     data = page.request.get(f"/jobs/{job_id}/stages/0.json").json()
     texts = page.evaluate("document.querySelector('.evidence').layout.annotations.map(a => a.text)")
-    assert data["corrected"]["way"] in texts
+    assert data["corrected"]["ratio"] in texts
     explained = keys(page, ".evidence")
     assert any("worth trying" in words and "log expected improvement" in words for words in explained)
     assert any("for the longer run" in words for words in explained)

@@ -75,6 +75,8 @@ class Corrected(TypedDict):
     """The best one of short runs."""
     loss: float | None
     """What the surrogate expects of it."""
+    ratio: str
+    """Of the committed one to it."""
     way: str
     """From it to the committed one, in words."""
 
@@ -179,17 +181,18 @@ def _acquisition(curve: PosteriorCurve, config: JobConfig) -> Acquisition:
 
 def _corrected(stage: Stage, config: JobConfig) -> Corrected | None:
     found, curve = correction(stage), stage.posterior
-    if found is None:
+    if found is None or stage.decision is None:
         return None
     expected = None
     if curve is not None:
         expected = _finite(float(np.interp(math.log(found.optimum), np.log(curve.lr), curve.mean)))
-    way = f"× {found.factor:.2g}"
+    way = f"× {found.factor:.2g} for the longer run"
     if found.drawn:
-        way += f", towards {number(config.base_lr)}"
+        way += f", drawn towards {number(config.base_lr)}"
     elif found.lowered:
         way += ", lowered further"
-    return {"lr": found.optimum, "loss": expected, "way": way}
+    ratio = f"× {stage.decision.lr / found.optimum:.2g}"
+    return {"lr": found.optimum, "loss": expected, "ratio": ratio, "way": way}
 
 
 def _loss_axis(stage: Stage, bars: Sequence[_Bar], posterior: Posterior | None) -> Range:

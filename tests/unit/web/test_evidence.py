@@ -161,7 +161,8 @@ def test_a_committed_lr_that_was_corrected_for_length_is_led_to_from_the_best_of
     assert corrected["loss"] == pytest.approx(min(posterior["mean"]), rel=0.01)
     assert stage.decision is not None
     assert stage.decision.correction is not None
-    assert corrected["way"] == f"× {stage.decision.correction:.2g}, towards 0.1"
+    assert corrected["way"] == f"× {stage.decision.correction:.2g} for the longer run, drawn towards 0.1"
+    assert curves["lr"] == pytest.approx(corrected["lr"] * float(corrected["ratio"].removeprefix("× ")), rel=0.02)
 
 
 @pytest.mark.parametrize(("nudge", "n_setbacks", "words"), [(1.0, 0, ""), (1.0, 2, ""), (0.3, 1, ", lowered further")])
@@ -176,7 +177,7 @@ def test_the_way_to_the_committed_lr_says_what_moved_it(
     moved = dataclasses.replace(found.stages[0], decision=decision.model_copy(update={"lr": lr}), n_setbacks=n_setbacks)
     corrected = stage_curves(moved, BUDGET)["corrected"]
     assert corrected is not None
-    assert corrected["way"] == f"× {decision.correction:.2g}{words}"
+    assert corrected["way"] == f"× {decision.correction:.2g} for the longer run{words}"
 
 
 def test_a_lr_that_was_committed_as_it_was_found_is_not_corrected(forecast: Stage) -> None:

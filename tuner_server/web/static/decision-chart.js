@@ -90,7 +90,7 @@ const decisionCharts = (() => {
     }),
   ];
   // From the best LR of short runs to the one that was committed.
-  const corrected = ({ lr, way }, committed, ink) => {
+  const corrected = ({ lr, ratio }, committed, ink) => {
     const [from, to] = [Math.log10(lr), Math.log10(committed)];
     const at = { xref: "x", yref: "y3", y: 0.07 };
     return [
@@ -98,7 +98,7 @@ const decisionCharts = (() => {
         ...at, x: to, ax: from, axref: "x", ay: at.y, ayref: at.yref, text: "", arrowhead: 2, arrowwidth: 1.6, arrowcolor: ink("text"),
       },
       {
-        ...at, x: (from + to) / 2, text: way, showarrow: false, yanchor: "bottom", yshift: 2, font: { size: 12 }, bgcolor: ink("card"),
+        ...at, x: (from + to) / 2, text: ratio, showarrow: false, yanchor: "bottom", yshift: 2, font: { size: 12 }, bgcolor: ink("card"),
       },
     ];
   };
@@ -167,7 +167,7 @@ const decisionCharts = (() => {
         posterior && ["band", "committed", "loss expected by the surrogate, ± 2 sd"],
         (beyond.lr.length > 0 || data.band_leaves) && ["triangle", "muted", "goes on beyond the plot"],
         worth && ["area", "muted", `how much an LR was worth trying, when the last probe was chosen: ${worth.name}`],
-        moved && ["ring", "text", `best of short runs; ${moved.way} for the longer run`],
+        moved && ["ring", "text", `best of short runs; ${moved.way}`],
         data.lr !== null && ["dashed", "text", "committed LR"],
         hasTruth && ["star", "validation", "what came true"],
       ].filter(Boolean),

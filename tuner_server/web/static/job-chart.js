@@ -92,7 +92,7 @@ const jobChart = (() => {
       averaged(data) && ["line", "committed", `committed, mean of ${data.trend_steps} steps`],
       averaged(data) && ["line thin", "committed", "committed, step by step"],
       data.committed_loss.x.length && !averaged(data) && ["line", "committed", "committed"],
-      data.search_loss.x.length && ["line", "search", "search, rolled back"],
+      data.search_loss.x.length && ["line", "search", data.promised.x.length ? "rolled back: search, or what fell short" : "search, rolled back"],
       data.validation.x.length && ["diamond", "validation", "validation"],
       data.broken.x.length && ["cross", "bad", data.promised.x.length ? "diverged, or fell short of its promise" : "diverged"],
       data.promised.x.length && ["dashed", "bad", "what was promised"],

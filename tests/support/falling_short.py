@@ -7,6 +7,8 @@ import dataclasses
 from tests.support.simulated import START, SimulatedTraining
 from tuner_server.core.messages import Directive, Report, Validation
 
+DEADLY_TWICE = 0.009
+"""An LR that the one which a search finds is above, and the next lower one too, but not the one after that."""
 DEAD = -1e-9
 """Progress of a network that has died: its loss is what it began with."""
 
@@ -14,7 +16,7 @@ DEAD = -1e-9
 class DyingTraining(SimulatedTraining):
     """Probes are too short to do harm; in committed steps an LR above `deadly_lr` kills the network."""
 
-    def __init__(self, seed: int = 0, *, deadly_lr: float = 0.02, validates: bool = False) -> None:
+    def __init__(self, seed: int = 0, *, deadly_lr: float = 0.03, validates: bool = False) -> None:
         super().__init__(seed, validates=validates)
         self.deadly_lr = deadly_lr
         self._committing = False
@@ -35,7 +37,7 @@ class DyingTraining(SimulatedTraining):
 class OverfittingTraining(SimulatedTraining):
     """Its validations of committed steps at a peak above `harmful_lr` show nothing of what is learnt."""
 
-    def __init__(self, seed: int = 0, *, harmful_lr: float = 0.02) -> None:
+    def __init__(self, seed: int = 0, *, harmful_lr: float = 0.03) -> None:
         super().__init__(seed, validates=True)
         self.harmful_lr = harmful_lr
 

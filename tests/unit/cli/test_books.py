@@ -8,7 +8,7 @@ import pytest
 from lrpilot.v1 import tuner_pb2 as pb
 from rich.console import Console, RenderableType
 
-from tests.support.falling_short import DyingTraining
+from tests.support.falling_short import DEADLY_TWICE, DyingTraining
 from tests.support.shown import job_config, stored
 from tests.support.simulated import QUICK, SimulatedTraining, config, drive
 from tuner_server.cli.job import facts_table
@@ -33,7 +33,7 @@ def _both(job: pb.Job) -> tuple[str, str]:
 
 
 def test_what_was_searched_and_what_was_rolled_back_are_apart() -> None:
-    job = _job(job_config("dying", total_steps=800), DyingTraining(validates=True))
+    job = _job(job_config("dying", total_steps=800), DyingTraining(deadly_lr=DEADLY_TWICE, validates=True))
     n_probed = job.search_steps - 200
     shown, listed = _both(job)
     assert f"{job.committed_steps} committed + {n_probed} search + 200 rolled back of 800" in shown

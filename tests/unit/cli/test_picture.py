@@ -11,7 +11,7 @@ import pytest
 from lrpilot.v1 import tuner_pb2 as pb
 from rich.console import Console
 
-from tests.support.falling_short import DyingTraining
+from tests.support.falling_short import DEADLY_TWICE, DyingTraining
 from tests.support.shown import history, job_config, stored
 from tests.support.simulated import QUICK, SimulatedTraining, config, drive
 from tuner_server.cli.picture import laid_out, picture
@@ -95,7 +95,7 @@ def test_the_axis_ends_at_the_steps_that_were_run() -> None:
 
 
 def test_steps_that_fell_short_say_so_in_their_stage_and_with_the_evidence() -> None:
-    run = drive(job_config("dying", total_steps=800), DyingTraining(validates=True))
+    run = drive(job_config("dying", total_steps=800), DyingTraining(deadly_lr=DEADLY_TWICE, validates=True))
     found = schedule_to_pb(stored(run.state), history(run), history=True)
     text = printed(found)
     rows = [line for line in text.splitlines() if "fell short, 100 steps rolled back" in line]

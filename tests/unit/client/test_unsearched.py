@@ -15,7 +15,7 @@ from lrpilot.v1 import tuner_pb2 as pb
 from torch import nn
 
 from tests.support.directives import probe, training
-from tests.support.falling_short import DyingTraining
+from tests.support.falling_short import DEADLY_TWICE, DyingTraining
 from tests.support.shown import history, job_config, stored
 from tests.support.simulated import Run, SimulatedTraining, drive
 from tuner_server.rpc.convert import schedule_to_pb
@@ -119,7 +119,7 @@ def test_a_servers_schedule_says_it_with_and_without_its_history(with_history: b
 @pytest.mark.parametrize("with_history", [True, False])
 def test_a_job_that_searched_or_was_alone_first_is_no_such_run(with_history: bool) -> None:
     short = job_config("short", total_steps=400, validates=False)
-    searched = drive(job_config("dying", total_steps=800), DyingTraining(validates=True))
+    searched = drive(job_config("dying", total_steps=800), DyingTraining(deadly_lr=DEADLY_TWICE, validates=True))
     new = drive(job_config("new"), SimulatedTraining(validates=True), max_directives=0)
     alone = drive(short, SimulatedTraining(), alone_after=0)
     for run in (searched, new, alone):
@@ -127,7 +127,7 @@ def test_a_job_that_searched_or_was_alone_first_is_no_such_run(with_history: boo
 
 
 def test_the_schedule_of_a_run_that_fell_short_has_its_probes_alone() -> None:
-    run = drive(job_config("dying", total_steps=800), DyingTraining(validates=True))
+    run = drive(job_config("dying", total_steps=800), DyingTraining(deadly_lr=DEADLY_TWICE, validates=True))
     schedule = schedule_from_proto(_response(run, with_history=True))
     assert sum(probe.n_steps for probe in schedule.probes) == run.state.probe_steps < run.state.search_steps
     assert len(schedule.losses) == schedule.n_steps == run.state.committed_steps

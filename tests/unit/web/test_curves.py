@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from tests.support.falling_short import DyingTraining
+from tests.support.falling_short import DEADLY_TWICE, DyingTraining
 from tests.support.shown import history, job_config
 from tests.support.simulated import SimulatedTraining, drive
 from tuner_server.core.messages import Outcome
@@ -55,7 +55,7 @@ def test_what_diverged_is_marked_and_the_answer_is_json(found: Timeline) -> None
 
 
 def test_what_fell_short_is_marked_with_what_was_promised_of_it() -> None:
-    run = drive(job_config("dying", total_steps=800), DyingTraining(validates=True))
+    run = drive(job_config("dying", total_steps=800), DyingTraining(deadly_lr=DEADLY_TWICE, validates=True))
     found = timeline(history(run))
     short = [span for span in found.spans if span.outcome is Outcome.FELL_SHORT]
     assert len(short) == 2

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from lrpilot.profile import Profile, Shape
 
-from tests.support.falling_short import DyingTraining
+from tests.support.falling_short import DEADLY_TWICE, DyingTraining
 from tests.support.shown import history, job_config
 from tests.support.simulated import QUICK, Run, SimulatedTraining, config, drive
 from tuner_server.core import job
@@ -121,7 +121,7 @@ def test_steps_that_were_given_back_are_not_called_search() -> None:
 
 
 def test_what_was_rolled_back_has_its_causes() -> None:
-    run = drive(job_config("dying", total_steps=800), DyingTraining(validates=True))
+    run = drive(job_config("dying", total_steps=800), DyingTraining(deadly_lr=DEADLY_TWICE, validates=True))
     found = timeline(history(run))
     stages = [stage for stage in found.stages if stage.undoing is not None]
     assert len(stages) == 2

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tests.support.falling_short import DyingTraining
+from tests.support.falling_short import DEADLY_TWICE, DyingTraining
 from tests.support.shown import history, job_config
 from tests.support.simulated import QUICK, Run, SimulatedTraining, config, drive
 from tuner_server.core.config import JobConfig
@@ -65,7 +65,9 @@ def test_losses_may_be_below_zero() -> None:
 
 
 def test_what_the_search_promised_holds_at_the_lower_lrs_after_setbacks_too() -> None:
-    found = timeline(history(drive(job_config("dying", total_steps=800), DyingTraining(validates=True))))
+    found = timeline(
+        history(drive(job_config("dying", total_steps=800), DyingTraining(deadly_lr=DEADLY_TWICE, validates=True)))
+    )
     promise = Promise.of(found)
     assert len(found.stages) == 3
     assert found.stages[0].decision is not None

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tests.support.falling_short import DyingTraining
+from tests.support.falling_short import DEADLY_TWICE, DyingTraining
 from tests.support.shown import history, job_config
 from tests.support.simulated import Run, SimulatedTraining, drive
 from tuner_server.core import job
@@ -125,7 +125,7 @@ def test_no_lower_is_worse_than_above_what_was_promised(finished: Run) -> None:
 
 
 def test_a_run_that_was_rolled_back_and_then_ended_well_says_so() -> None:
-    run = drive(job_config("dying", total_steps=800), DyingTraining(validates=True))
+    run = drive(job_config("dying", total_steps=800), DyingTraining(deadly_lr=DEADLY_TWICE, validates=True))
     found = timeline(history(run))
     said = verdict(run.state, found)
     lrs = [number(stage.lr) for stage in found.stages]

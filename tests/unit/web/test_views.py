@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from tests.support.falling_short import DyingTraining
+from tests.support.falling_short import DEADLY_TWICE, DyingTraining
 from tests.support.shown import history, job_config, stored
 from tests.support.simulated import QUICK, Run, SimulatedTraining, config, drive
 from tuner_server.core.config import JobConfig
@@ -73,7 +73,7 @@ def test_what_was_given_back_is_no_search(diverging: Run) -> None:
 
 
 def test_each_stage_that_fell_short_is_a_section_with_its_evidence_in_the_next() -> None:
-    run = drive(job_config("dying", total_steps=800), DyingTraining(validates=True))
+    run = drive(job_config("dying", total_steps=800), DyingTraining(deadly_lr=DEADLY_TWICE, validates=True))
     view = _view(run)
     last, second, first = view.stages
     assert [stage.title for stage in view.stages] == ["Stage 3", "Stage 2", "Stage 1"]

@@ -104,10 +104,15 @@ def learn(known: Footing | None, lr: float, report: Report, judged: float | None
     if judged is None or report.outcome is not Outcome.COMPLETED:
         return known
     if known.best_loss is None or judged < known.best_loss:
-        tail = float(losses[-max(len(losses) // TAIL_SHARE, 1) :].mean())
-        best = {"best_loss": judged, "best_tail": tail, "best_validated": bool(report.validations)}
+        best = {"best_loss": judged, "best_tail": tail(report.losses), "best_validated": bool(report.validations)}
         known = known.model_copy(update=best)
     return known
+
+
+def tail(losses: Sequence[float]) -> float:
+    """The mean of the last training losses of a probe."""
+    last = losses[-max(len(losses) // TAIL_SHARE, 1) :]
+    return math.fsum(last) / len(last)
 
 
 def fell_short(footing: Footing, lr: float, promise: Sequence[Bar], begin: int, report: Report) -> Setback:
@@ -133,6 +138,22 @@ def fell_short(footing: Footing, lr: float, promise: Sequence[Bar], begin: int, 
         )
     known = None if bar is None else bar.mean_loss
     return Setback(lr=lr, mean_loss=mean, bar=known, start_loss=footing.start_loss, gain=footing.gain)
+
+
+def half_kept(start: float, reached: float, sd: float, from_step: int, report_steps: int) -> tuple[Bar, ...]:
+    """What the constant LR of a stage is held to: half of what was gained before it must stay.
+
+    Args:
+        start: The loss before the first step of the run.
+        reached: The lowest that was reached from there.
+        sd: How far the losses of single steps scatter.
+        from_step: Of the stage; what comes before it is not looked at.
+        report_steps: Steps of a report.
+    """
+    if not reached < start:
+        return ()
+    margin = MARGIN_SDS * sd * math.sqrt(1 / FIRST_LOSSES + 1 / report_steps)
+    return (Bar(from_step=from_step, mean_loss=(start + reached) / 2 + margin),)
 
 
 def _validation_bar(footing: Footing) -> float:

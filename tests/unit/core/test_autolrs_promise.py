@@ -1,0 +1,84 @@
+"""Stages of policy autolrs that lose what the run had gained are rolled back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+
+from tuner_server.core import job
+from tuner_server.core.config import JobConfig, LrBounds
+from tuner_server.core.job import Transition
+from tuner_server.core.messages import Directive, Outcome, Phase, Report
+from tuner_server.core.promise import half_kept
+
+CONFIG = JobConfig(
+    policy="autolrs",
+    policy_options={"tau": 400, "tau_prime": 40, "candidates": 4},
+    total_steps=4000,
+    lr_bounds=LrBounds(min=1e-4, max=1.0),
+    base_lr=0.01,
+)
+START = 2.3
+
+
+def falling(directive: Directive, lowest: float) -> list[float]:
+    """Losses from the start half-way to the lowest one."""
+    return [lowest + (START - lowest) * math.exp(-0.02 * i) for i in range(directive.n_steps)]
+
+
+def answered(transition: Transition, losses: Callable[[Directive], list[float]], until: Phase) -> Transition:
+    """The job once it has given a directive of that phase, its probes and stages having had such losses."""
+    while transition.directive.phase is not until:
+        directive = transition.directive
+        report = Report(directive_number=directive.number, outcome=Outcome.COMPLETED, losses=tuple(losses(directive)))
+        transition = job.advance(transition.state, report)
+    return transition
+
+
+def short(directive: Directive, loss: float) -> Report:
+    return Report(
+        directive_number=directive.number, outcome=Outcome.FELL_SHORT, losses=(loss,) * directive.report_every
+    )
+
+
+def test_a_stage_that_dies_is_rolled_back_and_searched_again_below_its_lr() -> None:
+    committed = answered(job.create(CONFIG), lambda directive: falling(directive, 1.0), Phase.TRAIN)
+    (bar,) = committed.directive.promise
+    assert 1.5 < bar.mean_loss < START
+    assert committed.directive.profile is not None
+    peak = committed.directive.profile.start_lr
+    again = job.advance(committed.state, short(committed.directive, START))
+    assert (again.directive.phase, again.directive.restore) == (Phase.PROBE, True)
+    assert again.decision is not None
+    assert again.decision.setback is not None
+    setback = again.decision.setback
+    assert setback.mean_loss == pytest.approx(START)
+    assert (setback.lr, setback.bar) == (peak, bar.mean_loss)
+    assert again.state.committed_steps == 0
+    assert again.state.given_back_steps == committed.directive.report_every
+    lower = answered(again, lambda directive: falling(directive, 1.0), Phase.TRAIN)
+    assert lower.directive.profile is not None
+    assert lower.directive.profile.start_lr <= peak / math.sqrt(10.0) * (1 + 1e-9)
+    assert lower.decision is not None
+    assert lower.decision.setback is None
+
+
+def test_a_later_stage_may_rise_as_long_as_half_of_what_was_gained_stays() -> None:
+    first = answered(job.create(CONFIG), lambda directive: falling(directive, 0.3), Phase.TRAIN)
+    done = Report(directive_number=first.directive.number, outcome=Outcome.COMPLETED, losses=(0.3,) * 400)
+    second = answered(job.advance(first.state, done), lambda directive: [0.3] * directive.n_steps, Phase.TRAIN)
+    (bar,) = second.directive.promise
+    assert bar.mean_loss == pytest.approx((START + 0.3) / 2, rel=0.1)
+
+
+@pytest.mark.parametrize(("shift", "factor"), [(-5.0, 1.0), (0.0, 40.0), (-3.0, 0.01)])
+def test_the_bar_moves_with_a_shift_and_scales(shift: float, factor: float) -> None:
+    (plain,) = half_kept(2.0, 1.0, 0.1, 40, 50)
+    (moved,) = half_kept(factor * (2.0 + shift), factor * (1.0 + shift), factor * 0.1, 40, 50)
+    assert moved.mean_loss == pytest.approx(factor * (plain.mean_loss + shift))
+
+
+def test_nothing_is_promised_where_nothing_was_gained() -> None:
+    assert half_kept(2.0, 2.0, 0.1, 40, 50) == ()

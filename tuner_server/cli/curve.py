@@ -22,8 +22,13 @@ _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 _BLANK = 0x2800
 
 
-def curves(found: Sequence[Piece]) -> Table:
-    """Loss and LR over all steps that were run, committed and search apart; what is drawn is labelled."""
+def curves(found: Sequence[Piece], *, undone: bool = False) -> Table:
+    """Loss and LR over all steps that were run, committed and search apart; what is drawn is labelled.
+
+    Args:
+        found: in the order in which they were run.
+        undone: whether some that did not stay are no search, but were committed first.
+    """
     drawn = in_columns(found, COLUMNS)
     table = Table.grid(padding=(0, 1))
     for name, committed, search in (
@@ -41,7 +46,8 @@ def curves(found: Sequence[Piece]) -> Table:
             table.add_row("", "", f"[dim]{note}")
     if found:
         table.add_row("[bold]step", "", step_axis(drawn.n_steps, -(-drawn.n_columns // 2)))
-        table.add_row("", "", f"[{COMMITTED}]committed[/] [{SEARCH}]search (rolled back)")
+        searched = "search, or committed at first" if undone else "search"
+        table.add_row("", "", f"[{COMMITTED}]committed[/] [{SEARCH}]{searched} (rolled back)")
     return table
 
 

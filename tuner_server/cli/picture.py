@@ -60,7 +60,8 @@ def _parts(history: Timeline, *, live: bool) -> Iterator[RenderableType]:
     if latest is not None and latest.lr is None and latest.probes:
         yield _search(latest.probes, live=live)
     if history.spans:
-        yield curves([_piece(span) for span in history.spans])
+        undone = any(stage.given_back_steps for stage in history.stages)
+        yield curves([_piece(span) for span in history.spans], undone=undone)
 
 
 def _setback(stage: Stage) -> str:

@@ -106,6 +106,7 @@ def test_steps_that_fell_short_say_so_in_their_stage_and_with_the_evidence() -> 
         assert " ".join(setback(stage, stage.retreats_from).split()) in words
     said = verdict(run.state, timeline(history(run)))
     assert f"{said.words}. {said.why}" in words
+    assert "search, or committed at first (rolled back)" in words
 
 
 def test_steps_that_diverged_say_so_in_their_stage() -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tuner_server.core.errors import DivergenceError
 from tuner_server.core.messages import Outcome, Report, Value
@@ -54,40 +55,35 @@ class SoundLosses(Value):
         return typical + margin if margin > 0 else None
 
 
+def running_medians(losses: NDArray[np.float64], window: int = WINDOW) -> NDArray[np.float64]:
+    """The median of every `window` losses in a row, (n - window + 1,) of `losses`, (n,), n >= window."""
+    medians: NDArray[np.float64] = np.median(np.lib.stride_tricks.sliding_window_view(losses, window), axis=1)
+    return medians
+
+
+def scatter(losses: NDArray[np.float64]) -> float:
+    """How far the losses of single steps scatter: the standard deviation of their noise, if that is normal.
+
+    Taken from the differences of neighbours, so that the course of the loss is not taken for noise.
+
+    Args:
+        losses: (n,), n >= 2.
+    """
+    return NORMAL_SD * float(np.median(np.abs(np.diff(losses))))
+
+
 def learn(known: SoundLosses | None, report: Report) -> SoundLosses | None:
     """What is known after one more probe: it teaches if it is long enough and its losses did not rise."""
     if report.outcome is not Outcome.COMPLETED or report.n_steps < WINDOW:
         return known
     losses = np.asarray(report.losses)
-    medians = np.median(np.lib.stride_tricks.sliding_window_view(losses, WINDOW), axis=1)
-    # Of differences, so that the course of the loss is not taken for noise.
-    typical, sd = float(medians.max()), NORMAL_SD * float(np.median(np.abs(np.diff(losses))))
+    medians = running_medians(losses)
+    typical, sd = float(medians.max()), scatter(losses)
     if medians[-1] > medians[0] + RISE * sd:
         return known
     if known is None:
         return SoundLosses(typical=typical, sd=sd)
     return SoundLosses(typical=max(known.typical, typical), sd=max(known.sd, sd))
-
-
-def ended_high(report: Report, start_loss: float | None, known: SoundLosses | None, factor: float) -> float | None:
-    """Where a probe ended, if that is far above the stage's start: a network that is ruined may have a finite loss.
-
-    A curve that comes down from a spike looks as if it went on falling, so no forecast is to be made of it.
-
-    Args:
-        report: on a whole probe.
-        start_loss: the loss at the stage's start, a mean over several batches; None: not known.
-        known: what sound probes taught about the noise; None: nothing yet.
-        factor: how many times the start is too much.
-
-    Returns:
-        The median of its last `WINDOW` losses; None: the probe did not end high, or it can't be told.
-    """
-    if start_loss is None or known is None or report.n_steps < WINDOW:
-        return None
-    end = float(np.median(report.losses[-WINDOW:]))
-    level = SoundLosses(typical=start_loss, sd=known.sd).level(factor)
-    return end if level is not None and end > level else None
 
 
 def check_restarts(restarts: int) -> None:

@@ -21,19 +21,11 @@ import numpy as np
 import pydantic
 from lrpilot.profile import Profile, Shape
 
-from tuner_server.core import range_test
+from tuner_server.core import promise, range_test
 from tuner_server.core.acquisition import LogExpectedImprovement, LowerConfidenceBound
 from tuner_server.core.config import LrBounds
 from tuner_server.core.decayed import HELD_OUT, end_loss, length_correction
-from tuner_server.core.divergence import (
-    TRUSTED_RESTARTS,
-    SoundLosses,
-    check_restarts,
-    doubt,
-    ended_high,
-    learn,
-    level_reached,
-)
+from tuner_server.core.divergence import TRUSTED_RESTARTS, SoundLosses, check_restarts, doubt, learn, level_reached
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.evidence import observations, posterior_curve
 from tuner_server.core.forecast import (
@@ -45,6 +37,7 @@ from tuner_server.core.forecast import (
     PowerLawForecaster,
 )
 from tuner_server.core.messages import (
+    Bar,
     BatchSource,
     Candidate,
     Decision,
@@ -52,9 +45,12 @@ from tuner_server.core.messages import (
     Outcome,
     Phase,
     Report,
+    Setback,
 )
 from tuner_server.core.parts import evenly, report_every
 from tuner_server.core.policies.base import Asking, Options, Policy, PolicyState, Progress, Step
+from tuner_server.core.rise import rose
+from tuner_server.core.standing import LOSS_WINDOW
 from tuner_server.core.suggest import Query
 
 PUBLISHED_TAU = 1000
@@ -141,8 +137,12 @@ class AutoLrsState(PolicyState):
     """No LR above this is tried any more: one diverged in committed steps."""
     sound: SoundLosses | None = None
     """What the first stage taught: later on losses are lower, and a level from them alone too strict."""
+    footing: promise.Footing | None = None
+    """Where the probes of the first stage began, and how far they came."""
     restarts: int = 0
-    """How often committed steps diverged since a stage was last completed."""
+    """How often committed steps diverged or fell short since a stage was last completed."""
+    setback: Setback | None = None
+    """Why this stage begins anew; None once that was said."""
 
 
 class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
@@ -210,11 +210,16 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
         """The next probe, the committed steps after the last one, or the next stage after those."""
         if directive.phase is Phase.PROBE:
             return (yield from self._after_probe(state, directive, report, progress))
-        if report.outcome is not Outcome.DIVERGED:
+        if not report.outcome.rolls_back:
             return (yield from self._open_stage(state.model_copy(update={"restarts": 0}), progress))
         assert directive.profile is not None
-        ceiling = max(directive.profile.start_lr, directive.profile.end_lr) / RETREAT
-        state = state.model_copy(update={"ceiling": ceiling, "restarts": state.restarts + 1})
+        peak = max(directive.profile.start_lr, directive.profile.end_lr)
+        setback = Setback(lr=peak)
+        if report.outcome is Outcome.FELL_SHORT:
+            bar, mean = directive.promise[0].mean_loss, math.fsum(report.losses) / report.n_steps
+            setback = Setback(lr=peak, mean_loss=mean, bar=bar)
+        update = {"ceiling": peak / RETREAT, "restarts": state.restarts + 1, "setback": setback}
+        state = state.model_copy(update=update)
         check_restarts(state.restarts)
         return (yield from self._open_stage(state, progress))
 
@@ -294,8 +299,9 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
             reason=reason,
             candidates=state.candidates,
             posterior=posterior_curve(found.evidence),
+            setback=state.setback,
         )
-        return Step(state, directive, decision)
+        return Step(state.model_copy(update={"setback": None}), directive, decision)
 
     def _moving_steps(self, state: AutoLrsState) -> int:
         """Steps of a probe that move the weights: all but those that are held out."""
@@ -314,17 +320,18 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
         assert directive.profile is not None
         number, lr = directive.number, directive.profile.start_lr
         if state.stage == 0 or state.sound is None:
-            state = state.model_copy(update={"sound": learn(state.sound, report)})
-        reached = self._reached(state, report)
-        if reached is not None:
-            candidate = Candidate(directive_number=number, lr=lr, at_least=reached)
+            tail = promise.tail(report.losses) if report.outcome is Outcome.COMPLETED else None
+            footing = promise.learn(state.footing, lr, report.model_copy(update={"validations": ()}), tail)
+            state = state.model_copy(update={"sound": learn(state.sound, report), "footing": footing})
+        if report.outcome is Outcome.DIVERGED:
+            candidate = Candidate(directive_number=number, lr=lr, at_least=level_reached(report, state.start_loss))
         elif self.options.decayed_probes:
             # A probe too short to hold out any has its last loss, one step before its end.
             loss = end_loss(report, max(state.tau_prime - self._moving_steps(state), 1))
             # No standard error, as in `budget`: what is left of the noise is for the surrogate to find out.
             candidate = Candidate(directive_number=number, lr=lr, forecast=loss, forecast_sd=0.0)
         else:
-            forecast = self._forecast(state, report)
+            forecast = self._forecast(state, report, progress)
             candidate = Candidate(
                 directive_number=number,
                 lr=lr,
@@ -337,23 +344,19 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
             return (yield from self._probe(state, progress))
         return self._commit(state, progress)
 
-    def _reached(self, state: AutoLrsState, report: Report) -> float | None:
-        """What the loss of a probe that diverged has reached; None: it did not, or its end is measured as it is."""
-        if report.outcome is Outcome.DIVERGED:
-            return level_reached(report, state.start_loss)
-        if self.options.decayed_probes:
-            return None
-        return ended_high(report, state.start_loss, state.sound, self.options.divergence_factor)
+    def _forecast(self, state: AutoLrsState, report: Report, progress: Progress) -> Forecast:
+        """The loss after tau steps; a validation series counts in intervals between validations.
 
-    def _forecast(self, state: AutoLrsState, report: Report) -> Forecast:
-        """The loss after tau steps; a validation series counts in intervals between validations."""
-        forecaster = self.forecaster(state.objective)
+        A fall is not extrapolated if the loss rose before it. Then the last value counts, as far as it goes.
+        """
         if state.objective is Objective.VALIDATION:
-            losses = [validation.loss for validation in report.validations]
+            losses = np.array([validation.loss for validation in report.validations])
             horizon = state.tau / (state.tau_prime / len(losses))
         else:
-            losses, horizon = list(report.losses), float(state.tau)
-        return forecaster.fit(np.asarray(losses)).predict(horizon)
+            losses, horizon = np.array(report.losses), float(state.tau)
+        forecast = self.forecaster(state.objective).fit(losses).predict(horizon)
+        last = LastValueForecaster().fit(losses).predict(horizon)
+        return last if forecast.loss < last.loss and _rose(report, progress) else forecast
 
     def forecaster(self, objective: Objective) -> Forecaster:
         """What extrapolates the probes' losses of that kind."""
@@ -396,6 +399,7 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
     def _train(
         self, state: AutoLrsState, lr: float, n_steps: int, progress: Progress, reason: str, *, last: bool
     ) -> Directive:
+        every = report_every(n_steps)
         return Directive(
             phase=Phase.TRAIN,
             stage=state.stage,
@@ -404,9 +408,26 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
             batches=self.options.batches,
             validate_at=(n_steps,) if self.config.has_validation else (),
             give_up_above=self._give_up_above(state),
-            report_every=report_every(n_steps),
+            report_every=every,
+            promise=self._promise(state, every),
             reason=reason + doubt(state.restarts),
         )
+
+    def _promise(self, state: AutoLrsState, report_steps: int) -> tuple[Bar, ...]:
+        """A stage keeps half of what the run had gained before it; the first one, half of what its probes gained."""
+        footing = state.footing
+        reached = state.start_loss if state.stage > 0 or footing is None else footing.best_loss
+        if footing is None or reached is None or state.restarts >= TRUSTED_RESTARTS:
+            return ()
+        from_step = max(state.tau_prime, report_steps)
+        return promise.half_kept(footing.start_loss, reached, footing.sd, from_step, report_steps)
+
+
+def _rose(report: Report, progress: Progress) -> bool:
+    """Whether the losses of a probe rose above those of the steps before it; of a fresh model one loss is known."""
+    if progress.last_loss is not None:
+        return rose(report.losses, progress.last_loss, min(progress.committed_steps, LOSS_WINDOW))
+    return progress.first_loss is not None and rose(report.losses, progress.first_loss, 1)
 
 
 def _profile(lr: float, n_steps: int, *, decays: bool) -> Profile:

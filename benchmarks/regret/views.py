@@ -15,7 +15,7 @@ from lrpilot.divergence import first_divergence
 from benchmarks.regret.oracle import ConstantTrial, StateTable, probe_marks
 from tuner_server.core.divergence import SoundLosses
 from tuner_server.core.forecast import FloatArray, Objective
-from tuner_server.core.policies.autolrs import AutoLrsOptions
+from tuner_server.core.policies.autolrs_options import AutoLrsOptions
 
 
 class Goal(enum.Enum):

@@ -18,7 +18,8 @@ from tuner_server.core.divergence import WINDOW
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.job import JobState, Status
 from tuner_server.core.messages import BatchSource, Directive, Outcome, Phase, Report, Validation
-from tuner_server.core.policies.autolrs import RETREAT, AutoLrsOptions
+from tuner_server.core.policies.autolrs import RETREAT
+from tuner_server.core.policies.autolrs_options import AutoLrsOptions
 
 CHEAP: dict[str, Any] = {"forecaster": "last_value"}
 

@@ -15,10 +15,8 @@ Notation: tau, the committed steps of a stage; tau', the steps of a probe.
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import numpy as np
-import pydantic
 from lrpilot.profile import Profile, Shape
 
 from tuner_server.core import promise, range_test
@@ -38,7 +36,6 @@ from tuner_server.core.forecast import (
 )
 from tuner_server.core.messages import (
     Bar,
-    BatchSource,
     Candidate,
     Decision,
     Directive,
@@ -48,76 +45,17 @@ from tuner_server.core.messages import (
     Setback,
 )
 from tuner_server.core.parts import evenly, report_every
-from tuner_server.core.policies.base import Asking, Options, Policy, PolicyState, Progress, Step
+from tuner_server.core.policies.autolrs_options import AutoLrsOptions
+from tuner_server.core.policies.base import Asking, Policy, PolicyState, Progress, Step
 from tuner_server.core.rise import rose
 from tuner_server.core.standing import LOSS_WINDOW
 from tuner_server.core.suggest import Query
 
-PUBLISHED_TAU = 1000
-PUBLISHED_TAU_MAX = 8000
-PUBLISHED_PROBE_SHARE = 0.1
-MIN_TAU_PRIME = 40
-"""Fewer steps than this can't carry a forecast: the fit then follows the noise."""
-FIRST_STAGES_SHARE = 10
-"""A short run's first tau is this part of it, so that some three stages fit in."""
-LAST_STAGES_SHARE = 5
-"""... and its largest tau this part, so that validation loss drives the last ones."""
 LARGEST_HELD_OUT_SHARE = 4
 """The batches that a decayed probe holds out are part of tau', so that a search costs the same either way, and at most
 this part of it."""
 RETREAT = math.sqrt(10.0)
 """After a divergence in committed steps the upper bound goes this much below the LR that diverged."""
-
-
-class AutoLrsOptions(Options):
-    """The constants of the method."""
-
-    tau: int | None = pydantic.Field(default=None, ge=2)
-    """Committed steps of the first stage; None: 1000, less in a short run."""
-    tau_prime: int | None = pydantic.Field(default=None, ge=1)
-    """Steps of a probe of the first stage; None: tau / 10, but at least 40. Grows as tau does."""
-    tau_max: int | None = pydantic.Field(default=None, ge=2)
-    """tau doubles up to this; None: 8000, less in a short run."""
-    candidates: int = pydantic.Field(default=10, ge=1, le=100)
-    acquisition: Literal["lcb", "log_ei"] = "lcb"
-    kappa: float = pydantic.Field(default=1e6, ge=0, allow_inf_nan=False)
-    """Of the lower confidence bound. The published value is pure exploration."""
-    forecaster: Literal["exponential", "power_law", "last_value"] = "exponential"
-    """Of probes at a constant LR."""
-    decayed_probes: bool = False
-    """Whether a probe's LR decays linearly to zero. It is then judged by its loss after that. There is nothing to
-    extrapolate: where a loss leads at LRs that fall is no answer at any LR. So a `forecaster` is refused with it."""
-    validations: int = pydantic.Field(default=16, ge=4, le=1000)
-    """Validations of a probe, once tau has reached its maximum. A decayed probe has one, at its end."""
-    batches: BatchSource = BatchSource.REPLAYED
-    """Whether the probes of a stage share their minibatches or, as published, go on in the data."""
-    final_decay: bool = False
-    """Whether the LR of the last committed steps decays linearly to zero."""
-    length_exponent: float = pydantic.Field(default=0.0, ge=0, le=1)
-    """The winner's LR times (steps of a probe / steps of the decay) ^ this is where the final decay begins."""
-    warmup_steps: int = pydantic.Field(default=0, ge=0)
-    warmup_lr: float | None = pydantic.Field(default=None, gt=0, allow_inf_nan=False)
-    """Where a linear warm-up leads; None: the LR that the user set."""
-    divergence_factor: float = pydantic.Field(default=3.0, gt=1, allow_inf_nan=False)
-    """Losses so many times that of the stage's start, and of the first stage's sound probes, have diverged."""
-
-    def first_stage(self, total_steps: int | None) -> tuple[int, int]:
-        """Tau and tau' of the first stage."""
-        tau = self.tau or PUBLISHED_TAU
-        if self.tau is None and total_steps is not None:
-            shortest = round(MIN_TAU_PRIME / PUBLISHED_PROBE_SHARE)
-            tau = min(max(total_steps // FIRST_STAGES_SHARE, shortest), PUBLISHED_TAU)
-        share = round(tau * PUBLISHED_PROBE_SHARE)
-        return tau, self.tau_prime or max(share, MIN_TAU_PRIME)
-
-    def largest_tau(self, total_steps: int | None) -> int:
-        """Where tau stops doubling."""
-        tau, _ = self.first_stage(total_steps)
-        if self.tau_max is not None:
-            return self.tau_max
-        if total_steps is None:
-            return max(tau, PUBLISHED_TAU_MAX)
-        return max(tau, min(PUBLISHED_TAU_MAX, total_steps // LAST_STAGES_SHARE))
 
 
 class AutoLrsState(PolicyState):

@@ -98,14 +98,20 @@ def test_both_axes_have_every_directive_and_the_forecasts(server: ServerProcess)
     assert {step: pytest.approx(loss) for step, loss in forecasts} == dict(ends_of_probes)
 
 
-def test_no_step_goes_backwards_also_when_committed_steps_are_taken_back() -> None:
+@pytest.mark.parametrize(("nan_at", "bars"), [(15, []), (None, [pb.Bar(from_step=0, mean_loss=-1.0)])])
+def test_no_step_goes_backwards_also_when_committed_steps_are_taken_back(
+    nan_at: int | None, bars: list[pb.Bar]
+) -> None:
+    """After a divergence, and after a broken promise."""
     lr, n_steps = 0.1, 40
     profile = pb.Profile(shape=pb.PROFILE_SHAPE_CONSTANT, start_lr=lr, end_lr=lr, length=n_steps)
     first = pb.Directive(phase=pb.PHASE_TRAIN, n_steps=n_steps, profile=profile, snapshot=True, report_every=10)
-    rest = pb.Directive(phase=pb.PHASE_TRAIN, n_steps=30, profile=profile, report_every=10)
+    rest = pb.Directive(phase=pb.PHASE_TRAIN, n_steps=30, profile=profile, report_every=10, promise=bars)
     again = pb.Directive(phase=pb.PHASE_TRAIN, n_steps=n_steps, profile=profile, restore=True, report_every=40)
     memory = Memory(every=1)
-    train(memory, nan_at=15, transport=ScriptedTransport([first, rest, again]), total_steps=55)
+    total = n_steps + (16 if nan_at else 20)  # a divergence is seen at the next look
+    tuner = train(memory, nan_at=nan_at, transport=ScriptedTransport([first, rest, again]), total_steps=total)
+    assert (tuner.committed_step, tuner.search_steps) == (n_steps, total - n_steps)
     steps = [point.step for point in memory.points if point.axis == STEP]
     assert steps == sorted(set(steps))
     assert steps == list(range(steps[-1] + 1))

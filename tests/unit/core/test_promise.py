@@ -287,7 +287,7 @@ TWO_MEASURES = known((0.1, falling(3.0, 1.0, (0, 90.0), (PROBE, 50.0)), 50.0))
 @pytest.mark.parametrize(("begin", "bar"), [(49, None), (50, 2.0), (99, 2.0), (100, 1.7), (250, 1.4), (799, 1.4)])
 def test_the_evidence_has_the_bar_that_the_last_report_is_held_to(begin: int, bar: float | None) -> None:
     promise = bars(TWO_MEASURES, 1000, 50, 50)
-    report = Report(directive_number=9, outcome=Outcome.FELL_SHORT, losses=(2.5, 3.0))
+    report = probe([2.5, 3.0], (1, 80.0), (2, 85.0))  # its validations may be what they like
     found = fell_short(TWO_MEASURES, 0.3, promise, begin, report)
     assert found == Setback(lr=0.3, mean_loss=2.75, bar=found.bar, start_loss=3.0, gain=2.0)
     assert found.bar == (None if bar is None else pytest.approx(bar))

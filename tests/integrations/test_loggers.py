@@ -107,7 +107,8 @@ def test_no_step_goes_backwards_also_when_committed_steps_are_taken_back(
     profile = pb.Profile(shape=pb.PROFILE_SHAPE_CONSTANT, start_lr=lr, end_lr=lr, length=n_steps)
     first = pb.Directive(phase=pb.PHASE_TRAIN, n_steps=n_steps, profile=profile, snapshot=True, report_every=10)
     rest = pb.Directive(phase=pb.PHASE_TRAIN, n_steps=30, profile=profile, report_every=10, promise=bars)
-    again = pb.Directive(phase=pb.PHASE_TRAIN, n_steps=n_steps, profile=profile, restore=True, report_every=40)
+    lower = pb.Profile(shape=pb.PROFILE_SHAPE_CONSTANT, start_lr=lr / 2, end_lr=lr / 2, length=n_steps)
+    again = pb.Directive(phase=pb.PHASE_TRAIN, n_steps=n_steps, profile=lower, restore=True, report_every=40)
     memory = Memory(every=1)
     total = n_steps + (16 if nan_at else 20)  # a divergence is seen at the next look
     tuner = train(memory, nan_at=nan_at, transport=ScriptedTransport([first, rest, again]), total_steps=total)
@@ -116,6 +117,8 @@ def test_no_step_goes_backwards_also_when_committed_steps_are_taken_back(
     assert steps == sorted(set(steps))
     assert steps == list(range(steps[-1] + 1))
     assert all(point.axis == STEP for point in memory.points)
+    # Of what was rolled back, the part that had been logged by then is all that there is.
+    assert memory.series("lrpilot/lr") == [(step, lr if step < 10 else lr / 2) for step in steps]
 
 
 def test_points_are_thinned_but_the_ends_stay() -> None:

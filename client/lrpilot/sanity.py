@@ -40,6 +40,6 @@ def _fault(directive: pb.Directive, number: int) -> str:
     if directive.report_every < 0 or (directive.HasField("give_up_above") and math.isnan(directive.give_up_above)):
         return "report_every is negative, or give_up_above no number"
     bars = [bar.from_step for bar in directive.promise]
-    if bars != sorted(bars) or any(math.isnan(bar.mean_loss + bar.validation) for bar in directive.promise):
+    if bars != sorted(bars) or any(math.isnan(bar.loss + bar.validation) for bar in directive.promise):
         return f"a promise with bars from steps {bars}, or with one that is no number"
     return ""

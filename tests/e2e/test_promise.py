@@ -198,8 +198,8 @@ def test_the_evidence_of_a_setback_is_stored_and_both_sides_have_the_same_books(
         report, decision = response.history[i].report, response.history[i + 1].decision
         setback = decision.setback
         mean = math.fsum(report.losses) / len(report.losses)
-        assert setback.mean_loss == (report.validations[-1].loss if setback.validated else mean)
-        assert setback.start_loss - setback.gain < setback.bar < setback.mean_loss
+        assert setback.loss == (report.validations[-1].loss if setback.validated else mean)
+        assert setback.start_loss - setback.gain < setback.bar < setback.loss
         assert decision.lr == pytest.approx(setback.lr / math.sqrt(10))
         assert not response.history[i].committed
         assert response.history[i + 1].directive.restore

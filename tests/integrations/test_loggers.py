@@ -98,7 +98,7 @@ def test_both_axes_have_every_directive_and_the_forecasts(server: ServerProcess)
     assert {step: pytest.approx(loss) for step, loss in forecasts} == dict(ends_of_probes)
 
 
-@pytest.mark.parametrize(("nan_at", "bars"), [(15, []), (None, [pb.Bar(from_step=0, mean_loss=-1.0)])])
+@pytest.mark.parametrize(("nan_at", "bars"), [(15, []), (None, [pb.Bar(from_step=0, loss=-1.0)])])
 def test_no_step_goes_backwards_also_when_committed_steps_are_taken_back(
     nan_at: int | None, bars: list[pb.Bar]
 ) -> None:

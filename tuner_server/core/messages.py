@@ -70,8 +70,8 @@ class Bar(Value):
     """What a report that begins at or after `from_step` must not be above. Infinity: nothing is."""
 
     from_step: Steps
-    mean_loss: float
-    """For the mean of its losses."""
+    loss: float
+    """For the median of its losses."""
     validation: float = math.inf
     """For its last validation; only if the one before was above it, too."""
 
@@ -201,7 +201,7 @@ class Setback(Value):
 
     lr: float
     """Their peak."""
-    mean_loss: float | None = None
+    loss: float | None = None
     """Of the last report; None: they diverged."""
     bar: float | None = None
     """That it is above."""
@@ -210,7 +210,7 @@ class Setback(Value):
     gain: float | None = None
     """What the best probe gained from there."""
     validated: bool = False
-    """Whether all of these are validations, and not means of training losses."""
+    """Whether all of these are validations, and not training losses."""
 
 
 class Decision(Value):

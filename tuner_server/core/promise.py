@@ -6,9 +6,9 @@ warm-up, has not gained a good part of what its probe gained in a few steps is n
 that gained it and lost it again, as a validation shows where a run overfits or forgets what was pretrained.
 
 Notation: s, the loss before the first step; g, what the best probe gained, from there to the loss after its decay; f,
-the part of g that committed steps must have gained at least. The mean loss of a report must not be above the bar
-s - f g + margin; nor two validations in a row above s - f g, with s and g in validation loss: they all see the same
-data, so there is no margin. All of it moves with a shift of the losses, and scales with them.
+the part of g that committed steps must have gained at least. The median loss of a report must not be above the bar
+s - f g + margin; nor two validations in a row above it, with s and g in validation loss and a smaller margin, as they
+all see the same data. All of it moves with a shift of the losses, and scales with them.
 
 Measured on the linear decays of `benchmarks.quality` (docs/quality.md): of sound runs none came closer to a bar than a
 tenth of g; networks that had died were above one within 15% of the run, most of them.
@@ -17,6 +17,7 @@ tenth of g; networks that had died were above one within 15% of the run, most of
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,12 +33,11 @@ LAST_LOOK = 0.8
 FIRST_LOSSES = 10
 """Losses over which s is averaged. The lowest LR hardly moves the weights in so few steps."""
 TAIL_SHARE = 4
-"""One in so many of a probe's training losses, at its end, says where it ended, if its validation can't."""
-SAME_MEASURE = 0.5
-"""Validation and training loss are taken for the same measure if, untrained, they differ by this part of g at most: a
-validation that gives a perplexity, or an error in percent, says nothing of training losses."""
+"""One in so many of a probe's training losses, at its end, says where it ended."""
 MARGIN_SDS = 2.0
-"""Standard errors of s and of a report's mean that are added to a bar."""
+"""Standard errors of s and of a report's losses that are added to a bar."""
+VALIDATION_MARGIN_SDS = 0.25
+"""Of a step's training loss, added to the bar for validations: a gain far below a batch's noise promises nothing."""
 NORMAL_SD = 1.4826 / math.sqrt(2.0)
 """The standard deviation of normal noise, in medians of the absolute difference of two draws."""
 
@@ -70,14 +70,18 @@ class Footing(Value):
 
     @property
     def gain(self) -> float | None:
-        """g, in training loss; None: no probe gained anything that can be told."""
+        """g, in training loss; None: no probe gained anything that can be told.
+
+        The smaller one of what the probe gained by its training losses and by what it was judged by. A validation may
+        fall further than a training loss ever does (label smoothing, mixup, dropout, wrong labels, another unit).
+        """
         if self.best_loss is None or self.best_tail is None:
             return None
-        begin = self.start_validation if self.best_validated else self.start_loss
-        if begin is None or abs(begin - self.start_loss) > SAME_MEASURE * abs(begin - self.best_loss):
-            gain = self.start_loss - self.best_tail
-        else:
-            gain = begin - self.best_loss
+        gain = self.start_loss - self.best_tail
+        if not self.best_validated:
+            gain = min(gain, self.start_loss - self.best_loss)
+        elif self.start_validation is not None:
+            gain = min(gain, self.start_validation - self.best_loss)
         return gain if gain > 0 else None
 
 
@@ -125,19 +129,19 @@ def fell_short(footing: Footing, lr: float, promise: Sequence[Bar], begin: int, 
         begin: The step of the directive with which the last report begins.
         report: That one, which is above the bar that it is held to.
     """
-    mean = math.fsum(report.losses) / len(report.losses)
+    median = statistics.median(report.losses)
     bar = next((bar for bar in reversed(promise) if bar.from_step <= begin), None)
-    if bar is not None and mean <= bar.mean_loss and report.validations:
+    if bar is not None and median <= bar.loss and report.validations:
         return Setback(
             lr=lr,
-            mean_loss=report.validations[-1].loss,
+            loss=report.validations[-1].loss,
             bar=bar.validation,
             start_loss=footing.start_validation,
             gain=footing.validation_gain,
             validated=True,
         )
-    known = None if bar is None else bar.mean_loss
-    return Setback(lr=lr, mean_loss=mean, bar=known, start_loss=footing.start_loss, gain=footing.gain)
+    known = None if bar is None else bar.loss
+    return Setback(lr=lr, loss=median, bar=known, start_loss=footing.start_loss, gain=footing.gain)
 
 
 def half_kept(start: float, reached: float, sd: float, from_step: int, report_steps: int) -> tuple[Bar, ...]:
@@ -153,14 +157,14 @@ def half_kept(start: float, reached: float, sd: float, from_step: int, report_st
     if not reached < start:
         return ()
     margin = MARGIN_SDS * sd * math.sqrt(1 / FIRST_LOSSES + 1 / report_steps)
-    return (Bar(from_step=from_step, mean_loss=(start + reached) / 2 + margin),)
+    return (Bar(from_step=from_step, loss=(start + reached) / 2 + margin),)
 
 
 def _validation_bar(footing: Footing) -> float:
     """What two validations in a row must not be above; infinity: nothing can be promised of them."""
     if footing.start_validation is None or footing.validation_gain is None:
         return math.inf
-    return footing.start_validation - VALIDATION_PART * footing.validation_gain
+    return footing.start_validation - VALIDATION_PART * footing.validation_gain + VALIDATION_MARGIN_SDS * footing.sd
 
 
 def bars(footing: Footing | None, n_steps: int, warmup: int, report_steps: int) -> tuple[Bar, ...]:
@@ -177,10 +181,8 @@ def bars(footing: Footing | None, n_steps: int, warmup: int, report_steps: int) 
     margin = MARGIN_SDS * footing.sd * math.sqrt(1 / FIRST_LOSSES + 1 / report_steps)
     stairs = []
     for i, (share, part) in enumerate(STAIRS):
-        mean_loss = math.inf if footing.gain is None else footing.start_loss - part * footing.gain + margin
+        loss = math.inf if footing.gain is None else footing.start_loss - part * footing.gain + margin
         validation = _validation_bar(footing) if i else math.inf
-        stairs.append(
-            Bar(from_step=max(math.ceil(share * n_steps), warmup), mean_loss=mean_loss, validation=validation)
-        )
+        stairs.append(Bar(from_step=max(math.ceil(share * n_steps), warmup), loss=loss, validation=validation))
     end = max(math.ceil(LAST_LOOK * n_steps), stairs[-1].from_step)
-    return (*stairs, Bar(from_step=end, mean_loss=math.inf))
+    return (*stairs, Bar(from_step=end, loss=math.inf))

@@ -333,12 +333,12 @@ def _replacement_to_pb(replacement: Replacement) -> pb.Replacement:
 
 def _bar_from_pb(message: pb.Bar) -> Bar:
     validation = message.validation if message.HasField("validation") else math.inf
-    return Bar(from_step=message.from_step, mean_loss=message.mean_loss, validation=validation)
+    return Bar(from_step=message.from_step, loss=message.loss, validation=validation)
 
 
 def _bar_to_pb(bar: Bar) -> pb.Bar:
     validation = None if bar.validation == math.inf else bar.validation
-    return pb.Bar(from_step=bar.from_step, mean_loss=bar.mean_loss, validation=validation)
+    return pb.Bar(from_step=bar.from_step, loss=bar.loss, validation=validation)
 
 
 def _candidate_to_pb(candidate: Candidate) -> pb.Candidate:

@@ -32,7 +32,7 @@ class Line(TypedDict):
 
 
 class Broken(TypedDict):
-    """Steps at which a loss was no number, or out of bounds, or their mean above what was promised."""
+    """Steps at which a loss was no number, or out of bounds, or their median above what was promised."""
 
     x: list[float]
     text: list[str]
@@ -61,7 +61,7 @@ class JobCurves(TypedDict):
     search_lr: Line
     broken: Broken
     promised: Line
-    """What the mean loss was not to be above, where it was: over the steps of the report."""
+    """What the median loss was not to be above, where it was: over the steps of the report."""
     stages: list[Band]
     loss_range: list[float]
     """The lowest and the highest loss to be seen."""

@@ -16,7 +16,7 @@ def setback(stage: Stage, undoing: Undoing) -> str:
             f"{number(stage.lr)}, took the {n_steps} that were left."
         )
     loss = number(undoing.loss) if undoing.bar is None else told_apart(undoing.loss, undoing.bar)[0]
-    what = f"its steps {count(undoing.first_step)} to {count(undoing.last_step)} had a mean loss of {loss}"
+    what = f"its steps {count(undoing.first_step)} to {count(undoing.last_step)} had a median loss of {loss}"
     if undoing.validated:
         what = f"after {steps(undoing.last_step)} a second validation in a row was too high: {loss}"
     sentences = (

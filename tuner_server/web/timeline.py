@@ -96,7 +96,7 @@ class Undoing:
     """Of the last report; the first of the committed steps is step 1."""
     last_step: int
     loss: float | None = None
-    """What was above its bar: the mean loss of the last report, or its last validation; None after a divergence."""
+    """What was above its bar: the median loss of the last report, or its last validation; None after a divergence."""
     bar: float | None = None
     """What was promised of it; None after a divergence."""
     validated: bool = False
@@ -184,7 +184,7 @@ class Stage:
             return undoing
         promise = () if self.directive is None else self.directive.promise
         bar = next((bar for bar in reversed(promise) if bar.from_step <= before), None)
-        loss, level = float(last.losses.mean()), math.inf if bar is None else bar.mean_loss
+        loss, level = float(np.median(last.losses)), math.inf if bar is None else bar.loss
         validated = bar is not None and loss <= level and bool(last.validations)
         if bar is not None and validated:
             loss, level = last.validations[-1].loss, bar.validation

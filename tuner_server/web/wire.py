@@ -89,7 +89,7 @@ def _decision(message: pb.Decision) -> Decision:
 def _setback(message: pb.Setback) -> Setback:
     return Setback(
         lr=message.lr,
-        mean_loss=message.mean_loss if message.HasField("mean_loss") else None,
+        loss=message.loss if message.HasField("loss") else None,
         bar=message.bar if message.HasField("bar") else None,
         start_loss=message.start_loss if message.HasField("start_loss") else None,
         gain=message.gain if message.HasField("gain") else None,

@@ -120,7 +120,7 @@ class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.Value
     losses are those of its committed steps; the answer decides on what is left.
     """
     OUTCOME_FELL_SHORT: _Outcome.ValueType  # 5
-    """The committed steps did worse than was promised, at a sound loss: their mean is above a bar of the directive."""
+    """The committed steps did worse than was promised, at a sound loss: their median is above a bar of the directive."""
 
 class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper): ...
 
@@ -135,7 +135,7 @@ OUTCOME_REPLACED: Outcome.ValueType  # 4
 losses are those of its committed steps; the answer decides on what is left.
 """
 OUTCOME_FELL_SHORT: Outcome.ValueType  # 5
-"""The committed steps did worse than was promised, at a sound loss: their mean is above a bar of the directive."""
+"""The committed steps did worse than was promised, at a sound loss: their median is above a bar of the directive."""
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
 class _JobState:
@@ -274,7 +274,7 @@ class Directive(_message.Message):
     @_builtins.property
     def promise(self) -> _containers.RepeatedCompositeFieldContainer[Global___Bar]:
         """What committed steps are held to, ascending by from_step. A report is held to the last bar whose from_step it begins
-        at or after. One whose losses have a mean above that bar ends the directive with outcome FELL_SHORT, and so does one
+        at or after. One whose losses have a median above that bar ends the directive with outcome FELL_SHORT, and so does one
         with a validation above it, if the validation before that one, since the snapshot, was above it too.
         """
 
@@ -307,29 +307,29 @@ Global___Directive: _TypeAlias = Directive  # noqa: Y015
 
 @_typing.final
 class Bar(_message.Message):
-    """A bar for the mean loss of a report."""
+    """A bar for the median loss of a report."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     FROM_STEP_FIELD_NUMBER: _builtins.int
-    MEAN_LOSS_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
     VALIDATION_FIELD_NUMBER: _builtins.int
     from_step: _builtins.int
     """Of the directive's steps."""
-    mean_loss: _builtins.float
-    """Infinity: the mean is not held to anything from here on."""
+    loss: _builtins.float
+    """Infinity: the losses are not held to anything from here on."""
     validation: _builtins.float
     """Absent: validations are not held to anything from here on."""
     def __init__(
         self,
         *,
         from_step: _builtins.int = ...,
-        mean_loss: _builtins.float = ...,
+        loss: _builtins.float = ...,
         validation: _builtins.float | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_validation", b"_validation", "validation", b"validation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_validation", b"_validation", "from_step", b"from_step", "mean_loss", b"mean_loss", "validation", b"validation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_validation", b"_validation", "from_step", b"from_step", "loss", b"loss", "validation", b"validation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__validation: _TypeAlias = _typing.Literal["validation"]  # noqa: Y015
     _WhichOneofArgType__validation: _TypeAlias = _typing.Literal["_validation", b"_validation"]  # noqa: Y015
@@ -690,41 +690,41 @@ class Setback(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LR_FIELD_NUMBER: _builtins.int
-    MEAN_LOSS_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
     BAR_FIELD_NUMBER: _builtins.int
     START_LOSS_FIELD_NUMBER: _builtins.int
     GAIN_FIELD_NUMBER: _builtins.int
     VALIDATED_FIELD_NUMBER: _builtins.int
     lr: _builtins.float
     """Their peak LR."""
-    mean_loss: _builtins.float
-    """Absent after a divergence. Otherwise the mean loss of the last report, and the bar that it is above."""
+    loss: _builtins.float
+    """Absent after a divergence. Otherwise the median loss of the last report, and the bar that it is above."""
     bar: _builtins.float
     start_loss: _builtins.float
     """The mean loss before the first step, and what the best probe gained from there."""
     gain: _builtins.float
     validated: _builtins.bool
-    """Whether these are validations, and not means of training losses."""
+    """Whether these are validations, and not training losses."""
     def __init__(
         self,
         *,
         lr: _builtins.float = ...,
-        mean_loss: _builtins.float | None = ...,
+        loss: _builtins.float | None = ...,
         bar: _builtins.float | None = ...,
         start_loss: _builtins.float | None = ...,
         gain: _builtins.float | None = ...,
         validated: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_bar", b"_bar", "_gain", b"_gain", "_mean_loss", b"_mean_loss", "_start_loss", b"_start_loss", "bar", b"bar", "gain", b"gain", "mean_loss", b"mean_loss", "start_loss", b"start_loss"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bar", b"_bar", "_gain", b"_gain", "_loss", b"_loss", "_start_loss", b"_start_loss", "bar", b"bar", "gain", b"gain", "loss", b"loss", "start_loss", b"start_loss"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bar", b"_bar", "_gain", b"_gain", "_mean_loss", b"_mean_loss", "_start_loss", b"_start_loss", "bar", b"bar", "gain", b"gain", "lr", b"lr", "mean_loss", b"mean_loss", "start_loss", b"start_loss", "validated", b"validated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bar", b"_bar", "_gain", b"_gain", "_loss", b"_loss", "_start_loss", b"_start_loss", "bar", b"bar", "gain", b"gain", "loss", b"loss", "lr", b"lr", "start_loss", b"start_loss", "validated", b"validated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bar: _TypeAlias = _typing.Literal["bar"]  # noqa: Y015
     _WhichOneofArgType__bar: _TypeAlias = _typing.Literal["_bar", b"_bar"]  # noqa: Y015
     _WhichOneofReturnType__gain: _TypeAlias = _typing.Literal["gain"]  # noqa: Y015
     _WhichOneofArgType__gain: _TypeAlias = _typing.Literal["_gain", b"_gain"]  # noqa: Y015
-    _WhichOneofReturnType__mean_loss: _TypeAlias = _typing.Literal["mean_loss"]  # noqa: Y015
-    _WhichOneofArgType__mean_loss: _TypeAlias = _typing.Literal["_mean_loss", b"_mean_loss"]  # noqa: Y015
+    _WhichOneofReturnType__loss: _TypeAlias = _typing.Literal["loss"]  # noqa: Y015
+    _WhichOneofArgType__loss: _TypeAlias = _typing.Literal["_loss", b"_loss"]  # noqa: Y015
     _WhichOneofReturnType__start_loss: _TypeAlias = _typing.Literal["start_loss"]  # noqa: Y015
     _WhichOneofArgType__start_loss: _TypeAlias = _typing.Literal["_start_loss", b"_start_loss"]  # noqa: Y015
     @_typing.overload
@@ -732,7 +732,7 @@ class Setback(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gain) -> _WhichOneofReturnType__gain | None: ...
     @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__mean_loss) -> _WhichOneofReturnType__mean_loss | None: ...
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__loss) -> _WhichOneofReturnType__loss | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__start_loss) -> _WhichOneofReturnType__start_loss | None: ...
 

@@ -117,11 +117,11 @@ def test_no_event_is_missed_and_none_is_late(n_steps: int, report_every: int, va
 
 
 def test_the_rest_of_a_directive_has_its_bars_where_they_were() -> None:
-    promise = [pb.Bar(from_step=step, mean_loss=level) for step, level in ((10, 2.0), (30, 1.5), (80, 1.0))]
+    promise = [pb.Bar(from_step=step, loss=level) for step, level in ((10, 2.0), (30, 1.5), (80, 1.0))]
     directive = pb.Directive(number=4, phase=pb.PHASE_TRAIN, n_steps=100, promise=promise)
     rest = rest_of(directive, 30)
-    assert [(bar.from_step, bar.mean_loss) for bar in rest.promise] == [(0, 2.0), (0, 1.5), (50, 1.0)]
-    assert [(bar.from_step, bar.mean_loss) for bar in rest_of(rest, 45).promise] == [(0, 2.0), (0, 1.5), (5, 1.0)]
+    assert [(bar.from_step, bar.loss) for bar in rest.promise] == [(0, 2.0), (0, 1.5), (50, 1.0)]
+    assert [(bar.from_step, bar.loss) for bar in rest_of(rest, 45).promise] == [(0, 2.0), (0, 1.5), (5, 1.0)]
     assert [bar.from_step for bar in directive.promise] == [10, 30, 80]
     assert (rest.number, rest.n_steps) == (5, 70)
 

@@ -13,7 +13,7 @@ from tests.support.directives import constant, training
 
 
 def promising(*bars: tuple[int, float]) -> pb.Directive:
-    promise = [pb.Bar(from_step=step, mean_loss=level) for step, level in bars]
+    promise = [pb.Bar(from_step=step, loss=level) for step, level in bars]
     return training(0.1, 100, number=7, promise=promise)
 
 
@@ -25,7 +25,7 @@ def promising(*bars: tuple[int, float]) -> pb.Directive:
         promising((5, 2.0), (10, 1.0), (80, math.inf)),
         promising((5, 2.0), (5, 1.0)),
         promising((5, -2.0), (10, -math.inf)),
-        training(0.1, 100, number=7, promise=[pb.Bar(mean_loss=math.inf, validation=0.5)]),
+        training(0.1, 100, number=7, promise=[pb.Bar(loss=math.inf, validation=0.5)]),
         training(0.1, 100, number=7, validate_at=(0, 50, 100), give_up_above=math.inf, report_every=10),
         pb.Directive(number=7, phase=pb.PHASE_STOP),
     ],
@@ -40,7 +40,7 @@ def test_what_makes_sense_is_accepted(directive: pb.Directive) -> None:
         (promising((5, math.nan)), "a promise"),
         (promising((5, 1.0), (10, math.nan)), "a promise"),
         (promising((10, 1.0), (5, 2.0)), r"from steps \[10, 5\]"),
-        (training(0.1, 100, number=7, promise=[pb.Bar(mean_loss=1.0, validation=math.nan)]), "a promise"),
+        (training(0.1, 100, number=7, promise=[pb.Bar(loss=1.0, validation=math.nan)]), "a promise"),
         (training(0.1, 100, number=8), "number 8 instead of 7"),
         (pb.Directive(number=7, phase=pb.PHASE_STOP, n_steps=1), "a stop with steps"),
         (pb.Directive(number=7, n_steps=1, profile=constant(0.1, 1)), "phase"),

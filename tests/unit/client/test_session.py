@@ -10,7 +10,7 @@ from lrpilot.v1 import tuner_pb2 as pb
 
 from tests.support.directives import training
 
-HELD = training(0.3, 100, report_every=10, promise=[pb.Bar(from_step=0, mean_loss=1.0)])
+HELD = training(0.3, 100, report_every=10, promise=[pb.Bar(from_step=0, loss=1.0)])
 SHORT = pb.Report(directive_number=1, outcome=pb.OUTCOME_FELL_SHORT, losses=[2.0] * 10)
 STANDING = Standing(lr=0.1, remaining=90, warm=False)
 
@@ -68,7 +68,7 @@ def test_reports_from_before_the_server_went_away_come_first() -> None:
     transport.away = True
     part = pb.Report(directive_number=1, outcome=pb.OUTCOME_PARTIAL, losses=[0.5] * 10)
     rest = session.answer(directive, part, STANDING)
-    assert [(bar.from_step, bar.mean_loss) for bar in rest.promise] == [(0, 1.0)]
+    assert [(bar.from_step, bar.loss) for bar in rest.promise] == [(0, 1.0)]
     short = pb.Report(directive_number=rest.number, outcome=pb.OUTCOME_FELL_SHORT, losses=[2.0] * 10)
     alone = session.answer(rest, short, Standing(0.1, 80, warm=False))
     assert (alone.phase, alone.restore, alone.n_steps) == (pb.PHASE_TRAIN, True, 80)

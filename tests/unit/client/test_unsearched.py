@@ -82,7 +82,7 @@ def test_a_notebook_shows_it_and_calls_what_was_rolled_back_no_search() -> None:
 
 
 def test_committed_steps_that_fell_short_are_in_no_probe_and_on_no_curve() -> None:
-    short = training(0.1, 5, report_every=2, promise=[pb.Bar(from_step=0, mean_loss=0.5)])
+    short = training(0.1, 5, report_every=2, promise=[pb.Bar(from_step=0, loss=0.5)])
     lower = training(0.03, 3, restore=True)
     with _tuner([short, lower]) as tuner:
         _run(tuner)

@@ -46,7 +46,7 @@ def short(directive: Directive, loss: float) -> Report:
 def test_a_stage_that_dies_is_rolled_back_and_searched_again_below_its_lr() -> None:
     committed = answered(job.create(CONFIG), lambda directive: falling(directive, 1.0), Phase.TRAIN)
     (bar,) = committed.directive.promise
-    assert 1.5 < bar.mean_loss < START
+    assert 1.5 < bar.loss < START
     assert committed.directive.profile is not None
     peak = committed.directive.profile.start_lr
     again = job.advance(committed.state, short(committed.directive, START))
@@ -54,8 +54,8 @@ def test_a_stage_that_dies_is_rolled_back_and_searched_again_below_its_lr() -> N
     assert again.decision is not None
     assert again.decision.setback is not None
     setback = again.decision.setback
-    assert setback.mean_loss == pytest.approx(START)
-    assert (setback.lr, setback.bar) == (peak, bar.mean_loss)
+    assert setback.loss == pytest.approx(START)
+    assert (setback.lr, setback.bar) == (peak, bar.loss)
     assert again.state.committed_steps == 0
     assert again.state.given_back_steps == committed.directive.report_every
     lower = answered(again, lambda directive: falling(directive, 1.0), Phase.TRAIN)
@@ -70,14 +70,14 @@ def test_a_later_stage_may_rise_as_long_as_half_of_what_was_gained_stays() -> No
     done = Report(directive_number=first.directive.number, outcome=Outcome.COMPLETED, losses=(0.3,) * 400)
     second = answered(job.advance(first.state, done), lambda directive: [0.3] * directive.n_steps, Phase.TRAIN)
     (bar,) = second.directive.promise
-    assert bar.mean_loss == pytest.approx((START + 0.3) / 2, rel=0.1)
+    assert bar.loss == pytest.approx((START + 0.3) / 2, rel=0.1)
 
 
 @pytest.mark.parametrize(("shift", "factor"), [(-5.0, 1.0), (0.0, 40.0), (-3.0, 0.01)])
 def test_the_bar_moves_with_a_shift_and_scales(shift: float, factor: float) -> None:
     (plain,) = half_kept(2.0, 1.0, 0.1, 40, 50)
     (moved,) = half_kept(factor * (2.0 + shift), factor * (1.0 + shift), factor * 0.1, 40, 50)
-    assert moved.mean_loss == pytest.approx(factor * (plain.mean_loss + shift))
+    assert moved.loss == pytest.approx(factor * (plain.loss + shift))
 
 
 def test_nothing_is_promised_where_nothing_was_gained() -> None:

@@ -120,7 +120,7 @@ def test_committed_steps_are_promised_a_part_of_what_the_best_probe_gained(has_v
         math.ceil(share * n_steps) for share in (*(share for share, _ in STAIRS), LAST_LOOK)
     ]
     levels = [BEGIN - part * (BEGIN - END) for _, part in STAIRS]
-    assert [bar.mean_loss for bar in directive.promise] == pytest.approx([*levels, math.inf])
+    assert [bar.loss for bar in directive.promise] == pytest.approx([*levels, math.inf])
 
 
 def test_probes_are_promised_nothing() -> None:
@@ -154,8 +154,8 @@ def test_the_decision_after_a_broken_promise_has_the_evidence(stair: int) -> Non
     decision = short(transition, loss=2.75).decision
     assert decision is not None
     assert decision.lr == pytest.approx(lr / RETREAT)
-    bar = promise[stair].mean_loss
-    assert decision.setback == Setback(lr=lr, mean_loss=2.75, bar=bar, start_loss=BEGIN, gain=BEGIN - END)
+    bar = promise[stair].loss
+    assert decision.setback == Setback(lr=lr, loss=2.75, bar=bar, start_loss=BEGIN, gain=BEGIN - END)
     assert decision.reason.startswith(f"fell short of its own probe at {lr:.3g}")
 
 
@@ -169,9 +169,7 @@ def test_a_run_that_loses_what_it_had_gained_falls_short_by_its_validations() ->
     decision = job.advance(transition.state, report).decision
     assert decision is not None
     bar = promise[1].validation
-    assert decision.setback == Setback(
-        lr=lr, mean_loss=2.9, bar=bar, start_loss=BEGIN, gain=BEGIN - END, validated=True
-    )
+    assert decision.setback == Setback(lr=lr, loss=2.9, bar=bar, start_loss=BEGIN, gain=BEGIN - END, validated=True)
 
 
 def test_the_decision_after_a_divergence_names_the_lr_and_no_bar() -> None:
@@ -204,7 +202,7 @@ def test_the_second_promise_is_as_the_first_over_what_is_left() -> None:
     transition = promising()
     first = transition.directive
     second = short(transition).directive
-    assert [bar.mean_loss for bar in second.promise] == [bar.mean_loss for bar in first.promise]
+    assert [bar.loss for bar in second.promise] == [bar.loss for bar in first.promise]
     assert second.promise[1].from_step == math.ceil(STAIRS[1][0] * second.n_steps) < first.promise[1].from_step
 
 

@@ -343,7 +343,7 @@ def test_after_a_cancel_the_open_report_is_taken_and_answered_with_stop(phase: P
 NAN, INF = math.nan, math.inf
 PROBE_OF_8 = Directive(number=3, phase=Phase.PROBE, n_steps=8, profile=Profile.constant(0.1, 8), validate_at=(4, 8))
 TRAIN_OF_8 = PROBE_OF_8.model_copy(update={"phase": Phase.TRAIN, "validate_at": (8,)})
-HELD_OF_8 = TRAIN_OF_8.model_copy(update={"promise": (Bar(from_step=2, mean_loss=0.5),)})
+HELD_OF_8 = TRAIN_OF_8.model_copy(update={"promise": (Bar(from_step=2, loss=0.5),)})
 FIRST_OF_8 = PROBE_OF_8.model_copy(update={"validate_at": (0, 8)})
 BOTH = (Validation(step=4, loss=1.0), Validation(step=8, loss=1.0))
 
@@ -659,7 +659,7 @@ class JobMachine(RuleBasedStateMachine):
     def bars_are_for_committed_steps_and_as_the_client_wants_them(self) -> None:
         steps = [bar.from_step for bar in self.directive.promise]
         assert steps == sorted(steps)
-        assert not any(math.isnan(bar.mean_loss) for bar in self.directive.promise)
+        assert not any(math.isnan(bar.loss) for bar in self.directive.promise)
         assert self.directive.phase is Phase.TRAIN or not steps
 
     @invariant()

@@ -62,7 +62,7 @@ bounds = st.tuples(positive_lrs, positive_lrs).filter(lambda b: b[0] < b[1]).map
 bars = st.builds(
     Bar,
     from_step=counts,
-    mean_loss=st.floats(allow_nan=False),
+    loss=st.floats(allow_nan=False),
     validation=st.just(math.inf) | st.floats(allow_nan=False),
 )
 
@@ -260,8 +260,8 @@ def test_decision_keeps_absent_apart_from_zero() -> None:
 
 SETBACKS = (
     Setback(lr=0.3),
-    Setback(lr=0.3, mean_loss=0.0, bar=0.0, start_loss=0.0, gain=0.0),
-    Setback(lr=0.3, mean_loss=2.5, bar=math.inf, start_loss=3.0, gain=1.0, validated=True),
+    Setback(lr=0.3, loss=0.0, bar=0.0, start_loss=0.0, gain=0.0),
+    Setback(lr=0.3, loss=2.5, bar=math.inf, start_loss=3.0, gain=1.0, validated=True),
 )
 
 
@@ -270,7 +270,7 @@ def test_a_setback_keeps_absent_apart_from_zero(setback: Setback) -> None:
     message = convert.decision_to_pb(6, Decision(stage=0, lr=0.1, reason="why", setback=setback)).setback
     found = {
         name: getattr(message, name) if message.HasField(name) else None
-        for name in ("mean_loss", "bar", "start_loss", "gain")
+        for name in ("loss", "bar", "start_loss", "gain")
     }
     assert Setback(lr=message.lr, validated=message.validated, **found) == setback
 
@@ -289,7 +289,7 @@ def test_what_a_decision_expects_is_absent_or_what_it_is(name: str, value: float
 
 def test_a_bar_without_a_level_for_validations_has_none_on_the_wire() -> None:
     profile = Profile.constant(0.1, 9)
-    promise = (Bar(from_step=1, mean_loss=2.0), Bar(from_step=2, mean_loss=math.inf, validation=0.0))
+    promise = (Bar(from_step=1, loss=2.0), Bar(from_step=2, loss=math.inf, validation=0.0))
     message = convert.directive_to_pb(Directive(phase=Phase.TRAIN, n_steps=9, profile=profile, promise=promise))
     assert [bar.HasField("validation") for bar in message.promise] == [False, True]
 

@@ -98,7 +98,7 @@ def test_committed_steps_that_diverged_are_shown_as_rolled_back() -> None:
 
 
 def _promising(entry: Entry, *bars: tuple[int, float]) -> Entry:
-    promise = tuple(Bar(from_step=step, mean_loss=loss) for step, loss in bars)
+    promise = tuple(Bar(from_step=step, loss=loss) for step, loss in bars)
     return dataclasses.replace(entry, directive=entry.directive.model_copy(update={"promise": promise}))
 
 
@@ -133,7 +133,7 @@ def _validated(entry: Entry, *validations: Validation) -> Entry:
 
 
 @pytest.mark.parametrize(
-    ("mean_loss", "bar", "expected"),
+    ("loss", "bar", "expected"),
     [
         (1.5, 0.5, {"last_step": 7, "loss": 2.0, "bar": 0.5, "validated": True}),
         (0.9, 0.5, {"last_step": 8, "loss": 1.0, "bar": 0.9}),
@@ -141,10 +141,10 @@ def _validated(entry: Entry, *validations: Validation) -> Entry:
     ],
 )
 def test_steps_whose_mean_kept_the_promise_fell_short_by_their_validation(
-    mean_loss: float, bar: float, expected: dict[str, Any]
+    loss: float, bar: float, expected: dict[str, Any]
 ) -> None:
     first = _entry(1, Phase.TRAIN, 5, Outcome.PARTIAL, first=True)
-    promise = (Bar(from_step=0, mean_loss=0.1, validation=0.1), Bar(from_step=5, mean_loss=mean_loss, validation=bar))
+    promise = (Bar(from_step=0, loss=0.1, validation=0.1), Bar(from_step=5, loss=loss, validation=bar))
     first = dataclasses.replace(first, directive=first.directive.model_copy(update={"promise": promise}))
     last = _validated(_entry(2, Phase.TRAIN, 3, Outcome.FELL_SHORT), Validation(step=2, loss=2.0))
     (stage,) = timeline([first, last]).stages

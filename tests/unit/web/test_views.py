@@ -79,8 +79,8 @@ def test_each_stage_that_fell_short_is_a_section_with_its_evidence_in_the_next()
     assert [stage.title for stage in view.stages] == ["Stage 3", "Stage 2", "Stage 1"]
     assert first.cost.endswith(" of search. 100 steps were rolled back after a broken promise.")
     assert second.cost == "100 steps were rolled back after a broken promise."
-    assert second.why.startswith(f"{first.lr} was committed, and its steps 51 to 100 had a mean loss of ")
-    assert last.why.startswith(f"{second.lr} was committed, and its steps 51 to 100 had a mean loss of ")
+    assert second.why.startswith(f"{first.lr} was committed, and its steps 51 to 100 had a median loss of ")
+    assert last.why.startswith(f"{second.lr} was committed, and its steps 51 to 100 had a median loss of ")
     assert _fact(view, "Search").note.endswith("; 200 more rolled back after 2 broken promises")
 
 

@@ -15,6 +15,7 @@ Notation: tau, the committed steps of a stage; tau', the steps of a probe.
 from __future__ import annotations
 
 import math
+import statistics
 
 import numpy as np
 from lrpilot.profile import Profile, Shape
@@ -154,8 +155,8 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
         peak = max(directive.profile.start_lr, directive.profile.end_lr)
         setback = Setback(lr=peak)
         if report.outcome is Outcome.FELL_SHORT:
-            bar, mean = directive.promise[0].mean_loss, math.fsum(report.losses) / report.n_steps
-            setback = Setback(lr=peak, mean_loss=mean, bar=bar)
+            bar, median = directive.promise[0].loss, statistics.median(report.losses)
+            setback = Setback(lr=peak, loss=median, bar=bar)
         update = {"ceiling": peak / RETREAT, "restarts": state.restarts + 1, "setback": setback}
         state = state.model_copy(update=update)
         check_restarts(state.restarts)

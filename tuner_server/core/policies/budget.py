@@ -214,7 +214,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         optimum = state.optimum and state.optimum.model_copy(update={"good_end": False})
         state = state.model_copy(update={"restarts": restarts, "optimum": optimum})
         lr = setback.lr / RETREAT
-        what = "diverged at" if setback.mean_loss is None else "fell short of its own probe at"
+        what = "diverged at" if setback.loss is None else "fell short of its own probe at"
         reason = f"{what} {setback.lr:.3g}: a lower LR over what is left{doubt(restarts)}"
         decision = Decision(stage=0, lr=lr, reason=reason, setback=setback)
         return Step(state, self._train(lr, remaining, state, reason), decision)
@@ -385,7 +385,9 @@ class Budget(Policy[BudgetOptions, BudgetState]):
     def _limit(self, state: BudgetState) -> float | None:
         if state.sound is None or state.restarts >= TRUSTED_RESTARTS:
             return None
-        return state.sound.level(self.options.divergence_factor)
+        # Probes that learn within their first steps have a typical loss far below where the run begins.
+        start = None if state.footing is None else state.footing.start_loss
+        return state.sound.level(self.options.divergence_factor, start)
 
 
 def _expected(best: Suggestion) -> tuple[float | None, float | None]:

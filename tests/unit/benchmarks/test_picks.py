@@ -147,7 +147,7 @@ def test_a_pick_with_a_users_lr_far_off_is_one_without_the_prior() -> None:
     assert toward_users(0.01, 0.001 * FAR_OFF) == 0.01
 
 
-def test_a_search_in_a_longer_run_costs_as_much_and_takes_longer_probes_more(evidence: Evidence) -> None:
+def test_longer_probes_take_more_search_steps(evidence: Evidence) -> None:
     case = Case("mlp", 0, 2000)
     judged = [evidence.judge(case, Variation("", "", {"probe_steps": n})) for n in (10, 20, 40)]
     steps = [own.pick.search_steps for own in judged if own]

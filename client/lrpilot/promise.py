@@ -1,8 +1,8 @@
 """What committed steps are held to: they must not do worse than the probe that chose their LR.
 
-A network that a high LR has destroyed has a finite loss, so no limit of divergence sees it. The median of a report does,
-and is not moved by a bad batch. Validations show a run that forgets what it knew, or overfits. The bars come with the
-directive: a client that can't reach its server holds to them alike.
+A network that a high LR has destroyed has a finite loss, so no limit of divergence sees it. The median of a report
+does, and is not moved by a bad batch. Validations show a run that forgets what it knew, or overfits. The bars come with
+the directive: a client that can't reach its server holds to them alike.
 """
 
 from __future__ import annotations

@@ -84,6 +84,13 @@ def test_a_short_run_that_diverges_retreats_too() -> None:
     assert transition.directive.n_steps == 47
 
 
+def test_a_loss_as_high_as_where_training_began_is_no_divergence() -> None:
+    """Probes that learn within their first steps keep to losses far below."""
+    directive = committing(config(4000, **PLAIN), 90.0, 1.0).directive
+    assert directive.give_up_above is not None
+    assert directive.give_up_above > 90.0
+
+
 def test_probes_and_decay_give_up_at_a_multiple_of_the_first_loss() -> None:
     run = search(config(divergence_factor=4, **PLAIN), lambda lr: 2.0)
     assert run.directives[0].give_up_above is None

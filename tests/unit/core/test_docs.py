@@ -45,7 +45,9 @@ def test_the_bars_that_the_page_names_are_those_of_the_code() -> None:
     (section,) = re.findall(r"^### When committed steps fall short\n(.*?)(?=^##)", PAGE, re.MULTILINE | re.DOTALL)
     text = " ".join(section.split())
     assert STAIRS[0][1] == 0.5, "the page says half"
-    assert f"begin after {STAIRS[0][0]:.0%} of them must have a mean training loss that shows half of that gain" in text
+    assert (
+        f"begin after {STAIRS[0][0]:.0%} of them must have a median training loss that shows half of that gain" in text
+    )
     for share, part in STAIRS[1:]:
         assert f"after {share:.0%} of them {part:.0%}" in text
     assert f"what shows {VALIDATION_PART:.0%} of the gain in validation loss" in text

@@ -19,6 +19,7 @@ from tuner_server.core.promise import (
     MARGIN_SDS,
     STAIRS,
     TAIL_SHARE,
+    VALIDATION_MARGIN_SDS,
     VALIDATION_PART,
     Footing,
     bars,
@@ -277,6 +278,16 @@ def test_noise_widens_the_margin_and_longer_reports_narrow_it() -> None:
         margin = MARGIN_SDS * sd * math.sqrt(1 / FIRST_LOSSES + 1 / report_steps)
         noisy = levels(footing.model_copy(update={"sd": sd}), report_steps=report_steps)
         assert noisy[:-1] == pytest.approx([level + margin for level in calm[:-1]])
+
+
+def test_noise_of_the_training_losses_widens_the_margin_of_validations_too_but_less() -> None:
+    footing = known((0.1, falling(3.0, 2.0, (0, 3.0), (PROBE, 2.0)), 2.0))
+    noisy = footing.model_copy(update={"sd": 0.4})
+    margins = [
+        after - before for before, after in zip(validation_levels(footing), validation_levels(noisy), strict=True)
+    ]
+    assert margins[1:-1] == pytest.approx([VALIDATION_MARGIN_SDS * 0.4] * 2)
+    assert margins[1] < levels(noisy)[1] - levels(footing)[1]
 
 
 # --- the evidence, and its way through JSON ---------------------------------------------------------------------------

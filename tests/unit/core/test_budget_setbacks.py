@@ -28,7 +28,7 @@ from tuner_server.core.family import optimum_of
 from tuner_server.core.job import Status, Transition
 from tuner_server.core.messages import Directive, Outcome, Phase, Replacement, Report, Setback, Validation
 from tuner_server.core.policies.budget import FEWEST_STEPS, PROMISES, RETREAT, BudgetOptions
-from tuner_server.core.promise import LAST_LOOK, STAIRS
+from tuner_server.core.promise import FIRST_LOSSES, LAST_LOOK, STAIRS
 
 # --- divergence -------------------------------------------------------------------------------------------------------
 
@@ -86,9 +86,11 @@ def test_a_short_run_that_diverges_retreats_too() -> None:
 
 def test_a_loss_as_high_as_where_training_began_is_no_divergence() -> None:
     """Probes that learn within their first steps keep to losses far below."""
-    directive = committing(config(4000, **PLAIN), 90.0, 1.0).directive
-    assert directive.give_up_above is not None
-    assert directive.give_up_above > 90.0
+    transition = job.create(config(4000, divergence_factor=4, **PLAIN))
+    losses = (50.0,) * 4 + (1.0,) * (transition.directive.n_steps - 4)
+    report = falling_on(transition.directive, 50.0, 1.0).model_copy(update={"losses": losses})
+    directive = job.advance(transition.state, report).directive
+    assert directive.give_up_above == pytest.approx(4 * (4 * 50 + 6 * 1) / FIRST_LOSSES)
 
 
 def test_probes_and_decay_give_up_at_a_multiple_of_the_first_loss() -> None:

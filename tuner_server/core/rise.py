@@ -3,7 +3,8 @@
 A curve that comes down again after that makes good what it lost, and looks as steep as progress never is. So its fall
 is not to be extrapolated: the network may be on its way back to where it was, or to no more than chance gives.
 
-Everything moves with a shift of the losses, and scales with them.
+A rise is one that lasts, or a spike that is shorter and higher. Everything moves with a shift of the losses, and scales
+with them.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import numpy as np
 
 from tuner_server.core.divergence import WINDOW, running_medians, scatter
 
-STANDARD_ERRORS = 4.0
-"""Of the difference between a window's median and the start. Of 164 probes at LRs so low that the weights hardly moved
-the highest median lay 3.1 of them above the start at most."""
 WINDOW_SHARE = 8
 """One in so many of a probe's losses is a window's length, `WINDOW` at least: noise has no more windows to rise in if a
-probe is long."""
+probe is long. A spike has half as many."""
+LASTING_ERRORS = 4.0
+"""Standard errors of the difference between a window's median and the start. Of 287 probes at LRs so low that the
+weights hardly moved one came above this, by a tenth of one; 98% stayed below 3."""
+SPIKE_ERRORS = 6.0
+"""Of a window half as long, whose median is moved further by noise with a long tail: those probes reached 5.4."""
 MEDIAN_VARIANCE = math.pi / 2.0
 """Of the median of many normal draws, in variances of their mean."""
 
@@ -40,5 +43,10 @@ def rose(losses: Sequence[float], start_loss: float, n_start: int) -> bool:
     if len(losses) < WINDOW:
         return False
     values, window = np.asarray(losses, dtype=np.float64), max(WINDOW, len(losses) // WINDOW_SHARE)
-    error = scatter(values) * math.sqrt(1.0 / n_start + MEDIAN_VARIANCE / window)
-    return float(running_medians(values, window).max()) > start_loss + STANDARD_ERRORS * error
+    sd = scatter(values)
+
+    def above(window: int, errors: float) -> bool:
+        error = sd * math.sqrt(1.0 / n_start + MEDIAN_VARIANCE / window)
+        return float(running_medians(values, window).max()) > start_loss + errors * error
+
+    return above(window, LASTING_ERRORS) or above(window // 2, SPIKE_ERRORS)

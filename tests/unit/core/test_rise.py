@@ -49,18 +49,32 @@ def test_a_loss_that_falls_did_not_rise() -> None:
     assert not rose([START - 0.01 * i for i in range(40)], START, N_START)
 
 
-def test_bad_batches_are_no_rise_while_most_are_sound() -> None:
-    bad = WINDOW // 2 - 1
+def test_a_spike_of_a_few_steps_is_a_rise_though_the_loss_is_back_soon() -> None:
+    rng = np.random.default_rng(0)
+    for n_start in (1, N_START):
+        for _ in range(200):
+            start_loss = float(np.mean(noisy(rng, [START] * n_start)))
+            losses = noisy(rng, [START, 1.8, 1.9, 2.0] + [START - 0.005 * i for i in range(36)])
+            assert rose(losses, start_loss, n_start)
+
+
+def test_two_bad_batches_are_no_rise() -> None:
     losses = [START, START + SD] * 20
-    assert not rose([*losses[:20], *[9.0] * bad, *losses[20:]], START + SD, N_START)
-    assert rose([*losses[:20], *[9.0] * WINDOW, *losses[20:]], START + SD, N_START)
+    assert not rose([*losses[:20], 9.0, 9.0, *losses[20:]], START + SD, N_START)
+    assert rose([*losses[:20], 9.0, 9.0, 9.0, *losses[20:]], START + SD, N_START)
+
+
+def test_a_rise_that_lasts_is_seen_where_a_spike_as_high_is_not() -> None:
+    low, high = [START, START + SD] * 20, [START + 3 * SD, START + 4 * SD] * 5
+    assert rose([*low[:20], *high, *low[20:]], START + SD, N_START)
+    assert not rose([*low[:20], *high[:4], *low[20:]], START + SD, N_START)
 
 
 def test_a_start_that_is_known_from_one_step_is_doubted_more() -> None:
     losses = [START + SD, START + 2 * SD] * 20
     assert rose(losses, START - SD, N_START)
     assert not rose(losses, START - SD, 1)
-    assert rose(losses, START - 4 * SD, 1)
+    assert rose(losses, START - 6 * SD, 1)
 
 
 def test_a_few_losses_tell_nothing() -> None:

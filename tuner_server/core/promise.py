@@ -99,8 +99,9 @@ def learn(known: Footing | None, lr: float, report: Report, judged: float | None
     if known is None or lr < known.start_lr:
         if not np.isfinite(first).all():
             return known
-        sd = NORMAL_SD * float(np.median(np.abs(np.diff(losses)))) if len(losses) > 1 else 0.0
-        start = {"start_lr": lr, "start_loss": float(first.mean()), "sd": sd if math.isfinite(sd) else 0.0}
+        finite = losses[np.isfinite(losses)]
+        sd = NORMAL_SD * float(np.median(np.abs(np.diff(finite)))) if len(finite) > 1 else 0.0
+        start = {"start_lr": lr, "start_loss": float(first.mean()), "sd": sd}
         known = Footing(**start) if known is None else known.model_copy(update=start)
     before = [v.loss for v in report.validations if v.step == 0 and math.isfinite(v.loss)]
     if before:

@@ -82,3 +82,19 @@ def test_the_bar_moves_with_a_shift_and_scales(shift: float, factor: float) -> N
 
 def test_nothing_is_promised_where_nothing_was_gained() -> None:
     assert half_kept(2.0, 2.0, 0.1, 40, 50) == ()
+
+
+def test_the_first_stage_is_held_to_its_own_probe_and_not_to_the_best_one() -> None:
+    """A forecast may prefer a slow fall: that is no reason to roll a sound stage back."""
+
+    def slow_wins(directive: Directive) -> list[float]:
+        assert directive.profile is not None
+        if directive.profile.start_lr > 0.02:  # falls at once, and no further
+            return [START - 1.3 * (1 - math.exp(-0.5 * i)) for i in range(directive.n_steps)]
+        return [START - 0.02 * i for i in range(directive.n_steps)]
+
+    committed = answered(job.create(CONFIG), slow_wins, Phase.TRAIN)
+    assert committed.directive.profile is not None
+    assert committed.directive.profile.start_lr < 0.02
+    (bar,) = committed.directive.promise
+    assert bar.loss > START - 0.02 * 40 / 2 - 0.1

@@ -100,6 +100,11 @@ def test_the_scatter_of_losses_is_told_from_their_course() -> None:
     assert known((0.1, probe([3.0]), 1.0)).sd == 0.0
 
 
+def test_losses_that_are_no_numbers_do_not_count_for_the_noise() -> None:
+    blown = probe([1.0] * (PROBE - 2) + [math.inf, math.inf], diverged=True)
+    assert known((0.1, blown, None)).sd == 0.0
+
+
 # --- what is gained ---------------------------------------------------------------------------------------------------
 
 

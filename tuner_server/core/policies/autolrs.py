@@ -18,6 +18,7 @@ import math
 import statistics
 
 import numpy as np
+import pydantic
 from lrpilot.profile import Profile, Shape
 
 from tuner_server.core import promise, range_test
@@ -77,7 +78,9 @@ class AutoLrsState(PolicyState):
     sound: SoundLosses | None = None
     """What the first stage taught: later on losses are lower, and a level from them alone too strict."""
     footing: promise.Footing | None = None
-    """Where the probes of the first stage began, and how far they came."""
+    """Where the probes of the first stage began."""
+    tails: dict[int, float] = pydantic.Field(default_factory=dict)
+    """Where the probes of the open stage ended, in training loss, by their directive's number."""
     restarts: int = 0
     """How often committed steps diverged or fell short since a stage was last completed."""
     setback: Setback | None = None
@@ -193,6 +196,7 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
                 "last_stage": last,
                 "objective": Objective.VALIDATION if validated else Objective.TRAINING,
                 "candidates": (),
+                "tails": {},
                 "start_loss": progress.last_loss,
             }
         )
@@ -259,9 +263,10 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
         assert directive.profile is not None
         number, lr = directive.number, directive.profile.start_lr
         if state.stage == 0 or state.sound is None:
-            tail = promise.tail(report.losses) if report.outcome is Outcome.COMPLETED else None
-            footing = promise.learn(state.footing, lr, report.model_copy(update={"validations": ()}), tail)
+            footing = promise.learn(state.footing, lr, report, None)
             state = state.model_copy(update={"sound": learn(state.sound, report), "footing": footing})
+        if report.outcome is Outcome.COMPLETED:
+            state = state.model_copy(update={"tails": {**state.tails, number: promise.tail(report.losses)}})
         if report.outcome is Outcome.DIVERGED:
             candidate = Candidate(directive_number=number, lr=lr, at_least=level_reached(report, state.start_loss))
         elif self.options.decayed_probes:
@@ -353,9 +358,15 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
         )
 
     def _promise(self, state: AutoLrsState, report_steps: int) -> tuple[Bar, ...]:
-        """A stage keeps half of what the run had gained before it; the first one, half of what its probes gained."""
-        footing = state.footing
-        reached = state.start_loss if state.stage > 0 or footing is None else footing.best_loss
+        """A stage keeps half of what the run had gained before it; the first one, half of what its own probe gained.
+
+        Not of what the best probe gained: a forecast may prefer a slower one.
+        """
+        footing, reached = state.footing, state.start_loss
+        sound = [candidate for candidate in state.candidates if not candidate.diverged]
+        if sound and (state.stage == 0 or reached is None):
+            winner = min(sound, key=lambda candidate: candidate.rank)
+            reached = state.tails.get(winner.directive_number)
         if footing is None or reached is None or state.restarts >= TRUSTED_RESTARTS:
             return ()
         from_step = max(state.tau_prime, report_steps)

@@ -22,7 +22,7 @@ PROBE_STEPS = (6, 8, 10, 12, 16, 20, 25, 40, 65, 100, 150, 250)
 FACTORS = tuple(np.geomspace(0.1, 2.0, 61).tolist())
 _GRID_SIZE = 300
 _HALF_WIDTH = math.log(6.0)
-"""Of the part of a grid, around its lowest point, that a cubic is fitted to: the noise of one probe says little."""
+"""A cubic is fitted so far to either side of a grid's lowest point, since the noise of one probe says little."""
 
 
 @dataclass(frozen=True)

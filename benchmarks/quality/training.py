@@ -72,7 +72,7 @@ def nominal_lr(session: Session) -> float:
 
 
 def weight_decay(optimizer: Optimizer) -> float:
-    """Of the first parameter group; the workloads' groups share one."""
+    """The weight decay of the first parameter group; the workloads' groups share one."""
     return float(optimizer.param_groups[0]["weight_decay"])
 
 

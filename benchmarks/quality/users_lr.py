@@ -10,7 +10,7 @@ from dataclasses import replace
 from torch import nn
 from torch.optim import Optimizer
 
-from benchmarks.quality.contestant import Contestant
+from benchmarks.quality.contestant import tuned
 from benchmarks.quality.training import Curve, set_lr
 from benchmarks.quality.tuners import VARIANTS
 from benchmarks.quality.workloads import Workload
@@ -29,10 +29,8 @@ def carrying(workload: Workload, lr: float) -> Workload:
     return replace(workload, optimizer=optimizer)
 
 
-def _run(workload: Workload, lr: float | None, n_steps: int, seed: int) -> Curve:
-    if lr is None:
-        raise ValueError(f"{USERS_LR} needs an LR")
+def _run(workload: Workload, lr: float, n_steps: int, seed: int) -> Curve:
     return VARIANTS["budget"].run(carrying(workload, lr), None, n_steps, seed)
 
 
-CONTESTANT = Contestant(USERS_LR, _run, takes_lr=True)
+CONTESTANT = tuned(USERS_LR, _run)

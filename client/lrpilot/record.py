@@ -50,7 +50,7 @@ class Record:
 
     @property
     def last_validation(self) -> float | None:
-        """Of the committed steps since the snapshot; None: there is none."""
+        """The last validation loss of the committed steps since the snapshot; None: there is none."""
         last = self._validations[-1] if self._validations else None
         return None if last is None or last.step <= self._mark else last.loss
 

@@ -57,7 +57,7 @@ class Run:
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9)
         self.loader = DataLoader(TensorDataset(self.inputs, self.targets), batch_size=BATCH, shuffle=True)
         self.lrs: list[float] = []
-        """Of all steps."""
+        """The LR of every step, those that were rolled back included."""
 
     @property
     def steps(self) -> int:

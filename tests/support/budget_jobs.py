@@ -70,7 +70,7 @@ def short_on(directive: Directive, loss: float, steps: int) -> Report:
 
 
 def profile_of(directive: Directive) -> Profile:
-    """Of a directive with steps."""
+    """The profile of a directive that has steps."""
     assert directive.profile is not None
     return directive.profile
 

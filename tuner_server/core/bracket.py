@@ -20,7 +20,7 @@ RANGE_SPACINGS = 3
 LEAST_STEP = 0.01
 """A step outward that the limits leave less than this part of d says nothing new."""
 GROWTH = 2.0
-"""Of steps outward, from a finer spacing than d."""
+"""Steps outward grow by this factor where the spacing is finer than d."""
 
 
 def spacing(bounds: LrBounds) -> float:

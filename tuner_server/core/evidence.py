@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tuner_server.core.messages import Candidate, PosteriorCurve
-from tuner_server.core.suggest import Evidence
+from tuner_server.core.suggest import Evidence, Suggestion
 from tuner_server.core.surrogate import Observations
 
 
@@ -32,4 +32,15 @@ def posterior_curve(evidence: Evidence | None) -> PosteriorCurve | None:
         mean=tuple(evidence.mean.tolist()),
         sd=tuple(evidence.sd.tolist()),
         acquisition=tuple(evidence.acquisition.tolist()),
+    )
+
+
+def expected(found: Suggestion) -> tuple[float | None, float | None]:
+    """The loss that the surrogate expects at a suggestion, and its standard deviation; None where there is none."""
+    evidence = found.evidence
+    if evidence is None:
+        return None, None
+    return (
+        float(np.interp(found.log_lr, evidence.log_lr, evidence.mean)),
+        float(np.interp(found.log_lr, evidence.log_lr, evidence.sd)),
     )

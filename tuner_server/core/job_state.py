@@ -60,7 +60,7 @@ class JobState(Standing):
     search_steps: int = 0
     """Steps that were rolled back."""
     given_back_steps: int = 0
-    """Of these, the ones that were committed first, and rolled back after a divergence or a broken promise."""
+    """The part of `search_steps` that was committed first, and rolled back after a divergence or a broken promise."""
     snapshot_step: int | None = None
     """Committed steps when the client's snapshot was taken."""
     snapshot_standing: Standing = Standing()

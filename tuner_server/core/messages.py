@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Iterable
 from typing import Annotated
 
 import pydantic
@@ -187,6 +188,12 @@ class Candidate(Value):
         return self.forecast is None
 
 
+def best_candidate(candidates: Iterable[Candidate]) -> Candidate | None:
+    """The candidate with the lowest loss; None: there is none, or all diverged."""
+    sound = (candidate for candidate in candidates if not candidate.diverged)
+    return min(sound, key=lambda candidate: candidate.rank, default=None)
+
+
 class PosteriorCurve(Value):
     """What the surrogate thought, over a grid of LRs."""
 
@@ -202,7 +209,7 @@ class Setback(Value):
     lr: float
     """Their peak."""
     loss: float | None = None
-    """Of the last report; None: they diverged."""
+    """The median loss of the last report, or its last validation; None: they diverged."""
     bar: float | None = None
     """That it is above."""
     start_loss: float | None = None

@@ -10,8 +10,7 @@ the part of g that committed steps must have gained at least. The median loss of
 s - f g + margin; nor two validations in a row above it, with s and g in validation loss and a smaller margin, as they
 all see the same data. All of it moves with a shift of the losses, and scales with them.
 
-Measured on the linear decays of `benchmarks.quality` (docs/quality.md): of sound runs none came closer to a bar than a
-tenth of g; networks that had died were above one within 15% of the run, most of them.
+How close sound runs come to a bar was measured: docs/decisions/0015-committed-steps-keep-a-promise.md.
 """
 
 from __future__ import annotations
@@ -19,10 +18,12 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from tuner_server.core.messages import Bar, Outcome, Report, Setback, Value
+from tuner_server.core.divergence import scatter
+from tuner_server.core.messages import Bar, Outcome, Report, Setback, Validation, Value
 
 STAIRS = ((0.05, 0.5), (0.1, 0.65), (0.25, 0.8))
 """f, from so large a part of the committed steps on; before the first, a warm-up may be under way."""
@@ -37,9 +38,8 @@ TAIL_SHARE = 4
 MARGIN_SDS = 2.0
 """Standard errors of s and of a report's losses that are added to a bar."""
 VALIDATION_MARGIN_SDS = 0.25
-"""Of a step's training loss, added to the bar for validations: a gain far below a batch's noise promises nothing."""
-NORMAL_SD = 1.4826 / math.sqrt(2.0)
-"""The standard deviation of normal noise, in medians of the absolute difference of two draws."""
+"""Standard deviations of a step's training loss that are added to the bar for validations: a gain far below a batch's
+noise promises nothing."""
 
 
 class Footing(Value):
@@ -100,7 +100,7 @@ def learn(known: Footing | None, lr: float, report: Report, judged: float | None
         if not np.isfinite(first).all():
             return known
         finite = losses[np.isfinite(losses)]
-        sd = NORMAL_SD * float(np.median(np.abs(np.diff(finite)))) if len(finite) > 1 else 0.0
+        sd = scatter(finite) if len(finite) > 1 else 0.0
         start = {"start_lr": lr, "start_loss": float(first.mean()), "sd": sd}
         known = Footing(**start) if known is None else known.model_copy(update=start)
     before = [v.loss for v in report.validations if v.step == 0 and math.isfinite(v.loss)]
@@ -120,6 +120,37 @@ def tail(losses: Sequence[float]) -> float:
     return math.fsum(last) / len(last)
 
 
+class Shortfall(NamedTuple):
+    """What of a report is above the bar that it is held to."""
+
+    loss: float
+    """The median of its losses, or its last validation."""
+    bar: float | None
+    """None: nothing was promised of it."""
+    validated: bool
+    """Whether these are validations, and not training losses."""
+
+
+def shortfall(
+    promise: Sequence[Bar], begin: int, losses: Sequence[float], validations: Sequence[Validation]
+) -> Shortfall:
+    """Which bar a report broke, and by what.
+
+    Args:
+        promise: The bars of the directive.
+        begin: The step of the directive with which the report begins.
+        losses: Of its steps, one at least; they are above the bar, or the validations are.
+        validations: Of its steps, in order.
+    """
+    median = statistics.median(losses)
+    held_to = next((bar for bar in reversed(promise) if bar.from_step <= begin), None)
+    if held_to is None:
+        return Shortfall(median, None, validated=False)
+    validated = median <= held_to.loss and bool(validations)
+    loss, bar = (validations[-1].loss, held_to.validation) if validated else (median, held_to.loss)
+    return Shortfall(loss, bar if math.isfinite(bar) else None, validated)
+
+
 def fell_short(footing: Footing, lr: float, promise: Sequence[Bar], begin: int, report: Report) -> Setback:
     """The evidence against committed steps.
 
@@ -130,19 +161,16 @@ def fell_short(footing: Footing, lr: float, promise: Sequence[Bar], begin: int, 
         begin: The step of the directive with which the last report begins.
         report: That one, which is above the bar that it is held to.
     """
-    median = statistics.median(report.losses)
-    bar = next((bar for bar in reversed(promise) if bar.from_step <= begin), None)
-    if bar is not None and median <= bar.loss and report.validations:
-        return Setback(
-            lr=lr,
-            loss=report.validations[-1].loss,
-            bar=bar.validation,
-            start_loss=footing.start_validation,
-            gain=footing.validation_gain,
-            validated=True,
-        )
-    known = None if bar is None else bar.loss
-    return Setback(lr=lr, loss=median, bar=known, start_loss=footing.start_loss, gain=footing.gain)
+    short = shortfall(promise, begin, report.losses, report.validations)
+    start_loss, gain = (
+        (footing.start_validation, footing.validation_gain) if short.validated else (footing.start_loss, footing.gain)
+    )
+    return Setback(lr=lr, start_loss=start_loss, gain=gain, **short._asdict())
+
+
+def _margin(sd: float, report_steps: int) -> float:
+    """What is added to a bar of training losses for the noise of s and of a report's losses."""
+    return MARGIN_SDS * sd * math.sqrt(1 / FIRST_LOSSES + 1 / report_steps)
 
 
 def half_kept(start: float, reached: float, sd: float, from_step: int, report_steps: int) -> tuple[Bar, ...]:
@@ -157,8 +185,7 @@ def half_kept(start: float, reached: float, sd: float, from_step: int, report_st
     """
     if not reached < start:
         return ()
-    margin = MARGIN_SDS * sd * math.sqrt(1 / FIRST_LOSSES + 1 / report_steps)
-    return (Bar(from_step=from_step, loss=(start + reached) / 2 + margin),)
+    return (Bar(from_step=from_step, loss=(start + reached) / 2 + _margin(sd, report_steps)),)
 
 
 def _validation_bar(footing: Footing) -> float:
@@ -179,7 +206,7 @@ def bars(footing: Footing | None, n_steps: int, warmup: int, report_steps: int) 
     """
     if footing is None or (footing.gain is None and footing.validation_gain is None):
         return ()
-    margin = MARGIN_SDS * footing.sd * math.sqrt(1 / FIRST_LOSSES + 1 / report_steps)
+    margin = _margin(footing.sd, report_steps)
     stairs = []
     for i, (share, part) in enumerate(STAIRS):
         loss = math.inf if footing.gain is None else footing.start_loss - part * footing.gain + margin

@@ -23,9 +23,10 @@ LASTING_ERRORS = 4.0
 """Standard errors of the difference between a window's median and the start. Of 287 probes at LRs so low that the
 weights hardly moved one came above this, by a tenth of one; 98% stayed below 3."""
 SPIKE_ERRORS = 6.0
-"""Of a window half as long, whose median is moved further by noise with a long tail: those probes reached 5.4."""
+"""Standard errors, likewise, for a window half as long. Noise with a long tail moves its median further: those probes
+reached 5.4."""
 MEDIAN_VARIANCE = math.pi / 2.0
-"""Of the median of many normal draws, in variances of their mean."""
+"""The variance of the median of many normal draws, in variances of their mean."""
 
 
 def rose(losses: Sequence[float], start_loss: float, n_start: int) -> bool:

@@ -76,9 +76,9 @@ class Corrected(TypedDict):
     loss: float | None
     """What the surrogate expects of it."""
     ratio: str
-    """Of the committed one to it."""
+    """The committed LR over that one."""
     way: str
-    """From it to the committed one, in words."""
+    """What led from it to the committed one, in words."""
 
 
 class StageCurves(TypedDict):

@@ -129,7 +129,7 @@ def _cost(state: JobState, found: Timeline) -> str:
 
 
 def too_short(unsearched: Directive, state: JobState) -> str:
-    """Of a run that has no search: `400 steps are too few for one, so the LR decays from the 0.1 that was set`."""
+    """Why a run has no search: `400 steps are too few for one, so the LR decays from the 0.1 that was set`."""
     profile = unsearched.profile
     assert profile is not None
     ended = not state.status.live

@@ -50,7 +50,7 @@ def forecasts(config: JobConfig) -> bool:
 
 
 def correction(stage: Stage) -> Correction | None:
-    """Of a stage's LR; None: there was none, or nothing was committed yet."""
+    """The correction of a stage's LR; None: there was none, or nothing was committed yet."""
     decision, winner = stage.decision, stage.winner
     if decision is None or stage.directive is None or winner is None or winner.directive.profile is None:
         return None

@@ -66,7 +66,7 @@ class Promise:
 
 
 def _last_validation(found: Timeline) -> float | None:
-    """Of the last committed step; None: it was not validated."""
+    """The validation loss after the last committed step; None: it was not validated."""
     last = next((span for span in reversed(found.spans) if span.kept), None)
     if last is None or not last.validations or last.validations[-1].step < last.n_steps:
         return None

@@ -7,7 +7,7 @@ from tuner_server.web.timeline import Stage, Undoing
 
 
 def setback(stage: Stage, undoing: Undoing) -> str:
-    """Of the stage that begins after `undoing`, without another search."""
+    """What is said of a stage that begins after `undoing`, without another search."""
     assert stage.directive is not None
     n_steps = steps(stage.directive.n_steps)
     if undoing.loss is None:

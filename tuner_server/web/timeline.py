@@ -23,7 +23,9 @@ from tuner_server.core.messages import (
     Phase,
     PosteriorCurve,
     Validation,
+    best_candidate,
 )
+from tuner_server.core.promise import shortfall
 from tuner_server.core.standing import LOSS_WINDOW, highest_lr
 from tuner_server.storage import Entry
 from tuner_server.web.thinning import FloatArray
@@ -93,7 +95,7 @@ class Undoing:
     lr: float | None
     """Their peak."""
     first_step: int
-    """Of the last report; the first of the committed steps is step 1."""
+    """The first step of the last report; the first of the committed steps is step 1."""
     last_step: int
     loss: float | None = None
     """What was above its bar: the median loss of the last report, or its last validation; None after a divergence."""
@@ -154,12 +156,12 @@ class Stage:
     @functools.cached_property
     def best(self) -> Candidate | None:
         """The candidate with the lowest loss; None: none was judged, or all diverged."""
-        return _lowest(self.candidates)
+        return best_candidate(self.candidates)
 
     @functools.cached_property
     def second(self) -> Candidate | None:
         """The next one; None: there is none, or it diverged."""
-        return _lowest([candidate for candidate in self.candidates if candidate is not self.best])
+        return best_candidate(candidate for candidate in self.candidates if candidate is not self.best)
 
     @property
     def tried(self) -> tuple[Probe, ...]:
@@ -183,13 +185,10 @@ class Stage:
         if undoing.diverged:
             return undoing
         promise = () if self.directive is None else self.directive.promise
-        bar = next((bar for bar in reversed(promise) if bar.from_step <= before), None)
-        loss, level = float(np.median(last.losses)), math.inf if bar is None else bar.loss
-        validated = bar is not None and loss <= level and bool(last.validations)
-        if bar is not None and validated:
-            loss, level = last.validations[-1].loss, bar.validation
-            undoing = dataclasses.replace(undoing, last_step=before + last.validations[-1].step, validated=True)
-        return dataclasses.replace(undoing, loss=loss, bar=level if math.isfinite(level) else None)
+        short = shortfall(promise, before, last.losses.tolist(), last.validations)
+        if short.validated:
+            undoing = dataclasses.replace(undoing, last_step=before + last.validations[-1].step)
+        return dataclasses.replace(undoing, **short._asdict())
 
     @property
     def restart(self) -> bool:
@@ -264,12 +263,6 @@ class Timeline:
         """(m,) of the committed steps, in order."""
         kept = [span.losses for span in self.spans if span.kept]
         return np.concatenate(kept) if kept else np.zeros(0)
-
-
-def _lowest(candidates: Sequence[Candidate]) -> Candidate | None:
-    """The candidate with the lowest loss; None: there is none, or all diverged."""
-    sound = [candidate for candidate in candidates if not candidate.diverged]
-    return min(sound, key=lambda candidate: candidate.rank, default=None)
 
 
 def timeline(entries: Sequence[Entry]) -> Timeline:

@@ -16,15 +16,15 @@ from tuner_server.web.thinning import FloatArray
 from tuner_server.web.timeline import Timeline
 
 COMPARED_SHARE = 0.1
-"""Of the committed steps so far: the mean loss of the last ones is compared with as many before them."""
+"""This part of the committed steps so far, the last ones, is compared by its mean loss with as many before it."""
 FEWEST_COMPARED = 20
 """Losses of single batches are noise: means over fewer say nothing."""
 SURE_SDS = 2.0
 """So many standard errors apart, two means differ."""
 MOST_LOST = 0.1
-"""Of what the loss fell at its best: an end that gave back more of it is above its best."""
+"""An end that gave back more than this part of what the loss fell at its best is above its best."""
 LEAST_KEPT_SHARE = 0.1
-"""Of the steps that were run: a job most of whose steps were rolled back, and ends with fewer, did next to nothing."""
+"""A job that ends with fewer than this part of the steps that were run, the others rolled back, did next to nothing."""
 MOST_NAMED = 3
 """LRs that are named one by one."""
 
@@ -103,7 +103,7 @@ def _finished(state: JobState, found: Timeline) -> Verdict:
 
 
 def _well(state: JobState, found: Timeline, promise: Promise | None) -> Verdict:
-    """Of an end that nothing is to be said against."""
+    """The verdict on an end that nothing is to be said against."""
     if found.unsearched is not None:
         why = f"{too_short(found.unsearched, state)}."
         return Verdict(Tone.NEUTRAL, "Finished, without a search", _with_undone(why, found))

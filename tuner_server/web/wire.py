@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 
+from google.protobuf.message import Message
 from lrpilot.v1 import tuner_pb2 as pb
 
 from tuner_server.core.config import LrBounds
@@ -35,10 +36,10 @@ def job_and_history(response: pb.GetScheduleResponse) -> tuple[StoredJob, list[E
         search_steps=job.search_steps,
         given_back_steps=job.given_back_steps,
         bounds=LrBounds(min=job.lr_bounds.min, max=job.lr_bounds.max) if job.HasField("lr_bounds") else None,
-        last_loss=job.last_loss if job.HasField("last_loss") else None,
-        best_loss=job.best_loss if job.HasField("best_loss") else None,
-        last_validation=job.last_validation if job.HasField("last_validation") else None,
-        best_validation=job.best_validation if job.HasField("best_validation") else None,
+        last_loss=_optional(job, "last_loss"),
+        best_loss=_optional(job, "best_loss"),
+        last_validation=_optional(job, "last_validation"),
+        best_validation=_optional(job, "best_validation"),
         wall_time_s=job.wall_time_s,
         message=job.message,
     )
@@ -79,20 +80,20 @@ def _decision(message: pb.Decision) -> Decision:
         candidates=tuple(_candidate(candidate) for candidate in message.candidates),
         posterior=posterior,
         setback=_setback(message.setback) if message.HasField("setback") else None,
-        forecast=message.forecast if message.HasField("forecast") else None,
-        forecast_sd=message.forecast_sd if message.HasField("forecast_sd") else None,
-        optimum=message.optimum if message.HasField("optimum") else None,
-        correction=message.correction if message.HasField("correction") else None,
+        forecast=_optional(message, "forecast"),
+        forecast_sd=_optional(message, "forecast_sd"),
+        optimum=_optional(message, "optimum"),
+        correction=_optional(message, "correction"),
     )
 
 
 def _setback(message: pb.Setback) -> Setback:
     return Setback(
         lr=message.lr,
-        loss=message.loss if message.HasField("loss") else None,
-        bar=message.bar if message.HasField("bar") else None,
-        start_loss=message.start_loss if message.HasField("start_loss") else None,
-        gain=message.gain if message.HasField("gain") else None,
+        loss=_optional(message, "loss"),
+        bar=_optional(message, "bar"),
+        start_loss=_optional(message, "start_loss"),
+        gain=_optional(message, "gain"),
         validated=message.validated,
     )
 
@@ -101,7 +102,12 @@ def _candidate(message: pb.Candidate) -> Candidate:
     return Candidate(
         directive_number=message.directive_number,
         lr=message.lr,
-        forecast=message.forecast if message.HasField("forecast") else None,
-        forecast_sd=message.forecast_sd if message.HasField("forecast_sd") else None,
-        at_least=message.at_least if message.HasField("at_least") else None,
+        forecast=_optional(message, "forecast"),
+        forecast_sd=_optional(message, "forecast_sd"),
+        at_least=_optional(message, "at_least"),
     )
+
+
+def _optional(message: Message, field: str) -> float | None:
+    """A number that a message may have."""
+    return getattr(message, field) if message.HasField(field) else None

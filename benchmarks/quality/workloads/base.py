@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.optim import Optimizer
 
 Batch = tuple[Tensor, ...]
@@ -129,6 +130,12 @@ class Workload:
             data_seed=seed * _STREAMS_PER_SEED + 1,
             judging=None if self.judging is None else self.judging(),
         )
+
+
+def classification_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Mean cross-entropy of inputs (b, ...) and their classes (b,), to which the model gives logits (b, classes)."""
+    inputs, labels = batch
+    return functional.cross_entropy(model(inputs), labels)
 
 
 def half_decades(lowest: float, n_values: int) -> tuple[float, ...]:

@@ -9,10 +9,9 @@ from functools import cache
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from benchmarks.quality.datasets import images
-from benchmarks.quality.workloads.base import Batch, Workload, fixed_draws, half_decades
+from benchmarks.quality.workloads.base import Batch, Workload, classification_loss, fixed_draws, half_decades
 
 VERSION = 1
 _BATCH_SIZE = 32
@@ -43,7 +42,7 @@ def _pretrained_body() -> dict[str, Tensor]:
     model = nn.Sequential(body, head)
     optimizer = torch.optim.AdamW(model.parameters(), lr=_PRETRAINING_LR, fused=True)
     for _ in range(_PRETRAINING_STEPS):
-        loss = _loss(model, train.draw(_BATCH_SIZE, generator, max_shift=_MAX_SHIFT, noise=_NOISE))
+        loss = classification_loss(model, train.draw(_BATCH_SIZE, generator, max_shift=_MAX_SHIFT, noise=_NOISE))
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         optimizer.step()
         optimizer.zero_grad()
@@ -70,11 +69,6 @@ def _validation() -> list[Batch]:
     return fixed_draws(lambda generator: held_out.draw(2000, generator, max_shift=_MAX_SHIFT, noise=_NOISE), 1)
 
 
-def _loss(model: nn.Module, batch: Batch) -> Tensor:
-    inputs, labels = batch
-    return functional.cross_entropy(model(inputs), labels)
-
-
 WORKLOAD = Workload(
     name="finetune",
     version=VERSION,
@@ -84,6 +78,6 @@ WORKLOAD = Workload(
     model=_model,
     optimizer=_optimizer,
     sample=_sample,
-    loss_function=_loss,
+    loss_function=classification_loss,
     validation=_validation,
 )

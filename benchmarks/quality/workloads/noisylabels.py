@@ -9,11 +9,10 @@ from __future__ import annotations
 from functools import cache
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from benchmarks.quality.datasets import images
-from benchmarks.quality.workloads.base import Batch, Workload, fixed_draws, half_decades
+from benchmarks.quality.workloads.base import Batch, Workload, classification_loss, fixed_draws, half_decades
 
 VERSION = 1
 _BATCH_SIZE = 32
@@ -60,11 +59,6 @@ def _validation() -> list[Batch]:
     return fixed_draws(lambda generator: held_out.draw(1000, generator, max_shift=_MAX_SHIFT, noise=_NOISE), 1)
 
 
-def _loss(model: nn.Module, batch: Batch) -> Tensor:
-    inputs, labels = batch
-    return functional.cross_entropy(model(inputs), labels)
-
-
 WORKLOAD = Workload(
     name="noisylabels",
     version=VERSION,
@@ -74,6 +68,6 @@ WORKLOAD = Workload(
     model=_model,
     optimizer=_optimizer,
     sample=_sample,
-    loss_function=_loss,
+    loss_function=classification_loss,
     validation=_validation,
 )

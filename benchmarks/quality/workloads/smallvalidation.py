@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from benchmarks.quality.datasets import images
-from benchmarks.quality.workloads.base import Batch, Workload, fixed_draws, half_decades
+from benchmarks.quality.workloads.base import Batch, Workload, classification_loss, fixed_draws, half_decades
 
 VERSION = 1
 _BATCH_SIZE = 32
@@ -53,11 +52,6 @@ def _judging() -> list[Batch]:
     return fixed_draws(lambda generator: unseen.draw(4000, generator, max_shift=_MAX_SHIFT, noise=_NOISE), 1)
 
 
-def _loss(model: nn.Module, batch: Batch) -> Tensor:
-    inputs, labels = batch
-    return functional.cross_entropy(model(inputs), labels)
-
-
 WORKLOAD = Workload(
     name="smallvalidation",
     version=VERSION,
@@ -67,7 +61,7 @@ WORKLOAD = Workload(
     model=_model,
     optimizer=_optimizer,
     sample=_sample,
-    loss_function=_loss,
+    loss_function=classification_loss,
     validation=_validation,
     judging=_judging,
 )

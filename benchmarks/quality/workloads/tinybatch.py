@@ -6,11 +6,10 @@ The network is the neural probabilistic language model of Bengio et al. 2003.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from benchmarks.quality.datasets import text
-from benchmarks.quality.workloads.base import Batch, Workload, fixed_draws, half_decades
+from benchmarks.quality.workloads.base import Batch, Workload, classification_loss, fixed_draws, half_decades
 
 VERSION = 1
 _BATCH_SIZE = 4
@@ -49,11 +48,6 @@ def _validation() -> list[Batch]:
     return fixed_draws(lambda generator: _windows(held_out, 4000, generator), 1)
 
 
-def _loss(model: nn.Module, batch: Batch) -> Tensor:
-    contexts, following = batch
-    return functional.cross_entropy(model(contexts), following)
-
-
 WORKLOAD = Workload(
     name="tinybatch",
     version=VERSION,
@@ -63,6 +57,6 @@ WORKLOAD = Workload(
     model=_model,
     optimizer=_optimizer,
     sample=_sample,
-    loss_function=_loss,
+    loss_function=classification_loss,
     validation=_validation,
 )

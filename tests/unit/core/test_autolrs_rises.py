@@ -18,7 +18,7 @@ from tuner_server.core.messages import Candidate, Directive, Outcome, Phase, Rep
 TAU, TAU_PRIME = 400, 40
 NOISE_SD = 0.02
 NOISE: list[float] = (NOISE_SD * np.random.default_rng(0).standard_normal(TAU_PRIME)).tolist()
-"""Of the batches, which the probes of a stage share."""
+"""The noise of the batches, which the probes of a stage share."""
 START = 0.5
 CHANCE = 2.3
 """What a network that answers the same to everything has."""

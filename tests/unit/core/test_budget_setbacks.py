@@ -102,7 +102,7 @@ def test_probes_and_decay_give_up_at_a_multiple_of_the_first_loss() -> None:
 # --- a broken promise -------------------------------------------------------------------------------------------------
 
 BEGIN, END = 3.0, 2.0
-"""Of the losses of every probe: the best of them gains 1, without noise."""
+"""Where the losses of every probe begin, and where those of the best one end: it gains 1, without noise."""
 
 
 def promising(**fields: Any) -> Transition:

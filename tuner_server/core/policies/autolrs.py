@@ -45,6 +45,7 @@ from tuner_server.core.messages import (
     Phase,
     Report,
     Setback,
+    best_candidate,
 )
 from tuner_server.core.parts import evenly, report_every
 from tuner_server.core.policies.autolrs_options import AutoLrsOptions
@@ -299,8 +300,10 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
         else:
             losses, horizon = np.array(report.losses), float(state.tau)
         forecast = self.forecaster(state.objective).fit(losses).predict(horizon)
+        if not _rose(report, progress):
+            return forecast
         last = LastValueForecaster().fit(losses).predict(horizon)
-        return last if forecast.loss < last.loss and _rose(report, progress) else forecast
+        return last if forecast.loss < last.loss else forecast
 
     def forecaster(self, objective: Objective) -> Forecaster:
         """What extrapolates the probes' losses of that kind."""
@@ -316,9 +319,8 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
         """Trains with the LR of the lowest forecast; with the lowest LR when every probe diverged."""
         remaining = progress.remaining_steps
         n_steps = state.tau if remaining is None or not state.last_stage else remaining
-        sound = [candidate for candidate in state.candidates if not candidate.diverged]
-        if sound:
-            winner = min(sound, key=lambda candidate: candidate.rank)
+        winner = best_candidate(state.candidates)
+        if winner is not None:
             correction = 1.0
             if state.last_stage:
                 correction = length_correction(self._moving_steps(state), n_steps, self.options.length_exponent)
@@ -363,9 +365,8 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
         Not of what the best probe gained: a forecast may prefer a slower one.
         """
         footing, reached = state.footing, state.start_loss
-        sound = [candidate for candidate in state.candidates if not candidate.diverged]
-        if sound and (state.stage == 0 or reached is None):
-            winner = min(sound, key=lambda candidate: candidate.rank)
+        winner = best_candidate(state.candidates)
+        if winner is not None and (state.stage == 0 or reached is None):
             reached = state.tails.get(winner.directive_number)
         if footing is None or reached is None or state.restarts >= TRUSTED_RESTARTS:
             return ()

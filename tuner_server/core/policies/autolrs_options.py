@@ -21,7 +21,7 @@ MIN_TAU_PRIME = 40
 FIRST_STAGES_SHARE = 10
 """A short run's first tau is this part of it, so that some three stages fit in."""
 LAST_STAGES_SHARE = 5
-"""... and its largest tau this part, so that validation loss drives the last ones."""
+"""A short run's largest tau is this part of it, so that validation loss drives the last stages."""
 
 
 class AutoLrsOptions(Options):
@@ -36,9 +36,10 @@ class AutoLrsOptions(Options):
     candidates: int = pydantic.Field(default=10, ge=1, le=100)
     acquisition: Literal["lcb", "log_ei"] = "lcb"
     kappa: float = pydantic.Field(default=1e6, ge=0, allow_inf_nan=False)
-    """Of the lower confidence bound. The published value is pure exploration."""
+    """How many standard deviations the lower confidence bound lies below the mean. The published value is pure
+    exploration."""
     forecaster: Literal["exponential", "power_law", "last_value"] = "exponential"
-    """Of probes at a constant LR."""
+    """What extrapolates the losses of a probe at a constant LR."""
     decayed_probes: bool = False
     """Whether a probe's LR decays linearly to zero. It is then judged by its loss after that. There is nothing to
     extrapolate: where a loss leads at LRs that fall is no answer at any LR. So a `forecaster` is refused with it."""

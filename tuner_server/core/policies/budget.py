@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pydantic
 from lrpilot.profile import Profile, Shape
 
@@ -30,7 +29,7 @@ from tuner_server.core.bracket import bracket, limits, outward, spacing
 from tuner_server.core.decayed import HELD_OUT, end_loss, length_correction
 from tuner_server.core.divergence import TRUSTED_RESTARTS, SoundLosses, check_restarts, doubt, learn, level_reached
 from tuner_server.core.errors import InvalidInputError
-from tuner_server.core.evidence import observations, posterior_curve
+from tuner_server.core.evidence import expected, observations, posterior_curve
 from tuner_server.core.head_start import FINE_BRACKET, FIRST_CANDIDATES, HeadStart
 from tuner_server.core.messages import (
     BatchSource,
@@ -45,15 +44,15 @@ from tuner_server.core.messages import (
 from tuner_server.core.parts import evenly, report_every
 from tuner_server.core.policies.base import Asking, Options, Policy, PolicyState, Progress, Step
 from tuner_server.core.prior import LENGTH_EXPONENT, Optimum
-from tuner_server.core.suggest import Query, Suggestion
+from tuner_server.core.suggest import Query
 from tuner_server.core.users_lr import toward_users
 
 PROBE_SHARE = 0.001
-"""n as a part of T ..."""
+"""n is this part of T, within the limits below."""
 MIN_PROBE, MAX_PROBE = 20, 65
-"""... between these: statistics of batch normalisation say little after fewer steps, and more rank no better ..."""
+"""n lies between these: statistics of batch normalisation say little after fewer steps, and more rank no better."""
 LARGEST_PROBE_SHARE = 0.02
-"""... but at most this part of T, so that six probes leave a short run most of its steps."""
+"""n is at most this part of T, so that six probes leave a short run most of its steps."""
 FEWEST_STEPS = 500
 """A shorter run has no search: it would cost more than it gains."""
 LARGEST_SEARCH_SHARE = 0.2
@@ -65,7 +64,7 @@ PROMISES = 2
 CHECKPOINTS = 10
 """Validations over the committed steps: for those who watch, and to see whether they fall short."""
 RETREAT = math.sqrt(10.0)
-"""What the LR is divided by after a divergence in committed steps."""
+"""What the LR is divided by after committed steps that diverged or fell short."""
 
 
 class BudgetOptions(Options):
@@ -345,7 +344,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         if state.restarts:  # joined again after setbacks: not back to an LR that has failed
             lr /= RETREAT**state.restarts
             reason += f", divided by {RETREAT**state.restarts:.3g} since committed steps were rolled back"
-        forecast, forecast_sd = _expected(best)
+        forecast, forecast_sd = expected(best)
         decision = Decision(
             stage=0,
             lr=lr,
@@ -388,14 +387,3 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         # Probes that learn within their first steps have a typical loss far below where the run begins.
         start = None if state.footing is None else state.footing.start_loss
         return state.sound.level(self.options.divergence_factor, start)
-
-
-def _expected(best: Suggestion) -> tuple[float | None, float | None]:
-    """The loss that the surrogate expects at a suggestion, and its standard deviation."""
-    evidence = best.evidence
-    if evidence is None:
-        return None, None
-    return (
-        float(np.interp(best.log_lr, evidence.log_lr, evidence.mean)),
-        float(np.interp(best.log_lr, evidence.log_lr, evidence.sd)),
-    )

@@ -380,7 +380,7 @@ class Driver:
     def _follow(self, directive: pb.Directive) -> None:
         """Begins a directive. The order is part of the contract: restore, snapshot, then the LR."""
         if directive.restore:
-            self._backend.restore()
+            self._backend.restore(committed=self._lease.committed)
         if directive.phase == pb.PHASE_STOP:
             self._set_lr(self._standing().lr if directive.restore else self._lr)
             self._finish()

@@ -1,78 +1,81 @@
 """In-run rollback: what a probe may change, remembered in memory and put back in place.
 
-What is remembered is a graph of tensors and of the dicts and lists that hold them: the parameter and buffer tables of
-modules, the state and the parameter groups of optimizers, the state dicts of registered objects. Of a tensor its values
-are kept, of a container its contents. Restoring puts the same objects back where they were and fills them, so that
-addresses survive (a compiled step is not compiled again, a CUDA graph stays valid), state that a probe made is gone,
-and state that it removed is back.
+What is remembered is all that can be reached from the model, the optimizers and the registered objects: tensors, the
+containers and attributes that hold them, plain values, generators of random numbers (`lrpilot.object_graph`). Of a
+tensor its values are kept, its shape and type, and where they lie. Restoring puts the same objects back where they were
+and fills them, so that addresses survive (a compiled step is not compiled again, a CUDA graph stays valid), state that
+a probe made is gone, and state that it removed is back.
+
+A registered object with a state dict is loaded from it besides, for what it keeps elsewhere.
 
 Of distributed tensors (FSDP2, tensor parallelism) every process copies its own shards, with no communication.
-
-Not remembered: plain Python attributes of modules and optimizers, generator objects, anything outside the process.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import copy
 import dataclasses
+import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from lrpilot.copies import Copier, kind, nbytes, values
+from lrpilot.errors import ConfigError
+from lrpilot.object_graph import ObjectGraph
 from lrpilot.placement import STATE_TENSORS, Demand, choose
-from lrpilot.reachable import Reachable
 from lrpilot.rng import RandomState
+from lrpilot.tensor_form import TensorForm
 
-
-class Stateful(Protocol):
-    """Anything with a state dict: a GradScaler, an average of weights, a scheduler."""
-
-    def state_dict(self) -> Any:
-        """The state, as dicts, lists, tensors and plain values."""
-
-    def load_state_dict(self, state_dict: Any, /) -> Any:
-        """Goes back to a state."""
+log = logging.getLogger("lrpilot")
 
 
 class Snapshot:
     """Rollback state of a run. Make one, and use it for every probe: its memory is used again.
 
-    Modules among the registered objects are treated like the model, in place; other objects by their state dicts. The
-    snapshot holds every parameter, a frozen one too: an encoder that follows another by a moving average is frozen, and
-    still changes.
+    It holds every parameter, a frozen one too: an encoder that follows another by a moving average is frozen, and still
+    changes.
     """
 
     def __init__(
         self,
         model: nn.Module,
         optimizers: Sequence[Optimizer],
-        registered: Mapping[str, Stateful],
+        registered: Mapping[str, Any],
         placement: str | os.PathLike[str] = "auto",
     ) -> None:
         """Remembers what to copy; copies nothing yet. Logs how large the snapshot will be, and where it will live.
 
         Args:
-            model: its parameters, buffers (non-persistent ones too), extra state and modes.
-            optimizers: their states, parameter groups, and parameters, also those that are not the model's.
+            model: what is trained.
+            optimizers: those that train it; parameters that are not the model's are rolled back too.
             registered: further objects to roll back, by name.
             placement: "device", "host", "disk", a directory on the disk, or "auto"; see `lrpilot.placement`.
 
         Raises:
-            ConfigError: there is no such placement, or the disk has not enough room.
+            ConfigError: there is no such placement, the disk has not enough room, or a registered object can't be put
+                back.
         """
-        objects = registered.values()
-        self._roots = [model, *(o for o in objects if isinstance(o, nn.Module))]
+        self._model = model
         self._optimizers = tuple(optimizers)
-        self._stateful = [o for o in objects if not isinstance(o, nn.Module)]
+        self._registered = dict(registered)
+        self._data: Sequence[Any] = ()
         self._taken: _Taken | None = None
         self._copier = Copier()
+        for name, each in registered.items():
+            if not (_has_state_dict(each) or ObjectGraph.reaches(each)):
+                raise ConfigError(
+                    f"register: {name!r} can't be put back, since a {type(each).__name__} has neither attributes nor "
+                    "items nor state_dict and load_state_dict; register what holds it, or an object that has these"
+                )
         self._memory = choose(placement, self._demand())
 
     @property
@@ -88,6 +91,18 @@ class Snapshot:
         """
         return self._demand().nbytes
 
+    @property
+    def roots(self) -> dict[str, Any]:
+        """All that is followed, by name."""
+        several = len(self._optimizers) > 1
+        optimizers = {f"optimizer[{i}]" if several else "optimizer": o for i, o in enumerate(self._optimizers)}
+        data = {f"{type(each).__name__} of the data": each for each in self._data}
+        return {"model": self._model, **optimizers, **self._registered, **data}
+
+    def follow(self, data: Sequence[Any]) -> None:
+        """Rolls back these parts of the data, too: a sampler whose weights the loop changes."""
+        self._data = tuple(data)
+
     @torch.no_grad()
     def take(self) -> None:
         """Remembers the present, in place of what was remembered before.
@@ -98,59 +113,114 @@ class Snapshot:
             ConfigError: the snapshot lives on disk, and needs more room than there is.
         """
         random_state = RandomState.capture()
-        modules = self._modules()
-        extra = [module for module in modules if _has_extra_state(module)]
-        loads = [*(m.set_extra_state for m in extra), *(o.load_state_dict for o in self._stateful)]
-        states = [*(m.get_extra_state() for m in extra), *(o.state_dict() for o in self._stateful)]
-
-        reachable = self._reachable(states)
-        holders = [t for t in reachable.tensors if t.is_leaf and t.grad is not None]
-        originals = [*map(values, reachable.tensors), *(values(t.grad) for t in holders if t.grad is not None)]
+        sources = self._sources()
+        states = [source.get() for source in sources]
+        graph = self._graph(states)
+        holders = [t for t in graph.tensors if t.is_leaf and t.grad is not None]
+        originals = [*map(values, graph.tensors), *(values(t.grad) for t in holders if t.grad is not None)]
         copies = self._memory.allocate(originals, self._taken.all_copies if self._taken else ())
         self._taken = _Taken(
-            reachable=reachable,
-            contents=reachable.contents(),
-            copies=copies[: len(reachable.tensors)],
-            gradients=dict(zip(holders, copies[len(reachable.tensors) :], strict=True)),
-            loads=loads,
+            graph=graph,
+            contents=graph.contents(),
+            forms=[TensorForm(tensor) for tensor in (*graph.tensors, *graph.uninitialized)],
+            copies=copies[: len(graph.tensors)],
+            versions=[None if tensor.is_inference() else tensor._version for tensor in graph.tensors],
+            gradients=dict(zip(holders, copies[len(graph.tensors) :], strict=True)),
+            sources=sources,
             states=states,
-            training=[(module, module.training) for module in modules],
+            training=[(module, module.training) for module in self._modules()],
+            n_groups=[len(optimizer.param_groups) for optimizer in self._optimizers],
             random_state=random_state,
         )
         with self._copier.in_order(originals):
             self._copier.copy(originals, copies)
 
     @torch.no_grad()
-    def restore(self) -> None:
+    def restore(self, *, committed: bool = False) -> None:
         """Goes back to what was remembered. May be repeated.
 
         Learning rates go back too: whoever wants another one sets it afterwards.
 
+        Args:
+            committed: whether what is rolled back was to stay. Parameter groups that were added since then, and what is
+                trained, stay as they are: the loop that added a group will not add it again.
+
         Raises:
-            RuntimeError: nothing has been taken.
+            RuntimeError: nothing has been taken, or a registered object can't load its state; all others are back.
         """
         taken = self._taken
         if taken is None:
             raise RuntimeError("snapshot: restore() before take()")
         _reshard(self._modules())
-        taken.reachable.refill(taken.contents)
-        originals = [*map(values, taken.reachable.tensors)]
-        with self._copier.in_order(originals):
-            self._copier.copy(taken.copies, originals)
-            for tensor in taken.reachable.tensors:
-                if tensor.is_leaf:
-                    _set_gradient(tensor, taken.gradients.get(tensor))
-        for load, state in zip(taken.loads, taken.states, strict=True):
-            load(state)
+        added = [o.param_groups[n:] for o, n in zip(self._optimizers, taken.n_groups, strict=True)]
+        taken.graph.refill(taken.contents)
+        for form in taken.forms:
+            form.restore(unfreeze=not committed)
+        self._fill(taken)
+        failures = taken.load()
+        taken.graph.refill(taken.contents)  # the same objects, whatever loading has put in their place
         for module, training in taken.training:
             module.training = training
         taken.random_state.restore()
+        if any(added):
+            self._keep(added, committed=committed)
+        if failures:
+            raise RuntimeError("; ".join(failures))
+
+    def _fill(self, taken: _Taken) -> None:
+        """Puts the values and gradients of all tensors back."""
+        changed = [
+            (copy, tensor)
+            for copy, tensor, version in zip(taken.copies, taken.graph.tensors, taken.versions, strict=True)
+            if not tensor.is_inference() and (tensor.is_leaf or version != tensor._version)
+        ]
+        originals = [values(tensor) for _, tensor in changed]
+        with self._copier.in_order(originals):
+            self._copier.copy([copy for copy, _ in changed], originals)
+            for tensor in taken.graph.tensors:
+                if tensor.is_leaf:
+                    _set_gradient(tensor, taken.gradients.get(tensor))
+
+    def _keep(self, added: Sequence[Sequence[dict[str, Any]]], *, committed: bool) -> None:
+        """Gives groups back that were added to committed steps, for good; says what becomes of others."""
+        if not committed:
+            log.warning(
+                "lrpilot: a parameter group was added in a probe, and went with it: add groups while "
+                "`tuner.searching` is false"
+            )
+            return
+        for optimizer, groups in zip(self._optimizers, added, strict=True):
+            optimizer.param_groups.extend(groups)
+        self.take()
+
+    @contextlib.contextmanager
+    def preserved(self, *, but: Iterable[torch.Tensor] = ()) -> Iterator[None]:
+        """Puts back at its end what is changed inside of model and registered objects: all but parameters.
+
+        Args:
+            but: parameters that are put back, too.
+        """
+        graph = ObjectGraph()
+        for root in (self._model, *self._registered.values()):
+            graph.add(root)
+        contents, forms = graph.contents(), [TensorForm(tensor) for tensor in graph.tensors]
+        state = [t for t in graph.tensors if t.is_leaf and not isinstance(t, nn.Parameter)]
+        kept = [values(t).detach().clone() for t in (*state, *but)]
+        try:
+            yield
+        finally:
+            graph.refill(contents)
+            for form in forms:
+                form.restore()
+            with torch.no_grad():
+                self._copier.copy(kept, [values(t) for t in (*state, *but)])
 
     def state_dict(self) -> dict[str, Any] | None:
         """What is remembered, for a checkpoint: state dicts of everything, copied; None if nothing is.
 
-        The present makes way for a moment, to a second snapshot beside this one, and is back bit for bit.
-        Non-persistent buffers are not in state dicts. Of distributed tensors there are the shards of this process.
+        The present makes way for a moment, to a second snapshot beside this one, and is back bit for bit. What is in no
+        state dict (non-persistent buffers, plain attributes) is not in it. Of distributed tensors there are the shards
+        of this process.
         """
         if self._taken is None:
             return None
@@ -159,9 +229,9 @@ class Snapshot:
         try:
             self.restore()
             return {
-                "roots": [copy.deepcopy(root.state_dict()) for root in self._roots],
-                "optimizers": [copy.deepcopy(optimizer.state_dict()) for optimizer in self._optimizers],
-                "objects": [copy.deepcopy(each.state_dict()) for each in self._stateful],
+                "roots": [copy.deepcopy(root.state_dict()) for root in self._module_roots()],
+                "optimizers": [copy.deepcopy(each.state_dict()) for each in self._all_optimizers()],
+                "objects": [copy.deepcopy(each.state_dict()) for each in self._stateful()],
                 "random_state": self._taken.random_state.state_dict(),
             }
         finally:
@@ -175,11 +245,10 @@ class Snapshot:
         present = self._another()
         present.take()
         try:
-            for root, saved in zip(self._roots, state["roots"], strict=True):
+            for root, saved in zip(self._module_roots(), state["roots"], strict=True):
                 root.load_state_dict(saved)
-            for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
-                _load_in_place(optimizer, saved)
-            for each, saved in zip(self._stateful, state["objects"], strict=True):
+            load_in_place(self._all_optimizers(), state["optimizers"])
+            for each, saved in zip(self._stateful(), state["objects"], strict=True):
                 each.load_state_dict(saved)
             RandomState.from_state_dict(state["random_state"]).restore()
             self.take()
@@ -193,29 +262,50 @@ class Snapshot:
         another._memory = self._memory.another()
         return another
 
-    def _modules(self) -> list[nn.Module]:
-        return list(dict.fromkeys(module for root in self._roots for module in root.modules()))
+    def _module_roots(self) -> list[nn.Module]:
+        return [self._model, *(each for each in self._registered.values() if isinstance(each, nn.Module))]
 
-    def _reachable(self, states: list[Any]) -> Reachable:
-        """What there is to copy, and `states`."""
-        modules = self._modules()
-        _reshard(modules)
-        reachable = Reachable()
-        for root in self._roots:
-            reachable.add([*root.parameters(), *root.buffers()])
-        reachable.add([table for m in modules for table in (m._parameters, m._buffers)])
-        reachable.add([part for o in self._optimizers for part in (o.state, o.param_groups)])
-        reachable.add(states)
-        return reachable
+    def _modules(self) -> list[nn.Module]:
+        return list(dict.fromkeys(module for root in self._module_roots() for module in root.modules()))
+
+    def _stateful(self) -> list[Any]:
+        """Registered objects that are loaded from their state dicts."""
+        return [each for each in self._registered.values() if _has_state_dict(each)]
+
+    def _all_optimizers(self) -> list[Optimizer]:
+        """Those inside of others too, in an order that does not change."""
+        return self._graph([]).optimizers
+
+    def _sources(self) -> list[_Source]:
+        """Where state is that has to be asked for."""
+        extra = [module for module in self._modules() if _has_extra_state(module)]
+        named = {id(each): name for name, each in self._registered.items()}
+        return [
+            *(_Source(type(m).__name__, m.get_extra_state, m.set_extra_state) for m in extra),
+            *(_Source(named[id(each)], each.state_dict, each.load_state_dict) for each in self._stateful()),
+        ]
+
+    def _graph(self, states: list[Any]) -> ObjectGraph:
+        """All there is, and `states`."""
+        _reshard(self._modules())
+        graph = ObjectGraph()
+        for root in self._module_roots():
+            for tensor in (*root.parameters(), *root.buffers()):
+                graph.add(tensor)
+        for root in (*self.roots.values(), states):
+            graph.add(root)
+        return graph
 
     @torch.no_grad()
     def _demand(self) -> Demand:
         copies: collections.Counter[torch.device] = collections.Counter()
         growth: collections.Counter[torch.device] = collections.Counter()
-        for tensor in map(values, self._reachable([o.state_dict() for o in self._stateful]).tensors):
+        for tensor in map(values, self._graph([o.state_dict() for o in self._stateful()]).tensors):
             copies[tensor.device] += nbytes(tensor)
         for optimizer in self._optimizers:
             for parameter in (p for group in optimizer.param_groups for p in group["params"] if p.requires_grad):
+                if is_lazy(parameter):
+                    continue
                 tensor = values(parameter)
                 if parameter not in optimizer.state:
                     copies[tensor.device] += STATE_TENSORS * nbytes(tensor)
@@ -226,21 +316,51 @@ class Snapshot:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class _Source:
+    """Of state that is had, and put back, by methods."""
+
+    name: str
+    get: Callable[[], Any]
+    load: Callable[[Any], Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class _Taken:
     """One moment."""
 
-    reachable: Reachable
-    contents: list[dict[Any, Any] | list[Any]]
+    graph: ObjectGraph
+    contents: list[Any]
+    forms: list[TensorForm]
     copies: list[torch.Tensor]
+    versions: list[int | None]
+    """Of tensors with a history, which can't be written to unless they were."""
     gradients: dict[torch.Tensor, torch.Tensor]
-    loads: list[Callable[[Any], Any]]
+    sources: list[_Source]
     states: list[Any]
     training: list[tuple[nn.Module, bool]]
+    n_groups: list[int]
     random_state: RandomState
 
     @property
     def all_copies(self) -> list[torch.Tensor]:
         return [*self.copies, *self.gradients.values()]
+
+    def load(self) -> list[str]:
+        """Gives the sources their states; what went wrong."""
+        failures = []
+        for source, state in zip(self.sources, self.states, strict=True):
+            try:
+                source.load(state)
+            except Exception as error:
+                failures.append(f"{source.name} can't load its state: {type(error).__name__}: {error}")
+        return failures
+
+
+def _has_state_dict(each: Any) -> bool:
+    """Whether an object, a module apart, has a state of its own making."""
+    if isinstance(each, nn.Module | type):
+        return False
+    return callable(getattr(each, "state_dict", None)) and callable(getattr(each, "load_state_dict", None))
 
 
 def _has_extra_state(module: nn.Module) -> bool:
@@ -285,14 +405,31 @@ def _distributed_as(tensor: torch.Tensor, shard: torch.Tensor) -> torch.Tensor:
     return gradient
 
 
-def _load_in_place(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Loads an optimizer's state into the containers it has: snapshots know it by them."""
-    table, groups = optimizer.state, optimizer.param_groups
-    optimizer.load_state_dict(state)
-    loaded, loaded_groups = dict(optimizer.state), list(optimizer.param_groups)
-    table.clear()
-    table.update(loaded)
-    for group, loaded_group in zip(groups, loaded_groups, strict=True):
-        group.clear()
-        group.update(loaded_group)
-    optimizer.state, optimizer.param_groups = table, groups
+def load_in_place(optimizers: Sequence[Optimizer], states: Sequence[dict[str, Any]]) -> None:
+    """Loads optimizers' states into the containers that they have and share: snapshots know them by these.
+
+    Groups beyond those of the states were added later, and are left out.
+
+    Raises:
+        ConfigError: a state has more groups than its optimizer.
+    """
+    containers = [(optimizer.state, optimizer.param_groups) for optimizer in optimizers]
+    for state, (_, groups) in zip(states, containers, strict=True):
+        saved = len(state.get("param_groups", groups))
+        if saved > len(groups):
+            raise ConfigError(
+                f"state: the checkpoint's optimizer has {saved} parameter groups, this one {len(groups)}; add those "
+                "that were added in mid-run before loading"
+            )
+        del groups[saved:]
+    for optimizer, state, (table, groups) in zip(optimizers, states, containers, strict=True):
+        optimizer.load_state_dict(state)
+        loaded, loaded_groups = dict(optimizer.state), list(optimizer.param_groups)
+        table.clear()
+        table.update(loaded)
+        for group, loaded_group in zip(groups, loaded_groups, strict=True):
+            if group is not loaded_group:
+                group.clear()
+                group.update(loaded_group)
+        for each, (own_table, own_groups) in zip(optimizers, containers, strict=True):
+            each.state, each.param_groups = own_table, own_groups

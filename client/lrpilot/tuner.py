@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, SupportsFloat, Unpack
+from typing import TYPE_CHECKING, Any, SupportsFloat, Unpack
 
 import torch
 from torch import nn
@@ -15,7 +15,6 @@ from lrpilot.embedded import START_TIMEOUT_S
 from lrpilot.job_options import TIMEOUT_S, JobOptions
 from lrpilot.ranks import Ranks
 from lrpilot.session import PATIENCE
-from lrpilot.snapshot import Stateful
 
 if TYPE_CHECKING:  # Builds of PyTorch without torch.distributed have no such name.
     from torch.distributed import ProcessGroup
@@ -34,7 +33,7 @@ class Tuner(Driver):
         optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
         *,
         validate: Callable[[], SupportsFloat] | None = None,
-        register: Mapping[str, Stateful] | None = None,
+        register: Mapping[str, Any] | None = None,
         snapshot: str | os.PathLike[str] = "auto",
         process_group: ProcessGroup | None = None,
         **job: Unpack[JobOptions],
@@ -47,7 +46,9 @@ class Tuner(Driver):
                 first group of the first one; all others keep their ratios to it.
             validate: gives the validation loss; called seldom, and once at once, to see that it works. It may use
                 random numbers and switch the model to evaluation: both are put back.
-            register: what else changes as the model trains: a GradScaler, an average of the weights, a scheduler.
+            register: what else changes as the model trains, and can't be reached from model and optimizer: a
+                GradScaler, an average of the weights, a metric, a generator of random numbers, a dict or a
+                `types.SimpleNamespace` of the loop's own variables.
             snapshot: where the rollback state lives: "device", "host" (pinned for CUDA), "disk", a directory on it, or
                 "auto": the first of these that has room. The choice and the size are logged.
             process_group: the ranks that train this model together; None: all there are, if `torch.distributed` is

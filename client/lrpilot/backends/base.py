@@ -34,8 +34,13 @@ class Backend(abc.ABC):
         """Remembers the present, in place of what was remembered before."""
 
     @abc.abstractmethod
-    def restore(self) -> None:
-        """Goes back to what was remembered, as often as one likes. LRs go back too."""
+    def restore(self, *, committed: bool = False) -> None:
+        """Goes back to what was remembered, as often as one likes. LRs go back too.
+
+        Args:
+            committed: whether the steps that are rolled back were to stay, so that a change of structure that the loop
+                made in them (a layer unfrozen, a group added) will not be made again.
+        """
 
     @abc.abstractmethod
     def validate(self) -> float | None:

@@ -57,9 +57,9 @@ class DistributedBackend(Backend):
         if failed:
             raise failure or ConfigError("snapshot: another rank can't take its own")
 
-    def restore(self) -> None:
+    def restore(self, *, committed: bool = False) -> None:
         """On this rank."""
-        self._own.restore()
+        self._own.restore(committed=committed)
 
     def validate(self) -> float | None:
         """The mean over the ranks; None if one of them sees a divergence."""

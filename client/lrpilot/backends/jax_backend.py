@@ -62,7 +62,7 @@ class JaxBackend(HostBackend, Generic[State]):
         """Keeps the state: arrays don't change. Copied, if the step donates them."""
         self._taken = self._own(self.state), RandomState.capture()
 
-    def restore(self) -> None:
+    def restore(self, *, committed: bool = False) -> None:
         """Gives the kept state out again."""
         if self._taken is None:
             raise RuntimeError("snapshot: restore() before take()")

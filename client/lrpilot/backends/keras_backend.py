@@ -128,7 +128,7 @@ class KerasBackend(HostBackend):
         variables = [*self._model.variables, *self._optimizer.variables, *([seeds.state] if seeds else [])]
         self._taken = _Values(variables), RandomState.capture()
 
-    def restore(self) -> None:
+    def restore(self, *, committed: bool = False) -> None:
         """Assigns what was copied."""
         if self._taken is None:
             raise RuntimeError("snapshot: restore() before take()")

@@ -15,7 +15,7 @@ from lrpilot.backends.base import Backend
 from lrpilot.group_lrs import GroupLrs
 from lrpilot.losses import LossBuffer
 from lrpilot.modes import evaluating
-from lrpilot.snapshot import Snapshot, Stateful
+from lrpilot.snapshot import Snapshot
 from lrpilot.updates import Updates
 from lrpilot.validator import Validator
 
@@ -28,14 +28,14 @@ class TorchBackend(Backend):
         model: nn.Module,
         optimizers: Sequence[torch.optim.Optimizer],
         validate: Callable[[], SupportsFloat] | None,
-        register: Mapping[str, Stateful],
+        register: Mapping[str, Any],
         placement: str | os.PathLike[str] = "auto",
     ) -> None:
         """Raises: ConfigError: no LR to tune, no room for the snapshot, or `validate` does not work."""
         self._groups = GroupLrs(optimizers)
         self._snapshot = Snapshot(model, optimizers, register, placement)
         self._losses = LossBuffer()
-        unchanged = functools.partial(evaluating, model, optimizers)
+        unchanged = functools.partial(evaluating, self._snapshot, optimizers)
         self._validator = Validator(validate, unchanged) if validate is not None else None
         scaled = any(isinstance(each, torch.amp.GradScaler) for each in register.values())
         self._updates = Updates(optimizers) if scaled else None
@@ -62,9 +62,9 @@ class TorchBackend(Backend):
         """See `Snapshot.take`."""
         self._snapshot.take()
 
-    def restore(self) -> None:
+    def restore(self, *, committed: bool = False) -> None:
         """See `Snapshot.restore`."""
-        self._snapshot.restore()
+        self._snapshot.restore(committed=committed)
 
     def validate(self) -> float | None:
         """The user's function, called so that training doesn't notice."""
@@ -95,12 +95,14 @@ class TorchBackend(Backend):
         return self._losses.flush()
 
     def state_dict(self) -> dict[str, Any] | None:
-        """See `Snapshot.state_dict`."""
-        return self._snapshot.state_dict()
+        """See `Snapshot.state_dict`; and the groups' ratios."""
+        return {"snapshot": self._snapshot.state_dict(), "ratios": self._groups.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
         """See `Snapshot.load_state_dict`."""
-        self._snapshot.load_state_dict(state)
+        assert state is not None
+        self._groups.load_state_dict(state["ratios"])
+        self._snapshot.load_state_dict(state["snapshot"])
 
     def close(self) -> None:
         """The snapshot goes with its last user."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import SupportsFloat, Unpack
+from typing import Any, SupportsFloat, Unpack
 
 import torch
 from accelerate import Accelerator
@@ -12,7 +12,6 @@ from torch import nn
 
 from lrpilot.errors import ConfigError
 from lrpilot.job_options import JobOptions
-from lrpilot.snapshot import Stateful
 from lrpilot.tuner import Tuner
 
 
@@ -22,7 +21,7 @@ def tuner(
     optimizer: torch.optim.Optimizer,
     *,
     validate: Callable[[], SupportsFloat] | None = None,
-    register: Mapping[str, Stateful] | None = None,
+    register: Mapping[str, Any] | None = None,
     **job: Unpack[JobOptions],
 ) -> Tuner:
     """A tuner that rolls the accelerator's GradScaler back too, and is in `accelerator.save_state` and `load_state`.
@@ -66,7 +65,7 @@ def unwrapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     return optimizer
 
 
-def with_scaler(accelerator: Accelerator, register: Mapping[str, Stateful]) -> dict[str, Stateful]:
+def with_scaler(accelerator: Accelerator, register: Mapping[str, Any]) -> dict[str, Any]:
     """What is rolled back besides model and optimizer: the accelerator's GradScaler too, if it has one."""
     scaler = accelerator.scaler
     return {**register} if scaler is None else {**register, "accelerator.scaler": scaler}

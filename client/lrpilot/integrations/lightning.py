@@ -35,7 +35,6 @@ from lrpilot.errors import ConfigError
 from lrpilot.group_lrs import assign
 from lrpilot.job_options import JobOptions
 from lrpilot.observer import Observer
-from lrpilot.snapshot import Stateful
 from lrpilot.tuner import Tuner
 from lrpilot.v1 import tuner_pb2 as pb
 
@@ -54,7 +53,7 @@ class TunerCallback(Callback):
         self,
         *,
         validate: Callable[[], SupportsFloat] | str | None = None,
-        register: Mapping[str, Stateful] | None = None,
+        register: Mapping[str, Any] | None = None,
         **job: Unpack[JobOptions],
     ) -> None:
         """Keeps the options; the job is opened when training starts.
@@ -380,7 +379,7 @@ def _planned_steps(trainer: Trainer) -> int | None:
     return int(n_steps) if 0 < n_steps < math.inf else None
 
 
-def _registered(trainer: Trainer) -> dict[str, Stateful]:
+def _registered(trainer: Trainer) -> dict[str, Any]:
     """What changes in training besides model and optimizer, as far as Lightning has it."""
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     averages = [callback._average_model for callback in trainer.callbacks if isinstance(callback, WeightAveraging)]

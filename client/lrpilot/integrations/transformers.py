@@ -21,7 +21,6 @@ from lrpilot.errors import ConfigError
 from lrpilot.integrations.accelerate import unwrapped, with_scaler
 from lrpilot.job_options import JobOptions
 from lrpilot.rng import preserved
-from lrpilot.snapshot import Stateful
 from lrpilot.tuner import Tuner
 
 STATE_NAME = "lrpilot.pt"
@@ -37,7 +36,7 @@ class TunerOptions(JobOptions, total=False):
     """Of a `TunedTrainer`: those of every tuner, but for `total_steps`, and these."""
 
     validate: Callable[[], SupportsFloat] | Literal["eval"]
-    register: Mapping[str, Stateful]
+    register: Mapping[str, Any]
 
 
 class TunedTrainer(Trainer):

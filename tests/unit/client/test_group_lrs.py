@@ -36,12 +36,90 @@ def test_loading_an_optimizer_s_state_replaces_its_groups_and_changes_nothing() 
     assert optimizer.param_groups[0]["lr"] == 0.4
 
 
-def test_a_group_that_is_added_later_keeps_its_own_lr() -> None:
-    optimizer = Grouped(groups(0.1, 0.2))
+def sgd(*lrs: float) -> torch.optim.SGD:
+    return torch.optim.SGD([{"params": [parameter()], "lr": lr} for lr in lrs], lr=0.1)
+
+
+def parameter() -> torch.nn.Parameter:
+    return torch.nn.Parameter(torch.zeros(2))
+
+
+def test_a_group_that_is_added_later_keeps_its_ratio_to_the_present_lr() -> None:
+    first, second = sgd(0.1, 0.2), sgd(1.0)
+    group_lrs = GroupLrs([first, second])
+    group_lrs.set(0.5)
+    first.add_param_group({"params": [parameter()], "lr": 0.05})
+    for lr in (0.5, 0.2, 0.0, 0.1):
+        group_lrs.set(lr)
+        assert group_lrs.get() == pytest.approx([lr, 2 * lr, 0.1 * lr, 10 * lr])
+    assert first.param_groups[2]["initial_lr"] == pytest.approx(0.01)
+
+
+def test_a_group_that_is_added_without_an_lr_has_the_optimizer_s_own_as_base() -> None:
+    optimizer = sgd(0.1, 0.2)
     group_lrs = GroupLrs([optimizer])
-    optimizer.param_groups.append({"lr": 0.7})
-    group_lrs.set(0.2)
-    assert group_lrs.get() == [0.2, 0.4, 0.7]
+    group_lrs.set(0.7)
+    optimizer.add_param_group({"params": [parameter()]})
+    group_lrs.set(0.3)
+    assert group_lrs.get() == pytest.approx([0.3, 0.6, 0.3])
+
+
+def test_a_group_that_is_gone_again_is_forgotten() -> None:
+    optimizer = sgd(0.1)
+    group_lrs = GroupLrs([optimizer])
+    for ratio in (0.5, 2.0):
+        optimizer.add_param_group({"params": [parameter()], "lr": 0.1 * ratio * 1.01})
+        group_lrs.set(0.1)
+        assert group_lrs.get()[1] == pytest.approx(0.1 * ratio * 1.01)
+        del optimizer.param_groups[1]
+        group_lrs.set(0.1)
+
+
+def test_ratios_of_added_groups_are_in_a_checkpoint() -> None:
+    optimizer = sgd(0.1)
+    group_lrs = GroupLrs([optimizer])
+    group_lrs.set(0.4)
+    optimizer.add_param_group({"params": [parameter()], "lr": 0.04})
+    group_lrs.set(0.4)
+
+    fresh = sgd(0.1, 0.3)
+    resumed = GroupLrs([fresh])
+    resumed.load_state_dict(group_lrs.state_dict())
+    resumed.set(1.0)
+    assert resumed.get() == pytest.approx([1.0, 0.1])
+
+
+def test_a_second_run_with_one_optimizer_starts_from_the_lr_that_was_set() -> None:
+    optimizer = sgd(0.1, 0.02)
+    for _ in range(3):
+        group_lrs = GroupLrs([optimizer])
+        assert group_lrs.base_lrs == [0.1, 0.02]
+        group_lrs.set(0.0)
+
+
+def test_an_lr_that_was_set_by_hand_between_two_runs_is_the_new_base() -> None:
+    optimizer = sgd(0.1, 0.02)
+    GroupLrs([optimizer]).set(1e-9)
+    optimizer.param_groups[0]["lr"] = 0.05
+    optimizer.param_groups[1]["lr"] = 0.05
+    for _ in range(2):
+        group_lrs = GroupLrs([optimizer])
+        assert group_lrs.base_lrs == [0.05, 0.05]
+        group_lrs.set(1e-9)
+
+
+def test_an_lr_that_a_scheduler_or_a_checkpoint_has_moved_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    optimizer = sgd(0.1)
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 0.001)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-4)
+    assert GroupLrs([optimizer]).base_lrs == [0.1]
+    assert "0.0001, since a schedule has moved it; the tuner starts from its initial_lr, 0.1" in caplog.text
+
+
+@pytest.mark.parametrize(("group", "named"), [({}, "missing"), ({"lr": None}, "None")])
+def test_an_optimizer_without_an_lr_is_refused(group: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=f"optimizer: its parameter group 1 has no LR to tune .*{named}"):
+        group_lrs_of([{"lr": 0.1}, group])
 
 
 def test_ratios_are_kept_and_a_frozen_group_stays_frozen() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from lrpilot.snapshot import Snapshot, Stateful
+from lrpilot.snapshot import Snapshot
 from torch import nn
 from torch.nn import functional
 from torch.optim import Optimizer
@@ -136,7 +136,7 @@ class Run:
         parameters = [p for p in self.net.parameters() if optimizer != "Muon" or p.ndim == 2]
         groups = [{"params": parameters}, {"params": []}] if state == "empty group" else [{"params": parameters}]
         self.optimizer = OPTIMIZERS[optimizer](groups)
-        self.registered: dict[str, Stateful] = {}
+        self.registered: dict[str, Any] = {}
         if state == "registered":
             self.scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=2)
             self.ema = AveragedModel(self.net, use_buffers=True)

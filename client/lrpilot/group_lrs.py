@@ -2,13 +2,14 @@
 
 What is tuned is the LR of the first group; every other group keeps its ratio to it.
 
-The base of a group is its `initial_lr`, as PyTorch's schedulers have it: the LR that the user set, which stays when a
-schedule moves `lr`. A group that has none gets one. So the second of two runs with one optimizer begins where the first
-began, and not at the LR that the first had decayed to.
+The base of a group is the LR that the user set. A run leaves an optimizer at the LR that it has decayed to, so the next
+run with it looks for the base elsewhere: what the last tuner of the optimizer began with, `initial_lr`, which PyTorch's
+schedulers leave in a group, or the LR that the optimizer was made with.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import weakref
@@ -21,6 +22,8 @@ INITIAL = "initial_lr"
 """PyTorch's name in a group for the LR that a schedule starts from."""
 TOLERANCE = 1e-3
 """LRs that differ by less than this part are one: a tensor LR may be of half precision."""
+DECAYED = 0.01
+"""LRs below this part of the one that the optimizer was made with were left by a schedule."""
 
 log = logging.getLogger("lrpilot")
 
@@ -41,7 +44,9 @@ class GroupLrs:
             ConfigError: there is no group, a group has no LR, or the first LR is not positive.
         """
         self._optimizers = tuple(optimizers)
-        self.base_lrs = [_base_lr(optimizer, i) for optimizer in optimizers for i in range(len(optimizer.param_groups))]
+        self._memories = [_memory(optimizer) for optimizer in optimizers]
+        bases = [_bases(optimizer, memory) for optimizer, memory in zip(optimizers, self._memories, strict=True)]
+        self.base_lrs = [lr for each in bases for lr in each]
         if not self.base_lrs:
             raise ConfigError("optimizer: it has no parameter group")
         first = self.base_lrs[0]
@@ -50,9 +55,7 @@ class GroupLrs:
                 f"optimizer: the LR of its first group must be positive, not {first}: the others follow it"
             )
         self._lr = first
-        ratios = iter([lr / first for lr in self.base_lrs])
-        self._ratios = [[next(ratios) for _ in optimizer.param_groups] for optimizer in optimizers]
-        self._left = [_remembered(optimizer) for optimizer in optimizers]
+        self._ratios = [[lr / first for lr in each] for each in bases]
 
     def set(self, lr: float) -> None:
         """Gives the first group `lr` and the others their share of it.
@@ -61,13 +64,14 @@ class GroupLrs:
         the last call keeps the ratio that its LR has to the present one; if it was added with no LR of its own, it
         has its optimizer's default as base.
         """
-        for optimizer, ratios, left in zip(self._optimizers, self._ratios, self._left, strict=True):
+        for optimizer, ratios, memory in zip(self._optimizers, self._ratios, self._memories, strict=True):
             groups = optimizer.param_groups
             if len(groups) != len(ratios):
                 self._adopt(optimizer, ratios)
+                memory.base_lrs = [ratio * self.base_lrs[0] for ratio in ratios]
             for group, ratio in zip(groups, ratios, strict=True):
                 assign(group, lr * ratio)
-            left.lr = lr * ratios[0] if ratios else lr
+            memory.left_at = lr * ratios[0] if ratios else lr
         self._lr = lr
 
     def get(self) -> list[float]:
@@ -82,8 +86,6 @@ class GroupLrs:
         """Takes over the ratios of groups that are there."""
         for optimizer, ratios, saved in zip(self._optimizers, self._ratios, state, strict=False):
             ratios[:] = saved[: len(optimizer.param_groups)]
-            for group, ratio in zip(optimizer.param_groups, ratios, strict=False):
-                group[INITIAL] = ratio * self.base_lrs[0]
 
     def _adopt(self, optimizer: Grouped, ratios: list[float]) -> None:
         """Finds the ratios of groups that were added, and forgets those of groups that are gone."""
@@ -94,52 +96,56 @@ class GroupLrs:
             unstated = default is not None and lr == float(default)
             ratio = lr / (self.base_lrs[0] if unstated or not self._lr else self._lr)
             ratios.append(ratio)
-            group[INITIAL] = ratio * self.base_lrs[0]
             log.info("lrpilot: a parameter group was added; its LR is %.3g times the tuned one from here on", ratio)
 
 
-class _Left:
-    """The LR that an optimizer's first group was left at by a tuner; None: by none."""
+@dataclasses.dataclass(slots=True)
+class _Memory:
+    """What the last tuner of an optimizer began with, and where it left the first group."""
 
-    __slots__ = ("lr",)
-
-    def __init__(self) -> None:
-        self.lr: float | None = None
-
-
-_LEFT: weakref.WeakKeyDictionary[Any, _Left] = weakref.WeakKeyDictionary()
+    base_lrs: list[float]
+    left_at: float | None = None
 
 
-def _remembered(optimizer: Grouped) -> _Left:
+_MEMORIES: weakref.WeakKeyDictionary[Any, _Memory] = weakref.WeakKeyDictionary()
+
+
+def _memory(optimizer: Grouped) -> _Memory:
     if type(optimizer).__hash__ is None:
-        return _Left()
-    return _LEFT.setdefault(optimizer, _Left())
+        return _Memory([])
+    return _MEMORIES.setdefault(optimizer, _Memory([]))
 
 
-def _base_lr(optimizer: Grouped, number: int) -> float:
-    """The LR that the user set for a group. Raises: ConfigError: none is set."""
-    group = optimizer.param_groups[number]
+def _bases(optimizer: Grouped, memory: _Memory) -> list[float]:
+    """The LRs that the user set, by group; they are remembered. Raises: ConfigError: a group has none."""
+    lrs = [_lr(group, number) for number, group in enumerate(optimizer.param_groups)]
+    left = memory.left_at is not None and bool(lrs) and _same(lrs[0], memory.left_at)
+    if left and len(memory.base_lrs) == len(lrs):
+        return memory.base_lrs
+    bases = [float(group.get(INITIAL, lr)) for group, lr in zip(optimizer.param_groups, lrs, strict=True)]
+    made_with = getattr(optimizer, "defaults", {}).get("lr")
+    if memory.left_at is not None:
+        bases = lrs  # set by hand since then
+    elif bases and made_with is not None and max(bases) < DECAYED * float(made_with):
+        bases = [float(made_with) * (base / max(bases) if any(bases) else 1.0) for base in bases]
+    if lrs and not _same(lrs[0], bases[0]):
+        log.warning(
+            "lrpilot: the optimizer's LR is %.3g, since a schedule has moved it; the tuner starts from %.3g, which was "
+            "set before. To start from another, set lr and initial_lr in its param_groups",
+            lrs[0],
+            bases[0],
+        )
+    memory.base_lrs = bases
+    return bases
+
+
+def _lr(group: dict[str, Any], number: int) -> float:
     if group.get("lr") is None:
         raise ConfigError(
             f"optimizer: its parameter group {number} has no LR to tune (its 'lr' is {group.get('lr', 'missing')}); "
             "make the optimizer with an LR of its own"
         )
-    lr, left = float(group["lr"]), _remembered(optimizer)
-    if number == 0 and left.lr is not None and not _same(lr, left.lr):
-        # Set by hand since the last tuner left it: for all groups, what they have now is what the user set.
-        for each in optimizer.param_groups:
-            each[INITIAL] = float(each["lr"])
-        left.lr = lr
-    initial = float(group.setdefault(INITIAL, lr))
-    if number == 0 and not _same(lr, initial):
-        log.log(
-            logging.WARNING if left.lr is None else logging.INFO,
-            "lrpilot: the optimizer's LR is %.3g, since a schedule has moved it; the tuner starts from its initial_lr, "
-            "%.3g. To start from another, set both in its param_groups",
-            lr,
-            initial,
-        )
-    return initial
+    return float(group["lr"])
 
 
 def _same(a: float, b: float) -> bool:

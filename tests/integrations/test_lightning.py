@@ -68,6 +68,9 @@ class Noisy(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 class Net(LightningModule):  # type: ignore[misc]  # Lightning's types are not read
     """Batch norm, dropout, a logged metric, and outputs collected over an epoch."""
 
+    n_forwards = 0
+    """Of all nets: attributes of a class are not rolled back."""
+
     def __init__(self, lr: float = 0.05) -> None:
         super().__init__()
         self.lr = lr
@@ -75,13 +78,13 @@ class Net(LightningModule):  # type: ignore[misc]  # Lightning's types are not r
         self.accuracy = MulticlassAccuracy(num_classes=2)
         self.collected: list[torch.Tensor] = []
         self.used_lrs: list[float] = []
-        self.n_forwards = torch.zeros(())  # not a buffer: counts also what is rolled back
+        type(self).n_forwards = 0  # the class's, which is not rolled back
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
         inputs, targets = batch
         logits = self.net(inputs)
         loss = functional.cross_entropy(logits, targets)
-        self.n_forwards += 1
+        type(self).n_forwards += 1
         self.accuracy(logits, targets)
         self.collected.append(loss.detach())
         self.log("loss", loss, on_step=True, on_epoch=True, batch_size=len(targets))

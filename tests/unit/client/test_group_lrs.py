@@ -52,7 +52,6 @@ def test_a_group_that_is_added_later_keeps_its_ratio_to_the_present_lr() -> None
     for lr in (0.5, 0.2, 0.0, 0.1):
         group_lrs.set(lr)
         assert group_lrs.get() == pytest.approx([lr, 2 * lr, 0.1 * lr, 10 * lr])
-    assert first.param_groups[2]["initial_lr"] == pytest.approx(0.01)
 
 
 def test_a_group_that_is_added_without_an_lr_has_the_optimizer_s_own_as_base() -> None:
@@ -113,7 +112,30 @@ def test_an_lr_that_a_scheduler_or_a_checkpoint_has_moved_is_said(caplog: pytest
     torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 0.001)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-4)
     assert GroupLrs([optimizer]).base_lrs == [0.1]
-    assert "0.0001, since a schedule has moved it; the tuner starts from its initial_lr, 0.1" in caplog.text
+    assert "0.0001, since a schedule has moved it; the tuner starts from 0.1" in caplog.text
+
+
+@pytest.mark.parametrize("decayed", [(1e-9, 2e-10), (0.0, 0.0)])
+def test_an_optimizer_that_was_loaded_with_a_decayed_lr_starts_from_the_one_it_was_made_with(
+    decayed: tuple[float, float], caplog: pytest.LogCaptureFixture
+) -> None:
+    optimizer = sgd(*decayed)
+    expected = [0.1, 0.02] if any(decayed) else [0.1, 0.1]
+    assert GroupLrs([optimizer]).base_lrs == pytest.approx(expected)
+    assert "the tuner starts from 0.1" in caplog.text
+
+
+def test_layers_with_falling_lrs_are_what_the_user_set(caplog: pytest.LogCaptureFixture) -> None:
+    lrs = [0.1 * 0.5**i for i in range(20, -1, -1)]
+    assert GroupLrs([sgd(*lrs)]).base_lrs == lrs
+    assert not caplog.text
+
+
+def test_nothing_is_written_into_the_groups_but_the_lr() -> None:
+    optimizer = sgd(0.1)
+    before = optimizer.param_groups[0].keys() | set()
+    GroupLrs([optimizer]).set(0.3)
+    assert optimizer.param_groups[0].keys() == before
 
 
 @pytest.mark.parametrize(("group", "named"), [({}, "missing"), ({"lr": None}, "None")])

@@ -148,24 +148,29 @@ class Snapshot:
         Raises:
             RuntimeError: nothing has been taken, or a registered object can't load its state; all others are back.
         """
-        taken = self._taken
-        if taken is None:
+        if self._taken is None:
             raise RuntimeError("snapshot: restore() before take()")
+        added = [o.param_groups[n:] for o, n in zip(self._optimizers, self._taken.n_groups, strict=True)]
+        failures = self._put_back(self._taken, unfreeze=not committed)
+        if any(added):
+            self._keep(added, committed=committed)
+        if failures:
+            raise RuntimeError("; ".join(failures))
+
+    @torch.no_grad()
+    def _put_back(self, taken: _Taken, *, unfreeze: bool = True) -> list[str]:
+        """Makes the present what it was; what went wrong."""
         _reshard(self._modules())
-        added = [o.param_groups[n:] for o, n in zip(self._optimizers, taken.n_groups, strict=True)]
         taken.graph.refill(taken.contents)
         for form in taken.forms:
-            form.restore(unfreeze=not committed)
+            form.restore(unfreeze=unfreeze)
         self._fill(taken)
         failures = taken.load()
         taken.graph.refill(taken.contents)  # the same objects, whatever loading has put in their place
         for module, training in taken.training:
             module.training = training
         taken.random_state.restore()
-        if any(added):
-            self._keep(added, committed=committed)
-        if failures:
-            raise RuntimeError("; ".join(failures))
+        return failures
 
     def _fill(self, taken: _Taken) -> None:
         """Puts the values and gradients of all tensors back."""
@@ -200,6 +205,8 @@ class Snapshot:
         Args:
             but: parameters that are put back, too.
         """
+        modules = self._modules()
+        _reshard(modules)
         graph = ObjectGraph()
         for root in (self._model, *self._registered.values()):
             graph.add(root)
@@ -209,6 +216,7 @@ class Snapshot:
         try:
             yield
         finally:
+            _reshard(modules)
             graph.refill(contents)
             for form in forms:
                 form.restore()
@@ -224,27 +232,21 @@ class Snapshot:
         """
         if self._taken is None:
             return None
-        present = self._another()
-        present.take()
-        try:
-            self.restore()
+        with self._elsewhere():
+            self._put_back(self._taken)
             return {
                 "roots": [copy.deepcopy(root.state_dict()) for root in self._module_roots()],
                 "optimizers": [copy.deepcopy(each.state_dict()) for each in self._all_optimizers()],
                 "objects": [copy.deepcopy(each.state_dict()) for each in self._stateful()],
                 "random_state": self._taken.random_state.state_dict(),
             }
-        finally:
-            present.restore()
 
     def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
         """Remembers what another snapshot remembered. The present stays as it is."""
         if state is None:
             self._taken = None
             return
-        present = self._another()
-        present.take()
-        try:
+        with self._elsewhere():
             for root, saved in zip(self._module_roots(), state["roots"], strict=True):
                 root.load_state_dict(saved)
             load_in_place(self._all_optimizers(), state["optimizers"])
@@ -252,8 +254,17 @@ class Snapshot:
                 each.load_state_dict(saved)
             RandomState.from_state_dict(state["random_state"]).restore()
             self.take()
+
+    @contextlib.contextmanager
+    def _elsewhere(self) -> Iterator[None]:
+        """The present makes way inside, to another snapshot, and is back at the end."""
+        present = self._another()
+        present.take()
+        assert present._taken is not None
+        try:
+            yield
         finally:
-            present.restore()
+            present._put_back(present._taken)
 
     def _another(self) -> Snapshot:
         """Of the same objects; empty."""

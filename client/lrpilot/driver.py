@@ -275,7 +275,7 @@ class Driver:
             "coasting": isinstance(lease, Coasting),
             "directive": lease.directive.SerializeToString(),
             "done": lease.done,
-            "losses": self._backend.peek(),
+            "losses": attempt(self._backend.peek) or [math.nan] * lease.done,
             "validations": [validation.SerializeToString() for validation in self._validations],
             "elapsed_s": time.monotonic() - self._started,
             "record": self._record.state_dict(),
@@ -567,7 +567,7 @@ class Driver:
         """Books the steps since the last report, as far as that can be done; whether steps are to be rolled back."""
         lease = self._lease
         losses = attempt(self._losses)
-        diverged = self._ranks is None and losses is not None and first_divergence(losses) is not None
+        diverged = self._ranks is None and losses is not None and not all(map(math.isfinite, losses))
         astray = self._astray or (self._held and lease.done > 0 and (diverged or not lease.committed))
         astray &= not isinstance(lease, Coasting)
         report = pb.Report(

@@ -272,7 +272,8 @@ class Driver:
             "session": self._session.state_dict(),
             "finished": self._finished,
             "held": self._held,
-            "coasting": isinstance(lease, Coasting),
+            "coasts": isinstance(lease, Coasting),
+            "left": lease.remaining if isinstance(lease, Coasting) else None,
             "directive": lease.directive.SerializeToString(),
             "done": lease.done,
             "losses": attempt(self._backend.peek) or [math.nan] * lease.done,
@@ -308,8 +309,8 @@ class Driver:
         self._position.load_state_dict(state["position"], state["random_state"])
         self._finished = state["finished"]
         directive = pb.Directive.FromString(state["directive"])
-        done, left = state["done"], self._standing().remaining
-        self._lease = lease = Coasting(directive.profile, left, done) if state["coasting"] else Lease(directive, done)
+        done, left = state["done"], state["left"]
+        self._lease = lease = Coasting(directive.profile, left, done) if state["coasts"] else Lease(directive, done)
         self._backend.begin(_room(directive), _limit(directive), state["losses"])
         self._validations = [pb.Validation.FromString(each) for each in state["validations"]]
         self._started = time.monotonic() - state["elapsed_s"]
@@ -325,13 +326,12 @@ class Driver:
         """
         if self._closed or self._session.forked:
             return
-        self._closed = True
         for end in (self._end, self._session.close, self._backend.close):
             try:
                 end()
             except Exception as error:
                 log.warning("lrpilot: closing: %s: %s", type(error).__name__, error)
-        self._finished = True
+        self._finished = self._closed = True
 
     def _end(self) -> None:
         """Ends what is open."""

@@ -1,4 +1,4 @@
-"""Servers, objects and bugs that do their worst to a run, as hypothesis strategies, and what a run must make of them."""
+"""Servers, objects and bugs that do their worst to a run, as strategies, and what a run must make of them."""
 
 from __future__ import annotations
 
@@ -91,9 +91,7 @@ class Fault:
 
 
 NO_FAULT = Fault(0, 0, 0)
-faults = st.builds(
-    Fault, st.integers(1, 12), st.sampled_from([1, 1, 2, 10**9]), st.integers(0, len(EXCEPTIONS) - 1)
-)
+faults = st.builds(Fault, st.integers(1, 12), st.sampled_from([1, 1, 2, 10**9]), st.integers(0, len(EXCEPTIONS) - 1))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -348,7 +346,7 @@ class Run:
         """One optimizer step."""
         loss = ((self.model(batch) - batch.sum(1, keepdim=True)) ** 2).mean()
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+        loss.backward()
         self.optimizer.step()
         self.steps += 1
         tuner.step(loss)

@@ -92,6 +92,7 @@ class Driver:
         self._finished = False
         self._closed = False
         self._meddled = False
+        self._said_over = False
         self._lr = backend.base_lrs[0]
         config = job_config(
             name=name,
@@ -129,6 +130,8 @@ class Driver:
                 # What happened since the tuner was made (random numbers, loaded weights) belongs to the start.
                 self._backend.take()
             self._position.follow(self._lease.directive)
+        if self._finished:
+            self._say_over("batches() gives none")
         while not self._finished:
             yield buffer.draw()
 
@@ -146,6 +149,7 @@ class Driver:
             ServerError: a decision can't be had, and `strict` is set.
         """
         if self._finished:
+            self._say_over("step() does nothing, and the LR stays where it is")
             return
         if not self._backend.append(loss):
             return
@@ -184,6 +188,11 @@ class Driver:
     def finished(self) -> bool:
         """Whether the budget is spent."""
         return self._finished
+
+    @property
+    def closed(self) -> bool:
+        """Whether the tuning was ended by `close`."""
+        return self._closed
 
     @property
     def lr(self) -> float:
@@ -427,8 +436,16 @@ class Driver:
 
     def _finish(self) -> None:
         self._finished = True
+        self._backend.finish()
         log.info("lrpilot: done, %d steps committed and %d rolled back", self._record.committed, self._record.searched)
         self._tell(lambda observer: observer.finished(self))
+
+    def _say_over(self, what: str) -> None:
+        """Says, once, that the tuner is used after its end."""
+        if not self._said_over:
+            self._said_over = True
+            spent = "" if self._total_steps is None else f", as the budget of {self._total_steps} steps is spent"
+            log.warning("lrpilot: the tuning has ended%s: %s; to train on, make another tuner", spent, what)
 
     def _standing(self) -> Standing:
         """Where the reported steps have led."""

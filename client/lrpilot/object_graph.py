@@ -320,7 +320,7 @@ def _classified(cls: type) -> tuple[_Kind, ...]:
         return _opened(cls)
     contents = _contents_of(cls)
     if contents or not _is_machinery(cls):
-        return (*contents, *_opened(cls)) if _has_attributes(cls) or not contents else contents
+        return (*contents, _OBJECT) if contents and _has_attributes(cls) else contents or _opened(cls)
     return _CLOSED
 
 
@@ -372,3 +372,21 @@ def _is_from(cls: type, packages: tuple[str, ...]) -> bool:
 def _may_change(cls: type) -> bool:
     """Whether an object without attributes may all the same have a state: an iterator, or one of a C extension."""
     return hasattr(cls, "__next__") or not cls.__module__.startswith(("builtins", "torch", "numpy"))
+
+
+def is_followed(value: Any) -> bool:
+    """Whether references to such an object lead to what is put back."""
+    return bool(_kinds(type(value)))
+
+
+def is_stuck(value: Any) -> bool:
+    """Whether an object may change and can't be put back: an iterator, or one of a C extension."""
+    return _kinds(type(value)) is _OPAQUE
+
+
+def attributes_of(value: Any) -> dict[str, Any]:
+    """What an object holds by name, as far as it is followed."""
+    own = _attributes(value)
+    if _TABLED in _kinds(type(value)):
+        return {name: own[name] for name in _TABLES if name in own}
+    return own | {name: getattr(value, name) for name in _slots(value)}

@@ -78,6 +78,9 @@ class Backend(abc.ABC):
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
         """Remembers what another one remembered. The present stays as it is."""
 
+    def finish(self) -> None:  # noqa: B027 - most have nothing to do
+        """The budget is spent: no step will follow."""
+
     @abc.abstractmethod
     def close(self) -> None:
         """Lets go of what `take` holds."""

@@ -100,6 +100,10 @@ class DistributedBackend(Backend):
         """What this rank remembered."""
         self._own.load_state_dict(state)
 
+    def finish(self) -> None:
+        """On this rank."""
+        self._own.finish()
+
     def close(self) -> None:
         """On this rank."""
         self._own.close()

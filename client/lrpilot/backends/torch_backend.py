@@ -38,7 +38,7 @@ class TorchBackend(Backend):
         unchanged = functools.partial(evaluating, self._snapshot, optimizers)
         self._validator = Validator(validate, unchanged) if validate is not None else None
         scaled = any(isinstance(each, torch.amp.GradScaler) for each in register.values())
-        self._updates = Updates(optimizers) if scaled else None
+        self._updates = Updates(optimizers, scaled=scaled)
 
     @property
     def base_lrs(self) -> list[float]:
@@ -76,8 +76,8 @@ class TorchBackend(Backend):
         self._losses.begin(n_steps, limit, earlier)
 
     def append(self, loss: torch.Tensor | SupportsFloat) -> bool:
-        """Keeps the loss on its device; false if a GradScaler skipped the update."""
-        if self._updates is not None and not self._updates.any():
+        """Keeps the loss on its device; false if there was no update, as where a GradScaler skips one."""
+        if not self._updates.took_place():
             return False
         self._losses.append(loss)
         return True
@@ -104,5 +104,10 @@ class TorchBackend(Backend):
         self._groups.load_state_dict(state["ratios"])
         self._snapshot.load_state_dict(state["snapshot"])
 
+    def finish(self) -> None:
+        """Watches the optimizers no longer."""
+        self._updates.close()
+
     def close(self) -> None:
         """The snapshot goes with its last user."""
+        self._updates.close()

@@ -33,7 +33,7 @@ class Loop:
     def step(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         x, y = batch
         loss: torch.Tensor = (self.model(x) - y).square().mean() * (1 + self.extra())
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         self.optimizer.step()
         self.optimizer.zero_grad()
         return loss

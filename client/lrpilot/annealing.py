@@ -27,7 +27,9 @@ class Annealing:
     It takes reports as a server does, and remembers them for the server: `replacement` tells what was done without it.
     """
 
-    def __init__(self, lr: float, remaining_steps: int | None, *, restore: bool, warm: bool) -> None:
+    def __init__(
+        self, lr: float, remaining_steps: int | None, *, restore: bool, warm: bool, rolls_back: bool = True
+    ) -> None:
         """Starts at `lr`, from the snapshot if `restore`; `remaining_steps` None: there is no end.
 
         Args:
@@ -35,7 +37,9 @@ class Annealing:
             remaining_steps: how many steps may still be run.
             restore: whether the steps before are to be rolled back.
             warm: whether there are committed steps already, so that the LR need not rise from zero.
+            rolls_back: whether a divergence can take steps back. Otherwise they stay, and only the LR is halved.
         """
+        self._rolls_back = rolls_back
         self._lr = lr
         self._remaining = remaining_steps
         self._warm = warm
@@ -44,7 +48,7 @@ class Annealing:
         self._wasted = 0
         self._wall_time_s = 0.0
         # Where it starts is where a divergence leads back to.
-        self._begin(restore=restore, snapshot=True)
+        self._begin(restore=restore, snapshot=rolls_back)
         self._stretch = self._open.profile
 
     @property
@@ -53,15 +57,18 @@ class Annealing:
         return self._open
 
     def take(self, report: pb.Report) -> None:
-        """Goes on: the rest after a part, the stop after the end, half the LR from the snapshot after a divergence."""
+        """Goes on: the rest after a part, the stop after the end, half the LR, from the snapshot, on a divergence."""
         self._wall_time_s += report.wall_time_s
         if self._remaining is not None:
             self._remaining -= len(report.losses)
         if report.outcome == pb.OUTCOME_DIVERGED:
-            self._wasted += len(self._losses) + len(report.losses)
-            self._losses.clear()
+            if self._rolls_back:
+                self._wasted += len(self._losses) + len(report.losses)
+                self._losses.clear()
+            else:
+                self._losses += report.losses
             self._lr *= RETREAT
-            self._begin(restore=True, snapshot=False)
+            self._begin(restore=self._rolls_back, snapshot=False)
             self._stretch = self._open.profile
             return
         self._losses += report.losses
@@ -93,6 +100,7 @@ class Annealing:
             "lr": self._lr,
             "remaining": self._remaining,
             "warm": self._warm,
+            "rolls_back": self._rolls_back,
             "open": self._open.SerializeToString(),
             "stretch": self._stretch.SerializeToString(),
             "losses": list(self._losses),
@@ -103,7 +111,9 @@ class Annealing:
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> Annealing:
         """What `state_dict` gave."""
-        annealing = cls(state["lr"], state["remaining"], restore=False, warm=state["warm"])
+        annealing = cls(
+            state["lr"], state["remaining"], restore=False, warm=state["warm"], rolls_back=state["rolls_back"]
+        )
         annealing._open = pb.Directive.FromString(state["open"])
         annealing._stretch = pb.Profile.FromString(state["stretch"])
         annealing._losses = list(state["losses"])

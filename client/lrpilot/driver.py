@@ -13,20 +13,23 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from lrpilot.backends.base import Backend
 from lrpilot.backends.distributed import DistributedBackend
+from lrpilot.coasting import Coasting, attempt
 from lrpilot.credentials import Credentials
 from lrpilot.divergence import first_divergence
-from lrpilot.errors import ConfigError
+from lrpilot.errors import ConfigError, ServerError
 from lrpilot.job_config import job_config
 from lrpilot.job_options import TIMEOUT_S
-from lrpilot.lease import Event, Lease
+from lrpilot.lease import Event, Lease, rolls_back
 from lrpilot.observer import Observer
 from lrpilot.position import Position
 from lrpilot.promise import bar_of, is_above
 from lrpilot.record import Record
 from lrpilot.rng import RandomState
 from lrpilot.schedule import Schedule
-from lrpilot.session import Session, Standing
+from lrpilot.session import Session
 from lrpilot.shared_session import SharedSession
+from lrpilot.standing import Standing
+from lrpilot.together import together
 from lrpilot.transport.base import Transport
 from lrpilot.transport.embedded_transport import EmbeddedTransport
 from lrpilot.transport.grpc_transport import GrpcTransport
@@ -93,6 +96,13 @@ class Driver:
         self._closed = False
         self._meddled = False
         self._said_over = False
+        self._strict = strict
+        self._lease: Lease
+        # The last report, then the answer to it, until what it asks for has begun.
+        self._due: pb.Report | pb.Directive | None = None
+        self._held = False
+        self._astray = False
+        self._abandoned = False
         self._lr = backend.base_lrs[0]
         config = job_config(
             name=name,
@@ -133,7 +143,8 @@ class Driver:
         if self._finished:
             self._say_over("batches() gives none")
         while not self._finished:
-            yield buffer.draw()
+            if not self._catch_up():
+                yield buffer.draw()
 
     def step(self, loss: Any) -> None:
         """Takes the loss of the step that was just made, and prepares the next one.
@@ -263,18 +274,21 @@ class Driver:
 
         It holds the snapshot too (as much again as model and optimizer), and inside a search the batches of one probe.
         """
+        self._catch_up()
         lease = self._lease
         return {
             "format": STATE_FORMAT,
             "session": self._session.state_dict(),
             "finished": self._finished,
+            "held": self._held,
+            "coasting": isinstance(lease, Coasting),
             "directive": lease.directive.SerializeToString(),
             "done": lease.done,
             "losses": self._backend.peek(),
             "validations": [validation.SerializeToString() for validation in self._validations],
             "elapsed_s": time.monotonic() - self._started,
             "record": self._record.state_dict(),
-            "snapshot": self._backend.state_dict(),
+            "snapshot": self._snapshot_state(),
             "position": self._position.state_dict(),
             "random_state": RandomState.capture().state_dict(),
         }
@@ -297,12 +311,15 @@ class Driver:
             raise ConfigError(f"state: format {state.get('format')!r} is not {STATE_FORMAT}, which this LRPilot reads")
         self._session.load_state_dict(state["session"])
         self._record.load_state_dict(state["record"])
-        self._backend.load_state_dict(state["snapshot"])
+        self._held = state["held"]
+        if state["snapshot"] is not None:
+            self._backend.load_state_dict(state["snapshot"])
         self._position.load_state_dict(state["position"], state["random_state"])
         self._finished = state["finished"]
         directive = pb.Directive.FromString(state["directive"])
-        self._lease = lease = Lease(directive, state["done"])
-        self._backend.begin(directive.report_every or directive.n_steps, _limit(directive), state["losses"])
+        done, left = state["done"], self._standing().remaining
+        self._lease = lease = Coasting(directive.profile, left, done) if state["coasting"] else Lease(directive, done)
+        self._backend.begin(_room(directive), _limit(directive), state["losses"])
         self._validations = [pb.Validation.FromString(each) for each in state["validations"]]
         self._started = time.monotonic() - state["elapsed_s"]
         RandomState.from_state_dict(state["random_state"]).restore()
@@ -315,21 +332,32 @@ class Driver:
         Of several ranks all must come here after the same step, unless an exception is on its way up: the others may be
         anywhere then, and none of them is waited for.
         """
-        if self._closed:
+        if self._closed or self._session.forked:
             return
         self._closed = True
+        for end in (self._end, self._session.close, self._backend.close):
+            try:
+                end()
+            except Exception as error:
+                log.warning("lrpilot: closing: %s: %s", type(error).__name__, error)
+        self._finished = True
+
+    def _end(self) -> None:
+        """Ends what is open."""
         lease = self._lease
-        if not self._finished and not lease.committed:
-            self._backend.restore()
+        if self._finished:
+            return
+        if isinstance(lease, Coasting):
+            self._settle()
+        elif self._astray or not lease.committed:
+            if self._held:
+                self._backend.restore()
             self._set_lr(self._standing().lr)
-        elif not self._finished and lease.done and (self._ranks is None or sys.exception() is None):
-            report = self._report(pb.OUTCOME_PARTIAL, self._backend.flush())
+        elif lease.done and (self._ranks is None or sys.exception() is None):
+            report = self._report(pb.OUTCOME_PARTIAL, self._losses())
             self._book(report)
             self._session.answer(lease.directive, report, self._standing())
-        if not self._finished:
-            self._finish()
-        self._session.close()
-        self._backend.close()
+        self._finish()
 
     def __enter__(self) -> Self:
         return self
@@ -341,6 +369,37 @@ class Driver:
 
     def _handle(self, lease: Lease) -> None:
         """What is due after this step besides an LR."""
+        self._guarded(lambda: self._carry_on(lease))
+
+    def _guarded(self, act: Callable[[], None]) -> None:
+        """Whatever fails in `act` ends the tuning, and not the training. Raises: ServerError: `strict` is set."""
+        try:
+            act()
+        except Exception as error:
+            if self._strict and isinstance(error, ServerError):
+                raise
+            self._coast(error)
+
+    def _catch_up(self) -> bool:
+        """Does what an interrupt left undone; whether there was something."""
+        if self._finished:
+            return False
+        lease = self._lease
+        if self._due is not None:
+            self._guarded(self._proceed)
+        elif lease.done >= lease.directive.n_steps:
+            self._handle(lease)
+        else:
+            return False
+        return True
+
+    def _carry_on(self, lease: Lease) -> None:
+        if isinstance(lease, Coasting):
+            self._settle()
+            self._coast_along(lease.after())
+            return
+        if self._due is not None:
+            raise InterruptedError("a decision was interrupted, and further steps were made meanwhile")
         event = lease.event()
         if (Event.CHECK in event and self._backend.diverged()) or (
             Event.VALIDATE in event and not self._validated(lease)
@@ -355,15 +414,27 @@ class Driver:
 
     def _advance(self, outcome: pb.Outcome.ValueType) -> None:
         """Reports, and follows the answer."""
-        directive, losses = self._lease.directive, self._backend.flush()
+        directive, losses = self._lease.directive, self._losses()
         self._look_at_lr()
         if first_divergence(losses, _limit(directive)) is not None:  # on CUDA the watch is a look behind
             outcome = pb.OUTCOME_DIVERGED
         elif outcome != pb.OUTCOME_DIVERGED and self._fell_short(directive, losses):
             outcome = pb.OUTCOME_FELL_SHORT
-        report = self._report(outcome, losses)
-        self._book(report)
-        self._follow(self._session.answer(directive, report, self._standing()))
+        self._book(self._report(outcome, losses))
+        self._proceed()
+
+    def _losses(self) -> list[float]:
+        """Of all steps since the last report; those that an interrupt has lost are no numbers."""
+        losses = self._backend.flush()
+        return [math.nan] * (self._lease.done - len(losses)) + losses
+
+    def _proceed(self) -> None:
+        """Asks what follows on the last report, and begins it; from where it was interrupted, if it was."""
+        if isinstance(self._due, pb.Report):
+            self._due = self._session.answer(self._lease.directive, self._due, self._standing())
+        if self._due is not None:
+            self._follow(self._due)
+        self._due = None
 
     def _fell_short(self, directive: pb.Directive, losses: Sequence[float]) -> bool:
         """Whether these committed steps did worse than was promised."""
@@ -381,31 +452,42 @@ class Driver:
         )
 
     def _book(self, report: pb.Report) -> None:
-        directive, record = self._lease.directive, self._record
-        start = record.committed if self._lease.committed else record.searched
-        record.add(directive, report)
-        self._tell(lambda observer: observer.reported(self, directive, report, start))
+        lease, record = self._lease, self._record
+        start = record.committed if lease.committed else record.searched
+        self._astray = self._held and (rolls_back(report) or not lease.committed)
+        booked = report
+        if rolls_back(report) and not self._held:  # nothing can be taken back
+            booked = pb.Report(losses=report.losses, validations=report.validations, outcome=pb.OUTCOME_PARTIAL)
+        record.add(lease.directive, booked)
+        self._due = report
+        lease.expire()
+        self._tell(lambda observer: observer.reported(self, lease.directive, report, start))
 
     def _follow(self, directive: pb.Directive) -> None:
         """Begins a directive. The order is part of the contract: restore, snapshot, then the LR."""
-        if directive.restore:
-            self._backend.restore(committed=self._lease.committed)
+        restored = directive.restore
+        if restored:
+            directive = self._go_back(directive)
         if directive.phase == pb.PHASE_STOP:
-            self._set_lr(self._standing().lr if directive.restore else self._lr)
+            self._set_lr(self._standing().lr if restored else self._lr)
             self._finish()
             return
         if directive.snapshot:
             directive = self._remember(directive)
-        self._position.follow(directive)
-        self._lease = lease = Lease(directive)
-        self._backend.begin(directive.report_every or directive.n_steps, _limit(directive))
-        self._validations = []
-        self._started = time.monotonic()
-        self._set_lr(lease.lr())
+        together(self._ranks, lambda: self._begin(directive))
+        lease = self._lease
         self._announce(lease)
         self._tell(lambda observer: observer.began(self, directive))
         if lease.validates_first:
             self._validated(lease)
+
+    def _begin(self, directive: pb.Directive) -> None:
+        self._position.follow(directive)
+        self._lease = lease = Lease(directive)
+        self._backend.begin(_room(directive), _limit(directive))
+        self._validations = []
+        self._started = time.monotonic()
+        self._set_lr(lease.lr())
 
     def _announce(self, lease: Lease) -> None:
         """Says what comes next, and what nobody should overlook where people see it."""
@@ -421,7 +503,7 @@ class Driver:
             return
         decided = lease.committed and lease.profile.offset == 0
         level = logging.INFO if decided else logging.DEBUG
-        log.log(level, "lrpilot: directive %d, %s: %s", directive.number, self.phase, directive.reason)
+        log.log(level, "lrpilot: directive %d, %s: %.500s", directive.number, self.phase, directive.reason)
 
     def _remember(self, directive: pb.Directive) -> pb.Directive:
         """Takes a directive's snapshot; where that fails in the middle of a run, the tuning ends, and not the run."""
@@ -429,10 +511,86 @@ class Driver:
             self._backend.take()
         except Exception as error:
             if self._record.steps == 0:
+                self._session.close()
                 raise  # nothing has begun: there is an argument to change
-            return self._session.abandon(f"no snapshot can be taken: {error}", self._standing())
+            self._held = False
+            return self._abandon("no snapshot can be taken", error)
+        self._held = True
         self._record.mark()
         return directive
+
+    def _go_back(self, directive: pb.Directive) -> pb.Directive:
+        """Restores for a directive; where that fails the tuning ends, and the run goes on with what was put back."""
+        self._astray = False
+        try:
+            together(self._ranks, lambda: self._backend.restore(committed=self._lease.committed))
+        except Exception as error:
+            return directive if self._abandoned else self._abandon("the snapshot can't be put back", error)
+        return directive
+
+    def _abandon(self, what: str, error: Exception) -> pb.Directive:
+        """What comes in place of a directive that the run, and not the server, has prevented."""
+        if self._ranks is not None and self._ranks.parted:
+            raise error
+        self._abandoned = True
+        return self._session.abandon(f"{what}: {type(error).__name__}: {error}", self._standing())
+
+    def _snapshot_state(self) -> dict[str, Any] | None:
+        """What is remembered, for a checkpoint; nothing if it can't be put back."""
+        if self._abandoned:
+            return None
+        try:
+            return self._backend.state_dict()
+        except Exception as error:
+            log.warning("lrpilot: a checkpoint without a snapshot: %s: %s", type(error).__name__, error)
+            return None
+
+    def _coast(self, error: Exception) -> None:
+        """The tuning has failed in the middle of something: goes on without, over so many steps as are left."""
+        log.warning(
+            "lrpilot: the tuning has failed; training goes on without it, and anneals its LR: %s: %s",
+            type(error).__name__,
+            error,
+            exc_info=error,
+        )
+        if self._ranks is not None:
+            self._ranks.part()
+        remaining = self._standing().remaining
+        if remaining is not None:
+            remaining = max(remaining - self._lease.done, 0)
+        astray = self._settle()
+        if astray:
+            attempt(lambda: self._backend.restore(committed=self._lease.committed))
+        follow = pb.Directive(phase=pb.PHASE_TRAIN, restore=astray, batches=pb.BATCH_SOURCE_REPLAYED)
+        attempt(lambda: self._position.follow(follow))
+        attempt(self._session.close)
+        self._due, self._astray, self._abandoned = None, False, True
+        self._coast_along(None if remaining == 0 else Coasting.over(remaining, self._standing().lr))
+
+    def _settle(self) -> bool:
+        """Books the steps since the last report, as far as that can be done; whether steps are to be rolled back."""
+        lease = self._lease
+        losses = attempt(self._losses)
+        diverged = self._ranks is None and losses is not None and first_divergence(losses) is not None
+        astray = self._astray or (self._held and lease.done > 0 and (diverged or not lease.committed))
+        astray &= not isinstance(lease, Coasting)
+        report = pb.Report(
+            losses=[math.nan] * lease.done if losses is None else losses,
+            outcome=pb.OUTCOME_DIVERGED if astray else pb.OUTCOME_PARTIAL,
+        )
+        if lease.done:
+            attempt(lambda: self._record.add(lease.directive, report))
+        lease.expire()
+        return astray
+
+    def _coast_along(self, lease: Coasting | None) -> None:
+        """Goes on with so many steps, or ends after the last one."""
+        if lease is None:
+            self._finish()
+            return
+        self._lease, self._validations, self._started = lease, [], time.monotonic()
+        attempt(lambda: self._backend.begin(lease.directive.n_steps))
+        attempt(lambda: self._set_lr(lease.lr()))
 
     def _finish(self) -> None:
         self._finished = True
@@ -450,16 +608,28 @@ class Driver:
     def _standing(self) -> Standing:
         """Where the reported steps have led."""
         record = self._record
-        remaining = None if self._total_steps is None else self._total_steps - record.steps
-        return Standing(record.last_lr or self._backend.base_lrs[0], remaining, warm=record.committed > 0)
+        remaining = None if self._total_steps is None else max(self._total_steps - record.steps, 0)
+        lr = record.last_lr or self._backend.base_lrs[0]
+        return Standing(lr, remaining, warm=record.committed > 0, held=self._held)
 
     def _set_lr(self, lr: float) -> None:
-        self._backend.set_lr(lr)
+        try:
+            self._backend.set_lr(lr)
+        except Exception as error:
+            if self._record.steps == 0 and not self._due:
+                raise  # nothing has begun: there is an argument to change
+            if not self._meddled:
+                self._meddled = True
+                log.warning("lrpilot: the LR can't be set, and stays: %s: %s", type(error).__name__, error)
+            return
         self._lr = lr
 
     def _look_at_lr(self) -> None:
         """Says, once, that something else sets the LR too."""
-        lr = self._backend.lrs()[0]
+        lrs = attempt(self._backend.lrs)
+        if not lrs:
+            return
+        [lr, *_] = lrs
         if not (self._meddled or math.isclose(lr, self._lr, rel_tol=LR_TOLERANCE)):
             self._meddled = True
             log.warning(
@@ -489,6 +659,11 @@ class Driver:
 def _connect(server: str | None, credentials: Credentials | None) -> Transport:
     target = server or os.environ.get(SERVER_VARIABLE)
     return GrpcTransport(target, credentials or Credentials.from_environment()) if target else EmbeddedTransport()
+
+
+def _room(directive: pb.Directive) -> int:
+    """How many losses come between two reports."""
+    return min(directive.report_every or directive.n_steps, directive.n_steps)
 
 
 def _limit(directive: pb.Directive) -> float:

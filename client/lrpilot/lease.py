@@ -52,11 +52,15 @@ class Lease:
         """The LR of the step that comes next."""
         return self.profile.lr(self.done)
 
+    def expire(self) -> None:
+        """Its steps are reported: none is done, and what comes after the next one is due at once."""
+        self.done, self.next_event = 0, 1
+
     def event(self) -> Event:
         """What is due after `done` steps, and moves `next_event` on."""
         done, directive = self.done, self.directive
         event = Event(0)
-        if done == directive.n_steps:
+        if done >= directive.n_steps:
             event |= Event.END | Event.CHECK
         elif directive.report_every and done % directive.report_every == 0:
             event |= Event.PART | Event.CHECK

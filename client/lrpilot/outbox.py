@@ -5,15 +5,20 @@ from __future__ import annotations
 import collections
 import contextlib
 import logging
+import os
 import uuid
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from lrpilot import sanity
 from lrpilot.errors import RefusedError, ServerError
 from lrpilot.transport.base import Transport
 from lrpilot.v1 import tuner_pb2 as pb
 
+FORKED = "FAILED_PRECONDITION"
+"""The status of calls over a connection that another process has made."""
+
+Answer = TypeVar("Answer")
 log = logging.getLogger("lrpilot")
 
 
@@ -27,6 +32,7 @@ class Outbox:
     def __init__(self, transport: Transport, config: pb.JobConfig) -> None:
         """A job that is to be opened with `config`."""
         self._transport = transport
+        self._process = os.getpid()
         self._config = config
         self._request_id = str(uuid.uuid4())
         self._delivered: list[pb.Report] = []
@@ -42,11 +48,23 @@ class Outbox:
         """Whether the server has every report."""
         return not self._waiting
 
+    @property
+    def forked(self) -> bool:
+        """Whether this process is a child of the one whose job it is, to which the connection belongs."""
+        return os.getpid() != self._process
+
     def open(self, timeout_s: float) -> pb.CreateJobResponse:
         """Opens the job. Raises: ServerError."""
-        request = pb.CreateJobRequest(request_id=self._request_id, config=self._config)
-        response = self._transport.create_job(request, timeout_s)
-        sanity.check(response.directive, 1)
+
+        def create() -> pb.CreateJobResponse:
+            request = pb.CreateJobRequest(request_id=self._request_id, config=self._config)
+            response = self._transport.create_job(request, timeout_s)
+            sanity.check(response.directive, 1)
+            if not response.job.id:
+                raise ServerError("server: the job that it opened has no id", "INTERNAL")
+            return response
+
+        response = self._asked(create)
         self.job_id, self.outstanding = response.job.id, response.directive
         return response
 
@@ -71,9 +89,8 @@ class Outbox:
 
     def _deliver(self, timeout_s: float) -> None:
         if self._rewind:
-            self._transport.resume_job(
-                pb.ResumeJobRequest(job_id=self.job_id, directive_number=self.outstanding.number), timeout_s
-            )
+            request = pb.ResumeJobRequest(job_id=self.job_id, directive_number=self.outstanding.number)
+            self._asked(lambda: self._transport.resume_job(request, timeout_s))
             self._rewind = False
         while self._waiting:
             report = self._waiting[0]
@@ -81,10 +98,13 @@ class Outbox:
             self._delivered.append(self._waiting.popleft())
 
     def _advance(self, report: pb.Report, timeout_s: float) -> pb.Directive:
-        request = pb.AdvanceRequest(job_id=self.job_id, report=report)
-        directive = self._transport.advance(request, timeout_s).directive
-        sanity.check(directive, report.directive_number + 1)
-        return directive
+        def advance() -> pb.Directive:
+            request = pb.AdvanceRequest(job_id=self.job_id, report=report)
+            directive = self._transport.advance(request, timeout_s).directive
+            sanity.check(directive, report.directive_number + 1)
+            return directive
+
+        return self._asked(advance)
 
     def _tell_again(self, timeout_s: float) -> None:
         """Opens the job anew, and brings it to where it was. Raises: ServerError: it does not come out the same."""
@@ -98,9 +118,13 @@ class Outbox:
 
     def decisions(self, timeout_s: float) -> list[pb.Decision]:
         """What the server decided so far, and on what evidence. Raises: ServerError."""
-        request = pb.GetScheduleRequest(job_id=self.job_id, view=pb.SCHEDULE_VIEW_FULL)
-        history = self._transport.get_schedule(request, timeout_s).history
-        return [entry.decision for entry in history if entry.HasField("decision")]
+
+        def read() -> list[pb.Decision]:
+            request = pb.GetScheduleRequest(job_id=self.job_id, view=pb.SCHEDULE_VIEW_FULL)
+            history = self._transport.get_schedule(request, timeout_s).history
+            return [entry.decision for entry in history if entry.HasField("decision")]
+
+        return self._asked(read)
 
     def state_dict(self) -> dict[str, Any]:
         """As plain values."""
@@ -121,10 +145,27 @@ class Outbox:
         self._waiting = collections.deque(pb.Report.FromString(each) for each in state["waiting"])
         self._rewind = bool(self.job_id)
         if stray and stray != self.job_id:
+            request = pb.CancelJobRequest(job_id=stray, reason=f"its run goes on as job {self.job_id}")
             with contextlib.suppress(ServerError):
-                reason = f"its run goes on as job {self.job_id}"
-                self._transport.cancel_job(pb.CancelJobRequest(job_id=stray, reason=reason), timeout_s)
+                self._asked(lambda: self._transport.cancel_job(request, timeout_s))
 
     def close(self) -> None:
-        """Lets go of the server."""
-        self._transport.close()
+        """Lets go of the server, unless that is the business of the process that this one was forked from."""
+        if self.forked:
+            return
+        try:
+            self._transport.close()
+        except Exception as error:
+            log.warning("lrpilot: the connection could not be closed: %s: %s", type(error).__name__, error)
+
+    def _asked(self, ask: Callable[[], Answer]) -> Answer:
+        """What `ask` gets from the server. Raises: ServerError: whatever a transport raises becomes one."""
+        if self.forked:
+            raise ServerError("server: its connection belongs to the process that this one was forked from", FORKED)
+        try:
+            return ask()
+        except ServerError:
+            raise
+        except Exception as error:
+            message = f"server: {type(self._transport).__name__} raised {type(error).__name__}: {error}"
+            raise ServerError(message, "UNKNOWN") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from collections.abc import Sequence
 from typing import Self
@@ -15,8 +16,12 @@ class Ranks:
     """A channel of its own between the ranks of a process group: gloo, on the CPU, whatever the group's backend.
 
     So a tuner's waiting is no collective of the group: NCCL's watchdog doesn't see it, and no device is synchronised.
-    A rank that dies closes its connections, and whoever waits for it gets a RuntimeError at once.
+    A rank that dies closes its connections, and whoever waits for it gets a RuntimeError at once. A rank whose tuning
+    has failed says so (`part`), and whoever meets it gets one too. From then on each rank is told only what it says.
     """
+
+    parted = False
+    """Whether a rank has said that it can't go on."""
 
     def __init__(self, group: dist.ProcessGroup, patience_s: float) -> None:
         """Opens the channel; collective.
@@ -49,7 +54,10 @@ class Ranks:
         return cls(group, patience_s) if dist.get_world_size(group) > 1 else None
 
     def broadcast(self, message: bytes = b"") -> bytes:
-        """What rank 0 says; collective. The others' messages are ignored."""
+        """What rank 0 says; collective. The others' messages are ignored. Raises: RuntimeError: a rank has parted."""
+        if self.parted:
+            return message
+        self._meet()
         length = torch.tensor(len(message))
         dist.broadcast(length, self._first, self._group)
         if self.rank == 0:
@@ -64,8 +72,16 @@ class Ranks:
 
         Sums of float32 values are exact in float64 as long as they are of like size, so the order of adding, which is
         the backend's, does not show.
+
+        Raises:
+            RuntimeError: a rank has parted.
         """
+        if not self.parted:
+            self._meet()
         sums = torch.tensor(values, dtype=torch.float64)
+        if self.parted:
+            own: list[float] = sums.float().tolist()
+            return own
         dist.all_reduce(sums, group=self._group)
         means: list[float] = (sums / self.size).float().tolist()
         return means
@@ -73,6 +89,24 @@ class Ranks:
     def any(self, *conditions: bool) -> list[bool]:
         """Of each of so many conditions, whether it holds on a rank; collective."""
         return [share > 0 for share in self.mean([float(condition) for condition in conditions])]
+
+    def part(self) -> None:
+        """Says that this rank can't go on, to whoever meets it next; collective with whatever the others do then."""
+        if not self.parted:
+            with contextlib.suppress(RuntimeError):
+                self._meet(parts=True)
+
+    def _meet(self, *, parts: bool = False) -> None:
+        """Begins what is collective. Raises: RuntimeError: a rank parts."""
+        parting = torch.tensor(int(parts))
+        try:
+            dist.all_reduce(parting, group=self._group)
+        except RuntimeError:
+            self.parted = True  # One has gone without a word.
+            raise
+        if parting:
+            self.parted = True
+            raise RuntimeError("the tuning has failed on a rank")
 
     def close(self) -> None:
         """Closes the channel, so that nobody waits for this rank. Not collective.

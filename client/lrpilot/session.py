@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import time
 from collections.abc import Mapping
 from typing import Any
 
+from lrpilot import sanity
 from lrpilot.annealing import Annealing
-from lrpilot.errors import ProtocolError, RefusedError, ServerError
+from lrpilot.errors import ServerError
 from lrpilot.lease import committed, rest_of, rolls_back
 from lrpilot.outbox import Outbox
+from lrpilot.standing import Standing
 from lrpilot.transport.base import Transport
 from lrpilot.v1 import tuner_pb2 as pb
 
@@ -24,19 +25,12 @@ LOOKING_SHARE = 20
 """While the server is away, at most one in so many seconds goes into looking for it."""
 LASTING = {"FAILED_PRECONDITION", "INVALID_ARGUMENT", "UNIMPLEMENTED"}
 """Refusals that asking again would not change."""
+WRONG_ARGUMENT = "INVALID_ARGUMENT"
+"""The refusal that whoever made the job can do something about."""
+LONGEST_REASON = 500
+"""Characters of a server's, in a log."""
 
 log = logging.getLogger("lrpilot")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Standing:
-    """Where a run is: what a schedule without the server would begin with."""
-
-    lr: float
-    remaining: int | None
-    """Steps that may still be run; None: there is no end."""
-    warm: bool
-    """Whether there are committed steps, so that the LR need not rise from zero."""
 
 
 class Session:
@@ -55,6 +49,7 @@ class Session:
         self._look_again = 0.0
         self._strict = strict
         self._alone: Annealing | None = None
+        self._last_report: pb.Report | None = None
         self._for_good = False
         self._closed = False
         self.config = config
@@ -65,17 +60,23 @@ class Session:
         """The server's name of the job; empty until the server has it."""
         return self._outbox.job_id
 
+    @property
+    def forked(self) -> bool:
+        """Whether this process is a child of the one that talks to the server."""
+        return self._outbox.forked
+
     def open(self, standing: Standing) -> pb.Directive:
-        """The first directive; without a server, the beginning of a plain schedule.
+        """The first directive; without a server, or with one that refuses for the time being, that of a plain schedule.
 
         Raises:
-            RefusedError: the server doesn't accept the job.
-            ServerError: the server is away, and the session strict.
+            RefusedError: the server finds fault with what the job is described by.
+            ServerError: the server is away or refuses, and the session is strict.
         """
         try:
-            return self._open(self._timeout_s, standing.remaining)
+            self._open(self._timeout_s)
+            return self._outstanding(standing, rolled_back=False)
         except ServerError as error:
-            if self._strict or isinstance(error, RefusedError):
+            if self._strict or error.code == WRONG_ARGUMENT:
                 self.close()
                 raise
             return self._leave(error, standing, restore=False)
@@ -83,30 +84,38 @@ class Session:
     def answer(self, directive: pb.Directive, report: pb.Report, standing: Standing) -> pb.Directive:
         """What follows on the report on `directive`, after which the run stands there.
 
+        Whoever was interrupted in here may ask once more.
+
         Raises:
             ServerError: no decision can be had, and the session is strict.
         """
+        told, self._last_report = report is self._last_report, report
         if self._alone is not None:
-            return self._go_on(self._alone, report, standing.remaining)
+            if not told:
+                self._alone.take(report)
+            return self._go_on(self._alone, report, standing)
         partial = report.outcome == pb.OUTCOME_PARTIAL
         away = not self._outbox.empty
-        self._outbox.add(report)
+        if not told:
+            self._outbox.add(report)
+        rolled_back = rolls_back(report) or not committed(directive)
         if partial and away and time.monotonic() < self._look_again:
             return rest_of(directive, len(report.losses))
         try:
-            answer = self._deliver(PART_TIMEOUT_S if partial else self._timeout_s, standing.remaining)
+            self._timed(self._outbox.deliver, PART_TIMEOUT_S if partial else self._timeout_s)
+            answer = self._outstanding(standing, rolled_back=rolled_back)
         except ServerError as error:
-            if partial and not _lasts(error):
+            if partial and not self._outbox.empty and not _lasts(error):
                 if not away:
                     log.warning("lrpilot: the server is away, training goes on as it was told: %s", error)
                 return rest_of(directive, len(report.losses))
             if self._strict:
                 raise
-            rolled_back = rolls_back(report) or not committed(directive)
+            restore = rolled_back and standing.held
             if standing.remaining == 0:
                 log.warning("lrpilot: the run is over, and the server has not been told its end: %s", error)
-                return pb.Directive(phase=pb.PHASE_STOP, stage=directive.stage, restore=rolled_back)
-            return self._leave(error, standing, restore=rolled_back)
+                return pb.Directive(phase=pb.PHASE_STOP, stage=directive.stage, restore=restore)
+            return self._leave(error, standing, restore=restore)
         if away:
             log.info("lrpilot: the server is back, and has all reports")
         if answer.phase == pb.PHASE_STOP and standing.remaining != 0:
@@ -114,8 +123,11 @@ class Session:
         return answer
 
     def abandon(self, why: str, standing: Standing) -> pb.Directive:
-        """The tuning can't go on, for a reason of the client's own: what is left is annealed, without a snapshot."""
-        directive = self._leave(why, standing, restore=False)
+        """The tuning can't go on, for a reason of the client's own: what is left is annealed from where the run is.
+
+        No further snapshot is taken. If none is held, a divergence leads nowhere back, and halves the LR all the same.
+        """
+        directive = self._leave(why, standing, restore=False, rolls_back=standing.held)
         directive.snapshot = False
         return directive
 
@@ -161,23 +173,19 @@ class Session:
                 self._timed(self._outbox.deliver, PART_TIMEOUT_S)
         self._outbox.close()
 
-    def _open(self, timeout_s: float, remaining: int | None) -> pb.Directive:
-        """The first directive. Raises: ServerError."""
+    def _open(self, timeout_s: float) -> None:
+        """Opens the job. Raises: ServerError."""
         response: pb.CreateJobResponse = self._timed(self._outbox.open, timeout_s)
         self.config = response.job.config
         log.info("lrpilot: job %s, policy %s", self.job_id, self.config.policy)
-        return self._outstanding(remaining)
 
-    def _deliver(self, timeout_s: float, remaining: int | None) -> pb.Directive:
-        """The answer to the last report. Raises: ServerError."""
-        self._timed(self._outbox.deliver, timeout_s)
-        return self._outstanding(remaining)
-
-    def _outstanding(self, remaining: int | None) -> pb.Directive:
-        """The server's last answer. Raises: ProtocolError: it asks for more steps than may be run."""
-        answer = self._outbox.outstanding
-        if remaining is not None and answer.n_steps > remaining:
-            raise ProtocolError(f"server: it asks for {answer.n_steps} steps, {remaining} are left", "INTERNAL")
+    def _outstanding(self, standing: Standing, *, rolled_back: bool) -> pb.Directive:
+        """The server's last answer. Raises: ProtocolError: it can't be carried out where the run is."""
+        sanity.check_in_place(self._outbox.outstanding, standing, rolled_back=rolled_back)
+        answer = pb.Directive()
+        answer.CopyFrom(self._outbox.outstanding)
+        # What is not to stay goes back, whether the server thinks of it or not.
+        answer.restore = rolled_back and standing.held
         return answer
 
     def _timed(self, call: Any, timeout_s: float) -> Any:
@@ -192,49 +200,57 @@ class Session:
         finally:
             self._patience_s -= time.monotonic() - started
 
-    def _leave(self, why: ServerError | str, standing: Standing, *, restore: bool) -> pb.Directive:
+    def _leave(
+        self, why: ServerError | str, standing: Standing, *, restore: bool, rolls_back: bool = True
+    ) -> pb.Directive:
         """Training goes on without the server: for a while after an error, for good after a stop."""
         self._for_good = isinstance(why, str) or _lasts(why) or self._patience_s <= 0
         hope = "for good" if self._for_good else "until the server is back"
-        log.warning("lrpilot: training goes on without the server, and anneals its LR, %s: %s", hope, why)
+        log.warning(
+            "lrpilot: training goes on without the server, and anneals its LR, %s: %s", hope, str(why)[:LONGEST_REASON]
+        )
         if self._for_good:
             self.close()
-        self._alone = Annealing(standing.lr, standing.remaining, restore=restore, warm=standing.warm)
+        self._alone = Annealing(
+            standing.lr, standing.remaining, restore=restore, warm=standing.warm, rolls_back=rolls_back
+        )
         return self._alone.directive
 
-    def _go_on(self, alone: Annealing, report: pb.Report, remaining: int | None) -> pb.Directive:
+    def _go_on(self, alone: Annealing, report: pb.Report, standing: Standing) -> pb.Directive:
         """The next directive of one's own, or the server's, if it is back."""
-        alone.take(report)
         # After a divergence the client goes back first; the server is told later.
         if self._for_good or report.outcome == pb.OUTCOME_DIVERGED or time.monotonic() < self._look_again:
             return alone.directive
         try:
-            answer = self._join(alone, remaining)
+            answer = self._join(alone, standing)
         except ServerError as error:
             if _lasts(error) or self._patience_s <= 0:
                 self._give_up(error)
             return alone.directive
-        if answer.phase == pb.PHASE_STOP and remaining != 0:
+        if answer.phase == pb.PHASE_STOP and standing.remaining != 0:
             self._give_up(answer.reason)
             return alone.directive
         self._alone = None
         log.info("lrpilot: the server is back; it has been told what was done without it")
         return answer
 
-    def _join(self, alone: Annealing, remaining: int | None) -> pb.Directive:
+    def _join(self, alone: Annealing, standing: Standing) -> pb.Directive:
         """Tells the server what was done without it; its answer. Raises: ServerError."""
         if self.job_id:
             self._timed(self._outbox.deliver, PART_TIMEOUT_S)
         else:
             # What its first directive asks for does not matter: it is replaced.
-            self._open(PART_TIMEOUT_S, None)
+            self._open(PART_TIMEOUT_S)
         outstanding = self._outbox.outstanding
-        if outstanding.phase != pb.PHASE_STOP:
-            self._outbox.add(alone.replacement(outstanding.number))
-        return self._deliver(PART_TIMEOUT_S, remaining)
+        if outstanding.phase == pb.PHASE_STOP:
+            # What it would have rolled back is not there any more.
+            return pb.Directive(number=outstanding.number, phase=pb.PHASE_STOP, reason=outstanding.reason)
+        self._outbox.add(alone.replacement(outstanding.number))
+        self._timed(self._outbox.deliver, PART_TIMEOUT_S)
+        return self._outstanding(standing, rolled_back=False)
 
     def _give_up(self, why: ServerError | str) -> None:
-        log.warning("lrpilot: training goes on without the server for good: %s", why)
+        log.warning("lrpilot: training goes on without the server for good: %s", str(why)[:LONGEST_REASON])
         self._for_good = True
         self.close()
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lrpilot import errors
-from lrpilot.session import Session, Standing
+from lrpilot.session import Session
+from lrpilot.standing import Standing
 from lrpilot.v1 import tuner_pb2 as pb
 
 if TYPE_CHECKING:
@@ -26,12 +28,18 @@ class SharedSession:
     def __init__(self, ranks: Ranks, config: pb.JobConfig, connect: Callable[[], Session]) -> None:
         """Talks to nobody yet; `connect` is called by rank 0 alone."""
         self._ranks = ranks
+        self._process = os.getpid()
         self._connect = connect
         self._session: Session | None = None
         self.config = config
         """The job's, as the server completed it."""
         self.job_id = ""
         """The server's name of the job; empty until the server has it."""
+
+    @property
+    def forked(self) -> bool:
+        """Whether this process is a child of the one that is a rank."""
+        return os.getpid() != self._process
 
     def open(self, standing: Standing) -> pb.Directive:
         """The first directive.

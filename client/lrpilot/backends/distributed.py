@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from lrpilot.backends.base import Backend
 from lrpilot.divergence import first_divergence
-from lrpilot.errors import ConfigError
+from lrpilot.together import together
 
 if TYPE_CHECKING:
     from lrpilot.ranks import Ranks
+
+log = logging.getLogger("lrpilot")
 
 
 class DistributedBackend(Backend):
@@ -26,6 +29,7 @@ class DistributedBackend(Backend):
         self._own = backend
         self._ranks = ranks
         self._limit = math.inf
+        self._n_losses = 0
         self._means: list[float] = []
 
     @property
@@ -48,14 +52,7 @@ class DistributedBackend(Backend):
 
     def take(self) -> None:
         """Of what lies on this rank: shards, where the model is sharded. Raises on all ranks if it fails on one."""
-        failure: Exception | None = None
-        try:
-            self._own.take()
-        except Exception as error:
-            failure = error
-        [failed] = self._ranks.any(failure is not None)
-        if failed:
-            raise failure or ConfigError("snapshot: another rank can't take its own")
+        together(self._ranks, self._own.take)
 
     def restore(self, *, committed: bool = False) -> None:
         """On this rank."""
@@ -63,19 +60,27 @@ class DistributedBackend(Backend):
 
     def validate(self) -> float | None:
         """The mean over the ranks; None if one of them sees a divergence."""
-        loss = self._own.validate()
+        try:
+            loss = self._own.validate()
+        except Exception:
+            log.warning("lrpilot: rank %d can't validate", self._ranks.rank, exc_info=True)
+            loss = None
         [mean] = self._ranks.mean([math.nan if loss is None else loss])
         return mean if math.isfinite(mean) else None
 
     def begin(self, n_steps: int, limit: float = math.inf, earlier: Iterable[float] = ()) -> None:
         """The limit is one for the means, which scatter less than the losses of a rank."""
+        earlier = list(earlier)
         self._own.begin(n_steps, earlier=earlier)
+        self._n_losses = len(earlier)
         self._limit = limit
         self._means = []
 
     def append(self, loss: Any) -> bool:
         """The rank's own loss. An update is skipped on all ranks or on none: gradients are everybody's."""
-        return self._own.append(loss)
+        counts = self._own.append(loss)
+        self._n_losses += counts
+        return counts
 
     def diverged(self) -> bool:
         """Whether the means show a divergence; synchronises once."""
@@ -89,7 +94,7 @@ class DistributedBackend(Backend):
         """The means over the ranks."""
         means = self._reduced()
         self._own.flush()
-        self._means = []
+        self._means, self._n_losses = [], 0
         return means
 
     def state_dict(self) -> dict[str, Any] | None:
@@ -109,8 +114,15 @@ class DistributedBackend(Backend):
         self._own.close()
 
     def _reduced(self) -> list[float]:
-        """The means of all losses since `begin` or `flush`; each loss is reduced once."""
-        losses = self._own.peek()
+        """The means of all losses since `begin` or `flush`; each loss is reduced once.
+
+        A rank that can't read its losses has none that is a number, and meets the others all the same.
+        """
+        try:
+            losses = self._own.peek()
+        except Exception:
+            log.warning("lrpilot: rank %d can't read its losses", self._ranks.rank, exc_info=True)
+            losses = [math.nan] * self._n_losses
         if len(losses) > len(self._means):
             self._means += self._ranks.mean(losses[len(self._means) :])
         return self._means

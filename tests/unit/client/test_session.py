@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from lrpilot.errors import UnavailableError
-from lrpilot.session import Session, Standing
+from lrpilot.session import Session
+from lrpilot.standing import Standing
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 

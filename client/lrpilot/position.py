@@ -35,7 +35,9 @@ class Position:
         return self._buffer, False
 
     def leave(self) -> None:
-        """Forgets the loader."""
+        """Forgets the loader, which others draw from: its parts are put back to what they were."""
+        if self._buffer is not None:
+            self._buffer.undo()
         self._buffer, self._marked = None, False
 
     def follow(self, directive: pb.Directive) -> None:

@@ -30,7 +30,6 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torchmetrics import Metric
 
 from lrpilot.driver import Driver
-from lrpilot.epochs import generator_states, set_generator_states
 from lrpilot.errors import ConfigError
 from lrpilot.group_lrs import assign
 from lrpilot.job_options import JobOptions
@@ -198,10 +197,9 @@ class _Search(Observer):
         """Runs the search that is due, if one is."""
         if not tuner.searching:
             return
-        loader = self._trainer.fit_loop._combined_loader
         self._running = True
         try:
-            with self._aside, _generators_preserved(loader.flattened):
+            with self._aside:
                 self._set_aside()
                 tuner.search(_Updates(self._trainer), self._update)
         finally:
@@ -259,17 +257,6 @@ def _twin(loader: Any) -> Any:
     if hasattr(twin, "_iterator"):
         twin._iterator = None
     return twin
-
-
-@contextlib.contextmanager
-def _generators_preserved(loaders: Sequence[Any]) -> Iterator[None]:
-    """The random state of the loaders' own generators."""
-    states = [generator_states(loader) for loader in loaders]
-    try:
-        yield
-    finally:
-        for loader, own_states in zip(loaders, states, strict=True):
-            set_generator_states(loader, own_states)
 
 
 KEPT_BY_HAND = (bool, int, float, str, list, dict, set, collections.deque)

@@ -20,10 +20,12 @@ from lrpilot.errors import ConfigError, ServerError
 from lrpilot.job_config import job_config
 from lrpilot.job_options import TIMEOUT_S
 from lrpilot.lease import Event, Lease, rolls_back
+from lrpilot.loader_state import loader_roots
 from lrpilot.observer import Observer
 from lrpilot.position import Position
 from lrpilot.promise import bar_of, is_above
 from lrpilot.record import Record
+from lrpilot.resumption import check_resumable, peak_of_rest, remaining_steps, same_budget
 from lrpilot.rng import RandomState
 from lrpilot.schedule import Schedule
 from lrpilot.session import Session
@@ -115,6 +117,7 @@ class Driver:
             seed=seed,
             has_validation=backend.has_validation,
         )
+        self._config = config
         self._record = Record(backend.base_lrs)
 
         def connect() -> Session:
@@ -135,6 +138,8 @@ class Driver:
             ValueError: the loader is empty, or can't be iterated again.
         """
         buffer, begins = self._position.open(loader)
+        if begins:
+            self._backend.follow(loader_roots(loader))
         if begins and self._lease.done == 0:
             if self._record.steps == 0:
                 # What happened since the tuner was made (random numbers, loaded weights) belongs to the start.
@@ -278,6 +283,7 @@ class Driver:
         lease = self._lease
         return {
             "format": STATE_FORMAT,
+            "config": self._config.SerializeToString(),
             "session": self._session.state_dict(),
             "finished": self._finished,
             "held": self._held,
@@ -299,18 +305,29 @@ class Driver:
         The server takes the job back there; the job that this tuner opened is cancelled. With the same data the run
         comes out as if it had not been interrupted.
 
+        With another `total_steps` the run is planned anew, under the job that this tuner opened: there is no further
+        search, and the LR goes from where it is to zero at the new end. A run that had come near zero before its new
+        end rises first.
+
         Args:
             state: what `state_dict` gave.
 
         Raises:
-            ConfigError: the state is of another format.
+            ConfigError: the state is of another format, or of a job with other arguments, or more steps have been made
+                than `total_steps` are.
             RefusedError: the server can't take the job back there.
             ServerError: the server isn't there, and `strict` is set.
         """
         if state.get("format") != STATE_FORMAT:
             raise ConfigError(f"state: format {state.get('format')!r} is not {STATE_FORMAT}, which this LRPilot reads")
-        self._session.load_state_dict(state["session"])
+        saved = pb.JobConfig.FromString(state["config"])
+        check_resumable(saved, self._config)
+        anew = not same_budget(saved, self._config)
         self._record.load_state_dict(state["record"])
+        if anew and self._total_steps is not None:
+            remaining_steps(self._total_steps, self._record.steps + (0 if state["finished"] else state["done"]))
+        if not anew:
+            self._session.load_state_dict(state["session"])
         self._held = state["held"]
         if state["snapshot"] is not None:
             self._backend.load_state_dict(state["snapshot"])
@@ -323,8 +340,28 @@ class Driver:
         self._validations = [pb.Validation.FromString(each) for each in state["validations"]]
         self._started = time.monotonic() - state["elapsed_s"]
         RandomState.from_state_dict(state["random_state"]).restore()
-        if not self._finished:
+        if anew:
+            self._plan_anew(state)
+        elif not self._finished:
             self._set_lr(lease.lr())
+
+    def _plan_anew(self, state: Mapping[str, Any]) -> None:
+        """Ends what was open in a run whose budget was another, and goes on to the new end without a search."""
+        lease, restored = self._lease, False
+        if not self._finished and lease.done:
+            restored = not lease.committed
+            outcome = pb.OUTCOME_DIVERGED if restored else pb.OUTCOME_PARTIAL
+            self._record.add(lease.directive, self._report(outcome, self._backend.flush()))
+        if restored:
+            self._backend.restore()
+            random_state = RandomState.capture().state_dict()
+            self._position.load_state_dict(self._position.rewound(state["position"]), random_state)
+        self._finished = False
+        lease.expire()
+        standing = self._standing()
+        assert standing.remaining is not None
+        peak = peak_of_rest(self._record.peak_lr, standing.lr, self._record.committed, standing.remaining)
+        self._follow(self._session.go_on(self._record.replacements(), standing, peak))
 
     def close(self) -> None:
         """Ends the tuning where it is: an open probe is rolled back, committed steps are reported. May be repeated.

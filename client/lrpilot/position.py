@@ -60,6 +60,15 @@ class Position:
         """As plain values and tensors: the batches of an open search are in it."""
         return {"marked": self._marked, "data": self._buffer.state_dict() if self._buffer else None}
 
+    @staticmethod
+    def rewound(state: Mapping[str, Any]) -> dict[str, Any]:
+        """A state of an open search as it is once that is rolled back: what was drawn lies ahead."""
+        data = state["data"]
+        if data is None or not state["marked"]:
+            return dict(state)
+        ahead = [*data["behind"], *data["ahead"]]
+        return {"marked": False, "data": {**data, "behind": [], "ahead": ahead, "recording": False}}
+
     def load_state_dict(self, state: Mapping[str, Any], random_state: Mapping[str, Any]) -> None:
         """Goes there when the next loader is opened. Finding the place moves the random state, which is then set."""
         self._marked = state["marked"]

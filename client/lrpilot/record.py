@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lrpilot import schedule_json
-from lrpilot.convert import phase_from_proto, probe_from_proto, profile_from_proto
+from lrpilot.convert import phase_from_proto, probe_from_proto, profile_from_proto, profile_to_proto
 from lrpilot.lease import rolls_back
 from lrpilot.schedule import Probe, Schedule, Segment, Validation
 from lrpilot.v1 import tuner_pb2 as pb
@@ -47,6 +47,31 @@ class Record:
             return None
         last = self._segments[-1]
         return last.profile.lr(last.n_steps)
+
+    @property
+    def peak_lr(self) -> float:
+        """The highest LR of the committed steps; 0 before the first."""
+        lrs = [
+            segment.profile.lr(min(max(step, 0), segment.n_steps - 1))
+            for segment in self._segments
+            for step in (0, segment.profile.warmup - segment.profile.offset, segment.n_steps - 1)
+        ]
+        return max(lrs, default=0.0)
+
+    def replacements(self) -> list[pb.Report]:
+        """All that was done, as reports to a job that has not seen it: one for each stretch of committed steps."""
+        reports = [
+            pb.Report(
+                outcome=pb.OUTCOME_REPLACED,
+                losses=self._losses[segment.start_step : segment.start_step + segment.n_steps],
+                replacement=pb.Replacement(profile=profile_to_proto(segment.profile)),
+            )
+            for segment in self._segments
+        ]
+        if self.searched:
+            wasted = pb.Replacement(wasted_steps=self.searched)
+            reports.insert(0, pb.Report(outcome=pb.OUTCOME_REPLACED, replacement=wasted))
+        return reports
 
     @property
     def last_validation(self) -> float | None:

@@ -29,6 +29,8 @@ class Record:
         """Steps that were rolled back."""
         self.unsearched = False
         """Whether the run is too short for a search."""
+        self.unrepeatable = ""
+        """What was seen where a rollback was not complete; empty: nothing."""
 
     @property
     def committed(self) -> int:
@@ -89,6 +91,8 @@ class Record:
         if directive.phase in (pb.PHASE_PROBE, pb.PHASE_RANGE_TEST):
             self._probes.append(probe_from_proto(directive, report, self.committed))
             self.searched += n_steps
+            if report.outcome == pb.OUTCOME_UNREPEATABLE:
+                self.unrepeatable = report.note
         elif rolls_back(report):
             self._take_back(n_steps)
         else:
@@ -111,6 +115,7 @@ class Record:
             validations=tuple(self._validations),
             probes=tuple(self._probes),
             unsearched=self.unsearched,
+            unrepeatable=self.unrepeatable,
         )
 
     def _append(self, segment: Segment) -> None:
@@ -145,4 +150,4 @@ class Record:
         self._validations = list(schedule.validations)
         self._probes = list(schedule.probes)
         self._mark, self.searched = state["mark"], state["searched"]
-        self.unsearched = schedule.unsearched
+        self.unsearched, self.unrepeatable = schedule.unsearched, schedule.unrepeatable

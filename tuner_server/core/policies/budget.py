@@ -229,6 +229,16 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         reason = f"joined again with {remaining} steps left, too few to search: the LR that was set, decaying"
         return Step(state, self._train(self.config.base_lr, remaining, state, reason))
 
+    def without_search(self, state: BudgetState, progress: Progress, reason: str) -> Step[BudgetState]:
+        """The decay from the LR that was set; from a lower one after committed steps that were rolled back."""
+        remaining = progress.remaining_steps
+        assert remaining is not None
+        lr = self.config.base_lr / RETREAT**state.restarts
+        reason += "; the LR that was set, decaying"
+        if state.restarts:
+            reason += f", divided by {RETREAT**state.restarts:.3g} since committed steps were rolled back"
+        return Step(state, self._train(lr, remaining, state, reason), Decision(stage=0, lr=lr, reason=reason))
+
     def _judge(self, number: int, peak: float, report: Report, progress: Progress) -> Candidate:
         """A probe's loss after its decay: the validation, or the mean over batches that were held out."""
         if report.outcome is Outcome.DIVERGED:
@@ -361,7 +371,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
     def _train(self, lr: float, n_steps: int, state: BudgetState, reason: str) -> Directive:
         end = lr if self.options.decay is Shape.CONSTANT else 0.0
         warmup, every = int(n_steps * self.options.warmup), report_every(n_steps)
-        held = state.footing if state.restarts < PROMISES else None
+        held = None if state.search_ended or state.restarts >= PROMISES else state.footing
         return Directive(
             phase=Phase.TRAIN,
             stage=0,

@@ -409,11 +409,16 @@ class Driver:
         self._guarded(lambda: self._carry_on(lease))
 
     def _guarded(self, act: Callable[[], None]) -> None:
-        """Whatever fails in `act` ends the tuning, and not the training. Raises: ServerError: `strict` is set."""
+        """Whatever fails in `act` ends the tuning, and not the training.
+
+        Raises:
+            ServerError: `strict` is set.
+            RuntimeError: another rank has gone, and with it the training.
+        """
         try:
             act()
         except Exception as error:
-            if self._strict and isinstance(error, ServerError):
+            if (self._strict and isinstance(error, ServerError)) or (self._ranks is not None and self._ranks.lost):
                 raise
             self._coast(error)
 
@@ -567,7 +572,7 @@ class Driver:
 
     def _abandon(self, what: str, error: Exception) -> pb.Directive:
         """What comes in place of a directive that the run, and not the server, has prevented."""
-        if self._ranks is not None and self._ranks.parted:
+        if self._ranks is not None and (self._ranks.parted or self._ranks.lost):
             raise error
         self._abandoned = True
         return self._session.abandon(f"{what}: {type(error).__name__}: {error}", self._standing())

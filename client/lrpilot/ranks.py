@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Self
 
 import torch
@@ -21,7 +21,9 @@ class Ranks:
     """
 
     parted = False
-    """Whether a rank has said that it can't go on."""
+    """Whether a rank has said that it can't go on with the tuning."""
+    lost = False
+    """Whether a rank has gone without a word: the training is at an end."""
 
     def __init__(self, group: dist.ProcessGroup, patience_s: float) -> None:
         """Opens the channel; collective.
@@ -31,7 +33,7 @@ class Ranks:
             patience_s: how much longer than the group itself a rank waits for another one.
         """
         self._whole = group is dist.group.WORLD
-        self._group = dist.new_group(
+        self._group: dist.ProcessGroup | None = dist.new_group(
             None if self._whole else dist.get_process_group_ranks(group),
             timeout=_timeout(group) + datetime.timedelta(seconds=patience_s),
             backend="gloo",
@@ -57,14 +59,14 @@ class Ranks:
         """What rank 0 says; collective. The others' messages are ignored. Raises: RuntimeError: a rank has parted."""
         if self.parted:
             return message
-        self._meet()
-        length = torch.tensor(len(message))
-        dist.broadcast(length, self._first, self._group)
-        if self.rank == 0:
-            content = torch.tensor(list(message), dtype=torch.uint8)
-        else:
-            content = torch.empty(int(length), dtype=torch.uint8)
-        dist.broadcast(content, self._first, self._group)
+        with self._meeting():
+            length = torch.tensor(len(message))
+            dist.broadcast(length, self._first, self._group)
+            if self.rank == 0:
+                content = torch.tensor(list(message), dtype=torch.uint8)
+            else:
+                content = torch.empty(int(length), dtype=torch.uint8)
+            dist.broadcast(content, self._first, self._group)
         return bytes(content.tolist())
 
     def mean(self, values: Sequence[float]) -> list[float]:
@@ -76,13 +78,12 @@ class Ranks:
         Raises:
             RuntimeError: a rank has parted.
         """
-        if not self.parted:
-            self._meet()
         sums = torch.tensor(values, dtype=torch.float64)
         if self.parted:
             own: list[float] = sums.float().tolist()
             return own
-        dist.all_reduce(sums, group=self._group)
+        with self._meeting():
+            dist.all_reduce(sums, group=self._group)
         means: list[float] = (sums / self.size).float().tolist()
         return means
 
@@ -93,16 +94,19 @@ class Ranks:
     def part(self) -> None:
         """Says that this rank can't go on, to whoever meets it next; collective with whatever the others do then."""
         if not self.parted:
-            with contextlib.suppress(RuntimeError):
-                self._meet(parts=True)
+            with contextlib.suppress(RuntimeError), self._meeting(parts=True):
+                pass
 
-    def _meet(self, *, parts: bool = False) -> None:
-        """Begins what is collective. Raises: RuntimeError: a rank parts."""
+    @contextlib.contextmanager
+    def _meeting(self, *, parts: bool = False) -> Iterator[None]:
+        """Around what is collective. Raises: RuntimeError: a rank parts, or one has gone without a word."""
         parting = torch.tensor(int(parts))
         try:
             dist.all_reduce(parting, group=self._group)
+            if not parting:
+                yield
         except RuntimeError:
-            self.parted = True  # One has gone without a word.
+            self.lost = True
             raise
         if parting:
             self.parted = True
@@ -114,9 +118,9 @@ class Ranks:
         That of a part of the world stays open as long as the process: PyTorch would give the next one its name, under
         which the addresses of this one are still in the store.
         """
-        if self._whole and dist.is_initialized():
-            dist.destroy_process_group(self._group)
-            del self._group  # PyTorch disconnects when nothing refers to it any more.
+        group, self._group = self._group, None
+        if self._whole and group is not None and dist.is_initialized():
+            dist.destroy_process_group(group)  # PyTorch disconnects when nothing refers to it any more.
 
 
 def _timeout(group: dist.ProcessGroup) -> datetime.timedelta:

@@ -443,4 +443,5 @@ def load_in_place(optimizers: Sequence[Optimizer], states: Sequence[dict[str, An
                 group.clear()
                 group.update(loaded_group)
         for each, (own_table, own_groups) in zip(optimizers, containers, strict=True):
-            each.state, each.param_groups = own_table, own_groups
+            own = {"state": own_table, "param_groups": own_groups}
+            vars(each).update({name: own[name] for name in own if name in vars(each)})  # else a property: another's

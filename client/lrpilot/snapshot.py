@@ -433,7 +433,8 @@ def load_in_place(optimizers: Sequence[Optimizer], states: Sequence[dict[str, An
                 "that were added in mid-run before loading"
             )
         del groups[saved:]
-    for optimizer, state, (table, groups) in zip(optimizers, states, containers, strict=True):
+    # Those inside of others first: the state that a wrapper has of them is whole (TRAC's has tables by parameter).
+    for optimizer, state, (table, groups) in reversed([*zip(optimizers, states, containers, strict=True)]):
         optimizer.load_state_dict(state)
         loaded, loaded_groups = dict(optimizer.state), list(optimizer.param_groups)
         table.clear()
@@ -443,4 +444,5 @@ def load_in_place(optimizers: Sequence[Optimizer], states: Sequence[dict[str, An
                 group.clear()
                 group.update(loaded_group)
         for each, (own_table, own_groups) in zip(optimizers, containers, strict=True):
-            each.state, each.param_groups = own_table, own_groups
+            own = {"state": own_table, "param_groups": own_groups}
+            vars(each).update({name: own[name] for name in own if name in vars(each)})  # else a property: another's

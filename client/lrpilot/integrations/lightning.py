@@ -6,7 +6,6 @@ Committed steps are made by Lightning's own loop. A search runs between two of t
 from __future__ import annotations
 
 import functools
-import logging
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, SupportsFloat, Unpack
@@ -20,8 +19,6 @@ from lrpilot.integrations import lightning_plan as plan
 from lrpilot.integrations.lightning_search import Search, StepLoss, validation_metric
 from lrpilot.job_options import JobOptions
 from lrpilot.tuner import Tuner
-
-log = logging.getLogger("lrpilot")
 
 
 class TunerCallback(Callback):
@@ -93,14 +90,15 @@ class TunerCallback(Callback):
         self._minimums = loop.min_epochs, loop.epoch_loop.min_steps
         self._global_step = trainer.global_step
         loaded, self._loaded, self._final = self._loaded, {}, {}
-        self._before = loaded["before"] if loaded else self._steps_before(trainer)
+        before = loaded["before"] if loaded else self._steps_before(trainer)
         ahead = plan.steps_ahead(trainer)
         self._end = None if ahead is None else trainer.global_step + ahead
-        total_steps = None if self._end is None else self._end - self._before
+        total_steps = None if self._end is None else self._end - before
         if total_steps is not None and total_steps <= 0 and not loaded:
-            _say_spent(self._before)
+            plan.warn_of_a_spent_budget(before)
             _stop(trainer)
             return
+        self._before = before
         self._open(trainer, pl_module, total_steps)
         if loaded:
             self._go_on_from(loaded, trainer)
@@ -151,7 +149,7 @@ class TunerCallback(Callback):
             self._end_tuning()
 
     def state_dict(self) -> dict[str, Any]:
-        """The tuner's state, for Lightning's checkpoint; empty before training, and where an exception ended a search."""
+        """The tuner's state, for Lightning's checkpoint; empty before training, and if an exception ended a search."""
         if self._loaded or self._final:
             return self._loaded or self._final
         return {} if self._tuner is None or self._tuner.closed else self._state(self._tuner)
@@ -208,14 +206,6 @@ def _stop(trainer: Trainer) -> None:
     trainer.fit_loop.min_epochs, trainer.fit_loop.epoch_loop.min_steps = 0, None
 
 
-def _say_spent(n_steps: int) -> None:
-    log.warning(
-        "lrpilot: nothing is left to train: the Trainer's fits before have made the %d steps that it was told to, "
-        "search included; raise max_epochs or max_steps",
-        n_steps,
-    )
-
-
 def _registered(trainer: Trainer) -> dict[str, Any]:
     """What changes in training besides model and optimizer, as far as Lightning has it."""
     scaler = getattr(trainer.precision_plugin, "scaler", None)
@@ -231,10 +221,8 @@ def _set_lrs(optimizer: torch.optim.Optimizer, lrs: Sequence[float]) -> None:
     groups = optimizer.param_groups
     present = float(groups[0]["lr"])
     for number, group in enumerate(groups):
-        if number < len(lrs):
-            lr = lrs[number]
-        else:
-            lr = lrs[0] * (float(group["lr"]) / present if present else 1.0)
+        ratio = float(group["lr"]) / present if present else 1.0
+        lr = lrs[number] if number < len(lrs) else lrs[0] * ratio
         assign(group, lr)
         if INITIAL in group:  # as a scheduler left it, of the run that made the checkpoint
             group[INITIAL] = lr

@@ -103,6 +103,15 @@ def warn_of_an_early_end(trainer: Trainer, n_steps: int | None) -> None:
         )
 
 
+def warn_of_a_spent_budget(n_steps: int) -> None:
+    """Says that a second fit has nothing to do."""
+    log.warning(
+        "lrpilot: nothing is left to train: the Trainer's fits before have made the %d steps that it was told to, "
+        "search included; raise max_epochs or max_steps",
+        n_steps,
+    )
+
+
 def warn_of_a_moved_end(planned: int | None, end: int | None) -> None:
     """Says that the Trainer ends at another step than it was to when training started."""
     log.warning(

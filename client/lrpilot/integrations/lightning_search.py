@@ -1,7 +1,7 @@
 """A search within Lightning's training loop, and what is set aside meanwhile.
 
-The same loop's training step is run, on batches of an iterator of its own, while everything that counts, logs or listens
-is set aside. So Lightning's counters, logs, callbacks and place in the data know nothing of it.
+The same loop's training step is run, on batches of an iterator of its own, while everything that counts, logs or
+listens is set aside. So Lightning's counters, logs, callbacks and place in the data know nothing of it.
 """
 
 from __future__ import annotations

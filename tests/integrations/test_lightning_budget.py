@@ -58,7 +58,8 @@ class Net(LightningModule):  # type: ignore[misc]  # Lightning's types are not r
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         inputs, targets = batch
-        return (self.head(self.backbone(inputs)) - targets).square().mean()
+        loss: torch.Tensor = (self.head(self.backbone(inputs)) - targets).square().mean()
+        return loss
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=self.lr)
@@ -216,7 +217,8 @@ def test_a_second_fit_has_what_is_left_and_the_lr_that_was_set(limit: str, caplo
 
     n_steps = {"max_epochs": 10, "max_steps": 60}
     net, callback = Keeps(), tuned(**AUTOLRS)
-    trainer = fit(net, callback, **{limit: n_steps[limit]})
+    limits: dict[str, Any] = {limit: n_steps[limit]}
+    trainer = fit(net, callback, **limits)
     assert len(net.lrs) == 60
     assert callback.tuner.search_steps > 0
 

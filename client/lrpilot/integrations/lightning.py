@@ -59,7 +59,7 @@ class TunerCallback(Callback):
         self._global_step = 0
         self._end: int | None = None
         self._before = 0
-        self._trainer: Callable[[], Trainer | None] = lambda: None
+        self._trainer: Callable[[], object] = lambda: None
 
     @property
     def tuner(self) -> Tuner:

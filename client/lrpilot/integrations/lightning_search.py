@@ -116,8 +116,9 @@ class _Updates:
 
     def __init__(self, trainer: Trainer) -> None:
         loader = trainer.fit_loop._combined_loader
+        self._twins = list(map(_twin, loader.flattened))  # Here the state of their generators is looked for.
         self._loader = CombinedLoader(loader.iterables, loader._mode)
-        self._loader.flattened = list(map(_twin, loader.flattened))
+        self._loader.flattened = self._twins
         self._loader.limits = loader.limits
         self._trainer = trainer
 

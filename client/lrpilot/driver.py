@@ -270,6 +270,15 @@ class Driver:
 
         return tuner_html(self)
 
+    def keep_lr(self) -> None:
+        """Says, once, that something else has set the LR since the tuner did, and sets it again, of all groups.
+
+        Call it where others have their turn in a training loop that is not yours, as at the beginning of an epoch.
+        """
+        if not self._finished:
+            self._look_at_lr()
+            self._set_lr(self._lr)
+
     def decisions(self) -> list[pb.Decision]:
         """What the server decided so far, with the candidates' forecasts; costs a call. For loggers, on rank 0."""
         return self._session.decisions()

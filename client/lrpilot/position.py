@@ -40,10 +40,10 @@ class Position:
             self._buffer.undo()
         self._buffer, self._marked = None, False
 
-    def follow(self, directive: pb.Directive) -> None:
-        """Goes to where a directive starts."""
+    def follow(self, directive: pb.Directive) -> bool:
+        """Goes to where a directive starts; whether that is where a search began, so that its batches are the same."""
         if self._buffer is None:
-            return
+            return False
         replayed = directive.batches == pb.BATCH_SOURCE_REPLAYED
         if committed(directive):
             if directive.restore and self._marked:
@@ -55,6 +55,7 @@ class Position:
             self._marked = True
         elif replayed and self._marked:
             self._buffer.rewind()
+        return replayed and self._marked
 
     def state_dict(self) -> dict[str, Any]:
         """As plain values and tensors: the batches of an open search are in it."""

@@ -109,7 +109,7 @@ def _is_known(kind: type, base: Any, n_members: int) -> bool:
         except TypeError:  # There is more memory than Python's own, and its owner makes it.
             return False
     pointer = tuple.__itemsize__
-    return kind.__basicsize__ <= base.__basicsize__ + pointer * (n_members + 2)  # and __dict__, __weakref__
+    return bool(kind.__basicsize__ <= base.__basicsize__ + pointer * (n_members + 2))  # and __dict__, __weakref__
 
 
 def _is_set(member: types.MemberDescriptorType, value: Any) -> bool:

@@ -34,6 +34,11 @@ class Position:
         self._resumed = None
         return self._buffer, False
 
+    @property
+    def roots(self) -> list[object]:
+        """Parts of the loader that are rolled back with the model: see `LoaderState.roots`."""
+        return [] if self._buffer is None else self._buffer.roots
+
     def leave(self) -> None:
         """Forgets the loader, which others draw from: its parts are put back to what they were."""
         if self._buffer is not None:

@@ -704,8 +704,8 @@ class Driver:
         if not (self._meddled or math.isclose(lr, self._lr, rel_tol=LR_TOLERANCE)):
             self._meddled = True
             log.warning(
-                "lrpilot: the LR is %.6g where the tuner had set %.6g: something else sets it too, a scheduler "
-                "perhaps; without that, the tuner warms up and decays by itself",
+                "lrpilot: the LR is %.6g where the tuner had set %.6g: something else sets it too; take out the "
+                "scheduler, callback or assignment that does, since the tuner warms up and decays by itself",
                 lr,
                 self._lr,
             )

@@ -25,6 +25,7 @@ from lrpilot.observer import Observer
 from lrpilot.position import Position
 from lrpilot.promise import bar_of, is_above
 from lrpilot.record import Record
+from lrpilot.repetition import Repetition
 from lrpilot.resumption import check_resumable, peak_of_rest, remaining_steps, same_budget
 from lrpilot.rng import RandomState
 from lrpilot.schedule import Schedule
@@ -45,6 +46,8 @@ SERVER_VARIABLE = "LRPILOT_SERVER"
 STATE_FORMAT = 2
 """Of `Driver.state_dict`."""
 
+LONGEST_NOTE = 1000
+"""Characters of a note on a report, as servers take them."""
 LR_TOLERANCE = 0.01
 """A tensor LR may be of half precision."""
 
@@ -98,6 +101,8 @@ class Driver:
         self._closed = False
         self._meddled = False
         self._said_over = False
+        self._repeats = False
+        self._repetition = Repetition()
         self._strict = strict
         self._lease: Lease
         # The last report, then the answer to it, until what it asks for has begun.
@@ -144,7 +149,7 @@ class Driver:
             if self._record.steps == 0:
                 # What happened since the tuner was made (random numbers, loaded weights) belongs to the start.
                 self._backend.take()
-            self._position.follow(self._lease.directive)
+            self._repeats = self._position.follow(self._lease.directive)
         if self._finished:
             self._say_over("batches() gives none")
         while not self._finished:
@@ -304,6 +309,8 @@ class Driver:
             "elapsed_s": time.monotonic() - self._started,
             "record": self._record.state_dict(),
             "snapshot": self._snapshot_state(),
+            "repeats": self._repeats,
+            "first_loss": self._repetition.first_loss,
             "position": self._position.state_dict(),
             "random_state": RandomState.capture().state_dict(),
         }
@@ -341,6 +348,7 @@ class Driver:
         if state["snapshot"] is not None:
             self._backend.load_state_dict(state["snapshot"])
         self._position.load_state_dict(state["position"], state["random_state"])
+        self._repeats, self._repetition = state["repeats"], Repetition(state["first_loss"])
         self._finished = state["finished"]
         directive = pb.Directive.FromString(state["directive"])
         done, left = state["done"], self._standing().remaining
@@ -471,12 +479,24 @@ class Driver:
             outcome = pb.OUTCOME_DIVERGED
         elif outcome != pb.OUTCOME_DIVERGED and self._fell_short(directive, losses):
             outcome = pb.OUTCOME_FELL_SHORT
-        self._book(self._report(outcome, losses))
+        note = self._note(losses)
+        if note:
+            log.warning("lrpilot: there is no further search: %s", note)
+            outcome = pb.OUTCOME_UNREPEATABLE
+        self._book(self._report(outcome, losses, note))
         self._proceed()
+
+    def _note(self, losses: Sequence[float]) -> str:
+        """What speaks against a probe as a repetition of the first one's beginning; empty: nothing."""
+        repetition = self._repetition
+        if not self._repeats or not repetition.differs(losses[0], self._backend.loss_noise):
+            return ""
+        return repetition.sentence(losses[0], attempt(self._backend.suspects) or [])[:LONGEST_NOTE]
 
     def _losses(self) -> list[float]:
         """Of all steps since the last report; those that an interrupt has lost are no numbers."""
         losses = self._backend.flush()
+        self._repeats &= len(losses) == self._lease.done
         return [math.nan] * (self._lease.done - len(losses)) + losses
 
     def _proceed(self) -> None:
@@ -493,13 +513,14 @@ class Driver:
         validations = [validation.loss for validation in self._validations]
         return bar is not None and is_above(bar, losses, validations, self._record.last_validation)
 
-    def _report(self, outcome: pb.Outcome.ValueType, losses: Sequence[float]) -> pb.Report:
+    def _report(self, outcome: pb.Outcome.ValueType, losses: Sequence[float], note: str = "") -> pb.Report:
         return pb.Report(
             directive_number=self._lease.directive.number,
             outcome=outcome,
             losses=losses,
             validations=self._validations,
             wall_time_s=time.monotonic() - self._started,
+            note=note,
         )
 
     def _book(self, report: pb.Report) -> None:
@@ -533,7 +554,9 @@ class Driver:
             self._validated(lease)
 
     def _begin(self, directive: pb.Directive) -> None:
-        self._position.follow(directive)
+        self._repeats = self._position.follow(directive)
+        if directive.snapshot:
+            self._repetition = Repetition()
         self._lease = lease = Lease(directive)
         self._backend.begin(_room(directive), _limit(directive))
         self._validations = []

@@ -113,11 +113,12 @@ def _has_attributes(value: object) -> bool:
 
 
 def _is_iterator(value: object) -> bool:
-    return hasattr(type(value), "__next__")
+    """Whether a value is nothing but a position; a loader may be its own iterator, and has attributes then."""
+    return hasattr(type(value), "__next__") and (instance_dict(value) is None or _is_torch_iterator(value))
 
 
 def _is_torch_iterator(value: object) -> bool:
-    return _is_iterator(value) and type(value).__module__.startswith("torch.utils.data")
+    return hasattr(type(value), "__next__") and type(value).__module__.startswith(("torch.utils.data", "torchdata"))
 
 
 def _is_data(value: object) -> bool:

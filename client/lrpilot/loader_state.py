@@ -8,7 +8,7 @@ be there. In a checkpoint it is what a fresh process needs to give the same batc
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lrpilot import plain_copies
@@ -18,10 +18,13 @@ from lrpilot.own_generators import is_generator, set_state, state_of
 from lrpilot.rng import from_plain, same, to_plain
 
 _SMALL = 256
-"""Elements of an attribute that is looked at before and after every draw, in a search."""
+"""Elements of an attribute that is looked at before and after every draw of a search;"""
+
+_MEDIUM = 1 << 16
+"""if it is a sampler's: weights, or a permutation of the samples;"""
 
 _LARGE = 1 << 21
-"""Elements of one that is looked at when an epoch begins: a permutation of the samples, say."""
+"""and as an epoch begins."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -113,20 +116,22 @@ class LoaderState:
         self._parts = Parts.of(self._loader)
         self._has_thread |= has_thread or self._parts.has_thread
 
-    def capture(self, largest: int = _SMALL) -> Moment:
-        """The state now, with attributes of no more than so many elements."""
-        attributes = {}
-        for path, owner in self._parts.owners.items():
-            for name, value in attributes_of(owner):
-                content = plain_copies.copied(value, largest)
-                if content is not plain_copies.OPAQUE or _is_handle(value):
-                    attributes[f"{path}.{name}"] = _Attribute(owner, name, value, content)
-        generators = {path: (each, state_of(each)) for path, each in self._parts.generators.items()}
-        return Moment(generators, attributes)
+    @property
+    def roots(self) -> list[object]:
+        """The samplers: what a training loop may change, and wants rolled back with the model.
+
+        What drawing changes in them is set again as the draws are replayed. A loader that draws in a thread of its own
+        gives none: it can't be moved from outside.
+        """
+        return [] if self._has_thread else [part for path, part in self._parts.owners.items() if _samples(path)]
+
+    def capture(self) -> Moment:
+        """The state now, without large attributes. Whatever is in this and changed by draws is recorded with these."""
+        return self._captured(lambda path: _MEDIUM if _samples(path) else _SMALL)
 
     def capture_all(self) -> Moment:
-        """The state now, with large attributes too: a permutation of the samples, say."""
-        return self.capture(_LARGE)
+        """The state now, with large attributes too."""
+        return self._captured(lambda path: _LARGE)
 
     def undo(self) -> None:
         """Sets the state to what it was when this object was made, iterators aside."""
@@ -154,10 +159,14 @@ class LoaderState:
     def apply(self, state: Moment | Mapping[str, Any], *, own_state: bool) -> None:
         """Sets the parts to a state: one of this process, or one of a checkpoint. Parts that are gone are passed over.
 
+        A loader with a thread of its own is left alone.
+
         Args:
             state: the state, or its `state_dict`.
             own_state: whether the loader sets its own attributes, and those of its parts that have a `state_dict`.
         """
+        if self._has_thread:
+            return
         if isinstance(state, Moment):
             state.restore()
             return
@@ -177,17 +186,20 @@ class LoaderState:
                 set_state(generator, from_plain(state["generators"][path]))
 
 
-def loader_roots(loader: object) -> list[object]:
-    """The parts of a loader whose state a training loop may change, to be rolled back with the model.
+    def _captured(self, largest: Callable[[str], int]) -> Moment:
+        attributes = {}
+        for path, owner in self._parts.owners.items():
+            limit = largest(path)
+            for name, value in attributes_of(owner):
+                content = plain_copies.copied(value, limit)
+                if content is not plain_copies.OPAQUE or _is_handle(value):
+                    attributes[f"{path}.{name}"] = _Attribute(owner, name, value, content)
+        generators = {path: (each, state_of(each)) for path, each in self._parts.generators.items()}
+        return Moment(generators, attributes)
 
-    They are its samplers, and the generators of all of its parts. What drawing changes in them is set again as the
-    draws are replayed. A loader that draws in a thread of its own gives none: it can't be moved from outside.
-    """
-    parts = Parts.of(loader)
-    if parts.has_thread:
-        return []
-    samplers = [owner for path, owner in parts.owners.items() if "sampler" in path.rpartition(".")[2]]
-    return [*samplers, *parts.generators.values()]
+
+def _samples(path: str) -> bool:
+    return "sampler" in path.rpartition(".")[2]
 
 
 def _is_handle(value: object) -> bool:

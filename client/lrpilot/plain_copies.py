@@ -17,6 +17,9 @@ _SCALARS = frozenset((type(None), bool, int, float, complex, str, bytes))
 _TOLD = (type(None), bool, int, float, str, bytes)
 """What a checkpoint holds as it is."""
 
+_LARGEST_NEST = 256
+"""Elements of a container that holds containers, or is a dict."""
+
 _SEQUENCES: dict[str, type[Any]] = {kind.__name__: kind for kind in (list, tuple, set, frozenset, collections.deque)}
 
 
@@ -116,11 +119,15 @@ def _copied_container(value: Any, largest: int) -> Any:
     if len(value) > largest:
         return OPAQUE
     if type(value) is dict:
+        if len(value) > _LARGEST_NEST:
+            return OPAQUE
         values = [copied(each, largest) for each in value.values()]
         plain = _SCALARS.issuperset(map(type, value)) and all(each is not OPAQUE for each in values)
         return dict(zip(value, values, strict=True)) if plain else OPAQUE
     if _is_flat(value):
         return value.copy() if hasattr(value, "copy") else value
+    if len(value) > _LARGEST_NEST:
+        return OPAQUE
     items = [copied(each, largest) for each in value]
     if any(each is OPAQUE for each in items):
         return OPAQUE

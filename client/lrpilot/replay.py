@@ -39,6 +39,7 @@ class BatchBuffer(Generic[Batch]):
         self._epochs = Epochs(iterable)
         self._copier = BatchCopier(self._epochs.shared)
         self._recording = False
+        self._marked: Moment | Mapping[str, Any] | None = None
         # Drawn since the mark and passed; and drawn, then rewound over, and due again.
         self._behind: collections.deque[_Drawn[Batch]] = collections.deque()
         self._ahead: collections.deque[_Drawn[Batch]] = collections.deque()
@@ -47,6 +48,7 @@ class BatchBuffer(Generic[Batch]):
         """Starts recording here, for `rewind`. What lies before is dropped."""
         self._behind.clear()
         self._recording = True
+        self._marked = self._epochs.own.capture()
 
     def rewind(self) -> None:
         """Goes back to the mark, which stays.
@@ -56,6 +58,9 @@ class BatchBuffer(Generic[Batch]):
         """
         if not self._recording:
             raise RuntimeError("batches: rewind() without mark()")
+        if self._marked is not None:
+            # What the loop changed goes back, and what draws changed is set again as they are replayed.
+            self._epochs.own.apply(self._marked, own_state=self._epochs.keeps_state)
         self._ahead.extendleft(reversed(self._behind))
         self._behind.clear()
 
@@ -63,6 +68,12 @@ class BatchBuffer(Generic[Batch]):
         """Stops recording. What lies ahead is still replayed, and dropped as it is drawn."""
         self._behind.clear()
         self._recording = False
+        self._marked = None
+
+    @property
+    def roots(self) -> list[object]:
+        """The loader's samplers, to be rolled back with the model: see `LoaderState.roots`."""
+        return self._epochs.own.roots
 
     def draw(self) -> Batch:
         """The next batch.
@@ -95,6 +106,7 @@ class BatchBuffer(Generic[Batch]):
             "epochs": epochs,
             "own": None if now is None else own.of_another_process(now).state_dict(),
             "recording": self._recording,
+            "marked": self._marked.state_dict() if isinstance(self._marked, Moment) else self._marked,
             "behind": [drawn.state_dict() for drawn in self._behind],
             "ahead": [drawn.state_dict() for drawn in self._ahead],
         }
@@ -110,7 +122,7 @@ class BatchBuffer(Generic[Batch]):
         self._epochs.load_state_dict(state["epochs"])
         if state["own"] is not None:
             self._epochs.own.apply(state["own"], own_state=self._epochs.keeps_state)
-        self._recording = state["recording"]
+        self._recording, self._marked = state["recording"], state["marked"]
         self._behind = collections.deque(self._drawn_from(each) for each in state["behind"])
         self._ahead = collections.deque(self._drawn_from(each) for each in state["ahead"])
 

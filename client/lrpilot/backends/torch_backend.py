@@ -11,11 +11,12 @@ from typing import Any, SupportsFloat
 import torch
 from torch import nn
 
-from lrpilot.backends.base import Backend
+from lrpilot.backends.base import DEVICE_NOISE, HOST_NOISE, Backend
 from lrpilot.group_lrs import GroupLrs
 from lrpilot.losses import LossBuffer
 from lrpilot.modes import evaluating
 from lrpilot.snapshot import Snapshot
+from lrpilot.state_paths import stuck_paths
 from lrpilot.updates import Updates
 from lrpilot.validator import Validator
 
@@ -49,6 +50,15 @@ class TorchBackend(Backend):
     def has_validation(self) -> bool:
         """Whether the user gave a function."""
         return self._validator is not None
+
+    @property
+    def loss_noise(self) -> float:
+        """By the device that the losses are on."""
+        return HOST_NOISE if self._losses.device.type == "cpu" else DEVICE_NOISE
+
+    def suspects(self) -> list[str]:
+        """Iterators and objects of C extensions that model, optimizers and registered objects refer to."""
+        return stuck_paths(self._snapshot.roots)
 
     def lrs(self) -> list[float]:
         """Of all groups of all optimizers, in order."""

@@ -125,7 +125,7 @@ def test_a_step_once_in_several_updates_is_noticed(caplog: pytest.LogCaptureFixt
         loop.update()
         if i % 2:
             loop.tuner.step(loss)
-    assert "was called 2 times with no tuner.step(loss) in between" in the_warning(caplog)
+    assert "was called 2 times with no tuner.step(loss) in between" in warnings_of(caplog)[0]
 
 
 def test_losses_that_are_skipped_when_they_are_not_finite_do_not_keep_a_run_from_ending() -> None:

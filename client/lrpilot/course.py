@@ -322,7 +322,7 @@ class Course(abc.ABC):
         """Books the steps since the last report, as far as that can be done; whether steps are to be rolled back."""
         lease = self._lease
         losses = attempt(self._losses)
-        diverged = self._ranks is None and losses is not None and first_divergence(losses) is not None
+        diverged = self._ranks is None and losses is not None and not all(map(math.isfinite, losses))
         astray = self._astray or (self._held and lease.done > 0 and (diverged or not lease.committed))
         astray &= not isinstance(lease, Coasting)
         report = pb.Report(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from lrpilot.backends.base import Backend
-from lrpilot.coasting import Coasting
+from lrpilot.coasting import Coasting, attempt
 from lrpilot.course import Course, limit_of, room
 from lrpilot.credentials import Credentials
 from lrpilot.errors import ConfigError
@@ -270,7 +271,7 @@ class Driver(Course):
             "coasting": isinstance(lease, Coasting),
             "directive": lease.directive.SerializeToString(),
             "done": lease.done,
-            "losses": self._backend.peek(),
+            "losses": attempt(self._backend.peek) or [math.nan] * lease.done,
             "validations": [validation.SerializeToString() for validation in self._validations],
             "elapsed_s": time.monotonic() - self._started,
             "record": self._record.state_dict(),

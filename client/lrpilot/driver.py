@@ -20,7 +20,6 @@ from lrpilot.errors import ConfigError, ServerError
 from lrpilot.job_config import job_config
 from lrpilot.job_options import TIMEOUT_S
 from lrpilot.lease import Event, Lease, rolls_back
-from lrpilot.loader_state import loader_roots
 from lrpilot.observer import Observer
 from lrpilot.position import Position
 from lrpilot.promise import bar_of, is_above
@@ -143,8 +142,6 @@ class Driver:
             ValueError: the loader is empty, or can't be iterated again.
         """
         buffer, begins = self._position.open(loader)
-        if begins:
-            self._backend.follow(loader_roots(loader))
         if begins and self._lease.done == 0:
             if self._record.steps == 0:
                 # What happened since the tuner was made (random numbers, loaded weights) belongs to the start.
@@ -707,8 +704,8 @@ class Driver:
         if not (self._meddled or math.isclose(lr, self._lr, rel_tol=LR_TOLERANCE)):
             self._meddled = True
             log.warning(
-                "lrpilot: the LR is %.6g where the tuner had set %.6g: something else sets it too, a scheduler "
-                "perhaps; without that, the tuner warms up and decays by itself",
+                "lrpilot: the LR is %.6g where the tuner had set %.6g: something else sets it too; take out the "
+                "scheduler, callback or assignment that does, since the tuner warms up and decays by itself",
                 lr,
                 self._lr,
             )

@@ -185,7 +185,6 @@ class LoaderState:
             if path in state["generators"]:
                 set_state(generator, from_plain(state["generators"][path]))
 
-
     def _captured(self, largest: Callable[[str], int]) -> Moment:
         attributes = {}
         for path, owner in self._parts.owners.items():

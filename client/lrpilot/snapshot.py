@@ -67,7 +67,6 @@ class Snapshot:
         self._model = model
         self._optimizers = tuple(optimizers)
         self._registered = dict(registered)
-        self._data: Sequence[Any] = ()
         self._taken: _Taken | None = None
         self._copier = Copier()
         for name, each in registered.items():
@@ -96,12 +95,7 @@ class Snapshot:
         """All that is followed, by name."""
         several = len(self._optimizers) > 1
         optimizers = {f"optimizer[{i}]" if several else "optimizer": o for i, o in enumerate(self._optimizers)}
-        data = {f"{type(each).__name__} of the data": each for each in self._data}
-        return {"model": self._model, **optimizers, **self._registered, **data}
-
-    def follow(self, data: Sequence[Any]) -> None:
-        """Rolls back these parts of the data, too: a sampler whose weights the loop changes."""
-        self._data = tuple(data)
+        return {"model": self._model, **optimizers, **self._registered}
 
     @torch.no_grad()
     def take(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 HOST_NOISE = 1e-5
@@ -91,9 +91,6 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
         """Remembers what another one remembered. The present stays as it is."""
-
-    def follow(self, parts: Sequence[object]) -> None:  # noqa: B027 - most remember nothing of the data
-        """These parts of the data are to be remembered too, from the next `take` on."""
 
     def finish(self) -> None:  # noqa: B027 - most have nothing to do
         """The budget is spent: no step will follow."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from lrpilot.backends.base import Backend
@@ -113,10 +113,6 @@ class DistributedBackend(Backend):
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
         """What this rank remembered."""
         self._own.load_state_dict(state)
-
-    def follow(self, parts: Sequence[object]) -> None:
-        """On this rank."""
-        self._own.follow(parts)
 
     def finish(self) -> None:
         """On this rank."""

@@ -114,10 +114,6 @@ class TorchBackend(Backend):
         self._groups.load_state_dict(state["ratios"])
         self._snapshot.load_state_dict(state["snapshot"])
 
-    def follow(self, parts: Sequence[object]) -> None:
-        """See `Snapshot.follow`."""
-        self._snapshot.follow(parts)
-
     def finish(self) -> None:
         """Watches the optimizers no longer."""
         self._updates.close()

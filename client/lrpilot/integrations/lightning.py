@@ -185,7 +185,7 @@ class TunerCallback(Callback):
 
     def _steps_before(self, trainer: Trainer) -> int:
         """What is spent of the Trainer's steps: those that it counts, and the searches of its earlier fits."""
-        if self._trainer() is not trainer or trainer.fit_loop.is_resuming or self._tuner is None:
+        if self._tuner is None or trainer.fit_loop.is_resuming or self._trainer() != trainer:
             return int(trainer.global_step)
         spent = self._before + self._tuner.committed_step + self._tuner.search_steps
         return max(spent, int(trainer.global_step))

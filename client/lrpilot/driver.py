@@ -37,6 +37,9 @@ SERVER_VARIABLE = "LRPILOT_SERVER"
 STATE_FORMAT = 2
 """Of `Driver.state_dict`."""
 
+LONGEST_SILENCE = 1000
+"""So many batches of a probe with no step after them are no micro-batches of one update."""
+
 Batch = TypeVar("Batch")
 log = logging.getLogger("lrpilot")
 
@@ -81,6 +84,7 @@ class Driver(Course):
         self._observers = tuple(observers)
         self._closed = False
         self._said_over = False
+        self._drawn = 0
         config = job_config(
             name=name,
             family=family,
@@ -120,8 +124,13 @@ class Driver(Course):
         if self._finished:
             self._say_over("batches() gives none")
         while not self._finished:
-            if not self._catch_up():
-                yield buffer.draw()
+            if self._catch_up():
+                continue
+            self._drawn += 1
+            if self._drawn > LONGEST_SILENCE and self.searching:
+                self._end_silence()
+                continue
+            yield buffer.draw()
 
     def step(self, loss: Any) -> None:
         """Takes the loss of the step that was just made, and prepares the next one.
@@ -139,6 +148,7 @@ class Driver(Course):
         if self._finished:
             self._say_over("step() does nothing, and the LR stays where it is")
             return
+        self._drawn = 0
         if not self._backend.append(loss):
             return
         lease = self._lease
@@ -380,6 +390,17 @@ class Driver(Course):
         except Exception as error:
             log.warning("lrpilot: a checkpoint without a snapshot: %s: %s", type(error).__name__, error)
             return None
+
+    def _end_silence(self) -> None:
+        """Ends a probe of which nothing is heard: a loop that leaves out steps without a finite loss makes none."""
+        log.warning(
+            "lrpilot: %d batches were drawn with no tuner.step(loss), so the probe is taken to have diverged: call it "
+            "also where the loss is not finite",
+            LONGEST_SILENCE,
+        )
+        self._drawn = 0
+        self._lease.done += 1
+        self._guarded(lambda: self._advance(pb.OUTCOME_DIVERGED))
 
     def _say_over(self, what: str) -> None:
         """Says, once, that the tuner is used after its end."""

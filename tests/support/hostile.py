@@ -91,9 +91,7 @@ class Fault:
 
 
 NO_FAULT = Fault(0, 0, 0)
-faults = st.builds(
-    Fault, st.integers(1, 12), st.sampled_from([1, 1, 2, 10**9]), st.integers(0, len(EXCEPTIONS) - 1)
-)
+faults = st.builds(Fault, st.integers(1, 12), st.sampled_from([1, 1, 2, 10**9]), st.integers(0, len(EXCEPTIONS) - 1))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -353,7 +353,7 @@ class Course(abc.ABC):
         """Where the reported steps have led."""
         record = self._record
         remaining = None if self._total_steps is None else max(self._total_steps - record.steps, 0)
-        lr = record.last_lr or self._backend.base_lrs[0]
+        lr = self._backend.base_lrs[0] if record.last_lr is None else record.last_lr
         return Standing(lr, remaining, warm=record.committed > 0, held=self._held)
 
     def _set_lr(self, lr: float) -> None:

@@ -137,20 +137,19 @@ class LoaderState:
             plain = {p: a for p, a in self._first.attributes.items() if a.content is not plain_copies.OPAQUE}
             Moment(self._first.generators, plain).restore()
 
-    def of_another_process(self, moment: Moment) -> Moment:
-        """What of a state a fresh process needs.
+    def of_another_process(self, moment: Moment, now: Moment | None = None) -> Moment:
+        """What of a state, before `now` if that is given, a fresh process needs.
 
         Of attributes, those that have changed since this object was made, and seeds. Others may be meant to differ in
         the process that resumes, such as the path of the data.
         """
-        first = self._first.attributes
         attributes = {
             path: attribute
             for path, attribute in moment.attributes.items()
             if path in self._loaded
             or "seed" in attribute.name
-            or path not in first
-            or not plain_copies.same(attribute.content, first[path].content)
+            or self._has_changed(path, attribute)
+            or (now is not None and path in now.attributes and self._has_changed(path, now.attributes[path]))
         }
         return Moment(moment.generators, attributes)
 
@@ -182,6 +181,10 @@ class LoaderState:
         for path, generator in self._parts.generators.items():
             if path in state["generators"]:
                 set_state(generator, from_plain(state["generators"][path]))
+
+    def _has_changed(self, path: str, attribute: _Attribute) -> bool:
+        first = self._first.attributes.get(path)
+        return first is None or not plain_copies.same(attribute.content, first.content)
 
     def _captured(self, largest: Callable[[str], int]) -> Moment:
         attributes = {}

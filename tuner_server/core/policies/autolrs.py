@@ -269,7 +269,9 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
     def _give_up_above(self, state: AutoLrsState) -> float | None:
         if state.sound is None or state.restarts >= TRUSTED_RESTARTS:
             return None
-        return state.sound.level(self.options.divergence_factor, state.start_loss)
+        begins = (state.start_loss, None if state.footing is None else state.footing.start_loss)
+        start = max((loss for loss in begins if loss is not None), default=None)
+        return state.sound.level(self.options.divergence_factor, start)
 
     def _after_probe(
         self, state: AutoLrsState, directive: Directive, report: Report, progress: Progress

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from lrpilot import plain_copies
 from lrpilot.loader_parts import Parts, attributes_of, set_attribute
@@ -27,8 +27,7 @@ _LARGE = 1 << 21
 """and as an epoch begins."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Attribute:
+class _Attribute(NamedTuple):
     """An attribute of a part at some time."""
 
     owner: Any
@@ -39,7 +38,10 @@ class _Attribute:
     """A copy of it; `plain_copies.OPAQUE` if it is not made of plain values."""
 
     def differs(self, other: _Attribute | None) -> bool:
-        return other is None or self.value is not other.value or not plain_copies.same(self.content, other.content)
+        if other is None or self.value is not other.value:
+            return True
+        # Most are numbers, and the same objects.
+        return self.content is not other.content and not plain_copies.same(self.content, other.content)
 
     def put_back(self) -> None:
         plain_copies.refill(self.value, self.content)
@@ -89,10 +91,6 @@ class Moment:
             attribute.put_back()
         for generator, state in self.generators.values():
             set_state(generator, state)
-
-
-NOTHING = Moment({}, {})
-"""No part of any state."""
 
 
 class LoaderState:
@@ -190,7 +188,7 @@ class LoaderState:
         for path, owner in self._parts.owners.items():
             limit = largest(path)
             for name, value in attributes_of(owner):
-                content = plain_copies.copied(value, limit)
+                content = plain_copies.copied(value, limit) if type(value) not in plain_copies.SCALARS else value
                 if content is not plain_copies.OPAQUE or _is_handle(value):
                     attributes[f"{path}.{name}"] = _Attribute(owner, name, value, content)
         generators = {path: (each, state_of(each)) for path, each in self._parts.generators.items()}

@@ -219,6 +219,7 @@ def test_a_budget_that_fit_cuts_off_is_said(caplog: pytest.LogCaptureFixture) ->
     assert "leave total_steps out" in text
 
 
+@pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
 def test_data_without_a_length_are_said(caplog: pytest.LogCaptureFixture) -> None:
     batches = ((INPUTS[i : i + BATCH], TARGETS[i : i + BATCH]) for i in range(0, len(INPUTS), BATCH))
     fit(compiled(), tuned(), epochs=1, x=batches, y=None, batch_size=None, shuffle=False)

@@ -215,7 +215,7 @@ def taken(batch: Any) -> Any:
     return BatchCopier().take(batch).fresh()
 
 
-def assert_as_drawn(batch: Any, kind: type) -> None:
+def assert_as_drawn(batch: Any, kind: Any) -> None:
     assert type(batch) is kind
     x, y = batch.x, batch.y
     assert y[0] is x

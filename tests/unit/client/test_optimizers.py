@@ -38,8 +38,10 @@ RAISING = {
     "SPlus": "linalg.eigh",
     "Shampoo": "linalg.svd",
 }
-"""Optimizers that raise by themselves in a step whose loss is not a number, in probes as elsewhere, and where. Others do
-so too, but not in every step: those that decompose a matrix now and then."""
+"""Optimizers that raise by themselves in a step whose loss is not a number, in probes as elsewhere, and where.
+
+Others that decompose a matrix now and then do so too, but not in every step.
+"""
 CASES = [
     pytest.param(name, style, id=f"{name} {style.__name__}")
     for name, member in MEMBERS.items()

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from lrpilot.ranks import Ranks
 
 SERVER_VARIABLE = "LRPILOT_SERVER"
-STATE_FORMAT = 2
+STATE_FORMAT = 3
 """Of `Driver.state_dict`."""
 
 LONGEST_SILENCE = 1000
@@ -171,11 +171,13 @@ class Driver(Course):
         """
         if not self.searching:
             return
-        for batch in self.batches(loader):
-            self.step(train_step(batch))
-            if not self.searching:
-                break
-        self._position.leave()
+        try:
+            for batch in self.batches(loader):
+                self.step(train_step(batch))
+                if not self.searching:
+                    break
+        finally:
+            self._position.leave()
 
     @property
     def searching(self) -> bool:

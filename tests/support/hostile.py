@@ -1,4 +1,4 @@
-"""Servers, objects and bugs that do their worst to a run, as hypothesis strategies, and what a run must make of them."""
+"""Servers, objects and bugs that do their worst to a run, as strategies, and what a run must make of them."""
 
 from __future__ import annotations
 

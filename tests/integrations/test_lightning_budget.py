@@ -346,6 +346,19 @@ def test_a_checkpoint_goes_on_to_another_end(
     assert max(net.lrs) <= BASE
 
 
+def test_a_checkpoint_of_a_run_that_is_over_is_not_kept_for_the_next_fit(tmp_path: Path) -> None:
+    """It leaves nothing to do; a fit with more to do and no checkpoint is a job of its own."""
+    path = tmp_path / "over.ckpt"
+    fit(Net(), tuned(), SaveAt(path, "on_fit_end", 1), max_epochs=4)
+    net, callback = Net(), tuned()
+    trainer = fit(net, callback, ckpt_path=path, max_epochs=4)
+    assert net.lrs == []
+    assert callback.state_dict()["tuner"]["finished"]
+    trainer.fit_loop.max_epochs = 9
+    trainer.fit(net, loader())
+    assert_whole_decay(net.lrs, 30)
+
+
 class Grows(Callback):  # type: ignore[misc]  # Lightning's types are not read
     """Changes in mid-fit how many micro-batches make a step."""
 

@@ -68,6 +68,11 @@ class TunerCallback(Callback):
             raise RuntimeError("the tuner is made when training starts")
         return self._tuner
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forgets what a fit before has loaded and not used, since it had no steps to make."""
+        if stage == "fit":
+            self._final, self._loaded = self._loaded or self._final, {}
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes the LRs that `configure_optimizers` set: a checkpoint brings those of its moment.
 

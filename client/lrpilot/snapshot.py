@@ -160,7 +160,8 @@ class Snapshot:
             form.restore(unfreeze=unfreeze)
         self._fill(taken)
         failures = taken.load()
-        taken.graph.refill(taken.contents)  # the same objects, whatever loading has put in their place
+        if taken.sources:
+            taken.graph.refill(taken.contents)  # the same objects, whatever loading has put in their place
         for module, training in taken.training:
             module.training = training
         taken.random_state.restore()

@@ -7,6 +7,8 @@ import enum
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
+from tuner_server.core.messages import Outcome
+
 
 class Part(enum.StrEnum):
     """A part of the work, done for a group of reports at a time."""
@@ -27,8 +29,8 @@ class Observer:
         """Is open while a part is worked on, for the reports that `origins` came with."""
         return contextlib.nullcontext()
 
-    def answered(self, *, searched: bool) -> None:
-        """A report was committed; whether its answer needed a search."""
+    def answered(self, outcome: Outcome, *, searched: bool) -> None:
+        """A report with that outcome was committed; whether its answer needed a search."""
 
     def repeated(self) -> None:
         """A report had been taken before, and got the stored answer."""

@@ -203,7 +203,7 @@ class ReportPipeline:
             if job is not None:
                 self._cache.put(job)
                 pending.answer.set_result(transition.directive)
-                self._observer.answered(searched=searched)
+                self._observer.answered(pending.report.outcome, searched=searched)
             else:
                 # Another request moved the job meanwhile: look again, this report may be in by now.
                 self._observer.conflicted()

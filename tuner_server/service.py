@@ -166,6 +166,7 @@ def _report(entry: Entry) -> Report:
         validations=stored.validations,
         wall_time_s=stored.wall_time_s,
         replacement=stored.replacement,
+        note=stored.note,
     )
 
 

@@ -13,8 +13,9 @@ import numpy as np
 from lrpilot.divergence import first_divergence
 
 from benchmarks.regret.oracle import ConstantTrial, StateTable, probe_marks
-from tuner_server.core.divergence import SoundLosses
+from tuner_server.core.divergence import learn
 from tuner_server.core.forecast import FloatArray, Objective
+from tuner_server.core.messages import Outcome, Report
 from tuner_server.core.policies.autolrs_options import AutoLrsOptions
 
 
@@ -84,10 +85,15 @@ def probes(table: StateTable, objective: Objective) -> list[Probe | None]:
 
 
 def give_up_above(table: StateTable) -> float:
-    """The loss at which our policies give a probe up."""
-    level = SoundLosses(typical=table.first_loss, sd=0.0).level(AutoLrsOptions().divergence_factor, table.val_loss)
-    assert level is not None
-    return level
+    """The loss at which our policies give a probe up, once they have seen all of them; infinity: there is none."""
+    sound = None
+    for trial in table.constant:
+        seen = trial.losses[: table.key.tau_prime]
+        if len(seen) == table.key.tau_prime and np.isfinite(seen).all():
+            sound = learn(sound, Report(directive_number=1, outcome=Outcome.COMPLETED, losses=tuple(seen)))
+    start = max(table.first_loss, table.val_loss)
+    level = None if sound is None else sound.level(AutoLrsOptions().divergence_factor, start)
+    return math.inf if level is None else level
 
 
 def _gave_up(table: StateTable, trial: ConstantTrial) -> bool:

@@ -28,7 +28,14 @@ class Annealing:
     """
 
     def __init__(
-        self, lr: float, remaining_steps: int | None, *, restore: bool, warm: bool, rolls_back: bool = True
+        self,
+        lr: float,
+        remaining_steps: int | None,
+        *,
+        restore: bool,
+        warm: bool,
+        rolls_back: bool = True,
+        rise_from: float | None = None,
     ) -> None:
         """Starts at `lr`, from the snapshot if `restore`; `remaining_steps` None: there is no end.
 
@@ -38,8 +45,10 @@ class Annealing:
             restore: whether the steps before are to be rolled back.
             warm: whether there are committed steps already, so that the LR need not rise from zero.
             rolls_back: whether a divergence can take steps back. Otherwise they stay, and only the LR is halved.
+            rise_from: the LR that a run which goes on is at, where that is lower: it rises from there.
         """
         self._rolls_back = rolls_back
+        self._rise_from = rise_from
         self._lr = lr
         self._remaining = remaining_steps
         self._warm = warm
@@ -129,6 +138,11 @@ class Annealing:
             return
         constant = self._remaining is None
         n_steps = LONGEST_PART if self._remaining is None else self._remaining
+        warmup, offset = 0 if self._warm else n_steps // WARM_UP_SHARE, 0
+        if self._rise_from is not None:
+            warmup = n_steps // WARM_UP_SHARE
+            offset = min(int(self._rise_from / self._lr * (warmup + 1)), warmup)
+            self._rise_from = None
         self._open = pb.Directive(
             number=number,
             phase=pb.PHASE_TRAIN,
@@ -138,8 +152,9 @@ class Annealing:
                 shape=pb.PROFILE_SHAPE_CONSTANT if constant else pb.PROFILE_SHAPE_LINEAR,
                 start_lr=self._lr,
                 end_lr=self._lr if constant else 0.0,
-                length=n_steps,
-                warmup=0 if self._warm else n_steps // WARM_UP_SHARE,
+                length=n_steps + offset,
+                offset=offset,
+                warmup=warmup,
             ),
             restore=restore,
             snapshot=snapshot,
@@ -147,4 +162,4 @@ class Annealing:
             report_every=max(1, min(LONGEST_PART, n_steps // PARTS)),
             reason="without a server: annealing",
         )
-        self._warm = self._warm or constant
+        self._warm = self._warm or constant or offset > 0

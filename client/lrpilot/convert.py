@@ -75,6 +75,7 @@ def schedule_from_proto(message: tuner_pb2.GetScheduleResponse, base_lrs: tuple[
         validations=validations,
         probes=probes,
         unsearched=was_unsearched(message),
+        unrepeatable=message.job.unrepeatable,
     )
 
 

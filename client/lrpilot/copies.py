@@ -227,7 +227,7 @@ def _pooled(
 def _view(storage: torch.UntypedStorage, offset: int, tensor: torch.Tensor) -> torch.Tensor:
     stride = _dense_stride(tensor)
     assert stride is not None
-    view = torch.empty(0, dtype=tensor.dtype)
+    view = torch.empty(0, dtype=tensor.dtype, device="cpu")
     return view.set_(storage, offset // tensor.itemsize, tensor.shape, stride)
 
 

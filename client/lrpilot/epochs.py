@@ -1,22 +1,22 @@
 """A loader, epoch after epoch, as one endless stream whose position fits in a checkpoint.
 
 A loader with `state_dict` and `load_state_dict` is resumed by these, any other by beginning its epoch again and
-skipping what had been drawn. What decides an epoch's order is known at its start: the global random state, the loader's
-own `torch.Generator` objects, and the epoch's number for those that seed themselves from it.
+skipping what had been drawn. What decides an epoch's order is known at its start: the global random state, the state of
+the loader's parts (their generators and counters), and the epoch's number for those that seed themselves from it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
+from lrpilot.loader_parts import threads_since
+from lrpilot.loader_state import LoaderState, Moment
+from lrpilot.object_layout import instance_dict
 from lrpilot.rng import RandomState
-
-if TYPE_CHECKING:
-    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ _PARTS = (
     "batch_sampler.batch_sampler.sampler",
     "dataset",
 )
-"""Where a loader, besides itself, may keep a generator or want to hear of a new epoch."""
+"""Where something, besides a loader itself, may want to hear of a new epoch."""
 
 
 class Epochs(Generic[Batch]):
@@ -48,6 +48,8 @@ class Epochs(Generic[Batch]):
         Args:
             loader: `iter` of it gives the batches of one epoch. An infinite one never ends its first.
         """
+        self.own = LoaderState(loader)
+        """The state of the loader's parts."""
         self._loader = loader
         self._iterator: Iterator[Batch] = iter(())
         self._begun = 0
@@ -62,27 +64,31 @@ class Epochs(Generic[Batch]):
         """
         batch = next(self._iterator, _END)
         if batch is _END:
-            self._start, self._drawn = _Start.capture(self._loader), 0
-            _set_epoch(self._loader, self._begun)
-            self._begun += 1
-            self._iterator = iter(self._loader)
-            batch = next(self._iterator, _END)
-            if batch is _END:
-                self._begun -= 1
-                raise ValueError(self._exhausted())
+            batch = self._begin()
         self._drawn += 1
         return cast(Batch, batch)
+
+    def draw_recorded(self) -> tuple[Batch, Moment]:
+        """As `draw`, with what drawing changed in the state of the loader's parts."""
+        before, begun = self.own.capture(), self._begun
+        batch = self.draw()
+        if self.own.has_thread:
+            return batch, Moment({}, {})
+        if self._begun == begun or self._start is None:
+            return batch, self.own.capture().changed_since(before)
+        return batch, self.own.capture_all().changed_since(cast(Moment, self._start.own))
 
     def state_dict(self) -> dict[str, Any]:
         """The position. Tensors and plain values, as far as the loader's own state is made of these."""
         begun = self._start is not None
+        own = None if self.own.has_thread else self.own.of_another_process(self.own.capture_all()).state_dict()
         return {
             "begun": self._begun,
             "drawn": self._drawn,
-            "start": self._start.state_dict() if self._start else None,
-            "generators": generator_states(self._loader),
+            "start": self._start.state_dict(self.own) if self._start else None,
+            "own": own,
             # Asked before its first epoch, a StatefulDataLoader would begin it.
-            "loader": cast(Any, self._loader).state_dict() if begun and _keeps_state(self._loader) else None,
+            "loader": cast(Any, self._loader).state_dict() if begun and self.keeps_state else None,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -99,7 +105,7 @@ class Epochs(Generic[Batch]):
         if state["start"] is None:
             return
         own_state = state["loader"]
-        if (own_state is not None) != _keeps_state(self._loader):
+        if (own_state is not None) != self.keeps_state:
             raise ValueError(
                 f"batches: this loader ({type(self._loader).__name__}) "
                 f"{'keeps' if own_state is None else 'does not keep'} its own state (state_dict, load_state_dict), "
@@ -109,7 +115,9 @@ class Epochs(Generic[Batch]):
             # Workers that live on were started, which takes a random number, in the first epoch and not in this one.
             iter(self._loader)
         self._start = _Start.from_state_dict(state["start"])
-        self._start.restore(self._loader)
+        self._start.random_state.restore()
+        self.own.apply(self._start.own, own_state=self.keeps_state)
+        threads = threading.enumerate()
         _set_epoch(self._loader, self._begun - 1)
         if own_state is not None:
             cast(Any, self._loader).load_state_dict(own_state)
@@ -117,8 +125,41 @@ class Epochs(Generic[Batch]):
         self._iterator = iter(self._loader)
         if own_state is None:
             self._skip(self._drawn)
-        # Also the draws that weren't the loader's.
-        set_generator_states(self._loader, state["generators"])
+        self.own.look_again(has_thread=bool(threads_since(threads)))
+        if state["own"] is not None and not self.own.has_thread:
+            # Also what wasn't changed by draws.
+            self.own.apply(state["own"], own_state=self.keeps_state)
+
+    @property
+    def shared(self) -> list[object]:
+        """The loader and its parts: what a batch may refer to and does not own."""
+        return [part for part in _parts(self._loader).values() if instance_dict(part) is not None]
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether the loader knows its own position.
+
+        Accelerate's loaders (the wrapped one is their `base_dataloader`) are skipped through. They have the methods
+        always, work with some, and run one batch ahead of the loop: their state leaves out the random state of that,
+        and after the last batch of an epoch begins the same epoch again.
+        """
+        if hasattr(self._loader, "base_dataloader"):
+            return False
+        return hasattr(self._loader, "state_dict") and hasattr(self._loader, "load_state_dict")
+
+    def _begin(self) -> Batch:
+        """The first batch of the next epoch."""
+        self._start, self._drawn = _Start(RandomState.capture(), self.own.capture_all()), 0
+        threads = threading.enumerate()
+        _set_epoch(self._loader, self._begun)
+        self._begun += 1
+        self._iterator = iter(self._loader)
+        batch = next(self._iterator, _END)
+        if batch is _END:
+            self._begun -= 1
+            raise ValueError(self._exhausted())
+        self.own.look_again(has_thread=bool(threads_since(threads)))
+        return cast(Batch, batch)
 
     def _skip(self, n_batches: int) -> None:
         logger.info(
@@ -146,37 +187,19 @@ class Epochs(Generic[Batch]):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Start:
-    """The random state that an epoch begins with: the global one, and the loader's generators by their place in it."""
+    """What an epoch begins with: the global random state, and the state of the loader's parts."""
 
     random_state: RandomState
-    generators: Mapping[str, torch.Tensor]
+    own: Moment | Mapping[str, Any]
+    """As a checkpoint has it, if it comes from one."""
 
-    @classmethod
-    def capture(cls, loader: Any) -> _Start:
-        return cls(RandomState.capture(), generator_states(loader))
-
-    def restore(self, loader: Any) -> None:
-        self.random_state.restore()
-        set_generator_states(loader, self.generators)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"random_state": self.random_state.state_dict(), "generators": dict(self.generators)}
+    def state_dict(self, own: LoaderState) -> dict[str, Any]:
+        told = own.of_another_process(self.own).state_dict() if isinstance(self.own, Moment) else self.own
+        return {"random_state": self.random_state.state_dict(), "own": told}
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> _Start:
-        return cls(RandomState.from_state_dict(state["random_state"]), state["generators"])
-
-
-def _keeps_state(loader: Any) -> bool:
-    """Whether a loader knows its own position.
-
-    Accelerate's loaders (the wrapped one is their `base_dataloader`) are skipped through. They have the methods always,
-    work with some, and run one batch ahead of the loop: their state leaves out the random state of that, and after
-    the last batch of an epoch begins the same epoch again.
-    """
-    if hasattr(loader, "base_dataloader"):
-        return False
-    return hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
+        return cls(RandomState.from_state_dict(state["random_state"]), state["own"])
 
 
 def _parts(loader: Any) -> dict[str, Any]:
@@ -195,23 +218,3 @@ def _set_epoch(loader: Any, number: int) -> None:
     for part in _parts(loader).values():
         if callable(set_epoch := getattr(part, "set_epoch", None)):
             set_epoch(number)
-
-
-def _generators(loader: Any) -> dict[str, torch.Generator]:
-    torch = sys.modules.get("torch")
-    if torch is None:  # Nobody can have made one then.
-        return {}
-    found = {path: getattr(part, "generator", None) for path, part in _parts(loader).items()}
-    return {path: generator for path, generator in found.items() if isinstance(generator, torch.Generator)}
-
-
-def generator_states(loader: Any) -> dict[str, torch.Tensor]:
-    """The states of the loader's own generators, by their place in it."""
-    return {path: generator.get_state() for path, generator in _generators(loader).items()}
-
-
-def set_generator_states(loader: Any, states: Mapping[str, torch.Tensor]) -> None:
-    """Sets those that have a state among these."""
-    for path, generator in _generators(loader).items():
-        if path in states:
-            generator.set_state(states[path])

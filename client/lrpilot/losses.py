@@ -1,7 +1,7 @@
 """Losses of a directive, kept on their device until it is over.
 
-A loss is stored as float32, which is what goes over the wire. The watch on the device and `lrpilot.divergence` on the
-host both decide by the float32 value, and alike.
+A loss is stored as float32, whatever PyTorch's default is, since that is what goes over the wire. The watch on the
+device and `lrpilot.divergence` on the host both decide by the float32 value, and alike.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 
 from lrpilot.divergence import PATIENCE
 
+_HOST = torch.device("cpu")
 _BEFORE = PATIENCE - 1
 """Losses before those that are looked at which may belong to a row above the limit."""
 
@@ -29,14 +30,14 @@ class LossBuffer:
         self._room = 0
         self._earlier: list[float] = []
         self._limit = math.inf
-        self._memory = torch.empty(0)
+        self._memory = torch.empty(0, dtype=torch.float32, device=_HOST)
         # The memory begins with the last `_BEFORE` earlier losses. Then comes the part that this directive may fill; of
         # it, so many are filled and so many have been checked.
         self._losses = self._memory
         self._n_losses = 0
         self._n_checked = 0
         self._diverged = False
-        self._flag = torch.empty((), dtype=torch.bool)
+        self._flag = torch.empty((), dtype=torch.bool, device=_HOST)
         self._arrival: torch.cuda.Event | None = None
 
     def begin(self, n_steps: int, limit: float = math.inf, earlier: Iterable[float] = ()) -> None:
@@ -52,6 +53,11 @@ class LossBuffer:
         self._forget()
         self._earlier = list(earlier)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the losses of this directive are."""
+        return self._memory.device
+
     @torch.no_grad()
     def append(self, loss: torch.Tensor | SupportsFloat) -> None:
         """Adds the loss of a step: a tensor of one element on any device, or a number.
@@ -61,7 +67,7 @@ class LossBuffer:
             IndexError: there are more losses than `begin` made room for.
         """
         if not isinstance(loss, torch.Tensor):
-            loss = torch.tensor(_number(loss), dtype=torch.float64)
+            loss = torch.tensor(_number(loss), dtype=torch.float64, device=_HOST)
         if loss.numel() != 1:
             shape = tuple(loss.shape)
             raise ValueError(f"loss: shape {shape} is not a scalar; pass loss.mean()")
@@ -118,8 +124,8 @@ class LossBuffer:
         """Room on a device, used again as long as it suffices."""
         size = _BEFORE + self._room
         if self._memory.device != device or len(self._memory) < size:
-            self._memory = torch.empty(size, device=device)
-            self._flag = torch.empty((), dtype=torch.bool, pin_memory=device.type == "cuda")
+            self._memory = torch.empty(size, dtype=torch.float32, device=device)
+            self._flag = torch.empty((), dtype=torch.bool, device=_HOST, pin_memory=device.type == "cuda")
         self._losses = self._memory[_BEFORE:size]
         before = self._earlier[-_BEFORE:]
         for i, loss in enumerate([-math.inf] * (_BEFORE - len(before)) + before):
@@ -140,7 +146,7 @@ def _float32_at_most(limit: float) -> float:
     Devices round a limit to float32 before they compare. This one is rounded already, and no float32 loss lies between
     it and the limit.
     """
-    rounded = torch.tensor(limit, dtype=torch.float32)
+    rounded = torch.tensor(limit, dtype=torch.float32, device=_HOST)
     if rounded.item() > limit:
-        rounded = torch.nextafter(rounded, torch.tensor(-math.inf))
+        rounded = torch.nextafter(rounded, torch.full_like(rounded, -math.inf))
     return rounded.item()

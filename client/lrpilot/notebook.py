@@ -49,7 +49,9 @@ def tuner_html(tuner: Driver) -> str:
 
 
 def _search(schedule: Schedule) -> str:
-    """Why there is none; empty where there is one."""
+    """Why there is none, or why it ended; empty where there is one like any other."""
+    if schedule.unrepeatable:
+        return f"ended, a rollback failed: {schedule.unrepeatable}"
     return "none: the run is too short" if schedule.unsearched else ""
 
 

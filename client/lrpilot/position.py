@@ -34,14 +34,21 @@ class Position:
         self._resumed = None
         return self._buffer, False
 
+    @property
+    def roots(self) -> list[object]:
+        """Parts of the loader that are rolled back with the model: see `LoaderState.roots`."""
+        return [] if self._buffer is None else self._buffer.roots
+
     def leave(self) -> None:
-        """Forgets the loader."""
+        """Forgets the loader, which others draw from: its parts are put back to what they were."""
+        if self._buffer is not None:
+            self._buffer.undo()
         self._buffer, self._marked = None, False
 
-    def follow(self, directive: pb.Directive) -> None:
-        """Goes to where a directive starts."""
+    def follow(self, directive: pb.Directive) -> bool:
+        """Goes to where a directive starts; whether that is where a search began, so that its batches are the same."""
         if self._buffer is None:
-            return
+            return False
         replayed = directive.batches == pb.BATCH_SOURCE_REPLAYED
         if committed(directive):
             if directive.restore and self._marked:
@@ -53,10 +60,20 @@ class Position:
             self._marked = True
         elif replayed and self._marked:
             self._buffer.rewind()
+        return replayed and self._marked
 
     def state_dict(self) -> dict[str, Any]:
         """As plain values and tensors: the batches of an open search are in it."""
         return {"marked": self._marked, "data": self._buffer.state_dict() if self._buffer else None}
+
+    @staticmethod
+    def rewound(state: Mapping[str, Any]) -> dict[str, Any]:
+        """A state of an open search as it is once that is rolled back: what was drawn lies ahead."""
+        data = state["data"]
+        if data is None or not state["marked"]:
+            return dict(state)
+        ahead = [*data["behind"], *data["ahead"]]
+        return {"marked": False, "data": {**data, "behind": [], "ahead": ahead, "recording": False}}
 
     def load_state_dict(self, state: Mapping[str, Any], random_state: Mapping[str, Any]) -> None:
         """Goes there when the next loader is opened. Finding the place moves the random state, which is then set."""

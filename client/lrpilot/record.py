@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lrpilot import schedule_json
-from lrpilot.convert import phase_from_proto, probe_from_proto, profile_from_proto
+from lrpilot.convert import phase_from_proto, probe_from_proto, profile_from_proto, profile_to_proto
 from lrpilot.lease import rolls_back
 from lrpilot.schedule import Probe, Schedule, Segment, Validation
 from lrpilot.v1 import tuner_pb2 as pb
@@ -29,6 +29,8 @@ class Record:
         """Steps that were rolled back."""
         self.unsearched = False
         """Whether the run is too short for a search."""
+        self.unrepeatable = ""
+        """What was seen where a rollback was not complete; empty: nothing."""
 
     @property
     def committed(self) -> int:
@@ -49,6 +51,31 @@ class Record:
         return last.profile.lr(last.n_steps)
 
     @property
+    def peak_lr(self) -> float:
+        """The highest LR of the committed steps; 0 before the first."""
+        lrs = [
+            segment.profile.lr(min(max(step, 0), segment.n_steps - 1))
+            for segment in self._segments
+            for step in (0, segment.profile.warmup - segment.profile.offset, segment.n_steps - 1)
+        ]
+        return max(lrs, default=0.0)
+
+    def replacements(self) -> list[pb.Report]:
+        """All that was done, as reports to a job that has not seen it: one for each stretch of committed steps."""
+        reports = [
+            pb.Report(
+                outcome=pb.OUTCOME_REPLACED,
+                losses=self._losses[segment.start_step : segment.start_step + segment.n_steps],
+                replacement=pb.Replacement(profile=profile_to_proto(segment.profile)),
+            )
+            for segment in self._segments
+        ]
+        if self.searched:
+            wasted = pb.Replacement(wasted_steps=self.searched)
+            reports.insert(0, pb.Report(outcome=pb.OUTCOME_REPLACED, replacement=wasted))
+        return reports
+
+    @property
     def last_validation(self) -> float | None:
         """The last validation loss of the committed steps since the snapshot; None: there is none."""
         last = self._validations[-1] if self._validations else None
@@ -64,6 +91,8 @@ class Record:
         if directive.phase in (pb.PHASE_PROBE, pb.PHASE_RANGE_TEST):
             self._probes.append(probe_from_proto(directive, report, self.committed))
             self.searched += n_steps
+            if report.outcome == pb.OUTCOME_UNREPEATABLE:
+                self.unrepeatable = report.note
         elif rolls_back(report):
             self._take_back(n_steps)
         else:
@@ -86,6 +115,7 @@ class Record:
             validations=tuple(self._validations),
             probes=tuple(self._probes),
             unsearched=self.unsearched,
+            unrepeatable=self.unrepeatable,
         )
 
     def _append(self, segment: Segment) -> None:
@@ -120,4 +150,4 @@ class Record:
         self._validations = list(schedule.validations)
         self._probes = list(schedule.probes)
         self._mark, self.searched = state["mark"], state["searched"]
-        self.unsearched = schedule.unsearched
+        self.unsearched, self.unrepeatable = schedule.unsearched, schedule.unrepeatable

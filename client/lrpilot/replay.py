@@ -1,24 +1,22 @@
 """A stream of batches that can go back.
 
-Drawing a batch may use global random state: a shuffling loader draws a seed at the start of an epoch, augmentation in
-the main process draws all the time. A replayed batch is not drawn again, so the random state that its draw left behind
-is recorded with it and set instead. Whatever the model draws in between is then what it would have been.
+Drawing a batch may use random state: a shuffling loader draws a seed at the start of an epoch, augmentation in the main
+process draws all the time. It may change the loader's parts too: a generator of a sampler's own, a counter. A replayed
+batch is not drawn again, so what its draw left behind is recorded with it and set instead. Whatever the model draws in
+between is then what it would have been.
 """
 
 from __future__ import annotations
 
 import collections
-import copy
 import dataclasses
-import logging
-import sys
 from collections.abc import Iterable, Mapping
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
+from lrpilot.batch_copy import BatchCopier, BatchCopy
 from lrpilot.epochs import Epochs
+from lrpilot.loader_state import Moment
 from lrpilot.rng import RandomState
-
-logger = logging.getLogger(__name__)
 
 Batch = TypeVar("Batch")
 
@@ -26,10 +24,8 @@ Batch = TypeVar("Batch")
 class BatchBuffer(Generic[Batch]):
     """Draws from a loader across epochs, and can replay what it has drawn since a mark.
 
-    Batches are kept by reference and not copied: copies of what may be gigabytes would be paid by everyone. The
-    containers of a batch (dicts, lists, tuples) are handed out anew each time, so `batch.pop("labels")` harms nothing.
-    A loop that changes a batch's *tensors* in place gets the changed tensors when they are replayed; that is noticed
-    and logged, once.
+    While it records, it keeps a copy of every batch, taken as the batch is drawn, and hands out copies of that when it
+    replays. So the loop may change its batches, and the loader may use their memory again. Nothing is copied otherwise.
     """
 
     def __init__(self, iterable: Iterable[Batch]) -> None:
@@ -41,16 +37,18 @@ class BatchBuffer(Generic[Batch]):
         self.loader = iterable
         """What the batches come from."""
         self._epochs = Epochs(iterable)
+        self._copier = BatchCopier(self._epochs.shared)
         self._recording = False
+        self._marked: Moment | Mapping[str, Any] | None = None
         # Drawn since the mark and passed; and drawn, then rewound over, and due again.
         self._behind: collections.deque[_Drawn[Batch]] = collections.deque()
         self._ahead: collections.deque[_Drawn[Batch]] = collections.deque()
-        self._warned = False
 
     def mark(self) -> None:
         """Starts recording here, for `rewind`. What lies before is dropped."""
         self._behind.clear()
         self._recording = True
+        self._marked = self._epochs.own.capture()
 
     def rewind(self) -> None:
         """Goes back to the mark, which stays.
@@ -60,6 +58,9 @@ class BatchBuffer(Generic[Batch]):
         """
         if not self._recording:
             raise RuntimeError("batches: rewind() without mark()")
+        if self._marked is not None:
+            # What the loop changed goes back, and what draws changed is set again as they are replayed.
+            self._epochs.own.apply(self._marked, own_state=self._epochs.keeps_state)
         self._ahead.extendleft(reversed(self._behind))
         self._behind.clear()
 
@@ -67,6 +68,12 @@ class BatchBuffer(Generic[Batch]):
         """Stops recording. What lies ahead is still replayed, and dropped as it is drawn."""
         self._behind.clear()
         self._recording = False
+        self._marked = None
+
+    @property
+    def roots(self) -> list[object]:
+        """The loader's samplers, to be rolled back with the model: see `LoaderState.roots`."""
+        return self._epochs.own.roots
 
     def draw(self) -> Batch:
         """The next batch.
@@ -75,21 +82,30 @@ class BatchBuffer(Generic[Batch]):
             ValueError: the loader gives no batch, or gives them only once.
         """
         if self._ahead:
-            drawn = self._ahead.popleft()
-            self._replay(drawn)
-        elif self._recording:
-            drawn = self._record()
-        else:
-            return self._epochs.draw()
+            return self._replay(self._ahead.popleft())
         if self._recording:
-            self._behind.append(drawn)
-        return cast(Batch, _new_containers(drawn.batch))
+            return self._record()
+        return self._epochs.draw()
+
+    def undo(self) -> None:
+        """Sets the loader's parts to what they were before the first draw, for one who draws from them by himself."""
+        self._epochs.own.undo()
 
     def state_dict(self) -> dict[str, Any]:
         """Where in the data this is, and the batches recorded."""
+        own, marked = self._epochs.own, self._marked
+        now = own.capture_all()
+        # The loader is past all that is recorded, and its parts must be too when it is asked for its state.
+        for drawn in self._ahead:
+            own.apply(drawn.own, own_state=self._epochs.keeps_state)
+        epochs = self._epochs.state_dict()
+        if self._ahead and not own.has_thread:
+            now.restore()
         return {
-            "epochs": self._epochs.state_dict(),
+            "epochs": epochs,
+            "own": own.of_another_process(now).state_dict() if self._ahead else None,
             "recording": self._recording,
+            "marked": own.of_another_process(marked, now).state_dict() if isinstance(marked, Moment) else marked,
             "behind": [drawn.state_dict() for drawn in self._behind],
             "ahead": [drawn.state_dict() for drawn in self._ahead],
         }
@@ -103,66 +119,48 @@ class BatchBuffer(Generic[Batch]):
             ValueError: the loader is of another kind, or has fewer batches than were drawn.
         """
         self._epochs.load_state_dict(state["epochs"])
-        self._recording = state["recording"]
-        self._behind = collections.deque(map(_Drawn.from_state_dict, state["behind"]))
-        self._ahead = collections.deque(map(_Drawn.from_state_dict, state["ahead"]))
+        if state["own"] is not None:
+            self._epochs.own.apply(state["own"], own_state=self._epochs.keeps_state)
+        self._recording, self._marked = state["recording"], state["marked"]
+        self._behind = collections.deque(self._drawn_from(each) for each in state["behind"])
+        self._ahead = collections.deque(self._drawn_from(each) for each in state["ahead"])
 
-    def _record(self) -> _Drawn[Batch]:
+    def _record(self) -> Batch:
         before = RandomState.capture()
-        batch = self._epochs.draw()
-        return _Drawn(batch, RandomState.capture().changed_since(before), _versions(batch))
+        batch, own = self._epochs.draw_recorded()
+        random_state = RandomState.capture().changed_since(before)
+        # At once: the loop may change the batch, and the loader use its memory again.
+        self._behind.append(_Drawn(self._copier.take(batch), random_state, own))
+        return batch
 
-    def _replay(self, drawn: _Drawn[Batch]) -> None:
+    def _replay(self, drawn: _Drawn[Batch]) -> Batch:
+        if self._recording:
+            self._behind.append(drawn)
+            batch = drawn.copy.fresh()
+        else:
+            batch = drawn.copy.uncopied()
         if drawn.random_state:
             drawn.random_state.restore()
-        if not self._warned and _versions(drawn.batch) != drawn.versions:
-            self._warned = True
-            logger.warning(
-                "batches: the training loop changes its batches in place; replayed ones are changed again, and "
-                "training is not what it would be without probes. Work on a copy (x = x - mean, not x -= mean)."
-            )
+        if drawn.own:
+            self._epochs.own.apply(drawn.own, own_state=self._epochs.keeps_state)
+        return batch
+
+    def _drawn_from(self, state: Mapping[str, Any]) -> _Drawn[Batch]:
+        random_state = state["random_state"]
+        restored = None if random_state is None else RandomState.from_state_dict(random_state)
+        return _Drawn(self._copier.take(state["batch"]), restored, state["own"])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Drawn(Generic[Batch]):
-    """A batch, the random states that drawing it changed, and the versions of its tensors then."""
+    """A copy of a batch, and what drawing it changed: random states, and the state of the loader's parts."""
 
-    batch: Batch
+    copy: BatchCopy[Batch]
     random_state: RandomState | None
-    versions: list[int]
+    own: Moment | Mapping[str, Any]
+    """As a checkpoint has it, if it comes from one."""
 
     def state_dict(self) -> dict[str, Any]:
         random_state = self.random_state.state_dict() if self.random_state else None
-        return {"batch": self.batch, "random_state": random_state}
-
-    @classmethod
-    def from_state_dict(cls, state: Mapping[str, Any]) -> _Drawn[Any]:
-        random_state = state["random_state"]
-        restored = None if random_state is None else RandomState.from_state_dict(random_state)
-        return cls(state["batch"], restored, _versions(state["batch"]))
-
-
-def _new_containers(batch: Any) -> Any:
-    """The same leaves in new dicts, lists and tuples."""
-    if isinstance(batch, dict | collections.UserDict):
-        fresh = copy.copy(batch)  # Keeps the class; a tokenizer's is a UserDict.
-        for key, value in batch.items():
-            fresh[key] = _new_containers(value)
-        return fresh
-    if type(batch) in (list, tuple):
-        return type(batch)(map(_new_containers, batch))
-    if isinstance(batch, tuple) and hasattr(batch, "_make"):  # A namedtuple.
-        return batch._make(map(_new_containers, batch))
-    return batch
-
-
-def _versions(batch: Any) -> list[int]:
-    """The version counters of a batch's tensors; every change in place raises one."""
-    torch = sys.modules.get("torch")
-    if torch and isinstance(batch, torch.Tensor):
-        return [] if batch.is_inference() else [batch._version]
-    if isinstance(batch, dict | collections.UserDict):
-        batch = batch.values()
-    elif not isinstance(batch, list | tuple):
-        return []
-    return [version for child in batch for version in _versions(child)]
+        own = self.own.state_dict() if isinstance(self.own, Moment) else self.own
+        return {"batch": self.copy.uncopied(), "random_state": random_state, "own": own}

@@ -34,19 +34,19 @@ class RandomState:
 
     def state_dict(self) -> dict[str, Any]:
         """The states, for a checkpoint: of tensors and plain values, which `torch.load` reads without pickle."""
-        return {name: _to_plain(state) for name, state in self.states.items()}
+        return {name: to_plain(state) for name, state in self.states.items()}
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> RandomState:
         """What `state_dict` gave."""
-        return cls({name: _from_plain(value) for name, value in state.items()})
+        return cls({name: from_plain(value) for name, value in state.items()})
 
     def changed_since(self, earlier: RandomState) -> RandomState | None:
         """The states of those generators alone that moved since `earlier`; None if none did."""
         changed = {
             name: state
             for name, state in self.states.items()
-            if name not in earlier.states or not _same(state, earlier.states[name])
+            if name not in earlier.states or not same(state, earlier.states[name])
         }
         return RandomState(changed) if changed else None
 
@@ -73,33 +73,34 @@ def _generators() -> Iterator[tuple[str, Callable[[], Any], Callable[[Any], obje
             yield "cuda", torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all
 
 
-def _same(a: Any, b: Any) -> bool:
+def same(a: Any, b: Any) -> bool:
+    """Whether two states of a generator are equal."""
     if hasattr(a, "equal"):  # A tensor, without importing PyTorch.
         return bool(a.equal(b))
     if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
     if isinstance(a, list):
-        return len(a) == len(b) and all(map(_same, a, b))
+        return len(a) == len(b) and all(map(same, a, b))
     if hasattr(a, "tobytes"):  # A NumPy array, without importing NumPy.
         return bool(a.tobytes() == b.tobytes())
     return bool(a == b)
 
 
-def _to_plain(state: Any) -> Any:
-    """A state with NumPy's arrays as lists."""
+def to_plain(state: Any) -> Any:
+    """A generator's state with NumPy's arrays as lists."""
     if isinstance(state, dict):
-        return {key: _to_plain(value) for key, value in state.items()}
+        return {key: to_plain(value) for key, value in state.items()}
     if hasattr(state, "tobytes"):  # A NumPy array, without importing NumPy.
         return {"dtype": str(state.dtype), "array": state.tolist()}
     return state
 
 
-def _from_plain(state: Any) -> Any:
-    """What `_to_plain` was given. Only a state with arrays imports NumPy."""
+def from_plain(state: Any) -> Any:
+    """What `to_plain` was given. Only a state with arrays imports NumPy."""
     if not isinstance(state, dict):
         return state
     if state.keys() == {"dtype", "array"}:
         import numpy
 
         return numpy.array(state["array"], dtype=state["dtype"])
-    return {key: _from_plain(value) for key, value in state.items()}
+    return {key: from_plain(value) for key, value in state.items()}

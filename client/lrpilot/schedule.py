@@ -103,6 +103,8 @@ class Schedule:
         validations: of the committed steps, ascending.
         probes: the searches, oldest first. Committed steps that were rolled back are not among them.
         unsearched: whether the run was too short for a search, so that it had the LR that was set.
+        unrepeatable: what was seen where a rollback was not complete, after which there was no search and the LR was
+            the one that was set; empty: nothing.
     """
 
     job_id: str
@@ -115,6 +117,7 @@ class Schedule:
     validations: tuple[Validation, ...] = ()
     probes: tuple[Probe, ...] = ()
     unsearched: bool = False
+    unrepeatable: str = ""
 
     def __post_init__(self) -> None:
         """Refuses a schedule with a gap.

@@ -73,7 +73,9 @@ def _schedule(document: dict[str, Any]) -> Schedule:
         losses=_floats(document["losses"]),
         validations=_validations(document["validations"]),
         probes=tuple(map(_probe, document["probes"])),
-        unsearched=bool(document.get("unsearched", False)),  # which files of earlier releases don't have
+        # Which files of earlier releases don't have.
+        unsearched=bool(document.get("unsearched", False)),
+        unrepeatable=str(document.get("unrepeatable", "")),
     )
 
 

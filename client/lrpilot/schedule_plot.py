@@ -30,8 +30,11 @@ def plot(schedule: Schedule, path: Path) -> None:
     lr_axes, loss_axes = figure.subplots(2, 1, sharex=True)
     _draw_lrs(lr_axes, schedule)
     _draw_losses(loss_axes, schedule)
-    note = "no search: the run is too short" if schedule.unsearched else ""
-    lr_axes.set_title(" · ".join(filter(None, (schedule.name, schedule.policy, schedule.job_id[:8], note))))
+    notes = (
+        "no search: the run is too short" if schedule.unsearched else "",
+        "the search ended: a rollback failed" if schedule.unrepeatable else "",
+    )
+    lr_axes.set_title(" · ".join(filter(None, (schedule.name, schedule.policy, schedule.job_id[:8], *notes))))
     for axes in (lr_axes, loss_axes):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)

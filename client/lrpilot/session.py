@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lrpilot import sanity
@@ -49,6 +49,8 @@ class Session:
         self._look_again = 0.0
         self._strict = strict
         self._alone: Annealing | None = None
+        self._own_plan = False
+        self._untold: list[pb.Report] = []
         self._last_report: pb.Report | None = None
         self._for_good = False
         self._closed = False
@@ -131,6 +133,27 @@ class Session:
         directive.snapshot = False
         return directive
 
+    def go_on(self, done: Sequence[pb.Report], standing: Standing, lr: float) -> pb.Directive:
+        """What is left of a run that began under another job, whose budget was another.
+
+        Committed steps are annealed from `lr`, to which the LR rises from where the run is. That is the client's own
+        plan: the server is told of it, and of the steps before, but not asked. A run that has none is the server's.
+
+        Args:
+            done: the steps before, as reports with outcome REPLACED.
+            standing: where the run is.
+            lr: the peak of what is left.
+        """
+        self._own_plan, self._untold = standing.warm, list(done)
+        rise_from = min(standing.lr, lr) if standing.warm else None
+        self._alone = alone = Annealing(lr, standing.remaining, restore=False, warm=standing.warm, rise_from=rise_from)
+        if not standing.warm:
+            with contextlib.suppress(ServerError):
+                answer = self._join(alone, standing)
+                self._alone = None
+                return answer
+        return alone.directive
+
     def decisions(self) -> list[pb.Decision]:
         """What was decided so far, and on what evidence; nothing while the server is away."""
         if self._alone is not None:
@@ -147,13 +170,16 @@ class Session:
             "outbox": self._outbox.state_dict(),
             "alone": self._alone.state_dict() if self._alone else None,
             "for_good": self._for_good,
+            "own_plan": self._own_plan,
+            "untold": [report.SerializeToString() for report in self._untold],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where another process was, and takes the server back there. Raises: ServerError: only if strict."""
         self._outbox.load_state_dict(state["outbox"], self._timeout_s)
         self._alone = Annealing.from_state_dict(state["alone"]) if state["alone"] else None
-        self._for_good = state["for_good"]
+        self._for_good, self._own_plan = state["for_good"], state["own_plan"]
+        self._untold = [pb.Report.FromString(each) for each in state["untold"]]
         if self._for_good or not self.job_id:
             return
         try:
@@ -230,6 +256,8 @@ class Session:
         if answer.phase == pb.PHASE_STOP and standing.remaining != 0:
             self._give_up(answer.reason)
             return alone.directive
+        if self._own_plan:
+            return alone.directive
         self._alone = None
         log.info("lrpilot: the server is back; it has been told what was done without it")
         return answer
@@ -245,7 +273,12 @@ class Session:
         if outstanding.phase == pb.PHASE_STOP:
             # What it would have rolled back is not there any more.
             return pb.Directive(number=outstanding.number, phase=pb.PHASE_STOP, reason=outstanding.reason)
-        self._outbox.add(alone.replacement(outstanding.number))
+        while self._untold:
+            earlier = self._untold.pop(0)
+            earlier.directive_number = self._outbox.outstanding.number
+            self._outbox.add(earlier)
+            self._timed(self._outbox.deliver, PART_TIMEOUT_S)
+        self._outbox.add(alone.replacement(self._outbox.outstanding.number))
         self._timed(self._outbox.deliver, PART_TIMEOUT_S)
         return self._outstanding(standing, rolled_back=False)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lrpilot import errors
@@ -63,6 +63,10 @@ class SharedSession:
     def abandon(self, why: str, standing: Standing) -> pb.Directive:
         """What follows when a rank can't go on; all ranks come here."""
         return self._heard(lambda: self._own.abandon(why, standing))
+
+    def go_on(self, done: Sequence[pb.Report], standing: Standing, lr: float) -> pb.Directive:
+        """What is left of a run whose budget was another; all ranks come here."""
+        return self._heard(lambda: self._own.go_on(done, standing, lr))
 
     def decisions(self) -> list[pb.Decision]:
         """What the server decided so far. Not collective; only rank 0 knows."""

@@ -67,7 +67,6 @@ class Snapshot:
         self._model = model
         self._optimizers = tuple(optimizers)
         self._registered = dict(registered)
-        self._data: Sequence[Any] = ()
         self._taken: _Taken | None = None
         self._copier = Copier()
         for name, each in registered.items():
@@ -96,12 +95,7 @@ class Snapshot:
         """All that is followed, by name."""
         several = len(self._optimizers) > 1
         optimizers = {f"optimizer[{i}]" if several else "optimizer": o for i, o in enumerate(self._optimizers)}
-        data = {f"{type(each).__name__} of the data": each for each in self._data}
-        return {"model": self._model, **optimizers, **self._registered, **data}
-
-    def follow(self, data: Sequence[Any]) -> None:
-        """Rolls back these parts of the data, too: a sampler whose weights the loop changes."""
-        self._data = tuple(data)
+        return {"model": self._model, **optimizers, **self._registered}
 
     @torch.no_grad()
     def take(self) -> None:
@@ -166,7 +160,8 @@ class Snapshot:
             form.restore(unfreeze=unfreeze)
         self._fill(taken)
         failures = taken.load()
-        taken.graph.refill(taken.contents)  # the same objects, whatever loading has put in their place
+        if taken.sources:
+            taken.graph.refill(taken.contents)  # the same objects, whatever loading has put in their place
         for module, training in taken.training:
             module.training = training
         taken.random_state.restore()
@@ -433,7 +428,8 @@ def load_in_place(optimizers: Sequence[Optimizer], states: Sequence[dict[str, An
                 "that were added in mid-run before loading"
             )
         del groups[saved:]
-    for optimizer, state, (table, groups) in zip(optimizers, states, containers, strict=True):
+    # Those inside of others first: the state that a wrapper has of them is whole (TRAC's has tables by parameter).
+    for optimizer, state, (table, groups) in reversed([*zip(optimizers, states, containers, strict=True)]):
         optimizer.load_state_dict(state)
         loaded, loaded_groups = dict(optimizer.state), list(optimizer.param_groups)
         table.clear()
@@ -443,4 +439,5 @@ def load_in_place(optimizers: Sequence[Optimizer], states: Sequence[dict[str, An
                 group.clear()
                 group.update(loaded_group)
         for each, (own_table, own_groups) in zip(optimizers, containers, strict=True):
-            each.state, each.param_groups = own_table, own_groups
+            own = {"state": own_table, "param_groups": own_groups}
+            vars(each).update({name: own[name] for name in own if name in vars(each)})  # else a property: another's

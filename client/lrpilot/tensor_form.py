@@ -49,9 +49,4 @@ def _is_plain(tensor: torch.Tensor) -> bool:
 def _differs(tensor: torch.Tensor, data: torch.Tensor) -> bool:
     if is_lazy(tensor):
         return bool(tensor.data.data_ptr() != data.data_ptr())
-    return (tensor.data_ptr(), tensor.shape, tensor.dtype, tensor.stride()) != (
-        data.data_ptr(),
-        data.shape,
-        data.dtype,
-        data.stride(),
-    )
+    return tensor.dtype is not data.dtype or tensor.device != data.device or not tensor.is_set_to(data)

@@ -15,6 +15,7 @@ from lrpilot.embedded import START_TIMEOUT_S
 from lrpilot.job_options import TIMEOUT_S, JobOptions
 from lrpilot.ranks import Ranks
 from lrpilot.session import PATIENCE
+from lrpilot.tuned import checked, own
 
 if TYPE_CHECKING:  # Builds of PyTorch without torch.distributed have no such name.
     from torch.distributed import ProcessGroup
@@ -61,8 +62,9 @@ class Tuner(Driver):
             RefusedError: the server doesn't accept the job; the message names the field.
             UnavailableError: the server isn't there, and `strict` is set.
         """
-        optimizers = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else list(optimizer)
+        optimizers = checked(model, optimizer)
         backend = TorchBackend(model, optimizers, validate, dict(register or {}), snapshot)
         # The longest that rank 0 waits for its server, and the other ranks for rank 0.
         patience_s = START_TIMEOUT_S + PATIENCE * job.get("timeout_s", TIMEOUT_S)
         super().__init__(backend, ranks=Ranks.of(process_group, patience_s), **job)
+        own(optimizers, self)

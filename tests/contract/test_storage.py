@@ -466,6 +466,7 @@ reports = st.builds(
     wall_time_s=st.floats(0, 1e300),
     replacement=st.none()
     | st.builds(Replacement, profile=st.none() | st.just(Profile.constant(0.1, 3)), wasted_steps=steps),
+    note=words.filter(lambda word: "\0" not in word),
 )
 candidates = st.builds(
     Candidate,
@@ -516,6 +517,7 @@ def states(draw: st.DrawFn, directive: Directive) -> JobState:
         wall_time_s=draw(floats),
         policy_state=draw(st.none() | st.dictionaries(words, json_values, max_size=3)),
         message=draw(words),
+        unrepeatable=draw(words),
     )
 
 
@@ -554,6 +556,7 @@ def test_values_come_back_as_they_were(
         validations=stored.validations,
         wall_time_s=stored.wall_time_s,
         replacement=stored.replacement,
+        note=stored.note,
     )
     assert repr(rebuilt) == repr(given)
     assert stored.n_steps == given.n_steps

@@ -403,7 +403,7 @@ def test_a_checkpoint_saved_after_the_fit_can_still_spend_what_is_left(tmp_path:
     assert callback.tuner.committed_step == 30
     run.trainer.save_checkpoint(tmp_path / "half.ckpt")
     state = torch.load(tmp_path / "half.ckpt", weights_only=True)["callbacks"]["TunerCallback"]
-    assert not state["finished"]
+    assert not state["tuner"]["finished"]
 
 
 def test_a_saved_schedule_drives_another_run_with_no_server(tmp_path: Path) -> None:

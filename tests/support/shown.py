@@ -60,6 +60,7 @@ def history(run: Run) -> list[Entry]:
                 report_time=NOW,
                 losses=report.losses,
                 replacement=report.replacement,
+                note=report.note,
             )
         )
         entries.append(Entry(exchange.directive, exchange.decision, stored))

@@ -41,6 +41,7 @@ def report_to_pb(report: Report) -> pb.Report:
             profile=profile_to_proto(report.replacement.profile) if report.replacement.profile else None,
             wasted_steps=report.replacement.wasted_steps,
         ),
+        note=report.note,
     )
 
 

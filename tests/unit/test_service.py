@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.leaking import NOTE, LeakingTraining
 from tests.support.simulated import QUICK, SimulatedTraining, config, drive
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import ConflictError, InvalidInputError, NotFoundError, PreconditionError
@@ -242,6 +243,18 @@ def test_a_job_with_a_prior_that_is_taken_back_comes_out_the_same(service: Tuner
     for directive, report in whole[2:]:
         assert service.get_job(PROJECT, job.id).state.directive == directive
         advance(service, job.id, report)
+
+
+def test_a_job_whose_rollback_failed_and_that_is_taken_back_to_after_that_still_knows(service: TunerService) -> None:
+    job = service.create_job(PROJECT, "first", CONFIG)
+    whole = finish(service, job.id, LeakingTraining())
+    ended = service.get_job(PROJECT, job.id).state
+    before, after = (service.resume_job(PROJECT, job.id, number).state for number in (len(whole), 2))
+    assert (before.unrepeatable, after.unrepeatable) == (NOTE, "")
+    for directive, report in whole[1:]:
+        assert service.get_job(PROJECT, job.id).state.directive == directive
+        advance(service, job.id, report)
+    assert service.get_job(PROJECT, job.id).state == ended
 
 
 # --- cancelling -------------------------------------------------------------------------------------------------------

@@ -112,6 +112,13 @@ def unsearched(job: pb.Job) -> bool:
     return probe_steps(job) == 0 and (job.directive.phase == pb.PHASE_TRAIN or job.committed_steps > 0)
 
 
+def remark(job: pb.Job) -> str:
+    """What is to be said of a job's search after its steps; empty: it is one like any other."""
+    if job.unrepeatable:
+        return ", a rollback failed"
+    return ", no search" if unsearched(job) else ""
+
+
 OptionalField = Literal["last_loss", "best_loss", "last_validation", "best_validation"]
 
 

@@ -21,6 +21,7 @@ from tuner_server.cli.common import (
     optional,
     print_json,
     probe_steps,
+    remark,
     resolve,
     schedule_of,
     state_of,
@@ -103,7 +104,7 @@ def _steps(job: pb.Job) -> str:
         parts.append(f"{probe_steps(job)} search")
     if job.given_back_steps:
         parts.append(f"{job.given_back_steps} rolled back")
-    return f"{' + '.join(parts)}{total}{', no search' if unsearched(job) else ''}"
+    return f"{' + '.join(parts)}{total}{remark(job)}"
 
 
 def _facts(job: pb.Job) -> dict[str, str]:

@@ -24,6 +24,7 @@ from tuner_server.cli.common import (
     page_of,
     print_json,
     probe_steps,
+    remark,
     state_of,
     unsearched,
 )
@@ -90,6 +91,6 @@ def _row(job: pb.Job) -> list[str]:
     lr = f"{job.directive.profile.start_lr:.3g}" if job.directive.HasField("profile") else "-"
     searched = "" if unsearched(job) else f" + {probe_steps(job)}"
     undone = f" + {job.given_back_steps} rolled back" if job.given_back_steps else ""
-    steps = f"{job.committed_steps}{searched}{undone}{total}{', no search' if unsearched(job) else ''}"
+    steps = f"{job.committed_steps}{searched}{undone}{total}{remark(job)}"
     losses = [optional(job, "last_loss"), optional(job, "last_validation")]
     return [job.id[:8], job.config.name or "-", job.config.policy, state_of(job), steps, lr, *losses]

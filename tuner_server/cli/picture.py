@@ -79,7 +79,7 @@ def _search(probes: Sequence[Probe], *, live: bool) -> Table:
         n_steps, loss, outcome = "", "", "running" if live else "not reported"
         if probe.span is not None:
             n_steps, loss = count(probe.span.n_steps), number(float(probe.span.losses[-LAST_LOSSES:].mean()))
-            outcome = "diverged" if probe.diverged else ""
+            outcome = "diverged" if probe.diverged else "not repeatable" if probe.unrepeatable else ""
         table.add_row(_tried(probe), n_steps, loss, outcome)
     return table
 

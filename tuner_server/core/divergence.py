@@ -20,8 +20,11 @@ from tuner_server.core.messages import Outcome, Report, Value
 
 WINDOW = 10
 """Losses whose median says where a run is: the noise of a batch has little say in it."""
-SPREADS = 6.0
-"""The level lies at least so many standard deviations above what is typical."""
+DIVERGENCE_FACTOR = 8.0
+"""The level lies so many times as far above what is typical as sound probes came below it, unless a policy's options
+say otherwise."""
+SPREADS = 40.0
+"""The level lies at least so many standard deviations above what is typical: a hump may have more than the noise."""
 RISE = 2.0
 """Standard deviations by which a sound probe's last median may lie above its first: chance moves them 0.6 apart."""
 NORMAL_SD = 1.4826 / math.sqrt(2.0)
@@ -39,19 +42,23 @@ class SoundLosses(Value):
     """The highest that a sound probe kept to: the largest median of `WINDOW` losses in a row."""
     sd: float
     """How far the losses of a step scatter."""
+    lowest: float | None = None
+    """The lowest that a sound probe came to: the smallest such median; None in states from before it was kept."""
 
     def level(self, factor: float, start_loss: float | None = None) -> float | None:
-        """The loss above which a run diverges.
+        """The loss above which a run diverges. It moves with a shift of the losses, and scales with them.
 
         Args:
-            factor: how many times what is typical is too much; of a negative loss, its distance from zero counts.
+            factor: how many times as far above what is typical as sound probes came below it is too much.
             start_loss: the loss at the stage's start, a mean over several batches.
 
         Returns:
-            The level; None if what is typical is zero, with no noise: only a loss that is not finite diverges then.
+            The level; None if no loss ever moved, or it is not known how far: only one that is not finite diverges.
         """
+        if self.lowest is None:
+            return None
         typical = self.typical if start_loss is None else max(self.typical, start_loss)
-        margin = max((factor - 1.0) * abs(typical), SPREADS * self.sd)
+        margin = max(factor * (typical - self.lowest), SPREADS * self.sd)
         return typical + margin if margin > 0 else None
 
 
@@ -78,12 +85,16 @@ def learn(known: SoundLosses | None, report: Report) -> SoundLosses | None:
         return known
     losses = np.asarray(report.losses)
     medians = running_medians(losses)
-    typical, sd = float(medians.max()), scatter(losses)
+    typical, lowest, sd = float(medians.max()), float(medians.min()), scatter(losses)
     if medians[-1] > medians[0] + RISE * sd:
         return known
     if known is None:
-        return SoundLosses(typical=typical, sd=sd)
-    return SoundLosses(typical=max(known.typical, typical), sd=max(known.sd, sd))
+        return SoundLosses(typical=typical, sd=sd, lowest=lowest)
+    return SoundLosses(
+        typical=max(known.typical, typical),
+        sd=max(known.sd, sd),
+        lowest=lowest if known.lowest is None else min(known.lowest, lowest),
+    )
 
 
 def check_restarts(restarts: int) -> None:
@@ -102,9 +113,9 @@ def doubt(restarts: int) -> str:
     return f"; after {restarts} divergences only NaN or infinity counts as one"
 
 
-def level_reached(report: Report, start_loss: float | None) -> float:
-    """What the loss of a probe that diverged is known to have reached: a censored observation's level."""
+def level_reached(report: Report, start_loss: float | None) -> float | None:
+    """What the loss of a probe that diverged is known to have reached, the level of a censored observation, if any."""
     known = [loss for loss in report.losses if math.isfinite(loss)]
     if start_loss is not None:
         known.append(start_loss)
-    return max(known, default=0.0)
+    return max(known, default=None)

@@ -10,8 +10,11 @@ from tuner_server.core.prior import Optimum, Prior, prior_of
 
 
 def optimum_of(state: JobState) -> Optimum | None:
-    """What a job's search found; None: it had none, is not through it, or its policy finds none that others can use."""
-    if state.config.policy != Budget.name or state.policy_state is None:
+    """What a job's search found; None: it had none, is not through it, or found what others can't use.
+
+    Others can't use what no policy but budget finds, nor a search in which a rollback was not complete.
+    """
+    if state.config.policy != Budget.name or state.policy_state is None or state.unrepeatable:
         return None
     optimum = Budget.state_type.model_validate(state.policy_state).optimum
     if optimum is None or state.status is not Status.FAILED:

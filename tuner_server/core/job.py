@@ -132,6 +132,8 @@ def check_report(directive: Directive, report: Report, has_validation: bool) -> 
         raise InvalidInputError.of("report.replacement", f"a {report.outcome} report has none; it did as it was told")
     if report.outcome is Outcome.PARTIAL and not directive.phase.committed:
         raise InvalidInputError.of("report.outcome", f"a {directive.phase} can't be reported in parts")
+    if report.outcome is Outcome.UNREPEATABLE and directive.phase is not Phase.PROBE:
+        raise InvalidInputError.of("report.outcome", f"a {directive.phase} is not compared with another; a probe is")
     if report.outcome is Outcome.FELL_SHORT and not directive.promise:
         raise InvalidInputError.of("report.outcome", "nothing was promised for this directive, so it can't fall short")
     expected = {
@@ -139,6 +141,7 @@ def check_report(directive: Directive, report: Report, has_validation: bool) -> 
         Outcome.PARTIAL: (1, asked - 1),
         Outcome.DIVERGED: (1, asked),
         Outcome.FELL_SHORT: (1, asked),
+        Outcome.UNREPEATABLE: (1, asked),
     }[report.outcome]
     if not expected[0] <= n <= expected[1]:
         wanted = str(asked) if expected[0] == expected[1] else f"{expected[0]} to {expected[1]}"
@@ -146,21 +149,23 @@ def check_report(directive: Directive, report: Report, has_validation: bool) -> 
             "report.losses",
             f"{n} losses, but a {report.outcome} directive of {asked} steps has {wanted}",
         )
-    if report.outcome is not Outcome.DIVERGED:
+    tells = report.outcome not in (Outcome.DIVERGED, Outcome.UNREPEATABLE)
+    if tells:
         _check_finite(report)
     due = [step for step in directive.validate_at if step <= n]
     got = [v.step for v in report.validations]
     # A validation that failed before the first step says nothing against the steps.
-    complete = set(due) - set(got) <= {0} or report.outcome is Outcome.DIVERGED or directive.phase.committed
+    complete = set(due) - set(got) <= {0} or not tells or directive.phase.committed
     if sorted(set(got) & set(due)) != got or (has_validation and not complete):
         raise InvalidInputError.of(
             "report.validations", f"validated after steps {got}, but the directive asks for {due}"
         )
     for i, validation in enumerate(report.validations):
-        if report.outcome is not Outcome.DIVERGED and not abs(validation.loss) <= MAX_LOSS:
+        if tells and not abs(validation.loss) <= MAX_LOSS:
             raise InvalidInputError.of(
                 f"report.validations[{i}].loss", f"{validation.loss}; a completed step's is finite, at most {MAX_LOSS}"
             )
+    _check_note(report)
     _check_wall_time(report)
 
 
@@ -177,6 +182,7 @@ def check_replacement(report: Report, remaining_steps: int | None) -> None:
     _check_finite(report)
     if report.validations:
         raise InvalidInputError.of("report.validations", "a replaced report has none")
+    _check_note(report)
     _check_wall_time(report)
 
 
@@ -186,6 +192,13 @@ def _check_finite(report: Report) -> None:
         raise InvalidInputError.of(
             f"report.losses[{bad}]", f"{report.losses[bad]}; a {report.outcome} report has finite losses"
         )
+
+
+def _check_note(report: Report) -> None:
+    if report.outcome is Outcome.UNREPEATABLE and not report.note.strip():
+        raise InvalidInputError.of("report.note", "missing; an unrepeatable report says what was seen")
+    if report.outcome is not Outcome.UNREPEATABLE and report.note:
+        raise InvalidInputError.of("report.note", f"a {report.outcome} report has none")
 
 
 def _check_wall_time(report: Report) -> None:
@@ -218,6 +231,9 @@ def _ask_policy(state: JobState, report: Report) -> Generator[Query, Suggestion,
         bounds = state.bounds or range_test.blind(state.config)
         state = state.model_copy(update={"bounds": bounds})
         policy_state = policy.state_type.model_validate(state.policy_state or {})
+        if policy_state.search_ended:
+            reason = "joined again, and no probe tells anything"
+            return state, policy.without_search(policy_state, _progress(state, bounds), reason)
         return state, (yield from policy.rejoin(policy_state, _progress(state, bounds)))
     if state.policy_state is None:
         bounds = range_test.bounds(state.lease, report, state.config)
@@ -225,6 +241,10 @@ def _ask_policy(state: JobState, report: Report) -> Generator[Query, Suggestion,
         return state, (yield from policy.start(_progress(state, bounds)))
     assert state.bounds is not None
     policy_state = policy.state_type.model_validate(state.policy_state)
+    if report.outcome is Outcome.UNREPEATABLE:
+        policy_state = policy_state.model_copy(update={"search_ended": True})
+        reason = f"a rollback was not complete, so no probe tells anything: {report.note}"
+        return state, policy.without_search(policy_state, _progress(state, state.bounds), reason)
     asking: Asking[Any] = policy.advance(policy_state, state.lease, report, _progress(state, state.bounds))
     return state, (yield from asking)
 
@@ -237,6 +257,8 @@ def _account(state: JobState, report: Report) -> JobState:
     update: dict[str, Any] = {"wall_time_s": state.wall_time_s + report.wall_time_s}
     if state.first_loss is None and report.losses and math.isfinite(report.losses[0]):
         update["first_loss"] = report.losses[0]
+    if report.outcome is Outcome.UNREPEATABLE:
+        update["unrepeatable"] = report.note
     if report.replacement is not None:
         searched += report.replacement.wasted_steps
         update["snapshot_step"] = None  # the client has another snapshot by now

@@ -72,6 +72,8 @@ class JobState(Standing):
     policy_state: dict[str, Any] | None = None
     """None: the policy has not started (range test)."""
     message: str = ""
+    unrepeatable: str = ""
+    """The note of the report that ended the search, since a rollback was not complete; empty: none did."""
 
     @property
     def run_steps(self) -> int:

@@ -55,6 +55,8 @@ class Outcome(enum.StrEnum):
     """Not carried out: the client could not reach the server, and trained on by itself."""
     FELL_SHORT = "fell_short"
     """Committed steps did worse than was promised, at losses that are no divergence."""
+    UNREPEATABLE = "unrepeatable"
+    """A probe did not begin with the loss that the first one began with: a rollback was not complete."""
 
     @property
     def rolls_back(self) -> bool:
@@ -65,6 +67,8 @@ class Outcome(enum.StrEnum):
 MAX_STEPS = 2**40
 """A thousand steps a second for 35 years. Sums of such numbers fit into the 64 bits that they have on the wire."""
 Steps = Annotated[int, pydantic.Field(ge=0, le=MAX_STEPS)]
+MAX_NOTE = 1000
+"""Characters of a client's sentence. It is kept with every state of its job."""
 
 
 class Bar(Value):
@@ -148,6 +152,8 @@ class Report(Value):
     wall_time_s: float = 0.0
     replacement: Replacement | None = None
     """Of REPLACED."""
+    note: str = pydantic.Field(default="", max_length=MAX_NOTE)
+    """Of UNREPEATABLE: what the client saw, and what it may be."""
 
     @property
     def n_steps(self) -> int:

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from tuner_server.core.messages import Outcome
 from tuner_server.observer import Observer, Part
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -38,8 +39,12 @@ class ServerMetrics(Observer):
             buckets=SECONDS,
             registry=registry,
         )
-        reports = Counter("lrpilot_reports", "Reports that were committed.", ["search"], registry=registry)
-        self._reports = {searched: reports.labels("yes" if searched else "no") for searched in (True, False)}
+        reports = Counter("lrpilot_reports", "Reports that were committed.", ["search", "outcome"], registry=registry)
+        self._reports = {
+            (searched, outcome): reports.labels("yes" if searched else "no", outcome.value)
+            for searched in (True, False)
+            for outcome in Outcome
+        }
         self._repeated = Counter(
             "lrpilot_reports_repeated", "Reports that were taken before, and got the stored answer.", registry=registry
         )
@@ -115,9 +120,9 @@ class ServerMetrics(Observer):
         with seconds.time():
             yield
 
-    def answered(self, *, searched: bool) -> None:
+    def answered(self, outcome: Outcome, *, searched: bool) -> None:
         """See `Observer`."""
-        self._reports[searched].inc()
+        self._reports[searched, outcome].inc()
 
     def repeated(self) -> None:
         """See `Observer`."""

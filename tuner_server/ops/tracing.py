@@ -18,6 +18,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from tuner_server.core.messages import Outcome
 from tuner_server.observer import Observer, Part
 from tuner_server.rpc.telemetry import Call
 
@@ -87,9 +88,9 @@ class Tracing(Observer):
         ):
             yield
 
-    def answered(self, *, searched: bool) -> None:
+    def answered(self, outcome: Outcome, *, searched: bool) -> None:
         """See `Observer`."""
-        self._inner.answered(searched=searched)
+        self._inner.answered(outcome, searched=searched)
 
     def repeated(self) -> None:
         """See `Observer`."""

@@ -18,6 +18,7 @@ from tuner_server.core.config import MAX_NAME, JobConfig
 from tuner_server.core.errors import InvalidInputError, NotFoundError
 from tuner_server.core.job_state import Status
 from tuner_server.core.messages import (
+    MAX_NOTE,
     MAX_STEPS,
     Bar,
     BatchSource,
@@ -49,6 +50,7 @@ OUTCOMES: Mapping[Outcome, pb.Outcome.ValueType] = {
     Outcome.DIVERGED: pb.OUTCOME_DIVERGED,
     Outcome.FELL_SHORT: pb.OUTCOME_FELL_SHORT,
     Outcome.REPLACED: pb.OUTCOME_REPLACED,
+    Outcome.UNREPEATABLE: pb.OUTCOME_UNREPEATABLE,
 }
 STATES: Mapping[Status, pb.JobState.ValueType] = {
     Status.WARM_UP: pb.JOB_STATE_WARM_UP,
@@ -125,6 +127,7 @@ def report_from_pb(message: pb.Report) -> Report:
                 "validations": tuple({"step": v.step, "loss": v.loss} for v in message.validations),
                 "wall_time_s": message.wall_time_s,
                 "replacement": replacement,
+                "note": text("report.note", message.note, MAX_NOTE),
             }
         )
     except pydantic.ValidationError as error:
@@ -140,6 +143,7 @@ def report_to_pb(number: int, report: StoredReport) -> pb.Report:
         validations=[pb.Validation(step=v.step, loss=v.loss) for v in report.validations],
         wall_time_s=report.wall_time_s,
         replacement=_replacement_to_pb(report.replacement) if report.replacement else None,
+        note=report.note,
     )
 
 
@@ -201,6 +205,7 @@ def job_to_pb(stored: StoredJob) -> pb.Job:
         best_validation=state.best_validation,
         wall_time_s=state.wall_time_s,
         message=state.message,
+        unrepeatable=state.unrepeatable,
     )
     if state.bounds is not None:
         message.lr_bounds.CopyFrom(pb.LrBounds(min=state.bounds.min, max=state.bounds.max))

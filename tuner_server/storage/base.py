@@ -81,6 +81,8 @@ class StoredReport:
     """One a step; None where the history was asked for without them."""
     replacement: Replacement | None = None
     """What was done instead of the directive."""
+    note: str = ""
+    """What the client saw, and what it may be."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -26,18 +26,9 @@ from tuner_server.storage.tables import Base, EntryRow, JobRow, ProjectRow, UtcD
 
 _JOB = (JobRow.id, JobRow.project, JobRow.state, JobRow.version, JobRow.create_time, JobRow.update_time)
 _ENDED = [status.value for status in Status if not status.live]
-_OF_REPORT = (
-    "outcome",
-    "n_steps",
-    "losses",
-    "validations",
-    "wall_time_s",
-    "replacement",
-    "fingerprint",
-    "report_time",
-)
-"""An entry's columns that are null until the report is there."""
 _JOBS, _ENTRIES = Base.metadata.tables[JobRow.__tablename__], Base.metadata.tables[EntryRow.__tablename__]
+_OF_REPORT = [column.name for column in _ENTRIES.columns if column.nullable and column.name != EntryRow.decision.key]
+"""An entry's columns that are null until the report is there."""
 # What every report executes is built once, on the tables themselves: building costs more than executing. The columns
 # that are set are those of the values.
 _REPLACE = sa.update(_JOBS).where(JobRow.id == sa.bindparam("of_job"), JobRow.version == sa.bindparam("at_version"))
@@ -175,6 +166,7 @@ class SqlStorage(Storage):
                 EntryRow.wall_time_s,
                 EntryRow.report_time,
                 EntryRow.replacement,
+                EntryRow.note,
                 EntryRow.losses if losses else sa.null().label("losses"),
             )
             .where(EntryRow.job_id == job_id)
@@ -332,6 +324,7 @@ def _taken(change: Change, report_time: datetime) -> dict[str, Any]:
         "validations": codec.validations_to_json(report.validations),
         "wall_time_s": report.wall_time_s,
         "replacement": None if report.replacement is None else codec.to_json(report.replacement),
+        "note": report.note or None,
         "fingerprint": change.fingerprint,
         "report_time": report_time,
     }
@@ -372,6 +365,7 @@ def _entry(row: sa.Row[*tuple[Any, ...]]) -> Entry:
             report_time=row.report_time,
             losses=None if row.losses is None else codec.decode_losses(row.losses),
             replacement=None if row.replacement is None else codec.from_json(Replacement, row.replacement),
+            note=row.note or "",
         )
     return Entry(
         directive=codec.from_json(Directive, row.directive),

@@ -134,3 +134,5 @@ class EntryRow(Base):
     report_time: Mapped[datetime | None]
     replacement: Mapped[str | None]
     """A Replacement as JSON; null where the directive was carried out."""
+    note: Mapped[str | None]
+    """Of the report; null where it has none."""

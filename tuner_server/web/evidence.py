@@ -203,7 +203,7 @@ def _loss_axis(stage: Stage, bars: Sequence[_Bar], posterior: Posterior | None) 
     ends = [
         float(np.median(probe.span.losses[-PROBE_END:]))
         for probe in _trained(stage)
-        if probe.span is not None and not probe.diverged
+        if probe.span is not None and not (probe.diverged or probe.unrepeatable)
     ]
     expected = [] if posterior is None else [*posterior["mean"], *posterior["low"], *posterior["high"]]
     losses = [bar.loss for bar in bars]
@@ -291,7 +291,7 @@ def _probe_curve(probe: Probe, span: Span, stage: Stage, compared: Span | None) 
     losses = values[at].tolist()
     return {
         "lr": probe.lr,
-        "name": f"LR {number(probe.lr)}",
+        "name": f"LR {number(probe.lr)}" + (", not repeatable" if probe.unrepeatable else ""),
         "chosen": probe is stage.winner,
         "diverged": probe.diverged,
         "losses": {"x": (at + 1).tolist(), "y": [loss if math.isfinite(loss) else None for loss in losses]},

@@ -123,6 +123,8 @@ def _cost(state: JobState, found: Timeline) -> str:
         words = f"{share(state.probe_steps, run)} of the {steps(run)}{so_far} went into search."
     else:
         words = "No steps went into search."
+    if state.unrepeatable:
+        words += " The search ended there, as a rollback failed."
     if state.given_back_steps:
         words += f" {rolled_back(state.given_back_steps, found.stages)}"
     return words

@@ -168,7 +168,7 @@ class Row:
             loss=number(state.last_loss),
             best_loss=number(state.best_loss),
             validation=number(state.best_validation),
-            search="none" if unsearched(job) else share(state.probe_steps, state.run_steps),
+            search=_search(job),
             live=state.status.live,
             created=job.create_time.isoformat(timespec="seconds"),
             created_words=moment(job.create_time),
@@ -238,6 +238,13 @@ def unsearched(job: StoredJob) -> bool:
     """Whether a job has committed steps, or has them under way, and had no search before them."""
     state = job.state
     return state.probe_steps == 0 and (state.directive.phase is Phase.TRAIN or state.committed_steps > 0)
+
+
+def _search(job: StoredJob) -> str:
+    """What it cost, that there was none, or that it ended since no probe told anything."""
+    if job.state.unrepeatable:
+        return "rollback failed"
+    return "none" if unsearched(job) else share(job.state.probe_steps, job.state.run_steps)
 
 
 _KEYS: dict[Column, Callable[[StoredJob], Any]] = {

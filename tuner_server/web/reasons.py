@@ -68,6 +68,13 @@ def _unsearched(stage: Stage) -> str:
         return f"A linear warm-up to LR {number(stage.lr)} over {n_steps}."
     if stage.retreats_from is not None:
         return setback(stage, stage.retreats_from)
+    if stage.unrepeatable and stage.probes:
+        return (
+            "The search ended here, and no probe tells anything: a rollback was not complete. What was set counts, LR "
+            f"{number(stage.lr)}, for {n_steps}. The client says: {stage.unrepeatable}"
+        )
+    if stage.unrepeatable:
+        return f"A rollback was not complete before, so there was no search, and {n_steps} have LR {number(stage.lr)}."
     if stage.rejoins:
         return f"The client was back, with {n_steps} left: too few for a search, so it has the LR that was set."
     return f"{n_steps[0].upper()}{n_steps[1:]} are too few for a search, so they have the LR that was set."

@@ -85,6 +85,11 @@ class Probe:
         """Whether its loss went out of bounds."""
         return self.span is not None and self.span.outcome is Outcome.DIVERGED
 
+    @property
+    def unrepeatable(self) -> bool:
+        """Whether it did not begin with the loss that the first probe began with."""
+        return self.span is not None and self.span.outcome is Outcome.UNREPEATABLE
+
 
 @dataclasses.dataclass(frozen=True)
 class Undoing:
@@ -137,6 +142,8 @@ class Stage:
     """Whether the client had trained on by itself right before it."""
     n_setbacks: int
     """How often committed steps of stages before it were rolled back."""
+    unrepeatable: str
+    """What the client saw where a rollback was not complete, in this search or before it; empty: nothing."""
 
     @property
     def lr(self) -> float | None:
@@ -316,6 +323,7 @@ class _Stages:
         self._probes: list[tuple[Directive, Span | None]] = []
         self._decisions: list[Decision] = []
         self._continues = False
+        self._unrepeatable = ""
 
     def add(self, entry: Entry, span: Span | None) -> None:
         """The next entry of the history."""
@@ -324,6 +332,8 @@ class _Stages:
             self._decisions.append(entry.decision)
         replaced = report is not None and report.outcome is Outcome.REPLACED
         parts = () if span is None else (span,)
+        if report is not None and report.outcome is Outcome.UNREPEATABLE:
+            self._unrepeatable = report.note
         if replaced:
             self._close(None, None, parts, replaced=True)
         elif directive.phase in (Phase.PROBE, Phase.RANGE_TEST):
@@ -346,9 +356,9 @@ class _Stages:
     ) -> None:
         judged = {c.directive_number: c for found in self._decisions for c in found.candidates}
         probes = tuple(Probe(asked, span, judged.get(asked.number)) for asked, span in self._probes)
-        posteriors = [found.posterior for found in self._decisions if found.posterior is not None]
-        posterior = posteriors[-1] if posteriors else None
         asked = self._decisions if directive is None else [found for found in self._decisions if found is not decision]
+        # Where no probe tells anything, what was thought of them does not either.
+        told = not any(probe.unrepeatable for probe in probes)
         before = self._done[-1] if self._done else None
         self._done.append(
             Stage(
@@ -357,13 +367,14 @@ class _Stages:
                 earlier=self._earlier(decision, probes),
                 directive=directive,
                 decision=decision,
-                posterior=posterior,
-                sought=next((found.posterior for found in reversed(asked) if found.posterior is not None), None),
+                posterior=_latest_posterior(self._decisions) if told else None,
+                sought=_latest_posterior(asked) if told else None,
                 spans=spans,
                 replaced=replaced,
                 retreats_from=None if before is None else before.undoing,
                 rejoins=before is not None and before.replaced,
                 n_setbacks=sum(stage.undoing is not None for stage in self._done),
+                unrepeatable=self._unrepeatable,
             )
         )
         self._probes, self._decisions = [], []
@@ -375,3 +386,7 @@ class _Stages:
         if not missing:
             return ()
         return tuple(probe for stage in self._done for probe in stage.probes if probe.directive.number in missing)
+
+
+def _latest_posterior(decisions: Sequence[Decision]) -> PosteriorCurve | None:
+    return next((found.posterior for found in reversed(decisions) if found.posterior is not None), None)

@@ -49,6 +49,18 @@ class Verdict:
 
 def verdict(state: JobState, found: Timeline) -> Verdict:
     """Whether a job goes well, and by what that was judged."""
+    said = _verdict(state, found)
+    if not state.unrepeatable:
+        return said
+    tone = Tone.BAD if said.tone is Tone.BAD else Tone.WARNING
+    why = (
+        "A rollback was not complete, so no probe tells anything: the search ended, and the training went on at the LR "
+        f"that was set. The client says: {state.unrepeatable}"
+    )
+    return Verdict(tone, f"{said.words}; a rollback failed", f"{said.why} {why}".strip())
+
+
+def _verdict(state: JobState, found: Timeline) -> Verdict:
     if state.status is Status.FAILED:
         return Verdict(Tone.BAD, "Tuning failed", "The training goes on without it, and anneals its LR.")
     if state.status is Status.CANCELLED:

@@ -147,6 +147,8 @@ def _search(state: JobState, found: Timeline) -> Fact:
     value, note = share(state.probe_steps, state.run_steps), f"{steps(state.probe_steps)}, rolled back"
     if found.unsearched is not None:
         value, note = "none", "the run is too short for one"
+    if state.unrepeatable:
+        note += "; it ended, as a rollback failed"
     if state.given_back_steps:
         more = "" if found.unsearched else "more "
         note += f"; {count(state.given_back_steps)} {more}rolled back{after(found.stages)}"
@@ -258,17 +260,23 @@ def _candidate(probe: Probe, span: Span, stage: Stage) -> CandidateRow:
     return CandidateRow(
         lr=number(probe.lr),
         loss=_judged(probe.candidate, stage),
-        outcome="diverged" if probe.diverged else "lowest" if chosen else "completed",
+        outcome=_outcome(probe, chosen=chosen),
         steps=count(span.n_steps),
         chosen=chosen,
     )
+
+
+def _outcome(probe: Probe, *, chosen: bool) -> str:
+    if probe.unrepeatable:
+        return "not repeatable"
+    return "diverged" if probe.diverged else "lowest" if chosen else "completed"
 
 
 def _judged(candidate: Candidate | None, stage: Stage) -> str:
     if candidate is None:
         return "–"
     if candidate.forecast is None:
-        return f"at least {number(candidate.at_least)}"
+        return "–" if candidate.at_least is None else f"at least {number(candidate.at_least)}"
     if candidate.forecast_sd:
         loss = with_error(candidate.forecast, candidate.forecast_sd)
         return f"{loss}, bounded" if bounded(candidate) else loss

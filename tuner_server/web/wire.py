@@ -42,6 +42,7 @@ def job_and_history(response: pb.GetScheduleResponse) -> tuple[StoredJob, list[E
         best_validation=_optional(job, "best_validation"),
         wall_time_s=job.wall_time_s,
         message=job.message,
+        unrepeatable=job.unrepeatable,
     )
     return StoredJob(job.id, "", state, 0, created, updated), entries
 
@@ -63,6 +64,7 @@ def _report(message: pb.HistoryEntry, time: datetime.datetime) -> StoredReport |
         report_time=time,
         losses=report.losses,
         replacement=report.replacement,
+        note=report.note,
     )
 
 

@@ -7,6 +7,11 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+HOST_NOISE = 1e-5
+"""Kernels of a CPU add in an order that may depend on where an array lies."""
+DEVICE_NOISE = 2e-3
+"""Those of a GPU may add in any order, in half precision too."""
+
 
 class Backend(abc.ABC):
     """One training run in a framework's hands."""
@@ -20,6 +25,15 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def has_validation(self) -> bool:
         """Whether `validate` can be asked for a loss."""
+
+    @property
+    def loss_noise(self) -> float:
+        """The relative difference that rounding makes between two evaluations of one loss, at most."""
+        return HOST_NOISE
+
+    def suspects(self) -> list[str]:
+        """Names of what may change and can't be put back."""
+        return []
 
     @abc.abstractmethod
     def lrs(self) -> list[float]:
@@ -77,6 +91,9 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
         """Remembers what another one remembered. The present stays as it is."""
+
+    def finish(self) -> None:  # noqa: B027 - most have nothing to do
+        """The budget is spent: no step will follow."""
 
     @abc.abstractmethod
     def close(self) -> None:

@@ -42,6 +42,15 @@ class DistributedBackend(Backend):
         """Whether the rank can validate; if one can, all must."""
         return self._own.has_validation
 
+    @property
+    def loss_noise(self) -> float:
+        """The rank's own, which is everybody's."""
+        return self._own.loss_noise
+
+    def suspects(self) -> list[str]:
+        """On this rank."""
+        return self._own.suspects()
+
     def lrs(self) -> list[float]:
         """The rank's own, which are everybody's."""
         return self._own.lrs()
@@ -104,6 +113,10 @@ class DistributedBackend(Backend):
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
         """What this rank remembered."""
         self._own.load_state_dict(state)
+
+    def finish(self) -> None:
+        """On this rank."""
+        self._own.finish()
 
     def close(self) -> None:
         """On this rank."""

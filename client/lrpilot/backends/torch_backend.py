@@ -11,11 +11,12 @@ from typing import Any, SupportsFloat
 import torch
 from torch import nn
 
-from lrpilot.backends.base import Backend
+from lrpilot.backends.base import DEVICE_NOISE, HOST_NOISE, Backend
 from lrpilot.group_lrs import GroupLrs
 from lrpilot.losses import LossBuffer
 from lrpilot.modes import evaluating
 from lrpilot.snapshot import Snapshot
+from lrpilot.state_paths import stuck_paths
 from lrpilot.updates import Updates
 from lrpilot.validator import Validator
 
@@ -38,7 +39,7 @@ class TorchBackend(Backend):
         unchanged = functools.partial(evaluating, self._snapshot, optimizers)
         self._validator = Validator(validate, unchanged) if validate is not None else None
         scaled = any(isinstance(each, torch.amp.GradScaler) for each in register.values())
-        self._updates = Updates(optimizers) if scaled else None
+        self._updates = Updates(optimizers, scaled=scaled)
 
     @property
     def base_lrs(self) -> list[float]:
@@ -49,6 +50,15 @@ class TorchBackend(Backend):
     def has_validation(self) -> bool:
         """Whether the user gave a function."""
         return self._validator is not None
+
+    @property
+    def loss_noise(self) -> float:
+        """By the device that the losses are on."""
+        return HOST_NOISE if self._losses.device.type == "cpu" else DEVICE_NOISE
+
+    def suspects(self) -> list[str]:
+        """Iterators and objects of C extensions that model, optimizers and registered objects refer to."""
+        return stuck_paths(self._snapshot.roots)
 
     def lrs(self) -> list[float]:
         """Of all groups of all optimizers, in order."""
@@ -76,8 +86,8 @@ class TorchBackend(Backend):
         self._losses.begin(n_steps, limit, earlier)
 
     def append(self, loss: torch.Tensor | SupportsFloat) -> bool:
-        """Keeps the loss on its device; false if a GradScaler skipped the update."""
-        if self._updates is not None and not self._updates.any():
+        """Keeps the loss on its device; false if there was no update, as where a GradScaler skips one."""
+        if not self._updates.took_place():
             return False
         self._losses.append(loss)
         return True
@@ -104,5 +114,10 @@ class TorchBackend(Backend):
         self._groups.load_state_dict(state["ratios"])
         self._snapshot.load_state_dict(state["snapshot"])
 
+    def finish(self) -> None:
+        """Watches the optimizers no longer."""
+        self._updates.close()
+
     def close(self) -> None:
         """The snapshot goes with its last user."""
+        self._updates.close()

@@ -121,6 +121,10 @@ class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.Value
     """
     OUTCOME_FELL_SHORT: _Outcome.ValueType  # 5
     """The committed steps did worse than was promised, at a sound loss: their median is above a bar of the directive."""
+    OUTCOME_UNREPEATABLE: _Outcome.ValueType  # 6
+    """Of a probe: its first loss is not that of the first probe, from the same state, batch and random numbers. So a
+    rollback left something behind that training changes, and losses of probes tell nothing. The answer is to train.
+    """
 
 class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper): ...
 
@@ -136,6 +140,10 @@ losses are those of its committed steps; the answer decides on what is left.
 """
 OUTCOME_FELL_SHORT: Outcome.ValueType  # 5
 """The committed steps did worse than was promised, at a sound loss: their median is above a bar of the directive."""
+OUTCOME_UNREPEATABLE: Outcome.ValueType  # 6
+"""Of a probe: its first loss is not that of the first probe, from the same state, batch and random numbers. So a
+rollback left something behind that training changes, and losses of probes tell nothing. The answer is to train.
+"""
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
 class _JobState:
@@ -370,9 +378,12 @@ class Report(_message.Message):
     VALIDATIONS_FIELD_NUMBER: _builtins.int
     WALL_TIME_S_FIELD_NUMBER: _builtins.int
     REPLACEMENT_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
     directive_number: _builtins.int
     outcome: Global___Outcome.ValueType
     wall_time_s: _builtins.float
+    note: _builtins.str
+    """Of UNREPEATABLE: what was seen and what it may be, in a sentence for people. At most 1,000 characters."""
     @_builtins.property
     def losses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """The loss of every step that was run."""
@@ -392,10 +403,11 @@ class Report(_message.Message):
         validations: _abc.Iterable[Global___Validation] | None = ...,
         wall_time_s: _builtins.float = ...,
         replacement: Global___Replacement | None = ...,
+        note: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["replacement", b"replacement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["directive_number", b"directive_number", "losses", b"losses", "outcome", b"outcome", "replacement", b"replacement", "validations", b"validations", "wall_time_s", b"wall_time_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["directive_number", b"directive_number", "losses", b"losses", "note", b"note", "outcome", b"outcome", "replacement", b"replacement", "validations", b"validations", "wall_time_s", b"wall_time_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -526,6 +538,7 @@ class Job(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     BEST_LOSS_FIELD_NUMBER: _builtins.int
     GIVEN_BACK_STEPS_FIELD_NUMBER: _builtins.int
+    UNREPEATABLE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     state: Global___JobState.ValueType
     committed_steps: _builtins.int
@@ -545,6 +558,8 @@ class Job(_message.Message):
     """The lowest mean of ten committed steps in a row. Absent before there are so many."""
     given_back_steps: _builtins.int
     """Of the search steps: those that were committed, and rolled back after a divergence or a broken promise."""
+    unrepeatable: _builtins.str
+    """The note of its UNREPEATABLE report, after which it has no search. Empty: there was none."""
     @_builtins.property
     def config(self) -> Global___JobConfig: ...
     @_builtins.property
@@ -579,10 +594,11 @@ class Job(_message.Message):
         message: _builtins.str = ...,
         best_loss: _builtins.float | None = ...,
         given_back_steps: _builtins.int = ...,
+        unrepeatable: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_best_loss", b"_best_loss", "_best_validation", b"_best_validation", "_last_loss", b"_last_loss", "_last_validation", b"_last_validation", "best_loss", b"best_loss", "best_validation", b"best_validation", "config", b"config", "create_time", b"create_time", "directive", b"directive", "last_loss", b"last_loss", "last_validation", b"last_validation", "lr_bounds", b"lr_bounds", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_loss", b"_best_loss", "_best_validation", b"_best_validation", "_last_loss", b"_last_loss", "_last_validation", b"_last_validation", "best_loss", b"best_loss", "best_validation", b"best_validation", "committed_steps", b"committed_steps", "config", b"config", "create_time", b"create_time", "directive", b"directive", "given_back_steps", b"given_back_steps", "id", b"id", "last_loss", b"last_loss", "last_validation", b"last_validation", "lr_bounds", b"lr_bounds", "message", b"message", "search_steps", b"search_steps", "stage", b"stage", "state", b"state", "update_time", b"update_time", "wall_time_s", b"wall_time_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_loss", b"_best_loss", "_best_validation", b"_best_validation", "_last_loss", b"_last_loss", "_last_validation", b"_last_validation", "best_loss", b"best_loss", "best_validation", b"best_validation", "committed_steps", b"committed_steps", "config", b"config", "create_time", b"create_time", "directive", b"directive", "given_back_steps", b"given_back_steps", "id", b"id", "last_loss", b"last_loss", "last_validation", b"last_validation", "lr_bounds", b"lr_bounds", "message", b"message", "search_steps", b"search_steps", "stage", b"stage", "state", b"state", "unrepeatable", b"unrepeatable", "update_time", b"update_time", "wall_time_s", b"wall_time_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__best_loss: _TypeAlias = _typing.Literal["best_loss"]  # noqa: Y015
     _WhichOneofArgType__best_loss: _TypeAlias = _typing.Literal["_best_loss", b"_best_loss"]  # noqa: Y015

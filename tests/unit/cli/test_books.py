@@ -9,6 +9,7 @@ from lrpilot.v1 import tuner_pb2 as pb
 from rich.console import Console, RenderableType
 
 from tests.support.falling_short import DEADLY_TWICE, DyingTraining
+from tests.support.leaking import LeakingTraining
 from tests.support.shown import job_config, stored
 from tests.support.simulated import QUICK, SimulatedTraining, config, drive
 from tuner_server.cli.job import facts_table
@@ -62,3 +63,8 @@ def test_a_job_that_has_a_search_or_will_have_one_is_not_said_to_have_none(
 ) -> None:
     job = _job(asked, SimulatedTraining(validates=asked.has_validation), max_directives)
     assert all("no search" not in said for said in _both(job))
+
+
+def test_a_run_whose_rollback_failed_says_so() -> None:
+    job = _job(job_config("leaking"), LeakingTraining(validates=True))
+    assert all("of 4000, a rollback failed" in said for said in _both(job))

@@ -81,3 +81,19 @@ def test_a_record_that_was_kept_takes_back_as_far(outcome: pb.Outcome.ValueType)
         each.add(training(0.2, 80), report(7, outcome))
     assert again.state_dict() == record.state_dict()
     assert (again.committed, again.searched) == (10, 27)
+
+
+def test_a_probe_that_was_not_like_the_first_is_searched_steps_and_its_note_is_kept() -> None:
+    record = Record([0.1])
+    record.mark()
+    record.add(probe(0.3, 5, first=True), report(5, pb.OUTCOME_COMPLETED))
+    unlike = report(2, pb.OUTCOME_UNREPEATABLE, loss=0.5)
+    unlike.note = "something is not registered"
+    record.add(probe(0.1, 5), unlike)
+    again = Record([0.1])
+    again.load_state_dict(record.state_dict())
+    for each in (record, again):
+        assert (each.committed, each.searched) == (0, 7)
+        schedule = each.schedule("", pb.JobConfig())
+        assert [found.n_steps for found in schedule.probes] == [5, 2]
+        assert schedule.unrepeatable == "something is not registered"

@@ -79,19 +79,26 @@ def test_a_saved_schedule_comes_back_exactly(tmp_path: Path) -> None:
     json.loads(path.read_text(), parse_constant=refuse)
 
 
-def test_that_there_was_no_search_survives_a_file_and_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_that_there_was_no_search_or_none_that_counts_survives_a_file_and_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     short = dataclasses.replace(SCHEDULE, unsearched=True)
     path = tmp_path / "schedule.json"
     short.save(path)
     assert json.loads(path.read_text())["unsearched"] is True
     assert Schedule.load(path).unsearched
     assert "unsearched=True" in repr(Schedule.load(path))
+    leaking = dataclasses.replace(SCHEDULE, unrepeatable="a counter is not put back")
+    leaking.save(path)
+    assert Schedule.load(path).unrepeatable == "a counter is not put back"
+    assert "ended, a rollback failed: a counter is not put back" in leaking._repr_html_()
     titles = []
     monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda axes, title: titles.append(title))
-    for schedule in (short, SCHEDULE):
+    for schedule in (short, leaking, SCHEDULE):
         schedule.plot(tmp_path / "schedule.svg")
     assert titles == [
         "résnet · budget · job-1 · no search: the run is too short",
+        "résnet · budget · job-1 · the search ended: a rollback failed",
         "résnet · budget · job-1",
     ]
 
@@ -100,6 +107,7 @@ def test_a_file_of_an_earlier_release_says_nothing_of_a_search() -> None:
     from lrpilot.schedule_json import loads
 
     assert not loads(broken(unsearched=None)).unsearched
+    assert not loads(broken(unrepeatable=None)).unrepeatable
 
 
 lrs = st.floats(0, allow_infinity=False, allow_nan=False)

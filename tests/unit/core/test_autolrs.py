@@ -145,7 +145,7 @@ def test_range_test_comes_first_when_there_are_no_bounds() -> None:
         (None, {"candidates": 0}, "policy_options.candidates", ""),
         (None, {"kappa": -1}, "policy_options.kappa", ""),
         (None, {"acquisition": "ucb"}, "policy_options.acquisition", "lcb"),
-        (None, {"divergence_factor": 1}, "policy_options.divergence_factor", ""),
+        (None, {"divergence_factor": 0}, "policy_options.divergence_factor", ""),
         (None, {"length_exponent": 1.5}, "policy_options.length_exponent", ""),
         (None, {"length_exponent": 0.2}, "policy_options.length_exponent", "final_decay"),
         (None, {"final_decay": True}, "policy_options.final_decay", "without total_steps"),
@@ -297,7 +297,8 @@ def test_give_up_level_follows_the_first_stages_probes_and_the_stages_start() ->
     for loss in (2.0, 1.0, 2.0, 1.0, 0.5, 0.5, 0.5, 4.0):
         transition = job.advance(transition.state, report_on(transition.directive, loss))
         levels[transition.directive.stage] = transition.directive.give_up_above
-    assert levels == {0: 6.0, 1: 6.0, 2: 12.0}
+    # The first stage's probes kept to 2 and came to 1; the third stage begins at 4, which is 3 above that.
+    assert levels == {0: 2.0 + 3 * 1.0, 1: 2.0 + 3 * 1.0, 2: 4.0 + 3 * 3.0}
 
 
 def falling(directive: Directive, slope: float) -> Report:

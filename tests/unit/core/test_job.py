@@ -76,6 +76,9 @@ class Scripted(Policy[ScriptedOptions, PolicyState]):
         yield from ()
         return self._next(-1)
 
+    def without_search(self, state: PolicyState, progress: Progress, reason: str) -> Step[PolicyState]:
+        return self._next(-1)
+
     def _next(self, index: int) -> Step[PolicyState]:
         word = self.options.script[index]
         if word == "raise":
@@ -342,6 +345,7 @@ def test_after_a_cancel_the_open_report_is_taken_and_answered_with_stop(phase: P
 
 NAN, INF = math.nan, math.inf
 PROBE_OF_8 = Directive(number=3, phase=Phase.PROBE, n_steps=8, profile=Profile.constant(0.1, 8), validate_at=(4, 8))
+TEST_OF_8 = PROBE_OF_8.model_copy(update={"phase": Phase.RANGE_TEST, "validate_at": ()})
 TRAIN_OF_8 = PROBE_OF_8.model_copy(update={"phase": Phase.TRAIN, "validate_at": (8,)})
 HELD_OF_8 = TRAIN_OF_8.model_copy(update={"promise": (Bar(from_step=2, loss=0.5),)})
 FIRST_OF_8 = PROBE_OF_8.model_copy(update={"validate_at": (0, 8)})
@@ -375,6 +379,17 @@ BOTH = (Validation(step=4, loss=1.0), Validation(step=8, loss=1.0))
         (TRAIN_OF_8, report_on(TRAIN_OF_8, wall_time_s=NAN), "report.wall_time_s"),
         (TRAIN_OF_8, report_on(TRAIN_OF_8, Outcome.FELL_SHORT, 3), "report.outcome"),
         (PROBE_OF_8, report_on(PROBE_OF_8, Outcome.FELL_SHORT, 3), "report.outcome"),
+        (TRAIN_OF_8, report_on(TRAIN_OF_8, Outcome.UNREPEATABLE, 3, note="odd"), "report.outcome"),
+        (TEST_OF_8, report_on(TEST_OF_8, Outcome.UNREPEATABLE, 3, note="odd"), "report.outcome"),
+        (PROBE_OF_8, report_on(PROBE_OF_8, Outcome.UNREPEATABLE, 0, note="odd"), "report.losses"),
+        (PROBE_OF_8, report_on(PROBE_OF_8, Outcome.UNREPEATABLE, 9, note="odd"), "report.losses"),
+        (PROBE_OF_8, report_on(PROBE_OF_8, Outcome.UNREPEATABLE, 3, note=" "), "report.note"),
+        (PROBE_OF_8, report_on(PROBE_OF_8, Outcome.DIVERGED, 3, note="odd"), "report.note"),
+        (
+            PROBE_OF_8,
+            report_on(PROBE_OF_8, Outcome.UNREPEATABLE, 3, note="odd", validations=BOTH[:1]),
+            "report.validations",
+        ),
         (HELD_OF_8, report_on(HELD_OF_8, Outcome.FELL_SHORT, 0), "report.losses"),
         (HELD_OF_8, report_on(HELD_OF_8, Outcome.FELL_SHORT, 9), "report.losses"),
         (HELD_OF_8, report_on(HELD_OF_8, Outcome.FELL_SHORT, losses=(1.0, INF)), "report.losses[1]"),
@@ -404,6 +419,13 @@ def test_a_bad_report_is_refused_by_the_field_at_fault(directive: Directive, rep
             True,
         ),
         (PROBE_OF_8, report_on(PROBE_OF_8, Outcome.DIVERGED, 8), True),
+        (PROBE_OF_8, report_on(PROBE_OF_8, Outcome.UNREPEATABLE, 1, note="odd"), True),
+        (PROBE_OF_8, report_on(PROBE_OF_8, Outcome.UNREPEATABLE, losses=(NAN, INF) * 4, note="odd"), True),
+        (
+            PROBE_OF_8,
+            report_on(PROBE_OF_8, Outcome.UNREPEATABLE, 5, note="o", validations=(Validation(step=4, loss=NAN),)),
+            True,
+        ),
         (TRAIN_OF_8, report_on(TRAIN_OF_8), True),
         (TRAIN_OF_8, report_on(TRAIN_OF_8, Outcome.PARTIAL, 7), True),
         (TRAIN_OF_8, report_on(TRAIN_OF_8, validations=BOTH[1:]), True),
@@ -455,6 +477,7 @@ def test_it_may_join_at_the_end_or_after_a_cancel() -> None:
         ({"n": 2, "replacement": None}, "report.replacement"),
         ({"n": 2, "replacement": Replacement()}, "report.replacement.profile"),
         ({"n": 2, "validations": (Validation(step=1, loss=1.0),)}, "report.validations"),
+        ({"n": 2, "note": "odd"}, "report.note"),
         ({"n": 2, "wall_time_s": -1.0}, "report.wall_time_s"),
     ],
 )
@@ -519,6 +542,7 @@ class JobMachine(RuleBasedStateMachine):
         self.events: list[tuple[Report | None, Transition | JobState]] = []
         self.in_model: list[float] = []
         self.snapshot = self.n_run = self.n_restarts = 0
+        self.repeatable = True
 
     def _open(self, config: JobConfig) -> None:
         self.config = config
@@ -555,6 +579,12 @@ class JobMachine(RuleBasedStateMachine):
     def fall_short(self, data: st.DataObject, level: float) -> None:
         n = data.draw(st.integers(1, self.directive.n_steps))
         self._report(Outcome.FELL_SHORT, n, (level,) * n)
+
+    @precondition(lambda self: self.directive.phase is Phase.PROBE)
+    @rule(data=st.data(), first=LOSSES | BAD)
+    def begin_unlike_the_first(self, data: st.DataObject, first: float) -> None:
+        n = data.draw(st.integers(1, self.directive.n_steps))
+        self._report(Outcome.UNREPEATABLE, n, (first,) * n, note="odd")
 
     @precondition(lambda self: self.running() and not self.directive.promise)
     @rule()
@@ -600,11 +630,11 @@ class JobMachine(RuleBasedStateMachine):
         assert read.model_dump_json() == text
         self.transition = Transition(read, read.directive)
 
-    def _report(self, outcome: Outcome, n: int, losses: tuple[float, ...]) -> None:
+    def _report(self, outcome: Outcome, n: int, losses: tuple[float, ...], note: str = "") -> None:
         before, directive = self.transition.state, self.directive
         due = [s for s in directive.validate_at if s <= n] if self.config.has_validation else []
         report = report_on(
-            directive, outcome, losses=losses, validations=tuple(Validation(step=s, loss=1.0) for s in due)
+            directive, outcome, losses=losses, validations=tuple(Validation(step=s, loss=1.0) for s in due), note=note
         )
         self.transition = job.advance(before, report)
         again = job.advance(JobState.model_validate_json(before.model_dump_json()), report)
@@ -612,6 +642,7 @@ class JobMachine(RuleBasedStateMachine):
         assert again.state.model_dump_json() == self.transition.state.model_dump_json()
         self.in_model += losses
         self.n_run += n
+        self.repeatable &= outcome is not Outcome.UNREPEATABLE
         self.n_restarts += directive.phase.committed and outcome.rolls_back
         assert self.directive.number == directive.number + 1
         assert self.directive.restore is (not directive.phase.committed or outcome.rolls_back)
@@ -661,6 +692,13 @@ class JobMachine(RuleBasedStateMachine):
         assert steps == sorted(steps)
         assert not any(math.isnan(bar.loss) for bar in self.directive.promise)
         assert self.directive.phase is Phase.TRAIN or not steps
+
+    @invariant()
+    def nothing_is_tried_or_promised_once_a_rollback_was_not_complete(self) -> None:
+        assert self.repeatable is not bool(self.transition.state.unrepeatable)
+        if not self.repeatable:
+            assert self.directive.phase in (Phase.TRAIN, Phase.STOP)
+            assert not self.directive.promise
 
     @invariant()
     def committed_lrs_are_within_reach(self) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from tuner_server.core.messages import Outcome
 from tuner_server.observer import Part
 from tuner_server.ops.metrics import FleetMetrics, ServerMetrics, exposition, forget_gauges
 
@@ -42,7 +43,7 @@ def test_what_a_process_does_is_counted() -> None:
     metrics = ServerMetrics(registry)
     metrics.rpc_ended("lrpilot.v1.TunerService/Advance", "OK", 0.002)
     metrics.rpc_ended("lrpilot.v1.TunerService/WatchJob", "OK", None)
-    metrics.answered(searched=True)
+    metrics.answered(Outcome.UNREPEATABLE, searched=True)
     with metrics.working(Part.COMMIT, [None] * 3):
         pass
     metrics.jobs_counted({"training": 5, "searching": 0})
@@ -50,7 +51,7 @@ def test_what_a_process_does_is_counted() -> None:
     assert value(text, "lrpilot_rpcs_total", **OK) == 1
     assert value(text, "lrpilot_rpc_seconds_bucket", method="lrpilot.v1.TunerService/Advance", le="0.0025") == 1
     assert not any(labels == (("method", "lrpilot.v1.TunerService/WatchJob"),) for _, labels in samples(text))
-    assert value(text, "lrpilot_reports_total", search="yes") == 1
+    assert value(text, "lrpilot_reports_total", search="yes", outcome="unrepeatable") == 1
     assert value(text, "lrpilot_group_reports_sum", part="commit") == 3
     assert value(text, "lrpilot_group_seconds_count", part="commit") == 1
     assert value(text, "lrpilot_jobs", status="training") == 5

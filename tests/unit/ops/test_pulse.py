@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from tests.support import crowd
 from tests.support.loops import run
 from tuner_server.core.errors import StorageError
-from tuner_server.core.messages import Phase
+from tuner_server.core.messages import Outcome, Phase
 from tuner_server.ops import pulse
 from tuner_server.ops.metrics import ServerMetrics, exposition
 from tuner_server.ops.pulse import Pulse
@@ -90,7 +90,10 @@ def test_what_a_pipeline_does_and_how_it_stands_is_counted(url: str) -> None:
             n_reports += 1
         service.advance("default", stored.id, report).result()
         run(look(Pulse(storage, service.pipeline, metrics)))
-    searched, others = value("lrpilot_reports_total", search="yes"), value("lrpilot_reports_total", search="no")
+    searched, others = (
+        sum(value("lrpilot_reports_total", search=search, outcome=outcome) for outcome in Outcome)
+        for search in ("yes", "no")
+    )
     assert searched + others == n_reports
     assert value("lrpilot_group_reports_sum", part="search") == searched
     assert value("lrpilot_group_reports_sum", part="commit") == n_reports

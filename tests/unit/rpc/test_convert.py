@@ -23,6 +23,7 @@ from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import InvalidInputError, NotFoundError
 from tuner_server.core.job import JobState, Status
 from tuner_server.core.messages import (
+    MAX_NOTE,
     MAX_STEPS,
     Bar,
     BatchSource,
@@ -98,6 +99,7 @@ reports = st.builds(
     validations=st.lists(validations, max_size=3).map(tuple),
     wall_time_s=finite,
     replacement=st.none() | replacements,
+    note=texts | st.just("\N{GRINNING FACE}" * MAX_NOTE),
 )
 option_numbers = st.floats(-convert.MAX_OPTION, convert.MAX_OPTION)
 option_values = st.recursive(
@@ -168,7 +170,14 @@ def test_report(report: Report) -> None:
     message = pb.Report.FromString(report_to_pb(report).SerializeToString())
     assert repr(convert.report_from_pb(message)) == repr(report)  # NaN equals nothing, but looks the same
     stored = StoredReport(
-        report.outcome, report.n_steps, report.validations, report.wall_time_s, NOW, report.losses, report.replacement
+        report.outcome,
+        report.n_steps,
+        report.validations,
+        report.wall_time_s,
+        NOW,
+        report.losses,
+        report.replacement,
+        report.note,
     )
     again = pb.Report.FromString(convert.report_to_pb(report.directive_number, stored).SerializeToString())
     assert repr(convert.report_from_pb(again)) == repr(report)
@@ -401,6 +410,13 @@ def test_steps_that_nobody_ran_are_refused(steps: int) -> None:
     report = pb.Report(directive_number=1, outcome=pb.OUTCOME_REPLACED, replacement=pb.Replacement(wasted_steps=steps))
     with pytest.raises(InvalidInputError, match="wasted_steps"):
         convert.report_from_pb(report)
+
+
+@pytest.mark.parametrize("note", ["x" * (MAX_NOTE + 1), "a\0b"])
+def test_a_note_that_can_not_be_kept_is_refused(note: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        convert.report_from_pb(pb.Report(directive_number=1, outcome=pb.OUTCOME_UNREPEATABLE, losses=[1.0], note=note))
+    assert [violation.field for violation in caught.value.violations] == ["report.note"]
 
 
 def test_validations_are_not_without_number() -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.leaking import LeakingTraining
 from tests.support.shown import job_config, stored
 from tests.support.simulated import SimulatedTraining, drive
 from tuner_server.core import job
@@ -136,3 +137,8 @@ def test_an_order_that_a_columns_head_turned_round_is_in_the_form_too() -> None:
     turned = Query.parse({"sort": "-loss"}).orders
     assert turned["-loss"] == "lowest loss, the other way round"
     assert set(turned) == {"-loss", *ORDERS}
+
+
+def test_a_job_whose_rollback_failed_says_so() -> None:
+    state = drive(job_config("leaking"), LeakingTraining(validates=True)).state
+    assert Row.of(stored(state)).search == "rollback failed"

@@ -12,6 +12,7 @@ from lrpilot.notebook import schedule_html
 from rich.console import Console
 
 from tests.support.falling_short import DyingTraining, OverfittingTraining
+from tests.support.leaking import LeakingTraining
 from tests.support.shown import history, job_config, stored
 from tests.support.simulated import QUICK, NoNumbers, Run, SimulatedTraining, config, drive
 from tuner_server.cli.picture import laid_out, picture
@@ -71,6 +72,13 @@ RUNS: dict[str, Callable[[], Run]] = {
     "too short for a search": lambda: drive(TOO_SHORT, SimulatedTraining()),
     "too short for a search, and diverged": lambda: drive(TOO_SHORT, SimulatedTraining(edge_lr=0.05)),
     "alone in a run that is too short": lambda: drive(TOO_SHORT, SimulatedTraining(), alone_after=1),
+    "a rollback failed": lambda: drive(BUDGET, LeakingTraining(sound_probes=3)),
+    "a rollback failed at once, and it diverged": lambda: drive(BUDGET, LeakingTraining(edge_lr=0.05)),
+    "a rollback failed, and it was alone": lambda: drive(BUDGET, LeakingTraining(), alone_after=4),
+    "a rollback failed, and there is no end": lambda: drive(OPEN_END, LeakingTraining(), max_directives=30),
+    "a rollback failed, and the job was cancelled": lambda: cancelled(
+        drive(BUDGET, LeakingTraining(), max_directives=4)
+    ),
     "no end": lambda: drive(OPEN_END, SimulatedTraining(), max_directives=30),
 }
 
@@ -111,6 +119,7 @@ def test_the_api_tells_enough_to_show_it_elsewhere(run: Run) -> None:
     job, entries = job_and_history(response)
     here, there = job_view(stored(run.state), timeline(history(run))), job_view(job, timeline(entries))
     assert (there.headline, there.verdict, there.facts) == (here.headline, here.verdict, here.facts)
+    assert job.state.unrepeatable == run.state.unrepeatable
     assert [stage.why for stage in there.stages] == [stage.why for stage in here.stages]
     file = io.StringIO()
     Console(width=200, file=file).print(picture(response.job, laid_out(response)))

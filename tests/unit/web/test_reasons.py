@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 from lrpilot.profile import Profile
 
+from tests.support.leaking import NOTE, LeakingTraining
 from tests.support.shown import history, job_config
 from tests.support.simulated import QUICK, NoNumbers, Run, SimulatedTraining, config, drive
 from tuner_server.core.config import JobConfig
@@ -197,3 +198,14 @@ def test_a_warm_up_says_where_it_leads() -> None:
 def test_a_search_that_has_begun_says_with_what(job: JobConfig, words: str) -> None:
     stage = timeline(history(drive(job, SimulatedTraining(validates=job.has_validation), max_directives=0))).stages[0]
     assert why(stage, job).startswith(words)
+
+
+def test_a_stage_whose_search_ended_since_a_rollback_failed_says_so() -> None:
+    run = drive(BUDGET, LeakingTraining(validates=True), alone_after=3)
+    first, alone, last = timeline(history(run)).stages
+    assert why(first, BUDGET).startswith("The search ended here, and no probe tells anything")
+    assert why(first, BUDGET).endswith(NOTE)
+    assert why(alone, BUDGET).startswith("The client could not reach the server")
+    assert "there was no search" in why(last, BUDGET)
+    assert [probe.unrepeatable for probe in first.probes] == [False, True]
+    assert (first.posterior, first.winner) == (None, None)

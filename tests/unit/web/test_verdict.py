@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.support.falling_short import DEADLY_TWICE, DyingTraining
+from tests.support.leaking import NOTE, LeakingTraining
 from tests.support.shown import history, job_config
 from tests.support.simulated import Run, SimulatedTraining, drive
 from tuner_server.core import job
@@ -166,3 +167,13 @@ def test_a_run_without_a_search_that_got_nowhere_is_bad() -> None:
     run = drive(job_config("short", total_steps=400), SimulatedTraining(validates=True))
     found = dataclasses.replace(_with_losses(timeline(history(run)), np.full(400, 2.0)), unsearched=run.directives[0])
     assert verdict(run.state, found).words == "Finished, not lower"
+
+
+@pytest.mark.parametrize("max_directives", [4, 8, 10_000])
+def test_that_a_rollback_failed_is_told_whatever_else_is_with_what_the_client_saw(max_directives: int) -> None:
+    run = drive(job_config("leaking"), LeakingTraining(validates=True), max_directives=max_directives)
+    said = verdict(run.state, timeline(history(run)))
+    assert (said.tone, said.words.endswith("; a rollback failed")) == (Tone.WARNING, True)
+    assert said.why.endswith(f"The client says: {NOTE}")
+    failed = run.state.model_copy(update={"status": Status.FAILED})
+    assert verdict(failed, timeline(history(run))).tone is Tone.BAD

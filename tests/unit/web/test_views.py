@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from tests.support.falling_short import DEADLY_TWICE, DyingTraining
+from tests.support.leaking import LeakingTraining
 from tests.support.shown import history, job_config, stored
 from tests.support.simulated import QUICK, Run, SimulatedTraining, config, drive
 from tuner_server.core.config import JobConfig
@@ -156,3 +157,12 @@ def test_a_stage_whose_probes_were_run_before_the_client_was_away_shows_them() -
 def test_only_a_job_with_steps_has_something_to_draw() -> None:
     assert not _view(_run(job_config("opened"), max_directives=0)).has_steps
     assert _view(_run(job_config("begun"), max_directives=1)).has_steps
+
+
+def test_a_search_that_ended_since_a_rollback_failed_is_shown_as_what_it_is() -> None:
+    run = drive(job_config("leaking"), LeakingTraining(validates=True), max_directives=5)
+    view = job_view(stored(run.state), timeline(history(run)))
+    assert [row.outcome for row in view.stages[-1].candidates] == ["completed", "not repeatable"]
+    assert "The search ended there, as a rollback failed." in view.headline
+    (fact,) = (fact for fact in view.facts if fact.name == "Search")
+    assert fact.note.endswith("it ended, as a rollback failed")

@@ -172,10 +172,23 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
         if remaining is None or remaining >= self._cost(*self.options.first_stage(self.config.total_steps)):
             return (yield from self._open_stage(state, progress))
         reason = f"joined again with {remaining} steps left, too few for a search: the LR that was set"
-        return Step(state, self._train(state, self.config.base_lr, remaining, progress, reason, last=True))
+        return Step(state, self._train(state, self.config.base_lr, remaining, reason, last=True))
+
+    def without_search(self, state: AutoLrsState, progress: Progress, reason: str) -> Step[AutoLrsState]:
+        """The LR that was set, or one below what diverged: to the end, decaying; without an end, for a stage."""
+        lr = min(self.config.base_lr, state.ceiling or math.inf)
+        n_steps = progress.remaining_steps or self.options.largest_tau(None)
+        reason += "; the LR that was set" if lr == self.config.base_lr else "; an LR below the one that failed"
+        decision = Decision(stage=state.stage, lr=lr, reason=reason, setback=state.setback)
+        state = state.model_copy(update={"candidates": (), "tails": {}, "setback": None})
+        last = progress.remaining_steps is not None
+        return Step(state, self._train(state, lr, n_steps, reason, last=last), decision)
 
     def _open_stage(self, state: AutoLrsState, progress: Progress) -> Asking[AutoLrsState]:
         """Sizes the next stage by what is left, and sends its first probe."""
+        if state.search_ended:
+            state = state.model_copy(update={"stage": state.stage + 1})
+            return self.without_search(state, progress, "no search any more")
         total, remaining = self.config.total_steps, progress.remaining_steps
         first_tau, first_tau_prime = self.options.first_stage(total)
         largest = self.options.largest_tau(total)
@@ -256,7 +269,9 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
     def _give_up_above(self, state: AutoLrsState) -> float | None:
         if state.sound is None or state.restarts >= TRUSTED_RESTARTS:
             return None
-        return state.sound.level(self.options.divergence_factor, state.start_loss)
+        begins = (state.start_loss, None if state.footing is None else state.footing.start_loss)
+        start = max((loss for loss in begins if loss is not None), default=None)
+        return state.sound.level(self.options.divergence_factor, start)
 
     def _after_probe(
         self, state: AutoLrsState, directive: Directive, report: Report, progress: Progress
@@ -333,24 +348,22 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
             reason = "every probe diverged: the lowest LR of the range"
         return Step(
             state,
-            self._train(state, lr, n_steps, progress, reason, last=state.last_stage),
+            self._train(state, lr, n_steps, reason, last=state.last_stage),
             Decision(stage=state.stage, lr=lr, reason=reason, candidates=state.candidates),
         )
 
     def _train_on(self, state: AutoLrsState, n_steps: int, progress: Progress) -> Step[AutoLrsState]:
         """Spends a rest that is too short for a search: only a divergence leaves one."""
         lr = self._bounds(state, progress).max
-        return Step(state, self._train(state, lr, n_steps, progress, "too few steps are left for a search", last=True))
+        return Step(state, self._train(state, lr, n_steps, "too few steps are left for a search", last=True))
 
-    def _train(
-        self, state: AutoLrsState, lr: float, n_steps: int, progress: Progress, reason: str, *, last: bool
-    ) -> Directive:
+    def _train(self, state: AutoLrsState, lr: float, n_steps: int, reason: str, *, last: bool) -> Directive:
         every = report_every(n_steps)
         return Directive(
             phase=Phase.TRAIN,
             stage=state.stage,
             n_steps=n_steps,
-            profile=_profile(lr, n_steps, decays=last and self.options.final_decay),
+            profile=_profile(lr, n_steps, decays=last and (self.options.final_decay or state.search_ended)),
             batches=self.options.batches,
             validate_at=(n_steps,) if self.config.has_validation else (),
             give_up_above=self._give_up_above(state),
@@ -368,7 +381,7 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
         winner = best_candidate(state.candidates)
         if winner is not None and (state.stage == 0 or reached is None):
             reached = state.tails.get(winner.directive_number)
-        if footing is None or reached is None or state.restarts >= TRUSTED_RESTARTS:
+        if footing is None or reached is None or state.restarts >= TRUSTED_RESTARTS or state.search_ended:
             return ()
         from_step = max(state.tau_prime, report_steps)
         return promise.half_kept(footing.start_loss, reached, footing.sd, from_step, report_steps)

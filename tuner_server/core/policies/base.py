@@ -34,6 +34,9 @@ class Options(Value):
 class PolicyState(Value):
     """The base of a policy's state. It becomes JSON and back without loss."""
 
+    search_ended: bool = False
+    """Whether a rollback was not complete: no probe tells anything, so nothing is tried, nor promised, any more."""
+
 
 O = TypeVar("O", bound=Options)  # noqa: E741 - the options of a policy; S is its state
 S = TypeVar("S", bound=PolicyState)
@@ -110,7 +113,8 @@ class Policy(abc.ABC, Generic[O, S]):
         Args:
             state: what this policy returned with `directive`.
             directive: the one that ended (as issued, before any part of it was reported).
-            report: its report; of a directive reported in parts, the last part. Any outcome but PARTIAL and REPLACED.
+            report: its report; of a directive reported in parts, the last part. Any outcome but PARTIAL, REPLACED and
+                UNREPEATABLE.
             progress: where the job is now, this report included.
         """
 
@@ -121,6 +125,18 @@ class Policy(abc.ABC, Generic[O, S]):
         Args:
             state: what this policy returned with a directive that was then not carried out.
             progress: where the job is now; what came in between is part of it.
+        """
+
+    @abc.abstractmethod
+    def without_search(self, state: S, progress: Progress, reason: str) -> Step[S]:
+        """Trains at the LR that the user set, over what is left: after a rollback that was not complete.
+
+        From then on this takes the place of `rejoin`, and `advance` begins no search.
+
+        Args:
+            state: with `search_ended`, which stays.
+            progress: where the job is now.
+            reason: why, for people.
         """
 
 

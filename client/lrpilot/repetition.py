@@ -1,0 +1,50 @@
+"""The proof, on every run, that probes leave no trace: all of a search begin alike.
+
+The first loss of a probe is computed before any update, on the same batch, from the same state and random numbers as
+that of the first probe. If it is another one, something that training changes was not put back.
+"""
+
+from __future__ import annotations
+
+import math
+
+MOST_NAMED = 3
+"""Things that may be the cause, in one sentence."""
+
+
+class Repetition:
+    """Compares the first losses of a search."""
+
+    def __init__(self, first_loss: float | None = None) -> None:
+        """Starts a search; `first_loss`: that of its first probe, in a run that is resumed."""
+        self.first_loss = first_loss
+
+    def differs(self, loss: float, noise: float) -> bool:
+        """Whether a probe began otherwise than the first. The first one is only taken note of.
+
+        Args:
+            loss: its first loss.
+            noise: the relative difference that rounding makes on the run's device.
+        """
+        if self.first_loss is None:
+            self.first_loss = loss
+            return False
+        if loss == self.first_loss or (math.isnan(loss) and math.isnan(self.first_loss)):
+            return False
+        return not math.isclose(loss, self.first_loss, rel_tol=noise)
+
+    def sentence(self, loss: float, suspects: list[str]) -> str:
+        """What was seen, and what it may be.
+
+        Args:
+            loss: the first loss of the probe that began otherwise.
+            suspects: names of what may change and can't be put back.
+        """
+        named = ", ".join(suspects[:MOST_NAMED])
+        cause = f"{named}, or " if named else ""
+        return (
+            f"a probe began with a loss of {loss:.7g} where the first one had {self.first_loss:.7g}, from the same "
+            f"state, batch and random numbers: something that training changes was not put back. It may be {cause}a "
+            "variable of the loop, of a class or of a closure (lrpilot.check_rollback looks for it, and register= puts "
+            "it back), or the loss is one from after the update"
+        )

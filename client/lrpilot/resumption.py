@@ -1,0 +1,73 @@
+"""Whether a run can go on from a checkpoint with other arguments, and at which LR with another budget. Pure."""
+
+from __future__ import annotations
+
+from google.protobuf import json_format
+
+from lrpilot.errors import ConfigError
+from lrpilot.v1 import tuner_pb2 as pb
+
+FIXED = ("policy", "policy_options", "lr_bounds", "seed", "has_validation")
+"""Fields of a job that stay as they are: the search that they shaped is over, or has begun."""
+
+
+def check_resumable(saved: pb.JobConfig, own: pb.JobConfig) -> None:
+    """Refuses a checkpoint of a job that this tuner's arguments don't describe; another `total_steps` is no obstacle.
+
+    Raises:
+        ConfigError: an argument is not that of the checkpoint.
+    """
+    for name in FIXED:
+        if getattr(saved, name) != getattr(own, name):
+            field = "validate" if name == "has_validation" else name
+            raise ConfigError(
+                f"{field}: {_shown(own, name)}, but the run of the checkpoint was begun with {_shown(saved, name)}; "
+                "resume with that, or leave out load_state_dict to begin another run from these weights"
+            )
+    if saved.HasField("total_steps") and not own.HasField("total_steps"):
+        raise ConfigError(
+            f"total_steps: none, but the run of the checkpoint was begun with {saved.total_steps}; give that, or more"
+        )
+
+
+def same_budget(saved: pb.JobConfig, own: pb.JobConfig) -> bool:
+    """Whether the run goes on to the end that it was planned for."""
+    return saved.HasField("total_steps") == own.HasField("total_steps") and saved.total_steps == own.total_steps
+
+
+def remaining_steps(total_steps: int, done: int) -> int:
+    """What is left of a new budget. Raises: ConfigError: more than that has been done."""
+    if done > total_steps:
+        raise ConfigError(
+            f"total_steps: {total_steps}, but the run of the checkpoint has made {done} steps already, search "
+            "included; give more"
+        )
+    return total_steps - done
+
+
+def peak_of_rest(peak_lr: float, present_lr: float, committed: int, remaining: int) -> float:
+    """The LR from which the rest of a longer run decays to zero.
+
+    It lies on the line from the run's peak to its new end. A run that had come below that, as one that has decayed to
+    zero, rises to it again; one that is above goes on from where it is.
+
+    Args:
+        peak_lr: the highest that was committed; 0: nothing was.
+        present_lr: where the run is.
+        committed: steps until now.
+        remaining: steps that are left.
+    """
+    if not (committed and peak_lr):
+        return present_lr
+    return max(peak_lr * remaining / (committed + remaining), present_lr)
+
+
+def _shown(config: pb.JobConfig, name: str) -> str:
+    if name == "has_validation":
+        return "given" if config.has_validation else "none"
+    if name == "lr_bounds":
+        bounds = config.lr_bounds
+        return f"{bounds.min:g} to {bounds.max:g}" if config.HasField("lr_bounds") else "none"
+    if name == "policy_options":
+        return str(json_format.MessageToDict(config.policy_options))
+    return repr(getattr(config, name)) if getattr(config, name) != "" else "none"

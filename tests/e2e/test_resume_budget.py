@@ -1,0 +1,175 @@
+"""A run that is resumed with other arguments: planned anew for another budget, refused otherwise; no LR ever jumps."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from lrpilot.errors import ConfigError
+from lrpilot.tuner import Tuner
+from lrpilot.v1 import tuner_pb2 as pb
+from torch import nn
+
+from benchmarks.quality.local import LocalTransport
+from tuner_server.core.job import JobState, Status
+
+BOUNDS = (1e-4, 1e-1)
+
+
+class Remembering(LocalTransport):
+    """One that can take its job back to any directive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.states: dict[int, JobState] = {}
+
+    def advance(self, request: pb.AdvanceRequest, timeout_s: float) -> pb.AdvanceResponse:
+        response = super().advance(request, timeout_s)
+        self.states[response.directive.number] = self.state
+        return response
+
+    def resume_job(self, request: pb.ResumeJobRequest, timeout_s: float) -> pb.ResumeJobResponse:
+        self._state = self.states[request.directive_number]
+        return pb.ResumeJobResponse()
+
+
+class Run:
+    """A linear regression by AdamW, of `total_steps`."""
+
+    def __init__(self, total_steps: int | None, **options: Any) -> None:
+        torch.manual_seed(0)
+        self.data = [(x, x.sum(1, keepdim=True).tanh()) for x in torch.randn(40, 16, 8)]
+        self.model = nn.Linear(8, 1)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
+        self.transport = Remembering()
+        self.options: dict[str, Any] = {"lr_bounds": BOUNDS, "total_steps": total_steps, **options}
+        self.tuner = Tuner(self.model, self.optimizer, transport=self.transport, **self.options)
+
+    def train(self, n_steps: int | None = None) -> list[float]:
+        """The LRs of so many steps, or of all that are left."""
+        lrs = []
+        for x, y in self.tuner.batches(self.data):
+            lrs.append(float(self.optimizer.param_groups[0]["lr"]))
+            loss = nn.functional.mse_loss(self.model(x), y)
+            self.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+            self.optimizer.step()
+            self.tuner.step(loss)
+            if len(lrs) == n_steps:
+                break
+        return lrs
+
+    def checkpoint(self) -> dict[str, Any]:
+        states = self.model.state_dict(), self.optimizer.state_dict(), self.tuner.state_dict()
+        return dict(zip(("model", "optimizer", "tuner"), copy.deepcopy(states), strict=True))
+
+    def load(self, checkpoint: dict[str, Any]) -> None:
+        self.model.load_state_dict(checkpoint["model"])
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        self.tuner.load_state_dict(checkpoint["tuner"])
+
+
+def jump(lrs: list[float]) -> float:
+    """The largest step upwards, as a part of the highest LR."""
+    return max((after - before) / max(lrs) for before, after in itertools.pairwise(lrs))
+
+
+@pytest.mark.parametrize(
+    ("after", "total_steps"), [(600, 2400), (1000, 2400), (1200, 2400), (1200, 1201), (700, 900), (600, 600)]
+)
+def test_another_budget_is_planned_anew(after: int, total_steps: int) -> None:
+    first = Run(1200)
+    last = first.train(after)[-1]
+    peak = max(segment.profile.lr(segment.profile.warmup) for segment in first.tuner.schedule.segments)
+    second = Run(total_steps)
+    second.load(first.checkpoint())
+    lrs = second.train()
+    assert len(lrs) == total_steps - after
+    assert second.tuner.committed_step + second.tuner.search_steps == total_steps
+    assert second.tuner.search_steps == first.tuner.search_steps
+    if not lrs:
+        return
+    assert lrs[0] == pytest.approx(last, abs=0.05 * peak)
+    assert lrs[-1] <= 0.01 * peak
+    if len(lrs) > 1:
+        assert jump([last, *lrs]) < 0.05
+    assert max(lrs) <= peak
+    # What the server knows is the whole run.
+    assert second.transport.state.status is Status.FINISHED
+    assert second.transport.state.committed_steps == second.tuner.committed_step
+    assert second.transport.state.search_steps == second.tuner.search_steps
+    assert len(second.tuner.schedule.losses) == second.tuner.committed_step
+
+
+def test_a_run_that_is_far_below_its_new_line_rises_to_it_again() -> None:
+    first = Run(1200)
+    first.train()
+    peak = max(segment.profile.lr(segment.profile.warmup) for segment in first.tuner.schedule.segments)
+    second = Run(2400)
+    second.load(first.checkpoint())
+    lrs = second.train()
+    assert max(lrs) == pytest.approx(peak * 1200 / 2190, rel=0.05)
+    assert lrs.index(max(lrs)) == pytest.approx(60, abs=5)
+
+
+def test_an_open_search_is_rolled_back_and_made_again_within_the_new_budget() -> None:
+    first = Run(1200)
+    first.train(70)
+    assert first.tuner.searching
+    weights = copy.deepcopy(first.model.state_dict())
+    second = Run(2400)
+    begin = copy.deepcopy(second.model.state_dict())
+    second.load(first.checkpoint())
+    assert not torch.equal(weights["weight"], begin["weight"])
+    assert torch.equal(second.model.weight, begin["weight"])
+    assert len(second.train()) == 2400 - 70
+    assert second.tuner.search_steps > 70
+    assert second.transport.state.search_steps == second.tuner.search_steps
+
+
+def test_fewer_steps_than_were_made_are_refused_and_nothing_has_changed() -> None:
+    first = Run(1200)
+    first.train(900)
+    second = Run(700)
+    with pytest.raises(ConfigError, match="total_steps: 700, but the run of the checkpoint has made 900 steps already"):
+        second.load(first.checkpoint())
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"seed": 3}, "seed: 3, but the run of the checkpoint was begun with 0"),
+        (
+            {"lr_bounds": (1e-3, 1.0)},
+            "lr_bounds: 0.001 to 1, but the run of the checkpoint was begun with 0.0001 to 0.1",
+        ),
+        ({"policy": "autolrs"}, "policy: 'autolrs', but the run of the checkpoint was begun with none"),
+        ({"policy_options": {"refinements": 1}}, "policy_options: {'refinements': 1.0}, but"),
+        ({"validate": lambda: 1.0}, "validate: given, but the run of the checkpoint was begun with none"),
+        ({"total_steps": None}, "total_steps: none, but the run of the checkpoint was begun with 1200"),
+    ],
+)
+def test_other_arguments_are_refused(options: dict[str, Any], sentence: str) -> None:
+    first = Run(1200)
+    first.train(300)
+    second = Run(**{"total_steps": 1200, **options})
+    with pytest.raises(ConfigError) as refusal:
+        second.load(first.checkpoint())
+    assert sentence in str(refusal.value)
+    assert "resume with that" in str(refusal.value) or "give that" in str(refusal.value)
+
+
+def test_a_run_that_was_planned_anew_can_be_resumed_again() -> None:
+    first = Run(1200)
+    first.train(600)
+    second = Run(2400)
+    second.load(first.checkpoint())
+    second.train(500)
+    expected = Run(2400)
+    expected.transport.states = second.transport.states
+    expected.load(second.checkpoint())
+    assert expected.train() == second.train()
+    assert torch.equal(expected.model.weight, second.model.weight)

@@ -345,7 +345,7 @@ class Course(abc.ABC):
 
     def _finish(self) -> None:
         self._finished = True
-        self._backend.finish()
+        attempt(self._backend.finish)
         log.info("lrpilot: done, %d steps committed and %d rolled back", self._record.committed, self._record.searched)
         self._on_finished()
 

@@ -186,7 +186,9 @@ class Driver(Course):
 
     @property
     def finished(self) -> bool:
-        """Whether the budget is spent."""
+        """Whether the budget is spent. What an interrupt has left undone is done before this is said."""
+        if self._interrupted:
+            self._catch_up()
         return self._finished
 
     @property

@@ -295,10 +295,12 @@ def test_interrupts_go_through_and_the_next_loop_goes_on(
         run, caught = Run(), 0
         tuner = run.tuner(transport)
         loader = [torch.zeros(1)] * 7
-        while not tuner.finished:
+        over = False
+        while not over:
             try:
                 for _ in tuner.batches(loader):
                     run.step(tuner)
+                over = tuner.finished
             except error:
                 caught += 1
         assert run.steps == TOTAL == tuner.committed_step + tuner.search_steps
@@ -312,22 +314,35 @@ def test_interrupts_go_through_and_the_next_loop_goes_on(
     assert not [line for line in warned(caplog) if "failed" in line]
 
 
-def test_an_interrupt_in_a_loop_that_draws_by_itself_costs_the_tuning_and_no_step() -> None:
-    """It has made another step by the time that it asks again."""
+class InterruptedOnce(ScriptedTransport):
+    """In the middle of the second decision."""
 
-    class Interrupted(ScriptedTransport):
-        interrupted = False
+    interrupted = False
 
-        def advance(self, request: pb.AdvanceRequest, timeout_s: float) -> pb.AdvanceResponse:
-            if len(self.reports) == 1 and not self.interrupted:
-                self.interrupted = True
-                raise KeyboardInterrupt
-            return super().advance(request, timeout_s)
+    def advance(self, request: pb.AdvanceRequest, timeout_s: float) -> pb.AdvanceResponse:
+        if len(self.reports) == 1 and not self.interrupted:
+            self.interrupted = True
+            raise KeyboardInterrupt
+        return super().advance(request, timeout_s)
 
-    run = Run()
-    tuner = run.tuner(Interrupted(SCRIPT))
+
+def test_a_loop_that_draws_by_itself_goes_on_where_it_asks_whether_it_is_over() -> None:
+    run, transport = Run(), InterruptedOnce(SCRIPT)
+    tuner = run.tuner(transport)
     with pytest.raises(KeyboardInterrupt):
         run.train(tuner)
+    run.train(tuner)
+    assert run.steps == TOTAL
+    assert len(transport.reports) == len(SCRIPT)
+
+
+def test_one_that_does_not_ask_loses_the_tuning_and_no_step() -> None:
+    """It has made another step by then, which no report has."""
+    run = Run()
+    tuner = run.tuner(InterruptedOnce(SCRIPT))
+    with pytest.raises(KeyboardInterrupt):
+        run.train(tuner)
+    run.step(tuner)
     run.train(tuner)
     assert_annealed(run, tuner)
 

@@ -360,8 +360,12 @@ class Run:
 
     def train(self, tuner: Tuner, until: int) -> None:
         """Trains to the end, or so many steps; goes on after an interrupt, as a notebook's next cell does."""
-        while not tuner.finished and self.steps < until:
+        over = False
+        while not over:
             with contextlib.suppress(KeyboardInterrupt):
+                over = tuner.finished or self.steps >= until
+                if over:
+                    break
                 if not self.case.draws:
                     self.update(tuner, self.inputs)
                     continue
@@ -431,7 +435,12 @@ def check(case: Case) -> None:
             state = tuner.state_dict()
             if case.resumes and run.steps > 0:
                 run, tuner = _resumed(run, tuner, state)
-        run.train(tuner, until)
+        try:
+            run.train(tuner, until)
+        except Exception:
+            if run.steps > 0:
+                raise
+            return
         _close(tuner)
     if case.total_steps is not None:
         assert run.steps == case.total_steps, f"{run.steps} steps of {case.total_steps}"

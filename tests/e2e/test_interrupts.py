@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,7 +56,6 @@ def finish(tuner):
 """
 INTERRUPTED = """
 tuner = make()
-signal.setitimer(signal.ITIMER_REAL, 0)
 interrupts = 0
 pause = threading.Event()
 
@@ -65,9 +65,11 @@ def interrupt():
         os.killpg(0, signal.SIGINT)  # as Ctrl-C does
 
 
-threading.Thread(target=interrupt, daemon=True).start()
+thread = threading.Thread(target=interrupt, daemon=True)
+thread.start()
 loader = [torch.zeros(1)] * 10
-while not tuner.finished:
+over = False
+while not over:
     try:
         for _ in tuner.batches(loader):
             if interrupts == 5:
@@ -77,8 +79,14 @@ while not tuner.finished:
             loss.backward()
             optimizer.step()
             tuner.step(loss)
+        over = tuner.finished
     except KeyboardInterrupt:
         interrupts += 1
+try:
+    pause.set()
+    thread.join()
+except KeyboardInterrupt:
+    pass
 assert interrupts >= 1
 assert tuner.job_id
 assert tuner.decisions(), "the server has gone"
@@ -92,6 +100,7 @@ FORKS = {
     "collected": "import gc; del tuner; gc.collect(); os._exit(0)",
     "goes on": "[update(tuner) for _ in range(STEPS)]; os._exit(0 if tuner.finished else 1)",
 }
+KILLED = "os.kill(os.getpid(), signal.SIGKILL)"
 FORKED = """
 tuner = make()
 for _ in range(12):
@@ -115,6 +124,11 @@ process.join(20)
 assert process.exitcode == 0
 finish(tuner)
 """
+
+
+def some(value: Any, name: str, *quick: str) -> Any:
+    """A parameter; those that are not among the quick ones are slow, though each takes seconds only."""
+    return pytest.param(value, id=name, marks=[] if name in quick else pytest.mark.slow)
 
 
 def environment(tmp_path: Path, **variables: str) -> dict[str, str]:
@@ -141,7 +155,7 @@ def test_an_interrupt_of_all_processes_does_not_end_the_server(tmp_path: Path) -
     assert "the tuning has failed" not in result.stderr
 
 
-@pytest.mark.parametrize("act", FORKS.values(), ids=FORKS)
+@pytest.mark.parametrize("act", [some(FORKS[name], name, "exit", "goes on") for name in FORKS])
 def test_a_fork_leaves_job_and_server_alone(tmp_path: Path, act: str) -> None:
     result = trained(FORKED.format(act=act), environment(tmp_path))
     assert result.stdout.endswith("done 600\n"), result.stderr
@@ -152,7 +166,7 @@ def test_workers_of_a_loader_leave_them_alone(tmp_path: Path) -> None:
     assert result.stdout.endswith("done 600\n"), result.stderr
 
 
-@pytest.mark.parametrize("way_out", ["sys.exit(0)", "os.kill(os.getpid(), signal.SIGKILL)"])
+@pytest.mark.parametrize("way_out", [some("sys.exit(0)", "exit"), some(KILLED, "killed", "killed")])
 def test_a_server_ends_with_its_process_though_a_fork_lives_on(tmp_path: Path, way_out: str) -> None:
     script = f"""
 tuner = make()
@@ -195,7 +209,7 @@ print("done", steps)
 """
 
 
-@pytest.mark.parametrize("variables", BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize("variables", [some(BROKEN[name], name, "a full disk", "no home") for name in BROKEN])
 def test_a_server_that_does_not_start_is_one_that_is_away(tmp_path: Path, variables: dict[str, str]) -> None:
     """And one sentence says what to set."""
     given = {key: value for key, value in environment(tmp_path, **variables).items() if value}

@@ -200,7 +200,8 @@ class HostileServer(Transport):
             directive = self._directive(move, number, rolled_back)
             for name, value in move.changes:
                 _set(directive, name, value)
-        self.wild |= max(directive.profile.start_lr, directive.profile.end_lr, 0.0) > STABLE_LR
+        stays = directive.phase not in (pb.PHASE_PROBE, pb.PHASE_RANGE_TEST)
+        self.wild |= stays and max(directive.profile.start_lr, directive.profile.end_lr, 0.0) > STABLE_LR
         self._last = directive
         return directive
 

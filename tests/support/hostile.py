@@ -346,7 +346,7 @@ class Run:
         """One optimizer step."""
         loss = ((self.model(batch) - batch.sum(1, keepdim=True)) ** 2).mean()
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+        loss.backward()
         self.optimizer.step()
         self.steps += 1
         tuner.step(loss)

@@ -24,8 +24,8 @@ DIVERGENCE_FACTOR = 8.0
 """The level lies so many times as far above what is typical as sound probes came below it, unless a policy's options
 say otherwise."""
 FURTHEST = 10.0
-"""What a probe tells holds up to so many times its LR; beyond, the level rises as the LR does. A probe at too low an LR
-gains in proportion to it, and knows nothing of humps."""
+"""What a probe tells holds up to so many times its LR; beyond, the level rises with the root of the LR. A probe at too
+low an LR gains in proportion to it, and knows nothing of humps; in proportion, the level would rise out of reach."""
 SPREADS = 40.0
 """The level lies at least so many standard deviations above what is typical: a hump may have more than the noise."""
 RISE = 2.0
@@ -64,7 +64,7 @@ class SoundLosses(Value):
         if self.lowest is None or self.lowest_lr is None:
             return None
         typical = self.typical if start_loss is None else max(self.typical, start_loss)
-        gain = (typical - self.lowest) * max(lr / (FURTHEST * self.lowest_lr), 1.0)
+        gain = (typical - self.lowest) * math.sqrt(max(lr / (FURTHEST * self.lowest_lr), 1.0))
         margin = max(factor * gain, SPREADS * self.sd)
         return typical + margin if margin > 0 else None
 

@@ -301,8 +301,9 @@ def test_give_up_level_follows_the_first_stages_probes_and_the_stages_start() ->
         levels[transition.directive.stage] = transition.directive
     # The first stage's probes kept to 2, and the second one came to 1; the third stage begins at 4.
     for stage, start in ((0, 2.0), (1, 2.0), (2, 4.0)):
-        assert levels[stage].profile is not None
-        reach = max(levels[stage].profile.start_lr / (10 * lrs[1]), 1.0)
+        profile = levels[stage].profile
+        assert profile is not None
+        reach = math.sqrt(max(profile.start_lr / (10 * lrs[1]), 1.0))
         assert levels[stage].give_up_above == pytest.approx(start + 3 * (start - 1.0) * reach)
 
 

@@ -195,7 +195,7 @@ def test_what_a_probe_tells_reaches_ten_times_its_lr_and_the_level_rises_beyond(
     assert sound is not None
     assert sound.lowest_lr == LR
     assert {sound.level(8.0, factor * LR) for factor in (0.01, 1.0, 10.0)} == {2.0 + 8 * 0.5}
-    assert sound.level(8.0, 30 * LR) == pytest.approx(2.0 + 3 * 8 * 0.5)
+    assert sound.level(8.0, 90 * LR) == pytest.approx(2.0 + 3 * 8 * 0.5)
 
 
 def test_there_is_no_level_where_no_loss_ever_moved_or_nothing_is_known_of_that() -> None:

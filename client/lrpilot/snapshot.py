@@ -109,6 +109,10 @@ class Snapshot:
         random_state = RandomState.capture()
         sources = self._sources()
         states = [source.get() for source in sources]
+        with _plain_tensors():
+            self._remember(random_state, sources, states)
+
+    def _remember(self, random_state: RandomState, sources: list[_Source], states: list[Any]) -> None:
         graph = self._graph(states)
         holders = [t for t in graph.tensors if t.is_leaf and t.grad is not None]
         originals = [*map(values, graph.tensors), *(values(t.grad) for t in holders if t.grad is not None)]
@@ -156,9 +160,10 @@ class Snapshot:
         """Makes the present what it was; what went wrong."""
         _reshard(self._modules())
         taken.graph.refill(taken.contents)
-        for form in taken.forms:
-            form.restore(unfreeze=unfreeze)
-        self._fill(taken)
+        with _plain_tensors():
+            for form in taken.forms:
+                form.restore(unfreeze=unfreeze)
+            self._fill(taken)
         failures = taken.load()
         if taken.sources:
             taken.graph.refill(taken.contents)  # the same objects, whatever loading has put in their place
@@ -205,17 +210,18 @@ class Snapshot:
         graph = ObjectGraph()
         for root in (self._model, *self._registered.values()):
             graph.add(root)
-        contents, forms = graph.contents(), [TensorForm(tensor) for tensor in graph.tensors]
-        state = [t for t in graph.tensors if t.is_leaf and not isinstance(t, nn.Parameter)]
-        kept = [values(t).detach().clone() for t in (*state, *but)]
+        with _plain_tensors():
+            contents, forms = graph.contents(), [TensorForm(tensor) for tensor in graph.tensors]
+            state = [t for t in graph.tensors if t.is_leaf and not isinstance(t, nn.Parameter)]
+            kept = [values(t).detach().clone() for t in (*state, *but)]
         try:
             yield
         finally:
             _reshard(modules)
             graph.refill(contents)
-            for form in forms:
-                form.restore()
-            with torch.no_grad():
+            with torch.no_grad(), _plain_tensors():
+                for form in forms:
+                    form.restore()
                 self._copier.copy(kept, [values(t) for t in (*state, *but)])
 
     def state_dict(self) -> dict[str, Any] | None:
@@ -360,6 +366,11 @@ class _Taken:
             except Exception as error:
                 failures.append(f"{source.name} can't load its state: {type(error).__name__}: {error}")
         return failures
+
+
+def _plain_tensors() -> Any:
+    """What is done to tensors inside is not changed by their classes."""
+    return torch._C.DisableTorchFunctionSubclass()
 
 
 def _has_state_dict(each: Any) -> bool:

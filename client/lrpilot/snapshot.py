@@ -120,7 +120,7 @@ class Snapshot:
         self._taken = _Taken(
             graph=graph,
             contents=graph.contents(),
-            forms=[TensorForm(tensor) for tensor in (*graph.tensors, *graph.uninitialized)],
+            forms=[TensorForm(tensor) for tensor in (*graph.tensors, *graph.hollow)],
             copies=copies[: len(graph.tensors)],
             versions=[None if tensor.is_inference() else tensor._version for tensor in graph.tensors],
             gradients=dict(zip(holders, copies[len(graph.tensors) :], strict=True)),
@@ -177,11 +177,16 @@ class Snapshot:
         changed = [
             (copy, tensor)
             for copy, tensor, version in zip(taken.copies, taken.graph.tensors, taken.versions, strict=True)
-            if not tensor.is_inference() and (tensor.is_leaf or version != tensor._version)
+            if tensor.is_leaf or version != tensor._version
         ]
+        inferred = [pair for pair in changed if pair[1].is_inference()]
+        changed = [pair for pair in changed if not pair[1].is_inference()]
         originals = [values(tensor) for _, tensor in changed]
         with self._copier.in_order(originals):
             self._copier.copy([copy for copy, _ in changed], originals)
+            if inferred:
+                with torch.inference_mode():
+                    self._copier.copy([copy for copy, _ in inferred], [values(tensor) for _, tensor in inferred])
             for tensor in taken.graph.tensors:
                 if tensor.is_leaf:
                     _set_gradient(tensor, taken.gradients.get(tensor))

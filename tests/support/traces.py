@@ -16,6 +16,7 @@ from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.tuner import Tuner
 from lrpilot.v1 import tuner_pb2 as pb
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from tests.support.directives import probe, training
 
@@ -129,7 +130,7 @@ def probed_run(make: Callable[[], Loop], directives: Sequence[pb.Directive] | No
         if committed:
             losses.append(loss.item())
         tuner.step(loss)
-    assert len(transport.reports) == len(directives)
+    assert len(transport.reports) == len(directives), "the tuner gave up"
     return run.bits(), losses
 
 
@@ -137,8 +138,9 @@ def assert_no_trace(make: Callable[[], Loop], lrs: Sequence[float] = COMMITTED_L
     """Fails unless a run with probes comes out as one without."""
     expected, expected_losses = plain_run(make, lrs)
     found, losses = probed_run(make)
-    assert losses == expected_losses
-    assert differences(expected, found) == []
+    assert losses == expected_losses, f"{losses} != {expected_losses}"
+    different = differences(expected, found)
+    assert not different, "\n".join(different)
 
 
 def differences(a: Any, b: Any, path: str = "") -> list[str]:
@@ -166,6 +168,8 @@ class Bits:
             return repr(value)
         if isinstance(value, types.FunctionType | types.BuiltinFunctionType | type | types.ModuleType):
             return value.__name__
+        if isinstance(value, RemovableHandle):
+            return "handle"
         if id(value) in self._seen:
             return ("again", self._seen[id(value)][0])
         self._seen[id(value)] = len(self._seen), value
@@ -186,7 +190,7 @@ class Bits:
         elif isinstance(value, np.random.RandomState):
             yield str(value.get_state(legacy=False))
         elif isinstance(value, dict | collections.UserDict):
-            yield from (self.of(part) for item in value.items() for part in self._item(*item))
+            yield from (part for item in value.items() for part in self._item(*item))
         elif isinstance(value, set | frozenset):
             yield from sorted(map(repr, map(self.of, value)))
         elif isinstance(value, list | tuple | collections.deque):
@@ -203,14 +207,19 @@ class Bits:
 
     def _item(self, key: Any, value: Any) -> Iterator[Any]:
         # Numbers of hooks are counted in the process.
-        yield "hook" if isinstance(key, int) and callable(value) else key
-        yield value
+        yield "hook" if isinstance(key, int) and (callable(value) or value is True) else self.of(key)
+        yield self.of(value)
 
     def _of_tensor(self, tensor: torch.Tensor) -> Iterator[Any]:
         yield from (str(tensor.dtype), str(tensor.layout), tensor.requires_grad, tensor.is_leaf)
         if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
             return
+        if tensor.is_nested:
+            yield from map(self.of, tensor.detach().unbind())
+            return
         yield tuple(tensor.shape)
+        if tensor.is_meta:
+            return
         data = tensor.detach()
         if data.layout is torch.strided:
             storage = data.untyped_storage().data_ptr()
@@ -218,7 +227,8 @@ class Bits:
             yield data.stride()
         else:
             data = data.to_dense()
-        yield data.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if data.numel() else b""
+        data = data.int_repr() if data.is_quantized else data
+        yield data.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if data.numel() else b""
         if tensor.is_leaf:
             yield self.of(tensor.grad)
         yield from (len(hooks or ()) for hooks in (tensor._backward_hooks, tensor._post_accumulate_grad_hooks))

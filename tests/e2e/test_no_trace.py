@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import array
 import collections
-import copy
 import dataclasses
 import enum
 import functools
@@ -17,11 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torchmetrics
 from torch import nn
-from torch.nn import functional
-from torch.nn.utils import parametrizations, parametrize, prune
-from torch.optim.swa_utils import AveragedModel
 
 from tests.support.traces import N_FEATURES, Loop, assert_no_trace, loop
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -293,7 +292,9 @@ def sparse_and_quantised_buffers() -> Loop:
         net.csr.values().mul_(0.9)
         net.uncoalesced.mul_(0.5)
         net.quantised = torch.quantize_per_tensor(net.last.weight.detach(), 0.1, 0, torch.qint8)
-        total = net.coo.sum() + net.csr.values().sum() + net.uncoalesced.to_dense().sum() + net.quantised.dequantize().sum()
+        total = (
+            net.coo.sum() + net.csr.values().sum() + net.uncoalesced.to_dense().sum() + net.quantised.dequantize().sum()
+        )
         net.shift = total + torch.zeros(1)
 
     net: Any = Net(change)

@@ -72,6 +72,7 @@ def loop(model: nn.Module, optimizer: Any = None, **arguments: Any) -> Loop:
     optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
 
     def update(batch: torch.Tensor) -> torch.Tensor:
+        model.zero_grad()
         optimizer.zero_grad()
         loss: torch.Tensor = (model(batch) - batch.sum(1, keepdim=True)).square().mean()
         torch.autograd.backward(loss)
@@ -202,7 +203,7 @@ class Bits:
                 if name not in _TUNERS:
                     yield from (name, self.of(part))
             for base in type(value).__mro__:
-                for name in base.__dict__.get("__slots__", ()):
+                for name in {*base.__dict__.get("__slots__", ())} - {"__weakref__", "__dict__"}:
                     yield from (name, self.of(getattr(value, name, "unset")))
 
     def _item(self, key: Any, value: Any) -> Iterator[Any]:
@@ -228,7 +229,11 @@ class Bits:
         else:
             data = data.to_dense()
         data = data.int_repr() if data.is_quantized else data
-        yield data.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if data.numel() else b""
+        yield (
+            data.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+            if data.numel()
+            else b""
+        )
         if tensor.is_leaf:
             yield self.of(tensor.grad)
         yield from (len(hooks or ()) for hooks in (tensor._backward_hooks, tensor._post_accumulate_grad_hooks))

@@ -113,6 +113,12 @@ class Snapshot:
         random_state = RandomState.capture()
         sources = self._sources()
         states = [source.get() for source in sources]
+        with _plain_tensors():
+            self._remember(random_state, sources, states, data)
+
+    def _remember(
+        self, random_state: RandomState, sources: list[_Source], states: list[Any], data: Iterable[Any]
+    ) -> None:
         graph = self._graph(states)
         apart = graph.beyond(data)
         holders = [t for t in graph.tensors if t.is_leaf and t.grad is not None]
@@ -161,8 +167,11 @@ class Snapshot:
         _reshard(self._modules())
         parts = (taken.model,) if committed else (taken.model, taken.data)
         for part in parts:
-            part.reshape(unfreeze=not committed)
-        self._fill(taken, parts)
+            part.refill()
+        with _plain_tensors():
+            for part in parts:
+                part.reshape(unfreeze=not committed)
+            self._fill(taken, parts)
         failures = taken.load()
         if taken.sources:
             for part in parts:
@@ -175,9 +184,14 @@ class Snapshot:
     def _fill(self, taken: _Taken, parts: Iterable[_Part]) -> None:
         """Puts the values and gradients of all tensors back."""
         changed = [each for part in parts for each in part.changed()]
+        inferred = [pair for pair in changed if pair[1].is_inference()]
+        changed = [pair for pair in changed if not pair[1].is_inference()]
         originals = [values(tensor) for _, tensor in changed]
         with self._copier.in_order(originals):
             self._copier.copy([copy for copy, _ in changed], originals)
+            if inferred:
+                with torch.inference_mode():
+                    self._copier.copy([copy for copy, _ in inferred], [values(tensor) for _, tensor in inferred])
             for tensor in taken.model.graph.tensors:
                 if tensor.is_leaf:
                     _set_gradient(tensor, taken.gradients.get(tensor))
@@ -206,17 +220,18 @@ class Snapshot:
         graph = ObjectGraph()
         for root in (self._model, *self._registered.values()):
             graph.add(root)
-        contents, forms = graph.contents(), [TensorForm(tensor) for tensor in graph.tensors]
-        state = [t for t in graph.tensors if t.is_leaf and not isinstance(t, nn.Parameter)]
-        kept = [values(t).detach().clone() for t in (*state, *but)]
+        with _plain_tensors():
+            contents, forms = graph.contents(), [TensorForm(tensor) for tensor in graph.tensors]
+            state = [t for t in graph.tensors if t.is_leaf and not isinstance(t, nn.Parameter)]
+            kept = [values(t).detach().clone() for t in (*state, *but)]
         try:
             yield
         finally:
             _reshard(modules)
             graph.refill(contents)
-            for form in forms:
-                form.restore()
-            with torch.no_grad():
+            with torch.no_grad(), _plain_tensors():
+                for form in forms:
+                    form.restore()
                 self._copier.copy(kept, [values(t) for t in (*state, *but)])
 
     def state_dict(self) -> dict[str, Any] | None:
@@ -348,7 +363,7 @@ class _Part:
         return cls(
             graph=graph,
             contents=graph.contents(),
-            forms=[TensorForm(tensor) for tensor in (*graph.tensors, *graph.uninitialized)],
+            forms=[TensorForm(tensor) for tensor in (*graph.tensors, *graph.hollow)],
             copies=copies,
             versions=[None if tensor.is_inference() else tensor._version for tensor in graph.tensors],
         )
@@ -358,8 +373,7 @@ class _Part:
         self.graph.refill(self.contents)
 
     def reshape(self, *, unfreeze: bool) -> None:
-        """Gives the objects their contents, and the tensors their form back."""
-        self.refill()
+        """Gives the tensors their form back."""
         for form in self.forms:
             form.restore(unfreeze=unfreeze)
 
@@ -368,7 +382,7 @@ class _Part:
         return [
             (copy, tensor)
             for copy, tensor, version in zip(self.copies, self.graph.tensors, self.versions, strict=True)
-            if not tensor.is_inference() and (tensor.is_leaf or version != tensor._version)
+            if tensor.is_leaf or version != tensor._version
         ]
 
 
@@ -399,6 +413,11 @@ class _Taken:
             except Exception as error:
                 failures.append(f"{source.name} can't load its state: {type(error).__name__}: {error}")
         return failures
+
+
+def _plain_tensors() -> Any:
+    """What is done to tensors inside is not changed by their classes."""
+    return torch._C.DisableTorchFunctionSubclass()
 
 
 def _has_state_dict(each: Any) -> bool:

@@ -64,6 +64,7 @@ class Course(abc.ABC):
         self._repetition = Repetition()
         # The last report, then the answer to it, until what it asks for has begun.
         self._due: pb.Report | pb.Directive | None = None
+        self._interrupted = False
         # Whether there is a snapshot, whether steps wait to be rolled back to it, and whether it is of use no more.
         self._held = False
         self._astray = False
@@ -125,13 +126,17 @@ class Course(abc.ABC):
             if (self._strict and isinstance(error, ServerError)) or (self._ranks is not None and self._ranks.lost):
                 raise
             self._coast(error)
+        except BaseException:
+            self._interrupted = True
+            raise
 
     def _catch_up(self) -> bool:
         """Does what an interrupt left undone; whether there was something."""
         if self._finished:
             return False
-        lease = self._lease
-        if self._due is not None:
+        lease, interrupted = self._lease, self._interrupted
+        self._interrupted = False
+        if interrupted and self._due is not None:
             self._guarded(self._proceed)
         elif lease.done >= lease.directive.n_steps:
             self._handle(lease)
@@ -345,7 +350,7 @@ class Course(abc.ABC):
 
     def _finish(self) -> None:
         self._finished = True
-        self._backend.finish()
+        attempt(self._backend.finish)
         log.info("lrpilot: done, %d steps committed and %d rolled back", self._record.committed, self._record.searched)
         self._on_finished()
 

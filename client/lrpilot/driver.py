@@ -186,7 +186,9 @@ class Driver(Course):
 
     @property
     def finished(self) -> bool:
-        """Whether the budget is spent."""
+        """Whether the budget is spent. What an interrupt has left undone is done before this is said."""
+        if self._interrupted:
+            self._catch_up()
         return self._finished
 
     @property
@@ -281,6 +283,7 @@ class Driver(Course):
             "finished": self._finished,
             "held": self._held,
             "coasting": isinstance(lease, Coasting),
+            "left": lease.remaining if isinstance(lease, Coasting) else None,
             "directive": lease.directive.SerializeToString(),
             "done": lease.done,
             "losses": attempt(self._backend.peek) or [math.nan] * lease.done,
@@ -330,9 +333,9 @@ class Driver(Course):
         self._repeats, self._repetition = state["repeats"], Repetition(state["first_loss"])
         self._finished = state["finished"]
         directive = pb.Directive.FromString(state["directive"])
-        done, left = state["done"], self._standing().remaining
+        done, left = state["done"], state["left"]
         self._lease = lease = Coasting(directive.profile, left, done) if state["coasting"] else Lease(directive, done)
-        self._backend.begin(room(directive), limit_of(directive), state["losses"])
+        self._backend.begin(room(lease.directive), limit_of(directive), state["losses"])
         self._validations = [pb.Validation.FromString(each) for each in state["validations"]]
         self._started = time.monotonic() - state["elapsed_s"]
         RandomState.from_state_dict(state["random_state"]).restore()
@@ -367,13 +370,12 @@ class Driver(Course):
         """
         if self._closed or self._session.forked:
             return
-        self._closed = True
         for end in (self._end, self._session.close, self._backend.close):
             try:
                 end()
             except Exception as error:
                 log.warning("lrpilot: closing: %s: %s", type(error).__name__, error)
-        self._finished = True
+        self._finished = self._closed = True
 
     def __enter__(self) -> Self:
         return self

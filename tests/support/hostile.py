@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import logging
 import math
 import pkgutil
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 import grpc
@@ -54,14 +55,17 @@ POINTS = [
     "lrpilot.backends.torch_backend.TorchBackend.restore",
     "lrpilot.backends.torch_backend.TorchBackend.take",
     "lrpilot.backends.torch_backend.TorchBackend.validate",
-    "lrpilot.driver.bar_of",
-    "lrpilot.driver.begins_unsearched",
-    "lrpilot.driver.first_divergence",
+    "lrpilot.backends.torch_backend.TorchBackend.finish",
+    "lrpilot.backends.torch_backend.TorchBackend.suspects",
+    "lrpilot.course.bar_of",
+    "lrpilot.course.begins_unsearched",
+    "lrpilot.course.first_divergence",
     "lrpilot.lease.Lease.event",
     "lrpilot.outbox.Outbox.add",
     "lrpilot.outbox.Outbox.deliver",
     "lrpilot.position.Position.follow",
     "lrpilot.record.Record.add",
+    "lrpilot.repetition.Repetition.differs",
     "lrpilot.sanity.check",
     "lrpilot.sanity.check_in_place",
     "lrpilot.session.Session.abandon",
@@ -277,14 +281,17 @@ cases = st.builds(
 class Counted:
     """A registered object with a state, whose methods may fail; so may a validation and an observer."""
 
+    calls: ClassVar[collections.Counter[str]] = collections.Counter()
+    """Of the present run: in an attribute of the object they would be rolled back."""
+
     def __init__(self, case: Case) -> None:
         self._case = case
-        self._calls: dict[str, int] = {}
+        self.calls.clear()
 
     def strike(self, name: str) -> None:
         """Counts a call, and raises if it is the turn."""
-        self._calls[name] = call = self._calls.get(name, 0) + 1
-        getattr(self._case, name).strike(call)
+        self.calls[name] += 1
+        getattr(self._case, name).strike(self.calls[name])
 
     def state_dict(self) -> dict[str, int]:
         """Nothing much."""
@@ -353,8 +360,12 @@ class Run:
 
     def train(self, tuner: Tuner, until: int) -> None:
         """Trains to the end, or so many steps; goes on after an interrupt, as a notebook's next cell does."""
-        while not tuner.finished and self.steps < until:
+        over = False
+        while not over:
             with contextlib.suppress(KeyboardInterrupt):
+                over = tuner.finished or self.steps >= until
+                if over:
+                    break
                 if not self.case.draws:
                     self.update(tuner, self.inputs)
                     continue
@@ -390,6 +401,18 @@ def bug(case: Case) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """A failure is said with its traceback, which takes longer than the run."""
+    log = logging.getLogger("lrpilot")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
 ENDLESS_STEPS = 150
 """Of a run without an end, before it is closed."""
 MAX_STEPS = 1000
@@ -397,11 +420,10 @@ MAX_STEPS = 1000
 
 def check(case: Case) -> None:
     """Trains through all that happens to it. Raises: AssertionError: what must hold does not."""
-    logging.getLogger("lrpilot").setLevel(logging.CRITICAL)
     torch.manual_seed(0)
     run = Run(case, HostileServer(case.plan, case.total_steps))
     until = ENDLESS_STEPS if case.total_steps is None else MAX_STEPS
-    with bug(case), mock.patch("lrpilot.session.LOOKING_SHARE", 0 if case.looks else 20):
+    with _silence(), bug(case), mock.patch("lrpilot.session.LOOKING_SHARE", 0 if case.looks else 20):
         try:
             tuner = run.tuner()
             run.train(tuner, min(case.saves_at, until))
@@ -413,7 +435,12 @@ def check(case: Case) -> None:
             state = tuner.state_dict()
             if case.resumes and run.steps > 0:
                 run, tuner = _resumed(run, tuner, state)
-        run.train(tuner, until)
+        try:
+            run.train(tuner, until)
+        except Exception:
+            if run.steps > 0:
+                raise
+            return
         _close(tuner)
     if case.total_steps is not None:
         assert run.steps == case.total_steps, f"{run.steps} steps of {case.total_steps}"

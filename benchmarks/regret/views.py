@@ -85,15 +85,17 @@ def probes(table: StateTable, objective: Objective) -> list[Probe | None]:
 
 
 def give_up_above(table: StateTable) -> float:
-    """The loss at which our policies give a probe up, once they have seen all of them; infinity: there is none."""
-    sound = None
-    for trial in table.constant:
+    """The loss at which our policies give a probe up, as those below it in the grid teach; infinity: there is none."""
+    factor, start = AutoLrsOptions().divergence_factor, max(table.first_loss, table.val_loss)
+    sound, level = None, math.inf
+    for lr, trial in zip(table.lrs, table.constant, strict=True):
         seen = trial.losses[: table.key.tau_prime]
-        if len(seen) == table.key.tau_prime and np.isfinite(seen).all():
-            sound = learn(sound, Report(directive_number=1, outcome=Outcome.COMPLETED, losses=tuple(seen)))
-    start = max(table.first_loss, table.val_loss)
-    level = None if sound is None else sound.level(AutoLrsOptions().divergence_factor, start)
-    return math.inf if level is None else level
+        if len(seen) < table.key.tau_prime or first_divergence(seen, level) is not None:
+            continue
+        sound = learn(sound, lr, Report(directive_number=1, outcome=Outcome.COMPLETED, losses=tuple(seen)))
+        found = None if sound is None else sound.level(factor, table.lrs[0], start)
+        level = math.inf if found is None else found
+    return level
 
 
 def _gave_up(table: StateTable, trial: ConstantTrial) -> bool:

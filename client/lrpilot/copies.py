@@ -175,12 +175,18 @@ class Copier:
 
 
 def values(tensor: torch.Tensor) -> torch.Tensor:
-    """The local shard of a distributed tensor; what was expanded to an expanded tensor; any other tensor itself.
+    """What a tensor keeps in memory: the local shard of a distributed one, what was expanded to an expanded one.
 
     Elements of an expanded tensor share memory and can't be written apart. No communication.
     """
     if hasattr(tensor, "to_local"):
         tensor = tensor.to_local()
+    if tensor.is_nested:
+        tensor = tensor.values()
+    if tensor.is_conj():
+        tensor = tensor.conj()  # without the mark that says so
+    if tensor.is_neg():
+        tensor = torch._neg_view(tensor)
     if tensor.layout is not torch.strided or 0 not in tensor.stride():
         return tensor
     strided = zip(tensor.shape, tensor.stride(), strict=True)
@@ -197,7 +203,13 @@ def nbytes(tensor: torch.Tensor) -> int:
     """Bytes of a tensor's values."""
     if tensor.layout is torch.strided:
         return tensor.nbytes
-    return nbytes(tensor.coalesce().values()) + nbytes(tensor.coalesce().indices())
+    if tensor.layout is torch.sparse_coo:
+        return nbytes(tensor._values()) + nbytes(tensor._indices())
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return sum(map(nbytes, (tensor.values(), tensor.crow_indices(), tensor.col_indices())))
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return sum(map(nbytes, (tensor.values(), tensor.ccol_indices(), tensor.row_indices())))
+    return tensor.numel() * tensor.itemsize
 
 
 def _dense_stride(tensor: torch.Tensor) -> tuple[int, ...] | None:

@@ -274,7 +274,7 @@ class Course(abc.ABC):
     def _remember(self, directive: pb.Directive) -> pb.Directive:
         """Takes a directive's snapshot; where that fails in the middle of a run, the tuning ends, and not the run."""
         try:
-            self._backend.take()
+            self._backend.take(self._position.roots)
         except Exception as error:
             if self._record.steps == 0:
                 self._session.close()

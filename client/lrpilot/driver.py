@@ -119,7 +119,7 @@ class Driver(Course):
         if begins and self._lease.done == 0:
             if self._record.steps == 0:
                 # What happened since the tuner was made (random numbers, loaded weights) belongs to the start.
-                self._backend.take()
+                self._backend.take(self._position.roots)
             self._repeats = self._position.follow(self._lease.directive)
         if self._finished:
             self._say_over("batches() gives none")

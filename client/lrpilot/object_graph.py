@@ -28,7 +28,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 from torch.optim.lr_scheduler import LRScheduler
 
 from lrpilot.object_kinds import (
@@ -43,6 +42,7 @@ from lrpilot.object_kinds import (
     slot_table,
     tensor_kind,
 )
+from lrpilot.tensor_form import has_values
 
 _ATOMS: tuple[type, ...] = (
     type(None), bool, int, float, complex, str, bytes, range, slice, type, enum.Enum, re.Pattern, uuid.UUID,
@@ -103,8 +103,8 @@ class ObjectGraph:
 
     def __init__(self) -> None:
         self.tensors: list[torch.Tensor] = []
-        self.uninitialized: list[torch.Tensor] = []
-        """Parameters of lazy modules, which have no values yet."""
+        self.hollow: list[torch.Tensor] = []
+        """Those that have no values now."""
         self.optimizers: list[torch.optim.Optimizer] = []
         """Of all kinds, those inside others too."""
         self._objects: dict[Kind, list[Any]] = {}
@@ -121,6 +121,14 @@ class ObjectGraph:
             value = stack.pop()
             if id(value) not in seen and (kinds := _kinds(type(value))):
                 self._visit(value, kinds, stack)
+
+    def beyond(self, roots: Iterable[Any]) -> ObjectGraph:
+        """What can be reached from other roots, and is not in this graph."""
+        graph = ObjectGraph()
+        graph._seen = dict(self._seen)
+        for root in roots:
+            graph.add(root)
+        return graph
 
     @staticmethod
     def reaches(value: Any) -> bool:
@@ -141,7 +149,7 @@ class ObjectGraph:
             children.reverse()
             stack.extend([child for child in children if id(type(child)) not in _COMMON])
         if kinds[0].of_tensors:
-            (self.uninitialized if is_lazy(value) else self.tensors).append(value)
+            (self.tensors if has_values(value) else self.hollow).append(value)
         elif issubclass(type(value), torch.optim.Optimizer):
             self.optimizers.append(value)
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from torch.nn.utils import parametrize
 
 from lrpilot.object_layout import slots_of
 
@@ -78,6 +79,10 @@ def contents_kind(cls: type) -> Kind | None:
 
 def attributes_kind(cls: type) -> Kind:
     """The attributes of a class's instances, in their tables and in slots."""
+    if _is_of_one_object(cls):
+        return Kind(
+            _ATTRIBUTES.children, lambda value: (_attribute_contents(value), _properties(cls)), _refill_parametrized
+        )
     members = members_of(cls)
     if not members:
         return _ATTRIBUTES
@@ -226,6 +231,26 @@ def _refill_attributes(value: Any, content: tuple[type, _Table]) -> None:
     if type(value) is not cls:  # a parametrisation changes it, and a lazy module
         object.__setattr__(value, "__class__", cls)
     _refill_dict(instance_table(value), attributes)
+
+
+def _is_of_one_object(cls: type) -> bool:
+    """Whether PyTorch has made a class for a single module, whose parametrised tensors are properties of the class."""
+    return getattr(vars(cls).get("__getstate__"), "__module__", None) == parametrize.__name__
+
+
+def _properties(cls: type) -> dict[str, Any]:
+    return {name: item for name, item in vars(cls).items() if isinstance(item, property)}
+
+
+def _refill_parametrized(value: Any, content: tuple[tuple[type, _Table], dict[str, Any]]) -> None:
+    attributes, properties = content
+    cls = attributes[0]
+    for name in _properties(cls).keys() - properties.keys():
+        delattr(cls, name)
+    for name, item in properties.items():
+        if vars(cls).get(name) is not item:
+            setattr(cls, name, item)
+    _refill_attributes(value, attributes)
 
 
 def _module_tables(value: Any) -> list[Any]:

@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 class TensorForm:
     """Of one tensor, now. It holds on to the tensor's memory, and to none of its values."""
 
-    __slots__ = ("_data", "_kind", "_needed", "_requires_grad", "_tensor")
+    __slots__ = ("_data", "_kind", "_nbytes", "_requires_grad", "_tensor")
 
     def __init__(self, tensor: torch.Tensor) -> None:
         """Notes where the values lie, and how."""
@@ -22,7 +22,7 @@ class TensorForm:
         self._kind = type(tensor)
         self._requires_grad = tensor.requires_grad if tensor.is_leaf else None
         self._data = tensor.data if _is_plain(tensor) else None
-        self._needed = self._data.untyped_storage().nbytes() if self._data is not None else 0
+        self._nbytes = self._data.untyped_storage().nbytes() if self._data is not None else 0
 
     def restore(self, *, unfreeze: bool = True) -> None:
         """Gives the tensor its form back; `unfreeze` False: whether it is trained stays as it is."""
@@ -30,23 +30,40 @@ class TensorForm:
         if type(tensor) is not self._kind:
             tensor.__class__ = self._kind
         if data is not None:
-            if data.untyped_storage().nbytes() < self._needed:
-                data.untyped_storage().resize_(self._needed)
+            nbytes = data.untyped_storage().nbytes()
+            if nbytes < self._nbytes or (nbytes and not self._nbytes):
+                data.untyped_storage().resize_(self._nbytes)
             if _differs(tensor, data):
                 tensor.data = data
-        if unfreeze and self._requires_grad is not None and tensor.requires_grad is not self._requires_grad:
-            tensor.requires_grad_(self._requires_grad)
+        if self._requires_grad is not None:
+            if not tensor.is_leaf:  # something was added to it in place
+                tensor.detach_()
+            if unfreeze and tensor.requires_grad is not self._requires_grad:
+                tensor.requires_grad_(self._requires_grad)
+
+
+def has_values(tensor: torch.Tensor) -> bool:
+    """Whether there is memory behind a tensor: a lazy module has none yet, and some let it go when they don't need it.
+
+    To read such a tensor would end the process.
+    """
+    if is_lazy(tensor) or tensor.is_meta:
+        return False
+    return not _is_plain(tensor) or not tensor.numel() or tensor.untyped_storage().nbytes() > 0
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
     """Whether it is strided memory of its own, which another tensor object can stand for."""
     if is_lazy(tensor):
         return True
-    dispatched = type(tensor).__torch_dispatch__ != torch.Tensor.__torch_dispatch__
-    return tensor.layout is torch.strided and not dispatched and not tensor.is_meta
+    cls = type(tensor)
+    ours = cls in (torch.Tensor, torch.nn.Parameter) or cls.__torch_dispatch__ == torch.Tensor.__torch_dispatch__
+    return ours and tensor.layout is torch.strided and not (tensor.is_meta or tensor.is_nested)
 
 
 def _differs(tensor: torch.Tensor, data: torch.Tensor) -> bool:
     if is_lazy(tensor):
         return bool(tensor.data.data_ptr() != data.data_ptr())
+    if tensor.is_quantized:
+        return tensor.data_ptr() != data.data_ptr() or tensor.stride() != data.stride()
     return tensor.dtype is not data.dtype or tensor.device != data.device or not tensor.is_set_to(data)

@@ -23,6 +23,9 @@ WINDOW = 10
 DIVERGENCE_FACTOR = 8.0
 """The level lies so many times as far above what is typical as sound probes came below it, unless a policy's options
 say otherwise."""
+FURTHEST = 10.0
+"""What a probe tells holds up to so many times its LR; beyond, the level rises with the root of the LR. A probe at too
+low an LR gains in proportion to it, and knows nothing of humps; in proportion, the level would rise out of reach."""
 SPREADS = 40.0
 """The level lies at least so many standard deviations above what is typical: a hump may have more than the noise."""
 RISE = 2.0
@@ -44,21 +47,25 @@ class SoundLosses(Value):
     """How far the losses of a step scatter."""
     lowest: float | None = None
     """The lowest that a sound probe came to: the smallest such median; None in states from before it was kept."""
+    lowest_lr: float | None = None
+    """The peak LR of that probe."""
 
-    def level(self, factor: float, start_loss: float | None = None) -> float | None:
+    def level(self, factor: float, lr: float, start_loss: float | None = None) -> float | None:
         """The loss above which a run diverges. It moves with a shift of the losses, and scales with them.
 
         Args:
             factor: how many times as far above what is typical as sound probes came below it is too much.
+            lr: the peak of those steps that are to be judged.
             start_loss: the loss at the stage's start, a mean over several batches.
 
         Returns:
             The level; None if no loss ever moved, or it is not known how far: only one that is not finite diverges.
         """
-        if self.lowest is None:
+        if self.lowest is None or self.lowest_lr is None:
             return None
         typical = self.typical if start_loss is None else max(self.typical, start_loss)
-        margin = max(factor * (typical - self.lowest), SPREADS * self.sd)
+        gain = (typical - self.lowest) * math.sqrt(max(lr / (FURTHEST * self.lowest_lr), 1.0))
+        margin = max(factor * gain, SPREADS * self.sd)
         return typical + margin if margin > 0 else None
 
 
@@ -79,8 +86,8 @@ def scatter(losses: NDArray[np.float64]) -> float:
     return NORMAL_SD * float(np.median(np.abs(np.diff(losses))))
 
 
-def learn(known: SoundLosses | None, report: Report) -> SoundLosses | None:
-    """What is known after one more probe: it teaches if it is long enough and its losses did not rise."""
+def learn(known: SoundLosses | None, lr: float, report: Report) -> SoundLosses | None:
+    """What is known after a probe at that peak LR: it teaches if it is long enough and its losses did not rise."""
     if report.outcome is not Outcome.COMPLETED or report.n_steps < WINDOW:
         return known
     losses = np.asarray(report.losses)
@@ -88,13 +95,11 @@ def learn(known: SoundLosses | None, report: Report) -> SoundLosses | None:
     typical, lowest, sd = float(medians.max()), float(medians.min()), scatter(losses)
     if medians[-1] > medians[0] + RISE * sd:
         return known
-    if known is None:
-        return SoundLosses(typical=typical, sd=sd, lowest=lowest)
-    return SoundLosses(
-        typical=max(known.typical, typical),
-        sd=max(known.sd, sd),
-        lowest=lowest if known.lowest is None else min(known.lowest, lowest),
-    )
+    if known is not None:
+        typical, sd = max(known.typical, typical), max(known.sd, sd)
+        if known.lowest is not None and known.lowest <= lowest:
+            return known.model_copy(update={"typical": typical, "sd": sd})
+    return SoundLosses(typical=typical, sd=sd, lowest=lowest, lowest_lr=lr)
 
 
 def check_restarts(restarts: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, SupportsFloat, TypeVar
 
 import jax
@@ -65,7 +65,7 @@ class JaxBackend(HostBackend, Generic[State]):
             leaves[place] = _like(leaves[place], lr * (base / self._base_lrs[0]))
         self.state = jax.tree.unflatten(structure, leaves)
 
-    def take(self) -> None:
+    def take(self, data: Sequence[object] = ()) -> None:
         """Keeps the state: arrays don't change. Copied, if the step donates them."""
         self._taken = self._own(self.state), RandomState.capture()
 

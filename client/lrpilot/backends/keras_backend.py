@@ -138,7 +138,7 @@ class KerasBackend(HostBackend):
             for module, training in zip(modules, modes, strict=True):
                 module.training = training
 
-    def take(self) -> None:
+    def take(self, data: Sequence[object] = ()) -> None:
         """Copies every variable: weights, statistics, seeds, and the optimizer's, its count of steps among them."""
         self._sync()
         seeds = global_state.get_global_attribute("global_seed_generator")

@@ -293,12 +293,18 @@ def test_when_every_probe_diverged_the_lowest_lr_is_committed() -> None:
 def test_give_up_level_follows_the_first_stages_probes_and_the_stages_start() -> None:
     transition = job.create(config(1000, divergence_factor=3.0, **QUICK | {"tau_prime": WINDOW}))
     assert transition.directive.give_up_above is None
-    levels = {}
+    levels, lrs = {}, []
     for loss in (2.0, 1.0, 2.0, 1.0, 0.5, 0.5, 0.5, 4.0):
+        assert transition.directive.profile is not None
+        lrs.append(transition.directive.profile.start_lr)
         transition = job.advance(transition.state, report_on(transition.directive, loss))
-        levels[transition.directive.stage] = transition.directive.give_up_above
-    # The first stage's probes kept to 2 and came to 1; the third stage begins at 4, which is 3 above that.
-    assert levels == {0: 2.0 + 3 * 1.0, 1: 2.0 + 3 * 1.0, 2: 4.0 + 3 * 3.0}
+        levels[transition.directive.stage] = transition.directive
+    # The first stage's probes kept to 2, and the second one came to 1; the third stage begins at 4.
+    for stage, start in ((0, 2.0), (1, 2.0), (2, 4.0)):
+        profile = levels[stage].profile
+        assert profile is not None
+        reach = math.sqrt(max(profile.start_lr / (10 * lrs[1]), 1.0))
+        assert levels[stage].give_up_above == pytest.approx(start + 3 * (start - 1.0) * reach)
 
 
 def falling(directive: Directive, slope: float) -> Report:

@@ -113,7 +113,7 @@ JOBS: dict[str, tuple[JobConfig, Callable[[Unit], SimulatedTraining]]] = {
     "autolrs, dying": (STAGES, lambda unit: told_in(unit, DyingTraining, deadly_lr=0.05)),
     "autolrs, decayed probes": (DECAYED, lambda unit: told_in(unit, SimulatedTraining)),
 }
-"""With forecasters that extrapolate nothing. The published one has bounds at zero, and a smoothing of its own unit."""
+"""With the forecaster that extrapolates nothing: the published one has a bound at zero, and smooths in its own unit."""
 
 
 @pytest.mark.parametrize("name", JOBS)

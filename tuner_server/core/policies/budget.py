@@ -196,7 +196,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         candidate = self._judge(directive.number, peak, report, progress)
         state = state.model_copy(
             update={
-                "sound": divergence.learn(state.sound, report),
+                "sound": divergence.learn(state.sound, peak, report),
                 "footing": promise.learn(state.footing, peak, report, candidate.forecast),
                 "candidates": (*state.candidates, candidate),
             }
@@ -320,7 +320,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             profile=Profile(shape, decision.lr, end, n, warmup=min(round(n * self.options.warmup), n - 1)),
             batches=self.options.batches,
             validate_at=self._validations(state),
-            give_up_above=self._limit(state),
+            give_up_above=self._limit(state, decision.lr),
             reason=f"candidate {len(state.candidates) + 1}: {decision.reason}",
         )
         return Step(state, directive, decision.model_copy(update={"candidates": state.candidates}))
@@ -378,7 +378,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             profile=Profile(self.options.decay, lr, end, n_steps, warmup=warmup),
             batches=self.options.batches,
             validate_at=evenly(n_steps, CHECKPOINTS) if self.config.has_validation else (),
-            give_up_above=self._limit(state),
+            give_up_above=self._limit(state, lr),
             report_every=every,
             promise=promise.bars(held, n_steps, warmup, every),
             reason=reason,
@@ -390,9 +390,9 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             return ()
         return (self.probe_steps,) if state.candidates else (0, self.probe_steps)
 
-    def _limit(self, state: BudgetState) -> float | None:
+    def _limit(self, state: BudgetState, lr: float) -> float | None:
         if state.sound is None or state.restarts >= divergence.TRUSTED_RESTARTS:
             return None
         # Probes that learn within their first steps have a typical loss far below where the run begins.
         start = None if state.footing is None else state.footing.start_loss
-        return state.sound.level(self.options.divergence_factor, start)
+        return state.sound.level(self.options.divergence_factor, lr, start)

@@ -10,7 +10,7 @@ from lrpilot.coasting import Coasting, attempt
 @pytest.mark.parametrize("remaining", [1, 7, LONGEST_PART, LONGEST_PART + 1, 3 * LONGEST_PART])
 def test_it_covers_what_is_left_in_pieces_and_falls_to_zero(remaining: int) -> None:
     lease: Coasting | None = Coasting.over(remaining, 0.4)
-    seen = []
+    seen: list[float] = []
     while lease is not None:
         assert lease.committed
         assert lease.next_event == lease.directive.n_steps <= LONGEST_PART

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 from unittest import mock
 
 import grpc
 import hypothesis
-import lrpilot
 import pytest
 import torch
 from lrpilot.errors import LRPilotError, ProtocolError, RefusedError, ServerError, UnavailableError
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
-from torch import nn
 
 from tests.support import hostile
-from tests.support.directives import constant, probe, training
+from tests.support.directives import constant, training
+from tests.support.hostile_server import EXCEPTIONS, Move
+from tests.support.quick_run import SCRIPT, TOTAL, Run, assert_annealed, warned
 
-TOTAL = 120
-WARNINGS = "WARNING"
 KINDS: list[Callable[[], Exception]] = [
     lambda: ValueError("no value"),
     lambda: MemoryError(),
@@ -32,47 +30,6 @@ KINDS: list[Callable[[], Exception]] = [
     lambda: AttributeError("attribute"),
     lambda: grpc.RpcError("neither code nor details"),
 ]
-SCRIPT = [
-    probe(0.1, 8, first=True, validate_at=[8]),
-    probe(0.3, 8, validate_at=[8]),
-    training(0.1, 40, restore=True),
-    training(0.05, 30),
-    training(0.05, 34),
-]
-
-
-class Run:
-    """A noisy quadratic."""
-
-    def __init__(self) -> None:
-        torch.manual_seed(0)
-        self.parameter = nn.Parameter(torch.ones(8))
-        self.optimizer = torch.optim.SGD([self.parameter], lr=0.05)
-        self.steps = 0
-        self.lrs: list[float] = []
-
-    def tuner(self, transport: ScriptedTransport, **arguments: Any) -> lrpilot.Tuner:
-        return lrpilot.Tuner(
-            nn.ParameterList([self.parameter]),
-            self.optimizer,
-            **{"transport": transport, "total_steps": TOTAL, "validate": lambda: 1.0, **arguments},
-        )
-
-    def step(self, tuner: lrpilot.Tuner, factor: float = 1.0) -> None:
-        loss = factor * (self.parameter**2).sum() + 0.1 * torch.rand(())
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
-        self.lrs.append(tuner.lr)
-        self.optimizer.step()
-        self.steps += 1
-        tuner.step(loss)
-
-    def train(self, tuner: lrpilot.Tuner) -> None:
-        while not tuner.finished:
-            self.step(tuner)
-            assert self.steps <= TOTAL
-            if self.steps in (9, 50):
-                tuner.state_dict()
 
 
 class Failing(ScriptedTransport):
@@ -115,21 +72,6 @@ class Registered:
     def _strike(self, method: str) -> None:
         if method in self.faults:
             raise self.faults[method]()
-
-
-def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.levelname == WARNINGS]
-
-
-def assert_annealed(run: Run, tuner: lrpilot.Tuner) -> None:
-    """To the end of the budget, at finite weights; and the tuner can still be asked and closed."""
-    assert run.steps == TOTAL == tuner.committed_step + tuner.search_steps
-    assert run.lrs[-1] < 0.1 * max(run.lrs)
-    assert torch.isfinite(run.parameter).all()
-    tuner.state_dict()
-    tuner.close()
-    tuner.close()
-    assert tuner.finished
 
 
 @pytest.mark.parametrize("error", KINDS, ids=lambda make: type(make()).__name__)
@@ -269,82 +211,18 @@ def test_a_bug_of_our_own_ends_the_tuning_at_most(name: str, lasts: bool) -> Non
 
 
 PLAN = (
-    hostile.Move(pb.PHASE_PROBE, 8, 0.5),
-    hostile.Move(pb.PHASE_PROBE, 8, 0.05),
-    hostile.Move(pb.PHASE_TRAIN, 30, 0.05),
-    hostile.Move(pb.PHASE_TRAIN, 30, 0.05, error=hostile.EXCEPTIONS[0]),
+    Move(pb.PHASE_PROBE, 8, 0.5),
+    Move(pb.PHASE_PROBE, 8, 0.05),
+    Move(pb.PHASE_TRAIN, 30, 0.05),
+    Move(pb.PHASE_TRAIN, 30, 0.05, error=EXCEPTIONS[0]),
 )
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_interrupts_go_through_and_the_next_loop_goes_on(
-    error: type[BaseException], caplog: pytest.LogCaptureFixture
-) -> None:
-    """In the middle of a decision; the tuning is what it would have been."""
-
-    class Interrupted(ScriptedTransport):
-        interrupts = 0
-
-        def advance(self, request: pb.AdvanceRequest, timeout_s: float) -> pb.AdvanceResponse:
-            self.interrupts += 1
-            if self.interrupts in (1, 3, 4, 6):
-                raise error
-            return super().advance(request, timeout_s)
-
-    def trained(transport: ScriptedTransport) -> tuple[Run, int]:
-        run, caught = Run(), 0
-        tuner = run.tuner(transport)
-        loader = [torch.zeros(1)] * 7
-        over = False
-        while not over:
-            try:
-                for _ in tuner.batches(loader):
-                    run.step(tuner)
-                over = tuner.finished
-            except error:
-                caught += 1
-        assert run.steps == TOTAL == tuner.committed_step + tuner.search_steps
-        return run, caught
-
-    whole, _ = trained(ScriptedTransport(SCRIPT))
-    run, caught = trained(Interrupted(SCRIPT))
-    assert caught == 4
-    assert run.lrs == whole.lrs
-    assert torch.equal(run.parameter, whole.parameter)
-    assert not [line for line in warned(caplog) if "failed" in line]
-
-
-class InterruptedOnce(ScriptedTransport):
-    """In the middle of the second decision."""
-
-    interrupted = False
-
-    def advance(self, request: pb.AdvanceRequest, timeout_s: float) -> pb.AdvanceResponse:
-        if len(self.reports) == 1 and not self.interrupted:
-            self.interrupted = True
-            raise KeyboardInterrupt
-        return super().advance(request, timeout_s)
-
-
-def test_a_loop_that_draws_by_itself_goes_on_where_it_asks_whether_it_is_over() -> None:
-    run, transport = Run(), InterruptedOnce(SCRIPT)
-    tuner = run.tuner(transport)
-    with pytest.raises(KeyboardInterrupt):
-        run.train(tuner)
-    run.train(tuner)
-    assert run.steps == TOTAL
-    assert len(transport.reports) == len(SCRIPT)
-
-
-def test_one_that_does_not_ask_loses_the_tuning_and_no_step() -> None:
-    """It has made another step by then, which no report has."""
-    run = Run()
-    tuner = run.tuner(InterruptedOnce(SCRIPT))
-    with pytest.raises(KeyboardInterrupt):
-        run.train(tuner)
-    run.step(tuner)
-    run.train(tuner)
-    assert_annealed(run, tuner)
+@pytest.mark.parametrize("call", range(1, 8))
+def test_a_run_whose_books_have_failed_can_be_resumed(call: int) -> None:
+    """Steps are missing from them."""
+    bug = ("lrpilot.record.Record.add", hostile.Fault(call, 2, make=8))
+    hostile.check(hostile.Case(95, PLAN, draws=True, looks=False, saves_at=72, resumes=True, bug=bug))
 
 
 @pytest.fixture(scope="module")

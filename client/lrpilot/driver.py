@@ -77,7 +77,7 @@ class Driver(Course):
 
         Raises:
             ConfigError: an argument can't be accepted.
-            RefusedError: the server doesn't accept the job; the message names the field.
+            RefusedError: the server finds fault with an argument, which the message names; or with `strict` it refuses.
             UnavailableError: the server isn't there, and `strict` is set.
         """
         super().__init__(backend, ranks, total_steps, strict=strict)

@@ -44,7 +44,7 @@ def tuner(
     Raises:
         ConfigError: an argument can't be accepted; there are several processes; or gradients are accumulated and
             synchronised at the end of the data, which a replayed batch does not have.
-        RefusedError: the server doesn't accept the job; the message names the field.
+        RefusedError: the server finds fault with an argument, which the message names; or with `strict` it refuses.
         UnavailableError: the server isn't there, and `strict` is set.
     """
     if accelerator.num_processes > 1:

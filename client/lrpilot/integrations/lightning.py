@@ -87,7 +87,7 @@ class TunerCallback(Callback):
 
         Raises:
             ConfigError: an argument can't be accepted.
-            RefusedError: the server doesn't accept the job; the message names the field.
+            RefusedError: the server finds fault with an argument, which the message names; or with `strict` it refuses.
             ServerError: the server isn't there, and `strict` is set.
         """
         self._end_tuning()

@@ -84,7 +84,7 @@ class TunedTrainer(Trainer):
 
         Raises:
             ConfigError: an option can't be accepted, something else sets the LR too, or the checkpoint leaves no steps.
-            RefusedError: the server doesn't accept the job; the message names the field.
+            RefusedError: the server finds fault with an argument, which the message names; or with `strict` it refuses.
         """
         try:
             return super().train(*args, **kwargs)

@@ -67,8 +67,8 @@ BARE, CONTROL, CONSTANT, DECAYING, ROUND_TRIP = (
 )
 
 FloatArray = npt.NDArray[np.float64]
-AfterStep = Callable[[Tensor], object]
-"""What a loop does with its loss after an optimizer step."""
+Loop = tuple[torch.optim.Optimizer, Callable[[Tensor], object]]
+"""An optimizer of its own, whose hooks are part of what a tuner costs, and what is done with a loss after its step."""
 
 
 class Training:
@@ -78,35 +78,39 @@ class Training:
         torch.manual_seed(seed)
         layers = [layer for _ in range(DEPTH) for layer in (nn.Linear(WIDTH, WIDTH), nn.ReLU())]
         self.model = nn.Sequential(*layers, nn.Linear(WIDTH, 10))
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=LR, momentum=0.9)
         self._inputs = torch.randn(BATCH_SIZE, WIDTH)
         self._labels = torch.randint(10, (BATCH_SIZE,))
 
-    def block(self, after_step: AfterStep) -> tuple[float, float]:
+    def optimizer(self) -> torch.optim.Optimizer:
+        """A further one."""
+        return torch.optim.SGD(self.model.parameters(), lr=LR, momentum=0.9)
+
+    def block(self, loop: Loop) -> tuple[float, float]:
         """Seconds a step, by the wall clock and of the processor."""
+        optimizer, after_step = loop
         wall, cpu = time.perf_counter(), time.process_time()
         for _ in range(BLOCK_STEPS):
             loss = functional.cross_entropy(self.model(self._inputs), self._labels)
-            self.optimizer.zero_grad()
+            optimizer.zero_grad()
             torch.autograd.backward(loss)
-            self.optimizer.step()
+            optimizer.step()
             after_step(loss)
         return (time.perf_counter() - wall) / BLOCK_STEPS, (time.process_time() - cpu) / BLOCK_STEPS
 
 
-def scripted(training: Training, end_lr: float) -> lrpilot.Tuner:
+def scripted(training: Training, optimizer: torch.optim.Optimizer, end_lr: float) -> lrpilot.Tuner:
     """A tuner within a long committed directive from `LR` to `end_lr`."""
     shape = pb.PROFILE_SHAPE_CONSTANT if end_lr == LR else pb.PROFILE_SHAPE_LINEAR
     profile = pb.Profile(shape=shape, start_lr=LR, end_lr=end_lr, length=HORIZON)
     directive = pb.Directive(phase=pb.PHASE_TRAIN, n_steps=HORIZON, profile=profile)
-    return lrpilot.Tuner(training.model, training.optimizer, transport=ScriptedTransport([directive]))
+    return lrpilot.Tuner(training.model, optimizer, transport=ScriptedTransport([directive]))
 
 
-def served(training: Training, server: str, seed: int) -> lrpilot.Tuner:
+def served(training: Training, optimizer: torch.optim.Optimizer, server: str, seed: int) -> lrpilot.Tuner:
     """A tuner of a real job, past a search of one probe of one step, at the start of the committed steps."""
     tuner = lrpilot.Tuner(
         training.model,
-        training.optimizer,
+        optimizer,
         server=server,
         policy="autolrs",
         policy_options={
@@ -125,11 +129,12 @@ def served(training: Training, server: str, seed: int) -> lrpilot.Tuner:
 
 
 @contextlib.contextmanager
-def loops(training: Training, server: str, seed: int) -> Iterator[dict[str, AfterStep]]:
+def loops(training: Training, server: str, seed: int) -> Iterator[dict[str, Loop]]:
     """The loops that are compared, by name."""
+    bare, again, one, other, third = (training.optimizer() for _ in range(5))
     with (
-        served(training, server, seed) as constant,
-        scripted(training, 0.0) as decaying,
+        served(training, one, server, seed) as constant,
+        scripted(training, other, 0.0) as decaying,
         grpc.insecure_channel(server) as channel,
     ):
         check = health_pb2_grpc.HealthStub(channel).Check
@@ -140,11 +145,11 @@ def loops(training: Training, server: str, seed: int) -> Iterator[dict[str, Afte
             check(request)
 
         yield {
-            BARE: lambda loss: None,
-            CONTROL: lambda loss: None,
-            CONSTANT: constant.step,
-            DECAYING: decaying.step,
-            ROUND_TRIP: round_trip,
+            BARE: (bare, lambda loss: None),
+            CONTROL: (again, lambda loss: None),
+            CONSTANT: (one, constant.step),
+            DECAYING: (other, decaying.step),
+            ROUND_TRIP: (third, round_trip),
         }
 
 
@@ -171,7 +176,8 @@ def alone(repeats: int, console: Console) -> dict[str, dict[str, Any]]:
     for name, end_lr in ((CONSTANT, LR), (DECAYING, 0.0)):
         seconds = []
         for seed in track(range(repeats), f"{name}, alone", console=console, transient=True):
-            with scripted(Training(seed), end_lr) as tuner:
+            training = Training(seed)
+            with scripted(training, training.optimizer(), end_lr) as tuner:
                 loss = torch.tensor(1.0, requires_grad=True) * 1.0
                 _run_alone(tuner, loss)
                 start = time.perf_counter()
@@ -192,7 +198,7 @@ def _run_alone(tuner: lrpilot.Tuner, loss: Tensor) -> None:
 
 def _bytes_kept(end_lr: float) -> int:
     """Python memory that `ALONE_STEPS` steps allocate and don't give back."""
-    with scripted(Training(0), end_lr) as tuner:
+    with scripted(training := Training(0), training.optimizer(), end_lr) as tuner:
         loss = torch.tensor(1.0)
         _run_alone(tuner, loss)
         tracemalloc.start()

@@ -44,14 +44,14 @@ from lrpilot.object_kinds import (
 )
 from lrpilot.tensor_form import has_values
 
-_ATOMS: tuple[type, ...] = (
+_ATOMS = {*map(id, (
     type(None), bool, int, float, complex, str, bytes, range, slice, type, enum.Enum, re.Pattern, uuid.UUID,
     types.FunctionType, types.BuiltinFunctionType, types.ModuleType, types.CodeType, types.EllipsisType,
     types.NotImplementedType, types.GenericAlias, types.UnionType, operator.attrgetter, operator.itemgetter,
     decimal.Decimal, fractions.Fraction, datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo,
     torch.dtype, torch.device, torch.layout, torch.memory_format,
-)  # fmt: skip
-"""What can't change, or is code."""
+))}  # fmt: skip
+"""Classes of what can't change, or is code. By identity: some of them, and a metaclass, ask to hash what is compared."""
 
 _COMMON = {*map(id, (type(None), bool, int, float, str, types.FunctionType, types.BuiltinFunctionType))}
 """Classes of most of what there is, which is not worth a closer look. By identity: a metaclass may forbid to hash."""
@@ -125,7 +125,7 @@ class ObjectGraph:
     @staticmethod
     def reaches(value: Any) -> bool:
         """Whether there is anything in an object to put back."""
-        return _opened(type(value)) not in (_CLOSED, _OPAQUE)
+        return not isinstance(value, type | types.ModuleType) and _opened(type(value)) not in (_CLOSED, _OPAQUE)
 
     def _visit(self, value: Any, kinds: _Kinds, stack: list[Any]) -> None:
         """Takes an object in, and puts what it refers to on the stack, the first one on top."""
@@ -185,7 +185,7 @@ def _kinds(cls: type) -> _Kinds:
 
 
 def _classified(cls: type) -> _Kinds:
-    if issubclass(cls, _ATOMS):
+    if not _ATOMS.isdisjoint(map(id, cls.__mro__)):
         return _CLOSED
     if issubclass(cls, torch.Tensor):
         return (tensor_kind(cls),)

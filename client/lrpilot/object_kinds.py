@@ -149,6 +149,10 @@ def _dict_children(value: _Table) -> Iterable[Any]:
     return [*dict.keys(value), *dict.values(value)]
 
 
+def _copied(value: _Table) -> _Table:
+    return dict.copy(value) if type(value) is dict else dict(dict.items(value))
+
+
 def _refill_dict(value: _Table, content: _Table) -> None:
     if not content and not dict.__len__(value):
         return
@@ -223,7 +227,7 @@ def _ndarray() -> Any:
 
 
 def _attribute_contents(value: Any) -> tuple[type, _Table]:
-    return type(value), dict.copy(instance_table(value))
+    return type(value), _copied(instance_table(value))
 
 
 def _refill_attributes(value: Any, content: tuple[type, _Table]) -> None:
@@ -312,7 +316,7 @@ def _refill_tensor(value: torch.Tensor, content: tuple[dict[str, Any], tuple[Any
 
 _CONTENTS: dict[type, Kind] = {
     _OrderedDict: Kind(_dict_children, _ordered_contents, _refill_ordered),
-    dict: Kind(_dict_children, dict.copy, _refill_dict),
+    dict: Kind(_dict_children, _copied, _refill_dict),
     list: Kind(list.__iter__, lambda value: [*list.__iter__(value)], _refill_list),
     tuple: Kind(tuple.__iter__),
     set: Kind(set.__iter__, lambda value: {*set.__iter__(value)}, _refill_set),

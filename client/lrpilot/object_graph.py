@@ -115,12 +115,12 @@ class ObjectGraph:
         if id(root) in self._seen:
             return
         stack: list[Any] = []
-        self._visit(root, _kinds(type(root)) or _opened(type(root)), stack)
-        seen = self._seen
-        while stack:
-            value = stack.pop()
-            if id(value) not in seen and (kinds := _kinds(type(value))):
-                self._visit(value, kinds, stack)
+        with torch._C.DisableTorchFunctionSubclass():
+            self._visit(root, _kinds(type(root)) or _opened(type(root)), stack)
+            while stack:
+                value = stack.pop()
+                if id(value) not in self._seen and (kinds := _kinds(type(value))):
+                    self._visit(value, kinds, stack)
 
     @staticmethod
     def reaches(value: Any) -> bool:
@@ -147,14 +147,16 @@ class ObjectGraph:
 
     def contents(self) -> list[Any]:
         """What the objects hold now: references, and states of generators and arrays."""
-        return [[*map(kind.contents, values)] for kind, values in self._objects.items() if kind.contents is not None]
+        with torch._C.DisableTorchFunctionSubclass():
+            return [[*map(kind.contents, each)] for kind, each in self._objects.items() if kind.contents is not None]
 
     def refill(self, contents: Iterable[Any]) -> None:
         """Puts contents back into the objects; they stay fit for the next time."""
-        for (kind, values), of_kind in zip(self._objects.items(), contents, strict=True):
-            refill = kind.refill
-            for value, content in zip(values, of_kind, strict=True):
-                refill(value, content)
+        with torch._C.DisableTorchFunctionSubclass():
+            for (kind, values), of_kind in zip(self._objects.items(), contents, strict=True):
+                refill = kind.refill
+                for value, content in zip(values, of_kind, strict=True):
+                    refill(value, content)
 
 
 def is_followed(value: Any) -> bool:

@@ -264,24 +264,10 @@ def _module_tables(value: Any) -> list[Any]:
 
 def tensor_kind(cls: type) -> Kind:
     """All of a class's tensors but their form and values."""
-    if cls in (torch.Tensor, torch.nn.Parameter):
+    if not members_of(cls) or hasattr(cls, "to_local"):  # the shard in a slot of a distributed tensor is its values
         return _TENSOR
-    # The shard in a slot of a distributed tensor is its values.
-    attributes = _ATTRIBUTES if hasattr(cls, "to_local") else attributes_kind(cls)
-
-    def children(value: torch.Tensor) -> list[Any]:
-        with torch._C.DisableTorchFunctionSubclass():
-            return [*attributes.children(value), *_hooks(value)]
-
-    def contents(value: torch.Tensor) -> Any:
-        with torch._C.DisableTorchFunctionSubclass():
-            return _tensor_contents(value)
-
-    def refill(value: torch.Tensor, content: Any) -> None:
-        with torch._C.DisableTorchFunctionSubclass():
-            _refill_tensor(value, content)
-
-    return Kind(children, contents, refill, of_tensors=True)
+    attributes = attributes_kind(cls)
+    return dataclasses.replace(_TENSOR, children=lambda value: [*attributes.children(value), *_hooks(value)])
 
 
 def _hooks(value: torch.Tensor) -> tuple[Any, Any]:

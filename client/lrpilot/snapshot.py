@@ -114,7 +114,7 @@ class Snapshot:
 
     def _remember(self, random_state: RandomState, sources: list[_Source], states: list[Any]) -> None:
         graph = self._graph(states)
-        holders = [t for t in graph.tensors if t.is_leaf and t.grad is not None]
+        holders = [t for t in (*graph.tensors, *graph.hollow) if t.is_leaf and t.grad is not None]
         originals = [*map(values, graph.tensors), *(values(t.grad) for t in holders if t.grad is not None)]
         copies = self._memory.allocate(originals, self._taken.all_copies if self._taken else ())
         self._taken = _Taken(
@@ -187,7 +187,7 @@ class Snapshot:
             if inferred:
                 with torch.inference_mode():
                     self._copier.copy([copy for copy, _ in inferred], [values(tensor) for _, tensor in inferred])
-            for tensor in taken.graph.tensors:
+            for tensor in (*taken.graph.tensors, *taken.graph.hollow):
                 if tensor.is_leaf:
                     _set_gradient(tensor, taken.gradients.get(tensor))
 
@@ -315,9 +315,14 @@ class Snapshot:
 
     @torch.no_grad()
     def _demand(self) -> Demand:
+        states = [each.state_dict() for each in self._stateful()]
+        with _plain_tensors():
+            return self._demand_beside(states)
+
+    def _demand_beside(self, states: list[Any]) -> Demand:
         copies: collections.Counter[torch.device] = collections.Counter()
         growth: collections.Counter[torch.device] = collections.Counter()
-        for tensor in map(values, self._graph([o.state_dict() for o in self._stateful()]).tensors):
+        for tensor in map(values, self._graph(states).tensors):
             copies[tensor.device] += nbytes(tensor)
         for optimizer in self._optimizers:
             for parameter in (p for group in optimizer.param_groups for p in group["params"] if p.requires_grad):

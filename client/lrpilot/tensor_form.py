@@ -45,9 +45,10 @@ class TensorForm:
 def has_values(tensor: torch.Tensor) -> bool:
     """Whether there is memory behind a tensor: a lazy module has none yet, and some let it go when they don't need it.
 
-    To read such a tensor would end the process.
+    To read such a tensor would end the process. A tensor that is made of others has none of its own.
     """
-    if is_lazy(tensor) or tensor.is_meta:
+    made_of_others = hasattr(type(tensor), "__tensor_flatten__") and not hasattr(tensor, "to_local")
+    if is_lazy(tensor) or tensor.is_meta or made_of_others:
         return False
     return not _is_plain(tensor) or not tensor.numel() or tensor.untyped_storage().nbytes() > 0
 

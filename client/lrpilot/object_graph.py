@@ -51,10 +51,10 @@ _ATOMS = {*map(id, (
     decimal.Decimal, fractions.Fraction, datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo,
     torch.dtype, torch.device, torch.layout, torch.memory_format,
 ))}  # fmt: skip
-"""Classes of what can't change, or is code. By identity: some of them, and a metaclass, ask to hash what is compared."""
+"""Classes of what can't change, or is code. By identity: some ask to hash what is compared with them."""
 
 _COMMON = {*map(id, (type(None), bool, int, float, str, types.FunctionType, types.BuiltinFunctionType))}
-"""Classes of most of what there is, which is not worth a closer look. By identity: a metaclass may forbid to hash."""
+"""Classes of most of what there is, which is not worth a closer look."""
 
 _MACHINERY = (
     "torch._C", "torch._dynamo", "torch._functorch", "torch._higher_order_ops", "torch._inductor", "torch._ops",

@@ -1,4 +1,4 @@
-"""A probe leaves no trace, wherever a training loop keeps its state: compared bit for bit with a loop without a tuner."""
+"""A probe leaves no trace, wherever a loop keeps its state: compared bit for bit with a loop without a tuner."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def python_containers() -> Loop:
         net.bytes += b"x"
         net.numbers.append(1.5)
         net.nested[0]["a"][1].append(h[0].detach())
-        weight = list(net.recent.values())[0] + len(net.classes) + len(net.histogram) + net.counter.total()
+        weight = next(iter(net.recent.values())) + len(net.classes) + len(net.histogram) + net.counter.total()
         weight += net.table["n"] + net.maps["x"] + net.bytes[0] + len(net.bytes) + sum(net.numbers)
         return h * (1 + 0.01 * weight) + torch.stack(net.nested[0]["a"][1]).mean(0)
 

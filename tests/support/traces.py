@@ -16,6 +16,8 @@ from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.tuner import Tuner
 from lrpilot.v1 import tuner_pb2 as pb
 from torch import nn
+from torch._dynamo.eval_frame import OptimizedModule
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
 from tests.support.directives import probe, training
@@ -173,6 +175,8 @@ class Bits:
             return "handle"
         if id(value) in self._seen:
             return ("again", self._seen[id(value)][0])
+        if isinstance(value, OptimizedModule | DistributedDataParallel):
+            return self.of(value._modules)
         self._seen[id(value)] = len(self._seen), value
         return (type(value).__qualname__, *self._parts(value))
 

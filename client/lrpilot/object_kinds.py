@@ -175,6 +175,8 @@ def _ordered_contents(value: _OrderedDict[Any, Any]) -> tuple[Iterable[Any], Ite
 
 def _refill_ordered(value: _OrderedDict[Any, Any], content: tuple[list[Any], list[Any]]) -> None:
     keys, items = content
+    if not keys and not dict.__len__(value):
+        return
     if len(keys) == dict.__len__(value) and all(map(operator.is_, keys, _OrderedDict.keys(value))):
         for key, old, new in zip(keys, items, [*_OrderedDict.values(value)], strict=True):
             if old is not new:

@@ -307,8 +307,7 @@ class Snapshot:
         _reshard(self._modules())
         graph = ObjectGraph()
         for root in self._module_roots():
-            for tensor in (*root.parameters(), *root.buffers()):
-                graph.add(tensor)
+            graph.add((*root.parameters(), *root.buffers()))
         for root in (*self.roots.values(), states):
             graph.add(root)
         return graph

@@ -47,10 +47,10 @@ def has_values(tensor: torch.Tensor) -> bool:
 
     To read such a tensor would end the process. A tensor that is made of others has none of its own.
     """
+    if _is_plain(tensor) and not is_lazy(tensor):
+        return tensor.untyped_storage().nbytes() > 0 or not tensor.numel()
     made_of_others = hasattr(type(tensor), "__tensor_flatten__") and not hasattr(tensor, "to_local")
-    if is_lazy(tensor) or tensor.is_meta or made_of_others:
-        return False
-    return not _is_plain(tensor) or not tensor.numel() or tensor.untyped_storage().nbytes() > 0
+    return not (is_lazy(tensor) or tensor.is_meta or made_of_others)
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:

@@ -53,7 +53,7 @@ class Sharpness(Optimizer):
         self.param_groups = self.base_optimizer.param_groups
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # it gives no loss
         for group in self.param_groups:
             for p in group["params"]:
                 self.state[p]["old"] = p.detach().clone()
@@ -100,7 +100,7 @@ class LookaheadInside(Optimizer):
         self.inner.zero_grad(set_to_none)
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # it gives no loss
         self.inner.step()
         self.counter += 1
         if self.counter % 3 == 0:
@@ -222,7 +222,7 @@ def a_scheduler_of_something_else_than_the_lr() -> Loop:
 # --- registered objects -----------------------------------------------------------------------------------------------
 
 
-def registered(each: Any, use: Callable[[Any, nn.Module, torch.Tensor], float]) -> Loop:
+def registered(each: Any, use: Callable[[Any, nn.Module, torch.Tensor], Any]) -> Loop:
     """A loop that calls `use` at every step; what it gives changes the loss."""
     base = loop(network())
 
@@ -236,7 +236,7 @@ def registered(each: Any, use: Callable[[Any, nn.Module, torch.Tensor], float]) 
 def a_metric() -> Loop:
     metric = torchmetrics.MeanSquaredError()
 
-    def use(metric: Any, model: nn.Module, batch: torch.Tensor) -> float:
+    def use(metric: Any, model: nn.Module, batch: torch.Tensor) -> Any:
         metric.update(batch[:, 0], batch[:, 1])
         return metric.compute().item() if metric.update_count % 2 else 1.0
 
@@ -247,7 +247,7 @@ def a_metric() -> Loop:
 def a_collection_of_metrics_with_lists() -> Loop:
     metrics = torchmetrics.MetricCollection([torchmetrics.CatMetric(), torchmetrics.MeanMetric()])
 
-    def use(metrics: Any, model: nn.Module, batch: torch.Tensor) -> float:
+    def use(metrics: Any, model: nn.Module, batch: torch.Tensor) -> Any:
         metrics.update(batch.mean())
         return sum(value.sum().item() for value in metrics.compute().values())
 
@@ -258,7 +258,7 @@ def a_collection_of_metrics_with_lists() -> Loop:
 def generators_and_dicts() -> Loop:
     state: dict[str, Any] = {"n": 0, "generator": torch.Generator().manual_seed(1), "best": [1.0], "ema": torch.ones(2)}
 
-    def use(state: Any, model: nn.Module, batch: torch.Tensor) -> float:
+    def use(state: Any, model: nn.Module, batch: torch.Tensor) -> Any:
         state["n"] += 1
         state["best"].append(batch.max().item())
         state["ema"] = 0.9 * state["ema"] + batch[0, :2]
@@ -270,7 +270,7 @@ def generators_and_dicts() -> Loop:
 
 @case
 def namespaces() -> Loop:
-    def use(space: Any, model: nn.Module, batch: torch.Tensor) -> float:
+    def use(space: Any, model: nn.Module, batch: torch.Tensor) -> Any:
         space.step += 1
         space.history.append(space.rng.random() + space.python.random())
         return sum(space.history) + space.step
@@ -286,7 +286,7 @@ def a_loop_of_its_own_class() -> Loop:
             self.step = 0
             self.average: Any = None
 
-    def use(trainer: Any, model: nn.Module, batch: torch.Tensor) -> float:
+    def use(trainer: Any, model: nn.Module, batch: torch.Tensor) -> Any:
         trainer.step += 1
         if trainer.average is None:
             trainer.average = AveragedModel(model)
@@ -301,14 +301,14 @@ class Loaded:
 
     def __init__(self, how: str) -> None:
         self.how = how
-        self.inner = {"tensor": torch.zeros(2), "n": 0}
+        self.inner: dict[str, Any] = {"tensor": torch.zeros(2), "n": 0}
         self.hidden = [0]
 
     def use(self, batch: torch.Tensor) -> float:
         self.inner["tensor"] += batch[0, :2]
         self.inner["n"] += 1
         self.hidden.append(1)
-        return float(self.inner["tensor"].sum()) + self.inner["n"] + sum(self.hidden)
+        return float(self.inner["tensor"].sum() + self.inner["n"] + sum(self.hidden))
 
     def state_dict(self) -> dict[str, Any]:
         return copy.deepcopy(self.inner) if self.how == "copies" else dict(self.inner)

@@ -217,7 +217,7 @@ class Bits:
 
     def _of_tensor(self, tensor: torch.Tensor) -> Iterator[Any]:
         yield from (str(tensor.dtype), str(tensor.layout), tensor.requires_grad, tensor.is_leaf)
-        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        if isinstance(tensor, nn.UninitializedParameter | nn.parameter.UninitializedBuffer):
             return
         if tensor.is_nested:
             yield from map(self.of, tensor.detach().unbind())

@@ -19,7 +19,6 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -30,9 +29,10 @@ from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.tuner import Tuner
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-from tqdm import tqdm
 
 from tests.support.directives import training
+
+pd, tqdm = pytest.importorskip("pandas"), pytest.importorskip("tqdm").tqdm
 
 
 def holding(**attributes: Any) -> Any:
@@ -287,7 +287,7 @@ class LazyDict(dict[str, Any]):
     def __refuse(self, *_: Any, **__: Any) -> Any:
         raise RuntimeError("no")
 
-    __iter__ = __len__ = __getitem__ = __setitem__ = keys = values = items = update = clear = __refuse  # type: ignore[assignment]
+    __iter__ = __len__ = __getitem__ = __setitem__ = keys = values = items = update = clear = __refuse
 
 
 class LazyOrdered(collections.OrderedDict[str, Any]):

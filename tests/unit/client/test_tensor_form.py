@@ -36,7 +36,7 @@ def let_go(t: torch.Tensor) -> None:
     t.untyped_storage().resize_(0)
 
 
-def set_to_another(t: torch.Tensor) -> None:
+def set_to_another(t: Any) -> None:
     t.data.set_(torch.ones(3))
 
 
@@ -50,7 +50,9 @@ def shifted(t: torch.Tensor) -> None:
 
 def swapped(t: torch.Tensor) -> None:
     other = nn.Parameter(torch.ones(3)) if isinstance(t, nn.Parameter) else torch.ones(3)
-    torch.utils.swap_tensors(t, other.requires_grad_(t.requires_grad))
+    torch.utils.swap_tensors(  # type: ignore[no-untyped-call]  # PyTorch's
+        t, other.requires_grad_(t.requires_grad)
+    )
 
 
 def of_another_class(t: torch.Tensor) -> None:
@@ -99,6 +101,7 @@ def test_form_values_and_sharing_come_back(change: Callable[[Any], None], traine
         assert change is let_go or weight.data_ptr() == address or change is larger
         assert (weight.grad is not None) == graded
         if graded:
+            assert weight.grad is not None
             assert torch.equal(weight.grad, torch.ones(2, 3))
         with torch.no_grad():
             weight[1, 0] = 3.0  # what shares memory shares it
@@ -139,7 +142,7 @@ class Pair(torch.Tensor):
 
     @staticmethod
     def __new__(cls, first: torch.Tensor, second: torch.Tensor) -> Pair:
-        made: Pair = torch.Tensor._make_wrapper_subclass(cls, first.shape, dtype=first.dtype)  # type: ignore[attr-defined]
+        made: Pair = torch.Tensor._make_wrapper_subclass(cls, first.shape, dtype=first.dtype)
         return made
 
     def __init__(self, first: torch.Tensor, second: torch.Tensor) -> None:
@@ -153,7 +156,7 @@ class Pair(torch.Tensor):
         return Pair(inner["first"], inner["second"])
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         if func in (torch.ops.aten.detach.default, torch.ops.aten.add_.Tensor):
             pair = args[0]
             parts = [func(part, *args[1:], **(kwargs or {})) for part in (pair.first, pair.second)]
@@ -188,3 +191,25 @@ def test_tensors_of_other_classes_come_back() -> None:
     assert torch.equal(net.pair.second, torch.zeros(3))
     assert torch.equal(net.parameter.first, torch.ones(3))
     assert torch.equal(data, torch.ones(3))
+
+
+@pytest.mark.parametrize("name", ["whole", "row"])
+def test_views_that_get_a_history_in_place_are_leaves_again(name: str) -> None:
+    net: Any = nn.Linear(2, 2)
+    net.register_buffer("whole", torch.zeros(2, 3))
+    net.row = row = net.whole[0]
+    row.tag = [1]
+    snapshot = Snapshot(net, [], {})
+    snapshot.take()
+    for _ in range(2):
+        getattr(net, name).add_(net.weight.mean())
+        row.tag.append(2)
+        snapshot.restore()
+        assert net.row is row
+        assert row.tag == [1]
+        assert net.whole.is_leaf
+        assert row.is_leaf
+        assert not net.whole.any()
+        row[0] = 1.0
+        assert net.whole[0, 0] == 1.0
+        row[0] = 0.0

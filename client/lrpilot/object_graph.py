@@ -231,4 +231,5 @@ def _module(cls: type) -> str:
 def _may_change(cls: type) -> bool:
     """Whether an object without attributes may all the same have a state: an iterator, or one of a C extension."""
     is_bare = cls.__basicsize__ <= object.__basicsize__ and not cls.__itemsize__
-    return hasattr(cls, "__next__") or not (is_bare or _module(cls).startswith(("builtins", "torch", "numpy")))
+    is_iterator = any("__next__" in vars(base) for base in cls.__mro__)
+    return is_iterator or not (is_bare or _module(cls).startswith(("builtins", "torch", "numpy")))

@@ -231,6 +231,12 @@ class OfMeta(metaclass=Meta):
         self.n = 0
 
 
+class Bare(metaclass=Meta):
+    """Of such a class, with nothing in it."""
+
+    __slots__ = ()
+
+
 class Slots:
     """With a slot that is empty, and an answer for every name."""
 
@@ -432,7 +438,9 @@ def test_iterators_are_told_and_left() -> None:
     snapshot.restore()
     assert next(model.count) == 1
     assert all(is_stuck(each) for each in (model.count, model.generator, model.rows))
-    assert not any(is_stuck(each) for each in (object(), 1, [], Frozen(), types.SimpleNamespace(), torch.ones(1)))
+    assert not any(
+        is_stuck(each) for each in (object(), 1, [], Frozen(), types.SimpleNamespace(), torch.ones(1), Bare())
+    )
 
 
 @pytest.mark.parametrize("value", [1, "a", len, nn.Linear, itertools.count(), torch.float32])

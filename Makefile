@@ -65,10 +65,11 @@ bench: setup browser
 	python -m benchmarks.dashboard --json out/bench/dashboard.json --plot out/bench/dashboard.png
 	python -m benchmarks.quality --quick --workers 2 --json out/bench/quality-quick.json
 
-# Messages and databases that a fuzzer makes up, for ten minutes. The suite has a short round of its own.
+# What fuzzers make up for servers and for clients, ten minutes each. The suite has short rounds of its own.
 fuzz: setup
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[fuzz]'
 	python -m tests.fuzz.fuzz_wire -max_total_time=600
+	python -m tests.fuzz.fuzz_client --seconds 600
 
 # The demo in containers. It needs Docker, with compose v2 or docker-compose 1.29, and nothing else: docs/containers.md.
 compose-demo:

@@ -13,8 +13,9 @@ import numpy as np
 from lrpilot.divergence import first_divergence
 
 from benchmarks.regret.oracle import ConstantTrial, StateTable, probe_marks
-from tuner_server.core.divergence import SoundLosses
+from tuner_server.core.divergence import learn
 from tuner_server.core.forecast import FloatArray, Objective
+from tuner_server.core.messages import Outcome, Report
 from tuner_server.core.policies.autolrs_options import AutoLrsOptions
 
 
@@ -84,9 +85,16 @@ def probes(table: StateTable, objective: Objective) -> list[Probe | None]:
 
 
 def give_up_above(table: StateTable) -> float:
-    """The loss at which our policies give a probe up."""
-    level = SoundLosses(typical=table.first_loss, sd=0.0).level(AutoLrsOptions().divergence_factor, table.val_loss)
-    assert level is not None
+    """The loss at which our policies give a probe up, as those below it in the grid teach; infinity: there is none."""
+    factor, start = AutoLrsOptions().divergence_factor, max(table.first_loss, table.val_loss)
+    sound, level = None, math.inf
+    for lr, trial in zip(table.lrs, table.constant, strict=True):
+        seen = trial.losses[: table.key.tau_prime]
+        if len(seen) < table.key.tau_prime or first_divergence(seen, level) is not None:
+            continue
+        sound = learn(sound, lr, Report(directive_number=1, outcome=Outcome.COMPLETED, losses=tuple(seen)))
+        found = None if sound is None else sound.level(factor, table.lrs[0], start)
+        level = math.inf if found is None else found
     return level
 
 

@@ -343,20 +343,19 @@ def _loaded(stream: bytes, leaves: list[Any]) -> Any:
 def _as_its_class_says(value: Any) -> tuple[Any, ...]:
     """How a class builds its instances again, and what it leaves out of that.
 
-    Attributes that a class does not pickle, and does not make when it is unpickled, are referred to: without them, a
-    batch that came back would not be the same.
+    Attributes that are missing in a state of attributes, and are not made when it is set, are referred to: without
+    them, a batch that came back would not be the same.
     """
     cls: Any = type(value)
     reduce = copyreg.dispatch_table.get(cls)
     reduced = reduce(value) if reduce else cls.__reduce_ex__(value, _PROTOCOL)
     if isinstance(reduced, str):  # The name of a global: there is but one.
         return _reference(value)
-    attributes = instance_dict(value)
-    if not attributes:
-        return reduced
     made, arguments, state, items, pairs, setter = (*reduced, None, None, None, None)[:6]
     kept = state[0] if isinstance(state, tuple) and state else state
-    left_out = {k: each for k, each in attributes.items() if not (isinstance(kept, dict) and k in kept)}
+    if not isinstance(kept, dict):
+        return reduced
+    left_out = {name: each for name, each in (instance_dict(value) or {}).items() if name not in kept}
     if not left_out:
         return reduced
     return made, arguments, (state, setter, _Reference(left_out)), items, pairs, _set_state

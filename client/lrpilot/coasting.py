@@ -35,7 +35,8 @@ class Coasting(Lease):
             done,
         )
         self.next_event = n_steps
-        self._remaining = remaining
+        self.remaining = remaining
+        """Steps from its first one to the end of the run; None: there is no end."""
 
     @classmethod
     def over(cls, remaining: int | None, lr: float) -> Self:
@@ -48,9 +49,9 @@ class Coasting(Lease):
 
     def after(self) -> Self | None:
         """What follows on these steps; None: the budget is spent."""
-        if self._remaining is None:
+        if self.remaining is None:
             return type(self)(self.directive.profile, None)
-        remaining = self._remaining - self.directive.n_steps
+        remaining = self.remaining - self.directive.n_steps
         profile = pb.Profile()
         profile.CopyFrom(self.directive.profile)
         profile.offset += self.directive.n_steps

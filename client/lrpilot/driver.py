@@ -5,56 +5,46 @@ from __future__ import annotations
 import logging
 import math
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from lrpilot.backends.base import Backend
-from lrpilot.backends.distributed import DistributedBackend
 from lrpilot.coasting import Coasting, attempt
+from lrpilot.course import Course, limit_of, room
 from lrpilot.credentials import Credentials
-from lrpilot.divergence import first_divergence
-from lrpilot.errors import ConfigError, ServerError
+from lrpilot.errors import ConfigError
 from lrpilot.job_config import job_config
 from lrpilot.job_options import TIMEOUT_S
-from lrpilot.lease import Event, Lease, rolls_back
+from lrpilot.lease import Lease
 from lrpilot.observer import Observer
-from lrpilot.position import Position
-from lrpilot.promise import bar_of, is_above
-from lrpilot.record import Record
 from lrpilot.repetition import Repetition
 from lrpilot.resumption import check_resumable, peak_of_rest, remaining_steps, same_budget
 from lrpilot.rng import RandomState
 from lrpilot.schedule import Schedule
 from lrpilot.session import Session
 from lrpilot.shared_session import SharedSession
-from lrpilot.standing import Standing
-from lrpilot.together import together
 from lrpilot.transport.base import Transport
 from lrpilot.transport.embedded_transport import EmbeddedTransport
 from lrpilot.transport.grpc_transport import GrpcTransport
-from lrpilot.unsearched import begins_unsearched
 from lrpilot.v1 import tuner_pb2 as pb
 
 if TYPE_CHECKING:
     from lrpilot.ranks import Ranks
 
 SERVER_VARIABLE = "LRPILOT_SERVER"
-STATE_FORMAT = 2
+STATE_FORMAT = 3
 """Of `Driver.state_dict`."""
 
-LONGEST_NOTE = 1000
-"""Characters of a note on a report, as servers take them."""
-LR_TOLERANCE = 0.01
-"""A tensor LR may be of half precision."""
+LONGEST_SILENCE = 1000
+"""So many batches of a probe with no step after them are no micro-batches of one update."""
 
 Batch = TypeVar("Batch")
 log = logging.getLogger("lrpilot")
 
 
-class Driver:
+class Driver(Course):
     """Tunes the LR of a training run: what the tuners of all frameworks share.
 
     `step` is called after every optimizer step. Between two reports it works alone: no network, no device
@@ -87,29 +77,14 @@ class Driver:
 
         Raises:
             ConfigError: an argument can't be accepted.
-            RefusedError: the server doesn't accept the job; the message names the field.
+            RefusedError: the server finds fault with an argument, which the message names; or with `strict` it refuses.
             UnavailableError: the server isn't there, and `strict` is set.
         """
-        self._backend = backend if ranks is None else DistributedBackend(backend, ranks)
-        self._ranks = ranks
-        self._total_steps = total_steps
+        super().__init__(backend, ranks, total_steps, strict=strict)
         self._observers = tuple(observers)
-        self._validations: list[pb.Validation] = []
-        self._position = Position()
-        self._finished = False
         self._closed = False
-        self._meddled = False
         self._said_over = False
-        self._repeats = False
-        self._repetition = Repetition()
-        self._strict = strict
-        self._lease: Lease
-        # The last report, then the answer to it, until what it asks for has begun.
-        self._due: pb.Report | pb.Directive | None = None
-        self._held = False
-        self._astray = False
-        self._abandoned = False
-        self._lr = backend.base_lrs[0]
+        self._drawn = 0
         config = job_config(
             name=name,
             family=family,
@@ -122,7 +97,6 @@ class Driver:
             has_validation=backend.has_validation,
         )
         self._config = config
-        self._record = Record(backend.base_lrs)
 
         def connect() -> Session:
             return Session(transport or _connect(server, credentials), config, timeout_s, strict)
@@ -145,13 +119,18 @@ class Driver:
         if begins and self._lease.done == 0:
             if self._record.steps == 0:
                 # What happened since the tuner was made (random numbers, loaded weights) belongs to the start.
-                self._backend.take()
+                self._backend.take(self._position.roots)
             self._repeats = self._position.follow(self._lease.directive)
         if self._finished:
             self._say_over("batches() gives none")
         while not self._finished:
-            if not self._catch_up():
-                yield buffer.draw()
+            if self._catch_up():
+                continue
+            self._drawn += 1
+            if self._drawn > LONGEST_SILENCE and self.searching:
+                self._end_silence()
+                continue
+            yield buffer.draw()
 
     def step(self, loss: Any) -> None:
         """Takes the loss of the step that was just made, and prepares the next one.
@@ -169,6 +148,7 @@ class Driver:
         if self._finished:
             self._say_over("step() does nothing, and the LR stays where it is")
             return
+        self._drawn = 0
         if not self._backend.append(loss):
             return
         lease = self._lease
@@ -191,11 +171,13 @@ class Driver:
         """
         if not self.searching:
             return
-        for batch in self.batches(loader):
-            self.step(train_step(batch))
-            if not self.searching:
-                break
-        self._position.leave()
+        try:
+            for batch in self.batches(loader):
+                self.step(train_step(batch))
+                if not self.searching:
+                    break
+        finally:
+            self._position.leave()
 
     @property
     def searching(self) -> bool:
@@ -204,7 +186,9 @@ class Driver:
 
     @property
     def finished(self) -> bool:
-        """Whether the budget is spent."""
+        """Whether the budget is spent. What an interrupt has left undone is done before this is said."""
+        if self._interrupted:
+            self._catch_up()
         return self._finished
 
     @property
@@ -299,9 +283,10 @@ class Driver:
             "finished": self._finished,
             "held": self._held,
             "coasting": isinstance(lease, Coasting),
+            "left": lease.remaining if isinstance(lease, Coasting) else None,
             "directive": lease.directive.SerializeToString(),
             "done": lease.done,
-            "losses": self._backend.peek(),
+            "losses": attempt(self._backend.peek) or [math.nan] * lease.done,
             "validations": [validation.SerializeToString() for validation in self._validations],
             "elapsed_s": time.monotonic() - self._started,
             "record": self._record.state_dict(),
@@ -348,9 +333,9 @@ class Driver:
         self._repeats, self._repetition = state["repeats"], Repetition(state["first_loss"])
         self._finished = state["finished"]
         directive = pb.Directive.FromString(state["directive"])
-        done, left = state["done"], self._standing().remaining
+        done, left = state["done"], state["left"]
         self._lease = lease = Coasting(directive.profile, left, done) if state["coasting"] else Lease(directive, done)
-        self._backend.begin(_room(directive), _limit(directive), state["losses"])
+        self._backend.begin(room(lease.directive), limit_of(directive), state["losses"])
         self._validations = [pb.Validation.FromString(each) for each in state["validations"]]
         self._started = time.monotonic() - state["elapsed_s"]
         RandomState.from_state_dict(state["random_state"]).restore()
@@ -385,30 +370,12 @@ class Driver:
         """
         if self._closed or self._session.forked:
             return
-        self._closed = True
         for end in (self._end, self._session.close, self._backend.close):
             try:
                 end()
             except Exception as error:
                 log.warning("lrpilot: closing: %s: %s", type(error).__name__, error)
-        self._finished = True
-
-    def _end(self) -> None:
-        """Ends what is open."""
-        lease = self._lease
-        if self._finished:
-            return
-        if isinstance(lease, Coasting):
-            self._settle()
-        elif self._astray or not lease.committed:
-            if self._held:
-                self._backend.restore()
-            self._set_lr(self._standing().lr)
-        elif lease.done and (self._ranks is None or sys.exception() is None):
-            report = self._report(pb.OUTCOME_PARTIAL, self._losses())
-            self._book(report)
-            self._session.answer(lease.directive, report, self._standing())
-        self._finish()
+        self._finished = self._closed = True
 
     def __enter__(self) -> Self:
         return self
@@ -417,194 +384,6 @@ class Driver:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-    def _handle(self, lease: Lease) -> None:
-        """What is due after this step besides an LR."""
-        self._guarded(lambda: self._carry_on(lease))
-
-    def _guarded(self, act: Callable[[], None]) -> None:
-        """Whatever fails in `act` ends the tuning, and not the training.
-
-        Raises:
-            ServerError: `strict` is set.
-            RuntimeError: another rank has gone, and with it the training.
-        """
-        try:
-            act()
-        except Exception as error:
-            if (self._strict and isinstance(error, ServerError)) or (self._ranks is not None and self._ranks.lost):
-                raise
-            self._coast(error)
-
-    def _catch_up(self) -> bool:
-        """Does what an interrupt left undone; whether there was something."""
-        if self._finished:
-            return False
-        lease = self._lease
-        if self._due is not None:
-            self._guarded(self._proceed)
-        elif lease.done >= lease.directive.n_steps:
-            self._handle(lease)
-        else:
-            return False
-        return True
-
-    def _carry_on(self, lease: Lease) -> None:
-        if isinstance(lease, Coasting):
-            self._settle()
-            self._coast_along(lease.after())
-            return
-        if self._due is not None:
-            raise InterruptedError("a decision was interrupted, and further steps were made meanwhile")
-        event = lease.event()
-        if (Event.CHECK in event and self._backend.diverged()) or (
-            Event.VALIDATE in event and not self._validated(lease)
-        ):
-            self._advance(pb.OUTCOME_DIVERGED)
-        elif Event.END in event:
-            self._advance(pb.OUTCOME_COMPLETED)
-        elif Event.PART in event:
-            self._advance(pb.OUTCOME_PARTIAL)
-        else:
-            self._set_lr(lease.lr())
-
-    def _advance(self, outcome: pb.Outcome.ValueType) -> None:
-        """Reports, and follows the answer."""
-        directive, losses = self._lease.directive, self._losses()
-        self._look_at_lr()
-        if first_divergence(losses, _limit(directive)) is not None:  # on CUDA the watch is a look behind
-            outcome = pb.OUTCOME_DIVERGED
-        elif outcome != pb.OUTCOME_DIVERGED and self._fell_short(directive, losses):
-            outcome = pb.OUTCOME_FELL_SHORT
-        note = self._note(losses)
-        if note:
-            log.warning("lrpilot: there is no further search: %s", note)
-            outcome = pb.OUTCOME_UNREPEATABLE
-        self._book(self._report(outcome, losses, note))
-        self._proceed()
-
-    def _note(self, losses: Sequence[float]) -> str:
-        """What speaks against a probe as a repetition of the first one's beginning; empty: nothing."""
-        repetition = self._repetition
-        if not self._repeats or not repetition.differs(losses[0], self._backend.loss_noise):
-            return ""
-        return repetition.sentence(losses[0], attempt(self._backend.suspects) or [])[:LONGEST_NOTE]
-
-    def _losses(self) -> list[float]:
-        """Of all steps since the last report; those that an interrupt has lost are no numbers."""
-        losses = self._backend.flush()
-        self._repeats &= len(losses) == self._lease.done
-        return [math.nan] * (self._lease.done - len(losses)) + losses
-
-    def _proceed(self) -> None:
-        """Asks what follows on the last report, and begins it; from where it was interrupted, if it was."""
-        if isinstance(self._due, pb.Report):
-            self._due = self._session.answer(self._lease.directive, self._due, self._standing())
-        if self._due is not None:
-            self._follow(self._due)
-        self._due = None
-
-    def _fell_short(self, directive: pb.Directive, losses: Sequence[float]) -> bool:
-        """Whether these committed steps did worse than was promised."""
-        bar = bar_of(directive.promise, self._lease.done - len(losses))
-        validations = [validation.loss for validation in self._validations]
-        return bar is not None and is_above(bar, losses, validations, self._record.last_validation)
-
-    def _report(self, outcome: pb.Outcome.ValueType, losses: Sequence[float], note: str = "") -> pb.Report:
-        return pb.Report(
-            directive_number=self._lease.directive.number,
-            outcome=outcome,
-            losses=losses,
-            validations=self._validations,
-            wall_time_s=time.monotonic() - self._started,
-            note=note,
-        )
-
-    def _book(self, report: pb.Report) -> None:
-        lease, record = self._lease, self._record
-        start = record.committed if lease.committed else record.searched
-        self._astray = self._held and (rolls_back(report) or not lease.committed)
-        booked = report
-        if rolls_back(report) and not self._held:  # nothing can be taken back
-            booked = pb.Report(losses=report.losses, validations=report.validations, outcome=pb.OUTCOME_PARTIAL)
-        record.add(lease.directive, booked)
-        self._due = report
-        lease.expire()
-        self._tell(lambda observer: observer.reported(self, lease.directive, report, start))
-
-    def _follow(self, directive: pb.Directive) -> None:
-        """Begins a directive. The order is part of the contract: restore, snapshot, then the LR."""
-        restored = directive.restore
-        if restored:
-            directive = self._go_back(directive)
-        if directive.phase == pb.PHASE_STOP:
-            self._set_lr(self._standing().lr if restored else self._lr)
-            self._finish()
-            return
-        if directive.snapshot:
-            directive = self._remember(directive)
-        together(self._ranks, lambda: self._begin(directive))
-        lease = self._lease
-        self._announce(lease)
-        self._tell(lambda observer: observer.began(self, directive))
-        if lease.validates_first:
-            self._validated(lease)
-
-    def _begin(self, directive: pb.Directive) -> None:
-        self._repeats = self._position.follow(directive)
-        if directive.snapshot:
-            self._repetition = Repetition()
-        self._lease = lease = Lease(directive)
-        self._backend.begin(_room(directive), _limit(directive))
-        self._validations = []
-        self._started = time.monotonic()
-        self._set_lr(lease.lr())
-
-    def _announce(self, lease: Lease) -> None:
-        """Says what comes next, and what nobody should overlook where people see it."""
-        directive = lease.directive
-        if begins_unsearched(directive, self._session.config):
-            self._record.unsearched = True
-            if self.rank == 0:
-                log.warning(
-                    "lrpilot: no search: %d steps are too few for one, so the highest LR is the %.3g that was set",
-                    directive.n_steps,
-                    lease.profile.start_lr,
-                )
-            return
-        decided = lease.committed and lease.profile.offset == 0
-        level = logging.INFO if decided else logging.DEBUG
-        log.log(level, "lrpilot: directive %d, %s: %.500s", directive.number, self.phase, directive.reason)
-
-    def _remember(self, directive: pb.Directive) -> pb.Directive:
-        """Takes a directive's snapshot; where that fails in the middle of a run, the tuning ends, and not the run."""
-        try:
-            self._backend.take()
-        except Exception as error:
-            if self._record.steps == 0:
-                self._session.close()
-                raise  # nothing has begun: there is an argument to change
-            self._held = False
-            return self._abandon("no snapshot can be taken", error)
-        self._held = True
-        self._record.mark()
-        return directive
-
-    def _go_back(self, directive: pb.Directive) -> pb.Directive:
-        """Restores for a directive; where that fails the tuning ends, and the run goes on with what was put back."""
-        self._astray = False
-        try:
-            together(self._ranks, lambda: self._backend.restore(committed=self._lease.committed))
-        except Exception as error:
-            return directive if self._abandoned else self._abandon("the snapshot can't be put back", error)
-        return directive
-
-    def _abandon(self, what: str, error: Exception) -> pb.Directive:
-        """What comes in place of a directive that the run, and not the server, has prevented."""
-        if self._ranks is not None and (self._ranks.parted or self._ranks.lost):
-            raise error
-        self._abandoned = True
-        return self._session.abandon(f"{what}: {type(error).__name__}: {error}", self._standing())
 
     def _snapshot_state(self) -> dict[str, Any] | None:
         """What is remembered, for a checkpoint; nothing if it can't be put back."""
@@ -616,58 +395,16 @@ class Driver:
             log.warning("lrpilot: a checkpoint without a snapshot: %s: %s", type(error).__name__, error)
             return None
 
-    def _coast(self, error: Exception) -> None:
-        """The tuning has failed in the middle of something: goes on without, over so many steps as are left."""
+    def _end_silence(self) -> None:
+        """Ends a probe of which nothing is heard: a loop that leaves out steps without a finite loss makes none."""
         log.warning(
-            "lrpilot: the tuning has failed; training goes on without it, and anneals its LR: %s: %s",
-            type(error).__name__,
-            error,
-            exc_info=error,
+            "lrpilot: %d batches were drawn with no tuner.step(loss), so the probe is taken to have diverged: call it "
+            "also where the loss is not finite",
+            LONGEST_SILENCE,
         )
-        if self._ranks is not None:
-            self._ranks.part()
-        remaining = self._standing().remaining
-        if remaining is not None:
-            remaining = max(remaining - self._lease.done, 0)
-        astray = self._settle()
-        if astray:
-            attempt(lambda: self._backend.restore(committed=self._lease.committed))
-        follow = pb.Directive(phase=pb.PHASE_TRAIN, restore=astray, batches=pb.BATCH_SOURCE_REPLAYED)
-        attempt(lambda: self._position.follow(follow))
-        attempt(self._session.close)
-        self._due, self._astray, self._abandoned = None, False, True
-        self._coast_along(None if remaining == 0 else Coasting.over(remaining, self._standing().lr))
-
-    def _settle(self) -> bool:
-        """Books the steps since the last report, as far as that can be done; whether steps are to be rolled back."""
-        lease = self._lease
-        losses = attempt(self._losses)
-        diverged = self._ranks is None and losses is not None and first_divergence(losses) is not None
-        astray = self._astray or (self._held and lease.done > 0 and (diverged or not lease.committed))
-        astray &= not isinstance(lease, Coasting)
-        report = pb.Report(
-            losses=[math.nan] * lease.done if losses is None else losses,
-            outcome=pb.OUTCOME_DIVERGED if astray else pb.OUTCOME_PARTIAL,
-        )
-        if lease.done:
-            attempt(lambda: self._record.add(lease.directive, report))
-        lease.expire()
-        return astray
-
-    def _coast_along(self, lease: Coasting | None) -> None:
-        """Goes on with so many steps, or ends after the last one."""
-        if lease is None:
-            self._finish()
-            return
-        self._lease, self._validations, self._started = lease, [], time.monotonic()
-        attempt(lambda: self._backend.begin(lease.directive.n_steps))
-        attempt(lambda: self._set_lr(lease.lr()))
-
-    def _finish(self) -> None:
-        self._finished = True
-        self._backend.finish()
-        log.info("lrpilot: done, %d steps committed and %d rolled back", self._record.committed, self._record.searched)
-        self._tell(lambda observer: observer.finished(self))
+        self._drawn = 0
+        self._lease.done += 1
+        self._guarded(lambda: self._advance(pb.OUTCOME_DIVERGED))
 
     def _say_over(self, what: str) -> None:
         """Says, once, that the tuner is used after its end."""
@@ -676,48 +413,14 @@ class Driver:
             spent = "" if self._total_steps is None else f", as the budget of {self._total_steps} steps is spent"
             log.warning("lrpilot: the tuning has ended%s: %s; to train on, make another tuner", spent, what)
 
-    def _standing(self) -> Standing:
-        """Where the reported steps have led."""
-        record = self._record
-        remaining = None if self._total_steps is None else max(self._total_steps - record.steps, 0)
-        lr = record.last_lr or self._backend.base_lrs[0]
-        return Standing(lr, remaining, warm=record.committed > 0, held=self._held)
+    def _on_begun(self, directive: pb.Directive) -> None:
+        self._tell(lambda observer: observer.began(self, directive))
 
-    def _set_lr(self, lr: float) -> None:
-        try:
-            self._backend.set_lr(lr)
-        except Exception as error:
-            if self._record.steps == 0 and not self._due:
-                raise  # nothing has begun: there is an argument to change
-            if not self._meddled:
-                self._meddled = True
-                log.warning("lrpilot: the LR can't be set, and stays: %s: %s", type(error).__name__, error)
-            return
-        self._lr = lr
+    def _on_reported(self, directive: pb.Directive, report: pb.Report, start: int) -> None:
+        self._tell(lambda observer: observer.reported(self, directive, report, start))
 
-    def _look_at_lr(self) -> None:
-        """Says, once, that something else sets the LR too."""
-        lrs = attempt(self._backend.lrs)
-        if not lrs:
-            return
-        [lr, *_] = lrs
-        if not (self._meddled or math.isclose(lr, self._lr, rel_tol=LR_TOLERANCE)):
-            self._meddled = True
-            log.warning(
-                "lrpilot: the LR is %.6g where the tuner had set %.6g: something else sets it too, a scheduler "
-                "perhaps; without that, the tuner warms up and decays by itself",
-                lr,
-                self._lr,
-            )
-
-    def _validated(self, lease: Lease) -> bool:
-        """Validates, where that is possible; false if it shows a divergence in a probe."""
-        if not self._backend.has_validation:
-            return True
-        loss = self._backend.validate()
-        if loss is not None:
-            self._validations.append(pb.Validation(step=lease.done, loss=loss))
-        return loss is not None or lease.committed
+    def _on_finished(self) -> None:
+        self._tell(lambda observer: observer.finished(self))
 
     def _tell(self, what: Callable[[Observer], None]) -> None:
         for observer in self._observers:
@@ -730,12 +433,3 @@ class Driver:
 def _connect(server: str | None, credentials: Credentials | None) -> Transport:
     target = server or os.environ.get(SERVER_VARIABLE)
     return GrpcTransport(target, credentials or Credentials.from_environment()) if target else EmbeddedTransport()
-
-
-def _room(directive: pb.Directive) -> int:
-    """How many losses come between two reports."""
-    return min(directive.report_every or directive.n_steps, directive.n_steps)
-
-
-def _limit(directive: pb.Directive) -> float:
-    return directive.give_up_above if directive.HasField("give_up_above") else math.inf

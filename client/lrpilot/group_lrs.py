@@ -10,6 +10,7 @@ schedulers leave in a group, or the LR that the optimizer was made with.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import logging
 import math
 import weakref
@@ -123,11 +124,11 @@ def _bases(optimizer: Grouped, memory: _Memory) -> list[float]:
     if left and len(memory.base_lrs) == len(lrs):
         return memory.base_lrs
     bases = [float(group.get(INITIAL, lr)) for group, lr in zip(optimizer.param_groups, lrs, strict=True)]
-    made_with = getattr(optimizer, "defaults", {}).get("lr")
+    made_with = _made_with(optimizer)
     if memory.left_at is not None:
         bases = lrs  # set by hand since then
-    elif bases and made_with is not None and max(bases) < DECAYED * float(made_with):
-        bases = [float(made_with) * (base / max(bases) if any(bases) else 1.0) for base in bases]
+    elif bases and made_with is not None and max(bases) < DECAYED * made_with:
+        bases = [made_with * (base / max(bases) if any(bases) else 1.0) for base in bases]
     if lrs and not _same(lrs[0], bases[0]):
         log.warning(
             "lrpilot: the optimizer's LR is %.3g, since a schedule has moved it; the tuner starts from %.3g, which was "
@@ -137,6 +138,20 @@ def _bases(optimizer: Grouped, memory: _Memory) -> list[float]:
         )
     memory.base_lrs = bases
     return bases
+
+
+def _made_with(optimizer: Grouped) -> float | None:
+    """The LR that the optimizer was made with, where a LR far below it must have been left by a schedule.
+
+    That is not so where a scheduler left the LR that it began with, nor in a new optimizer whose groups all have LRs of
+    their own: it was made with its class's default, which nobody meant.
+    """
+    lr = getattr(optimizer, "defaults", {}).get("lr")
+    if lr is None or any(INITIAL in group for group in optimizer.param_groups):
+        return None
+    parameter = inspect.signature(type(optimizer)).parameters.get("lr")
+    is_default = parameter is not None and parameter.default == lr
+    return None if is_default and not getattr(optimizer, "state", None) else float(lr)
 
 
 def _lr(group: dict[str, Any], number: int) -> float:

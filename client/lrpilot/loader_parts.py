@@ -82,7 +82,7 @@ class Parts:
 
 def attributes_of(owner: object) -> Iterator[tuple[str, Any]]:
     """The attributes of a part, slots included."""
-    yield from [each for each in (instance_dict(owner) or {}).items() if each[0] not in _UNSTATED]
+    yield from (each for each in (instance_dict(owner) or {}).items() if each[0] not in _UNSTATED)
     for member in _members(type(owner)):
         try:
             yield member.__name__, member.__get__(owner)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from lrpilot import plain_copies
 from lrpilot.loader_parts import Parts, attributes_of, set_attribute
@@ -27,8 +27,7 @@ _LARGE = 1 << 21
 """and as an epoch begins."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Attribute:
+class _Attribute(NamedTuple):
     """An attribute of a part at some time."""
 
     owner: Any
@@ -39,7 +38,10 @@ class _Attribute:
     """A copy of it; `plain_copies.OPAQUE` if it is not made of plain values."""
 
     def differs(self, other: _Attribute | None) -> bool:
-        return other is None or self.value is not other.value or not plain_copies.same(self.content, other.content)
+        if other is None or self.value is not other.value:
+            return True
+        # Most are numbers, and the same objects.
+        return self.content is not other.content and not plain_copies.same(self.content, other.content)
 
     def put_back(self) -> None:
         plain_copies.refill(self.value, self.content)
@@ -91,10 +93,6 @@ class Moment:
             set_state(generator, state)
 
 
-NOTHING = Moment({}, {})
-"""No part of any state."""
-
-
 class LoaderState:
     """Looks at a loader's parts, and sets them."""
 
@@ -139,20 +137,19 @@ class LoaderState:
             plain = {p: a for p, a in self._first.attributes.items() if a.content is not plain_copies.OPAQUE}
             Moment(self._first.generators, plain).restore()
 
-    def of_another_process(self, moment: Moment) -> Moment:
-        """What of a state a fresh process needs.
+    def of_another_process(self, moment: Moment, now: Moment | None = None) -> Moment:
+        """What of a state, before `now` if that is given, a fresh process needs.
 
         Of attributes, those that have changed since this object was made, and seeds. Others may be meant to differ in
         the process that resumes, such as the path of the data.
         """
-        first = self._first.attributes
         attributes = {
             path: attribute
             for path, attribute in moment.attributes.items()
             if path in self._loaded
             or "seed" in attribute.name
-            or path not in first
-            or not plain_copies.same(attribute.content, first[path].content)
+            or self._has_changed(path, attribute)
+            or (now is not None and path in now.attributes and self._has_changed(path, now.attributes[path]))
         }
         return Moment(moment.generators, attributes)
 
@@ -185,12 +182,16 @@ class LoaderState:
             if path in state["generators"]:
                 set_state(generator, from_plain(state["generators"][path]))
 
+    def _has_changed(self, path: str, attribute: _Attribute) -> bool:
+        first = self._first.attributes.get(path)
+        return first is None or not plain_copies.same(attribute.content, first.content)
+
     def _captured(self, largest: Callable[[str], int]) -> Moment:
         attributes = {}
         for path, owner in self._parts.owners.items():
             limit = largest(path)
             for name, value in attributes_of(owner):
-                content = plain_copies.copied(value, limit)
+                content = plain_copies.copied(value, limit) if type(value) not in plain_copies.SCALARS else value
                 if content is not plain_copies.OPAQUE or _is_handle(value):
                     attributes[f"{path}.{name}"] = _Attribute(owner, name, value, content)
         generators = {path: (each, state_of(each)) for path, each in self._parts.generators.items()}

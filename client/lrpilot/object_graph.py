@@ -122,6 +122,14 @@ class ObjectGraph:
                 if id(value) not in self._seen and (kinds := _kinds(type(value))):
                     self._visit(value, kinds, stack)
 
+    def beyond(self, roots: Iterable[Any]) -> ObjectGraph:
+        """What can be reached from other roots, and is not in this graph."""
+        graph = ObjectGraph()
+        graph._seen = dict(self._seen)
+        for root in roots:
+            graph.add(root)
+        return graph
+
     @staticmethod
     def reaches(value: Any) -> bool:
         """Whether there is anything in an object to put back."""

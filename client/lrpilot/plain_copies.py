@@ -13,7 +13,9 @@ from typing import Any
 OPAQUE: Any = object()
 """The copy of what is not made of plain values."""
 
-_SCALARS = frozenset((type(None), bool, int, float, complex, str, bytes))
+SCALARS = frozenset((type(None), bool, int, float, complex, str, bytes))
+"""Types whose values can't change, so that they are their own copies."""
+
 _TOLD = (type(None), bool, int, float, str, bytes)
 """What a checkpoint holds as it is."""
 
@@ -26,7 +28,7 @@ _SEQUENCES: dict[str, type[Any]] = {kind.__name__: kind for kind in (list, tuple
 def copied(value: Any, largest: int) -> Any:
     """A copy of a value of at most so many elements; `OPAQUE` if there is none."""
     kind = type(value)
-    if kind in _SCALARS:
+    if kind in SCALARS:
         return value
     if kind is dict or kind.__name__ in _SEQUENCES:
         return _copied_container(value, largest)
@@ -55,7 +57,7 @@ def same(a: Any, b: Any) -> bool:
 
 def refill(value: Any, content: Any) -> bool:
     """Gives an object the content of a copy, in place; false if it is not of a kind that can be changed."""
-    if type(value) is not type(content) or type(value) in _SCALARS:
+    if type(value) is not type(content) or type(value) in SCALARS:
         return False
     if same(value, content):
         return True
@@ -122,7 +124,7 @@ def _copied_container(value: Any, largest: int) -> Any:
         if len(value) > _LARGEST_NEST:
             return OPAQUE
         values = [copied(each, largest) for each in value.values()]
-        plain = _SCALARS.issuperset(map(type, value)) and all(each is not OPAQUE for each in values)
+        plain = SCALARS.issuperset(map(type, value)) and all(each is not OPAQUE for each in values)
         return dict(zip(value, values, strict=True)) if plain else OPAQUE
     if _is_flat(value):
         return value.copy() if hasattr(value, "copy") else value
@@ -135,7 +137,7 @@ def _copied_container(value: Any, largest: int) -> Any:
 
 
 def _is_flat(value: Any) -> bool:
-    return _SCALARS.issuperset(map(type, value))
+    return SCALARS.issuperset(map(type, value))
 
 
 def _is_tensor(value: Any) -> bool:

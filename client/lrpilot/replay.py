@@ -93,20 +93,19 @@ class BatchBuffer(Generic[Batch]):
 
     def state_dict(self) -> dict[str, Any]:
         """Where in the data this is, and the batches recorded."""
-        own, now = self._epochs.own, None
-        if self._ahead and not own.has_thread:
-            # The loader is past all that is recorded, and its parts must be too when it is asked for its state.
-            now = own.capture_all()
-            for drawn in self._ahead:
-                own.apply(drawn.own, own_state=self._epochs.keeps_state)
+        own, marked = self._epochs.own, self._marked
+        now = own.capture_all()
+        # The loader is past all that is recorded, and its parts must be too when it is asked for its state.
+        for drawn in self._ahead:
+            own.apply(drawn.own, own_state=self._epochs.keeps_state)
         epochs = self._epochs.state_dict()
-        if now is not None:
+        if self._ahead and not own.has_thread:
             now.restore()
         return {
             "epochs": epochs,
-            "own": None if now is None else own.of_another_process(now).state_dict(),
+            "own": own.of_another_process(now).state_dict() if self._ahead else None,
             "recording": self._recording,
-            "marked": self._marked.state_dict() if isinstance(self._marked, Moment) else self._marked,
+            "marked": own.of_another_process(marked, now).state_dict() if isinstance(marked, Moment) else marked,
             "behind": [drawn.state_dict() for drawn in self._behind],
             "ahead": [drawn.state_dict() for drawn in self._ahead],
         }

@@ -98,10 +98,14 @@ class Snapshot:
         return {"model": self._model, **optimizers, **self._registered}
 
     @torch.no_grad()
-    def take(self) -> None:
+    def take(self, data: Iterable[Any] = ()) -> None:
         """Remembers the present, in place of what was remembered before.
 
         If memory runs out, what was remembered before is still there.
+
+        Args:
+            data: parts of the data that the loop may change, as a sampler's weights. They go back with a probe, and
+                stay as they are when committed steps are rolled back: these go on in the data.
 
         Raises:
             ConfigError: the snapshot lives on disk, and needs more room than there is.
@@ -110,20 +114,22 @@ class Snapshot:
         sources = self._sources()
         states = [source.get() for source in sources]
         with _plain_tensors():
-            self._remember(random_state, sources, states)
+            self._remember(random_state, sources, states, data)
 
-    def _remember(self, random_state: RandomState, sources: list[_Source], states: list[Any]) -> None:
+    def _remember(
+        self, random_state: RandomState, sources: list[_Source], states: list[Any], data: Iterable[Any]
+    ) -> None:
         graph = self._graph(states)
+        apart = graph.beyond(data)
         holders = [t for t in (*graph.tensors, *graph.hollow) if t.is_leaf and t.grad is not None]
-        originals = [*map(values, graph.tensors), *(values(t.grad) for t in holders if t.grad is not None)]
+        originals = [*map(values, (*graph.tensors, *apart.tensors))]
+        originals += (values(t.grad) for t in holders if t.grad is not None)
         copies = self._memory.allocate(originals, self._taken.all_copies if self._taken else ())
+        of_model, of_data = len(graph.tensors), len(graph.tensors) + len(apart.tensors)
         self._taken = _Taken(
-            graph=graph,
-            contents=graph.contents(),
-            forms=[TensorForm(tensor) for tensor in (*graph.tensors, *graph.hollow)],
-            copies=copies[: len(graph.tensors)],
-            versions=[None if tensor.is_inference() else tensor._version for tensor in graph.tensors],
-            gradients=dict(zip(holders, copies[len(graph.tensors) :], strict=True)),
+            model=_Part.of(graph, copies[:of_model]),
+            data=_Part.of(apart, copies[of_model:of_data]),
+            gradients=dict(zip(holders, copies[of_data:], strict=True)),
             sources=sources,
             states=states,
             training=[(module, module.training) for module in self._modules()],
@@ -149,36 +155,35 @@ class Snapshot:
         if self._taken is None:
             raise RuntimeError("snapshot: restore() before take()")
         added = [o.param_groups[n:] for o, n in zip(self._optimizers, self._taken.n_groups, strict=True)]
-        failures = self._put_back(self._taken, unfreeze=not committed)
+        failures = self._put_back(self._taken, committed=committed)
         if any(added):
             self._keep(added, committed=committed)
         if failures:
             raise RuntimeError("; ".join(failures))
 
     @torch.no_grad()
-    def _put_back(self, taken: _Taken, *, unfreeze: bool = True) -> list[str]:
+    def _put_back(self, taken: _Taken, *, committed: bool = False) -> list[str]:
         """Makes the present what it was; what went wrong."""
         _reshard(self._modules())
-        taken.graph.refill(taken.contents)
+        parts = (taken.model,) if committed else (taken.model, taken.data)
+        for part in parts:
+            part.refill()
         with _plain_tensors():
-            for form in taken.forms:
-                form.restore(unfreeze=unfreeze)
-            self._fill(taken)
+            for part in parts:
+                part.reshape(unfreeze=not committed)
+            self._fill(taken, parts)
         failures = taken.load()
         if taken.sources:
-            taken.graph.refill(taken.contents)  # the same objects, whatever loading has put in their place
+            for part in parts:
+                part.refill()  # the same objects, whatever loading has put in their place
         for module, training in taken.training:
             module.training = training
         taken.random_state.restore()
         return failures
 
-    def _fill(self, taken: _Taken) -> None:
+    def _fill(self, taken: _Taken, parts: Iterable[_Part]) -> None:
         """Puts the values and gradients of all tensors back."""
-        changed = [
-            (copy, tensor)
-            for copy, tensor, version in zip(taken.copies, taken.graph.tensors, taken.versions, strict=True)
-            if tensor.is_leaf or version != tensor._version
-        ]
+        changed = [each for part in parts for each in part.changed()]
         inferred = [pair for pair in changed if pair[1].is_inference()]
         changed = [pair for pair in changed if not pair[1].is_inference()]
         originals = [values(tensor) for _, tensor in changed]
@@ -187,7 +192,7 @@ class Snapshot:
             if inferred:
                 with torch.inference_mode():
                     self._copier.copy([copy for copy, _ in inferred], [values(tensor) for _, tensor in inferred])
-            for tensor in (*taken.graph.tensors, *taken.graph.hollow):
+            for tensor in (*taken.model.graph.tensors, *taken.model.graph.hollow):
                 if tensor.is_leaf:
                     _set_gradient(tensor, taken.gradients.get(tensor))
 
@@ -239,7 +244,7 @@ class Snapshot:
         if self._taken is None:
             return None
         with self._elsewhere():
-            self._put_back(self._taken)
+            self._put_back(self._taken, committed=True)  # no data: they are in no state dict of ours
             return {
                 "roots": [copy.deepcopy(root.state_dict()) for root in self._module_roots()],
                 "optimizers": [copy.deepcopy(each.state_dict()) for each in self._all_optimizers()],
@@ -346,8 +351,8 @@ class _Source:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Taken:
-    """One moment."""
+class _Part:
+    """What can be reached from some roots, at one moment."""
 
     graph: ObjectGraph
     contents: list[Any]
@@ -355,6 +360,43 @@ class _Taken:
     copies: list[torch.Tensor]
     versions: list[int | None]
     """Of tensors with a history, which can't be written to unless they were."""
+
+    @classmethod
+    def of(cls, graph: ObjectGraph, copies: list[torch.Tensor]) -> _Part:
+        """Now; the values are still to be copied."""
+        return cls(
+            graph=graph,
+            contents=graph.contents(),
+            forms=[TensorForm(tensor) for tensor in (*graph.tensors, *graph.hollow)],
+            copies=copies,
+            versions=[None if tensor.is_inference() else tensor._version for tensor in graph.tensors],
+        )
+
+    def refill(self) -> None:
+        """Gives the objects their contents back."""
+        self.graph.refill(self.contents)
+
+    def reshape(self, *, unfreeze: bool) -> None:
+        """Gives the tensors their form back."""
+        for form in self.forms:
+            form.restore(unfreeze=unfreeze)
+
+    def changed(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Copies, and tensors whose values they are and that may have others now."""
+        return [
+            (copy, tensor)
+            for copy, tensor, version in zip(self.copies, self.graph.tensors, self.versions, strict=True)
+            if tensor.is_leaf or version != tensor._version
+        ]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Taken:
+    """One moment."""
+
+    model: _Part
+    """With optimizers and registered objects."""
+    data: _Part
     gradients: dict[torch.Tensor, torch.Tensor]
     sources: list[_Source]
     states: list[Any]
@@ -364,7 +406,7 @@ class _Taken:
 
     @property
     def all_copies(self) -> list[torch.Tensor]:
-        return [*self.copies, *self.gradients.values()]
+        return [*self.model.copies, *self.data.copies, *self.gradients.values()]
 
     def load(self) -> list[str]:
         """Gives the sources their states; what went wrong."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import hashlib
-import pickle
 import random
 import sys
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from lrpilot.copies import values
 from lrpilot.object_graph import attributes_of, is_followed, is_stuck
+from lrpilot.rng import to_plain
 
 _REFERENCES = {"Generator": ("bit_generator",), "method": ("__self__",), "partial": ("func", "args", "keywords")}
 """What objects of NumPy and Python refer to besides their attributes, by class."""
@@ -80,7 +80,7 @@ def _fingerprint(value: Any) -> Any:
     if isinstance(value, float | complex):
         return repr(value)
     if (state := _generator_state(value)) is not None:
-        return hashlib.blake2b(pickle.dumps(state)).digest()
+        return hashlib.blake2b(repr(to_plain(state)).encode()).digest()
     return type(value).__qualname__
 
 

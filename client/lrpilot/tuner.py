@@ -59,7 +59,7 @@ class Tuner(Driver):
 
         Raises:
             ConfigError: an argument can't be accepted.
-            RefusedError: the server doesn't accept the job; the message names the field.
+            RefusedError: the server finds fault with an argument, which the message names; or with `strict` it refuses.
             UnavailableError: the server isn't there, and `strict` is set.
         """
         optimizers = checked(model, optimizer)

@@ -64,13 +64,16 @@ class Updates:
             return True
         self._idle += 1
         self._known = self._known and self._idle <= LONGEST_PAUSE
-        if self._known and not self._scaled:
+        return not self._known
+
+    def say_idle(self) -> None:
+        """Says that a step without an update was not counted; a GradScaler may have skipped it."""
+        if not self._scaled:
             self._say(
                 "idle",
                 "tuner.step(loss) was called with no optimizer.step() since the last time, which does not count: call "
                 "it once after every optimizer.step(), and not for every micro-batch",
             )
-        return not self._known
 
     def close(self) -> None:
         """Watches no longer."""

@@ -11,7 +11,7 @@ import pytest
 from tests.support import pages
 from tests.support.server_process import ServerProcess, running
 
-QUICK = ["pytorch", "checkpoints", "outages", "replay", "loggers"]
+QUICK = ["pytorch", "checkpoints", "outages", "replay", "loggers", "unfreezing", "continuing", "state", "mistakes"]
 LONG = ["updates", "data", "distributed"]
 """Many runs of what tests of loops, loaders and ranks do in short."""
 IN_PROCESS = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in LONG)]

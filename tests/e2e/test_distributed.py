@@ -166,6 +166,38 @@ def test_a_server_that_dies_does_not_stop_the_training(gang: Gang, tmp_path: Pat
     assert_equal(outcome.weights, second[0].weights)
 
 
+FAILURES = {
+    "restore": ("lrpilot.snapshot._Taken.load", 2),
+    "take": ("lrpilot.snapshot.Snapshot.take", 2),
+    "reading losses": ("lrpilot.backends.torch_backend.TorchBackend.peek", 4),
+    "going back in the data": ("lrpilot.position.Position.follow", 2),
+    "an event": ("lrpilot.lease.Lease.event", 9),
+    "the books": ("lrpilot.record.Record.add", 2),
+}
+
+
+@pytest.mark.parametrize("rank", [0, 1, None])
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_failure_on_one_rank_ends_the_tuning_on_all_and_no_training(
+    gang: Gang, server: ServerProcess, failure: str, rank: int | None
+) -> None:
+    """Nobody is left waiting: all ranks take the same steps at the same LRs to the end of the budget."""
+    outcomes = gang.run(ranks.train_past_a_failure, server.target, "ddp", *FAILURES[failure], rank)
+    (first, _), (second, _) = outcomes
+    assert len(first.lrs) == len(second.lrs) == TOTAL_STEPS
+    assert first.lrs == second.lrs
+    assert_equal(first.weights, second.weights)
+
+
+def test_a_transport_that_raises_on_rank_0_ends_no_training_on_any(gang: Gang, server: ServerProcess) -> None:
+    failing = "lrpilot.transport.grpc_transport.GrpcTransport.advance"
+    (first, books), (second, others) = gang.run(ranks.train_past_a_failure, server.target, "ddp", failing, 3, 0)
+    assert books == others == len(first.lrs) == len(second.lrs) == TOTAL_STEPS
+    assert first.lrs == second.lrs
+    assert first.schedule == second.schedule
+    assert_equal(first.weights, second.weights)
+
+
 def test_strict_raises_on_all(gang: Gang) -> None:
     arguments = {"strict": True, "timeout_s": 1.0}
     first, second = gang.run(ranks.fail, "127.0.0.1:1", arguments)

@@ -181,3 +181,49 @@ def test_another_loader_takes_over_and_rollbacks_lead_to_its_beginning(leave_at:
     new = run.seen[leave_at:]
     starts = [at - leave_at for at in (4, 8, 12) if at > leave_at]  # of the directives that go back
     assert all(new[start] == new[0] for start in starts)
+
+
+class ByLoss(torch.utils.data.Sampler[int]):
+    """Draws what was hard: the loop writes losses into its weights."""
+
+    def __init__(self, n: int) -> None:
+        self.weights = torch.ones(n)
+
+    def __iter__(self) -> Iterator[int]:
+        for _ in range(200):
+            yield int(torch.multinomial(self.weights, 1))
+
+    def __len__(self) -> int:
+        return 200
+
+
+def test_what_the_loop_writes_into_a_sampler_goes_back_with_a_probe() -> None:
+    n = 1000
+    torch.manual_seed(0)
+    inputs = torch.randn(n, 4)
+    sampler = ByLoss(n)
+    loader = DataLoader(TensorDataset(torch.arange(n), inputs), batch_size=4, sampler=sampler)
+    model = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    script = [
+        directives.probe(0.5, 6, first=True),
+        directives.probe(0.1, 6),
+        directives.training(0.05, 12, restore=True),
+    ]
+    expected, first = torch.ones(n), []
+    tuner = Tuner(model, optimizer, transport=ScriptedTransport(script), total_steps=24)
+    for chosen, x in tuner.batches(loader):
+        searching, begins = tuner.searching, tuner.search_steps % 6 == 0
+        if begins and (searching or tuner.committed_step == 0):
+            first.append((chosen.tolist(), sampler.weights.clone()))
+        losses = (model(x) - x.sum(1, keepdim=True)).square().flatten()
+        optimizer.zero_grad()
+        losses.mean().backward()
+        optimizer.step()
+        sampler.weights[chosen] = losses.detach()
+        if not searching:
+            expected[chosen] = losses.detach()
+        tuner.step(losses.mean())
+    assert len(first) == 3
+    assert all(chosen == first[0][0] and torch.equal(weights, torch.ones(n)) for chosen, weights in first)
+    assert torch.equal(sampler.weights, expected)

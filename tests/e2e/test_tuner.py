@@ -601,7 +601,7 @@ def test_a_snapshot_that_can_not_be_taken_ends_the_tuning_and_not_the_run(
     script = [training(0.02, 10), probe(0.5, 5, first=True), training(0.03, 20, restore=True)]
     tuner, _ = scripted(run, script)
 
-    def full() -> None:
+    def full(data: object) -> None:
         raise OSError(28, "No space left on device")
 
     batches = tuner.batches(run.loader)

@@ -125,20 +125,41 @@ def test_a_step_once_in_several_updates_is_noticed(caplog: pytest.LogCaptureFixt
         loop.update()
         if i % 2:
             loop.tuner.step(loss)
-    assert "was called 2 times with no tuner.step(loss) in between" in the_warning(caplog)
+    assert "was called 2 times with no tuner.step(loss) in between" in warnings_of(caplog)[0]
 
 
-def test_losses_that_are_skipped_when_they_are_not_finite_do_not_keep_a_run_from_ending() -> None:
+def test_updates_that_are_left_out_when_the_loss_is_not_finite_end_their_probe(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     loop = Loop()
-    for batch in loop.batches(most=1000):
+    n_batches = 0
+    for batch in loop.batches():
         loss = loop.loss(batch)
-        if loop.tuner.phase == "probe":
+        if loop.tuner.phase == "probe" and loop.tuner.search_steps % 4 == 2:
             loss = loss * torch.nan
         else:
             loop.optimizer.step()
         loop.optimizer.zero_grad()
         loop.tuner.step(loss)
+        n_batches += 1
     assert loop.tuner.finished
+    assert n_batches == 20
+    assert not any("micro-batch" in sentence for sentence in warnings_of(caplog))
+
+
+def test_a_probe_whose_steps_are_left_out_when_the_loss_is_not_finite_comes_to_an_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    loop = Loop()
+    for batch in loop.batches(most=3000):
+        if loop.tuner.phase == "probe":
+            continue
+        loss = loop.loss(batch)
+        loop.update()
+        loop.tuner.step(loss)
+    assert loop.tuner.finished
+    assert (loop.tuner.committed_step, loop.tuner.search_steps) == (18, 2)
+    assert "1000 batches were drawn with no tuner.step(loss)" in warnings_of(caplog)[0]
 
 
 def test_steps_and_batches_after_the_end_are_said_once(caplog: pytest.LogCaptureFixture) -> None:

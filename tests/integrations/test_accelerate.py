@@ -210,6 +210,48 @@ def test_a_schedule_replays_without_a_server(tmp_path: Path) -> None:
     assert_same(expected, replay.everything())
 
 
+def test_a_tuner_that_has_ended_is_not_saved_any_more(tmp_path: Path) -> None:
+    """A second training with the accelerator begins at the LR that was set; a fresh process knows but one tuner."""
+    run = Run()
+    for _ in range(2):
+        tuner = make_tuner(run.accelerator, run.model, run.optimizer, transport=LocalTransport(), total_steps=20)
+        run.train(tuner)
+        assert max(tuner.schedule.lrs()) == pytest.approx(0.02)
+    run.accelerator.save_state(str(tmp_path))
+    assert len(list(tmp_path.glob("custom_checkpoint_*"))) == 1
+
+
+def test_a_state_saved_without_a_tuner_is_loaded_before_one_is_made(tmp_path: Path) -> None:
+    """From the LR that its scheduler began with."""
+    plain = Run()
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(plain.optimizer, 0.5)
+    for batch in plain.loader:
+        plain.update(batch)
+        scheduler.step()
+    plain.accelerator.save_state(str(tmp_path))
+
+    run = Run()
+    run.accelerator.load_state(str(tmp_path))
+    assert run.optimizer.param_groups[0]["lr"] < 0.001
+    tuner = make_tuner(run.accelerator, run.model, run.optimizer, transport=LocalTransport(), total_steps=20)
+    run.train(tuner)
+    lrs = tuner.schedule.lrs()
+    assert len(lrs) == 20
+    assert max(lrs) == pytest.approx(0.02)
+    assert lrs[-1] == pytest.approx(lrs[-2] - lrs[-1], rel=0.2)
+
+
+def test_a_prepared_scheduler_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    run = Run()
+    other = run.accelerator.prepare(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1))
+    run.accelerator.prepare(torch.optim.lr_scheduler.ConstantLR(other.optimizer))
+    run.tuner([committed(3)])[0].close()
+    assert "has prepared" not in caplog.text
+    run.accelerator.prepare(torch.optim.lr_scheduler.StepLR(run.optimizer.optimizer, 10))
+    run.tuner([committed(3)])[0].close()
+    assert caplog.text.count("has prepared a StepLR for the optimizer, and the LR is the tuner's") == 1
+
+
 def test_accumulation_that_depends_on_the_end_of_the_data_is_refused() -> None:
     """Batches that are replayed would be accumulated otherwise."""
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)

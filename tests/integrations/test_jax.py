@@ -208,6 +208,40 @@ def test_a_probe_that_diverges_ends_early() -> None:
     assert tuner.schedule.probes[0].n_steps < 40
 
 
+def losses_at(tuner: Tuner[Any], step: Step) -> None:
+    for batch in tuner.batches(Blobs()):
+        tuner.state, loss = step(tuner.state, batch)
+        tuner.step(loss)
+
+
+def test_every_run_begins_at_the_lr_that_was_set() -> None:
+    """The state of the last run, whose LR has decayed; then one with another LR in it; then a fresh one."""
+    step, state = Step(), initial()
+    for _ in range(3):
+        with Tuner(state, transport=LocalTransport(), total_steps=20) as tuner:
+            losses_at(tuner, step)
+        state = tuner.state
+        assert float(state["opt"].hyperparams["learning_rate"]) < 0.001
+        assert max(tuner.schedule.lrs()) == pytest.approx(0.01)
+    state["opt"].hyperparams["learning_rate"] = jnp.float32(0.007)
+    for expected in (0.007, 0.01):
+        with Tuner(state, transport=LocalTransport(), total_steps=20) as tuner:
+            losses_at(tuner, step)
+        assert max(tuner.schedule.lrs()) == pytest.approx(expected)
+        state = initial()
+
+
+def test_a_loop_that_sets_the_lr_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    step = Step()
+    script = [directive(pb.PHASE_TRAIN, 0.01, 4), directive(pb.PHASE_TRAIN, 0.02, 4)]
+    with Tuner(initial(), transport=ScriptedTransport(script), total_steps=8) as tuner:
+        for batch in tuner.batches(Blobs()):
+            tuner.state["opt"].hyperparams["learning_rate"] = jnp.float32(0.5)
+            tuner.state, loss = step(tuner.state, batch)
+            tuner.step(loss)
+    assert caplog.text.count("something else sets it too; take out the scheduler, callback or assignment") == 1
+
+
 def test_a_saved_schedule_drives_a_new_run_without_a_server(tmp_path: Path) -> None:
     """Bit for bit, inside `jit`, with the LRs of a whole job: warm-up, stages, decay."""
     np.random.seed(0)

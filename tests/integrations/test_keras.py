@@ -362,6 +362,7 @@ def test_all_of_this_on_jax(which: str) -> None:
         "-k",
         f"({which}) and not on_jax",
         __file__,
+        str(Path(__file__).with_name("test_keras_lr.py")),
     ]
     # What is run is the same, and it is compiled in half the time.
     environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}

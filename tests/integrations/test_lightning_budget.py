@@ -322,6 +322,43 @@ def test_an_interrupted_search_leaves_the_last_committed_weights_and_no_state_of
     assert callback.state_dict() == {}
 
 
+@pytest.mark.parametrize(
+    ("hook", "nth", "limits", "n_steps"),
+    [
+        ("on_train_epoch_end", 4, {"max_epochs": 12}, 72),
+        ("on_train_epoch_end", 4, {"max_epochs": 6}, 36),
+        ("on_train_batch_end", 20, {"max_epochs": 12}, 72),
+        ("on_train_batch_end", 20, {"max_steps": 50}, 50),
+        ("on_fit_end", 1, {"max_epochs": 12}, 72),
+    ],
+    ids=["more", "fewer", "more, from within an epoch", "in steps", "after the end"],
+)
+def test_a_checkpoint_goes_on_to_another_end(
+    tmp_path: Path, hook: str, nth: int, limits: dict[str, Any], n_steps: int
+) -> None:
+    """Planned anew: the LR is at its end when the Trainer is at its own."""
+    path = tmp_path / "tuned.ckpt"
+    fit(Net(), tuned(), SaveAt(path, hook, nth), max_epochs=8)
+    net, callback = Net(), tuned()
+    trainer = fit(net, callback, ckpt_path=path, **limits)
+    assert trainer.global_step == callback.tuner.committed_step == n_steps
+    assert net.lrs[-1] == pytest.approx(net.lrs[-2] - net.lrs[-1], rel=0.2)
+    assert max(net.lrs) <= BASE
+
+
+def test_a_checkpoint_of_a_run_that_is_over_is_not_kept_for_the_next_fit(tmp_path: Path) -> None:
+    """It leaves nothing to do; a fit with more to do and no checkpoint is a job of its own."""
+    path = tmp_path / "over.ckpt"
+    fit(Net(), tuned(), SaveAt(path, "on_fit_end", 1), max_epochs=4)
+    net, callback = Net(), tuned()
+    trainer = fit(net, callback, ckpt_path=path, max_epochs=4)
+    assert net.lrs == []
+    assert callback.state_dict()["tuner"]["finished"]
+    trainer.fit_loop.max_epochs = 9
+    trainer.fit(net, loader())
+    assert_whole_decay(net.lrs, 30)
+
+
 class Grows(Callback):  # type: ignore[misc]  # Lightning's types are not read
     """Changes in mid-fit how many micro-batches make a step."""
 

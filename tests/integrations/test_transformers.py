@@ -318,12 +318,6 @@ def test_a_resumed_run_ends_as_if_it_had_not_been_interrupted(tmp_path: Path, se
         trainer().train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{whole.state.global_step}"))
 
 
-def test_a_checkpoint_of_a_plain_trainer_is_refused(tmp_path: Path) -> None:
-    made(Trainer, arguments(tmp_path, max_steps=4, save_strategy="steps", save_steps=2)).train()
-    with pytest.raises(ConfigError, match=r"checkpoint-2 has no lrpilot\.pt"):
-        tuned(arguments(tmp_path, max_steps=500)).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-
-
 def test_validation_on_the_eval_dataset_is_that_of_evaluate_and_is_not_logged(tmp_path: Path) -> None:
     script = [committed(6)]
     script[0].validate_at[:] = [0, 6]

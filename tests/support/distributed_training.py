@@ -6,12 +6,14 @@ import copy
 import dataclasses
 import itertools
 import os
+import pkgutil
 import signal
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -192,6 +194,28 @@ def train_by_script(kind: str, script: list[bytes], poison: tuple[int, int] | No
             tuner.step(loss)
         outcome = training.outcome(tuner.schedule, tuner.job_id)
     return outcome, [report.SerializeToString() for report in transport.reports]
+
+
+def train_past_a_failure(server: str, kind: str, failing: str, call: int, rank: int | None) -> tuple[Outcome, int]:
+    """One of the client's functions raises at its `call`th call on a rank (None: on all) and ever after.
+
+    With the number of steps in the books.
+    """
+    training = Training(kind)
+    owner, _, name = failing.rpartition(".")
+    original = getattr(pkgutil.resolve_name(owner), name)
+    calls = 0
+
+    def fails(*arguments: Any, **keywords: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls >= call and rank in (None, dist.get_rank()):
+            raise MemoryError("no more")
+        return original(*arguments, **keywords)
+
+    with training.tuner(server=server) as tuner, mock.patch(failing, fails):
+        outcome = training.run(tuner)
+    return outcome, tuner.committed_step + tuner.search_steps
 
 
 def train_past_a_server(kind: str, server: str, pid: int, n_steps: int) -> tuple[Outcome, int, int]:

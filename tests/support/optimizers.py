@@ -281,7 +281,7 @@ _OTHERS: dict[str, Member] = {
     "AdaHessian": Member(_of(collected.AdaHessian).make, (with_graph,)),
     "AdaLOMO": Member(_of(collected.AdaLOMO).make, (fused,), Plain),
     "ApolloDQN": _with(collected.ApolloDQN, warmup_steps=1),
-    "BSAM": Member(_with(collected.BSAM, num_data=64, foreach=False).make, (by_gradient_and_closure,)),
+    "BSAM": Member(_with(collected.BSAM, num_data=64).make, (by_gradient_and_closure,)),
     "GSAM": Member(gsam, (by_set_closure,)),
     "LOMO": Member(_of(collected.LOMO).make, (fused,)),
     "Lookahead": Member(around(collected.Lookahead, k=3, pullback_momentum="pullback")),

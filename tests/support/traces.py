@@ -69,6 +69,25 @@ class Loop:
         return Bits().of([roots, RandomState.capture().states])
 
 
+class Net(nn.Module):
+    """A small network; what a case adds is called at every training step, on the hidden layer."""
+
+    def __init__(self, hook: Callable[[Any, torch.Tensor], Any] | None = None, **state: Any) -> None:
+        super().__init__()
+        self.first = nn.Linear(N_FEATURES, 8)
+        self.last = nn.Linear(8, 1)
+        self.hook = hook
+        for name, value in state.items():
+            setattr(self, name, value)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = torch.tanh(self.first(x))
+        if self.hook is not None:
+            hidden = self.hook(self, hidden)
+        y: torch.Tensor = self.last(hidden)
+        return y
+
+
 def loop(model: nn.Module, optimizer: Any = None, **arguments: Any) -> Loop:
     """Of a model whose output is the loss's; SGD with momentum unless something else is given."""
     optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)

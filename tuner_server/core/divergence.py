@@ -20,8 +20,14 @@ from tuner_server.core.messages import Outcome, Report, Value
 
 WINDOW = 10
 """Losses whose median says where a run is: the noise of a batch has little say in it."""
-SPREADS = 6.0
-"""The level lies at least so many standard deviations above what is typical."""
+DIVERGENCE_FACTOR = 8.0
+"""The level lies so many times as far above what is typical as sound probes came below it, unless a policy's options
+say otherwise."""
+FURTHEST = 10.0
+"""What a probe tells holds up to so many times its LR; beyond, the level rises with the root of the LR. A probe at too
+low an LR gains in proportion to it, and knows nothing of humps; in proportion, the level would rise out of reach."""
+SPREADS = 40.0
+"""The level lies at least so many standard deviations above what is typical: a hump may have more than the noise."""
 RISE = 2.0
 """Standard deviations by which a sound probe's last median may lie above its first: chance moves them 0.6 apart."""
 NORMAL_SD = 1.4826 / math.sqrt(2.0)
@@ -39,19 +45,27 @@ class SoundLosses(Value):
     """The highest that a sound probe kept to: the largest median of `WINDOW` losses in a row."""
     sd: float
     """How far the losses of a step scatter."""
+    lowest: float | None = None
+    """The lowest that a sound probe came to: the smallest such median; None in states from before it was kept."""
+    lowest_lr: float | None = None
+    """The peak LR of that probe."""
 
-    def level(self, factor: float, start_loss: float | None = None) -> float | None:
-        """The loss above which a run diverges.
+    def level(self, factor: float, lr: float, start_loss: float | None = None) -> float | None:
+        """The loss above which a run diverges. It moves with a shift of the losses, and scales with them.
 
         Args:
-            factor: how many times what is typical is too much; of a negative loss, its distance from zero counts.
+            factor: how many times as far above what is typical as sound probes came below it is too much.
+            lr: the peak of those steps that are to be judged.
             start_loss: the loss at the stage's start, a mean over several batches.
 
         Returns:
-            The level; None if what is typical is zero, with no noise: only a loss that is not finite diverges then.
+            The level; None if no loss ever moved, or it is not known how far: only one that is not finite diverges.
         """
+        if self.lowest is None or self.lowest_lr is None:
+            return None
         typical = self.typical if start_loss is None else max(self.typical, start_loss)
-        margin = max((factor - 1.0) * abs(typical), SPREADS * self.sd)
+        gain = (typical - self.lowest) * math.sqrt(max(lr / (FURTHEST * self.lowest_lr), 1.0))
+        margin = max(factor * gain, SPREADS * self.sd)
         return typical + margin if margin > 0 else None
 
 
@@ -72,18 +86,20 @@ def scatter(losses: NDArray[np.float64]) -> float:
     return NORMAL_SD * float(np.median(np.abs(np.diff(losses))))
 
 
-def learn(known: SoundLosses | None, report: Report) -> SoundLosses | None:
-    """What is known after one more probe: it teaches if it is long enough and its losses did not rise."""
+def learn(known: SoundLosses | None, lr: float, report: Report) -> SoundLosses | None:
+    """What is known after a probe at that peak LR: it teaches if it is long enough and its losses did not rise."""
     if report.outcome is not Outcome.COMPLETED or report.n_steps < WINDOW:
         return known
     losses = np.asarray(report.losses)
     medians = running_medians(losses)
-    typical, sd = float(medians.max()), scatter(losses)
+    typical, lowest, sd = float(medians.max()), float(medians.min()), scatter(losses)
     if medians[-1] > medians[0] + RISE * sd:
         return known
-    if known is None:
-        return SoundLosses(typical=typical, sd=sd)
-    return SoundLosses(typical=max(known.typical, typical), sd=max(known.sd, sd))
+    if known is not None:
+        typical, sd = max(known.typical, typical), max(known.sd, sd)
+        if known.lowest is not None and known.lowest <= lowest:
+            return known.model_copy(update={"typical": typical, "sd": sd})
+    return SoundLosses(typical=typical, sd=sd, lowest=lowest, lowest_lr=lr)
 
 
 def check_restarts(restarts: int) -> None:
@@ -102,9 +118,9 @@ def doubt(restarts: int) -> str:
     return f"; after {restarts} divergences only NaN or infinity counts as one"
 
 
-def level_reached(report: Report, start_loss: float | None) -> float:
-    """What the loss of a probe that diverged is known to have reached: a censored observation's level."""
+def level_reached(report: Report, start_loss: float | None) -> float | None:
+    """What the loss of a probe that diverged is known to have reached, the level of a censored observation, if any."""
     known = [loss for loss in report.losses if math.isfinite(loss)]
     if start_loss is not None:
         known.append(start_loss)
-    return max(known, default=0.0)
+    return max(known, default=None)

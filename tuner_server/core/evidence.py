@@ -13,11 +13,15 @@ from tuner_server.core.surrogate import Observations
 
 
 def observations(candidates: Sequence[Candidate]) -> Observations:
-    """The candidates as observations: a forecast with its variance, or a censored level."""
+    """The candidates as observations: a forecast with its variance, or a censored level.
+
+    Of a probe that had no loss at all to tell a level from, it is the highest that is known of the others.
+    """
     losses = [c.at_least if c.forecast is None else c.forecast for c in candidates]
+    highest = max((loss for loss in losses if loss is not None), default=0.0)
     return Observations(
         log_lr=np.array([math.log(c.lr) for c in candidates], dtype=np.float64),
-        loss=np.array([0.0 if loss is None else loss for loss in losses], dtype=np.float64),
+        loss=np.array([highest if loss is None else loss for loss in losses], dtype=np.float64),
         noise_var=np.array([(c.forecast_sd or 0.0) ** 2 for c in candidates], dtype=np.float64),
         censored=np.array([c.diverged for c in candidates], dtype=np.bool_),
     )

@@ -4,15 +4,21 @@ One probe whose LR rises exponentially through every LR that could be meant. The
 then blows up; the range to search lies before the blow-up.
 
 Notation: loss[i] and lr[i] are those of step i; s[i] is the bias-corrected exponential moving average of the losses.
+What counts are differences, in units of the losses' own noise: the bounds are the same after a shift of the losses, or
+a change of their unit.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 
+import numpy as np
 from lrpilot.profile import Profile, Shape
 
 from tuner_server.core.config import JobConfig, LrBounds
+from tuner_server.core.divergence import scatter
 from tuner_server.core.messages import BatchSource, Directive, Phase, Report
 
 LOWEST_LR, HIGHEST_LR = 1e-6, 10.0
@@ -23,8 +29,11 @@ SHARE = 0.02
 """Of the total steps, between those limits."""
 SMOOTHING = 0.9
 """Of the moving average: it looks back some ten steps, under half a decade on the longest test."""
-MIN_GAIN = 0.02
-"""A relative fall of the smoothed loss below this is noise: the test then tells nothing."""
+START = 10
+"""Steps over which the loss is averaged for the start: the LR hardly moves a weight in these. The average is smooth by
+then, too."""
+MIN_GAIN_ERRORS = 4.0
+"""Standard errors. A fall of the smoothed loss below this is noise: the test then tells nothing."""
 HEADROOM = 2.0
 """The upper bound lies so far above the LR of the lowest loss: that lags behind the edge by the smoothing."""
 DECADES = 3.0
@@ -49,21 +58,26 @@ def directive(config: JobConfig) -> Directive:
 def bounds(tested: Directive, report: Report, config: JobConfig) -> LrBounds:
     """The bounds that a range test speaks for."""
     assert tested.profile is not None
-    smoothed: list[float] = []
-    average = 0.0
-    for i, loss in enumerate(report.losses):
-        if not math.isfinite(loss):
-            break
-        average = SMOOTHING * average + (1 - SMOOTHING) * loss
-        smoothed.append(average / (1 - SMOOTHING ** (i + 1)))
-    if not smoothed:
+    losses = list(itertools.takewhile(math.isfinite, report.losses))
+    if len(losses) <= START:
         return blind(config)
-    lowest = min(range(len(smoothed)), key=smoothed.__getitem__)
-    gain = smoothed[0] - smoothed[lowest]
-    if gain <= MIN_GAIN * abs(smoothed[0]):
+    start = math.fsum(losses[:START]) / START
+    smoothed = _smoothed([loss - start for loss in losses])
+    lowest = min(range(START, len(losses)), key=smoothed.__getitem__)
+    sd = scatter(np.asarray(losses[: lowest + 1]))
+    error = sd * math.sqrt(1 / START + (1 - SMOOTHING) / (1 + SMOOTHING))
+    if not -smoothed[lowest] > MIN_GAIN_ERRORS * error:
         return blind(config)
     upper = min(tested.profile.lr(lowest) * HEADROOM, HIGHEST_LR)
     return LrBounds(min=upper * 10**-DECADES, max=upper)
+
+
+def _smoothed(losses: Sequence[float]) -> list[float]:
+    found, average = [], 0.0
+    for i, loss in enumerate(losses):
+        average = SMOOTHING * average + (1 - SMOOTHING) * loss
+        found.append(average / (1 - SMOOTHING ** (i + 1)))
+    return found
 
 
 def blind(config: JobConfig) -> LrBounds:

@@ -452,7 +452,7 @@ def _location_scale(residual: FloatArray, noise_var: FloatArray) -> tuple[float,
     scale = max(
         float(residual.std()),
         math.sqrt(statistics.median(noise_var.tolist())),  # differences below the noise are noise
-        1e-6 * float(np.abs(residual).max()),  # constant losses
+        1e-12 * float(np.abs(residual).max()),  # constant losses, but for rounding
         1.0 / MAX_LOSS,  # all zero
     )
     return statistics.median(residual.tolist()), scale

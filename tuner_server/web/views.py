@@ -276,7 +276,7 @@ def _judged(candidate: Candidate | None, stage: Stage) -> str:
     if candidate is None:
         return "–"
     if candidate.forecast is None:
-        return f"at least {number(candidate.at_least)}"
+        return "–" if candidate.at_least is None else f"at least {number(candidate.at_least)}"
     if candidate.forecast_sd:
         loss = with_error(candidate.forecast, candidate.forecast_sd)
         return f"{loss}, bounded" if bounded(candidate) else loss

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 HOST_NOISE = 1e-5
@@ -44,8 +44,12 @@ class Backend(abc.ABC):
         """Gives the first group this LR, and the others their share of it."""
 
     @abc.abstractmethod
-    def take(self) -> None:
-        """Remembers the present, in place of what was remembered before."""
+    def take(self, data: Sequence[object] = ()) -> None:
+        """Remembers the present, in place of what was remembered before.
+
+        Args:
+            data: parts of the data that the loop may change, which go back with a probe.
+        """
 
     @abc.abstractmethod
     def restore(self, *, committed: bool = False) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lrpilot.backends.base import Backend
@@ -59,7 +59,7 @@ class DistributedBackend(Backend):
         """On this rank."""
         self._own.set_lr(lr)
 
-    def take(self) -> None:
+    def take(self, data: Sequence[object] = ()) -> None:
         """Of what lies on this rank: shards, where the model is sharded. Raises on all ranks if it fails on one."""
         together(self._ranks, self._own.take)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
+import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, SupportsFloat, TypeVar
 
 import jax
@@ -21,6 +23,11 @@ INJECTED = (InjectHyperparamsState, InjectStatefulHyperparamsState)
 LEARNING_RATE = "learning_rate"
 """The hyperparameter's name in every optimizer of Optax."""
 
+_LEFT: collections.deque[tuple[list[float], list[float]]] = collections.deque(maxlen=64)
+"""Of earlier runs in this process: the LRs that they left in their state, and those that they began with."""
+
+log = logging.getLogger("lrpilot")
+
 
 class JaxBackend(HostBackend, Generic[State]):
     """A training state: parameters, optimizer state, random keys, batch statistics, whatever the step takes and gives.
@@ -34,7 +41,7 @@ class JaxBackend(HostBackend, Generic[State]):
         self.state = state
         self._donates = donates
         self._places = _lr_places(state)
-        self._base_lrs = self.lrs()
+        self._base_lrs = _base_of(self.lrs())
         first = self._base_lrs[0]
         if not (math.isfinite(first) and first > 0):
             raise ConfigError(f"state: the first injected learning rate must be positive, not {first}")
@@ -58,7 +65,7 @@ class JaxBackend(HostBackend, Generic[State]):
             leaves[place] = _like(leaves[place], lr * (base / self._base_lrs[0]))
         self.state = jax.tree.unflatten(structure, leaves)
 
-    def take(self) -> None:
+    def take(self, data: Sequence[object] = ()) -> None:
         """Keeps the state: arrays don't change. Copied, if the step donates them."""
         self._taken = self._own(self.state), RandomState.capture()
 
@@ -95,6 +102,11 @@ class JaxBackend(HostBackend, Generic[State]):
         leaves = [_like(leaf, saved) for leaf, saved in zip(present, state["leaves"], strict=True)]
         self._taken = jax.tree.unflatten(structure, leaves), RandomState.from_state_dict(state["random_state"])
 
+    def finish(self) -> None:
+        """Remembers which LRs are left in the state: a run that begins with it looks for its base."""
+        if (left := self.lrs()) != self._base_lrs:
+            _LEFT.append((left, self._base_lrs))
+
     def close(self) -> None:
         """Lets go of the kept state."""
         self._taken = None
@@ -103,6 +115,15 @@ class JaxBackend(HostBackend, Generic[State]):
         """A state that lives on whatever becomes of the other one's buffers."""
         copied: State = jax.tree.map(_copied, state) if self._donates else state
         return copied
+
+
+def _base_of(lrs: list[float]) -> list[float]:
+    """The LRs that the user set. A state has no name to be known by, so that one is known by the LRs left in it."""
+    for left, base in reversed(_LEFT):
+        if lrs == left:
+            log.info("lrpilot: the LR of %.3g is what the last run left; this one starts from %.3g", lrs[0], base[0])
+            return base
+    return lrs
 
 
 def _copied(leaf: Any) -> Any:

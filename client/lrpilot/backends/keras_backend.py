@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import logging
 import math
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, SupportsFloat
 
@@ -16,6 +19,11 @@ from lrpilot.backends.host_backend import HostBackend
 from lrpilot.errors import ConfigError
 from lrpilot.rng import RandomState
 from lrpilot.validator import Validator
+
+LR_TOLERANCE = 1e-6
+"""LRs that differ by less than this part are one: Keras keeps float32."""
+
+log = logging.getLogger("lrpilot")
 
 
 class LossTracker(keras.metrics.Mean):  # type: ignore[misc]  # Keras' types are not read
@@ -48,7 +56,10 @@ class KerasBackend(HostBackend):
         """Raises: ConfigError: the model can't be tuned, or `validate` does not work."""
         self._model = model
         self._optimizer = _tunable(model)
-        self._base_lr = self.lrs()[0]
+        self._lr = self._optimizer.learning_rate
+        self._lr_place = _place(self._lr, self._optimizer.variables)
+        self._memory = _MEMORIES.setdefault(self._optimizer, _Memory())
+        self._base_lr = self._memory.base_of(self.lrs()[0])
         if not (math.isfinite(self._base_lr) and self._base_lr > 0):
             raise ConfigError(f"optimizer: its learning rate must be positive, not {self._base_lr}")
         if not isinstance(model._loss_tracker, LossTracker):
@@ -56,7 +67,6 @@ class KerasBackend(HostBackend):
             object.__setattr__(model, "_loss_tracker", LossTracker())
             model.make_train_function(force=True)
         self._tracker = model._loss_tracker
-        self._lr_place = _place(self._optimizer.learning_rate, self._optimizer.variables)
         self._loss_place = _place(self._tracker.last, model.metrics_variables)
         self._seen_a_loss = False
         self._taken: tuple[_Values, RandomState] | None = None
@@ -67,16 +77,23 @@ class KerasBackend(HostBackend):
         """Keras' optimizers have one LR."""
         return [self._base_lr]
 
+    @property
+    def steps_before(self) -> int:
+        """Steps that the optimizer made, and no tuner of this process."""
+        return 0 if self._memory.known else int(to_numpy(self._optimizer.iterations))
+
     def lrs(self) -> list[float]:
         """Waits for the device."""
-        live = self._live()
-        lr = self._optimizer.learning_rate if live is None else live["optimizer_variables"][self._lr_place]
+        lr, live = self._optimizer.learning_rate, self._live()
+        if lr is self._lr and live is not None:
+            lr = live["optimizer_variables"][self._lr_place]
         return [float(to_numpy(lr))]
 
     def set_lr(self, lr: float) -> None:
         """In place; the compiled step reads it."""
         self._sync()
-        self._optimizer.learning_rate.assign(lr)
+        self._lr.assign(lr)
+        self._memory.left_at = lr
 
     def last_loss(self) -> Any:
         """The loss of the step that was just made, on its device.
@@ -121,7 +138,7 @@ class KerasBackend(HostBackend):
             for module, training in zip(modules, modes, strict=True):
                 module.training = training
 
-    def take(self) -> None:
+    def take(self, data: Sequence[object] = ()) -> None:
         """Copies every variable: weights, statistics, seeds, and the optimizer's, its count of steps among them."""
         self._sync()
         seeds = global_state.get_global_attribute("global_seed_generator")
@@ -168,6 +185,31 @@ class KerasBackend(HostBackend):
         """Has values in the variables, and a running loop take them from there."""
         if keras.config.backend() == "jax":
             self._model.jax_state_sync()
+
+
+@dataclasses.dataclass(slots=True)
+class _Memory:
+    """What the last tuner of an optimizer began with, and where it left the LR."""
+
+    base_lr: float | None = None
+    left_at: float | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether a tuner has had the optimizer."""
+        return self.left_at is not None
+
+    def base_of(self, lr: float) -> float:
+        """The LR that the user set, of an optimizer whose LR is `lr` now; it is remembered."""
+        left = self.left_at is not None and math.isclose(lr, self.left_at, rel_tol=LR_TOLERANCE)
+        if self.base_lr is None or not left:
+            self.base_lr = lr
+        elif not math.isclose(lr, self.base_lr, rel_tol=LR_TOLERANCE):
+            log.info("lrpilot: the LR of %.3g is what the last run left; this one starts from %.3g", lr, self.base_lr)
+        return self.base_lr
+
+
+_MEMORIES: weakref.WeakKeyDictionary[Any, _Memory] = weakref.WeakKeyDictionary()
 
 
 class _Values:

@@ -40,6 +40,8 @@ class TorchBackend(Backend):
         self._validator = Validator(validate, unchanged) if validate is not None else None
         scaled = any(isinstance(each, torch.amp.GradScaler) for each in register.values())
         self._updates = Updates(optimizers, scaled=scaled)
+        # Of several ranks one alone may see such a loss, and all must count alike.
+        self._skips = scaled or _has_ranks()
 
     @property
     def base_lrs(self) -> list[float]:
@@ -68,9 +70,9 @@ class TorchBackend(Backend):
         """In place, where an LR is a tensor."""
         self._groups.set(lr)
 
-    def take(self) -> None:
+    def take(self, data: Sequence[object] = ()) -> None:
         """See `Snapshot.take`."""
-        self._snapshot.take()
+        self._snapshot.take(data)
 
     def restore(self, *, committed: bool = False) -> None:
         """See `Snapshot.restore`."""
@@ -86,8 +88,12 @@ class TorchBackend(Backend):
         self._losses.begin(n_steps, limit, earlier)
 
     def append(self, loss: torch.Tensor | SupportsFloat) -> bool:
-        """Keeps the loss on its device; false if there was no update, as where a GradScaler skips one."""
-        if not self._updates.took_place():
+        """Keeps the loss on its device; false if there was no update, as where a GradScaler skips one.
+
+        A loop that leaves out updates whose loss is not finite has its step counted, so that its probe diverges.
+        """
+        if not self._updates.took_place() and (self._skips or _is_finite(loss)):
+            self._updates.say_idle()
             return False
         self._losses.append(loss)
         return True
@@ -121,3 +127,13 @@ class TorchBackend(Backend):
     def close(self) -> None:
         """The snapshot goes with its last user."""
         self._updates.close()
+
+
+def _is_finite(loss: torch.Tensor | SupportsFloat) -> bool:
+    """Whether a loss is a number; waits for the device."""
+    return bool(loss.isfinite().all()) if isinstance(loss, torch.Tensor) else math.isfinite(loss)
+
+
+def _has_ranks() -> bool:
+    distributed = torch.distributed
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, SupportsFloat, Unpack
 
@@ -13,6 +14,8 @@ from torch import nn
 from lrpilot.errors import ConfigError
 from lrpilot.job_options import JobOptions
 from lrpilot.tuner import Tuner
+
+log = logging.getLogger("lrpilot")
 
 
 def tuner(
@@ -27,7 +30,8 @@ def tuner(
     """A tuner that rolls the accelerator's GradScaler back too, and is in `accelerator.save_state` and `load_state`.
 
     Call `step(loss)` after every `optimizer.step()` that steps: under `accelerator.accumulate`, if
-    `accelerator.sync_gradients`.
+    `accelerator.sync_gradients`. To go on from a state that was saved without a tuner, load it first, and make a tuner
+    of the steps that are left. A tuner that has ended is no longer in what the accelerator saves.
 
     Args:
         accelerator: in one process.
@@ -40,7 +44,7 @@ def tuner(
     Raises:
         ConfigError: an argument can't be accepted; there are several processes; or gradients are accumulated and
             synchronised at the end of the data, which a replayed batch does not have.
-        RefusedError: the server doesn't accept the job; the message names the field.
+        RefusedError: the server finds fault with an argument, which the message names; or with `strict` it refuses.
         UnavailableError: the server isn't there, and `strict` is set.
     """
     if accelerator.num_processes > 1:
@@ -50,9 +54,12 @@ def tuner(
             "accelerator: pass gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=..., "
             "sync_with_dataloader=False); a probe replays batches and can't tell the end of the data"
         )
+    _warn_of_schedulers(accelerator, optimizer)
     made = Tuner(
         model, unwrapped(optimizer), validate=validate, register=with_scaler(accelerator, register or {}), **job
     )
+    saved = accelerator._custom_objects
+    saved[:] = [each for each in saved if not (isinstance(each, Tuner) and (each.finished or each.closed))]
     accelerator.register_for_checkpointing(made)
     return made
 
@@ -69,3 +76,14 @@ def with_scaler(accelerator: Accelerator, register: Mapping[str, Any]) -> dict[s
     """What is rolled back besides model and optimizer: the accelerator's GradScaler too, if it has one."""
     scaler = accelerator.scaler
     return {**register} if scaler is None else {**register, "accelerator.scaler": scaler}
+
+
+def _warn_of_schedulers(accelerator: Accelerator, optimizer: torch.optim.Optimizer) -> None:
+    """Says that a prepared scheduler is one of this optimizer."""
+    for scheduler in accelerator._schedulers:
+        if unwrapped(optimizer) in map(unwrapped, getattr(scheduler, "optimizers", ())):
+            log.warning(
+                "lrpilot: the accelerator has prepared a %s for the optimizer, and the LR is the tuner's: leave out "
+                "its step()",
+                type(getattr(scheduler, "scheduler", scheduler)).__name__,
+            )

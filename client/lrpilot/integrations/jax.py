@@ -52,7 +52,7 @@ class Tuner(Driver, Generic[State]):
 
         Raises:
             ConfigError: an argument can't be accepted.
-            RefusedError: the server doesn't accept the job; the message names the field.
+            RefusedError: the server finds fault with an argument, which the message names; or with `strict` it refuses.
             UnavailableError: the server isn't there, and `strict` is set.
         """
         self._jax = JaxBackend(state, validate, donates)

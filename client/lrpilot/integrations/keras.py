@@ -51,8 +51,8 @@ class LRPilot(keras.callbacks.Callback):
             batch_size: of arrays; that of `fit`.
             validate: gives the validation loss; called seldom, and once at once, to see that it works. It may call
                 `model.evaluate`.
-            **job: server, credentials, total_steps (default: what `fit` was asked for), lr_bounds, policy,
-                policy_options, name, family, seed, timeout_s, strict, observers, transport; see
+            **job: server, credentials, total_steps (default: what `fit` was asked for, from its `initial_epoch` on),
+                lr_bounds, policy, policy_options, name, family, seed, timeout_s, strict, observers, transport; see
                 `lrpilot.job_options.JobOptions`.
 
         Raises:
@@ -66,6 +66,7 @@ class LRPilot(keras.callbacks.Callback):
         self._job = job
         self._loaded: Mapping[str, Any] | None = None
         self._keras: KerasBackend | None = None
+        self._first_epoch = 0
         self.driver = None
 
     @property
@@ -80,7 +81,7 @@ class LRPilot(keras.callbacks.Callback):
             ConfigError: nothing was trained.
         """
         seeds = [to_numpy(seed) for seed in _seeds(self.model)]
-        return {"driver": self._running.state_dict(), "seeds": seeds}
+        return {"driver": self._running.state_dict(), "seeds": seeds, "first_epoch": self._first_epoch}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Has the next `fit` go on there; the model's weights and its optimizer are loaded by you, as ever."""
@@ -99,17 +100,24 @@ class LRPilot(keras.callbacks.Callback):
         """Opens the job before the first step, when every other callback has loaded what it loads."""
         if self.driver is not None:
             return
+        loaded, self._loaded = self._loaded, None
+        self._first_epoch = epoch if loaded is None else loaded["first_epoch"]
         self._keras = KerasBackend(self.model, self._validate)
+        self._warn(epoch, resumed=loaded is not None)
         job = self._job.copy()
-        if job.get("total_steps") is None and self.params.get("steps"):
-            job["total_steps"] = self.params["epochs"] * self.params["steps"]
+        if job.get("total_steps") is None:
+            job["total_steps"] = self._planned(self._first_epoch)
         self.driver = Driver(self._keras, **job)
-        if self._loaded is not None:
-            for seed, value in zip(_seeds(self.model), self._loaded["seeds"], strict=True):
+        if loaded is not None:
+            for seed, value in zip(_seeds(self.model), loaded["seeds"], strict=True):
                 seed.assign(value)
-            self.driver.load_state_dict(self._loaded["driver"])
-            self._loaded = None
+            self.driver.load_state_dict(loaded["driver"])
         self._search()
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Sets the LR again, if another callback has changed it as the epoch began."""
+        if batch == 0:
+            self._running.keep_lr()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """One step of `fit` is over."""
@@ -124,6 +132,35 @@ class LRPilot(keras.callbacks.Callback):
         if self.driver is not None:
             self.driver.close()
         del self.model.lrpilot
+
+    def _planned(self, epoch: int) -> int | None:
+        """The steps that `fit` was asked for from an epoch on; None: it does not know how many an epoch has."""
+        n_steps = self.params.get("steps")
+        return (self.params["epochs"] - epoch) * n_steps if n_steps else None
+
+    def _warn(self, epoch: int, *, resumed: bool) -> None:
+        """Says what would spoil the schedule, before the first step."""
+        assert self._keras is not None
+        planned, total_steps = self._planned(epoch), self._job.get("total_steps")
+        if total_steps is None and planned is None:
+            log.warning(
+                "lrpilot: fit does not know how many steps its epochs have, so that the LR has no end to decay to; "
+                "give fit steps_per_epoch, or LRPilot total_steps"
+            )
+        elif total_steps is not None and planned is not None and planned < total_steps and not resumed:
+            log.warning(
+                "lrpilot: total_steps is %d, and fit makes %d: where it ends first, the LR is not at its end; leave "
+                "total_steps out, or give fit more epochs",
+                total_steps,
+                planned,
+            )
+        if (n_steps := self._keras.steps_before) and not resumed:
+            log.warning(
+                "lrpilot: the optimizer has made %d steps before, and its LR of %.3g is taken for the one that you "
+                "set; if a run has left it there, set model.optimizer.learning_rate before fit",
+                n_steps,
+                self._keras.base_lrs[0],
+            )
 
     def _search(self) -> None:
         """Runs the search that is due, if one is."""

@@ -68,6 +68,11 @@ class TunerCallback(Callback):
             raise RuntimeError("the tuner is made when training starts")
         return self._tuner
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forgets what a fit before has loaded and not used, since it had no steps to make."""
+        if stage == "fit":
+            self._final, self._loaded = self._loaded or self._final, {}
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes the LRs that `configure_optimizers` set: a checkpoint brings those of its moment.
 
@@ -82,7 +87,7 @@ class TunerCallback(Callback):
 
         Raises:
             ConfigError: an argument can't be accepted.
-            RefusedError: the server doesn't accept the job; the message names the field.
+            RefusedError: the server finds fault with an argument, which the message names; or with `strict` it refuses.
             ServerError: the server isn't there, and `strict` is set.
         """
         self._end_tuning()
@@ -185,7 +190,7 @@ class TunerCallback(Callback):
 
     def _steps_before(self, trainer: Trainer) -> int:
         """What is spent of the Trainer's steps: those that it counts, and the searches of its earlier fits."""
-        if self._trainer() is not trainer or trainer.fit_loop.is_resuming or self._tuner is None:
+        if self._tuner is None or trainer.fit_loop.is_resuming or self._trainer() != trainer:
             return int(trainer.global_step)
         spent = self._before + self._tuner.committed_step + self._tuner.search_steps
         return max(spent, int(trainer.global_step))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, SupportsFloat
@@ -18,6 +19,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_pt_utils import find_batch_size
 
 from lrpilot.errors import ConfigError
+from lrpilot.group_lrs import INITIAL, GroupLrs, assign
 from lrpilot.integrations.accelerate import unwrapped, with_scaler
 from lrpilot.job_options import JobOptions
 from lrpilot.rng import preserved
@@ -30,6 +32,8 @@ UNSCHEDULED = ("linear", "constant")
 
 Update = tuple[list[Any], torch.Tensor | int | None]
 """The micro-batches of one optimizer step, and how many items they hold, if the model's loss wants to know."""
+
+log = logging.getLogger("lrpilot")
 
 
 class TunerOptions(JobOptions, total=False):
@@ -50,6 +54,7 @@ class TunedTrainer(Trainer):
     """
 
     tuner: Tuner | None
+    lr_scheduler: LRScheduler | None
 
     def __init__(self, *args: Any, lrpilot: TunerOptions | None = None, **kwargs: Any) -> None:
         """Makes the Trainer; the job is opened by `train()`.
@@ -66,15 +71,20 @@ class TunedTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self._options: dict[str, Any] = {**(lrpilot or {})}
         self._loss: torch.Tensor | None = None
+        self._base_lrs: list[float] = []
+        self._n_steps = 0
+        self._before = 0
         self._refuse_what_cannot_be_tuned()
         self.add_callback(_Steps(self))
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As the Trainer's. The tuner ends with it, however it ends.
 
+        From a checkpoint without a tuner a new job tunes the steps that are left.
+
         Raises:
-            ConfigError: an option can't be accepted, or the checkpoint to resume from has no tuner.
-            RefusedError: the server doesn't accept the job; the message names the field.
+            ConfigError: an option can't be accepted, something else sets the LR too, or the checkpoint leaves no steps.
+            RefusedError: the server finds fault with an argument, which the message names; or with `strict` it refuses.
         """
         try:
             return super().train(*args, **kwargs)
@@ -83,19 +93,23 @@ class TunedTrainer(Trainer):
                 self.tuner.close()
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
-        """Opens the job. What it returns leaves the LR to the tuner."""
+        """A scheduler that leaves the LR to the tuner, and the LRs that the user set. The job is opened later.
+
+        Raises:
+            ConfigError: there is a scheduler.
+        """
+        if self.lr_scheduler is not None:
+            raise ConfigError("lr_scheduler: there is one, and the LR is the tuner's; leave it None")
         if self.tuner is not None:  # Of an earlier call of train(), or of a batch size that did not fit into memory.
             self.tuner.close()
+        self.tuner = None
         optimizer = optimizer or self.optimizer
-        self.lr_scheduler = TunedLR(optimizer)
+        self._base_lrs = GroupLrs([unwrapped(optimizer)]).base_lrs
+        self._set_base_lrs(optimizer)
+        scheduler = self.lr_scheduler = TunedLR(optimizer)
         self._created_lr_scheduler = True
-        options = dict(self._options)
-        if options.get("validate") == "eval":
-            options["validate"] = self._eval_loss
-        options["register"] = with_scaler(self.accelerator, options.get("register", {}))
-        self.tuner = Tuner(self.model, unwrapped(optimizer), total_steps=num_training_steps, **options)
-        self._updates = _Updates(self)
-        return self.lr_scheduler
+        self._n_steps = num_training_steps
+        return scheduler
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """As the Trainer's, and remembers the loss for the tuner: the sum over an update's calls."""
@@ -106,25 +120,63 @@ class TunedTrainer(Trainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         assert self.tuner is not None
-        torch.save(self.tuner.state_dict(), Path(output_dir, STATE_NAME))
+        torch.save({"tuner": self.tuner.state_dict(), "before": self._before}, Path(output_dir, STATE_NAME))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
-        assert self.tuner is not None
         path = Path(checkpoint, STATE_NAME)
         if not path.exists():
-            raise ConfigError(f"resume_from_checkpoint: {checkpoint} has no {STATE_NAME}, nothing to go on tuning from")
+            self._set_base_lrs(self.optimizer)
+            self._open(before=self.state.global_step)
+            log.info("lrpilot: %s has no tuner; a new job tunes the steps that are left", checkpoint)
+            return
+        saved = torch.load(path, map_location="cpu", weights_only=True)
         with preserved():  # The Trainer sets the random state itself, and later.
-            self.tuner.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+            self._open(before=saved["before"]).load_state_dict(saved["tuner"])
+        assert self.tuner is not None
         if self.tuner.finished:  # The Trainer's loop would make one step before it asks.
-            raise ConfigError(f"resume_from_checkpoint: the run in {checkpoint} is over, its steps are spent")
+            raise ConfigError(
+                f"resume_from_checkpoint: the run in {checkpoint} is over, its steps are spent; raise max_steps or "
+                "num_train_epochs"
+            )
+
+    def _open(self, before: int = 0) -> Tuner:
+        """Opens the job of the steps that are left after so many. Raises: ConfigError: none are."""
+        if self._n_steps <= before:
+            raise ConfigError(
+                f"max_steps: {self._n_steps} in all, and the checkpoint has made {before}; raise max_steps or "
+                "num_train_epochs"
+            )
+        options = dict(self._options)
+        if options.get("validate") == "eval":
+            options["validate"] = self._eval_loss
+        options["register"] = with_scaler(self.accelerator, options.get("register", {}))
+        self._before = before
+        self.tuner = Tuner(self.model, unwrapped(self.optimizer), total_steps=self._n_steps - before, **options)
+        self._updates = _Updates(self)
+        return self.tuner
+
+    def _set_base_lrs(self, optimizer: torch.optim.Optimizer) -> None:
+        for group, lr in zip(optimizer.param_groups, self._base_lrs, strict=True):
+            assign(group, lr)
+            if INITIAL in group:  # as the last scheduler left it
+                group[INITIAL] = lr
 
     def _begin(self, state: TrainerState) -> None:
-        """Before the first step."""
+        """Before the first step. Raises: ConfigError: something else sets the LR too."""
+        if not isinstance(self.lr_scheduler, TunedLR):
+            raise ConfigError("create_scheduler: it makes a scheduler, and the LR is the tuner's; leave it as it is")
+        if self.tuner is None:
+            self._open()
         self._loss = None
         self._search(state)
+
+    def _begin_step(self) -> None:
+        """Before the first step of an epoch: a callback may have set the LR."""
+        assert self.tuner is not None
+        self.tuner.keep_lr()
 
     def _end_step(self, state: TrainerState, control: TrainerControl) -> None:
         """After an optimizer step of the Trainer's, when gradients have been cleared."""
@@ -206,11 +258,24 @@ class _Steps(TrainerCallback):
 
     def __init__(self, trainer: TunedTrainer) -> None:
         self._trainer = trainer
+        self._epoch_begins = False
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._trainer._begin(state)
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._epoch_begins = True
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._epoch_begins:
+            self._epoch_begins = False
+            self._trainer._begin_step()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._trainer._end_step(state, control)

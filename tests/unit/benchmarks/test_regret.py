@@ -116,8 +116,8 @@ def test_the_surrogate_looks_between_the_best_probes_neighbours_and_is_corrected
     assert surrogate_of_decayed_probes(_table(), corrected=True) == pytest.approx(x + exponent * math.log(0.1))
 
 
-def test_a_probe_that_stays_above_three_times_the_start_is_given_up() -> None:
-    wild = replace(_table().constant[1], losses=(1.0, *(6.1,) * PATIENCE, *(0.1,) * (TAU - 1 - PATIENCE)))
+def test_a_probe_that_stays_far_above_the_start_is_given_up() -> None:
+    wild = replace(_table().constant[1], losses=(1.0, *(9.1,) * PATIENCE, *(0.1,) * (TAU - 1 - PATIENCE)))
     table = replace(_table(), constant=(_table().constant[0], wild, _table().constant[2]))
     assert probes(table, Objective.TRAINING)[1] is None
     assert probes(table, Objective.VALIDATION)[1] is None

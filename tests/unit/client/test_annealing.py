@@ -135,3 +135,13 @@ def test_no_more_steps_than_the_budget_are_run_and_all_are_told(total: int, data
             report = annealing.replacement(1)
             told += len(report.losses) + report.replacement.wasted_steps
             assert told == n_run
+
+
+def test_without_a_snapshot_a_divergence_halves_the_lr_and_takes_nothing_back() -> None:
+    annealing = Annealing(0.4, 300, restore=False, warm=True, rolls_back=False)
+    assert not annealing.directive.snapshot
+    directive = answer(annealing, pb.OUTCOME_DIVERGED, 20)
+    assert (directive.restore, directive.snapshot, directive.n_steps) == (False, False, 280)
+    assert lrs(directive, 1) == [0.2]
+    copy = Annealing.from_state_dict(annealing.state_dict())
+    assert not answer(copy, pb.OUTCOME_DIVERGED, 5).restore

@@ -125,6 +125,20 @@ def test_an_optimizer_that_was_loaded_with_a_decayed_lr_starts_from_the_one_it_w
     assert "the tuner starts from 0.1" in caplog.text
 
 
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD])
+def test_groups_with_small_lrs_of_their_own_are_what_the_user_set(kind: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Far below the class's default, which nobody meant."""
+    optimizer = kind([{"params": [parameter()], "lr": 5e-6}, {"params": [parameter()], "lr": 1e-6}])
+    assert GroupLrs([optimizer]).base_lrs == [5e-6, 1e-6]
+    assert not caplog.text
+
+
+def test_the_lr_that_a_scheduler_began_with_is_believed_however_small() -> None:
+    optimizer = sgd(1e-8)
+    optimizer.param_groups[0]["initial_lr"] = 1e-6
+    assert GroupLrs([optimizer]).base_lrs == [1e-6]
+
+
 def test_layers_with_falling_lrs_are_what_the_user_set(caplog: pytest.LogCaptureFixture) -> None:
     lrs = [0.1 * 0.5**i for i in range(20, -1, -1)]
     assert GroupLrs([sgd(*lrs)]).base_lrs == lrs

@@ -1,8 +1,11 @@
 import collections
-import logging
+import dataclasses
+import io
+import queue
 import random
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -171,52 +174,175 @@ def test_a_loaders_own_exception_passes_through_and_records_nothing() -> None:
 
 @pytest.mark.parametrize("kind", [dict, collections.OrderedDict, collections.UserDict])
 def test_containers_that_the_loop_takes_apart_come_back_whole(kind: Any) -> None:
-    image, label = torch.zeros(2), torch.ones(2)
-    buffer = BatchBuffer([kind({"image": [image], "rest": (label, {"id": 3})})])
+    buffer = BatchBuffer(kind({"image": [torch.zeros(2)], "rest": (torch.ones(2), {"id": 3})}) for _ in range(2))
     buffer.mark()
     for _ in range(3):
-        batch = buffer.draw()
-        assert type(batch) is kind
-        assert batch["image"].pop() is image
-        rest = batch.pop("rest")
-        assert rest[0] is label
-        assert rest[1].pop("id") == 3
+        for _ in range(2):
+            batch = buffer.draw()
+            assert type(batch) is kind
+            assert batch["image"].pop().tolist() == [0, 0]
+            rest = batch.pop("rest")
+            assert rest[0].tolist() == [1, 1]
+            assert rest[1].pop("id") == 3
         buffer.rewind()
 
 
-class Pair(NamedTuple):
-    image: list[torch.Tensor]
-    label: torch.Tensor
+@dataclasses.dataclass
+class Graph:
+    x: torch.Tensor
+    y: torch.Tensor
 
 
-def test_a_namedtuple_keeps_its_type() -> None:
-    image, label = torch.zeros(2), torch.ones(2)
-    buffer = BatchBuffer([Pair([image], label)])
-    buffer.mark()
-    for _ in range(3):
-        batch = buffer.draw()
-        assert type(batch) is Pair
-        assert batch.image.pop() is image
-        assert batch.label is label
-        buffer.rewind()
+def train(
+    make_loader: Callable[[], Any], change: Callable[[Any], torch.Tensor], probes: dict[int, tuple[int, ...]]
+) -> Any:
+    """The weights after 40 committed steps, with probes rolled back before some of them."""
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    buffer = BatchBuffer(make_loader())
+
+    def step() -> None:
+        loss = model(change(buffer.draw())).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    for place in range(40):
+        if place in probes:
+            buffer.mark()
+            weights, random_state = [each.detach().clone() for each in model.parameters()], RandomState.capture()
+            for n_steps in probes[place]:
+                for _ in range(n_steps):
+                    step()
+                buffer.rewind()
+                random_state.restore()
+                for each, weight in zip(model.parameters(), weights, strict=True):
+                    each.data.copy_(weight)
+            buffer.release()
+        step()
+    return [each.tolist() for each in model.parameters()]
 
 
-def test_a_batch_of_a_class_of_its_own_comes_back_as_it_is() -> None:
-    class Graph:
-        """As those that have a `pin_memory` for the loader to call."""
+DATA = torch.randn(90, 3, generator=torch.Generator().manual_seed(1))
 
-        def __init__(self, nodes: torch.Tensor) -> None:
-            self.nodes = nodes
 
-        def pin_memory(self) -> "Graph":
-            return self
+def views() -> Any:
+    """Batches that begin anywhere in memory, and are the data themselves."""
+    data = DATA.clone()
+    return [data[first : first + 10] for first in range(0, 90, 10)]
 
-    graphs = [Graph(torch.zeros(1)), Graph(torch.ones(1))]
-    buffer = BatchBuffer(graphs)
-    buffer.mark()
+
+class Objects:
+    def __iter__(self) -> Iterator[Graph]:
+        return (Graph(DATA[first : first + 10].clone(), DATA[:1]) for first in range(0, 90, 10))
+
+
+class Refilled:
+    """One batch, filled again and again."""
+
+    def __init__(self, wrap: Callable[[torch.Tensor], Any]) -> None:
+        self.memory = torch.empty(10, 3)
+        self.batch = wrap(self.memory)
+
+    def __iter__(self) -> Iterator[Any]:
+        for first in range(0, 90, 10):
+            self.memory.copy_(DATA[first : first + 10])
+            yield self.batch
+
+
+class Ring:
+    """Three arrays that a thread fills ahead of the loop."""
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        free: queue.Queue[Any] = queue.Queue()
+        full: queue.Queue[Any] = queue.Queue()
+        for _ in range(3):
+            free.put(np.empty((10, 3), np.float32))
+
+        def fill() -> None:
+            for first in range(0, 90, 10):
+                memory = free.get()
+                memory[:] = DATA[first : first + 10].numpy()
+                full.put(memory)
+
+        thread = threading.Thread(target=fill)
+        thread.start()
+        for _ in range(9):
+            memory = full.get()
+            yield torch.from_numpy(memory)
+            memory[:] = np.nan
+            free.put(memory)
+        thread.join()
+
+
+class Rebound:
+    """One object, whose attributes are set again and again."""
+
+    def __iter__(self) -> Iterator[Graph]:
+        batch = Graph(DATA, DATA)
+        for first in range(0, 90, 10):
+            batch.x = DATA[first : first + 10].clone()
+            yield batch
+
+
+def in_place(batch: Any) -> torch.Tensor:
+    x = batch if isinstance(batch, torch.Tensor) else batch.x
+    return x.div_(3)
+
+
+def by_assignment(batch: Graph) -> torch.Tensor:
+    batch.x = batch.x / 3
+    return batch.x
+
+
+@pytest.mark.parametrize(
+    ("make_loader", "change"),
+    [
+        (views, in_place),
+        (views, lambda batch: batch),
+        (Objects, in_place),
+        (Objects, by_assignment),
+        (lambda: Refilled(lambda memory: memory), in_place),
+        (lambda: Refilled(lambda memory: Graph(memory, memory)), in_place),
+        (Ring, in_place),
+        (Rebound, by_assignment),
+        (Rebound, in_place),
+    ],
+)
+def test_the_weights_are_bitwise_those_of_a_run_without_probes(
+    make_loader: Callable[[], Any], change: Callable[[Any], torch.Tensor]
+) -> None:
+    expected = train(make_loader, change, {})
+    assert train(make_loader, change, {0: (5, 12, 3), 1: (2, 2), 20: (15, 15)}) == expected
+
+
+def test_batches_are_only_copied_while_a_search_is_open() -> None:
+    batches = [torch.zeros(1), torch.ones(1)]
+    buffer = BatchBuffer(batches)
+    assert all(buffer.draw() is batches[0] and buffer.draw() is batches[1] for _ in range(2))
+
+
+def test_a_checkpoint_holds_batches_as_they_were() -> None:
+    def loader() -> list[dict[str, Any]]:
+        return [{"x": torch.zeros(2), "n": [1]}, {"x": torch.ones(2), "n": [2]}]
+
+    first = BatchBuffer(loader())
+    first.mark()
     for _ in range(2):
-        assert [buffer.draw(), buffer.draw()] == graphs
-        buffer.rewind()
+        batch = first.draw()
+        batch["x"] -= 9
+        batch["n"].clear()
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    second = BatchBuffer(loader())
+    second.load_state_dict(torch.load(file, weights_only=True))
+    for _ in range(2):
+        second.rewind()
+        batch = second.draw()
+        assert (batch["x"].tolist(), batch["n"]) == ([0, 0], [1])
+        batch["x"] += 1
 
 
 @pytest.mark.parametrize("options", [{}, {"num_workers": 2}, {"num_workers": 2, "persistent_workers": True}])
@@ -263,29 +389,3 @@ def test_a_buffer_resumes_within_a_replayed_probe() -> None:
     assert [model_step(second.draw()) for _ in range(9)] == expected
     second.rewind()
     assert second.draw().tolist() == PLAIN[3][0]
-
-
-def test_tensors_changed_in_place_are_noticed_once(caplog: pytest.LogCaptureFixture) -> None:
-    buffer = BatchBuffer([{"x": torch.zeros(2)}])
-    buffer.mark()
-    with caplog.at_level(logging.WARNING, logger="lrpilot.replay"):
-        for _ in range(3):
-            buffer.draw()["x"] += 1
-            buffer.rewind()
-            buffer.draw()
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "changes its batches in place" in caplog.text
-
-
-def test_tensors_that_are_only_read_are_replayed_in_silence(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    with torch.inference_mode():
-        inference = torch.zeros(2)
-    buffer = BatchBuffer([(torch.zeros(2), inference)])
-    buffer.mark()
-    for _ in range(3):
-        x, y = buffer.draw()
-        _ = x - 1, y - 1
-        buffer.rewind()
-    assert not caplog.records

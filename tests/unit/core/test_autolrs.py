@@ -145,7 +145,7 @@ def test_range_test_comes_first_when_there_are_no_bounds() -> None:
         (None, {"candidates": 0}, "policy_options.candidates", ""),
         (None, {"kappa": -1}, "policy_options.kappa", ""),
         (None, {"acquisition": "ucb"}, "policy_options.acquisition", "lcb"),
-        (None, {"divergence_factor": 1}, "policy_options.divergence_factor", ""),
+        (None, {"divergence_factor": 0}, "policy_options.divergence_factor", ""),
         (None, {"length_exponent": 1.5}, "policy_options.length_exponent", ""),
         (None, {"length_exponent": 0.2}, "policy_options.length_exponent", "final_decay"),
         (None, {"final_decay": True}, "policy_options.final_decay", "without total_steps"),
@@ -293,11 +293,18 @@ def test_when_every_probe_diverged_the_lowest_lr_is_committed() -> None:
 def test_give_up_level_follows_the_first_stages_probes_and_the_stages_start() -> None:
     transition = job.create(config(1000, divergence_factor=3.0, **QUICK | {"tau_prime": WINDOW}))
     assert transition.directive.give_up_above is None
-    levels = {}
+    levels, lrs = {}, []
     for loss in (2.0, 1.0, 2.0, 1.0, 0.5, 0.5, 0.5, 4.0):
+        assert transition.directive.profile is not None
+        lrs.append(transition.directive.profile.start_lr)
         transition = job.advance(transition.state, report_on(transition.directive, loss))
-        levels[transition.directive.stage] = transition.directive.give_up_above
-    assert levels == {0: 6.0, 1: 6.0, 2: 12.0}
+        levels[transition.directive.stage] = transition.directive
+    # The first stage's probes kept to 2, and the second one came to 1; the third stage begins at 4.
+    for stage, start in ((0, 2.0), (1, 2.0), (2, 4.0)):
+        profile = levels[stage].profile
+        assert profile is not None
+        reach = math.sqrt(max(profile.start_lr / (10 * lrs[1]), 1.0))
+        assert levels[stage].give_up_above == pytest.approx(start + 3 * (start - 1.0) * reach)
 
 
 def falling(directive: Directive, slope: float) -> Report:

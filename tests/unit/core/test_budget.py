@@ -293,7 +293,7 @@ def test_the_same_reports_bring_the_same_directives_bit_for_bit_through_json_and
         ({"length_exponent": 1.5}, "policy_options.length_exponent", ""),
         ({"widening": 0.5}, "policy_options.widening", ""),
         ({"widening": math.inf}, "policy_options.widening", ""),
-        ({"divergence_factor": 1}, "policy_options.divergence_factor", ""),
+        ({"divergence_factor": 0}, "policy_options.divergence_factor", ""),
         ({"batches": "stale"}, "policy_options.batches", "fresh"),
         ({"tau": 500}, "policy_options.tau", ""),
     ],

@@ -90,13 +90,18 @@ def test_a_loss_as_high_as_where_training_began_is_no_divergence() -> None:
     losses = (50.0,) * 4 + (1.0,) * (transition.directive.n_steps - 4)
     report = falling_on(transition.directive, 50.0, 1.0).model_copy(update={"losses": losses})
     directive = job.advance(transition.state, report).directive
-    assert directive.give_up_above == pytest.approx(4 * (4 * 50 + 6 * 1) / FIRST_LOSSES)
+    start = (4 * 50 + 6 * 1) / FIRST_LOSSES
+    assert directive.give_up_above == pytest.approx(start + 4 * (start - 1))
 
 
-def test_probes_and_decay_give_up_at_a_multiple_of_the_first_loss() -> None:
-    run = search(config(divergence_factor=4, **PLAIN), lambda lr: 2.0)
-    assert run.directives[0].give_up_above is None
-    assert {directive.give_up_above for directive in run.directives[1:]} == {8.0}
+def test_probes_and_decay_give_up_so_many_times_as_far_above_the_start_as_the_best_probe_came_below_it() -> None:
+    transition = job.create(config(divergence_factor=4, **PLAIN))
+    levels = [transition.directive.give_up_above]
+    while transition.directive.phase is not Phase.TRAIN:
+        transition = job.advance(transition.state, falling_on(transition.directive, 2.0, 1.5))
+        levels.append(transition.directive.give_up_above)
+    assert levels[0] is None
+    assert set(levels[1:]) == {2.0 + 4 * 0.5}
 
 
 # --- a broken promise -------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -121,10 +122,15 @@ def test_every_seeds_blow_up_is_rolled_back_soon(policy: str, noise: float, blow
 # --- restarts ---------------------------------------------------------------------------------------------------------
 
 
+def falling(n_steps: int) -> tuple[float, ...]:
+    """Of losses that the level is learnt from."""
+    return (1.0,) * (n_steps // 2) + (0.9,) * (n_steps - n_steps // 2)
+
+
 def answered(directive: Directive, last_loss: float | None) -> Report:
-    """Losses of 1; with `last_loss`, committed steps that diverge after a few, with that."""
+    """Losses that fall a little; with `last_loss`, committed steps that diverge after a few, with that."""
     fails = last_loss is not None and directive.phase is Phase.TRAIN
-    losses = (1.0, 1.0, last_loss) if fails and last_loss is not None else (1.0,) * directive.n_steps
+    losses = (1.0, 1.0, last_loss) if fails and last_loss is not None else falling(directive.n_steps)
     outcome = Outcome.DIVERGED if fails else Outcome.COMPLETED
     return Report(directive_number=directive.number, outcome=outcome, losses=losses)
 
@@ -168,32 +174,77 @@ def probe(losses: list[float], outcome: Outcome = Outcome.COMPLETED) -> Report:
     return Report(directive_number=1, outcome=outcome, losses=tuple(losses))
 
 
-def test_the_level_is_a_multiple_of_what_is_typical_where_noise_is_low() -> None:
-    sound = learn(None, probe([2.0] * 30))
-    assert sound == SoundLosses(typical=2.0, sd=0.0)
-    assert sound.level(3.0) == 6.0
-    assert sound.level(3.0, start_loss=4.0) == 12.0
-    assert SoundLosses(typical=-2.0, sd=0.0).level(3.0) == 2.0
-    assert SoundLosses(typical=0.0, sd=0.0).level(3.0) is None
+LR = 0.1
+
+
+def fallen(start: float, end: float) -> list[float]:
+    """Without noise: most losses at the start, the others where it came to."""
+    return [start] * 20 + [end] * WINDOW
+
+
+def test_the_level_lies_as_many_times_above_what_is_typical_as_sound_probes_came_below_it() -> None:
+    sound = learn(learn(None, LR / 3, probe(fallen(2.0, 1.75))), LR, probe(fallen(2.0, 1.5)))
+    assert sound == SoundLosses(typical=2.0, sd=0.0, lowest=1.5, lowest_lr=LR)
+    assert sound.level(8.0, LR) == 2.0 + 8 * 0.5
+    assert sound.level(8.0, LR, start_loss=4.0) == 4.0 + 8 * 2.5
+    assert sound.level(8.0, LR, start_loss=1.0) == 2.0 + 8 * 0.5
+
+
+def test_what_a_probe_tells_reaches_ten_times_its_lr_and_the_level_rises_beyond() -> None:
+    sound = learn(learn(None, LR, probe(fallen(2.0, 1.5))), 10 * LR, probe(fallen(2.0, 1.75)))
+    assert sound is not None
+    assert sound.lowest_lr == LR
+    assert {sound.level(8.0, factor * LR) for factor in (0.01, 1.0, 10.0)} == {2.0 + 8 * 0.5}
+    assert sound.level(8.0, 90 * LR) == pytest.approx(2.0 + 3 * 8 * 0.5)
+
+
+def test_there_is_no_level_where_no_loss_ever_moved_or_nothing_is_known_of_that() -> None:
+    for loss in (2.0, 0.0, -2.0):
+        sound = learn(None, LR, probe([loss] * 30))
+        assert sound is not None
+        assert sound.level(8.0, LR) is None
+    assert SoundLosses(typical=2.0, sd=0.1).level(8.0, LR) is None
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(-100, 100), min_size=WINDOW, max_size=40), min_size=1, max_size=4),
+    st.integers(-4, 4),
+    st.integers(-1000, 1000),
+)
+def test_the_level_moves_with_a_shift_and_scales_with_the_losses(
+    probes: list[list[int]], exponent: int, shift: int
+) -> None:
+    factor = 2.0**exponent
+
+    def level(change: Callable[[float], float]) -> float | None:
+        known: SoundLosses | None = None
+        for losses in probes:
+            known = learn(known, LR, probe([change(loss) for loss in losses]))
+        return None if known is None else known.level(8.0, LR, change(probes[0][0]))
+
+    plain, changed = level(lambda loss: loss), level(lambda loss: factor * loss + shift)
+    assert changed == (None if plain is None else pytest.approx(factor * plain + shift, abs=1e-9 * (1 + factor)))
 
 
 def test_the_level_lies_above_the_noise_where_that_is_high() -> None:
     noise = np.random.default_rng(0).standard_normal(2000)
-    sound = learn(None, probe((1.0 + noise).tolist()[::-1] + [1.0] * WINDOW))
+    sound = learn(None, LR, probe((1.0 + noise).tolist()[::-1] + [1.0] * WINDOW))
     assert sound is not None
     assert sound.sd == pytest.approx(1.0, rel=0.1)
-    assert sound.level(3.0) == sound.typical + SPREADS * sound.sd
+    assert sound.level(3.0, LR) == sound.typical + SPREADS * sound.sd
+    assert SPREADS * sound.sd > 3.0 * (sound.typical - noise.min())
 
 
 def test_a_single_batch_does_not_move_the_level() -> None:
     losses = [2.0 - 0.01 * i for i in range(30)]
-    sound = learn(None, probe(losses))
+    sound = learn(None, LR, probe(losses))
     assert sound is not None
     for outlier in (0.0, 1e9):
         for at in range(30):
-            moved = learn(None, probe([*losses[:at], outlier, *losses[at + 1 :]]))
+            moved = learn(None, LR, probe([*losses[:at], outlier, *losses[at + 1 :]]))
             assert moved is not None
-            assert moved.level(3.0) == pytest.approx(sound.level(3.0), rel=0.02)
+            assert moved.level(3.0, LR) == pytest.approx(sound.level(3.0, LR), rel=0.02)
 
 
 def test_only_a_long_enough_probe_that_did_not_rise_teaches() -> None:
@@ -203,8 +254,8 @@ def test_only_a_long_enough_probe_that_did_not_rise_teaches() -> None:
         probe([1.1**i for i in range(30)]),
         probe([2.0] * 30, Outcome.DIVERGED),
     ):
-        assert learn(None, report) is None
-        assert learn(known, report) is known
+        assert learn(None, LR, report) is None
+        assert learn(known, LR, report) is known
 
 
 @settings(max_examples=50, deadline=None)
@@ -212,7 +263,7 @@ def test_only_a_long_enough_probe_that_did_not_rise_teaches() -> None:
 def test_more_probes_never_lower_the_level(probes: list[list[float]]) -> None:
     known: SoundLosses | None = None
     for losses in probes:
-        more = learn(known, probe(losses))
+        more = learn(known, LR, probe(losses))
         if known is not None:
             assert more is not None
             assert (more.typical, more.sd) >= (known.typical, known.sd) or more.typical > known.typical
@@ -223,4 +274,4 @@ def test_more_probes_never_lower_the_level(probes: list[list[float]]) -> None:
 def test_what_a_diverged_probe_reached_is_the_highest_finite_loss() -> None:
     assert level_reached(probe([1.0, 7.0, math.nan]), 2.0) == 7.0
     assert level_reached(probe([math.nan]), 2.0) == 2.0
-    assert level_reached(probe([math.inf]), None) == 0.0
+    assert level_reached(probe([math.inf]), None) is None

@@ -64,7 +64,8 @@ def test_bounds_hold_the_lr_of_the_lowest_smoothed_loss() -> None:
     "losses",
     [
         (1.0,) * 80,
-        (1.0,) * 40 + (0.999,) * 40,
+        tuple((1.0, 1.01)[i % 2] for i in range(40)) + tuple((0.999, 1.009)[i % 2] for i in range(40)),
+        (0.0,) * 5 + (1.0,) * 75,
         tuple(1.0 + 0.1 * i for i in range(80)),
         (math.nan,),
         (math.inf, 1.0),
@@ -86,3 +87,16 @@ def test_what_comes_after_the_first_loss_that_is_no_number_does_not_count() -> N
 def test_any_losses_give_bounds_that_can_be_searched(losses: list[float]) -> None:
     low, high = bounds(tuple(losses), Outcome.DIVERGED)
     assert 0 < low < high <= max(range_test.HIGHEST_LR, 3.1)
+
+
+@hypothesis.given(
+    st.lists(st.integers(-100, 100), min_size=1, max_size=80), st.integers(-4, 4), st.integers(-1000, 1000)
+)
+def test_the_bounds_are_the_same_whatever_the_unit_and_the_zero_of_the_losses(
+    losses: list[int], exponent: int, shift: int
+) -> None:
+    plain, changed = (
+        bounds(tuple(map(float, each)), Outcome.DIVERGED)
+        for each in (losses, [2.0**exponent * loss + shift for loss in losses])
+    )
+    assert changed == pytest.approx(plain)

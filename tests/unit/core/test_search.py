@@ -97,6 +97,9 @@ class Asks(Policy[Options, PolicyState]):
     def rejoin(self, state: PolicyState, progress: Progress) -> Asking[PolicyState]:
         return self.start(progress)
 
+    def without_search(self, state: PolicyState, progress: Progress, reason: str) -> Step[PolicyState]:
+        raise NotImplementedError
+
 
 def query(seed: int) -> Query:
     return Query(observations([]), (-3.0, 0.0), LogExpectedImprovement(), seed=seed)

@@ -14,6 +14,7 @@ import pytest
 from lrpilot import schedule_json
 from starlette.testclient import TestClient
 
+from tests.support.leaking import LeakingTraining
 from tests.support.shown import job_config, run_job
 from tests.support.simulated import SimulatedTraining
 from tuner_server.access.principal import DEFAULT_PROJECT, Principal, Scope
@@ -83,6 +84,20 @@ def test_names_are_text_and_no_markup(anyone: TestClient, finished: str) -> None
         page = anyone.get(address, headers=PAGE).text
         assert '<b>"finished"</b>' not in page
     assert "&lt;b&gt;" in page or "Choose at least two" in page
+
+
+def test_what_a_client_says_of_a_failed_rollback_is_on_every_page_and_no_markup(
+    anyone: TestClient, service: TunerService
+) -> None:
+    training = LeakingTraining(validates=True, note="<b>a counter</b> is not put back")
+    job_id = run_job(service, job_config("leaking"), training)
+    for address in (f"/jobs/{job_id}", f"/jobs/{job_id}/report.html"):
+        page = anyone.get(address, headers=PAGE).text
+        assert "&lt;b&gt;a counter&lt;/b&gt; is not put back" in page
+        assert "<b>a counter" not in page
+    assert "rollback failed" in anyone.get("/", headers=PAGE).text
+    schedule = schedule_json.loads(anyone.get(f"/jobs/{job_id}/schedule.json").text)
+    assert schedule.unrepeatable == "<b>a counter</b> is not put back"
 
 
 def test_every_answer_forbids_foreign_scripts_and_framing(anyone: TestClient, finished: str) -> None:

@@ -9,6 +9,7 @@ from tests.support.falling_short import DEADLY_TWICE, DyingTraining
 from tests.support.shown import history, job_config
 from tests.support.simulated import QUICK, Run, SimulatedTraining, config, drive
 from tuner_server.core.config import JobConfig
+from tuner_server.web.numbers import with_error
 from tuner_server.web.promise import END_LOSSES, Promise
 from tuner_server.web.timeline import timeline
 
@@ -36,7 +37,8 @@ def test_otherwise_it_is_the_mean_of_the_last_losses_with_its_error() -> None:
     assert promise is not None
     assert promise.end == pytest.approx(last.mean())
     assert promise.end_error == pytest.approx(last.std(ddof=1) / np.sqrt(END_LOSSES))
-    assert promise.words.startswith(f"The mean of the last {END_LOSSES} steps is 0.10")
+    end = with_error(promise.end, promise.end_error)
+    assert promise.words.startswith(f"The mean of the last {END_LOSSES} steps is {end}, below the ")
 
 
 @pytest.mark.parametrize(

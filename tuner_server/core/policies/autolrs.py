@@ -247,7 +247,7 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
             profile=_profile(lr, self._moving_steps(state), decays=self.options.decayed_probes),
             batches=self.options.batches,
             validate_at=evenly(state.tau_prime, validations) if validated else (),
-            give_up_above=self._give_up_above(state),
+            give_up_above=self._give_up_above(state, lr),
             reason=reason,
         )
         decision = Decision(
@@ -266,10 +266,12 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
         judged_by_batches = self.options.decayed_probes and state.objective is Objective.TRAINING
         return state.tau_prime - held_out if judged_by_batches else state.tau_prime
 
-    def _give_up_above(self, state: AutoLrsState) -> float | None:
+    def _give_up_above(self, state: AutoLrsState, lr: float) -> float | None:
         if state.sound is None or state.restarts >= TRUSTED_RESTARTS:
             return None
-        return state.sound.level(self.options.divergence_factor, state.start_loss)
+        begins = (state.start_loss, None if state.footing is None else state.footing.start_loss)
+        start = max((loss for loss in begins if loss is not None), default=None)
+        return state.sound.level(self.options.divergence_factor, lr, start)
 
     def _after_probe(
         self, state: AutoLrsState, directive: Directive, report: Report, progress: Progress
@@ -278,7 +280,7 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
         number, lr = directive.number, directive.profile.start_lr
         if state.stage == 0 or state.sound is None:
             footing = promise.learn(state.footing, lr, report, None)
-            state = state.model_copy(update={"sound": learn(state.sound, report), "footing": footing})
+            state = state.model_copy(update={"sound": learn(state.sound, lr, report), "footing": footing})
         if report.outcome is Outcome.COMPLETED:
             state = state.model_copy(update={"tails": {**state.tails, number: promise.tail(report.losses)}})
         if report.outcome is Outcome.DIVERGED:
@@ -364,7 +366,7 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
             profile=_profile(lr, n_steps, decays=last and (self.options.final_decay or state.search_ended)),
             batches=self.options.batches,
             validate_at=(n_steps,) if self.config.has_validation else (),
-            give_up_above=self._give_up_above(state),
+            give_up_above=self._give_up_above(state, lr),
             report_every=every,
             promise=self._promise(state, every),
             reason=reason + doubt(state.restarts),

@@ -10,6 +10,7 @@ from typing import Literal
 
 import pydantic
 
+from tuner_server.core.divergence import DIVERGENCE_FACTOR
 from tuner_server.core.messages import BatchSource
 from tuner_server.core.policies.base import Options
 
@@ -54,8 +55,9 @@ class AutoLrsOptions(Options):
     warmup_steps: int = pydantic.Field(default=0, ge=0)
     warmup_lr: float | None = pydantic.Field(default=None, gt=0, allow_inf_nan=False)
     """Where a linear warm-up leads; None: the LR that the user set."""
-    divergence_factor: float = pydantic.Field(default=3.0, gt=1, allow_inf_nan=False)
-    """Losses so many times that of the stage's start, and of the first stage's sound probes, have diverged."""
+    divergence_factor: float = pydantic.Field(default=DIVERGENCE_FACTOR, gt=0, allow_inf_nan=False)
+    """Losses so many times as far above what is typical as the first stage's sound probes came below it have
+    diverged."""
 
     def first_stage(self, total_steps: int | None) -> tuple[int, int]:
         """Tau and tau' of the first stage."""

@@ -23,11 +23,10 @@ import math
 import pydantic
 from lrpilot.profile import Profile, Shape
 
-from tuner_server.core import promise
+from tuner_server.core import divergence, promise
 from tuner_server.core.acquisition import LogExpectedImprovement, LowerConfidenceBound
 from tuner_server.core.bracket import bracket, limits, outward, spacing
 from tuner_server.core.decayed import HELD_OUT, end_loss, length_correction
-from tuner_server.core.divergence import TRUSTED_RESTARTS, SoundLosses, check_restarts, doubt, learn, level_reached
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.evidence import expected, observations, posterior_curve
 from tuner_server.core.head_start import FINE_BRACKET, FIRST_CANDIDATES, HeadStart
@@ -87,8 +86,8 @@ class BudgetOptions(Options):
     """Of the committed LR: linear, cosine or constant."""
     widening: float = pydantic.Field(default=10.0, ge=1)
     """How far the search may leave the range, as a factor."""
-    divergence_factor: float = pydantic.Field(default=3.0, gt=1)
-    """Losses so many times what is typical of a sound probe have diverged (`core.divergence`)."""
+    divergence_factor: float = pydantic.Field(default=divergence.DIVERGENCE_FACTOR, gt=0)
+    """Losses so many times as far above what is typical as sound probes came below it have diverged."""
 
     @pydantic.field_validator("decay")
     @classmethod
@@ -108,7 +107,7 @@ class BudgetState(PolicyState):
     """None: there was no prior that this search could use."""
     optimum: Optimum | None = None
     """What the search found; None before its end, and where it was cut too short to tell."""
-    sound: SoundLosses | None = None
+    sound: divergence.SoundLosses | None = None
     """None before the first sound probe."""
     footing: promise.Footing | None = None
     """None before the first probe that had losses."""
@@ -197,7 +196,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         candidate = self._judge(directive.number, peak, report, progress)
         state = state.model_copy(
             update={
-                "sound": learn(state.sound, report),
+                "sound": divergence.learn(state.sound, peak, report),
                 "footing": promise.learn(state.footing, peak, report, candidate.forecast),
                 "candidates": (*state.candidates, candidate),
             }
@@ -209,12 +208,12 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         remaining = progress.remaining_steps
         assert remaining is not None
         restarts = state.restarts + 1
-        check_restarts(restarts)
+        divergence.check_restarts(restarts)
         optimum = state.optimum and state.optimum.model_copy(update={"good_end": False})
         state = state.model_copy(update={"restarts": restarts, "optimum": optimum})
         lr = setback.lr / RETREAT
         what = "diverged at" if setback.loss is None else "fell short of its own probe at"
-        reason = f"{what} {setback.lr:.3g}: a lower LR over what is left{doubt(restarts)}"
+        reason = f"{what} {setback.lr:.3g}: a lower LR over what is left{divergence.doubt(restarts)}"
         decision = Decision(stage=0, lr=lr, reason=reason, setback=setback)
         return Step(state, self._train(lr, remaining, state, reason), decision)
 
@@ -242,7 +241,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
     def _judge(self, number: int, peak: float, report: Report, progress: Progress) -> Candidate:
         """A probe's loss after its decay: the validation, or the mean over batches that were held out."""
         if report.outcome is Outcome.DIVERGED:
-            reached = level_reached(report, progress.first_loss)
+            reached = divergence.level_reached(report, progress.first_loss)
             return Candidate(directive_number=number, lr=peak, at_least=reached)
         # No standard error: all candidates see the same batches, so what is left is for the surrogate to find out.
         return Candidate(directive_number=number, lr=peak, forecast=end_loss(report, self._held_out), forecast_sd=0.0)
@@ -321,7 +320,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             profile=Profile(shape, decision.lr, end, n, warmup=min(round(n * self.options.warmup), n - 1)),
             batches=self.options.batches,
             validate_at=self._validations(state),
-            give_up_above=self._limit(state),
+            give_up_above=self._limit(state, decision.lr),
             reason=f"candidate {len(state.candidates) + 1}: {decision.reason}",
         )
         return Step(state, directive, decision.model_copy(update={"candidates": state.candidates}))
@@ -379,7 +378,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             profile=Profile(self.options.decay, lr, end, n_steps, warmup=warmup),
             batches=self.options.batches,
             validate_at=evenly(n_steps, CHECKPOINTS) if self.config.has_validation else (),
-            give_up_above=self._limit(state),
+            give_up_above=self._limit(state, lr),
             report_every=every,
             promise=promise.bars(held, n_steps, warmup, every),
             reason=reason,
@@ -391,9 +390,9 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             return ()
         return (self.probe_steps,) if state.candidates else (0, self.probe_steps)
 
-    def _limit(self, state: BudgetState) -> float | None:
-        if state.sound is None or state.restarts >= TRUSTED_RESTARTS:
+    def _limit(self, state: BudgetState, lr: float) -> float | None:
+        if state.sound is None or state.restarts >= divergence.TRUSTED_RESTARTS:
             return None
         # Probes that learn within their first steps have a typical loss far below where the run begins.
         start = None if state.footing is None else state.footing.start_loss
-        return state.sound.level(self.options.divergence_factor, start)
+        return state.sound.level(self.options.divergence_factor, lr, start)

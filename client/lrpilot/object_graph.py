@@ -44,17 +44,17 @@ from lrpilot.object_kinds import (
 )
 from lrpilot.tensor_form import has_values
 
-_ATOMS: tuple[type, ...] = (
+_ATOMS = {*map(id, (
     type(None), bool, int, float, complex, str, bytes, range, slice, type, enum.Enum, re.Pattern, uuid.UUID,
     types.FunctionType, types.BuiltinFunctionType, types.ModuleType, types.CodeType, types.EllipsisType,
     types.NotImplementedType, types.GenericAlias, types.UnionType, operator.attrgetter, operator.itemgetter,
     decimal.Decimal, fractions.Fraction, datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo,
     torch.dtype, torch.device, torch.layout, torch.memory_format,
-)  # fmt: skip
-"""What can't change, or is code."""
+))}  # fmt: skip
+"""Classes of what can't change, or is code. By identity: some ask to hash what is compared with them."""
 
 _COMMON = {*map(id, (type(None), bool, int, float, str, types.FunctionType, types.BuiltinFunctionType))}
-"""Classes of most of what there is, which is not worth a closer look. By identity: a metaclass may forbid to hash."""
+"""Classes of most of what there is, which is not worth a closer look."""
 
 _MACHINERY = (
     "torch._C", "torch._dynamo", "torch._functorch", "torch._higher_order_ops", "torch._inductor", "torch._ops",
@@ -115,12 +115,12 @@ class ObjectGraph:
         if id(root) in self._seen:
             return
         stack: list[Any] = []
-        self._visit(root, _kinds(type(root)) or _opened(type(root)), stack)
-        seen = self._seen
-        while stack:
-            value = stack.pop()
-            if id(value) not in seen and (kinds := _kinds(type(value))):
-                self._visit(value, kinds, stack)
+        with torch._C.DisableTorchFunctionSubclass():
+            self._visit(root, _kinds(type(root)) or _opened(type(root)), stack)
+            while stack:
+                value = stack.pop()
+                if id(value) not in self._seen and (kinds := _kinds(type(value))):
+                    self._visit(value, kinds, stack)
 
     def beyond(self, roots: Iterable[Any]) -> ObjectGraph:
         """What can be reached from other roots, and is not in this graph."""
@@ -133,7 +133,7 @@ class ObjectGraph:
     @staticmethod
     def reaches(value: Any) -> bool:
         """Whether there is anything in an object to put back."""
-        return _opened(type(value)) not in (_CLOSED, _OPAQUE)
+        return not isinstance(value, type | types.ModuleType) and _opened(type(value)) not in (_CLOSED, _OPAQUE)
 
     def _visit(self, value: Any, kinds: _Kinds, stack: list[Any]) -> None:
         """Takes an object in, and puts what it refers to on the stack, the first one on top."""
@@ -155,14 +155,16 @@ class ObjectGraph:
 
     def contents(self) -> list[Any]:
         """What the objects hold now: references, and states of generators and arrays."""
-        return [[*map(kind.contents, values)] for kind, values in self._objects.items() if kind.contents is not None]
+        with torch._C.DisableTorchFunctionSubclass():
+            return [[*map(kind.contents, each)] for kind, each in self._objects.items() if kind.contents is not None]
 
     def refill(self, contents: Iterable[Any]) -> None:
         """Puts contents back into the objects; they stay fit for the next time."""
-        for (kind, values), of_kind in zip(self._objects.items(), contents, strict=True):
-            refill = kind.refill
-            for value, content in zip(values, of_kind, strict=True):
-                refill(value, content)
+        with torch._C.DisableTorchFunctionSubclass():
+            for (kind, values), of_kind in zip(self._objects.items(), contents, strict=True):
+                refill = kind.refill
+                for value, content in zip(values, of_kind, strict=True):
+                    refill(value, content)
 
 
 def is_followed(value: Any) -> bool:
@@ -193,7 +195,7 @@ def _kinds(cls: type) -> _Kinds:
 
 
 def _classified(cls: type) -> _Kinds:
-    if issubclass(cls, _ATOMS):
+    if not _ATOMS.isdisjoint(map(id, cls.__mro__)):
         return _CLOSED
     if issubclass(cls, torch.Tensor):
         return (tensor_kind(cls),)
@@ -237,4 +239,5 @@ def _module(cls: type) -> str:
 def _may_change(cls: type) -> bool:
     """Whether an object without attributes may all the same have a state: an iterator, or one of a C extension."""
     is_bare = cls.__basicsize__ <= object.__basicsize__ and not cls.__itemsize__
-    return hasattr(cls, "__next__") or not (is_bare or _module(cls).startswith(("builtins", "torch", "numpy")))
+    is_iterator = any("__next__" in vars(base) for base in cls.__mro__)
+    return is_iterator or not (is_bare or _module(cls).startswith(("builtins", "torch", "numpy")))

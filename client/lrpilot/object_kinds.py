@@ -149,6 +149,10 @@ def _dict_children(value: _Table) -> Iterable[Any]:
     return [*dict.keys(value), *dict.values(value)]
 
 
+def _copied(value: _Table) -> _Table:
+    return dict.copy(value) if type(value) is dict else dict(dict.items(value))
+
+
 def _refill_dict(value: _Table, content: _Table) -> None:
     if not content and not dict.__len__(value):
         return
@@ -171,6 +175,8 @@ def _ordered_contents(value: _OrderedDict[Any, Any]) -> tuple[Iterable[Any], Ite
 
 def _refill_ordered(value: _OrderedDict[Any, Any], content: tuple[list[Any], list[Any]]) -> None:
     keys, items = content
+    if not keys and not dict.__len__(value):
+        return
     if len(keys) == dict.__len__(value) and all(map(operator.is_, keys, _OrderedDict.keys(value))):
         for key, old, new in zip(keys, items, [*_OrderedDict.values(value)], strict=True):
             if old is not new:
@@ -223,7 +229,7 @@ def _ndarray() -> Any:
 
 
 def _attribute_contents(value: Any) -> tuple[type, _Table]:
-    return type(value), dict.copy(instance_table(value))
+    return type(value), _copied(instance_table(value))
 
 
 def _refill_attributes(value: Any, content: tuple[type, _Table]) -> None:
@@ -260,24 +266,10 @@ def _module_tables(value: Any) -> list[Any]:
 
 def tensor_kind(cls: type) -> Kind:
     """All of a class's tensors but their form and values."""
-    if cls in (torch.Tensor, torch.nn.Parameter):
+    if not members_of(cls) or hasattr(cls, "to_local"):  # the shard in a slot of a distributed tensor is its values
         return _TENSOR
-    # The shard in a slot of a distributed tensor is its values.
-    attributes = _ATTRIBUTES if hasattr(cls, "to_local") else attributes_kind(cls)
-
-    def children(value: torch.Tensor) -> list[Any]:
-        with torch._C.DisableTorchFunctionSubclass():
-            return [*attributes.children(value), *_hooks(value)]
-
-    def contents(value: torch.Tensor) -> Any:
-        with torch._C.DisableTorchFunctionSubclass():
-            return _tensor_contents(value)
-
-    def refill(value: torch.Tensor, content: Any) -> None:
-        with torch._C.DisableTorchFunctionSubclass():
-            _refill_tensor(value, content)
-
-    return Kind(children, contents, refill, of_tensors=True)
+    attributes = attributes_kind(cls)
+    return dataclasses.replace(_TENSOR, children=lambda value: [*attributes.children(value), *_hooks(value)])
 
 
 def _hooks(value: torch.Tensor) -> tuple[Any, Any]:
@@ -312,7 +304,7 @@ def _refill_tensor(value: torch.Tensor, content: tuple[dict[str, Any], tuple[Any
 
 _CONTENTS: dict[type, Kind] = {
     _OrderedDict: Kind(_dict_children, _ordered_contents, _refill_ordered),
-    dict: Kind(_dict_children, dict.copy, _refill_dict),
+    dict: Kind(_dict_children, _copied, _refill_dict),
     list: Kind(list.__iter__, lambda value: [*list.__iter__(value)], _refill_list),
     tuple: Kind(tuple.__iter__),
     set: Kind(set.__iter__, lambda value: {*set.__iter__(value)}, _refill_set),

@@ -121,7 +121,7 @@ class Snapshot:
     ) -> None:
         graph = self._graph(states)
         apart = graph.beyond(data)
-        holders = [t for t in graph.tensors if t.is_leaf and t.grad is not None]
+        holders = [t for t in (*graph.tensors, *graph.hollow) if t.is_leaf and t.grad is not None]
         originals = [*map(values, (*graph.tensors, *apart.tensors))]
         originals += (values(t.grad) for t in holders if t.grad is not None)
         copies = self._memory.allocate(originals, self._taken.all_copies if self._taken else ())
@@ -192,7 +192,7 @@ class Snapshot:
             if inferred:
                 with torch.inference_mode():
                     self._copier.copy([copy for copy, _ in inferred], [values(tensor) for _, tensor in inferred])
-            for tensor in taken.model.graph.tensors:
+            for tensor in (*taken.model.graph.tensors, *taken.model.graph.hollow):
                 if tensor.is_leaf:
                     _set_gradient(tensor, taken.gradients.get(tensor))
 
@@ -312,17 +312,21 @@ class Snapshot:
         _reshard(self._modules())
         graph = ObjectGraph()
         for root in self._module_roots():
-            for tensor in (*root.parameters(), *root.buffers()):
-                graph.add(tensor)
+            graph.add((*root.parameters(), *root.buffers()))
         for root in (*self.roots.values(), states):
             graph.add(root)
         return graph
 
     @torch.no_grad()
     def _demand(self) -> Demand:
+        states = [each.state_dict() for each in self._stateful()]
+        with _plain_tensors():
+            return self._demand_beside(states)
+
+    def _demand_beside(self, states: list[Any]) -> Demand:
         copies: collections.Counter[torch.device] = collections.Counter()
         growth: collections.Counter[torch.device] = collections.Counter()
-        for tensor in map(values, self._graph([o.state_dict() for o in self._stateful()]).tensors):
+        for tensor in map(values, self._graph(states).tensors):
             copies[tensor.device] += nbytes(tensor)
         for optimizer in self._optimizers:
             for parameter in (p for group in optimizer.param_groups for p in group["params"] if p.requires_grad):

@@ -7,6 +7,8 @@ again, and a copy of the values fits.
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 from torch.nn.parameter import is_lazy
 
@@ -37,7 +39,7 @@ class TensorForm:
                 tensor.data = data
         if self._requires_grad is not None:
             if not tensor.is_leaf:  # something was added to it in place
-                tensor.detach_()
+                _cut(tensor)
             if unfreeze and tensor.requires_grad is not self._requires_grad:
                 tensor.requires_grad_(self._requires_grad)
 
@@ -45,11 +47,23 @@ class TensorForm:
 def has_values(tensor: torch.Tensor) -> bool:
     """Whether there is memory behind a tensor: a lazy module has none yet, and some let it go when they don't need it.
 
-    To read such a tensor would end the process.
+    To read such a tensor would end the process. A tensor that is made of others has none of its own.
     """
-    if is_lazy(tensor) or tensor.is_meta:
-        return False
-    return not _is_plain(tensor) or not tensor.numel() or tensor.untyped_storage().nbytes() > 0
+    if _is_plain(tensor) and not is_lazy(tensor):
+        return tensor.untyped_storage().nbytes() > 0 or not tensor.numel()
+    made_of_others = hasattr(type(tensor), "__tensor_flatten__") and not hasattr(tensor, "to_local")
+    return not (is_lazy(tensor) or tensor.is_meta or made_of_others)
+
+
+def _cut(tensor: torch.Tensor) -> None:
+    """Makes a leaf of a tensor, in its place."""
+    if not tensor._is_view():
+        tensor.detach_()
+        return
+    leaf = tensor.detach()
+    leaf.__dict__.update(tensor.__dict__)
+    with contextlib.suppress(RuntimeError):  # a graph still holds it: its values are put back, and it keeps a history
+        torch.utils.swap_tensors(tensor, leaf)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:

@@ -1,15 +1,11 @@
-"""A probe leaves no trace, wherever a training loop keeps its state: compared bit for bit with a loop without a tuner."""
+"""A probe leaves no trace, wherever a loop keeps its state: compared bit for bit with a loop without a tuner."""
 
 from __future__ import annotations
 
-import argparse
 import array
 import collections
 import dataclasses
 import enum
-import functools
-import random
-import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.support.traces import N_FEATURES, Loop, assert_no_trace, loop
+from tests.support.traces import N_FEATURES, Loop, Net, assert_no_trace, loop
 
 CASES: dict[str, Callable[[], Loop]] = {}
 
@@ -29,35 +25,9 @@ def case(make: Callable[[], Loop]) -> Callable[[], Loop]:
     return make
 
 
-class Net(nn.Module):
-    """A small network; what a case adds is called at every training step, on the hidden layer."""
-
-    def __init__(self, hook: Callable[[Net, torch.Tensor], torch.Tensor | None] | None = None, **state: Any) -> None:
-        super().__init__()
-        self.first = nn.Linear(N_FEATURES, 8)
-        self.last = nn.Linear(8, 1)
-        self.hook = hook
-        for name, value in state.items():
-            setattr(self, name, value)
-
-    def __getattr__(self, name: str) -> Any:
-        return super().__getattr__(name)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        hidden = torch.tanh(self.first(x))
-        if self.hook is not None:
-            changed = self.hook(self, hidden)
-            hidden = hidden if changed is None else changed
-        y: torch.Tensor = self.last(hidden)
-        return y
-
-
-# --- plain attributes -------------------------------------------------------------------------------------------------
-
-
 @case
 def data_dependent_initialisation() -> Loop:
-    def hook(net: Net, h: torch.Tensor) -> torch.Tensor:
+    def hook(net: Any, h: torch.Tensor) -> Any:
         if not net.initialised:
             with torch.no_grad():
                 net.scale.copy_(1 / (h.std(0) + 0.1))
@@ -69,7 +39,7 @@ def data_dependent_initialisation() -> Loop:
 
 @case
 def annealed_constants() -> Loop:
-    def hook(net: Net, h: torch.Tensor) -> torch.Tensor:
+    def hook(net: Any, h: torch.Tensor) -> Any:
         net.temperature = max(0.1, net.temperature * 0.9)
         net.calls += 1
         net.beta.mul_(0.95)
@@ -81,7 +51,7 @@ def annealed_constants() -> Loop:
 
 @case
 def a_hidden_state_over_batches() -> Loop:
-    def hook(net: Net, h: torch.Tensor) -> torch.Tensor:
+    def hook(net: Any, h: torch.Tensor) -> Any:
         net.hidden = (h + 0.5 * net.hidden if net.hidden is not None else h).detach()
         return h + 0.1 * net.hidden
 
@@ -90,7 +60,7 @@ def a_hidden_state_over_batches() -> Loop:
 
 @case
 def a_hidden_state_with_its_history() -> Loop:
-    def hook(net: Net, h: torch.Tensor) -> torch.Tensor:
+    def hook(net: Any, h: torch.Tensor) -> Any:
         if net.hidden is not None:
             net.hidden = net.hidden.detach()
             h = h + 0.3 * net.hidden
@@ -121,7 +91,7 @@ def a_recurrent_state_by_layer() -> Loop:
 
 @case
 def a_momentum_queue_with_a_pointer() -> Loop:
-    def hook(net: Net, h: torch.Tensor) -> torch.Tensor:
+    def hook(net: Any, h: torch.Tensor) -> Any:
         n = len(net.queue)
         rows = torch.arange(net.pointer, net.pointer + len(h)) % n
         net.queue[rows] = h.detach()
@@ -133,7 +103,7 @@ def a_momentum_queue_with_a_pointer() -> Loop:
 
 @case
 def a_deque_of_tensors() -> Loop:
-    def hook(net: Net, h: torch.Tensor) -> torch.Tensor:
+    def hook(net: Any, h: torch.Tensor) -> Any:
         net.memory.append(h.detach())
         return h + torch.stack(list(net.memory)).mean(0)
 
@@ -142,7 +112,7 @@ def a_deque_of_tensors() -> Loop:
 
 @case
 def a_list_that_grows() -> Loop:
-    def hook(net: Net, h: torch.Tensor) -> torch.Tensor:
+    def hook(net: Any, h: torch.Tensor) -> Any:
         net.seen.append(h.detach().mean())
         return h + sum(net.seen)
 
@@ -151,7 +121,7 @@ def a_list_that_grows() -> Loop:
 
 @case
 def numpy_arrays() -> Loop:
-    def hook(net: Net, h: torch.Tensor) -> torch.Tensor:
+    def hook(net: Any, h: torch.Tensor) -> Any:
         net.counts[h.argmax(1).numpy()] += 1
         net.grown = np.append(net.grown, h.sum().item())
         net.view[0] = h[0, 0].item()
@@ -186,7 +156,7 @@ def numpy_arrays() -> Loop:
 
 @case
 def python_containers() -> Loop:
-    def hook(net: Net, h: torch.Tensor) -> torch.Tensor:
+    def hook(net: Any, h: torch.Tensor) -> Any:
         net.classes.add(int(h.argmax()))
         net.histogram[int(h.argmax(1)[0])].append(1)
         net.counter.update([int(h.argmin())])
@@ -197,7 +167,7 @@ def python_containers() -> Loop:
         net.bytes += b"x"
         net.numbers.append(1.5)
         net.nested[0]["a"][1].append(h[0].detach())
-        weight = list(net.recent.values())[0] + len(net.classes) + len(net.histogram) + net.counter.total()
+        weight = next(iter(net.recent.values())) + len(net.classes) + len(net.histogram) + net.counter.total()
         weight += net.table["n"] + net.maps["x"] + net.bytes[0] + len(net.bytes) + sum(net.numbers)
         return h * (1 + 0.01 * weight) + torch.stack(net.nested[0]["a"][1]).mean(0)
 
@@ -215,138 +185,6 @@ def python_containers() -> Loop:
             nested=({"a": (0, [])},),
         )
     )
-
-
-@dataclasses.dataclass(slots=True)
-class Slotted:
-    """Attributes in slots, one of them empty at first."""
-
-    calls: int = 0
-    last: torch.Tensor | None = None
-    late: Any = dataclasses.field(init=False)
-
-
-@dataclasses.dataclass(frozen=True)
-class Frozen:
-    """Its fields can't be set, what they hold can."""
-
-    items: list[float]
-    tensor: torch.Tensor
-
-
-class Private:
-    """Names that Python mangles, and a property in the way."""
-
-    __slots__ = ("__dict__", "__hidden")
-
-    def __init__(self) -> None:
-        self.__hidden = 0
-        self.visible = 0
-
-    @property
-    def total(self) -> int:
-        return self.__hidden + self.visible
-
-    def step(self) -> None:
-        self.__hidden += 1
-        self.visible += 2
-
-
-class Named(dict[str, Any]):
-    """A dict whose items are attributes."""
-
-    def __init__(self, **items: Any) -> None:
-        super().__init__(items)
-        self.__dict__ = self
-
-
-class Stubborn(dict[str, Any]):
-    """A dict that refuses what it is not asked to do by a method of its own."""
-
-    def __setitem__(self, *_: Any) -> None:
-        raise TypeError("no")
-
-    def clear(self) -> None:
-        raise TypeError("no")
-
-    def update(self, *_: Any, **__: Any) -> None:
-        raise TypeError("no")
-
-    def count(self) -> int:
-        dict.__setitem__(self, "n", self.get("n", 0) + 1)
-        return int(self["n"])
-
-
-@case
-def helper_objects() -> Loop:
-    def hook(net: Net, h: torch.Tensor) -> torch.Tensor:
-        net.slotted.calls += 1
-        net.slotted.last = h.detach()
-        net.slotted.late = net.slotted.calls
-        net.frozen.items.append(1.0)
-        net.frozen.tensor.add_(h.mean().detach())
-        net.private.step()
-        net.space.n += 1
-        net.space.added = net.space.n
-        net.args.beta *= 0.9
-        net.named.n += 1
-        n = net.slotted.late + len(net.frozen.items) + net.private.total + net.space.added + net.stubborn.count()
-        return h * (1 + 0.01 * n * net.args.beta + net.frozen.tensor * 0.1) + net.slotted.last * net.named["n"]
-
-    return loop(
-        Net(
-            hook,
-            slotted=Slotted(),
-            frozen=Frozen([], torch.zeros(8)),
-            private=Private(),
-            space=types.SimpleNamespace(n=0),
-            args=argparse.Namespace(beta=1.0),
-            named=Named(n=0),
-            stubborn=Stubborn(),
-        )
-    )
-
-
-@case
-def generators_of_random_numbers() -> Loop:
-    class Meters:
-        def __init__(self) -> None:
-            self.torch = torch.Generator().manual_seed(3)
-
-    def hook(net: Net, h: torch.Tensor) -> torch.Tensor:
-        noise = net.numpy.normal() + net.legacy.rand() + net.python.random() + net.python.gauss()
-        noise += torch.rand((), generator=net.meters.torch).item() + net.draw() + net.bits.random_raw() % 7
-        return h * (1 + 0.1 * noise) + 0.1 * torch.randn_like(h) + random.random() + np.random.rand()
-
-    return loop(
-        Net(
-            hook,
-            numpy=np.random.default_rng(1),
-            legacy=np.random.RandomState(2),
-            python=random.Random(4),
-            bits=np.random.PCG64(5),
-            meters=Meters(),
-            draw=functools.partial(np.random.default_rng(6).normal, 0.0),
-        )
-    )
-
-
-@case
-def partials_and_bound_methods() -> Loop:
-    class Schedule:
-        def __init__(self) -> None:
-            self.calls = 0
-
-        def next(self, step: float) -> float:
-            self.calls += 1
-            return step * self.calls
-
-    def hook(net: Net, h: torch.Tensor) -> torch.Tensor:
-        net.partial.keywords["step"] += 0.01
-        net.partial.tag = getattr(net.partial, "tag", 0) + 1
-        return h * (1 + net.method(0.02) + net.partial() + 0.01 * net.partial.tag)
-
-    return loop(Net(hook, method=Schedule().next, partial=functools.partial(Schedule().next, step=0.01)))
 
 
 class Shadows:
@@ -367,12 +205,12 @@ class Shadows:
 
 @case
 def an_average_that_two_modules_share() -> Loop:
-    net = nn.Sequential(Net(), Net())
+    net: Any = nn.Sequential(Net(), Net())
     first, second = net
     first.last = nn.Linear(8, N_FEATURES)
-    first.average = second.average = Shadows(net.parameters())  # type: ignore[assignment]
+    first.average = second.average = Shadows(net.parameters())
 
-    def update(batch: torch.Tensor) -> torch.Tensor:
+    def update(batch: torch.Tensor) -> Any:
         loss = plain.update(batch) + sum(s.sum() for s in second.average.shadows)
         first.average.update(net.parameters())
         return loss
@@ -383,14 +221,14 @@ def an_average_that_two_modules_share() -> Loop:
 
 @case
 def tensors_that_share_memory() -> Loop:
-    def hook(net: Net, h: torch.Tensor) -> torch.Tensor:
+    def hook(net: Any, h: torch.Tensor) -> Any:
         net.whole.add_(h.detach().mean())
         net.row.mul_(0.9)
         net.again = net.whole.view(-1)
         return h + net.whole[1] + net.row
 
     whole = torch.zeros(2, 8)
-    net = Net(hook, whole=whole, row=whole[0], again=whole.view(-1))
+    net: Any = Net(hook, whole=whole, row=whole[0], again=whole.view(-1))
     net.register_buffer("buffer", whole[1])
     net.twin = nn.Linear(N_FEATURES, 8)
     net.twin.weight.data = net.first.weight.data
@@ -401,7 +239,7 @@ def tensors_that_share_memory() -> Loop:
 def modules_in_plain_lists() -> Loop:
     hidden = [nn.Linear(8, 8), nn.BatchNorm1d(8)]
 
-    def hook(net: Net, h: torch.Tensor) -> torch.Tensor:
+    def hook(net: Any, h: torch.Tensor) -> Any:
         for module in net.hidden:
             h = module(h)
         return h
@@ -412,11 +250,11 @@ def modules_in_plain_lists() -> Loop:
 
 @case
 def layers_made_in_the_first_forward_pass() -> Loop:
-    net = Net()
-    net.middle: nn.Module | None = None
+    net: Any = Net()
+    net.middle = None
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
 
-    def hook(net: Net, h: torch.Tensor) -> torch.Tensor:
+    def hook(net: Any, h: torch.Tensor) -> Any:
         if net.middle is None:
             net.middle = nn.Linear(8, 8)
             net.extra = nn.Parameter(torch.ones(8))
@@ -442,9 +280,9 @@ class Mode(enum.Enum):
 
 @case
 def modes_and_flags() -> Loop:
-    def hook(net: Net, h: torch.Tensor) -> torch.Tensor:
+    def hook(net: Any, h: torch.Tensor) -> Any:
         net.mode = Mode.COLD if net.mode is Mode.WARM else Mode.WARM
-        net.first.calls = getattr(net.first, "calls", 0) + 1  # type: ignore[operator]
+        net.first.calls = getattr(net.first, "calls", 0) + 1
         net.dropout.p = min(0.5, net.dropout.p + 0.05)
         net.norm.momentum = 0.9 * (net.norm.momentum or 0)
         return net.norm(net.dropout(h)) * net.mode.value + 0.01 * net.first.calls

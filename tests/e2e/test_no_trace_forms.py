@@ -35,8 +35,9 @@ class Net(nn.Module):
         self.change(self, self.calls)
         self.calls += 1
         hidden = self.body(x.to(next(self.body.parameters()).dtype)).to(self.last.weight.dtype)
-        if hasattr(self, "shift"):
-            hidden = hidden + self.shift.to(hidden.dtype).sum()
+        shift: Any = getattr(self, "shift", None)
+        if shift is not None:
+            hidden = hidden + shift.to(hidden.dtype).sum()
         y: torch.Tensor = self.last(hidden).float()
         return y
 
@@ -65,8 +66,9 @@ def observers_that_resize_their_buffers() -> Loop:
 def fake_quantisation() -> Loop:
     from torch.ao.quantization import FakeQuantize, MovingAveragePerChannelMinMaxObserver
 
-    net = Net()
-    net.fake = FakeQuantize(MovingAveragePerChannelMinMaxObserver, quant_min=-8, quant_max=7, dtype=torch.qint8)
+    net: Any = Net()
+    observer: Any = FakeQuantize
+    net.fake = observer(MovingAveragePerChannelMinMaxObserver, quant_min=-8, quant_max=7, dtype=torch.qint8)
     net.body.append(net.fake)
     return loop(net)
 
@@ -135,7 +137,7 @@ def other_memory_formats() -> Loop:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             self.calls += 1
             if self.calls == 2:
-                self.to(memory_format=torch.channels_last)
+                self.conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             y: torch.Tensor = self.head(self.conv(x[:, :, None, None].expand(-1, -1, 2, 2)[:, :2]).flatten(1))
             return y
 
@@ -146,9 +148,9 @@ def other_memory_formats() -> Loop:
 def pruning() -> Loop:
     def change(net: Any, calls: int) -> None:
         if calls in (1, 4):
-            prune.l1_unstructured(net.body[2], "weight", 0.2)
+            prune.l1_unstructured(net.body[2], "weight", 0.2)  # type: ignore[no-untyped-call]
         if calls == 5:
-            prune.remove(net.body[2], "weight")
+            prune.remove(net.body[2], "weight")  # type: ignore[no-untyped-call]
 
     return loop(Net(change))
 
@@ -351,7 +353,7 @@ def exotic_tensors() -> Loop:
 @case
 def script_modules() -> Loop:
     net: Any = Net()
-    net.body = torch.jit.trace(net.body, torch.zeros(1, N_FEATURES))
+    net.body = torch.jit.trace(net.body, torch.zeros(1, N_FEATURES))  # type: ignore[no-untyped-call]
     return loop(net)
 
 

@@ -1,13 +1,12 @@
-"""A probe leaves no trace in optimizers of unusual make, registered objects, and what validation touches."""
+"""A probe leaves no trace in registered objects, nor a validation in what it touches."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import io
 import random
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,7 @@ import torch
 import torchmetrics
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.tuner import Tuner
-from lrpilot.v1 import tuner_pb2 as pb
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel
 
 from tests.support.directives import probe, training
@@ -43,188 +39,10 @@ def loss_of(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
     return loss
 
 
-# --- optimizers -------------------------------------------------------------------------------------------------------
-
-
-class Sharpness(Optimizer):
-    """SAM as it is passed around: the inner optimizer shares its groups."""
-
-    def __init__(self, params: Iterable[Any], base: type[Optimizer], rho: float = 0.05, **defaults: Any) -> None:
-        super().__init__(params, {"rho": rho, **defaults})
-        self.base_optimizer = base(self.param_groups, **defaults)
-        self.param_groups = self.base_optimizer.param_groups
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
-        for group in self.param_groups:
-            for p in group["params"]:
-                self.state[p]["old"] = p.detach().clone()
-                p.add_(p.grad, alpha=group["rho"])
-        with torch.enable_grad():
-            closure()
-        for group in self.param_groups:
-            for p in group["params"]:
-                p.copy_(self.state[p]["old"])
-        self.base_optimizer.step()
-
-
-@case
-def sharpness_aware_minimisation() -> Loop:
-    model = network()
-    optimizer = Sharpness(model.parameters(), torch.optim.AdamW, lr=0.01)
-
-    def update(batch: torch.Tensor) -> torch.Tensor:
-        def closure() -> torch.Tensor:
-            optimizer.zero_grad()
-            loss = loss_of(model, batch)
-            torch.autograd.backward(loss)
-            return loss
-
-        loss = closure()
-        optimizer.step(closure)
-        return loss.detach()
-
-    return Loop(model, [optimizer], update)
-
-
-class LookaheadInside(Optimizer):
-    """The wrapper is an optimizer that has the inner one's state and groups as its own."""
-
-    def __init__(self, inner: Optimizer) -> None:
-        self.inner = inner
-        self.param_groups = inner.param_groups
-        self.state = inner.state
-        self.defaults = inner.defaults
-        self.counter = 0
-        self.slow = [[p.detach().clone() for p in group["params"]] for group in self.param_groups]
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        self.inner.zero_grad(set_to_none)
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
-        self.inner.step()
-        self.counter += 1
-        if self.counter % 3 == 0:
-            for group, slow in zip(self.param_groups, self.slow, strict=True):
-                for p, q in zip(group["params"], slow, strict=True):
-                    p.copy_(q.lerp_(p, 0.5))
-
-
-class LookaheadOutside:
-    """The wrapper is no optimizer, but looks like one; its slow weights are in a dict of its own."""
-
-    def __init__(self, inner: Optimizer) -> None:
-        self.optimizer = inner
-        self.slow: dict[torch.Tensor, torch.Tensor] = {}
-        self.steps = 0
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        return self.optimizer.param_groups
-
-    @property
-    def state(self) -> Any:
-        return self.optimizer.state
-
-    def zero_grad(self) -> None:
-        self.optimizer.zero_grad()
-
-    @torch.no_grad()
-    def step(self) -> None:
-        self.optimizer.step()
-        self.steps += 1
-        for group in self.param_groups:
-            for p in group["params"]:
-                slow = self.slow.setdefault(p, p.detach().clone())
-                if self.steps % 3 == 0:
-                    p.copy_(slow.lerp_(p, 0.5))
-
-
-@case
-def lookahead_as_an_optimizer() -> Loop:
-    model = network()
-    return loop(model, LookaheadInside(torch.optim.Adam(model.parameters(), lr=0.01)))
-
-
-@case
-def lookahead_beside_an_optimizer() -> Loop:
-    model = network()
-    return loop(model, LookaheadOutside(torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)))
-
-
-class Plain:
-    """An optimizer without any base class, and slots for what it keeps."""
-
-    __slots__ = ("__weakref__", "momenta", "param_groups", "state", "t")
-
-    def __init__(self, params: Iterable[nn.Parameter]) -> None:
-        self.param_groups: list[dict[str, Any]] = [{"params": list(params), "lr": 0.01}]
-        self.momenta = [torch.zeros_like(p) for p in self.param_groups[0]["params"]]
-        self.state: dict[Any, Any] = {}
-        self.t = 0
-
-    def zero_grad(self) -> None:
-        for p in self.param_groups[0]["params"]:
-            p.grad = None
-
-    @torch.no_grad()
-    def step(self) -> None:
-        self.t += 1
-        group = self.param_groups[0]
-        for p, momentum in zip(group["params"], self.momenta, strict=True):
-            momentum.mul_(1 - 1 / (self.t + 1)).add_(p.grad)
-            p.sub_(momentum, alpha=group["lr"])
-
-
-@case
-def an_optimizer_without_a_base_class() -> Loop:
-    model = network()
-    return loop(model, Plain(model.parameters()))
-
-
-@case
-def several_optimizers_and_a_model_that_holds_them() -> Loop:
-    model: Any = network()
-    first = torch.optim.SGD(model[0].parameters(), lr=0.01, momentum=0.9)
-    second = torch.optim.Adam([*model[1].parameters(), *model[4].parameters()], lr=0.01)
-    model.optimizers = [first, second]
-    model.schedulers = {"plateau": ReduceLROnPlateau(second), "step": CosineAnnealingLR(second, 30)}
-
-    def update(batch: torch.Tensor) -> torch.Tensor:
-        loss = loss_of(model, batch)
-        for optimizer in model.optimizers:
-            optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        for optimizer in model.optimizers:
-            optimizer.step()
-        return loss.detach()
-
-    return Loop(model, [first, second], update)
-
-
-@case
-def a_scheduler_of_something_else_than_the_lr() -> Loop:
-    model: Any = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=0.1)
-    other = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    model.scheduler = LambdaLR(other, lambda step: 0.9**step)
-    base = loop(model, optimizer)
-
-    def update(batch: torch.Tensor) -> torch.Tensor:
-        optimizer.param_groups[0]["weight_decay"] = 0.1 * model.scheduler.get_last_lr()[0]
-        optimizer.param_groups[0]["momentum"] *= 0.99
-        other.step()
-        model.scheduler.step()
-        return base.update(batch)
-
-    return dataclasses.replace(base, update=update)
-
-
 # --- registered objects -----------------------------------------------------------------------------------------------
 
 
-def registered(each: Any, use: Callable[[Any, nn.Module, torch.Tensor], float]) -> Loop:
+def registered(each: Any, use: Callable[[Any, nn.Module, torch.Tensor], Any]) -> Loop:
     """A loop that calls `use` at every step; what it gives changes the loss."""
     base = loop(network())
 
@@ -238,7 +56,7 @@ def registered(each: Any, use: Callable[[Any, nn.Module, torch.Tensor], float]) 
 def a_metric() -> Loop:
     metric = torchmetrics.MeanSquaredError()
 
-    def use(metric: Any, model: nn.Module, batch: torch.Tensor) -> float:
+    def use(metric: Any, model: nn.Module, batch: torch.Tensor) -> Any:
         metric.update(batch[:, 0], batch[:, 1])
         return metric.compute().item() if metric.update_count % 2 else 1.0
 
@@ -249,7 +67,7 @@ def a_metric() -> Loop:
 def a_collection_of_metrics_with_lists() -> Loop:
     metrics = torchmetrics.MetricCollection([torchmetrics.CatMetric(), torchmetrics.MeanMetric()])
 
-    def use(metrics: Any, model: nn.Module, batch: torch.Tensor) -> float:
+    def use(metrics: Any, model: nn.Module, batch: torch.Tensor) -> Any:
         metrics.update(batch.mean())
         return sum(value.sum().item() for value in metrics.compute().values())
 
@@ -260,7 +78,7 @@ def a_collection_of_metrics_with_lists() -> Loop:
 def generators_and_dicts() -> Loop:
     state: dict[str, Any] = {"n": 0, "generator": torch.Generator().manual_seed(1), "best": [1.0], "ema": torch.ones(2)}
 
-    def use(state: Any, model: nn.Module, batch: torch.Tensor) -> float:
+    def use(state: Any, model: nn.Module, batch: torch.Tensor) -> Any:
         state["n"] += 1
         state["best"].append(batch.max().item())
         state["ema"] = 0.9 * state["ema"] + batch[0, :2]
@@ -272,7 +90,7 @@ def generators_and_dicts() -> Loop:
 
 @case
 def namespaces() -> Loop:
-    def use(space: Any, model: nn.Module, batch: torch.Tensor) -> float:
+    def use(space: Any, model: nn.Module, batch: torch.Tensor) -> Any:
         space.step += 1
         space.history.append(space.rng.random() + space.python.random())
         return sum(space.history) + space.step
@@ -288,7 +106,7 @@ def a_loop_of_its_own_class() -> Loop:
             self.step = 0
             self.average: Any = None
 
-    def use(trainer: Any, model: nn.Module, batch: torch.Tensor) -> float:
+    def use(trainer: Any, model: nn.Module, batch: torch.Tensor) -> Any:
         trainer.step += 1
         if trainer.average is None:
             trainer.average = AveragedModel(model)
@@ -303,14 +121,14 @@ class Loaded:
 
     def __init__(self, how: str) -> None:
         self.how = how
-        self.inner = {"tensor": torch.zeros(2), "n": 0}
+        self.inner: dict[str, Any] = {"tensor": torch.zeros(2), "n": 0}
         self.hidden = [0]
 
     def use(self, batch: torch.Tensor) -> float:
         self.inner["tensor"] += batch[0, :2]
         self.inner["n"] += 1
         self.hidden.append(1)
-        return float(self.inner["tensor"].sum()) + self.inner["n"] + sum(self.hidden)
+        return float(self.inner["tensor"].sum() + self.inner["n"] + sum(self.hidden))
 
     def state_dict(self) -> dict[str, Any]:
         return copy.deepcopy(self.inner) if self.how == "copies" else dict(self.inner)
@@ -417,106 +235,3 @@ def test_a_validation_in_training_mode_leaves_no_trace() -> None:
         return Bits().of([model, optimizer, register, torch.get_rng_state()])
 
     assert differences(run(validates=False), run(validates=True)) == []
-
-
-# --- groups -----------------------------------------------------------------------------------------------------------
-
-
-class Scripted(ScriptedTransport):
-    """Gives out the same directives again to a run that goes back."""
-
-    def __init__(self, directives: Sequence[pb.Directive]) -> None:
-        super().__init__(directives)
-        self._all = directives
-
-    def resume_job(self, request: pb.ResumeJobRequest, timeout_s: float) -> pb.ResumeJobResponse:
-        self._directives = iter(self._all[request.directive_number :])
-        self._n_sent = request.directive_number
-        return pb.ResumeJobResponse()
-
-
-@dataclasses.dataclass
-class Growing:
-    """A run that unfreezes a layer, as a group of its own, after so many committed steps, or in a probe."""
-
-    script: list[Any]
-    grow_at: int = 2
-
-    def __post_init__(self) -> None:
-        seed()
-        self.model = network()
-        self.model[0].requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(self.model[4].parameters(), lr=0.02)
-        total_steps = sum(directive.n_steps for directive in self.script)
-        self.tuner = Tuner(self.model, self.optimizer, transport=Scripted(self.script), total_steps=total_steps)
-        self.base = loop(self.model, self.optimizer)
-        self.in_probe = False
-        self.n_steps = 0
-        self.diverging: Sequence[int] = ()
-        self.lrs: list[list[float]] = []
-
-    def grow(self) -> None:
-        self.model[0].requires_grad_(True)
-        self.optimizer.add_param_group({"params": list(self.model[0].parameters()), "lr": self.tuner.lr / 4})
-
-    def bits(self) -> Any:
-        return Bits().of([self.model.state_dict(), self.optimizer.state_dict(), torch.get_rng_state()])
-
-    def run(self, n_steps: int | None = None) -> Growing:
-        """Goes on to the end, or for so many steps."""
-        for batch in self.tuner.batches(batches()):
-            self.n_steps += 1
-            loss = self.base.update(batch)
-            self.tuner.step(loss * float("nan") if self.n_steps in self.diverging else loss)
-            due = self.tuner.searching if self.in_probe else self.tuner.committed_step == self.grow_at
-            if due and len(self.optimizer.param_groups) == 1:
-                self.grow()
-            self.lrs.append(self.tuner.get_last_lr())
-            if len(self.lrs) == n_steps:
-                break
-        return self
-
-
-def diverging() -> Growing:
-    """The committed steps in which the group is added are rolled back: the last loss is no number."""
-    script = [training(0.02, 4), training(0.01, 4, restore=True), probe(0.3, 3, first=True)]
-    run = Growing([*script, training(0.04, 6, restore=True)])
-    run.diverging = (4,)
-    return run
-
-
-def test_a_group_of_committed_steps_outlives_their_rollback_with_its_ratio() -> None:
-    run = diverging().run()
-    assert len(run.optimizer.param_groups) == 2
-    assert all(lrs[1] == pytest.approx(lrs[0] / 4) for lrs in run.lrs if len(lrs) == 2)
-    assert run.lrs[-2] == pytest.approx([0.04, 0.01])
-    assert all(p.requires_grad for p in run.model[0].parameters())
-
-
-@pytest.mark.parametrize("n_steps", [3, 4, 6, 9, 12, 15])
-def test_a_checkpoint_after_that_goes_on_bit_for_bit(n_steps: int) -> None:
-    whole = diverging().run()
-    first = diverging().run(n_steps)
-    file = io.BytesIO()
-    torch.save([first.model.state_dict(), first.optimizer.state_dict(), first.tuner.state_dict()], file)
-    file.seek(0)
-    model, optimizer, tuner = torch.load(file, weights_only=False)
-
-    second = diverging()
-    second.n_steps = n_steps
-    second.grow()
-    second.model.load_state_dict(model)
-    second.optimizer.load_state_dict(optimizer)
-    second.tuner.load_state_dict(tuner)
-    second.run()
-    assert [*first.lrs, *second.lrs] == whole.lrs
-    assert differences(whole.bits(), second.bits()) == []
-
-
-def test_a_group_that_is_added_in_a_probe_goes_with_it(caplog: pytest.LogCaptureFixture) -> None:
-    run = Growing([probe(0.3, 4, first=True), training(0.02, 4, restore=True)])
-    run.in_probe = True
-    run.run()
-    assert len(run.optimizer.param_groups) == 1
-    assert not any(p.requires_grad for p in run.model[0].parameters())
-    assert "went with it" in caplog.text

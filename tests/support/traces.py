@@ -16,6 +16,8 @@ from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.tuner import Tuner
 from lrpilot.v1 import tuner_pb2 as pb
 from torch import nn
+from torch._dynamo.eval_frame import OptimizedModule
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
 from tests.support.directives import probe, training
@@ -65,6 +67,25 @@ class Loop:
         """All that the run has left."""
         roots = [self.model, list(self.optimizers), dict(self.register), self.state]
         return Bits().of([roots, RandomState.capture().states])
+
+
+class Net(nn.Module):
+    """A small network; what a case adds is called at every training step, on the hidden layer."""
+
+    def __init__(self, hook: Callable[[Any, torch.Tensor], Any] | None = None, **state: Any) -> None:
+        super().__init__()
+        self.first = nn.Linear(N_FEATURES, 8)
+        self.last = nn.Linear(8, 1)
+        self.hook = hook
+        for name, value in state.items():
+            setattr(self, name, value)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = torch.tanh(self.first(x))
+        if self.hook is not None:
+            hidden = self.hook(self, hidden)
+        y: torch.Tensor = self.last(hidden)
+        return y
 
 
 def loop(model: nn.Module, optimizer: Any = None, **arguments: Any) -> Loop:
@@ -173,6 +194,8 @@ class Bits:
             return "handle"
         if id(value) in self._seen:
             return ("again", self._seen[id(value)][0])
+        if isinstance(value, OptimizedModule | DistributedDataParallel):
+            return self.of(value._modules)
         self._seen[id(value)] = len(self._seen), value
         return (type(value).__qualname__, *self._parts(value))
 
@@ -213,7 +236,7 @@ class Bits:
 
     def _of_tensor(self, tensor: torch.Tensor) -> Iterator[Any]:
         yield from (str(tensor.dtype), str(tensor.layout), tensor.requires_grad, tensor.is_leaf)
-        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        if isinstance(tensor, nn.UninitializedParameter | nn.parameter.UninitializedBuffer):
             return
         if tensor.is_nested:
             yield from map(self.of, tensor.detach().unbind())

@@ -16,11 +16,10 @@ from __future__ import annotations
 import collections
 import contextlib
 import copy
-import dataclasses
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,11 +27,12 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from lrpilot.copies import Copier, kind, nbytes, values
+from lrpilot.copies import Copier, nbytes, values
 from lrpilot.errors import ConfigError
 from lrpilot.object_graph import ObjectGraph
 from lrpilot.placement import STATE_TENSORS, Demand, choose
 from lrpilot.rng import RandomState
+from lrpilot.taken import Part, Source, Taken, set_gradient
 from lrpilot.tensor_form import TensorForm
 
 log = logging.getLogger("lrpilot")
@@ -67,7 +67,7 @@ class Snapshot:
         self._model = model
         self._optimizers = tuple(optimizers)
         self._registered = dict(registered)
-        self._taken: _Taken | None = None
+        self._taken: Taken | None = None
         self._copier = Copier()
         for name, each in registered.items():
             if not (_has_state_dict(each) or ObjectGraph.reaches(each)):
@@ -117,7 +117,7 @@ class Snapshot:
             self._remember(random_state, sources, states, data)
 
     def _remember(
-        self, random_state: RandomState, sources: list[_Source], states: list[Any], data: Iterable[Any]
+        self, random_state: RandomState, sources: list[Source], states: list[Any], data: Iterable[Any]
     ) -> None:
         graph = self._graph(states)
         apart = graph.beyond(data)
@@ -126,9 +126,9 @@ class Snapshot:
         originals += (values(t.grad) for t in holders if t.grad is not None)
         copies = self._memory.allocate(originals, self._taken.all_copies if self._taken else ())
         of_model, of_data = len(graph.tensors), len(graph.tensors) + len(apart.tensors)
-        self._taken = _Taken(
-            model=_Part.of(graph, copies[:of_model]),
-            data=_Part.of(apart, copies[of_model:of_data]),
+        self._taken = Taken(
+            model=Part.of(graph, copies[:of_model]),
+            data=Part.of(apart, copies[of_model:of_data]),
             gradients=dict(zip(holders, copies[of_data:], strict=True)),
             sources=sources,
             states=states,
@@ -162,7 +162,7 @@ class Snapshot:
             raise RuntimeError("; ".join(failures))
 
     @torch.no_grad()
-    def _put_back(self, taken: _Taken, *, committed: bool = False) -> list[str]:
+    def _put_back(self, taken: Taken, *, committed: bool = False) -> list[str]:
         """Makes the present what it was; what went wrong."""
         _reshard(self._modules())
         parts = (taken.model,) if committed else (taken.model, taken.data)
@@ -181,7 +181,7 @@ class Snapshot:
         taken.random_state.restore()
         return failures
 
-    def _fill(self, taken: _Taken, parts: Iterable[_Part]) -> None:
+    def _fill(self, taken: Taken, parts: Iterable[Part]) -> None:
         """Puts the values and gradients of all tensors back."""
         changed = [each for part in parts for each in part.changed()]
         inferred = [pair for pair in changed if pair[1].is_inference()]
@@ -194,7 +194,7 @@ class Snapshot:
                     self._copier.copy([copy for copy, _ in inferred], [values(tensor) for _, tensor in inferred])
             for tensor in (*taken.model.graph.tensors, *taken.model.graph.hollow):
                 if tensor.is_leaf:
-                    _set_gradient(tensor, taken.gradients.get(tensor))
+                    set_gradient(tensor, taken.gradients.get(tensor))
 
     def _keep(self, added: Sequence[Sequence[dict[str, Any]]], *, committed: bool) -> None:
         """Gives groups back that were added to committed steps, for good; says what becomes of others."""
@@ -298,13 +298,13 @@ class Snapshot:
         """Those inside of others too, in an order that does not change."""
         return self._graph([]).optimizers
 
-    def _sources(self) -> list[_Source]:
+    def _sources(self) -> list[Source]:
         """Where state is that has to be asked for."""
         extra = [module for module in self._modules() if _has_extra_state(module)]
         named = {id(each): name for name, each in self._registered.items()}
         return [
-            *(_Source(type(m).__name__, m.get_extra_state, m.set_extra_state) for m in extra),
-            *(_Source(named[id(each)], each.state_dict, each.load_state_dict) for each in self._stateful()),
+            *(Source(type(m).__name__, m.get_extra_state, m.set_extra_state) for m in extra),
+            *(Source(named[id(each)], each.state_dict, each.load_state_dict) for each in self._stateful()),
         ]
 
     def _graph(self, states: list[Any]) -> ObjectGraph:
@@ -341,84 +341,6 @@ class Snapshot:
         return Demand(copies, growth)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Source:
-    """Of state that is had, and put back, by methods."""
-
-    name: str
-    get: Callable[[], Any]
-    load: Callable[[Any], Any]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Part:
-    """What can be reached from some roots, at one moment."""
-
-    graph: ObjectGraph
-    contents: list[Any]
-    forms: list[TensorForm]
-    copies: list[torch.Tensor]
-    versions: list[int | None]
-    """Of tensors with a history, which can't be written to unless they were."""
-
-    @classmethod
-    def of(cls, graph: ObjectGraph, copies: list[torch.Tensor]) -> _Part:
-        """Now; the values are still to be copied."""
-        return cls(
-            graph=graph,
-            contents=graph.contents(),
-            forms=[TensorForm(tensor) for tensor in (*graph.tensors, *graph.hollow)],
-            copies=copies,
-            versions=[None if tensor.is_inference() else tensor._version for tensor in graph.tensors],
-        )
-
-    def refill(self) -> None:
-        """Gives the objects their contents back."""
-        self.graph.refill(self.contents)
-
-    def reshape(self, *, unfreeze: bool) -> None:
-        """Gives the tensors their form back."""
-        for form in self.forms:
-            form.restore(unfreeze=unfreeze)
-
-    def changed(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Copies, and tensors whose values they are and that may have others now."""
-        return [
-            (copy, tensor)
-            for copy, tensor, version in zip(self.copies, self.graph.tensors, self.versions, strict=True)
-            if tensor.is_leaf or version != tensor._version
-        ]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Taken:
-    """One moment."""
-
-    model: _Part
-    """With optimizers and registered objects."""
-    data: _Part
-    gradients: dict[torch.Tensor, torch.Tensor]
-    sources: list[_Source]
-    states: list[Any]
-    training: list[tuple[nn.Module, bool]]
-    n_groups: list[int]
-    random_state: RandomState
-
-    @property
-    def all_copies(self) -> list[torch.Tensor]:
-        return [*self.model.copies, *self.data.copies, *self.gradients.values()]
-
-    def load(self) -> list[str]:
-        """Gives the sources their states; what went wrong."""
-        failures = []
-        for source, state in zip(self.sources, self.states, strict=True):
-            try:
-                source.load(state)
-            except Exception as error:
-                failures.append(f"{source.name} can't load its state: {type(error).__name__}: {error}")
-        return failures
-
-
 def _plain_tensors() -> Any:
     """What is done to tensors inside is not changed by their classes."""
     return torch._C.DisableTorchFunctionSubclass()
@@ -444,33 +366,6 @@ def _reshard(modules: Iterable[nn.Module]) -> None:
         for module in modules:
             if isinstance(module, fsdp.FSDPModule):
                 module.reshard()
-
-
-def _set_gradient(tensor: torch.Tensor, value: torch.Tensor | None) -> None:
-    """Fills the gradient that is there, or makes one.
-
-    A gradient that the probe let go is not kept alive for its address: that would double what gradients cost, and a
-    loop that sets gradients to None does not depend on where they are.
-    """
-    if value is None:
-        if tensor.grad is not None:
-            tensor.grad = None
-    elif tensor.grad is None or kind(values(tensor.grad)) != kind(value):
-        tensor.grad = _distributed_as(tensor, value.to(tensor.device, copy=True))
-    else:
-        values(tensor.grad).copy_(value)
-
-
-def _distributed_as(tensor: torch.Tensor, shard: torch.Tensor) -> torch.Tensor:
-    """The shard as a distributed tensor if `tensor` is one: gradients lie as their parameters do."""
-    distributed = sys.modules.get("torch.distributed.tensor")
-    if distributed is None or not isinstance(tensor, distributed.DTensor):
-        return shard
-    mesh, placements = tensor.device_mesh, tensor.placements
-    gradient: torch.Tensor = distributed.DTensor.from_local(
-        shard, mesh, placements, run_check=False, shape=tensor.shape, stride=tensor.stride()
-    )
-    return gradient
 
 
 def load_in_place(optimizers: Sequence[Optimizer], states: Sequence[dict[str, Any]]) -> None:

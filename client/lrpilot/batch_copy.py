@@ -87,6 +87,8 @@ class BatchCopier:
         self._layouts: dict[type, Layout] = {}
         self._proven: set[type] = set()
         self._distrusted: set[type] = set()
+        self.saw_history = False
+        """Whether a batch had a tensor that was computed from what is trained: its graph serves one backward pass."""
         self._warned = False
 
     def take(self, batch: Batch) -> BatchCopy[Batch]:
@@ -179,6 +181,13 @@ class _Pickler(pickle.Pickler):
             return None
         if kind is _Kind.PLACE:
             return cast(_Place, value).number
+        if kind is _Kind.TENSOR:
+            from lrpilot import tensor_copies
+
+            if tensor_copies.is_trained(value):
+                # A copy would be trained in its place, or the graph that made it gone through twice.
+                self._copier.saw_history |= tensor_copies.has_history(value)
+                return self._add(value, _Kind.REFERENCE)
         if (kind is _Kind.TENSOR and instance_dict(value)) or (kind is _Kind.ARRAY and not _is_plain_array(value)):
             return None
         return self._add(value, kind)

@@ -59,8 +59,10 @@ class Course(abc.ABC):
         self._position = Position()
         self._finished = False
         self._meddled = False
-        # Whether the present probe begins like the first one of its search, and how that one began.
+        # Whether the present probe begins like the first one of its search, the batches of its first step, and how the
+        # first one began.
         self._repeats = False
+        self._first_batches = 0
         self._repetition = Repetition()
         # The last report, then the answer to it, until what it asks for has begun.
         self._due: pb.Report | pb.Directive | None = None
@@ -180,8 +182,9 @@ class Course(abc.ABC):
 
     def _note(self, losses: Sequence[float]) -> str:
         """What speaks against a probe as a repetition of the first one's beginning; empty: nothing."""
-        repetition = self._repetition
-        if not self._repeats or not repetition.differs(losses[0], self._backend.loss_noise):
+        repetition, backend = self._repetition, self._backend
+        comparable = self._repeats and backend.loss_precedes_updates
+        if not comparable or not repetition.differs(losses[0], self._first_batches, backend.loss_noise):
             return ""
         return repetition.sentence(losses[0], attempt(self._backend.suspects) or [])[:LONGEST_NOTE]
 
@@ -246,7 +249,7 @@ class Course(abc.ABC):
             self._validated(lease)
 
     def _begin(self, directive: pb.Directive) -> None:
-        self._repeats = self._position.follow(directive)
+        self._repeats, self._first_batches = self._position.follow(directive), 0
         if directive.snapshot:
             self._repetition = Repetition()
         self._lease = lease = Lease(directive)

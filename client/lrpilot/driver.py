@@ -19,6 +19,7 @@ from lrpilot.job_config import job_config
 from lrpilot.job_options import TIMEOUT_S
 from lrpilot.lease import Lease
 from lrpilot.observer import Observer
+from lrpilot.record import Record
 from lrpilot.repetition import Repetition
 from lrpilot.resumption import check_resumable, peak_of_rest, remaining_steps, same_budget
 from lrpilot.rng import RandomState
@@ -120,7 +121,7 @@ class Driver(Course):
             if self._record.steps == 0:
                 # What happened since the tuner was made (random numbers, loaded weights) belongs to the start.
                 self._backend.take(self._position.roots)
-            self._repeats = self._position.follow(self._lease.directive)
+            self._repeats, self._first_batches = self._position.follow(self._lease.directive), 0
         if self._finished:
             self._say_over("batches() gives none")
         while not self._finished:
@@ -130,7 +131,10 @@ class Driver(Course):
             if self._drawn > LONGEST_SILENCE and self.searching:
                 self._end_silence()
                 continue
-            yield buffer.draw()
+            batch = buffer.draw()
+            if self._lease.done == 0:
+                self._first_batches += 1
+            yield batch
 
     def step(self, loss: Any) -> None:
         """Takes the loss of the step that was just made, and prepares the next one.
@@ -292,7 +296,8 @@ class Driver(Course):
             "record": self._record.state_dict(),
             "snapshot": self._snapshot_state(),
             "repeats": self._repeats,
-            "first_loss": self._repetition.first_loss,
+            "first_batches": self._first_batches,
+            "repetition": (self._repetition.first_loss, self._repetition.n_batches),
             "position": self._position.state_dict(),
             "random_state": RandomState.capture().state_dict(),
         }
@@ -321,16 +326,18 @@ class Driver(Course):
         saved = pb.JobConfig.FromString(state["config"])
         check_resumable(saved, self._config)
         anew = not same_budget(saved, self._config)
-        self._record.load_state_dict(state["record"])
+        record = Record(self._backend.base_lrs)
+        record.load_state_dict(state["record"])
         if anew and self._total_steps is not None:
-            remaining_steps(self._total_steps, self._record.steps + (0 if state["finished"] else state["done"]))
-        if not anew:
-            self._session.load_state_dict(state["session"])
-        self._held = state["held"]
+            remaining_steps(self._total_steps, record.steps + (0 if state["finished"] else state["done"]))
         if state["snapshot"] is not None:
             self._backend.load_state_dict(state["snapshot"])
+        self._record, self._held = record, state["held"]
+        if not anew:
+            self._session.load_state_dict(state["session"])
         self._position.load_state_dict(state["position"], state["random_state"])
-        self._repeats, self._repetition = state["repeats"], Repetition(state["first_loss"])
+        self._repeats, self._first_batches = state["repeats"], state["first_batches"]
+        self._repetition = Repetition(*state["repetition"])
         self._finished = state["finished"]
         directive = pb.Directive.FromString(state["directive"])
         done, left = state["done"], state["left"]

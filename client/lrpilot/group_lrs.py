@@ -23,7 +23,7 @@ INITIAL = "initial_lr"
 """PyTorch's name in a group for the LR that a schedule starts from."""
 TOLERANCE = 1e-3
 """LRs that differ by less than this part are one: a tensor LR may be of half precision."""
-DECAYED = 0.01
+DECAYED = 0.1
 """LRs below this part of the one that the optimizer was made with were left by a schedule."""
 
 log = logging.getLogger("lrpilot")
@@ -121,7 +121,9 @@ def _bases(optimizer: Grouped, memory: _Memory) -> list[float]:
     """The LRs that the user set, by group; they are remembered. Raises: ConfigError: a group has none."""
     lrs = [_lr(group, number) for number, group in enumerate(optimizer.param_groups)]
     left = memory.left_at is not None and bool(lrs) and _same(lrs[0], memory.left_at)
-    if left and len(memory.base_lrs) == len(lrs):
+    if left:
+        known = memory.base_lrs[: len(lrs)]
+        memory.base_lrs = [*known, *lrs[len(known) :]]  # groups that were added since then have their own
         return memory.base_lrs
     bases = [float(group.get(INITIAL, lr)) for group, lr in zip(optimizer.param_groups, lrs, strict=True)]
     made_with = _made_with(optimizer)

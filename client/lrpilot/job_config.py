@@ -30,14 +30,10 @@ def job_config(
         bounds = None if lr_bounds is None else pb.LrBounds(min=lr_bounds[0], max=lr_bounds[1])
     except (TypeError, ValueError, IndexError, KeyError) as error:
         raise ConfigError(f"lr_bounds: {lr_bounds!r} is not a pair as (1e-4, 1.0)") from error
-    try:
-        return pb.JobConfig(
-            policy=policy or "",
-            policy_options=options,
-            lr_bounds=bounds,
-            total_steps=total_steps,
-            seed=seed,
-            **fields,
-        )
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"the job's description can't be sent: {error}") from error
+    config = pb.JobConfig(policy_options=options, lr_bounds=bounds)
+    for name, value in {"policy": policy or "", "total_steps": total_steps, "seed": seed, **fields}.items():
+        try:
+            config.MergeFrom(pb.JobConfig(**{name: value}))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{name}: {value!r} can't be sent: {error}") from error
+    return config

@@ -58,6 +58,7 @@ class LossBuffer:
         """Where the losses of this directive are."""
         return self._memory.device
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def append(self, loss: torch.Tensor | SupportsFloat) -> None:
         """Adds the loss of a step: a tensor of one element on any device, or a number.

@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import Dataset, IterableDataset
 
 from lrpilot.object_kinds import (
     MODULE_TABLES,
@@ -79,6 +80,9 @@ _STDLIB = sys.stdlib_module_names - {
 
 _WRAPPERS = ("torch._dynamo", "torch.distributed", "torch.jit", "torch.nn.parallel")
 """Packages of modules that wrap a module: of these only the tables are followed."""
+
+_HARMLESS_BASES = (Dataset, IterableDataset)
+"""Classes of frameworks that have nothing of their own: a buffer of experience may be made from one."""
 
 _STATEFUL = (nn.Module, torch.optim.Optimizer, torch.amp.GradScaler, LRScheduler)
 """Classes whose instances are followed whatever package they are from."""
@@ -223,7 +227,7 @@ def _is_machinery(cls: type) -> bool:
 
 
 def _is_from(cls: type, packages: tuple[str, ...]) -> bool:
-    modules = [_module(base) + "." for base in cls.__mro__]
+    modules = [_module(base) + "." for base in cls.__mro__ if base not in _HARMLESS_BASES]
     return any(module.startswith(package + ".") for module in modules for package in packages)
 
 

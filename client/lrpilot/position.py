@@ -60,7 +60,7 @@ class Position:
             self._marked = True
         elif replayed and self._marked:
             self._buffer.rewind()
-        return replayed and self._marked
+        return replayed and self._marked and self._buffer.replays
 
     def state_dict(self) -> dict[str, Any]:
         """As plain values and tensors: the batches of an open search are in it."""

@@ -15,19 +15,27 @@ MOST_NAMED = 3
 class Repetition:
     """Compares the first losses of a search."""
 
-    def __init__(self, first_loss: float | None = None) -> None:
-        """Starts a search; `first_loss`: that of its first probe, in a run that is resumed."""
+    def __init__(self, first_loss: float | None = None, n_batches: int = 0) -> None:
+        """Starts a search; in a run that is resumed, with what its first probe began with."""
         self.first_loss = first_loss
+        self.n_batches = n_batches
+        """How many batches the first step of the first probe had."""
 
-    def differs(self, loss: float, noise: float) -> bool:
+    def differs(self, loss: float, n_batches: int, noise: float) -> bool:
         """Whether a probe began otherwise than the first. The first one is only taken note of.
+
+        A loop may leave out a step, throw a batch away or make several steps of one. Then the first step of a probe is
+        not on the batch that the other's was, which the number of batches until then tells.
 
         Args:
             loss: its first loss.
+            n_batches: how many batches were drawn for its first step; 0: the loop went on with an older one.
             noise: the relative difference that rounding makes on the run's device.
         """
         if self.first_loss is None:
-            self.first_loss = loss
+            self.first_loss, self.n_batches = loss, n_batches
+            return False
+        if n_batches == 0 or n_batches != self.n_batches:
             return False
         if loss == self.first_loss or (math.isnan(loss) and math.isnan(self.first_loss)):
             return False

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
@@ -17,6 +18,8 @@ from lrpilot.batch_copy import BatchCopier, BatchCopy
 from lrpilot.epochs import Epochs
 from lrpilot.loader_state import Moment
 from lrpilot.rng import RandomState
+
+logger = logging.getLogger(__name__)
 
 Batch = TypeVar("Batch")
 
@@ -39,6 +42,8 @@ class BatchBuffer(Generic[Batch]):
         self._epochs = Epochs(iterable)
         self._copier = BatchCopier(self._epochs.shared)
         self._recording = False
+        self.replays = True
+        """Whether batches can be had again; not those that a loader computes with what is trained."""
         self._marked: Moment | Mapping[str, Any] | None = None
         # Drawn since the mark and passed; and drawn, then rewound over, and due again.
         self._behind: collections.deque[_Drawn[Batch]] = collections.deque()
@@ -47,7 +52,7 @@ class BatchBuffer(Generic[Batch]):
     def mark(self) -> None:
         """Starts recording here, for `rewind`. What lies before is dropped."""
         self._behind.clear()
-        self._recording = True
+        self._recording = self.replays
         self._marked = self._epochs.own.capture()
 
     def rewind(self) -> None:
@@ -56,6 +61,8 @@ class BatchBuffer(Generic[Batch]):
         Raises:
             RuntimeError: nothing is marked.
         """
+        if not self.replays:
+            return
         if not self._recording:
             raise RuntimeError("batches: rewind() without mark()")
         if self._marked is not None:
@@ -131,7 +138,18 @@ class BatchBuffer(Generic[Batch]):
         random_state = RandomState.capture().changed_since(before)
         # At once: the loop may change the batch, and the loader use its memory again.
         self._behind.append(_Drawn(self._copier.take(batch), random_state, own))
+        if self._copier.saw_history:
+            self._go_on_in_the_data()
         return batch
+
+    def _go_on_in_the_data(self) -> None:
+        """Replays nothing any more."""
+        self.replays = self._recording = False
+        self._behind.clear()
+        logger.warning(
+            "batches: the loader yields tensors that it computed with what is trained, so batches can't be replayed, "
+            "and every probe gets others; compute them in the training loop"
+        )
 
     def _replay(self, drawn: _Drawn[Batch]) -> Batch:
         if self._recording:

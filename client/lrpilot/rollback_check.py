@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from lrpilot.errors import ConfigError
 from lrpilot.replay import BatchBuffer
 from lrpilot.snapshot import Snapshot
 from lrpilot.state_paths import fingerprints, stuck_paths
@@ -96,7 +97,7 @@ def check_rollback(
         n_steps: how many steps are run, each time.
 
     Raises:
-        ConfigError: an argument can't be accepted, or something can't be put back.
+        ConfigError: an argument can't be accepted, something can't be put back, or `train_step` returns no loss.
         ValueError: the loader is empty.
     """
     snapshot = Snapshot(model, checked(model, optimizer), register or {})
@@ -115,7 +116,10 @@ def check_rollback(
 
 
 def _number(loss: Any) -> float:
-    return float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
+    try:
+        return float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"train_step: it returned a {type(loss).__name__}; return the loss, one number") from error
 
 
 def _different(first: dict[str, Any], second: dict[str, Any]) -> tuple[str, ...]:

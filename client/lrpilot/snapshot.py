@@ -97,6 +97,7 @@ class Snapshot:
         optimizers = {f"optimizer[{i}]" if several else "optimizer": o for i, o in enumerate(self._optimizers)}
         return {"model": self._model, **optimizers, **self._registered}
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def take(self, data: Iterable[Any] = ()) -> None:
         """Remembers the present, in place of what was remembered before.
@@ -161,6 +162,7 @@ class Snapshot:
         if failures:
             raise RuntimeError("; ".join(failures))
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def _put_back(self, taken: Taken, *, committed: bool = False) -> list[str]:
         """Makes the present what it was; what went wrong."""
@@ -246,23 +248,43 @@ class Snapshot:
         with self._elsewhere():
             self._put_back(self._taken, committed=True)  # no data: they are in no state dict of ours
             return {
-                "roots": [copy.deepcopy(root.state_dict()) for root in self._module_roots()],
+                "roots": {name: copy.deepcopy(each.state_dict()) for name, each in self._named_modules().items()},
                 "optimizers": [copy.deepcopy(each.state_dict()) for each in self._all_optimizers()],
-                "objects": [copy.deepcopy(each.state_dict()) for each in self._stateful()],
+                "objects": {name: copy.deepcopy(each.state_dict()) for name, each in self._stateful().items()},
                 "random_state": self._taken.random_state.state_dict(),
             }
 
     def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
-        """Remembers what another snapshot remembered. The present stays as it is."""
+        """Remembers what another snapshot remembered. The present stays as it is.
+
+        Raises:
+            ConfigError: the other one is of other optimizers, registered objects, or another model.
+        """
         if state is None:
             self._taken = None
             return
+        modules, stateful, optimizers = self._named_modules(), self._stateful(), self._all_optimizers()
+        ours, theirs = {*modules, *stateful} - {""}, {*state["roots"], *state["objects"]} - {""}
+        if ours != theirs:
+            raise ConfigError(
+                f"register: {_listed(ours)}, but the checkpoint was made with {_listed(theirs)}; register the same "
+                "objects"
+            )
+        if len(optimizers) != len(state["optimizers"]):
+            raise ConfigError(
+                f"optimizer: {len(optimizers)} of them, those inside others included, but the checkpoint was made with "
+                f"{len(state['optimizers'])}; resume with the same ones"
+            )
         with self._elsewhere():
-            for root, saved in zip(self._module_roots(), state["roots"], strict=True):
-                root.load_state_dict(saved)
-            load_in_place(self._all_optimizers(), state["optimizers"])
-            for each, saved in zip(self._stateful(), state["objects"], strict=True):
-                each.load_state_dict(saved)
+            for name, module in modules.items():
+                try:
+                    module.load_state_dict(state["roots"][name])
+                except RuntimeError as error:
+                    what = f"register: {name!r}" if name else "model"
+                    raise ConfigError(f"{what}: it is another one than the checkpoint's: {error}") from error
+            load_in_place(optimizers, state["optimizers"])
+            for name, each in stateful.items():
+                each.load_state_dict(state["objects"][name])
             RandomState.from_state_dict(state["random_state"]).restore()
             self.take()
 
@@ -284,15 +306,20 @@ class Snapshot:
         another._memory = self._memory.another()
         return another
 
+    def _named_modules(self) -> dict[str, nn.Module]:
+        """The model, without a name, and registered modules."""
+        registered = {name: each for name, each in self._registered.items() if isinstance(each, nn.Module)}
+        return {"": self._model, **registered}
+
     def _module_roots(self) -> list[nn.Module]:
         return [self._model, *(each for each in self._registered.values() if isinstance(each, nn.Module))]
 
     def _modules(self) -> list[nn.Module]:
         return list(dict.fromkeys(module for root in self._module_roots() for module in root.modules()))
 
-    def _stateful(self) -> list[Any]:
-        """Registered objects that are loaded from their state dicts."""
-        return [each for each in self._registered.values() if _has_state_dict(each)]
+    def _stateful(self) -> dict[str, Any]:
+        """Registered objects that are loaded from their state dicts, by name."""
+        return {name: each for name, each in self._registered.items() if _has_state_dict(each)}
 
     def _all_optimizers(self) -> list[Optimizer]:
         """Those inside of others too, in an order that does not change."""
@@ -301,10 +328,9 @@ class Snapshot:
     def _sources(self) -> list[Source]:
         """Where state is that has to be asked for."""
         extra = [module for module in self._modules() if _has_extra_state(module)]
-        named = {id(each): name for name, each in self._registered.items()}
         return [
             *(Source(type(m).__name__, m.get_extra_state, m.set_extra_state) for m in extra),
-            *(Source(named[id(each)], each.state_dict, each.load_state_dict) for each in self._stateful()),
+            *(Source(name, each.state_dict, each.load_state_dict) for name, each in self._stateful().items()),
         ]
 
     def _graph(self, states: list[Any]) -> ObjectGraph:
@@ -319,7 +345,7 @@ class Snapshot:
 
     @torch.no_grad()
     def _demand(self) -> Demand:
-        states = [each.state_dict() for each in self._stateful()]
+        states = [each.state_dict() for each in self._stateful().values()]
         with _plain_tensors():
             return self._demand_beside(states)
 
@@ -339,6 +365,10 @@ class Snapshot:
                 if parameter.grad is None:
                     growth[tensor.device] += nbytes(tensor)
         return Demand(copies, growth)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "nothing"
 
 
 def _plain_tensors() -> Any:

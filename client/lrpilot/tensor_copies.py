@@ -9,7 +9,6 @@ Imported when the first tensor is met: the client works without PyTorch.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -34,6 +33,18 @@ def copied(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     return [copy for copy in copies if copy is not None]
 
 
+def is_trained(tensor: torch.Tensor) -> bool:
+    """Whether it is a parameter, or made from one. A subclass hears nothing of it."""
+    with torch._C.DisableTorchFunctionSubclass():
+        return tensor.requires_grad
+
+
+def has_history(tensor: torch.Tensor) -> bool:
+    """Whether it was computed from a parameter. A subclass hears nothing of it."""
+    with torch._C.DisableTorchFunctionSubclass():
+        return tensor.grad_fn is not None
+
+
 def _copied(tensors: Sequence[torch.Tensor]) -> Iterator[tuple[int, torch.Tensor]]:
     spans = []
     for place, tensor in enumerate(tensors):
@@ -55,7 +66,6 @@ def _is_strided(tensor: torch.Tensor) -> bool:
     """Whether the values are plain memory: no sparse, nested, quantised, meta or wrapper tensor, and no lazy view."""
     return not (
         tensor.layout is not torch.strided
-        or tensor.grad_fn is not None
         or tensor.is_quantized
         or tensor.is_meta
         or tensor.is_nested
@@ -92,8 +102,7 @@ def _is_pinned(tensor: torch.Tensor) -> bool:
 
 
 def _clone(tensor: torch.Tensor) -> torch.Tensor:
-    with torch.enable_grad() if tensor.grad_fn is not None else contextlib.nullcontext():
-        return tensor.clone() if tensor.grad_fn is not None else tensor.detach().clone()
+    return tensor.detach().clone()
 
 
 def _copied_block(tensors: Sequence[torch.Tensor], spans: Sequence[Span]) -> list[torch.Tensor]:
@@ -115,13 +124,5 @@ def _copied_block(tensors: Sequence[torch.Tensor], spans: Sequence[Span]) -> lis
 
 
 def _finished(tensor: torch.Tensor, copy: torch.Tensor) -> torch.Tensor:
-    """The copy with what is not in its memory: its class, and whether it wants a gradient."""
-    if tensor.grad_fn is not None:
-        return copy
-    if type(copy) is not type(tensor):
-        copy = torch.Tensor._make_subclass(type(tensor), copy, tensor.requires_grad)
-    elif tensor.requires_grad:
-        copy.requires_grad_()
-    if tensor.requires_grad and tensor.grad is not None:
-        copy.grad = _clone(tensor.grad)
-    return copy
+    """The copy with its class."""
+    return copy if type(copy) is type(tensor) else torch.Tensor._make_subclass(type(tensor), copy)

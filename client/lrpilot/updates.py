@@ -53,14 +53,15 @@ class Updates:
 
     def took_place(self) -> bool:
         """Whether there was an update since the last call, as far as that is known; forgets it."""
-        made = [count for count in map(_updates, self._counts) if count]
+        made = [*map(_updates, self._counts)]
+        fewest = min(made)
         for counts in self._counts:
             counts[:] = [0] * len(counts)
         self._calls += 1
-        if made:
+        if any(made):
             self._idle = 0
-            if min(made) > 1 and self._calls > 1:
-                self._say_rare(min(made))
+            if fewest > 1 and self._calls > 1:
+                self._say_rare(fewest)
             return True
         self._idle += 1
         self._known = self._known and self._idle <= LONGEST_PAUSE
@@ -72,7 +73,8 @@ class Updates:
             self._say(
                 "idle",
                 "tuner.step(loss) was called with no optimizer.step() since the last time, which does not count: call "
-                "it once after every optimizer.step(), and not for every micro-batch",
+                "it once after every optimizer.step(), and not for every micro-batch (and if a GradScaler skipped the "
+                "update, put the scaler into register=)",
             )
 
     def close(self) -> None:

@@ -148,8 +148,10 @@ def test_rounding_is_no_suspicion_and_a_nan_that_comes_again_is_none() -> None:
         (0.0, 0.0, 1e-5, False),
     ]:
         repetition = Repetition()
-        assert not repetition.differs(first, noise)
-        assert repetition.differs(again, noise) is differs
+        assert not repetition.differs(first, 1, noise)
+        assert repetition.differs(again, 1, noise) is differs
+        assert not repetition.differs(again, 2, noise)
+        assert not repetition.differs(again, 0, noise)
 
 
 def test_a_loop_that_draws_its_own_batches_is_not_compared() -> None:
@@ -198,5 +200,110 @@ def test_a_run_that_is_resumed_within_a_search_still_compares() -> None:
             break
     state = tuner.state_dict()
     assert state["repeats"]
-    assert state["first_loss"] is None  # the first probe is not over
+    assert state["first_batches"] == 1
+    assert state["repetition"] == (None, 0)  # the first probe is not over
     assert len(state["losses"]) == 11
+
+
+def trained(run: Run, loop: Callable[[Tuner], None]) -> list[pb.Outcome.ValueType]:
+    """The outcomes of a run whose loop is another one."""
+    run.tuner = Tuner(run.model, run.optimizer, transport=run.transport, **run.options)
+    loop(run.tuner)
+    assert run.tuner.finished
+    return [report.outcome for report in run.transport.reports]
+
+
+def updated(run: Run, batch: Any) -> torch.Tensor:
+    loss = nn.functional.mse_loss(run.model(batch[0]), batch[1])
+    run.optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+    run.optimizer.step()
+    return loss
+
+
+def test_a_loop_that_leaves_out_the_first_update_is_sound() -> None:
+    run = Run()
+
+    def loop(tuner: Tuner) -> None:
+        for i, batch in enumerate(tuner.batches(run.data)):
+            if i in (0, 30):
+                tuner.step(nn.functional.mse_loss(run.model(batch[0]), batch[1]))
+            else:
+                tuner.step(updated(run, batch))
+
+    assert pb.OUTCOME_UNREPEATABLE not in trained(run, loop)
+
+
+def test_a_loop_that_makes_several_steps_of_a_batch_is_sound() -> None:
+    run = Run()
+
+    def loop(tuner: Tuner) -> None:
+        for batch in tuner.batches(run.data):
+            for half in (slice(0, 8), slice(8, 16), slice(0, 16), slice(4, 12)):
+                tuner.step(updated(run, (batch[0][half], batch[1][half])))
+
+    assert pb.OUTCOME_UNREPEATABLE not in trained(run, loop)
+
+
+def test_a_loop_that_throws_a_batch_away_is_sound() -> None:
+    run = Run()
+
+    def loop(tuner: Tuner) -> None:
+        while not tuner.finished:
+            for batch, _ in zip(tuner.batches(run.data), range(14), strict=False):
+                tuner.step(updated(run, batch))
+
+    assert pb.OUTCOME_UNREPEATABLE not in trained(run, loop)
+
+
+def test_a_loss_from_after_another_optimizer_s_update_is_sound() -> None:
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"critic": nn.Linear(8, 1), "actor": nn.Linear(8, 8)})
+    critic, actor = (torch.optim.Adam(model[name].parameters(), lr=1e-3) for name in ("critic", "actor"))
+    transport = Remembering()
+    tuner = Tuner(model, [actor, critic], transport=transport, total_steps=TOTAL_STEPS, lr_bounds=(1e-4, 1e-1))
+    for x in tuner.batches(list(torch.randn(50, 16, 8))):
+        critic.zero_grad()
+        (model["critic"](x) - x.sum(1, keepdim=True)).square().mean().backward()
+        critic.step()
+        loss = (model["critic"](model["actor"](x)) - 1).square().mean()
+        actor.zero_grad()
+        loss.backward()
+        actor.step()
+        tuner.step(loss)
+    assert pb.OUTCOME_UNREPEATABLE not in [report.outcome for report in transport.reports]
+
+
+def test_batches_that_are_trained_are_the_same_objects_and_those_with_a_history_are_not_replayed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    codes = [nn.Parameter(torch.randn(4)) for _ in range(50)]
+    run = Run()
+    run.optimizer = torch.optim.AdamW([*run.model.parameters(), *codes], lr=2e-3)
+    before = [code.detach().clone() for code in codes]
+    run.data = [(torch.cat([batch[0]]), batch[1], code) for batch, code in zip(run.data, codes, strict=True)]  # type: ignore[misc]
+
+    def loop(tuner: Tuner) -> None:
+        for x, y, code in tuner.batches(run.data):  # type: ignore[misc]
+            loss = nn.functional.mse_loss(run.model(x) + code.mean(), y)
+            run.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+            run.optimizer.step()
+            tuner.step(loss)
+
+    assert pb.OUTCOME_UNREPEATABLE not in trained(run, loop)
+    assert not any(torch.equal(old, code) for old, code in zip(before, codes, strict=True))
+    assert not caplog.text
+
+    run = Run()
+    encoder = nn.Linear(8, 8)
+    data, run.optimizer = run.data, torch.optim.AdamW([*run.model.parameters(), *encoder.parameters()], lr=2e-3)
+
+    class Encoded:
+        def __iter__(self) -> Iterator[Any]:
+            return ((encoder(x), y) for x, y in data)
+
+    run.data = Encoded()  # type: ignore[assignment]
+    run.train()
+    assert run.tuner.finished
+    assert "so batches can't be replayed" in caplog.text

@@ -31,6 +31,11 @@ class Backend(abc.ABC):
         """The relative difference that rounding makes between two evaluations of one loss, at most."""
         return HOST_NOISE
 
+    @property
+    def loss_precedes_updates(self) -> bool:
+        """Whether the loss of a step is from before all of its updates, so that it does not depend on the LR."""
+        return True
+
     def suspects(self) -> list[str]:
         """Names of what may change and can't be put back."""
         return []

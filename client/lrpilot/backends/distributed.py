@@ -47,6 +47,11 @@ class DistributedBackend(Backend):
         """The rank's own, which is everybody's."""
         return self._own.loss_noise
 
+    @property
+    def loss_precedes_updates(self) -> bool:
+        """The rank's own, which is everybody's."""
+        return self._own.loss_precedes_updates
+
     def suspects(self) -> list[str]:
         """On this rank."""
         return self._own.suspects()

@@ -34,6 +34,7 @@ class TorchBackend(Backend):
     ) -> None:
         """Raises: ConfigError: no LR to tune, no room for the snapshot, or `validate` does not work."""
         self._groups = GroupLrs(optimizers)
+        self._single = len(optimizers) == 1
         self._snapshot = Snapshot(model, optimizers, register, placement)
         self._losses = LossBuffer()
         unchanged = functools.partial(evaluating, self._snapshot, optimizers)
@@ -57,6 +58,11 @@ class TorchBackend(Backend):
     def loss_noise(self) -> float:
         """By the device that the losses are on."""
         return HOST_NOISE if self._losses.device.type == "cpu" else DEVICE_NOISE
+
+    @property
+    def loss_precedes_updates(self) -> bool:
+        """With several optimizers one loss may be from after another's update, as a generator's is."""
+        return self._single
 
     def suspects(self) -> list[str]:
         """Iterators and objects of C extensions that model, optimizers and registered objects refer to."""

@@ -266,7 +266,7 @@ class Ring:
                 memory[:] = DATA[first : first + 10].numpy()
                 full.put(memory)
 
-        thread = threading.Thread(target=fill)
+        thread = threading.Thread(target=fill, daemon=True)  # an epoch may be left before its end
         thread.start()
         for _ in range(9):
             memory = full.get()

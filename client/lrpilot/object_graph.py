@@ -227,7 +227,7 @@ def _is_machinery(cls: type) -> bool:
 
 
 def _is_from(cls: type, packages: tuple[str, ...]) -> bool:
-    modules = [_module(base) + "." for base in cls.__mro__ if base not in _HARMLESS_BASES]
+    modules = [_module(base) + "." for base in cls.__mro__ if not any(base is each for each in _HARMLESS_BASES)]
     return any(module.startswith(package + ".") for module in modules for package in packages)
 
 

@@ -167,7 +167,7 @@ def test_a_server_that_dies_does_not_stop_the_training(gang: Gang, tmp_path: Pat
 
 
 FAILURES = {
-    "restore": ("lrpilot.snapshot._Taken.load", 2),
+    "restore": ("lrpilot.taken.Taken.load", 2),
     "take": ("lrpilot.snapshot.Snapshot.take", 2),
     "reading losses": ("lrpilot.backends.torch_backend.TorchBackend.peek", 4),
     "going back in the data": ("lrpilot.position.Position.follow", 2),

@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background are deaf to it
 STEPS = 600
 parameter = nn.Parameter(torch.ones(8))
 optimizer = torch.optim.SGD([parameter], lr=0.05)

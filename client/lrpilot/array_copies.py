@@ -18,7 +18,7 @@ from lrpilot.spans import ALIGNMENT, Span, clusters, is_compact
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _FLAT_KINDS = "biufcmMSUV"
-"""Of dtypes whose elements are nothing but their bytes."""
+"""Kinds of dtypes whose elements are nothing but their bytes."""
 
 
 def copied(arrays: Sequence[Array]) -> list[Array]:

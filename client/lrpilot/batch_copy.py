@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 Batch = TypeVar("Batch")
 
 _PROTOCOL = 4
-"""Of pickle: the last that keeps all bytes in the stream."""
+"""The last protocol of pickle that keeps all bytes in the stream."""
 
 
 class _Kind(enum.Enum):
@@ -255,7 +255,7 @@ _FIXED_TYPES = (
     enum.Enum,
     _Reference,
 )
-"""Of values that can't change, or that have an identity."""
+"""Classes of values that can't change, or that have an identity."""
 
 _FIXED_NAMES = {
     "torch": ("nn.Module", "optim.Optimizer", "dtype", "device", "layout", "memory_format", "Size"),
@@ -398,7 +398,7 @@ def _reference(value: Any) -> tuple[Any, ...]:
 
 @functools.cache
 def _reference_stream() -> bytes:
-    """Of a batch that is its own first leaf."""
+    """The stream of a batch that is its own first leaf."""
     file = io.BytesIO()
     _Pickler(file, BatchCopier(), None).dump(_Place(0))
     return file.getvalue()

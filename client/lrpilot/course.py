@@ -189,7 +189,7 @@ class Course(abc.ABC):
         return repetition.sentence(losses[0], attempt(self._backend.suspects) or [])[:LONGEST_NOTE]
 
     def _losses(self) -> list[float]:
-        """Of all steps since the last report; those that an interrupt has lost are no numbers."""
+        """The losses since the last report; those that an interrupt has lost are no numbers."""
         losses = self._backend.flush()
         self._repeats &= len(losses) == self._lease.done
         return [math.nan] * (self._lease.done - len(losses)) + losses

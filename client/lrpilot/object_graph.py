@@ -92,7 +92,7 @@ _MODULE_OF = type.__dict__["__module__"]
 
 _Kinds = tuple[Kind, ...]
 _CLOSED: _Kinds = ()
-"""Of machinery and atoms."""
+"""Nothing is followed: machinery and atoms."""
 _OPAQUE: _Kinds = (STUCK,)
 
 _KNOWN: dict[int, tuple[weakref.ref[type], _Kinds]] = {}
@@ -110,7 +110,7 @@ class ObjectGraph:
         self.hollow: list[torch.Tensor] = []
         """Those that have no values now."""
         self.optimizers: list[torch.optim.Optimizer] = []
-        """Of all kinds, those inside others too."""
+        """Optimizers, those inside others too."""
         self._objects: dict[Kind, list[Any]] = {}
         self._seen: dict[int, Any] = {}
 

@@ -328,9 +328,9 @@ _ATTRIBUTES = Kind(
 )
 
 MODULE_TABLES = Kind(_module_tables)
-"""Of a module that wraps another one, only its tables."""
+"""Only the tables of a module that wraps another one."""
 
 _TENSOR = Kind(_tensor_children, _tensor_contents, _refill_tensor, of_tensors=True)
 
 STUCK = Kind(_nothing)
-"""Of what may change and can't be put back."""
+"""What may change and can't be put back."""

@@ -34,7 +34,7 @@ class Part:
     forms: list[TensorForm]
     copies: list[torch.Tensor]
     versions: list[int | None]
-    """Of tensors with a history, which can't be written to unless they were."""
+    """Counts of changes: a tensor with a history can't be written to unless it was."""
 
     @classmethod
     def of(cls, graph: ObjectGraph, copies: list[torch.Tensor]) -> Part:

@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 
 
 class TensorForm:
-    """Of one tensor, now. It holds on to the tensor's memory, and to none of its values."""
+    """The form of one tensor, now. It holds on to the tensor's memory, and to none of its values."""
 
     __slots__ = ("_data", "_kind", "_nbytes", "_requires_grad", "_tensor")
 

@@ -11,14 +11,12 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.tuner import Tuner
-from lrpilot.v1 import tuner_pb2 as pb
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.support.directives import probe, training
+from tests.support.directives import ResumableScript, probe, training
 from tests.support.traces import N_FEATURES, Bits, Loop, assert_no_trace, batches, differences, loop, seed
 
 
@@ -27,19 +25,6 @@ def network() -> nn.Sequential:
 
 
 # --- groups -----------------------------------------------------------------------------------------------------------
-
-
-class Scripted(ScriptedTransport):
-    """Gives out the same directives again to a run that goes back."""
-
-    def __init__(self, directives: Sequence[pb.Directive]) -> None:
-        super().__init__(directives)
-        self._all = directives
-
-    def resume_job(self, request: pb.ResumeJobRequest, timeout_s: float) -> pb.ResumeJobResponse:
-        self._directives = iter(self._all[request.directive_number :])
-        self._n_sent = request.directive_number
-        return pb.ResumeJobResponse()
 
 
 @dataclasses.dataclass
@@ -55,7 +40,7 @@ class Growing:
         self.model[0].requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.model[4].parameters(), lr=0.02)
         total_steps = sum(directive.n_steps for directive in self.script)
-        self.tuner = Tuner(self.model, self.optimizer, transport=Scripted(self.script), total_steps=total_steps)
+        self.tuner = Tuner(self.model, self.optimizer, transport=ResumableScript(self.script), total_steps=total_steps)
         self.base = loop(self.model, self.optimizer)
         self.in_probe = False
         self.n_steps = 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 
 
@@ -33,3 +35,18 @@ def probe(lr: float, n_steps: int, first: bool = False, **fields: Any) -> pb.Dir
 def training(lr: float, n_steps: int, restore: bool = False, **fields: Any) -> pb.Directive:
     """Committed steps."""
     return directive(pb.PHASE_TRAIN, lr, n_steps, restore, **fields)
+
+
+class ResumableScript(ScriptedTransport):
+    """Gives out the same directives again to a run that goes back."""
+
+    def __init__(self, directives: Sequence[pb.Directive]) -> None:
+        """Takes the directives, which it numbers."""
+        super().__init__(directives)
+        self._all = directives
+
+    def resume_job(self, request: pb.ResumeJobRequest, timeout_s: float) -> pb.ResumeJobResponse:
+        """Goes back to the directive that the run names."""
+        self._directives = iter(self._all[request.directive_number :])
+        self._n_sent = request.directive_number
+        return pb.ResumeJobResponse()

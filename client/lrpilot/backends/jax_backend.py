@@ -24,7 +24,7 @@ LEARNING_RATE = "learning_rate"
 """The hyperparameter's name in every optimizer of Optax."""
 
 _LEFT: collections.deque[tuple[list[float], list[float]]] = collections.deque(maxlen=64)
-"""Of earlier runs in this process: the LRs that they left in their state, and those that they began with."""
+"""What earlier runs in this process left: the LRs in their state, and those that they began with."""
 
 log = logging.getLogger("lrpilot")
 

@@ -14,10 +14,9 @@ import lrpilot
 import pytest
 import torch
 import torch.distributed as dist
-from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 
-from tests.support.directives import probe, training
+from tests.support.directives import ResumableScript, probe, training
 from tests.support.optimizers import CLASSES, MEMBERS, Run, Style
 
 # That is how second derivatives are had.
@@ -73,19 +72,6 @@ def script(lr: float, wilder: float) -> list[pb.Directive]:
     ]
 
 
-class Scripted(ScriptedTransport):
-    """Gives out the same directives again to a run that goes back."""
-
-    def __init__(self, directives: Sequence[pb.Directive]) -> None:
-        super().__init__(directives)
-        self._all = directives
-
-    def resume_job(self, request: pb.ResumeJobRequest, timeout_s: float) -> pb.ResumeJobResponse:
-        self._directives = iter(self._all[request.directive_number :])
-        self._n_sent = request.directive_number
-        return pb.ResumeJobResponse()
-
-
 class Tuned(Run):
     """A run with probes, by a tuner."""
 
@@ -93,7 +79,7 @@ class Tuned(Run):
         super().__init__(MEMBERS[name], style)
         lr = float(self.tuned.param_groups[0].get("lr", 1.0))
         self.diverging_lr = lr * WILD * 1e3 if diverges else None
-        self.transport = Scripted(script(lr, self.diverging_lr or lr * WILD * 2))
+        self.transport = ResumableScript(script(lr, self.diverging_lr or lr * WILD * 2))
         self.lrs: list[list[float]] = []
         """Those of committed steps, and of the next one."""
         register = {} if self.tuned is self.optimizer else {"outer": self.optimizer}

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, ReduceLROnPlateau
 
-from tests.support.traces import N_FEATURES, Loop, assert_no_trace, loop
+from tests.support.traces import Loop, assert_no_trace, loop, loss_of, network
 
 CASES: dict[str, Callable[[], Loop]] = {}
 
@@ -21,15 +21,6 @@ def case(make: Callable[[], Loop]) -> Callable[[], Loop]:
     """Adds a training loop to those that are compared."""
     CASES[make.__name__.replace("_", " ")] = make
     return make
-
-
-def network() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(N_FEATURES, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, 1))
-
-
-def loss_of(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
-    loss: torch.Tensor = (model(batch) - batch.sum(1, keepdim=True)).square().mean()
-    return loss
 
 
 class Sharpness(Optimizer):

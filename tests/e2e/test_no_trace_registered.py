@@ -19,7 +19,18 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from tests.support.directives import probe, training
-from tests.support.traces import N_FEATURES, Bits, Loop, assert_no_trace, batches, differences, loop, seed
+from tests.support.traces import (
+    N_FEATURES,
+    Bits,
+    Loop,
+    assert_no_trace,
+    batches,
+    differences,
+    loop,
+    loss_of,
+    network,
+    seed,
+)
 
 CASES: dict[str, Callable[[], Loop]] = {}
 
@@ -28,15 +39,6 @@ def case(make: Callable[[], Loop]) -> Callable[[], Loop]:
     """Adds a training loop to those that are compared."""
     CASES[make.__name__.replace("_", " ")] = make
     return make
-
-
-def network() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(N_FEATURES, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, 1))
-
-
-def loss_of(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
-    loss: torch.Tensor = (model(batch) - batch.sum(1, keepdim=True)).square().mean()
-    return loss
 
 
 # --- registered objects -----------------------------------------------------------------------------------------------

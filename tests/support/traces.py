@@ -261,3 +261,14 @@ class Bits:
             yield self.of(tensor.grad)
         yield from (len(hooks or ()) for hooks in (tensor._backward_hooks, tensor._post_accumulate_grad_hooks))
         yield from (self.of(part) for part in tensor.__dict__.items())
+
+
+def network() -> nn.Sequential:
+    """A small network with batch statistics and dropout."""
+    return nn.Sequential(nn.Linear(N_FEATURES, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, 1))
+
+
+def loss_of(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    """How far a model is from the sum of its inputs."""
+    loss: torch.Tensor = (model(batch) - batch.sum(1, keepdim=True)).square().mean()
+    return loss

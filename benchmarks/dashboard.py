@@ -48,7 +48,7 @@ from rich.table import Table
 from tuner_server.access.principal import DEFAULT_PROJECT
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.messages import Directive, Outcome, Phase, Report, Validation
-from tuner_server.service import TunerService
+from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import open_storage
 
 TOTAL_STEPS = 100_000

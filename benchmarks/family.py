@@ -31,9 +31,9 @@ from rich.table import Table
 from benchmarks.quality.__main__ import environment
 from benchmarks.quality.local import LocalTransport
 from benchmarks.quality.workloads import WORKLOADS
-from tuner_server.core.family import prior_from
-from tuner_server.core.job import JobState
-from tuner_server.core.prior import Prior
+from tuner_server.core.job.machine import JobState
+from tuner_server.core.search.prior import Prior
+from tuner_server.service.family import prior_from
 
 OFF = 30.0
 """What a wrong prior is off by, as a factor on the LR."""

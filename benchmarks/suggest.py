@@ -37,10 +37,10 @@ from rich.progress import track
 from rich.table import Table
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # has neither stubs nor py.typed
 
-from tuner_server.core.acquisition import Acquisition, LogExpectedImprovement, LowerConfidenceBound
 from tuner_server.core.forecast import ExponentialForecaster, Objective
-from tuner_server.core.suggest import Query, suggest
-from tuner_server.core.surrogate import FloatArray, Observations
+from tuner_server.core.search.acquisition import Acquisition, LogExpectedImprovement, LowerConfidenceBound
+from tuner_server.core.search.suggest import Query, suggest
+from tuner_server.core.search.surrogate import FloatArray, Observations
 
 N_OBSERVATIONS = (5, 10, 20)
 LR_BOUNDS = (1e-4, 1.0)

@@ -22,9 +22,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from lrpilot.divergence import first_divergence
-from lrpilot.job_config import job_config
+from lrpilot.session.job_config import job_config
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.divergence import first_divergence
 
 TOTAL_STEPS = 20_000
 LR_BOUNDS = (1e-4, 1.0)

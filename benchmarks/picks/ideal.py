@@ -15,8 +15,8 @@ from benchmarks.picks.evidence import Evidence
 from benchmarks.picks.landscape import Surface
 from benchmarks.quality.cases import Case
 from benchmarks.quality.ratios import Ratios
-from tuner_server.core.decayed import length_correction
-from tuner_server.core.prior import LENGTH_EXPONENT
+from tuner_server.core.search.prior import LENGTH_EXPONENT
+from tuner_server.core.stages.decayed_probe import length_correction
 
 PROBE_STEPS = (6, 8, 10, 12, 16, 20, 25, 40, 65, 100, 150, 250)
 FACTORS = tuple(np.geomspace(0.1, 2.0, 61).tolist())

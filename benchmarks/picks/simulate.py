@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from lrpilot.divergence import PATIENCE, first_divergence
+from lrpilot.wire.divergence import PATIENCE, first_divergence
 
 from benchmarks.picks.landscape import Landscape
 from benchmarks.quality.workloads import Workload
-from tuner_server.core import job
 from tuner_server.core.config import JobConfig, LrBounds
+from tuner_server.core.job import machine
 from tuner_server.core.messages import Directive, Outcome, Phase, Report, Validation
 
 BLOW_UP = 10.0
@@ -59,9 +59,9 @@ def simulate(landscape: Landscape, job_config: JobConfig) -> Pick:
         ValueError: The landscape has no probes of the length that the job asks for.
         InvalidInputError: The job asks for what can't be done.
     """
-    transition = job.create(job_config)
+    transition = machine.create(job_config)
     while transition.directive.phase is Phase.PROBE:
-        transition = job.advance(transition.state, report(landscape, transition.directive))
+        transition = machine.advance(transition.state, report(landscape, transition.directive))
     directive = transition.directive
     if directive.phase is not Phase.TRAIN or directive.profile is None:
         raise ValueError(f"the job ended without committed steps: {directive.reason}")

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lrpilot.replay import BatchBuffer
+from lrpilot.data.replay import BatchBuffer
 
 from benchmarks import json_lines
 from benchmarks.pool import run_in_workers
 from benchmarks.quality.workloads import USUAL, WORKLOADS, Batch, Session, Workload
 from benchmarks.regret.oracle import Rollback, decay
-from tuner_server.core.decayed import HELD_OUT
+from tuner_server.core.stages.decayed_probe import HELD_OUT
 
 LENGTHS = (6, 8, 10, 12, 16, 20, 25, 40, 65, 100, 150, 250)
 """Steps of a probe that move the weights."""

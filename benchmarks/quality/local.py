@@ -5,9 +5,9 @@ from __future__ import annotations
 from lrpilot.transport.base import Transport
 from lrpilot.v1 import tuner_pb2 as pb
 
-from tuner_server.core import job
-from tuner_server.core.job import JobState
-from tuner_server.core.prior import Prior
+from tuner_server.core.job import machine
+from tuner_server.core.job.machine import JobState
+from tuner_server.core.search.prior import Prior
 from tuner_server.rpc import convert
 
 
@@ -26,14 +26,14 @@ class LocalTransport(Transport):
         return self._state
 
     def create_job(self, request: pb.CreateJobRequest, timeout_s: float) -> pb.CreateJobResponse:
-        transition = job.create(convert.config_from_pb(request.config), self._prior)
+        transition = machine.create(convert.config_from_pb(request.config), self._prior)
         self._state = transition.state
         directive = convert.directive_to_pb(transition.directive)
         config = convert.config_to_pb(transition.state.config)
         return pb.CreateJobResponse(job=pb.Job(id="local", config=config), directive=directive)
 
     def advance(self, request: pb.AdvanceRequest, timeout_s: float) -> pb.AdvanceResponse:
-        transition = job.advance(self.state, convert.report_from_pb(request.report))
+        transition = machine.advance(self.state, convert.report_from_pb(request.report))
         self._state = transition.state
         return pb.AdvanceResponse(directive=convert.directive_to_pb(transition.directive))
 

@@ -14,7 +14,7 @@ import math
 from itertools import pairwise
 
 import numpy as np
-from lrpilot.profile import Profile
+from lrpilot.wire.profile import Profile
 
 from benchmarks.regret.oracle import StateTable, decay, probe_marks
 from benchmarks.regret.views import probes

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from lrpilot.profile import Profile, Shape
-from lrpilot.replay import BatchBuffer
-from lrpilot.snapshot import Snapshot
+from lrpilot.backends.torch.snapshot import Snapshot
+from lrpilot.data.replay import BatchBuffer
+from lrpilot.wire.profile import Profile, Shape
 
 from benchmarks.quality.schedules import WARMUP
 from benchmarks.quality.training import set_lr, train_step

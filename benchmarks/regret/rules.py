@@ -18,12 +18,12 @@ from benchmarks.regret import annealing
 from benchmarks.regret.forecasts import METHODS, Method
 from benchmarks.regret.oracle import StateTable
 from benchmarks.regret.views import Goal, give_up_above, outcomes, probes
-from tuner_server.core.acquisition import LowerConfidenceBound
-from tuner_server.core.evidence import observations
 from tuner_server.core.forecast import Objective
 from tuner_server.core.messages import Candidate
 from tuner_server.core.policies.budget import BudgetOptions
-from tuner_server.core.suggest import Query, suggest
+from tuner_server.core.search.acquisition import LowerConfidenceBound
+from tuner_server.core.search.observations import observations
+from tuner_server.core.search.suggest import Query, suggest
 
 CAP = 1.0
 """Largest regret: a diverged trial has no loss, and one near it any. Twice the best loss is a failure either way."""

@@ -18,8 +18,8 @@ from lrpilot.errors import (
     ServerError,
     UnavailableError,
 )
-from lrpilot.profile import Profile, Shape
-from lrpilot.schedule import Schedule
+from lrpilot.schedule.schedule import Schedule
+from lrpilot.wire.profile import Profile, Shape
 
 if TYPE_CHECKING:
     from lrpilot.rollback_check import RollbackCheck, check_rollback

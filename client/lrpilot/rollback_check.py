@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from lrpilot.backends.torch.arguments import checked
+from lrpilot.backends.torch.snapshot import Snapshot
+from lrpilot.backends.torch.state_paths import fingerprints, stuck_paths
+from lrpilot.data.replay import BatchBuffer
 from lrpilot.errors import ConfigError
-from lrpilot.replay import BatchBuffer
-from lrpilot.snapshot import Snapshot
-from lrpilot.state_paths import fingerprints, stuck_paths
-from lrpilot.tuned import checked
 
 SHOWN = 10
 """Differences that are listed; the first ones say most."""

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, SupportsFloat, Unpack
 import torch
 from torch import nn
 
-from lrpilot.backends.torch_backend import TorchBackend
-from lrpilot.driver import Driver
-from lrpilot.embedded import START_TIMEOUT_S
-from lrpilot.job_options import TIMEOUT_S, JobOptions
-from lrpilot.ranks import Ranks
-from lrpilot.session import PATIENCE
-from lrpilot.tuned import checked, own
+from lrpilot.backends.torch.arguments import checked, own
+from lrpilot.backends.torch.backend import TorchBackend
+from lrpilot.distributed.ranks import Ranks
+from lrpilot.run.driver import Driver
+from lrpilot.run.options import TIMEOUT_S, JobOptions
+from lrpilot.session.session import PATIENCE
+from lrpilot.transport.embedded_server import START_TIMEOUT_S
 
 if TYPE_CHECKING:  # Builds of PyTorch without torch.distributed have no such name.
     from torch.distributed import ProcessGroup
@@ -55,7 +55,7 @@ class Tuner(Driver):
             process_group: the ranks that train this model together; None: all there are, if `torch.distributed` is
                 initialised. Every rank makes its tuner with the same arguments; see docs/training-loops/distributed.md.
             **job: server, credentials, total_steps, lr_bounds, policy, policy_options, name, family, seed, timeout_s,
-                strict, observers, transport; see `lrpilot.job_options.JobOptions`.
+                strict, observers, transport; see `lrpilot.run.options.JobOptions`.
 
         Raises:
             ConfigError: an argument can't be accepted.

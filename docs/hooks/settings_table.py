@@ -5,7 +5,7 @@ from __future__ import annotations
 from annotated_types import Ge, Le
 from pydantic.fields import FieldInfo
 
-from tuner_server.settings import ServerSettings
+from tuner_server.process.settings import ServerSettings
 
 PLACE = "<!-- every setting -->"
 

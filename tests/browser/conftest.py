@@ -18,10 +18,10 @@ from tests.support.server_process import ServerProcess
 from tests.support.shown import SlowTraining, job_config, run_job
 from tuner_server.access.principal import DEFAULT_PROJECT, Scope
 from tuner_server.access.records import Limits
-from tuner_server.clock import utc_now
-from tuner_server.core.job import Status
+from tuner_server.base.clock import utc_now
+from tuner_server.core.job.machine import Status
 from tuner_server.core.messages import Directive, Phase
-from tuner_server.service import TunerService
+from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import open_storage
 from tuner_server.storage.access import open_access
 

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.support import wire
 from tests.support.browser import PATIENCE_MS, POLL_MS, axe_findings, until, watched, window
 from tests.support.shown import job_config
-from tuner_server.web.access import COOKIE
+from tuner_server.web.server.access import COOKIE
 
 pytestmark = pytest.mark.slow
 expect.set_options(timeout=PATIENCE_MS)

@@ -18,7 +18,7 @@ from tests.support.ports import HOST, free_port
 from tests.support.server_process import ServerProcess, running
 from tests.support.shown import SlowTraining, job_config
 from tuner_server.core.messages import Phase
-from tuner_server.web.access import COOKIE
+from tuner_server.web.server.access import COOKIE
 
 pytestmark = pytest.mark.slow
 expect.set_options(timeout=PATIENCE_MS)

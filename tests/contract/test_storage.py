@@ -15,11 +15,11 @@ import hypothesis
 import pytest
 import sqlalchemy as sa
 from hypothesis import strategies as st
-from lrpilot.profile import Profile, Shape
+from lrpilot.wire.profile import Profile, Shape
 
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import ConflictError, InvalidInputError, NotFoundError, QuotaError
-from tuner_server.core.job import JobState, Status, Transition
+from tuner_server.core.job.machine import JobState, Status, Transition
 from tuner_server.core.messages import (
     MAX_STEPS,
     BatchSource,

@@ -19,15 +19,15 @@ from urllib.parse import unquote, urlsplit
 import lrpilot
 import pytest
 from google.protobuf.descriptor import FileDescriptor
-from lrpilot.job_options import JobOptions
+from lrpilot.run.options import JobOptions
 from lrpilot.v1 import tuner_pb2
 from prometheus_client import CollectorRegistry
 from typer.main import get_command
 
 from tuner_server.cli.app import app
 from tuner_server.ops.metrics import FleetMetrics, ServerMetrics
+from tuner_server.process.settings import ServerSettings
 from tuner_server.rpc.status import CODES
-from tuner_server.settings import ServerSettings
 
 pytestmark = pytest.mark.slow  # the site is built
 

@@ -27,7 +27,7 @@ from tests.support.shown import job_config
 from tests.support.simulated import SimulatedTraining
 from tuner_server.access.principal import DEFAULT_PROJECT
 from tuner_server.access.records import Limits
-from tuner_server.address import Address
+from tuner_server.base.address import Address
 from tuner_server.rpc import limits
 from tuner_server.storage.access import open_access
 

@@ -167,12 +167,12 @@ def test_a_server_that_dies_does_not_stop_the_training(gang: Gang, tmp_path: Pat
 
 
 FAILURES = {
-    "restore": ("lrpilot.taken.Taken.load", 2),
-    "take": ("lrpilot.snapshot.Snapshot.take", 2),
-    "reading losses": ("lrpilot.backends.torch_backend.TorchBackend.peek", 4),
-    "going back in the data": ("lrpilot.position.Position.follow", 2),
-    "an event": ("lrpilot.lease.Lease.event", 9),
-    "the books": ("lrpilot.record.Record.add", 2),
+    "restore": ("lrpilot.backends.torch.taken.Taken.load", 2),
+    "take": ("lrpilot.backends.torch.snapshot.Snapshot.take", 2),
+    "reading losses": ("lrpilot.backends.torch.backend.TorchBackend.peek", 4),
+    "going back in the data": ("lrpilot.data.position.Position.follow", 2),
+    "an event": ("lrpilot.run.lease.Lease.event", 9),
+    "the books": ("lrpilot.run.run_record.Record.add", 2),
 }
 
 

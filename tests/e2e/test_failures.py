@@ -111,7 +111,7 @@ def test_a_refusal_that_may_pass_is_a_server_that_is_away(
                 raise error("there are too many", code)
             return super().create_job(request, timeout_s)
 
-    monkeypatch.setattr("lrpilot.session.LOOKING_SHARE", 0)
+    monkeypatch.setattr("lrpilot.session.session.LOOKING_SHARE", 0)
     run, transport = Run(), Full([training(0.1, 10), training(0.1, 60)])
     tuner = run.tuner(transport)
     run.train(tuner)
@@ -180,8 +180,8 @@ def test_without_a_snapshot_a_divergence_halves_the_lr_and_goes_on(caplog: pytes
     run = Run()
     tuner = run.tuner(ScriptedTransport(script))
     with (
-        mock.patch("lrpilot.snapshot.Snapshot.take", side_effect=MemoryError("too little")),
-        mock.patch("lrpilot.snapshot.Snapshot.restore", side_effect=AssertionError("never")),
+        mock.patch("lrpilot.backends.torch.snapshot.Snapshot.take", side_effect=MemoryError("too little")),
+        mock.patch("lrpilot.backends.torch.snapshot.Snapshot.restore", side_effect=AssertionError("never")),
     ):
         for _ in range(30):
             run.step(tuner)
@@ -221,7 +221,7 @@ PLAN = (
 @pytest.mark.parametrize("call", range(1, 8))
 def test_a_run_whose_books_have_failed_can_be_resumed(call: int) -> None:
     """Steps are missing from them."""
-    bug = ("lrpilot.record.Record.add", hostile.Fault(call, 2, make=8))
+    bug = ("lrpilot.run.run_record.Record.add", hostile.Fault(call, 2, make=8))
     hostile.check(hostile.Case(95, PLAN, draws=True, looks=False, saves_at=72, resumes=True, bug=bug))
 
 

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tests.support.proxy import Proxy, Refuse
 from tests.support.server_process import ServerProcess, running
-from tuner_server.core import job
+from tuner_server.core.job import machine
 from tuner_server.rpc.convert import config_from_pb, directive_to_pb, report_from_pb
 
 TOTAL, BATCH = 600, 16
@@ -237,11 +237,11 @@ def test_the_history_of_a_run_with_a_setback_decides_the_same_again(
     server: ServerProcess, died: Callable[[int], tuple[Run, Tuner]]
 ) -> None:
     response = stored(server, died(SEEDS[0])[1])
-    transition = job.create(config_from_pb(response.job.config))
+    transition = machine.create(config_from_pb(response.job.config))
     for entry in response.history:
         assert directive_to_pb(transition.directive) == entry.directive
         if entry.HasField("report"):
-            transition = job.advance(transition.state, report_from_pb(entry.report))
+            transition = machine.advance(transition.state, report_from_pb(entry.report))
     assert transition.state.given_back_steps == response.job.given_back_steps
 
 
@@ -294,7 +294,7 @@ def test_a_run_goes_back_also_while_its_server_is_away_and_tells_it_later(
     server: ServerProcess, monkeypatch: pytest.MonkeyPatch, from_first: bool
 ) -> None:
     """The client holds itself to the bars; when the server is back, it does not lead to the LR that had failed."""
-    monkeypatch.setattr("lrpilot.session.LOOKING_SHARE", 0)
+    monkeypatch.setattr("lrpilot.session.session.LOOKING_SHARE", 0)
     away, told = False, 0
 
     def before(report: pb.Report) -> None:

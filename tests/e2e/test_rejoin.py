@@ -10,7 +10,7 @@ import lrpilot
 import pytest
 import torch
 from lrpilot.errors import ProtocolError, RefusedError, UnavailableError
-from lrpilot.session import PART_TIMEOUT_S
+from lrpilot.session.session import PART_TIMEOUT_S
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.v1 import tuner_pb2 as pb
 from torch import nn
@@ -85,7 +85,7 @@ class Quadratic:
 @pytest.fixture(autouse=True)
 def looks_for_the_server_at_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """These runs are over in less time than a tuner waits between two looks."""
-    monkeypatch.setattr("lrpilot.session.LOOKING_SHARE", 0)
+    monkeypatch.setattr("lrpilot.session.session.LOOKING_SHARE", 0)
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +270,7 @@ def test_all_waiting_together_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
             return super().create_job(request, timeout_s)
 
     clock = [0.0]
-    monkeypatch.setattr("lrpilot.session.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("lrpilot.session.session.time.monotonic", lambda: clock[0])
     run = Quadratic()
     transport = BlackHole()
     run.train(run.tuner(transport, "budget"))

@@ -14,7 +14,7 @@ from lrpilot.v1 import tuner_pb2 as pb
 from torch import nn
 
 from benchmarks.quality.local import LocalTransport
-from tuner_server.core.job import JobState, Status
+from tuner_server.core.job.machine import JobState, Status
 
 BOUNDS = (1e-4, 1e-1)
 

@@ -35,6 +35,7 @@ from tests.support.simulated import QUICK, SimulatedTraining, config
 from tests.support.wire import TIMEOUT_S, directive_from_pb
 from tuner_server.access.principal import Scope
 from tuner_server.access.records import Grant, Limits
+from tuner_server.access.tls import TlsFiles, server_credentials
 from tuner_server.access.token import Token
 from tuner_server.core.errors import InvalidInputError, StorageError
 from tuner_server.rpc import limits
@@ -42,7 +43,6 @@ from tuner_server.rpc.auth import SCOPES
 from tuner_server.rpc.convert import config_to_pb
 from tuner_server.rpc.limits import MAX_METADATA_BYTES, MAX_REPORT_BYTES, MAX_REQUEST_BYTES
 from tuner_server.rpc.status import DETAILS_KEY
-from tuner_server.rpc.tls import TlsFiles, server_credentials
 from tuner_server.storage.access import AccessStorage, open_access
 
 SERVICE = pb.DESCRIPTOR.services_by_name["TunerService"]

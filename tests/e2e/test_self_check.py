@@ -9,7 +9,7 @@ from typing import Any
 import lrpilot
 import pytest
 import torch
-from lrpilot.repetition import Repetition
+from lrpilot.run.repetition import Repetition
 from lrpilot.tuner import Tuner
 from lrpilot.v1 import tuner_pb2 as pb
 from torch import nn

@@ -22,7 +22,7 @@ from tests.support import server_process, wire
 from tests.support.server_process import ServerProcess
 from tests.support.simulated import QUICK, Run, SimulatedTraining, config, drive
 from tests.support.wire import TIMEOUT_S, directive_from_pb
-from tuner_server.core import schedule
+from tuner_server.core.job import schedule
 from tuner_server.core.messages import Directive, Phase
 from tuner_server.rpc.convert import config_to_pb, segment_to_pb
 from tuner_server.rpc.status import DETAILS_KEY

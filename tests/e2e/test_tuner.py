@@ -14,7 +14,7 @@ import lrpilot
 import pytest
 import torch
 from lrpilot.errors import UnavailableError
-from lrpilot.session import PART_TIMEOUT_S, Session
+from lrpilot.session.session import PART_TIMEOUT_S, Session
 from lrpilot.transport.embedded_transport import EmbeddedTransport
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.transport.scripted import ScriptedTransport

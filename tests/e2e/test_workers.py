@@ -17,7 +17,7 @@ from lrpilot.v1 import tuner_pb2 as pb
 from tests.support import crowd, operators, server_process, wire
 from tests.support.crowd import Crowd
 from tests.support.operators import OperatedServer, wait_until
-from tuner_server.address import Address, reserved
+from tuner_server.base.address import Address, reserved
 from tuner_server.storage import open_storage
 
 TWO = ("--workers", "2", "--grace-s", "5")

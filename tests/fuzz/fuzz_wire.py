@@ -19,16 +19,16 @@ from typing import Any, NoReturn
 import atheris
 
 INSTRUMENTED = [
-    "lrpilot.convert",
-    "lrpilot.profile",
+    "lrpilot.schedule.from_proto",
+    "lrpilot.wire.profile",
     "tuner_server.core.config",
-    "tuner_server.core.job",
+    "tuner_server.core.job.machine",
     "tuner_server.core.messages",
     "tuner_server.core.policies",
-    "tuner_server.core.range_test",
-    "tuner_server.pipeline",
+    "tuner_server.core.stages.lr_range",
+    "tuner_server.service.pipeline",
     "tuner_server.rpc",
-    "tuner_server.service",
+    "tuner_server.service.tuner_service",
     "tuner_server.storage",
 ]
 """What its coverage is looked for in: our own code that requests come to."""
@@ -47,7 +47,7 @@ with atheris.instrument_imports(include=INSTRUMENTED):
     from tuner_server.core.policies.budget import BudgetOptions
     from tuner_server.rpc.convert import config_to_pb
     from tuner_server.rpc.servicer import Servicer
-    from tuner_server.service import TunerService
+    from tuner_server.service.tuner_service import TunerService
     from tuner_server.storage import open_storage
 
 METHODS = [method for method in pb.DESCRIPTOR.services_by_name["TunerService"].methods if not method.server_streaming]

@@ -11,8 +11,8 @@ from typing import Any
 import lrpilot
 import pytest
 import torch
-from lrpilot.integrations.metrics import SEARCH_STEP, STEP, MetricLogger, Point
-from lrpilot.observer import Observer
+from lrpilot.loggers.metrics import SEARCH_STEP, STEP, MetricLogger, Point
+from lrpilot.run.observer import Observer
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 from torch import nn
@@ -142,7 +142,7 @@ def test_an_observer_that_raises_harms_nothing(server: ServerProcess, caplog: py
 
 
 def test_tensorboard(server: ServerProcess, tmp_path: Path) -> None:
-    from lrpilot.integrations.tensorboard import TensorBoardLogger
+    from lrpilot.loggers.tensorboard import TensorBoardLogger
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from torch.utils.tensorboard import SummaryWriter
 
@@ -159,7 +159,7 @@ def test_tensorboard(server: ServerProcess, tmp_path: Path) -> None:
 
 def test_mlflow(server: ServerProcess, tmp_path: Path) -> None:
     import mlflow
-    from lrpilot.integrations.mlflow import MlflowLogger
+    from lrpilot.loggers.mlflow import MlflowLogger
 
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
     with mlflow.start_run() as run:
@@ -186,7 +186,7 @@ class Rows:
 
 
 def test_wandb_gets_a_row_for_every_point_with_its_axis(server: ServerProcess) -> None:
-    from lrpilot.integrations.wandb import WandbLogger
+    from lrpilot.loggers.wandb import WandbLogger
 
     run, memory = Rows(), Memory()
     tuned(server, WandbLogger(run))
@@ -199,7 +199,7 @@ def test_wandb_gets_a_row_for_every_point_with_its_axis(server: ServerProcess) -
 @pytest.mark.slow
 def test_wandb_offline(server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import wandb
-    from lrpilot.integrations.wandb import WandbLogger
+    from lrpilot.loggers.wandb import WandbLogger
 
     monkeypatch.setenv("WANDB_SILENT", "true")
     run = wandb.init(mode="offline", dir=str(tmp_path), project="lrpilot")

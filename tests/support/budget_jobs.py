@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from lrpilot.profile import Profile
+from lrpilot.wire.profile import Profile
 
 from tests.support.simulated import Exchange, Run
-from tuner_server.core import job
 from tuner_server.core.config import JobConfig, LrBounds
-from tuner_server.core.job import Transition
+from tuner_server.core.job import machine
+from tuner_server.core.job.machine import Transition
 from tuner_server.core.messages import Directive, Outcome, Phase, Report, Validation
-from tuner_server.core.promise import FIRST_LOSSES
+from tuner_server.core.stages.promise import FIRST_LOSSES
 
 PLAIN: dict[str, Any] = {"probe_steps": 20, "refinements": 3, "max_candidates": 8}
 """A search that tests can count on, whatever the defaults are."""
@@ -86,14 +86,14 @@ def bowl(best_lr: float, edge_lr: float = math.inf) -> Callable[[float], float]:
 
 def search(config: JobConfig, loss: Callable[[float], float]) -> Run:
     """The job up to its first committed lease, every probe of which ends at the loss of its peak LR."""
-    transition = job.create(config)
+    transition = machine.create(config)
     exchanges = []
     while transition.directive.phase is not Phase.TRAIN:
         directive = transition.directive
         level = loss(profile_of(directive).start_lr)
         report = report_on(directive, 1.0, steps=5) if level == DIVERGES else report_on(directive, level)
         exchanges.append(Exchange(directive, transition.decision, report))
-        transition = job.advance(transition.state, report)
+        transition = machine.advance(transition.state, report)
     exchanges.append(Exchange(transition.directive, transition.decision, None))
     return Run(transition.state, exchanges)
 
@@ -110,7 +110,7 @@ def committed(run: Run) -> float:
 
 def committing(asked: JobConfig, begin: float = 1.0, end: float = 1.0) -> Transition:
     """A job whose outstanding directive is its committed lease, all probes of which led from one loss to another."""
-    transition = job.create(asked)
+    transition = machine.create(asked)
     while transition.directive.phase is not Phase.TRAIN:
-        transition = job.advance(transition.state, falling_on(transition.directive, begin, end))
+        transition = machine.advance(transition.state, falling_on(transition.directive, begin, end))
     return transition

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.support.ports import HOST, free_port
 from tests.support.zygote import Zygote
-from tuner_server.closing import Closing
+from tuner_server.base.closing import Closing
 
 START_TIMEOUT_S = 60.0
 

@@ -11,16 +11,17 @@ from datetime import UTC, datetime, timedelta
 from tuner_server.access.authenticator import Authenticator, Grants
 from tuner_server.access.principal import Scope
 from tuner_server.access.records import Limits, Project, TokenRecord
+from tuner_server.access.shares import Shares
+from tuner_server.access.tls import TlsFiles, server_credentials
 from tuner_server.access.token import Token
-from tuner_server.address import Address
+from tuner_server.base.address import Address
 from tuner_server.rpc.auth import Authentication
-from tuner_server.rpc.limits import CallLimits, Shares
+from tuner_server.rpc.limits import CallLimits
 from tuner_server.rpc.server import Server
-from tuner_server.rpc.tls import TlsFiles, server_credentials
-from tuner_server.service import TunerService
+from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import open_storage
 from tuner_server.storage.access import AccessStorage, open_access
-from tuner_server.web.port import dashboard_port
+from tuner_server.web.server.port import dashboard_port
 
 START_TIMEOUT_S = 30.0
 

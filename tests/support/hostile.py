@@ -13,7 +13,7 @@ from unittest import mock
 
 import torch
 from hypothesis import strategies as st
-from lrpilot.observer import Observer
+from lrpilot.run.observer import Observer
 from lrpilot.tuner import Tuner
 from lrpilot.v1 import tuner_pb2 as pb
 from torch import nn
@@ -21,31 +21,31 @@ from torch import nn
 from tests.support.hostile_server import EXCEPTIONS, HostileServer, Move, moves
 
 POINTS = [
-    "lrpilot.annealing.Annealing.take",
-    "lrpilot.annealing.Annealing.replacement",
-    "lrpilot.backends.torch_backend.TorchBackend.diverged",
-    "lrpilot.backends.torch_backend.TorchBackend.flush",
-    "lrpilot.backends.torch_backend.TorchBackend.lrs",
-    "lrpilot.backends.torch_backend.TorchBackend.peek",
-    "lrpilot.backends.torch_backend.TorchBackend.restore",
-    "lrpilot.backends.torch_backend.TorchBackend.take",
-    "lrpilot.backends.torch_backend.TorchBackend.validate",
-    "lrpilot.backends.torch_backend.TorchBackend.finish",
-    "lrpilot.backends.torch_backend.TorchBackend.suspects",
-    "lrpilot.course.bar_of",
-    "lrpilot.course.begins_unsearched",
-    "lrpilot.course.first_divergence",
-    "lrpilot.lease.Lease.event",
-    "lrpilot.outbox.Outbox.add",
-    "lrpilot.outbox.Outbox.deliver",
-    "lrpilot.position.Position.follow",
-    "lrpilot.record.Record.add",
-    "lrpilot.repetition.Repetition.differs",
-    "lrpilot.sanity.check",
-    "lrpilot.sanity.check_in_place",
-    "lrpilot.session.Session.abandon",
-    "lrpilot.session.Session.answer",
-    "lrpilot.session.Session.close",
+    "lrpilot.session.annealing.Annealing.take",
+    "lrpilot.session.annealing.Annealing.replacement",
+    "lrpilot.backends.torch.backend.TorchBackend.diverged",
+    "lrpilot.backends.torch.backend.TorchBackend.flush",
+    "lrpilot.backends.torch.backend.TorchBackend.lrs",
+    "lrpilot.backends.torch.backend.TorchBackend.peek",
+    "lrpilot.backends.torch.backend.TorchBackend.restore",
+    "lrpilot.backends.torch.backend.TorchBackend.take",
+    "lrpilot.backends.torch.backend.TorchBackend.validate",
+    "lrpilot.backends.torch.backend.TorchBackend.finish",
+    "lrpilot.backends.torch.backend.TorchBackend.suspects",
+    "lrpilot.run.course.bar_of",
+    "lrpilot.run.course.begins_unsearched",
+    "lrpilot.run.course.first_divergence",
+    "lrpilot.run.lease.Lease.event",
+    "lrpilot.session.outbox.Outbox.add",
+    "lrpilot.session.outbox.Outbox.deliver",
+    "lrpilot.data.position.Position.follow",
+    "lrpilot.run.run_record.Record.add",
+    "lrpilot.run.repetition.Repetition.differs",
+    "lrpilot.session.directive_check.check",
+    "lrpilot.session.directive_check.check_in_place",
+    "lrpilot.session.session.Session.abandon",
+    "lrpilot.session.session.Session.answer",
+    "lrpilot.session.session.Session.close",
 ]
 """Functions of the client that a bug might be in."""
 SPOILING = ("restore", "take", "flush", "diverged", "first_divergence", "follow")
@@ -260,7 +260,7 @@ def check(case: Case) -> None:
     torch.manual_seed(0)
     run = Run(case, HostileServer(case.plan, case.total_steps))
     until = ENDLESS_STEPS if case.total_steps is None else MAX_STEPS
-    with _silence(), bug(case), mock.patch("lrpilot.session.LOOKING_SHARE", 0 if case.looks else 20):
+    with _silence(), bug(case), mock.patch("lrpilot.session.session.LOOKING_SHARE", 0 if case.looks else 20):
         try:
             tuner = run.tuner()
             run.train(tuner, min(case.saves_at, until))

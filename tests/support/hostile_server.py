@@ -11,9 +11,9 @@ from typing import Any
 import grpc
 from hypothesis import strategies as st
 from lrpilot.errors import LRPilotError, RefusedError, ServerError, UnavailableError
-from lrpilot.lease import committed, rest_of, rolls_back
 from lrpilot.transport.base import Transport
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.directives import committed, rest_of, rolls_back
 
 from tests.support.arbitrary import messages
 

@@ -15,9 +15,9 @@ from tests.support import server_process
 from tests.support.browser import launch, watched, window
 from tests.support.ports import HOST, free_port
 from tests.support.shown import SlowTraining, job_config, run_job
-from tuner_server.clock import utc_now
-from tuner_server.core.job import Status
-from tuner_server.service import TunerService
+from tuner_server.base.clock import utc_now
+from tuner_server.core.job.machine import Status
+from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import open_storage
 
 DESKTOP, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 844}

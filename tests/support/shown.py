@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 from tests.support.simulated import Run, SimulatedTraining, Weights
 from tuner_server.access.principal import DEFAULT_PROJECT
 from tuner_server.core.config import JobConfig, LrBounds
-from tuner_server.core.job import JobState
+from tuner_server.core.job.machine import JobState
 from tuner_server.core.messages import Phase
-from tuner_server.service import TunerService
+from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import Entry, StoredJob, StoredReport
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from lrpilot.divergence import Watch
-from lrpilot.profile import Profile
-from lrpilot.promise import bar_of, is_above
+from lrpilot.run.promise import bar_of, is_above
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.divergence import Watch
+from lrpilot.wire.profile import Profile
 
-from tuner_server.core import job
 from tuner_server.core.config import JobConfig, LrBounds
-from tuner_server.core.job import JobState
+from tuner_server.core.job import machine
+from tuner_server.core.job.machine import JobState
 from tuner_server.core.messages import (
     Bar,
     BatchSource,
@@ -201,13 +201,13 @@ def drive(
 
     After `alone_after` of them the training goes on by itself once, for ten steps, and is then back.
     """
-    transition = job.create(config)
+    transition = machine.create(config)
     exchanges: list[Exchange] = []
     while transition.directive.phase is not Phase.STOP and len(exchanges) < max_directives:
         alone = len(exchanges) == alone_after
         report = training.run_alone(transition.directive, 10, 0.01) if alone else training.run(transition.directive)
         exchanges.append(Exchange(transition.directive, transition.decision, report))
-        transition = job.advance(transition.state, report)
+        transition = machine.advance(transition.state, report)
     if transition.directive.phase is Phase.STOP:
         training.prepare(transition.directive)
     exchanges.append(Exchange(transition.directive, transition.decision, None))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import uuid
 
 import grpc
-from lrpilot.convert import profile_to_proto
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.v1 import tuner_pb2_grpc
+from lrpilot.wire.profile_proto import profile_to_proto
 
 from tests.support.simulated import SimulatedTraining
 from tuner_server.core.config import JobConfig

@@ -27,7 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
-from tuner_server.closing import Closing
+from tuner_server.base.closing import Closing
 
 LARGEST_MESSAGE = 2**17
 POLL_S = 0.01
@@ -213,7 +213,7 @@ def _run(arguments: list[str]) -> None:
 def _obey() -> None:
     # All that `serve` would import.
     import tuner_server.cli
-    import tuner_server.serve
+    import tuner_server.process.serve
     import tuner_server.storage.schema  # noqa: F401  # as the two above: to have it
 
     assert threading.active_count() == 1, "a fork has one thread, whatever the others were doing"

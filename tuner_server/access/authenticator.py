@@ -14,7 +14,7 @@ from typing import Protocol
 from tuner_server.access.principal import Principal
 from tuner_server.access.records import Grant
 from tuner_server.access.token import Token
-from tuner_server.clock import utc_now
+from tuner_server.base.clock import utc_now
 from tuner_server.core.errors import StorageError, UnauthenticatedError
 
 FRESH_S = 3.0

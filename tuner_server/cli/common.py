@@ -10,15 +10,15 @@ from typing import Annotated, Literal
 
 import typer
 from lrpilot.credentials import Credentials
-from lrpilot.embedded import EmbeddedServer
-from lrpilot.schedule import Schedule
+from lrpilot.schedule.schedule import Schedule
+from lrpilot.transport.embedded_server import EmbeddedServer
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.v1 import tuner_pb2 as pb
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from tuner_server.core.errors import InvalidInputError
-from tuner_server.settings import default_db as default_db
+from tuner_server.process.settings import default_db as default_db
 
 TIMEOUT_S = 30.0
 LARGEST_PAGE = 1000

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tuner_server.cli.common import JsonOption, print_json
-from tuner_server.settings import CONFIG, Effective, ServerSettings, flag, load, variable
+from tuner_server.process.settings import CONFIG, Effective, ServerSettings, flag, load, variable
 
 app = typer.Typer()
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lrpilot.chart import COMMITTED, SEARCH, Curve, Piece, Scale
-from lrpilot.chart import curves as in_columns
+from lrpilot.schedule.curves import COMMITTED, SEARCH, Curve, Piece, Scale
+from lrpilot.schedule.curves import curves as in_columns
 from rich.table import Table
 from rich.text import Text
 
-from tuner_server.web.numbers import count
+from tuner_server.history.numbers import count
 
 WIDTH, HEIGHT = 64, 6
 """Characters of a curve."""

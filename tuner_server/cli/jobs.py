@@ -13,6 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from tuner_server.base.clock import utc_now
 from tuner_server.cli.common import (
     LARGEST_PAGE,
     DbOption,
@@ -28,7 +29,6 @@ from tuner_server.cli.common import (
     state_of,
     unsearched,
 )
-from tuner_server.clock import utc_now
 
 PRUNED_AT_ONCE = 200
 """Jobs that are deleted in one transaction: servers that write meanwhile wait for it."""

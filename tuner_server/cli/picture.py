@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from lrpilot.chart import Piece
+from lrpilot.schedule.curves import Piece
 from lrpilot.v1 import tuner_pb2 as pb
 from rich import box
 from rich.console import Group, RenderableType
@@ -17,12 +17,12 @@ from rich.text import Text
 
 from tuner_server.cli.curve import curves
 from tuner_server.core.messages import Phase
-from tuner_server.web.explain import headline
-from tuner_server.web.numbers import count, number, steps
-from tuner_server.web.setback import setback
-from tuner_server.web.timeline import Probe, Span, Stage, Timeline, timeline
-from tuner_server.web.verdict import verdict
-from tuner_server.web.wire import job_and_history
+from tuner_server.history.from_wire import job_and_history
+from tuner_server.history.headline import headline
+from tuner_server.history.numbers import count, number, steps
+from tuner_server.history.setback import setback
+from tuner_server.history.timeline import Probe, Span, Stage, Timeline, timeline
+from tuner_server.history.verdict import verdict
 
 LAST_LOSSES = 10
 """Of a probe, whose mean is its loss so far: one batch says little."""

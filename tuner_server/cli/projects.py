@@ -10,8 +10,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from tuner_server.base.clock import utc_now
 from tuner_server.cli.common import DbOption, JsonOption, default_db, print_json
-from tuner_server.clock import utc_now
 from tuner_server.core.errors import InvalidInputError
 
 app = typer.Typer(help="Projects, to which jobs and tokens belong.", no_args_is_help=True)

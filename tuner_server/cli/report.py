@@ -20,9 +20,9 @@ def report(
     server: ServerOption = None,
 ) -> None:
     """Write all about a job into one HTML file, to be sent to somebody."""
-    from tuner_server.web.report import report_html  # brings PyTorch, as in `serve`
-    from tuner_server.web.timeline import timeline
-    from tuner_server.web.wire import job_and_history
+    from tuner_server.history.from_wire import job_and_history
+    from tuner_server.history.timeline import timeline
+    from tuner_server.report.report_file import report_html  # brings PyTorch, as in `serve`
 
     with connected(server) as tuner:
         found, entries = job_and_history(schedule_of(tuner, job, pb.SCHEDULE_VIEW_FULL))

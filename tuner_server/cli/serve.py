@@ -29,7 +29,7 @@ def serve(**flags: Any) -> None:
     # Only here: PyTorch takes a second or two to import. The commands that ask a server don't need it, nor does a
     # process that only looks after workers.
     if settings.workers == 1:
-        from tuner_server.serve import serve as run
+        from tuner_server.process.serve import serve as run
     else:
-        from tuner_server.supervisor import supervise as run
+        from tuner_server.process.supervisor import supervise as run
     run(settings)

@@ -14,8 +14,8 @@ from rich.table import Table
 from tuner_server.access.principal import Scope
 from tuner_server.access.records import TokenRecord
 from tuner_server.access.token import Token
+from tuner_server.base.clock import utc_now
 from tuner_server.cli.common import DbOption, JsonOption, default_db, print_json
-from tuner_server.clock import utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,7 @@ TunerError
 ├── QuotaError            a limit of the caller's project is reached
 ├── RateError             too much at a time; the same call is right a moment later
 ├── ConflictError         the same request id, another content; or a lost race that is worth a retry
-├── PolicyError           our fault: a policy broke the contract that `core.job` checks
+├── PolicyError           our fault: a policy broke the contract that `core.job.machine` checks
 ├── DivergenceError       nobody's fault but the training's: it diverges at any LR; it only ends a job
 └── StorageError          the database can't be used
     └── SchemaVersionError  it was written by a newer version

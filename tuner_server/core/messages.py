@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Annotated
 
 import pydantic
-from lrpilot.profile import Profile
+from lrpilot.wire.profile import Profile
 
 # Losses may be NaN or infinite (a probe that diverged): JSON has no such numbers, so they are written as strings.
 _CONFIG = pydantic.ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
@@ -67,6 +67,8 @@ class Outcome(enum.StrEnum):
 MAX_STEPS = 2**40
 """A thousand steps a second for 35 years. Sums of such numbers fit into the 64 bits that they have on the wire."""
 Steps = Annotated[int, pydantic.Field(ge=0, le=MAX_STEPS)]
+LOSS_WINDOW = 10
+"""Committed losses that are averaged for "the loss", as in the published code's logs: one batch says little."""
 MAX_NOTE = 1000
 """Characters of a client's sentence. It is kept with every state of its job."""
 

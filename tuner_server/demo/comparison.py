@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from lrpilot.embedded import EmbeddedServer
+from lrpilot.transport.embedded_server import EmbeddedServer
 from rich.console import Console
 
 from tuner_server.core.errors import InvalidInputError, TunerError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from lrpilot.profile import Shape
+from lrpilot.wire.profile import Shape
 
 BATCH_SIZE = 64
 MAX_SHIFT = 2

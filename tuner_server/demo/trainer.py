@@ -15,7 +15,7 @@ from pathlib import Path
 
 import lrpilot
 import torch
-from lrpilot.profile import Profile
+from lrpilot.wire.profile import Profile
 from torch import Tensor
 from torch.nn import functional
 

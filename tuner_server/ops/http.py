@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from tuner_server.rpc.tls import TlsFiles, server_context
+from tuner_server.access.tls import TlsFiles, server_context
 
 STOP_S = 1
 """Answers are small and at once: what isn't sent by then has nobody who reads it."""

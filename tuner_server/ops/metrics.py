@@ -18,7 +18,7 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from tuner_server.core.messages import Outcome
-from tuner_server.observer import Observer, Part
+from tuner_server.service.observer import Observer, Part
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """Upper ends of the classes of durations: from a cached answer to the time after which a client gives up waiting."""

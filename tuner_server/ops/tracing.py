@@ -19,8 +19,8 @@ from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, S
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from tuner_server.core.messages import Outcome
-from tuner_server.observer import Observer, Part
 from tuner_server.rpc.telemetry import Call
+from tuner_server.service.observer import Observer, Part
 
 EXPORT_S = 2
 """How long a collector may take; at the end of the process it is waited for."""

@@ -1,1 +1,1 @@
-"""gRPC: the wire on one side, `tuner_server.service` on the other."""
+"""gRPC: the wire on one side, `tuner_server.service.tuner_service` on the other."""

@@ -10,13 +10,14 @@ from typing import Any, TypeVar
 
 import pydantic
 from google.protobuf import struct_pb2, timestamp_pb2
-from lrpilot.convert import profile_from_proto, profile_to_proto
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.profile_proto import profile_from_proto, profile_to_proto
 
-from tuner_server.core import schedule
 from tuner_server.core.config import MAX_NAME, JobConfig
 from tuner_server.core.errors import InvalidInputError, NotFoundError
-from tuner_server.core.job_state import Status
+from tuner_server.core.job import schedule
+from tuner_server.core.job.schedule import Segment
+from tuner_server.core.job.state import Status
 from tuner_server.core.messages import (
     MAX_NOTE,
     MAX_STEPS,
@@ -30,7 +31,6 @@ from tuner_server.core.messages import (
     Replacement,
     Report,
 )
-from tuner_server.core.schedule import Segment
 from tuner_server.storage import Entry, StoredJob, StoredReport
 
 PHASES: Mapping[Phase, pb.Phase.ValueType] = {

@@ -10,10 +10,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from lrpilot.v1 import tuner_pb2, tuner_pb2_grpc
 
-from tuner_server.address import Address, bound
+from tuner_server.base.address import Address, bound
 from tuner_server.rpc.limits import LIMIT_OPTIONS, MAX_CONCURRENT_CALLS
 from tuner_server.rpc.servicer import Servicer
-from tuner_server.service import TunerService
+from tuner_server.service.tuner_service import TunerService
 
 SERVICE_NAME = tuner_pb2.DESCRIPTOR.services_by_name["TunerService"].full_name
 THREADS = 8

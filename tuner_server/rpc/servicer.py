@@ -19,7 +19,7 @@ from tuner_server.core.errors import InvalidInputError, TunerError
 from tuner_server.rpc import convert
 from tuner_server.rpc.caller import CALLER
 from tuner_server.rpc.handlers import Context, refuse
-from tuner_server.service import TunerService
+from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import StoredJob
 
 DEFAULT_PAGE, MAX_PAGE = 50, 1000

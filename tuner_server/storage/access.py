@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from tuner_server.access.principal import Scope
 from tuner_server.access.records import Grant, Limits, Project, TokenRecord
-from tuner_server.closing import Closing
+from tuner_server.base.closing import Closing
 from tuner_server.core.errors import ConflictError, InvalidInputError
 from tuner_server.storage.database import Database
 from tuner_server.storage.schema import open_storage

@@ -21,9 +21,9 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Self
 
-from tuner_server.closing import Closing
+from tuner_server.base.closing import Closing
 from tuner_server.core.errors import NotFoundError
-from tuner_server.core.job_state import JobState, Status, Transition
+from tuner_server.core.job.state import JobState, Status, Transition
 from tuner_server.core.messages import Decision, Directive, Outcome, Replacement, Report, Validation
 
 
@@ -56,7 +56,7 @@ class Change:
     fingerprint: bytes
     """Of the report."""
     transition: Transition
-    """What `core.job.advance` made of it."""
+    """What `core.job.machine.advance` made of it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ class Storage(Closing):
             job_id: for a new job; not used when the request was answered before.
             request_id: of the request, unique to it within its project.
             fingerprint: of the request's content.
-            transition: what `core.job.create` gave.
+            transition: what `core.job.machine.create` gave.
             now: aware.
 
         Returns:

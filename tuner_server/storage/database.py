@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from psycopg.abc import RV, PQGen
 from sqlalchemy import exc
 
-from tuner_server.closing import Closing
+from tuner_server.base.closing import Closing
 from tuner_server.core.errors import ConflictError, InvalidInputError, StorageError
 
 # A client takes a connection for dead when no answer comes within 5 s (`lrpilot.transport.grpc_transport.ATTEMPT_S`). A

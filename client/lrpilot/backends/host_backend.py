@@ -8,7 +8,7 @@ from typing import Any
 
 from lrpilot.backends.base import Backend
 from lrpilot.backends.host_losses import HostLosses
-from lrpilot.validator import Validator
+from lrpilot.backends.validator import Validator
 
 
 class HostBackend(Backend):

@@ -1,7 +1,7 @@
 """Losses of a directive that arrive as arrays of any framework, or as numbers.
 
 They are kept as they are, so that a step waits for no device, and converted when somebody looks: a loss is a float32
-then, which is what goes over the wire, and `lrpilot.divergence` decides by that value.
+then, which is what goes over the wire, and `lrpilot.wire.divergence` decides by that value.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from lrpilot.divergence import Watch
+from lrpilot.wire.divergence import Watch
 
 
 class HostLosses:
-    """Collects the losses of steps. The counterpart of `lrpilot.losses.LossBuffer` without PyTorch.
+    """Collects the losses of steps. The counterpart of `lrpilot.backends.torch.losses.LossBuffer` without PyTorch.
 
     Looking converts what came since the last look; whoever looks every now and then keeps few arrays alive.
     """
@@ -31,7 +31,7 @@ class HostLosses:
         """Starts anew.
 
         Args:
-            limit: losses above it diverge (`lrpilot.divergence`).
+            limit: losses above it diverge (`lrpilot.wire.divergence`).
             earlier: losses that come before, of a run that is resumed; they show no divergence.
         """
         self._limit = limit

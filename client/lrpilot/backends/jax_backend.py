@@ -13,9 +13,9 @@ import numpy as np
 from optax import InjectHyperparamsState, InjectStatefulHyperparamsState
 
 from lrpilot.backends.host_backend import HostBackend
+from lrpilot.backends.validator import Validator
 from lrpilot.errors import ConfigError
 from lrpilot.rng import RandomState
-from lrpilot.validator import Validator
 
 State = TypeVar("State")
 

@@ -16,9 +16,9 @@ import keras
 from keras.src.backend.common import global_state
 
 from lrpilot.backends.host_backend import HostBackend
+from lrpilot.backends.validator import Validator
 from lrpilot.errors import ConfigError
 from lrpilot.rng import RandomState
-from lrpilot.validator import Validator
 
 LR_TOLERANCE = 1e-6
 """LRs that differ by less than this part are one: Keras keeps float32."""

@@ -12,7 +12,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 
 from lrpilot.errors import ConfigError
-from lrpilot.job_options import JobOptions
+from lrpilot.run.options import JobOptions
 from lrpilot.tuner import Tuner
 
 log = logging.getLogger("lrpilot")

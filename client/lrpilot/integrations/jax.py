@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrpilot.backends.jax_backend import JaxBackend
-from lrpilot.driver import Driver
-from lrpilot.job_options import JobOptions
-from lrpilot.schedule import Schedule
+from lrpilot.run.driver import Driver
+from lrpilot.run.options import JobOptions
+from lrpilot.schedule.schedule import Schedule
 
 State = TypeVar("State")
 
@@ -48,7 +48,7 @@ class Tuner(Driver, Generic[State]):
             donates: whether the step donates the buffers of its state (`donate_argnums`). Snapshots are copies then;
                 without, they are references and cost nothing but memory.
             **job: server, credentials, total_steps, lr_bounds, policy, policy_options, name, family, seed, timeout_s,
-                strict, observers, transport; see `lrpilot.job_options.JobOptions`.
+                strict, observers, transport; see `lrpilot.run.options.JobOptions`.
 
         Raises:
             ConfigError: an argument can't be accepted.

@@ -9,12 +9,13 @@ from typing import Any, SupportsFloat, Unpack
 import keras
 import numpy as np
 
-from lrpilot import plain, schedule_json
 from lrpilot.backends.keras_backend import KerasBackend, to_numpy
-from lrpilot.driver import Driver
 from lrpilot.errors import ConfigError
-from lrpilot.job_options import JobOptions
-from lrpilot.schedule import Schedule
+from lrpilot.integrations import state_bytes
+from lrpilot.run.driver import Driver
+from lrpilot.run.options import JobOptions
+from lrpilot.schedule.schedule import Schedule
+from lrpilot.wire import schedule_file
 
 log = logging.getLogger("lrpilot")
 
@@ -53,7 +54,7 @@ class LRPilot(keras.callbacks.Callback):
                 `model.evaluate`.
             **job: server, credentials, total_steps (default: what `fit` was asked for, from its `initial_epoch` on),
                 lr_bounds, policy, policy_options, name, family, seed, timeout_s, strict, observers, transport; see
-                `lrpilot.job_options.JobOptions`.
+                `lrpilot.run.options.JobOptions`.
 
         Raises:
             ConfigError: arrays without a batch size, or a batch size without arrays.
@@ -193,12 +194,12 @@ class _Carrier(keras.losses.Loss):
     def save_own_variables(self, store: Any) -> None:
         """Keras is writing a file."""
         if self._callback.driver is not None:
-            store["state"] = np.frombuffer(plain.dumps(self._callback.state_dict()), np.uint8)
+            store["state"] = np.frombuffer(state_bytes.dumps(self._callback.state_dict()), np.uint8)
 
     def load_own_variables(self, store: Any) -> None:
         """Keras is reading a file, which may be of an untuned run."""
         if "state" in store.keys():  # noqa: SIM118  # not every kind of store has `in`
-            self._callback.load_state_dict(plain.loads(store["state"].tobytes()))
+            self._callback.load_state_dict(state_bytes.loads(store["state"].tobytes()))
 
 
 class ReplayedSchedule(keras.optimizers.schedules.LearningRateSchedule):
@@ -219,12 +220,12 @@ class ReplayedSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
     def get_config(self) -> dict[str, Any]:
         """The schedule as text."""
-        return {"schedule": schedule_json.dumps(self._schedule)}
+        return {"schedule": schedule_file.dumps(self._schedule)}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ReplayedSchedule:
         """What `get_config` gave."""
-        return cls(schedule_json.loads(config["schedule"]))
+        return cls(schedule_file.loads(config["schedule"], Schedule))
 
 
 keras.saving.register_keras_serializable("lrpilot")(ReplayedSchedule)

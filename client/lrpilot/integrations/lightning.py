@@ -14,10 +14,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 
-from lrpilot.group_lrs import INITIAL, GroupLrs, assign
-from lrpilot.integrations import lightning_plan as plan
+from lrpilot.backends.torch.group_lrs import INITIAL, GroupLrs, assign
+from lrpilot.integrations import lightning_plan
 from lrpilot.integrations.lightning_search import Search, StepLoss, validation_metric
-from lrpilot.job_options import JobOptions
+from lrpilot.run.options import JobOptions
 from lrpilot.tuner import Tuner
 
 
@@ -79,7 +79,7 @@ class TunerCallback(Callback):
         Raises:
             ConfigError: something else sets the LR too, or the steps are not Lightning's.
         """
-        plan.refuse_what_cannot_be_tuned(trainer, pl_module)
+        lightning_plan.refuse_what_cannot_be_tuned(trainer, pl_module)
         self._base_lrs = self._loaded.get("base_lrs") or GroupLrs(trainer.optimizers).base_lrs
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -96,11 +96,11 @@ class TunerCallback(Callback):
         self._global_step = trainer.global_step
         loaded, self._loaded, self._final = self._loaded, {}, {}
         before = loaded["before"] if loaded else self._steps_before(trainer)
-        ahead = plan.steps_ahead(trainer)
+        ahead = lightning_plan.steps_ahead(trainer)
         self._end = None if ahead is None else trainer.global_step + ahead
         total_steps = None if self._end is None else self._end - before
         if total_steps is not None and total_steps <= 0 and not loaded:
-            plan.warn_of_a_spent_budget(before)
+            lightning_plan.warn_of_a_spent_budget(before)
             _stop(trainer)
             return
         self._before = before
@@ -108,17 +108,17 @@ class TunerCallback(Callback):
         if loaded:
             self._go_on_from(loaded, trainer)
         if self._job.get("total_steps") is not None:
-            plan.warn_of_an_early_end(trainer, self.tuner.remaining_steps)
+            lightning_plan.warn_of_an_early_end(trainer, self.tuner.remaining_steps)
         else:
-            plan.warn_of_max_time(trainer)
-        self._go_on(trainer, plan.present_accumulation(trainer))
+            lightning_plan.warn_of_max_time(trainer)
+        self._go_on(trainer, lightning_plan.present_accumulation(trainer))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says, once, that the Trainer ends elsewhere than it was to when training started."""
-        ahead = plan.steps_ahead(trainer)
+        ahead = lightning_plan.steps_ahead(trainer)
         end = None if ahead is None else trainer.global_step + ahead
         if self._end not in (None, end) and self._job.get("total_steps") is None:
-            plan.warn_of_a_moved_end(self._end, end)
+            lightning_plan.warn_of_a_moved_end(self._end, end)
             self._end = None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -134,7 +134,7 @@ class TunerCallback(Callback):
         if trainer.global_step != self._global_step:
             self._global_step = trainer.global_step
             self.tuner.step(self._loss.take())
-            self._go_on(trainer, plan.next_accumulation(trainer))
+            self._go_on(trainer, lightning_plan.next_accumulation(trainer))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gives the Trainer its minimums back."""

@@ -26,8 +26,7 @@ from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from lightning.pytorch.utilities import CombinedLoader
 from torchmetrics import Metric
 
-from lrpilot.driver import Driver
-from lrpilot.observer import Observer
+from lrpilot.run.observer import Observer, TunedRun
 from lrpilot.tuner import Tuner
 from lrpilot.v1 import tuner_pb2 as pb
 
@@ -81,9 +80,9 @@ class Search(Observer):
         finally:
             self._running = False
 
-    def began(self, driver: Driver, directive: pb.Directive) -> None:
+    def began(self, run: TunedRun, directive: pb.Directive) -> None:
         """Every probe counts from where the search began."""
-        if self._running and driver.searching:
+        if self._running and run.searching:
             self._aside.close()
             self._set_aside()
 

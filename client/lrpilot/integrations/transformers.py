@@ -18,11 +18,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import find_batch_size
 
+from lrpilot.backends.torch.group_lrs import INITIAL, GroupLrs, assign
 from lrpilot.errors import ConfigError
-from lrpilot.group_lrs import INITIAL, GroupLrs, assign
 from lrpilot.integrations.accelerate import unwrapped, with_scaler
-from lrpilot.job_options import JobOptions
 from lrpilot.rng import preserved
+from lrpilot.run.options import JobOptions
 from lrpilot.tuner import Tuner
 
 STATE_NAME = "lrpilot.pt"

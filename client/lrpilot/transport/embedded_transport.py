@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import time
 
-from lrpilot.embedded import EmbeddedServer, check_installed
 from lrpilot.errors import UnavailableError
 from lrpilot.transport.base import Transport
+from lrpilot.transport.embedded_server import EmbeddedServer, check_installed
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.v1 import tuner_pb2 as pb
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.family import NO_PRIOR, QUICK, Run, as_json, job, plot, priors, summarise
-from tuner_server.core.family import optimum_of
-from tuner_server.core.prior import Prior
+from tuner_server.core.search.prior import Prior
+from tuner_server.service.family import optimum_of
 
 RIGHT = Prior(log_lr=math.log(0.01), sd=0.5, n_jobs=3, probe_steps=25)
 

@@ -4,8 +4,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from lrpilot.divergence import PATIENCE
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.divergence import PATIENCE
 
 from benchmarks.load import __main__ as load
 from benchmarks.load.fleet import Arrival, Window

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from lrpilot.divergence import PATIENCE
-from lrpilot.profile import Profile, Shape
-from lrpilot.replay import BatchBuffer
+from lrpilot.data.replay import BatchBuffer
+from lrpilot.wire.divergence import PATIENCE
+from lrpilot.wire.profile import Profile, Shape
 
 from benchmarks.quality.training import set_lr, train_step
 from benchmarks.quality.workloads import WORKLOADS, Session

@@ -3,8 +3,8 @@ from __future__ import annotations
 import io
 
 import pytest
-from lrpilot.chart import COMMITTED, SEARCH, Curve, Piece, Scale
-from lrpilot.profile import Profile, Shape
+from lrpilot.schedule.curves import COMMITTED, SEARCH, Curve, Piece, Scale
+from lrpilot.wire.profile import Profile, Shape
 from rich.console import Console
 
 from tuner_server.cli.curve import WIDTH, braille, curves, step_axis

@@ -15,14 +15,14 @@ from tests.support.falling_short import DEADLY_TWICE, DyingTraining
 from tests.support.shown import history, job_config, stored
 from tests.support.simulated import QUICK, SimulatedTraining, config, drive
 from tuner_server.cli.picture import laid_out, picture
-from tuner_server.core import job
 from tuner_server.core.config import JobConfig
+from tuner_server.core.job import machine
 from tuner_server.core.messages import Outcome, Phase
+from tuner_server.history import headline
+from tuner_server.history.setback import setback
+from tuner_server.history.timeline import timeline
+from tuner_server.history.verdict import verdict
 from tuner_server.rpc.convert import schedule_to_pb
-from tuner_server.web import explain
-from tuner_server.web.setback import setback
-from tuner_server.web.timeline import timeline
-from tuner_server.web.verdict import verdict
 
 TWO_STAGES = config(400, **QUICK)
 
@@ -41,7 +41,7 @@ def printed(found: pb.GetScheduleResponse) -> str:
 @pytest.mark.parametrize("max_directives", [0, 1, 4, 7, 10_000])
 def test_it_says_what_the_page_says(max_directives: int) -> None:
     run = drive(TWO_STAGES, SimulatedTraining(), max_directives=max_directives)
-    said = explain.headline(run.state, timeline(history(run)))
+    said = headline.headline(run.state, timeline(history(run)))
     assert " ".join(said.split()) in " ".join(printed(response(TWO_STAGES, max_directives)).split())
 
 
@@ -70,7 +70,7 @@ def test_a_search_that_goes_on_shows_its_probes() -> None:
 
 def test_a_probe_of_a_job_that_was_cancelled_is_not_said_to_run() -> None:
     run = drive(TWO_STAGES, SimulatedTraining(), max_directives=1)
-    text = printed(schedule_to_pb(stored(job.cancel(run.state, "wrong data")), history(run), history=True))
+    text = printed(schedule_to_pb(stored(machine.cancel(run.state, "wrong data")), history(run), history=True))
     assert "not reported" in text
     assert "running" not in text
 

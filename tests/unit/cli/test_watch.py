@@ -10,7 +10,7 @@ from tests.support.shown import history, stored
 from tests.support.simulated import QUICK, SimulatedTraining, config, drive
 from tuner_server.cli.curve import COLUMNS
 from tuner_server.cli.watch import is_behind, pictures
-from tuner_server.core import job
+from tuner_server.core.job import machine
 from tuner_server.core.messages import Phase
 from tuner_server.rpc.convert import job_to_pb, schedule_to_pb
 
@@ -80,11 +80,11 @@ def test_a_server_that_is_not_there_at_first_is_not() -> None:
 def test_a_history_is_fetched_no_more_often_than_there_is_something_to_see() -> None:
     """Of a long job with many reports: once a column, once a probe, twice a stage."""
     job_config = config(20_000, tau=500, tau_max=4000, tau_prime=50)
-    training, transition = SimulatedTraining(), job.create(job_config)
+    training, transition = SimulatedTraining(), machine.create(job_config)
     fetched, fetches, others = job_to_pb(stored(transition.state)), 1, 0
     while transition.directive.phase is not Phase.STOP:
         before = transition.directive
-        transition = job.advance(transition.state, training.run(before))
+        transition = machine.advance(transition.state, training.run(before))
         others += before.phase is Phase.PROBE or transition.directive.phase is not before.phase
         others += transition.directive.stage != before.stage
         now = job_to_pb(stored(transition.state))

@@ -13,8 +13,8 @@ import lrpilot
 import numpy as np
 import pytest
 import torch
+from lrpilot.backends.torch.state_paths import fingerprints
 from lrpilot.errors import ConfigError
-from lrpilot.state_paths import fingerprints
 from torch import nn
 
 Step = Callable[[Any], torch.Tensor]

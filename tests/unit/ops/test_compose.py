@@ -11,8 +11,8 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
-from tuner_server.address import Address
-from tuner_server.settings import ServerSettings, load, variable
+from tuner_server.base.address import Address
+from tuner_server.process.settings import ServerSettings, load, variable
 
 DOCKER = Path(__file__).parents[3] / "docker"
 OURS = {"postgres", "migrate", "tokens", "tuner", "digits", "text", "export", "prometheus"}

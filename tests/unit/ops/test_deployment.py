@@ -12,12 +12,12 @@ import yaml
 from prometheus_client import CollectorRegistry
 from typer.main import get_command
 
-from tuner_server.address import Address
+from tuner_server.base.address import Address
 from tuner_server.cli.app import app
 from tuner_server.ops.http import Readiness, operators_app
 from tuner_server.ops.metrics import FleetMetrics, ServerMetrics
-from tuner_server.settings import ServerSettings, load, variable
-from tuner_server.supervisor import MARGIN_S
+from tuner_server.process.settings import ServerSettings, load, variable
+from tuner_server.process.supervisor import MARGIN_S
 
 ROOT = Path(__file__).parents[3]
 KUBERNETES = ROOT / "deploy" / "kubernetes"

@@ -8,8 +8,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from tuner_server.core.messages import Outcome
-from tuner_server.observer import Part
 from tuner_server.ops.metrics import FleetMetrics, ServerMetrics, exposition, forget_gauges
+from tuner_server.service.observer import Part
 
 WORKER = """
 import sys

@@ -8,9 +8,9 @@ import structlog
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from tuner_server.observer import Observer, Part
 from tuner_server.ops.tracing import Tracing
 from tuner_server.rpc.telemetry import Call
+from tuner_server.service.observer import Observer, Part
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

@@ -13,15 +13,16 @@ import pytest
 from google.protobuf import struct_pb2
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from hypothesis import strategies as st
-from lrpilot.convert import profile_from_proto, profile_to_proto
-from lrpilot.lease import rest_of
-from lrpilot.profile import Profile, Shape
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.directives import rest_of
+from lrpilot.wire.profile import Profile, Shape
+from lrpilot.wire.profile_proto import profile_from_proto, profile_to_proto
 
 from tests.support.wire import directive_from_pb, report_to_pb
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import InvalidInputError, NotFoundError
-from tuner_server.core.job import JobState, Status
+from tuner_server.core.job.machine import JobState, Status
+from tuner_server.core.job.schedule import Segment
 from tuner_server.core.messages import (
     MAX_NOTE,
     MAX_STEPS,
@@ -38,7 +39,6 @@ from tuner_server.core.messages import (
     Setback,
     Validation,
 )
-from tuner_server.core.schedule import Segment
 from tuner_server.rpc import convert
 from tuner_server.storage import Entry, StoredJob, StoredReport
 

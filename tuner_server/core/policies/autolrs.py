@@ -19,15 +19,10 @@ import statistics
 
 import numpy as np
 import pydantic
-from lrpilot.profile import Profile, Shape
+from lrpilot.wire.profile import Profile, Shape
 
-from tuner_server.core import promise, range_test
-from tuner_server.core.acquisition import LogExpectedImprovement, LowerConfidenceBound
 from tuner_server.core.config import LrBounds
-from tuner_server.core.decayed import HELD_OUT, end_loss, length_correction
-from tuner_server.core.divergence import TRUSTED_RESTARTS, SoundLosses, check_restarts, doubt, learn, level_reached
 from tuner_server.core.errors import InvalidInputError
-from tuner_server.core.evidence import observations, posterior_curve
 from tuner_server.core.forecast import (
     ExponentialForecaster,
     Forecast,
@@ -37,6 +32,7 @@ from tuner_server.core.forecast import (
     PowerLawForecaster,
 )
 from tuner_server.core.messages import (
+    LOSS_WINDOW,
     Bar,
     Candidate,
     Decision,
@@ -47,12 +43,23 @@ from tuner_server.core.messages import (
     Setback,
     best_candidate,
 )
-from tuner_server.core.parts import evenly, report_every
 from tuner_server.core.policies.autolrs_options import AutoLrsOptions
 from tuner_server.core.policies.base import Asking, Policy, PolicyState, Progress, Step
-from tuner_server.core.rise import rose
-from tuner_server.core.standing import LOSS_WINDOW
-from tuner_server.core.suggest import Query
+from tuner_server.core.search.acquisition import LogExpectedImprovement, LowerConfidenceBound
+from tuner_server.core.search.observations import observations, posterior_curve
+from tuner_server.core.search.suggest import Query
+from tuner_server.core.stages import lr_range, promise
+from tuner_server.core.stages.decayed_probe import HELD_OUT, end_loss, length_correction
+from tuner_server.core.stages.divergence import (
+    TRUSTED_RESTARTS,
+    SoundLosses,
+    check_restarts,
+    doubt,
+    learn,
+    level_reached,
+)
+from tuner_server.core.stages.report_points import evenly, report_every
+from tuner_server.core.stages.rise import rose
 
 LARGEST_HELD_OUT_SHARE = 4
 """The batches that a decayed probe holds out are part of tau', so that a search costs the same either way, and at most
@@ -109,7 +116,7 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
             raise InvalidInputError.of("policy_options.tau_max", f"{self.options.tau_max} is below tau = {tau}")
         needed = self.options.warmup_steps + tau + self.options.candidates * tau_prime
         if self.config.lr_bounds is None:
-            needed += range_test.directive(self.config).n_steps
+            needed += lr_range.directive(self.config).n_steps
         if total is not None and total < needed:
             raise InvalidInputError.of(
                 "total_steps",

@@ -10,9 +10,9 @@ from typing import Literal
 
 import pydantic
 
-from tuner_server.core.divergence import DIVERGENCE_FACTOR
 from tuner_server.core.messages import BatchSource
 from tuner_server.core.policies.base import Options
+from tuner_server.core.stages.divergence import DIVERGENCE_FACTOR
 
 PUBLISHED_TAU = 1000
 PUBLISHED_TAU_MAX = 8000

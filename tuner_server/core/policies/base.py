@@ -1,12 +1,13 @@
 """What a policy is: the algorithm that turns reports into directives.
 
-A policy is a pure function with explicit state. The job (`core.job`) numbers its directives, counts steps, says what is
-rolled back, puts the parts of a long directive together, runs the LR range test before it when the bounds are unknown,
-and checks what it asks for. The policy decides what to try and what to commit. It can be driven by a plain loop with no
-server.
+A policy is a pure function with explicit state. The job (`core.job.machine`) numbers its directives, counts steps, says
+what is rolled back, puts the parts of a long directive together, runs the LR range test before it when the bounds are
+unknown, and checks what it asks for. The policy decides what to try and what to commit. It can be driven by a plain
+loop with no server.
 
 A policy that needs a suggestion does not compute it: it yields the `Query` and is sent the `Suggestion`. Whoever drives
-it may so answer the queries of many jobs in one batch (`core.search`), or each at once (`core.suggest.run`).
+it may so answer the queries of many jobs in one batch (`core.job.lockstep`), or each at once
+(`core.search.suggest.run`).
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ import pydantic
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.messages import Decision, Directive, Report, Value
-from tuner_server.core.prior import Prior
-from tuner_server.core.suggest import Query, Suggestion
+from tuner_server.core.search.prior import Prior
+from tuner_server.core.search.suggest import Query, Suggestion
 
 
 class Options(Value):

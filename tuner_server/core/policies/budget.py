@@ -13,7 +13,7 @@ a worse one on either side; then `refinements` candidates between these by a Gau
 improvement. It may leave the range by a factor of `widening`. The LR that is committed has the lowest expected loss,
 times (n / remaining)^gamma.
 
-Where earlier jobs of the family left a prior, the search begins with a head start (`core.head_start`).
+Where earlier jobs of the family left a prior, the search begins with a head start (`core.search.head_start`).
 """
 
 from __future__ import annotations
@@ -21,15 +21,9 @@ from __future__ import annotations
 import math
 
 import pydantic
-from lrpilot.profile import Profile, Shape
+from lrpilot.wire.profile import Profile, Shape
 
-from tuner_server.core import divergence, promise
-from tuner_server.core.acquisition import LogExpectedImprovement, LowerConfidenceBound
-from tuner_server.core.bracket import bracket, limits, outward, spacing
-from tuner_server.core.decayed import HELD_OUT, end_loss, length_correction
 from tuner_server.core.errors import InvalidInputError
-from tuner_server.core.evidence import expected, observations, posterior_curve
-from tuner_server.core.head_start import FINE_BRACKET, FIRST_CANDIDATES, HeadStart
 from tuner_server.core.messages import (
     BatchSource,
     Candidate,
@@ -40,11 +34,17 @@ from tuner_server.core.messages import (
     Report,
     Setback,
 )
-from tuner_server.core.parts import evenly, report_every
 from tuner_server.core.policies.base import Asking, Options, Policy, PolicyState, Progress, Step
-from tuner_server.core.prior import LENGTH_EXPONENT, Optimum
-from tuner_server.core.suggest import Query
-from tuner_server.core.users_lr import toward_users
+from tuner_server.core.search.acquisition import LogExpectedImprovement, LowerConfidenceBound
+from tuner_server.core.search.bracket import bracket, limits, outward, spacing
+from tuner_server.core.search.head_start import FINE_BRACKET, FIRST_CANDIDATES, HeadStart
+from tuner_server.core.search.observations import expected, observations, posterior_curve
+from tuner_server.core.search.prior import LENGTH_EXPONENT, Optimum
+from tuner_server.core.search.suggest import Query
+from tuner_server.core.search.users_lr import toward_users
+from tuner_server.core.stages import divergence, promise
+from tuner_server.core.stages.decayed_probe import HELD_OUT, end_loss, length_correction
+from tuner_server.core.stages.report_points import evenly, report_every
 
 PROBE_SHARE = 0.001
 """n is this part of T, within the limits below."""

@@ -1,0 +1,63 @@
+"""What a tuner is given in PyTorch, and that no other tuner has it."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from lrpilot.errors import ConfigError
+
+
+class Owner(Protocol):
+    """A tuner, as far as its optimizers are concerned."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether its budget is spent."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether its tuning was ended by `close`."""
+
+
+_OWNERS: weakref.WeakKeyDictionary[Any, weakref.ref[Owner]] = weakref.WeakKeyDictionary()
+"""The last tuner of each optimizer."""
+
+
+def checked(model: Any, optimizer: Any) -> list[torch.optim.Optimizer]:
+    """The optimizers, one or several, as a list.
+
+    Raises:
+        ConfigError: an argument is not what it should be, or an open tuner tunes one of the optimizers.
+    """
+    if isinstance(model, torch.optim.Optimizer) or isinstance(optimizer, nn.Module):
+        raise ConfigError("model, optimizer: they are swapped; the order is Tuner(model, optimizer)")
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model: a {type(model).__name__} is none; give the torch.nn.Module that is trained")
+    several = isinstance(optimizer, Iterable) and not hasattr(optimizer, "param_groups")
+    optimizers = list(optimizer) if several else [optimizer]
+    for each in optimizers:
+        if not (isinstance(getattr(each, "param_groups", None), list) and hasattr(each, "state")):
+            raise ConfigError(
+                f"optimizer: a {type(each).__name__} is none; give a torch.optim.Optimizer, or a list of those that "
+                "are stepped together"
+            )
+        owner = _OWNERS.get(each, lambda: None)() if _can_be_owned(each) else None
+        if owner is not None and not (owner.finished or owner.closed):
+            raise ConfigError("optimizer: an open tuner tunes it already; close() that one first, or use `with`")
+    return optimizers
+
+
+def own(optimizers: Sequence[torch.optim.Optimizer], tuner: Owner) -> None:
+    """Notes that these are a tuner's, until it is closed."""
+    for each in optimizers:
+        if _can_be_owned(each):
+            _OWNERS[each] = weakref.ref(tuner)
+
+
+def _can_be_owned(optimizer: Any) -> bool:
+    return type(optimizer).__hash__ is not None

@@ -1,0 +1,145 @@
+"""PyTorch: a module and its optimizers."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, SupportsFloat
+
+import torch
+from torch import nn
+
+from lrpilot.backends.base import DEVICE_NOISE, HOST_NOISE, Backend
+from lrpilot.backends.torch.evaluation_mode import evaluating
+from lrpilot.backends.torch.group_lrs import GroupLrs
+from lrpilot.backends.torch.losses import LossBuffer
+from lrpilot.backends.torch.snapshot import Snapshot
+from lrpilot.backends.torch.state_paths import stuck_paths
+from lrpilot.backends.torch.updates import Updates
+from lrpilot.backends.validator import Validator
+
+
+class TorchBackend(Backend):
+    """A model, the optimizers that are stepped together, and whatever else changes as it trains."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        validate: Callable[[], SupportsFloat] | None,
+        register: Mapping[str, Any],
+        placement: str | os.PathLike[str] = "auto",
+    ) -> None:
+        """Raises: ConfigError: no LR to tune, no room for the snapshot, or `validate` does not work."""
+        self._groups = GroupLrs(optimizers)
+        self._single = len(optimizers) == 1
+        self._snapshot = Snapshot(model, optimizers, register, placement)
+        self._losses = LossBuffer()
+        unchanged = functools.partial(evaluating, self._snapshot, optimizers)
+        self._validator = Validator(validate, unchanged) if validate is not None else None
+        scaled = any(isinstance(each, torch.amp.GradScaler) for each in register.values())
+        self._updates = Updates(optimizers, scaled=scaled)
+        # Of several ranks one alone may see such a loss, and all must count alike.
+        self._skips = scaled or _has_ranks()
+
+    @property
+    def base_lrs(self) -> list[float]:
+        """Of all groups of all optimizers, in order."""
+        return self._groups.base_lrs
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether the user gave a function."""
+        return self._validator is not None
+
+    @property
+    def loss_noise(self) -> float:
+        """By the device that the losses are on."""
+        return HOST_NOISE if self._losses.device.type == "cpu" else DEVICE_NOISE
+
+    @property
+    def loss_precedes_updates(self) -> bool:
+        """With several optimizers one loss may be from after another's update, as a generator's is."""
+        return self._single
+
+    def suspects(self) -> list[str]:
+        """Iterators and objects of C extensions that model, optimizers and registered objects refer to."""
+        return stuck_paths(self._snapshot.roots)
+
+    def lrs(self) -> list[float]:
+        """Of all groups of all optimizers, in order."""
+        return self._groups.get()
+
+    def set_lr(self, lr: float) -> None:
+        """In place, where an LR is a tensor."""
+        self._groups.set(lr)
+
+    def take(self, data: Sequence[object] = ()) -> None:
+        """See `Snapshot.take`."""
+        self._snapshot.take(data)
+
+    def restore(self, *, committed: bool = False) -> None:
+        """See `Snapshot.restore`."""
+        self._snapshot.restore(committed=committed)
+
+    def validate(self) -> float | None:
+        """The user's function, called so that training doesn't notice."""
+        assert self._validator is not None
+        return self._validator.loss()
+
+    def begin(self, n_steps: int, limit: float = math.inf, earlier: Iterable[float] = ()) -> None:
+        """See `LossBuffer.begin`."""
+        self._losses.begin(n_steps, limit, earlier)
+
+    def append(self, loss: torch.Tensor | SupportsFloat) -> bool:
+        """Keeps the loss on its device; false if there was no update, as where a GradScaler skips one.
+
+        A loop that leaves out updates whose loss is not finite has its step counted, so that its probe diverges.
+        """
+        if not self._updates.took_place() and (self._skips or _is_finite(loss)):
+            self._updates.say_idle()
+            return False
+        self._losses.append(loss)
+        return True
+
+    def diverged(self) -> bool:
+        """See `LossBuffer.check`."""
+        return self._losses.check()
+
+    def peek(self) -> list[float]:
+        """Synchronises once."""
+        return self._losses.peek()
+
+    def flush(self) -> list[float]:
+        """Synchronises once."""
+        return self._losses.flush()
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """See `Snapshot.state_dict`; and the groups' ratios."""
+        return {"snapshot": self._snapshot.state_dict(), "ratios": self._groups.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """See `Snapshot.load_state_dict`."""
+        assert state is not None
+        self._groups.load_state_dict(state["ratios"])
+        self._snapshot.load_state_dict(state["snapshot"])
+
+    def finish(self) -> None:
+        """Watches the optimizers no longer."""
+        self._updates.close()
+
+    def close(self) -> None:
+        """The snapshot goes with its last user."""
+        self._updates.close()
+
+
+def _is_finite(loss: torch.Tensor | SupportsFloat) -> bool:
+    """Whether a loss is a number; waits for the device."""
+    return bool(loss.isfinite().all()) if isinstance(loss, torch.Tensor) else math.isfinite(loss)
+
+
+def _has_ranks() -> bool:
+    distributed = torch.distributed
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1

@@ -1,0 +1,153 @@
+"""Losses of a directive, kept on their device until it is over.
+
+A loss is stored as float32, whatever PyTorch's default is, since that is what goes over the wire. The watch on the
+device and `lrpilot.wire.divergence` on the host both decide by the float32 value, and alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import SupportsFloat
+
+import torch
+
+from lrpilot.wire.divergence import PATIENCE
+
+_HOST = torch.device("cpu")
+_BEFORE = PATIENCE - 1
+"""Losses before those that are looked at which may belong to a row above the limit."""
+
+
+class LossBuffer:
+    """Collects the losses of steps with no device synchronisation and no allocation that grows.
+
+    `begin` a directive, `append` the loss of every step, `check` every now and then at steps that depend on nothing but
+    the directive, `flush` at the end.
+    """
+
+    def __init__(self) -> None:
+        self._room = 0
+        self._earlier: list[float] = []
+        self._limit = math.inf
+        self._memory = torch.empty(0, dtype=torch.float32, device=_HOST)
+        # The memory begins with the last `_BEFORE` earlier losses. Then comes the part that this directive may fill; of
+        # it, so many are filled and so many have been checked.
+        self._losses = self._memory
+        self._n_losses = 0
+        self._n_checked = 0
+        self._diverged = False
+        self._flag = torch.empty((), dtype=torch.bool, device=_HOST)
+        self._arrival: torch.cuda.Event | None = None
+
+    def begin(self, n_steps: int, limit: float = math.inf, earlier: Iterable[float] = ()) -> None:
+        """Starts anew.
+
+        Args:
+            n_steps: how many losses fit between two calls of `flush`.
+            limit: losses above it diverge (`lrpilot.wire.divergence`).
+            earlier: losses that come before, of a run that is resumed; they show no divergence.
+        """
+        self._room = n_steps
+        self._limit = _float32_at_most(limit)
+        self._forget()
+        self._earlier = list(earlier)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the losses of this directive are."""
+        return self._memory.device
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def append(self, loss: torch.Tensor | SupportsFloat) -> None:
+        """Adds the loss of a step: a tensor of one element on any device, or a number.
+
+        Raises:
+            ValueError: it is not one number.
+            IndexError: there are more losses than `begin` made room for.
+        """
+        if not isinstance(loss, torch.Tensor):
+            loss = torch.tensor(_number(loss), dtype=torch.float64, device=_HOST)
+        if loss.numel() != 1:
+            shape = tuple(loss.shape)
+            raise ValueError(f"loss: shape {shape} is not a scalar; pass loss.mean()")
+        if self._n_losses == 0:
+            self._reserve(loss.device)
+        self._losses[self._n_losses].copy_(loss.reshape(()))
+        self._n_losses += 1
+
+    @torch.no_grad()
+    def check(self) -> bool:
+        """Whether a divergence has been seen since `begin` or `flush`.
+
+        On CUDA the answer holds for the losses before the *previous* call: a call starts the copy of a flag to pinned
+        memory, and the next one waits for it, by when it has long been there. Elsewhere it holds for all losses.
+        """
+        if self._arrival is not None:
+            self._arrival.synchronize()
+            self._diverged |= bool(self._flag)
+            self._arrival = None
+        if self._diverged or self._n_checked == self._n_losses:
+            return self._diverged
+        seen = self._memory[self._n_checked : _BEFORE + self._n_losses]
+        unseen = seen[_BEFORE:]
+        self._n_checked = self._n_losses
+        rows_above = (seen > self._limit).unfold(0, PATIENCE, 1).all(dim=1)
+        divergent = (~unseen.isfinite() | rows_above).any()
+        if unseen.device.type == "cuda":
+            self._flag.copy_(divergent, non_blocking=True)
+            # The stream of the loss's device, which need not be the current one.
+            self._arrival = torch.cuda.current_stream(unseen.device).record_event()
+        else:
+            self._diverged = bool(divergent)
+        return self._diverged
+
+    def flush(self) -> list[float]:
+        """The losses since `begin` or the last flush, oldest first; they are forgotten. Synchronises once."""
+        losses = self.peek()
+        self._forget()
+        return losses
+
+    def peek(self) -> list[float]:
+        """The losses since `begin` or the last flush, oldest first. Synchronises once."""
+        kept: list[float] = self._losses[: self._n_losses].tolist()
+        return self._earlier + kept
+
+    def _forget(self) -> None:
+        self._earlier = []
+        self._n_losses = 0
+        self._n_checked = 0
+        self._diverged = False
+        self._arrival = None
+
+    def _reserve(self, device: torch.device) -> None:
+        """Room on a device, used again as long as it suffices."""
+        size = _BEFORE + self._room
+        if self._memory.device != device or len(self._memory) < size:
+            self._memory = torch.empty(size, dtype=torch.float32, device=device)
+            self._flag = torch.empty((), dtype=torch.bool, device=_HOST, pin_memory=device.type == "cuda")
+        self._losses = self._memory[_BEFORE:size]
+        before = self._earlier[-_BEFORE:]
+        for i, loss in enumerate([-math.inf] * (_BEFORE - len(before)) + before):
+            self._memory[i] = loss
+
+
+def _number(loss: SupportsFloat) -> float:
+    try:
+        return float(loss)
+    except (TypeError, ValueError) as error:
+        kind = type(loss).__name__
+        raise ValueError(f"loss: {kind} is not a scalar; pass a tensor of one element") from error
+
+
+def _float32_at_most(limit: float) -> float:
+    """The largest float32 that is not above the limit.
+
+    Devices round a limit to float32 before they compare. This one is rounded already, and no float32 loss lies between
+    it and the limit.
+    """
+    rounded = torch.tensor(limit, dtype=torch.float32, device=_HOST)
+    if rounded.item() > limit:
+        rounded = torch.nextafter(rounded, torch.full_like(rounded, -math.inf))
+    return rounded.item()

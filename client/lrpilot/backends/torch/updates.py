@@ -1,0 +1,139 @@
+"""What the optimizers' hooks tell: whether the weights were moved, and whether the tuner is called as it should be.
+
+Notation: an update is one call of an optimizer's `step`; a step of the run is an update of all optimizers that have one
+in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from lrpilot.objects.graph import ObjectGraph
+
+FORGOTTEN = 3
+"""So many updates in a row with no `tuner.step` are no several updates that belong together."""
+LONGEST_PAUSE = 100
+"""After so many calls in a row without an update the hooks are not believed: a compiled step does not call them."""
+
+log = logging.getLogger("lrpilot")
+
+
+class Updates:
+    """Counts the updates of optimizers, and of those inside them.
+
+    Not every optimizer calls its hooks (a compiled step does not, nor does a class that is no `torch.optim.Optimizer`);
+    as long as none has been called, nothing is known.
+
+    An optimizer that handles overflows itself (fused, capturable) is called all the same. On the CPU its flag is read.
+    On other devices that would cost a synchronisation a step, so there a skipped update counts as a step.
+    """
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer], *, scaled: bool) -> None:
+        """Watches the optimizers as long as it lives; `scaled`: a GradScaler may skip updates, the first ones too."""
+        families = [_family(optimizer) for optimizer in optimizers]
+        self._counts = [[0] * len(family) for family in families]
+        self._known = scaled
+        self._scaled = scaled
+        self._idle = 0
+        self._calls = 0
+        self._said: set[str] = set()
+        self._handles: list[Any] = []
+        for number, family in enumerate(families):
+            for member, optimizer in enumerate(family):
+                with contextlib.suppress(AttributeError):  # a wrapper that was not made as optimizers are has no hooks
+                    hook = _hook(weakref.ref(self), number, member)
+                    self._handles.append(optimizer.register_step_post_hook(hook))
+        weakref.finalize(self, _remove, self._handles)
+
+    def took_place(self) -> bool:
+        """Whether there was an update since the last call, as far as that is known; forgets it."""
+        made = [*map(_updates, self._counts)]
+        fewest = min(made)
+        for counts in self._counts:
+            counts[:] = [0] * len(counts)
+        self._calls += 1
+        if any(made):
+            self._idle = 0
+            if fewest > 1 and self._calls > 1:
+                self._say_rare(fewest)
+            return True
+        self._idle += 1
+        self._known = self._known and self._idle <= LONGEST_PAUSE
+        return not self._known
+
+    def say_idle(self) -> None:
+        """Says that a step without an update was not counted; a GradScaler may have skipped it."""
+        if not self._scaled:
+            self._say(
+                "idle",
+                "tuner.step(loss) was called with no optimizer.step() since the last time, which does not count: call "
+                "it once after every optimizer.step(), and not for every micro-batch (and if a GradScaler skipped the "
+                "update, put the scaler into register=)",
+            )
+
+    def close(self) -> None:
+        """Watches no longer."""
+        _remove(self._handles)
+
+    def add(self, number: int, member: int, optimizer: torch.optim.Optimizer) -> None:
+        """Notes that an optimizer, or one inside it, was called."""
+        overflow = getattr(optimizer, "found_inf", None)
+        if overflow is not None and overflow.device.type == "cpu" and overflow:
+            return
+        if not self._known:
+            self._known = True
+            if self._calls == 1:
+                self._say(
+                    "order",
+                    "tuner.step(loss) came before the first optimizer.step(): call it after it (and if a GradScaler "
+                    "skipped that update, put the scaler into register=)",
+                )
+        self._counts[number][member] += 1
+        if self._counts[number][member] >= FORGOTTEN:
+            fewest = min(map(_updates, self._counts))
+            if fewest >= FORGOTTEN:
+                self._say_rare(fewest)
+
+    def _say_rare(self, count: int) -> None:
+        self._say(
+            "rare",
+            f"optimizer.step() was called {count} times with no tuner.step(loss) in between: call tuner.step once "
+            "after every optimizer.step(), or the schedule stands still",
+        )
+
+    def _say(self, what: str, sentence: str) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            log.warning("lrpilot: %s", sentence)
+
+
+def _updates(counts: list[int]) -> int:
+    """How often an optimizer was called, by its own hook, or, if that is not, by those of optimizers inside it."""
+    return counts[0] or max(counts)
+
+
+def _family(optimizer: torch.optim.Optimizer) -> list[torch.optim.Optimizer]:
+    """An optimizer and those in it: SAM steps the one that it wraps, and Accelerate's wrapper has no hooks."""
+    graph = ObjectGraph()
+    graph.add(optimizer)
+    return [optimizer, *(each for each in graph.optimizers if each is not optimizer)]
+
+
+def _hook(updates: weakref.ref[Updates], number: int, member: int) -> Any:
+    def count(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        target = updates()
+        if target is not None:
+            target.add(number, member, optimizer)
+
+    return count
+
+
+def _remove(handles: list[Any]) -> None:
+    while handles:
+        handles.pop().remove()

@@ -1,0 +1,1 @@
+"""Batches: where a run is in its data, and the same ones again."""

@@ -1,0 +1,142 @@
+"""One of several ranks that train together: what is told about the run is told of all of them."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lrpilot.backends.base import Backend
+from lrpilot.distributed.together import together
+from lrpilot.wire.divergence import first_divergence
+
+if TYPE_CHECKING:
+    from lrpilot.distributed.ranks import Ranks
+
+log = logging.getLogger("lrpilot")
+
+
+class DistributedBackend(Backend):
+    """A backend whose losses are means over the ranks. What it remembers is the rank's own.
+
+    `diverged`, `flush` and `validate` are collective: all ranks call them at the same steps, because all carry out the
+    same directives. A loss that is no number on one rank is none in the mean, so all ranks see a divergence alike.
+    """
+
+    def __init__(self, backend: Backend, ranks: Ranks) -> None:
+        """Speaks for this rank's `backend`."""
+        self._own = backend
+        self._ranks = ranks
+        self._limit = math.inf
+        self._n_losses = 0
+        self._means: list[float] = []
+
+    @property
+    def base_lrs(self) -> list[float]:
+        """The rank's own, which are everybody's."""
+        return self._own.base_lrs
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether the rank can validate; if one can, all must."""
+        return self._own.has_validation
+
+    @property
+    def loss_noise(self) -> float:
+        """The rank's own, which is everybody's."""
+        return self._own.loss_noise
+
+    @property
+    def loss_precedes_updates(self) -> bool:
+        """The rank's own, which is everybody's."""
+        return self._own.loss_precedes_updates
+
+    def suspects(self) -> list[str]:
+        """On this rank."""
+        return self._own.suspects()
+
+    def lrs(self) -> list[float]:
+        """The rank's own, which are everybody's."""
+        return self._own.lrs()
+
+    def set_lr(self, lr: float) -> None:
+        """On this rank."""
+        self._own.set_lr(lr)
+
+    def take(self, data: Sequence[object] = ()) -> None:
+        """Of what lies on this rank: shards, where the model is sharded. Raises on all ranks if it fails on one."""
+        together(self._ranks, self._own.take)
+
+    def restore(self, *, committed: bool = False) -> None:
+        """On this rank."""
+        self._own.restore(committed=committed)
+
+    def validate(self) -> float | None:
+        """The mean over the ranks; None if one of them sees a divergence."""
+        try:
+            loss = self._own.validate()
+        except Exception:
+            log.warning("lrpilot: rank %d can't validate", self._ranks.rank, exc_info=True)
+            loss = None
+        [mean] = self._ranks.mean([math.nan if loss is None else loss])
+        return mean if math.isfinite(mean) else None
+
+    def begin(self, n_steps: int, limit: float = math.inf, earlier: Iterable[float] = ()) -> None:
+        """The limit is one for the means, which scatter less than the losses of a rank."""
+        earlier = list(earlier)
+        self._own.begin(n_steps, earlier=earlier)
+        self._n_losses = len(earlier)
+        self._limit = limit
+        self._means = []
+
+    def append(self, loss: Any) -> bool:
+        """The rank's own loss. An update is skipped on all ranks or on none: gradients are everybody's."""
+        counts = self._own.append(loss)
+        self._n_losses += counts
+        return counts
+
+    def diverged(self) -> bool:
+        """Whether the means show a divergence; synchronises once."""
+        return first_divergence(self._reduced(), self._limit) is not None
+
+    def peek(self) -> list[float]:
+        """The rank's own losses; not collective."""
+        return self._own.peek()
+
+    def flush(self) -> list[float]:
+        """The means over the ranks."""
+        means = self._reduced()
+        self._own.flush()
+        self._means, self._n_losses = [], 0
+        return means
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """The rank's own; not collective."""
+        return self._own.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """What this rank remembered."""
+        self._own.load_state_dict(state)
+
+    def finish(self) -> None:
+        """On this rank."""
+        self._own.finish()
+
+    def close(self) -> None:
+        """On this rank."""
+        self._own.close()
+
+    def _reduced(self) -> list[float]:
+        """The means of all losses since `begin` or `flush`; each loss is reduced once.
+
+        A rank that can't read its losses has none that is a number, and meets the others all the same.
+        """
+        try:
+            losses = self._own.peek()
+        except Exception:
+            log.warning("lrpilot: rank %d can't read its losses", self._ranks.rank, exc_info=True)
+            losses = [math.nan] * self._n_losses
+        if len(losses) > len(self._means):
+            self._means += self._ranks.mean(losses[len(self._means) :])
+        return self._means

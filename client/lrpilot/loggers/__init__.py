@@ -1,0 +1,1 @@
+"""Loggers that show what the tuner does."""

@@ -1,0 +1,412 @@
+"""The course of a run under its tuner: directives are carried out, and whatever fails, training goes on."""
+
+from __future__ import annotations
+
+import abc
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from lrpilot.backends.base import Backend
+from lrpilot.data.position import Position
+from lrpilot.distributed.backend import DistributedBackend
+from lrpilot.distributed.session import SharedSession
+from lrpilot.distributed.together import together
+from lrpilot.errors import ServerError
+from lrpilot.run.coasting import Coasting, attempt
+from lrpilot.run.lease import Event, Lease
+from lrpilot.run.promise import bar_of, is_above
+from lrpilot.run.repetition import Repetition
+from lrpilot.run.run_record import Record
+from lrpilot.session.run_state import Standing
+from lrpilot.session.session import Session
+from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.directives import rolls_back
+from lrpilot.wire.divergence import first_divergence
+from lrpilot.wire.unsearched import begins_unsearched
+
+if TYPE_CHECKING:
+    from lrpilot.distributed.ranks import Ranks
+
+LONGEST_NOTE = 1000
+"""Characters of a note on a report, as servers take them."""
+LR_TOLERANCE = 0.01
+"""A tensor LR may be of half precision."""
+
+log = logging.getLogger("lrpilot")
+
+
+class Course(abc.ABC):
+    """Carries out one directive after another on a backend.
+
+    Whatever fails in the middle ends the tuning and not the training: the steps that are left are then annealed.
+    """
+
+    _session: Session | SharedSession
+    _lease: Lease
+
+    def __init__(self, backend: Backend, ranks: Ranks | None, total_steps: int | None, *, strict: bool) -> None:
+        """Begins nothing yet: `_follow` does, with the first directive of a session."""
+        self._backend = backend if ranks is None else DistributedBackend(backend, ranks)
+        self._ranks = ranks
+        self._total_steps = total_steps
+        self._strict = strict
+        self._record = Record(backend.base_lrs)
+        self._lr = backend.base_lrs[0]
+        self._validations: list[pb.Validation] = []
+        self._position = Position()
+        self._finished = False
+        self._meddled = False
+        # Whether the present probe begins like the first one of its search, the batches of its first step, and how the
+        # first one began.
+        self._repeats = False
+        self._first_batches = 0
+        self._repetition = Repetition()
+        # The last report, then the answer to it, until what it asks for has begun.
+        self._due: pb.Report | pb.Directive | None = None
+        self._interrupted = False
+        # Whether there is a snapshot, whether steps wait to be rolled back to it, and whether it is of use no more.
+        self._held = False
+        self._astray = False
+        self._abandoned = False
+
+    @property
+    @abc.abstractmethod
+    def rank(self) -> int:
+        """The number of this process among those that train together; 0 if it trains alone."""
+
+    @property
+    @abc.abstractmethod
+    def phase(self) -> str:
+        """What the present steps are for."""
+
+    @abc.abstractmethod
+    def _on_begun(self, directive: pb.Directive) -> None:
+        """A directive has begun."""
+
+    @abc.abstractmethod
+    def _on_reported(self, directive: pb.Directive, report: pb.Report, start: int) -> None:
+        """Steps are over; so many had been made before them."""
+
+    @abc.abstractmethod
+    def _on_finished(self) -> None:
+        """The run is over."""
+
+    def _end(self) -> None:
+        """Ends what is open."""
+        lease = self._lease
+        if self._finished:
+            return
+        if isinstance(lease, Coasting):
+            self._settle()
+        elif self._astray or not lease.committed:
+            if self._held:
+                self._backend.restore()
+            self._set_lr(self._standing().lr)
+        elif lease.done and (self._ranks is None or sys.exception() is None):
+            report = self._report(pb.OUTCOME_PARTIAL, self._losses())
+            self._book(report)
+            self._session.answer(lease.directive, report, self._standing())
+        self._finish()
+
+    def _handle(self, lease: Lease) -> None:
+        """What is due after this step besides an LR."""
+        self._guarded(lambda: self._carry_on(lease))
+
+    def _guarded(self, act: Callable[[], None]) -> None:
+        """Whatever fails in `act` ends the tuning, and not the training.
+
+        Raises:
+            ServerError: `strict` is set.
+            RuntimeError: another rank has gone, and with it the training.
+        """
+        try:
+            act()
+        except Exception as error:
+            if (self._strict and isinstance(error, ServerError)) or (self._ranks is not None and self._ranks.lost):
+                raise
+            self._coast(error)
+        except BaseException:
+            self._interrupted = True
+            raise
+
+    def _catch_up(self) -> bool:
+        """Does what an interrupt left undone; whether there was something."""
+        if self._finished:
+            return False
+        lease, interrupted = self._lease, self._interrupted
+        self._interrupted = False
+        if interrupted and self._due is not None:
+            self._guarded(self._proceed)
+        elif lease.done >= lease.directive.n_steps:
+            self._handle(lease)
+        else:
+            return False
+        return True
+
+    def _carry_on(self, lease: Lease) -> None:
+        if isinstance(lease, Coasting):
+            self._settle()
+            self._coast_along(lease.after())
+            return
+        if self._due is not None:
+            raise InterruptedError("a decision was interrupted, and further steps were made meanwhile")
+        event = lease.event()
+        if (Event.CHECK in event and self._backend.diverged()) or (
+            Event.VALIDATE in event and not self._validated(lease)
+        ):
+            self._advance(pb.OUTCOME_DIVERGED)
+        elif Event.END in event:
+            self._advance(pb.OUTCOME_COMPLETED)
+        elif Event.PART in event:
+            self._advance(pb.OUTCOME_PARTIAL)
+        else:
+            self._set_lr(lease.lr())
+
+    def _advance(self, outcome: pb.Outcome.ValueType) -> None:
+        """Reports, and follows the answer."""
+        directive, losses = self._lease.directive, self._losses()
+        self._look_at_lr()
+        if first_divergence(losses, limit_of(directive)) is not None:  # on CUDA the watch is a look behind
+            outcome = pb.OUTCOME_DIVERGED
+        elif outcome != pb.OUTCOME_DIVERGED and self._fell_short(directive, losses):
+            outcome = pb.OUTCOME_FELL_SHORT
+        note = self._note(losses)
+        if note:
+            log.warning("lrpilot: there is no further search: %s", note)
+            outcome = pb.OUTCOME_UNREPEATABLE
+        self._book(self._report(outcome, losses, note))
+        self._proceed()
+
+    def _note(self, losses: Sequence[float]) -> str:
+        """What speaks against a probe as a repetition of the first one's beginning; empty: nothing."""
+        repetition, backend = self._repetition, self._backend
+        comparable = self._repeats and backend.loss_precedes_updates
+        if not comparable or not repetition.differs(losses[0], self._first_batches, backend.loss_noise):
+            return ""
+        return repetition.sentence(losses[0], attempt(self._backend.suspects) or [])[:LONGEST_NOTE]
+
+    def _losses(self) -> list[float]:
+        """The losses since the last report; those that an interrupt has lost are no numbers."""
+        losses = self._backend.flush()
+        self._repeats &= len(losses) == self._lease.done
+        return [math.nan] * (self._lease.done - len(losses)) + losses
+
+    def _proceed(self) -> None:
+        """Asks what follows on the last report, and begins it; from where it was interrupted, if it was."""
+        if isinstance(self._due, pb.Report):
+            self._due = self._session.answer(self._lease.directive, self._due, self._standing())
+        if self._due is not None:
+            self._follow(self._due)
+        self._due = None
+
+    def _fell_short(self, directive: pb.Directive, losses: Sequence[float]) -> bool:
+        """Whether these committed steps did worse than was promised."""
+        bar = bar_of(directive.promise, self._lease.done - len(losses))
+        validations = [validation.loss for validation in self._validations]
+        return bar is not None and is_above(bar, losses, validations, self._record.last_validation)
+
+    def _report(self, outcome: pb.Outcome.ValueType, losses: Sequence[float], note: str = "") -> pb.Report:
+        return pb.Report(
+            directive_number=self._lease.directive.number,
+            outcome=outcome,
+            losses=losses,
+            validations=self._validations,
+            wall_time_s=time.monotonic() - self._started,
+            note=note,
+        )
+
+    def _book(self, report: pb.Report) -> None:
+        lease, record = self._lease, self._record
+        start = record.committed if lease.committed else record.searched
+        self._astray = self._held and (rolls_back(report) or not lease.committed)
+        booked = report
+        if rolls_back(report) and not self._held:  # nothing can be taken back
+            booked = pb.Report(losses=report.losses, validations=report.validations, outcome=pb.OUTCOME_PARTIAL)
+        record.add(lease.directive, booked)
+        self._due = report
+        lease.expire()
+        self._on_reported(lease.directive, report, start)
+
+    def _follow(self, directive: pb.Directive) -> None:
+        """Begins a directive. The order is part of the contract: restore, snapshot, then the LR."""
+        restored = directive.restore
+        if restored:
+            directive = self._go_back(directive)
+        if directive.phase == pb.PHASE_STOP:
+            self._set_lr(self._standing().lr if restored else self._lr)
+            self._finish()
+            return
+        if directive.snapshot:
+            directive = self._remember(directive)
+        together(self._ranks, lambda: self._begin(directive))
+        lease = self._lease
+        self._announce(lease)
+        self._on_begun(directive)
+        if lease.validates_first:
+            self._validated(lease)
+
+    def _begin(self, directive: pb.Directive) -> None:
+        self._repeats, self._first_batches = self._position.follow(directive), 0
+        if directive.snapshot:
+            self._repetition = Repetition()
+        self._lease = lease = Lease(directive)
+        self._backend.begin(room(directive), limit_of(directive))
+        self._validations = []
+        self._started = time.monotonic()
+        self._set_lr(lease.lr())
+
+    def _announce(self, lease: Lease) -> None:
+        """Says what comes next, and what nobody should overlook where people see it."""
+        directive = lease.directive
+        if begins_unsearched(directive, self._session.config):
+            self._record.unsearched = True
+            if self.rank == 0:
+                log.warning(
+                    "lrpilot: no search: %d steps are too few for one, so the highest LR is the %.3g that was set",
+                    directive.n_steps,
+                    lease.profile.start_lr,
+                )
+            return
+        decided = lease.committed and lease.profile.offset == 0
+        level = logging.INFO if decided else logging.DEBUG
+        log.log(level, "lrpilot: directive %d, %s: %.500s", directive.number, self.phase, directive.reason)
+
+    def _remember(self, directive: pb.Directive) -> pb.Directive:
+        """Takes a directive's snapshot; where that fails in the middle of a run, the tuning ends, and not the run."""
+        try:
+            self._backend.take(self._position.roots)
+        except Exception as error:
+            if self._record.steps == 0:
+                self._session.close()
+                raise  # nothing has begun: there is an argument to change
+            self._held = False
+            return self._abandon("no snapshot can be taken", error)
+        self._held = True
+        self._record.mark()
+        return directive
+
+    def _go_back(self, directive: pb.Directive) -> pb.Directive:
+        """Restores for a directive; where that fails the tuning ends, and the run goes on with what was put back."""
+        self._astray = False
+        try:
+            together(self._ranks, lambda: self._backend.restore(committed=self._lease.committed))
+        except Exception as error:
+            return directive if self._abandoned else self._abandon("the snapshot can't be put back", error)
+        return directive
+
+    def _abandon(self, what: str, error: Exception) -> pb.Directive:
+        """What comes in place of a directive that the run, and not the server, has prevented."""
+        if self._ranks is not None and (self._ranks.parted or self._ranks.lost):
+            raise error
+        self._abandoned = True
+        return self._session.abandon(f"{what}: {type(error).__name__}: {error}", self._standing())
+
+    def _coast(self, error: Exception) -> None:
+        """The tuning has failed in the middle of something: goes on without, over so many steps as are left."""
+        log.warning(
+            "lrpilot: the tuning has failed; training goes on without it, and anneals its LR: %s: %s",
+            type(error).__name__,
+            error,
+            exc_info=error,
+        )
+        if self._ranks is not None:
+            self._ranks.part()
+        remaining = self._standing().remaining
+        if remaining is not None:
+            remaining = max(remaining - self._lease.done, 0)
+        astray = self._settle()
+        if astray:
+            attempt(lambda: self._backend.restore(committed=self._lease.committed))
+        follow = pb.Directive(phase=pb.PHASE_TRAIN, restore=astray, batches=pb.BATCH_SOURCE_REPLAYED)
+        attempt(lambda: self._position.follow(follow))
+        attempt(self._session.close)
+        self._due, self._astray, self._abandoned = None, False, True
+        self._coast_along(None if remaining == 0 else Coasting.over(remaining, self._standing().lr))
+
+    def _settle(self) -> bool:
+        """Books the steps since the last report, as far as that can be done; whether steps are to be rolled back."""
+        lease = self._lease
+        losses = attempt(self._losses)
+        diverged = self._ranks is None and losses is not None and not all(map(math.isfinite, losses))
+        astray = self._astray or (self._held and lease.done > 0 and (diverged or not lease.committed))
+        astray &= not isinstance(lease, Coasting)
+        report = pb.Report(
+            losses=[math.nan] * lease.done if losses is None else losses,
+            outcome=pb.OUTCOME_DIVERGED if astray else pb.OUTCOME_PARTIAL,
+        )
+        if lease.done:
+            attempt(lambda: self._record.add(lease.directive, report))
+        lease.expire()
+        return astray
+
+    def _coast_along(self, lease: Coasting | None) -> None:
+        """Goes on with so many steps, or ends after the last one."""
+        if lease is None:
+            self._finish()
+            return
+        self._lease, self._validations, self._started = lease, [], time.monotonic()
+        attempt(lambda: self._backend.begin(lease.directive.n_steps))
+        attempt(lambda: self._set_lr(lease.lr()))
+
+    def _finish(self) -> None:
+        self._finished = True
+        attempt(self._backend.finish)
+        log.info("lrpilot: done, %d steps committed and %d rolled back", self._record.committed, self._record.searched)
+        self._on_finished()
+
+    def _standing(self) -> Standing:
+        """Where the reported steps have led."""
+        record = self._record
+        remaining = None if self._total_steps is None else max(self._total_steps - record.steps, 0)
+        lr = self._backend.base_lrs[0] if record.last_lr is None else record.last_lr
+        return Standing(lr, remaining, warm=record.committed > 0, held=self._held)
+
+    def _set_lr(self, lr: float) -> None:
+        try:
+            self._backend.set_lr(lr)
+        except Exception as error:
+            if self._record.steps == 0 and not self._due:
+                raise  # nothing has begun: there is an argument to change
+            if not self._meddled:
+                self._meddled = True
+                log.warning("lrpilot: the LR can't be set, and stays: %s: %s", type(error).__name__, error)
+            return
+        self._lr = lr
+
+    def _look_at_lr(self) -> None:
+        """Says, once, that something else sets the LR too."""
+        lrs = attempt(self._backend.lrs)
+        if not lrs:
+            return
+        [lr, *_] = lrs
+        if not (self._meddled or math.isclose(lr, self._lr, rel_tol=LR_TOLERANCE)):
+            self._meddled = True
+            log.warning(
+                "lrpilot: the LR is %.6g where the tuner had set %.6g: something else sets it too; take out the "
+                "scheduler, callback or assignment that does, since the tuner warms up and decays by itself",
+                lr,
+                self._lr,
+            )
+
+    def _validated(self, lease: Lease) -> bool:
+        """Validates, where that is possible; false if it shows a divergence in a probe."""
+        if not self._backend.has_validation:
+            return True
+        loss = self._backend.validate()
+        if loss is not None:
+            self._validations.append(pb.Validation(step=lease.done, loss=loss))
+        return loss is not None or lease.committed
+
+
+def room(directive: pb.Directive) -> int:
+    """How many losses come between two reports."""
+    return min(directive.report_every or directive.n_steps, directive.n_steps)
+
+
+def limit_of(directive: pb.Directive) -> float:
+    """Above which loss it diverges."""
+    return directive.give_up_above if directive.HasField("give_up_above") else math.inf

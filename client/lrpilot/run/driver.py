@@ -1,0 +1,442 @@
+"""Carries out a tuner's directives on a training run, in whatever framework."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from lrpilot.backends.base import Backend
+from lrpilot.credentials import Credentials
+from lrpilot.distributed.session import SharedSession
+from lrpilot.errors import ConfigError
+from lrpilot.rng import RandomState
+from lrpilot.run.coasting import Coasting, attempt
+from lrpilot.run.course import Course, limit_of, room
+from lrpilot.run.lease import Lease
+from lrpilot.run.observer import Observer
+from lrpilot.run.options import TIMEOUT_S
+from lrpilot.run.repetition import Repetition
+from lrpilot.run.resumption import check_resumable, peak_of_rest, remaining_steps, same_budget
+from lrpilot.run.run_record import Record
+from lrpilot.schedule.schedule import Schedule
+from lrpilot.session.job_config import job_config
+from lrpilot.session.session import Session
+from lrpilot.transport.base import Transport
+from lrpilot.transport.embedded_transport import EmbeddedTransport
+from lrpilot.transport.grpc_transport import GrpcTransport
+from lrpilot.v1 import tuner_pb2 as pb
+
+if TYPE_CHECKING:
+    from lrpilot.distributed.ranks import Ranks
+
+SERVER_VARIABLE = "LRPILOT_SERVER"
+STATE_FORMAT = 3
+"""Of `Driver.state_dict`."""
+
+LONGEST_SILENCE = 1000
+"""So many batches of a probe with no step after them are no micro-batches of one update."""
+
+Batch = TypeVar("Batch")
+log = logging.getLogger("lrpilot")
+
+
+class Driver(Course):
+    """Tunes the LR of a training run: what the tuners of all frameworks share.
+
+    `step` is called after every optimizer step. Between two reports it works alone: no network, no device
+    synchronisation.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        server: str | None = None,
+        credentials: Credentials | None = None,
+        total_steps: int | None = None,
+        lr_bounds: tuple[float, float] | None = None,
+        policy: str | None = None,
+        policy_options: Mapping[str, Any] | None = None,
+        name: str = "",
+        family: str = "",
+        seed: int = 0,
+        timeout_s: float = TIMEOUT_S,
+        strict: bool = False,
+        observers: Sequence[Observer] = (),
+        transport: Transport | None = None,
+        ranks: Ranks | None = None,
+    ) -> None:
+        """Opens a job and sets the LR of the first step.
+
+        `backend` is the run, in its framework's hands; `ranks` are those that train together with this process (None:
+        it trains alone). The other arguments are described where users find them: `lrpilot.run.options.JobOptions`.
+
+        Raises:
+            ConfigError: an argument can't be accepted.
+            RefusedError: the server finds fault with an argument, which the message names; or with `strict` it refuses.
+            UnavailableError: the server isn't there, and `strict` is set.
+        """
+        super().__init__(backend, ranks, total_steps, strict=strict)
+        self._observers = tuple(observers)
+        self._closed = False
+        self._said_over = False
+        self._drawn = 0
+        config = job_config(
+            name=name,
+            family=family,
+            policy=policy,
+            policy_options=policy_options,
+            total_steps=total_steps,
+            lr_bounds=lr_bounds,
+            base_lr=self._lr,
+            seed=seed,
+            has_validation=backend.has_validation,
+        )
+        self._config = config
+
+        def connect() -> Session:
+            return Session(transport or _connect(server, credentials), config, timeout_s, strict)
+
+        self._session = connect() if ranks is None else SharedSession(ranks, config, connect)
+        self._follow(self._session.open(self._standing()))
+
+    def batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+        """Draws from a loader until the budget is spent: across epochs, and back again after a probe.
+
+        May be called again: with the same loader it goes on where it was, with another one it starts at its beginning.
+
+        Args:
+            loader: anything that can be iterated anew for every epoch, or that never ends.
+
+        Raises:
+            ValueError: the loader is empty, or can't be iterated again.
+        """
+        buffer, begins = self._position.open(loader)
+        if begins and self._lease.done == 0:
+            if self._record.steps == 0:
+                # What happened since the tuner was made (random numbers, loaded weights) belongs to the start.
+                self._backend.take(self._position.roots)
+            self._repeats, self._first_batches = self._position.follow(self._lease.directive), 0
+        if self._finished:
+            self._say_over("batches() gives none")
+        while not self._finished:
+            if self._catch_up():
+                continue
+            self._drawn += 1
+            if self._drawn > LONGEST_SILENCE and self.searching:
+                self._end_silence()
+                continue
+            batch = buffer.draw()
+            if self._lease.done == 0:
+                self._first_batches += 1
+            yield batch
+
+    def step(self, loss: Any) -> None:
+        """Takes the loss of the step that was just made, and prepares the next one.
+
+        A step is an update of the weights: call it once for all micro-batches of one. An update that a registered
+        GradScaler skipped is not counted.
+
+        Args:
+            loss: a scalar of the framework, on its device (it is not waited for), or a number.
+
+        Raises:
+            ValueError: the loss is not a scalar.
+            ServerError: a decision can't be had, and `strict` is set.
+        """
+        if self._finished:
+            self._say_over("step() does nothing, and the LR stays where it is")
+            return
+        self._drawn = 0
+        if not self._backend.append(loss):
+            return
+        lease = self._lease
+        lease.done += 1
+        if lease.done >= lease.next_event:
+            self._handle(lease)
+        elif not lease.constant:
+            self._set_lr(lease.lr())
+
+    def search(self, loader: Iterable[Batch], train_step: Callable[[Batch], Any]) -> None:
+        """Runs the search that is due, if one is, in a loop of its own: for frameworks that own the training loop.
+
+        Args:
+            loader: the training data; read from its start, and not the framework's own iterator.
+            train_step: one optimizer step on a batch; gives its loss.
+
+        Raises:
+            ValueError: the loader is empty, or the loss is not a scalar.
+            ServerError: a decision can't be had, and `strict` is set.
+        """
+        if not self.searching:
+            return
+        try:
+            for batch in self.batches(loader):
+                self.step(train_step(batch))
+                if not self.searching:
+                    break
+        finally:
+            self._position.leave()
+
+    @property
+    def searching(self) -> bool:
+        """Whether the next step will be rolled back."""
+        return not (self._finished or self._lease.committed)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the budget is spent. What an interrupt has left undone is done before this is said."""
+        if self._interrupted:
+            self._catch_up()
+        return self._finished
+
+    @property
+    def closed(self) -> bool:
+        """Whether the tuning was ended by `close`."""
+        return self._closed
+
+    @property
+    def lr(self) -> float:
+        """The first group's LR, of the next step."""
+        return self._lr
+
+    def get_last_lr(self) -> list[float]:
+        """The LR of every group."""
+        return self._backend.lrs()
+
+    @property
+    def job_id(self) -> str:
+        """The server's name of the job; empty as long as no server has it."""
+        return self._session.job_id
+
+    @property
+    def rank(self) -> int:
+        """Of this process among those that train together; 0 if it trains alone."""
+        return 0 if self._ranks is None else self._ranks.rank
+
+    @property
+    def committed_step(self) -> int:
+        """Steps that are in the model, those of an open probe left out."""
+        return self._record.committed + (self._open_steps if self._lease.committed else 0)
+
+    @property
+    def search_steps(self) -> int:
+        """Steps that were, or will be, rolled back."""
+        return self._record.searched + (0 if self._lease.committed else self._open_steps)
+
+    @property
+    def remaining_steps(self) -> int | None:
+        """Steps that may still be run; None: there is no end."""
+        return None if self._total_steps is None else self._total_steps - self.committed_step - self.search_steps
+
+    @property
+    def _open_steps(self) -> int:
+        """Steps that are not in the record yet."""
+        return 0 if self._finished else self._lease.done
+
+    @property
+    def stage(self) -> int:
+        """The stage, from 0; -1 before the first, and without a server."""
+        return int(self._lease.directive.stage)
+
+    @property
+    def phase(self) -> str:
+        """What the present steps are for: warm_up, range_test, probe, train or stop."""
+        return pb.Phase.Name(self._lease.directive.phase).removeprefix("PHASE_").lower()
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule so far, as far as it was reported."""
+        return self._record.schedule(self.job_id, self._session.config)
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        from lrpilot.schedule.notebook import tuner_html
+
+        return tuner_html(self)
+
+    def keep_lr(self) -> None:
+        """Says, once, that something else has set the LR since the tuner did, and sets it again, of all groups.
+
+        Call it where others have their turn in a training loop that is not yours, as at the beginning of an epoch.
+        """
+        if not self._finished:
+            self._look_at_lr()
+            self._set_lr(self._lr)
+
+    def decisions(self) -> list[pb.Decision]:
+        """What the server decided so far, with the candidates' forecasts; costs a call. For loggers, on rank 0."""
+        return self._session.decisions()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a fresh process needs to go on, for your checkpoint; take it after `step`.
+
+        It holds the snapshot too (as much again as model and optimizer), and inside a search the batches of one probe.
+        """
+        self._catch_up()
+        lease = self._lease
+        return {
+            "format": STATE_FORMAT,
+            "config": self._config.SerializeToString(),
+            "session": self._session.state_dict(),
+            "finished": self._finished,
+            "held": self._held,
+            "coasting": isinstance(lease, Coasting),
+            "left": lease.remaining if isinstance(lease, Coasting) else None,
+            "directive": lease.directive.SerializeToString(),
+            "done": lease.done,
+            "losses": attempt(self._backend.peek) or [math.nan] * lease.done,
+            "validations": [validation.SerializeToString() for validation in self._validations],
+            "elapsed_s": time.monotonic() - self._started,
+            "record": self._record.state_dict(),
+            "snapshot": self._snapshot_state(),
+            "repeats": self._repeats,
+            "first_batches": self._first_batches,
+            "repetition": (self._repetition.first_loss, self._repetition.n_batches),
+            "position": self._position.state_dict(),
+            "random_state": RandomState.capture().state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on where another process was, after its model and optimizer were loaded too, and before `batches`.
+
+        The server takes the job back there; the job that this tuner opened is cancelled. With the same data the run
+        comes out as if it had not been interrupted.
+
+        With another `total_steps` the run is planned anew, under the job that this tuner opened: there is no further
+        search, and the LR goes from where it is to zero at the new end. A run that had come near zero before its new
+        end rises first.
+
+        Args:
+            state: what `state_dict` gave.
+
+        Raises:
+            ConfigError: the state is of another format, or of a job with other arguments, or more steps have been made
+                than `total_steps` are.
+            RefusedError: the server can't take the job back there.
+            ServerError: the server isn't there, and `strict` is set.
+        """
+        if state.get("format") != STATE_FORMAT:
+            raise ConfigError(f"state: format {state.get('format')!r} is not {STATE_FORMAT}, which this LRPilot reads")
+        saved = pb.JobConfig.FromString(state["config"])
+        check_resumable(saved, self._config)
+        anew = not same_budget(saved, self._config)
+        record = Record(self._backend.base_lrs)
+        record.load_state_dict(state["record"])
+        if anew and self._total_steps is not None:
+            remaining_steps(self._total_steps, record.steps + (0 if state["finished"] else state["done"]))
+        if state["snapshot"] is not None:
+            self._backend.load_state_dict(state["snapshot"])
+        self._record, self._held = record, state["held"]
+        if not anew:
+            self._session.load_state_dict(state["session"])
+        self._position.load_state_dict(state["position"], state["random_state"])
+        self._repeats, self._first_batches = state["repeats"], state["first_batches"]
+        self._repetition = Repetition(*state["repetition"])
+        self._finished = state["finished"]
+        directive = pb.Directive.FromString(state["directive"])
+        done, left = state["done"], state["left"]
+        self._lease = lease = Coasting(directive.profile, left, done) if state["coasting"] else Lease(directive, done)
+        self._backend.begin(room(lease.directive), limit_of(directive), state["losses"])
+        self._validations = [pb.Validation.FromString(each) for each in state["validations"]]
+        self._started = time.monotonic() - state["elapsed_s"]
+        RandomState.from_state_dict(state["random_state"]).restore()
+        if anew:
+            self._plan_anew(state)
+        elif not self._finished:
+            self._set_lr(lease.lr())
+
+    def _plan_anew(self, state: Mapping[str, Any]) -> None:
+        """Ends what was open in a run whose budget was another, and goes on to the new end without a search."""
+        lease, restored = self._lease, False
+        if not self._finished and lease.done:
+            restored = not lease.committed
+            outcome = pb.OUTCOME_DIVERGED if restored else pb.OUTCOME_PARTIAL
+            self._record.add(lease.directive, self._report(outcome, self._backend.flush()))
+        if restored:
+            self._backend.restore()
+            random_state = RandomState.capture().state_dict()
+            self._position.load_state_dict(self._position.rewound(state["position"]), random_state)
+        self._finished = False
+        lease.expire()
+        standing = self._standing()
+        assert standing.remaining is not None
+        peak = peak_of_rest(self._record.peak_lr, standing.lr, self._record.committed, standing.remaining)
+        self._follow(self._session.go_on(self._record.replacements(), standing, peak))
+
+    def close(self) -> None:
+        """Ends the tuning where it is: an open probe is rolled back, committed steps are reported. May be repeated.
+
+        Of several ranks all must come here after the same step, unless an exception is on its way up: the others may be
+        anywhere then, and none of them is waited for.
+        """
+        if self._closed or self._session.forked:
+            return
+        for end in (self._end, self._session.close, self._backend.close):
+            try:
+                end()
+            except Exception as error:
+                log.warning("lrpilot: closing: %s: %s", type(error).__name__, error)
+        self._finished = self._closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _snapshot_state(self) -> dict[str, Any] | None:
+        """What is remembered, for a checkpoint; nothing if it can't be put back."""
+        if self._abandoned:
+            return None
+        try:
+            return self._backend.state_dict()
+        except Exception as error:
+            log.warning("lrpilot: a checkpoint without a snapshot: %s: %s", type(error).__name__, error)
+            return None
+
+    def _end_silence(self) -> None:
+        """Ends a probe of which nothing is heard: a loop that leaves out steps without a finite loss makes none."""
+        log.warning(
+            "lrpilot: %d batches were drawn with no tuner.step(loss), so the probe is taken to have diverged: call it "
+            "also where the loss is not finite",
+            LONGEST_SILENCE,
+        )
+        self._drawn = 0
+        self._lease.done += 1
+        self._guarded(lambda: self._advance(pb.OUTCOME_DIVERGED))
+
+    def _say_over(self, what: str) -> None:
+        """Says, once, that the tuner is used after its end."""
+        if not self._said_over:
+            self._said_over = True
+            spent = "" if self._total_steps is None else f", as the budget of {self._total_steps} steps is spent"
+            log.warning("lrpilot: the tuning has ended%s: %s; to train on, make another tuner", spent, what)
+
+    def _on_begun(self, directive: pb.Directive) -> None:
+        self._tell(lambda observer: observer.began(self, directive))
+
+    def _on_reported(self, directive: pb.Directive, report: pb.Report, start: int) -> None:
+        self._tell(lambda observer: observer.reported(self, directive, report, start))
+
+    def _on_finished(self) -> None:
+        self._tell(lambda observer: observer.finished(self))
+
+    def _tell(self, what: Callable[[Observer], None]) -> None:
+        for observer in self._observers:
+            try:
+                what(observer)
+            except Exception:
+                log.warning("lrpilot: %s raised; training goes on", type(observer).__name__, exc_info=True)
+
+
+def _connect(server: str | None, credentials: Credentials | None) -> Transport:
+    target = server or os.environ.get(SERVER_VARIABLE)
+    return GrpcTransport(target, credentials or Credentials.from_environment()) if target else EmbeddedTransport()

@@ -1,0 +1,81 @@
+"""One directive being carried out: what comes after each step. Pure: it counts, and touches nothing."""
+
+from __future__ import annotations
+
+import enum
+
+from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.directives import committed
+from lrpilot.wire.profile import Profile, Shape
+from lrpilot.wire.profile_proto import profile_from_proto
+
+CHECKS = 8
+"""Looks for divergence within a probe: giving up late wastes at most an eighth or two of it."""
+LONGEST_BLIND = 50
+"""Steps between two looks, at most: committed steps that diverge are all lost."""
+
+
+class Event(enum.Flag):
+    """What is due after a step, besides setting the next LR."""
+
+    CHECK = enum.auto()
+    """Look whether the losses diverge."""
+    VALIDATE = enum.auto()
+    PART = enum.auto()
+    """Report the steps so far."""
+    END = enum.auto()
+
+
+class Lease:
+    """A directive with at least one step, and how far it has come.
+
+    `next_event` is the step count at which `event()` must be asked; before it, a step needs nothing but its LR. That
+    keeps an ordinary step to one comparison.
+    """
+
+    def __init__(self, directive: pb.Directive, done: int = 0) -> None:
+        """Starts before the first step, or, in a run that is resumed, after `done` steps."""
+        self.directive = directive
+        self.profile: Profile = profile_from_proto(directive.profile)
+        self.constant = self.profile.shape is Shape.CONSTANT
+        self.committed = committed(directive)
+        self.done = done
+        self._validate_at = frozenset(directive.validate_at)
+        self._check_every = min(max(directive.n_steps // CHECKS, 1), LONGEST_BLIND)
+        self.next_event = self._next_event()
+
+    @property
+    def validates_first(self) -> bool:
+        """Whether a validation is due before the first step."""
+        return 0 in self._validate_at
+
+    def lr(self) -> float:
+        """The LR of the step that comes next."""
+        return self.profile.lr(self.done)
+
+    def expire(self) -> None:
+        """Its steps are reported: none is done, and what comes after the next one is due at once."""
+        self.done, self.next_event = 0, 1
+
+    def event(self) -> Event:
+        """What is due after `done` steps, and moves `next_event` on."""
+        done, directive = self.done, self.directive
+        event = Event(0)
+        if done >= directive.n_steps:
+            event |= Event.END | Event.CHECK
+        elif directive.report_every and done % directive.report_every == 0:
+            event |= Event.PART | Event.CHECK
+        if done % self._check_every == 0:
+            event |= Event.CHECK
+        if done in self._validate_at:
+            event |= Event.VALIDATE
+        self.next_event = self._next_event()
+        return event
+
+    def _next_event(self) -> int:
+        after = self.done + 1
+        candidates = [self.directive.n_steps, -(-after // self._check_every) * self._check_every]
+        if self.directive.report_every:
+            candidates.append(-(-after // self.directive.report_every) * self.directive.report_every)
+        candidates.extend(step for step in self._validate_at if step >= after)
+        return min(candidates)

@@ -1,0 +1,44 @@
+"""What every framework's tuner takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+from lrpilot.credentials import Credentials
+from lrpilot.run.observer import Observer
+from lrpilot.transport.base import Transport
+
+TIMEOUT_S = 30.0
+"""For one decision, retries included."""
+
+
+class JobOptions(TypedDict, total=False):
+    """What every framework's tuner takes, as keyword arguments. All may be left out."""
+
+    server: str | None
+    """HOST:PORT of the server. Default: `$LRPILOT_SERVER`; without that an embedded one, which ends with this run."""
+    credentials: Credentials | None
+    """For that server. Default: those that `$LRPILOT_TOKEN`, `$LRPILOT_TLS_CA` and the like give (docs/security.md)."""
+    total_steps: int | None
+    """Optimizer steps of the run, search included. Default: None, until you stop."""
+    lr_bounds: tuple[float, float] | None
+    """Lowest and highest LR of the first parameter group, both above 0. Default: None, found by a range test."""
+    policy: str | None
+    """The algorithm: "budget" or "autolrs". Default: "budget" with `total_steps`, else "autolrs"."""
+    policy_options: Mapping[str, Any] | None
+    """The algorithm's options, by name (docs/policies.md). Default: none, its own defaults."""
+    name: str
+    """Of the job, for people. Default: empty."""
+    family: str
+    """Jobs of one family resemble one another, and learn from one another (docs/families.md). Default: empty, none."""
+    seed: int
+    """Of the search; the same seed, options and losses give the same schedule. Default: 0."""
+    timeout_s: float
+    """Seconds: the longest wait for one decision; all waits together take at most ten times as long. Default: 30."""
+    strict: bool
+    """Whether to raise where a decision can't be had, instead of training on without. Default: False."""
+    observers: Sequence[Observer]
+    """Are told what happens, on every rank: loggers. Default: none."""
+    transport: Transport | None
+    """In place of a server, for tests. Default: None."""

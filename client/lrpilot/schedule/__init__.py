@@ -1,0 +1,1 @@
+"""What was found: a schedule as a file, a plot, an LR scheduler."""

@@ -1,0 +1,88 @@
+"""A job's schedule, from the messages that a server sends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+from lrpilot.errors import ScheduleError
+from lrpilot.v1 import tuner_pb2
+from lrpilot.wire.phase import phase_from_proto
+from lrpilot.wire.profile_proto import profile_from_proto
+from lrpilot.wire.schedule_data import Probe, ScheduleData, Segment, Validation
+from lrpilot.wire.unsearched import was_unsearched
+
+S = TypeVar("S", bound=ScheduleData)
+
+_SEARCHING = (tuner_pb2.PHASE_RANGE_TEST, tuner_pb2.PHASE_PROBE)
+
+
+def schedule_from_proto(message: tuner_pb2.GetScheduleResponse, kind: type[S], base_lrs: tuple[float, ...] = ()) -> S:
+    """A job's schedule, as a `kind`; `base_lrs` are the LRs of all groups, by default of the first alone.
+
+    Losses and probes come from the history, if the message has one.
+
+    Raises:
+        ScheduleError: the message makes no schedule.
+    """
+    config = message.job.config
+    try:
+        losses, validations, probes = _evidence(message.history)
+        segments = tuple(map(_segment_from_proto, message.segments))
+    except ValueError as error:
+        raise ScheduleError(f"schedule of job {message.job.id}: {error}") from error
+    return kind(
+        job_id=message.job.id,
+        name=config.name,
+        policy=config.policy,
+        base_lrs=base_lrs or (config.base_lr,),
+        total_steps=config.total_steps if config.HasField("total_steps") else None,
+        segments=segments,
+        losses=losses,
+        validations=validations,
+        probes=probes,
+        unsearched=was_unsearched(message),
+        unrepeatable=message.job.unrepeatable,
+    )
+
+
+def _segment_from_proto(message: tuner_pb2.Segment) -> Segment:
+    return Segment(
+        start_step=message.start_step,
+        n_steps=message.n_steps,
+        profile=profile_from_proto(message.profile),
+        phase=phase_from_proto(message.phase),
+        stage=message.stage,
+    )
+
+
+def _evidence(
+    history: Iterable[tuner_pb2.HistoryEntry],
+) -> tuple[tuple[float, ...], tuple[Validation, ...], tuple[Probe, ...]]:
+    """Losses and validations of the committed steps, and the probes."""
+    losses: list[float] = []
+    validations: list[Validation] = []
+    probes: list[Probe] = []
+    for entry in history:
+        start_step, report = len(losses), entry.report
+        if entry.committed:
+            losses += report.losses
+            validations += (Validation(start_step + v.step, v.loss) for v in report.validations)
+        elif entry.directive.phase in _SEARCHING and report.outcome != tuner_pb2.OUTCOME_REPLACED:
+            probes.append(probe_from_proto(entry.directive, report, start_step))
+        # What is left was committed once, and rolled back.
+    return tuple(losses), tuple(validations), tuple(probes)
+
+
+def probe_from_proto(directive: tuner_pb2.Directive, report: tuner_pb2.Report, start_step: int) -> Probe:
+    """Search steps from the weights of committed step `start_step`. Raises: ValueError: its profile is none."""
+    return Probe(
+        start_step=start_step,
+        n_steps=len(report.losses),
+        profile=profile_from_proto(directive.profile),
+        phase=phase_from_proto(directive.phase),
+        stage=directive.stage,
+        losses=tuple(report.losses),
+        validations=tuple(Validation(v.step, v.loss) for v in report.validations),
+        diverged=report.outcome == tuner_pb2.OUTCOME_DIVERGED,
+    )

@@ -1,0 +1,85 @@
+"""A picture of a schedule: LRs above, losses below, over committed steps."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lrpilot.errors import ScheduleError
+from lrpilot.wire.schedule_data import Probe, ScheduleData
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_COMMITTED, _SEARCH, _VALIDATION = "#1f5fa8", "#d9822b", "#1b7f4d"
+
+
+def plot(schedule: ScheduleData, path: Path) -> None:
+    """Draws a schedule into a file whose ending says the format.
+
+    Raises:
+        ScheduleError: Matplotlib is not installed, or does not know the ending.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ScheduleError("plot: Matplotlib is missing; pip install matplotlib") from error
+    # A figure of its own, not pyplot's: no global state, no window, and the user's plots are left alone.
+    figure = Figure(figsize=(9, 6), dpi=120, layout="constrained")
+    lr_axes, loss_axes = figure.subplots(2, 1, sharex=True)
+    _draw_lrs(lr_axes, schedule)
+    _draw_losses(loss_axes, schedule)
+    notes = (
+        "no search: the run is too short" if schedule.unsearched else "",
+        "the search ended: a rollback failed" if schedule.unrepeatable else "",
+    )
+    lr_axes.set_title(" · ".join(filter(None, (schedule.name, schedule.policy, schedule.job_id[:8], *notes))))
+    for axes in (lr_axes, loss_axes):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False)
+    try:
+        figure.savefig(path)
+    except ValueError as error:
+        raise ScheduleError(f"plot: {error}") from error
+
+
+def _draw_lrs(axes: Axes, schedule: ScheduleData) -> None:
+    steps = range(schedule.n_steps)
+    # A warm-up may start at zero, which a log axis has no place for.
+    axes.set_yscale("log", nonpositive="mask")
+    axes.plot(steps, [schedule.lr(step) for step in steps], color=_COMMITTED, label="committed")
+    tries = [probe for probe in schedule.probes if probe.n_steps]
+    for marker, label, diverged in (("o", "probed", False), ("x", "probed, diverged", True)):
+        shown = [probe for probe in tries if probe.diverged is diverged]
+        if shown:
+            x = [probe.start_step for probe in shown]
+            y = [probe.profile.lr(0) for probe in shown]
+            axes.scatter(x, y, marker=marker, color=_SEARCH, alpha=0.6, s=24, label=label)
+    axes.set_ylabel("learning rate")
+
+
+def _draw_losses(axes: Axes, schedule: ScheduleData) -> None:
+    axes.plot(schedule.losses, color=_COMMITTED, linewidth=0.8, label="training loss")
+    if schedule.validations:
+        steps = [validation.step for validation in schedule.validations]
+        losses = [validation.loss for validation in schedule.validations]
+        axes.plot(steps, losses, "o-", color=_VALIDATION, markersize=4, label="validation loss")
+    finite = [loss for loss in schedule.losses if math.isfinite(loss)]
+    if finite and min(finite) > 0:
+        axes.set_yscale("log", nonpositive="mask")
+    limits = axes.get_ylim()
+    for index, probe in enumerate(schedule.probes):
+        _draw_probe(axes, probe, "probes" if index == 0 else None)
+    # What was committed sets the scale; a probe that diverged would leave nothing to see of it.
+    if finite:
+        axes.set_ylim(limits)
+    axes.set_xlabel("committed step")
+    axes.set_ylabel("loss")
+
+
+def _draw_probe(axes: Axes, probe: Probe, label: str | None) -> None:
+    steps = range(probe.start_step, probe.start_step + len(probe.losses))
+    axes.plot(steps, probe.losses, color=_SEARCH, alpha=0.35, linewidth=0.7, label=label)

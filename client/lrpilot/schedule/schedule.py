@@ -1,0 +1,103 @@
+"""The schedule that was found for a job, as users have it: to save, load, plot and replay.
+
+It needs nothing but the standard library. PyTorch is imported to replay it, Matplotlib to plot it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lrpilot.errors import ScheduleError
+from lrpilot.wire.schedule_data import ScheduleData
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+    from lrpilot.v1 import tuner_pb2
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Schedule(ScheduleData):
+    """LRs of the committed steps, with the evidence."""
+
+    def scheduler(self, optimizer: Optimizer) -> LRScheduler:
+        """A PyTorch scheduler that replays this schedule with no server.
+
+        The other parameter groups keep the ratios that their LRs have to the first group's. Call its `step` after every
+        `optimizer.step`.
+
+        Raises:
+            ScheduleError: the schedule has no steps, or the first group's LR is zero.
+        """
+        from lrpilot.schedule.torch_scheduler import ReplayScheduler
+
+        return ReplayScheduler(optimizer, self)
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        from lrpilot.schedule.notebook import schedule_html
+
+        return schedule_html(self)
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draws LRs and losses over committed steps, and the probes apart.
+
+        Args:
+            path: the file; its ending says the format, such as .png or .svg.
+
+        Raises:
+            ScheduleError: Matplotlib is not installed, or does not know the ending.
+        """
+        from lrpilot.schedule.plot import plot
+
+        plot(self, Path(path))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes a JSON file, in one go: a reader sees the old file or the new one. Floats are exact."""
+        from lrpilot.wire.schedule_file import dumps
+
+        path = Path(path)
+        # Beside the file, because a rename is atomic only within a file system.
+        draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with draft.open("w", encoding="utf-8") as file:
+                file.write(dumps(self))
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Schedule:
+        """Reads what `save` wrote.
+
+        Raises:
+            ScheduleError: the file is no schedule, or one of a newer format; the message says so.
+            OSError: the file can't be read.
+        """
+        from lrpilot.wire.schedule_file import loads
+
+        try:
+            return loads(Path(path).read_bytes(), cls)
+        except ScheduleError as error:
+            raise ScheduleError(f"{os.fspath(path)}: {error}") from error
+
+    @classmethod
+    def from_response(cls, response: tuner_pb2.GetScheduleResponse, base_lrs: tuple[float, ...] = ()) -> Schedule:
+        """The schedule of a job, as the server sends it.
+
+        Args:
+            response: with its history if losses and probes are wanted (SCHEDULE_VIEW_FULL).
+            base_lrs: LRs of all groups; the server knows the first group's only, which is the default.
+
+        Raises:
+            ScheduleError: the response makes no schedule.
+        """
+        from lrpilot.schedule.from_proto import schedule_from_proto
+
+        return schedule_from_proto(response, cls, base_lrs)

@@ -1,0 +1,1 @@
+"""The conversation with the server, and going on without it."""

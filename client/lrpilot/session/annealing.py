@@ -1,0 +1,165 @@
+"""What is left of the budget, annealed to zero: what a run does while there is no server to ask.
+
+Notation: a stretch is the steps since the client's last snapshot; a divergence takes them back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.directives import rest_of
+
+LONGEST_PART = 1000
+"""Steps between two looks for the server; losses are buffered for so long."""
+PARTS = 20
+"""Looks over what is left, at least."""
+RETREAT = 0.5
+"""What a divergence multiplies the LR by."""
+WARM_UP_SHARE = 20
+"""A run that has no committed step yet warms up over this part of what is left: one in twenty, as policy budget."""
+
+
+class Annealing:
+    """Directives for `remaining_steps` from `lr` linearly to zero; without a known end, at `lr` for ever.
+
+    It takes reports as a server does, and remembers them for the server: `replacement` tells what was done without it.
+    """
+
+    def __init__(
+        self,
+        lr: float,
+        remaining_steps: int | None,
+        *,
+        restore: bool,
+        warm: bool,
+        rolls_back: bool = True,
+        rise_from: float | None = None,
+    ) -> None:
+        """Starts at `lr`, from the snapshot if `restore`; `remaining_steps` None: there is no end.
+
+        Args:
+            lr: the peak.
+            remaining_steps: how many steps may still be run.
+            restore: whether the steps before are to be rolled back.
+            warm: whether there are committed steps already, so that the LR need not rise from zero.
+            rolls_back: whether a divergence can take steps back. Otherwise they stay, and only the LR is halved.
+            rise_from: the LR that a run which goes on is at, where that is lower: it rises from there.
+        """
+        self._rolls_back = rolls_back
+        self._rise_from = rise_from
+        self._lr = lr
+        self._remaining = remaining_steps
+        self._warm = warm
+        self._open = pb.Directive()
+        self._losses: list[float] = []
+        self._wasted = 0
+        self._wall_time_s = 0.0
+        # Where it starts is where a divergence leads back to.
+        self._begin(restore=restore, snapshot=rolls_back)
+        self._stretch = self._open.profile
+
+    @property
+    def directive(self) -> pb.Directive:
+        """The outstanding one."""
+        return self._open
+
+    def take(self, report: pb.Report) -> None:
+        """Goes on: the rest after a part, the stop after the end, half the LR, from the snapshot, on a divergence."""
+        self._wall_time_s += report.wall_time_s
+        if self._remaining is not None:
+            self._remaining -= len(report.losses)
+        if report.outcome == pb.OUTCOME_DIVERGED:
+            if self._rolls_back:
+                self._wasted += len(self._losses) + len(report.losses)
+                self._losses.clear()
+            else:
+                self._losses += report.losses
+            self._lr *= RETREAT
+            self._begin(restore=self._rolls_back, snapshot=False)
+            self._stretch = self._open.profile
+            return
+        self._losses += report.losses
+        if report.outcome == pb.OUTCOME_PARTIAL:
+            self._open = rest_of(self._open, len(report.losses))
+        else:
+            self._begin(restore=False, snapshot=False)
+
+    def replacement(self, number: int) -> pb.Report:
+        """The report on directive `number` of the server: not carried out, but so many steps on one's own.
+
+        They are told once. What follows is a stretch of its own, so its first directive takes a snapshot.
+        """
+        report = pb.Report(
+            directive_number=number,
+            outcome=pb.OUTCOME_REPLACED,
+            losses=self._losses,
+            wall_time_s=self._wall_time_s,
+            replacement=pb.Replacement(profile=self._stretch if self._losses else None, wasted_steps=self._wasted),
+        )
+        self._losses, self._wasted, self._wall_time_s = [], 0, 0.0
+        self._stretch = self._open.profile
+        self._open.snapshot = True
+        return report
+
+    def state_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "lr": self._lr,
+            "remaining": self._remaining,
+            "warm": self._warm,
+            "rolls_back": self._rolls_back,
+            "open": self._open.SerializeToString(),
+            "stretch": self._stretch.SerializeToString(),
+            "losses": list(self._losses),
+            "wasted": self._wasted,
+            "wall_time_s": self._wall_time_s,
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> Annealing:
+        """What `state_dict` gave."""
+        annealing = cls(
+            state["lr"], state["remaining"], restore=False, warm=state["warm"], rolls_back=state["rolls_back"]
+        )
+        annealing._open = pb.Directive.FromString(state["open"])
+        annealing._stretch = pb.Profile.FromString(state["stretch"])
+        annealing._losses = list(state["losses"])
+        annealing._wasted, annealing._wall_time_s = state["wasted"], state["wall_time_s"]
+        return annealing
+
+    def _begin(self, *, restore: bool, snapshot: bool) -> None:
+        number = self._open.number + 1
+        if self._remaining == 0:
+            self._open = pb.Directive(
+                number=number, phase=pb.PHASE_STOP, stage=-1, restore=restore, reason="the budget is spent"
+            )
+            return
+        constant = self._remaining is None
+        n_steps = LONGEST_PART if self._remaining is None else self._remaining
+        warmup, offset = 0 if self._warm else n_steps // WARM_UP_SHARE, 0
+        if self._rise_from is not None:
+            warmup = n_steps // WARM_UP_SHARE
+            offset = min(int(self._rise_from / self._lr * (warmup + 1)), warmup)
+            self._rise_from = None
+        self._open = pb.Directive(
+            number=number,
+            phase=pb.PHASE_TRAIN,
+            stage=-1,
+            n_steps=n_steps,
+            profile=pb.Profile(
+                shape=pb.PROFILE_SHAPE_CONSTANT if constant else pb.PROFILE_SHAPE_LINEAR,
+                start_lr=self._lr,
+                end_lr=self._lr if constant else 0.0,
+                length=n_steps + offset,
+                offset=offset,
+                warmup=warmup,
+            ),
+            restore=restore,
+            snapshot=snapshot,
+            batches=pb.BATCH_SOURCE_REPLAYED,
+            report_every=max(1, min(LONGEST_PART, n_steps // PARTS)),
+            reason="without a server: annealing",
+        )
+        self._warm = self._warm or constant or offset > 0

@@ -1,0 +1,137 @@
+"""Whether a directive makes sense: a server's mistake must not become the training's."""
+
+from __future__ import annotations
+
+import math
+
+from lrpilot.errors import ProtocolError
+from lrpilot.session.run_state import Standing
+from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.directives import committed
+from lrpilot.wire.profile import Profile, Shape
+from lrpilot.wire.profile_proto import profile_from_proto
+
+MAX_LR = 3.4028234663852886e38
+"""The largest float32: optimizers keep LRs beside single-precision weights."""
+MAX_STEPS = 2**40
+"""As a server's. Sums of such numbers fit into the 64 bits that they have on the wire."""
+MAX_LOSSES = 2**24
+"""Between two reports: their buffer has 64 MiB then."""
+MAX_PARTS = 10_000
+"""Of a directive that is reported in parts: each costs a round trip."""
+MAX_ENTRIES = 1_000
+"""Of a list in a directive, which is looked through at every event."""
+SMALLEST_PART = 50
+"""A server may name so many steps as a part also where there are fewer."""
+_STEPPING = {pb.PHASE_WARM_UP, pb.PHASE_RANGE_TEST, pb.PHASE_PROBE, pb.PHASE_TRAIN}
+_SOURCES = {pb.BATCH_SOURCE_UNSPECIFIED, pb.BATCH_SOURCE_FRESH, pb.BATCH_SOURCE_REPLAYED}
+
+
+def check(directive: pb.Directive, number: int) -> None:
+    """Refuses what can't be carried out. Raises: ProtocolError: the directive that should be `number` is nonsense."""
+    _refuse(directive, _fault(directive, number))
+
+
+def check_in_place(directive: pb.Directive, standing: Standing, *, rolled_back: bool) -> None:
+    """Refuses what can't be carried out where the run is.
+
+    Args:
+        directive: the server's.
+        standing: of the run.
+        rolled_back: whether the steps before are not to stay.
+
+    Raises:
+        ProtocolError: there is nothing to go back to, or nothing that should, or too many steps are asked for.
+    """
+    _refuse(directive, _misfit(directive, standing, rolled_back))
+
+
+def _refuse(directive: pb.Directive, fault: str) -> None:
+    if fault:
+        raise ProtocolError(f"server: its directive {directive.number} makes no sense: {fault}", "INTERNAL")
+
+
+def _misfit(directive: pb.Directive, standing: Standing, rolled_back: bool) -> str:
+    if directive.restore and not standing.held:
+        return "it goes back to a snapshot, and none has been taken"
+    if directive.restore and not rolled_back:
+        return "it goes back to the snapshot, and the steps since then are to stay"
+    if standing.remaining is not None and directive.n_steps > standing.remaining:
+        return f"it asks for {directive.n_steps} steps, {standing.remaining} are left"
+    return ""
+
+
+def _fault(directive: pb.Directive, number: int) -> str:
+    if directive.number != number:
+        return f"number {directive.number} instead of {number}"
+    if directive.phase == pb.PHASE_STOP:
+        return _fault_of_stop(directive)
+    if directive.phase not in _STEPPING:
+        return f"phase {directive.phase}"
+    if not 1 <= directive.n_steps <= MAX_STEPS:
+        return f"{directive.n_steps} steps"
+    if directive.stage < -1:
+        return f"stage {directive.stage}"
+    if directive.batches not in _SOURCES:
+        return f"batches {directive.batches}"
+    if not (committed(directive) or directive.restore or directive.snapshot):
+        return "search steps that could not be rolled back: they begin at no snapshot"
+    return _fault_of_lrs(directive) or _fault_of_events(directive) or _fault_of_limits(directive)
+
+
+def _fault_of_stop(directive: pb.Directive) -> str:
+    if directive.number == 1:
+        return "a stop before the first step"
+    return "a stop with steps" if directive.n_steps else ""
+
+
+def _fault_of_lrs(directive: pb.Directive) -> str:
+    try:
+        profile = profile_from_proto(directive.profile)
+    except ValueError as error:
+        return str(error)
+    if max(profile.length, profile.offset) > MAX_STEPS:
+        return f"a profile of length {profile.length} at offset {profile.offset}"
+    # Every shape stays between these two: the peak is one of them, wherever the steps are.
+    if max(profile.start_lr, profile.end_lr) > MAX_LR:
+        return f"LRs {profile.start_lr:g} and {profile.end_lr:g}, beyond single precision"
+    lrs = [profile.lr(step) for step in (0, directive.n_steps // 2, directive.n_steps - 1)]
+    if not (_has_ratio(profile) and all(math.isfinite(lr) and lr >= 0 for lr in lrs)):
+        return f"LRs {lrs}"
+    return ""
+
+
+def _has_ratio(profile: Profile) -> bool:
+    """Whether an exponential's base is a number."""
+    return profile.shape is not Shape.EXPONENTIAL or 0 < profile.end_lr / profile.start_lr < math.inf
+
+
+def _fault_of_events(directive: pb.Directive) -> str:
+    n_steps, every, steps = directive.n_steps, directive.report_every, directive.validate_at
+    if len(steps) > MAX_ENTRIES:
+        return f"{len(steps)} validations"
+    if list(steps) != sorted(set(steps)) or (steps and not 0 <= steps[0] <= steps[-1] <= n_steps):
+        return f"validations after steps {list(steps)}"
+    # What is left of a directive keeps the parts of the whole.
+    if not 0 <= every <= max(n_steps + directive.profile.offset, SMALLEST_PART):
+        return f"report_every {every} of {n_steps} steps"
+    if every and not committed(directive):
+        return f"report_every {every}: search steps are reported at their end"
+    if every and n_steps > every * MAX_PARTS:
+        return f"report_every {every}: {n_steps} steps have too many parts"
+    if min(every or n_steps, n_steps) > MAX_LOSSES:
+        return f"report_every {every}: {n_steps} steps have too many losses for a report"
+    return ""
+
+
+def _fault_of_limits(directive: pb.Directive) -> str:
+    limit = directive.give_up_above
+    if directive.HasField("give_up_above") and (math.isnan(limit) or limit < -MAX_LR):
+        return f"give_up_above {limit}: no loss is below it"
+    if len(directive.promise) > MAX_ENTRIES:
+        return f"a promise with {len(directive.promise)} bars"
+    bars = [bar.from_step for bar in directive.promise]
+    in_order = bars == sorted(bars) and (not bars or 0 <= bars[0] <= bars[-1] <= MAX_STEPS)
+    if not in_order or any(math.isnan(bar.loss) or math.isnan(bar.validation) for bar in directive.promise):
+        return f"a promise with bars from steps {bars}, or with one that is no number"
+    return ""

@@ -1,0 +1,171 @@
+"""One job at its server: what was reported, and what waits to be."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import logging
+import os
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from lrpilot.errors import RefusedError, ServerError
+from lrpilot.session import directive_check
+from lrpilot.transport.base import Transport
+from lrpilot.v1 import tuner_pb2 as pb
+
+FORKED = "FAILED_PRECONDITION"
+"""The status of calls over a connection that another process has made."""
+
+Answer = TypeVar("Answer")
+log = logging.getLogger("lrpilot")
+
+
+class Outbox:
+    """Reports of one job: in order, none lost, each unchanged however often it is sent.
+
+    All that was delivered is kept. A server that lost the job is told it again, and decides the same: a schedule is a
+    function of config, seed and reports.
+    """
+
+    def __init__(self, transport: Transport, config: pb.JobConfig) -> None:
+        """A job that is to be opened with `config`."""
+        self._transport = transport
+        self._process = os.getpid()
+        self._config = config
+        self._request_id = str(uuid.uuid4())
+        self._delivered: list[pb.Report] = []
+        self._waiting: collections.deque[pb.Report] = collections.deque()
+        self._rewind = False
+        self.job_id = ""
+        """The server's name of the job; empty until it is open."""
+        self.outstanding = pb.Directive()
+        """The server's last answer."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether the server has every report."""
+        return not self._waiting
+
+    @property
+    def forked(self) -> bool:
+        """Whether this process is a child of the one whose job it is, to which the connection belongs."""
+        return os.getpid() != self._process
+
+    def open(self, timeout_s: float) -> pb.CreateJobResponse:
+        """Opens the job. Raises: ServerError."""
+
+        def create() -> pb.CreateJobResponse:
+            request = pb.CreateJobRequest(request_id=self._request_id, config=self._config)
+            response = self._transport.create_job(request, timeout_s)
+            directive_check.check(response.directive, 1)
+            if not response.job.id:
+                raise ServerError("server: the job that it opened has no id", "INTERNAL")
+            return response
+
+        response = self._asked(create)
+        self.job_id, self.outstanding = response.job.id, response.directive
+        return response
+
+    def add(self, report: pb.Report) -> None:
+        """A report that is to be delivered after the others."""
+        self._waiting.append(report)
+
+    def deliver(self, timeout_s: float) -> None:
+        """Delivers all that waits; `outstanding` is then the answer to the last one.
+
+        Raises:
+            ServerError: what could not be delivered, or whose answer makes no sense, still waits.
+        """
+        try:
+            self._deliver(timeout_s)
+        except RefusedError as error:
+            if error.code != "NOT_FOUND":
+                raise
+            log.warning("lrpilot: the server has lost job %s; it is told all of it again", self.job_id)
+            self._tell_again(timeout_s)
+            self._deliver(timeout_s)
+
+    def _deliver(self, timeout_s: float) -> None:
+        if self._rewind:
+            request = pb.ResumeJobRequest(job_id=self.job_id, directive_number=self.outstanding.number)
+            self._asked(lambda: self._transport.resume_job(request, timeout_s))
+            self._rewind = False
+        while self._waiting:
+            report = self._waiting[0]
+            self.outstanding = self._advance(report, timeout_s)
+            self._delivered.append(self._waiting.popleft())
+
+    def _advance(self, report: pb.Report, timeout_s: float) -> pb.Directive:
+        def advance() -> pb.Directive:
+            request = pb.AdvanceRequest(job_id=self.job_id, report=report)
+            directive = self._transport.advance(request, timeout_s).directive
+            directive_check.check(directive, report.directive_number + 1)
+            return directive
+
+        return self._asked(advance)
+
+    def _tell_again(self, timeout_s: float) -> None:
+        """Opens the job anew, and brings it to where it was. Raises: ServerError: it does not come out the same."""
+        expected = self.outstanding
+        self._request_id, self._rewind = str(uuid.uuid4()), False
+        self.open(timeout_s)
+        for report in self._delivered:
+            self.outstanding = self._advance(report, timeout_s)
+        if self.outstanding != expected:
+            raise RefusedError("the server lost the job, and decides otherwise now", "FAILED_PRECONDITION")
+
+    def decisions(self, timeout_s: float) -> list[pb.Decision]:
+        """What the server decided so far, and on what evidence. Raises: ServerError."""
+
+        def read() -> list[pb.Decision]:
+            request = pb.GetScheduleRequest(job_id=self.job_id, view=pb.SCHEDULE_VIEW_FULL)
+            history = self._transport.get_schedule(request, timeout_s).history
+            return [entry.decision for entry in history if entry.HasField("decision")]
+
+        return self._asked(read)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "job_id": self.job_id,
+            "request_id": self._request_id,
+            "outstanding": self.outstanding.SerializeToString(),
+            "delivered": [report.SerializeToString() for report in self._delivered],
+            "waiting": [report.SerializeToString() for report in self._waiting],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], timeout_s: float) -> None:
+        """Becomes another process's, and drops the job that this one opened. The server is not asked yet."""
+        stray = self.job_id
+        self.job_id, self._request_id = state["job_id"], state["request_id"]
+        self.outstanding = pb.Directive.FromString(state["outstanding"])
+        self._delivered = [pb.Report.FromString(each) for each in state["delivered"]]
+        self._waiting = collections.deque(pb.Report.FromString(each) for each in state["waiting"])
+        self._rewind = bool(self.job_id)
+        if stray and stray != self.job_id:
+            request = pb.CancelJobRequest(job_id=stray, reason=f"its run goes on as job {self.job_id}")
+            with contextlib.suppress(ServerError):
+                self._asked(lambda: self._transport.cancel_job(request, timeout_s))
+
+    def close(self) -> None:
+        """Lets go of the server, unless that is the business of the process that this one was forked from."""
+        if self.forked:
+            return
+        try:
+            self._transport.close()
+        except Exception as error:
+            log.warning("lrpilot: the connection could not be closed: %s: %s", type(error).__name__, error)
+
+    def _asked(self, ask: Callable[[], Answer]) -> Answer:
+        """What `ask` gets from the server. Raises: ServerError: whatever a transport raises becomes one."""
+        if self.forked:
+            raise ServerError("server: its connection belongs to the process that this one was forked from", FORKED)
+        try:
+            return ask()
+        except ServerError:
+            raise
+        except Exception as error:
+            message = f"server: {type(self._transport).__name__} raised {type(error).__name__}: {error}"
+            raise ServerError(message, "UNKNOWN") from error

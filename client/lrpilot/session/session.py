@@ -1,0 +1,292 @@
+"""A run's conversation with its tuner, which may go away: then training goes on, and joins again."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lrpilot.errors import ServerError
+from lrpilot.session import directive_check
+from lrpilot.session.annealing import Annealing
+from lrpilot.session.outbox import Outbox
+from lrpilot.session.run_state import Standing
+from lrpilot.transport.base import Transport
+from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.directives import committed, rest_of, rolls_back
+
+PART_TIMEOUT_S = 0.5
+"""The longest that training waits for an answer that it can do without."""
+PATIENCE = 10
+"""All waiting together is at most so many times the longest wait for one decision; then training goes on alone."""
+LOOKING_SHARE = 20
+"""While the server is away, at most one in so many seconds goes into looking for it."""
+LASTING = {"FAILED_PRECONDITION", "INVALID_ARGUMENT", "UNIMPLEMENTED"}
+"""Refusals that asking again would not change."""
+WRONG_ARGUMENT = "INVALID_ARGUMENT"
+"""The refusal that whoever made the job can do something about."""
+LONGEST_REASON = 500
+"""Characters of a server's, in a log."""
+
+log = logging.getLogger("lrpilot")
+
+
+class Session:
+    """Gives a directive for every report, whatever the server does.
+
+    Where the answer is known beforehand (a part of committed steps) a server that is away is not waited for. Where a
+    decision is needed it is, up to `timeout_s`; then what is left is annealed, and when the server is back, it is told
+    what was done without it and decides on the rest.
+    """
+
+    def __init__(self, transport: Transport, config: pb.JobConfig, timeout_s: float, strict: bool) -> None:
+        """Talks to nobody yet. `strict`: whether to raise where training would go on without the server."""
+        self._outbox = Outbox(transport, config)
+        self._timeout_s = timeout_s
+        self._patience_s = PATIENCE * timeout_s
+        self._look_again = 0.0
+        self._strict = strict
+        self._alone: Annealing | None = None
+        self._own_plan = False
+        self._untold: list[pb.Report] = []
+        self._last_report: pb.Report | None = None
+        self._for_good = False
+        self._closed = False
+        self.config = config
+        """The job's, as the server completed it."""
+
+    @property
+    def job_id(self) -> str:
+        """The server's name of the job; empty until the server has it."""
+        return self._outbox.job_id
+
+    @property
+    def forked(self) -> bool:
+        """Whether this process is a child of the one that talks to the server."""
+        return self._outbox.forked
+
+    def open(self, standing: Standing) -> pb.Directive:
+        """The first directive; without a server, or with one that refuses for the time being, that of a plain schedule.
+
+        Raises:
+            RefusedError: the server finds fault with what the job is described by.
+            ServerError: the server is away or refuses, and the session is strict.
+        """
+        try:
+            self._open(self._timeout_s)
+            return self._outstanding(standing, rolled_back=False)
+        except ServerError as error:
+            if self._strict or error.code == WRONG_ARGUMENT:
+                self.close()
+                raise
+            return self._leave(error, standing, restore=False)
+
+    def answer(self, directive: pb.Directive, report: pb.Report, standing: Standing) -> pb.Directive:
+        """What follows on the report on `directive`, after which the run stands there.
+
+        Whoever was interrupted in here may ask once more.
+
+        Raises:
+            ServerError: no decision can be had, and the session is strict.
+        """
+        told, self._last_report = report is self._last_report, report
+        if self._alone is not None:
+            if not told:
+                self._alone.take(report)
+            return self._go_on(self._alone, report, standing)
+        partial = report.outcome == pb.OUTCOME_PARTIAL
+        away = not self._outbox.empty
+        if not told:
+            self._outbox.add(report)
+        rolled_back = rolls_back(report) or not committed(directive)
+        if partial and away and time.monotonic() < self._look_again:
+            return rest_of(directive, len(report.losses))
+        try:
+            self._timed(self._outbox.deliver, PART_TIMEOUT_S if partial else self._timeout_s)
+            answer = self._outstanding(standing, rolled_back=rolled_back)
+        except ServerError as error:
+            if partial and not self._outbox.empty and not _lasts(error):
+                if not away:
+                    log.warning("lrpilot: the server is away, training goes on as it was told: %s", error)
+                return rest_of(directive, len(report.losses))
+            if self._strict:
+                raise
+            restore = rolled_back and standing.held
+            if standing.remaining == 0:
+                log.warning("lrpilot: the run is over, and the server has not been told its end: %s", error)
+                return pb.Directive(phase=pb.PHASE_STOP, stage=directive.stage, restore=restore)
+            return self._leave(error, standing, restore=restore)
+        if away:
+            log.info("lrpilot: the server is back, and has all reports")
+        if answer.phase == pb.PHASE_STOP and standing.remaining != 0:
+            return self._leave(answer.reason, standing, restore=answer.restore)
+        return answer
+
+    def abandon(self, why: str, standing: Standing) -> pb.Directive:
+        """The tuning can't go on, for a reason of the client's own: what is left is annealed from where the run is.
+
+        No further snapshot is taken. If none is held, a divergence leads nowhere back, and halves the LR all the same.
+        """
+        directive = self._leave(why, standing, restore=False, rolls_back=standing.held)
+        directive.snapshot = False
+        return directive
+
+    def go_on(self, done: Sequence[pb.Report], standing: Standing, lr: float) -> pb.Directive:
+        """What is left of a run that began under another job, whose budget was another.
+
+        Committed steps are annealed from `lr`, to which the LR rises from where the run is. That is the client's own
+        plan: the server is told of it, and of the steps before, but not asked. A run that has none is the server's.
+
+        Args:
+            done: the steps before, as reports with outcome REPLACED.
+            standing: where the run is.
+            lr: the peak of what is left.
+        """
+        self._own_plan, self._untold = standing.warm, list(done)
+        rise_from = min(standing.lr, lr) if standing.warm else None
+        self._alone = alone = Annealing(lr, standing.remaining, restore=False, warm=standing.warm, rise_from=rise_from)
+        if not standing.warm:
+            with contextlib.suppress(ServerError):
+                answer = self._join(alone, standing)
+                self._alone = None
+                return answer
+        return alone.directive
+
+    def decisions(self) -> list[pb.Decision]:
+        """What was decided so far, and on what evidence; nothing while the server is away."""
+        if self._alone is not None:
+            return []
+        try:
+            decisions: list[pb.Decision] = self._timed(self._outbox.decisions, PART_TIMEOUT_S)
+        except ServerError:
+            return []
+        return decisions
+
+    def state_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "outbox": self._outbox.state_dict(),
+            "alone": self._alone.state_dict() if self._alone else None,
+            "for_good": self._for_good,
+            "own_plan": self._own_plan,
+            "untold": [report.SerializeToString() for report in self._untold],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on where another process was, and takes the server back there. Raises: ServerError: only if strict."""
+        self._outbox.load_state_dict(state["outbox"], self._timeout_s)
+        self._alone = Annealing.from_state_dict(state["alone"]) if state["alone"] else None
+        self._for_good, self._own_plan = state["for_good"], state["own_plan"]
+        self._untold = [pb.Report.FromString(each) for each in state["untold"]]
+        if self._for_good or not self.job_id:
+            return
+        try:
+            self._timed(self._outbox.deliver, PART_TIMEOUT_S if self._alone else self._timeout_s)
+        except ServerError as error:
+            if self._strict or _lasts(error):
+                raise
+            log.warning("lrpilot: the server is away, training goes on from its checkpoint: %s", error)
+
+    def close(self) -> None:
+        """Lets go of the server, after a last try to deliver what waits. May be repeated."""
+        if self._closed:
+            return
+        self._closed = True
+        if self.job_id and not self._outbox.empty:
+            with contextlib.suppress(ServerError):
+                self._timed(self._outbox.deliver, PART_TIMEOUT_S)
+        self._outbox.close()
+
+    def _open(self, timeout_s: float) -> None:
+        """Opens the job. Raises: ServerError."""
+        response: pb.CreateJobResponse = self._timed(self._outbox.open, timeout_s)
+        self.config = response.job.config
+        log.info("lrpilot: job %s, policy %s", self.job_id, self.config.policy)
+
+    def _outstanding(self, standing: Standing, *, rolled_back: bool) -> pb.Directive:
+        """The server's last answer. Raises: ProtocolError: it can't be carried out where the run is."""
+        directive_check.check_in_place(self._outbox.outstanding, standing, rolled_back=rolled_back)
+        answer = pb.Directive()
+        answer.CopyFrom(self._outbox.outstanding)
+        # What is not to stay goes back, whether the server thinks of it or not.
+        answer.restore = rolled_back and standing.held
+        return answer
+
+    def _timed(self, call: Any, timeout_s: float) -> Any:
+        """Calls with what is left of all patience, at most."""
+        started = time.monotonic()
+        try:
+            return call(max(min(timeout_s, self._patience_s), 0.0))
+        except ServerError:
+            now = time.monotonic()
+            self._look_again = now + LOOKING_SHARE * min(now - started, PART_TIMEOUT_S)
+            raise
+        finally:
+            self._patience_s -= time.monotonic() - started
+
+    def _leave(
+        self, why: ServerError | str, standing: Standing, *, restore: bool, rolls_back: bool = True
+    ) -> pb.Directive:
+        """Training goes on without the server: for a while after an error, for good after a stop."""
+        self._for_good = isinstance(why, str) or _lasts(why) or self._patience_s <= 0
+        hope = "for good" if self._for_good else "until the server is back"
+        log.warning(
+            "lrpilot: training goes on without the server, and anneals its LR, %s: %s", hope, str(why)[:LONGEST_REASON]
+        )
+        if self._for_good:
+            self.close()
+        self._alone = Annealing(
+            standing.lr, standing.remaining, restore=restore, warm=standing.warm, rolls_back=rolls_back
+        )
+        return self._alone.directive
+
+    def _go_on(self, alone: Annealing, report: pb.Report, standing: Standing) -> pb.Directive:
+        """The next directive of one's own, or the server's, if it is back."""
+        # After a divergence the client goes back first; the server is told later.
+        if self._for_good or report.outcome == pb.OUTCOME_DIVERGED or time.monotonic() < self._look_again:
+            return alone.directive
+        try:
+            answer = self._join(alone, standing)
+        except ServerError as error:
+            if _lasts(error) or self._patience_s <= 0:
+                self._give_up(error)
+            return alone.directive
+        if answer.phase == pb.PHASE_STOP and standing.remaining != 0:
+            self._give_up(answer.reason)
+            return alone.directive
+        if self._own_plan:
+            return alone.directive
+        self._alone = None
+        log.info("lrpilot: the server is back; it has been told what was done without it")
+        return answer
+
+    def _join(self, alone: Annealing, standing: Standing) -> pb.Directive:
+        """Tells the server what was done without it; its answer. Raises: ServerError."""
+        if self.job_id:
+            self._timed(self._outbox.deliver, PART_TIMEOUT_S)
+        else:
+            # What its first directive asks for does not matter: it is replaced.
+            self._open(PART_TIMEOUT_S)
+        outstanding = self._outbox.outstanding
+        if outstanding.phase == pb.PHASE_STOP:
+            # What it would have rolled back is not there any more.
+            return pb.Directive(number=outstanding.number, phase=pb.PHASE_STOP, reason=outstanding.reason)
+        while self._untold:
+            earlier = self._untold.pop(0)
+            earlier.directive_number = self._outbox.outstanding.number
+            self._outbox.add(earlier)
+            self._timed(self._outbox.deliver, PART_TIMEOUT_S)
+        self._outbox.add(alone.replacement(self._outbox.outstanding.number))
+        self._timed(self._outbox.deliver, PART_TIMEOUT_S)
+        return self._outstanding(standing, rolled_back=False)
+
+    def _give_up(self, why: ServerError | str) -> None:
+        log.warning("lrpilot: training goes on without the server for good: %s", str(why)[:LONGEST_REASON])
+        self._for_good = True
+        self.close()
+
+
+def _lasts(error: ServerError) -> bool:
+    return error.code in LASTING

@@ -1,0 +1,1 @@
+"""What client and server must read alike: profiles, divergence, phases, and their messages."""

@@ -1,0 +1,30 @@
+"""What directives and reports say, read alike on both sides."""
+
+from __future__ import annotations
+
+from lrpilot.v1 import tuner_pb2 as pb
+
+
+def committed(directive: pb.Directive) -> bool:
+    """Whether its steps are to stay."""
+    return directive.phase in (pb.PHASE_WARM_UP, pb.PHASE_TRAIN)
+
+
+def rest_of(directive: pb.Directive, done: int) -> pb.Directive:
+    """What the server answers to a report on the first `done` steps of a directive of committed steps: the rest."""
+    rest = pb.Directive()
+    rest.CopyFrom(directive)
+    rest.number += 1
+    rest.restore = rest.snapshot = False
+    rest.n_steps -= done
+    rest.profile.offset += done
+    del rest.validate_at[:]
+    rest.validate_at.extend(step - done for step in directive.validate_at if step > done)
+    for bar in rest.promise:
+        bar.from_step = max(bar.from_step - done, 0)
+    return rest
+
+
+def rolls_back(report: pb.Report) -> bool:
+    """Whether committed steps with this report are not to stay."""
+    return report.outcome in (pb.OUTCOME_DIVERGED, pb.OUTCOME_FELL_SHORT)

@@ -1,0 +1,141 @@
+"""The data of a schedule: what LR every committed step ran at, and how it was found."""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+
+from lrpilot.errors import ScheduleError
+from lrpilot.wire.phase import Phase
+from lrpilot.wire.profile import Profile
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Segment:
+    """Committed steps [start_step, start_step + n_steps) at the LRs of one profile.
+
+    Attributes:
+        start_step: committed steps before the first one.
+        n_steps: at least 1.
+        profile: the LRs.
+        phase: what the steps are for.
+        stage: counts from 0; -1 before the first, and without a server.
+    """
+
+    start_step: int
+    n_steps: int
+    profile: Profile
+    phase: Phase
+    stage: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Validation:
+    """A validation loss.
+
+    Attributes:
+        step: after so many committed steps; within a probe, after so many steps of it.
+        loss: what `validate` gave.
+    """
+
+    step: int
+    loss: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Probe:
+    """Search steps, which were rolled back.
+
+    Attributes:
+        start_step: the committed steps of the weights that it began with.
+        n_steps: how many were run.
+        profile: the LRs.
+        phase: what the steps are for.
+        stage: counts from 0; -1 before the first.
+        losses: of every step.
+        validations: in the probe, ascending.
+        diverged: whether a loss was not finite, or too high.
+    """
+
+    start_step: int
+    n_steps: int
+    profile: Profile
+    phase: Phase
+    stage: int
+    losses: tuple[float, ...]
+    validations: tuple[Validation, ...]
+    diverged: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ScheduleData:
+    """LRs of the committed steps, with the evidence.
+
+    Attributes:
+        job_id: the job's name on its server.
+        name: the user's name for the job.
+        policy: what decided.
+        base_lrs: LRs of the parameter groups as the user set them, the first group's first.
+        total_steps: the optimizer steps that were promised, search included; None: no end was given.
+        segments: cover the committed steps from 0 on with no gap.
+        losses: of the committed steps from 0 on; may end before the last, or be empty.
+        validations: of the committed steps, ascending.
+        probes: the searches, oldest first. Committed steps that were rolled back are not among them.
+        unsearched: whether the run was too short for a search, so that it had the LR that was set.
+        unrepeatable: what was seen where a rollback was not complete, after which there was no search and the LR was
+            the one that was set; empty: nothing.
+    """
+
+    job_id: str
+    name: str
+    policy: str
+    base_lrs: tuple[float, ...]
+    total_steps: int | None
+    segments: tuple[Segment, ...]
+    losses: tuple[float, ...] = ()
+    validations: tuple[Validation, ...] = ()
+    probes: tuple[Probe, ...] = ()
+    unsearched: bool = False
+    unrepeatable: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuses a schedule with a gap.
+
+        Raises:
+            ScheduleError: the segments don't follow one another from step 0 on, or there are more losses than steps.
+        """
+        end = 0
+        for segment in self.segments:
+            if segment.start_step != end or segment.n_steps < 1:
+                raise ScheduleError(
+                    f"schedule: a segment of {segment.n_steps} steps starts at {segment.start_step}, after {end} steps"
+                )
+            end += segment.n_steps
+        if len(self.losses) > end:
+            raise ScheduleError(f"schedule: {len(self.losses)} losses for {end} steps")
+
+    @property
+    def n_steps(self) -> int:
+        """Committed steps."""
+        return self.segments[-1].start_step + self.segments[-1].n_steps if self.segments else 0
+
+    def lrs(self) -> list[float]:
+        """The LR of every committed step. Raises: ScheduleError: the schedule has no steps."""
+        if not self.segments:
+            raise ScheduleError("schedule: it has no steps")
+        return [segment.profile.lr(step) for segment in self.segments for step in range(segment.n_steps)]
+
+    def lr(self, step: int) -> float:
+        """The LR of the first parameter group at a committed step, the same bit for bit as it was applied.
+
+        Past the end the last LR holds.
+
+        Raises:
+            ScheduleError: there are no committed steps, or `step` is negative.
+        """
+        if step < 0 or not self.segments:
+            raise ScheduleError(f"schedule: no LR for step {step} of {self.n_steps}")
+        step = min(step, self.n_steps - 1)
+        after = bisect.bisect_right(self.segments, step, key=lambda segment: segment.start_step)
+        segment = self.segments[after - 1]
+        return segment.profile.lr(step - segment.start_step)

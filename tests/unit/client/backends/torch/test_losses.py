@@ -1,0 +1,152 @@
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from lrpilot.backends.torch.losses import LossBuffer
+from lrpilot.wire.divergence import PATIENCE, first_divergence
+
+
+def begun(n_steps: int = 8, limit: float = math.inf) -> LossBuffer:
+    losses = LossBuffer()
+    losses.begin(n_steps, limit)
+    return losses
+
+
+def test_flush_gives_the_losses_in_order_as_float32_and_forgets_them() -> None:
+    losses = begun()
+    weight = torch.tensor(2.0, requires_grad=True)
+    losses.append(weight * 3)
+    losses.append(torch.tensor([[0.1]], dtype=torch.float64))
+    losses.append(torch.tensor(1.5, dtype=torch.bfloat16))
+    losses.append(0.1)
+    losses.append(np.float64(0.25))
+    assert losses.flush() == [6.0, float(np.float32(0.1)), 1.5, float(np.float32(0.1)), 0.25]
+    assert losses.flush() == []
+
+
+def test_a_loss_is_copied_and_keeps_no_graph() -> None:
+    losses = begun()
+    loss = torch.ones((), requires_grad=True) * 2
+    losses.append(loss)
+    with torch.no_grad():
+        loss.zero_()
+    assert losses.flush() == [2.0]
+    assert not losses._losses.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (torch.zeros(32), r"loss: shape \(32,\) is not a scalar; pass loss.mean\(\)"),
+        (torch.zeros(0), r"loss: shape \(0,\) is not a scalar"),
+        (np.zeros(3), "loss: ndarray is not a scalar"),
+        (None, "loss: NoneType is not a scalar"),
+    ],
+)
+def test_what_is_not_one_number_is_refused_and_leaves_no_trace(loss: object, message: str) -> None:
+    losses = begun()
+    append: Callable[[object], None] = losses.append  # type: ignore[assignment]  # Wrong on purpose.
+    with pytest.raises(ValueError, match=message):
+        append(loss)
+    assert losses.flush() == []
+
+
+def test_memory_is_used_again_and_does_not_grow() -> None:
+    losses = begun(100)
+    addresses = set()
+    for n_steps in (100, 7, 100):
+        losses.begin(n_steps)
+        for _ in range(3):
+            for step in range(n_steps):
+                losses.append(torch.tensor(float(step)))
+            addresses.add(losses._losses.data_ptr())
+            assert losses.flush() == list(range(n_steps))
+    assert len(addresses) == 1
+
+
+def test_more_losses_than_announced_are_an_error() -> None:
+    losses = begun(100)
+    losses.append(0.0)
+    losses.begin(2)
+    losses.append(0.0)
+    losses.append(0.0)
+    with pytest.raises(IndexError):
+        losses.append(0.0)
+
+
+@pytest.mark.parametrize("bad", [(math.nan,), (math.inf,), (-math.inf,), (1e39,), (3.1,) * PATIENCE])
+def test_check_sees_a_divergence_and_remembers_it(bad: tuple[float, ...]) -> None:
+    losses = begun(limit=3.0)
+    losses.append(3.0)
+    for loss in bad:
+        assert not losses.check()
+        losses.append(loss)
+    losses.append(1.0)
+    assert losses.check()
+    assert losses.check()
+    assert len(losses.flush()) == 2 + len(bad)
+    losses.append(1.0)
+    assert not losses.check()
+
+
+def test_begin_drops_what_was_there() -> None:
+    losses = begun()
+    losses.append(math.nan)
+    assert losses.check()
+    losses.begin(8)
+    assert not losses.check()
+    assert losses.flush() == []
+
+
+floats32 = st.floats(width=32)
+
+
+@given(st.lists(floats32, max_size=6), st.floats(allow_nan=False) | floats32.filter(math.isfinite))
+def test_device_and_host_agree_about_divergence(values: list[float], limit: float) -> None:
+    losses = begun(limit=limit)
+    for value in values:
+        losses.append(value)
+    seen = losses.check()
+    stored = losses.flush()
+    assert seen == (first_divergence(stored, limit) is not None)
+
+
+@given(st.lists(st.tuples(st.sampled_from([1.0, 3.0, 5.0]), st.booleans()), max_size=30), st.integers(0, 9))
+def test_a_row_above_the_limit_counts_across_looks_and_a_resumption(
+    steps: list[tuple[float, bool]], resumed: int
+) -> None:
+    """A loss, and whether one looks after it. Up to the first divergence no more than `resumed` came before."""
+    values = [loss for loss, _ in steps]
+    at = first_divergence(values, 3.0)
+    resumed = min(resumed, len(values), len(values) if at is None else at)
+    losses = LossBuffer()
+    losses.begin(len(values), 3.0, values[:resumed])
+    for i, (loss, looks) in enumerate(steps[resumed:], start=resumed):
+        losses.append(loss)
+        if looks:
+            assert losses.check() == (at is not None and at <= i)
+    assert losses.check() == (at is not None)
+    assert losses.flush() == values
+
+
+@pytest.mark.parametrize("limit", [0.1, float(np.float32(0.1)), 1e300, 1e-50, -0.1])
+def test_a_limit_that_is_no_float32_divides_as_on_the_host(limit: float) -> None:
+    with np.errstate(over="ignore"):
+        near = np.float32(limit)
+    for loss in (near, np.nextafter(near, np.float32(-1e9)), np.nextafter(near, np.float32(1e9))):
+        losses = begun(limit=limit)
+        for _ in range(PATIENCE):
+            losses.append(loss)
+        assert losses.check() == (float(loss) > limit)
+
+
+def test_a_divergence_is_a_row_of_losses_above_the_limit_or_one_that_is_not_finite() -> None:
+    bad = [3.0] * (PATIENCE - 1)
+    assert first_divergence([*bad, 2.0, *bad, 2.0], limit=2.0) is None
+    assert first_divergence([1.0, *bad, 3.0, 1.0], limit=2.0) == PATIENCE
+    assert first_divergence([1.0, -math.inf, math.nan]) == 1
+    assert first_divergence([]) is None

@@ -1,0 +1,79 @@
+"""What one of two ranks says of the run; the other one's losses are played by a list."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from lrpilot.backends.torch.backend import TorchBackend
+from lrpilot.distributed.backend import DistributedBackend
+from lrpilot.distributed.ranks import Ranks
+from lrpilot.wire.divergence import PATIENCE
+from torch import nn
+
+
+class Two(Ranks):
+    """This rank and another one, whose values come in the order in which they are asked for."""
+
+    def __init__(self, other: Sequence[float]) -> None:
+        self._other = iter(other)
+        self.reductions: list[int] = []
+        """How many values each one had."""
+
+    def mean(self, values: Sequence[float]) -> list[float]:
+        self.reductions.append(len(values))
+        return [(value + next(self._other)) / 2 for value in values]
+
+
+def backend(ranks: Ranks, validation: float = 1.0) -> DistributedBackend:
+    model = nn.Linear(2, 1)
+    losses = iter([1.0, validation])  # the first one is of the trial call
+    own = TorchBackend(model, [torch.optim.SGD(model.parameters(), lr=0.1)], lambda: next(losses), {})
+    return DistributedBackend(own, ranks)
+
+
+def test_each_loss_is_reduced_once_and_none_at_an_ordinary_step() -> None:
+    ranks = Two([3.0, 4.0, 5.0])
+    rank = backend(ranks)
+    rank.begin(8)
+    rank.append(torch.tensor(1.0))
+    rank.append(torch.tensor(2.0))
+    assert ranks.reductions == []
+    assert not rank.diverged()
+    assert not rank.diverged()
+    rank.append(torch.tensor(3.0))
+    assert rank.peek() == [1.0, 2.0, 3.0]
+    assert rank.flush() == [2.0, 3.0, 4.0]
+    assert ranks.reductions == [2, 1]
+    assert rank.peek() == []
+
+
+def test_losses_of_an_earlier_process_are_reduced_again() -> None:
+    """A checkpoint has the rank's own."""
+    rank = backend(Two([3.0, 4.0]))
+    rank.begin(8, earlier=[1.0])
+    rank.append(torch.tensor(2.0))
+    assert rank.flush() == [2.0, 3.0]
+
+
+def test_a_loss_of_another_rank_that_is_no_number_is_a_divergence_here() -> None:
+    rank = backend(Two([math.nan]))
+    rank.begin(8)
+    rank.append(torch.tensor(1.0))
+    assert rank.diverged()
+
+
+def test_a_limit_is_one_for_the_mean() -> None:
+    rank = backend(Two([1.0] * PATIENCE + [4.0] * PATIENCE))
+    rank.begin(2 * PATIENCE, limit=3.0)
+    for _ in range(2 * PATIENCE):
+        assert not rank.diverged()
+        rank.append(torch.tensor(4.0))
+    assert rank.diverged()
+
+
+def test_a_validation_is_the_mean_or_failed_for_all() -> None:
+    assert backend(Two([3.0]), 2.0).validate() == 2.5
+    assert backend(Two([math.nan]), 2.0).validate() is None
+    assert backend(Two([3.0]), math.inf).validate() is None

@@ -1,0 +1,153 @@
+"""A server's nonsense is refused before it is carried out."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from lrpilot.errors import ProtocolError
+from lrpilot.session import directive_check
+from lrpilot.session.run_state import Standing
+from lrpilot.v1 import tuner_pb2 as pb
+
+from tests.support.directives import constant, training
+
+
+def promising(*bars: tuple[int, float]) -> pb.Directive:
+    promise = [pb.Bar(from_step=step, loss=level) for step, level in bars]
+    return training(0.1, 100, number=7, promise=promise)
+
+
+@pytest.mark.parametrize(
+    "directive",
+    [
+        promising(),
+        promising((0, 1.0)),
+        promising((5, 2.0), (10, 1.0), (80, math.inf)),
+        promising((5, 2.0), (5, 1.0)),
+        promising((5, -2.0), (10, -math.inf)),
+        training(0.1, 100, number=7, promise=[pb.Bar(loss=math.inf, validation=0.5)]),
+        training(0.1, 100, number=7, validate_at=(0, 50, 100), give_up_above=math.inf, report_every=10),
+        pb.Directive(number=7, phase=pb.PHASE_STOP),
+    ],
+)
+def test_what_makes_sense_is_accepted(directive: pb.Directive) -> None:
+    directive_check.check(directive, 7)
+
+
+@pytest.mark.parametrize(
+    ("directive", "words"),
+    [
+        (promising((5, math.nan)), "a promise"),
+        (promising((5, 1.0), (10, math.nan)), "a promise"),
+        (promising((10, 1.0), (5, 2.0)), r"from steps \[10, 5\]"),
+        (training(0.1, 100, number=7, promise=[pb.Bar(loss=1.0, validation=math.nan)]), "a promise"),
+        (training(0.1, 100, number=8), "number 8 instead of 7"),
+        (pb.Directive(number=7, phase=pb.PHASE_STOP, n_steps=1), "a stop with steps"),
+        (pb.Directive(number=7, n_steps=1, profile=constant(0.1, 1)), "phase"),
+        (pb.Directive(number=7, phase=pb.PHASE_TRAIN, profile=constant(0.1, 1)), "0 steps"),
+        (pb.Directive(number=7, phase=pb.PHASE_TRAIN, n_steps=1), "profile"),
+        (training(-0.1, 100, number=7), "LR"),
+        (training(math.nan, 100, number=7), "LR"),
+        (training(0.1, 100, number=7, validate_at=(50, 40)), "validations"),
+        (training(0.1, 100, number=7, validate_at=(101,)), "validations"),
+        (training(0.1, 100, number=7, report_every=-1), "report_every"),
+        (training(0.1, 100, number=7, give_up_above=math.nan), "give_up_above"),
+    ],
+)
+def test_what_makes_none_is_refused_with_a_word_on_it(directive: pb.Directive, words: str) -> None:
+    with pytest.raises(ProtocolError, match=words):
+        directive_check.check(directive, 7)
+
+
+HUGE = 2**62
+
+
+def probe(**fields: Any) -> pb.Directive:
+    return pb.Directive(**{"number": 7, "phase": pb.PHASE_PROBE, "n_steps": 10, "profile": constant(0.1, 10), **fields})
+
+
+def shaped(shape: pb.ProfileShape.ValueType, start_lr: float, end_lr: float, **fields: int) -> pb.Directive:
+    profile = pb.Profile(shape=shape, start_lr=start_lr, end_lr=end_lr, **{"length": 100, **fields})
+    return pb.Directive(number=7, phase=pb.PHASE_TRAIN, n_steps=100, profile=profile)
+
+
+@pytest.mark.parametrize(
+    "directive",
+    [
+        probe(snapshot=True),
+        probe(restore=True, stage=-1, batches=pb.BATCH_SOURCE_FRESH),
+        training(0.1, 30, number=7, report_every=50),  # no shorter part is asked for
+        shaped(pb.PROFILE_SHAPE_LINEAR, 3.4e38, 0.0),
+        shaped(pb.PROFILE_SHAPE_LINEAR, 0.1, 0.0, offset=900, length=1000),
+        training(0.1, 100, number=7, give_up_above=1e308),
+    ],
+)
+def test_what_is_unusual_and_can_be_carried_out_is_accepted(directive: pb.Directive) -> None:
+    directive_check.check(directive, 7)
+
+
+@pytest.mark.parametrize(
+    ("directive", "words"),
+    [
+        (probe(), "begin at no snapshot"),
+        (probe(phase=pb.PHASE_RANGE_TEST), "begin at no snapshot"),
+        (probe(snapshot=True, report_every=5), "reported at their end"),
+        (probe(snapshot=True, stage=-2), "stage -2"),
+        (probe(snapshot=True, batches=9), "batches 9"),
+        (probe(snapshot=True, profile=pb.Profile(shape=99, start_lr=0.1, end_lr=0.1, length=9)), "shape 99"),  # type: ignore[arg-type]  # a server may
+        *[(training(0.1, n, number=7), f"{n} steps") for n in (-1, 2**41, HUGE, 2**63 - 1)],
+        (training(0.1, 2**31, number=7), "too many losses"),
+        (training(0.1, 2**40, number=7, report_every=1), "too many parts"),
+        (training(0.1, 100, number=7, report_every=101), "report_every 101"),
+        (training(0.1, 100, number=7, report_every=HUGE), "report_every"),
+        (training(0.1, 10_000, number=7, validate_at=range(10_000)), "10000 validations"),
+        (training(0.1, 10_000, number=7, promise=[pb.Bar(from_step=i) for i in range(10_000)]), "10000 bars"),
+        (training(0.1, 100, number=7, promise=[pb.Bar(from_step=-1)]), "a promise"),
+        (training(0.1, 100, number=7, promise=[pb.Bar(from_step=HUGE)]), "a promise"),
+        (training(0.1, 100, number=7, give_up_above=-math.inf), "no loss is below it"),
+        (training(0.1, 100, number=7, give_up_above=-1e308), "no loss is below it"),
+        (shaped(pb.PROFILE_SHAPE_LINEAR, 1e39, 0.0), "single precision"),
+        (shaped(pb.PROFILE_SHAPE_LINEAR, 0.1, 1e39), "single precision"),
+        (shaped(pb.PROFILE_SHAPE_LINEAR, 1e39, 0.0, warmup=99), "single precision"),
+        (shaped(pb.PROFILE_SHAPE_COSINE, 1.7e308, 1.7e308), "single precision"),
+        (shaped(pb.PROFILE_SHAPE_EXPONENTIAL, 5e-324, 1e38), "LRs"),
+        (shaped(pb.PROFILE_SHAPE_LINEAR, 0.1, 0.0, length=HUGE), "length"),
+        (shaped(pb.PROFILE_SHAPE_LINEAR, 0.1, 0.0, offset=HUGE), "offset"),
+        (shaped(pb.PROFILE_SHAPE_LINEAR, 0.1, 0.0, warmup=100), "warm-up"),
+    ],
+)
+def test_numbers_that_contradict_one_another_or_overflow_are_refused(directive: pb.Directive, words: str) -> None:
+    with pytest.raises(ProtocolError, match=words):
+        directive_check.check(directive, 7)
+
+
+def test_a_job_does_not_begin_with_its_end() -> None:
+    for restore in (False, True):
+        with pytest.raises(ProtocolError, match="before the first step"):
+            directive_check.check(pb.Directive(number=1, phase=pb.PHASE_STOP, restore=restore), 1)
+
+
+@pytest.mark.parametrize(
+    ("directive", "held", "rolled_back", "words"),
+    [
+        (training(0.1, 10, restore=True), False, True, "none has been taken"),
+        (pb.Directive(phase=pb.PHASE_STOP, restore=True), False, True, "none has been taken"),
+        (training(0.1, 10, restore=True), True, False, "are to stay"),
+        (training(0.1, 51), True, False, "51 steps, 50 are left"),
+    ],
+)
+def test_what_does_not_fit_the_run_is_refused(
+    directive: pb.Directive, held: bool, rolled_back: bool, words: str
+) -> None:
+    standing = Standing(lr=0.1, remaining=50, warm=True, held=held)
+    with pytest.raises(ProtocolError, match=words):
+        directive_check.check_in_place(directive, standing, rolled_back=rolled_back)
+
+
+def test_what_fits_the_run_is_accepted() -> None:
+    standing = Standing(lr=0.1, remaining=50, warm=True, held=True)
+    directive_check.check_in_place(training(0.1, 50, restore=True), standing, rolled_back=True)
+    directive_check.check_in_place(training(0.1, 50), standing, rolled_back=False)
+    directive_check.check_in_place(training(0.1, 10**6), Standing(0.1, None, warm=True), rolled_back=False)

@@ -1,0 +1,96 @@
+"""What a session answers to committed steps that fell short, whether its server is there or away."""
+
+from __future__ import annotations
+
+import pytest
+from lrpilot.errors import UnavailableError
+from lrpilot.session.run_state import Standing
+from lrpilot.session.session import Session
+from lrpilot.transport.scripted import ScriptedTransport
+from lrpilot.v1 import tuner_pb2 as pb
+
+from tests.support.directives import training
+
+HELD = training(0.3, 100, report_every=10, promise=[pb.Bar(from_step=0, loss=1.0)])
+SHORT = pb.Report(directive_number=1, outcome=pb.OUTCOME_FELL_SHORT, losses=[2.0] * 10)
+STANDING = Standing(lr=0.1, remaining=90, warm=False)
+
+
+class Away(ScriptedTransport):
+    """Its server can't be reached while `away`."""
+
+    away = False
+
+    def advance(self, request: pb.AdvanceRequest, timeout_s: float) -> pb.AdvanceResponse:
+        """Unless it is away."""
+        if self.away:
+            raise UnavailableError("away", "UNAVAILABLE")
+        return super().advance(request, timeout_s)
+
+
+@pytest.fixture(autouse=True)
+def looks_for_the_server_at_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lrpilot.session.session.LOOKING_SHARE", 0)
+
+
+def opened(transport: Away, strict: bool = False) -> tuple[Session, pb.Directive]:
+    session = Session(transport, pb.JobConfig(total_steps=100, base_lr=0.1), 1.0, strict)
+    return session, session.open(Standing(0.1, 100, warm=False))
+
+
+def test_a_server_that_is_there_decides() -> None:
+    lower = training(0.1, 90, restore=True)
+    transport = Away([HELD, lower])
+    session, directive = opened(transport)
+    answer = session.answer(directive, SHORT, STANDING)
+    assert (answer.number, answer.restore, answer.profile) == (2, True, lower.profile)
+    assert transport.reports == [SHORT]
+
+
+def test_without_a_server_the_run_goes_back_and_anneals_and_the_server_is_told_in_order() -> None:
+    transport = Away([HELD, training(0.1, 90, restore=True), training(0.05, 86)])
+    session, directive = opened(transport)
+    transport.away = True
+    alone = session.answer(directive, SHORT, STANDING)
+    assert (alone.phase, alone.restore, alone.snapshot, alone.n_steps) == (pb.PHASE_TRAIN, True, True, 90)
+    assert (alone.profile.start_lr, alone.profile.end_lr) == (0.1, 0.0)
+    assert not alone.promise
+    part = pb.Report(directive_number=alone.number, outcome=pb.OUTCOME_PARTIAL, losses=[1.5] * 4)
+    transport.away = False
+    answer = session.answer(alone, part, Standing(0.1, 86, warm=True))
+    assert [report.outcome for report in transport.reports] == [pb.OUTCOME_FELL_SHORT, pb.OUTCOME_REPLACED]
+    assert list(transport.reports[1].losses) == [1.5] * 4
+    assert (answer.number, answer.n_steps) == (3, 86)
+
+
+def test_reports_from_before_the_server_went_away_come_first() -> None:
+    transport = Away([HELD, training(0.3, 90), training(0.1, 80, restore=True), training(0.05, 76)])
+    session, directive = opened(transport)
+    transport.away = True
+    part = pb.Report(directive_number=1, outcome=pb.OUTCOME_PARTIAL, losses=[0.5] * 10)
+    rest = session.answer(directive, part, STANDING)
+    assert [(bar.from_step, bar.loss) for bar in rest.promise] == [(0, 1.0)]
+    short = pb.Report(directive_number=rest.number, outcome=pb.OUTCOME_FELL_SHORT, losses=[2.0] * 10)
+    alone = session.answer(rest, short, Standing(0.1, 80, warm=False))
+    assert (alone.phase, alone.restore, alone.n_steps) == (pb.PHASE_TRAIN, True, 80)
+    transport.away = False
+    own = pb.Report(directive_number=alone.number, outcome=pb.OUTCOME_PARTIAL, losses=[1.5] * 4)
+    session.answer(alone, own, Standing(0.1, 76, warm=True))
+    assert [report.directive_number for report in transport.reports] == [1, 2, 3]
+    assert transport.reports[1] == short
+
+
+def test_a_strict_session_raises() -> None:
+    transport = Away([HELD])
+    session, directive = opened(transport, strict=True)
+    transport.away = True
+    with pytest.raises(UnavailableError):
+        session.answer(directive, SHORT, STANDING)
+
+
+def test_at_the_end_of_the_budget_the_run_stops_where_it_went_back_to() -> None:
+    transport = Away([HELD])
+    session, directive = opened(transport)
+    transport.away = True
+    stop = session.answer(directive, SHORT, Standing(0.1, 0, warm=False))
+    assert (stop.phase, stop.restore) == (pb.PHASE_STOP, True)

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import lrpilot
+import torch
+from lrpilot.transport.scripted import ScriptedTransport
+from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.profile import Shape
+from torch import nn
+
+
+def constant(lr: float, n_steps: int, phase: pb.Phase.ValueType) -> pb.Directive:
+    profile = pb.Profile(shape=pb.PROFILE_SHAPE_CONSTANT, start_lr=lr, end_lr=lr, length=n_steps)
+    return pb.Directive(phase=phase, n_steps=n_steps, profile=profile)
+
+
+def test_a_tuner_follows_the_script_and_its_reports_are_kept() -> None:
+    model = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    probe = constant(0.5, 2, pb.PHASE_PROBE)
+    probe.snapshot = True
+    train = constant(0.25, 3, pb.PHASE_TRAIN)
+    train.restore = True
+    transport = ScriptedTransport([probe, train])
+
+    lrs = []
+    with lrpilot.Tuner(model, optimizer, total_steps=5, seed=7, transport=transport) as tuner:
+        while not tuner.finished:
+            lrs.append(tuner.lr)
+            tuner.step(1.0 + len(lrs))
+
+    assert lrs == [0.5, 0.5, 0.25, 0.25, 0.25]
+    assert (transport.config.total_steps, transport.config.seed) == (5, 7)
+    assert [report.directive_number for report in transport.reports] == [1, 2]
+    assert [list(report.losses) for report in transport.reports] == [[2.0, 3.0], [4.0, 5.0, 6.0]]
+    assert tuner.schedule.segments[0].profile.shape is Shape.CONSTANT
+    assert transport.closed
+
+
+def test_the_script_is_left_as_it_was_and_ends_in_a_stop() -> None:
+    script = [constant(0.1, 1, pb.PHASE_TRAIN)] * 2
+    transport = ScriptedTransport(script)
+    first = transport.create_job(pb.CreateJobRequest(), 1.0).directive
+    second = transport.advance(pb.AdvanceRequest(), 1.0).directive
+    stop = transport.advance(pb.AdvanceRequest(), 1.0).directive
+    assert [first.number, second.number, stop.number] == [1, 2, 3]
+    assert stop.phase == pb.PHASE_STOP
+    assert script[0].number == 0

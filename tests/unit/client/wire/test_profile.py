@@ -1,0 +1,139 @@
+"""How the LR moves within a directive, alike on both sides of the wire."""
+
+from __future__ import annotations
+
+import math
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+from lrpilot.v1 import tuner_pb2
+from lrpilot.wire.profile import Profile, Shape
+from lrpilot.wire.profile_proto import profile_from_proto, profile_to_proto
+
+lrs = st.floats(1e-8, 1e3)
+
+
+def test_constant() -> None:
+    profile = Profile.constant(0.3, 5)
+    assert [profile.lr(step) for step in range(5)] == [0.3] * 5
+
+
+def test_linear_decay_to_zero_has_no_step_that_stands_still() -> None:
+    profile = Profile(Shape.LINEAR, 1.0, 0.0, 4)
+    assert [profile.lr(step) for step in range(5)] == [1.0, 0.75, 0.5, 0.25, 0.0]
+
+
+def test_exponential_moves_by_one_factor() -> None:
+    profile = Profile(Shape.EXPONENTIAL, 1e-4, 1.0, 4)
+    assert [profile.lr(step) for step in range(5)] == pytest.approx([1e-4, 1e-3, 1e-2, 1e-1, 1.0], rel=1e-12)
+
+
+def test_cosine() -> None:
+    profile = Profile(Shape.COSINE, 1.0, 0.2, 4)
+    assert [profile.lr(step) for step in (0, 2, 4)] == pytest.approx([1.0, 0.6, 0.2], rel=1e-12)
+    assert profile.lr(1) == pytest.approx(0.6 + 0.4 * math.cos(math.pi / 4), rel=1e-12)
+
+
+@pytest.mark.parametrize("shape", Shape)
+def test_a_warm_up_rises_to_the_start_and_the_shape_covers_what_follows(shape: Shape) -> None:
+    profile = Profile(shape, 0.8, 0.2, 11, warmup=3)
+    assert [profile.lr(step) for step in range(3)] == pytest.approx([0.2, 0.4, 0.6], rel=1e-12)
+    without = Profile(shape, 0.8, 0.2, 8)
+    assert [profile.lr(3 + step) for step in range(12)] == [without.lr(step) for step in range(12)]
+    assert profile.lr(3) == 0.8
+
+
+def test_the_longest_warm_up_leaves_one_step_at_the_peak() -> None:
+    profile = Profile(Shape.LINEAR, 0.4, 0.0, 4, warmup=3)
+    assert [profile.lr(step) for step in range(6)] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.0, 0.0], rel=1e-12)
+
+
+@pytest.mark.parametrize("warmup", [0, 5])
+@pytest.mark.parametrize(
+    ("shape", "end"),
+    [
+        (Shape.CONSTANT, 0.3),
+        (Shape.LINEAR, 0.0),
+        (Shape.LINEAR, 0.9),
+        (Shape.EXPONENTIAL, 0.003),
+        (Shape.COSINE, 0.0),
+    ],
+)
+def test_past_its_end_a_profile_stays_where_it_came_to(shape: Shape, end: float, warmup: int) -> None:
+    profile = Profile(shape, 0.3, end, 20, warmup=warmup)
+    assert profile.lr(20) == pytest.approx(end, rel=1e-12)
+    assert {profile.lr(step) for step in (21, 30, 10**6)} == {profile.lr(20)}
+    assert profile.lr(19) != profile.lr(20) or shape is Shape.CONSTANT
+
+
+@hypothesis.given(
+    shape=st.sampled_from(Shape),
+    start=lrs,
+    end=lrs,
+    length=st.integers(1, 10_000),
+    warmup=st.just(0) | st.integers(1, 1000),
+    cuts=st.lists(st.integers(0, 500), max_size=4),
+    step=st.integers(0, 500),
+)
+def test_what_is_left_has_the_same_lrs_bit_for_bit(
+    shape: Shape, start: float, end: float, length: int, warmup: int, cuts: list[int], step: int
+) -> None:
+    whole = Profile(shape, start, end, length, warmup=min(warmup, length - 1))
+    rest = whole
+    for n_steps in cuts:
+        rest = rest.after(n_steps)
+    assert rest.lr(step) == whole.lr(sum(cuts) + step)
+    assert rest == whole.after(sum(cuts))
+
+
+@hypothesis.given(shape=st.sampled_from(Shape), start=lrs, end=lrs, length=st.integers(1, 200))
+def test_lrs_stay_between_start_and_end(shape: Shape, start: float, end: float, length: int) -> None:
+    low, high = min(start, end) * (1 - 1e-9), max(start, end) * (1 + 1e-9)
+    profile = Profile(shape, start, end, length)
+    assert profile.lr(0) == pytest.approx(start, rel=1e-12)
+    assert all(low <= profile.lr(step) <= high for step in range(length))
+
+
+@pytest.mark.parametrize(
+    ("shape", "start", "end", "length", "offset", "warmup"),
+    [
+        (Shape.CONSTANT, -0.1, -0.1, 5, 0, 0),
+        (Shape.LINEAR, math.nan, 0.1, 5, 0, 0),
+        (Shape.LINEAR, 0.1, math.inf, 5, 0, 0),
+        (Shape.CONSTANT, 0.1, 0.1, 0, 0, 0),
+        (Shape.CONSTANT, 0.1, 0.1, 5, -1, 0),
+        (Shape.EXPONENTIAL, 0.1, 0.0, 5, 0, 0),
+        (Shape.EXPONENTIAL, 0.0, 0.1, 5, 0, 0),
+        (Shape.LINEAR, 0.1, 0.0, 5, 0, 5),
+        (Shape.LINEAR, 0.1, 0.0, 5, 0, 6),
+        (Shape.LINEAR, 0.1, 0.0, 5, 0, -1),
+    ],
+)
+def test_a_profile_without_an_lr_at_some_step_is_refused(
+    shape: Shape, start: float, end: float, length: int, offset: int, warmup: int
+) -> None:
+    with pytest.raises(ValueError, match="profile"):
+        Profile(shape, start, end, length, offset, warmup)
+
+
+@pytest.mark.parametrize("shape", Shape)
+def test_every_shape_crosses_the_wire_both_ways(shape: Shape) -> None:
+    profile = Profile(shape, 0.3, 0.01, 20, offset=7, warmup=2)
+    message = profile_to_proto(profile)
+    assert tuner_pb2.Profile.FromString(message.SerializeToString()) == message
+    assert profile_from_proto(message) == profile
+
+
+def test_every_shape_of_the_wire_is_one_of_ours() -> None:
+    numbers = [number for number in tuner_pb2.ProfileShape.values() if number != tuner_pb2.PROFILE_SHAPE_UNSPECIFIED]
+    shapes = [
+        profile_from_proto(tuner_pb2.Profile(shape=number, start_lr=0.3, end_lr=0.01, length=20)).shape
+        for number in numbers
+    ]
+    assert sorted(shapes) == sorted(Shape)
+
+
+def test_a_shape_that_is_not_known_is_refused() -> None:
+    with pytest.raises(ValueError, match="not known"):
+        profile_from_proto(tuner_pb2.Profile(start_lr=0.3, end_lr=0.01, length=20))

@@ -1,0 +1,791 @@
+"""The life of a job, driven by plain loops: what moves it, what is refused, and what its books say."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from lrpilot.wire.profile import Profile
+
+from tests.support.simulated import QUICK, SimulatedTraining, config, drive
+from tuner_server.core import policies
+from tuner_server.core.config import JobConfig
+from tuner_server.core.errors import InvalidInputError, PolicyError, PreconditionError
+from tuner_server.core.job import machine
+from tuner_server.core.job.machine import TRANSITIONS, JobState, Status, Transition
+from tuner_server.core.job.standing import Standing
+from tuner_server.core.messages import LOSS_WINDOW, Bar, Directive, Outcome, Phase, Replacement, Report, Validation
+from tuner_server.core.policies.base import Asking, Options, Policy, PolicyState, Progress, Step
+from tuner_server.core.stages.divergence import MAX_RESTARTS
+
+
+def report_on(
+    directive: Directive, outcome: Outcome = Outcome.COMPLETED, n: int | None = None, **fields: Any
+) -> Report:
+    n = directive.n_steps if n is None else n
+    fields.setdefault("losses", (1.0,) * n)
+    return Report(directive_number=directive.number, outcome=outcome, **fields)
+
+
+def step(transition: Transition, outcome: Outcome = Outcome.COMPLETED, n: int | None = None) -> Transition:
+    return machine.advance(transition.state, report_on(transition.directive, outcome, n))
+
+
+def mean(losses: Sequence[float]) -> float:
+    return math.fsum(losses) / len(losses)
+
+
+def until(phase: Phase, **options: Any) -> Transition:
+    """A job whose outstanding directive is of that phase."""
+    transition = machine.create(config(400, **QUICK | options))
+    while transition.directive.phase is not phase:
+        transition = step(transition)
+    return transition
+
+
+class ScriptedOptions(Options):
+    """Phases in order, of `n_steps` each; "raise" raises."""
+
+    script: tuple[str, ...]
+    n_steps: int = 5
+
+
+class Scripted(Policy[ScriptedOptions, PolicyState]):
+    """Does what its options say."""
+
+    name = "scripted"
+    options_type = ScriptedOptions
+    state_type = PolicyState
+
+    def start(self, progress: Progress) -> Asking[PolicyState]:
+        yield from ()
+        return self._next(0)
+
+    def advance(
+        self, state: PolicyState, directive: Directive, report: Report, progress: Progress
+    ) -> Asking[PolicyState]:
+        yield from ()
+        return self._next(directive.number)
+
+    def rejoin(self, state: PolicyState, progress: Progress) -> Asking[PolicyState]:
+        yield from ()
+        return self._next(-1)
+
+    def without_search(self, state: PolicyState, progress: Progress, reason: str) -> Step[PolicyState]:
+        return self._next(-1)
+
+    def _next(self, index: int) -> Step[PolicyState]:
+        word = self.options.script[index]
+        if word == "raise":
+            raise PolicyError("as scripted")
+        phase = Phase(word)
+        n_steps = 0 if phase is Phase.STOP else self.options.n_steps
+        profile = Profile.constant(0.1, n_steps) if n_steps else None
+        return Step(PolicyState(), Directive(phase=phase, n_steps=n_steps, profile=profile))
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(policies.POLICIES, Scripted.name, Scripted)
+
+
+def scripted_config(*script: str, total_steps: int | None = 100) -> JobConfig:
+    return config(total_steps).model_copy(update={"policy": "scripted", "policy_options": {"script": script}})
+
+
+# --- the transition table ---------------------------------------------------------------------------------------------
+
+LIVE = [Status.WARM_UP, Status.SEARCHING, Status.TRAINING]
+PHASES_WITH_STEPS = [phase for phase in Phase if phase is not Phase.STOP]
+
+
+def test_every_status_is_in_the_table_and_ends_lead_nowhere() -> None:
+    assert set(TRANSITIONS) == set(Status)
+    assert [status for status in Status if status.live] == LIVE
+
+
+@pytest.mark.usefixtures("scripted")
+@pytest.mark.parametrize("after", Phase)
+@pytest.mark.parametrize("before", PHASES_WITH_STEPS)
+def test_a_policy_moves_the_job_along_the_table_or_fails_it(before: Phase, after: Phase) -> None:
+    transition = step(machine.create(scripted_config(before, after)))
+    if (before, after) == (Phase.TRAIN, Phase.WARM_UP):
+        assert transition.state.status is Status.FAILED
+        assert "training does not lead to warm_up" in transition.state.message
+        assert transition.directive.phase is Phase.STOP
+    else:
+        assert transition.directive.phase is after
+        expected = {
+            Phase.WARM_UP: Status.WARM_UP,
+            Phase.RANGE_TEST: Status.SEARCHING,
+            Phase.PROBE: Status.SEARCHING,
+            Phase.TRAIN: Status.TRAINING,
+            Phase.STOP: Status.FINISHED,
+        }[after]
+        assert transition.state.status is expected
+    assert transition.directive.restore is not before.committed
+    begins_at_a_snapshot = before.committed and after in (Phase.PROBE, Phase.RANGE_TEST)
+    assert transition.directive.snapshot is begins_at_a_snapshot
+
+
+def ended(status: Status) -> JobState:
+    transition = until(Phase.TRAIN)
+    if status is Status.CANCELLED:
+        state = machine.cancel(transition.state, "enough")
+        return machine.advance(state, report_on(transition.directive)).state
+    if status is Status.FAILED:
+        return machine._stop(transition.state, report_on(transition.directive), Status.FAILED, "broken").state
+    return drive(config(400, **QUICK), SimulatedTraining()).state
+
+
+@pytest.mark.parametrize("status", [Status.FINISHED, Status.CANCELLED, Status.FAILED])
+def test_an_ended_job_refuses_every_event(status: Status) -> None:
+    state = ended(status)
+    before = state.model_dump_json()
+    assert state.status is status
+    for outcome in Outcome:
+        with pytest.raises(PreconditionError, match="ended"):
+            machine.advance(state, report_on(state.directive, outcome, 1))
+    with pytest.raises(PreconditionError, match="ended"):
+        machine.cancel(state, "")
+    assert state.model_dump_json() == before
+
+
+@pytest.mark.parametrize("phase", [Phase.WARM_UP, Phase.PROBE, Phase.TRAIN])
+@pytest.mark.parametrize("off_by", [-1, 1, 1000])
+def test_a_wrong_number_is_refused_and_leaves_the_job_alone(phase: Phase, off_by: int) -> None:
+    state = until(phase, warmup_steps=10).state
+    before = state.model_dump_json()
+    report = report_on(state.directive).model_copy(update={"directive_number": state.directive.number + off_by})
+    with pytest.raises(PreconditionError, match=r"report\.directive_number"):
+        machine.advance(state, report)
+    assert state.model_dump_json() == before
+    machine.advance(state, report_on(state.directive))
+
+
+# --- a policy that breaks the contract --------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("scripted")
+def test_a_policy_that_raises_fails_the_job_and_rolls_the_probe_back() -> None:
+    transition = step(machine.create(scripted_config("probe", "raise")))
+    assert transition.state.status is Status.FAILED
+    assert "as scripted" in transition.state.message
+    assert transition.directive.phase is Phase.STOP
+    assert transition.directive.restore
+
+
+@pytest.mark.usefixtures("scripted")
+def test_a_policy_can_not_ask_for_more_steps_than_are_left() -> None:
+    transition = step(machine.create(scripted_config("train", "train", total_steps=9)))
+    assert transition.state.status is Status.FAILED
+    assert "5 steps asked for, 4 are left" in transition.state.message
+
+
+@pytest.mark.usefixtures("scripted")
+def test_a_stop_of_the_policy_ends_the_job_before_its_budget() -> None:
+    transition = step(machine.create(scripted_config("train", "stop")))
+    assert transition.state.status is Status.FINISHED
+    assert transition.state.committed_steps == 5
+    assert transition.directive.n_steps == 0
+
+
+def test_an_unknown_policy_is_refused() -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        machine.create(config().model_copy(update={"policy": "magic"}))
+    assert caught.value.violations[0].field == "policy"
+    assert "autolrs" in caught.value.violations[0].description
+
+
+# --- numbers and books ------------------------------------------------------------------------------------------------
+
+
+def test_directives_are_numbered_from_1_with_parts_and_stop() -> None:
+    run = drive(config(800, **QUICK), SimulatedTraining())
+    assert [directive.number for directive in run.directives] == list(range(1, len(run.directives) + 1))
+    assert any(exchange.report and exchange.report.outcome is Outcome.PARTIAL for exchange in run.exchanges)
+
+
+@pytest.mark.parametrize(("total_steps", "policy"), [(800, "budget"), (None, "autolrs")])
+def test_the_state_names_the_policy_that_was_chosen_for_it(total_steps: int | None, policy: str) -> None:
+    unnamed = config(total_steps).model_copy(update={"policy": ""})
+    assert machine.create(unnamed).state.config.policy == policy
+
+
+def test_books_of_a_probe_a_commit_and_a_divergence() -> None:
+    transition = until(Phase.TRAIN)
+    assert (transition.state.committed_steps, transition.state.search_steps) == (0, 3 * 8)
+    transition = step(transition)
+    assert (transition.state.committed_steps, transition.state.search_steps) == (40, 3 * 8)
+    transition = step(transition, Outcome.DIVERGED, 5)  # a probe of the second stage
+    assert (transition.state.committed_steps, transition.state.search_steps) == (40, 3 * 8 + 5)
+    while transition.directive.phase is not Phase.TRAIN:
+        transition = step(transition)
+    searched = transition.state.search_steps
+    transition = step(transition, Outcome.PARTIAL, 30)
+    assert (transition.state.committed_steps, transition.state.search_steps) == (70, searched)
+    transition = step(transition, Outcome.DIVERGED, 7)
+    assert (transition.state.committed_steps, transition.state.search_steps) == (40, searched + 37)
+    assert (transition.state.given_back_steps, transition.state.probe_steps) == (37, searched)
+    assert transition.directive.restore
+
+
+def test_a_probe_does_not_touch_the_standing() -> None:
+    transition = until(Phase.TRAIN)
+    assert (transition.state.last_loss, transition.state.best_loss) == (None, None)
+    losses = (9.0,) * 30 + tuple(float(i) for i in range(10))
+    transition = machine.advance(transition.state, report_on(transition.directive, losses=losses))
+    assert (transition.state.last_loss, transition.state.best_loss) == (4.5, 4.5)
+    probe = report_on(transition.directive, losses=(0.1,) * transition.directive.n_steps)
+    assert Standing.of(machine.advance(transition.state, probe).state) == Standing.of(transition.state)
+
+
+def test_a_divergence_gives_the_standing_back_with_the_steps() -> None:
+    transition = machine.create(config(400, has_validation=True, warmup_steps=30, **QUICK))
+    before = Standing.of(transition.state)
+    part = report_on(transition.directive, Outcome.PARTIAL, losses=(0.5,) * 20)
+    transition = machine.advance(transition.state, part)
+    assert transition.state.best_loss == 0.5
+    transition = step(transition, Outcome.DIVERGED, 3)
+    assert (transition.state.committed_steps, Standing.of(transition.state)) == (0, before)
+
+
+def test_a_state_from_before_there_was_a_best_loss_goes_on() -> None:
+    whole = step(until(Phase.TRAIN))
+    old = json.loads(whole.state.model_dump_json(exclude={"recent_losses", "best_loss", "snapshot_standing"}))
+    state = JobState.model_validate_json(json.dumps(old))
+    assert (state.last_loss, state.best_loss) == (1.0, None)
+    transition = Transition(state, whole.directive)
+    while transition.directive.phase is not Phase.TRAIN:
+        transition = step(transition)
+    assert step(transition).state.best_loss == 1.0
+
+
+def test_validations_of_committed_steps_are_kept_the_best_too() -> None:
+    transition = machine.create(config(400, has_validation=True, **QUICK))
+    seen: list[tuple[float | None, float | None]] = []
+    for loss in (0.5, 0.7):
+        while transition.directive.phase is not Phase.TRAIN:
+            directive = transition.directive
+            validations = tuple(Validation(step=s, loss=0.1) for s in directive.validate_at)
+            transition = machine.advance(transition.state, report_on(directive, validations=validations))
+        validations = (Validation(step=transition.directive.n_steps, loss=loss),)
+        transition = machine.advance(transition.state, report_on(transition.directive, validations=validations))
+        seen.append((transition.state.last_validation, transition.state.best_validation))
+    assert seen == [(0.5, 0.5), (0.7, 0.5)]
+
+
+def test_wall_time_adds_up() -> None:
+    transition = until(Phase.PROBE)
+    transition = machine.advance(transition.state, report_on(transition.directive, wall_time_s=1.5))
+    transition = machine.advance(transition.state, report_on(transition.directive, wall_time_s=0.25))
+    assert transition.state.wall_time_s == 1.75
+
+
+@pytest.mark.parametrize("parts", [[1], [39], [13, 13, 13], [10, 20]])
+def test_parts_give_the_same_as_the_whole(parts: list[int]) -> None:
+    transition = until(Phase.TRAIN)
+    losses = tuple(float(i % 7) for i in range(transition.directive.n_steps))
+    whole = machine.advance(transition.state, report_on(transition.directive, losses=losses))
+    lrs: list[float] = []
+    for n in parts:
+        assert transition.directive.profile is not None
+        lrs += [transition.directive.profile.lr(i) for i in range(n)]
+        part = report_on(transition.directive, Outcome.PARTIAL, losses=losses[:n])
+        transition, losses = machine.advance(transition.state, part), losses[n:]
+        assert not transition.directive.restore
+        assert not transition.directive.snapshot
+    transition = machine.advance(transition.state, report_on(transition.directive, losses=losses))
+    ignored = {"directive": {"number"}, "lease": {"number"}}
+    assert transition.state.model_dump(exclude=ignored) == whole.state.model_dump(exclude=ignored)
+
+
+def test_the_rest_after_a_part_goes_on_in_the_profile_and_its_validations() -> None:
+    transition = machine.create(config(400, has_validation=True, warmup_steps=30, **QUICK))
+    whole = transition.directive
+    rest = step(transition, Outcome.PARTIAL, 12).directive
+    assert whole.profile is not None
+    assert rest.profile is not None
+    assert rest.n_steps == 18
+    assert [rest.profile.lr(i) for i in range(18)] == [whole.profile.lr(12 + i) for i in range(18)]
+    directive = Directive(
+        phase=Phase.TRAIN, n_steps=9, profile=Profile.constant(0.1, 9), validate_at=(0, 4, 5, 9), restore=True
+    )
+    assert directive.after(4).validate_at == (1, 5)
+    assert not directive.after(4).restore
+
+
+# --- cancelling -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", [Phase.RANGE_TEST, Phase.WARM_UP, Phase.PROBE, Phase.TRAIN])
+@pytest.mark.parametrize("outcome", [Outcome.COMPLETED, Outcome.PARTIAL, Outcome.DIVERGED])
+def test_after_a_cancel_the_open_report_is_taken_and_answered_with_stop(phase: Phase, outcome: Outcome) -> None:
+    if outcome is Outcome.PARTIAL and not phase.committed:
+        return
+    transition = machine.create(config(400, bounds=phase is not Phase.RANGE_TEST, **QUICK, warmup_steps=10))
+    while transition.directive.phase is not phase:
+        transition = step(transition)
+    state = machine.cancel(transition.state, "enough")
+    assert (state.status, state.directive) == (Status.CANCELLED, transition.directive)
+    n = transition.directive.n_steps if outcome is Outcome.COMPLETED else 3
+    stopped = machine.advance(state, report_on(state.directive, outcome, n))
+    assert stopped.directive.phase is Phase.STOP
+    assert stopped.directive.reason == "enough"
+    assert stopped.directive.restore is (not phase.committed or outcome is Outcome.DIVERGED)
+    assert stopped.state.status is Status.CANCELLED
+
+
+# --- bad reports ------------------------------------------------------------------------------------------------------
+
+NAN, INF = math.nan, math.inf
+PROBE_OF_8 = Directive(number=3, phase=Phase.PROBE, n_steps=8, profile=Profile.constant(0.1, 8), validate_at=(4, 8))
+TEST_OF_8 = PROBE_OF_8.model_copy(update={"phase": Phase.RANGE_TEST, "validate_at": ()})
+TRAIN_OF_8 = PROBE_OF_8.model_copy(update={"phase": Phase.TRAIN, "validate_at": (8,)})
+HELD_OF_8 = TRAIN_OF_8.model_copy(update={"promise": (Bar(from_step=2, loss=0.5),)})
+FIRST_OF_8 = PROBE_OF_8.model_copy(update={"validate_at": (0, 8)})
+BOTH = (Validation(step=4, loss=1.0), Validation(step=8, loss=1.0))
+
+
+@pytest.mark.parametrize(
+    ("directive", "report", "field"),
+    [
+        (PROBE_OF_8, report_on(PROBE_OF_8, n=7, validations=BOTH), "report.losses"),
+        (PROBE_OF_8, report_on(PROBE_OF_8, n=9, validations=BOTH), "report.losses"),
+        (PROBE_OF_8, report_on(PROBE_OF_8, n=0), "report.losses"),
+        (PROBE_OF_8, report_on(PROBE_OF_8, Outcome.DIVERGED, 0), "report.losses"),
+        (PROBE_OF_8, report_on(PROBE_OF_8, Outcome.DIVERGED, 9), "report.losses"),
+        (PROBE_OF_8, report_on(PROBE_OF_8, Outcome.PARTIAL, 4), "report.outcome"),
+        (TRAIN_OF_8, report_on(TRAIN_OF_8, Outcome.PARTIAL, 8), "report.losses"),
+        (TRAIN_OF_8, report_on(TRAIN_OF_8, Outcome.PARTIAL, 0), "report.losses"),
+        (TRAIN_OF_8, report_on(TRAIN_OF_8, losses=(1.0,) * 5 + (NAN, 1.0, 1.0)), "report.losses[5]"),
+        (TRAIN_OF_8, report_on(TRAIN_OF_8, losses=(INF,) + (1.0,) * 7), "report.losses[0]"),
+        (TRAIN_OF_8, report_on(TRAIN_OF_8, Outcome.PARTIAL, losses=(1.0, -INF)), "report.losses[1]"),
+        (PROBE_OF_8, report_on(PROBE_OF_8), "report.validations"),
+        (PROBE_OF_8, report_on(PROBE_OF_8, validations=BOTH[:1]), "report.validations"),
+        (PROBE_OF_8, report_on(PROBE_OF_8, validations=BOTH[::-1]), "report.validations"),
+        (PROBE_OF_8, report_on(PROBE_OF_8, validations=(BOTH[0], *BOTH)), "report.validations"),
+        (PROBE_OF_8, report_on(PROBE_OF_8, validations=(*BOTH, Validation(step=5, loss=1.0))), "report.validations"),
+        (PROBE_OF_8, report_on(PROBE_OF_8, Outcome.DIVERGED, 5, validations=BOTH), "report.validations"),
+        (TRAIN_OF_8, report_on(TRAIN_OF_8, validations=BOTH), "report.validations"),
+        (TRAIN_OF_8, report_on(TRAIN_OF_8, validations=(Validation(step=8, loss=NAN),)), "report.validations[0].loss"),
+        (TRAIN_OF_8, report_on(TRAIN_OF_8, wall_time_s=-1.0), "report.wall_time_s"),
+        (TRAIN_OF_8, report_on(TRAIN_OF_8, replacement=Replacement()), "report.replacement"),
+        (TRAIN_OF_8, report_on(TRAIN_OF_8, wall_time_s=NAN), "report.wall_time_s"),
+        (TRAIN_OF_8, report_on(TRAIN_OF_8, Outcome.FELL_SHORT, 3), "report.outcome"),
+        (PROBE_OF_8, report_on(PROBE_OF_8, Outcome.FELL_SHORT, 3), "report.outcome"),
+        (TRAIN_OF_8, report_on(TRAIN_OF_8, Outcome.UNREPEATABLE, 3, note="odd"), "report.outcome"),
+        (TEST_OF_8, report_on(TEST_OF_8, Outcome.UNREPEATABLE, 3, note="odd"), "report.outcome"),
+        (PROBE_OF_8, report_on(PROBE_OF_8, Outcome.UNREPEATABLE, 0, note="odd"), "report.losses"),
+        (PROBE_OF_8, report_on(PROBE_OF_8, Outcome.UNREPEATABLE, 9, note="odd"), "report.losses"),
+        (PROBE_OF_8, report_on(PROBE_OF_8, Outcome.UNREPEATABLE, 3, note=" "), "report.note"),
+        (PROBE_OF_8, report_on(PROBE_OF_8, Outcome.DIVERGED, 3, note="odd"), "report.note"),
+        (
+            PROBE_OF_8,
+            report_on(PROBE_OF_8, Outcome.UNREPEATABLE, 3, note="odd", validations=BOTH[:1]),
+            "report.validations",
+        ),
+        (HELD_OF_8, report_on(HELD_OF_8, Outcome.FELL_SHORT, 0), "report.losses"),
+        (HELD_OF_8, report_on(HELD_OF_8, Outcome.FELL_SHORT, 9), "report.losses"),
+        (HELD_OF_8, report_on(HELD_OF_8, Outcome.FELL_SHORT, losses=(1.0, INF)), "report.losses[1]"),
+        (FIRST_OF_8, report_on(FIRST_OF_8, validations=(Validation(step=0, loss=1.0),)), "report.validations"),
+        (
+            FIRST_OF_8,
+            report_on(FIRST_OF_8, validations=(Validation(step=0, loss=INF), BOTH[1])),
+            "report.validations[0].loss",
+        ),
+    ],
+)
+def test_a_bad_report_is_refused_by_the_field_at_fault(directive: Directive, report: Report, field: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        machine.check_report(directive, report, has_validation=True)
+    assert [violation.field for violation in caught.value.violations] == [field]
+
+
+@pytest.mark.parametrize(
+    ("directive", "report", "has_validation"),
+    [
+        (PROBE_OF_8, report_on(PROBE_OF_8, validations=BOTH), True),
+        (PROBE_OF_8, report_on(PROBE_OF_8), False),
+        (PROBE_OF_8, report_on(PROBE_OF_8, Outcome.DIVERGED, losses=(1.0, NAN, INF)), True),
+        (
+            PROBE_OF_8,
+            report_on(PROBE_OF_8, Outcome.DIVERGED, 5, validations=(Validation(step=4, loss=INF),)),
+            True,
+        ),
+        (PROBE_OF_8, report_on(PROBE_OF_8, Outcome.DIVERGED, 8), True),
+        (PROBE_OF_8, report_on(PROBE_OF_8, Outcome.UNREPEATABLE, 1, note="odd"), True),
+        (PROBE_OF_8, report_on(PROBE_OF_8, Outcome.UNREPEATABLE, losses=(NAN, INF) * 4, note="odd"), True),
+        (
+            PROBE_OF_8,
+            report_on(PROBE_OF_8, Outcome.UNREPEATABLE, 5, note="o", validations=(Validation(step=4, loss=NAN),)),
+            True,
+        ),
+        (TRAIN_OF_8, report_on(TRAIN_OF_8), True),
+        (TRAIN_OF_8, report_on(TRAIN_OF_8, Outcome.PARTIAL, 7), True),
+        (TRAIN_OF_8, report_on(TRAIN_OF_8, validations=BOTH[1:]), True),
+        (HELD_OF_8, report_on(HELD_OF_8, Outcome.FELL_SHORT, 1), True),
+        (HELD_OF_8, report_on(HELD_OF_8, Outcome.FELL_SHORT, 8, validations=BOTH[1:]), True),
+        (FIRST_OF_8, report_on(FIRST_OF_8, validations=(Validation(step=0, loss=2.0), BOTH[1])), True),
+        (FIRST_OF_8, report_on(FIRST_OF_8, validations=BOTH[1:]), True),
+    ],
+)
+def test_a_sound_report_is_taken(directive: Directive, report: Report, has_validation: bool) -> None:
+    machine.check_report(directive, report, has_validation)
+
+
+def replaced(directive: Directive, n: int, wasted: int = 0, **fields: Any) -> Report:
+    fields.setdefault("replacement", Replacement(profile=Profile.constant(0.1, n) if n else None, wasted_steps=wasted))
+    return report_on(directive, Outcome.REPLACED, n, **fields)
+
+
+@pytest.mark.parametrize("phase", [Phase.RANGE_TEST, Phase.WARM_UP, Phase.PROBE, Phase.TRAIN])
+def test_a_client_that_trained_on_by_itself_joins_again_at_a_snapshot_of_its_own(phase: Phase) -> None:
+    transition = machine.create(config(400, bounds=phase is not Phase.RANGE_TEST, **QUICK, warmup_steps=10))
+    while transition.directive.phase is not phase:
+        transition = step(transition)
+    before = transition.state
+    joined = machine.advance(before, replaced(before.directive, 30, wasted=7))
+    assert joined.state.committed_steps == before.committed_steps + 30
+    assert joined.state.search_steps == before.search_steps + 7
+    assert joined.directive.number == before.directive.number + 1
+    assert joined.directive.snapshot
+    assert not joined.directive.restore
+
+
+@pytest.mark.usefixtures("scripted")
+def test_it_may_join_at_the_end_or_after_a_cancel() -> None:
+    begun = machine.create(scripted_config("probe", "train", total_steps=20))
+    ended = machine.advance(begun.state, replaced(begun.directive, 13, wasted=7))
+    assert (ended.state.status, ended.directive.restore) == (Status.FINISHED, False)
+    cancelled = machine.advance(machine.cancel(begun.state, "enough"), replaced(begun.directive, 3))
+    assert (cancelled.state.status, cancelled.directive.reason) == (Status.CANCELLED, "enough")
+    assert cancelled.state.committed_steps == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"n": 301}, "report.losses"),
+        ({"n": 200, "wasted": 101}, "report.losses"),
+        ({"n": 2, "losses": (1.0, NAN)}, "report.losses[1]"),
+        ({"n": 2, "replacement": None}, "report.replacement"),
+        ({"n": 2, "replacement": Replacement()}, "report.replacement.profile"),
+        ({"n": 2, "validations": (Validation(step=1, loss=1.0),)}, "report.validations"),
+        ({"n": 2, "note": "odd"}, "report.note"),
+        ({"n": 2, "wall_time_s": -1.0}, "report.wall_time_s"),
+    ],
+)
+def test_what_a_client_can_not_have_done_is_refused(fields: dict[str, Any], field: str) -> None:
+    directive = Directive(number=1, phase=Phase.PROBE, n_steps=8, profile=Profile.constant(0.1, 8))
+    with pytest.raises(InvalidInputError) as caught:
+        machine.check_replacement(replaced(directive, **fields), 300)
+    assert [violation.field for violation in caught.value.violations] == [field]
+
+
+def test_a_refused_report_leaves_the_job_alone() -> None:
+    state = until(Phase.TRAIN).state
+    before = state.model_dump_json()
+    with pytest.raises(InvalidInputError):
+        machine.advance(state, report_on(state.directive, n=3))
+    assert state.model_dump_json() == before
+
+
+# --- determinism, and the promise of total_steps ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bounds", [True, False])
+def test_the_same_seed_and_reports_give_the_same_directives_bit_for_bit(bounds: bool) -> None:
+    runs = [drive(config(1200, bounds=bounds, **QUICK), SimulatedTraining(seed=3)) for _ in range(2)]
+    assert runs[0].exchanges == runs[1].exchanges
+    assert runs[0].state.model_dump_json() == runs[1].state.model_dump_json()
+
+
+def test_another_seed_gives_another_schedule() -> None:
+    lrs = []
+    for seed in (0, 1):
+        run = drive(config(400, **QUICK).model_copy(update={"seed": seed}), SimulatedTraining())
+        lrs.append([directive.profile.start_lr for directive in run.directives if directive.profile])
+    assert lrs[0] != lrs[1]
+
+
+def test_a_job_with_no_end_goes_on() -> None:
+    run = drive(config(None, **QUICK), SimulatedTraining(), max_directives=60)
+    assert run.state.status.live
+    assert run.state.remaining_steps is None
+    assert run.state.directive.stage > 5
+
+
+LOSSES = st.floats(-1e3, 1e3, width=32)
+BAD = st.sampled_from([NAN, INF, -INF])
+
+
+class JobMachine(RuleBasedStateMachine):
+    """Any sequence of reports and cancels, with the state written and read at any time.
+
+    Beside the job runs a client that knows nothing but its directives: the losses of the steps that are in its model,
+    how many there were when it took its snapshot, how many it ran in all.
+    """
+
+    transition: Transition
+    reach: float
+    """How far above its bounds the policy may go, as a factor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config: JobConfig
+        self.events: list[tuple[Report | None, Transition | JobState]] = []
+        self.in_model: list[float] = []
+        self.snapshot = self.n_run = self.n_restarts = 0
+        self.repeatable = True
+
+    def _open(self, config: JobConfig) -> None:
+        self.config = config
+        self.transition = machine.create(config)
+        self._carry_out()
+
+    @property
+    def directive(self) -> Directive:
+        return self.transition.directive
+
+    def running(self) -> bool:
+        return self.directive.phase is not Phase.STOP
+
+    @precondition(running)
+    @rule(level=LOSSES, end=LOSSES)
+    def complete(self, level: float, end: float) -> None:
+        n = self.directive.n_steps
+        self._report(Outcome.COMPLETED, n, (level,) * (n // 2) + (end,) * (n - n // 2))
+
+    @precondition(lambda self: self.directive.phase.committed and self.directive.n_steps > 1)
+    @rule(data=st.data(), level=LOSSES)
+    def partial(self, data: st.DataObject, level: float) -> None:
+        n = data.draw(st.integers(1, self.directive.n_steps - 1))
+        self._report(Outcome.PARTIAL, n, (level,) * n)
+
+    @precondition(running)
+    @rule(data=st.data(), level=LOSSES, last=LOSSES | BAD)
+    def diverge(self, data: st.DataObject, level: float, last: float) -> None:
+        n = data.draw(st.integers(1, self.directive.n_steps))
+        self._report(Outcome.DIVERGED, n, (level,) * (n - 1) + (last,))
+
+    @precondition(lambda self: bool(self.directive.promise))
+    @rule(data=st.data(), level=LOSSES)
+    def fall_short(self, data: st.DataObject, level: float) -> None:
+        n = data.draw(st.integers(1, self.directive.n_steps))
+        self._report(Outcome.FELL_SHORT, n, (level,) * n)
+
+    @precondition(lambda self: self.directive.phase is Phase.PROBE)
+    @rule(data=st.data(), first=LOSSES | BAD)
+    def begin_unlike_the_first(self, data: st.DataObject, first: float) -> None:
+        n = data.draw(st.integers(1, self.directive.n_steps))
+        self._report(Outcome.UNREPEATABLE, n, (first,) * n, note="odd")
+
+    @precondition(lambda self: self.running() and not self.directive.promise)
+    @rule()
+    def fall_short_of_nothing(self) -> None:
+        with pytest.raises(InvalidInputError, match="nothing was promised"):
+            machine.advance(self.transition.state, report_on(self.directive, Outcome.FELL_SHORT))
+
+    @precondition(running)
+    @rule(data=st.data(), level=LOSSES)
+    def replace(self, data: st.DataObject, level: float) -> None:
+        left = self.transition.state.remaining_steps
+        n = data.draw(st.integers(0, 50 if left is None else min(left, 50)))
+        wasted = data.draw(st.integers(0, 10 if left is None else min(left - n, 10)))
+        self.transition = machine.advance(
+            self.transition.state, replaced(self.directive, n, wasted, losses=(level,) * n)
+        )
+        self.in_model += [level] * n
+        self.n_run += n + wasted
+        assert not self.directive.restore
+        assert self.directive.snapshot or not self.running()
+        self._carry_out()
+
+    @precondition(running)
+    @rule()
+    def refuse(self) -> None:
+        before = self.transition.state.model_dump_json()
+        with pytest.raises(InvalidInputError):
+            machine.advance(self.transition.state, report_on(self.directive, n=self.directive.n_steps + 1))
+        with pytest.raises(PreconditionError):
+            machine.advance(self.transition.state, report_on(self.directive.model_copy(update={"number": 0})))
+        assert self.transition.state.model_dump_json() == before
+
+    @precondition(lambda self: self.transition.state.status.live)
+    @rule(really=st.sampled_from([False] * 7 + [True]))
+    def cancel(self, really: bool) -> None:
+        if really:
+            state = machine.cancel(self.transition.state, "enough")
+            self.transition = Transition(state, self.directive)
+
+    @rule()
+    def write_and_read(self) -> None:
+        state = self.transition.state
+        text = state.model_dump_json()
+        read = JobState.model_validate_json(text)
+        assert read.model_dump_json() == text
+        self.transition = Transition(read, read.directive)
+
+    def _report(self, outcome: Outcome, n: int, losses: tuple[float, ...], note: str = "") -> None:
+        before, directive = self.transition.state, self.directive
+        due = [s for s in directive.validate_at if s <= n] if self.config.has_validation else []
+        report = report_on(
+            directive, outcome, losses=losses, validations=tuple(Validation(step=s, loss=1.0) for s in due), note=note
+        )
+        self.transition = machine.advance(before, report)
+        again = machine.advance(JobState.model_validate_json(before.model_dump_json()), report)
+        assert again.directive == self.directive
+        assert again.state.model_dump_json() == self.transition.state.model_dump_json()
+        self.in_model += losses
+        self.n_run += n
+        self.repeatable &= outcome is not Outcome.UNREPEATABLE
+        self.n_restarts += directive.phase.committed and outcome.rolls_back
+        assert self.directive.number == directive.number + 1
+        assert self.directive.restore is (not directive.phase.committed or outcome.rolls_back)
+        self._carry_out()
+
+    def _carry_out(self) -> None:
+        if self.directive.restore:
+            del self.in_model[self.snapshot :]
+        if self.directive.snapshot:
+            self.snapshot = len(self.in_model)
+
+    @invariant()
+    def books_are_those_of_the_client(self) -> None:
+        state = self.transition.state
+        assert state.committed_steps == len(self.in_model)
+        assert state.committed_steps + state.search_steps == self.n_run
+        if self.running():
+            assert state.snapshot_step == self.snapshot
+
+    @invariant()
+    def the_standing_is_that_of_the_model(self) -> None:
+        """Nothing that was rolled back counts, and it is all one in how many reports the losses came."""
+        state, losses = self.transition.state, self.in_model
+        windows = [losses[i : i + LOSS_WINDOW] for i in range(len(losses) - LOSS_WINDOW + 1)]
+        assert state.recent_losses == tuple(losses[-LOSS_WINDOW:])
+        assert state.last_loss == (mean(losses[-LOSS_WINDOW:]) if losses else None)
+        assert state.best_loss == pytest.approx(min(map(mean, windows)) if windows else None)
+
+    @invariant()
+    def total_steps_is_a_promise(self) -> None:
+        state, total = self.transition.state, self.config.total_steps
+        if state.status is Status.FAILED:
+            assert self.n_restarts > MAX_RESTARTS, state.message
+            assert "the LR is not the cause" in state.message
+            return
+        if total is None:
+            assert state.status is not Status.FINISHED
+            return
+        assert self.n_run + self.directive.n_steps <= total
+        if state.status is Status.FINISHED:
+            assert self.n_run == total
+            assert not self.running()
+
+    @invariant()
+    def bars_are_for_committed_steps_and_as_the_client_wants_them(self) -> None:
+        steps = [bar.from_step for bar in self.directive.promise]
+        assert steps == sorted(steps)
+        assert not any(math.isnan(bar.loss) for bar in self.directive.promise)
+        assert self.directive.phase is Phase.TRAIN or not steps
+
+    @invariant()
+    def nothing_is_tried_or_promised_once_a_rollback_was_not_complete(self) -> None:
+        assert self.repeatable is not bool(self.transition.state.unrepeatable)
+        if not self.repeatable:
+            assert self.directive.phase in (Phase.TRAIN, Phase.STOP)
+            assert not self.directive.promise
+
+    @invariant()
+    def committed_lrs_are_within_reach(self) -> None:
+        profile = self.directive.profile
+        if self.directive.phase in (Phase.PROBE, Phase.TRAIN):
+            assert profile is not None
+            assert self.transition.state.bounds is not None
+            assert 0 < profile.start_lr <= self.transition.state.bounds.max * self.reach
+
+
+class AutoLrsMachine(JobMachine):
+    """With the published method."""
+
+    reach = 1 + 1e-12
+
+    @initialize(
+        tau=st.integers(4, 60),
+        probe_share=st.integers(2, 6),
+        candidates=st.integers(1, 3),
+        tau_max=st.integers(60, 120),
+        warmup_steps=st.sampled_from([0, 0, 7, 120]),
+        spare=st.integers(0, 400),
+        endless=st.sampled_from([False, False, False, True]),
+        bounds=st.booleans(),
+        has_validation=st.booleans(),
+    )
+    def open(
+        self,
+        tau: int,
+        probe_share: int,
+        candidates: int,
+        tau_max: int,
+        warmup_steps: int,
+        spare: int,
+        endless: bool,
+        bounds: bool,
+        has_validation: bool,
+    ) -> None:
+        tau_prime = max(1, tau // probe_share)
+        total = 40 + warmup_steps + tau + candidates * tau_prime + spare
+        asked = config(
+            None if endless else total,
+            bounds=bounds,
+            has_validation=has_validation,
+            tau=tau,
+            tau_prime=tau_prime,
+            tau_max=tau_max,
+            candidates=candidates,
+            warmup_steps=warmup_steps,
+            forecaster="last_value",
+            validations=4,
+        )
+        self._open(asked)
+
+
+class BudgetMachine(JobMachine):
+    """With one search and one decay."""
+
+    reach = 10 * (1 + 1e-9)
+
+    @initialize(
+        total_steps=st.integers(1, 200) | st.integers(200, 3000),
+        probe_steps=st.integers(4, 40),
+        refinements=st.integers(0, 3),
+        max_candidates=st.integers(1, 12),
+        bounds=st.booleans(),
+        has_validation=st.booleans(),
+    )
+    def open(
+        self,
+        total_steps: int,
+        probe_steps: int,
+        refinements: int,
+        max_candidates: int,
+        bounds: bool,
+        has_validation: bool,
+    ) -> None:
+        options = {"probe_steps": probe_steps, "refinements": refinements, "max_candidates": max_candidates}
+        asked = config(total_steps, bounds=bounds, has_validation=has_validation)
+        self._open(asked.model_copy(update={"policy": "budget", "policy_options": options | {"widening": 10.0}}))
+
+
+SETTINGS = hypothesis.settings(max_examples=40, stateful_step_count=40, deadline=None, derandomize=True)
+AutoLrsMachine.TestCase.settings = SETTINGS
+BudgetMachine.TestCase.settings = SETTINGS
+TestAutoLrsMachine = AutoLrsMachine.TestCase
+TestBudgetMachine = BudgetMachine.TestCase

@@ -1,0 +1,91 @@
+"""Acquisition functions against quadrature, BoTorch and their limits."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from botorch.acquisition.analytic import LogExpectedImprovement as BotorchLogExpectedImprovement
+from botorch.utils.testing import MockModel, MockPosterior
+from scipy import integrate, stats
+
+from tuner_server.core.search.acquisition import (
+    LogExpectedImprovement,
+    LowerConfidenceBound,
+    log_expected_improvement,
+    log_h,
+    lower_confidence_bound,
+)
+from tuner_server.core.search.surrogate import FloatArray, Posterior
+
+
+def single(mean: list[float], variance: list[float]) -> Posterior:
+    return Posterior(np.array([mean]), np.array([variance]), np.ones(1))
+
+
+@pytest.mark.parametrize("u", [3.0, 0.0, -0.99, -1.01, -4.0, -10.0, -30.0])
+def test_log_h_is_the_integral(u: float) -> None:
+    # h(u) = E[max(u + z, 0)], with the density's value at the lower end taken out so that nothing underflows.
+    def integrand(t: float) -> float:
+        return t * math.exp(-0.5 * t * t + t * min(u, 0.0))
+
+    if u <= 0:
+        value, _ = integrate.quad(integrand, 0.0, np.inf, epsabs=0.0)
+        expected = math.log(value) + stats.norm.logpdf(u)
+    else:
+        value, _ = integrate.quad(lambda z: (u + z) * stats.norm.pdf(z), -u, np.inf)
+        expected = math.log(value)
+    assert log_h(torch.tensor(u, dtype=torch.float64)).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_log_h_is_botorchs_far_into_the_tails() -> None:
+    """BoTorch's own class, given the same means and a best value of 0."""
+    u = torch.cat([-torch.logspace(12, -3, 200, dtype=torch.float64), torch.logspace(-3, 6, 50, dtype=torch.float64)])
+    model = MockModel(MockPosterior(mean=u[:, None, None], variance=torch.ones(len(u), 1, 1).double()))
+    expected = BotorchLogExpectedImprovement(model, best_f=0.0)(torch.zeros(len(u), 1, 1).double())
+    torch.testing.assert_close(log_h(u), expected, rtol=1e-7, atol=1e-7)
+
+
+def test_log_h_rises_without_a_step_where_its_forms_meet() -> None:
+    for seam in (-1.0, -1e4):
+        u = seam + abs(seam) * torch.linspace(-1e-3, 1e-3, 101, dtype=torch.float64)
+        steps = log_h(u).diff()
+        assert (steps > 0).all()
+        assert steps.max() / steps.min() < 1.1
+
+
+def test_expected_improvement_of_a_mixture_is_the_mean_of_its_parts() -> None:
+    mean, sd, weight = np.array([1.0, 3.0]), np.array([0.5, 2.0]), np.array([0.3, 0.7])
+    best = 0.8
+    draws = np.random.default_rng(0).normal(size=400_000)
+    expected = sum(w * np.maximum(best - (m + s * draws), 0.0).mean() for w, m, s in zip(weight, mean, sd, strict=True))
+    got = log_expected_improvement(Posterior(mean[:, None], sd[:, None] ** 2, weight), best)
+    assert math.exp(got[0]) == pytest.approx(expected, rel=0.01)
+
+
+def test_expected_improvement_ranks_even_where_it_would_underflow() -> None:
+    value = log_expected_improvement(single([100.0, 200.0, 300.0], [1.0, 1.0, 1.0]), best=0.0)
+    assert np.isfinite(value).all()
+    assert (np.diff(value) < 0).all()
+
+
+def test_lower_losses_are_better() -> None:
+    posterior = single([1.0, 2.0], [0.1, 0.1])
+    for acquisition in (LowerConfidenceBound(), LogExpectedImprovement()):
+        value = acquisition.evaluate(posterior, best=1.5)
+        assert value[0] > value[1]
+
+
+def test_confidence_bound_is_that_of_the_mixture() -> None:
+    posterior = Posterior(np.array([[0.0], [4.0]]), np.array([[1.0], [3.0]]), np.array([0.25, 0.75]))
+    assert lower_confidence_bound(posterior, kappa=2.0) == pytest.approx([2.0 * math.sqrt(5.5) - 3.0])
+
+
+def test_kappa_of_the_published_code_is_pure_exploration() -> None:
+    rng = np.random.default_rng(1)
+    mean: FloatArray = rng.normal(size=(3, 50))
+    posterior = Posterior(mean, rng.uniform(0.1, 1.0, size=(3, 50)), np.array([0.5, 0.3, 0.2]))
+    value = LowerConfidenceBound(kappa=1e6).evaluate(posterior, best=0.0)
+    assert value.argmax() == posterior.mixture_variance().argmax()

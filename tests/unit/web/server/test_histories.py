@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.support.shown import SlowTraining, job_config, run_job
+from tuner_server.access.principal import DEFAULT_PROJECT
+from tuner_server.core.errors import StorageError
+from tuner_server.service.tuner_service import TunerService
+from tuner_server.storage import Entry, Storage, StoredJob, open_storage
+from tuner_server.web.server.histories import Histories
+
+N = 4
+"""Requests that come together."""
+TIMEOUT_S = 30.0
+
+
+class GatedService(TunerService):
+    """Reads histories when it is let, and knows how often."""
+
+    def __init__(self, storage: Storage) -> None:
+        super().__init__(storage)
+        self.reads = 0
+        self.looked = threading.Semaphore(0)
+        self.open = threading.Event()
+        self.problem: Exception | None = None
+
+    def get_job(self, project: str, job_id: str) -> StoredJob:
+        found = super().get_job(project, job_id)
+        self.looked.release()
+        return found
+
+    def history(self, stored: StoredJob, *, losses: bool) -> list[Entry]:
+        self.reads += 1
+        assert self.open.wait(TIMEOUT_S)
+        if self.problem is not None:
+            raise self.problem
+        return super().history(stored, losses=losses)
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[GatedService]:
+    with open_storage(f"sqlite:///{tmp_path}/jobs.db") as storage, GatedService(storage) as service:
+        yield service
+
+
+@pytest.fixture
+def job_id(service: GatedService) -> str:
+    return run_job(service, job_config("job"), SlowTraining(validates=True), 3)
+
+
+def at_once(service: GatedService, histories: Histories, job_id: str) -> list[object]:
+    """What requests get that come while the first is being worked on: a timeline, or an error."""
+
+    def get() -> object:
+        try:
+            return histories.get(DEFAULT_PROJECT, job_id)[1]
+        except StorageError as error:
+            return error
+
+    with ThreadPoolExecutor(N) as pool:
+        asked = [pool.submit(get) for _ in range(N)]
+        for _ in range(N):
+            assert service.looked.acquire(timeout=TIMEOUT_S)
+        service.open.set()
+        return [each.result() for each in asked]
+
+
+def test_a_job_is_laid_out_once_for_all_that_ask_at_once(service: GatedService, job_id: str) -> None:
+    histories = Histories(service)
+    found = at_once(service, histories, job_id)
+    assert service.reads == 1
+    assert all(each is found[0] for each in found)
+    assert histories.get(DEFAULT_PROJECT, job_id)[1] is found[0]
+    service.cancel_job(DEFAULT_PROJECT, job_id, "")
+    assert histories.get(DEFAULT_PROJECT, job_id)[1] is not found[0], "it has changed"
+    assert service.reads == 2
+
+
+def test_what_goes_wrong_is_told_to_all_and_not_kept(service: GatedService, job_id: str) -> None:
+    histories = Histories(service)
+    service.problem = StorageError("the database is away")
+    assert all(each is service.problem for each in at_once(service, histories, job_id))
+    service.problem = None
+    assert histories.get(DEFAULT_PROJECT, job_id)[1].n_steps > 0

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.shown import SlowTraining, job_config, run_job
+from tuner_server.access.principal import DEFAULT_PROJECT
+from tuner_server.service.tuner_service import TunerService
+from tuner_server.storage import StoredJob, open_storage
+from tuner_server.web.pages.listing import Column, Listing, Query, listing
+from tuner_server.web.server import listings
+from tuner_server.web.server.listings import Listings
+
+
+class CountingService(TunerService):
+    """Knows which jobs were read."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)  # type: ignore[arg-type]  # passed through
+        self.read: list[str] = []
+
+    def get_jobs(self, project: str, job_ids: Collection[str]) -> list[StoredJob]:
+        self.read += job_ids
+        return super().get_jobs(project, job_ids)
+
+    def taken(self) -> list[str]:
+        """The ids of the jobs that were read since the last call."""
+        found, self.read = self.read, []
+        return found
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[CountingService]:
+    with open_storage(f"sqlite:///{tmp_path}/jobs.db") as storage, CountingService(storage) as service:
+        yield service
+
+
+def opened(service: TunerService, name: str, reports: int = 0) -> str:
+    return run_job(service, job_config(name), SlowTraining(validates=True), reports)
+
+
+def names(found: Listing) -> list[str]:
+    return [row.name for row in found.rows]
+
+
+def test_only_jobs_that_changed_are_read_again(service: CountingService) -> None:
+    ids = [opened(service, f"job {i}", reports=1) for i in range(3)]
+    found = Listings(service)
+    found.get(DEFAULT_PROJECT, Query())
+    assert sorted(service.taken()) == sorted(ids)
+    found.get(DEFAULT_PROJECT, Query())
+    found.get(DEFAULT_PROJECT, Query(column=Column.NAME, descending=False))
+    found.get(DEFAULT_PROJECT, Query(state="live"))
+    assert service.taken() == []
+
+    service.cancel_job(DEFAULT_PROJECT, ids[1], "")
+    new = opened(service, "new")
+    page = found.get(DEFAULT_PROJECT, Query())
+    assert sorted(service.taken()) == sorted([ids[1], new])
+    assert page == listing(service.list_jobs(DEFAULT_PROJECT, 10, "", (), "").jobs, Query(), complete=True)
+    assert names(found.get(DEFAULT_PROJECT, Query(state="cancelled"))) == ["job 1"]
+
+
+def test_the_version_of_a_page_changes_with_what_it_shows_and_with_nothing_else(service: CountingService) -> None:
+    first, other = opened(service, "first"), opened(service, "other")
+    found, query = Listings(service), Query(text="first")
+    before = found.get(DEFAULT_PROJECT, query).version
+    service.cancel_job(DEFAULT_PROJECT, other, "")
+    assert found.get(DEFAULT_PROJECT, query).version == before
+    service.cancel_job(DEFAULT_PROJECT, first, "")
+    assert found.get(DEFAULT_PROJECT, query).version != before
+
+
+def test_a_projects_list_has_its_own_jobs_alone(service: CountingService) -> None:
+    opened(service, "ours")
+    found = Listings(service)
+    assert names(found.get(DEFAULT_PROJECT, Query())) == ["ours"]
+    assert names(found.get("another", Query())) == []
+
+
+def test_there_is_an_end_to_what_is_kept(service: CountingService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listings, "NEWEST", 2)
+    monkeypatch.setattr(listings, "MAX_JOBS_KEPT", 2)
+    monkeypatch.setattr(listings, "MAX_LISTINGS_KEPT", 1)
+    opened(service, "oldest", reports=1)
+    ended = opened(service, "ended")
+    service.cancel_job(DEFAULT_PROJECT, ended, "")
+    opened(service, "newest", reports=1)
+    found = Listings(service)
+    page = found.get(DEFAULT_PROJECT, Query())
+    assert (names(page), page.complete) == (["newest", "ended"], False)
+    assert names(found.get(DEFAULT_PROJECT, Query(state="live"))) == ["newest", "oldest"]
+    service.taken()
+    assert found.get(DEFAULT_PROJECT, Query()) == page
+    assert service.taken() == [ended], "it was forgotten for another"
+
+
+def test_a_job_that_is_deleted_between_the_two_looks_is_left_out(
+    service: CountingService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, gone = opened(service, "kept"), opened(service, "gone")
+    versions = service.job_versions(DEFAULT_PROJECT, 10, (), "")
+    assert [job_id for job_id, _ in versions] == [gone, kept]
+    monkeypatch.setattr(service, "job_versions", lambda *_: [("deleted", 3), *versions])
+    assert names(Listings(service).get(DEFAULT_PROJECT, Query())) == ["gone", "kept"]

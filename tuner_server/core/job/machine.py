@@ -1,0 +1,334 @@
+"""The life of a job: one state, one event in, one directive out.
+
+Ground rules.
+
+- A job always has exactly one directive outstanding, numbered from 1. A report on it, and on nothing else, moves it.
+- `advance` is pure: the same state and report give the same transition, on any process, at any time. An event that is
+  refused raises and leaves the state as it was (states are immutable).
+- The job keeps the books (committed and search steps, the snapshot they go back to) and enforces the contract; what to
+  try and what to commit is the policy's business. The range test, where no bounds were given, is the job's.
+- A policy that breaks the contract, or raises, fails the job and not the training: the client is told to stop asking.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Generator, Iterable
+from typing import Any
+
+from tuner_server.core import policies
+from tuner_server.core.config import JobConfig, LrBounds
+from tuner_server.core.errors import InvalidInputError, PolicyError, PreconditionError
+from tuner_server.core.job.standing import Standing
+
+# What moves a job hands out what it moves, too.
+from tuner_server.core.job.state import TRANSITIONS as TRANSITIONS
+from tuner_server.core.job.state import JobState as JobState
+from tuner_server.core.job.state import Status as Status
+from tuner_server.core.job.state import Transition as Transition
+from tuner_server.core.messages import Directive, Outcome, Phase, Report
+from tuner_server.core.policies.base import Asking, Progress, Step
+from tuner_server.core.search.prior import Prior
+from tuner_server.core.search.suggest import Query, Suggestion, run
+from tuner_server.core.stages import lr_range
+
+MAX_LOSS = 3.4e38
+"""A validation loss beyond single precision is a divergence, as a training loss is."""
+
+_SEARCHES = {Phase.RANGE_TEST, Phase.PROBE}
+_STATUS_OF_PHASE = {
+    Phase.WARM_UP: Status.WARM_UP,
+    Phase.RANGE_TEST: Status.SEARCHING,
+    Phase.PROBE: Status.SEARCHING,
+    Phase.TRAIN: Status.TRAINING,
+    Phase.STOP: Status.FINISHED,
+}
+
+
+def create(config: JobConfig, prior: Prior | None = None) -> Transition:
+    """Opens a job; `prior` is what earlier jobs of its family tell (`service.family`).
+
+    Raises:
+        InvalidInputError: the config names an unknown policy or option, or asks for what can't be done.
+    """
+    policy = policies.make(config)
+    config = config.model_copy(update={"policy": policy.name})
+    if config.lr_bounds is None and policy.searches:
+        directive = lr_range.directive(config)
+        draft = _draft(config, prior, directive)
+        return _issue(draft, None, directive, None)
+    bounds = config.lr_bounds or lr_range.blind(config)
+    draft = _draft(config, prior, Directive(phase=Phase.STOP, n_steps=0))
+    step = run(policy.start(_progress(draft, bounds)))
+    return _issue(draft.model_copy(update={"bounds": bounds}), None, step.directive, step)
+
+
+def advance(state: JobState, report: Report) -> Transition:
+    """Takes the report on the outstanding directive and gives the next one.
+
+    Raises:
+        PreconditionError: the report is not on the outstanding directive, or the job has ended.
+        InvalidInputError: the report contradicts its directive.
+    """
+    return run(advancing(state, report))
+
+
+def advancing(state: JobState, report: Report) -> Generator[Query, Suggestion, Transition]:
+    """What `advance` does, for whoever answers the policy's queries. Raises: as `advance`, before the first one."""
+    directive = state.directive
+    if directive.phase is Phase.STOP:
+        raise PreconditionError(f"job has ended ({state.status}); no report is expected")
+    if report.directive_number != directive.number:
+        raise PreconditionError(
+            f"report.directive_number: {report.directive_number} is not the outstanding {directive.number}"
+        )
+    if report.outcome is Outcome.REPLACED:
+        check_replacement(report, state.remaining_steps)
+    else:
+        check_report(directive, report, state.config.has_validation)
+    state = _account(state, report)
+    if not state.status.live:
+        return _stop(state, report, state.status, state.message)
+    if report.outcome is Outcome.PARTIAL:
+        rest = directive.after(report.n_steps).model_copy(update={"number": directive.number + 1})
+        return Transition(state.model_copy(update={"directive": rest}), rest)
+    if state.remaining_steps == 0:
+        return _stop(state, report, Status.FINISHED, "")
+    try:
+        asked, step = yield from _ask_policy(state, report)
+        return _issue(asked, report, step.directive, step)
+    except Exception as error:  # whatever it is, it is the policy's, and must not reach the training
+        message = f"policy {state.config.policy}: {type(error).__name__}: {error}"
+        return _stop(state, report, Status.FAILED, message)
+
+
+def replay(config: JobConfig, reports: Iterable[Report], prior: Prior | None = None) -> Transition:
+    """A job after some reports: its state is a fold over its history, so any earlier one can be had again.
+
+    Raises:
+        InvalidInputError, PreconditionError: the reports are not those of such a job.
+    """
+    transition = create(config, prior)
+    for report in reports:
+        transition = advance(transition.state, report)
+    return transition
+
+
+def cancel(state: JobState, reason: str) -> JobState:
+    """Ends the tuning. The report on the outstanding directive is still taken, and answered with STOP.
+
+    Raises:
+        PreconditionError: the job has ended already.
+    """
+    if not state.status.live:
+        raise PreconditionError(f"job has ended already ({state.status})")
+    return state.model_copy(update={"status": Status.CANCELLED, "message": reason or "cancelled by a user"})
+
+
+def check_report(directive: Directive, report: Report, has_validation: bool) -> None:
+    """Refuses a report that contradicts its directive. Raises: InvalidInputError."""
+    n, asked = report.n_steps, directive.n_steps
+    if report.replacement is not None:
+        raise InvalidInputError.of("report.replacement", f"a {report.outcome} report has none; it did as it was told")
+    if report.outcome is Outcome.PARTIAL and not directive.phase.committed:
+        raise InvalidInputError.of("report.outcome", f"a {directive.phase} can't be reported in parts")
+    if report.outcome is Outcome.UNREPEATABLE and directive.phase is not Phase.PROBE:
+        raise InvalidInputError.of("report.outcome", f"a {directive.phase} is not compared with another; a probe is")
+    if report.outcome is Outcome.FELL_SHORT and not directive.promise:
+        raise InvalidInputError.of("report.outcome", "nothing was promised for this directive, so it can't fall short")
+    expected = {
+        Outcome.COMPLETED: (asked, asked),
+        Outcome.PARTIAL: (1, asked - 1),
+        Outcome.DIVERGED: (1, asked),
+        Outcome.FELL_SHORT: (1, asked),
+        Outcome.UNREPEATABLE: (1, asked),
+    }[report.outcome]
+    if not expected[0] <= n <= expected[1]:
+        wanted = str(asked) if expected[0] == expected[1] else f"{expected[0]} to {expected[1]}"
+        raise InvalidInputError.of(
+            "report.losses",
+            f"{n} losses, but a {report.outcome} directive of {asked} steps has {wanted}",
+        )
+    tells = report.outcome not in (Outcome.DIVERGED, Outcome.UNREPEATABLE)
+    if tells:
+        _check_finite(report)
+    due = [step for step in directive.validate_at if step <= n]
+    got = [v.step for v in report.validations]
+    # A validation that failed before the first step says nothing against the steps.
+    complete = set(due) - set(got) <= {0} or not tells or directive.phase.committed
+    if sorted(set(got) & set(due)) != got or (has_validation and not complete):
+        raise InvalidInputError.of(
+            "report.validations", f"validated after steps {got}, but the directive asks for {due}"
+        )
+    for i, validation in enumerate(report.validations):
+        if tells and not abs(validation.loss) <= MAX_LOSS:
+            raise InvalidInputError.of(
+                f"report.validations[{i}].loss", f"{validation.loss}; a completed step's is finite, at most {MAX_LOSS}"
+            )
+    _check_note(report)
+    _check_wall_time(report)
+
+
+def check_replacement(report: Report, remaining_steps: int | None) -> None:
+    """Refuses a report on steps of the client's own that can't be. Raises: InvalidInputError."""
+    replacement = report.replacement
+    if replacement is None:
+        raise InvalidInputError.of("report.replacement", "missing; a replaced report says what was done instead")
+    if (replacement.profile is None) != (report.n_steps == 0):
+        raise InvalidInputError.of("report.replacement.profile", "there is one where there are losses, and only there")
+    run = report.n_steps + replacement.wasted_steps
+    if remaining_steps is not None and run > remaining_steps:
+        raise InvalidInputError.of("report.losses", f"{run} steps were run, but only {remaining_steps} were left")
+    _check_finite(report)
+    if report.validations:
+        raise InvalidInputError.of("report.validations", "a replaced report has none")
+    _check_note(report)
+    _check_wall_time(report)
+
+
+def _check_finite(report: Report) -> None:
+    if not all(map(math.isfinite, report.losses)):
+        bad = next(i for i, loss in enumerate(report.losses) if not math.isfinite(loss))
+        raise InvalidInputError.of(
+            f"report.losses[{bad}]", f"{report.losses[bad]}; a {report.outcome} report has finite losses"
+        )
+
+
+def _check_note(report: Report) -> None:
+    if report.outcome is Outcome.UNREPEATABLE and not report.note.strip():
+        raise InvalidInputError.of("report.note", "missing; an unrepeatable report says what was seen")
+    if report.outcome is not Outcome.UNREPEATABLE and report.note:
+        raise InvalidInputError.of("report.note", f"a {report.outcome} report has none")
+
+
+def _check_wall_time(report: Report) -> None:
+    if not (math.isfinite(report.wall_time_s) and report.wall_time_s >= 0):
+        raise InvalidInputError.of("report.wall_time_s", "must be finite and not negative")
+
+
+def _draft(config: JobConfig, prior: Prior | None, directive: Directive) -> JobState:
+    """A state before its first directive is issued."""
+    return JobState(config=config, prior=prior, status=Status.SEARCHING, directive=directive, lease=directive)
+
+
+def _progress(state: JobState, bounds: LrBounds) -> Progress:
+    return Progress(
+        committed_steps=state.committed_steps,
+        search_steps=state.search_steps,
+        remaining_steps=state.remaining_steps,
+        bounds=bounds,
+        first_loss=state.first_loss,
+        last_loss=state.last_loss,
+        prior=state.prior,
+        reported_steps=state.lease.n_steps - state.directive.n_steps,
+    )
+
+
+def _ask_policy(state: JobState, report: Report) -> Generator[Query, Suggestion, tuple[JobState, Step[Any]]]:
+    policy = policies.make(state.config)
+    if report.outcome is Outcome.REPLACED:
+        # A range test that was not had is not made up for: it would start from other weights.
+        bounds = state.bounds or lr_range.blind(state.config)
+        state = state.model_copy(update={"bounds": bounds})
+        policy_state = policy.state_type.model_validate(state.policy_state or {})
+        if policy_state.search_ended:
+            reason = "joined again, and no probe tells anything"
+            return state, policy.without_search(policy_state, _progress(state, bounds), reason)
+        return state, (yield from policy.rejoin(policy_state, _progress(state, bounds)))
+    if state.policy_state is None:
+        bounds = lr_range.bounds(state.lease, report, state.config)
+        state = state.model_copy(update={"bounds": bounds})
+        return state, (yield from policy.start(_progress(state, bounds)))
+    assert state.bounds is not None
+    policy_state = policy.state_type.model_validate(state.policy_state)
+    if report.outcome is Outcome.UNREPEATABLE:
+        policy_state = policy_state.model_copy(update={"search_ended": True})
+        reason = f"a rollback was not complete, so no probe tells anything: {report.note}"
+        return state, policy.without_search(policy_state, _progress(state, state.bounds), reason)
+    asking: Asking[Any] = policy.advance(policy_state, state.lease, report, _progress(state, state.bounds))
+    return state, (yield from asking)
+
+
+def _account(state: JobState, report: Report) -> JobState:
+    """The books after a report: committed steps that are not to stay take back all that came after the snapshot."""
+    committed, searched, n = state.committed_steps, state.search_steps, report.n_steps
+    given_back = 0
+    standing = Standing.of(state)
+    update: dict[str, Any] = {"wall_time_s": state.wall_time_s + report.wall_time_s}
+    if state.first_loss is None and report.losses and math.isfinite(report.losses[0]):
+        update["first_loss"] = report.losses[0]
+    if report.outcome is Outcome.UNREPEATABLE:
+        update["unrepeatable"] = report.note
+    if report.replacement is not None:
+        searched += report.replacement.wasted_steps
+        update["snapshot_step"] = None  # the client has another snapshot by now
+    if _rolled_back(state, report):
+        if state.directive.phase.committed:
+            assert state.snapshot_step is not None
+            given_back = n + committed - state.snapshot_step
+            committed, standing = state.snapshot_step, state.snapshot_standing
+        searched += given_back or n
+    else:
+        committed += n
+        lrs = state.directive.profile if report.replacement is None else report.replacement.profile
+        standing = standing.after(report, lrs)
+    update |= {
+        "committed_steps": committed,
+        "search_steps": searched,
+        "given_back_steps": state.given_back_steps + given_back,
+        **dict(standing),
+    }
+    return state.model_copy(update=update)
+
+
+def _issue(state: JobState, report: Report | None, directive: Directive, step: Step[Any] | None) -> Transition:
+    """Completes a directive, checks it against the contract and makes it the outstanding one.
+
+    What is rolled back and when a snapshot is taken follows from the phases alone, so no policy can get it wrong:
+    after steps that are not to stay the client goes back; a probe, and a job, begin at a snapshot.
+    """
+    rolled_back = report is not None and _rolled_back(state, report)
+    snapshot = directive.snapshot or state.snapshot_step is None
+    snapshot |= directive.phase in _SEARCHES and not rolled_back
+    directive = directive.model_copy(
+        update={
+            "number": state.directive.number + 1 if report else 1,
+            "restore": rolled_back,
+            "snapshot": snapshot,
+        }
+    )
+    status = _STATUS_OF_PHASE[directive.phase]
+    if report is not None and status not in TRANSITIONS[state.status]:
+        raise PolicyError(f"{state.status} does not lead to {status}")
+    remaining = state.remaining_steps
+    if remaining is not None and directive.n_steps > remaining:
+        raise PolicyError(f"{directive.n_steps} steps asked for, {remaining} are left")
+    update: dict[str, Any] = {"status": status, "directive": directive, "lease": directive}
+    if snapshot:
+        update |= {"snapshot_step": state.committed_steps, "snapshot_standing": Standing.of(state)}
+    if step is not None:
+        update["policy_state"] = json.loads(step.state.model_dump_json())
+    decision = step.decision if step is not None else None
+    return Transition(state.model_copy(update=update), directive, decision)
+
+
+def _rolled_back(state: JobState, report: Report) -> bool:
+    """Whether the steps of a report are not to stay."""
+    if report.outcome is Outcome.REPLACED:
+        return False  # those that were not to stay were taken back without us
+    return not state.directive.phase.committed or report.outcome.rolls_back
+
+
+def _stop(state: JobState, report: Report, status: Status, message: str) -> Transition:
+    """The last directive."""
+    directive = Directive(
+        number=state.directive.number + 1,
+        phase=Phase.STOP,
+        stage=state.directive.stage,
+        n_steps=0,
+        restore=_rolled_back(state, report),
+        reason=message or "the budget is spent",
+    )
+    update = {"status": status, "directive": directive, "lease": directive, "message": message}
+    return Transition(state.model_copy(update=update), directive)

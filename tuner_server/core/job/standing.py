@@ -1,0 +1,77 @@
+"""What a job has come to: the losses of the steps that are in its model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+from lrpilot.wire.profile import Profile
+
+from tuner_server.core.messages import LOSS_WINDOW, Report, Value
+
+
+class Standing(Value):
+    """A function of the committed steps alone, however they were reported and whatever was rolled back between them."""
+
+    recent_losses: tuple[float, ...] = ()
+    """Of the last `LOSS_WINDOW` committed steps."""
+    last_loss: float | None = None
+    """The mean of `recent_losses`."""
+    best_loss: float | None = None
+    """The lowest mean of `LOSS_WINDOW` committed steps in a row; None before there are so many."""
+    last_validation: float | None = None
+    best_validation: float | None = None
+    peak_lr: float | None = None
+    """The highest LR of the committed steps."""
+
+    @classmethod
+    def of(cls, other: Standing) -> Self:
+        """The standing in something that has one, and more."""
+        return cls(**{name: getattr(other, name) for name in cls.model_fields})
+
+    def after(self, report: Report, profile: Profile | None) -> Standing:
+        """The standing once the steps of a report, which had such LRs, are committed."""
+        losses = self.recent_losses + report.losses
+        recent = losses[-LOSS_WINDOW:]
+        validations = [v.loss for v in report.validations if math.isfinite(v.loss)]
+        return Standing(
+            recent_losses=recent,
+            last_loss=_mean(recent) if recent else None,
+            best_loss=_lowest(self.best_loss, *_lowest_window(losses)),
+            last_validation=validations[-1] if validations else self.last_validation,
+            best_validation=_lowest(self.best_validation, *validations),
+            peak_lr=_highest(self.peak_lr, None if profile is None else highest_lr(profile, report.n_steps)),
+        )
+
+
+def highest_lr(profile: Profile, n_steps: int) -> float | None:
+    """Of the first `n_steps` steps; None: there are none. A profile turns around where its warm-up ends, if at all."""
+    if n_steps == 0:
+        return None
+    top = min(max(profile.warmup - profile.offset, 0), n_steps - 1)
+    return max(map(profile.lr, (0, top, n_steps - 1)))
+
+
+def _mean(losses: Sequence[float]) -> float:
+    return math.fsum(losses) / len(losses)
+
+
+def _lowest_window(losses: Sequence[float]) -> list[float]:
+    """The lowest mean of `LOSS_WINDOW` of the losses in a row, if there are so many."""
+    n_windows = len(losses) - LOSS_WINDOW + 1
+    if n_windows <= 0:
+        return []
+    array = np.asarray(losses)
+    sums = np.sum([array[i : i + n_windows] for i in range(LOSS_WINDOW)], axis=0)
+    start = int(sums.argmin())
+    return [_mean(losses[start : start + LOSS_WINDOW])]
+
+
+def _lowest(known: float | None, *found: float) -> float | None:
+    return min(found if known is None else (known, *found), default=None)
+
+
+def _highest(*found: float | None) -> float | None:
+    return max((value for value in found if value is not None), default=None)

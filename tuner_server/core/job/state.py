@@ -1,0 +1,110 @@
+"""What a job is, between two events, and what an event did. Pure values: what moves them is in `core.job.machine`.
+
+Nothing here knows a policy, so whoever only looks at a job need not wait for what a search needs (PyTorch).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from typing import Any, Literal
+
+from tuner_server.core.config import JobConfig, LrBounds
+from tuner_server.core.job.standing import Standing
+from tuner_server.core.messages import Decision, Directive, Phase
+from tuner_server.core.search.prior import Prior
+
+
+class Status(enum.StrEnum):
+    """Where a job is in its life."""
+
+    WARM_UP = "warm_up"
+    SEARCHING = "searching"
+    TRAINING = "training"
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+    @property
+    def live(self) -> bool:
+        """Whether the job may still change."""
+        return bool(TRANSITIONS[self])
+
+
+_ENDS = {Status.FINISHED, Status.CANCELLED, Status.FAILED}
+TRANSITIONS: dict[Status, set[Status]] = {
+    # A search (range test) may come before the warm-up; a search always ends in committed steps, or in an end.
+    Status.WARM_UP: {Status.WARM_UP, Status.SEARCHING, Status.TRAINING, *_ENDS},
+    Status.SEARCHING: {Status.SEARCHING, Status.WARM_UP, Status.TRAINING, *_ENDS},
+    Status.TRAINING: {Status.TRAINING, Status.SEARCHING, *_ENDS},
+    Status.FINISHED: set(),
+    Status.CANCELLED: set(),
+    Status.FAILED: set(),
+}
+
+
+class JobState(Standing):
+    """All that a job is, between two events; its standing is that of the committed steps."""
+
+    format: Literal[1] = 1
+    """Of this JSON; a later format brings a migration of stored states."""
+    config: JobConfig
+    prior: Prior | None = None
+    """What earlier jobs of its family told when it was opened."""
+    status: Status
+    directive: Directive
+    """The outstanding one."""
+    lease: Directive
+    """The directive as the policy gave it; `directive` is what is left of it when it is reported in parts."""
+    committed_steps: int = 0
+    search_steps: int = 0
+    """Steps that were rolled back."""
+    given_back_steps: int = 0
+    """The part of `search_steps` that was committed first, and rolled back after a divergence or a broken promise."""
+    snapshot_step: int | None = None
+    """Committed steps when the client's snapshot was taken."""
+    snapshot_standing: Standing = Standing()
+    """The standing then."""
+    bounds: LrBounds | None = None
+    first_loss: float | None = None
+    """The untrained model's, or nearly: the first one that was reported."""
+    wall_time_s: float = 0.0
+    policy_state: dict[str, Any] | None = None
+    """None: the policy has not started (range test)."""
+    message: str = ""
+    unrepeatable: str = ""
+    """The note of the report that ended the search, since a rollback was not complete; empty: none did."""
+
+    @property
+    def run_steps(self) -> int:
+        """Steps that were run, search included."""
+        return self.committed_steps + self.search_steps
+
+    @property
+    def probe_steps(self) -> int:
+        """Steps of probes and range tests: what the search costs where nothing diverges in committed steps."""
+        return self.search_steps - self.given_back_steps
+
+    @property
+    def unsearched(self) -> bool:
+        """Whether the job has committed steps, or has them under way, and had no search before them."""
+        return self.probe_steps == 0 and (self.directive.phase is Phase.TRAIN or self.committed_steps > 0)
+
+    @property
+    def remaining_steps(self) -> int | None:
+        """Steps that may still be run; None: no end is known."""
+        return None if self.config.total_steps is None else self.config.total_steps - self.run_steps
+
+    @property
+    def progress(self) -> float | None:
+        """The part of the steps that were run, from 0 to 1; None: no end is known."""
+        return None if self.config.total_steps is None else self.run_steps / self.config.total_steps
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Transition:
+    """What an event did."""
+
+    state: JobState
+    directive: Directive
+    decision: Decision | None = None

@@ -1,0 +1,1 @@
+"""Which LR is tried next."""

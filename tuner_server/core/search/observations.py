@@ -1,0 +1,50 @@
+"""Between the candidates of a stage, as they are kept, and what the surrogate reads and says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from tuner_server.core.messages import Candidate, PosteriorCurve
+from tuner_server.core.search.suggest import Evidence, Suggestion
+from tuner_server.core.search.surrogate import Observations
+
+
+def observations(candidates: Sequence[Candidate]) -> Observations:
+    """The candidates as observations: a forecast with its variance, or a censored level.
+
+    Of a probe that had no loss at all to tell a level from, it is the highest that is known of the others.
+    """
+    losses = [c.at_least if c.forecast is None else c.forecast for c in candidates]
+    highest = max((loss for loss in losses if loss is not None), default=0.0)
+    return Observations(
+        log_lr=np.array([math.log(c.lr) for c in candidates], dtype=np.float64),
+        loss=np.array([highest if loss is None else loss for loss in losses], dtype=np.float64),
+        noise_var=np.array([(c.forecast_sd or 0.0) ** 2 for c in candidates], dtype=np.float64),
+        censored=np.array([c.diverged for c in candidates], dtype=np.bool_),
+    )
+
+
+def posterior_curve(evidence: Evidence | None) -> PosteriorCurve | None:
+    """The surrogate's evidence as a value that can be kept."""
+    if evidence is None:
+        return None
+    return PosteriorCurve(
+        lr=tuple(np.exp(evidence.log_lr).tolist()),
+        mean=tuple(evidence.mean.tolist()),
+        sd=tuple(evidence.sd.tolist()),
+        acquisition=tuple(evidence.acquisition.tolist()),
+    )
+
+
+def expected(found: Suggestion) -> tuple[float | None, float | None]:
+    """The loss that the surrogate expects at a suggestion, and its standard deviation; None where there is none."""
+    evidence = found.evidence
+    if evidence is None:
+        return None, None
+    return (
+        float(np.interp(found.log_lr, evidence.log_lr, evidence.mean)),
+        float(np.interp(found.log_lr, evidence.log_lr, evidence.sd)),
+    )

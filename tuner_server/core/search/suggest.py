@@ -1,0 +1,138 @@
+"""One suggestion: which LR to try next, and the evidence for it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from tuner_server.core.search.acquisition import Acquisition
+from tuner_server.core.search.surrogate import Fitted, FloatArray, Observations, PriorMean, Surrogate, fit_all
+
+R = TypeVar("R")
+
+GRID_SIZE = 256
+"""LRs at which the acquisition is evaluated: over four decades, 3.7% apart, well below what a loss can tell apart."""
+MIN_SEPARATION = 0.01
+"""As a fraction of the range of log LR: over four decades, 10% in LR. The loss can't tell closer LRs apart."""
+EVIDENCE_SIZE = 64
+"""Points of the curves that are kept: enough for a plot, little to store."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What the surrogate thought, over `EVIDENCE_SIZE` LRs at most; all arrays have the same length."""
+
+    log_lr: FloatArray
+    mean: FloatArray
+    sd: FloatArray
+    acquisition: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Suggestion:
+    """The LR to try next.
+
+    Attributes:
+        log_lr: Its natural logarithm.
+        evidence: None for the first LR, which is drawn.
+    """
+
+    log_lr: float
+    evidence: Evidence | None
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """What is asked for: the LR inside the bounds with the highest acquisition.
+
+    Attributes:
+        observations: What is known. With none, the LR is drawn log-uniformly, by `seed`.
+        bounds: Natural logarithms of the lowest and the highest LR.
+        acquisition: Ranks the LRs.
+        seed: Of the first draw; makes no difference afterwards.
+        prior_mean: See `Surrogate`.
+        grid_size: How many LRs are compared.
+        min_separation: LRs closer than this to one that was observed are not suggested, as a fraction of the range.
+            Where all are, the one farthest from any is.
+
+    Raises:
+        ValueError: The bounds are not finite or not in order.
+    """
+
+    observations: Observations
+    bounds: tuple[float, float]
+    acquisition: Acquisition
+    _: KW_ONLY
+    seed: int
+    prior_mean: PriorMean | None = None
+    grid_size: int = GRID_SIZE
+    min_separation: float = MIN_SEPARATION
+
+    def __post_init__(self) -> None:
+        self.surrogate  # noqa: B018 - refuses the bounds
+
+    @property
+    def surrogate(self) -> Surrogate:
+        """The model before it has seen the observations."""
+        return Surrogate(self.bounds, self.prior_mean)
+
+
+def suggest(query: Query) -> Suggestion:
+    """The answer to a query; the same for the same query, bit for bit."""
+    (found,) = suggest_all([query])
+    return found
+
+
+def suggest_all(queries: Sequence[Query]) -> list[Suggestion]:
+    """The answers to many queries: to each what `suggest` says, bit for bit, whatever the others are.
+
+    Their surrogates are fitted in one batch. What follows is done for each: there the arrays are large, and one pass
+    over many of them takes as long as many passes over one.
+    """
+    observed = [query for query in queries if len(query.observations)]
+    fitted = iter(fit_all([(query.surrogate, query.observations) for query in observed]))
+    return [_choose(query, next(fitted)) if len(query.observations) else _draw(query) for query in queries]
+
+
+def _draw(query: Query) -> Suggestion:
+    return Suggestion(float(np.random.default_rng(query.seed).uniform(*query.bounds)), evidence=None)
+
+
+def _choose(query: Query, fitted: Fitted) -> Suggestion:
+    observations, grid_size, (low, high) = query.observations, query.grid_size, query.bounds
+    grid = np.linspace(low, high, grid_size)
+    # The observed LRs go along: the lowest mean among them is the incumbent, which noise can't flatter as it can the
+    # lowest observed loss.
+    posterior = fitted.posterior(np.concatenate([grid, observations.log_lr]))
+    mean = posterior.mixture_mean()
+    value = query.acquisition.evaluate(posterior, best=float(mean[grid_size:].min()))[:grid_size]
+
+    distance = np.abs(grid[:, None] - observations.log_lr).min(axis=1)
+    eligible = distance >= min(query.min_separation * (high - low), distance.max())
+    chosen = int(np.where(eligible, value, -np.inf).argmax())
+
+    thinned = np.linspace(0, grid_size - 1, min(grid_size, EVIDENCE_SIZE)).round().astype(int)
+    sd = np.sqrt(posterior.mixture_variance())
+    return Suggestion(
+        log_lr=float(grid[chosen]),
+        evidence=Evidence(grid[thinned], mean[thinned], sd[thinned], value[thinned]),
+    )
+
+
+def run(asking: Generator[Query, Suggestion, R]) -> R:
+    """Answers one query after the other, until what asks them returns. A failure is raised where it was asked."""
+    try:
+        query = next(asking)
+        while True:
+            try:
+                found = suggest(query)
+            except Exception as error:
+                query = asking.throw(error)
+            else:
+                query = asking.send(found)
+    except StopIteration as done:
+        result: R = done.value
+        return result

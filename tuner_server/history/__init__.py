@@ -1,0 +1,1 @@
+"""A job's story in words and numbers, for every face."""

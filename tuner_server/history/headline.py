@@ -1,0 +1,162 @@
+"""What a job did, in a few sentences: for whoever opens its page and has five seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lrpilot.wire.profile import Profile, Shape
+
+from tuner_server.core.job.state import JobState, Status
+from tuner_server.core.messages import Directive, Phase
+from tuner_server.history.numbers import count, number, share, steps, told_apart
+from tuner_server.history.timeline import Stage, Timeline
+
+_WAYS = {Shape.LINEAR: "along a line", Shape.COSINE: "along a cosine", Shape.EXPONENTIAL: "exponentially"}
+
+
+def headline(state: JobState, found: Timeline) -> str:
+    """What the job did so far: its LR, its loss, what the search cost."""
+    return " ".join(filter(None, (_doing(state), _way(state, found), _loss(state, found), _cost(state, found))))
+
+
+def _doing(state: JobState) -> str:
+    match state.status:
+        case Status.FAILED:
+            return f"Tuning failed after {steps(state.committed_steps)}: {state.message}."
+        case Status.CANCELLED:
+            return f"Tuning was cancelled after {steps(state.committed_steps)}."
+        case Status.FINISHED:
+            return f"Finished after {steps(state.committed_steps)}."
+    directive = state.directive
+    profile = directive.profile
+    assert profile is not None
+    match directive.phase:
+        case Phase.RANGE_TEST:
+            return "Looking for the range of LRs that train at all."
+        case Phase.PROBE:
+            return f"Searching: trying LR {number(profile.start_lr)}, to be rolled back."
+        case Phase.WARM_UP:
+            return f"Warming up to LR {number(profile.end_lr)}."
+    return f"Training at LR {number(profile.lr(0))}{_onward(profile)}."
+
+
+def _onward(profile: Profile) -> str:
+    """What comes of an LR that moves."""
+    rises = profile.offset < profile.warmup
+    if profile.shape is Shape.CONSTANT:
+        return f", rising to {number(profile.start_lr)}" if rises else ""
+    end = f"to {number(profile.end_lr)} {_WAYS[profile.shape]}"
+    if rises:
+        return f", rising to {number(profile.start_lr)}, then falling {end}"
+    return f", falling from {number(profile.start_lr)} {end}"
+
+
+def _way(state: JobState, found: Timeline) -> str:
+    """What the LR did in the steps that stayed."""
+    stages = [stage for stage in found.stages if stage.committed_steps and not _warms_up(stage)]
+    if not stages:
+        peak = found.peak_lr
+        return "" if peak is None or state.status.live else f"The LR rose to {number(peak)}."
+    if len(stages) > 1:
+        return _ways(state, stages)
+    if not state.status.live:
+        return _one_way(stages[0])
+    # Of a job that trains, where the LR is, and where it goes, was said.
+    return "" if state.directive.phase is Phase.TRAIN else f"1 stage so far, at LR {number(stages[0].lr)}."
+
+
+def _warms_up(stage: Stage) -> bool:
+    return stage.directive is not None and stage.directive.phase is Phase.WARM_UP
+
+
+def _one_way(stage: Stage) -> str:
+    """Of a single stage: up, and down to where it came."""
+    profile = stage.spans[0].profile
+    top, end = number(profile.start_lr), number(_end(stage))
+    if stage.committed_steps < profile.warmup:
+        return f"The LR rose to {end}."
+    if profile.shape is Shape.CONSTANT:
+        return f"The LR rose to {top}, and stayed there." if profile.warmup else f"The LR stayed at {top}."
+    way = f"{end} {_WAYS[profile.shape]}"
+    return f"The LR rose to {top}, then fell to {way}." if profile.warmup else f"The LR fell from {top} to {way}."
+
+
+def _ways(state: JobState, stages: list[Stage]) -> str:
+    """Of several stages: from where to where, and how far it went beyond."""
+    lrs = [stage.lr for stage in stages if stage.lr is not None]
+    first, last, low, high = lrs[0], lrs[-1], min(lrs), max(lrs)
+    so_far = " so far" if state.status.live else ""
+    towards = "down to" if last < first else "up to" if last > first else "and again"
+    words = f"{len(stages)} stages{so_far}: LR {number(first)} {towards} {number(last)}"
+    if low < min(first, last) or high > max(first, last):
+        words += f", between {number(low)} and {number(high)}"
+    profile = stages[-1].spans[-1].profile
+    falls = profile.shape is not Shape.CONSTANT and profile.end_lr < profile.start_lr
+    if falls and not state.status.live:
+        words += f"; in the last it fell to {number(_end(stages[-1]))} {_WAYS[profile.shape]}"
+    return f"{words}."
+
+
+def _end(stage: Stage) -> float:
+    """Where the LR of a stage came to."""
+    span = [span for span in stage.spans if span.kept][-1]
+    ended = span.profile.offset + span.n_steps >= span.profile.length
+    return span.profile.end_lr if ended else span.profile.lr(span.n_steps - 1)
+
+
+def _loss(state: JobState, found: Timeline) -> str:
+    """The same two numbers as the loss's card."""
+    if found.first_loss is None or state.last_loss is None:
+        return ""
+    first, last = told_apart(found.first_loss, state.last_loss)
+    return f"The loss went from {first} to {last}."
+
+
+def _cost(state: JobState, found: Timeline) -> str:
+    run = state.run_steps
+    if found.unsearched is not None:
+        words = f"No search: {too_short(found.unsearched, state)}."
+    elif not run:
+        return "No steps have been reported yet."
+    elif state.probe_steps:
+        so_far = " so far" if state.status.live else ""
+        words = f"{share(state.probe_steps, run)} of the {steps(run)}{so_far} went into search."
+    else:
+        words = "No steps went into search."
+    if state.unrepeatable:
+        words += " The search ended there, as a rollback failed."
+    if state.given_back_steps:
+        words += f" {rolled_back(state.given_back_steps, found.stages)}"
+    return words
+
+
+def too_short(unsearched: Directive, state: JobState) -> str:
+    """Why a run has no search: `400 steps are too few for one, so the LR decays from the 0.1 that was set`."""
+    profile = unsearched.profile
+    assert profile is not None
+    ended = not state.status.live
+    way = "decayed from" if ended else "decays from"
+    if profile.shape is Shape.CONSTANT:
+        way = "stayed at" if ended else "stays at"
+    n_steps = steps(unsearched.n_steps)
+    return f"{n_steps} are too few for one, so the LR {way} the {number(profile.start_lr)} that was set"
+
+
+def rolled_back(n_steps: int, stages: Sequence[Stage]) -> str:
+    """Such as `12 steps were rolled back after a divergence.`, as a sentence."""
+    return f"{steps(n_steps)} {'was' if n_steps == 1 else 'were'} rolled back{after(stages)}."
+
+
+def after(stages: Sequence[Stage]) -> str:
+    """Such as ` after a divergence and 2 broken promises`; empty if nothing was rolled back in these stages."""
+    found = [stage.undoing for stage in stages if stage.undoing is not None]
+    n_diverged = sum(undoing.diverged for undoing in found)
+    causes = [
+        one if n == 1 else f"{count(n)} {several}"
+        for n, one, several in (
+            (n_diverged, "a divergence", "divergences"),
+            (len(found) - n_diverged, "a broken promise", "broken promises"),
+        )
+        if n
+    ]
+    return f" after {' and '.join(causes)}" if causes else ""

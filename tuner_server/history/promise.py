@@ -1,0 +1,73 @@
+"""What a job's search promised of the end of the run, and how the run did.
+
+The search expects its small run, at the best LR, to end at a certain loss. The whole run has many times its steps, so
+it is to end below that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from tuner_server.history.numbers import number, steps, told_apart, with_error
+from tuner_server.history.timeline import Stage, Timeline
+
+END_LOSSES = 20
+"""The last losses, whose mean is the end of a run that is not validated."""
+SURE_SDS = 2.0
+"""So many standard errors above what was expected, an end is above it."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Promise:
+    """A promise that came to its test."""
+
+    expected: float
+    expected_sd: float
+    end: float
+    """In the same unit: a validation where the probes were judged by one, else a mean of training losses."""
+    end_error: float
+    """The standard error of that mean; of a validation zero."""
+    n_losses: int
+    """Over which the mean is taken; of a validation zero."""
+
+    @classmethod
+    def of(cls, found: Timeline) -> Promise | None:
+        """That of a job which has ended; None: there was none, or its end can't be told."""
+        for stage in reversed(found.stages):
+            if stage.decision is not None and stage.decision.forecast is not None:
+                return cls._tested(stage, stage.decision.forecast, stage.decision.forecast_sd or 0.0, found)
+        return None
+
+    @classmethod
+    def _tested(cls, stage: Stage, expected: float, sd: float, found: Timeline) -> Promise | None:
+        if any(probe.directive.validate_at for probe in stage.tried):
+            validation = _last_validation(found)
+            return None if validation is None else cls(expected, sd, validation, 0.0, 0)
+        losses = found.committed_losses()[-END_LOSSES:]
+        if len(losses) < END_LOSSES:
+            return None
+        return cls(expected, sd, float(losses.mean()), float(losses.std(ddof=1)) / math.sqrt(len(losses)), len(losses))
+
+    @property
+    def kept(self) -> bool:
+        """Whether the end is not above what was expected, but for the errors of both."""
+        return self.end < self.expected + SURE_SDS * math.hypot(self.expected_sd, self.end_error)
+
+    @property
+    def words(self) -> str:
+        """Both losses, as a sentence."""
+        end, what = told_apart(self.end, self.expected)[0], "The last validation"
+        if self.n_losses:
+            end, what = with_error(self.end, self.end_error), f"The mean of the last {steps(self.n_losses)}"
+        expected = with_error(self.expected, self.expected_sd) if self.expected_sd else number(self.expected)
+        place = "below" if self.end < self.expected else "within the error of" if self.kept else "not below"
+        return f"{what} is {end}, {place} the {expected} that the search expected of its small run."
+
+
+def _last_validation(found: Timeline) -> float | None:
+    """The validation loss after the last committed step; None: it was not validated."""
+    last = next((span for span in reversed(found.spans) if span.kept), None)
+    if last is None or not last.validations or last.validations[-1].step < last.n_steps:
+        return None
+    return last.validations[-1].loss

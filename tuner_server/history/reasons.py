@@ -1,0 +1,180 @@
+"""Why a stage has its LR, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tuner_server.core.config import JobConfig
+from tuner_server.core.messages import Candidate, Outcome, Phase
+from tuner_server.history.method import Correction, correction, same_lr
+from tuner_server.history.numbers import count, number, steps, told_apart, with_error
+from tuner_server.history.setback import setback
+from tuner_server.history.timeline import Stage
+
+
+def why(stage: Stage, config: JobConfig) -> str:
+    """Why a stage of such a job has its LR."""
+    if stage.replaced:
+        return (
+            f"The client could not reach the server. It trained on by itself for {steps(stage.committed_steps)}, "
+            f"at LR {number(stage.lr)} and falling."
+            if stage.spans
+            else "The client could not reach the server, and went on by itself."
+        )
+    if stage.directive is None:
+        return _so_far(stage)
+    if not stage.candidates:
+        return _unsearched(stage)
+    sentences = [_tried(stage), _committed(stage, config), _runner_up(stage), _diverged(stage.candidates)]
+    return " ".join(filter(None, [*sentences, _expected(stage), _came_true(stage)]))
+
+
+def why_restarts(restarts: Sequence[Stage]) -> str:
+    """Why there were several in a row, none of which came to an end."""
+    return (
+        f"{count(len(restarts))} times the committed steps diverged once more. Each time they were rolled back, and "
+        "began anew at a lower LR."
+    )
+
+
+def came_true(stage: Stage) -> float | None:
+    """What a stage's forecasts were about, the loss at its end; None: there were none, or it has not ended well."""
+    if not _complete(stage) or not any(candidate.forecast_sd for candidate in stage.candidates):
+        return None
+    return stage.end_validation if _validated(stage) else stage.end_loss
+
+
+def bounded(candidate: Candidate) -> bool:
+    """Whether its forecast is where a bound stopped a curve that fell further."""
+    forecast, raw = candidate.forecast, candidate.raw_forecast
+    return forecast is not None and raw is not None and raw < forecast
+
+
+def _so_far(stage: Stage) -> str:
+    judged = [probe for probe in stage.probes if probe.candidate is not None]
+    if not judged:
+        if stage.probes[-1].directive.phase is Phase.RANGE_TEST:
+            return "The search has begun with a range test: which LRs train at all?"
+        return f"The search has begun with LR {number(stage.probes[0].lr)}."
+    best = stage.best
+    lead = f"So far LR {number(best.lr)} leads, with loss {number(best.forecast)}." if best else "None has trained yet."
+    return f"{_probes(judged)} judged. {lead}"
+
+
+def _unsearched(stage: Stage) -> str:
+    assert stage.directive is not None
+    n_steps = steps(stage.directive.n_steps)
+    if stage.directive.phase is Phase.WARM_UP:
+        return f"A linear warm-up to LR {number(stage.lr)} over {n_steps}."
+    if stage.retreats_from is not None:
+        return setback(stage, stage.retreats_from)
+    if stage.unrepeatable and stage.probes:
+        return (
+            "The search ended here, and no probe tells anything: a rollback was not complete. What was set counts, LR "
+            f"{number(stage.lr)}, for {n_steps}. The client says: {stage.unrepeatable}"
+        )
+    if stage.unrepeatable:
+        return f"A rollback was not complete before, so there was no search, and {n_steps} have LR {number(stage.lr)}."
+    if stage.rejoins:
+        return f"The client was back, with {n_steps} left: too few for a search, so it has the LR that was set."
+    return f"{n_steps[0].upper()}{n_steps[1:]} are too few for a search, so they have the LR that was set."
+
+
+def _probes(probes: Sequence[object]) -> str:
+    """`1 probe`, `3 probes`."""
+    return "1 probe" if len(probes) == 1 else f"{len(probes)} probes"
+
+
+def _tried(stage: Stage) -> str:
+    lrs, best, second = [candidate.lr for candidate in stage.candidates], stage.best, stage.second
+    words = f"{_probes(lrs)} tried LRs from {number(min(lrs))} to {number(max(lrs))}."
+    if best is None or best.forecast is None:
+        return words
+    loss = number(best.forecast) if second is None else told_apart(best.forecast, second.loss)[0]
+    if bounded(best):
+        return f"{words} LR {number(best.lr)} forecast the lowest loss: its curve fell below {loss}, their bound."
+    verb = "forecast" if best.forecast_sd else "reached"
+    return f"{words} LR {number(best.lr)} {verb} the lowest loss, {loss}."
+
+
+def _committed(stage: Stage, config: JobConfig) -> str:
+    """What became of the best LR: a decay over many more steps than a probe has wants a lower one."""
+    decision, best = stage.decision, stage.best
+    assert decision is not None
+    if best is None:
+        lowest = same_lr(decision.lr, min(candidate.lr for candidate in stage.candidates))
+        where = "the lowest that was tried" if lowest else "below what was tried"
+        return f"All diverged, so LR {number(decision.lr)}, {where}, is the safe choice."
+    found = correction(stage)
+    if found is not None:
+        return _corrected(stage, found, config)
+    if same_lr(decision.lr, best.lr):
+        return ""
+    if decision.optimum is None:  # by a policy, or a version of it, that doesn't tell how it came there
+        return f"Committed was LR {number(decision.lr)}: {decision.reason}."
+    return f"Committed was LR {number(decision.lr)}, where the loss is expected to be lowest."
+
+
+def _corrected(stage: Stage, found: Correction, config: JobConfig) -> str:
+    """From the best LR of the probes to the one that was committed."""
+    assert stage.decision is not None
+    assert stage.directive is not None
+    lr, optimum, over = number(stage.decision.lr), number(found.optimum), f"best over {steps(found.probe_steps)}"
+    words = f"LR {optimum} was {over}"
+    if not same_lr(found.factor, 1.0):
+        words = (
+            f"A longer run wants a lower LR: {optimum} ({over}) times {found.factor:.2g} for the decay over "
+            f"{steps(stage.directive.n_steps)} is {number(found.product)}"
+        )
+    if found.drawn:
+        return f"{words}. Drawn towards the {number(config.base_lr)} that was set, it became {lr}."
+    if found.lowered:
+        return f"{words}. As steps at higher LRs had been rolled back, it was lowered further, to {lr}."
+    return f"{words}."
+
+
+def _expected(stage: Stage) -> str:
+    """What the run is held to: the end of the small run, as the search expects it at the best LR."""
+    decision = stage.decision
+    if decision is None or decision.forecast is None:
+        return ""
+    loss, sd = decision.forecast, decision.forecast_sd
+    expected = number(loss) if sd is None else with_error(loss, sd)
+    return f"The search expects its small run to end at {expected}; the run is held to that."
+
+
+def _runner_up(stage: Stage) -> str:
+    best, second = stage.best, stage.second
+    if best is None or best.forecast is None or second is None or second.forecast is None:
+        return ""
+    if best.forecast == second.forecast:
+        return f"Next came {number(second.lr)} with {'the same bound' if bounded(second) else 'the same'}."
+    return f"Next came {number(second.lr)} with {told_apart(best.forecast, second.forecast)[1]}."
+
+
+def _diverged(candidates: Sequence[Candidate]) -> str:
+    lrs = [number(lr) for lr in sorted(candidate.lr for candidate in candidates if candidate.diverged)]
+    if not lrs or len(lrs) == len(candidates):
+        return ""
+    return f"LR {lrs[0]} diverged." if len(lrs) == 1 else f"LRs {', '.join(lrs[:-1])} and {lrs[-1]} diverged."
+
+
+def _came_true(stage: Stage) -> str:
+    """What the winner's forecast was worth; a probe's own end is a measurement, and forecasts nothing."""
+    best, actual = stage.best, came_true(stage)
+    if best is None or best.forecast is None or not best.forecast_sd or actual is None:
+        return ""
+    off = (actual - best.forecast) / best.forecast_sd
+    return (
+        f"The forecast for its end was {with_error(best.forecast, best.forecast_sd)}; "
+        f"{number(actual)} came true, {abs(off):.1f} standard errors {'above' if off > 0 else 'below'}."
+    )
+
+
+def _complete(stage: Stage) -> bool:
+    return bool(stage.spans) and stage.spans[-1].outcome is Outcome.COMPLETED and stage.spans[-1].kept
+
+
+def _validated(stage: Stage) -> bool:
+    """Whether its probes were judged by validation loss."""
+    return any(probe.directive.validate_at for probe in stage.probes)

@@ -1,0 +1,228 @@
+"""One server process, from start to graceful end: on its own (`serve`), or as a worker of several (`run`)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import grpc.aio
+import structlog
+import torch
+from prometheus_client import CollectorRegistry
+
+from tuner_server.access.authenticator import Authenticator
+from tuner_server.access.shares import Shares
+from tuner_server.access.tls import TlsFiles, server_credentials
+from tuner_server.base.address import Address, bound
+from tuner_server.core.errors import InvalidInputError
+from tuner_server.ops import logs
+from tuner_server.ops.metrics import FleetMetrics, ServerMetrics, exposition
+from tuner_server.ops.signals import stop_signals
+from tuner_server.process.pulse import Pulse
+from tuner_server.process.settings import ServerSettings
+from tuner_server.process.worker_protocol import Beat
+from tuner_server.rpc.auth import Authentication
+from tuner_server.rpc.limits import CallLimits
+from tuner_server.rpc.server import Server
+from tuner_server.rpc.telemetry import Telemetry, Tracer
+from tuner_server.service.observer import Observer
+from tuner_server.service.tuner_service import TunerService
+from tuner_server.storage import Database, open_storage
+from tuner_server.storage.access import AccessStorage
+
+if TYPE_CHECKING:
+    from tuner_server.ops.tracing import Tracing
+
+log = structlog.get_logger(__name__)
+
+
+def serve(settings: ServerSettings) -> None:
+    """Serves in this process, until SIGTERM or SIGINT, or the end of standard input if asked; then drains.
+
+    Prints one line, `listening on HOST:PORT`, once the port answers.
+
+    Raises:
+        InvalidInputError: an address can't be bound, or a file can't be used.
+        StorageError: the database can't be used.
+    """
+    logs.configure(settings.log_format, settings.log_level)
+    asyncio.run(_serve_alone(settings))
+
+
+async def _serve_alone(settings: ServerSettings) -> None:
+    listen = Address.parse(settings.listen)
+    beat = Beat("not asked yet")
+    stopping = stop_signals(exits_with_stdin=settings.exit_with_stdin)
+
+    def started(port: int) -> None:
+        print(f"listening on {listen._replace(port=port)}", flush=True)
+
+    def beaten(found: Beat) -> None:
+        nonlocal beat
+        beat = found
+
+    async with AsyncExitStack() as stack:
+        metrics = None
+        if settings.metrics is not None:
+            registry = CollectorRegistry()
+            FleetMetrics(registry, workers=lambda: 1, restarts=lambda: 0)
+            metrics = ServerMetrics(registry)
+            await stack.enter_async_context(_operators_port(settings.metrics, registry, lambda: beat, stopping))
+        await run(settings, listen, metrics, stopping, shares_port=False, started=started, beaten=beaten)
+
+
+async def run(
+    settings: ServerSettings,
+    listen: Address,
+    metrics: ServerMetrics | None,
+    stopping: asyncio.Event,
+    *,
+    shares_port: bool,
+    started: Callable[[int], None],
+    beaten: Callable[[Beat], None],
+) -> None:
+    """Serves until `stopping` is set, and drains.
+
+    Args:
+        settings: of the server.
+        listen: where training jobs find it.
+        metrics: what to count with, if somebody wants to know.
+        stopping: of this event loop.
+        shares_port: whether other processes serve the port too.
+        started: is called once the port answers, with its number.
+        beaten: is called every second with how it goes.
+
+    Raises: as `serve`.
+    """
+    # A search is a few milliseconds of small matrices: threads would cost more than they give, and one thread gives
+    # the same bits every time.
+    torch.set_num_threads(1)
+    # What was imported stays. A full garbage collection that looks at its 300,000 objects takes a third of a second,
+    # and every report waits for it.
+    gc.freeze()
+    async with AsyncExitStack() as stack:
+        storage = stack.enter_context(open_storage(settings.db))
+        observer: Observer = metrics or Observer()
+        tracer: Tracer | None = None
+        if settings.otlp_endpoint is not None:
+            observer = tracer = stack.enter_context(_tracing(settings.otlp_endpoint, observer))
+        service = stack.enter_context(TunerService(storage, observer=observer))
+        pulse = stack.enter_context(contextlib.closing(Pulse(storage, service.pipeline, metrics)))
+        authenticator = _authenticator(settings, stack)
+        authentication = [] if authenticator is None else [Authentication(authenticator)]
+        shares = Shares()
+        server = Server(
+            service,
+            listen,
+            credentials=_credentials(settings),
+            interceptors=[Telemetry(metrics, tracer), *authentication, CallLimits(shares)],
+            shares_port=shares_port,
+        )
+        await server.start()
+        if settings.http is not None:
+            await stack.enter_async_context(
+                _dashboard_port(settings, service, authenticator, shares, stopping, shares_port=shares_port)
+            )
+        tell = _Teller(server, beaten)
+        await tell(await pulse.beat())
+        started(server.port)
+        log.info("serving", host=listen.host, port=server.port, auth=settings.auth, tls=settings.tls_cert is not None)
+        beating = asyncio.create_task(pulse.run(tell))
+        waiting = asyncio.create_task(stopping.wait())
+        ended, _ = await asyncio.wait({beating, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        log.info("draining", grace_s=settings.grace_s)
+        beating.cancel()
+        await server.stop(settings.grace_s)
+        if beating in ended:
+            beating.result()  # a bug of ours: raises
+    log.info("stopped")
+
+
+class _Teller:
+    """Passes on how the process is: to those who ask for its health, to the log when it changes, and to its owner."""
+
+    def __init__(self, server: Server, beaten: Callable[[Beat], None]) -> None:
+        self._server, self._beaten = server, beaten
+        self._last = Beat("")
+
+    async def __call__(self, beat: Beat) -> None:
+        await self._server.set_serving(not beat.problem)
+        self._beaten(beat)
+        if beat.problem and not self._last.problem:
+            log.warning("database can't be used", why=beat.problem)
+        elif self._last.problem and not beat.problem:
+            log.info("database can be used again")
+        self._last = beat
+
+
+def _authenticator(settings: ServerSettings, stack: AsyncExitStack) -> Authenticator | None:
+    """What knows tokens, until `stack` ends; None: nobody is asked for one."""
+    if settings.auth == "none":
+        return None
+    access = stack.enter_context(AccessStorage(Database(settings.db)))
+    return stack.enter_context(contextlib.closing(Authenticator(access)))
+
+
+def _dashboard_port(
+    settings: ServerSettings,
+    service: TunerService,
+    authenticator: Authenticator | None,
+    shares: Shares,
+    stopping: asyncio.Event,
+    *,
+    shares_port: bool,
+) -> contextlib.AbstractAsyncContextManager[None]:
+    from tuner_server.web.server.port import dashboard_port  # a run's own server has no such port
+
+    assert settings.http is not None
+    return dashboard_port(
+        service,
+        Address.parse(settings.http),
+        stopping,
+        authenticate=None if authenticator is None else authenticator.authenticate,
+        shares=shares,
+        tls=_tls_files(settings),
+        shares_port=shares_port,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _operators_port(
+    address: str, registry: CollectorRegistry, beat: Callable[[], Beat], stopping: asyncio.Event
+) -> AsyncIterator[None]:
+    from tuner_server.ops.http import Readiness, operators_app, serving  # a run's own server has no such port
+
+    def readiness() -> Readiness:
+        problem = beat().problem
+        ready = not problem and not stopping.is_set()
+        return Readiness(ready, {"database": problem or "up", "workers": "stopping" if stopping.is_set() else "1 of 1"})
+
+    app = operators_app(readiness, lambda: exposition(registry))
+    async with serving(app, bound("metrics", Address.parse(address))):
+        yield
+
+
+@contextlib.contextmanager
+def _tracing(endpoint: str, observer: Observer) -> Iterator[Tracing]:
+    """Raises: InvalidInputError: OpenTelemetry is not installed."""
+    try:
+        from tuner_server.ops.tracing import Tracing, otlp_exporter
+    except ModuleNotFoundError as error:
+        raise InvalidInputError.of("otlp_endpoint", f"{error}: pip install 'lrpilot[otel]'") from error
+    with contextlib.closing(Tracing(otlp_exporter(endpoint), observer)) as tracing:
+        yield tracing
+
+
+def _credentials(settings: ServerSettings) -> grpc.ServerCredentials | None:
+    files = _tls_files(settings)
+    return None if files is None else server_credentials(files)
+
+
+def _tls_files(settings: ServerSettings) -> TlsFiles | None:
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return TlsFiles(settings.tls_cert, settings.tls_key, settings.tls_client_ca)

@@ -1,0 +1,187 @@
+"""What a server can be told: each setting once, with its default and the words that describe it.
+
+A flag wins over the environment, that over a TOML file, that over the default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import platformdirs
+import pydantic
+from pydantic import Field
+
+from tuner_server.access.exposure import is_loopback
+from tuner_server.base.address import Address
+from tuner_server.core.errors import FieldViolation, InvalidInputError
+
+PREFIX = "LRPILOT_"
+"""Of the environment's variables."""
+CONFIG = "config"
+"""What names the file: as a flag, or, in capitals behind the prefix, in the environment."""
+MAX_WORKERS = 64
+"""Far more than one machine's database has use for; a slip of the finger would take all memory."""
+
+
+def default_db() -> str:
+    """Where jobs without a shared server are kept: the user's own data directory."""
+    directory = platformdirs.user_data_path("lrpilot", appauthor=False, ensure_exists=True)
+    return f"sqlite:///{directory / 'lrpilot.db'}"
+
+
+def _default_auth(fields: dict[str, Any]) -> Literal["none", "tokens"]:
+    return "none" if is_loopback(fields.get("listen", "")) else "tokens"
+
+
+class ServerSettings(pydantic.BaseModel):
+    """The settings of `lrpilot serve`. A name here is a key in the file, and a flag with dashes."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    listen: str = "127.0.0.1:50051"
+    """HOST:PORT for training jobs, over gRPC; port 0 takes a free one."""
+    db: str = Field(default_factory=default_db)
+    """sqlite:///FILE or postgresql://USER@HOST/NAME; without it a file of your own."""
+    workers: int = Field(1, ge=1, le=MAX_WORKERS)
+    """Processes that serve the port."""
+    grace_s: float = Field(10.0, ge=0, allow_inf_nan=False)
+    """Seconds that running calls get at the end."""
+    metrics: str | None = None
+    """HOST:PORT for operators, over plain HTTP: /metrics, /livez and /readyz; off by default."""
+    http: str | None = None
+    """HOST:PORT of the dashboard, for browsers; off by default."""
+    tls_cert: Path | None = None
+    """The server's certificate chain, a PEM file."""
+    tls_key: Path | None = Field(None, validate_default=True)
+    """The key of the certificate, a PEM file."""
+    tls_client_ca: Path | None = None
+    """Authorities whose clients are let in, a PEM file; without it clients need no certificate."""
+    auth: Literal["none", "tokens"] = Field(default_factory=_default_auth)
+    """Whether calls need a token: none or tokens; by default tokens, unless the address is on loopback."""
+    insecure: bool = False
+    """Serve others without TLS or tokens: the network is protected in another way."""
+    log_format: Literal["logfmt", "json"] = "logfmt"
+    """How the log on standard error is written: logfmt or json."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that is logged: debug, info, warning or error."""
+    otlp_endpoint: str | None = None
+    """http://HOST:PORT of an OpenTelemetry collector (OTLP over gRPC) for traces; off by default."""
+    exit_with_stdin: bool = False
+    """Stop when standard input closes, as its owner's death does."""
+
+    @pydantic.field_validator("listen", "metrics", "http")
+    @classmethod
+    def _is_address(cls, value: str | None) -> str | None:
+        if value is not None:
+            Address.parse(value)
+        return value
+
+    @pydantic.field_validator("tls_key")
+    @classmethod
+    def _has_its_certificate(cls, value: Path | None, info: pydantic.ValidationInfo) -> Path | None:
+        if (value is None) != (info.data.get("tls_cert") is None):
+            raise ValueError("tls_cert and tls_key are given together or not at all")
+        return value
+
+    @pydantic.field_validator("tls_client_ca")
+    @classmethod
+    def _has_tls(cls, value: Path | None, info: pydantic.ValidationInfo) -> Path | None:
+        if value is not None and info.data.get("tls_cert") is None:
+            raise ValueError("needs tls_cert and tls_key: clients show certificates over TLS only")
+        return value
+
+    def shown(self) -> dict[str, Any]:
+        """The values as JSON knows them, without passwords."""
+        values = self.model_dump(mode="json")
+        values["db"] = without_password(self.db)
+        return values
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Effective:
+    """Settings, and where each came from."""
+
+    settings: ServerSettings
+    origins: Mapping[str, str]
+
+
+def load(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Effective:
+    """Puts the settings together.
+
+    Args:
+        flags: by name; None where a flag was not given. `config` among them names a file.
+        environment: as `os.environ`; empty variables count as not set.
+
+    Raises:
+        InvalidInputError: the file can't be read or has keys that are no settings, or a value is refused.
+    """
+    names = ServerSettings.model_fields
+    given = {name: value for name, value in flags.items() if value is not None}
+    variables = {name: value for name in (CONFIG, *names) if (value := environment.get(variable(name)))}
+    by_flag, by_variable = given.pop(CONFIG, None), variables.pop(CONFIG, None)
+    path = by_flag or by_variable
+    layers: list[tuple[dict[str, Any], Callable[[str], str]]] = [
+        (_read(Path(path)) if path else {}, lambda _name: f"file {path}"),
+        (variables, lambda name: f"environment {variable(name)}"),
+        (given, lambda name: f"flag {flag(name)}"),
+    ]
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(names, "default")
+    for layer, origin in layers:
+        values |= layer
+        origins |= {name: origin(name) for name in layer}
+    try:
+        return Effective(ServerSettings.model_validate(values), origins)
+    except pydantic.ValidationError as error:
+        raise _refused(error, origins) from error
+
+
+def variable(name: str) -> str:
+    """A setting's name in the environment."""
+    return PREFIX + name.upper()
+
+
+def flag(name: str) -> str:
+    """A setting's name on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def without_password(url: str) -> str:
+    """A database's URL for other eyes: without its password and its options, which may hold another."""
+    from sqlalchemy.engine import make_url  # takes longer to import than all else that commands need
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        return make_url(url).set(query={}).render_as_string(hide_password=True)
+    except ArgumentError:
+        return "(not a URL)"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A file's settings. Raises: InvalidInputError."""
+    try:
+        values = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise InvalidInputError.of(CONFIG, f"{path}: {error.strerror}") from error
+    except ValueError as error:  # not TOML, or not UTF-8
+        raise InvalidInputError.of(CONFIG, f"{path}: {error}") from error
+    known = ServerSettings.model_fields
+    if unknown := sorted(values.keys() - known.keys()):
+        description = f"{path}: no setting is named {', '.join(unknown)}; there are {', '.join(known)}"
+        raise InvalidInputError.of(CONFIG, description)
+    return values
+
+
+def _refused(error: pydantic.ValidationError, origins: Mapping[str, str]) -> InvalidInputError:
+    found = []
+    for item, violation in zip(error.errors(), InvalidInputError.from_pydantic(error).violations, strict=True):
+        if item["type"] == "default_factory_not_called":
+            continue  # the default depends on another setting, which is the one that was refused
+        origin = origins.get(violation.field, "default")
+        where = "" if origin == "default" else f" ({origin})"
+        found.append(FieldViolation(violation.field, violation.description + where))
+    return InvalidInputError(found)

@@ -1,0 +1,55 @@
+"""A worker: one of several processes behind one port, started and watched by a supervisor.
+
+The supervisor has it forked off a process that has imported this module, so that it starts in no time. Nothing here
+may start threads, or gRPC, when it is imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from multiprocessing.connection import Connection
+
+import structlog
+
+from tuner_server.core.errors import TunerError
+from tuner_server.ops import logs
+from tuner_server.ops.metrics import ServerMetrics, share_with
+from tuner_server.ops.signals import stop_signals
+from tuner_server.process.serve import run
+from tuner_server.process.worker_protocol import Assignment, Beat, Failed, Started
+
+
+def work(assignment: Assignment, supervisor: Connection) -> None:
+    """Serves until SIGTERM or SIGINT, or until the supervisor is gone; tells it how it goes."""
+    logs.configure(assignment.settings.log_format, assignment.settings.log_level)
+    structlog.contextvars.bind_contextvars(worker=assignment.slot)
+    try:
+        asyncio.run(_work(assignment, supervisor))
+    except TunerError as error:
+        supervisor.send(Failed.because(error))
+        raise SystemExit(1) from None
+
+
+async def _work(assignment: Assignment, supervisor: Connection) -> None:
+    metrics = None
+    if assignment.metrics is not None:
+        share_with(assignment.metrics, assignment.slot)
+        metrics = ServerMetrics(None)
+    stopping = stop_signals(exits_with_stdin=False)
+    # The supervisor never writes: what can be read is its end.
+    asyncio.get_running_loop().add_reader(supervisor.fileno(), stopping.set)
+
+    def tell(message: Started | Beat) -> None:
+        with contextlib.suppress(OSError):  # it is gone, and the loop will learn in a moment
+            supervisor.send(message)
+
+    await run(
+        assignment.settings,
+        assignment.listen,
+        metrics,
+        stopping,
+        shares_port=True,
+        started=lambda _port: tell(Started()),
+        beaten=tell,
+    )

@@ -1,0 +1,1 @@
+"""The use cases, and the way from reports to answers."""

@@ -1,0 +1,27 @@
+"""What jobs leave to later ones of their family."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tuner_server.core.job.machine import JobState, Status
+from tuner_server.core.policies.budget import Budget
+from tuner_server.core.search.prior import Optimum, Prior, prior_of
+
+
+def optimum_of(state: JobState) -> Optimum | None:
+    """What a job's search found; None: it had none, is not through it, or found what others can't use.
+
+    Others can't use what no policy but budget finds, nor a search in which a rollback was not complete.
+    """
+    if state.config.policy != Budget.name or state.policy_state is None or state.unrepeatable:
+        return None
+    optimum = Budget.state_type.model_validate(state.policy_state).optimum
+    if optimum is None or state.status is not Status.FAILED:
+        return optimum
+    return optimum.model_copy(update={"good_end": False})
+
+
+def prior_from(states: Iterable[JobState]) -> Prior | None:
+    """The prior that the jobs of a family make, given newest first; None without a usable one."""
+    return prior_of([optimum for optimum in map(optimum_of, states) if optimum is not None])

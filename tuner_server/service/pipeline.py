@@ -1,0 +1,216 @@
+"""From reports to answers, for all jobs of a process, in two lanes.
+
+    submit ─▶ reports ─▶ decide ──────────────────▶ write ─▶ answer
+                            └─▶ searches ─▶ search ─▶ write ─▶ answer
+
+Whatever has arrived while a lane was busy goes through it together, so that under load many reports share one commit,
+and the searches of many jobs one batched evaluation. A report that comes alone waits for nobody. Reports that need no
+search don't wait for those that do. An answer goes out after the commit that holds its report.
+
+A group changes nothing about its members: each is decided as if it were alone, bit for bit, and each is written or left
+out by itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TypeVar
+
+from tuner_server.core.errors import PreconditionError, StorageError, TunerError
+from tuner_server.core.job import lockstep
+from tuner_server.core.job.lockstep import Search
+from tuner_server.core.job.machine import Transition
+from tuner_server.core.messages import Directive, Report
+from tuner_server.service.batch_worker import Lane
+from tuner_server.service.job_cache import JobCache
+from tuner_server.service.observer import Observer, Part
+from tuner_server.storage import Change, Storage, StoredJob
+
+MAX_GROUP = 128
+"""Reports that go through a lane together: more would save little, and make the first ones wait."""
+MAX_WAITING = 4096
+"""Reports that may wait; a server that is so far behind refuses further ones, whose clients come again."""
+CACHED_JOBS = 4096
+"""Live jobs whose state is kept: some tens of megabytes at most."""
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class _Pending:
+    """A report that waits for its answer."""
+
+    project: str
+    job_id: str
+    report: Report
+    fingerprint: bytes
+    answer: Future[Directive]
+    origin: object
+    """The observer's."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class _Searching:
+    """A report whose answer needs a search."""
+
+    pending: _Pending
+    stored: StoredJob
+    search: Search
+
+    @property
+    def job_id(self) -> str:
+        return self.pending.job_id
+
+
+def _job_of(item: _Pending | _Searching) -> str:
+    return item.job_id
+
+
+class ReportPipeline:
+    """Takes reports from any thread. Owns two threads, from its making until `close`."""
+
+    def __init__(self, storage: Storage, now: Callable[[], datetime.datetime], observer: Observer) -> None:
+        """Serves the jobs in `storage`; `now` dates the records; `observer` hears how it goes."""
+        self._storage = storage
+        self._now = now
+        self._observer = observer
+        self._cache = JobCache(CACHED_JOBS)
+        self._reports: Lane[_Pending] = Lane(
+            "reports", self._decide, _job_of, max_group=MAX_GROUP, max_waiting=MAX_WAITING
+        )
+        self._searches: Lane[_Searching] = Lane(
+            "searches", self._search, _job_of, max_group=MAX_GROUP, max_waiting=MAX_WAITING
+        )
+
+    def submit(self, project: str, job_id: str, report: Report, fingerprint: bytes) -> Future[Directive]:
+        """Queues a report; the future has the next directive, or, for a repeated report, the stored answer.
+
+        Raises (from the future):
+            NotFoundError: no such job in this project.
+            PreconditionError: the report has a wrong number, or differs from the one that was taken under it.
+            InvalidInputError: the report contradicts its directive.
+            StorageError: the database can't be used, or too much is waiting for it.
+        """
+        pending = _Pending(project, job_id, report, fingerprint, Future(), self._observer.origin())
+        self._queue(self._reports, pending, pending)
+        return pending.answer
+
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """Reports that wait to be looked at, and searches that wait to be made."""
+        return len(self._reports), len(self._searches)
+
+    @property
+    def cached_jobs(self) -> int:
+        """Jobs whose state is kept."""
+        return len(self._cache)
+
+    def close(self) -> None:
+        """Answers what is waiting, and ends the threads."""
+        self._reports.close()
+        self._searches.close()
+
+    def _decide(self, group: Sequence[_Pending]) -> None:
+        with self._observer.working(Part.DECIDE, [pending.origin for pending in group]):
+            ready = self._decided(group)
+        self._write(ready, searched=False)
+
+    def _decided(self, group: Sequence[_Pending]) -> list[tuple[_Pending, StoredJob, Transition]]:
+        """What can be written now. Repeated reports are answered, and searches handed on."""
+        ready: list[tuple[_Pending, StoredJob, Transition]] = []
+        for pending in group:
+            if not (pending.answer.running() or pending.answer.set_running_or_notify_cancel()):
+                continue  # the caller has gone, and will come again
+            try:
+                stored, decided = self._looked_at(pending)
+            except TunerError as error:
+                pending.answer.set_exception(error.bare())  # its traceback would keep the report
+                continue
+            except Exception as error:
+                pending.answer.set_exception(error)
+                continue
+            match decided:
+                case Directive():
+                    pending.answer.set_result(decided)
+                    self._observer.repeated()
+                case Search():
+                    self._queue(self._searches, _Searching(pending, stored, decided), pending)
+                case Transition():
+                    ready.append((pending, stored, decided))
+        return ready
+
+    def _looked_at(self, pending: _Pending) -> tuple[StoredJob, Transition | Search | Directive]:
+        """What a report leads to. No refusal is founded on a cached state that may be old."""
+        cached = self._cache.get(pending.job_id)
+        if cached is not None:
+            try:
+                return cached, self._led_to(cached, pending)
+            except TunerError:
+                self._cache.forget(pending.job_id)
+        stored = self._storage.load(pending.job_id)
+        return stored, self._led_to(stored, pending)
+
+    def _led_to(self, stored: StoredJob, pending: _Pending) -> Transition | Search | Directive:
+        state = stored.seen_from(pending.project).state
+        if pending.report.directive_number < state.directive.number:
+            return self._repeated(pending)
+        return lockstep.begin(state, pending.report)
+
+    def _repeated(self, pending: _Pending) -> Directive:
+        number = pending.report.directive_number
+        answer = self._storage.answer(pending.job_id, number)
+        if answer is None:
+            raise PreconditionError(f"report.directive_number: {number} was never issued")
+        if answer.fingerprint != pending.fingerprint:
+            raise PreconditionError(f"report.directive_number: another report on {number} was taken")
+        return answer.directive
+
+    def _search(self, group: Sequence[_Searching]) -> None:
+        try:
+            with self._observer.working(Part.SEARCH, [searching.pending.origin for searching in group]):
+                found = lockstep.finish_all([searching.search for searching in group])
+        except Exception as error:
+            for searching in group:
+                searching.pending.answer.set_exception(error)
+            return
+        pairs = zip(group, found, strict=True)
+        ready = [(searching.pending, searching.stored, transition) for searching, transition in pairs]
+        self._write(ready, searched=True)
+
+    def _write(self, ready: Sequence[tuple[_Pending, StoredJob, Transition]], *, searched: bool) -> None:
+        """Commits, then answers."""
+        if not ready:
+            return
+        changes = [
+            Change(stored, pending.report, pending.fingerprint, transition) for pending, stored, transition in ready
+        ]
+        try:
+            with self._observer.working(Part.COMMIT, [pending.origin for pending, _, _ in ready]):
+                recorded = self._storage.record(changes, self._now())
+        except Exception as error:
+            if len(ready) > 1 and not isinstance(error, StorageError):
+                for one in ready:  # one that can't be written does not take the others with it
+                    self._write([one], searched=searched)
+                return
+            for pending, _, _ in ready:
+                self._cache.forget(pending.job_id)
+                pending.answer.set_exception(error)
+            return
+        for (pending, _, transition), job in zip(ready, recorded, strict=True):
+            if job is not None:
+                self._cache.put(job)
+                pending.answer.set_result(transition.directive)
+                self._observer.answered(pending.report.outcome, searched=searched)
+            else:
+                # Another request moved the job meanwhile: look again, this report may be in by now.
+                self._observer.conflicted()
+                self._cache.forget(pending.job_id)
+                self._queue(self._reports, pending, pending)
+
+    def _queue(self, lane: Lane[T], item: T, pending: _Pending) -> None:
+        """Hands a report on to a lane; one that is full or closed takes it no further."""
+        if not lane.put(item):
+            pending.answer.set_exception(StorageError("the server is stopping, or far behind; try again"))

@@ -1,0 +1,182 @@
+"""The use cases: load a job, advance it, save it, each in one transaction.
+
+Nothing but caches is kept between calls, so any process can serve any job. A report may arrive twice (a retry), late
+(the network) or at two processes at once; whatever happens, directive n + 1 is decided once, and a repeated report gets
+that answer. What belongs to another project does not exist for the caller.
+"""
+
+from __future__ import annotations
+
+import array
+import datetime
+import hashlib
+import json
+import uuid
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future
+
+from tuner_server.base.clock import utc_now
+from tuner_server.base.closing import Closing
+from tuner_server.core.config import JobConfig
+from tuner_server.core.errors import ConflictError, InvalidInputError, PreconditionError
+from tuner_server.core.job import machine
+from tuner_server.core.job.machine import JobState, Status
+from tuner_server.core.messages import Directive, Report, Value
+from tuner_server.core.search.prior import Prior
+from tuner_server.service.family import prior_from
+from tuner_server.service.observer import Observer
+from tuner_server.service.pipeline import ReportPipeline
+from tuner_server.storage import Entry, Page, Storage, StoredJob
+
+MAX_REQUEST_ID = 200
+FAMILY_JOBS = 20
+"""Jobs of a family that a new one learns from, the newest: older ones would weigh next to nothing."""
+
+
+class TunerService(Closing):
+    """What the RPCs do, without the RPCs. Thread-safe if its storage is. Closed after use."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        now: Callable[[], datetime.datetime] = utc_now,
+        observer: Observer = Observer(),  # noqa: B008  # it has no state
+    ) -> None:
+        """Serves the jobs in `storage`; `now` dates the records; `observer` hears how reports are worked on."""
+        self._storage = storage
+        self._now = now
+        self.pipeline = ReportPipeline(storage, now, observer)
+        """Where reports become answers."""
+
+    def create_job(self, project: str, request_id: str, config: JobConfig) -> StoredJob:
+        """Opens a job; the same request again gets the same job, as it then stands.
+
+        Raises:
+            InvalidInputError: the config is refused.
+            ConflictError: the request id was used with another config.
+            QuotaError: the project has as many live jobs as it may have.
+        """
+        if not 0 < len(request_id) <= MAX_REQUEST_ID or "\0" in request_id:
+            raise InvalidInputError.of("request_id", f"1 to {MAX_REQUEST_ID} characters, a UUID is usual")
+        transition = machine.create(config, self._prior(project, config))
+        job_id = uuid.uuid4().hex
+        return self._storage.create(project, job_id, request_id, fingerprint(config), transition, self._now())
+
+    def advance(self, project: str, job_id: str, report: Report) -> Future[Directive]:
+        """Takes a report; the future has the next directive, or, for a repeated report, the stored answer.
+
+        Raises: what `ReportPipeline.submit` says, from the future.
+        """
+        return self.pipeline.submit(project, job_id, report, fingerprint(report))
+
+    def resume_job(self, project: str, job_id: str, number: int) -> StoredJob:
+        """Takes a job back to where directive `number` is outstanding; what was reported since is forgotten.
+
+        Raises:
+            NotFoundError: no such job.
+            PreconditionError: that directive was never issued, or this version of the code decides otherwise than
+                the one that issued it.
+        """
+        while True:
+            stored = self.get_job(project, job_id)
+            outstanding = stored.state.directive.number
+            if not 1 <= number <= outstanding:
+                raise PreconditionError(f"directive_number: {number} was never issued; {outstanding} is outstanding")
+            if number == outstanding:
+                return stored
+            earlier = self._replayed(stored, number)
+            try:
+                return self._storage.rewind(stored, earlier, self._now())
+            except ConflictError:
+                continue  # a report of the client's former life came in meanwhile
+
+    def cancel_job(self, project: str, job_id: str, reason: str) -> StoredJob:
+        """Ends the tuning of a job.
+
+        Raises:
+            NotFoundError: no such job.
+            PreconditionError: it has ended already.
+        """
+        while True:
+            stored = self.get_job(project, job_id)
+            try:
+                return self._storage.update(stored, machine.cancel(stored.state, reason), self._now())
+            except ConflictError:
+                continue  # a report came in between
+
+    def get_job(self, project: str, job_id: str) -> StoredJob:
+        """One job. Raises: NotFoundError."""
+        return self._storage.load(job_id).seen_from(project)
+
+    def list_jobs(self, project: str, page_size: int, page_token: str, statuses: Sequence[Status], family: str) -> Page:
+        """A page of jobs, newest first. Raises: InvalidInputError: the token is none of ours."""
+        return self._storage.page(project, page_size, page_token, statuses=statuses, family=family or None)
+
+    def job_versions(self, project: str, limit: int, statuses: Sequence[Status], family: str) -> list[tuple[str, int]]:
+        """Id and version of the newest jobs, newest first: far cheaper than the jobs."""
+        return self._storage.versions(project, limit, statuses=statuses, family=family or None)
+
+    def get_jobs(self, project: str, job_ids: Collection[str]) -> list[StoredJob]:
+        """Those of the jobs that there are, in no order."""
+        return [stored for stored in self._storage.load_all(job_ids) if stored.project == project]
+
+    def history(self, stored: StoredJob, *, losses: bool) -> list[Entry]:
+        """All directives of a job that `get_job` gave, with their reports, in order. Raises: NotFoundError."""
+        return self._storage.history(stored.id, losses=losses)
+
+    def close(self) -> None:
+        """Answers what is waiting. The storage is its owner's."""
+        self.pipeline.close()
+
+    def ping(self) -> None:
+        """Checks that the database answers. Raises: StorageError."""
+        self._storage.ping()
+
+    def _prior(self, project: str, config: JobConfig) -> Prior | None:
+        """What the latest jobs of the config's family found; None without a family."""
+        if not config.family:
+            return None
+        page = self._storage.page(project, FAMILY_JOBS, family=config.family)
+        return prior_from(stored.state for stored in page.jobs)
+
+    def _replayed(self, stored: StoredJob, number: int) -> JobState:
+        """The state in which directive `number` was outstanding; a job that was cancelled since stays cancelled."""
+        entries = self.history(stored, losses=True)
+        reports = [_report(entry) for entry in entries[: number - 1]]
+        earlier = machine.replay(stored.state.config, reports, stored.state.prior).state
+        if earlier.directive != entries[number - 1].directive:
+            raise PreconditionError(
+                f"directive_number: this version of LRPilot would not issue directive {number} as it was issued; "
+                "finish the job with the version that began it"
+            )
+        if stored.state.status is Status.CANCELLED:
+            return machine.cancel(earlier, stored.state.message)
+        return earlier
+
+
+def _report(entry: Entry) -> Report:
+    """A report as it came in."""
+    stored = entry.report
+    assert stored is not None
+    assert stored.losses is not None
+    return Report(
+        directive_number=entry.directive.number,
+        outcome=stored.outcome,
+        losses=stored.losses,
+        validations=stored.validations,
+        wall_time_s=stored.wall_time_s,
+        replacement=stored.replacement,
+        note=stored.note,
+    )
+
+
+def fingerprint(value: Value) -> bytes:
+    """A digest that equal values share, and no others."""
+    digest = hashlib.sha256()
+    if isinstance(value, Report):
+        # Thousands of numbers: their bytes are a tenth of the work that their digits are.
+        digest.update(array.array("d", value.losses).tobytes())
+        value = value.model_copy(update={"losses": ()})
+    # Sorted: the order of a map that came over the wire is no part of it, and differs between processes.
+    digest.update(json.dumps(value.model_dump(mode="json"), sort_keys=True).encode())
+    return digest.digest()

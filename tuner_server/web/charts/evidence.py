@@ -1,0 +1,307 @@
+"""The numbers behind the charts of a decision: what was tried, what was thought of it, and what came true."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from typing import TypedDict
+
+import numpy as np
+
+from tuner_server.core.config import JobConfig
+from tuner_server.core.messages import BatchSource, Candidate, Phase, PosteriorCurve
+from tuner_server.history.method import acquisition_name, correction
+from tuner_server.history.numbers import number, with_error
+from tuner_server.history.reasons import came_true
+from tuner_server.history.thinning import FloatArray, Window, thinned
+from tuner_server.history.timeline import Probe, Span, Stage
+from tuner_server.web.charts.axes import Range, fence, shown
+from tuner_server.web.charts.curves import BUCKETS, Line
+
+PROBE_BUCKETS = 60
+"""Of one probe's curve in a chart of many."""
+BAND_SDS = 2.0
+"""Standard errors on either side: of the surrogate's band, and of what was forecast."""
+ACQUISITION_SHOWN = 0.75
+"""The upper part of its values: a logarithm of an improvement falls off a cliff where none is to be had."""
+PROBE_END = 10
+"""Last losses of a probe: their median is where it got to."""
+
+
+class ProbeCurve(TypedDict):
+    """A probe of a stage."""
+
+    lr: float
+    name: str
+    chosen: bool
+    diverged: bool
+    losses: Line
+    validations: Line
+
+
+class Beyond(TypedDict):
+    """What leaves the plot, each with the edge at which it does."""
+
+    lr: list[float]
+    above: list[bool]
+    text: list[str]
+
+
+class Posterior(TypedDict):
+    """What the surrogate thought, over LRs."""
+
+    lr: list[float]
+    mean: list[float]
+    low: list[float]
+    """The band around the mean."""
+    high: list[float]
+
+
+class Acquisition(TypedDict):
+    """How much LRs were worth trying, when the last probe was chosen."""
+
+    name: str
+    lr: list[float]
+    value: list[float]
+    range: list[float]
+    """The lowest and the highest value that the chart shows."""
+
+
+class Corrected(TypedDict):
+    """From the best LR of short runs to the one that was committed."""
+
+    lr: float
+    """The best one of short runs."""
+    loss: float | None
+    """What the surrogate expects of it."""
+    ratio: str
+    """The committed LR over that one."""
+    way: str
+    """What led from it to the committed one, in words."""
+
+
+class StageCurves(TypedDict):
+    """The charts of a decision."""
+
+    range_test: Line | None
+    """Loss over LR."""
+    probes: list[ProbeCurve]
+    relative: bool
+    """Whether their losses are those above the winner's at the same step: those of the same batches can be compared."""
+    candidate_lr: list[float]
+    candidate_loss: list[float | None]
+    candidate_bar: list[float]
+    """From a forecast to the end of its whisker."""
+    candidate_text: list[str]
+    posterior: Posterior | None
+    acquisition: Acquisition | None
+    corrected: Corrected | None
+    lr: float | None
+    came_true: float | None
+    loss_range: list[float]
+    """Of candidates and posterior: the lowest and the highest loss that the chart shows."""
+    beyond: Beyond
+    band_leaves: bool
+    """Whether the posterior does."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Bar:
+    """A loss at an LR, and how sure of it one was."""
+
+    lr: float
+    loss: float
+    half: float
+    text: str
+
+    @property
+    def low(self) -> float:
+        """Its lower end."""
+        return self.loss - self.half
+
+    @property
+    def high(self) -> float:
+        """Its upper end."""
+        return self.loss + self.half
+
+
+def stage_curves(stage: Stage, config: JobConfig) -> StageCurves:
+    """The evidence behind a stage of such a job."""
+    candidates = stage.candidates
+    posterior = None if stage.posterior is None else _posterior(stage.posterior)
+    true = came_true(stage)
+    bars = _bars(stage, true)
+    axis = _loss_axis(stage, bars, posterior)
+    compared = _compared(stage)
+    return {
+        "range_test": next((_range_test(p.span) for p in stage.tried if _tests_range(p) and p.span), None),
+        "probes": [_probe_curve(p, p.span, stage, compared) for p in _trained(stage) if p.span is not None],
+        "relative": compared is not None,
+        "candidate_lr": [candidate.lr for candidate in candidates],
+        "candidate_loss": [candidate.forecast for candidate in candidates],
+        "candidate_bar": [_drawn_bar(candidate, axis) for candidate in candidates],
+        "candidate_text": [_said(candidate) for candidate in candidates],
+        "posterior": posterior,
+        "acquisition": None if stage.sought is None else _acquisition(stage.sought, config),
+        "corrected": _corrected(stage, config),
+        "lr": None if stage.decision is None or stage.directive is None else stage.decision.lr,
+        "came_true": true,
+        "loss_range": [axis.low, axis.high],
+        "beyond": _beyond(bars, axis),
+        "band_leaves": posterior is not None
+        and any(edge not in axis for edge in (*posterior["low"], *posterior["high"])),
+    }
+
+
+def _posterior(curve: PosteriorCurve) -> Posterior:
+    edges = {
+        name: [_finite(mean + sign * BAND_SDS * sd) for mean, sd in zip(curve.mean, curve.sd, strict=True)]
+        for name, sign in (("low", -1.0), ("high", 1.0))
+    }
+    return {
+        "lr": list(curve.lr),
+        "mean": [_finite(mean) for mean in curve.mean],
+        "low": edges["low"],
+        "high": edges["high"],
+    }
+
+
+def _acquisition(curve: PosteriorCurve, config: JobConfig) -> Acquisition:
+    value = [_finite(v) for v in curve.acquisition]
+    low, high = np.quantile(value, (1 - ACQUISITION_SHOWN, 1.0)).tolist()
+    axis = shown([low, high], Range(-math.inf, math.inf))
+    return {
+        "name": acquisition_name(config),
+        "lr": list(curve.lr),
+        "value": value,
+        "range": [axis.low, axis.high],
+    }
+
+
+def _corrected(stage: Stage, config: JobConfig) -> Corrected | None:
+    found, curve = correction(stage), stage.posterior
+    if found is None or stage.decision is None:
+        return None
+    expected = None
+    if curve is not None:
+        expected = _finite(float(np.interp(math.log(found.optimum), np.log(curve.lr), curve.mean)))
+    way = f"× {found.factor:.2g} for the longer run"
+    if found.drawn:
+        way += f", drawn towards {number(config.base_lr)}"
+    elif found.lowered:
+        way += ", lowered further"
+    ratio = f"× {stage.decision.lr / found.optimum:.2g}"
+    return {"lr": found.optimum, "loss": expected, "ratio": ratio, "way": way}
+
+
+def _loss_axis(stage: Stage, bars: Sequence[_Bar], posterior: Posterior | None) -> Range:
+    """Over what was forecast, expected and came true, and how sure of it one was, as far as it is of a reasonable size.
+
+    What that is, the forecasts say together with where the probes got to: a forecast may be wild, a measurement is not.
+    """
+    ends = [
+        float(np.median(probe.span.losses[-PROBE_END:]))
+        for probe in _trained(stage)
+        if probe.span is not None and not (probe.diverged or probe.unrepeatable)
+    ]
+    expected = [] if posterior is None else [*posterior["mean"], *posterior["low"], *posterior["high"]]
+    losses = [bar.loss for bar in bars]
+    edges = [edge for bar in bars for edge in (bar.low, bar.high)]
+    return shown([*losses, *edges, *expected], fence([*losses, *ends]))
+
+
+def _bars(stage: Stage, true: float | None) -> list[_Bar]:
+    """Of the candidates that were forecast, and of what came true."""
+    bars = []
+    for candidate in stage.candidates:
+        if candidate.forecast is not None:
+            bars.append(_Bar(candidate.lr, candidate.forecast, _bar(candidate), _said(candidate)))
+    if true is not None and stage.decision is not None:
+        bars.append(_Bar(stage.decision.lr, true, 0.0, f"came true: {number(true)}"))
+    return bars
+
+
+def _bar(candidate: Candidate) -> float:
+    return BAND_SDS * (candidate.forecast_sd or 0.0)
+
+
+def _drawn_bar(candidate: Candidate, axis: Range) -> float:
+    """As it is, but no longer than it takes to leave the plot: browsers can't draw just any length."""
+    beyond_both_edges = 2.0 * (abs(candidate.forecast or 0.0) + abs(axis.low) + abs(axis.high))
+    return min(_bar(candidate), beyond_both_edges)
+
+
+def _said(candidate: Candidate) -> str:
+    if candidate.forecast is None:
+        return f"LR {number(candidate.lr)} diverged"
+    sd = candidate.forecast_sd
+    return f"LR {number(candidate.lr)}: {with_error(candidate.forecast, sd) if sd else number(candidate.forecast)}"
+
+
+def _beyond(bars: Iterable[_Bar], axis: Range) -> Beyond:
+    found: Beyond = {"lr": [], "above": [], "text": []}
+    for bar in bars:
+        for above, leaves in ((False, bar.low < axis.low), (True, bar.high > axis.high)):
+            if leaves:
+                found["lr"].append(bar.lr)
+                found["above"].append(above)
+                found["text"].append(f"{bar.text}, beyond the plot")
+    return found
+
+
+def _finite(value: float) -> float:
+    """JSON has no infinity; an acquisition far down is as good as the lowest double."""
+    return value if math.isfinite(value) else math.copysign(1e300, value)
+
+
+def _tests_range(probe: Probe) -> bool:
+    return probe.directive.phase is Phase.RANGE_TEST
+
+
+def _trained(stage: Stage) -> list[Probe]:
+    """The probes at one LR."""
+    return [probe for probe in stage.tried if not _tests_range(probe)]
+
+
+def _compared(stage: Stage) -> Span | None:
+    """The winner's steps, where the others had the same batches: what is left of a difference is the LR's."""
+    winner, probes = stage.winner, [probe for probe in _trained(stage) if probe.span is not None]
+    if winner is None or len(probes) < 2 or any(p.directive.batches is not BatchSource.REPLAYED for p in probes):
+        return None
+    return winner.span
+
+
+def _range_test(span: Span) -> Line:
+    at = thinned(np.arange(span.n_steps), span.losses, Window(0, span.n_steps, BUCKETS))
+    losses = span.losses[at].tolist()
+    return {
+        "x": [span.profile.lr(step) for step in at.tolist()],
+        "y": [loss if math.isfinite(loss) else None for loss in losses],
+    }
+
+
+def _probe_curve(probe: Probe, span: Span, stage: Stage, compared: Span | None) -> ProbeCurve:
+    values, validations = span.losses, {float(v.step): v.loss for v in span.validations}
+    if compared is not None:
+        values = _above(values, compared.losses)
+        base = {float(v.step): v.loss for v in compared.validations}
+        validations = {step: loss - base[step] for step, loss in validations.items() if step in base}
+    at = thinned(np.arange(len(values)), values, Window(0, max(len(values), 1), PROBE_BUCKETS))
+    losses = values[at].tolist()
+    return {
+        "lr": probe.lr,
+        "name": f"LR {number(probe.lr)}" + (", not repeatable" if probe.unrepeatable else ""),
+        "chosen": probe is stage.winner,
+        "diverged": probe.diverged,
+        "losses": {"x": (at + 1).tolist(), "y": [loss if math.isfinite(loss) else None for loss in losses]},
+        "validations": {"x": list(validations), "y": list(validations.values())},
+    }
+
+
+def _above(losses: FloatArray, others: FloatArray) -> FloatArray:
+    """By how much, at the steps that both have."""
+    n_steps = min(len(losses), len(others))
+    with np.errstate(invalid="ignore"):  # infinity less infinity is no number, and drawn as none
+        difference: FloatArray = losses[:n_steps] - others[:n_steps]
+    return difference

@@ -1,0 +1,254 @@
+"""The list of jobs: which, in which order, and what a row says. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+from tuner_server.core.job.state import Status
+from tuner_server.core.messages import Phase
+from tuner_server.history.numbers import moment, number, share
+from tuner_server.storage import StoredJob
+
+PAGE_SIZE = 25
+NEWEST = 1000
+"""Jobs that are filtered and sorted: the newest of the project. Older ones are for `lrpilot jobs`."""
+LONGEST_QUERY = 200
+"""Characters that are looked for: as long as a name may be."""
+
+STATES: dict[str, tuple[Status, ...]] = {
+    "": (),
+    "live": tuple(status for status in Status if status.live),
+    "ended": tuple(status for status in Status if not status.live),
+    **{status.value: (status,) for status in Status},
+}
+"""What can be chosen, and what it stands for; empty: all."""
+
+
+class Column(enum.StrEnum):
+    """What can be sorted by."""
+
+    CREATED = "created"
+    NAME = "name"
+    STATE = "state"
+    POLICY = "policy"
+    PROGRESS = "progress"
+    LR = "lr"
+    LOSS = "loss"
+    BEST_LOSS = "best-loss"
+    VALIDATION = "validation"
+    SEARCH = "search"
+
+
+ORDERS: dict[str, str] = {
+    "-created": "newest first",
+    "created": "oldest first",
+    "name": "name",
+    "state": "state",
+    "policy": "policy",
+    "-progress": "most progress",
+    "-lr": "highest LR",
+    "loss": "lowest loss",
+    "best-loss": "lowest best loss",
+    "validation": "lowest validation",
+    "-search": "most search",
+}
+"""What the form offers, in words; a column's head sorts the other way round too."""
+
+_FIRST_UP = {Column.NAME, Column.STATE, Column.POLICY, Column.LOSS, Column.BEST_LOSS, Column.VALIDATION}
+"""Columns whose first click sorts up: the lowest loss is the best, and words begin with A."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Query:
+    """What is asked for, as the address says it. What makes no sense there counts as not said."""
+
+    text: str = ""
+    state: str = ""
+    family: str = ""
+    column: Column = Column.CREATED
+    descending: bool = True
+    page: int = 1
+
+    @classmethod
+    def parse(cls, parameters: Mapping[str, str]) -> Query:
+        """From an address."""
+        sort = parameters.get("sort", "-created")
+        column = sort.removeprefix("-")
+        page = parameters.get("page", "1")
+        state = parameters.get("state", "")
+        return cls(
+            text=parameters.get("q", "").strip()[:LONGEST_QUERY],
+            state=state if state in STATES else "",
+            family=parameters.get("family", "").replace("\0", "").strip()[:LONGEST_QUERY],  # PostgreSQL takes no NUL
+            column=Column(column) if column in set(Column) else Column.CREATED,
+            descending=sort.startswith("-"),
+            page=max(int(page), 1) if page.isascii() and page.isdigit() and len(page) < 10 else 1,
+        )
+
+    def address(self, **changes: Any) -> str:
+        """The relative address of this query, or of one that differs in `changes`."""
+        query = dataclasses.replace(self, **changes)
+        sort = query.order
+        fields = {"q": query.text, "state": query.state, "family": query.family}
+        fields |= {"sort": "" if sort == "-created" else sort, "page": "" if query.page == 1 else str(query.page)}
+        return "?" + urlencode({name: value for name, value in fields.items() if value})
+
+    @property
+    def order(self) -> str:
+        """As an address has it."""
+        return ("-" if self.descending else "") + self.column
+
+    @property
+    def orders(self) -> dict[str, str]:
+        """What the form offers, with this query's own order, which a column's head may have turned round."""
+        if self.order in ORDERS:
+            return ORDERS
+        opposite = dataclasses.replace(self, descending=not self.descending).order
+        return {self.order: f"{ORDERS[opposite]}, the other way round", **ORDERS}
+
+    def sorted_by(self, column: Column) -> str:
+        """The address after a click on a column's head: down first where much is best, and back."""
+        descending = not self.descending if column is self.column else column not in _FIRST_UP
+        return self.address(column=column, descending=descending, page=1)
+
+    def aria_sort(self, column: Column) -> str:
+        """How a column is sorted, in ARIA's words."""
+        if column is not self.column:
+            return "none"
+        return "descending" if self.descending else "ascending"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Row:
+    """A job in the list."""
+
+    id: str
+    name: str
+    family: str
+    version: int
+    state: str
+    policy: str
+    progress: float | None
+    """0 to 1; None: no end is known."""
+    steps: int
+    """Search included."""
+    total_steps: int | None
+    lr: str
+    """Now; of a job that has ended the highest."""
+    loss: str
+    best_loss: str
+    validation: str
+    search: str
+    live: bool
+    created: str
+    """ISO 8601."""
+    created_words: str
+
+    @classmethod
+    def of(cls, job: StoredJob) -> Row:
+        """What is said of a job."""
+        state = job.state
+        config = state.config
+        return cls(
+            id=job.id,
+            name=title(job),
+            family=config.family,
+            version=job.version,
+            state=words(state.status),
+            policy=config.policy,
+            progress=state.progress,
+            steps=state.run_steps,
+            total_steps=config.total_steps,
+            lr=number(shown_lr(job)),
+            loss=number(state.last_loss),
+            best_loss=number(state.best_loss),
+            validation=number(state.best_validation),
+            search=_search(job),
+            live=state.status.live,
+            created=job.create_time.isoformat(timespec="seconds"),
+            created_words=moment(job.create_time),
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Listing:
+    """A page of the list."""
+
+    rows: tuple[Row, ...]
+    n_jobs: int
+    """That match."""
+    page: int
+    n_pages: int
+    complete: bool
+    """Whether all jobs of the project were looked at, and not just the newest."""
+
+    @property
+    def version(self) -> str:
+        """What differs when the page does; the same in every process."""
+        shown = (self.n_jobs, self.page, [(row.id, row.version) for row in self.rows])
+        return f"{zlib.crc32(repr(shown).encode()):08x}"
+
+
+def listing(jobs: Sequence[StoredJob], query: Query, *, complete: bool) -> Listing:
+    """The page that a query asks for, of the jobs that have its state and family, newest first."""
+    found = [job for job in jobs if query.text.lower() in f"{title(job)} {job.id} {job.state.config.policy}".lower()]
+    if query.column is Column.CREATED:
+        ordered = found if query.descending else found[::-1]
+    else:
+        key = _KEYS[query.column]
+        # Jobs without the value come last in either order.
+        known = [job for job in found if key(job) is not None]
+        known.sort(key=key, reverse=query.descending)
+        ordered = known + [job for job in found if key(job) is None]
+    n_pages = max(-(-len(ordered) // PAGE_SIZE), 1)
+    page = min(query.page, n_pages)
+    rows = tuple(Row.of(job) for job in ordered[(page - 1) * PAGE_SIZE : page * PAGE_SIZE])
+    return Listing(rows, len(ordered), page, n_pages, complete)
+
+
+def title(job: StoredJob) -> str:
+    """A job's name; its id where it has none."""
+    return job.state.config.name or job.id[:8]
+
+
+def words(status: Status) -> str:
+    """A status as it is read."""
+    return status.value.replace("_", "-")
+
+
+def current_lr(job: StoredJob) -> float | None:
+    """Of what the job runs now: a probe's is the LR on trial, others begin with it; None: the job has ended."""
+    directive = job.state.directive
+    if directive.profile is None or not job.state.status.live:
+        return None
+    return directive.profile.start_lr if directive.phase is Phase.PROBE else directive.profile.lr(0)
+
+
+def shown_lr(job: StoredJob) -> float | None:
+    """What a list has: the LR now; of a job that has ended the highest of its committed steps, if there are any."""
+    return current_lr(job) if job.state.status.live else job.state.peak_lr
+
+
+def _search(job: StoredJob) -> str:
+    """What it cost, that there was none, or that it ended since no probe told anything."""
+    if job.state.unrepeatable:
+        return "rollback failed"
+    return "none" if job.state.unsearched else share(job.state.probe_steps, job.state.run_steps)
+
+
+_KEYS: dict[Column, Callable[[StoredJob], Any]] = {
+    Column.NAME: lambda job: title(job).lower(),
+    Column.STATE: lambda job: list(Status).index(job.state.status),
+    Column.POLICY: lambda job: job.state.config.policy,
+    Column.PROGRESS: lambda job: job.state.progress,
+    Column.LR: shown_lr,
+    Column.LOSS: lambda job: job.state.last_loss,
+    Column.BEST_LOSS: lambda job: job.state.best_loss,
+    Column.VALIDATION: lambda job: job.state.best_validation,
+    Column.SEARCH: lambda job: job.state.probe_steps / max(job.state.run_steps, 1),
+}

@@ -1,0 +1,283 @@
+"""What a job's page says. Pure: from a job and its timeline to the words and numbers of the template."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from tuner_server.core.config import JobConfig
+from tuner_server.core.job.state import JobState
+from tuner_server.core.messages import LOSS_WINDOW, Candidate, Phase
+from tuner_server.history.headline import after, headline, rolled_back
+from tuner_server.history.numbers import count, duration, moment, number, share, steps, told_apart, with_error
+from tuner_server.history.reasons import bounded, why, why_restarts
+from tuner_server.history.timeline import Probe, Span, Stage, Timeline
+from tuner_server.history.verdict import Verdict, verdict
+from tuner_server.storage import StoredJob
+from tuner_server.web.charts import forecasts
+from tuner_server.web.pages.listing import current_lr, title, words
+
+MAX_SECTIONS = 50
+"""Of a page, the latest: more nobody reads, and each costs a kilobyte or two whenever the page is fetched."""
+NEARLY_ZERO = 0.01
+"""Of the peak: the last step of a decay to zero is one step short of it."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fact:
+    """A number with its name."""
+
+    name: str
+    value: str
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CandidateRow:
+    """A candidate of a stage."""
+
+    lr: str
+    loss: str
+    """As it was judged."""
+    outcome: str
+    steps: str
+    chosen: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StageView:
+    """A stage, or several that diverged one after the other."""
+
+    index: int
+    """Of the first."""
+    title: str
+    lr: str
+    why: str
+    cost: str
+    forecasts: bool
+    """Whether its candidates were judged by forecasts; if not, by what their probes reached."""
+    candidates: tuple[CandidateRow, ...]
+    open: bool
+    """Whether it is shown at once: of a page only the latest that has something to show."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class JobView:
+    """A job's page."""
+
+    id: str
+    version: int
+    title: str
+    state: str
+    live: bool
+    policy: str
+    progress: float | None
+    headline: str
+    forecasts: str
+    """How good they were."""
+    verdict: Verdict
+    facts: tuple[Fact, ...]
+    details: tuple[Fact, ...]
+    stages: tuple[StageView, ...]
+    """The latest first."""
+    n_left_out: int
+    """Stages before them."""
+    has_steps: bool
+    """Whether there is anything to draw."""
+
+
+def job_view(job: StoredJob, found: Timeline) -> JobView:
+    """What is said of a job."""
+    state, config = job.state, job.state.config
+    stages, n_left_out = _stages(found, config, live=state.status.live)
+    return JobView(
+        id=job.id,
+        version=job.version,
+        title=title(job),
+        state=words(state.status),
+        live=state.status.live,
+        policy=config.policy,
+        progress=state.progress,
+        headline=headline(state, found),
+        forecasts=forecasts.sentence(config, found),
+        verdict=verdict(state, found),
+        facts=_facts(job, found),
+        details=_details(job),
+        stages=stages,
+        n_left_out=n_left_out,
+        has_steps=found.n_steps > 0,
+    )
+
+
+def _facts(job: StoredJob, found: Timeline) -> tuple[Fact, ...]:
+    state, run, total = job.state, job.state.run_steps, job.state.config.total_steps
+    progress = Fact("Steps run", count(run), "no end is set")
+    if total is not None:
+        progress = Fact("Progress", share(run, total), f"{count(run)} of {count(total)} steps")
+    loss = Fact("Loss", number(state.last_loss), f"mean of the last {LOSS_WINDOW} committed")
+    if state.last_loss is not None and found.first_loss is not None:
+        loss = dataclasses.replace(loss, note=f"from {number(found.first_loss)} at the start")
+    best = Fact("Best loss", number(state.best_loss), f"lowest mean of {LOSS_WINDOW} in a row")
+    validation = Fact("Best validation", number(state.best_validation), "none so far")
+    if state.best_validation is not None:
+        validation = dataclasses.replace(validation, note=f"now {number(state.last_validation)}")
+    return progress, _lr(job, found), loss, best, validation, _search(state, found)
+
+
+def _lr(job: StoredJob, found: Timeline) -> Fact:
+    peak = found.peak_lr
+    if not job.state.status.live:
+        return Fact("Peak LR", number(peak), _last_lr(found))
+    now = current_lr(job)
+    if job.state.directive.phase is Phase.PROBE:
+        return Fact("LR now", number(now), "on trial")
+    above = peak is not None and now is not None and peak > now
+    return Fact("LR now", number(now), f"at most {number(peak)} so far" if above else "")
+
+
+def _last_lr(found: Timeline) -> str:
+    peak, last = found.peak_lr, found.last_lr
+    if peak is None or last is None:
+        return "no step was committed"
+    return "nearly 0 at the end" if last < NEARLY_ZERO * peak else f"{number(last)} at the end"
+
+
+def _search(state: JobState, found: Timeline) -> Fact:
+    value, note = share(state.probe_steps, state.run_steps), f"{steps(state.probe_steps)}, rolled back"
+    if found.unsearched is not None:
+        value, note = "none", "the run is too short for one"
+    if state.unrepeatable:
+        note += "; it ended, as a rollback failed"
+    if state.given_back_steps:
+        more = "" if found.unsearched else "more "
+        note += f"; {count(state.given_back_steps)} {more}rolled back{after(found.stages)}"
+    return Fact("Search", value, note)
+
+
+def _details(job: StoredJob) -> tuple[Fact, ...]:
+    state, config = job.state, job.state.config
+    bounds = "not known yet"
+    if state.bounds is not None:
+        bounds = f"{number(state.bounds.min)} to {number(state.bounds.max)}"
+    options = ", ".join(f"{name}={value}" for name, value in sorted(config.policy_options.items()))
+    details = {
+        "Job": job.id,
+        "Project": job.project,
+        "Family": config.family or "–",
+        "Policy": f"{config.policy} ({options})" if options else config.policy,
+        "LR as it was set": number(config.base_lr),
+        "LR bounds": bounds + ("" if config.lr_bounds else ", by a range test"),
+        "Seed": str(config.seed),
+        "Training time": duration(state.wall_time_s),
+        "Created": moment(job.create_time),
+        "Last report": moment(job.update_time),
+    }
+    if state.message:
+        details["Message"] = state.message
+    return tuple(Fact(name, value) for name, value in details.items())
+
+
+def _stages(found: Timeline, config: JobConfig, *, live: bool) -> tuple[tuple[StageView, ...], int]:
+    """The latest sections, and how many stages came before them."""
+    sections = _sections(found.stages)
+    shown = sections[-MAX_SECTIONS:]
+    telling = [section[0].index for section in shown if _tells(section[0])]
+    latest = telling[-1] if telling else shown[-1][0].index if shown else 0
+    views = (
+        _stage(section[0], config, live=live, is_open=section[0].index == latest)
+        if len(section) == 1
+        else _restarts(section)
+        for section in reversed(shown)
+    )
+    return tuple(views), sum(map(len, sections[:-MAX_SECTIONS]))
+
+
+def _sections(stages: Sequence[Stage]) -> list[list[Stage]]:
+    """Stages by themselves, but restarts that follow each other together."""
+    found: list[list[Stage]] = []
+    for stage in stages:
+        if stage.restart and found and found[-1][-1].restart:
+            found[-1].append(stage)
+        else:
+            found.append([stage])
+    return found
+
+
+def _tells(stage: Stage) -> bool:
+    """Whether a probe of it has been run."""
+    return any(probe.span is not None for probe in stage.tried)
+
+
+def _restarts(stages: Sequence[Stage]) -> StageView:
+    first, last = stages[0], stages[-1]
+    return StageView(
+        index=first.index,
+        title=f"Stages {count(first.index + 1)} to {count(last.index + 1)}",
+        lr=f"LR {number(first.lr)} down to {number(last.lr)}",
+        why=why_restarts(stages),
+        cost=rolled_back(sum(stage.given_back_steps for stage in stages), stages),
+        forecasts=False,
+        candidates=(),
+        open=False,
+    )
+
+
+def _stage(stage: Stage, config: JobConfig, *, live: bool, is_open: bool) -> StageView:
+    return StageView(
+        index=stage.index,
+        title=_stage_title(stage, live=live),
+        lr="" if stage.lr is None else f"LR {number(stage.lr)}",
+        why=why(stage, config),
+        cost=_stage_cost(stage),
+        forecasts=any(candidate.forecast_sd for candidate in stage.candidates),
+        candidates=tuple(_candidate(probe, probe.span, stage) for probe in stage.tried if probe.span is not None),
+        open=is_open,
+    )
+
+
+def _stage_cost(stage: Stage) -> str:
+    parts = [f"{steps(stage.search_steps)} of search"] if stage.search_steps else []
+    if stage.committed_steps:
+        end = "" if stage.end_loss is None else f", loss {number(stage.end_loss)} at their end"
+        parts.append(f"{steps(stage.committed_steps)} committed{end}")
+    words = [f"{', then '.join(parts)}."] if parts else []
+    if stage.given_back_steps:
+        words.append(rolled_back(stage.given_back_steps, [stage]))
+    return " ".join(words)
+
+
+def _stage_title(stage: Stage, *, live: bool) -> str:
+    if stage.replaced:
+        return "On its own"
+    if stage.directive is None:
+        return "Searching" if live else "Search that was not finished"
+    return f"Stage {count(stage.index + 1)}"
+
+
+def _candidate(probe: Probe, span: Span, stage: Stage) -> CandidateRow:
+    chosen = probe is stage.winner
+    return CandidateRow(
+        lr=number(probe.lr),
+        loss=_judged(probe.candidate, stage),
+        outcome=_outcome(probe, chosen=chosen),
+        steps=count(span.n_steps),
+        chosen=chosen,
+    )
+
+
+def _outcome(probe: Probe, *, chosen: bool) -> str:
+    if probe.unrepeatable:
+        return "not repeatable"
+    return "diverged" if probe.diverged else "lowest" if chosen else "completed"
+
+
+def _judged(candidate: Candidate | None, stage: Stage) -> str:
+    if candidate is None:
+        return "–"
+    if candidate.forecast is None:
+        return "–" if candidate.at_least is None else f"at least {number(candidate.at_least)}"
+    if candidate.forecast_sd:
+        loss = with_error(candidate.forecast, candidate.forecast_sd)
+        return f"{loss}, bounded" if bounded(candidate) else loss
+    rival = stage.second if candidate == stage.best else stage.best
+    return number(candidate.forecast) if rival is None else told_apart(candidate.forecast, rival.loss)[0]

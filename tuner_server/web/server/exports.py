@@ -1,0 +1,73 @@
+"""What can be taken along: the schedule as `lrpilot export` writes it, and every step's numbers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from lrpilot.wire import schedule_file
+
+from tuner_server.history.schedule_data import data_of_schedule
+from tuner_server.history.timeline import Span, Timeline
+from tuner_server.storage import Entry, StoredJob
+
+COLUMNS = ("step", "committed_step", "stage", "phase", "committed", "lr", "loss", "validation_loss", "outcome")
+"""`step` counts all that were run, from 1; `committed_step` those that stayed, and is empty for those that didn't.
+`outcome` is that of the report which the step was in."""
+ROWS_AT_ONCE = 2000
+
+
+def schedule_text(job: StoredJob, entries: Sequence[Entry]) -> str:
+    """The schedule with its history, which `lrpilot.Schedule.load` reads."""
+    return schedule_file.dumps(data_of_schedule(job, entries))
+
+
+def data_csv(found: Timeline) -> Iterator[str]:
+    """A line a step, under a head; a loss that is no number reads `nan` or `inf`."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for i, row in enumerate(_rows(found)):
+        writer.writerow(row)
+        if i % ROWS_AT_ONCE == ROWS_AT_ONCE - 1:
+            yield buffer.getvalue()
+            buffer.seek(0)
+            buffer.truncate()
+    yield buffer.getvalue()
+
+
+def data_json(job: StoredJob, found: Timeline) -> Iterator[str]:
+    """One object: what the job is, the names of the columns, and a row a step; no number is a string."""
+    config = job.state.config.model_dump(mode="json")
+    head = {"job": job.id, "status": job.state.status, "config": config, "columns": COLUMNS}
+    yield json.dumps(head)[:-1] + ', "rows": ['
+    rows: list[str] = []
+    comma = ""
+    for row in _rows(found):
+        rows.append(json.dumps([_json_number(value) for value in row]))
+        if len(rows) == ROWS_AT_ONCE:
+            yield comma + ",\n".join(rows)
+            rows, comma = [], ",\n"
+    yield (comma if rows else "") + ",\n".join(rows) + "]}\n"
+
+
+def _rows(found: Timeline) -> Iterator[tuple[Any, ...]]:
+    for span in found.spans:
+        yield from _span_rows(span)
+
+
+def _span_rows(span: Span) -> Iterator[tuple[Any, ...]]:
+    validations = {validation.step: validation.loss for validation in span.validations}
+    for i, loss in enumerate(span.losses.tolist()):
+        committed_step = span.committed_start + i + 1 if span.kept else None
+        lr, validation = span.profile.lr(i), validations.get(i + 1)
+        steps = span.start + i + 1, committed_step, span.stage, span.phase.value, int(span.kept)
+        yield *steps, lr, loss, validation, span.outcome.value
+
+
+def _json_number(value: Any) -> Any:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,60 @@
+"""What jobs did, read from the service, the latest ones kept."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future
+
+from tuner_server.history.timeline import Timeline, timeline
+from tuner_server.service.tuner_service import TunerService
+from tuner_server.storage import StoredJob
+
+MAX_STEPS_KEPT = 4_000_000
+"""Of all jobs together, eight bytes each: 32 MB."""
+
+
+class Histories:
+    """Timelines of jobs. Each is laid out once for each version of its job. Thread-safe."""
+
+    def __init__(self, service: TunerService) -> None:
+        """Reads from `service`."""
+        self._service = service
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, tuple[int, Timeline]] = OrderedDict()
+        self._coming: dict[tuple[str, int], Future[Timeline]] = {}
+        """What somebody lays out now, by job and version: a page's requests come together, and wait for the first."""
+
+    def get(self, project: str, job_id: str) -> tuple[StoredJob, Timeline]:
+        """A job, and all that it did. Raises: NotFoundError; StorageError."""
+        job = self._service.get_job(project, job_id)
+        key = job_id, job.version
+        with self._lock:
+            version, kept = self._kept.get(job_id, (-1, None))
+            if kept is not None and version == job.version:
+                self._kept.move_to_end(job_id)
+                return job, kept
+            coming = self._coming.get(key)
+            if coming is None:
+                ours = self._coming[key] = Future()
+        if coming is not None:
+            return job, coming.result()
+        try:
+            # Newer than `job` if a report came in between; the next look sees the newer version, and reads anew.
+            found = timeline(self._service.history(job, losses=True))
+        except BaseException as error:
+            with self._lock:
+                del self._coming[key]
+            ours.set_exception(error)
+            raise
+        with self._lock:
+            del self._coming[key]
+            self._keep(job, found)
+        ours.set_result(found)
+        return job, found
+
+    def _keep(self, job: StoredJob, found: Timeline) -> None:
+        self._kept[job.id] = job.version, found
+        self._kept.move_to_end(job.id)
+        while len(self._kept) > 1 and sum(kept.n_steps for _, kept in self._kept.values()) > MAX_STEPS_KEPT:
+            self._kept.popitem(last=False)

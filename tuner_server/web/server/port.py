@@ -1,0 +1,55 @@
+"""The dashboard's port, beside gRPC's: the same certificates, the same tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import structlog
+
+from tuner_server.access.exposure import is_loopback
+from tuner_server.access.shares import Shares
+from tuner_server.access.tls import TlsFiles
+from tuner_server.base.address import Address, bound, shared
+from tuner_server.ops.http import serving
+from tuner_server.service.tuner_service import TunerService
+from tuner_server.web.server.access import Authenticate
+from tuner_server.web.server.app import dashboard
+
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+log = structlog.get_logger(__name__)
+
+
+@contextlib.asynccontextmanager
+async def dashboard_port(
+    service: TunerService,
+    address: Address,
+    stopping: asyncio.Event,
+    *,
+    authenticate: Authenticate | None,
+    shares: Shares,
+    tls: TlsFiles | None,
+    shares_port: bool,
+) -> AsyncIterator[None]:
+    """Serves the dashboard on the running loop until the block ends.
+
+    Args:
+        service: whose jobs are shown.
+        address: where; port 0 takes a free one, and the log says which.
+        stopping: ends the streams.
+        authenticate: from a token to whoever shows it; None: nobody is asked.
+        shares: what projects may use of this process, counted together with their calls on other ports.
+        tls: certificates for HTTPS; None: plain HTTP.
+        shares_port: whether other processes serve the port too.
+
+    Raises:
+        InvalidInputError: the address can't be bound.
+    """
+    open_to_this_machine = authenticate is None and is_loopback(str(address))
+    app = dashboard(service, stopping, shares, authenticate, LOOPBACK_NAMES if open_to_this_machine else ("*",))
+    listener = (shared if shares_port else bound)("http", address)
+    where = address._replace(port=listener.getsockname()[1])
+    async with serving(app, listener, tls):
+        log.info("dashboard", url=f"{'http' if tls is None else 'https'}://{where}")
+        yield

@@ -15,10 +15,10 @@ from lrpilot.errors import LRPilotError, ProtocolError, RefusedError, ServerErro
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 
-from tests.support import hostile
-from tests.support.directives import constant, training
-from tests.support.hostile_server import EXCEPTIONS, Move
-from tests.support.quick_run import SCRIPT, TOTAL, Run, assert_annealed, warned
+from tests.support.hostile import hostile_run
+from tests.support.hostile.hostile_server import EXCEPTIONS, Move
+from tests.support.training.quick_run import SCRIPT, TOTAL, Run, assert_annealed, warned
+from tests.support.training.scripted_directives import constant, training
 
 KINDS: list[Callable[[], Exception]] = [
     lambda: ValueError("no value"),
@@ -196,17 +196,17 @@ def test_without_a_snapshot_a_divergence_halves_the_lr_and_goes_on(caplog: pytes
     tuner.close()
 
 
-BUGS = [name for name in hostile.POINTS if not name.endswith(("close", "abandon"))]
+BUGS = [name for name in hostile_run.POINTS if not name.endswith(("close", "abandon"))]
 
 
 @pytest.mark.parametrize("lasts", [False, True], ids=["once", "for ever"])
 @pytest.mark.parametrize("name", BUGS)
 def test_a_bug_of_our_own_ends_the_tuning_at_most(name: str, lasts: bool) -> None:
     for call in (2, 5):
-        fault = hostile.Fault(call, 10**9 if lasts else 1, make=0)
+        fault = hostile_run.Fault(call, 10**9 if lasts else 1, make=0)
         for draws in (False, True):
-            hostile.check(
-                hostile.Case(TOTAL, PLAN, draws=draws, looks=True, saves_at=30, resumes=False, bug=(name, fault))
+            hostile_run.check(
+                hostile_run.Case(TOTAL, PLAN, draws=draws, looks=True, saves_at=30, resumes=False, bug=(name, fault))
             )
 
 
@@ -221,8 +221,8 @@ PLAN = (
 @pytest.mark.parametrize("call", range(1, 8))
 def test_a_run_whose_books_have_failed_can_be_resumed(call: int) -> None:
     """Steps are missing from them."""
-    bug = ("lrpilot.run.run_record.Record.add", hostile.Fault(call, 2, make=8))
-    hostile.check(hostile.Case(95, PLAN, draws=True, looks=False, saves_at=72, resumes=True, bug=bug))
+    bug = ("lrpilot.run.run_record.Record.add", hostile_run.Fault(call, 2, make=8))
+    hostile_run.check(hostile_run.Case(95, PLAN, draws=True, looks=False, saves_at=72, resumes=True, bug=bug))
 
 
 @pytest.fixture(scope="module")
@@ -270,10 +270,10 @@ def test_a_first_directive_that_cannot_be_carried_out_is_refused(
     phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
     suppress_health_check=list(hypothesis.HealthCheck),
 )
-@hypothesis.given(hostile.cases)
-def test_whatever_a_server_an_object_or_a_bug_does_the_training_keeps_its_budget(case: hostile.Case) -> None:
+@hypothesis.given(hostile_run.cases)
+def test_whatever_a_server_an_object_or_a_bug_does_the_training_keeps_its_budget(case: hostile_run.Case) -> None:
     """The longer run of the same kind is tests/fuzz/fuzz_client.py."""
-    hostile.check(case)
+    hostile_run.check(case)
 
 
 def test_errors_have_one_tree() -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.support.traces import N_FEATURES, Loop, Net, assert_no_trace, loop
+from tests.support.training.no_trace import N_FEATURES, Loop, Net, assert_no_trace, loop
 
 CASES: dict[str, Callable[[], Loop]] = {}
 

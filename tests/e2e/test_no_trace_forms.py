@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from tests.support.traces import N_FEATURES, Loop, assert_no_trace, loop
+from tests.support.training.no_trace import N_FEATURES, Loop, assert_no_trace, loop
 
 CASES: dict[str, Callable[[], Loop]] = {}
 

@@ -16,8 +16,8 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.support.directives import ResumableScript, probe, training
-from tests.support.traces import N_FEATURES, Bits, Loop, assert_no_trace, batches, differences, loop, seed
+from tests.support.training.no_trace import N_FEATURES, Bits, Loop, assert_no_trace, batches, differences, loop, seed
+from tests.support.training.scripted_directives import ResumableScript, probe, training
 
 
 def network() -> nn.Sequential:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.traces import Loop, Net, assert_no_trace, loop
+from tests.support.training.no_trace import Loop, Net, assert_no_trace, loop
 
 CASES: dict[str, Callable[[], Loop]] = {}
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, ReduceLROnPlateau
 
-from tests.support.traces import Loop, assert_no_trace, loop, loss_of, network
+from tests.support.training.no_trace import Loop, assert_no_trace, loop, loss_of, network
 
 CASES: dict[str, Callable[[], Loop]] = {}
 

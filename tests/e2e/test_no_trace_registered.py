@@ -18,8 +18,7 @@ from lrpilot.tuner import Tuner
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from tests.support.directives import probe, training
-from tests.support.traces import (
+from tests.support.training.no_trace import (
     N_FEATURES,
     Bits,
     Loop,
@@ -31,6 +30,7 @@ from tests.support.traces import (
     network,
     seed,
 )
+from tests.support.training.scripted_directives import probe, training
 
 CASES: dict[str, Callable[[], Loop]] = {}
 

@@ -24,8 +24,8 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from tests.support.directives import probe, training
-from tests.support.server_process import ServerProcess, running
+from tests.support.servers.server_process import ServerProcess, running
+from tests.support.training.scripted_directives import probe, training
 
 N_SAMPLES, BATCH = 96, 16
 BOUNDS = (1e-4, 1.0)

@@ -21,9 +21,9 @@ from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 
 from benchmarks.quality.local import LocalTransport
-from tests.support import pages
-from tests.support.directives import directive
-from tests.support.server_process import ServerProcess, running
+from tests.support.repository import doc_pages
+from tests.support.servers.server_process import ServerProcess, running
+from tests.support.training.scripted_directives import directive
 
 ROOT = Path(__file__).parents[2]
 N_BATCHES, BATCH = 6, 16
@@ -338,4 +338,4 @@ def test_the_example_runs(
 
 def test_the_page_shows_the_example() -> None:
     """Which is run above, by `make test-all`."""
-    assert pages.all_from("jax", "jax_digits")
+    assert doc_pages.all_from("jax", "jax_digits")

@@ -23,9 +23,9 @@ from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 
 from benchmarks.quality.local import LocalTransport
-from tests.support import pages
-from tests.support.directives import directive
-from tests.support.server_process import ServerProcess, running
+from tests.support.repository import doc_pages
+from tests.support.servers.server_process import ServerProcess, running
+from tests.support.training.scripted_directives import directive
 
 # Keras' variables implement NumPy's protocol of old.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -372,4 +372,4 @@ def test_all_of_this_on_jax(which: str) -> None:
 
 def test_the_page_shows_the_example() -> None:
     """Which is run above, by `make test-all`."""
-    assert pages.all_from("keras", "keras_digits")
+    assert doc_pages.all_from("keras", "keras_digits")

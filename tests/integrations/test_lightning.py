@@ -29,9 +29,9 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from torchmetrics.classification import MulticlassAccuracy
 
 from benchmarks.quality.local import LocalTransport
-from tests.support import pages
-from tests.support.directives import probe, training
-from tests.support.server_process import ServerProcess, running
+from tests.support.repository import doc_pages
+from tests.support.servers.server_process import ServerProcess, running
+from tests.support.training.scripted_directives import probe, training
 
 pytestmark = [
     # Lightning's advice about workers, intervals and unused hooks; and its own uses of what its libraries deprecate.
@@ -457,5 +457,5 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: ServerProcess) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LRPILOT_SERVER", server.target)
-    names = pages.run("lightning")
+    names = doc_pages.run("lightning")
     assert names["trainer"].global_step == names["tuner"].committed_step

@@ -29,9 +29,9 @@ from transformers import (
 )
 
 from benchmarks.quality.local import LocalTransport
-from tests.support import pages
-from tests.support.directives import directive
-from tests.support.server_process import ServerProcess, running
+from tests.support.repository import doc_pages
+from tests.support.servers.server_process import ServerProcess, running
+from tests.support.training.scripted_directives import directive
 
 BATCH = 8
 MEASURED = {
@@ -430,7 +430,7 @@ def test_validation_on_no_dataset_is_refused(tmp_path: Path) -> None:
 
 def test_the_page_shows_the_example() -> None:
     """Which is run below, with the page."""
-    assert pages.first_shows("transformers", "transformers_digits")
+    assert doc_pages.first_shows("transformers", "transformers_digits")
 
 
 @pytest.mark.slow
@@ -440,7 +440,7 @@ def test_the_page_runs(
     """Its blocks, in order; the first one is the example's code."""
     monkeypatch.setenv("LRPILOT_SERVER", server.target)
     monkeypatch.chdir(tmp_path)
-    pages.run("transformers")
+    doc_pages.run("transformers")
     found = re.search(r"committed and (\d+) search steps", capsys.readouterr().out)
     assert found is not None
     assert int(found[1]) > 0

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.support.loops import run
+from tests.support.servers.event_loop import run
 from tuner_server.access import authenticator
 from tuner_server.access.authenticator import FRESH_S, Authenticator
 from tuner_server.access.principal import Principal, Scope

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 from lrpilot.wire.profile import Profile
 
-from tests.support.leaking import NOTE, LeakingTraining
-from tests.support.shown import history, job_config
-from tests.support.simulated import QUICK, NoNumbers, Run, SimulatedTraining, config, drive
+from tests.support.jobs.incomplete_rollback import NOTE, LeakingTraining
+from tests.support.jobs.sample_jobs import history, job_config
+from tests.support.jobs.simulated_training import QUICK, NoNumbers, Run, SimulatedTraining, config, drive
 from tuner_server.core.config import JobConfig
 from tuner_server.core.messages import Candidate, Directive, Phase
 from tuner_server.history.numbers import count, number, told_apart, with_error

@@ -18,7 +18,7 @@ from lrpilot.wire.directives import rest_of
 from lrpilot.wire.profile import Profile, Shape
 from lrpilot.wire.profile_proto import profile_from_proto, profile_to_proto
 
-from tests.support.wire import directive_from_pb, report_to_pb
+from tests.support.servers.wire_client import directive_from_pb, report_to_pb
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import InvalidInputError, NotFoundError
 from tuner_server.core.job.machine import JobState, Status

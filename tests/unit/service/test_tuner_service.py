@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.leaking import NOTE, LeakingTraining
-from tests.support.simulated import QUICK, SimulatedTraining, config, drive
+from tests.support.jobs.incomplete_rollback import NOTE, LeakingTraining
+from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, config, drive
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import ConflictError, InvalidInputError, NotFoundError, PreconditionError
 from tuner_server.core.job.machine import Status

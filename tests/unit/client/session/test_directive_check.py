@@ -11,7 +11,7 @@ from lrpilot.session import directive_check
 from lrpilot.session.run_state import Standing
 from lrpilot.v1 import tuner_pb2 as pb
 
-from tests.support.directives import constant, training
+from tests.support.training.scripted_directives import constant, training
 
 
 def promising(*bars: tuple[int, float]) -> pb.Directive:

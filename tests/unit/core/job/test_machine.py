@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from lrpilot.wire.profile import Profile
 
-from tests.support.simulated import QUICK, SimulatedTraining, config, drive
+from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, config, drive
 from tuner_server.core import policies
 from tuner_server.core.config import JobConfig
 from tuner_server.core.errors import InvalidInputError, PolicyError, PreconditionError

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.simulated import config
+from tests.support.jobs.simulated_training import config
 from tuner_server.core.forecast import ExponentialForecaster, Forecast, LastValueForecaster, Objective
 from tuner_server.core.job import machine
 from tuner_server.core.job.state import Transition

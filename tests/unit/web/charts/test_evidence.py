@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from tests.support.shown import history, job_config
-from tests.support.simulated import QUICK, SimulatedTraining, config, drive
+from tests.support.jobs.sample_jobs import history, job_config
+from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, config, drive
 from tuner_server.core.messages import Candidate, PosteriorCurve
 from tuner_server.history.timeline import Stage, Timeline, timeline
 from tuner_server.web.charts.evidence import stage_curves

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from tests.support.shown import history, job_config
-from tests.support.simulated import QUICK, SimulatedTraining, config, drive
+from tests.support.jobs.sample_jobs import history, job_config
+from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, config, drive
 from tuner_server.core.config import JobConfig
 from tuner_server.core.forecast import Curve, FloatArray, PowerLawForecaster
 from tuner_server.history.timeline import Timeline, timeline

@@ -13,10 +13,10 @@ from lrpilot.schedule.schedule import Schedule
 from lrpilot.wire import schedule_file
 from rich.console import Console
 
-from tests.support.falling_short import DyingTraining, OverfittingTraining
-from tests.support.leaking import LeakingTraining
-from tests.support.shown import history, job_config, stored
-from tests.support.simulated import QUICK, NoNumbers, Run, SimulatedTraining, config, drive
+from tests.support.jobs.broken_promises import DyingTraining, OverfittingTraining
+from tests.support.jobs.incomplete_rollback import LeakingTraining
+from tests.support.jobs.sample_jobs import history, job_config, stored
+from tests.support.jobs.simulated_training import QUICK, NoNumbers, Run, SimulatedTraining, config, drive
 from tuner_server.cli.picture import laid_out, picture
 from tuner_server.core.job import machine
 from tuner_server.history.from_wire import job_and_history

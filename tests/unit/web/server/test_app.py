@@ -15,9 +15,9 @@ from lrpilot.wire import schedule_file
 from lrpilot.wire.schedule_data import ScheduleData
 from starlette.testclient import TestClient
 
-from tests.support.leaking import LeakingTraining
-from tests.support.shown import job_config, run_job
-from tests.support.simulated import SimulatedTraining
+from tests.support.jobs.incomplete_rollback import LeakingTraining
+from tests.support.jobs.sample_jobs import job_config, run_job
+from tests.support.jobs.simulated_training import SimulatedTraining
 from tuner_server.access.principal import DEFAULT_PROJECT, Principal, Scope
 from tuner_server.access.shares import Shares
 from tuner_server.core.errors import UnauthenticatedError

@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.support.ports import HOST, free_port
+from tests.support.servers.ports import HOST, free_port
 
 TIMEOUT_S = 60.0
 UNPRIVILEGED = "pgserver"

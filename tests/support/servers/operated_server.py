@@ -12,9 +12,9 @@ from typing import Any
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support import server_process
-from tests.support.ports import HOST, free_port
-from tests.support.server_process import ServerProcess
+from tests.support.servers import server_process
+from tests.support.servers.ports import HOST, free_port
+from tests.support.servers.server_process import ServerProcess
 
 PATIENCE_S = 60.0
 Labels = tuple[tuple[str, str], ...]

@@ -9,21 +9,21 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.support.ports import HOST, free_port
-from tests.support.zygote import Zygote
+from tests.support.servers.fork_server import ForkServer
+from tests.support.servers.ports import HOST, free_port
 from tuner_server.base.closing import Closing
 
 START_TIMEOUT_S = 60.0
 
 
-class Fleet(Closing):
+class ServerFleet(Closing):
     """So many servers, each a process with a port of its own, which stays the same."""
 
-    def __init__(self, zygote: Zygote, db: str, size: int, directory: Path, *options: str) -> None:
+    def __init__(self, fork_server: ForkServer, db: str, size: int, directory: Path, *options: str) -> None:
         """Starts them with further `options`, and a log each in `directory`. They may not answer yet."""
         self.size = size
         """How many there are to be killed."""
-        self._zygote = zygote
+        self._fork_server = fork_server
         self._arguments = ("--db", db, *options)
         self.targets = [f"{HOST}:{free_port()}" for _ in range(size)]
         """HOST:PORT of each."""
@@ -33,7 +33,7 @@ class Fleet(Closing):
 
     def kill(self, i: int) -> None:
         """SIGKILL to server `i`, at whatever it is; then it starts again."""
-        self._zygote.kill(self.process_ids[i])
+        self._fork_server.kill(self.process_ids[i])
         self.process_ids[i] = self._start(i)
 
     def log(self) -> str:
@@ -43,18 +43,18 @@ class Fleet(Closing):
     def close(self) -> None:
         """Kills them for good."""
         for process_id in self.process_ids:
-            self._zygote.kill(process_id)
+            self._fork_server.kill(process_id)
 
     def _start(self, i: int) -> int:
-        return self._zygote.start(self._logs[i], "serve", "--listen", self.targets[i], *self._arguments)
+        return self._fork_server.start(self._logs[i], "serve", "--listen", self.targets[i], *self._arguments)
 
 
-class WorkerFleet(Fleet):
+class WorkerFleet(ServerFleet):
     """One server with so many workers behind one port. What is killed is a worker, and its supervisor replaces it."""
 
-    def __init__(self, zygote: Zygote, db: str, size: int, directory: Path) -> None:
+    def __init__(self, fork_server: ForkServer, db: str, size: int, directory: Path) -> None:
         """Starts it; all workers answer when it returns."""
-        super().__init__(zygote, db, 1, directory, "--workers", str(size))
+        super().__init__(fork_server, db, 1, directory, "--workers", str(size))
         self.size = size
         _wait_until(lambda: "listening on" in self.log())
 

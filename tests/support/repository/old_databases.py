@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from pathlib import Path
 
-FILES = {file.stem: file for file in sorted((Path(__file__).parents[1] / "data" / "schemas").glob("*.sqlite"))}
+FILES = {file.stem: file for file in sorted((Path(__file__).parents[2] / "data" / "schemas").glob("*.sqlite"))}
 """By version."""

@@ -1,4 +1,4 @@
-"""The dashboard's pictures in the documentation: `python -m tests.support.screenshots docs/images`.
+"""The dashboard's pictures in the documentation: `python -m tests.support.browser.screenshots docs/images`.
 
 The jobs are simulated ones; see `SlowTraining`.
 """
@@ -11,10 +11,10 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-from tests.support import server_process
-from tests.support.browser import launch, watched, window
-from tests.support.ports import HOST, free_port
-from tests.support.shown import SlowTraining, job_config, run_job
+from tests.support.browser.chromium import launch, watched, window
+from tests.support.jobs.sample_jobs import SlowTraining, job_config, run_job
+from tests.support.servers import server_process
+from tests.support.servers.ports import HOST, free_port
 from tuner_server.base.clock import utc_now
 from tuner_server.core.job.machine import Status
 from tuner_server.service.tuner_service import TunerService

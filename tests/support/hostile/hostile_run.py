@@ -18,7 +18,7 @@ from lrpilot.tuner import Tuner
 from lrpilot.v1 import tuner_pb2 as pb
 from torch import nn
 
-from tests.support.hostile_server import EXCEPTIONS, HostileServer, Move, moves
+from tests.support.hostile.hostile_server import EXCEPTIONS, HostileServer, Move, moves
 
 POINTS = [
     "lrpilot.session.annealing.Annealing.take",

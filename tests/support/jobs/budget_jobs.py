@@ -8,7 +8,7 @@ from typing import Any
 
 from lrpilot.wire.profile import Profile
 
-from tests.support.simulated import Exchange, Run
+from tests.support.jobs.simulated_training import Exchange, Run
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.job import machine
 from tuner_server.core.job.machine import Transition

@@ -10,7 +10,7 @@ import torch
 from lrpilot.transport.scripted import ScriptedTransport
 from torch import nn
 
-from tests.support.directives import probe, training
+from tests.support.training.scripted_directives import probe, training
 
 TOTAL = 120
 SCRIPT = [

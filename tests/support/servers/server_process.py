@@ -10,15 +10,15 @@ from collections.abc import Iterator
 import grpc
 from lrpilot.v1 import tuner_pb2_grpc
 
-from tests.support import zygote
-from tests.support.zygote import Forked
+from tests.support.servers import fork_server
+from tests.support.servers.fork_server import ForkedProcess
 
 STOP_TIMEOUT_S = 30.0
 
 
-def start(db: str, *arguments: str, listen: str = "127.0.0.1:0") -> Forked:
+def start(db: str, *arguments: str, listen: str = "127.0.0.1:0") -> ForkedProcess:
     """Starts a server on a database; whoever calls ends it."""
-    return zygote.shared().run("serve", "--listen", listen, "--db", db, *arguments)
+    return fork_server.shared().run("serve", "--listen", listen, "--db", db, *arguments)
 
 
 class ServerProcess:

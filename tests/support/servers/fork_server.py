@@ -34,19 +34,19 @@ POLL_S = 0.01
 STREAMS = 3
 
 
-class Forked:
-    """A process that a zygote forked, with the part of `subprocess.Popen`'s interface that tests use."""
+class ForkedProcess:
+    """A process that a fork server forked, with the part of `subprocess.Popen`'s interface that tests use."""
 
-    def __init__(self, zygote: Zygote, process_id: int, stdin: IO[str], stdout: IO[str], stderr: IO[str]) -> None:
+    def __init__(self, server: ForkServer, process_id: int, stdin: IO[str], stdout: IO[str], stderr: IO[str]) -> None:
         self.pid = process_id
         self.stdin, self.stdout, self.stderr = stdin, stdout, stderr
         self.returncode: int | None = None
-        self._zygote = zygote
+        self._server = server
 
     def poll(self) -> int | None:
         """The exit code, negative for a signal; None while it runs."""
         if self.returncode is None:
-            self.returncode = self._zygote.poll(self.pid)
+            self.returncode = self._server.poll(self.pid)
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
@@ -80,7 +80,7 @@ class Forked:
             return texts[0].result(), texts[1].result()
 
 
-class Zygote(Closing):
+class ForkServer(Closing):
     """Runs `lrpilot`, again and again. Thread-safe."""
 
     def __init__(self) -> None:
@@ -88,19 +88,19 @@ class Zygote(Closing):
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.support.zygote"],
+                [sys.executable, "-m", "tests.support.servers.fork_server"],
                 stdin=theirs.fileno(),
                 env=_settingless() | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
         self._socket = ours
         self._lock = threading.Lock()
 
-    def run(self, *arguments: str, **variables: str) -> Forked:
+    def run(self, *arguments: str, **variables: str) -> ForkedProcess:
         """Runs `lrpilot` with these arguments, and no settings in its environment but these."""
         pipes = [os.pipe() for _ in range(STREAMS)]
         (stdin, our_stdin), (our_stdout, stdout), (our_stderr, stderr) = pipes
         process_id = self._run(arguments, variables, stdin, stdout, stderr)
-        return Forked(self, process_id, open(our_stdin, "w"), open(our_stdout), open(our_stderr))
+        return ForkedProcess(self, process_id, open(our_stdin, "w"), open(our_stdout), open(our_stderr))
 
     def start(self, log: Path, *arguments: str) -> int:
         """Runs `lrpilot` with these arguments, its output appended to `log`. Its process id."""
@@ -135,16 +135,16 @@ class Zygote(Closing):
             socket.send_fds(self._socket, [json.dumps(order).encode()], streams)
             answer = self._socket.recv(LARGEST_MESSAGE)
         if not answer:
-            raise RuntimeError("the zygote died")
+            raise RuntimeError("the fork server died")
         return json.loads(answer)
 
 
 @functools.cache
-def shared() -> Zygote:
+def shared() -> ForkServer:
     """One for all tests of this process; it ends with it."""
-    zygote = Zygote()
-    atexit.register(zygote.close)
-    return zygote
+    server = ForkServer()
+    atexit.register(server.close)
+    return server
 
 
 def _settingless() -> dict[str, str]:

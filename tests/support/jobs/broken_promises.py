@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from tests.support.simulated import START, SimulatedTraining
+from tests.support.jobs.simulated_training import START, SimulatedTraining
 from tuner_server.core.messages import Directive, Report, Validation
 
 DEADLY_TWICE = 0.009

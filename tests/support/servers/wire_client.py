@@ -9,7 +9,7 @@ from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.v1 import tuner_pb2_grpc
 from lrpilot.wire.profile_proto import profile_to_proto
 
-from tests.support.simulated import SimulatedTraining
+from tests.support.jobs.simulated_training import SimulatedTraining
 from tuner_server.core.config import JobConfig
 from tuner_server.core.messages import Directive, Phase, Report
 from tuner_server.rpc.convert import OUTCOMES, config_to_pb

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from datetime import UTC, datetime, timedelta
 
-from tests.support.simulated import Run, SimulatedTraining, Weights
+from tests.support.jobs.simulated_training import Run, SimulatedTraining, Weights
 from tuner_server.access.principal import DEFAULT_PROJECT
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.job.machine import JobState

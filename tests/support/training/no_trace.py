@@ -20,7 +20,7 @@ from torch._dynamo.eval_frame import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
-from tests.support.directives import probe, training
+from tests.support.training.scripted_directives import probe, training
 
 N_FEATURES = 4
 COMMITTED_LRS = [0.02] * 3 + [0.03] * 6

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from multiprocessing.context import ForkServerContext
 
-PRELOADED = ["lrpilot.tuner", "tests.support.distributed_training", "torch._dynamo"]
+PRELOADED = ["lrpilot.tuner", "tests.support.training.distributed_training", "torch._dynamo"]
 """What they would import, also by the first step of an optimizer, which is when PyTorch imports the last of them."""
 
 

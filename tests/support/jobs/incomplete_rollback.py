@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.support.simulated import SimulatedTraining
+from tests.support.jobs.simulated_training import SimulatedTraining
 from tuner_server.core.messages import Directive, Outcome, Phase, Report
 
 NOTE = "the first loss is 2.31 and was 2.5: something that training changes is not registered"

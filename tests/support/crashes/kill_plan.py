@@ -6,8 +6,8 @@ import dataclasses
 import random
 import time
 
-from tests.support.crowd import Crowd
-from tests.support.fleet import Fleet
+from tests.support.crashes.checking_clients import CheckingClients
+from tests.support.crashes.server_fleet import ServerFleet
 
 MOST_REPORTS = 60
 """Between two kills: about what a server on a slow machine takes in while another starts."""
@@ -35,9 +35,9 @@ def plan(seed: int, n_kills: int, n_servers: int) -> list[Kill]:
     ]
 
 
-def carry_out(kills: list[Kill], fleet: Fleet, crowd: Crowd) -> None:
-    """Kills servers under the crowd's load."""
+def carry_out(kills: list[Kill], fleet: ServerFleet, clients: CheckingClients) -> None:
+    """Kills servers under the clients' load."""
     for kill in kills:
-        crowd.wait_for(kill.after_reports)
+        clients.wait_for(kill.after_reports)
         time.sleep(kill.delay_s)
         fleet.kill(kill.server)

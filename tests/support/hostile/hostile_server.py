@@ -15,10 +15,10 @@ from lrpilot.transport.base import Transport
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.directives import committed, rest_of, rolls_back
 
-from tests.support.arbitrary import messages
+from tests.support.hostile.arbitrary_messages import messages
 
 STABLE_LR = 0.5
-"""The training of `tests.support.hostile` stays finite at any LR up to this one."""
+"""The training of `tests.support.hostile.hostile_run` stays finite at any LR up to this one."""
 CODES = [code.name for code in grpc.StatusCode if code is not grpc.StatusCode.OK]
 EXCEPTIONS: list[Callable[[], BaseException]] = [
     lambda: ValueError("no value"),

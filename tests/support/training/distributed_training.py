@@ -1,4 +1,4 @@
-"""A small training run on several ranks, for a gang to run: every function here is one rank's part."""
+"""A small training run on several ranks, for `RankProcesses` to run: every function is one rank's part."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def _whole(value: torch.Tensor) -> torch.Tensor:
     return (value.full_tensor() if isinstance(value, DTensor) else value).clone()
 
 
-# --- what a gang runs -------------------------------------------------------------------------------------------------
+# --- what `RankProcesses` run -----------------------------------------------------------------------------------------
 
 
 def train(kind: str, server: str, arguments: dict[str, Any]) -> Outcome:

@@ -13,23 +13,23 @@ from typing import Any, Self
 import torch
 import torch.distributed as dist
 
-from tests.support import processes
+from tests.support.training import torch_processes
 
 START_TIMEOUT_S = 120.0
 """PyTorch is imported first."""
 RUN_TIMEOUT_S = 60.0
 
 
-class GangError(Exception):
+class RankError(Exception):
     """A rank raised; the message is its traceback."""
 
 
-class Gang:
+class RankProcesses:
     """So many ranks on the CPU. They start once, for many runs: a start takes seconds."""
 
     def __init__(self, size: int, meeting_point: Path) -> None:
         """Starts them; they meet at a file that does not exist yet."""
-        context = processes.context()
+        context = torch_processes.context()
         self._ends: list[Connection] = []
         self._processes = []
         for rank in range(size):
@@ -42,7 +42,7 @@ class Gang:
         self._answers(START_TIMEOUT_S)
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """What a module's function gives on each rank. Raises: GangError."""
+        """What a module's function gives on each rank. Raises: RankError."""
         for end in self._ends:
             end.send((function, arguments))
         return self._answers(RUN_TIMEOUT_S)
@@ -55,7 +55,7 @@ class Gang:
             answers.append(end.recv())
         for rank, (answer, error) in enumerate(answers):
             if error is not None:
-                raise GangError(f"rank {rank}: {error}")
+                raise RankError(f"rank {rank}: {error}")
             answers[rank] = answer
         return answers
 

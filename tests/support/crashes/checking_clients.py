@@ -1,8 +1,8 @@
 """Jobs at once, against servers that may fail, which check every word that they are told.
 
-A crowd has lanes, each a thread that runs one job after the other, by simulated training and over the client's own
-transport. Every report goes to any of the servers, some to two at once, some again later, and is repeated until one
-answers. Once a directive has been told to a client, it must not come with another content, from no server, at no time.
+Each client is a thread that runs one job after the other, by simulated training and over the library's own transport.
+Every report goes to any of the servers, some to two at once, some again later, and is repeated until one answers. Once a
+directive has been told to a client, it must not come with another content, from no server, at no time.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from lrpilot.errors import UnavailableError
 from lrpilot.transport.grpc_transport import ATTEMPT_S, GrpcTransport
 from lrpilot.v1 import tuner_pb2 as pb
 
-from tests.support import simulated, wire
-from tests.support.simulated import QUICK, SimulatedTraining
+from tests.support.jobs import simulated_training
+from tests.support.jobs.simulated_training import QUICK, SimulatedTraining
+from tests.support.servers import wire_client
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.rpc.convert import config_to_pb, directive_to_pb
 
@@ -45,7 +46,7 @@ def configs(n: int) -> list[JobConfig]:
     """Different jobs of both policies, with short directives."""
     budget = {"probe_steps": 10, "refinements": 2, "max_candidates": 6}
     return [
-        simulated.config(400, has_validation=seed % 4 < 2, **QUICK).model_copy(update={"seed": seed})
+        simulated_training.config(400, has_validation=seed % 4 < 2, **QUICK).model_copy(update={"seed": seed})
         if seed % 2
         else JobConfig(
             policy="budget",
@@ -75,10 +76,10 @@ class Undisturbed:
 
 def undisturbed(config: JobConfig) -> Undisturbed:
     """Runs it."""
-    exchanges = simulated.drive(config, training(config)).exchanges
+    exchanges = simulated_training.drive(config, training(config)).exchanges
     return Undisturbed(
         directives=[content(directive_to_pb(each.directive)) for each in exchanges],
-        reports=[wire.report_to_pb(each.report) for each in exchanges if each.report is not None],
+        reports=[wire_client.report_to_pb(each.report) for each in exchanges if each.report is not None],
     )
 
 
@@ -144,19 +145,19 @@ def check_history(client: Client, job_id: str, expected: Undisturbed) -> None:
     assert reports == expected.reports, f"job {job_id}"
 
 
-class Crowd:
-    """Lanes of jobs. A context manager: at the end of the block each lane has finished its job."""
+class CheckingClients:
+    """Threads that run jobs. A context manager: at the end of the block each of them has finished its job."""
 
     def __init__(self, targets: Sequence[str], configs: Sequence[JobConfig], seed: int = 0) -> None:
-        """One lane for each of `configs`, which its jobs have in common."""
+        """Makes a thread for each of `configs`, which its jobs have in common."""
         self._targets = targets
         self._seed = seed
         self._expected = [undisturbed(config) for config in configs]
         self._configs = configs
         self._ending = threading.Event()
         self._changed = threading.Condition()
-        self._pool = ThreadPoolExecutor(len(configs), thread_name_prefix="lane")
-        self._lanes: list[Future[None]] = []
+        self._pool = ThreadPoolExecutor(len(configs), thread_name_prefix="client")
+        self._threads: list[Future[None]] = []
         self.acknowledged = 0
         """Reports that were answered, each counted once."""
         self.ended = 0
@@ -165,7 +166,7 @@ class Crowd:
         """Attempts that came to nothing, by status."""
 
     def __enter__(self) -> Self:
-        self._lanes = [self._pool.submit(self._lane, number) for number in range(len(self._configs))]
+        self._threads = [self._pool.submit(self._run_jobs, number) for number in range(len(self._configs))]
         return self
 
     def __exit__(
@@ -174,21 +175,21 @@ class Crowd:
         self._ending.set()
         self._pool.shutdown()
         if exc is None:
-            for lane in self._lanes:
-                lane.result()
+            for thread in self._threads:
+                thread.result()
 
     def wait_for(self, n_more: int) -> None:
-        """Until so many more reports were acknowledged. Raises: what ended a lane."""
+        """Until so many more reports were acknowledged. Raises: what ended a thread."""
         with self._changed:
             target = self.acknowledged + n_more
             while self.acknowledged < target:
-                for lane in self._lanes:
-                    if lane.done():
-                        lane.result()
-                        raise RuntimeError("a lane ended before its time")
+                for thread in self._threads:
+                    if thread.done():
+                        thread.result()
+                        raise RuntimeError("a client ended before its time")
                 assert self._changed.wait(PATIENCE_S), f"no report was acknowledged for {PATIENCE_S} s"
 
-    def _lane(self, number: int) -> None:
+    def _run_jobs(self, number: int) -> None:
         chance = random.Random(f"{self._seed} {number}")
         with contextlib.closing(Client(self._targets, chance)) as client:
             try:
@@ -197,7 +198,7 @@ class Crowd:
             finally:
                 with self._changed:
                     self.refusals += client.refusals
-                    self._ending.set()  # what ends one lane early ends all
+                    self._ending.set()  # what ends one thread early ends all
                     self._changed.notify_all()
 
     def _run(self, client: Client, chance: random.Random, config: JobConfig, expected: Undisturbed) -> None:
@@ -210,7 +211,7 @@ class Crowd:
             assert client.call("CreateJob", create).job.id == job_id
         train = training(config)
         while told[-1].phase != pb.PHASE_STOP:
-            report = wire.report_to_pb(train.run(wire.directive_from_pb(told[-1])))
+            report = wire_client.report_to_pb(train.run(wire_client.directive_from_pb(told[-1])))
             sent.append(pb.AdvanceRequest(job_id=job_id, report=report))
             if chance.random() < REPEATED_SHARE:
                 answer, *more = client.call_two("Advance", sent[-1])

@@ -55,7 +55,7 @@ class Moment:
     generators: Mapping[str, tuple[Any, Any]]
     """Each with its state, by their path from the loader."""
     attributes: Mapping[str, _Attribute]
-    """By their path."""
+    """The parts by their path."""
 
     def __bool__(self) -> bool:
         return bool(self.generators or self.attributes)
@@ -76,7 +76,7 @@ class Moment:
         return Moment(generators, attributes)
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint: plain values and tensors, by path. Attributes of other kinds are left out."""
+        """Plain values and tensors for a checkpoint, by path. Attributes of other kinds are left out."""
         attributes = {
             path: plain_copies.encoded(attribute.content)
             for path, attribute in self.attributes.items()

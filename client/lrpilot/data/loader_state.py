@@ -18,13 +18,13 @@ from lrpilot.objects.own_generators import is_generator, set_state, state_of
 from lrpilot.rng import from_plain, same, to_plain
 
 _SMALL = 256
-"""Elements of an attribute that is looked at before and after every draw of a search;"""
+"""Most elements of an attribute that is looked at before and after every draw of a search."""
 
 _MEDIUM = 1 << 16
-"""if it is a sampler's: weights, or a permutation of the samples;"""
+"""Most elements of a sampler's attribute that is looked at so: weights, or a permutation of the samples."""
 
 _LARGE = 1 << 21
-"""and as an epoch begins."""
+"""Most elements of an attribute that is looked at as an epoch begins."""
 
 
 class _Attribute(NamedTuple):

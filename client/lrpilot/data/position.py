@@ -12,7 +12,7 @@ from lrpilot.wire.directives import committed
 
 
 class Position:
-    """Where a loop is that draws its batches through the tuner; one that draws its own has none, and goes on in the data."""
+    """Where a loop is in its data. One that draws its own batches has no position, and goes on in the data."""
 
     def __init__(self) -> None:
         """Nowhere yet."""

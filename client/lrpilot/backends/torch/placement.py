@@ -120,7 +120,7 @@ def _default_directory() -> Path:
 
 
 def _host_room() -> Room:
-    """The free memory of the machine, or of the control groups that this process is in, as containers are. Linux only."""
+    """What is free on the machine, or in the control groups that this process is in, as containers are. Linux only."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:

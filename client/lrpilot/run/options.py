@@ -19,7 +19,7 @@ class JobOptions(TypedDict, total=False):
     server: str | None
     """HOST:PORT of the server. Default: `$LRPILOT_SERVER`; without that an embedded one, which ends with this run."""
     credentials: Credentials | None
-    """What this client shows that server. Default: `$LRPILOT_TOKEN`, `$LRPILOT_TLS_CA` and the like (docs/security.md)."""
+    """What is shown to that server. Default: `$LRPILOT_TOKEN`, `$LRPILOT_TLS_CA` and the like (docs/security.md)."""
     total_steps: int | None
     """Optimizer steps of the run, search included. Default: None, until you stop."""
     lr_bounds: tuple[float, float] | None

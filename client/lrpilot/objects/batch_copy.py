@@ -69,7 +69,7 @@ class BatchCopy(Generic[Batch]):
         return cast(Batch, _loaded(self._stream, _copied(self._leaves, self._tensors, self._arrays)))
 
     def uncopied(self) -> Batch:
-        """Gives what `fresh` gives, at no cost, in this copy's memory: for the last time, or where nothing is changed."""
+        """What `fresh` gives, at no cost, in this copy's memory: for the last time, or where nothing is changed."""
         return cast(Batch, _loaded(self._stream, self._leaves))
 
 

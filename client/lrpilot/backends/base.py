@@ -91,7 +91,7 @@ class Backend(abc.ABC):
 
     @abc.abstractmethod
     def flush(self) -> list[float]:
-        """As `peek`, and forgets them."""
+        """Gives what `peek` gives, and forgets it."""
 
     @abc.abstractmethod
     def state_dict(self) -> dict[str, Any] | None:

@@ -50,11 +50,11 @@ class JaxBackend(HostBackend, Generic[State]):
 
     @property
     def base_lrs(self) -> list[float]:
-        """Of all injected optimizers, in the order of the state's leaves."""
+        """The base LRs of all injected optimizers, in the order of the state's leaves."""
         return self._base_lrs
 
     def lrs(self) -> list[float]:
-        """Of all injected optimizers. Waits for the device."""
+        """The LRs of all injected optimizers. Waits for the device."""
         leaves = jax.tree.leaves(self.state)
         return [float(leaves[place]) for place in self._places]
 
@@ -131,7 +131,7 @@ def _copied(leaf: Any) -> Any:
 
 
 def _lr_places(state: Any) -> list[int]:
-    """Which leaves of a state are injected learning rates.
+    """The leaves of a state that are injected learning rates.
 
     Raises:
         ConfigError: there is none, or a schedule would overwrite it at every step.

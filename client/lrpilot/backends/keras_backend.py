@@ -90,7 +90,7 @@ class KerasBackend(HostBackend):
         return [float(to_numpy(lr))]
 
     def set_lr(self, lr: float) -> None:
-        """In place; the compiled step reads it."""
+        """Sets the LR in place; the compiled step reads it."""
         self._sync()
         self._lr.assign(lr)
         self._memory.left_at = lr
@@ -220,7 +220,7 @@ class _Values:
         self._copies = [_copied(variable) for variable in variables]
 
     def put_back(self) -> None:
-        """As often as one likes."""
+        """Puts the copies back; may be repeated."""
         for variable, copy in zip(self._variables, self._copies, strict=True):
             # A copy again: on JAX the variable would take the very array, and the next step donate it.
             variable.assign(_copied(copy))

@@ -53,7 +53,7 @@ class DistributedBackend(Backend):
         return self._own.loss_precedes_updates
 
     def suspects(self) -> list[str]:
-        """On this rank."""
+        """The suspects on this rank."""
         return self._own.suspects()
 
     def lrs(self) -> list[float]:
@@ -61,15 +61,15 @@ class DistributedBackend(Backend):
         return self._own.lrs()
 
     def set_lr(self, lr: float) -> None:
-        """On this rank."""
+        """Sets the LR on this rank."""
         self._own.set_lr(lr)
 
     def take(self, data: Sequence[object] = ()) -> None:
-        """Of what lies on this rank: shards, where the model is sharded. Raises on all ranks if it fails on one."""
+        """Takes what lies on this rank: shards, where the model is sharded. Raises on all ranks if it fails on one."""
         together(self._ranks, self._own.take)
 
     def restore(self, *, committed: bool = False) -> None:
-        """On this rank."""
+        """Restores what lies on this rank."""
         self._own.restore(committed=committed)
 
     def validate(self) -> float | None:
@@ -120,11 +120,11 @@ class DistributedBackend(Backend):
         self._own.load_state_dict(state)
 
     def finish(self) -> None:
-        """On this rank."""
+        """Ends the run on this rank."""
         self._own.finish()
 
     def close(self) -> None:
-        """On this rank."""
+        """Lets go on this rank."""
         self._own.close()
 
     def _reduced(self) -> list[float]:

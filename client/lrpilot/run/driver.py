@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 
 SERVER_VARIABLE = "LRPILOT_SERVER"
 STATE_FORMAT = 3
-"""Of `Driver.state_dict`."""
+"""The format of `Driver.state_dict`."""
 
 LONGEST_SILENCE = 1000
-"""So many batches of a probe with no step after them are no micro-batches of one update."""
+"""Batches of a probe with no step after them that can't all be micro-batches of one update."""
 
 Batch = TypeVar("Batch")
 log = logging.getLogger("lrpilot")
@@ -216,7 +216,7 @@ class Driver(Course):
 
     @property
     def rank(self) -> int:
-        """Of this process among those that train together; 0 if it trains alone."""
+        """The number of this process among those that train together; 0 if it trains alone."""
         return 0 if self._ranks is None else self._ranks.rank
 
     @property

@@ -127,7 +127,7 @@ class Outbox:
         return self._asked(read)
 
     def state_dict(self) -> dict[str, Any]:
-        """As plain values."""
+        """The outbox as plain values."""
         return {
             "job_id": self.job_id,
             "request_id": self._request_id,

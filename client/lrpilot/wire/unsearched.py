@@ -1,4 +1,4 @@
-"""Which runs are too short for a search: those that are told first to train to their end."""
+"""Runs that are too short for a search are told first to train to their end."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class TorchBackend(Backend):
 
     @property
     def base_lrs(self) -> list[float]:
-        """Of all groups of all optimizers, in order."""
+        """The LRs of all groups of all optimizers as they were set, in order."""
         return self._groups.base_lrs
 
     @property
@@ -56,12 +56,12 @@ class TorchBackend(Backend):
 
     @property
     def loss_noise(self) -> float:
-        """By the device that the losses are on."""
+        """How far two losses of the same step may differ, by the device that the losses are on."""
         return HOST_NOISE if self._losses.device.type == "cpu" else DEVICE_NOISE
 
     @property
     def loss_precedes_updates(self) -> bool:
-        """With several optimizers one loss may be from after another's update, as a generator's is."""
+        """False with several optimizers: one loss may be from after another's update, as a generator's is."""
         return self._single
 
     def suspects(self) -> list[str]:
@@ -69,11 +69,11 @@ class TorchBackend(Backend):
         return stuck_paths(self._snapshot.roots)
 
     def lrs(self) -> list[float]:
-        """Of all groups of all optimizers, in order."""
+        """The LRs of all groups of all optimizers, in order."""
         return self._groups.get()
 
     def set_lr(self, lr: float) -> None:
-        """In place, where an LR is a tensor."""
+        """Sets all LRs, in place where an LR is a tensor."""
         self._groups.set(lr)
 
     def take(self, data: Sequence[object] = ()) -> None:

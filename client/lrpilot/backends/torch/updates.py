@@ -17,7 +17,7 @@ import torch
 from lrpilot.objects.graph import ObjectGraph
 
 FORGOTTEN = 3
-"""So many updates in a row with no `tuner.step` are no several updates that belong together."""
+"""Updates in a row with no `tuner.step` that can't all belong together."""
 LONGEST_PAUSE = 100
 """After so many calls in a row without an update the hooks are not believed: a compiled step does not call them."""
 

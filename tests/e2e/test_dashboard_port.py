@@ -25,10 +25,10 @@ from tests.support.servers import fork_server, wire_client
 from tests.support.servers.guarded_server import add_project, add_token, guarded
 from tests.support.servers.ports import HOST, free_port
 from tests.support.servers.server_process import ServerProcess, running
+from tuner_server.access import shares
 from tuner_server.access.principal import DEFAULT_PROJECT
 from tuner_server.access.records import Limits
 from tuner_server.base.address import Address
-from tuner_server.rpc import limits
 from tuner_server.storage.access import open_access
 
 TIMEOUT_S = 30.0
@@ -212,7 +212,7 @@ def test_calls_of_the_api_and_of_the_dashboard_count_together(db: str) -> None:
 def test_streams_of_the_api_and_of_the_dashboard_count_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "MAX_STREAMS", 3)
+    monkeypatch.setattr(shares, "MAX_STREAMS", 3)
     url, port = f"sqlite:///{tmp_path}/jobs.db", free_port()
     with contextlib.closing(open_access(url)) as access:
         token = add_token(access, DEFAULT_PROJECT).text

@@ -33,6 +33,7 @@ from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, conf
 from tests.support.servers import wire_client
 from tests.support.servers.guarded_server import GuardedServer, add_project, add_token, guarded
 from tests.support.servers.wire_client import TIMEOUT_S, directive_from_pb
+from tuner_server.access import shares
 from tuner_server.access.principal import Scope
 from tuner_server.access.records import Grant, Limits
 from tuner_server.access.tls import TlsFiles, server_credentials
@@ -294,7 +295,7 @@ def limits_key(call: grpc.Call) -> str | bytes | None:
 
 
 def test_streams_are_not_without_number_and_are_given_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "MAX_STREAMS", 2)
+    monkeypatch.setattr(shares, "MAX_STREAMS", 2)
     with connected(world.server, world.ours) as stub, connected(world.server, world.theirs) as others:
         open_streams = [stub.WatchJob(world.request("WatchJob"), timeout=TIMEOUT_S) for _ in range(2)]
         for stream in open_streams:
@@ -315,7 +316,7 @@ def test_streams_are_not_without_number_and_are_given_back(world: World, monkeyp
 
 
 def test_large_requests_at_the_same_time_are_held_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "MAX_BYTES", 10)
+    monkeypatch.setattr(shares, "MAX_BYTES", 10)
     with connected(world.server, world.ours) as stub:
         code, details = refusal(lambda: called(stub, "Advance", world.request("Advance")))
         assert (code, "being worked on" in details) == (grpc.StatusCode.RESOURCE_EXHAUSTED, True)

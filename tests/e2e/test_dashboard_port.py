@@ -242,7 +242,7 @@ def test_a_server_stops_while_somebody_looks(db: str, job_id: str) -> None:
         with contextlib.closing(http.client.HTTPConnection(HOST, port, timeout=TIMEOUT_S)) as connection:
             connection.request("GET", "/events")
             response = connection.getresponse()
-            assert response.readline() == b"retry: 2000\n"
+            assert response.readline() == b"retry: 2000\r\n"
             server.process.send_signal(15)
             response.read()
         code, log = server.wait()

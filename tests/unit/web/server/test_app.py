@@ -333,15 +333,15 @@ def test_a_stream_says_how_a_job_is_and_ends_with_it(anyone: TestClient, finishe
     answer = anyone.get(f"/jobs/{finished}/events")
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert "event: change" in answer.text
-    assert answer.text.endswith("event: end\ndata: \n\n")
+    assert answer.text.endswith("event: end\r\ndata: \r\n\r\n")
 
 
 def test_streams_end_when_the_server_stops(service: TunerService, live: str) -> None:
     stopping = asyncio.Event()
     stopping.set()
     with TestClient(dashboard(service, stopping, Shares()), base_url="http://localhost") as client:
-        assert client.get(f"/jobs/{live}/events").text == "retry: 2000\n\n"
-        assert client.get("/events").text == "retry: 2000\n\n"
+        assert client.get(f"/jobs/{live}/events").text == "retry: 2000\r\n\r\n"
+        assert client.get("/events").text == "retry: 2000\r\n\r\n"
 
 
 def limited(service: TunerService, max_calls_per_s: float) -> TestClient:

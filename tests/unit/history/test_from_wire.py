@@ -19,6 +19,7 @@ from tuner_server.core.messages import (
     Phase,
     PosteriorCurve,
     Setback,
+    best_candidate,
 )
 from tuner_server.history.from_wire import job_and_history
 from tuner_server.rpc.convert import schedule_to_pb
@@ -78,3 +79,15 @@ def test_a_decision_comes_over_the_wire_as_it_is(decision: Decision) -> None:
     _, (entry,) = job_and_history(type(response).FromString(response.SerializeToString()))
     assert entry.decision == decision
     assert Decision.model_validate_json(decision.model_dump_json()) == decision, "and as JSON"
+
+
+def test_forecasts_that_a_bound_made_equal_have_the_same_winner_here_and_elsewhere() -> None:
+    slow, fast = (
+        Candidate(directive_number=number, lr=0.1 * number, forecast=0.0, forecast_sd=0.1, raw_forecast=raw)
+        for number, raw in ((1, -1.0), (2, -5.0))
+    )
+    decision = Decision(stage=0, lr=0.2, reason="the lowest forecast", candidates=(slow, fast))
+    response = schedule_to_pb(stored(STATE), [Entry(DIRECTIVE, decision, None)], history=True)
+    _, (entry,) = job_and_history(response)
+    assert entry.decision is not None
+    assert best_candidate(entry.decision.candidates) == best_candidate(decision.candidates) == fast

@@ -63,7 +63,7 @@ def test_autolrs_tells_what_each_of_its_probes_was_chosen_by(
         asked = exchange.decision.asked
         assert asked is not None
         assert (asked.acquisition, asked.kappa) == (name, kappa)
-        assert (asked.low, asked.high) == (pytest.approx(1e-4), pytest.approx(1.0))
+        assert (asked.low, asked.high) == pytest.approx((1e-4, 1.0))
     assert all(decision.asked is None for _, decision in committing(run)), "the lowest forecast asks nothing"
 
 

@@ -1,8 +1,8 @@
 """Jobs at once, against servers that may fail, which check every word that they are told.
 
 Each client is a thread that runs one job after the other, by simulated training and over the library's own transport.
-Every report goes to any of the servers, some to two at once, some again later, and is repeated until one answers. Once a
-directive has been told to a client, it must not come with another content, from no server, at no time.
+Every report goes to any of the servers, some to two at once, some again later, and is repeated until one answers. Once
+a directive has been told to a client, it must not come with another content, from no server, at no time.
 """
 
 from __future__ import annotations

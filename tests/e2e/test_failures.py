@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import ClassVar
 from unittest import mock
 
-import grpc
 import hypothesis
 import pytest
 import torch
@@ -16,20 +15,10 @@ from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 
 from tests.support.hostile import hostile_run
-from tests.support.hostile.hostile_server import EXCEPTIONS, Move
+from tests.support.hostile.exceptions import EXCEPTIONS, USUAL
+from tests.support.hostile.hostile_server import Move
 from tests.support.training.quick_run import SCRIPT, TOTAL, Run, assert_annealed, warned
 from tests.support.training.scripted_directives import constant, training
-
-KINDS: list[Callable[[], Exception]] = [
-    lambda: ValueError("no value"),
-    lambda: MemoryError(),
-    lambda: KeyError("key"),
-    lambda: OSError(28, "No space left on device"),
-    lambda: RuntimeError("cannot schedule new futures after interpreter shutdown"),
-    lambda: RecursionError(),
-    lambda: AttributeError("attribute"),
-    lambda: grpc.RpcError("neither code nor details"),
-]
 
 
 class Failing(ScriptedTransport):
@@ -74,7 +63,7 @@ class Registered:
             raise self.faults[method]()
 
 
-@pytest.mark.parametrize("error", KINDS, ids=lambda make: type(make()).__name__)
+@pytest.mark.parametrize("error", USUAL, ids=lambda make: type(make()).__name__)
 @pytest.mark.parametrize("call", [1, 2, 4, 5])
 def test_a_transport_that_raises_is_a_server_that_is_away(
     caplog: pytest.LogCaptureFixture, call: int, error: Callable[[], Exception]
@@ -92,7 +81,7 @@ def test_a_transport_that_raises_is_a_server_that_is_away(
 def test_strict_raises_what_a_transport_raised_as_an_error_of_the_family(call: int) -> None:
     run = Run()
     with pytest.raises(ServerError, match="Failing raised KeyError"):
-        run.train(run.tuner(Failing(call, KINDS[2]), strict=True))
+        run.train(run.tuner(Failing(call, USUAL[2]), strict=True))
 
 
 @pytest.mark.parametrize("code", ["RESOURCE_EXHAUSTED", "UNAUTHENTICATED", "PERMISSION_DENIED", "ABORTED", "INTERNAL"])
@@ -137,7 +126,7 @@ def test_a_wrong_argument_is_refused_all_the_same() -> None:
 METHODS = ["state_dict", "load_state_dict"]
 
 
-@pytest.mark.parametrize("error", KINDS, ids=lambda make: type(make()).__name__)
+@pytest.mark.parametrize("error", USUAL, ids=lambda make: type(make()).__name__)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_registered_object_that_raises_ends_the_tuning_and_is_named_once(
     caplog: pytest.LogCaptureFixture, method: str, error: Callable[[], Exception]

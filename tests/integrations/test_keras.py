@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 
 from benchmarks.quality.local import LocalTransport
-from tests.support.repository import doc_pages
+from tests.support.repository import doc_pages, example_programs
 from tests.support.servers.server_process import ServerProcess, running
 from tests.support.training.scripted_directives import directive
 
@@ -326,13 +325,8 @@ def test_keras_checkpoints_carry_the_tuner(server: ServerProcess, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_the_example_runs(
-    server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LRPILOT_SERVER", server.target)
-    runpy.run_path(str(ROOT / "examples" / "keras_digits.py"), run_name="__main__")
-    printed = capsys.readouterr().out
+def test_the_example_runs(server: ServerProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = example_programs.run("keras_digits", server.target, tmp_path, capsys)
     assert "probes" in printed
     assert "replayed: validation loss" in printed
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import copy
-import math
 import runpy
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +30,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from benchmarks.quality.local import LocalTransport
 from tests.support.repository import doc_pages
 from tests.support.servers.server_process import ServerProcess, running
+from tests.support.training.same_bits import assert_same
 from tests.support.training.scripted_directives import probe, training
 
 pytestmark = [
@@ -188,23 +188,6 @@ def scripted(*directives: pb.Directive, **arguments: Any) -> tuple[TunerCallback
     transport = ScriptedTransport(directives)
     arguments.setdefault("total_steps", sum(directive.n_steps for directive in directives))
     return TunerCallback(transport=transport, **arguments), transport
-
-
-def assert_same(a: Any, b: Any, path: str = "") -> None:
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), path
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), path
-        for key in a:
-            assert_same(a[key], b[key], f"{path}.{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), path
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same(x, y, f"{path}[{i}]")
-    elif isinstance(a, float) and math.isnan(a):
-        assert math.isnan(b), path
-    else:
-        assert a == b, path
 
 
 @pytest.mark.parametrize(

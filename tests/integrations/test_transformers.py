@@ -31,6 +31,7 @@ from transformers import (
 from benchmarks.quality.local import LocalTransport
 from tests.support.repository import doc_pages
 from tests.support.servers.server_process import ServerProcess, running
+from tests.support.training.same_bits import assert_same
 from tests.support.training.scripted_directives import directive
 
 BATCH = 8
@@ -135,22 +136,6 @@ def probes() -> list[pb.Directive]:
 
 def committed(n_steps: int, *, restore: bool = False) -> pb.Directive:
     return directive(pb.PHASE_TRAIN, 0.02, n_steps, restore=restore)
-
-
-def assert_same(a: Any, b: Any) -> None:
-    """Bit for bit."""
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_same(a[key], b[key])
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b)
-        for x, y in zip(a, b, strict=True):
-            assert_same(x, y)
-    else:
-        assert a == b
 
 
 def everything(trainer: Any) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import collections
 import contextlib
 import dataclasses
 import logging
-import pkgutil
 from collections.abc import Iterator
 from typing import Any, ClassVar
 from unittest import mock
@@ -18,7 +17,9 @@ from lrpilot.tuner import Tuner
 from lrpilot.v1 import tuner_pb2 as pb
 from torch import nn
 
-from tests.support.hostile.hostile_server import EXCEPTIONS, HostileServer, Move, moves
+from tests.support.hostile.exceptions import EXCEPTIONS
+from tests.support.hostile.failing_calls import before_calls_of
+from tests.support.hostile.hostile_server import HostileServer, Move, moves
 
 POINTS = [
     "lrpilot.session.annealing.Annealing.take",
@@ -217,25 +218,12 @@ class Run:
         return all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters())
 
 
-@contextlib.contextmanager
-def bug(case: Case) -> Iterator[None]:
+def bug(case: Case) -> contextlib.AbstractContextManager[None]:
     """Puts the case's bug into the client."""
     if case.bug is None:
-        yield
-        return
+        return contextlib.nullcontext()
     name, fault = case.bug
-    owner, _, attribute = name.rpartition(".")
-    original = getattr(pkgutil.resolve_name(owner), attribute)
-    calls = 0
-
-    def failing(*arguments: Any, **keywords: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        fault.strike(calls)
-        return original(*arguments, **keywords)
-
-    with mock.patch(name, failing):
-        yield
+    return before_calls_of(name, fault.strike)
 
 
 @contextlib.contextmanager

@@ -10,33 +10,17 @@ from typing import Any
 
 import grpc
 from hypothesis import strategies as st
-from lrpilot.errors import LRPilotError, RefusedError, ServerError, UnavailableError
+from lrpilot.errors import RefusedError, ServerError, UnavailableError
 from lrpilot.transport.base import Transport
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.directives import committed, rest_of, rolls_back
 
 from tests.support.hostile.arbitrary_messages import messages
+from tests.support.hostile.exceptions import EXCEPTIONS
 
 STABLE_LR = 0.5
 """The training of `tests.support.hostile.hostile_run` stays finite at any LR up to this one."""
 CODES = [code.name for code in grpc.StatusCode if code is not grpc.StatusCode.OK]
-EXCEPTIONS: list[Callable[[], BaseException]] = [
-    lambda: ValueError("no value"),
-    lambda: MemoryError(),
-    lambda: KeyError("key"),
-    lambda: OSError(28, "No space left on device"),
-    lambda: RuntimeError("cannot schedule new futures after interpreter shutdown"),
-    lambda: RecursionError(),
-    lambda: AttributeError("attribute"),
-    lambda: UnicodeDecodeError("utf-8", b"x", 0, 1, "x"),
-    lambda: ZeroDivisionError(),
-    lambda: OverflowError("int too large to convert to float"),
-    lambda: grpc.RpcError("neither code nor details"),
-    lambda: StopIteration(),
-    lambda: TimeoutError(),
-    lambda: AssertionError(),
-    lambda: LRPilotError("of our own"),
-]
 INTEGERS = [-(2**63), -(2**31), -5, -1, 0, 1, 2, 7, 49, 51, 2**24, 2**31 - 1, 2**31, 2**40, 2**53, 2**62, 2**63 - 1]
 FLOATS = [-math.inf, -1e308, -1.0, -0.0, 0.0, 5e-324, 1e-300, 1e-45, 1e-3, 1.0, 1e30, 3.5e38, 1e308, math.inf, math.nan]
 

@@ -6,14 +6,12 @@ import copy
 import dataclasses
 import itertools
 import os
-import pkgutil
 import signal
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -29,6 +27,8 @@ from torch.distributed.tensor import DTensor
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+from tests.support.hostile.failing_calls import before_calls_of
 
 TOTAL_STEPS = 500
 """No shorter run has a search."""
@@ -202,18 +202,12 @@ def train_past_a_failure(server: str, kind: str, failing: str, call: int, rank: 
     With the number of steps in the books.
     """
     training = Training(kind)
-    owner, _, name = failing.rpartition(".")
-    original = getattr(pkgutil.resolve_name(owner), name)
-    calls = 0
 
-    def fails(*arguments: Any, **keywords: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls >= call and rank in (None, dist.get_rank()):
+    def strike(number: int) -> None:
+        if number >= call and rank in (None, dist.get_rank()):
             raise MemoryError("no more")
-        return original(*arguments, **keywords)
 
-    with training.tuner(server=server) as tuner, mock.patch(failing, fails):
+    with training.tuner(server=server) as tuner, before_calls_of(failing, strike):
         outcome = training.run(tuner)
     return outcome, tuner.committed_step + tuner.search_steps
 

@@ -88,6 +88,15 @@ class Net(nn.Module):
         return y
 
 
+class Cases(dict[str, Callable[[], Loop]]):
+    """Training loops that a module compares, by the names of the functions that make them."""
+
+    def add(self, make: Callable[[], Loop]) -> Callable[[], Loop]:
+        """Adds a loop; a decorator of the function that makes it."""
+        self[make.__name__.replace("_", " ")] = make
+        return make
+
+
 def loop(model: nn.Module, optimizer: Any = None, **arguments: Any) -> Loop:
     """Of a model whose output is the loss's; SGD with momentum unless something else is given."""
     optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)

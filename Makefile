@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Training and tests share two cores with servers: one thread each is faster than two that wait for each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-all test-browser test-lowest browser lint docs format protos bench fuzz compose-demo compose-down compose-test wheels clean
+.PHONY: setup demo test test-all test-browser test-lowest browser lint docs format protos bench fuzz compose-demo compose-down compose-test wheels dist clean
 
 setup: $(STAMP)
 
@@ -99,6 +99,15 @@ compose-test: setup wheels
 wheels: setup
 	ls docker/wheels/torch-*.whl || pip download --no-deps --dest docker/wheels --constraint constraints.txt \
 	    --extra-index-url $${TORCH_INDEX:-https://download.pytorch.org/whl/cpu} torch
+
+# What is released: sdist and wheel, and a run with the wheel alone, in an environment of its own.
+dist: setup
+	rm -rf dist build/smoke
+	python -m build
+	twine check --strict dist/*
+	$(PYTHON) -m venv build/smoke
+	build/smoke/bin/python -m pip install --progress-bar off -c constraints.txt "$$(echo dist/*.whl)[server]"
+	cd build/smoke && bin/lrpilot --version && bin/python -I $(CURDIR)/examples/text.py
 
 clean:
 	rm -rf $(VENV) $(LOWEST) build dist out .mypy_cache .pytest_cache .ruff_cache .hypothesis

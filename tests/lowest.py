@@ -1,8 +1,8 @@
 """The lowest versions that pyproject.toml allows, as constraints for pip: `make test-lowest` installs by them.
 
 What LRPilot depends on, and the frameworks that it has adapters for, come at their lower bounds. The tools of the extra
-`dev` come at the versions of constraints.txt, and what all of these need in turn is pip's choice. A version that no index
-offers to this machine is replaced by the one in constraints.txt, and that is said.
+`test` come at the versions of constraints.txt, and what all of these need in turn is pip's choice. A version that no
+index offers to this machine is replaced by the one in constraints.txt, and that is said.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ def bound(requirement: Requirement) -> Version:
     for specifier in requirement.specifier:
         if specifier.operator == ">=":
             return Version(specifier.version)
-    raise ValueError(f"{requirement.name}: has no lower bound in pyproject.toml; give it one, as in {requirement.name}>=1")
+    raise ValueError(
+        f"{requirement.name}: has no lower bound in pyproject.toml; give it one, as in numpy>=2"
+    )
 
 
 def lowest(requirement: Requirement, offered: Iterable[Version], pinned: Version) -> Constraint:
@@ -79,8 +81,8 @@ def lowest(requirement: Requirement, offered: Iterable[Version], pinned: Version
     allowed = sorted(requirement.specifier.filter(offered))
     if not allowed:
         return Constraint(requirement.name, pinned, f"no index offers {wanted} or a later one to this machine: pinned")
-    remark = "" if allowed[0].public == wanted.public else f"no index offers {wanted}: the next one"
-    return Constraint(requirement.name, allowed[0], remark if allowed[0] != wanted else "")
+    remark = "" if Version(allowed[0].public) == wanted else f"no index offers {wanted}: the next one"
+    return Constraint(requirement.name, allowed[0], remark)
 
 
 def constraints(pyproject: str, pinned: dict[str, Version], offers: Offers) -> list[Constraint]:

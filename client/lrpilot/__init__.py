@@ -1,8 +1,8 @@
 """LRPilot: the learning rate of a training run, tuned while it runs.
 
 `lrpilot.Tuner` is the hook for a training loop, `lrpilot.Schedule` what it found, and `lrpilot.check_rollback` tells
-beforehand whether a loop can be rolled back. PyTorch is imported with the tuner, and not before. `lrpilot.__version__` is the
-version that is installed.
+beforehand whether a loop can be rolled back. PyTorch is imported with the tuner, and not before.
+`lrpilot.__version__` is the version that is installed.
 """
 
 from __future__ import annotations

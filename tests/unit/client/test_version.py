@@ -7,6 +7,7 @@ from pathlib import Path
 
 import lrpilot
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from tuner_server.cli.app import app
@@ -28,13 +29,14 @@ def test_the_changelog_s_latest_release_is_the_version() -> None:
     assert headings[0].split()[1] == lrpilot.__version__
 
 
-def test_source_that_is_not_installed_says_that_its_version_is_unknown(tmp_path: Path) -> None:
-    """This interpreter finds the standard library and the source, and no distribution."""
-    (tmp_path / "lrpilot").symlink_to(ROOT / "client" / "lrpilot")
-    code = f"import sys; sys.path.append({str(tmp_path)!r}); import lrpilot; print(lrpilot.__version__)"
-    isolated = [sys.executable, "-I", "-S", "-c", code]
-    result = subprocess.run(isolated, capture_output=True, text=True, timeout=60, check=True)
-    assert result.stdout.strip() == "0+unknown"
+def test_kubernetes_runs_images_of_the_version() -> None:
+    kustomization = yaml.safe_load((ROOT / "deploy" / "kubernetes" / "kustomization.yaml").read_text())
+    assert [image["newTag"] for image in kustomization["images"]] == [lrpilot.__version__]
+
+
+def test_source_that_is_not_installed_says_that_its_version_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [])  # where distributions are looked for
+    assert lrpilot.__version__ == "0+unknown"
 
 
 def test_it_is_looked_up_only_when_asked_for() -> None:

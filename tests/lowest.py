@@ -70,9 +70,7 @@ def bound(requirement: Requirement) -> Version:
     for specifier in requirement.specifier:
         if specifier.operator == ">=":
             return Version(specifier.version)
-    raise ValueError(
-        f"{requirement.name}: has no lower bound in pyproject.toml; give it one, as in numpy>=2"
-    )
+    raise ValueError(f"{requirement.name}: has no lower bound in pyproject.toml; give it one, as in numpy>=2")
 
 
 def lowest(requirement: Requirement, offered: Iterable[Version], pinned: Version) -> Constraint:

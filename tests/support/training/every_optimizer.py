@@ -275,7 +275,6 @@ _OTHERS: dict[str, Member] = {
     "torch LBFGS": dataclasses.replace(
         _with(torch.optim.LBFGS, lr=0.1, max_iter=2, history_size=3), styles=(by_closure,)
     ),
-    "torch Muon": Member(matrices(torch.optim.Muon)),
     "torch SparseAdam": Member(_with(torch.optim.SparseAdam).make, net=Words),
     "AdaFactor": _with(collected.AdaFactor, relative_step=False, scale_parameter=False),
     "AdaHessian": Member(_of(collected.AdaHessian).make, (with_graph,)),
@@ -297,6 +296,8 @@ _OTHERS: dict[str, Member] = {
     "SpectralSphere": Member(matrices(collected.SpectralSphere)),
     "TRAC": Member(around(collected.TRAC, s_prev=0.1)),
 }
+if hasattr(torch.optim, "Muon"):  # PyTorch has it since 2.9
+    _OTHERS["torch Muon"] = Member(matrices(torch.optim.Muon))
 MEMBERS: dict[str, Member] = {
     **{name: _of(cls) for name, cls in CLASSES.items()},
     **{f"{name}": Member(flagged(getattr(collected, name))) for name in _FLAGGED},

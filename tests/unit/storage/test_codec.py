@@ -68,12 +68,10 @@ def test_the_format_of_measures_is_the_documented_one() -> None:
     assert codec.encode_measures({"a": (1.0,), "b": (-2.0,)}) == b'["a", "b"]\n' + codec.encode_losses((1.0, -2.0))
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"nonsense\n" + RAW, b"[]\n" + RAW, b"7\n" + RAW, b'["a", "b"]\n' + RAW + bytes(4)]
-)
-def test_measures_that_are_none_can_not_be_read(data: bytes) -> None:
-    with pytest.raises(StorageError, match="can't be read|encoding"):
-        codec.decode_measures(data)
+@pytest.mark.parametrize("head", [b"", b"nonsense\n", b"[]\n", b"7\n", b'["a", "b"]\n'])
+def test_measures_that_are_none_can_not_be_read(head: bytes) -> None:
+    with pytest.raises(StorageError, match="can't be read"):
+        codec.decode_measures(head + RAW + bytes(4))
 
 
 def test_losses_are_never_larger_than_float32_and_a_long_job_is_smaller() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 import pydantic
@@ -71,6 +71,11 @@ LOSS_WINDOW = 10
 """Committed losses that are averaged for "the loss", as in the published code's logs: one batch says little."""
 MAX_NOTE = 1000
 """Characters of a client's sentence. It is kept with every state of its job."""
+MAX_MEASURES = 8
+"""Measures of a job: each adds as much to every report as the losses do."""
+MeasureName = Annotated[str, pydantic.Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+"""It becomes the name of a column where measures are exported."""
+Measures = Annotated[tuple[MeasureName, ...], pydantic.Field(max_length=MAX_MEASURES)]
 
 
 class Bar(Value):
@@ -99,6 +104,8 @@ class Directive(Value):
     report_every: Steps = 0
     promise: tuple[Bar, ...] = ()
     """Ascending by `from_step`; the last bar that a report has reached counts."""
+    measures: Measures = ()
+    """What is measured at every step besides the loss, by name."""
     reason: str = ""
 
     @pydantic.model_validator(mode="after")
@@ -109,6 +116,8 @@ class Directive(Value):
             raise ValueError("a directive with steps has a profile")
         if any(step > self.n_steps for step in self.validate_at):
             raise ValueError("validation past the end of the directive")
+        if len(set(self.measures)) < len(self.measures):
+            raise ValueError("a measure is asked for twice")
         return self
 
     def after(self, n_steps: int) -> Directive:
@@ -156,6 +165,8 @@ class Report(Value):
     """Of REPLACED."""
     note: str = pydantic.Field(default="", max_length=MAX_NOTE)
     """Of UNREPEATABLE: what the client saw, and what it may be."""
+    measures: Mapping[MeasureName, tuple[float, ...]] = pydantic.Field(default_factory=dict, max_length=MAX_MEASURES)
+    """By name: one value a step, NaN where a step has none. A measure that could not be taken is missing."""
 
     @property
     def n_steps(self) -> int:

@@ -65,6 +65,7 @@ def _report(message: pb.HistoryEntry, time: datetime.datetime) -> StoredReport |
         losses=report.losses,
         replacement=report.replacement,
         note=report.note,
+        measures=report.measures,
     )
 
 

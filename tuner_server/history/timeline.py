@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from lrpilot.wire.profile import Profile
@@ -48,6 +48,8 @@ class Span:
     losses: FloatArray
     """(n_steps,)"""
     validations: tuple[Validation, ...]
+    measures: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    """What was measured besides the loss, by name: one value a step."""
 
     @property
     def n_steps(self) -> int:
@@ -313,6 +315,7 @@ def _span(entry: Entry, run_steps: int, committed_steps: int, kept: bool) -> Spa
         profile=profile,
         losses=np.array(report.losses, dtype=np.float64),
         validations=tuple(v for v in report.validations if math.isfinite(v.loss)),
+        measures=report.measures,
     )
 
 

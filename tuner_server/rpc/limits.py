@@ -21,7 +21,8 @@ _SERVICE = tuner_pb2.DESCRIPTOR.services_by_name["TunerService"].full_name
 
 MAX_REPORT_BYTES = 8 * 2**20
 """Of an Advance. A loss takes 4 bytes. Directives of committed steps are reported in 20 parts, which takes one of 40
-million steps to here. A client that trained without its server tells it all at once: up to two million steps."""
+million steps to here; each measure that it asks for adds as much as its losses. A client that trained without its
+server tells it all at once: up to two million steps."""
 MAX_REQUEST_BYTES = 64 * 2**10
 """Of any other request: the options of a policy are the largest of what they hold, and may take 16 KiB."""
 MAX_ANSWER_BYTES = 64 * 2**20

@@ -136,3 +136,5 @@ class EntryRow(Base):
     """A Replacement as JSON; null where the directive was carried out."""
     note: Mapped[str | None]
     """Of the report; null where it has none."""
+    measures: Mapped[bytes | None]
+    """See `codec`; null where the report has none."""

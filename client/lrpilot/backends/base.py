@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 HOST_NOISE = 1e-5
@@ -92,6 +92,31 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def flush(self) -> list[float]:
         """Gives what `peek` gives, and forgets it."""
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """What can be measured at every step besides the loss, by the names that policies ask for.
+
+        All are norms: over several ranks their quadratic mean is taken. A rank that holds a part of something gives the
+        norm that the whole would have if the others' parts were like its own.
+        """
+        return ()
+
+    def measure(self, n_steps: int, earlier: Mapping[str, Sequence[float]]) -> None:  # noqa: B027 - most can't
+        """From now on takes some measures, and no others, at every step whose loss is added.
+
+        Args:
+            n_steps: how many steps come between two calls of `flush_measures`.
+            earlier: the measures, by name, each with its values for the losses that `begin` was given.
+        """
+
+    def peek_measures(self) -> dict[str, list[float]]:
+        """By name, the values since `measure` or `flush_measures`, oldest first; of no measure that can't be taken."""
+        return {}
+
+    def flush_measures(self, n_steps: int) -> dict[str, list[float]]:
+        """As `peek_measures`, of the last `n_steps` steps, and forgets them; NaN for a step that has no value."""
+        return {}
 
     @abc.abstractmethod
     def state_dict(self) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lrpilot.backends.base import Backend
@@ -20,8 +20,9 @@ log = logging.getLogger("lrpilot")
 class DistributedBackend(Backend):
     """A backend whose losses are means over the ranks. What it remembers is the rank's own.
 
-    `diverged`, `flush` and `validate` are collective: all ranks call them at the same steps, because all carry out the
-    same directives. A loss that is no number on one rank is none in the mean, so all ranks see a divergence alike.
+    `diverged`, `flush`, `flush_measures` and `validate` are collective: all ranks call them at the same steps, because
+    all carry out the same directives. A loss that is no number on one rank is none in the mean, so all ranks see a
+    divergence alike.
     """
 
     def __init__(self, backend: Backend, ranks: Ranks) -> None:
@@ -31,6 +32,7 @@ class DistributedBackend(Backend):
         self._limit = math.inf
         self._n_losses = 0
         self._means: list[float] = []
+        self._measures: list[str] = []
 
     @property
     def base_lrs(self) -> list[float]:
@@ -110,6 +112,31 @@ class DistributedBackend(Backend):
         self._own.flush()
         self._means, self._n_losses = [], 0
         return means
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The rank's own, which are everybody's."""
+        return self._own.measures
+
+    def measure(self, n_steps: int, earlier: Mapping[str, Sequence[float]]) -> None:
+        """On this rank."""
+        self._measures = sorted(earlier)
+        self._own.measure(n_steps, earlier)
+
+    def peek_measures(self) -> dict[str, list[float]]:
+        """The rank's own; not collective."""
+        return self._own.peek_measures()
+
+    def flush_measures(self, n_steps: int) -> dict[str, list[float]]:
+        """The quadratic means over the ranks; collective. What a rank can't measure is no number on any."""
+        try:
+            own = self._own.flush_measures(n_steps)
+        except Exception:
+            log.warning("lrpilot: rank %d can't read its measures", self._ranks.rank, exc_info=True)
+            own = {}
+        none = [math.nan] * n_steps
+        means = self._ranks.quadratic_mean([value for name in self._measures for value in own.get(name, none)])
+        return {name: means[i * n_steps : (i + 1) * n_steps] for i, name in enumerate(self._measures)}
 
     def state_dict(self) -> dict[str, Any] | None:
         """The rank's own; not collective."""

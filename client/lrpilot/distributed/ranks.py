@@ -78,14 +78,21 @@ class Ranks:
         Raises:
             RuntimeError: a rank has parted.
         """
-        sums = torch.tensor(values, dtype=torch.float64)
-        if self.parted:
-            own: list[float] = sums.float().tolist()
-            return own
-        with self._meeting():
-            dist.all_reduce(sums, group=self._group)
-        means: list[float] = (sums / self.size).float().tolist()
+        means: list[float] = self._mean(torch.tensor(values, dtype=torch.float64)).float().tolist()
         return means
+
+    def quadratic_mean(self, values: Sequence[float]) -> list[float]:
+        """As `mean`, but the root of the mean square of each value; a float32 that all ranks have stays as it is."""
+        squares = torch.tensor(values, dtype=torch.float64).square()
+        means: list[float] = self._mean(squares).sqrt().float().tolist()
+        return means
+
+    def _mean(self, values: torch.Tensor) -> torch.Tensor:
+        if self.parted:
+            return values
+        with self._meeting():
+            dist.all_reduce(values, group=self._group)
+        return values / self.size
 
     def any(self, *conditions: bool) -> list[bool]:
         """Whether each condition holds on any rank; collective."""

@@ -256,6 +256,7 @@ class Directive(_message.Message):
     REPORT_EVERY_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     PROMISE_FIELD_NUMBER: _builtins.int
+    MEASURES_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Counts from 1 within a job."""
     phase: Global___Phase.ValueType
@@ -286,6 +287,10 @@ class Directive(_message.Message):
         with a validation above it, if the validation before that one, since the snapshot, was above it too.
         """
 
+    @_builtins.property
+    def measures(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What to measure at every step besides the loss, by name: of what the job says that it can (JobConfig.measures)."""
+
     def __init__(
         self,
         *,
@@ -302,10 +307,11 @@ class Directive(_message.Message):
         report_every: _builtins.int = ...,
         reason: _builtins.str = ...,
         promise: _abc.Iterable[Global___Bar] | None = ...,
+        measures: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "give_up_above", b"give_up_above", "profile", b"profile"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "batches", b"batches", "give_up_above", b"give_up_above", "n_steps", b"n_steps", "number", b"number", "phase", b"phase", "profile", b"profile", "promise", b"promise", "reason", b"reason", "report_every", b"report_every", "restore", b"restore", "snapshot", b"snapshot", "stage", b"stage", "validate_at", b"validate_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "batches", b"batches", "give_up_above", b"give_up_above", "measures", b"measures", "n_steps", b"n_steps", "number", b"number", "phase", b"phase", "profile", b"profile", "promise", b"promise", "reason", b"reason", "report_every", b"report_every", "restore", b"restore", "snapshot", b"snapshot", "stage", b"stage", "validate_at", b"validate_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__give_up_above: _TypeAlias = _typing.Literal["give_up_above"]  # noqa: Y015
     _WhichOneofArgType__give_up_above: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above"]  # noqa: Y015
@@ -379,6 +385,7 @@ class Report(_message.Message):
     WALL_TIME_S_FIELD_NUMBER: _builtins.int
     REPLACEMENT_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    MEASURES_FIELD_NUMBER: _builtins.int
     directive_number: _builtins.int
     outcome: Global___Outcome.ValueType
     wall_time_s: _builtins.float
@@ -394,6 +401,10 @@ class Report(_message.Message):
     def replacement(self) -> Global___Replacement:
         """Of REPLACED."""
 
+    @_builtins.property
+    def measures(self) -> _containers.RepeatedCompositeFieldContainer[Global___Measure]:
+        """What the directive asked for, as far as it could be measured; each name once. REPLACED has none."""
+
     def __init__(
         self,
         *,
@@ -404,14 +415,42 @@ class Report(_message.Message):
         wall_time_s: _builtins.float = ...,
         replacement: Global___Replacement | None = ...,
         note: _builtins.str = ...,
+        measures: _abc.Iterable[Global___Measure] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["replacement", b"replacement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["directive_number", b"directive_number", "losses", b"losses", "note", b"note", "outcome", b"outcome", "replacement", b"replacement", "validations", b"validations", "wall_time_s", b"wall_time_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["directive_number", b"directive_number", "losses", b"losses", "measures", b"measures", "note", b"note", "outcome", b"outcome", "replacement", b"replacement", "validations", b"validations", "wall_time_s", b"wall_time_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Report: _TypeAlias = Report  # noqa: Y015
+
+@_typing.final
+class Measure(_message.Message):
+    """What was measured besides the loss."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """As many as there are losses; NaN where a step has none."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        values: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Measure: _TypeAlias = Measure  # noqa: Y015
 
 @_typing.final
 class Replacement(_message.Message):
@@ -476,6 +515,7 @@ class JobConfig(_message.Message):
     BASE_LR_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     HAS_VALIDATION_FIELD_NUMBER: _builtins.int
+    MEASURES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     family: _builtins.str
     """Jobs that resemble one another share a family."""
@@ -494,6 +534,13 @@ class JobConfig(_message.Message):
     def lr_bounds(self) -> Global___LrBounds:
         """Absent: found by a range test."""
 
+    @_builtins.property
+    def measures(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the client can measure at every step besides the loss, by name: at most 8 names of at most 40 characters, each a
+        lower-case letter and then lower-case letters, digits and underscores. LRPilot's own client knows:
+          gradient_norm  the L2 norm of all gradients together, as the optimizer sees them: unscaled, and after clipping
+        """
+
     def __init__(
         self,
         *,
@@ -506,10 +553,11 @@ class JobConfig(_message.Message):
         base_lr: _builtins.float = ...,
         seed: _builtins.int = ...,
         has_validation: _builtins.bool = ...,
+        measures: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "lr_bounds", b"lr_bounds", "policy_options", b"policy_options", "total_steps", b"total_steps"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "base_lr", b"base_lr", "family", b"family", "has_validation", b"has_validation", "lr_bounds", b"lr_bounds", "name", b"name", "policy", b"policy", "policy_options", b"policy_options", "seed", b"seed", "total_steps", b"total_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "base_lr", b"base_lr", "family", b"family", "has_validation", b"has_validation", "lr_bounds", b"lr_bounds", "measures", b"measures", "name", b"name", "policy", b"policy", "policy_options", b"policy_options", "seed", b"seed", "total_steps", b"total_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__total_steps: _TypeAlias = _typing.Literal["total_steps"]  # noqa: Y015
     _WhichOneofArgType__total_steps: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps"]  # noqa: Y015

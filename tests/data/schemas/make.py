@@ -72,6 +72,17 @@ def replace(stub: Stub, job_id: str, training: SimulatedTraining, directive: Dir
     wire_client.advance(stub, job_id, report)
 
 
+def doubt(stub: Stub, job_id: str, training: SimulatedTraining, directive: Directive) -> None:
+    """Reports that a probe did not begin like the first one; `budget` has none in a run so short."""
+    if directive.phase is not Phase.PROBE:
+        return
+    done = training.run(directive)
+    report = Report(
+        directive_number=directive.number, outcome=Outcome.UNREPEATABLE, losses=done.losses, note="a rollback"
+    )
+    wire_client.advance(stub, job_id, report)
+
+
 def main(target: Path) -> None:
     checkout = Path.cwd()
     if not Path(tuner_server.__file__).is_relative_to(checkout):
@@ -89,6 +100,8 @@ def main(target: Path) -> None:
             run(server.stub, config(f"{policy}-searching-for-bounds", seed, bounds=False), 0)
             if hasattr(Outcome, "REPLACED"):
                 replace(server.stub, *run(server.stub, config(f"{policy}-replaced", seed + 1), 3))
+            if hasattr(Outcome, "UNREPEATABLE"):
+                doubt(server.stub, *run(server.stub, config(f"{policy}-unrepeatable", seed + 1), 2))
             seed += 2
         server.signal(signal.SIGTERM)
         server.wait()

@@ -61,6 +61,7 @@ def history(run: Run) -> list[Entry]:
                 losses=report.losses,
                 replacement=report.replacement,
                 note=report.note,
+                measures=report.measures,
             )
         )
         entries.append(Entry(exchange.directive, exchange.decision, stored))

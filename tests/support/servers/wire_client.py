@@ -42,6 +42,7 @@ def report_to_pb(report: Report) -> pb.Report:
             wasted_steps=report.replacement.wasted_steps,
         ),
         note=report.note,
+        measures=[pb.Measure(name=name, values=values) for name, values in report.measures.items()],
     )
 
 

@@ -17,7 +17,7 @@ from tuner_server.storage import Entry, StoredJob
 
 COLUMNS = ("step", "committed_step", "stage", "phase", "committed", "lr", "loss", "validation_loss", "outcome")
 """`step` counts all that were run, from 1; `committed_step` those that stayed, and is empty for those that didn't.
-`outcome` is that of the report which the step was in."""
+`outcome` is that of the report which the step was in. A column for each measure of the job follows, under its name."""
 ROWS_AT_ONCE = 2000
 
 
@@ -30,8 +30,9 @@ def data_csv(found: Timeline) -> Iterator[str]:
     """A line a step, under a head; a loss that is no number reads `nan` or `inf`."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for i, row in enumerate(_rows(found)):
+    measures = _measures(found)
+    writer.writerow([*COLUMNS, *measures])
+    for i, row in enumerate(_rows(found, measures)):
         writer.writerow(row)
         if i % ROWS_AT_ONCE == ROWS_AT_ONCE - 1:
             yield buffer.getvalue()
@@ -43,11 +44,12 @@ def data_csv(found: Timeline) -> Iterator[str]:
 def data_json(job: StoredJob, found: Timeline) -> Iterator[str]:
     """One object: what the job is, the names of the columns, and a row a step; no number is a string."""
     config = job.state.config.model_dump(mode="json")
-    head = {"job": job.id, "status": job.state.status, "config": config, "columns": COLUMNS}
+    measures = _measures(found)
+    head = {"job": job.id, "status": job.state.status, "config": config, "columns": [*COLUMNS, *measures]}
     yield json.dumps(head)[:-1] + ', "rows": ['
     rows: list[str] = []
     comma = ""
-    for row in _rows(found):
+    for row in _rows(found, measures):
         rows.append(json.dumps([_json_number(value) for value in row]))
         if len(rows) == ROWS_AT_ONCE:
             yield comma + ",\n".join(rows)
@@ -55,18 +57,24 @@ def data_json(job: StoredJob, found: Timeline) -> Iterator[str]:
     yield (comma if rows else "") + ",\n".join(rows) + "]}\n"
 
 
-def _rows(found: Timeline) -> Iterator[tuple[Any, ...]]:
+def _measures(found: Timeline) -> list[str]:
+    """The names of all measures that some report has."""
+    return sorted({name for span in found.spans for name in span.measures})
+
+
+def _rows(found: Timeline, measures: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     for span in found.spans:
-        yield from _span_rows(span)
+        yield from _span_rows(span, measures)
 
 
-def _span_rows(span: Span) -> Iterator[tuple[Any, ...]]:
+def _span_rows(span: Span, measures: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     validations = {validation.step: validation.loss for validation in span.validations}
     for i, loss in enumerate(span.losses.tolist()):
         committed_step = span.committed_start + i + 1 if span.kept else None
         lr, validation = span.profile.lr(i), validations.get(i + 1)
         steps = span.start + i + 1, committed_step, span.stage, span.phase.value, int(span.kept)
-        yield *steps, lr, loss, validation, span.outcome.value
+        measured = (span.measures[name][i] if name in span.measures else None for name in measures)
+        yield *steps, lr, loss, validation, span.outcome.value, *measured
 
 
 def _json_number(value: Any) -> Any:

@@ -13,6 +13,7 @@ from torch import nn
 
 from lrpilot.backends.base import DEVICE_NOISE, HOST_NOISE, Backend
 from lrpilot.backends.torch.evaluation_mode import evaluating
+from lrpilot.backends.torch.gradient_norms import GRADIENT_NORM, GradientNorms
 from lrpilot.backends.torch.group_lrs import GroupLrs
 from lrpilot.backends.torch.losses import LossBuffer
 from lrpilot.backends.torch.snapshot import Snapshot
@@ -41,6 +42,7 @@ class TorchBackend(Backend):
         self._validator = Validator(validate, unchanged) if validate is not None else None
         scaled = any(isinstance(each, torch.amp.GradScaler) for each in register.values())
         self._updates = Updates(optimizers, scaled=scaled)
+        self._norms = GradientNorms(optimizers)
         # Of several ranks one alone may see such a loss, and all must count alike.
         self._skips = scaled or _has_ranks()
 
@@ -78,11 +80,13 @@ class TorchBackend(Backend):
 
     def take(self, data: Sequence[object] = ()) -> None:
         """See `Snapshot.take`."""
-        self._snapshot.take(data)
+        with self._norms.unhooked():
+            self._snapshot.take(data)
 
     def restore(self, *, committed: bool = False) -> None:
         """See `Snapshot.restore`."""
-        self._snapshot.restore(committed=committed)
+        with self._norms.unhooked():
+            self._snapshot.restore(committed=committed)
 
     def validate(self) -> float | None:
         """The user's function, called so that training doesn't notice."""
@@ -100,8 +104,11 @@ class TorchBackend(Backend):
         """
         if not self._updates.took_place() and (self._skips or _is_finite(loss)):
             self._updates.say_idle()
+            self._norms.skip()
             return False
         self._losses.append(loss)
+        if self._norms.active:
+            self._norms.append()
         return True
 
     def diverged(self) -> bool:
@@ -116,23 +123,46 @@ class TorchBackend(Backend):
         """Synchronises once."""
         return self._losses.flush()
 
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The norm of all gradients together."""
+        return (GRADIENT_NORM,)
+
+    def measure(self, n_steps: int, earlier: Mapping[str, Sequence[float]]) -> None:
+        """See `GradientNorms.begin`."""
+        if GRADIENT_NORM in earlier:
+            self._norms.begin(n_steps, earlier[GRADIENT_NORM])
+        else:
+            self._norms.end()
+
+    def peek_measures(self) -> dict[str, list[float]]:
+        """Synchronises once."""
+        return {GRADIENT_NORM: self._norms.peek()} if self._norms.active else {}
+
+    def flush_measures(self, n_steps: int) -> dict[str, list[float]]:
+        """Synchronises once."""
+        return {GRADIENT_NORM: self._norms.flush(n_steps)} if self._norms.active else {}
+
     def state_dict(self) -> dict[str, Any] | None:
         """See `Snapshot.state_dict`; and the groups' ratios."""
-        return {"snapshot": self._snapshot.state_dict(), "ratios": self._groups.state_dict()}
+        with self._norms.unhooked():
+            return {"snapshot": self._snapshot.state_dict(), "ratios": self._groups.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
         """See `Snapshot.load_state_dict`."""
         assert state is not None
         self._groups.load_state_dict(state["ratios"])
-        self._snapshot.load_state_dict(state["snapshot"])
+        with self._norms.unhooked():
+            self._snapshot.load_state_dict(state["snapshot"])
 
     def finish(self) -> None:
         """Watches the optimizers no longer."""
+        self._norms.end()
         self._updates.close()
 
     def close(self) -> None:
         """The snapshot goes with its last user."""
-        self._updates.close()
+        self.finish()
 
 
 def _is_finite(loss: torch.Tensor | SupportsFloat) -> bool:

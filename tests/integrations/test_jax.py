@@ -190,11 +190,6 @@ def test_a_state_without_a_rate_to_tune_is_refused(transformation: Any, message:
         scripted(PROBED, state=initial(transformation))
 
 
-def test_a_loss_that_is_no_scalar_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"shape \(3,\) is not a scalar"):
-        scripted(PROBED).step(jnp.zeros(3))
-
-
 def test_a_probe_that_diverges_ends_early() -> None:
     """Invariant 8."""
     tuner = scripted([directive(pb.PHASE_PROBE, 1.0, 40), directive(pb.PHASE_TRAIN, 0.03, 10, restore=True)])

@@ -161,11 +161,8 @@ class KerasBackend(HostBackend):
         values, random_state = self._taken
         return {"values": values.to_numpy(), "random_state": random_state.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Remembers what another one remembered. Raises: ConfigError: that was of another model."""
-        if state is None:
-            self._taken = None
-            return
         self.take()
         assert self._taken is not None
         values, _ = self._taken

@@ -67,8 +67,12 @@ class DistributedBackend(Backend):
         self._own.set_lr(lr)
 
     def take(self, data: Sequence[object] = ()) -> None:
-        """Takes what lies on this rank: shards, where the model is sharded. Raises on all ranks if it fails on one."""
-        together(self._ranks, self._own.take)
+        """Remembers what lies on this rank: shards, where the model is sharded.
+
+        Raises:
+            Exception: it failed on a rank; it is raised on all.
+        """
+        together(self._ranks, lambda: self._own.take(data))
 
     def restore(self, *, committed: bool = False) -> None:
         """Restores what lies on this rank."""
@@ -142,7 +146,7 @@ class DistributedBackend(Backend):
         """The rank's own; not collective."""
         return self._own.state_dict()
 
-    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """What this rank remembered."""
         self._own.load_state_dict(state)
 

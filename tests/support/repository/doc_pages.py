@@ -13,7 +13,11 @@ _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 def blocks(name: str) -> list[str]:
     """The Python blocks of a page on training loops, each at the line of the page where it stands."""
-    text = (TRAINING_LOOPS / f"{name}.md").read_text()
+    return _blocks(TRAINING_LOOPS / f"{name}.md")
+
+
+def _blocks(page: Path) -> list[str]:
+    text = page.read_text()
     return ["\n" * text.count("\n", 0, block.start(1)) + block[1] for block in _BLOCK.finditer(text)]
 
 
@@ -27,8 +31,21 @@ def run(name: str) -> dict[str, Any]:
 
 def first_shows(name: str, example: str) -> bool:
     """Whether the first block is the code of an example, without its docstring and the import of annotations."""
+    return blocks(name)[0].lstrip("\n") == _code(example)
+
+
+def shows_all(page: Path, example: str) -> bool:
+    """Whether the blocks of a page are all the code of an example, in its order; blank lines don't count."""
+    return _lines("\n".join(_blocks(page))) == _lines(_code(example))
+
+
+def _code(example: str) -> str:
     _, code = (ROOT / "examples" / f"{example}.py").read_text().split("from __future__ import annotations\n\n")
-    return blocks(name)[0].lstrip("\n") == code
+    return code
+
+
+def _lines(code: str) -> list[str]:
+    return [line for line in code.splitlines() if line]
 
 
 def all_from(name: str, example: str) -> bool:

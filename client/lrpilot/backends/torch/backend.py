@@ -144,13 +144,12 @@ class TorchBackend(Backend):
         return {GRADIENT_NORM: self._norms.flush(n_steps)} if self._norms.active else {}
 
     def state_dict(self) -> dict[str, Any] | None:
-        """See `Snapshot.state_dict`; and the groups' ratios."""
+        """The snapshot (`Snapshot.state_dict`), and the groups' ratios, which are there before the first snapshot."""
         with self._norms.unhooked():
             return {"snapshot": self._snapshot.state_dict(), "ratios": self._groups.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Snapshot.load_state_dict`."""
-        assert state is not None
         self._groups.load_state_dict(state["ratios"])
         with self._norms.unhooked():
             self._snapshot.load_state_dict(state["snapshot"])

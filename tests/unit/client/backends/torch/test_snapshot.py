@@ -171,22 +171,6 @@ def test_taking_again_uses_the_same_memory() -> None:
         assert run.snapshot.nbytes == nbytes
 
 
-def test_a_snapshot_is_of_the_last_take() -> None:
-    run = Run(OPTIMIZERS["Adam"])
-    run.snapshot.take()
-    run.steps(3)
-    run.snapshot.take()
-    expected = run.everything()
-    run.steps(3)
-    run.snapshot.restore()
-    assert_same(run.everything(), expected, nan_is_nan=True)
-
-
-def test_restore_before_take_is_refused() -> None:
-    with pytest.raises(RuntimeError, match="before take"):
-        Run(OPTIMIZERS["SGD"]).snapshot.restore()
-
-
 def test_take_and_restore_work_while_gradients_are_recorded_and_record_none() -> None:
     run = Run(OPTIMIZERS["SGD"])
     run.snapshot.take()

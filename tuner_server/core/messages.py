@@ -195,6 +195,11 @@ class Candidate(Value):
         """Whether the probe gave no forecast."""
         return self.forecast is None
 
+    @property
+    def measured(self) -> bool:
+        """Whether the forecast is the probe's own end: a measurement, which has no standard error."""
+        return self.forecast is not None and not self.forecast_sd
+
 
 def best_candidate(candidates: Iterable[Candidate]) -> Candidate | None:
     """The candidate with the lowest loss; None: there is none, or all diverged."""
@@ -209,6 +214,30 @@ class PosteriorCurve(Value):
     mean: tuple[float, ...]
     sd: tuple[float, ...]
     acquisition: tuple[float, ...]
+
+
+class Asked(Value):
+    """What a decision asked of the search: the LR with the highest acquisition between two others."""
+
+    acquisition: str
+    """The name of the acquisition function, in the words that pages show."""
+    kappa: float | None = None
+    """How many standard deviations the lower confidence bound lies below the mean; None: it is another acquisition."""
+    low: float
+    """The lowest LR that could be chosen."""
+    high: float
+    """The highest one."""
+
+
+class Extrapolation(Value):
+    """Where the losses of a probe were said to lead, had its LR been kept."""
+
+    forecaster: str
+    """What extrapolated them, as the registry of forecasters names it."""
+    horizon: Steps
+    """How many committed steps, from the start of the stage on, it reaches over."""
+    losses: tuple[float, ...]
+    """The curve, at points that are evenly apart from the first of those steps to the last one."""
 
 
 class Setback(Value):
@@ -244,5 +273,13 @@ class Decision(Value):
     optimum: float | None = None
     """The best LR over a probe."""
     correction: float | None = None
-    """What the optimum was multiplied by for the length of the run. `lr` may differ from their product where it was
-    drawn towards the one that the user had set."""
+    """What the optimum was multiplied by for the length of the run. `lr` differs from their product only as `drawn_to`
+    and `lowered_by` say."""
+    drawn_to: float | None = None
+    """The LR that the user had set, where `lr` was drawn towards it."""
+    lowered_by: float | None = None
+    """What `lr` was divided by, as committed steps at higher LRs had been rolled back."""
+    asked: Asked | None = None
+    """None: nothing was asked of the search."""
+    extrapolation: Extrapolation | None = None
+    """What the best candidate was judged by; None: it was measured, or nothing is committed yet."""

@@ -22,7 +22,7 @@ import pydantic
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.messages import Decision, Directive, Report, Value
-from tuner_server.core.search.prior import Prior
+from tuner_server.core.search.prior import Optimum, Prior
 from tuner_server.core.search.suggest import Query, Suggestion
 
 
@@ -139,6 +139,14 @@ class Policy(abc.ABC, Generic[O, S]):
             progress: where the job is now.
             reason: why, for people.
         """
+
+    @classmethod
+    def optimum(cls, state: S) -> Optimum | None:
+        """What the search of a job found, for later jobs of its family (`Progress.prior`).
+
+        None: it is not through, or found what other jobs can't use, as that of most policies does.
+        """
+        return None
 
 
 def _integral(options: dict[str, Any]) -> dict[str, Any]:

@@ -24,11 +24,10 @@ from lrpilot.wire.profile import Profile, Shape
 from tuner_server.core.config import LrBounds
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.forecast import (
-    ExponentialForecaster,
+    FORECASTERS,
     Forecaster,
     LastValueForecaster,
     Objective,
-    PowerLawForecaster,
 )
 from tuner_server.core.messages import (
     LOSS_WINDOW,
@@ -338,13 +337,7 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
 
     def forecaster(self, objective: Objective) -> Forecaster:
         """What extrapolates the probes' losses of that kind."""
-        match self.options.forecaster:
-            case "exponential":
-                return ExponentialForecaster(objective)
-            case "power_law":
-                return PowerLawForecaster()
-            case "last_value":
-                return LastValueForecaster()
+        return FORECASTERS[self.options.forecaster](objective)
 
     def _commit(self, state: AutoLrsState, progress: Progress) -> Step[AutoLrsState]:
         """Trains with the LR of the lowest forecast; with the lowest LR when every probe diverged."""

@@ -224,6 +224,10 @@ def decision_to_pb(number: int, decision: Decision) -> pb.Decision:
         forecast_sd=decision.forecast_sd,
         optimum=decision.optimum,
         correction=decision.correction,
+        drawn_to=decision.drawn_to,
+        lowered_by=decision.lowered_by,
+        asked=pb.Asked(**decision.asked.model_dump()) if decision.asked else None,
+        extrapolation=pb.Extrapolation(**decision.extrapolation.model_dump()) if decision.extrapolation else None,
     )
     if decision.setback is not None:
         message.setback.CopyFrom(pb.Setback(**decision.setback.model_dump()))
@@ -353,6 +357,7 @@ def _candidate_to_pb(candidate: Candidate) -> pb.Candidate:
         forecast=candidate.forecast,
         forecast_sd=candidate.forecast_sd,
         at_least=candidate.at_least,
+        raw_forecast=candidate.raw_forecast,
     )
 
 

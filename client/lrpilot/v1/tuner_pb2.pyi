@@ -630,6 +630,7 @@ class Candidate(_message.Message):
     FORECAST_FIELD_NUMBER: _builtins.int
     FORECAST_SD_FIELD_NUMBER: _builtins.int
     AT_LEAST_FIELD_NUMBER: _builtins.int
+    RAW_FORECAST_FIELD_NUMBER: _builtins.int
     directive_number: _builtins.int
     lr: _builtins.float
     forecast: _builtins.float
@@ -637,6 +638,8 @@ class Candidate(_message.Message):
     forecast_sd: _builtins.float
     at_least: _builtins.float
     """Of a probe that diverged: what its loss is known to have reached."""
+    raw_forecast: _builtins.float
+    """The forecast as the curve gave it, where a bound may have moved it. It ranks forecasts that a bound made equal."""
     def __init__(
         self,
         *,
@@ -645,10 +648,11 @@ class Candidate(_message.Message):
         forecast: _builtins.float | None = ...,
         forecast_sd: _builtins.float | None = ...,
         at_least: _builtins.float | None = ...,
+        raw_forecast: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_at_least", b"_at_least", "_forecast", b"_forecast", "_forecast_sd", b"_forecast_sd", "at_least", b"at_least", "forecast", b"forecast", "forecast_sd", b"forecast_sd"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_at_least", b"_at_least", "_forecast", b"_forecast", "_forecast_sd", b"_forecast_sd", "_raw_forecast", b"_raw_forecast", "at_least", b"at_least", "forecast", b"forecast", "forecast_sd", b"forecast_sd", "raw_forecast", b"raw_forecast"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at_least", b"_at_least", "_forecast", b"_forecast", "_forecast_sd", b"_forecast_sd", "at_least", b"at_least", "directive_number", b"directive_number", "forecast", b"forecast", "forecast_sd", b"forecast_sd", "lr", b"lr"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at_least", b"_at_least", "_forecast", b"_forecast", "_forecast_sd", b"_forecast_sd", "_raw_forecast", b"_raw_forecast", "at_least", b"at_least", "directive_number", b"directive_number", "forecast", b"forecast", "forecast_sd", b"forecast_sd", "lr", b"lr", "raw_forecast", b"raw_forecast"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__at_least: _TypeAlias = _typing.Literal["at_least"]  # noqa: Y015
     _WhichOneofArgType__at_least: _TypeAlias = _typing.Literal["_at_least", b"_at_least"]  # noqa: Y015
@@ -656,12 +660,16 @@ class Candidate(_message.Message):
     _WhichOneofArgType__forecast: _TypeAlias = _typing.Literal["_forecast", b"_forecast"]  # noqa: Y015
     _WhichOneofReturnType__forecast_sd: _TypeAlias = _typing.Literal["forecast_sd"]  # noqa: Y015
     _WhichOneofArgType__forecast_sd: _TypeAlias = _typing.Literal["_forecast_sd", b"_forecast_sd"]  # noqa: Y015
+    _WhichOneofReturnType__raw_forecast: _TypeAlias = _typing.Literal["raw_forecast"]  # noqa: Y015
+    _WhichOneofArgType__raw_forecast: _TypeAlias = _typing.Literal["_raw_forecast", b"_raw_forecast"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__at_least) -> _WhichOneofReturnType__at_least | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__forecast) -> _WhichOneofReturnType__forecast | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__forecast_sd) -> _WhichOneofReturnType__forecast_sd | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__raw_forecast) -> _WhichOneofReturnType__raw_forecast | None: ...
 
 Global___Candidate: _TypeAlias = Candidate  # noqa: Y015
 
@@ -698,6 +706,72 @@ class Posterior(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Posterior: _TypeAlias = Posterior  # noqa: Y015
+
+@_typing.final
+class Asked(_message.Message):
+    """What a decision asked of the search: the LR with the highest acquisition between two others."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACQUISITION_FIELD_NUMBER: _builtins.int
+    KAPPA_FIELD_NUMBER: _builtins.int
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    acquisition: _builtins.str
+    """The name of the acquisition function, for people."""
+    kappa: _builtins.float
+    """How many standard deviations the lower confidence bound lies below the mean. Absent for other acquisitions."""
+    low: _builtins.float
+    """The lowest and the highest LR that could be chosen."""
+    high: _builtins.float
+    def __init__(
+        self,
+        *,
+        acquisition: _builtins.str = ...,
+        kappa: _builtins.float | None = ...,
+        low: _builtins.float = ...,
+        high: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_kappa", b"_kappa", "kappa", b"kappa"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kappa", b"_kappa", "acquisition", b"acquisition", "high", b"high", "kappa", b"kappa", "low", b"low"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__kappa: _TypeAlias = _typing.Literal["kappa"]  # noqa: Y015
+    _WhichOneofArgType__kappa: _TypeAlias = _typing.Literal["_kappa", b"_kappa"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kappa) -> _WhichOneofReturnType__kappa | None: ...
+
+Global___Asked: _TypeAlias = Asked  # noqa: Y015
+
+@_typing.final
+class Extrapolation(_message.Message):
+    """Where the losses of a probe were said to lead, had its LR been kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORECASTER_FIELD_NUMBER: _builtins.int
+    HORIZON_FIELD_NUMBER: _builtins.int
+    LOSSES_FIELD_NUMBER: _builtins.int
+    forecaster: _builtins.str
+    horizon: _builtins.int
+    """Over how many committed steps, from the start of the stage on."""
+    @_builtins.property
+    def losses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The curve, at points that are evenly apart from the first of those steps to the last one."""
+
+    def __init__(
+        self,
+        *,
+        forecaster: _builtins.str = ...,
+        horizon: _builtins.int = ...,
+        losses: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forecaster", b"forecaster", "horizon", b"horizon", "losses", b"losses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Extrapolation: _TypeAlias = Extrapolation  # noqa: Y015
 
 @_typing.final
 class Setback(_message.Message):
@@ -771,6 +845,10 @@ class Decision(_message.Message):
     FORECAST_SD_FIELD_NUMBER: _builtins.int
     OPTIMUM_FIELD_NUMBER: _builtins.int
     CORRECTION_FIELD_NUMBER: _builtins.int
+    DRAWN_TO_FIELD_NUMBER: _builtins.int
+    LOWERED_BY_FIELD_NUMBER: _builtins.int
+    ASKED_FIELD_NUMBER: _builtins.int
+    EXTRAPOLATION_FIELD_NUMBER: _builtins.int
     directive_number: _builtins.int
     stage: _builtins.int
     lr: _builtins.float
@@ -779,10 +857,14 @@ class Decision(_message.Message):
     """The loss at the end of the committed steps, as it is expected; by validation where there is one."""
     forecast_sd: _builtins.float
     optimum: _builtins.float
-    """The best LR over a probe, and what it was multiplied by for the length of the run. The LR may differ from their
-    product where it was drawn towards the one that the user had set.
+    """The best LR over a probe, and what it was multiplied by for the length of the run. The LR differs from their
+    product only as drawn_to and lowered_by say.
     """
     correction: _builtins.float
+    drawn_to: _builtins.float
+    """The LR that the user had set, where the LR was drawn towards it."""
+    lowered_by: _builtins.float
+    """What the LR was divided by, as committed steps at higher LRs had been rolled back."""
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]: ...
     @_builtins.property
@@ -790,6 +872,14 @@ class Decision(_message.Message):
     @_builtins.property
     def setback(self) -> Global___Setback:
         """Why committed steps begin anew."""
+
+    @_builtins.property
+    def asked(self) -> Global___Asked:
+        """Absent where nothing was asked of the search."""
+
+    @_builtins.property
+    def extrapolation(self) -> Global___Extrapolation:
+        """What the best candidate was judged by. Absent where it was measured, or nothing is committed yet."""
 
     def __init__(
         self,
@@ -805,25 +895,37 @@ class Decision(_message.Message):
         forecast_sd: _builtins.float | None = ...,
         optimum: _builtins.float | None = ...,
         correction: _builtins.float | None = ...,
+        drawn_to: _builtins.float | None = ...,
+        lowered_by: _builtins.float | None = ...,
+        asked: Global___Asked | None = ...,
+        extrapolation: Global___Extrapolation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_correction", b"_correction", "_forecast", b"_forecast", "_forecast_sd", b"_forecast_sd", "_optimum", b"_optimum", "correction", b"correction", "forecast", b"forecast", "forecast_sd", b"forecast_sd", "optimum", b"optimum", "posterior", b"posterior", "setback", b"setback"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_correction", b"_correction", "_drawn_to", b"_drawn_to", "_forecast", b"_forecast", "_forecast_sd", b"_forecast_sd", "_lowered_by", b"_lowered_by", "_optimum", b"_optimum", "asked", b"asked", "correction", b"correction", "drawn_to", b"drawn_to", "extrapolation", b"extrapolation", "forecast", b"forecast", "forecast_sd", b"forecast_sd", "lowered_by", b"lowered_by", "optimum", b"optimum", "posterior", b"posterior", "setback", b"setback"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_correction", b"_correction", "_forecast", b"_forecast", "_forecast_sd", b"_forecast_sd", "_optimum", b"_optimum", "candidates", b"candidates", "correction", b"correction", "directive_number", b"directive_number", "forecast", b"forecast", "forecast_sd", b"forecast_sd", "lr", b"lr", "optimum", b"optimum", "posterior", b"posterior", "reason", b"reason", "setback", b"setback", "stage", b"stage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_correction", b"_correction", "_drawn_to", b"_drawn_to", "_forecast", b"_forecast", "_forecast_sd", b"_forecast_sd", "_lowered_by", b"_lowered_by", "_optimum", b"_optimum", "asked", b"asked", "candidates", b"candidates", "correction", b"correction", "directive_number", b"directive_number", "drawn_to", b"drawn_to", "extrapolation", b"extrapolation", "forecast", b"forecast", "forecast_sd", b"forecast_sd", "lowered_by", b"lowered_by", "lr", b"lr", "optimum", b"optimum", "posterior", b"posterior", "reason", b"reason", "setback", b"setback", "stage", b"stage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__correction: _TypeAlias = _typing.Literal["correction"]  # noqa: Y015
     _WhichOneofArgType__correction: _TypeAlias = _typing.Literal["_correction", b"_correction"]  # noqa: Y015
+    _WhichOneofReturnType__drawn_to: _TypeAlias = _typing.Literal["drawn_to"]  # noqa: Y015
+    _WhichOneofArgType__drawn_to: _TypeAlias = _typing.Literal["_drawn_to", b"_drawn_to"]  # noqa: Y015
     _WhichOneofReturnType__forecast: _TypeAlias = _typing.Literal["forecast"]  # noqa: Y015
     _WhichOneofArgType__forecast: _TypeAlias = _typing.Literal["_forecast", b"_forecast"]  # noqa: Y015
     _WhichOneofReturnType__forecast_sd: _TypeAlias = _typing.Literal["forecast_sd"]  # noqa: Y015
     _WhichOneofArgType__forecast_sd: _TypeAlias = _typing.Literal["_forecast_sd", b"_forecast_sd"]  # noqa: Y015
+    _WhichOneofReturnType__lowered_by: _TypeAlias = _typing.Literal["lowered_by"]  # noqa: Y015
+    _WhichOneofArgType__lowered_by: _TypeAlias = _typing.Literal["_lowered_by", b"_lowered_by"]  # noqa: Y015
     _WhichOneofReturnType__optimum: _TypeAlias = _typing.Literal["optimum"]  # noqa: Y015
     _WhichOneofArgType__optimum: _TypeAlias = _typing.Literal["_optimum", b"_optimum"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__correction) -> _WhichOneofReturnType__correction | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__drawn_to) -> _WhichOneofReturnType__drawn_to | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__forecast) -> _WhichOneofReturnType__forecast | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__forecast_sd) -> _WhichOneofReturnType__forecast_sd | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lowered_by) -> _WhichOneofReturnType__lowered_by | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__optimum) -> _WhichOneofReturnType__optimum | None: ...
 

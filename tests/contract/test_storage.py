@@ -22,10 +22,12 @@ from tuner_server.core.errors import ConflictError, InvalidInputError, NotFoundE
 from tuner_server.core.job.machine import JobState, Status, Transition
 from tuner_server.core.messages import (
     MAX_STEPS,
+    Asked,
     BatchSource,
     Candidate,
     Decision,
     Directive,
+    Extrapolation,
     Outcome,
     Phase,
     PosteriorCurve,
@@ -474,7 +476,10 @@ candidates = st.builds(
     lr=finite,
     forecast=st.none() | floats,
     forecast_sd=st.none() | floats,
+    raw_forecast=st.none() | floats,
 )
+asked = st.builds(Asked, acquisition=words, kappa=st.none() | floats, low=floats, high=floats)
+extrapolations = st.builds(Extrapolation, forecaster=words, horizon=steps, losses=st.lists(floats).map(tuple))
 curves = st.builds(PosteriorCurve, **{name: st.lists(floats).map(tuple) for name in PosteriorCurve.model_fields})
 decisions = st.builds(
     Decision,
@@ -483,6 +488,10 @@ decisions = st.builds(
     reason=words,
     candidates=st.lists(candidates, max_size=3).map(tuple),
     posterior=st.none() | curves,
+    drawn_to=st.none() | floats,
+    lowered_by=st.none() | floats,
+    asked=st.none() | asked,
+    extrapolation=st.none() | extrapolations,
 )
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | finite | words,

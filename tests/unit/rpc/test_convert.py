@@ -235,7 +235,7 @@ def test_job(state: JobState) -> None:
 
 
 CANDIDATES = (
-    Candidate(directive_number=3, lr=0.1, forecast=0.5, forecast_sd=0.01),
+    Candidate(directive_number=3, lr=0.1, forecast=0.5, forecast_sd=0.01, raw_forecast=-0.5),
     Candidate(directive_number=4, lr=0.2, forecast=0.0, forecast_sd=0.0),
     Candidate(directive_number=5, lr=0.4, at_least=0.0),
 )
@@ -253,6 +253,7 @@ def test_decision_keeps_absent_apart_from_zero() -> None:
             forecast=c.forecast if c.HasField("forecast") else None,
             forecast_sd=c.forecast_sd if c.HasField("forecast_sd") else None,
             at_least=c.at_least if c.HasField("at_least") else None,
+            raw_forecast=c.raw_forecast if c.HasField("raw_forecast") else None,
         )
         for c in message.candidates
     ]
@@ -285,7 +286,7 @@ def test_a_setback_keeps_absent_apart_from_zero(setback: Setback) -> None:
 
 
 @pytest.mark.parametrize("value", [None, 0.0, -2.5])
-@pytest.mark.parametrize("name", ["forecast", "forecast_sd", "optimum", "correction"])
+@pytest.mark.parametrize("name", ["forecast", "forecast_sd", "optimum", "correction", "drawn_to", "lowered_by"])
 def test_what_a_decision_expects_is_absent_or_what_it_is(name: str, value: float | None) -> None:
     message = convert.decision_to_pb(6, Decision(stage=0, lr=0.1, reason="why", **{name: value}))
     found = {

@@ -100,7 +100,7 @@ def test_the_dashboard_shows_it(run: Run) -> None:
         assert "nan" not in svg
         assert "inf" not in svg
     for window in (Window(0, max(found.n_steps, 1), 500), Window(found.n_steps // 3, found.n_steps // 3 + 7, 500)):
-        json.dumps(job_chart(run.state.config, found, window), allow_nan=False)
+        json.dumps(job_chart(found, window), allow_nan=False)
     for stage in found.stages:
         json.dumps(stage_curves(stage, run.state.config), allow_nan=False)
 

@@ -28,7 +28,7 @@ from tuner_server.core.job.lockstep import Search
 from tuner_server.core.job.machine import JobState, Status, Transition
 from tuner_server.core.messages import Outcome, Phase, Report
 from tuner_server.core.search.prior import Optimum, Prior
-from tuner_server.core.stages.divergence import MAX_RESTARTS
+from tuner_server.core.stages.restart import MAX_RESTARTS
 from tuner_server.history.from_wire import job_and_history
 from tuner_server.history.thinning import Window
 from tuner_server.history.timeline import timeline

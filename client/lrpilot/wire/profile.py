@@ -83,6 +83,11 @@ class Profile:
         """The same LR for `n_steps`."""
         return cls(Shape.CONSTANT, lr, lr, n_steps)
 
+    @classmethod
+    def to_zero(cls, shape: Shape, lr: float, n_steps: int, warmup: int = 0) -> Profile:
+        """From `lr` to zero in `n_steps`, warm-up included; at `lr` all the time if the shape does not move."""
+        return cls(shape, lr, 0.0 if shape.way.moves else lr, n_steps, warmup=warmup)
+
     @property
     def peak(self) -> float:
         """The higher one of its two LRs; no step of it has an LR above that."""

@@ -18,9 +18,9 @@ from tuner_server.core.forecast import FORECASTERS
 from tuner_server.core.job import machine
 from tuner_server.core.job.machine import JobState, Status
 from tuner_server.core.messages import BatchSource, Directive, Outcome, Phase, Report, Validation
-from tuner_server.core.policies.autolrs import RETREAT
 from tuner_server.core.policies.autolrs_options import AutoLrsOptions
 from tuner_server.core.stages.divergence import WINDOW
+from tuner_server.core.stages.restart import RETREAT
 
 CHEAP: dict[str, Any] = {"forecaster": "last_value"}
 

@@ -1,6 +1,7 @@
 """What every policy keeps to, and what everything that shows a job keeps to with every policy.
 
-A policy is one line of `POLICIES`: its name, and the options with which it is through in some thousand steps.
+A policy is one line of `POLICIES`: its name, and the options with which it is through in some thousand steps. That of
+the documentation, `grid`, is installed as its page says.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from lrpilot.schedule.schedule import Schedule
 from lrpilot.wire import schedule_file
 from rich.console import Console
 
+from tests.support import extending
 from tests.support.shown import SlowTraining, history, stored
 from tests.support.simulated import QUICK, Exchange, NoNumbers, Run, SimulatedTraining, drive
 from tuner_server.cli.picture import laid_out, picture
@@ -27,6 +29,7 @@ from tuner_server.core.job import lockstep, machine
 from tuner_server.core.job.lockstep import Search
 from tuner_server.core.job.machine import JobState, Status, Transition
 from tuner_server.core.messages import Outcome, Phase, Report
+from tuner_server.core.policies import plugins
 from tuner_server.core.search.prior import Optimum, Prior
 from tuner_server.core.stages.restart import MAX_RESTARTS
 from tuner_server.history.from_wire import job_and_history
@@ -44,6 +47,7 @@ from tuner_server.web.server.exports import data_csv, schedule_text
 POLICIES: dict[str, dict[str, Any]] = {
     "autolrs": QUICK,
     "budget": {},
+    "grid": {},
 }
 """By name: the options."""
 
@@ -51,6 +55,18 @@ TOTAL, BASE_LR, BEST_LR = 1000, 0.1, 0.05
 EVERYTHING_DIVERGES = 1e-30
 ALONE_STEPS = 10
 """That `drive` has a training do by itself."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def documented(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The policy of the documentation is installed."""
+    folder = tmp_path_factory.mktemp("site-packages")
+    extending.install_policy(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        plugins.offered.cache_clear()
+        yield
+    plugins.offered.cache_clear()
 
 
 @pytest.fixture(params=POLICIES)
@@ -406,6 +422,7 @@ def test_a_report_can_be_made_of_it(life: str, config: JobConfig) -> None:
 def test_a_job_can_be_shown_when_its_policy_is_gone(config: JobConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = list(points(config, training(config)))
     monkeypatch.setattr(policies, "POLICIES", {})
+    monkeypatch.setattr(plugins, "offered", dict)
     for run in runs:
         _show_on_the_dashboard(run)
         _show_elsewhere(run)

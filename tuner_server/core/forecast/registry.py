@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from tuner_server.core.forecast.base import Forecaster, Objective
 from tuner_server.core.forecast.exponential import ExponentialForecaster
 from tuner_server.core.forecast.last_value import LastValueForecaster
 from tuner_server.core.forecast.power_law import PowerLawForecaster
 
-FORECASTERS: Mapping[str, Callable[[Objective], Forecaster]] = {
+FORECASTERS: dict[str, Callable[[Objective], Forecaster]] = {
     ExponentialForecaster.name: ExponentialForecaster,
     PowerLawForecaster.name: lambda _: PowerLawForecaster(),
     LastValueForecaster.name: lambda _: LastValueForecaster(),

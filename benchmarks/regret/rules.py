@@ -20,7 +20,7 @@ from benchmarks.regret.oracle import StateTable
 from benchmarks.regret.views import Goal, give_up_above, outcomes, probes
 from tuner_server.core.forecast import Objective
 from tuner_server.core.messages import Candidate
-from tuner_server.core.policies.budget import BudgetOptions
+from tuner_server.core.policies.budget_options import BudgetOptions
 from tuner_server.core.search.acquisition import LowerConfidenceBound
 from tuner_server.core.search.observations import observations
 from tuner_server.core.search.suggest import Query, suggest

@@ -44,7 +44,7 @@ with atheris.instrument_imports(include=INSTRUMENTED):
     from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, config
     from tests.support.servers import wire_client
     from tuner_server.core.policies.autolrs_options import AutoLrsOptions
-    from tuner_server.core.policies.budget import BudgetOptions
+    from tuner_server.core.policies.budget_options import BudgetOptions
     from tuner_server.rpc.convert import config_to_pb
     from tuner_server.rpc.servicer import Servicer
     from tuner_server.service.tuner_service import TunerService

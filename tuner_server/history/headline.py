@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lrpilot.wire.profile import Profile, Shape
+from lrpilot.wire.profile import Profile
 
 from tuner_server.core.job.state import JobState, Status
 from tuner_server.core.messages import Directive, Phase
 from tuner_server.history.numbers import count, number, share, steps, told_apart
 from tuner_server.history.timeline import Stage, Timeline
-
-_WAYS = {Shape.LINEAR: "along a line", Shape.COSINE: "along a cosine", Shape.EXPONENTIAL: "exponentially"}
 
 
 def headline(state: JobState, found: Timeline) -> str:
@@ -43,9 +41,9 @@ def _doing(state: JobState) -> str:
 def _onward(profile: Profile) -> str:
     """What comes of an LR that moves."""
     rises = profile.offset < profile.warmup
-    if profile.shape is Shape.CONSTANT:
+    if not profile.shape.way.moves:
         return f", rising to {number(profile.start_lr)}" if rises else ""
-    end = f"to {number(profile.end_lr)} {_WAYS[profile.shape]}"
+    end = f"to {number(profile.end_lr)} {profile.shape.way.words}"
     if rises:
         return f", rising to {number(profile.start_lr)}, then falling {end}"
     return f", falling from {number(profile.start_lr)} {end}"
@@ -75,9 +73,9 @@ def _one_way(stage: Stage) -> str:
     top, end = number(profile.start_lr), number(_end(stage))
     if stage.committed_steps < profile.warmup:
         return f"The LR rose to {end}."
-    if profile.shape is Shape.CONSTANT:
+    if not profile.shape.way.moves:
         return f"The LR rose to {top}, and stayed there." if profile.warmup else f"The LR stayed at {top}."
-    way = f"{end} {_WAYS[profile.shape]}"
+    way = f"{end} {profile.shape.way.words}"
     return f"The LR rose to {top}, then fell to {way}." if profile.warmup else f"The LR fell from {top} to {way}."
 
 
@@ -91,9 +89,9 @@ def _ways(state: JobState, stages: list[Stage]) -> str:
     if low < min(first, last) or high > max(first, last):
         words += f", between {number(low)} and {number(high)}"
     profile = stages[-1].spans[-1].profile
-    falls = profile.shape is not Shape.CONSTANT and profile.end_lr < profile.start_lr
+    falls = profile.shape.way.moves and profile.end_lr < profile.start_lr
     if falls and not state.status.live:
-        words += f"; in the last it fell to {number(_end(stages[-1]))} {_WAYS[profile.shape]}"
+        words += f"; in the last it fell to {number(_end(stages[-1]))} {profile.shape.way.words}"
     return f"{words}."
 
 
@@ -136,7 +134,7 @@ def too_short(unsearched: Directive, state: JobState) -> str:
     assert profile is not None
     ended = not state.status.live
     way = "decayed from" if ended else "decays from"
-    if profile.shape is Shape.CONSTANT:
+    if not profile.shape.way.moves:
         way = "stayed at" if ended else "stays at"
     n_steps = steps(unsearched.n_steps)
     return f"{n_steps} are too few for one, so the LR {way} the {number(profile.start_lr)} that was set"

@@ -15,7 +15,6 @@ import numpy as np
 from lrpilot.wire.profile import Profile
 
 from tuner_server.core.job import schedule
-from tuner_server.core.job.standing import highest_lr
 from tuner_server.core.messages import (
     LOSS_WINDOW,
     Candidate,
@@ -260,7 +259,7 @@ class Timeline:
     @property
     def peak_lr(self) -> float | None:
         """The highest LR of the committed steps; None: there are none."""
-        found = (highest_lr(span.profile, span.n_steps) for span in self.spans if span.kept)
+        found = (span.profile.highest_lr(span.n_steps) for span in self.spans if span.kept)
         return max((lr for lr in found if lr is not None), default=None)
 
     @property

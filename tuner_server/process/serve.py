@@ -18,7 +18,9 @@ from tuner_server.access.authenticator import Authenticator
 from tuner_server.access.shares import Shares
 from tuner_server.access.tls import TlsFiles, server_credentials
 from tuner_server.base.address import Address, bound
+from tuner_server.core import policies
 from tuner_server.core.errors import InvalidInputError
+from tuner_server.core.policies import plugins
 from tuner_server.ops import logs
 from tuner_server.ops.metrics import FleetMetrics, ServerMetrics, exposition
 from tuner_server.ops.signals import stop_signals
@@ -104,6 +106,8 @@ async def run(
     # What was imported stays. A full garbage collection that looks at its 300,000 objects takes a third of a second,
     # and every report waits for it.
     gc.freeze()
+    for sentence in plugins.hidden(policies.POLICIES):
+        log.warning("policy hidden", reason=sentence)
     async with AsyncExitStack() as stack:
         storage = stack.enter_context(open_storage(settings.db))
         observer: Observer = metrics or Observer()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from tuner_server.core import policies
 from tuner_server.core.job.machine import JobState, Status
-from tuner_server.core.policies import POLICIES
 from tuner_server.core.search.prior import Optimum, Prior, prior_of
 
 
@@ -14,10 +14,13 @@ def optimum_of(state: JobState) -> Optimum | None:
 
     Its policy says what that is. Others can't use a search in which a rollback was not complete.
     """
-    policy = POLICIES.get(state.config.policy)
-    if policy is None or state.policy_state is None or state.unrepeatable:
+    if state.policy_state is None or state.unrepeatable:
         return None
-    optimum = policy.optimum(policy.state_type.model_validate(state.policy_state))
+    try:
+        policy = policies.find(state.config.policy)
+        optimum = policy.optimum(policy.state_type.model_validate(state.policy_state))
+    except Exception:  # a policy that is not installed any more, or reads no state of its own: no other job's business
+        return None
     if optimum is None or state.status is not Status.FAILED:
         return optimum
     return optimum.model_copy(update={"good_end": False})

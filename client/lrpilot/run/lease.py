@@ -6,7 +6,7 @@ import enum
 
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.directives import committed
-from lrpilot.wire.profile import Profile, Shape
+from lrpilot.wire.profile import Profile
 from lrpilot.wire.profile_proto import profile_from_proto
 
 CHECKS = 8
@@ -37,7 +37,7 @@ class Lease:
         """Starts before the first step, or, in a run that is resumed, after `done` steps."""
         self.directive = directive
         self.profile: Profile = profile_from_proto(directive.profile)
-        self.constant = self.profile.shape is Shape.CONSTANT
+        self.constant = self.profile.stands
         self.committed = committed(directive)
         self.done = done
         self._validate_at = frozenset(directive.validate_at)

@@ -9,7 +9,6 @@ from lrpilot.errors import ProtocolError
 from lrpilot.session.run_state import Standing
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.directives import committed
-from lrpilot.wire.profile import Profile, Shape
 from lrpilot.wire.profile_proto import profile_from_proto
 
 MAX_LR = 3.4028234663852886e38
@@ -104,18 +103,13 @@ def _fault_of_lrs(directive: pb.Directive) -> str:
         return str(error)
     if max(profile.length, profile.offset) > MAX_STEPS:
         return f"a profile of length {profile.length} at offset {profile.offset}"
-    # Every shape stays between these two: the peak is one of them, wherever the steps are.
-    if max(profile.start_lr, profile.end_lr) > MAX_LR:
+    if profile.peak > MAX_LR:
         return f"LRs {profile.start_lr:g} and {profile.end_lr:g}, beyond single precision"
     lrs = [profile.lr(step) for step in (0, directive.n_steps // 2, directive.n_steps - 1)]
-    if not (_has_ratio(profile) and all(math.isfinite(lr) and lr >= 0 for lr in lrs)):
+    has_numbers = profile.shape.way.has_numbers(profile.start_lr, profile.end_lr)
+    if not (has_numbers and all(math.isfinite(lr) and lr >= 0 for lr in lrs)):
         return f"LRs {lrs}"
     return ""
-
-
-def _has_ratio(profile: Profile) -> bool:
-    """Whether an exponential's base is a number."""
-    return profile.shape is not Shape.EXPONENTIAL or 0 < profile.end_lr / profile.start_lr < math.inf
 
 
 def _fault_of_events(directive: pb.Directive) -> str:

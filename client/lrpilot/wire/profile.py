@@ -1,7 +1,8 @@
 """How the learning rate moves within a directive.
 
 Both sides read an LR off a profile, and a schedule must come out the same bit for bit on either: this module is the
-only place that turns a profile into LRs. It needs nothing but the standard library.
+only place that turns a profile into LRs; `lrpilot.wire.shapes` has the formulas. Both need nothing but the standard
+library.
 
 Notation: a profile covers `length` steps, the first `warmup` of which lead up to it; position p counts from its start,
 p = offset for the first step of a directive that begins in the middle of it.
@@ -13,14 +14,29 @@ import dataclasses
 import enum
 import math
 
+from lrpilot.wire import shapes
+
 
 class Shape(enum.StrEnum):
-    """The form of the way from `start_lr` to `end_lr`."""
+    """The form of the way from `start_lr` to `end_lr`, by its name in files and options."""
 
     CONSTANT = "constant"
     LINEAR = "linear"
     EXPONENTIAL = "exponential"
     COSINE = "cosine"
+
+    @property
+    def way(self) -> shapes.Way:
+        """What there is to know of the shape."""
+        return _WAYS[self]
+
+
+_WAYS: dict[Shape, shapes.Way] = {
+    Shape.CONSTANT: shapes.Constant(),
+    Shape.LINEAR: shapes.Linear(),
+    Shape.EXPONENTIAL: shapes.Exponential(),
+    Shape.COSINE: shapes.Cosine(),
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,30 +75,49 @@ class Profile:
             raise ValueError(f"profile: length {self.length} or offset {self.offset} is too small")
         if not 0 <= self.warmup < self.length:
             raise ValueError(f"profile: a warm-up of {self.warmup} steps does not fit into {self.length}")
-        if self.shape is Shape.EXPONENTIAL and 0 in lrs:
-            raise ValueError("profile: an exponential never reaches zero; use a linear one")
+        if fault := self.shape.way.fault(*lrs):
+            raise ValueError(f"profile: {fault}; use a linear one")
 
     @classmethod
     def constant(cls, lr: float, n_steps: int) -> Profile:
         """The same LR for `n_steps`."""
         return cls(Shape.CONSTANT, lr, lr, n_steps)
 
+    @classmethod
+    def to_zero(cls, shape: Shape, lr: float, n_steps: int, warmup: int = 0) -> Profile:
+        """From `lr` to zero in `n_steps`, warm-up included; at `lr` all the time if the shape does not move."""
+        return cls(shape, lr, 0.0 if shape.way.moves else lr, n_steps, warmup=warmup)
+
+    @property
+    def peak(self) -> float:
+        """The higher one of its two LRs; no step of it has an LR above that."""
+        return max(self.start_lr, self.end_lr)
+
+    @property
+    def stands(self) -> bool:
+        """Whether all its steps, from the first one on, have the same LR."""
+        return not self.shape.way.moves and self.offset >= self.warmup
+
     def lr(self, step: int) -> float:
         """The LR of step `step` (from 0) of a directive with this profile."""
         position = self.offset + step
         if position < self.warmup:
             return self.start_lr * (position + 1) / (self.warmup + 1)
-        done = min((position - self.warmup) / (self.length - self.warmup), 1.0)
-        match self.shape:
-            case Shape.CONSTANT:
-                return self.start_lr
-            case Shape.LINEAR:
-                return self.start_lr + (self.end_lr - self.start_lr) * done
-            case Shape.EXPONENTIAL:
-                return float(self.start_lr * (self.end_lr / self.start_lr) ** done)
-            case Shape.COSINE:
-                weight = (1 + math.cos(math.pi * done)) / 2
-                return self.start_lr * weight + self.end_lr * (1 - weight)
+        return self.shape.way.lr(self.start_lr, self.end_lr, self._done(position))
+
+    def highest_lr(self, n_steps: int) -> float | None:
+        """The highest LR of the first `n_steps` steps of such a directive; None: there are none."""
+        if n_steps == 0:
+            return None
+        last = self.offset + n_steps - 1
+        if last < self.warmup:
+            return self.lr(n_steps - 1)
+        first = max(self.offset, self.warmup)
+        return self.shape.way.highest(self.start_lr, self.end_lr, self._done(first), self._done(last))
+
+    def _done(self, position: int) -> float:
+        """Which part of its shape's way lies behind at a position that is past the warm-up."""
+        return min((position - self.warmup) / (self.length - self.warmup), 1.0)
 
     def after(self, n_steps: int) -> Profile:
         """What is left of this profile after `n_steps`; its LRs are the same bit for bit."""

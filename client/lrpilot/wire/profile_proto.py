@@ -5,12 +5,7 @@ from __future__ import annotations
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.profile import Profile, Shape
 
-_SHAPES = {
-    pb.PROFILE_SHAPE_CONSTANT: Shape.CONSTANT,
-    pb.PROFILE_SHAPE_LINEAR: Shape.LINEAR,
-    pb.PROFILE_SHAPE_EXPONENTIAL: Shape.EXPONENTIAL,
-    pb.PROFILE_SHAPE_COSINE: Shape.COSINE,
-}
+_SHAPES = {pb.ProfileShape.Value(f"PROFILE_SHAPE_{shape.name}"): shape for shape in Shape}
 _PROTO_SHAPES = {shape: number for number, shape in _SHAPES.items()}
 
 

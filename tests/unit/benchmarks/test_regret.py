@@ -33,7 +33,7 @@ from benchmarks.regret.rules import (
 from benchmarks.regret.storage import TableFile
 from benchmarks.regret.views import Goal, Probe, outcomes, probes
 from tuner_server.core.forecast import Objective
-from tuner_server.core.policies.budget import BudgetOptions
+from tuner_server.core.policies.budget_options import BudgetOptions
 
 TAU, TAU_PRIME = 100, 10
 LRS = (0.01, 0.1, 1.0)

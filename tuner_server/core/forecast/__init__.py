@@ -8,8 +8,10 @@ from tuner_server.core.forecast.base import Curve, FloatArray, Forecast, Forecas
 from tuner_server.core.forecast.exponential import ExponentialCurve, ExponentialForecaster
 from tuner_server.core.forecast.last_value import LastValueCurve, LastValueForecaster
 from tuner_server.core.forecast.power_law import PowerLawCurve, PowerLawForecaster
+from tuner_server.core.forecast.registry import FORECASTERS
 
 __all__ = [
+    "FORECASTERS",
     "Curve",
     "ExponentialCurve",
     "ExponentialForecaster",

@@ -42,16 +42,8 @@ class Standing(Value):
             best_loss=_lowest(self.best_loss, *_lowest_window(losses)),
             last_validation=validations[-1] if validations else self.last_validation,
             best_validation=_lowest(self.best_validation, *validations),
-            peak_lr=_highest(self.peak_lr, None if profile is None else highest_lr(profile, report.n_steps)),
+            peak_lr=_highest(self.peak_lr, None if profile is None else profile.highest_lr(report.n_steps)),
         )
-
-
-def highest_lr(profile: Profile, n_steps: int) -> float | None:
-    """Of the first `n_steps` steps; None: there are none. A profile turns around where its warm-up ends, if at all."""
-    if n_steps == 0:
-        return None
-    top = min(max(profile.warmup - profile.offset, 0), n_steps - 1)
-    return max(map(profile.lr, (0, top, n_steps - 1)))
 
 
 def _mean(losses: Sequence[float]) -> float:

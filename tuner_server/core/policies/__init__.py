@@ -1,4 +1,4 @@
-"""The policies by name."""
+"""The policies by name: those of LRPilot, and those of other packages that are installed beside it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,35 @@ from typing import Any
 
 from tuner_server.core.config import JobConfig
 from tuner_server.core.errors import InvalidInputError
+from tuner_server.core.policies import plugins
 from tuner_server.core.policies.autolrs import AutoLrs
 from tuner_server.core.policies.base import Policy
 from tuner_server.core.policies.budget import Budget
 
 POLICIES: dict[str, type[Policy[Any, Any]]] = {policy.name: policy for policy in (AutoLrs, Budget)}
+"""LRPilot's own. A new one is a file beside this one, and a name in this line."""
 
 
 def default_name(config: JobConfig) -> str:
     """The policy of a job that names none."""
     return AutoLrs.name if config.total_steps is None else Budget.name
+
+
+def find(name: str) -> type[Policy[Any, Any]]:
+    """The policy of that name.
+
+    Raises:
+        InvalidInputError: there is none, or a package offers one that can't be used.
+    """
+    if name in POLICIES:
+        return POLICIES[name]
+    if name not in plugins.offered():
+        known = ", ".join(sorted({*POLICIES, *plugins.offered()}))
+        raise InvalidInputError.of("policy", f"unknown policy {name!r}; there are: {known}")
+    try:
+        return plugins.load(name)
+    except plugins.UnusablePolicyError as error:
+        raise InvalidInputError.of("policy", str(error)) from error
 
 
 def make(config: JobConfig) -> Policy[Any, Any]:
@@ -24,8 +43,4 @@ def make(config: JobConfig) -> Policy[Any, Any]:
     Raises:
         InvalidInputError: unknown policy, unknown option, or options that don't fit the job.
     """
-    name = config.policy or default_name(config)
-    if name not in POLICIES:
-        known = ", ".join(sorted(POLICIES))
-        raise InvalidInputError.of("policy", f"unknown policy {name!r}; there are: {known}")
-    return POLICIES[name](config)
+    return find(config.policy or default_name(config))(config)

@@ -15,25 +15,16 @@ Notation: tau, the committed steps of a stage; tau', the steps of a probe.
 from __future__ import annotations
 
 import math
-import statistics
 
-import numpy as np
 import pydantic
 from lrpilot.wire.profile import Profile, Shape
 
 from tuner_server.core.config import LrBounds
 from tuner_server.core.errors import InvalidInputError
-from tuner_server.core.forecast import (
-    ExponentialForecaster,
-    Forecaster,
-    LastValueForecaster,
-    Objective,
-    PowerLawForecaster,
-)
+from tuner_server.core.forecast import FORECASTERS, Objective
 from tuner_server.core.messages import (
     LOSS_WINDOW,
     Bar,
-    Candidate,
     Decision,
     Directive,
     Extrapolation,
@@ -46,31 +37,25 @@ from tuner_server.core.messages import (
 from tuner_server.core.policies.autolrs_options import AutoLrsOptions
 from tuner_server.core.policies.base import Asking, Policy, PolicyState, Progress, Step
 from tuner_server.core.search.acquisition import LogExpectedImprovement, LowerConfidenceBound
-from tuner_server.core.search.observations import asked, observations, posterior_curve
-from tuner_server.core.search.suggest import Query
-from tuner_server.core.stages import lr_range, promise
-from tuner_server.core.stages.decayed_probe import HELD_OUT, end_loss, length_correction
-from tuner_server.core.stages.divergence import (
-    TRUSTED_RESTARTS,
-    SoundLosses,
-    check_restarts,
-    doubt,
-    learn,
-    level_reached,
-)
-from tuner_server.core.stages.extrapolation import FittedProbe
+from tuner_server.core.search.observations import ask
+from tuner_server.core.stages import committed, lr_range, probe, promise, restart
+from tuner_server.core.stages.decayed_probe import HELD_OUT, length_correction
+from tuner_server.core.stages.extrapolation import fit_probe
+from tuner_server.core.stages.lessons import Lessons
 from tuner_server.core.stages.report_points import evenly, report_every
 from tuner_server.core.stages.rise import rose
 
 LARGEST_HELD_OUT_SHARE = 4
 """The batches that a decayed probe holds out are part of tau', so that a search costs the same either way, and at most
 this part of it."""
-RETREAT = math.sqrt(10.0)
-"""After a divergence in committed steps the upper bound goes this much below the LR that diverged."""
 
 
-class AutoLrsState(PolicyState):
-    """Between two directives."""
+class AutoLrsState(Lessons, PolicyState):
+    """Between two directives.
+
+    The candidates are those of the open stage. What probes teach of losses is what those of the first stage did: later
+    on losses are lower, and a level from them alone too strict. Restarts are those since a stage was last completed.
+    """
 
     stage: int = -1
     tau: int = 0
@@ -78,22 +63,14 @@ class AutoLrsState(PolicyState):
     last_stage: bool = False
     """Whether the committed steps take all that is left."""
     objective: Objective = Objective.TRAINING
-    candidates: tuple[Candidate, ...] = ()
-    """Of the open stage."""
     extrapolation: Extrapolation | None = None
-    """What the best of them was judged by; None: there is none, or it was measured."""
+    """What the best candidate was judged by; None: there is none, or it was measured."""
     start_loss: float | None = None
     """Of the open stage."""
     ceiling: float | None = None
     """No LR above this is tried any more: one diverged in committed steps."""
-    sound: SoundLosses | None = None
-    """What the first stage taught: later on losses are lower, and a level from them alone too strict."""
-    footing: promise.Footing | None = None
-    """Where the probes of the first stage began."""
     tails: dict[int, float] = pydantic.Field(default_factory=dict)
     """Where the probes of the open stage ended, in training loss, by their directive's number."""
-    restarts: int = 0
-    """How often committed steps diverged or fell short since a stage was last completed."""
     setback: Setback | None = None
     """Why this stage begins anew; None once that was said."""
 
@@ -165,16 +142,10 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
             return (yield from self._after_probe(state, directive, report, progress))
         if not report.outcome.rolls_back:
             return (yield from self._open_stage(state.model_copy(update={"restarts": 0}), progress))
-        assert directive.profile is not None
-        peak = max(directive.profile.start_lr, directive.profile.end_lr)
-        setback = Setback(lr=peak)
-        if report.outcome is Outcome.FELL_SHORT:
-            bar, median = directive.promise[0].loss, statistics.median(report.losses)
-            setback = Setback(lr=peak, loss=median, bar=bar)
-        update = {"ceiling": peak / RETREAT, "restarts": state.restarts + 1, "setback": setback}
-        state = state.model_copy(update=update)
-        check_restarts(state.restarts)
-        return (yield from self._open_stage(state, progress))
+        setback = restart.setback(directive, report, progress.reported_steps)
+        restarts = restart.counted(state.restarts)
+        lowered = {"ceiling": setback.lr / restart.RETREAT, "restarts": restarts, "setback": setback}
+        return (yield from self._open_stage(state.model_copy(update=lowered), progress))
 
     def rejoin(self, state: AutoLrsState, progress: Progress) -> Asking[AutoLrsState]:
         """A new stage; where too little is left for one, the rest at the LR that was set."""
@@ -235,116 +206,69 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
         bounds = progress.bounds
         if state.ceiling is None or state.ceiling >= bounds.max:
             return bounds
-        return LrBounds(min=min(bounds.min, state.ceiling / RETREAT), max=state.ceiling)
+        return LrBounds(min=min(bounds.min, state.ceiling / restart.RETREAT), max=state.ceiling)
+
+    def _plan(self, state: AutoLrsState) -> probe.ProbePlan:
+        """Each probe of the open stage: tau' steps; some of a decayed one are held out where they have to judge it."""
+        held_out = 0
+        if self.options.decayed_probes and state.objective is Objective.TRAINING:
+            held_out = min(HELD_OUT, state.tau_prime // LARGEST_HELD_OUT_SHARE)
+        moving, decays = state.tau_prime - held_out, self.options.decayed_probes
+        return probe.ProbePlan(moving, held_out, decays=decays, batches=self.options.batches)
 
     def _probe(self, state: AutoLrsState, progress: Progress) -> Asking[AutoLrsState]:
-        bounds = self._bounds(state, progress)
-        index = len(state.candidates)
+        """Tries the LR with the highest acquisition."""
         lcb = self.options.acquisition == "lcb"
-        query = Query(
-            observations(state.candidates),
-            bounds.log,
-            LowerConfidenceBound(self.options.kappa) if lcb else LogExpectedImprovement(),
-            seed=self.config.seed + state.stage,
-        )
-        found = yield query
-        lr = math.exp(found.log_lr)
-        reason = f"candidate {index + 1} of {self.options.candidates}"
+        acquisition = LowerConfidenceBound(self.options.kappa) if lcb else LogExpectedImprovement()
+        bounds, seed = self._bounds(state, progress).log, self.config.seed + state.stage
+        found = yield from ask(state.candidates, bounds, acquisition, seed=seed)
+        reason = f"candidate {len(state.candidates) + 1} of {self.options.candidates}"
         validations = 1 if self.options.decayed_probes else self.options.validations
         validated = state.objective is Objective.VALIDATION
-        directive = Directive(
-            phase=Phase.PROBE,
+        directive = self._plan(state).directive(
+            found.lr,
             stage=state.stage,
-            n_steps=state.tau_prime,
-            profile=_profile(lr, self._moving_steps(state), decays=self.options.decayed_probes),
-            batches=self.options.batches,
             validate_at=evenly(state.tau_prime, validations) if validated else (),
-            give_up_above=self._give_up_above(state, lr),
+            give_up_above=self._give_up_above(state, found.lr),
             reason=reason,
         )
         decision = Decision(
             stage=state.stage,
-            lr=lr,
+            lr=found.lr,
             reason=reason,
             candidates=state.candidates,
-            posterior=posterior_curve(found.evidence),
+            posterior=found.posterior,
             setback=state.setback,
-            asked=asked(query),
+            asked=found.asked,
         )
         return Step(state.model_copy(update={"setback": None}), directive, decision)
-
-    def _moving_steps(self, state: AutoLrsState) -> int:
-        """Steps of a probe that move the weights: all but those that are held out."""
-        held_out = min(HELD_OUT, state.tau_prime // LARGEST_HELD_OUT_SHARE)
-        judged_by_batches = self.options.decayed_probes and state.objective is Objective.TRAINING
-        return state.tau_prime - held_out if judged_by_batches else state.tau_prime
-
-    def _give_up_above(self, state: AutoLrsState, lr: float) -> float | None:
-        if state.sound is None or state.restarts >= TRUSTED_RESTARTS:
-            return None
-        begins = (state.start_loss, None if state.footing is None else state.footing.start_loss)
-        start = max((loss for loss in begins if loss is not None), default=None)
-        return state.sound.level(self.options.divergence_factor, lr, start)
 
     def _after_probe(
         self, state: AutoLrsState, directive: Directive, report: Report, progress: Progress
     ) -> Asking[AutoLrsState]:
+        """Judges a probe: by its end if it decayed, else by where its losses lead at its LR."""
         assert directive.profile is not None
-        number, lr = directive.number, directive.profile.start_lr
         if state.stage == 0 or state.sound is None:
-            footing = promise.learn(state.footing, lr, report, None)
-            state = state.model_copy(update={"sound": learn(state.sound, lr, report), "footing": footing})
+            # A forecast is no loss that a probe has come to, so none is the best of them.
+            state = state.taught(directive.profile.start_lr, report, None)
         if report.outcome is Outcome.COMPLETED:
-            state = state.model_copy(update={"tails": {**state.tails, number: promise.tail(report.losses)}})
+            tails = {**state.tails, directive.number: promise.tail(report.losses)}
+            state = state.model_copy(update={"tails": tails})
         if report.outcome is Outcome.DIVERGED:
-            candidate = Candidate(directive_number=number, lr=lr, at_least=level_reached(report, state.start_loss))
+            candidate = probe.diverged(directive, report, state.start_loss)
         elif self.options.decayed_probes:
-            # A probe too short to hold out any has its last loss, one step before its end.
-            loss = end_loss(report, max(state.tau_prime - self._moving_steps(state), 1))
-            # No standard error, as in `budget`: what is left of the noise is for the surrogate to find out.
-            candidate = Candidate(directive_number=number, lr=lr, forecast=loss, forecast_sd=0.0)
+            candidate = probe.measured(directive, report, self._plan(state).held_out)
         else:
-            fitted = self._fit(state, report, progress)
-            forecast = fitted.forecast
-            candidate = Candidate(
-                directive_number=number,
-                lr=lr,
-                forecast=forecast.loss,
-                forecast_sd=forecast.sd,
-                raw_forecast=forecast.raw,
-            )
+            validated, forecaster = state.objective is Objective.VALIDATION, FORECASTERS[self.options.forecaster]
+            risen = _rose(report, progress)
+            fitted = fit_probe(forecaster(state.objective), report, state.tau, validated=validated, risen=risen)
+            candidate = probe.extrapolated(directive, fitted.forecast)
             if best_candidate((*state.candidates, candidate)) is candidate:
                 state = state.model_copy(update={"extrapolation": fitted.extrapolation()})
         state = state.model_copy(update={"candidates": (*state.candidates, candidate)})
         if len(state.candidates) < self.options.candidates:
             return (yield from self._probe(state, progress))
         return self._commit(state, progress)
-
-    def _fit(self, state: AutoLrsState, report: Report, progress: Progress) -> FittedProbe:
-        """The curve that leads to the loss after tau steps.
-
-        A fall is not extrapolated if the loss rose before it. Then the last value counts, as far as it goes.
-        """
-        if state.objective is Objective.VALIDATION:
-            losses = np.array([validation.loss for validation in report.validations])
-            interval = state.tau_prime / len(losses)
-        else:
-            losses, interval = np.array(report.losses), 1.0
-        fitted = FittedProbe.of(self.forecaster(state.objective), losses, state.tau, interval)
-        if not _rose(report, progress):
-            return fitted
-        last = FittedProbe.of(LastValueForecaster(), losses, state.tau, interval)
-        return last if fitted.forecast.loss < last.forecast.loss else fitted
-
-    def forecaster(self, objective: Objective) -> Forecaster:
-        """What extrapolates the probes' losses of that kind."""
-        match self.options.forecaster:
-            case "exponential":
-                return ExponentialForecaster(objective)
-            case "power_law":
-                return PowerLawForecaster()
-            case "last_value":
-                return LastValueForecaster()
 
     def _commit(self, state: AutoLrsState, progress: Progress) -> Step[AutoLrsState]:
         """Trains with the LR of the lowest forecast; with the lowest LR when every probe diverged."""
@@ -354,7 +278,8 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
         if winner is not None:
             lr = winner.lr
             if state.last_stage and self.options.length_exponent > 0:
-                correction = length_correction(self._moving_steps(state), n_steps, self.options.length_exponent)
+                moving = self._plan(state).moving_steps
+                correction = length_correction(moving, n_steps, self.options.length_exponent)
                 lr *= correction
             reason = f"the lowest forecast of {len(state.candidates)} candidates: {winner.forecast:.4g}"
             if correction is not None and correction < 1.0:
@@ -380,18 +305,16 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
         return Step(state, self._train(state, lr, n_steps, "too few steps are left for a search", last=True))
 
     def _train(self, state: AutoLrsState, lr: float, n_steps: int, reason: str, *, last: bool) -> Directive:
-        every = report_every(n_steps)
-        return Directive(
-            phase=Phase.TRAIN,
+        """Committed steps at one LR; the last ones may decay."""
+        decays = last and (self.options.final_decay or state.search_ended)
+        return committed.directive(
+            Profile.to_zero(Shape.LINEAR if decays else Shape.CONSTANT, lr, n_steps),
             stage=state.stage,
-            n_steps=n_steps,
-            profile=_profile(lr, n_steps, decays=last and (self.options.final_decay or state.search_ended)),
             batches=self.options.batches,
-            validate_at=(n_steps,) if self.config.has_validation else (),
+            n_validations=1 if self.config.has_validation else 0,
             give_up_above=self._give_up_above(state, lr),
-            report_every=every,
-            promise=self._promise(state, every),
-            reason=reason + doubt(state.restarts),
+            promise=self._promise(state, report_every(n_steps)),
+            reason=reason + restart.doubt(state.restarts),
         )
 
     def _promise(self, state: AutoLrsState, report_steps: int) -> tuple[Bar, ...]:
@@ -403,10 +326,14 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
         winner = best_candidate(state.candidates)
         if winner is not None and (state.stage == 0 or reached is None):
             reached = state.tails.get(winner.directive_number)
-        if footing is None or reached is None or state.restarts >= TRUSTED_RESTARTS or state.search_ended:
+        trusted = state.restarts < restart.TRUSTED_RESTARTS and not state.search_ended
+        if footing is None or reached is None or not trusted:
             return ()
         from_step = max(state.tau_prime, report_steps)
         return promise.half_kept(footing.start_loss, reached, footing.sd, from_step, report_steps)
+
+    def _give_up_above(self, state: AutoLrsState, lr: float) -> float | None:
+        return state.give_up_above(self.options.divergence_factor, lr, state.start_loss)
 
 
 def _rose(report: Report, progress: Progress) -> bool:
@@ -414,7 +341,3 @@ def _rose(report: Report, progress: Progress) -> bool:
     if progress.last_loss is not None:
         return rose(report.losses, progress.last_loss, min(progress.committed_steps, LOSS_WINDOW))
     return progress.first_loss is not None and rose(report.losses, progress.first_loss, 1)
-
-
-def _profile(lr: float, n_steps: int, *, decays: bool) -> Profile:
-    return Profile(Shape.LINEAR, lr, 0.0, n_steps) if decays else Profile.constant(lr, n_steps)

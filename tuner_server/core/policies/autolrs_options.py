@@ -6,10 +6,12 @@ published code. Notation: tau, the committed steps of a stage; tau', the steps o
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
+from pydantic_core import PydanticKnownError
 
+from tuner_server.core.forecast import FORECASTERS
 from tuner_server.core.messages import BatchSource
 from tuner_server.core.policies.base import Options
 from tuner_server.core.stages.divergence import DIVERGENCE_FACTOR
@@ -23,6 +25,17 @@ FIRST_STAGES_SHARE = 10
 """A short run's first tau is this part of it, so that some three stages fit in."""
 LAST_STAGES_SHARE = 5
 """A short run's largest tau is this part of it, so that validation loss drives the last stages."""
+
+
+def _known_forecaster(name: object) -> object:
+    """Refuses a name that no forecaster has, as pydantic refuses a value that is not one of several."""
+    if name in tuple(FORECASTERS):
+        return name
+    *names, last = map(repr, FORECASTERS)
+    raise PydanticKnownError("literal_error", {"expected": f"{', '.join(names)} or {last}"})
+
+
+ForecasterName = Annotated[str, pydantic.BeforeValidator(_known_forecaster)]
 
 
 class AutoLrsOptions(Options):
@@ -39,8 +52,8 @@ class AutoLrsOptions(Options):
     kappa: float = pydantic.Field(default=1e6, ge=0, allow_inf_nan=False)
     """How many standard deviations the lower confidence bound lies below the mean. The published value is pure
     exploration."""
-    forecaster: Literal["exponential", "power_law", "last_value"] = "exponential"
-    """What extrapolates the losses of a probe at a constant LR."""
+    forecaster: ForecasterName = "exponential"
+    """What extrapolates the losses of a probe at a constant LR, by its name in `core.forecast.registry`."""
     decayed_probes: bool = False
     """Whether a probe's LR decays linearly to zero. It is then judged by its loss after that. There is nothing to
     extrapolate: where a loss leads at LRs that fall is no answer at any LR. So a `forecaster` is refused with it."""

@@ -2,14 +2,51 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 import numpy as np
 
 from tuner_server.core.messages import Asked, Candidate, PosteriorCurve
-from tuner_server.core.search.suggest import Evidence, Query, Suggestion
+from tuner_server.core.search.acquisition import Acquisition
+from tuner_server.core.search.suggest import MIN_SEPARATION, Evidence, Query, Suggestion
 from tuner_server.core.search.surrogate import Observations
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """An LR that the search was asked for, and what a decision tells of it."""
+
+    log_lr: float
+    asked: Asked
+    posterior: PosteriorCurve | None
+    """What the surrogate thought; None: the LR was drawn."""
+    expected_loss: float | None
+    """What it expected at that LR; None, likewise."""
+    expected_sd: float | None
+
+    @property
+    def lr(self) -> float:
+        """The LR."""
+        return math.exp(self.log_lr)
+
+
+def ask(
+    candidates: Sequence[Candidate],
+    bounds: tuple[float, float],
+    acquisition: Acquisition,
+    *,
+    seed: int,
+    min_separation: float = MIN_SEPARATION,
+) -> Generator[Query, Suggestion, Answer]:
+    """Asks for the LR with the highest acquisition, given what the candidates came to; the arguments as `Query`'s."""
+    query = Query(observations(candidates), bounds, acquisition, seed=seed, min_separation=min_separation)
+    found = yield query
+    low, high = bounds
+    told = Asked(acquisition=acquisition.name, kappa=acquisition.kappa, low=math.exp(low), high=math.exp(high))
+    loss, sd = expected(found)
+    return Answer(found.log_lr, told, posterior_curve(found.evidence), loss, sd)
 
 
 def observations(candidates: Sequence[Candidate]) -> Observations:
@@ -25,13 +62,6 @@ def observations(candidates: Sequence[Candidate]) -> Observations:
         noise_var=np.array([(c.forecast_sd or 0.0) ** 2 for c in candidates], dtype=np.float64),
         censored=np.array([c.diverged for c in candidates], dtype=np.bool_),
     )
-
-
-def asked(query: Query) -> Asked:
-    """What is asked, as a value that can be kept."""
-    low, high = query.bounds
-    acquisition = query.acquisition
-    return Asked(acquisition=acquisition.name, kappa=acquisition.kappa, low=math.exp(low), high=math.exp(high))
 
 
 def posterior_curve(evidence: Evidence | None) -> PosteriorCurve | None:

@@ -15,7 +15,6 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner_server.core.errors import DivergenceError
 from tuner_server.core.messages import Outcome, Report, Value
 
 WINDOW = 10
@@ -32,10 +31,6 @@ RISE = 2.0
 """Standard deviations by which a sound probe's last median may lie above its first: chance moves them 0.6 apart."""
 NORMAL_SD = 1.4826 / math.sqrt(2.0)
 """The standard deviation of normal noise, in medians of the absolute difference of two draws."""
-TRUSTED_RESTARTS = 3
-"""After so many restarts the level itself is in doubt, since each was at a much lower LR: it counts no more."""
-MAX_RESTARTS = 10
-"""A run that still diverges at an LR that was lowered so often does not diverge because of the LR."""
 
 
 class SoundLosses(Value):
@@ -100,22 +95,6 @@ def learn(known: SoundLosses | None, lr: float, report: Report) -> SoundLosses |
         if known.lowest is not None and known.lowest <= lowest:
             return known.model_copy(update={"typical": typical, "sd": sd})
     return SoundLosses(typical=typical, sd=sd, lowest=lowest, lowest_lr=lr)
-
-
-def check_restarts(restarts: int) -> None:
-    """Ends the tuning of a run that can't be helped. Raises: DivergenceError: it diverged too often."""
-    if restarts > MAX_RESTARTS:
-        raise DivergenceError(
-            f"committed steps diverged {restarts} times, each time at a much lower LR: the LR is not the cause; "
-            "look for what is not finite in the data or the model"
-        )
-
-
-def doubt(restarts: int) -> str:
-    """What to add to the reason of committed steps; nothing as long as the level counts."""
-    if restarts < TRUSTED_RESTARTS:
-        return ""
-    return f"; after {restarts} divergences only NaN or infinity counts as one"
 
 
 def level_reached(report: Report, start_loss: float | None) -> float | None:

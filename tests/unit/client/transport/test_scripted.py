@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import lrpilot
+import pytest
 import torch
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
@@ -34,6 +35,22 @@ def test_a_tuner_follows_the_script_and_its_reports_are_kept() -> None:
     assert [list(report.losses) for report in transport.reports] == [[2.0, 3.0], [4.0, 5.0, 6.0]]
     assert tuner.schedule.segments[0].profile.shape is Shape.CONSTANT
     assert transport.closed
+
+
+def test_a_constant_lr_is_warmed_up_to_step_by_step() -> None:
+    model = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    train = constant(0.4, 40, pb.PHASE_TRAIN)
+    train.profile.warmup = 3
+
+    lrs = []
+    with lrpilot.Tuner(model, optimizer, total_steps=40, transport=ScriptedTransport([train])) as tuner:
+        while not tuner.finished:
+            lrs.append(optimizer.param_groups[0]["lr"])
+            tuner.step(1.0)
+
+    assert lrs == tuner.schedule.lrs()
+    assert lrs[:5] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4], rel=1e-12)
 
 
 def test_the_script_is_left_as_it_was_and_ends_in_a_stop() -> None:

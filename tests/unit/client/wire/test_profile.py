@@ -95,6 +95,56 @@ def test_lrs_stay_between_start_and_end(shape: Shape, start: float, end: float, 
     assert all(low <= profile.lr(step) <= high for step in range(length))
 
 
+@pytest.mark.parametrize(("offset", "n_steps", "top"), [(0, 100, 9), (0, 5, 4), (3, 50, 6), (20, 30, 0), (9, 1, 0)])
+def test_the_highest_lr_is_that_of_the_highest_step(offset: int, n_steps: int, top: int) -> None:
+    profile = Profile(Shape.COSINE, 0.5, 0.0, 100, offset=offset, warmup=9)
+    assert profile.highest_lr(n_steps) == profile.lr(top) == max(map(profile.lr, range(n_steps)))
+    assert profile.highest_lr(0) is None
+
+
+@hypothesis.given(
+    shape=st.sampled_from(Shape),
+    start=lrs,
+    end=lrs,
+    length=st.integers(1, 60),
+    offset=st.integers(0, 70),
+    warmup=st.integers(0, 59),
+    n_steps=st.integers(1, 70),
+)
+def test_every_shape_knows_its_highest_lr(
+    shape: Shape, start: float, end: float, length: int, offset: int, warmup: int, n_steps: int
+) -> None:
+    profile = Profile(shape, start, end, length, offset, min(warmup, length - 1))
+    highest = profile.highest_lr(n_steps)
+    assert highest == pytest.approx(max(map(profile.lr, range(n_steps))), rel=1e-12)
+    assert highest is not None
+    assert highest <= profile.peak * (1 + 1e-9)
+
+
+@hypothesis.given(
+    shape=st.sampled_from(Shape),
+    start=lrs,
+    end=lrs,
+    length=st.integers(1, 60),
+    offset=st.integers(0, 70),
+    warmup=st.integers(0, 59),
+)
+def test_a_profile_that_stands_has_one_lr(
+    shape: Shape, start: float, end: float, length: int, offset: int, warmup: int
+) -> None:
+    profile = Profile(shape, start, end, length, offset, min(warmup, length - 1))
+    if profile.stands:
+        assert set(map(profile.lr, range(70))) == {start}
+    elif shape is Shape.CONSTANT:
+        assert profile.lr(0) < start
+
+
+@pytest.mark.parametrize("shape", Shape)
+def test_every_shape_says_how_it_moves(shape: Shape) -> None:
+    assert shape.way.words
+    assert shape.way.moves == (shape is not Shape.CONSTANT)
+
+
 @pytest.mark.parametrize(
     ("shape", "start", "end", "length", "offset", "warmup"),
     [

@@ -1,4 +1,4 @@
-"""What every forecaster promises."""
+"""What every forecaster promises: those of the registry, and the one of the documentation."""
 
 import math
 
@@ -8,23 +8,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from tests.support import extending
+from tests.support.jobs.sample_jobs import history, stored
+from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, config, drive
+from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.forecast import (
+    FORECASTERS,
     ExponentialForecaster,
     FloatArray,
     Forecast,
     Forecaster,
-    LastValueForecaster,
     Objective,
     PowerLawForecaster,
 )
+from tuner_server.core.job.state import Status
+from tuner_server.core.policies import make
+from tuner_server.history.timeline import timeline
+from tuner_server.report.report_file import report_html
 
-FORECASTERS: list[Forecaster] = [
-    ExponentialForecaster(Objective.TRAINING),
-    ExponentialForecaster(Objective.VALIDATION),
-    LastValueForecaster(),
-    PowerLawForecaster(),
+LogLinearForecaster = extending.load("log_linear").LogLinearForecaster
+EVERY: list[Forecaster] = [
+    *dict.fromkeys(make(objective) for make in FORECASTERS.values() for objective in Objective),
+    LogLinearForecaster(),
 ]
-every_forecaster = pytest.mark.parametrize("forecaster", FORECASTERS, ids=repr)
+every_forecaster = pytest.mark.parametrize("forecaster", EVERY, ids=repr)
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 ordinary = st.floats(0.0, 12.0)
@@ -144,3 +151,21 @@ def test_of_two_falls_that_are_bounded_at_zero_the_steeper_one_has_the_lower_raw
     slow, steep = (forecaster.fit(2.0 - by * fall).predict(1e8) for by in (1.2, 1.6))
     assert slow.loss == steep.loss == 0.0
     assert steep.raw < slow.raw < 0.0
+
+
+@pytest.mark.parametrize("name", FORECASTERS)
+@pytest.mark.parametrize("objective", Objective)
+def test_the_registry_calls_each_by_its_name(name: str, objective: Objective) -> None:
+    assert FORECASTERS[name](objective).name == name
+
+
+def test_one_line_makes_a_forecaster_known_to_jobs_and_their_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = config(400, **QUICK | {"forecaster": LogLinearForecaster.name})
+    with pytest.raises(InvalidInputError, match="Input should be 'exponential', 'power_law' or 'last_value'"):
+        make(asked)
+    monkeypatch.setitem(FORECASTERS, LogLinearForecaster.name, lambda _: LogLinearForecaster())
+    run = drive(asked, SimulatedTraining())
+    assert run.state.status is Status.FINISHED
+    told = [exchange.decision.extrapolation for exchange in run.exchanges if exchange.decision is not None]
+    assert {found.forecaster for found in told if found is not None} == {LogLinearForecaster.name}
+    assert report_html(stored(run.state), timeline(history(run)))

@@ -22,7 +22,7 @@ from tuner_server.core.job.machine import TRANSITIONS, JobState, Status, Transit
 from tuner_server.core.job.standing import Standing
 from tuner_server.core.messages import LOSS_WINDOW, Bar, Directive, Outcome, Phase, Replacement, Report, Validation
 from tuner_server.core.policies.base import Asking, Options, Policy, PolicyState, Progress, Step
-from tuner_server.core.stages.divergence import MAX_RESTARTS
+from tuner_server.core.stages.restart import MAX_RESTARTS
 
 
 def report_on(

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import hypothesis
 import pytest
 from hypothesis import strategies as st
-from lrpilot.wire.profile import Profile, Shape
+from lrpilot.wire.profile import Profile
 
-from tuner_server.core.job.standing import Standing, highest_lr
+from tuner_server.core.job.standing import Standing
 from tuner_server.core.messages import LOSS_WINDOW, Outcome, Report, Validation
 
 exact = st.integers(-(2**20), 2**20).map(lambda n: n / 64)
@@ -42,13 +42,6 @@ def test_validations_count_singly_and_only_those_that_are_numbers() -> None:
     found = after(after(Standing(), [1.0], 0.5, 0.7), [1.0], 0.6, float("nan"))
     assert (found.last_validation, found.best_validation) == (0.6, 0.5)
     assert after(found, [1.0]) == found.model_copy(update={"recent_losses": (1.0, 1.0, 1.0)})
-
-
-@pytest.mark.parametrize(("offset", "n_steps", "top"), [(0, 100, 9), (0, 5, 4), (3, 50, 6), (20, 30, 0), (9, 1, 0)])
-def test_the_highest_lr_is_that_of_the_highest_step(offset: int, n_steps: int, top: int) -> None:
-    profile = Profile(Shape.COSINE, 0.5, 0.0, 100, offset=offset, warmup=9)
-    assert highest_lr(profile, n_steps) == profile.lr(top) == max(map(profile.lr, range(n_steps)))
-    assert highest_lr(profile, 0) is None
 
 
 def test_the_peak_lr_is_that_of_all_committed_steps() -> None:

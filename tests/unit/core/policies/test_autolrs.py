@@ -14,12 +14,13 @@ from lrpilot.wire.profile import Shape
 from tests.support.jobs.simulated_training import QUICK, Run, SimulatedTraining, config, drive
 from tuner_server.core.config import LrBounds
 from tuner_server.core.errors import InvalidInputError
+from tuner_server.core.forecast import FORECASTERS
 from tuner_server.core.job import machine
 from tuner_server.core.job.machine import JobState, Status
 from tuner_server.core.messages import BatchSource, Directive, Outcome, Phase, Report, Validation
-from tuner_server.core.policies.autolrs import RETREAT
 from tuner_server.core.policies.autolrs_options import AutoLrsOptions
 from tuner_server.core.stages.divergence import WINDOW
+from tuner_server.core.stages.restart import RETREAT
 
 CHEAP: dict[str, Any] = {"forecaster": "last_value"}
 
@@ -145,6 +146,13 @@ def test_range_test_comes_first_when_there_are_no_bounds() -> None:
         (None, {"candidates": 0}, "policy_options.candidates", ""),
         (None, {"kappa": -1}, "policy_options.kappa", ""),
         (None, {"acquisition": "ucb"}, "policy_options.acquisition", "lcb"),
+        (
+            None,
+            {"forecaster": "oracle"},
+            "policy_options.forecaster",
+            "Input should be 'exponential', 'power_law' or 'last_value' (got 'oracle')",
+        ),
+        (None, {"forecaster": ["last_value"]}, "policy_options.forecaster", "Input should be 'exponential'"),
         (None, {"divergence_factor": 0}, "policy_options.divergence_factor", ""),
         (None, {"length_exponent": 1.5}, "policy_options.length_exponent", ""),
         (None, {"length_exponent": 0.2}, "policy_options.length_exponent", "final_decay"),
@@ -190,7 +198,7 @@ def test_kappa_weighs_what_is_unknown_against_what_is_good(kappa: float, explore
     assert sorted(range(len(wanted)), key=wanted.__getitem__).index(nearest) < len(wanted) / 8
 
 
-@pytest.mark.parametrize("forecaster", ["exponential", "power_law", "last_value"])
+@pytest.mark.parametrize("forecaster", FORECASTERS)
 @pytest.mark.parametrize("acquisition", ["lcb", "log_ei"])
 def test_every_forecaster_and_acquisition_finishes_a_job(forecaster: str, acquisition: str) -> None:
     options = QUICK | {"forecaster": forecaster, "acquisition": acquisition}
@@ -198,7 +206,7 @@ def test_every_forecaster_and_acquisition_finishes_a_job(forecaster: str, acquis
     assert run.state.status is Status.FINISHED
 
 
-@pytest.mark.parametrize("forecaster", ["exponential", "power_law", "last_value"])
+@pytest.mark.parametrize("forecaster", FORECASTERS)
 def test_the_shortest_probe_is_judged_too(forecaster: str) -> None:
     options: dict[str, Any] = {"tau": 2, "tau_prime": 1, "tau_max": 2, "candidates": 2, "forecaster": forecaster}
     run = drive(config(30, has_validation=True, **options), SimulatedTraining(validates=True))

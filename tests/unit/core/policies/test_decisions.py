@@ -21,8 +21,9 @@ from tuner_server.core.forecast import (
 )
 from tuner_server.core.messages import Decision, Phase, Report, best_candidate
 from tuner_server.core.policies.autolrs import AutoLrsState
-from tuner_server.core.policies.budget import RETREAT, TOLD_APART
+from tuner_server.core.policies.budget import TOLD_APART
 from tuner_server.core.stages.extrapolation import CURVE_POINTS
+from tuner_server.core.stages.restart import RETREAT
 
 DECAYED = {name: value for name, value in QUICK.items() if name != "forecaster"} | {"decayed_probes": True}
 

@@ -10,15 +10,8 @@ import re
 import pytest
 
 from tuner_server.core.policies import POLICIES
-from tuner_server.core.policies.budget import (
-    FEWEST_STEPS,
-    LARGEST_PROBE_SHARE,
-    LARGEST_SEARCH_SHARE,
-    MAX_PROBE,
-    MIN_PROBE,
-    PROBE_SHARE,
-    PROMISES,
-)
+from tuner_server.core.policies.budget import FEWEST_STEPS, LARGEST_SEARCH_SHARE, PROMISES
+from tuner_server.core.policies.budget_options import LARGEST_PROBE_SHARE, MAX_PROBE, MIN_PROBE, PROBE_SHARE
 from tuner_server.core.search.users_lr import toward_users
 from tuner_server.core.stages.promise import LAST_LOOK, STAIRS, VALIDATION_PART
 

@@ -18,14 +18,13 @@ from tuner_server.core.job import machine
 from tuner_server.core.job.machine import Status
 from tuner_server.core.messages import Directive, Outcome, Phase, Report
 from tuner_server.core.stages.divergence import (
-    MAX_RESTARTS,
     SPREADS,
-    TRUSTED_RESTARTS,
     WINDOW,
     SoundLosses,
     learn,
     level_reached,
 )
+from tuner_server.core.stages.restart import MAX_RESTARTS, TRUSTED_RESTARTS
 
 POLICIES = ("budget", "autolrs")
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -1,0 +1,61 @@
+"""The constants of policy `budget`, as options, and the length of its probes, which follows from them.
+
+Notation: T, the total steps; n, the steps of a probe that move the weights; gamma, the exponent with which the best
+peak LR falls with length.
+"""
+
+from __future__ import annotations
+
+import pydantic
+from lrpilot.wire.profile import Shape
+
+from tuner_server.core.messages import BatchSource
+from tuner_server.core.policies.base import Options
+from tuner_server.core.search.prior import LENGTH_EXPONENT
+from tuner_server.core.stages.divergence import DIVERGENCE_FACTOR
+
+PROBE_SHARE = 0.001
+"""n is this part of T, within the limits below."""
+MIN_PROBE, MAX_PROBE = 20, 65
+"""n lies between these: statistics of batch normalisation say little after fewer steps, and more rank no better."""
+LARGEST_PROBE_SHARE = 0.02
+"""n is at most this part of T, so that six probes leave a short run most of its steps."""
+
+
+class BudgetOptions(Options):
+    """The constants of the method. The defaults are measured ones, see docs/quality.md."""
+
+    probe_steps: int | None = pydantic.Field(default=None, ge=4)
+    """n; None: 0.1% of the total steps, but 20 to 65, and at most 2%."""
+    refinements: int = pydantic.Field(default=3, ge=0, le=50)
+    """Candidates after the best one is bracketed."""
+    max_candidates: int = pydantic.Field(default=8, ge=1, le=100)
+    length_exponent: float = pydantic.Field(default=LENGTH_EXPONENT, ge=0, le=1)
+    """gamma. 0.32 was reported over token horizons (Bjorck et al. 2024); ours was measured (docs/quality.md)."""
+    warmup: float = pydantic.Field(default=0.05, ge=0, lt=1)
+    """Part of a probe, and of the committed steps, in which the LR rises linearly."""
+    decayed_probes: bool = True
+    """Whether a probe's LR decays to zero; if not, it is constant."""
+    batches: BatchSource = BatchSource.REPLAYED
+    """Whether the probes share their minibatches or go on in the data."""
+    decay: Shape = Shape.LINEAR
+    """Of the committed LR: any shape that reaches zero, or stays."""
+    widening: float = pydantic.Field(default=10.0, ge=1)
+    """How far the search may leave the range, as a factor."""
+    divergence_factor: float = pydantic.Field(default=DIVERGENCE_FACTOR, gt=0)
+    """Losses so many times as far above what is typical as sound probes came below it have diverged."""
+
+    @pydantic.field_validator("decay")
+    @classmethod
+    def _reaches_zero(cls, decay: Shape) -> Shape:
+        fault = decay.way.fault(1.0, 0.0)
+        if fault:
+            fit = [shape for shape in Shape if not shape.way.fault(1.0, 0.0)]
+            *names, last = sorted(fit, key=lambda shape: not shape.way.moves)
+            raise ValueError(f"{fault}; give {', '.join(names)} or {last}")
+        return decay
+
+    def probe_length(self, total_steps: int) -> int:
+        """N of a job of so many steps."""
+        n = min(max(round(total_steps * PROBE_SHARE), MIN_PROBE), MAX_PROBE, round(total_steps * LARGEST_PROBE_SHARE))
+        return self.probe_steps or max(n, 1)

@@ -1,0 +1,45 @@
+"""Committed steps: the directive that trains with the LR that a search has found, and what its steps report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lrpilot.wire.profile import Profile
+
+from tuner_server.core.messages import Bar, BatchSource, Directive, Phase
+from tuner_server.core.stages.report_points import evenly, report_every
+
+
+def directive(
+    profile: Profile,
+    *,
+    stage: int,
+    batches: BatchSource,
+    n_validations: int,
+    give_up_above: float | None,
+    promise: Sequence[Bar],
+    reason: str,
+) -> Directive:
+    """All steps of a profile, which stay unless they diverge or break their promise.
+
+    Args:
+        profile: their LRs.
+        stage: counts from 0.
+        batches: where they come from.
+        n_validations: evenly over the steps, the last one at their end.
+        give_up_above: see `Lessons.give_up_above`.
+        promise: the bars for reports every `report_every(profile.length)` steps.
+        reason: why these LRs, for people.
+    """
+    return Directive(
+        phase=Phase.TRAIN,
+        stage=stage,
+        n_steps=profile.length,
+        profile=profile,
+        batches=batches,
+        validate_at=evenly(profile.length, n_validations),
+        give_up_above=give_up_above,
+        report_every=report_every(profile.length),
+        promise=tuple(promise),
+        reason=reason,
+    )

@@ -1,0 +1,84 @@
+"""A probe: the directive that tries an LR, and the candidate that comes of it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from lrpilot.wire.profile import Profile, Shape
+
+from tuner_server.core.forecast import Forecast
+from tuner_server.core.messages import BatchSource, Candidate, Directive, Phase, Report
+from tuner_server.core.stages.decayed_probe import end_loss
+from tuner_server.core.stages.divergence import level_reached
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ProbePlan:
+    """What the probes of a search have in common.
+
+    Attributes:
+        moving_steps: steps that move the weights, at least 1.
+        held_out: steps after them, at LR zero, whose batches say where the probe has come; 0: a validation does, or
+            its losses are extrapolated.
+        decays: whether the LR falls to zero; if not, it is constant.
+        warmup: part of the moving steps in which the LR rises.
+        batches: where they come from.
+    """
+
+    moving_steps: int
+    held_out: int = 0
+    decays: bool = True
+    warmup: float = 0.0
+    batches: BatchSource = BatchSource.REPLAYED
+
+    @property
+    def n_steps(self) -> int:
+        """What the probe costs."""
+        return self.moving_steps + self.held_out
+
+    def directive(
+        self, lr: float, *, stage: int, validate_at: tuple[int, ...], give_up_above: float | None, reason: str
+    ) -> Directive:
+        """The probe of one LR."""
+        n_steps = self.moving_steps
+        shape = Shape.LINEAR if self.decays else Shape.CONSTANT
+        return Directive(
+            phase=Phase.PROBE,
+            stage=stage,
+            n_steps=self.n_steps,
+            profile=Profile.to_zero(shape, lr, n_steps, warmup=min(round(n_steps * self.warmup), n_steps - 1)),
+            batches=self.batches,
+            validate_at=validate_at,
+            give_up_above=give_up_above,
+            reason=reason,
+        )
+
+
+def diverged(directive: Directive, report: Report, start_loss: float | None) -> Candidate:
+    """The candidate of a probe that diverged: its loss is at least what was seen."""
+    return Candidate(directive_number=directive.number, lr=_peak(directive), at_least=level_reached(report, start_loss))
+
+
+def measured(directive: Directive, report: Report, held_out: int) -> Candidate:
+    """The candidate of a probe that is judged by its end: its validation, or the batches that it held out, or its last.
+
+    It has no standard error: all candidates see the same batches, so what is left is for the surrogate to find out.
+    """
+    loss = end_loss(report, max(held_out, 1))
+    return Candidate(directive_number=directive.number, lr=_peak(directive), forecast=loss, forecast_sd=0.0)
+
+
+def extrapolated(directive: Directive, forecast: Forecast) -> Candidate:
+    """The candidate of a probe that is judged by where its losses lead."""
+    return Candidate(
+        directive_number=directive.number,
+        lr=_peak(directive),
+        forecast=forecast.loss,
+        forecast_sd=forecast.sd,
+        raw_forecast=forecast.raw,
+    )
+
+
+def _peak(directive: Directive) -> float:
+    assert directive.profile is not None
+    return directive.profile.start_lr

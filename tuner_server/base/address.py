@@ -18,9 +18,10 @@ class Address(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Reads HOST:PORT. Raises: ValueError: it is something else."""
+        """Reads HOST:PORT. Raises: ValueError: it is something else, such as an IPv6 address without its brackets."""
         host, colon, port = text.rpartition(":")
-        if not (colon and host and port.isdecimal() and int(port) < 2**16):
+        ambiguous = ":" in host and not (host.startswith("[") and host.endswith("]"))
+        if not (colon and host and port.isdecimal() and int(port) < 2**16) or ambiguous:
             raise ValueError("must be HOST:PORT, as 127.0.0.1:50051")
         return cls(host.removeprefix("[").removesuffix("]"), int(port))
 

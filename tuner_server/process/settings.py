@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 import platformdirs
 import pydantic
+from lrpilot.wire.loopback import is_loopback
 from pydantic import Field
 
-from tuner_server.access.exposure import is_loopback
 from tuner_server.base.address import Address
 from tuner_server.core.errors import FieldViolation, InvalidInputError
 

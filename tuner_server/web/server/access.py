@@ -15,9 +15,11 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from urllib.parse import urlsplit
 
+from lrpilot.wire.loopback import is_loopback_authority
 from starlette import types
+from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from tuner_server.access.principal import ANYONE, Principal, Scope
 from tuner_server.access.shares import Shares
@@ -82,6 +84,20 @@ class Admitted:
         async with self._gate.call(request, self._scope, streams=self._streams) as caller:
             response = await self._handle(request, caller)
             await response(connection, receive, send)
+
+
+class LoopbackOnly:
+    """Middleware that refuses requests which ask for any other name than one of this machine's."""
+
+    def __init__(self, app: types.ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, connection: types.Scope, receive: types.Receive, send: types.Send) -> None:
+        """Passes a request on, or refuses it."""
+        app = self._app
+        if connection["type"] == "http" and not is_loopback_authority(Headers(scope=connection).get("host", "")):
+            app = PlainTextResponse("Invalid host header", status_code=400)
+        await app(connection, receive, send)
 
 
 def check_same_origin(request: Request) -> None:

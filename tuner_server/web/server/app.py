@@ -16,7 +16,6 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import (
     FileResponse,
@@ -52,7 +51,16 @@ from tuner_server.web.pages.listing import STATES, Column, Query, title
 from tuner_server.web.pages.pages import STATIC, Pages, plotly_js, plotly_js_gzipped
 from tuner_server.web.pages.views import job_view
 from tuner_server.web.server import exports, parameters
-from tuner_server.web.server.access import COOKIE, Admitted, Authenticate, Gate, Handle, check_same_origin, local_path
+from tuner_server.web.server.access import (
+    COOKIE,
+    Admitted,
+    Authenticate,
+    Gate,
+    Handle,
+    LoopbackOnly,
+    check_same_origin,
+    local_path,
+)
 from tuner_server.web.server.headers import FOREVER, SecurityHeaders
 from tuner_server.web.server.histories import Histories
 from tuner_server.web.server.listings import Listings
@@ -79,7 +87,8 @@ def dashboard(
     stopping: asyncio.Event,
     shares: Shares,
     authenticate: Authenticate | None = None,
-    hosts: Sequence[str] = ("*",),
+    *,
+    loopback_only: bool = False,
 ) -> Starlette:
     """The app.
 
@@ -88,8 +97,8 @@ def dashboard(
         stopping: ends the streams, which would go on for as long as somebody looks.
         shares: what projects may use of this process; each request is a call, each stream of events a stream.
         authenticate: from a token to whoever shows it; None: whoever can reach the port may look and cancel.
-        hosts: names that the server is asked for by. Where no tokens are needed these keep pages of other sites out,
-            which may have a name of their own point to this machine (DNS rebinding).
+        loopback_only: whether requests must ask for a name of this machine. Where no tokens are needed this keeps pages
+            of other sites out, which may have a name of their own point to this machine (DNS rebinding).
     """
     gate = Gate(authenticate, shares)
     site = _Site(service, stopping, gate)
@@ -97,7 +106,7 @@ def dashboard(
         routes=_routes(site, gate),
         middleware=[
             Middleware(SecurityHeaders),
-            Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
+            *([Middleware(LoopbackOnly)] if loopback_only else []),
             Middleware(GZipMiddleware, compresslevel=5),
         ],
         exception_handlers={TunerError: site.refused, HTTPException: site.http_error, Exception: site.failed},

@@ -7,8 +7,8 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import structlog
+from lrpilot.wire.loopback import is_loopback
 
-from tuner_server.access.exposure import is_loopback
 from tuner_server.access.shares import Shares
 from tuner_server.access.tls import TlsFiles
 from tuner_server.base.address import Address, bound, shared
@@ -17,7 +17,6 @@ from tuner_server.service.tuner_service import TunerService
 from tuner_server.web.server.access import Authenticate
 from tuner_server.web.server.app import dashboard
 
-LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 log = structlog.get_logger(__name__)
 
 
@@ -47,7 +46,7 @@ async def dashboard_port(
         InvalidInputError: the address can't be bound.
     """
     open_to_this_machine = authenticate is None and is_loopback(str(address))
-    app = dashboard(service, stopping, shares, authenticate, LOOPBACK_NAMES if open_to_this_machine else ("*",))
+    app = dashboard(service, stopping, shares, authenticate, loopback_only=open_to_this_machine)
     listener = (shared if shares_port else bound)("http", address)
     where = address._replace(port=listener.getsockname()[1])
     async with serving(app, listener, tls):

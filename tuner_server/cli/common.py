@@ -14,6 +14,7 @@ from lrpilot.schedule.schedule import Schedule
 from lrpilot.transport.embedded_server import EmbeddedServer
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.unsearched import unsearched_so_far
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
@@ -102,14 +103,9 @@ def state_of(job: pb.Job) -> str:
     return pb.JobState.Name(job.state).removeprefix("JOB_STATE_").lower()
 
 
-def probe_steps(job: pb.Job) -> int:
-    """Steps of its search."""
-    return job.search_steps - job.given_back_steps
-
-
 def unsearched(job: pb.Job) -> bool:
     """Whether a job has committed steps, or has them under way, and had no search before them."""
-    return probe_steps(job) == 0 and (job.directive.phase == pb.PHASE_TRAIN or job.committed_steps > 0)
+    return unsearched_so_far(job, trains=job.directive.phase == pb.PHASE_TRAIN)
 
 
 def remark(job: pb.Job) -> str:

@@ -24,15 +24,13 @@ from lrpilot.run.run_record import Record
 from lrpilot.session.run_state import Standing
 from lrpilot.session.session import Session
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.directives import rolls_back
+from lrpilot.wire.directives import begins_unsearched, rolls_back
 from lrpilot.wire.divergence import first_divergence
-from lrpilot.wire.unsearched import begins_unsearched
+from lrpilot.wire.limits import MAX_NOTE
 
 if TYPE_CHECKING:
     from lrpilot.distributed.ranks import Ranks
 
-LONGEST_NOTE = 1000
-"""Characters of a note on a report, as servers take them."""
 LR_TOLERANCE = 0.01
 """A tensor LR may be of half precision."""
 
@@ -187,7 +185,7 @@ class Course(abc.ABC):
         comparable = self._repeats and backend.loss_precedes_updates
         if not comparable or not repetition.differs(losses[0], self._first_batches, backend.loss_noise):
             return ""
-        return repetition.sentence(losses[0], attempt(self._backend.suspects) or [])[:LONGEST_NOTE]
+        return repetition.sentence(losses[0], attempt(self._backend.suspects) or [])[:MAX_NOTE]
 
     def _losses(self) -> list[float]:
         """The losses since the last report; those that an interrupt has lost are no numbers."""

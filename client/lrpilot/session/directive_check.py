@@ -8,13 +8,12 @@ from lrpilot.errors import ProtocolError
 from lrpilot.session.run_state import Standing
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.directives import committed
+from lrpilot.wire.limits import MAX_STEPS
 from lrpilot.wire.profile import Profile, Shape
 from lrpilot.wire.profile_proto import profile_from_proto
 
 MAX_LR = 3.4028234663852886e38
 """The largest float32: optimizers keep LRs beside single-precision weights."""
-MAX_STEPS = 2**40
-"""As a server's. Sums of such numbers fit into the 64 bits that they have on the wire."""
 MAX_LOSSES = 2**24
 """Between two reports: their buffer has 64 MiB then."""
 MAX_PARTS = 10_000

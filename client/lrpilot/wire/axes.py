@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-DECADES = 4
+DECADES = 4.0
 """Powers of ten below the highest committed value that a logarithmic axis shows; lower values are drawn at its end."""
 
 

@@ -1,32 +1,26 @@
-"""What steps are for, and where the server's words for it are."""
+"""What steps are for. Pure."""
 
 from __future__ import annotations
 
 import enum
 
-from lrpilot.v1 import tuner_pb2 as pb
-
 
 class Phase(enum.StrEnum):
-    """What steps are for; see `Phase` of the wire contract."""
+    """What the steps of a directive are for; see `Phase` of the wire contract."""
 
     WARM_UP = "warm_up"
     RANGE_TEST = "range_test"
     PROBE = "probe"
     TRAIN = "train"
+    STOP = "stop"
+    """There are no more steps."""
 
+    @property
+    def committed(self) -> bool:
+        """Whether the steps stay in the model."""
+        return self in (Phase.WARM_UP, Phase.TRAIN)
 
-_PHASES = {
-    pb.PHASE_WARM_UP: Phase.WARM_UP,
-    pb.PHASE_RANGE_TEST: Phase.RANGE_TEST,
-    pb.PHASE_PROBE: Phase.PROBE,
-    pb.PHASE_TRAIN: Phase.TRAIN,
-}
-
-
-def phase_from_proto(number: pb.Phase.ValueType) -> Phase:
-    """A phase that has steps. Raises: ValueError: it has none, or this client doesn't know it."""
-    phase = _PHASES.get(number)
-    if phase is None:
-        raise ValueError(f"phase {number} has no steps, or is not known to this client")
-    return phase
+    @property
+    def searches(self) -> bool:
+        """Whether the steps are a search, which is rolled back."""
+        return self in (Phase.RANGE_TEST, Phase.PROBE)

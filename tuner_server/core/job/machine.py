@@ -17,6 +17,8 @@ import math
 from collections.abc import Generator, Iterable
 from typing import Any
 
+from lrpilot.wire.limits import MAX_VALIDATION_LOSS
+
 from tuner_server.core import policies
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import InvalidInputError, PolicyError, PreconditionError
@@ -33,10 +35,6 @@ from tuner_server.core.search.prior import Prior
 from tuner_server.core.search.suggest import Query, Suggestion, run
 from tuner_server.core.stages import lr_range
 
-MAX_LOSS = 3.4e38
-"""A validation loss beyond single precision is a divergence, as a training loss is."""
-
-_SEARCHES = {Phase.RANGE_TEST, Phase.PROBE}
 _STATUS_OF_PHASE = {
     Phase.WARM_UP: Status.WARM_UP,
     Phase.RANGE_TEST: Status.SEARCHING,
@@ -162,9 +160,10 @@ def check_report(directive: Directive, report: Report, has_validation: bool) -> 
             "report.validations", f"validated after steps {got}, but the directive asks for {due}"
         )
     for i, validation in enumerate(report.validations):
-        if tells and not abs(validation.loss) <= MAX_LOSS:
+        if tells and not abs(validation.loss) <= MAX_VALIDATION_LOSS:
             raise InvalidInputError.of(
-                f"report.validations[{i}].loss", f"{validation.loss}; a completed step's is finite, at most {MAX_LOSS}"
+                f"report.validations[{i}].loss",
+                f"{validation.loss}; a completed step's is finite, at most {MAX_VALIDATION_LOSS}",
             )
     _check_note(report)
     _check_wall_time(report)
@@ -290,7 +289,7 @@ def _issue(state: JobState, report: Report | None, directive: Directive, step: S
     """
     rolled_back = report is not None and _rolled_back(state, report)
     snapshot = directive.snapshot or state.snapshot_step is None
-    snapshot |= directive.phase in _SEARCHES and not rolled_back
+    snapshot |= directive.phase.searches and not rolled_back
     directive = directive.model_copy(
         update={
             "number": state.directive.number + 1 if report else 1,

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from lrpilot.wire.profile import Profile
+# The stored schedule, the file and the client know the same segments.
+from lrpilot.wire.schedule_data import Segment as Segment
 
 from tuner_server.core.messages import Directive, Outcome, Phase, Replacement
 
@@ -42,17 +43,6 @@ class Entry(Protocol):
     def report(self) -> Result | None:
         """As it came in."""
         ...
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Segment:
-    """Committed steps [start_step, start_step + n_steps)."""
-
-    start_step: int
-    n_steps: int
-    profile: Profile
-    phase: Phase
-    stage: int
 
 
 def committed(entries: Iterable[Entry]) -> list[bool]:

@@ -9,6 +9,8 @@ import dataclasses
 import enum
 from typing import Any, Literal
 
+from lrpilot.wire import unsearched
+
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.job.standing import Standing
 from tuner_server.core.messages import Decision, Directive, Phase
@@ -83,12 +85,12 @@ class JobState(Standing):
     @property
     def probe_steps(self) -> int:
         """Steps of probes and range tests: what the search costs where nothing diverges in committed steps."""
-        return self.search_steps - self.given_back_steps
+        return unsearched.probe_steps(self)
 
     @property
     def unsearched(self) -> bool:
         """Whether the job has committed steps, or has them under way, and had no search before them."""
-        return self.probe_steps == 0 and (self.directive.phase is Phase.TRAIN or self.committed_steps > 0)
+        return unsearched.unsearched_so_far(self, trains=self.directive.phase is Phase.TRAIN)
 
     @property
     def remaining_steps(self) -> int | None:

@@ -7,8 +7,8 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
-from tuner_server.access.bucket import Bucket
 from tuner_server.access.principal import Principal
+from tuner_server.access.token_bucket import TokenBucket
 from tuner_server.core.errors import RateError
 
 MAX_CALLS = 1024
@@ -32,7 +32,7 @@ class Share:
         """In use now."""
         self.arriving = asyncio.Semaphore(MAX_ARRIVING)
         """Turns of messages that are on their way."""
-        self._bucket: Bucket | None = None
+        self._bucket: TokenBucket | None = None
 
     @contextlib.contextmanager
     def call(self, caller: Principal, now: float, *, streams: bool) -> Iterator[None]:
@@ -66,7 +66,7 @@ class Share:
             self._bucket = None
             return
         if self._bucket is None or self._bucket.rate != rate:
-            self._bucket = Bucket(rate, now)
+            self._bucket = TokenBucket(rate, now)
         wait_s = self._bucket.take(now)
         if wait_s:
             raise RateError(f"project {caller.project} makes more than {rate:g} calls a second", wait_s)

@@ -64,7 +64,7 @@ class ScheduledRun:
             group["lr"] = self.lr
 
 
-Driver = lrpilot.Tuner | ScheduledRun
+LrSetter = lrpilot.Tuner | ScheduledRun
 """What sets the LRs of a run."""
 
 
@@ -105,7 +105,7 @@ class Run:
             artifacts=artifacts,
         )
 
-    def _driver(self, contestant: Tuned | Scheduled) -> Driver:
+    def _driver(self, contestant: Tuned | Scheduled) -> LrSetter:
         if isinstance(contestant, Scheduled):
             return ScheduledRun(self._optimizer, contestant, self._n_steps)
         return self._tuner(contestant)
@@ -128,7 +128,7 @@ class Run:
         self._tuning_loss, _ = network.evaluate(self._network, self._data.tuning)
         return self._tuning_loss
 
-    def _train(self, driver: Driver) -> None:
+    def _train(self, driver: LrSetter) -> None:
         for images, labels in driver.batches(Batches(self._data.train, self._seed)):
             loss = functional.cross_entropy(self._network(images), labels)
             self._optimizer.zero_grad()
@@ -137,7 +137,7 @@ class Run:
             driver.step(loss)
             self._tell(driver, loss)
 
-    def _tell(self, driver: Driver, loss: Tensor) -> None:
+    def _tell(self, driver: LrSetter, loss: Tensor) -> None:
         """Says where the run is, now and then."""
         now = time.monotonic()
         if now - self._last_progress < PROGRESS_S:

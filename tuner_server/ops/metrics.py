@@ -18,7 +18,7 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from tuner_server.core.messages import Outcome
-from tuner_server.service.observer import Observer, Part
+from tuner_server.service.pipeline_observer import PipelineObserver, PipelineTask
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """Upper ends of the classes of durations: from a cached answer to the time after which a client gives up waiting."""
@@ -26,7 +26,7 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 """Of the classes of groups; the last one is a pipeline's largest group."""
 
 
-class ServerMetrics(Observer):
+class ServerMetrics(PipelineObserver):
     """Of one process that serves. Thread-safe."""
 
     def __init__(self, registry: CollectorRegistry | None) -> None:
@@ -67,7 +67,7 @@ class ServerMetrics(Observer):
             buckets=SIZES,
             registry=registry,
         )
-        self._groups = {part: (seconds.labels(part), sizes.labels(part)) for part in Part}
+        self._groups = {part: (seconds.labels(part), sizes.labels(part)) for part in PipelineTask}
         self._waiting = Gauge(
             "lrpilot_waiting_reports", "Reports that wait.", ["lane"], multiprocess_mode="livesum", registry=registry
         )
@@ -113,23 +113,23 @@ class ServerMetrics(Observer):
             self._jobs.labels(status).set(count)
 
     @contextlib.contextmanager
-    def working(self, part: Part, origins: Sequence[object]) -> Iterator[None]:
-        """See `Observer`. What fails counts too."""
+    def working(self, part: PipelineTask, origins: Sequence[object]) -> Iterator[None]:
+        """See `PipelineObserver`. What fails counts too."""
         seconds, sizes = self._groups[part]
         sizes.observe(len(origins))
         with seconds.time():
             yield
 
     def answered(self, outcome: Outcome, *, searched: bool) -> None:
-        """See `Observer`."""
+        """See `PipelineObserver`."""
         self._reports[searched, outcome].inc()
 
     def repeated(self) -> None:
-        """See `Observer`."""
+        """See `PipelineObserver`."""
         self._repeated.inc()
 
     def conflicted(self) -> None:
-        """See `Observer`."""
+        """See `PipelineObserver`."""
         self._conflicts.inc()
 
 

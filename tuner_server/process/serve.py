@@ -22,14 +22,14 @@ from tuner_server.core.errors import InvalidInputError
 from tuner_server.ops import logs
 from tuner_server.ops.metrics import FleetMetrics, ServerMetrics, exposition
 from tuner_server.ops.signals import stop_signals
-from tuner_server.process.pulse import Pulse
+from tuner_server.process.health_monitor import HealthMonitor
 from tuner_server.process.settings import ServerSettings
-from tuner_server.process.worker_protocol import Beat
+from tuner_server.process.worker_protocol import Health
 from tuner_server.rpc.auth import Authentication
 from tuner_server.rpc.limits import CallLimits
 from tuner_server.rpc.server import Server
 from tuner_server.rpc.telemetry import Telemetry, Tracer
-from tuner_server.service.observer import Observer
+from tuner_server.service.pipeline_observer import PipelineObserver
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import Database, open_storage
 from tuner_server.storage.access import AccessStorage
@@ -55,13 +55,13 @@ def serve(settings: ServerSettings) -> None:
 
 async def _serve_alone(settings: ServerSettings) -> None:
     listen = Address.parse(settings.listen)
-    beat = Beat("not asked yet")
+    beat = Health("not asked yet")
     stopping = stop_signals(exits_with_stdin=settings.exit_with_stdin)
 
     def started(port: int) -> None:
         print(f"listening on {listen._replace(port=port)}", flush=True)
 
-    def beaten(found: Beat) -> None:
+    def beaten(found: Health) -> None:
         nonlocal beat
         beat = found
 
@@ -83,7 +83,7 @@ async def run(
     *,
     shares_port: bool,
     started: Callable[[int], None],
-    beaten: Callable[[Beat], None],
+    beaten: Callable[[Health], None],
 ) -> None:
     """Serves until `stopping` is set, and drains.
 
@@ -106,12 +106,12 @@ async def run(
     gc.freeze()
     async with AsyncExitStack() as stack:
         storage = stack.enter_context(open_storage(settings.db))
-        observer: Observer = metrics or Observer()
+        observer: PipelineObserver = metrics or PipelineObserver()
         tracer: Tracer | None = None
         if settings.otlp_endpoint is not None:
             observer = tracer = stack.enter_context(_tracing(settings.otlp_endpoint, observer))
         service = stack.enter_context(TunerService(storage, observer=observer))
-        pulse = stack.enter_context(contextlib.closing(Pulse(storage, service.pipeline, metrics)))
+        pulse = stack.enter_context(contextlib.closing(HealthMonitor(storage, service.pipeline, metrics)))
         authenticator = _authenticator(settings, stack)
         authentication = [] if authenticator is None else [Authentication(authenticator)]
         shares = Shares()
@@ -145,11 +145,11 @@ async def run(
 class _Teller:
     """Passes on how the process is: to those who ask for its health, to the log when it changes, and to its owner."""
 
-    def __init__(self, server: Server, beaten: Callable[[Beat], None]) -> None:
+    def __init__(self, server: Server, beaten: Callable[[Health], None]) -> None:
         self._server, self._beaten = server, beaten
-        self._last = Beat("")
+        self._last = Health("")
 
-    async def __call__(self, beat: Beat) -> None:
+    async def __call__(self, beat: Health) -> None:
         await self._server.set_serving(not beat.problem)
         self._beaten(beat)
         if beat.problem and not self._last.problem:
@@ -192,7 +192,7 @@ def _dashboard_port(
 
 @contextlib.asynccontextmanager
 async def _operators_port(
-    address: str, registry: CollectorRegistry, beat: Callable[[], Beat], stopping: asyncio.Event
+    address: str, registry: CollectorRegistry, beat: Callable[[], Health], stopping: asyncio.Event
 ) -> AsyncIterator[None]:
     from tuner_server.ops.http import Readiness, operators_app, serving  # a run's own server has no such port
 
@@ -207,7 +207,7 @@ async def _operators_port(
 
 
 @contextlib.contextmanager
-def _tracing(endpoint: str, observer: Observer) -> Iterator[Tracing]:
+def _tracing(endpoint: str, observer: PipelineObserver) -> Iterator[Tracing]:
     """Raises: InvalidInputError: OpenTelemetry is not installed."""
     try:
         from tuner_server.ops.tracing import Tracing, otlp_exporter

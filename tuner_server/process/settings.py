@@ -102,14 +102,14 @@ class ServerSettings(pydantic.BaseModel):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Effective:
+class EffectiveSettings:
     """Settings, and where each came from."""
 
     settings: ServerSettings
     origins: Mapping[str, str]
 
 
-def load(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Effective:
+def load(flags: Mapping[str, Any], environment: Mapping[str, str]) -> EffectiveSettings:
     """Puts the settings together.
 
     Args:
@@ -135,7 +135,7 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Effective:
         values |= layer
         origins |= {name: origin(name) for name in layer}
     try:
-        return Effective(ServerSettings.model_validate(values), origins)
+        return EffectiveSettings(ServerSettings.model_validate(values), origins)
     except pydantic.ValidationError as error:
         raise _refused(error, origins) from error
 

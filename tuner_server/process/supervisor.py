@@ -30,7 +30,7 @@ from tuner_server.core.errors import TunerError
 from tuner_server.ops import logs
 from tuner_server.ops.signals import stop_signals
 from tuner_server.process.settings import ServerSettings
-from tuner_server.process.worker_protocol import Assignment, Beat, Failed, Started
+from tuner_server.process.worker_protocol import Assignment, Failed, Health, Started
 
 BACK_OFF_S = (0.1, 10.0)
 """Before a worker is started again that died before it served: at first, and at most; doubled each time."""
@@ -76,7 +76,7 @@ class _Worker:
     heard_s: float
     """When it last said something, on the monotonic clock."""
     started: bool = False
-    beat: Beat = dataclasses.field(default_factory=lambda: Beat("not asked yet"))
+    beat: Health = dataclasses.field(default_factory=lambda: Health("not asked yet"))
     failed: Failed | None = None
 
     def answers(self, now_s: float) -> bool:
@@ -188,7 +188,7 @@ class _Supervisor:
             case Started():
                 worker.started = True
                 self._announce()
-            case Beat():
+            case Health():
                 worker.beat = message
             case Failed():
                 worker.failed = message

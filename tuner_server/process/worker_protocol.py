@@ -28,7 +28,7 @@ class Started:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Beat:
+class Health:
     """How a process is; told every second."""
 
     problem: str

@@ -13,7 +13,7 @@ T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 
-class Lane(Generic[T]):
+class BatchWorker(Generic[T]):
     """Takes items from any thread, and hands them to `work` in groups, in a thread of its own, until `close`.
 
     Items with the same key never share a group: the later one is handed over after the earlier one was worked on.

@@ -21,12 +21,12 @@ from typing import TypeVar
 
 from tuner_server.core.errors import PreconditionError, StorageError, TunerError
 from tuner_server.core.job import lockstep
-from tuner_server.core.job.lockstep import Search
+from tuner_server.core.job.lockstep import PendingSearch
 from tuner_server.core.job.machine import Transition
 from tuner_server.core.messages import Directive, Report
-from tuner_server.service.batch_worker import Lane
+from tuner_server.service.batch_worker import BatchWorker
 from tuner_server.service.job_cache import JobCache
-from tuner_server.service.observer import Observer, Part
+from tuner_server.service.pipeline_observer import PipelineObserver, PipelineTask
 from tuner_server.storage import Change, Storage, StoredJob
 
 MAX_GROUP = 128
@@ -58,7 +58,7 @@ class _Searching:
 
     pending: _Pending
     stored: StoredJob
-    search: Search
+    search: PendingSearch
 
     @property
     def job_id(self) -> str:
@@ -72,16 +72,16 @@ def _job_of(item: _Pending | _Searching) -> str:
 class ReportPipeline:
     """Takes reports from any thread. Owns two threads, from its making until `close`."""
 
-    def __init__(self, storage: Storage, now: Callable[[], datetime.datetime], observer: Observer) -> None:
+    def __init__(self, storage: Storage, now: Callable[[], datetime.datetime], observer: PipelineObserver) -> None:
         """Serves the jobs in `storage`; `now` dates the records; `observer` hears how it goes."""
         self._storage = storage
         self._now = now
         self._observer = observer
         self._cache = JobCache(CACHED_JOBS)
-        self._reports: Lane[_Pending] = Lane(
+        self._reports: BatchWorker[_Pending] = BatchWorker(
             "reports", self._decide, _job_of, max_group=MAX_GROUP, max_waiting=MAX_WAITING
         )
-        self._searches: Lane[_Searching] = Lane(
+        self._searches: BatchWorker[_Searching] = BatchWorker(
             "searches", self._search, _job_of, max_group=MAX_GROUP, max_waiting=MAX_WAITING
         )
 
@@ -114,7 +114,7 @@ class ReportPipeline:
         self._searches.close()
 
     def _decide(self, group: Sequence[_Pending]) -> None:
-        with self._observer.working(Part.DECIDE, [pending.origin for pending in group]):
+        with self._observer.working(PipelineTask.DECIDE, [pending.origin for pending in group]):
             ready = self._decided(group)
         self._write(ready, searched=False)
 
@@ -136,13 +136,13 @@ class ReportPipeline:
                 case Directive():
                     pending.answer.set_result(decided)
                     self._observer.repeated()
-                case Search():
+                case PendingSearch():
                     self._queue(self._searches, _Searching(pending, stored, decided), pending)
                 case Transition():
                     ready.append((pending, stored, decided))
         return ready
 
-    def _looked_at(self, pending: _Pending) -> tuple[StoredJob, Transition | Search | Directive]:
+    def _looked_at(self, pending: _Pending) -> tuple[StoredJob, Transition | PendingSearch | Directive]:
         """What a report leads to. No refusal is founded on a cached state that may be old."""
         cached = self._cache.get(pending.job_id)
         if cached is not None:
@@ -153,7 +153,7 @@ class ReportPipeline:
         stored = self._storage.load(pending.job_id)
         return stored, self._led_to(stored, pending)
 
-    def _led_to(self, stored: StoredJob, pending: _Pending) -> Transition | Search | Directive:
+    def _led_to(self, stored: StoredJob, pending: _Pending) -> Transition | PendingSearch | Directive:
         state = stored.seen_from(pending.project).state
         if pending.report.directive_number < state.directive.number:
             return self._repeated(pending)
@@ -170,7 +170,7 @@ class ReportPipeline:
 
     def _search(self, group: Sequence[_Searching]) -> None:
         try:
-            with self._observer.working(Part.SEARCH, [searching.pending.origin for searching in group]):
+            with self._observer.working(PipelineTask.SEARCH, [searching.pending.origin for searching in group]):
                 found = lockstep.finish_all([searching.search for searching in group])
         except Exception as error:
             for searching in group:
@@ -188,7 +188,7 @@ class ReportPipeline:
             Change(stored, pending.report, pending.fingerprint, transition) for pending, stored, transition in ready
         ]
         try:
-            with self._observer.working(Part.COMMIT, [pending.origin for pending, _, _ in ready]):
+            with self._observer.working(PipelineTask.COMMIT, [pending.origin for pending, _, _ in ready]):
                 recorded = self._storage.record(changes, self._now())
         except Exception as error:
             if len(ready) > 1 and not isinstance(error, StorageError):
@@ -210,7 +210,7 @@ class ReportPipeline:
                 self._cache.forget(pending.job_id)
                 self._queue(self._reports, pending, pending)
 
-    def _queue(self, lane: Lane[T], item: T, pending: _Pending) -> None:
+    def _queue(self, lane: BatchWorker[T], item: T, pending: _Pending) -> None:
         """Hands a report on to a lane; one that is full or closed takes it no further."""
         if not lane.put(item):
             pending.answer.set_exception(StorageError("the server is stopping, or far behind; try again"))

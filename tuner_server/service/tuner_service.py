@@ -24,8 +24,8 @@ from tuner_server.core.job.machine import JobState, Status
 from tuner_server.core.messages import Directive, Report, Value
 from tuner_server.core.search.prior import Prior
 from tuner_server.service.family import prior_from
-from tuner_server.service.observer import Observer
 from tuner_server.service.pipeline import ReportPipeline
+from tuner_server.service.pipeline_observer import PipelineObserver
 from tuner_server.storage import Entry, Page, Storage, StoredJob
 
 MAX_REQUEST_ID = 200
@@ -40,7 +40,7 @@ class TunerService(Closing):
         self,
         storage: Storage,
         now: Callable[[], datetime.datetime] = utc_now,
-        observer: Observer = Observer(),  # noqa: B008  # it has no state
+        observer: PipelineObserver = PipelineObserver(),  # noqa: B008  # it has no state
     ) -> None:
         """Serves the jobs in `storage`; `now` dates the records; `observer` hears how reports are worked on."""
         self._storage = storage

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-PATIENCE = 5
+BAD_LOSSES = 5
 """Losses in a row above the limit: a few batches more cost little, and that many bad ones in a row are no chance."""
 
 
@@ -23,7 +23,7 @@ class Watch:
     def sees(self, loss: float) -> bool:
         """Takes the next loss; whether it shows a divergence."""
         self._above = self._above + 1 if loss > self._limit else 0
-        return not math.isfinite(loss) or self._above >= PATIENCE
+        return not math.isfinite(loss) or self._above >= BAD_LOSSES
 
 
 def first_divergence(losses: Iterable[float], limit: float = math.inf) -> int | None:

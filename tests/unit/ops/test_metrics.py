@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tuner_server.core.messages import Outcome
 from tuner_server.ops.metrics import FleetMetrics, ServerMetrics, exposition, forget_gauges
-from tuner_server.service.observer import Part
+from tuner_server.service.pipeline_observer import PipelineTask
 
 WORKER = """
 import sys
@@ -44,7 +44,7 @@ def test_what_a_process_does_is_counted() -> None:
     metrics.rpc_ended("lrpilot.v1.TunerService/Advance", "OK", 0.002)
     metrics.rpc_ended("lrpilot.v1.TunerService/WatchJob", "OK", None)
     metrics.answered(Outcome.UNREPEATABLE, searched=True)
-    with metrics.working(Part.COMMIT, [None] * 3):
+    with metrics.working(PipelineTask.COMMIT, [None] * 3):
         pass
     metrics.jobs_counted({"training": 5, "searching": 0})
     text = exposition(registry)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tuner_server.service.batch_worker import Lane
+from tuner_server.service.batch_worker import BatchWorker
 
 Item = tuple[str, int]
 
@@ -26,17 +26,17 @@ class Recorder:
         self.groups.append(list(group))
 
 
-def lane(work: Recorder, *, max_group: int = 3, max_waiting: int = 100) -> Lane[Item]:
-    return Lane("test", work, lambda item: item[0], max_group=max_group, max_waiting=max_waiting)
+def lane(work: Recorder, *, max_group: int = 3, max_waiting: int = 100) -> BatchWorker[Item]:
+    return BatchWorker("test", work, lambda item: item[0], max_group=max_group, max_waiting=max_waiting)
 
 
-def blocked(work: Recorder, opened: Lane[Item]) -> None:
+def blocked(work: Recorder, opened: BatchWorker[Item]) -> None:
     """Has the lane work on an item, so that the next ones wait."""
     assert opened.put(("first", 0))
     assert work.begun.acquire(timeout=30)
 
 
-def finish(work: Recorder, opened: Lane[Item]) -> list[list[Item]]:
+def finish(work: Recorder, opened: BatchWorker[Item]) -> list[list[Item]]:
     """Lets the work go on to its end; the groups after the first item."""
     work.may.release(100)
     opened.close()
@@ -79,7 +79,7 @@ def test_work_that_raises_does_not_end_the_lane(capsys: pytest.CaptureFixture[st
             raise RuntimeError("a bug")
         done.set()
 
-    opened = Lane("test", work, lambda item: item[0], max_group=1, max_waiting=10)
+    opened = BatchWorker("test", work, lambda item: item[0], max_group=1, max_waiting=10)
     opened.put(("bad", 0))
     opened.put(("good", 0))
     assert done.wait(30)

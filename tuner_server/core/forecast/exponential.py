@@ -20,7 +20,7 @@ from tuner_server.core.forecast.bounds import Bounds
 from tuner_server.core.forecast.denoise import MIN_POINTS, denoise
 from tuner_server.core.forecast.last_value import LastValueCurve, LastValueForecaster
 from tuner_server.core.forecast.nelder_mead import minimise_from_zero
-from tuner_server.core.forecast.profile import Profile, linear_fit
+from tuner_server.core.forecast.profile_likelihood import ProfileLikelihood, linear_fit
 from tuner_server.core.forecast.series import Series, check_horizon
 
 # Slower than exp(-30) a step the curve is a straight line to rounding for every horizon below
@@ -91,7 +91,7 @@ class ExponentialCurve:
     series: Series
     curve: Exponential
     bounds: Bounds
-    profile: Profile
+    profile: ProfileLikelihood
 
     @property
     def a(self) -> float:
@@ -150,7 +150,7 @@ class ExponentialForecaster:
             series=series,
             curve=fit_exponential(denoised.smooth),
             bounds=Bounds.of(values, denoised.smooth),
-            profile=Profile.of(_basis, rates, kept.astype(np.float64), values[kept], series.resolution),
+            profile=ProfileLikelihood.of(_basis, rates, kept.astype(np.float64), values[kept], series.resolution),
         )
 
 

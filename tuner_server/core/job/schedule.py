@@ -12,7 +12,7 @@ from lrpilot.wire.schedule_data import Segment as Segment
 from tuner_server.core.messages import Directive, Outcome, Phase, Replacement
 
 
-class Result(Protocol):
+class ReportedSteps(Protocol):
     """What came of a directive."""
 
     @property
@@ -31,7 +31,7 @@ class Result(Protocol):
         ...
 
 
-class Entry(Protocol):
+class IssuedDirective(Protocol):
     """A directive and what came of it (None: it is outstanding)."""
 
     @property
@@ -40,12 +40,12 @@ class Entry(Protocol):
         ...
 
     @property
-    def report(self) -> Result | None:
+    def report(self) -> ReportedSteps | None:
         """As it came in."""
         ...
 
 
-def committed(entries: Iterable[Entry]) -> list[bool]:
+def committed(entries: Iterable[IssuedDirective]) -> list[bool]:
     """For each entry, in order, whether its steps are part of the schedule.
 
     A directive that restores takes back all that came since the last snapshot.
@@ -61,13 +61,13 @@ def committed(entries: Iterable[Entry]) -> list[bool]:
     return kept
 
 
-def _stays(directive: Directive, report: Result) -> bool:
+def _stays(directive: Directive, report: ReportedSteps) -> bool:
     if report.outcome is Outcome.REPLACED:
         return report.n_steps > 0
     return directive.phase.committed and not report.outcome.rolls_back
 
 
-def segments(entries: Sequence[Entry]) -> list[Segment]:
+def segments(entries: Sequence[IssuedDirective]) -> list[Segment]:
     """The schedule, parts of one directive put together."""
     found: list[Segment] = []
     for entry, kept in zip(entries, committed(entries), strict=True):

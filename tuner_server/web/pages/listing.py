@@ -64,7 +64,7 @@ _FIRST_UP = {Column.NAME, Column.STATE, Column.POLICY, Column.LOSS, Column.BEST_
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Query:
+class ListingQuery:
     """What is asked for, as the address says it. What makes no sense there counts as not said."""
 
     text: str = ""
@@ -75,7 +75,7 @@ class Query:
     page: int = 1
 
     @classmethod
-    def parse(cls, parameters: Mapping[str, str]) -> Query:
+    def parse(cls, parameters: Mapping[str, str]) -> ListingQuery:
         """From an address."""
         sort = parameters.get("sort", "-created")
         column = sort.removeprefix("-")
@@ -194,7 +194,7 @@ class Listing:
         return f"{zlib.crc32(repr(shown).encode()):08x}"
 
 
-def listing(jobs: Sequence[StoredJob], query: Query, *, complete: bool) -> Listing:
+def listing(jobs: Sequence[StoredJob], query: ListingQuery, *, complete: bool) -> Listing:
     """The page that a query asks for, of the jobs that have its state and family, newest first."""
     found = [job for job in jobs if query.text.lower() in f"{title(job)} {job.id} {job.state.config.policy}".lower()]
     if query.column is Column.CREATED:

@@ -28,7 +28,7 @@ from tuner_server.core.errors import AccessDeniedError, UnauthenticatedError
 COOKIE = "lrpilot_token"
 Authenticate = Callable[[str], Awaitable[Principal]]
 """From a token to whoever shows it. Raises: UnauthenticatedError; StorageError."""
-Handle = Callable[[Request, Principal], Awaitable[Response]]
+RequestHandler = Callable[[Request, Principal], Awaitable[Response]]
 _LOCAL_PATH = re.compile(r"/(?:[A-Za-z0-9][\w./%+-]*)?(?:\?[\w./?&=%+*~-]*)?", re.ASCII)
 """With its query. What could begin another host, `//` or `/\\`, is none."""
 
@@ -71,10 +71,10 @@ class Gate:
             response.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=secure)
 
 
-class Admitted:
+class AuthorizedEndpoint:
     """An endpoint for whose token allows it: one call of their project, from here to the last byte of the answer."""
 
-    def __init__(self, gate: Gate, scope: Scope, handle: Handle, *, streams: bool = False) -> None:
+    def __init__(self, gate: Gate, scope: Scope, handle: RequestHandler, *, streams: bool = False) -> None:
         """Answers with `handle`; `streams`: for as long as somebody looks."""
         self._gate, self._scope, self._handle, self._streams = gate, scope, handle, streams
 

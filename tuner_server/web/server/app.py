@@ -47,24 +47,24 @@ from tuner_server.storage import StoredJob
 from tuner_server.web.charts.drawing import overview, sparkline
 from tuner_server.web.charts.evidence import StageCurves, stage_curves
 from tuner_server.web.charts.job_chart import JobChart, job_chart
-from tuner_server.web.pages.listing import STATES, Column, Query, title
+from tuner_server.web.pages.listing import STATES, Column, ListingQuery, title
 from tuner_server.web.pages.pages import STATIC, Pages, plotly_js, plotly_js_gzipped
 from tuner_server.web.pages.views import job_view
 from tuner_server.web.server import exports, parameters
 from tuner_server.web.server.access import (
     COOKIE,
-    Admitted,
     Authenticate,
+    AuthorizedEndpoint,
     Gate,
-    Handle,
     LoopbackOnly,
+    RequestHandler,
     check_same_origin,
     local_path,
 )
 from tuner_server.web.server.headers import FOREVER, SecurityHeaders
-from tuner_server.web.server.histories import Histories
-from tuner_server.web.server.listings import Listings
-from tuner_server.web.server.live import Looks, Version, events
+from tuner_server.web.server.listing_cache import ListingCache
+from tuner_server.web.server.live import Version, VersionPoller, events
+from tuner_server.web.server.timeline_cache import TimelineCache
 
 THREADS = 4
 """That read and lay out: apart from those that answer training jobs, which go first."""
@@ -117,8 +117,8 @@ def _routes(site: _Site, gate: Gate) -> list[BaseRoute]:
     get, post = ["GET"], ["POST"]
     job = "/jobs/{job_id:str}"
 
-    def read(handle: Handle, *, streams: bool = False) -> Admitted:
-        return Admitted(gate, Scope.READ, handle, streams=streams)
+    def read(handle: RequestHandler, *, streams: bool = False) -> AuthorizedEndpoint:
+        return AuthorizedEndpoint(gate, Scope.READ, handle, streams=streams)
 
     return [
         Route("/", read(site.jobs), methods=get),
@@ -132,7 +132,7 @@ def _routes(site: _Site, gate: Gate) -> list[BaseRoute]:
         Route(f"{job}/data.json", read(site.data_json), methods=get),
         Route(f"{job}/data.csv", read(site.data_csv), methods=get),
         Route(f"{job}/report.html", read(site.report), methods=get),
-        Route(f"{job}/cancel", Admitted(gate, Scope.CANCEL, site.cancel), methods=post),
+        Route(f"{job}/cancel", AuthorizedEndpoint(gate, Scope.CANCEL, site.cancel), methods=post),
         Route("/compare", read(site.compare), methods=get),
         Route("/compare/events", read(site.compare_events, streams=True), methods=get),
         Route("/login", site.login, methods=get),
@@ -155,26 +155,26 @@ class _Site:
 
     def __init__(self, service: TunerService, stopping: asyncio.Event, gate: Gate) -> None:
         self._service, self._stopping, self._gate = service, stopping, gate
-        self._histories = Histories(service)
-        self._listings = Listings(service)
-        self._list_looks, self._job_looks = Looks(self._look_at_list), Looks(self._look_at_job)
+        self._histories = TimelineCache(service)
+        self._listings = ListingCache(service)
+        self._list_versions, self._job_versions = VersionPoller(self._look_at_list), VersionPoller(self._look_at_job)
         self._pages = Pages()
         self._limiter = anyio.CapacityLimiter(THREADS)
 
     async def jobs(self, request: Request, caller: Principal) -> Response:
         """The list."""
-        query = Query.parse(request.query_params)
+        query = ListingQuery.parse(request.query_params)
         found = await self._run(self._listings.get, caller.project, query)
         values = {"query": query, "listing": found, "columns": Column, "states": STATES}
         return self._page("jobs.html", caller, **values)
 
     async def jobs_events(self, request: Request, caller: Principal) -> Response:
         """Says when the list changed."""
-        query = Query.parse(request.query_params)
+        query = ListingQuery.parse(request.query_params)
 
         async def version() -> Version:
             await self._gate.principal(request, Scope.READ)
-            return await self._list_looks((caller.project, query))
+            return await self._list_versions((caller.project, query))
 
         return events(version, self._stopping)
 
@@ -345,16 +345,16 @@ class _Site:
     async def _jobs_events(self, request: Request, caller: Principal, ids: Sequence[str]) -> Response:
         """Says when one of some jobs changed. Raises: NotFoundError: one is not there."""
         for job_id in ids:
-            await self._job_looks((caller.project, job_id))
+            await self._job_versions((caller.project, job_id))
 
         async def version() -> Version:
             await self._gate.principal(request, Scope.READ)
-            found = [await self._job_looks((caller.project, job_id)) for job_id in ids]
+            found = [await self._job_versions((caller.project, job_id)) for job_id in ids]
             return _joined(job_version for job_version, _ in found), any(live for _, live in found)
 
         return events(version, self._stopping)
 
-    async def _look_at_list(self, key: tuple[str, Query]) -> Version:
+    async def _look_at_list(self, key: tuple[str, ListingQuery]) -> Version:
         return (await self._run(self._listings.get, *key)).version, True
 
     async def _look_at_job(self, key: tuple[str, str]) -> Version:

@@ -15,7 +15,7 @@ from tuner_server.core.errors import TunerError
 INTERVAL_S = 1.0
 """How often it is looked: other processes change jobs too, so there is nothing to wait on."""
 KEEP_ALIVE = 15
-"""Looks after which a comment is sent: proxies close what is silent for long, and a browser that left is noticed."""
+"""Polls after which a comment is sent: proxies close what is silent for long, and a browser that left is noticed."""
 RETRY_MS = 2000
 """How long a browser waits before it asks again after the stream broke off."""
 
@@ -25,19 +25,19 @@ Version = tuple[str, bool]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Look:
+class _Poll:
     begun: float
     """By the loop's clock."""
     task: asyncio.Task[Version]
 
 
-class Looks(Generic[K]):
-    """Looks at things, each at most once in `INTERVAL_S`, however many streams ask. Of one event loop."""
+class VersionPoller(Generic[K]):
+    """VersionPoller at things, each at most once in `INTERVAL_S`, however many streams ask. Of one event loop."""
 
     def __init__(self, look: Callable[[K], Awaitable[Version]], interval_s: float = INTERVAL_S) -> None:
-        """Looks by `look`."""
+        """VersionPoller by `look`."""
         self._look, self._interval_s = look, interval_s
-        self._latest: dict[K, _Look] = {}
+        self._latest: dict[K, _Poll] = {}
 
     async def __call__(self, key: K) -> Version:
         """How it is, or was no longer than `INTERVAL_S` ago. Raises: what `look` does."""
@@ -45,11 +45,11 @@ class Looks(Generic[K]):
         if key not in self._latest or self._old(self._latest[key], now):
             # Nobody asks any more for those that are old by now.
             self._latest = {other: look for other, look in self._latest.items() if not self._old(look, now)}
-            self._latest[key] = _Look(now, asyncio.create_task(self._looked(key)))
+            self._latest[key] = _Poll(now, asyncio.create_task(self._looked(key)))
         # Shielded: one of those that wait may leave.
         return await asyncio.shield(self._latest[key].task)
 
-    def _old(self, look: _Look, now: float) -> bool:
+    def _old(self, look: _Poll, now: float) -> bool:
         return look.task.done() and now - look.begun >= self._interval_s
 
     async def _looked(self, key: K) -> Version:

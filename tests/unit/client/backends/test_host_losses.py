@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lrpilot.backends.host_losses import HostLosses
 from lrpilot.backends.torch.losses import LossBuffer
-from lrpilot.wire.divergence import PATIENCE
+from lrpilot.wire.divergence import BAD_LOSSES
 
 
 def begun(limit: float = math.inf) -> HostLosses:
@@ -61,7 +61,7 @@ def test_what_is_not_one_number_is_refused_and_leaves_no_trace(loss: object, mes
     assert losses.flush() == []
 
 
-@pytest.mark.parametrize("bad", [(math.nan,), (math.inf,), (-math.inf,), (1e39,), (3.1,) * PATIENCE])
+@pytest.mark.parametrize("bad", [(math.nan,), (math.inf,), (-math.inf,), (1e39,), (3.1,) * BAD_LOSSES])
 def test_a_divergence_is_seen_and_remembered(bad: tuple[float, ...]) -> None:
     losses = begun(limit=3.0)
     losses.append(3.0)

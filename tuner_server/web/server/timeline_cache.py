@@ -14,7 +14,7 @@ MAX_STEPS_KEPT = 4_000_000
 """Of all jobs together, eight bytes each: 32 MB."""
 
 
-class Histories:
+class TimelineCache:
     """Timelines of jobs. Each is laid out once for each version of its job. Thread-safe."""
 
     def __init__(self, service: TunerService) -> None:

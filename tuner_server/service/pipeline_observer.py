@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from tuner_server.core.messages import Outcome
 
 
-class Part(enum.StrEnum):
+class PipelineTask(enum.StrEnum):
     """A part of the work, done for a group of reports at a time."""
 
     DECIDE = "decide"
@@ -18,14 +18,14 @@ class Part(enum.StrEnum):
     COMMIT = "commit"
 
 
-class Observer:
+class PipelineObserver:
     """Hears nothing. Those that do derive from it; their methods are called in the pipeline's threads, and are fast."""
 
     def origin(self) -> object:
         """Called where a report comes in, in its caller's context: whatever is to come along with it."""
         return None
 
-    def working(self, part: Part, origins: Sequence[object]) -> AbstractContextManager[None]:
+    def working(self, part: PipelineTask, origins: Sequence[object]) -> AbstractContextManager[None]:
         """Is open while a part is worked on, for the reports that `origins` came with."""
         return contextlib.nullcontext()
 

@@ -12,7 +12,7 @@ from tuner_server.access.principal import DEFAULT_PROJECT
 from tuner_server.core.errors import StorageError
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import Entry, Storage, StoredJob, open_storage
-from tuner_server.web.server.histories import Histories
+from tuner_server.web.server.timeline_cache import TimelineCache
 
 N = 4
 """Requests that come together."""
@@ -53,7 +53,7 @@ def job_id(service: GatedService) -> str:
     return run_job(service, job_config("job"), SlowTraining(validates=True), 3)
 
 
-def at_once(service: GatedService, histories: Histories, job_id: str) -> list[object]:
+def at_once(service: GatedService, histories: TimelineCache, job_id: str) -> list[object]:
     """What requests get that come while the first is being worked on: a timeline, or an error."""
 
     def get() -> object:
@@ -71,7 +71,7 @@ def at_once(service: GatedService, histories: Histories, job_id: str) -> list[ob
 
 
 def test_a_job_is_laid_out_once_for_all_that_ask_at_once(service: GatedService, job_id: str) -> None:
-    histories = Histories(service)
+    histories = TimelineCache(service)
     found = at_once(service, histories, job_id)
     assert service.reads == 1
     assert all(each is found[0] for each in found)
@@ -82,7 +82,7 @@ def test_a_job_is_laid_out_once_for_all_that_ask_at_once(service: GatedService, 
 
 
 def test_what_goes_wrong_is_told_to_all_and_not_kept(service: GatedService, job_id: str) -> None:
-    histories = Histories(service)
+    histories = TimelineCache(service)
     service.problem = StorageError("the database is away")
     assert all(each is service.problem for each in at_once(service, histories, job_id))
     service.problem = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Bucket:
+class TokenBucket:
     """Lets calls through at a rate (https://en.wikipedia.org/wiki/Token_bucket). Full at first."""
 
     def __init__(self, rate: float, now: float) -> None:

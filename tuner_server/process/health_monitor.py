@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from tuner_server.core.errors import TunerError
 from tuner_server.ops.metrics import ServerMetrics
-from tuner_server.process.worker_protocol import Beat
+from tuner_server.process.worker_protocol import Health
 from tuner_server.service.pipeline import ReportPipeline
 from tuner_server.storage import Storage
 
@@ -22,7 +22,7 @@ COUNT_INTERVAL_S = 15.0
 """Between two counts of the jobs in the database, which reads an index from end to end."""
 
 
-class Pulse:
+class HealthMonitor:
     """Asks the database. Of one event loop; closed after use."""
 
     def __init__(self, storage: Storage, pipeline: ReportPipeline, metrics: ServerMetrics | None) -> None:
@@ -33,7 +33,7 @@ class Pulse:
         self._asked: asyncio.Future[None] | None = None
         self._count_due = 0.0
 
-    async def beat(self) -> Beat:
+    async def beat(self) -> Health:
         """Looks once, which takes no longer than ANSWER_S."""
         if self._asked is None:
             loop = asyncio.get_running_loop()
@@ -41,19 +41,19 @@ class Pulse:
         asked = self._asked
         await asyncio.wait({asked}, timeout=ANSWER_S)
         if not asked.done():
-            beat = Beat(f"no answer within {ANSWER_S:g} s")
+            beat = Health(f"no answer within {ANSWER_S:g} s")
         else:
             self._asked = None
             error = asked.exception()
             if error is not None and not isinstance(error, TunerError):
                 raise error
-            beat = Beat("" if error is None else str(error))
+            beat = Health("" if error is None else str(error))
         if self._metrics:
             self._metrics.database_answers(not beat.problem)
             self._metrics.pipeline_stands(*self._pipeline.waiting, self._pipeline.cached_jobs)
         return beat
 
-    async def run(self, tell: Callable[[Beat], Awaitable[None]]) -> NoReturn:
+    async def run(self, tell: Callable[[Health], Awaitable[None]]) -> NoReturn:
         """Looks again and again, and tells."""
         while True:
             await asyncio.sleep(INTERVAL_S)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tuner_server.access.bucket import Bucket
+from tuner_server.access.token_bucket import TokenBucket
 
 
 def test_a_second_s_worth_at_once_and_then_its_rate() -> None:
-    bucket = Bucket(10.0, now=100.0)
+    bucket = TokenBucket(10.0, now=100.0)
     assert [bucket.take(100.0) for _ in range(10)] == [0.0] * 10
     assert bucket.take(100.0) == pytest.approx(0.1)
     assert bucket.take(100.05) == pytest.approx(0.05)
@@ -17,7 +17,7 @@ def test_a_second_s_worth_at_once_and_then_its_rate() -> None:
 
 
 def test_who_waits_as_long_as_it_says_is_let_through() -> None:
-    bucket = Bucket(3.0, now=0.0)
+    bucket = TokenBucket(3.0, now=0.0)
     now, passed = 0.0, 0
     while now < 20.0:
         wait = bucket.take(now)
@@ -27,12 +27,12 @@ def test_who_waits_as_long_as_it_says_is_let_through() -> None:
 
 
 def test_idle_time_is_not_saved_up_beyond_a_second() -> None:
-    bucket = Bucket(2.0, now=0.0)
+    bucket = TokenBucket(2.0, now=0.0)
     assert sum(bucket.take(1000.0) == 0.0 for _ in range(10)) == 2
 
 
 def test_less_than_one_call_a_second() -> None:
-    bucket = Bucket(0.1, now=0.0)
+    bucket = TokenBucket(0.1, now=0.0)
     assert bucket.take(0.0) == 0.0
     assert bucket.take(0.0) == pytest.approx(10.0)
     assert bucket.take(10.01) == 0.0

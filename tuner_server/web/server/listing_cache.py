@@ -7,7 +7,7 @@ from collections import OrderedDict
 
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import StoredJob
-from tuner_server.web.pages.listing import NEWEST, STATES, Listing, Query, listing
+from tuner_server.web.pages.listing import NEWEST, STATES, Listing, ListingQuery, listing
 
 MAX_JOBS_KEPT = 4 * NEWEST
 """Of all projects together: measured, 1,000 take some 13 MB."""
@@ -16,7 +16,7 @@ MAX_LISTINGS_KEPT = 32
 _Versions = list[tuple[str, int]]
 
 
-class Listings:
+class ListingCache:
     """Pages of the list. Thread-safe.
 
     A look reads the id and the version of each job, which is cheap, and then the jobs whose version is not known yet.
@@ -27,9 +27,9 @@ class Listings:
         self._service = service
         self._lock = threading.Lock()
         self._jobs: OrderedDict[str, StoredJob] = OrderedDict()
-        self._kept: OrderedDict[tuple[str, Query], tuple[_Versions, Listing]] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, ListingQuery], tuple[_Versions, Listing]] = OrderedDict()
 
-    def get(self, project: str, query: Query) -> Listing:
+    def get(self, project: str, query: ListingQuery) -> Listing:
         """The page that a query asks for, as it is now. Raises: StorageError."""
         versions = self._service.job_versions(project, NEWEST + 1, STATES[query.state], query.family)
         # Held while jobs are read: whoever comes meanwhile would read the same ones.

@@ -11,7 +11,7 @@ def check_exposure(setting: str, listen: str, *, tls: bool, auth: bool, insecure
     """Refuses to serve others without TLS and tokens.
 
     Args:
-        setting: that the address is of.
+        setting: the name of the setting that gives the address.
         listen: HOST:PORT.
         tls: whether there is a certificate.
         auth: whether calls need a token.

@@ -14,24 +14,24 @@ from tuner_server.core.errors import RateError
 MAX_CALLS = 1024
 """Calls of a project at a time: as many jobs may report in the same instant."""
 MAX_STREAMS = 256
-"""... of them streams, which stay open: people who watch a job."""
+"""Calls of a project at a time that are streams, which stay open: people who watch a job."""
 MAX_ARRIVING = 16
-"""... of them those whose message is still on its way, the others waiting for their turn: so many times
+"""Calls of a project at a time whose message is on its way, while the others wait for their turn: so many times
 MAX_REPORT_BYTES may be half-received."""
 MAX_BYTES = 16 * 2**20
-"""Of the requests of a project that are being worked on. In Python a report takes some ten times its bytes."""
+"""The size of a project's requests that are being worked on. In Python a report takes some ten times its bytes."""
 BUSY_RETRY_S = 0.5
-"""When to come again after too much at a time: most calls take milliseconds."""
+"""How soon to come again after too much at a time: most calls take milliseconds."""
 
 
 class Share:
-    """What one project uses. Of one event loop."""
+    """What one project uses now. It belongs to one event loop."""
 
     def __init__(self) -> None:
         self.calls = self.streams = self.n_bytes = 0
-        """In use now."""
+        """Calls, streams and bytes in use now."""
         self.arriving = asyncio.Semaphore(MAX_ARRIVING)
-        """Turns of messages that are on their way."""
+        """Admits the messages that may be on their way."""
         self._bucket: TokenBucket | None = None
 
     @contextlib.contextmanager
@@ -73,7 +73,7 @@ class Share:
 
 
 class Shares:
-    """Every project's share of this process: one for all ports, whose calls count alike. Of one event loop."""
+    """The share of every project in this process: one for all ports, whose calls count alike, on one event loop."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Measures rates with `clock`, in seconds."""

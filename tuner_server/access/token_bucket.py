@@ -1,10 +1,10 @@
-"""A token bucket: so many a second on average, and as many at once as fit into a second."""
+"""A limit of so many calls a second on average, of which as many may come at once as fit into a second."""
 
 from __future__ import annotations
 
 
 class TokenBucket:
-    """Lets calls through at a rate (https://en.wikipedia.org/wiki/Token_bucket). Full at first."""
+    """Lets calls through at a rate (https://en.wikipedia.org/wiki/Token_bucket). It is full at first."""
 
     def __init__(self, rate: float, now: float) -> None:
         """Lets `rate` calls a second through; `now` in seconds, on any clock that never goes back."""

@@ -9,12 +9,12 @@ from tuner_server.core.errors import InvalidInputError
 
 
 class Address(NamedTuple):
-    """Where a server listens."""
+    """The address at which a server listens."""
 
     host: str
-    """A name or an IP address; one of version 6 without its brackets."""
+    """A name or an IP address; an IPv6 address has no brackets here."""
     port: int
-    """0: a free one."""
+    """The number; 0 takes a free one."""
 
     @classmethod
     def parse(cls, text: str) -> Self:

@@ -1,4 +1,4 @@
-"""What several commands share: their options, and a connection to a server."""
+"""What several commands have in common: their options, and a connection to a server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tuner_server.process.settings import default_db as default_db
 TIMEOUT_S = 30.0
 LARGEST_PAGE = 1000
 ID_LENGTH = 32
-"""Of a whole job id."""
+"""Characters of a whole job id."""
 
 ServerOption = Annotated[
     str | None,
@@ -65,7 +65,7 @@ def writing(output: Path) -> Iterator[None]:
 
 
 def page_of(tuner: GrpcTransport, request: pb.ListJobsRequest) -> pb.ListJobsResponse:
-    """One page of a listing. Raises: LRPilotError."""
+    """Fetches one page of a listing. Raises: LRPilotError."""
     return tuner.call(lambda: tuner.stub.ListJobs(request, timeout=TIMEOUT_S))
 
 
@@ -124,5 +124,5 @@ def optional(job: pb.Job, field: OptionalField) -> str:
 
 
 def print_json(value: object) -> None:
-    """On standard output."""
+    """Prints a value as JSON on standard output."""
     print(json.dumps(value, indent=2))

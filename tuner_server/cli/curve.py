@@ -12,13 +12,13 @@ from rich.text import Text
 from tuner_server.history.numbers import count
 
 WIDTH, HEIGHT = 64, 6
-"""Characters of a curve."""
+"""The size of a curve in characters."""
 COLUMNS = 2 * WIDTH
-"""Of its dots."""
+"""The columns of dots in a curve."""
 SHORT_AXIS = 24
-"""Characters; on fewer the step at half has no room."""
+"""Characters of an axis; on fewer the step at half has no room."""
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
-"""Of a pattern: the left column's from the top down, then the right one's (ISO/TR 11548-1)."""
+"""The dots of a pattern: the left column's from the top down, then the right one's (ISO/TR 11548-1)."""
 _BLANK = 0x2800
 
 

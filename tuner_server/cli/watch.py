@@ -20,7 +20,7 @@ from tuner_server.cli.curve import COLUMNS, WIDTH
 from tuner_server.cli.job import facts_table
 
 ASK_AGAIN_S = 2.0
-"""After which a server that went away is asked again."""
+"""Seconds after which a server that went away is asked again."""
 
 _SEARCHES = (pb.PHASE_RANGE_TEST, pb.PHASE_PROBE)
 

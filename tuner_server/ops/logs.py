@@ -18,11 +18,11 @@ _SECRET = re.compile(
     r"|(?P<user>://[^/\s:@]*:)[^/\s@]+(?=@)"
     r"|(?P<key>\b(?:password|passwd|sslpassword|secret)\\?[\"']?\s*[=:]\s*\\?[\"']?)[^\s\"'&,\\}]+"
 )
-"""Tokens of ours and of others, passwords in URLs, and whatever is called a password or a secret."""
+"""Finds our tokens and others', passwords in URLs, and whatever is called a password or a secret."""
 
 
 _MARKS = ("lrp_", "earer", "://", "passw", "secret")
-"""One of them is in whatever `_SECRET` finds; to look for them takes a tenth of the time, on the path of every call."""
+"""Marks of which one is in whatever `_SECRET` finds. To look for them takes a tenth of the time, at every call."""
 
 
 def hidden(text: str) -> str:

@@ -29,7 +29,7 @@ _SERVERS_FAULT = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "IN
 
 
 class Tracing(PipelineObserver):
-    """Draws spans, and passes on what a pipeline tells."""
+    """Records spans, and passes on what a pipeline tells."""
 
     def __init__(self, exporter: SpanExporter, inner: PipelineObserver) -> None:
         """Sends spans to `exporter`, from a thread of its own; `inner` hears the pipeline too. Closed after use."""
@@ -44,7 +44,7 @@ class Tracing(PipelineObserver):
 
     @contextlib.contextmanager
     def call(self, call: Call) -> Iterator[None]:
-        """A call's span; its parent is the client's, if the client sent `traceparent`."""
+        """The span of a call; its parent is the client's, if the client sent `traceparent`."""
         carrier = {key: value for key, value in call.metadata if isinstance(value, str)}
         service, _, method = call.method.removeprefix("/").partition("/")
         attributes = {
@@ -75,16 +75,16 @@ class Tracing(PipelineObserver):
         return trace.get_current_span().get_span_context()
 
     @contextlib.contextmanager
-    def working(self, part: PipelineTask, origins: Sequence[object]) -> Iterator[None]:
-        """A span for a part of the work; below its call if it is for one, linked to its calls if it is for many."""
+    def working(self, task: PipelineTask, origins: Sequence[object]) -> Iterator[None]:
+        """A span for a task: below its call if it is done for one, linked to its calls if it is done for many."""
         calls = [origin for origin in origins if isinstance(origin, SpanContext) and origin.is_valid]
         parent = trace.set_span_in_context(NonRecordingSpan(calls[0])) if len(calls) == 1 else None
         links = [Link(origin) for origin in calls] if parent is None else []
         with (
             self._tracer.start_as_current_span(
-                part.value, parent, attributes={"lrpilot.reports": len(origins)}, links=links
+                task.value, parent, attributes={"lrpilot.reports": len(origins)}, links=links
             ),
-            self._inner.working(part, origins),
+            self._inner.working(task, origins),
         ):
             yield
 

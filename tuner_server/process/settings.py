@@ -20,15 +20,15 @@ from tuner_server.base.address import Address
 from tuner_server.core.errors import FieldViolation, InvalidInputError
 
 PREFIX = "LRPILOT_"
-"""Of the environment's variables."""
+"""The beginning of the names of the environment's variables."""
 CONFIG = "config"
-"""What names the file: as a flag, or, in capitals behind the prefix, in the environment."""
+"""The name of what gives the file: a flag, or, in capitals behind the prefix, a variable of the environment."""
 MAX_WORKERS = 64
 """Far more than one machine's database has use for; a slip of the finger would take all memory."""
 
 
 def default_db() -> str:
-    """Where jobs without a shared server are kept: the user's own data directory."""
+    """The database of jobs without a shared server, in the user's own data directory."""
     directory = platformdirs.user_data_path("lrpilot", appauthor=False, ensure_exists=True)
     return f"sqlite:///{directory / 'lrpilot.db'}"
 

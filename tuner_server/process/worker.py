@@ -51,5 +51,5 @@ async def _work(assignment: Assignment, supervisor: Connection) -> None:
         stopping,
         shares_port=True,
         started=lambda _port: tell(Started()),
-        beaten=tell,
+        checked=tell,
     )

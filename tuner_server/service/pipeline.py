@@ -1,9 +1,9 @@
-"""From reports to answers, for all jobs of a process, in two lanes.
+"""The way from reports to answers, for all jobs of a process, through two workers.
 
     submit ─▶ reports ─▶ decide ──────────────────▶ write ─▶ answer
                             └─▶ searches ─▶ search ─▶ write ─▶ answer
 
-Whatever has arrived while a lane was busy goes through it together, so that under load many reports share one commit,
+Whatever has arrived while a worker was busy goes through it together, so that under load many reports share one commit,
 and the searches of many jobs one batched evaluation. A report that comes alone waits for nobody. Reports that need no
 search don't wait for those that do. An answer goes out after the commit that holds its report.
 
@@ -30,7 +30,7 @@ from tuner_server.service.pipeline_observer import PipelineObserver, PipelineTas
 from tuner_server.storage import Change, Storage, StoredJob
 
 MAX_GROUP = 128
-"""Reports that go through a lane together: more would save little, and make the first ones wait."""
+"""Reports that a worker takes together: more would save little, and make the first ones wait."""
 MAX_WAITING = 4096
 """Reports that may wait; a server that is so far behind refuses further ones, whose clients come again."""
 CACHED_JOBS = 4096
@@ -49,7 +49,7 @@ class _Pending:
     fingerprint: bytes
     answer: Future[Directive]
     origin: object
-    """The observer's."""
+    """What the observer gave for it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -70,7 +70,7 @@ def _job_of(item: _Pending | _Searching) -> str:
 
 
 class ReportPipeline:
-    """Takes reports from any thread. Owns two threads, from its making until `close`."""
+    """Takes reports from any thread. It owns two threads, from its making until `close`."""
 
     def __init__(self, storage: Storage, now: Callable[[], datetime.datetime], observer: PipelineObserver) -> None:
         """Serves the jobs in `storage`; `now` dates the records; `observer` hears how it goes."""
@@ -181,7 +181,7 @@ class ReportPipeline:
         self._write(ready, searched=True)
 
     def _write(self, ready: Sequence[tuple[_Pending, StoredJob, Transition]], *, searched: bool) -> None:
-        """Commits, then answers."""
+        """Commits what the reports led to, then answers them."""
         if not ready:
             return
         changes = [
@@ -210,7 +210,7 @@ class ReportPipeline:
                 self._cache.forget(pending.job_id)
                 self._queue(self._reports, pending, pending)
 
-    def _queue(self, lane: BatchWorker[T], item: T, pending: _Pending) -> None:
-        """Hands a report on to a lane; one that is full or closed takes it no further."""
-        if not lane.put(item):
+    def _queue(self, worker: BatchWorker[T], item: T, pending: _Pending) -> None:
+        """Hands a report on to a worker; one that is full or closed takes it no further."""
+        if not worker.put(item):
             pending.answer.set_exception(StorageError("the server is stopping, or far behind; try again"))

@@ -1,4 +1,4 @@
-"""What a pipeline tells whoever wants to know how it goes."""
+"""The interface of those who want to know how the pipeline does: metrics and traces."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tuner_server.core.messages import Outcome
 
 
 class PipelineTask(enum.StrEnum):
-    """A part of the work, done for a group of reports at a time."""
+    """A task of the pipeline, done for a group of reports at a time."""
 
     DECIDE = "decide"
     SEARCH = "search"
@@ -19,18 +19,18 @@ class PipelineTask(enum.StrEnum):
 
 
 class PipelineObserver:
-    """Hears nothing. Those that do derive from it; their methods are called in the pipeline's threads, and are fast."""
+    """Ignores what it is told, and is the base of those who do not. Methods run in the pipeline's threads."""
 
     def origin(self) -> object:
-        """Called where a report comes in, in its caller's context: whatever is to come along with it."""
+        """What is to come along with a report; called where the report comes in, in its caller's context."""
         return None
 
-    def working(self, part: PipelineTask, origins: Sequence[object]) -> AbstractContextManager[None]:
-        """Is open while a part is worked on, for the reports that `origins` came with."""
+    def working(self, task: PipelineTask, origins: Sequence[object]) -> AbstractContextManager[None]:
+        """A context that is open while a task is done for the reports that `origins` came with."""
         return contextlib.nullcontext()
 
     def answered(self, outcome: Outcome, *, searched: bool) -> None:
-        """A report with that outcome was committed; whether its answer needed a search."""
+        """A report with that outcome was committed; `searched` tells whether its answer needed a search."""
 
     def repeated(self) -> None:
         """A report had been taken before, and got the stored answer."""

@@ -222,7 +222,7 @@ class Course(abc.ABC):
         start = record.committed if lease.committed else record.searched
         self._astray = self._held and (rolls_back(report) or not lease.committed)
         booked = report
-        if rolls_back(report) and not self._held:  # nothing can be taken back
+        if rolls_back(report) and not self._held:  # nothing can be rolled back
             booked = pb.Report(losses=report.losses, validations=report.validations, outcome=pb.OUTCOME_PARTIAL)
         record.add(lease.directive, booked)
         self._due = report

@@ -60,7 +60,7 @@ class Curves:
 def pieces(schedule: ScheduleData) -> list[Piece]:
     """A schedule in the order in which it was run, each probe before the committed step that it started from.
 
-    What was committed and taken back is no part of a schedule, and not of these.
+    What was committed and rolled back is no part of a schedule, and of these neither.
     """
     probes = sorted(schedule.probes, key=lambda probe: probe.start_step)  # stable: those of one start stay in order
     tried = {start: list(group) for start, group in itertools.groupby(probes, key=lambda probe: probe.start_step)}

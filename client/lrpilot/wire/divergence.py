@@ -1,6 +1,6 @@
 """When losses have diverged: one is not finite, or several in a row are above a limit.
 
-Any training has a bad batch now and then, and to give back committed steps is expensive. What has truly diverged stays
+Any training has a bad batch now and then, and to undo committed steps is expensive. What has truly diverged stays
 high.
 """
 
@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable
 
 BAD_LOSSES = 5
-"""Losses in a row above the limit: a few batches more cost little, and that many bad ones in a row are no chance."""
+"""So many losses in a row above the limit are a divergence. A few batches more cost little, and they are no chance."""
 
 
 class Watch:

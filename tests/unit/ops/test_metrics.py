@@ -66,16 +66,16 @@ def test_what_workers_count_is_summed_and_outlives_them(tmp_path: Path) -> None:
     work(1, 2)
     text = exposition(CollectorRegistry(), tmp_path)
     assert value(text, "lrpilot_rpcs_total", **OK) == 2
-    assert value(text, "lrpilot_waiting_reports", lane="reports") == 3
+    assert value(text, "lrpilot_waiting_reports", queue="reports") == 3
     assert value(text, "lrpilot_database_up") == 0  # not for all of them
     forget_gauges(tmp_path, 1)
     files = sorted(tmp_path.iterdir())
     text = exposition(CollectorRegistry(), tmp_path)
     assert value(text, "lrpilot_rpcs_total", **OK) == 2
-    assert value(text, "lrpilot_waiting_reports", lane="reports") == 1
+    assert value(text, "lrpilot_waiting_reports", queue="reports") == 1
     assert value(text, "lrpilot_database_up") == 1
     work(1, 7)  # in its place
     text = exposition(CollectorRegistry(), tmp_path)
     assert value(text, "lrpilot_rpcs_total", **OK) == 3
-    assert value(text, "lrpilot_waiting_reports", lane="reports") == 8
+    assert value(text, "lrpilot_waiting_reports", queue="reports") == 8
     assert len(list(tmp_path.iterdir())) > len(files)

@@ -35,10 +35,10 @@ def test_a_database_that_does_not_answer_is_a_problem_until_it_does(url: str, mo
     async def look() -> list[str]:
         with open_storage(url) as storage, TunerService(storage) as service:
             opened = HealthMonitor(storage, service.pipeline, None)
-            found = [(await opened.beat()).problem for _ in range(3)]
+            found = [(await opened.check()).problem for _ in range(3)]
             answers.set()
             monkeypatch.setattr(health_monitor, "ANSWER_S", 30.0)
-            found.append((await opened.beat()).problem)
+            found.append((await opened.check()).problem)
             opened.close()
             return found
 
@@ -55,7 +55,7 @@ def test_a_problem_has_the_words_of_the_database(url: str, monkeypatch: pytest.M
     async def look() -> str:
         with open_storage(url) as storage, TunerService(storage) as service:
             opened = HealthMonitor(storage, service.pipeline, None)
-            problem = (await opened.beat()).problem
+            problem = (await opened.check()).problem
             opened.close()
             return problem
 
@@ -74,7 +74,7 @@ def test_what_a_pipeline_does_and_how_it_stands_is_counted(url: str) -> None:
         return found
 
     async def look(opened: HealthMonitor) -> None:
-        assert (await opened.beat()).problem == ""
+        assert (await opened.check()).problem == ""
         opened.close()
 
     with open_storage(url) as storage, TunerService(storage, observer=metrics) as service:
@@ -100,5 +100,5 @@ def test_what_a_pipeline_does_and_how_it_stands_is_counted(url: str) -> None:
     assert value("lrpilot_group_reports_sum", part="decide") == n_reports + 1
     assert value("lrpilot_reports_repeated_total") == 1
     assert value("lrpilot_commit_conflicts_total") == 0
-    assert value("lrpilot_waiting_reports", lane="reports") == 0
+    assert value("lrpilot_waiting_reports", queue="reports") == 0
     assert sum(value("lrpilot_jobs", status=status) for status in ("warm_up", "searching", "training")) == 0

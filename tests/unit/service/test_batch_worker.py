@@ -26,12 +26,12 @@ class Recorder:
         self.groups.append(list(group))
 
 
-def lane(work: Recorder, *, max_group: int = 3, max_waiting: int = 100) -> BatchWorker[Item]:
+def worker(work: Recorder, *, max_group: int = 3, max_waiting: int = 100) -> BatchWorker[Item]:
     return BatchWorker("test", work, lambda item: item[0], max_group=max_group, max_waiting=max_waiting)
 
 
 def blocked(work: Recorder, opened: BatchWorker[Item]) -> None:
-    """Has the lane work on an item, so that the next ones wait."""
+    """Has the worker work on an item, so that the next ones wait."""
     assert opened.put(("first", 0))
     assert work.begun.acquire(timeout=30)
 
@@ -45,7 +45,7 @@ def finish(work: Recorder, opened: BatchWorker[Item]) -> list[list[Item]]:
 
 def test_what_gathers_while_it_works_is_one_group() -> None:
     work = Recorder()
-    opened = lane(work)
+    opened = worker(work)
     blocked(work, opened)
     items: list[Item] = [("a", 1), ("b", 1), ("c", 1), ("d", 1)]
     assert all(opened.put(item) for item in items)
@@ -55,7 +55,7 @@ def test_what_gathers_while_it_works_is_one_group() -> None:
 
 def test_items_of_one_key_come_one_after_the_other_and_hold_up_no_others() -> None:
     work = Recorder()
-    opened = lane(work)
+    opened = worker(work)
     blocked(work, opened)
     for item in [("a", 1), ("a", 2), ("b", 1), ("a", 3), ("c", 1), ("d", 1)]:
         assert opened.put(item)
@@ -64,7 +64,7 @@ def test_items_of_one_key_come_one_after_the_other_and_hold_up_no_others() -> No
 
 def test_more_than_may_wait_is_refused_and_so_is_what_comes_after_the_end() -> None:
     work = Recorder()
-    opened = lane(work, max_waiting=2)
+    opened = worker(work, max_waiting=2)
     blocked(work, opened)
     assert [opened.put(("a", i)) for i in range(3)] == [True, True, False]
     assert finish(work, opened) == [[("a", 0)], [("a", 1)]]

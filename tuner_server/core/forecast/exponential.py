@@ -27,7 +27,7 @@ from tuner_server.core.forecast.series import Series, check_horizon
 # 1e6; faster than exp(5) it has settled before x = 1.
 _MIN_Q, _MAX_Q = -30.0, 5.0
 
-# Of the published code.
+# The tolerance of the published code.
 _TOLERANCE = 1e-5
 
 # Rates of the standard error's grid. Slowest: 1% of a time constant over the data, which no data
@@ -52,7 +52,7 @@ class Exponential:
 
     @property
     def c(self) -> float:
-        """Asymptote; likewise."""
+        """Asymptote; huge and meaningless for near-straight series."""
         return self.level - self.a
 
     def __call__(self, x: float) -> float:

@@ -34,7 +34,7 @@ class LastValueCurve:
     position: float
     """Mean t of the window."""
     squared_trend: float
-    """k^2 + var k."""
+    """The expected square of k: k^2 + var k."""
 
     def predict(self, horizon: float) -> Forecast:
         """Forecasts the loss at x = `horizon`.

@@ -88,7 +88,7 @@ class ProfileLikelihood:
     fits: LinearFit
     weights: FloatArray
     variances: FloatArray
-    """Of the noise, times the number of losses that one independent loss is worth."""
+    """The variances of the noise, times the number of losses that one independent loss is worth."""
     n: int
     """Number of losses fitted."""
 

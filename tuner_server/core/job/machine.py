@@ -24,7 +24,7 @@ from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import InvalidInputError, PolicyError, PreconditionError
 from tuner_server.core.job.standing import Standing
 
-# What moves a job hands out what it moves, too.
+# Whoever moves jobs needs these names too.
 from tuner_server.core.job.state import TRANSITIONS as TRANSITIONS
 from tuner_server.core.job.state import JobState as JobState
 from tuner_server.core.job.state import Status as Status
@@ -170,7 +170,7 @@ def check_report(directive: Directive, report: Report, has_validation: bool) -> 
 
 
 def check_replacement(report: Report, remaining_steps: int | None) -> None:
-    """Refuses a report on steps of the client's own that can't be. Raises: InvalidInputError."""
+    """Refuses an impossible report on steps that a client ran by itself. Raises: InvalidInputError."""
     replacement = report.replacement
     if replacement is None:
         raise InvalidInputError.of("report.replacement", "missing; a replaced report says what was done instead")
@@ -250,9 +250,9 @@ def _ask_policy(state: JobState, report: Report) -> Generator[Query, Suggestion,
 
 
 def _account(state: JobState, report: Report) -> JobState:
-    """The books after a report: committed steps that are not to stay take back all that came after the snapshot."""
+    """The books after a report. Committed steps that are not to stay undo all that came after the snapshot."""
     committed, searched, n = state.committed_steps, state.search_steps, report.n_steps
-    given_back = 0
+    undone = 0
     standing = Standing.of(state)
     update: dict[str, Any] = {"wall_time_s": state.wall_time_s + report.wall_time_s}
     if state.first_loss is None and report.losses and math.isfinite(report.losses[0]):
@@ -265,9 +265,9 @@ def _account(state: JobState, report: Report) -> JobState:
     if _rolled_back(state, report):
         if state.directive.phase.committed:
             assert state.snapshot_step is not None
-            given_back = n + committed - state.snapshot_step
+            undone = n + committed - state.snapshot_step
             committed, standing = state.snapshot_step, state.snapshot_standing
-        searched += given_back or n
+        searched += undone or n
     else:
         committed += n
         lrs = state.directive.profile if report.replacement is None else report.replacement.profile
@@ -275,7 +275,7 @@ def _account(state: JobState, report: Report) -> JobState:
     update |= {
         "committed_steps": committed,
         "search_steps": searched,
-        "given_back_steps": state.given_back_steps + given_back,
+        "given_back_steps": state.given_back_steps + undone,
         **dict(standing),
     }
     return state.model_copy(update=update)
@@ -313,14 +313,14 @@ def _issue(state: JobState, report: Report | None, directive: Directive, step: S
 
 
 def _rolled_back(state: JobState, report: Report) -> bool:
-    """Whether the steps of a report are not to stay."""
+    """Whether the steps of a report are rolled back."""
     if report.outcome is Outcome.REPLACED:
-        return False  # those that were not to stay were taken back without us
+        return False  # the client rolled back by itself those that were not to stay
     return not state.directive.phase.committed or report.outcome.rolls_back
 
 
 def _stop(state: JobState, report: Report, status: Status, message: str) -> Transition:
-    """The last directive."""
+    """Issues the last directive."""
     directive = Directive(
         number=state.directive.number + 1,
         phase=Phase.STOP,

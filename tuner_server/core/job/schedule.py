@@ -6,18 +6,18 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-# The stored schedule, the file and the client know the same segments.
+# The server, the file and the client have the same segments.
 from lrpilot.wire.schedule_data import Segment as Segment
 
 from tuner_server.core.messages import Directive, Outcome, Phase, Replacement
 
 
 class ReportedSteps(Protocol):
-    """What came of a directive."""
+    """A report on a directive, as far as the schedule needs it."""
 
     @property
     def outcome(self) -> Outcome:
-        """How it ended."""
+        """How the directive ended."""
         ...
 
     @property
@@ -32,23 +32,23 @@ class ReportedSteps(Protocol):
 
 
 class IssuedDirective(Protocol):
-    """A directive and what came of it (None: it is outstanding)."""
+    """A directive with its report, as far as the schedule needs them."""
 
     @property
     def directive(self) -> Directive:
-        """As it was issued."""
+        """The directive as it was issued."""
         ...
 
     @property
     def report(self) -> ReportedSteps | None:
-        """As it came in."""
+        """The report as it came in; None: the directive is outstanding."""
         ...
 
 
 def committed(entries: Iterable[IssuedDirective]) -> list[bool]:
-    """For each entry, in order, whether its steps are part of the schedule.
+    """Tells for each entry, in order, whether its steps are part of the schedule.
 
-    A directive that restores takes back all that came since the last snapshot.
+    A directive that restores undoes all that came since the last snapshot.
     """
     kept: list[bool] = []
     snapshot = 0
@@ -68,7 +68,7 @@ def _stays(directive: Directive, report: ReportedSteps) -> bool:
 
 
 def segments(entries: Sequence[IssuedDirective]) -> list[Segment]:
-    """The schedule, parts of one directive put together."""
+    """The segments of the schedule. The parts of one directive make one segment."""
     found: list[Segment] = []
     for entry, kept in zip(entries, committed(entries), strict=True):
         directive, report = entry.directive, entry.report

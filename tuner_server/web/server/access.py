@@ -1,4 +1,4 @@
-"""Who looks, and whether a request that changes something comes from our own pages.
+"""Finds out who looks, and whether a request that changes something comes from our own pages.
 
 A browser keeps the token in a cookie that scripts can't read and that no other site's request carries (HttpOnly,
 SameSite=Strict). Programs send it as in the API, `Authorization: Bearer lrp_...`.
@@ -27,14 +27,14 @@ from tuner_server.core.errors import AccessDeniedError, UnauthenticatedError
 
 COOKIE = "lrpilot_token"
 Authenticate = Callable[[str], Awaitable[Principal]]
-"""From a token to whoever shows it. Raises: UnauthenticatedError; StorageError."""
+"""Gives whoever shows a token. Raises: UnauthenticatedError; StorageError."""
 RequestHandler = Callable[[Request, Principal], Awaitable[Response]]
 _LOCAL_PATH = re.compile(r"/(?:[A-Za-z0-9][\w./%+-]*)?(?:\?[\w./?&=%+*~-]*)?", re.ASCII)
-"""With its query. What could begin another host, `//` or `/\\`, is none."""
+"""A path with its query. What could begin another host, `//` or `/\\`, is none."""
 
 
 class Gate:
-    """Lets requests in, or not."""
+    """Lets requests in, or refuses them."""
 
     def __init__(self, authenticate: Authenticate | None, shares: Shares) -> None:
         """Knows tokens by `authenticate`; None: none are asked for. Each request is a call of its project's share."""
@@ -72,7 +72,7 @@ class Gate:
 
 
 class AuthorizedEndpoint:
-    """An endpoint for whose token allows it: one call of their project, from here to the last byte of the answer."""
+    """An endpoint for those whose token allows it. It counts as one call of their project, up to the last byte."""
 
     def __init__(self, gate: Gate, scope: Scope, handle: RequestHandler, *, streams: bool = False) -> None:
         """Answers with `handle`; `streams`: for as long as somebody looks."""

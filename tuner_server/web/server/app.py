@@ -1,4 +1,4 @@
-"""The dashboard as an ASGI app: from requests to pages, data and streams."""
+"""The dashboard as an ASGI app, which turns requests into pages, data and streams."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ from tuner_server.web.server.live import Version, VersionPoller, events
 from tuner_server.web.server.timeline_cache import TimelineCache
 
 THREADS = 4
-"""That read and lay out: apart from those that answer training jobs, which go first."""
+"""Threads that read and lay out. They are not those that answer training jobs, which go first."""
 _STATUS: dict[type[TunerError], int] = {
     InvalidInputError: 400,
     UnauthenticatedError: 401,
@@ -151,18 +151,18 @@ def _plotly(request: Request) -> Response:
 
 
 class _Site:
-    """The handlers."""
+    """The handlers of all routes."""
 
     def __init__(self, service: TunerService, stopping: asyncio.Event, gate: Gate) -> None:
         self._service, self._stopping, self._gate = service, stopping, gate
-        self._histories = TimelineCache(service)
+        self._timelines = TimelineCache(service)
         self._listings = ListingCache(service)
         self._list_versions, self._job_versions = VersionPoller(self._look_at_list), VersionPoller(self._look_at_job)
         self._pages = Pages()
         self._limiter = anyio.CapacityLimiter(THREADS)
 
     async def jobs(self, request: Request, caller: Principal) -> Response:
-        """The list."""
+        """Shows the list of jobs."""
         query = ListingQuery.parse(request.query_params)
         found = await self._run(self._listings.get, caller.project, query)
         values = {"query": query, "listing": found, "columns": Column, "states": STATES}
@@ -179,10 +179,10 @@ class _Site:
         return events(version, self._stopping)
 
     async def job(self, request: Request, caller: Principal) -> Response:
-        """A job's page."""
+        """Shows a job's page."""
 
         def render() -> str:
-            job, found = self._histories.get(caller.project, parameters.job_id(request))
+            job, found = self._timelines.get(caller.project, parameters.job_id(request))
             may_cancel = Scope.CANCEL in caller.scopes and job.state.status.live
             return self._pages.render(
                 "job.html",
@@ -199,7 +199,7 @@ class _Site:
         return await self._jobs_events(request, caller, [parameters.job_id(request)])
 
     async def curves(self, request: Request, caller: Principal) -> Response:
-        """The chart's data; `from`, `to` and `buckets` say what is looked at."""
+        """Sends the chart's data; `from`, `to` and `buckets` say what is looked at."""
 
         def read(job: StoredJob, found: Timeline) -> JobChart:
             return job_chart(job.state.config, found, parameters.window(request.query_params, found.n_steps))
@@ -207,7 +207,7 @@ class _Site:
         return JSONResponse(await self._read(request, caller, read))
 
     async def stage(self, request: Request, caller: Principal) -> Response:
-        """A decision's data."""
+        """Sends a decision's data."""
         index = request.path_params["index"]
 
         def read(job: StoredJob, found: Timeline) -> StageCurves:
@@ -218,13 +218,13 @@ class _Site:
         return JSONResponse(await self._read(request, caller, read))
 
     async def sparkline(self, request: Request, caller: Principal) -> Response:
-        """The loss in miniature; a browser may keep it if the address names a version."""
+        """Sends the loss in miniature; a browser may keep it if the address names a version."""
         text = await self._read(request, caller, lambda _job, found: sparkline(found))
         headers = {"Cache-Control": FOREVER.replace("public", "private")} if "v" in request.query_params else {}
         return Response(text, media_type="image/svg+xml", headers=headers)
 
     async def schedule(self, request: Request, caller: Principal) -> Response:
-        """The schedule, as `lrpilot export` writes it."""
+        """Sends the schedule, as `lrpilot export` writes it."""
 
         def read() -> tuple[StoredJob, str]:
             job = self._service.get_job(caller.project, parameters.job_id(request))
@@ -234,19 +234,19 @@ class _Site:
         return Response(text, media_type="application/json", headers=_attachment(job, "schedule.json"))
 
     async def data_json(self, request: Request, caller: Principal) -> Response:
-        """Every step, as JSON."""
+        """Sends every step as JSON."""
         job, found = await self._read(request, caller, lambda *both: both)
         rows = exports.data_json(job, found)
         return StreamingResponse(rows, media_type="application/json", headers=_attachment(job, "data.json"))
 
     async def data_csv(self, request: Request, caller: Principal) -> Response:
-        """Every step, as CSV."""
+        """Sends every step as CSV."""
         job, found = await self._read(request, caller, lambda *both: both)
         rows = exports.data_csv(found)
         return StreamingResponse(rows, media_type="text/csv", headers=_attachment(job, "data.csv"))
 
     async def report(self, request: Request, caller: Principal) -> Response:
-        """The page as one file. It is not opened here, where its scripts are forbidden, but saved."""
+        """Sends the page as one file. It is saved and not opened here, where its scripts are forbidden."""
         job, text = await self._read(request, caller, lambda job, found: (job, report_html(job, found)))
         return Response(text, media_type="text/html", headers=_attachment(job, "report.html"))
 
@@ -259,11 +259,11 @@ class _Site:
         return RedirectResponse(f"/jobs/{job_id}", 303)
 
     async def compare(self, request: Request, caller: Principal) -> Response:
-        """Several jobs in one chart."""
+        """Shows several jobs in one chart."""
         ids = parameters.compared(request)
 
         def render() -> str:
-            found = [job_view(*self._histories.get(caller.project, job_id)) for job_id in ids]
+            found = [job_view(*self._timelines.get(caller.project, job_id)) for job_id in ids]
             return self._pages.render(
                 "compare.html",
                 jobs=found,
@@ -325,7 +325,7 @@ class _Site:
         )
 
     async def failed(self, request: Request, error: Exception) -> Response:
-        """What we did not foresee stays in our log."""
+        """Says that something went wrong. What was not foreseen is told to our log alone."""
         log.error("request failed", path=request.url.path, exc_info=error)
         return self._error(request, 500, "internal error; the server's log has it")
 
@@ -365,7 +365,7 @@ class _Site:
         """What a function makes of the job that a request names."""
 
         def read() -> T:
-            return function(*self._histories.get(caller.project, parameters.job_id(request)))
+            return function(*self._timelines.get(caller.project, parameters.job_id(request)))
 
         return await self._run(read)
 

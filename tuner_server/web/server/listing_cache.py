@@ -1,4 +1,4 @@
-"""Pages of the list of jobs, read from the service: only what has changed since the last look."""
+"""A cache of the list of jobs, for which only what has changed is read from the service."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from tuner_server.storage import StoredJob
 from tuner_server.web.pages.listing import NEWEST, STATES, Listing, ListingQuery, listing
 
 MAX_JOBS_KEPT = 4 * NEWEST
-"""Of all projects together: measured, 1,000 take some 13 MB."""
+"""Jobs of all projects together: measured, 1,000 take some 13 MB."""
 MAX_LISTINGS_KEPT = 32
-"""The list as it was asked for lately. Each remembers the versions of NEWEST jobs: 0.1 MB."""
+"""Pages that were asked for lately. Each remembers the versions of NEWEST jobs: 0.1 MB."""
 _Versions = list[tuple[str, int]]
 
 
 class ListingCache:
-    """Pages of the list. Thread-safe.
+    """The pages of the list. Thread-safe.
 
     A look reads the id and the version of each job, which is cheap, and then the jobs whose version is not known yet.
     """

@@ -1,4 +1,4 @@
-"""Server-sent events: a browser hears that something changed, and fetches what it shows."""
+"""Server-sent events, by which a browser hears that something changed; it then fetches what it shows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.responses import StreamingResponse
 from tuner_server.core.errors import TunerError
 
 INTERVAL_S = 1.0
-"""How often it is looked: other processes change jobs too, so there is nothing to wait on."""
+"""Seconds between two polls: other processes change jobs too, so there is nothing to wait on."""
 KEEP_ALIVE = 15
 """Polls after which a comment is sent: proxies close what is silent for long, and a browser that left is noticed."""
 RETRY_MS = 2000
@@ -21,26 +21,26 @@ RETRY_MS = 2000
 
 K = TypeVar("K", bound=Hashable)
 Version = tuple[str, bool]
-"""What is there now, and whether it may still change."""
+"""The version of what is there now, and whether it may still change."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Poll:
     begun: float
-    """By the loop's clock."""
+    """The time on the loop's clock at which it began."""
     task: asyncio.Task[Version]
 
 
 class VersionPoller(Generic[K]):
-    """VersionPoller at things, each at most once in `INTERVAL_S`, however many streams ask. Of one event loop."""
+    """Polls the versions of things, each at most once in `INTERVAL_S`, however many streams ask, on one event loop."""
 
     def __init__(self, look: Callable[[K], Awaitable[Version]], interval_s: float = INTERVAL_S) -> None:
-        """VersionPoller by `look`."""
+        """Polls with `look`."""
         self._look, self._interval_s = look, interval_s
         self._latest: dict[K, _Poll] = {}
 
     async def __call__(self, key: K) -> Version:
-        """How it is, or was no longer than `INTERVAL_S` ago. Raises: what `look` does."""
+        """The version now, or no longer than `INTERVAL_S` ago. Raises: what `look` does."""
         now = asyncio.get_running_loop().time()
         if key not in self._latest or self._old(self._latest[key], now):
             # Nobody asks any more for those that are old by now.

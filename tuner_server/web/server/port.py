@@ -34,7 +34,7 @@ async def dashboard_port(
     """Serves the dashboard on the running loop until the block ends.
 
     Args:
-        service: whose jobs are shown.
+        service: the one whose jobs are shown.
         address: where; port 0 takes a free one, and the log says which.
         stopping: ends the streams.
         authenticate: from a token to whoever shows it; None: nobody is asked.

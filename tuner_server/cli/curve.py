@@ -26,7 +26,7 @@ def curves(found: Sequence[Piece], *, undone: bool = False) -> Table:
     """Loss and LR over all steps that were run, committed and search apart; what is drawn is labelled.
 
     Args:
-        found: in the order in which they were run.
+        found: the pieces, in the order in which they were run.
         undone: whether some that did not stay are no search, but were committed first.
     """
     drawn = in_columns(found, COLUMNS)

@@ -37,8 +37,8 @@ def picture(job: pb.Job, history: Timeline) -> RenderableType:
     """What a job does and how it came there, its stages, its loss and LR.
 
     Args:
-        job: as it is now.
-        history: as it was when it was fetched, which may be some steps ago.
+        job: the job as it is now.
+        history: its history when it was fetched, which may be some steps ago.
 
     Raises:
         InvalidInputError: as `job_and_history`.

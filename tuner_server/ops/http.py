@@ -35,8 +35,8 @@ def operators_app(readiness: Callable[[], Readiness], metrics: Callable[[], byte
     """The app that answers `/livez`, `/readyz` and `/metrics`.
 
     Args:
-        readiness: what is known; answers at once.
-        metrics: in Prometheus' text format.
+        readiness: says what is known, at once.
+        metrics: gives the metrics in Prometheus' text format.
     """
 
     async def livez(_request: Request) -> Response:

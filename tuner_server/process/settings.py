@@ -113,8 +113,8 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str]) -> EffectiveS
     """Puts the settings together.
 
     Args:
-        flags: by name; None where a flag was not given. `config` among them names a file.
-        environment: as `os.environ`; empty variables count as not set.
+        flags: their values by name; None where a flag was not given. `config` among them names a file.
+        environment: the variables, as in `os.environ`; empty ones count as not set.
 
     Raises:
         InvalidInputError: the file can't be read or has keys that are no settings, or a value is refused.

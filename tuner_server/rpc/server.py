@@ -43,7 +43,7 @@ class Server:
         Args:
             service: what the RPCs do.
             listen: port 0 takes a free one.
-            credentials: for TLS; None: plain.
+            credentials: certificates for TLS; None: the port is plain.
             interceptors: the first sees a call first.
             shares_port: whether other workers of this server have the port too; otherwise a second server on it is
                 refused.

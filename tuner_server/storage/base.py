@@ -124,7 +124,7 @@ class Storage(Closing):
             request_id: the id of the request, unique to it within its project.
             fingerprint: the digest of the request's content.
             transition: what `core.job.machine.create` gave.
-            now: aware.
+            now: the time, which must be aware.
 
         Returns:
             The new job; or, when the request was answered before, that job as it is now.
@@ -149,8 +149,8 @@ class Storage(Closing):
         Losses are kept in single precision, as they are on the wire.
 
         Args:
-            changes: of different jobs.
-            now: aware.
+            changes: reports on different jobs.
+            now: the time, which must be aware.
 
         Returns:
             For each change the job as it is then; None: it had changed since it was loaded, and nothing was written.
@@ -197,7 +197,7 @@ class Storage(Closing):
         """Lists a project's jobs, newest first. Jobs that are created between two pages are not seen by the later one.
 
         Args:
-            project: whose jobs.
+            project: the project whose jobs are listed.
             page_size: how many jobs at most; at least 1.
             page_token: the token of the page before; empty for the first.
             statuses: only jobs in one of these; empty: all.
@@ -214,10 +214,10 @@ class Storage(Closing):
         """Id and version of a project's newest jobs, newest first: which have changed, for a fraction of a page's cost.
 
         Args:
-            project: whose jobs.
+            project: the project whose jobs are listed.
             limit: how many at most.
-            statuses: as for `page`.
-            family: as for `page`.
+            statuses: only jobs in one of these; empty: all.
+            family: only jobs of this family; None: all.
         """
 
     @abc.abstractmethod

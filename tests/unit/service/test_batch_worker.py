@@ -71,7 +71,7 @@ def test_more_than_may_wait_is_refused_and_so_is_what_comes_after_the_end() -> N
     assert not opened.put(("a", 9))
 
 
-def test_work_that_raises_does_not_end_the_lane(capsys: pytest.CaptureFixture[str]) -> None:
+def test_work_that_raises_does_not_end_the_worker(capsys: pytest.CaptureFixture[str]) -> None:
     done = threading.Event()
 
     def work(group: Sequence[Item]) -> None:

@@ -93,10 +93,10 @@ def dashboard(
     """The app.
 
     Args:
-        service: whose jobs are shown.
+        service: the one whose jobs are shown.
         stopping: ends the streams, which would go on for as long as somebody looks.
         shares: what projects may use of this process; each request is a call, each stream of events a stream.
-        authenticate: from a token to whoever shows it; None: whoever can reach the port may look and cancel.
+        authenticate: gives whoever shows a token; None: whoever can reach the port may look and cancel.
         loopback_only: whether requests must ask for a name of this machine. Where no tokens are needed this keeps pages
             of other sites out, which may have a name of their own point to this machine (DNS rebinding).
     """

@@ -34,26 +34,26 @@ class _Poll:
 class VersionPoller(Generic[K]):
     """Polls the versions of things, each at most once in `INTERVAL_S`, however many streams ask, on one event loop."""
 
-    def __init__(self, look: Callable[[K], Awaitable[Version]], interval_s: float = INTERVAL_S) -> None:
-        """Polls with `look`."""
-        self._look, self._interval_s = look, interval_s
+    def __init__(self, read: Callable[[K], Awaitable[Version]], interval_s: float = INTERVAL_S) -> None:
+        """Polls with `read`."""
+        self._read, self._interval_s = read, interval_s
         self._latest: dict[K, _Poll] = {}
 
     async def __call__(self, key: K) -> Version:
-        """The version now, or no longer than `INTERVAL_S` ago. Raises: what `look` does."""
+        """The version now, or no longer than `INTERVAL_S` ago. Raises: what `read` does."""
         now = asyncio.get_running_loop().time()
         if key not in self._latest or self._old(self._latest[key], now):
             # Nobody asks any more for those that are old by now.
-            self._latest = {other: look for other, look in self._latest.items() if not self._old(look, now)}
-            self._latest[key] = _Poll(now, asyncio.create_task(self._looked(key)))
+            self._latest = {other: poll for other, poll in self._latest.items() if not self._old(poll, now)}
+            self._latest[key] = _Poll(now, asyncio.create_task(self._polled(key)))
         # Shielded: one of those that wait may leave.
         return await asyncio.shield(self._latest[key].task)
 
-    def _old(self, look: _Poll, now: float) -> bool:
-        return look.task.done() and now - look.begun >= self._interval_s
+    def _old(self, poll: _Poll, now: float) -> bool:
+        return poll.task.done() and now - poll.begun >= self._interval_s
 
-    async def _looked(self, key: K) -> Version:
-        return await self._look(key)
+    async def _polled(self, key: K) -> Version:
+        return await self._read(key)
 
 
 def events(version: Callable[[], Awaitable[Version]], stopping: asyncio.Event) -> StreamingResponse:

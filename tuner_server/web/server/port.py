@@ -35,9 +35,9 @@ async def dashboard_port(
 
     Args:
         service: the one whose jobs are shown.
-        address: where; port 0 takes a free one, and the log says which.
+        address: the address to serve at; port 0 takes a free one, and the log says which.
         stopping: ends the streams.
-        authenticate: from a token to whoever shows it; None: nobody is asked.
+        authenticate: gives whoever shows a token; None: nobody is asked.
         shares: what projects may use of this process, counted together with their calls on other ports.
         tls: certificates for HTTPS; None: plain HTTP.
         shares_port: whether other processes serve the port too.

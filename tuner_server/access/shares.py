@@ -24,7 +24,7 @@ BUSY_RETRY_S = 0.5
 """How soon to come again after too much at a time: most calls take milliseconds."""
 
 
-class Share:
+class ProjectShare:
     """What one project uses now. It belongs to one event loop."""
 
     def __init__(self) -> None:
@@ -78,12 +78,12 @@ class Shares:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Measures rates with `clock`, in seconds."""
         self._clock = clock
-        self._shares: dict[str, Share] = {}
+        self._shares: dict[str, ProjectShare] = {}
         # Projects are made by operators, so there are few.
 
     @contextlib.contextmanager
-    def call(self, caller: Principal, *, streams: bool) -> Iterator[Share]:
+    def call(self, caller: Principal, *, streams: bool) -> Iterator[ProjectShare]:
         """A call, from its first to its last moment. Raises: RateError: it is one too many."""
-        share = self._shares.setdefault(caller.project, Share())
+        share = self._shares.setdefault(caller.project, ProjectShare())
         with share.call(caller, self._clock(), streams=streams):
             yield share

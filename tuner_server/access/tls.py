@@ -59,7 +59,7 @@ class TlsFiles:
         return tuple((found.st_mtime_ns, found.st_ino, found.st_size) for found in map(os.stat, paths))
 
 
-class _Renewed(Generic[T]):
+class _RenewingFiles(Generic[T]):
     """What is made of the files. It is asked for at every new connection, and made anew when the files have changed."""
 
     def __init__(self, files: TlsFiles, read: Callable[[TlsFiles], T]) -> None:
@@ -91,7 +91,7 @@ def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
     Raises:
         InvalidInputError: a file can't be used; the message names the setting.
     """
-    renewed = _Renewed(files, TlsFiles.read)
+    renewed = _RenewingFiles(files, TlsFiles.read)
     return grpc.dynamic_ssl_server_credentials(
         renewed.latest,
         renewed.renew,  # type: ignore[arg-type]  # the stubs don't know that None means no change
@@ -106,7 +106,7 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
         InvalidInputError: a file can't be used; the message names the setting.
         OSError: a file changed while it was read.
     """
-    renewed = _Renewed(files, TlsFiles.context)
+    renewed = _RenewingFiles(files, TlsFiles.context)
 
     def handshake(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
         renewed.renew()

@@ -54,17 +54,17 @@ def configure(log_format: Literal["logfmt", "json"], level: str) -> None:
     )
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(_Unfailing(sys.stderr)),  # type: ignore[arg-type]  # all that it asks of one
+        logger_factory=structlog.WriteLoggerFactory(_DroppingStream(sys.stderr)),  # type: ignore[arg-type]  # all that it asks of one
         processors=[*shared, renderer, _redact],
         cache_logger_on_first_use=True,
     )
     # What libraries say is worth a line when something is wrong.
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Foreign(shared, renderer))
+    handler.setFormatter(_LibraryRecords(shared, renderer))
     logging.basicConfig(handlers=[handler], level=max(number, logging.WARNING), force=True)
 
 
-class _Unfailing:
+class _DroppingStream:
     """A stream that drops what can't be written: a full disk must not fail the call that has something to tell."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -79,7 +79,7 @@ class _Unfailing:
             self._stream.flush()
 
 
-class _Foreign(structlog.stdlib.ProcessorFormatter):
+class _LibraryRecords(structlog.stdlib.ProcessorFormatter):
     """Records of the standard library's logging, written like ours."""
 
     def __init__(self, shared: list[Processor], renderer: Processor) -> None:

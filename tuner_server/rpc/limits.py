@@ -11,7 +11,7 @@ import grpc.aio
 from lrpilot.v1 import tuner_pb2
 
 from tuner_server.access.principal import Principal
-from tuner_server.access.shares import MAX_CALLS, Share, Shares
+from tuner_server.access.shares import MAX_CALLS, ProjectShare, Shares
 from tuner_server.core.errors import InvalidInputError, TunerError
 from tuner_server.rpc.auth import OPEN
 from tuner_server.rpc.caller import CALLER
@@ -124,7 +124,7 @@ def _parsed(handler: Handler, message: bytes) -> Any:
         raise InvalidInputError.of("request", "not a message of this RPC") from None
 
 
-async def _arrived(share: Share, context: Context, largest: int) -> bytes:
+async def _arrived(share: ProjectShare, context: Context, largest: int) -> bytes:
     """The message of a call that has one. Raises: InvalidInputError: there is none, or too much of it.
 
     Not from the iterator of requests, which would keep it.

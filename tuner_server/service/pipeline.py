@@ -115,17 +115,17 @@ class ReportPipeline:
 
     def _decide(self, group: Sequence[_Pending]) -> None:
         with self._observer.working(PipelineTask.DECIDE, [pending.origin for pending in group]):
-            ready = self._decided(group)
+            ready = self._decide_all(group)
         self._write(ready, searched=False)
 
-    def _decided(self, group: Sequence[_Pending]) -> list[tuple[_Pending, StoredJob, Transition]]:
+    def _decide_all(self, group: Sequence[_Pending]) -> list[tuple[_Pending, StoredJob, Transition]]:
         """What can be written now. Repeated reports are answered, and searches handed on."""
         ready: list[tuple[_Pending, StoredJob, Transition]] = []
         for pending in group:
             if not (pending.answer.running() or pending.answer.set_running_or_notify_cancel()):
                 continue  # the caller has gone, and will come again
             try:
-                stored, decided = self._looked_at(pending)
+                stored, decided = self._decide_one(pending)
             except TunerError as error:
                 pending.answer.set_exception(error.bare())  # its traceback would keep the report
                 continue
@@ -142,24 +142,24 @@ class ReportPipeline:
                     ready.append((pending, stored, decided))
         return ready
 
-    def _looked_at(self, pending: _Pending) -> tuple[StoredJob, Transition | PendingSearch | Directive]:
+    def _decide_one(self, pending: _Pending) -> tuple[StoredJob, Transition | PendingSearch | Directive]:
         """What a report leads to. No refusal is founded on a cached state that may be old."""
         cached = self._cache.get(pending.job_id)
         if cached is not None:
             try:
-                return cached, self._led_to(cached, pending)
+                return cached, self._decide_from(cached, pending)
             except TunerError:
                 self._cache.forget(pending.job_id)
         stored = self._storage.load(pending.job_id)
-        return stored, self._led_to(stored, pending)
+        return stored, self._decide_from(stored, pending)
 
-    def _led_to(self, stored: StoredJob, pending: _Pending) -> Transition | PendingSearch | Directive:
+    def _decide_from(self, stored: StoredJob, pending: _Pending) -> Transition | PendingSearch | Directive:
         state = stored.seen_from(pending.project).state
         if pending.report.directive_number < state.directive.number:
-            return self._repeated(pending)
+            return self._stored_answer(pending)
         return lockstep.begin(state, pending.report)
 
-    def _repeated(self, pending: _Pending) -> Directive:
+    def _stored_answer(self, pending: _Pending) -> Directive:
         number = pending.report.directive_number
         answer = self._storage.answer(pending.job_id, number)
         if answer is None:

@@ -1,13 +1,14 @@
 # Everything runs in .venv, which `make setup` makes and every other target needs.
 PYTHON ?= python3.11
 VENV := .venv
+LOWEST := .venv-lowest
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Training and tests share two cores with servers: one thread each is faster than two that wait for each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-all test-browser browser lint docs format protos bench fuzz compose-demo compose-down compose-test wheels clean
+.PHONY: setup demo test test-all test-browser test-lowest browser lint docs format protos bench fuzz compose-demo compose-down compose-test wheels dist clean
 
 setup: $(STAMP)
 
@@ -26,6 +27,19 @@ test: setup
 test-all: setup browser
 	python -m pytest -m 'not containers'
 
+# On the lowest versions that pyproject.toml allows, in an environment of its own. Says where no index has the lowest. The
+# lowest PyTorch on PyPI is its build with CUDA, 5 GB; PIP_EXTRA_INDEX_URL can name PyTorch's index of CPU builds. Old
+# packages use what newer ones beneath them deprecate, which is no error of ours.
+test-lowest: $(LOWEST)/.installed
+	$(LOWEST)/bin/python -m pytest -W ignore::DeprecationWarning tests/unit tests/contract tests/e2e tests/integrations
+
+$(LOWEST)/.installed: pyproject.toml constraints.txt tests/lowest.py | setup
+	mkdir -p build
+	python -m tests.lowest build/lowest.txt
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --progress-bar off -c build/lowest.txt -e '.[server,otel,demo,frameworks,test]'
+	touch $@
+
 # The dashboard, in a real browser. Beside `make test` since that one needs no right to install Chromium.
 test-browser: setup browser
 	python -m pytest -m 'not containers' tests/browser
@@ -39,8 +53,8 @@ lint: setup docs
 	ruff format --check .
 	mypy
 	cd protos && buf lint
-	rm -rf build/protos && mkdir -p build/protos && protos/generate.sh $(CURDIR)/build/protos
-	for file in build/protos/lrpilot/v1/*; do diff -u $$file client/lrpilot/v1/$$(basename $$file) || exit 1; done
+	protos/check.sh
+	towncrier build --draft --version next > build/news.md
 
 # The site, from docs/ and docstrings. A warning is an error.
 docs: setup
@@ -87,5 +101,14 @@ wheels: setup
 	ls docker/wheels/torch-*.whl || pip download --no-deps --dest docker/wheels --constraint constraints.txt \
 	    --extra-index-url $${TORCH_INDEX:-https://download.pytorch.org/whl/cpu} torch
 
+# What is released: sdist and wheel, and a run with the wheel alone, in an environment of its own.
+dist: setup
+	rm -rf dist build/smoke
+	python -m build
+	twine check --strict dist/*
+	$(PYTHON) -m venv build/smoke
+	build/smoke/bin/python -m pip install --progress-bar off -c constraints.txt "$$(echo dist/*.whl)[server]"
+	cd build/smoke && bin/lrpilot --version && bin/python -I $(CURDIR)/examples/text.py
+
 clean:
-	rm -rf $(VENV) build out .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) build dist out .mypy_cache .pytest_cache .ruff_cache .hypothesis

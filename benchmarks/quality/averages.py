@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 
 class PolynomialAverage:
@@ -19,30 +20,20 @@ class PolynomialAverage:
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, gamma: float = 8.0) -> None:
         """Averages `model` after every step of `optimizer`."""
+
+        def moved(average: Tensor, value: Tensor, n_averaged: Tensor | int) -> Tensor:
+            if not value.is_floating_point():
+                return value  # a counter
+            return average.lerp(value, (1 + gamma) / (int(n_averaged) + 1 + gamma))
+
         self._model = model
-        self._gamma = gamma
-        self._n_steps = 0
-        self._average = [value.clone() for value in self._values()]
-        optimizer.register_step_post_hook(lambda *_: self._step())
-
-    def _values(self) -> list[Tensor]:
-        return [value for value in self._model.state_dict().values() if value.is_floating_point()]
-
-    def _step(self) -> None:
-        self._n_steps += 1
-        share = (1 + self._gamma) / (self._n_steps + self._gamma)
-        for average, value in zip(self._average, self._values(), strict=True):
-            average.lerp_(value, share)
+        self._averaged = AveragedModel(model, avg_fn=moved, use_buffers=True)
+        optimizer.register_step_post_hook(lambda *_: self._averaged.update_parameters(model))
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """The model holds the average while this context is open."""
-        own = [value.clone() for value in self._values()]
-        self._put(self._average)
+        own = copy.deepcopy(self._model.state_dict())
+        self._model.load_state_dict(self._averaged.module.state_dict())
         yield
-        self._put(own)
-
-    def _put(self, values: list[Tensor]) -> None:
-        with torch.no_grad():
-            for value, new in zip(self._values(), values, strict=True):
-                value.copy_(new)
+        self._model.load_state_dict(own)

@@ -2,6 +2,7 @@
 
 `lrpilot.Tuner` is the hook for a training loop, `lrpilot.Schedule` what it found, and `lrpilot.check_rollback` tells
 beforehand whether a loop can be rolled back. PyTorch is imported with the tuner, and not before.
+`lrpilot.__version__` is the version that is installed.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from lrpilot.rollback_check import RollbackCheck, check_rollback
     from lrpilot.tuner import Tuner
 
+    __version__: str
+    """The version of the distribution `lrpilot` that is installed; `0+unknown` where only the source is on the path."""
+
 __all__ = [
     "ConfigError",
     "Credentials",
@@ -39,12 +43,13 @@ __all__ = [
     "Shape",
     "Tuner",
     "UnavailableError",
+    "__version__",
     "check_rollback",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what needs PyTorch, and PyTorch with it, when it is first asked for."""
+    """Imports what needs PyTorch, and PyTorch with it, when it is first asked for, and so looks up the version."""
     if name == "Tuner":
         from lrpilot.tuner import Tuner
 
@@ -53,4 +58,16 @@ def __getattr__(name: str) -> Any:
         from lrpilot import rollback_check
 
         return getattr(rollback_check, name)
+    if name == "__version__":
+        return _installed_version()
     raise AttributeError(f"module 'lrpilot' has no attribute {name!r}")
+
+
+def _installed_version() -> str:
+    """The version that pyproject.toml gave to the installed distribution."""
+    import importlib.metadata
+
+    try:
+        return importlib.metadata.version("lrpilot")
+    except importlib.metadata.PackageNotFoundError:
+        return "0+unknown"

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from tests.support import server_process, wire
-from tests.support.browser import launch, watched, window
-from tests.support.guarded import add_project, add_token
-from tests.support.ports import HOST, free_port
-from tests.support.server_process import ServerProcess
-from tests.support.shown import SlowTraining, job_config, run_job
+from tests.support.browser.chromium import launch, watched, window
+from tests.support.jobs.sample_jobs import SlowTraining, job_config, run_job
+from tests.support.servers import server_process, wire_client
+from tests.support.servers.guarded_server import add_project, add_token
+from tests.support.servers.ports import HOST, free_port
+from tests.support.servers.server_process import ServerProcess
 from tuner_server.access.principal import DEFAULT_PROJECT, Scope
 from tuner_server.access.records import Limits
 from tuner_server.base.clock import utc_now
@@ -47,14 +47,14 @@ class RunningJob:
     def __init__(self, process: ServerProcess, name: str, **options: Any) -> None:
         self._stub = process.stub
         self._training = SlowTraining(validates=True)
-        created = wire.create(self._stub, job_config(name, **options))
+        created = wire_client.create(self._stub, job_config(name, **options))
         self.id = created.job.id
-        self.directive: Directive = wire.directive_from_pb(created.directive)
+        self.directive: Directive = wire_client.directive_from_pb(created.directive)
 
     def report(self, n_reports: int = 1) -> None:
         """Carries out so many directives."""
         for _ in range(n_reports):
-            self.directive = wire.advance(self._stub, self.id, self._training.run(self.directive))
+            self.directive = wire_client.advance(self._stub, self.id, self._training.run(self.directive))
 
     def report_until(self, phase: Phase) -> None:
         """Carries out directives until one of that phase is outstanding."""

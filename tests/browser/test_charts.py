@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from tests.support.browser import CHART, PATIENCE_MS, axe_findings, trace, until, watched, window
+from tests.support.browser.chromium import CHART, PATIENCE_MS, axe_findings, trace, until, watched, window
 
 pytestmark = pytest.mark.slow
 expect.set_options(timeout=PATIENCE_MS)

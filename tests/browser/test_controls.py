@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
-from tests.support.browser import CHART, PATIENCE_MS, until, watched, window
+from tests.support.browser.chromium import CHART, PATIENCE_MS, until, watched, window
 
 pytestmark = pytest.mark.slow
 expect.set_options(timeout=PATIENCE_MS)

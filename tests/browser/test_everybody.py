@@ -10,9 +10,9 @@ from lrpilot.credentials import Credentials
 from lrpilot.transport.grpc_transport import GrpcTransport
 from playwright.sync_api import Browser, Page, expect
 
-from tests.support import wire
-from tests.support.browser import PATIENCE_MS, POLL_MS, axe_findings, until, watched, window
-from tests.support.shown import job_config
+from tests.support.browser.chromium import PATIENCE_MS, POLL_MS, axe_findings, until, watched, window
+from tests.support.jobs.sample_jobs import job_config
+from tests.support.servers import wire_client
 from tuner_server.web.server.access import COOKIE
 
 pytestmark = pytest.mark.slow
@@ -188,7 +188,7 @@ def test_what_is_not_there_and_what_is_refused_look_like_the_rest(browser: Brows
 def test_who_asks_too_much_is_served_a_moment_later(browser: Browser, guarded: Any) -> None:
     token = guarded.tokens["slow"]
     with contextlib.closing(GrpcTransport(guarded.process.target, Credentials(token=token))) as transport:
-        job_id = wire.create(transport.stub, job_config("patient")).job.id
+        job_id = wire_client.create(transport.stub, job_config("patient")).job.id
     page = browser.new_page(base_url=guarded.url)  # unwatched: Chromium reports the refusals
     page.context.add_cookies([{"name": COOKIE, "value": token, "url": guarded.url}])
     refused = page.get_by_role("heading", name="Too much at once")

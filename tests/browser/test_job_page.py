@@ -11,7 +11,7 @@ import lrpilot
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.support.browser import CHART, PATIENCE_MS, trace, until, watched, window
+from tests.support.browser.chromium import CHART, PATIENCE_MS, trace, until, watched, window
 from tuner_server.core.messages import Phase
 
 pytestmark = pytest.mark.slow

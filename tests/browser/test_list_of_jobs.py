@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.support.browser import CHART, PATIENCE_MS, until
+from tests.support.browser.chromium import CHART, PATIENCE_MS, until
 
 pytestmark = pytest.mark.slow
 expect.set_options(timeout=PATIENCE_MS)

@@ -12,11 +12,11 @@ from lrpilot.credentials import Credentials
 from lrpilot.transport.grpc_transport import GrpcTransport
 from playwright.sync_api import Browser, Page, Route, expect
 
-from tests.support import wire
-from tests.support.browser import PATIENCE_MS, show, until, watched, window
-from tests.support.ports import HOST, free_port
-from tests.support.server_process import ServerProcess, running
-from tests.support.shown import SlowTraining, job_config
+from tests.support.browser.chromium import PATIENCE_MS, show, until, watched, window
+from tests.support.jobs.sample_jobs import SlowTraining, job_config
+from tests.support.servers import wire_client
+from tests.support.servers.ports import HOST, free_port
+from tests.support.servers.server_process import ServerProcess, running
 from tuner_server.core.messages import Phase
 from tuner_server.web.server.access import COOKIE
 
@@ -159,11 +159,11 @@ class Restarted:
     def __init__(self, server: ServerProcess) -> None:
         self.server = server
         self._training = SlowTraining(validates=True)
-        created = wire.create(server.stub, job_config("survivor"))
-        self.id, self._directive = created.job.id, wire.directive_from_pb(created.directive)
+        created = wire_client.create(server.stub, job_config("survivor"))
+        self.id, self._directive = created.job.id, wire_client.directive_from_pb(created.directive)
 
     def report(self) -> None:
-        self._directive = wire.advance(self.server.stub, self.id, self._training.run(self._directive))
+        self._directive = wire_client.advance(self.server.stub, self.id, self._training.run(self._directive))
 
 
 def test_a_page_outlives_its_server(browser: Browser, tmp_path: Path) -> None:
@@ -219,11 +219,11 @@ def test_who_is_signed_out_elsewhere_is_asked_to_sign_in(browser: Browser, guard
         contextlib.closing(GrpcTransport(guarded.process.target, Credentials(token=token))) as transport,
     ):
         context.add_cookies([{"name": COOKIE, "value": token, "url": guarded.url}])
-        created = wire.create(transport.stub, job_config("signed out"))
+        created = wire_client.create(transport.stub, job_config("signed out"))
         follow(page, f"/jobs/{created.job.id}")
         context.clear_cookies()
-        directive = wire.directive_from_pb(created.directive)
-        wire.advance(transport.stub, created.job.id, SlowTraining(validates=True).run(directive))
+        directive = wire_client.directive_from_pb(created.directive)
+        wire_client.advance(transport.stub, created.job.id, SlowTraining(validates=True).run(directive))
         expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.support.browser import PATIENCE_MS, axe_findings, until, watched, window
+from tests.support.browser.chromium import PATIENCE_MS, axe_findings, until, watched, window
 
 pytestmark = pytest.mark.slow
 expect.set_options(timeout=PATIENCE_MS)

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from lrpilot import Schedule
 
-from tests.support.ports import HOST, free_port
+from tests.support.servers.ports import HOST, free_port
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(3600)]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.support import postgresql
-from tests.support.postgresql import PostgreSQL
+from tests.support.servers import postgresql
+from tests.support.servers.postgresql import PostgreSQL
 
 _numbers = itertools.count()
 

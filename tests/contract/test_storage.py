@@ -22,10 +22,12 @@ from tuner_server.core.errors import ConflictError, InvalidInputError, NotFoundE
 from tuner_server.core.job.machine import JobState, Status, Transition
 from tuner_server.core.messages import (
     MAX_STEPS,
+    Asked,
     BatchSource,
     Candidate,
     Decision,
     Directive,
+    Extrapolation,
     Outcome,
     Phase,
     PosteriorCurve,
@@ -33,7 +35,7 @@ from tuner_server.core.messages import (
     Report,
     Validation,
 )
-from tuner_server.storage import Change, Database, Storage, StoredJob, open_storage
+from tuner_server.storage import Change, Database, Storage, StoredJob, StoredReport, open_storage
 from tuner_server.storage.tables import ProjectRow
 
 PROJECT = "default"
@@ -454,27 +456,42 @@ directives = st.builds(
     validate_at=st.lists(steps).map(tuple),
     give_up_above=st.none() | floats,
     report_every=steps,
+    measures=st.just(()) | st.just(("gradient_norm", "other")),
     reason=words,
 )
 validations = st.lists(st.builds(Validation, step=steps, loss=floats)).map(tuple)
-reports = st.builds(
-    Report,
-    directive_number=st.just(1),
-    outcome=st.sampled_from(Outcome),
-    losses=st.lists(st.floats(width=32)).map(tuple),
-    validations=validations,
-    wall_time_s=st.floats(0, 1e300),
-    replacement=st.none()
-    | st.builds(Replacement, profile=st.none() | st.just(Profile.constant(0.1, 3)), wasted_steps=steps),
-    note=words.filter(lambda word: "\0" not in word),
-)
+
+
+def series(n: int) -> st.SearchStrategy[tuple[float, ...]]:
+    return st.lists(st.floats(width=32), min_size=n, max_size=n).map(tuple)
+
+
+@st.composite
+def reports(draw: st.DrawFn) -> Report:
+    n = draw(st.integers(0, 9))
+    own = st.builds(Replacement, profile=st.none() | st.just(Profile.constant(0.1, 3)), wasted_steps=steps)
+    return Report(
+        directive_number=1,
+        outcome=draw(st.sampled_from(Outcome)),
+        losses=draw(series(n)),
+        validations=draw(validations),
+        wall_time_s=draw(st.floats(0, 1e300)),
+        replacement=draw(st.none() | own),
+        note=draw(words.filter(lambda word: "\0" not in word)),
+        measures=draw(st.dictionaries(st.sampled_from(["gradient_norm", "other", "a"]), series(n))),
+    )
+
+
 candidates = st.builds(
     Candidate,
     directive_number=steps,
     lr=finite,
     forecast=st.none() | floats,
     forecast_sd=st.none() | floats,
+    raw_forecast=st.none() | floats,
 )
+asked = st.builds(Asked, acquisition=words, kappa=st.none() | floats, low=floats, high=floats)
+extrapolations = st.builds(Extrapolation, forecaster=words, horizon=steps, losses=st.lists(floats).map(tuple))
 curves = st.builds(PosteriorCurve, **{name: st.lists(floats).map(tuple) for name in PosteriorCurve.model_fields})
 decisions = st.builds(
     Decision,
@@ -483,6 +500,10 @@ decisions = st.builds(
     reason=words,
     candidates=st.lists(candidates, max_size=3).map(tuple),
     posterior=st.none() | curves,
+    drawn_to=st.none() | floats,
+    lowered_by=st.none() | floats,
+    asked=st.none() | asked,
+    extrapolation=st.none() | extrapolations,
 )
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | finite | words,
@@ -530,7 +551,7 @@ def states(draw: st.DrawFn, directive: Directive) -> JobState:
         hypothesis.HealthCheck.too_slow,
     ],
 )
-@hypothesis.given(data=st.data(), given=reports, directive=directives, decision=st.none() | decisions)
+@hypothesis.given(data=st.data(), given=reports(), directive=directives, decision=st.none() | decisions)
 def test_values_come_back_as_they_were(
     storage: Storage,
     data: st.DataObject,
@@ -557,6 +578,7 @@ def test_values_come_back_as_they_were(
         wall_time_s=stored.wall_time_s,
         replacement=stored.replacement,
         note=stored.note,
+        measures=stored.measures,
     )
     assert repr(rebuilt) == repr(given)
     assert stored.n_steps == given.n_steps
@@ -651,3 +673,24 @@ def test_what_ended_long_ago_is_pruned(storage: Storage) -> None:
     assert storage.prune(None, LATER, 10) == 1
     with pytest.raises(NotFoundError):
         storage.load("elsewhere")
+
+
+def test_measures_come_and_go_with_the_losses(storage: Storage) -> None:
+    job = create(storage, "job")
+    measured = report().model_copy(update={"measures": {"norm": (0.5, math.nan, math.inf)}})
+    now = record(storage, job, measured, b"1", transition(2), LATER)
+
+    def stored(*, losses: bool) -> StoredReport | None:
+        return storage.history("job", losses=losses)[0].report
+
+    full, short = stored(losses=True), stored(losses=False)
+    assert full is not None
+    assert short is not None
+    assert repr(full.measures) == repr(measured.measures)
+    assert not short.measures
+    again = storage.rewind(now, transition(1).state, LATER)
+    assert stored(losses=True) is None
+    record(storage, again, report(), b"2", transition(2), LATER)
+    bare = stored(losses=True)
+    assert bare is not None
+    assert not bare.measures

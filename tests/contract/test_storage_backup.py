@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from tests.support.postgresql import PostgreSQL
+from tests.support.servers.postgresql import PostgreSQL
 from tuner_server.core.errors import InvalidInputError, StorageError
 from tuner_server.storage import Database, open_storage
 from tuner_server.storage.backup import backup

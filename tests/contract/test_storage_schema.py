@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
-from tests.support import old_databases
+from tests.support.repository import old_databases
 from tuner_server.core.errors import StorageError
 from tuner_server.storage import Database, Storage, Upgrade, current_version, open_storage, upgrade_schema
 from tuner_server.storage.schema import VERSION_TABLE, head_version, migration_config

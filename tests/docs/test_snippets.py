@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import pages
-from tests.support.server_process import ServerProcess, running
+from tests.support.repository import doc_pages
+from tests.support.servers.server_process import ServerProcess, running
 
 QUICK = ["pytorch", "checkpoints", "outages", "replay", "loggers", "unfreezing", "continuing", "state", "mistakes"]
 LONG = ["updates", "data", "distributed"]
@@ -28,10 +28,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 def test_a_page_runs(name: str, server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LRPILOT_SERVER", server.target)
     monkeypatch.chdir(tmp_path)
-    assert pages.blocks(name)
-    pages.run(name)
+    assert doc_pages.blocks(name)
+    doc_pages.run(name)
 
 
 def test_the_index_names_every_page() -> None:
-    linked = set(re.findall(r"\]\(([\w-]+)\.md\)", (pages.TRAINING_LOOPS / "README.md").read_text()))
-    assert linked == {page.stem for page in pages.TRAINING_LOOPS.glob("*.md")} - {"README"}
+    linked = set(re.findall(r"\]\(([\w-]+)\.md\)", (doc_pages.TRAINING_LOOPS / "README.md").read_text()))
+    assert linked == {page.stem for page in doc_pages.TRAINING_LOOPS.glob("*.md")} - {"README"}

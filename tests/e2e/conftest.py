@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import postgresql
-from tests.support.postgresql import PostgreSQL
-from tests.support.zygote import Zygote, shared
+from tests.support.servers import postgresql
+from tests.support.servers.fork_server import ForkServer, shared
+from tests.support.servers.postgresql import PostgreSQL
 from tuner_server.storage import open_storage
 
 
 @pytest.fixture(scope="session")
-def zygote() -> Zygote:
+def fork_server() -> ForkServer:
     """Starts servers quickly."""
     return shared()
 

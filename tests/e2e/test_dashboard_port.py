@@ -19,16 +19,16 @@ from lrpilot.credentials import Credentials
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.v1 import tuner_pb2 as pb
 
-from tests.support import wire, zygote
-from tests.support.guarded import add_project, add_token, guarded
-from tests.support.ports import HOST, free_port
-from tests.support.server_process import ServerProcess, running
-from tests.support.shown import job_config
-from tests.support.simulated import SimulatedTraining
+from tests.support.jobs.sample_jobs import job_config
+from tests.support.jobs.simulated_training import SimulatedTraining
+from tests.support.servers import fork_server, wire_client
+from tests.support.servers.guarded_server import add_project, add_token, guarded
+from tests.support.servers.ports import HOST, free_port
+from tests.support.servers.server_process import ServerProcess, running
+from tuner_server.access import shares
 from tuner_server.access.principal import DEFAULT_PROJECT
 from tuner_server.access.records import Limits
 from tuner_server.base.address import Address
-from tuner_server.rpc import limits
 from tuner_server.storage.access import open_access
 
 TIMEOUT_S = 30.0
@@ -84,7 +84,7 @@ def listed(target: str, token: str) -> None:
 
 def lrpilot_command(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Runs it."""
-    process = zygote.shared().run(*arguments, COLUMNS="120")
+    process = fork_server.shared().run(*arguments, COLUMNS="120")
     output, errors = process.communicate(TIMEOUT_S)
     return subprocess.CompletedProcess(arguments, process.wait(), output, errors)
 
@@ -103,7 +103,7 @@ def server(db: str) -> Iterator[ServerProcess]:
 @pytest.fixture(scope="module")
 def job_id(server: ServerProcess) -> str:
     """Of a job that has finished."""
-    return wire.drive(server.stub, job_config("job"), SimulatedTraining(validates=True))[0]
+    return wire_client.drive(server.stub, job_config("job"), SimulatedTraining(validates=True))[0]
 
 
 @pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
@@ -212,13 +212,13 @@ def test_calls_of_the_api_and_of_the_dashboard_count_together(db: str) -> None:
 def test_streams_of_the_api_and_of_the_dashboard_count_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "MAX_STREAMS", 3)
+    monkeypatch.setattr(shares, "MAX_STREAMS", 3)
     url, port = f"sqlite:///{tmp_path}/jobs.db", free_port()
     with contextlib.closing(open_access(url)) as access:
         token = add_token(access, DEFAULT_PROJECT).text
     with guarded(url, http=Address(HOST, port)) as server, contextlib.ExitStack() as stack:
         transport = stack.enter_context(contextlib.closing(GrpcTransport(server.target, Credentials(token=token))))
-        job_id = wire.create(transport.stub, job_config("watched")).job.id
+        job_id = wire_client.create(transport.stub, job_config("watched")).job.id
         watching = transport.stub.WatchJob(pb.WatchJobRequest(job_id=job_id), timeout=TIMEOUT_S)
         stack.callback(watching.cancel)
         next(watching)
@@ -242,7 +242,7 @@ def test_a_server_stops_while_somebody_looks(db: str, job_id: str) -> None:
         with contextlib.closing(http.client.HTTPConnection(HOST, port, timeout=TIMEOUT_S)) as connection:
             connection.request("GET", "/events")
             response = connection.getresponse()
-            assert response.readline() == b"retry: 2000\n"
+            assert response.readline() == b"retry: 2000\r\n"
             server.process.send_signal(15)
             response.read()
         code, log = server.wait()

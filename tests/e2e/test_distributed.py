@@ -15,10 +15,10 @@ import pytest
 import torch
 from lrpilot.v1 import tuner_pb2 as pb
 
-from tests.support import distributed_training as ranks
-from tests.support.distributed_training import TOTAL_STEPS, Outcome
-from tests.support.gang import Gang
-from tests.support.server_process import ServerProcess, running
+from tests.support.servers.server_process import ServerProcess, running
+from tests.support.training import distributed_training as ranks
+from tests.support.training.distributed_training import TOTAL_STEPS, Outcome
+from tests.support.training.rank_processes import RankProcesses
 
 SIZE = 2
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ddp.py"
@@ -32,15 +32,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 @pytest.fixture(scope="module")
-def gang(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gang]:
-    with Gang(SIZE, tmp_path_factory.mktemp("gang") / "meeting_point") as gang:
-        yield gang
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankProcesses]:
+    with RankProcesses(SIZE, tmp_path_factory.mktemp("processes") / "meeting_point") as processes:
+        yield processes
 
 
 @pytest.fixture(scope="module")
-def whole(gang: Gang, server: ServerProcess) -> Callable[[str], list[Outcome]]:
+def whole(processes: RankProcesses, server: ServerProcess) -> Callable[[str], list[Outcome]]:
     """By kind: a run that nothing happens to."""
-    return functools.cache(lambda kind: gang.run(ranks.train, kind, server.target, {}))
+    return functools.cache(lambda kind: processes.run(ranks.train, kind, server.target, {}))
 
 
 def directive(phase: pb.Phase.ValueType, lr: float, n_steps: int, **fields: Any) -> bytes:
@@ -89,7 +89,7 @@ def test_all_ranks_and_the_server_have_the_same_books(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_probe_leaves_no_trace(gang: Gang, kind: str) -> None:
+def test_a_probe_leaves_no_trace(processes: RankProcesses, kind: str) -> None:
     """Invariant 3, on every rank.
 
     A probe that ends with a validation leaves FSDP2 with whole weights in place. None comes after the last step: DDP
@@ -102,17 +102,17 @@ def test_a_probe_leaves_no_trace(gang: Gang, kind: str) -> None:
         directive(pb.PHASE_PROBE, 1.0, 5, snapshot=True, validate_at=[5]),
         directive(pb.PHASE_TRAIN, 0.03, 4, restore=True, validate_at=[2]),
     ]
-    bare = gang.run(ranks.train_bare, kind, 0.03, 16)
-    probed = gang.run(ranks.train_by_script, kind, script, None)
+    bare = processes.run(ranks.train_bare, kind, 0.03, 16)
+    probed = processes.run(ranks.train_by_script, kind, script, None)
     for expected, (outcome, _) in zip(bare, probed, strict=True):
         assert_equal(expected.shards, outcome.shards)
         assert len(outcome.lrs) == 33
 
 
-def test_what_is_reported_is_the_mean(gang: Gang) -> None:
+def test_what_is_reported_is_the_mean(processes: RankProcesses) -> None:
     """Of the losses at every step, and of the validations: the same on a rank and in the report of rank 0."""
     script = [directive(pb.PHASE_TRAIN, 0.01, 6, validate_at=[3, 6])]
-    (first, [message]), (second, silence) = gang.run(ranks.train_by_script, "ddp", script, None)
+    (first, [message]), (second, silence) = processes.run(ranks.train_by_script, "ddp", script, None)
     report = pb.Report.FromString(message)
     assert silence == []
     assert first.own_losses != second.own_losses
@@ -124,12 +124,12 @@ def test_what_is_reported_is_the_mean(gang: Gang) -> None:
 
 
 @pytest.mark.parametrize("phase", [pb.PHASE_PROBE, pb.PHASE_TRAIN])
-def test_a_rank_that_diverges_ends_the_directive_on_all(gang: Gang, phase: pb.Phase.ValueType) -> None:
+def test_a_rank_that_diverges_ends_the_directive_on_all(processes: RankProcesses, phase: pb.Phase.ValueType) -> None:
     script = [
         directive(phase, 0.01, 32, snapshot=True),
         directive(pb.PHASE_TRAIN, 0.01, 6, restore=True),
     ]
-    outcomes = gang.run(ranks.train_by_script, "ddp", script, (1, 10))
+    outcomes = processes.run(ranks.train_by_script, "ddp", script, (1, 10))
     first, second = (outcome for outcome, _ in outcomes)
     diverged, completed = map(pb.Report.FromString, outcomes[0][1][:2])
     assert diverged.outcome == pb.OUTCOME_DIVERGED
@@ -141,22 +141,22 @@ def test_a_rank_that_diverges_ends_the_directive_on_all(gang: Gang, phase: pb.Ph
     assert_equal(first.weights, second.weights)
 
 
-def test_the_limit_is_one_for_the_mean(gang: Gang) -> None:
+def test_the_limit_is_one_for_the_mean(processes: RankProcesses) -> None:
     """A rank above it does not end a probe that is below it on the whole."""
-    (baseline, _), (other, _) = gang.run(ranks.train_by_script, "ddp", [directive(pb.PHASE_TRAIN, 0.001, 8)], None)
+    (baseline, _), (other, _) = processes.run(ranks.train_by_script, "ddp", [directive(pb.PHASE_TRAIN, 0.001, 8)], None)
     means = baseline.schedule.losses
     limit = max(means) * (1 + 1e-6)
     assert max(*baseline.own_losses, *other.own_losses) > limit
     for give_up_above, outcome in ((limit, pb.OUTCOME_COMPLETED), (min(means) * (1 - 1e-6), pb.OUTCOME_DIVERGED)):
         script = [directive(pb.PHASE_PROBE, 0.001, 8, snapshot=True, give_up_above=give_up_above)]
-        (_, reports), _ = gang.run(ranks.train_by_script, "ddp", script, None)
+        (_, reports), _ = processes.run(ranks.train_by_script, "ddp", script, None)
         assert pb.Report.FromString(reports[0]).outcome == outcome
 
 
-def test_a_server_that_dies_does_not_stop_the_training(gang: Gang, tmp_path: Path) -> None:
+def test_a_server_that_dies_does_not_stop_the_training(processes: RankProcesses, tmp_path: Path) -> None:
     """Invariants 6 and 7, on every rank; it dies in the search."""
     with running(f"sqlite:///{tmp_path}/jobs.db") as server:
-        first, second = gang.run(ranks.train_past_a_server, "ddp", server.target, server.process.pid, 13)
+        first, second = processes.run(ranks.train_past_a_server, "ddp", server.target, server.process.pid, 13)
     outcome, committed, searched = first
     assert second[1:] == (committed, searched)
     assert committed + searched == len(outcome.lrs) == TOTAL_STEPS
@@ -179,49 +179,53 @@ FAILURES = {
 @pytest.mark.parametrize("rank", [0, 1, None])
 @pytest.mark.parametrize("failure", FAILURES)
 def test_a_failure_on_one_rank_ends_the_tuning_on_all_and_no_training(
-    gang: Gang, server: ServerProcess, failure: str, rank: int | None
+    processes: RankProcesses, server: ServerProcess, failure: str, rank: int | None
 ) -> None:
     """Nobody is left waiting: all ranks take the same steps at the same LRs to the end of the budget."""
-    outcomes = gang.run(ranks.train_past_a_failure, server.target, "ddp", *FAILURES[failure], rank)
+    outcomes = processes.run(ranks.train_past_a_failure, server.target, "ddp", *FAILURES[failure], rank)
     (first, _), (second, _) = outcomes
     assert len(first.lrs) == len(second.lrs) == TOTAL_STEPS
     assert first.lrs == second.lrs
     assert_equal(first.weights, second.weights)
 
 
-def test_a_transport_that_raises_on_rank_0_ends_no_training_on_any(gang: Gang, server: ServerProcess) -> None:
+def test_a_transport_that_raises_on_rank_0_ends_no_training_on_any(
+    processes: RankProcesses, server: ServerProcess
+) -> None:
     failing = "lrpilot.transport.grpc_transport.GrpcTransport.advance"
-    (first, books), (second, others) = gang.run(ranks.train_past_a_failure, server.target, "ddp", failing, 3, 0)
+    (first, books), (second, others) = processes.run(ranks.train_past_a_failure, server.target, "ddp", failing, 3, 0)
     assert books == others == len(first.lrs) == len(second.lrs) == TOTAL_STEPS
     assert first.lrs == second.lrs
     assert first.schedule == second.schedule
     assert_equal(first.weights, second.weights)
 
 
-def test_strict_raises_on_all(gang: Gang) -> None:
+def test_strict_raises_on_all(processes: RankProcesses) -> None:
     arguments = {"strict": True, "timeout_s": 1.0}
-    first, second = gang.run(ranks.fail, "127.0.0.1:1", arguments)
+    first, second = processes.run(ranks.fail, "127.0.0.1:1", arguments)
     assert first == second
     assert first[0] == "UnavailableError"
 
 
-def test_a_refusal_is_raised_on_all(gang: Gang, server: ServerProcess) -> None:
-    first, second = gang.run(ranks.fail, server.target, {"policy": "none-such"})
+def test_a_refusal_is_raised_on_all(processes: RankProcesses, server: ServerProcess) -> None:
+    first, second = processes.run(ranks.fail, server.target, {"policy": "none-such"})
     assert first == second
     assert first[0] == "RefusedError"
     assert "none-such" in first[1]
 
 
-def test_arguments_that_differ_are_refused_before_a_job_is_open(gang: Gang, server: ServerProcess) -> None:
+def test_arguments_that_differ_are_refused_before_a_job_is_open(
+    processes: RankProcesses, server: ServerProcess
+) -> None:
     before = n_jobs(server)
-    first, second = gang.run(ranks.differ, server.target)
+    first, second = processes.run(ranks.differ, server.target)
     assert first == second == "name, seed: not the same on every rank"
     assert n_jobs(server) == before
 
 
 @pytest.mark.parametrize(("kind", "n_steps"), [("ddp", 11), ("ddp", 90), ("fsdp", 11)])
 def test_a_run_resumed_from_the_checkpoints_of_its_ranks_is_the_same(
-    gang: Gang,
+    processes: RankProcesses,
     server: ServerProcess,
     whole: Callable[[str], list[Outcome]],
     tmp_path: Path,
@@ -229,34 +233,36 @@ def test_a_run_resumed_from_the_checkpoints_of_its_ranks_is_the_same(
     n_steps: int,
 ) -> None:
     """In a probe, and in committed steps; the first life goes on past its checkpoint."""
-    gang.run(ranks.train_and_save, kind, server.target, tmp_path, n_steps)
-    resumed = gang.run(ranks.resume, kind, server.target, tmp_path)
+    processes.run(ranks.train_and_save, kind, server.target, tmp_path, n_steps)
+    resumed = processes.run(ranks.resume, kind, server.target, tmp_path)
     for expected, outcome in zip(whole(kind), resumed, strict=True):
         assert_equal(expected.shards, outcome.shards)
         assert outcome.lrs == expected.lrs[n_steps:]
         assert outcome.schedule == expected.schedule
 
 
-def test_the_state_of_another_rank_is_refused_on_all(gang: Gang, server: ServerProcess) -> None:
-    first, second = gang.run(ranks.swap_states, server.target)
+def test_the_state_of_another_rank_is_refused_on_all(processes: RankProcesses, server: ServerProcess) -> None:
+    first, second = processes.run(ranks.swap_states, server.target)
     assert "rank 0 was given that of rank 1 of 2" in first
     assert "rank 1 was given that of rank 0 of 2" in second
 
 
-def test_waiting_for_the_server_is_no_waiting_of_the_group(gang: Gang, server: ServerProcess) -> None:
+def test_waiting_for_the_server_is_no_waiting_of_the_group(processes: RankProcesses, server: ServerProcess) -> None:
     """It may last longer than the group's timeout, which NCCL's watchdog keeps."""
-    first, second = gang.run(ranks.outwait, server.target)
+    first, second = processes.run(ranks.outwait, server.target)
     assert first == second != ""
 
 
-def test_an_error_on_one_rank_does_not_leave_the_others_waiting(gang: Gang, server: ServerProcess) -> None:
-    first, second = gang.run(ranks.desert, server.target)
+def test_an_error_on_one_rank_does_not_leave_the_others_waiting(
+    processes: RankProcesses, server: ServerProcess
+) -> None:
+    first, second = processes.run(ranks.desert, server.target)
     assert (first, second) == ("RuntimeError", "ArithmeticError")
 
 
-def test_parts_of_the_world_have_jobs_of_their_own(gang: Gang, server: ServerProcess) -> None:
+def test_parts_of_the_world_have_jobs_of_their_own(processes: RankProcesses, server: ServerProcess) -> None:
     before = n_jobs(server)
-    first, second = gang.run(ranks.train_apart, server.target)
+    first, second = processes.run(ranks.train_apart, server.target)
     assert first != second
     assert n_jobs(server) == before + SIZE
 

@@ -1,6 +1,6 @@
 """Databases that are full, locked, slow, restarted or gone: clients are told UNAVAILABLE in time, and come through.
 
-A real server on a real database, under a crowd of jobs that check all that they are told (`tests.support.crowd`).
+A real server on a real database, under clients that check all that they are told: `tests.support.crashes`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,26 @@ from lrpilot.errors import UnavailableError
 from lrpilot.transport.grpc_transport import ATTEMPT_S, GrpcTransport
 from lrpilot.v1 import tuner_pb2 as pb
 
-from tests.support import crowd, old_databases, wire
-from tests.support.crowd import Crowd
-from tests.support.fleet import Fleet
-from tests.support.postgresql import PostgreSQL
-from tests.support.proxy import BlackHole, Cut, Delay, Direction, Drop, Fault, Proxy, Refuse, Reset, Stall
-from tests.support.simulated import SimulatedTraining
-from tests.support.zygote import Zygote
+from tests.support.crashes import checking_clients
+from tests.support.crashes.checking_clients import CheckingClients
+from tests.support.crashes.server_fleet import ServerFleet
+from tests.support.jobs.simulated_training import SimulatedTraining
+from tests.support.repository import old_databases
+from tests.support.servers import wire_client
+from tests.support.servers.faulty_proxy import (
+    BlackHole,
+    Cut,
+    Delay,
+    Direction,
+    Drop,
+    Fault,
+    Proxy,
+    Refuse,
+    Reset,
+    Stall,
+)
+from tests.support.servers.fork_server import ForkServer
+from tests.support.servers.postgresql import PostgreSQL
 from tuner_server.core.messages import Directive, Phase
 from tuner_server.rpc.convert import config_to_pb
 from tuner_server.storage import Database
@@ -54,11 +67,11 @@ QUICK_ONES = ("reset", "black_hole")
 
 
 class Witness:
-    """A client beside the crowd, which must be told in time that the database can't be used."""
+    """A client beside the others, which must be told in time that the database can't be used."""
 
     def __init__(self, target: str) -> None:
         self._transport = GrpcTransport(target)
-        config = config_to_pb(crowd.configs(1)[0])
+        config = config_to_pb(checking_clients.configs(1)[0])
         self._request = pb.CreateJobRequest(request_id=str(uuid.uuid4()), config=config)
 
     def create(self) -> pb.CreateJobResponse:
@@ -92,7 +105,7 @@ class Witness:
 def under_load(target: str) -> Iterator[Witness]:
     """Jobs that begin before the block, and all come to their right end after it."""
     with contextlib.closing(Witness(target)) as witness:
-        with Crowd([target], crowd.configs(N_JOBS)) as jobs:
+        with CheckingClients([target], checking_clients.configs(N_JOBS)) as jobs:
             jobs.wait_for(SOON)
             yield witness
             jobs.wait_for(SOON)
@@ -101,18 +114,18 @@ def under_load(target: str) -> Iterator[Witness]:
 
 
 @contextlib.contextmanager
-def behind(proxy: Proxy, url: str, zygote: Zygote, directory: Path) -> Iterator[str]:
+def behind(proxy: Proxy, url: str, fork_server: ForkServer, directory: Path) -> Iterator[str]:
     """A server whose way to the database is the proxy. Its address."""
     name = url.rpartition("/")[2]
-    with Fleet(zygote, f"postgresql://postgres@{proxy.target}/{name}", 1, directory) as fleet:
+    with ServerFleet(fork_server, f"postgresql://postgres@{proxy.target}/{name}", 1, directory) as fleet:
         yield fleet.targets[0]
 
 
 # --- SQLite -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_full_disk(sqlite_url: str, zygote: Zygote, tmp_path: Path) -> None:
-    with Fleet(zygote, sqlite_url, 1, tmp_path) as fleet, under_load(fleet.targets[0]) as witness:
+def test_a_full_disk(sqlite_url: str, fork_server: ForkServer, tmp_path: Path) -> None:
+    with ServerFleet(fork_server, sqlite_url, 1, tmp_path) as fleet, under_load(fleet.targets[0]) as witness:
         # Files that may not grow are what a full disk looks like. The server's log is one of them.
         server = fleet.process_ids[0]
         before = resource.prlimit(server, resource.RLIMIT_FSIZE)
@@ -122,20 +135,20 @@ def test_a_full_disk(sqlite_url: str, zygote: Zygote, tmp_path: Path) -> None:
         resource.prlimit(server, resource.RLIMIT_FSIZE, before)
 
 
-def test_a_log_that_cannot_be_written(sqlite_url: str, zygote: Zygote, tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_written(sqlite_url: str, fork_server: ForkServer, tmp_path: Path) -> None:
     log, limit = tmp_path / "server-0.log", 64 * 2**20
     log.touch()
     os.truncate(log, limit)
-    with Fleet(zygote, sqlite_url, 1, tmp_path) as fleet, under_load(fleet.targets[0]) as witness:
+    with ServerFleet(fork_server, sqlite_url, 1, tmp_path) as fleet, under_load(fleet.targets[0]) as witness:
         server = fleet.process_ids[0]
         _, hard = resource.prlimit(server, resource.RLIMIT_FSIZE)
         resource.prlimit(server, resource.RLIMIT_FSIZE, (limit, hard))
         witness.create()
 
 
-def test_a_file_that_another_process_has_locked(sqlite_url: str, zygote: Zygote, tmp_path: Path) -> None:
+def test_a_file_that_another_process_has_locked(sqlite_url: str, fork_server: ForkServer, tmp_path: Path) -> None:
     with (
-        Fleet(zygote, sqlite_url, 1, tmp_path) as fleet,
+        ServerFleet(fork_server, sqlite_url, 1, tmp_path) as fleet,
         under_load(fleet.targets[0]) as witness,
         contextlib.closing(sqlite3.connect(tmp_path / "jobs.db", isolation_level=None)) as other,
     ):
@@ -148,9 +161,9 @@ def test_a_file_that_another_process_has_locked(sqlite_url: str, zygote: Zygote,
 
 
 def test_a_database_that_crashes_and_recovers(
-    postgresql_server: PostgreSQL, postgresql_url: str, zygote: Zygote, tmp_path: Path
+    postgresql_server: PostgreSQL, postgresql_url: str, fork_server: ForkServer, tmp_path: Path
 ) -> None:
-    with Fleet(zygote, postgresql_url, 1, tmp_path) as fleet, under_load(fleet.targets[0]) as witness:
+    with ServerFleet(fork_server, postgresql_url, 1, tmp_path) as fleet, under_load(fleet.targets[0]) as witness:
         for _ in range(2):
             postgresql_server.stop()
             try:
@@ -159,9 +172,9 @@ def test_a_database_that_crashes_and_recovers(
                 postgresql_server.start()
 
 
-def test_a_table_that_another_session_has_locked(postgresql_url: str, zygote: Zygote, tmp_path: Path) -> None:
+def test_a_table_that_another_session_has_locked(postgresql_url: str, fork_server: ForkServer, tmp_path: Path) -> None:
     with (
-        Fleet(zygote, postgresql_url, 1, tmp_path) as fleet,
+        ServerFleet(fork_server, postgresql_url, 1, tmp_path) as fleet,
         under_load(fleet.targets[0]) as witness,
         psycopg.connect(postgresql_url) as other,
     ):
@@ -174,11 +187,11 @@ def test_a_table_that_another_session_has_locked(postgresql_url: str, zygote: Zy
     "name", [pytest.param(name, marks=[] if name in QUICK_ONES else pytest.mark.slow) for name in BROKEN]
 )
 def test_a_broken_network_to_the_database(
-    name: str, postgresql_server: PostgreSQL, postgresql_url: str, zygote: Zygote, tmp_path: Path
+    name: str, postgresql_server: PostgreSQL, postgresql_url: str, fork_server: ForkServer, tmp_path: Path
 ) -> None:
     with (
         Proxy(postgresql_server.target) as proxy,
-        behind(proxy, postgresql_url, zygote, tmp_path) as target,
+        behind(proxy, postgresql_url, fork_server, tmp_path) as target,
         under_load(target) as witness,
     ):
         proxy.begin(BROKEN[name])
@@ -186,10 +199,12 @@ def test_a_broken_network_to_the_database(
         proxy.end()
 
 
-def test_a_slow_database(postgresql_server: PostgreSQL, postgresql_url: str, zygote: Zygote, tmp_path: Path) -> None:
+def test_a_slow_database(
+    postgresql_server: PostgreSQL, postgresql_url: str, fork_server: ForkServer, tmp_path: Path
+) -> None:
     with (
         Proxy(postgresql_server.target) as proxy,
-        behind(proxy, postgresql_url, zygote, tmp_path) as target,
+        behind(proxy, postgresql_url, fork_server, tmp_path) as target,
         under_load(target) as witness,
     ):
         proxy.begin(Delay(0.02))
@@ -198,13 +213,13 @@ def test_a_slow_database(postgresql_server: PostgreSQL, postgresql_url: str, zyg
 
 
 def test_connections_to_the_database_that_are_cut_anywhere(
-    postgresql_server: PostgreSQL, postgresql_url: str, zygote: Zygote, tmp_path: Path
+    postgresql_server: PostgreSQL, postgresql_url: str, fork_server: ForkServer, tmp_path: Path
 ) -> None:
     """Also between a commit and the answer to it, when nobody knows whether it took place."""
     chance = random.Random(5)
     with (
         Proxy(postgresql_server.target) as proxy,
-        behind(proxy, postgresql_url, zygote, tmp_path) as target,
+        behind(proxy, postgresql_url, fork_server, tmp_path) as target,
         under_load(target),
     ):
         for _ in range(20):
@@ -220,11 +235,11 @@ def test_connections_to_the_database_that_are_cut_anywhere(
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_jobs_of_a_backup_that_was_made_under_load_go_on(
-    kind: str, request: pytest.FixtureRequest, zygote: Zygote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, request: pytest.FixtureRequest, fork_server: ForkServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url: str = request.getfixturevalue(f"{kind}_url")
     copy = tmp_path / "copy"
-    with Fleet(zygote, url, 1, tmp_path) as fleet, under_load(fleet.targets[0]), Database(url) as database:
+    with ServerFleet(fork_server, url, 1, tmp_path) as fleet, under_load(fleet.targets[0]), Database(url) as database:
         if kind == "sqlite":
             backup(database, copy)
             restored = f"sqlite:///{copy}"
@@ -235,8 +250,8 @@ def test_jobs_of_a_backup_that_was_made_under_load_go_on(
             restored = server.create_database(f"{tmp_path.name}_restored")
             subprocess.run(["pg_restore", "--exit-on-error", f"--dbname={restored}", copy], check=True)
     with (
-        Fleet(zygote, restored, 1, tmp_path) as fleet,
-        contextlib.closing(crowd.Client(fleet.targets, random.Random(0))) as client,
+        ServerFleet(fork_server, restored, 1, tmp_path) as fleet,
+        contextlib.closing(checking_clients.Client(fleet.targets, random.Random(0))) as client,
     ):
         jobs = client.call("ListJobs", pb.ListJobsRequest(page_size=1000)).jobs
         live = [job for job in jobs if job.state in LIVE]
@@ -244,18 +259,22 @@ def test_jobs_of_a_backup_that_was_made_under_load_go_on(
         for job in live:
             finish(client, job)
         for job in jobs:
-            crowd.check_history(client, job.id, crowd.undisturbed(crowd.configs(N_JOBS)[job.config.seed]))
+            checking_clients.check_history(
+                client, job.id, checking_clients.undisturbed(checking_clients.configs(N_JOBS)[job.config.seed])
+            )
 
 
 # --- databases of earlier versions ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", old_databases.FILES)
-def test_live_jobs_of_an_earlier_version_go_on_to_their_end(version: str, zygote: Zygote, tmp_path: Path) -> None:
+def test_live_jobs_of_an_earlier_version_go_on_to_their_end(
+    version: str, fork_server: ForkServer, tmp_path: Path
+) -> None:
     shutil.copy(old_databases.FILES[version], tmp_path / "old.db")
     with (
-        Fleet(zygote, f"sqlite:///{tmp_path}/old.db", 1, tmp_path) as fleet,
-        contextlib.closing(crowd.Client(fleet.targets, random.Random(0))) as client,
+        ServerFleet(fork_server, f"sqlite:///{tmp_path}/old.db", 1, tmp_path) as fleet,
+        contextlib.closing(checking_clients.Client(fleet.targets, random.Random(0))) as client,
     ):
         live = [job for job in client.call("ListJobs", pb.ListJobsRequest(page_size=1000)).jobs if job.state in LIVE]
         assert len(live) >= 6
@@ -263,18 +282,18 @@ def test_live_jobs_of_an_earlier_version_go_on_to_their_end(version: str, zygote
             finish(client, job)
 
 
-def finish(client: crowd.Client, job: pb.Job) -> None:
+def finish(client: checking_clients.Client, job: pb.Job) -> None:
     """Does again what the job's history says, which gives the same losses, and goes on to the end."""
     training = SimulatedTraining(job.config.seed, validates=job.config.has_validation)
     request = pb.GetScheduleRequest(job_id=job.id, view=pb.SCHEDULE_VIEW_FULL)
     *reported, outstanding = client.call("GetSchedule", request).history
     for entry in reported:
-        assert entry.report.losses == wire.report_to_pb(training.run(carried_out(entry))).losses, job.config.name
-    directive = wire.directive_from_pb(outstanding.directive)
+        assert entry.report.losses == wire_client.report_to_pb(training.run(carried_out(entry))).losses, job.config.name
+    directive = wire_client.directive_from_pb(outstanding.directive)
     while directive.phase is not Phase.STOP:
-        report = wire.report_to_pb(training.run(directive))
+        report = wire_client.report_to_pb(training.run(directive))
         advance = pb.AdvanceRequest(job_id=job.id, report=report)
-        directive = wire.directive_from_pb(client.call("Advance", advance).directive)
+        directive = wire_client.directive_from_pb(client.call("Advance", advance).directive)
     ended = client.call("GetJob", pb.GetJobRequest(job_id=job.id)).job
     assert ended.state == pb.JOB_STATE_FINISHED, job.config.name
     assert ended.committed_steps > 0
@@ -283,7 +302,7 @@ def finish(client: crowd.Client, job: pb.Job) -> None:
 
 def carried_out(entry: pb.HistoryEntry) -> Directive:
     """The directive, or what the client did in its place."""
-    directive = wire.directive_from_pb(entry.directive)
+    directive = wire_client.directive_from_pb(entry.directive)
     if entry.report.outcome != pb.OUTCOME_REPLACED:
         return directive
     own = pb.Directive(
@@ -294,4 +313,4 @@ def carried_out(entry: pb.HistoryEntry) -> Directive:
         restore=True,
         batches=pb.BATCH_SOURCE_FRESH,
     )
-    return wire.directive_from_pb(own)
+    return wire_client.directive_from_pb(own)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import ClassVar
 from unittest import mock
 
-import grpc
 import hypothesis
 import pytest
 import torch
@@ -15,21 +14,11 @@ from lrpilot.errors import LRPilotError, ProtocolError, RefusedError, ServerErro
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 
-from tests.support import hostile
-from tests.support.directives import constant, training
-from tests.support.hostile_server import EXCEPTIONS, Move
-from tests.support.quick_run import SCRIPT, TOTAL, Run, assert_annealed, warned
-
-KINDS: list[Callable[[], Exception]] = [
-    lambda: ValueError("no value"),
-    lambda: MemoryError(),
-    lambda: KeyError("key"),
-    lambda: OSError(28, "No space left on device"),
-    lambda: RuntimeError("cannot schedule new futures after interpreter shutdown"),
-    lambda: RecursionError(),
-    lambda: AttributeError("attribute"),
-    lambda: grpc.RpcError("neither code nor details"),
-]
+from tests.support.hostile import hostile_run
+from tests.support.hostile.exceptions import EXCEPTIONS, USUAL
+from tests.support.hostile.hostile_server import Move
+from tests.support.training.quick_run import SCRIPT, TOTAL, Run, assert_annealed, warned
+from tests.support.training.scripted_directives import constant, training
 
 
 class Failing(ScriptedTransport):
@@ -74,7 +63,7 @@ class Registered:
             raise self.faults[method]()
 
 
-@pytest.mark.parametrize("error", KINDS, ids=lambda make: type(make()).__name__)
+@pytest.mark.parametrize("error", USUAL, ids=lambda make: type(make()).__name__)
 @pytest.mark.parametrize("call", [1, 2, 4, 5])
 def test_a_transport_that_raises_is_a_server_that_is_away(
     caplog: pytest.LogCaptureFixture, call: int, error: Callable[[], Exception]
@@ -92,7 +81,7 @@ def test_a_transport_that_raises_is_a_server_that_is_away(
 def test_strict_raises_what_a_transport_raised_as_an_error_of_the_family(call: int) -> None:
     run = Run()
     with pytest.raises(ServerError, match="Failing raised KeyError"):
-        run.train(run.tuner(Failing(call, KINDS[2]), strict=True))
+        run.train(run.tuner(Failing(call, USUAL[2]), strict=True))
 
 
 @pytest.mark.parametrize("code", ["RESOURCE_EXHAUSTED", "UNAUTHENTICATED", "PERMISSION_DENIED", "ABORTED", "INTERNAL"])
@@ -137,7 +126,7 @@ def test_a_wrong_argument_is_refused_all_the_same() -> None:
 METHODS = ["state_dict", "load_state_dict"]
 
 
-@pytest.mark.parametrize("error", KINDS, ids=lambda make: type(make()).__name__)
+@pytest.mark.parametrize("error", USUAL, ids=lambda make: type(make()).__name__)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_registered_object_that_raises_ends_the_tuning_and_is_named_once(
     caplog: pytest.LogCaptureFixture, method: str, error: Callable[[], Exception]
@@ -196,17 +185,17 @@ def test_without_a_snapshot_a_divergence_halves_the_lr_and_goes_on(caplog: pytes
     tuner.close()
 
 
-BUGS = [name for name in hostile.POINTS if not name.endswith(("close", "abandon"))]
+BUGS = [name for name in hostile_run.POINTS if not name.endswith(("close", "abandon"))]
 
 
 @pytest.mark.parametrize("lasts", [False, True], ids=["once", "for ever"])
 @pytest.mark.parametrize("name", BUGS)
 def test_a_bug_of_our_own_ends_the_tuning_at_most(name: str, lasts: bool) -> None:
     for call in (2, 5):
-        fault = hostile.Fault(call, 10**9 if lasts else 1, make=0)
+        fault = hostile_run.Fault(call, 10**9 if lasts else 1, make=0)
         for draws in (False, True):
-            hostile.check(
-                hostile.Case(TOTAL, PLAN, draws=draws, looks=True, saves_at=30, resumes=False, bug=(name, fault))
+            hostile_run.check(
+                hostile_run.Case(TOTAL, PLAN, draws=draws, looks=True, saves_at=30, resumes=False, bug=(name, fault))
             )
 
 
@@ -221,8 +210,8 @@ PLAN = (
 @pytest.mark.parametrize("call", range(1, 8))
 def test_a_run_whose_books_have_failed_can_be_resumed(call: int) -> None:
     """Steps are missing from them."""
-    bug = ("lrpilot.run.run_record.Record.add", hostile.Fault(call, 2, make=8))
-    hostile.check(hostile.Case(95, PLAN, draws=True, looks=False, saves_at=72, resumes=True, bug=bug))
+    bug = ("lrpilot.run.run_record.Record.add", hostile_run.Fault(call, 2, make=8))
+    hostile_run.check(hostile_run.Case(95, PLAN, draws=True, looks=False, saves_at=72, resumes=True, bug=bug))
 
 
 @pytest.fixture(scope="module")
@@ -270,10 +259,10 @@ def test_a_first_directive_that_cannot_be_carried_out_is_refused(
     phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
     suppress_health_check=list(hypothesis.HealthCheck),
 )
-@hypothesis.given(hostile.cases)
-def test_whatever_a_server_an_object_or_a_bug_does_the_training_keeps_its_budget(case: hostile.Case) -> None:
+@hypothesis.given(hostile_run.cases)
+def test_whatever_a_server_an_object_or_a_bug_does_the_training_keeps_its_budget(case: hostile_run.Case) -> None:
     """The longer run of the same kind is tests/fuzz/fuzz_client.py."""
-    hostile.check(case)
+    hostile_run.check(case)
 
 
 def test_errors_have_one_tree() -> None:

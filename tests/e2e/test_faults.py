@@ -20,8 +20,21 @@ import pytest
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.v1 import tuner_pb2 as pb
 
-from tests.support import processes
-from tests.support.faulty_training import (
+from tests.support.servers.faulty_proxy import (
+    BlackHole,
+    Cut,
+    Delay,
+    Direction,
+    Drop,
+    Fault,
+    Proxy,
+    Refuse,
+    Reset,
+    Stall,
+)
+from tests.support.servers.server_process import ServerProcess, running
+from tests.support.training import torch_processes
+from tests.support.training.disturbed_training import (
     TIMEOUT_S,
     TOTAL_STEPS,
     Death,
@@ -30,8 +43,6 @@ from tests.support.faulty_training import (
     Training,
     live,
 )
-from tests.support.proxy import BlackHole, Cut, Delay, Direction, Drop, Fault, Proxy, Refuse, Reset, Stall
-from tests.support.server_process import ServerProcess, running
 
 POLICIES = ["budget", "autolrs"]
 FAULT_S = 0.4
@@ -330,7 +341,7 @@ def assert_survives(
     directory: Path,
 ) -> None:
     """A run of several lives, which end so and then in peace, comes out as one of a single life."""
-    context = processes.context()
+    context = torch_processes.context()
     for death in [*deaths, None]:
         process = context.Process(target=live, args=(policy, server.target, directory, death))
         process.start()

@@ -19,11 +19,11 @@ from lrpilot.credentials import Credentials
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.v1 import tuner_pb2 as pb
 
-from tests.support import wire
-from tests.support.arbitrary import disturbed, messages
-from tests.support.guarded import add_token, guarded
-from tests.support.simulated import QUICK, SimulatedTraining, config
-from tests.support.wire import REFUSALS, TIMEOUT_S, directive_from_pb
+from tests.support.hostile.arbitrary_messages import disturbed, messages
+from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, config
+from tests.support.servers import wire_client
+from tests.support.servers.guarded_server import add_token, guarded
+from tests.support.servers.wire_client import REFUSALS, TIMEOUT_S, directive_from_pb
 from tuner_server.rpc.convert import config_to_pb
 from tuner_server.storage.access import open_access
 
@@ -46,9 +46,9 @@ class Target:
 
     def renew(self) -> None:
         """Another job, and a right report on its first directive."""
-        created = wire.create(self.stub, CONFIG)
+        created = wire_client.create(self.stub, CONFIG)
         self.job_id = created.job.id
-        self.report = wire.report_to_pb(SimulatedTraining().run(directive_from_pb(created.directive)))
+        self.report = wire_client.report_to_pb(SimulatedTraining().run(directive_from_pb(created.directive)))
 
     def version(self) -> int:
         """A number that is another one whenever something was written."""

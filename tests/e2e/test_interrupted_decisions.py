@@ -7,10 +7,10 @@ import torch
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 
-from tests.support import hostile
-from tests.support.directives import training
-from tests.support.hostile_server import Move
-from tests.support.quick_run import SCRIPT, TOTAL, Run, assert_annealed, warned
+from tests.support.hostile import hostile_run
+from tests.support.hostile.hostile_server import Move
+from tests.support.training.quick_run import SCRIPT, TOTAL, Run, assert_annealed, warned
+from tests.support.training.scripted_directives import training
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
@@ -105,4 +105,4 @@ def test_an_interrupt_at_the_last_decision_costs_no_further_step(total_steps: in
         Move(pb.PHASE_RANGE_TEST, 8, 0.5),
         Move(pb.PHASE_TRAIN, 5, 0.05, error=KeyboardInterrupt),
     )
-    hostile.check(hostile.Case(total_steps, plan, draws=draws, looks=True, saves_at=0, resumes=False))
+    hostile_run.check(hostile_run.Case(total_steps, plan, draws=draws, looks=True, saves_at=0, resumes=False))

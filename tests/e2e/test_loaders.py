@@ -15,8 +15,8 @@ from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from tests.support import directives
-from tests.support.server_process import ServerProcess, running
+from tests.support.servers.server_process import ServerProcess, running
+from tests.support.training import scripted_directives
 
 # torchdata 0.11 calls it whenever a StatefulDataLoader is made.
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")
@@ -77,7 +77,7 @@ class Run:
 
 
 def directive(phase: pb.Phase.ValueType, n_steps: int, *, restore: bool) -> pb.Directive:
-    return directives.directive(phase, 0.01, n_steps, restore)
+    return scripted_directives.directive(phase, 0.01, n_steps, restore)
 
 
 @loaders
@@ -206,9 +206,9 @@ def test_what_the_loop_writes_into_a_sampler_goes_back_with_a_probe() -> None:
     model = nn.Linear(4, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     script = [
-        directives.probe(0.5, 6, first=True),
-        directives.probe(0.1, 6),
-        directives.training(0.05, 12, restore=True),
+        scripted_directives.probe(0.5, 6, first=True),
+        scripted_directives.probe(0.1, 6),
+        scripted_directives.training(0.05, 12, restore=True),
     ]
     expected, first = torch.ones(n), []
     tuner = Tuner(model, optimizer, transport=ScriptedTransport(script), total_steps=24)

@@ -13,7 +13,7 @@ from lrpilot.tuner import Tuner
 from lrpilot.v1 import tuner_pb2 as pb
 from torch import nn
 
-from tests.support.directives import directive
+from tests.support.training.scripted_directives import directive
 
 
 def training(n_steps: int, *, restore: bool = False, **fields: Any) -> pb.Directive:

@@ -6,7 +6,7 @@ import array
 import collections
 import dataclasses
 import enum
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,18 +14,12 @@ import pytest
 import torch
 from torch import nn
 
-from tests.support.traces import N_FEATURES, Loop, Net, assert_no_trace, loop
+from tests.support.training.no_trace import N_FEATURES, Cases, Loop, Net, assert_no_trace, loop
 
-CASES: dict[str, Callable[[], Loop]] = {}
-
-
-def case(make: Callable[[], Loop]) -> Callable[[], Loop]:
-    """Adds a training loop to those that are compared."""
-    CASES[make.__name__.replace("_", " ")] = make
-    return make
+CASES = Cases()
 
 
-@case
+@CASES.add
 def data_dependent_initialisation() -> Loop:
     def hook(net: Any, h: torch.Tensor) -> Any:
         if not net.initialised:
@@ -37,7 +31,7 @@ def data_dependent_initialisation() -> Loop:
     return loop(Net(hook, initialised=False, scale=nn.Parameter(torch.ones(8))))
 
 
-@case
+@CASES.add
 def annealed_constants() -> Loop:
     def hook(net: Any, h: torch.Tensor) -> Any:
         net.temperature = max(0.1, net.temperature * 0.9)
@@ -49,7 +43,7 @@ def annealed_constants() -> Loop:
     return loop(Net(hook, temperature=2.0, calls=0, beta=torch.tensor(1.0), gamma=torch.tensor(1.0)))
 
 
-@case
+@CASES.add
 def a_hidden_state_over_batches() -> Loop:
     def hook(net: Any, h: torch.Tensor) -> Any:
         net.hidden = (h + 0.5 * net.hidden if net.hidden is not None else h).detach()
@@ -58,7 +52,7 @@ def a_hidden_state_over_batches() -> Loop:
     return loop(Net(hook, hidden=None))
 
 
-@case
+@CASES.add
 def a_hidden_state_with_its_history() -> Loop:
     def hook(net: Any, h: torch.Tensor) -> Any:
         if net.hidden is not None:
@@ -70,7 +64,7 @@ def a_hidden_state_with_its_history() -> Loop:
     return loop(Net(hook, hidden=None))
 
 
-@case
+@CASES.add
 def a_recurrent_state_by_layer() -> Loop:
     class Recurrent(nn.Module):
         def __init__(self) -> None:
@@ -89,7 +83,7 @@ def a_recurrent_state_by_layer() -> Loop:
     return loop(Recurrent())
 
 
-@case
+@CASES.add
 def a_momentum_queue_with_a_pointer() -> Loop:
     def hook(net: Any, h: torch.Tensor) -> Any:
         n = len(net.queue)
@@ -101,7 +95,7 @@ def a_momentum_queue_with_a_pointer() -> Loop:
     return loop(Net(hook, queue=torch.zeros(16, 8), pointer=0))
 
 
-@case
+@CASES.add
 def a_deque_of_tensors() -> Loop:
     def hook(net: Any, h: torch.Tensor) -> Any:
         net.memory.append(h.detach())
@@ -110,7 +104,7 @@ def a_deque_of_tensors() -> Loop:
     return loop(Net(hook, memory=collections.deque(maxlen=3)))
 
 
-@case
+@CASES.add
 def a_list_that_grows() -> Loop:
     def hook(net: Any, h: torch.Tensor) -> Any:
         net.seen.append(h.detach().mean())
@@ -119,7 +113,7 @@ def a_list_that_grows() -> Loop:
     return loop(Net(hook, seen=[]))
 
 
-@case
+@CASES.add
 def numpy_arrays() -> Loop:
     def hook(net: Any, h: torch.Tensor) -> Any:
         net.counts[h.argmax(1).numpy()] += 1
@@ -154,7 +148,7 @@ def numpy_arrays() -> Loop:
     )
 
 
-@case
+@CASES.add
 def python_containers() -> Loop:
     def hook(net: Any, h: torch.Tensor) -> Any:
         net.classes.add(int(h.argmax()))
@@ -203,7 +197,7 @@ class Shadows:
         self.collected = [shadow * 2 for shadow in self.shadows]
 
 
-@case
+@CASES.add
 def an_average_that_two_modules_share() -> Loop:
     net: Any = nn.Sequential(Net(), Net())
     first, second = net
@@ -219,7 +213,7 @@ def an_average_that_two_modules_share() -> Loop:
     return dataclasses.replace(plain, update=update)
 
 
-@case
+@CASES.add
 def tensors_that_share_memory() -> Loop:
     def hook(net: Any, h: torch.Tensor) -> Any:
         net.whole.add_(h.detach().mean())
@@ -235,7 +229,7 @@ def tensors_that_share_memory() -> Loop:
     return loop(net)
 
 
-@case
+@CASES.add
 def modules_in_plain_lists() -> Loop:
     hidden = [nn.Linear(8, 8), nn.BatchNorm1d(8)]
 
@@ -248,7 +242,7 @@ def modules_in_plain_lists() -> Loop:
     return loop(net, torch.optim.Adam([*net.parameters(), *hidden[0].parameters(), *hidden[1].parameters()], lr=0.01))
 
 
-@case
+@CASES.add
 def layers_made_in_the_first_forward_pass() -> Loop:
     net: Any = Net()
     net.middle = None
@@ -265,7 +259,7 @@ def layers_made_in_the_first_forward_pass() -> Loop:
     return loop(net, optimizer)
 
 
-@case
+@CASES.add
 def lazy_layers() -> Loop:
     net = nn.Sequential(nn.LazyLinear(8), nn.LazyBatchNorm1d(), nn.Tanh(), nn.LazyLinear(1))
     return loop(net, torch.optim.Adam(net.parameters(), lr=0.01))
@@ -278,7 +272,7 @@ class Mode(enum.Enum):
     COLD = 2
 
 
-@case
+@CASES.add
 def modes_and_flags() -> Loop:
     def hook(net: Any, h: torch.Tensor) -> Any:
         net.mode = Mode.COLD if net.mode is Mode.WARM else Mode.WARM

@@ -10,15 +10,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from tests.support.traces import N_FEATURES, Loop, assert_no_trace, loop
+from tests.support.training.no_trace import N_FEATURES, Cases, Loop, assert_no_trace, loop
 
-CASES: dict[str, Callable[[], Loop]] = {}
-
-
-def case(make: Callable[[], Loop]) -> Callable[[], Loop]:
-    """Adds a training loop to those that are compared."""
-    CASES[make.__name__.replace("_", " ")] = make
-    return make
+CASES = Cases()
 
 
 class Net(nn.Module):
@@ -48,7 +42,7 @@ def at_fourth(change: Callable[[Any], object]) -> Loop:
     return loop(net)
 
 
-@case
+@CASES.add
 def observers_that_resize_their_buffers() -> Loop:
     def change(net: Any, calls: int) -> None:
         if calls == 1:
@@ -62,7 +56,7 @@ def observers_that_resize_their_buffers() -> Loop:
     return loop(net)
 
 
-@case
+@CASES.add
 def fake_quantisation() -> Loop:
     from torch.ao.quantization import FakeQuantize, MovingAveragePerChannelMinMaxObserver
 
@@ -73,7 +67,7 @@ def fake_quantisation() -> Loop:
     return loop(net)
 
 
-@case
+@CASES.add
 def banks_that_grow() -> Loop:
     def change(net: Any, calls: int) -> None:
         row = net.last.weight.detach()
@@ -90,7 +84,7 @@ def banks_that_grow() -> Loop:
     return loop(net)
 
 
-@case
+@CASES.add
 def memory_that_is_let_go() -> Loop:
     def change(net: Any, calls: int) -> None:
         if calls == 2:
@@ -103,12 +97,12 @@ def memory_that_is_let_go() -> Loop:
     return loop(net)
 
 
-@case
+@CASES.add
 def other_types_in_a_probe() -> Loop:
     return at_fourth(lambda net: (net.body.double(), net.last.to(torch.bfloat16)))
 
 
-@case
+@CASES.add
 def half_precision_after_some_steps() -> Loop:
     def change(net: Any) -> None:
         net.body.bfloat16()
@@ -116,7 +110,7 @@ def half_precision_after_some_steps() -> Loop:
     return at_fourth(change)
 
 
-@case
+@CASES.add
 def flips_of_what_is_trained() -> Loop:
     def change(net: Any, calls: int) -> None:
         net.body[0].requires_grad_(calls >= 3)
@@ -125,7 +119,7 @@ def flips_of_what_is_trained() -> Loop:
     return loop(Net(change))
 
 
-@case
+@CASES.add
 def other_memory_formats() -> Loop:
     class Images(nn.Module):
         def __init__(self) -> None:
@@ -144,7 +138,7 @@ def other_memory_formats() -> Loop:
     return loop(Images())
 
 
-@case
+@CASES.add
 def pruning() -> Loop:
     def change(net: Any, calls: int) -> None:
         if calls in (1, 4):
@@ -155,21 +149,21 @@ def pruning() -> Loop:
     return loop(Net(change))
 
 
-@case
+@CASES.add
 def spectral_norm_before() -> Loop:
     net = Net()
     parametrizations.spectral_norm(net.body[2])
     return loop(net)
 
 
-@case
+@CASES.add
 def old_spectral_norm_before() -> Loop:
     net = Net()
     nn.utils.spectral_norm(net.body[2])
     return loop(net)
 
 
-@case
+@CASES.add
 def norms_that_are_added() -> Loop:
     def change(net: Any, calls: int) -> None:
         if calls == 1:
@@ -182,7 +176,7 @@ def norms_that_are_added() -> Loop:
     return loop(Net(change))
 
 
-@case
+@CASES.add
 def norms_that_are_removed() -> Loop:
     def change(net: Any, calls: int) -> None:
         if calls == 2:
@@ -195,7 +189,7 @@ def norms_that_are_removed() -> Loop:
     return loop(net)
 
 
-@case
+@CASES.add
 def hooks_that_come_and_go() -> Loop:
     class Hooks:
         def __init__(self) -> None:
@@ -229,7 +223,7 @@ def hooks_that_come_and_go() -> Loop:
     return loop(net)
 
 
-@case
+@CASES.add
 def modules_that_are_replaced() -> Loop:
     def change(net: Any, calls: int) -> None:
         if calls == 2:
@@ -251,7 +245,7 @@ def modules_that_are_replaced() -> Loop:
     return loop(net)
 
 
-@case
+@CASES.add
 def weights_that_are_tied_and_untied() -> Loop:
     def change(net: Any, calls: int) -> None:
         if calls == 2:
@@ -265,7 +259,7 @@ def weights_that_are_tied_and_untied() -> Loop:
     return loop(net)
 
 
-@case
+@CASES.add
 def buffers_that_get_a_history() -> Loop:
     def change(net: Any, calls: int) -> None:
         net.shift = net.shift.detach()
@@ -276,7 +270,7 @@ def buffers_that_get_a_history() -> Loop:
     return loop(net)
 
 
-@case
+@CASES.add
 def leaves_that_get_a_history_in_place() -> Loop:
     def change(net: Any, calls: int) -> None:
         net.shift.detach_()
@@ -287,7 +281,7 @@ def leaves_that_get_a_history_in_place() -> Loop:
     return loop(net)
 
 
-@case
+@CASES.add
 def sparse_and_quantised_buffers() -> Loop:
     def change(net: Any, calls: int) -> None:
         net.coo = (net.coo * 0.9).coalesce()
@@ -308,7 +302,7 @@ def sparse_and_quantised_buffers() -> Loop:
     return loop(net)
 
 
-@case
+@CASES.add
 def complex_and_integer_tensors() -> Loop:
     def change(net: Any, calls: int) -> None:
         net.wave.mul_(1j)
@@ -324,7 +318,7 @@ def complex_and_integer_tensors() -> Loop:
     return loop(net)
 
 
-@case
+@CASES.add
 def tensors_made_in_inference_mode() -> Loop:
     def change(net: Any, calls: int) -> None:
         with torch.inference_mode():
@@ -338,7 +332,7 @@ def tensors_made_in_inference_mode() -> Loop:
     return loop(net)
 
 
-@case
+@CASES.add
 def exotic_tensors() -> Loop:
     def change(net: Any, calls: int) -> None:
         net.nested = torch.nested.nested_tensor([net.last.bias.detach(), net.last.weight.detach()[0]])
@@ -350,14 +344,14 @@ def exotic_tensors() -> Loop:
     return loop(net)
 
 
-@case
+@CASES.add
 def script_modules() -> Loop:
     net: Any = Net()
     net.body = torch.jit.trace(net.body, torch.zeros(1, N_FEATURES))  # type: ignore[no-untyped-call]
     return loop(net)
 
 
-@case
+@CASES.add
 def graph_modules() -> Loop:
     net: Any = Net()
     net.body = torch.fx.symbolic_trace(nn.Sequential(*net.body, nn.BatchNorm1d(8)))

@@ -16,13 +16,17 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.support.directives import ResumableScript, probe, training
-from tests.support.traces import N_FEATURES, Bits, Loop, assert_no_trace, batches, differences, loop, seed
-
-
-def network() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(N_FEATURES, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, 1))
-
+from tests.support.training.no_trace import (
+    Bits,
+    Loop,
+    assert_no_trace,
+    batches,
+    differences,
+    loop,
+    network,
+    seed,
+)
+from tests.support.training.scripted_directives import ResumableScript, probe, training
 
 # --- groups -----------------------------------------------------------------------------------------------------------
 

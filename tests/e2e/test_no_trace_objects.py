@@ -7,22 +7,15 @@ import dataclasses
 import functools
 import random
 import types
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from tests.support.traces import Loop, Net, assert_no_trace, loop
+from tests.support.training.no_trace import Cases, Loop, Net, assert_no_trace, loop
 
-CASES: dict[str, Callable[[], Loop]] = {}
-
-
-def case(make: Callable[[], Loop]) -> Callable[[], Loop]:
-    """Adds a training loop to those that are compared."""
-    CASES[make.__name__.replace("_", " ")] = make
-    return make
+CASES = Cases()
 
 
 @dataclasses.dataclass(slots=True)
@@ -85,7 +78,7 @@ class Stubborn(dict[str, Any]):
         return int(self["n"])
 
 
-@case
+@CASES.add
 def helper_objects() -> Loop:
     def hook(net: Any, h: torch.Tensor) -> Any:
         net.slotted.calls += 1
@@ -115,7 +108,7 @@ def helper_objects() -> Loop:
     )
 
 
-@case
+@CASES.add
 def generators_of_random_numbers() -> Loop:
     class Meters:
         def __init__(self) -> None:
@@ -139,7 +132,7 @@ def generators_of_random_numbers() -> Loop:
     )
 
 
-@case
+@CASES.add
 def partials_and_bound_methods() -> Loop:
     class Schedule:
         def __init__(self) -> None:

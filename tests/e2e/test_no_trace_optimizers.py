@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -12,15 +12,9 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, ReduceLROnPlateau
 
-from tests.support.traces import Loop, assert_no_trace, loop, loss_of, network
+from tests.support.training.no_trace import Cases, Loop, assert_no_trace, loop, loss_of, network
 
-CASES: dict[str, Callable[[], Loop]] = {}
-
-
-def case(make: Callable[[], Loop]) -> Callable[[], Loop]:
-    """Adds a training loop to those that are compared."""
-    CASES[make.__name__.replace("_", " ")] = make
-    return make
+CASES = Cases()
 
 
 class Sharpness(Optimizer):
@@ -45,7 +39,7 @@ class Sharpness(Optimizer):
         self.base_optimizer.step()
 
 
-@case
+@CASES.add
 def sharpness_aware_minimisation() -> Loop:
     model = network()
     optimizer = Sharpness(model.parameters(), torch.optim.AdamW, lr=0.01)
@@ -118,13 +112,13 @@ class LookaheadOutside:
                     p.copy_(slow.lerp_(p, 0.5))
 
 
-@case
+@CASES.add
 def lookahead_as_an_optimizer() -> Loop:
     model = network()
     return loop(model, LookaheadInside(torch.optim.Adam(model.parameters(), lr=0.01)))
 
 
-@case
+@CASES.add
 def lookahead_beside_an_optimizer() -> Loop:
     model = network()
     return loop(model, LookaheadOutside(torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)))
@@ -154,13 +148,13 @@ class Plain:
             p.sub_(momentum, alpha=group["lr"])
 
 
-@case
+@CASES.add
 def an_optimizer_without_a_base_class() -> Loop:
     model = network()
     return loop(model, Plain(model.parameters()))
 
 
-@case
+@CASES.add
 def several_optimizers_and_a_model_that_holds_them() -> Loop:
     model: Any = network()
     first = torch.optim.SGD(model[0].parameters(), lr=0.01, momentum=0.9)
@@ -180,7 +174,7 @@ def several_optimizers_and_a_model_that_holds_them() -> Loop:
     return Loop(model, [first, second], update)
 
 
-@case
+@CASES.add
 def a_scheduler_of_something_else_than_the_lr() -> Loop:
     model: Any = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=0.1)

@@ -18,10 +18,10 @@ from lrpilot.tuner import Tuner
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from tests.support.directives import probe, training
-from tests.support.traces import (
+from tests.support.training.no_trace import (
     N_FEATURES,
     Bits,
+    Cases,
     Loop,
     assert_no_trace,
     batches,
@@ -31,14 +31,9 @@ from tests.support.traces import (
     network,
     seed,
 )
+from tests.support.training.scripted_directives import probe, training
 
-CASES: dict[str, Callable[[], Loop]] = {}
-
-
-def case(make: Callable[[], Loop]) -> Callable[[], Loop]:
-    """Adds a training loop to those that are compared."""
-    CASES[make.__name__.replace("_", " ")] = make
-    return make
+CASES = Cases()
 
 
 # --- registered objects -----------------------------------------------------------------------------------------------
@@ -54,7 +49,7 @@ def registered(each: Any, use: Callable[[Any, nn.Module, torch.Tensor], Any]) ->
     return dataclasses.replace(base, update=update, register={"it": each})
 
 
-@case
+@CASES.add
 def a_metric() -> Loop:
     metric = torchmetrics.MeanSquaredError()
 
@@ -65,7 +60,7 @@ def a_metric() -> Loop:
     return registered(metric, use)
 
 
-@case
+@CASES.add
 def a_collection_of_metrics_with_lists() -> Loop:
     metrics = torchmetrics.MetricCollection([torchmetrics.CatMetric(), torchmetrics.MeanMetric()])
 
@@ -76,7 +71,7 @@ def a_collection_of_metrics_with_lists() -> Loop:
     return registered(metrics, use)
 
 
-@case
+@CASES.add
 def generators_and_dicts() -> Loop:
     state: dict[str, Any] = {"n": 0, "generator": torch.Generator().manual_seed(1), "best": [1.0], "ema": torch.ones(2)}
 
@@ -90,7 +85,7 @@ def generators_and_dicts() -> Loop:
     return registered(state, use)
 
 
-@case
+@CASES.add
 def namespaces() -> Loop:
     def use(space: Any, model: nn.Module, batch: torch.Tensor) -> Any:
         space.step += 1
@@ -101,7 +96,7 @@ def namespaces() -> Loop:
     return registered(space, use)
 
 
-@case
+@CASES.add
 def a_loop_of_its_own_class() -> Loop:
     class Trainer:
         def __init__(self) -> None:
@@ -152,7 +147,7 @@ def test_an_object_with_a_state_dict_leaves_no_trace(how: str) -> None:
     assert_no_trace(lambda: registered(Loaded(how), lambda it, _, batch: float(it.use(batch))))
 
 
-@case
+@CASES.add
 def a_scaler() -> Loop:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
@@ -169,7 +164,7 @@ def a_scaler() -> Loop:
     return Loop(model, [optimizer], update, {"scaler": scaler})
 
 
-@case
+@CASES.add
 def a_teacher_that_follows_with_a_tied_layer() -> Loop:
     model, teacher = network(), network().requires_grad_(False)
     teacher[1] = model[1]

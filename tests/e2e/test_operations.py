@@ -15,11 +15,12 @@ from lrpilot.v1 import tuner_pb2 as pb
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1 import trace_pb2
 
-from tests.support import crowd, operators, server_process, wire
-from tests.support.crowd import Crowd
-from tests.support.operators import wait_until
-from tests.support.postgresql import PostgreSQL
-from tests.support.server_process import ServerProcess
+from tests.support.crashes import checking_clients
+from tests.support.crashes.checking_clients import CheckingClients
+from tests.support.servers import operated_server, server_process, wire_client
+from tests.support.servers.operated_server import wait_until
+from tests.support.servers.postgresql import PostgreSQL
+from tests.support.servers.server_process import ServerProcess
 from tuner_server.rpc.telemetry import REQUEST_ID
 
 SERVICE = "lrpilot.v1.TunerService"
@@ -29,13 +30,13 @@ SECRET = "lrp_0123456789ab_abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG"
 def health(server: ServerProcess, service: str = SERVICE) -> int:
     """As gRPC's health service has it."""
     stub = health_pb2_grpc.HealthStub(server.channel)
-    status: int = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=wire.TIMEOUT_S).status
+    status: int = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=wire_client.TIMEOUT_S).status
     return status
 
 
 def test_readiness_and_health_follow_the_database(postgresql_server: PostgreSQL, postgresql_url: str) -> None:
     serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
-    with operators.operated(postgresql_url) as server:
+    with operated_server.operated(postgresql_url) as server:
         assert server.readiness() == (200, {"ready": True, "database": "up", "workers": "1 of 1"})
         assert {health(server.process), health(server.process, "")} == {serving}
         postgresql_server.stop()
@@ -53,8 +54,11 @@ def test_readiness_and_health_follow_the_database(postgresql_server: PostgreSQL,
 
 
 def test_sigterm_under_load_drains_and_loses_nothing(sqlite_url: str) -> None:
-    """Every lane compares its job with one that nobody disturbed."""
-    with server_process.running(sqlite_url) as server, Crowd([server.target], crowd.configs(4)) as jobs:
+    """Every client compares its job with one that nobody disturbed."""
+    with (
+        server_process.running(sqlite_url) as server,
+        CheckingClients([server.target], checking_clients.configs(4)) as jobs,
+    ):
         jobs.wait_for(10)
         server.signal(signal.SIGTERM)
         assert server.process.wait(server_process.STOP_TIMEOUT_S) == 0
@@ -105,21 +109,23 @@ def test_a_call_is_known_by_its_request_id_in_answer_log_and_trace(
     sqlite_url: str, collector: tuple[str, Collector]
 ) -> None:
     endpoint, received = collector
-    config = crowd.configs(1)[0]
-    with operators.operated(sqlite_url, "--log-format", "json", "--otlp-endpoint", endpoint) as server:
+    config = checking_clients.configs(1)[0]
+    with operated_server.operated(sqlite_url, "--log-format", "json", "--otlp-endpoint", endpoint) as server:
         stub = server.process.stub
-        created = wire.create(stub, config)
-        report = wire.report_to_pb(crowd.training(config).run(wire.directive_from_pb(created.directive)))
+        created = wire_client.create(stub, config)
+        report = wire_client.report_to_pb(
+            checking_clients.training(config).run(wire_client.directive_from_pb(created.directive))
+        )
         secret = ("authorization", f"Bearer {SECRET}")
         request = pb.AdvanceRequest(job_id=created.job.id, report=report)
         answer, call = stub.Advance.with_call(
-            request, timeout=wire.TIMEOUT_S, metadata=((REQUEST_ID, "mine-1"), secret)
+            request, timeout=wire_client.TIMEOUT_S, metadata=((REQUEST_ID, "mine-1"), secret)
         )
         assert answer.directive.number == 2
         assert told_id(call) == "mine-1"
         unknown = pb.GetJobRequest(job_id="0" * 32)
         with pytest.raises(grpc.RpcError) as refused:
-            stub.GetJob(unknown, timeout=wire.TIMEOUT_S, metadata=((REQUEST_ID, "no id"), secret))
+            stub.GetJob(unknown, timeout=wire_client.TIMEOUT_S, metadata=((REQUEST_ID, "no id"), secret))
         own = told_id(refused.value)
         assert own != "no id"  # what clients write into our log has to look like an id
         labels = {"method": f"{SERVICE}/Advance", "code": "OK"}

@@ -26,8 +26,8 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from tests.support.proxy import Proxy, Refuse
-from tests.support.server_process import ServerProcess, running
+from tests.support.servers.faulty_proxy import Proxy, Refuse
+from tests.support.servers.server_process import ServerProcess, running
 from tuner_server.core.job import machine
 from tuner_server.rpc.convert import config_from_pb, directive_to_pb, report_from_pb
 

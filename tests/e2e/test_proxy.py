@@ -11,7 +11,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.proxy import BlackHole, Cut, Delay, Direction, Drop, Fault, Proxy, Refuse, Reset, Stall
+from tests.support.servers.faulty_proxy import (
+    BlackHole,
+    Cut,
+    Delay,
+    Direction,
+    Drop,
+    Fault,
+    Proxy,
+    Refuse,
+    Reset,
+    Stall,
+)
 
 TIMEOUT_S = 10.0
 SILENCE_S = 0.2

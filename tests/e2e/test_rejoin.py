@@ -15,7 +15,7 @@ from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.v1 import tuner_pb2 as pb
 from torch import nn
 
-from tests.support.server_process import ServerProcess, running
+from tests.support.servers.server_process import ServerProcess, running
 
 TOTAL = 600
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -29,10 +29,11 @@ from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.v1 import tuner_pb2_grpc
 
 import tuner_server
-from tests.support import wire
-from tests.support.guarded import GuardedServer, add_project, add_token, guarded
-from tests.support.simulated import QUICK, SimulatedTraining, config
-from tests.support.wire import TIMEOUT_S, directive_from_pb
+from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, config
+from tests.support.servers import wire_client
+from tests.support.servers.guarded_server import GuardedServer, add_project, add_token, guarded
+from tests.support.servers.wire_client import TIMEOUT_S, directive_from_pb
+from tuner_server.access import shares
 from tuner_server.access.principal import Scope
 from tuner_server.access.records import Grant, Limits
 from tuner_server.access.tls import TlsFiles, server_credentials
@@ -92,8 +93,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             add_project(access, name)
         ours, theirs = add_token(access, "ours"), add_token(access, "theirs")
         with connected(server, ours) as stub:
-            created = wire.create(stub, CONFIG)
-            report = wire.report_to_pb(SimulatedTraining().run(directive_from_pb(created.directive)))
+            created = wire_client.create(stub, CONFIG)
+            report = wire_client.report_to_pb(SimulatedTraining().run(directive_from_pb(created.directive)))
         yield World(server, file, access, ours, theirs, created.job.id, report)
 
 
@@ -204,7 +205,7 @@ def test_projects_do_not_share_request_ids(world: World) -> None:
     ids = set()
     for token in (world.ours, world.theirs):
         with connected(world.server, token) as stub:
-            ids.add(wire.create(stub, CONFIG, "the same in both").job.id)
+            ids.add(wire_client.create(stub, CONFIG, "the same in both").job.id)
     assert len(ids) == 2
 
 
@@ -279,14 +280,14 @@ def test_a_project_that_calls_too_often_is_told_when_to_come_again(world: World)
 def test_a_quota_of_jobs_is_a_refusal_without_a_time(world: World) -> None:
     add_project(world.access, "small", Limits(max_live_jobs=1))
     with connected(world.server, add_token(world.access, "small")) as stub:
-        first = wire.create(stub, CONFIG, "first").job.id
+        first = wire_client.create(stub, CONFIG, "first").job.id
         with pytest.raises(grpc.RpcError) as caught:
-            wire.create(stub, CONFIG, "second")
+            wire_client.create(stub, CONFIG, "second")
         assert isinstance(caught.value, grpc.Call)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert limits_key(caught.value) is None
         called(stub, "CancelJob", pb.CancelJobRequest(job_id=first))
-        wire.create(stub, CONFIG, "second")
+        wire_client.create(stub, CONFIG, "second")
 
 
 def limits_key(call: grpc.Call) -> str | bytes | None:
@@ -294,7 +295,7 @@ def limits_key(call: grpc.Call) -> str | bytes | None:
 
 
 def test_streams_are_not_without_number_and_are_given_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "MAX_STREAMS", 2)
+    monkeypatch.setattr(shares, "MAX_STREAMS", 2)
     with connected(world.server, world.ours) as stub, connected(world.server, world.theirs) as others:
         open_streams = [stub.WatchJob(world.request("WatchJob"), timeout=TIMEOUT_S) for _ in range(2)]
         for stream in open_streams:
@@ -302,7 +303,7 @@ def test_streams_are_not_without_number_and_are_given_back(world: World, monkeyp
         code, details = refusal(lambda: next(stub.WatchJob(world.request("WatchJob"), timeout=TIMEOUT_S)))
         assert (code, "2 streams" in details) == (grpc.StatusCode.RESOURCE_EXHAUSTED, True)
         called(stub, "GetJob", world.request("GetJob"))
-        theirs = wire.create(others, CONFIG).job.id
+        theirs = wire_client.create(others, CONFIG).job.id
         called(others, "WatchJob", pb.WatchJobRequest(job_id=theirs))
         open_streams[0].cancel()
         deadline = time.monotonic() + TIMEOUT_S
@@ -315,7 +316,7 @@ def test_streams_are_not_without_number_and_are_given_back(world: World, monkeyp
 
 
 def test_large_requests_at_the_same_time_are_held_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "MAX_BYTES", 10)
+    monkeypatch.setattr(shares, "MAX_BYTES", 10)
     with connected(world.server, world.ours) as stub:
         code, details = refusal(lambda: called(stub, "Advance", world.request("Advance")))
         assert (code, "being worked on" in details) == (grpc.StatusCode.RESOURCE_EXHAUSTED, True)

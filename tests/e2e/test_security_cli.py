@@ -19,7 +19,7 @@ import pytest
 import torch
 import trustme
 
-from tests.support.server_process import ServerProcess, running
+from tests.support.servers.server_process import ServerProcess, running
 from tuner_server.access.authenticator import FRESH_S
 from tuner_server.cli import main
 

@@ -18,10 +18,10 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.v1 import tuner_pb2_grpc
 
-from tests.support import server_process, wire
-from tests.support.server_process import ServerProcess
-from tests.support.simulated import QUICK, Run, SimulatedTraining, config, drive
-from tests.support.wire import TIMEOUT_S, directive_from_pb
+from tests.support.jobs.simulated_training import QUICK, Run, SimulatedTraining, config, drive
+from tests.support.servers import server_process, wire_client
+from tests.support.servers.server_process import ServerProcess
+from tests.support.servers.wire_client import TIMEOUT_S, directive_from_pb
 from tuner_server.core.job import schedule
 from tuner_server.core.messages import Directive, Phase
 from tuner_server.rpc.convert import config_to_pb, segment_to_pb
@@ -73,7 +73,7 @@ def refused(call: Callable[[], object]) -> tuple[grpc.StatusCode, str, list[str]
 
 def test_a_job_from_its_creation_to_its_schedule(stub: Stub) -> None:
     training = SimulatedTraining(validates=True)
-    job_id, directives = wire.drive(stub, CONFIG, training)
+    job_id, directives = wire_client.drive(stub, CONFIG, training)
     expected = alone()
     assert directives == expected.directives
 
@@ -93,29 +93,29 @@ def test_a_job_from_its_creation_to_its_schedule(stub: Stub) -> None:
         assert directive_from_pb(entry.directive) == exchange.directive
         assert entry.HasField("decision") is (exchange.decision is not None)
         if exchange.report is not None:
-            assert entry.report == wire.report_to_pb(exchange.report)
+            assert entry.report == wire_client.report_to_pb(exchange.report)
 
 
 def test_creation_is_idempotent_and_a_used_request_id_is_aborted(stub: Stub) -> None:
-    first = wire.create(stub, CONFIG, "twice")
-    second = wire.create(stub, CONFIG, "twice")
+    first = wire_client.create(stub, CONFIG, "twice")
+    second = wire_client.create(stub, CONFIG, "twice")
     assert first == second
     other = CONFIG.model_copy(update={"seed": 5})
-    code, message, _ = refused(lambda: wire.create(stub, other, "twice"))
+    code, message, _ = refused(lambda: wire_client.create(stub, other, "twice"))
     assert code is grpc.StatusCode.ABORTED
     assert "request_id" in message
 
 
 def test_a_repeated_report_gets_the_stored_answer_another_one_is_refused(stub: Stub) -> None:
-    created = wire.create(stub, CONFIG)
+    created = wire_client.create(stub, CONFIG)
     report = SimulatedTraining(validates=True).run(directive_from_pb(created.directive))
-    answer = wire.advance(stub, created.job.id, report)
-    assert wire.advance(stub, created.job.id, report) == answer
+    answer = wire_client.advance(stub, created.job.id, report)
+    assert wire_client.advance(stub, created.job.id, report) == answer
     other = report.model_copy(update={"wall_time_s": 99.0})
-    code, _, _ = refused(lambda: wire.advance(stub, created.job.id, other))
+    code, _, _ = refused(lambda: wire_client.advance(stub, created.job.id, other))
     assert code is grpc.StatusCode.FAILED_PRECONDITION
     ahead = report.model_copy(update={"directive_number": 3})
-    code, message, _ = refused(lambda: wire.advance(stub, created.job.id, ahead))
+    code, message, _ = refused(lambda: wire_client.advance(stub, created.job.id, ahead))
     assert code is grpc.StatusCode.FAILED_PRECONDITION
     assert "not the outstanding 2" in message
 
@@ -136,7 +136,7 @@ def test_bad_input_names_its_fields(stub: Stub) -> None:
     infinite.policy_options.fields["kappa"].number_value = float("inf")
     assert create(infinite) == (invalid, ["policy_options"])
 
-    created = wire.create(stub, CONFIG)
+    created = wire_client.create(stub, CONFIG)
     report = pb.Report(directive_number=1, outcome=pb.OUTCOME_COMPLETED, losses=[1.0] * 3)
     request = pb.AdvanceRequest(job_id=created.job.id, report=report)
     code, _, fields = refused(lambda: stub.Advance(request, timeout=TIMEOUT_S))
@@ -170,7 +170,7 @@ def test_an_unknown_job_is_not_found(stub: Stub) -> None:
 
 def test_listing_pages_and_filters(stub: Stub) -> None:
     family = CONFIG.model_copy(update={"family": "listed"})
-    ids = [wire.create(stub, family).job.id for _ in range(5)]
+    ids = [wire_client.create(stub, family).job.id for _ in range(5)]
     stub.CancelJob(pb.CancelJobRequest(job_id=ids[1]), timeout=TIMEOUT_S)
     seen: list[str] = []
     token, pages = "", 0
@@ -185,22 +185,22 @@ def test_listing_pages_and_filters(stub: Stub) -> None:
 
 
 def test_cancel_answers_the_open_probe_with_stop(stub: Stub) -> None:
-    created = wire.create(stub, CONFIG)
+    created = wire_client.create(stub, CONFIG)
     request = pb.CancelJobRequest(job_id=created.job.id, reason="wrong data")
     job = stub.CancelJob(request, timeout=TIMEOUT_S).job
     assert (job.state, job.message) == (pb.JOB_STATE_CANCELLED, "wrong data")
     report = SimulatedTraining(validates=True).run(directive_from_pb(created.directive))
-    stop = wire.advance(stub, created.job.id, report)
+    stop = wire_client.advance(stub, created.job.id, report)
     assert (stop.phase, stop.restore) == (Phase.STOP, True)
     code, _, _ = refused(lambda: stub.CancelJob(request, timeout=TIMEOUT_S))
     assert code is grpc.StatusCode.FAILED_PRECONDITION
 
 
 def test_resume_gives_an_earlier_directive_again(stub: Stub) -> None:
-    created = wire.create(stub, CONFIG)
+    created = wire_client.create(stub, CONFIG)
     training = SimulatedTraining(validates=True)
     first = directive_from_pb(created.directive)
-    second = wire.advance(stub, created.job.id, training.run(first))
+    second = wire_client.advance(stub, created.job.id, training.run(first))
     for number, directive in ((2, second), (1, first)):
         request = pb.ResumeJobRequest(job_id=created.job.id, directive_number=number)
         assert directive_from_pb(stub.ResumeJob(request, timeout=TIMEOUT_S).directive) == directive
@@ -210,11 +210,11 @@ def test_resume_gives_an_earlier_directive_again(stub: Stub) -> None:
 
 
 def test_a_watched_job_is_seen_now_after_a_change_and_at_its_end(stub: Stub) -> None:
-    created = wire.create(stub, CONFIG)
+    created = wire_client.create(stub, CONFIG)
     stream = stub.WatchJob(pb.WatchJobRequest(job_id=created.job.id), timeout=TIMEOUT_S)
     assert next(stream).job == created.job
     report = SimulatedTraining(validates=True).run(directive_from_pb(created.directive))
-    wire.advance(stub, created.job.id, report)
+    wire_client.advance(stub, created.job.id, report)
     assert next(stream).job.directive.number == 2
     stub.CancelJob(pb.CancelJobRequest(job_id=created.job.id), timeout=TIMEOUT_S)
     assert [message.job.state for message in stream] == [pb.JOB_STATE_CANCELLED]
@@ -235,7 +235,7 @@ def test_health_is_serving(server: ServerProcess, name: str) -> None:
 def test_jobs_at_once_come_out_as_each_alone(stub: Stub) -> None:
     def run(seed: int) -> list[Directive]:
         asked = CONFIG.model_copy(update={"seed": seed})
-        return wire.drive(stub, asked, SimulatedTraining(seed, validates=True))[1]
+        return wire_client.drive(stub, asked, SimulatedTraining(seed, validates=True))[1]
 
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(run, range(8)))
@@ -247,7 +247,7 @@ def test_jobs_at_once_come_out_as_each_alone(stub: Stub) -> None:
 
 def test_sigterm_says_not_serving_drains_and_exits_with_0(tmp_path: Path) -> None:
     with server_process.running(f"sqlite:///{tmp_path}/lrpilot.db", "--grace-s", "1") as server:
-        created = wire.create(server.stub, CONFIG)
+        created = wire_client.create(server.stub, CONFIG)
         watch = server.stub.WatchJob(pb.WatchJobRequest(job_id=created.job.id), timeout=TIMEOUT_S)
         assert next(watch).job == created.job
         health = health_pb2_grpc.HealthStub(server.channel)
@@ -313,16 +313,16 @@ def test_a_server_killed_between_reports_changes_nothing(tmp_path: Path) -> None
     kills = {3, len(expected) // 2}
     with contextlib.ExitStack() as servers:
         server = servers.enter_context(server_process.running(url))
-        created = wire.create(server.stub, CONFIG, "the one")
+        created = wire_client.create(server.stub, CONFIG, "the one")
         seen = [directive_from_pb(created.directive)]
         while seen[-1].phase is not Phase.STOP:
             report = training.run(seen[-1])
-            answer = wire.advance(server.stub, created.job.id, report)
+            answer = wire_client.advance(server.stub, created.job.id, report)
             if seen[-1].number in kills:
                 server.signal(signal.SIGKILL)
                 assert server.process.wait(server_process.STOP_TIMEOUT_S) == -signal.SIGKILL
                 server = servers.enter_context(server_process.running(url))
-                assert wire.create(server.stub, CONFIG, "the one").job.id == created.job.id
-                assert wire.advance(server.stub, created.job.id, report) == answer
+                assert wire_client.create(server.stub, CONFIG, "the one").job.id == created.job.id
+                assert wire_client.advance(server.stub, created.job.id, report) == answer
             seen.append(answer)
     assert seen == expected

@@ -24,8 +24,9 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from tests.support.directives import probe, training
-from tests.support.server_process import ServerProcess, running
+from tests.support.servers.server_process import ServerProcess, running
+from tests.support.training.same_bits import assert_same
+from tests.support.training.scripted_directives import probe, training
 
 N_SAMPLES, BATCH = 96, 16
 BOUNDS = (1e-4, 1.0)
@@ -101,21 +102,6 @@ def scripted(run: Run, directives: list[pb.Directive], **arguments: Any) -> tupl
     transport = ScriptedTransport(directives)
     arguments.setdefault("total_steps", sum(directive.n_steps for directive in directives))
     return Tuner(run.model, run.optimizer, transport=transport, **arguments), transport
-
-
-def assert_same(a: Any, b: Any, path: str = "") -> None:
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), path
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), path
-        for key in a:
-            assert_same(a[key], b[key], f"{path}.{key}")
-    elif isinstance(a, list):
-        assert len(a) == len(b), path
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same(x, y, f"{path}[{i}]")
-    else:
-        assert a == b, path
 
 
 @pytest.mark.parametrize("make", [sgd, adamw])

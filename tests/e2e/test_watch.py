@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import wire, zygote
-from tests.support.server_process import ServerProcess, running
-from tests.support.simulated import QUICK, SimulatedTraining, config
-from tests.support.zygote import Forked
+from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, config
+from tests.support.servers import fork_server, wire_client
+from tests.support.servers.fork_server import ForkedProcess
+from tests.support.servers.server_process import ServerProcess, running
 from tuner_server.core.messages import Directive, Phase
 
 OUTPUT_TIMEOUT_S = 60
 ON_A_TERMINAL = {"FORCE_COLOR": "1", "TERM": "xterm-256color", "COLUMNS": "140", "LINES": "80"}
 
 
-def read_until(watch: Forked, words: str) -> str:
+def read_until(watch: ForkedProcess, words: str) -> str:
     """What is shown up to a line with the words. A watch that ends without them fails the test."""
     shown = []
     for line in watch.stdout:
@@ -31,9 +31,9 @@ class Training:
 
     def __init__(self, server: ServerProcess) -> None:
         self._server, self._training = server, SimulatedTraining()
-        created = wire.create(server.stub, config(400, **QUICK))
+        created = wire_client.create(server.stub, config(400, **QUICK))
         self.job_id = created.job.id
-        self.directive: Directive = wire.directive_from_pb(created.directive)
+        self.directive: Directive = wire_client.directive_from_pb(created.directive)
 
     def run_until(self, *phases: Phase) -> None:
         while self.directive.phase not in phases:
@@ -41,14 +41,14 @@ class Training:
 
     def report(self) -> None:
         report = self._training.run(self.directive)
-        self.directive = wire.advance(self._server.stub, self.job_id, report)
+        self.directive = wire_client.advance(self._server.stub, self.job_id, report)
 
 
 def test_watch_follows_a_job_from_its_first_search_to_its_end(tmp_path: Path) -> None:
     with running(f"sqlite:///{tmp_path}/jobs.db") as server:
         training = Training(server)
         training.run_until(Phase.PROBE)
-        watch = zygote.shared().run("watch", training.job_id, "--server", server.target, **ON_A_TERMINAL)
+        watch = fork_server.shared().run("watch", training.job_id, "--server", server.target, **ON_A_TERMINAL)
         read_until(watch, "Searching: trying LR")
         training.report()
         read_until(watch, "LR tried")
@@ -64,7 +64,7 @@ def test_watch_follows_a_job_from_its_first_search_to_its_end(tmp_path: Path) ->
 def test_watch_waits_for_a_server_that_restarts(tmp_path: Path) -> None:
     with running(f"sqlite:///{tmp_path}/jobs.db") as server:
         training = Training(server)
-        watch = zygote.shared().run("watch", training.job_id, "--server", server.target, **ON_A_TERMINAL)
+        watch = fork_server.shared().run("watch", training.job_id, "--server", server.target, **ON_A_TERMINAL)
         read_until(watch, training.job_id)
         server.kill()
         server.restart()

@@ -14,9 +14,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from lrpilot.v1 import tuner_pb2 as pb
 
-from tests.support import crowd, operators, server_process, wire
-from tests.support.crowd import Crowd
-from tests.support.operators import OperatedServer, wait_until
+from tests.support.crashes import checking_clients
+from tests.support.crashes.checking_clients import CheckingClients
+from tests.support.servers import operated_server, server_process, wire_client
+from tests.support.servers.operated_server import OperatedServer, wait_until
 from tuner_server.base.address import Address, reserved
 from tuner_server.storage import open_storage
 
@@ -25,13 +26,13 @@ TWO = ("--workers", "2", "--grace-s", "5")
 
 @pytest.fixture
 def server(sqlite_url: str) -> Iterator[OperatedServer]:
-    with operators.operated(sqlite_url, *TWO) as running:
+    with operated_server.operated(sqlite_url, *TWO) as running:
         yield running
 
 
 def test_a_killed_worker_is_replaced_and_at_the_end_all_drain(server: OperatedServer) -> None:
     assert server.readiness() == (200, {"ready": True, "database": "up", "workers": "2 of 2"})
-    with Crowd([server.process.target], crowd.configs(4)) as jobs:
+    with CheckingClients([server.process.target], checking_clients.configs(4)) as jobs:
         for _ in range(2):
             jobs.wait_for(6)
             first, second = server.workers
@@ -45,7 +46,7 @@ def test_a_killed_worker_is_replaced_and_at_the_end_all_drain(server: OperatedSe
     # What those that were killed had counted is not gone: every report was counted by whoever took it, but for those
     # whose commit was the last that it did.
     total = sum(value for (name, _), value in server.metrics().items() if name == "lrpilot_reports_total")
-    assert total >= jobs.acknowledged - 2 * len(crowd.configs(4))
+    assert total >= jobs.acknowledged - 2 * len(checking_clients.configs(4))
     assert_refused(server.process.target, "2")
     drain(server)
 
@@ -54,14 +55,16 @@ def drain(server: OperatedServer) -> None:
     """Ends a server by SIGTERM, in the right order."""
     with contextlib.ExitStack() as stack:
         watches = []
-        created = wire.create(server.process.stub, crowd.configs(1)[0])
+        created = wire_client.create(server.process.stub, checking_clients.configs(1)[0])
         for _ in range(4):  # over connections of their own, which go to either worker
             options = [("grpc.use_local_subchannel_pool", 1)]
             channel = stack.enter_context(grpc.insecure_channel(server.process.target, options=options))
-            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=wire.TIMEOUT_S)
+            watch = health_pb2_grpc.HealthStub(channel).Watch(
+                health_pb2.HealthCheckRequest(), timeout=wire_client.TIMEOUT_S
+            )
             assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
             watches.append(watch)
-        job = server.process.stub.WatchJob(pb.WatchJobRequest(job_id=created.job.id), timeout=wire.TIMEOUT_S)
+        job = server.process.stub.WatchJob(pb.WatchJobRequest(job_id=created.job.id), timeout=wire_client.TIMEOUT_S)
         assert next(job).job.id == created.job.id
         server.process.signal(signal.SIGTERM)
         for watch in watches:
@@ -88,7 +91,7 @@ def test_workers_end_when_their_supervisor_is_killed_and_the_port_is_free_again(
     family = psutil.Process(server.process.process.pid).children(recursive=True)
     assert len(server.workers) == 2
     server.process.kill()
-    _, alive = psutil.wait_procs(family, timeout=operators.PATIENCE_S)
+    _, alive = psutil.wait_procs(family, timeout=operated_server.PATIENCE_S)
     assert not alive
     reserved("listen", Address.parse(server.process.target)).close()
 
@@ -112,7 +115,7 @@ def test_the_end_of_standard_input_ends_all(server: OperatedServer) -> None:
     family = psutil.Process(server.process.process.pid).children(recursive=True)
     code, _ = server.process.wait()  # which closes it
     assert code == 0
-    assert not psutil.wait_procs(family, timeout=operators.PATIENCE_S)[1]
+    assert not psutil.wait_procs(family, timeout=operated_server.PATIENCE_S)[1]
 
 
 @pytest.mark.slow
@@ -130,6 +133,6 @@ def test_workers_that_lost_their_fork_server_are_replaced(server: OperatedServer
     parent = orphans[0].parent()
     assert parent is not None
     parent.kill()
-    _, alive = psutil.wait_procs(orphans, timeout=operators.PATIENCE_S)
+    _, alive = psutil.wait_procs(orphans, timeout=operated_server.PATIENCE_S)
     assert not alive
     wait_until(lambda: server.readiness()[1]["workers"] == "2 of 2")

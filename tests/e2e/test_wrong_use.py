@@ -13,7 +13,7 @@ from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.tuner import Tuner
 from torch import nn
 
-from tests.support.directives import probe, training
+from tests.support.training.scripted_directives import probe, training
 
 
 class Loop:

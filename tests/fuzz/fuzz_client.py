@@ -15,7 +15,7 @@ import warnings
 import hypothesis
 import torch
 
-from tests.support import hostile
+from tests.support.hostile import hostile_run
 
 EXAMPLES = 500
 """Between two looks at the clock."""
@@ -44,11 +44,11 @@ def main() -> None:
             suppress_health_check=list(hypothesis.HealthCheck),
             print_blob=False,
         )
-        @hypothesis.given(hostile.cases)
-        def run(case: hostile.Case) -> None:
+        @hypothesis.given(hostile_run.cases)
+        def run(case: hostile_run.Case) -> None:
             nonlocal n_runs
             n_runs += 1
-            hostile.check(case)
+            hostile_run.check(case)
 
         run()
         print(f"seed {seed}: {n_runs} runs, and every one came to its end", flush=True)

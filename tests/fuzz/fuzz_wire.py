@@ -41,8 +41,8 @@ with atheris.instrument_imports(include=INSTRUMENTED):
     from google.protobuf.message import DecodeError, Message
     from lrpilot.v1 import tuner_pb2 as pb
 
-    from tests.support import wire
-    from tests.support.simulated import QUICK, SimulatedTraining, config
+    from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, config
+    from tests.support.servers import wire_client
     from tuner_server.core.policies.autolrs_options import AutoLrsOptions
     from tuner_server.core.policies.budget import BudgetOptions
     from tuner_server.rpc.convert import config_to_pb
@@ -147,7 +147,7 @@ class Target:
         try:
             self._call(method.name, request)
         except RefusedCall as refused:
-            if refused.code not in wire.REFUSALS:
+            if refused.code not in wire_client.REFUSALS:
                 raise
             if self._version() != before:
                 raise AssertionError(f"refused, and changed something: {refused}") from refused
@@ -162,7 +162,7 @@ class Target:
         if job.directive.phase == pb.PHASE_STOP or job.directive.number > MAX_DIRECTIVE:
             self._renew()
         else:
-            self._report = wire.report_to_pb(self._training.run(wire.directive_from_pb(job.directive)))
+            self._report = wire_client.report_to_pb(self._training.run(wire_client.directive_from_pb(job.directive)))
 
     def _beginning(self, method: str) -> Message:
         match method:
@@ -184,7 +184,7 @@ class Target:
         created = self._call("CreateJob", request)
         self._training = SimulatedTraining()
         self._job_id: str = created.job.id
-        self._report = wire.report_to_pb(self._training.run(wire.directive_from_pb(created.directive)))
+        self._report = wire_client.report_to_pb(self._training.run(wire_client.directive_from_pb(created.directive)))
 
     def _call(self, method: str, request: Message) -> Any:
         answer = self._loop.run_until_complete(getattr(self._servicer, method)(request, Context()))

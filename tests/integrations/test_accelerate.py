@@ -23,9 +23,9 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.quality.local import LocalTransport
-from tests.support import pages
-from tests.support.directives import directive
-from tests.support.server_process import ServerProcess, running
+from tests.support.repository import doc_pages
+from tests.support.servers.server_process import ServerProcess, running
+from tests.support.training.scripted_directives import directive
 
 AUTOLRS = {"tau": 30, "tau_prime": 4, "candidates": 3}
 
@@ -265,10 +265,10 @@ def test_the_page_runs_and_shows_the_example(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], server: ServerProcess
 ) -> None:
     """Its blocks, in order; the first one is the example's code."""
-    assert pages.first_shows("accelerate", "accelerate_digits")
+    assert doc_pages.first_shows("accelerate", "accelerate_digits")
     monkeypatch.setenv("LRPILOT_SERVER", server.target)
     monkeypatch.chdir(tmp_path)
-    pages.run("accelerate")
+    doc_pages.run("accelerate")
     found = re.search(r"committed and (\d+) search steps", capsys.readouterr().out)
     assert found is not None
     assert int(found[1]) > 0

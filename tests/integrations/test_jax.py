@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,9 +20,9 @@ from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 
 from benchmarks.quality.local import LocalTransport
-from tests.support import pages
-from tests.support.directives import directive
-from tests.support.server_process import ServerProcess, running
+from tests.support.repository import doc_pages, example_programs
+from tests.support.servers.server_process import ServerProcess, running
+from tests.support.training.scripted_directives import directive
 
 ROOT = Path(__file__).parents[2]
 N_BATCHES, BATCH = 6, 16
@@ -191,11 +190,6 @@ def test_a_state_without_a_rate_to_tune_is_refused(transformation: Any, message:
         scripted(PROBED, state=initial(transformation))
 
 
-def test_a_loss_that_is_no_scalar_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"shape \(3,\) is not a scalar"):
-        scripted(PROBED).step(jnp.zeros(3))
-
-
 def test_a_probe_that_diverges_ends_early() -> None:
     """Invariant 8."""
     tuner = scripted([directive(pb.PHASE_PROBE, 1.0, 40), directive(pb.PHASE_TRAIN, 0.03, 10, restore=True)])
@@ -325,17 +319,12 @@ def test_pytorch_is_not_imported() -> None:
 
 
 @pytest.mark.slow
-def test_the_example_runs(
-    server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LRPILOT_SERVER", server.target)
-    runpy.run_path(str(ROOT / "examples" / "jax_digits.py"), run_name="__main__")
-    printed = capsys.readouterr().out
+def test_the_example_runs(server: ServerProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = example_programs.run("jax_digits", server.target, tmp_path, capsys)
     assert "search steps" in printed
     assert "replayed: validation loss" in printed
 
 
 def test_the_page_shows_the_example() -> None:
     """Which is run above, by `make test-all`."""
-    assert pages.all_from("jax", "jax_digits")
+    assert doc_pages.all_from("jax", "jax_digits")

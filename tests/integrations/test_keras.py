@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,9 +22,9 @@ from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 
 from benchmarks.quality.local import LocalTransport
-from tests.support import pages
-from tests.support.directives import directive
-from tests.support.server_process import ServerProcess, running
+from tests.support.repository import doc_pages, example_programs
+from tests.support.servers.server_process import ServerProcess, running
+from tests.support.training.scripted_directives import directive
 
 # Keras' variables implement NumPy's protocol of old.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -326,13 +325,8 @@ def test_keras_checkpoints_carry_the_tuner(server: ServerProcess, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_the_example_runs(
-    server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LRPILOT_SERVER", server.target)
-    runpy.run_path(str(ROOT / "examples" / "keras_digits.py"), run_name="__main__")
-    printed = capsys.readouterr().out
+def test_the_example_runs(server: ServerProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = example_programs.run("keras_digits", server.target, tmp_path, capsys)
     assert "probes" in printed
     assert "replayed: validation loss" in printed
 
@@ -372,4 +366,4 @@ def test_all_of_this_on_jax(which: str) -> None:
 
 def test_the_page_shows_the_example() -> None:
     """Which is run above, by `make test-all`."""
-    assert pages.all_from("keras", "keras_digits")
+    assert doc_pages.all_from("keras", "keras_digits")

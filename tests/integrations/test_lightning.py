@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import copy
-import math
 import runpy
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,9 +28,10 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from torchmetrics.classification import MulticlassAccuracy
 
 from benchmarks.quality.local import LocalTransport
-from tests.support import pages
-from tests.support.directives import probe, training
-from tests.support.server_process import ServerProcess, running
+from tests.support.repository import doc_pages
+from tests.support.servers.server_process import ServerProcess, running
+from tests.support.training.same_bits import assert_same
+from tests.support.training.scripted_directives import probe, training
 
 pytestmark = [
     # Lightning's advice about workers, intervals and unused hooks; and its own uses of what its libraries deprecate.
@@ -188,23 +188,6 @@ def scripted(*directives: pb.Directive, **arguments: Any) -> tuple[TunerCallback
     transport = ScriptedTransport(directives)
     arguments.setdefault("total_steps", sum(directive.n_steps for directive in directives))
     return TunerCallback(transport=transport, **arguments), transport
-
-
-def assert_same(a: Any, b: Any, path: str = "") -> None:
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), path
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), path
-        for key in a:
-            assert_same(a[key], b[key], f"{path}.{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), path
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same(x, y, f"{path}[{i}]")
-    elif isinstance(a, float) and math.isnan(a):
-        assert math.isnan(b), path
-    else:
-        assert a == b, path
 
 
 @pytest.mark.parametrize(
@@ -457,5 +440,5 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: ServerProcess) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LRPILOT_SERVER", server.target)
-    names = pages.run("lightning")
+    names = doc_pages.run("lightning")
     assert names["trainer"].global_step == names["tuner"].committed_step

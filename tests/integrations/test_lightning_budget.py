@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.quality.local import LocalTransport
-from tests.support.directives import probe, training
+from tests.support.training.scripted_directives import probe, training
 
 pytestmark = [
     # Lightning's advice about workers, intervals and resumed epochs; and its own uses of what its libraries deprecate.

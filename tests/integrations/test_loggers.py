@@ -17,7 +17,7 @@ from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 from torch import nn
 
-from tests.support.server_process import ServerProcess, running
+from tests.support.servers.server_process import ServerProcess, running
 
 pytestmark = [
     # TensorBoard 2.21 builds on setuptools' old resource API, MLflow on pydantic's old validators.

@@ -29,9 +29,10 @@ from transformers import (
 )
 
 from benchmarks.quality.local import LocalTransport
-from tests.support import pages
-from tests.support.directives import directive
-from tests.support.server_process import ServerProcess, running
+from tests.support.repository import doc_pages
+from tests.support.servers.server_process import ServerProcess, running
+from tests.support.training.same_bits import assert_same
+from tests.support.training.scripted_directives import directive
 
 BATCH = 8
 MEASURED = {
@@ -135,22 +136,6 @@ def probes() -> list[pb.Directive]:
 
 def committed(n_steps: int, *, restore: bool = False) -> pb.Directive:
     return directive(pb.PHASE_TRAIN, 0.02, n_steps, restore=restore)
-
-
-def assert_same(a: Any, b: Any) -> None:
-    """Bit for bit."""
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_same(a[key], b[key])
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b)
-        for x, y in zip(a, b, strict=True):
-            assert_same(x, y)
-    else:
-        assert a == b
 
 
 def everything(trainer: Any) -> dict[str, Any]:
@@ -430,7 +415,7 @@ def test_validation_on_no_dataset_is_refused(tmp_path: Path) -> None:
 
 def test_the_page_shows_the_example() -> None:
     """Which is run below, with the page."""
-    assert pages.first_shows("transformers", "transformers_digits")
+    assert doc_pages.first_shows("transformers", "transformers_digits")
 
 
 @pytest.mark.slow
@@ -440,7 +425,7 @@ def test_the_page_runs(
     """Its blocks, in order; the first one is the example's code."""
     monkeypatch.setenv("LRPILOT_SERVER", server.target)
     monkeypatch.chdir(tmp_path)
-    pages.run("transformers")
+    doc_pages.run("transformers")
     found = re.search(r"committed and (\d+) search steps", capsys.readouterr().out)
     assert found is not None
     assert int(found[1]) > 0

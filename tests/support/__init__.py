@@ -1,1 +1,1 @@
-"""What tests share: a simulated training run, the client's side of the wire, a server process."""
+"""What tests share, in packages by subject; tests/README.md lists them."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.shown import job_config
-from tests.support.simulated import Run, SimulatedTraining, drive
+from tests.support.jobs.sample_jobs import job_config
+from tests.support.jobs.simulated_training import Run, SimulatedTraining, drive
 
 
 @pytest.fixture(scope="session")

@@ -52,6 +52,12 @@ ABOVE_ALL = {"lrpilot", "tuner_server", "tuner_server.__main__"}
 """What users import or run."""
 CLIENTS = {"tuner_server.cli", "tuner_server.demo"}
 """Rooms of the server's distribution that use the client as everybody does."""
+TELLERS = {
+    f"tuner_server.{room}" for room in ("history", "web", "web.charts", "web.pages", "web.server", "report", "cli")
+}
+"""Rooms that tell what came of a job, whatever decided it."""
+UNTOLD = {"tuner_server.core.policies", "tuner_server.core.forecast", "tuner_server.core.search"}
+"""What decides: decisions tell all that is to be said of it."""
 SHARED = {"lrpilot.v1", "lrpilot.wire"}
 """What a server may import of the client."""
 
@@ -103,6 +109,8 @@ def _forbidden(module: str, imported: str) -> str:
         return "" if there in SHARED or here in CLIENTS else "a server imports of the client what both must read alike"
     if {here.split(".")[1], there.split(".")[1]} == {"web", "cli"}:
         return "the dashboard and the command line both tell a history, and know nothing of one another"
+    if here in TELLERS and there in UNTOLD:
+        return "decisions explain themselves: who tells of them knows no policy, and nothing that one is made of"
     return "" if FLOORS[there] < FLOORS[here] else "it lies no lower"
 
 
@@ -129,6 +137,11 @@ def test_no_modules_import_one_another_in_a_circle() -> None:
         ("tuner_server.cli.job", "tuner_server.web.pages.views"),
         ("tuner_server.web.pages.views", "tuner_server.cli.job"),
         ("tuner_server.core.search.bracket", "tuner_server.core.stages.divergence"),
+        ("tuner_server.history.method", "tuner_server.core.policies.autolrs"),
+        ("tuner_server.web.charts.forecasts", "tuner_server.core.forecast.base"),
+        ("tuner_server.web.pages.views", "tuner_server.core.search.acquisition"),
+        ("tuner_server.report.report_file", "tuner_server.core.policies"),
+        ("tuner_server.cli.picture", "tuner_server.core.policies"),
     ],
 )
 def test_what_the_plan_forbids_is_seen(module: str, imported: str) -> None:

@@ -6,10 +6,11 @@ import asyncio
 import dataclasses
 import datetime
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
+
+from cachetools import TLRUCache
 
 from tuner_server.access.principal import Principal
 from tuner_server.access.records import Grant
@@ -53,7 +54,7 @@ class Authenticator:
     ) -> None:
         """Looks tokens up in `grants`, whose owner closes it after this."""
         self._grants, self._now, self._clock = grants, now, clock
-        self._seen: OrderedDict[str, _Seen] = OrderedDict()
+        self._seen: TLRUCache[str, _Seen] = TLRUCache(MAX_CACHED, _until, timer=clock)
         self._lookups: dict[str, asyncio.Future[Grant | None]] = {}
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="tokens")
 
@@ -82,8 +83,7 @@ class Authenticator:
 
     async def _grant(self, token_id: str) -> Grant | None:
         seen = self._seen.get(token_id)
-        if seen is not None and self._clock() - seen.time_s < FRESH_S:
-            self._seen.move_to_end(token_id)
+        if seen is not None:
             return seen.grant
         lookup = self._lookups.get(token_id)
         if lookup is None:
@@ -102,11 +102,14 @@ class Authenticator:
         self._seen.pop(token_id, None)
         if grant is not None:
             self._seen[token_id] = _Seen(grant, asked)
-            if len(self._seen) > MAX_CACHED:
-                self._seen.popitem(last=False)
         return grant
 
     def _looked_up(self, token_id: str, done: asyncio.Future[Grant | None]) -> None:
         del self._lookups[token_id]
         if not done.cancelled():
             done.exception()  # taken note of, also when everybody who asked has gone
+
+
+def _until(_token_id: str, seen: _Seen, _now_s: float) -> float:
+    """How long a grant is believed: from the question on, since a revocation may have come before the answer."""
+    return seen.time_s + FRESH_S

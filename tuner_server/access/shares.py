@@ -7,8 +7,9 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
+from pyrate_limiter import Decision, Rate, RateItem, StateBucket, TokenBucket
+
 from tuner_server.access.principal import Principal
-from tuner_server.access.token_bucket import TokenBucket
 from tuner_server.core.errors import RateError
 
 MAX_CALLS = 1024
@@ -22,6 +23,8 @@ MAX_BYTES = 16 * 2**20
 """The size of a project's requests that are being worked on. In Python a report takes some ten times its bytes."""
 BUSY_RETRY_S = 0.5
 """How soon to come again after too much at a time: most calls take milliseconds."""
+_RATES = (1e-6, 1e6)
+"""Calls a second that are told apart: one in eleven days, and more than a process answers."""
 
 
 class ProjectShare:
@@ -32,7 +35,9 @@ class ProjectShare:
         """Calls, streams and bytes in use now."""
         self.arriving = asyncio.Semaphore(MAX_ARRIVING)
         """Admits the messages that may be on their way."""
-        self._bucket: TokenBucket | None = None
+        self._rate: float | None = None
+        """Calls a second that `_bucket` lets through."""
+        self._bucket: StateBucket | None = None
 
     @contextlib.contextmanager
     def call(self, caller: Principal, now: float, *, streams: bool) -> Iterator[None]:
@@ -62,14 +67,24 @@ class ProjectShare:
 
     def _check_rate(self, caller: Principal, now: float) -> None:
         rate = caller.max_calls_per_s
-        if rate is None:
-            self._bucket = None
+        if rate != self._rate:
+            self._rate, self._bucket = rate, None if rate is None else _bucket(rate)
+        if self._bucket is None:
             return
-        if self._bucket is None or self._bucket.rate != rate:
-            self._bucket = TokenBucket(rate, now)
-        wait_s = self._bucket.take(now)
-        if wait_s:
+        decision = self._bucket.put_decision(RateItem(caller.project, int(1000 * now)))
+        assert isinstance(decision, Decision)  # at once: it is kept in memory
+        if decision.retry_after_ms:
+            wait_s = decision.retry_after_ms / 1000
             raise RateError(f"project {caller.project} makes more than {rate:g} calls a second", wait_s)
+
+
+def _bucket(calls_per_s: float) -> StateBucket:
+    """Lets so many calls a second through on average, and as many at once as fit into a second. It is full at first."""
+    calls_per_s = min(max(calls_per_s, _RATES[0]), _RATES[1])
+    # The library counts in whole calls and milliseconds: in a period so long, any rate is a whole number of calls.
+    period_s = 1 / _RATES[0]
+    rate = Rate(round(calls_per_s * period_s), int(1000 * period_s), burst=max(int(calls_per_s), 1))
+    return StateBucket([rate], TokenBucket())
 
 
 class Shares:

@@ -1,4 +1,4 @@
-"""Curves as text: Unicode's braille patterns, two by four dots a character."""
+"""Curves as text: braille patterns, two by four dots a character."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from lrpilot.schedule.curves import COMMITTED, SEARCH, Curve, Piece, Scale
 from lrpilot.schedule.curves import curves as in_columns
+from plotille import Canvas
 from rich.table import Table
 from rich.text import Text
 
@@ -17,9 +18,8 @@ COLUMNS = 2 * WIDTH
 """The columns of dots in a curve."""
 SHORT_AXIS = 24
 """Characters of an axis; on fewer the step at half has no room."""
-_DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
-"""The dots of a pattern: the left column's from the top down, then the right one's (ISO/TR 11548-1)."""
-_BLANK = 0x2800
+_BLANK = "\u2800"
+"""The pattern without dots."""
 
 
 def curves(found: Sequence[Piece], *, undone: bool = False) -> Table:
@@ -72,16 +72,22 @@ def step_axis(n_steps: int, width: int) -> str:
 
 def braille(committed: Curve, search: Curve, scale: Scale, height: int) -> list[Text]:
     """A dot for each value; `height` lines, from the top down. A character with committed steps has their colour."""
-    rows = [[_BLANK] * (-(-len(committed) // 2)) for _ in range(height)]
-    styles = [[SEARCH] * len(row) for row in rows]
-    for values, style in ((search, SEARCH), (committed, COMMITTED)):
+    every, stayed = (_canvas(-(-len(committed) // 2), height) for _ in range(2))
+    for values, canvases in ((search, [every]), (committed, [every, stayed])):
         for column, value in enumerate(values):
             part = None if value is None else scale.part(value)
             if part is not None:
-                row, dot = divmod(round((1 - part) * (4 * height - 1)), 4)
-                rows[row][column // 2] |= _DOTS[column % 2][dot]
-                styles[row][column // 2] = style
+                for canvas in canvases:
+                    canvas.point(column, part * (4 * height - 1))
     return [
-        Text.assemble(*((chr(pattern), style) for pattern, style in zip(*pair, strict=True)))
-        for pair in zip(rows, styles, strict=True)
+        Text.assemble(*((dots, SEARCH if kept == _BLANK else COMMITTED) for dots, kept in zip(*pair, strict=True)))
+        for pair in zip(*(canvas.plot("\n").split("\n") for canvas in (every, stayed)), strict=True)
     ]
+
+
+def _canvas(width: int, height: int) -> Canvas:
+    """Characters whose dots are at whole numbers, from 0 at the bottom left.
+
+    Its own colours are not used: whether there are any is its console's business, not standard output's.
+    """
+    return Canvas(width, height, xmax=2 * width, ymax=4 * height)

@@ -8,7 +8,7 @@ from typing import Any
 import pydantic
 
 from tuner_server.core.errors import InvalidInputError
-from tuner_server.core.messages import MAX_STEPS, Value
+from tuner_server.core.messages import MAX_STEPS, Measures, Value
 
 SMALLEST_LR, LARGEST_LR = 1e-30, 1e30
 """Limits of bounds: far outside anything that trains, and their products stay far inside the floats."""
@@ -59,12 +59,20 @@ class JobConfig(Value):
     seed: int = pydantic.Field(default=0, ge=0, lt=2**63)
     has_validation: bool = False
     """Whether the client can validate."""
+    measures: Measures = ()
+    """What the client can measure at every step besides the loss, by name."""
 
     @pydantic.model_validator(mode="after")
     def _storable(self) -> JobConfig:
         for field in ("name", "family"):
             if "\0" in getattr(self, field):
                 raise ValueError(f"{field}: a NUL character can't be stored")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _distinct(self) -> JobConfig:
+        if len(set(self.measures)) < len(self.measures):
+            raise ValueError(f"measures: a name is there twice; got {', '.join(self.measures)}")
         return self
 
     @classmethod

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 import pydantic
@@ -57,6 +57,11 @@ class Outcome(enum.StrEnum):
 Steps = Annotated[int, pydantic.Field(ge=0, le=MAX_STEPS)]
 LOSS_WINDOW = 10
 """Committed losses that are averaged for "the loss", as in the published code's logs: one batch says little."""
+MAX_MEASURES = 8
+"""Measures of a job: each adds as much to every report as the losses do."""
+MeasureName = Annotated[str, pydantic.Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+"""It becomes the name of a column where measures are exported."""
+Measures = Annotated[tuple[MeasureName, ...], pydantic.Field(max_length=MAX_MEASURES)]
 
 
 class Bar(Value):
@@ -85,6 +90,8 @@ class Directive(Value):
     report_every: Steps = 0
     promise: tuple[Bar, ...] = ()
     """Ascending by `from_step`; the last bar that a report has reached counts."""
+    measures: Measures = ()
+    """What is measured at every step besides the loss, by name."""
     reason: str = ""
 
     @pydantic.model_validator(mode="after")
@@ -95,6 +102,8 @@ class Directive(Value):
             raise ValueError("a directive with steps has a profile")
         if any(step > self.n_steps for step in self.validate_at):
             raise ValueError("validation past the end of the directive")
+        if len(set(self.measures)) < len(self.measures):
+            raise ValueError("a measure is asked for twice")
         return self
 
     def after(self, n_steps: int) -> Directive:
@@ -142,6 +151,8 @@ class Report(Value):
     """Of REPLACED."""
     note: str = pydantic.Field(default="", max_length=MAX_NOTE)
     """Of UNREPEATABLE: what the client saw, and what it may be."""
+    measures: Mapping[MeasureName, tuple[float, ...]] = pydantic.Field(default_factory=dict, max_length=MAX_MEASURES)
+    """By name: one value a step, NaN where a step has none. A measure that could not be taken is missing."""
 
     @property
     def n_steps(self) -> int:
@@ -181,6 +192,11 @@ class Candidate(Value):
         """Whether the probe gave no forecast."""
         return self.forecast is None
 
+    @property
+    def measured(self) -> bool:
+        """Whether the forecast is the probe's own end: a measurement, which has no standard error."""
+        return self.forecast is not None and not self.forecast_sd
+
 
 def best_candidate(candidates: Iterable[Candidate]) -> Candidate | None:
     """The candidate with the lowest loss; None: there is none, or all diverged."""
@@ -195,6 +211,30 @@ class PosteriorCurve(Value):
     mean: tuple[float, ...]
     sd: tuple[float, ...]
     acquisition: tuple[float, ...]
+
+
+class Asked(Value):
+    """What a decision asked of the search: the LR with the highest acquisition between two others."""
+
+    acquisition: str
+    """The name of the acquisition function, in the words that pages show."""
+    kappa: float | None = None
+    """How many standard deviations the lower confidence bound lies below the mean; None: it is another acquisition."""
+    low: float
+    """The lowest LR that could be chosen."""
+    high: float
+    """The highest one."""
+
+
+class Extrapolation(Value):
+    """Where the losses of a probe were said to lead, had its LR been kept."""
+
+    forecaster: str
+    """What extrapolated them, as the registry of forecasters names it."""
+    horizon: Steps
+    """How many committed steps, from the start of the stage on, it reaches over."""
+    losses: tuple[float, ...]
+    """The curve, at points that are evenly apart from the first of those steps to the last one."""
 
 
 class Setback(Value):
@@ -230,5 +270,13 @@ class Decision(Value):
     optimum: float | None = None
     """The best LR over a probe."""
     correction: float | None = None
-    """What the optimum was multiplied by for the length of the run. `lr` may differ from their product where it was
-    drawn towards the one that the user had set."""
+    """What the optimum was multiplied by for the length of the run. `lr` differs from their product only as `drawn_to`
+    and `lowered_by` say."""
+    drawn_to: float | None = None
+    """The LR that the user had set, where `lr` was drawn towards it."""
+    lowered_by: float | None = None
+    """What `lr` was divided by, as committed steps at higher LRs had been rolled back."""
+    asked: Asked | None = None
+    """None: nothing was asked of the search."""
+    extrapolation: Extrapolation | None = None
+    """What the best candidate was judged by; None: it was measured, or nothing is committed yet."""

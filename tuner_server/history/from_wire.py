@@ -9,7 +9,7 @@ from lrpilot.v1 import tuner_pb2 as pb
 
 from tuner_server.core.config import LrBounds
 from tuner_server.core.job.state import JobState
-from tuner_server.core.messages import Candidate, Decision, Outcome, PosteriorCurve, Setback
+from tuner_server.core.messages import Asked, Candidate, Decision, Extrapolation, Outcome, PosteriorCurve, Setback
 from tuner_server.rpc.convert import STATES, config_from_pb, directive_from_pb, known, report_from_pb
 from tuner_server.storage import Entry, StoredJob, StoredReport
 
@@ -65,6 +65,7 @@ def _report(message: pb.HistoryEntry, time: datetime.datetime) -> StoredReport |
         losses=report.losses,
         replacement=report.replacement,
         note=report.note,
+        measures=report.measures,
     )
 
 
@@ -86,7 +87,19 @@ def _decision(message: pb.Decision) -> Decision:
         forecast_sd=_optional(message, "forecast_sd"),
         optimum=_optional(message, "optimum"),
         correction=_optional(message, "correction"),
+        drawn_to=_optional(message, "drawn_to"),
+        lowered_by=_optional(message, "lowered_by"),
+        asked=_asked(message.asked) if message.HasField("asked") else None,
+        extrapolation=_extrapolation(message.extrapolation) if message.HasField("extrapolation") else None,
     )
+
+
+def _asked(message: pb.Asked) -> Asked:
+    return Asked(acquisition=message.acquisition, kappa=_optional(message, "kappa"), low=message.low, high=message.high)
+
+
+def _extrapolation(message: pb.Extrapolation) -> Extrapolation:
+    return Extrapolation(forecaster=message.forecaster, horizon=message.horizon, losses=tuple(message.losses))
 
 
 def _setback(message: pb.Setback) -> Setback:
@@ -107,6 +120,7 @@ def _candidate(message: pb.Candidate) -> Candidate:
         forecast=_optional(message, "forecast"),
         forecast_sd=_optional(message, "forecast_sd"),
         at_least=_optional(message, "at_least"),
+        raw_forecast=_optional(message, "raw_forecast"),
     )
 
 

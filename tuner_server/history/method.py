@@ -1,17 +1,23 @@
-"""What the policy of a job does with its evidence, as charts need it: the config says it, the history does not."""
+"""What a decision tells of its method, in the words of pages.
+
+Decisions of the former version do not tell all of it. What they lack is inferred from the rest.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 
-from tuner_server.core import policies
+import numpy as np
+
 from tuner_server.core.config import JobConfig
-from tuner_server.core.policies.autolrs import AutoLrs
+from tuner_server.core.messages import Decision, PosteriorCurve
 from tuner_server.history.numbers import number
 from tuner_server.history.timeline import Stage
 
 SAME_LR = 0.02
 """LRs closer than this part of them are one LR to whoever reads a sentence."""
+ROUNDING = 1e-6
+"""Of an acquisition's values, relative to what they are the difference of: far more than float64 has."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -24,10 +30,12 @@ class Correction:
     """What it was multiplied by for length, at most 1."""
     probe_steps: int
     """Of a probe that move the weights."""
-    drawn: bool
-    """Whether the committed LR is another than the product: the one that the user set counted, too."""
+    drawn_to: float | None
+    """The LR that the user set, where the committed one was drawn towards it."""
     lowered: bool
-    """Whether it is another because LRs before it had failed."""
+    """Whether it was lowered because LRs before it had failed."""
+    moved: bool
+    """Whether the committed LR is another than the product."""
 
     @property
     def product(self) -> float:
@@ -35,22 +43,18 @@ class Correction:
         return self.optimum * self.factor
 
 
-def acquisition_name(config: JobConfig) -> str:
-    """What probes are chosen by: the name and the unit of the acquisition's values."""
-    policy = policies.make(config)
-    if isinstance(policy, AutoLrs) and policy.options.acquisition == "lcb":
-        return f"lower confidence bound, sign turned (κ = {number(policy.options.kappa)})"
-    return "log expected improvement"
+def acquisition_name(decision: Decision) -> str:
+    """What the LR of a decision with a posterior was chosen by: the name and the unit of the acquisition's values."""
+    name, kappa = "log expected improvement", None
+    if decision.asked is not None:
+        name, kappa = decision.asked.acquisition, decision.asked.kappa
+    elif decision.posterior is not None and (weight := _kappa(decision.posterior)) is not None:
+        name, kappa = "lower confidence bound, sign turned", weight
+    return name if kappa is None else f"{name} (κ = {number(kappa)})"
 
 
-def forecasts(config: JobConfig) -> bool:
-    """Whether probes are extrapolated; where they are not, their ends are measurements."""
-    policy = policies.make(config)
-    return isinstance(policy, AutoLrs) and not policy.options.decayed_probes
-
-
-def correction(stage: Stage) -> Correction | None:
-    """The correction of a stage's LR; None: there was none, or nothing was committed yet."""
+def correction(stage: Stage, config: JobConfig) -> Correction | None:
+    """The correction of a stage's LR in such a job; None: there was none, or nothing was committed yet."""
     decision, winner = stage.decision, stage.winner
     if decision is None or stage.directive is None or winner is None or winner.directive.profile is None:
         return None
@@ -59,15 +63,34 @@ def correction(stage: Stage) -> Correction | None:
     moved = not same_lr(decision.lr, decision.optimum * decision.correction)
     if not moved and same_lr(decision.correction, 1.0):
         return None
+    drawn_to, lowered = decision.drawn_to, decision.lowered_by is not None
+    if moved and _of_former_version(decision):
+        lowered = stage.n_setbacks > 0
+        drawn_to = None if lowered else config.base_lr
     return Correction(
-        decision.optimum,
-        decision.correction,
-        winner.directive.profile.length,
-        drawn=moved and not stage.n_setbacks,
-        lowered=moved and stage.n_setbacks > 0,
+        decision.optimum, decision.correction, winner.directive.profile.length, drawn_to, lowered=lowered, moved=moved
     )
 
 
 def same_lr(a: float, b: float) -> bool:
     """Whether two LRs are one to whoever reads a sentence."""
     return abs(a / b - 1) <= SAME_LR
+
+
+def _of_former_version(decision: Decision) -> bool:
+    """Whether a decision that follows from a search does not tell what was asked, nor what moved the LR."""
+    return decision.posterior is not None and decision.asked is None
+
+
+def _kappa(curve: PosteriorCurve) -> float | None:
+    """The weight of the uncertainty in a lower confidence bound; None: the acquisition is not one.
+
+    Its negative is kappa * sd - mean, with one kappa for all LRs.
+    """
+    mean, sd, value = (np.asarray(values) for values in (curve.mean, curve.sd, curve.acquisition))
+    if not (len(sd) and np.isfinite(value).all() and sd.max() > 0):
+        return None
+    surest = int(sd.argmax())
+    kappa = float((value[surest] + mean[surest]) / sd[surest])
+    reach = np.abs(kappa * sd) + np.abs(mean)
+    return kappa if bool((np.abs(kappa * sd - mean - value) <= ROUNDING * reach).all()) else None

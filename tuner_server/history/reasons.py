@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tuner_server.core.config import JobConfig
-from tuner_server.core.messages import Candidate, Outcome, Phase
+from tuner_server.core.messages import Candidate, Decision, Outcome, Phase
 from tuner_server.history.method import Correction, correction, same_lr
 from tuner_server.history.numbers import count, number, steps, told_apart, with_error
 from tuner_server.history.setback import setback
@@ -93,7 +93,7 @@ def _tried(stage: Stage) -> str:
     loss = number(best.forecast) if second is None else told_apart(best.forecast, second.loss)[0]
     if bounded(best):
         return f"{words} LR {number(best.lr)} forecast the lowest loss: its curve fell below {loss}, their bound."
-    verb = "forecast" if best.forecast_sd else "reached"
+    verb = "reached" if best.measured else "forecast"
     return f"{words} LR {number(best.lr)} {verb} the lowest loss, {loss}."
 
 
@@ -105,32 +105,36 @@ def _committed(stage: Stage, config: JobConfig) -> str:
         lowest = same_lr(decision.lr, min(candidate.lr for candidate in stage.candidates))
         where = "the lowest that was tried" if lowest else "below what was tried"
         return f"All diverged, so LR {number(decision.lr)}, {where}, is the safe choice."
-    found = correction(stage)
+    found = correction(stage, config)
     if found is not None:
-        return _corrected(stage, found, config)
+        return _corrected(stage, decision, found)
     if same_lr(decision.lr, best.lr):
         return ""
     if decision.optimum is None:  # by a policy, or a version of it, that doesn't tell how it came there
-        return f"Committed was LR {number(decision.lr)}: {decision.reason}."
+        return _by_its_reason(decision)
     return f"Committed was LR {number(decision.lr)}, where the loss is expected to be lowest."
 
 
-def _corrected(stage: Stage, found: Correction, config: JobConfig) -> str:
+def _by_its_reason(decision: Decision) -> str:
+    return f"Committed was LR {number(decision.lr)}: {decision.reason}."
+
+
+def _corrected(stage: Stage, decision: Decision, found: Correction) -> str:
     """From the best LR of the probes to the one that was committed."""
-    assert stage.decision is not None
     assert stage.directive is not None
-    lr, optimum, over = number(stage.decision.lr), number(found.optimum), f"best over {steps(found.probe_steps)}"
+    lr, optimum, over = number(decision.lr), number(found.optimum), f"best over {steps(found.probe_steps)}"
     words = f"LR {optimum} was {over}"
     if not same_lr(found.factor, 1.0):
         words = (
             f"A longer run wants a lower LR: {optimum} ({over}) times {found.factor:.2g} for the decay over "
             f"{steps(stage.directive.n_steps)} is {number(found.product)}"
         )
-    if found.drawn:
-        return f"{words}. Drawn towards the {number(config.base_lr)} that was set, it became {lr}."
+    if found.drawn_to is not None:
+        lowered = ", and lowered further as steps at higher LRs had been rolled back" if found.lowered else ""
+        return f"{words}. Drawn towards the {number(found.drawn_to)} that was set{lowered}, it became {lr}."
     if found.lowered:
         return f"{words}. As steps at higher LRs had been rolled back, it was lowered further, to {lr}."
-    return f"{words}."
+    return f"{words}. {_by_its_reason(decision)}" if found.moved else f"{words}."
 
 
 def _expected(stage: Stage) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from lrpilot.wire.profile import Profile
@@ -48,6 +48,8 @@ class Span:
     losses: FloatArray
     """(n_steps,)"""
     validations: tuple[Validation, ...]
+    measures: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    """What was measured besides the loss, by name: one value a step."""
 
     @property
     def n_steps(self) -> int:
@@ -131,8 +133,8 @@ class Stage:
     """Behind it; of a search that goes on, the latest one."""
     posterior: PosteriorCurve | None
     """The latest of the search."""
-    sought: PosteriorCurve | None
-    """That by which the surrogate chose the last probe; None: it chose none."""
+    sought: Decision | None
+    """The one in which the surrogate chose the last probe; None: it chose none."""
     spans: tuple[Span, ...]
     """Of the committed steps."""
     replaced: bool
@@ -313,6 +315,7 @@ def _span(entry: Entry, run_steps: int, committed_steps: int, kept: bool) -> Spa
         profile=profile,
         losses=np.array(report.losses, dtype=np.float64),
         validations=tuple(v for v in report.validations if math.isfinite(v.loss)),
+        measures=report.measures,
     )
 
 
@@ -360,6 +363,7 @@ class _Stages:
         asked = self._decisions if directive is None else [found for found in self._decisions if found is not decision]
         # Where no probe tells anything, what was thought of them does not either.
         told = not any(probe.unrepeatable for probe in probes)
+        thought = _latest_thought(self._decisions) if told else None
         before = self._done[-1] if self._done else None
         self._done.append(
             Stage(
@@ -368,8 +372,8 @@ class _Stages:
                 earlier=self._earlier(decision, probes),
                 directive=directive,
                 decision=decision,
-                posterior=_latest_posterior(self._decisions) if told else None,
-                sought=_latest_posterior(asked) if told else None,
+                posterior=None if thought is None else thought.posterior,
+                sought=_latest_thought(asked) if told else None,
                 spans=spans,
                 replaced=replaced,
                 retreats_from=None if before is None else before.undoing,
@@ -389,5 +393,6 @@ class _Stages:
         return tuple(probe for stage in self._done for probe in stage.probes if probe.directive.number in missing)
 
 
-def _latest_posterior(decisions: Sequence[Decision]) -> PosteriorCurve | None:
-    return next((found.posterior for found in reversed(decisions) if found.posterior is not None), None)
+def _latest_thought(decisions: Sequence[Decision]) -> Decision | None:
+    """The latest that has a posterior."""
+    return next((found for found in reversed(decisions) if found.posterior is not None), None)

@@ -24,7 +24,7 @@ SCRIPTS = tuple(STATIC / name for name in ("charts.js", "step-chart.js", "job-ch
 def report_html(job: StoredJob, found: Timeline) -> str:
     """The file's text: the style, Plotly (most of its five megabytes) and the data are in it."""
     config = job.state.config
-    chart = job_chart(config, found, Window(0, max(found.n_steps, 1), BUCKETS))
+    chart = job_chart(found, Window(0, max(found.n_steps, 1), BUCKETS))
     data: dict[str, Any] = {f"/jobs/{job.id}/curves.json": chart}
     view = job_view(job, found)
     for section in view.stages:

@@ -19,6 +19,7 @@ from tuner_server.core.job import schedule
 from tuner_server.core.job.schedule import Segment
 from tuner_server.core.job.state import Status
 from tuner_server.core.messages import (
+    MAX_MEASURES,
     MAX_NOTE,
     MAX_STEPS,
     Bar,
@@ -85,6 +86,7 @@ def config_from_pb(message: pb.JobConfig) -> JobConfig:
         "base_lr": message.base_lr,
         "seed": message.seed,
         "has_validation": message.has_validation,
+        "measures": tuple(message.measures),
     }
     if message.HasField("total_steps"):
         fields["total_steps"] = message.total_steps
@@ -106,6 +108,7 @@ def config_to_pb(config: JobConfig) -> pb.JobConfig:
         base_lr=config.base_lr,
         seed=config.seed,
         has_validation=config.has_validation,
+        measures=config.measures,
     )
     if config.lr_bounds is not None:
         message.lr_bounds.CopyFrom(pb.LrBounds(min=config.lr_bounds.min, max=config.lr_bounds.max))
@@ -128,6 +131,7 @@ def report_from_pb(message: pb.Report) -> Report:
                 "wall_time_s": message.wall_time_s,
                 "replacement": replacement,
                 "note": text("report.note", message.note, MAX_NOTE),
+                "measures": _measures_from_pb(message.measures),
             }
         )
     except pydantic.ValidationError as error:
@@ -144,6 +148,7 @@ def report_to_pb(number: int, report: StoredReport) -> pb.Report:
         wall_time_s=report.wall_time_s,
         replacement=_replacement_to_pb(report.replacement) if report.replacement else None,
         note=report.note,
+        measures=[pb.Measure(name=name, values=values) for name, values in report.measures.items()],
     )
 
 
@@ -162,6 +167,7 @@ def directive_from_pb(message: pb.Directive) -> Directive:
         give_up_above=message.give_up_above if message.HasField("give_up_above") else None,
         report_every=message.report_every,
         promise=tuple(map(_bar_from_pb, message.promise)),
+        measures=tuple(message.measures),
         reason=message.reason,
     )
 
@@ -181,6 +187,7 @@ def directive_to_pb(directive: Directive) -> pb.Directive:
         give_up_above=directive.give_up_above,
         report_every=directive.report_every,
         promise=map(_bar_to_pb, directive.promise),
+        measures=directive.measures,
         reason=directive.reason,
     )
 
@@ -224,6 +231,10 @@ def decision_to_pb(number: int, decision: Decision) -> pb.Decision:
         forecast_sd=decision.forecast_sd,
         optimum=decision.optimum,
         correction=decision.correction,
+        drawn_to=decision.drawn_to,
+        lowered_by=decision.lowered_by,
+        asked=pb.Asked(**decision.asked.model_dump()) if decision.asked else None,
+        extrapolation=pb.Extrapolation(**decision.extrapolation.model_dump()) if decision.extrapolation else None,
     )
     if decision.setback is not None:
         message.setback.CopyFrom(pb.Setback(**decision.setback.model_dump()))
@@ -336,6 +347,18 @@ def _replacement_to_pb(replacement: Replacement) -> pb.Replacement:
     return pb.Replacement(profile=profile, wasted_steps=replacement.wasted_steps)
 
 
+def _measures_from_pb(messages: Sequence[pb.Measure]) -> dict[str, tuple[float, ...]]:
+    """The measures of a report, by name. Raises: InvalidInputError: too many, or one is there twice."""
+    if len(messages) > MAX_MEASURES:
+        raise InvalidInputError.of("report.measures", f"at most {MAX_MEASURES}, not {len(messages)}")
+    measures: dict[str, tuple[float, ...]] = {}
+    for i, message in enumerate(messages):
+        if message.name in measures:
+            raise InvalidInputError.of(f"report.measures[{i}].name", f"{message.name:.40} is there twice")
+        measures[message.name] = tuple(message.values)
+    return measures
+
+
 def _bar_from_pb(message: pb.Bar) -> Bar:
     validation = message.validation if message.HasField("validation") else math.inf
     return Bar(from_step=message.from_step, loss=message.loss, validation=validation)
@@ -353,6 +376,7 @@ def _candidate_to_pb(candidate: Candidate) -> pb.Candidate:
         forecast=candidate.forecast,
         forecast_sd=candidate.forecast_sd,
         at_least=candidate.at_least,
+        raw_forecast=candidate.raw_forecast,
     )
 
 

@@ -21,7 +21,8 @@ _SERVICE = tuner_pb2.DESCRIPTOR.services_by_name["TunerService"].full_name
 
 MAX_REPORT_BYTES = 8 * 2**20
 """The size of an Advance. A loss takes 4 bytes. Committed steps are reported in 20 parts, so a directive of 40 million
-steps comes to here. A client that trained without its server tells it all at once: up to two million steps."""
+steps comes to here; each measure that it asks for adds as much as its losses. A client that trained without its server
+tells it all at once: up to two million steps."""
 MAX_REQUEST_BYTES = 64 * 2**10
 """The size of any other request. A policy's options are the largest part of one, and may take 16 KiB."""
 MAX_ANSWER_BYTES = 64 * 2**20

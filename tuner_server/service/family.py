@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tuner_server.core.job.machine import JobState, Status
-from tuner_server.core.policies.budget import Budget
+from tuner_server.core.policies import POLICIES
 from tuner_server.core.search.prior import Optimum, Prior, prior_of
 
 
 def optimum_of(state: JobState) -> Optimum | None:
     """What a job's search found; None: it had none, is not through it, or found what others can't use.
 
-    Others can't use what no policy but budget finds, nor a search in which a rollback was not complete.
+    Its policy says what that is. Others can't use a search in which a rollback was not complete.
     """
-    if state.config.policy != Budget.name or state.policy_state is None or state.unrepeatable:
+    policy = POLICIES.get(state.config.policy)
+    if policy is None or state.policy_state is None or state.unrepeatable:
         return None
-    optimum = Budget.state_type.model_validate(state.policy_state).optimum
+    optimum = policy.optimum(policy.state_type.model_validate(state.policy_state))
     if optimum is None or state.status is not Status.FAILED:
         return optimum
     return optimum.model_copy(update={"good_end": False})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+
+from cachetools import LRUCache
 
 from tuner_server.storage import StoredJob
 
@@ -16,17 +17,13 @@ class JobCache:
     """
 
     def __init__(self, max_jobs: int) -> None:
-        self._max_jobs = max_jobs
-        self._jobs: OrderedDict[str, StoredJob] = OrderedDict()
+        self._jobs: LRUCache[str, StoredJob] = LRUCache(max_jobs)
         self._lock = threading.Lock()
 
     def get(self, job_id: str) -> StoredJob | None:
         """The job, if it is known."""
         with self._lock:
-            job = self._jobs.get(job_id)
-            if job is not None:
-                self._jobs.move_to_end(job_id)
-            return job
+            return self._jobs.get(job_id)
 
     def put(self, job: StoredJob) -> None:
         """Keeps a job; one that has ended is forgotten, since nobody reports on it again."""
@@ -35,9 +32,6 @@ class JobCache:
                 self._jobs.pop(job.id, None)
                 return
             self._jobs[job.id] = job
-            self._jobs.move_to_end(job.id)
-            if len(self._jobs) > self._max_jobs:
-                self._jobs.popitem(last=False)
 
     def forget(self, job_id: str) -> None:
         """Drops a job that turned out to have changed."""

@@ -167,6 +167,7 @@ def _report(entry: Entry) -> Report:
         wall_time_s=stored.wall_time_s,
         replacement=stored.replacement,
         note=stored.note,
+        measures=stored.measures,
     )
 
 
@@ -175,8 +176,16 @@ def fingerprint(value: Value) -> bytes:
     digest = hashlib.sha256()
     if isinstance(value, Report):
         # Thousands of numbers: their bytes are a tenth of the work that their digits are.
-        digest.update(array.array("d", value.losses).tobytes())
-        value = value.model_copy(update={"losses": ()})
+        for numbers in (value.losses, *(value.measures[name] for name in sorted(value.measures))):
+            digest.update(array.array("d", numbers).tobytes())
+        lengths = {name: len(values) for name, values in value.measures.items()}
+        value = value.model_copy(update={"losses": (), "measures": {}})
+        fields = value.model_dump(mode="json") | {"measures": lengths}
+    else:
+        fields = value.model_dump(mode="json")
+    if not fields.get("measures", True):
+        # What has none keeps the digest of servers that knew no measures: it may come again after an upgrade.
+        del fields["measures"]
     # Sorted: the order of a map that came over the wire is no part of it, and differs between processes.
-    digest.update(json.dumps(value.model_dump(mode="json"), sort_keys=True).encode())
+    digest.update(json.dumps(fields, sort_keys=True).encode())
     return digest.digest()

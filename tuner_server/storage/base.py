@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Self
 
@@ -83,6 +83,8 @@ class StoredReport:
     """What was done instead of the directive."""
     note: str = ""
     """What the client saw, and what it may be."""
+    measures: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    """By name, one value a step; none where the history was asked for without losses."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -146,7 +148,7 @@ class Storage(Closing):
         Many reports share the cost of one commit. They don't share their fate: one whose job has changed meanwhile is
         left out, and the others are written.
 
-        Losses are kept in single precision, as they are on the wire.
+        Losses and measures are kept in single precision, as they are on the wire.
 
         Args:
             changes: reports on different jobs.
@@ -178,7 +180,7 @@ class Storage(Closing):
 
         Args:
             job_id: the id of the job.
-            losses: whether to read the loss of every step too: by far the largest part.
+            losses: whether to read loss and measures of every step too: by far the largest part.
 
         Raises:
             NotFoundError: no such job.

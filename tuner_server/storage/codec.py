@@ -1,6 +1,7 @@
 """Turns values of the core into what a column holds, and back.
 
-Losses are stored as one byte that names the encoding, then n little-endian float32:
+Losses are stored as one byte that names the encoding, then n little-endian float32. Measures are stored as a JSON list
+of their names, a line feed, and the values of one after the other as losses are. The encodings:
 
 - RAW: as they are.
 - PACKED: byte planes (all first bytes, then all second bytes, ...), compressed by zlib. The bytes of sign and exponent
@@ -9,8 +10,9 @@ Losses are stored as one byte that names the encoding, then n little-endian floa
 
 from __future__ import annotations
 
+import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -20,6 +22,7 @@ from tuner_server.core.errors import StorageError
 from tuner_server.core.messages import Validation, Value
 
 _RAW, _PACKED = b"\x00", b"\x01"
+_LINE_FEED = b"\n"
 _LOSS = np.dtype("<f4")
 _VALIDATIONS = pydantic.TypeAdapter(tuple[Validation, ...])
 
@@ -49,6 +52,26 @@ def decode_losses(data: bytes) -> tuple[float, ...]:
     except (zlib.error, ValueError) as error:
         raise StorageError(f"stored losses can't be read: {error}") from error
     raise StorageError(f"stored losses have the unknown encoding {encoding!r}")
+
+
+def encode_measures(measures: Mapping[str, Sequence[float]]) -> bytes:
+    """Series by name, all of one length, in single precision."""
+    names = json.dumps(list(measures)).encode()
+    return names + _LINE_FEED + encode_losses([value for values in measures.values() for value in values])
+
+
+def decode_measures(data: bytes) -> dict[str, tuple[float, ...]]:
+    """What `encode_measures` was given, in single precision. Raises: StorageError."""
+    head, _, body = data.partition(_LINE_FEED)
+    try:
+        names = json.loads(head)
+        values = decode_losses(body)
+        length, left = divmod(len(values), len(names))
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise StorageError(f"stored measures can't be read: {error}") from error
+    if left:
+        raise StorageError(f"stored measures can't be read: {len(values)} values of {len(names)} measures")
+    return {name: values[i * length : (i + 1) * length] for i, name in enumerate(names)}
 
 
 def to_json(value: Value) -> str:

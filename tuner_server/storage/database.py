@@ -14,6 +14,7 @@ from typing import Any
 
 import psycopg
 import sqlalchemy as sa
+import tenacity
 from psycopg.abc import RV, PQGen
 from sqlalchemy import exc
 
@@ -263,22 +264,23 @@ def _postgresql_engine(url: sa.URL) -> sa.Engine:
     return engine
 
 
+def _is_busy(error: BaseException) -> bool:
+    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+
+
+@tenacity.retry(
+    retry=tenacity.retry_if_exception(_is_busy),
+    wait=tenacity.wait_fixed(WAL_RETRY_S),
+    stop=tenacity.stop_after_delay(BUSY_TIMEOUT_S),
+    reraise=True,
+)
 def use_wal(connection: sqlite3.Connection) -> None:
     """Switches a file to its write-ahead log, which lasts.
 
     The switch needs the file for itself, and SQLite's own waiting doesn't cover it: of servers that start together on a
     fresh file, all but the first would fail.
     """
-    deadline = time.monotonic() + BUSY_TIMEOUT_S
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(WAL_RETRY_S)
-        else:
-            return
+    connection.execute("PRAGMA journal_mode = WAL")
 
 
 def _sqlite_engine(url: sa.URL) -> sa.Engine:

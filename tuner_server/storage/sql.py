@@ -170,6 +170,7 @@ class SqlStorage(Storage):
                 EntryRow.replacement,
                 EntryRow.note,
                 EntryRow.losses if losses else sa.null().label("losses"),
+                EntryRow.measures if losses else sa.null().label("measures"),
             )
             .where(EntryRow.job_id == job_id)
             .order_by(EntryRow.number)
@@ -327,6 +328,7 @@ def _report_values(change: Change, report_time: datetime) -> dict[str, Any]:
         "wall_time_s": report.wall_time_s,
         "replacement": None if report.replacement is None else codec.to_json(report.replacement),
         "note": report.note or None,
+        "measures": codec.encode_measures(report.measures) if report.measures else None,
         "fingerprint": change.fingerprint,
         "report_time": report_time,
     }
@@ -368,6 +370,7 @@ def _entry(row: sa.Row[*tuple[Any, ...]]) -> Entry:
             losses=None if row.losses is None else codec.decode_losses(row.losses),
             replacement=None if row.replacement is None else codec.from_json(Replacement, row.replacement),
             note=row.note or "",
+            measures={} if row.measures is None else codec.decode_measures(row.measures),
         )
     return Entry(
         directive=codec.from_json(Directive, row.directive),

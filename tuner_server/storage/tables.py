@@ -136,3 +136,5 @@ class EntryRow(Base):
     """A Replacement as JSON; null where the directive was carried out."""
     note: Mapped[str | None]
     """The note of the report; null where it has none."""
+    measures: Mapped[bytes | None]
+    """The measures as `codec` encodes them; null where the report has none."""

@@ -1,10 +1,33 @@
-"""What a driver needs of a framework: learning rates, losses, and a state that can be put back."""
+"""What a driver needs of a framework: learning rates, losses, and a state that can be put back.
+
+A `Backend` holds one training run. The training loop is the user's: it makes the updates. A driver
+(`lrpilot.run.driver`) carries out directives around them, and calls the backend in this order. What stands in brackets
+is not always called:
+
+```text
+made ──▶ between two directives ◀─────────────────────── flush ───────────────────────┐
+          │                                                                           │
+          ├─ [restore] [take] begin set_lr [validate] ──▶ within a directive ─────────┤
+          │                                                ▲                          │
+          │                                                └─ the loop's update, append,
+          │                                                   [diverged] [validate] [set_lr]
+          └─ finish ──▶ over ─ close ──▶ closed
+```
+
+`restore` is only called after `take`, and `validate` only where there is a validation. `lrs`, `peek` and `state_dict`
+may be called at any time until the end, and change nothing. `load_state_dict` is called before the first update of a
+run that goes on from a checkpoint, and `begin` with the losses that were not yet reported follows it. `finish` and
+`close` may come at any time, and again.
+
+What these calls promise is tested for every framework by tests/contract/test_backend.py. How to add one is told in
+docs/extending/bring-a-framework.md.
+"""
 
 from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 HOST_NOISE = 1e-5
@@ -14,96 +37,194 @@ DEVICE_NOISE = 2e-3
 
 
 class Backend(abc.ABC):
-    """One training run in a framework's hands."""
+    """One training run in a framework's hands.
+
+    LRs are those of the framework's optimizers, and all are at least 0. A group is what has an LR of its own. A loss is
+    that of one update, rounded to float32, because that is what goes over the wire.
+    """
+
+    # What the run is like.
 
     @property
     @abc.abstractmethod
     def base_lrs(self) -> list[float]:
-        """The LRs of all groups as the user set them. What is tuned is the first; the others keep their ratio to it."""
+        """The LR of every group as the user set it; the same throughout the run.
+
+        The first one is above 0. It is what is tuned; the others keep their ratio to it.
+        """
 
     @property
     @abc.abstractmethod
     def has_validation(self) -> bool:
-        """Whether `validate` can be asked for a loss."""
+        """Whether `validate` can be asked for a loss; the same throughout the run."""
 
     @property
     def loss_noise(self) -> float:
-        """The relative difference that rounding makes between two evaluations of one loss, at most."""
+        """The relative difference that rounding makes between two evaluations of one loss, at most.
+
+        Two probes of a search whose first losses differ by more did not begin alike: something was not put back, and
+        the search ends.
+        """
         return HOST_NOISE
 
     @property
     def loss_precedes_updates(self) -> bool:
-        """Whether the loss of a step is from before all of its updates, so that it does not depend on the LR."""
+        """Whether the loss of a step is computed before all of its updates, so that it does not depend on its LR.
+
+        The first losses of probes are only compared if it is.
+        """
         return True
 
     def suspects(self) -> list[str]:
-        """Names of what may change and can't be put back."""
+        """Names of what the training may change and `restore` can't put back, as the user knows it; may be empty.
+
+        They are named to the user where the first losses of probes differ.
+        """
         return []
+
+    # LRs and state.
 
     @abc.abstractmethod
     def lrs(self) -> list[float]:
-        """The LR of every group, now."""
+        """The LR of every group, now, in the order of `base_lrs`. May wait for the device."""
 
     @abc.abstractmethod
     def set_lr(self, lr: float) -> None:
-        """Gives the first group this LR, and the others their share of it."""
+        """Gives the first group this LR, and every other one its share of it, for the updates that come.
+
+        It is called between updates, often after every one of them, so it should wait for no device. An LR of 0 is
+        allowed, and the ratios survive it.
+        """
 
     @abc.abstractmethod
     def take(self, data: Sequence[object] = ()) -> None:
-        """Remembers the present, in place of what was remembered before.
+        """Remembers the present in memory: the snapshot, which takes the place of the one before.
+
+        The present is all that an update changes (weights, statistics, the optimizer's state, LRs) and the global
+        random state (`lrpilot.rng.RandomState`). The position in the data is not the backend's business.
 
         Args:
-            data: parts of the data that the loop may change, which go back with a probe.
+            data: objects of the data loader that the loop may change, such as a sampler's weights. They are restored
+                with a probe, and stay as they are when committed steps are rolled back, because these go on in the
+                data. A backend that can't follow arbitrary objects leaves them alone.
+
+        Raises:
+            Exception: what the framework raises where there is no room. The snapshot before should then still be there.
         """
 
     @abc.abstractmethod
     def restore(self, *, committed: bool = False) -> None:
-        """Goes back to what was remembered, as often as one likes. LRs go back too.
+        """Goes back to the snapshot, as often as one likes, bit for bit. LRs go back too.
 
         Args:
             committed: whether the steps that are rolled back were to stay, so that a change of structure that the loop
-                made in them (a layer unfrozen, a group added) will not be made again.
+                made in them (a layer unfrozen, a group added) will not be made again and has to survive.
+
+        Raises:
+            RuntimeError: nothing was taken, or something can't be put back; all else is.
         """
 
     @abc.abstractmethod
+    def state_dict(self) -> dict[str, Any] | None:
+        """The snapshot for a checkpoint, as plain values and arrays; None if there is nothing to remember.
+
+        It does not hold the present: model and optimizer are the user's to save.
+        """
+
+    @abc.abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Remembers the snapshot that another backend's `state_dict` gave. The present stays as it is.
+
+        Raises:
+            ConfigError: the state is of another model or another optimizer.
+        """
+
+    # Validation.
+
+    @abc.abstractmethod
     def validate(self) -> float | None:
-        """The validation loss, and no trace of having asked; None if it shows a divergence."""
+        """The validation loss, and no trace of having asked; None if it is not finite, or the user's function raised.
+
+        No trace: modes, metrics and random state are as before, also where the function raised.
+        """
+
+    # Losses.
 
     @abc.abstractmethod
     def begin(self, n_steps: int, limit: float = math.inf, earlier: Iterable[float] = ()) -> None:
-        """Makes room for the losses of so many steps, which follow on `earlier` ones; a loss above `limit` diverges."""
+        """Begins to collect the losses of a directive, and forgets those of the one before.
+
+        Args:
+            n_steps: how many losses come between two calls of `flush`, at most, in steps.
+            limit: losses above it, so many in a row as `lrpilot.wire.divergence` says, are a divergence.
+            earlier: losses of this directive from before a checkpoint. They come first in `peek` and `flush`, and count
+                in a row above the limit, but show no divergence by themselves.
+        """
 
     @abc.abstractmethod
     def append(self, loss: Any) -> bool:
-        """Adds the loss of a step, with no device synchronisation; false if there was none: its update was skipped.
+        """Adds the loss of the update that was just made, with no device synchronisation.
+
+        Args:
+            loss: a scalar of the framework or an array of one element, on its device, or a number. It may be NaN or
+                infinite.
+
+        Returns:
+            Whether there was an update. Where the framework skipped it the loss is not added, and no step is counted.
 
         Raises:
-            ValueError: the loss is not one number.
+            ValueError: the loss is not one number; nothing is added.
         """
 
     @abc.abstractmethod
     def diverged(self) -> bool:
-        """Whether a loss since `begin` or `flush` is not finite or above the limit; may look behind by one call."""
+        """Whether a divergence has been seen since `begin` or `flush`; the losses stay.
+
+        A divergence is a loss that is not finite, or several in a row above the limit (`lrpilot.wire.divergence`). So
+        as not to wait for a device, the answer may be for the losses before the previous call.
+        """
 
     @abc.abstractmethod
     def peek(self) -> list[float]:
-        """The losses since `begin` or `flush`, oldest first."""
+        """The losses since `begin` or `flush`, oldest first, rounded to float32. May wait for the device."""
 
     @abc.abstractmethod
     def flush(self) -> list[float]:
-        """As `peek`, and forgets them."""
+        """The losses as `peek` gives them, which are then forgotten; what was seen of a divergence is too."""
 
-    @abc.abstractmethod
-    def state_dict(self) -> dict[str, Any] | None:
-        """What is remembered, for a checkpoint; None if nothing is."""
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """What can be measured at every step besides the loss, by the names that policies ask for.
 
-    @abc.abstractmethod
-    def load_state_dict(self, state: dict[str, Any] | None) -> None:
-        """Remembers what another one remembered. The present stays as it is."""
+        All are norms: over several ranks their quadratic mean is taken. A rank that holds a part of something gives the
+        norm that the whole would have if the others' parts were like its own.
+        """
+        return ()
+
+    def measure(self, n_steps: int, earlier: Mapping[str, Sequence[float]]) -> None:  # noqa: B027 - most can't
+        """From now on takes some measures, and no others, at every step whose loss is added.
+
+        Args:
+            n_steps: how many steps come between two calls of `flush_measures`.
+            earlier: the measures, by name, each with its values for the losses that `begin` was given.
+        """
+
+    def peek_measures(self) -> dict[str, list[float]]:
+        """By name, the values since `measure` or `flush_measures`, oldest first; of no measure that can't be taken."""
+        return {}
+
+    def flush_measures(self, n_steps: int) -> dict[str, list[float]]:
+        """The measures as `peek_measures` gives them, of the last `n_steps` steps, which are then forgotten.
+
+        A step without a value has NaN.
+        """
+        return {}
+
+    # The end.
 
     def finish(self) -> None:  # noqa: B027 - most have nothing to do
-        """The budget is spent: no step will follow."""
+        """The budget is spent: no update will follow that is the tuner's. May be repeated."""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Lets go of what `take` holds."""
+        """Lets go of the snapshot and of whatever watches the run, which stays as it is. May be repeated."""

@@ -65,7 +65,7 @@ class HostLosses:
         return self._losses.copy()
 
     def flush(self) -> list[float]:
-        """As `peek`, and forgets them."""
+        """Gives what `peek` gives, and forgets it."""
         self._convert()
         losses = self._losses
         self._forget()

@@ -50,11 +50,11 @@ class JaxBackend(HostBackend, Generic[State]):
 
     @property
     def base_lrs(self) -> list[float]:
-        """Of all injected optimizers, in the order of the state's leaves."""
+        """The base LRs of all injected optimizers, in the order of the state's leaves."""
         return self._base_lrs
 
     def lrs(self) -> list[float]:
-        """Of all injected optimizers. Waits for the device."""
+        """The LRs of all injected optimizers. Waits for the device."""
         leaves = jax.tree.leaves(self.state)
         return [float(leaves[place]) for place in self._places]
 
@@ -87,18 +87,17 @@ class JaxBackend(HostBackend, Generic[State]):
             "random_state": random_state.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Keeps what another one kept, in the present state's structure and on its devices.
 
         Raises:
-            ConfigError: it is of another structure.
+            ConfigError: it is of another structure, or its arrays are of other shapes.
         """
-        if state is None:
-            self._taken = None
-            return
         present, structure = jax.tree.flatten(self.state)
         if len(present) != len(state["leaves"]):
             raise ConfigError(f"state: {len(present)} leaves, and {len(state['leaves'])} in the checkpoint")
+        if [*map(_shape, present)] != [*map(np.shape, state["leaves"])]:
+            raise ConfigError("state: its arrays have other shapes than those in the checkpoint")
         leaves = [_like(leaf, saved) for leaf, saved in zip(present, state["leaves"], strict=True)]
         self._taken = jax.tree.unflatten(structure, leaves), RandomState.from_state_dict(state["random_state"])
 
@@ -131,7 +130,7 @@ def _copied(leaf: Any) -> Any:
 
 
 def _lr_places(state: Any) -> list[int]:
-    """Which leaves of a state are injected learning rates.
+    """The leaves of a state that are injected learning rates.
 
     Raises:
         ConfigError: there is none, or a schedule would overwrite it at every step.
@@ -167,6 +166,11 @@ def _to_host(leaf: Any) -> Any:
     if not isinstance(leaf, jax.Array):
         return leaf
     return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+
+
+def _shape(leaf: Any) -> tuple[int, ...]:
+    """The shape of a leaf as `_to_host` gives it; copies nothing."""
+    return np.shape(jax.random.key_data(leaf) if isinstance(leaf, jax.Array) and _is_key(leaf) else leaf)
 
 
 def _like(leaf: Any, value: Any) -> Any:

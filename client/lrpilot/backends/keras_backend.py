@@ -90,7 +90,7 @@ class KerasBackend(HostBackend):
         return [float(to_numpy(lr))]
 
     def set_lr(self, lr: float) -> None:
-        """In place; the compiled step reads it."""
+        """Sets the LR in place; the compiled step reads it."""
         self._sync()
         self._lr.assign(lr)
         self._memory.left_at = lr
@@ -161,11 +161,8 @@ class KerasBackend(HostBackend):
         values, random_state = self._taken
         return {"values": values.to_numpy(), "random_state": random_state.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Remembers what another one remembered. Raises: ConfigError: that was of another model."""
-        if state is None:
-            self._taken = None
-            return
         self.take()
         assert self._taken is not None
         values, _ = self._taken
@@ -220,7 +217,7 @@ class _Values:
         self._copies = [_copied(variable) for variable in variables]
 
     def put_back(self) -> None:
-        """As often as one likes."""
+        """Puts the copies back; may be repeated."""
         for variable, copy in zip(self._variables, self._copies, strict=True):
             # A copy again: on JAX the variable would take the very array, and the next step donate it.
             variable.assign(_copied(copy))

@@ -69,7 +69,7 @@ class Epochs(Generic[Batch]):
         return cast(Batch, batch)
 
     def draw_recorded(self) -> tuple[Batch, Moment]:
-        """As `draw`, with what drawing changed in the state of the loader's parts."""
+        """Gives what `draw` gives, with what drawing changed in the state of the loader's parts."""
         before, begun = self.own.capture(), self._begun
         batch = self.draw()
         if self.own.has_thread:
@@ -191,7 +191,7 @@ class _Start:
 
     random_state: RandomState
     own: Moment | Mapping[str, Any]
-    """As a checkpoint has it, if it comes from one."""
+    """The loader's state as a checkpoint has it, if it comes from one."""
 
     def state_dict(self, own: LoaderState) -> dict[str, Any]:
         told = own.of_another_process(self.own).state_dict() if isinstance(self.own, Moment) else self.own

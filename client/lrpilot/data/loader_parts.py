@@ -33,7 +33,7 @@ _CONTAINERS = (list, tuple, dict, collections.deque)
 _CHAINS = (zip, map, filter, enumerate, itertools.cycle, itertools.chain, itertools.islice, itertools.starmap)
 """Builtin iterators around others."""
 _LIBRARIES = ("torch", "numpy", "collections", "functools", "typing", "abc", "random", "threading")
-"""Whose functions draw from no generator of a user's module."""
+"""Modules whose functions draw from no generator of a user's module."""
 _FOREIGN = ("accelerate.state", "logging", "lrpilot")
 """Modules whose objects belong to the run and not to a loader that refers to them."""
 _TRAINS = ("fit", "backward", "training_step", "train_step")

@@ -18,13 +18,13 @@ from lrpilot.objects.own_generators import is_generator, set_state, state_of
 from lrpilot.rng import from_plain, same, to_plain
 
 _SMALL = 256
-"""Elements of an attribute that is looked at before and after every draw of a search;"""
+"""Most elements of an attribute that is looked at before and after every draw of a search."""
 
 _MEDIUM = 1 << 16
-"""if it is a sampler's: weights, or a permutation of the samples;"""
+"""Most elements of a sampler's attribute that is looked at so: weights, or a permutation of the samples."""
 
 _LARGE = 1 << 21
-"""and as an epoch begins."""
+"""Most elements of an attribute that is looked at as an epoch begins."""
 
 
 class _Attribute(NamedTuple):
@@ -55,7 +55,7 @@ class Moment:
     generators: Mapping[str, tuple[Any, Any]]
     """Each with its state, by their path from the loader."""
     attributes: Mapping[str, _Attribute]
-    """By their path."""
+    """The parts by their path."""
 
     def __bool__(self) -> bool:
         return bool(self.generators or self.attributes)
@@ -76,7 +76,7 @@ class Moment:
         return Moment(generators, attributes)
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint: plain values and tensors, by path. Attributes of other kinds are left out."""
+        """Plain values and tensors for a checkpoint, by path. Attributes of other kinds are left out."""
         attributes = {
             path: plain_copies.encoded(attribute.content)
             for path, attribute in self.attributes.items()

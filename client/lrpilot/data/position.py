@@ -12,7 +12,7 @@ from lrpilot.wire.directives import committed
 
 
 class Position:
-    """Of a loop that draws its batches through the tuner; one that draws its own has none, and goes on in the data."""
+    """Where a loop is in its data. One that draws its own batches has no position, and goes on in the data."""
 
     def __init__(self) -> None:
         """Nowhere yet."""
@@ -63,7 +63,7 @@ class Position:
         return replayed and self._marked and self._buffer.replays
 
     def state_dict(self) -> dict[str, Any]:
-        """As plain values and tensors: the batches of an open search are in it."""
+        """The position as plain values and tensors: the batches of an open search are in it."""
         return {"marked": self._marked, "data": self._buffer.state_dict() if self._buffer else None}
 
     @staticmethod

@@ -176,7 +176,7 @@ class _Drawn(Generic[Batch]):
     copy: BatchCopy[Batch]
     random_state: RandomState | None
     own: Moment | Mapping[str, Any]
-    """As a checkpoint has it, if it comes from one."""
+    """The loader's state as a checkpoint has it, if it comes from one."""
 
     def state_dict(self) -> dict[str, Any]:
         random_state = self.random_state.state_dict() if self.random_state else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lrpilot.backends.base import Backend
@@ -20,8 +20,9 @@ log = logging.getLogger("lrpilot")
 class DistributedBackend(Backend):
     """A backend whose losses are means over the ranks. What it remembers is the rank's own.
 
-    `diverged`, `flush` and `validate` are collective: all ranks call them at the same steps, because all carry out the
-    same directives. A loss that is no number on one rank is none in the mean, so all ranks see a divergence alike.
+    `diverged`, `flush`, `flush_measures` and `validate` are collective: all ranks call them at the same steps, because
+    all carry out the same directives. A loss that is no number on one rank is none in the mean, so all ranks see a
+    divergence alike.
     """
 
     def __init__(self, backend: Backend, ranks: Ranks) -> None:
@@ -31,6 +32,7 @@ class DistributedBackend(Backend):
         self._limit = math.inf
         self._n_losses = 0
         self._means: list[float] = []
+        self._measures: list[str] = []
 
     @property
     def base_lrs(self) -> list[float]:
@@ -53,7 +55,7 @@ class DistributedBackend(Backend):
         return self._own.loss_precedes_updates
 
     def suspects(self) -> list[str]:
-        """On this rank."""
+        """The suspects on this rank."""
         return self._own.suspects()
 
     def lrs(self) -> list[float]:
@@ -61,15 +63,19 @@ class DistributedBackend(Backend):
         return self._own.lrs()
 
     def set_lr(self, lr: float) -> None:
-        """On this rank."""
+        """Sets the LR on this rank."""
         self._own.set_lr(lr)
 
     def take(self, data: Sequence[object] = ()) -> None:
-        """Of what lies on this rank: shards, where the model is sharded. Raises on all ranks if it fails on one."""
-        together(self._ranks, self._own.take)
+        """Remembers what lies on this rank: shards, where the model is sharded.
+
+        Raises:
+            Exception: it failed on a rank; it is raised on all.
+        """
+        together(self._ranks, lambda: self._own.take(data))
 
     def restore(self, *, committed: bool = False) -> None:
-        """On this rank."""
+        """Restores what lies on this rank."""
         self._own.restore(committed=committed)
 
     def validate(self) -> float | None:
@@ -111,20 +117,45 @@ class DistributedBackend(Backend):
         self._means, self._n_losses = [], 0
         return means
 
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The rank's own, which are everybody's."""
+        return self._own.measures
+
+    def measure(self, n_steps: int, earlier: Mapping[str, Sequence[float]]) -> None:
+        """On this rank."""
+        self._measures = sorted(earlier)
+        self._own.measure(n_steps, earlier)
+
+    def peek_measures(self) -> dict[str, list[float]]:
+        """The rank's own; not collective."""
+        return self._own.peek_measures()
+
+    def flush_measures(self, n_steps: int) -> dict[str, list[float]]:
+        """The quadratic means over the ranks; collective. What a rank can't measure is no number on any."""
+        try:
+            own = self._own.flush_measures(n_steps)
+        except Exception:
+            log.warning("lrpilot: rank %d can't read its measures", self._ranks.rank, exc_info=True)
+            own = {}
+        none = [math.nan] * n_steps
+        means = self._ranks.quadratic_mean([value for name in self._measures for value in own.get(name, none)])
+        return {name: means[i * n_steps : (i + 1) * n_steps] for i, name in enumerate(self._measures)}
+
     def state_dict(self) -> dict[str, Any] | None:
         """The rank's own; not collective."""
         return self._own.state_dict()
 
-    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """What this rank remembered."""
         self._own.load_state_dict(state)
 
     def finish(self) -> None:
-        """On this rank."""
+        """Ends the run on this rank."""
         self._own.finish()
 
     def close(self) -> None:
-        """On this rank."""
+        """Lets go on this rank."""
         self._own.close()
 
     def _reduced(self) -> list[float]:

@@ -41,7 +41,7 @@ class Ranks:
             use_local_synchronization=not self._whole,
         )
         self.rank = dist.get_rank(self._group)
-        """Of this process in the group, from 0."""
+        """The number of this process in the group, from 0."""
         self.size = dist.get_world_size(self._group)
         """How many there are."""
         self._first = dist.get_global_rank(self._group, 0)
@@ -70,7 +70,7 @@ class Ranks:
         return bytes(content.tolist())
 
     def mean(self, values: Sequence[float]) -> list[float]:
-        """Of each of so many values, over the ranks, rounded to float32; collective, and the same on every rank.
+        """The mean of each value over the ranks, rounded to float32; collective, and the same on every rank.
 
         Sums of float32 values are exact in float64 as long as they are of like size, so the order of adding, which is
         the backend's, does not show.
@@ -78,17 +78,24 @@ class Ranks:
         Raises:
             RuntimeError: a rank has parted.
         """
-        sums = torch.tensor(values, dtype=torch.float64)
-        if self.parted:
-            own: list[float] = sums.float().tolist()
-            return own
-        with self._meeting():
-            dist.all_reduce(sums, group=self._group)
-        means: list[float] = (sums / self.size).float().tolist()
+        means: list[float] = self._mean(torch.tensor(values, dtype=torch.float64)).float().tolist()
         return means
 
+    def quadratic_mean(self, values: Sequence[float]) -> list[float]:
+        """As `mean`, but the root of the mean square of each value; a float32 that all ranks have stays as it is."""
+        squares = torch.tensor(values, dtype=torch.float64).square()
+        means: list[float] = self._mean(squares).sqrt().float().tolist()
+        return means
+
+    def _mean(self, values: torch.Tensor) -> torch.Tensor:
+        if self.parted:
+            return values
+        with self._meeting():
+            dist.all_reduce(values, group=self._group)
+        return values / self.size
+
     def any(self, *conditions: bool) -> list[bool]:
-        """Of each of so many conditions, whether it holds on a rank; collective."""
+        """Whether each condition holds on any rank; collective."""
         return [share > 0 for share in self.mean([float(condition) for condition in conditions])]
 
     def part(self) -> None:

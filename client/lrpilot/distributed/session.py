@@ -73,7 +73,7 @@ class SharedSession:
         return [] if self._session is None else self._session.decisions()
 
     def state_dict(self) -> dict[str, Any]:
-        """As plain values. Not collective; every rank has its own."""
+        """The session as plain values. Not collective; every rank has its own."""
         return {
             "rank": self._ranks.rank,
             "size": self._ranks.size,

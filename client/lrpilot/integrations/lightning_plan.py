@@ -62,7 +62,7 @@ def _goes_on(trainer: Trainer) -> bool:
 
 
 def _batches_done(trainer: Trainer) -> int:
-    """Of the epoch that begins, or goes on; found as Lightning's loop finds them when it is reset."""
+    """The batches of the epoch that begins, or goes on; found as Lightning's loop finds them when it is reset."""
     loop = trainer.fit_loop.epoch_loop
     if not loop.restarting:
         return 0

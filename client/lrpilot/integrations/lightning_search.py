@@ -155,7 +155,7 @@ def _replaced(stand_ins: Sequence[StandIn]) -> Iterator[None]:
 
 
 def _stand_ins(trainer: Trainer, callbacks: list[Callback]) -> list[StandIn]:
-    """For what counts, logs or listens."""
+    """What takes the place of all that counts, logs or listens."""
     loop, connector, module = trainer.fit_loop.epoch_loop, trainer._logger_connector, trainer.lightning_module
     optimization = loop.automatic_optimization
     return [

@@ -37,7 +37,7 @@ log = logging.getLogger("lrpilot")
 
 
 class TunerOptions(JobOptions, total=False):
-    """Of a `TunedTrainer`: those of every tuner, but for `total_steps`, and these."""
+    """The options of a `TunedTrainer`: those of every tuner, but for `total_steps`, and these."""
 
     validate: Callable[[], SupportsFloat] | Literal["eval"]
     register: Mapping[str, Any]
@@ -78,7 +78,7 @@ class TunedTrainer(Trainer):
         self.add_callback(_Steps(self))
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As the Trainer's. The tuner ends with it, however it ends.
+        """Trains as the Trainer does. The tuner ends with it, however it ends.
 
         From a checkpoint without a tuner a new job tunes the steps that are left.
 
@@ -112,7 +112,7 @@ class TunedTrainer(Trainer):
         return scheduler
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """As the Trainer's, and remembers the loss for the tuner: the sum over an update's calls."""
+        """Makes the Trainer's step, and remembers the loss for the tuner: the sum over an update's calls."""
         loss: torch.Tensor = super().training_step(*args, **kwargs)
         self._loss = loss if self._loss is None else self._loss + loss
         return loss

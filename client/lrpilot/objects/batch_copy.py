@@ -37,7 +37,7 @@ class _Kind(enum.Enum):
     """How values of a class are copied."""
 
     VALUE = enum.auto()
-    """By pickle, or part by part."""
+    """Copies by pickle, or part by part."""
     REFERENCE = enum.auto()
     TENSOR = enum.auto()
     ARRAY = enum.auto()
@@ -69,7 +69,7 @@ class BatchCopy(Generic[Batch]):
         return cast(Batch, _loaded(self._stream, _copied(self._leaves, self._tensors, self._arrays)))
 
     def uncopied(self) -> Batch:
-        """As `fresh`, at no cost: of the memory of this copy. For the last time, or for one who changes nothing."""
+        """What `fresh` gives, at no cost, in this copy's memory: for the last time, or where nothing is changed."""
         return cast(Batch, _loaded(self._stream, self._leaves))
 
 

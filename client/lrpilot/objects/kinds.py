@@ -37,7 +37,7 @@ _EMPTY: tuple[tuple[()], tuple[()]] = ((), ())
 _NO_HOOKS = (None, None)
 
 _UNSET = object()
-"""In place of what an empty slot holds."""
+"""Stands in place of what an empty slot holds."""
 
 _STRINGS = {id(str)}
 _OrderedDict = collections.OrderedDict

@@ -10,10 +10,10 @@ ALIGNMENT = 64
 """Bytes of a cache line, and of the widest vector register: kernels look at addresses modulo this at most."""
 
 _LOOSEST = 4
-"""A copy keeps gaps between elements up to so many times the elements' own memory,"""
+"""A copy keeps gaps between elements up to so many times the elements' own memory."""
 
 _SMALL = 1 << 18
-"""and in so many bytes in any case."""
+"""A copy of so many bytes keeps its gaps in any case."""
 
 
 class Span(NamedTuple):

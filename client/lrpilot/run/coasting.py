@@ -40,7 +40,7 @@ class Coasting(Lease):
 
     @classmethod
     def over(cls, remaining: int | None, lr: float) -> Self:
-        """So many steps from `lr` to zero; for ever at `lr` if there is no end."""
+        """Steps that lead from `lr` to zero; for ever at `lr` if there is no end."""
         if remaining is None:
             shape, end_lr, length = pb.PROFILE_SHAPE_CONSTANT, lr, LONGEST_PART
         else:

@@ -18,6 +18,7 @@ from lrpilot.distributed.together import together
 from lrpilot.errors import ServerError
 from lrpilot.run.coasting import Coasting, attempt
 from lrpilot.run.lease import Event, Lease
+from lrpilot.run.measuring import begin_measuring, measured
 from lrpilot.run.promise import bar_of, is_above
 from lrpilot.run.repetition import Repetition
 from lrpilot.run.run_record import Record
@@ -215,6 +216,7 @@ class Course(abc.ABC):
             validations=self._validations,
             wall_time_s=time.monotonic() - self._started,
             note=note,
+            measures=measured(self._backend, self._lease.directive, len(losses), alone=self._ranks is None),
         )
 
     def _book(self, report: pb.Report) -> None:
@@ -253,6 +255,7 @@ class Course(abc.ABC):
             self._repetition = Repetition()
         self._lease = lease = Lease(directive)
         self._backend.begin(room(directive), limit_of(directive))
+        begin_measuring(self._backend, directive, room(directive))
         self._validations = []
         self._started = time.monotonic()
         self._set_lr(lease.lr())
@@ -348,6 +351,7 @@ class Course(abc.ABC):
             return
         self._lease, self._validations, self._started = lease, [], time.monotonic()
         attempt(lambda: self._backend.begin(lease.directive.n_steps))
+        begin_measuring(self._backend, lease.directive, lease.directive.n_steps)
         attempt(lambda: self._set_lr(lease.lr()))
 
     def _finish(self) -> None:

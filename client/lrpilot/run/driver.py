@@ -18,6 +18,7 @@ from lrpilot.rng import RandomState
 from lrpilot.run.coasting import Coasting, attempt
 from lrpilot.run.course import Course, limit_of, room
 from lrpilot.run.lease import Lease
+from lrpilot.run.measuring import begin_measuring
 from lrpilot.run.observer import Observer
 from lrpilot.run.options import TIMEOUT_S
 from lrpilot.run.repetition import Repetition
@@ -35,11 +36,11 @@ if TYPE_CHECKING:
     from lrpilot.distributed.ranks import Ranks
 
 SERVER_VARIABLE = "LRPILOT_SERVER"
-STATE_FORMAT = 3
-"""Of `Driver.state_dict`."""
+STATE_FORMAT = 4
+"""The format of `Driver.state_dict`."""
 
 LONGEST_SILENCE = 1000
-"""So many batches of a probe with no step after them are no micro-batches of one update."""
+"""Batches of a probe with no step after them that can't all be micro-batches of one update."""
 
 Batch = TypeVar("Batch")
 log = logging.getLogger("lrpilot")
@@ -96,6 +97,7 @@ class Driver(Course):
             base_lr=self._lr,
             seed=seed,
             has_validation=backend.has_validation,
+            measures=backend.measures,
         )
         self._config = config
 
@@ -216,7 +218,7 @@ class Driver(Course):
 
     @property
     def rank(self) -> int:
-        """Of this process among those that train together; 0 if it trains alone."""
+        """The number of this process among those that train together; 0 if it trains alone."""
         return 0 if self._ranks is None else self._ranks.rank
 
     @property
@@ -291,6 +293,7 @@ class Driver(Course):
             "directive": lease.directive.SerializeToString(),
             "done": lease.done,
             "losses": attempt(self._backend.peek) or [math.nan] * lease.done,
+            "measures": attempt(self._backend.peek_measures) or {},
             "validations": [validation.SerializeToString() for validation in self._validations],
             "elapsed_s": time.monotonic() - self._started,
             "record": self._record.state_dict(),
@@ -343,6 +346,7 @@ class Driver(Course):
         done, left = state["done"], state["left"]
         self._lease = lease = Coasting(directive.profile, left, done) if state["coasting"] else Lease(directive, done)
         self._backend.begin(room(lease.directive), limit_of(directive), state["losses"])
+        begin_measuring(self._backend, directive, room(directive), state["measures"])
         self._validations = [pb.Validation.FromString(each) for each in state["validations"]]
         self._started = time.monotonic() - state["elapsed_s"]
         RandomState.from_state_dict(state["random_state"]).restore()

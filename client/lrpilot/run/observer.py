@@ -13,7 +13,7 @@ class TunedRun(ShownRun, Protocol):
 
     @property
     def rank(self) -> int:
-        """The place of this process among those that train together; 0 if it trains alone."""
+        """The number of this process among those that train together; 0 if it trains alone."""
 
     @property
     def stage(self) -> int:

@@ -10,7 +10,7 @@ from lrpilot.run.observer import Observer
 from lrpilot.transport.base import Transport
 
 TIMEOUT_S = 30.0
-"""For one decision, retries included."""
+"""The longest wait for one decision, retries included."""
 
 
 class JobOptions(TypedDict, total=False):
@@ -19,7 +19,7 @@ class JobOptions(TypedDict, total=False):
     server: str | None
     """HOST:PORT of the server. Default: `$LRPILOT_SERVER`; without that an embedded one, which ends with this run."""
     credentials: Credentials | None
-    """For that server. Default: those that `$LRPILOT_TOKEN`, `$LRPILOT_TLS_CA` and the like give (docs/security.md)."""
+    """What is shown to that server. Default: `$LRPILOT_TOKEN`, `$LRPILOT_TLS_CA` and the like (docs/security.md)."""
     total_steps: int | None
     """Optimizer steps of the run, search included. Default: None, until you stop."""
     lr_bounds: tuple[float, float] | None
@@ -29,11 +29,11 @@ class JobOptions(TypedDict, total=False):
     policy_options: Mapping[str, Any] | None
     """The algorithm's options, by name (docs/policies.md). Default: none, its own defaults."""
     name: str
-    """Of the job, for people. Default: empty."""
+    """The job's name, for people. Default: empty."""
     family: str
     """Jobs of one family resemble one another, and learn from one another (docs/families.md). Default: empty, none."""
     seed: int
-    """Of the search; the same seed, options and losses give the same schedule. Default: 0."""
+    """The search's seed; the same seed, options and losses give the same schedule. Default: 0."""
     timeout_s: float
     """Seconds: the longest wait for one decision; all waits together take at most ten times as long. Default: 30."""
     strict: bool
@@ -41,4 +41,4 @@ class JobOptions(TypedDict, total=False):
     observers: Sequence[Observer]
     """Are told what happens, on every rank: loggers. Default: none."""
     transport: Transport | None
-    """In place of a server, for tests. Default: None."""
+    """What stands in place of a server, for tests. Default: None."""

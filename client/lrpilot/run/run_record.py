@@ -11,8 +11,7 @@ from lrpilot.schedule.from_proto import probe_from_proto
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire import schedule_file
-from lrpilot.wire.directives import rolls_back
-from lrpilot.wire.phase_proto import phase_from_proto
+from lrpilot.wire.directives import phase_from_proto, rolls_back
 from lrpilot.wire.profile_proto import profile_from_proto, profile_to_proto
 from lrpilot.wire.schedule_data import Probe, Segment, Validation
 

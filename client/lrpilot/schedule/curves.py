@@ -31,7 +31,7 @@ class Piece:
     kept: bool
     """Whether the steps stayed; if not, they were search."""
     stage: int
-    """As the server counts them; a search has that of the steps that it leads to."""
+    """The stage, as the server counts them; a search has that of the steps that it leads to."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -139,13 +139,13 @@ class Scale:
     high: float
     log: bool
     lowest: float
-    """That there is; if below `low`, it is drawn there."""
+    """The lowest value that there is; if below `low`, it is drawn there."""
     highest: float
-    """That there is; what is above `high` is not drawn."""
+    """The highest value that there is; what is above `high` is not drawn."""
 
     @classmethod
     def over(cls, committed: Curve, search: Curve, *, of_lrs: bool) -> Scale | None:
-        """For curves of loss, or of LR; None: there is nothing to draw.
+        """The scale for curves of loss, or of LR; None: there is nothing to draw.
 
         Losses that only a search reached, such as those of a probe that diverged, are cut off. The scale is logarithmic
         for LRs, of which a last one may be zero, and for losses if all are positive.

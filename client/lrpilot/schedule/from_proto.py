@@ -7,8 +7,7 @@ from typing import TypeVar
 
 from lrpilot.errors import ScheduleError
 from lrpilot.v1 import tuner_pb2
-from lrpilot.wire.directives import begins_unsearched
-from lrpilot.wire.phase_proto import phase_from_proto
+from lrpilot.wire.directives import begins_unsearched, phase_from_proto
 from lrpilot.wire.profile_proto import profile_from_proto
 from lrpilot.wire.schedule_data import Probe, ScheduleData, Segment, Validation
 from lrpilot.wire.unsearched import was_unsearched

@@ -46,9 +46,9 @@ PLOT = WIDTH - LEFT - 4
 AXIS = 18
 """Under the drawing, for the steps."""
 COLUMNS = 320
-"""Of the curves: one for two pixels."""
+"""The columns of the curves: one for two pixels."""
 _STAGE = "#808080"
-"""Of every other stage: grey on white and on black."""
+"""The colour of every other stage: grey on white and on black."""
 
 
 def schedule_html(schedule: ScheduleData) -> str:

@@ -104,7 +104,7 @@ class Annealing:
         return report
 
     def state_dict(self) -> dict[str, Any]:
-        """As plain values."""
+        """The annealing as plain values."""
         return {
             "lr": self._lr,
             "remaining": self._remaining,

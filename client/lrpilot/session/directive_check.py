@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 from lrpilot.errors import ProtocolError
 from lrpilot.session.run_state import RunState
@@ -15,20 +16,31 @@ from lrpilot.wire.profile_proto import profile_from_proto
 MAX_LR = 3.4028234663852886e38
 """The largest float32: optimizers keep LRs beside single-precision weights."""
 MAX_LOSSES = 2**24
-"""Between two reports: their buffer has 64 MiB then."""
+"""The most losses between two reports, and values of measures with them: their buffers have 64 MiB then."""
 MAX_PARTS = 10_000
-"""Of a directive that is reported in parts: each costs a round trip."""
+"""The most parts that a directive is reported in: each costs a round trip."""
 MAX_ENTRIES = 1_000
-"""Of a list in a directive, which is looked through at every event."""
+"""The most entries of a list in a directive, which is looked through at every event."""
 SMALLEST_PART = 50
 """A server may name so many steps as a part also where there are fewer."""
+MOST_NAMED = 3
+"""The most measures that one sentence names."""
 _STEPPING = {pb.PHASE_WARM_UP, pb.PHASE_RANGE_TEST, pb.PHASE_PROBE, pb.PHASE_TRAIN}
 _SOURCES = {pb.BATCH_SOURCE_UNSPECIFIED, pb.BATCH_SOURCE_FRESH, pb.BATCH_SOURCE_REPLAYED}
 
 
-def check(directive: pb.Directive, number: int) -> None:
-    """Refuses what can't be carried out. Raises: ProtocolError: the directive that should be `number` is nonsense."""
-    _refuse(directive, _fault(directive, number))
+def check(directive: pb.Directive, number: int, measures: Collection[str] = ()) -> None:
+    """Refuses what can't be carried out.
+
+    Args:
+        directive: the server's.
+        number: that it should have.
+        measures: what can be measured.
+
+    Raises:
+        ProtocolError: it is nonsense.
+    """
+    _refuse(directive, _fault(directive, number) or _fault_of_measures(directive, measures))
 
 
 def check_in_place(directive: pb.Directive, run_state: RunState, *, rolled_back: bool) -> None:
@@ -118,7 +130,7 @@ def _fault_of_events(directive: pb.Directive) -> str:
         return f"report_every {every}: search steps are reported at their end"
     if every and n_steps > every * MAX_PARTS:
         return f"report_every {every}: {n_steps} steps have too many parts"
-    if min(every or n_steps, n_steps) > MAX_LOSSES:
+    if min(every or n_steps, n_steps) * (1 + len(directive.measures)) > MAX_LOSSES:
         return f"report_every {every}: {n_steps} steps have too many losses for a report"
     return ""
 
@@ -133,4 +145,11 @@ def _fault_of_limits(directive: pb.Directive) -> str:
     in_order = bars == sorted(bars) and (not bars or 0 <= bars[0] <= bars[-1] <= MAX_STEPS)
     if not in_order or any(math.isnan(bar.loss) or math.isnan(bar.validation) for bar in directive.promise):
         return f"a promise with bars from steps {bars}, or with one that is no number"
+    return ""
+
+
+def _fault_of_measures(directive: pb.Directive, measures: Collection[str]) -> str:
+    names = list(directive.measures)
+    if len(set(names)) < len(names) or not set(names) <= set(measures):
+        return f"it asks to measure {[name[:40] for name in names[:MOST_NAMED]]}, of {list(measures)}"
     return ""

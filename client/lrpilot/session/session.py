@@ -167,7 +167,7 @@ class Session:
         return decisions
 
     def state_dict(self) -> dict[str, Any]:
-        """As plain values."""
+        """The session as plain values."""
         return {
             "outbox": self._outbox.state_dict(),
             "alone": self._alone.state_dict() if self._alone else None,

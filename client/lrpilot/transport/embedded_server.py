@@ -116,7 +116,7 @@ def check_installed() -> None:
 
 
 def _leave_to_the_parent() -> None:
-    """In a process that was forked: an input that it holds open would keep servers alive that are not its own."""
+    """Lets go, in a process that was forked, of inputs that would keep servers alive that are not its own."""
     for server in tuple(_servers):
         assert server._process.stdin is not None
         with contextlib.suppress(OSError, ValueError):

@@ -256,6 +256,7 @@ class Directive(_message.Message):
     REPORT_EVERY_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     PROMISE_FIELD_NUMBER: _builtins.int
+    MEASURES_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Counts from 1 within a job."""
     phase: Global___Phase.ValueType
@@ -286,6 +287,10 @@ class Directive(_message.Message):
         with a validation above it, if the validation before that one, since the snapshot, was above it too.
         """
 
+    @_builtins.property
+    def measures(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What to measure at every step besides the loss, by name: of what the job says that it can (JobConfig.measures)."""
+
     def __init__(
         self,
         *,
@@ -302,10 +307,11 @@ class Directive(_message.Message):
         report_every: _builtins.int = ...,
         reason: _builtins.str = ...,
         promise: _abc.Iterable[Global___Bar] | None = ...,
+        measures: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "give_up_above", b"give_up_above", "profile", b"profile"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "batches", b"batches", "give_up_above", b"give_up_above", "n_steps", b"n_steps", "number", b"number", "phase", b"phase", "profile", b"profile", "promise", b"promise", "reason", b"reason", "report_every", b"report_every", "restore", b"restore", "snapshot", b"snapshot", "stage", b"stage", "validate_at", b"validate_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "batches", b"batches", "give_up_above", b"give_up_above", "measures", b"measures", "n_steps", b"n_steps", "number", b"number", "phase", b"phase", "profile", b"profile", "promise", b"promise", "reason", b"reason", "report_every", b"report_every", "restore", b"restore", "snapshot", b"snapshot", "stage", b"stage", "validate_at", b"validate_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__give_up_above: _TypeAlias = _typing.Literal["give_up_above"]  # noqa: Y015
     _WhichOneofArgType__give_up_above: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above"]  # noqa: Y015
@@ -379,6 +385,7 @@ class Report(_message.Message):
     WALL_TIME_S_FIELD_NUMBER: _builtins.int
     REPLACEMENT_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    MEASURES_FIELD_NUMBER: _builtins.int
     directive_number: _builtins.int
     outcome: Global___Outcome.ValueType
     wall_time_s: _builtins.float
@@ -396,6 +403,10 @@ class Report(_message.Message):
     def replacement(self) -> Global___Replacement:
         """What was done instead; only where the outcome is REPLACED."""
 
+    @_builtins.property
+    def measures(self) -> _containers.RepeatedCompositeFieldContainer[Global___Measure]:
+        """What the directive asked for, as far as it could be measured; each name once. REPLACED has none."""
+
     def __init__(
         self,
         *,
@@ -406,14 +417,42 @@ class Report(_message.Message):
         wall_time_s: _builtins.float = ...,
         replacement: Global___Replacement | None = ...,
         note: _builtins.str = ...,
+        measures: _abc.Iterable[Global___Measure] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["replacement", b"replacement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["directive_number", b"directive_number", "losses", b"losses", "note", b"note", "outcome", b"outcome", "replacement", b"replacement", "validations", b"validations", "wall_time_s", b"wall_time_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["directive_number", b"directive_number", "losses", b"losses", "measures", b"measures", "note", b"note", "outcome", b"outcome", "replacement", b"replacement", "validations", b"validations", "wall_time_s", b"wall_time_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Report: _TypeAlias = Report  # noqa: Y015
+
+@_typing.final
+class Measure(_message.Message):
+    """What was measured besides the loss."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """As many as there are losses; NaN where a step has none."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        values: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Measure: _TypeAlias = Measure  # noqa: Y015
 
 @_typing.final
 class Replacement(_message.Message):
@@ -478,6 +517,7 @@ class JobConfig(_message.Message):
     BASE_LR_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     HAS_VALIDATION_FIELD_NUMBER: _builtins.int
+    MEASURES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     family: _builtins.str
     """Jobs that resemble one another share a family."""
@@ -496,6 +536,13 @@ class JobConfig(_message.Message):
     def lr_bounds(self) -> Global___LrBounds:
         """The range that is searched. Absent: a range test finds it."""
 
+    @_builtins.property
+    def measures(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the client can measure at every step besides the loss, by name: at most 8 names of at most 40 characters, each a
+        lower-case letter and then lower-case letters, digits and underscores. LRPilot's own client knows:
+          gradient_norm  the L2 norm of all gradients together, as the optimizer sees them: unscaled, and after clipping
+        """
+
     def __init__(
         self,
         *,
@@ -508,10 +555,11 @@ class JobConfig(_message.Message):
         base_lr: _builtins.float = ...,
         seed: _builtins.int = ...,
         has_validation: _builtins.bool = ...,
+        measures: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "lr_bounds", b"lr_bounds", "policy_options", b"policy_options", "total_steps", b"total_steps"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "base_lr", b"base_lr", "family", b"family", "has_validation", b"has_validation", "lr_bounds", b"lr_bounds", "name", b"name", "policy", b"policy", "policy_options", b"policy_options", "seed", b"seed", "total_steps", b"total_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "base_lr", b"base_lr", "family", b"family", "has_validation", b"has_validation", "lr_bounds", b"lr_bounds", "measures", b"measures", "name", b"name", "policy", b"policy", "policy_options", b"policy_options", "seed", b"seed", "total_steps", b"total_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__total_steps: _TypeAlias = _typing.Literal["total_steps"]  # noqa: Y015
     _WhichOneofArgType__total_steps: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps"]  # noqa: Y015
@@ -632,6 +680,7 @@ class Candidate(_message.Message):
     FORECAST_FIELD_NUMBER: _builtins.int
     FORECAST_SD_FIELD_NUMBER: _builtins.int
     AT_LEAST_FIELD_NUMBER: _builtins.int
+    RAW_FORECAST_FIELD_NUMBER: _builtins.int
     directive_number: _builtins.int
     lr: _builtins.float
     forecast: _builtins.float
@@ -639,6 +688,8 @@ class Candidate(_message.Message):
     forecast_sd: _builtins.float
     at_least: _builtins.float
     """What the loss of a probe that diverged is known to have reached."""
+    raw_forecast: _builtins.float
+    """The forecast as the curve gave it, where a bound may have moved it. It ranks forecasts that a bound made equal."""
     def __init__(
         self,
         *,
@@ -647,10 +698,11 @@ class Candidate(_message.Message):
         forecast: _builtins.float | None = ...,
         forecast_sd: _builtins.float | None = ...,
         at_least: _builtins.float | None = ...,
+        raw_forecast: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_at_least", b"_at_least", "_forecast", b"_forecast", "_forecast_sd", b"_forecast_sd", "at_least", b"at_least", "forecast", b"forecast", "forecast_sd", b"forecast_sd"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_at_least", b"_at_least", "_forecast", b"_forecast", "_forecast_sd", b"_forecast_sd", "_raw_forecast", b"_raw_forecast", "at_least", b"at_least", "forecast", b"forecast", "forecast_sd", b"forecast_sd", "raw_forecast", b"raw_forecast"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at_least", b"_at_least", "_forecast", b"_forecast", "_forecast_sd", b"_forecast_sd", "at_least", b"at_least", "directive_number", b"directive_number", "forecast", b"forecast", "forecast_sd", b"forecast_sd", "lr", b"lr"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at_least", b"_at_least", "_forecast", b"_forecast", "_forecast_sd", b"_forecast_sd", "_raw_forecast", b"_raw_forecast", "at_least", b"at_least", "directive_number", b"directive_number", "forecast", b"forecast", "forecast_sd", b"forecast_sd", "lr", b"lr", "raw_forecast", b"raw_forecast"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__at_least: _TypeAlias = _typing.Literal["at_least"]  # noqa: Y015
     _WhichOneofArgType__at_least: _TypeAlias = _typing.Literal["_at_least", b"_at_least"]  # noqa: Y015
@@ -658,12 +710,16 @@ class Candidate(_message.Message):
     _WhichOneofArgType__forecast: _TypeAlias = _typing.Literal["_forecast", b"_forecast"]  # noqa: Y015
     _WhichOneofReturnType__forecast_sd: _TypeAlias = _typing.Literal["forecast_sd"]  # noqa: Y015
     _WhichOneofArgType__forecast_sd: _TypeAlias = _typing.Literal["_forecast_sd", b"_forecast_sd"]  # noqa: Y015
+    _WhichOneofReturnType__raw_forecast: _TypeAlias = _typing.Literal["raw_forecast"]  # noqa: Y015
+    _WhichOneofArgType__raw_forecast: _TypeAlias = _typing.Literal["_raw_forecast", b"_raw_forecast"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__at_least) -> _WhichOneofReturnType__at_least | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__forecast) -> _WhichOneofReturnType__forecast | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__forecast_sd) -> _WhichOneofReturnType__forecast_sd | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__raw_forecast) -> _WhichOneofReturnType__raw_forecast | None: ...
 
 Global___Candidate: _TypeAlias = Candidate  # noqa: Y015
 
@@ -700,6 +756,72 @@ class Posterior(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Posterior: _TypeAlias = Posterior  # noqa: Y015
+
+@_typing.final
+class Asked(_message.Message):
+    """What a decision asked of the search: the LR with the highest acquisition between two others."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACQUISITION_FIELD_NUMBER: _builtins.int
+    KAPPA_FIELD_NUMBER: _builtins.int
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    acquisition: _builtins.str
+    """The name of the acquisition function, for people."""
+    kappa: _builtins.float
+    """How many standard deviations the lower confidence bound lies below the mean. Absent for other acquisitions."""
+    low: _builtins.float
+    """The lowest and the highest LR that could be chosen."""
+    high: _builtins.float
+    def __init__(
+        self,
+        *,
+        acquisition: _builtins.str = ...,
+        kappa: _builtins.float | None = ...,
+        low: _builtins.float = ...,
+        high: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_kappa", b"_kappa", "kappa", b"kappa"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kappa", b"_kappa", "acquisition", b"acquisition", "high", b"high", "kappa", b"kappa", "low", b"low"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__kappa: _TypeAlias = _typing.Literal["kappa"]  # noqa: Y015
+    _WhichOneofArgType__kappa: _TypeAlias = _typing.Literal["_kappa", b"_kappa"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kappa) -> _WhichOneofReturnType__kappa | None: ...
+
+Global___Asked: _TypeAlias = Asked  # noqa: Y015
+
+@_typing.final
+class Extrapolation(_message.Message):
+    """Where the losses of a probe were said to lead, had its LR been kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORECASTER_FIELD_NUMBER: _builtins.int
+    HORIZON_FIELD_NUMBER: _builtins.int
+    LOSSES_FIELD_NUMBER: _builtins.int
+    forecaster: _builtins.str
+    horizon: _builtins.int
+    """Over how many committed steps, from the start of the stage on."""
+    @_builtins.property
+    def losses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The curve, at points that are evenly apart from the first of those steps to the last one."""
+
+    def __init__(
+        self,
+        *,
+        forecaster: _builtins.str = ...,
+        horizon: _builtins.int = ...,
+        losses: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forecaster", b"forecaster", "horizon", b"horizon", "losses", b"losses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Extrapolation: _TypeAlias = Extrapolation  # noqa: Y015
 
 @_typing.final
 class Setback(_message.Message):
@@ -773,6 +895,10 @@ class Decision(_message.Message):
     FORECAST_SD_FIELD_NUMBER: _builtins.int
     OPTIMUM_FIELD_NUMBER: _builtins.int
     CORRECTION_FIELD_NUMBER: _builtins.int
+    DRAWN_TO_FIELD_NUMBER: _builtins.int
+    LOWERED_BY_FIELD_NUMBER: _builtins.int
+    ASKED_FIELD_NUMBER: _builtins.int
+    EXTRAPOLATION_FIELD_NUMBER: _builtins.int
     directive_number: _builtins.int
     stage: _builtins.int
     lr: _builtins.float
@@ -781,10 +907,14 @@ class Decision(_message.Message):
     """The loss at the end of the committed steps, as it is expected; by validation where there is one."""
     forecast_sd: _builtins.float
     optimum: _builtins.float
-    """The best LR over a probe, and what it was multiplied by for the length of the run. The LR may differ from their
-    product where it was drawn towards the one that the user had set.
+    """The best LR over a probe, and what it was multiplied by for the length of the run. The LR differs from their
+    product only as drawn_to and lowered_by say.
     """
     correction: _builtins.float
+    drawn_to: _builtins.float
+    """The LR that the user had set, where the LR was drawn towards it."""
+    lowered_by: _builtins.float
+    """What the LR was divided by, as committed steps at higher LRs had been rolled back."""
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]: ...
     @_builtins.property
@@ -792,6 +922,14 @@ class Decision(_message.Message):
     @_builtins.property
     def setback(self) -> Global___Setback:
         """Why committed steps begin anew."""
+
+    @_builtins.property
+    def asked(self) -> Global___Asked:
+        """Absent where nothing was asked of the search."""
+
+    @_builtins.property
+    def extrapolation(self) -> Global___Extrapolation:
+        """What the best candidate was judged by. Absent where it was measured, or nothing is committed yet."""
 
     def __init__(
         self,
@@ -807,25 +945,37 @@ class Decision(_message.Message):
         forecast_sd: _builtins.float | None = ...,
         optimum: _builtins.float | None = ...,
         correction: _builtins.float | None = ...,
+        drawn_to: _builtins.float | None = ...,
+        lowered_by: _builtins.float | None = ...,
+        asked: Global___Asked | None = ...,
+        extrapolation: Global___Extrapolation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_correction", b"_correction", "_forecast", b"_forecast", "_forecast_sd", b"_forecast_sd", "_optimum", b"_optimum", "correction", b"correction", "forecast", b"forecast", "forecast_sd", b"forecast_sd", "optimum", b"optimum", "posterior", b"posterior", "setback", b"setback"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_correction", b"_correction", "_drawn_to", b"_drawn_to", "_forecast", b"_forecast", "_forecast_sd", b"_forecast_sd", "_lowered_by", b"_lowered_by", "_optimum", b"_optimum", "asked", b"asked", "correction", b"correction", "drawn_to", b"drawn_to", "extrapolation", b"extrapolation", "forecast", b"forecast", "forecast_sd", b"forecast_sd", "lowered_by", b"lowered_by", "optimum", b"optimum", "posterior", b"posterior", "setback", b"setback"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_correction", b"_correction", "_forecast", b"_forecast", "_forecast_sd", b"_forecast_sd", "_optimum", b"_optimum", "candidates", b"candidates", "correction", b"correction", "directive_number", b"directive_number", "forecast", b"forecast", "forecast_sd", b"forecast_sd", "lr", b"lr", "optimum", b"optimum", "posterior", b"posterior", "reason", b"reason", "setback", b"setback", "stage", b"stage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_correction", b"_correction", "_drawn_to", b"_drawn_to", "_forecast", b"_forecast", "_forecast_sd", b"_forecast_sd", "_lowered_by", b"_lowered_by", "_optimum", b"_optimum", "asked", b"asked", "candidates", b"candidates", "correction", b"correction", "directive_number", b"directive_number", "drawn_to", b"drawn_to", "extrapolation", b"extrapolation", "forecast", b"forecast", "forecast_sd", b"forecast_sd", "lowered_by", b"lowered_by", "lr", b"lr", "optimum", b"optimum", "posterior", b"posterior", "reason", b"reason", "setback", b"setback", "stage", b"stage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__correction: _TypeAlias = _typing.Literal["correction"]  # noqa: Y015
     _WhichOneofArgType__correction: _TypeAlias = _typing.Literal["_correction", b"_correction"]  # noqa: Y015
+    _WhichOneofReturnType__drawn_to: _TypeAlias = _typing.Literal["drawn_to"]  # noqa: Y015
+    _WhichOneofArgType__drawn_to: _TypeAlias = _typing.Literal["_drawn_to", b"_drawn_to"]  # noqa: Y015
     _WhichOneofReturnType__forecast: _TypeAlias = _typing.Literal["forecast"]  # noqa: Y015
     _WhichOneofArgType__forecast: _TypeAlias = _typing.Literal["_forecast", b"_forecast"]  # noqa: Y015
     _WhichOneofReturnType__forecast_sd: _TypeAlias = _typing.Literal["forecast_sd"]  # noqa: Y015
     _WhichOneofArgType__forecast_sd: _TypeAlias = _typing.Literal["_forecast_sd", b"_forecast_sd"]  # noqa: Y015
+    _WhichOneofReturnType__lowered_by: _TypeAlias = _typing.Literal["lowered_by"]  # noqa: Y015
+    _WhichOneofArgType__lowered_by: _TypeAlias = _typing.Literal["_lowered_by", b"_lowered_by"]  # noqa: Y015
     _WhichOneofReturnType__optimum: _TypeAlias = _typing.Literal["optimum"]  # noqa: Y015
     _WhichOneofArgType__optimum: _TypeAlias = _typing.Literal["_optimum", b"_optimum"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__correction) -> _WhichOneofReturnType__correction | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__drawn_to) -> _WhichOneofReturnType__drawn_to | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__forecast) -> _WhichOneofReturnType__forecast | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__forecast_sd) -> _WhichOneofReturnType__forecast_sd | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lowered_by) -> _WhichOneofReturnType__lowered_by | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__optimum) -> _WhichOneofReturnType__optimum | None: ...
 

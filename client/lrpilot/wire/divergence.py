@@ -1,4 +1,4 @@
-"""When losses have diverged: one is not finite, or several in a row are above a limit.
+"""Losses have diverged when one is not finite, or several in a row are above a limit.
 
 Any training has a bad batch now and then, and to undo committed steps is expensive. What has truly diverged stays
 high.

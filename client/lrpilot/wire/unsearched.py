@@ -1,4 +1,4 @@
-"""Which jobs have no search: those that are too short for one are told first to train to their end. Pure."""
+"""Jobs that are too short for a search are told first to train to their end. Pure."""
 
 from __future__ import annotations
 

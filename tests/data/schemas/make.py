@@ -12,8 +12,8 @@ from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.v1 import tuner_pb2_grpc
 
 import tuner_server
-from tests.support import server_process, wire
-from tests.support.simulated import SimulatedTraining
+from tests.support.jobs.simulated_training import SimulatedTraining
+from tests.support.servers import server_process, wire_client
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.messages import Directive, Outcome, Phase, Report
 
@@ -45,13 +45,13 @@ def config(name: str, seed: int, *, bounds: bool = True) -> JobConfig:
 
 def run(stub: Stub, asked: JobConfig, n_reports: int) -> tuple[str, SimulatedTraining, Directive]:
     """Drives a job for so many reports, or to its end."""
-    created = wire.create(stub, asked)
+    created = wire_client.create(stub, asked)
     training = SimulatedTraining(asked.seed, validates=asked.has_validation)
-    directive = wire.directive_from_pb(created.directive)
+    directive = wire_client.directive_from_pb(created.directive)
     for _ in range(n_reports):
         if directive.phase is Phase.STOP:
             break
-        directive = wire.advance(stub, created.job.id, training.run(directive))
+        directive = wire_client.advance(stub, created.job.id, training.run(directive))
     return created.job.id, training, directive
 
 
@@ -69,7 +69,18 @@ def replace(stub: Stub, job_id: str, training: SimulatedTraining, directive: Dir
         wall_time_s=done.wall_time_s,
         replacement=Replacement(profile=directive.profile, wasted_steps=4),
     )
-    wire.advance(stub, job_id, report)
+    wire_client.advance(stub, job_id, report)
+
+
+def doubt(stub: Stub, job_id: str, training: SimulatedTraining, directive: Directive) -> None:
+    """Reports that a probe did not begin like the first one; `budget` has none in a run so short."""
+    if directive.phase is not Phase.PROBE:
+        return
+    done = training.run(directive)
+    report = Report(
+        directive_number=directive.number, outcome=Outcome.UNREPEATABLE, losses=done.losses, note="a rollback"
+    )
+    wire_client.advance(stub, job_id, report)
 
 
 def main(target: Path) -> None:
@@ -89,6 +100,8 @@ def main(target: Path) -> None:
             run(server.stub, config(f"{policy}-searching-for-bounds", seed, bounds=False), 0)
             if hasattr(Outcome, "REPLACED"):
                 replace(server.stub, *run(server.stub, config(f"{policy}-replaced", seed + 1), 3))
+            if hasattr(Outcome, "UNREPEATABLE"):
+                doubt(server.stub, *run(server.stub, config(f"{policy}-unrepeatable", seed + 1), 2))
             seed += 2
         server.signal(signal.SIGTERM)
         server.wait()

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.support.loops import run
+from tests.support.servers.event_loop import run
 from tuner_server.access import authenticator
 from tuner_server.access.authenticator import FRESH_S, Authenticator
 from tuner_server.access.principal import Principal, Scope
@@ -148,13 +148,15 @@ def test_made_up_tokens_are_not_remembered_and_do_not_pile_up(world: World, monk
     assert world.known.asked.count(token.id) == 2
 
 
-def test_the_least_recently_used_are_forgotten(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_least_recently_used_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(authenticator, "MAX_CACHED", 2)
+    world = World()
     first, second, third = tokens = [Token.new() for _ in range(3)]
     for token in tokens:
         world.known.add(token)
-    for token in (first, second, first, third, first, second):
-        assert isinstance(world.show(token.text)[0], Principal)
+    with contextlib.closing(world.authenticator):
+        for token in (first, second, first, third, first, second):
+            assert isinstance(world.show(token.text)[0], Principal)
     assert [world.known.asked.count(token.id) for token in (first, second, third)] == [1, 2, 1]
 
 

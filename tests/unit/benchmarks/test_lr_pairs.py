@@ -8,7 +8,7 @@ from benchmarks.quality.cases import Case
 from benchmarks.quality.lr_pairs import lr_pairs
 from benchmarks.quality.results import RunKey
 from benchmarks.quality.users_lr import USERS_LR
-from tests.support.quality_runs import key
+from tests.support.jobs.quality_runs import key
 
 LRS = (0.0032, 0.01, 0.032)
 OURS = {

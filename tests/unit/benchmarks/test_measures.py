@@ -9,7 +9,7 @@ from benchmarks.quality.cases import Case
 from benchmarks.quality.measures import Choice, Outcome, Progress, Standing, progress, standings
 from benchmarks.quality.results import RunKey
 from benchmarks.quality.training import Curve
-from tests.support.quality_runs import curve, key, sweep
+from tests.support.jobs.quality_runs import curve, key, sweep
 
 # Seeds 0 and 1 are best at 0.01, seed 2 at 0.1. LR 1 diverges.
 LINEAR = sweep(

@@ -31,7 +31,7 @@ from benchmarks.quality.plan import OURS, REFERENCE
 from benchmarks.quality.results import RunKey
 from benchmarks.quality.training import Curve
 from benchmarks.quality.workloads import WORKLOADS
-from tests.support.quality_runs import curve, key
+from tests.support.jobs.quality_runs import curve, key
 from tuner_server.core.policies.budget import MIN_PROBE
 from tuner_server.core.search.prior import LENGTH_EXPONENT
 from tuner_server.core.search.users_lr import toward_users

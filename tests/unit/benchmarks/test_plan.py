@@ -12,7 +12,7 @@ from benchmarks.quality.plan import FULL, LENGTHS, QUICK, SENSITIVITY, Entry
 from benchmarks.quality.results import RunKey
 from benchmarks.quality.training import Curve
 from benchmarks.quality.users_lr import USERS_LR
-from tests.support.quality_runs import GRID, curve, key, plan, sweep, workload
+from tests.support.jobs.quality_runs import GRID, curve, key, plan, sweep, workload
 
 EASY, HARD = workload("easy"), workload("hard")
 LONG = plan([EASY, HARD], "linear", "budget", lengths=(4000, 8000))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from benchmarks.quality.pruning import pruned, with_neighbours
 from benchmarks.quality.sweeps import Sweep
-from tests.support.quality_runs import GRID
+from tests.support.jobs.quality_runs import GRID
 
 
 def _scores(best: float, lrs: tuple[float, ...] = GRID) -> dict[float, float]:

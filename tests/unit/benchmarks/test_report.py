@@ -17,7 +17,7 @@ from benchmarks.quality.report import ALL_OURS, Report, make_report
 from benchmarks.quality.results import ResultFile, RunKey
 from benchmarks.quality.training import Curve
 from benchmarks.quality.users_lr import USERS_LR
-from tests.support.quality_runs import curve, key, plan, sweep, workload
+from tests.support.jobs.quality_runs import curve, key, plan, sweep, workload
 
 LRS = (0.01, 0.1, 1.0)
 CASES = tuple(product(("easy", "hard"), (0, 1)))

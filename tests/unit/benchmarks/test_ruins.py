@@ -4,7 +4,7 @@ import math
 
 from benchmarks.quality.cases import Case
 from benchmarks.quality.ruins import Ruins
-from tests.support.quality_runs import key
+from tests.support.jobs.quality_runs import key
 
 RUNS = [key("budget", "easy", seed) for seed in range(5)]
 HINDSIGHT = {Case("easy", seed, 1000): 2.0 for seed in range(4)} | {Case("easy", 4, 1000): math.inf}

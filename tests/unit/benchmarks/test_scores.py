@@ -5,7 +5,7 @@ import math
 import pytest
 
 from benchmarks.quality.scores import score, scores
-from tests.support.quality_runs import curve, key
+from tests.support.jobs.quality_runs import curve, key
 
 
 def test_negative_losses_have_positive_scores_in_the_same_order() -> None:

@@ -8,10 +8,10 @@ import pytest
 from lrpilot.v1 import tuner_pb2 as pb
 from rich.console import Console, RenderableType
 
-from tests.support.falling_short import DEADLY_TWICE, DyingTraining
-from tests.support.leaking import LeakingTraining
-from tests.support.shown import job_config, stored
-from tests.support.simulated import QUICK, SimulatedTraining, config, drive
+from tests.support.jobs.broken_promises import DEADLY_TWICE, DyingTraining
+from tests.support.jobs.incomplete_rollback import LeakingTraining
+from tests.support.jobs.sample_jobs import job_config, stored
+from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, config, drive
 from tuner_server.cli.job import facts_table
 from tuner_server.cli.jobs import jobs_table
 from tuner_server.core.config import JobConfig

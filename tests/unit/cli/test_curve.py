@@ -46,8 +46,8 @@ def test_committed_steps_and_search_have_their_colours() -> None:
     committed: Curve = [None, None, None, 1.0]
     [line] = braille(committed, search, over(committed, search), height=1)
     assert [(line.plain[span.start : span.end], span.style) for span in line.spans] == [
-        ("⠤", SEARCH),
-        ("⠤", COMMITTED),
+        ("⠒", SEARCH),
+        ("⠒", COMMITTED),
     ]
 
 

@@ -11,9 +11,9 @@ import pytest
 from lrpilot.v1 import tuner_pb2 as pb
 from rich.console import Console
 
-from tests.support.falling_short import DEADLY_TWICE, DyingTraining
-from tests.support.shown import history, job_config, stored
-from tests.support.simulated import QUICK, SimulatedTraining, config, drive
+from tests.support.jobs.broken_promises import DEADLY_TWICE, DyingTraining
+from tests.support.jobs.sample_jobs import history, job_config, stored
+from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, config, drive
 from tuner_server.cli.picture import laid_out, picture
 from tuner_server.core.config import JobConfig
 from tuner_server.core.job import machine

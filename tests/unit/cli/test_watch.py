@@ -6,8 +6,8 @@ import pytest
 from lrpilot.errors import UnavailableError
 from lrpilot.v1 import tuner_pb2 as pb
 
-from tests.support.shown import history, stored
-from tests.support.simulated import QUICK, SimulatedTraining, config, drive
+from tests.support.jobs.sample_jobs import history, stored
+from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, config, drive
 from tuner_server.cli.curve import COLUMNS
 from tuner_server.cli.watch import is_behind, pictures
 from tuner_server.core.job import machine

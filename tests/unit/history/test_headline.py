@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from lrpilot.wire.profile import Profile, Shape
 
-from tests.support.falling_short import DEADLY_TWICE, DyingTraining
-from tests.support.shown import history, job_config
-from tests.support.simulated import QUICK, Run, SimulatedTraining, config, drive
+from tests.support.jobs.broken_promises import DEADLY_TWICE, DyingTraining
+from tests.support.jobs.sample_jobs import history, job_config
+from tests.support.jobs.simulated_training import QUICK, Run, SimulatedTraining, config, drive
 from tuner_server.core.job import machine
 from tuner_server.core.job.machine import JobState, Status
 from tuner_server.core.messages import Outcome, Phase

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tests.support.falling_short import DEADLY_TWICE, DyingTraining
-from tests.support.shown import history, job_config
-from tests.support.simulated import QUICK, Run, SimulatedTraining, config, drive
+from tests.support.jobs.broken_promises import DEADLY_TWICE, DyingTraining
+from tests.support.jobs.sample_jobs import history, job_config
+from tests.support.jobs.simulated_training import QUICK, Run, SimulatedTraining, config, drive
 from tuner_server.core.config import JobConfig
 from tuner_server.history.numbers import with_error
 from tuner_server.history.promise import END_LOSSES, Promise

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 from lrpilot.wire.profile import Profile
 
-from tests.support.leaking import NOTE, LeakingTraining
-from tests.support.shown import history, job_config
-from tests.support.simulated import QUICK, NoNumbers, Run, SimulatedTraining, config, drive
+from tests.support.jobs.incomplete_rollback import NOTE, LeakingTraining
+from tests.support.jobs.sample_jobs import history, job_config
+from tests.support.jobs.simulated_training import QUICK, NoNumbers, Run, SimulatedTraining, config, drive
 from tuner_server.core.config import JobConfig
 from tuner_server.core.messages import Candidate, Directive, Phase
 from tuner_server.history.numbers import count, number, told_apart, with_error
@@ -70,27 +70,54 @@ def test_why_names_the_range_the_best_and_what_the_policy_made_of_it(searched: S
 
 
 def test_the_correction_for_length_is_the_decisions_own_whatever_the_policys_options_say(searched: Stage) -> None:
-    told = _with_decision(searched, lr=0.03, optimum=0.12, correction=0.25)
+    told = _with_decision(searched, lr=0.03, optimum=0.12, correction=0.25, drawn_to=None)
     words = why(told, job_config("budget", length_exponent=0.9))
     assert "wants a lower LR: 0.12 (best over 20 steps) times 0.25 for the decay over " in words
     assert " steps is 0.03. Next came " in words
 
 
 def test_an_lr_that_the_users_counted_for_is_said_to_be_drawn_towards_it(searched: Stage) -> None:
-    drawn = _with_decision(searched, lr=0.05, optimum=0.12, correction=0.25)
+    drawn = _with_decision(searched, lr=0.05, optimum=0.12, correction=0.25, drawn_to=0.1)
     assert " steps is 0.03. Drawn towards the 0.1 that was set, it became 0.05." in why(drawn, BUDGET)
-    uncorrected = _with_decision(searched, lr=0.11, optimum=0.12, correction=1.0)
+    uncorrected = _with_decision(searched, lr=0.11, optimum=0.12, correction=1.0, drawn_to=0.1)
     words = "LR 0.12 was best over 20 steps. Drawn towards the 0.1 that was set, it became 0.11."
     assert words in why(uncorrected, BUDGET)
-    nearly = _with_decision(searched, lr=0.0305, optimum=0.12, correction=0.25)
+    nearly = _with_decision(searched, lr=0.0305, optimum=0.12, correction=0.25, drawn_to=None)
     assert "Drawn towards" not in why(nearly, BUDGET)
 
 
-def test_an_lr_that_was_lowered_for_earlier_setbacks_is_not_said_to_be_drawn_to_the_users(searched: Stage) -> None:
-    lowered = dataclasses.replace(_with_decision(searched, lr=0.0095, optimum=0.12, correction=0.25), n_setbacks=1)
-    words = why(lowered, BUDGET)
+def test_an_lr_that_was_lowered_for_earlier_setbacks_is_said_to_be(searched: Stage) -> None:
+    values = {"lr": 0.0095, "optimum": 0.12, "correction": 0.25, "lowered_by": 3.16}
+    words = why(_with_decision(searched, **values, drawn_to=None), BUDGET)
     assert " steps is 0.03. As steps at higher LRs had been rolled back, it was lowered further, to 0.0095." in words
     assert "Drawn towards" not in words
+    both = why(_with_decision(searched, **values, drawn_to=0.1), BUDGET)
+    assert (
+        " steps is 0.03. Drawn towards the 0.1 that was set, and lowered further as steps at higher LRs had been "
+        "rolled back, it became 0.0095."
+    ) in both
+
+
+@pytest.mark.parametrize(
+    ("n_setbacks", "words"),
+    [
+        (0, "Drawn towards the 0.1 that was set, it became 0.0095."),
+        (2, "As steps at higher LRs had been rolled back, it was lowered further, to 0.0095."),
+    ],
+)
+def test_what_moved_an_lr_is_inferred_where_the_former_version_did_not_tell(
+    searched: Stage, n_setbacks: int, words: str
+) -> None:
+    values = {"lr": 0.0095, "optimum": 0.12, "correction": 0.25, "asked": None, "drawn_to": None, "lowered_by": None}
+    former = dataclasses.replace(_with_decision(searched, **values), n_setbacks=n_setbacks)
+    assert f" steps is 0.03. {words}" in why(former, BUDGET)
+
+
+@pytest.mark.parametrize("n_setbacks", [0, 2])
+def test_nothing_is_inferred_of_a_decision_that_tells_what_it_asked(searched: Stage, n_setbacks: int) -> None:
+    told = _with_decision(searched, lr=0.0095, optimum=0.12, correction=0.25, drawn_to=None, reason="a reason")
+    words = why(dataclasses.replace(told, n_setbacks=n_setbacks), BUDGET)
+    assert " steps is 0.03. Committed was LR 0.0095: a reason. Next came " in words
 
 
 @pytest.mark.parametrize("optimum", [None, 0.07])

@@ -5,9 +5,9 @@ import math
 
 import pytest
 
-from tests.support.falling_short import DyingTraining, OverfittingTraining
-from tests.support.shown import history, job_config
-from tests.support.simulated import drive
+from tests.support.jobs.broken_promises import DyingTraining, OverfittingTraining
+from tests.support.jobs.sample_jobs import history, job_config
+from tests.support.jobs.simulated_training import drive
 from tuner_server.core.messages import Outcome, Setback
 from tuner_server.history.setback import setback
 from tuner_server.history.timeline import Stage, Undoing, timeline

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from lrpilot.wire.profile import Profile
 
-from tests.support.shown import NOW, history, job_config
-from tests.support.simulated import QUICK, Run, SimulatedTraining, config, drive
+from tests.support.jobs.sample_jobs import NOW, history, job_config
+from tests.support.jobs.simulated_training import QUICK, Run, SimulatedTraining, config, drive
 from tuner_server.core.config import JobConfig
 from tuner_server.core.messages import Bar, Directive, Outcome, Phase, Replacement, Validation
 from tuner_server.history.timeline import Undoing, timeline

@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tests.support.falling_short import DEADLY_TWICE, DyingTraining
-from tests.support.leaking import NOTE, LeakingTraining
-from tests.support.shown import history, job_config
-from tests.support.simulated import Run, SimulatedTraining, drive
+from tests.support.jobs.broken_promises import DEADLY_TWICE, DyingTraining
+from tests.support.jobs.incomplete_rollback import NOTE, LeakingTraining
+from tests.support.jobs.sample_jobs import history, job_config
+from tests.support.jobs.simulated_training import Run, SimulatedTraining, drive
 from tuner_server.core.job import machine
 from tuner_server.core.job.machine import Status
 from tuner_server.history.numbers import number

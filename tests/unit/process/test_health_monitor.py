@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from tests.support import crowd
-from tests.support.loops import run
+from tests.support.crashes import checking_clients
+from tests.support.servers.event_loop import run
 from tuner_server.core.errors import StorageError
 from tuner_server.core.messages import Outcome, Phase
 from tuner_server.ops.metrics import ServerMetrics, exposition
@@ -66,7 +66,7 @@ def test_a_problem_has_the_words_of_the_database(url: str, monkeypatch: pytest.M
 def test_what_a_pipeline_does_and_how_it_stands_is_counted(url: str) -> None:
     registry = CollectorRegistry()
     metrics = ServerMetrics(registry)
-    config = crowd.configs(2)[1]  # one that searches
+    config = checking_clients.configs(2)[1]  # one that searches
 
     def value(name: str, **labels: str) -> float:
         found = registry.get_sample_value(name, labels)
@@ -82,7 +82,7 @@ def test_what_a_pipeline_does_and_how_it_stands_is_counted(url: str) -> None:
         run(look(HealthMonitor(storage, service.pipeline, metrics)))
         assert value("lrpilot_database_up") == 1
         assert sum(value("lrpilot_jobs", status=status) for status in ("warm_up", "searching", "training")) == 1
-        training, n_reports = crowd.training(config), 0
+        training, n_reports = checking_clients.training(config), 0
         directive = stored.state.directive
         while directive.phase is not Phase.STOP:
             report = training.run(directive)

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from lrpilot.v1 import tuner_pb2 as pb
 
-from tests.support.shown import history, job_config, stored
-from tests.support.simulated import QUICK, Run, SimulatedTraining, config, drive
+from tests.support.jobs.sample_jobs import history, job_config, stored
+from tests.support.jobs.simulated_training import QUICK, Run, SimulatedTraining, config, drive
 from tuner_server.core.job import schedule
 from tuner_server.history.from_wire import job_and_history
 from tuner_server.history.timeline import timeline

@@ -18,12 +18,13 @@ from lrpilot.wire.directives import rest_of
 from lrpilot.wire.profile import Profile, Shape
 from lrpilot.wire.profile_proto import profile_from_proto, profile_to_proto
 
-from tests.support.wire import directive_from_pb, report_to_pb
+from tests.support.servers.wire_client import directive_from_pb, report_to_pb
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import InvalidInputError, NotFoundError
 from tuner_server.core.job.machine import JobState, Status
 from tuner_server.core.job.schedule import Segment
 from tuner_server.core.messages import (
+    MAX_MEASURES,
     MAX_NOTE,
     MAX_STEPS,
     Bar,
@@ -68,6 +69,10 @@ bars = st.builds(
 )
 
 
+measure_names = st.from_regex(r"[a-z][a-z0-9_]{0,39}", fullmatch=True)
+measures = st.lists(measure_names, max_size=MAX_MEASURES, unique=True).map(tuple)
+
+
 @st.composite
 def directives(draw: st.DrawFn) -> Directive:
     stop = draw(st.booleans())
@@ -85,22 +90,31 @@ def directives(draw: st.DrawFn) -> Directive:
         give_up_above=draw(st.none() | finite),
         report_every=draw(counts),
         promise=tuple(draw(st.lists(bars, max_size=4))),
+        measures=draw(measures),
         reason=draw(texts),
     )
 
 
 validations = st.builds(Validation, step=counts, loss=st.floats())
 replacements = st.builds(Replacement, profile=st.none() | profiles, wasted_steps=counts)
-reports = st.builds(
-    Report,
-    directive_number=counts,
-    outcome=st.sampled_from(Outcome),
-    losses=st.lists(st.floats(width=32), max_size=20).map(tuple),
-    validations=st.lists(validations, max_size=3).map(tuple),
-    wall_time_s=finite,
-    replacement=st.none() | replacements,
-    note=texts | st.just("\N{GRINNING FACE}" * MAX_NOTE),
-)
+
+
+@st.composite
+def reports(draw: st.DrawFn) -> Report:
+    losses = draw(st.lists(st.floats(width=32), max_size=20))
+    series = st.lists(st.floats(width=32), min_size=len(losses), max_size=len(losses)).map(tuple)
+    return Report(
+        directive_number=draw(counts),
+        outcome=draw(st.sampled_from(Outcome)),
+        losses=tuple(losses),
+        validations=tuple(draw(st.lists(validations, max_size=3))),
+        wall_time_s=draw(finite),
+        replacement=draw(st.none() | replacements),
+        note=draw(texts | st.just("\N{GRINNING FACE}" * MAX_NOTE)),
+        measures=draw(st.dictionaries(measure_names, series, max_size=3)),
+    )
+
+
 option_numbers = st.floats(-convert.MAX_OPTION, convert.MAX_OPTION)
 option_values = st.recursive(
     option_numbers | texts | st.booleans() | st.none(),
@@ -118,6 +132,7 @@ configs = st.builds(
     base_lr=positive_lrs,
     seed=st.integers(0, 2**63 - 1),
     has_validation=st.booleans(),
+    measures=measures,
 )
 quickly = hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
 
@@ -165,7 +180,7 @@ def test_directive(directive: Directive) -> None:
 
 
 @quickly
-@hypothesis.given(reports)
+@hypothesis.given(reports())
 def test_report(report: Report) -> None:
     message = pb.Report.FromString(report_to_pb(report).SerializeToString())
     assert repr(convert.report_from_pb(message)) == repr(report)  # NaN equals nothing, but looks the same
@@ -178,6 +193,7 @@ def test_report(report: Report) -> None:
         report.losses,
         report.replacement,
         report.note,
+        report.measures,
     )
     again = pb.Report.FromString(convert.report_to_pb(report.directive_number, stored).SerializeToString())
     assert repr(convert.report_from_pb(again)) == repr(report)
@@ -235,7 +251,7 @@ def test_job(state: JobState) -> None:
 
 
 CANDIDATES = (
-    Candidate(directive_number=3, lr=0.1, forecast=0.5, forecast_sd=0.01),
+    Candidate(directive_number=3, lr=0.1, forecast=0.5, forecast_sd=0.01, raw_forecast=-0.5),
     Candidate(directive_number=4, lr=0.2, forecast=0.0, forecast_sd=0.0),
     Candidate(directive_number=5, lr=0.4, at_least=0.0),
 )
@@ -253,6 +269,7 @@ def test_decision_keeps_absent_apart_from_zero() -> None:
             forecast=c.forecast if c.HasField("forecast") else None,
             forecast_sd=c.forecast_sd if c.HasField("forecast_sd") else None,
             at_least=c.at_least if c.HasField("at_least") else None,
+            raw_forecast=c.raw_forecast if c.HasField("raw_forecast") else None,
         )
         for c in message.candidates
     ]
@@ -285,7 +302,7 @@ def test_a_setback_keeps_absent_apart_from_zero(setback: Setback) -> None:
 
 
 @pytest.mark.parametrize("value", [None, 0.0, -2.5])
-@pytest.mark.parametrize("name", ["forecast", "forecast_sd", "optimum", "correction"])
+@pytest.mark.parametrize("name", ["forecast", "forecast_sd", "optimum", "correction", "drawn_to", "lowered_by"])
 def test_what_a_decision_expects_is_absent_or_what_it_is(name: str, value: float | None) -> None:
     message = convert.decision_to_pb(6, Decision(stage=0, lr=0.1, reason="why", **{name: value}))
     found = {
@@ -435,3 +452,32 @@ def test_what_is_no_id_is_not_looked_for(value: str) -> None:
 def test_a_text_that_can_not_be_kept_is_refused(value: str) -> None:
     with pytest.raises(InvalidInputError, match="reason"):
         convert.text("reason", value)
+
+
+@pytest.mark.parametrize(
+    ("measures", "field"),
+    [
+        ([pb.Measure(name="norm"), pb.Measure(name="norm")], "report.measures[1].name"),
+        ([pb.Measure(name=f"m{i}") for i in range(MAX_MEASURES + 1)], "report.measures"),
+    ],
+)
+def test_measures_are_few_and_each_comes_once(measures: list[pb.Measure], field: str) -> None:
+    message = pb.Report(directive_number=1, outcome=pb.OUTCOME_COMPLETED, measures=measures)
+    with pytest.raises(InvalidInputError) as caught:
+        convert.report_from_pb(message)
+    assert [violation.field for violation in caught.value.violations] == [field]
+
+
+@pytest.mark.parametrize("name", ["", "Norm", "1norm", "a b", "=norm", "norm\n", "nörm", "n" * 41])
+def test_a_measure_has_the_name_of_a_column(name: str) -> None:
+    message = pb.Report(directive_number=1, outcome=pb.OUTCOME_COMPLETED, measures=[pb.Measure(name=name)])
+    with pytest.raises(InvalidInputError, match="measures"):
+        convert.report_from_pb(message)
+    with pytest.raises(InvalidInputError, match="measures"):
+        convert.config_from_pb(pb.JobConfig(base_lr=0.1, measures=[name]))
+
+
+@pytest.mark.parametrize("names", [["norm", "norm"], [f"m{i}" for i in range(MAX_MEASURES + 1)]])
+def test_a_job_has_few_measures_and_each_once(names: list[str]) -> None:
+    with pytest.raises(InvalidInputError, match="measures"):
+        convert.config_from_pb(pb.JobConfig(base_lr=0.1, measures=names))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from tests.support.simulated import config
+from tests.support.jobs.simulated_training import config
 from tuner_server.core.job import machine
 from tuner_server.core.job.machine import Status
 from tuner_server.service.job_cache import JobCache

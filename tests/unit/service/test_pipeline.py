@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.simulated import QUICK, SimulatedTraining, config, drive
+from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, config, drive
 from tuner_server.core.errors import NotFoundError, PreconditionError, StorageError
 from tuner_server.core.messages import Directive, Phase, Report
 from tuner_server.service import pipeline

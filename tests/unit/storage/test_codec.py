@@ -47,6 +47,33 @@ def test_the_format_is_the_documented_one() -> None:
     assert codec.decode_losses(RAW + b"\x00\x00\x80\x3f") == (1.0,)
 
 
+series = st.integers(0, 20).flatmap(
+    lambda n: st.dictionaries(
+        st.from_regex(r"[a-z][a-z0-9_]*", fullmatch=True),
+        st.lists(st.floats(width=32), min_size=n, max_size=n).map(tuple),
+        min_size=1,
+        max_size=4,
+    )
+)
+
+
+@hypothesis.given(series)
+def test_measures_come_back_bit_for_bit_and_in_order(measures: dict[str, tuple[float, ...]]) -> None:
+    decoded = codec.decode_measures(codec.encode_measures(measures))
+    assert list(decoded) == list(measures)
+    assert [bits(values) for values in decoded.values()] == [bits(values) for values in measures.values()]
+
+
+def test_the_format_of_measures_is_the_documented_one() -> None:
+    assert codec.encode_measures({"a": (1.0,), "b": (-2.0,)}) == b'["a", "b"]\n' + codec.encode_losses((1.0, -2.0))
+
+
+@pytest.mark.parametrize("head", [b"", b"nonsense\n", b"[]\n", b"7\n", b'["a", "b"]\n'])
+def test_measures_that_are_none_can_not_be_read(head: bytes) -> None:
+    with pytest.raises(StorageError, match="can't be read"):
+        codec.decode_measures(head + RAW + bytes(4))
+
+
 def test_losses_are_never_larger_than_float32_and_a_long_job_is_smaller() -> None:
     rng = np.random.default_rng(0)
     noise = np.frombuffer(rng.bytes(4000), dtype="<f4")

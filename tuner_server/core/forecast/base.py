@@ -69,6 +69,11 @@ class Curve(Protocol):
 class Forecaster(Protocol):
     """A family of loss curves that can be fitted to a series."""
 
+    @property
+    def name(self) -> str:
+        """What options and decisions call it."""
+        ...
+
     def fit(self, losses: FloatArray) -> Curve:
         """Fits a curve to losses at x = 0, 1, ..., n - 1.
 

@@ -12,6 +12,7 @@ error are ours (docs/forecasting.md).
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -128,6 +129,7 @@ class ExponentialForecaster:
     """
 
     objective: Objective
+    name: ClassVar[str] = "exponential"
 
     def fit(self, losses: FloatArray) -> ExponentialCurve | LastValueCurve:
         """Fits the curve.

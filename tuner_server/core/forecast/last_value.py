@@ -13,6 +13,7 @@ go on, would still change.
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -56,6 +57,7 @@ class LastValueForecaster:
     """
 
     window: int = 10
+    name: ClassVar[str] = "last_value"
 
     def __post_init__(self) -> None:
         if self.window < 1:

@@ -11,6 +11,7 @@ level and slope are linear least squares.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -68,6 +69,8 @@ class PowerLawForecaster:
 
     Series too short for it (fewer than four losses) get the last value.
     """
+
+    name: ClassVar[str] = "power_law"
 
     def fit(self, losses: FloatArray) -> PowerLawCurve | LastValueCurve:
         """Fits the curve.

@@ -165,6 +165,7 @@ def check_report(directive: Directive, report: Report, has_validation: bool) -> 
                 f"report.validations[{i}].loss",
                 f"{validation.loss}; a completed step's is finite, at most {MAX_VALIDATION_LOSS}",
             )
+    _check_measures(directive, report)
     _check_note(report)
     _check_wall_time(report)
 
@@ -182,6 +183,8 @@ def check_replacement(report: Report, remaining_steps: int | None) -> None:
     _check_finite(report)
     if report.validations:
         raise InvalidInputError.of("report.validations", "a replaced report has none")
+    if report.measures:
+        raise InvalidInputError.of("report.measures", "a replaced report has none")
     _check_note(report)
     _check_wall_time(report)
 
@@ -199,6 +202,17 @@ def _check_note(report: Report) -> None:
         raise InvalidInputError.of("report.note", "missing; an unrepeatable report says what was seen")
     if report.outcome is not Outcome.UNREPEATABLE and report.note:
         raise InvalidInputError.of("report.note", f"a {report.outcome} report has none")
+
+
+def _check_measures(directive: Directive, report: Report) -> None:
+    for name, values in report.measures.items():
+        if name not in directive.measures:
+            asked = ", ".join(directive.measures) or "no measure"
+            raise InvalidInputError.of("report.measures", f"{name}; directive {directive.number} asks for {asked}")
+        if len(values) != report.n_steps:
+            raise InvalidInputError.of(
+                "report.measures", f"{name} has {len(values)} values for {report.n_steps} losses; one each is right"
+            )
 
 
 def _check_wall_time(report: Report) -> None:
@@ -303,6 +317,8 @@ def _issue(state: JobState, report: Report | None, directive: Directive, step: S
     remaining = state.remaining_steps
     if remaining is not None and directive.n_steps > remaining:
         raise PolicyError(f"{directive.n_steps} steps asked for, {remaining} are left")
+    if unknown := set(directive.measures) - set(state.config.measures):
+        raise PolicyError(f"measures asked for that the client can't take: {', '.join(sorted(unknown))}")
     update: dict[str, Any] = {"status": status, "directive": directive, "lease": directive}
     if snapshot:
         update |= {"snapshot_step": state.committed_steps, "snapshot_standing": Standing.of(state)}

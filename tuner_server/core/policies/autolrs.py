@@ -25,7 +25,6 @@ from tuner_server.core.config import LrBounds
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.forecast import (
     ExponentialForecaster,
-    Forecast,
     Forecaster,
     LastValueForecaster,
     Objective,
@@ -37,6 +36,7 @@ from tuner_server.core.messages import (
     Candidate,
     Decision,
     Directive,
+    Extrapolation,
     Outcome,
     Phase,
     Report,
@@ -46,7 +46,7 @@ from tuner_server.core.messages import (
 from tuner_server.core.policies.autolrs_options import AutoLrsOptions
 from tuner_server.core.policies.base import Asking, Policy, PolicyState, Progress, Step
 from tuner_server.core.search.acquisition import LogExpectedImprovement, LowerConfidenceBound
-from tuner_server.core.search.observations import observations, posterior_curve
+from tuner_server.core.search.observations import asked, observations, posterior_curve
 from tuner_server.core.search.suggest import Query
 from tuner_server.core.stages import lr_range, promise
 from tuner_server.core.stages.decayed_probe import HELD_OUT, end_loss, length_correction
@@ -58,6 +58,7 @@ from tuner_server.core.stages.divergence import (
     learn,
     level_reached,
 )
+from tuner_server.core.stages.extrapolation import FittedProbe
 from tuner_server.core.stages.report_points import evenly, report_every
 from tuner_server.core.stages.rise import rose
 
@@ -79,6 +80,8 @@ class AutoLrsState(PolicyState):
     objective: Objective = Objective.TRAINING
     candidates: tuple[Candidate, ...] = ()
     """Of the open stage."""
+    extrapolation: Extrapolation | None = None
+    """What the best of them was judged by; None: there is none, or it was measured."""
     start_loss: float | None = None
     """Of the open stage."""
     ceiling: float | None = None
@@ -187,7 +190,7 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
         n_steps = progress.remaining_steps or self.options.largest_tau(None)
         reason += "; the LR that was set" if lr == self.config.base_lr else "; an LR below the one that failed"
         decision = Decision(stage=state.stage, lr=lr, reason=reason, setback=state.setback)
-        state = state.model_copy(update={"candidates": (), "tails": {}, "setback": None})
+        state = state.model_copy(update={"candidates": (), "extrapolation": None, "tails": {}, "setback": None})
         last = progress.remaining_steps is not None
         return Step(state, self._train(state, lr, n_steps, reason, last=last), decision)
 
@@ -217,6 +220,7 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
                 "last_stage": last,
                 "objective": Objective.VALIDATION if validated else Objective.TRAINING,
                 "candidates": (),
+                "extrapolation": None,
                 "tails": {},
                 "start_loss": progress.last_loss,
             }
@@ -237,12 +241,13 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
         bounds = self._bounds(state, progress)
         index = len(state.candidates)
         lcb = self.options.acquisition == "lcb"
-        found = yield Query(
+        query = Query(
             observations(state.candidates),
             bounds.log,
             LowerConfidenceBound(self.options.kappa) if lcb else LogExpectedImprovement(),
             seed=self.config.seed + state.stage,
         )
+        found = yield query
         lr = math.exp(found.log_lr)
         reason = f"candidate {index + 1} of {self.options.candidates}"
         validations = 1 if self.options.decayed_probes else self.options.validations
@@ -264,6 +269,7 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
             candidates=state.candidates,
             posterior=posterior_curve(found.evidence),
             setback=state.setback,
+            asked=asked(query),
         )
         return Step(state.model_copy(update={"setback": None}), directive, decision)
 
@@ -298,7 +304,8 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
             # No standard error, as in `budget`: what is left of the noise is for the surrogate to find out.
             candidate = Candidate(directive_number=number, lr=lr, forecast=loss, forecast_sd=0.0)
         else:
-            forecast = self._forecast(state, report, progress)
+            fitted = self._fit(state, report, progress)
+            forecast = fitted.forecast
             candidate = Candidate(
                 directive_number=number,
                 lr=lr,
@@ -306,26 +313,28 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
                 forecast_sd=forecast.sd,
                 raw_forecast=forecast.raw,
             )
+            if best_candidate((*state.candidates, candidate)) is candidate:
+                state = state.model_copy(update={"extrapolation": fitted.extrapolation()})
         state = state.model_copy(update={"candidates": (*state.candidates, candidate)})
         if len(state.candidates) < self.options.candidates:
             return (yield from self._probe(state, progress))
         return self._commit(state, progress)
 
-    def _forecast(self, state: AutoLrsState, report: Report, progress: Progress) -> Forecast:
-        """The loss after tau steps; a validation series counts in intervals between validations.
+    def _fit(self, state: AutoLrsState, report: Report, progress: Progress) -> FittedProbe:
+        """The curve that leads to the loss after tau steps.
 
         A fall is not extrapolated if the loss rose before it. Then the last value counts, as far as it goes.
         """
         if state.objective is Objective.VALIDATION:
             losses = np.array([validation.loss for validation in report.validations])
-            horizon = state.tau / (state.tau_prime / len(losses))
+            interval = state.tau_prime / len(losses)
         else:
-            losses, horizon = np.array(report.losses), float(state.tau)
-        forecast = self.forecaster(state.objective).fit(losses).predict(horizon)
+            losses, interval = np.array(report.losses), 1.0
+        fitted = FittedProbe.of(self.forecaster(state.objective), losses, state.tau, interval)
         if not _rose(report, progress):
-            return forecast
-        last = LastValueForecaster().fit(losses).predict(horizon)
-        return last if forecast.loss < last.loss else forecast
+            return fitted
+        last = FittedProbe.of(LastValueForecaster(), losses, state.tau, interval)
+        return last if fitted.forecast.loss < last.forecast.loss else fitted
 
     def forecaster(self, objective: Objective) -> Forecaster:
         """What extrapolates the probes' losses of that kind."""
@@ -341,23 +350,29 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
         """Trains with the LR of the lowest forecast; with the lowest LR when every probe diverged."""
         remaining = progress.remaining_steps
         n_steps = state.tau if remaining is None or not state.last_stage else remaining
-        winner = best_candidate(state.candidates)
+        winner, correction = best_candidate(state.candidates), None
         if winner is not None:
-            correction = 1.0
-            if state.last_stage:
+            lr = winner.lr
+            if state.last_stage and self.options.length_exponent > 0:
                 correction = length_correction(self._moving_steps(state), n_steps, self.options.length_exponent)
-            lr = winner.lr * correction
+                lr *= correction
             reason = f"the lowest forecast of {len(state.candidates)} candidates: {winner.forecast:.4g}"
-            if correction < 1.0:
+            if correction is not None and correction < 1.0:
                 reason += f"; its LR times {correction:.2f} for a decay over {n_steps}"
         else:
             lr = self._bounds(state, progress).min
             reason = "every probe diverged: the lowest LR of the range"
-        return Step(
-            state,
-            self._train(state, lr, n_steps, reason, last=state.last_stage),
-            Decision(stage=state.stage, lr=lr, reason=reason, candidates=state.candidates),
+        decision = Decision(
+            stage=state.stage,
+            lr=lr,
+            reason=reason,
+            candidates=state.candidates,
+            optimum=winner.lr if winner is not None and correction is not None else None,
+            correction=correction,
+            extrapolation=state.extrapolation,
         )
+        directive = self._train(state, lr, n_steps, reason, last=state.last_stage)
+        return Step(state.model_copy(update={"extrapolation": None}), directive, decision)
 
     def _train_on(self, state: AutoLrsState, n_steps: int, progress: Progress) -> Step[AutoLrsState]:
         """Spends a rest that is too short for a search: only a divergence leaves one."""

@@ -5,6 +5,10 @@ what is rolled back, puts the parts of a long directive together, runs the LR ra
 unknown, and checks what it asks for. The policy decides what to try and what to commit. It can be driven by a plain
 loop with no server.
 
+A policy may ask for measures besides the loss (`Directive.measures`), of those that the job has (`JobConfig.measures`);
+one that asks for others breaks the contract. It can't rely on what it asks for: a report may have none of it, where the
+client could not measure, and a value of a step may be NaN or infinite. It has to decide all the same.
+
 A policy that needs a suggestion does not compute it: it yields the `Query` and is sent the `Suggestion`. Whoever drives
 it may so answer the queries of many jobs in one batch (`core.job.lockstep`), or each at once
 (`core.search.suggest.run`).
@@ -22,7 +26,7 @@ import pydantic
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.messages import Decision, Directive, Report, Value
-from tuner_server.core.search.prior import Prior
+from tuner_server.core.search.prior import Optimum, Prior
 from tuner_server.core.search.suggest import Query, Suggestion
 
 
@@ -114,8 +118,8 @@ class Policy(abc.ABC, Generic[O, S]):
         Args:
             state: what this policy returned with `directive`.
             directive: the one that ended (as issued, before any part of it was reported).
-            report: its report; of a directive reported in parts, the last part. Any outcome but PARTIAL, REPLACED and
-                UNREPEATABLE.
+            report: its report; of a directive reported in parts, the last part, with the measures of the last part.
+                Any outcome but PARTIAL, REPLACED and UNREPEATABLE.
             progress: where the job is now, this report included.
         """
 
@@ -139,6 +143,14 @@ class Policy(abc.ABC, Generic[O, S]):
             progress: where the job is now.
             reason: why, for people.
         """
+
+    @classmethod
+    def optimum(cls, state: S) -> Optimum | None:
+        """What the search of a job found, for later jobs of its family (`Progress.prior`).
+
+        None: it is not through, or found what other jobs can't use, as that of most policies does.
+        """
+        return None
 
 
 def _integral(options: dict[str, Any]) -> dict[str, Any]:

@@ -38,7 +38,7 @@ from tuner_server.core.policies.base import Asking, Options, Policy, PolicyState
 from tuner_server.core.search.acquisition import LogExpectedImprovement, LowerConfidenceBound
 from tuner_server.core.search.bracket import bracket, limits, outward, spacing
 from tuner_server.core.search.head_start import FINE_BRACKET, FIRST_CANDIDATES, HeadStart
-from tuner_server.core.search.observations import expected, observations, posterior_curve
+from tuner_server.core.search.observations import asked, expected, observations, posterior_curve
 from tuner_server.core.search.prior import LENGTH_EXPONENT, Optimum
 from tuner_server.core.search.suggest import Query
 from tuner_server.core.search.users_lr import toward_users
@@ -214,7 +214,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         lr = setback.lr / RETREAT
         what = "diverged at" if setback.loss is None else "fell short of its own probe at"
         reason = f"{what} {setback.lr:.3g}: a lower LR over what is left{divergence.doubt(restarts)}"
-        decision = Decision(stage=0, lr=lr, reason=reason, setback=setback)
+        decision = Decision(stage=0, lr=lr, reason=reason, setback=setback, lowered_by=RETREAT)
         return Step(state, self._train(lr, remaining, state, reason), decision)
 
     def rejoin(self, state: BudgetState, progress: Progress) -> Asking[BudgetState]:
@@ -232,11 +232,18 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         """The decay from the LR that was set; from a lower one after committed steps that were rolled back."""
         remaining = progress.remaining_steps
         assert remaining is not None
-        lr = self.config.base_lr / RETREAT**state.restarts
+        lr, lowered_by = self.config.base_lr, _lowered_by(state)
         reason += "; the LR that was set, decaying"
-        if state.restarts:
-            reason += f", divided by {RETREAT**state.restarts:.3g} since committed steps were rolled back"
-        return Step(state, self._train(lr, remaining, state, reason), Decision(stage=0, lr=lr, reason=reason))
+        if lowered_by is not None:
+            lr /= lowered_by
+            reason += f", divided by {lowered_by:.3g} since committed steps were rolled back"
+        decision = Decision(stage=0, lr=lr, reason=reason, lowered_by=lowered_by)
+        return Step(state, self._train(lr, remaining, state, reason), decision)
+
+    @classmethod
+    def optimum(cls, state: BudgetState) -> Optimum | None:
+        """The best LR of a probe, as the search expects it at its end."""
+        return state.optimum
 
     def _judge(self, number: int, peak: float, report: Report, progress: Progress) -> Candidate:
         """A probe's loss after its decay: the validation, or the mean over batches that were held out."""
@@ -295,17 +302,19 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             )
         if state.bracketed_after is not None and done >= state.bracketed_after + self.options.refinements:
             return (yield from self._commit(state, progress))
-        found = yield Query(
+        query = Query(
             observations(state.candidates),
             bracket(state.bracketing, progress.bounds, self.options.widening),
             LogExpectedImprovement(),
             seed=self.config.seed,
         )
+        found = yield query
         decision = Decision(
             stage=0,
             lr=math.exp(found.log_lr),
             reason="the highest expected improvement between the best and its neighbours",
             posterior=posterior_curve(found.evidence),
+            asked=asked(query),
         )
         return self._probe(state, decision, progress)
 
@@ -334,13 +343,14 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             reason = "every probe diverged: well below the lowest LR that was tried"
             decision = Decision(stage=0, lr=lr, reason=reason, candidates=state.candidates)
             return Step(state, self._train(lr, remaining, state, reason), decision)
-        best = yield Query(
+        query = Query(
             observations(state.candidates),
             bracket(state.bracketing, progress.bounds, self.options.widening),
             LowerConfidenceBound(kappa=0.0),
             seed=self.config.seed,
             min_separation=0.0,
         )
+        best = yield query
         if len(state.candidates) >= FIRST_CANDIDATES:
             optimum = Optimum(log_lr=best.log_lr, probe_steps=self.probe_steps)
             state = state.model_copy(update={"optimum": optimum})
@@ -348,11 +358,13 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         correction = length_correction(self.probe_steps, remaining, self.options.length_exponent)
         lr = toward_users(found * correction, self.config.base_lr)
         reason += f", times {correction:.2f} for a decay over {remaining}"
-        if abs(lr / (found * correction) - 1) > TOLD_APART:
-            reason += f", drawn towards the {self.config.base_lr:.3g} that was set"
-        if state.restarts:  # joined again after setbacks: not back to an LR that has failed
-            lr /= RETREAT**state.restarts
-            reason += f", divided by {RETREAT**state.restarts:.3g} since committed steps were rolled back"
+        drawn_to = self.config.base_lr if abs(lr / (found * correction) - 1) > TOLD_APART else None
+        if drawn_to is not None:
+            reason += f", drawn towards the {drawn_to:.3g} that was set"
+        lowered_by = _lowered_by(state)
+        if lowered_by is not None:  # joined again after setbacks: not back to an LR that has failed
+            lr /= lowered_by
+            reason += f", divided by {lowered_by:.3g} since committed steps were rolled back"
         forecast, forecast_sd = expected(best)
         decision = Decision(
             stage=0,
@@ -364,6 +376,9 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             forecast_sd=forecast_sd,
             optimum=found,
             correction=correction,
+            drawn_to=drawn_to,
+            lowered_by=lowered_by,
+            asked=asked(query),
         )
         return Step(state, self._train(lr, remaining, state, reason), decision)
 
@@ -396,3 +411,8 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         # Probes that learn within their first steps have a typical loss far below where the run begins.
         start = None if state.footing is None else state.footing.start_loss
         return state.sound.level(self.options.divergence_factor, lr, start)
+
+
+def _lowered_by(state: BudgetState) -> float | None:
+    """What an LR is divided by after setbacks; None: there were none."""
+    return RETREAT**state.restarts if state.restarts else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +20,16 @@ from tuner_server.core.search.surrogate import FloatArray, Posterior
 
 class Acquisition(Protocol):
     """Ranks LRs by their posterior."""
+
+    @property
+    def name(self) -> str:
+        """What it is called, in the words that pages show."""
+        ...
+
+    @property
+    def kappa(self) -> float | None:
+        """The weight of the uncertainty; None: it has no such constant."""
+        ...
 
     def evaluate(self, posterior: Posterior, best: float) -> FloatArray:
         """[m] the value of trying each LR; `best` is the lowest loss known, in loss units."""
@@ -35,6 +45,7 @@ class LowerConfidenceBound:
     """
 
     kappa: float = 2.0
+    name: ClassVar[str] = "lower confidence bound, sign turned"
 
     def evaluate(self, posterior: Posterior, best: float) -> FloatArray:
         """[m] in loss units; `best` makes no difference."""
@@ -44,6 +55,9 @@ class LowerConfidenceBound:
 @dataclass(frozen=True)
 class LogExpectedImprovement:
     """Logarithm of the expected improvement on the best loss."""
+
+    name: ClassVar[str] = "log expected improvement"
+    kappa: ClassVar[None] = None
 
     def evaluate(self, posterior: Posterior, best: float) -> FloatArray:
         """[m] logarithm of a loss difference."""

@@ -1,4 +1,4 @@
-"""Turns the candidates of a stage into what the surrogate reads, and what it says into values that are kept."""
+"""Turns the candidates of a stage into what the surrogate is asked and reads, and what it says into values to keep."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tuner_server.core.messages import Candidate, PosteriorCurve
-from tuner_server.core.search.suggest import Evidence, Suggestion
+from tuner_server.core.messages import Asked, Candidate, PosteriorCurve
+from tuner_server.core.search.suggest import Evidence, Query, Suggestion
 from tuner_server.core.search.surrogate import Observations
 
 
@@ -25,6 +25,13 @@ def observations(candidates: Sequence[Candidate]) -> Observations:
         noise_var=np.array([(c.forecast_sd or 0.0) ** 2 for c in candidates], dtype=np.float64),
         censored=np.array([c.diverged for c in candidates], dtype=np.bool_),
     )
+
+
+def asked(query: Query) -> Asked:
+    """What is asked, as a value that can be kept."""
+    low, high = query.bounds
+    acquisition = query.acquisition
+    return Asked(acquisition=acquisition.name, kappa=acquisition.kappa, low=math.exp(low), high=math.exp(high))
 
 
 def posterior_curve(evidence: Evidence | None) -> PosteriorCurve | None:

@@ -10,7 +10,7 @@ from typing import TypedDict
 import numpy as np
 
 from tuner_server.core.config import JobConfig
-from tuner_server.core.messages import BatchSource, Candidate, Phase, PosteriorCurve
+from tuner_server.core.messages import BatchSource, Candidate, Decision, Phase, PosteriorCurve
 from tuner_server.history.method import acquisition_name, correction
 from tuner_server.history.numbers import number, with_error
 from tuner_server.history.reasons import came_true
@@ -143,7 +143,7 @@ def stage_curves(stage: Stage, config: JobConfig) -> StageCurves:
         "candidate_bar": [_drawn_bar(candidate, axis) for candidate in candidates],
         "candidate_text": [_said(candidate) for candidate in candidates],
         "posterior": posterior,
-        "acquisition": None if stage.sought is None else _acquisition(stage.sought, config),
+        "acquisition": _acquisition(stage.sought),
         "corrected": _corrected(stage, config),
         "lr": None if stage.decision is None or stage.directive is None else stage.decision.lr,
         "came_true": true,
@@ -167,12 +167,15 @@ def _posterior(curve: PosteriorCurve) -> Posterior:
     }
 
 
-def _acquisition(curve: PosteriorCurve, config: JobConfig) -> Acquisition:
+def _acquisition(sought: Decision | None) -> Acquisition | None:
+    if sought is None or sought.posterior is None:
+        return None
+    curve = sought.posterior
     value = [_finite(v) for v in curve.acquisition]
     low, high = np.quantile(value, (1 - ACQUISITION_SHOWN, 1.0)).tolist()
     axis = shown([low, high], Range(-math.inf, math.inf))
     return {
-        "name": acquisition_name(config),
+        "name": acquisition_name(sought),
         "lr": list(curve.lr),
         "value": value,
         "range": [axis.low, axis.high],
@@ -180,16 +183,16 @@ def _acquisition(curve: PosteriorCurve, config: JobConfig) -> Acquisition:
 
 
 def _corrected(stage: Stage, config: JobConfig) -> Corrected | None:
-    found, curve = correction(stage), stage.posterior
+    found, curve = correction(stage, config), stage.posterior
     if found is None or stage.decision is None:
         return None
     expected = None
     if curve is not None:
         expected = _finite(float(np.interp(math.log(found.optimum), np.log(curve.lr), curve.mean)))
     way = f"× {found.factor:.2g} for the longer run"
-    if found.drawn:
-        way += f", drawn towards {number(config.base_lr)}"
-    elif found.lowered:
+    if found.drawn_to is not None:
+        way += f", drawn towards {number(found.drawn_to)}"
+    if found.lowered:
         way += ", lowered further"
     ratio = f"× {stage.decision.lr / found.optimum:.2g}"
     return {"lr": found.optimum, "loss": expected, "ratio": ratio, "way": way}

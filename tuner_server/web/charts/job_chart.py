@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from tuner_server.core.config import JobConfig
 from tuner_server.history.thinning import Window
 from tuner_server.history.timeline import Timeline
 from tuner_server.web.charts.curves import JobCurves, job_curves
@@ -15,6 +14,6 @@ class JobChart(JobCurves):
     forecasts: Forecasts
 
 
-def job_chart(config: JobConfig, found: Timeline, window: Window) -> JobChart:
-    """Of such a job, within a window."""
-    return {**job_curves(found, window), "forecasts": forecasts(config, found)}
+def job_chart(found: Timeline, window: Window) -> JobChart:
+    """The chart within a window."""
+    return {**job_curves(found, window), "forecasts": forecasts(found)}

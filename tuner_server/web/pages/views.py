@@ -99,7 +99,7 @@ def job_view(job: StoredJob, found: Timeline) -> JobView:
         policy=config.policy,
         progress=state.progress,
         headline=headline(state, found),
-        forecasts=forecasts.sentence(config, found),
+        forecasts=forecasts.sentence(found),
         verdict=verdict(state, found),
         facts=_facts(job, found),
         details=_details(job),

@@ -201,8 +201,8 @@ class _Site:
     async def curves(self, request: Request, caller: Principal) -> Response:
         """Sends the chart's data; `from`, `to` and `buckets` say what is looked at."""
 
-        def read(job: StoredJob, found: Timeline) -> JobChart:
-            return job_chart(job.state.config, found, parameters.window(request.query_params, found.n_steps))
+        def read(_job: StoredJob, found: Timeline) -> JobChart:
+            return job_chart(found, parameters.window(request.query_params, found.n_steps))
 
         return JSONResponse(await self._read(request, caller, read))
 

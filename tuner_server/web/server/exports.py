@@ -17,9 +17,8 @@ from tuner_server.storage import Entry, StoredJob
 
 COLUMNS = ("step", "committed_step", "stage", "phase", "committed", "lr", "loss", "validation_loss", "outcome")
 """`step` counts all steps that were run, from 1; `committed_step` counts those that stayed, and is empty for others.
-`outcome` is the outcome of the report that the step was in."""
+`outcome` is the outcome of the report that the step was in. Then comes a column for each measure of the job."""
 ROWS_AT_ONCE = 2000
-"""Rows that are written to the network together."""
 """Rows that are written to the network together."""
 
 
@@ -32,8 +31,9 @@ def data_csv(found: Timeline) -> Iterator[str]:
     """The steps as CSV, a line each, under a head; a loss that is no number reads `nan` or `inf`."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for i, row in enumerate(_rows(found)):
+    measures = _measures(found)
+    writer.writerow([*COLUMNS, *measures])
+    for i, row in enumerate(_rows(found, measures)):
         writer.writerow(row)
         if i % ROWS_AT_ONCE == ROWS_AT_ONCE - 1:
             yield buffer.getvalue()
@@ -45,11 +45,12 @@ def data_csv(found: Timeline) -> Iterator[str]:
 def data_json(job: StoredJob, found: Timeline) -> Iterator[str]:
     """The steps as one JSON object: what the job is, the names of the columns, and a row a step."""
     config = job.state.config.model_dump(mode="json")
-    head = {"job": job.id, "status": job.state.status, "config": config, "columns": COLUMNS}
+    measures = _measures(found)
+    head = {"job": job.id, "status": job.state.status, "config": config, "columns": [*COLUMNS, *measures]}
     yield json.dumps(head)[:-1] + ', "rows": ['
     rows: list[str] = []
     comma = ""
-    for row in _rows(found):
+    for row in _rows(found, measures):
         rows.append(json.dumps([_json_number(value) for value in row]))
         if len(rows) == ROWS_AT_ONCE:
             yield comma + ",\n".join(rows)
@@ -57,18 +58,24 @@ def data_json(job: StoredJob, found: Timeline) -> Iterator[str]:
     yield (comma if rows else "") + ",\n".join(rows) + "]}\n"
 
 
-def _rows(found: Timeline) -> Iterator[tuple[Any, ...]]:
+def _measures(found: Timeline) -> list[str]:
+    """The names of all measures that some report has."""
+    return sorted({name for span in found.spans for name in span.measures})
+
+
+def _rows(found: Timeline, measures: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     for span in found.spans:
-        yield from _span_rows(span)
+        yield from _span_rows(span, measures)
 
 
-def _span_rows(span: Span) -> Iterator[tuple[Any, ...]]:
+def _span_rows(span: Span, measures: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     validations = {validation.step: validation.loss for validation in span.validations}
     for i, loss in enumerate(span.losses.tolist()):
         committed_step = span.committed_start + i + 1 if span.kept else None
         lr, validation = span.profile.lr(i), validations.get(i + 1)
         steps = span.start + i + 1, committed_step, span.stage, span.phase.value, int(span.kept)
-        yield *steps, lr, loss, validation, span.outcome.value
+        measured = (span.measures[name][i] if name in span.measures else None for name in measures)
+        yield *steps, lr, loss, validation, span.outcome.value, *measured
 
 
 def _json_number(value: Any) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+
+from cachetools import LRUCache
 
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import StoredJob
@@ -26,8 +27,8 @@ class ListingCache:
         """Reads from `service`."""
         self._service = service
         self._lock = threading.Lock()
-        self._jobs: OrderedDict[str, StoredJob] = OrderedDict()
-        self._kept: OrderedDict[tuple[str, ListingQuery], tuple[_Versions, Listing]] = OrderedDict()
+        self._jobs: LRUCache[str, StoredJob] = LRUCache(MAX_JOBS_KEPT)
+        self._kept: LRUCache[tuple[str, ListingQuery], tuple[_Versions, Listing]] = LRUCache(MAX_LISTINGS_KEPT)
 
     def get(self, project: str, query: ListingQuery) -> Listing:
         """The page that a query asks for, as it is now. Raises: StorageError."""
@@ -36,15 +37,11 @@ class ListingCache:
         with self._lock:
             seen, kept = self._kept.get((project, query), (None, None))
             if kept is not None and seen == versions:
-                self._kept.move_to_end((project, query))
                 return kept
             jobs = self._read(project, versions[:NEWEST])
         found = listing(jobs, query, complete=len(versions) <= NEWEST)
         with self._lock:
             self._kept[project, query] = versions, found
-            self._kept.move_to_end((project, query))
-            if len(self._kept) > MAX_LISTINGS_KEPT:
-                self._kept.popitem(last=False)
         return found
 
     def _read(self, project: str, versions: _Versions) -> list[StoredJob]:
@@ -52,9 +49,4 @@ class ListingCache:
         unknown = [id_ for id_, version in versions if id_ not in self._jobs or self._jobs[id_].version != version]
         if unknown:
             self._jobs.update((job.id, job) for job in self._service.get_jobs(project, unknown))
-        found = [self._jobs[id_] for id_, _ in versions if id_ in self._jobs]
-        for job in found:
-            self._jobs.move_to_end(job.id)
-        while len(self._jobs) > MAX_JOBS_KEPT:
-            self._jobs.popitem(last=False)
-        return found
+        return [self._jobs[id_] for id_, _ in versions if id_ in self._jobs]

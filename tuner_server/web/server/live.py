@@ -8,14 +8,14 @@ import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
-from starlette.responses import StreamingResponse
+from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from tuner_server.core.errors import TunerError
 
 INTERVAL_S = 1.0
 """Seconds between two polls: other processes change jobs too, so there is nothing to wait on."""
-KEEP_ALIVE = 15
-"""Polls after which a comment is sent: proxies close what is silent for long, and a browser that left is noticed."""
+KEEP_ALIVE_S = 15
+"""Seconds between two comments: proxies close what is silent for long, and a browser that left is noticed."""
 RETRY_MS = 2000
 """How long a browser waits before it asks again after the stream broke off."""
 
@@ -56,35 +56,29 @@ class VersionPoller(Generic[K]):
         return await self._read(key)
 
 
-def events(version: Callable[[], Awaitable[Version]], stopping: asyncio.Event) -> StreamingResponse:
+def events(version: Callable[[], Awaitable[Version]], stopping: asyncio.Event) -> EventSourceResponse:
     """A stream with an event `change` whenever `version` differs from what it was.
 
     Args:
         version: what is there now, and whether it may still change; it also refuses who may no longer look.
         stopping: ends the stream; the browser asks again, and finds another worker.
     """
-    return StreamingResponse(
-        _events(version, stopping), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
-    )
+    return EventSourceResponse(_events(version, stopping), ping=KEEP_ALIVE_S)
 
 
-async def _events(version: Callable[[], Awaitable[Version]], stopping: asyncio.Event) -> AsyncIterator[str]:
-    yield f"retry: {RETRY_MS}\n\n"
-    seen, silent = None, 0
+async def _events(version: Callable[[], Awaitable[Version]], stopping: asyncio.Event) -> AsyncIterator[ServerSentEvent]:
+    yield ServerSentEvent(retry=RETRY_MS)
+    seen = None
     while not stopping.is_set():
         try:
             now, live = await version()
         except TunerError:
             return  # gone, or no longer this browser's to see; when it asks again it is told
         if now != seen:
-            seen, silent = now, 0
-            yield f"event: change\ndata: {now}\n\n"
-        elif silent >= KEEP_ALIVE:
-            silent = 0
-            yield ": still here\n\n"
+            seen = now
+            yield ServerSentEvent(event="change", data=now)
         if not live:
-            yield "event: end\ndata: \n\n"
+            yield ServerSentEvent(event="end", data="")
             return
-        silent += 1
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stopping.wait(), INTERVAL_S)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from concurrent.futures import Future
+
+from cachetools import LRUCache
 
 from tuner_server.history.timeline import Timeline, timeline
 from tuner_server.service.tuner_service import TunerService
@@ -21,7 +22,7 @@ class TimelineCache:
         """Reads from `service`."""
         self._service = service
         self._lock = threading.Lock()
-        self._kept: OrderedDict[str, tuple[int, Timeline]] = OrderedDict()
+        self._kept: LRUCache[str, tuple[int, Timeline]] = LRUCache(MAX_STEPS_KEPT, _n_steps)
         self._coming: dict[tuple[str, int], Future[Timeline]] = {}
         """Timelines that are laid out now, by job and version. The requests of a page wait for the first of them."""
 
@@ -32,7 +33,6 @@ class TimelineCache:
         with self._lock:
             version, kept = self._kept.get(job_id, (-1, None))
             if kept is not None and version == job.version:
-                self._kept.move_to_end(job_id)
                 return job, kept
             coming = self._coming.get(key)
             if coming is None:
@@ -49,12 +49,12 @@ class TimelineCache:
             raise
         with self._lock:
             del self._coming[key]
-            self._keep(job, found)
+            self._kept.pop(job.id, None)  # before, or room would be made for both
+            self._kept[job.id] = job.version, found
         ours.set_result(found)
         return job, found
 
-    def _keep(self, job: StoredJob, found: Timeline) -> None:
-        self._kept[job.id] = job.version, found
-        self._kept.move_to_end(job.id)
-        while len(self._kept) > 1 and sum(kept.n_steps for _, kept in self._kept.values()) > MAX_STEPS_KEPT:
-            self._kept.popitem(last=False)
+
+def _n_steps(kept: tuple[int, Timeline]) -> int:
+    """What a history takes of `MAX_STEPS_KEPT`; the latest is kept however long it is, and the others go for it."""
+    return min(kept[1].n_steps, MAX_STEPS_KEPT)

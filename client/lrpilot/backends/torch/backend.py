@@ -13,6 +13,7 @@ from torch import nn
 
 from lrpilot.backends.base import DEVICE_NOISE, HOST_NOISE, Backend
 from lrpilot.backends.torch.evaluation_mode import evaluating
+from lrpilot.backends.torch.gradient_norms import GRADIENT_NORM, GradientNorms
 from lrpilot.backends.torch.group_lrs import GroupLrs
 from lrpilot.backends.torch.losses import LossBuffer
 from lrpilot.backends.torch.snapshot import Snapshot
@@ -41,12 +42,13 @@ class TorchBackend(Backend):
         self._validator = Validator(validate, unchanged) if validate is not None else None
         scaled = any(isinstance(each, torch.amp.GradScaler) for each in register.values())
         self._updates = Updates(optimizers, scaled=scaled)
+        self._norms = GradientNorms(optimizers)
         # Of several ranks one alone may see such a loss, and all must count alike.
         self._skips = scaled or _has_ranks()
 
     @property
     def base_lrs(self) -> list[float]:
-        """Of all groups of all optimizers, in order."""
+        """The LRs of all groups of all optimizers as they were set, in order."""
         return self._groups.base_lrs
 
     @property
@@ -56,12 +58,12 @@ class TorchBackend(Backend):
 
     @property
     def loss_noise(self) -> float:
-        """By the device that the losses are on."""
+        """How far two losses of the same step may differ, by the device that the losses are on."""
         return HOST_NOISE if self._losses.device.type == "cpu" else DEVICE_NOISE
 
     @property
     def loss_precedes_updates(self) -> bool:
-        """With several optimizers one loss may be from after another's update, as a generator's is."""
+        """False with several optimizers: one loss may be from after another's update, as a generator's is."""
         return self._single
 
     def suspects(self) -> list[str]:
@@ -69,20 +71,22 @@ class TorchBackend(Backend):
         return stuck_paths(self._snapshot.roots)
 
     def lrs(self) -> list[float]:
-        """Of all groups of all optimizers, in order."""
+        """The LRs of all groups of all optimizers, in order."""
         return self._groups.get()
 
     def set_lr(self, lr: float) -> None:
-        """In place, where an LR is a tensor."""
+        """Sets all LRs, in place where an LR is a tensor."""
         self._groups.set(lr)
 
     def take(self, data: Sequence[object] = ()) -> None:
         """See `Snapshot.take`."""
-        self._snapshot.take(data)
+        with self._norms.unhooked():
+            self._snapshot.take(data)
 
     def restore(self, *, committed: bool = False) -> None:
         """See `Snapshot.restore`."""
-        self._snapshot.restore(committed=committed)
+        with self._norms.unhooked():
+            self._snapshot.restore(committed=committed)
 
     def validate(self) -> float | None:
         """The user's function, called so that training doesn't notice."""
@@ -100,8 +104,11 @@ class TorchBackend(Backend):
         """
         if not self._updates.took_place() and (self._skips or _is_finite(loss)):
             self._updates.say_idle()
+            self._norms.skip()
             return False
         self._losses.append(loss)
+        if self._norms.active:
+            self._norms.append()
         return True
 
     def diverged(self) -> bool:
@@ -116,23 +123,45 @@ class TorchBackend(Backend):
         """Synchronises once."""
         return self._losses.flush()
 
-    def state_dict(self) -> dict[str, Any] | None:
-        """See `Snapshot.state_dict`; and the groups' ratios."""
-        return {"snapshot": self._snapshot.state_dict(), "ratios": self._groups.state_dict()}
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The norm of all gradients together."""
+        return (GRADIENT_NORM,)
 
-    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+    def measure(self, n_steps: int, earlier: Mapping[str, Sequence[float]]) -> None:
+        """See `GradientNorms.begin`."""
+        if GRADIENT_NORM in earlier:
+            self._norms.begin(n_steps, earlier[GRADIENT_NORM])
+        else:
+            self._norms.end()
+
+    def peek_measures(self) -> dict[str, list[float]]:
+        """Synchronises once."""
+        return {GRADIENT_NORM: self._norms.peek()} if self._norms.active else {}
+
+    def flush_measures(self, n_steps: int) -> dict[str, list[float]]:
+        """Synchronises once."""
+        return {GRADIENT_NORM: self._norms.flush(n_steps)} if self._norms.active else {}
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """The snapshot (`Snapshot.state_dict`), and the groups' ratios, which are there before the first snapshot."""
+        with self._norms.unhooked():
+            return {"snapshot": self._snapshot.state_dict(), "ratios": self._groups.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Snapshot.load_state_dict`."""
-        assert state is not None
         self._groups.load_state_dict(state["ratios"])
-        self._snapshot.load_state_dict(state["snapshot"])
+        with self._norms.unhooked():
+            self._snapshot.load_state_dict(state["snapshot"])
 
     def finish(self) -> None:
         """Watches the optimizers no longer."""
+        self._norms.end()
         self._updates.close()
 
     def close(self) -> None:
         """The snapshot goes with its last user."""
-        self._updates.close()
+        self.finish()
 
 
 def _is_finite(loss: torch.Tensor | SupportsFloat) -> bool:

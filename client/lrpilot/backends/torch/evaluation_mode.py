@@ -13,7 +13,7 @@ from lrpilot.backends.torch.snapshot import Snapshot
 
 @contextlib.contextmanager
 def evaluating(snapshot: Snapshot, optimizers: Sequence[torch.optim.Optimizer]) -> Iterator[None]:
-    """For a validation; training goes on afterwards as if there had been none.
+    """Prepares a validation; training goes on afterwards as if there had been none.
 
     An optimizer with modes (Schedule-Free: it trains at other weights than it evaluates) is put into evaluation. The
     way there and back rounds, so the weights are put back as they were.

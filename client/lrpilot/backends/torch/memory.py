@@ -39,7 +39,7 @@ class Memory(Protocol):
         """
 
     def another(self) -> Memory:
-        """For another snapshot beside this one."""
+        """Makes the memory for another snapshot beside this one."""
 
 
 class DeviceMemory:
@@ -58,7 +58,7 @@ class DeviceMemory:
 
 
 class HostMemory:
-    """In the host's memory, pinned for tensors of CUDA devices, so that copies need not be waited for."""
+    """Copies in the host's memory, pinned for tensors of CUDA devices, so that copies need not be waited for."""
 
     def allocate(self, tensors: Sequence[torch.Tensor], old: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """See `Memory.allocate`."""
@@ -80,7 +80,7 @@ class HostMemory:
 
 
 class DiskMemory:
-    """In a nameless file, which the operating system removes with the process, however that ends.
+    """Copies in a nameless file, which the operating system removes with the process, however that ends.
 
     The file is mapped into memory. Its room is claimed first: to write to a mapping of a full disk kills the process.
     """

@@ -1,4 +1,4 @@
-"""Which memory a snapshot lives in, by what is free.
+"""The memory that a snapshot lives in, chosen by what is free.
 
 "device": beside the tensors that it copies; the fastest. "host": in host memory, pinned for CUDA. "disk", or a
 directory: in a nameless file, gone when the process ends. "auto": the first of them with enough room.
@@ -40,7 +40,7 @@ class Demand:
 
     @property
     def nbytes(self) -> int:
-        """Of the whole snapshot."""
+        """The bytes of the whole snapshot."""
         return sum(self.copies.values())
 
 
@@ -120,7 +120,7 @@ def _default_directory() -> Path:
 
 
 def _host_room() -> Room:
-    """Of the machine, or of the control groups that this process is in, as containers are. Linux only."""
+    """What is free on the machine, or in the control groups that this process is in, as containers are. Linux only."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:

@@ -301,7 +301,7 @@ class Snapshot:
             present._put_back(present._taken)
 
     def _another(self) -> Snapshot:
-        """Of the same objects; empty."""
+        """Another snapshot of the same objects; empty."""
         another = copy.copy(self)
         another._taken = None
         another._memory = self._memory.another()

@@ -70,7 +70,7 @@ class Taken:
     """One moment."""
 
     model: Part
-    """With optimizers and registered objects."""
+    """The model, with optimizers and registered objects."""
     data: Part
     gradients: dict[torch.Tensor, torch.Tensor]
     sources: list[Source]

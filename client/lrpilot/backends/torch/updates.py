@@ -17,7 +17,7 @@ import torch
 from lrpilot.objects.graph import ObjectGraph
 
 FORGOTTEN = 3
-"""So many updates in a row with no `tuner.step` are no several updates that belong together."""
+"""Updates in a row with no `tuner.step` that can't all belong together."""
 LONGEST_PAUSE = 100
 """After so many calls in a row without an update the hooks are not believed: a compiled step does not call them."""
 
@@ -36,7 +36,7 @@ class Updates:
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer], *, scaled: bool) -> None:
         """Watches the optimizers as long as it lives; `scaled`: a GradScaler may skip updates, the first ones too."""
-        families = [_family(optimizer) for optimizer in optimizers]
+        families = [family_of(optimizer) for optimizer in optimizers]
         self._counts = [[0] * len(family) for family in families]
         self._known = scaled
         self._scaled = scaled
@@ -49,7 +49,7 @@ class Updates:
                 with contextlib.suppress(AttributeError):  # a wrapper that was not made as optimizers are has no hooks
                     hook = _hook(weakref.ref(self), number, member)
                     self._handles.append(optimizer.register_step_post_hook(hook))
-        weakref.finalize(self, _remove, self._handles)
+        weakref.finalize(self, remove_hooks, self._handles)
 
     def took_place(self) -> bool:
         """Whether there was an update since the last call, as far as that is known; forgets it."""
@@ -79,7 +79,7 @@ class Updates:
 
     def close(self) -> None:
         """Watches no longer."""
-        _remove(self._handles)
+        remove_hooks(self._handles)
 
     def add(self, number: int, member: int, optimizer: torch.optim.Optimizer) -> None:
         """Notes that an optimizer, or one inside it, was called."""
@@ -118,7 +118,7 @@ def _updates(counts: list[int]) -> int:
     return counts[0] or max(counts)
 
 
-def _family(optimizer: torch.optim.Optimizer) -> list[torch.optim.Optimizer]:
+def family_of(optimizer: torch.optim.Optimizer) -> list[torch.optim.Optimizer]:
     """An optimizer and those in it: SAM steps the one that it wraps, and Accelerate's wrapper has no hooks."""
     graph = ObjectGraph()
     graph.add(optimizer)
@@ -134,6 +134,7 @@ def _hook(updates: weakref.ref[Updates], number: int, member: int) -> Any:
     return count
 
 
-def _remove(handles: list[Any]) -> None:
+def remove_hooks(handles: list[Any]) -> None:
+    """Removes hooks by their handles, and empties the list."""
     while handles:
         handles.pop().remove()

@@ -25,8 +25,8 @@ from lrpilot.tuner import Tuner
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from tests.support.directives import training
-from tests.support.held import holding, snapshot_of
+from tests.support.training.model_attributes import holding, snapshot_of
+from tests.support.training.scripted_directives import training
 
 pd, tqdm = pytest.importorskip("pandas"), pytest.importorskip("tqdm").tqdm
 

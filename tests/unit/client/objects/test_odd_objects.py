@@ -15,7 +15,7 @@ import pytest
 import torch
 from lrpilot.objects.graph import is_stuck
 
-from tests.support.held import holding, snapshot_of
+from tests.support.training.model_attributes import holding, snapshot_of
 
 
 class Raising:

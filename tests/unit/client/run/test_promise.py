@@ -14,7 +14,7 @@ from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.directives import rest_of
 from torch import nn
 
-from tests.support.directives import probe, training
+from tests.support.training.scripted_directives import probe, training
 
 PROMISE = [
     pb.Bar(from_step=10, loss=2.0),

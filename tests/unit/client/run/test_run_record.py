@@ -8,7 +8,7 @@ import pytest
 from lrpilot.run.run_record import Record
 from lrpilot.v1 import tuner_pb2 as pb
 
-from tests.support.directives import probe, training
+from tests.support.training.scripted_directives import probe, training
 
 
 def report(

@@ -370,10 +370,11 @@ def test_schedules_are_read_without_torch_numpy_and_matplotlib(tmp_path: Path) -
     SCHEDULE.save(path)
     code = (
         "import sys\n"
-        "for name in ('torch', 'numpy', 'matplotlib'): sys.modules[name] = None\n"
+        "for name in ('torch', 'numpy', 'matplotlib', 'google.protobuf', 'grpc'): sys.modules[name] = None\n"
         "from lrpilot.schedule.schedule import Schedule\n"
-        "import lrpilot.schedule.from_proto\n"
         f"print(Schedule.load({str(path)!r}).lr(5))\n"
+        "for name in ('google.protobuf', 'grpc'): del sys.modules[name]\n"
+        "import lrpilot.schedule.from_proto\n"
     )
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert float(run.stdout) == SCHEDULE.lr(5)

@@ -11,7 +11,7 @@ from lrpilot.session import directive_check
 from lrpilot.session.run_state import RunState
 from lrpilot.v1 import tuner_pb2 as pb
 
-from tests.support.directives import constant, training
+from tests.support.training.scripted_directives import constant, training
 
 
 def promising(*bars: tuple[int, float]) -> pb.Directive:
@@ -34,6 +34,25 @@ def promising(*bars: tuple[int, float]) -> pb.Directive:
 )
 def test_what_makes_sense_is_accepted(directive: pb.Directive) -> None:
     directive_check.check(directive, 7)
+
+
+@pytest.mark.parametrize("asked", [["a"], ["b", "a"], []])
+def test_what_can_be_measured_may_be_asked_for(asked: list[str]) -> None:
+    directive_check.check(training(0.1, 100, number=7, measures=asked), 7, ("a", "b"))
+
+
+@pytest.mark.parametrize("asked", [["a", "c"], ["a", "a"], [""], ["x" * 10**6] * 10])
+def test_what_can_not_be_measured_is_refused(asked: list[str]) -> None:
+    with pytest.raises(ProtocolError, match=r"measure .* of \['a', 'b'\]") as caught:
+        directive_check.check(training(0.1, 100, number=7, measures=asked), 7, ("a", "b"))
+    assert len(str(caught.value)) < 300
+
+
+def test_measures_share_the_room_of_losses() -> None:
+    most = directive_check.MAX_LOSSES
+    directive_check.check(training(0.1, most // 2, number=7, measures=["a"]), 7, ("a",))
+    with pytest.raises(ProtocolError, match="too many losses"):
+        directive_check.check(training(0.1, most // 2 + 1, number=7, measures=["a"]), 7, ("a",))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from lrpilot.session.session import Session
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 
-from tests.support.directives import training
+from tests.support.training.scripted_directives import training
 
 HELD = training(0.3, 100, report_every=10, promise=[pb.Bar(from_step=0, loss=1.0)])
 SHORT = pb.Report(directive_number=1, outcome=pb.OUTCOME_FELL_SHORT, losses=[2.0] * 10)

@@ -14,10 +14,10 @@ from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.directives import begins_unsearched
 from torch import nn
 
-from tests.support.directives import probe, training
-from tests.support.falling_short import DEADLY_TWICE, DyingTraining
-from tests.support.shown import history, job_config, stored
-from tests.support.simulated import Run, SimulatedTraining, drive
+from tests.support.jobs.broken_promises import DEADLY_TWICE, DyingTraining
+from tests.support.jobs.sample_jobs import history, job_config, stored
+from tests.support.jobs.simulated_training import Run, SimulatedTraining, drive
+from tests.support.training.scripted_directives import probe, training
 from tuner_server.rpc.convert import schedule_to_pb
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from lrpilot.wire.profile import Profile
 
-from tests.support.simulated import QUICK, SimulatedTraining, config
+from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, config
 from tuner_server.core import policies
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import InvalidInputError, PreconditionError

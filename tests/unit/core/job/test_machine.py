@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from lrpilot.wire.profile import Profile
 
-from tests.support.simulated import QUICK, SimulatedTraining, config, drive
+from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, config, drive
 from tuner_server.core import policies
 from tuner_server.core.config import JobConfig
 from tuner_server.core.errors import InvalidInputError, PolicyError, PreconditionError
@@ -50,10 +50,11 @@ def until(phase: Phase, **options: Any) -> Transition:
 
 
 class ScriptedOptions(Options):
-    """Phases in order, of `n_steps` each; "raise" raises."""
+    """Phases in order, of `n_steps` each, that ask for `measures`; "raise" raises."""
 
     script: tuple[str, ...]
     n_steps: int = 5
+    measures: tuple[str, ...] = ()
 
 
 class Scripted(Policy[ScriptedOptions, PolicyState]):
@@ -87,7 +88,8 @@ class Scripted(Policy[ScriptedOptions, PolicyState]):
         phase = Phase(word)
         n_steps = 0 if phase is Phase.STOP else self.options.n_steps
         profile = Profile.constant(0.1, n_steps) if n_steps else None
-        return Step(PolicyState(), Directive(phase=phase, n_steps=n_steps, profile=profile))
+        measures = self.options.measures
+        return Step(PolicyState(), Directive(phase=phase, n_steps=n_steps, profile=profile, measures=measures))
 
 
 @pytest.fixture
@@ -350,6 +352,7 @@ TEST_OF_8 = PROBE_OF_8.model_copy(update={"phase": Phase.RANGE_TEST, "validate_a
 TRAIN_OF_8 = PROBE_OF_8.model_copy(update={"phase": Phase.TRAIN, "validate_at": (8,)})
 HELD_OF_8 = TRAIN_OF_8.model_copy(update={"promise": (Bar(from_step=2, loss=0.5),)})
 FIRST_OF_8 = PROBE_OF_8.model_copy(update={"validate_at": (0, 8)})
+MEASURED_OF_8 = TRAIN_OF_8.model_copy(update={"measures": ("norm", "other")})
 BOTH = (Validation(step=4, loss=1.0), Validation(step=8, loss=1.0))
 
 
@@ -391,6 +394,15 @@ BOTH = (Validation(step=4, loss=1.0), Validation(step=8, loss=1.0))
             report_on(PROBE_OF_8, Outcome.UNREPEATABLE, 3, note="odd", validations=BOTH[:1]),
             "report.validations",
         ),
+        (TRAIN_OF_8, report_on(TRAIN_OF_8, measures={"norm": (1.0,) * 8}), "report.measures"),
+        (MEASURED_OF_8, report_on(MEASURED_OF_8, measures={"third": (1.0,) * 8}), "report.measures"),
+        (MEASURED_OF_8, report_on(MEASURED_OF_8, measures={"norm": (1.0,) * 7}), "report.measures"),
+        (MEASURED_OF_8, report_on(MEASURED_OF_8, measures={"norm": (1.0,) * 8, "other": ()}), "report.measures"),
+        (
+            MEASURED_OF_8,
+            report_on(MEASURED_OF_8, Outcome.PARTIAL, 3, measures={"norm": (1.0,) * 8}),
+            "report.measures",
+        ),
         (HELD_OF_8, report_on(HELD_OF_8, Outcome.FELL_SHORT, 0), "report.losses"),
         (HELD_OF_8, report_on(HELD_OF_8, Outcome.FELL_SHORT, 9), "report.losses"),
         (HELD_OF_8, report_on(HELD_OF_8, Outcome.FELL_SHORT, losses=(1.0, INF)), "report.losses[1]"),
@@ -430,6 +442,10 @@ def test_a_bad_report_is_refused_by_the_field_at_fault(directive: Directive, rep
         (TRAIN_OF_8, report_on(TRAIN_OF_8), True),
         (TRAIN_OF_8, report_on(TRAIN_OF_8, Outcome.PARTIAL, 7), True),
         (TRAIN_OF_8, report_on(TRAIN_OF_8, validations=BOTH[1:]), True),
+        (MEASURED_OF_8, report_on(MEASURED_OF_8), False),
+        (MEASURED_OF_8, report_on(MEASURED_OF_8, measures={"other": (INF, NAN) * 4}), False),
+        (MEASURED_OF_8, report_on(MEASURED_OF_8, Outcome.PARTIAL, 3, measures={"norm": (1.0,) * 3}), False),
+        (MEASURED_OF_8, report_on(MEASURED_OF_8, Outcome.DIVERGED, 1, measures={"norm": (NAN,)}), False),
         (HELD_OF_8, report_on(HELD_OF_8, Outcome.FELL_SHORT, 1), True),
         (HELD_OF_8, report_on(HELD_OF_8, Outcome.FELL_SHORT, 8, validations=BOTH[1:]), True),
         (FIRST_OF_8, report_on(FIRST_OF_8, validations=(Validation(step=0, loss=2.0), BOTH[1])), True),
@@ -438,6 +454,50 @@ def test_a_bad_report_is_refused_by_the_field_at_fault(directive: Directive, rep
 )
 def test_a_sound_report_is_taken(directive: Directive, report: Report, has_validation: bool) -> None:
     machine.check_report(directive, report, has_validation)
+
+
+def measuring(*measures: str, asked: tuple[str, ...] = ("norm",)) -> JobConfig:
+    options = {"script": ("train", "train"), "n_steps": 8, "measures": asked}
+    return config(100).model_copy(update={"policy": "scripted", "policy_options": options, "measures": measures})
+
+
+@pytest.mark.usefixtures("scripted")
+def test_a_policy_gets_what_it_asked_to_have_measured_and_every_part_of_a_directive_asks_for_it() -> None:
+    transition = machine.create(measuring("norm", "other"))
+    assert transition.directive.measures == ("norm",)
+    part = report_on(transition.directive, Outcome.PARTIAL, 3, measures={"norm": (1.0, 2.0, 3.0)})
+    rest = machine.advance(transition.state, part)
+    assert rest.directive.measures == ("norm",)
+    last = report_on(rest.directive, measures={"norm": (4.0,) * 5})
+    assert machine.advance(rest.state, last).directive.measures == ("norm",)
+    with pytest.raises(InvalidInputError, match="measures"):
+        machine.advance(rest.state, report_on(rest.directive, measures={"norm": (4.0,) * 8}))
+
+
+@pytest.mark.usefixtures("scripted")
+def test_a_policy_that_asks_for_what_the_client_can_not_measure_breaks_the_contract() -> None:
+    with pytest.raises(PolicyError, match=r"norm"):
+        machine.create(measuring("other"))
+    started = machine.create(measuring("norm"))
+    state = started.state.model_copy(update={"config": measuring()})
+    failed = machine.advance(state, report_on(started.directive))
+    assert failed.state.status is Status.FAILED
+    assert "norm" in failed.state.message
+
+
+def test_a_measure_is_asked_for_once() -> None:
+    fields = PROBE_OF_8.model_dump() | {"measures": ("norm", "norm")}
+    with pytest.raises(ValueError, match="twice"):
+        Directive.model_validate(fields)
+
+
+@pytest.mark.usefixtures("scripted")
+def test_steps_of_the_clients_own_have_no_measures() -> None:
+    transition = machine.create(measuring("norm"))
+    own = replaced(transition.directive, 3, measures={"norm": (1.0,) * 3})
+    with pytest.raises(InvalidInputError) as caught:
+        machine.advance(transition.state, own)
+    assert [violation.field for violation in caught.value.violations] == ["report.measures"]
 
 
 def replaced(directive: Directive, n: int, wasted: int = 0, **fields: Any) -> Report:
@@ -709,7 +769,11 @@ class JobMachine(RuleBasedStateMachine):
         if self.directive.phase in (Phase.PROBE, Phase.TRAIN):
             assert profile is not None
             assert self.transition.state.bounds is not None
-            assert 0 < profile.start_lr <= self.transition.state.bounds.max * self.reach
+            highest = self.transition.state.bounds.max * self.reach
+            if not self.repeatable:
+                # What follows is the LR that was set: `test_unrepeatable.py`. A range test may have found others.
+                highest = max(highest, self.transition.state.config.base_lr)
+            assert 0 < profile.start_lr <= highest
 
 
 class AutoLrsMachine(JobMachine):

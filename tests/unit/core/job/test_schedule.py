@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 from lrpilot.wire.profile import Profile, Shape
 
-from tests.support.simulated import QUICK, Exchange, Run, SimulatedTraining, config, drive
+from tests.support.jobs.simulated_training import QUICK, Exchange, Run, SimulatedTraining, config, drive
 from tuner_server.core.job import machine, schedule
 from tuner_server.core.messages import Directive, Outcome, Phase, Replacement, Report
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from lrpilot.wire.profile import Profile, Shape
 
-from tests.support import budget_jobs
-from tests.support.leaking import NOTE, LeakingTraining
-from tests.support.simulated import QUICK, Run, config, drive
+from tests.support.jobs import budget_jobs
+from tests.support.jobs.incomplete_rollback import NOTE, LeakingTraining
+from tests.support.jobs.simulated_training import QUICK, Run, config, drive
 from tuner_server.core.config import JobConfig
 from tuner_server.core.job import machine
 from tuner_server.core.job.machine import JobState, Status, Transition

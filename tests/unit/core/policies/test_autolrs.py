@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lrpilot.wire.profile import Shape
 
-from tests.support.simulated import QUICK, Run, SimulatedTraining, config, drive
+from tests.support.jobs.simulated_training import QUICK, Run, SimulatedTraining, config, drive
 from tuner_server.core.config import LrBounds
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.job import machine

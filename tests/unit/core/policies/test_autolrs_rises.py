@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.simulated import config
+from tests.support.jobs.simulated_training import config
 from tuner_server.core.forecast import ExponentialForecaster, Forecast, LastValueForecaster, Objective
 from tuner_server.core.job import machine
 from tuner_server.core.job.state import Transition
@@ -104,6 +104,17 @@ def test_a_fall_that_follows_a_rise_counts_as_far_as_it_went(course: Course) -> 
     assert (fallen.forecast, fallen.raw_forecast) == (end(course), end(course))
     assert fallen.forecast_sd is not None
     assert fallen.forecast_sd > 0
+
+
+def test_what_a_recovered_probe_was_judged_by_is_its_end_and_the_decision_says_so() -> None:
+    transition = at_stage(1)
+    for course in (lambda step: sound(step) + 0.2, recovering):
+        transition = machine.advance(transition.state, report_on(transition.directive, course))
+    assert transition.decision is not None
+    found = transition.decision.extrapolation
+    assert found is not None
+    assert (found.forecaster, found.horizon) == ("last_value", TAU)
+    assert set(found.losses) == {end(recovering)}
 
 
 def test_one_that_recovered_wins_if_it_ended_lowest() -> None:

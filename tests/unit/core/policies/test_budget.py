@@ -10,7 +10,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from tests.support.budget_jobs import (
+from tests.support.jobs.budget_jobs import (
     BOUNDS,
     PLAIN,
     bowl,
@@ -23,7 +23,7 @@ from tests.support.budget_jobs import (
     search,
     short_on,
 )
-from tests.support.simulated import SimulatedTraining, drive
+from tests.support.jobs.simulated_training import SimulatedTraining, drive
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.job import machine
 from tuner_server.core.job.machine import JobState, Status

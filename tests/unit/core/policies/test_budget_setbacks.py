@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from lrpilot.wire.profile import Profile
 
-from tests.support.budget_jobs import (
+from tests.support.jobs.budget_jobs import (
     BOUNDS,
     PLAIN,
     bowl,

@@ -7,7 +7,7 @@ import itertools
 import pytest
 from lrpilot.wire.profile import Shape
 
-from tests.support.budget_jobs import (
+from tests.support.jobs.budget_jobs import (
     PLAIN,
     bowl,
     committing,

@@ -14,9 +14,9 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from tests.support import budget_jobs
-from tests.support.falling_short import DEADLY_TWICE, DyingTraining, OverfittingTraining
-from tests.support.simulated import QUICK, NoNumbers, Run, SimulatedTraining, config, drive
+from tests.support.jobs import budget_jobs
+from tests.support.jobs.broken_promises import DEADLY_TWICE, DyingTraining, OverfittingTraining
+from tests.support.jobs.simulated_training import QUICK, NoNumbers, Run, SimulatedTraining, config, drive
 from tuner_server.core.config import JobConfig
 from tuner_server.core.messages import Bar, Directive, Outcome, Phase, Report, Validation
 

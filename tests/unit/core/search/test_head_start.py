@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.simulated import SimulatedTraining, drive
+from tests.support.jobs.simulated_training import SimulatedTraining, drive
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.job import machine
 from tuner_server.core.job.machine import JobState

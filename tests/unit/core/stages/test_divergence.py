@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.shown import SlowTraining, job_config
-from tests.support.simulated import QUICK, Run, drive
+from tests.support.jobs.sample_jobs import SlowTraining, job_config
+from tests.support.jobs.simulated_training import QUICK, Run, drive
 from tuner_server.core.config import JobConfig
 from tuner_server.core.job import machine
 from tuner_server.core.job.machine import Status

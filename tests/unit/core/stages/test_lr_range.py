@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 from lrpilot.wire.profile import Shape
 
-from tests.support.simulated import SimulatedTraining, config
+from tests.support.jobs.simulated_training import SimulatedTraining, config
 from tuner_server.core.messages import BatchSource, Outcome, Phase, Report
 from tuner_server.core.stages import lr_range
 

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from tests.support.falling_short import DEADLY_TWICE, DyingTraining
-from tests.support.shown import history, job_config
-from tests.support.simulated import SimulatedTraining, drive
+from tests.support.jobs.broken_promises import DEADLY_TWICE, DyingTraining
+from tests.support.jobs.sample_jobs import history, job_config
+from tests.support.jobs.simulated_training import SimulatedTraining, drive
 from tuner_server.core.messages import Outcome
 from tuner_server.history.thinning import FloatArray, Window
 from tuner_server.history.timeline import Timeline, timeline

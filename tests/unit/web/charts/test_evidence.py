@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from tests.support.shown import history, job_config
-from tests.support.simulated import QUICK, SimulatedTraining, config, drive
+from tests.support.jobs.sample_jobs import history, job_config
+from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, config, drive
 from tuner_server.core.messages import Candidate, PosteriorCurve
 from tuner_server.history.timeline import Stage, Timeline, timeline
 from tuner_server.web.charts.evidence import stage_curves
@@ -127,15 +127,19 @@ def test_whiskers_are_as_wide_as_the_band(forecast: Stage) -> None:
     [
         ({}, "lower confidence bound, sign turned (κ = 1×10⁶)"),
         ({"kappa": 2.0}, "lower confidence bound, sign turned (κ = 2)"),
+        ({"kappa": 0.0}, "lower confidence bound, sign turned (κ = 0)"),
         ({"acquisition": "log_ei"}, "log expected improvement"),
     ],
 )
-def test_the_acquisition_has_the_name_of_what_the_policy_used(
-    forecast: Stage, options: dict[str, object], name: str
-) -> None:
-    found = stage_curves(forecast, config(800, **QUICK | options))["acquisition"]
+def test_the_acquisition_has_the_name_of_what_the_policy_used(options: dict[str, object], name: str) -> None:
+    asked = config(800, **QUICK | options)
+    stage = timeline(history(drive(asked, SimulatedTraining(), max_directives=4))).stages[0]
+    found = stage_curves(stage, asked)["acquisition"]
     assert found is not None
     assert found["name"] == name
+    assert stage.sought is not None
+    former = dataclasses.replace(stage, sought=stage.sought.model_copy(update={"asked": None}))
+    assert stage_curves(former, asked)["acquisition"] == found, "its values tell, where the former version did not"
 
 
 def test_the_acquisition_is_the_one_that_the_last_probe_was_chosen_by(found: Timeline) -> None:
@@ -165,16 +169,26 @@ def test_a_committed_lr_that_was_corrected_for_length_is_led_to_from_the_best_of
     assert curves["lr"] == pytest.approx(corrected["lr"] * float(corrected["ratio"].removeprefix("× ")), rel=0.02)
 
 
-@pytest.mark.parametrize(("nudge", "n_setbacks", "words"), [(1.0, 0, ""), (1.0, 2, ""), (0.3, 1, ", lowered further")])
+@pytest.mark.parametrize(
+    ("nudge", "told", "words"),
+    [
+        (1.0, {}, ""),
+        (1.3, {"drawn_to": 0.2}, ", drawn towards 0.2"),
+        (0.3, {"lowered_by": 3.0}, ", lowered further"),
+        (0.4, {"drawn_to": 0.2, "lowered_by": 3.0}, ", drawn towards 0.2, lowered further"),
+        (1.3, {"asked": None}, ", drawn towards 0.1"),
+    ],
+)
 def test_the_way_to_the_committed_lr_says_what_moved_it(
-    found: Timeline, nudge: float, n_setbacks: int, words: str
+    found: Timeline, nudge: float, told: dict[str, object], words: str
 ) -> None:
     decision = found.stages[0].decision
     assert decision is not None
     assert decision.optimum is not None
     assert decision.correction is not None
     lr = nudge * decision.optimum * decision.correction
-    moved = dataclasses.replace(found.stages[0], decision=decision.model_copy(update={"lr": lr}), n_setbacks=n_setbacks)
+    values = {"lr": lr, "drawn_to": None, "lowered_by": None, **told}
+    moved = dataclasses.replace(found.stages[0], decision=decision.model_copy(update=values))
     corrected = stage_curves(moved, BUDGET)["corrected"]
     assert corrected is not None
     assert corrected["way"] == f"× {decision.correction:.2g} for the longer run{words}"

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.leaking import LeakingTraining
-from tests.support.shown import job_config, stored
-from tests.support.simulated import SimulatedTraining, drive
+from tests.support.jobs.incomplete_rollback import LeakingTraining
+from tests.support.jobs.sample_jobs import job_config, stored
+from tests.support.jobs.simulated_training import SimulatedTraining, drive
 from tuner_server.core.job import machine
 from tuner_server.core.job.machine import JobState, Status
 from tuner_server.web.pages.listing import ORDERS, PAGE_SIZE, Column, ListingQuery, Row, current_lr, listing

@@ -13,10 +13,10 @@ from lrpilot.schedule.schedule import Schedule
 from lrpilot.wire import schedule_file
 from rich.console import Console
 
-from tests.support.falling_short import DyingTraining, OverfittingTraining
-from tests.support.leaking import LeakingTraining
-from tests.support.shown import history, job_config, stored
-from tests.support.simulated import QUICK, NoNumbers, Run, SimulatedTraining, config, drive
+from tests.support.jobs.broken_promises import DyingTraining, OverfittingTraining
+from tests.support.jobs.incomplete_rollback import LeakingTraining
+from tests.support.jobs.sample_jobs import history, job_config, stored
+from tests.support.jobs.simulated_training import QUICK, NoNumbers, Run, SimulatedTraining, config, drive
 from tuner_server.cli.picture import laid_out, picture
 from tuner_server.core.job import machine
 from tuner_server.history.from_wire import job_and_history
@@ -100,7 +100,7 @@ def test_the_dashboard_shows_it(run: Run) -> None:
         assert "nan" not in svg
         assert "inf" not in svg
     for window in (Window(0, max(found.n_steps, 1), 500), Window(found.n_steps // 3, found.n_steps // 3 + 7, 500)):
-        json.dumps(job_chart(run.state.config, found, window), allow_nan=False)
+        json.dumps(job_chart(found, window), allow_nan=False)
     for stage in found.stages:
         json.dumps(stage_curves(stage, run.state.config), allow_nan=False)
 

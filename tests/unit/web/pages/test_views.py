@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
-from tests.support.falling_short import DEADLY_TWICE, DyingTraining
-from tests.support.leaking import LeakingTraining
-from tests.support.shown import history, job_config, stored
-from tests.support.simulated import QUICK, Run, SimulatedTraining, config, drive
+from tests.support.jobs.broken_promises import DEADLY_TWICE, DyingTraining
+from tests.support.jobs.incomplete_rollback import LeakingTraining
+from tests.support.jobs.sample_jobs import history, job_config, stored
+from tests.support.jobs.simulated_training import QUICK, Run, SimulatedTraining, config, drive
 from tuner_server.core.config import JobConfig
 from tuner_server.core.job.machine import Status
 from tuner_server.history.numbers import count, number, steps

@@ -15,9 +15,9 @@ from lrpilot.wire import schedule_file
 from lrpilot.wire.schedule_data import ScheduleData
 from starlette.testclient import TestClient
 
-from tests.support.leaking import LeakingTraining
-from tests.support.shown import job_config, run_job
-from tests.support.simulated import SimulatedTraining
+from tests.support.jobs.incomplete_rollback import LeakingTraining
+from tests.support.jobs.sample_jobs import job_config, run_job
+from tests.support.jobs.simulated_training import SimulatedTraining
 from tuner_server.access.principal import DEFAULT_PROJECT, Principal, Scope
 from tuner_server.access.shares import Shares
 from tuner_server.core.errors import UnauthenticatedError
@@ -334,15 +334,15 @@ def test_a_stream_says_how_a_job_is_and_ends_with_it(anyone: TestClient, finishe
     answer = anyone.get(f"/jobs/{finished}/events")
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert "event: change" in answer.text
-    assert answer.text.endswith("event: end\ndata: \n\n")
+    assert answer.text.endswith("event: end\r\ndata: \r\n\r\n")
 
 
 def test_streams_end_when_the_server_stops(service: TunerService, live: str) -> None:
     stopping = asyncio.Event()
     stopping.set()
     with TestClient(dashboard(service, stopping, Shares()), base_url="http://localhost") as client:
-        assert client.get(f"/jobs/{live}/events").text == "retry: 2000\n\n"
-        assert client.get("/events").text == "retry: 2000\n\n"
+        assert client.get(f"/jobs/{live}/events").text == "retry: 2000\r\n\r\n"
+        assert client.get("/events").text == "retry: 2000\r\n\r\n"
 
 
 def limited(service: TunerService, max_calls_per_s: float) -> TestClient:

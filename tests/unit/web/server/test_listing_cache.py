@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.shown import SlowTraining, job_config, run_job
+from tests.support.jobs.sample_jobs import SlowTraining, job_config, run_job
 from tuner_server.access.principal import DEFAULT_PROJECT
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import StoredJob, open_storage

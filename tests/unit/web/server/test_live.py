@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.support.loops import run
+from tests.support.servers.event_loop import run
 from tuner_server.core.errors import StorageError
 from tuner_server.web.server.live import Version, VersionPoller
 

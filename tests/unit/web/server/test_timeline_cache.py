@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.shown import SlowTraining, job_config, run_job
+from tests.support.jobs.sample_jobs import SlowTraining, job_config, run_job
 from tuner_server.access.principal import DEFAULT_PROJECT
 from tuner_server.core.errors import StorageError
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import Entry, Storage, StoredJob, open_storage
+from tuner_server.web.server import timeline_cache
 from tuner_server.web.server.timeline_cache import TimelineCache
 
 N = 4
@@ -87,3 +88,18 @@ def test_what_goes_wrong_is_told_to_all_and_not_kept(service: GatedService, job_
     assert all(each is service.problem for each in at_once(service, histories, job_id))
     service.problem = None
     assert histories.get(DEFAULT_PROJECT, job_id)[1].n_steps > 0
+
+
+def test_as_many_are_kept_as_there_is_room_for(service: GatedService, monkeypatch: pytest.MonkeyPatch) -> None:
+    service.open.set()
+    first, second = (run_job(service, job_config(name), SlowTraining(validates=True), 3) for name in ("1", "2"))
+    n_steps = TimelineCache(service).get(DEFAULT_PROJECT, first)[1].n_steps
+    for room, again in ((2 * n_steps, 0), (2 * n_steps - 1, 3), (n_steps - 1, 3)):
+        monkeypatch.setattr(timeline_cache, "MAX_STEPS_KEPT", room)
+        histories = TimelineCache(service)
+        for job_id in (first, second):
+            histories.get(DEFAULT_PROJECT, job_id)
+        service.reads = 0
+        for job_id in (second, first, second, first):
+            histories.get(DEFAULT_PROJECT, job_id)
+        assert service.reads == again, "the latest is kept, however long it is"

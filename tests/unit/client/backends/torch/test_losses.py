@@ -78,30 +78,6 @@ def test_more_losses_than_announced_are_an_error() -> None:
         losses.append(0.0)
 
 
-@pytest.mark.parametrize("bad", [(math.nan,), (math.inf,), (-math.inf,), (1e39,), (3.1,) * BAD_LOSSES])
-def test_check_sees_a_divergence_and_remembers_it(bad: tuple[float, ...]) -> None:
-    losses = begun(limit=3.0)
-    losses.append(3.0)
-    for loss in bad:
-        assert not losses.check()
-        losses.append(loss)
-    losses.append(1.0)
-    assert losses.check()
-    assert losses.check()
-    assert len(losses.flush()) == 2 + len(bad)
-    losses.append(1.0)
-    assert not losses.check()
-
-
-def test_begin_drops_what_was_there() -> None:
-    losses = begun()
-    losses.append(math.nan)
-    assert losses.check()
-    losses.begin(8)
-    assert not losses.check()
-    assert losses.flush() == []
-
-
 floats32 = st.floats(width=32)
 
 

@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 from lrpilot.v1 import tuner_pb2 as pb
 
-from tests.support.directives import ResumableScript, probe, training
-from tests.support.optimizers import CLASSES, MEMBERS, Run, Style
+from tests.support.training.every_optimizer import CLASSES, MEMBERS, Run, Style
+from tests.support.training.scripted_directives import ResumableScript, probe, training
 
 # That is how second derivatives are had.
 pytestmark = pytest.mark.filterwarnings("ignore:Using backward.. with create_graph=True:UserWarning")

@@ -39,9 +39,10 @@ OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
     "Rprop": lambda p: torch.optim.Rprop(p, lr=0.01),
     "Adafactor": lambda p: torch.optim.Adafactor(p, lr=0.01),
     "LBFGS": lambda p: torch.optim.LBFGS(p, lr=0.1, max_iter=2, history_size=3),
-    "Muon": lambda p: torch.optim.Muon(p, lr=0.01),
     "SparseAdam": lambda p: torch.optim.SparseAdam(p, lr=0.01),
 }
+if hasattr(torch.optim, "Muon"):  # PyTorch has it since 2.9
+    OPTIMIZERS["Muon"] = lambda p: torch.optim.Muon(p, lr=0.01)
 # capturable=True is left out: PyTorch has it on accelerators only. It makes step counts tensors of the device, as fused
 # does here.
 

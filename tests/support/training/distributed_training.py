@@ -1,0 +1,322 @@
+"""A small training run on several ranks, for `RankProcesses` to run: every function is one rank's part."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lrpilot import ConfigError, LRPilotError, Schedule
+from lrpilot.transport.grpc_transport import GrpcTransport
+from lrpilot.transport.scripted import ScriptedTransport
+from lrpilot.tuner import Tuner
+from lrpilot.v1 import tuner_pb2 as pb
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+from tests.support.hostile.failing_calls import before_calls_of
+
+TOTAL_STEPS = 500
+"""No shorter run has a search."""
+BATCH = 8
+POLICY_OPTIONS = {"probe_steps": 8, "refinements": 1, "max_candidates": 4}
+IMPATIENT_S = 0.5
+SLOW_S = 3 * IMPATIENT_S
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a rank's run came to. Runs that must not differ are equal, bit for bit."""
+
+    shards: dict[str, torch.Tensor]
+    """Model, optimizer and random state as they lie on the rank."""
+    weights: dict[str, torch.Tensor]
+    """All parameters, whole. Buffers are each rank's own until DDP's next forward pass."""
+    lrs: list[float]
+    """Of every step that was run."""
+    own_losses: list[float]
+    """Of the rank, likewise."""
+    schedule: Schedule
+    """Under no job id."""
+    job_id: str
+
+
+class Training:
+    """A perceptron with batch norm and dropout, whose ranks draw different samples and different random numbers.
+
+    `kind`: "ddp", "ddp_views" (gradients are views of DDP's buckets, and are kept from step to step) or "fsdp".
+    """
+
+    def __init__(self, kind: str, seed: int = 0) -> None:
+        torch.manual_seed(3)
+        inputs = torch.randn(128, 8)
+        targets = (inputs[:, 0] * inputs[:, 1] > 0).long()
+        data = TensorDataset(inputs, targets)
+        self.inputs, self.targets = inputs, targets
+        self.sampler: DistributedSampler[Any] = DistributedSampler(data, seed=5)
+        self.loader = DataLoader(data, BATCH, sampler=self.sampler)
+        torch.manual_seed(seed)
+        self.kind = kind
+        self.model = self._distributed(
+            nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
+        )
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.01)
+        self.lrs: list[float] = []
+        self.losses: list[float] = []
+        torch.manual_seed(100 * seed + dist.get_rank())
+
+    def _distributed(self, model: nn.Sequential) -> nn.Module:
+        if self.kind == "fsdp":
+            mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+            for layer in (model[0], model[3]):
+                fully_shard(layer, mesh=mesh)
+            fully_shard(model, mesh=mesh)
+            return model
+        model.insert(1, nn.BatchNorm1d(16))
+        return DistributedDataParallel(model, gradient_as_bucket_view=self.kind == "ddp_views")
+
+    def update(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """One step; the rank's own loss."""
+        inputs, targets = batch
+        loss = functional.cross_entropy(self.model(inputs), targets)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+        self.lrs.append(float(self.optimizer.param_groups[0]["lr"]))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=self.kind != "ddp_views")
+        self.losses.append(loss.item())
+        return loss.detach()
+
+    def validate(self) -> float:
+        """On the rank's share of all data."""
+        self.model.eval()
+        share = slice(dist.get_rank(), None, dist.get_world_size())
+        with torch.no_grad():
+            return functional.cross_entropy(self.model(self.inputs[share]), self.targets[share]).item()
+
+    def tuner(self, **arguments: Any) -> Tuner:
+        """Opens its job."""
+        defaults: dict[str, Any] = {
+            "total_steps": TOTAL_STEPS,
+            "lr_bounds": (1e-3, 1.0),
+            "policy": "budget",
+            "policy_options": POLICY_OPTIONS,
+            "validate": self.validate,
+            "seed": 5,
+        }
+        return Tuner(self.model, self.optimizer, **defaults | arguments)
+
+    def run(self, tuner: Tuner, after_step: Callable[[], object] = lambda: None) -> Outcome:
+        """Trains to the end."""
+        for batch in tuner.batches(self.loader):
+            tuner.step(self.update(batch))
+            after_step()
+        return self.outcome(dataclasses.replace(tuner.schedule, job_id=""), tuner.job_id)
+
+    def outcome(self, schedule: Schedule, job_id: str = "") -> Outcome:
+        shards = {f"model.{name}": value for name, value in self.model.state_dict().items()} | {
+            f"optimizer.{i}.{name}": value
+            for i, values in self.optimizer.state_dict()["state"].items()
+            for name, value in values.items()
+        }
+        shards = {name: _local(value) for name, value in shards.items()}
+        shards["random"] = torch.get_rng_state()
+        weights = {name: _whole(value.detach()) for name, value in self.model.named_parameters()}
+        return Outcome(shards, weights, self.lrs, self.losses, schedule, job_id)
+
+
+def _local(value: torch.Tensor) -> torch.Tensor:
+    return (value.to_local() if isinstance(value, DTensor) else value).clone()
+
+
+def _whole(value: torch.Tensor) -> torch.Tensor:
+    return (value.full_tensor() if isinstance(value, DTensor) else value).clone()
+
+
+# --- what `RankProcesses` run -----------------------------------------------------------------------------------------
+
+
+def train(kind: str, server: str, arguments: dict[str, Any]) -> Outcome:
+    """A whole run."""
+    training = Training(kind)
+    with training.tuner(server=server, **arguments) as tuner:
+        return training.run(tuner)
+
+
+def train_bare(kind: str, lr: float, n_steps: int) -> Outcome:
+    """Without a tuner."""
+    training = Training(kind)
+    batches = _endless(training)
+    for _ in range(n_steps):
+        training.optimizer.param_groups[0]["lr"] = lr
+        training.update(next(batches))
+    return training.outcome(_no_schedule())
+
+
+def _endless(training: Training) -> Iterator[Any]:
+    for epoch in itertools.count():
+        training.sampler.set_epoch(epoch)
+        yield from training.loader
+
+
+def _no_schedule() -> Schedule:
+    return Schedule(
+        job_id="", name="", policy="", base_lrs=(), total_steps=None, segments=(), losses=(), validations=(), probes=()
+    )
+
+
+def train_by_script(kind: str, script: list[bytes], poison: tuple[int, int] | None) -> tuple[Outcome, list[bytes]]:
+    """Carries directives out; with the reports on them (none of ranks but 0).
+
+    `poison`: the rank whose loss is no number, and at which step.
+    """
+    training = Training(kind)
+    directives = [pb.Directive.FromString(each) for each in script]
+    transport = ScriptedTransport(directives)
+    with training.tuner(transport=transport, total_steps=sum(d.n_steps for d in directives)) as tuner:
+        for batch in tuner.batches(training.loader):
+            loss = training.update(batch)
+            if poison == (dist.get_rank(), len(training.lrs)):
+                loss *= float("nan")
+            tuner.step(loss)
+        outcome = training.outcome(tuner.schedule, tuner.job_id)
+    return outcome, [report.SerializeToString() for report in transport.reports]
+
+
+def train_past_a_failure(server: str, kind: str, failing: str, call: int, rank: int | None) -> tuple[Outcome, int]:
+    """One of the client's functions raises at its `call`th call on a rank (None: on all) and ever after.
+
+    With the number of steps in the books.
+    """
+    training = Training(kind)
+
+    def strike(number: int) -> None:
+        if number >= call and rank in (None, dist.get_rank()):
+            raise MemoryError("no more")
+
+    with training.tuner(server=server) as tuner, before_calls_of(failing, strike):
+        outcome = training.run(tuner)
+    return outcome, tuner.committed_step + tuner.search_steps
+
+
+def train_past_a_server(kind: str, server: str, pid: int, n_steps: int) -> tuple[Outcome, int, int]:
+    """The server dies after so many steps, for good; with the counts of committed and of search steps."""
+    training = Training(kind)
+
+    def after_step() -> None:
+        if len(training.lrs) == n_steps and dist.get_rank() == 0:
+            os.kill(pid, signal.SIGKILL)
+
+    with training.tuner(server=server, timeout_s=0.5) as tuner:
+        outcome = training.run(tuner, after_step)
+    return outcome, tuner.committed_step, tuner.search_steps
+
+
+def train_and_save(kind: str, server: str, directory: Path, n_steps: int) -> None:
+    """Leaves a checkpoint of each rank after so many steps, and goes on a little."""
+    training = Training(kind)
+    tuner = training.tuner(server=server)
+    for batch in tuner.batches(training.loader):
+        tuner.step(training.update(batch))
+        if len(training.lrs) == n_steps:
+            state = {
+                "model": training.model.state_dict(),
+                "optimizer": training.optimizer.state_dict(),
+                "tuner": tuner.state_dict(),
+            }
+            torch.save(copy.deepcopy(state), directory / f"{dist.get_rank()}.pt")
+        if len(training.lrs) == n_steps + 15:
+            break
+
+
+def resume(kind: str, server: str, directory: Path) -> Outcome:
+    """Goes on from the checkpoints, in a model of other weights."""
+    training = Training(kind, seed=9)
+    with training.tuner(server=server) as tuner:
+        state = torch.load(directory / f"{dist.get_rank()}.pt", weights_only=True)
+        training.model.load_state_dict(state["model"])
+        training.optimizer.load_state_dict(state["optimizer"])
+        tuner.load_state_dict(state["tuner"])
+        return training.run(tuner)
+
+
+def fail(server: str, arguments: dict[str, Any]) -> tuple[str, str, int]:
+    """A run that is to raise: kind and message of what it raised, and after how many steps."""
+    training = Training("ddp")
+    try:
+        training.run(training.tuner(server=server, **arguments))
+    except LRPilotError as error:
+        return type(error).__name__, str(error), len(training.lrs)
+    raise AssertionError("nothing was raised")
+
+
+def differ(server: str) -> str:
+    """Ranks with different arguments: what is said to that."""
+    try:
+        Training("ddp").tuner(server=server, seed=dist.get_rank(), name="x" * dist.get_rank())
+    except ConfigError as error:
+        return str(error)
+    raise AssertionError("nothing was raised")
+
+
+def swap_states(server: str) -> str:
+    """Each rank loads what another one saved: what is said to that."""
+    with Training("ddp").tuner(server=server) as tuner:
+        state = tuner.state_dict()
+        state["session"]["rank"] = dist.get_world_size() - 1 - dist.get_rank()
+        try:
+            tuner.load_state_dict(state)
+        except ConfigError as error:
+            return str(error)
+    raise AssertionError("nothing was raised")
+
+
+class Slow(GrpcTransport):
+    """Takes its time before the job is open."""
+
+    def create_job(self, request: pb.CreateJobRequest, timeout_s: float) -> pb.CreateJobResponse:
+        time.sleep(SLOW_S)
+        return super().create_job(request, timeout_s)
+
+
+def outwait(server: str) -> str:
+    """A server that takes longer than the ranks' group waits; the job's id."""
+    group = dist.new_group(timeout=timedelta(seconds=IMPATIENT_S))
+    with Training("ddp").tuner(transport=Slow(server), process_group=group) as tuner:
+        return tuner.job_id
+
+
+def desert(server: str) -> str:
+    """Rank 1 raises in the middle; what each rank saw raised."""
+    parameter = nn.Parameter(torch.ones(4))
+    optimizer = torch.optim.SGD([parameter], lr=0.01)
+    try:
+        model = nn.ParameterList([parameter])
+        with Tuner(model, optimizer, server=server, total_steps=100, lr_bounds=(1e-3, 1.0)) as tuner:
+            for step in range(100):
+                if (step, dist.get_rank()) == (3, 1):
+                    raise ArithmeticError
+                tuner.step(torch.tensor(1.0))
+    except (ArithmeticError, RuntimeError) as error:
+        return type(error).__name__
+    raise AssertionError("nothing was raised")
+
+
+def train_apart(server: str) -> str:
+    """Each rank is a part of the world; the id of its job."""
+    groups = [dist.new_group([rank]) for rank in range(dist.get_world_size())]
+    with Training("ddp").tuner(server=server, process_group=groups[dist.get_rank()]) as tuner:
+        return tuner.job_id

@@ -1,0 +1,93 @@
+"""What decided a job comes over the wire whole: a page made elsewhere says what the server's own says."""
+
+from __future__ import annotations
+
+import hypothesis
+from hypothesis import strategies as st
+from lrpilot.wire.profile import Profile
+from pydantic import BaseModel
+
+from tests.support.jobs.sample_jobs import job_config, stored
+from tuner_server.core.job import machine
+from tuner_server.core.messages import (
+    MAX_STEPS,
+    Asked,
+    Candidate,
+    Decision,
+    Directive,
+    Extrapolation,
+    Phase,
+    PosteriorCurve,
+    Setback,
+    best_candidate,
+)
+from tuner_server.history.from_wire import job_and_history
+from tuner_server.rpc.convert import schedule_to_pb
+from tuner_server.storage import Entry
+
+STATE = machine.create(job_config("job")).state
+DIRECTIVE = Directive(number=1, phase=Phase.PROBE, n_steps=3, profile=Profile.constant(0.1, 3))
+
+floats = st.floats(allow_nan=False)
+maybe = st.none() | floats
+counts = st.integers(0, MAX_STEPS)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+
+
+def series(size: int) -> st.SearchStrategy[tuple[float, ...]]:
+    return st.lists(floats, max_size=size).map(tuple)
+
+
+def whole(model: type[BaseModel], **fields: st.SearchStrategy[object]) -> st.SearchStrategy[BaseModel]:
+    """Values of a model, any of whose fields may have any value: one that is new has to be named here."""
+    assert fields.keys() == model.model_fields.keys()
+    return st.builds(model, **fields)
+
+
+candidates = whole(
+    Candidate,
+    directive_number=counts,
+    lr=floats,
+    forecast=maybe,
+    forecast_sd=maybe,
+    raw_forecast=maybe,
+    at_least=maybe,
+)
+decisions = whole(
+    Decision,
+    stage=st.integers(-1, 2**31 - 1),
+    lr=floats,
+    reason=texts,
+    candidates=st.lists(candidates, max_size=3).map(tuple),
+    posterior=st.none() | whole(PosteriorCurve, **{name: series(3) for name in PosteriorCurve.model_fields}),
+    setback=st.none()
+    | whole(Setback, lr=floats, loss=maybe, bar=maybe, start_loss=maybe, gain=maybe, validated=st.booleans()),
+    forecast=maybe,
+    forecast_sd=maybe,
+    optimum=maybe,
+    correction=maybe,
+    drawn_to=maybe,
+    lowered_by=maybe,
+    asked=st.none() | whole(Asked, acquisition=texts, kappa=maybe, low=floats, high=floats),
+    extrapolation=st.none() | whole(Extrapolation, forecaster=texts, horizon=counts, losses=series(5)),
+)
+
+
+@hypothesis.given(decisions)
+def test_a_decision_comes_over_the_wire_as_it_is(decision: Decision) -> None:
+    response = schedule_to_pb(stored(STATE), [Entry(DIRECTIVE, decision, None)], history=True)
+    _, (entry,) = job_and_history(type(response).FromString(response.SerializeToString()))
+    assert entry.decision == decision
+    assert Decision.model_validate_json(decision.model_dump_json()) == decision, "and as JSON"
+
+
+def test_forecasts_that_a_bound_made_equal_have_the_same_winner_here_and_elsewhere() -> None:
+    slow, fast = (
+        Candidate(directive_number=number, lr=0.1 * number, forecast=0.0, forecast_sd=0.1, raw_forecast=raw)
+        for number, raw in ((1, -1.0), (2, -5.0))
+    )
+    decision = Decision(stage=0, lr=0.2, reason="the lowest forecast", candidates=(slow, fast))
+    response = schedule_to_pb(stored(STATE), [Entry(DIRECTIVE, decision, None)], history=True)
+    _, (entry,) = job_and_history(response)
+    assert entry.decision is not None
+    assert best_candidate(entry.decision.candidates) == best_candidate(decision.candidates) == fast

@@ -197,7 +197,7 @@ def _run_alone(tuner: lrpilot.Tuner, loss: Tensor) -> None:
 
 
 def _bytes_kept(end_lr: float) -> int:
-    """Python memory that `ALONE_STEPS` steps allocate and don't give back."""
+    """Python memory that `ALONE_STEPS` steps allocate and don't release."""
     with scripted(training := Training(0), training.optimizer(), end_lr) as tuner:
         loss = torch.tensor(1.0)
         _run_alone(tuner, loss)

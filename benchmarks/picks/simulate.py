@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from lrpilot.wire.divergence import PATIENCE, first_divergence
+from lrpilot.wire.divergence import BAD_LOSSES, first_divergence
 
 from benchmarks.picks.landscape import Landscape
 from benchmarks.quality.workloads import Workload
@@ -22,7 +22,7 @@ from tuner_server.core.job import machine
 from tuner_server.core.messages import Directive, Outcome, Phase, Report, Validation
 
 BLOW_UP = 10.0
-"""The loss of a probe that diverged grows so many times a step, and is not finite after `PATIENCE` steps."""
+"""The loss of a probe that diverged grows so many times a step, and is not finite after `BAD_LOSSES` steps."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def report(landscape: Landscape, directive: Directive) -> Report:
     if math.isfinite(end + validation):
         losses = tuple(np.linspace(landscape.first_loss, end, n).tolist())
     else:
-        losses = (*(landscape.first_loss * BLOW_UP**i for i in range(min(PATIENCE, n - 1))), math.nan)
+        losses = (*(landscape.first_loss * BLOW_UP**i for i in range(min(BAD_LOSSES, n - 1))), math.nan)
     limit = math.inf if directive.give_up_above is None else directive.give_up_above
     diverged = first_divergence(losses, limit)
     if diverged is not None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
 from lrpilot.errors import ConfigError
+from lrpilot.wire.loopback import is_loopback
 
 TOKEN = "LRPILOT_TOKEN"
 TOKEN_FILE = "LRPILOT_TOKEN_FILE"
@@ -107,17 +107,6 @@ class Credentials:
             None if self.key_file is None else _content("key_file", self.key_file),
             None if self.cert_file is None else _content("cert_file", self.cert_file),
         )
-
-
-def is_loopback(target: str) -> bool:
-    """Whether HOST:PORT is on this machine for sure."""
-    host = target.rpartition(":")[0].removeprefix("[").removesuffix("]")
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _checked_token(token: str, field: str) -> str:

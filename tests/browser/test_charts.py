@@ -71,14 +71,14 @@ def test_forecasts_stand_beside_what_came_true(page: Page, dashboard: Any) -> No
     traces = page.evaluate(
         f"{CHART}.data.filter(t => t.mode === 'markers').map(t => [t.name, t.x, t.y, t.error_y?.array ?? null])"
     )
-    stars = next(trace for trace in traces if trace[0] == "came true")
+    stars = next(trace for trace in traces if trace[0] == "actual loss")
     assert stars[1:3] == [found["end"], found["came_true"]]
     forecast = next(trace for trace in traces if trace[0].startswith("forecast ±"))
     beyond = next(trace for trace in traces if trace[0] == "forecast beyond the plot")
     assert forecast[3] == found["bar"]
     for i, loss in enumerate(found["loss"]):
         assert (forecast[2][i] == loss) != (beyond[1][i] is not None), "in its place, or pointed at from the edge"
-    assert {"what came true", "forecast for its end, ± 2 standard errors"} <= set(keys(page, "#chart"))
+    assert {"actual loss at the end", "forecast for its end, ± 2 standard errors"} <= set(keys(page, "#chart"))
     expect(page.locator("#forecasts")).to_have_text(
         re.compile(rf"\d+ of {len(found['x'])} stages? ended within 2 standard errors")
     )
@@ -97,7 +97,7 @@ def test_keys_explain_what_is_there_and_nothing_else(page: Page, dashboard: Any)
     assert ("diverged" in traces) == ("diverged" in explained)
     assert ("beyond the plot" in traces) == ("goes on beyond the plot" in explained)
     assert "committed LR" in explained
-    assert "what came true" not in explained
+    assert "actual loss at the end" not in explained
     broken = page.evaluate(f"{CHART}.data.some(t => t.name === 'diverged' && t.x.length)")
     assert ("diverged" in keys(page, "#chart")) == broken
     assert "every other stage" not in keys(page, "#chart"), "there is one"
@@ -105,12 +105,12 @@ def test_keys_explain_what_is_there_and_nothing_else(page: Page, dashboard: Any)
 
 def test_near_by_the_key_explains_what_is_seen_there(page: Page, dashboard: Any) -> None:
     open_job(page, dashboard.jobs["stages"])
-    assert {"what came true", "forecast along a stage"} <= set(keys(page, "#chart"))
+    assert {"actual loss at the end", "forecast along a stage"} <= set(keys(page, "#chart"))
     first_search = "{'xaxis.range[0]': 1, 'xaxis.range[1]': 20}"
     page.evaluate(f"Plotly.relayout({CHART}, {first_search})")
     until(page, f"{CHART}.dataset.range === '1 20'")
     expect(page.locator("#chart ~ .keys li", has_text="forecast")).to_have_count(0)
-    expect(page.locator("#chart ~ .keys li", has_text="came true")).to_have_count(0)
+    expect(page.locator("#chart ~ .keys li", has_text="actual loss")).to_have_count(0)
     expect(page.locator("#chart ~ .keys li", has_text="search, rolled back")).to_have_count(1)
 
 

@@ -57,7 +57,7 @@ def test_committed_and_search_steps_stages_and_decisions_are_drawn(page: Page, d
     for chart in ("probes", "evidence"):
         expect(first.locator(f".{chart} .main-svg").first).to_be_visible()
     names = page.evaluate("[...document.querySelectorAll('.evidence')].at(-1).data.map(trace => trace.name)")
-    assert {"expected loss", "acquisition", "candidate", "came true"} <= set(names)
+    assert {"expected loss", "acquisition", "candidate", "actual loss"} <= set(names)
     expect(first).to_contain_text("came true")
 
 

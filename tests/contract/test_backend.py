@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from lrpilot.errors import ConfigError
 from lrpilot.rng import RandomState
-from lrpilot.wire.divergence import PATIENCE
+from lrpilot.wire.divergence import BAD_LOSSES
 
 from tests.support.backends.distributed_run import DistributedRun, group_of_one
 from tests.support.backends.jax_run import JaxRun
@@ -267,7 +267,7 @@ def test_a_directive_that_begins_forgets_the_one_before(make: Make) -> None:
 # Divergence
 
 
-@pytest.mark.parametrize("bad", [(math.nan,), (math.inf,), (-math.inf,), (1e39,), (LIMIT + 0.1,) * PATIENCE])
+@pytest.mark.parametrize("bad", [(math.nan,), (math.inf,), (-math.inf,), (1e39,), (LIMIT + 0.1,) * BAD_LOSSES])
 def test_a_divergence_is_seen_and_consumes_nothing(make: Make, bad: tuple[float, ...]) -> None:
     run = make()
     run.backend.begin(8, LIMIT)
@@ -284,8 +284,8 @@ def test_a_divergence_is_seen_and_consumes_nothing(make: Make, bad: tuple[float,
 @pytest.mark.parametrize("looks", [False, True], ids=["at the end", "at every step"])
 def test_a_row_above_the_limit_is_broken_by_one_loss_below(make: Make, looks: bool) -> None:
     run = make()
-    run.backend.begin(3 * PATIENCE, LIMIT)
-    above = [LIMIT + 1] * (PATIENCE - 1)
+    run.backend.begin(3 * BAD_LOSSES, LIMIT)
+    above = [LIMIT + 1] * (BAD_LOSSES - 1)
     for loss in [*above, LIMIT, *above]:
         collected(run, [loss])
         assert not (looks and diverged(run))
@@ -296,7 +296,7 @@ def test_a_row_above_the_limit_is_broken_by_one_loss_below(make: Make, looks: bo
 
 def test_losses_of_an_earlier_process_belong_to_a_row_and_show_no_divergence(make: Make) -> None:
     run = make()
-    run.backend.begin(8, LIMIT, earlier=[1.0] + [LIMIT + 1] * (PATIENCE - 1))
+    run.backend.begin(8, LIMIT, earlier=[1.0] + [LIMIT + 1] * (BAD_LOSSES - 1))
     assert not diverged(run)
     collected(run, [LIMIT + 1])
     assert diverged(run)
@@ -305,7 +305,7 @@ def test_losses_of_an_earlier_process_belong_to_a_row_and_show_no_divergence(mak
 def test_without_a_limit_no_finite_loss_diverges(make: Make) -> None:
     run = make()
     run.backend.begin(8)
-    collected(run, [3e38] * PATIENCE)
+    collected(run, [3e38] * BAD_LOSSES)
     assert not diverged(run)
 
 

@@ -33,7 +33,7 @@ def test_a_session_has_time_limits_unless_the_url_gives_others(postgresql_url: s
 
 def test_a_transaction_that_gets_no_answer_is_given_up(postgresql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "TRANSACTION_TIMEOUT_S", SHORT_S)
-    monkeypatch.setattr(database, "LONG_S", 60.0)
+    monkeypatch.setattr(database, "LONG_WAIT_S", 60.0)
     with Database(postgresql_url) as opened:
 
         def write() -> None:

@@ -15,8 +15,9 @@ PACKAGES = {"lrpilot": ROOT / "client", "tuner_server": ROOT}
 
 CLIENT = (
     "v1 errors rng",
-    "wire credentials objects",
-    "transport schedule backends data",
+    "wire objects",
+    "credentials schedule backends data",
+    "transport",
     "session backends.torch",
     "distributed rollback_check",
     "run",

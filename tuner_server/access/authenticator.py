@@ -1,4 +1,4 @@
-"""From a token to whoever shows it."""
+"""Finds out who shows a token."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ MAX_CACHED = 4096
 MAX_LOOKUPS = 64
 """Lookups at a time. A flood of made-up tokens finds the door shut instead of filling the memory."""
 THREADS = 2
-"""That look tokens up: apart from the service's threads, which such a flood must not take."""
+"""Threads that look tokens up. They are not the service's threads, which such a flood must not take."""
 
 
 class Grants(Protocol):
-    """Where tokens are kept."""
+    """The place where tokens are kept."""
 
     def find(self, token_id: str) -> Grant | None:
         """The token of that id with its project's limits, if there is one. Raises: StorageError."""
@@ -37,14 +37,14 @@ class Grants(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Seen:
-    """A grant, and when it was asked for, on the monotonic clock."""
+    """A grant, and the time on the monotonic clock at which it was asked for."""
 
     grant: Grant
     time_s: float
 
 
 class Authenticator:
-    """Knows tokens. Of one event loop; closed after use."""
+    """Knows who shows a token. It belongs to one event loop, and is closed after use."""
 
     def __init__(
         self,

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import ipaddress
+from lrpilot.wire.loopback import is_loopback
 
 from tuner_server.core.errors import InvalidInputError
-
-
-def is_loopback(listen: str) -> bool:
-    """Whether HOST:PORT can be reached from this machine alone. A name other than `localhost` may mean anything."""
-    host = listen.rpartition(":")[0].removeprefix("[").removesuffix("]")
-    if host.lower() == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
 
 
 def check_exposure(setting: str, listen: str, *, tls: bool, auth: bool, insecure: bool) -> None:
     """Refuses to serve others without TLS and tokens.
 
     Args:
-        setting: that the address is of.
+        setting: the name of the setting that gives the address.
         listen: HOST:PORT.
         tls: whether there is a certificate.
         auth: whether calls need a token.

@@ -1,4 +1,4 @@
-"""On whose behalf a call is made, and what it may do."""
+"""The project on whose behalf a call is made, and what the call may do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import enum
 
 DEFAULT_PROJECT = "default"
-"""Where jobs belong on a server that asks for no tokens; made with the database."""
+"""The project of all jobs on a server that asks for no tokens. It is made with the database."""
 
 
 class Scope(enum.StrEnum):
@@ -29,7 +29,7 @@ class Principal:
     token_id: str = ""
     """Empty on a server that asks for no tokens."""
     max_calls_per_s: float | None = None
-    """The project's; None: no limit."""
+    """The limit of the project; None: there is none."""
 
 
 ANYONE = Principal(DEFAULT_PROJECT, frozenset(Scope))

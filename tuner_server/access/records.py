@@ -14,7 +14,7 @@ from tuner_server.access.token import Token
 from tuner_server.core.errors import InvalidInputError
 
 PROJECT_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-"""That of a DNS label, so that a project may be called as the Kubernetes namespace whose jobs it holds."""
+"""The rule for a DNS label, so that a project may have the name of the Kubernetes namespace whose jobs it holds."""
 MAX_TOKEN_NAME = 100
 """Characters; enough to say whose it is and where it is used."""
 MAX_LIVE_JOBS = 2**31 - 1
@@ -27,11 +27,11 @@ class Limits:
 
     max_live_jobs: int | None = None
     max_calls_per_s: float | None = None
-    """In each server process."""
+    """The limit counts in each server process by itself."""
 
     @classmethod
     def checked(cls, max_live_jobs: int | None, max_calls_per_s: float | None) -> Self:
-        """From an operator's values. Raises: InvalidInputError: a limit that can't be one."""
+        """The limits that an operator gives. Raises: InvalidInputError: a limit that can't be one."""
         jobs, calls = max_live_jobs, max_calls_per_s
         if jobs is not None and not 0 <= jobs <= MAX_LIVE_JOBS:
             raise InvalidInputError.of("max_live_jobs", f"0 to {MAX_LIVE_JOBS}, or none for no limit; not {jobs}")
@@ -42,7 +42,7 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Project:
-    """Whom jobs belong to."""
+    """A group of people whose jobs belong together: no other project sees them."""
 
     name: str
     limits: Limits
@@ -50,7 +50,7 @@ class Project:
 
     @classmethod
     def checked(cls, name: str, limits: Limits, now: datetime.datetime) -> Self:
-        """A new one. Raises: InvalidInputError: the name is none."""
+        """A new project. Raises: InvalidInputError: the name is none."""
         if not PROJECT_NAME.fullmatch(name):
             rule = "1 to 63 lower-case letters, digits and inner hyphens, as team-vision"
             raise InvalidInputError.of("project", f"{name!r} is no name of a project; give {rule}")
@@ -64,7 +64,7 @@ class TokenRecord:
     id: str
     project: str
     name: str
-    """For people."""
+    """What people call it."""
     secret_hash: bytes = dataclasses.field(repr=False)
     scopes: frozenset[Scope]
     create_time: datetime.datetime
@@ -81,7 +81,7 @@ class TokenRecord:
         now: datetime.datetime,
         expire_time: datetime.datetime | None,
     ) -> Self:
-        """Of a new token. Raises: InvalidInputError: the name is none, or there is nothing that the token allows."""
+        """The record of a new token. Raises: InvalidInputError: the name is none, or the token would allow nothing."""
         if len(name) > MAX_TOKEN_NAME or not name.isprintable():
             raise InvalidInputError.of("name", f"at most {MAX_TOKEN_NAME} printable characters")
         if not scopes:

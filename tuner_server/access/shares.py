@@ -15,26 +15,26 @@ from tuner_server.core.errors import RateError
 MAX_CALLS = 1024
 """Calls of a project at a time: as many jobs may report in the same instant."""
 MAX_STREAMS = 256
-"""... of them streams, which stay open: people who watch a job."""
+"""Calls of a project at a time that are streams, which stay open: people who watch a job."""
 MAX_ARRIVING = 16
-"""... of them those whose message is still on its way, the others waiting for their turn: so many times
+"""Calls of a project at a time whose message is on its way, while the others wait for their turn: so many times
 MAX_REPORT_BYTES may be half-received."""
 MAX_BYTES = 16 * 2**20
-"""Of the requests of a project that are being worked on. In Python a report takes some ten times its bytes."""
+"""The size of a project's requests that are being worked on. In Python a report takes some ten times its bytes."""
 BUSY_RETRY_S = 0.5
-"""When to come again after too much at a time: most calls take milliseconds."""
+"""How soon to come again after too much at a time: most calls take milliseconds."""
 _RATES = (1e-6, 1e6)
 """Calls a second that are told apart: one in eleven days, and more than a process answers."""
 
 
-class Share:
-    """What one project uses. Of one event loop."""
+class ProjectShare:
+    """What one project uses now. It belongs to one event loop."""
 
     def __init__(self) -> None:
         self.calls = self.streams = self.n_bytes = 0
-        """In use now."""
+        """Calls, streams and bytes in use now."""
         self.arriving = asyncio.Semaphore(MAX_ARRIVING)
-        """Turns of messages that are on their way."""
+        """Admits the messages that may be on their way."""
         self._rate: float | None = None
         """Calls a second that `_bucket` lets through."""
         self._bucket: StateBucket | None = None
@@ -79,7 +79,7 @@ class Share:
 
 
 def _bucket(calls_per_s: float) -> StateBucket:
-    """Lets so many calls a second through on average, and as many at once as fit into a second. Full at first."""
+    """Lets so many calls a second through on average, and as many at once as fit into a second. It is full at first."""
     calls_per_s = min(max(calls_per_s, _RATES[0]), _RATES[1])
     # The library counts in whole calls and milliseconds: in a period so long, any rate is a whole number of calls.
     period_s = 1 / _RATES[0]
@@ -88,17 +88,17 @@ def _bucket(calls_per_s: float) -> StateBucket:
 
 
 class Shares:
-    """Every project's share of this process: one for all ports, whose calls count alike. Of one event loop."""
+    """The share of every project in this process: one for all ports, whose calls count alike, on one event loop."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Measures rates with `clock`, in seconds."""
         self._clock = clock
-        self._shares: dict[str, Share] = {}
+        self._shares: dict[str, ProjectShare] = {}
         # Projects are made by operators, so there are few.
 
     @contextlib.contextmanager
-    def call(self, caller: Principal, *, streams: bool) -> Iterator[Share]:
+    def call(self, caller: Principal, *, streams: bool) -> Iterator[ProjectShare]:
         """A call, from its first to its last moment. Raises: RateError: it is one too many."""
-        share = self._shares.setdefault(caller.project, Share())
+        share = self._shares.setdefault(caller.project, ProjectShare())
         with share.call(caller, self._clock(), streams=streams):
             yield share

@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """PEM files: the server's chain and key, and the authorities whose clients are let in (None: all are)."""
+    """Three PEM files: the server's chain and key, and the authorities whose clients are let in (None: all are)."""
 
     cert: Path
     key: Path
@@ -44,7 +44,7 @@ class TlsFiles:
         return grpc.ssl_server_certificate_configuration([(key, cert)], root_certificates=client_ca)
 
     def context(self) -> ssl.SSLContext:
-        """The same for servers that are not gRPC's. Raises: as `read`; OSError: a file changed meanwhile."""
+        """The files, for servers that are not gRPC's. Raises: as `read`; OSError: a file changed meanwhile."""
         self.read()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.cert, self.key, password="")
@@ -59,8 +59,8 @@ class TlsFiles:
         return tuple((found.st_mtime_ns, found.st_ino, found.st_size) for found in map(os.stat, paths))
 
 
-class _Renewed(Generic[T]):
-    """What is made of the files, made anew when they have changed. It is asked for at every new connection."""
+class _RenewingFiles(Generic[T]):
+    """What is made of the files. It is asked for at every new connection, and made anew when the files have changed."""
 
     def __init__(self, files: TlsFiles, read: Callable[[TlsFiles], T]) -> None:
         self._files, self._read = files, read
@@ -91,7 +91,7 @@ def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
     Raises:
         InvalidInputError: a file can't be used; the message names the setting.
     """
-    renewed = _Renewed(files, TlsFiles.read)
+    renewed = _RenewingFiles(files, TlsFiles.read)
     return grpc.dynamic_ssl_server_credentials(
         renewed.latest,
         renewed.renew,  # type: ignore[arg-type]  # the stubs don't know that None means no change
@@ -100,13 +100,13 @@ def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
 
 
 def server_context(files: TlsFiles) -> ssl.SSLContext:
-    """The same for servers that are not gRPC's. Renewed files are used without a restart.
+    """TLS for the port of a server that is not gRPC's. Renewed files are used without a restart.
 
     Raises:
         InvalidInputError: a file can't be used; the message names the setting.
         OSError: a file changed while it was read.
     """
-    renewed = _Renewed(files, TlsFiles.context)
+    renewed = _RenewingFiles(files, TlsFiles.context)
 
     def handshake(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
         renewed.renew()

@@ -26,7 +26,7 @@ class Token:
 
     @classmethod
     def new(cls) -> Self:
-        """One that nobody has seen."""
+        """A token that nobody has seen."""
         return cls(secrets.token_hex(ID_BYTES), secrets.token_urlsafe(SECRET_BYTES))
 
     @classmethod
@@ -42,7 +42,7 @@ class Token:
 
     @property
     def secret_hash(self) -> bytes:
-        """What is stored.
+        """What is stored of the secret.
 
         Plain SHA-256. Salt and slowness protect passwords, which people choose and attackers list; a list of 2^256
         random secrets can't be made, and every call pays for this.

@@ -9,18 +9,19 @@ from tuner_server.core.errors import InvalidInputError
 
 
 class Address(NamedTuple):
-    """Where a server listens."""
+    """The address at which a server listens."""
 
     host: str
-    """A name or an IP address; one of version 6 without its brackets."""
+    """A name or an IP address; an IPv6 address has no brackets here."""
     port: int
-    """0: a free one."""
+    """The number; 0 takes a free one."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Reads HOST:PORT. Raises: ValueError: it is something else."""
+        """Reads HOST:PORT. Raises: ValueError: it is something else, such as an IPv6 address without its brackets."""
         host, colon, port = text.rpartition(":")
-        if not (colon and host and port.isdecimal() and int(port) < 2**16):
+        ambiguous = ":" in host and not (host.startswith("[") and host.endswith("]"))
+        if not (colon and host and port.isdecimal() and int(port) < 2**16) or ambiguous:
             raise ValueError("must be HOST:PORT, as 127.0.0.1:50051")
         return cls(host.removeprefix("[").removesuffix("]"), int(port))
 

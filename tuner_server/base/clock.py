@@ -6,5 +6,5 @@ import datetime
 
 
 def utc_now() -> datetime.datetime:
-    """For records, and for what expires; no decision on an LR depends on it."""
+    """The time now, for records and for what expires. No decision on an LR depends on it."""
     return datetime.datetime.now(datetime.UTC)

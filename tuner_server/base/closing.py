@@ -1,4 +1,4 @@
-"""What is closed when its block ends."""
+"""The base of what is closed when its block ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Closing(abc.ABC):
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Gives back what is held. It is not used afterwards."""
+        """Releases what is held. The object is not used afterwards."""
 
     def __enter__(self) -> Self:
         return self

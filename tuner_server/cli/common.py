@@ -1,4 +1,4 @@
-"""What several commands share: their options, and a connection to a server."""
+"""What several commands have in common: their options, and a connection to a server."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from lrpilot.schedule.schedule import Schedule
 from lrpilot.transport.embedded_server import EmbeddedServer
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.unsearched import unsearched_so_far
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
@@ -23,7 +24,7 @@ from tuner_server.process.settings import default_db as default_db
 TIMEOUT_S = 30.0
 LARGEST_PAGE = 1000
 ID_LENGTH = 32
-"""Of a whole job id."""
+"""Characters of a whole job id."""
 
 ServerOption = Annotated[
     str | None,
@@ -64,7 +65,7 @@ def writing(output: Path) -> Iterator[None]:
 
 
 def page_of(tuner: GrpcTransport, request: pb.ListJobsRequest) -> pb.ListJobsResponse:
-    """One page of a listing. Raises: LRPilotError."""
+    """Fetches one page of a listing. Raises: LRPilotError."""
     return tuner.call(lambda: tuner.stub.ListJobs(request, timeout=TIMEOUT_S))
 
 
@@ -102,14 +103,9 @@ def state_of(job: pb.Job) -> str:
     return pb.JobState.Name(job.state).removeprefix("JOB_STATE_").lower()
 
 
-def probe_steps(job: pb.Job) -> int:
-    """Steps of its search."""
-    return job.search_steps - job.given_back_steps
-
-
 def unsearched(job: pb.Job) -> bool:
     """Whether a job has committed steps, or has them under way, and had no search before them."""
-    return probe_steps(job) == 0 and (job.directive.phase == pb.PHASE_TRAIN or job.committed_steps > 0)
+    return unsearched_so_far(job, trains=job.directive.phase == pb.PHASE_TRAIN)
 
 
 def remark(job: pb.Job) -> str:
@@ -128,5 +124,5 @@ def optional(job: pb.Job, field: OptionalField) -> str:
 
 
 def print_json(value: object) -> None:
-    """On standard output."""
+    """Prints a value as JSON on standard output."""
     print(json.dumps(value, indent=2))

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tuner_server.cli.common import JsonOption, print_json
-from tuner_server.process.settings import CONFIG, Effective, ServerSettings, flag, load, variable
+from tuner_server.process.settings import CONFIG, EffectiveSettings, ServerSettings, flag, load, variable
 
 app = typer.Typer()
 
@@ -40,7 +40,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def effective(flags: dict[str, Any]) -> Effective:
+def effective(flags: dict[str, Any]) -> EffectiveSettings:
     """The settings of this process. Raises: InvalidInputError."""
     return load(flags, os.environ)
 

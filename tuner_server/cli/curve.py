@@ -13,11 +13,11 @@ from rich.text import Text
 from tuner_server.history.numbers import count
 
 WIDTH, HEIGHT = 64, 6
-"""Characters of a curve."""
+"""The size of a curve in characters."""
 COLUMNS = 2 * WIDTH
-"""Of its dots."""
+"""The columns of dots in a curve."""
 SHORT_AXIS = 24
-"""Characters; on fewer the step at half has no room."""
+"""Characters of an axis; on fewer the step at half has no room."""
 _BLANK = "\u2800"
 """The pattern without dots."""
 
@@ -26,7 +26,7 @@ def curves(found: Sequence[Piece], *, undone: bool = False) -> Table:
     """Loss and LR over all steps that were run, committed and search apart; what is drawn is labelled.
 
     Args:
-        found: in the order in which they were run.
+        found: the pieces, in the order in which they were run.
         undone: whether some that did not stay are no search, but were committed first.
     """
     drawn = in_columns(found, COLUMNS)

@@ -16,7 +16,7 @@ app = typer.Typer()
 def demo(
     out: Annotated[Path, typer.Option(help="Where the results go.")] = Path("out/demo"),
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of every run.")] = 4000,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights, batches and search.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of weights, batches and search.")] = 0,
 ) -> None:
     """Tune a small network on real images, and compare with three usual schedules."""
     try:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from google.protobuf import json_format
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.unsearched import probe_steps
 from rich.console import Console
 from rich.table import Table
 
@@ -20,7 +21,6 @@ from tuner_server.cli.common import (
     full_schedule,
     optional,
     print_json,
-    probe_steps,
     remark,
     resolve,
     schedule_of,

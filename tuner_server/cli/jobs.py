@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from google.protobuf import json_format
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.unsearched import probe_steps
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -24,7 +25,6 @@ from tuner_server.cli.common import (
     optional,
     page_of,
     print_json,
-    probe_steps,
     remark,
     state_of,
     unsearched,

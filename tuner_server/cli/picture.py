@@ -1,7 +1,7 @@
 """A job as text, in the words of its page in the dashboard.
 
-To import this takes most of a second (SQLAlchemy): a command does it when it has a job to draw. What the page says of
-each stage would take several, since it asks the policy (PyTorch); that is for `lrpilot report`.
+Importing this module takes most of a second (SQLAlchemy), so a command does it when it has a job to draw. What the page
+says of each stage would take several, since it asks the policy (PyTorch); that is for `lrpilot report`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tuner_server.history.timeline import Probe, Span, Stage, Timeline, timeline
 from tuner_server.history.verdict import verdict
 
 LAST_LOSSES = 10
-"""Of a probe, whose mean is its loss so far: one batch says little."""
+"""Losses at the end of a probe, whose mean is its loss so far: one batch says little."""
 
 
 def laid_out(found: pb.GetScheduleResponse) -> Timeline:
@@ -37,8 +37,8 @@ def picture(job: pb.Job, history: Timeline) -> RenderableType:
     """What a job does and how it came there, its stages, its loss and LR.
 
     Args:
-        job: as it is now.
-        history: as it was when it was fetched, which may be some steps ago.
+        job: the job as it is now.
+        history: its history when it was fetched, which may be some steps ago.
 
     Raises:
         InvalidInputError: as `job_and_history`.
@@ -73,7 +73,7 @@ def _setback(stage: Stage) -> str:
 
 
 def _search(probes: Sequence[Probe], *, live: bool) -> Table:
-    """What a search that goes on, or was not finished, has tried."""
+    """The LRs that a search which goes on, or was not finished, has tried."""
     table = Table("LR tried", "steps", "loss so far", "", box=box.SIMPLE, title="search", title_justify="left")
     for probe in probes:
         n_steps, loss, outcome = "", "", "running" if live else "not reported"
@@ -109,7 +109,7 @@ def _stages(stages: Sequence[Stage]) -> Table:
 
 
 def _came_of(stage: Stage) -> str:
-    """Where a stage's steps were not to stay, why."""
+    """Why a stage's steps were not to stay; empty if they were."""
     if stage.undoing is None:
         return ""
     what = "diverged" if stage.undoing.diverged else "fell short"

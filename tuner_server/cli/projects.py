@@ -1,4 +1,4 @@
-"""`lrpilot projects`: whom jobs belong to, and what they may use. Works on the database itself."""
+"""`lrpilot projects`: the projects that jobs belong to, and what they may use. It works on the database itself."""
 
 from __future__ import annotations
 

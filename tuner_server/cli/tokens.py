@@ -1,4 +1,4 @@
-"""`lrpilot tokens`: who may act for a project. Works on the database itself."""
+"""`lrpilot tokens`: who may act for a project. It works on the database itself."""
 
 from __future__ import annotations
 

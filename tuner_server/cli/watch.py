@@ -20,7 +20,7 @@ from tuner_server.cli.curve import COLUMNS, WIDTH
 from tuner_server.cli.job import facts_table
 
 ASK_AGAIN_S = 2.0
-"""After which a server that went away is asked again."""
+"""Seconds after which a server that went away is asked again."""
 
 _SEARCHES = (pb.PHASE_RANGE_TEST, pb.PHASE_PROBE)
 
@@ -41,7 +41,7 @@ def pictures(changes: Iterable[pb.Job], fetch: Callable[[str], pb.GetScheduleRes
 
     Args:
         changes: the job, whenever it changed.
-        fetch: from a job's id to its schedule with its history.
+        fetch: gives the schedule of a job, with its history, for the job's id.
 
     Raises:
         What `fetch` does; UnavailableError only from the first one, since later the changes break off and begin anew.

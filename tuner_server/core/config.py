@@ -1,4 +1,4 @@
-"""What a job is asked to be."""
+"""The config of a job, as its client describes it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.messages import MAX_STEPS, Measures, Value
 
 SMALLEST_LR, LARGEST_LR = 1e-30, 1e30
-"""Of bounds: far outside anything that trains, and their products stay far inside the floats."""
+"""Limits of bounds: far outside anything that trains, and their products stay far inside the floats."""
 MAX_NAME = 200
 """Characters of a name; enough for a path, short enough for a table."""
 
@@ -53,7 +53,7 @@ class JobConfig(Value):
     total_steps: int | None = pydantic.Field(default=None, ge=1, le=MAX_STEPS)
     """Optimizer steps, search included; None: until the client stops."""
     lr_bounds: LrBounds | None = None
-    """None: found by a range test."""
+    """The range that is searched; None: a range test finds it."""
     base_lr: float = pydantic.Field(gt=0, allow_inf_nan=False)
     """The LR of the first parameter group as the user set it."""
     seed: int = pydantic.Field(default=0, ge=0, lt=2**63)
@@ -77,7 +77,7 @@ class JobConfig(Value):
 
     @classmethod
     def checked(cls, **fields: Any) -> JobConfig:
-        """A config from untrusted values.
+        """Makes a config from untrusted values.
 
         Raises:
             InvalidInputError: a field is wrong; it names each, with what would be right.

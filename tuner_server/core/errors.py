@@ -33,7 +33,7 @@ class TunerError(Exception):
     """The root of the tree."""
 
     def bare(self) -> Self:
-        """Itself, without its traceback and what it came from.
+        """This error, without its traceback and what it came from.
 
         Those keep the variables of all functions that it passed through, a large request among them, for as long as
         somebody keeps the error; where that is a cycle, until the collector comes, which large objects don't hasten.
@@ -59,7 +59,7 @@ class InvalidInputError(TunerError):
 
     @classmethod
     def of(cls, field: str, description: str) -> InvalidInputError:
-        """One violation."""
+        """An error about one field."""
         return cls([FieldViolation(field, description)])
 
     @classmethod
@@ -80,7 +80,7 @@ class NotFoundError(TunerError):
 
     @classmethod
     def of_job(cls, job_id: str) -> NotFoundError:
-        """For a caller to whom there is no such job, be it another project's or none at all."""
+        """The error for a caller to whom there is no such job, be it another project's or none at all."""
         return cls(f"no job has the id {job_id!r}")
 
 

@@ -11,6 +11,11 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 import pydantic
+
+# What clients read alike is part of the messages, too.
+from lrpilot.wire.limits import MAX_NOTE as MAX_NOTE
+from lrpilot.wire.limits import MAX_STEPS as MAX_STEPS
+from lrpilot.wire.phase import Phase as Phase
 from lrpilot.wire.profile import Profile
 
 # Losses may be NaN or infinite (a probe that diverged): JSON has no such numbers, so they are written as strings.
@@ -21,21 +26,6 @@ class Value(pydantic.BaseModel):
     """The base of all values of the core: frozen, strict about its fields, JSON without loss."""
 
     model_config = _CONFIG
-
-
-class Phase(enum.StrEnum):
-    """What the steps of a directive are for."""
-
-    WARM_UP = "warm_up"
-    RANGE_TEST = "range_test"
-    PROBE = "probe"
-    TRAIN = "train"
-    STOP = "stop"
-
-    @property
-    def committed(self) -> bool:
-        """Whether the steps stay in the model."""
-        return self in (Phase.WARM_UP, Phase.TRAIN)
 
 
 class BatchSource(enum.StrEnum):
@@ -64,13 +54,9 @@ class Outcome(enum.StrEnum):
         return self in (Outcome.DIVERGED, Outcome.FELL_SHORT)
 
 
-MAX_STEPS = 2**40
-"""A thousand steps a second for 35 years. Sums of such numbers fit into the 64 bits that they have on the wire."""
 Steps = Annotated[int, pydantic.Field(ge=0, le=MAX_STEPS)]
 LOSS_WINDOW = 10
 """Committed losses that are averaged for "the loss", as in the published code's logs: one batch says little."""
-MAX_NOTE = 1000
-"""Characters of a client's sentence. It is kept with every state of its job."""
 MAX_MEASURES = 8
 """Measures of a job: each adds as much to every report as the losses do."""
 MeasureName = Annotated[str, pydantic.Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]

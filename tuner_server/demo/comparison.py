@@ -1,4 +1,4 @@
-"""The demo from outside: a server process, a trainer process, and what they bring back."""
+"""Runs the demo from outside: a server process, a trainer process, and what they bring back."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run(out: Path, steps: int, seed: int) -> None:
     Args:
         out: a directory, made if need be; files of an earlier demo are replaced.
         steps: optimizer steps of every run, search included.
-        seed: of weights, batches and search.
+        seed: the seed of weights, batches and search.
 
     Raises:
         InvalidInputError: the server refuses a job, such as one of too few steps, or `out` can't be written to.

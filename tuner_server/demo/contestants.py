@@ -8,7 +8,7 @@ from lrpilot.wire.profile import Shape
 
 BATCH_SIZE = 64
 MAX_SHIFT = 2
-"""Of a training image along either axis, in pixels; the digits keep a margin of four."""
+"""How far a training image is shifted along either axis, in pixels; the digits keep a margin of four."""
 N_TUNING = 500
 """Images for the tuner's validations: few, since a policy may look at them some hundred times in a run."""
 N_VALIDATION = 1000
@@ -16,7 +16,7 @@ N_VALIDATION = 1000
 BASE_LR = 0.1
 """The usual first choice for SGD with momentum and BatchNorm. It was not tuned, for no contestant."""
 LR_BOUNDS = (1e-4, 1.0)
-"""Where a tuner searches; four decades, as someone would give who does not know."""
+"""The LRs between which a tuner searches: four decades, as someone would give who does not know."""
 BASE_LR_NOTE = (
     f"The schedules peak at the LR {BASE_LR:g} that a user would set, without a sweep; "
     f"a tuner searches between {LR_BOUNDS[0]:g} and {LR_BOUNDS[1]:g}."
@@ -46,4 +46,4 @@ CONTESTANTS: dict[str, Tuned | Scheduled] = {
     "cosine": Scheduled(Shape.COSINE, 0.0),
     "linear decay": Scheduled(Shape.LINEAR, 0.0),
 }
-"""By name, in the order in which they run."""
+"""The contestants by name, in the order in which they run."""

@@ -24,7 +24,7 @@ class Images:
     labels: Tensor
 
     def __len__(self) -> int:
-        """How many."""
+        """How many images there are."""
         return len(self.labels)
 
 
@@ -59,7 +59,7 @@ class Batches:
         self._generator = torch.Generator().manual_seed(seed)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch; images that don't fill a batch wait for another."""
+        """Draws one epoch; images that don't fill a batch wait for another."""
         order = torch.randperm(len(self._data), generator=self._generator)
         for index in torch.split(order, BATCH_SIZE):
             if len(index) == BATCH_SIZE:

@@ -13,20 +13,20 @@ class _Message(pydantic.BaseModel):
 
 
 class Progress(_Message):
-    """Where a run is."""
+    """Tells where a run is."""
 
     kind: Literal["progress"] = "progress"
     contestant: str
     stage: int
-    """-1: there are no stages."""
+    """The stage, from 0; -1: there are none."""
     phase: str
     lr: float
     loss: float
     """Training loss of the last step."""
     tuning_loss: float | None
-    """As last seen by the tuner; None: it has not looked."""
+    """The loss on the tuning images as the tuner last saw it; None: it has not looked."""
     steps_left: int
-    """Search included."""
+    """Steps that are left, search included."""
 
 
 class Result(_Message):
@@ -40,9 +40,9 @@ class Result(_Message):
     validation_accuracy: float
     wall_time_s: float
     cpu_time_s: float
-    """Of the trainer process; other processes on the machine don't count in it."""
+    """The time of the trainer process; other processes on the machine don't count in it."""
     job_id: str | None
-    """None: the run had no tuner."""
+    """The tuner's job; None: the run had no tuner."""
     artifacts: list[str]
     """Files with the schedule that was found."""
 

@@ -30,7 +30,7 @@ def build(seed: int) -> nn.Module:
 
 @torch.no_grad()
 def evaluate(network: nn.Module, data: Images) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy, in evaluation mode; the mode is put back."""
+    """Mean cross-entropy and accuracy, in evaluation mode; the mode is restored."""
     was_training = network.training
     network.eval()
     logits = network(data.images)

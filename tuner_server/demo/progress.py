@@ -14,7 +14,7 @@ from tuner_server.demo.contestants import CONTESTANTS
 from tuner_server.demo.messages import Progress
 
 LINE_S = 10.0
-"""Between two lines of a log."""
+"""Seconds between two lines of a log."""
 
 
 class Display(Protocol):
@@ -87,7 +87,7 @@ class Lines:
 
 
 def describe(progress: Progress) -> str:
-    """One line: stage, phase, LR, losses, steps left."""
+    """A line that says stage, phase, LR, losses, and the steps that are left."""
     stage = f"stage {progress.stage} " if progress.stage >= 0 else ""
     tuning = f" (tuning images {progress.tuning_loss:.3f})" if progress.tuning_loss is not None else ""
     return f"{stage}{progress.phase} LR {progress.lr:.3g} loss {progress.loss:.3f}{tuning} {progress.steps_left} left"

@@ -32,10 +32,10 @@ def summary(results: Sequence[Result], n_steps: int, seed: int, wall_time_s: flo
     """Everything, ready for JSON; a loss that is no number becomes null.
 
     Args:
-        results: of the contestants, in order.
+        results: what the contestants came to, in order.
         n_steps: optimizer steps of every run, search included.
-        seed: of weights, batches and search.
-        wall_time_s: of the whole demo, starts of processes included.
+        seed: the seed of weights, batches and search.
+        wall_time_s: how long the whole demo took, starts of processes included.
     """
     return {
         "task": {

@@ -56,7 +56,7 @@ class ScheduledRun:
         self._set_lr()
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Does nothing: there is nothing to release."""
 
     def _set_lr(self) -> None:
         self.lr = self._profile.lr(self.committed_step)
@@ -64,7 +64,7 @@ class ScheduledRun:
             group["lr"] = self.lr
 
 
-Driver = lrpilot.Tuner | ScheduledRun
+LrSetter = lrpilot.Tuner | ScheduledRun
 """What sets the LRs of a run."""
 
 
@@ -84,28 +84,28 @@ class Run:
         """Trains, and judges the network. Raises: RefusedError."""
         contestant = CONTESTANTS[self._name]
         wall, cpu = time.monotonic(), time.process_time()
-        with contextlib.closing(self._driver(contestant)) as driver:
-            self._train(driver)
+        with contextlib.closing(self._lr_setter(contestant)) as lr_setter:
+            self._train(lr_setter)
         wall, cpu = time.monotonic() - wall, time.process_time() - cpu
         loss, accuracy = network.evaluate(self._network, self._data.validation)
         artifacts = []
-        if isinstance(driver, lrpilot.Tuner) and isinstance(contestant, Tuned):
+        if isinstance(lr_setter, lrpilot.Tuner) and isinstance(contestant, Tuned):
             artifacts = [f"{contestant.artifact}.json", f"{contestant.artifact}.png"]
-            driver.schedule.save(self._out / artifacts[0])
-            driver.schedule.plot(self._out / artifacts[1])
+            lr_setter.schedule.save(self._out / artifacts[0])
+            lr_setter.schedule.plot(self._out / artifacts[1])
         return Result(
             contestant=self._name,
-            committed_steps=driver.committed_step,
-            search_steps=driver.search_steps,
+            committed_steps=lr_setter.committed_step,
+            search_steps=lr_setter.search_steps,
             validation_loss=loss,
             validation_accuracy=accuracy,
             wall_time_s=wall,
             cpu_time_s=cpu,
-            job_id=driver.job_id,
+            job_id=lr_setter.job_id,
             artifacts=artifacts,
         )
 
-    def _driver(self, contestant: Tuned | Scheduled) -> Driver:
+    def _lr_setter(self, contestant: Tuned | Scheduled) -> LrSetter:
         if isinstance(contestant, Scheduled):
             return ScheduledRun(self._optimizer, contestant, self._n_steps)
         return self._tuner(contestant)
@@ -128,16 +128,16 @@ class Run:
         self._tuning_loss, _ = network.evaluate(self._network, self._data.tuning)
         return self._tuning_loss
 
-    def _train(self, driver: Driver) -> None:
-        for images, labels in driver.batches(Batches(self._data.train, self._seed)):
+    def _train(self, lr_setter: LrSetter) -> None:
+        for images, labels in lr_setter.batches(Batches(self._data.train, self._seed)):
             loss = functional.cross_entropy(self._network(images), labels)
             self._optimizer.zero_grad()
             torch.autograd.backward(loss)
             self._optimizer.step()
-            driver.step(loss)
-            self._tell(driver, loss)
+            lr_setter.step(loss)
+            self._tell(lr_setter, loss)
 
-    def _tell(self, driver: Driver, loss: Tensor) -> None:
+    def _tell(self, lr_setter: LrSetter, loss: Tensor) -> None:
         """Says where the run is, now and then."""
         now = time.monotonic()
         if now - self._last_progress < PROGRESS_S:
@@ -145,12 +145,12 @@ class Run:
         self._last_progress = now
         progress = Progress(
             contestant=self._name,
-            stage=driver.stage,
-            phase=driver.phase,
-            lr=driver.lr,
+            stage=lr_setter.stage,
+            phase=lr_setter.phase,
+            lr=lr_setter.lr,
             loss=loss.item(),
             tuning_loss=self._tuning_loss,
-            steps_left=self._n_steps - driver.committed_step - driver.search_steps,
+            steps_left=self._n_steps - lr_setter.committed_step - lr_setter.search_steps,
         )
         print(progress.model_dump_json(), flush=True)
 

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from lrpilot.wire import schedule_data
-from lrpilot.wire.phase import Phase as SteppingPhase
+from lrpilot.wire import schedule_data, unsearched
 from lrpilot.wire.schedule_data import ScheduleData
 
 from tuner_server.core.job import schedule
-from tuner_server.core.job.schedule import Segment
+from tuner_server.core.job.state import JobState
 from tuner_server.core.messages import Directive, Outcome, Phase, Validation
 from tuner_server.storage import Entry, StoredJob, StoredReport
-
-_SEARCHING = (Phase.RANGE_TEST, Phase.PROBE)
 
 
 def data_of_schedule(job: StoredJob, entries: Sequence[Entry]) -> ScheduleData:
     """What was committed, with its losses, and the probes; `entries` need their losses."""
     state = job.state
-    segments = schedule.segments(entries)
+    segments = tuple(schedule.segments(entries))
     losses: list[float] = []
     validations: list[schedule_data.Validation] = []
     probes: list[schedule_data.Probe] = []
@@ -28,7 +25,7 @@ def data_of_schedule(job: StoredJob, entries: Sequence[Entry]) -> ScheduleData:
         if kept and report is not None:
             validations += _validations(report.validations, len(losses))
             losses += report.losses or ()
-        elif directive.phase in _SEARCHING and (report is None or report.outcome is not Outcome.REPLACED):
+        elif directive.phase.searches and (report is None or report.outcome is not Outcome.REPLACED):
             probes.append(_probe(directive, report, len(losses)))
         # What is left was committed once, and rolled back.
     return ScheduleData(
@@ -37,29 +34,24 @@ def data_of_schedule(job: StoredJob, entries: Sequence[Entry]) -> ScheduleData:
         policy=state.config.policy,
         base_lrs=(state.config.base_lr,),
         total_steps=state.config.total_steps,
-        segments=tuple(map(_segment, segments)),
+        segments=segments,
         losses=tuple(losses),
         validations=tuple(validations),
         probes=tuple(probes),
-        unsearched=_was_unsearched(job, segments),
+        unsearched=unsearched.was_unsearched(state, segments, begins_unsearched=_begins_unsearched(state)),
         unrepeatable=state.unrepeatable,
     )
 
 
-def _was_unsearched(job: StoredJob, segments: Sequence[Segment]) -> bool:
-    """Whether the run was too short for a search. A client that was alone at its beginning is in stage -1."""
-    directive, config = job.state.directive, job.state.config
-    if job.state.probe_steps > 0:
-        return False
-    if segments:
-        return segments[0].phase is Phase.TRAIN and segments[0].stage >= 0
-    to_the_end = directive.number == 1 and directive.n_steps == config.total_steps
-    return to_the_end and directive.phase is Phase.TRAIN and directive.stage >= 0
-
-
-def _segment(segment: Segment) -> schedule_data.Segment:
-    phase = SteppingPhase(segment.phase.value)
-    return schedule_data.Segment(segment.start_step, segment.n_steps, segment.profile, phase, segment.stage)
+def _begins_unsearched(state: JobState) -> bool:
+    directive = state.directive
+    return unsearched.begins_unsearched(
+        directive.number,
+        directive.n_steps,
+        directive.stage,
+        state.config.total_steps,
+        trains=directive.phase is Phase.TRAIN,
+    )
 
 
 def _probe(directive: Directive, report: StoredReport | None, start_step: int) -> schedule_data.Probe:
@@ -69,7 +61,7 @@ def _probe(directive: Directive, report: StoredReport | None, start_step: int) -
         start_step=start_step,
         n_steps=0 if report is None else report.n_steps,
         profile=directive.profile,
-        phase=SteppingPhase(directive.phase.value),
+        phase=directive.phase,
         stage=directive.stage,
         losses=() if report is None else report.losses or (),
         validations=() if report is None else tuple(_validations(report.validations)),

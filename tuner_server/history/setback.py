@@ -34,9 +34,9 @@ def _promised(stage: Stage, undoing: Undoing) -> str:
     below = f"a loss below {told_apart(undoing.loss, undoing.bar)[1]}"
     known = None if stage.decision is None else stage.decision.setback
     if known is None or known.start_loss is None or known.gain is None or known.validated != undoing.validated:
-        return f"Promised by then was {below}."
+        return f"By then {below} was promised."
     if known.start_loss <= undoing.bar:  # a bar has a margin for noise, which may be large
-        return f"Promised by then was {below}."
+        return f"By then {below} was promised."
     start, end = told_apart(known.start_loss, known.start_loss - known.gain)
     part = share(known.start_loss - undoing.bar, known.gain)
     return f"The best probe had come from {start} to {end}, so at least {part} of that was promised by then: {below}."

@@ -22,7 +22,7 @@ FEWEST_COMPARED = 20
 SURE_SDS = 2.0
 """So many standard errors apart, two means differ."""
 MOST_LOST = 0.1
-"""An end that gave back more than this part of what the loss fell at its best is above its best."""
+"""An end that lost again more than this part of what the loss fell at its best is above its best."""
 LEAST_KEPT_SHARE = 0.1
 """A job that ends with fewer than this part of the steps that were run, the others rolled back, did next to nothing."""
 MOST_NAMED = 3
@@ -91,9 +91,9 @@ def _verdict(state: JobState, found: Timeline) -> Verdict:
 
 
 def _finished(state: JobState, found: Timeline) -> Verdict:
-    given_back = state.given_back_steps
-    if given_back and state.committed_steps < LEAST_KEPT_SHARE * state.run_steps:
-        why = f"{count(given_back)} of {steps(state.run_steps)} were rolled back{after(found.stages)}."
+    undone = state.given_back_steps
+    if undone and state.committed_steps < LEAST_KEPT_SHARE * state.run_steps:
+        why = f"{count(undone)} of {steps(state.run_steps)} were rolled back{after(found.stages)}."
         return Verdict(Tone.BAD, "Finished, with nearly nothing", why)
     promise, losses = Promise.of(found), found.committed_losses()
     n = min(FEWEST_COMPARED, len(losses) // 2)

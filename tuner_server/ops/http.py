@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 from tuner_server.access.tls import TlsFiles, server_context
 
 STOP_S = 1
-"""Answers are small and at once: what isn't sent by then has nobody who reads it."""
+"""Seconds that answers get at the end. They are small: what isn't sent by then has nobody who reads it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,15 +28,15 @@ class Readiness:
 
     ready: bool
     checks: dict[str, str]
-    """What was looked at, and how it is."""
+    """The state of each thing that was looked at."""
 
 
 def operators_app(readiness: Callable[[], Readiness], metrics: Callable[[], bytes]) -> Starlette:
-    """`/livez`, `/readyz` and `/metrics`.
+    """The app that answers `/livez`, `/readyz` and `/metrics`.
 
     Args:
-        readiness: what is known; answers at once.
-        metrics: in Prometheus' text format.
+        readiness: says what is known, at once.
+        metrics: gives the metrics in Prometheus' text format.
     """
 
     async def livez(_request: Request) -> Response:
@@ -53,7 +53,7 @@ def operators_app(readiness: Callable[[], Readiness], metrics: Callable[[], byte
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to whom they belong."""
+    """A server that leaves signals to whom they belong."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

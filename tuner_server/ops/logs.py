@@ -18,11 +18,11 @@ _SECRET = re.compile(
     r"|(?P<user>://[^/\s:@]*:)[^/\s@]+(?=@)"
     r"|(?P<key>\b(?:password|passwd|sslpassword|secret)\\?[\"']?\s*[=:]\s*\\?[\"']?)[^\s\"'&,\\}]+"
 )
-"""Tokens of ours and of others, passwords in URLs, and whatever is called a password or a secret."""
+"""Finds our tokens and others', passwords in URLs, and whatever is called a password or a secret."""
 
 
 _MARKS = ("lrp_", "earer", "://", "passw", "secret")
-"""One of them is in whatever `_SECRET` finds; to look for them takes a tenth of the time, on the path of every call."""
+"""Marks of which one is in whatever `_SECRET` finds. To look for them takes a tenth of the time, at every call."""
 
 
 def hidden(text: str) -> str:
@@ -54,17 +54,17 @@ def configure(log_format: Literal["logfmt", "json"], level: str) -> None:
     )
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(_Unfailing(sys.stderr)),  # type: ignore[arg-type]  # all that it asks of one
+        logger_factory=structlog.WriteLoggerFactory(_DroppingStream(sys.stderr)),  # type: ignore[arg-type]  # all that it asks of one
         processors=[*shared, renderer, _redact],
         cache_logger_on_first_use=True,
     )
     # What libraries say is worth a line when something is wrong.
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Foreign(shared, renderer))
+    handler.setFormatter(_LibraryRecords(shared, renderer))
     logging.basicConfig(handlers=[handler], level=max(number, logging.WARNING), force=True)
 
 
-class _Unfailing:
+class _DroppingStream:
     """A stream that drops what can't be written: a full disk must not fail the call that has something to tell."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -79,7 +79,7 @@ class _Unfailing:
             self._stream.flush()
 
 
-class _Foreign(structlog.stdlib.ProcessorFormatter):
+class _LibraryRecords(structlog.stdlib.ProcessorFormatter):
     """Records of the standard library's logging, written like ours."""
 
     def __init__(self, shared: list[Processor], renderer: Processor) -> None:

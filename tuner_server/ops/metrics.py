@@ -18,16 +18,16 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from tuner_server.core.messages import Outcome
-from tuner_server.service.observer import Observer, Part
+from tuner_server.service.pipeline_observer import PipelineObserver, PipelineTask
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """Upper ends of the classes of durations: from a cached answer to the time after which a client gives up waiting."""
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
-"""Of the classes of groups; the last one is a pipeline's largest group."""
+"""Upper ends of the classes of group sizes; the last one is a pipeline's largest group."""
 
 
-class ServerMetrics(Observer):
-    """Of one process that serves. Thread-safe."""
+class ServerMetrics(PipelineObserver):
+    """The metrics of one process that serves. Thread-safe."""
 
     def __init__(self, registry: CollectorRegistry | None) -> None:
         """Registers all metrics. `registry` is None in a worker, whose metrics go to files (see `share_with`)."""
@@ -67,9 +67,9 @@ class ServerMetrics(Observer):
             buckets=SIZES,
             registry=registry,
         )
-        self._groups = {part: (seconds.labels(part), sizes.labels(part)) for part in Part}
+        self._groups = {task: (seconds.labels(task), sizes.labels(task)) for task in PipelineTask}
         self._waiting = Gauge(
-            "lrpilot_waiting_reports", "Reports that wait.", ["lane"], multiprocess_mode="livesum", registry=registry
+            "lrpilot_waiting_reports", "Reports that wait.", ["queue"], multiprocess_mode="livesum", registry=registry
         )
         self._cached = Gauge(
             "lrpilot_cached_jobs",
@@ -98,7 +98,7 @@ class ServerMetrics(Observer):
             self._rpc_seconds.labels(method).observe(seconds)
 
     def pipeline_stands(self, reports: int, searches: int, cached_jobs: int) -> None:
-        """What waits in the two lanes now, and how many jobs are cached."""
+        """How many reports and searches wait now, and how many jobs are cached."""
         self._waiting.labels("reports").set(reports)
         self._waiting.labels("searches").set(searches)
         self._cached.set(cached_jobs)
@@ -108,33 +108,33 @@ class ServerMetrics(Observer):
         self._database.set(up)
 
     def jobs_counted(self, by_status: Mapping[str, int]) -> None:
-        """How many live jobs there are in all of the database; a status that has none is there too."""
+        """How many live jobs the whole database has, by status; a status that has none is there too."""
         for status, count in by_status.items():
             self._jobs.labels(status).set(count)
 
     @contextlib.contextmanager
-    def working(self, part: Part, origins: Sequence[object]) -> Iterator[None]:
-        """See `Observer`. What fails counts too."""
-        seconds, sizes = self._groups[part]
+    def working(self, task: PipelineTask, origins: Sequence[object]) -> Iterator[None]:
+        """See `PipelineObserver`. A task that fails counts too."""
+        seconds, sizes = self._groups[task]
         sizes.observe(len(origins))
         with seconds.time():
             yield
 
     def answered(self, outcome: Outcome, *, searched: bool) -> None:
-        """See `Observer`."""
+        """See `PipelineObserver`."""
         self._reports[searched, outcome].inc()
 
     def repeated(self) -> None:
-        """See `Observer`."""
+        """See `PipelineObserver`."""
         self._repeated.inc()
 
     def conflicted(self) -> None:
-        """See `Observer`."""
+        """See `PipelineObserver`."""
         self._conflicts.inc()
 
 
 class FleetMetrics:
-    """Of a server as a whole, whether it is one process or several."""
+    """The metrics of a server as a whole, whether it is one process or several."""
 
     def __init__(self, registry: CollectorRegistry, workers: Callable[[], int], restarts: Callable[[], int]) -> None:
         """`workers` counts the processes that serve now, `restarts` those that had to be started again."""
@@ -157,7 +157,7 @@ class _Count(Collector):
 
 
 def share_with(directory: Path, slot: int) -> None:
-    """From now on this process's metrics are kept in files, which another one sums up over all workers.
+    """Keeps this process's metrics in files from now on, which another process sums up over all workers.
 
     The files belong to the worker's slot and not to its process: what took its place goes on counting, and there are
     never more of them.

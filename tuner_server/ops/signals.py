@@ -1,4 +1,4 @@
-"""When a process is to stop."""
+"""The signals that tell a process to stop."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from tuner_server.core.messages import Outcome
 from tuner_server.rpc.telemetry import Call
-from tuner_server.service.observer import Observer, Part
+from tuner_server.service.pipeline_observer import PipelineObserver, PipelineTask
 
 EXPORT_S = 2
 """How long a collector may take; at the end of the process it is waited for."""
@@ -28,10 +28,10 @@ _SERVERS_FAULT = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "IN
 """Codes that make a server's span an error (OpenTelemetry's semantic conventions for RPC)."""
 
 
-class Tracing(Observer):
-    """Draws spans, and passes on what a pipeline tells."""
+class Tracing(PipelineObserver):
+    """Records spans, and passes on what a pipeline tells."""
 
-    def __init__(self, exporter: SpanExporter, inner: Observer) -> None:
+    def __init__(self, exporter: SpanExporter, inner: PipelineObserver) -> None:
         """Sends spans to `exporter`, from a thread of its own; `inner` hears the pipeline too. Closed after use."""
         resource = Resource.create(
             {"service.name": "lrpilot", "service.version": importlib.metadata.version("lrpilot")}
@@ -44,7 +44,7 @@ class Tracing(Observer):
 
     @contextlib.contextmanager
     def call(self, call: Call) -> Iterator[None]:
-        """A call's span; its parent is the client's, if the client sent `traceparent`."""
+        """The span of a call; its parent is the client's, if the client sent `traceparent`."""
         carrier = {key: value for key, value in call.metadata if isinstance(value, str)}
         service, _, method = call.method.removeprefix("/").partition("/")
         attributes = {
@@ -75,29 +75,29 @@ class Tracing(Observer):
         return trace.get_current_span().get_span_context()
 
     @contextlib.contextmanager
-    def working(self, part: Part, origins: Sequence[object]) -> Iterator[None]:
-        """A span for a part of the work; below its call if it is for one, linked to its calls if it is for many."""
+    def working(self, task: PipelineTask, origins: Sequence[object]) -> Iterator[None]:
+        """A span for a task: below its call if it is done for one, linked to its calls if it is done for many."""
         calls = [origin for origin in origins if isinstance(origin, SpanContext) and origin.is_valid]
         parent = trace.set_span_in_context(NonRecordingSpan(calls[0])) if len(calls) == 1 else None
         links = [Link(origin) for origin in calls] if parent is None else []
         with (
             self._tracer.start_as_current_span(
-                part.value, parent, attributes={"lrpilot.reports": len(origins)}, links=links
+                task.value, parent, attributes={"lrpilot.reports": len(origins)}, links=links
             ),
-            self._inner.working(part, origins),
+            self._inner.working(task, origins),
         ):
             yield
 
     def answered(self, outcome: Outcome, *, searched: bool) -> None:
-        """See `Observer`."""
+        """See `PipelineObserver`."""
         self._inner.answered(outcome, searched=searched)
 
     def repeated(self) -> None:
-        """See `Observer`."""
+        """See `PipelineObserver`."""
         self._inner.repeated()
 
     def conflicted(self) -> None:
-        """See `Observer`."""
+        """See `PipelineObserver`."""
         self._inner.conflicted()
 
     def close(self) -> None:

@@ -1,1 +1,1 @@
-"""A server from its settings to its end."""
+"""Runs a server, from its settings to its end."""

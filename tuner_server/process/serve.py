@@ -1,4 +1,4 @@
-"""One server process, from start to graceful end: on its own (`serve`), or as a worker of several (`run`)."""
+"""Runs one server process to its graceful end: on its own (`serve`), or as a worker of several (`run`)."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from tuner_server.core.policies import plugins
 from tuner_server.ops import logs
 from tuner_server.ops.metrics import FleetMetrics, ServerMetrics, exposition
 from tuner_server.ops.signals import stop_signals
-from tuner_server.process.pulse import Pulse
+from tuner_server.process.health_monitor import HealthMonitor
 from tuner_server.process.settings import ServerSettings
-from tuner_server.process.worker_protocol import Beat
+from tuner_server.process.worker_protocol import Health
 from tuner_server.rpc.auth import Authentication
 from tuner_server.rpc.limits import CallLimits
 from tuner_server.rpc.server import Server
 from tuner_server.rpc.telemetry import Telemetry, Tracer
-from tuner_server.service.observer import Observer
+from tuner_server.service.pipeline_observer import PipelineObserver
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import Database, open_storage
 from tuner_server.storage.access import AccessStorage
@@ -57,15 +57,15 @@ def serve(settings: ServerSettings) -> None:
 
 async def _serve_alone(settings: ServerSettings) -> None:
     listen = Address.parse(settings.listen)
-    beat = Beat("not asked yet")
+    health = Health("not asked yet")
     stopping = stop_signals(exits_with_stdin=settings.exit_with_stdin)
 
     def started(port: int) -> None:
         print(f"listening on {listen._replace(port=port)}", flush=True)
 
-    def beaten(found: Beat) -> None:
-        nonlocal beat
-        beat = found
+    def checked(found: Health) -> None:
+        nonlocal health
+        health = found
 
     async with AsyncExitStack() as stack:
         metrics = None
@@ -73,8 +73,8 @@ async def _serve_alone(settings: ServerSettings) -> None:
             registry = CollectorRegistry()
             FleetMetrics(registry, workers=lambda: 1, restarts=lambda: 0)
             metrics = ServerMetrics(registry)
-            await stack.enter_async_context(_operators_port(settings.metrics, registry, lambda: beat, stopping))
-        await run(settings, listen, metrics, stopping, shares_port=False, started=started, beaten=beaten)
+            await stack.enter_async_context(_operators_port(settings.metrics, registry, lambda: health, stopping))
+        await run(settings, listen, metrics, stopping, shares_port=False, started=started, checked=checked)
 
 
 async def run(
@@ -85,18 +85,18 @@ async def run(
     *,
     shares_port: bool,
     started: Callable[[int], None],
-    beaten: Callable[[Beat], None],
+    checked: Callable[[Health], None],
 ) -> None:
     """Serves until `stopping` is set, and drains.
 
     Args:
-        settings: of the server.
+        settings: those of the server.
         listen: where training jobs find it.
         metrics: what to count with, if somebody wants to know.
-        stopping: of this event loop.
+        stopping: an event of this loop.
         shares_port: whether other processes serve the port too.
         started: is called once the port answers, with its number.
-        beaten: is called every second with how it goes.
+        checked: is called every second with how it goes.
 
     Raises: as `serve`.
     """
@@ -110,12 +110,12 @@ async def run(
         log.warning("policy hidden", reason=sentence)
     async with AsyncExitStack() as stack:
         storage = stack.enter_context(open_storage(settings.db))
-        observer: Observer = metrics or Observer()
+        observer: PipelineObserver = metrics or PipelineObserver()
         tracer: Tracer | None = None
         if settings.otlp_endpoint is not None:
             observer = tracer = stack.enter_context(_tracing(settings.otlp_endpoint, observer))
         service = stack.enter_context(TunerService(storage, observer=observer))
-        pulse = stack.enter_context(contextlib.closing(Pulse(storage, service.pipeline, metrics)))
+        monitor = stack.enter_context(contextlib.closing(HealthMonitor(storage, service.pipeline, metrics)))
         authenticator = _authenticator(settings, stack)
         authentication = [] if authenticator is None else [Authentication(authenticator)]
         shares = Shares()
@@ -131,36 +131,36 @@ async def run(
             await stack.enter_async_context(
                 _dashboard_port(settings, service, authenticator, shares, stopping, shares_port=shares_port)
             )
-        tell = _Teller(server, beaten)
-        await tell(await pulse.beat())
+        tell = _HealthReporter(server, checked)
+        await tell(await monitor.check())
         started(server.port)
         log.info("serving", host=listen.host, port=server.port, auth=settings.auth, tls=settings.tls_cert is not None)
-        beating = asyncio.create_task(pulse.run(tell))
+        monitoring = asyncio.create_task(monitor.run(tell))
         waiting = asyncio.create_task(stopping.wait())
-        ended, _ = await asyncio.wait({beating, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        ended, _ = await asyncio.wait({monitoring, waiting}, return_when=asyncio.FIRST_COMPLETED)
         log.info("draining", grace_s=settings.grace_s)
-        beating.cancel()
+        monitoring.cancel()
         await server.stop(settings.grace_s)
-        if beating in ended:
-            beating.result()  # a bug of ours: raises
+        if monitoring in ended:
+            monitoring.result()  # a bug of ours: raises
     log.info("stopped")
 
 
-class _Teller:
-    """Passes on how the process is: to those who ask for its health, to the log when it changes, and to its owner."""
+class _HealthReporter:
+    """Passes on the health of the process: to those who ask for it, to the log when it changes, and to its owner."""
 
-    def __init__(self, server: Server, beaten: Callable[[Beat], None]) -> None:
-        self._server, self._beaten = server, beaten
-        self._last = Beat("")
+    def __init__(self, server: Server, checked: Callable[[Health], None]) -> None:
+        self._server, self._checked = server, checked
+        self._last = Health("")
 
-    async def __call__(self, beat: Beat) -> None:
-        await self._server.set_serving(not beat.problem)
-        self._beaten(beat)
-        if beat.problem and not self._last.problem:
-            log.warning("database can't be used", why=beat.problem)
-        elif self._last.problem and not beat.problem:
+    async def __call__(self, health: Health) -> None:
+        await self._server.set_serving(not health.problem)
+        self._checked(health)
+        if health.problem and not self._last.problem:
+            log.warning("database can't be used", why=health.problem)
+        elif self._last.problem and not health.problem:
             log.info("database can be used again")
-        self._last = beat
+        self._last = health
 
 
 def _authenticator(settings: ServerSettings, stack: AsyncExitStack) -> Authenticator | None:
@@ -196,12 +196,12 @@ def _dashboard_port(
 
 @contextlib.asynccontextmanager
 async def _operators_port(
-    address: str, registry: CollectorRegistry, beat: Callable[[], Beat], stopping: asyncio.Event
+    address: str, registry: CollectorRegistry, health: Callable[[], Health], stopping: asyncio.Event
 ) -> AsyncIterator[None]:
     from tuner_server.ops.http import Readiness, operators_app, serving  # a run's own server has no such port
 
     def readiness() -> Readiness:
-        problem = beat().problem
+        problem = health().problem
         ready = not problem and not stopping.is_set()
         return Readiness(ready, {"database": problem or "up", "workers": "stopping" if stopping.is_set() else "1 of 1"})
 
@@ -211,7 +211,7 @@ async def _operators_port(
 
 
 @contextlib.contextmanager
-def _tracing(endpoint: str, observer: Observer) -> Iterator[Tracing]:
+def _tracing(endpoint: str, observer: PipelineObserver) -> Iterator[Tracing]:
     """Raises: InvalidInputError: OpenTelemetry is not installed."""
     try:
         from tuner_server.ops.tracing import Tracing, otlp_exporter

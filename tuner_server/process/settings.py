@@ -13,22 +13,22 @@ from typing import Any, Literal
 
 import platformdirs
 import pydantic
+from lrpilot.wire.loopback import is_loopback
 from pydantic import Field
 
-from tuner_server.access.exposure import is_loopback
 from tuner_server.base.address import Address
 from tuner_server.core.errors import FieldViolation, InvalidInputError
 
 PREFIX = "LRPILOT_"
-"""Of the environment's variables."""
+"""The beginning of the names of the environment's variables."""
 CONFIG = "config"
-"""What names the file: as a flag, or, in capitals behind the prefix, in the environment."""
+"""The name of what gives the file: a flag, or, in capitals behind the prefix, a variable of the environment."""
 MAX_WORKERS = 64
 """Far more than one machine's database has use for; a slip of the finger would take all memory."""
 
 
 def default_db() -> str:
-    """Where jobs without a shared server are kept: the user's own data directory."""
+    """The database of jobs without a shared server, in the user's own data directory."""
     directory = platformdirs.user_data_path("lrpilot", appauthor=False, ensure_exists=True)
     return f"sqlite:///{directory / 'lrpilot.db'}"
 
@@ -102,19 +102,19 @@ class ServerSettings(pydantic.BaseModel):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Effective:
+class EffectiveSettings:
     """Settings, and where each came from."""
 
     settings: ServerSettings
     origins: Mapping[str, str]
 
 
-def load(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Effective:
+def load(flags: Mapping[str, Any], environment: Mapping[str, str]) -> EffectiveSettings:
     """Puts the settings together.
 
     Args:
-        flags: by name; None where a flag was not given. `config` among them names a file.
-        environment: as `os.environ`; empty variables count as not set.
+        flags: their values by name; None where a flag was not given. `config` among them names a file.
+        environment: the variables, as in `os.environ`; empty ones count as not set.
 
     Raises:
         InvalidInputError: the file can't be read or has keys that are no settings, or a value is refused.
@@ -135,7 +135,7 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Effective:
         values |= layer
         origins |= {name: origin(name) for name in layer}
     try:
-        return Effective(ServerSettings.model_validate(values), origins)
+        return EffectiveSettings(ServerSettings.model_validate(values), origins)
     except pydantic.ValidationError as error:
         raise _refused(error, origins) from error
 

@@ -1,4 +1,4 @@
-"""Several processes behind one port, kept alive by this one, which serves no calls itself.
+"""Keeps several processes alive behind one port. The supervisor itself serves no calls.
 
     supervisor ──▶ fork server (has imported all that a worker needs)
         ▲               ├──▶ worker 0 ─┐
@@ -30,10 +30,10 @@ from tuner_server.core.errors import TunerError
 from tuner_server.ops import logs
 from tuner_server.ops.signals import stop_signals
 from tuner_server.process.settings import ServerSettings
-from tuner_server.process.worker_protocol import Assignment, Beat, Failed, Started
+from tuner_server.process.worker_protocol import Assignment, Failed, Health, Started
 
 BACK_OFF_S = (0.1, 10.0)
-"""Before a worker is started again that died before it served: at first, and at most; doubled each time."""
+"""Seconds before a worker that died before it served is started again: at first, and at most; doubled each time."""
 SILENT_S = 5.0
 """A worker that has said nothing for so long does not count as answering."""
 HUNG_S = 30.0
@@ -74,9 +74,9 @@ class _Worker:
     process: ForkServerProcess
     ended: asyncio.Future[None]
     heard_s: float
-    """When it last said something, on the monotonic clock."""
+    """The time on the monotonic clock at which it last said something."""
     started: bool = False
-    beat: Beat = dataclasses.field(default_factory=lambda: Beat("not asked yet"))
+    health: Health = dataclasses.field(default_factory=lambda: Health("not asked yet"))
     failed: Failed | None = None
 
     def answers(self, now_s: float) -> bool:
@@ -84,7 +84,7 @@ class _Worker:
 
 
 class _Supervisor:
-    """Of one event loop."""
+    """Starts workers, watches them and ends them, on one event loop."""
 
     def __init__(self, settings: ServerSettings, listen: Address, directory: Path | None) -> None:
         """Workers keep what they count in `directory`, if somebody wants to know."""
@@ -92,7 +92,7 @@ class _Supervisor:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["tuner_server.process.worker"])
         self._workers: dict[int, _Worker] = {}
-        """By slot."""
+        """The workers by their slots."""
         self._serving = False
         """Whether all have answered once: before that, a worker that can't start is the end."""
         self._failure: TunerError | None = None
@@ -115,7 +115,7 @@ class _Supervisor:
         log.info("stopped")
 
     async def _keep(self, slot: int) -> None:
-        """Has one worker after the other run in a slot, until we stop."""
+        """Has one worker after the other run in a slot, until the server stops."""
         delay_s = BACK_OFF_S[0]
         while not self._stopping.is_set():
             served, why = await self._run_one(slot)
@@ -132,7 +132,7 @@ class _Supervisor:
                 await asyncio.wait_for(self._stopping.wait(), delay_s)
 
     async def _run_one(self, slot: int) -> tuple[bool, TunerError]:
-        """From a worker's start to its end. Whether it served calls, and why it ended."""
+        """Runs a worker from its start to its end. Returns whether it served calls, and why it ended."""
         try:
             worker = self._workers[slot] = await self._start(slot)
         except (OSError, EOFError) as error:  # no memory for another process; or the fork server died just now
@@ -188,8 +188,8 @@ class _Supervisor:
             case Started():
                 worker.started = True
                 self._announce()
-            case Beat():
-                worker.beat = message
+            case Health():
+                worker.health = message
             case Failed():
                 worker.failed = message
 
@@ -238,7 +238,7 @@ class _Supervisor:
 
         def readiness() -> Readiness:
             workers = answering()
-            problems = [worker.beat.problem for worker in workers]
+            problems = [worker.health.problem for worker in workers]
             usable = "" in problems
             database = "up" if usable else problems[0] if problems else "not known: no worker answers"
             state = f"{len(workers)} of {self._settings.workers}"

@@ -17,7 +17,7 @@ from tuner_server.ops import logs
 from tuner_server.ops.metrics import ServerMetrics, share_with
 from tuner_server.ops.signals import stop_signals
 from tuner_server.process.serve import run
-from tuner_server.process.worker_protocol import Assignment, Beat, Failed, Started
+from tuner_server.process.worker_protocol import Assignment, Failed, Health, Started
 
 
 def work(assignment: Assignment, supervisor: Connection) -> None:
@@ -40,7 +40,7 @@ async def _work(assignment: Assignment, supervisor: Connection) -> None:
     # The supervisor never writes: what can be read is its end.
     asyncio.get_running_loop().add_reader(supervisor.fileno(), stopping.set)
 
-    def tell(message: Started | Beat) -> None:
+    def tell(message: Started | Health) -> None:
         with contextlib.suppress(OSError):  # it is gone, and the loop will learn in a moment
             supervisor.send(message)
 
@@ -51,5 +51,5 @@ async def _work(assignment: Assignment, supervisor: Connection) -> None:
         stopping,
         shares_port=True,
         started=lambda _port: tell(Started()),
-        beaten=tell,
+        checked=tell,
     )

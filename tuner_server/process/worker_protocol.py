@@ -1,4 +1,4 @@
-"""What a supervisor and its workers tell each other. Light: the supervisor has no use for the rest of a worker."""
+"""The messages between a supervisor and its workers: all that the supervisor imports of a worker."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Assignment:
     slot: int
     """Which of the workers it is, from 0; whoever takes its place has the same."""
     metrics: Path | None
-    """Where workers keep what they count."""
+    """The directory where workers keep what they count; None: nobody wants to know."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,8 +28,8 @@ class Started:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Beat:
-    """How a process is; told every second."""
+class Health:
+    """The health of a process, told every second."""
 
     problem: str
     """Why the database can't be used; empty: it can."""
@@ -41,7 +41,7 @@ class Failed:
 
     message: str
     violations: tuple[FieldViolation, ...]
-    """If it was told nonsense."""
+    """The settings that were refused, if that is why."""
 
     @classmethod
     def because(cls, error: TunerError) -> Failed:

@@ -1,1 +1,1 @@
-"""gRPC: the wire on one side, `tuner_server.service.tuner_service` on the other."""
+"""Serves gRPC: translates between the wire and `tuner_server.service.tuner_service`."""

@@ -11,7 +11,7 @@ import grpc.aio
 from lrpilot.v1 import tuner_pb2
 
 from tuner_server.access.principal import Principal
-from tuner_server.access.shares import MAX_CALLS, Share, Shares
+from tuner_server.access.shares import MAX_CALLS, ProjectShare, Shares
 from tuner_server.core.errors import InvalidInputError, TunerError
 from tuner_server.rpc.auth import OPEN
 from tuner_server.rpc.caller import CALLER
@@ -20,19 +20,19 @@ from tuner_server.rpc.handlers import Context, Continuation, Handler, refuse, st
 _SERVICE = tuner_pb2.DESCRIPTOR.services_by_name["TunerService"].full_name
 
 MAX_REPORT_BYTES = 8 * 2**20
-"""Of an Advance. A loss takes 4 bytes. Directives of committed steps are reported in 20 parts, which takes one of 40
-million steps to here; each measure that it asks for adds as much as its losses. A client that trained without its
-server tells it all at once: up to two million steps."""
+"""The size of an Advance. A loss takes 4 bytes. Committed steps are reported in 20 parts, so a directive of 40 million
+steps comes to here; each measure that it asks for adds as much as its losses. A client that trained without its server
+tells it all at once: up to two million steps."""
 MAX_REQUEST_BYTES = 64 * 2**10
-"""Of any other request: the options of a policy are the largest of what they hold, and may take 16 KiB."""
+"""The size of any other request. A policy's options are the largest part of one, and may take 16 KiB."""
 MAX_ANSWER_BYTES = 64 * 2**20
-"""The full history of a run of a million steps is some 10 MB."""
+"""The size of an answer: the full history of a run of a million steps is some 10 MB."""
 MAX_METADATA_BYTES = 16 * 2**10
-"""Of a call's headers: a token is 60 bytes long, proxies and tracers add some hundreds."""
+"""The size of a call's headers: a token is 60 bytes long, proxies and tracers add some hundreds."""
 ARRIVAL_S = 10.0
 """How long a message may be on its way once it has its turn: twice as long as a client waits for its answer."""
 MAX_CONCURRENT_CALLS = 8 * MAX_CALLS
-"""Of all projects together."""
+"""Calls of all projects together."""
 LIMIT_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", MAX_REPORT_BYTES),
     ("grpc.max_send_message_length", MAX_ANSWER_BYTES),
@@ -43,11 +43,11 @@ LIMIT_OPTIONS: list[tuple[str, int]] = [
 """Options of the gRPC server."""
 _LARGEST = {f"/{_SERVICE}/Advance": MAX_REPORT_BYTES}
 _STRANGERS = ""
-"""Whoever calls without a token where none is needed, in place of a project."""
+"""Stands in for the project of whoever calls without a token where none is needed."""
 
 
 class CallLimits(grpc.aio.ServerInterceptor):
-    """Holds every project to its share of this process. Comes after `Authentication`."""
+    """Holds every project to its share of this process. It comes after `Authentication`."""
 
     def __init__(self, shares: Shares) -> None:
         """Counts in `shares`, where other ports may count too."""
@@ -125,7 +125,7 @@ def _parsed(handler: Handler, message: bytes) -> Any:
         raise InvalidInputError.of("request", "not a message of this RPC") from None
 
 
-async def _arrived(share: Share, context: Context, largest: int) -> bytes:
+async def _arrived(share: ProjectShare, context: Context, largest: int) -> bytes:
     """The message of a call that has one. Raises: InvalidInputError: there is none, or too much of it.
 
     Not from the iterator of requests, which would keep it.

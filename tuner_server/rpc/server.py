@@ -27,7 +27,7 @@ _OPTIONS = [
 
 
 class Server:
-    """One process's gRPC server. Made, started and stopped on one event loop."""
+    """The gRPC server of one process, made, started and stopped on one event loop."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Server:
         Args:
             service: what the RPCs do.
             listen: port 0 takes a free one.
-            credentials: for TLS; None: plain.
+            credentials: certificates for TLS; None: the port is plain.
             interceptors: the first sees a call first.
             shares_port: whether other workers of this server have the port too; otherwise a second server on it is
                 refused.
@@ -71,7 +71,7 @@ class Server:
             self.port = self._server.add_secure_port(str(listen), credentials)
 
     async def start(self) -> None:
-        """Begins to serve. Says NOT_SERVING until told otherwise."""
+        """Begins to serve. The health service says NOT_SERVING until told otherwise."""
         await self.set_serving(False)
         await self._server.start()
 

@@ -27,7 +27,7 @@ WATCH_INTERVAL_S = 0.5
 """How often a watched job is looked at; other processes move it too, so there is nothing to wait on."""
 
 MAX_LOGGED = 64
-"""Of a job id that a client sends: twice as long as those that there are."""
+"""Characters of a job id from a client that go into the log: twice as many as an id has."""
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -39,7 +39,7 @@ log = structlog.get_logger(__name__)
 def unary(
     method: Callable[[Servicer, Request], Coroutine[Any, Any, Response]],
 ) -> Callable[[Servicer, Request, Context], Coroutine[Any, Any, Response]]:
-    """An RPC with one answer, its errors turned into statuses. What we did not foresee stays in our log."""
+    """An RPC with one answer, its errors turned into statuses. What was not foreseen is told to our log alone."""
 
     @functools.wraps(method)
     async def call(self: Servicer, request: Request, context: Context) -> Response:
@@ -59,7 +59,7 @@ def unary(
 
 
 class Servicer(tuner_pb2_grpc.TunerServiceServicer):
-    """lrpilot.v1.TunerService."""
+    """Implements lrpilot.v1.TunerService."""
 
     def __init__(self, service: TunerService, executor: Executor) -> None:
         """Serves `service`, whose calls run in `executor`: the event loop never waits for a search or a database."""
@@ -102,12 +102,12 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
 
     @unary
     async def GetJob(self, request: pb.GetJobRequest) -> pb.GetJobResponse:
-        """One job."""
+        """Answers with one job."""
         return pb.GetJobResponse(job=convert.job_to_pb(await self._load(request.job_id)))
 
     @unary
     async def ListJobs(self, request: pb.ListJobsRequest) -> pb.ListJobsResponse:
-        """A page of jobs."""
+        """Answers with a page of jobs."""
         if not 0 <= request.page_size <= MAX_PAGE:
             raise InvalidInputError.of("page_size", f"0 to {MAX_PAGE}, not {request.page_size}")
         states = {convert.known("states", convert.STATES, state) for state in request.states}
@@ -144,14 +144,14 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
 
     @unary
     async def GetSchedule(self, request: pb.GetScheduleRequest) -> pb.GetScheduleResponse:
-        """The schedule found so far."""
+        """Answers with the schedule found so far."""
         stored = await self._load(request.job_id)
         full = request.view == pb.SCHEDULE_VIEW_FULL
         entries = await self._run(self._service.history, stored, losses=full)
         return convert.schedule_to_pb(stored, entries, history=full)
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> AsyncIterator[pb.WatchJobResponse]:
-        """The job now and whenever it changes, until it ends. A server that stops says UNAVAILABLE."""
+        """Sends the job now and whenever it changes, until it ends. A server that stops says UNAVAILABLE."""
         structlog.contextvars.bind_contextvars(job_id=request.job_id[:MAX_LOGGED])
         version = None
         while True:

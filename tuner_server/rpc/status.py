@@ -24,9 +24,9 @@ CODES: dict[type[errors.TunerError], grpc.StatusCode] = {
     errors.TunerError: grpc.StatusCode.INTERNAL,
 }
 DETAILS_KEY = "grpc-status-details-bin"
-"""Where a google.rpc.Status travels (AIP-193)."""
+"""The metadata in which a google.rpc.Status travels (AIP-193)."""
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
-"""Where gRPC's own retries look for when to come again (gRFC A6): as RetryInfo, for clients without that proto."""
+"""The metadata that tells gRPC's own retries when to come again (gRFC A6), for clients that don't read RetryInfo."""
 
 
 MAX_MESSAGE_BYTES = 1024

@@ -1,4 +1,4 @@
-"""One place that sees every call from its first to its last moment: its request id, log line, metrics and span."""
+"""Watches every call from its first to its last moment: its request id, log line, metrics and span."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _STREAMS = frozenset(
 )
 """RPCs whose duration is their client's choice."""
 _OURS = frozenset({"INTERNAL", "UNKNOWN", "UNAVAILABLE"})
-"""Codes that say that something is wrong with us."""
+"""Codes that say that something is wrong with the server."""
 
 log = structlog.get_logger(__name__)
 
@@ -45,11 +45,11 @@ class Call:
     """A call that is being served."""
 
     method: str
-    """As `/lrpilot.v1.TunerService/Advance`."""
+    """The full name, as `/lrpilot.v1.TunerService/Advance`."""
     metadata: Metadata
     request_id: str
     start_s: float
-    """On the clock of `time.perf_counter`."""
+    """The time of `time.perf_counter` at its start."""
     code: str = "OK"
     """The name of its status, right once it has ended."""
 
@@ -62,17 +62,17 @@ class Meter(Protocol):
 
 
 class Tracer(Protocol):
-    """Draws calls."""
+    """Records spans of calls."""
 
     def call(self, call: Call) -> AbstractContextManager[None]:
-        """Is open while a call is served."""
+        """A context that is open while a call is served."""
 
 
 class Telemetry(grpc.aio.ServerInterceptor):
     """The first interceptor, so that it sees what the others refuse."""
 
     def __init__(self, meter: Meter | None = None, tracer: Tracer | None = None) -> None:
-        """Logs; counts with `meter`, draws with `tracer`."""
+        """Logs calls, counts them with `meter`, and records spans of them with `tracer`."""
         self._meter, self._tracer = meter, tracer
 
     async def intercept_service(

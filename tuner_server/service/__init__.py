@@ -1,1 +1,1 @@
-"""The use cases, and the way from reports to answers."""
+"""The use cases, and the pipeline that turns reports into answers."""

@@ -13,7 +13,7 @@ T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 
-class Lane(Generic[T]):
+class BatchWorker(Generic[T]):
     """Takes items from any thread, and hands them to `work` in groups, in a thread of its own, until `close`.
 
     Items with the same key never share a group: the later one is handed over after the earlier one was worked on.
@@ -38,7 +38,7 @@ class Lane(Generic[T]):
         self._thread.start()
 
     def put(self, item: T) -> bool:
-        """Queues an item; False if too many wait, or the lane is closed."""
+        """Queues an item; False if too many wait, or the worker is closed."""
         with self._changed:
             if self._closed or len(self._items) >= self._max_waiting:
                 return False
@@ -61,10 +61,10 @@ class Lane(Generic[T]):
             try:
                 self._work(group)
             except Exception:
-                log.exception("a group was lost", lane=self._thread.name, size=len(group))
+                log.exception("a group was lost", worker=self._thread.name, size=len(group))
 
     def _gathered(self) -> list[T]:
-        """The next group, once there is one; empty when the lane is closed and done."""
+        """The next group, once there is one; empty when the worker is closed and done."""
         with self._changed:
             self._changed.wait_for(lambda: self._items or self._closed)
             group: dict[Hashable, T] = {}

@@ -1,4 +1,4 @@
-"""The last known state of the jobs that report here."""
+"""A cache of the jobs that report here, as they were last seen."""
 
 from __future__ import annotations
 

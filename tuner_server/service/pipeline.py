@@ -1,9 +1,9 @@
-"""From reports to answers, for all jobs of a process, in two lanes.
+"""The way from reports to answers, for all jobs of a process, through two workers.
 
     submit ─▶ reports ─▶ decide ──────────────────▶ write ─▶ answer
                             └─▶ searches ─▶ search ─▶ write ─▶ answer
 
-Whatever has arrived while a lane was busy goes through it together, so that under load many reports share one commit,
+Whatever has arrived while a worker was busy goes through it together, so that under load many reports share one commit,
 and the searches of many jobs one batched evaluation. A report that comes alone waits for nobody. Reports that need no
 search don't wait for those that do. An answer goes out after the commit that holds its report.
 
@@ -21,16 +21,16 @@ from typing import TypeVar
 
 from tuner_server.core.errors import PreconditionError, StorageError, TunerError
 from tuner_server.core.job import lockstep
-from tuner_server.core.job.lockstep import Search
+from tuner_server.core.job.lockstep import PendingSearch
 from tuner_server.core.job.machine import Transition
 from tuner_server.core.messages import Directive, Report
-from tuner_server.service.batch_worker import Lane
+from tuner_server.service.batch_worker import BatchWorker
 from tuner_server.service.job_cache import JobCache
-from tuner_server.service.observer import Observer, Part
+from tuner_server.service.pipeline_observer import PipelineObserver, PipelineTask
 from tuner_server.storage import Change, Storage, StoredJob
 
 MAX_GROUP = 128
-"""Reports that go through a lane together: more would save little, and make the first ones wait."""
+"""Reports that a worker takes together: more would save little, and make the first ones wait."""
 MAX_WAITING = 4096
 """Reports that may wait; a server that is so far behind refuses further ones, whose clients come again."""
 CACHED_JOBS = 4096
@@ -49,7 +49,7 @@ class _Pending:
     fingerprint: bytes
     answer: Future[Directive]
     origin: object
-    """The observer's."""
+    """What the observer gave for it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +58,7 @@ class _Searching:
 
     pending: _Pending
     stored: StoredJob
-    search: Search
+    search: PendingSearch
 
     @property
     def job_id(self) -> str:
@@ -70,18 +70,18 @@ def _job_of(item: _Pending | _Searching) -> str:
 
 
 class ReportPipeline:
-    """Takes reports from any thread. Owns two threads, from its making until `close`."""
+    """Takes reports from any thread. It owns two threads, from its making until `close`."""
 
-    def __init__(self, storage: Storage, now: Callable[[], datetime.datetime], observer: Observer) -> None:
+    def __init__(self, storage: Storage, now: Callable[[], datetime.datetime], observer: PipelineObserver) -> None:
         """Serves the jobs in `storage`; `now` dates the records; `observer` hears how it goes."""
         self._storage = storage
         self._now = now
         self._observer = observer
         self._cache = JobCache(CACHED_JOBS)
-        self._reports: Lane[_Pending] = Lane(
+        self._reports: BatchWorker[_Pending] = BatchWorker(
             "reports", self._decide, _job_of, max_group=MAX_GROUP, max_waiting=MAX_WAITING
         )
-        self._searches: Lane[_Searching] = Lane(
+        self._searches: BatchWorker[_Searching] = BatchWorker(
             "searches", self._search, _job_of, max_group=MAX_GROUP, max_waiting=MAX_WAITING
         )
 
@@ -114,18 +114,18 @@ class ReportPipeline:
         self._searches.close()
 
     def _decide(self, group: Sequence[_Pending]) -> None:
-        with self._observer.working(Part.DECIDE, [pending.origin for pending in group]):
-            ready = self._decided(group)
+        with self._observer.working(PipelineTask.DECIDE, [pending.origin for pending in group]):
+            ready = self._decide_all(group)
         self._write(ready, searched=False)
 
-    def _decided(self, group: Sequence[_Pending]) -> list[tuple[_Pending, StoredJob, Transition]]:
+    def _decide_all(self, group: Sequence[_Pending]) -> list[tuple[_Pending, StoredJob, Transition]]:
         """What can be written now. Repeated reports are answered, and searches handed on."""
         ready: list[tuple[_Pending, StoredJob, Transition]] = []
         for pending in group:
             if not (pending.answer.running() or pending.answer.set_running_or_notify_cancel()):
                 continue  # the caller has gone, and will come again
             try:
-                stored, decided = self._looked_at(pending)
+                stored, decided = self._decide_one(pending)
             except TunerError as error:
                 pending.answer.set_exception(error.bare())  # its traceback would keep the report
                 continue
@@ -136,30 +136,30 @@ class ReportPipeline:
                 case Directive():
                     pending.answer.set_result(decided)
                     self._observer.repeated()
-                case Search():
+                case PendingSearch():
                     self._queue(self._searches, _Searching(pending, stored, decided), pending)
                 case Transition():
                     ready.append((pending, stored, decided))
         return ready
 
-    def _looked_at(self, pending: _Pending) -> tuple[StoredJob, Transition | Search | Directive]:
+    def _decide_one(self, pending: _Pending) -> tuple[StoredJob, Transition | PendingSearch | Directive]:
         """What a report leads to. No refusal is founded on a cached state that may be old."""
         cached = self._cache.get(pending.job_id)
         if cached is not None:
             try:
-                return cached, self._led_to(cached, pending)
+                return cached, self._decide_from(cached, pending)
             except TunerError:
                 self._cache.forget(pending.job_id)
         stored = self._storage.load(pending.job_id)
-        return stored, self._led_to(stored, pending)
+        return stored, self._decide_from(stored, pending)
 
-    def _led_to(self, stored: StoredJob, pending: _Pending) -> Transition | Search | Directive:
+    def _decide_from(self, stored: StoredJob, pending: _Pending) -> Transition | PendingSearch | Directive:
         state = stored.seen_from(pending.project).state
         if pending.report.directive_number < state.directive.number:
-            return self._repeated(pending)
+            return self._stored_answer(pending)
         return lockstep.begin(state, pending.report)
 
-    def _repeated(self, pending: _Pending) -> Directive:
+    def _stored_answer(self, pending: _Pending) -> Directive:
         number = pending.report.directive_number
         answer = self._storage.answer(pending.job_id, number)
         if answer is None:
@@ -170,7 +170,7 @@ class ReportPipeline:
 
     def _search(self, group: Sequence[_Searching]) -> None:
         try:
-            with self._observer.working(Part.SEARCH, [searching.pending.origin for searching in group]):
+            with self._observer.working(PipelineTask.SEARCH, [searching.pending.origin for searching in group]):
                 found = lockstep.finish_all([searching.search for searching in group])
         except Exception as error:
             for searching in group:
@@ -181,14 +181,14 @@ class ReportPipeline:
         self._write(ready, searched=True)
 
     def _write(self, ready: Sequence[tuple[_Pending, StoredJob, Transition]], *, searched: bool) -> None:
-        """Commits, then answers."""
+        """Commits what the reports led to, then answers them."""
         if not ready:
             return
         changes = [
             Change(stored, pending.report, pending.fingerprint, transition) for pending, stored, transition in ready
         ]
         try:
-            with self._observer.working(Part.COMMIT, [pending.origin for pending, _, _ in ready]):
+            with self._observer.working(PipelineTask.COMMIT, [pending.origin for pending, _, _ in ready]):
                 recorded = self._storage.record(changes, self._now())
         except Exception as error:
             if len(ready) > 1 and not isinstance(error, StorageError):
@@ -210,7 +210,7 @@ class ReportPipeline:
                 self._cache.forget(pending.job_id)
                 self._queue(self._reports, pending, pending)
 
-    def _queue(self, lane: Lane[T], item: T, pending: _Pending) -> None:
-        """Hands a report on to a lane; one that is full or closed takes it no further."""
-        if not lane.put(item):
+    def _queue(self, worker: BatchWorker[T], item: T, pending: _Pending) -> None:
+        """Hands a report on to a worker; one that is full or closed takes it no further."""
+        if not worker.put(item):
             pending.answer.set_exception(StorageError("the server is stopping, or far behind; try again"))

@@ -24,8 +24,8 @@ from tuner_server.core.job.machine import JobState, Status
 from tuner_server.core.messages import Directive, Report, Value
 from tuner_server.core.search.prior import Prior
 from tuner_server.service.family import prior_from
-from tuner_server.service.observer import Observer
 from tuner_server.service.pipeline import ReportPipeline
+from tuner_server.service.pipeline_observer import PipelineObserver
 from tuner_server.storage import Entry, Page, Storage, StoredJob
 
 MAX_REQUEST_ID = 200
@@ -34,19 +34,19 @@ FAMILY_JOBS = 20
 
 
 class TunerService(Closing):
-    """What the RPCs do, without the RPCs. Thread-safe if its storage is. Closed after use."""
+    """What the RPCs do, without the RPCs. It is thread-safe if its storage is, and closed after use."""
 
     def __init__(
         self,
         storage: Storage,
         now: Callable[[], datetime.datetime] = utc_now,
-        observer: Observer = Observer(),  # noqa: B008  # it has no state
+        observer: PipelineObserver = PipelineObserver(),  # noqa: B008  # it has no state
     ) -> None:
         """Serves the jobs in `storage`; `now` dates the records; `observer` hears how reports are worked on."""
         self._storage = storage
         self._now = now
         self.pipeline = ReportPipeline(storage, now, observer)
-        """Where reports become answers."""
+        """Turns reports into answers."""
 
     def create_job(self, project: str, request_id: str, config: JobConfig) -> StoredJob:
         """Opens a job; the same request again gets the same job, as it then stands.
@@ -105,7 +105,7 @@ class TunerService(Closing):
                 continue  # a report came in between
 
     def get_job(self, project: str, job_id: str) -> StoredJob:
-        """One job. Raises: NotFoundError."""
+        """The job of that id. Raises: NotFoundError."""
         return self._storage.load(job_id).seen_from(project)
 
     def list_jobs(self, project: str, page_size: int, page_token: str, statuses: Sequence[Status], family: str) -> Page:
@@ -117,7 +117,7 @@ class TunerService(Closing):
         return self._storage.versions(project, limit, statuses=statuses, family=family or None)
 
     def get_jobs(self, project: str, job_ids: Collection[str]) -> list[StoredJob]:
-        """Those of the jobs that there are, in no order."""
+        """The jobs of these ids, as far as there are any, in no order."""
         return [stored for stored in self._storage.load_all(job_ids) if stored.project == project]
 
     def history(self, stored: StoredJob, *, losses: bool) -> list[Entry]:

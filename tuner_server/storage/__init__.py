@@ -1,4 +1,4 @@
-"""Where jobs are kept. `open_storage(url)` is the way in."""
+"""Keeps jobs. `open_storage(url)` is the way in."""
 
 from tuner_server.storage.base import Change, Entry, Page, Storage, StoredAnswer, StoredJob, StoredReport
 from tuner_server.storage.database import Database

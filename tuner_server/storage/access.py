@@ -64,7 +64,7 @@ class AccessStorage(Closing):
                 raise _unknown(name)
 
     def project(self, name: str) -> Project:
-        """One project. Raises: InvalidInputError: there is none of that name; StorageError."""
+        """The project of that name. Raises: InvalidInputError: there is none of that name; StorageError."""
         found = next((project for project in self.projects() if project.name == name), None)
         if found is None:
             raise _unknown(name)
@@ -127,7 +127,7 @@ def _limits(limits: Limits) -> dict[str, Any]:
 
 
 def _token(row: Any) -> TokenRecord:
-    """From a row that has at least the columns of `_TOKEN`."""
+    """The token in a row, which has at least the columns of `_TOKEN`."""
     return TokenRecord(
         id=row.id,
         project=row.project,

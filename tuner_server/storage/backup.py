@@ -1,7 +1,7 @@
-"""A consistent copy of a database while servers go on.
+"""Makes a consistent copy of a database while servers go on.
 
-Of SQLite it is a database file, which can be put in the place of the original. Of PostgreSQL it is an archive for
-`pg_restore`, made by `pg_dump`, with LRPilot's tables alone: the database may hold others.
+A SQLite database becomes a database file, which can be put in the place of the original. A PostgreSQL database becomes
+an archive for `pg_restore`, made by `pg_dump`, with LRPilot's tables alone: the database may hold others.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _sync(path: Path) -> None:
 
 
 def _copy_sqlite(database: Database, target: Path) -> None:
-    """By SQLite's online backup, in one step: it reads one state, and in WAL mode a reader holds nobody up."""
+    """Copies by SQLite's online backup, in one step: it reads one state, and in WAL mode a reader holds nobody up."""
     if not Path(database.url.database or "").is_file():
         raise InvalidInputError.of("db", f"{database.label}: there is no such file")
     with database.reading() as connection, contextlib.closing(sqlite3.connect(target)) as copy:
@@ -90,7 +90,7 @@ def _copy_sqlite(database: Database, target: Path) -> None:
 
 
 def _dump_postgresql(database: Database, target: Path) -> None:
-    """By pg_dump, which reads one state too."""
+    """Copies by pg_dump, which reads one state too."""
     program = shutil.which("pg_dump")
     if program is None:
         raise StorageError("pg_dump was not found: install PostgreSQL's client programs, of its version or a newer one")

@@ -50,11 +50,11 @@ class Change:
     """A report, and what it led to: to be written if the job is still as it was."""
 
     job: StoredJob
-    """What the transition was made from."""
+    """The job as it was when the transition was made."""
     report: Report
-    """On the directive that was outstanding in `job`."""
+    """The report on the directive that was outstanding in `job`."""
     fingerprint: bytes
-    """Of the report."""
+    """The digest of the report."""
     transition: Transition
     """What `core.job.machine.advance` made of it."""
 
@@ -64,7 +64,7 @@ class StoredAnswer:
     """What a report was answered with."""
 
     fingerprint: bytes
-    """Of the report."""
+    """The digest of the report."""
     directive: Directive
 
 
@@ -78,7 +78,7 @@ class StoredReport:
     wall_time_s: float
     report_time: datetime
     losses: tuple[float, ...] | None
-    """One a step; None where the history was asked for without them."""
+    """The loss of each step; None where the history was asked for without them."""
     replacement: Replacement | None = None
     """What was done instead of the directive."""
     note: str = ""
@@ -121,12 +121,12 @@ class Storage(Closing):
         """Opens a job with its first directive; idempotent by project and `request_id`.
 
         Args:
-            project: that the job belongs to.
-            job_id: for a new job; not used when the request was answered before.
-            request_id: of the request, unique to it within its project.
-            fingerprint: of the request's content.
+            project: the one that the job belongs to.
+            job_id: the id of a new job; not used when the request was answered before.
+            request_id: the id of the request, unique to it within its project.
+            fingerprint: the digest of the request's content.
             transition: what `core.job.machine.create` gave.
-            now: aware.
+            now: the time, which must be aware.
 
         Returns:
             The new job; or, when the request was answered before, that job as it is now.
@@ -151,8 +151,8 @@ class Storage(Closing):
         Losses and measures are kept in single precision, as they are on the wire.
 
         Args:
-            changes: of different jobs.
-            now: aware.
+            changes: reports on different jobs.
+            now: the time, which must be aware.
 
         Returns:
             For each change the job as it is then; None: it had changed since it was loaded, and nothing was written.
@@ -179,7 +179,7 @@ class Storage(Closing):
         """All directives in the order of their numbers, the outstanding one last.
 
         Args:
-            job_id: of the job.
+            job_id: the id of the job.
             losses: whether to read loss and measures of every step too: by far the largest part.
 
         Raises:
@@ -199,9 +199,9 @@ class Storage(Closing):
         """Lists a project's jobs, newest first. Jobs that are created between two pages are not seen by the later one.
 
         Args:
-            project: whose jobs.
+            project: the project whose jobs are listed.
             page_size: how many jobs at most; at least 1.
-            page_token: of the page before; empty for the first.
+            page_token: the token of the page before; empty for the first.
             statuses: only jobs in one of these; empty: all.
             family: only jobs of this family; None: all.
 
@@ -216,15 +216,15 @@ class Storage(Closing):
         """Id and version of a project's newest jobs, newest first: which have changed, for a fraction of a page's cost.
 
         Args:
-            project: whose jobs.
+            project: the project whose jobs are listed.
             limit: how many at most.
-            statuses: as for `page`.
-            family: as for `page`.
+            statuses: only jobs in one of these; empty: all.
+            family: only jobs of this family; None: all.
         """
 
     @abc.abstractmethod
     def load_all(self, job_ids: Collection[str]) -> list[StoredJob]:
-        """Those of the jobs that there are, in no order."""
+        """The jobs of these ids, as far as there are any, in no order."""
 
     @abc.abstractmethod
     def prune(self, project: str | None, updated_before: datetime, limit: int) -> int:
@@ -236,7 +236,7 @@ class Storage(Closing):
             limit: how many at most.
 
         Returns:
-            How many it were.
+            How many were deleted.
         """
 
     @abc.abstractmethod
@@ -249,4 +249,4 @@ class Storage(Closing):
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Gives back what the storage holds. It is not used afterwards."""
+        """Releases what the storage holds. It is not used afterwards."""

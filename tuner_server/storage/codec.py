@@ -1,4 +1,4 @@
-"""Values of the core <-> what a column holds.
+"""Turns values of the core into what a column holds, and back.
 
 Losses are stored as one byte that names the encoding, then n little-endian float32. Measures are stored as a JSON list
 of their names, a line feed, and the values of one after the other as losses are. The encodings:
@@ -88,12 +88,12 @@ def from_json(kind: type[V], text: str) -> V:
 
 
 def validations_to_json(validations: tuple[Validation, ...]) -> str:
-    """As `to_json`."""
+    """Validations as JSON, written as `to_json` does."""
     return _VALIDATIONS.dump_json(validations).decode()
 
 
 def validations_from_json(text: str) -> tuple[Validation, ...]:
-    """As `from_json`. Raises: StorageError."""
+    """What `validations_to_json` was given. Raises: StorageError."""
     try:
         return _VALIDATIONS.validate_json(text)
     except pydantic.ValidationError as error:

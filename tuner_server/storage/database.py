@@ -30,7 +30,7 @@ BUSY_TIMEOUT_S = 2.0
 UPGRADE_TIMEOUT_S = 60.0
 """How long one that would change the schema waits: others that start at the same time do it in turn."""
 WAL_RETRY_S = 0.01
-"""Between two tries to switch a fresh file to its write-ahead log."""
+"""Seconds between two tries to switch a fresh file to its write-ahead log."""
 POOL_SIZE = 16
 """Connections of a process, more than it has threads that use one; six servers stay below PostgreSQL's usual 100."""
 POOL_TIMEOUT_S = 2.0
@@ -39,10 +39,10 @@ TRANSACTION_TIMEOUT_S = 3.0
 """The longest that a transaction on PostgreSQL takes, its answers included."""
 PING_TIMEOUT_S = 1.0
 """How long a connection that lay idle has to show that it works."""
-LONG_S = 1.0
-"""A transaction that fails after so long has waited for something ..."""
-SHARED_TROUBLE_S = 0.5
-"""... and for so long others are told the same at once: each would wait in turn, and those behind them in vain."""
+LONG_WAIT_S = 1.0
+"""A transaction that fails after so long has waited for something."""
+FAILURE_SHARED_S = 0.5
+"""For so long after such a failure others fail at once: each would wait in turn, and those behind them in vain."""
 
 LIBPQ_DEFAULTS = {
     "connect_timeout": "2",
@@ -68,7 +68,7 @@ _EXAMPLES = "give sqlite:///path/to/file.db or postgresql://user@host/name"
 
 
 class Database(Closing):
-    """A database and its pool of connections. Of the process that made it."""
+    """A database and its pool of connections, which belong to the process that made them."""
 
     def __init__(self, url: str) -> None:
         """Reads the URL; connects only when used.
@@ -82,7 +82,7 @@ class Database(Closing):
         """
         parsed = _parse(url)
         self.url = parsed
-        """With its password."""
+        """The URL, with its password."""
         self.label = parsed.set(query={}).render_as_string(hide_password=True)
         """The URL for messages: without its password and its options, which may hold another."""
         self.embedded = parsed.get_backend_name() == "sqlite"
@@ -91,7 +91,7 @@ class Database(Closing):
         # SQLite has one writer at a time, and one that waits sleeps and looks again, up to 100 ms. Threads of a process
         # queue here instead, and wake at once; only processes wait in SQLite.
         self._turn = threading.Lock() if self.embedded else None
-        self._trouble = _Trouble(-math.inf, "")
+        self._failure = _Failure(-math.inf, "")
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -112,7 +112,7 @@ class Database(Closing):
 
     @contextlib.contextmanager
     def migrating(self) -> Iterator[sa.Connection]:
-        """As `writing`, for changes of the schema: it takes as long as it takes.
+        """A transaction as `writing` gives it, for changes of the schema: it takes as long as it takes.
 
         SQLite copies a table to change it, and would take the dropped original for lost rows that others refer to:
         there foreign keys are checked at the end, and not on the way.
@@ -136,22 +136,22 @@ class Database(Closing):
 
     @contextlib.contextmanager
     def _in_turn(self, timeout_s: float) -> Iterator[None]:
-        """One writer of this process at a time, where that is needed. Raises: StorageError: not within `timeout_s`."""
+        """Lets one writer of this process in at a time, where needed. Raises: StorageError: not within `timeout_s`."""
         if self._turn is None:
             yield
             return
         if not self._turn.acquire(timeout=timeout_s):
             raise StorageError(f"{self.label}: others of this process were writing for {timeout_s:g} s")
         try:
-            self._share_trouble()
+            self._raise_recent_failure()
             yield
         finally:
             self._turn.release()
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
-        """SQLAlchemy's errors as ours: in one line, without the statement and its values."""
-        self._share_trouble()
+        """Turns SQLAlchemy's errors into ours: in one line, without the statement and its values."""
+        self._raise_recent_failure()
         began = time.monotonic()
         try:
             yield
@@ -159,19 +159,21 @@ class Database(Closing):
             message = f"{self.label}: {_in_one_line(error)}"
             ended = time.monotonic()
             ours = ConflictError if isinstance(error, exc.IntegrityError) else StorageError
-            if ours is StorageError and ended - began > LONG_S:  # a conflict is the caller's own, however long it took
-                self._trouble = _Trouble(ended, message)
+            if (
+                ours is StorageError and ended - began > LONG_WAIT_S
+            ):  # a conflict is the caller's own, however long it took
+                self._failure = _Failure(ended, message)
             raise ours(message) from error
 
-    def _share_trouble(self) -> None:
+    def _raise_recent_failure(self) -> None:
         """Raises: StorageError: another has just waited for the database in vain."""
-        trouble = self._trouble
-        if time.monotonic() < trouble.time + SHARED_TROUBLE_S:
-            raise StorageError(trouble.message)
+        failure = self._failure
+        if time.monotonic() < failure.time + FAILURE_SHARED_S:
+            raise StorageError(failure.message)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Trouble:
+class _Failure:
     """What ended a transaction after a long wait, and when."""
 
     time: float
@@ -207,7 +209,7 @@ class _Session(psycopg.Connection[Any]):
     """
 
     deadline: float | None = None
-    """Of the transaction, on the monotonic clock; None: there is none."""
+    """The end of the transaction on the monotonic clock; None: there is no transaction."""
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         """See `psycopg.Connection`. Raises: psycopg.OperationalError: no answer in time; the connection is closed."""

@@ -27,21 +27,23 @@ from tuner_server.storage.tables import Base, EntryRow, JobRow, ProjectRow, UtcD
 _JOB = (JobRow.id, JobRow.project, JobRow.state, JobRow.version, JobRow.create_time, JobRow.update_time)
 _ENDED = [status.value for status in Status if not status.live]
 _JOBS, _ENTRIES = Base.metadata.tables[JobRow.__tablename__], Base.metadata.tables[EntryRow.__tablename__]
-_OF_REPORT = [column.name for column in _ENTRIES.columns if column.nullable and column.name != EntryRow.decision.key]
+_REPORT_COLUMNS = [
+    column.name for column in _ENTRIES.columns if column.nullable and column.name != EntryRow.decision.key
+]
 """An entry's columns that are null until the report is there."""
 # What every report executes is built once, on the tables themselves: building costs more than executing. The columns
 # that are set are those of the values.
-_REPLACE = sa.update(_JOBS).where(JobRow.id == sa.bindparam("of_job"), JobRow.version == sa.bindparam("at_version"))
+_WRITE_STATE = sa.update(_JOBS).where(JobRow.id == sa.bindparam("of_job"), JobRow.version == sa.bindparam("at_version"))
 """Writes a job's next state, unless the job is no longer at its version."""
-_TAKE = sa.update(_ENTRIES).where(
+_WRITE_REPORT = sa.update(_ENTRIES).where(
     EntryRow.job_id == sa.bindparam("of_job"), EntryRow.number == sa.bindparam("on_number")
 )
 """Writes a report to its directive."""
-_ISSUE = sa.insert(_ENTRIES)
+_WRITE_DIRECTIVE = sa.insert(_ENTRIES)
 """Writes a directive."""
 _Columns = TypeVarTuple("_Columns")
 _Position = tuple[datetime, str]
-"""Where a page ends: the time and the id of its last job."""
+"""The end of a page: the time and the id of its last job."""
 
 
 class SqlStorage(Storage):
@@ -78,7 +80,7 @@ class SqlStorage(Storage):
             with self._database.writing() as connection:
                 _check_quota(connection, project)
                 connection.execute(insert)
-                connection.execute(_ISSUE, _issued(job_id, transition))
+                connection.execute(_WRITE_DIRECTIVE, _directive_values(job_id, transition))
         except (ConflictError, QuotaError) as lost:
             return self._created_before(project, request_id, fingerprint, lost)
         return job
@@ -104,35 +106,35 @@ class SqlStorage(Storage):
         """See `Storage`."""
         # In one order everywhere: two servers that lock the same rows in turn would wait for each other.
         ordered = sorted(range(len(changes)), key=lambda i: changes[i].job.id)
-        prepared = {i: _replaced(changes[i].job, changes[i].transition.state, now) for i in ordered}
-        taken = {i: _taken(changes[i], prepared[i][0].update_time) for i in ordered}
-        issued = {i: _issued(changes[i].job.id, changes[i].transition) for i in ordered}
+        prepared = {i: _state_values(changes[i].job, changes[i].transition.state, now) for i in ordered}
+        taken = {i: _report_values(changes[i], prepared[i][0].update_time) for i in ordered}
+        issued = {i: _directive_values(changes[i].job.id, changes[i].transition) for i in ordered}
         with self._database.writing() as connection:
-            written = [i for i in ordered if _replace(connection, prepared[i][1])]
+            written = [i for i in ordered if _write_state(connection, prepared[i][1])]
             if written:
-                connection.execute(_TAKE, [taken[i] for i in written])
-                connection.execute(_ISSUE, [issued[i] for i in written])
+                connection.execute(_WRITE_REPORT, [taken[i] for i in written])
+                connection.execute(_WRITE_DIRECTIVE, [issued[i] for i in written])
         return [prepared[i][0] if i in written else None for i in range(len(changes))]
 
     def update(self, job: StoredJob, state: JobState, now: datetime) -> StoredJob:
         """See `Storage`."""
-        changed_job, values = _replaced(job, state, now)
+        changed_job, values = _state_values(job, state, now)
         with self._database.writing() as connection:
-            _replace_or_raise(connection, values)
+            _write_state_or_raise(connection, values)
         return changed_job
 
     def rewind(self, job: StoredJob, state: JobState, now: datetime) -> StoredJob:
         """See `Storage`."""
-        changed_job, values = _replaced(job, state, now)
+        changed_job, values = _state_values(job, state, now)
         number = state.directive.number
         forget = sa.delete(EntryRow).where(EntryRow.job_id == job.id, EntryRow.number > number)
         reopen = (
             sa.update(EntryRow)
             .where(EntryRow.job_id == job.id, EntryRow.number == number)
-            .values(dict.fromkeys(_OF_REPORT))
+            .values(dict.fromkeys(_REPORT_COLUMNS))
         )
         with self._database.writing() as connection:
-            _replace_or_raise(connection, values)
+            _write_state_or_raise(connection, values)
             connection.execute(forget)
             connection.execute(reopen)
         return changed_job
@@ -251,7 +253,7 @@ class SqlStorage(Storage):
 def _newest(
     query: sa.Select[*_Columns], project: str, statuses: Collection[Status], family: str | None
 ) -> sa.Select[*_Columns]:
-    """Of a project's jobs, newest first, those that a listing is about."""
+    """A query for those of a project's jobs that a listing is about, newest first."""
     query = query.where(JobRow.project == project).order_by(JobRow.create_time.desc(), JobRow.id.desc())
     if statuses:
         query = query.where(JobRow.status.in_([status.value for status in statuses]))
@@ -296,25 +298,25 @@ def _next(job: StoredJob, state: JobState, now: datetime) -> tuple[StoredJob, di
     return changed_job, changed
 
 
-def _replaced(job: StoredJob, state: JobState, now: datetime) -> tuple[StoredJob, dict[str, Any]]:
-    """A job in its next state, and the values of `_REPLACE`."""
+def _state_values(job: StoredJob, state: JobState, now: datetime) -> tuple[StoredJob, dict[str, Any]]:
+    """A job in its next state, and the values of `_WRITE_STATE`."""
     changed_job, changed = _next(job, state, now)
     return changed_job, {"of_job": job.id, "at_version": job.version, **changed}
 
 
-def _replace(connection: sa.Connection, values: dict[str, Any]) -> bool:
+def _write_state(connection: sa.Connection, values: dict[str, Any]) -> bool:
     """Writes a job's next state; False if the job is no longer at the version that was to be replaced."""
-    return connection.execute(_REPLACE, values).rowcount == 1
+    return connection.execute(_WRITE_STATE, values).rowcount == 1
 
 
-def _replace_or_raise(connection: sa.Connection, values: dict[str, Any]) -> None:
-    """As `_replace`. Raises: ConflictError."""
-    if not _replace(connection, values):
+def _write_state_or_raise(connection: sa.Connection, values: dict[str, Any]) -> None:
+    """Writes a job's next state. Raises: ConflictError: the job is no longer at the version that was to be replaced."""
+    if not _write_state(connection, values):
         raise ConflictError(f"job {values['of_job']}: another request changed it; load it and try again")
 
 
-def _taken(change: Change, report_time: datetime) -> dict[str, Any]:
-    """The values of `_TAKE`."""
+def _report_values(change: Change, report_time: datetime) -> dict[str, Any]:
+    """The values of `_WRITE_REPORT`."""
     report = change.report
     return {
         "of_job": change.job.id,
@@ -332,7 +334,7 @@ def _taken(change: Change, report_time: datetime) -> dict[str, Any]:
     }
 
 
-def _issued(job_id: str, transition: Transition) -> dict[str, Any]:
+def _directive_values(job_id: str, transition: Transition) -> dict[str, Any]:
     """The row of a directive, and of the decision behind it."""
     decision = transition.decision
     return {

@@ -50,15 +50,15 @@ class Base(DeclarativeBase):
 
 
 class ProjectRow(Base):
-    """Whom jobs belong to: what one project has, another can't see."""
+    """A project, which jobs belong to: what one project has, another can't see."""
 
     __tablename__ = "projects"
 
     name: Mapped[str] = mapped_column(primary_key=True)
     max_live_jobs: Mapped[int | None]
-    """Null: no limit."""
+    """The limit; null: there is none."""
     max_calls_per_s: Mapped[float | None]
-    """Null: no limit."""
+    """The limit; null: there is none."""
     create_time: Mapped[datetime]
 
 
@@ -71,10 +71,10 @@ class TokenRow(Base):
     """The part of the token that is no secret."""
     project: Mapped[str] = mapped_column(sa.ForeignKey("projects.name"))
     name: Mapped[str]
-    """For people."""
+    """What people call it."""
     secret_hash: Mapped[bytes]
     scopes: Mapped[str]
-    """Their names, with blanks between."""
+    """The names of the scopes, with blanks between."""
     create_time: Mapped[datetime]
     expire_time: Mapped[datetime | None]
     revoke_time: Mapped[datetime | None]
@@ -125,16 +125,16 @@ class EntryRow(Base):
     outcome: Mapped[str | None]
     n_steps: Mapped[int | None]
     losses: Mapped[bytes | None]
-    """See `codec`."""
+    """The losses as `codec` encodes them."""
     validations: Mapped[str | None]
     """A JSON list of Validation."""
     wall_time_s: Mapped[float | None]
     fingerprint: Mapped[bytes | None]
-    """Of the report."""
+    """The digest of the report."""
     report_time: Mapped[datetime | None]
     replacement: Mapped[str | None]
     """A Replacement as JSON; null where the directive was carried out."""
     note: Mapped[str | None]
-    """Of the report; null where it has none."""
+    """The note of the report; null where it has none."""
     measures: Mapped[bytes | None]
-    """See `codec`; null where the report has none."""
+    """The measures as `codec` encodes them; null where the report has none."""

@@ -10,9 +10,7 @@ from typing import SupportsFloat
 
 from lrpilot.errors import ConfigError
 from lrpilot.rng import preserved
-
-MAX_LOSS = 3.4e38
-"""The largest validation loss that is none of a divergence: losses are single precision."""
+from lrpilot.wire.limits import MAX_VALIDATION_LOSS
 
 log = logging.getLogger("lrpilot")
 
@@ -50,7 +48,7 @@ class Validator:
         except Exception:
             log.warning("lrpilot: validate raised, its result is left out", exc_info=True)
             return None
-        return loss if math.isfinite(loss) and loss <= MAX_LOSS else None
+        return loss if math.isfinite(loss) and loss <= MAX_VALIDATION_LOSS else None
 
     def _call(self) -> float:
         """The function's result; all is as before."""

@@ -1,6 +1,6 @@
 """What loggers log: committed steps and search steps, each on an axis of its own.
 
-A step never goes backwards on either axis. Committed steps that a divergence takes back were logged already; they are
+A step never goes backwards on either axis. Committed steps that a divergence undoes were logged already; they are
 not logged again until training has passed them.
 """
 

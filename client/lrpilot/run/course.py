@@ -22,18 +22,16 @@ from lrpilot.run.measuring import begin_measuring, measured
 from lrpilot.run.promise import bar_of, is_above
 from lrpilot.run.repetition import Repetition
 from lrpilot.run.run_record import Record
-from lrpilot.session.run_state import Standing
+from lrpilot.session.run_state import RunState
 from lrpilot.session.session import Session
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.directives import rolls_back
+from lrpilot.wire.directives import begins_unsearched, rolls_back
 from lrpilot.wire.divergence import first_divergence
-from lrpilot.wire.unsearched import begins_unsearched
+from lrpilot.wire.limits import MAX_NOTE
 
 if TYPE_CHECKING:
     from lrpilot.distributed.ranks import Ranks
 
-LONGEST_NOTE = 1000
-"""Characters of a note on a report, as servers take them."""
 LR_TOLERANCE = 0.01
 """A tensor LR may be of half precision."""
 
@@ -106,11 +104,11 @@ class Course(abc.ABC):
         elif self._astray or not lease.committed:
             if self._held:
                 self._backend.restore()
-            self._set_lr(self._standing().lr)
+            self._set_lr(self._run_state().lr)
         elif lease.done and (self._ranks is None or sys.exception() is None):
             report = self._report(pb.OUTCOME_PARTIAL, self._losses())
             self._book(report)
-            self._session.answer(lease.directive, report, self._standing())
+            self._session.answer(lease.directive, report, self._run_state())
         self._finish()
 
     def _handle(self, lease: Lease) -> None:
@@ -188,7 +186,7 @@ class Course(abc.ABC):
         comparable = self._repeats and backend.loss_precedes_updates
         if not comparable or not repetition.differs(losses[0], self._first_batches, backend.loss_noise):
             return ""
-        return repetition.sentence(losses[0], attempt(self._backend.suspects) or [])[:LONGEST_NOTE]
+        return repetition.sentence(losses[0], attempt(self._backend.suspects) or [])[:MAX_NOTE]
 
     def _losses(self) -> list[float]:
         """The losses since the last report; those that an interrupt has lost are no numbers."""
@@ -199,7 +197,7 @@ class Course(abc.ABC):
     def _proceed(self) -> None:
         """Asks what follows on the last report, and begins it; from where it was interrupted, if it was."""
         if isinstance(self._due, pb.Report):
-            self._due = self._session.answer(self._lease.directive, self._due, self._standing())
+            self._due = self._session.answer(self._lease.directive, self._due, self._run_state())
         if self._due is not None:
             self._follow(self._due)
         self._due = None
@@ -226,7 +224,7 @@ class Course(abc.ABC):
         start = record.committed if lease.committed else record.searched
         self._astray = self._held and (rolls_back(report) or not lease.committed)
         booked = report
-        if rolls_back(report) and not self._held:  # nothing can be taken back
+        if rolls_back(report) and not self._held:  # nothing can be rolled back
             booked = pb.Report(losses=report.losses, validations=report.validations, outcome=pb.OUTCOME_PARTIAL)
         record.add(lease.directive, booked)
         self._due = report
@@ -239,7 +237,7 @@ class Course(abc.ABC):
         if restored:
             directive = self._go_back(directive)
         if directive.phase == pb.PHASE_STOP:
-            self._set_lr(self._standing().lr if restored else self._lr)
+            self._set_lr(self._run_state().lr if restored else self._lr)
             self._finish()
             return
         if directive.snapshot:
@@ -306,7 +304,7 @@ class Course(abc.ABC):
         if self._ranks is not None and (self._ranks.parted or self._ranks.lost):
             raise error
         self._abandoned = True
-        return self._session.abandon(f"{what}: {type(error).__name__}: {error}", self._standing())
+        return self._session.abandon(f"{what}: {type(error).__name__}: {error}", self._run_state())
 
     def _coast(self, error: Exception) -> None:
         """The tuning has failed in the middle of something: goes on without, over so many steps as are left."""
@@ -318,7 +316,7 @@ class Course(abc.ABC):
         )
         if self._ranks is not None:
             self._ranks.part()
-        remaining = self._standing().remaining
+        remaining = self._run_state().remaining
         if remaining is not None:
             remaining = max(remaining - self._lease.done, 0)
         astray = self._settle()
@@ -328,7 +326,7 @@ class Course(abc.ABC):
         attempt(lambda: self._position.follow(follow))
         attempt(self._session.close)
         self._due, self._astray, self._abandoned = None, False, True
-        self._coast_along(None if remaining == 0 else Coasting.over(remaining, self._standing().lr))
+        self._coast_along(None if remaining == 0 else Coasting.over(remaining, self._run_state().lr))
 
     def _settle(self) -> bool:
         """Books the steps since the last report, as far as that can be done; whether steps are to be rolled back."""
@@ -362,12 +360,12 @@ class Course(abc.ABC):
         log.info("lrpilot: done, %d steps committed and %d rolled back", self._record.committed, self._record.searched)
         self._on_finished()
 
-    def _standing(self) -> Standing:
+    def _run_state(self) -> RunState:
         """Where the reported steps have led."""
         record = self._record
         remaining = None if self._total_steps is None else max(self._total_steps - record.steps, 0)
         lr = self._backend.base_lrs[0] if record.last_lr is None else record.last_lr
-        return Standing(lr, remaining, warm=record.committed > 0, held=self._held)
+        return RunState(lr, remaining, warm=record.committed > 0, held=self._held)
 
     def _set_lr(self, lr: float) -> None:
         try:

@@ -105,7 +105,7 @@ class Driver(Course):
             return Session(transport or _connect(server, credentials), config, timeout_s, strict)
 
         self._session = connect() if ranks is None else SharedSession(ranks, config, connect)
-        self._follow(self._session.open(self._standing()))
+        self._follow(self._session.open(self._run_state()))
 
     def batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
         """Draws from a loader until the budget is spent: across epochs, and back again after a probe.
@@ -368,10 +368,10 @@ class Driver(Course):
             self._position.load_state_dict(self._position.rewound(state["position"]), random_state)
         self._finished = False
         lease.expire()
-        standing = self._standing()
-        assert standing.remaining is not None
-        peak = peak_of_rest(self._record.peak_lr, standing.lr, self._record.committed, standing.remaining)
-        self._follow(self._session.go_on(self._record.replacements(), standing, peak))
+        run_state = self._run_state()
+        assert run_state.remaining is not None
+        peak = peak_of_rest(self._record.peak_lr, run_state.lr, self._record.committed, run_state.remaining)
+        self._follow(self._session.go_on(self._record.replacements(), run_state, peak))
 
     def close(self) -> None:
         """Ends the tuning where it is: an open probe is rolled back, committed steps are reported. May be repeated.

@@ -4,27 +4,16 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from lrpilot.schedule.notebook import ShownRun
 from lrpilot.v1 import tuner_pb2 as pb
 
 
-class TunedRun(Protocol):
+class TunedRun(ShownRun, Protocol):
     """A run under the tuner, as observers see it."""
-
-    @property
-    def job_id(self) -> str:
-        """The server's name of the job; empty as long as no server has it."""
 
     @property
     def rank(self) -> int:
         """The number of this process among those that train together; 0 if it trains alone."""
-
-    @property
-    def lr(self) -> float:
-        """The first group's LR, of the next step."""
-
-    @property
-    def phase(self) -> str:
-        """What the present steps are for: warm_up, range_test, probe, train or stop."""
 
     @property
     def stage(self) -> int:
@@ -37,18 +26,6 @@ class TunedRun(Protocol):
     @property
     def finished(self) -> bool:
         """Whether the budget is spent."""
-
-    @property
-    def committed_step(self) -> int:
-        """Steps that are in the model, those of an open probe left out."""
-
-    @property
-    def search_steps(self) -> int:
-        """Steps that were, or will be, rolled back."""
-
-    @property
-    def remaining_steps(self) -> int | None:
-        """Steps that may still be run; None: there is no end."""
 
     def decisions(self) -> list[pb.Decision]:
         """What the server decided so far, with the candidates' forecasts; costs a call."""

@@ -8,13 +8,12 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 
+from lrpilot.wire.axes import axis_floor, height, highest_loss
 from lrpilot.wire.profile import Profile
 from lrpilot.wire.schedule_data import ScheduleData, Segment
 
 COMMITTED, SEARCH = "#3b82c4", "#d9822b"
 """Blue stays in the model, orange is rolled back, as on the dashboard; both can be seen on white and on black."""
-DECADES = 4.0
-"""What lies further below the highest is drawn at the bottom: a decay to zero has no end on a logarithmic axis."""
 
 Curve = list[float | None]
 """A value for each column; None where there is none."""
@@ -61,7 +60,7 @@ class Curves:
 def pieces(schedule: ScheduleData) -> list[Piece]:
     """A schedule in the order in which it was run, each probe before the committed step that it started from.
 
-    What was committed and taken back is no part of a schedule, and not of these.
+    What was committed and rolled back is no part of a schedule, and of these neither.
     """
     probes = sorted(schedule.probes, key=lambda probe: probe.start_step)  # stable: those of one start stay in order
     tried = {start: list(group) for start, group in itertools.groupby(probes, key=lambda probe: probe.start_step)}
@@ -149,30 +148,21 @@ class Scale:
         """The scale for curves of loss, or of LR; None: there is nothing to draw.
 
         Losses that only a search reached, such as those of a probe that diverged, are cut off. The scale is logarithmic
-        for LRs, of which a last one may be zero, and for losses if all are positive; what is drawn at the bottom is so
-        far below the highest that stayed.
+        for LRs, of which a last one may be zero, and for losses if all are positive.
         """
         stayed = [value for value in committed if value is not None]
-        every = stayed + [value for value in search if value is not None]
-        if not every:
+        searched = [value for value in search if value is not None]
+        if not stayed and not searched:
             return None
-        lowest, highest = min(every), max(every)
-        high = max(stayed) if stayed and not of_lrs else highest
+        lowest, highest = min(stayed + searched), max(stayed + searched)
+        high = highest if of_lrs else highest_loss(stayed, searched)
         log = high > 0 and (of_lrs or lowest > 0)
-        top = max((value for value in stayed if value > 0), default=high)
-        low = max(lowest, top / 10**DECADES) if log else min(lowest, high)
+        low = max(lowest, axis_floor(stayed, high)) if log else min(lowest, high)
         return cls(low, high, log, lowest, highest)
 
     def part(self, value: float) -> float | None:
         """How high a value is drawn: from 0, at the bottom, to 1; None: it is cut off."""
-        if value > self.high:
-            return None
-        if self.low == self.high:
-            return 0.5
-        value = max(value, self.low)
-        if self.log:
-            return math.log(value / self.low) / math.log(self.high / self.low)
-        return (value - self.low) / (self.high - self.low)
+        return None if value > self.high else height(value, self.low, self.high, log=self.log)
 
 
 def known(values: Iterable[tuple[int, float | None]]) -> list[list[tuple[int, float]]]:

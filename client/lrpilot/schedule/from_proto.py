@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from lrpilot.errors import ScheduleError
 from lrpilot.v1 import tuner_pb2
-from lrpilot.wire.directives import phase_from_proto
+from lrpilot.wire.directives import begins_unsearched, phase_from_proto
 from lrpilot.wire.profile_proto import profile_from_proto
 from lrpilot.wire.schedule_data import Probe, ScheduleData, Segment, Validation
 from lrpilot.wire.unsearched import was_unsearched
@@ -41,7 +41,9 @@ def schedule_from_proto(message: tuner_pb2.GetScheduleResponse, kind: type[S], b
         losses=losses,
         validations=validations,
         probes=probes,
-        unsearched=was_unsearched(message),
+        unsearched=was_unsearched(
+            message.job, segments, begins_unsearched=begins_unsearched(message.job.directive, config)
+        ),
         unrepeatable=message.job.unrepeatable,
     )
 

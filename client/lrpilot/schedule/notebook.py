@@ -9,7 +9,7 @@ from lrpilot.schedule.curves import COMMITTED, SEARCH, Band, Curve, Curves, Scal
 from lrpilot.wire.schedule_data import ScheduleData
 
 
-class TunedRun(Protocol):
+class ShownRun(Protocol):
     """A run under the tuner, as a notebook shows it."""
 
     @property
@@ -18,19 +18,19 @@ class TunedRun(Protocol):
 
     @property
     def job_id(self) -> str:
-        """The server's name of the job."""
+        """The server's name of the job; empty as long as no server has it."""
 
     @property
     def phase(self) -> str:
-        """What the present steps are for."""
+        """What the present steps are for: warm_up, range_test, probe, train or stop."""
 
     @property
     def lr(self) -> float:
-        """The LR of the next step."""
+        """The first group's LR, of the next step."""
 
     @property
     def committed_step(self) -> int:
-        """Steps that are in the model."""
+        """Steps that are in the model, those of an open probe left out."""
 
     @property
     def search_steps(self) -> int:
@@ -63,7 +63,7 @@ def schedule_html(schedule: ScheduleData) -> str:
     return _frame(schedule.name or "Schedule", facts, _drawing(schedule))
 
 
-def tuner_html(run: TunedRun) -> str:
+def tuner_html(run: ShownRun) -> str:
     """Where a run is, and its schedule so far."""
     schedule = run.schedule
     remaining = run.remaining_steps

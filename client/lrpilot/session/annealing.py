@@ -1,6 +1,6 @@
 """What is left of the budget, annealed to zero: what a run does while there is no server to ask.
 
-Notation: a stretch is the steps since the client's last snapshot; a divergence takes them back.
+Notation: a stretch is the steps since the client's last snapshot; a divergence undoes them.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from lrpilot.wire.directives import rest_of
 
 LONGEST_PART = 1000
 """Steps between two looks for the server; losses are buffered for so long."""
-PARTS = 20
-"""Looks over what is left, at least."""
-RETREAT = 0.5
-"""What a divergence multiplies the LR by."""
+FEWEST_PARTS = 20
+"""The fewest parts that what is left is divided into; after each the server is looked for."""
+LR_FACTOR = 0.5
+"""The factor that a divergence multiplies the LR by."""
 WARM_UP_SHARE = 20
 """A run that has no committed step yet warms up over this part of what is left: one in twenty, as policy budget."""
 
@@ -44,7 +44,7 @@ class Annealing:
             remaining_steps: how many steps may still be run.
             restore: whether the steps before are to be rolled back.
             warm: whether there are committed steps already, so that the LR need not rise from zero.
-            rolls_back: whether a divergence can take steps back. Otherwise they stay, and only the LR is halved.
+            rolls_back: whether a divergence can undo steps. Otherwise they stay, and only the LR is halved.
             rise_from: the LR that a run which goes on is at, where that is lower: it rises from there.
         """
         self._rolls_back = rolls_back
@@ -76,7 +76,7 @@ class Annealing:
                 self._losses.clear()
             else:
                 self._losses += report.losses
-            self._lr *= RETREAT
+            self._lr *= LR_FACTOR
             self._begin(restore=self._rolls_back, snapshot=False)
             self._stretch = self._open.profile
             return
@@ -159,7 +159,7 @@ class Annealing:
             restore=restore,
             snapshot=snapshot,
             batches=pb.BATCH_SOURCE_REPLAYED,
-            report_every=max(1, min(LONGEST_PART, n_steps // PARTS)),
+            report_every=max(1, min(LONGEST_PART, n_steps // FEWEST_PARTS)),
             reason="without a server: annealing",
         )
         self._warm = self._warm or constant or offset > 0

@@ -6,15 +6,14 @@ import math
 from collections.abc import Collection
 
 from lrpilot.errors import ProtocolError
-from lrpilot.session.run_state import Standing
+from lrpilot.session.run_state import RunState
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.directives import committed
+from lrpilot.wire.limits import MAX_STEPS
 from lrpilot.wire.profile_proto import profile_from_proto
 
 MAX_LR = 3.4028234663852886e38
 """The largest float32: optimizers keep LRs beside single-precision weights."""
-MAX_STEPS = 2**40
-"""The most steps that a server takes, too. Sums of such numbers fit into the 64 bits that they have on the wire."""
 MAX_LOSSES = 2**24
 """The most losses between two reports, and values of measures with them: their buffers have 64 MiB then."""
 MAX_PARTS = 10_000
@@ -43,18 +42,18 @@ def check(directive: pb.Directive, number: int, measures: Collection[str] = ()) 
     _refuse(directive, _fault(directive, number) or _fault_of_measures(directive, measures))
 
 
-def check_in_place(directive: pb.Directive, standing: Standing, *, rolled_back: bool) -> None:
+def check_in_place(directive: pb.Directive, run_state: RunState, *, rolled_back: bool) -> None:
     """Refuses what can't be carried out where the run is.
 
     Args:
         directive: the server's.
-        standing: of the run.
+        run_state: of the run.
         rolled_back: whether the steps before are not to stay.
 
     Raises:
         ProtocolError: there is nothing to go back to, or nothing that should, or too many steps are asked for.
     """
-    _refuse(directive, _misfit(directive, standing, rolled_back))
+    _refuse(directive, _misfit(directive, run_state, rolled_back))
 
 
 def _refuse(directive: pb.Directive, fault: str) -> None:
@@ -62,13 +61,13 @@ def _refuse(directive: pb.Directive, fault: str) -> None:
         raise ProtocolError(f"server: its directive {directive.number} makes no sense: {fault}", "INTERNAL")
 
 
-def _misfit(directive: pb.Directive, standing: Standing, rolled_back: bool) -> str:
-    if directive.restore and not standing.held:
+def _misfit(directive: pb.Directive, run_state: RunState, rolled_back: bool) -> str:
+    if directive.restore and not run_state.held:
         return "it goes back to a snapshot, and none has been taken"
     if directive.restore and not rolled_back:
         return "it goes back to the snapshot, and the steps since then are to stay"
-    if standing.remaining is not None and directive.n_steps > standing.remaining:
-        return f"it asks for {directive.n_steps} steps, {standing.remaining} are left"
+    if run_state.remaining is not None and directive.n_steps > run_state.remaining:
+        return f"it asks for {directive.n_steps} steps, {run_state.remaining} are left"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Where a run is, when it asks what comes next."""
+"""The state of a run when it asks what comes next."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Standing:
+class RunState:
     """Where a run is: what its next directive must fit, and what a schedule without the server would begin with."""
 
     lr: float
+    """The LR that the run is at."""
     remaining: int | None
     """Steps that may still be run; None: there is no end."""
     warm: bool

@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 
 import grpc
 
-from lrpilot.credentials import Credentials, is_loopback
+from lrpilot.credentials import Credentials
 from lrpilot.errors import ConfigError, RefusedError, ServerError, UnavailableError
 from lrpilot.transport.base import Transport
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.v1 import tuner_pb2_grpc
+from lrpilot.wire.loopback import is_loopback
 
 _MAX_MESSAGE_BYTES = 64 * 2**20
 _OPTIONS = [

@@ -90,17 +90,17 @@ class _BatchSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BatchSour
     DESCRIPTOR: _descriptor.EnumDescriptor
     BATCH_SOURCE_UNSPECIFIED: _BatchSource.ValueType  # 0
     BATCH_SOURCE_FRESH: _BatchSource.ValueType  # 1
-    """Go on in the data."""
+    """The client goes on in the data."""
     BATCH_SOURCE_REPLAYED: _BatchSource.ValueType  # 2
-    """Go on in the data, after going back to where the snapshot was taken if the directive restores."""
+    """The client goes on in the data, after going back to where the snapshot was taken if the directive restores."""
 
 class BatchSource(_BatchSource, metaclass=_BatchSourceEnumTypeWrapper): ...
 
 BATCH_SOURCE_UNSPECIFIED: BatchSource.ValueType  # 0
 BATCH_SOURCE_FRESH: BatchSource.ValueType  # 1
-"""Go on in the data."""
+"""The client goes on in the data."""
 BATCH_SOURCE_REPLAYED: BatchSource.ValueType  # 2
-"""Go on in the data, after going back to where the snapshot was taken if the directive restores."""
+"""The client goes on in the data, after going back to where the snapshot was taken if the directive restores."""
 Global___BatchSource: _TypeAlias = BatchSource  # noqa: Y015
 
 class _Outcome:
@@ -122,7 +122,7 @@ class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.Value
     OUTCOME_FELL_SHORT: _Outcome.ValueType  # 5
     """The committed steps did worse than was promised, at a sound loss: their median is above a bar of the directive."""
     OUTCOME_UNREPEATABLE: _Outcome.ValueType  # 6
-    """Of a probe: its first loss is not that of the first probe, from the same state, batch and random numbers. So a
+    """The first loss of a probe is not that of the first probe, from the same state, batch and random numbers. So a
     rollback left something behind that training changes, and losses of probes tell nothing. The answer is to train.
     """
 
@@ -141,7 +141,7 @@ losses are those of its committed steps; the answer decides on what is left.
 OUTCOME_FELL_SHORT: Outcome.ValueType  # 5
 """The committed steps did worse than was promised, at a sound loss: their median is above a bar of the directive."""
 OUTCOME_UNREPEATABLE: Outcome.ValueType  # 6
-"""Of a probe: its first loss is not that of the first probe, from the same state, batch and random numbers. So a
+"""The first loss of a probe is not that of the first probe, from the same state, batch and random numbers. So a
 rollback left something behind that training changes, and losses of probes tell nothing. The answer is to train.
 """
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
@@ -178,20 +178,20 @@ class _ScheduleView:
 class _ScheduleViewEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ScheduleView.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     SCHEDULE_VIEW_UNSPECIFIED: _ScheduleView.ValueType  # 0
-    """As BASIC."""
+    """The same as BASIC."""
     SCHEDULE_VIEW_BASIC: _ScheduleView.ValueType  # 1
     """The committed segments."""
     SCHEDULE_VIEW_FULL: _ScheduleView.ValueType  # 2
-    """The history too."""
+    """The committed segments and the history."""
 
 class ScheduleView(_ScheduleView, metaclass=_ScheduleViewEnumTypeWrapper): ...
 
 SCHEDULE_VIEW_UNSPECIFIED: ScheduleView.ValueType  # 0
-"""As BASIC."""
+"""The same as BASIC."""
 SCHEDULE_VIEW_BASIC: ScheduleView.ValueType  # 1
 """The committed segments."""
 SCHEDULE_VIEW_FULL: ScheduleView.ValueType  # 2
-"""The history too."""
+"""The committed segments and the history."""
 Global___ScheduleView: _TypeAlias = ScheduleView  # noqa: Y015
 
 @_typing.final
@@ -267,7 +267,7 @@ class Directive(_message.Message):
     """Before the first step, in this order: go back to the snapshot, take a new snapshot, set the LR."""
     snapshot: _builtins.bool
     batches: Global___BatchSource.ValueType
-    """Where the batches come from."""
+    """The source of the batches."""
     give_up_above: _builtins.float
     """Give up, and report DIVERGED, at a loss above this one. A loss that is not finite is always a divergence."""
     report_every: _builtins.int
@@ -329,7 +329,7 @@ class Bar(_message.Message):
     LOSS_FIELD_NUMBER: _builtins.int
     VALIDATION_FIELD_NUMBER: _builtins.int
     from_step: _builtins.int
-    """Of the directive's steps."""
+    """The first step of the directive that the bar counts for."""
     loss: _builtins.float
     """Infinity: the losses are not held to anything from here on."""
     validation: _builtins.float
@@ -390,7 +390,9 @@ class Report(_message.Message):
     outcome: Global___Outcome.ValueType
     wall_time_s: _builtins.float
     note: _builtins.str
-    """Of UNREPEATABLE: what was seen and what it may be, in a sentence for people. At most 1,000 characters."""
+    """What was seen and what it may be, in a sentence for people; only where the outcome is UNREPEATABLE. At most 1,000
+    characters.
+    """
     @_builtins.property
     def losses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """The loss of every step that was run."""
@@ -399,7 +401,7 @@ class Report(_message.Message):
     def validations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Validation]: ...
     @_builtins.property
     def replacement(self) -> Global___Replacement:
-        """Of REPLACED."""
+        """What was done instead; only where the outcome is REPLACED."""
 
     @_builtins.property
     def measures(self) -> _containers.RepeatedCompositeFieldContainer[Global___Measure]:
@@ -464,7 +466,7 @@ class Replacement(_message.Message):
     """Further steps, which were rolled back."""
     @_builtins.property
     def profile(self) -> Global___Profile:
-        """Of the steps whose losses are reported; absent if there is none."""
+        """The LRs of the steps whose losses are reported; absent if there are none."""
 
     def __init__(
         self,
@@ -532,7 +534,7 @@ class JobConfig(_message.Message):
     def policy_options(self) -> _struct_pb2.Struct: ...
     @_builtins.property
     def lr_bounds(self) -> Global___LrBounds:
-        """Absent: found by a range test."""
+        """The range that is searched. Absent: a range test finds it."""
 
     @_builtins.property
     def measures(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -597,7 +599,7 @@ class Job(_message.Message):
     last_loss: _builtins.float
     """The mean of the last ten committed steps."""
     last_validation: _builtins.float
-    """Of committed steps too."""
+    """The last validation loss of committed steps."""
     best_validation: _builtins.float
     wall_time_s: _builtins.float
     message: _builtins.str
@@ -605,7 +607,7 @@ class Job(_message.Message):
     best_loss: _builtins.float
     """The lowest mean of ten committed steps in a row. Absent before there are so many."""
     given_back_steps: _builtins.int
-    """Of the search steps: those that were committed, and rolled back after a divergence or a broken promise."""
+    """The part of the search steps that was committed first, and undone after a divergence or a broken promise."""
     unrepeatable: _builtins.str
     """The note of its UNREPEATABLE report, after which it has no search. Empty: there was none."""
     @_builtins.property
@@ -685,7 +687,7 @@ class Candidate(_message.Message):
     """Absent for a probe that diverged."""
     forecast_sd: _builtins.float
     at_least: _builtins.float
-    """Of a probe that diverged: what its loss is known to have reached."""
+    """What the loss of a probe that diverged is known to have reached."""
     raw_forecast: _builtins.float
     """The forecast as the curve gave it, where a bound may have moved it. It ranks forecasts that a bound made equal."""
     def __init__(
@@ -1236,7 +1238,7 @@ class ListJobsRequest(_message.Message):
     family: _builtins.str
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[Global___JobState.ValueType]:
-        """Absent states: all."""
+        """Only jobs in one of these states; none: all jobs."""
 
     def __init__(
         self,

@@ -122,7 +122,7 @@ class TunerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetSchedule(self, request, context):
-        """The schedule found so far, with its history if asked for.
+        """Answers with the schedule found so far, and with its history if asked for.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

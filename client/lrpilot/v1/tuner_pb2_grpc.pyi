@@ -52,7 +52,7 @@ class TunerServiceStub:
     CancelJob: _grpc.UnaryUnaryMultiCallable[_tuner_pb2.CancelJobRequest, _tuner_pb2.CancelJobResponse]
     """Ends the tuning of a job. Its training goes on: the client rolls back an open probe and anneals by itself."""
     GetSchedule: _grpc.UnaryUnaryMultiCallable[_tuner_pb2.GetScheduleRequest, _tuner_pb2.GetScheduleResponse]
-    """The schedule found so far, with its history if asked for."""
+    """Answers with the schedule found so far, and with its history if asked for."""
     WatchJob: _grpc.UnaryStreamMultiCallable[_tuner_pb2.WatchJobRequest, _tuner_pb2.WatchJobResponse]
     """Sends the job now and whenever it changes, until it ends."""
 
@@ -73,7 +73,7 @@ class TunerServiceAsyncStub(TunerServiceStub):
     CancelJob: _aio.UnaryUnaryMultiCallable[_tuner_pb2.CancelJobRequest, _tuner_pb2.CancelJobResponse]  # type: ignore[assignment]
     """Ends the tuning of a job. Its training goes on: the client rolls back an open probe and anneals by itself."""
     GetSchedule: _aio.UnaryUnaryMultiCallable[_tuner_pb2.GetScheduleRequest, _tuner_pb2.GetScheduleResponse]  # type: ignore[assignment]
-    """The schedule found so far, with its history if asked for."""
+    """Answers with the schedule found so far, and with its history if asked for."""
     WatchJob: _aio.UnaryStreamMultiCallable[_tuner_pb2.WatchJobRequest, _tuner_pb2.WatchJobResponse]  # type: ignore[assignment]
     """Sends the job now and whenever it changes, until it ends."""
 
@@ -133,7 +133,7 @@ class TunerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tuner_pb2.GetScheduleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tuner_pb2.GetScheduleResponse, _abc.Awaitable[_tuner_pb2.GetScheduleResponse]]:
-        """The schedule found so far, with its history if asked for."""
+        """Answers with the schedule found so far, and with its history if asked for."""
 
     @_abc_1.abstractmethod
     def WatchJob(

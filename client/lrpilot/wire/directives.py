@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire import unsearched
 from lrpilot.wire.phase import Phase
 
 _PHASES = {
@@ -39,6 +40,15 @@ def rest_of(directive: pb.Directive, done: int) -> pb.Directive:
     for bar in rest.promise:
         bar.from_step = max(bar.from_step - done, 0)
     return rest
+
+
+def begins_unsearched(directive: pb.Directive, config: pb.JobConfig) -> bool:
+    """Whether a directive is the first one of a job that is too short for a search."""
+    total_steps = config.total_steps if config.HasField("total_steps") else None
+    trains = directive.phase == pb.PHASE_TRAIN
+    return unsearched.begins_unsearched(
+        directive.number, directive.n_steps, directive.stage, total_steps, trains=trains
+    )
 
 
 def rolls_back(report: pb.Report) -> bool:

@@ -1,6 +1,6 @@
 """Losses have diverged when one is not finite, or several in a row are above a limit.
 
-Any training has a bad batch now and then, and to give back committed steps is expensive. What has truly diverged stays
+Any training has a bad batch now and then, and to undo committed steps is expensive. What has truly diverged stays
 high.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-PATIENCE = 5
-"""Losses in a row above the limit: a few batches more cost little, and that many bad ones in a row are no chance."""
+BAD_LOSSES = 5
+"""So many losses in a row above the limit are a divergence. A few batches more cost little, and they are no chance."""
 
 
 class Watch:
@@ -23,7 +23,7 @@ class Watch:
     def sees(self, loss: float) -> bool:
         """Takes the next loss; whether it shows a divergence."""
         self._above = self._above + 1 if loss > self._limit else 0
-        return not math.isfinite(loss) or self._above >= PATIENCE
+        return not math.isfinite(loss) or self._above >= BAD_LOSSES
 
 
 def first_divergence(losses: Iterable[float], limit: float = math.inf) -> int | None:

@@ -87,7 +87,7 @@ def _segment(document: dict[str, Any]) -> Segment:
         start_step=int(document["start_step"]),
         n_steps=int(document["n_steps"]),
         profile=_profile(document["profile"]),
-        phase=Phase(document["phase"]),
+        phase=_phase(document["phase"]),
         stage=int(document["stage"]),
     )
 
@@ -97,12 +97,19 @@ def _probe(document: dict[str, Any]) -> Probe:
         start_step=int(document["start_step"]),
         n_steps=int(document["n_steps"]),
         profile=_profile(document["profile"]),
-        phase=Phase(document["phase"]),
+        phase=_phase(document["phase"]),
         stage=int(document["stage"]),
         losses=_floats(document["losses"]),
         validations=_validations(document["validations"]),
         diverged=bool(document["diverged"]),
     )
+
+
+def _phase(name: str) -> Phase:
+    phase = Phase(name)
+    if phase is Phase.STOP:
+        raise ValueError(f"phase {name!r} has no steps")
+    return phase
 
 
 def _profile(document: dict[str, Any]) -> Profile:

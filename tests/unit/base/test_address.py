@@ -15,7 +15,9 @@ def test_an_address_reads_back(text: str) -> None:
     assert str(Address.parse(text)) == text
 
 
-@pytest.mark.parametrize("text", ["", "50051", ":50051", "host", "host:", "host:x", "host:65536", "host:-1"])
+@pytest.mark.parametrize(
+    "text", ["", "50051", ":50051", "host", "host:", "host:x", "host:65536", "host:-1", "::1:50051"]
+)
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="must be HOST:PORT"):
         Address.parse(text)

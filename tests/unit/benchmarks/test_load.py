@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.divergence import PATIENCE
+from lrpilot.wire.divergence import BAD_LOSSES
 
 from benchmarks.load import __main__ as load
 from benchmarks.load.fleet import Arrival, Window
@@ -91,7 +91,7 @@ def test_a_report_ends_where_its_losses_diverge() -> None:
     job = SimulatedJob(plans(1, seed=0)[0], [RISING])
     report = job.report(pb.Directive(phase=pb.PHASE_PROBE, n_steps=CURVE_STEPS, give_up_above=9.5))
     assert report.outcome == pb.OUTCOME_DIVERGED
-    assert list(report.losses) == pytest.approx(range(1, 10 + PATIENCE))
+    assert list(report.losses) == pytest.approx(range(1, 10 + BAD_LOSSES))
 
 
 def test_think_time_is_that_of_the_steps_on_average() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from lrpilot.data.replay import BatchBuffer
-from lrpilot.wire.divergence import PATIENCE
+from lrpilot.wire.divergence import BAD_LOSSES
 from lrpilot.wire.profile import Profile, Shape
 
 from benchmarks.quality.training import set_lr, train_step
@@ -117,7 +117,7 @@ def test_the_surrogate_looks_between_the_best_probes_neighbours_and_is_corrected
 
 
 def test_a_probe_that_stays_far_above_the_start_is_given_up() -> None:
-    wild = replace(_table().constant[1], losses=(1.0, *(9.1,) * PATIENCE, *(0.1,) * (TAU - 1 - PATIENCE)))
+    wild = replace(_table().constant[1], losses=(1.0, *(9.1,) * BAD_LOSSES, *(0.1,) * (TAU - 1 - BAD_LOSSES)))
     table = replace(_table(), constant=(_table().constant[0], wild, _table().constant[2]))
     assert probes(table, Objective.TRAINING)[1] is None
     assert probes(table, Objective.VALIDATION)[1] is None

@@ -60,7 +60,7 @@ def test_validations_that_were_too_high_are_told_as_such(stage: Stage) -> None:
 def test_training_losses_are_not_held_against_validations(stage: Stage) -> None:
     known = Setback(lr=0.3, loss=2.3, bar=1.72, start_loss=2.31, gain=1.19)
     words = setback(_with_setback(stage, known), dataclasses.replace(SHORT, validated=True))
-    assert "too high: 2.3. Promised by then was a loss below 1.72. The run was rolled back" in words
+    assert "too high: 2.3. By then a loss below 1.72 was promised. The run was rolled back" in words
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_training_losses_are_not_held_against_validations(stage: Stage) -> None:
 def test_what_is_not_known_of_the_search_is_not_told(stage: Stage, known: Setback | None) -> None:
     """The last one's noise is so large that the bar is above where the search began."""
     words = setback(_with_setback(stage, known), SHORT)
-    assert "a median loss of 2.3. Promised by then was a loss below 1.72. The run was rolled back" in words
+    assert "a median loss of 2.3. By then a loss below 1.72 was promised. The run was rolled back" in words
 
 
 def test_without_a_bar_nothing_is_said_to_have_been_promised(stage: Stage) -> None:
@@ -80,7 +80,7 @@ def test_without_a_bar_nothing_is_said_to_have_been_promised(stage: Stage) -> No
 
 def test_a_mean_just_above_its_bar_has_the_digits_that_tell_them_apart(stage: Stage) -> None:
     words = setback(_with_setback(stage, None), dataclasses.replace(SHORT, loss=1.7204, bar=1.7203))
-    assert "a median loss of 1.7204. Promised by then was a loss below 1.7203." in words
+    assert "a median loss of 1.7204. By then a loss below 1.7203 was promised." in words
 
 
 def test_the_bar_is_the_one_that_counted_at_these_steps(stage: Stage) -> None:

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tuner_server.core.messages import Outcome
 from tuner_server.ops.metrics import FleetMetrics, ServerMetrics, exposition, forget_gauges
-from tuner_server.service.observer import Part
+from tuner_server.service.pipeline_observer import PipelineTask
 
 WORKER = """
 import sys
@@ -44,7 +44,7 @@ def test_what_a_process_does_is_counted() -> None:
     metrics.rpc_ended("lrpilot.v1.TunerService/Advance", "OK", 0.002)
     metrics.rpc_ended("lrpilot.v1.TunerService/WatchJob", "OK", None)
     metrics.answered(Outcome.UNREPEATABLE, searched=True)
-    with metrics.working(Part.COMMIT, [None] * 3):
+    with metrics.working(PipelineTask.COMMIT, [None] * 3):
         pass
     metrics.jobs_counted({"training": 5, "searching": 0})
     text = exposition(registry)
@@ -66,16 +66,16 @@ def test_what_workers_count_is_summed_and_outlives_them(tmp_path: Path) -> None:
     work(1, 2)
     text = exposition(CollectorRegistry(), tmp_path)
     assert value(text, "lrpilot_rpcs_total", **OK) == 2
-    assert value(text, "lrpilot_waiting_reports", lane="reports") == 3
+    assert value(text, "lrpilot_waiting_reports", queue="reports") == 3
     assert value(text, "lrpilot_database_up") == 0  # not for all of them
     forget_gauges(tmp_path, 1)
     files = sorted(tmp_path.iterdir())
     text = exposition(CollectorRegistry(), tmp_path)
     assert value(text, "lrpilot_rpcs_total", **OK) == 2
-    assert value(text, "lrpilot_waiting_reports", lane="reports") == 1
+    assert value(text, "lrpilot_waiting_reports", queue="reports") == 1
     assert value(text, "lrpilot_database_up") == 1
     work(1, 7)  # in its place
     text = exposition(CollectorRegistry(), tmp_path)
     assert value(text, "lrpilot_rpcs_total", **OK) == 3
-    assert value(text, "lrpilot_waiting_reports", lane="reports") == 8
+    assert value(text, "lrpilot_waiting_reports", queue="reports") == 8
     assert len(list(tmp_path.iterdir())) > len(files)

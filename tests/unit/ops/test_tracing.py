@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from tuner_server.ops.tracing import Tracing
 from tuner_server.rpc.telemetry import Call
-from tuner_server.service.observer import Observer, Part
+from tuner_server.service.pipeline_observer import PipelineObserver, PipelineTask
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -22,7 +22,7 @@ def spans() -> InMemorySpanExporter:
 
 @pytest.fixture
 def tracing(spans: InMemorySpanExporter) -> Iterator[Tracing]:
-    opened = Tracing(spans, Observer())
+    opened = Tracing(spans, PipelineObserver())
     yield opened
     opened.close()
 
@@ -67,9 +67,9 @@ def test_work_for_one_report_is_below_its_call_and_for_several_is_linked(
     for _ in range(2):
         with tracing.call(call()):
             origins.append(tracing.origin())
-    with tracing.working(Part.DECIDE, origins[:1]):
+    with tracing.working(PipelineTask.DECIDE, origins[:1]):
         pass
-    with tracing.working(Part.COMMIT, origins):
+    with tracing.working(PipelineTask.COMMIT, origins):
         pass
     first, second, decide, commit = finished(tracing, spans)
     assert (decide.name, commit.name) == ("decide", "commit")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tuner_server.service.batch_worker import Lane
+from tuner_server.service.batch_worker import BatchWorker
 
 Item = tuple[str, int]
 
@@ -26,17 +26,17 @@ class Recorder:
         self.groups.append(list(group))
 
 
-def lane(work: Recorder, *, max_group: int = 3, max_waiting: int = 100) -> Lane[Item]:
-    return Lane("test", work, lambda item: item[0], max_group=max_group, max_waiting=max_waiting)
+def worker(work: Recorder, *, max_group: int = 3, max_waiting: int = 100) -> BatchWorker[Item]:
+    return BatchWorker("test", work, lambda item: item[0], max_group=max_group, max_waiting=max_waiting)
 
 
-def blocked(work: Recorder, opened: Lane[Item]) -> None:
-    """Has the lane work on an item, so that the next ones wait."""
+def blocked(work: Recorder, opened: BatchWorker[Item]) -> None:
+    """Has the worker work on an item, so that the next ones wait."""
     assert opened.put(("first", 0))
     assert work.begun.acquire(timeout=30)
 
 
-def finish(work: Recorder, opened: Lane[Item]) -> list[list[Item]]:
+def finish(work: Recorder, opened: BatchWorker[Item]) -> list[list[Item]]:
     """Lets the work go on to its end; the groups after the first item."""
     work.may.release(100)
     opened.close()
@@ -45,7 +45,7 @@ def finish(work: Recorder, opened: Lane[Item]) -> list[list[Item]]:
 
 def test_what_gathers_while_it_works_is_one_group() -> None:
     work = Recorder()
-    opened = lane(work)
+    opened = worker(work)
     blocked(work, opened)
     items: list[Item] = [("a", 1), ("b", 1), ("c", 1), ("d", 1)]
     assert all(opened.put(item) for item in items)
@@ -55,7 +55,7 @@ def test_what_gathers_while_it_works_is_one_group() -> None:
 
 def test_items_of_one_key_come_one_after_the_other_and_hold_up_no_others() -> None:
     work = Recorder()
-    opened = lane(work)
+    opened = worker(work)
     blocked(work, opened)
     for item in [("a", 1), ("a", 2), ("b", 1), ("a", 3), ("c", 1), ("d", 1)]:
         assert opened.put(item)
@@ -64,14 +64,14 @@ def test_items_of_one_key_come_one_after_the_other_and_hold_up_no_others() -> No
 
 def test_more_than_may_wait_is_refused_and_so_is_what_comes_after_the_end() -> None:
     work = Recorder()
-    opened = lane(work, max_waiting=2)
+    opened = worker(work, max_waiting=2)
     blocked(work, opened)
     assert [opened.put(("a", i)) for i in range(3)] == [True, True, False]
     assert finish(work, opened) == [[("a", 0)], [("a", 1)]]
     assert not opened.put(("a", 9))
 
 
-def test_work_that_raises_does_not_end_the_lane(capsys: pytest.CaptureFixture[str]) -> None:
+def test_work_that_raises_does_not_end_the_worker(capsys: pytest.CaptureFixture[str]) -> None:
     done = threading.Event()
 
     def work(group: Sequence[Item]) -> None:
@@ -79,7 +79,7 @@ def test_work_that_raises_does_not_end_the_lane(capsys: pytest.CaptureFixture[st
             raise RuntimeError("a bug")
         done.set()
 
-    opened = Lane("test", work, lambda item: item[0], max_group=1, max_waiting=10)
+    opened = BatchWorker("test", work, lambda item: item[0], max_group=1, max_waiting=10)
     opened.put(("bad", 0))
     opened.put(("good", 0))
     assert done.wait(30)

@@ -112,8 +112,8 @@ def test_who_gets_no_connection_is_told(url: str, monkeypatch: pytest.MonkeyPatc
 
 
 def test_who_comes_after_one_that_waited_in_vain_is_told_at_once(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "LONG_S", 0.0)
-    monkeypatch.setattr(database, "SHARED_TROUBLE_S", 0.2)
+    monkeypatch.setattr(database, "LONG_WAIT_S", 0.0)
+    monkeypatch.setattr(database, "FAILURE_SHARED_S", 0.2)
     with Database(url) as opened:
         with pytest.raises(StorageError, match="no such table: t"), opened.reading() as connection:
             connection.execute(sa.text("SELECT * FROM t"))

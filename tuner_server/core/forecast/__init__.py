@@ -1,4 +1,4 @@
-"""Forecasters: where does the loss of a probe lead? Pure functions of the losses.
+"""Forecasters, which say where the loss of a probe leads. Pure functions of the losses.
 
 `ExponentialForecaster` is the method of AutoLRS (Jin et al., ICLR 2021), `PowerLawForecaster` and
 `LastValueForecaster` stand beside it. docs/forecasting.md has the formulas and the measurements.

@@ -21,14 +21,14 @@ from tuner_server.core.forecast.bounds import Bounds
 from tuner_server.core.forecast.denoise import MIN_POINTS, denoise
 from tuner_server.core.forecast.last_value import LastValueCurve, LastValueForecaster
 from tuner_server.core.forecast.nelder_mead import minimise_from_zero
-from tuner_server.core.forecast.profile import Profile, linear_fit
+from tuner_server.core.forecast.profile_likelihood import ProfileLikelihood, linear_fit
 from tuner_server.core.forecast.series import Series, check_horizon
 
 # Slower than exp(-30) a step the curve is a straight line to rounding for every horizon below
 # 1e6; faster than exp(5) it has settled before x = 1.
 _MIN_Q, _MAX_Q = -30.0, 5.0
 
-# Of the published code.
+# The tolerance of the published code.
 _TOLERANCE = 1e-5
 
 # Rates of the standard error's grid. Slowest: 1% of a time constant over the data, which no data
@@ -53,7 +53,7 @@ class Exponential:
 
     @property
     def c(self) -> float:
-        """Asymptote; likewise."""
+        """Asymptote; huge and meaningless for near-straight series."""
         return self.level - self.a
 
     def __call__(self, x: float) -> float:
@@ -92,7 +92,7 @@ class ExponentialCurve:
     series: Series
     curve: Exponential
     bounds: Bounds
-    profile: Profile
+    profile: ProfileLikelihood
 
     @property
     def a(self) -> float:
@@ -152,7 +152,7 @@ class ExponentialForecaster:
             series=series,
             curve=fit_exponential(denoised.smooth),
             bounds=Bounds.of(values, denoised.smooth),
-            profile=Profile.of(_basis, rates, kept.astype(np.float64), values[kept], series.resolution),
+            profile=ProfileLikelihood.of(_basis, rates, kept.astype(np.float64), values[kept], series.resolution),
         )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 _MAX_ITERATIONS = 200
 _FIRST_STEP = 0.00025
-"""scipy's, from a start at 0."""
+"""The first step of scipy from a start at 0."""
 
 
 def minimise_from_zero(function: Callable[[float], float], tolerance: float) -> float:

@@ -19,7 +19,7 @@ from scipy.optimize import minimize_scalar
 from tuner_server.core.forecast.base import FloatArray, Forecast
 from tuner_server.core.forecast.bounds import Bounds
 from tuner_server.core.forecast.last_value import LastValueCurve, LastValueForecaster
-from tuner_server.core.forecast.profile import Profile, linear_fit
+from tuner_server.core.forecast.profile_likelihood import ProfileLikelihood, linear_fit
 from tuner_server.core.forecast.series import Series, check_horizon
 
 # Below 0.02 the curve is log(x + 1) for all that a probe can tell; above 4, nine tenths of it are
@@ -39,7 +39,7 @@ class PowerLawCurve:
     slope: float
     alpha: float
     bounds: Bounds
-    profile: Profile
+    profile: ProfileLikelihood
 
     @property
     def a(self) -> float:
@@ -86,7 +86,7 @@ class PowerLawForecaster:
         if values.size < _MIN_POINTS:
             return LastValueForecaster().fit(losses)
         x = np.arange(values.size, dtype=np.float64)
-        profile = Profile.of(_basis, _ALPHAS, x, values, series.resolution)
+        profile = ProfileLikelihood.of(_basis, _ALPHAS, x, values, series.resolution)
         alpha = _refine(x, values, profile)
         phi = _basis(np.asarray(alpha), x)
         fit = linear_fit(phi, values)
@@ -95,7 +95,7 @@ class PowerLawForecaster:
         return PowerLawCurve(series, level, slope, alpha, bounds, profile)
 
 
-def _refine(x: FloatArray, values: FloatArray, profile: Profile) -> float:
+def _refine(x: FloatArray, values: FloatArray, profile: ProfileLikelihood) -> float:
     """Searches between the neighbours of the profile's best alpha."""
     alphas = profile.thetas
     best = int(np.argmin(profile.fits.sse))

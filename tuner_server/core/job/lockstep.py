@@ -1,4 +1,4 @@
-"""Searches of several jobs in lock step: what they ask for at the same time is computed in one batch."""
+"""Runs the searches of several jobs in lock step: what they ask for at the same time is computed in one batch."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from tuner_server.core.search.suggest import Query, Suggestion, suggest, suggest
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Search:
-    """A report whose answer waits for a suggestion. It can be finished once."""
+class PendingSearch:
+    """A report whose answer waits for a suggestion. It can be answered once."""
 
     query: Query
     _rest: Generator[Query, Suggestion, Transition]
 
-    def answer(self, found: Suggestion | Exception) -> Transition | Search:
+    def answer(self, found: Suggestion | Exception) -> Transition | PendingSearch:
         """Goes on with the suggestion, or without it, up to the next one that is needed."""
         if isinstance(found, Exception):
-            return _gone_on(lambda: self._rest.throw(found), self._rest)
-        return _gone_on(lambda: self._rest.send(found), self._rest)
+            return _resumed(lambda: self._rest.throw(found), self._rest)
+        return _resumed(lambda: self._rest.send(found), self._rest)
 
 
-def begin(state: JobState, report: Report) -> Transition | Search:
-    """Takes a report as far as it goes without a suggestion. Raises: as `job.advance`."""
+def begin(state: JobState, report: Report) -> Transition | PendingSearch:
+    """Takes a report as far as it goes without a suggestion. Raises: as `machine.advance`."""
     rest = machine.advancing(state, report)
-    return _gone_on(lambda: next(rest), rest)
+    return _resumed(lambda: next(rest), rest)
 
 
-def finish_all(searches: Sequence[Search]) -> list[Transition]:
-    """The transitions of all: each what `job.advance` gives, bit for bit. One that fails fails its job alone."""
-    results: list[Transition | Search] = list(searches)
-    while waiting := {i: result for i, result in enumerate(results) if isinstance(result, Search)}:
+def finish_all(searches: Sequence[PendingSearch]) -> list[Transition]:
+    """The transitions of all, each what `machine.advance` gives, bit for bit. A failure fails its own job alone."""
+    results: list[Transition | PendingSearch] = list(searches)
+    while waiting := {i: result for i, result in enumerate(results) if isinstance(result, PendingSearch)}:
         found = _found([search.query for search in waiting.values()])
         for (i, search), suggestion in zip(waiting.items(), found, strict=True):
             results[i] = search.answer(suggestion)
     return [result for result in results if isinstance(result, Transition)]
 
 
-def _gone_on(go: Callable[[], Query], rest: Generator[Query, Suggestion, Transition]) -> Transition | Search:
+def _resumed(go: Callable[[], Query], rest: Generator[Query, Suggestion, Transition]) -> Transition | PendingSearch:
     try:
-        return Search(go(), rest)
+        return PendingSearch(go(), rest)
     except StopIteration as done:
         transition: Transition = done.value
         return transition

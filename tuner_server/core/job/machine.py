@@ -17,12 +17,14 @@ import math
 from collections.abc import Generator, Iterable
 from typing import Any
 
+from lrpilot.wire.limits import MAX_VALIDATION_LOSS
+
 from tuner_server.core import policies
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import InvalidInputError, PolicyError, PreconditionError
 from tuner_server.core.job.standing import Standing
 
-# What moves a job hands out what it moves, too.
+# Whoever moves jobs needs these names too.
 from tuner_server.core.job.state import TRANSITIONS as TRANSITIONS
 from tuner_server.core.job.state import JobState as JobState
 from tuner_server.core.job.state import Status as Status
@@ -33,10 +35,6 @@ from tuner_server.core.search.prior import Prior
 from tuner_server.core.search.suggest import Query, Suggestion, run
 from tuner_server.core.stages import lr_range
 
-MAX_LOSS = 3.4e38
-"""A validation loss beyond single precision is a divergence, as a training loss is."""
-
-_SEARCHES = {Phase.RANGE_TEST, Phase.PROBE}
 _STATUS_OF_PHASE = {
     Phase.WARM_UP: Status.WARM_UP,
     Phase.RANGE_TEST: Status.SEARCHING,
@@ -162,9 +160,10 @@ def check_report(directive: Directive, report: Report, has_validation: bool) -> 
             "report.validations", f"validated after steps {got}, but the directive asks for {due}"
         )
     for i, validation in enumerate(report.validations):
-        if tells and not abs(validation.loss) <= MAX_LOSS:
+        if tells and not abs(validation.loss) <= MAX_VALIDATION_LOSS:
             raise InvalidInputError.of(
-                f"report.validations[{i}].loss", f"{validation.loss}; a completed step's is finite, at most {MAX_LOSS}"
+                f"report.validations[{i}].loss",
+                f"{validation.loss}; a completed step's is finite, at most {MAX_VALIDATION_LOSS}",
             )
     _check_measures(directive, report)
     _check_note(report)
@@ -172,7 +171,7 @@ def check_report(directive: Directive, report: Report, has_validation: bool) -> 
 
 
 def check_replacement(report: Report, remaining_steps: int | None) -> None:
-    """Refuses a report on steps of the client's own that can't be. Raises: InvalidInputError."""
+    """Refuses an impossible report on steps that a client ran by itself. Raises: InvalidInputError."""
     replacement = report.replacement
     if replacement is None:
         raise InvalidInputError.of("report.replacement", "missing; a replaced report says what was done instead")
@@ -265,9 +264,9 @@ def _ask_policy(state: JobState, report: Report) -> Generator[Query, Suggestion,
 
 
 def _account(state: JobState, report: Report) -> JobState:
-    """The books after a report: committed steps that are not to stay take back all that came after the snapshot."""
+    """The books after a report. Committed steps that are not to stay undo all that came after the snapshot."""
     committed, searched, n = state.committed_steps, state.search_steps, report.n_steps
-    given_back = 0
+    undone = 0
     standing = Standing.of(state)
     update: dict[str, Any] = {"wall_time_s": state.wall_time_s + report.wall_time_s}
     if state.first_loss is None and report.losses and math.isfinite(report.losses[0]):
@@ -280,9 +279,9 @@ def _account(state: JobState, report: Report) -> JobState:
     if _rolled_back(state, report):
         if state.directive.phase.committed:
             assert state.snapshot_step is not None
-            given_back = n + committed - state.snapshot_step
+            undone = n + committed - state.snapshot_step
             committed, standing = state.snapshot_step, state.snapshot_standing
-        searched += given_back or n
+        searched += undone or n
     else:
         committed += n
         lrs = state.directive.profile if report.replacement is None else report.replacement.profile
@@ -290,7 +289,7 @@ def _account(state: JobState, report: Report) -> JobState:
     update |= {
         "committed_steps": committed,
         "search_steps": searched,
-        "given_back_steps": state.given_back_steps + given_back,
+        "given_back_steps": state.given_back_steps + undone,
         **dict(standing),
     }
     return state.model_copy(update=update)
@@ -304,7 +303,7 @@ def _issue(state: JobState, report: Report | None, directive: Directive, step: S
     """
     rolled_back = report is not None and _rolled_back(state, report)
     snapshot = directive.snapshot or state.snapshot_step is None
-    snapshot |= directive.phase in _SEARCHES and not rolled_back
+    snapshot |= directive.phase.searches and not rolled_back
     directive = directive.model_copy(
         update={
             "number": state.directive.number + 1 if report else 1,
@@ -330,14 +329,14 @@ def _issue(state: JobState, report: Report | None, directive: Directive, step: S
 
 
 def _rolled_back(state: JobState, report: Report) -> bool:
-    """Whether the steps of a report are not to stay."""
+    """Whether the steps of a report are rolled back."""
     if report.outcome is Outcome.REPLACED:
-        return False  # those that were not to stay were taken back without us
+        return False  # the client rolled back by itself those that were not to stay
     return not state.directive.phase.committed or report.outcome.rolls_back
 
 
 def _stop(state: JobState, report: Report, status: Status, message: str) -> Transition:
-    """The last directive."""
+    """Issues the last directive."""
     directive = Directive(
         number=state.directive.number + 1,
         phase=Phase.STOP,

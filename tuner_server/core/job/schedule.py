@@ -6,17 +6,18 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from lrpilot.wire.profile import Profile
+# The server, the file and the client have the same segments.
+from lrpilot.wire.schedule_data import Segment as Segment
 
 from tuner_server.core.messages import Directive, Outcome, Phase, Replacement
 
 
-class Result(Protocol):
-    """What came of a directive."""
+class ReportedSteps(Protocol):
+    """A report on a directive, as far as the schedule needs it."""
 
     @property
     def outcome(self) -> Outcome:
-        """How it ended."""
+        """How the directive ended."""
         ...
 
     @property
@@ -30,35 +31,24 @@ class Result(Protocol):
         ...
 
 
-class Entry(Protocol):
-    """A directive and what came of it (None: it is outstanding)."""
+class IssuedDirective(Protocol):
+    """A directive with its report, as far as the schedule needs them."""
 
     @property
     def directive(self) -> Directive:
-        """As it was issued."""
+        """The directive as it was issued."""
         ...
 
     @property
-    def report(self) -> Result | None:
-        """As it came in."""
+    def report(self) -> ReportedSteps | None:
+        """The report as it came in; None: the directive is outstanding."""
         ...
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Segment:
-    """Committed steps [start_step, start_step + n_steps)."""
+def committed(entries: Iterable[IssuedDirective]) -> list[bool]:
+    """Tells for each entry, in order, whether its steps are part of the schedule.
 
-    start_step: int
-    n_steps: int
-    profile: Profile
-    phase: Phase
-    stage: int
-
-
-def committed(entries: Iterable[Entry]) -> list[bool]:
-    """For each entry, in order, whether its steps are part of the schedule.
-
-    A directive that restores takes back all that came since the last snapshot.
+    A directive that restores undoes all that came since the last snapshot.
     """
     kept: list[bool] = []
     snapshot = 0
@@ -71,14 +61,14 @@ def committed(entries: Iterable[Entry]) -> list[bool]:
     return kept
 
 
-def _stays(directive: Directive, report: Result) -> bool:
+def _stays(directive: Directive, report: ReportedSteps) -> bool:
     if report.outcome is Outcome.REPLACED:
         return report.n_steps > 0
     return directive.phase.committed and not report.outcome.rolls_back
 
 
-def segments(entries: Sequence[Entry]) -> list[Segment]:
-    """The schedule, parts of one directive put together."""
+def segments(entries: Sequence[IssuedDirective]) -> list[Segment]:
+    """The segments of the schedule. The parts of one directive make one segment."""
     found: list[Segment] = []
     for entry, kept in zip(entries, committed(entries), strict=True):
         directive, report = entry.directive, entry.report

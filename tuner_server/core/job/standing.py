@@ -1,4 +1,4 @@
-"""What a job has come to: the losses of the steps that are in its model."""
+"""The standing of a job: the losses of the steps that are in its model."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tuner_server.core.messages import LOSS_WINDOW, Report, Value
 
 
 class Standing(Value):
-    """A function of the committed steps alone, however they were reported and whatever was rolled back between them."""
+    """What the committed steps came to, however they were reported and whatever was rolled back between them."""
 
     recent_losses: tuple[float, ...] = ()
-    """Of the last `LOSS_WINDOW` committed steps."""
+    """The losses of the last `LOSS_WINDOW` committed steps."""
     last_loss: float | None = None
     """The mean of `recent_losses`."""
     best_loss: float | None = None

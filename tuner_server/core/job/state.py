@@ -1,4 +1,4 @@
-"""What a job is, between two events, and what an event did. Pure values: what moves them is in `core.job.machine`.
+"""The state of a job between two events, and what an event did. Pure values: `core.job.machine` moves them.
 
 Nothing here knows a policy, so whoever only looks at a job need not wait for what a search needs (PyTorch).
 """
@@ -9,6 +9,8 @@ import dataclasses
 import enum
 from typing import Any, Literal
 
+from lrpilot.wire import unsearched
+
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.job.standing import Standing
 from tuner_server.core.messages import Decision, Directive, Phase
@@ -16,7 +18,7 @@ from tuner_server.core.search.prior import Prior
 
 
 class Status(enum.StrEnum):
-    """Where a job is in its life."""
+    """The status of a job in its life."""
 
     WARM_UP = "warm_up"
     SEARCHING = "searching"
@@ -44,10 +46,10 @@ TRANSITIONS: dict[Status, set[Status]] = {
 
 
 class JobState(Standing):
-    """All that a job is, between two events; its standing is that of the committed steps."""
+    """The whole state of a job between two events; its standing is that of the committed steps."""
 
     format: Literal[1] = 1
-    """Of this JSON; a later format brings a migration of stored states."""
+    """The format of this JSON; a later one brings a migration of stored states."""
     config: JobConfig
     prior: Prior | None = None
     """What earlier jobs of its family told when it was opened."""
@@ -64,13 +66,13 @@ class JobState(Standing):
     snapshot_step: int | None = None
     """Committed steps when the client's snapshot was taken."""
     snapshot_standing: Standing = Standing()
-    """The standing then."""
+    """The standing when the client's snapshot was taken."""
     bounds: LrBounds | None = None
     first_loss: float | None = None
     """The untrained model's, or nearly: the first one that was reported."""
     wall_time_s: float = 0.0
     policy_state: dict[str, Any] | None = None
-    """None: the policy has not started (range test)."""
+    """The state of the policy as JSON; None: it has not started (range test)."""
     message: str = ""
     unrepeatable: str = ""
     """The note of the report that ended the search, since a rollback was not complete; empty: none did."""
@@ -83,12 +85,12 @@ class JobState(Standing):
     @property
     def probe_steps(self) -> int:
         """Steps of probes and range tests: what the search costs where nothing diverges in committed steps."""
-        return self.search_steps - self.given_back_steps
+        return unsearched.probe_steps(self)
 
     @property
     def unsearched(self) -> bool:
         """Whether the job has committed steps, or has them under way, and had no search before them."""
-        return self.probe_steps == 0 and (self.directive.phase is Phase.TRAIN or self.committed_steps > 0)
+        return unsearched.unsearched_so_far(self, trains=self.directive.phase is Phase.TRAIN)
 
     @property
     def remaining_steps(self) -> int | None:

@@ -65,7 +65,7 @@ def _step(d: float, best: float, behind: float | None) -> float:
 
 
 def bracket(candidates: Sequence[Candidate], bounds: LrBounds, widening: float) -> tuple[float, float]:
-    """Between the neighbours of the best candidate; where it has none, as far as a step outward may go."""
+    """The neighbours of the best candidate; where it has none, as far as a step outward may go."""
     best, below, above = _neighbours(candidates)
     d, (lowest, highest) = spacing(bounds), limits(bounds, widening)
     return max(best - d, lowest) if below is None else below, min(best + d, highest) if above is None else above

@@ -1,4 +1,4 @@
-"""How a search begins where earlier jobs say where its optimum may lie.
+"""The beginning of a search for which earlier jobs say where its optimum may lie.
 
 The prior is tried, then checked against the middle of the range, where the search would otherwise begin:
 
@@ -34,18 +34,18 @@ NEAR = 1.5
 FINE_BRACKET = math.log(8.0) * (1.0 + 1e-9)
 """A bracket up to this wide is not refined: three LRs in it tell where the optimum is to within 25% or so."""
 FIRST_CANDIDATES = 3
-"""That the shortest search without a prior takes to a bracket."""
+"""Candidates that the shortest search without a prior takes to a bracket."""
 
 
 class HeadStart(Value):
-    """Of one search; the first two candidates are `at` and `middle`, or one where these are the same."""
+    """The head start of one search. Its first candidates are `at` and `middle`, or one where these are the same."""
 
     at: float = pydantic.Field(allow_inf_nan=False)
     """The prior's x."""
     middle: float = pydantic.Field(allow_inf_nan=False)
-    """x of the middle of the range."""
+    """The x of the middle of the range."""
     spacing: float = pydantic.Field(gt=0, allow_inf_nan=False)
-    """Between the LRs around the prior, in x."""
+    """The distance in x between the LRs around the prior."""
 
     @classmethod
     def of(
@@ -54,7 +54,7 @@ class HeadStart(Value):
         """The head start that a prior gives; None where the limits leave a search little to choose from.
 
         Args:
-            prior: For its sd.
+            prior: The prior, of which the sd is used.
             expected: The prior's x for this search.
             middle: x of the middle of the range.
             limits: The lowest and the highest x that may be tried.

@@ -1,4 +1,4 @@
-"""Between the candidates of a stage, as they are kept, and what the surrogate is asked, reads and says."""
+"""Turns the candidates of a stage into what the surrogate is asked and reads, and what it says into values to keep."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def ask(
 def observations(candidates: Sequence[Candidate]) -> Observations:
     """The candidates as observations: a forecast with its variance, or a censored level.
 
-    Of a probe that had no loss at all to tell a level from, it is the highest that is known of the others.
+    A probe that had no loss at all to tell a level from gets the highest level that is known of the others.
     """
     losses = [c.at_least if c.forecast is None else c.forecast for c in candidates]
     highest = max((loss for loss in losses if loss is not None), default=0.0)

@@ -16,11 +16,11 @@ import pydantic
 from tuner_server.core.messages import Value
 
 LENGTH_EXPONENT = 0.2
-"""Between probes of two lengths, which differ by little: the default of policy budget for the same thing."""
+"""The exponent between probes of two lengths, which differ by little; policy budget has the same default."""
 DISCOUNT = 0.8
 """The weight of a job, relative to that of the next newer one: code and data change, so that old optima go stale."""
 BAD_END_WEIGHT = 0.25
-"""... and of one whose LR came to a bad end: the optimum of its probes was at best a little too high."""
+"""The weight of a job whose LR came to a bad end: the optimum of its probes was at best a little too high."""
 SPREAD = math.log(2.5)
 """The standard deviation of x between jobs, before any two of them have been seen: more than a family's, usually."""
 SPREAD_WEIGHT = 1.0
@@ -33,23 +33,23 @@ class Optimum(Value):
     """What the search of a job found."""
 
     log_lr: float = pydantic.Field(allow_inf_nan=False)
-    """x of the best small run."""
+    """The x of the best small run."""
     probe_steps: int = pydantic.Field(ge=1)
-    """n: the steps of that run."""
+    """The n of that run."""
     good_end: bool = True
     """Whether nothing speaks against it so far: the job did not diverge in committed steps, nor fail."""
 
 
 class Prior(Value):
-    """Where the optimum of a new search may lie: about normal in x."""
+    """The place where the optimum of a new search may lie, about normal in x."""
 
     log_lr: float = pydantic.Field(allow_inf_nan=False)
     """The mean of x."""
     sd: float = pydantic.Field(gt=0, allow_inf_nan=False)
-    """Of the next job's x: the spread between jobs, and what so few jobs leave uncertain."""
+    """The standard deviation of the next job's x: the spread between jobs, and what so few jobs leave uncertain."""
     n_jobs: int = pydantic.Field(ge=1)
     probe_steps: int = pydantic.Field(ge=1)
-    """n that `log_lr` is for."""
+    """The n that `log_lr` is for."""
 
     def at(self, probe_steps: int, exponent: float) -> float:
         """The mean of x for probes of another length."""

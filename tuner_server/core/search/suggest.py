@@ -1,4 +1,4 @@
-"""One suggestion: which LR to try next, and the evidence for it."""
+"""Suggests which LR to try next, with the evidence for it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ R = TypeVar("R")
 GRID_SIZE = 256
 """LRs at which the acquisition is evaluated: over four decades, 3.7% apart, well below what a loss can tell apart."""
 MIN_SEPARATION = 0.01
-"""As a fraction of the range of log LR: over four decades, 10% in LR. The loss can't tell closer LRs apart."""
+"""A fraction of the range of log LR: over four decades, 10% in LR. The loss can't tell closer LRs apart."""
 EVIDENCE_SIZE = 64
 """Points of the curves that are kept: enough for a plot, little to store."""
 
@@ -46,13 +46,13 @@ class Suggestion:
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """What is asked for: the LR inside the bounds with the highest acquisition.
+    """A question to the surrogate: which LR inside the bounds has the highest acquisition?
 
     Attributes:
         observations: What is known. With none, the LR is drawn log-uniformly, by `seed`.
         bounds: Natural logarithms of the lowest and the highest LR.
         acquisition: Ranks the LRs.
-        seed: Of the first draw; makes no difference afterwards.
+        seed: The seed of the first draw; it makes no difference afterwards.
         prior_mean: See `Surrogate`.
         grid_size: How many LRs are compared.
         min_separation: LRs closer than this to one that was observed are not suggested, as a fraction of the range.
@@ -87,7 +87,7 @@ def suggest(query: Query) -> Suggestion:
 
 
 def suggest_all(queries: Sequence[Query]) -> list[Suggestion]:
-    """The answers to many queries: to each what `suggest` says, bit for bit, whatever the others are.
+    """The answers to many queries, each what `suggest` says, bit for bit, whatever the others are.
 
     Their surrogates are fitted in one batch. What follows is done for each: there the arrays are large, and one pass
     over many of them takes as long as many passes over one.

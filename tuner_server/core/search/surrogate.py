@@ -47,11 +47,11 @@ MAX_LOSS = 1e100
 """A larger loss (or noise deviation) is refused: its square, a variance, would come near the end of float64."""
 
 _LENGTHSCALES = np.geomspace(0.05, 1.6, 8)
-"""From half a tick of a 10-candidate search to a curve that hardly bends inside the bounds."""
+"""Lengthscales from half a tick of a 10-candidate search to a curve that hardly bends inside the bounds."""
 _OUTPUT_SCALES = np.geomspace(0.5, 4.0, 4)
-"""Around 1, the scale of standardised losses."""
+"""Scales around 1, which is that of standardised losses."""
 _NOISE_SCALES = np.geomspace(0.01, 1.0, 4)
-"""From noise that doesn't matter to a loss that is all noise."""
+"""Scales from noise that doesn't matter to a loss that is all noise."""
 
 # Log-normal priors as (median, standard deviation of the logarithm). Search ranges span some three to four decades and
 # the bowl of a loss about one of them; standardised losses have a scale of about 1, more where they are a part of a
@@ -65,11 +65,11 @@ _MAX_KEPT = 32
 """Bounds the cost of the posterior. Reached only with few observations, when many settings are about as likely."""
 
 _MAX_NOISE_SD = 1e4
-"""In units of y. An observation this noisy says nothing, and more would cost the Cholesky factor its accuracy."""
+"""In units of y, a deviation that says nothing any more. A larger one would cost the Cholesky factor its accuracy."""
 _WINSOR_REACH = 3.0
 """Losses count up to this many times as far above the median as the best lies below it: past what a bowl does."""
 _LOWEST_THRESHOLD = -1e3
-"""In units of y, more than a hundred times the largest output scale below the centre."""
+"""A level in units of y, more than a hundred times the largest output scale below the centre."""
 _CENSORED_NOISE_VAR = 1e-6
 """Softens the step of a censored factor, in units of y^2: keeps its Gaussian, and the covariance, well conditioned."""
 _MAX_BATCH = 2**18
@@ -154,7 +154,7 @@ class _Regression:
 
     @classmethod
     def solve(cls, covariance: Tensor, target: Tensor, variance: Tensor) -> _Regression:
-        """From K [..., n, n], y [..., n] and the noise variances [..., n]."""
+        """Solves for K [..., n, n], y [..., n] and the noise variances [..., n]."""
         chol = torch.linalg.cholesky(covariance + torch.diag_embed(variance))
         eye = torch.eye(chol.shape[-1], dtype=chol.dtype)
         whitener = torch.linalg.solve_triangular(chol, eye, upper=False)
@@ -192,7 +192,7 @@ class Fitted:
     centre: float
     scale: float
     weight: FloatArray
-    """[k] of the settings that were kept."""
+    """[k] weights of the settings that were kept."""
     _x: Tensor
     _lengthscale: Tensor
     _output_variance: Tensor

@@ -7,13 +7,12 @@ import math
 from collections.abc import Iterable
 
 import numpy as np
+from lrpilot.wire.axes import axis_floor, highest_loss
 
 FAR_OUT = 3.0
 """Interquartile ranges beyond the quartiles a value is far out (Tukey, Exploratory Data Analysis, 1977)."""
 PADDING = 0.06
 """Of the range, on either side: markers are not cut in half."""
-LR_DECADES = 4
-"""Below the highest LR: a decay to zero ends many decades down, and there is nothing to see there."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,32 +40,32 @@ def fence(values: Iterable[float]) -> Range:
     return Range(low - room, high + room)
 
 
-def of_losses(calm: Iterable[float | None], every: Iterable[float | None]) -> Range:
-    """Of losses over steps: up to the worst of those that stayed; what a search reached beyond that is cut off.
+def of_losses(committed: Iterable[float | None], every: Iterable[float | None]) -> Range:
+    """An axis for losses over steps: up to the worst that stayed, so that what a search reached beyond is cut off.
 
     Args:
-        calm: of the steps that stayed; None is no loss. Where there is none, all count.
-        every: of all steps.
+        committed: the losses of the steps that stayed; None is no loss. Where there is none, all count.
+        every: the losses of all steps.
     """
     known = [value for value in every if value is not None]
-    kept = [value for value in calm if value is not None]
+    kept = [value for value in committed if value is not None]
     if not known and not kept:
         return Range(0.0, 1.0)
-    return Range(min(known + kept), max(kept or known))
+    return Range(min(known + kept), highest_loss(kept, known))
 
 
-def of_lrs(calm: Iterable[float | None], every: Iterable[float | None]) -> Range:
-    """Of LRs over steps, on a logarithmic axis; from 1 to 1 if none is positive.
+def of_lrs(committed: Iterable[float | None], every: Iterable[float | None]) -> Range:
+    """A logarithmic axis for LRs over steps; from 1 to 1 if none is positive.
 
     Args:
-        calm: of the steps that stayed; None is no LR. What is far below the highest of them is cut off. Where there is
-            none, all count.
-        every: of all steps.
+        committed: the LRs of the steps that stayed; None is no LR. What is far below the highest of them is cut off.
+            Where there is none, all count.
+        every: the LRs of all steps.
     """
-    kept = [lr for lr in calm if lr is not None and lr > 0]
+    kept = [lr for lr in committed if lr is not None and lr > 0]
     known = [lr for lr in every if lr is not None and lr > 0] + kept
     high = max(known, default=1.0)
-    return Range(max(min(known, default=1.0), max(kept, default=high) / 10**LR_DECADES), high)
+    return Range(max(min(known, default=1.0), axis_floor(kept, high)), high)
 
 
 def shown(values: Iterable[float], limits: Range) -> Range:

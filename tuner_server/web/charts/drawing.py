@@ -5,9 +5,8 @@ No colour is set here: the style sheet gives it, light or dark.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
+from lrpilot.wire.axes import height
 
 from tuner_server.history.thinning import Window
 from tuner_server.history.timeline import Timeline
@@ -71,17 +70,12 @@ class _Scale:
     """From values to heights: logarithmic where all are positive."""
 
     def __init__(self, values: Range, top: float, bottom: float) -> None:
-        self._log = values.low > 0
-        low, high = values.low, values.high
-        self._low, self._high = (math.log(low), math.log(high)) if self._log else (low, high)
-        self._top, self._bottom = top, bottom
+        self._values, self._top, self._bottom = values, top, bottom
 
     def __call__(self, value: float) -> float:
         """The height, from the top of the picture."""
-        if self._log:
-            value = math.log(value) if value > 0 else self._low
-        part = (value - self._low) / (self._high - self._low) if self._high > self._low else 0.5
-        return self._bottom - (self._bottom - self._top) * min(max(part, 0.0), 1.0)
+        low, high = self._values.low, self._values.high
+        return self._bottom - (self._bottom - self._top) * height(value, low, high, log=low > 0)
 
 
 def _path(line: Line, end: float, width: float, scale: _Scale) -> str:

@@ -1,4 +1,4 @@
-"""The list of jobs: which, in which order, and what a row says. Pure."""
+"""The list of jobs: which jobs it has, in which order, and what a row says. Pure."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ STATES: dict[str, tuple[Status, ...]] = {
     "ended": tuple(status for status in Status if not status.live),
     **{status.value: (status,) for status in Status},
 }
-"""What can be chosen, and what it stands for; empty: all."""
+"""The states that can be chosen, with the statuses that each stands for; empty: all."""
 
 
 class Column(enum.StrEnum):
-    """What can be sorted by."""
+    """A column that the list can be sorted by."""
 
     CREATED = "created"
     NAME = "name"
@@ -57,15 +57,15 @@ ORDERS: dict[str, str] = {
     "validation": "lowest validation",
     "-search": "most search",
 }
-"""What the form offers, in words; a column's head sorts the other way round too."""
+"""The orders that the form offers, in words; a column's head sorts the other way round too."""
 
 _FIRST_UP = {Column.NAME, Column.STATE, Column.POLICY, Column.LOSS, Column.BEST_LOSS, Column.VALIDATION}
 """Columns whose first click sorts up: the lowest loss is the best, and words begin with A."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Query:
-    """What is asked for, as the address says it. What makes no sense there counts as not said."""
+class ListingQuery:
+    """What is asked of the list, as the address says it. What makes no sense there counts as not said."""
 
     text: str = ""
     state: str = ""
@@ -75,8 +75,8 @@ class Query:
     page: int = 1
 
     @classmethod
-    def parse(cls, parameters: Mapping[str, str]) -> Query:
-        """From an address."""
+    def parse(cls, parameters: Mapping[str, str]) -> ListingQuery:
+        """Reads the parameters of an address."""
         sort = parameters.get("sort", "-created")
         column = sort.removeprefix("-")
         page = parameters.get("page", "1")
@@ -100,12 +100,12 @@ class Query:
 
     @property
     def order(self) -> str:
-        """As an address has it."""
+        """The order as an address has it."""
         return ("-" if self.descending else "") + self.column
 
     @property
     def orders(self) -> dict[str, str]:
-        """What the form offers, with this query's own order, which a column's head may have turned round."""
+        """The orders that the form offers, and this query's own, which a column's head may have turned round."""
         if self.order in ORDERS:
             return ORDERS
         opposite = dataclasses.replace(self, descending=not self.descending).order
@@ -134,24 +134,24 @@ class Row:
     state: str
     policy: str
     progress: float | None
-    """0 to 1; None: no end is known."""
+    """The part that was run, 0 to 1; None: no end is known."""
     steps: int
-    """Search included."""
+    """Steps that were run, search included."""
     total_steps: int | None
     lr: str
-    """Now; of a job that has ended the highest."""
+    """The LR now; of a job that has ended, the highest one."""
     loss: str
     best_loss: str
     validation: str
     search: str
     live: bool
     created: str
-    """ISO 8601."""
+    """The time, as ISO 8601 writes it."""
     created_words: str
 
     @classmethod
     def of(cls, job: StoredJob) -> Row:
-        """What is said of a job."""
+        """The row of a job."""
         state = job.state
         config = state.config
         return cls(
@@ -181,7 +181,7 @@ class Listing:
 
     rows: tuple[Row, ...]
     n_jobs: int
-    """That match."""
+    """The number of jobs that match."""
     page: int
     n_pages: int
     complete: bool
@@ -189,12 +189,12 @@ class Listing:
 
     @property
     def version(self) -> str:
-        """What differs when the page does; the same in every process."""
+        """A text that differs when the page does; the same in every process."""
         shown = (self.n_jobs, self.page, [(row.id, row.version) for row in self.rows])
         return f"{zlib.crc32(repr(shown).encode()):08x}"
 
 
-def listing(jobs: Sequence[StoredJob], query: Query, *, complete: bool) -> Listing:
+def listing(jobs: Sequence[StoredJob], query: ListingQuery, *, complete: bool) -> Listing:
     """The page that a query asks for, of the jobs that have its state and family, newest first."""
     found = [job for job in jobs if query.text.lower() in f"{title(job)} {job.id} {job.state.config.policy}".lower()]
     if query.column is Column.CREATED:
@@ -217,12 +217,12 @@ def title(job: StoredJob) -> str:
 
 
 def words(status: Status) -> str:
-    """A status as it is read."""
+    """A status as people read it."""
     return status.value.replace("_", "-")
 
 
 def current_lr(job: StoredJob) -> float | None:
-    """Of what the job runs now: a probe's is the LR on trial, others begin with it; None: the job has ended."""
+    """The LR that the job runs at now: a probe's is on trial, others begin with it; None: the job has ended."""
     directive = job.state.directive
     if directive.profile is None or not job.state.status.live:
         return None
@@ -230,12 +230,12 @@ def current_lr(job: StoredJob) -> float | None:
 
 
 def shown_lr(job: StoredJob) -> float | None:
-    """What a list has: the LR now; of a job that has ended the highest of its committed steps, if there are any."""
+    """The LR in the list: the one now, or, of a job that has ended, the highest of its committed steps."""
     return current_lr(job) if job.state.status.live else job.state.peak_lr
 
 
 def _search(job: StoredJob) -> str:
-    """What it cost, that there was none, or that it ended since no probe told anything."""
+    """What the search cost, that there was none, or that it ended since no probe told anything."""
     if job.state.unrepeatable:
         return "rollback failed"
     return "none" if job.state.unsearched else share(job.state.probe_steps, job.state.run_steps)

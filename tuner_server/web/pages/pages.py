@@ -1,4 +1,4 @@
-"""Templates, and where the files that pages need are."""
+"""Renders templates, and finds the files that pages need."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STATIC = Path(__file__).parents[1] / "static"
 
 
 def plotly_js() -> Path:
-    """Plotly's script, from its Python package, which is not imported: that takes a while."""
+    """The path of Plotly's script in its Python package, which is not imported: that takes a while."""
     found = importlib.util.find_spec("plotly")
     assert found is not None
     assert found.submodule_search_locations
@@ -24,7 +24,7 @@ def plotly_js() -> Path:
 
 @functools.cache
 def plotly_js_gzipped() -> bytes:
-    """The same, compressed: a fifth of a second's work, once."""
+    """Plotly's script, compressed: a fifth of a second's work, once."""
     return gzip.compress(plotly_js().read_bytes(), compresslevel=6)
 
 
@@ -42,7 +42,7 @@ class Pages:
         self._environment.globals["static"] = self._static
 
     def render(self, name: str, **values: Any) -> str:
-        """A page. Values are escaped."""
+        """The text of a page. Values are escaped."""
         return self._environment.get_template(name).render(**values)
 
     def _static(self, name: str) -> str:
@@ -51,6 +51,6 @@ class Pages:
 
 
 def _digest(path: Path) -> str:
-    """What differs when the file does."""
+    """A text that differs when the file does."""
     stat = path.stat()
     return hashlib.sha256(f"{stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""What a job's page says. Pure: from a job and its timeline to the words and numbers of the template."""
+"""Turns a job and its timeline into the words and numbers of its page. Pure."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tuner_server.web.charts import forecasts
 from tuner_server.web.pages.listing import current_lr, title, words
 
 MAX_SECTIONS = 50
-"""Of a page, the latest: more nobody reads, and each costs a kilobyte or two whenever the page is fetched."""
+"""Sections of a page, the latest ones: nobody reads more, and each costs a kilobyte or two at each fetch."""
 NEARLY_ZERO = 0.01
-"""Of the peak: the last step of a decay to zero is one step short of it."""
+"""An LR below this part of the peak is nearly zero: the last step of a decay to zero is one step short of it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class CandidateRow:
 
     lr: str
     loss: str
-    """As it was judged."""
+    """The loss that it was judged by."""
     outcome: str
     steps: str
     chosen: bool
@@ -49,7 +49,7 @@ class StageView:
     """A stage, or several that diverged one after the other."""
 
     index: int
-    """Of the first."""
+    """The index of the first one."""
     title: str
     lr: str
     why: str
@@ -58,7 +58,7 @@ class StageView:
     """Whether its candidates were judged by forecasts; if not, by what their probes reached."""
     candidates: tuple[CandidateRow, ...]
     open: bool
-    """Whether it is shown at once: of a page only the latest that has something to show."""
+    """Whether its details are shown at once; on a page only the latest that has something to show is open."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -74,20 +74,20 @@ class JobView:
     progress: float | None
     headline: str
     forecasts: str
-    """How good they were."""
+    """How good the forecasts were."""
     verdict: Verdict
     facts: tuple[Fact, ...]
     details: tuple[Fact, ...]
     stages: tuple[StageView, ...]
-    """The latest first."""
+    """The stages, the latest first."""
     n_left_out: int
-    """Stages before them."""
+    """Stages that came before those."""
     has_steps: bool
     """Whether there is anything to draw."""
 
 
 def job_view(job: StoredJob, found: Timeline) -> JobView:
-    """What is said of a job."""
+    """What a job's page says."""
     state, config = job.state, job.state.config
     stages, n_left_out = _stages(found, config, live=state.status.live)
     return JobView(

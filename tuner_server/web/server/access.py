@@ -1,4 +1,4 @@
-"""Who looks, and whether a request that changes something comes from our own pages.
+"""Finds out who looks, and whether a request that changes something comes from our own pages.
 
 A browser keeps the token in a cookie that scripts can't read and that no other site's request carries (HttpOnly,
 SameSite=Strict). Programs send it as in the API, `Authorization: Bearer lrp_...`.
@@ -15,9 +15,11 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from urllib.parse import urlsplit
 
+from lrpilot.wire.loopback import is_loopback_authority
 from starlette import types
+from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from tuner_server.access.principal import ANYONE, Principal, Scope
 from tuner_server.access.shares import Shares
@@ -25,14 +27,14 @@ from tuner_server.core.errors import AccessDeniedError, UnauthenticatedError
 
 COOKIE = "lrpilot_token"
 Authenticate = Callable[[str], Awaitable[Principal]]
-"""From a token to whoever shows it. Raises: UnauthenticatedError; StorageError."""
-Handle = Callable[[Request, Principal], Awaitable[Response]]
+"""Gives whoever shows a token. Raises: UnauthenticatedError; StorageError."""
+RequestHandler = Callable[[Request, Principal], Awaitable[Response]]
 _LOCAL_PATH = re.compile(r"/(?:[A-Za-z0-9][\w./%+-]*)?(?:\?[\w./?&=%+*~-]*)?", re.ASCII)
-"""With its query. What could begin another host, `//` or `/\\`, is none."""
+"""A path with its query. What could begin another host, `//` or `/\\`, is none."""
 
 
 class Gate:
-    """Lets requests in, or not."""
+    """Lets requests in, or refuses them."""
 
     def __init__(self, authenticate: Authenticate | None, shares: Shares) -> None:
         """Knows tokens by `authenticate`; None: none are asked for. Each request is a call of its project's share."""
@@ -69,10 +71,10 @@ class Gate:
             response.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=secure)
 
 
-class Admitted:
-    """An endpoint for whose token allows it: one call of their project, from here to the last byte of the answer."""
+class AuthorizedEndpoint:
+    """An endpoint for those whose token allows it. It counts as one call of their project, up to the last byte."""
 
-    def __init__(self, gate: Gate, scope: Scope, handle: Handle, *, streams: bool = False) -> None:
+    def __init__(self, gate: Gate, scope: Scope, handle: RequestHandler, *, streams: bool = False) -> None:
         """Answers with `handle`; `streams`: for as long as somebody looks."""
         self._gate, self._scope, self._handle, self._streams = gate, scope, handle, streams
 
@@ -82,6 +84,20 @@ class Admitted:
         async with self._gate.call(request, self._scope, streams=self._streams) as caller:
             response = await self._handle(request, caller)
             await response(connection, receive, send)
+
+
+class LoopbackOnly:
+    """Middleware that refuses requests which ask for any other name than one of this machine's."""
+
+    def __init__(self, app: types.ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, connection: types.Scope, receive: types.Receive, send: types.Send) -> None:
+        """Passes a request on, or refuses it."""
+        app = self._app
+        if connection["type"] == "http" and not is_loopback_authority(Headers(scope=connection).get("host", "")):
+            app = PlainTextResponse("Invalid host header", status_code=400)
+        await app(connection, receive, send)
 
 
 def check_same_origin(request: Request) -> None:

@@ -1,4 +1,4 @@
-"""The dashboard as an ASGI app: from requests to pages, data and streams."""
+"""The dashboard as an ASGI app, which turns requests into pages, data and streams."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import (
     FileResponse,
@@ -48,18 +47,27 @@ from tuner_server.storage import StoredJob
 from tuner_server.web.charts.drawing import overview, sparkline
 from tuner_server.web.charts.evidence import StageCurves, stage_curves
 from tuner_server.web.charts.job_chart import JobChart, job_chart
-from tuner_server.web.pages.listing import STATES, Column, Query, title
+from tuner_server.web.pages.listing import STATES, Column, ListingQuery, title
 from tuner_server.web.pages.pages import STATIC, Pages, plotly_js, plotly_js_gzipped
 from tuner_server.web.pages.views import job_view
 from tuner_server.web.server import exports, parameters
-from tuner_server.web.server.access import COOKIE, Admitted, Authenticate, Gate, Handle, check_same_origin, local_path
+from tuner_server.web.server.access import (
+    COOKIE,
+    Authenticate,
+    AuthorizedEndpoint,
+    Gate,
+    LoopbackOnly,
+    RequestHandler,
+    check_same_origin,
+    local_path,
+)
 from tuner_server.web.server.headers import FOREVER, SecurityHeaders
-from tuner_server.web.server.histories import Histories
-from tuner_server.web.server.listings import Listings
-from tuner_server.web.server.live import Looks, Version, events
+from tuner_server.web.server.listing_cache import ListingCache
+from tuner_server.web.server.live import Version, VersionPoller, events
+from tuner_server.web.server.timeline_cache import TimelineCache
 
 THREADS = 4
-"""That read and lay out: apart from those that answer training jobs, which go first."""
+"""Threads that read and lay out. They are not those that answer training jobs, which go first."""
 _STATUS: dict[type[TunerError], int] = {
     InvalidInputError: 400,
     UnauthenticatedError: 401,
@@ -79,17 +87,18 @@ def dashboard(
     stopping: asyncio.Event,
     shares: Shares,
     authenticate: Authenticate | None = None,
-    hosts: Sequence[str] = ("*",),
+    *,
+    loopback_only: bool = False,
 ) -> Starlette:
     """The app.
 
     Args:
-        service: whose jobs are shown.
+        service: the one whose jobs are shown.
         stopping: ends the streams, which would go on for as long as somebody looks.
         shares: what projects may use of this process; each request is a call, each stream of events a stream.
-        authenticate: from a token to whoever shows it; None: whoever can reach the port may look and cancel.
-        hosts: names that the server is asked for by. Where no tokens are needed these keep pages of other sites out,
-            which may have a name of their own point to this machine (DNS rebinding).
+        authenticate: gives whoever shows a token; None: whoever can reach the port may look and cancel.
+        loopback_only: whether requests must ask for a name of this machine. Where no tokens are needed this keeps pages
+            of other sites out, which may have a name of their own point to this machine (DNS rebinding).
     """
     gate = Gate(authenticate, shares)
     site = _Site(service, stopping, gate)
@@ -97,7 +106,7 @@ def dashboard(
         routes=_routes(site, gate),
         middleware=[
             Middleware(SecurityHeaders),
-            Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
+            *([Middleware(LoopbackOnly)] if loopback_only else []),
             Middleware(GZipMiddleware, compresslevel=5),
         ],
         exception_handlers={TunerError: site.refused, HTTPException: site.http_error, Exception: site.failed},
@@ -108,8 +117,8 @@ def _routes(site: _Site, gate: Gate) -> list[BaseRoute]:
     get, post = ["GET"], ["POST"]
     job = "/jobs/{job_id:str}"
 
-    def read(handle: Handle, *, streams: bool = False) -> Admitted:
-        return Admitted(gate, Scope.READ, handle, streams=streams)
+    def read(handle: RequestHandler, *, streams: bool = False) -> AuthorizedEndpoint:
+        return AuthorizedEndpoint(gate, Scope.READ, handle, streams=streams)
 
     return [
         Route("/", read(site.jobs), methods=get),
@@ -123,7 +132,7 @@ def _routes(site: _Site, gate: Gate) -> list[BaseRoute]:
         Route(f"{job}/data.json", read(site.data_json), methods=get),
         Route(f"{job}/data.csv", read(site.data_csv), methods=get),
         Route(f"{job}/report.html", read(site.report), methods=get),
-        Route(f"{job}/cancel", Admitted(gate, Scope.CANCEL, site.cancel), methods=post),
+        Route(f"{job}/cancel", AuthorizedEndpoint(gate, Scope.CANCEL, site.cancel), methods=post),
         Route("/compare", read(site.compare), methods=get),
         Route("/compare/events", read(site.compare_events, streams=True), methods=get),
         Route("/login", site.login, methods=get),
@@ -142,38 +151,38 @@ def _plotly(request: Request) -> Response:
 
 
 class _Site:
-    """The handlers."""
+    """The handlers of all routes."""
 
     def __init__(self, service: TunerService, stopping: asyncio.Event, gate: Gate) -> None:
         self._service, self._stopping, self._gate = service, stopping, gate
-        self._histories = Histories(service)
-        self._listings = Listings(service)
-        self._list_looks, self._job_looks = Looks(self._look_at_list), Looks(self._look_at_job)
+        self._timelines = TimelineCache(service)
+        self._listings = ListingCache(service)
+        self._list_versions, self._job_versions = VersionPoller(self._look_at_list), VersionPoller(self._look_at_job)
         self._pages = Pages()
         self._limiter = anyio.CapacityLimiter(THREADS)
 
     async def jobs(self, request: Request, caller: Principal) -> Response:
-        """The list."""
-        query = Query.parse(request.query_params)
+        """Shows the list of jobs."""
+        query = ListingQuery.parse(request.query_params)
         found = await self._run(self._listings.get, caller.project, query)
         values = {"query": query, "listing": found, "columns": Column, "states": STATES}
         return self._page("jobs.html", caller, **values)
 
     async def jobs_events(self, request: Request, caller: Principal) -> Response:
         """Says when the list changed."""
-        query = Query.parse(request.query_params)
+        query = ListingQuery.parse(request.query_params)
 
         async def version() -> Version:
             await self._gate.principal(request, Scope.READ)
-            return await self._list_looks((caller.project, query))
+            return await self._list_versions((caller.project, query))
 
         return events(version, self._stopping)
 
     async def job(self, request: Request, caller: Principal) -> Response:
-        """A job's page."""
+        """Shows a job's page."""
 
         def render() -> str:
-            job, found = self._histories.get(caller.project, parameters.job_id(request))
+            job, found = self._timelines.get(caller.project, parameters.job_id(request))
             may_cancel = Scope.CANCEL in caller.scopes and job.state.status.live
             return self._pages.render(
                 "job.html",
@@ -190,7 +199,7 @@ class _Site:
         return await self._jobs_events(request, caller, [parameters.job_id(request)])
 
     async def curves(self, request: Request, caller: Principal) -> Response:
-        """The chart's data; `from`, `to` and `buckets` say what is looked at."""
+        """Sends the chart's data; `from`, `to` and `buckets` say what is looked at."""
 
         def read(_job: StoredJob, found: Timeline) -> JobChart:
             return job_chart(found, parameters.window(request.query_params, found.n_steps))
@@ -198,7 +207,7 @@ class _Site:
         return JSONResponse(await self._read(request, caller, read))
 
     async def stage(self, request: Request, caller: Principal) -> Response:
-        """A decision's data."""
+        """Sends a decision's data."""
         index = request.path_params["index"]
 
         def read(job: StoredJob, found: Timeline) -> StageCurves:
@@ -209,13 +218,13 @@ class _Site:
         return JSONResponse(await self._read(request, caller, read))
 
     async def sparkline(self, request: Request, caller: Principal) -> Response:
-        """The loss in miniature; a browser may keep it if the address names a version."""
+        """Sends the loss in miniature; a browser may keep it if the address names a version."""
         text = await self._read(request, caller, lambda _job, found: sparkline(found))
         headers = {"Cache-Control": FOREVER.replace("public", "private")} if "v" in request.query_params else {}
         return Response(text, media_type="image/svg+xml", headers=headers)
 
     async def schedule(self, request: Request, caller: Principal) -> Response:
-        """The schedule, as `lrpilot export` writes it."""
+        """Sends the schedule, as `lrpilot export` writes it."""
 
         def read() -> tuple[StoredJob, str]:
             job = self._service.get_job(caller.project, parameters.job_id(request))
@@ -225,19 +234,19 @@ class _Site:
         return Response(text, media_type="application/json", headers=_attachment(job, "schedule.json"))
 
     async def data_json(self, request: Request, caller: Principal) -> Response:
-        """Every step, as JSON."""
+        """Sends every step as JSON."""
         job, found = await self._read(request, caller, lambda *both: both)
         rows = exports.data_json(job, found)
         return StreamingResponse(rows, media_type="application/json", headers=_attachment(job, "data.json"))
 
     async def data_csv(self, request: Request, caller: Principal) -> Response:
-        """Every step, as CSV."""
+        """Sends every step as CSV."""
         job, found = await self._read(request, caller, lambda *both: both)
         rows = exports.data_csv(found)
         return StreamingResponse(rows, media_type="text/csv", headers=_attachment(job, "data.csv"))
 
     async def report(self, request: Request, caller: Principal) -> Response:
-        """The page as one file. It is not opened here, where its scripts are forbidden, but saved."""
+        """Sends the page as one file. It is saved and not opened here, where its scripts are forbidden."""
         job, text = await self._read(request, caller, lambda job, found: (job, report_html(job, found)))
         return Response(text, media_type="text/html", headers=_attachment(job, "report.html"))
 
@@ -250,11 +259,11 @@ class _Site:
         return RedirectResponse(f"/jobs/{job_id}", 303)
 
     async def compare(self, request: Request, caller: Principal) -> Response:
-        """Several jobs in one chart."""
+        """Shows several jobs in one chart."""
         ids = parameters.compared(request)
 
         def render() -> str:
-            found = [job_view(*self._histories.get(caller.project, job_id)) for job_id in ids]
+            found = [job_view(*self._timelines.get(caller.project, job_id)) for job_id in ids]
             return self._pages.render(
                 "compare.html",
                 jobs=found,
@@ -316,7 +325,7 @@ class _Site:
         )
 
     async def failed(self, request: Request, error: Exception) -> Response:
-        """What we did not foresee stays in our log."""
+        """Says that something went wrong. What was not foreseen is told to our log alone."""
         log.error("request failed", path=request.url.path, exc_info=error)
         return self._error(request, 500, "internal error; the server's log has it")
 
@@ -336,16 +345,16 @@ class _Site:
     async def _jobs_events(self, request: Request, caller: Principal, ids: Sequence[str]) -> Response:
         """Says when one of some jobs changed. Raises: NotFoundError: one is not there."""
         for job_id in ids:
-            await self._job_looks((caller.project, job_id))
+            await self._job_versions((caller.project, job_id))
 
         async def version() -> Version:
             await self._gate.principal(request, Scope.READ)
-            found = [await self._job_looks((caller.project, job_id)) for job_id in ids]
+            found = [await self._job_versions((caller.project, job_id)) for job_id in ids]
             return _joined(job_version for job_version, _ in found), any(live for _, live in found)
 
         return events(version, self._stopping)
 
-    async def _look_at_list(self, key: tuple[str, Query]) -> Version:
+    async def _look_at_list(self, key: tuple[str, ListingQuery]) -> Version:
         return (await self._run(self._listings.get, *key)).version, True
 
     async def _look_at_job(self, key: tuple[str, str]) -> Version:
@@ -356,7 +365,7 @@ class _Site:
         """What a function makes of the job that a request names."""
 
         def read() -> T:
-            return function(*self._histories.get(caller.project, parameters.job_id(request)))
+            return function(*self._timelines.get(caller.project, parameters.job_id(request)))
 
         return await self._run(read)
 

@@ -1,4 +1,4 @@
-"""What can be taken along: the schedule as `lrpilot export` writes it, and every step's numbers."""
+"""The files that can be downloaded: the schedule as `lrpilot export` writes it, and the numbers of every step."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from tuner_server.history.timeline import Span, Timeline
 from tuner_server.storage import Entry, StoredJob
 
 COLUMNS = ("step", "committed_step", "stage", "phase", "committed", "lr", "loss", "validation_loss", "outcome")
-"""`step` counts all that were run, from 1; `committed_step` those that stayed, and is empty for those that didn't.
-`outcome` is that of the report which the step was in. A column for each measure of the job follows, under its name."""
+"""`step` counts all steps that were run, from 1; `committed_step` counts those that stayed, and is empty for others.
+`outcome` is the outcome of the report that the step was in. Then comes a column for each measure of the job."""
 ROWS_AT_ONCE = 2000
+"""Rows that are written to the network together."""
 
 
 def schedule_text(job: StoredJob, entries: Sequence[Entry]) -> str:
@@ -27,7 +28,7 @@ def schedule_text(job: StoredJob, entries: Sequence[Entry]) -> str:
 
 
 def data_csv(found: Timeline) -> Iterator[str]:
-    """A line a step, under a head; a loss that is no number reads `nan` or `inf`."""
+    """The steps as CSV, a line each, under a head; a loss that is no number reads `nan` or `inf`."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     measures = _measures(found)
@@ -42,7 +43,7 @@ def data_csv(found: Timeline) -> Iterator[str]:
 
 
 def data_json(job: StoredJob, found: Timeline) -> Iterator[str]:
-    """One object: what the job is, the names of the columns, and a row a step; no number is a string."""
+    """The steps as one JSON object: what the job is, the names of the columns, and a row a step."""
     config = job.state.config.model_dump(mode="json")
     measures = _measures(found)
     head = {"job": job.id, "status": job.state.status, "config": config, "columns": [*COLUMNS, *measures]}

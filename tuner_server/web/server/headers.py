@@ -1,4 +1,4 @@
-"""What every answer tells the browser: run our files and nothing else, ask nobody else, keep nothing."""
+"""The headers of every answer. They tell the browser to run our files alone, to ask nobody else and to keep nothing."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 FOREVER = "public, max-age=31536000, immutable"
-"""For addresses that change with what is there."""
+"""The header of addresses that change with what is there."""
 
 
 class SecurityHeaders:
-    """Middleware that sets them."""
+    """Middleware that sets the headers."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""Server-sent events: a browser hears that something changed, and fetches what it shows."""
+"""Server-sent events, by which a browser hears that something changed; it then fetches what it shows."""
 
 from __future__ import annotations
 
@@ -13,47 +13,47 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from tuner_server.core.errors import TunerError
 
 INTERVAL_S = 1.0
-"""How often it is looked: other processes change jobs too, so there is nothing to wait on."""
+"""Seconds between two polls: other processes change jobs too, so there is nothing to wait on."""
 KEEP_ALIVE_S = 15
-"""How often a comment is sent: proxies close what is silent for long, and a browser that left is noticed."""
+"""Seconds between two comments: proxies close what is silent for long, and a browser that left is noticed."""
 RETRY_MS = 2000
 """How long a browser waits before it asks again after the stream broke off."""
 
 K = TypeVar("K", bound=Hashable)
 Version = tuple[str, bool]
-"""What is there now, and whether it may still change."""
+"""The version of what is there now, and whether it may still change."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Look:
+class _Poll:
     begun: float
-    """By the loop's clock."""
+    """The time on the loop's clock at which it began."""
     task: asyncio.Task[Version]
 
 
-class Looks(Generic[K]):
-    """Looks at things, each at most once in `INTERVAL_S`, however many streams ask. Of one event loop."""
+class VersionPoller(Generic[K]):
+    """Polls the versions of things, each at most once in `INTERVAL_S`, however many streams ask, on one event loop."""
 
-    def __init__(self, look: Callable[[K], Awaitable[Version]], interval_s: float = INTERVAL_S) -> None:
-        """Looks by `look`."""
-        self._look, self._interval_s = look, interval_s
-        self._latest: dict[K, _Look] = {}
+    def __init__(self, read: Callable[[K], Awaitable[Version]], interval_s: float = INTERVAL_S) -> None:
+        """Polls with `read`."""
+        self._read, self._interval_s = read, interval_s
+        self._latest: dict[K, _Poll] = {}
 
     async def __call__(self, key: K) -> Version:
-        """How it is, or was no longer than `INTERVAL_S` ago. Raises: what `look` does."""
+        """The version now, or no longer than `INTERVAL_S` ago. Raises: what `read` does."""
         now = asyncio.get_running_loop().time()
         if key not in self._latest or self._old(self._latest[key], now):
             # Nobody asks any more for those that are old by now.
-            self._latest = {other: look for other, look in self._latest.items() if not self._old(look, now)}
-            self._latest[key] = _Look(now, asyncio.create_task(self._looked(key)))
+            self._latest = {other: poll for other, poll in self._latest.items() if not self._old(poll, now)}
+            self._latest[key] = _Poll(now, asyncio.create_task(self._polled(key)))
         # Shielded: one of those that wait may leave.
         return await asyncio.shield(self._latest[key].task)
 
-    def _old(self, look: _Look, now: float) -> bool:
-        return look.task.done() and now - look.begun >= self._interval_s
+    def _old(self, poll: _Poll, now: float) -> bool:
+        return poll.task.done() and now - poll.begun >= self._interval_s
 
-    async def _looked(self, key: K) -> Version:
-        return await self._look(key)
+    async def _polled(self, key: K) -> Version:
+        return await self._read(key)
 
 
 def events(version: Callable[[], Awaitable[Version]], stopping: asyncio.Event) -> EventSourceResponse:

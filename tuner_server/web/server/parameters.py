@@ -1,4 +1,4 @@
-"""What a request says: which jobs, which part of a chart, what a form holds, and in which form it wants its answer."""
+"""Reads what a request says: which jobs, which part of a chart, what a form holds, and how it wants its answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tuner_server.web.charts.curves import BUCKETS
 MAX_COMPARED = 8
 """Jobs in one comparison: as many colours as can be told apart."""
 MAX_BUCKETS = 4000
-"""Of a window: wider than any screen."""
+"""Buckets of a window: wider than any screen."""
 MAX_FORM, MAX_FIELDS = 4096, 10
 """Bytes and fields of a form: a token or a reason."""
 

@@ -7,8 +7,8 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import structlog
+from lrpilot.wire.loopback import is_loopback
 
-from tuner_server.access.exposure import is_loopback
 from tuner_server.access.shares import Shares
 from tuner_server.access.tls import TlsFiles
 from tuner_server.base.address import Address, bound, shared
@@ -17,7 +17,6 @@ from tuner_server.service.tuner_service import TunerService
 from tuner_server.web.server.access import Authenticate
 from tuner_server.web.server.app import dashboard
 
-LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 log = structlog.get_logger(__name__)
 
 
@@ -35,10 +34,10 @@ async def dashboard_port(
     """Serves the dashboard on the running loop until the block ends.
 
     Args:
-        service: whose jobs are shown.
-        address: where; port 0 takes a free one, and the log says which.
+        service: the one whose jobs are shown.
+        address: the address to serve at; port 0 takes a free one, and the log says which.
         stopping: ends the streams.
-        authenticate: from a token to whoever shows it; None: nobody is asked.
+        authenticate: gives whoever shows a token; None: nobody is asked.
         shares: what projects may use of this process, counted together with their calls on other ports.
         tls: certificates for HTTPS; None: plain HTTP.
         shares_port: whether other processes serve the port too.
@@ -47,7 +46,7 @@ async def dashboard_port(
         InvalidInputError: the address can't be bound.
     """
     open_to_this_machine = authenticate is None and is_loopback(str(address))
-    app = dashboard(service, stopping, shares, authenticate, LOOPBACK_NAMES if open_to_this_machine else ("*",))
+    app = dashboard(service, stopping, shares, authenticate, loopback_only=open_to_this_machine)
     listener = (shared if shares_port else bound)("http", address)
     where = address._replace(port=listener.getsockname()[1])
     async with serving(app, listener, tls):

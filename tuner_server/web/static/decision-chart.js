@@ -1,4 +1,4 @@
-// The charts of a decision: what was tried, what the surrogate made of it, and what came true.
+// The charts of a decision: what was tried, what the surrogate made of it, and the actual loss.
 "use strict";
 const decisionCharts = (() => {
   const { axis, escaped, known, layout, line, lossAxis, markers } = charts;
@@ -137,8 +137,8 @@ const decisionCharts = (() => {
         hovertemplate: "best of short runs: LR %{x:.3g}, expected loss %{y:.4g}<extra></extra>",
       }));
     if (hasTruth)
-      traces.push(markers({ x: [data.lr], y: [data.came_true] }, "came true", { size: 13, symbol: "star", color: ink("validation") }, {
-        hovertemplate: "came true: %{y:.4g}<extra></extra>",
+      traces.push(markers({ x: [data.lr], y: [data.came_true] }, "actual loss", { size: 13, symbol: "star", color: ink("validation") }, {
+        hovertemplate: "actual loss: %{y:.4g}<extra></extra>",
       }));
     const committed = data.lr === null ? [] : [
       {
@@ -169,7 +169,7 @@ const decisionCharts = (() => {
         worth && ["area", "muted", `how much an LR was worth trying, when the last probe was chosen: ${worth.name}`],
         moved && ["ring", "text", `best of short runs; ${moved.way}`],
         data.lr !== null && ["dashed", "text", "committed LR"],
-        hasTruth && ["star", "validation", "what came true"],
+        hasTruth && ["star", "validation", "actual loss at the end"],
       ].filter(Boolean),
     };
   };

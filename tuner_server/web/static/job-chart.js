@@ -60,7 +60,7 @@ const jobChart = (() => {
       return found;
     });
 
-  // What was forecast for the ends of stages, with what came true: far out, it is pointed at from the edge of the plot.
+  // What was forecast for the ends of stages, with the actual losses: far out, it is pointed at from the edge of the plot.
   const forecasts = ({ x, loss, bar, end, came_true, text, curve }, [bottom, top], log, ink) => {
     const height = (value) => (log ? Math.log10(value) : value); // NaN below zero: no height at all
     const above = loss.map((value) => height(value) > top);
@@ -74,7 +74,7 @@ const jobChart = (() => {
         { symbol: "circle-open", size: 9, color: ink("search"), line: { width: 2 } },
         { ...hover, error_y: { type: "data", array: bar, color: ink("search"), thickness: 1.5, width: 5 }, showlegend: true },
       ),
-      markers({ x: end, y: came_true }, "came true", { symbol: "star", size: 11, color: ink("validation") }, {
+      markers({ x: end, y: came_true }, "actual loss", { symbol: "star", size: 11, color: ink("validation") }, {
         hoverinfo: "skip", showlegend: true,
       }),
       markers(
@@ -98,7 +98,7 @@ const jobChart = (() => {
       data.promised.x.length && ["dashed", "bad", "what was promised"],
       seen(data.forecasts.curve.x) && ["dashed", "search", "forecast along a stage"],
       seen(data.forecasts.x) && ["whisker", "search", "forecast for its end, ± 2 standard errors"],
-      seen(data.forecasts.end) && ["star", "validation", "what came true"],
+      seen(data.forecasts.end) && ["star", "validation", "actual loss at the end"],
       seen(beyond) && ["triangle", "search", "forecast beyond the plot"],
       data.stages.some((stage) => stage.start > stage.search) && ["block", "search", "search: its width is its cost"],
       data.stages.some((stage) => stage.index % 2 === 1) && ["block", "muted", "every other stage"],

@@ -12,10 +12,10 @@ from typing import SupportsFloat
 
 import torch
 
-from lrpilot.wire.divergence import PATIENCE
+from lrpilot.wire.divergence import BAD_LOSSES
 
 _HOST = torch.device("cpu")
-_BEFORE = PATIENCE - 1
+_BEFORE = BAD_LOSSES - 1
 """Losses before those that are looked at which may belong to a row above the limit."""
 
 
@@ -93,7 +93,7 @@ class LossBuffer:
         seen = self._memory[self._n_checked : _BEFORE + self._n_losses]
         unseen = seen[_BEFORE:]
         self._n_checked = self._n_losses
-        rows_above = (seen > self._limit).unfold(0, PATIENCE, 1).all(dim=1)
+        rows_above = (seen > self._limit).unfold(0, BAD_LOSSES, 1).all(dim=1)
         divergent = (~unseen.isfinite() | rows_above).any()
         if unseen.device.type == "cuda":
             self._flag.copy_(divergent, non_blocking=True)

@@ -9,7 +9,7 @@ import torch
 from lrpilot.backends.torch.backend import TorchBackend
 from lrpilot.distributed.backend import DistributedBackend
 from lrpilot.distributed.ranks import Ranks
-from lrpilot.wire.divergence import PATIENCE
+from lrpilot.wire.divergence import BAD_LOSSES
 from torch import nn
 
 
@@ -65,9 +65,9 @@ def test_a_loss_of_another_rank_that_is_no_number_is_a_divergence_here() -> None
 
 
 def test_a_limit_is_one_for_the_mean() -> None:
-    rank = backend(Two([1.0] * PATIENCE + [4.0] * PATIENCE))
-    rank.begin(2 * PATIENCE, limit=3.0)
-    for _ in range(2 * PATIENCE):
+    rank = backend(Two([1.0] * BAD_LOSSES + [4.0] * BAD_LOSSES))
+    rank.begin(2 * BAD_LOSSES, limit=3.0)
+    for _ in range(2 * BAD_LOSSES):
         assert not rank.diverged()
         rank.append(torch.tensor(4.0))
     assert rank.diverged()

@@ -179,6 +179,10 @@ def broken(**changes: Any) -> str:
         (broken(segments=None), "'segments' is missing"),
         (broken(segments=3), "not a valid schedule"),
         (broken(segments=[{"start_step": 0}]), "'n_steps' is missing"),
+        (
+            broken(segments=[{"start_step": 0, "n_steps": 1, "profile": dataclasses.asdict(RISE), "phase": "stop"}]),
+            "phase 'stop' has no steps",
+        ),
         (broken(losses=["much"]), "could not convert string to float: 'much'"),
         (broken(losses=[0.0] * 11), "11 losses for 10 steps"),
         (broken(total_steps="many"), "not a valid schedule"),

@@ -11,7 +11,7 @@ import torch
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.unsearched import begins_unsearched, was_unsearched
+from lrpilot.wire.directives import begins_unsearched
 from torch import nn
 
 from tests.support.jobs.broken_promises import DEADLY_TWICE, DyingTraining
@@ -123,7 +123,7 @@ def test_a_job_that_searched_or_was_alone_first_is_no_such_run(with_history: boo
     new = drive(job_config("new"), SimulatedTraining(validates=True), max_directives=0)
     alone = drive(short, SimulatedTraining(), alone_after=0)
     for run in (searched, new, alone):
-        assert not was_unsearched(_response(run, with_history=with_history))
+        assert not Schedule.from_response(_response(run, with_history=with_history)).unsearched
 
 
 def test_the_schedule_of_a_run_that_fell_short_has_its_probes_alone() -> None:

@@ -14,7 +14,7 @@ from tuner_server.core import policies
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import InvalidInputError, PreconditionError
 from tuner_server.core.job import lockstep, machine
-from tuner_server.core.job.lockstep import Search
+from tuner_server.core.job.lockstep import PendingSearch
 from tuner_server.core.job.machine import Status, Transition
 from tuner_server.core.messages import Directive, Outcome, Phase, Report
 from tuner_server.core.policies.base import Asking, Options, Policy, PolicyState, Progress, Step
@@ -50,11 +50,11 @@ def test_jobs_whose_searches_are_made_together_go_on_as_if_each_were_alone(seed:
         # Some of them, in any order: what shares a batch is chance.
         some = dice.sample(live, dice.randint(1, len(live)))
         begun = {i: lockstep.begin(got[i][-1].state, trainings[i].run(got[i][-1].directive)) for i in some}
-        searches = {i: b for i, b in begun.items() if isinstance(b, Search)}
+        searches = {i: b for i, b in begun.items() if isinstance(b, PendingSearch)}
         largest = max(largest, len(searches))
         finished = dict(zip(searches, lockstep.finish_all(list(searches.values())), strict=True))
         for i, result in begun.items():
-            got[i].append(finished[i] if isinstance(result, Search) else result)
+            got[i].append(finished[i] if isinstance(result, PendingSearch) else result)
     assert got == expected
     assert largest > 3
 

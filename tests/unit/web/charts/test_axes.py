@@ -3,8 +3,9 @@ from __future__ import annotations
 import math
 
 import pytest
+from lrpilot.wire.axes import DECADES
 
-from tuner_server.web.charts.axes import LR_DECADES, Range, fence, of_losses, of_lrs, shown
+from tuner_server.web.charts.axes import Range, fence, of_losses, of_lrs, shown
 
 
 def test_losses_alike_are_all_within() -> None:
@@ -46,8 +47,8 @@ def test_losses_of_a_search_don_t_stretch_the_axis_upwards() -> None:
 
 def test_a_decay_to_zero_does_not_stretch_the_axis_of_lrs() -> None:
     assert of_lrs([0.1, 0.01], []) == Range(0.01, 0.1)
-    assert of_lrs([0.1, 1e-12, 0.0, None], [None]) == Range(0.1 / 10**LR_DECADES, 0.1)
-    assert of_lrs([], [0.1, 1e-12]) == Range(0.1 / 10**LR_DECADES, 0.1)
+    assert of_lrs([0.1, 1e-12, 0.0, None], [None]) == Range(0.1 / 10**DECADES, 0.1)
+    assert of_lrs([], [0.1, 1e-12]) == Range(0.1 / 10**DECADES, 0.1)
     assert of_lrs([0.0], []) == Range(1.0, 1.0)
 
 

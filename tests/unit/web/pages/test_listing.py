@@ -9,7 +9,7 @@ from tests.support.jobs.sample_jobs import job_config, stored
 from tests.support.jobs.simulated_training import SimulatedTraining, drive
 from tuner_server.core.job import machine
 from tuner_server.core.job.machine import JobState, Status
-from tuner_server.web.pages.listing import ORDERS, PAGE_SIZE, Column, Query, Row, current_lr, listing
+from tuner_server.web.pages.listing import ORDERS, PAGE_SIZE, Column, ListingQuery, Row, current_lr, listing
 
 
 def _state(name: str, **changes: Any) -> JobState:
@@ -23,7 +23,7 @@ JOBS = [
 ]
 
 
-def _names(query: Query) -> str:
+def _names(query: ListingQuery) -> str:
     return "".join(row.name for row in listing(JOBS, query, complete=True).rows)
 
 
@@ -43,21 +43,21 @@ def _names(query: Query) -> str:
     ],
 )
 def test_jobs_come_in_the_order_asked_for_and_those_without_the_value_last(sort: str, names: str) -> None:
-    assert _names(Query.parse({"sort": sort})) == names
+    assert _names(ListingQuery.parse({"sort": sort})) == names
 
 
 def test_a_text_is_looked_for_in_names_ids_and_policies() -> None:
-    assert _names(Query.parse({"q": " bbb "})) == "a"
-    assert _names(Query.parse({"q": "aaaa"})) == "c"
-    assert _names(Query.parse({"q": "budget"})) == "caB"
-    assert Query.parse({"family": "a\0b"}).family == "ab", "no database takes a NUL"
+    assert _names(ListingQuery.parse({"q": " bbb "})) == "a"
+    assert _names(ListingQuery.parse({"q": "aaaa"})) == "c"
+    assert _names(ListingQuery.parse({"q": "budget"})) == "caB"
+    assert ListingQuery.parse({"family": "a\0b"}).family == "ab", "no database takes a NUL"
 
 
 def test_a_page_beyond_the_last_is_the_last() -> None:
     many = JOBS * PAGE_SIZE
-    found = listing(many, Query.parse({"page": "99"}), complete=True)
+    found = listing(many, ListingQuery.parse({"page": "99"}), complete=True)
     assert (found.page, found.n_pages, len(found.rows)) == (3, 3, PAGE_SIZE)
-    assert listing([], Query.parse({"page": "2"}), complete=True).n_pages == 1
+    assert listing([], ListingQuery.parse({"page": "2"}), complete=True).n_pages == 1
 
 
 @pytest.mark.parametrize(
@@ -72,14 +72,14 @@ def test_a_page_beyond_the_last_is_the_last() -> None:
     ],
 )
 def test_nonsense_in_an_address_counts_as_not_said(address: dict[str, str]) -> None:
-    found = Query.parse(address)
+    found = ListingQuery.parse(address)
     assert (found.column, found.page, found.state) == (Column.CREATED, 1, "")
 
 
 def test_an_address_says_what_differs_from_the_usual() -> None:
-    query = Query.parse({"q": "a&b", "sort": "-loss", "page": "3"})
+    query = ListingQuery.parse({"q": "a&b", "sort": "-loss", "page": "3"})
     assert query.address() == "?q=a%26b&sort=-loss&page=3"
-    assert Query.parse({}).address() == "?"
+    assert ListingQuery.parse({}).address() == "?"
     assert query.sorted_by(Column.LOSS) == "?q=a%26b&sort=loss"
 
 
@@ -92,7 +92,7 @@ def test_a_row_counts_search_steps_to_the_progress() -> None:
 def test_steps_that_were_given_back_are_no_search() -> None:
     changes = {"committed_steps": 40, "search_steps": 60, "given_back_steps": 50}
     jobs = [*JOBS, stored(_state("d", **changes), "d" * 32, age_s=4)]
-    rows = listing(jobs, Query.parse({"sort": "search"}), complete=True).rows
+    rows = listing(jobs, ListingQuery.parse({"sort": "search"}), complete=True).rows
     assert [(row.name, row.search) for row in rows if row.name in "cd"] == [("c", "10%"), ("d", "10%")]
 
 
@@ -121,7 +121,7 @@ def test_a_job_that_has_ended_has_its_peak_and_is_sorted_by_it() -> None:
     lower = ended.model_copy(update={"peak_lr": ended.peak_lr / 2})
     never = ended.model_copy(update={"status": Status.CANCELLED, "peak_lr": None})
     jobs = [stored(never, "a" * 32), stored(lower, "b" * 32), stored(ended, "c" * 32)]
-    rows = listing(jobs, Query.parse({"sort": "-lr"}), complete=True).rows
+    rows = listing(jobs, ListingQuery.parse({"sort": "-lr"}), complete=True).rows
     assert [row.id[0] for row in rows] == ["c", "b", "a"]
     assert [row.live for row in rows] == [False] * 3
     assert [row.lr == "–" for row in rows] == [False, False, True]
@@ -129,12 +129,12 @@ def test_a_job_that_has_ended_has_its_peak_and_is_sorted_by_it() -> None:
 
 def test_every_column_can_be_chosen_in_the_form() -> None:
     assert {order.removeprefix("-") for order in ORDERS} == set(Column)
-    assert all(Query.parse({"sort": order}).order == order for order in ORDERS)
+    assert all(ListingQuery.parse({"sort": order}).order == order for order in ORDERS)
 
 
 def test_an_order_that_a_columns_head_turned_round_is_in_the_form_too() -> None:
-    assert Query.parse({"sort": "loss"}).orders is ORDERS
-    turned = Query.parse({"sort": "-loss"}).orders
+    assert ListingQuery.parse({"sort": "loss"}).orders is ORDERS
+    turned = ListingQuery.parse({"sort": "-loss"}).orders
     assert turned["-loss"] == "lowest loss, the other way round"
     assert set(turned) == {"-loss", *ORDERS}
 

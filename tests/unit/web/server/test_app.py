@@ -26,7 +26,6 @@ from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import open_storage
 from tuner_server.web.server.access import COOKIE, local_path
 from tuner_server.web.server.app import dashboard
-from tuner_server.web.server.port import LOOPBACK_NAMES
 
 PAGE = {"accept": "text/html"}
 PRINCIPALS = {
@@ -63,7 +62,7 @@ def live(service: TunerService) -> str:
 @pytest.fixture
 def anyone(service: TunerService) -> Iterator[TestClient]:
     """Of a server that asks for no tokens."""
-    app = dashboard(service, asyncio.Event(), Shares(), hosts=LOOPBACK_NAMES)
+    app = dashboard(service, asyncio.Event(), Shares(), loopback_only=True)
     with TestClient(app, base_url="http://localhost", follow_redirects=False) as client:
         yield client
 
@@ -124,8 +123,10 @@ def test_a_miniature_is_kept_only_under_an_address_that_changes_with_it(anyone: 
 
 
 def test_a_page_of_another_host_can_not_ask_an_open_server(anyone: TestClient) -> None:
-    assert anyone.get("/", headers={"host": "rebound.example"}).status_code == 400
-    assert anyone.get("/", headers={"host": "127.0.0.1:1234"}).status_code == 200
+    for foreign in ("rebound.example", "rebound.example:80", "localhost.example", "10.0.0.1", ""):
+        assert anyone.get("/", headers={"host": foreign}).status_code == 400
+    for own in ("localhost", "127.0.0.1:1234", "127.8.9.1", "[::1]:1234"):
+        assert anyone.get("/", headers={"host": own}).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.servers.event_loop import run
 from tuner_server.core.errors import StorageError
-from tuner_server.web.server.live import Looks, Version
+from tuner_server.web.server.live import Version, VersionPoller
 
 HOURS = 10_000.0
 """An interval that does not end within a test."""
@@ -33,7 +33,7 @@ class Thing:
 def test_many_that_ask_in_one_interval_share_a_look() -> None:
     async def scenario() -> None:
         thing = Thing()
-        looks = Looks(thing.look, HOURS)
+        looks = VersionPoller(thing.look, HOURS)
         asked = [asyncio.create_task(looks(key)) for key in "aabab"]
         await asyncio.sleep(0)
         thing.answer.set()
@@ -48,7 +48,7 @@ def test_after_an_interval_it_is_looked_anew() -> None:
     async def scenario() -> None:
         thing = Thing()
         thing.answer.set()
-        looks = Looks(thing.look, 0.0)
+        looks = VersionPoller(thing.look, 0.0)
         assert [await looks("a") for _ in range(3)] == [("a 1", True), ("a 2", True), ("a 3", True)]
 
     run(scenario())
@@ -57,7 +57,7 @@ def test_after_an_interval_it_is_looked_anew() -> None:
 def test_a_look_that_takes_longer_than_an_interval_is_waited_for() -> None:
     async def scenario() -> None:
         thing = Thing()
-        looks = Looks(thing.look, 0.0)
+        looks = VersionPoller(thing.look, 0.0)
         asked = []
         for _ in range(3):
             asked.append(asyncio.create_task(looks("a")))
@@ -71,7 +71,7 @@ def test_a_look_that_takes_longer_than_an_interval_is_waited_for() -> None:
 def test_one_that_leaves_does_not_take_the_look_along() -> None:
     async def scenario() -> None:
         thing = Thing()
-        looks = Looks(thing.look, HOURS)
+        looks = VersionPoller(thing.look, HOURS)
         leaves, stays = asyncio.create_task(looks("a")), asyncio.create_task(looks("a"))
         await asyncio.sleep(0)
         leaves.cancel()
@@ -85,7 +85,7 @@ def test_what_can_not_be_seen_is_told_to_all_and_tried_again() -> None:
     async def scenario() -> None:
         thing = Thing()
         thing.answer.set()
-        looks = Looks(thing.look, 0.0)
+        looks = VersionPoller(thing.look, 0.0)
         thing.error = StorageError("the database is away")
         for _ in range(2):
             with pytest.raises(StorageError):

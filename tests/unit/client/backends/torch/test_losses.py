@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lrpilot.backends.torch.losses import LossBuffer
-from lrpilot.wire.divergence import PATIENCE, first_divergence
+from lrpilot.wire.divergence import BAD_LOSSES, first_divergence
 
 
 def begun(n_steps: int = 8, limit: float = math.inf) -> LossBuffer:
@@ -115,14 +115,14 @@ def test_a_limit_that_is_no_float32_divides_as_on_the_host(limit: float) -> None
         near = np.float32(limit)
     for loss in (near, np.nextafter(near, np.float32(-1e9)), np.nextafter(near, np.float32(1e9))):
         losses = begun(limit=limit)
-        for _ in range(PATIENCE):
+        for _ in range(BAD_LOSSES):
             losses.append(loss)
         assert losses.check() == (float(loss) > limit)
 
 
 def test_a_divergence_is_a_row_of_losses_above_the_limit_or_one_that_is_not_finite() -> None:
-    bad = [3.0] * (PATIENCE - 1)
+    bad = [3.0] * (BAD_LOSSES - 1)
     assert first_divergence([*bad, 2.0, *bad, 2.0], limit=2.0) is None
-    assert first_divergence([1.0, *bad, 3.0, 1.0], limit=2.0) == PATIENCE
+    assert first_divergence([1.0, *bad, 3.0, 1.0], limit=2.0) == BAD_LOSSES
     assert first_divergence([1.0, -math.inf, math.nan]) == 1
     assert first_divergence([]) is None

@@ -1,4 +1,4 @@
-"""Pages of the list of jobs, read from the service: only what has changed since the last look."""
+"""A cache of the list of jobs, for which only what has changed is read from the service."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from cachetools import LRUCache
 
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import StoredJob
-from tuner_server.web.pages.listing import NEWEST, STATES, Listing, Query, listing
+from tuner_server.web.pages.listing import NEWEST, STATES, Listing, ListingQuery, listing
 
 MAX_JOBS_KEPT = 4 * NEWEST
-"""Of all projects together: measured, 1,000 take some 13 MB."""
+"""Jobs of all projects together: measured, 1,000 take some 13 MB."""
 MAX_LISTINGS_KEPT = 32
-"""The list as it was asked for lately. Each remembers the versions of NEWEST jobs: 0.1 MB."""
+"""Pages that were asked for lately. Each remembers the versions of NEWEST jobs: 0.1 MB."""
 _Versions = list[tuple[str, int]]
 
 
-class Listings:
-    """Pages of the list. Thread-safe.
+class ListingCache:
+    """The pages of the list. Thread-safe.
 
     A look reads the id and the version of each job, which is cheap, and then the jobs whose version is not known yet.
     """
@@ -28,9 +28,9 @@ class Listings:
         self._service = service
         self._lock = threading.Lock()
         self._jobs: LRUCache[str, StoredJob] = LRUCache(MAX_JOBS_KEPT)
-        self._kept: LRUCache[tuple[str, Query], tuple[_Versions, Listing]] = LRUCache(MAX_LISTINGS_KEPT)
+        self._kept: LRUCache[tuple[str, ListingQuery], tuple[_Versions, Listing]] = LRUCache(MAX_LISTINGS_KEPT)
 
-    def get(self, project: str, query: Query) -> Listing:
+    def get(self, project: str, query: ListingQuery) -> Listing:
         """The page that a query asks for, as it is now. Raises: StorageError."""
         versions = self._service.job_versions(project, NEWEST + 1, STATES[query.state], query.family)
         # Held while jobs are read: whoever comes meanwhile would read the same ones.

@@ -1,4 +1,4 @@
-"""Whether a process can do its work: looked at every second, and known at once to whoever asks."""
+"""Looks every second whether a process can do its work, so that whoever asks is answered at once."""
 
 from __future__ import annotations
 
@@ -10,54 +10,54 @@ from typing import NoReturn
 
 from tuner_server.core.errors import TunerError
 from tuner_server.ops.metrics import ServerMetrics
-from tuner_server.process.worker_protocol import Beat
+from tuner_server.process.worker_protocol import Health
 from tuner_server.service.pipeline import ReportPipeline
 from tuner_server.storage import Storage
 
 INTERVAL_S = 1.0
-"""Between two looks."""
+"""Seconds between two looks."""
 ANSWER_S = 2.0
 """A database that takes longer to answer is as good as away."""
 COUNT_INTERVAL_S = 15.0
-"""Between two counts of the jobs in the database, which reads an index from end to end."""
+"""Seconds between two counts of the jobs in the database, each of which reads an index from end to end."""
 
 
-class Pulse:
-    """Asks the database. Of one event loop; closed after use."""
+class HealthMonitor:
+    """Asks the database. It belongs to one event loop, and is closed after use."""
 
     def __init__(self, storage: Storage, pipeline: ReportPipeline, metrics: ServerMetrics | None) -> None:
         """Tells `metrics` what it sees."""
         self._storage, self._pipeline, self._metrics = storage, pipeline, metrics
-        # Of its own: those of the service may all wait for the database.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="pulse")
+        # A thread of its own: those of the service may all wait for the database.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="health")
         self._asked: asyncio.Future[None] | None = None
         self._count_due = 0.0
 
-    async def beat(self) -> Beat:
-        """Looks once, which takes no longer than ANSWER_S."""
+    async def check(self) -> Health:
+        """Looks once. That takes no longer than ANSWER_S."""
         if self._asked is None:
             loop = asyncio.get_running_loop()
             self._asked = asyncio.ensure_future(loop.run_in_executor(self._thread, self._look))
         asked = self._asked
         await asyncio.wait({asked}, timeout=ANSWER_S)
         if not asked.done():
-            beat = Beat(f"no answer within {ANSWER_S:g} s")
+            health = Health(f"no answer within {ANSWER_S:g} s")
         else:
             self._asked = None
             error = asked.exception()
             if error is not None and not isinstance(error, TunerError):
                 raise error
-            beat = Beat("" if error is None else str(error))
+            health = Health("" if error is None else str(error))
         if self._metrics:
-            self._metrics.database_answers(not beat.problem)
+            self._metrics.database_answers(not health.problem)
             self._metrics.pipeline_stands(*self._pipeline.waiting, self._pipeline.cached_jobs)
-        return beat
+        return health
 
-    async def run(self, tell: Callable[[Beat], Awaitable[None]]) -> NoReturn:
+    async def run(self, tell: Callable[[Health], Awaitable[None]]) -> NoReturn:
         """Looks again and again, and tells."""
         while True:
             await asyncio.sleep(INTERVAL_S)
-            await tell(await self.beat())
+            await tell(await self.check())
 
     def close(self) -> None:
         """Waits for the last answer."""

@@ -12,8 +12,8 @@ from tuner_server.access.principal import DEFAULT_PROJECT
 from tuner_server.core.errors import StorageError
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import Entry, Storage, StoredJob, open_storage
-from tuner_server.web.server import histories as histories_module
-from tuner_server.web.server.histories import Histories
+from tuner_server.web.server import timeline_cache
+from tuner_server.web.server.timeline_cache import TimelineCache
 
 N = 4
 """Requests that come together."""
@@ -54,7 +54,7 @@ def job_id(service: GatedService) -> str:
     return run_job(service, job_config("job"), SlowTraining(validates=True), 3)
 
 
-def at_once(service: GatedService, histories: Histories, job_id: str) -> list[object]:
+def at_once(service: GatedService, histories: TimelineCache, job_id: str) -> list[object]:
     """What requests get that come while the first is being worked on: a timeline, or an error."""
 
     def get() -> object:
@@ -72,7 +72,7 @@ def at_once(service: GatedService, histories: Histories, job_id: str) -> list[ob
 
 
 def test_a_job_is_laid_out_once_for_all_that_ask_at_once(service: GatedService, job_id: str) -> None:
-    histories = Histories(service)
+    histories = TimelineCache(service)
     found = at_once(service, histories, job_id)
     assert service.reads == 1
     assert all(each is found[0] for each in found)
@@ -83,7 +83,7 @@ def test_a_job_is_laid_out_once_for_all_that_ask_at_once(service: GatedService, 
 
 
 def test_what_goes_wrong_is_told_to_all_and_not_kept(service: GatedService, job_id: str) -> None:
-    histories = Histories(service)
+    histories = TimelineCache(service)
     service.problem = StorageError("the database is away")
     assert all(each is service.problem for each in at_once(service, histories, job_id))
     service.problem = None
@@ -93,10 +93,10 @@ def test_what_goes_wrong_is_told_to_all_and_not_kept(service: GatedService, job_
 def test_as_many_are_kept_as_there_is_room_for(service: GatedService, monkeypatch: pytest.MonkeyPatch) -> None:
     service.open.set()
     first, second = (run_job(service, job_config(name), SlowTraining(validates=True), 3) for name in ("1", "2"))
-    n_steps = Histories(service).get(DEFAULT_PROJECT, first)[1].n_steps
+    n_steps = TimelineCache(service).get(DEFAULT_PROJECT, first)[1].n_steps
     for room, again in ((2 * n_steps, 0), (2 * n_steps - 1, 3), (n_steps - 1, 3)):
-        monkeypatch.setattr(histories_module, "MAX_STEPS_KEPT", room)
-        histories = Histories(service)
+        monkeypatch.setattr(timeline_cache, "MAX_STEPS_KEPT", room)
+        histories = TimelineCache(service)
         for job_id in (first, second):
             histories.get(DEFAULT_PROJECT, job_id)
         service.reads = 0

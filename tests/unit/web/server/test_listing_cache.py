@@ -9,9 +9,9 @@ from tests.support.jobs.sample_jobs import SlowTraining, job_config, run_job
 from tuner_server.access.principal import DEFAULT_PROJECT
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import StoredJob, open_storage
-from tuner_server.web.pages.listing import Column, Listing, Query, listing
-from tuner_server.web.server import listings
-from tuner_server.web.server.listings import Listings
+from tuner_server.web.pages.listing import Column, Listing, ListingQuery, listing
+from tuner_server.web.server import listing_cache
+from tuner_server.web.server.listing_cache import ListingCache
 
 
 class CountingService(TunerService):
@@ -47,25 +47,25 @@ def names(found: Listing) -> list[str]:
 
 def test_only_jobs_that_changed_are_read_again(service: CountingService) -> None:
     ids = [opened(service, f"job {i}", reports=1) for i in range(3)]
-    found = Listings(service)
-    found.get(DEFAULT_PROJECT, Query())
+    found = ListingCache(service)
+    found.get(DEFAULT_PROJECT, ListingQuery())
     assert sorted(service.taken()) == sorted(ids)
-    found.get(DEFAULT_PROJECT, Query())
-    found.get(DEFAULT_PROJECT, Query(column=Column.NAME, descending=False))
-    found.get(DEFAULT_PROJECT, Query(state="live"))
+    found.get(DEFAULT_PROJECT, ListingQuery())
+    found.get(DEFAULT_PROJECT, ListingQuery(column=Column.NAME, descending=False))
+    found.get(DEFAULT_PROJECT, ListingQuery(state="live"))
     assert service.taken() == []
 
     service.cancel_job(DEFAULT_PROJECT, ids[1], "")
     new = opened(service, "new")
-    page = found.get(DEFAULT_PROJECT, Query())
+    page = found.get(DEFAULT_PROJECT, ListingQuery())
     assert sorted(service.taken()) == sorted([ids[1], new])
-    assert page == listing(service.list_jobs(DEFAULT_PROJECT, 10, "", (), "").jobs, Query(), complete=True)
-    assert names(found.get(DEFAULT_PROJECT, Query(state="cancelled"))) == ["job 1"]
+    assert page == listing(service.list_jobs(DEFAULT_PROJECT, 10, "", (), "").jobs, ListingQuery(), complete=True)
+    assert names(found.get(DEFAULT_PROJECT, ListingQuery(state="cancelled"))) == ["job 1"]
 
 
 def test_the_version_of_a_page_changes_with_what_it_shows_and_with_nothing_else(service: CountingService) -> None:
     first, other = opened(service, "first"), opened(service, "other")
-    found, query = Listings(service), Query(text="first")
+    found, query = ListingCache(service), ListingQuery(text="first")
     before = found.get(DEFAULT_PROJECT, query).version
     service.cancel_job(DEFAULT_PROJECT, other, "")
     assert found.get(DEFAULT_PROJECT, query).version == before
@@ -75,25 +75,25 @@ def test_the_version_of_a_page_changes_with_what_it_shows_and_with_nothing_else(
 
 def test_a_projects_list_has_its_own_jobs_alone(service: CountingService) -> None:
     opened(service, "ours")
-    found = Listings(service)
-    assert names(found.get(DEFAULT_PROJECT, Query())) == ["ours"]
-    assert names(found.get("another", Query())) == []
+    found = ListingCache(service)
+    assert names(found.get(DEFAULT_PROJECT, ListingQuery())) == ["ours"]
+    assert names(found.get("another", ListingQuery())) == []
 
 
 def test_there_is_an_end_to_what_is_kept(service: CountingService, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listings, "NEWEST", 2)
-    monkeypatch.setattr(listings, "MAX_JOBS_KEPT", 2)
-    monkeypatch.setattr(listings, "MAX_LISTINGS_KEPT", 1)
+    monkeypatch.setattr(listing_cache, "NEWEST", 2)
+    monkeypatch.setattr(listing_cache, "MAX_JOBS_KEPT", 2)
+    monkeypatch.setattr(listing_cache, "MAX_LISTINGS_KEPT", 1)
     opened(service, "oldest", reports=1)
     ended = opened(service, "ended")
     service.cancel_job(DEFAULT_PROJECT, ended, "")
     opened(service, "newest", reports=1)
-    found = Listings(service)
-    page = found.get(DEFAULT_PROJECT, Query())
+    found = ListingCache(service)
+    page = found.get(DEFAULT_PROJECT, ListingQuery())
     assert (names(page), page.complete) == (["newest", "ended"], False)
-    assert names(found.get(DEFAULT_PROJECT, Query(state="live"))) == ["newest", "oldest"]
+    assert names(found.get(DEFAULT_PROJECT, ListingQuery(state="live"))) == ["newest", "oldest"]
     service.taken()
-    assert found.get(DEFAULT_PROJECT, Query()) == page
+    assert found.get(DEFAULT_PROJECT, ListingQuery()) == page
     assert service.taken() == [ended], "it was forgotten for another"
 
 
@@ -104,4 +104,4 @@ def test_a_job_that_is_deleted_between_the_two_looks_is_left_out(
     versions = service.job_versions(DEFAULT_PROJECT, 10, (), "")
     assert [job_id for job_id, _ in versions] == [gone, kept]
     monkeypatch.setattr(service, "job_versions", lambda *_: [("deleted", 3), *versions])
-    assert names(Listings(service).get(DEFAULT_PROJECT, Query())) == ["gone", "kept"]
+    assert names(ListingCache(service).get(DEFAULT_PROJECT, ListingQuery())) == ["gone", "kept"]

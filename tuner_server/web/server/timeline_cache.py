@@ -1,4 +1,4 @@
-"""What jobs did, read from the service, the latest ones kept."""
+"""A cache of what jobs did, read from the service."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import StoredJob
 
 MAX_STEPS_KEPT = 4_000_000
-"""Of all jobs together, eight bytes each: 32 MB."""
+"""Steps of all jobs together, eight bytes each: 32 MB."""
 
 
-class Histories:
-    """Timelines of jobs. Each is laid out once for each version of its job. Thread-safe."""
+class TimelineCache:
+    """The timelines of jobs, each laid out once for each version of its job. Thread-safe."""
 
     def __init__(self, service: TunerService) -> None:
         """Reads from `service`."""
@@ -24,7 +24,7 @@ class Histories:
         self._lock = threading.Lock()
         self._kept: LRUCache[str, tuple[int, Timeline]] = LRUCache(MAX_STEPS_KEPT, _n_steps)
         self._coming: dict[tuple[str, int], Future[Timeline]] = {}
-        """What somebody lays out now, by job and version: a page's requests come together, and wait for the first."""
+        """Timelines that are laid out now, by job and version. The requests of a page wait for the first of them."""
 
     def get(self, project: str, job_id: str) -> tuple[StoredJob, Timeline]:
         """A job, and all that it did. Raises: NotFoundError; StorageError."""

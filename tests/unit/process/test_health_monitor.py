@@ -11,8 +11,8 @@ from tests.support.servers.event_loop import run
 from tuner_server.core.errors import StorageError
 from tuner_server.core.messages import Outcome, Phase
 from tuner_server.ops.metrics import ServerMetrics, exposition
-from tuner_server.process import pulse
-from tuner_server.process.pulse import Pulse
+from tuner_server.process import health_monitor
+from tuner_server.process.health_monitor import HealthMonitor
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import open_storage
 from tuner_server.storage.sql import SqlStorage
@@ -34,15 +34,15 @@ def test_a_database_that_does_not_answer_is_a_problem_until_it_does(url: str, mo
 
     async def look() -> list[str]:
         with open_storage(url) as storage, TunerService(storage) as service:
-            opened = Pulse(storage, service.pipeline, None)
-            found = [(await opened.beat()).problem for _ in range(3)]
+            opened = HealthMonitor(storage, service.pipeline, None)
+            found = [(await opened.check()).problem for _ in range(3)]
             answers.set()
-            monkeypatch.setattr(pulse, "ANSWER_S", 30.0)
-            found.append((await opened.beat()).problem)
+            monkeypatch.setattr(health_monitor, "ANSWER_S", 30.0)
+            found.append((await opened.check()).problem)
             opened.close()
             return found
 
-    monkeypatch.setattr(pulse, "ANSWER_S", 0.01)
+    monkeypatch.setattr(health_monitor, "ANSWER_S", 0.01)
     monkeypatch.setattr(SqlStorage, "ping", ping)
     assert run(look()) == [*["no answer within 0.01 s"] * 3, ""]
     assert asked == 1  # questions don't pile up behind one that hangs
@@ -54,8 +54,8 @@ def test_a_problem_has_the_words_of_the_database(url: str, monkeypatch: pytest.M
 
     async def look() -> str:
         with open_storage(url) as storage, TunerService(storage) as service:
-            opened = Pulse(storage, service.pipeline, None)
-            problem = (await opened.beat()).problem
+            opened = HealthMonitor(storage, service.pipeline, None)
+            problem = (await opened.check()).problem
             opened.close()
             return problem
 
@@ -73,13 +73,13 @@ def test_what_a_pipeline_does_and_how_it_stands_is_counted(url: str) -> None:
         assert found is not None, exposition(registry).decode()
         return found
 
-    async def look(opened: Pulse) -> None:
-        assert (await opened.beat()).problem == ""
+    async def look(opened: HealthMonitor) -> None:
+        assert (await opened.check()).problem == ""
         opened.close()
 
     with open_storage(url) as storage, TunerService(storage, observer=metrics) as service:
         stored = service.create_job("default", "r", config)
-        run(look(Pulse(storage, service.pipeline, metrics)))
+        run(look(HealthMonitor(storage, service.pipeline, metrics)))
         assert value("lrpilot_database_up") == 1
         assert sum(value("lrpilot_jobs", status=status) for status in ("warm_up", "searching", "training")) == 1
         training, n_reports = checking_clients.training(config), 0
@@ -89,7 +89,7 @@ def test_what_a_pipeline_does_and_how_it_stands_is_counted(url: str) -> None:
             directive = service.advance("default", stored.id, report).result()
             n_reports += 1
         service.advance("default", stored.id, report).result()
-        run(look(Pulse(storage, service.pipeline, metrics)))
+        run(look(HealthMonitor(storage, service.pipeline, metrics)))
     searched, others = (
         sum(value("lrpilot_reports_total", search=search, outcome=outcome) for outcome in Outcome)
         for search in ("yes", "no")
@@ -100,5 +100,5 @@ def test_what_a_pipeline_does_and_how_it_stands_is_counted(url: str) -> None:
     assert value("lrpilot_group_reports_sum", part="decide") == n_reports + 1
     assert value("lrpilot_reports_repeated_total") == 1
     assert value("lrpilot_commit_conflicts_total") == 0
-    assert value("lrpilot_waiting_reports", lane="reports") == 0
+    assert value("lrpilot_waiting_reports", queue="reports") == 0
     assert sum(value("lrpilot_jobs", status=status) for status in ("warm_up", "searching", "training")) == 0

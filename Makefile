@@ -31,7 +31,7 @@ test-all: setup browser
 # lowest PyTorch on PyPI is its build with CUDA, 5 GB; PIP_EXTRA_INDEX_URL can name PyTorch's index of CPU builds. Old
 # packages use what newer ones beneath them deprecate, which is no error of ours.
 test-lowest: $(LOWEST)/.installed
-	$(LOWEST)/bin/python -m pytest -W ignore::DeprecationWarning tests/unit tests/contract tests/e2e tests/integrations
+	PYTEST_ADDOPTS='-W ignore::DeprecationWarning' $(LOWEST)/bin/python -m pytest tests/unit tests/contract tests/e2e tests/integrations
 
 $(LOWEST)/.installed: pyproject.toml constraints.txt tests/lowest.py | setup
 	mkdir -p build

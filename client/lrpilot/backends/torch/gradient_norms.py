@@ -158,18 +158,22 @@ class GradientNorms:
         return _total(known)
 
     def _counting(self) -> list[torch.Tensor | None]:
-        """The norms of this step's updates, but for those of optimizers whose weights others moved after them."""
+        """The norms of this step's updates, each parameter once.
+
+        Of an optimizer and those that it stepped, these count if they have all of its parameters, and it alone if they
+        have a part of them.
+        """
         updates = list(self._updates.values())
         if len(updates) <= 1:
             return [norm for _, norm in updates]
-        norms: list[torch.Tensor | None] = []
+        counting: list[tuple[set[int], torch.Tensor | None]] = []
         moved: set[int] = set()
         for optimizer, norm in reversed(updates):
             own = set(map(id, _parameters(optimizer)))
             if not own <= moved:
-                norms.append(norm)
+                counting = [each for each in counting if not each[0] <= own] + [(own, norm)]
             moved |= own
-        return norms
+        return [norm for _, norm in counting]
 
     def _say(self, error: Exception) -> None:
         if not self._failed:

@@ -17,6 +17,7 @@ from lrpilot.backends.torch.backend import TorchBackend
 from lrpilot.backends.torch.gradient_norms import GRADIENT_NORM, GradientNorms
 from torch import nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
+from torch.utils._python_dispatch import TorchDispatchMode
 
 Step = Callable[[torch.optim.Optimizer, Callable[[], torch.Tensor]], float]
 """Makes an update with the gradients that a function computes; their norm."""
@@ -217,6 +218,19 @@ def test_an_optimizer_inside_another_one_moves_the_weights_so_its_gradients_coun
     assert measured(own, 1) == pytest.approx([3 * norm], rel=1e-6)
 
 
+def test_an_optimizer_that_leaves_a_part_to_another_one_counts_by_itself() -> None:
+    """Each rank of ZeRO steps its own share of the parameters, and has all gradients."""
+    model = network()
+    optimizer = Wrapping(torch.optim.SGD(model[0].parameters(), 0.01))
+    optimizer.add_param_group({"params": list(model[2].parameters())})
+    own = backend(model, optimizer)
+    torch.autograd.backward(loss_of(model))
+    norm = norm_of(model.parameters())
+    optimizer.step()
+    own.append(1.0)
+    assert measured(own, 1) == [norm]
+
+
 # --- scaled gradients, and skipped updates ----------------------------------------------------------------------------
 
 
@@ -290,6 +304,40 @@ def test_optimizers_have_a_hook_only_while_norms_are_asked_for() -> None:
     own.measure(5, {GRADIENT_NORM: ()})
     own.close()
     assert hooks(optimizer) == 0
+
+
+class Watching(TorchDispatchMode):
+    """Takes down what is asked of a device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("n_optimizers", [1, 2])
+def test_a_step_waits_for_no_device(n_optimizers: int) -> None:
+    """Only reading a value, or a shape that depends on one, would."""
+    model = network()
+    parts = [model.parameters()] if n_optimizers == 1 else [model[0].parameters(), model[2].parameters()]
+    optimizers = [torch.optim.SGD(part, 0.01) for part in parts]
+    own = backend(model, *optimizers)
+    torch.autograd.backward(loss_of(model))
+    loss = torch.tensor(1.0)
+    with Watching() as watching:
+        for _ in range(2):
+            for optimizer in optimizers:
+                optimizer.step()
+            own.append(loss)
+    assert watching.names.count("aten::_foreach_norm.Scalar") == 2 * n_optimizers
+    reads = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "unique", "coalesce", "masked_select")
+    assert not [name for name in watching.names if any(read in name for read in reads)]
+    with Watching() as watching:
+        measured(own, 2)
+    assert len(watching.names) < 10
 
 
 def test_no_snapshot_has_the_hook() -> None:

@@ -9,6 +9,8 @@ leaves out what the loop waits for, be that another process or an answer.
 
 - *hook, constant LR*: a tuner of a real server process, in the committed steps of an `autolrs` job.
 - *hook, decaying LR*: a tuner that follows a scripted linear decay, and so sets another LR at every step.
+- *hook, gradient norms*: a tuner that follows a script at a constant LR, which asks for the norm of all gradients at
+  every step: they are read once more.
 - *round trip*: reads the loss off its device and waits for an empty call to the same server (grpc.health.v1), as
   tuners do that are asked at every step. A call that did any work would take longer.
 
@@ -38,6 +40,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from lrpilot.backends.torch.gradient_norms import GRADIENT_NORM
 from lrpilot.transport.embedded_server import EmbeddedServer
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
@@ -58,11 +61,12 @@ HORIZON = 1_000_000
 ALONE_STEPS = 20_000
 BUDGET_STEP_S = 5e-3
 BUDGET_SHARE = 0.02
-BARE, CONTROL, CONSTANT, DECAYING, ROUND_TRIP = (
+BARE, CONTROL, CONSTANT, DECAYING, MEASURING, ROUND_TRIP = (
     "bare",
     "bare again",
     "hook, constant LR",
     "hook, decaying LR",
+    "hook, gradient norms",
     "round trip",
 )
 
@@ -98,11 +102,11 @@ class Training:
         return (time.perf_counter() - wall) / BLOCK_STEPS, (time.process_time() - cpu) / BLOCK_STEPS
 
 
-def scripted(training: Training, optimizer: torch.optim.Optimizer, end_lr: float) -> lrpilot.Tuner:
-    """A tuner within a long committed directive from `LR` to `end_lr`."""
+def scripted(training: Training, optimizer: torch.optim.Optimizer, end_lr: float, *measures: str) -> lrpilot.Tuner:
+    """A tuner within a long committed directive from `LR` to `end_lr` that asks for some measures."""
     shape = pb.PROFILE_SHAPE_CONSTANT if end_lr == LR else pb.PROFILE_SHAPE_LINEAR
     profile = pb.Profile(shape=shape, start_lr=LR, end_lr=end_lr, length=HORIZON)
-    directive = pb.Directive(phase=pb.PHASE_TRAIN, n_steps=HORIZON, profile=profile)
+    directive = pb.Directive(phase=pb.PHASE_TRAIN, n_steps=HORIZON, profile=profile, measures=measures)
     return lrpilot.Tuner(training.model, optimizer, transport=ScriptedTransport([directive]))
 
 
@@ -131,10 +135,11 @@ def served(training: Training, optimizer: torch.optim.Optimizer, server: str, se
 @contextlib.contextmanager
 def loops(training: Training, server: str, seed: int) -> Iterator[dict[str, Loop]]:
     """The loops that are compared, by name."""
-    bare, again, one, other, third = (training.optimizer() for _ in range(5))
+    bare, again, one, other, third, fourth = (training.optimizer() for _ in range(6))
     with (
         served(training, one, server, seed) as constant,
         scripted(training, other, 0.0) as decaying,
+        scripted(training, fourth, LR, GRADIENT_NORM) as measuring,
         grpc.insecure_channel(server) as channel,
     ):
         check = health_pb2_grpc.HealthStub(channel).Check
@@ -149,6 +154,7 @@ def loops(training: Training, server: str, seed: int) -> Iterator[dict[str, Loop
             CONTROL: (again, lambda loss: None),
             CONSTANT: (one, constant.step),
             DECAYING: (other, decaying.step),
+            MEASURING: (fourth, measuring.step),
             ROUND_TRIP: (third, round_trip),
         }
 

@@ -123,6 +123,22 @@ def test_what_is_reported_is_the_mean(processes: RankProcesses) -> None:
     assert first.schedule.validations == second.schedule.validations
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_norms_are_those_of_the_whole_model(gang: Gang, kind: str) -> None:
+    """Each rank has all gradients with DDP, to the bit those of the others, and its shards of them with FSDP2."""
+    script = [
+        directive(pb.PHASE_PROBE, 0.05, 5, snapshot=True, measures=["gradient_norm"]),
+        directive(pb.PHASE_TRAIN, 0.01, 6, restore=True, measures=["gradient_norm"]),
+    ]
+    (first, messages), (second, silence) = gang.run(ranks.train_by_script, kind, script, None)
+    assert silence == []
+    assert first.norms == second.norms
+    reports = list(map(pb.Report.FromString, messages))
+    assert [[measure.name for measure in report.measures] for report in reports] == [["gradient_norm"]] * 2
+    found = [value for report in reports for value in report.measures[0].values]
+    assert found == (pytest.approx(first.norms, rel=1e-6) if kind == "fsdp" else first.norms)
+
+
 @pytest.mark.parametrize("phase", [pb.PHASE_PROBE, pb.PHASE_TRAIN])
 def test_a_rank_that_diverges_ends_the_directive_on_all(processes: RankProcesses, phase: pb.Phase.ValueType) -> None:
     script = [

@@ -26,6 +26,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import get_total_norm
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from tests.support.hostile.failing_calls import before_calls_of
@@ -50,6 +51,8 @@ class Outcome:
     """Of every step that was run."""
     own_losses: list[float]
     """Of the rank, likewise."""
+    norms: list[float]
+    """Of the gradients of the whole model, likewise."""
     schedule: Schedule
     """Under no job id."""
     job_id: str
@@ -77,6 +80,8 @@ class Training:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.01)
         self.lrs: list[float] = []
         self.losses: list[float] = []
+        self.norms: list[float] = []
+        """Of the gradients of the whole model, at every step."""
         torch.manual_seed(100 * seed + dist.get_rank())
 
     def _distributed(self, model: nn.Sequential) -> nn.Module:
@@ -95,6 +100,8 @@ class Training:
         loss = functional.cross_entropy(self.model(inputs), targets)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         self.lrs.append(float(self.optimizer.param_groups[0]["lr"]))
+        gradients = [_whole(parameter.grad) for parameter in self.model.parameters() if parameter.grad is not None]
+        self.norms.append(get_total_norm(gradients).item())
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=self.kind != "ddp_views")
         self.losses.append(loss.item())
@@ -135,7 +142,7 @@ class Training:
         shards = {name: _local(value) for name, value in shards.items()}
         shards["random"] = torch.get_rng_state()
         weights = {name: _whole(value.detach()) for name, value in self.model.named_parameters()}
-        return Outcome(shards, weights, self.lrs, self.losses, schedule, job_id)
+        return Outcome(shards, weights, self.lrs, self.losses, self.norms, schedule, job_id)
 
 
 def _local(value: torch.Tensor) -> torch.Tensor:

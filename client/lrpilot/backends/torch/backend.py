@@ -43,6 +43,7 @@ class TorchBackend(Backend):
         scaled = any(isinstance(each, torch.amp.GradScaler) for each in register.values())
         self._updates = Updates(optimizers, scaled=scaled)
         self._norms = GradientNorms(optimizers)
+        self._measures = False
         # Of several ranks one alone may see such a loss, and all must count alike.
         self._skips = scaled or _has_ranks()
 
@@ -107,7 +108,7 @@ class TorchBackend(Backend):
             self._norms.skip()
             return False
         self._losses.append(loss)
-        if self._norms.active:
+        if self._measures:
             self._norms.append()
         return True
 
@@ -130,7 +131,8 @@ class TorchBackend(Backend):
 
     def measure(self, n_steps: int, earlier: Mapping[str, Sequence[float]]) -> None:
         """See `GradientNorms.begin`."""
-        if GRADIENT_NORM in earlier:
+        self._measures = GRADIENT_NORM in earlier
+        if self._measures:
             self._norms.begin(n_steps, earlier[GRADIENT_NORM])
         else:
             self._norms.end()

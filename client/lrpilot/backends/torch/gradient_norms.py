@@ -95,21 +95,21 @@ class GradientNorms:
             if not self._is_recorded():
                 norm = _norm(optimizer, self._memory.device)
         except Exception as error:
-            if not self._failed:
-                self._failed = True
-                log.warning("lrpilot: the gradients' norm can't be taken: %s: %s", type(error).__name__, error)
+            self._say(error)
         self._updates[id(optimizer)] = (optimizer, norm)
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def append(self) -> None:
-        """Adds the norm of the step that was made; IndexError: there are more than `begin` made room for."""
-        norms = self._counting()
-        value = self._memory[self._n_norms]
-        if not norms or any(norm is None for norm in norms):
-            value.fill_(math.nan)
-        else:
-            value.copy_(_total([norm for norm in norms if norm is not None]))
+        """Adds the norm of the step that was made; where that fails, none is taken until the next `begin`."""
+        if not self.active:
+            return
+        try:
+            self._memory[self._n_norms].copy_(self._norm_of_step())
+        except Exception as error:  # the training is not to end for a norm
+            self._say(error)
+            self.end()
+            return
         self._n_norms += 1
         self._updates.clear()
 
@@ -149,19 +149,36 @@ class GradientNorms:
         """Whether a CUDA graph is being recorded: what is computed now has no value yet."""
         return self._memory.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
+    def _norm_of_step(self) -> torch.Tensor:
+        """The norm of this step's updates together; NaN: there were none, or one could not be measured."""
+        norms = self._counting()
+        known = [norm for norm in norms if norm is not None]
+        if not norms or len(known) < len(norms):
+            return torch.full((), math.nan, device=self._memory.device)
+        return _total(known)
+
     def _counting(self) -> list[torch.Tensor | None]:
-        """The norms of this step's updates, but for those of optimizers whose weights others moved after them."""
+        """The norms of this step's updates, each parameter once.
+
+        Of an optimizer and those that it stepped, these count if they have all of its parameters, and it alone if they
+        have a part of them.
+        """
         updates = list(self._updates.values())
         if len(updates) <= 1:
             return [norm for _, norm in updates]
-        norms: list[torch.Tensor | None] = []
+        counting: list[tuple[set[int], torch.Tensor | None]] = []
         moved: set[int] = set()
         for optimizer, norm in reversed(updates):
             own = set(map(id, _parameters(optimizer)))
             if not own <= moved:
-                norms.append(norm)
+                counting = [each for each in counting if not each[0] <= own] + [(own, norm)]
             moved |= own
-        return norms
+        return [norm for _, norm in counting]
+
+    def _say(self, error: Exception) -> None:
+        if not self._failed:
+            self._failed = True
+            log.warning("lrpilot: the gradients' norm can't be taken: %s: %s", type(error).__name__, error)
 
 
 def _norm(optimizer: torch.optim.Optimizer, device: torch.device) -> torch.Tensor:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from unittest import mock
 
+import pytest
 import torch
 from lrpilot.backends.torch.backend import TorchBackend
 from lrpilot.distributed.backend import DistributedBackend
@@ -16,6 +18,8 @@ from torch import nn
 class Two(Ranks):
     """This rank and another one, whose values come in the order in which they are asked for."""
 
+    rank = 0
+
     def __init__(self, other: Sequence[float]) -> None:
         self._other = iter(other)
         self.reductions: list[int] = []
@@ -24,6 +28,10 @@ class Two(Ranks):
     def mean(self, values: Sequence[float]) -> list[float]:
         self.reductions.append(len(values))
         return [(value + next(self._other)) / 2 for value in values]
+
+    def quadratic_mean(self, values: Sequence[float]) -> list[float]:
+        self.reductions.append(len(values))
+        return [math.sqrt((value**2 + next(self._other) ** 2) / 2) for value in values]
 
 
 def backend(ranks: Ranks, validation: float = 1.0) -> DistributedBackend:
@@ -77,3 +85,29 @@ def test_a_validation_is_the_mean_or_failed_for_all() -> None:
     assert backend(Two([3.0]), 2.0).validate() == 2.5
     assert backend(Two([math.nan]), 2.0).validate() is None
     assert backend(Two([3.0]), math.inf).validate() is None
+
+
+def test_measures_are_quadratic_means_reduced_once_and_at_the_end() -> None:
+    ranks = Two([3.0, 4.0, 1.0, 7.0])
+    rank = backend(ranks)
+    rank.begin(8)
+    rank.measure(8, {"gradient_norm": [1.0]})
+    rank.append(torch.tensor(1.0))
+    assert rank.flush() == [2.0]
+    assert math.isnan(rank.peek_measures()["gradient_norm"][1])  # nothing was updated
+    rank.measure(8, {"gradient_norm": [4.0, 1.0, 1.0]})
+    assert ranks.reductions == [1]
+    assert rank.flush_measures(3) == {"gradient_norm": pytest.approx([4.0, 1.0, 5.0])}
+    assert ranks.reductions == [1, 3]
+
+
+def test_a_rank_that_can_not_measure_meets_the_others_all_the_same() -> None:
+    ranks = Two([3.0, 4.0] * 2)
+    rank = backend(ranks)
+    rank.begin(8)
+    rank.measure(8, {"gradient_norm": (), "another": ()})
+    with mock.patch.object(TorchBackend, "flush_measures", side_effect=MemoryError("no more")):
+        found = rank.flush_measures(2)
+    assert list(found) == ["another", "gradient_norm"]
+    assert all(math.isnan(value) for values in found.values() for value in values)
+    assert ranks.reductions == [4]

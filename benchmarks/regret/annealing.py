@@ -19,7 +19,7 @@ from lrpilot.wire.profile import Profile
 from benchmarks.regret.oracle import StateTable, decay, probe_marks
 from benchmarks.regret.views import probes
 from tuner_server.core.forecast import Objective
-from tuner_server.core.forecast.profile import linear_fit
+from tuner_server.core.forecast.profile_likelihood import linear_fit
 
 MOMENTUM = 0.999
 """Lambda; of the paper."""

@@ -21,7 +21,7 @@ from tuner_server.core.forecast.bounds import Bounds
 from tuner_server.core.forecast.denoise import MIN_POINTS, denoise
 from tuner_server.core.forecast.last_value import LastValueCurve, LastValueForecaster
 from tuner_server.core.forecast.nelder_mead import minimise_from_zero
-from tuner_server.core.forecast.profile import Profile, linear_fit
+from tuner_server.core.forecast.profile_likelihood import ProfileLikelihood, linear_fit
 from tuner_server.core.forecast.series import Series, check_horizon
 
 # Slower than exp(-30) a step the curve is a straight line to rounding for every horizon below
@@ -87,12 +87,12 @@ def fit_exponential(values: FloatArray) -> Exponential:
 
 @dataclass(frozen=True, eq=False)
 class ExponentialCurve:
-    """A fitted exponential with its bounds and the profile that gives its standard error."""
+    """A fitted exponential with its bounds and the likelihood that gives its standard error."""
 
     series: Series
     curve: Exponential
     bounds: Bounds
-    profile: Profile
+    likelihood: ProfileLikelihood
 
     @property
     def a(self) -> float:
@@ -117,7 +117,7 @@ class ExponentialCurve:
         """
         raw = self.curve(check_horizon(horizon))
         # The distance is taken from the raw fit: a forecast that was moved is no surer for it.
-        sd = min(self.profile.sd(horizon, raw), self.bounds.max_sd)
+        sd = min(self.likelihood.sd(horizon, raw), self.bounds.max_sd)
         return self.series.forecast(self.bounds.bounded(raw), sd, raw)
 
 
@@ -152,7 +152,7 @@ class ExponentialForecaster:
             series=series,
             curve=fit_exponential(denoised.smooth),
             bounds=Bounds.of(values, denoised.smooth),
-            profile=Profile.of(_basis, rates, kept.astype(np.float64), values[kept], series.resolution),
+            likelihood=ProfileLikelihood.of(_basis, rates, kept.astype(np.float64), values[kept], series.resolution),
         )
 
 

@@ -18,7 +18,7 @@ from typing import ClassVar
 import numpy as np
 
 from tuner_server.core.forecast.base import FloatArray, Forecast
-from tuner_server.core.forecast.profile import linear_fit
+from tuner_server.core.forecast.profile_likelihood import linear_fit
 from tuner_server.core.forecast.series import Series, check_horizon
 
 # Two points make a slope, a third says how far to trust it.

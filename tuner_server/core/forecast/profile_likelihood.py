@@ -79,7 +79,7 @@ def linear_fit(phi: FloatArray, y: FloatArray) -> LinearFit:
 
 
 @dataclass(frozen=True, eq=False)
-class Profile:
+class ProfileLikelihood:
     """Curves over a grid of k thetas, weighted by how well they fit; arrays are (k,)."""
 
     basis: Basis
@@ -87,12 +87,14 @@ class Profile:
     fits: LinearFit
     weights: FloatArray
     variances: FloatArray
-    """Of the noise, times the number of losses that one independent loss is worth."""
+    """The noise variance, times the number of losses that one independent loss is worth."""
     n: int
     """Number of losses fitted."""
 
     @classmethod
-    def of(cls, basis: Basis, thetas: FloatArray, x: FloatArray, y: FloatArray, resolution: float) -> "Profile":
+    def of(
+        cls, basis: Basis, thetas: FloatArray, x: FloatArray, y: FloatArray, resolution: float
+    ) -> "ProfileLikelihood":
         """Weighs the curves by the losses y, (n,), n > 3, at x, (n,).
 
         Args:
@@ -112,7 +114,9 @@ class Profile:
         return cls._on_grid(basis, fine, x, y, resolution)
 
     @classmethod
-    def _on_grid(cls, basis: Basis, thetas: FloatArray, x: FloatArray, y: FloatArray, resolution: float) -> "Profile":
+    def _on_grid(
+        cls, basis: Basis, thetas: FloatArray, x: FloatArray, y: FloatArray, resolution: float
+    ) -> "ProfileLikelihood":
         fits = linear_fit(basis(thetas[:, None], x), y)
         sse = fits.sse + y.size * resolution**2
         best = int(np.argmin(sse))

@@ -19,7 +19,7 @@ import numpy as np
 from tuner_server.core.forecast.base import Curve, FloatArray, Forecast
 from tuner_server.core.forecast.bounds import Bounds
 from tuner_server.core.forecast.last_value import LastValueForecaster
-from tuner_server.core.forecast.profile import LinearFit, linear_fit
+from tuner_server.core.forecast.profile_likelihood import LinearFit, linear_fit
 from tuner_server.core.forecast.series import Series, check_horizon
 
 MIN_POINTS = 4

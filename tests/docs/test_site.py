@@ -190,6 +190,15 @@ def test_the_metrics_page_has_every_metric_and_no_other(site: Site) -> None:
     assert set(re.findall(r"\blrpilot_\w+", site.pages["reference/metrics.html"].text)) == exposed
 
 
+@pytest.mark.parametrize(
+    ("page", "example"), [("write-a-policy", "lrpilot_grid.py"), ("write-a-forecaster", "log_linear.py")]
+)
+def test_the_pages_on_extending_have_their_example_whole(page: str, example: str, site: Site) -> None:
+    text = without_spaces("".join(site.pages[f"extending/{page}.html"].words))
+    assert without_spaces((ROOT / "docs/extending" / example).read_text()) in text
+    assert not (site.root / "extending" / example).exists()
+
+
 def test_formulae_are_written_out(site: Site) -> None:
     page = (site.root / "method.html").read_text()
     assert page.count("<math ") > 20

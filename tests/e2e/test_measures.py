@@ -22,10 +22,10 @@ from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.directives import rest_of
 from torch.nn.utils import get_total_norm
 
-from tests.support.directives import ResumableScript, probe, training
-from tests.support.guarded import add_token, guarded
 from tests.support.measuring import Measuring
-from tests.support.traces import batches, differences, loop, network, plain_run, probed_run, script
+from tests.support.servers.guarded_server import add_token, guarded
+from tests.support.training.no_trace import batches, differences, loop, network, plain_run, probed_run, script
+from tests.support.training.scripted_directives import ResumableScript, probe, training
 from tuner_server.access.principal import DEFAULT_PROJECT
 from tuner_server.core import policies
 from tuner_server.storage.access import open_access

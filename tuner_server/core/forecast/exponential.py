@@ -87,12 +87,12 @@ def fit_exponential(values: FloatArray) -> Exponential:
 
 @dataclass(frozen=True, eq=False)
 class ExponentialCurve:
-    """A fitted exponential with its bounds and the profile that gives its standard error."""
+    """A fitted exponential with its bounds and the likelihood that gives its standard error."""
 
     series: Series
     curve: Exponential
     bounds: Bounds
-    profile: ProfileLikelihood
+    likelihood: ProfileLikelihood
 
     @property
     def a(self) -> float:
@@ -117,7 +117,7 @@ class ExponentialCurve:
         """
         raw = self.curve(check_horizon(horizon))
         # The distance is taken from the raw fit: a forecast that was moved is no surer for it.
-        sd = min(self.profile.sd(horizon, raw), self.bounds.max_sd)
+        sd = min(self.likelihood.sd(horizon, raw), self.bounds.max_sd)
         return self.series.forecast(self.bounds.bounded(raw), sd, raw)
 
 
@@ -152,7 +152,7 @@ class ExponentialForecaster:
             series=series,
             curve=fit_exponential(denoised.smooth),
             bounds=Bounds.of(values, denoised.smooth),
-            profile=ProfileLikelihood.of(_basis, rates, kept.astype(np.float64), values[kept], series.resolution),
+            likelihood=ProfileLikelihood.of(_basis, rates, kept.astype(np.float64), values[kept], series.resolution),
         )
 
 

@@ -32,14 +32,14 @@ _MIN_POINTS = 4
 
 @dataclass(frozen=True, eq=False)
 class PowerLawCurve:
-    """A fitted power law with its bounds and the profile that gives its standard error."""
+    """A fitted power law with its bounds and the likelihood that gives its standard error."""
 
     series: Series
     level: float
     slope: float
     alpha: float
     bounds: Bounds
-    profile: ProfileLikelihood
+    likelihood: ProfileLikelihood
 
     @property
     def a(self) -> float:
@@ -59,7 +59,7 @@ class PowerLawCurve:
         """
         phi = _basis(np.asarray(self.alpha), np.asarray(check_horizon(horizon)))
         raw = self.level + self.slope * float(phi)
-        sd = min(self.profile.sd(horizon, raw), self.bounds.max_sd)
+        sd = min(self.likelihood.sd(horizon, raw), self.bounds.max_sd)
         return self.series.forecast(self.bounds.bounded(raw), sd, raw)
 
 
@@ -86,19 +86,19 @@ class PowerLawForecaster:
         if values.size < _MIN_POINTS:
             return LastValueForecaster().fit(losses)
         x = np.arange(values.size, dtype=np.float64)
-        profile = ProfileLikelihood.of(_basis, _ALPHAS, x, values, series.resolution)
-        alpha = _refine(x, values, profile)
+        likelihood = ProfileLikelihood.of(_basis, _ALPHAS, x, values, series.resolution)
+        alpha = _refine(x, values, likelihood)
         phi = _basis(np.asarray(alpha), x)
         fit = linear_fit(phi, values)
         level, slope = float(fit.level), float(fit.slope)
         bounds = Bounds.of(values, level + slope * phi)
-        return PowerLawCurve(series, level, slope, alpha, bounds, profile)
+        return PowerLawCurve(series, level, slope, alpha, bounds, likelihood)
 
 
-def _refine(x: FloatArray, values: FloatArray, profile: ProfileLikelihood) -> float:
-    """Searches between the neighbours of the profile's best alpha."""
-    alphas = profile.thetas
-    best = int(np.argmin(profile.fits.sse))
+def _refine(x: FloatArray, values: FloatArray, likelihood: ProfileLikelihood) -> float:
+    """Searches between the neighbours of the most likely alpha."""
+    alphas = likelihood.thetas
+    best = int(np.argmin(likelihood.fits.sse))
     lo = np.log(alphas[max(best - 1, 0)])
     hi = np.log(alphas[min(best + 1, alphas.size - 1)])
 

@@ -21,7 +21,6 @@ finite for straight series, and it contains the bias of a forecast that was fitt
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 
@@ -88,12 +87,14 @@ class ProfileLikelihood:
     fits: LinearFit
     weights: FloatArray
     variances: FloatArray
-    """The variances of the noise, times the number of losses that one independent loss is worth."""
+    """The noise variance, times the number of losses that one independent loss is worth."""
     n: int
     """Number of losses fitted."""
 
     @classmethod
-    def of(cls, basis: Basis, thetas: FloatArray, x: FloatArray, y: FloatArray, resolution: float) -> Self:
+    def of(
+        cls, basis: Basis, thetas: FloatArray, x: FloatArray, y: FloatArray, resolution: float
+    ) -> "ProfileLikelihood":
         """Weighs the curves by the losses y, (n,), n > 3, at x, (n,).
 
         Args:
@@ -113,7 +114,9 @@ class ProfileLikelihood:
         return cls._on_grid(basis, fine, x, y, resolution)
 
     @classmethod
-    def _on_grid(cls, basis: Basis, thetas: FloatArray, x: FloatArray, y: FloatArray, resolution: float) -> Self:
+    def _on_grid(
+        cls, basis: Basis, thetas: FloatArray, x: FloatArray, y: FloatArray, resolution: float
+    ) -> "ProfileLikelihood":
         fits = linear_fit(basis(thetas[:, None], x), y)
         sse = fits.sse + y.size * resolution**2
         best = int(np.argmin(sse))

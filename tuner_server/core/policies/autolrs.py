@@ -66,7 +66,7 @@ class AutoLrsState(Lessons, PolicyState):
     extrapolation: Extrapolation | None = None
     """What the best candidate was judged by; None: there is none, or it was measured."""
     start_loss: float | None = None
-    """Of the open stage."""
+    """The loss with which the open stage began."""
     ceiling: float | None = None
     """No LR above this is tried any more: one diverged in committed steps."""
     tails: dict[int, float] = pydantic.Field(default_factory=dict)

@@ -39,7 +39,7 @@ class BudgetOptions(Options):
     batches: BatchSource = BatchSource.REPLAYED
     """Whether the probes share their minibatches or go on in the data."""
     decay: Shape = Shape.LINEAR
-    """Of the committed LR: any shape that reaches zero, or stays."""
+    """How the committed LR moves: along any shape that reaches zero, or not at all."""
     widening: float = pydantic.Field(default=10.0, ge=1)
     """How far the search may leave the range, as a factor."""
     divergence_factor: float = pydantic.Field(default=DIVERGENCE_FACTOR, gt=0)

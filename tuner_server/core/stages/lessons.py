@@ -13,7 +13,7 @@ class Lessons(Value):
     """A base for the state of a policy that has probes."""
 
     candidates: tuple[Candidate, ...] = ()
-    """Of the search that is under way, or was the last one."""
+    """Those of the search that is under way, or was the last one."""
     sound: divergence.SoundLosses | None = None
     """Where the losses of sound probes lie; None before the first one."""
     footing: promise.Footing | None = None

@@ -26,9 +26,10 @@ LOWEST_LR, HIGHEST_LR = 1e-6, 10.0
 MIN_STEPS, MAX_STEPS = 40, 150
 """Some six to twenty steps a decade: fewer are noise, more buy nothing."""
 SHARE = 0.02
-"""Of the total steps, between those limits."""
+"""The test takes this part of the total steps, between those limits."""
 SMOOTHING = 0.9
-"""Of the moving average: it looks back some ten steps, under half a decade on the longest test."""
+"""The weight of the past in the moving average: it looks back some ten steps, under half a decade on the longest
+test."""
 START = 10
 """Steps over which the loss is averaged for the start: the LR hardly moves a weight in these. The average is smooth by
 then, too."""

@@ -1,14 +1,14 @@
-"""How the steps of a directive are divided: into parts that are reported, and by validations."""
+"""When a directive is reported on, and when it validates."""
 
-PARTS = 20
-"""So many parts, for those who watch."""
-MIN_PART = 50
-"""... but none shorter than this many steps: each costs a round trip."""
+REPORTS = 20
+"""So many reports on a directive, for those who watch."""
+FEWEST_STEPS_APART = 50
+"""Two reports are no closer than this many steps: each costs a round trip."""
 
 
 def report_every(n_steps: int) -> int:
     """Steps between two reports on a directive of `n_steps`."""
-    return max(-(-n_steps // PARTS), MIN_PART)
+    return max(-(-n_steps // REPORTS), FEWEST_STEPS_APART)
 
 
 def evenly(n_steps: int, count: int) -> tuple[int, ...]:

@@ -139,6 +139,13 @@ def test_a_profile_that_stands_has_one_lr(
         assert profile.lr(0) < start
 
 
+@pytest.mark.parametrize("shape", [shape for shape in Shape if not shape.way.fault(1.0, 0.0)])
+def test_to_zero_is_where_a_shape_leads_if_it_moves(shape: Shape) -> None:
+    profile = Profile.to_zero(shape, 0.3, 20, warmup=4)
+    assert (profile.lr(4), profile.warmup, profile.length) == (0.3, 4, 20)
+    assert profile.lr(20) == pytest.approx(0.0 if shape.way.moves else 0.3, abs=1e-12)
+
+
 @pytest.mark.parametrize("shape", Shape)
 def test_every_shape_says_how_it_moves(shape: Shape) -> None:
     assert shape.way.words

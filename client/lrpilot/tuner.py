@@ -14,7 +14,7 @@ from lrpilot.backends.torch.backend import TorchBackend
 from lrpilot.distributed.ranks import Ranks
 from lrpilot.run.driver import Driver
 from lrpilot.run.options import TIMEOUT_S, JobOptions
-from lrpilot.session.session import PATIENCE
+from lrpilot.session.session import MOST_WAITS
 from lrpilot.transport.embedded_server import START_TIMEOUT_S
 
 if TYPE_CHECKING:  # Builds of PyTorch without torch.distributed have no such name.
@@ -65,6 +65,6 @@ class Tuner(Driver):
         optimizers = checked(model, optimizer)
         backend = TorchBackend(model, optimizers, validate, dict(register or {}), snapshot)
         # The longest that rank 0 waits for its server, and the other ranks for rank 0.
-        patience_s = START_TIMEOUT_S + PATIENCE * job.get("timeout_s", TIMEOUT_S)
+        patience_s = START_TIMEOUT_S + MOST_WAITS * job.get("timeout_s", TIMEOUT_S)
         super().__init__(backend, ranks=Ranks.of(process_group, patience_s), **job)
         own(optimizers, self)

@@ -170,9 +170,9 @@ FAILURES = {
     "restore": ("lrpilot.backends.torch.taken.Taken.load", 2),
     "take": ("lrpilot.backends.torch.snapshot.Snapshot.take", 2),
     "reading losses": ("lrpilot.backends.torch.backend.TorchBackend.peek", 4),
-    "going back in the data": ("lrpilot.data.position.Position.follow", 2),
+    "going back in the data": ("lrpilot.data.position.DataPosition.follow", 2),
     "an event": ("lrpilot.run.lease.Lease.event", 9),
-    "the books": ("lrpilot.run.run_record.Record.add", 2),
+    "the books": ("lrpilot.run.run_record.RunRecord.add", 2),
 }
 
 

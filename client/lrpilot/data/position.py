@@ -11,7 +11,7 @@ from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.directives import committed
 
 
-class Position:
+class DataPosition:
     """Of a loop that draws its batches through the tuner; one that draws its own has none, and goes on in the data."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lrpilot import errors
-from lrpilot.session.run_state import Standing
+from lrpilot.session.run_state import RunState
 from lrpilot.session.session import Session
 from lrpilot.v1 import tuner_pb2 as pb
 
@@ -41,7 +41,7 @@ class SharedSession:
         """Whether this process is a child of the one that is a rank."""
         return os.getpid() != self._process
 
-    def open(self, standing: Standing) -> pb.Directive:
+    def open(self, run_state: RunState) -> pb.Directive:
         """The first directive.
 
         Raises:
@@ -52,21 +52,21 @@ class SharedSession:
 
         def opened() -> pb.Directive:
             self._session = self._connect()
-            return self._session.open(standing)
+            return self._session.open(run_state)
 
         return self._heard(opened)
 
-    def answer(self, directive: pb.Directive, report: pb.Report, standing: Standing) -> pb.Directive:
+    def answer(self, directive: pb.Directive, report: pb.Report, run_state: RunState) -> pb.Directive:
         """What follows on the report of rank 0. Raises: ServerError: as `Session.answer` does."""
-        return self._heard(lambda: self._own.answer(directive, report, standing))
+        return self._heard(lambda: self._own.answer(directive, report, run_state))
 
-    def abandon(self, why: str, standing: Standing) -> pb.Directive:
+    def abandon(self, why: str, run_state: RunState) -> pb.Directive:
         """What follows when a rank can't go on; all ranks come here."""
-        return self._heard(lambda: self._own.abandon(why, standing))
+        return self._heard(lambda: self._own.abandon(why, run_state))
 
-    def go_on(self, done: Sequence[pb.Report], standing: Standing, lr: float) -> pb.Directive:
+    def go_on(self, done: Sequence[pb.Report], run_state: RunState, lr: float) -> pb.Directive:
         """What is left of a run whose budget was another; all ranks come here."""
-        return self._heard(lambda: self._own.go_on(done, standing, lr))
+        return self._heard(lambda: self._own.go_on(done, run_state, lr))
 
     def decisions(self) -> list[pb.Decision]:
         """What the server decided so far. Not collective; only rank 0 knows."""

@@ -13,10 +13,10 @@ from lrpilot.wire.directives import rest_of
 
 LONGEST_PART = 1000
 """Steps between two looks for the server; losses are buffered for so long."""
-PARTS = 20
-"""Looks over what is left, at least."""
-RETREAT = 0.5
-"""What a divergence multiplies the LR by."""
+FEWEST_PARTS = 20
+"""Parts of what is left, at least; after each of them the client looks for the server."""
+DIVERGED_SHARE = 0.5
+"""The share of the LR that is left after a divergence."""
 WARM_UP_SHARE = 20
 """A run that has no committed step yet warms up over this part of what is left: one in twenty, as policy budget."""
 
@@ -76,7 +76,7 @@ class Annealing:
                 self._losses.clear()
             else:
                 self._losses += report.losses
-            self._lr *= RETREAT
+            self._lr *= DIVERGED_SHARE
             self._begin(restore=self._rolls_back, snapshot=False)
             self._stretch = self._open.profile
             return
@@ -159,7 +159,7 @@ class Annealing:
             restore=restore,
             snapshot=snapshot,
             batches=pb.BATCH_SOURCE_REPLAYED,
-            report_every=max(1, min(LONGEST_PART, n_steps // PARTS)),
+            report_every=max(1, min(LONGEST_PART, n_steps // FEWEST_PARTS)),
             reason="without a server: annealing",
         )
         self._warm = self._warm or constant or offset > 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from lrpilot.errors import ProtocolError
-from lrpilot.session.run_state import Standing
+from lrpilot.session.run_state import RunState
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.directives import committed
 from lrpilot.wire.profile import Profile, Shape
@@ -32,18 +32,18 @@ def check(directive: pb.Directive, number: int) -> None:
     _refuse(directive, _fault(directive, number))
 
 
-def check_in_place(directive: pb.Directive, standing: Standing, *, rolled_back: bool) -> None:
+def check_in_place(directive: pb.Directive, run_state: RunState, *, rolled_back: bool) -> None:
     """Refuses what can't be carried out where the run is.
 
     Args:
         directive: the server's.
-        standing: of the run.
+        run_state: of the run.
         rolled_back: whether the steps before are not to stay.
 
     Raises:
         ProtocolError: there is nothing to go back to, or nothing that should, or too many steps are asked for.
     """
-    _refuse(directive, _misfit(directive, standing, rolled_back))
+    _refuse(directive, _misfit(directive, run_state, rolled_back))
 
 
 def _refuse(directive: pb.Directive, fault: str) -> None:
@@ -51,13 +51,13 @@ def _refuse(directive: pb.Directive, fault: str) -> None:
         raise ProtocolError(f"server: its directive {directive.number} makes no sense: {fault}", "INTERNAL")
 
 
-def _misfit(directive: pb.Directive, standing: Standing, rolled_back: bool) -> str:
-    if directive.restore and not standing.held:
+def _misfit(directive: pb.Directive, run_state: RunState, rolled_back: bool) -> str:
+    if directive.restore and not run_state.held:
         return "it goes back to a snapshot, and none has been taken"
     if directive.restore and not rolled_back:
         return "it goes back to the snapshot, and the steps since then are to stay"
-    if standing.remaining is not None and directive.n_steps > standing.remaining:
-        return f"it asks for {directive.n_steps} steps, {standing.remaining} are left"
+    if run_state.remaining is not None and directive.n_steps > run_state.remaining:
+        return f"it asks for {directive.n_steps} steps, {run_state.remaining} are left"
     return ""
 
 

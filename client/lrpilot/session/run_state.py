@@ -6,7 +6,7 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Standing:
+class RunState:
     """Where a run is: what its next directive must fit, and what a schedule without the server would begin with."""
 
     lr: float

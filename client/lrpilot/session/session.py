@@ -12,14 +12,14 @@ from lrpilot.errors import ServerError
 from lrpilot.session import directive_check
 from lrpilot.session.annealing import Annealing
 from lrpilot.session.outbox import Outbox
-from lrpilot.session.run_state import Standing
+from lrpilot.session.run_state import RunState
 from lrpilot.transport.base import Transport
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.directives import committed, rest_of, rolls_back
 
 PART_TIMEOUT_S = 0.5
 """The longest that training waits for an answer that it can do without."""
-PATIENCE = 10
+MOST_WAITS = 10
 """All waiting together is at most so many times the longest wait for one decision; then training goes on alone."""
 LOOKING_SHARE = 20
 """While the server is away, at most one in so many seconds goes into looking for it."""
@@ -45,7 +45,7 @@ class Session:
         """Talks to nobody yet. `strict`: whether to raise where training would go on without the server."""
         self._outbox = Outbox(transport, config)
         self._timeout_s = timeout_s
-        self._patience_s = PATIENCE * timeout_s
+        self._patience_s = MOST_WAITS * timeout_s
         self._look_again = 0.0
         self._strict = strict
         self._alone: Annealing | None = None
@@ -67,7 +67,7 @@ class Session:
         """Whether this process is a child of the one that talks to the server."""
         return self._outbox.forked
 
-    def open(self, standing: Standing) -> pb.Directive:
+    def open(self, run_state: RunState) -> pb.Directive:
         """The first directive; without a server, or with one that refuses for the time being, that of a plain schedule.
 
         Raises:
@@ -76,14 +76,14 @@ class Session:
         """
         try:
             self._open(self._timeout_s)
-            return self._outstanding(standing, rolled_back=False)
+            return self._outstanding(run_state, rolled_back=False)
         except ServerError as error:
             if self._strict or error.code == WRONG_ARGUMENT:
                 self.close()
                 raise
-            return self._leave(error, standing, restore=False)
+            return self._leave(error, run_state, restore=False)
 
-    def answer(self, directive: pb.Directive, report: pb.Report, standing: Standing) -> pb.Directive:
+    def answer(self, directive: pb.Directive, report: pb.Report, run_state: RunState) -> pb.Directive:
         """What follows on the report on `directive`, after which the run stands there.
 
         Whoever was interrupted in here may ask once more.
@@ -95,7 +95,7 @@ class Session:
         if self._alone is not None:
             if not told:
                 self._alone.take(report)
-            return self._go_on(self._alone, report, standing)
+            return self._go_on(self._alone, report, run_state)
         partial = report.outcome == pb.OUTCOME_PARTIAL
         away = not self._outbox.empty
         if not told:
@@ -105,7 +105,7 @@ class Session:
             return rest_of(directive, len(report.losses))
         try:
             self._timed(self._outbox.deliver, PART_TIMEOUT_S if partial else self._timeout_s)
-            answer = self._outstanding(standing, rolled_back=rolled_back)
+            answer = self._outstanding(run_state, rolled_back=rolled_back)
         except ServerError as error:
             if partial and not self._outbox.empty and not _lasts(error):
                 if not away:
@@ -113,27 +113,27 @@ class Session:
                 return rest_of(directive, len(report.losses))
             if self._strict:
                 raise
-            restore = rolled_back and standing.held
-            if standing.remaining == 0:
+            restore = rolled_back and run_state.held
+            if run_state.remaining == 0:
                 log.warning("lrpilot: the run is over, and the server has not been told its end: %s", error)
                 return pb.Directive(phase=pb.PHASE_STOP, stage=directive.stage, restore=restore)
-            return self._leave(error, standing, restore=restore)
+            return self._leave(error, run_state, restore=restore)
         if away:
             log.info("lrpilot: the server is back, and has all reports")
-        if answer.phase == pb.PHASE_STOP and standing.remaining != 0:
-            return self._leave(answer.reason, standing, restore=answer.restore)
+        if answer.phase == pb.PHASE_STOP and run_state.remaining != 0:
+            return self._leave(answer.reason, run_state, restore=answer.restore)
         return answer
 
-    def abandon(self, why: str, standing: Standing) -> pb.Directive:
+    def abandon(self, why: str, run_state: RunState) -> pb.Directive:
         """The tuning can't go on, for a reason of the client's own: what is left is annealed from where the run is.
 
         No further snapshot is taken. If none is held, a divergence leads nowhere back, and halves the LR all the same.
         """
-        directive = self._leave(why, standing, restore=False, rolls_back=standing.held)
+        directive = self._leave(why, run_state, restore=False, rolls_back=run_state.held)
         directive.snapshot = False
         return directive
 
-    def go_on(self, done: Sequence[pb.Report], standing: Standing, lr: float) -> pb.Directive:
+    def go_on(self, done: Sequence[pb.Report], run_state: RunState, lr: float) -> pb.Directive:
         """What is left of a run that began under another job, whose budget was another.
 
         Committed steps are annealed from `lr`, to which the LR rises from where the run is. That is the client's own
@@ -141,15 +141,17 @@ class Session:
 
         Args:
             done: the steps before, as reports with outcome REPLACED.
-            standing: where the run is.
+            run_state: where the run is.
             lr: the peak of what is left.
         """
-        self._own_plan, self._untold = standing.warm, list(done)
-        rise_from = min(standing.lr, lr) if standing.warm else None
-        self._alone = alone = Annealing(lr, standing.remaining, restore=False, warm=standing.warm, rise_from=rise_from)
-        if not standing.warm:
+        self._own_plan, self._untold = run_state.warm, list(done)
+        rise_from = min(run_state.lr, lr) if run_state.warm else None
+        self._alone = alone = Annealing(
+            lr, run_state.remaining, restore=False, warm=run_state.warm, rise_from=rise_from
+        )
+        if not run_state.warm:
             with contextlib.suppress(ServerError):
-                answer = self._join(alone, standing)
+                answer = self._join(alone, run_state)
                 self._alone = None
                 return answer
         return alone.directive
@@ -205,13 +207,13 @@ class Session:
         self.config = response.job.config
         log.info("lrpilot: job %s, policy %s", self.job_id, self.config.policy)
 
-    def _outstanding(self, standing: Standing, *, rolled_back: bool) -> pb.Directive:
+    def _outstanding(self, run_state: RunState, *, rolled_back: bool) -> pb.Directive:
         """The server's last answer. Raises: ProtocolError: it can't be carried out where the run is."""
-        directive_check.check_in_place(self._outbox.outstanding, standing, rolled_back=rolled_back)
+        directive_check.check_in_place(self._outbox.outstanding, run_state, rolled_back=rolled_back)
         answer = pb.Directive()
         answer.CopyFrom(self._outbox.outstanding)
         # What is not to stay goes back, whether the server thinks of it or not.
-        answer.restore = rolled_back and standing.held
+        answer.restore = rolled_back and run_state.held
         return answer
 
     def _timed(self, call: Any, timeout_s: float) -> Any:
@@ -227,7 +229,7 @@ class Session:
             self._patience_s -= time.monotonic() - started
 
     def _leave(
-        self, why: ServerError | str, standing: Standing, *, restore: bool, rolls_back: bool = True
+        self, why: ServerError | str, run_state: RunState, *, restore: bool, rolls_back: bool = True
     ) -> pb.Directive:
         """Training goes on without the server: for a while after an error, for good after a stop."""
         self._for_good = isinstance(why, str) or _lasts(why) or self._patience_s <= 0
@@ -238,22 +240,22 @@ class Session:
         if self._for_good:
             self.close()
         self._alone = Annealing(
-            standing.lr, standing.remaining, restore=restore, warm=standing.warm, rolls_back=rolls_back
+            run_state.lr, run_state.remaining, restore=restore, warm=run_state.warm, rolls_back=rolls_back
         )
         return self._alone.directive
 
-    def _go_on(self, alone: Annealing, report: pb.Report, standing: Standing) -> pb.Directive:
+    def _go_on(self, alone: Annealing, report: pb.Report, run_state: RunState) -> pb.Directive:
         """The next directive of one's own, or the server's, if it is back."""
         # After a divergence the client goes back first; the server is told later.
         if self._for_good or report.outcome == pb.OUTCOME_DIVERGED or time.monotonic() < self._look_again:
             return alone.directive
         try:
-            answer = self._join(alone, standing)
+            answer = self._join(alone, run_state)
         except ServerError as error:
             if _lasts(error) or self._patience_s <= 0:
                 self._give_up(error)
             return alone.directive
-        if answer.phase == pb.PHASE_STOP and standing.remaining != 0:
+        if answer.phase == pb.PHASE_STOP and run_state.remaining != 0:
             self._give_up(answer.reason)
             return alone.directive
         if self._own_plan:
@@ -262,7 +264,7 @@ class Session:
         log.info("lrpilot: the server is back; it has been told what was done without it")
         return answer
 
-    def _join(self, alone: Annealing, standing: Standing) -> pb.Directive:
+    def _join(self, alone: Annealing, run_state: RunState) -> pb.Directive:
         """Tells the server what was done without it; its answer. Raises: ServerError."""
         if self.job_id:
             self._timed(self._outbox.deliver, PART_TIMEOUT_S)
@@ -280,7 +282,7 @@ class Session:
             self._timed(self._outbox.deliver, PART_TIMEOUT_S)
         self._outbox.add(alone.replacement(self._outbox.outstanding.number))
         self._timed(self._outbox.deliver, PART_TIMEOUT_S)
-        return self._outstanding(standing, rolled_back=False)
+        return self._outstanding(run_state, rolled_back=False)
 
     def _give_up(self, why: ServerError | str) -> None:
         log.warning("lrpilot: training goes on without the server for good: %s", str(why)[:LONGEST_REASON])

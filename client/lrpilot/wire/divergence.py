@@ -13,7 +13,7 @@ PATIENCE = 5
 """Losses in a row above the limit: a few batches more cost little, and that many bad ones in a row are no chance."""
 
 
-class Watch:
+class DivergenceWatch:
     """Looks at the losses of a directive, one after the other."""
 
     def __init__(self, limit: float = math.inf) -> None:
@@ -28,5 +28,5 @@ class Watch:
 
 def first_divergence(losses: Iterable[float], limit: float = math.inf) -> int | None:
     """The index of the first loss that shows a divergence, if there is one."""
-    watch = Watch(limit)
+    watch = DivergenceWatch(limit)
     return next((i for i, loss in enumerate(losses) if watch.sees(loss)), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from lrpilot.errors import UnavailableError
-from lrpilot.session.run_state import Standing
+from lrpilot.session.run_state import RunState
 from lrpilot.session.session import Session
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
@@ -13,7 +13,7 @@ from tests.support.directives import training
 
 HELD = training(0.3, 100, report_every=10, promise=[pb.Bar(from_step=0, loss=1.0)])
 SHORT = pb.Report(directive_number=1, outcome=pb.OUTCOME_FELL_SHORT, losses=[2.0] * 10)
-STANDING = Standing(lr=0.1, remaining=90, warm=False)
+RUN_STATE = RunState(lr=0.1, remaining=90, warm=False)
 
 
 class Away(ScriptedTransport):
@@ -35,14 +35,14 @@ def looks_for_the_server_at_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def opened(transport: Away, strict: bool = False) -> tuple[Session, pb.Directive]:
     session = Session(transport, pb.JobConfig(total_steps=100, base_lr=0.1), 1.0, strict)
-    return session, session.open(Standing(0.1, 100, warm=False))
+    return session, session.open(RunState(0.1, 100, warm=False))
 
 
 def test_a_server_that_is_there_decides() -> None:
     lower = training(0.1, 90, restore=True)
     transport = Away([HELD, lower])
     session, directive = opened(transport)
-    answer = session.answer(directive, SHORT, STANDING)
+    answer = session.answer(directive, SHORT, RUN_STATE)
     assert (answer.number, answer.restore, answer.profile) == (2, True, lower.profile)
     assert transport.reports == [SHORT]
 
@@ -51,13 +51,13 @@ def test_without_a_server_the_run_goes_back_and_anneals_and_the_server_is_told_i
     transport = Away([HELD, training(0.1, 90, restore=True), training(0.05, 86)])
     session, directive = opened(transport)
     transport.away = True
-    alone = session.answer(directive, SHORT, STANDING)
+    alone = session.answer(directive, SHORT, RUN_STATE)
     assert (alone.phase, alone.restore, alone.snapshot, alone.n_steps) == (pb.PHASE_TRAIN, True, True, 90)
     assert (alone.profile.start_lr, alone.profile.end_lr) == (0.1, 0.0)
     assert not alone.promise
     part = pb.Report(directive_number=alone.number, outcome=pb.OUTCOME_PARTIAL, losses=[1.5] * 4)
     transport.away = False
-    answer = session.answer(alone, part, Standing(0.1, 86, warm=True))
+    answer = session.answer(alone, part, RunState(0.1, 86, warm=True))
     assert [report.outcome for report in transport.reports] == [pb.OUTCOME_FELL_SHORT, pb.OUTCOME_REPLACED]
     assert list(transport.reports[1].losses) == [1.5] * 4
     assert (answer.number, answer.n_steps) == (3, 86)
@@ -68,14 +68,14 @@ def test_reports_from_before_the_server_went_away_come_first() -> None:
     session, directive = opened(transport)
     transport.away = True
     part = pb.Report(directive_number=1, outcome=pb.OUTCOME_PARTIAL, losses=[0.5] * 10)
-    rest = session.answer(directive, part, STANDING)
+    rest = session.answer(directive, part, RUN_STATE)
     assert [(bar.from_step, bar.loss) for bar in rest.promise] == [(0, 1.0)]
     short = pb.Report(directive_number=rest.number, outcome=pb.OUTCOME_FELL_SHORT, losses=[2.0] * 10)
-    alone = session.answer(rest, short, Standing(0.1, 80, warm=False))
+    alone = session.answer(rest, short, RunState(0.1, 80, warm=False))
     assert (alone.phase, alone.restore, alone.n_steps) == (pb.PHASE_TRAIN, True, 80)
     transport.away = False
     own = pb.Report(directive_number=alone.number, outcome=pb.OUTCOME_PARTIAL, losses=[1.5] * 4)
-    session.answer(alone, own, Standing(0.1, 76, warm=True))
+    session.answer(alone, own, RunState(0.1, 76, warm=True))
     assert [report.directive_number for report in transport.reports] == [1, 2, 3]
     assert transport.reports[1] == short
 
@@ -85,12 +85,12 @@ def test_a_strict_session_raises() -> None:
     session, directive = opened(transport, strict=True)
     transport.away = True
     with pytest.raises(UnavailableError):
-        session.answer(directive, SHORT, STANDING)
+        session.answer(directive, SHORT, RUN_STATE)
 
 
 def test_at_the_end_of_the_budget_the_run_stops_where_it_went_back_to() -> None:
     transport = Away([HELD])
     session, directive = opened(transport)
     transport.away = True
-    stop = session.answer(directive, SHORT, Standing(0.1, 0, warm=False))
+    stop = session.answer(directive, SHORT, RunState(0.1, 0, warm=False))
     assert (stop.phase, stop.restore) == (pb.PHASE_STOP, True)

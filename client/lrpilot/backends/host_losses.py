@@ -65,7 +65,7 @@ class HostLosses:
         return self._losses.copy()
 
     def flush(self) -> list[float]:
-        """As `peek`, and forgets them."""
+        """The losses as `peek` gives them, which are then forgotten."""
         self._convert()
         losses = self._losses
         self._forget()

@@ -50,11 +50,11 @@ class JaxBackend(HostBackend, Generic[State]):
 
     @property
     def base_lrs(self) -> list[float]:
-        """Of all injected optimizers, in the order of the state's leaves."""
+        """The LRs of all injected optimizers, in the order of the state's leaves."""
         return self._base_lrs
 
     def lrs(self) -> list[float]:
-        """Of all injected optimizers. Waits for the device."""
+        """The LRs of all injected optimizers. Waits for the device."""
         leaves = jax.tree.leaves(self.state)
         return [float(leaves[place]) for place in self._places]
 

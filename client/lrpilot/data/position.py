@@ -12,7 +12,7 @@ from lrpilot.wire.directives import committed
 
 
 class DataPosition:
-    """Of a loop that draws its batches through the tuner; one that draws its own has none, and goes on in the data."""
+    """The place of a loop that draws its batches through the tuner; one that draws its own has none, and goes on."""
 
     def __init__(self) -> None:
         """Nowhere yet."""

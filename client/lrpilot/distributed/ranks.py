@@ -41,7 +41,7 @@ class Ranks:
             use_local_synchronization=not self._whole,
         )
         self.rank = dist.get_rank(self._group)
-        """Of this process in the group, from 0."""
+        """The number of this process in the group, from 0."""
         self.size = dist.get_world_size(self._group)
         """How many there are."""
         self._first = dist.get_global_rank(self._group, 0)
@@ -70,7 +70,7 @@ class Ranks:
         return bytes(content.tolist())
 
     def mean(self, values: Sequence[float]) -> list[float]:
-        """Of each of so many values, over the ranks, rounded to float32; collective, and the same on every rank.
+        """The mean of each value over the ranks, rounded to float32; collective, and the same on every rank.
 
         Sums of float32 values are exact in float64 as long as they are of like size, so the order of adding, which is
         the backend's, does not show.
@@ -88,7 +88,7 @@ class Ranks:
         return means
 
     def any(self, *conditions: bool) -> list[bool]:
-        """Of each of so many conditions, whether it holds on a rank; collective."""
+        """Whether each of so many conditions holds on a rank; collective."""
         return [share > 0 for share in self.mean([float(condition) for condition in conditions])]
 
     def part(self) -> None:

@@ -203,7 +203,7 @@ class Driver(ResumableRunner):
 
     @property
     def rank(self) -> int:
-        """Of this process among those that train together; 0 if it trains alone."""
+        """The number of this process among those that train together; 0 if it trains alone."""
         return 0 if self._ranks is None else self._ranks.rank
 
     @property

@@ -16,7 +16,7 @@ class TunedRun(Protocol):
 
     @property
     def rank(self) -> int:
-        """Of this process among those that train together; 0 if it trains alone."""
+        """The number of this process among those that train together; 0 if it trains alone."""
 
     @property
     def lr(self) -> float:

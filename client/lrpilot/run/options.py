@@ -29,11 +29,11 @@ class JobOptions(TypedDict, total=False):
     policy_options: Mapping[str, Any] | None
     """The algorithm's options, by name (docs/policies.md). Default: none, its own defaults."""
     name: str
-    """Of the job, for people. Default: empty."""
+    """The job's name, for people. Default: empty."""
     family: str
     """Jobs of one family resemble one another, and learn from one another (docs/families.md). Default: empty, none."""
     seed: int
-    """Of the search; the same seed, options and losses give the same schedule. Default: 0."""
+    """The search's seed; the same seed, options and losses give the same schedule. Default: 0."""
     timeout_s: float
     """Seconds: the longest wait for one decision; all waits together take at most ten times as long. Default: 30."""
     strict: bool

@@ -14,13 +14,13 @@ from lrpilot.wire.profile_proto import profile_from_proto
 MAX_LR = 3.4028234663852886e38
 """The largest float32: optimizers keep LRs beside single-precision weights."""
 MAX_STEPS = 2**40
-"""As a server's. Sums of such numbers fit into the 64 bits that they have on the wire."""
+"""The most steps, as a server has it. Sums of such numbers fit into the 64 bits that they have on the wire."""
 MAX_LOSSES = 2**24
-"""Between two reports: their buffer has 64 MiB then."""
+"""The most losses between two reports: their buffer has 64 MiB then."""
 MAX_PARTS = 10_000
-"""Of a directive that is reported in parts: each costs a round trip."""
+"""The most parts that a directive is reported in: each costs a round trip."""
 MAX_ENTRIES = 1_000
-"""Of a list in a directive, which is looked through at every event."""
+"""The most entries of a list in a directive, which is looked through at every event."""
 SMALLEST_PART = 50
 """A server may name so many steps as a part also where there are fewer."""
 _STEPPING = {pb.PHASE_WARM_UP, pb.PHASE_RANGE_TEST, pb.PHASE_PROBE, pb.PHASE_TRAIN}

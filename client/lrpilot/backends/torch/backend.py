@@ -46,7 +46,7 @@ class TorchBackend(Backend):
 
     @property
     def base_lrs(self) -> list[float]:
-        """Of all groups of all optimizers, in order."""
+        """The LRs of all groups of all optimizers, in order."""
         return self._groups.base_lrs
 
     @property
@@ -69,7 +69,7 @@ class TorchBackend(Backend):
         return stuck_paths(self._snapshot.roots)
 
     def lrs(self) -> list[float]:
-        """Of all groups of all optimizers, in order."""
+        """The LRs of all groups of all optimizers, in order."""
         return self._groups.get()
 
     def set_lr(self, lr: float) -> None:

@@ -26,7 +26,7 @@ from tuner_server.core import policies
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.job import lockstep, machine
-from tuner_server.core.job.lockstep import Search
+from tuner_server.core.job.lockstep import PendingSearch
 from tuner_server.core.job.machine import JobState, Status, Transition
 from tuner_server.core.messages import Outcome, Phase, Report
 from tuner_server.core.policies import plugins
@@ -304,14 +304,14 @@ def test_jobs_that_are_searched_for_together_go_on_as_if_each_were_alone(config:
     most = 0
     while live := [i for i, transition in enumerate(got) if transition.directive.phase is not Phase.STOP]:
         begun = {i: lockstep.begin(got[i].state, trainings[i].run(got[i].directive)) for i in live}
-        searches = {i: found for i, found in begun.items() if isinstance(found, Search)}
+        searches = {i: found for i, found in begun.items() if isinstance(found, PendingSearch)}
         most = max(most, len(searches))
         answered = dict(zip(searches, lockstep.finish_all(list(searches.values())), strict=True))
         got = [_settled(begun.get(i), answered.get(i), transition) for i, transition in enumerate(got)]
     assert [transition.state for transition in got] == [run.state for run in expected]
 
 
-def _settled(begun: Transition | Search | None, answered: Transition | None, before: Transition) -> Transition:
+def _settled(begun: Transition | PendingSearch | None, answered: Transition | None, before: Transition) -> Transition:
     return answered or (begun if isinstance(begun, Transition) else before)
 
 

@@ -124,13 +124,13 @@ def test_what_is_reported_is_the_mean(processes: RankProcesses) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradient_norms_are_those_of_the_whole_model(gang: Gang, kind: str) -> None:
+def test_gradient_norms_are_those_of_the_whole_model(processes: RankProcesses, kind: str) -> None:
     """Each rank has all gradients with DDP, to the bit those of the others, and its shards of them with FSDP2."""
     script = [
         directive(pb.PHASE_PROBE, 0.05, 5, snapshot=True, measures=["gradient_norm"]),
         directive(pb.PHASE_TRAIN, 0.01, 6, restore=True, measures=["gradient_norm"]),
     ]
-    (first, messages), (second, silence) = gang.run(ranks.train_by_script, kind, script, None)
+    (first, messages), (second, silence) = processes.run(ranks.train_by_script, kind, script, None)
     assert silence == []
     assert first.norms == second.norms
     reports = list(map(pb.Report.FromString, messages))
@@ -186,9 +186,9 @@ FAILURES = {
     "restore": ("lrpilot.backends.torch.taken.Taken.load", 2),
     "take": ("lrpilot.backends.torch.snapshot.Snapshot.take", 2),
     "reading losses": ("lrpilot.backends.torch.backend.TorchBackend.peek", 4),
-    "going back in the data": ("lrpilot.data.position.Position.follow", 2),
+    "going back in the data": ("lrpilot.data.position.DataPosition.follow", 2),
     "an event": ("lrpilot.run.lease.Lease.event", 9),
-    "the books": ("lrpilot.run.run_record.Record.add", 2),
+    "the books": ("lrpilot.run.run_record.RunRecord.add", 2),
 }
 
 

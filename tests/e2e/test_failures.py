@@ -210,7 +210,7 @@ PLAN = (
 @pytest.mark.parametrize("call", range(1, 8))
 def test_a_run_whose_books_have_failed_can_be_resumed(call: int) -> None:
     """Steps are missing from them."""
-    bug = ("lrpilot.run.run_record.Record.add", hostile_run.Fault(call, 2, make=8))
+    bug = ("lrpilot.run.run_record.RunRecord.add", hostile_run.Fault(call, 2, make=8))
     hostile_run.check(hostile_run.Case(95, PLAN, draws=True, looks=False, saves_at=72, resumes=True, bug=bug))
 
 

@@ -148,10 +148,10 @@ def test_rounding_is_no_suspicion_and_a_nan_that_comes_again_is_none() -> None:
         (0.0, 0.0, 1e-5, False),
     ]:
         repetition = Repetition()
-        assert not repetition.differs(first, 1, noise)
-        assert repetition.differs(again, 1, noise) is differs
-        assert not repetition.differs(again, 2, noise)
-        assert not repetition.differs(again, 0, noise)
+        for loss, drawn, expected in [(first, 1, False), (again, 1, differs), (again, 2, False), (again, 0, False)]:
+            repetition.begin(comparable=True)
+            repetition.drawn = drawn
+            assert repetition.differs(loss, noise) is expected
 
 
 def test_a_loop_that_draws_its_own_batches_is_not_compared() -> None:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from lrpilot.wire.divergence import Watch
+from lrpilot.wire.divergence import DivergenceWatch
 
 
 class HostLosses:
@@ -22,7 +22,7 @@ class HostLosses:
 
     def __init__(self) -> None:
         self._limit = math.inf
-        self._watch = Watch()
+        self._watch = DivergenceWatch()
         self._losses: list[float] = []
         self._pending: list[Any] = []
         self._diverged = False
@@ -65,7 +65,7 @@ class HostLosses:
         return self._losses.copy()
 
     def flush(self) -> list[float]:
-        """Gives what `peek` gives, and forgets it."""
+        """The losses as `peek` gives them, which are then forgotten."""
         self._convert()
         losses = self._losses
         self._forget()
@@ -73,7 +73,7 @@ class HostLosses:
 
     def _forget(self) -> None:
         self._losses = []
-        self._watch = Watch(self._limit)
+        self._watch = DivergenceWatch(self._limit)
         self._diverged = False
 
     def _convert(self) -> None:

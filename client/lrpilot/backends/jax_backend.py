@@ -50,7 +50,7 @@ class JaxBackend(HostBackend, Generic[State]):
 
     @property
     def base_lrs(self) -> list[float]:
-        """The base LRs of all injected optimizers, in the order of the state's leaves."""
+        """The LRs of all injected optimizers, in the order of the state's leaves."""
         return self._base_lrs
 
     def lrs(self) -> list[float]:

@@ -83,7 +83,7 @@ class KerasBackend(HostBackend):
         return 0 if self._memory.known else int(to_numpy(self._optimizer.iterations))
 
     def lrs(self) -> list[float]:
-        """Waits for the device."""
+        """The one LR. Waits for the device."""
         lr, live = self._optimizer.learning_rate, self._live()
         if lr is self._lr and live is not None:
             lr = live["optimizer_variables"][self._lr_place]
@@ -217,7 +217,7 @@ class _Values:
         self._copies = [_copied(variable) for variable in variables]
 
     def put_back(self) -> None:
-        """Puts the copies back; may be repeated."""
+        """Gives the variables their values back, as often as one likes."""
         for variable, copy in zip(self._variables, self._copies, strict=True):
             # A copy again: on JAX the variable would take the very array, and the next step donate it.
             variable.assign(_copied(copy))

@@ -11,8 +11,8 @@ from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.directives import committed
 
 
-class Position:
-    """Where a loop is in its data. One that draws its own batches has no position, and goes on in the data."""
+class DataPosition:
+    """The place of a loop that draws its batches through the tuner; one that draws its own has none, and goes on."""
 
     def __init__(self) -> None:
         """Nowhere yet."""

@@ -95,7 +95,7 @@ class Ranks:
         return values / self.size
 
     def any(self, *conditions: bool) -> list[bool]:
-        """Whether each condition holds on any rank; collective."""
+        """Whether each of so many conditions holds on a rank; collective."""
         return [share > 0 for share in self.mean([float(condition) for condition in conditions])]
 
     def part(self) -> None:

@@ -7,21 +7,16 @@ TensorFlow) or is no part of a batch (modules, data sets) is referred to.
 
 from __future__ import annotations
 
-import contextlib
 import copyreg
-import dataclasses
-import enum
 import functools
 import io
 import logging
-import operator
 import pickle
 import sys
-import types
-import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, Generic, TypeVar, cast
 
+from lrpilot.objects.copy_kinds import VALUE_TYPES, CopyKind, Place, Reference, classified
 from lrpilot.objects.layout import Layout, instance_dict, set_state
 from lrpilot.rng import preserved
 
@@ -31,18 +26,6 @@ Batch = TypeVar("Batch")
 
 _PROTOCOL = 4
 """The last protocol of pickle that keeps all bytes in the stream."""
-
-
-class _Kind(enum.Enum):
-    """How values of a class are copied."""
-
-    VALUE = enum.auto()
-    """Copies by pickle, or part by part."""
-    REFERENCE = enum.auto()
-    TENSOR = enum.auto()
-    ARRAY = enum.auto()
-    PLACE = enum.auto()
-    """One of our own marks."""
 
 
 class BatchCopy(Generic[Batch]):
@@ -83,7 +66,7 @@ class BatchCopier:
             shared: objects that batches may refer to, and that are no part of a batch: the loader and its parts.
         """
         self._shared = list(shared)
-        self._kinds = dict.fromkeys(_VALUE_TYPES, _Kind.VALUE)
+        self._kinds = dict.fromkeys(VALUE_TYPES, CopyKind.VALUE)
         self._layouts: dict[type, Layout] = {}
         self._proven: set[type] = set()
         self._distrusted: set[type] = set()
@@ -108,11 +91,11 @@ class BatchCopier:
             self.warn(batch, error)
             return BatchCopy(_reference_stream(), [batch], [], [])
 
-    def kind_of(self, cls: type) -> _Kind:
+    def kind_of(self, cls: type) -> CopyKind:
         """How values of a class are copied."""
         kind = self._kinds.get(cls)
         if kind is None:
-            kind = self._kinds[cls] = _classified(cls)
+            kind = self._kinds[cls] = classified(cls)
         return kind
 
     def shared_by(self, batch: object) -> list[object]:
@@ -177,26 +160,28 @@ class _Pickler(pickle.Pickler):
         if place is not None:
             return place
         kind = self._kinds.get(type(value)) or self._copier.kind_of(type(value))
-        if kind is _Kind.VALUE:
+        if kind is CopyKind.VALUE:
             return None
-        if kind is _Kind.PLACE:
-            return cast(_Place, value).number
-        if kind is _Kind.TENSOR:
+        if kind is CopyKind.PLACE:
+            return cast(Place, value).number
+        if kind is CopyKind.TENSOR:
             from lrpilot.objects import tensor_copies
 
             if tensor_copies.is_trained(value):
                 # A copy would be trained in its place, or the graph that made it gone through twice.
                 self._copier.saw_history |= tensor_copies.has_history(value)
-                return self._add(value, _Kind.REFERENCE)
-        if (kind is _Kind.TENSOR and instance_dict(value)) or (kind is _Kind.ARRAY and not _is_plain_array(value)):
+                return self._add(value, CopyKind.REFERENCE)
+        if kind is CopyKind.TENSOR and instance_dict(value):
+            return None
+        if kind is CopyKind.ARRAY and not _is_plain_array(value):
             return None
         return self._add(value, kind)
 
     def reducer_override(self, value: Any) -> Any:
         kind = self._kinds[type(value)]
-        if kind is _Kind.TENSOR:
+        if kind is CopyKind.TENSOR:
             return _itself, (self._memory(value, kind),), instance_dict(value), None, None, _set_attributes
-        if kind is _Kind.ARRAY:
+        if kind is CopyKind.ARRAY:
             return self._reduced_array(value)
         return self._copier.reduced(value)
 
@@ -209,81 +194,23 @@ class _Pickler(pickle.Pickler):
             by_columns = array.flags.f_contiguous and not array.flags.c_contiguous
             made = array_copies.empty_objects, (array.shape, by_columns)
             return *made, array_copies.objects_of(array), None, None, array_copies.fill_objects
-        made_of = array_copies.as_instance, (self._memory(array, _Kind.ARRAY), type(array))
+        made_of = array_copies.as_instance, (self._memory(array, CopyKind.ARRAY), type(array))
         return *made_of, instance_dict(array), None, None, _set_attributes
 
-    def _add(self, value: Any, kind: _Kind) -> int:
+    def _add(self, value: Any, kind: CopyKind) -> int:
         place = self._places[id(value)] = len(self.leaves)
         self.leaves.append(value)
-        if kind is _Kind.TENSOR:
+        if kind is CopyKind.TENSOR:
             self.tensors.append(place)
-        elif kind is _Kind.ARRAY:
+        elif kind is CopyKind.ARRAY:
             self.arrays.append(place)
         return place
 
-    def _memory(self, value: Any, kind: _Kind) -> _Place:
+    def _memory(self, value: Any, kind: CopyKind) -> Place:
         """Stands for a tensor or array without its attributes."""
         place = self._add(value, kind)
         del self._places[id(value)]  # What is found there is not yet the value itself.
-        return _Place(place)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Place:
-    """A mark in the stream, for one of the leaves."""
-
-    number: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Reference:
-    """Carries a value through the stream as it is."""
-
-    value: Any
-
-
-_VALUE_TYPES = (type(None), bool, int, float, str, bytes, list, tuple, dict, set, frozenset)
-
-_FIXED_TYPES = (
-    type,
-    types.FunctionType,
-    types.BuiltinFunctionType,
-    types.ModuleType,
-    types.MemberDescriptorType,
-    types.GetSetDescriptorType,
-    weakref.ref,
-    enum.Enum,
-    _Reference,
-)
-"""Classes of values that can't change, or that have an identity."""
-
-_FIXED_NAMES = {
-    "torch": ("nn.Module", "optim.Optimizer", "dtype", "device", "layout", "memory_format", "Size"),
-    "torch.utils.data": ("Dataset", "DataLoader", "Sampler"),
-    "numpy": ("dtype", "number", "bool_", "character", "datetime64", "timedelta64"),
-    "jax": ("Array",),
-    "tensorflow": ("Tensor", "DType"),
-}
-"""More of these, by the module that must have been imported if there are any."""
-
-
-def _classified(cls: type) -> _Kind:
-    if cls is _Place:
-        return _Kind.PLACE
-    torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
-    if torch and issubclass(cls, torch.Tensor):
-        return _Kind.TENSOR
-    if numpy and issubclass(cls, numpy.ndarray):
-        return _Kind.ARRAY
-    return _Kind.REFERENCE if issubclass(cls, (*_FIXED_TYPES, *_fixed_types())) else _Kind.VALUE
-
-
-def _fixed_types() -> Iterator[type]:
-    for module, names in _FIXED_NAMES.items():
-        if found := sys.modules.get(module):
-            for name in names:
-                with contextlib.suppress(AttributeError):  # Of a version that has no such class, or half imported.
-                    yield operator.attrgetter(name)(found)
+        return Place(place)
 
 
 def _is_plain_array(array: Any) -> bool:
@@ -367,10 +294,10 @@ def _as_its_class_says(value: Any) -> tuple[Any, ...]:
     left_out = {name: each for name, each in (instance_dict(value) or {}).items() if name not in kept}
     if not left_out:
         return reduced
-    return made, arguments, (state, setter, _Reference(left_out)), items, pairs, _set_state
+    return made, arguments, (state, setter, Reference(left_out)), items, pairs, _set_state
 
 
-def _set_state(value: Any, packed: tuple[Any, Any, _Reference]) -> None:
+def _set_state(value: Any, packed: tuple[Any, Any, Reference]) -> None:
     state, setter, left_out = packed
     set_state(value, state, setter)
     attributes = instance_dict(value)
@@ -387,18 +314,18 @@ def _itself(value: Any) -> Any:
     return value
 
 
-def _held(reference: _Reference) -> Any:
+def _held(reference: Reference) -> Any:
     return reference.value
 
 
 def _reference(value: Any) -> tuple[Any, ...]:
     """Builds the value itself."""
-    return _held, (_Reference(value),)
+    return _held, (Reference(value),)
 
 
 @functools.cache
 def _reference_stream() -> bytes:
     """The stream of a batch that is its own first leaf."""
     file = io.BytesIO()
-    _Pickler(file, BatchCopier(), None).dump(_Place(0))
+    _Pickler(file, BatchCopier(), None).dump(Place(0))
     return file.getvalue()

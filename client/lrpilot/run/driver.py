@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -13,17 +11,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from lrpilot.backends.base import Backend
 from lrpilot.credentials import Credentials
 from lrpilot.distributed.session import SharedSession
-from lrpilot.errors import ConfigError
-from lrpilot.rng import RandomState
-from lrpilot.run.coasting import Coasting, attempt
-from lrpilot.run.course import Course, limit_of, room
-from lrpilot.run.lease import Lease
-from lrpilot.run.measuring import begin_measuring
+from lrpilot.run.checkpoint import ResumableRunner
 from lrpilot.run.observer import Observer
 from lrpilot.run.options import TIMEOUT_S
-from lrpilot.run.repetition import Repetition
-from lrpilot.run.resumption import check_resumable, peak_of_rest, remaining_steps, same_budget
-from lrpilot.run.run_record import Record
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.session.job_config import job_config
 from lrpilot.session.session import Session
@@ -36,9 +26,6 @@ if TYPE_CHECKING:
     from lrpilot.distributed.ranks import Ranks
 
 SERVER_VARIABLE = "LRPILOT_SERVER"
-STATE_FORMAT = 4
-"""The format of `Driver.state_dict`."""
-
 LONGEST_SILENCE = 1000
 """Batches of a probe with no step after them that can't all be micro-batches of one update."""
 
@@ -46,7 +33,7 @@ Batch = TypeVar("Batch")
 log = logging.getLogger("lrpilot")
 
 
-class Driver(Course):
+class Driver(ResumableRunner):
     """Tunes the LR of a training run: what the tuners of all frameworks share.
 
     `step` is called after every optimizer step. Between two reports it works alone: no network, no device
@@ -87,19 +74,18 @@ class Driver(Course):
         self._closed = False
         self._said_over = False
         self._drawn = 0
-        config = job_config(
+        self._config = config = job_config(
             name=name,
             family=family,
             policy=policy,
             policy_options=policy_options,
             total_steps=total_steps,
             lr_bounds=lr_bounds,
-            base_lr=self._lr,
+            base_lr=self._lr.now,
             seed=seed,
             has_validation=backend.has_validation,
             measures=backend.measures,
         )
-        self._config = config
 
         def connect() -> Session:
             return Session(transport or _connect(server, credentials), config, timeout_s, strict)
@@ -123,7 +109,7 @@ class Driver(Course):
             if self._record.steps == 0:
                 # What happened since the tuner was made (random numbers, loaded weights) belongs to the start.
                 self._backend.take(self._position.roots)
-            self._repeats, self._first_batches = self._position.follow(self._lease.directive), 0
+            self._repetition.begin(self._position.follow(self._lease.directive))
         if self._finished:
             self._say_over("batches() gives none")
         while not self._finished:
@@ -135,7 +121,7 @@ class Driver(Course):
                 continue
             batch = buffer.draw()
             if self._lease.done == 0:
-                self._first_batches += 1
+                self._repetition.drawn += 1
             yield batch
 
     def step(self, loss: Any) -> None:
@@ -205,7 +191,7 @@ class Driver(Course):
     @property
     def lr(self) -> float:
         """The first group's LR, of the next step."""
-        return self._lr
+        return self._lr.now
 
     def get_last_lr(self) -> list[float]:
         """The LR of every group."""
@@ -268,110 +254,12 @@ class Driver(Course):
         Call it where others have their turn in a training loop that is not yours, as at the beginning of an epoch.
         """
         if not self._finished:
-            self._look_at_lr()
-            self._set_lr(self._lr)
+            self._lr.look()
+            self._set_lr(self._lr.now)
 
     def decisions(self) -> list[pb.Decision]:
         """What the server decided so far, with the candidates' forecasts; costs a call. For loggers, on rank 0."""
         return self._session.decisions()
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that a fresh process needs to go on, for your checkpoint; take it after `step`.
-
-        It holds the snapshot too (as much again as model and optimizer), and inside a search the batches of one probe.
-        """
-        self._catch_up()
-        lease = self._lease
-        return {
-            "format": STATE_FORMAT,
-            "config": self._config.SerializeToString(),
-            "session": self._session.state_dict(),
-            "finished": self._finished,
-            "held": self._held,
-            "coasting": isinstance(lease, Coasting),
-            "left": lease.remaining if isinstance(lease, Coasting) else None,
-            "directive": lease.directive.SerializeToString(),
-            "done": lease.done,
-            "losses": attempt(self._backend.peek) or [math.nan] * lease.done,
-            "measures": attempt(self._backend.peek_measures) or {},
-            "validations": [validation.SerializeToString() for validation in self._validations],
-            "elapsed_s": time.monotonic() - self._started,
-            "record": self._record.state_dict(),
-            "snapshot": self._snapshot_state(),
-            "repeats": self._repeats,
-            "first_batches": self._first_batches,
-            "repetition": (self._repetition.first_loss, self._repetition.n_batches),
-            "position": self._position.state_dict(),
-            "random_state": RandomState.capture().state_dict(),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on where another process was, after its model and optimizer were loaded too, and before `batches`.
-
-        The server takes the job back there; the job that this tuner opened is cancelled. With the same data the run
-        comes out as if it had not been interrupted.
-
-        With another `total_steps` the run is planned anew, under the job that this tuner opened: there is no further
-        search, and the LR goes from where it is to zero at the new end. A run that had come near zero before its new
-        end rises first.
-
-        Args:
-            state: what `state_dict` gave.
-
-        Raises:
-            ConfigError: the state is of another format, or of a job with other arguments, or more steps have been made
-                than `total_steps` are.
-            RefusedError: the server can't take the job back there.
-            ServerError: the server isn't there, and `strict` is set.
-        """
-        if state.get("format") != STATE_FORMAT:
-            raise ConfigError(f"state: format {state.get('format')!r} is not {STATE_FORMAT}, which this LRPilot reads")
-        saved = pb.JobConfig.FromString(state["config"])
-        check_resumable(saved, self._config)
-        anew = not same_budget(saved, self._config)
-        record = Record(self._backend.base_lrs)
-        record.load_state_dict(state["record"])
-        if anew and self._total_steps is not None:
-            remaining_steps(self._total_steps, record.steps + (0 if state["finished"] else state["done"]))
-        if state["snapshot"] is not None:
-            self._backend.load_state_dict(state["snapshot"])
-        self._record, self._held = record, state["held"]
-        if not anew:
-            self._session.load_state_dict(state["session"])
-        self._position.load_state_dict(state["position"], state["random_state"])
-        self._repeats, self._first_batches = state["repeats"], state["first_batches"]
-        self._repetition = Repetition(*state["repetition"])
-        self._finished = state["finished"]
-        directive = pb.Directive.FromString(state["directive"])
-        done, left = state["done"], state["left"]
-        self._lease = lease = Coasting(directive.profile, left, done) if state["coasting"] else Lease(directive, done)
-        self._backend.begin(room(lease.directive), limit_of(directive), state["losses"])
-        begin_measuring(self._backend, directive, room(directive), state["measures"])
-        self._validations = [pb.Validation.FromString(each) for each in state["validations"]]
-        self._started = time.monotonic() - state["elapsed_s"]
-        RandomState.from_state_dict(state["random_state"]).restore()
-        if anew:
-            self._plan_anew(state)
-        elif not self._finished:
-            self._set_lr(lease.lr())
-
-    def _plan_anew(self, state: Mapping[str, Any]) -> None:
-        """Ends what was open in a run whose budget was another, and goes on to the new end without a search."""
-        lease, restored = self._lease, False
-        if not self._finished and lease.done:
-            restored = not lease.committed
-            outcome = pb.OUTCOME_DIVERGED if restored else pb.OUTCOME_PARTIAL
-            self._record.add(lease.directive, self._report(outcome, self._backend.flush()))
-        if restored:
-            self._backend.restore()
-            random_state = RandomState.capture().state_dict()
-            self._position.load_state_dict(self._position.rewound(state["position"]), random_state)
-        self._finished = False
-        lease.expire()
-        run_state = self._run_state()
-        assert run_state.remaining is not None
-        peak = peak_of_rest(self._record.peak_lr, run_state.lr, self._record.committed, run_state.remaining)
-        self._follow(self._session.go_on(self._record.replacements(), run_state, peak))
 
     def close(self) -> None:
         """Ends the tuning where it is: an open probe is rolled back, committed steps are reported. May be repeated.
@@ -395,16 +283,6 @@ class Driver(Course):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-    def _snapshot_state(self) -> dict[str, Any] | None:
-        """What is remembered, for a checkpoint; nothing if it can't be put back."""
-        if self._abandoned:
-            return None
-        try:
-            return self._backend.state_dict()
-        except Exception as error:
-            log.warning("lrpilot: a checkpoint without a snapshot: %s: %s", type(error).__name__, error)
-            return None
 
     def _end_silence(self) -> None:
         """Ends a probe of which nothing is heard: a loop that leaves out steps without a finite loss makes none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.directives import committed
@@ -48,6 +49,16 @@ class Lease:
     def validates_first(self) -> bool:
         """Whether a validation is due before the first step."""
         return 0 in self._validate_at
+
+    @property
+    def limit(self) -> float:
+        """The loss above which losses diverge; infinite: there is none."""
+        return self.directive.give_up_above if self.directive.HasField("give_up_above") else math.inf
+
+    @property
+    def room(self) -> int:
+        """How many losses come between two reports, at most."""
+        return min(self.directive.report_every or self.directive.n_steps, self.directive.n_steps)
 
     def lr(self) -> float:
         """The LR of the step that comes next."""

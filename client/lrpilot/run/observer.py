@@ -16,6 +16,14 @@ class TunedRun(ShownRun, Protocol):
         """The number of this process among those that train together; 0 if it trains alone."""
 
     @property
+    def lr(self) -> float:
+        """The first group's LR, of the next step."""
+
+    @property
+    def phase(self) -> str:
+        """What the present steps are for: warm_up, range_test, probe, train or stop."""
+
+    @property
     def stage(self) -> int:
         """The stage, from 0; -1 before the first, and without a server."""
 

@@ -20,8 +20,16 @@ class Repetition:
         self.first_loss = first_loss
         self.n_batches = n_batches
         """How many batches the first step of the first probe had."""
+        self.comparable = False
+        """Whether the present probe begins like the first one, as far as the data go."""
+        self.drawn = 0
+        """How many batches were drawn for its first step until now."""
 
-    def differs(self, loss: float, n_batches: int, noise: float) -> bool:
+    def begin(self, comparable: bool) -> None:
+        """A probe begins, or other steps, which are not comparable."""
+        self.comparable, self.drawn = comparable, 0
+
+    def differs(self, loss: float, noise: float) -> bool:
         """Whether a probe began otherwise than the first. The first one is only taken note of.
 
         A loop may leave out a step, throw a batch away or make several steps of one. Then the first step of a probe is
@@ -29,13 +37,12 @@ class Repetition:
 
         Args:
             loss: its first loss.
-            n_batches: how many batches were drawn for its first step; 0: the loop went on with an older one.
             noise: the relative difference that rounding makes on the run's device.
         """
         if self.first_loss is None:
-            self.first_loss, self.n_batches = loss, n_batches
+            self.first_loss, self.n_batches = loss, self.drawn
             return False
-        if n_batches == 0 or n_batches != self.n_batches:
+        if self.drawn == 0 or self.drawn != self.n_batches:  # 0: the loop went on with an older batch
             return False
         if loss == self.first_loss or (math.isnan(loss) and math.isnan(self.first_loss)):
             return False

@@ -16,8 +16,8 @@ from lrpilot.wire.profile_proto import profile_from_proto, profile_to_proto
 from lrpilot.wire.schedule_data import Probe, Segment, Validation
 
 
-class Record:
-    """The books of one run. What came after the snapshot is struck out when committed steps are rolled back."""
+class RunRecord:
+    """The books of one run. What came after the snapshot is taken back when committed steps are rolled back."""
 
     def __init__(self, base_lrs: list[float]) -> None:
         """Starts at step 0 of a run whose parameter groups have `base_lrs`."""

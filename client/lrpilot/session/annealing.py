@@ -14,9 +14,9 @@ from lrpilot.wire.directives import rest_of
 LONGEST_PART = 1000
 """Steps between two looks for the server; losses are buffered for so long."""
 FEWEST_PARTS = 20
-"""The fewest parts that what is left is divided into; after each the server is looked for."""
-LR_FACTOR = 0.5
-"""The factor that a divergence multiplies the LR by."""
+"""Parts of what is left, at least; after each of them the client looks for the server."""
+DIVERGED_SHARE = 0.5
+"""The share of the LR that is left after a divergence."""
 WARM_UP_SHARE = 20
 """A run that has no committed step yet warms up over this part of what is left: one in twenty, as policy budget."""
 
@@ -76,7 +76,7 @@ class Annealing:
                 self._losses.clear()
             else:
                 self._losses += report.losses
-            self._lr *= LR_FACTOR
+            self._lr *= DIVERGED_SHARE
             self._begin(restore=self._rolls_back, snapshot=False)
             self._stretch = self._open.profile
             return

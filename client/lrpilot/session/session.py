@@ -20,7 +20,7 @@ from lrpilot.wire.directives import committed, rest_of, rolls_back
 PART_TIMEOUT_S = 0.5
 """The longest that training waits for an answer that it can do without."""
 MOST_WAITS = 10
-"""The longest wait for one decision, so many times, is all that a run waits; then training goes on alone."""
+"""All waiting together is at most so many times the longest wait for one decision; then training goes on alone."""
 LOOKING_SHARE = 20
 """While the server is away, at most one in so many seconds goes into looking for it."""
 LASTING = {"FAILED_PRECONDITION", "INVALID_ARGUMENT", "UNIMPLEMENTED"}

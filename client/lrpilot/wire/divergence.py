@@ -13,7 +13,7 @@ BAD_LOSSES = 5
 """So many losses in a row above the limit are a divergence. A few batches more cost little, and they are no chance."""
 
 
-class Watch:
+class DivergenceWatch:
     """Looks at the losses of a directive, one after the other."""
 
     def __init__(self, limit: float = math.inf) -> None:
@@ -28,5 +28,5 @@ class Watch:
 
 def first_divergence(losses: Iterable[float], limit: float = math.inf) -> int | None:
     """The index of the first loss that shows a divergence, if there is one."""
-    watch = Watch(limit)
+    watch = DivergenceWatch(limit)
     return next((i for i, loss in enumerate(losses) if watch.sees(loss)), None)

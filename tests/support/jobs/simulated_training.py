@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from lrpilot.run.promise import bar_of, is_above
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.divergence import Watch
+from lrpilot.wire.divergence import DivergenceWatch
 from lrpilot.wire.profile import Profile
 
 from tuner_server.core.config import JobConfig, LrBounds
@@ -86,7 +86,7 @@ class SimulatedTraining:
         n_steps = min(directive.report_every or directive.n_steps, directive.n_steps)
         losses: list[float] = []
         validations = self._validation(directive, 0)
-        watch = Watch(math.inf if directive.give_up_above is None else directive.give_up_above)
+        watch = DivergenceWatch(math.inf if directive.give_up_above is None else directive.give_up_above)
         diverged = False
         while len(losses) < n_steps and not diverged:
             losses.append(self._step(directive.profile.lr(len(losses))))

@@ -49,7 +49,7 @@ class TorchBackend(Backend):
 
     @property
     def base_lrs(self) -> list[float]:
-        """The LRs of all groups of all optimizers as they were set, in order."""
+        """The LRs of all groups of all optimizers, in order."""
         return self._groups.base_lrs
 
     @property

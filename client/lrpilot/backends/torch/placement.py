@@ -40,7 +40,7 @@ class Demand:
 
     @property
     def nbytes(self) -> int:
-        """The bytes of the whole snapshot."""
+        """The size of the whole snapshot."""
         return sum(self.copies.values())
 
 
@@ -120,7 +120,7 @@ def _default_directory() -> Path:
 
 
 def _host_room() -> Room:
-    """What is free on the machine, or in the control groups that this process is in, as containers are. Linux only."""
+    """The free memory of this machine, or of the control groups that this process is in. Linux only."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:

@@ -18,7 +18,6 @@ import contextlib
 import copy
 import logging
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,7 +26,9 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from lrpilot.backends.torch.fsdp import reshard
 from lrpilot.backends.torch.memory import Copier, nbytes, values
+from lrpilot.backends.torch.optimizer_states import load_in_place
 from lrpilot.backends.torch.placement import STATE_TENSORS, Demand, choose
 from lrpilot.backends.torch.taken import Part, Source, Taken, set_gradient
 from lrpilot.errors import ConfigError
@@ -167,7 +168,7 @@ class Snapshot:
     @torch.no_grad()
     def _put_back(self, taken: Taken, *, committed: bool = False) -> list[str]:
         """Makes the present what it was; what went wrong."""
-        _reshard(self._modules())
+        reshard(self._modules())
         parts = (taken.model,) if committed else (taken.model, taken.data)
         for part in parts:
             part.refill()
@@ -219,7 +220,7 @@ class Snapshot:
             but: parameters that are put back, too.
         """
         modules = self._modules()
-        _reshard(modules)
+        reshard(modules)
         graph = ObjectGraph()
         for root in (self._model, *self._registered.values()):
             graph.add(root)
@@ -230,7 +231,7 @@ class Snapshot:
         try:
             yield
         finally:
-            _reshard(modules)
+            reshard(modules)
             graph.refill(contents)
             with torch.no_grad(), _plain_tensors():
                 for form in forms:
@@ -301,7 +302,7 @@ class Snapshot:
             present._put_back(present._taken)
 
     def _another(self) -> Snapshot:
-        """Another snapshot of the same objects; empty."""
+        """A snapshot of the same objects that holds nothing yet."""
         another = copy.copy(self)
         another._taken = None
         another._memory = self._memory.another()
@@ -323,7 +324,7 @@ class Snapshot:
         return {name: each for name, each in self._registered.items() if _has_state_dict(each)}
 
     def _all_optimizers(self) -> list[Optimizer]:
-        """Those inside of others too, in an order that does not change."""
+        """All optimizers, those inside of others too, in an order that does not change."""
         return self._graph([]).optimizers
 
     def _sources(self) -> list[Source]:
@@ -336,7 +337,7 @@ class Snapshot:
 
     def _graph(self, states: list[Any]) -> ObjectGraph:
         """All there is, and `states`."""
-        _reshard(self._modules())
+        reshard(self._modules())
         graph = ObjectGraph()
         for root in self._module_roots():
             graph.add((*root.parameters(), *root.buffers()))
@@ -386,46 +387,3 @@ def _has_state_dict(each: Any) -> bool:
 
 def _has_extra_state(module: nn.Module) -> bool:
     return type(module).get_extra_state is not nn.Module.get_extra_state
-
-
-def _reshard(modules: Iterable[nn.Module]) -> None:
-    """Has FSDP2 put its shards back into the modules, should the last forward pass have left whole parameters there.
-
-    FSDP2 knows which are in place by a flag of its own: whole parameters that stayed over a restore would be old ones.
-    """
-    if fsdp := sys.modules.get("torch.distributed.fsdp"):
-        for module in modules:
-            if isinstance(module, fsdp.FSDPModule):
-                module.reshard()
-
-
-def load_in_place(optimizers: Sequence[Optimizer], states: Sequence[dict[str, Any]]) -> None:
-    """Loads optimizers' states into the containers that they have and share: snapshots know them by these.
-
-    Groups beyond those of the states were added later, and are left out.
-
-    Raises:
-        ConfigError: a state has more groups than its optimizer.
-    """
-    containers = [(optimizer.state, optimizer.param_groups) for optimizer in optimizers]
-    for state, (_, groups) in zip(states, containers, strict=True):
-        saved = len(state.get("param_groups", groups))
-        if saved > len(groups):
-            raise ConfigError(
-                f"state: the checkpoint's optimizer has {saved} parameter groups, this one {len(groups)}; add those "
-                "that were added in mid-run before loading"
-            )
-        del groups[saved:]
-    # Those inside of others first: the state that a wrapper has of them is whole (TRAC's has tables by parameter).
-    for optimizer, state, (table, groups) in reversed([*zip(optimizers, states, containers, strict=True)]):
-        optimizer.load_state_dict(state)
-        loaded, loaded_groups = dict(optimizer.state), list(optimizer.param_groups)
-        table.clear()
-        table.update(loaded)
-        for group, loaded_group in zip(groups, loaded_groups, strict=True):
-            if group is not loaded_group:
-                group.clear()
-                group.update(loaded_group)
-        for each, (own_table, own_groups) in zip(optimizers, containers, strict=True):
-            own = {"state": own_table, "param_groups": own_groups}
-            vars(each).update({name: own[name] for name in own if name in vars(each)})  # else a property: another's

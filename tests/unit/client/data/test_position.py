@@ -1,7 +1,7 @@
 import random
 from collections.abc import Iterator
 
-from lrpilot.data.position import Position
+from lrpilot.data.position import DataPosition
 from torch.utils.data import DataLoader, Sampler
 
 
@@ -20,7 +20,7 @@ def test_a_loader_that_is_left_is_as_it_was() -> None:
     """For a framework whose own loop goes on with it."""
     sampler = Shuffled()
     before = sampler.rng.getstate()
-    position = Position()
+    position = DataPosition()
     buffer, begins = position.open(DataLoader(range(6), sampler=sampler))  # type: ignore[arg-type]  # a data set
     assert begins
     for _ in range(9):
@@ -31,7 +31,7 @@ def test_a_loader_that_is_left_is_as_it_was() -> None:
 
 
 def test_the_roots_are_the_present_loaders_samplers() -> None:
-    position, sampler = Position(), Shuffled()
+    position, sampler = DataPosition(), Shuffled()
     assert position.roots == []
     position.open(DataLoader(range(6), sampler=sampler))  # type: ignore[arg-type]  # a data set
     assert sampler in position.roots

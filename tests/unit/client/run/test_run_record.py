@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from lrpilot.run.run_record import Record
+from lrpilot.run.run_record import RunRecord
 from lrpilot.v1 import tuner_pb2 as pb
 
 from tests.support.training.scripted_directives import probe, training
@@ -26,7 +26,7 @@ ROLLED_BACK = [pb.OUTCOME_DIVERGED, pb.OUTCOME_FELL_SHORT]
 
 @pytest.mark.parametrize("outcome", ROLLED_BACK)
 def test_steps_that_are_not_to_stay_take_back_all_since_the_mark(outcome: pb.Outcome.ValueType) -> None:
-    record = Record([0.1])
+    record = RunRecord([0.1])
     record.add(training(0.1, 10), report(10, pb.OUTCOME_COMPLETED, (10, 0.5)))
     record.mark()
     directive = training(0.2, 100)
@@ -45,7 +45,7 @@ def test_steps_that_are_not_to_stay_take_back_all_since_the_mark(outcome: pb.Out
 
 @pytest.mark.parametrize("outcome", ROLLED_BACK)
 def test_a_run_whose_first_steps_are_taken_back_is_at_its_start(outcome: pb.Outcome.ValueType) -> None:
-    record = Record([0.1])
+    record = RunRecord([0.1])
     record.mark()
     record.add(probe(0.3, 5, first=True), report(5, pb.OUTCOME_COMPLETED))
     record.add(training(0.2, 100), report(20, outcome))
@@ -57,7 +57,7 @@ def test_a_run_whose_first_steps_are_taken_back_is_at_its_start(outcome: pb.Outc
 
 
 def test_the_last_validation_is_that_since_the_mark() -> None:
-    record = Record([0.1])
+    record = RunRecord([0.1])
     record.add(training(0.1, 10), report(10, pb.OUTCOME_COMPLETED, (10, 0.5)))
     assert record.last_validation == 0.5
     record.mark()
@@ -70,11 +70,11 @@ def test_the_last_validation_is_that_since_the_mark() -> None:
 
 @pytest.mark.parametrize("outcome", ROLLED_BACK)
 def test_a_record_that_was_kept_takes_back_as_far(outcome: pb.Outcome.ValueType) -> None:
-    record = Record([0.1])
+    record = RunRecord([0.1])
     record.add(training(0.1, 10), report(10, pb.OUTCOME_COMPLETED))
     record.mark()
     record.add(training(0.2, 100), report(20, pb.OUTCOME_PARTIAL, (15, 0.4)))
-    again = Record([0.1])
+    again = RunRecord([0.1])
     again.load_state_dict(record.state_dict())
     for each in (record, again):
         assert each.last_validation == pytest.approx(0.4)
@@ -84,13 +84,13 @@ def test_a_record_that_was_kept_takes_back_as_far(outcome: pb.Outcome.ValueType)
 
 
 def test_a_probe_that_was_not_like_the_first_is_searched_steps_and_its_note_is_kept() -> None:
-    record = Record([0.1])
+    record = RunRecord([0.1])
     record.mark()
     record.add(probe(0.3, 5, first=True), report(5, pb.OUTCOME_COMPLETED))
     unlike = report(2, pb.OUTCOME_UNREPEATABLE, loss=0.5)
     unlike.note = "something is not registered"
     record.add(probe(0.1, 5), unlike)
-    again = Record([0.1])
+    again = RunRecord([0.1])
     again.load_state_dict(record.state_dict())
     for each in (record, again):
         assert (each.committed, each.searched) == (0, 7)

@@ -160,13 +160,13 @@ def test_a_job_does_not_begin_with_its_end() -> None:
 def test_what_does_not_fit_the_run_is_refused(
     directive: pb.Directive, held: bool, rolled_back: bool, words: str
 ) -> None:
-    standing = RunState(lr=0.1, remaining=50, warm=True, held=held)
+    run_state = RunState(lr=0.1, remaining=50, warm=True, held=held)
     with pytest.raises(ProtocolError, match=words):
-        directive_check.check_in_place(directive, standing, rolled_back=rolled_back)
+        directive_check.check_in_place(directive, run_state, rolled_back=rolled_back)
 
 
 def test_what_fits_the_run_is_accepted() -> None:
-    standing = RunState(lr=0.1, remaining=50, warm=True, held=True)
-    directive_check.check_in_place(training(0.1, 50, restore=True), standing, rolled_back=True)
-    directive_check.check_in_place(training(0.1, 50), standing, rolled_back=False)
+    run_state = RunState(lr=0.1, remaining=50, warm=True, held=True)
+    directive_check.check_in_place(training(0.1, 50, restore=True), run_state, rolled_back=True)
+    directive_check.check_in_place(training(0.1, 50), run_state, rolled_back=False)
     directive_check.check_in_place(training(0.1, 10**6), RunState(0.1, None, warm=True), rolled_back=False)

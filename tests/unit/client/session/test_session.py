@@ -13,7 +13,7 @@ from tests.support.training.scripted_directives import training
 
 HELD = training(0.3, 100, report_every=10, promise=[pb.Bar(from_step=0, loss=1.0)])
 SHORT = pb.Report(directive_number=1, outcome=pb.OUTCOME_FELL_SHORT, losses=[2.0] * 10)
-STANDING = RunState(lr=0.1, remaining=90, warm=False)
+RUN_STATE = RunState(lr=0.1, remaining=90, warm=False)
 
 
 class Away(ScriptedTransport):
@@ -42,7 +42,7 @@ def test_a_server_that_is_there_decides() -> None:
     lower = training(0.1, 90, restore=True)
     transport = Away([HELD, lower])
     session, directive = opened(transport)
-    answer = session.answer(directive, SHORT, STANDING)
+    answer = session.answer(directive, SHORT, RUN_STATE)
     assert (answer.number, answer.restore, answer.profile) == (2, True, lower.profile)
     assert transport.reports == [SHORT]
 
@@ -51,7 +51,7 @@ def test_without_a_server_the_run_goes_back_and_anneals_and_the_server_is_told_i
     transport = Away([HELD, training(0.1, 90, restore=True), training(0.05, 86)])
     session, directive = opened(transport)
     transport.away = True
-    alone = session.answer(directive, SHORT, STANDING)
+    alone = session.answer(directive, SHORT, RUN_STATE)
     assert (alone.phase, alone.restore, alone.snapshot, alone.n_steps) == (pb.PHASE_TRAIN, True, True, 90)
     assert (alone.profile.start_lr, alone.profile.end_lr) == (0.1, 0.0)
     assert not alone.promise
@@ -68,7 +68,7 @@ def test_reports_from_before_the_server_went_away_come_first() -> None:
     session, directive = opened(transport)
     transport.away = True
     part = pb.Report(directive_number=1, outcome=pb.OUTCOME_PARTIAL, losses=[0.5] * 10)
-    rest = session.answer(directive, part, STANDING)
+    rest = session.answer(directive, part, RUN_STATE)
     assert [(bar.from_step, bar.loss) for bar in rest.promise] == [(0, 1.0)]
     short = pb.Report(directive_number=rest.number, outcome=pb.OUTCOME_FELL_SHORT, losses=[2.0] * 10)
     alone = session.answer(rest, short, RunState(0.1, 80, warm=False))
@@ -85,7 +85,7 @@ def test_a_strict_session_raises() -> None:
     session, directive = opened(transport, strict=True)
     transport.away = True
     with pytest.raises(UnavailableError):
-        session.answer(directive, SHORT, STANDING)
+        session.answer(directive, SHORT, RUN_STATE)
 
 
 def test_at_the_end_of_the_budget_the_run_stops_where_it_went_back_to() -> None:

@@ -306,11 +306,11 @@ def test_optimizers_have_a_hook_only_while_norms_are_asked_for() -> None:
     assert hooks(optimizer) == 0
 
 
-class Watching(TorchDispatchMode):
+class Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Takes down what is asked of a device."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -351,6 +351,7 @@ def test_no_snapshot_has_the_hook() -> None:
     assert hooks(optimizer) == 1
     own.measure(5, {})
     own.restore()
+    assert state is not None
     own.load_state_dict(state)
     assert hooks(optimizer) == 0
     own.measure(5, {GRADIENT_NORM: ()})

@@ -1,4 +1,4 @@
-"""The course of a run under its tuner: directives are carried out, and whatever fails, training goes on."""
+"""How directives are carried out on a run, one after another; whatever fails, training goes on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from lrpilot.backends.base import Backend
-from lrpilot.data.position import Position
+from lrpilot.data.position import DataPosition
 from lrpilot.distributed.backend import DistributedBackend
 from lrpilot.distributed.session import SharedSession
 from lrpilot.distributed.together import together
@@ -21,7 +21,8 @@ from lrpilot.run.lease import Event, Lease
 from lrpilot.run.measuring import begin_measuring, measured
 from lrpilot.run.promise import bar_of, is_above
 from lrpilot.run.repetition import Repetition
-from lrpilot.run.run_record import Record
+from lrpilot.run.run_record import RunRecord
+from lrpilot.run.tuned_lr import TunedLr
 from lrpilot.session.run_state import RunState
 from lrpilot.session.session import Session
 from lrpilot.v1 import tuner_pb2 as pb
@@ -32,13 +33,11 @@ from lrpilot.wire.limits import MAX_NOTE
 if TYPE_CHECKING:
     from lrpilot.distributed.ranks import Ranks
 
-LR_TOLERANCE = 0.01
-"""A tensor LR may be of half precision."""
 
 log = logging.getLogger("lrpilot")
 
 
-class Course(abc.ABC):
+class DirectiveRunner(abc.ABC):
     """Carries out one directive after another on a backend.
 
     Whatever fails in the middle ends the tuning and not the training: the steps that are left are then annealed.
@@ -53,16 +52,11 @@ class Course(abc.ABC):
         self._ranks = ranks
         self._total_steps = total_steps
         self._strict = strict
-        self._record = Record(backend.base_lrs)
-        self._lr = backend.base_lrs[0]
+        self._record = RunRecord(backend.base_lrs)
+        self._lr = TunedLr(self._backend)
         self._validations: list[pb.Validation] = []
-        self._position = Position()
+        self._position = DataPosition()
         self._finished = False
-        self._meddled = False
-        # Whether the present probe begins like the first one of its search, the batches of its first step, and how the
-        # first one began.
-        self._repeats = False
-        self._first_batches = 0
         self._repetition = Repetition()
         # The last report, then the answer to it, until what it asks for has begun.
         self._due: pb.Report | pb.Directive | None = None
@@ -168,8 +162,8 @@ class Course(abc.ABC):
     def _advance(self, outcome: pb.Outcome.ValueType) -> None:
         """Reports, and follows the answer."""
         directive, losses = self._lease.directive, self._losses()
-        self._look_at_lr()
-        if first_divergence(losses, limit_of(directive)) is not None:  # on CUDA the watch is a look behind
+        self._lr.look()
+        if first_divergence(losses, self._lease.limit) is not None:  # on CUDA the watch is a look behind
             outcome = pb.OUTCOME_DIVERGED
         elif outcome != pb.OUTCOME_DIVERGED and self._fell_short(directive, losses):
             outcome = pb.OUTCOME_FELL_SHORT
@@ -183,15 +177,15 @@ class Course(abc.ABC):
     def _note(self, losses: Sequence[float]) -> str:
         """What speaks against a probe as a repetition of the first one's beginning; empty: nothing."""
         repetition, backend = self._repetition, self._backend
-        comparable = self._repeats and backend.loss_precedes_updates
-        if not comparable or not repetition.differs(losses[0], self._first_batches, backend.loss_noise):
+        comparable = repetition.comparable and backend.loss_precedes_updates
+        if not comparable or not repetition.differs(losses[0], backend.loss_noise):
             return ""
         return repetition.sentence(losses[0], attempt(self._backend.suspects) or [])[:MAX_NOTE]
 
     def _losses(self) -> list[float]:
         """The losses since the last report; those that an interrupt has lost are no numbers."""
         losses = self._backend.flush()
-        self._repeats &= len(losses) == self._lease.done
+        self._repetition.comparable &= len(losses) == self._lease.done
         return [math.nan] * (self._lease.done - len(losses)) + losses
 
     def _proceed(self) -> None:
@@ -237,7 +231,7 @@ class Course(abc.ABC):
         if restored:
             directive = self._go_back(directive)
         if directive.phase == pb.PHASE_STOP:
-            self._set_lr(self._run_state().lr if restored else self._lr)
+            self._set_lr(self._run_state().lr if restored else self._lr.now)
             self._finish()
             return
         if directive.snapshot:
@@ -250,12 +244,13 @@ class Course(abc.ABC):
             self._validated(lease)
 
     def _begin(self, directive: pb.Directive) -> None:
-        self._repeats, self._first_batches = self._position.follow(directive), 0
+        comparable = self._position.follow(directive)
         if directive.snapshot:
             self._repetition = Repetition()
+        self._repetition.begin(comparable)
         self._lease = lease = Lease(directive)
-        self._backend.begin(room(directive), limit_of(directive))
-        begin_measuring(self._backend, directive, room(directive))
+        self._backend.begin(lease.room, lease.limit)
+        begin_measuring(self._backend, directive, lease.room)
         self._validations = []
         self._started = time.monotonic()
         self._set_lr(lease.lr())
@@ -368,31 +363,7 @@ class Course(abc.ABC):
         return RunState(lr, remaining, warm=record.committed > 0, held=self._held)
 
     def _set_lr(self, lr: float) -> None:
-        try:
-            self._backend.set_lr(lr)
-        except Exception as error:
-            if self._record.steps == 0 and not self._due:
-                raise  # nothing has begun: there is an argument to change
-            if not self._meddled:
-                self._meddled = True
-                log.warning("lrpilot: the LR can't be set, and stays: %s: %s", type(error).__name__, error)
-            return
-        self._lr = lr
-
-    def _look_at_lr(self) -> None:
-        """Says, once, that something else sets the LR too."""
-        lrs = attempt(self._backend.lrs)
-        if not lrs:
-            return
-        [lr, *_] = lrs
-        if not (self._meddled or math.isclose(lr, self._lr, rel_tol=LR_TOLERANCE)):
-            self._meddled = True
-            log.warning(
-                "lrpilot: the LR is %.6g where the tuner had set %.6g: something else sets it too; take out the "
-                "scheduler, callback or assignment that does, since the tuner warms up and decays by itself",
-                lr,
-                self._lr,
-            )
+        self._lr.set(lr, begun=self._record.steps > 0 or self._due is not None)
 
     def _validated(self, lease: Lease) -> bool:
         """Validates, where that is possible; false if it shows a divergence in a probe."""
@@ -402,13 +373,3 @@ class Course(abc.ABC):
         if loss is not None:
             self._validations.append(pb.Validation(step=lease.done, loss=loss))
         return loss is not None or lease.committed
-
-
-def room(directive: pb.Directive) -> int:
-    """How many losses come between two reports."""
-    return min(directive.report_every or directive.n_steps, directive.n_steps)
-
-
-def limit_of(directive: pb.Directive) -> float:
-    """Above which loss it diverges."""
-    return directive.give_up_above if directive.HasField("give_up_above") else math.inf

@@ -1,0 +1,140 @@
+"""A run in a checkpoint: what a fresh process needs to go on, and how it goes on, with the same budget or another."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from lrpilot.errors import ConfigError
+from lrpilot.rng import RandomState
+from lrpilot.run.coasting import Coasting, attempt
+from lrpilot.run.directive_runner import DirectiveRunner
+from lrpilot.run.lease import Lease
+from lrpilot.run.measuring import begin_measuring
+from lrpilot.run.repetition import Repetition
+from lrpilot.run.resumption import check_resumable, peak_of_rest, remaining_steps, same_budget
+from lrpilot.run.run_record import RunRecord
+from lrpilot.v1 import tuner_pb2 as pb
+
+STATE_FORMAT = 4
+"""The format of `ResumableRunner.state_dict`."""
+
+log = logging.getLogger("lrpilot")
+
+
+class ResumableRunner(DirectiveRunner):
+    """Carries out directives, and goes on in another process where a checkpoint was taken."""
+
+    _config: pb.JobConfig
+    """The job's, from this tuner's arguments."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a fresh process needs to go on, for your checkpoint; take it after `step`.
+
+        It holds the snapshot too (as much again as model and optimizer), and inside a search the batches of one probe.
+        """
+        self._catch_up()
+        lease = self._lease
+        return {
+            "format": STATE_FORMAT,
+            "config": self._config.SerializeToString(),
+            "session": self._session.state_dict(),
+            "finished": self._finished,
+            "held": self._held,
+            "coasting": isinstance(lease, Coasting),
+            "left": lease.remaining if isinstance(lease, Coasting) else None,
+            "directive": lease.directive.SerializeToString(),
+            "done": lease.done,
+            "losses": attempt(self._backend.peek) or [math.nan] * lease.done,
+            "measures": attempt(self._backend.peek_measures) or {},
+            "validations": [validation.SerializeToString() for validation in self._validations],
+            "elapsed_s": time.monotonic() - self._started,
+            "record": self._record.state_dict(),
+            "snapshot": self._snapshot_state(),
+            "repeats": self._repetition.comparable,
+            "first_batches": self._repetition.drawn,
+            "repetition": (self._repetition.first_loss, self._repetition.n_batches),
+            "position": self._position.state_dict(),
+            "random_state": RandomState.capture().state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on where another process was, after its model and optimizer were loaded too, and before `batches`.
+
+        The server takes the job back there; the job that this tuner opened is cancelled. With the same data the run
+        comes out as if it had not been interrupted.
+
+        With another `total_steps` the run is planned anew, under the job that this tuner opened: there is no further
+        search, and the LR goes from where it is to zero at the new end. A run that had come near zero before its new
+        end rises first.
+
+        Args:
+            state: what `state_dict` gave.
+
+        Raises:
+            ConfigError: the state is of another format, or of a job with other arguments, or more steps have been made
+                than `total_steps` are.
+            RefusedError: the server can't take the job back there.
+            ServerError: the server isn't there, and `strict` is set.
+        """
+        if state.get("format") != STATE_FORMAT:
+            raise ConfigError(f"state: format {state.get('format')!r} is not {STATE_FORMAT}, which this LRPilot reads")
+        saved = pb.JobConfig.FromString(state["config"])
+        check_resumable(saved, self._config)
+        anew = not same_budget(saved, self._config)
+        record = RunRecord(self._backend.base_lrs)
+        record.load_state_dict(state["record"])
+        if anew and self._total_steps is not None:
+            remaining_steps(self._total_steps, record.steps + (0 if state["finished"] else state["done"]))
+        if state["snapshot"] is not None:
+            self._backend.load_state_dict(state["snapshot"])
+        self._record, self._held = record, state["held"]
+        if not anew:
+            self._session.load_state_dict(state["session"])
+        self._position.load_state_dict(state["position"], state["random_state"])
+        self._repetition = Repetition(*state["repetition"])
+        self._repetition.comparable, self._repetition.drawn = state["repeats"], state["first_batches"]
+        self._finished = state["finished"]
+        directive = pb.Directive.FromString(state["directive"])
+        done, left = state["done"], state["left"]
+        self._lease = lease = Coasting(directive.profile, left, done) if state["coasting"] else Lease(directive, done)
+        self._backend.begin(lease.room, lease.limit, state["losses"])
+        begin_measuring(self._backend, directive, lease.room, state["measures"])
+        self._validations = [pb.Validation.FromString(each) for each in state["validations"]]
+        self._started = time.monotonic() - state["elapsed_s"]
+        RandomState.from_state_dict(state["random_state"]).restore()
+        if anew:
+            self._plan_anew(state)
+        elif not self._finished:
+            self._set_lr(lease.lr())
+
+    def _plan_anew(self, state: Mapping[str, Any]) -> None:
+        """Ends what was open in a run whose budget was another, and goes on to the new end without a search."""
+        lease, restored = self._lease, False
+        if not self._finished and lease.done:
+            restored = not lease.committed
+            outcome = pb.OUTCOME_DIVERGED if restored else pb.OUTCOME_PARTIAL
+            self._record.add(lease.directive, self._report(outcome, self._backend.flush()))
+        if restored:
+            self._backend.restore()
+            random_state = RandomState.capture().state_dict()
+            self._position.load_state_dict(self._position.rewound(state["position"]), random_state)
+        self._finished = False
+        lease.expire()
+        run_state = self._run_state()
+        assert run_state.remaining is not None
+        peak = peak_of_rest(self._record.peak_lr, run_state.lr, self._record.committed, run_state.remaining)
+        self._follow(self._session.go_on(self._record.replacements(), run_state, peak))
+
+    def _snapshot_state(self) -> dict[str, Any] | None:
+        """What is remembered, for a checkpoint; nothing if it can't be put back."""
+        if self._abandoned:
+            return None
+        try:
+            return self._backend.state_dict()
+        except Exception as error:
+            log.warning("lrpilot: a checkpoint without a snapshot: %s: %s", type(error).__name__, error)
+            return None

@@ -63,7 +63,7 @@ def test_searches_and_every_other_stage_are_shaded_where_they_lie(page: Page, da
     assert len(searches) > 1
 
 
-def test_forecasts_stand_beside_what_came_true(page: Page, dashboard: Any) -> None:
+def test_forecasts_stand_beside_the_actual_losses(page: Page, dashboard: Any) -> None:
     job_id = dashboard.jobs["stages"]
     open_job(page, job_id)
     found = page.request.get(f"/jobs/{job_id}/curves.json").json()["forecasts"]
@@ -72,7 +72,7 @@ def test_forecasts_stand_beside_what_came_true(page: Page, dashboard: Any) -> No
         f"{CHART}.data.filter(t => t.mode === 'markers').map(t => [t.name, t.x, t.y, t.error_y?.array ?? null])"
     )
     stars = next(trace for trace in traces if trace[0] == "actual loss")
-    assert stars[1:3] == [found["end"], found["came_true"]]
+    assert stars[1:3] == [found["end"], found["actual"]]
     forecast = next(trace for trace in traces if trace[0].startswith("forecast ±"))
     beyond = next(trace for trace in traces if trace[0] == "forecast beyond the plot")
     assert forecast[3] == found["bar"]

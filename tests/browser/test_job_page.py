@@ -58,7 +58,7 @@ def test_committed_and_search_steps_stages_and_decisions_are_drawn(page: Page, d
         expect(first.locator(f".{chart} .main-svg").first).to_be_visible()
     names = page.evaluate("[...document.querySelectorAll('.evidence')].at(-1).data.map(trace => trace.name)")
     assert {"expected loss", "acquisition", "candidate", "actual loss"} <= set(names)
-    expect(first).to_contain_text("came true")
+    expect(first).to_contain_text("the actual loss was")
 
 
 def test_a_stage_says_what_it_cost_before_it_is_opened(page: Page, dashboard: Any) -> None:

@@ -26,7 +26,7 @@ def why(stage: Stage, config: JobConfig) -> str:
     if not stage.candidates:
         return _unsearched(stage)
     sentences = [_tried(stage), _committed(stage, config), _runner_up(stage), _diverged(stage.candidates)]
-    return " ".join(filter(None, [*sentences, _expected(stage), _came_true(stage)]))
+    return " ".join(filter(None, [*sentences, _expected(stage), _forecast_tested(stage)]))
 
 
 def why_restarts(restarts: Sequence[Stage]) -> str:
@@ -37,7 +37,7 @@ def why_restarts(restarts: Sequence[Stage]) -> str:
     )
 
 
-def came_true(stage: Stage) -> float | None:
+def actual_end(stage: Stage) -> float | None:
     """What a stage's forecasts were about, the loss at its end; None: there were none, or it has not ended well."""
     if not _complete(stage) or not any(candidate.forecast_sd for candidate in stage.candidates):
         return None
@@ -112,11 +112,11 @@ def _committed(stage: Stage, config: JobConfig) -> str:
         return ""
     if decision.optimum is None:  # by a policy, or a version of it, that doesn't tell how it came there
         return _by_its_reason(decision)
-    return f"Committed was LR {number(decision.lr)}, where the loss is expected to be lowest."
+    return f"LR {number(decision.lr)} was committed; the loss is expected to be lowest there."
 
 
 def _by_its_reason(decision: Decision) -> str:
-    return f"Committed was LR {number(decision.lr)}: {decision.reason}."
+    return f"LR {number(decision.lr)} was committed: {decision.reason}."
 
 
 def _corrected(stage: Stage, decision: Decision, found: Correction) -> str:
@@ -163,15 +163,15 @@ def _diverged(candidates: Sequence[Candidate]) -> str:
     return f"LR {lrs[0]} diverged." if len(lrs) == 1 else f"LRs {', '.join(lrs[:-1])} and {lrs[-1]} diverged."
 
 
-def _came_true(stage: Stage) -> str:
+def _forecast_tested(stage: Stage) -> str:
     """What the winner's forecast was worth; a probe's own end is a measurement, and forecasts nothing."""
-    best, actual = stage.best, came_true(stage)
+    best, actual = stage.best, actual_end(stage)
     if best is None or best.forecast is None or not best.forecast_sd or actual is None:
         return ""
     off = (actual - best.forecast) / best.forecast_sd
     return (
         f"The forecast for its end was {with_error(best.forecast, best.forecast_sd)}; "
-        f"{number(actual)} came true, {abs(off):.1f} standard errors {'above' if off > 0 else 'below'}."
+        f"the actual loss was {number(actual)}, {abs(off):.1f} standard errors {'above' if off > 0 else 'below'}."
     )
 
 

@@ -125,7 +125,7 @@ def test_its_page_its_report_and_what_the_api_gives_say_why() -> None:
     found = timeline(entries)
     (stage,) = job_view(job, found).stages
     assert "LR 0.05 forecast the lowest loss" in stage.why
-    assert "times 0.9 for the decay over 160 steps is 0.045. Committed was LR 0.025: half of the better" in stage.why
+    assert "times 0.9 for the decay over 160 steps is 0.045. LR 0.025 was committed: half of the better" in stage.why
     assert str(escape(stage.why)) in report_html(job, found)
     elsewhere, entries = job_and_history(schedule_to_pb(job, entries, history=True))
     assert [other.why for other in job_view(elsewhere, timeline(entries)).stages] == [stage.why]

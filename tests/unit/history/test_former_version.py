@@ -18,7 +18,7 @@ from tests.support.repository import old_databases
 from tuner_server.core.job.state import JobState
 from tuner_server.core.messages import Decision, Directive, Report
 from tuner_server.history.from_wire import job_and_history
-from tuner_server.history.reasons import came_true
+from tuner_server.history.reasons import actual_end
 from tuner_server.history.thinning import Window
 from tuner_server.history.timeline import timeline
 from tuner_server.report.report_file import report_html
@@ -31,7 +31,7 @@ from tuner_server.web.pages.views import job_view
 
 FILE = Path(__file__).parents[2] / "data" / "former_decisions.json.gz"
 """Jobs as JSON, and what their pages said. Written at c46c5b4, the last commit at which decisions told neither what was
-asked, nor what moved an LR, nor what was extrapolated."""
+asked, nor what moved an LR, nor what was extrapolated; the sentences were turned into the usual order since."""
 NAMES = ("budget, lowered", "autolrs, corrected", "autolrs, kappa 2")
 
 
@@ -95,7 +95,7 @@ def test_its_report_can_be_made_and_only_the_extrapolated_curve_is_missing(forme
     chart = job_chart(found, Window(0, found.n_steps, 500))["forecasts"]
     assert chart["curve"] == {"x": [], "y": []}
     assert chart["x"] == chart["end"]
-    assert len(chart["loss"]) == sum(came_true(stage) is not None for stage in found.stages)
+    assert len(chart["loss"]) == sum(actual_end(stage) is not None for stage in found.stages)
     report = report_html(former.job, found)
     assert all(str(escape(sentence)) in report for sentence in former.said["why"])
 
@@ -122,7 +122,7 @@ def test_finished_jobs_of_earlier_schema_versions_say_what_they_said(old_jobs: l
     assert said["autolrs-finished"]["acquisition"] == ["lower confidence bound, sign turned (κ = 1×10⁶)"] * 4
     assert said["autolrs-finished"]["why"][0] == (
         "3 probes tried LRs from 0.001 to 0.223. LR 0.0157 forecast the lowest loss, 2.07. Next came 0.223 with 2.19. "
-        "The forecast for its end was 2.07 ± 0.28; 1.94 came true, 0.4 standard errors below."
+        "The forecast for its end was 2.07 ± 0.28; the actual loss was 1.94, 0.4 standard errors below."
     )
     assert said["autolrs-finished"]["forecasts"] == (
         "4 of 4 stages ended within 2 standard errors of the winner's forecast."

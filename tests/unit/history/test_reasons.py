@@ -11,7 +11,7 @@ from tests.support.jobs.simulated_training import QUICK, NoNumbers, Run, Simulat
 from tuner_server.core.config import JobConfig
 from tuner_server.core.messages import Candidate, Directive, Phase
 from tuner_server.history.numbers import count, number, told_apart, with_error
-from tuner_server.history.reasons import came_true, why, why_restarts
+from tuner_server.history.reasons import actual_end, why, why_restarts
 from tuner_server.history.timeline import Stage, timeline
 
 BUDGET = job_config("budget")
@@ -66,7 +66,7 @@ def test_why_names_the_range_the_best_and_what_the_policy_made_of_it(searched: S
     assert "A longer run wants a lower LR: " in words
     assert f"for the decay over {count(directive.n_steps)} steps is " in words
     assert f"it became {number(decision.lr)}." in words
-    assert came_true(searched) is None, "what a decayed probe reached is no forecast"
+    assert actual_end(searched) is None, "what a decayed probe reached is no forecast"
 
 
 def test_the_correction_for_length_is_the_decisions_own_whatever_the_policys_options_say(searched: Stage) -> None:
@@ -117,7 +117,7 @@ def test_what_moved_an_lr_is_inferred_where_the_former_version_did_not_tell(
 def test_nothing_is_inferred_of_a_decision_that_tells_what_it_asked(searched: Stage, n_setbacks: int) -> None:
     told = _with_decision(searched, lr=0.0095, optimum=0.12, correction=0.25, drawn_to=None, reason="a reason")
     words = why(dataclasses.replace(told, n_setbacks=n_setbacks), BUDGET)
-    assert " steps is 0.03. Committed was LR 0.0095: a reason. Next came " in words
+    assert " steps is 0.03. LR 0.0095 was committed: a reason. Next came " in words
 
 
 @pytest.mark.parametrize("optimum", [None, 0.07])
@@ -126,8 +126,8 @@ def test_a_decision_that_tells_no_correction_has_none(searched: Stage, optimum: 
     told = _with_decision(searched, lr=0.07, optimum=optimum, correction=correction, reason="a reason")
     words = why(told, BUDGET)
     assert "A longer run" not in words
-    expected = ": a reason." if optimum is None else ", where the loss is expected to be lowest."
-    assert f"Committed was LR 0.07{expected}" in words
+    expected = ": a reason." if optimum is None else "; the loss is expected to be lowest there."
+    assert f"LR 0.07 was committed{expected}" in words
 
 
 def test_what_the_run_is_held_to_is_told(searched: Stage) -> None:
@@ -152,15 +152,15 @@ def test_a_decision_after_the_client_was_away_is_explained_by_the_probes_before(
     assert "A longer run wants a lower LR: " in words
 
 
-def test_a_forecast_is_compared_with_what_came_true(forecast: Stage) -> None:
+def test_a_forecast_is_compared_with_the_actual_loss(forecast: Stage) -> None:
     best = forecast.best
     assert best is not None
     assert best.forecast is not None
     assert best.forecast_sd is not None
-    assert came_true(forecast) == forecast.end_loss
+    assert actual_end(forecast) == forecast.end_loss
     words = why(forecast, FORECASTS)
     assert f"The forecast for its end was {with_error(best.forecast, best.forecast_sd)}; " in words
-    assert f"{number(forecast.end_loss)} came true" in words
+    assert f"the actual loss was {number(forecast.end_loss)}" in words
 
 
 def test_a_near_tie_has_the_digits_that_tell_it_apart(searched: Stage) -> None:

@@ -1,4 +1,4 @@
-"""The numbers behind the charts of a decision: what was tried, what was thought of it, and what came true."""
+"""The numbers behind the charts of a decision: what was tried, what was thought of it, and the actual losses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tuner_server.core.config import JobConfig
 from tuner_server.core.messages import BatchSource, Candidate, Decision, Phase, PosteriorCurve
 from tuner_server.history.method import acquisition_name, correction
 from tuner_server.history.numbers import number, with_error
-from tuner_server.history.reasons import came_true
+from tuner_server.history.reasons import actual_end
 from tuner_server.history.thinning import FloatArray, Window, thinned
 from tuner_server.history.timeline import Probe, Span, Stage
 from tuner_server.web.charts.axes import Range, fence, shown
@@ -98,7 +98,7 @@ class StageCurves(TypedDict):
     acquisition: Acquisition | None
     corrected: Corrected | None
     lr: float | None
-    came_true: float | None
+    actual: float | None
     loss_range: list[float]
     """Of candidates and posterior: the lowest and the highest loss that the chart shows."""
     beyond: Beyond
@@ -130,7 +130,7 @@ def stage_curves(stage: Stage, config: JobConfig) -> StageCurves:
     """The evidence behind a stage of such a job."""
     candidates = stage.candidates
     posterior = None if stage.posterior is None else _posterior(stage.posterior)
-    true = came_true(stage)
+    true = actual_end(stage)
     bars = _bars(stage, true)
     axis = _loss_axis(stage, bars, posterior)
     compared = _compared(stage)
@@ -146,7 +146,7 @@ def stage_curves(stage: Stage, config: JobConfig) -> StageCurves:
         "acquisition": _acquisition(stage.sought),
         "corrected": _corrected(stage, config),
         "lr": None if stage.decision is None or stage.directive is None else stage.decision.lr,
-        "came_true": true,
+        "actual": true,
         "loss_range": [axis.low, axis.high],
         "beyond": _beyond(bars, axis),
         "band_leaves": posterior is not None
@@ -199,7 +199,7 @@ def _corrected(stage: Stage, config: JobConfig) -> Corrected | None:
 
 
 def _loss_axis(stage: Stage, bars: Sequence[_Bar], posterior: Posterior | None) -> Range:
-    """Over what was forecast, expected and came true, and how sure of it one was, as far as it is of a reasonable size.
+    """An axis for the losses that were forecast, expected and actual, with their errors, within a reasonable size.
 
     What that is, the forecasts say together with where the probes got to: a forecast may be wild, a measurement is not.
     """
@@ -215,13 +215,13 @@ def _loss_axis(stage: Stage, bars: Sequence[_Bar], posterior: Posterior | None) 
 
 
 def _bars(stage: Stage, true: float | None) -> list[_Bar]:
-    """Of the candidates that were forecast, and of what came true."""
+    """The forecasts of the candidates, and the actual loss."""
     bars = []
     for candidate in stage.candidates:
         if candidate.forecast is not None:
             bars.append(_Bar(candidate.lr, candidate.forecast, _bar(candidate), _said(candidate)))
     if true is not None and stage.decision is not None:
-        bars.append(_Bar(stage.decision.lr, true, 0.0, f"came true: {number(true)}"))
+        bars.append(_Bar(stage.decision.lr, true, 0.0, f"actual loss: {number(true)}"))
     return bars
 
 

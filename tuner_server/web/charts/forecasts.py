@@ -1,4 +1,4 @@
-"""Forecasts against what then came true, over all stages of a job."""
+"""Forecasts against the actual losses, over all stages of a job."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import numpy as np
 
 from tuner_server.core.messages import Extrapolation, Phase
 from tuner_server.history.numbers import number, with_error
-from tuner_server.history.reasons import came_true
+from tuner_server.history.reasons import actual_end
 from tuner_server.history.timeline import Probe, Stage, Timeline
 from tuner_server.web.charts.curves import Line
 from tuner_server.web.charts.evidence import BAND_SDS
 
 
 class Forecasts(TypedDict):
-    """One a stage: the winner's, at the step that it was made for, with what came true at the stage's end."""
+    """One a stage: the winner's, at the step that it was made for, with the actual loss at the stage's end."""
 
     x: list[float]
     loss: list[float]
     bar: list[float]
     """From the forecast to the end of its whisker."""
     end: list[float]
-    came_true: list[float]
+    actual: list[float]
     text: list[str]
     curve: Line
     """What the winners' probes were extrapolated by, along the steps that were then committed."""
@@ -39,12 +39,12 @@ class Tested:
     probe: Probe
     loss: float
     sd: float
-    came_true: float
+    actual: float
 
     @property
     def right(self) -> bool:
-        """Whether it came true within its whiskers."""
-        return abs(self.came_true - self.loss) <= BAND_SDS * self.sd
+        """Whether the actual loss lies within its whiskers."""
+        return abs(self.actual - self.loss) <= BAND_SDS * self.sd
 
     @property
     def start(self) -> int:
@@ -89,7 +89,7 @@ def forecasts(found: Timeline) -> Forecasts:
         "loss": [outcome.loss for outcome in outcomes],
         "bar": [BAND_SDS * outcome.sd for outcome in outcomes],
         "end": [outcome.end for outcome in outcomes],
-        "came_true": [outcome.came_true for outcome in outcomes],
+        "actual": [outcome.actual for outcome in outcomes],
         "text": [_said(outcome) for outcome in outcomes],
         "curve": _curve(outcomes),
     }
@@ -107,7 +107,7 @@ def _decays(stage: Stage) -> bool:
 
 
 def _tested(stage: Stage) -> Tested | None:
-    best, winner, true = stage.best, stage.winner, came_true(stage)
+    best, winner, true = stage.best, stage.winner, actual_end(stage)
     if best is None or winner is None or best.forecast is None or not best.forecast_sd or true is None:
         return None
     return Tested(stage, winner, best.forecast, best.forecast_sd, true)
@@ -120,7 +120,7 @@ def _at(outcome: Tested) -> float:
 
 
 def _said(outcome: Tested) -> str:
-    return f"forecast {with_error(outcome.loss, outcome.sd)}, came true: {number(outcome.came_true)}"
+    return f"forecast {with_error(outcome.loss, outcome.sd)}, actual loss: {number(outcome.actual)}"
 
 
 def _curve(outcomes: Sequence[Tested]) -> Line:

@@ -111,7 +111,7 @@ const decisionCharts = (() => {
   const evidence = (data, ink) => {
     const { posterior, acquisition: worth, beyond, corrected: moved } = data;
     const diverged = data.candidate_lr.filter((_, i) => data.candidate_loss[i] === null);
-    const hasTruth = data.lr !== null && data.came_true !== null;
+    const hasTruth = data.lr !== null && data.actual !== null;
     const hover = { hovertemplate: "%{text}<extra></extra>" };
     const shade = shadeOf(data, ink);
     const traces = [
@@ -137,7 +137,7 @@ const decisionCharts = (() => {
         hovertemplate: "best of short runs: LR %{x:.3g}, expected loss %{y:.4g}<extra></extra>",
       }));
     if (hasTruth)
-      traces.push(markers({ x: [data.lr], y: [data.came_true] }, "actual loss", { size: 13, symbol: "star", color: ink("validation") }, {
+      traces.push(markers({ x: [data.lr], y: [data.actual] }, "actual loss", { size: 13, symbol: "star", color: ink("validation") }, {
         hovertemplate: "actual loss: %{y:.4g}<extra></extra>",
       }));
     const committed = data.lr === null ? [] : [

@@ -61,7 +61,7 @@ const jobChart = (() => {
     });
 
   // What was forecast for the ends of stages, with the actual losses: far out, it is pointed at from the edge of the plot.
-  const forecasts = ({ x, loss, bar, end, came_true, text, curve }, [bottom, top], log, ink) => {
+  const forecasts = ({ x, loss, bar, end, actual, text, curve }, [bottom, top], log, ink) => {
     const height = (value) => (log ? Math.log10(value) : value); // NaN below zero: no height at all
     const above = loss.map((value) => height(value) > top);
     const inside = loss.map((value, i) => !above[i] && height(value) >= bottom);
@@ -74,7 +74,7 @@ const jobChart = (() => {
         { symbol: "circle-open", size: 9, color: ink("search"), line: { width: 2 } },
         { ...hover, error_y: { type: "data", array: bar, color: ink("search"), thickness: 1.5, width: 5 }, showlegend: true },
       ),
-      markers({ x: end, y: came_true }, "actual loss", { symbol: "star", size: 11, color: ink("validation") }, {
+      markers({ x: end, y: actual }, "actual loss", { symbol: "star", size: 11, color: ink("validation") }, {
         hoverinfo: "skip", showlegend: true,
       }),
       markers(

@@ -62,8 +62,8 @@ def test_the_axis_shows_all_that_was_forecast_and_how_sure_it_was(forecast: Stag
     low, high = curves["loss_range"]
     for loss, bar in zip(curves["candidate_loss"], curves["candidate_bar"], strict=True):
         assert loss is None or low <= loss - bar <= loss + bar <= high
-    assert curves["came_true"] is not None
-    assert low <= curves["came_true"] <= high
+    assert curves["actual"] is not None
+    assert low <= curves["actual"] <= high
     assert curves["beyond"]["lr"] == []
 
 

@@ -39,13 +39,13 @@ def fitted_anew(stage: Stage, forecaster: Forecaster) -> Iterator[tuple[float, f
         yield stage.spans[0].start + step, curve.predict(step / interval).loss
 
 
-def test_each_stage_that_ended_has_its_winners_forecast_and_what_came_true(found: Timeline) -> None:
+def test_each_stage_that_ended_has_its_winners_forecast_and_the_actual_loss(found: Timeline) -> None:
     curves = forecasts(found)
     stages = [stage for stage in found.stages if stage.best is not None]
     assert len(stages) > 3
     assert curves["loss"] == [stage.best.forecast for stage in stages if stage.best]
     assert curves["bar"] == [2.0 * (stage.best.forecast_sd or 0.0) for stage in stages if stage.best]
-    assert curves["came_true"] == [stage.end_loss for stage in stages]
+    assert curves["actual"] == [stage.end_loss for stage in stages]
     assert curves["end"] == [stage.spans[-1].end for stage in stages]
     assert all(x <= end for x, end in zip(curves["x"], curves["end"], strict=True))
     json.dumps(curves, allow_nan=False)
@@ -86,7 +86,7 @@ def test_validation_losses_are_extrapolated_in_their_own_intervals() -> None:
     assert stage.probes[0].directive.validate_at
     curves = forecasts(found)
     assert stage.spans[-1].end in curves["curve"]["x"]
-    assert curves["came_true"][1] == stage.end_validation
+    assert curves["actual"][1] == stage.end_validation
 
 
 def _extrapolated_by(found: Timeline, extrapolation: Extrapolation | None) -> Timeline:
@@ -114,7 +114,7 @@ def test_a_curve_may_have_any_number_of_points_and_leave_the_numbers(found: Time
 
 def test_how_good_forecasts_were_is_counted_over_stages(found: Timeline) -> None:
     outcomes = ended(found)
-    right = sum(abs(o.came_true - o.loss) <= 2 * o.sd for o in outcomes)
+    right = sum(abs(o.actual - o.loss) <= 2 * o.sd for o in outcomes)
     assert sentence(found) == (
         f"{right} of {len(outcomes)} stages ended within 2 standard errors of the winner's forecast."
     )

@@ -306,11 +306,11 @@ def test_optimizers_have_a_hook_only_while_norms_are_asked_for() -> None:
     assert hooks(optimizer) == 0
 
 
-class Watching(TorchDispatchMode):
+class Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it unannotated
     """Takes down what is asked of a device."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

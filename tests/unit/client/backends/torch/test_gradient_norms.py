@@ -306,7 +306,7 @@ def test_optimizers_have_a_hook_only_while_norms_are_asked_for() -> None:
     assert hooks(optimizer) == 0
 
 
-class Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it unannotated
     """Takes down what is asked of a device."""
 
     def __init__(self) -> None:

@@ -33,20 +33,22 @@ pytestmark = pytest.mark.slow  # the site is built
 
 ROOT = Path(__file__).parents[2]
 CONTRACT: FileDescriptor = tuner_pb2.DESCRIPTOR
-INTEGRATIONS = {
-    "accelerate.tuner",
-    "jax.Tuner",
-    "jax.replay",
-    "keras.LRPilot",
-    "keras.ReplayedSchedule",
-    "lightning.TunerCallback",
-    "metrics.MetricLogger",
-    "mlflow.MlflowLogger",
-    "tensorboard.TensorBoardLogger",
-    "transformers.TunedTrainer",
-    "transformers.TunerOptions",
-    "wandb.WandbLogger",
+USERS_IMPORT = {
+    "integrations.accelerate.tuner",
+    "integrations.jax.Tuner",
+    "integrations.jax.replay",
+    "integrations.keras.LRPilot",
+    "integrations.keras.ReplayedSchedule",
+    "integrations.lightning.TunerCallback",
+    "integrations.transformers.TunedTrainer",
+    "integrations.transformers.TunerOptions",
+    "loggers.metrics.MetricLogger",
+    "loggers.mlflow.MlflowLogger",
+    "loggers.tensorboard.TensorBoardLogger",
+    "loggers.wandb.WandbLogger",
 }
+INTERNAL = {"integrations.lightning_plan", "integrations.lightning_search", "integrations.state_bytes"}
+"""Modules that those are made of."""
 LOADED = {("script", "src"), ("img", "src"), ("source", "src"), ("iframe", "src"), ("image", "href"), ("use", "href")}
 """What a browser fetches by itself; links of a page's head too, of the kinds below."""
 LOADED_LINKS = {"stylesheet", "icon", "preload", "prefetch", "preconnect", "dns-prefetch", "modulepreload", "manifest"}
@@ -130,9 +132,10 @@ def test_the_client_page_has_every_argument_of_a_tuner(site: Site) -> None:
 
 def test_the_page_of_integrations_has_what_users_import(site: Site) -> None:
     anchors = site.pages["reference/integrations.html"].anchors
-    assert {f"lrpilot.integrations.{name}" for name in INTEGRATIONS} <= anchors
-    modules = {path.stem for path in (ROOT / "client/lrpilot/integrations").glob("[!_]*.py")}
-    assert modules == {name.partition(".")[0] for name in INTEGRATIONS}
+    assert {f"lrpilot.{name}" for name in USERS_IMPORT} <= anchors
+    files = (path for room in ("integrations", "loggers") for path in (ROOT / "client/lrpilot" / room).glob("[!_]*.py"))
+    modules = {f"{path.parent.name}.{path.stem}" for path in files}
+    assert modules - INTERNAL == {name.rpartition(".")[0] for name in USERS_IMPORT}
 
 
 def commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:

@@ -1,10 +1,15 @@
-"""For all tests: the order in which frameworks come into this process, and what its garbage collector looks at."""
+"""For all tests: the order of frameworks, what the garbage collector looks at, and what is started once."""
 
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 
 import pytest
+
+from tests.support.servers import postgresql, server_process
+from tests.support.servers.postgresql import PostgreSQL
+from tests.support.servers.server_process import ServerProcess
 
 LAST = ("test_keras.py", "test_backend.py", "test_jax.py")
 """JAX starts threads when it is imported; a process that has them must not fork, as loaders with workers do."""
@@ -21,3 +26,17 @@ def pytest_collection_finish() -> None:
     """Leaves what was imported out of all collections to come: each would take most of a second."""
     gc.freeze()
     gc.enable()
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server for all tests that do nothing to it but open jobs."""
+    with server_process.running(f"sqlite:///{tmp_path_factory.mktemp('shared') / 'jobs.db'}") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[PostgreSQL]:
+    """A PostgreSQL with no database of a test's yet. It may be stopped, if it is started again."""
+    with postgresql.running() as server:
+        yield server

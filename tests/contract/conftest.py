@@ -1,25 +1,16 @@
-"""The databases that the contract suites run on: a SQLite file, and a PostgreSQL of the session's own."""
+"""The databases that the contract suites run on: a SQLite file, and a schema of a PostgreSQL."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from tests.support.servers import postgresql
 from tests.support.servers.postgresql import PostgreSQL
 
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="session")
-def postgresql_server() -> Iterator[PostgreSQL]:
-    """A PostgreSQL server that ends with the session."""
-    with postgresql.running() as server:
-        yield server
 
 
 @pytest.fixture

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.repository import doc_pages
-from tests.support.servers.server_process import ServerProcess, running
+from tests.support.servers.server_process import ServerProcess
 
 QUICK = ["pytorch", "checkpoints", "outages", "replay", "loggers", "unfreezing", "continuing", "state", "mistakes"]
 LONG = ["updates", "data", "distributed"]
@@ -18,15 +17,9 @@ IN_PROCESS = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in L
 """Pages that need no framework of their own, and no second process; the others are run beside their adapters' tests."""
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with running(f"sqlite:///{tmp_path_factory.mktemp('server') / 'jobs.db'}") as process:
-        yield process
-
-
 @pytest.mark.parametrize("name", IN_PROCESS)
-def test_a_page_runs(name: str, server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LRPILOT_SERVER", server.target)
+def test_a_page_runs(name: str, shared_server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LRPILOT_SERVER", shared_server.target)
     monkeypatch.chdir(tmp_path)
     assert doc_pages.blocks(name)
     doc_pages.run(name)

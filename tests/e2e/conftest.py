@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.servers import postgresql
 from tests.support.servers.fork_server import ForkServer, shared
 from tests.support.servers.postgresql import PostgreSQL
 from tuner_server.storage import open_storage
@@ -17,13 +15,6 @@ from tuner_server.storage import open_storage
 def fork_server() -> ForkServer:
     """Starts servers quickly."""
     return shared()
-
-
-@pytest.fixture(scope="session")
-def postgresql_server() -> Iterator[PostgreSQL]:
-    """A PostgreSQL that may be stopped, if it is started again."""
-    with postgresql.running() as server:
-        yield server
 
 
 @pytest.fixture

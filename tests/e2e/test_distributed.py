@@ -26,21 +26,15 @@ KINDS = ["ddp", "ddp_views", "fsdp"]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with running(f"sqlite:///{tmp_path_factory.mktemp('server')}/jobs.db") as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankProcesses]:
     with RankProcesses(SIZE, tmp_path_factory.mktemp("processes") / "meeting_point") as processes:
         yield processes
 
 
 @pytest.fixture(scope="module")
-def whole(processes: RankProcesses, server: ServerProcess) -> Callable[[str], list[Outcome]]:
+def whole(processes: RankProcesses, shared_server: ServerProcess) -> Callable[[str], list[Outcome]]:
     """By kind: a run that nothing happens to."""
-    return functools.cache(lambda kind: processes.run(ranks.train, kind, server.target, {}))
+    return functools.cache(lambda kind: processes.run(ranks.train, kind, shared_server.target, {}))
 
 
 def directive(phase: pb.Phase.ValueType, lr: float, n_steps: int, **fields: Any) -> bytes:
@@ -65,12 +59,12 @@ def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_all_ranks_and_the_server_have_the_same_books(
-    whole: Callable[[str], list[Outcome]], server: ServerProcess, kind: str
+    whole: Callable[[str], list[Outcome]], shared_server: ServerProcess, kind: str
 ) -> None:
     """And rank 0 alone has opened a job."""
-    before = n_jobs(server)
+    before = n_jobs(shared_server)
     first, second = whole(kind)
-    assert n_jobs(server) == before + 1
+    assert n_jobs(shared_server) == before + 1
     assert first.job_id == second.job_id
     assert first.schedule == second.schedule
     assert first.lrs == second.lrs
@@ -78,7 +72,7 @@ def test_all_ranks_and_the_server_have_the_same_books(
     assert_equal(first.weights, second.weights)
     assert not torch.equal(first.shards["random"], second.shards["random"])
     request = pb.GetScheduleRequest(job_id=first.job_id, view=pb.SCHEDULE_VIEW_FULL)
-    response = server.stub.GetSchedule(request, timeout=10)
+    response = shared_server.stub.GetSchedule(request, timeout=10)
     assert response.job.state == pb.JOB_STATE_FINISHED
     stored = lrpilot.Schedule.from_response(response, first.schedule.base_lrs)
     assert stored.segments == first.schedule.segments
@@ -195,10 +189,10 @@ FAILURES = {
 @pytest.mark.parametrize("rank", [0, 1, None])
 @pytest.mark.parametrize("failure", FAILURES)
 def test_a_failure_on_one_rank_ends_the_tuning_on_all_and_no_training(
-    processes: RankProcesses, server: ServerProcess, failure: str, rank: int | None
+    processes: RankProcesses, shared_server: ServerProcess, failure: str, rank: int | None
 ) -> None:
     """Nobody is left waiting: all ranks take the same steps at the same LRs to the end of the budget."""
-    outcomes = processes.run(ranks.train_past_a_failure, server.target, "ddp", *FAILURES[failure], rank)
+    outcomes = processes.run(ranks.train_past_a_failure, shared_server.target, "ddp", *FAILURES[failure], rank)
     (first, _), (second, _) = outcomes
     assert len(first.lrs) == len(second.lrs) == TOTAL_STEPS
     assert first.lrs == second.lrs
@@ -206,10 +200,12 @@ def test_a_failure_on_one_rank_ends_the_tuning_on_all_and_no_training(
 
 
 def test_a_transport_that_raises_on_rank_0_ends_no_training_on_any(
-    processes: RankProcesses, server: ServerProcess
+    processes: RankProcesses, shared_server: ServerProcess
 ) -> None:
     failing = "lrpilot.transport.grpc_transport.GrpcTransport.advance"
-    (first, books), (second, others) = processes.run(ranks.train_past_a_failure, server.target, "ddp", failing, 3, 0)
+    (first, books), (second, others) = processes.run(
+        ranks.train_past_a_failure, shared_server.target, "ddp", failing, 3, 0
+    )
     assert books == others == len(first.lrs) == len(second.lrs) == TOTAL_STEPS
     assert first.lrs == second.lrs
     assert first.schedule == second.schedule
@@ -223,74 +219,76 @@ def test_strict_raises_on_all(processes: RankProcesses) -> None:
     assert first[0] == "UnavailableError"
 
 
-def test_a_refusal_is_raised_on_all(processes: RankProcesses, server: ServerProcess) -> None:
-    first, second = processes.run(ranks.fail, server.target, {"policy": "none-such"})
+def test_a_refusal_is_raised_on_all(processes: RankProcesses, shared_server: ServerProcess) -> None:
+    first, second = processes.run(ranks.fail, shared_server.target, {"policy": "none-such"})
     assert first == second
     assert first[0] == "RefusedError"
     assert "none-such" in first[1]
 
 
 def test_arguments_that_differ_are_refused_before_a_job_is_open(
-    processes: RankProcesses, server: ServerProcess
+    processes: RankProcesses, shared_server: ServerProcess
 ) -> None:
-    before = n_jobs(server)
-    first, second = processes.run(ranks.differ, server.target)
+    before = n_jobs(shared_server)
+    first, second = processes.run(ranks.differ, shared_server.target)
     assert first == second == "name, seed: not the same on every rank"
-    assert n_jobs(server) == before
+    assert n_jobs(shared_server) == before
 
 
 @pytest.mark.parametrize(("kind", "n_steps"), [("ddp", 11), ("ddp", 90), ("fsdp", 11)])
 def test_a_run_resumed_from_the_checkpoints_of_its_ranks_is_the_same(
     processes: RankProcesses,
-    server: ServerProcess,
+    shared_server: ServerProcess,
     whole: Callable[[str], list[Outcome]],
     tmp_path: Path,
     kind: str,
     n_steps: int,
 ) -> None:
     """In a probe, and in committed steps; the first life goes on past its checkpoint."""
-    processes.run(ranks.train_and_save, kind, server.target, tmp_path, n_steps)
-    resumed = processes.run(ranks.resume, kind, server.target, tmp_path)
+    processes.run(ranks.train_and_save, kind, shared_server.target, tmp_path, n_steps)
+    resumed = processes.run(ranks.resume, kind, shared_server.target, tmp_path)
     for expected, outcome in zip(whole(kind), resumed, strict=True):
         assert_equal(expected.shards, outcome.shards)
         assert outcome.lrs == expected.lrs[n_steps:]
         assert outcome.schedule == expected.schedule
 
 
-def test_the_state_of_another_rank_is_refused_on_all(processes: RankProcesses, server: ServerProcess) -> None:
-    first, second = processes.run(ranks.swap_states, server.target)
+def test_the_state_of_another_rank_is_refused_on_all(processes: RankProcesses, shared_server: ServerProcess) -> None:
+    first, second = processes.run(ranks.swap_states, shared_server.target)
     assert "rank 0 was given that of rank 1 of 2" in first
     assert "rank 1 was given that of rank 0 of 2" in second
 
 
-def test_waiting_for_the_server_is_no_waiting_of_the_group(processes: RankProcesses, server: ServerProcess) -> None:
+def test_waiting_for_the_server_is_no_waiting_of_the_group(
+    processes: RankProcesses, shared_server: ServerProcess
+) -> None:
     """It may last longer than the group's timeout, which NCCL's watchdog keeps."""
-    first, second = processes.run(ranks.outwait, server.target)
+    first, second = processes.run(ranks.outwait, shared_server.target)
     assert first == second != ""
 
 
 def test_an_error_on_one_rank_does_not_leave_the_others_waiting(
-    processes: RankProcesses, server: ServerProcess
+    processes: RankProcesses, shared_server: ServerProcess
 ) -> None:
-    first, second = processes.run(ranks.desert, server.target)
+    first, second = processes.run(ranks.desert, shared_server.target)
     assert (first, second) == ("RuntimeError", "ArithmeticError")
 
 
-def test_parts_of_the_world_have_jobs_of_their_own(processes: RankProcesses, server: ServerProcess) -> None:
-    before = n_jobs(server)
-    first, second = processes.run(ranks.train_apart, server.target)
+def test_parts_of_the_world_have_jobs_of_their_own(processes: RankProcesses, shared_server: ServerProcess) -> None:
+    before = n_jobs(shared_server)
+    first, second = processes.run(ranks.train_apart, shared_server.target)
     assert first != second
-    assert n_jobs(server) == before + SIZE
+    assert n_jobs(shared_server) == before + SIZE
 
 
 @pytest.mark.slow
-def test_the_example_trains_under_torchrun(server: ServerProcess, tmp_path: Path) -> None:
-    before = n_jobs(server)
+def test_the_example_trains_under_torchrun(shared_server: ServerProcess, tmp_path: Path) -> None:
+    before = n_jobs(shared_server)
     subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={SIZE}", EXAMPLE],
         cwd=tmp_path,
-        env=os.environ | {"LRPILOT_SERVER": server.target, "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"LRPILOT_SERVER": shared_server.target, "OMP_NUM_THREADS": "1"},
         check=True,
     )
-    assert n_jobs(server) == before + 1
+    assert n_jobs(shared_server) == before + 1
     assert lrpilot.Schedule.load(tmp_path / "schedule.json").total_steps == 1000

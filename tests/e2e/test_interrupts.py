@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.training import script_processes
+
 TRAINING = """
 import multiprocessing, os, signal, sys, threading
 import torch
@@ -138,7 +140,7 @@ def environment(tmp_path: Path, **variables: str) -> dict[str, str]:
 
 
 def trained(script: str, variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """Runs a training in a process group of its own."""
+    """Runs a training as a user does, in a process group of its own."""
     return subprocess.run(
         [sys.executable, "-c", TRAINING + script],
         env=dict(variables),
@@ -158,12 +160,12 @@ def test_an_interrupt_of_all_processes_does_not_end_the_server(tmp_path: Path) -
 
 @pytest.mark.parametrize("act", [some(FORKS[name], name, "exit", "goes on") for name in FORKS])
 def test_a_fork_leaves_job_and_server_alone(tmp_path: Path, act: str) -> None:
-    result = trained(FORKED.format(act=act), environment(tmp_path))
+    result = script_processes.finished(TRAINING + FORKED.format(act=act), environment(tmp_path), tmp_path)
     assert result.stdout.endswith("done 600\n"), result.stderr
 
 
 def test_workers_of_a_loader_leave_them_alone(tmp_path: Path) -> None:
-    result = trained(WORKERS, environment(tmp_path))
+    result = script_processes.finished(TRAINING + WORKERS, environment(tmp_path), tmp_path)
     assert result.stdout.endswith("done 600\n"), result.stderr
 
 
@@ -212,16 +214,16 @@ print("done", steps)
 
 @pytest.mark.parametrize("variables", [some(BROKEN[name], name, "a full disk", "no home") for name in BROKEN])
 def test_a_server_that_does_not_start_is_one_that_is_away(tmp_path: Path, variables: dict[str, str]) -> None:
-    """And one sentence says what to set."""
+    """And one sentence says what to set. Under `strict` it is an error."""
     given = {key: value for key, value in environment(tmp_path, **variables).items() if value}
-    result = trained(ALONE, given)
+    result = script_processes.finished(TRAINING + ALONE + "make(strict=True)", given, tmp_path)
     assert result.stdout == "done 600\n", result.stderr
-    [said] = [line for line in result.stderr.splitlines() if "did not start" in line]
+    warnings, raised = result.stderr.split("Traceback (most recent call last)", 1)
+    [said] = [line for line in warnings.splitlines() if "did not start" in line]
     assert "set LRPILOT_DB" in said
     assert "LRPILOT_SERVER" in said
-    strict = trained("make(strict=True)", given)
-    assert strict.returncode == 1
-    assert "UnavailableError: server: the embedded one did not start" in strict.stderr
+    assert result.returncode == 1
+    assert "UnavailableError: server: the embedded one did not start" in raised
 
 
 def test_a_server_that_has_died_is_started_again(tmp_path: Path) -> None:
@@ -234,5 +236,5 @@ server.kill()
 server.wait()
 finish(tuner)
 """
-    result = trained(script, environment(tmp_path))
+    result = script_processes.finished(TRAINING + script, environment(tmp_path), tmp_path)
     assert result.stdout.endswith("done 600\n"), result.stderr

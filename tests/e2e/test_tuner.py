@@ -230,12 +230,6 @@ def test_parts_do_not_change_the_training() -> None:
     assert_same(run.everything(), whole.everything())
 
 
-@pytest.fixture(scope="module")
-def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with running(f"sqlite:///{tmp_path_factory.mktemp('server') / 'jobs.db'}") as process:
-        yield process
-
-
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ServerProcess]:
     with running(f"sqlite:///{tmp_path / 'jobs.db'}") as process:

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.quality.local import LocalTransport
 from tests.support.repository import doc_pages
-from tests.support.servers.server_process import ServerProcess, running
+from tests.support.servers.server_process import ServerProcess
 from tests.support.training.scripted_directives import directive
 
 AUTOLRS = {"tau": 30, "tau_prime": 4, "candidates": 3}
@@ -140,13 +140,7 @@ def _endless(loader: Any) -> Iterator[Any]:
         yield from loader
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with running(f"sqlite:///{tmp_path_factory.mktemp('server') / 'jobs.db'}") as process:
-        yield process
-
-
-def test_a_state_that_accelerate_saved_is_gone_on_from(tmp_path: Path, server: ServerProcess) -> None:
+def test_a_state_that_accelerate_saved_is_gone_on_from(tmp_path: Path, shared_server: ServerProcess) -> None:
     """The tuner is in `save_state` and `load_state`: in a probe, and in the first two stages."""
 
     def tuner(run: Run) -> Tuner:
@@ -155,7 +149,7 @@ def test_a_state_that_accelerate_saved_is_gone_on_from(tmp_path: Path, server: S
             run.model,
             run.optimizer,
             validate=run.validate,
-            server=server.target,
+            server=shared_server.target,
             total_steps=160,
             lr_bounds=(1e-4, 1.0),
             policy="autolrs",
@@ -262,11 +256,11 @@ def test_accumulation_that_depends_on_the_end_of_the_data_is_refused() -> None:
 
 
 def test_the_page_runs_and_shows_the_example(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], server: ServerProcess
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shared_server: ServerProcess
 ) -> None:
     """Its blocks, in order; the first one is the example's code."""
     assert doc_pages.first_shows("accelerate", "accelerate_digits")
-    monkeypatch.setenv("LRPILOT_SERVER", server.target)
+    monkeypatch.setenv("LRPILOT_SERVER", shared_server.target)
     monkeypatch.chdir(tmp_path)
     doc_pages.run("accelerate")
     found = re.search(r"committed and (\d+) search steps", capsys.readouterr().out)

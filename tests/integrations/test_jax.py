@@ -21,7 +21,7 @@ from lrpilot.v1 import tuner_pb2 as pb
 
 from benchmarks.quality.local import LocalTransport
 from tests.support.repository import doc_pages, example_programs
-from tests.support.servers.server_process import ServerProcess, running
+from tests.support.servers.server_process import ServerProcess
 from tests.support.training.scripted_directives import directive
 
 ROOT = Path(__file__).parents[2]
@@ -265,12 +265,6 @@ def test_an_empty_schedule_is_not_replayed() -> None:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with running(f"sqlite:///{tmp_path_factory.mktemp('server') / 'jobs.db'}") as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
 def compiled() -> Step:
     """One step for many runs."""
     return Step()
@@ -278,14 +272,14 @@ def compiled() -> Step:
 
 @pytest.mark.parametrize("interrupted_after", [3, 9, 47])
 def test_a_checkpoint_goes_on_as_if_nothing_had_happened(
-    server: ServerProcess, compiled: Step, interrupted_after: int
+    shared_server: ServerProcess, compiled: Step, interrupted_after: int
 ) -> None:
     """In a probe, in a later probe, and in committed steps; the state is the user's to save."""
 
     def tuned(state: Any) -> Tuner[Any]:
         np.random.seed(0)
         return Tuner(
-            state, server=server.target, total_steps=80, lr_bounds=(1e-4, 0.3), policy="autolrs",
+            state, server=shared_server.target, total_steps=80, lr_bounds=(1e-4, 0.3), policy="autolrs",
             policy_options=OPTIONS, seed=3,
         )  # fmt: skip
 
@@ -319,8 +313,8 @@ def test_pytorch_is_not_imported() -> None:
 
 
 @pytest.mark.slow
-def test_the_example_runs(server: ServerProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    printed = example_programs.run("jax_digits", server.target, tmp_path, capsys)
+def test_the_example_runs(shared_server: ServerProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = example_programs.run("jax_digits", shared_server.target, tmp_path, capsys)
     assert "search steps" in printed
     assert "replayed: validation loss" in printed
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from lrpilot.v1 import tuner_pb2 as pb
 
 from benchmarks.quality.local import LocalTransport
 from tests.support.repository import doc_pages, example_programs
-from tests.support.servers.server_process import ServerProcess, running
+from tests.support.servers.server_process import ServerProcess
 from tests.support.training.scripted_directives import directive
 
 # Keras' variables implement NumPy's protocol of old.
@@ -267,12 +266,6 @@ def test_a_saved_schedule_drives_a_new_run_without_a_server(tmp_path: Path) -> N
         ReplayedSchedule(lrpilot.Schedule("", "", "", (0.1,), None, ()))
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with running(f"sqlite:///{tmp_path_factory.mktemp('server') / 'jobs.db'}") as process:
-        yield process
-
-
 class Interruption(keras.callbacks.Callback):  # type: ignore[misc]  # Keras' types are not read
     """The process dies when an epoch begins."""
 
@@ -281,12 +274,12 @@ class Interruption(keras.callbacks.Callback):  # type: ignore[misc]  # Keras' ty
             raise KeyboardInterrupt
 
 
-def test_keras_checkpoints_carry_the_tuner(server: ServerProcess, tmp_path: Path) -> None:
+def test_keras_checkpoints_carry_the_tuner(shared_server: ServerProcess, tmp_path: Path) -> None:
     """After the interruption the run comes out as if there had been none."""
 
     def tuned() -> LRPilot:
         return LRPilot(
-            (INPUTS, TARGETS), batch_size=BATCH, server=server.target, lr_bounds=(1e-4, 0.3), policy="autolrs",
+            (INPUTS, TARGETS), batch_size=BATCH, server=shared_server.target, lr_bounds=(1e-4, 0.3), policy="autolrs",
             policy_options=OPTIONS, seed=3,
         )  # fmt: skip
 
@@ -325,8 +318,8 @@ def test_keras_checkpoints_carry_the_tuner(server: ServerProcess, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_the_example_runs(server: ServerProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    printed = example_programs.run("keras_digits", server.target, tmp_path, capsys)
+def test_the_example_runs(shared_server: ServerProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = example_programs.run("keras_digits", shared_server.target, tmp_path, capsys)
     assert "probes" in printed
     assert "replayed: validation loss" in printed
 

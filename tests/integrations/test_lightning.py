@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import copy
 import runpy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from benchmarks.quality.local import LocalTransport
 from tests.support.repository import doc_pages
-from tests.support.servers.server_process import ServerProcess, running
+from tests.support.servers.server_process import ServerProcess
 from tests.support.training.same_bits import assert_same
 from tests.support.training.scripted_directives import probe, training
 
@@ -345,10 +344,10 @@ def shuffled() -> DataLoader[Any]:
     ids=["after an epoch", "within an epoch"],
 )
 def test_a_checkpoint_goes_on_bit_for_bit(
-    tmp_path: Path, server: ServerProcess, loader: Any, limits: dict[str, Any], saves: dict[str, Any]
+    tmp_path: Path, shared_server: ServerProcess, loader: Any, limits: dict[str, Any], saves: dict[str, Any]
 ) -> None:
     def callbacks(directory: str) -> list[Callback]:
-        tuner = TunerCallback(server=server.target, lr_bounds=(1e-3, 1.0), **AUTOLRS)
+        tuner = TunerCallback(server=shared_server.target, lr_bounds=(1e-3, 1.0), **AUTOLRS)
         return [tuner, ModelCheckpoint(tmp_path / directory, save_top_k=-1, filename="{step}", **saves)]
 
     whole = Run(*callbacks("whole"), loader=loader(), **limits).fit(validate=False)
@@ -367,16 +366,10 @@ def test_a_checkpoint_goes_on_bit_for_bit(
         assert_same(whole.everything()["model"], resumed.everything()["model"])
         assert_same(whole.everything()["optimizer"], resumed.everything()["optimizer"])
         assert_same(whole.everything()["random"], resumed.everything()["random"])
-        stored = server.stub.GetSchedule(
+        stored = shared_server.stub.GetSchedule(
             pb.GetScheduleRequest(job_id=second.tuner.job_id, view=pb.SCHEDULE_VIEW_FULL), timeout=10
         )
         assert lrpilot.Schedule.from_response(stored, first.tuner.schedule.base_lrs) == first.tuner.schedule
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with running(f"sqlite:///{tmp_path_factory.mktemp('server') / 'jobs.db'}") as process:
-        yield process
 
 
 def test_a_checkpoint_saved_after_the_fit_can_still_spend_what_is_left(tmp_path: Path) -> None:
@@ -427,18 +420,18 @@ def test_what_cannot_be_tuned_is_refused() -> None:
 
 
 @pytest.mark.slow  # much the same program as the page's
-def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: ServerProcess) -> None:
+def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_server: ServerProcess) -> None:
     example = Path("examples/lightning_digits.py").resolve()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LRPILOT_SERVER", server.target)
+    monkeypatch.setenv("LRPILOT_SERVER", shared_server.target)
     names = runpy.run_path(str(example))
     assert names["trainer"].global_step == lrpilot.Schedule.load("schedule.json").n_steps
     assert names["tuner"].search_steps > 0
     assert names["trainer"].callback_metrics["val_loss"] < 0.3
 
 
-def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: ServerProcess) -> None:
+def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_server: ServerProcess) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LRPILOT_SERVER", server.target)
+    monkeypatch.setenv("LRPILOT_SERVER", shared_server.target)
     names = doc_pages.run("lightning")
     assert names["trainer"].global_step == names["tuner"].committed_step

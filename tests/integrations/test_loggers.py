@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 from torch import nn
 
-from tests.support.servers.server_process import ServerProcess, running
+from tests.support.servers.server_process import ServerProcess
 
 pytestmark = [
     # TensorBoard 2.21 builds on setuptools' old resource API, MLflow on pydantic's old validators.
@@ -40,12 +39,6 @@ class Memory(MetricLogger):
 
     def series(self, name: str) -> list[tuple[int, float]]:
         return [(point.step, point.values[name]) for point in self.points if name in point.values]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with running(f"sqlite:///{tmp_path_factory.mktemp('server') / 'jobs.db'}") as process:
-        yield process
 
 
 def train(observer: Observer, nan_at: int | None = None, **arguments: Any) -> lrpilot.Tuner:
@@ -78,9 +71,9 @@ def tuned(server: ServerProcess, observer: Observer) -> lrpilot.Tuner:
     return train(observer, server=server.target, policy="budget", policy_options=options)
 
 
-def test_both_axes_have_every_directive_and_the_forecasts(server: ServerProcess) -> None:
+def test_both_axes_have_every_directive_and_the_forecasts(shared_server: ServerProcess) -> None:
     memory = Memory()
-    tuner = tuned(server, memory)
+    tuner = tuned(shared_server, memory)
     lrs = memory.series("lrpilot/lr")
     assert lrs[0][0] == 0
     assert lrs[-1][0] == tuner.committed_step - 1
@@ -130,24 +123,24 @@ def test_points_are_thinned_but_the_ends_stay() -> None:
     assert {point.axis for point in memory.points} == {SEARCH_STEP}
 
 
-def test_an_observer_that_raises_harms_nothing(server: ServerProcess, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_observer_that_raises_harms_nothing(shared_server: ServerProcess, caplog: pytest.LogCaptureFixture) -> None:
     class Broken(Observer):
         def reported(self, *_: Any) -> None:
             raise OSError("disk full")
 
     caplog.set_level(logging.WARNING, "lrpilot")
-    tuner = tuned(server, Broken())
+    tuner = tuned(shared_server, Broken())
     assert tuner.committed_step + tuner.search_steps == TOTAL
     assert any("Broken raised" in record.message for record in caplog.records)
 
 
-def test_tensorboard(server: ServerProcess, tmp_path: Path) -> None:
+def test_tensorboard(shared_server: ServerProcess, tmp_path: Path) -> None:
     from lrpilot.loggers.tensorboard import TensorBoardLogger
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(str(tmp_path)) as writer:
-        tuner = tuned(server, TensorBoardLogger(writer))
+        tuner = tuned(shared_server, TensorBoardLogger(writer))
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     committed = [event.step for event in events.Scalars("lrpilot/lr")]
@@ -157,13 +150,13 @@ def test_tensorboard(server: ServerProcess, tmp_path: Path) -> None:
     assert events.Scalars("lrpilot/candidate/forecast")
 
 
-def test_mlflow(server: ServerProcess, tmp_path: Path) -> None:
+def test_mlflow(shared_server: ServerProcess, tmp_path: Path) -> None:
     import mlflow
     from lrpilot.loggers.mlflow import MlflowLogger
 
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
     with mlflow.start_run() as run:
-        tuner = tuned(server, MlflowLogger())
+        tuner = tuned(shared_server, MlflowLogger())
     client = mlflow.MlflowClient()
     history = client.get_metric_history(run.info.run_id, "lrpilot/lr")
     assert max(metric.step for metric in history) == tuner.committed_step - 1
@@ -185,25 +178,25 @@ class Rows:
         self.rows.append(row)
 
 
-def test_wandb_gets_a_row_for_every_point_with_its_axis(server: ServerProcess) -> None:
+def test_wandb_gets_a_row_for_every_point_with_its_axis(shared_server: ServerProcess) -> None:
     from lrpilot.loggers.wandb import WandbLogger
 
     run, memory = Rows(), Memory()
-    tuned(server, WandbLogger(run))
-    tuned(server, memory)
+    tuned(shared_server, WandbLogger(run))
+    tuned(shared_server, memory)
     assert run.axes["lrpilot/*"] == STEP
     assert run.axes["lrpilot/probe/*"] == run.axes["lrpilot/candidate/*"] == SEARCH_STEP
     assert run.rows == [{point.axis: point.step, **point.values} for point in memory.points]
 
 
 @pytest.mark.slow
-def test_wandb_offline(server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_offline(shared_server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import wandb
     from lrpilot.loggers.wandb import WandbLogger
 
     monkeypatch.setenv("WANDB_SILENT", "true")
     run = wandb.init(mode="offline", dir=str(tmp_path), project="lrpilot")
-    tuner = tuned(server, WandbLogger(run))
+    tuner = tuned(shared_server, WandbLogger(run))
     summary = dict(run.summary)
     run.finish()
     assert summary["lrpilot/step"] == tuner.committed_step - 1

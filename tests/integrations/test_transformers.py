@@ -30,7 +30,7 @@ from transformers import (
 
 from benchmarks.quality.local import LocalTransport
 from tests.support.repository import doc_pages
-from tests.support.servers.server_process import ServerProcess, running
+from tests.support.servers.server_process import ServerProcess
 from tests.support.training.same_bits import assert_same
 from tests.support.training.scripted_directives import directive
 
@@ -267,21 +267,15 @@ def test_a_schedule_replays_in_a_plain_trainer(tmp_path: Path) -> None:
     assert told(first, MEASURED - {"learning_rate"}) == told(replay, MEASURED - {"learning_rate"})
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with running(f"sqlite:///{tmp_path_factory.mktemp('server') / 'jobs.db'}") as process:
-        yield process
-
-
 AUTOLRS = {"tau": 30, "tau_prime": 4, "candidates": 3}
 
 
-def test_a_resumed_run_ends_as_if_it_had_not_been_interrupted(tmp_path: Path, server: ServerProcess) -> None:
+def test_a_resumed_run_ends_as_if_it_had_not_been_interrupted(tmp_path: Path, shared_server: ServerProcess) -> None:
     """From within an epoch of six steps, and from the end of one; more searches come after it."""
 
     def trainer() -> Any:
         args = arguments(tmp_path, max_steps=160, save_strategy="steps", save_steps=4, logging_steps=4)
-        options = {"server": server.target, "transport": None, "validate": "eval"}
+        options = {"server": shared_server.target, "transport": None, "validate": "eval"}
         return tuned(args, options | {"policy": "autolrs", "policy_options": AUTOLRS})
 
     whole = trainer()
@@ -420,10 +414,10 @@ def test_the_page_shows_the_example() -> None:
 
 @pytest.mark.slow
 def test_the_page_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], server: ServerProcess
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shared_server: ServerProcess
 ) -> None:
     """Its blocks, in order; the first one is the example's code."""
-    monkeypatch.setenv("LRPILOT_SERVER", server.target)
+    monkeypatch.setenv("LRPILOT_SERVER", shared_server.target)
     monkeypatch.chdir(tmp_path)
     doc_pages.run("transformers")
     found = re.search(r"committed and (\d+) search steps", capsys.readouterr().out)

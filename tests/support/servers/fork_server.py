@@ -14,6 +14,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import importlib
 import json
 import os
 import signal
@@ -211,10 +212,13 @@ def _run(arguments: list[str]) -> None:
 
 
 def _obey() -> None:
-    # All that `serve` would import.
+    # All that `serve` would import, with or without a dashboard.
     import tuner_server.cli
     import tuner_server.process.serve
-    import tuner_server.storage.schema  # noqa: F401  # as the two above: to have it
+    import tuner_server.storage.schema
+    import tuner_server.web.server.port  # noqa: F401  # as those above: to have it
+
+    importlib.import_module("tests.support.frozen_imports")
 
     assert threading.active_count() == 1, "a fork has one thread, whatever the others were doing"
     children = _Children()

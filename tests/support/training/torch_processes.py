@@ -5,8 +5,14 @@ from __future__ import annotations
 import multiprocessing
 from multiprocessing.context import ForkServerContext
 
-PRELOADED = ["lrpilot.tuner", "tests.support.training.distributed_training", "torch._dynamo"]
-"""What they would import, also by the first step of an optimizer, which is when PyTorch imports the last of them."""
+PRELOADED = [
+    "lrpilot.tuner",
+    "tests.support.training.distributed_training",
+    "tests.support.training.disturbed_training",
+    "torch._dynamo",
+    "tests.support.frozen_imports",
+]
+"""What they would import, also by the first step of an optimizer, which is when PyTorch imports `torch._dynamo`."""
 
 
 def context() -> ForkServerContext:

@@ -28,7 +28,7 @@ test-all: setup browser
 	python -m pytest -m 'not containers'
 
 # On the lowest versions that pyproject.toml allows, in an environment of its own. Says where no index has the lowest. The
-# lowest PyTorch on PyPI is its build with CUDA, 5 GB; PIP_EXTRA_INDEX_URL can name PyTorch's index of CPU builds. Old
+# lowest PyTorch on PyPI is its build with CUDA, 6 GB; PIP_EXTRA_INDEX_URL can name PyTorch's index of CPU builds. Old
 # packages use what newer ones beneath them deprecate, which is no error of ours.
 test-lowest: $(LOWEST)/.installed
 	PYTEST_ADDOPTS='-W ignore::DeprecationWarning' $(LOWEST)/bin/python -m pytest tests/unit tests/contract tests/e2e tests/integrations

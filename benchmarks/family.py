@@ -63,7 +63,7 @@ class Run:
     workload: str
     seed: int
     prior: str
-    """Which one it had."""
+    """The prior that it had."""
     probes: int
     search_steps: int
     peak_lr: float
@@ -179,7 +179,7 @@ class Row:
 
 
 def summarise(runs: Sequence[Run]) -> list[Row]:
-    """By prior: every workload, then all."""
+    """Rows by prior: every workload, then all."""
     reference = {(run.workload, run.seed): run for run in runs if run.prior == NO_PRIOR}
     names = list(dict.fromkeys(run.prior for run in runs if run.prior != NO_PRIOR))
     workloads = list(dict.fromkeys(run.workload for run in runs))

@@ -44,10 +44,10 @@ from torch import nn
 from benchmarks.hook import environment
 
 WIDTH = 1024
-"""Of a layer: four MiB of weights, far more than a core's caches hold of it."""
+"""The width of a layer: four MiB of weights, far more than a core's caches hold of it."""
 PLAIN = "plain copy"
 AIM = 0.7
-"""Of the plain copy's bandwidth, for a snapshot on the device."""
+"""The part of the plain copy's bandwidth that a snapshot on the device should reach."""
 
 FloatArray = npt.NDArray[np.float64]
 

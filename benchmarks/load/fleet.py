@@ -18,7 +18,7 @@ from benchmarks.load.tally import Recorder, Tally
 from benchmarks.load.workload import Curve, Kind, Plan, SimulatedJob, kind_of
 
 DEADLINE_S = 60.0
-"""Of a call. Far above a client's, so that what is slow is measured, and not cut off."""
+"""The deadline of a call: far above a client's, so that what is slow is measured, and not cut off."""
 PAUSE_S = 0.2
 """Before a call that failed is repeated, as a client does."""
 # Channels to one target would share their connection.
@@ -40,12 +40,12 @@ class Arrival(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Window:
-    """So many seconds of one arrival."""
+    """A time in which reports arrive in one way."""
 
     arrival: Arrival
     seconds: float = 0.0
     step_s: float = 0.0
-    """Of a training step, in SPREAD."""
+    """The time of a training step, in SPREAD."""
 
 
 class ClientJob:

@@ -19,9 +19,9 @@ from benchmarks.load.workload import plans
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
 WARM_UP_SEED = 2**31
 WARM_UP_JOBS = 16
-"""For each process of the server: enough to occupy all its threads."""
+"""Jobs for each process of the server: enough to occupy all its threads."""
 WARM_UP_REPORTS = 12
-"""Of each: past a search."""
+"""Reports of each: past a search."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -29,16 +29,16 @@ class Settings:
     """What all points share."""
 
     seconds: float
-    """Of each window."""
+    """The length of each window."""
     steps_s: Sequence[float]
-    """Of a training step: a SPREAD window for each."""
+    """The times of a training step: there is a SPREAD window for each."""
     workers: int
     """Processes of the server."""
     client_processes: int
 
     @property
     def windows(self) -> list[Window]:
-        """In the order in which they are run: the lightest load first."""
+        """The windows in the order in which they are run: the lightest load first."""
         spread = [Window(Arrival.SPREAD, self.seconds, step_s) for step_s in sorted(self.steps_s, reverse=True)]
         return [*spread, Window(Arrival.BURST, self.seconds)]
 
@@ -54,9 +54,9 @@ class Measurement:
     tally: Tally
     server_cpu_s: float
     database_cpu_s: float
-    """Of PostgreSQL's processes; SQLite is part of the server."""
+    """The time of PostgreSQL's processes; SQLite is part of the server."""
     rss_per_job_bytes: float
-    """By how much the server grew with the jobs, a job. With few jobs: what the process grows by itself."""
+    """What the server grew by with the jobs, a job. With few jobs it is what the process grows by itself."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Databases:
     postgres: Postgres | None
 
     def url(self, database: str, name: str) -> str:
-        """Of a new database of that kind."""
+        """The URL of a new database of that kind."""
         if database == SQLITE:
             return f"sqlite:///{self.directory}/{name}.db"
         assert self.postgres is not None

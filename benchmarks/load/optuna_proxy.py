@@ -32,7 +32,7 @@ from benchmarks.load.latencies import histogram, merged, record
 from benchmarks.load.processes import usage
 
 TRIALS = 10
-"""Of a study: the candidates of a search."""
+"""The trials of a study: the candidates of a search."""
 STARTUP_TRIALS = 3
 """Random ones; both samplers' default of 10 would leave them nothing to do."""
 BEST_LOG_LR = -3.0
@@ -51,7 +51,7 @@ class Contest:
     n_studies: int
     seed: int
     latencies: bytes
-    """Of tell and ask, encoded, in microseconds."""
+    """The latencies of tell and ask, encoded, in microseconds."""
     errors: int
     elapsed_s: float
     server_cpu_s: float
@@ -137,7 +137,7 @@ def _search(port: int, sampler: str, seeds: list[int], seconds: float) -> tuple[
 
 
 def compete(directory: Path, sampler: str, n_studies: int, seed: int, seconds: float, n_processes: int) -> Contest:
-    """So many studies at once, on an empty SQLite file."""
+    """Runs some studies at once, on an empty SQLite file."""
     context = multiprocessing.get_context("spawn")
     generator = random.Random(seed)
     seeds = [generator.getrandbits(31) for _ in range(n_studies)]

@@ -20,7 +20,7 @@ LRPILOT = (sys.executable, "-m", "tuner_server")
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Of a process and all that it started."""
+    """What a process and all that it started use."""
 
     cpu_s: float
     """User and system time since the start, of children that have ended too."""

@@ -56,7 +56,7 @@ def _spread(of: Row, digits: str = ".3g") -> str:
 
 
 def _share(latency: Row) -> str:
-    """Of the reports, those that were answered by a search."""
+    """The share of the reports that were answered by a search."""
     searches, plain = latency[Kind.SEARCH]["count"], latency[Kind.PLAIN]["count"]
     return f"{searches / (searches + plain):.0%}" if searches + plain else ""
 

@@ -23,7 +23,7 @@ Row = dict[str, Any]
 
 
 def name(percentile: float) -> str:
-    """As a key: p50, p99, p99.9."""
+    """A percentile as a key: p50, p99, p99.9."""
     return f"p{percentile:g}"
 
 

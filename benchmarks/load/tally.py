@@ -58,7 +58,7 @@ class Tally:
     round_trips: dict[Kind, bytes]
     """From the moment at which it was sent."""
     errors: dict[str, int]
-    """By status code."""
+    """The number of errors by status code."""
     too_slow: int
     """Calls that a client would have given up, and repeated."""
     unsent: float
@@ -78,7 +78,7 @@ class Tally:
 
 
 def together(tallies: Sequence[Tally]) -> Tally:
-    """Of several client processes in the same window, or of several runs one after the other."""
+    """The tally of several client processes in the same window, or of several runs one after the other."""
     return Tally(
         latencies={kind: merged(tally.latencies[kind] for tally in tallies).encode() for kind in Kind},
         round_trips={kind: merged(tally.round_trips[kind] for tally in tallies).encode() for kind in Kind},

@@ -31,14 +31,14 @@ LR_BOUNDS = (1e-4, 1.0)
 BASE_LR = 0.1
 POLICIES = ("budget", "autolrs")
 STEP_SD = 0.2
-"""Of the log of a directive's time over its expected one: machines and batches differ."""
+"""The spread of the log of a directive's time over its expected one: machines and batches differ."""
 PLACES = 30
 """Jobs begin the measurement so far into their lives, drawn evenly: a stage of `autolrs` has so many reports, and a
 whole life of `budget` about as many."""
 CURVES_FILE = Path(__file__).parents[2] / "tests" / "data" / "forecasts.json"
 CURVE_STEPS = 100
 START_LOSS = 2.3
-"""Of a classifier of ten classes that has learnt nothing."""
+"""The loss of a classifier of ten classes that has learnt nothing."""
 
 SOUND_RISE = 1.5
 """How far above its beginning the curve of committed steps may go: half as far as policies allow."""
@@ -115,7 +115,7 @@ class SimulatedJob:
         return pb.CreateJobRequest(request_id=f"load-{self.plan.seed}-{self.plan.index}-{self._life}", config=config)
 
     def report(self, directive: pb.Directive) -> pb.Report:
-        """On a directive, or on its next part."""
+        """The report on a directive, or on its next part."""
         n_steps = min(directive.report_every or directive.n_steps, directive.n_steps)
         curve = self._random.choice(self._curves if directive.phase == pb.PHASE_PROBE else self._sound)
         losses = np.interp(np.linspace(0, CURVE_STEPS - 1, n_steps), np.arange(CURVE_STEPS), curve)
@@ -132,5 +132,5 @@ class SimulatedJob:
         return len(report.losses) * step_s * self._random.lognormvariate(-(STEP_SD**2) / 2, STEP_SD)
 
     def phase(self) -> float:
-        """Which part of its think time is left when the measurement begins."""
+        """The part of its think time that is left when the measurement begins."""
         return self._random.random()

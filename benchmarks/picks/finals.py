@@ -83,7 +83,7 @@ def finals(scores: Mapping[RunKey, float]) -> dict[Case, Finals]:
 
 
 def slopes(found: Mapping[Case, Finals]) -> dict[tuple[str, int], float]:
-    """By workload and length, the power of the steps by which the best score falls there.
+    """The power of the steps by which the best score falls, by workload and length.
 
     It is that between the next shorter and the next longer length, or from the shortest or to the longest one, over the
     seeds that both have; at least 0, so that a lost step is never a gain.
@@ -108,5 +108,5 @@ def slopes(found: Mapping[Case, Finals]) -> dict[tuple[str, int], float]:
 
 
 def cost(search_steps: int, n_steps: int, slope: float) -> float:
-    """By how much the final score of a run is higher for the steps that its search takes, as a factor."""
+    """The factor by which the final score of a run is higher for the steps that its search takes."""
     return math.pow(1 - search_steps / n_steps, -slope)

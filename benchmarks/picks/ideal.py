@@ -66,7 +66,7 @@ def optimum(surface: Surface, n_steps: int) -> float:
 
 
 def ideals(evidence: Evidence, workloads: Collection[str], probe_steps: Sequence[int] = PROBE_STEPS) -> list[Ideal]:
-    """For every n and T, over the cases of some workloads."""
+    """The ideals for every n and T, over the cases of some workloads."""
     found = []
     for n in probe_steps:
         optima = {

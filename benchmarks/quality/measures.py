@@ -147,7 +147,7 @@ def _picked_keys(cells: Mapping[Case, Cell]) -> dict[Case, RunKey]:
 
 
 def _chosen(cells: Mapping[Case, Cell], n_steps: int) -> dict[Choice, dict[Case, RunKey]]:
-    """By choice the run that stands for every case.
+    """The run that stands for every case, by choice.
 
     The median of a pruned sweep says nothing of an LR picked blindly, so that there is none.
     """

@@ -205,7 +205,7 @@ def _workloads(*names: str) -> tuple[Workload, ...]:
 
 
 def _part(*contestants: str, lengths: tuple[int, ...]) -> Part:
-    """On all workloads."""
+    """A part on all workloads."""
     return Part(contestants, lengths, N_SEEDS, tuple(WORKLOADS.values()))
 
 

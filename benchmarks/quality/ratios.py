@@ -47,7 +47,7 @@ class Ratios:
 
     @property
     def standard_error(self) -> float | None:
-        """That of the log of the mean, which is the relative one of the mean.
+        """The standard error of the log of the mean, which is the relative one of the mean.
 
         None if a run diverged or a workload has one seed only.
         """

@@ -21,7 +21,7 @@ from benchmarks.quality.users_lr import USERS_LR
 
 DRAWN = ((REFERENCE, Choice.BEST), (OURS, Choice.ONLY), ("autolrs", Choice.ONLY))
 DRAWN_SEED = 0
-"""Whose losses are drawn over steps."""
+"""The seed whose losses are drawn over steps."""
 ALL_OURS = f"{OURS}, with any range and LR"
 
 
@@ -129,7 +129,7 @@ class Report:
         return lr_pairs(self.planned.keys, self.scores, self._best_lrs(n_steps), n_steps)
 
     def _best_lrs(self, n_steps: int) -> dict[str, float]:
-        """By workload, the LR of the reference with the best mean over seeds."""
+        """The LR of the reference with the best mean over seeds, by workload."""
         best = {}
         for workload in self.plan.workloads.values():
             sweep = self.plan.reference_sweep(workload, n_steps, self.scores)
@@ -150,7 +150,7 @@ def _reference(found: Sequence[Standing], choice: Choice) -> dict[Case, float]:
 
 
 def _ranked(found: Sequence[Standing], hindsight: Mapping[Case, float]) -> list[Standing]:
-    """By length, and there by mean ratio, lowest first."""
+    """Standings by length, and there by mean ratio, lowest first."""
 
     def rank(standing: Standing) -> tuple[int, float]:
         ratios = Ratios.between(standing.scores, hindsight)

@@ -32,6 +32,6 @@ class Sweep:
         return best if best is not None and math.isfinite(means[best]) else None
 
     def picks(self) -> dict[int, float]:
-        """For every seed the best LR on average over the other seeds, where there is one."""
+        """The best LR on average over the other seeds, for every seed that has one."""
         picks = {seed: self.best_on_average(self.by_seed.keys() - {seed}) for seed in self.by_seed}
         return {seed: lr for seed, lr in picks.items() if lr is not None}

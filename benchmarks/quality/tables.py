@@ -9,7 +9,7 @@ from benchmarks.quality.ratios import Ratios
 from benchmarks.quality.ruins import Ruins
 
 NOTHING = "-"
-"""In a cell: not measured, or not yet."""
+"""A cell of what was not measured, or not yet."""
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -24,7 +24,7 @@ from tuner_server.core.forecast.profile_likelihood import linear_fit
 MOMENTUM = 0.999
 """Lambda; of the paper."""
 ALPHAS = np.geomspace(0.02, 4.0, 48)
-"""As for our power law: from nearly logarithmic to over at once."""
+"""Powers as for our power law: from nearly logarithmic to over at once."""
 
 
 def areas(profile: Profile) -> tuple[float, float]:

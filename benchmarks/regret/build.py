@@ -10,7 +10,7 @@ from benchmarks.regret.oracle import StateKey, build
 from benchmarks.regret.storage import TableFile
 
 STEPS = (0, 400, 1600)
-"""Of the states in a run: fresh weights, the steep part, the flatter part."""
+"""The steps of the states in a run: fresh weights, the steep part, the flatter part."""
 N_SEEDS = 2
 
 

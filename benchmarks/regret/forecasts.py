@@ -83,7 +83,7 @@ DECAY_METHODS: dict[str, DecayMethod] = {
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Of a forecaster, over many probes.
+    """The accuracy of a forecaster, over many probes.
 
     Attributes:
         n: Probes that were not given up and whose trial did not diverge later.

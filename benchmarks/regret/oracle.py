@@ -27,7 +27,7 @@ TAU = 400
 TAU_PRIME = 40
 """tau / 10, as in AutoLRS (Jin et al., ICLR 2021), and the shortest probe that its policy here allows."""
 N_VALIDATIONS = 16
-"""In the first tau' steps of a constant trial; of AutoLRS."""
+"""Validations in the first tau' steps of a constant trial, as AutoLRS has them."""
 
 
 @dataclass(frozen=True)

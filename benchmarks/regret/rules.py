@@ -128,7 +128,7 @@ def regret(table: StateTable, goal: Goal, x: float) -> float:
 
 @dataclass(frozen=True)
 class RegretSummary:
-    """Of a rule over many states.
+    """The regret of a rule over many states.
 
     Attributes:
         mean: Over the states.

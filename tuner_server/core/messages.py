@@ -69,9 +69,9 @@ class Bar(Value):
 
     from_step: Steps
     loss: float
-    """For the median of its losses."""
+    """The bar for the median of the report's losses."""
     validation: float = math.inf
-    """For its last validation; only if the one before was above it, too."""
+    """The bar for the report's last validation; it counts only if the one before was above it, too."""
 
 
 class Directive(Value):
@@ -134,7 +134,7 @@ class Replacement(Value):
     """What a client did instead of a directive."""
 
     profile: Profile | None = None
-    """Of the steps whose losses are reported; None if there is none."""
+    """The profile of the steps whose losses are reported; None if there are none."""
     wasted_steps: Steps = 0
     """Further steps, which were rolled back."""
 
@@ -148,11 +148,11 @@ class Report(Value):
     validations: tuple[Validation, ...] = ()
     wall_time_s: float = 0.0
     replacement: Replacement | None = None
-    """Of REPLACED."""
+    """What a report with outcome REPLACED tells."""
     note: str = pydantic.Field(default="", max_length=MAX_NOTE)
-    """Of UNREPEATABLE: what the client saw, and what it may be."""
+    """What the client of a report with outcome UNREPEATABLE saw, and what it may be."""
     measures: Mapping[MeasureName, tuple[float, ...]] = pydantic.Field(default_factory=dict, max_length=MAX_MEASURES)
-    """By name: one value a step, NaN where a step has none. A measure that could not be taken is missing."""
+    """Series by name: one value a step, NaN where a step has none. A measure that could not be taken is missing."""
 
     @property
     def n_steps(self) -> int:
@@ -173,7 +173,7 @@ class Candidate(Value):
     forecast: float | None = None
     forecast_sd: float | None = None
     raw_forecast: float | None = None
-    """As the curve gave it, where a bound may have moved it. It ranks forecasts that a bound made equal."""
+    """The forecast as the curve gave it, before any bound. It ranks forecasts that a bound made equal."""
     at_least: float | None = None
     """What the loss of a probe that diverged is known to have reached."""
 
@@ -245,7 +245,7 @@ class Setback(Value):
     loss: float | None = None
     """The median loss of the last report, or its last validation; None: they diverged."""
     bar: float | None = None
-    """That it is above."""
+    """The bar that the loss is above."""
     start_loss: float | None = None
     """The mean loss before the first step."""
     gain: float | None = None

@@ -68,7 +68,7 @@ def _warms_up(stage: Stage) -> bool:
 
 
 def _one_way(stage: Stage) -> str:
-    """Of a single stage: up, and down to where it came."""
+    """The LR's way in a single stage: up, and down to where it came."""
     profile = stage.spans[0].profile
     top, end = number(profile.start_lr), number(_end(stage))
     if stage.committed_steps < profile.warmup:
@@ -80,7 +80,7 @@ def _one_way(stage: Stage) -> str:
 
 
 def _ways(state: JobState, stages: list[Stage]) -> str:
-    """Of several stages: from where to where, and how far it went beyond."""
+    """The LR's way over several stages: from where to where, and how far it went beyond."""
     lrs = [stage.lr for stage in stages if stage.lr is not None]
     first, last, low, high = lrs[0], lrs[-1], min(lrs), max(lrs)
     so_far = " so far" if state.status.live else ""

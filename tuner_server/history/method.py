@@ -17,7 +17,7 @@ from tuner_server.history.timeline import Stage
 SAME_LR = 0.02
 """LRs closer than this part of them are one LR to whoever reads a sentence."""
 ROUNDING = 1e-6
-"""Of an acquisition's values, relative to what they are the difference of: far more than float64 has."""
+"""The rounding of an acquisition's values, relative to what they are the difference of: far more than float64 has."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Correction:
     factor: float
     """What it was multiplied by for length, at most 1."""
     probe_steps: int
-    """Of a probe that move the weights."""
+    """The steps of a probe that move the weights."""
     drawn_to: float | None
     """The LR that the user set, where the committed one was drawn towards it."""
     lowered: bool

@@ -10,7 +10,7 @@ _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 DIGITS = 3
-"""Of a number that stands alone."""
+"""The digits of a number that stands alone."""
 MOST_DIGITS = 7
 """Losses come in single precision: what lies beyond is no digit of theirs."""
 
@@ -56,7 +56,7 @@ def with_error(value: float, sd: float) -> str:
 
 
 def _exponent(value: float) -> int:
-    """Of ten, in scientific notation."""
+    """The power of ten that a number has in scientific notation."""
     return math.floor(math.log10(value))
 
 
@@ -78,7 +78,7 @@ def moment(when: datetime) -> str:
 
 
 def count(value: int) -> str:
-    """With a thin space at the thousands: `12 000`."""
+    """A count with a thin space at the thousands: `12 000`."""
     return f"{value:,}".replace(",", "\u202f")
 
 

@@ -15,7 +15,7 @@ from tuner_server.history.timeline import Stage, Timeline
 END_LOSSES = 20
 """The last losses, whose mean is the end of a run that is not validated."""
 SURE_SDS = 2.0
-"""So many standard errors above what was expected, an end is above it."""
+"""Standard errors that an end must be above what was expected, to be above it for sure."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Promise:
     expected: float
     expected_sd: float
     end: float
-    """In the same unit: a validation where the probes were judged by one, else a mean of training losses."""
+    """The end in the same unit: a validation where the probes were judged by one, else a mean of training losses."""
     end_error: float
     """The standard error of that mean; of a validation zero."""
     n_losses: int
@@ -33,7 +33,7 @@ class Promise:
 
     @classmethod
     def of(cls, found: Timeline) -> Promise | None:
-        """That of a job which has ended; None: there was none, or its end can't be told."""
+        """The promise of a job that has ended; None: there was none, or its end can't be told."""
         for stage in reversed(found.stages):
             if stage.decision is not None and stage.decision.forecast is not None:
                 return cls._tested(stage, stage.decision.forecast, stage.decision.forecast_sd or 0.0, found)

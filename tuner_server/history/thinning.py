@@ -68,7 +68,7 @@ def _lowest(values: FloatArray, starts: IntArray) -> IntArray:
 
 
 def _firsts(found: IntArray, starts: IntArray) -> IntArray:
-    """Of ascending indices the first in each part."""
+    """The first in each part of ascending indices."""
     parts = np.searchsorted(starts, found, side="right")
     firsts: IntArray = found[np.diff(parts, prepend=-1) != 0]
     return firsts

@@ -74,7 +74,7 @@ class Probe:
     span: Span | None
     """None: it is being run, or never was."""
     candidate: Candidate | None
-    """As it was judged; None: not yet, or it is a range test."""
+    """The probe as it was judged; None: not yet, or it is a range test."""
 
     @property
     def lr(self) -> float:
@@ -123,9 +123,9 @@ class Stage:
 
     index: int
     probes: tuple[Probe, ...]
-    """Of the search."""
+    """The probes of the search."""
     earlier: tuple[Probe, ...]
-    """Of a search that was broken off when the client went on by itself; the decision was made by these, too."""
+    """Probes of a search that was broken off when the client went on by itself; they count for the decision, too."""
     directive: Directive | None
     """The committed one."""
     decision: Decision | None
@@ -135,7 +135,7 @@ class Stage:
     sought: Decision | None
     """The one in which the surrogate chose the last probe; None: it chose none."""
     spans: tuple[Span, ...]
-    """Of the committed steps."""
+    """The spans of the committed steps."""
     replaced: bool
     """Whether the client trained on by itself, without the server."""
     retreats_from: Undoing | None

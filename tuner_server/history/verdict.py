@@ -20,7 +20,7 @@ COMPARED_SHARE = 0.1
 FEWEST_COMPARED = 20
 """Losses of single batches are noise: means over fewer say nothing."""
 SURE_SDS = 2.0
-"""So many standard errors apart, two means differ."""
+"""Standard errors that two means must be apart, to differ."""
 MOST_LOST = 0.1
 """An end that lost again more than this part of what the loss fell at its best is above its best."""
 LEAST_KEPT_SHARE = 0.1
@@ -128,7 +128,7 @@ def _well(state: JobState, found: Timeline, promise: Promise | None) -> Verdict:
 
 
 def _with_undone(why: str, found: Timeline) -> str:
-    """With a sentence on the LRs that had been committed, and were rolled back."""
+    """Adds a sentence on the LRs that had been committed, and were rolled back."""
     undone = [stage.undoing for stage in found.stages if stage.undoing is not None]
     sentences = [why]
     for diverged, what in ((False, "fallen short"), (True, "diverged")):
@@ -148,7 +148,7 @@ def _named(lrs: Sequence[float | None], what: str) -> str:
 
 
 def _lowest_row(losses: FloatArray, n: int) -> FloatArray:
-    """Of the losses, cut into rows of n from the end, the row with the lowest mean."""
+    """The row with the lowest mean of the losses, cut into rows of n from the end."""
     rows = losses[len(losses) % n :].reshape(-1, n)
     lowest: FloatArray = rows[rows.mean(axis=1).argmin()]
     return lowest
@@ -165,7 +165,7 @@ class _Change:
 
     @classmethod
     def between(cls, before: FloatArray, after: FloatArray) -> _Change:
-        """Of two runs of losses, equally long."""
+        """The change between two runs of losses, equally long."""
         means = float(before.mean()), float(after.mean())
         # What is compared are means over noise that two batches don't share; a trend within each only widens the bar.
         error = float(np.sqrt((before.var() + after.var()) / len(before)))

@@ -17,7 +17,7 @@ from tuner_server.web.pages.pages import STATIC, Pages, plotly_js
 from tuner_server.web.pages.views import job_view
 
 BUCKETS = 2000
-"""Of its chart: nobody can be asked for more when one zooms in."""
+"""The parts of its chart: nobody can be asked for more when one zooms in."""
 SCRIPTS = tuple(STATIC / name for name in ("charts.js", "step-chart.js", "job-chart.js", "decision-chart.js", "job.js"))
 
 

@@ -67,9 +67,9 @@ MAX_TEXT = 500
 MAX_OPTIONS_BYTES = 16 * 2**10
 MAX_OPTIONS_DEPTH = 8
 MAX_OPTION = 1e12
-"""Of policy options: far more than any policy has. They are kept with every state of the job."""
+"""The largest number of a policy's options: far more than any policy has."""
 MAX_VALIDATIONS = 10_000
-"""Of a report: ten times what a policy asks for."""
+"""The most validations of a report: ten times what a policy asks for."""
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
 
 K = TypeVar("K")

@@ -84,7 +84,7 @@ class StoredReport:
     note: str = ""
     """What the client saw, and what it may be."""
     measures: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
-    """By name, one value a step; none where the history was asked for without losses."""
+    """Series by name, one value a step; none where the history was asked for without losses."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

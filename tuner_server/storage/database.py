@@ -42,7 +42,7 @@ PING_TIMEOUT_S = 1.0
 LONG_WAIT_S = 1.0
 """A transaction that fails after so long has waited for something."""
 FAILURE_SHARED_S = 0.5
-"""For so long after such a failure others fail at once: each would wait in turn, and those behind them in vain."""
+"""How long after such a failure others fail at once: each would wait in turn, and those behind them in vain."""
 
 LIBPQ_DEFAULTS = {
     "connect_timeout": "2",

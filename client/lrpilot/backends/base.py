@@ -210,7 +210,7 @@ class Backend(abc.ABC):
         """
 
     def peek_measures(self) -> dict[str, list[float]]:
-        """By name, the values since `measure` or `flush_measures`, oldest first; of no measure that can't be taken."""
+        """The values since `measure` or `flush_measures` by name, oldest first; what can't be measured is missing."""
         return {}
 
     def flush_measures(self, n_steps: int) -> dict[str, list[float]]:

@@ -123,7 +123,7 @@ class DistributedBackend(Backend):
         return self._own.measures
 
     def measure(self, n_steps: int, earlier: Mapping[str, Sequence[float]]) -> None:
-        """On this rank."""
+        """Has this rank measure."""
         self._measures = sorted(earlier)
         self._own.measure(n_steps, earlier)
 

@@ -82,7 +82,7 @@ class Ranks:
         return means
 
     def quadratic_mean(self, values: Sequence[float]) -> list[float]:
-        """As `mean`, but the root of the mean square of each value; a float32 that all ranks have stays as it is."""
+        """The root of the mean square of each value over the ranks; a float32 that all ranks have stays as it is."""
         squares = torch.tensor(values, dtype=torch.float64).square()
         means: list[float] = self._mean(squares).sqrt().float().tolist()
         return means

@@ -17,7 +17,7 @@ class CopyKind(enum.Enum):
     """How values of a class are copied."""
 
     VALUE = enum.auto()
-    """By pickle, or part by part."""
+    """Copies by pickle, or part by part."""
     REFERENCE = enum.auto()
     """Not at all: what can't change, has an identity, or is no part of a batch."""
     TENSOR = enum.auto()

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable
 
 BAD_LOSSES = 5
-"""So many losses in a row above the limit are a divergence. A few batches more cost little, and they are no chance."""
+"""Losses in a row above the limit that make a divergence: a few batches more cost little, and so many are no chance."""
 
 
 class DivergenceWatch:

@@ -44,7 +44,7 @@ LARGEST_SEARCH_SHARE = 0.2
 TOLD_APART = 0.02
 """LRs closer than this part of them are one to whoever reads a reason."""
 PROMISES = 2
-"""So many times committed steps are held to what the probes promised: at an LR lowered twice a sound run is as slow."""
+"""Attempts that are held to what the probes promised: at an LR lowered twice a sound run is as slow."""
 CHECKPOINTS = 10
 """Validations over the committed steps: for those who watch, and to see whether they fall short."""
 

@@ -24,7 +24,7 @@ class UnusablePolicyError(Exception):
 
 @functools.cache
 def offered() -> Mapping[str, tuple[EntryPoint, ...]]:
-    """By name: what the installed packages offer."""
+    """What the installed packages offer, by name."""
     found: dict[str, tuple[EntryPoint, ...]] = {}
     for point in entry_points(group=GROUP):
         # A package that lies on the path twice offers the same thing once.

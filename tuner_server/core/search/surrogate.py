@@ -65,7 +65,7 @@ _MAX_KEPT = 32
 """Bounds the cost of the posterior. Reached only with few observations, when many settings are about as likely."""
 
 _MAX_NOISE_SD = 1e4
-"""In units of y, a deviation that says nothing any more. A larger one would cost the Cholesky factor its accuracy."""
+"""A deviation, in units of y, that says nothing any more. A larger one would cost the Cholesky factor its accuracy."""
 _WINSOR_REACH = 3.0
 """Losses count up to this many times as far above the median as the best lies below it: past what a bowl does."""
 _LOWEST_THRESHOLD = -1e3

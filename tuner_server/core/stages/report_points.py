@@ -1,7 +1,7 @@
 """When a directive is reported on, and when it validates."""
 
 REPORTS = 20
-"""So many reports on a directive, for those who watch."""
+"""Reports on a directive, for those who watch."""
 FEWEST_STEPS_APART = 50
 """Two reports are no closer than this many steps: each costs a round trip."""
 

@@ -12,7 +12,7 @@ from lrpilot.wire.axes import axis_floor, highest_loss
 FAR_OUT = 3.0
 """Interquartile ranges beyond the quartiles a value is far out (Tukey, Exploratory Data Analysis, 1977)."""
 PADDING = 0.06
-"""Of the range, on either side: markers are not cut in half."""
+"""The part of the range that is added on either side: markers are not cut in half."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -15,13 +15,13 @@ from tuner_server.history.timeline import Span, Stage, Timeline
 from tuner_server.web.charts.axes import of_losses, of_lrs
 
 TREND_PARTS = 100
-"""Of a chart: so many means show the way of a loss that scatters from batch to batch."""
+"""The means of a chart that show the way of a loss which scatters from batch to batch."""
 LEAST_AVERAGED = 5
 """Steps of a part: means of fewer are as restless as the losses themselves."""
 BUCKETS = 500
-"""Of a whole chart: up to four points each, about one a pixel on a wide screen."""
+"""The parts of a whole chart: up to four points each, about one a pixel on a wide screen."""
 LR_POINTS = 64
-"""On the LR of one report's steps: a profile is smooth but for its corners, which are always drawn."""
+"""The points on the LR of one report's steps: a profile is smooth but for its corners, which are always drawn."""
 
 
 class Line(TypedDict):

@@ -19,7 +19,7 @@ SPARK_COLOUR = "#3b82c4"
 """An image of its own is outside the style sheet: a blue that can be seen on white and on black."""
 WIDTH, LOSS_HEIGHT, LR_HEIGHT, GAP = 960, 190, 120, 18
 BUCKETS = 240
-"""Of the overview, which stands for the chart for a moment only, and is to be there soon."""
+"""The parts of the overview, which stands for the chart for a moment only, and is to be there soon."""
 
 
 def sparkline(found: Timeline) -> str:

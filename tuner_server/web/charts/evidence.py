@@ -20,7 +20,7 @@ from tuner_server.web.charts.axes import Range, fence, shown
 from tuner_server.web.charts.curves import BUCKETS, Line
 
 PROBE_BUCKETS = 60
-"""Of one probe's curve in a chart of many."""
+"""The parts of one probe's curve in a chart of many."""
 BAND_SDS = 2.0
 """Standard errors on either side: of the surrogate's band, and of what was forecast."""
 ACQUISITION_SHOWN = 0.75
@@ -100,7 +100,7 @@ class StageCurves(TypedDict):
     lr: float | None
     actual: float | None
     loss_range: list[float]
-    """Of candidates and posterior: the lowest and the highest loss that the chart shows."""
+    """The lowest and the highest loss of candidates and posterior that the chart shows."""
     beyond: Beyond
     band_leaves: bool
     """Whether the posterior does."""
@@ -230,7 +230,7 @@ def _bar(candidate: Candidate) -> float:
 
 
 def _drawn_bar(candidate: Candidate, axis: Range) -> float:
-    """As it is, but no longer than it takes to leave the plot: browsers can't draw just any length."""
+    """The bar as it is, but no longer than it takes to leave the plot: browsers can't draw just any length."""
     beyond_both_edges = 2.0 * (abs(candidate.forecast or 0.0) + abs(axis.low) + abs(axis.high))
     return min(_bar(candidate), beyond_both_edges)
 
@@ -303,7 +303,7 @@ def _probe_curve(probe: Probe, span: Span, stage: Stage, compared: Span | None) 
 
 
 def _above(losses: FloatArray, others: FloatArray) -> FloatArray:
-    """By how much, at the steps that both have."""
+    """How far losses are above others, at the steps that both have."""
     n_steps = min(len(losses), len(others))
     with np.errstate(invalid="ignore"):  # infinity less infinity is no number, and drawn as none
         difference: FloatArray = losses[:n_steps] - others[:n_steps]

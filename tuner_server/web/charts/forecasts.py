@@ -82,7 +82,7 @@ def sentence(found: Timeline) -> str:
 
 
 def forecasts(found: Timeline) -> Forecasts:
-    """For the chart of a job."""
+    """The forecasts for the chart of a job."""
     outcomes = ended(found)
     return {
         "x": [_at(outcome) for outcome in outcomes],

@@ -36,6 +36,7 @@ from tuner_server.core.policies.budget import (
 from tuner_server.core.search.bracket import LEAST_STEP, MIN_SPACING
 from tuner_server.core.search.users_lr import toward_users
 from tuner_server.core.stages.decayed_probe import HELD_OUT
+from tuner_server.core.stages.restart import MAX_RESTARTS
 
 # --- the budget -------------------------------------------------------------------------------------------------------
 
@@ -47,9 +48,9 @@ from tuner_server.core.stages.decayed_probe import HELD_OUT
     has_validation=st.booleans(),
     seed=st.integers(0, 2**63 - 1),
     # By how much the loss changes with log LR; after which part of each directive it ends early (from 1 on: not), and
-    # whether it then fell short, if it may.
+    # whether it then fell short, if it may. More divergences than a run may have would end the tuning.
     slope=st.sampled_from([-0.5, 0.0, 0.5]),
-    parts=st.lists(st.tuples(st.floats(0, 2), st.booleans()), max_size=12),
+    parts=st.lists(st.tuples(st.floats(0, 2), st.booleans()), max_size=MAX_RESTARTS),
     options=st.fixed_dictionaries(
         {},
         optional={

@@ -94,6 +94,8 @@ STEPS = (plainly, by_closure, by_named_closure)
 KINDS = (torch.optim.SGD, torch.optim.AdamW, fused, in_groups)
 
 
+# PyTorch 2.8 says this of its own LBFGS.
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True to a scalar")
 @pytest.mark.parametrize(
     ("step", "kind"),
     [(by_closure, searching_a_line), *((step, kind) for step in STEPS for kind in KINDS)],

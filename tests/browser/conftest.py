@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.support.browser.chromium import launch, watched, window
+from tests.support.browser.chromium import SharedWindows, launch
 from tests.support.jobs.sample_jobs import SlowTraining, job_config, run_job
 from tests.support.servers import server_process, wire_client
 from tests.support.servers.guarded_server import add_project, add_token
@@ -128,22 +128,36 @@ def guarded(db: str, jobs: dict[str, str]) -> Iterator[Dashboard]:
 
 
 @pytest.fixture(scope="session")
-def open_window(browser: Browser, dashboard: Dashboard) -> Iterator[BrowserContext]:
-    """One for all: a cache that has seen Plotly's script saves a second a page."""
-    with window(browser, dashboard.url) as context:
-        yield context
+def windows(browser: Browser, dashboard: Dashboard) -> Iterator[SharedWindows]:
+    """Windows on the dashboard that anyone may look at."""
+    with contextlib.closing(SharedWindows(browser, dashboard.url)) as windows:
+        yield windows
+
+
+@pytest.fixture(scope="session")
+def guarded_windows(browser: Browser, guarded: Dashboard) -> Iterator[SharedWindows]:
+    """Windows on the dashboard that asks for tokens."""
+    with contextlib.closing(SharedWindows(browser, guarded.url)) as windows:
+        yield windows
 
 
 @pytest.fixture
-def page(open_window: BrowserContext, dashboard: Dashboard) -> Iterator[Page]:
-    with watched(open_window, dashboard.url) as page:
+def page(windows: SharedWindows) -> Iterator[Page]:
+    with windows.page() as page:
         yield page
 
 
 @pytest.fixture
-def guarded_page(browser: Browser, guarded: Dashboard) -> Iterator[Page]:
-    """Nobody is signed in."""
-    with window(browser, guarded.url) as context, watched(context, guarded.url) as page:
+def dark_page(windows: SharedWindows) -> Iterator[Page]:
+    """A page on a system with a dark theme."""
+    with windows.page(color_scheme="dark") as page:
+        yield page
+
+
+@pytest.fixture
+def guarded_page(guarded_windows: SharedWindows) -> Iterator[Page]:
+    """A page on which nobody is signed in."""
+    with guarded_windows.page() as page:
         yield page
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from tests.support.browser.chromium import CHART, PATIENCE_MS, axe_findings, trace, until, watched, window
+from tests.support.browser.chromium import CHART, PATIENCE_MS, SharedWindows, axe_findings, trace, until, window
 
 pytestmark = pytest.mark.slow
 expect.set_options(timeout=PATIENCE_MS)
@@ -30,20 +30,8 @@ def open_job(page: Page, job_id: str) -> None:
 
 
 @pytest.fixture
-def dark_page(browser: Browser, dashboard: Any) -> Iterator[Page]:
-    with (
-        window(browser, dashboard.url, color_scheme="dark") as context,
-        watched(context, dashboard.url) as page,
-    ):
-        yield page
-
-
-@pytest.fixture
-def phone(browser: Browser, dashboard: Any) -> Iterator[Page]:
-    with (
-        window(browser, dashboard.url, viewport=PHONE, has_touch=True, is_mobile=True) as context,
-        watched(context, dashboard.url) as page,
-    ):
+def phone(windows: SharedWindows) -> Iterator[Page]:
+    with windows.page(viewport=PHONE, has_touch=True, is_mobile=True) as page:
         yield page
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Page, Route, expect
 
-from tests.support.browser.chromium import CHART, PATIENCE_MS, until, watched, window
+from tests.support.browser.chromium import CHART, PATIENCE_MS, SharedWindows, until
 
 pytestmark = pytest.mark.slow
 expect.set_options(timeout=PATIENCE_MS)
@@ -133,8 +133,8 @@ def test_the_list_is_filtered_by_family(page: Page) -> None:
     expect(page.get_by_text("No job matches")).to_be_visible()
 
 
-def test_the_theme_goes_round_and_is_kept(browser: Browser, dashboard: Any) -> None:
-    with window(browser, dashboard.url, color_scheme="light") as context, watched(context, dashboard.url) as page:
+def test_the_theme_goes_round_and_is_kept(windows: SharedWindows) -> None:
+    with windows.page(color_scheme="light") as page:
         page.goto("/")
         switch, seen = page.get_by_role("button", name="Theme"), []
         for theme in ("auto", "light", "dark"):

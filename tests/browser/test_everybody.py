@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import pytest
 from lrpilot.credentials import Credentials
 from lrpilot.transport.grpc_transport import GrpcTransport
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
-from tests.support.browser.chromium import PATIENCE_MS, POLL_MS, axe_findings, until, watched, window
+from tests.support.browser.chromium import PATIENCE_MS, POLL_MS, SharedWindows, axe_findings, until
 from tests.support.jobs.sample_jobs import job_config
 from tests.support.servers import wire_client
 from tuner_server.web.server.access import COOKIE
@@ -36,6 +37,13 @@ def addresses(dashboard: Any) -> list[str]:
     ]
 
 
+@pytest.fixture
+def unwatched_page(guarded_windows: SharedWindows) -> Iterator[Page]:
+    """A page on which nobody is signed in, and which is refused something."""
+    with guarded_windows.unwatched_page() as page:
+        yield page
+
+
 def settled(page: Page, address: str) -> None:
     """Opens a page, and waits for its charts, or for the words of a job without steps."""
     page.goto(address)
@@ -51,23 +59,17 @@ def test_axe_finds_nothing_serious(page: Page, dashboard: Any) -> None:
             assert axe_findings(page) == [], (address, scheme)
 
 
-def test_a_phone_has_no_need_to_scroll_sideways(browser: Browser, dashboard: Any) -> None:
-    with (
-        window(browser, dashboard.url, viewport=PHONE, has_touch=True, is_mobile=True) as context,
-        watched(context, dashboard.url) as page,
-    ):
+def test_a_phone_has_no_need_to_scroll_sideways(windows: SharedWindows, dashboard: Any) -> None:
+    with windows.page(viewport=PHONE, has_touch=True, is_mobile=True) as page:
         for address in addresses(dashboard):
             settled(page, address)
             assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], address
 
 
-def test_what_a_phone_opens_is_seen_whole(browser: Browser, dashboard: Any, start_job: Any) -> None:
+def test_what_a_phone_opens_is_seen_whole(windows: SharedWindows, dashboard: Any, start_job: Any) -> None:
     job = start_job("a name that leaves no room")
     job.report(8)
-    with (
-        window(browser, dashboard.url, viewport=PHONE, has_touch=True, is_mobile=True) as context,
-        watched(context, dashboard.url) as page,
-    ):
+    with windows.page(viewport=PHONE, has_touch=True, is_mobile=True) as page:
         for scale in (1.0, 0.8):  # beside the name, and below it
             page.set_viewport_size({"width": int(PHONE["width"] * scale), "height": PHONE["height"]})
             settled(page, f"/jobs/{job.id}")
@@ -78,11 +80,8 @@ def test_what_a_phone_opens_is_seen_whole(browser: Browser, dashboard: Any, star
             assert box["x"] + box["width"] <= page.evaluate("innerWidth")
 
 
-def test_on_a_phone_compared_jobs_are_cards_that_name_their_facts(browser: Browser, dashboard: Any) -> None:
-    with (
-        window(browser, dashboard.url, viewport=PHONE, has_touch=True, is_mobile=True) as context,
-        watched(context, dashboard.url) as page,
-    ):
+def test_on_a_phone_compared_jobs_are_cards_that_name_their_facts(windows: SharedWindows, dashboard: Any) -> None:
+    with windows.page(viewport=PHONE, has_touch=True, is_mobile=True) as page:
         settled(page, f"/compare?job={dashboard.jobs['finished']}&job={dashboard.jobs['stages']}")
         for card in page.locator("table.compared tbody tr").all():
             cells = card.locator("td").all()
@@ -93,11 +92,8 @@ def test_on_a_phone_compared_jobs_are_cards_that_name_their_facts(browser: Brows
                 assert box["x"] + box["width"] <= PHONE["width"], "nothing is to the right of the screen"
 
 
-def test_the_theme_is_the_systems_until_it_is_chosen(browser: Browser, dashboard: Any) -> None:
-    with (
-        window(browser, dashboard.url, color_scheme="dark") as context,
-        watched(context, dashboard.url) as page,
-    ):
+def test_the_theme_is_the_systems_until_it_is_chosen(windows: SharedWindows, dashboard: Any) -> None:
+    with windows.page(color_scheme="dark") as page:
         settled(page, f"/jobs/{dashboard.jobs['finished']}")
         assert page.evaluate(BACKGROUND) == DARK
         text = page.evaluate("document.getElementById('chart').layout.font.color")
@@ -169,9 +165,8 @@ def test_a_project_without_jobs_says_how_to_get_one(guarded_page: Page, guarded:
     assert axe_findings(page) == []
 
 
-def test_what_is_not_there_and_what_is_refused_look_like_the_rest(browser: Browser, guarded: Any) -> None:
-    # Chromium itself reports answers that are errors, so its console is not empty here.
-    page = browser.new_page(base_url=guarded.url)
+def test_what_is_not_there_and_what_is_refused_look_like_the_rest(unwatched_page: Page, guarded: Any) -> None:
+    page = unwatched_page
     page.goto("/login")
     page.get_by_label("Token").fill("lrp_forged")
     page.keyboard.press("Enter")
@@ -182,14 +177,13 @@ def test_what_is_not_there_and_what_is_refused_look_like_the_rest(browser: Brows
     page.goto(f"/jobs/{guarded.jobs['finished']}")  # another project's
     expect(page.get_by_role("heading", name="Not found")).to_be_visible()
     assert axe_findings(page) == []
-    page.close()
 
 
-def test_who_asks_too_much_is_served_a_moment_later(browser: Browser, guarded: Any) -> None:
+def test_who_asks_too_much_is_served_a_moment_later(unwatched_page: Page, guarded: Any) -> None:
     token = guarded.tokens["slow"]
     with contextlib.closing(GrpcTransport(guarded.process.target, Credentials(token=token))) as transport:
         job_id = wire_client.create(transport.stub, job_config("patient")).job.id
-    page = browser.new_page(base_url=guarded.url)  # unwatched: Chromium reports the refusals
+    page = unwatched_page
     page.context.add_cookies([{"name": COOKIE, "value": token, "url": guarded.url}])
     refused = page.get_by_role("heading", name="Too much at once")
     statuses: list[int] = []
@@ -199,4 +193,3 @@ def test_who_asks_too_much_is_served_a_moment_later(browser: Browser, guarded: A
         page.on("response", lambda response: statuses.append(response.status))
     expect(page.locator("#connection")).to_have_text("live")
     assert 429 in statuses
-    page.close()

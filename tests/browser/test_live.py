@@ -12,7 +12,7 @@ from lrpilot.credentials import Credentials
 from lrpilot.transport.grpc_transport import GrpcTransport
 from playwright.sync_api import Browser, Page, Route, expect
 
-from tests.support.browser.chromium import PATIENCE_MS, show, until, watched, window
+from tests.support.browser.chromium import PATIENCE_MS, SharedWindows, show, until, watched, window
 from tests.support.jobs.sample_jobs import SlowTraining, job_config
 from tests.support.servers import wire_client
 from tests.support.servers.ports import HOST, free_port
@@ -183,12 +183,9 @@ def test_a_page_outlives_its_server(browser: Browser, tmp_path: Path) -> None:
         assert marked(page)
 
 
-def test_a_server_that_can_not_answer_is_asked_again(
-    browser: Browser, dashboard: Any, start_job: Callable[..., Any]
-) -> None:
+def test_a_server_that_can_not_answer_is_asked_again(windows: SharedWindows, start_job: Callable[..., Any]) -> None:
     job = start_job("asked again")
-    page = browser.new_page(base_url=dashboard.url)  # unwatched: Chromium reports the refusals
-    with contextlib.closing(page):
+    with windows.unwatched_page() as page:
         follow(page, f"/jobs/{job.id}")
         mark(page)
         before = steps_run(page)
@@ -211,13 +208,9 @@ def test_a_server_that_can_not_answer_is_asked_again(
         assert marked(page)
 
 
-def test_who_is_signed_out_elsewhere_is_asked_to_sign_in(browser: Browser, guarded: Any) -> None:
-    token = guarded.tokens["owner"]
-    with (
-        window(browser, guarded.url) as context,
-        watched(context, guarded.url) as page,
-        contextlib.closing(GrpcTransport(guarded.process.target, Credentials(token=token))) as transport,
-    ):
+def test_who_is_signed_out_elsewhere_is_asked_to_sign_in(guarded_page: Page, guarded: Any) -> None:
+    token, page, context = guarded.tokens["owner"], guarded_page, guarded_page.context
+    with contextlib.closing(GrpcTransport(guarded.process.target, Credentials(token=token))) as transport:
         context.add_cookies([{"name": COOKIE, "value": token, "url": guarded.url}])
         created = wire_client.create(transport.stub, job_config("signed out"))
         follow(page, f"/jobs/{created.job.id}")

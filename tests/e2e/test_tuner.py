@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import signal
 import threading
@@ -347,6 +348,21 @@ class Flaky(GrpcTransport):
         return response
 
 
+def trained(transport: GrpcTransport) -> tuple[Run, Tuner]:
+    run = Run(sgd)
+    options = {"probe_steps": 5, "refinements": 0}
+    tuner = tuned("", run, transport=transport, total_steps=500, policy="budget", policy_options=options)
+    run.train(tuner)
+    return run, tuner
+
+
+@functools.cache
+def without_outages(target: str) -> tuple[dict[str, Any], lrpilot.Schedule]:
+    """What `trained` leaves, and its schedule."""
+    run, tuner = trained(GrpcTransport(target))
+    return copy.deepcopy(run.everything()), tuner.schedule
+
+
 @pytest.mark.parametrize(
     ("lost_requests", "lost_answers"),
     [({1}, set()), (set(), {1}), ({1, 2, 3}, set()), ({2}, {4}), (set(range(1, 100)), set())],
@@ -356,18 +372,10 @@ def test_an_outage_within_committed_steps_changes_nothing(
     shared_server: ServerProcess, caplog: pytest.LogCaptureFixture, lost_requests: set[int], lost_answers: set[int]
 ) -> None:
     """Invariant 6: training goes on as it was told; once the server is back it has every report, and nothing twice."""
-
-    def trained(transport: GrpcTransport) -> tuple[Run, Tuner]:
-        run = Run(sgd)
-        options = {"probe_steps": 5, "refinements": 0}
-        tuner = tuned("", run, transport=transport, total_steps=500, policy="budget", policy_options=options)
-        run.train(tuner)
-        return run, tuner
-
-    undisturbed, expected = trained(GrpcTransport(shared_server.target))
+    undisturbed, expected = without_outages(shared_server.target)
     disturbed, tuner = trained(Flaky(shared_server.target, lost_requests, lost_answers))
-    assert_same(undisturbed.everything(), disturbed.everything())
-    assert tuner.schedule.segments == expected.schedule.segments
+    assert_same(undisturbed, disturbed.everything())
+    assert tuner.schedule.segments == expected.segments
     assert 1 <= len([record for record in caplog.records if record.levelname == "WARNING"]) <= 2
     request = pb.GetScheduleRequest(job_id=tuner.job_id, view=pb.SCHEDULE_VIEW_FULL)
     stored = shared_server.stub.GetSchedule(request, timeout=10)
@@ -522,21 +530,31 @@ def test_without_a_server_one_is_started_and_ends_with_the_run(tmp_path: Path, m
     assert run.steps == 200
 
 
+RESUMED: dict[str, dict[str, Any]] = {
+    "autolrs": {"total_steps": 200, "policy": "autolrs", "policy_options": OPTIONS},
+    # It searches in no shorter run.
+    "budget": {"total_steps": 500, "policy": "budget", "policy_options": {"probe_steps": 8, "refinements": 1}},
+}
+
+
+@functools.cache
+def uninterrupted(target: str, policy: str) -> tuple[dict[str, Any], lrpilot.Schedule]:
+    """What a run that nothing happens to leaves, and its schedule."""
+    run = Run(adamw)
+    tuner = tuned(target, run, **RESUMED[policy])
+    run.train(tuner)
+    return copy.deepcopy(run.everything()), tuner.schedule
+
+
 @pytest.mark.parametrize("policy", ["autolrs", "budget"])
 @pytest.mark.parametrize("stop", [3, 14, 33, 61, 150])
 def test_a_run_resumed_from_a_checkpoint_ends_as_if_it_had_not_been_interrupted(
     shared_server: ServerProcess, tmp_path: Path, policy: str, stop: int
 ) -> None:
     """In probes and between them; the first life goes on past its checkpoint before it dies."""
-    total = 200 if policy == "autolrs" else 500  # policy budget searches in no shorter run
-    options: dict[str, Any] = OPTIONS if policy == "autolrs" else {"probe_steps": 8, "refinements": 1}
-    whole = Run(adamw)
-    tuner = tuned(shared_server.target, whole, total_steps=total, policy=policy, policy_options=options)
-    whole.train(tuner)
-    expected = tuner.schedule
-
+    whole, expected = uninterrupted(shared_server.target, policy)
     first = Run(adamw)
-    tuner = tuned(shared_server.target, first, total_steps=total, policy=policy, policy_options=options)
+    tuner = tuned(shared_server.target, first, **RESUMED[policy])
     for batch in tuner.batches(first.loader):
         tuner.step(first.update(batch))
         if first.steps == stop:
@@ -550,7 +568,7 @@ def test_a_run_resumed_from_a_checkpoint_ends_as_if_it_had_not_been_interrupted(
             break
 
     second = Run(adamw, seed=99)  # other weights, other random numbers: all must come from the checkpoint
-    tuner = tuned(shared_server.target, second, total_steps=total, policy=policy, policy_options=options)
+    tuner = tuned(shared_server.target, second, **RESUMED[policy])
     stray = tuner.job_id
     loaded = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     second.model.load_state_dict(loaded["model"])
@@ -558,8 +576,8 @@ def test_a_run_resumed_from_a_checkpoint_ends_as_if_it_had_not_been_interrupted(
     tuner.load_state_dict(loaded["tuner"])
     second.train(tuner)
 
-    assert stop + second.steps == total
-    assert_same(whole.everything(), second.everything())
+    assert stop + second.steps == RESUMED[policy]["total_steps"]
+    assert_same(whole, second.everything())
     assert tuner.schedule.segments == expected.segments
     assert tuner.schedule.losses == expected.losses
     job = shared_server.stub.GetJob(pb.GetJobRequest(job_id=stray), timeout=10).job

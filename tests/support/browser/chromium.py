@@ -16,6 +16,8 @@ from playwright.sync_api import Browser, BrowserContext, Page, Playwright
 PATIENCE_MS = 20_000
 """Before a test gives up waiting for what must come: the machine may be busy."""
 POLL_MS = 30
+SMALLEST_PAGE = "/static/icon.svg"
+"""An address of the dashboard that has storage and runs nothing."""
 SERIOUS = {"serious", "critical"}
 CHART = "document.getElementById('chart')"
 """In a page's script: the chart over steps."""
@@ -59,18 +61,65 @@ def window(browser: Browser, base_url: str, **options: Any) -> Iterator[BrowserC
 
 
 @contextlib.contextmanager
-def watched(context: BrowserContext, base_url: str) -> Iterator[Page]:
-    """A page. At the end: it was content, and asked nobody else.
+def watching(page: Page, base_url: str) -> Iterator[None]:
+    """Watches a page. At the end: it was content, and asked nobody else.
 
     Raises:
         AssertionError: there were errors or warnings in its console, or requests to another host.
     """
-    with contextlib.closing(context.new_page()) as page:
-        watch = Watched(page)
+    watch = Watched(page)
+    yield
+    # Images that a page makes of itself, to be saved, have no host.
+    assert watch.hosts - {""} <= {urlsplit(base_url).netloc}
+    assert watch.complaints == []
+
+
+@contextlib.contextmanager
+def watched(context: BrowserContext, base_url: str) -> Iterator[Page]:
+    """A page that is watched. Raises: AssertionError: as `watching`."""
+    with contextlib.closing(context.new_page()) as page, watching(page, base_url):
         yield page
-        # Images that a page makes of itself, to be saved, have no host.
-        assert watch.hosts - {""} <= {urlsplit(base_url).netloc}
-        assert watch.complaints == []
+
+
+class SharedWindows:
+    """Windows on one server, one for each set of options, which many tests use in turn.
+
+    What a page costs is mostly a new process, and the scripts that this compiles. Here a page that stays opens the
+    others, which are then drawn by its process. Cookies and storage are emptied before each.
+    """
+
+    def __init__(self, browser: Browser, base_url: str) -> None:
+        self._browser, self._base_url = browser, base_url
+        self._stack = contextlib.ExitStack()
+        self._openers: dict[str, Page] = {}
+
+    @contextlib.contextmanager
+    def page(self, **options: Any) -> Iterator[Page]:
+        """A page that is watched, in a window with these options. Raises: AssertionError: as `watching`."""
+        with self.unwatched_page(**options) as page, watching(page, self._base_url):
+            yield page
+
+    @contextlib.contextmanager
+    def unwatched_page(self, **options: Any) -> Iterator[Page]:
+        """A page that may complain: Chromium itself reports answers that are errors."""
+        opener = self._openers.get(repr(options)) or self._open(options)
+        opener.context.clear_cookies()
+        opener.evaluate("() => { localStorage.clear(); sessionStorage.clear(); }")
+        with opener.expect_popup() as popup:
+            opener.evaluate("() => { window.open('about:blank'); }")
+        with contextlib.closing(popup.value) as page:
+            yield page
+
+    def close(self) -> None:
+        """Closes all windows."""
+        self._stack.close()
+
+    def _open(self, options: dict[str, Any]) -> Page:
+        context = self._stack.enter_context(window(self._browser, self._base_url, **options))
+        opener = context.new_page()
+        opener.goto(SMALLEST_PAGE)
+        self._openers[repr(options)] = opener
+        return opener
 
 
 def until(page: Page, condition: str) -> None:

@@ -18,7 +18,7 @@ from lrpilot.schedule.schedule import Schedule
 from lrpilot.wire import schedule_file
 from rich.console import Console
 
-from tests.support import extending
+from tests.support.extensions import page_examples
 from tests.support.jobs.sample_jobs import SlowTraining, history, stored
 from tests.support.jobs.simulated_training import QUICK, Exchange, NoNumbers, Run, SimulatedTraining, drive
 from tuner_server.cli.picture import laid_out, picture
@@ -61,7 +61,7 @@ ALONE_STEPS = 10
 def documented(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The policy of the documentation is installed."""
     folder = tmp_path_factory.mktemp("site-packages")
-    extending.install_policy(folder)
+    page_examples.install_policy(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
         plugins.offered.cache_clear()

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.support.packages import install
+from tests.support.extensions.installed_packages import install
 
 GOOD = """
 from tuner_server.core.policies.budget import Budget

@@ -45,6 +45,15 @@ def backward(loss: torch.Tensor) -> None:
     loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
 
 
+def step(tuner: Tuner, model: nn.Module, optimizer: torch.optim.Optimizer, batch: torch.Tensor) -> None:
+    """One update, in the usual way."""
+    loss = loss_of(model, batch)
+    backward(loss)
+    optimizer.step()
+    optimizer.zero_grad()
+    tuner.step(loss)
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_updates_that_a_scaler_skips_are_not_counted(fused: bool) -> None:
     """Every fifth batch overflows. The tuner asks for ten steps and gets ten updates; the scaler is rolled back too."""
@@ -125,11 +134,7 @@ class TestScheduleFree:
             validate=validate if validates else None,
         )
         for batch in tuner.batches(batches()):
-            loss = loss_of(model, batch)
-            backward(loss)
-            optimizer.step()
-            optimizer.zero_grad()
-            tuner.step(loss)
+            step(tuner, model, optimizer, batch)
         assert optimizer.param_groups[0]["train_mode"]
         return model, optimizer, seen
 
@@ -155,11 +160,7 @@ def test_a_scheduler_beside_the_tuner_is_noticed_once(caplog: pytest.LogCaptureF
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
     tuner = Tuner(model, optimizer, transport=ScriptedTransport([training(5), training(5)]), total_steps=10)
     for batch in tuner.batches(batches()):
-        loss = loss_of(model, batch)
-        backward(loss)
-        optimizer.step()
-        optimizer.zero_grad()
-        tuner.step(loss)
+        step(tuner, model, optimizer, batch)
         scheduler.step()
     assert len([record for record in caplog.records if "something else sets it" in record.message]) == 1
 
@@ -169,9 +170,5 @@ def test_a_tensor_lr_of_single_precision_is_no_meddling(caplog: pytest.LogCaptur
     optimizer = torch.optim.SGD(model.parameters(), lr=torch.tensor(0.0123))
     tuner = Tuner(model, optimizer, transport=ScriptedTransport([training(5), training(5)]), total_steps=10)
     for batch in tuner.batches(batches()):
-        loss = loss_of(model, batch)
-        backward(loss)
-        optimizer.step()
-        optimizer.zero_grad()
-        tuner.step(loss)
+        step(tuner, model, optimizer, batch)
     assert not caplog.records

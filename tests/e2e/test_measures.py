@@ -22,7 +22,7 @@ from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.directives import rest_of
 from torch.nn.utils import get_total_norm
 
-from tests.support.measuring import Measuring
+from tests.support.extensions.measuring_policy import Measuring
 from tests.support.servers.guarded_server import add_token, guarded
 from tests.support.training.no_trace import batches, differences, loop, network, plain_run, probed_run, script
 from tests.support.training.scripted_directives import ResumableScript, probe, training

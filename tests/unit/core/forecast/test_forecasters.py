@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tests.support import extending
+from tests.support.extensions import page_examples
 from tests.support.jobs.sample_jobs import history, stored
 from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, config, drive
 from tuner_server.core.errors import InvalidInputError
@@ -26,7 +26,7 @@ from tuner_server.core.policies import make
 from tuner_server.history.timeline import timeline
 from tuner_server.report.report_file import report_html
 
-LogLinearForecaster = extending.load("log_linear").LogLinearForecaster
+LogLinearForecaster = page_examples.load("log_linear").LogLinearForecaster
 EVERY: list[Forecaster] = [
     *dict.fromkeys(make(objective) for make in FORECASTERS.values() for objective in Objective),
     LogLinearForecaster(),

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.extensions.installed_packages import install
 from tests.support.jobs.simulated_training import SimulatedTraining, drive
-from tests.support.packages import install
 from tuner_server.core import policies
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import InvalidInputError

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import pytest
 from lrpilot.v1 import tuner_pb2 as pb
 
+from tests.support.extensions.measuring_policy import Measuring
 from tests.support.jobs.sample_jobs import job_config, run_job
 from tests.support.jobs.simulated_training import SimulatedTraining
-from tests.support.measuring import Measuring
 from tuner_server.access.principal import DEFAULT_PROJECT
 from tuner_server.core import policies
 from tuner_server.core.messages import Phase

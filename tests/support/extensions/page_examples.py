@@ -9,10 +9,10 @@ import tomllib
 from pathlib import Path
 from types import ModuleType
 
-from tests.support.packages import install
+from tests.support.extensions.installed_packages import install
 from tuner_server.core.policies.plugins import GROUP
 
-FOLDER = Path(__file__).parents[2] / "docs" / "extending"
+FOLDER = Path(__file__).parents[3] / "docs" / "extending"
 _TOML = re.compile(r"^```toml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -26,7 +26,9 @@ from tuner_server.core.messages import (
     Validation,
     best_candidate,
 )
+from tuner_server.core.stages.committed import too_few
 from tuner_server.core.stages.promise import shortfall
+from tuner_server.history import lr_way
 from tuner_server.history.thinning import FloatArray
 from tuner_server.storage import Entry
 
@@ -151,11 +153,15 @@ class Stage:
     def lr(self) -> float | None:
         """The LR that was committed, at its highest."""
         if self.replaced:
-            return self.spans[0].profile.start_lr if self.spans else None
+            return self.spans[0].profile.peak if self.spans else None
         if self.directive is None or self.directive.profile is None:
             return None
-        profile = self.directive.profile
-        return profile.end_lr if self.directive.phase is Phase.WARM_UP else profile.start_lr
+        return lr_way.highest_lr(self.directive.profile, self.directive.n_steps)
+
+    @property
+    def trained_unsought(self) -> bool:
+        """Whether its steps were committed by the server with nothing tried before them; a warm-up is none such."""
+        return self.directive is not None and self.directive.phase is Phase.TRAIN and not self.tried
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -243,7 +249,7 @@ class Timeline:
     spans: tuple[Span, ...]
     stages: tuple[Stage, ...]
     unsearched: Directive | None = None
-    """The first one of a run that is too short for a search: to train to the end. None: it is no such run."""
+    """The first one of a run that its policy found too short for a search. None: it is no such run."""
 
     @property
     def n_steps(self) -> int:
@@ -291,7 +297,7 @@ def timeline(entries: Sequence[Entry]) -> Timeline:
             committed_steps += span.n_steps if kept else 0
         stages.add(entry, span)
     first = entries[0].directive if entries else None
-    unsearched = first if first is not None and first.phase is Phase.TRAIN else None
+    unsearched = first if first is not None and first.phase is Phase.TRAIN and too_few(first) else None
     return Timeline(tuple(spans), stages.all(), unsearched)
 
 

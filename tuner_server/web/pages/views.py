@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from tuner_server.core.config import JobConfig
 from tuner_server.core.job.state import JobState
 from tuner_server.core.messages import LOSS_WINDOW, Candidate, Phase
+from tuner_server.core.stages import lr_range
 from tuner_server.history.headline import after, headline, rolled_back
 from tuner_server.history.numbers import count, duration, moment, number, share, steps, told_apart, with_error
 from tuner_server.history.reasons import bounded, why, why_restarts
@@ -102,7 +103,7 @@ def job_view(job: StoredJob, found: Timeline) -> JobView:
         forecasts=forecasts.sentence(found),
         verdict=verdict(state, found),
         facts=_facts(job, found),
-        details=_details(job),
+        details=_details(job, found),
         stages=stages,
         n_left_out=n_left_out,
         has_steps=found.n_steps > 0,
@@ -146,6 +147,8 @@ def _search(state: JobState, found: Timeline) -> Fact:
     value, note = share(state.probe_steps, state.run_steps), f"{steps(state.probe_steps)}, rolled back"
     if found.unsearched is not None:
         value, note = "none", "the run is too short for one"
+    elif found.stages and all(stage.trained_unsought for stage in found.stages):
+        value, note = "none", "no LR was tried"
     if state.unrepeatable:
         note += "; it ended, as a rollback failed"
     if state.given_back_steps:
@@ -154,11 +157,21 @@ def _search(state: JobState, found: Timeline) -> Fact:
     return Fact("Search", value, note)
 
 
-def _details(job: StoredJob) -> tuple[Fact, ...]:
+def _bounds(state: JobState, found: Timeline) -> str:
+    """The bounds, and where they come from if they were not given."""
+    if state.bounds is None:
+        return "not known yet" if state.config.lr_bounds else "not known yet, by a range test"
+    bounds = f"{number(state.bounds.min)} to {number(state.bounds.max)}"
+    if state.config.lr_bounds is not None:
+        return bounds
+    tested = any(span.phase is Phase.RANGE_TEST for span in found.spans)
+    if state.bounds != lr_range.blind(state.config):
+        return f"{bounds}, by a range test" if tested else bounds
+    return f"{bounds}, around the LR that was set{', as a range test told nothing' if tested else ''}"
+
+
+def _details(job: StoredJob, found: Timeline) -> tuple[Fact, ...]:
     state, config = job.state, job.state.config
-    bounds = "not known yet"
-    if state.bounds is not None:
-        bounds = f"{number(state.bounds.min)} to {number(state.bounds.max)}"
     options = ", ".join(f"{name}={value}" for name, value in sorted(config.policy_options.items()))
     details = {
         "Job": job.id,
@@ -166,7 +179,7 @@ def _details(job: StoredJob) -> tuple[Fact, ...]:
         "Family": config.family or "–",
         "Policy": f"{config.policy} ({options})" if options else config.policy,
         "LR as it was set": number(config.base_lr),
-        "LR bounds": bounds + ("" if config.lr_bounds else ", by a range test"),
+        "LR bounds": _bounds(state, found),
         "Seed": str(config.seed),
         "Training time": duration(state.wall_time_s),
         "Created": moment(job.create_time),

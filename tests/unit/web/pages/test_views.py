@@ -7,7 +7,7 @@ import pytest
 from tests.support.jobs.broken_promises import DEADLY_TWICE, DyingTraining
 from tests.support.jobs.incomplete_rollback import LeakingTraining
 from tests.support.jobs.sample_jobs import history, job_config, stored
-from tests.support.jobs.simulated_training import QUICK, Run, SimulatedTraining, config, drive
+from tests.support.jobs.simulated_training import QUICK, NoNumbers, Run, SimulatedTraining, config, drive
 from tuner_server.core.config import JobConfig
 from tuner_server.core.job.machine import Status
 from tuner_server.history.numbers import count, number, steps
@@ -90,6 +90,22 @@ def test_a_run_that_is_too_short_for_a_search_has_none_among_its_facts() -> None
     fact = _fact(view, "Search")
     assert (fact.value, fact.note) == ("none", "the run is too short for one")
     assert "too few for a search" in view.stages[0].why
+
+
+def _bounds(run: Run) -> str:
+    return next(fact.value for fact in _view(run).details if fact.name == "LR bounds")
+
+
+def test_bounds_that_were_not_given_say_where_they_come_from() -> None:
+    short = job_config("short", total_steps=400)
+    assert _bounds(_run(short)) == "0.0001 to 1"
+    unbounded = short.model_copy(update={"lr_bounds": None})
+    assert _bounds(_run(unbounded)) == "0.00333 to 3, around the LR that was set"
+    tested = unbounded.model_copy(update={"total_steps": 4000})
+    assert _bounds(_run(tested, max_directives=0)) == "not known yet, by a range test"
+    assert _bounds(_run(tested)).endswith(", by a range test")
+    nothing = drive(tested, NoNumbers(), max_directives=3)
+    assert _bounds(nothing) == "0.00333 to 3, around the LR that was set, as a range test told nothing"
 
 
 def test_restarts_that_follow_each_other_are_one_section(diverging: Run) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from tuner_server.core.config import JobConfig
@@ -22,6 +23,9 @@ MAX_SECTIONS = 50
 """Sections of a page, the latest ones: nobody reads more, and each costs a kilobyte or two at each fetch."""
 NEARLY_ZERO = 0.01
 """An LR below this part of the peak is nearly zero: the last step of a decay to zero is one step short of it."""
+
+PRIOR_SDS = 2.0
+"""The range that earlier jobs speak for reaches so many standard deviations to either side: some 95 of 100 jobs."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -170,6 +174,20 @@ def _bounds(state: JobState, found: Timeline) -> str:
     return f"{bounds}, around the LR that was set{', as a range test told nothing' if tested else ''}"
 
 
+def _prior(state: JobState) -> str:
+    """What earlier jobs of its family told of the best LR, as a sentence; empty: there were none."""
+    prior = state.prior
+    if prior is None:
+        return ""
+    spread = PRIOR_SDS * prior.sd
+    around, low, high = (number(math.exp(prior.log_lr + x)) for x in (0.0, -spread, spread))
+    jobs = "1 earlier job" if prior.n_jobs == 1 else f"{count(prior.n_jobs)} earlier jobs"
+    return (
+        f"{jobs} found the best LR over {steps(prior.probe_steps)} around {around}, so that of this job was expected "
+        f"between {low} and {high}."
+    )
+
+
 def _details(job: StoredJob, found: Timeline) -> tuple[Fact, ...]:
     state, config = job.state, job.state.config
     options = ", ".join(f"{name}={value}" for name, value in sorted(config.policy_options.items()))
@@ -185,6 +203,8 @@ def _details(job: StoredJob, found: Timeline) -> tuple[Fact, ...]:
         "Created": moment(job.create_time),
         "Last report": moment(job.update_time),
     }
+    if prior := _prior(state):
+        details["Told by its family"] = prior
     if state.message:
         details["Message"] = state.message
     return tuple(Fact(name, value) for name, value in details.items())

@@ -8,7 +8,8 @@ from tuner_server.core.job.state import JobState, Status
 from tuner_server.core.messages import Directive, Phase
 from tuner_server.history import lr_way
 from tuner_server.history.numbers import count, number, share, steps, told_apart
-from tuner_server.history.timeline import Stage, Timeline
+from tuner_server.history.stage import Stage
+from tuner_server.history.timeline import Timeline
 
 
 def headline(state: JobState, found: Timeline) -> str:

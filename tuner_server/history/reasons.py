@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from lrpilot.wire.profile import Shape
 
 from tuner_server.core.config import JobConfig
+from tuner_server.core.lrs import same_lr
 from tuner_server.core.messages import Candidate, Decision, Directive, Outcome, Phase
 from tuner_server.core.stages.committed import too_few
 from tuner_server.history import lr_way
-from tuner_server.history.method import Correction, correction, same_lr
+from tuner_server.history.method import Correction, correction
 from tuner_server.history.numbers import count, number, steps, told_apart, with_error
 from tuner_server.history.setback import setback
-from tuner_server.history.timeline import Stage
+from tuner_server.history.stage import Stage
 
 
 def why(stage: Stage, config: JobConfig) -> str:
@@ -45,7 +46,7 @@ def actual_end(stage: Stage) -> float | None:
     """What a stage's forecasts were about, the loss at its end; None: there were none, or it has not ended well."""
     if not _complete(stage) or not any(candidate.forecast_sd for candidate in stage.candidates):
         return None
-    return stage.end_validation if _validated(stage) else stage.end_loss
+    return stage.end_validation if stage.validated else stage.end_loss
 
 
 def bounded(candidate: Candidate) -> bool:
@@ -203,8 +204,3 @@ def _forecast_tested(stage: Stage) -> str:
 
 def _complete(stage: Stage) -> bool:
     return bool(stage.spans) and stage.spans[-1].outcome is Outcome.COMPLETED and stage.spans[-1].kept
-
-
-def _validated(stage: Stage) -> bool:
-    """Whether its probes were judged by validation loss."""
-    return any(probe.directive.validate_at for probe in stage.probes)

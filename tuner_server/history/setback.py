@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tuner_server.history.numbers import count, number, share, steps, told_apart
-from tuner_server.history.timeline import Stage, Undoing
+from tuner_server.history.stage import Stage, Undoing
 
 
 def setback(stage: Stage, undoing: Undoing) -> str:

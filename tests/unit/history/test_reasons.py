@@ -12,7 +12,8 @@ from tuner_server.core.config import JobConfig
 from tuner_server.core.messages import Candidate, Directive, Phase
 from tuner_server.history.numbers import count, number, told_apart, with_error
 from tuner_server.history.reasons import actual_end, why, why_restarts
-from tuner_server.history.timeline import Stage, timeline
+from tuner_server.history.stage import Stage
+from tuner_server.history.timeline import timeline
 
 BUDGET = job_config("budget")
 FORECASTS = config(800, **{**QUICK, "forecaster": "power_law"})

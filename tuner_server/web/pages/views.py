@@ -13,7 +13,8 @@ from tuner_server.core.stages import lr_range
 from tuner_server.history.headline import after, headline, rolled_back
 from tuner_server.history.numbers import count, duration, moment, number, share, steps, told_apart, with_error
 from tuner_server.history.reasons import bounded, why, why_restarts
-from tuner_server.history.timeline import Probe, Span, Stage, Timeline
+from tuner_server.history.stage import Probe, Span, Stage
+from tuner_server.history.timeline import Timeline
 from tuner_server.history.verdict import Verdict, verdict
 from tuner_server.storage import StoredJob
 from tuner_server.web.charts import forecasts

@@ -17,14 +17,16 @@ from tests.support.jobs.simulated_training import SimulatedTraining, drive
 from tuner_server.access.principal import DEFAULT_PROJECT
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.job.machine import Status
-from tuner_server.core.messages import Candidate, Decision, Directive, Extrapolation, Phase, Report
+from tuner_server.core.messages import Candidate, Decision, Directive, Extrapolation, Outcome, Phase, Report
 from tuner_server.core.policies import POLICIES
 from tuner_server.core.policies.base import Asking, Options, Policy, PolicyState, Progress, Step
 from tuner_server.core.search.prior import Optimum
 from tuner_server.history.from_wire import job_and_history
+from tuner_server.history.headline import headline
 from tuner_server.history.reasons import why
+from tuner_server.history.stage import Undoing
 from tuner_server.history.thinning import Window
-from tuner_server.history.timeline import timeline
+from tuner_server.history.timeline import Timeline, timeline
 from tuner_server.report.report_file import report_html
 from tuner_server.rpc.convert import schedule_to_pb
 from tuner_server.service.family import optimum_of
@@ -212,6 +214,50 @@ def test_a_decision_whose_lr_our_words_do_not_explain_gives_its_own_reason() -> 
     assert f"All diverged. {said}" in _told(decision.model_copy(update={"candidates": diverged}))
     longer = decision.model_copy(update={"optimum": 0.1, "correction": 3.0})
     assert "A longer run wants a higher LR" in _told(longer)
+
+
+def test_what_comes_after_a_rollback_is_called_lower_only_where_it_is() -> None:
+    run = drive(JobConfig(policy="ramp", total_steps=2000, base_lr=0.1), SimulatedTraining())
+    (stage,) = timeline(history(run)).stages
+    for lr, words in ((0.3, "and a lower LR, 0.05, took"), (0.02, "rolled back, and LR 0.05 took")):
+        undoing = Undoing(Outcome.DIVERGED, lr, 1, 9)
+        assert words in why(dataclasses.replace(stage, retreats_from=undoing), CONFIG)
+
+
+def test_a_ramp_after_another_is_told_from_where_to_where() -> None:
+    run = drive(JobConfig(policy="ramp", total_steps=2000, base_lr=0.1), SimulatedTraining())
+    (stage,) = timeline(history(run)).stages
+    twice = Timeline(stage.spans, (stage, dataclasses.replace(stage, index=1)))
+    assert "; in the last it rose from 0.01 to 0.05 along a line." in headline(run.state, twice)
+
+
+def test_a_warm_up_is_called_linear_only_where_it_is() -> None:
+    run = drive(JobConfig(policy="ramp", total_steps=2000, base_lr=0.1), SimulatedTraining())
+    (stage,) = timeline(history(run)).stages
+    for shape, words in ((Shape.LINEAR, "A linear warm-up"), (Shape.COSINE, "A warm-up")):
+        profile = Profile(shape, 0.01, 0.05, 2000)
+        directive = Directive(phase=Phase.WARM_UP, n_steps=2000, profile=profile)
+        said = why(dataclasses.replace(stage, directive=directive), CONFIG)
+        assert said == f"{words} to LR 0.05 over 2\u202f000 steps."
+
+
+def test_a_part_of_a_decay_has_the_lr_that_it_begins_with() -> None:
+    run = drive(JobConfig(policy="ramp", total_steps=2000, base_lr=0.1), SimulatedTraining())
+    (stage,) = timeline(history(run)).stages
+    profile = Profile(Shape.LINEAR, 0.4, 0.0, 4000, offset=2000)
+    part = Directive(phase=Phase.TRAIN, n_steps=1000, profile=profile)
+    assert dataclasses.replace(stage, directive=part).lr == pytest.approx(0.2)
+    span = dataclasses.replace(stage.spans[0], profile=profile)
+    found = Timeline((span,), (dataclasses.replace(stage, spans=(span,)),))
+    assert "The LR fell from 0.2 to 0 along a line." in headline(run.state, found)
+
+
+def test_a_client_by_itself_does_not_decay_if_no_end_is_known() -> None:
+    run = drive(JobConfig(policy="ramp", total_steps=2000, base_lr=0.1), SimulatedTraining())
+    (stage,) = timeline(history(run)).stages
+    span = dataclasses.replace(stage.spans[0], profile=Profile.constant(0.1, 2000))
+    alone = dataclasses.replace(stage, directive=None, replaced=True, spans=(span,))
+    assert why(alone, CONFIG.model_copy(update={"total_steps": None})).endswith("at LR 0.1.")
 
 
 def test_its_charts_show_what_its_decisions_tell() -> None:

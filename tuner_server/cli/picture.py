@@ -21,7 +21,8 @@ from tuner_server.history.from_wire import job_and_history
 from tuner_server.history.headline import headline
 from tuner_server.history.numbers import count, number, steps
 from tuner_server.history.setback import setback
-from tuner_server.history.timeline import Probe, Span, Stage, Timeline, timeline
+from tuner_server.history.stage import Probe, Span, Stage
+from tuner_server.history.timeline import Timeline, timeline
 from tuner_server.history.verdict import verdict
 
 LAST_LOSSES = 10

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated
 
 import pydantic
@@ -163,6 +163,11 @@ class Report(Value):
     def last_finite_loss(self) -> float | None:
         """The last loss that is a number, if there is one."""
         return next((loss for loss in reversed(self.losses) if math.isfinite(loss)), None)
+
+
+def opening_loss(losses: Sequence[float]) -> float | None:
+    """The loss that a report begins with; None: it has none, or that is no number."""
+    return losses[0] if len(losses) and math.isfinite(losses[0]) else None
 
 
 class Candidate(Value):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lrpilot.wire.profile import Profile
-
 from tuner_server.core.job.state import JobState, Status
 from tuner_server.core.messages import Directive, Phase
+from tuner_server.history import lr_way
 from tuner_server.history.numbers import count, number, share, steps, told_apart
-from tuner_server.history.timeline import Stage, Timeline
+from tuner_server.history.stage import Stage
+from tuner_server.history.timeline import Timeline
 
 
 def headline(state: JobState, found: Timeline) -> str:
@@ -35,18 +35,7 @@ def _doing(state: JobState) -> str:
             return f"Searching: trying LR {number(profile.start_lr)}, to be rolled back."
         case Phase.WARM_UP:
             return f"Warming up to LR {number(profile.end_lr)}."
-    return f"Training at LR {number(profile.lr(0))}{_onward(profile)}."
-
-
-def _onward(profile: Profile) -> str:
-    """What comes of an LR that moves."""
-    rises = profile.offset < profile.warmup
-    if not profile.shape.way.moves:
-        return f", rising to {number(profile.start_lr)}" if rises else ""
-    end = f"to {number(profile.end_lr)} {profile.shape.way.words}"
-    if rises:
-        return f", rising to {number(profile.start_lr)}, then falling {end}"
-    return f", falling from {number(profile.start_lr)} {end}"
+    return f"Training at LR {number(profile.lr(0))}{lr_way.onward(profile)}."
 
 
 def _way(state: JobState, found: Timeline) -> str:
@@ -68,15 +57,8 @@ def _warms_up(stage: Stage) -> bool:
 
 
 def _one_way(stage: Stage) -> str:
-    """The LR's way in a single stage: up, and down to where it came."""
-    profile = stage.spans[0].profile
-    top, end = number(profile.start_lr), number(_end(stage))
-    if stage.committed_steps < profile.warmup:
-        return f"The LR rose to {end}."
-    if not profile.shape.way.moves:
-        return f"The LR rose to {top}, and stayed there." if profile.warmup else f"The LR stayed at {top}."
-    way = f"{end} {profile.shape.way.words}"
-    return f"The LR rose to {top}, then fell to {way}." if profile.warmup else f"The LR fell from {top} to {way}."
+    """The LR's way in a single stage, as far as it came."""
+    return lr_way.so_far(stage.spans[0].profile, stage.committed_steps, _end(stage))
 
 
 def _ways(state: JobState, stages: list[Stage]) -> str:
@@ -89,9 +71,11 @@ def _ways(state: JobState, stages: list[Stage]) -> str:
     if low < min(first, last) or high > max(first, last):
         words += f", between {number(low)} and {number(high)}"
     profile = stages[-1].spans[-1].profile
-    falls = profile.shape.way.moves and profile.end_lr < profile.start_lr
-    if falls and not state.status.live:
-        words += f"; in the last it fell to {number(_end(stages[-1]))} {profile.shape.way.words}"
+    way = f"{number(_end(stages[-1]))} {profile.shape.way.words}"
+    if lr_way.falls(profile) and not state.status.live:
+        words += f"; in the last it fell to {way}"
+    elif lr_way.rises(profile) and not state.status.live:
+        words += f"; in the last it rose from {number(profile.start_lr)} to {way}"
     return f"{words}."
 
 
@@ -132,12 +116,12 @@ def too_short(unsearched: Directive, state: JobState) -> str:
     """Why a run has no search: `400 steps are too few for one, so the LR decays from the 0.1 that was set`."""
     profile = unsearched.profile
     assert profile is not None
-    ended = not state.status.live
-    way = "decayed from" if ended else "decays from"
-    if not profile.shape.way.moves:
-        way = "stayed at" if ended else "stays at"
-    n_steps = steps(unsearched.n_steps)
-    return f"{n_steps} are too few for one, so the LR {way} the {number(profile.start_lr)} that was set"
+    verb = lr_way.verb(profile, lr_way.DECAY)
+    way = verb.present if state.status.live else verb.past
+    lr = number(profile.start_lr)
+    if profile.start_lr == state.config.base_lr:
+        lr = f"the {lr} that was set"
+    return f"{steps(unsearched.n_steps)} are too few for one, so the LR {way} {lr}"
 
 
 def rolled_back(n_steps: int, stages: Sequence[Stage]) -> str:

@@ -10,12 +10,11 @@ import dataclasses
 import numpy as np
 
 from tuner_server.core.config import JobConfig
+from tuner_server.core.lrs import same_lr
 from tuner_server.core.messages import Decision, PosteriorCurve
 from tuner_server.history.numbers import number
-from tuner_server.history.timeline import Stage
+from tuner_server.history.stage import Stage
 
-SAME_LR = 0.02
-"""LRs closer than this part of them are one LR to whoever reads a sentence."""
 ROUNDING = 1e-6
 """The rounding of an acquisition's values, relative to what they are the difference of: far more than float64 has."""
 
@@ -70,11 +69,6 @@ def correction(stage: Stage, config: JobConfig) -> Correction | None:
     return Correction(
         decision.optimum, decision.correction, winner.directive.profile.length, drawn_to, lowered=lowered, moved=moved
     )
-
-
-def same_lr(a: float, b: float) -> bool:
-    """Whether two LRs are one to whoever reads a sentence."""
-    return abs(a / b - 1) <= SAME_LR
 
 
 def _of_former_version(decision: Decision) -> bool:

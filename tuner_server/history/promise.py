@@ -10,12 +10,13 @@ import dataclasses
 import math
 
 from tuner_server.history.numbers import number, steps, told_apart, with_error
-from tuner_server.history.timeline import Stage, Timeline
+from tuner_server.history.stage import Stage
+from tuner_server.history.timeline import Timeline
 
 END_LOSSES = 20
 """The last losses, whose mean is the end of a run that is not validated."""
 SURE_SDS = 2.0
-"""Standard errors that an end must be above what was expected, to be above it for sure."""
+"""Standard errors that two losses must be apart, to differ for sure: two means, or an end and what was expected."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Promise:
 
     @classmethod
     def _tested(cls, stage: Stage, expected: float, sd: float, found: Timeline) -> Promise | None:
-        if any(probe.directive.validate_at for probe in stage.tried):
+        if stage.validated:
             validation = _last_validation(found)
             return None if validation is None else cls(expected, sd, validation, 0.0, 0)
         losses = found.committed_losses()[-END_LOSSES:]

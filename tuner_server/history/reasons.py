@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lrpilot.wire.profile import Shape
+
 from tuner_server.core.config import JobConfig
-from tuner_server.core.messages import Candidate, Decision, Outcome, Phase
-from tuner_server.history.method import Correction, correction, same_lr
+from tuner_server.core.lrs import same_lr
+from tuner_server.core.messages import Candidate, Decision, Directive, Outcome, Phase
+from tuner_server.core.stages.committed import too_few
+from tuner_server.history import lr_way
+from tuner_server.history.method import Correction, correction
 from tuner_server.history.numbers import count, number, steps, told_apart, with_error
 from tuner_server.history.setback import setback
-from tuner_server.history.timeline import Stage
+from tuner_server.history.stage import Stage
 
 
 def why(stage: Stage, config: JobConfig) -> str:
@@ -17,14 +22,14 @@ def why(stage: Stage, config: JobConfig) -> str:
     if stage.replaced:
         return (
             f"The client could not reach the server. It trained on by itself for {steps(stage.committed_steps)}, "
-            f"at LR {number(stage.lr)} and falling."
+            f"at LR {number(stage.lr)}{_annealed(stage, config)}."
             if stage.spans
             else "The client could not reach the server, and went on by itself."
         )
     if stage.directive is None:
         return _so_far(stage)
     if not stage.candidates:
-        return _unsearched(stage)
+        return _unsearched(stage, config)
     sentences = [_tried(stage), _committed(stage, config), _runner_up(stage), _diverged(stage.candidates)]
     return " ".join(filter(None, [*sentences, _expected(stage), _forecast_tested(stage)]))
 
@@ -41,7 +46,7 @@ def actual_end(stage: Stage) -> float | None:
     """What a stage's forecasts were about, the loss at its end; None: there were none, or it has not ended well."""
     if not _complete(stage) or not any(candidate.forecast_sd for candidate in stage.candidates):
         return None
-    return stage.end_validation if _validated(stage) else stage.end_loss
+    return stage.end_validation if stage.validated else stage.end_loss
 
 
 def bounded(candidate: Candidate) -> bool:
@@ -61,11 +66,19 @@ def _so_far(stage: Stage) -> str:
     return f"{_probes(judged)} judged. {lead}"
 
 
-def _unsearched(stage: Stage) -> str:
-    assert stage.directive is not None
-    n_steps = steps(stage.directive.n_steps)
-    if stage.directive.phase is Phase.WARM_UP:
-        return f"A linear warm-up to LR {number(stage.lr)} over {n_steps}."
+def _annealed(stage: Stage, config: JobConfig) -> str:
+    """Where the LR of a client by itself goes: down to the end of the run, or nowhere if no end is known."""
+    endless = config.total_steps is None and not lr_way.falls(stage.spans[0].profile)
+    return "" if endless else " and falling"
+
+
+def _unsearched(stage: Stage, config: JobConfig) -> str:
+    directive = stage.directive
+    assert directive is not None
+    n_steps = steps(directive.n_steps)
+    if directive.phase is Phase.WARM_UP:
+        linear = directive.profile is not None and directive.profile.shape is Shape.LINEAR
+        return f"A {'linear ' if linear else ''}warm-up to LR {number(stage.lr)} over {n_steps}."
     if stage.retreats_from is not None:
         return setback(stage, stage.retreats_from)
     if stage.unrepeatable and stage.probes:
@@ -75,9 +88,19 @@ def _unsearched(stage: Stage) -> str:
         )
     if stage.unrepeatable:
         return f"A rollback was not complete before, so there was no search, and {n_steps} have LR {number(stage.lr)}."
+    if not too_few(directive):
+        return _never_sought(stage, directive)
+    lr = "the LR that was set" if stage.lr == config.base_lr else f"LR {number(stage.lr)}"
     if stage.rejoins:
-        return f"The client was back, with {n_steps} left: too few for a search, so it has the LR that was set."
-    return f"{n_steps[0].upper()}{n_steps[1:]} are too few for a search, so they have the LR that was set."
+        return f"The client was back, with {n_steps} left: too few for a search, so it has {lr}."
+    return f"{n_steps} are too few for a search, so they have {lr}."
+
+
+def _never_sought(stage: Stage, directive: Directive) -> str:
+    """A policy that commits steps without a search, and not for want of steps, says itself why."""
+    reason = directive.reason if stage.decision is None else stage.decision.reason
+    words = f"LR {number(stage.lr)} was committed for {steps(directive.n_steps)}, without a search"
+    return f"{words}: {reason}." if reason else f"{words}."
 
 
 def _probes(probes: Sequence[object]) -> str:
@@ -102,15 +125,18 @@ def _committed(stage: Stage, config: JobConfig) -> str:
     decision, best = stage.decision, stage.best
     assert decision is not None
     if best is None:
-        lowest = same_lr(decision.lr, min(candidate.lr for candidate in stage.candidates))
-        where = "the lowest that was tried" if lowest else "below what was tried"
+        lowest = min(candidate.lr for candidate in stage.candidates)
+        where = "the lowest that was tried" if same_lr(decision.lr, lowest) else "below what was tried"
+        if decision.lr > lowest and not same_lr(decision.lr, lowest):
+            return f"All diverged. {_by_its_reason(decision)}"
         return f"All diverged, so LR {number(decision.lr)}, {where}, is the safe choice."
     found = correction(stage, config)
     if found is not None:
         return _corrected(stage, decision, found)
     if same_lr(decision.lr, best.lr):
         return ""
-    if decision.optimum is None:  # by a policy, or a version of it, that doesn't tell how it came there
+    if decision.optimum is None or not same_lr(decision.lr, decision.optimum):
+        # The policy, or the version of it that decided, doesn't tell in figures how it came there.
         return _by_its_reason(decision)
     return f"LR {number(decision.lr)} was committed; the loss is expected to be lowest there."
 
@@ -125,8 +151,9 @@ def _corrected(stage: Stage, decision: Decision, found: Correction) -> str:
     lr, optimum, over = number(decision.lr), number(found.optimum), f"best over {steps(found.probe_steps)}"
     words = f"LR {optimum} was {over}"
     if not same_lr(found.factor, 1.0):
+        other = "lower" if found.factor < 1 else "higher"
         words = (
-            f"A longer run wants a lower LR: {optimum} ({over}) times {found.factor:.2g} for the decay over "
+            f"A longer run wants a {other} LR: {optimum} ({over}) times {found.factor:.2g} for the decay over "
             f"{steps(stage.directive.n_steps)} is {number(found.product)}"
         )
     if found.drawn_to is not None:
@@ -177,8 +204,3 @@ def _forecast_tested(stage: Stage) -> str:
 
 def _complete(stage: Stage) -> bool:
     return bool(stage.spans) and stage.spans[-1].outcome is Outcome.COMPLETED and stage.spans[-1].kept
-
-
-def _validated(stage: Stage) -> bool:
-    """Whether its probes were judged by validation loss."""
-    return any(probe.directive.validate_at for probe in stage.probes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tuner_server.history.numbers import count, number, share, steps, told_apart
-from tuner_server.history.timeline import Stage, Undoing
+from tuner_server.history.stage import Stage, Undoing
 
 
 def setback(stage: Stage, undoing: Undoing) -> str:
@@ -11,9 +11,11 @@ def setback(stage: Stage, undoing: Undoing) -> str:
     assert stage.directive is not None
     n_steps = steps(stage.directive.n_steps)
     if undoing.loss is None:
+        lower = stage.lr is not None and undoing.lr is not None and stage.lr < undoing.lr
+        next_lr = f"a lower LR, {number(stage.lr)}," if lower else f"LR {number(stage.lr)}"
         return (
-            f"LR {number(undoing.lr)} had diverged. Its steps were rolled back, and a lower LR, "
-            f"{number(stage.lr)}, took the {n_steps} that were left."
+            f"LR {number(undoing.lr)} had diverged. Its steps were rolled back, and {next_lr} took the {n_steps} that "
+            "were left."
         )
     loss = number(undoing.loss) if undoing.bar is None else told_apart(undoing.loss, undoing.bar)[0]
     what = f"its steps {count(undoing.first_step)} to {count(undoing.last_step)} had a median loss of {loss}"

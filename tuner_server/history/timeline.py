@@ -7,233 +7,17 @@ and jobs with the same budget end at the same place.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from lrpilot.wire.profile import Profile
 
 from tuner_server.core.job import schedule
-from tuner_server.core.messages import (
-    LOSS_WINDOW,
-    Candidate,
-    Decision,
-    Directive,
-    Outcome,
-    Phase,
-    PosteriorCurve,
-    Validation,
-    best_candidate,
-)
-from tuner_server.core.stages.promise import shortfall
+from tuner_server.core.messages import Decision, Directive, Outcome, Phase, opening_loss
+from tuner_server.core.stages.committed import too_few
+from tuner_server.history.stage import Probe, Span, Stage
 from tuner_server.history.thinning import FloatArray
 from tuner_server.storage import Entry
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Span:
-    """The steps of one report: run steps [start, start + n_steps)."""
-
-    start: int
-    committed_start: int
-    """Committed steps before it."""
-    kept: bool
-    """Whether its steps are part of the schedule."""
-    phase: Phase
-    stage: int
-    outcome: Outcome
-    profile: Profile
-    losses: FloatArray
-    """(n_steps,)"""
-    validations: tuple[Validation, ...]
-    measures: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
-    """What was measured besides the loss, by name: one value a step."""
-
-    @property
-    def n_steps(self) -> int:
-        """How many steps were run."""
-        return len(self.losses)
-
-    @property
-    def end(self) -> int:
-        """The run step after the last one."""
-        return self.start + self.n_steps
-
-    @property
-    def given_back_steps(self) -> int:
-        """Steps that were committed, and rolled back."""
-        return self.n_steps if self.phase.committed and not self.kept else 0
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Probe:
-    """One try of a search: a candidate's probe, or the range test."""
-
-    directive: Directive
-    span: Span | None
-    """None: it is being run, or never was."""
-    candidate: Candidate | None
-    """The probe as it was judged; None: not yet, or it is a range test."""
-
-    @property
-    def lr(self) -> float:
-        """The LR that was tried; of a range test the lowest."""
-        assert self.directive.profile is not None
-        return self.directive.profile.start_lr
-
-    @property
-    def diverged(self) -> bool:
-        """Whether its loss went out of bounds."""
-        return self.span is not None and self.span.outcome is Outcome.DIVERGED
-
-    @property
-    def unrepeatable(self) -> bool:
-        """Whether it did not begin with the loss that the first probe began with."""
-        return self.span is not None and self.span.outcome is Outcome.UNREPEATABLE
-
-
-@dataclasses.dataclass(frozen=True)
-class Undoing:
-    """Why committed steps were rolled back."""
-
-    outcome: Outcome
-    """DIVERGED or FELL_SHORT."""
-    lr: float | None
-    """Their peak."""
-    first_step: int
-    """The first step of the last report; the first of the committed steps is step 1."""
-    last_step: int
-    loss: float | None = None
-    """What was above its bar: the median loss of the last report, or its last validation; None after a divergence."""
-    bar: float | None = None
-    """What was promised of it; None after a divergence."""
-    validated: bool = False
-    """Whether it is a validation, the second in a row above the bar."""
-
-    @property
-    def diverged(self) -> bool:
-        """Whether the losses went out of bounds; if not, they fell short of what was promised."""
-        return self.outcome is Outcome.DIVERGED
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Stage:
-    """A search (which may be empty) and the committed steps that it led to (None: it goes on)."""
-
-    index: int
-    probes: tuple[Probe, ...]
-    """The probes of the search."""
-    earlier: tuple[Probe, ...]
-    """Probes of a search that was broken off when the client went on by itself; they count for the decision, too."""
-    directive: Directive | None
-    """The committed one."""
-    decision: Decision | None
-    """Behind it; of a search that goes on, the latest one."""
-    posterior: PosteriorCurve | None
-    """The latest of the search."""
-    sought: Decision | None
-    """The one in which the surrogate chose the last probe; None: it chose none."""
-    spans: tuple[Span, ...]
-    """The spans of the committed steps."""
-    replaced: bool
-    """Whether the client trained on by itself, without the server."""
-    retreats_from: Undoing | None
-    """What was rolled back right before it; None: nothing was."""
-    rejoins: bool
-    """Whether the client had trained on by itself right before it."""
-    n_setbacks: int
-    """How often committed steps of stages before it were rolled back."""
-    unrepeatable: str
-    """What the client saw where a rollback was not complete, in this search or before it; empty: nothing."""
-
-    @property
-    def lr(self) -> float | None:
-        """The LR that was committed, at its highest."""
-        if self.replaced:
-            return self.spans[0].profile.start_lr if self.spans else None
-        if self.directive is None or self.directive.profile is None:
-            return None
-        profile = self.directive.profile
-        return profile.end_lr if self.directive.phase is Phase.WARM_UP else profile.start_lr
-
-    @property
-    def candidates(self) -> tuple[Candidate, ...]:
-        """Those that were judged."""
-        return self.decision.candidates if self.decision is not None else ()
-
-    @functools.cached_property
-    def best(self) -> Candidate | None:
-        """The candidate with the lowest loss; None: none was judged, or all diverged."""
-        return best_candidate(self.candidates)
-
-    @functools.cached_property
-    def second(self) -> Candidate | None:
-        """The next one; None: there is none, or it diverged."""
-        return best_candidate(candidate for candidate in self.candidates if candidate is not self.best)
-
-    @property
-    def tried(self) -> tuple[Probe, ...]:
-        """All probes that the decision may have been made by."""
-        return self.earlier + self.probes
-
-    @functools.cached_property
-    def winner(self) -> Probe | None:
-        """The probe of the best candidate, if there is one."""
-        best = self.best
-        return next((p for p in self.tried if best is not None and p.directive.number == best.directive_number), None)
-
-    @functools.cached_property
-    def undoing(self) -> Undoing | None:
-        """Why its committed steps were rolled back; None: they were not."""
-        if not self.spans or not self.spans[-1].outcome.rolls_back:
-            return None
-        last = self.spans[-1]
-        before = sum(span.n_steps for span in self.spans[:-1])
-        undoing = Undoing(last.outcome, self.lr, before + 1, before + last.n_steps)
-        if undoing.diverged:
-            return undoing
-        promise = () if self.directive is None else self.directive.promise
-        short = shortfall(promise, before, last.losses.tolist(), last.validations)
-        if short.validated:
-            undoing = dataclasses.replace(undoing, last_step=before + last.validations[-1].step)
-        return dataclasses.replace(undoing, **short._asdict())
-
-    @property
-    def restart(self) -> bool:
-        """Whether it followed a divergence without a search, and diverged in turn."""
-        causes = (self.retreats_from, self.undoing)
-        return not self.probes and all(cause is not None and cause.diverged for cause in causes)
-
-    @property
-    def search_steps(self) -> int:
-        """Steps of its probes."""
-        return sum(probe.span.n_steps for probe in self.probes if probe.span is not None)
-
-    @property
-    def committed_steps(self) -> int:
-        """Steps that stayed."""
-        return sum(span.n_steps for span in self.spans if span.kept)
-
-    @property
-    def given_back_steps(self) -> int:
-        """Steps that were committed, and rolled back."""
-        return sum(span.given_back_steps for span in self.spans)
-
-    @property
-    def end_loss(self) -> float | None:
-        """The mean of the last committed losses."""
-        kept = [span.losses for span in self.spans if span.kept]
-        if not kept:
-            return None
-        tail = np.concatenate(kept)[-LOSS_WINDOW:]
-        return float(tail.mean())
-
-    @property
-    def end_validation(self) -> float | None:
-        """The last validation of its committed steps."""
-        found = [validation.loss for span in self.spans if span.kept for validation in span.validations]
-        return found[-1] if found else None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -243,7 +27,7 @@ class Timeline:
     spans: tuple[Span, ...]
     stages: tuple[Stage, ...]
     unsearched: Directive | None = None
-    """The first one of a run that is too short for a search: to train to the end. None: it is no such run."""
+    """The first one of a run that its policy found too short for a search. None: it is no such run."""
 
     @property
     def n_steps(self) -> int:
@@ -253,8 +37,8 @@ class Timeline:
     @property
     def first_loss(self) -> float | None:
         """The untrained model's, or nearly: the first one of a report that is a number; None: there is none."""
-        found = (float(span.losses[0]) for span in self.spans)
-        return next((loss for loss in found if math.isfinite(loss)), None)
+        found = (opening_loss(span.losses[:1].tolist()) for span in self.spans)
+        return next((loss for loss in found if loss is not None), None)
 
     @property
     def peak_lr(self) -> float | None:
@@ -291,7 +75,7 @@ def timeline(entries: Sequence[Entry]) -> Timeline:
             committed_steps += span.n_steps if kept else 0
         stages.add(entry, span)
     first = entries[0].directive if entries else None
-    unsearched = first if first is not None and first.phase is Phase.TRAIN else None
+    unsearched = first if first is not None and first.phase is Phase.TRAIN and too_few(first) else None
     return Timeline(tuple(spans), stages.all(), unsearched)
 
 
@@ -339,7 +123,7 @@ class _Stages:
             self._unrepeatable = report.note
         if replaced:
             self._close(None, None, parts, replaced=True)
-        elif directive.phase in (Phase.PROBE, Phase.RANGE_TEST):
+        elif directive.phase.searches:
             self._probes.append((directive, span))
         elif directive.phase.committed and self._continues and not directive.restore:
             last = self._done[-1]
@@ -358,8 +142,8 @@ class _Stages:
         self, directive: Directive | None, decision: Decision | None, spans: tuple[Span, ...], *, replaced: bool
     ) -> None:
         judged = {c.directive_number: c for found in self._decisions for c in found.candidates}
-        probes = tuple(Probe(asked, span, judged.get(asked.number)) for asked, span in self._probes)
-        asked = self._decisions if directive is None else [found for found in self._decisions if found is not decision]
+        probes = tuple(Probe(tried, span, judged.get(tried.number)) for tried, span in self._probes)
+        before_probes = [found for found in self._decisions if directive is None or found is not decision]
         # Where no probe tells anything, what was thought of them does not either.
         told = not any(probe.unrepeatable for probe in probes)
         thought = _latest_thought(self._decisions) if told else None
@@ -372,7 +156,7 @@ class _Stages:
                 directive=directive,
                 decision=decision,
                 posterior=None if thought is None else thought.posterior,
-                sought=_latest_thought(asked) if told else None,
+                sought=_latest_thought(before_probes) if told else None,
                 spans=spans,
                 replaced=replaced,
                 retreats_from=None if before is None else before.undoing,

@@ -11,7 +11,7 @@ import numpy as np
 from tuner_server.core.job.state import JobState, Status
 from tuner_server.history.headline import after, too_short
 from tuner_server.history.numbers import count, number, steps, told_apart
-from tuner_server.history.promise import Promise
+from tuner_server.history.promise import SURE_SDS, Promise
 from tuner_server.history.thinning import FloatArray
 from tuner_server.history.timeline import Timeline
 
@@ -19,8 +19,6 @@ COMPARED_SHARE = 0.1
 """This part of the committed steps so far, the last ones, is compared by its mean loss with as many before it."""
 FEWEST_COMPARED = 20
 """Losses of single batches are noise: means over fewer say nothing."""
-SURE_SDS = 2.0
-"""Standard errors that two means must be apart, to differ."""
 MOST_LOST = 0.1
 """An end that lost again more than this part of what the loss fell at its best is above its best."""
 LEAST_KEPT_SHARE = 0.1

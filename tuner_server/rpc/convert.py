@@ -1,4 +1,4 @@
-"""Between the wire's messages and the core's values, both ways side by side."""
+"""Between the wire's messages and the core's values, both ways side by side; decisions are in `decision_messages`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-import pydantic
 from google.protobuf import struct_pb2, timestamp_pb2
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.profile_proto import profile_from_proto, profile_to_proto
@@ -24,14 +23,14 @@ from tuner_server.core.messages import (
     MAX_STEPS,
     Bar,
     BatchSource,
-    Candidate,
-    Decision,
     Directive,
     Outcome,
     Phase,
     Replacement,
     Report,
 )
+from tuner_server.rpc.decision_messages import decision_to_pb
+from tuner_server.rpc.untrusted import optional, read_as
 from tuner_server.storage import Entry, StoredJob, StoredReport
 
 PHASES: Mapping[Phase, pb.Phase.ValueType] = {
@@ -121,7 +120,7 @@ def report_from_pb(message: pb.Report) -> Report:
     if len(message.validations) > MAX_VALIDATIONS:
         raise InvalidInputError.of("report.validations", f"at most {MAX_VALIDATIONS}, not {len(message.validations)}")
     replacement = _replacement_from_pb(message.replacement) if message.HasField("replacement") else None
-    try:
+    with read_as("report"):
         return Report.model_validate(
             {
                 "directive_number": message.directive_number,
@@ -134,8 +133,6 @@ def report_from_pb(message: pb.Report) -> Report:
                 "measures": _measures_from_pb(message.measures),
             }
         )
-    except pydantic.ValidationError as error:
-        raise InvalidInputError.from_pydantic(error, prefix="report") from error
 
 
 def report_to_pb(number: int, report: StoredReport) -> pb.Report:
@@ -153,23 +150,24 @@ def report_to_pb(number: int, report: StoredReport) -> pb.Report:
 
 
 def directive_from_pb(message: pb.Directive) -> Directive:
-    """A directive. Raises: InvalidInputError: it is from a newer version."""
-    return Directive(
-        number=message.number,
-        phase=known("phase", PHASES, message.phase),
-        stage=message.stage,
-        n_steps=message.n_steps,
-        profile=profile_from_proto(message.profile) if message.HasField("profile") else None,
-        restore=message.restore,
-        snapshot=message.snapshot,
-        batches=known("batches", BATCH_SOURCES, message.batches),
-        validate_at=tuple(message.validate_at),
-        give_up_above=message.give_up_above if message.HasField("give_up_above") else None,
-        report_every=message.report_every,
-        promise=tuple(map(_bar_from_pb, message.promise)),
-        measures=tuple(message.measures),
-        reason=message.reason,
-    )
+    """A directive. Raises: InvalidInputError: it is from a newer version, or contradicts itself."""
+    with read_as("directive"):
+        return Directive(
+            number=message.number,
+            phase=known("phase", PHASES, message.phase),
+            stage=message.stage,
+            n_steps=message.n_steps,
+            profile=profile_from_proto(message.profile) if message.HasField("profile") else None,
+            restore=message.restore,
+            snapshot=message.snapshot,
+            batches=known("batches", BATCH_SOURCES, message.batches),
+            validate_at=tuple(message.validate_at),
+            give_up_above=optional(message, "give_up_above"),
+            report_every=message.report_every,
+            promise=tuple(map(_bar_from_pb, message.promise)),
+            measures=tuple(message.measures),
+            reason=message.reason,
+        )
 
 
 def directive_to_pb(directive: Directive) -> pb.Directive:
@@ -216,33 +214,6 @@ def job_to_pb(stored: StoredJob) -> pb.Job:
     )
     if state.bounds is not None:
         message.lr_bounds.CopyFrom(pb.LrBounds(min=state.bounds.min, max=state.bounds.max))
-    return message
-
-
-def decision_to_pb(number: int, decision: Decision) -> pb.Decision:
-    """The evidence behind directive `number`."""
-    message = pb.Decision(
-        directive_number=number,
-        stage=decision.stage,
-        lr=decision.lr,
-        reason=decision.reason,
-        candidates=[_candidate_to_pb(candidate) for candidate in decision.candidates],
-        forecast=decision.forecast,
-        forecast_sd=decision.forecast_sd,
-        optimum=decision.optimum,
-        correction=decision.correction,
-        drawn_to=decision.drawn_to,
-        lowered_by=decision.lowered_by,
-        asked=pb.Asked(**decision.asked.model_dump()) if decision.asked else None,
-        extrapolation=pb.Extrapolation(**decision.extrapolation.model_dump()) if decision.extrapolation else None,
-    )
-    if decision.setback is not None:
-        message.setback.CopyFrom(pb.Setback(**decision.setback.model_dump()))
-    curve = decision.posterior
-    if curve is not None:
-        message.posterior.CopyFrom(
-            pb.Posterior(lr=curve.lr, mean=curve.mean, sd=curve.sd, acquisition=curve.acquisition)
-        )
     return message
 
 
@@ -333,10 +304,8 @@ def _option(value: struct_pb2.Value, depth: int) -> Any:
 
 
 def _replacement_from_pb(message: pb.Replacement) -> Replacement:
-    try:
+    with read_as("report.replacement.profile"):
         profile = profile_from_proto(message.profile) if message.HasField("profile") else None
-    except ValueError as error:
-        raise InvalidInputError.of("report.replacement.profile", str(error)) from error
     if not 0 <= message.wasted_steps <= MAX_STEPS:
         raise InvalidInputError.of("report.replacement.wasted_steps", f"0 to {MAX_STEPS}, not {message.wasted_steps}")
     return Replacement(profile=profile, wasted_steps=message.wasted_steps)
@@ -367,17 +336,6 @@ def _bar_from_pb(message: pb.Bar) -> Bar:
 def _bar_to_pb(bar: Bar) -> pb.Bar:
     validation = None if bar.validation == math.inf else bar.validation
     return pb.Bar(from_step=bar.from_step, loss=bar.loss, validation=validation)
-
-
-def _candidate_to_pb(candidate: Candidate) -> pb.Candidate:
-    return pb.Candidate(
-        directive_number=candidate.directive_number,
-        lr=candidate.lr,
-        forecast=candidate.forecast,
-        forecast_sd=candidate.forecast_sd,
-        at_least=candidate.at_least,
-        raw_forecast=candidate.raw_forecast,
-    )
 
 
 def _timestamp(time: datetime.datetime) -> timestamp_pb2.Timestamp:

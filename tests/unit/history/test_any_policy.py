@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lrpilot.wire.profile import Profile
+from lrpilot.wire.profile import Profile, Shape
 from markupsafe import escape
 
 from tests.support.jobs.sample_jobs import history, run_job, stored
@@ -16,13 +17,16 @@ from tests.support.jobs.simulated_training import SimulatedTraining, drive
 from tuner_server.access.principal import DEFAULT_PROJECT
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.job.machine import Status
-from tuner_server.core.messages import Candidate, Decision, Directive, Extrapolation, Phase, Report
+from tuner_server.core.messages import Candidate, Decision, Directive, Extrapolation, Outcome, Phase, Report
 from tuner_server.core.policies import POLICIES
 from tuner_server.core.policies.base import Asking, Options, Policy, PolicyState, Progress, Step
 from tuner_server.core.search.prior import Optimum
 from tuner_server.history.from_wire import job_and_history
+from tuner_server.history.headline import headline
+from tuner_server.history.reasons import why
+from tuner_server.history.stage import Undoing
 from tuner_server.history.thinning import Window
-from tuner_server.history.timeline import timeline
+from tuner_server.history.timeline import Timeline, timeline
 from tuner_server.report.report_file import report_html
 from tuner_server.rpc.convert import schedule_to_pb
 from tuner_server.service.family import optimum_of
@@ -104,6 +108,44 @@ class Halving(Policy[Options, HalvingState]):
         return Step(state, Directive(phase=Phase.TRAIN, stage=0, n_steps=n_steps, profile=profile), decision)
 
 
+class RampState(PolicyState):
+    """It keeps nothing."""
+
+
+class Ramp(Policy[Options, RampState]):
+    """Never searches: trains at an LR that rises from 0.01 to 0.05, and says why."""
+
+    name = "ramp"
+    options_type = Options
+    state_type = RampState
+
+    @property
+    def searches(self) -> bool:
+        """It does not."""
+        return False
+
+    def start(self, progress: Progress) -> Asking[RampState]:
+        """All steps."""
+        return self.without_search(RampState(), progress, "a ramp is what this model likes")
+        yield
+
+    def advance(self, state: RampState, directive: Directive, report: Report, progress: Progress) -> Asking[RampState]:
+        """All that is left."""
+        return self.without_search(state, progress, "once more")
+        yield
+
+    def rejoin(self, state: RampState, progress: Progress) -> Asking[RampState]:
+        """All that is left."""
+        return self.without_search(state, progress, "back")
+        yield
+
+    def without_search(self, state: RampState, progress: Progress, reason: str) -> Step[RampState]:
+        """All that is left."""
+        n_steps = progress.remaining_steps or N_PROBE
+        profile = Profile(Shape.LINEAR, 0.01, 0.05, n_steps)
+        return Step(state, Directive(phase=Phase.TRAIN, stage=0, n_steps=n_steps, profile=profile, reason=reason))
+
+
 CONFIG = JobConfig(policy="halving", family="any", total_steps=200, lr_bounds=LrBounds(min=1e-3, max=1.0), base_lr=0.1)
 
 
@@ -111,6 +153,7 @@ CONFIG = JobConfig(policy="halving", family="any", total_steps=200, lr_bounds=Lr
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
     """One line in the registry, as any policy has."""
     monkeypatch.setitem(POLICIES, Halving.name, Halving)
+    monkeypatch.setitem(POLICIES, Ramp.name, Ramp)
 
 
 @pytest.fixture
@@ -129,6 +172,92 @@ def test_its_page_its_report_and_what_the_api_gives_say_why() -> None:
     assert str(escape(stage.why)) in report_html(job, found)
     elsewhere, entries = job_and_history(schedule_to_pb(job, entries, history=True))
     assert [other.why for other in job_view(elsewhere, timeline(entries)).stages] == [stage.why]
+
+
+def test_a_policy_that_never_searches_is_told_as_it_is() -> None:
+    run = drive(JobConfig(policy="ramp", total_steps=2000, base_lr=0.1), SimulatedTraining())
+    job, found = stored(run.state), timeline(history(run))
+    view = job_view(job, found)
+    (stage,) = view.stages
+    words = " ".join((view.headline, view.verdict.words, view.verdict.why, stage.why, *map(str, view.facts)))
+    assert "The LR rose from 0.01 to 0.05 along a line." in view.headline
+    assert "No steps went into search." in view.headline
+    assert stage.lr == "LR 0.05"
+    assert stage.why == (
+        "LR 0.05 was committed for 2\u202f000 steps, without a search: a ramp is what this model likes."
+    )
+    assert str(escape(stage.why)) in report_html(job, found)
+    assert not any(wrong in words for wrong in ("too few", "too short", "decay", "fell from", "was set", "rolled back"))
+    assert next(fact for fact in view.facts if fact.name == "Search").value == "none"
+    (bounds,) = (fact.value for fact in view.details if fact.name == "LR bounds")
+    assert bounds == "0.00333 to 3, around the LR that was set"
+
+
+def _told(decision: Decision) -> str:
+    """What is said of the halving job's stage, had its policy decided so."""
+    run = drive(CONFIG, SimulatedTraining())
+    (stage,) = timeline(history(run)).stages
+    assert stage.decision is not None
+    return why(dataclasses.replace(stage, decision=decision.model_copy(update={"stage": 0})), CONFIG)
+
+
+def test_a_decision_whose_lr_our_words_do_not_explain_gives_its_own_reason() -> None:
+    low, high = (
+        Candidate(directive_number=n, lr=lr, forecast=loss, forecast_sd=0.1)
+        for n, lr, loss in ((1, 0.1, 2.0), (2, 0.05, 2.5))
+    )
+    decision = Decision(stage=0, lr=0.3, reason="a coin fell so", candidates=(low, high))
+    said = "LR 0.3 was committed: a coin fell so."
+    assert said in _told(decision)
+    assert said in _told(decision.model_copy(update={"optimum": 0.1}))
+    diverged = tuple(Candidate(directive_number=n, lr=lr, at_least=9.0) for n, lr in ((1, 0.1), (2, 0.05)))
+    assert f"All diverged. {said}" in _told(decision.model_copy(update={"candidates": diverged}))
+    longer = decision.model_copy(update={"optimum": 0.1, "correction": 3.0})
+    assert "A longer run wants a higher LR" in _told(longer)
+
+
+def test_what_comes_after_a_rollback_is_called_lower_only_where_it_is() -> None:
+    run = drive(JobConfig(policy="ramp", total_steps=2000, base_lr=0.1), SimulatedTraining())
+    (stage,) = timeline(history(run)).stages
+    for lr, words in ((0.3, "and a lower LR, 0.05, took"), (0.02, "rolled back, and LR 0.05 took")):
+        undoing = Undoing(Outcome.DIVERGED, lr, 1, 9)
+        assert words in why(dataclasses.replace(stage, retreats_from=undoing), CONFIG)
+
+
+def test_a_ramp_after_another_is_told_from_where_to_where() -> None:
+    run = drive(JobConfig(policy="ramp", total_steps=2000, base_lr=0.1), SimulatedTraining())
+    (stage,) = timeline(history(run)).stages
+    twice = Timeline(stage.spans, (stage, dataclasses.replace(stage, index=1)))
+    assert "; in the last it rose from 0.01 to 0.05 along a line." in headline(run.state, twice)
+
+
+def test_a_warm_up_is_called_linear_only_where_it_is() -> None:
+    run = drive(JobConfig(policy="ramp", total_steps=2000, base_lr=0.1), SimulatedTraining())
+    (stage,) = timeline(history(run)).stages
+    for shape, words in ((Shape.LINEAR, "A linear warm-up"), (Shape.COSINE, "A warm-up")):
+        profile = Profile(shape, 0.01, 0.05, 2000)
+        directive = Directive(phase=Phase.WARM_UP, n_steps=2000, profile=profile)
+        said = why(dataclasses.replace(stage, directive=directive), CONFIG)
+        assert said == f"{words} to LR 0.05 over 2\u202f000 steps."
+
+
+def test_a_part_of_a_decay_has_the_lr_that_it_begins_with() -> None:
+    run = drive(JobConfig(policy="ramp", total_steps=2000, base_lr=0.1), SimulatedTraining())
+    (stage,) = timeline(history(run)).stages
+    profile = Profile(Shape.LINEAR, 0.4, 0.0, 4000, offset=2000)
+    part = Directive(phase=Phase.TRAIN, n_steps=1000, profile=profile)
+    assert dataclasses.replace(stage, directive=part).lr == pytest.approx(0.2)
+    span = dataclasses.replace(stage.spans[0], profile=profile)
+    found = Timeline((span,), (dataclasses.replace(stage, spans=(span,)),))
+    assert "The LR fell from 0.2 to 0 along a line." in headline(run.state, found)
+
+
+def test_a_client_by_itself_does_not_decay_if_no_end_is_known() -> None:
+    run = drive(JobConfig(policy="ramp", total_steps=2000, base_lr=0.1), SimulatedTraining())
+    (stage,) = timeline(history(run)).stages
+    span = dataclasses.replace(stage.spans[0], profile=Profile.constant(0.1, 2000))
+    alone = dataclasses.replace(stage, directive=None, replaced=True, spans=(span,))
+    assert why(alone, CONFIG.model_copy(update={"total_steps": None})).endswith("at LR 0.1.")
 
 
 def test_its_charts_show_what_its_decisions_tell() -> None:

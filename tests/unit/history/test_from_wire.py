@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import hypothesis
+import pytest
 from hypothesis import strategies as st
+from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.profile import Profile
 from pydantic import BaseModel
 
 from tests.support.jobs.sample_jobs import job_config, stored
+from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.job import machine
 from tuner_server.core.messages import (
     MAX_STEPS,
@@ -91,3 +97,68 @@ def test_forecasts_that_a_bound_made_equal_have_the_same_winner_here_and_elsewhe
     _, (entry,) = job_and_history(response)
     assert entry.decision is not None
     assert best_candidate(entry.decision.candidates) == best_candidate(decision.candidates) == fast
+
+
+DECISION = Decision(
+    stage=0,
+    lr=0.2,
+    reason="a coin",
+    extrapolation=Extrapolation(forecaster="a ruler", horizon=4, losses=(3.0, 2.0)),
+)
+
+
+def _negative_horizon(response: pb.GetScheduleResponse) -> None:
+    response.history[0].decision.extrapolation.horizon = -1
+
+
+def _step_past_the_end(response: pb.GetScheduleResponse) -> None:
+    response.history[0].directive.validate_at.append(9)
+
+
+def _no_profile(response: pb.GetScheduleResponse) -> None:
+    response.history[0].directive.ClearField("profile")
+
+
+def _profile_of_nothing(response: pb.GetScheduleResponse) -> None:
+    response.history[0].directive.profile.start_lr = math.nan
+
+
+def _bounds_of_nothing(response: pb.GetScheduleResponse) -> None:
+    response.job.lr_bounds.min = math.nan
+
+
+def _bounds_upside_down(response: pb.GetScheduleResponse) -> None:
+    response.job.lr_bounds.min = 2 * response.job.lr_bounds.max
+
+
+def _time_that_never_was(response: pb.GetScheduleResponse) -> None:
+    response.job.update_time.seconds = 2**62
+
+
+def _negative_validation_step(response: pb.GetScheduleResponse) -> None:
+    report = response.history[0].report
+    report.outcome = pb.OUTCOME_COMPLETED
+    report.validations.add(step=-1, loss=1.0)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "field"),
+    [
+        (_negative_horizon, "decision.extrapolation.horizon"),
+        (_step_past_the_end, "directive"),
+        (_no_profile, "directive"),
+        (_profile_of_nothing, "directive"),
+        (_bounds_of_nothing, "job.lr_bounds"),
+        (_bounds_upside_down, "job.lr_bounds"),
+        (_time_that_never_was, "job"),
+        (_negative_validation_step, "report.validations[0].step"),
+    ],
+)
+def test_what_a_server_gets_wrong_is_refused_by_name(
+    spoil: Callable[[pb.GetScheduleResponse], None], field: str
+) -> None:
+    response = schedule_to_pb(stored(STATE), [Entry(DIRECTIVE, DECISION, None)], history=True)
+    spoil(response)
+    with pytest.raises(InvalidInputError) as caught:
+        job_and_history(response)
+    assert [violation.field for violation in caught.value.violations] == [field]

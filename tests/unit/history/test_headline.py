@@ -50,6 +50,22 @@ def test_a_job_whose_lr_still_rises_says_so() -> None:
     assert f", rising to {number(state.directive.profile.start_lr)}, then falling to 0 along a line." in words
 
 
+@pytest.mark.parametrize(
+    ("profile", "words"),
+    [
+        (Profile(Shape.LINEAR, 0.1, 0.2, 100), ", rising from 0.1 to 0.2 along a line."),
+        (Profile(Shape.LINEAR, 0.1, 0.2, 100, warmup=10), ", rising to 0.1, then to 0.2 along a line."),
+        (Profile(Shape.COSINE, 0.1, 0.1, 100, warmup=10), ", rising to 0.1."),
+    ],
+)
+def test_a_job_says_where_its_lr_goes(profile: Profile, words: str) -> None:
+    run = drive(job_config("budget"), SimulatedTraining(validates=True))
+    (train,) = run.of(Phase.TRAIN)[:1]
+    directive = train.directive.model_copy(update={"n_steps": 100, "profile": profile})
+    live = run.state.model_copy(update={"status": Status.TRAINING, "directive": directive})
+    assert words in headline(live, Timeline((), ()))
+
+
 def test_a_search_says_what_it_tries_and_what_was_committed_before(staged: Run) -> None:
     run = drive(job_config("budget"), SimulatedTraining(validates=True), max_directives=1)
     assert "trying LR 0.1, to be rolled back" in headline(run.state, timeline(history(run)))
@@ -95,6 +111,9 @@ def _one_stage(finished: Run, profile: Profile, n_steps: int) -> tuple[JobState,
         (Shape.CONSTANT, 0.2, 10, 50, "The LR rose to 0.2, and stayed there."),
         (Shape.CONSTANT, 0.2, 0, 50, "The LR stayed at 0.2."),
         (Shape.EXPONENTIAL, 0.01, 0, 100, "The LR fell from 0.2 to 0.01 exponentially."),
+        (Shape.LINEAR, 0.4, 0, 100, "The LR rose from 0.2 to 0.4 along a line."),
+        (Shape.LINEAR, 0.4, 10, 100, "The LR rose to 0.2, then to 0.4 along a line."),
+        (Shape.LINEAR, 0.2, 0, 100, "The LR stayed at 0.2."),
     ],
 )
 def test_what_the_lr_did_is_what_was_run(

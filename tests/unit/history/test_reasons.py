@@ -12,7 +12,8 @@ from tuner_server.core.config import JobConfig
 from tuner_server.core.messages import Candidate, Directive, Phase
 from tuner_server.history.numbers import count, number, told_apart, with_error
 from tuner_server.history.reasons import actual_end, why, why_restarts
-from tuner_server.history.timeline import Stage, timeline
+from tuner_server.history.stage import Stage
+from tuner_server.history.timeline import timeline
 
 BUDGET = job_config("budget")
 FORECASTS = config(800, **{**QUICK, "forecaster": "power_law"})
@@ -199,13 +200,16 @@ def test_a_lower_lr_after_a_divergence_says_which_one_diverged(diverging: tuple[
 
 
 def _unsearched(stage: Stage, phase: Phase, profile: Profile, *, rejoins: bool = False) -> str:
-    directive = Directive(number=1, phase=phase, n_steps=profile.length, profile=profile)
+    reason = "too few steps are left for a search"
+    directive = Directive(number=1, phase=phase, n_steps=profile.length, profile=profile, reason=reason)
     return why(dataclasses.replace(stage, directive=directive, decision=None, rejoins=rejoins), BUDGET)
 
 
 def test_what_was_not_searched_for_says_where_it_comes_from(searched: Stage) -> None:
     constant = Profile.constant(0.1, 1200)
     assert _unsearched(searched, Phase.TRAIN, constant).startswith("1\u202f200 steps are too few for a search")
+    assert _unsearched(searched, Phase.TRAIN, constant).endswith(", so they have the LR that was set.")
+    assert _unsearched(searched, Phase.TRAIN, Profile.constant(0.2, 9)).endswith(", so they have LR 0.2.")
     assert _unsearched(searched, Phase.TRAIN, constant, rejoins=True).startswith("The client was back")
 
 

@@ -10,7 +10,8 @@ from tests.support.jobs.sample_jobs import history, job_config
 from tests.support.jobs.simulated_training import drive
 from tuner_server.core.messages import Outcome, Setback
 from tuner_server.history.setback import setback
-from tuner_server.history.timeline import Stage, Undoing, timeline
+from tuner_server.history.stage import Stage, Undoing
+from tuner_server.history.timeline import timeline
 
 SHORT = Undoing(Outcome.FELL_SHORT, 0.3, first_step=150, last_step=200, loss=2.3, bar=1.72)
 

@@ -11,7 +11,8 @@ from tests.support.jobs.sample_jobs import NOW, history, job_config
 from tests.support.jobs.simulated_training import QUICK, Run, SimulatedTraining, config, drive
 from tuner_server.core.config import JobConfig
 from tuner_server.core.messages import Bar, Directive, Outcome, Phase, Replacement, Validation
-from tuner_server.history.timeline import Undoing, timeline
+from tuner_server.history.stage import Undoing
+from tuner_server.history.timeline import timeline
 from tuner_server.storage import Entry, StoredReport
 
 

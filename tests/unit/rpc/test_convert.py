@@ -41,6 +41,7 @@ from tuner_server.core.messages import (
     Validation,
 )
 from tuner_server.rpc import convert
+from tuner_server.rpc.decision_messages import decision_to_pb
 from tuner_server.storage import Entry, StoredJob, StoredReport
 
 NOW = datetime.datetime(2026, 3, 29, 1, 30, 0, 123456, tzinfo=datetime.UTC)
@@ -260,7 +261,7 @@ CANDIDATES = (
 def test_decision_keeps_absent_apart_from_zero() -> None:
     curve = PosteriorCurve(lr=(0.1, 0.2), mean=(1.0, 2.0), sd=(0.5, 0.25), acquisition=(-1.0, 0.0))
     decision = Decision(stage=2, lr=0.1, reason="why", candidates=CANDIDATES, posterior=curve)
-    message = convert.decision_to_pb(6, decision)
+    message = decision_to_pb(6, decision)
     assert (message.directive_number, message.stage, message.lr, message.reason) == (6, 2, 0.1, "why")
     read = [
         Candidate(
@@ -281,7 +282,7 @@ def test_decision_keeps_absent_apart_from_zero() -> None:
         *curve.sd,
         *curve.acquisition,
     ]
-    assert not convert.decision_to_pb(1, Decision(stage=0, lr=0.1, reason="")).HasField("posterior")
+    assert not decision_to_pb(1, Decision(stage=0, lr=0.1, reason="")).HasField("posterior")
 
 
 SETBACKS = (
@@ -293,7 +294,7 @@ SETBACKS = (
 
 @pytest.mark.parametrize("setback", SETBACKS)
 def test_a_setback_keeps_absent_apart_from_zero(setback: Setback) -> None:
-    message = convert.decision_to_pb(6, Decision(stage=0, lr=0.1, reason="why", setback=setback)).setback
+    message = decision_to_pb(6, Decision(stage=0, lr=0.1, reason="why", setback=setback)).setback
     found = {
         name: getattr(message, name) if message.HasField(name) else None
         for name in ("loss", "bar", "start_loss", "gain")
@@ -304,7 +305,7 @@ def test_a_setback_keeps_absent_apart_from_zero(setback: Setback) -> None:
 @pytest.mark.parametrize("value", [None, 0.0, -2.5])
 @pytest.mark.parametrize("name", ["forecast", "forecast_sd", "optimum", "correction", "drawn_to", "lowered_by"])
 def test_what_a_decision_expects_is_absent_or_what_it_is(name: str, value: float | None) -> None:
-    message = convert.decision_to_pb(6, Decision(stage=0, lr=0.1, reason="why", **{name: value}))
+    message = decision_to_pb(6, Decision(stage=0, lr=0.1, reason="why", **{name: value}))
     found = {
         field.name: getattr(message, field.name)
         for field, _ in message.ListFields()

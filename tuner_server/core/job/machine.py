@@ -29,7 +29,7 @@ from tuner_server.core.job.state import TRANSITIONS as TRANSITIONS
 from tuner_server.core.job.state import JobState as JobState
 from tuner_server.core.job.state import Status as Status
 from tuner_server.core.job.state import Transition as Transition
-from tuner_server.core.messages import Directive, Outcome, Phase, Report
+from tuner_server.core.messages import Directive, Outcome, Phase, Report, opening_loss
 from tuner_server.core.policies.base import Asking, Progress, Step
 from tuner_server.core.search.prior import Prior
 from tuner_server.core.search.suggest import Query, Suggestion, run
@@ -94,8 +94,8 @@ def advancing(state: JobState, report: Report) -> Generator[Query, Suggestion, T
     if state.remaining_steps == 0:
         return _stop(state, report, Status.FINISHED, "")
     try:
-        asked, step = yield from _ask_policy(state, report)
-        return _issue(asked, report, step.directive, step)
+        bounded, step = yield from _ask_policy(state, report)
+        return _issue(bounded, report, step.directive, step)
     except Exception as error:  # whatever it is, it is the policy's, and must not reach the training
         message = f"policy {state.config.policy}: {type(error).__name__}: {error}"
         return _stop(state, report, Status.FAILED, message)
@@ -126,7 +126,7 @@ def cancel(state: JobState, reason: str) -> JobState:
 
 def check_report(directive: Directive, report: Report, has_validation: bool) -> None:
     """Refuses a report that contradicts its directive. Raises: InvalidInputError."""
-    n, asked = report.n_steps, directive.n_steps
+    n, n_asked = report.n_steps, directive.n_steps
     if report.replacement is not None:
         raise InvalidInputError.of("report.replacement", f"a {report.outcome} report has none; it did as it was told")
     if report.outcome is Outcome.PARTIAL and not directive.phase.committed:
@@ -136,17 +136,17 @@ def check_report(directive: Directive, report: Report, has_validation: bool) -> 
     if report.outcome is Outcome.FELL_SHORT and not directive.promise:
         raise InvalidInputError.of("report.outcome", "nothing was promised for this directive, so it can't fall short")
     expected = {
-        Outcome.COMPLETED: (asked, asked),
-        Outcome.PARTIAL: (1, asked - 1),
-        Outcome.DIVERGED: (1, asked),
-        Outcome.FELL_SHORT: (1, asked),
-        Outcome.UNREPEATABLE: (1, asked),
+        Outcome.COMPLETED: (n_asked, n_asked),
+        Outcome.PARTIAL: (1, n_asked - 1),
+        Outcome.DIVERGED: (1, n_asked),
+        Outcome.FELL_SHORT: (1, n_asked),
+        Outcome.UNREPEATABLE: (1, n_asked),
     }[report.outcome]
     if not expected[0] <= n <= expected[1]:
-        wanted = str(asked) if expected[0] == expected[1] else f"{expected[0]} to {expected[1]}"
+        wanted = str(n_asked) if expected[0] == expected[1] else f"{expected[0]} to {expected[1]}"
         raise InvalidInputError.of(
             "report.losses",
-            f"{n} losses, but a {report.outcome} directive of {asked} steps has {wanted}",
+            f"{n} losses, but a {report.outcome} directive of {n_asked} steps has {wanted}",
         )
     tells = report.outcome not in (Outcome.DIVERGED, Outcome.UNREPEATABLE)
     if tells:
@@ -207,8 +207,8 @@ def _check_note(report: Report) -> None:
 def _check_measures(directive: Directive, report: Report) -> None:
     for name, values in report.measures.items():
         if name not in directive.measures:
-            asked = ", ".join(directive.measures) or "no measure"
-            raise InvalidInputError.of("report.measures", f"{name}; directive {directive.number} asks for {asked}")
+            measures = ", ".join(directive.measures) or "no measure"
+            raise InvalidInputError.of("report.measures", f"{name}; directive {directive.number} asks for {measures}")
         if len(values) != report.n_steps:
             raise InvalidInputError.of(
                 "report.measures", f"{name} has {len(values)} values for {report.n_steps} losses; one each is right"
@@ -269,8 +269,8 @@ def _account(state: JobState, report: Report) -> JobState:
     undone = 0
     standing = Standing.of(state)
     update: dict[str, Any] = {"wall_time_s": state.wall_time_s + report.wall_time_s}
-    if state.first_loss is None and report.losses and math.isfinite(report.losses[0]):
-        update["first_loss"] = report.losses[0]
+    if state.first_loss is None:
+        update["first_loss"] = opening_loss(report.losses)
     if report.outcome is Outcome.UNREPEATABLE:
         update["unrepeatable"] = report.note
     if report.replacement is not None:

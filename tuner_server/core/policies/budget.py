@@ -23,6 +23,7 @@ import math
 from lrpilot.wire.profile import Profile
 
 from tuner_server.core.errors import InvalidInputError
+from tuner_server.core.lrs import same_lr
 from tuner_server.core.messages import Candidate, Decision, Directive, Outcome, Phase, Report
 from tuner_server.core.policies.base import Asking, Policy, PolicyState, Progress, Step
 from tuner_server.core.policies.budget_options import BudgetOptions
@@ -41,8 +42,6 @@ FEWEST_STEPS = 500
 """A shorter run has no search: it would cost more than it gains."""
 LARGEST_SEARCH_SHARE = 0.2
 """A search that threatens to take more of the budget ends."""
-TOLD_APART = 0.02
-"""LRs closer than this part of them are one to whoever reads a reason."""
 PROMISES = 2
 """Attempts that are held to what the probes promised: at an LR lowered twice a sound run is as slow."""
 CHECKPOINTS = 10
@@ -245,7 +244,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         correction = length_correction(n, remaining, self.options.length_exponent)
         lr = toward_users(best.lr * correction, self.config.base_lr)
         reason = f"best over {n} steps: {best.lr:.3g}, times {correction:.2f} for a decay over {remaining}"
-        drawn_to = self.config.base_lr if abs(lr / (best.lr * correction) - 1) > TOLD_APART else None
+        drawn_to = None if same_lr(lr, best.lr * correction) else self.config.base_lr
         if drawn_to is not None:
             reason += f", drawn towards the {drawn_to:.3g} that was set"
         # Joined again after setbacks: not back to an LR that has failed.

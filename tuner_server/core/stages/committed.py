@@ -9,6 +9,15 @@ from lrpilot.wire.profile import Profile
 from tuner_server.core.messages import Bar, BatchSource, Directive, Phase
 from tuner_server.core.stages.report_points import evenly, report_every
 
+TOO_FEW = "too few"
+"""What a policy's reason has in it where steps have no search since they are too few for one: pages then say so. Any
+other reason of such steps they show as it is."""
+
+
+def too_few(unsearched: Directive) -> bool:
+    """Whether committed steps that nothing was tried for had no search for want of steps, as their policy says."""
+    return TOO_FEW in unsearched.reason
+
 
 def directive(
     profile: Profile,

@@ -10,8 +10,9 @@ from typing import TypedDict
 import numpy as np
 
 from tuner_server.core.messages import Outcome
+from tuner_server.history.stage import Span, Stage
 from tuner_server.history.thinning import IntArray, Window, thinned
-from tuner_server.history.timeline import Span, Stage, Timeline
+from tuner_server.history.timeline import Timeline
 from tuner_server.web.charts.axes import of_losses, of_lrs
 
 TREND_PARTS = 100

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from tuner_server.core.config import JobConfig
 from tuner_server.core.job.state import JobState
 from tuner_server.core.messages import LOSS_WINDOW, Candidate, Phase
+from tuner_server.core.stages import lr_range
 from tuner_server.history.headline import after, headline, rolled_back
 from tuner_server.history.numbers import count, duration, moment, number, share, steps, told_apart, with_error
 from tuner_server.history.reasons import bounded, why, why_restarts
-from tuner_server.history.timeline import Probe, Span, Stage, Timeline
+from tuner_server.history.stage import Probe, Span, Stage
+from tuner_server.history.timeline import Timeline
 from tuner_server.history.verdict import Verdict, verdict
 from tuner_server.storage import StoredJob
 from tuner_server.web.charts import forecasts
@@ -21,6 +24,9 @@ MAX_SECTIONS = 50
 """Sections of a page, the latest ones: nobody reads more, and each costs a kilobyte or two at each fetch."""
 NEARLY_ZERO = 0.01
 """An LR below this part of the peak is nearly zero: the last step of a decay to zero is one step short of it."""
+
+PRIOR_SDS = 2.0
+"""The range that earlier jobs speak for reaches so many standard deviations to either side: some 95 of 100 jobs."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -102,7 +108,7 @@ def job_view(job: StoredJob, found: Timeline) -> JobView:
         forecasts=forecasts.sentence(found),
         verdict=verdict(state, found),
         facts=_facts(job, found),
-        details=_details(job),
+        details=_details(job, found),
         stages=stages,
         n_left_out=n_left_out,
         has_steps=found.n_steps > 0,
@@ -146,6 +152,8 @@ def _search(state: JobState, found: Timeline) -> Fact:
     value, note = share(state.probe_steps, state.run_steps), f"{steps(state.probe_steps)}, rolled back"
     if found.unsearched is not None:
         value, note = "none", "the run is too short for one"
+    elif found.stages and all(stage.trained_unsought for stage in found.stages):
+        value, note = "none", "no LR was tried"
     if state.unrepeatable:
         note += "; it ended, as a rollback failed"
     if state.given_back_steps:
@@ -154,11 +162,35 @@ def _search(state: JobState, found: Timeline) -> Fact:
     return Fact("Search", value, note)
 
 
-def _details(job: StoredJob) -> tuple[Fact, ...]:
+def _bounds(state: JobState, found: Timeline) -> str:
+    """The bounds, and where they come from if they were not given."""
+    if state.bounds is None:
+        return "not known yet" if state.config.lr_bounds else "not known yet, by a range test"
+    bounds = f"{number(state.bounds.min)} to {number(state.bounds.max)}"
+    if state.config.lr_bounds is not None:
+        return bounds
+    tested = any(span.phase is Phase.RANGE_TEST for span in found.spans)
+    if state.bounds != lr_range.blind(state.config):
+        return f"{bounds}, by a range test" if tested else bounds
+    return f"{bounds}, around the LR that was set{', as a range test told nothing' if tested else ''}"
+
+
+def _prior(state: JobState) -> str:
+    """What earlier jobs of its family told of the best LR, as a sentence; empty: there were none."""
+    prior = state.prior
+    if prior is None:
+        return ""
+    spread = PRIOR_SDS * prior.sd
+    around, low, high = (number(math.exp(prior.log_lr + x)) for x in (0.0, -spread, spread))
+    jobs = "1 earlier job" if prior.n_jobs == 1 else f"{count(prior.n_jobs)} earlier jobs"
+    return (
+        f"{jobs} found the best LR over {steps(prior.probe_steps)} around {around}, so that of this job was expected "
+        f"between {low} and {high}."
+    )
+
+
+def _details(job: StoredJob, found: Timeline) -> tuple[Fact, ...]:
     state, config = job.state, job.state.config
-    bounds = "not known yet"
-    if state.bounds is not None:
-        bounds = f"{number(state.bounds.min)} to {number(state.bounds.max)}"
     options = ", ".join(f"{name}={value}" for name, value in sorted(config.policy_options.items()))
     details = {
         "Job": job.id,
@@ -166,12 +198,14 @@ def _details(job: StoredJob) -> tuple[Fact, ...]:
         "Family": config.family or "–",
         "Policy": f"{config.policy} ({options})" if options else config.policy,
         "LR as it was set": number(config.base_lr),
-        "LR bounds": bounds + ("" if config.lr_bounds else ", by a range test"),
+        "LR bounds": _bounds(state, found),
         "Seed": str(config.seed),
         "Training time": duration(state.wall_time_s),
         "Created": moment(job.create_time),
         "Last report": moment(job.update_time),
     }
+    if prior := _prior(state):
+        details["Told by its family"] = prior
     if state.message:
         details["Message"] = state.message
     return tuple(Fact(name, value) for name, value in details.items())

@@ -12,7 +12,8 @@ from typing import Any
 from lrpilot.wire import schedule_file
 
 from tuner_server.history.schedule_data import data_of_schedule
-from tuner_server.history.timeline import Span, Timeline
+from tuner_server.history.stage import Span
+from tuner_server.history.timeline import Timeline
 from tuner_server.storage import Entry, StoredJob
 
 COLUMNS = ("step", "committed_step", "stage", "phase", "committed", "lr", "loss", "validation_loss", "outcome")

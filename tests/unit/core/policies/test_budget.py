@@ -27,11 +27,11 @@ from tests.support.jobs.simulated_training import SimulatedTraining, drive
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.job import machine
 from tuner_server.core.job.machine import JobState, Status
+from tuner_server.core.lrs import same_lr
 from tuner_server.core.messages import Directive, Phase, Report
 from tuner_server.core.policies.budget import (
     FEWEST_STEPS,
     LARGEST_SEARCH_SHARE,
-    TOLD_APART,
 )
 from tuner_server.core.search.bracket import LEAST_STEP, MIN_SPACING
 from tuner_server.core.search.users_lr import toward_users
@@ -238,7 +238,7 @@ def test_the_decision_to_commit_says_how_the_lr_came_about_and_what_is_expected_
     assert decision.lr == committed(run) == toward_users(decision.optimum * decision.correction, asked.base_lr)
     assert decision.forecast == pytest.approx(bowl(best_lr)(decision.optimum), abs=0.05)
     assert 0 < decision.forecast_sd < 0.5
-    drawn = abs(decision.lr / (decision.optimum * decision.correction) - 1) > TOLD_APART
+    drawn = not same_lr(decision.lr, decision.optimum * decision.correction)
     assert drawn is (best_lr == 0.2)
     assert ("drawn towards the 0.1 that was set" in decision.reason) is drawn
     assert f"{decision.optimum:.3g}" in decision.reason

@@ -19,9 +19,9 @@ from tuner_server.core.forecast import (
     Objective,
     PowerLawForecaster,
 )
+from tuner_server.core.lrs import same_lr
 from tuner_server.core.messages import Decision, Phase, Report, best_candidate
 from tuner_server.core.policies.autolrs import AutoLrsState
-from tuner_server.core.policies.budget import TOLD_APART
 from tuner_server.core.stages.extrapolation import CURVE_POINTS
 from tuner_server.core.stages.restart import RETREAT
 
@@ -190,7 +190,7 @@ def test_budget_tells_whether_the_users_lr_counted(base_lr: float) -> None:
     decision = decisions(drive(asked, SimulatedTraining(validates=True)))[-1]
     assert decision.optimum is not None
     assert decision.correction is not None
-    moved = abs(decision.lr / (decision.optimum * decision.correction) - 1) > TOLD_APART
+    moved = not same_lr(decision.lr, decision.optimum * decision.correction)
     assert moved == (base_lr == 0.1)
     assert decision.drawn_to == (base_lr if moved else None)
     assert decision.lowered_by is None
@@ -206,4 +206,4 @@ def test_budget_tells_what_it_lowered_an_lr_by_after_setbacks() -> None:
     assert joined.lowered_by is not None
     assert math.log(joined.lowered_by, RETREAT) == pytest.approx(1.0)
     drawn = joined.lr * joined.lowered_by
-    assert (abs(drawn / (joined.optimum * joined.correction) - 1) > TOLD_APART) == (joined.drawn_to is not None)
+    assert (not same_lr(drawn, joined.optimum * joined.correction)) == (joined.drawn_to is not None)

@@ -9,7 +9,8 @@ import pytest
 from tests.support.jobs.sample_jobs import history, job_config
 from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, config, drive
 from tuner_server.core.messages import Candidate, PosteriorCurve
-from tuner_server.history.timeline import Stage, Timeline, timeline
+from tuner_server.history.stage import Stage
+from tuner_server.history.timeline import Timeline, timeline
 from tuner_server.web.charts.evidence import stage_curves
 
 BUDGET = job_config("job")

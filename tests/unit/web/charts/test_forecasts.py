@@ -13,7 +13,8 @@ from tuner_server.core.config import JobConfig
 from tuner_server.core.forecast import ExponentialForecaster, Forecaster, Objective, PowerLawForecaster
 from tuner_server.core.messages import Extrapolation
 from tuner_server.core.stages.extrapolation import CURVE_POINTS
-from tuner_server.history.timeline import Stage, Timeline, timeline
+from tuner_server.history.stage import Stage
+from tuner_server.history.timeline import Timeline, timeline
 from tuner_server.web.charts.forecasts import ended, forecasts, sentence
 
 QUICK_DECAYED = {name: value for name, value in QUICK.items() if name != "forecaster"} | {"decayed_probes": True}

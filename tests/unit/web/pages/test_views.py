@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 
 from tests.support.jobs.broken_promises import DEADLY_TWICE, DyingTraining
 from tests.support.jobs.incomplete_rollback import LeakingTraining
 from tests.support.jobs.sample_jobs import history, job_config, stored
-from tests.support.jobs.simulated_training import QUICK, Run, SimulatedTraining, config, drive
+from tests.support.jobs.simulated_training import QUICK, NoNumbers, Run, SimulatedTraining, config, drive
 from tuner_server.core.config import JobConfig
 from tuner_server.core.job.machine import Status
+from tuner_server.core.search.prior import Prior
 from tuner_server.history.numbers import count, number, steps
 from tuner_server.history.timeline import Timeline, timeline
 from tuner_server.web.pages.views import MAX_SECTIONS, Fact, JobView, job_view
@@ -90,6 +92,40 @@ def test_a_run_that_is_too_short_for_a_search_has_none_among_its_facts() -> None
     fact = _fact(view, "Search")
     assert (fact.value, fact.note) == ("none", "the run is too short for one")
     assert "too few for a search" in view.stages[0].why
+
+
+def _bounds(run: Run) -> str:
+    return next(fact.value for fact in _view(run).details if fact.name == "LR bounds")
+
+
+def test_bounds_that_were_not_given_say_where_they_come_from() -> None:
+    short = job_config("short", total_steps=400)
+    assert _bounds(_run(short)) == "0.0001 to 1"
+    unbounded = short.model_copy(update={"lr_bounds": None})
+    assert _bounds(_run(unbounded)) == "0.00333 to 3, around the LR that was set"
+    tested = unbounded.model_copy(update={"total_steps": 4000})
+    assert _bounds(_run(tested, max_directives=0)) == "not known yet, by a range test"
+    assert _bounds(_run(tested)).endswith(", by a range test")
+    nothing = drive(tested, NoNumbers(), max_directives=3)
+    assert _bounds(nothing) == "0.00333 to 3, around the LR that was set, as a range test told nothing"
+
+
+def test_what_a_family_told_is_among_the_details() -> None:
+    run = _run(job_config("new"), max_directives=1)
+    assert all(fact.name != "Told by its family" for fact in _view(run).details)
+    told = Prior(log_lr=math.log(0.05), sd=math.log(2.0), n_jobs=3, probe_steps=100)
+    words = {
+        fact.value
+        for n_jobs in (1, 3)
+        for fact in _view(
+            dataclasses.replace(
+                run, state=run.state.model_copy(update={"prior": told.model_copy(update={"n_jobs": n_jobs})})
+            )
+        ).details
+        if fact.name == "Told by its family"
+    }
+    rest = "found the best LR over 100 steps around 0.05, so that of this job was expected between 0.0125 and 0.2."
+    assert words == {f"1 earlier job {rest}", f"3 earlier jobs {rest}"}
 
 
 def test_restarts_that_follow_each_other_are_one_section(diverging: Run) -> None:

@@ -1,0 +1,75 @@
+"""How the LR moves within a profile, in words that follow the profile: an LR may rise as well as fall."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from lrpilot.wire.profile import Profile
+
+from tuner_server.history.numbers import number
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Verb:
+    """A verb for what an LR does, in the forms that sentences need."""
+
+    past: str
+    present: str
+    participle: str
+
+
+RISE = Verb("rose from", "rises from", "rising")
+FALL = Verb("fell from", "falls from", "falling")
+DECAY = Verb("decayed from", "decays from", "decaying")
+STAY = Verb("stayed at", "stays at", "staying")
+
+
+def falls(profile: Profile) -> bool:
+    """Whether the LR is lower at the end of the profile than after its warm-up."""
+    return profile.shape.way.moves and profile.end_lr < profile.start_lr
+
+
+def rises(profile: Profile) -> bool:
+    """Whether the LR is higher at the end of the profile than after its warm-up."""
+    return profile.shape.way.moves and profile.end_lr > profile.start_lr
+
+
+def verb(profile: Profile, fall: Verb = FALL) -> Verb:
+    """What the LR does after the warm-up; `fall` is the verb for one that falls."""
+    return RISE if rises(profile) else fall if falls(profile) else STAY
+
+
+def highest_lr(profile: Profile, n_steps: int) -> float:
+    """The highest LR that the first `n_steps` steps of a directive, at least one, lead to.
+
+    The LR of the step after the last one counts where they come to the profile's end: a ramp to 0.1 leads to 0.1.
+    """
+    highest = profile.highest_lr(n_steps)
+    assert highest is not None
+    ended = profile.offset + n_steps >= profile.length
+    return max(highest, profile.end_lr) if ended else highest
+
+
+def onward(profile: Profile) -> str:
+    """What comes of an LR that moves, such as `, rising to 0.1, then falling to 0 along a line`; empty: it stands."""
+    warms_up = profile.offset < profile.warmup
+    start, end = number(profile.start_lr), f"to {number(profile.end_lr)} {profile.shape.way.words}"
+    if not (falls(profile) or rises(profile)):
+        return f", rising to {start}" if warms_up else ""
+    if not warms_up:
+        return f", {verb(profile).participle} from {start} {end}"
+    return f", rising to {start}, then {end}" if rises(profile) else f", rising to {start}, then falling {end}"
+
+
+def so_far(profile: Profile, n_steps: int, end_lr: float) -> str:
+    """What the LR did in the first `n_steps` steps, which led to `end_lr`, as a sentence."""
+    warms_up, end = profile.offset < profile.warmup, number(end_lr)
+    if profile.offset + n_steps <= profile.warmup:
+        return f"The LR rose to {end}."
+    top = number(profile.start_lr if warms_up else profile.lr(0))
+    way = f"{end} {profile.shape.way.words}"
+    if rises(profile):
+        return f"The LR rose to {top}, then to {way}." if warms_up else f"The LR rose from {top} to {way}."
+    if falls(profile):
+        return f"The LR rose to {top}, then fell to {way}." if warms_up else f"The LR fell from {top} to {way}."
+    return f"The LR rose to {top}, and stayed there." if warms_up else f"The LR stayed at {top}."

@@ -1,0 +1,239 @@
+"""What a history consists of: the spans of its reports, and the stages that they are parts of."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+import numpy as np
+from lrpilot.wire.profile import Profile
+
+from tuner_server.core.messages import (
+    LOSS_WINDOW,
+    Candidate,
+    Decision,
+    Directive,
+    Outcome,
+    Phase,
+    PosteriorCurve,
+    Validation,
+    best_candidate,
+)
+from tuner_server.core.stages.promise import shortfall
+from tuner_server.history import lr_way
+from tuner_server.history.thinning import FloatArray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Span:
+    """The steps of one report: run steps [start, start + n_steps)."""
+
+    start: int
+    committed_start: int
+    """Committed steps before it."""
+    kept: bool
+    """Whether its steps are part of the schedule."""
+    phase: Phase
+    stage: int
+    outcome: Outcome
+    profile: Profile
+    losses: FloatArray
+    """(n_steps,)"""
+    validations: tuple[Validation, ...]
+    measures: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    """What was measured besides the loss, by name: one value a step."""
+
+    @property
+    def n_steps(self) -> int:
+        """How many steps were run."""
+        return len(self.losses)
+
+    @property
+    def end(self) -> int:
+        """The run step after the last one."""
+        return self.start + self.n_steps
+
+    @property
+    def given_back_steps(self) -> int:
+        """Steps that were committed, and rolled back."""
+        return self.n_steps if self.phase.committed and not self.kept else 0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Probe:
+    """One try of a search: a candidate's probe, or the range test."""
+
+    directive: Directive
+    span: Span | None
+    """None: it is being run, or never was."""
+    candidate: Candidate | None
+    """The probe as it was judged; None: not yet, or it is a range test."""
+
+    @property
+    def lr(self) -> float:
+        """The LR that was tried; of a range test the lowest."""
+        assert self.directive.profile is not None
+        return self.directive.profile.start_lr
+
+    @property
+    def diverged(self) -> bool:
+        """Whether its loss went out of bounds."""
+        return self.span is not None and self.span.outcome is Outcome.DIVERGED
+
+    @property
+    def unrepeatable(self) -> bool:
+        """Whether it did not begin with the loss that the first probe began with."""
+        return self.span is not None and self.span.outcome is Outcome.UNREPEATABLE
+
+
+@dataclasses.dataclass(frozen=True)
+class Undoing:
+    """Why committed steps were rolled back."""
+
+    outcome: Outcome
+    """DIVERGED or FELL_SHORT."""
+    lr: float | None
+    """Their peak."""
+    first_step: int
+    """The first step of the last report; the first of the committed steps is step 1."""
+    last_step: int
+    loss: float | None = None
+    """What was above its bar: the median loss of the last report, or its last validation; None after a divergence."""
+    bar: float | None = None
+    """What was promised of it; None after a divergence."""
+    validated: bool = False
+    """Whether it is a validation, the second in a row above the bar."""
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the losses went out of bounds; if not, they fell short of what was promised."""
+        return self.outcome is Outcome.DIVERGED
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stage:
+    """A search (which may be empty) and the committed steps that it led to (None: it goes on)."""
+
+    index: int
+    probes: tuple[Probe, ...]
+    """The probes of the search."""
+    earlier: tuple[Probe, ...]
+    """Probes of a search that was broken off when the client went on by itself; they count for the decision, too."""
+    directive: Directive | None
+    """The committed one."""
+    decision: Decision | None
+    """Behind it; of a search that goes on, the latest one."""
+    posterior: PosteriorCurve | None
+    """The latest of the search."""
+    sought: Decision | None
+    """The one in which the surrogate chose the last probe; None: it chose none."""
+    spans: tuple[Span, ...]
+    """The spans of the committed steps."""
+    replaced: bool
+    """Whether the client trained on by itself, without the server."""
+    retreats_from: Undoing | None
+    """What was rolled back right before it; None: nothing was."""
+    rejoins: bool
+    """Whether the client had trained on by itself right before it."""
+    n_setbacks: int
+    """How often committed steps of stages before it were rolled back."""
+    unrepeatable: str
+    """What the client saw where a rollback was not complete, in this search or before it; empty: nothing."""
+
+    @property
+    def lr(self) -> float | None:
+        """The LR that was committed, at its highest."""
+        if self.replaced:
+            return self.spans[0].profile.peak if self.spans else None
+        if self.directive is None or self.directive.profile is None:
+            return None
+        return lr_way.highest_lr(self.directive.profile, self.directive.n_steps)
+
+    @property
+    def trained_unsought(self) -> bool:
+        """Whether its steps were committed by the server with nothing tried before them; a warm-up is none such."""
+        return self.directive is not None and self.directive.phase is Phase.TRAIN and not self.tried
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Those that were judged."""
+        return self.decision.candidates if self.decision is not None else ()
+
+    @functools.cached_property
+    def best(self) -> Candidate | None:
+        """The candidate with the lowest loss; None: none was judged, or all diverged."""
+        return best_candidate(self.candidates)
+
+    @functools.cached_property
+    def second(self) -> Candidate | None:
+        """The next one; None: there is none, or it diverged."""
+        return best_candidate(candidate for candidate in self.candidates if candidate is not self.best)
+
+    @property
+    def tried(self) -> tuple[Probe, ...]:
+        """All probes that the decision may have been made by."""
+        return self.earlier + self.probes
+
+    @functools.cached_property
+    def winner(self) -> Probe | None:
+        """The probe of the best candidate, if there is one."""
+        best = self.best
+        return next((p for p in self.tried if best is not None and p.directive.number == best.directive_number), None)
+
+    @functools.cached_property
+    def undoing(self) -> Undoing | None:
+        """Why its committed steps were rolled back; None: they were not."""
+        if not self.spans or not self.spans[-1].outcome.rolls_back:
+            return None
+        last = self.spans[-1]
+        before = sum(span.n_steps for span in self.spans[:-1])
+        undoing = Undoing(last.outcome, self.lr, before + 1, before + last.n_steps)
+        if undoing.diverged:
+            return undoing
+        promise = () if self.directive is None else self.directive.promise
+        short = shortfall(promise, before, last.losses.tolist(), last.validations)
+        if short.validated:
+            undoing = dataclasses.replace(undoing, last_step=before + last.validations[-1].step)
+        return dataclasses.replace(undoing, **short._asdict())
+
+    @property
+    def restart(self) -> bool:
+        """Whether it followed a divergence without a search, and diverged in turn."""
+        causes = (self.retreats_from, self.undoing)
+        return not self.probes and all(cause is not None and cause.diverged for cause in causes)
+
+    @property
+    def validated(self) -> bool:
+        """Whether its probes were judged by validation loss."""
+        return any(probe.directive.validate_at for probe in self.tried)
+
+    @property
+    def search_steps(self) -> int:
+        """Steps of its probes."""
+        return sum(probe.span.n_steps for probe in self.probes if probe.span is not None)
+
+    @property
+    def committed_steps(self) -> int:
+        """Steps that stayed."""
+        return sum(span.n_steps for span in self.spans if span.kept)
+
+    @property
+    def given_back_steps(self) -> int:
+        """Steps that were committed, and rolled back."""
+        return sum(span.given_back_steps for span in self.spans)
+
+    @property
+    def end_loss(self) -> float | None:
+        """The mean of the last committed losses."""
+        kept = [span.losses for span in self.spans if span.kept]
+        if not kept:
+            return None
+        tail = np.concatenate(kept)[-LOSS_WINDOW:]
+        return float(tail.mean())
+
+    @property
+    def end_validation(self) -> float | None:
+        """The last validation of its committed steps."""
+        found = [validation.loss for span in self.spans if span.kept for validation in span.validations]
+        return found[-1] if found else None

@@ -19,13 +19,14 @@ from lrpilot.errors import ServerError
 from lrpilot.run.coasting import Coasting, attempt
 from lrpilot.run.lease import Event, Lease
 from lrpilot.run.measuring import begin_measuring, measured
-from lrpilot.run.promise import bar_of, is_above
+from lrpilot.run.promise import is_above
 from lrpilot.run.repetition import Repetition
 from lrpilot.run.run_record import RunRecord
 from lrpilot.run.tuned_lr import TunedLr
 from lrpilot.session.run_state import RunState
 from lrpilot.session.session import Session
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.directive_steps import bar_of
 from lrpilot.wire.directives import begins_unsearched, rolls_back
 from lrpilot.wire.divergence import first_divergence
 from lrpilot.wire.limits import MAX_NOTE

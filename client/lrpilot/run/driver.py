@@ -121,7 +121,7 @@ class Driver(ResumableRunner):
                 continue
             batch = buffer.draw()
             if self._lease.done == 0:
-                self._repetition.drawn += 1
+                self._repetition.draw()
             yield batch
 
     def step(self, loss: Any) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SERVER_VARIABLE = "LRPILOT_SERVER"
 LONGEST_SILENCE = 1000
-"""Batches of a probe with no step after them that can't all be micro-batches of one update."""
+"""So many batches of a probe, with no step after them, can't all be micro-batches of one update."""
 
 Batch = TypeVar("Batch")
 log = logging.getLogger("lrpilot")

@@ -12,9 +12,9 @@ from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.directives import rest_of
 
 LONGEST_PART = 1000
-"""Steps between two looks for the server; losses are buffered for so long."""
+"""The most steps between two looks for the server; losses are buffered for so long."""
 FEWEST_PARTS = 20
-"""Parts of what is left, at least; after each of them the client looks for the server."""
+"""The fewest parts that what is left is made in; after each of them the client looks for the server."""
 DIVERGED_FACTOR = 0.5
 """What the LR is multiplied by after a divergence."""
 WARM_UP_DIVISOR = 20

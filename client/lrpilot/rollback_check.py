@@ -17,7 +17,7 @@ from lrpilot.data.replay import BatchBuffer
 from lrpilot.errors import ConfigError
 
 SHOWN = 10
-"""Differences that are listed; the first ones say most."""
+"""The most differences that are listed; the first ones say most."""
 
 Batch = TypeVar("Batch")
 

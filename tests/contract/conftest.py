@@ -1,4 +1,4 @@
-"""The databases that the contract suites run on: a SQLite file, and a schema of a PostgreSQL."""
+"""What the contract suites run on: a SQLite file, a schema of a PostgreSQL, a backend from elsewhere."""
 
 from __future__ import annotations
 
@@ -11,6 +11,15 @@ import pytest
 from tests.support.servers.postgresql import PostgreSQL
 
 _numbers = itertools.count()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Lets the suite of backends run on one from outside of this repository."""
+    parser.addoption(
+        "--backend",
+        metavar="MODULE:CLASS",
+        help="the only small run (a tests.support.backends.small_run.SmallRun) that test_backend.py runs on",
+    )
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import pkgutil
 import random
 import subprocess
 import sys
@@ -36,24 +37,32 @@ KINDS: dict[str, Callable[..., SmallRun]] = {
     "keras": KerasRun,
     "numpy": NumpyRun,
 }
-"""To add a framework, write a small run in it, and name it here."""
+"""To add a framework, write a small run in it, and name it here; one from elsewhere is given as `--backend`."""
 WILD_LR = 3.0
 LIMIT = 3.0
 
 Make = Callable[..., SmallRun]
 
 
-@pytest.fixture(params=KINDS)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Runs every test on each of these frameworks, or on that of `--backend` alone."""
+    if "make" in metafunc.fixturenames:
+        given = metafunc.config.getoption("--backend", None)
+        kinds = {given: pkgutil.resolve_name(given)} if given else KINDS
+        metafunc.parametrize("make", kinds.values(), ids=kinds, indirect=True)
+
+
+@pytest.fixture
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
     """Makes runs of one kind, all of which begin alike."""
-    kind = KINDS[request.param]
+    kind: Callable[..., SmallRun] = request.param
 
     def made(validate: Validate | None = None, **shape: int) -> SmallRun:
         random.seed(0)
         np.random.seed(0)
         return kind(validate, **shape)
 
-    if request.param != "distributed":
+    if kind is not DistributedRun:
         yield made
         return
     with group_of_one(tmp_path / "meeting point"):

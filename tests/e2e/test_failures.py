@@ -100,7 +100,7 @@ def test_a_refusal_that_may_pass_is_a_server_that_is_away(
                 raise error("there are too many", code)
             return super().create_job(request, timeout_s)
 
-    monkeypatch.setattr("lrpilot.session.session.LOOKING_SHARE", 0)
+    monkeypatch.setattr("lrpilot.session.session.LOOK_PAUSE_FACTOR", 0)
     run, transport = Run(), Full([training(0.1, 10), training(0.1, 60)])
     tuner = run.tuner(transport)
     run.train(tuner)

@@ -294,7 +294,7 @@ def test_a_run_goes_back_also_while_its_server_is_away_and_tells_it_later(
     server: ServerProcess, monkeypatch: pytest.MonkeyPatch, from_first: bool
 ) -> None:
     """The client holds itself to the bars; when the server is back, it does not lead to the LR that had failed."""
-    monkeypatch.setattr("lrpilot.session.session.LOOKING_SHARE", 0)
+    monkeypatch.setattr("lrpilot.session.session.LOOK_PAUSE_FACTOR", 0)
     away, told = False, 0
 
     def before(report: pb.Report) -> None:

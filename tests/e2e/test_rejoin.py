@@ -85,7 +85,7 @@ class Quadratic:
 @pytest.fixture(autouse=True)
 def looks_for_the_server_at_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """These runs are over in less time than a tuner waits between two looks."""
-    monkeypatch.setattr("lrpilot.session.session.LOOKING_SHARE", 0)
+    monkeypatch.setattr("lrpilot.session.session.LOOK_PAUSE_FACTOR", 0)
 
 
 @pytest.fixture(scope="module")

@@ -150,7 +150,8 @@ def test_rounding_is_no_suspicion_and_a_nan_that_comes_again_is_none() -> None:
         repetition = Repetition()
         for loss, drawn, expected in [(first, 1, False), (again, 1, differs), (again, 2, False), (again, 0, False)]:
             repetition.begin(comparable=True)
-            repetition.drawn = drawn
+            for _ in range(drawn):
+                repetition.draw()
             assert repetition.differs(loss, noise) is expected
 
 
@@ -199,9 +200,8 @@ def test_a_run_that_is_resumed_within_a_search_still_compares() -> None:
         if i == 10:
             break
     state = tuner.state_dict()
-    assert state["repeats"]
-    assert state["first_batches"] == 1
-    assert state["repetition"] == (None, 0)  # the first probe is not over
+    begun = {"comparable": True, "drawn": 1}
+    assert state["repetition"] == {"first_loss": None, "n_batches": 0, **begun}  # the first probe is not over
     assert len(state["losses"]) == 11
 
 

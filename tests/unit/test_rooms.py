@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import graphlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -120,6 +121,15 @@ def test_every_module_is_in_a_room() -> None:
 
 def test_arrows_run_down() -> None:
     assert [f"{a} -> {b}: {why}" for a, b in sorted(set(_arrows())) if (why := _forbidden(a, b))] == []
+
+
+def test_the_table_of_rooms_has_these_floors() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    rows = re.findall(r"^\| (\d+) \| (.*)\| (.*)\|$", page, re.MULTILINE)
+    assert [int(floor) for floor, *_ in rows] == [*range(1, len(SERVER) + 1)]
+    for column, floors in ((1, CLIENT), (2, SERVER)):
+        told = [{room.replace("/", ".") for room in re.findall(r"`([\w/]+)`", row[column])} for row in rows]
+        assert [rooms for rooms in told if rooms] == [set(floor.split()) for floor in floors]
 
 
 def test_no_modules_import_one_another_in_a_circle() -> None:

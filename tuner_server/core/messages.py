@@ -11,10 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated
 
 import pydantic
+from lrpilot.wire.directive_steps import bar_begins, validations_left
 
 # What clients read alike is part of the messages, too.
 from lrpilot.wire.limits import MAX_NOTE as MAX_NOTE
 from lrpilot.wire.limits import MAX_STEPS as MAX_STEPS
+from lrpilot.wire.outcome import Outcome as Outcome
 from lrpilot.wire.phase import Phase as Phase
 from lrpilot.wire.profile import Profile
 
@@ -33,25 +35,6 @@ class BatchSource(enum.StrEnum):
 
     FRESH = "fresh"
     REPLAYED = "replayed"
-
-
-class Outcome(enum.StrEnum):
-    """How a directive ended."""
-
-    COMPLETED = "completed"
-    PARTIAL = "partial"
-    DIVERGED = "diverged"
-    REPLACED = "replaced"
-    """Not carried out: the client could not reach the server, and trained on by itself."""
-    FELL_SHORT = "fell_short"
-    """Committed steps did worse than was promised, at losses that are no divergence."""
-    UNREPEATABLE = "unrepeatable"
-    """A probe did not begin with the loss that the first one began with: a rollback was not complete."""
-
-    @property
-    def rolls_back(self) -> bool:
-        """Whether committed steps that end so are not to stay."""
-        return self in (Outcome.DIVERGED, Outcome.FELL_SHORT)
 
 
 Steps = Annotated[int, pydantic.Field(ge=0, le=MAX_STEPS)]
@@ -115,9 +98,9 @@ class Directive(Value):
                 "profile": self.profile.after(n_steps),
                 "restore": False,
                 "snapshot": False,
-                "validate_at": tuple(s - n_steps for s in self.validate_at if s > n_steps),
+                "validate_at": tuple(validations_left(self.validate_at, n_steps)),
                 "promise": tuple(
-                    bar.model_copy(update={"from_step": max(bar.from_step - n_steps, 0)}) for bar in self.promise
+                    bar.model_copy(update={"from_step": bar_begins(bar.from_step, n_steps)}) for bar in self.promise
                 ),
             }
         )
@@ -158,11 +141,6 @@ class Report(Value):
     def n_steps(self) -> int:
         """How many steps were run."""
         return len(self.losses)
-
-    @property
-    def last_finite_loss(self) -> float | None:
-        """The last loss that is a number, if there is one."""
-        return next((loss for loss in reversed(self.losses) if math.isfinite(loss)), None)
 
 
 def opening_loss(losses: Sequence[float]) -> float | None:

@@ -31,9 +31,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 HOST_NOISE = 1e-5
-"""Kernels of a CPU add in an order that may depend on where an array lies."""
+"""The loss noise of a CPU: its kernels add in an order that may depend on where an array lies."""
 DEVICE_NOISE = 2e-3
-"""Those of a GPU may add in any order, in half precision too."""
+"""The loss noise of a GPU: its kernels may add in any order, in half precision too."""
 
 
 class Backend(abc.ABC):

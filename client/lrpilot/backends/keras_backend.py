@@ -21,7 +21,7 @@ from lrpilot.errors import ConfigError
 from lrpilot.rng import RandomState
 
 LR_TOLERANCE = 1e-6
-"""LRs that differ by less than this part are one: Keras keeps float32."""
+"""The relative difference below which two LRs are one: Keras keeps float32."""
 
 log = logging.getLogger("lrpilot")
 

@@ -25,7 +25,7 @@ from lrpilot.objects.own_generators import is_generator, source_of
 _MOST_PARTS = 200
 _MOST_DEPTH = 8
 _MOST_CHILDREN = 32
-"""Containers of more are data."""
+"""The most elements of a container that may be a part of a loader; one with more is data."""
 
 _SCALARS = (type(None), bool, int, float, complex, str, bytes)
 _SKIPPED = (type, types.ModuleType, threading.Thread, concurrent.futures.Executor, multiprocessing.process.BaseProcess)

@@ -18,7 +18,7 @@ from lrpilot.objects.own_generators import is_generator, set_state, state_of
 from lrpilot.rng import from_plain, same, to_plain
 
 _SMALL = 256
-"""Most elements of an attribute that is looked at before and after every draw of a search."""
+"""The most elements of an attribute that is looked at before and after every draw of a search."""
 
 _MEDIUM = 1 << 16
 """Most elements of a sampler's attribute that is looked at so: weights, or a permutation of the samples."""

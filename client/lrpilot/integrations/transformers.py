@@ -26,7 +26,7 @@ from lrpilot.run.options import JobOptions
 from lrpilot.tuner import Tuner
 
 STATE_NAME = "lrpilot.pt"
-"""The tuner's file in a checkpoint."""
+"""The name of the tuner's file in a checkpoint."""
 UNSCHEDULED = ("linear", "constant")
 """Values of `lr_scheduler_type` that are let pass: the first is the default, which can't be told from a wish."""
 

@@ -17,9 +17,9 @@ from lrpilot.wire.profile_proto import profile_from_proto
 
 PREFIX = "lrpilot"
 STEP, SEARCH_STEP = f"{PREFIX}/step", f"{PREFIX}/search_step"
-"""The two axes."""
+"""The names of the two axes."""
 EVERY = 10
-"""Steps between two points, unless told."""
+"""The steps between two points, unless the user says otherwise."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from mlflow.entities import Metric
 from lrpilot.loggers.metrics import EVERY, MetricLogger, Point
 
 BATCH = 1000
-"""Metrics in one request: MLflow's limit."""
+"""The most metrics in one request: MLflow's limit."""
 
 
 class MlflowLogger(MetricLogger):

@@ -20,7 +20,7 @@ _TOLD = (type(None), bool, int, float, str, bytes)
 """What a checkpoint holds as it is."""
 
 _LARGEST_NEST = 256
-"""Elements of a container that holds containers, or is a dict."""
+"""The most elements of a container that holds containers, or is a dict."""
 
 _SEQUENCES: dict[str, type[Any]] = {kind.__name__: kind for kind in (list, tuple, set, frozenset, collections.deque)}
 

@@ -16,6 +16,7 @@ from lrpilot.run.lease import Lease
 from lrpilot.run.measuring import begin_measuring
 from lrpilot.run.repetition import Repetition
 from lrpilot.run.resumption import check_resumable, peak_of_rest, remaining_steps, same_budget
+from lrpilot.run.rollback import Rollback
 from lrpilot.run.run_record import RunRecord
 from lrpilot.v1 import tuner_pb2 as pb
 
@@ -43,7 +44,7 @@ class ResumableRunner(DirectiveRunner):
             "config": self._config.SerializeToString(),
             "session": self._session.state_dict(),
             "finished": self._finished,
-            "held": self._held,
+            "held": self._rollback.possible,
             "coasting": isinstance(lease, Coasting),
             "left": lease.remaining if isinstance(lease, Coasting) else None,
             "directive": lease.directive.SerializeToString(),
@@ -54,9 +55,7 @@ class ResumableRunner(DirectiveRunner):
             "elapsed_s": time.monotonic() - self._started,
             "record": self._record.state_dict(),
             "snapshot": self._snapshot_state(),
-            "repeats": self._repetition.comparable,
-            "first_batches": self._repetition.drawn,
-            "repetition": (self._repetition.first_loss, self._repetition.n_batches),
+            "repetition": self._repetition.state_dict(),
             "position": self._position.state_dict(),
             "random_state": RandomState.capture().state_dict(),
         }
@@ -91,12 +90,11 @@ class ResumableRunner(DirectiveRunner):
             remaining_steps(self._total_steps, record.steps + (0 if state["finished"] else state["done"]))
         if state["snapshot"] is not None:
             self._backend.load_state_dict(state["snapshot"])
-        self._record, self._held = record, state["held"]
+        self._record, self._rollback = record, Rollback(possible=state["held"])
         if not anew:
             self._session.load_state_dict(state["session"])
         self._position.load_state_dict(state["position"], state["random_state"])
-        self._repetition = Repetition(*state["repetition"])
-        self._repetition.comparable, self._repetition.drawn = state["repeats"], state["first_batches"]
+        self._repetition = Repetition.from_state_dict(state["repetition"])
         self._finished = state["finished"]
         directive = pb.Directive.FromString(state["directive"])
         done, left = state["done"], state["left"]
@@ -131,7 +129,7 @@ class ResumableRunner(DirectiveRunner):
 
     def _snapshot_state(self) -> dict[str, Any] | None:
         """What is remembered, for a checkpoint; nothing if it can't be put back."""
-        if self._abandoned:
+        if self._rollback.abandoned:
             return None
         try:
             return self._backend.state_dict()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Self, TypeVar
 
 from lrpilot.run.lease import Lease
-from lrpilot.session.annealing import LONGEST_PART
+from lrpilot.session.annealing import LONGEST_PART, profile_to_zero
 from lrpilot.v1 import tuner_pb2 as pb
 
 Result = TypeVar("Result")
@@ -41,11 +41,7 @@ class Coasting(Lease):
     @classmethod
     def over(cls, remaining: int | None, lr: float) -> Self:
         """Steps that lead from `lr` to zero; for ever at `lr` if there is no end."""
-        if remaining is None:
-            shape, end_lr, length = pb.PROFILE_SHAPE_CONSTANT, lr, LONGEST_PART
-        else:
-            shape, end_lr, length = pb.PROFILE_SHAPE_LINEAR, 0.0, remaining
-        return cls(pb.Profile(shape=shape, start_lr=lr, end_lr=end_lr, length=length), remaining)
+        return cls(profile_to_zero(lr, remaining), remaining)
 
     def after(self) -> Self | None:
         """What follows on these steps; None: the budget is spent."""

@@ -19,13 +19,15 @@ from lrpilot.errors import ServerError
 from lrpilot.run.coasting import Coasting, attempt
 from lrpilot.run.lease import Event, Lease
 from lrpilot.run.measuring import begin_measuring, measured
-from lrpilot.run.promise import bar_of, is_above
+from lrpilot.run.promise import is_above
 from lrpilot.run.repetition import Repetition
+from lrpilot.run.rollback import Rollback
 from lrpilot.run.run_record import RunRecord
 from lrpilot.run.tuned_lr import TunedLr
 from lrpilot.session.run_state import RunState
 from lrpilot.session.session import Session
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.directive_steps import bar_of
 from lrpilot.wire.directives import begins_unsearched, rolls_back
 from lrpilot.wire.divergence import first_divergence
 from lrpilot.wire.limits import MAX_NOTE
@@ -61,10 +63,7 @@ class DirectiveRunner(abc.ABC):
         # The last report, then the answer to it, until what it asks for has begun.
         self._due: pb.Report | pb.Directive | None = None
         self._interrupted = False
-        # Whether there is a snapshot, whether steps wait to be rolled back to it, and whether it is of use no more.
-        self._held = False
-        self._astray = False
-        self._abandoned = False
+        self._rollback = Rollback()
 
     @property
     @abc.abstractmethod
@@ -95,12 +94,12 @@ class DirectiveRunner(abc.ABC):
             return
         if isinstance(lease, Coasting):
             self._settle()
-        elif self._astray or not lease.committed:
-            if self._held:
+        elif self._rollback.due or not lease.committed:
+            if self._rollback.possible:
                 self._backend.restore()
             self._set_lr(self._run_state().lr)
         elif lease.done and (self._ranks is None or sys.exception() is None):
-            report = self._report(pb.OUTCOME_PARTIAL, self._losses())
+            report = self._report(pb.OUTCOME_PARTIAL, self._flushed_losses())
             self._book(report)
             self._session.answer(lease.directive, report, self._run_state())
         self._finish()
@@ -161,7 +160,7 @@ class DirectiveRunner(abc.ABC):
 
     def _advance(self, outcome: pb.Outcome.ValueType) -> None:
         """Reports, and follows the answer."""
-        directive, losses = self._lease.directive, self._losses()
+        directive, losses = self._lease.directive, self._flushed_losses()
         self._lr.look()
         if first_divergence(losses, self._lease.limit) is not None:  # on CUDA the watch is a look behind
             outcome = pb.OUTCOME_DIVERGED
@@ -182,10 +181,11 @@ class DirectiveRunner(abc.ABC):
             return ""
         return repetition.sentence(losses[0], attempt(self._backend.suspects) or [])[:MAX_NOTE]
 
-    def _losses(self) -> list[float]:
-        """The losses since the last report; those that an interrupt has lost are no numbers."""
+    def _flushed_losses(self) -> list[float]:
+        """Takes the losses since the last report off the backend; those that an interrupt has lost are no numbers."""
         losses = self._backend.flush()
-        self._repetition.comparable &= len(losses) == self._lease.done
+        if len(losses) != self._lease.done:
+            self._repetition.lose()
         return [math.nan] * (self._lease.done - len(losses)) + losses
 
     def _proceed(self) -> None:
@@ -216,9 +216,9 @@ class DirectiveRunner(abc.ABC):
     def _book(self, report: pb.Report) -> None:
         lease, record = self._lease, self._record
         start = record.committed if lease.committed else record.searched
-        self._astray = self._held and (rolls_back(report) or not lease.committed)
+        self._rollback.steps_reported(stay=lease.committed and not rolls_back(report))
         booked = report
-        if rolls_back(report) and not self._held:  # nothing can be rolled back
+        if rolls_back(report) and not self._rollback.possible:  # nothing can be rolled back
             booked = pb.Report(losses=report.losses, validations=report.validations, outcome=pb.OUTCOME_PARTIAL)
         record.add(lease.directive, booked)
         self._due = report
@@ -279,26 +279,26 @@ class DirectiveRunner(abc.ABC):
             if self._record.steps == 0:
                 self._session.close()
                 raise  # nothing has begun: there is an argument to change
-            self._held = False
+            self._rollback.snapshot_failed()
             return self._abandon("no snapshot can be taken", error)
-        self._held = True
+        self._rollback.snapshot_taken()
         self._record.mark()
         return directive
 
     def _go_back(self, directive: pb.Directive) -> pb.Directive:
         """Restores for a directive; where that fails the tuning ends, and the run goes on with what was put back."""
-        self._astray = False
+        self._rollback.begun()
         try:
             together(self._ranks, lambda: self._backend.restore(committed=self._lease.committed))
         except Exception as error:
-            return directive if self._abandoned else self._abandon("the snapshot can't be put back", error)
+            return directive if self._rollback.abandoned else self._abandon("the snapshot can't be put back", error)
         return directive
 
     def _abandon(self, what: str, error: Exception) -> pb.Directive:
         """What comes in place of a directive that the run, and not the server, has prevented."""
         if self._ranks is not None and (self._ranks.parted or self._ranks.lost):
             raise error
-        self._abandoned = True
+        self._rollback.abandon()
         return self._session.abandon(f"{what}: {type(error).__name__}: {error}", self._run_state())
 
     def _coast(self, error: Exception) -> None:
@@ -314,30 +314,33 @@ class DirectiveRunner(abc.ABC):
         remaining = self._run_state().remaining
         if remaining is not None:
             remaining = max(remaining - self._lease.done, 0)
-        astray = self._settle()
-        if astray:
+        rolled_back = self._settle()
+        if rolled_back:
             attempt(lambda: self._backend.restore(committed=self._lease.committed))
-        follow = pb.Directive(phase=pb.PHASE_TRAIN, restore=astray, batches=pb.BATCH_SOURCE_REPLAYED)
+        follow = pb.Directive(phase=pb.PHASE_TRAIN, restore=rolled_back, batches=pb.BATCH_SOURCE_REPLAYED)
         attempt(lambda: self._position.follow(follow))
         attempt(self._session.close)
-        self._due, self._astray, self._abandoned = None, False, True
+        self._due = None
+        self._rollback.begun()
+        self._rollback.abandon()
         self._coast_along(None if remaining == 0 else Coasting.over(remaining, self._run_state().lr))
 
     def _settle(self) -> bool:
         """Books the steps since the last report, as far as that can be done; whether steps are to be rolled back."""
         lease = self._lease
-        losses = attempt(self._losses)
+        losses = attempt(self._flushed_losses)
         diverged = self._ranks is None and losses is not None and not all(map(math.isfinite, losses))
-        astray = self._astray or (self._held and lease.done > 0 and (diverged or not lease.committed))
-        astray &= not isinstance(lease, Coasting)
+        goes_back = lease.done > 0 and (diverged or not lease.committed)
+        rolled_back = self._rollback.due or (self._rollback.possible and goes_back)
+        rolled_back &= not isinstance(lease, Coasting)
         report = pb.Report(
             losses=[math.nan] * lease.done if losses is None else losses,
-            outcome=pb.OUTCOME_DIVERGED if astray else pb.OUTCOME_PARTIAL,
+            outcome=pb.OUTCOME_DIVERGED if rolled_back else pb.OUTCOME_PARTIAL,
         )
         if lease.done:
             attempt(lambda: self._record.add(lease.directive, report))
         lease.expire()
-        return astray
+        return rolled_back
 
     def _coast_along(self, lease: Coasting | None) -> None:
         """Goes on with so many steps, or ends after the last one."""
@@ -360,7 +363,7 @@ class DirectiveRunner(abc.ABC):
         record = self._record
         remaining = None if self._total_steps is None else max(self._total_steps - record.steps, 0)
         lr = self._backend.base_lrs[0] if record.last_lr is None else record.last_lr
-        return RunState(lr, remaining, warm=record.committed > 0, held=self._held)
+        return RunState(lr, remaining, warm=record.committed > 0, held=self._rollback.possible)
 
     def _set_lr(self, lr: float) -> None:
         self._lr.set(lr, begun=self._record.steps > 0 or self._due is not None)

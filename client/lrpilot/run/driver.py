@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SERVER_VARIABLE = "LRPILOT_SERVER"
 LONGEST_SILENCE = 1000
-"""Batches of a probe with no step after them that can't all be micro-batches of one update."""
+"""So many batches of a probe, with no step after them, can't all be micro-batches of one update."""
 
 Batch = TypeVar("Batch")
 log = logging.getLogger("lrpilot")
@@ -121,7 +121,7 @@ class Driver(ResumableRunner):
                 continue
             batch = buffer.draw()
             if self._lease.done == 0:
-                self._repetition.drawn += 1
+                self._repetition.draw()
             yield batch
 
     def step(self, loss: Any) -> None:

@@ -11,9 +11,9 @@ from lrpilot.wire.profile import Profile
 from lrpilot.wire.profile_proto import profile_from_proto
 
 CHECKS = 8
-"""Looks for divergence within a probe: giving up late wastes at most an eighth or two of it."""
+"""How often one looks for divergence within a probe: giving up late wastes at most an eighth or two of it."""
 LONGEST_BLIND = 50
-"""Steps between two looks, at most: committed steps that diverge are all lost."""
+"""The most steps between two looks: committed steps that diverge are all lost."""
 
 
 class Event(enum.Flag):

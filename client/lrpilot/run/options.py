@@ -25,7 +25,10 @@ class JobOptions(TypedDict, total=False):
     lr_bounds: tuple[float, float] | None
     """Lowest and highest LR of the first parameter group, both above 0. Default: None, found by a range test."""
     policy: str | None
-    """The algorithm: "budget" or "autolrs". Default: "budget" with `total_steps`, else "autolrs"."""
+    """The algorithm: "budget", "autolrs", or one that the server has installed (docs/policies.md).
+
+    Default: "budget" with `total_steps`, else "autolrs".
+    """
     policy_options: Mapping[str, Any] | None
     """The algorithm's options, by name (docs/policies.md). Default: none, its own defaults."""
     name: str

@@ -13,11 +13,6 @@ from collections.abc import Sequence
 from lrpilot.v1 import tuner_pb2 as pb
 
 
-def bar_of(promise: Sequence[pb.Bar], begin: int) -> pb.Bar | None:
-    """What a report is held to that begins with step `begin` of a directive with that promise; None: nothing."""
-    return next((bar for bar in reversed(promise) if bar.from_step <= begin), None)
-
-
 def is_above(bar: pb.Bar, losses: Sequence[float], validations: Sequence[float], before: float | None) -> bool:
     """Whether a report is above its bar.
 

@@ -55,12 +55,8 @@ class RunRecord:
     @property
     def peak_lr(self) -> float:
         """The highest LR of the committed steps; 0 before the first."""
-        lrs = [
-            segment.profile.lr(min(max(step, 0), segment.n_steps - 1))
-            for segment in self._segments
-            for step in (0, segment.profile.warmup - segment.profile.offset, segment.n_steps - 1)
-        ]
-        return max(lrs, default=0.0)
+        highest = (segment.profile.highest_lr(segment.n_steps) for segment in self._segments)
+        return max((lr for lr in highest if lr is not None), default=0.0)
 
     def replacements(self) -> list[pb.Report]:
         """All that was done, as reports to a job that has not seen it: one for each stretch of committed steps."""

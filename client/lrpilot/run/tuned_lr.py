@@ -9,7 +9,7 @@ from lrpilot.backends.base import Backend
 from lrpilot.run.coasting import attempt
 
 TOLERANCE = 0.01
-"""LRs that differ by less than this part are one: a tensor LR may be of half precision."""
+"""The relative difference below which two LRs are one: a tensor LR may be of half precision."""
 
 log = logging.getLogger("lrpilot")
 

@@ -44,9 +44,9 @@ class ShownRun(Protocol):
 WIDTH, HEIGHT, LEFT, GAP = 640, 110, 70, 8
 PLOT = WIDTH - LEFT - 4
 AXIS = 18
-"""Under the drawing, for the steps."""
+"""The height under the drawing, where the steps are written."""
 COLUMNS = 320
-"""The columns of the curves: one for two pixels."""
+"""The number of columns of the curves: one for two pixels."""
 _STAGE = "#808080"
 """The colour of every other stage: grey on white and on black."""
 

@@ -12,13 +12,29 @@ from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.directives import rest_of
 
 LONGEST_PART = 1000
-"""Steps between two looks for the server; losses are buffered for so long."""
+"""The most steps between two looks for the server; losses are buffered for so long."""
 FEWEST_PARTS = 20
-"""Parts of what is left, at least; after each of them the client looks for the server."""
-DIVERGED_SHARE = 0.5
-"""The share of the LR that is left after a divergence."""
-WARM_UP_SHARE = 20
-"""A run that has no committed step yet warms up over this part of what is left: one in twenty, as policy budget."""
+"""The fewest parts that what is left is made in; after each of them the client looks for the server."""
+DIVERGED_FACTOR = 0.5
+"""What the LR is multiplied by after a divergence."""
+WARM_UP_DIVISOR = 20
+"""A run that has no committed step yet warms up over what is left, divided by this, as with policy budget."""
+
+
+def profile_to_zero(lr: float, remaining_steps: int | None, *, warmup: int = 0, offset: int = 0) -> pb.Profile:
+    """The LRs of what is left: linearly from `lr` to zero; without a known end (None), `lr` for one part.
+
+    Args:
+        lr: the peak.
+        remaining_steps: how many steps are left, at least 1.
+        warmup: steps of a warm-up that lead up to the peak.
+        offset: how many of these are left out.
+    """
+    if remaining_steps is None:
+        shape, end_lr, length = pb.PROFILE_SHAPE_CONSTANT, lr, LONGEST_PART
+    else:
+        shape, end_lr, length = pb.PROFILE_SHAPE_LINEAR, 0.0, remaining_steps
+    return pb.Profile(shape=shape, start_lr=lr, end_lr=end_lr, length=length + offset, offset=offset, warmup=warmup)
 
 
 class Annealing:
@@ -76,7 +92,7 @@ class Annealing:
                 self._losses.clear()
             else:
                 self._losses += report.losses
-            self._lr *= DIVERGED_SHARE
+            self._lr *= DIVERGED_FACTOR
             self._begin(restore=self._rolls_back, snapshot=False)
             self._stretch = self._open.profile
             return
@@ -136,11 +152,10 @@ class Annealing:
                 number=number, phase=pb.PHASE_STOP, stage=-1, restore=restore, reason="the budget is spent"
             )
             return
-        constant = self._remaining is None
         n_steps = LONGEST_PART if self._remaining is None else self._remaining
-        warmup, offset = 0 if self._warm else n_steps // WARM_UP_SHARE, 0
+        warmup, offset = 0 if self._warm else n_steps // WARM_UP_DIVISOR, 0
         if self._rise_from is not None:
-            warmup = n_steps // WARM_UP_SHARE
+            warmup = n_steps // WARM_UP_DIVISOR
             offset = min(int(self._rise_from / self._lr * (warmup + 1)), warmup)
             self._rise_from = None
         self._open = pb.Directive(
@@ -148,18 +163,11 @@ class Annealing:
             phase=pb.PHASE_TRAIN,
             stage=-1,
             n_steps=n_steps,
-            profile=pb.Profile(
-                shape=pb.PROFILE_SHAPE_CONSTANT if constant else pb.PROFILE_SHAPE_LINEAR,
-                start_lr=self._lr,
-                end_lr=self._lr if constant else 0.0,
-                length=n_steps + offset,
-                offset=offset,
-                warmup=warmup,
-            ),
+            profile=profile_to_zero(self._lr, self._remaining, warmup=warmup, offset=offset),
             restore=restore,
             snapshot=snapshot,
             batches=pb.BATCH_SOURCE_REPLAYED,
             report_every=max(1, min(LONGEST_PART, n_steps // FEWEST_PARTS)),
             reason="without a server: annealing",
         )
-        self._warm = self._warm or constant or offset > 0
+        self._warm = self._warm or self._remaining is None or offset > 0

@@ -21,14 +21,14 @@ PART_TIMEOUT_S = 0.5
 """The longest that training waits for an answer that it can do without."""
 MOST_WAITS = 10
 """All waiting together is at most so many times the longest wait for one decision; then training goes on alone."""
-LOOKING_SHARE = 20
-"""While the server is away, at most one in so many seconds goes into looking for it."""
+LOOK_PAUSE_FACTOR = 20
+"""While the server is away, so many times as long as a look for it took go by before the next one."""
 LASTING = {"FAILED_PRECONDITION", "INVALID_ARGUMENT", "UNIMPLEMENTED"}
 """Refusals that asking again would not change."""
 WRONG_ARGUMENT = "INVALID_ARGUMENT"
 """The refusal that whoever made the job can do something about."""
 LONGEST_REASON = 500
-"""Characters of a server's, in a log."""
+"""The most characters that a log has of the reason that a server gives."""
 
 log = logging.getLogger("lrpilot")
 
@@ -223,7 +223,7 @@ class Session:
             return call(max(min(timeout_s, self._patience_s), 0.0))
         except ServerError:
             now = time.monotonic()
-            self._look_again = now + LOOKING_SHARE * min(now - started, PART_TIMEOUT_S)
+            self._look_again = now + LOOK_PAUSE_FACTOR * min(now - started, PART_TIMEOUT_S)
             raise
         finally:
             self._patience_s -= time.monotonic() - started

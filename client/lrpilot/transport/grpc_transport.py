@@ -46,7 +46,7 @@ _REFUSED = {
 ATTEMPT_S = 5.0
 """The longest wait for an answer before the connection is taken for dead, and the call is repeated on a new one."""
 PAUSE_S = 0.2
-"""Between two attempts."""
+"""The pause between two attempts."""
 JITTER = 0.5
 """Clients that were told the same time to come again come back up to so much of it later, each at its own."""
 PUSHBACK_KEY = "grpc-retry-pushback-ms"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire import unsearched
+from lrpilot.wire.directive_steps import bar_begins, validations_left
+from lrpilot.wire.outcome import Outcome
 from lrpilot.wire.phase import Phase
 
 _PHASES = {
@@ -12,6 +14,7 @@ _PHASES = {
     pb.PHASE_PROBE: Phase.PROBE,
     pb.PHASE_TRAIN: Phase.TRAIN,
 }
+_OUTCOMES = {pb.Outcome.Value(f"OUTCOME_{outcome.name}"): outcome for outcome in Outcome}
 
 
 def phase_from_proto(number: pb.Phase.ValueType) -> Phase:
@@ -24,7 +27,8 @@ def phase_from_proto(number: pb.Phase.ValueType) -> Phase:
 
 def committed(directive: pb.Directive) -> bool:
     """Whether its steps are to stay."""
-    return directive.phase in (pb.PHASE_WARM_UP, pb.PHASE_TRAIN)
+    phase = _PHASES.get(directive.phase)
+    return phase is not None and phase.committed
 
 
 def rest_of(directive: pb.Directive, done: int) -> pb.Directive:
@@ -36,9 +40,9 @@ def rest_of(directive: pb.Directive, done: int) -> pb.Directive:
     rest.n_steps -= done
     rest.profile.offset += done
     del rest.validate_at[:]
-    rest.validate_at.extend(step - done for step in directive.validate_at if step > done)
+    rest.validate_at.extend(validations_left(directive.validate_at, done))
     for bar in rest.promise:
-        bar.from_step = max(bar.from_step - done, 0)
+        bar.from_step = bar_begins(bar.from_step, done)
     return rest
 
 
@@ -53,4 +57,5 @@ def begins_unsearched(directive: pb.Directive, config: pb.JobConfig) -> bool:
 
 def rolls_back(report: pb.Report) -> bool:
     """Whether committed steps with this report are not to stay."""
-    return report.outcome in (pb.OUTCOME_DIVERGED, pb.OUTCOME_FELL_SHORT)
+    outcome = _OUTCOMES.get(report.outcome)
+    return outcome is not None and outcome.rolls_back

@@ -248,7 +248,7 @@ def check(case: Case) -> None:
     torch.manual_seed(0)
     run = Run(case, HostileServer(case.plan, case.total_steps))
     until = ENDLESS_STEPS if case.total_steps is None else MAX_STEPS
-    with _silence(), bug(case), mock.patch("lrpilot.session.session.LOOKING_SHARE", 0 if case.looks else 20):
+    with _silence(), bug(case), mock.patch("lrpilot.session.session.LOOK_PAUSE_FACTOR", 0 if case.looks else 20):
         try:
             tuner = run.tuner()
             run.train(tuner, min(case.saves_at, until))

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from lrpilot.run.promise import bar_of, is_above
+from lrpilot.run.promise import is_above
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.directive_steps import bar_of
 from lrpilot.wire.divergence import DivergenceWatch
 from lrpilot.wire.profile import Profile
 
@@ -155,8 +156,8 @@ class SimulatedTraining:
 
     def _fell_short(self, promise: Sequence[Bar], losses: Sequence[float], validations: Sequence[float]) -> bool:
         """Whether the first part of a directive is above the bar that counts for it."""
-        bar = bar_of([pb.Bar(**bar.model_dump()) for bar in promise], 0)
-        short = bar is not None and is_above(bar, losses, validations, self._last_validation)
+        bar = bar_of(promise, 0)
+        short = bar is not None and is_above(pb.Bar(**bar.model_dump()), losses, validations, self._last_validation)
         self._last_validation = next(reversed(validations), self._last_validation)
         return short
 

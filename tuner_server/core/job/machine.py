@@ -13,15 +13,13 @@ Ground rules.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Generator, Iterable
 from typing import Any
 
-from lrpilot.wire.limits import MAX_VALIDATION_LOSS
-
 from tuner_server.core import policies
 from tuner_server.core.config import JobConfig, LrBounds
-from tuner_server.core.errors import InvalidInputError, PolicyError, PreconditionError
+from tuner_server.core.errors import PolicyError, PreconditionError
+from tuner_server.core.job.report_check import check_replacement, check_report
 from tuner_server.core.job.standing import Standing
 
 # Whoever moves jobs needs these names too.
@@ -54,12 +52,11 @@ def create(config: JobConfig, prior: Prior | None = None) -> Transition:
     config = config.model_copy(update={"policy": policy.name})
     if config.lr_bounds is None and policy.searches:
         directive = lr_range.directive(config)
-        draft = _draft(config, prior, directive)
-        return _issue(draft, None, directive, None)
+        return _issue(_opened(config, prior, directive), None, directive, None)
     bounds = config.lr_bounds or lr_range.blind(config)
-    draft = _draft(config, prior, Directive(phase=Phase.STOP, n_steps=0))
-    step = run(policy.start(_progress(draft, bounds)))
-    return _issue(draft.model_copy(update={"bounds": bounds}), None, step.directive, step)
+    step = run(policy.start(_progress_at_start(config, prior, bounds)))
+    opened = _opened(config, prior, step.directive).model_copy(update={"bounds": bounds})
+    return _issue(opened, None, step.directive, step)
 
 
 def advance(state: JobState, report: Report) -> Transition:
@@ -124,105 +121,22 @@ def cancel(state: JobState, reason: str) -> JobState:
     return state.model_copy(update={"status": Status.CANCELLED, "message": reason or "cancelled by a user"})
 
 
-def check_report(directive: Directive, report: Report, has_validation: bool) -> None:
-    """Refuses a report that contradicts its directive. Raises: InvalidInputError."""
-    n, n_asked = report.n_steps, directive.n_steps
-    if report.replacement is not None:
-        raise InvalidInputError.of("report.replacement", f"a {report.outcome} report has none; it did as it was told")
-    if report.outcome is Outcome.PARTIAL and not directive.phase.committed:
-        raise InvalidInputError.of("report.outcome", f"a {directive.phase} can't be reported in parts")
-    if report.outcome is Outcome.UNREPEATABLE and directive.phase is not Phase.PROBE:
-        raise InvalidInputError.of("report.outcome", f"a {directive.phase} is not compared with another; a probe is")
-    if report.outcome is Outcome.FELL_SHORT and not directive.promise:
-        raise InvalidInputError.of("report.outcome", "nothing was promised for this directive, so it can't fall short")
-    expected = {
-        Outcome.COMPLETED: (n_asked, n_asked),
-        Outcome.PARTIAL: (1, n_asked - 1),
-        Outcome.DIVERGED: (1, n_asked),
-        Outcome.FELL_SHORT: (1, n_asked),
-        Outcome.UNREPEATABLE: (1, n_asked),
-    }[report.outcome]
-    if not expected[0] <= n <= expected[1]:
-        wanted = str(n_asked) if expected[0] == expected[1] else f"{expected[0]} to {expected[1]}"
-        raise InvalidInputError.of(
-            "report.losses",
-            f"{n} losses, but a {report.outcome} directive of {n_asked} steps has {wanted}",
-        )
-    tells = report.outcome not in (Outcome.DIVERGED, Outcome.UNREPEATABLE)
-    if tells:
-        _check_finite(report)
-    due = [step for step in directive.validate_at if step <= n]
-    got = [v.step for v in report.validations]
-    # A validation that failed before the first step says nothing against the steps.
-    complete = set(due) - set(got) <= {0} or not tells or directive.phase.committed
-    if sorted(set(got) & set(due)) != got or (has_validation and not complete):
-        raise InvalidInputError.of(
-            "report.validations", f"validated after steps {got}, but the directive asks for {due}"
-        )
-    for i, validation in enumerate(report.validations):
-        if tells and not abs(validation.loss) <= MAX_VALIDATION_LOSS:
-            raise InvalidInputError.of(
-                f"report.validations[{i}].loss",
-                f"{validation.loss}; a completed step's is finite, at most {MAX_VALIDATION_LOSS}",
-            )
-    _check_measures(directive, report)
-    _check_note(report)
-    _check_wall_time(report)
-
-
-def check_replacement(report: Report, remaining_steps: int | None) -> None:
-    """Refuses an impossible report on steps that a client ran by itself. Raises: InvalidInputError."""
-    replacement = report.replacement
-    if replacement is None:
-        raise InvalidInputError.of("report.replacement", "missing; a replaced report says what was done instead")
-    if (replacement.profile is None) != (report.n_steps == 0):
-        raise InvalidInputError.of("report.replacement.profile", "there is one where there are losses, and only there")
-    run = report.n_steps + replacement.wasted_steps
-    if remaining_steps is not None and run > remaining_steps:
-        raise InvalidInputError.of("report.losses", f"{run} steps were run, but only {remaining_steps} were left")
-    _check_finite(report)
-    if report.validations:
-        raise InvalidInputError.of("report.validations", "a replaced report has none")
-    if report.measures:
-        raise InvalidInputError.of("report.measures", "a replaced report has none")
-    _check_note(report)
-    _check_wall_time(report)
-
-
-def _check_finite(report: Report) -> None:
-    if not all(map(math.isfinite, report.losses)):
-        bad = next(i for i, loss in enumerate(report.losses) if not math.isfinite(loss))
-        raise InvalidInputError.of(
-            f"report.losses[{bad}]", f"{report.losses[bad]}; a {report.outcome} report has finite losses"
-        )
-
-
-def _check_note(report: Report) -> None:
-    if report.outcome is Outcome.UNREPEATABLE and not report.note.strip():
-        raise InvalidInputError.of("report.note", "missing; an unrepeatable report says what was seen")
-    if report.outcome is not Outcome.UNREPEATABLE and report.note:
-        raise InvalidInputError.of("report.note", f"a {report.outcome} report has none")
-
-
-def _check_measures(directive: Directive, report: Report) -> None:
-    for name, values in report.measures.items():
-        if name not in directive.measures:
-            measures = ", ".join(directive.measures) or "no measure"
-            raise InvalidInputError.of("report.measures", f"{name}; directive {directive.number} asks for {measures}")
-        if len(values) != report.n_steps:
-            raise InvalidInputError.of(
-                "report.measures", f"{name} has {len(values)} values for {report.n_steps} losses; one each is right"
-            )
-
-
-def _check_wall_time(report: Report) -> None:
-    if not (math.isfinite(report.wall_time_s) and report.wall_time_s >= 0):
-        raise InvalidInputError.of("report.wall_time_s", "must be finite and not negative")
-
-
-def _draft(config: JobConfig, prior: Prior | None, directive: Directive) -> JobState:
-    """A state before its first directive is issued."""
+def _opened(config: JobConfig, prior: Prior | None, directive: Directive) -> JobState:
+    """The state of a new job whose first directive is still to be completed and checked."""
     return JobState(config=config, prior=prior, status=Status.SEARCHING, directive=directive, lease=directive)
+
+
+def _progress_at_start(config: JobConfig, prior: Prior | None, bounds: LrBounds) -> Progress:
+    """Where a job is whose policy starts with the first directive."""
+    return Progress(
+        committed_steps=0,
+        search_steps=0,
+        remaining_steps=config.total_steps,
+        bounds=bounds,
+        first_loss=None,
+        last_loss=None,
+        prior=prior,
+    )
 
 
 def _progress(state: JobState, bounds: LrBounds) -> Progress:
@@ -239,6 +153,7 @@ def _progress(state: JobState, bounds: LrBounds) -> Progress:
 
 
 def _ask_policy(state: JobState, report: Report) -> Generator[Query, Suggestion, tuple[JobState, Step[Any]]]:
+    """The state, with bounds if it had none, and the policy's answer to the report."""
     policy = policies.make(state.config)
     if report.outcome is Outcome.REPLACED:
         # A range test that was not had is not made up for: it would start from other weights.

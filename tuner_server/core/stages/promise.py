@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from lrpilot.wire.directive_steps import bar_of
 
 from tuner_server.core.messages import Bar, Outcome, Report, Setback, Validation, Value
 from tuner_server.core.stages.divergence import scatter
@@ -143,7 +144,7 @@ def shortfall(
         validations: Of its steps, in order.
     """
     median = statistics.median(losses)
-    held_to = next((bar for bar in reversed(promise) if bar.from_step <= begin), None)
+    held_to = bar_of(promise, begin)
     if held_to is None:
         return Shortfall(median, None, validated=False)
     validated = median <= held_to.loss and bool(validations)

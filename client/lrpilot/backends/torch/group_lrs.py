@@ -22,7 +22,7 @@ from lrpilot.errors import ConfigError
 INITIAL = "initial_lr"
 """PyTorch's name in a group for the LR that a schedule starts from."""
 TOLERANCE = 1e-3
-"""LRs that differ by less than this part are one: a tensor LR may be of half precision."""
+"""The relative difference below which two LRs are one: a tensor LR may be of half precision."""
 DECAYED = 0.1
 """LRs below this part of the one that the optimizer was made with were left by a schedule."""
 

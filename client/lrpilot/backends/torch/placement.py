@@ -83,8 +83,13 @@ def choose(asked: str | os.PathLike[str], demand: Demand, room: Callable[[torch.
     memory = _named(asked) if asked != "auto" else _automatic(demand, room)
     if isinstance(memory, DiskMemory):
         memory.check(demand.nbytes)
-    log.info("the snapshot lives %s and takes about %.4g MB", memory, demand.nbytes / 1e6)
+    log.info("lrpilot: the snapshot lives %s and takes about %s", memory, _readable(demand.nbytes))
     return memory
+
+
+def _readable(nbytes: int) -> str:
+    """A size to one decimal, at least 0.1 MB."""
+    return f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e9 else f"{max(nbytes / 1e6, 0.1):.1f} MB"
 
 
 def _named(asked: str | os.PathLike[str]) -> Memory:

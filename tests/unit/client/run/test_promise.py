@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import lrpilot
 import pytest
 import torch
-from lrpilot.run.promise import bar_of, is_above
+from lrpilot.run.promise import is_above
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.directive_steps import bar_of
 from lrpilot.wire.directives import rest_of
 from torch import nn
 

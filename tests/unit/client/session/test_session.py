@@ -30,7 +30,7 @@ class Away(ScriptedTransport):
 
 @pytest.fixture(autouse=True)
 def looks_for_the_server_at_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lrpilot.session.session.LOOKING_SHARE", 0)
+    monkeypatch.setattr("lrpilot.session.session.LOOK_PAUSE_FACTOR", 0)
 
 
 def opened(transport: Away, strict: bool = False) -> tuple[Session, pb.Directive]:

@@ -19,6 +19,7 @@ from tuner_server.core.config import JobConfig
 from tuner_server.core.errors import InvalidInputError, PolicyError, PreconditionError
 from tuner_server.core.job import machine
 from tuner_server.core.job.machine import TRANSITIONS, JobState, Status, Transition
+from tuner_server.core.job.report_check import check_replacement, check_report
 from tuner_server.core.job.standing import Standing
 from tuner_server.core.messages import LOSS_WINDOW, Bar, Directive, Outcome, Phase, Replacement, Report, Validation
 from tuner_server.core.policies.base import Asking, Options, Policy, PolicyState, Progress, Step
@@ -416,7 +417,7 @@ BOTH = (Validation(step=4, loss=1.0), Validation(step=8, loss=1.0))
 )
 def test_a_bad_report_is_refused_by_the_field_at_fault(directive: Directive, report: Report, field: str) -> None:
     with pytest.raises(InvalidInputError) as caught:
-        machine.check_report(directive, report, has_validation=True)
+        check_report(directive, report, has_validation=True)
     assert [violation.field for violation in caught.value.violations] == [field]
 
 
@@ -453,7 +454,7 @@ def test_a_bad_report_is_refused_by_the_field_at_fault(directive: Directive, rep
     ],
 )
 def test_a_sound_report_is_taken(directive: Directive, report: Report, has_validation: bool) -> None:
-    machine.check_report(directive, report, has_validation)
+    check_report(directive, report, has_validation)
 
 
 def measuring(*measures: str, asked: tuple[str, ...] = ("norm",)) -> JobConfig:
@@ -545,7 +546,7 @@ def test_it_may_join_at_the_end_or_after_a_cancel() -> None:
 def test_what_a_client_can_not_have_done_is_refused(fields: dict[str, Any], field: str) -> None:
     directive = Directive(number=1, phase=Phase.PROBE, n_steps=8, profile=Profile.constant(0.1, 8))
     with pytest.raises(InvalidInputError) as caught:
-        machine.check_replacement(replaced(directive, **fields), 300)
+        check_replacement(replaced(directive, **fields), 300)
     assert [violation.field for violation in caught.value.violations] == [field]
 
 

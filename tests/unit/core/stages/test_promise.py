@@ -10,6 +10,9 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from lrpilot.run.promise import is_above
+from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.directive_steps import bar_of
 from lrpilot.wire.profile import Profile
 
 from tuner_server.core.messages import Bar, Directive, Outcome, Phase, Report, Setback, Validation
@@ -25,10 +28,12 @@ from tuner_server.core.stages.promise import (
     bars,
     fell_short,
     learn,
+    shortfall,
 )
 
 PROBE = 2 * FIRST_LOSSES
 """Steps of a probe."""
+LEVELS = st.sampled_from((-1.0, 0.0, 0.5, 1.0, 2.0, math.inf))
 quickly = settings(max_examples=150, deadline=None, derandomize=True)
 
 
@@ -325,6 +330,30 @@ def test_footing_goes_through_json_and_back() -> None:
     footing = known((0.1, falling(3.0, 0.1, (0, 3.1), (PROBE, 2.0)), 2.0))
     assert Footing.model_validate_json(footing.model_dump_json()) == footing
     assert Footing.model_validate(json.loads(footing.model_dump_json())) == footing
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), LEVELS, LEVELS), min_size=1, max_size=4).map(sorted),
+    st.integers(0, 9),
+    st.lists(LEVELS.filter(math.isfinite), min_size=1, max_size=5),
+    st.lists(LEVELS.filter(math.isfinite), max_size=3),
+    st.none() | LEVELS.filter(math.isfinite),
+)
+@quickly
+def test_what_a_client_finds_above_its_bar_is_told_to_be_above_that_bar(
+    stairs: list[tuple[int, float, float]],
+    begin: int,
+    losses: list[float],
+    validations: list[float],
+    before: float | None,
+) -> None:
+    promise = [Bar(from_step=step, loss=loss, validation=validation) for step, loss, validation in stairs]
+    held_to = bar_of([pb.Bar(**bar.model_dump()) for bar in promise], begin)
+    if held_to is None or not is_above(held_to, losses, validations, before):
+        return
+    told = shortfall(promise, begin, losses, [Validation(step=i, loss=loss) for i, loss in enumerate(validations)])
+    assert told.bar == (held_to.validation if told.validated else held_to.loss)
+    assert told.loss > told.bar
 
 
 def test_a_directive_with_an_infinite_bar_goes_through_json_and_back() -> None:

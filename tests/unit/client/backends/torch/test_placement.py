@@ -83,10 +83,20 @@ def test_size_and_place_are_said_before_the_start(tmp_path: Path, caplog: pytest
     [record] = caplog.records
     expected = 3 * sum(p.nbytes for p in net.parameters())
     assert snapshot.expected_nbytes == expected
-    assert record.getMessage() == f"the snapshot lives on disk, in {tmp_path} and takes about {expected / 1e6:.4g} MB"
+    assert expected == 60_600
+    assert record.getMessage() == f"lrpilot: the snapshot lives on disk, in {tmp_path} and takes about 0.1 MB"
     train(net, optimizer)
     snapshot.take()
     assert snapshot.nbytes == snapshot.expected_nbytes == expected + 2 * torch.tensor(0.0).nbytes  # Two step counts.
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "size"), [(0, "0.1 MB"), (5_340_000, "5.3 MB"), (999_000_000, "999.0 MB"), (7_460_000_000, "7.5 GB")]
+)
+def test_a_size_is_said_as_people_read_it(nbytes: int, size: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "lrpilot")
+    choose("host", demand(cpu=nbytes))
+    assert caplog.messages == [f"lrpilot: the snapshot lives in host memory and takes about {size}"]
 
 
 def test_a_full_disk_is_refused_with_the_bytes_needed_and_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ from tuner_server.core.job.machine import JobState, Status, Transition
 from tuner_server.core.messages import Outcome, Phase, Report
 from tuner_server.core.policies import plugins
 from tuner_server.core.search.prior import Optimum, Prior
-from tuner_server.core.stages.restart import MAX_RESTARTS
+from tuner_server.core.stages.restart import MAX_RESTARTS, RETREAT
 from tuner_server.history.from_wire import job_and_history
 from tuner_server.history.thinning import Window
 from tuner_server.history.timeline import timeline
@@ -147,6 +147,34 @@ def alone_after(n_directives: int) -> Events:
         if index != n_directives or (state.remaining_steps or 0) < ALONE_STEPS:
             return None
         return training.run_alone(state.directive, ALONE_STEPS, 0.01)
+
+    return event
+
+
+SHORT_REST = 70
+"""Steps that are too few for a search."""
+
+
+def setback_then(unrepeatable: bool) -> Events:
+    """After a setback the training goes on alone once, and once more when little is left.
+
+    Args:
+        unrepeatable: Whether the first probe after the setback does not begin where another did.
+    """
+    alone: list[int] = []
+
+    def event(index: int, state: JobState, training: SimulatedTraining) -> Report | None:
+        nonlocal unrepeatable
+        remaining, set_back = state.remaining_steps or 0, state.given_back_steps > 0
+        if set_back and unrepeatable and state.directive.phase is Phase.PROBE:
+            unrepeatable = False
+            report = training.run(state.directive)
+            return report.model_copy(update={"outcome": Outcome.UNREPEATABLE, "note": "it began at another loss"})
+        due = not alone or (len(alone) == 1 and remaining <= SHORT_REST)
+        if not set_back or not due or remaining <= ALONE_STEPS:
+            return None
+        alone.append(index)
+        return training.run_alone(state.directive, ALONE_STEPS, 1e-9)
 
     return event
 
@@ -296,6 +324,31 @@ def test_after_a_divergence_it_trains_at_a_lower_lr(config: JobConfig, committed
     assert running.n_run == TOTAL
 
 
+@pytest.mark.parametrize("unrepeatable", [False, True], ids=["rejoined", "unrepeatable"])
+@pytest.mark.parametrize("edges", [(0.6, 0.02), (0.6, 1e-3), (1e-6, 1e-6)], ids=str)
+def test_after_a_setback_no_lr_comes_back_that_failed(
+    config: JobConfig, edges: tuple[float, float], unrepeatable: bool
+) -> None:
+    edge, committed_edge = edges
+    running = HotTraining(committed_edge=committed_edge, edge_lr=edge, validates=config.has_validation)
+    run = last(points(config, running, setback_then(unrepeatable)))
+    assert run.state.status is Status.FINISHED
+    assert running.n_run == TOTAL
+    assert run.state.given_back_steps > 0, "there was a setback"
+    assert sum(e.report is not None and e.report.outcome is Outcome.REPLACED for e in run.exchanges) == 2
+    ceiling, sound = math.inf, 0.0
+    for directive, report in ((exchange.directive, exchange.report) for exchange in run.exchanges):
+        if directive.profile is None or report is None:
+            continue
+        peak = directive.profile.peak
+        if directive.phase is Phase.PROBE and report.outcome is Outcome.COMPLETED:
+            sound = max(sound, peak)
+        if directive.phase is Phase.TRAIN:
+            assert peak <= max(ceiling * (1 + 1e-9), sound if ceiling < math.inf else math.inf), directive.reason
+            if report.outcome.rolls_back:
+                ceiling, sound = min(ceiling, peak / RETREAT), 0.0
+
+
 def test_jobs_that_are_searched_for_together_go_on_as_if_each_were_alone(config: JobConfig) -> None:
     jobs = [config.model_copy(update={"seed": seed}) for seed in range(3)]
     expected = [drive(asked, training(asked, seed=i)) for i, asked in enumerate(jobs)]
@@ -364,12 +417,18 @@ def drive_with(config: JobConfig, prior: Prior, training: SimulatedTraining) -> 
     return transition.state
 
 
+def _hot(config: JobConfig) -> HotTraining:
+    return HotTraining(committed_edge=0.02, validates=config.has_validation)
+
+
 LIVES: dict[str, Callable[[JobConfig], Iterator[Run]]] = {
     "to the end": lambda config: points(config, training(config)),
-    "diverged": lambda config: points(config, HotTraining(committed_edge=0.02, validates=config.has_validation)),
+    "diverged": lambda config: points(config, _hot(config)),
     "all diverged": lambda config: points(config, training(config, edge_lr=EVERYTHING_DIVERGES)),
     "alone": lambda config: points(config, training(config), alone_after(5)),
     "a rollback failed": lambda config: points(config, training(config), unrepeatable_after(2)),
+    "set back, alone, rejoined": lambda config: points(config, _hot(config), setback_then(unrepeatable=False)),
+    "set back, unrepeatable": lambda config: points(config, _hot(config), setback_then(unrepeatable=True)),
 }
 
 

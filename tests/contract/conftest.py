@@ -1,14 +1,41 @@
-"""The databases that the contract suites run on: a SQLite file, and a schema of a PostgreSQL."""
+"""What the contract suites run on: the databases of storage, and the policy that the command line names."""
 
 from __future__ import annotations
 
+import argparse
 import itertools
+import json
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
 from tests.support.servers.postgresql import PostgreSQL
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Lets authors hold a policy of their own to the contract of policies."""
+    group = parser.getgroup("lrpilot", "the contract of policies")
+    group.addoption("--policy", metavar="NAME", help="test this installed policy, and none of LRPilot's own")
+    group.addoption(
+        "--policy-options",
+        metavar="JSON",
+        type=_json_object,
+        default="{}",
+        help="options with which it is through in some thousand steps",
+    )
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f'{text!r} is no JSON object, such as {{"candidates": 3}}')
+    return found
+
 
 _numbers = itertools.count()
 

@@ -1,7 +1,7 @@
 """What every policy keeps to, and what everything that shows a job keeps to with every policy.
 
 A policy is one line of `POLICIES`: its name, and the options with which it is through in some thousand steps. That of
-the documentation, `grid`, is installed as its page says.
+the documentation, `grid`, is installed as its page says. `--policy` has another one tested that is installed.
 """
 
 from __future__ import annotations
@@ -69,23 +69,28 @@ def documented(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     plugins.offered.cache_clear()
 
 
-@pytest.fixture(params=POLICIES)
-def policy(request: pytest.FixtureRequest) -> str:
-    """Each policy in turn."""
-    name: str = request.param
-    return name
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each policy in turn, or the one that the command line names; each with its options."""
+    if "policy" not in metafunc.fixturenames:
+        return
+    tested, name = POLICIES, metafunc.config.getoption("--policy", default=None)
+    if name is not None:
+        tested = {name: metafunc.config.getoption("--policy-options")}
+    metafunc.parametrize("policy", list(tested.items()), ids=list(tested))
 
 
 @pytest.fixture(params=[False, True], ids=["losses", "validated"])
-def config(policy: str, request: pytest.FixtureRequest) -> JobConfig:
-    """A job of it."""
-    return job(policy, has_validation=request.param)
-
-
-def job(policy: str, **fields: Any) -> JobConfig:
-    """A job whose bounds hold the simulated optimum."""
-    asked = {"total_steps": TOTAL, "lr_bounds": LrBounds(min=1e-4, max=1.0), "base_lr": BASE_LR, **fields}
-    return JobConfig(policy=policy, policy_options=POLICIES[policy], **asked)
+def config(policy: tuple[str, dict[str, Any]], request: pytest.FixtureRequest) -> JobConfig:
+    """A job of it, whose bounds hold the simulated optimum."""
+    name, options = policy
+    return JobConfig(
+        policy=name,
+        policy_options=options,
+        total_steps=TOTAL,
+        lr_bounds=LrBounds(min=1e-4, max=1.0),
+        base_lr=BASE_LR,
+        has_validation=request.param,
+    )
 
 
 class HotTraining(SimulatedTraining):

@@ -28,7 +28,7 @@ from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.job import lockstep, machine
 from tuner_server.core.job.lockstep import PendingSearch
 from tuner_server.core.job.machine import JobState, Status, Transition
-from tuner_server.core.messages import Outcome, Phase, Report
+from tuner_server.core.messages import Directive, Outcome, Phase, Report
 from tuner_server.core.policies import plugins
 from tuner_server.core.search.prior import Optimum, Prior
 from tuner_server.core.stages.restart import MAX_RESTARTS, RETREAT
@@ -58,8 +58,11 @@ ALONE_STEPS = 10
 
 
 @pytest.fixture(scope="module", autouse=True)
-def documented(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The policy of the documentation is installed."""
+def documented(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The policy of the documentation is installed, unless another one is tested, which may have its name."""
+    if request.config.getoption("--policy", default=None) is not None:
+        yield
+        return
     folder = tmp_path_factory.mktemp("site-packages")
     extending.install_policy(folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -227,8 +230,10 @@ def test_a_job_that_is_too_short_is_refused_or_runs_to_its_end(config: JobConfig
     if refused := refused_fields(asked):
         assert refused == ["total_steps"]
         return
-    assert drive(asked, running).state.status is Status.FINISHED
+    run = drive(asked, running)
+    assert run.state.status is Status.FINISHED
     assert running.n_run == total_steps
+    assert not undecided(run)
 
 
 def refused_fields(config: JobConfig) -> list[str]:
@@ -289,12 +294,25 @@ def test_every_decision_explains_its_directive(config: JobConfig) -> None:
     assert probes, "this job is long enough for a search"
 
 
+def undecided(run: Run) -> list[Directive]:
+    """The directives of a policy that commit steps, and came without a decision."""
+    parts = {0: False} | {
+        i: e.report is not None and e.report.outcome is Outcome.PARTIAL for i, e in enumerate(run.exchanges, start=1)
+    }
+    return [
+        exchange.directive
+        for i, exchange in enumerate(run.exchanges)
+        if exchange.directive.phase.committed and not parts[i] and exchange.decision is None
+    ]
+
+
 def test_a_client_that_trained_on_alone_may_come_back_at_any_time(config: JobConfig) -> None:
     n_directives = len(drive(config, training(config)).exchanges) - 1
     for index in range(0, n_directives, math.ceil(n_directives / 24)):
         running = training(config)
         run = last(points(config, running, alone_after(index)))
         assert run.state.status is Status.FINISHED
+        assert not undecided(run)
         assert running.n_run == run.state.run_steps == TOTAL
 
 
@@ -339,6 +357,7 @@ def test_after_a_setback_no_lr_comes_back_that_failed(
     run = last(points(config, running, setback_then(unrepeatable)))
     assert run.state.status is Status.FINISHED
     assert running.n_run == TOTAL
+    assert not undecided(run)
     assert run.state.given_back_steps > 0, "there was a setback"
     assert sum(e.report is not None and e.report.outcome is Outcome.REPLACED for e in run.exchanges) == 2
     ceiling, sound = math.inf, 0.0

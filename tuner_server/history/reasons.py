@@ -76,7 +76,9 @@ def _unsearched(stage: Stage) -> str:
     if stage.unrepeatable:
         return f"A rollback was not complete before, so there was no search, and {n_steps} have LR {number(stage.lr)}."
     if stage.rejoins:
-        return f"The client was back, with {n_steps} left: too few for a search, so it has the LR that was set."
+        lowered = stage.decision is not None and stage.decision.lowered_by is not None
+        which = "an LR that is well below those that failed" if lowered else "the LR that was set"
+        return f"The client was back, with {n_steps} left: too few for a search, so it has {which}."
     return f"{n_steps[0].upper()}{n_steps[1:]} are too few for a search, so they have the LR that was set."
 
 

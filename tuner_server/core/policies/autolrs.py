@@ -130,7 +130,7 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
             report_every=report_every(n_steps),
             reason=f"linear warm-up to {lr:.3g}",
         )
-        return Step(state, directive)
+        return Step(state, directive, Decision(stage=directive.stage, lr=lr, reason=directive.reason))
 
     def advance(
         self, state: AutoLrsState, directive: Directive, report: Report, progress: Progress
@@ -151,7 +151,8 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
             return (yield from self._open_stage(state, progress))
         lr = restart.lr_after_setbacks(self.config.base_lr, state.ceiling)
         reason = f"joined again with {remaining} steps left, too few for a search: the LR that was set{lr.note}"
-        return Step(state, self._train(state, lr.lr, remaining, reason, last=True))
+        decision = Decision(stage=state.stage, lr=lr.lr, reason=reason, lowered_by=lr.lowered_by)
+        return Step(state, self._train(state, lr.lr, remaining, reason, last=True), decision)
 
     def without_search(self, state: AutoLrsState, progress: Progress, reason: str) -> Step[AutoLrsState]:
         """The LR that was set, or one below what diverged: to the end, decaying; without an end, for a stage."""
@@ -302,7 +303,10 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
     def _train_on(self, state: AutoLrsState, n_steps: int, progress: Progress) -> Step[AutoLrsState]:
         """Spends a rest that is too short for a search: only a divergence leaves one."""
         lr = self._bounds(state, progress).max
-        return Step(state, self._train(state, lr, n_steps, "too few steps are left for a search", last=True))
+        reason = "too few steps are left for a search"
+        decision = Decision(stage=state.stage, lr=lr, reason=reason, setback=state.setback)
+        directive = self._train(state, lr, n_steps, reason, last=True)
+        return Step(state.model_copy(update={"setback": None}), directive, decision)
 
     def _train(self, state: AutoLrsState, lr: float, n_steps: int, reason: str, *, last: bool) -> Directive:
         """Committed steps at one LR; the last ones may decay."""

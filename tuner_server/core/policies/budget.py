@@ -126,7 +126,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             f"no search in a run of {progress.remaining_steps} steps, which are too few for one: the LR that was set, "
             "decaying"
         )
-        return Step(BudgetState(), self._train(BudgetState(), self.config.base_lr, reason, progress))
+        return self._decided(BudgetState(), Decision(stage=0, lr=self.config.base_lr, reason=reason), progress)
 
     def advance(
         self, state: BudgetState, directive: Directive, report: Report, progress: Progress
@@ -151,7 +151,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             return (yield from self._next(BudgetState(ceiling=state.ceiling), progress))
         lr = restart.lr_after_setbacks(self.config.base_lr, state.ceiling)
         reason = f"joined again with {remaining} steps left, too few to search: the LR that was set, decaying{lr.note}"
-        return Step(state, self._train(state, lr.lr, reason, progress))
+        return self._decided(state, Decision(stage=0, lr=lr.lr, reason=reason, lowered_by=lr.lowered_by), progress)
 
     def without_search(self, state: BudgetState, progress: Progress, reason: str) -> Step[BudgetState]:
         """The decay from the LR that was set; from a lower one after committed steps that were rolled back."""

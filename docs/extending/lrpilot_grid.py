@@ -147,11 +147,12 @@ class Grid(Policy[GridOptions, GridState]):
         )
         n = self._probes.moving_steps
         correction = length_correction(n, progress.remaining_steps or n, LENGTH_EXPONENT)
-        lowered_by = restart.lowered_by(state.restarts)
+        allowed = restart.lr_after_setbacks(found.lr * correction, state.ceiling)
+        reason = f"the lowest loss of the grid, at {found.lr:.3g}, times {correction:.2f} for the longer run"
         decision = Decision(
             stage=0,
-            lr=found.lr * correction / (lowered_by or 1.0),
-            reason=f"the lowest loss of the grid, at {found.lr:.3g}, times {correction:.2f} for the longer run",
+            lr=allowed.lr,
+            reason=reason + allowed.note,
             candidates=state.candidates,
             posterior=found.posterior,
             asked=found.asked,
@@ -159,7 +160,7 @@ class Grid(Policy[GridOptions, GridState]):
             forecast_sd=found.expected_sd,
             optimum=found.lr,
             correction=correction,
-            lowered_by=lowered_by,
+            lowered_by=allowed.lowered_by,
         )
         if len(state.candidates) == self.options.candidates:
             state = state.model_copy(update={"best": Optimum(log_lr=found.log_lr, probe_steps=n)})
@@ -168,17 +169,17 @@ class Grid(Policy[GridOptions, GridState]):
     def _restart(self, state: GridState, directive: Directive, report: Report, progress: Progress) -> Step[GridState]:
         """The decay from a lower LR than the one that failed. Raises: DivergenceError: it never helps."""
         setback = restart.setback(directive, report, progress.reported_steps, state.footing)
-        restarts = restart.counted(state.restarts)
+        state = state.set_back(setback)
         best = state.best and state.best.model_copy(update={"good_end": False})
         lr = setback.lr / restart.RETREAT
-        reason = f"LR {setback.lr:.3g} failed: a lower one{restart.doubt(restarts)}"
+        reason = f"LR {setback.lr:.3g} failed: a lower one{restart.doubt(state.restarts)}"
         decision = Decision(stage=0, lr=lr, reason=reason, setback=setback, lowered_by=restart.RETREAT)
-        return self._train(state.model_copy(update={"restarts": restarts, "best": best}), decision, progress)
+        return self._train(state.model_copy(update={"best": best}), decision, progress)
 
     def _set_lr(self, state: GridState, progress: Progress, reason: str) -> Step[GridState]:
-        lowered_by = restart.lowered_by(state.restarts)
-        lr = self.config.base_lr / (lowered_by or 1.0)
-        decision = Decision(stage=0, lr=lr, reason=f"{reason}: the LR that was set", lowered_by=lowered_by)
+        lr = restart.lr_after_setbacks(self.config.base_lr, state.ceiling)
+        reason = f"{reason}: the LR that was set{lr.note}"
+        decision = Decision(stage=0, lr=lr.lr, reason=reason, lowered_by=lr.lowered_by)
         return self._train(state, decision, progress)
 
     def _train(self, state: GridState, decision: Decision, progress: Progress) -> Step[GridState]:

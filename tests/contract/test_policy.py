@@ -1,7 +1,7 @@
 """What every policy keeps to, and what everything that shows a job keeps to with every policy.
 
 A policy is one line of `POLICIES`: its name, and the options with which it is through in some thousand steps. That of
-the documentation, `grid`, is installed as its page says.
+the documentation, `grid`, is installed as its page says. `--policy` has another one tested that is installed.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.job import lockstep, machine
 from tuner_server.core.job.lockstep import PendingSearch
 from tuner_server.core.job.machine import JobState, Status, Transition
-from tuner_server.core.messages import Outcome, Phase, Report
+from tuner_server.core.messages import Directive, Outcome, Phase, Report
 from tuner_server.core.policies import plugins
 from tuner_server.core.search.prior import Optimum, Prior
-from tuner_server.core.stages.restart import MAX_RESTARTS
+from tuner_server.core.stages.restart import MAX_RESTARTS, RETREAT
 from tuner_server.history.from_wire import job_and_history
 from tuner_server.history.thinning import Window
 from tuner_server.history.timeline import timeline
@@ -58,8 +58,11 @@ ALONE_STEPS = 10
 
 
 @pytest.fixture(scope="module", autouse=True)
-def documented(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The policy of the documentation is installed."""
+def documented(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The policy of the documentation is installed, unless another one is tested, which may have its name."""
+    if request.config.getoption("--policy", default=None) is not None:
+        yield
+        return
     folder = tmp_path_factory.mktemp("site-packages")
     page_examples.install_policy(folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -69,23 +72,28 @@ def documented(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     plugins.offered.cache_clear()
 
 
-@pytest.fixture(params=POLICIES)
-def policy(request: pytest.FixtureRequest) -> str:
-    """Each policy in turn."""
-    name: str = request.param
-    return name
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each policy in turn, or the one that the command line names; each with its options."""
+    if "policy" not in metafunc.fixturenames:
+        return
+    tested, name = POLICIES, metafunc.config.getoption("--policy", default=None)
+    if name is not None:
+        tested = {name: metafunc.config.getoption("--policy-options")}
+    metafunc.parametrize("policy", list(tested.items()), ids=list(tested))
 
 
 @pytest.fixture(params=[False, True], ids=["losses", "validated"])
-def config(policy: str, request: pytest.FixtureRequest) -> JobConfig:
-    """A job of it."""
-    return job(policy, has_validation=request.param)
-
-
-def job(policy: str, **fields: Any) -> JobConfig:
-    """A job whose bounds hold the simulated optimum."""
-    asked = {"total_steps": TOTAL, "lr_bounds": LrBounds(min=1e-4, max=1.0), "base_lr": BASE_LR, **fields}
-    return JobConfig(policy=policy, policy_options=POLICIES[policy], **asked)
+def config(policy: tuple[str, dict[str, Any]], request: pytest.FixtureRequest) -> JobConfig:
+    """A job of it, whose bounds hold the simulated optimum."""
+    name, options = policy
+    return JobConfig(
+        policy=name,
+        policy_options=options,
+        total_steps=TOTAL,
+        lr_bounds=LrBounds(min=1e-4, max=1.0),
+        base_lr=BASE_LR,
+        has_validation=request.param,
+    )
 
 
 class HotTraining(SimulatedTraining):
@@ -151,6 +159,34 @@ def alone_after(n_directives: int) -> Events:
     return event
 
 
+SHORT_REST = 70
+"""Steps that are too few for a search."""
+
+
+def setback_then(unrepeatable: bool) -> Events:
+    """After a setback the training goes on alone once, and once more when little is left.
+
+    Args:
+        unrepeatable: Whether the first probe after the setback does not begin where another did.
+    """
+    alone: list[int] = []
+
+    def event(index: int, state: JobState, training: SimulatedTraining) -> Report | None:
+        nonlocal unrepeatable
+        remaining, set_back = state.remaining_steps or 0, state.given_back_steps > 0
+        if set_back and unrepeatable and state.directive.phase is Phase.PROBE:
+            unrepeatable = False
+            report = training.run(state.directive)
+            return report.model_copy(update={"outcome": Outcome.UNREPEATABLE, "note": "it began at another loss"})
+        due = not alone or (len(alone) == 1 and remaining <= SHORT_REST)
+        if not set_back or not due or remaining <= ALONE_STEPS:
+            return None
+        alone.append(index)
+        return training.run_alone(state.directive, ALONE_STEPS, 1e-9)
+
+    return event
+
+
 def last(runs: Iterator[Run]) -> Run:
     """The end of a job."""
     *_, end = runs
@@ -194,8 +230,10 @@ def test_a_job_that_is_too_short_is_refused_or_runs_to_its_end(config: JobConfig
     if refused := refused_fields(asked):
         assert refused == ["total_steps"]
         return
-    assert drive(asked, running).state.status is Status.FINISHED
+    run = drive(asked, running)
+    assert run.state.status is Status.FINISHED
     assert running.n_run == total_steps
+    assert not undecided(run)
 
 
 def refused_fields(config: JobConfig) -> list[str]:
@@ -256,12 +294,25 @@ def test_every_decision_explains_its_directive(config: JobConfig) -> None:
     assert probes, "this job is long enough for a search"
 
 
+def undecided(run: Run) -> list[Directive]:
+    """The directives of a policy that commit steps, and came without a decision."""
+    parts = {0: False} | {
+        i: e.report is not None and e.report.outcome is Outcome.PARTIAL for i, e in enumerate(run.exchanges, start=1)
+    }
+    return [
+        exchange.directive
+        for i, exchange in enumerate(run.exchanges)
+        if exchange.directive.phase.committed and not parts[i] and exchange.decision is None
+    ]
+
+
 def test_a_client_that_trained_on_alone_may_come_back_at_any_time(config: JobConfig) -> None:
     n_directives = len(drive(config, training(config)).exchanges) - 1
     for index in range(0, n_directives, math.ceil(n_directives / 24)):
         running = training(config)
         run = last(points(config, running, alone_after(index)))
         assert run.state.status is Status.FINISHED
+        assert not undecided(run)
         assert running.n_run == run.state.run_steps == TOTAL
 
 
@@ -294,6 +345,32 @@ def test_after_a_divergence_it_trains_at_a_lower_lr(config: JobConfig, committed
         assert following < peak or outcome is not Outcome.DIVERGED
     assert run.state.status is Status.FINISHED
     assert running.n_run == TOTAL
+
+
+@pytest.mark.parametrize("unrepeatable", [False, True], ids=["rejoined", "unrepeatable"])
+@pytest.mark.parametrize("edges", [(0.6, 0.02), (0.6, 1e-3), (1e-6, 1e-6)], ids=str)
+def test_after_a_setback_no_lr_comes_back_that_failed(
+    config: JobConfig, edges: tuple[float, float], unrepeatable: bool
+) -> None:
+    edge, committed_edge = edges
+    running = HotTraining(committed_edge=committed_edge, edge_lr=edge, validates=config.has_validation)
+    run = last(points(config, running, setback_then(unrepeatable)))
+    assert run.state.status is Status.FINISHED
+    assert running.n_run == TOTAL
+    assert not undecided(run)
+    assert run.state.given_back_steps > 0, "there was a setback"
+    assert sum(e.report is not None and e.report.outcome is Outcome.REPLACED for e in run.exchanges) == 2
+    ceiling, sound = math.inf, 0.0
+    for directive, report in ((exchange.directive, exchange.report) for exchange in run.exchanges):
+        if directive.profile is None or report is None:
+            continue
+        peak = directive.profile.peak
+        if directive.phase is Phase.PROBE and report.outcome is Outcome.COMPLETED:
+            sound = max(sound, peak)
+        if directive.phase is Phase.TRAIN:
+            assert peak <= max(ceiling * (1 + 1e-9), sound if ceiling < math.inf else math.inf), directive.reason
+            if report.outcome.rolls_back:
+                ceiling, sound = min(ceiling, peak / RETREAT), 0.0
 
 
 def test_jobs_that_are_searched_for_together_go_on_as_if_each_were_alone(config: JobConfig) -> None:
@@ -364,12 +441,18 @@ def drive_with(config: JobConfig, prior: Prior, training: SimulatedTraining) -> 
     return transition.state
 
 
+def _hot(config: JobConfig) -> HotTraining:
+    return HotTraining(committed_edge=0.02, validates=config.has_validation)
+
+
 LIVES: dict[str, Callable[[JobConfig], Iterator[Run]]] = {
     "to the end": lambda config: points(config, training(config)),
-    "diverged": lambda config: points(config, HotTraining(committed_edge=0.02, validates=config.has_validation)),
+    "diverged": lambda config: points(config, _hot(config)),
     "all diverged": lambda config: points(config, training(config, edge_lr=EVERYTHING_DIVERGES)),
     "alone": lambda config: points(config, training(config), alone_after(5)),
     "a rollback failed": lambda config: points(config, training(config), unrepeatable_after(2)),
+    "set back, alone, rejoined": lambda config: points(config, _hot(config), setback_then(unrepeatable=False)),
+    "set back, unrepeatable": lambda config: points(config, _hot(config), setback_then(unrepeatable=True)),
 }
 
 

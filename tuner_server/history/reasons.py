@@ -91,6 +91,8 @@ def _unsearched(stage: Stage, config: JobConfig) -> str:
     if not too_few(directive):
         return _never_sought(stage, directive)
     lr = "the LR that was set" if stage.lr == config.base_lr else f"LR {number(stage.lr)}"
+    if stage.decision is not None and stage.decision.lowered_by is not None:
+        lr = "an LR that is well below those that failed"
     if stage.rejoins:
         return f"The client was back, with {n_steps} left: too few for a search, so it has {lr}."
     return f"{n_steps} are too few for a search, so they have {lr}."

@@ -19,7 +19,7 @@ from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.job.machine import Status
 from tuner_server.core.messages import Candidate, Decision, Directive, Extrapolation, Outcome, Phase, Report
 from tuner_server.core.policies import POLICIES
-from tuner_server.core.policies.base import Asking, Options, Policy, PolicyState, Progress, Step
+from tuner_server.core.policies.base import Options, Policy, PolicyState, Progress, Step
 from tuner_server.core.search.prior import Optimum
 from tuner_server.history.from_wire import job_and_history
 from tuner_server.history.headline import headline
@@ -52,15 +52,14 @@ class Halving(Policy[Options, HalvingState]):
     options_type = Options
     state_type = HalvingState
 
-    def start(self, progress: Progress) -> Asking[HalvingState]:
+    def start(self, progress: Progress) -> Step[HalvingState]:
         """The first probe."""
         lr = self.config.base_lr if progress.prior is None else math.exp(progress.prior.log_lr)
         return self._probe(HalvingState(), lr)
-        yield
 
     def advance(
         self, state: HalvingState, directive: Directive, report: Report, progress: Progress
-    ) -> Asking[HalvingState]:
+    ) -> Step[HalvingState]:
         """The second probe, then the rest."""
         assert directive.profile is not None
         lr, loss = directive.profile.start_lr, report.losses[-1]
@@ -79,12 +78,10 @@ class Halving(Policy[Options, HalvingState]):
             extrapolation=Extrapolation(forecaster="a ruler", horizon=40, losses=(3.0, 2.0)),
         )
         return self._train(state, decision, progress)
-        yield
 
-    def rejoin(self, state: HalvingState, progress: Progress) -> Asking[HalvingState]:
+    def rejoin(self, state: HalvingState, progress: Progress) -> Step[HalvingState]:
         """The rest, as it was set."""
         return self.without_search(state, progress, "back")
-        yield
 
     def without_search(self, state: HalvingState, progress: Progress, reason: str) -> Step[HalvingState]:
         """The rest, as it was set."""
@@ -124,20 +121,17 @@ class Ramp(Policy[Options, RampState]):
         """It does not."""
         return False
 
-    def start(self, progress: Progress) -> Asking[RampState]:
+    def start(self, progress: Progress) -> Step[RampState]:
         """All steps."""
         return self.without_search(RampState(), progress, "a ramp is what this model likes")
-        yield
 
-    def advance(self, state: RampState, directive: Directive, report: Report, progress: Progress) -> Asking[RampState]:
+    def advance(self, state: RampState, directive: Directive, report: Report, progress: Progress) -> Step[RampState]:
         """All that is left."""
         return self.without_search(state, progress, "once more")
-        yield
 
-    def rejoin(self, state: RampState, progress: Progress) -> Asking[RampState]:
+    def rejoin(self, state: RampState, progress: Progress) -> Step[RampState]:
         """All that is left."""
         return self.without_search(state, progress, "back")
-        yield
 
     def without_search(self, state: RampState, progress: Progress, reason: str) -> Step[RampState]:
         """All that is left."""

@@ -138,7 +138,7 @@ def test_what_the_run_is_held_to_is_told(searched: Stage) -> None:
 
 
 @pytest.mark.parametrize(
-    ("job", "place"), [(BUDGET, "below what was tried"), (config(800, **QUICK), "the lowest that was tried")]
+    ("job", "place"), [(BUDGET, "below what was tried"), (config(800, **QUICK), "below what was tried")]
 )
 def test_where_all_probes_diverged_it_says_how_the_lr_lies_to_theirs(job: JobConfig, place: str) -> None:
     stage = timeline(history(drive(job, NoNumbers(), max_directives=8))).stages[0]

@@ -28,7 +28,7 @@ from tuner_server.core.job.state import JobState as JobState
 from tuner_server.core.job.state import Status as Status
 from tuner_server.core.job.state import Transition as Transition
 from tuner_server.core.messages import Directive, Outcome, Phase, Report, opening_loss
-from tuner_server.core.policies.base import Asking, Progress, Step
+from tuner_server.core.policies.base import Progress, Step, answered
 from tuner_server.core.search.prior import Prior
 from tuner_server.core.search.suggest import Query, Suggestion, run
 from tuner_server.core.stages import lr_range
@@ -54,7 +54,7 @@ def create(config: JobConfig, prior: Prior | None = None) -> Transition:
         directive = lr_range.directive(config)
         return _issue(_opened(config, prior, directive), None, directive, None)
     bounds = config.lr_bounds or lr_range.blind(config)
-    step = run(policy.start(_progress_at_start(config, prior, bounds)))
+    step = run(answered("start", policy.start(_progress_at_start(config, prior, bounds))))
     opened = _opened(config, prior, step.directive).model_copy(update={"bounds": bounds})
     return _issue(opened, None, step.directive, step)
 
@@ -162,20 +162,22 @@ def _ask_policy(state: JobState, report: Report) -> Generator[Query, Suggestion,
         policy_state = policy.state_type.model_validate(state.policy_state or {})
         if policy_state.search_ended:
             reason = "joined again, and no probe tells anything"
-            return state, policy.without_search(policy_state, _progress(state, bounds), reason)
-        return state, (yield from policy.rejoin(policy_state, _progress(state, bounds)))
+            ended = policy.without_search(policy_state, _progress(state, bounds), reason)
+            return state, (yield from answered("without_search", ended))
+        return state, (yield from answered("rejoin", policy.rejoin(policy_state, _progress(state, bounds))))
     if state.policy_state is None:
         bounds = lr_range.bounds(state.lease, report, state.config)
         state = state.model_copy(update={"bounds": bounds})
-        return state, (yield from policy.start(_progress(state, bounds)))
+        return state, (yield from answered("start", policy.start(_progress(state, bounds))))
     assert state.bounds is not None
     policy_state = policy.state_type.model_validate(state.policy_state)
     if report.outcome is Outcome.UNREPEATABLE:
         policy_state = policy_state.model_copy(update={"search_ended": True})
         reason = f"a rollback was not complete, so no probe tells anything: {report.note}"
-        return state, policy.without_search(policy_state, _progress(state, state.bounds), reason)
-    asking: Asking[Any] = policy.advance(policy_state, state.lease, report, _progress(state, state.bounds))
-    return state, (yield from asking)
+        ended = policy.without_search(policy_state, _progress(state, state.bounds), reason)
+        return state, (yield from answered("without_search", ended))
+    given = policy.advance(policy_state, state.lease, report, _progress(state, state.bounds))
+    return state, (yield from answered("advance", given))
 
 
 def _account(state: JobState, report: Report) -> JobState:

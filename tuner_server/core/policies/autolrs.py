@@ -14,8 +14,6 @@ Notation: tau, the committed steps of a stage; tau', the steps of a probe.
 
 from __future__ import annotations
 
-import math
-
 import pydantic
 from lrpilot.wire.profile import Profile, Shape
 
@@ -25,6 +23,7 @@ from tuner_server.core.forecast import FORECASTERS, Objective
 from tuner_server.core.messages import (
     LOSS_WINDOW,
     Bar,
+    Candidate,
     Decision,
     Directive,
     Extrapolation,
@@ -53,8 +52,9 @@ this part of it."""
 class AutoLrsState(Lessons, PolicyState):
     """Between two directives.
 
-    The candidates are those of the open stage. What probes teach of losses is what those of the first stage did: later
-    on losses are lower, and a level from them alone too strict. Restarts are those since a stage was last completed.
+    The candidates are those of the open stage. No LR above the ceiling is tried, either. What probes teach of losses is
+    what those of the first stage did: later on losses are lower, and a level from them alone too strict. Restarts are
+    those since a stage was last completed.
     """
 
     stage: int = -1
@@ -67,8 +67,6 @@ class AutoLrsState(Lessons, PolicyState):
     """What the best candidate was judged by; None: there is none, or it was measured."""
     start_loss: float | None = None
     """The loss with which the open stage began."""
-    ceiling: float | None = None
-    """No LR above this is tried any more: one diverged in committed steps."""
     tails: dict[int, float] = pydantic.Field(default_factory=dict)
     """Where the probes of the open stage ended, in training loss, by their directive's number."""
     setback: Setback | None = None
@@ -132,7 +130,7 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
             report_every=report_every(n_steps),
             reason=f"linear warm-up to {lr:.3g}",
         )
-        return Step(state, directive)
+        return Step(state, directive, Decision(stage=directive.stage, lr=lr, reason=directive.reason))
 
     def advance(
         self, state: AutoLrsState, directive: Directive, report: Report, progress: Progress
@@ -143,21 +141,22 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
         if not report.outcome.rolls_back:
             return (yield from self._open_stage(state.model_copy(update={"restarts": 0}), progress))
         setback = restart.setback(directive, report, progress.reported_steps)
-        restarts = restart.counted(state.restarts)
-        lowered = {"ceiling": setback.lr / restart.RETREAT, "restarts": restarts, "setback": setback}
-        return (yield from self._open_stage(state.model_copy(update=lowered), progress))
+        state = state.set_back(setback).model_copy(update={"setback": setback})
+        return (yield from self._open_stage(state, progress))
 
     def rejoin(self, state: AutoLrsState, progress: Progress) -> Asking[AutoLrsState]:
-        """A new stage; where too little is left for one, the rest at the LR that was set."""
+        """A new stage; where too little is left for one, the rest at the LR that was set, or below one that failed."""
         remaining = progress.remaining_steps
         if remaining is None or remaining >= self._cost(*self.options.first_stage(self.config.total_steps)):
             return (yield from self._open_stage(state, progress))
-        reason = f"joined again with {remaining} steps left, too few for a search: the LR that was set"
-        return Step(state, self._train(state, self.config.base_lr, remaining, reason, last=True))
+        lr = restart.lr_after_setbacks(self.config.base_lr, state.ceiling)
+        reason = f"joined again with {remaining} steps left, too few for a search: the LR that was set{lr.note}"
+        decision = Decision(stage=state.stage, lr=lr.lr, reason=reason, lowered_by=lr.lowered_by)
+        return Step(state, self._train(state, lr.lr, remaining, reason, last=True), decision)
 
     def without_search(self, state: AutoLrsState, progress: Progress, reason: str) -> Step[AutoLrsState]:
         """The LR that was set, or one below what diverged: to the end, decaying; without an end, for a stage."""
-        lr = min(self.config.base_lr, state.ceiling or math.inf)
+        lr = restart.lr_after_setbacks(self.config.base_lr, state.ceiling).lr
         n_steps = progress.remaining_steps or self.options.largest_tau(None)
         reason += "; the LR that was set" if lr == self.config.base_lr else "; an LR below the one that failed"
         decision = Decision(stage=state.stage, lr=lr, reason=reason, setback=state.setback)
@@ -271,7 +270,7 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
         return self._commit(state, progress)
 
     def _commit(self, state: AutoLrsState, progress: Progress) -> Step[AutoLrsState]:
-        """Trains with the LR of the lowest forecast; with the lowest LR when every probe diverged."""
+        """Trains with the LR of the lowest forecast; with one below all that were tried when every probe diverged."""
         remaining = progress.remaining_steps
         n_steps = state.tau if remaining is None or not state.last_stage else remaining
         winner, correction = best_candidate(state.candidates), None
@@ -285,8 +284,10 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
             if correction is not None and correction < 1.0:
                 reason += f"; its LR times {correction:.2f} for a decay over {n_steps}"
         else:
-            lr = self._bounds(state, progress).min
-            reason = "every probe diverged: the lowest LR of the range"
+            lowest, below = self._bounds(state, progress).min, _below(state.candidates)
+            lr = min(lowest, below)
+            where = "the lowest LR of the range" if lr == lowest else "well below the lowest LR that was tried"
+            reason = f"every probe diverged: {where}"
         decision = Decision(
             stage=state.stage,
             lr=lr,
@@ -302,7 +303,10 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
     def _train_on(self, state: AutoLrsState, n_steps: int, progress: Progress) -> Step[AutoLrsState]:
         """Spends a rest that is too short for a search: only a divergence leaves one."""
         lr = self._bounds(state, progress).max
-        return Step(state, self._train(state, lr, n_steps, "too few steps are left for a search", last=True))
+        reason = "too few steps are left for a search"
+        decision = Decision(stage=state.stage, lr=lr, reason=reason, setback=state.setback)
+        directive = self._train(state, lr, n_steps, reason, last=True)
+        return Step(state.model_copy(update={"setback": None}), directive, decision)
 
     def _train(self, state: AutoLrsState, lr: float, n_steps: int, reason: str, *, last: bool) -> Directive:
         """Committed steps at one LR; the last ones may decay."""
@@ -334,6 +338,11 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
 
     def _give_up_above(self, state: AutoLrsState, lr: float) -> float | None:
         return state.give_up_above(self.options.divergence_factor, lr, state.start_loss)
+
+
+def _below(candidates: tuple[Candidate, ...]) -> float:
+    """An LR well below all that were tried."""
+    return min(candidate.lr for candidate in candidates) / restart.RETREAT
 
 
 def _rose(report: Report, progress: Progress) -> bool:

@@ -11,7 +11,7 @@ client could not measure, and a value of a step may be NaN or infinite. It has t
 
 A policy that needs a suggestion does not compute it: it yields the `Query` and is sent the `Suggestion`. Whoever drives
 it may so answer the queries of many jobs in one batch (`core.job.lockstep`), or each at once
-(`core.search.suggest.run`).
+(`core.search.suggest.run`). A method that has nothing to ask is a plain one, and returns its step (`Answer`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 import pydantic
 
 from tuner_server.core.config import JobConfig, LrBounds
-from tuner_server.core.errors import InvalidInputError
+from tuner_server.core.errors import InvalidInputError, PolicyError
 from tuner_server.core.messages import Decision, Directive, Report, Value
 from tuner_server.core.search.prior import Optimum, Prior
 from tuner_server.core.search.suggest import Query, Suggestion
@@ -77,6 +77,8 @@ class Step(Generic[S]):
 
 Asking: TypeAlias = Generator[Query, Suggestion, Step[S]]
 """The way to a policy's answer: yields what it has to ask first, and returns the answer."""
+Answer: TypeAlias = Step[S] | Asking[S]
+"""What a method of a policy gives: the answer at once, or the way to it."""
 
 
 class Policy(abc.ABC, Generic[O, S]):
@@ -108,11 +110,11 @@ class Policy(abc.ABC, Generic[O, S]):
         return True
 
     @abc.abstractmethod
-    def start(self, progress: Progress) -> Asking[S]:
+    def start(self, progress: Progress) -> Answer[S]:
         """The first directive."""
 
     @abc.abstractmethod
-    def advance(self, state: S, directive: Directive, report: Report, progress: Progress) -> Asking[S]:
+    def advance(self, state: S, directive: Directive, report: Report, progress: Progress) -> Answer[S]:
         """The next directive.
 
         Args:
@@ -124,7 +126,7 @@ class Policy(abc.ABC, Generic[O, S]):
         """
 
     @abc.abstractmethod
-    def rejoin(self, state: S, progress: Progress) -> Asking[S]:
+    def rejoin(self, state: S, progress: Progress) -> Answer[S]:
         """The next directive for a client that could not ask for a while, and has trained on by itself.
 
         Args:
@@ -133,7 +135,7 @@ class Policy(abc.ABC, Generic[O, S]):
         """
 
     @abc.abstractmethod
-    def without_search(self, state: S, progress: Progress, reason: str) -> Step[S]:
+    def without_search(self, state: S, progress: Progress, reason: str) -> Answer[S]:
         """Trains at the LR that the user set, over what is left: after a rollback that was not complete.
 
         From then on this takes the place of `rejoin`, and `advance` begins no search.
@@ -151,6 +153,21 @@ class Policy(abc.ABC, Generic[O, S]):
         None: it is not through, or found what other jobs can't use, as that of most policies does.
         """
         return None
+
+
+def answered(method: str, given: Answer[S]) -> Asking[S]:
+    """The way to the answer of a policy's method, whether it had something to ask or not.
+
+    Raises:
+        PolicyError: What it gave is no answer.
+    """
+    step: Any = (yield from given) if isinstance(given, Generator) else given
+    if not isinstance(step, Step):
+        raise PolicyError(
+            f"`{method}` gave {type(step).__name__}; it has to return a Step, or to be a generator that yields queries "
+            "and returns a Step"
+        )
+    return step
 
 
 def _integral(options: dict[str, Any]) -> dict[str, Any]:

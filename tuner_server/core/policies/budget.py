@@ -125,7 +125,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             f"no search in a run of {progress.remaining_steps} steps, which are too few for one: the LR that was set, "
             "decaying"
         )
-        return Step(BudgetState(), self._train(BudgetState(), self.config.base_lr, reason, progress))
+        return self._decided(BudgetState(), Decision(stage=0, lr=self.config.base_lr, reason=reason), progress)
 
     def advance(
         self, state: BudgetState, directive: Directive, report: Report, progress: Progress
@@ -147,15 +147,16 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             return (yield from self._commit(state, progress))
         remaining = _remaining(progress)
         if self._worth_a_search(remaining) and self._affords_probes(1, progress):
-            return (yield from self._next(BudgetState(), progress))
-        reason = f"joined again with {remaining} steps left, too few to search: the LR that was set, decaying"
-        return Step(state, self._train(state, self.config.base_lr, reason, progress))
+            return (yield from self._next(BudgetState(ceiling=state.ceiling), progress))
+        lr = restart.lr_after_setbacks(self.config.base_lr, state.ceiling)
+        reason = f"joined again with {remaining} steps left, too few to search: the LR that was set, decaying{lr.note}"
+        return self._decided(state, Decision(stage=0, lr=lr.lr, reason=reason, lowered_by=lr.lowered_by), progress)
 
     def without_search(self, state: BudgetState, progress: Progress, reason: str) -> Step[BudgetState]:
         """The decay from the LR that was set; from a lower one after committed steps that were rolled back."""
         reason += "; the LR that was set, decaying"
-        lr, lowered_by, lowered = _lowered(self.config.base_lr, state)
-        decision = Decision(stage=0, lr=lr, reason=reason + lowered, lowered_by=lowered_by)
+        lr = restart.lr_after_setbacks(self.config.base_lr, state.ceiling)
+        decision = Decision(stage=0, lr=lr.lr, reason=reason + lr.note, lowered_by=lr.lowered_by)
         return self._decided(state, decision, progress)
 
     @classmethod
@@ -231,9 +232,10 @@ class Budget(Policy[BudgetOptions, BudgetState]):
     def _commit(self, state: BudgetState, progress: Progress) -> Asking[BudgetState]:
         """The LR with the lowest expected loss, corrected for the length of the rest."""
         if state.lost:
-            lr = min(candidate.lr for candidate in state.candidates) / restart.RETREAT
-            reason = "every probe diverged: well below the lowest LR that was tried"
-            decision = Decision(stage=0, lr=lr, reason=reason, candidates=state.candidates)
+            below = min(candidate.lr for candidate in state.candidates) / restart.RETREAT
+            lr = restart.lr_after_setbacks(below, state.ceiling)
+            reason = f"every probe diverged: well below the lowest LR that was tried{lr.note}"
+            decision = Decision(stage=0, lr=lr.lr, reason=reason, candidates=state.candidates, lowered_by=lr.lowered_by)
             return self._decided(state, decision, progress)
         between = bracket(state.bracketing, progress.bounds, self.options.widening)
         lowest = LowerConfidenceBound(kappa=0.0)
@@ -242,17 +244,17 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         if len(state.candidates) >= FIRST_CANDIDATES:
             state = state.model_copy(update={"optimum": Optimum(log_lr=best.log_lr, probe_steps=n)})
         correction = length_correction(n, remaining, self.options.length_exponent)
-        lr = toward_users(best.lr * correction, self.config.base_lr)
+        wanted = toward_users(best.lr * correction, self.config.base_lr)
         reason = f"best over {n} steps: {best.lr:.3g}, times {correction:.2f} for a decay over {remaining}"
-        drawn_to = None if same_lr(lr, best.lr * correction) else self.config.base_lr
+        drawn_to = None if same_lr(wanted, best.lr * correction) else self.config.base_lr
         if drawn_to is not None:
             reason += f", drawn towards the {drawn_to:.3g} that was set"
-        # Joined again after setbacks: not back to an LR that has failed.
-        lr, lowered_by, lowered = _lowered(lr, state)
+        # Joined again after setbacks: not back to an LR that has failed, unless the search came after it.
+        lr = restart.lr_after_setbacks(wanted, state.ceiling if state.restarts else None)
         decision = Decision(
             stage=0,
-            lr=lr,
-            reason=reason + lowered,
+            lr=lr.lr,
+            reason=reason + lr.note,
             candidates=state.candidates,
             posterior=best.posterior,
             forecast=best.expected_loss,
@@ -260,7 +262,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             optimum=best.lr,
             correction=correction,
             drawn_to=drawn_to,
-            lowered_by=lowered_by,
+            lowered_by=lr.lowered_by,
             asked=best.asked,
         )
         return self._decided(state, decision, progress)
@@ -270,11 +272,10 @@ class Budget(Policy[BudgetOptions, BudgetState]):
     ) -> Step[BudgetState]:
         """The decay from a lower LR than the one that failed. Raises: DivergenceError: it never helps."""
         setback = restart.setback(directive, report, progress.reported_steps, state.footing)
-        restarts = restart.counted(state.restarts)
         optimum = state.optimum and state.optimum.model_copy(update={"good_end": False})
-        state = state.model_copy(update={"restarts": restarts, "optimum": optimum})
+        state = state.set_back(setback).model_copy(update={"optimum": optimum})
         what = "diverged at" if setback.loss is None else "fell short of its own probe at"
-        reason = f"{what} {setback.lr:.3g}: a lower LR over what is left{restart.doubt(restarts)}"
+        reason = f"{what} {setback.lr:.3g}: a lower LR over what is left{restart.doubt(state.restarts)}"
         lr = setback.lr / restart.RETREAT
         decision = Decision(stage=0, lr=lr, reason=reason, setback=setback, lowered_by=restart.RETREAT)
         return self._decided(state, decision, progress)
@@ -301,11 +302,3 @@ class Budget(Policy[BudgetOptions, BudgetState]):
 def _remaining(progress: Progress) -> int:
     assert progress.remaining_steps is not None
     return progress.remaining_steps
-
-
-def _lowered(lr: float, state: BudgetState) -> tuple[float, float | None, str]:
-    """An LR as it is after setbacks, what it was divided by (None: there were none), and the words for a reason."""
-    lowered_by = restart.lowered_by(state.restarts)
-    if lowered_by is None:
-        return lr, None, ""
-    return lr / lowered_by, lowered_by, f", divided by {lowered_by:.3g} since committed steps were rolled back"

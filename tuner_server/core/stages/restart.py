@@ -1,13 +1,15 @@
 """What follows on committed steps that are rolled back, since they diverged or fell short.
 
-They begin anew at a much lower LR. Each of these restarts is counted: after some the level of divergence is in doubt,
-and after more than that the LR is not the cause.
+They begin anew at a much lower LR, which is a ceiling from then on: no LR above it is committed, unless a search that
+began after the setback has found it sound. Each of these restarts is counted: after some the level of divergence is in
+doubt, and after more than that the LR is not the cause.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
+from typing import NamedTuple
 
 from tuner_server.core.errors import DivergenceError
 from tuner_server.core.messages import Directive, Outcome, Report, Setback
@@ -40,9 +42,31 @@ def doubt(restarts: int) -> str:
     return f"; after {restarts} divergences only NaN or infinity counts as one"
 
 
-def lowered_by(restarts: int) -> float | None:
-    """What an LR is divided by that comes from before so many restarts; None: there were none."""
-    return RETREAT**restarts if restarts else None
+class Allowed(NamedTuple):
+    """An LR that may be committed after what was rolled back."""
+
+    lr: float
+    lowered_by: float | None
+    """What the LR that was wanted is divided by; None: it is that one."""
+
+    @property
+    def note(self) -> str:
+        """What to add to the reason of committed steps; nothing where the LR is the one that was wanted."""
+        if self.lowered_by is None:
+            return ""
+        return f", divided by {self.lowered_by:.3g} since committed steps were rolled back"
+
+
+def lr_after_setbacks(wanted: float, ceiling: float | None) -> Allowed:
+    """The LR that is committed where `wanted` comes from before the setbacks, or from nothing that was tried.
+
+    Args:
+        wanted: The LR that would be committed if no steps had been rolled back.
+        ceiling: `Lessons.ceiling`; None: no steps were.
+    """
+    if ceiling is None or wanted <= ceiling:
+        return Allowed(wanted, None)
+    return Allowed(ceiling, wanted / ceiling)
 
 
 def setback(directive: Directive, report: Report, begin: int, footing: Footing | None = None) -> Setback:

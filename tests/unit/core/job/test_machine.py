@@ -65,18 +65,15 @@ class Scripted(Policy[ScriptedOptions, PolicyState]):
     options_type = ScriptedOptions
     state_type = PolicyState
 
-    def start(self, progress: Progress) -> Asking[PolicyState]:
-        yield from ()
+    def start(self, progress: Progress) -> Step[PolicyState]:
         return self._next(0)
 
     def advance(
         self, state: PolicyState, directive: Directive, report: Report, progress: Progress
-    ) -> Asking[PolicyState]:
-        yield from ()
+    ) -> Step[PolicyState]:
         return self._next(directive.number)
 
-    def rejoin(self, state: PolicyState, progress: Progress) -> Asking[PolicyState]:
-        yield from ()
+    def rejoin(self, state: PolicyState, progress: Progress) -> Step[PolicyState]:
         return self._next(-1)
 
     def without_search(self, state: PolicyState, progress: Progress, reason: str) -> Step[PolicyState]:
@@ -473,6 +470,55 @@ def test_a_policy_gets_what_it_asked_to_have_measured_and_every_part_of_a_direct
     assert machine.advance(rest.state, last).directive.measures == ("norm",)
     with pytest.raises(InvalidInputError, match="measures"):
         machine.advance(rest.state, report_on(rest.directive, measures={"norm": (4.0,) * 8}))
+
+
+class Generating(Scripted):
+    """The same, with methods that are generators."""
+
+    def start(self, progress: Progress) -> Asking[PolicyState]:  # type: ignore[override]
+        yield from ()
+        return super().start(progress)
+
+    def without_search(  # type: ignore[override]
+        self, state: PolicyState, progress: Progress, reason: str
+    ) -> Asking[PolicyState]:
+        yield from ()
+        return super().without_search(state, progress, reason)
+
+
+def test_a_policy_may_return_its_steps_or_be_a_generator_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for kind in (Scripted, Generating):
+        monkeypatch.setitem(policies.POLICIES, "scripted", kind)
+        transition = machine.create(scripted_config("probe", "train"))
+        failed = report_on(transition.directive, Outcome.UNREPEATABLE, note="it began at another loss")
+        found.append((transition, machine.advance(transition.state, failed)))
+    assert found[0] == found[1]
+
+
+class Forgetful(Scripted):
+    """Its second answer is none: forgotten by a plain method, or by a generator."""
+
+    def advance(self, state: PolicyState, directive: Directive, report: Report, progress: Progress) -> Any:
+        return self._forgotten() if self.options.n_steps == 5 else None
+
+    @staticmethod
+    def _forgotten() -> Any:
+        yield from ()
+
+
+@pytest.mark.parametrize("n_steps", [5, 6], ids=["generator", "plain"])
+def test_a_policy_whose_method_gives_no_step_is_told_so(monkeypatch: pytest.MonkeyPatch, n_steps: int) -> None:
+    monkeypatch.setitem(policies.POLICIES, "scripted", Forgetful)
+    asked = scripted_config("train")
+    asked = asked.model_copy(update={"policy_options": {**asked.policy_options, "n_steps": n_steps}})
+    transition = machine.create(asked)
+    end = machine.advance(transition.state, report_on(transition.directive))
+    assert end.state.status is Status.FAILED
+    assert end.state.message == (
+        "policy scripted: PolicyError: `advance` gave NoneType; it has to return a Step, or to be a generator that "
+        "yields queries and returns a Step"
+    )
 
 
 @pytest.mark.usefixtures("scripted")

@@ -286,15 +286,19 @@ def test_a_probe_that_diverged_is_a_censored_candidate_and_does_not_win() -> Non
     assert transition.decision.lr in [candidate.lr for candidate in sound]
 
 
-def test_when_every_probe_diverged_the_lowest_lr_is_committed() -> None:
+def test_when_every_probe_diverged_an_lr_below_all_of_them_is_committed() -> None:
     transition = machine.create(config(400, **QUICK))
+    tried = []
     for _ in range(3):
+        assert transition.directive.profile is not None
+        tried.append(transition.directive.profile.start_lr)
         assert transition.directive.phase is Phase.PROBE
         transition = machine.advance(transition.state, report_on(transition.directive, 2.0, Outcome.DIVERGED))
     assert transition.directive.phase is Phase.TRAIN
     assert transition.directive.profile is not None
-    assert transition.directive.profile.start_lr == 1e-4
-    assert "every probe diverged" in transition.directive.reason
+    assert min(tried) < 1e-4 * RETREAT, "near the lowest LR of the range"
+    assert transition.directive.profile.start_lr == min(tried) / RETREAT
+    assert "every probe diverged: well below the lowest LR that was tried" in transition.directive.reason
     assert transition.state.search_steps == 3 * 4
 
 

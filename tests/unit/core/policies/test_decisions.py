@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from typing import Any
 
 import numpy as np
@@ -203,7 +202,8 @@ def test_budget_tells_what_it_lowered_an_lr_by_after_setbacks() -> None:
     assert restarted.lr == pytest.approx(first.lr / RETREAT)
     assert joined.optimum is not None
     assert joined.correction is not None
+    assert joined.lr == restarted.lr
     assert joined.lowered_by is not None
-    assert math.log(joined.lowered_by, RETREAT) == pytest.approx(1.0)
+    assert joined.lowered_by > RETREAT, "over fewer steps the search would have a higher LR"
     drawn = joined.lr * joined.lowered_by
     assert (not same_lr(drawn, joined.optimum * joined.correction)) == (joined.drawn_to is not None)

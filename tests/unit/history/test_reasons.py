@@ -9,7 +9,7 @@ from tests.support.jobs.incomplete_rollback import NOTE, LeakingTraining
 from tests.support.jobs.sample_jobs import history, job_config
 from tests.support.jobs.simulated_training import QUICK, NoNumbers, Run, SimulatedTraining, config, drive
 from tuner_server.core.config import JobConfig
-from tuner_server.core.messages import Candidate, Directive, Phase
+from tuner_server.core.messages import Candidate, Decision, Directive, Phase
 from tuner_server.history.numbers import count, number, told_apart, with_error
 from tuner_server.history.reasons import actual_end, why, why_restarts
 from tuner_server.history.stage import Stage
@@ -137,13 +137,14 @@ def test_what_the_run_is_held_to_is_told(searched: Stage) -> None:
     assert "held to" not in why(_with_decision(searched, forecast=None, forecast_sd=None), BUDGET)
 
 
-@pytest.mark.parametrize(
-    ("job", "place"), [(BUDGET, "below what was tried"), (config(800, **QUICK), "below what was tried")]
-)
-def test_where_all_probes_diverged_it_says_how_the_lr_lies_to_theirs(job: JobConfig, place: str) -> None:
+@pytest.mark.parametrize("job", [BUDGET, config(800, **QUICK)], ids=["budget", "autolrs"])
+def test_where_all_probes_diverged_it_says_how_the_lr_lies_to_theirs(job: JobConfig) -> None:
     stage = timeline(history(drive(job, NoNumbers(), max_directives=8))).stages[0]
-    words = why(stage, job)
-    assert f"All diverged, so LR {number(stage.lr)}, {place}, is the safe choice." in words
+    words = "All diverged, so LR {}, {}, is the safe choice."
+    assert words.format(number(stage.lr), "below what was tried") in why(stage, job)
+    lowest = min(candidate.lr for candidate in stage.candidates)
+    at_it = why(_with_decision(stage, lr=lowest), job)
+    assert words.format(number(lowest), "the lowest that was tried") in at_it
 
 
 def test_a_decision_after_the_client_was_away_is_explained_by_the_probes_before() -> None:
@@ -199,10 +200,12 @@ def test_a_lower_lr_after_a_divergence_says_which_one_diverged(diverging: tuple[
     assert why_restarts(diverging[1:-1]).startswith(f"{len(diverging) - 2} times the committed steps diverged once")
 
 
-def _unsearched(stage: Stage, phase: Phase, profile: Profile, *, rejoins: bool = False) -> str:
+def _unsearched(
+    stage: Stage, phase: Phase, profile: Profile, *, rejoins: bool = False, decision: Decision | None = None
+) -> str:
     reason = "too few steps are left for a search"
     directive = Directive(number=1, phase=phase, n_steps=profile.length, profile=profile, reason=reason)
-    return why(dataclasses.replace(stage, directive=directive, decision=None, rejoins=rejoins), BUDGET)
+    return why(dataclasses.replace(stage, directive=directive, decision=decision, rejoins=rejoins), BUDGET)
 
 
 def test_what_was_not_searched_for_says_where_it_comes_from(searched: Stage) -> None:
@@ -210,7 +213,12 @@ def test_what_was_not_searched_for_says_where_it_comes_from(searched: Stage) -> 
     assert _unsearched(searched, Phase.TRAIN, constant).startswith("1\u202f200 steps are too few for a search")
     assert _unsearched(searched, Phase.TRAIN, constant).endswith(", so they have the LR that was set.")
     assert _unsearched(searched, Phase.TRAIN, Profile.constant(0.2, 9)).endswith(", so they have LR 0.2.")
-    assert _unsearched(searched, Phase.TRAIN, constant, rejoins=True).startswith("The client was back")
+    back = _unsearched(searched, Phase.TRAIN, constant, rejoins=True)
+    assert back.startswith("The client was back")
+    assert back.endswith("so it has the LR that was set.")
+    decision = Decision(stage=0, lr=0.01, reason="lowered", lowered_by=10.0)
+    lowered = _unsearched(searched, Phase.TRAIN, constant, rejoins=True, decision=decision)
+    assert lowered.endswith("so it has an LR that is well below those that failed.")
 
 
 def test_a_warm_up_says_where_it_leads() -> None:

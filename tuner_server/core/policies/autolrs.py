@@ -44,9 +44,9 @@ from tuner_server.core.stages.lessons import Lessons
 from tuner_server.core.stages.report_points import evenly, report_every
 from tuner_server.core.stages.rise import rose
 
-LARGEST_HELD_OUT_SHARE = 4
+LARGEST_HELD_OUT_SHARE = 1 / 4
 """The batches that a decayed probe holds out are part of tau', so that a search costs the same either way, and at most
-this part of it."""
+this share of it."""
 
 
 class AutoLrsState(Lessons, PolicyState):
@@ -211,7 +211,7 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
         """Each probe of the open stage: tau' steps; some of a decayed one are held out where they have to judge it."""
         held_out = 0
         if self.options.decayed_probes and state.objective is Objective.TRAINING:
-            held_out = min(HELD_OUT, state.tau_prime // LARGEST_HELD_OUT_SHARE)
+            held_out = min(HELD_OUT, int(state.tau_prime * LARGEST_HELD_OUT_SHARE))
         moving, decays = state.tau_prime - held_out, self.options.decayed_probes
         return probe.ProbePlan(moving, held_out, decays=decays, batches=self.options.batches)
 
@@ -324,7 +324,7 @@ class AutoLrs(Policy[AutoLrsOptions, AutoLrsState]):
     def _promise(self, state: AutoLrsState, report_steps: int) -> tuple[Bar, ...]:
         """A stage keeps half of what the run had gained before it; the first one, half of what its own probe gained.
 
-        Not of what the best probe gained: a forecast may prefer a slower one.
+        Its own probe is not always the one that gained most: a forecast may prefer a slower one.
         """
         footing, reached = state.footing, state.start_loss
         winner = best_candidate(state.candidates)

@@ -21,10 +21,10 @@ PUBLISHED_TAU_MAX = 8000
 PUBLISHED_PROBE_SHARE = 0.1
 MIN_TAU_PRIME = 40
 """Fewer steps than this can't carry a forecast: the fit then follows the noise."""
-FIRST_STAGES_SHARE = 10
-"""A short run's first tau is this part of it, so that some three stages fit in."""
-LAST_STAGES_SHARE = 5
-"""A short run's largest tau is this part of it, so that validation loss drives the last stages."""
+FIRST_STAGES_PART = 10
+"""A short run's first tau is one in so many of its steps, so that some three stages fit in."""
+LAST_STAGES_PART = 5
+"""A short run's largest tau is one in so many of its steps, so that validation loss drives the last stages."""
 
 
 def _known_forecaster(name: object) -> object:
@@ -73,11 +73,11 @@ class AutoLrsOptions(Options):
     diverged."""
 
     def first_stage(self, total_steps: int | None) -> tuple[int, int]:
-        """Tau and tau' of the first stage."""
+        """The committed steps of the first stage (tau), and the steps of each of its probes (tau')."""
         tau = self.tau or PUBLISHED_TAU
         if self.tau is None and total_steps is not None:
             shortest = round(MIN_TAU_PRIME / PUBLISHED_PROBE_SHARE)
-            tau = min(max(total_steps // FIRST_STAGES_SHARE, shortest), PUBLISHED_TAU)
+            tau = min(max(total_steps // FIRST_STAGES_PART, shortest), PUBLISHED_TAU)
         share = round(tau * PUBLISHED_PROBE_SHARE)
         return tau, self.tau_prime or max(share, MIN_TAU_PRIME)
 
@@ -88,4 +88,4 @@ class AutoLrsOptions(Options):
             return self.tau_max
         if total_steps is None:
             return max(tau, PUBLISHED_TAU_MAX)
-        return max(tau, min(PUBLISHED_TAU_MAX, total_steps // LAST_STAGES_SHARE))
+        return max(tau, min(PUBLISHED_TAU_MAX, total_steps // LAST_STAGES_PART))

@@ -56,6 +56,6 @@ class BudgetOptions(Options):
         return decay
 
     def probe_length(self, total_steps: int) -> int:
-        """N of a job of so many steps."""
+        """The steps of a probe that move the weights (n), in a job of `total_steps`."""
         n = min(max(round(total_steps * PROBE_SHARE), MIN_PROBE), MAX_PROBE, round(total_steps * LARGEST_PROBE_SHARE))
         return self.probe_steps or max(n, 1)

@@ -76,7 +76,7 @@ class HeadStart(Value):
     def misled(self, candidates: Sequence[Candidate]) -> bool:
         """Whether the prior was tried and turned out no better than the middle.
 
-        It did too where it lies above a middle that diverged: then the one or the other was chance.
+        A prior that lies above a middle that diverged has misled, too: then the one or the other was chance.
         """
         if self.in_doubt(candidates):
             return False

@@ -25,7 +25,7 @@ class FittedProbe:
     n_steps: int
     """Steps that may be committed."""
     horizon: float
-    """The same, in what the losses are apart."""
+    """Those steps in the unit of the curve: steps of a training loss, intervals between validations."""
     forecast: Forecast
     """The loss after those steps."""
 

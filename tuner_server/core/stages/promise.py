@@ -34,8 +34,8 @@ LAST_LOOK = 0.8
 """From this part on a run is left alone: what is left could not make up for what would be rolled back."""
 FIRST_LOSSES = 10
 """Losses over which s is averaged. The lowest LR hardly moves the weights in so few steps."""
-TAIL_SHARE = 4
-"""One in so many of a probe's training losses, at its end, says where it ended."""
+TAIL_SHARE = 1 / 4
+"""This share of a probe's training losses, at its end, says where it ended."""
 MARGIN_SDS = 2.0
 """Standard errors of s and of a report's losses that are added to a bar."""
 VALIDATION_MARGIN_SDS = 0.25
@@ -117,7 +117,7 @@ def learn(known: Footing | None, lr: float, report: Report, judged: float | None
 
 def tail(losses: Sequence[float]) -> float:
     """The mean of the last training losses of a probe."""
-    last = losses[-max(len(losses) // TAIL_SHARE, 1) :]
+    last = losses[-max(int(len(losses) * TAIL_SHARE), 1) :]
     return math.fsum(last) / len(last)
 
 

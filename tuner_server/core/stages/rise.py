@@ -16,8 +16,8 @@ import numpy as np
 
 from tuner_server.core.stages.divergence import WINDOW, running_medians, scatter
 
-WINDOW_SHARE = 8
-"""One in so many of a probe's losses is a window's length, `WINDOW` at least: noise has no more windows to rise in if a
+WINDOW_SHARE = 1 / 8
+"""A window's length is this share of a probe's losses, `WINDOW` at least: noise has no more windows to rise in if a
 probe is long. A spike has half as many."""
 LASTING_ERRORS = 4.0
 """Standard errors of the difference between a window's median and the start. Of 287 probes at LRs so low that the
@@ -43,7 +43,7 @@ def rose(losses: Sequence[float], start_loss: float, n_start: int) -> bool:
     """
     if len(losses) < WINDOW:
         return False
-    values, window = np.asarray(losses, dtype=np.float64), max(WINDOW, len(losses) // WINDOW_SHARE)
+    values, window = np.asarray(losses, dtype=np.float64), max(WINDOW, int(len(losses) * WINDOW_SHARE))
     sd = scatter(values)
 
     def above(window: int, errors: float) -> bool:

@@ -161,7 +161,8 @@ def test_the_registry_calls_each_by_its_name(name: str, objective: Objective) ->
 
 def test_one_line_makes_a_forecaster_known_to_jobs_and_their_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = config(400, **QUICK | {"forecaster": LogLinearForecaster.name})
-    with pytest.raises(InvalidInputError, match="Input should be 'exponential', 'power_law' or 'last_value'"):
+    *names, final = map(repr, FORECASTERS)
+    with pytest.raises(InvalidInputError, match=f"Input should be {', '.join(names)} or {final}"):
         make(asked)
     monkeypatch.setitem(FORECASTERS, LogLinearForecaster.name, lambda _: LogLinearForecaster())
     run = drive(asked, SimulatedTraining())

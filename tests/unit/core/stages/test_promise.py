@@ -85,7 +85,7 @@ def test_the_best_probe_s_gain_counts_whatever_its_place_and_lr() -> None:
 
 
 def test_the_end_of_a_probe_is_the_last_part_of_its_training_losses() -> None:
-    n_tail = PROBE // TAIL_SHARE
+    n_tail = int(PROBE * TAIL_SHARE)
     report = probe([3.0] * (PROBE - n_tail) + [1.0] * n_tail)
     assert known((0.1, report, 2.0)).best_tail == 1.0
 

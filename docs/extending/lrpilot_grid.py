@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 
 import pydantic
-from lrpilot.wire.profile import Profile, Shape
 
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.messages import Decision, Directive, Outcome, Phase, Report
@@ -17,20 +16,15 @@ from tuner_server.core.policies.base import Asking, Options, Policy, PolicyState
 from tuner_server.core.search.acquisition import LowerConfidenceBound
 from tuner_server.core.search.observations import ask
 from tuner_server.core.search.prior import LENGTH_EXPONENT, Optimum
-from tuner_server.core.stages import committed, probe, promise, restart
+from tuner_server.core.stages import final_decay, probe, restart
 from tuner_server.core.stages.decayed_probe import HELD_OUT, length_correction
 from tuner_server.core.stages.divergence import DIVERGENCE_FACTOR
 from tuner_server.core.stages.lessons import Lessons
-from tuner_server.core.stages.report_points import report_every
 
 LARGEST_SEARCH_SHARE = 0.2
 """A grid that would take more of the run is not tried."""
 PRIOR_SDS = 2.0
 """With a prior the grid covers so many of its standard deviations on either side."""
-WARMUP = 0.05
-"""Part of the committed steps in which the LR rises."""
-CHECKPOINTS = 10
-"""Validations over the committed steps."""
 
 
 class GridOptions(Options):
@@ -168,33 +162,15 @@ class Grid(Policy[GridOptions, GridState]):
 
     def _restart(self, state: GridState, directive: Directive, report: Report, progress: Progress) -> Step[GridState]:
         """The decay from a lower LR than the one that failed. Raises: DivergenceError: it never helps."""
-        setback = restart.setback(directive, report, progress.reported_steps, state.footing)
-        state = state.set_back(setback)
+        state, decision = final_decay.after_setback(state, directive, report, progress.reported_steps)
         best = state.best and state.best.model_copy(update={"good_end": False})
-        lr = setback.lr / restart.RETREAT
-        reason = f"LR {setback.lr:.3g} failed: a lower one{restart.doubt(state.restarts)}"
-        decision = Decision(stage=0, lr=lr, reason=reason, setback=setback, lowered_by=restart.RETREAT)
         return self._train(state.model_copy(update={"best": best}), decision, progress)
 
     def _set_lr(self, state: GridState, progress: Progress, reason: str) -> Step[GridState]:
-        lr = restart.lr_after_setbacks(self.config.base_lr, state.ceiling)
-        reason = f"{reason}: the LR that was set{lr.note}"
-        decision = Decision(stage=0, lr=lr.lr, reason=reason, lowered_by=lr.lowered_by)
-        return self._train(state, decision, progress)
+        reason = f"{reason}: the LR that was set"
+        return self._train(state, final_decay.lr_that_was_set(state, self.config.base_lr, reason), progress)
 
     def _train(self, state: GridState, decision: Decision, progress: Progress) -> Step[GridState]:
         """All that is left, from the LR of a decision to zero, held to what the probes promised."""
-        n_steps = progress.remaining_steps
-        assert n_steps is not None
-        warmup = int(n_steps * WARMUP)
-        held_to = None if state.search_ended or state.restarts else state.footing
-        directive = committed.directive(
-            Profile.to_zero(Shape.LINEAR, decision.lr, n_steps, warmup),
-            stage=0,
-            batches=self._probes.batches,
-            n_validations=CHECKPOINTS if self.config.has_validation else 0,
-            give_up_above=state.give_up_above(DIVERGENCE_FACTOR, decision.lr),
-            promise=promise.bars(held_to, n_steps, warmup, report_every(n_steps)),
-            reason=decision.reason,
-        )
-        return Step(state, directive, decision)
+        decay, ended = final_decay.FinalDecay(validates=self.config.has_validation), state.search_ended
+        return Step(state, decay.directive(state, decision, progress.remaining_steps, search_ended=ended), decision)

@@ -20,8 +20,6 @@ from __future__ import annotations
 
 import math
 
-from lrpilot.wire.profile import Profile
-
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.lrs import same_lr
 from tuner_server.core.messages import Candidate, Decision, Directive, Outcome, Phase, Report
@@ -33,19 +31,14 @@ from tuner_server.core.search.head_start import FINE_BRACKET, FIRST_CANDIDATES, 
 from tuner_server.core.search.observations import ask
 from tuner_server.core.search.prior import Optimum
 from tuner_server.core.search.users_lr import toward_users
-from tuner_server.core.stages import committed, probe, promise, restart
+from tuner_server.core.stages import final_decay, probe, restart
 from tuner_server.core.stages.decayed_probe import HELD_OUT, length_correction
 from tuner_server.core.stages.lessons import Lessons
-from tuner_server.core.stages.report_points import report_every
 
 FEWEST_STEPS = 500
 """A shorter run has no search: it would cost more than it gains."""
 LARGEST_SEARCH_SHARE = 0.2
 """A search that threatens to take more of the budget ends."""
-PROMISES = 2
-"""Attempts that are held to what the probes promised: at an LR lowered twice a sound run is as slow."""
-CHECKPOINTS = 10
-"""Validations over the committed steps: for those who watch, and to see whether they fall short."""
 
 
 class BudgetState(Lessons, PolicyState):
@@ -125,7 +118,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             f"no search in a run of {progress.remaining_steps} steps, which are too few for one: the LR that was set, "
             "decaying"
         )
-        return self._decided(BudgetState(), Decision(stage=0, lr=self.config.base_lr, reason=reason), progress)
+        return self._at_set_lr(BudgetState(), reason, progress)
 
     def advance(
         self, state: BudgetState, directive: Directive, report: Report, progress: Progress
@@ -148,16 +141,12 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         remaining = _remaining(progress)
         if self._worth_a_search(remaining) and self._affords_probes(1, progress):
             return (yield from self._next(BudgetState(ceiling=state.ceiling), progress))
-        lr = restart.lr_after_setbacks(self.config.base_lr, state.ceiling)
-        reason = f"joined again with {remaining} steps left, too few to search: the LR that was set, decaying{lr.note}"
-        return self._decided(state, Decision(stage=0, lr=lr.lr, reason=reason, lowered_by=lr.lowered_by), progress)
+        reason = f"joined again with {remaining} steps left, too few to search: the LR that was set, decaying"
+        return self._at_set_lr(state, reason, progress)
 
     def without_search(self, state: BudgetState, progress: Progress, reason: str) -> Step[BudgetState]:
         """The decay from the LR that was set; from a lower one after committed steps that were rolled back."""
-        reason += "; the LR that was set, decaying"
-        lr = restart.lr_after_setbacks(self.config.base_lr, state.ceiling)
-        decision = Decision(stage=0, lr=lr.lr, reason=reason + lr.note, lowered_by=lr.lowered_by)
-        return self._decided(state, decision, progress)
+        return self._at_set_lr(state, f"{reason}; the LR that was set, decaying", progress)
 
     @classmethod
     def optimum(cls, state: BudgetState) -> Optimum | None:
@@ -271,32 +260,23 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         self, state: BudgetState, directive: Directive, report: Report, progress: Progress
     ) -> Step[BudgetState]:
         """The decay from a lower LR than the one that failed. Raises: DivergenceError: it never helps."""
-        setback = restart.setback(directive, report, progress.reported_steps, state.footing)
+        state, decision = final_decay.after_setback(state, directive, report, progress.reported_steps)
         optimum = state.optimum and state.optimum.model_copy(update={"good_end": False})
-        state = state.set_back(setback).model_copy(update={"optimum": optimum})
-        what = "diverged at" if setback.loss is None else "fell short of its own probe at"
-        reason = f"{what} {setback.lr:.3g}: a lower LR over what is left{restart.doubt(state.restarts)}"
-        lr = setback.lr / restart.RETREAT
-        decision = Decision(stage=0, lr=lr, reason=reason, setback=setback, lowered_by=restart.RETREAT)
-        return self._decided(state, decision, progress)
+        return self._decided(state.model_copy(update={"optimum": optimum}), decision, progress)
+
+    def _at_set_lr(self, state: BudgetState, reason: str, progress: Progress) -> Step[BudgetState]:
+        return self._decided(state, final_decay.lr_that_was_set(state, self.config.base_lr, reason), progress)
 
     def _decided(self, state: BudgetState, decision: Decision, progress: Progress) -> Step[BudgetState]:
-        return Step(state, self._train(state, decision.lr, decision.reason, progress), decision)
-
-    def _train(self, state: BudgetState, lr: float, reason: str, progress: Progress) -> Directive:
-        """The decay over all that is left, held to what the probes promised."""
-        n_steps = _remaining(progress)
-        warmup = int(n_steps * self.options.warmup)
-        held_to = None if state.search_ended or state.restarts >= PROMISES else state.footing
-        return committed.directive(
-            Profile.to_zero(self.options.decay, lr, n_steps, warmup),
-            stage=0,
+        decay = final_decay.FinalDecay(
+            validates=self.config.has_validation,
             batches=self.options.batches,
-            n_validations=CHECKPOINTS if self.config.has_validation else 0,
-            give_up_above=state.give_up_above(self.options.divergence_factor, lr),
-            promise=promise.bars(held_to, n_steps, warmup, report_every(n_steps)),
-            reason=reason,
+            shape=self.options.decay,
+            warmup=self.options.warmup,
+            divergence_factor=self.options.divergence_factor,
         )
+        ended = state.search_ended
+        return Step(state, decay.directive(state, decision, progress.remaining_steps, search_ended=ended), decision)
 
 
 def _remaining(progress: Progress) -> int:

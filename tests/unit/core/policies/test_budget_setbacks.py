@@ -25,8 +25,9 @@ from tests.support.jobs.budget_jobs import (
 from tuner_server.core.job import machine
 from tuner_server.core.job.machine import Status, Transition
 from tuner_server.core.messages import Directive, Outcome, Phase, Replacement, Report, Setback, Validation
-from tuner_server.core.policies.budget import FEWEST_STEPS, PROMISES
+from tuner_server.core.policies.budget import FEWEST_STEPS
 from tuner_server.core.policies.budget_options import BudgetOptions
+from tuner_server.core.stages.final_decay import PROMISES
 from tuner_server.core.stages.promise import FIRST_LOSSES, LAST_LOOK, STAIRS
 from tuner_server.core.stages.restart import RETREAT, TRUSTED_RESTARTS
 from tuner_server.service.family import optimum_of

@@ -1,0 +1,90 @@
+"""One decay over all that is left: what follows on a search that is the only one, and again after each setback."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TypeVar
+
+from lrpilot.wire.profile import Profile, Shape
+
+from tuner_server.core.messages import BatchSource, Decision, Directive, Report
+from tuner_server.core.stages import committed, promise, restart
+from tuner_server.core.stages.divergence import DIVERGENCE_FACTOR
+from tuner_server.core.stages.lessons import Lessons
+from tuner_server.core.stages.report_points import report_every
+
+CHECKPOINTS = 10
+"""Validations over the committed steps: for those who watch, and to see whether they fall short."""
+PROMISES = 2
+"""Attempts that are held to what the probes promised: at an LR lowered twice a sound run is as slow."""
+WARMUP = 0.05
+"""Part of the committed steps in which the LR rises, unless a policy's options say otherwise."""
+
+L = TypeVar("L", bound=Lessons)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FinalDecay:
+    """What the decay of a job has in common, whatever LR it begins with.
+
+    Attributes:
+        validates: whether the job has a validation.
+        batches: where the steps' batches come from.
+        shape: how the LR moves after the warm-up.
+        warmup: part of the steps in which the LR rises.
+        divergence_factor: see `Lessons.give_up_above`.
+    """
+
+    validates: bool
+    batches: BatchSource = BatchSource.REPLAYED
+    shape: Shape = Shape.LINEAR
+    warmup: float = WARMUP
+    divergence_factor: float = DIVERGENCE_FACTOR
+
+    def directive(self, state: Lessons, decision: Decision, n_steps: int | None, *, search_ended: bool) -> Directive:
+        """The decay from the LR of a decision, held to what the probes promised.
+
+        Args:
+            state: what the probes taught.
+            decision: has the LR, and the reason.
+            n_steps: all that is left; a job without an end has no decay to it.
+            search_ended: `PolicyState.search_ended`; nothing is promised then.
+        """
+        assert n_steps is not None
+        warmup = int(n_steps * self.warmup)
+        held_to = None if search_ended or state.restarts >= PROMISES else state.footing
+        return committed.directive(
+            Profile.to_zero(self.shape, decision.lr, n_steps, warmup),
+            stage=0,
+            batches=self.batches,
+            n_validations=CHECKPOINTS if self.validates else 0,
+            give_up_above=state.give_up_above(self.divergence_factor, decision.lr),
+            promise=promise.bars(held_to, n_steps, warmup, report_every(n_steps)),
+            reason=decision.reason,
+        )
+
+
+def lr_that_was_set(state: Lessons, base_lr: float, reason: str) -> Decision:
+    """The decision for the user's LR, for want of a better one; for a lower one after setbacks."""
+    allowed = restart.lr_after_setbacks(base_lr, state.ceiling)
+    return Decision(stage=0, lr=allowed.lr, reason=reason + allowed.note, lowered_by=allowed.lowered_by)
+
+
+def after_setback(state: L, directive: Directive, report: Report, begin: int) -> tuple[L, Decision]:
+    """The state after the decay was rolled back, and the decision for a lower LR than the one that failed.
+
+    Args:
+        state: before that.
+        directive: the decay, as it was issued.
+        report: the last one on it.
+        begin: the step of the directive with which that report begins.
+
+    Raises:
+        DivergenceError: a lower LR never helped.
+    """
+    setback = restart.setback(directive, report, begin, state.footing)
+    state = state.set_back(setback)
+    what = "diverged at" if setback.loss is None else "fell short of its own probe at"
+    reason = f"{what} {setback.lr:.3g}: a lower LR over what is left{restart.doubt(state.restarts)}"
+    lr = setback.lr / restart.RETREAT
+    return state, Decision(stage=0, lr=lr, reason=reason, setback=setback, lowered_by=restart.RETREAT)

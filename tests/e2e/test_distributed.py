@@ -194,7 +194,7 @@ def test_a_failure_on_one_rank_ends_the_tuning_on_all_and_no_training(
     """Nobody is left waiting: all ranks take the same steps at the same LRs to the end of the budget."""
     outcomes = processes.run(ranks.train_past_a_failure, shared_server.target, "ddp", *FAILURES[failure], rank)
     (first, _), (second, _) = outcomes
-    assert len(first.lrs) == len(second.lrs) == TOTAL_STEPS
+    assert len(first.lrs) == len(second.lrs) == ranks.SHORT["total_steps"]
     assert first.lrs == second.lrs
     assert_equal(first.weights, second.weights)
 
@@ -206,7 +206,7 @@ def test_a_transport_that_raises_on_rank_0_ends_no_training_on_any(
     (first, books), (second, others) = processes.run(
         ranks.train_past_a_failure, shared_server.target, "ddp", failing, 3, 0
     )
-    assert books == others == len(first.lrs) == len(second.lrs) == TOTAL_STEPS
+    assert books == others == len(first.lrs) == len(second.lrs) == ranks.SHORT["total_steps"]
     assert first.lrs == second.lrs
     assert first.schedule == second.schedule
     assert_equal(first.weights, second.weights)

@@ -35,6 +35,12 @@ TOTAL_STEPS = 500
 """No shorter run has a search."""
 BATCH = 8
 POLICY_OPTIONS = {"probe_steps": 8, "refinements": 1, "max_candidates": 4}
+SHORT: dict[str, Any] = {
+    "total_steps": 160,
+    "policy": "autolrs",
+    "policy_options": {"tau": 20, "tau_prime": 5, "tau_max": 40, "candidates": 3, "forecaster": "last_value"},
+}
+"""A run with several searches, for tests of what may end one."""
 IMPATIENT_S = 0.5
 SLOW_S = 3 * IMPATIENT_S
 
@@ -208,14 +214,17 @@ def train_past_a_failure(server: str, kind: str, failing: str, call: int, rank: 
 
     With the number of steps in the books.
     """
-    training = Training(kind)
+    training, struck = Training(kind), False
 
     def strike(number: int) -> None:
+        nonlocal struck
         if number >= call and rank in (None, dist.get_rank()):
+            struck = True
             raise MemoryError("no more")
 
-    with training.tuner(server=server) as tuner, before_calls_of(failing, strike):
+    with training.tuner(server=server, **SHORT) as tuner, before_calls_of(failing, strike):
         outcome = training.run(tuner)
+    assert struck == (rank in (None, dist.get_rank())), "a run too short to come to the failure"
     return outcome, tuner.committed_step + tuner.search_steps
 
 

@@ -34,8 +34,12 @@ class GradientNorms:
 
     Of several updates of an optimizer in one step the last one counts. Where an optimizer steps another one, as SAM
     does, the inner one's gradients count, since they move the weights. A step has no norm (NaN) where no hook was
-    called, as those of a compiled `step` are not, where a CUDA graph was recorded, or where a gradient is sparse and
-    not coalesced on a device, which could be told only by waiting for it.
+    called, where an update was compiled, where a CUDA graph was recorded, or where a gradient is sparse and not
+    coalesced on a device, which could be told only by waiting for it.
+
+    A compiled `step` has the hook traced into it, where computing a norm would change the graphs, and so perhaps the
+    weights. Traced, the hook only notes that there was such an update. Dynamo guards on the hooks and on their ids,
+    and compiles `step` at most once with and once without the hook, as both stay the same in all directives.
     """
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
@@ -43,8 +47,11 @@ class GradientNorms:
         self._optimizers = tuple(optimizers)
         self._watched: list[torch.optim.Optimizer] = []
         self._handles: list[Any] = []
+        self._hook = _hook(weakref.ref(self))
+        self._ids: dict[int, int] = {}  # the hook's id in each optimizer, from when it was first there
         # The last update of every optimizer since the last step, the latest one last; None: it could not be measured.
         self._updates: dict[int, tuple[torch.optim.Optimizer, torch.Tensor | None]] = {}
+        self._was_compiled = False  # an update since the last step
         self._earlier: list[float] = []
         self._memory = torch.empty(0, dtype=torch.float32, device=_HOST)
         self._n_norms = 0
@@ -98,6 +105,10 @@ class GradientNorms:
             self._say(error)
         self._updates[id(optimizer)] = (optimizer, norm)
 
+    def see_compiled(self) -> None:
+        """Notes a compiled update. It is traced, and reads nothing of the object: Dynamo guards on all that is read."""
+        self._was_compiled = True
+
     @torch.inference_mode(False)
     @torch.no_grad()
     def append(self) -> None:
@@ -111,11 +122,12 @@ class GradientNorms:
             self.end()
             return
         self._n_norms += 1
-        self._updates.clear()
+        self.skip()
 
     def skip(self) -> None:
         """Forgets the updates since the last step: they were none."""
         self._updates.clear()
+        self._was_compiled = False
 
     def flush(self, n_steps: int) -> list[float]:
         """The norms of the last `n_steps` steps; all are forgotten. Synchronises once."""
@@ -131,14 +143,20 @@ class GradientNorms:
     def _forget(self) -> None:
         self._earlier = []
         self._n_norms = 0
-        self._updates.clear()
+        self.skip()
 
     def _watch(self) -> None:
         if not self._watched:
             self._watched = [each for optimizer in self._optimizers for each in family_of(optimizer)]
         for optimizer in self._watched:
             with contextlib.suppress(AttributeError):  # a wrapper that was not made as optimizers are has no hooks
-                self._handles.append(optimizer.register_step_pre_hook(_hook(weakref.ref(self))))
+                handle: Any = optimizer.register_step_pre_hook(self._hook)
+                self._handles.append(handle)
+                # Every registration has an id of its own, for which a compiled step would be compiled anew.
+                hooks = handle.hooks_dict_ref()
+                hook = hooks.pop(handle.id)
+                handle.id = self._ids.setdefault(id(optimizer), handle.id)
+                hooks[handle.id] = hook
 
     def _device(self) -> torch.device:
         """Where norms are collected: on an accelerator, if a parameter is on one."""
@@ -153,7 +171,7 @@ class GradientNorms:
         """The norm of this step's updates together; NaN: there were none, or one could not be measured."""
         norms = self._counting()
         known = [norm for norm in norms if norm is not None]
-        if not norms or len(known) < len(norms):
+        if self._was_compiled or not norms or len(known) < len(norms):
             return torch.full((), math.nan, device=self._memory.device)
         return _total(known)
 
@@ -238,6 +256,9 @@ def _hook(norms: weakref.ref[GradientNorms]) -> Any:
         """Sees the gradients; those of a `step` with a closure when the closure has made them."""
         target = norms()
         if target is None:
+            return None
+        if torch.compiler.is_compiling():
+            target.see_compiled()
             return None
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if not callable(closure):

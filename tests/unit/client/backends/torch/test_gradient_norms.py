@@ -7,15 +7,18 @@ import gc
 import logging
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
 import pytest
 import torch
+import torch._dynamo
 from lrpilot.backends.torch.backend import TorchBackend
 from lrpilot.backends.torch.gradient_norms import GRADIENT_NORM, GradientNorms
 from torch import nn
+from torch._dynamo.testing import CompileCounter
+from torch._dynamo.utils import counters
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -306,6 +309,81 @@ def test_optimizers_have_a_hook_only_while_norms_are_asked_for() -> None:
     own.measure(5, {GRADIENT_NORM: ()})
     own.close()
     assert hooks(optimizer) == 0
+
+
+# Dynamo's tracing of an optimizer imports what PyTorch itself compiles the old way.
+compiles = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+
+
+@pytest.fixture
+def dynamo() -> Iterator[None]:
+    """Dynamo with no graphs of other tests."""
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+def trained_by_a_compiled_step(compiler: Any, asks: Callable[[int], bool]) -> tuple[list[list[float]], torch.Tensor]:
+    """The norms of 20 directives that ask or do not, each after a snapshot, and the weights in the end."""
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), 0.01)
+    own = TorchBackend(model, [optimizer], None, {})
+    step = torch.compile(optimizer.step, backend=compiler)
+    norms = []
+    for directive in range(20):
+        own.measure(2, {GRADIENT_NORM: ()} if asks(directive) else {})
+        own.begin(2)
+        own.take()
+        for _ in range(2):
+            torch.autograd.backward(loss_of(model))
+            step()
+            optimizer.zero_grad()
+            own.append(1.0)
+        own.flush()
+        norms.append(own.flush_measures(2).get(GRADIENT_NORM, []))
+        if directive % 3 == 0:
+            own.restore()
+    own.close()
+    return norms, nn.utils.parameters_to_vector(model.parameters()).detach()
+
+
+@compiles
+@pytest.mark.usefixtures("dynamo")
+def test_a_compiled_step_is_compiled_once_more_at_most_and_its_graph_stays_the_same() -> None:
+    def compiled_with(asks: Callable[[int], bool]) -> tuple[int, int, list[list[float]], torch.Tensor]:
+        torch._dynamo.reset()
+        counters.clear()
+        compiler = CompileCounter()
+        norms, weights = trained_by_a_compiled_step(compiler, asks)
+        return counters["frames"]["total"], int(compiler.op_count), norms, weights
+
+    frames, operations, _, weights = compiled_with(lambda _: False)
+    more_frames, same_operations, norms, same_weights = compiled_with(lambda directive: directive % 2 == 1)
+    assert more_frames == frames + 1
+    assert same_operations == operations > 0
+    assert torch.equal(weights, same_weights)
+    assert [len(each) for each in norms] == [0, 2] * 10
+    assert all(math.isnan(norm) for each in norms for norm in each)
+
+
+@compiles
+@pytest.mark.usefixtures("dynamo")
+def test_a_step_with_a_compiled_update_and_another_one_has_no_norm_and_the_next_has_one() -> None:
+    model = network()
+    first = torch.optim.SGD(model[0].parameters(), 0.01)
+    second = torch.optim.SGD(model[2].parameters(), 0.01)
+    own = backend(model, first, second)
+    compiled = torch.compile(first.step, backend=CompileCounter())
+    torch.autograd.backward(loss_of(model))
+    norm = norm_of(model.parameters())
+    for step in (compiled, first.step):
+        step()
+        second.step()
+        own.append(1.0)
+    together, after = measured(own, 2)
+    assert math.isnan(together)
+    assert after == pytest.approx(norm, rel=1e-6)
 
 
 class Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it unannotated

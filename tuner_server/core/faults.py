@@ -8,10 +8,18 @@ from __future__ import annotations
 import threading
 from types import TracebackType
 
+import pydantic
+
 from tuner_server.core.errors import PolicyError
 
 MAX_SAID = 1000
 """Characters of an exception's message that are repeated: it becomes a job's message and a directive's reason."""
+
+
+def _findings(error: pydantic.ValidationError) -> str:
+    """What pydantic refuses, in one line."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return "; ".join(f"{'.'.join([error.title, *map(str, item['loc'])])}: {item['msg']}" for item in found)
 
 
 class guarded:  # it is used like a function
@@ -44,7 +52,7 @@ def described(error: BaseException) -> str:
     name = type(error).__name__
     try:
         with guarded("its message"):
-            text = "".join([f"{name}: {error}"])
+            text = "".join([f"{name}: {_findings(error) if isinstance(error, pydantic.ValidationError) else error}"])
     except Exception:
         text = f"{name}, whose message can't be read"
     text = text.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import enum
 import math
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated
 
@@ -50,8 +49,8 @@ DirectiveNumber = Annotated[int, pydantic.Field(ge=0, le=2**63 - 1)]
 StageNumber = Annotated[int, pydantic.Field(ge=-1, le=2**31 - 1)]
 """It is an int32 on the wire; -1: no stage."""
 Number = Annotated[float, pydantic.Field(allow_inf_nan=False)]
-Lr = Annotated[float, pydantic.Field(ge=sys.float_info.min, allow_inf_nan=False)]
-"""An LR at which something moves, or a factor of one. Below the least normal double its reciprocal is infinite."""
+Lr = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
+"""An LR at which something moves, or a factor of one."""
 MeasureName = Annotated[str, pydantic.Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 """It becomes the name of a column where measures are exported."""
 Measures = Annotated[tuple[MeasureName, ...], pydantic.Field(max_length=MAX_MEASURES)]

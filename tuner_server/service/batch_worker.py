@@ -30,7 +30,7 @@ class BatchWorker(Generic[T]):
         max_group: int,
         max_waiting: int,
     ) -> None:
-        """Starts the thread. `work` should not raise: what it raises is logged, and `lost` told of each of its items."""
+        """Starts the thread. What `work` raises is logged, and `lost` is told of each item of the group."""
         self._work, self._key, self._lost = work, key, lost
         self._max_group, self._max_waiting = max_group, max_waiting
         self._items: deque[T] = deque()

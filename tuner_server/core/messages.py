@@ -42,6 +42,15 @@ LOSS_WINDOW = 10
 """Committed losses that are averaged for "the loss", as in the published code's logs: one batch says little."""
 MAX_MEASURES = 8
 """Measures of a job: each adds as much to every report as the losses do."""
+Text = Annotated[str, pydantic.Field(pattern=r"^[^\x00]*$")]
+"""PostgreSQL keeps no NUL character in a text."""
+DirectiveNumber = Annotated[int, pydantic.Field(ge=0, le=2**63 - 1)]
+"""It is an int64 on the wire."""
+StageNumber = Annotated[int, pydantic.Field(ge=-1, le=2**31 - 1)]
+"""It is an int32 on the wire; -1: no stage."""
+Number = Annotated[float, pydantic.Field(allow_inf_nan=False)]
+Lr = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
+"""An LR at which something moves, or a factor of one."""
 MeasureName = Annotated[str, pydantic.Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 """It becomes the name of a column where measures are exported."""
 Measures = Annotated[tuple[MeasureName, ...], pydantic.Field(max_length=MAX_MEASURES)]
@@ -62,7 +71,7 @@ class Directive(Value):
 
     number: int = 0
     phase: Phase
-    stage: int = -1
+    stage: StageNumber = -1
     n_steps: Steps
     profile: Profile | None = None
     restore: bool = False
@@ -75,7 +84,7 @@ class Directive(Value):
     """Ascending by `from_step`; the last bar that a report has reached counts."""
     measures: Measures = ()
     """What is measured at every step besides the loss, by name."""
-    reason: str = ""
+    reason: Text = ""
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> Directive:
@@ -151,8 +160,8 @@ def opening_loss(losses: Sequence[float]) -> float | None:
 class Candidate(Value):
     """One try of a stage, as the policy judged it: a forecast, or, of a probe that diverged, only `at_least`."""
 
-    directive_number: int
-    lr: float
+    directive_number: DirectiveNumber
+    lr: Lr
     forecast: float | None = None
     forecast_sd: float | None = None
     raw_forecast: float | None = None
@@ -190,29 +199,35 @@ def best_candidate(candidates: Iterable[Candidate]) -> Candidate | None:
 class PosteriorCurve(Value):
     """What the surrogate thought, over a grid of LRs."""
 
-    lr: tuple[float, ...]
+    lr: Annotated[tuple[Lr, ...], pydantic.Field(min_length=1)]
     mean: tuple[float, ...]
     sd: tuple[float, ...]
     acquisition: tuple[float, ...]
+
+    @pydantic.model_validator(mode="after")
+    def _of_one_length(self) -> PosteriorCurve:
+        if not len(self.lr) == len(self.mean) == len(self.sd) == len(self.acquisition):
+            raise ValueError("lr, mean, sd and acquisition have one value for every LR")
+        return self
 
 
 class Asked(Value):
     """What a decision asked of the search: the LR with the highest acquisition between two others."""
 
-    acquisition: str
+    acquisition: Text
     """The name of the acquisition function, in the words that pages show."""
-    kappa: float | None = None
+    kappa: Number | None = None
     """How many standard deviations the lower confidence bound lies below the mean; None: it is another acquisition."""
-    low: float
+    low: Lr
     """The lowest LR that could be chosen."""
-    high: float
+    high: Lr
     """The highest one."""
 
 
 class Extrapolation(Value):
     """Where the losses of a probe were said to lead, had its LR been kept."""
 
-    forecaster: str
+    forecaster: Text
     """What extrapolated them, as the registry of forecasters names it."""
     horizon: Steps
     """How many committed steps, from the start of the stage on, it reaches over."""
@@ -240,9 +255,9 @@ class Setback(Value):
 class Decision(Value):
     """The evidence behind a directive: what was known, what was thought, what was chosen and why."""
 
-    stage: int
-    lr: float
-    reason: str
+    stage: StageNumber
+    lr: Lr
+    reason: Text
     candidates: tuple[Candidate, ...] = ()
     posterior: PosteriorCurve | None = None
     setback: Setback | None = None
@@ -250,14 +265,14 @@ class Decision(Value):
     forecast: float | None = None
     """The loss that the committed steps should end below, as the search has seen it; validation where there is one."""
     forecast_sd: float | None = None
-    optimum: float | None = None
+    optimum: Lr | None = None
     """The best LR over a probe."""
-    correction: float | None = None
+    correction: Lr | None = None
     """What the optimum was multiplied by for the length of the run. `lr` differs from their product only as `drawn_to`
     and `lowered_by` say."""
-    drawn_to: float | None = None
+    drawn_to: Lr | None = None
     """The LR that the user had set, where `lr` was drawn towards it."""
-    lowered_by: float | None = None
+    lowered_by: Lr | None = None
     """What `lr` was divided by, as committed steps at higher LRs had been rolled back."""
     asked: Asked | None = None
     """None: nothing was asked of the search."""

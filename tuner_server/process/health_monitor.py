@@ -65,6 +65,8 @@ class HealthMonitor:
 
     def _look(self) -> None:
         self._storage.ping()
+        if not self._pipeline.alive:
+            raise TunerError("a thread that takes reports has ended; start the server anew")
         if self._metrics and time.monotonic() >= self._count_due:
             self._metrics.jobs_counted({status.value: n for status, n in self._storage.live_jobs().items()})
             self._count_due = time.monotonic() + COUNT_INTERVAL_S

@@ -72,4 +72,4 @@ def _packed(message: Message) -> any_pb2.Any:
 
 def _cut(text: str, n_bytes: int) -> str:
     data = text.encode(errors="replace")
-    return text if len(data) <= n_bytes else data[: n_bytes - 3].decode(errors="ignore") + "..."
+    return data.decode() if len(data) <= n_bytes else data[: n_bytes - 3].decode(errors="ignore") + "..."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
@@ -24,12 +25,13 @@ class BatchWorker(Generic[T]):
         name: str,
         work: Callable[[Sequence[T]], None],
         key: Callable[[T], Hashable],
+        lost: Callable[[T, BaseException], None],
         *,
         max_group: int,
         max_waiting: int,
     ) -> None:
-        """Starts the thread. `work` must not raise: what it raises is logged, and its group is lost."""
-        self._work, self._key = work, key
+        """Starts the thread. What `work` raises is logged, and `lost` is told of each item of the group."""
+        self._work, self._key, self._lost = work, key, lost
         self._max_group, self._max_waiting = max_group, max_waiting
         self._items: deque[T] = deque()
         self._changed = threading.Condition()
@@ -53,6 +55,11 @@ class BatchWorker(Generic[T]):
             self._changed.notify()
         self._thread.join()
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
     def __len__(self) -> int:
         return len(self._items)
 
@@ -60,8 +67,16 @@ class BatchWorker(Generic[T]):
         while group := self._gathered():
             try:
                 self._work(group)
-            except Exception:
-                log.exception("a group was lost", worker=self._thread.name, size=len(group))
+            except BaseException as error:  # nothing ends the thread, on which the items of everybody wait
+                self._give_up(group, error)
+
+    def _give_up(self, group: Sequence[T], error: BaseException) -> None:
+        """Tells of the items of a group that could not be worked on."""
+        with contextlib.suppress(Exception):  # a log that can't be written, on a full disk
+            log.error("a group was lost", worker=self._thread.name, size=len(group), exc_info=error)
+        for item in group:
+            with contextlib.suppress(Exception):
+                self._lost(item, error)
 
     def _gathered(self) -> list[T]:
         """The next group, once there is one; empty when the worker is closed and done."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tuner_server.core import policies
+from tuner_server.core.faults import guarded
 from tuner_server.core.job.machine import JobState, Status
+from tuner_server.core.policies.contract import read_back, read_state
 from tuner_server.core.search.prior import Optimum, Prior, prior_of
 
 
@@ -18,8 +20,11 @@ def optimum_of(state: JobState) -> Optimum | None:
         return None
     try:
         policy = policies.find(state.config.policy)
-        optimum = policy.optimum(policy.state_type.model_validate(state.policy_state))
-    except Exception:  # a policy that is not installed any more, or reads no state of its own: no other job's business
+        policy_state = read_state(policy, state.policy_state)
+        with guarded("`optimum`"):
+            found = policy.optimum(policy_state)
+        optimum = None if found is None else read_back(Optimum, found, "optimum")
+    except Exception:  # a policy that is not installed any more, or gives nonsense: no other job's business
         return None
     if optimum is None or state.status is not Status.FAILED:
         return optimum

@@ -20,6 +20,7 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from tuner_server.core.errors import PreconditionError, StorageError, TunerError
+from tuner_server.core.faults import described
 from tuner_server.core.job import lockstep
 from tuner_server.core.job.lockstep import PendingSearch
 from tuner_server.core.job.machine import Transition
@@ -64,9 +65,20 @@ class _Searching:
     def job_id(self) -> str:
         return self.pending.job_id
 
+    @property
+    def answer(self) -> Future[Directive]:
+        return self.pending.answer
+
 
 def _job_of(item: _Pending | _Searching) -> str:
     return item.job_id
+
+
+def _refuse(item: _Pending | _Searching, error: BaseException) -> None:
+    """Answers a report with what was raised, unless it has an answer. No event loop survives what is no `Exception`."""
+    answer = item.answer
+    if not answer.done():
+        answer.set_exception(error if isinstance(error, Exception) else TunerError(described(error)))
 
 
 class ReportPipeline:
@@ -79,10 +91,10 @@ class ReportPipeline:
         self._observer = observer
         self._cache = JobCache(CACHED_JOBS)
         self._reports: BatchWorker[_Pending] = BatchWorker(
-            "reports", self._decide, _job_of, max_group=MAX_GROUP, max_waiting=MAX_WAITING
+            "reports", self._decide, _job_of, _refuse, max_group=MAX_GROUP, max_waiting=MAX_WAITING
         )
         self._searches: BatchWorker[_Searching] = BatchWorker(
-            "searches", self._search, _job_of, max_group=MAX_GROUP, max_waiting=MAX_WAITING
+            "searches", self._search, _job_of, _refuse, max_group=MAX_GROUP, max_waiting=MAX_WAITING
         )
 
     def submit(self, project: str, job_id: str, report: Report, fingerprint: bytes) -> Future[Directive]:
@@ -97,6 +109,11 @@ class ReportPipeline:
         pending = _Pending(project, job_id, report, fingerprint, Future(), self._observer.origin())
         self._queue(self._reports, pending, pending)
         return pending.answer
+
+    @property
+    def alive(self) -> bool:
+        """Whether both threads run."""
+        return self._reports.alive and self._searches.alive
 
     @property
     def waiting(self) -> tuple[int, int]:
@@ -129,8 +146,8 @@ class ReportPipeline:
             except TunerError as error:
                 pending.answer.set_exception(error.bare())  # its traceback would keep the report
                 continue
-            except Exception as error:
-                pending.answer.set_exception(error)
+            except BaseException as error:
+                _refuse(pending, error)
                 continue
             match decided:
                 case Directive():
@@ -172,9 +189,9 @@ class ReportPipeline:
         try:
             with self._observer.working(PipelineTask.SEARCH, [searching.pending.origin for searching in group]):
                 found = lockstep.finish_all([searching.search for searching in group])
-        except Exception as error:
+        except BaseException as error:
             for searching in group:
-                searching.pending.answer.set_exception(error)
+                _refuse(searching, error)
             return
         pairs = zip(group, found, strict=True)
         ready = [(searching.pending, searching.stored, transition) for searching, transition in pairs]

@@ -26,8 +26,16 @@ class Recorder:
         self.groups.append(list(group))
 
 
+def key(item: Item) -> str:
+    return item[0]
+
+
+def lost(item: Item, error: BaseException) -> None:
+    raise AssertionError(f"{item} was lost") from error
+
+
 def worker(work: Recorder, *, max_group: int = 3, max_waiting: int = 100) -> BatchWorker[Item]:
-    return BatchWorker("test", work, lambda item: item[0], max_group=max_group, max_waiting=max_waiting)
+    return BatchWorker("test", work, key, lost, max_group=max_group, max_waiting=max_waiting)
 
 
 def blocked(work: Recorder, opened: BatchWorker[Item]) -> None:
@@ -71,17 +79,26 @@ def test_more_than_may_wait_is_refused_and_so_is_what_comes_after_the_end() -> N
     assert not opened.put(("a", 9))
 
 
-def test_work_that_raises_does_not_end_the_worker(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), SystemExit("a bug"), KeyboardInterrupt("a bug")], ids=repr)
+def test_work_that_raises_does_not_end_the_worker(error: BaseException, capsys: pytest.CaptureFixture[str]) -> None:
     done = threading.Event()
+    told: list[tuple[Item, BaseException]] = []
 
     def work(group: Sequence[Item]) -> None:
         if group[0][0] == "bad":
-            raise RuntimeError("a bug")
+            raise error
         done.set()
 
-    opened = BatchWorker("test", work, lambda item: item[0], max_group=1, max_waiting=10)
+    def tell(item: Item, why: BaseException) -> None:
+        told.append((item, why))
+        raise RuntimeError("and who is told raises, too")
+
+    opened = BatchWorker("test", work, key, tell, max_group=1, max_waiting=10)
     opened.put(("bad", 0))
     opened.put(("good", 0))
     assert done.wait(30)
+    assert opened.alive
     opened.close()
+    assert not opened.alive
+    assert told == [(("bad", 0), error)]
     assert "a bug" in capsys.readouterr().out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Generator, Sequence
 
+from tuner_server.core.faults import guarded
 from tuner_server.core.job import machine
 from tuner_server.core.job.machine import JobState, Transition
 from tuner_server.core.messages import Report
@@ -52,13 +53,15 @@ def _resumed(go: Callable[[], Query], rest: Generator[Query, Suggestion, Transit
 def _found(queries: Sequence[Query]) -> list[Suggestion | Exception]:
     """The suggestions; where the batch fails, each by itself, so that one failure is one job's."""
     try:
-        return list(suggest_all(queries))
+        with guarded("a query"):
+            return list(suggest_all(queries))
     except Exception:
         return [_tried(query) for query in queries]
 
 
 def _tried(query: Query) -> Suggestion | Exception:
     try:
-        return suggest(query)
+        with guarded("a query"):
+            return suggest(query)
     except Exception as error:
         return error

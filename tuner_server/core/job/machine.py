@@ -12,13 +12,13 @@ Ground rules.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator, Iterable
 from typing import Any
 
 from tuner_server.core import policies
 from tuner_server.core.config import JobConfig, LrBounds
-from tuner_server.core.errors import PolicyError, PreconditionError
+from tuner_server.core.errors import InvalidInputError, PolicyError, PreconditionError
+from tuner_server.core.faults import described, guarded
 from tuner_server.core.job.report_check import check_replacement, check_report
 from tuner_server.core.job.standing import Standing
 
@@ -28,7 +28,8 @@ from tuner_server.core.job.state import JobState as JobState
 from tuner_server.core.job.state import Status as Status
 from tuner_server.core.job.state import Transition as Transition
 from tuner_server.core.messages import Directive, Outcome, Phase, Report, opening_loss
-from tuner_server.core.policies.base import Progress, Step, answered
+from tuner_server.core.policies.base import Asking, Policy, Progress
+from tuner_server.core.policies.contract import Answered, answered, checked, read_state
 from tuner_server.core.search.prior import Prior
 from tuner_server.core.search.suggest import Query, Suggestion, run
 from tuner_server.core.stages import lr_range
@@ -46,17 +47,17 @@ def create(config: JobConfig, prior: Prior | None = None) -> Transition:
     """Opens a job; `prior` is what earlier jobs of its family tell (`service.family`).
 
     Raises:
-        InvalidInputError: the config names an unknown policy or option, or asks for what can't be done.
+        InvalidInputError: the config names an unknown policy or option, or asks for what can't be done; or the policy
+            raises, or breaks the contract.
     """
-    policy = policies.make(config)
-    config = config.model_copy(update={"policy": policy.name})
-    if config.lr_bounds is None and policy.searches:
-        directive = lr_range.directive(config)
-        return _issue(_opened(config, prior, directive), None, directive, None)
-    bounds = config.lr_bounds or lr_range.blind(config)
-    step = run(answered("start", policy.start(_progress_at_start(config, prior, bounds))))
-    opened = _opened(config, prior, step.directive).model_copy(update={"bounds": bounds})
-    return _issue(opened, None, step.directive, step)
+    config = config.model_copy(update={"policy": policies.named(config)})
+    try:
+        return _created(config, prior)
+    except InvalidInputError:
+        raise
+    except Exception as error:  # whatever it is, it is the policy's, and the caller may name another one
+        message = f"policy {config.policy!r} can't tune this job: {described(error)}"
+        raise InvalidInputError.of("policy", message) from error
 
 
 def advance(state: JobState, report: Report) -> Transition:
@@ -91,10 +92,10 @@ def advancing(state: JobState, report: Report) -> Generator[Query, Suggestion, T
     if state.remaining_steps == 0:
         return _stop(state, report, Status.FINISHED, "")
     try:
-        bounded, step = yield from _ask_policy(state, report)
-        return _issue(bounded, report, step.directive, step)
+        bounded, answer = yield from _ask_policy(state, report)
+        return _issue(bounded, report, answer.directive, answer)
     except Exception as error:  # whatever it is, it is the policy's, and must not reach the training
-        message = f"policy {state.config.policy}: {type(error).__name__}: {error}"
+        message = f"policy {state.config.policy}: {described(error)}"
         return _stop(state, report, Status.FAILED, message)
 
 
@@ -119,6 +120,21 @@ def cancel(state: JobState, reason: str) -> JobState:
     if not state.status.live:
         raise PreconditionError(f"job has ended already ({state.status})")
     return state.model_copy(update={"status": Status.CANCELLED, "message": reason or "cancelled by a user"})
+
+
+def _created(config: JobConfig, prior: Prior | None) -> Transition:
+    """A new job, whose config names its policy."""
+    policy = policies.make(config)
+    with guarded("`searches`"):
+        tests_range = config.lr_bounds is None and policy.searches
+    if tests_range:
+        directive = lr_range.directive(config)
+        return _issue(_opened(config, prior, directive), None, directive, None)
+    bounds = config.lr_bounds or lr_range.blind(config)
+    step = run(answered("start", lambda: policy.start(_progress_at_start(config, prior, bounds))))
+    answer = checked(step, policy.state_type)
+    opened = _opened(config, prior, answer.directive).model_copy(update={"bounds": bounds})
+    return _issue(opened, None, answer.directive, answer)
 
 
 def _opened(config: JobConfig, prior: Prior | None, directive: Directive) -> JobState:
@@ -152,32 +168,43 @@ def _progress(state: JobState, bounds: LrBounds) -> Progress:
     )
 
 
-def _ask_policy(state: JobState, report: Report) -> Generator[Query, Suggestion, tuple[JobState, Step[Any]]]:
+def _ask_policy(state: JobState, report: Report) -> Generator[Query, Suggestion, tuple[JobState, Answered]]:
     """The state, with bounds if it had none, and the policy's answer to the report."""
     policy = policies.make(state.config)
+    bounds = _bounds(state, report)
+    state = state.model_copy(update={"bounds": bounds})
+    progress = _progress(state, bounds)
+    step = yield from _step(policy, state, report, progress)
+    return state, checked(step, policy.state_type)
+
+
+def _bounds(state: JobState, report: Report) -> LrBounds:
+    """The bounds of a job that has none before this report, too."""
     if report.outcome is Outcome.REPLACED:
         # A range test that was not had is not made up for: it would start from other weights.
-        bounds = state.bounds or lr_range.blind(state.config)
-        state = state.model_copy(update={"bounds": bounds})
-        policy_state = policy.state_type.model_validate(state.policy_state or {})
-        if policy_state.search_ended:
-            reason = "joined again, and no probe tells anything"
-            ended = policy.without_search(policy_state, _progress(state, bounds), reason)
-            return state, (yield from answered("without_search", ended))
-        return state, (yield from answered("rejoin", policy.rejoin(policy_state, _progress(state, bounds))))
+        return state.bounds or lr_range.blind(state.config)
     if state.policy_state is None:
-        bounds = lr_range.bounds(state.lease, report, state.config)
-        state = state.model_copy(update={"bounds": bounds})
-        return state, (yield from answered("start", policy.start(_progress(state, bounds))))
+        return lr_range.bounds(state.lease, report, state.config)
     assert state.bounds is not None
-    policy_state = policy.state_type.model_validate(state.policy_state)
+    return state.bounds
+
+
+def _step(policy: Policy[Any, Any], state: JobState, report: Report, progress: Progress) -> Asking[Any]:
+    """Calls that method of the policy which the report is for."""
+    if state.policy_state is None and report.outcome is not Outcome.REPLACED:
+        return (yield from answered("start", lambda: policy.start(progress)))
+    before = read_state(policy, state.policy_state or {})
+    reason = ""
     if report.outcome is Outcome.UNREPEATABLE:
-        policy_state = policy_state.model_copy(update={"search_ended": True})
+        before = before.model_copy(update={"search_ended": True})
         reason = f"a rollback was not complete, so no probe tells anything: {report.note}"
-        ended = policy.without_search(policy_state, _progress(state, state.bounds), reason)
-        return state, (yield from answered("without_search", ended))
-    given = policy.advance(policy_state, state.lease, report, _progress(state, state.bounds))
-    return state, (yield from answered("advance", given))
+    elif report.outcome is Outcome.REPLACED and before.search_ended:
+        reason = "joined again, and no probe tells anything"
+    if reason:
+        return (yield from answered("without_search", lambda: policy.without_search(before, progress, reason)))
+    if report.outcome is Outcome.REPLACED:
+        return (yield from answered("rejoin", lambda: policy.rejoin(before, progress)))
+    return (yield from answered("advance", lambda: policy.advance(before, state.lease, report, progress)))
 
 
 def _account(state: JobState, report: Report) -> JobState:
@@ -212,7 +239,7 @@ def _account(state: JobState, report: Report) -> JobState:
     return state.model_copy(update=update)
 
 
-def _issue(state: JobState, report: Report | None, directive: Directive, step: Step[Any] | None) -> Transition:
+def _issue(state: JobState, report: Report | None, directive: Directive, answer: Answered | None) -> Transition:
     """Completes a directive, checks it against the contract and makes it the outstanding one.
 
     What is rolled back and when a snapshot is taken follows from the phases alone, so no policy can get it wrong:
@@ -239,9 +266,9 @@ def _issue(state: JobState, report: Report | None, directive: Directive, step: S
     update: dict[str, Any] = {"status": status, "directive": directive, "lease": directive}
     if snapshot:
         update |= {"snapshot_step": state.committed_steps, "snapshot_standing": Standing.of(state)}
-    if step is not None:
-        update["policy_state"] = json.loads(step.state.model_dump_json())
-    decision = step.decision if step is not None else None
+    if answer is not None:
+        update["policy_state"] = answer.state
+    decision = answer.decision if answer is not None else None
     return Transition(state.model_copy(update=update), directive, decision)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from tuner_server.core.config import JobConfig
 from tuner_server.core.errors import InvalidInputError
+from tuner_server.core.faults import guarded
 from tuner_server.core.policies import plugins
 from tuner_server.core.policies.autolrs import AutoLrs
 from tuner_server.core.policies.base import Policy
@@ -18,6 +19,11 @@ POLICIES: dict[str, type[Policy[Any, Any]]] = {policy.name: policy for policy in
 def default_name(config: JobConfig) -> str:
     """The policy of a job that names none."""
     return AutoLrs.name if config.total_steps is None else Budget.name
+
+
+def named(config: JobConfig) -> str:
+    """The name of a job's policy."""
+    return config.policy or default_name(config)
 
 
 def find(name: str) -> type[Policy[Any, Any]]:
@@ -43,4 +49,6 @@ def make(config: JobConfig) -> Policy[Any, Any]:
     Raises:
         InvalidInputError: unknown policy, unknown option, or options that don't fit the job.
     """
-    return find(config.policy or default_name(config))(config)
+    kind = find(named(config))
+    with guarded("making it"):
+        return kind(config)

@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 import pydantic
 
 from tuner_server.core.config import JobConfig, LrBounds
-from tuner_server.core.errors import InvalidInputError, PolicyError
+from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.messages import Decision, Directive, Report, Value
 from tuner_server.core.search.prior import Optimum, Prior
 from tuner_server.core.search.suggest import Query, Suggestion
@@ -153,21 +153,6 @@ class Policy(abc.ABC, Generic[O, S]):
         None: it is not through, or found what other jobs can't use, as that of most policies does.
         """
         return None
-
-
-def answered(method: str, given: Answer[S]) -> Asking[S]:
-    """The way to the answer of a policy's method, whether it had something to ask or not.
-
-    Raises:
-        PolicyError: What it gave is no answer.
-    """
-    step: Any = (yield from given) if isinstance(given, Generator) else given
-    if not isinstance(step, Step):
-        raise PolicyError(
-            f"`{method}` gave {type(step).__name__}; it has to return a Step, or to be a generator that yields queries "
-            "and returns a Step"
-        )
-    return step
 
 
 def _integral(options: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from tuner_server.core.faults import described, users_own
 from tuner_server.core.policies.base import Options, Policy, PolicyState
 
 GROUP = "lrpilot.policies"
@@ -60,8 +61,10 @@ def _loaded(name: str) -> type[Policy[Any, Any]] | str:
         return f"policy {name!r} is offered by {packages}; uninstall all but one"
     try:
         found = points[0].load()
-    except (Exception, SystemExit) as error:
-        fault = f"its import fails with {type(error).__name__}: {error}"
+    except BaseException as error:
+        if users_own(error):
+            raise
+        fault = f"its import fails with {described(error)}"
     else:
         fault = _fault(name, found)
         if not fault:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import pydantic
 
-from tuner_server.core.messages import Value
+from tuner_server.core.messages import MAX_STEPS, Value
 
 LENGTH_EXPONENT = 0.2
 """The exponent between probes of two lengths, which differ by little; policy budget has the same default."""
@@ -28,13 +28,16 @@ SPREAD_WEIGHT = 1.0
 LEAST_SD = math.log(1.3)
 """A search of few probes finds its optimum no better than this, however well the jobs seem to agree."""
 
+MAX_LOG_LR = 700.0
+"""No double has a larger x; the square of one that is larger by far would be infinite."""
+
 
 class Optimum(Value):
     """What the search of a job found."""
 
-    log_lr: float = pydantic.Field(allow_inf_nan=False)
+    log_lr: float = pydantic.Field(ge=-MAX_LOG_LR, le=MAX_LOG_LR)
     """The x of the best small run."""
-    probe_steps: int = pydantic.Field(ge=1)
+    probe_steps: int = pydantic.Field(ge=1, le=MAX_STEPS)
     """The n of that run."""
     good_end: bool = True
     """Whether nothing speaks against it so far: the job did not diverge in committed steps, nor fail."""

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from tuner_server.core.faults import guarded
 from tuner_server.core.search.acquisition import Acquisition
 from tuner_server.core.search.surrogate import Fitted, FloatArray, Observations, PriorMean, Surrogate, fit_all
 
@@ -128,7 +129,8 @@ def run(asking: Generator[Query, Suggestion, R]) -> R:
         query = next(asking)
         while True:
             try:
-                found = suggest(query)
+                with guarded("a query"):
+                    found = suggest(query)
             except Exception as error:
                 query = asking.throw(error)
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Iterable
 
 import numpy as np
@@ -11,6 +12,8 @@ from lrpilot.wire.axes import axis_floor, highest_loss
 
 FAR_OUT = 3.0
 """Interquartile ranges beyond the quartiles a value is far out (Tukey, Exploratory Data Analysis, 1977)."""
+LARGEST = sys.float_info.max
+"""JSON has no infinity."""
 PADDING = 0.06
 """The part of the range that is added on either side: markers are not cut in half."""
 
@@ -35,7 +38,8 @@ def fence(values: Iterable[float]) -> Range:
     known = [value for value in values if math.isfinite(value)]
     if not known:
         return Range(-math.inf, math.inf)
-    low, median, high = np.quantile(known, (0.25, 0.5, 0.75)).tolist()
+    with np.errstate(over="ignore", invalid="ignore"):  # between the two largest doubles nothing is far out
+        low, median, high = np.quantile(known, (0.25, 0.5, 0.75)).tolist()
     room = max(FAR_OUT * (high - low), abs(median))
     return Range(low - room, high + room)
 
@@ -75,4 +79,4 @@ def shown(values: Iterable[float], limits: Range) -> Range:
         return Range(0.0, 1.0)
     low, high = min(within), max(within)
     room = PADDING * ((high - low) or abs(high) or 1.0)
-    return Range(low - room, high + room)
+    return Range(max(low - room, -LARGEST), min(high + room, LARGEST))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from typing import TypedDict
 
@@ -139,14 +140,14 @@ def stage_curves(stage: Stage, config: JobConfig) -> StageCurves:
         "probes": [_probe_curve(p, p.span, stage, compared) for p in _trained(stage) if p.span is not None],
         "relative": compared is not None,
         "candidate_lr": [candidate.lr for candidate in candidates],
-        "candidate_loss": [candidate.forecast for candidate in candidates],
+        "candidate_loss": [_drawn(candidate.forecast) for candidate in candidates],
         "candidate_bar": [_drawn_bar(candidate, axis) for candidate in candidates],
         "candidate_text": [_said(candidate) for candidate in candidates],
         "posterior": posterior,
         "acquisition": _acquisition(stage.sought),
         "corrected": _corrected(stage, config),
         "lr": None if stage.decision is None or stage.directive is None else stage.decision.lr,
-        "actual": true,
+        "actual": _drawn(true),
         "loss_range": [axis.low, axis.high],
         "beyond": _beyond(bars, axis),
         "band_leaves": posterior is not None
@@ -231,8 +232,11 @@ def _bar(candidate: Candidate) -> float:
 
 def _drawn_bar(candidate: Candidate, axis: Range) -> float:
     """The bar as it is, but no longer than it takes to leave the plot: browsers can't draw just any length."""
-    beyond_both_edges = 2.0 * (abs(candidate.forecast or 0.0) + abs(axis.low) + abs(axis.high))
-    return min(_bar(candidate), beyond_both_edges)
+    forecast, bar = _drawn(candidate.forecast), _bar(candidate)
+    if forecast is None or math.isnan(bar):
+        return 0.0
+    beyond_both_edges = 2.0 * (abs(forecast) + abs(axis.low) + abs(axis.high))
+    return min(bar, beyond_both_edges, sys.float_info.max)
 
 
 def _said(candidate: Candidate) -> str:
@@ -251,6 +255,11 @@ def _beyond(bars: Iterable[_Bar], axis: Range) -> Beyond:
                 found["above"].append(above)
                 found["text"].append(f"{bar.text}, beyond the plot")
     return found
+
+
+def _drawn(loss: float | None) -> float | None:
+    """A loss that has a place in a plot; None: it has none, as it is infinite or no number."""
+    return loss if loss is not None and math.isfinite(loss) else None
 
 
 def _finite(value: float) -> float:

@@ -111,6 +111,8 @@ def _tested(stage: Stage) -> Tested | None:
     best, winner, true = stage.best, stage.winner, actual_end(stage)
     if best is None or winner is None or best.forecast is None or not best.forecast_sd or true is None:
         return None
+    if not all(math.isfinite(loss) for loss in (best.forecast, BAND_SDS * best.forecast_sd, true)):
+        return None  # nothing can test it
     return Tested(stage, winner, best.forecast, best.forecast_sd, true)
 
 

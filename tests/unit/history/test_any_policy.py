@@ -13,7 +13,7 @@ from lrpilot.wire.profile import Profile, Shape
 from markupsafe import escape
 
 from tests.support.jobs.sample_jobs import history, run_job, stored
-from tests.support.jobs.simulated_training import SimulatedTraining, drive
+from tests.support.jobs.simulated_training import Run, SimulatedTraining, drive
 from tuner_server.access.principal import DEFAULT_PROJECT
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.job.machine import Status
@@ -265,6 +265,26 @@ def test_its_charts_show_what_its_decisions_tell() -> None:
     assert curves["acquisition"] is None
     assert curves["corrected"] is not None
     assert curves["corrected"]["way"] == "× 0.9 for the longer run"
+
+
+@pytest.mark.parametrize("forecast", [math.inf, -math.inf, math.nan, 1e308, -1e308])
+@pytest.mark.parametrize("sd", [None, math.inf, -1e308, math.nan])
+def test_a_forecast_that_has_no_place_in_a_plot_hinders_no_page(forecast: float, sd: float | None) -> None:
+    run = drive(CONFIG, SimulatedTraining())
+    exchanges = []
+    for exchange in run.exchanges:
+        decision = exchange.decision
+        if decision is not None:
+            fields = {"forecast": forecast, "forecast_sd": sd}
+            candidates = tuple(candidate.model_copy(update=fields) for candidate in decision.candidates)
+            changed = decision.model_copy(update={**fields, "candidates": candidates})
+            decision = Decision.model_validate_json(changed.model_dump_json())
+        exchanges.append(dataclasses.replace(exchange, decision=decision))
+    job, found = stored(run.state), timeline(history(Run(run.state, exchanges)))
+    for stage in found.stages:
+        json.dumps(stage_curves(stage, CONFIG), allow_nan=False)
+    json.dumps(job_chart(found, Window(0, found.n_steps, 500)), allow_nan=False)
+    assert job_view(job, found).stages
 
 
 def test_what_it_found_is_where_the_next_job_of_its_family_begins(service: TunerService) -> None:

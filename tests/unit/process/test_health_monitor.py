@@ -63,6 +63,19 @@ def test_a_problem_has_the_words_of_the_database(url: str, monkeypatch: pytest.M
     assert run(look()) == "the disk is gone"
 
 
+def test_a_pipeline_whose_threads_have_ended_is_a_problem(url: str) -> None:
+    async def look() -> str:
+        with open_storage(url) as storage:
+            service = TunerService(storage)
+            opened = HealthMonitor(storage, service.pipeline, None)
+            service.close()
+            problem = (await opened.check()).problem
+            opened.close()
+            return problem
+
+    assert run(look()) == "a thread that takes reports has ended; start the server anew"
+
+
 def test_what_a_pipeline_does_and_how_it_stands_is_counted(url: str) -> None:
     registry = CollectorRegistry()
     metrics = ServerMetrics(registry)

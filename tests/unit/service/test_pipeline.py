@@ -246,3 +246,31 @@ def test_what_waits_is_answered_before_the_end(url: str, storage: GatedStorage) 
     assert [answer.result(0).number for answer in answers] == [2] * 4
     with pytest.raises(StorageError, match="stopping"):
         jobs[0].send().result(0)
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), RuntimeError("a bug")], ids=repr)
+@pytest.mark.parametrize("step", ["begin", "finish_all"])
+def test_whatever_is_raised_on_the_way_is_its_report_s_and_the_next_one_is_answered(
+    step: str, error: BaseException, service: TunerService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: object) -> None:
+        raise error
+
+    jobs = [Job(service, seed) for seed in range(2)]
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline.lockstep, step, fail)
+        answers = []
+        while not answers:  # until a report needs a search, or at once
+            answer = jobs[0].send()
+            failed = answer.exception(TIMEOUT_S)
+            if failed is None:
+                jobs[0].take(answer)
+            else:
+                answers.append(failed)
+        assert isinstance(answers[0], Exception)
+    assert service.pipeline.alive
+    while not jobs[1].finished:
+        jobs[1].take(jobs[1].send())
+    assert jobs[1].directives == jobs[1].alone
+    service.close()
+    assert not service.pipeline.alive

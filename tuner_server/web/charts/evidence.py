@@ -236,7 +236,7 @@ def _drawn_bar(candidate: Candidate, axis: Range) -> float:
     if forecast is None or math.isnan(bar):
         return 0.0
     beyond_both_edges = 2.0 * (abs(forecast) + abs(axis.low) + abs(axis.high))
-    return min(bar, beyond_both_edges, sys.float_info.max)
+    return max(min(bar, beyond_both_edges, sys.float_info.max), 0.0)
 
 
 def _said(candidate: Candidate) -> str:

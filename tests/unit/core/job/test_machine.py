@@ -523,9 +523,7 @@ def test_a_policy_whose_method_gives_no_step_is_told_so(monkeypatch: pytest.Monk
 
 @pytest.mark.usefixtures("scripted")
 def test_a_policy_that_asks_for_what_the_client_can_not_measure_breaks_the_contract() -> None:
-    with pytest.raises(
-        InvalidInputError, match=r"'scripted' can't tune this job: PolicyError: measures .* norm"
-    ):
+    with pytest.raises(InvalidInputError, match=r"'scripted' can't tune this job: PolicyError: measures .* norm"):
         machine.create(measuring("other"))
     started = machine.create(measuring("norm"))
     state = started.state.model_copy(update={"config": measuring()})

@@ -44,6 +44,8 @@ MAX_MEASURES = 8
 """Measures of a job: each adds as much to every report as the losses do."""
 Text = Annotated[str, pydantic.Field(pattern=r"^[^\x00]*$")]
 """PostgreSQL keeps no NUL character in a text."""
+LONGEST_PROFILE = 2**62
+"""Length and offset of a profile are int64 on the wire, and so is what is left of it after further steps."""
 DirectiveNumber = Annotated[int, pydantic.Field(ge=0, le=2**63 - 1)]
 """It is an int64 on the wire."""
 StageNumber = Annotated[int, pydantic.Field(ge=-1, le=2**31 - 1)]
@@ -92,6 +94,8 @@ class Directive(Value):
             raise ValueError("a directive has steps, unless it says stop")
         if (self.profile is None) != (self.n_steps == 0):
             raise ValueError("a directive with steps has a profile")
+        if self.profile is not None and max(self.profile.length, self.profile.offset) > LONGEST_PROFILE:
+            raise ValueError(f"a profile has no more than {LONGEST_PROFILE} steps")
         if any(step > self.n_steps for step in self.validate_at):
             raise ValueError("validation past the end of the directive")
         if len(set(self.measures)) < len(self.measures):

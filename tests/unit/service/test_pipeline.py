@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, config, drive
 from tuner_server.core.errors import NotFoundError, PreconditionError, StorageError
+from tuner_server.core.job import lockstep
 from tuner_server.core.messages import Directive, Phase, Report
 from tuner_server.service import pipeline
 from tuner_server.service.tuner_service import TunerService
@@ -258,16 +259,10 @@ def test_whatever_is_raised_on_the_way_is_its_report_s_and_the_next_one_is_answe
 
     jobs = [Job(service, seed) for seed in range(2)]
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline.lockstep, step, fail)
-        answers = []
-        while not answers:  # until a report needs a search, or at once
-            answer = jobs[0].send()
-            failed = answer.exception(TIMEOUT_S)
-            if failed is None:
-                jobs[0].take(answer)
-            else:
-                answers.append(failed)
-        assert isinstance(answers[0], Exception)
+        patched.setattr(lockstep, step, fail)
+        while (failed := (answer := jobs[0].send()).exception(TIMEOUT_S)) is None:
+            jobs[0].take(answer)  # it needs no search
+        assert isinstance(failed, Exception)
     assert service.pipeline.alive
     while not jobs[1].finished:
         jobs[1].take(jobs[1].send())

@@ -74,7 +74,7 @@ class Faulty(Policy[Options, FaultyState]):
 
     @classmethod
     def optimum(cls, state: FaultyState) -> Any:
-        return cls.act(None) if cls.where == "optimum" else None  # type: ignore[arg-type, misc]
+        return cls.act(None) if cls.where == "optimum" else None  # type: ignore[arg-type]
 
     def _at(self, where: str) -> Any:
         return type(self).act(self) if where == self.where else GOOD
@@ -256,7 +256,7 @@ def bent(**fields: Any) -> Profile:
 
 NONSENSE: dict[str, tuple[Act, str]] = {
     "nothing": (lambda _: None, "`advance` gave NoneType"),
-    "no state": (lambda _: Step(None, DIRECTIVE), "its state is NoneType"),  # type: ignore[type-var]
+    "no state": (lambda _: Step(None, DIRECTIVE), "its state is NoneType"),
     "another's state": (lambda _: Step(PolicyState(), DIRECTIVE), "its state is PolicyState"),
     "state that is no JSON": (lambda _: Step(FaultyState(anything=object()), DIRECTIVE), "serialize unknown type"),
     "large state": (lambda _: Step(FaultyState(anything="x" * MAX_CHARACTERS), DIRECTIVE), "characters as JSON"),
@@ -273,6 +273,7 @@ NONSENSE: dict[str, tuple[Act, str]] = {
     "stage below none": (returning(stage=-2), "directive.stage"),
     "measure twice": (returning(measures=("norm", "norm")), "a measure is asked for twice"),
     "surrogate in the reason": (returning(reason="\ud800"), "surrogates not allowed"),
+    "profile on no wire": (returning(profile=bent(length=2**63)), "a profile has no more than"),
     "NUL in the reason": (returning(reason="a\0b"), "directive.reason"),
     "long reason": (returning(reason="x" * MAX_CHARACTERS), "characters as JSON"),
     "decided on no wire": (deciding(stage=2**31), "decision.stage"),

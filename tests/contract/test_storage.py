@@ -434,6 +434,8 @@ def test_a_page_has_room_for_a_job(storage: Storage) -> None:
 floats = st.floats()
 finite = st.floats(allow_nan=False, allow_infinity=False)
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+texts = words.filter(lambda word: "\0" not in word)
+lrs = st.floats(0, exclude_min=True, allow_infinity=False)
 steps = st.integers(0, 9)
 profiles = st.builds(
     Profile,
@@ -457,7 +459,7 @@ directives = st.builds(
     give_up_above=st.none() | floats,
     report_every=steps,
     measures=st.just(()) | st.just(("gradient_norm", "other")),
-    reason=words,
+    reason=texts,
 )
 validations = st.lists(st.builds(Validation, step=steps, loss=floats)).map(tuple)
 
@@ -485,23 +487,31 @@ def reports(draw: st.DrawFn) -> Report:
 candidates = st.builds(
     Candidate,
     directive_number=steps,
-    lr=finite,
+    lr=lrs,
     forecast=st.none() | floats,
     forecast_sd=st.none() | floats,
     raw_forecast=st.none() | floats,
 )
-asked = st.builds(Asked, acquisition=words, kappa=st.none() | floats, low=floats, high=floats)
-extrapolations = st.builds(Extrapolation, forecaster=words, horizon=steps, losses=st.lists(floats).map(tuple))
-curves = st.builds(PosteriorCurve, **{name: st.lists(floats).map(tuple) for name in PosteriorCurve.model_fields})
+asked = st.builds(Asked, acquisition=texts, kappa=st.none() | finite, low=lrs, high=lrs)
+extrapolations = st.builds(Extrapolation, forecaster=texts, horizon=steps, losses=st.lists(floats).map(tuple))
+
+
+@st.composite
+def curves(draw: st.DrawFn) -> PosteriorCurve:
+    n = draw(st.integers(1, 5))
+    others = {name: draw(st.tuples(*[floats] * n)) for name in ("mean", "sd", "acquisition")}
+    return PosteriorCurve(lr=draw(st.tuples(*[lrs] * n)), **others)
+
+
 decisions = st.builds(
     Decision,
     stage=steps,
-    lr=finite,
-    reason=words,
+    lr=lrs,
+    reason=texts,
     candidates=st.lists(candidates, max_size=3).map(tuple),
-    posterior=st.none() | curves,
-    drawn_to=st.none() | floats,
-    lowered_by=st.none() | floats,
+    posterior=st.none() | curves(),
+    drawn_to=st.none() | lrs,
+    lowered_by=st.none() | lrs,
     asked=st.none() | asked,
     extrapolation=st.none() | extrapolations,
 )
@@ -512,8 +522,8 @@ json_values = st.recursive(
 )
 configs = st.builds(
     JobConfig,
-    name=words.filter(lambda word: "\0" not in word),
-    family=words.filter(lambda word: "\0" not in word),
+    name=texts,
+    family=texts,
     policy=st.just("budget"),
     policy_options=st.dictionaries(words, json_values, max_size=3),
     total_steps=st.none() | st.integers(1, MAX_STEPS),

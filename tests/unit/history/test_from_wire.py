@@ -37,7 +37,9 @@ DIRECTIVE = Directive(number=1, phase=Phase.PROBE, n_steps=3, profile=Profile.co
 floats = st.floats(allow_nan=False)
 maybe = st.none() | floats
 counts = st.integers(0, MAX_STEPS)
-texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
+lrs = st.floats(0, exclude_min=True, allow_infinity=False)
+finite = st.floats(allow_nan=False, allow_infinity=False)
 
 
 def series(size: int) -> st.SearchStrategy[tuple[float, ...]]:
@@ -50,10 +52,16 @@ def whole(model: type[BaseModel], **fields: st.SearchStrategy[object]) -> st.Sea
     return st.builds(model, **fields)
 
 
+def curves(n: int) -> st.SearchStrategy[BaseModel]:
+    """Posteriors over n LRs."""
+    values = {name: st.tuples(*[lrs if name == "lr" else floats] * n) for name in PosteriorCurve.model_fields}
+    return whole(PosteriorCurve, **values)
+
+
 candidates = whole(
     Candidate,
     directive_number=counts,
-    lr=floats,
+    lr=lrs,
     forecast=maybe,
     forecast_sd=maybe,
     raw_forecast=maybe,
@@ -62,19 +70,19 @@ candidates = whole(
 decisions = whole(
     Decision,
     stage=st.integers(-1, 2**31 - 1),
-    lr=floats,
+    lr=lrs,
     reason=texts,
     candidates=st.lists(candidates, max_size=3).map(tuple),
-    posterior=st.none() | whole(PosteriorCurve, **{name: series(3) for name in PosteriorCurve.model_fields}),
+    posterior=st.none() | st.integers(1, 5).flatmap(curves),
     setback=st.none()
     | whole(Setback, lr=floats, loss=maybe, bar=maybe, start_loss=maybe, gain=maybe, validated=st.booleans()),
     forecast=maybe,
     forecast_sd=maybe,
-    optimum=maybe,
-    correction=maybe,
-    drawn_to=maybe,
-    lowered_by=maybe,
-    asked=st.none() | whole(Asked, acquisition=texts, kappa=maybe, low=floats, high=floats),
+    optimum=st.none() | lrs,
+    correction=st.none() | lrs,
+    drawn_to=st.none() | lrs,
+    lowered_by=st.none() | lrs,
+    asked=st.none() | whole(Asked, acquisition=texts, kappa=st.none() | finite, low=lrs, high=lrs),
     extrapolation=st.none() | whole(Extrapolation, forecaster=texts, horizon=counts, losses=series(5)),
 )
 

@@ -182,11 +182,14 @@ class DirectiveRunner(abc.ABC):
         return repetition.sentence(losses[0], attempt(self._backend.suspects) or [])[:MAX_NOTE]
 
     def _flushed_losses(self) -> list[float]:
-        """Takes the losses since the last report off the backend; those that an interrupt has lost are no numbers."""
-        losses = self._backend.flush()
-        if len(losses) != self._lease.done:
+        """Takes the losses since the last report off the backend.
+
+        Those that an interrupt has lost are no numbers. One that came between a loss and its count leaves one too many.
+        """
+        losses, done = self._backend.flush(), self._lease.done
+        if len(losses) != done:
             self._repetition.lose()
-        return [math.nan] * (self._lease.done - len(losses)) + losses
+        return [math.nan] * (done - len(losses)) + losses[max(len(losses) - done, 0) :]
 
     def _proceed(self) -> None:
         """Asks what follows on the last report, and begins it; from where it was interrupted, if it was."""

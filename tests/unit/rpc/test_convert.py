@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import math
 import struct
 from collections.abc import Mapping
@@ -302,8 +303,13 @@ def test_a_setback_keeps_absent_apart_from_zero(setback: Setback) -> None:
     assert Setback(lr=message.lr, validated=message.validated, **found) == setback
 
 
-@pytest.mark.parametrize("value", [None, 0.0, -2.5])
-@pytest.mark.parametrize("name", ["forecast", "forecast_sd", "optimum", "correction", "drawn_to", "lowered_by"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *itertools.product(["forecast", "forecast_sd"], [None, 0.0, -2.5]),
+        *itertools.product(["optimum", "correction", "drawn_to", "lowered_by"], [None, 5e-324, 2.5]),
+    ],
+)
 def test_what_a_decision_expects_is_absent_or_what_it_is(name: str, value: float | None) -> None:
     message = decision_to_pb(6, Decision(stage=0, lr=0.1, reason="why", **{name: value}))
     found = {

@@ -15,6 +15,8 @@ import torch
 from lrpilot.wire.divergence import BAD_LOSSES
 
 _HOST = torch.device("cpu")
+SPARE = 64
+"""Losses beyond those of a directive that find room: an interrupt between a loss and its count leaves one more."""
 _BEFORE = BAD_LOSSES - 1
 """Losses before those that are looked at which may belong to a row above the limit."""
 
@@ -48,7 +50,7 @@ class LossBuffer:
             limit: losses above it diverge (`lrpilot.wire.divergence`).
             earlier: losses that come before, of a run that is resumed; they show no divergence.
         """
-        self._room = n_steps
+        self._room = n_steps + SPARE
         self._limit = _float32_at_most(limit)
         self._forget()
         self._earlier = list(earlier)
@@ -65,7 +67,7 @@ class LossBuffer:
 
         Raises:
             ValueError: it is not one number.
-            IndexError: there are more losses than `begin` made room for.
+            IndexError: there are far more losses than `begin` made room for.
         """
         if not isinstance(loss, torch.Tensor):
             loss = torch.tensor(_number(loss), dtype=torch.float64, device=_HOST)

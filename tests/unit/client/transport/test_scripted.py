@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+
 import lrpilot
 import pytest
 import torch
@@ -62,3 +64,26 @@ def test_the_script_is_left_as_it_was_and_ends_in_a_stop() -> None:
     assert [first.number, second.number, stop.number] == [1, 2, 3]
     assert stop.phase == pb.PHASE_STOP
     assert script[0].number == 0
+
+
+def test_an_interrupt_between_a_loss_and_its_count_leaves_the_report_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    transport = ScriptedTransport([constant(0.1, 50, pb.PHASE_TRAIN)])
+    with lrpilot.Tuner(model, optimizer, total_steps=50, transport=transport) as tuner:
+        append = tuner._backend.append
+        interrupts = iter([False] * 10 + [True] + [False] * 200)
+
+        def interrupted(loss: float) -> bool:
+            counts = append(loss)
+            if next(interrupts):
+                raise KeyboardInterrupt
+            return counts
+
+        monkeypatch.setattr(tuner._backend, "append", interrupted)
+        for step in range(51):  # as in a notebook, whose cell is run again
+            with contextlib.suppress(KeyboardInterrupt):
+                tuner.step(float(step))
+        assert tuner.finished
+    assert [len(report.losses) for report in transport.reports] == [50]
+    assert list(transport.reports[0].losses) == [float(step) for step in range(1, 51)]

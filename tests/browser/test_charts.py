@@ -19,7 +19,7 @@ expect.set_options(timeout=PATIENCE_MS)
 VALIDATIONS = trace("validation", "markers")
 PHONE = {"width": 380, "height": 760}
 MIN_CONTRAST = 3.0
-"""Of graphical objects (WCAG 2.2, 1.4.11)."""
+"""The contrast of graphical objects (WCAG 2.2, 1.4.11)."""
 
 
 def open_job(page: Page, job_id: str) -> None:

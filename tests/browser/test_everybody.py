@@ -26,7 +26,7 @@ PHONE = {"width": 375, "height": 720}
 
 
 def addresses(dashboard: Any) -> list[str]:
-    """Of every kind of page."""
+    """One page of every kind."""
     jobs = dashboard.jobs
     return [
         "/",

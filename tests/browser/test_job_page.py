@@ -28,7 +28,7 @@ def open_job(page: Page, job_id: str) -> None:
 
 
 def shown_range(page: Page) -> list[float]:
-    """Of both plots, which have one x axis."""
+    """The range of both plots, which have one x axis."""
     assert page.evaluate(f"{CHART}.data.every(trace => (trace.xaxis || 'x') === 'x')")
     found: list[float] = page.evaluate(f"{CHART}.layout.xaxis.range")
     return found

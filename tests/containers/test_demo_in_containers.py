@@ -43,7 +43,7 @@ class Demo:
         return subprocess.run(command, env=self.environment, check=check, capture_output=True, text=True)
 
     def dashboard(self) -> httpx.Client:
-        """Of somebody who has the token that was printed."""
+        """A client that has the token which was printed."""
         (token,) = re.findall(r"its token +(lrp_\S+)", self.text)
         address = f"http://{HOST}:{self.environment['LRPILOT_HTTP_PORT']}"
         return httpx.Client(base_url=address, headers={"Authorization": f"Bearer {token}"})

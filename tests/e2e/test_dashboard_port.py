@@ -102,7 +102,7 @@ def server(db: str) -> Iterator[ServerProcess]:
 
 @pytest.fixture(scope="module")
 def job_id(server: ServerProcess) -> str:
-    """Of a job that has finished."""
+    """The id of a job that has finished."""
     return wire_client.drive(server.stub, job_config("job"), SimulatedTraining(validates=True))[0]
 
 

@@ -12,7 +12,7 @@ from lrpilot.integrations import state_bytes
 
 N_ROWS, N_FEATURES = 6, 4
 WIDTH = 5
-"""Of the hidden layer, or of the output where there is none."""
+"""The width of the hidden layer, or of the output where there is none."""
 
 Validate = Callable[["SmallRun"], float]
 """Gives the validation loss of a run."""

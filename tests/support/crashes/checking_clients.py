@@ -38,7 +38,7 @@ PATIENCE_S = 60.0
 PAUSE_S = 0.05
 """Between two attempts: short, so that servers are under load as soon as they are back."""
 REPEATED_SHARE = 0.1
-"""Of the requests that are sent again after their answer is there, and of the reports that two servers get at once."""
+"""The share of requests sent again after their answer is there, and of reports that two servers get at once."""
 _AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from hypothesis import strategies as st
 
 MAX_DEPTH = 12
-"""Of messages in messages: deeper than the server takes policy options."""
+"""The depth of messages in messages: deeper than the server takes policy options."""
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.sampled_from(
     ["", "\0", "a\0b", "\u202e", "\ud7ff", "\U0010ffff", "e\u0301", "x" * 300, "\N{GRINNING FACE}" * 300, "' OR 1=1 --"]

@@ -60,7 +60,7 @@ class Fault:
     first: int
     times: int
     make: int
-    """Of EXCEPTIONS."""
+    """One of EXCEPTIONS."""
 
     def strike(self, call: int) -> None:
         """Raises, if it is its turn."""
@@ -120,7 +120,7 @@ class Counted:
     """A registered object with a state, whose methods may fail; so may a validation and an observer."""
 
     calls: ClassVar[collections.Counter[str]] = collections.Counter()
-    """Of the present run: in an attribute of the object they would be rolled back."""
+    """What belongs to the present run: in an attribute of the object it would be rolled back."""
 
     def __init__(self, case: Case) -> None:
         self._case = case
@@ -239,7 +239,7 @@ def _silence() -> Iterator[None]:
 
 
 ENDLESS_STEPS = 150
-"""Of a run without an end, before it is closed."""
+"""The steps of a run without an end, before it is closed."""
 MAX_STEPS = 1000
 
 

@@ -132,7 +132,7 @@ class SimulatedTraining:
             self._last_validation = None
 
     def loss(self) -> float:
-        """Of the present weights, without noise."""
+        """The loss of the present weights, without noise."""
         if self.weights.heat > 200:
             return math.nan
         return (FLOOR + (START - FLOOR) * math.exp(-self.weights.progress)) * GROWTH**self.weights.heat

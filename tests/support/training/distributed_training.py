@@ -54,13 +54,13 @@ class Outcome:
     weights: dict[str, torch.Tensor]
     """All parameters, whole. Buffers are each rank's own until DDP's next forward pass."""
     lrs: list[float]
-    """Of every step that was run."""
+    """The LR of every step that was run."""
     own_losses: list[float]
-    """Of the rank, likewise."""
+    """The rank's loss at every step."""
     norms: list[float]
-    """Of the gradients of the whole model, likewise."""
+    """The norm of the whole model's gradients at every step."""
     schedule: Schedule
-    """Under no job id."""
+    """The schedule, under no job id."""
     job_id: str
 
 
@@ -87,7 +87,7 @@ class Training:
         self.lrs: list[float] = []
         self.losses: list[float] = []
         self.norms: list[float] = []
-        """Of the gradients of the whole model, at every step."""
+        """The norm of the whole model's gradients at every step."""
         torch.manual_seed(100 * seed + dist.get_rank())
 
     def _distributed(self, model: nn.Sequential) -> nn.Module:

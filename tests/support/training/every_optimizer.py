@@ -118,7 +118,7 @@ def fused(run: Run, batch: Batch) -> Any:
 
 
 def by_tasks(run: Run, batch: Batch) -> Any:
-    """Of two losses with conflicting gradients."""
+    """Makes a step with two losses whose gradients conflict."""
     x, y = batch
     losses = [run.loss((x, y)), run.loss((x, -y))]
     optimizer: Any = run.optimizer

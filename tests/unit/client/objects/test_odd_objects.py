@@ -75,14 +75,14 @@ class Meta(type):
 
 
 class OfMeta(metaclass=Meta):
-    """Of such a class."""
+    """An object whose class has that metaclass."""
 
     def __init__(self) -> None:
         self.n = 0
 
 
 class Bare(metaclass=Meta):
-    """Of such a class, with nothing in it."""
+    """An object whose class has that metaclass, with nothing in it."""
 
     __slots__ = ()
 

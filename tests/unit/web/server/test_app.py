@@ -61,7 +61,7 @@ def live(service: TunerService) -> str:
 
 @pytest.fixture
 def anyone(service: TunerService) -> Iterator[TestClient]:
-    """Of a server that asks for no tokens."""
+    """A client of a server that asks for no tokens."""
     app = dashboard(service, asyncio.Event(), Shares(), loopback_only=True)
     with TestClient(app, base_url="http://localhost", follow_redirects=False) as client:
         yield client
@@ -69,7 +69,7 @@ def anyone(service: TunerService) -> Iterator[TestClient]:
 
 @pytest.fixture
 def client(service: TunerService) -> Iterator[TestClient]:
-    """Of one that asks."""
+    """A client of a server that asks for tokens."""
     app = dashboard(service, asyncio.Event(), Shares(), authenticate)
     with TestClient(app, base_url="http://tuner", follow_redirects=False) as client:
         yield client
@@ -346,7 +346,7 @@ def test_streams_end_when_the_server_stops(service: TunerService, live: str) -> 
 
 
 def limited(service: TunerService, max_calls_per_s: float) -> TestClient:
-    """Of a server that lets a project ask so often."""
+    """A client of a server that lets a project ask so often."""
 
     async def authenticate(token: str) -> Principal:
         return dataclasses.replace(PRINCIPALS[token], max_calls_per_s=max_calls_per_s)

@@ -21,6 +21,8 @@ class Standing(Value):
     """The mean of `recent_losses`."""
     best_loss: float | None = None
     """The lowest mean of `LOSS_WINDOW` committed steps in a row; None before there are so many."""
+    best_since_change: float | None = None
+    """As `best_loss`, of the steps since the plan of the run changed last."""
     last_validation: float | None = None
     best_validation: float | None = None
     peak_lr: float | None = None
@@ -42,6 +44,7 @@ class Standing(Value):
             recent_losses=recent,
             last_loss=_mean(recent) if recent else None,
             best_loss=_lowest(self.best_loss, *_lowest_window(losses)),
+            best_since_change=_lowest(self.best_since_change, *_lowest_window(report.losses)),
             last_validation=validations[-1] if validations else self.last_validation,
             best_validation=_lowest(self.best_validation, *validations),
             peak_lr=_highest(self.peak_lr, None if profile is None else profile.highest_lr(report.n_steps)),

@@ -256,7 +256,7 @@ def _replanned(state: JobState, report: Report, change: PlanChange) -> Generator
     bounds = state.bounds or lr_range.blind(state.config)
     waits = None if state.requested == change else state.requested
     state = state.model_copy(
-        update={"plan": plan, "bounds": bounds, "requested": waits, "best_since_change": None},
+        update={"plan": plan, "bounds": bounds, "requested": waits, "best_since_change": None, "since_change": 0},
     )
     if state.remaining_steps == 0:
         return _stop(state, report, Status.FINISHED, "")

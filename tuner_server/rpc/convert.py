@@ -21,13 +21,16 @@ from tuner_server.core.messages import (
     MAX_MEASURES,
     MAX_NOTE,
     MAX_STEPS,
+    Average,
     Bar,
     BatchSource,
     Directive,
+    Ending,
     Outcome,
     Phase,
     Replacement,
     Report,
+    Weights,
 )
 from tuner_server.rpc.decision_messages import decision_to_pb
 from tuner_server.rpc.untrusted import optional, read_as
@@ -51,6 +54,10 @@ OUTCOMES: Mapping[Outcome, pb.Outcome.ValueType] = {
     Outcome.FELL_SHORT: pb.OUTCOME_FELL_SHORT,
     Outcome.REPLACED: pb.OUTCOME_REPLACED,
     Outcome.UNREPEATABLE: pb.OUTCOME_UNREPEATABLE,
+}
+WEIGHTS: Mapping[Weights, pb.Weights.ValueType] = {
+    Weights.LAST: pb.WEIGHTS_LAST,
+    Weights.AVERAGE: pb.WEIGHTS_AVERAGE,
 }
 STATES: Mapping[Status, pb.JobState.ValueType] = {
     Status.WARM_UP: pb.JOB_STATE_WARM_UP,
@@ -86,6 +93,7 @@ def config_from_pb(message: pb.JobConfig) -> JobConfig:
         "seed": message.seed,
         "has_validation": message.has_validation,
         "measures": tuple(message.measures),
+        "has_average": message.has_average,
     }
     if message.HasField("total_steps"):
         fields["total_steps"] = message.total_steps
@@ -108,6 +116,7 @@ def config_to_pb(config: JobConfig) -> pb.JobConfig:
         seed=config.seed,
         has_validation=config.has_validation,
         measures=config.measures,
+        has_average=config.has_average,
     )
     if config.lr_bounds is not None:
         message.lr_bounds.CopyFrom(pb.LrBounds(min=config.lr_bounds.min, max=config.lr_bounds.max))
@@ -131,6 +140,7 @@ def report_from_pb(message: pb.Report) -> Report:
                 "replacement": replacement,
                 "note": text("report.note", message.note, MAX_NOTE),
                 "measures": _measures_from_pb(message.measures),
+                "ending": ending_from_pb(message.ending) if message.HasField("ending") else None,
             }
         )
 
@@ -146,6 +156,7 @@ def report_to_pb(number: int, report: StoredReport) -> pb.Report:
         replacement=_replacement_to_pb(report.replacement) if report.replacement else None,
         note=report.note,
         measures=[pb.Measure(name=name, values=values) for name, values in report.measures.items()],
+        ending=_ending_to_pb(report.ending) if report.ending else None,
     )
 
 
@@ -166,6 +177,7 @@ def directive_from_pb(message: pb.Directive) -> Directive:
             report_every=message.report_every,
             promise=tuple(map(_bar_from_pb, message.promise)),
             measures=tuple(message.measures),
+            average=_average_from_pb(message.average) if message.HasField("average") else None,
             reason=message.reason,
         )
 
@@ -186,6 +198,7 @@ def directive_to_pb(directive: Directive) -> pb.Directive:
         report_every=directive.report_every,
         promise=map(_bar_to_pb, directive.promise),
         measures=directive.measures,
+        average=_average_to_pb(directive.average) if directive.average else None,
         reason=directive.reason,
     )
 
@@ -211,6 +224,7 @@ def job_to_pb(stored: StoredJob) -> pb.Job:
         wall_time_s=state.wall_time_s,
         message=state.message,
         unrepeatable=state.unrepeatable,
+        ending=_ending_to_pb(state.ending) if state.ending else None,
     )
     if state.bounds is not None:
         message.lr_bounds.CopyFrom(pb.LrBounds(min=state.bounds.min, max=state.bounds.max))
@@ -326,6 +340,35 @@ def _measures_from_pb(messages: Sequence[pb.Measure]) -> dict[str, tuple[float, 
             raise InvalidInputError.of(f"report.measures[{i}].name", f"{message.name:.40} is there twice")
         measures[message.name] = tuple(message.values)
     return measures
+
+
+def ending_from_pb(message: pb.Ending) -> Ending:
+    """An ending. Raises: InvalidInputError."""
+    adopted = known("ending.adopted", WEIGHTS, message.adopted)
+    with read_as("ending"):
+        return Ending(
+            last=optional(message, "last"),
+            average=optional(message, "average"),
+            adopted=adopted,
+            memory_steps=message.memory_steps,
+        )
+
+
+def _ending_to_pb(ending: Ending) -> pb.Ending:
+    return pb.Ending(
+        last=ending.last,
+        average=ending.average,
+        adopted=WEIGHTS[ending.adopted],
+        memory_steps=ending.memory_steps,
+    )
+
+
+def _average_from_pb(message: pb.Average) -> Average:
+    return Average(memory_steps=message.memory_steps, every=message.every)
+
+
+def _average_to_pb(average: Average) -> pb.Average:
+    return pb.Average(memory_steps=average.memory_steps, every=average.every)
 
 
 def _bar_from_pb(message: pb.Bar) -> Bar:

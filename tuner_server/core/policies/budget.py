@@ -31,7 +31,7 @@ from tuner_server.core.search.head_start import FINE_BRACKET, FIRST_CANDIDATES, 
 from tuner_server.core.search.observations import ask
 from tuner_server.core.search.prior import Optimum
 from tuner_server.core.search.users_lr import toward_users
-from tuner_server.core.stages import final_decay, probe, restart
+from tuner_server.core.stages import ending, final_decay, probe, restart
 from tuner_server.core.stages.decayed_probe import HELD_OUT, length_correction
 from tuner_server.core.stages.lessons import Lessons
 
@@ -75,7 +75,8 @@ class Budget(Policy[BudgetOptions, BudgetState]):
     state_type = BudgetState
 
     def check(self) -> None:
-        """Refuses a job without an end. Raises: InvalidInputError."""
+        """Refuses a job without an end, or with an ending that it can't have. Raises: InvalidInputError."""
+        ending.check(self.options.ending, self.config)
         if self.config.total_steps is None:
             raise InvalidInputError.of("total_steps", "policy budget needs it; without an end there is autolrs")
 
@@ -274,6 +275,9 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             shape=self.options.decay,
             warmup=self.options.warmup,
             divergence_factor=self.options.divergence_factor,
+            ending=ending.EndingPlan.of(
+                self.options.ending, self.config, self.options.floor, self.options.average_memory
+            ),
         )
         ended = state.search_ended
         return Step(state, decay.directive(state, decision, progress.remaining_steps, search_ended=ended), decision)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import TypeVar
 
-from lrpilot.wire.profile import Profile, Shape
+from lrpilot.wire.profile import Shape
 
 from tuner_server.core.messages import BatchSource, Decision, Directive, Report
 from tuner_server.core.stages import committed, promise, restart
 from tuner_server.core.stages.divergence import DIVERGENCE_FACTOR
+from tuner_server.core.stages.ending import EndingPlan
 from tuner_server.core.stages.lessons import Lessons
 from tuner_server.core.stages.report_points import report_every
 
@@ -33,6 +34,7 @@ class FinalDecay:
         shape: how the LR moves after the warm-up.
         warmup: part of the steps in which the LR rises.
         divergence_factor: see `Lessons.give_up_above`.
+        ending: where the LR leads, and whether the weights are averaged.
     """
 
     validates: bool
@@ -40,6 +42,7 @@ class FinalDecay:
     shape: Shape = Shape.LINEAR
     warmup: float = WARMUP
     divergence_factor: float = DIVERGENCE_FACTOR
+    ending: EndingPlan = EndingPlan()  # noqa: RUF009  # it has no state
 
     def directive(self, state: Lessons, decision: Decision, n_steps: int | None, *, search_ended: bool) -> Directive:
         """The decay from the LR of a decision, held to what the probes promised.
@@ -54,13 +57,14 @@ class FinalDecay:
         warmup = int(n_steps * self.warmup)
         held_to = None if search_ended or state.restarts >= PROMISES else state.footing
         return committed.directive(
-            Profile.to_zero(self.shape, decision.lr, n_steps, warmup),
+            self.ending.profile(self.shape, decision.lr, n_steps, warmup),
             stage=0,
             batches=self.batches,
             n_validations=CHECKPOINTS if self.validates else 0,
             give_up_above=state.give_up_above(self.divergence_factor, decision.lr),
             promise=promise.bars(held_to, n_steps, warmup, report_every(n_steps)),
             reason=decision.reason,
+            average=self.ending.average(n_steps),
         )
 
 

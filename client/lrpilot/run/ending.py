@@ -11,6 +11,7 @@ from lrpilot.backends.base import Backend
 from lrpilot.distributed.together import together
 from lrpilot.errors import LRPilotError
 from lrpilot.run.coasting import attempt
+from lrpilot.schedule.from_proto import ending_from_proto
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.weights import Weights
 
@@ -112,7 +113,7 @@ class Ending:
         self.adopted = Weights.LAST
         if decided.adopted == pb.WEIGHTS_AVERAGE and self._tried("adopted", average.adopt):
             self.adopted = Weights.AVERAGE
-            log.info("lrpilot: %s", sentence(decided))
+            log.info("lrpilot: the run ends with %s", ending_from_proto(decided).words)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -167,15 +168,6 @@ class Ending:
             attempt(average.end)
             return False
         return True
-
-
-def sentence(ending: pb.Ending) -> str:
-    """What a run was left with, as a sentence without its full stop."""
-    over = f"the average of the weights over some {ending.memory_steps:.0f} steps"
-    if not ending.HasField("average"):
-        return f"{over} was adopted"
-    last = f"{ending.last:.4g}" if ending.HasField("last") else "none"
-    return f"{over} was adopted: {ending.average:.4g} against {last}"
 
 
 def _fill(found: pb.Ending, last: float | None, average: float | None) -> None:

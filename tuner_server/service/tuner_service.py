@@ -21,7 +21,7 @@ from tuner_server.core.config import JobConfig
 from tuner_server.core.errors import ConflictError, InvalidInputError, PreconditionError
 from tuner_server.core.job import machine
 from tuner_server.core.job.machine import JobState, Status
-from tuner_server.core.messages import Directive, Report, Value
+from tuner_server.core.messages import ChangeOrigin, Directive, PlanChange, Report, Value
 from tuner_server.core.search.prior import Prior
 from tuner_server.service.family import prior_from
 from tuner_server.service.pipeline import ReportPipeline
@@ -31,7 +31,7 @@ from tuner_server.storage import Entry, Page, Storage, StoredJob
 MAX_REQUEST_ID = 200
 FAMILY_JOBS = 20
 """Jobs of a family that a new one learns from, the newest: older ones would weigh next to nothing."""
-_LATER_FIELDS = ("measures", "ending", "has_average")
+_LATER_FIELDS = ("measures", "change", "ending", "has_average")
 """Fields of reports and configs that came after the first release."""
 
 
@@ -106,6 +106,21 @@ class TunerService(Closing):
             except ConflictError:
                 continue  # a report came in between
 
+    def change_plan(self, project: str, job_id: str, change: PlanChange) -> StoredJob:
+        """Asks for a change of a job's plan, which takes effect with its next report on committed steps.
+
+        Raises:
+            NotFoundError: no such job.
+            PreconditionError: it has ended.
+            InvalidInputError: the change can't be made.
+        """
+        while True:
+            stored = self.get_job(project, job_id)
+            try:
+                return self._storage.update(stored, machine.request(stored.state, change), self._now())
+            except ConflictError:
+                continue  # a report came in between
+
     def get_job(self, project: str, job_id: str) -> StoredJob:
         """The job of that id. Raises: NotFoundError."""
         return self._storage.load(job_id).seen_from(project)
@@ -146,6 +161,9 @@ class TunerService(Closing):
         entries = self.history(stored, losses=True)
         reports = [_report(entry) for entry in entries[: number - 1]]
         earlier = machine.replay(stored.state.config, reports, stored.state.prior).state
+        asked = _asked_since(entries[number - 1 :], stored.state)
+        if asked is not None:
+            earlier = earlier.model_copy(update={"requested": asked})
         if earlier.directive != entries[number - 1].directive:
             raise PreconditionError(
                 f"directive_number: this version of LRPilot would not issue directive {number} as it was issued; "
@@ -154,6 +172,16 @@ class TunerService(Closing):
         if stored.state.status is Status.CANCELLED:
             return machine.cancel(earlier, stored.state.message)
         return earlier
+
+
+def _asked_since(forgotten: Sequence[Entry], state: JobState) -> PlanChange | None:
+    """What somebody asked for at the server while the client was where it goes back from: that is not forgotten.
+
+    The client's own changes come again with its program.
+    """
+    changes = [entry.report.change for entry in forgotten if entry.report is not None]
+    asked = [change for change in (*changes, state.requested) if change and change.origin is ChangeOrigin.OPERATOR]
+    return asked[-1] if asked else None
 
 
 def _report(entry: Entry) -> Report:
@@ -170,6 +198,7 @@ def _report(entry: Entry) -> Report:
         replacement=stored.replacement,
         note=stored.note,
         measures=stored.measures,
+        change=stored.change,
         ending=stored.ending,
     )
 

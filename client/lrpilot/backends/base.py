@@ -231,7 +231,7 @@ class Backend(abc.ABC):
         return None
 
     def finish(self) -> None:  # noqa: B027 - most have nothing to do
-        """The budget is spent: no update will follow that is the tuner's. May be repeated."""
+        """The budget is spent: no update will follow that is the tuner's, unless `begin` is called. May be repeated."""
 
     @abc.abstractmethod
     def close(self) -> None:

@@ -12,6 +12,7 @@ import enum
 from typing import NamedTuple, Self
 
 from lrpilot.wire.profile import Profile, Shape
+from lrpilot.wire.rewarming import peak_of_rest
 
 from tuner_server.core.config import JobConfig
 from tuner_server.core.errors import InvalidInputError
@@ -52,9 +53,26 @@ class EndingPlan(NamedTuple):
         wanted = name is EndingName.AVERAGED or (name is EndingName.VALIDATED and config.has_validation)
         return cls(floor, memory_share) if wanted and config.has_average else cls()
 
-    def profile(self, shape: Shape, lr: float, n_steps: int, warmup: int) -> Profile:
-        """The LRs of committed steps: from `lr`, after a warm-up, to the floor; at `lr` if the shape does not move."""
-        return Profile(shape, lr, self.floor * lr if shape.way.moves else lr, n_steps, warmup=warmup)
+    def profile(self, shape: Shape, lr: float, n_steps: int, warmup: int, peak_lr: float | None = None) -> Profile:
+        """The LRs of committed steps: from `lr`, after a warm-up, to the floor; at `lr` if the shape does not move.
+
+        Args:
+            shape: how the LR falls.
+            lr: where it falls from.
+            n_steps: warm-up included.
+            warmup: steps in which it rises.
+            peak_lr: the highest LR of the steps before, of a run that goes on; the floor is a part of the peak of all.
+        """
+        end_lr = min(self.floor * max(lr, peak_lr or 0.0), lr) if shape.way.moves else lr
+        return Profile(shape, lr, end_lr, n_steps, warmup=warmup)
+
+    def peak_of_rest(self, peak_lr: float, present_lr: float, steps: int, remaining: int) -> float:
+        """The LR from which a longer run goes on: on the line from its peak to the floor at its new end, or higher.
+
+        See `lrpilot.wire.rewarming.peak_of_rest`, which is the line to zero.
+        """
+        floor_lr = self.floor * peak_lr
+        return max(floor_lr + peak_of_rest(peak_lr - floor_lr, 0.0, steps, remaining), present_lr)
 
     def average(self, n_steps: int) -> Average | None:
         """The average of the weights that is kept over so many committed steps."""
@@ -62,6 +80,10 @@ class EndingPlan(NamedTuple):
             return None
         memory = max(self.memory_share * n_steps, 1.0)
         return Average(memory_steps=memory, every=max(min(EVERY, int(memory / FEWEST_UPDATES)), 1))
+
+
+TO_ZERO = EndingPlan()
+"""The LR falls to zero."""
 
 
 def check(name: EndingName, config: JobConfig) -> None:

@@ -8,7 +8,7 @@ from typing import TypeVar
 from lrpilot.wire.profile import Shape
 
 from tuner_server.core.messages import BatchSource, Decision, Directive, Report
-from tuner_server.core.stages import committed, promise, restart
+from tuner_server.core.stages import committed, promise, restart, rewarm
 from tuner_server.core.stages.divergence import DIVERGENCE_FACTOR
 from tuner_server.core.stages.ending import EndingPlan
 from tuner_server.core.stages.lessons import Lessons
@@ -44,7 +44,16 @@ class FinalDecay:
     divergence_factor: float = DIVERGENCE_FACTOR
     ending: EndingPlan = EndingPlan()  # noqa: RUF009  # it has no state
 
-    def directive(self, state: Lessons, decision: Decision, n_steps: int | None, *, search_ended: bool) -> Directive:
+    def directive(
+        self,
+        state: Lessons,
+        decision: Decision,
+        n_steps: int | None,
+        *,
+        search_ended: bool,
+        present_lr: float | None = None,
+        peak_lr: float | None = None,
+    ) -> Directive:
         """The decay from the LR of a decision, held to what the probes promised.
 
         Args:
@@ -52,12 +61,14 @@ class FinalDecay:
             decision: has the LR, and the reason.
             n_steps: all that is left; a job without an end has no decay to it.
             search_ended: `PolicyState.search_ended`; nothing is promised then.
+            present_lr: the LR that a run which goes on rises from; None: it begins here, or anew.
+            peak_lr: the highest LR that such a run has committed.
         """
         assert n_steps is not None
         warmup = int(n_steps * self.warmup)
         held_to = None if search_ended or state.restarts >= PROMISES else state.footing
         return committed.directive(
-            self.ending.profile(self.shape, decision.lr, n_steps, warmup),
+            rewarm.risen(self.ending.profile(self.shape, decision.lr, n_steps, warmup, peak_lr), present_lr),
             stage=0,
             batches=self.batches,
             n_validations=CHECKPOINTS if self.validates else 0,

@@ -212,6 +212,7 @@ def test_report(report: Report) -> None:
         report.replacement,
         report.note,
         report.measures,
+        report.change,
         report.ending,
     )
     again = pb.Report.FromString(convert.report_to_pb(report.directive_number, stored).SerializeToString())

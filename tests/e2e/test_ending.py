@@ -243,6 +243,35 @@ def test_where_the_last_weights_can_not_be_validated_the_average_is_adopted() ->
     assert not ending_of(run).HasField("last")
 
 
+@pytest.mark.parametrize("interrupted", [1, 2])
+def test_an_interrupt_of_the_last_validations_changes_nothing(interrupted: int) -> None:
+    at_end = 0
+
+    def validate(run: Run) -> float:
+        nonlocal at_end
+        at_end += hasattr(run, "tuner") and run.tuner.remaining_steps == 0
+        if at_end == interrupted:
+            at_end = 10
+            raise KeyboardInterrupt
+        return run.distance()
+
+    whole, run = Run(), Run(validate=validate)
+    whole.train()
+    with pytest.raises(KeyboardInterrupt):
+        run.train()
+    assert run.tuner.finished
+    assert run.tuner.adopted == "average"
+    assert torch.equal(run.weight, whole.weight)
+    assert run.transport.state == whole.transport.state.model_copy(
+        update={
+            "wall_time_s": run.transport.state.wall_time_s,
+            "recent_losses": run.transport.state.recent_losses,
+            "last_loss": run.transport.state.last_loss,
+            "best_loss": run.transport.state.best_loss,
+        }
+    )
+
+
 @pytest.mark.parametrize("has_average", [True, False])
 def test_an_ending_at_zero_is_that_of_a_client_that_knows_no_other(
     has_average: bool, monkeypatch: pytest.MonkeyPatch

@@ -169,6 +169,7 @@ class SqlStorage(Storage):
                 EntryRow.report_time,
                 EntryRow.replacement,
                 EntryRow.note,
+                EntryRow.change,
                 EntryRow.ending,
                 EntryRow.losses if losses else sa.null().label("losses"),
                 EntryRow.measures if losses else sa.null().label("measures"),

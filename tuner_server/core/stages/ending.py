@@ -12,7 +12,6 @@ import enum
 from typing import NamedTuple, Self
 
 from lrpilot.wire.profile import Profile, Shape
-from lrpilot.wire.rewarming import peak_of_rest
 
 from tuner_server.core.config import JobConfig
 from tuner_server.core.errors import InvalidInputError
@@ -66,13 +65,10 @@ class EndingPlan(NamedTuple):
         end_lr = min(self.floor * max(lr, peak_lr or 0.0), lr) if shape.way.moves else lr
         return Profile(shape, lr, end_lr, n_steps, warmup=warmup)
 
-    def peak_of_rest(self, peak_lr: float, present_lr: float, steps: int, remaining: int) -> float:
-        """The LR from which a longer run goes on: on the line from its peak to the floor at its new end, or higher.
-
-        See `lrpilot.wire.rewarming.peak_of_rest`, which is the line to zero.
-        """
-        floor_lr = self.floor * peak_lr
-        return max(floor_lr + peak_of_rest(peak_lr - floor_lr, 0.0, steps, remaining), present_lr)
+    @property
+    def words(self) -> str:
+        """Where the LR falls to, as it follows "from 0.1" in a sentence."""
+        return f"to {self.floor:.3g} of the peak" if self.floor else "to zero"
 
     def average(self, n_steps: int) -> Average | None:
         """The average of the weights that is kept over so many committed steps."""

@@ -63,8 +63,9 @@ class Run:
         **arguments: Any,
     ) -> None:
         torch.manual_seed(0)
-        self.model = nn.Sequential(nn.Linear(200, 1, bias=False), nn.BatchNorm1d(1, affine=False))
-        self.weight = self.model[0].weight
+        layer = nn.Linear(200, 1, bias=False)
+        self.model = nn.Sequential(layer, nn.BatchNorm1d(1, affine=False))
+        self.weight: torch.Tensor = layer.weight
         nn.init.constant_(self.weight, 3.0)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05, momentum=0.5)
         self.data = list(noise * torch.randn(64, 200))
@@ -94,7 +95,7 @@ class Run:
         for target in self.tuner.batches(self.data):
             loss = (self.weight - target).square().sum() / 2
             self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+            loss.backward()
             self.lrs.append(self.tuner.lr)
             self.optimizer.step()
             self.tuner.step(factor(len(self.lrs)) * loss.detach())
@@ -125,7 +126,9 @@ def test_the_average_is_adopted_where_it_validates_better() -> None:
     assert ending.adopted == pb.WEIGHTS_AVERAGE
     assert run.distance() == pytest.approx(ending.average)
     assert ending.average < 0.7 * ending.last
-    assert run.transport.state.ending.adopted is Weights.AVERAGE
+    told = run.transport.state.ending
+    assert told is not None
+    assert told.adopted is Weights.AVERAGE
     assert run.transport.state.last_validation == ending.average
     found = run.tuner.schedule.ending
     assert found is not None

@@ -129,18 +129,18 @@ def test_half_precision_is_averaged_in_single_precision() -> None:
 
 
 def test_frozen_parameters_are_those_of_the_last_weights_and_cost_no_copy() -> None:
-    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-    model[0].requires_grad_(False)
-    average = averaging(model)
+    frozen, trained = nn.Linear(4, 4), nn.Linear(4, 4)
+    frozen.requires_grad_(False)
+    average = averaging(nn.Sequential(frozen, trained))
     with torch.no_grad():
-        model[0].weight.fill_(7.0)
-        model[1].weight.add_(1.0)
+        frozen.weight.fill_(7.0)
+        trained.weight.add_(1.0)
     average.count()
     found = average.state_dict()
     assert found is not None
     assert len(found["average"]) == 2
     average.adopt()
-    assert torch.equal(model[0].weight, torch.full((4, 4), 7.0))
+    assert torch.equal(frozen.weight, torch.full((4, 4), 7.0))
 
 
 def test_a_parameter_that_is_unfrozen_joins_with_the_values_that_it_has() -> None:

@@ -12,34 +12,30 @@ from benchmarks.pool import run_in_workers
 from benchmarks.quality.workloads import WORKLOADS
 from benchmarks.regret.later.states import Key, Kind, Probe, State, build
 
-QUICK = ("mlp", "convnet", "finetune", "inpainting", "gru", "chartransformer")
+SEQUENCES = ("mlp", "finetune", "inpainting", "convnet")
+"""Workloads whose model is a sequence of layers, so that all but the last can be frozen; they are the quickest."""
+QUICK = (*SEQUENCES, "gru", "chartransformer")
 """Workloads whose steps take about a millisecond."""
 LONGER = ("finetune", "inpainting")
-"""Workloads whose rests are measured at twice the length, too."""
+"""Workloads whose rests are measured at twice the length, too, on one seed."""
+LONG_BEFORE = (Kind.LATE, Kind.BRIEF)
+"""Kinds with a long run before the state: measured where that is quick, and at one length."""
 REST = 1000
 N_SEEDS = 2
-_WITH_LAYERS = ("finetune", "mlp", "convnet", "inpainting")
-"""Workloads whose model is a sequence of layers, so that all but the last can be frozen."""
 
 
 def plan(workloads: Iterable[str] = QUICK, rest: int = REST) -> list[Key]:
     """All states, seed by seed, so that an interrupted build has the first seed complete."""
+    cases = [
+        *((seed, rest, name, kind) for seed in range(N_SEEDS) for name in QUICK for kind in Kind),
+        *((0, 2 * rest, name, kind) for name in LONGER for kind in Kind if kind not in LONG_BEFORE),
+    ]
     names = list(workloads)
     return [
         Key(kind, name, WORKLOADS[name].version, seed, n)
-        for seed in range(N_SEEDS)
-        for n, measured in ((rest, QUICK), (2 * rest, LONGER))
-        for name in measured
-        for kind in Kind
-        if name in names and _has(kind, name, longer=n > rest)
+        for seed, n, name, kind in cases
+        if name in names and (name in SEQUENCES or kind not in (*LONG_BEFORE, Kind.THAWED))
     ]
-
-
-def _has(kind: Kind, workload: str, *, longer: bool) -> bool:
-    """Some models have no layers to thaw; what has a long run before it is not lengthened further."""
-    if kind is Kind.THAWED and workload not in _WITH_LAYERS:
-        return False
-    return not longer or kind not in (Kind.BRIEF, Kind.LATE)
 
 
 def build_all(keys: Sequence[Key], path: Path, n_workers: int) -> None:

@@ -152,7 +152,7 @@ def before(key: Key, peak: float) -> Profile:
 def _changed(key: Key, session: Session) -> Session:
     session = changes.with_new_batches(session)
     match key.kind:
-        case Kind.INPUTS:
+        case Kind.INPUTS | Kind.LATE:
             return changes.with_other_inputs(key.workload, session)
         case Kind.TARGETS:
             return changes.with_other_targets(key.workload, session)

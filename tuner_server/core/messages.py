@@ -18,6 +18,9 @@ from lrpilot.wire.limits import MAX_NOTE as MAX_NOTE
 from lrpilot.wire.limits import MAX_STEPS as MAX_STEPS
 from lrpilot.wire.outcome import Outcome as Outcome
 from lrpilot.wire.phase import Phase as Phase
+from lrpilot.wire.plan_change import BatchScaling as BatchScaling
+from lrpilot.wire.plan_change import ChangeKind as ChangeKind
+from lrpilot.wire.plan_change import ChangeOrigin as ChangeOrigin
 from lrpilot.wire.profile import Profile
 
 # Losses may be NaN or infinite (a probe that diverged): JSON has no such numbers, so they are written as strings.
@@ -68,6 +71,35 @@ class Bar(Value):
     """The bar for the report's last validation; it counts only if the one before was above it, too."""
 
 
+LARGEST_LR_FACTOR = 4.0
+"""A change of the batch size moves the LR by no more than this factor either way, as a first guess."""
+MAX_CHANGE_REASON = 500
+"""Characters of the reason for a change of the plan."""
+
+
+class PlanChange(Value):
+    """A change of the plan of a run: what `PlanChange` of the proto tells."""
+
+    kind: ChangeKind
+    total_steps: Steps | None = None
+    """Optimizer steps of the whole run from now on, search included; None: as before, or no end is known."""
+    anneal_steps: Steps | None = None
+    """How many steps an annealing takes."""
+    batch_factor: Lr | None = None
+    """The new batch size over the old one; None: it stays."""
+    batch_scaling: BatchScaling = BatchScaling.SQRT
+    reason: Text = pydantic.Field(default="", max_length=MAX_CHANGE_REASON)
+    origin: ChangeOrigin = ChangeOrigin.CLIENT
+
+    @property
+    def lr_factor(self) -> float:
+        """What the LR is multiplied by, as a first guess: the batch size's power, within `LARGEST_LR_FACTOR`."""
+        if self.batch_factor is None:
+            return 1.0
+        factor = math.pow(self.batch_factor, self.batch_scaling.power)
+        return min(max(factor, 1.0 / LARGEST_LR_FACTOR), LARGEST_LR_FACTOR)
+
+
 class Directive(Value):
     """A lease: what the client does next, alone. The fields are those of the proto."""
 
@@ -86,6 +118,8 @@ class Directive(Value):
     """Ascending by `from_step`; the last bar that a report has reached counts."""
     measures: Measures = ()
     """What is measured at every step besides the loss, by name."""
+    change: PlanChange | None = None
+    """The change of the plan that takes effect with it; its `total_steps` is that of the run from here on."""
     reason: Text = ""
 
     @pydantic.model_validator(mode="after")
@@ -111,6 +145,7 @@ class Directive(Value):
                 "profile": self.profile.after(n_steps),
                 "restore": False,
                 "snapshot": False,
+                "change": None,
                 "validate_at": tuple(validations_left(self.validate_at, n_steps)),
                 "promise": tuple(
                     bar.model_copy(update={"from_step": bar_begins(bar.from_step, n_steps)}) for bar in self.promise
@@ -149,11 +184,18 @@ class Report(Value):
     """What the client of a report with outcome UNREPEATABLE saw, and what it may be."""
     measures: Mapping[MeasureName, tuple[float, ...]] = pydantic.Field(default_factory=dict, max_length=MAX_MEASURES)
     """Series by name: one value a step, NaN where a step has none. A measure that could not be taken is missing."""
+    change: PlanChange | None = None
+    """A change of the plan; after steps that are not to stay it waits until steps are committed again."""
 
     @property
     def n_steps(self) -> int:
         """How many steps were run."""
         return len(self.losses)
+
+    @property
+    def run_steps(self) -> int:
+        """How many steps were run, those included that a client rolled back by itself."""
+        return self.n_steps + (0 if self.replacement is None else self.replacement.wasted_steps)
 
 
 def opening_loss(losses: Sequence[float]) -> float | None:

@@ -33,7 +33,7 @@ def data_of_schedule(job: StoredJob, entries: Sequence[Entry]) -> ScheduleData:
         name=state.config.name,
         policy=state.config.policy,
         base_lrs=(state.config.base_lr,),
-        total_steps=state.config.total_steps,
+        total_steps=state.total_steps,
         segments=segments,
         losses=tuple(losses),
         validations=tuple(validations),

@@ -118,7 +118,7 @@ def _well(state: JobState, found: Timeline, promise: Promise | None) -> Verdict:
         why = f"{too_short(found.unsearched, state)}."
         return Verdict(Tone.NEUTRAL, "Finished, without a search", _with_undone(why, found))
     if promise is None:
-        spent = "The budget is spent." if state.config.total_steps else ""
+        spent = "The budget is spent." if state.total_steps else ""
         return Verdict(Tone.GOOD, "Finished", _with_undone(spent, found))
     undone = any(stage.undoing is not None for stage in found.stages)
     lower = ", at a lower LR" if undone else ""

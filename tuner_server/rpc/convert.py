@@ -6,7 +6,7 @@ import datetime
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from google.protobuf import struct_pb2, timestamp_pb2
 from lrpilot.v1 import tuner_pb2 as pb
@@ -30,7 +30,8 @@ from tuner_server.core.messages import (
     Report,
 )
 from tuner_server.rpc.decision_messages import decision_to_pb
-from tuner_server.rpc.untrusted import optional, read_as
+from tuner_server.rpc.plan_messages import change_from_pb, change_to_pb
+from tuner_server.rpc.untrusted import known, optional, read_as, text
 from tuner_server.storage import Entry, StoredJob, StoredReport
 
 PHASES: Mapping[Phase, pb.Phase.ValueType] = {
@@ -51,6 +52,7 @@ OUTCOMES: Mapping[Outcome, pb.Outcome.ValueType] = {
     Outcome.FELL_SHORT: pb.OUTCOME_FELL_SHORT,
     Outcome.REPLACED: pb.OUTCOME_REPLACED,
     Outcome.UNREPEATABLE: pb.OUTCOME_UNREPEATABLE,
+    Outcome.REPLANNED: pb.OUTCOME_REPLANNED,
 }
 STATES: Mapping[Status, pb.JobState.ValueType] = {
     Status.WARM_UP: pb.JOB_STATE_WARM_UP,
@@ -61,8 +63,6 @@ STATES: Mapping[Status, pb.JobState.ValueType] = {
     Status.FAILED: pb.JOB_STATE_FAILED,
 }
 
-MAX_TEXT = 500
-"""Characters of a text that is no name: a reason, a page's token."""
 MAX_OPTIONS_BYTES = 16 * 2**10
 MAX_OPTIONS_DEPTH = 8
 MAX_OPTION = 1e12
@@ -70,9 +70,6 @@ MAX_OPTION = 1e12
 MAX_VALIDATIONS = 10_000
 """The most validations of a report: ten times what a policy asks for."""
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
-
-K = TypeVar("K")
-E = TypeVar("E", bound=int)
 
 
 def config_from_pb(message: pb.JobConfig) -> JobConfig:
@@ -120,6 +117,7 @@ def report_from_pb(message: pb.Report) -> Report:
     if len(message.validations) > MAX_VALIDATIONS:
         raise InvalidInputError.of("report.validations", f"at most {MAX_VALIDATIONS}, not {len(message.validations)}")
     replacement = _replacement_from_pb(message.replacement) if message.HasField("replacement") else None
+    change = change_from_pb(message.change) if message.HasField("change") else None
     with read_as("report"):
         return Report.model_validate(
             {
@@ -131,6 +129,7 @@ def report_from_pb(message: pb.Report) -> Report:
                 "replacement": replacement,
                 "note": text("report.note", message.note, MAX_NOTE),
                 "measures": _measures_from_pb(message.measures),
+                "change": change,
             }
         )
 
@@ -146,6 +145,7 @@ def report_to_pb(number: int, report: StoredReport) -> pb.Report:
         replacement=_replacement_to_pb(report.replacement) if report.replacement else None,
         note=report.note,
         measures=[pb.Measure(name=name, values=values) for name, values in report.measures.items()],
+        change=None if report.change is None else change_to_pb(report.change),
     )
 
 
@@ -166,6 +166,7 @@ def directive_from_pb(message: pb.Directive) -> Directive:
             report_every=message.report_every,
             promise=tuple(map(_bar_from_pb, message.promise)),
             measures=tuple(message.measures),
+            change=change_from_pb(message.change, "change") if message.HasField("change") else None,
             reason=message.reason,
         )
 
@@ -186,6 +187,7 @@ def directive_to_pb(directive: Directive) -> pb.Directive:
         report_every=directive.report_every,
         promise=map(_bar_to_pb, directive.promise),
         measures=directive.measures,
+        change=None if directive.change is None else change_to_pb(directive.change),
         reason=directive.reason,
     )
 
@@ -211,6 +213,8 @@ def job_to_pb(stored: StoredJob) -> pb.Job:
         wall_time_s=state.wall_time_s,
         message=state.message,
         unrepeatable=state.unrepeatable,
+        total_steps=state.total_steps,
+        requested=None if state.requested is None else change_to_pb(state.requested),
     )
     if state.bounds is not None:
         message.lr_bounds.CopyFrom(pb.LrBounds(min=state.bounds.min, max=state.bounds.max))
@@ -249,25 +253,10 @@ def schedule_to_pb(stored: StoredJob, entries: Sequence[Entry], *, history: bool
     return response
 
 
-def known(field: str, table: Mapping[K, E], value: int) -> K:
-    """The key of an enum's value. Raises: InvalidInputError: it is unspecified, or from a newer version."""
-    for key, number in table.items():
-        if number == value:
-            return key
-    raise InvalidInputError.of(field, f"unknown or unspecified value {value}")
-
-
 def job_id(value: str) -> str:
     """The id of a job. Raises: NotFoundError: no job can have it."""
     if not _JOB_ID.fullmatch(value):
         raise NotFoundError.of_job(value[: 2 * 32])
-    return value
-
-
-def text(field: str, value: str, longest: int = MAX_TEXT) -> str:
-    """A text that can be stored and shown. Raises: InvalidInputError: it is too long, or has a NUL character."""
-    if len(value) > longest or "\0" in value:
-        raise InvalidInputError.of(field, f"at most {longest} characters, none of them NUL")
     return value
 
 

@@ -21,7 +21,7 @@ from tuner_server.core.config import JobConfig
 from tuner_server.core.errors import ConflictError, InvalidInputError, PreconditionError
 from tuner_server.core.job import machine
 from tuner_server.core.job.machine import JobState, Status
-from tuner_server.core.messages import Directive, Report, Value
+from tuner_server.core.messages import ChangeOrigin, Directive, PlanChange, Report, Value
 from tuner_server.core.search.prior import Prior
 from tuner_server.service.family import prior_from
 from tuner_server.service.pipeline import ReportPipeline
@@ -104,6 +104,21 @@ class TunerService(Closing):
             except ConflictError:
                 continue  # a report came in between
 
+    def change_plan(self, project: str, job_id: str, change: PlanChange) -> StoredJob:
+        """Asks for a change of a job's plan, which takes effect with its next report on committed steps.
+
+        Raises:
+            NotFoundError: no such job.
+            PreconditionError: it has ended.
+            InvalidInputError: the change can't be made.
+        """
+        while True:
+            stored = self.get_job(project, job_id)
+            try:
+                return self._storage.update(stored, machine.request(stored.state, change), self._now())
+            except ConflictError:
+                continue  # a report came in between
+
     def get_job(self, project: str, job_id: str) -> StoredJob:
         """The job of that id. Raises: NotFoundError."""
         return self._storage.load(job_id).seen_from(project)
@@ -144,6 +159,9 @@ class TunerService(Closing):
         entries = self.history(stored, losses=True)
         reports = [_report(entry) for entry in entries[: number - 1]]
         earlier = machine.replay(stored.state.config, reports, stored.state.prior).state
+        asked = _asked_since(entries[number - 1 :], stored.state)
+        if asked is not None:
+            earlier = earlier.model_copy(update={"requested": asked})
         if earlier.directive != entries[number - 1].directive:
             raise PreconditionError(
                 f"directive_number: this version of LRPilot would not issue directive {number} as it was issued; "
@@ -152,6 +170,16 @@ class TunerService(Closing):
         if stored.state.status is Status.CANCELLED:
             return machine.cancel(earlier, stored.state.message)
         return earlier
+
+
+def _asked_since(forgotten: Sequence[Entry], state: JobState) -> PlanChange | None:
+    """What somebody asked for at the server while the client was where it goes back from: that is not forgotten.
+
+    The client's own changes come again with its program.
+    """
+    changes = [entry.report.change for entry in forgotten if entry.report is not None]
+    asked = [change for change in (*changes, state.requested) if change and change.origin is ChangeOrigin.OPERATOR]
+    return asked[-1] if asked else None
 
 
 def _report(entry: Entry) -> Report:
@@ -168,6 +196,7 @@ def _report(entry: Entry) -> Report:
         replacement=stored.replacement,
         note=stored.note,
         measures=stored.measures,
+        change=stored.change,
     )
 
 
@@ -183,9 +212,10 @@ def fingerprint(value: Value) -> bytes:
         fields = value.model_dump(mode="json") | {"measures": lengths}
     else:
         fields = value.model_dump(mode="json")
-    if not fields.get("measures", True):
-        # What has none keeps the digest of servers that knew no measures: it may come again after an upgrade.
-        del fields["measures"]
+    for name in ("measures", "change"):
+        if not fields.get(name, True):
+            # What has none keeps the digest of servers that knew none: it may come again after an upgrade.
+            del fields[name]
     # Sorted: the order of a map that came over the wire is no part of it, and differs between processes.
     digest.update(json.dumps(fields, sort_keys=True).encode())
     return digest.digest()

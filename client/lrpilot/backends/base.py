@@ -223,7 +223,7 @@ class Backend(abc.ABC):
     # The end.
 
     def finish(self) -> None:  # noqa: B027 - most have nothing to do
-        """The budget is spent: no update will follow that is the tuner's. May be repeated."""
+        """The budget is spent: no update will follow that is the tuner's, unless `begin` is called. May be repeated."""
 
     @abc.abstractmethod
     def close(self) -> None:

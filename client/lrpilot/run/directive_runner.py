@@ -22,6 +22,7 @@ from lrpilot.run.measuring import begin_measuring, measured
 from lrpilot.run.promise import is_above
 from lrpilot.run.repetition import Repetition
 from lrpilot.run.rollback import Rollback
+from lrpilot.run.run_plan import RunPlan
 from lrpilot.run.run_record import RunRecord
 from lrpilot.run.tuned_lr import TunedLr
 from lrpilot.session.run_state import RunState
@@ -52,7 +53,7 @@ class DirectiveRunner(abc.ABC):
         """Begins nothing yet: `_follow` does, with the first directive of a session."""
         self._backend = backend if ranks is None else DistributedBackend(backend, ranks)
         self._ranks = ranks
-        self._total_steps = total_steps
+        self._plan = RunPlan(total_steps)
         self._strict = strict
         self._record = RunRecord(backend.base_lrs)
         self._lr = TunedLr(self._backend)
@@ -150,27 +151,30 @@ class DirectiveRunner(abc.ABC):
         if (Event.CHECK in event and self._backend.diverged()) or (
             Event.VALIDATE in event and not self._validated(lease)
         ):
-            self._advance(pb.OUTCOME_DIVERGED)
+            self._advance(pb.OUTCOME_DIVERGED, self._plan.waiting())
         elif Event.END in event:
-            self._advance(pb.OUTCOME_COMPLETED)
+            self._advance(pb.OUTCOME_COMPLETED, self._plan.waiting())
         elif Event.PART in event:
             self._advance(pb.OUTCOME_PARTIAL)
         else:
             self._set_lr(lease.lr())
 
-    def _advance(self, outcome: pb.Outcome.ValueType) -> None:
-        """Reports, and follows the answer."""
+    def _advance(self, outcome: pb.Outcome.ValueType, change: pb.PlanChange | None = None) -> None:
+        """Reports, with a change of the plan if there is one, and follows the answer."""
         directive, losses = self._lease.directive, self._flushed_losses()
         self._lr.look()
         if first_divergence(losses, self._lease.limit) is not None:  # on CUDA the watch is a look behind
             outcome = pb.OUTCOME_DIVERGED
-        elif outcome != pb.OUTCOME_DIVERGED and self._fell_short(directive, losses):
+        elif losses and outcome != pb.OUTCOME_DIVERGED and self._fell_short(directive, losses):
             outcome = pb.OUTCOME_FELL_SHORT
         note = self._note(losses)
         if note:
             log.warning("lrpilot: there is no further search: %s", note)
             outcome = pb.OUTCOME_UNREPEATABLE
-        self._book(self._report(outcome, losses, note))
+        report = self._report(outcome, losses, note)
+        if change is not None:
+            report.change.CopyFrom(change)
+        self._book(report)
         self._proceed()
 
     def _note(self, losses: Sequence[float]) -> str:
@@ -230,6 +234,7 @@ class DirectiveRunner(abc.ABC):
 
     def _follow(self, directive: pb.Directive) -> None:
         """Begins a directive. The order is part of the contract: restore, snapshot, then the LR."""
+        self._plan.follow(directive)
         restored = directive.restore
         if restored:
             directive = self._go_back(directive)
@@ -355,6 +360,36 @@ class DirectiveRunner(abc.ABC):
         begin_measuring(self._backend, lease.directive, lease.directive.n_steps)
         attempt(lambda: self._set_lr(lease.lr()))
 
+    def _change(self, change: pb.PlanChange) -> None:
+        """Changes the plan: at once after committed steps and after the end, else with the report on the probe.
+
+        Raises:
+            ServerError: a decision can't be had, and `strict` is set.
+        """
+        self._catch_up()
+        if not self._finished and not self._lease.committed:
+            self._plan.wait(change)
+            return
+        self._guarded(lambda: self._change_now(change))
+
+    def _change_now(self, change: pb.PlanChange) -> None:
+        lease, steps = self._lease, self._record.steps + (0 if self._finished else self._lease.done)
+        if isinstance(lease, Coasting):
+            self._settle()
+            self._plan.change(change, steps)
+            remaining = self._run_state().remaining
+            self._finished = False
+            self._coast_along(None if remaining == 0 else Coasting.over(remaining, self._run_state().lr))
+            return
+        self._plan.change(change, steps)
+        if not self._finished:
+            self._advance(pb.OUTCOME_REPLANNED, change)
+            return
+        report = pb.Report(directive_number=lease.directive.number + 1, outcome=pb.OUTCOME_REPLANNED, change=change)
+        self._finished = False
+        self._book(report)
+        self._proceed()
+
     def _finish(self) -> None:
         self._finished = True
         attempt(self._backend.finish)
@@ -364,9 +399,14 @@ class DirectiveRunner(abc.ABC):
     def _run_state(self) -> RunState:
         """Where the reported steps have led."""
         record = self._record
-        remaining = None if self._total_steps is None else max(self._total_steps - record.steps, 0)
-        lr = self._backend.base_lrs[0] if record.last_lr is None else record.last_lr
-        return RunState(lr, remaining, warm=record.committed > 0, held=self._rollback.possible)
+        return RunState(
+            lr=self._backend.base_lrs[0] if record.last_lr is None else record.last_lr,
+            remaining=None,
+            warm=record.committed > 0,
+            held=self._rollback.possible,
+            steps=record.steps,
+            peak=record.peak_lr,
+        ).planned(self._plan.total_steps)
 
     def _set_lr(self, lr: float) -> None:
         self._lr.set(lr, begun=self._record.steps > 0 or self._due is not None)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from lrpilot.backends.base import Backend
 from lrpilot.credentials import Credentials
 from lrpilot.distributed.session import SharedSession
-from lrpilot.run.checkpoint import ResumableRunner
 from lrpilot.run.observer import Observer
 from lrpilot.run.options import TIMEOUT_S
+from lrpilot.run.replanning import ReplannableRunner
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.session.job_config import job_config
 from lrpilot.session.session import Session
@@ -33,7 +33,7 @@ Batch = TypeVar("Batch")
 log = logging.getLogger("lrpilot")
 
 
-class Driver(ResumableRunner):
+class Driver(ReplannableRunner):
     """Tunes the LR of a training run: what the tuners of all frameworks share.
 
     `step` is called after every optimizer step. Between two reports it works alone: no network, no device
@@ -220,7 +220,8 @@ class Driver(ResumableRunner):
     @property
     def remaining_steps(self) -> int | None:
         """Steps that may still be run; None: there is no end."""
-        return None if self._total_steps is None else self._total_steps - self.committed_step - self.search_steps
+        total_steps = self._plan.total_steps
+        return None if total_steps is None else total_steps - self.committed_step - self.search_steps
 
     @property
     def _open_steps(self) -> int:
@@ -240,7 +241,7 @@ class Driver(ResumableRunner):
     @property
     def schedule(self) -> Schedule:
         """The schedule so far, as far as it was reported."""
-        return self._record.schedule(self.job_id, self._session.config)
+        return self._record.schedule(self.job_id, self._session.config, self._plan.total_steps)
 
     def _repr_html_(self) -> str:
         """How a notebook shows it."""
@@ -299,8 +300,9 @@ class Driver(ResumableRunner):
         """Says, once, that the tuner is used after its end."""
         if not self._said_over:
             self._said_over = True
-            spent = "" if self._total_steps is None else f", as the budget of {self._total_steps} steps is spent"
-            log.warning("lrpilot: the tuning has ended%s: %s; to train on, make another tuner", spent, what)
+            total_steps = self._plan.total_steps
+            spent = "" if total_steps is None else f", as the budget of {total_steps} steps is spent"
+            log.warning("lrpilot: the tuning has ended%s: %s; to train on, call tuner.extend(steps)", spent, what)
 
     def _on_begun(self, directive: pb.Directive) -> None:
         self._tell(lambda observer: observer.began(self, directive))

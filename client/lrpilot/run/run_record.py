@@ -12,7 +12,7 @@ from lrpilot.schedule.schedule import Schedule
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire import schedule_file
 from lrpilot.wire.directives import phase_from_proto, rolls_back
-from lrpilot.wire.profile_proto import profile_from_proto, profile_to_proto
+from lrpilot.wire.profile_proto import profile_from_proto
 from lrpilot.wire.schedule_data import Probe, Segment, Validation
 
 
@@ -58,21 +58,6 @@ class RunRecord:
         highest = (segment.profile.highest_lr(segment.n_steps) for segment in self._segments)
         return max((lr for lr in highest if lr is not None), default=0.0)
 
-    def replacements(self) -> list[pb.Report]:
-        """All that was done, as reports to a job that has not seen it: one for each stretch of committed steps."""
-        reports = [
-            pb.Report(
-                outcome=pb.OUTCOME_REPLACED,
-                losses=self._losses[segment.start_step : segment.start_step + segment.n_steps],
-                replacement=pb.Replacement(profile=profile_to_proto(segment.profile)),
-            )
-            for segment in self._segments
-        ]
-        if self.searched:
-            wasted = pb.Replacement(wasted_steps=self.searched)
-            reports.insert(0, pb.Report(outcome=pb.OUTCOME_REPLACED, replacement=wasted))
-        return reports
-
     @property
     def last_validation(self) -> float | None:
         """The last validation loss of the committed steps since the snapshot; None: there is none."""
@@ -93,21 +78,21 @@ class RunRecord:
                 self.unrepeatable = report.note
         elif rolls_back(report):
             self._take_back(n_steps)
-        else:
+        elif n_steps:
             phase, profile = phase_from_proto(directive.phase), profile_from_proto(directive.profile)
             segment = Segment(self.committed, n_steps, profile, phase, directive.stage)
             self._validations += (Validation(self.committed + v.step, v.loss) for v in report.validations)
             self._append(segment)
             self._losses.extend(report.losses)
 
-    def schedule(self, job_id: str, config: pb.JobConfig) -> Schedule:
-        """The schedule so far, as that of a job."""
+    def schedule(self, job_id: str, config: pb.JobConfig, total_steps: int | None) -> Schedule:
+        """The schedule so far, as that of a job whose run ends after so many steps; None: no end is known."""
         return Schedule(
             job_id=job_id,
             name=config.name,
             policy=config.policy,
             base_lrs=self._base_lrs,
-            total_steps=config.total_steps if config.HasField("total_steps") else None,
+            total_steps=total_steps,
             segments=tuple(self._segments),
             losses=tuple(self._losses),
             validations=tuple(self._validations),
@@ -137,7 +122,7 @@ class RunRecord:
 
     def state_dict(self) -> dict[str, Any]:
         """What has been done, as plain values."""
-        schedule = self.schedule("", pb.JobConfig())
+        schedule = self.schedule("", pb.JobConfig(), None)
         return {"schedule": schedule_file.dumps(schedule), "mark": self._mark, "searched": self.searched}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -36,7 +36,7 @@ def schedule_from_proto(message: tuner_pb2.GetScheduleResponse, kind: type[S], b
         name=config.name,
         policy=config.policy,
         base_lrs=base_lrs or (config.base_lr,),
-        total_steps=config.total_steps if config.HasField("total_steps") else None,
+        total_steps=message.job.total_steps if message.job.HasField("total_steps") else None,
         segments=segments,
         losses=losses,
         validations=validations,

@@ -94,8 +94,13 @@ class Outbox:
             self._rewind = False
         while self._waiting:
             report = self._waiting[0]
-            self.outstanding = self._advance(report, timeout_s)
-            self._delivered.append(self._waiting.popleft())
+            self.outstanding = answer = self._advance(report, timeout_s)
+            delivered = self._waiting.popleft()
+            if _asked_at_the_server(answer) and not delivered.HasField("change"):
+                # A server that has lost the job does not know of it: it is told it with this report.
+                delivered = pb.Report.FromString(delivered.SerializeToString())
+                delivered.change.CopyFrom(answer.change)
+            self._delivered.append(delivered)
 
     def _advance(self, report: pb.Report, timeout_s: float) -> pb.Directive:
         def advance() -> pb.Directive:
@@ -131,6 +136,7 @@ class Outbox:
         return {
             "job_id": self.job_id,
             "request_id": self._request_id,
+            "config": self._config.SerializeToString(),
             "outstanding": self.outstanding.SerializeToString(),
             "delivered": [report.SerializeToString() for report in self._delivered],
             "waiting": [report.SerializeToString() for report in self._waiting],
@@ -140,6 +146,7 @@ class Outbox:
         """Becomes another process's, and drops the job that this one opened. The server is not asked yet."""
         stray = self.job_id
         self.job_id, self._request_id = state["job_id"], state["request_id"]
+        self._config = pb.JobConfig.FromString(state["config"])
         self.outstanding = pb.Directive.FromString(state["outstanding"])
         self._delivered = [pb.Report.FromString(each) for each in state["delivered"]]
         self._waiting = collections.deque(pb.Report.FromString(each) for each in state["waiting"])
@@ -169,3 +176,8 @@ class Outbox:
         except Exception as error:
             message = f"server: {type(self._transport).__name__} raised {type(error).__name__}: {error}"
             raise ServerError(message, "UNKNOWN") from error
+
+
+def _asked_at_the_server(answer: pb.Directive) -> bool:
+    """Whether somebody at the server has asked for the change that takes effect with a directive."""
+    return answer.HasField("change") and answer.change.origin == pb.PLAN_CHANGE_ORIGIN_OPERATOR

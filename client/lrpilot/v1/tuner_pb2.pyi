@@ -82,6 +82,83 @@ PHASE_STOP: Phase.ValueType  # 5
 """No further step is asked for: the budget is spent, or the tuning has ended before it."""
 Global___Phase: _TypeAlias = Phase  # noqa: Y015
 
+class _PlanChangeKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PlanChangeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PlanChangeKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PLAN_CHANGE_KIND_UNSPECIFIED: _PlanChangeKind.ValueType  # 0
+    PLAN_CHANGE_KIND_EXTEND: _PlanChangeKind.ValueType  # 1
+    """The run ends after total_steps."""
+    PLAN_CHANGE_KIND_REPLAN: _PlanChangeKind.ValueType  # 2
+    """The data, the batch size or the model are others from here on: search again."""
+    PLAN_CHANGE_KIND_ANNEAL: _PlanChangeKind.ValueType  # 3
+    """The LR falls to zero over anneal_steps, and then the run is over."""
+    PLAN_CHANGE_KIND_UNDO_ANNEALING: _PlanChangeKind.ValueType  # 4
+    """Back to the snapshot from before the annealing, and on from there as if it had not been."""
+
+class PlanChangeKind(_PlanChangeKind, metaclass=_PlanChangeKindEnumTypeWrapper): ...
+
+PLAN_CHANGE_KIND_UNSPECIFIED: PlanChangeKind.ValueType  # 0
+PLAN_CHANGE_KIND_EXTEND: PlanChangeKind.ValueType  # 1
+"""The run ends after total_steps."""
+PLAN_CHANGE_KIND_REPLAN: PlanChangeKind.ValueType  # 2
+"""The data, the batch size or the model are others from here on: search again."""
+PLAN_CHANGE_KIND_ANNEAL: PlanChangeKind.ValueType  # 3
+"""The LR falls to zero over anneal_steps, and then the run is over."""
+PLAN_CHANGE_KIND_UNDO_ANNEALING: PlanChangeKind.ValueType  # 4
+"""Back to the snapshot from before the annealing, and on from there as if it had not been."""
+Global___PlanChangeKind: _TypeAlias = PlanChangeKind  # noqa: Y015
+
+class _BatchScaling:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BatchScalingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BatchScaling.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BATCH_SCALING_UNSPECIFIED: _BatchScaling.ValueType  # 0
+    BATCH_SCALING_SQRT: _BatchScaling.ValueType  # 1
+    """The LR grows as the square root of the batch size (Hoffer et al. 2017; for Adam Malladi et al. 2022)."""
+    BATCH_SCALING_LINEAR: _BatchScaling.ValueType  # 2
+    """The LR grows as the batch size (Goyal et al. 2017)."""
+    BATCH_SCALING_NONE: _BatchScaling.ValueType  # 3
+
+class BatchScaling(_BatchScaling, metaclass=_BatchScalingEnumTypeWrapper): ...
+
+BATCH_SCALING_UNSPECIFIED: BatchScaling.ValueType  # 0
+BATCH_SCALING_SQRT: BatchScaling.ValueType  # 1
+"""The LR grows as the square root of the batch size (Hoffer et al. 2017; for Adam Malladi et al. 2022)."""
+BATCH_SCALING_LINEAR: BatchScaling.ValueType  # 2
+"""The LR grows as the batch size (Goyal et al. 2017)."""
+BATCH_SCALING_NONE: BatchScaling.ValueType  # 3
+Global___BatchScaling: _TypeAlias = BatchScaling  # noqa: Y015
+
+class _PlanChangeOrigin:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PlanChangeOriginEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PlanChangeOrigin.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PLAN_CHANGE_ORIGIN_UNSPECIFIED: _PlanChangeOrigin.ValueType  # 0
+    PLAN_CHANGE_ORIGIN_CLIENT: _PlanChangeOrigin.ValueType  # 1
+    """The training program."""
+    PLAN_CHANGE_ORIGIN_OPERATOR: _PlanChangeOrigin.ValueType  # 2
+    """A call of ChangePlan."""
+    PLAN_CHANGE_ORIGIN_POLICY: _PlanChangeOrigin.ValueType  # 3
+    """The policy, which saw the losses leave what it had forecast."""
+
+class PlanChangeOrigin(_PlanChangeOrigin, metaclass=_PlanChangeOriginEnumTypeWrapper): ...
+
+PLAN_CHANGE_ORIGIN_UNSPECIFIED: PlanChangeOrigin.ValueType  # 0
+PLAN_CHANGE_ORIGIN_CLIENT: PlanChangeOrigin.ValueType  # 1
+"""The training program."""
+PLAN_CHANGE_ORIGIN_OPERATOR: PlanChangeOrigin.ValueType  # 2
+"""A call of ChangePlan."""
+PLAN_CHANGE_ORIGIN_POLICY: PlanChangeOrigin.ValueType  # 3
+"""The policy, which saw the losses leave what it had forecast."""
+Global___PlanChangeOrigin: _TypeAlias = PlanChangeOrigin  # noqa: Y015
+
 class _BatchSource:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -125,6 +202,10 @@ class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.Value
     """The first loss of a probe is not that of the first probe, from the same state, batch and random numbers. So a
     rollback left something behind that training changes, and losses of probes tell nothing. The answer is to train.
     """
+    OUTCOME_REPLANNED: _Outcome.ValueType  # 7
+    """The directive ends here, since the plan has changed (Report.change). What was done stays if its phase commits. It may
+    have no losses, and may answer the STOP of a job that has finished.
+    """
 
 class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper): ...
 
@@ -143,6 +224,10 @@ OUTCOME_FELL_SHORT: Outcome.ValueType  # 5
 OUTCOME_UNREPEATABLE: Outcome.ValueType  # 6
 """The first loss of a probe is not that of the first probe, from the same state, batch and random numbers. So a
 rollback left something behind that training changes, and losses of probes tell nothing. The answer is to train.
+"""
+OUTCOME_REPLANNED: Outcome.ValueType  # 7
+"""The directive ends here, since the plan has changed (Report.change). What was done stays if its phase commits. It may
+have no losses, and may answer the STOP of a job that has finished.
 """
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
@@ -257,6 +342,7 @@ class Directive(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     PROMISE_FIELD_NUMBER: _builtins.int
     MEASURES_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Counts from 1 within a job."""
     phase: Global___Phase.ValueType
@@ -291,6 +377,12 @@ class Directive(_message.Message):
     def measures(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What to measure at every step besides the loss, by name: of what the job says that it can (JobConfig.measures)."""
 
+    @_builtins.property
+    def change(self) -> Global___PlanChange:
+        """The change of the plan that takes effect with this directive, whoever asked for it. Its total_steps is that of the
+        run from here on; absent: no end is known.
+        """
+
     def __init__(
         self,
         *,
@@ -308,16 +400,73 @@ class Directive(_message.Message):
         reason: _builtins.str = ...,
         promise: _abc.Iterable[Global___Bar] | None = ...,
         measures: _abc.Iterable[_builtins.str] | None = ...,
+        change: Global___PlanChange | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "give_up_above", b"give_up_above", "profile", b"profile"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "change", b"change", "give_up_above", b"give_up_above", "profile", b"profile"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "batches", b"batches", "give_up_above", b"give_up_above", "measures", b"measures", "n_steps", b"n_steps", "number", b"number", "phase", b"phase", "profile", b"profile", "promise", b"promise", "reason", b"reason", "report_every", b"report_every", "restore", b"restore", "snapshot", b"snapshot", "stage", b"stage", "validate_at", b"validate_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "batches", b"batches", "change", b"change", "give_up_above", b"give_up_above", "measures", b"measures", "n_steps", b"n_steps", "number", b"number", "phase", b"phase", "profile", b"profile", "promise", b"promise", "reason", b"reason", "report_every", b"report_every", "restore", b"restore", "snapshot", b"snapshot", "stage", b"stage", "validate_at", b"validate_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__give_up_above: _TypeAlias = _typing.Literal["give_up_above"]  # noqa: Y015
     _WhichOneofArgType__give_up_above: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__give_up_above) -> _WhichOneofReturnType__give_up_above | None: ...
 
 Global___Directive: _TypeAlias = Directive  # noqa: Y015
+
+@_typing.final
+class PlanChange(_message.Message):
+    """A change of the plan of a run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    TOTAL_STEPS_FIELD_NUMBER: _builtins.int
+    ANNEAL_STEPS_FIELD_NUMBER: _builtins.int
+    BATCH_FACTOR_FIELD_NUMBER: _builtins.int
+    BATCH_SCALING_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    kind: Global___PlanChangeKind.ValueType
+    total_steps: _builtins.int
+    """EXTEND: the optimizer steps of the whole run from now on, search included."""
+    anneal_steps: _builtins.int
+    """ANNEAL: how many steps the LR takes to fall to zero."""
+    batch_factor: _builtins.float
+    """REPLAN: the new batch size over the old one. Absent: it stays."""
+    batch_scaling: Global___BatchScaling.ValueType
+    """REPLAN: how the LR follows the batch size, as a first guess. Unspecified: SQRT."""
+    reason: _builtins.str
+    """Why, in a sentence, for people. At most 500 characters."""
+    origin: Global___PlanChangeOrigin.ValueType
+    """The server sets it."""
+    def __init__(
+        self,
+        *,
+        kind: Global___PlanChangeKind.ValueType = ...,
+        total_steps: _builtins.int | None = ...,
+        anneal_steps: _builtins.int | None = ...,
+        batch_factor: _builtins.float | None = ...,
+        batch_scaling: Global___BatchScaling.ValueType = ...,
+        reason: _builtins.str = ...,
+        origin: Global___PlanChangeOrigin.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_anneal_steps", b"_anneal_steps", "_batch_factor", b"_batch_factor", "_total_steps", b"_total_steps", "anneal_steps", b"anneal_steps", "batch_factor", b"batch_factor", "total_steps", b"total_steps"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_anneal_steps", b"_anneal_steps", "_batch_factor", b"_batch_factor", "_total_steps", b"_total_steps", "anneal_steps", b"anneal_steps", "batch_factor", b"batch_factor", "batch_scaling", b"batch_scaling", "kind", b"kind", "origin", b"origin", "reason", b"reason", "total_steps", b"total_steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__anneal_steps: _TypeAlias = _typing.Literal["anneal_steps"]  # noqa: Y015
+    _WhichOneofArgType__anneal_steps: _TypeAlias = _typing.Literal["_anneal_steps", b"_anneal_steps"]  # noqa: Y015
+    _WhichOneofReturnType__batch_factor: _TypeAlias = _typing.Literal["batch_factor"]  # noqa: Y015
+    _WhichOneofArgType__batch_factor: _TypeAlias = _typing.Literal["_batch_factor", b"_batch_factor"]  # noqa: Y015
+    _WhichOneofReturnType__total_steps: _TypeAlias = _typing.Literal["total_steps"]  # noqa: Y015
+    _WhichOneofArgType__total_steps: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__anneal_steps) -> _WhichOneofReturnType__anneal_steps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_factor) -> _WhichOneofReturnType__batch_factor | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__total_steps) -> _WhichOneofReturnType__total_steps | None: ...
+
+Global___PlanChange: _TypeAlias = PlanChange  # noqa: Y015
 
 @_typing.final
 class Bar(_message.Message):
@@ -386,6 +535,7 @@ class Report(_message.Message):
     REPLACEMENT_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     MEASURES_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
     directive_number: _builtins.int
     outcome: Global___Outcome.ValueType
     wall_time_s: _builtins.float
@@ -407,6 +557,12 @@ class Report(_message.Message):
     def measures(self) -> _containers.RepeatedCompositeFieldContainer[Global___Measure]:
         """What the directive asked for, as far as it could be measured; each name once. REPLACED has none."""
 
+    @_builtins.property
+    def change(self) -> Global___PlanChange:
+        """A change of the plan. With a report on search steps, or on steps that are rolled back, it waits until steps are
+        committed again.
+        """
+
     def __init__(
         self,
         *,
@@ -418,10 +574,11 @@ class Report(_message.Message):
         replacement: Global___Replacement | None = ...,
         note: _builtins.str = ...,
         measures: _abc.Iterable[Global___Measure] | None = ...,
+        change: Global___PlanChange | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["replacement", b"replacement"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "replacement", b"replacement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["directive_number", b"directive_number", "losses", b"losses", "measures", b"measures", "note", b"note", "outcome", b"outcome", "replacement", b"replacement", "validations", b"validations", "wall_time_s", b"wall_time_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "directive_number", b"directive_number", "losses", b"losses", "measures", b"measures", "note", b"note", "outcome", b"outcome", "replacement", b"replacement", "validations", b"validations", "wall_time_s", b"wall_time_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -589,6 +746,8 @@ class Job(_message.Message):
     BEST_LOSS_FIELD_NUMBER: _builtins.int
     GIVEN_BACK_STEPS_FIELD_NUMBER: _builtins.int
     UNREPEATABLE_FIELD_NUMBER: _builtins.int
+    TOTAL_STEPS_FIELD_NUMBER: _builtins.int
+    REQUESTED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     state: Global___JobState.ValueType
     committed_steps: _builtins.int
@@ -610,6 +769,8 @@ class Job(_message.Message):
     """The part of the search steps that was committed first, and undone after a divergence or a broken promise."""
     unrepeatable: _builtins.str
     """The note of its UNREPEATABLE report, after which it has no search. Empty: there was none."""
+    total_steps: _builtins.int
+    """Optimizer steps of the run as it is planned now, search included. Absent: no end is known."""
     @_builtins.property
     def config(self) -> Global___JobConfig: ...
     @_builtins.property
@@ -623,6 +784,10 @@ class Job(_message.Message):
     @_builtins.property
     def lr_bounds(self) -> Global___LrBounds:
         """The bounds that are searched: given, found, or widened."""
+
+    @_builtins.property
+    def requested(self) -> Global___PlanChange:
+        """A change of the plan that has not taken effect yet."""
 
     def __init__(
         self,
@@ -645,10 +810,12 @@ class Job(_message.Message):
         best_loss: _builtins.float | None = ...,
         given_back_steps: _builtins.int = ...,
         unrepeatable: _builtins.str = ...,
+        total_steps: _builtins.int | None = ...,
+        requested: Global___PlanChange | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_loss", b"_best_loss", "_best_validation", b"_best_validation", "_last_loss", b"_last_loss", "_last_validation", b"_last_validation", "best_loss", b"best_loss", "best_validation", b"best_validation", "config", b"config", "create_time", b"create_time", "directive", b"directive", "last_loss", b"last_loss", "last_validation", b"last_validation", "lr_bounds", b"lr_bounds", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_loss", b"_best_loss", "_best_validation", b"_best_validation", "_last_loss", b"_last_loss", "_last_validation", b"_last_validation", "_total_steps", b"_total_steps", "best_loss", b"best_loss", "best_validation", b"best_validation", "config", b"config", "create_time", b"create_time", "directive", b"directive", "last_loss", b"last_loss", "last_validation", b"last_validation", "lr_bounds", b"lr_bounds", "requested", b"requested", "total_steps", b"total_steps", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_loss", b"_best_loss", "_best_validation", b"_best_validation", "_last_loss", b"_last_loss", "_last_validation", b"_last_validation", "best_loss", b"best_loss", "best_validation", b"best_validation", "committed_steps", b"committed_steps", "config", b"config", "create_time", b"create_time", "directive", b"directive", "given_back_steps", b"given_back_steps", "id", b"id", "last_loss", b"last_loss", "last_validation", b"last_validation", "lr_bounds", b"lr_bounds", "message", b"message", "search_steps", b"search_steps", "stage", b"stage", "state", b"state", "unrepeatable", b"unrepeatable", "update_time", b"update_time", "wall_time_s", b"wall_time_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_loss", b"_best_loss", "_best_validation", b"_best_validation", "_last_loss", b"_last_loss", "_last_validation", b"_last_validation", "_total_steps", b"_total_steps", "best_loss", b"best_loss", "best_validation", b"best_validation", "committed_steps", b"committed_steps", "config", b"config", "create_time", b"create_time", "directive", b"directive", "given_back_steps", b"given_back_steps", "id", b"id", "last_loss", b"last_loss", "last_validation", b"last_validation", "lr_bounds", b"lr_bounds", "message", b"message", "requested", b"requested", "search_steps", b"search_steps", "stage", b"stage", "state", b"state", "total_steps", b"total_steps", "unrepeatable", b"unrepeatable", "update_time", b"update_time", "wall_time_s", b"wall_time_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__best_loss: _TypeAlias = _typing.Literal["best_loss"]  # noqa: Y015
     _WhichOneofArgType__best_loss: _TypeAlias = _typing.Literal["_best_loss", b"_best_loss"]  # noqa: Y015
@@ -658,6 +825,8 @@ class Job(_message.Message):
     _WhichOneofArgType__last_loss: _TypeAlias = _typing.Literal["_last_loss", b"_last_loss"]  # noqa: Y015
     _WhichOneofReturnType__last_validation: _TypeAlias = _typing.Literal["last_validation"]  # noqa: Y015
     _WhichOneofArgType__last_validation: _TypeAlias = _typing.Literal["_last_validation", b"_last_validation"]  # noqa: Y015
+    _WhichOneofReturnType__total_steps: _TypeAlias = _typing.Literal["total_steps"]  # noqa: Y015
+    _WhichOneofArgType__total_steps: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__best_loss) -> _WhichOneofReturnType__best_loss | None: ...
     @_typing.overload
@@ -666,6 +835,8 @@ class Job(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__last_loss) -> _WhichOneofReturnType__last_loss | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__last_validation) -> _WhichOneofReturnType__last_validation | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__total_steps) -> _WhichOneofReturnType__total_steps | None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
 
@@ -1279,6 +1450,49 @@ class ListJobsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListJobsResponse: _TypeAlias = ListJobsResponse  # noqa: Y015
+
+@_typing.final
+class ChangePlanRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    @_builtins.property
+    def change(self) -> Global___PlanChange: ...
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        change: Global___PlanChange | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangePlanRequest: _TypeAlias = ChangePlanRequest  # noqa: Y015
+
+@_typing.final
+class ChangePlanResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> Global___Job: ...
+    def __init__(
+        self,
+        *,
+        job: Global___Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangePlanResponse: _TypeAlias = ChangePlanResponse  # noqa: Y015
 
 @_typing.final
 class CancelJobRequest(_message.Message):

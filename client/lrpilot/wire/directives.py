@@ -37,6 +37,7 @@ def rest_of(directive: pb.Directive, done: int) -> pb.Directive:
     rest.CopyFrom(directive)
     rest.number += 1
     rest.restore = rest.snapshot = False
+    rest.ClearField("change")
     rest.n_steps -= done
     rest.profile.offset += done
     del rest.validate_at[:]
@@ -58,4 +59,6 @@ def begins_unsearched(directive: pb.Directive, config: pb.JobConfig) -> bool:
 def rolls_back(report: pb.Report) -> bool:
     """Whether committed steps with this report are not to stay."""
     outcome = _OUTCOMES.get(report.outcome)
+    if outcome is Outcome.REPLANNED:
+        return report.change.kind == pb.PLAN_CHANGE_KIND_UNDO_ANNEALING
     return outcome is not None and outcome.rolls_back

@@ -157,13 +157,13 @@ def test_enum_tables_are_complete_both_ways_and_go_by_name(
     prefix = unspecified.removesuffix("UNSPECIFIED")
     assert all(wire.Name(number) == prefix + value.name for value, number in table.items())
     for value, number in table.items():
-        assert convert.known("field", table, number) is value
+        assert untrusted.known("field", table, number) is value
 
 
 @pytest.mark.parametrize("number", [0, 99, -1])
 def test_an_enum_value_that_is_not_known_is_refused(number: int) -> None:
     with pytest.raises(InvalidInputError) as caught:
-        convert.known("report.outcome", convert.OUTCOMES, number)
+        untrusted.known("report.outcome", convert.OUTCOMES, number)
     assert caught.value.violations[0].field == "report.outcome"
 
 
@@ -234,7 +234,7 @@ def test_job(state: JobState) -> None:
     message = convert.job_to_pb(StoredJob("an id", "default", state, 7, NOW, later))
     assert message.id == "an id"
     assert convert.config_from_pb(message.config) == state.config
-    assert convert.known("state", convert.STATES, message.state) is state.status
+    assert untrusted.known("state", convert.STATES, message.state) is state.status
     assert message.create_time.ToDatetime(datetime.UTC) == NOW
     assert message.update_time.ToDatetime(datetime.UTC) == later
     assert (message.committed_steps, message.search_steps) == (state.committed_steps, state.search_steps)
@@ -458,7 +458,7 @@ def test_what_is_no_id_is_not_looked_for(value: str) -> None:
 @pytest.mark.parametrize("value", ["x" * 501, "a\0b"])
 def test_a_text_that_can_not_be_kept_is_refused(value: str) -> None:
     with pytest.raises(InvalidInputError, match="reason"):
-        convert.text("reason", value)
+        untrusted.text("reason", value)
 
 
 @pytest.mark.parametrize(

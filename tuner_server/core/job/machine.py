@@ -19,6 +19,8 @@ from tuner_server.core import policies
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import InvalidInputError, PolicyError, PreconditionError
 from tuner_server.core.faults import described, guarded
+from tuner_server.core.job.plan import Plan, changed
+from tuner_server.core.job.plan import check as check_change
 from tuner_server.core.job.report_check import check_replacement, check_report
 from tuner_server.core.job.standing import Standing
 
@@ -27,7 +29,16 @@ from tuner_server.core.job.state import TRANSITIONS as TRANSITIONS
 from tuner_server.core.job.state import JobState as JobState
 from tuner_server.core.job.state import Status as Status
 from tuner_server.core.job.state import Transition as Transition
-from tuner_server.core.messages import Directive, Outcome, Phase, Report, opening_loss
+from tuner_server.core.messages import (
+    ChangeKind,
+    ChangeOrigin,
+    Directive,
+    Outcome,
+    Phase,
+    PlanChange,
+    Report,
+    opening_loss,
+)
 from tuner_server.core.policies.base import Asking, Policy, Progress
 from tuner_server.core.policies.contract import Answered, answered, checked, read_state
 from tuner_server.core.search.prior import Prior
@@ -73,7 +84,8 @@ def advance(state: JobState, report: Report) -> Transition:
 def advancing(state: JobState, report: Report) -> Generator[Query, Suggestion, Transition]:
     """What `advance` does, for whoever answers the policy's queries. Raises: as `advance`, before the first one."""
     directive = state.directive
-    if directive.phase is Phase.STOP:
+    reopened = state.status is Status.FINISHED and report.outcome is Outcome.REPLANNED
+    if directive.phase is Phase.STOP and not reopened:
         raise PreconditionError(f"job has ended ({state.status}); no report is expected")
     if report.directive_number != directive.number:
         raise PreconditionError(
@@ -83,17 +95,15 @@ def advancing(state: JobState, report: Report) -> Generator[Query, Suggestion, T
         check_replacement(report, state.remaining_steps)
     else:
         check_report(directive, report, state.config.has_validation)
-    state = _account(state, report)
-    if not state.status.live:
+    if report.change is not None:
+        check_change(report.change, state.run_steps + report.run_steps, _plan(state))
+    elif state.requested is not None:
+        report = report.model_copy(update={"change": state.requested})
+    before, state = state, _account(state, report)
+    if not (state.status.live or reopened):
         return _stop(state, report, state.status, state.message)
-    if report.outcome is Outcome.PARTIAL:
-        rest = directive.after(report.n_steps).model_copy(update={"number": directive.number + 1})
-        return Transition(state.model_copy(update={"directive": rest}), rest)
-    if state.remaining_steps == 0:
-        return _stop(state, report, Status.FINISHED, "")
     try:
-        bounded, answer = yield from _ask_policy(state, report)
-        return _issue(bounded, report, answer.directive, answer)
+        return (yield from _next(before, state, report))
     except Exception as error:  # whatever it is, it is the policy's, and must not reach the training
         message = f"policy {state.config.policy}: {described(error)}"
         return _stop(state, report, Status.FAILED, message)
@@ -120,6 +130,21 @@ def cancel(state: JobState, reason: str) -> JobState:
     if not state.status.live:
         raise PreconditionError(f"job has ended already ({state.status})")
     return state.model_copy(update={"status": Status.CANCELLED, "message": reason or "cancelled by a user"})
+
+
+def request(state: JobState, change: PlanChange) -> JobState:
+    """The job with a change of its plan that takes effect with the next report on committed steps.
+
+    Raises:
+        PreconditionError: the job has ended.
+        InvalidInputError: the change can't be made, or only the training program can.
+    """
+    if not state.status.live:
+        raise PreconditionError(f"job has ended ({state.status}); its plan can't change any more")
+    if change.kind is ChangeKind.UNDO_ANNEALING:
+        raise InvalidInputError.of("change.kind", "only the training program can undo an annealing")
+    check_change(change, state.run_steps, _plan(state), "change")
+    return state.model_copy(update={"requested": change.model_copy(update={"origin": ChangeOrigin.OPERATOR})})
 
 
 def _created(config: JobConfig, prior: Prior | None) -> Transition:
@@ -151,6 +176,7 @@ def _progress_at_start(config: JobConfig, prior: Prior | None, bounds: LrBounds)
         bounds=bounds,
         first_loss=None,
         last_loss=None,
+        total_steps=config.total_steps,
         prior=prior,
     )
 
@@ -163,9 +189,79 @@ def _progress(state: JobState, bounds: LrBounds) -> Progress:
         bounds=bounds,
         first_loss=state.first_loss,
         last_loss=state.last_loss,
+        stage=state.directive.stage,
+        total_steps=state.total_steps,
+        present_lr=state.present_lr,
+        peak_lr=state.peak_lr,
+        best_loss=state.best_loss,
         prior=state.prior,
         reported_steps=state.lease.n_steps - state.directive.n_steps,
     )
+
+
+def _plan(state: JobState) -> Plan:
+    return state.plan or Plan(total_steps=state.config.total_steps)
+
+
+def _next(before: JobState, state: JobState, report: Report) -> Generator[Query, Suggestion, Transition]:
+    """What follows on a report; the job was `before` it, and is `state` after it."""
+    change = report.change
+    if change is not None and _in_model(before.directive, report):
+        return (yield from _replanned(state, report, change))
+    if change is not None:
+        state = state.model_copy(update={"requested": change})
+    if report.outcome is Outcome.PARTIAL:
+        noticed = _noticed(before, report)
+        if noticed is not None:
+            return (yield from _replanned(state, report, noticed))
+        rest = before.directive.after(report.n_steps).model_copy(update={"number": before.directive.number + 1})
+        return Transition(state.model_copy(update={"directive": rest}), rest, report=report)
+    if state.remaining_steps == 0 and change is None:
+        return _stop(state, report, Status.FINISHED, "")
+    if state.remaining_steps == 0:
+        assert change is not None
+        return (yield from _replanned(state, report, change))
+    bounded, answer = yield from _ask_policy(state, report)
+    if change is not None and answer.directive.phase.committed:
+        decided = bounded.model_copy(update={"policy_state": answer.state})
+        return (yield from _replanned(decided, report, change))
+    return _issue(bounded, report, answer.directive, answer)
+
+
+def _in_model(directive: Directive, report: Report) -> bool:
+    """Whether the steps of a report are committed and stay, so that a change takes effect after them."""
+    if report.outcome is Outcome.REPLACED:
+        return True
+    return not directive.phase.searches and not report.outcome.rolls_back
+
+
+def _noticed(before: JobState, report: Report) -> PlanChange | None:
+    """What a part of committed steps tells the policy; `before` it."""
+    if before.bounds is None:
+        return None  # the warm-up before a policy has begun
+    policy = policies.make(before.config)
+    state = read_state(policy, before.policy_state or {})
+    progress = _progress(before, before.bounds)
+    with guarded("`noticed`"):
+        change = policy.noticed(state, before.lease, report, progress)
+    return None if change is None else change.model_copy(update={"origin": ChangeOrigin.POLICY})
+
+
+def _replanned(state: JobState, report: Report, change: PlanChange) -> Generator[Query, Suggestion, Transition]:
+    """A change of the plan takes effect: the policy's next directive in the new one, which begins at a snapshot."""
+    plan = changed(_plan(state), change, state.run_steps, state.committed_steps)
+    bounds = state.bounds or lr_range.blind(state.config)
+    waits = None if state.requested == change else state.requested
+    state = state.model_copy(update={"plan": plan, "bounds": bounds, "requested": waits})
+    if state.remaining_steps == 0:
+        return _stop(state, report, Status.FINISHED, "")
+    policy = policies.make(state.config)
+    known, progress = read_state(policy, state.policy_state or {}), _progress(state, bounds)
+    step = yield from answered("replan", lambda: policy.replan(known, change, progress))
+    answer = checked(step, policy.state_type)
+    echo = change.model_copy(update={"total_steps": plan.total_steps})
+    directive = answer.directive.model_copy(update={"change": echo, "snapshot": True})
+    return _issue(state, report, directive, answer)
 
 
 def _ask_policy(state: JobState, report: Report) -> Generator[Query, Suggestion, tuple[JobState, Answered]]:
@@ -221,7 +317,7 @@ def _account(state: JobState, report: Report) -> JobState:
         searched += report.replacement.wasted_steps
         update["snapshot_step"] = None  # the client has another snapshot by now
     if _rolled_back(state, report):
-        if state.directive.phase.committed:
+        if not state.directive.phase.searches:
             assert state.snapshot_step is not None
             undone = n + committed - state.snapshot_step
             committed, standing = state.snapshot_step, state.snapshot_standing
@@ -266,16 +362,22 @@ def _issue(state: JobState, report: Report | None, directive: Directive, answer:
     update: dict[str, Any] = {"status": status, "directive": directive, "lease": directive}
     if snapshot:
         update |= {"snapshot_step": state.committed_steps, "snapshot_standing": Standing.of(state)}
+        if state.plan is not None and (directive.change is None or directive.change.kind is not ChangeKind.ANNEAL):
+            # Nothing leads back to before an annealing any more.
+            update["plan"] = state.plan.model_copy(update={"annealing": None})
     if answer is not None:
         update["policy_state"] = answer.state
     decision = answer.decision if answer is not None else None
-    return Transition(state.model_copy(update=update), directive, decision)
+    return Transition(state.model_copy(update=update), directive, decision, report)
 
 
 def _rolled_back(state: JobState, report: Report) -> bool:
     """Whether the steps of a report are rolled back."""
     if report.outcome is Outcome.REPLACED:
         return False  # the client rolled back by itself those that were not to stay
+    if report.outcome is Outcome.REPLANNED:
+        assert report.change is not None
+        return report.change.kind is ChangeKind.UNDO_ANNEALING
     return not state.directive.phase.committed or report.outcome.rolls_back
 
 
@@ -290,4 +392,4 @@ def _stop(state: JobState, report: Report, status: Status, message: str) -> Tran
         reason=message or "the budget is spent",
     )
     update = {"status": status, "directive": directive, "lease": directive, "message": message}
-    return Transition(state.model_copy(update=update), directive)
+    return Transition(state.model_copy(update=update), directive, report=report)

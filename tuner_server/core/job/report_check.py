@@ -51,6 +51,10 @@ def _check_outcome(directive: Directive, report: Report) -> None:
         raise InvalidInputError.of("report.outcome", f"a {directive.phase} can't be reported in parts")
     if report.outcome is Outcome.UNREPEATABLE and directive.phase is not Phase.PROBE:
         raise InvalidInputError.of("report.outcome", f"a {directive.phase} is not compared with another; a probe is")
+    if report.outcome is Outcome.REPLANNED and report.change is None:
+        raise InvalidInputError.of("report.change", "missing; a replanned report says what has changed")
+    if report.outcome is Outcome.REPLANNED and directive.phase.searches:
+        raise InvalidInputError.of("report.outcome", f"a {directive.phase} goes on to its end; send the change then")
     if report.outcome is Outcome.FELL_SHORT and not directive.promise:
         raise InvalidInputError.of("report.outcome", "nothing was promised for this directive, so it can't fall short")
 
@@ -63,6 +67,7 @@ def _check_n_steps(directive: Directive, report: Report) -> None:
         Outcome.DIVERGED: (1, whole),
         Outcome.FELL_SHORT: (1, whole),
         Outcome.UNREPEATABLE: (1, whole),
+        Outcome.REPLANNED: (0, whole),
     }[report.outcome]
     if not fewest <= report.n_steps <= most:
         wanted = str(whole) if fewest == most else f"{fewest} to {most}"

@@ -25,6 +25,8 @@ class Standing(Value):
     best_validation: float | None = None
     peak_lr: float | None = None
     """The highest LR of the committed steps."""
+    present_lr: float | None = None
+    """The LR of the step after the last committed one, as its profile has it; None before the first."""
 
     @classmethod
     def of(cls, other: Standing) -> Self:
@@ -43,6 +45,7 @@ class Standing(Value):
             last_validation=validations[-1] if validations else self.last_validation,
             best_validation=_lowest(self.best_validation, *validations),
             peak_lr=_highest(self.peak_lr, None if profile is None else profile.highest_lr(report.n_steps)),
+            present_lr=self.present_lr if profile is None else profile.lr(report.n_steps),
         )
 
 

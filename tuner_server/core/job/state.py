@@ -12,8 +12,9 @@ from typing import Any, Literal
 from lrpilot.wire import unsearched
 
 from tuner_server.core.config import JobConfig, LrBounds
+from tuner_server.core.job.plan import Plan
 from tuner_server.core.job.standing import Standing
-from tuner_server.core.messages import Decision, Directive, Phase
+from tuner_server.core.messages import Decision, Directive, Phase, PlanChange, Report
 from tuner_server.core.search.prior import Prior
 
 
@@ -29,8 +30,8 @@ class Status(enum.StrEnum):
 
     @property
     def live(self) -> bool:
-        """Whether the job may still change."""
-        return bool(TRANSITIONS[self])
+        """Whether the job goes on by itself. One that has finished can be extended."""
+        return self not in _ENDS
 
 
 _ENDS = {Status.FINISHED, Status.CANCELLED, Status.FAILED}
@@ -39,7 +40,8 @@ TRANSITIONS: dict[Status, set[Status]] = {
     Status.WARM_UP: {Status.WARM_UP, Status.SEARCHING, Status.TRAINING, *_ENDS},
     Status.SEARCHING: {Status.SEARCHING, Status.WARM_UP, Status.TRAINING, *_ENDS},
     Status.TRAINING: {Status.TRAINING, Status.SEARCHING, *_ENDS},
-    Status.FINISHED: set(),
+    # Whose end is moved.
+    Status.FINISHED: {Status.SEARCHING, Status.TRAINING, Status.FINISHED},
     Status.CANCELLED: set(),
     Status.FAILED: set(),
 }
@@ -71,6 +73,10 @@ class JobState(Standing):
     first_loss: float | None = None
     """The untrained model's, or nearly: the first one that was reported."""
     wall_time_s: float = 0.0
+    plan: Plan | None = None
+    """The plan of the run since it has changed; None: that of the config."""
+    requested: PlanChange | None = None
+    """A change of the plan that waits until steps are committed."""
     policy_state: dict[str, Any] | None = None
     """The state of the policy as JSON; None: it has not started (range test)."""
     message: str = ""
@@ -93,14 +99,19 @@ class JobState(Standing):
         return unsearched.unsearched_so_far(self, trains=self.directive.phase is Phase.TRAIN)
 
     @property
+    def total_steps(self) -> int | None:
+        """Optimizer steps of the run as it is planned now, search included; None: no end is known."""
+        return self.config.total_steps if self.plan is None else self.plan.total_steps
+
+    @property
     def remaining_steps(self) -> int | None:
         """Steps that may still be run; None: no end is known."""
-        return None if self.config.total_steps is None else self.config.total_steps - self.run_steps
+        return None if self.total_steps is None else self.total_steps - self.run_steps
 
     @property
     def progress(self) -> float | None:
         """The part of the steps that were run, from 0 to 1; None: no end is known."""
-        return None if self.config.total_steps is None else self.run_steps / self.config.total_steps
+        return None if self.total_steps is None else self.run_steps / self.total_steps
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -110,3 +121,5 @@ class Transition:
     state: JobState
     directive: Directive
     decision: Decision | None = None
+    report: Report | None = None
+    """The report as it was taken: with the change that somebody had asked for meanwhile. None: a job was opened."""

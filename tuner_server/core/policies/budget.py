@@ -20,9 +20,11 @@ from __future__ import annotations
 
 import math
 
+from lrpilot.wire.rewarming import peak_of_rest
+
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.lrs import same_lr
-from tuner_server.core.messages import Candidate, Decision, Directive, Outcome, Phase, Report
+from tuner_server.core.messages import Candidate, ChangeKind, Decision, Directive, Outcome, Phase, PlanChange, Report
 from tuner_server.core.policies.base import Asking, Policy, PolicyState, Progress, Step
 from tuner_server.core.policies.budget_options import BudgetOptions
 from tuner_server.core.search.acquisition import LogExpectedImprovement, LowerConfidenceBound
@@ -34,6 +36,7 @@ from tuner_server.core.search.users_lr import toward_users
 from tuner_server.core.stages import final_decay, probe, restart
 from tuner_server.core.stages.decayed_probe import HELD_OUT, length_correction
 from tuner_server.core.stages.lessons import Lessons
+from tuner_server.core.stages.plan_change import because
 
 FEWEST_STEPS = 500
 """A shorter run has no search: it would cost more than it gains."""
@@ -143,6 +146,30 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             return (yield from self._next(BudgetState(ceiling=state.ceiling), progress))
         reason = f"joined again with {remaining} steps left, too few to search: the LR that was set, decaying"
         return self._at_set_lr(state, reason, progress)
+
+    def replan(self, state: BudgetState, change: PlanChange, progress: Progress) -> Asking[BudgetState]:
+        """The decay over what is left in the new plan: from where the run is, or from a higher LR that it rises to."""
+        if progress.present_lr is None or progress.peak_lr is None:
+            return (yield from self._replan_from_start(state, change, progress))
+        remaining = _remaining(progress)
+        if change.kind is ChangeKind.ANNEAL:
+            lr, reason = progress.present_lr, f"to zero over {remaining} steps"
+        else:
+            lr = peak_of_rest(progress.peak_lr, progress.present_lr, progress.committed_steps, remaining)
+            reason = f"on the way from the peak of {progress.peak_lr:.3g} to the new end, {remaining} steps away"
+        allowed = restart.lr_after_setbacks(lr * change.lr_factor, state.ceiling if state.restarts else None)
+        reason = f"{because(change)}: {reason}{allowed.note}"
+        decision = Decision(stage=0, lr=allowed.lr, reason=reason, lowered_by=allowed.lowered_by)
+        return self._decided(state, decision, progress, present_lr=progress.present_lr)
+
+    def _replan_from_start(self, state: BudgetState, change: PlanChange, progress: Progress) -> Asking[BudgetState]:
+        """What follows on a change before the first committed step."""
+        searches = self._worth_a_search(_remaining(progress)) and self._affords_probes(1, progress)
+        if change.kind is ChangeKind.REPLAN and searches and not state.search_ended:
+            return (yield from self._next(BudgetState(ceiling=state.ceiling), progress))
+        if not state.candidates or state.search_ended:
+            return self._at_set_lr(state, f"{because(change)}: the LR that was set, decaying", progress)
+        return (yield from self._commit(state, progress))
 
     def without_search(self, state: BudgetState, progress: Progress, reason: str) -> Step[BudgetState]:
         """The decay from the LR that was set; from a lower one after committed steps that were rolled back."""
@@ -267,7 +294,9 @@ class Budget(Policy[BudgetOptions, BudgetState]):
     def _at_set_lr(self, state: BudgetState, reason: str, progress: Progress) -> Step[BudgetState]:
         return self._decided(state, final_decay.lr_that_was_set(state, self.config.base_lr, reason), progress)
 
-    def _decided(self, state: BudgetState, decision: Decision, progress: Progress) -> Step[BudgetState]:
+    def _decided(
+        self, state: BudgetState, decision: Decision, progress: Progress, present_lr: float | None = None
+    ) -> Step[BudgetState]:
         decay = final_decay.FinalDecay(
             validates=self.config.has_validation,
             batches=self.options.batches,
@@ -275,8 +304,10 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             warmup=self.options.warmup,
             divergence_factor=self.options.divergence_factor,
         )
-        ended = state.search_ended
-        return Step(state, decay.directive(state, decision, progress.remaining_steps, search_ended=ended), decision)
+        directive = decay.directive(
+            state, decision, progress.remaining_steps, search_ended=state.search_ended, present_lr=present_lr
+        )
+        return Step(state, directive, decision)
 
 
 def _remaining(progress: Progress) -> int:

@@ -29,7 +29,7 @@ def directive(
     promise: Sequence[Bar],
     reason: str,
 ) -> Directive:
-    """All steps of a profile, which stay unless they diverge or break their promise.
+    """All steps that are left of a profile, which stay unless they diverge or break their promise.
 
     Args:
         profile: their LRs.
@@ -37,18 +37,19 @@ def directive(
         batches: where they come from.
         n_validations: evenly over the steps, the last one at their end.
         give_up_above: see `Lessons.give_up_above`.
-        promise: the bars for reports every `report_every(profile.length)` steps.
+        promise: the bars for reports every `report_every` of these steps.
         reason: why these LRs, for people.
     """
+    n_steps = profile.length - profile.offset
     return Directive(
         phase=Phase.TRAIN,
         stage=stage,
-        n_steps=profile.length,
+        n_steps=n_steps,
         profile=profile,
         batches=batches,
-        validate_at=evenly(profile.length, n_validations),
+        validate_at=evenly(n_steps, n_validations),
         give_up_above=give_up_above,
-        report_every=report_every(profile.length),
+        report_every=report_every(n_steps),
         promise=tuple(promise),
         reason=reason,
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import TypeVar
 
-from lrpilot.wire.profile import Profile, Shape
+from lrpilot.wire.profile import Shape
 
 from tuner_server.core.messages import BatchSource, Decision, Directive, Report
-from tuner_server.core.stages import committed, promise, restart
+from tuner_server.core.stages import committed, promise, restart, rewarm
 from tuner_server.core.stages.divergence import DIVERGENCE_FACTOR
 from tuner_server.core.stages.lessons import Lessons
 from tuner_server.core.stages.report_points import report_every
@@ -41,7 +41,15 @@ class FinalDecay:
     warmup: float = WARMUP
     divergence_factor: float = DIVERGENCE_FACTOR
 
-    def directive(self, state: Lessons, decision: Decision, n_steps: int | None, *, search_ended: bool) -> Directive:
+    def directive(
+        self,
+        state: Lessons,
+        decision: Decision,
+        n_steps: int | None,
+        *,
+        search_ended: bool,
+        present_lr: float | None = None,
+    ) -> Directive:
         """The decay from the LR of a decision, held to what the probes promised.
 
         Args:
@@ -49,12 +57,13 @@ class FinalDecay:
             decision: has the LR, and the reason.
             n_steps: all that is left; a job without an end has no decay to it.
             search_ended: `PolicyState.search_ended`; nothing is promised then.
+            present_lr: the LR that a run which goes on rises from; None: it begins here, or anew.
         """
         assert n_steps is not None
         warmup = int(n_steps * self.warmup)
         held_to = None if search_ended or state.restarts >= PROMISES else state.footing
         return committed.directive(
-            Profile.to_zero(self.shape, decision.lr, n_steps, warmup),
+            rewarm.to_zero(self.shape, decision.lr, n_steps, warmup=warmup, present_lr=present_lr),
             stage=0,
             batches=self.batches,
             n_validations=CHECKPOINTS if self.validates else 0,

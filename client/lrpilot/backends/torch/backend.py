@@ -95,7 +95,8 @@ class TorchBackend(Backend):
         return self._validator.loss()
 
     def begin(self, n_steps: int, limit: float = math.inf, earlier: Iterable[float] = ()) -> None:
-        """See `LossBuffer.begin`."""
+        """See `LossBuffer.begin`. After `finish` it watches the optimizers again."""
+        self._updates.watch()
         self._losses.begin(n_steps, limit, earlier)
 
     def append(self, loss: torch.Tensor | SupportsFloat) -> bool:
@@ -157,13 +158,14 @@ class TorchBackend(Backend):
             self._snapshot.load_state_dict(state["snapshot"])
 
     def finish(self) -> None:
-        """Watches the optimizers no longer."""
+        """Watches the optimizers no longer, unless the run goes on."""
         self._norms.end()
-        self._updates.close()
+        self._updates.pause()
 
     def close(self) -> None:
         """The snapshot goes with its last user."""
         self.finish()
+        self._updates.close()
 
 
 def _is_finite(loss: torch.Tensor | SupportsFloat) -> bool:

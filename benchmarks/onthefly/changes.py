@@ -1,9 +1,8 @@
-"""What can happen to a run in its middle: functions from the session before to the session after."""
+"""What can happen to a session in its middle."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 
@@ -15,17 +14,17 @@ BATCH_FACTOR = 8
 _ALPHABET_SEED = 20_260_101
 
 
-def rotate(session: Session) -> Session:
+def rotate(session: Session) -> None:
     """Turns all images by 90 degrees."""
-    return _mapped(session, rotated)
+    _map(session, rotated)
 
 
-def permute(session: Session) -> Session:
+def permute(session: Session) -> None:
     """Replaces every character by another one, as in a cipher."""
-    return _mapped(session, _permuted)
+    _map(session, _permuted)
 
 
-def enlarge_batches(session: Session) -> Session:
+def enlarge_batches(session: Session) -> None:
     """Makes batches `BATCH_FACTOR` times as large."""
     sample = session.sample
 
@@ -33,10 +32,10 @@ def enlarge_batches(session: Session) -> Session:
         draws = [sample(generator) for _ in range(BATCH_FACTOR)]
         return tuple(torch.cat(columns) for columns in zip(*draws, strict=True))
 
-    return replace(session, sample=larger)
+    session.sample = larger
 
 
-def unfreeze(session: Session) -> Session:
+def unfreeze(session: Session) -> None:
     """Lets all parameters be trained; those that were frozen have the LR of the others, in a group of their own."""
     group = {
         "params": [parameter for parameter in session.model.parameters() if not parameter.requires_grad],
@@ -44,7 +43,6 @@ def unfreeze(session: Session) -> Session:
     }
     session.model.requires_grad_(True)
     session.optimizer.add_param_group(group)
-    return session
 
 
 def rotated(batch: Batch) -> Batch:
@@ -59,11 +57,8 @@ def _permuted(batch: Batch) -> Batch:
     return alphabet[contexts], alphabet[following]
 
 
-def _mapped(session: Session, function: Callable[[Batch], Batch]) -> Session:
-    """`session` with `function` applied to all batches, those for validation too."""
+def _map(session: Session, function: Callable[[Batch], Batch]) -> None:
+    """Applies `function` to all batches, those for validation too."""
     sample = session.sample
-    return replace(
-        session,
-        sample=lambda generator: function(sample(generator)),
-        validation=[function(batch) for batch in session.validation],
-    )
+    session.sample = lambda generator: function(sample(generator))
+    session.validation = [function(batch) for batch in session.validation]

@@ -40,16 +40,27 @@ class Oracle:
 
     def run(self, workload: ChangingWorkload, trial: Trial) -> Curve:
         """Trains the second decay from the state that the first one leaves, which a process makes once."""
-        assert trial.lr is not None
         assert trial.first_lr is not None
         n_first = round(self.change * trial.n_steps)
         n_planned = round(self.planned * trial.n_steps)
         first, state = _first(workload.name, trial.first_lr, trial.seed, n_first, n_planned)
         session = workload.before.build(trial.seed)
         _restore(session, state)
-        n_second = trial.n_steps - n_first
-        rule = ShapedLr(_LINEAR, trial.lr, n_second)
-        return continued(first, n_first, lambda: train(workload.after(session), n_second, rule))
+        workload.go_on(session)
+        second = self._second_rule(trial)
+        return continued(first, n_first, lambda: train(session, second.n_steps, second))
+
+    def lr(self, trial: Trial, step: int) -> float:
+        """The LR of a step of a run."""
+        assert trial.first_lr is not None
+        n_first = round(self.change * trial.n_steps)
+        if step < n_first:
+            return ShapedLr(_LINEAR, trial.first_lr, round(self.planned * trial.n_steps)).lr(step)
+        return self._second_rule(trial).lr(step - n_first)
+
+    def _second_rule(self, trial: Trial) -> ShapedLr:
+        assert trial.lr is not None
+        return ShapedLr(_LINEAR, trial.lr, trial.n_steps - round(self.change * trial.n_steps))
 
 
 @lru_cache(maxsize=1)

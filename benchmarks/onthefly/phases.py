@@ -39,9 +39,8 @@ def train_through(workload: ChangingWorkload, rule: ShapedLr, seed: int) -> Curv
         return train(session, rule.n_steps, rule)
     n_first = change_step(rule.n_steps)
     first = train(session, n_first, rule)
-    return continued(
-        first, n_first, lambda: train(workload.after(session), rule.n_steps - n_first, _Later(rule, n_first))
-    )
+    workload.go_on(session)
+    return continued(first, n_first, lambda: train(session, rule.n_steps - n_first, _Later(rule, n_first)))
 
 
 def continued(first: Curve, n_first: int, go_on: Callable[[], Curve]) -> Curve:

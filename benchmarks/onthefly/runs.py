@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -35,20 +35,21 @@ def run(job: Job) -> Curve:
     return thinned(curve) if key.seed == DRAWN_SEED else without_course(curve)
 
 
-def run_missing(plan: Plan, load: Callable[[], Mapping[RunKey, Curve]], results: ResultFile, n_workers: int) -> None:
+def run_missing(plan: Plan, done: dict[RunKey, Curve], results: ResultFile, n_workers: int) -> None:
     """Runs all that is planned and missing, seed by seed, so that an interrupted plan has the first seeds complete.
 
     Args:
         plan: What is to be run.
-        load: Gives all finished runs.
-        results: Takes what is run, so that `load` has it afterwards.
+        done: All finished runs; those that are made are added.
+        results: Takes what is run.
         n_workers: Processes, one thread each.
     """
     for n_seeds in range(1, plan.n_seeds + 1):
         part = replace(plan, n_seeds=n_seeds)
-        while jobs := _missing(part, load()):
+        while jobs := _missing(part, done):
             for job, curve in run_in_workers("runs", jobs, run, _description, n_workers):
                 results.append(job.key, curve)
+                done[job.key] = curve
 
 
 def _missing(plan: Plan, done: Mapping[RunKey, Curve]) -> list[Job]:

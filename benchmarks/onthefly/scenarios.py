@@ -8,6 +8,8 @@ from benchmarks.onthefly.shapes import SCHEDULES
 from benchmarks.onthefly.workloads import ENLARGED, PLAIN, SHIFTED, UNFROZEN, ChangingWorkload
 
 _SCHEDULES = tuple(SCHEDULES)
+AT_THE_END = "extended at the end"
+IN_THE_MIDDLE = "extended in the middle"
 
 
 @dataclass(frozen=True)
@@ -40,45 +42,31 @@ def _open_ended(name: str, when: str, share: float) -> Scenario:
     return Scenario(f"open-ended, {name}", what, PLAIN, ("linear", "infinite", "wsd"), "linear", share)
 
 
+_CHANGED = ("oracle", *_SCHEDULES, "budget, told", "budget, not told", "budget, fresh")
 SCENARIOS: tuple[Scenario, ...] = (
-    Scenario(
-        "shift-known",
-        "The data change at half time, and the tuner is told.",
-        SHIFTED,
-        ("oracle", *_SCHEDULES),
-    ),
+    Scenario("shift-known", "The data change at half time, and the tuner is told.", SHIFTED, _CHANGED),
     Scenario(
         "shift-unknown",
         "The data change at half time, and nobody says so.",
         SHIFTED,
-        ("oracle", *_SCHEDULES),
+        ("oracle", *_SCHEDULES, "budget, not told"),
     ),
-    Scenario(
-        "batch",
-        "Batches are eight times as large from half time on.",
-        ENLARGED,
-        ("oracle", *_SCHEDULES),
-    ),
+    Scenario("batch", "Batches are eight times as large from half time on.", ENLARGED, _CHANGED),
     Scenario(
         "extend-end",
         "A run that was planned for half of the steps is over, and is extended by as many.",
         PLAIN,
-        ("oracle, extended at the end", *_SCHEDULES),
-        reference="oracle, extended at the end",
+        (f"oracle, {AT_THE_END}", *_SCHEDULES, f"budget, {AT_THE_END}", "budget, fresh at the end"),
+        reference=f"oracle, {AT_THE_END}",
     ),
     Scenario(
         "extend-middle",
-        "A run that was planned for half of the steps is extended to all of them at a quarter of them.",
+        "A run that was planned for half of the steps is extended to all of them after a quarter of them.",
         PLAIN,
-        ("oracle, extended in the middle", *_SCHEDULES),
-        reference="oracle, extended in the middle",
+        (f"oracle, {IN_THE_MIDDLE}", *_SCHEDULES, f"budget, {IN_THE_MIDDLE}", "budget, fresh in the middle"),
+        reference=f"oracle, {IN_THE_MIDDLE}",
     ),
-    Scenario(
-        "unfreeze",
-        "The backbone of a pretrained model is frozen up to half time.",
-        UNFROZEN,
-        ("oracle", *_SCHEDULES),
-    ),
+    Scenario("unfreeze", "The backbone of a pretrained model is frozen up to half time.", UNFROZEN, _CHANGED),
     _open_ended("a quarter", "a quarter of the steps", 0.25),
     _open_ended("half", "half of the steps", 0.5),
     _open_ended("all", "the last step", 1.0),

@@ -55,11 +55,13 @@ class Schedule:
 
     def run(self, workload: ChangingWorkload, trial: Trial) -> Curve:
         """Trains one run."""
-        assert trial.lr is not None
-        return train_through(workload, self.rule(trial), trial.seed)
+        return train_through(workload, self._rule(trial), trial.seed)
 
-    def rule(self, trial: Trial) -> ShapedLr:
-        """The LR of every step."""
+    def lr(self, trial: Trial, step: int) -> float:
+        """The LR of a step of a run."""
+        return self._rule(trial).lr(step)
+
+    def _rule(self, trial: Trial) -> ShapedLr:
         assert trial.lr is not None
         return ShapedLr(self.shape, trial.lr, trial.n_steps)
 

@@ -26,34 +26,35 @@ class ChangingWorkload:
         version: Raised when anything changes that changes a loss, so that stored results go stale.
         before: What is trained up to the change.
         lrs: Peak LRs for the tuned schedules, half a decade apart.
-        change: Gives the session that a run goes on in; None: nothing changes.
+        change: Changes the session of a run; None: nothing changes.
     """
 
     name: str
     version: int
     before: Workload
     lrs: tuple[float, ...]
-    change: Callable[[Session], Session] | None = None
+    change: Callable[[Session], None] | None = None
 
-    def after(self, session: Session) -> Session:
-        """The session in which the run of `session` goes on, with batches that it has not had."""
-        changed = self.change(session) if self.change else session
-        return replace(changed, data_seed=session.data_seed + _NEW_STREAM)
+    def go_on(self, session: Session) -> None:
+        """Changes the session of a run in its middle. Its batches are ones that it has not had, change or not."""
+        if self.change is not None:
+            self.change(session)
+        session.data_seed += _NEW_STREAM
 
 
 def _still(workload: Workload, lrs: slice) -> ChangingWorkload:
     return ChangingWorkload(workload.name, workload.version, workload, workload.lr_grid[lrs])
 
 
-def _changing(what: str, before: Workload, change: Callable[[Session], Session], lrs: slice) -> ChangingWorkload:
+def _changing(what: str, before: Workload, change: Callable[[Session], None], lrs: slice) -> ChangingWorkload:
     version = 100 * _VERSION + before.version
     return ChangingWorkload(f"{before.name}, {what}", version, before, before.lr_grid[lrs], change)
 
 
-# Five of seven LRs: the best ones of linear decay at 1,000 to 4,000 steps are at positions 2 to 4 on these workloads.
-_MIDDLE = slice(1, 6)
+# Four of seven LRs: the best ones of linear decay at 500 to 4,000 steps are at positions 3 and 4 on these workloads.
+_MIDDLE = slice(2, 6)
 # Where the second half wants a higher LR than the first.
-_UPPER = slice(2, 7)
+_UPPER = slice(3, 7)
 
 PLAIN = tuple(_still(STILL[name], _MIDDLE) for name in ("convnet", "mlp", "tinybatch"))
 SHIFTED = (

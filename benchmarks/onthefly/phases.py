@@ -64,6 +64,7 @@ def thinned(curve: Curve) -> Curve:
         curve,
         val_steps=curve.val_steps[last_first],
         val_losses=[float(f"{loss:.5g}") for loss in curve.val_losses[last_first]],
+        lrs=[float(f"{lr:.5g}") for lr in curve.lrs[last_first]],
         train_losses=[],
         wall_s=round(curve.wall_s, 2),
     )
@@ -71,4 +72,4 @@ def thinned(curve: Curve) -> Curve:
 
 def without_course(curve: Curve) -> Curve:
     """A curve of which only the end is known."""
-    return replace(curve, val_steps=[], val_losses=[], train_losses=[], wall_s=round(curve.wall_s, 2))
+    return replace(curve, val_steps=[], val_losses=[], train_losses=[], lrs=[], wall_s=round(curve.wall_s, 2))

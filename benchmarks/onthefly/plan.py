@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import product
 
 from benchmarks.onthefly.contestants import CONTESTANTS
 from benchmarks.onthefly.scenarios import Scenario
@@ -26,7 +27,7 @@ class Round:
     """What can be planned after some runs.
 
     Attributes:
-        keys: All runs, seed by seed, so that an interrupted plan has the first seeds complete.
+        keys: All runs, seed by seed and then contestant by contestant.
         first_lrs: The LR before the change, of runs that have one.
         by_scenario: The runs of each scenario.
         n_waiting: Sweeps that follow from runs that are not there yet, by scenario and contestant.
@@ -59,11 +60,11 @@ class Plan:
     def after(self, scores: Mapping[RunKey, float]) -> Round:
         """What can be planned when these runs are finished."""
         found = Round(by_scenario={scenario.name: {} for scenario in self.scenarios})
-        for seed in range(self.n_seeds):
-            for scenario in self.scenarios:
-                for name in scenario.contestants:
-                    for workload in scenario.workloads:
-                        self._add(found, scenario, name, workload, seed, scores)
+        n_contestants = max(len(scenario.contestants) for scenario in self.scenarios)
+        for seed, rank, scenario in product(range(self.n_seeds), range(n_contestants), self.scenarios):
+            for name in scenario.contestants[rank : rank + 1]:
+                for workload in scenario.workloads:
+                    self._add(found, scenario, name, workload, seed, scores)
         return found
 
     def _add(

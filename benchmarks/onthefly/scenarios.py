@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from benchmarks.onthefly.shapes import SCHEDULES
 from benchmarks.onthefly.workloads import ENLARGED, PLAIN, SHIFTED, UNFROZEN, ChangingWorkload
 
-_SCHEDULES = tuple(SCHEDULES)
+_OTHERS = ("wsd", "sgdr", "infinite")
 AT_THE_END = "extended at the end"
 IN_THE_MIDDLE = "extended in the middle"
 
@@ -20,7 +19,7 @@ class Scenario:
         name: Its key.
         what: What happens, in a sentence.
         workloads: What is trained.
-        contestants: Who trains it, in the order of the plots.
+        contestants: Who trains it; the first ones are run first.
         reference: The contestant that all are compared with; the best of its sweep.
         share: The length of its runs, as a share of the length that is asked for.
     """
@@ -39,31 +38,31 @@ class Scenario:
 
 def _open_ended(name: str, when: str, share: float) -> Scenario:
     what = f"The run has no planned end; it is annealed so as to be judged at {when}, against decays of that length."
-    return Scenario(f"open-ended, {name}", what, PLAIN, ("linear", "infinite", "wsd"), "linear", share)
+    return Scenario(f"open-ended, {name}", what, PLAIN, ("linear", "wsd", "infinite"), "linear", share)
 
 
-_CHANGED = ("oracle", *_SCHEDULES, "budget, told", "budget, not told", "budget, fresh")
+_CHANGED = ("oracle", "linear", "budget, told", "budget, not told", "budget, fresh", *_OTHERS)
 SCENARIOS: tuple[Scenario, ...] = (
     Scenario("shift-known", "The data change at half time, and the tuner is told.", SHIFTED, _CHANGED),
     Scenario(
         "shift-unknown",
         "The data change at half time, and nobody says so.",
         SHIFTED,
-        ("oracle", *_SCHEDULES, "budget, not told"),
+        ("oracle", "linear", "budget, not told", *_OTHERS),
     ),
     Scenario("batch", "Batches are eight times as large from half time on.", ENLARGED, _CHANGED),
     Scenario(
         "extend-end",
         "A run that was planned for half of the steps is over, and is extended by as many.",
         PLAIN,
-        (f"oracle, {AT_THE_END}", *_SCHEDULES, f"budget, {AT_THE_END}", "budget, fresh at the end"),
+        (f"oracle, {AT_THE_END}", "linear", f"budget, {AT_THE_END}", "budget, fresh at the end", *_OTHERS),
         reference=f"oracle, {AT_THE_END}",
     ),
     Scenario(
         "extend-middle",
         "A run that was planned for half of the steps is extended to all of them after a quarter of them.",
         PLAIN,
-        (f"oracle, {IN_THE_MIDDLE}", *_SCHEDULES, f"budget, {IN_THE_MIDDLE}", "budget, fresh in the middle"),
+        (f"oracle, {IN_THE_MIDDLE}", "linear", f"budget, {IN_THE_MIDDLE}", "budget, fresh in the middle", *_OTHERS),
         reference=f"oracle, {IN_THE_MIDDLE}",
     ),
     Scenario("unfreeze", "The backbone of a pretrained model is frozen up to half time.", UNFROZEN, _CHANGED),

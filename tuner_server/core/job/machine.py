@@ -12,6 +12,7 @@ Ground rules.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Generator, Iterable
 from typing import Any
 
@@ -84,7 +85,8 @@ def advance(state: JobState, report: Report) -> Transition:
 def advancing(state: JobState, report: Report) -> Generator[Query, Suggestion, Transition]:
     """What `advance` does, for whoever answers the policy's queries. Raises: as `advance`, before the first one."""
     directive = state.directive
-    reopened = state.status is Status.FINISHED and report.outcome is Outcome.REPLANNED
+    replans = report.outcome is Outcome.REPLANNED and report.change is not None
+    reopened = state.status is Status.FINISHED and replans
     if directive.phase is Phase.STOP and not reopened:
         raise PreconditionError(f"job has ended ({state.status}); no report is expected")
     if report.directive_number != directive.number:
@@ -193,7 +195,7 @@ def _progress(state: JobState, bounds: LrBounds) -> Progress:
         total_steps=state.total_steps,
         present_lr=state.present_lr,
         peak_lr=state.peak_lr,
-        best_loss=state.best_loss,
+        best_since_change=state.best_since_change,
         prior=state.prior,
         reported_steps=state.lease.n_steps - state.directive.n_steps,
     )
@@ -249,14 +251,19 @@ def _noticed(before: JobState, report: Report) -> PlanChange | None:
 
 def _replanned(state: JobState, report: Report, change: PlanChange) -> Generator[Query, Suggestion, Transition]:
     """A change of the plan takes effect: the policy's next directive in the new one, which begins at a snapshot."""
-    plan = changed(_plan(state), change, state.run_steps, state.committed_steps)
+    before = _plan(state)
+    plan = changed(before, change, state.run_steps, state.committed_steps)
     bounds = state.bounds or lr_range.blind(state.config)
     waits = None if state.requested == change else state.requested
-    state = state.model_copy(update={"plan": plan, "bounds": bounds, "requested": waits})
+    state = state.model_copy(
+        update={"plan": plan, "bounds": bounds, "requested": waits, "best_since_change": None, "since_change": 0},
+    )
     if state.remaining_steps == 0:
         return _stop(state, report, Status.FINISHED, "")
     policy = policies.make(state.config)
-    known, progress = read_state(policy, state.policy_state or {}), _progress(state, bounds)
+    granted = max((state.total_steps or 0) - max(before.total_steps or 0, state.run_steps), 0)
+    known = read_state(policy, state.policy_state or {})
+    progress = dataclasses.replace(_progress(state, bounds), granted_steps=granted)
     step = yield from answered("replan", lambda: policy.replan(known, change, progress))
     answer = checked(step, policy.state_type)
     echo = change.model_copy(update={"total_steps": plan.total_steps})

@@ -81,7 +81,7 @@ def courses(report: Report) -> Figure:
 
 
 def _drawn(scenario: Scenario) -> str:
-    """The workload whose courses are drawn: one that all lengths of the benchmark have."""
+    """The workload whose courses are drawn."""
     names = [workload.name for workload in scenario.workloads]
     return next((name for name in names if name.startswith("mlp")), names[0])
 
@@ -92,9 +92,8 @@ def _draw_course(report: Report, scenario: Scenario, standing: Standing, losses:
     for outcome in standing.outcomes:
         if (outcome.key.workload, outcome.key.seed) != (_drawn(scenario), DRAWN_SEED):
             continue
-        style = {"label": label, "color": color, "linewidth": 1.1}
-        losses.plot(outcome.curve.val_steps, outcome.curve.val_losses, **style)
-        lrs.plot(*_lrs(report, outcome), **style)
+        losses.plot(outcome.curve.val_steps, outcome.curve.val_losses, label=label, color=color, linewidth=1.1)
+        lrs.plot(*_lrs(report, outcome), label=label, color=color, linewidth=1.1)
 
 
 _COLORS = {

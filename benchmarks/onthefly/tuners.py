@@ -79,13 +79,19 @@ class Reacting(_Tuner):
 
 @dataclass(frozen=True)
 class OpenEnded(_Tuner):
-    """A tuned run without an end, which is annealed three times, and goes on from before it but for the last time."""
+    """A tuned run without an end, which is annealed three times, and goes on from before it but for the last time.
+
+    Attributes:
+        variant: The policy.
+        run_type: What keeps the run.
+    """
 
     variant: Variant
+    run_type: type[TunedRun] = TunedRun
 
     def run(self, workload: ChangingWorkload, trial: Trial) -> Curve:
         """Trains one run."""
-        run = TunedRun(self.variant, workload, trial, None)
+        run = self.run_type(self.variant, workload, trial, None)
         for end in (trial.n_steps // 4, trial.n_steps // 2, trial.n_steps):
             run.train(round((1.0 - WSD_DECAY) * end))
             n_annealing = max(1, end - run.steps)

@@ -30,7 +30,7 @@ from benchmarks.quality.contestants import CONTESTANTS as STILL
 from benchmarks.quality.results import ResultFile, RunKey
 from benchmarks.quality.scores import scores
 from benchmarks.quality.training import Curve
-from benchmarks.quality.tuners import VARIANTS
+from benchmarks.quality.tuners import Variant
 
 N_STEPS = 200
 ROTATED = WORKLOADS["mlp, rotated"]
@@ -180,17 +180,22 @@ def test_every_tuner_makes_as_many_steps_as_all_others(name: str, monkeypatch: p
 
 
 def test_an_open_ended_run_goes_on_from_before_its_annealings() -> None:
-    run_ = TunedRun(VARIANTS["autolrs"], WORKLOADS["mlp"], Trial(None, 0, N_STEPS), None)
-    run_.train(1)
-    before = run_.session.judge()
-    steps = run_.steps
-    run_.tuner.anneal(20)
-    run_.train()
-    assert run_.steps == steps + 20
-    assert run_.session.judge() != before
-    run_.undo_annealing(20)
-    assert run_.steps == steps
-    assert run_.session.judge() == before
+    ends: list[tuple[int, float]] = []
+
+    class Watched(TunedRun):
+        def train(self, until: int | None = None) -> None:
+            super().train(until)
+            ends.append((self.steps, self.session.judge()))
+
+        def undo_annealing(self, n_steps: int) -> None:
+            super().undo_annealing(n_steps)
+            assert (self.steps, self.session.judge()) == ends[-2]
+
+    options = {"tau": 20, "tau_prime": 2, "candidates": 1, "tau_max": 20}
+    open_ended = OpenEnded(Variant("autolrs", options), Watched)
+    curve = open_ended.run(WORKLOADS["mlp"], Trial(None, 0, 400))
+    assert [steps for steps, _ in ends[1::2]] == [100, 200, 400]
+    assert curve.final_val_loss == ends[-1][1] < ends[1][1]
 
 
 def test_stored_courses_keep_their_end_and_the_others_nothing_else() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -78,7 +79,7 @@ def test_a_shift_and_a_unit_of_the_losses_change_nothing(
     moved = [None if loss is None else (loss + shift) * scale for loss in losses]
     near = [
         abs(h - low - MARGIN * max(START - low, gained, 0.0)) < 1e-6
-        for h, low in zip(losses[:-1], losses[1:], strict=True)
+        for h, low in itertools.pairwise(losses)
         if h is not None and low is not None
     ]
     if not any(near):

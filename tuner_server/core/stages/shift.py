@@ -24,7 +24,7 @@ SHARE = 0.3
 """This part of all that was gained is lost. In 1,500 reports of sound runs on thirteen workloads it was 0.22 at most,
 but for batches of four, whose losses scatter so much that the other limit is the higher one."""
 SPREADS = 3.0
-"""The loss has risen by so many standard deviations of a step's; b lies one below the level, being the lowest of many."""
+"""The loss has risen by so many standard deviations of a step's; b, the lowest of many, lies one below the level."""
 QUARTERS = 4
 FEWEST = 10
 """Losses of a quarter: of fewer a median says too little."""

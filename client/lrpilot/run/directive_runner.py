@@ -151,9 +151,9 @@ class DirectiveRunner(abc.ABC):
         if (Event.CHECK in event and self._backend.diverged()) or (
             Event.VALIDATE in event and not self._validated(lease)
         ):
-            self._advance(pb.OUTCOME_DIVERGED, self._plan.waiting())
+            self._advance(pb.OUTCOME_DIVERGED)
         elif Event.END in event:
-            self._advance(pb.OUTCOME_COMPLETED, self._plan.waiting())
+            self._advance(pb.OUTCOME_COMPLETED)
         elif Event.PART in event:
             self._advance(pb.OUTCOME_PARTIAL)
         else:
@@ -196,12 +196,19 @@ class DirectiveRunner(abc.ABC):
         return [math.nan] * (done - len(losses)) + losses[max(len(losses) - done, 0) :]
 
     def _proceed(self) -> None:
-        """Asks what follows on the last report, and begins it; from where it was interrupted, if it was."""
+        """Asks what follows on the last report, and begins it; from where it was interrupted, if it was.
+
+        Changes of the plan that were asked for in a search come next, if it is over.
+        """
         if isinstance(self._due, pb.Report):
             self._due = self._session.answer(self._lease.directive, self._due, self._run_state())
         if self._due is not None:
             self._follow(self._due)
         self._due = None
+        if self._finished or self._lease.committed:
+            change = self._plan.waiting()
+            if change is not None:
+                self._change_now(change)
 
     def _fell_short(self, directive: pb.Directive, losses: Sequence[float]) -> bool:
         """Whether these committed steps did worse than was promised."""
@@ -211,7 +218,6 @@ class DirectiveRunner(abc.ABC):
 
     def _report(self, outcome: pb.Outcome.ValueType, losses: Sequence[float], note: str = "") -> pb.Report:
         return pb.Report(
-            directive_number=self._lease.directive.number,
             outcome=outcome,
             losses=losses,
             validations=self._validations,
@@ -223,7 +229,8 @@ class DirectiveRunner(abc.ABC):
     def _book(self, report: pb.Report) -> None:
         lease, record = self._lease, self._record
         start = record.committed if lease.committed else record.searched
-        self._rollback.steps_reported(stay=lease.committed and not rolls_back(report))
+        stays = lease.committed or report.outcome == pb.OUTCOME_REPLANNED
+        self._rollback.steps_reported(stay=stays and not rolls_back(report))
         booked = report
         if rolls_back(report) and not self._rollback.possible:  # nothing can be rolled back
             booked = pb.Report(losses=report.losses, validations=report.validations, outcome=pb.OUTCOME_PARTIAL)
@@ -319,6 +326,8 @@ class DirectiveRunner(abc.ABC):
         )
         if self._ranks is not None:
             self._ranks.part()
+        while (change := self._plan.waiting()) is not None:
+            self._plan.change(change, self._record.steps + self._lease.done)
         remaining = self._run_state().remaining
         if remaining is not None:
             remaining = max(remaining - self._lease.done, 0)
@@ -361,7 +370,7 @@ class DirectiveRunner(abc.ABC):
         attempt(lambda: self._set_lr(lease.lr()))
 
     def _change(self, change: pb.PlanChange) -> None:
-        """Changes the plan: at once after committed steps and after the end, else with the report on the probe.
+        """Changes the plan: at once after committed steps and after the end, else when the search is over.
 
         Raises:
             ServerError: a decision can't be had, and `strict` is set.
@@ -385,7 +394,7 @@ class DirectiveRunner(abc.ABC):
         if not self._finished:
             self._advance(pb.OUTCOME_REPLANNED, change)
             return
-        report = pb.Report(directive_number=lease.directive.number + 1, outcome=pb.OUTCOME_REPLANNED, change=change)
+        report = pb.Report(outcome=pb.OUTCOME_REPLANNED, change=change)
         self._finished = False
         self._book(report)
         self._proceed()

@@ -41,9 +41,12 @@ class ReplannableRunner(ResumableRunner):
             ServerError: a decision can't be had, and `strict` is set.
         """
         self._refuse_closed("extend")
-        if self._plan.total_steps is None:
+        planned = self._plan.latest_total_steps
+        if planned is None:
             raise ConfigError("extend: the run has no end that could be moved; `anneal(steps)` gives it one")
-        total_steps = self._plan.total_steps + _count("steps", steps)
+        total_steps = planned + _count("steps", steps)
+        if total_steps > MAX_STEPS:
+            raise ConfigError(f"steps: {steps} more than {planned}; a run has at most {MAX_STEPS} steps")
         self._change(pb.PlanChange(kind=pb.PLAN_CHANGE_KIND_EXTEND, total_steps=total_steps))
 
     def replan(self, reason: str = "", *, batch_size: int | None = None, batch_scaling: str = "sqrt") -> None:

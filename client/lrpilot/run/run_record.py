@@ -71,7 +71,8 @@ class RunRecord:
     def add(self, directive: pb.Directive, report: pb.Report) -> None:
         """Books a report on `directive`."""
         n_steps = len(report.losses)
-        if directive.phase in (pb.PHASE_PROBE, pb.PHASE_RANGE_TEST):
+        searches = directive.phase in (pb.PHASE_PROBE, pb.PHASE_RANGE_TEST)
+        if searches and report.outcome != pb.OUTCOME_REPLANNED:
             self._probes.append(probe_from_proto(directive, report, self.committed))
             self.searched += n_steps
             if report.outcome == pb.OUTCOME_UNREPEATABLE:

@@ -41,7 +41,7 @@ from tuner_server.core.messages import (
     Setback,
     Validation,
 )
-from tuner_server.rpc import convert
+from tuner_server.rpc import convert, untrusted
 from tuner_server.rpc.decision_messages import decision_to_pb
 from tuner_server.storage import Entry, StoredJob, StoredReport
 

@@ -196,19 +196,12 @@ class DirectiveRunner(abc.ABC):
         return [math.nan] * (done - len(losses)) + losses[max(len(losses) - done, 0) :]
 
     def _proceed(self) -> None:
-        """Asks what follows on the last report, and begins it; from where it was interrupted, if it was.
-
-        Changes of the plan that were asked for in a search come next, if it is over.
-        """
+        """Asks what follows on the last report, and begins it; from where it was interrupted, if it was."""
         if isinstance(self._due, pb.Report):
             self._due = self._session.answer(self._lease.directive, self._due, self._run_state())
         if self._due is not None:
             self._follow(self._due)
         self._due = None
-        if self._finished or self._lease.committed:
-            change = self._plan.waiting()
-            if change is not None:
-                self._change_now(change)
 
     def _fell_short(self, directive: pb.Directive, losses: Sequence[float]) -> bool:
         """Whether these committed steps did worse than was promised."""
@@ -235,6 +228,8 @@ class DirectiveRunner(abc.ABC):
         if rolls_back(report) and not self._rollback.possible:  # nothing can be rolled back
             booked = pb.Report(losses=report.losses, validations=report.validations, outcome=pb.OUTCOME_PARTIAL)
         record.add(lease.directive, booked)
+        if report.HasField("change"):
+            record.replan(report.change, self._plan.total_steps)
         self._due = report
         lease.expire()
         self._on_reported(lease.directive, report, start)
@@ -242,6 +237,8 @@ class DirectiveRunner(abc.ABC):
     def _follow(self, directive: pb.Directive) -> None:
         """Begins a directive. The order is part of the contract: restore, snapshot, then the LR."""
         self._plan.follow(directive)
+        if directive.HasField("change") and directive.change.origin != pb.PLAN_CHANGE_ORIGIN_CLIENT:
+            self._record.replan(directive.change, self._plan.total_steps)
         restored = directive.restore
         if restored:
             directive = self._go_back(directive)
@@ -326,8 +323,6 @@ class DirectiveRunner(abc.ABC):
         )
         if self._ranks is not None:
             self._ranks.part()
-        while (change := self._plan.waiting()) is not None:
-            self._plan.change(change, self._record.steps + self._lease.done)
         remaining = self._run_state().remaining
         if remaining is not None:
             remaining = max(remaining - self._lease.done, 0)
@@ -368,36 +363,6 @@ class DirectiveRunner(abc.ABC):
         attempt(lambda: self._backend.begin(lease.directive.n_steps))
         begin_measuring(self._backend, lease.directive, lease.directive.n_steps)
         attempt(lambda: self._set_lr(lease.lr()))
-
-    def _change(self, change: pb.PlanChange) -> None:
-        """Changes the plan: at once after committed steps and after the end, else when the search is over.
-
-        Raises:
-            ServerError: a decision can't be had, and `strict` is set.
-        """
-        self._catch_up()
-        if not self._finished and not self._lease.committed:
-            self._plan.wait(change)
-            return
-        self._guarded(lambda: self._change_now(change))
-
-    def _change_now(self, change: pb.PlanChange) -> None:
-        lease, steps = self._lease, self._record.steps + (0 if self._finished else self._lease.done)
-        if isinstance(lease, Coasting):
-            self._settle()
-            self._plan.change(change, steps)
-            remaining = self._run_state().remaining
-            self._finished = False
-            self._coast_along(None if remaining == 0 else Coasting.over(remaining, self._run_state().lr))
-            return
-        self._plan.change(change, steps)
-        if not self._finished:
-            self._advance(pb.OUTCOME_REPLANNED, change)
-            return
-        report = pb.Report(outcome=pb.OUTCOME_REPLANNED, change=change)
-        self._finished = False
-        self._book(report)
-        self._proceed()
 
     def _finish(self) -> None:
         self._finished = True

@@ -8,14 +8,10 @@ from lrpilot.run.coasting import Coasting
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.limits import MAX_STEPS
 from lrpilot.wire.plan_change import BatchScaling
+from lrpilot.wire.plan_change_proto import SCALINGS
 
 MAX_REASON = 500
 """The most characters of a reason that are sent."""
-_SCALINGS = {
-    BatchScaling.SQRT: pb.BATCH_SCALING_SQRT,
-    BatchScaling.LINEAR: pb.BATCH_SCALING_LINEAR,
-    BatchScaling.NONE: pb.BATCH_SCALING_NONE,
-}
 
 
 class ReplannableRunner(ResumableRunner):
@@ -72,7 +68,7 @@ class ReplannableRunner(ResumableRunner):
         change = pb.PlanChange(
             kind=pb.PLAN_CHANGE_KIND_REPLAN,
             reason=str(reason)[:MAX_REASON],
-            batch_scaling=_SCALINGS[BatchScaling(batch_scaling)],
+            batch_scaling=SCALINGS[BatchScaling(batch_scaling)],
         )
         if batch_size is not None:
             new, old = _count("batch_size", batch_size), self._plan.batch_size or self._position.batch_size

@@ -12,8 +12,9 @@ from lrpilot.schedule.schedule import Schedule
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire import schedule_file
 from lrpilot.wire.directives import phase_from_proto, rolls_back
+from lrpilot.wire.plan_change_proto import kind_from_proto, origin_from_proto
 from lrpilot.wire.profile_proto import profile_from_proto
-from lrpilot.wire.schedule_data import Probe, Segment, Validation
+from lrpilot.wire.schedule_data import Probe, Replan, Segment, Validation
 
 
 class RunRecord:
@@ -26,6 +27,7 @@ class RunRecord:
         self._losses = array.array("f")  # as on the wire; a long run has millions
         self._validations: list[Validation] = []
         self._probes: list[Probe] = []
+        self._replans: list[Replan] = []
         self._mark = 0
         self.searched = 0
         """Steps that were rolled back."""
@@ -68,6 +70,11 @@ class RunRecord:
         """The client took its snapshot here."""
         self._mark = self.committed
 
+    def replan(self, change: pb.PlanChange, total_steps: int | None) -> None:
+        """Books a change of the plan, by which the run has so many steps; None: no end is known."""
+        kind, origin = kind_from_proto(change.kind), origin_from_proto(change.origin)
+        self._replans.append(Replan(self.committed, kind, origin, total_steps, change.reason))
+
     def add(self, directive: pb.Directive, report: pb.Report) -> None:
         """Books a report on `directive`."""
         n_steps = len(report.losses)
@@ -100,6 +107,7 @@ class RunRecord:
             probes=tuple(self._probes),
             unsearched=self.unsearched,
             unrepeatable=self.unrepeatable,
+            replans=tuple(self._replans),
         )
 
     def _append(self, segment: Segment) -> None:
@@ -120,6 +128,7 @@ class RunRecord:
         self.searched += self.committed + n_steps - kept
         del self._losses[kept:]
         self._validations = [v for v in self._validations if v.step <= kept]
+        self._replans = [dataclasses.replace(each, step=min(each.step, kept)) for each in self._replans]
 
     def state_dict(self) -> dict[str, Any]:
         """What has been done, as plain values."""
@@ -133,5 +142,6 @@ class RunRecord:
         self._losses = array.array("f", schedule.losses)
         self._validations = list(schedule.validations)
         self._probes = list(schedule.probes)
+        self._replans = list(schedule.replans)
         self._mark, self.searched = state["mark"], state["searched"]
         self.unsearched, self.unrepeatable = schedule.unsearched, schedule.unrepeatable

@@ -14,7 +14,7 @@ from lrpilot.errors import RefusedError, ServerError
 from lrpilot.session import directive_check
 from lrpilot.transport.base import Transport
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.directives import rest_of, rolls_back
+from lrpilot.wire.directives import overlooked, rest_of, rolls_back
 
 FORKED = "FAILED_PRECONDITION"
 """The status of calls over a connection that another process has made."""
@@ -41,7 +41,6 @@ class Outbox:
         self._delivered: list[pb.Report] = []
         self._waiting: collections.deque[pb.Report] = collections.deque()
         self._rewind = False
-        self._unheard: pb.PlanChange | None = None
         self.job_id = ""
         """The server's name of the job; empty until it is open."""
         self.outstanding = pb.Directive()
@@ -77,18 +76,6 @@ class Outbox:
         report.directive_number = self.outstanding.number + len(self._waiting)
         self._waiting.append(report)
 
-    def answer(self) -> pb.Directive:
-        """The answer to the last report, with what an earlier one has changed in the plan that the run has not heard of."""
-        answer = pb.Directive()
-        answer.CopyFrom(self.outstanding)
-        if self._unheard is not None and not answer.HasField("change"):
-            answer.change.CopyFrom(_as_an_end(self._unheard))
-        return answer
-
-    def heard(self) -> None:
-        """The run follows the answer."""
-        self._unheard = None
-
     def deliver(self, timeout_s: float) -> None:
         """Delivers all that waits; `outstanding` is then the answer to the last one.
 
@@ -113,13 +100,12 @@ class Outbox:
             report, before = self._waiting[0], self.outstanding
             self.outstanding = answer = self._advance(report, timeout_s)
             delivered = self._waiting.popleft()
-            if _asked_at_the_server(answer) and not delivered.HasField("change"):
+            repeated = overlooked(before, delivered)
+            if _asked_at_the_server(answer) and not (delivered.HasField("change") or repeated):
                 # A server that has lost the job does not know of it: it is told it with this report.
                 delivered = pb.Report.FromString(delivered.SerializeToString())
                 delivered.change.CopyFrom(_as_it_was_asked(answer.change))
             self._delivered.append(delivered)
-            if answer.HasField("change"):
-                self._unheard = answer.change
             if self._waiting and (answer.HasField("change") or delivered.HasField("replacement")):
                 self._replace_waiting(_profile_after(before, delivered))
 
@@ -183,7 +169,6 @@ class Outbox:
             "outstanding": self.outstanding.SerializeToString() or None,
             "delivered": [report.SerializeToString() for report in self._delivered],
             "waiting": [report.SerializeToString() for report in self._waiting],
-            "unheard": None if self._unheard is None else self._unheard.SerializeToString(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], timeout_s: float) -> None:
@@ -194,7 +179,6 @@ class Outbox:
         self.outstanding = pb.Directive.FromString(state["outstanding"] or b"")
         self._delivered = [pb.Report.FromString(each) for each in state["delivered"]]
         self._waiting = collections.deque(pb.Report.FromString(each) for each in state["waiting"])
-        self._unheard = None if state["unheard"] is None else pb.PlanChange.FromString(state["unheard"])
         self._rewind = bool(self.job_id)
         if stray and stray != self.job_id:
             request = pb.CancelJobRequest(job_id=stray, reason=f"its run goes on as job {self.job_id}")
@@ -241,14 +225,6 @@ def _as_it_was_asked(change: pb.PlanChange) -> pb.PlanChange:
     if change.kind != pb.PLAN_CHANGE_KIND_EXTEND:
         asked.ClearField("total_steps")
     return asked
-
-
-def _as_an_end(change: pb.PlanChange) -> pb.PlanChange:
-    """What is left of a change for a run that has gone on meanwhile: where it ends."""
-    end = pb.PlanChange(kind=pb.PLAN_CHANGE_KIND_EXTEND, origin=change.origin, reason=change.reason)
-    if change.HasField("total_steps"):
-        end.total_steps = change.total_steps
-    return end
 
 
 def _asked_at_the_server(answer: pb.Directive) -> bool:

@@ -187,12 +187,12 @@ class Session:
 
     def _outstanding(self, run_state: RunState, *, rolled_back: bool) -> pb.Directive:
         """The server's last answer. Raises: ProtocolError: it can't be carried out where the run is."""
-        answer = self._outbox.answer()
+        answer = pb.Directive()
+        answer.CopyFrom(self._outbox.outstanding)
         run_state = _in_plan(answer, run_state)
         directive_check.check_in_place(answer, run_state, rolled_back=rolled_back)
         # What is not to stay goes back, whether the server thinks of it or not.
         answer.restore = rolled_back and run_state.held
-        self._outbox.heard()
         return answer
 
     def _timed(self, call: Any, timeout_s: float) -> Any:
@@ -249,7 +249,7 @@ class Session:
             if _lasts(error) or self._patience_s <= 0:
                 self._give_up(error)
             return alone.directive
-        if answer.phase == pb.PHASE_STOP and run_state.remaining != 0:
+        if answer.phase == pb.PHASE_STOP and _in_plan(answer, run_state).remaining != 0:
             self._give_up(answer.reason)
             return alone.directive
         self._alone = None
@@ -266,7 +266,10 @@ class Session:
         outstanding = self._outbox.outstanding
         if outstanding.phase == pb.PHASE_STOP:
             # What it would have rolled back is not there any more.
-            return pb.Directive(number=outstanding.number, phase=pb.PHASE_STOP, reason=outstanding.reason)
+            stop = pb.Directive()
+            stop.CopyFrom(outstanding)
+            stop.restore = False
+            return stop
         while self._untold:
             self._outbox.add(self._untold.pop(0))
             self._timed(self._outbox.deliver, PART_TIMEOUT_S)

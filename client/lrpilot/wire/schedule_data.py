@@ -7,6 +7,7 @@ import dataclasses
 
 from lrpilot.errors import ScheduleError
 from lrpilot.wire.phase import Phase
+from lrpilot.wire.plan_change import ChangeKind, ChangeOrigin
 from lrpilot.wire.profile import Profile
 
 
@@ -68,6 +69,25 @@ class Probe:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Replan:
+    """A change of the plan of a run.
+
+    Attributes:
+        step: committed steps before it.
+        kind: what changed.
+        origin: who asked for it.
+        total_steps: the optimizer steps of the run from then on, search included; None: no end was known.
+        reason: why, for people.
+    """
+
+    step: int
+    kind: ChangeKind
+    origin: ChangeOrigin
+    total_steps: int | None = None
+    reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class ScheduleData:
     """LRs of the committed steps, with the evidence.
 
@@ -76,7 +96,7 @@ class ScheduleData:
         name: the user's name for the job.
         policy: what decided.
         base_lrs: LRs of the parameter groups as the user set them, the first group's first.
-        total_steps: the optimizer steps that were promised, search included; None: no end was given.
+        total_steps: the optimizer steps of the run as it was planned at last, search included; None: no end was known.
         segments: cover the committed steps from 0 on with no gap.
         losses: of the committed steps from 0 on; may end before the last, or be empty.
         validations: of the committed steps, ascending.
@@ -84,6 +104,7 @@ class ScheduleData:
         unsearched: whether the run was too short for a search, so that it had the LR that was set.
         unrepeatable: what was seen where a rollback was not complete, after which there was no search and the LR was
             the one that was set; empty: nothing.
+        replans: the changes of the plan, oldest first.
     """
 
     job_id: str
@@ -97,6 +118,7 @@ class ScheduleData:
     probes: tuple[Probe, ...] = ()
     unsearched: bool = False
     unrepeatable: str = ""
+    replans: tuple[Replan, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuses a schedule with a gap.

@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 
 from lrpilot.errors import ScheduleError
 from lrpilot.wire.phase import Phase
+from lrpilot.wire.plan_change import ChangeKind, ChangeOrigin
 from lrpilot.wire.profile import Profile, Shape
-from lrpilot.wire.schedule_data import Probe, ScheduleData, Segment, Validation
+from lrpilot.wire.schedule_data import Probe, Replan, ScheduleData, Segment, Validation
 
 S = TypeVar("S", bound=ScheduleData)
 
@@ -79,6 +80,7 @@ def _schedule(document: dict[str, Any], kind: type[S]) -> S:
         # Which files of earlier releases don't have.
         unsearched=bool(document.get("unsearched", False)),
         unrepeatable=str(document.get("unrepeatable", "")),
+        replans=tuple(map(_replan, document.get("replans", ()))),
     )
 
 
@@ -102,6 +104,17 @@ def _probe(document: dict[str, Any]) -> Probe:
         losses=_floats(document["losses"]),
         validations=_validations(document["validations"]),
         diverged=bool(document["diverged"]),
+    )
+
+
+def _replan(document: dict[str, Any]) -> Replan:
+    total_steps = document["total_steps"]
+    return Replan(
+        step=int(document["step"]),
+        kind=ChangeKind(document["kind"]),
+        origin=ChangeOrigin(document["origin"]),
+        total_steps=None if total_steps is None else int(total_steps),
+        reason=str(document["reason"]),
     )
 
 

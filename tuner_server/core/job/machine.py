@@ -194,6 +194,7 @@ def _progress(state: JobState, bounds: LrBounds) -> Progress:
         present_lr=state.present_lr,
         peak_lr=state.peak_lr,
         best_loss=state.best_loss,
+        wall_time_s=state.wall_time_s,
         prior=state.prior,
         reported_steps=state.lease.n_steps - state.directive.n_steps,
     )
@@ -210,10 +211,10 @@ def _next(before: JobState, state: JobState, report: Report) -> Generator[Query,
         return (yield from _replanned(state, report, change))
     if change is not None:
         state = state.model_copy(update={"requested": change})
+    noticed = _noticed(before, report) if change is None and state.remaining_steps != 0 else None
+    if noticed is not None:
+        return (yield from _replanned(state, report, noticed))
     if report.outcome is Outcome.PARTIAL:
-        noticed = _noticed(before, report)
-        if noticed is not None:
-            return (yield from _replanned(state, report, noticed))
         rest = before.directive.after(report.n_steps).model_copy(update={"number": before.directive.number + 1})
         return Transition(state.model_copy(update={"directive": rest}), rest, report=report)
     if state.remaining_steps == 0 and change is None:
@@ -236,9 +237,9 @@ def _in_model(directive: Directive, report: Report) -> bool:
 
 
 def _noticed(before: JobState, report: Report) -> PlanChange | None:
-    """What a part of committed steps tells the policy; `before` it."""
-    if before.bounds is None:
-        return None  # the warm-up before a policy has begun
+    """What sound committed steps tell the policy, a part of a directive or the last of it; `before` them."""
+    if before.bounds is None or not _in_model(before.directive, report) or report.replacement is not None:
+        return None  # the client's own steps, or the warm-up before a policy has begun, too
     policy = policies.make(before.config)
     state = read_state(policy, before.policy_state or {})
     progress = _progress(before, before.bounds)

@@ -18,7 +18,7 @@ from lrpilot.wire.rewarming import peak_of_rest
 
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.lrs import same_lr
-from tuner_server.core.messages import ChangeKind, Decision, Directive, Outcome, Phase, PlanChange, Report
+from tuner_server.core.messages import ChangeKind, Decision, Directive, Phase, PlanChange, Report
 from tuner_server.core.policies.base import Asking, Policy, PolicyState, Progress, Step
 from tuner_server.core.policies.budget_options import BudgetOptions
 from tuner_server.core.search.head_start import FIRST_CANDIDATES
@@ -99,10 +99,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         """The next candidate, or the decay; if that diverges or falls short, the decay from a lower LR."""
         if directive.phase is not Phase.PROBE:
             return self._restart(state, directive, report, progress)
-        if report.outcome is Outcome.DIVERGED:
-            candidate = probe.diverged(directive, report, progress.first_loss)
-        else:
-            candidate = probe.measured(directive, report, self._probes.held_out)
+        candidate = self._probes.judged(directive, report, progress.first_loss)
         state = state.taught(candidate.lr, report, candidate.forecast)
         state = state.model_copy(update={"candidates": (*state.candidates, candidate)})
         return (yield from self._next(state, progress))

@@ -405,6 +405,7 @@ class DirectiveRunner(abc.ABC):
             warm=record.committed > 0,
             held=self._rollback.possible,
             steps=record.steps,
+            granted=self._plan.granted,
             peak=record.peak_lr,
         ).planned(self._plan.total_steps)
 

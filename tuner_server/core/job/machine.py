@@ -12,6 +12,7 @@ Ground rules.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Generator, Iterable
 from typing import Any
 
@@ -21,6 +22,7 @@ from tuner_server.core.errors import InvalidInputError, PolicyError, Preconditio
 from tuner_server.core.faults import described, guarded
 from tuner_server.core.job.plan import Plan, changed
 from tuner_server.core.job.plan import check as check_change
+from tuner_server.core.job.progress import progress_at_start, progress_of
 from tuner_server.core.job.report_check import check_replacement, check_report
 from tuner_server.core.job.standing import Standing
 
@@ -84,7 +86,8 @@ def advance(state: JobState, report: Report) -> Transition:
 def advancing(state: JobState, report: Report) -> Generator[Query, Suggestion, Transition]:
     """What `advance` does, for whoever answers the policy's queries. Raises: as `advance`, before the first one."""
     directive = state.directive
-    reopened = state.status is Status.FINISHED and report.outcome is Outcome.REPLANNED
+    replans = report.outcome is Outcome.REPLANNED and report.change is not None
+    reopened = state.status is Status.FINISHED and replans
     if directive.phase is Phase.STOP and not reopened:
         raise PreconditionError(f"job has ended ({state.status}); no report is expected")
     if report.directive_number != directive.number:
@@ -156,7 +159,7 @@ def _created(config: JobConfig, prior: Prior | None) -> Transition:
         directive = lr_range.directive(config)
         return _issue(_opened(config, prior, directive), None, directive, None)
     bounds = config.lr_bounds or lr_range.blind(config)
-    step = run(answered("start", lambda: policy.start(_progress_at_start(config, prior, bounds))))
+    step = run(answered("start", lambda: policy.start(progress_at_start(config, prior, bounds))))
     answer = checked(step, policy.state_type)
     opened = _opened(config, prior, answer.directive).model_copy(update={"bounds": bounds})
     return _issue(opened, None, answer.directive, answer)
@@ -165,39 +168,6 @@ def _created(config: JobConfig, prior: Prior | None) -> Transition:
 def _opened(config: JobConfig, prior: Prior | None, directive: Directive) -> JobState:
     """The state of a new job whose first directive is still to be completed and checked."""
     return JobState(config=config, prior=prior, status=Status.SEARCHING, directive=directive, lease=directive)
-
-
-def _progress_at_start(config: JobConfig, prior: Prior | None, bounds: LrBounds) -> Progress:
-    """Where a job is whose policy starts with the first directive."""
-    return Progress(
-        committed_steps=0,
-        search_steps=0,
-        remaining_steps=config.total_steps,
-        bounds=bounds,
-        first_loss=None,
-        last_loss=None,
-        total_steps=config.total_steps,
-        prior=prior,
-    )
-
-
-def _progress(state: JobState, bounds: LrBounds) -> Progress:
-    return Progress(
-        committed_steps=state.committed_steps,
-        search_steps=state.search_steps,
-        remaining_steps=state.remaining_steps,
-        bounds=bounds,
-        first_loss=state.first_loss,
-        last_loss=state.last_loss,
-        stage=state.directive.stage,
-        total_steps=state.total_steps,
-        present_lr=state.present_lr,
-        peak_lr=state.peak_lr,
-        best_loss=state.best_loss,
-        wall_time_s=state.wall_time_s,
-        prior=state.prior,
-        reported_steps=state.lease.n_steps - state.directive.n_steps,
-    )
 
 
 def _plan(state: JobState) -> Plan:
@@ -242,7 +212,7 @@ def _noticed(before: JobState, report: Report) -> PlanChange | None:
         return None  # the client's own steps, or the warm-up before a policy has begun, too
     policy = policies.make(before.config)
     state = read_state(policy, before.policy_state or {})
-    progress = _progress(before, before.bounds)
+    progress = progress_of(before, before.bounds)
     with guarded("`noticed`"):
         change = policy.noticed(state, before.lease, report, progress)
     return None if change is None else change.model_copy(update={"origin": ChangeOrigin.POLICY})
@@ -250,14 +220,19 @@ def _noticed(before: JobState, report: Report) -> PlanChange | None:
 
 def _replanned(state: JobState, report: Report, change: PlanChange) -> Generator[Query, Suggestion, Transition]:
     """A change of the plan takes effect: the policy's next directive in the new one, which begins at a snapshot."""
-    plan = changed(_plan(state), change, state.run_steps, state.committed_steps)
+    before = _plan(state)
+    plan = changed(before, change, state.run_steps, state.committed_steps)
     bounds = state.bounds or lr_range.blind(state.config)
     waits = None if state.requested == change else state.requested
-    state = state.model_copy(update={"plan": plan, "bounds": bounds, "requested": waits})
+    state = state.model_copy(
+        update={"plan": plan, "bounds": bounds, "requested": waits, "best_since_change": None, "since_change": 0},
+    )
     if state.remaining_steps == 0:
-        return _stop(state, report, Status.FINISHED, "")
+        return _stop(state, report, Status.FINISHED, "", change.model_copy(update={"total_steps": plan.total_steps}))
     policy = policies.make(state.config)
-    known, progress = read_state(policy, state.policy_state or {}), _progress(state, bounds)
+    granted = max((state.total_steps or 0) - max(before.total_steps or 0, state.run_steps), 0)
+    known = read_state(policy, state.policy_state or {})
+    progress = dataclasses.replace(progress_of(state, bounds), granted_steps=granted)
     step = yield from answered("replan", lambda: policy.replan(known, change, progress))
     answer = checked(step, policy.state_type)
     echo = change.model_copy(update={"total_steps": plan.total_steps})
@@ -270,7 +245,7 @@ def _ask_policy(state: JobState, report: Report) -> Generator[Query, Suggestion,
     policy = policies.make(state.config)
     bounds = _bounds(state, report)
     state = state.model_copy(update={"bounds": bounds})
-    progress = _progress(state, bounds)
+    progress = progress_of(state, bounds)
     step = yield from _step(policy, state, report, progress)
     return state, checked(step, policy.state_type)
 
@@ -382,14 +357,17 @@ def _rolled_back(state: JobState, report: Report) -> bool:
     return not state.directive.phase.committed or report.outcome.rolls_back
 
 
-def _stop(state: JobState, report: Report, status: Status, message: str) -> Transition:
-    """Issues the last directive."""
+def _stop(
+    state: JobState, report: Report, status: Status, message: str, change: PlanChange | None = None
+) -> Transition:
+    """Issues the last directive; with the change of the plan that has led to it, if one has."""
     directive = Directive(
         number=state.directive.number + 1,
         phase=Phase.STOP,
         stage=state.directive.stage,
         n_steps=0,
         restore=_rolled_back(state, report),
+        change=change,
         reason=message or "the budget is spent",
     )
     update = {"status": status, "directive": directive, "lease": directive, "message": message}

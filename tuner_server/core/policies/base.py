@@ -61,6 +61,9 @@ class Progress:
     """The first loss of all: nearly the untrained model's."""
     last_loss: float | None
     """The mean of the last committed losses; None before the first."""
+    granted_steps: int = 0
+    """How many of the remaining steps a change of the plan has added, where `replan` is asked; a run without an end had
+    none before."""
     stage: int = -1
     """The stage of the directive that has ended; -1: before the first."""
     total_steps: int | None = None
@@ -69,8 +72,8 @@ class Progress:
     """The LR of the step after the last committed one, as its profile has it; None before the first."""
     peak_lr: float | None = None
     """The highest LR of the committed steps; None before the first."""
-    best_loss: float | None = None
-    """The lowest mean of ten committed losses in a row; None before there are so many."""
+    best_since_change: float | None = None
+    """The lowest mean of ten committed losses in a row since the plan changed last; None before there are so many."""
     wall_time_s: float = 0.0
     """How long the reported steps took, search included."""
     prior: Prior | None = None

@@ -22,22 +22,31 @@ from tuner_server.core.messages import ChangeKind, Decision, Directive, Phase, P
 from tuner_server.core.policies.base import Asking, Policy, PolicyState, Progress, Step
 from tuner_server.core.policies.budget_options import BudgetOptions
 from tuner_server.core.search.head_start import FIRST_CANDIDATES
-from tuner_server.core.search.opening import Opening, OpeningState, Trial
+from tuner_server.core.search.opening import Opening, OpeningState
 from tuner_server.core.search.prior import Optimum
 from tuner_server.core.search.users_lr import toward_users
+from tuner_server.core.search.veto import Veto
 from tuner_server.core.stages import final_decay, probe, restart
-from tuner_server.core.stages.decayed_probe import HELD_OUT, length_correction
+from tuner_server.core.stages.decayed_probe import HELD_OUT, MAX_PROBE, MIN_PROBE, length_correction
 from tuner_server.core.stages.lessons import Lessons
 from tuner_server.core.stages.plan_change import because
+from tuner_server.core.stages.shift import SETTLED, shifted
 
 FEWEST_STEPS = 500
 """A shorter run has no search: it would cost more than it gains."""
+SECOND_PROBE_SHARE = 0.025
+"""Steps of a probe after a change, as a part of those that are left; within the limits of the first search's."""
 LARGEST_SEARCH_SHARE = 0.2
 """A search that threatens to take more of the budget ends."""
 
 
 class BudgetState(OpeningState, Lessons, PolicyState):
     """Between two directives."""
+
+    stage: int = 0
+    """It counts the plans of the run."""
+    veto: Veto | None = None
+    """The look at lower LRs after a change; None: there is none, and the search at the start is meant."""
 
 
 class Budget(Policy[BudgetOptions, BudgetState]):
@@ -59,8 +68,15 @@ class Budget(Policy[BudgetOptions, BudgetState]):
 
     @property
     def _probes(self) -> probe.ProbePlan:
+        """Each probe of the search at the start."""
+        return self._probes_of(self.options.probe_length(self._total))
+
+    def _plan_of(self, state: BudgetState) -> probe.ProbePlan:
+        """Each probe of the search that is under way."""
+        return self._probes if state.veto is None else self._probes_of(state.veto.probe_steps)
+
+    def _probes_of(self, n: int) -> probe.ProbePlan:
         """Each probe: n steps, then some held-out batches unless a validation judges it."""
-        n = self.options.probe_length(self._total)
         return probe.ProbePlan(
             moving_steps=n,
             held_out=0 if self.config.has_validation else min(HELD_OUT, n // 2),
@@ -99,13 +115,18 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         """The next candidate, or the decay; if that diverges or falls short, the decay from a lower LR."""
         if directive.phase is not Phase.PROBE:
             return self._restart(state, directive, report, progress)
-        candidate = self._probes.judged(directive, report, progress.first_loss)
+        candidate = self._plan_of(state).judged(directive, report, progress.first_loss)
         state = state.taught(candidate.lr, report, candidate.forecast)
         state = state.model_copy(update={"candidates": (*state.candidates, candidate)})
+        if state.veto is not None:
+            return self._look_further(state, state.veto, progress)
         return (yield from self._next(state, progress))
 
     def rejoin(self, state: BudgetState, progress: Progress) -> Asking[BudgetState]:
         """Commits the best candidate so far; without one, searches if enough is left, or decays from the LR set."""
+        if state.stage and progress.present_lr is not None:
+            reason = f"joined again: from {progress.present_lr:.3g} to zero over what is left"
+            return self._go_on(state.model_copy(update={"veto": None}), progress.present_lr, reason, progress)
         if not state.lost:
             return (yield from self._commit(state, progress))
         remaining = _remaining(progress)
@@ -115,28 +136,85 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         return self._at_set_lr(state, reason, progress)
 
     def replan(self, state: BudgetState, change: PlanChange, progress: Progress) -> Asking[BudgetState]:
-        """The decay over what is left in the new plan: from where the run is, or from a higher LR that it rises to."""
+        """The decay over what is left in the new plan; after a change of the data or the model, a search before it."""
+        state = state.model_copy(update={"stage": state.stage + 1, "veto": None})
         if progress.present_lr is None or progress.peak_lr is None:
             return (yield from self._replan_from_start(state, change, progress))
         remaining = _remaining(progress)
-        if change.kind is ChangeKind.ANNEAL:
-            lr, reason = progress.present_lr, f"to zero over {remaining} steps"
-        else:
-            lr = peak_of_rest(progress.peak_lr, progress.present_lr, progress.committed_steps, remaining)
-            reason = f"on the way from the peak of {progress.peak_lr:.3g} to the new end, {remaining} steps away"
-        allowed = restart.lr_after_setbacks(lr * change.lr_factor, state.ceiling if state.restarts else None)
-        reason = f"{because(change)}: {reason}{allowed.note}"
-        decision = Decision(stage=0, lr=allowed.lr, reason=reason, lowered_by=allowed.lowered_by)
-        return self._decided(state, decision, progress, present_lr=progress.present_lr)
+        match change.kind:
+            case ChangeKind.REPLAN:
+                return self._look_down(state, change, progress, progress.peak_lr * change.lr_factor)
+            case ChangeKind.EXTEND:
+                granted = progress.granted_steps
+                lr = peak_of_rest(progress.peak_lr, progress.present_lr, progress.committed_steps, remaining, granted)
+            case ChangeKind.ANNEAL | ChangeKind.UNDO_ANNEALING:
+                lr = progress.present_lr
+        reason = f"{because(change)}: from {lr:.3g} to zero over the {remaining} steps that are left"
+        return self._go_on(state, lr, reason, progress)
+
+    def noticed(
+        self, state: BudgetState, directive: Directive, report: Report, progress: Progress
+    ) -> PlanChange | None:
+        """A search in other data, where the losses have left what they were (`stages.shift`)."""
+        best = progress.best_since_change
+        start = progress.first_loss if state.footing is None else state.footing.start_loss
+        settled = progress.reported_steps >= max(self.options.warmup, SETTLED) * directive.n_steps
+        if best is None or start is None or state.search_ended or not settled:
+            return None
+        level = shifted(report.losses, best, start)
+        if level is None:
+            return None
+        n_steps = report.n_steps
+        reason = f"over {n_steps} steps the loss stayed at {level:.4g} or above, after {best:.4g} at best"
+        return PlanChange(kind=ChangeKind.REPLAN, reason=reason)
 
     def _replan_from_start(self, state: BudgetState, change: PlanChange, progress: Progress) -> Asking[BudgetState]:
         """What follows on a change before the first committed step."""
         searches = self._worth_a_search(_remaining(progress)) and self._affords_probes(1, progress)
         if change.kind is ChangeKind.REPLAN and searches and not state.search_ended:
-            return (yield from self._next(BudgetState(ceiling=state.ceiling), progress))
+            return (yield from self._next(BudgetState(ceiling=state.ceiling, stage=state.stage), progress))
         if not state.candidates or state.search_ended:
             return self._at_set_lr(state, f"{because(change)}: the LR that was set, decaying", progress)
         return (yield from self._commit(state, progress))
+
+    def _look_down(
+        self, state: BudgetState, change: PlanChange, progress: Progress, wanted: float
+    ) -> Step[BudgetState]:
+        """Begins to look whether an LR is bearable after a change, or takes it where too little is left to look."""
+        remaining = _remaining(progress)
+        n = min(max(round(remaining * SECOND_PROBE_SHARE), MIN_PROBE), MAX_PROBE)
+        if state.search_ended or change.batch_factor is not None or remaining < FEWEST_STEPS:
+            reason = f"{because(change)}: to {wanted:.3g}, and to zero over the {remaining} steps that are left"
+            return self._go_on(state, wanted, reason, progress)
+        gained = 0.0
+        if progress.first_loss is not None and progress.last_loss is not None:
+            gained = max(progress.first_loss - progress.last_loss, 0.0)
+        veto = Veto(wanted=wanted, probe_steps=n, gained=gained, because=because(change))
+        lessons = {"candidates": (), "sound": None, "footing": None, "restarts": 0, "head_start": None}
+        return self._look_further(state.model_copy(update={"veto": veto, **lessons}), veto, progress)
+
+    def _look_further(self, state: BudgetState, veto: Veto, progress: Progress) -> Step[BudgetState]:
+        """The next candidate of a look down, or the decay from the highest LR that was not refused."""
+        start = None if state.footing is None else state.footing.start_validation or state.footing.start_loss
+        lr = veto.next(state.candidates, start)
+        if lr is not None:
+            beside = "what the run had" if not state.candidates else "a lower one beside it"
+            return self._probe(state, Decision(stage=state.stage, lr=lr, reason=f"{veto.because}: {beside}"))
+        chosen = veto.chosen(state.candidates, start)
+        reason = f"{veto.because}: {chosen:.3g} is the highest of {len(state.candidates)} that bears it"
+        return self._go_on(state, chosen, reason, progress)
+
+    def _go_on(self, state: BudgetState, lr: float, reason: str, progress: Progress) -> Step[BudgetState]:
+        """The decay from where the run is, up to an LR and down to zero."""
+        allowed = restart.lr_after_setbacks(lr, state.ceiling)
+        decision = Decision(
+            stage=state.stage,
+            lr=allowed.lr,
+            reason=reason + allowed.note,
+            candidates=state.candidates if state.veto is not None else (),
+            lowered_by=allowed.lowered_by,
+        )
+        return self._decided(state, decision, progress, present_lr=progress.present_lr)
 
     def without_search(self, state: BudgetState, progress: Progress, reason: str) -> Step[BudgetState]:
         """The decay from the LR that was set; from a lower one after committed steps that were rolled back."""
@@ -165,20 +243,21 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         state, trial = yield from opening.next(state, lambda count: self._affords_probes(count, progress))
         if trial is None:
             return (yield from self._commit(state, progress))
-        return self._probe(state, trial)
+        return self._probe(state, trial.decision(state.stage))
 
-    def _probe(self, state: BudgetState, trial: Trial) -> Step[BudgetState]:
-        """Tries an LR: validated at its end, and the first one before it begins, too."""
-        n = self._probes.moving_steps
+    def _probe(self, state: BudgetState, decision: Decision) -> Step[BudgetState]:
+        """Tries the LR of a decision: validated at its end, and the first one before it begins, too."""
+        plan = self._plan_of(state)
+        n = plan.moving_steps
         validate_at = (n,) if state.candidates else (0, n)
-        directive = self._probes.directive(
-            trial.lr,
-            stage=0,
+        directive = plan.directive(
+            decision.lr,
+            stage=state.stage,
             validate_at=validate_at if self.config.has_validation else (),
-            give_up_above=state.give_up_above(self.options.divergence_factor, trial.lr),
-            reason=f"candidate {len(state.candidates) + 1}: {trial.reason}",
+            give_up_above=state.give_up_above(self.options.divergence_factor, decision.lr),
+            reason=f"candidate {len(state.candidates) + 1}: {decision.reason}",
         )
-        return Step(state, directive, trial.decision(0, state.candidates))
+        return Step(state, directive, decision.model_copy(update={"candidates": state.candidates}))
 
     def _commit(self, state: BudgetState, progress: Progress) -> Asking[BudgetState]:
         """The LR with the lowest expected loss, corrected for the length of the rest."""
@@ -186,7 +265,9 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             below = min(candidate.lr for candidate in state.candidates) / restart.RETREAT
             lr = restart.lr_after_setbacks(below, state.ceiling)
             reason = f"every probe diverged: well below the lowest LR that was tried{lr.note}"
-            decision = Decision(stage=0, lr=lr.lr, reason=reason, candidates=state.candidates, lowered_by=lr.lowered_by)
+            decision = Decision(
+                stage=state.stage, lr=lr.lr, reason=reason, candidates=state.candidates, lowered_by=lr.lowered_by
+            )
             return self._decided(state, decision, progress)
         state, best = yield from self._opening(progress).best(state)
         n, remaining = self._probes.moving_steps, _remaining(progress)
@@ -199,7 +280,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         # Joined again after setbacks: not back to an LR that has failed, unless the search came after it.
         lr = restart.lr_after_setbacks(wanted, state.ceiling if state.restarts else None)
         decision = Decision(
-            stage=0,
+            stage=state.stage,
             lr=lr.lr,
             reason=reason + lr.note,
             candidates=state.candidates,
@@ -223,7 +304,9 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         return self._decided(state.model_copy(update={"optimum": optimum}), decision, progress)
 
     def _at_set_lr(self, state: BudgetState, reason: str, progress: Progress) -> Step[BudgetState]:
-        return self._decided(state, final_decay.lr_that_was_set(state, self.config.base_lr, reason), progress)
+        return self._decided(
+            state, final_decay.lr_that_was_set(state, self.config.base_lr, reason, state.stage), progress
+        )
 
     def _decided(
         self, state: BudgetState, decision: Decision, progress: Progress, present_lr: float | None = None

@@ -14,31 +14,28 @@ Notation: n, the steps of a probe that move the weights; s, the committed steps 
 
 from __future__ import annotations
 
-import math
-
 from lrpilot.wire.rewarming import peak_of_rest
 
 from tuner_server.core.lrs import same_lr
 from tuner_server.core.messages import ChangeKind, Decision, Directive, Outcome, Phase, PlanChange, Report
 from tuner_server.core.policies.base import Asking, Policy, Progress, Step
 from tuner_server.core.policies.open_ended_course import Course, OpenEndedState
+from tuner_server.core.policies.open_ended_looks import LONGEST_BRANCH, Looks
 from tuner_server.core.policies.open_ended_options import OpenEndedOptions
 from tuner_server.core.search.head_start import FIRST_CANDIDATES
-from tuner_server.core.search.look import BRANCHES, Look
 from tuner_server.core.search.opening import Opening
 from tuner_server.core.search.prior import Optimum
 from tuner_server.core.search.users_lr import toward_users
-from tuner_server.core.stages import committed, divergence, probe, restart, time_line
-from tuner_server.core.stages.decayed_probe import HELD_OUT, length_correction
+from tuner_server.core.stages import committed, probe, restart, time_line
+from tuner_server.core.stages.decayed_probe import MIN_PROBE, length_correction
 from tuner_server.core.stages.gains import Gains
 from tuner_server.core.stages.plan_change import because
+from tuner_server.core.stages.shift import SETTLED, shifted
 
 FEWEST_STEPS = 500
 """A shorter run has no search: it would cost more than it gains."""
 LARGEST_SEARCH_SHARE = 0.2
 """A search that threatens to take more of a run whose end is known, in steps or in time, ends."""
-LOOK_STEPS = (20, 200)
-"""Steps of a branch that move the weights lie between these."""
 
 
 class OpenEnded(Policy[OpenEndedOptions, OpenEndedState]):
@@ -54,17 +51,12 @@ class OpenEnded(Policy[OpenEndedOptions, OpenEndedState]):
         return Course(self.config, self.options)
 
     @property
-    def _probes(self) -> probe.ProbePlan:
-        return self._branches(self.options.probe_length(self.config.total_steps))
+    def _looks(self) -> Looks:
+        return Looks(self._course)
 
-    def _branches(self, n: int) -> probe.ProbePlan:
-        """Probes of n steps that move the weights, then some held-out batches unless a validation judges them."""
-        return probe.ProbePlan(
-            moving_steps=n,
-            held_out=0 if self.config.has_validation else min(HELD_OUT, n // 2),
-            warmup=self.options.warmup,
-            batches=self.options.batches,
-        )
+    @property
+    def _probes(self) -> probe.ProbePlan:
+        return self._course.probes(self.options.probe_length(self.config.total_steps))
 
     @property
     def searches(self) -> bool:
@@ -98,8 +90,8 @@ class OpenEnded(Policy[OpenEndedOptions, OpenEndedState]):
     ) -> Asking[OpenEndedState]:
         """The next candidate or branch, the next stage, or the plateau at a lower LR after a setback."""
         state = state.model_copy(update={"seconds_per_step": time_line.pace(state.seconds_per_step, report)})
-        if directive.phase is Phase.PROBE and state.look is not None:
-            return self._after_branch(state, directive, report, progress)
+        if directive.phase is Phase.PROBE and state.veto is not None:
+            return self._looks.after(state, state.veto, directive, report, progress)
         if directive.phase is Phase.PROBE:
             candidate = self._probes.judged(directive, report, progress.first_loss)
             state = state.taught(candidate.lr, report, candidate.forecast)
@@ -110,13 +102,15 @@ class OpenEnded(Policy[OpenEndedOptions, OpenEndedState]):
         state = _ended(state, report, progress)
         if state.line is None and not state.cooling:
             state = state.model_copy(update={"stage": state.stage + 1})
-        if self._look_is_due(state, progress):
-            return self._open_look(state, progress, upward=True)
-        return self._go_on(state, "the LR of a run that is as long again", progress)
+        if self._looks.due(state, progress):
+            return self._looks.begin(
+                state, progress, "a look at the plateau", self._looks.length(progress, state.looked_at)
+            )
+        return self._go_on(state, _onward(state), progress)
 
     def rejoin(self, state: OpenEndedState, progress: Progress) -> Asking[OpenEndedState]:
         """Goes on; where nothing was found yet, with the best candidate so far, a search, or the LR that was set."""
-        state = state.model_copy(update={"look": None})
+        state = state.model_copy(update={"veto": None})
         if state.plateau is not None:
             return self._go_on(state, "joined again", progress)
         if not state.lost:
@@ -130,7 +124,7 @@ class OpenEnded(Policy[OpenEndedOptions, OpenEndedState]):
 
     def replan(self, state: OpenEndedState, change: PlanChange, progress: Progress) -> Asking[OpenEndedState]:
         """The plateau goes on, or is cooled down; after other data, batches or weights its LR is looked at."""
-        state = state.model_copy(update={"look": None})
+        state = state.model_copy(update={"veto": None})
         if change.kind is ChangeKind.ANNEAL:
             return self._anneal(state, change, progress)
         if state.plateau is None or progress.present_lr is None:
@@ -140,7 +134,7 @@ class OpenEnded(Policy[OpenEndedOptions, OpenEndedState]):
         if change.kind is ChangeKind.EXTEND and state.cooling:
             return self._cool_anew(state, change, progress)
         if change.kind is ChangeKind.REPLAN:
-            return self._looked_at_anew(state, change, progress)
+            return self._begun_anew(state, change, progress)
         state = state.model_copy(update={"cooling": False})
         return self._go_on(state, because(change), progress)
 
@@ -148,8 +142,9 @@ class OpenEnded(Policy[OpenEndedOptions, OpenEndedState]):
         self, state: OpenEndedState, directive: Directive, report: Report, progress: Progress
     ) -> PlanChange | None:
         """The end of a run whose time is nearly over, or whose stages gain nothing any more."""
-        if progress.total_steps is not None:
-            return None
+        shift = self._shifted(state, directive, report, progress)
+        if shift is not None or progress.total_steps is not None:
+            return shift
         total_s, patience = self.config.total_time_s, self.options.patience
         if total_s is not None:
             left = total_s - progress.wall_time_s - report.wall_time_s
@@ -169,9 +164,24 @@ class OpenEnded(Policy[OpenEndedOptions, OpenEndedState]):
         reason = f"{without} stages in a row gained nothing"
         return PlanChange(kind=ChangeKind.ANNEAL, anneal_steps=n_steps, reason=reason)
 
+    def _shifted(
+        self, state: OpenEndedState, directive: Directive, report: Report, progress: Progress
+    ) -> PlanChange | None:
+        """A look, where the losses have left what they were (`stages.shift`)."""
+        best = progress.best_since_change
+        start = progress.first_loss if state.footing is None else state.footing.start_loss
+        early = progress.reported_steps < SETTLED * directive.n_steps
+        if best is None or start is None or state.search_ended or state.line is not None or early:
+            return None
+        level = shifted(report.losses, best, start)
+        if level is None:
+            return None
+        reason = f"over {report.n_steps} steps the loss stayed at {level:.4g} or above, after {best:.4g} at best"
+        return PlanChange(kind=ChangeKind.REPLAN, reason=reason)
+
     def without_search(self, state: OpenEndedState, progress: Progress, reason: str) -> Step[OpenEndedState]:
         """The LR that was set; a lower one after committed steps that were rolled back."""
-        return self._at_set_lr(state.model_copy(update={"look": None}), f"{reason}; the LR that was set", progress)
+        return self._at_set_lr(state.model_copy(update={"veto": None}), f"{reason}; the LR that was set", progress)
 
     @classmethod
     def optimum(cls, state: OpenEndedState) -> Optimum | None:
@@ -207,7 +217,8 @@ class OpenEnded(Policy[OpenEndedOptions, OpenEndedState]):
             give_up_above=state.give_up_above(self.options.divergence_factor, trial.lr),
             reason=f"candidate {len(state.candidates) + 1}: {trial.reason}",
         )
-        return Step(state, directive, trial.decision(state.stage, state.candidates))
+        decision = trial.decision(state.stage).model_copy(update={"candidates": state.candidates})
+        return Step(state, directive, decision)
 
     def _commit(self, state: OpenEndedState, progress: Progress) -> Asking[OpenEndedState]:
         """The plateau whose LR follows from the one with the lowest expected loss."""
@@ -305,95 +316,35 @@ class OpenEnded(Policy[OpenEndedOptions, OpenEndedState]):
         assert present is not None
         assert remaining is not None
         peak = self._course.running_lr(state, progress) / self.options.plateau_factor
-        wanted = peak_of_rest(peak, present, progress.committed_steps, remaining)
+        wanted = peak_of_rest(peak, present, progress.committed_steps, remaining, progress.granted_steps)
         lr = restart.lr_after_setbacks(wanted, state.ceiling)
         reason = f"{because(change)}: to zero over the {remaining} steps that are left{lr.note}"
         decision = Decision(stage=state.stage, lr=lr.lr, reason=reason, lowered_by=lr.lowered_by)
         return self._course.cool(state, progress, lr.lr, decision)
 
-    def _look_length(self, progress: Progress, since: int) -> int:
-        """Steps of a branch that move the weights, if a look has its share of so many steps since the last one."""
-        share = int(self.options.look_share * (progress.committed_steps - since) / BRANCHES)
-        return min(share - self._branches(HELD_OUT * 2).held_out, LOOK_STEPS[1])
+    def _begun_anew(self, state: OpenEndedState, change: PlanChange, progress: Progress) -> Step[OpenEndedState]:
+        """The plateau as at its beginning, after the data or the model have changed, if a look shows that it is borne.
 
-    def _room_for(self, n: int, progress: Progress) -> bool:
-        """Whether so long branches leave most of the plateau that is left, where an end is known."""
-        left = self._course.plateau_left(progress)
-        return left is None or 2 * BRANCHES * self._branches(n).n_steps <= left
-
-    def _look_is_due(self, state: OpenEndedState, progress: Progress) -> bool:
-        n = self._look_length(progress, state.looked_at)
-        unfit = state.search_ended or state.cooling or state.line is not None or state.footing is None
-        return not unfit and self.options.look_share > 0 and n >= LOOK_STEPS[0] and self._room_for(n, progress)
-
-    def _looked_at_anew(self, state: OpenEndedState, change: PlanChange, progress: Progress) -> Step[OpenEndedState]:
-        """A look after the data, the batches or the weights have changed; where there can be none, the first guess."""
-        lr = self._course.running_lr(state, progress) * change.lr_factor
-        state = self._course.at(state, lr, progress)
-        # Losses before and after the change can't be compared.
-        fresh = {"changed": True, "sound": None, "gains": Gains(), "stage": state.stage + 1}
-        state = state.model_copy(update=fresh)
-        n = min(max(self._look_length(progress, 0), LOOK_STEPS[0]), LOOK_STEPS[1])
-        unfit = state.search_ended or state.cooling or state.line is not None or state.footing is None
-        if unfit or not self._room_for(n, progress):
-            return self._go_on(state, because(change), progress)
-        return self._open_look(state, progress, upward=False)
-
-    def _open_look(self, state: OpenEndedState, progress: Progress, *, upward: bool) -> Step[OpenEndedState]:
-        n = self._look_length(progress, state.looked_at if upward else 0)
-        lr = self._course.running_lr(state, progress)
-        state = state.model_copy(
-            update={
-                "look": Look(lr=lr, upward=upward and state.ceiling is None),
-                "look_steps": min(max(n, LOOK_STEPS[0]), LOOK_STEPS[1]),
-                "looked_at": progress.committed_steps,
-                "candidates": (),
-            }
+        Only the LR follows other batches of the same data.
+        """
+        batches = change.batch_factor is not None
+        lr = self._course.running_lr(state, progress) if batches else progress.peak_lr
+        assert lr is not None
+        allowed = restart.lr_after_setbacks(lr * change.lr_factor, state.ceiling)
+        state = self._course.at(state, allowed.lr, progress, anew=not batches)
+        state = state.model_copy(update={"stage": state.stage + 1, "changed": True, "gains": Gains()})
+        n = min(max(self._looks.length(progress, 0), MIN_PROBE), LONGEST_BRANCH)
+        if batches or not self._looks.possible(state, n, progress):
+            return self._go_on(state, because(change) + allowed.note, progress)
+        # Losses before and after the change can't be compared: the branches teach anew where they lie.
+        return self._looks.begin(
+            state.model_copy(update={"sound": None, "footing": None}), progress, because(change), n
         )
-        return self._branch(state, lr, progress)
 
-    def _branch(self, state: OpenEndedState, lr: float, progress: Progress) -> Step[OpenEndedState]:
-        """Tries an LR from where the run is."""
-        branches, n = self._branches(state.look_steps), state.look_steps
-        known = None if state.changed else progress.last_loss
-        reason = "the LR in use, to compare with" if not state.candidates else "is another LR far better?"
-        directive = branches.directive(
-            lr,
-            stage=state.stage,
-            validate_at=(n,) if self.config.has_validation else (),
-            give_up_above=state.give_up_above(self.options.divergence_factor, lr, known),
-            reason=f"branch {len(state.candidates) + 1} of a look: {reason}",
-        )
-        decision = Decision(stage=state.stage, lr=lr, reason=directive.reason, candidates=state.candidates)
-        return Step(state, directive, decision)
 
-    def _after_branch(
-        self, state: OpenEndedState, directive: Directive, report: Report, progress: Progress
-    ) -> Step[OpenEndedState]:
-        """The next branch, or the LR that the look speaks for."""
-        look = state.look
-        assert look is not None
-        known = None if state.changed else progress.last_loss
-        branch = self._branches(state.look_steps).judged(directive, report, known)
-        # After other data the level of a divergence is learnt anew.
-        sound = divergence.learn(None, branch.lr, report) if state.sound is None else state.sound
-        state = state.model_copy(update={"candidates": (*state.candidates, branch), "sound": sound})
-        gained = _gained(state, progress, validated=bool(report.validations))
-        lr = look.next(state.candidates, gained)
-        if lr is not None:
-            return self._branch(state, lr, progress)
-        chosen = restart.lr_after_setbacks(look.chosen(state.candidates, gained), state.ceiling)
-        moved = not same_lr(chosen.lr, look.lr)
-        reason = "another LR is far better" if moved else "no other LR is far better: it stays"
-        decision = Decision(
-            stage=state.stage,
-            lr=chosen.lr,
-            reason=f"a look at {len(state.candidates)} branches of {state.look_steps} steps: {reason}{chosen.note}",
-            candidates=state.candidates,
-            lowered_by=chosen.lowered_by,
-        )
-        state = self._course.at(state, chosen.lr, progress) if moved else state
-        return self._course.go_on(state.model_copy(update={"look": None}), progress, decision)
+def _onward(state: OpenEndedState) -> str:
+    """Why sound steps are followed by those that they are followed by."""
+    return "the LR of a run that is as long again" if state.line is None else "on the way to zero when the time is over"
 
 
 def _ended(state: OpenEndedState, report: Report, progress: Progress) -> OpenEndedState:
@@ -402,17 +353,3 @@ def _ended(state: OpenEndedState, report: Report, progress: Progress) -> OpenEnd
     sound = first is not None and last is not None and last < first
     restarts = 0 if sound else state.restarts
     return state.model_copy(update={"restarts": restarts, "changed": False, "gains": state.gains.after(report)})
-
-
-def _gained(state: OpenEndedState, progress: Progress, *, validated: bool) -> float:
-    """What the run has gained so far, in the loss that branches are judged by; infinity: nothing that is known."""
-    footing = state.footing
-    assert footing is not None
-    start = footing.start_validation if validated else footing.start_loss
-    reached = [branch.loss for branch in state.candidates]
-    if footing.best_loss is not None and footing.best_validated == validated:
-        reached.append(footing.best_loss)
-    if not validated and progress.best_loss is not None:
-        reached.append(progress.best_loss)
-    gained = 0.0 if start is None else start - min(reached, default=start)
-    return gained if gained > 0 else math.inf

@@ -6,17 +6,20 @@ Notation: s, the committed steps so far; R, the steps that are left, where an en
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from lrpilot.wire.profile import Profile, Shape
 from lrpilot.wire.rewarming import steps_of_rise
 
 from tuner_server.core.config import JobConfig
+from tuner_server.core.lrs import same_lr
 from tuner_server.core.messages import Bar, Decision, Steps
 from tuner_server.core.policies.base import PolicyState, Progress, Step
 from tuner_server.core.policies.open_ended_options import OpenEndedOptions
-from tuner_server.core.search.look import Look
 from tuner_server.core.search.opening import OpeningState
-from tuner_server.core.stages import committed, promise, rewarm, time_line
+from tuner_server.core.search.veto import Veto
+from tuner_server.core.stages import committed, probe, promise, rewarm, time_line
+from tuner_server.core.stages.decayed_probe import HELD_OUT
 from tuner_server.core.stages.gains import Gains
 from tuner_server.core.stages.lessons import Lessons
 from tuner_server.core.stages.plateau import RISE, Plateau
@@ -37,10 +40,8 @@ class OpenEndedState(OpeningState, Lessons, PolicyState):
     stage: int = 0
     plateau: Plateau | None = None
     """None: nothing is committed yet."""
-    look: Look | None = None
-    """The look that is under way."""
-    look_steps: Steps = 0
-    """Steps of its branches that move the weights."""
+    veto: Veto | None = None
+    """The look at lower LRs that is under way."""
     looked_at: Steps = 0
     """Committed steps when the last look began."""
     changed: bool = False
@@ -69,6 +70,15 @@ class Course:
     config: JobConfig
     options: OpenEndedOptions
 
+    def probes(self, n: int) -> probe.ProbePlan:
+        """Probes of n steps that move the weights, then some held-out batches unless a validation judges them."""
+        return probe.ProbePlan(
+            moving_steps=n,
+            held_out=0 if self.config.has_validation else min(HELD_OUT, n // 2),
+            warmup=self.options.warmup,
+            batches=self.options.batches,
+        )
+
     def left_s(self, progress: Progress) -> float | None:
         """Seconds that are left; None: the run does not end by time, or an end in steps is known by now."""
         if self.config.total_time_s is None or progress.total_steps is not None:
@@ -95,14 +105,20 @@ class Course:
             return state.line.lr_at(left)
         return state.plateau.lr_at(progress.committed_steps)
 
-    def at(self, state: OpenEndedState, lr: float, progress: Progress) -> OpenEndedState:
-        """The state in which they go on with another LR."""
-        step, left = progress.committed_steps, self.left_s(progress)
-        plateau = Plateau(
-            lr=lr, at_step=step, first_stage=self.options.first_stage, exponent=self.options.plateau_exponent
-        )
+    def at(self, state: OpenEndedState, lr: float, progress: Progress, *, anew: bool = False) -> OpenEndedState:
+        """The state in which they go on with another LR; `anew`: as a run that begins here."""
+        step, left, plateau = progress.committed_steps, self.left_s(progress), state.plateau
+        if plateau is None or anew:
+            first_stage, exponent = self.options.first_stage, self.options.plateau_exponent
+            plateau = Plateau(
+                lr=lr,
+                at_step=step,
+                begins=0 if plateau is None else step,
+                first_stage=first_stage,
+                exponent=exponent,
+            )
         line = None if left is None else time_line.TimeLine(lr=lr, left_s=left)
-        return state.model_copy(update={"plateau": plateau, "line": line})
+        return state.model_copy(update={"plateau": plateau.through(lr, step), "line": line})
 
     def go_on(self, state: OpenEndedState, progress: Progress, decision: Decision) -> Step[OpenEndedState]:
         """What follows: the next piece of the line, the next stage of the plateau, or the cooldown.
@@ -123,13 +139,16 @@ class Course:
         """From an LR to zero over all that is left; it rises to that LR first where it is higher than the present."""
         remaining = progress.remaining_steps
         assert remaining is not None
-        warmup = min(self._rise(remaining, progress), remaining - 1)
+        warmup = self._rise(lr, remaining, progress)
         profile = rewarm.to_zero(Shape.LINEAR, lr, remaining, warmup=warmup, present_lr=progress.present_lr)
         return self._train(state.model_copy(update={"cooling": True}), profile, progress, decision, ())
 
-    def _rise(self, n_steps: int, progress: Progress) -> int:
-        """Steps of a rise: at the beginning the warm-up, afterwards as many as any change takes."""
-        return int(n_steps * self.options.warmup) if progress.present_lr is None else RISE
+    def _rise(self, lr: float, n_steps: int, progress: Progress) -> int:
+        """Steps of a rise to an LR: at the beginning the warm-up; none where the run is there, or above it."""
+        if progress.present_lr is None:
+            return int(n_steps * self.options.warmup)
+        risen = progress.present_lr >= lr or same_lr(progress.present_lr, lr)
+        return 0 if risen else min(RISE, n_steps - 1)
 
     def _cool_down(self, state: OpenEndedState, progress: Progress, decision: Decision) -> Step[OpenEndedState]:
         """The cooldown from the plateau; where less of it is left than all, from the LR that it has come to."""
@@ -146,7 +165,7 @@ class Course:
         n_steps = plateau.stage_length(step)
         if plateau_left is not None and plateau_left < n_steps + plateau.first_stage:
             n_steps = plateau_left
-        warmup = min(self._rise(n_steps, progress), n_steps - 1)
+        warmup = self._rise(plateau.lr_at(step), n_steps, progress)
         profile = plateau.profile(step, n_steps, warmup=warmup, present_lr=progress.present_lr)
         from_step = max(int(PROMISED_FROM * n_steps), warmup)
         first = progress.last_loss is None or step < plateau.first_stage
@@ -168,6 +187,7 @@ class Course:
         end_lr = 0.0 if last else lr * (1.0 - min(seconds / left, 1.0))
         warmup, behind = n_steps // 2, 0
         if progress.present_lr is not None:
+            warmup = min(self._rise(lr, n_steps, progress), warmup)
             behind = steps_of_rise(progress.present_lr, lr, warmup)
         profile = Profile(Shape.LINEAR, lr, end_lr, n_steps + behind, warmup=warmup).after(behind)
         promised: tuple[Bar, ...] = ()
@@ -199,7 +219,7 @@ class Course:
         *,
         snapshot: bool = True,
     ) -> Step[OpenEndedState]:
-        lr = profile.peak
+        lr, n_steps = profile.peak, profile.length - profile.offset
         start_loss = None if state.changed else progress.last_loss
         directive = committed.directive(
             profile,
@@ -211,4 +231,7 @@ class Course:
             reason=decision.reason + doubt(state.restarts),
         )
         decision = decision.model_copy(update={"stage": state.stage, "lr": lr})
-        return Step(state, directive.model_copy(update={"snapshot": snapshot}), decision)
+        update: dict[str, Any] = {"snapshot": snapshot}
+        if state.line is not None and not state.cooling:
+            update["report_every"] = n_steps  # the next piece needs the pace of the whole
+        return Step(state, directive.model_copy(update=update), decision)

@@ -64,16 +64,9 @@ class Trial:
     posterior: PosteriorCurve | None = None
     asked: Asked | None = None
 
-    def decision(self, stage: int, candidates: tuple[Candidate, ...]) -> Decision:
-        """The decision to try it, after these others."""
-        return Decision(
-            stage=stage,
-            lr=self.lr,
-            reason=self.reason,
-            candidates=candidates,
-            posterior=self.posterior,
-            asked=self.asked,
-        )
+    def decision(self, stage: int) -> Decision:
+        """The decision to try it."""
+        return Decision(stage=stage, lr=self.lr, reason=self.reason, posterior=self.posterior, asked=self.asked)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

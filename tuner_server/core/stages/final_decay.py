@@ -64,7 +64,7 @@ class FinalDecay:
         held_to = None if search_ended or state.restarts >= PROMISES else state.footing
         return committed.directive(
             rewarm.to_zero(self.shape, decision.lr, n_steps, warmup=warmup, present_lr=present_lr),
-            stage=0,
+            stage=decision.stage,
             batches=self.batches,
             n_validations=CHECKPOINTS if self.validates else 0,
             give_up_above=state.give_up_above(self.divergence_factor, decision.lr),
@@ -73,10 +73,10 @@ class FinalDecay:
         )
 
 
-def lr_that_was_set(state: Lessons, base_lr: float, reason: str) -> Decision:
+def lr_that_was_set(state: Lessons, base_lr: float, reason: str, stage: int = 0) -> Decision:
     """The decision for the user's LR, for want of a better one; for a lower one after setbacks."""
     allowed = restart.lr_after_setbacks(base_lr, state.ceiling)
-    return Decision(stage=0, lr=allowed.lr, reason=reason + allowed.note, lowered_by=allowed.lowered_by)
+    return Decision(stage=stage, lr=allowed.lr, reason=reason + allowed.note, lowered_by=allowed.lowered_by)
 
 
 def after_setback(state: L, directive: Directive, report: Report, begin: int) -> tuple[L, Decision]:
@@ -96,4 +96,4 @@ def after_setback(state: L, directive: Directive, report: Report, begin: int) ->
     what = "diverged at" if setback.loss is None else "fell short of its own probe at"
     reason = f"{what} {setback.lr:.3g}: a lower LR over what is left{restart.doubt(state.restarts)}"
     lr = setback.lr / restart.RETREAT
-    return state, Decision(stage=0, lr=lr, reason=reason, setback=setback, lowered_by=restart.RETREAT)
+    return state, Decision(stage=directive.stage, lr=lr, reason=reason, setback=setback, lowered_by=restart.RETREAT)

@@ -1,8 +1,9 @@
 """The LR of a run whose end is not known: a plateau that falls slowly, from which a short cooldown leads to zero.
 
 Whenever it is cooled down, the run should be about as good as one that was planned for that length. So the plateau has
-at each step the LR of a run that goes on for as long again: with s steps so far and a first stage of t steps, that of
-a run of N(s) = 2 s + t steps. Its stages are t, 2 t, 4 t steps and so on, so that N doubles from one to the next.
+at each step the LR of a run that goes on for as long again: with s steps since it began and a first stage of t steps,
+that of a run of N(s) = 2 s + t steps. Its stages are t, 2 t, 4 t steps and so on, so that N doubles from one to the
+next.
 
 The best LR of a run falls with its length as a power of it, with an exponent e (Bjorck et al. 2024):
 
@@ -25,21 +26,22 @@ RISE = 100
 
 
 class Plateau(Value):
-    """A plateau, by one point of it."""
+    """A plateau, by one point of it. Steps are committed ones of the run."""
 
     lr: Lr
     """lr(s0)"""
     at_step: Steps
-    """s0, in committed steps."""
+    """s0, counted from the run's first step."""
+    begins: Steps
+    """The step of the run with which it begins: 0, or where the data or the model were changed."""
     first_stage: Steps
     """t"""
     exponent: float
     """e"""
 
     def lr_at(self, step: int) -> float:
-        """The LR with so many steps before it, lr(s)."""
-        now, then = 2 * step + self.first_stage, 2 * self.at_step + self.first_stage
-        return self.lr * math.pow(then / now, self.exponent)
+        """The LR of a step of the run."""
+        return self.lr * math.pow(self._length(self.at_step) / self._length(step), self.exponent)
 
     def through(self, lr: float, step: int) -> Plateau:
         """The plateau that has another LR at a step."""
@@ -47,7 +49,11 @@ class Plateau(Value):
 
     def stage_length(self, step: int) -> int:
         """Steps of the stage that begins there."""
-        return min(step + self.first_stage, LONGEST_STAGE)
+        return min(step - self.begins + self.first_stage, LONGEST_STAGE)
+
+    def _length(self, step: int) -> int:
+        """The length of the run that a step of it suits, N(s)."""
+        return 2 * max(step - self.begins, 0) + self.first_stage
 
     def profile(self, step: int, n_steps: int, *, warmup: int, present_lr: float | None) -> Profile:
         """The LRs of so many steps from there on, up from the present one where that is lower.
@@ -58,7 +64,6 @@ class Plateau(Value):
             warmup: steps of a rise from zero, fewer than `n_steps`; from higher up it takes fewer.
             present_lr: where the run is; None: it has not begun.
         """
-        start = self.lr_at(step)
+        start, end = self.lr_at(step), self.lr_at(step + n_steps)
         behind = 0 if present_lr is None else steps_of_rise(present_lr, start, warmup)
-        end = self.lr_at(step + n_steps)
         return Profile(Shape.EXPONENTIAL, start, end, n_steps + behind, warmup=warmup).after(behind)

@@ -63,6 +63,8 @@ class JobConfig(Value):
     """Whether the client can validate."""
     measures: Measures = ()
     """What the client can measure at every step besides the loss, by name."""
+    has_average: bool = False
+    """Whether the client can keep an average of the weights."""
 
     @pydantic.model_validator(mode="after")
     def _storable(self) -> JobConfig:

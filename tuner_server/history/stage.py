@@ -14,6 +14,7 @@ from tuner_server.core.messages import (
     Candidate,
     Decision,
     Directive,
+    Ending,
     Outcome,
     Phase,
     PosteriorCurve,
@@ -43,6 +44,8 @@ class Span:
     validations: tuple[Validation, ...]
     measures: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     """What was measured besides the loss, by name: one value a step."""
+    ending: Ending | None = None
+    """What came of the average of the weights; None: there was none, or this is not its end."""
 
     @property
     def n_steps(self) -> int:

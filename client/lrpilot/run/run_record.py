@@ -7,13 +7,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from lrpilot.schedule.from_proto import probe_from_proto
+from lrpilot.schedule.from_proto import ending_from_proto, probe_from_proto
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire import schedule_file
 from lrpilot.wire.directives import phase_from_proto, rolls_back
 from lrpilot.wire.profile_proto import profile_from_proto
-from lrpilot.wire.schedule_data import Probe, Segment, Validation
+from lrpilot.wire.schedule_data import Ending, Probe, Segment, Validation
 
 
 class RunRecord:
@@ -26,6 +26,7 @@ class RunRecord:
         self._losses = array.array("f")  # as on the wire; a long run has millions
         self._validations: list[Validation] = []
         self._probes: list[Probe] = []
+        self._ending: Ending | None = None
         self._mark = 0
         self.searched = 0
         """Steps that were rolled back."""
@@ -83,6 +84,7 @@ class RunRecord:
             segment = Segment(self.committed, n_steps, profile, phase, directive.stage)
             self._validations += (Validation(self.committed + v.step, v.loss) for v in report.validations)
             self._append(segment)
+            self._ending = ending_from_proto(report.ending) if report.HasField("ending") else None
             self._losses.extend(report.losses)
 
     def schedule(self, job_id: str, config: pb.JobConfig, total_steps: int | None) -> Schedule:
@@ -99,6 +101,7 @@ class RunRecord:
             probes=tuple(self._probes),
             unsearched=self.unsearched,
             unrepeatable=self.unrepeatable,
+            ending=self._ending,
         )
 
     def _append(self, segment: Segment) -> None:
@@ -131,6 +134,6 @@ class RunRecord:
         self._segments = list(schedule.segments)
         self._losses = array.array("f", schedule.losses)
         self._validations = list(schedule.validations)
-        self._probes = list(schedule.probes)
+        self._probes, self._ending = list(schedule.probes), schedule.ending
         self._mark, self.searched = state["mark"], state["searched"]
         self.unsearched, self.unrepeatable = schedule.unsearched, schedule.unrepeatable

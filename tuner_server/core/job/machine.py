@@ -289,6 +289,8 @@ def _account(state: JobState, report: Report) -> JobState:
         update["first_loss"] = opening_loss(report.losses)
     if report.outcome is Outcome.UNREPEATABLE:
         update["unrepeatable"] = report.note
+    if report.ending is not None:
+        update["ending"] = report.ending
     if report.replacement is not None:
         searched += report.replacement.wasted_steps
         update["snapshot_step"] = None  # the client has another snapshot by now
@@ -335,7 +337,9 @@ def _issue(state: JobState, report: Report | None, directive: Directive, answer:
         raise PolicyError(f"{directive.n_steps} steps asked for, {remaining} are left")
     if unknown := set(directive.measures) - set(state.config.measures):
         raise PolicyError(f"measures asked for that the client can't take: {', '.join(sorted(unknown))}")
-    update: dict[str, Any] = {"status": status, "directive": directive, "lease": directive}
+    if directive.average is not None and not state.config.has_average:
+        raise PolicyError("an average of the weights asked for, which the client can't keep")
+    update: dict[str, Any] = {"status": status, "directive": directive, "lease": directive, "ending": None}
     if snapshot:
         update |= {"snapshot_step": state.committed_steps, "snapshot_standing": Standing.of(state)}
         if state.plan is not None and (directive.change is None or directive.change.kind is not ChangeKind.ANNEAL):

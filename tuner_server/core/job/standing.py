@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 from lrpilot.wire.profile import Profile
 
-from tuner_server.core.messages import LOSS_WINDOW, Report, Value
+from tuner_server.core.messages import LOSS_WINDOW, Report, Value, Weights
 
 
 class Standing(Value):
@@ -43,6 +43,9 @@ class Standing(Value):
         recent = losses[-LOSS_WINDOW:]
         since = min(self.since_change + report.n_steps, len(losses))
         validations = [v.loss for v in report.validations if math.isfinite(v.loss)]
+        ending = report.ending
+        if ending is not None and ending.adopted is Weights.AVERAGE and ending.average is not None:
+            validations.append(ending.average)
         return Standing(
             recent_losses=recent,
             last_loss=_mean(recent) if recent else None,

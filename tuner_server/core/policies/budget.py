@@ -26,7 +26,7 @@ from tuner_server.core.search.opening import Opening, OpeningState
 from tuner_server.core.search.prior import Optimum
 from tuner_server.core.search.users_lr import toward_users
 from tuner_server.core.search.veto import Veto
-from tuner_server.core.stages import final_decay, probe, restart
+from tuner_server.core.stages import ending, final_decay, probe, restart
 from tuner_server.core.stages.decayed_probe import HELD_OUT, MAX_PROBE, MIN_PROBE, length_correction
 from tuner_server.core.stages.lessons import Lessons
 from tuner_server.core.stages.plan_change import because
@@ -57,7 +57,8 @@ class Budget(Policy[BudgetOptions, BudgetState]):
     state_type = BudgetState
 
     def check(self) -> None:
-        """Refuses a job without an end. Raises: InvalidInputError."""
+        """Refuses a job without an end, or with an ending that it can't have. Raises: InvalidInputError."""
+        ending.check(self.options.ending, self.config)
         if self.config.total_steps is None:
             raise InvalidInputError.of("total_steps", "policy budget needs it; without an end there is open_ended")
 
@@ -149,8 +150,9 @@ class Budget(Policy[BudgetOptions, BudgetState]):
                 lr = peak_of_rest(progress.peak_lr, progress.present_lr, progress.committed_steps, remaining, granted)
             case ChangeKind.ANNEAL | ChangeKind.UNDO_ANNEALING:
                 lr = progress.present_lr
-        reason = f"{because(change)}: from {lr:.3g} to zero over the {remaining} steps that are left"
-        return self._go_on(state, lr, reason, progress)
+        plan = ending.TO_ZERO if change.kind is ChangeKind.ANNEAL else self._ending
+        reason = f"{because(change)}: from {lr:.3g} {plan.words} over the {remaining} steps that are left"
+        return self._go_on(state, lr, reason, progress, plan)
 
     def noticed(
         self, state: BudgetState, directive: Directive, report: Report, progress: Progress
@@ -184,7 +186,9 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         remaining = _remaining(progress)
         n = min(max(round(remaining * SECOND_PROBE_SHARE), MIN_PROBE), MAX_PROBE)
         if state.search_ended or change.batch_factor is not None or remaining < FEWEST_STEPS:
-            reason = f"{because(change)}: to {wanted:.3g}, and to zero over the {remaining} steps that are left"
+            reason = (
+                f"{because(change)}: to {wanted:.3g}, and {self._ending.words} over the {remaining} steps that are left"
+            )
             return self._go_on(state, wanted, reason, progress)
         gained = 0.0
         if progress.first_loss is not None and progress.last_loss is not None:
@@ -204,8 +208,15 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         reason = f"{veto.because}: {chosen:.3g} is the highest of {len(state.candidates)} that bears it"
         return self._go_on(state, chosen, reason, progress)
 
-    def _go_on(self, state: BudgetState, lr: float, reason: str, progress: Progress) -> Step[BudgetState]:
-        """The decay from where the run is, up to an LR and down to zero."""
+    def _go_on(
+        self,
+        state: BudgetState,
+        lr: float,
+        reason: str,
+        progress: Progress,
+        plan: ending.EndingPlan | None = None,
+    ) -> Step[BudgetState]:
+        """The decay from where the run is, up to an LR and down again; `plan` None: to the ending of the job."""
         allowed = restart.lr_after_setbacks(lr, state.ceiling)
         decision = Decision(
             stage=state.stage,
@@ -214,7 +225,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             candidates=state.candidates if state.veto is not None else (),
             lowered_by=allowed.lowered_by,
         )
-        return self._decided(state, decision, progress, present_lr=progress.present_lr)
+        return self._decided(state, decision, progress, plan, goes_on=True)
 
     def without_search(self, state: BudgetState, progress: Progress, reason: str) -> Step[BudgetState]:
         """The decay from the LR that was set; from a lower one after committed steps that were rolled back."""
@@ -308,8 +319,19 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             state, final_decay.lr_that_was_set(state, self.config.base_lr, reason, state.stage), progress
         )
 
+    @property
+    def _ending(self) -> ending.EndingPlan:
+        options = self.options
+        return ending.EndingPlan.of(options.ending, self.config, options.floor, options.average_memory)
+
     def _decided(
-        self, state: BudgetState, decision: Decision, progress: Progress, present_lr: float | None = None
+        self,
+        state: BudgetState,
+        decision: Decision,
+        progress: Progress,
+        plan: ending.EndingPlan | None = None,
+        *,
+        goes_on: bool = False,
     ) -> Step[BudgetState]:
         decay = final_decay.FinalDecay(
             validates=self.config.has_validation,
@@ -317,9 +339,15 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             shape=self.options.decay,
             warmup=self.options.warmup,
             divergence_factor=self.options.divergence_factor,
+            ending=plan or self._ending,
         )
         directive = decay.directive(
-            state, decision, progress.remaining_steps, search_ended=state.search_ended, present_lr=present_lr
+            state,
+            decision,
+            progress.remaining_steps,
+            search_ended=state.search_ended,
+            present_lr=progress.present_lr if goes_on else None,
+            peak_lr=progress.peak_lr if goes_on else None,
         )
         return Step(state, directive, decision)
 

@@ -14,6 +14,7 @@ from tuner_server.core.policies.base import Options
 from tuner_server.core.search.prior import LENGTH_EXPONENT
 from tuner_server.core.stages.decayed_probe import probe_length
 from tuner_server.core.stages.divergence import DIVERGENCE_FACTOR
+from tuner_server.core.stages.ending import FLOOR, MEMORY_SHARE, EndingName
 
 
 class BudgetOptions(Options):
@@ -34,6 +35,12 @@ class BudgetOptions(Options):
     """Whether the probes share their minibatches or go on in the data."""
     decay: Shape = Shape.LINEAR
     """How the committed LR moves: along any shape that reaches zero, or not at all."""
+    ending: EndingName = EndingName.ZERO
+    """Whether the committed LR falls to zero, or to a floor with an average of the weights."""
+    floor: float = pydantic.Field(default=FLOOR, ge=0, lt=1)
+    """The part of its peak that the LR falls to where the weights are averaged."""
+    average_memory: float = pydantic.Field(default=MEMORY_SHARE, gt=0, le=1)
+    """The part of the committed steps that the average remembers."""
     widening: float = pydantic.Field(default=10.0, ge=1)
     """How far the search may leave the range, as a factor."""
     divergence_factor: float = pydantic.Field(default=DIVERGENCE_FACTOR, gt=0)

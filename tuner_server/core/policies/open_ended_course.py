@@ -9,7 +9,6 @@ import dataclasses
 from typing import Any
 
 from lrpilot.wire.profile import Profile, Shape
-from lrpilot.wire.rewarming import steps_of_rise
 
 from tuner_server.core.config import JobConfig
 from tuner_server.core.lrs import same_lr
@@ -140,7 +139,7 @@ class Course:
         remaining = progress.remaining_steps
         assert remaining is not None
         warmup = self._rise(lr, remaining, progress)
-        profile = rewarm.to_zero(Shape.LINEAR, lr, remaining, warmup=warmup, present_lr=progress.present_lr)
+        profile = rewarm.risen(Profile.to_zero(Shape.LINEAR, lr, remaining, warmup), progress.present_lr)
         return self._train(state.model_copy(update={"cooling": True}), profile, progress, decision, ())
 
     def _rise(self, lr: float, n_steps: int, progress: Progress) -> int:
@@ -166,7 +165,7 @@ class Course:
         if plateau_left is not None and plateau_left < n_steps + plateau.first_stage:
             n_steps = plateau_left
         warmup = self._rise(plateau.lr_at(step), n_steps, progress)
-        profile = plateau.profile(step, n_steps, warmup=warmup, present_lr=progress.present_lr)
+        profile = rewarm.risen(plateau.profile(step, n_steps, warmup), progress.present_lr)
         from_step = max(int(PROMISED_FROM * n_steps), warmup)
         first = progress.last_loss is None or step < plateau.first_stage
         promised = self._promise(state, None if first else progress.last_loss, from_step, report_every(n_steps))
@@ -185,11 +184,10 @@ class Course:
         n_steps = max(time_line.steps_in(seconds, pace), 1)
         lr = line.lr_at(left)
         end_lr = 0.0 if last else lr * (1.0 - min(seconds / left, 1.0))
-        warmup, behind = n_steps // 2, 0
+        warmup = n_steps // 2
         if progress.present_lr is not None:
             warmup = min(self._rise(lr, n_steps, progress), warmup)
-            behind = steps_of_rise(progress.present_lr, lr, warmup)
-        profile = Profile(Shape.LINEAR, lr, end_lr, n_steps + behind, warmup=warmup).after(behind)
+        profile = rewarm.risen(Profile(Shape.LINEAR, lr, end_lr, n_steps, warmup=warmup), progress.present_lr)
         promised: tuple[Bar, ...] = ()
         if left < (1.0 - PROMISED_FROM) * total:
             promised = self._promise(state, None, 0, n_steps)

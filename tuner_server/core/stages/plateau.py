@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 
 from lrpilot.wire.profile import Profile, Shape
-from lrpilot.wire.rewarming import steps_of_rise
 
 from tuner_server.core.messages import Lr, Steps, Value
 
@@ -55,15 +54,6 @@ class Plateau(Value):
         """The length of the run that a step of it suits, N(s)."""
         return 2 * max(step - self.begins, 0) + self.first_stage
 
-    def profile(self, step: int, n_steps: int, *, warmup: int, present_lr: float | None) -> Profile:
-        """The LRs of so many steps from there on, up from the present one where that is lower.
-
-        Args:
-            step: committed steps so far.
-            n_steps: at least 1.
-            warmup: steps of a rise from zero, fewer than `n_steps`; from higher up it takes fewer.
-            present_lr: where the run is; None: it has not begun.
-        """
-        start, end = self.lr_at(step), self.lr_at(step + n_steps)
-        behind = 0 if present_lr is None else steps_of_rise(present_lr, start, warmup)
-        return Profile(Shape.EXPONENTIAL, start, end, n_steps + behind, warmup=warmup).after(behind)
+    def profile(self, step: int, n_steps: int, warmup: int) -> Profile:
+        """The LRs of so many steps from a step of the run on, after a rise from zero of `warmup` of them."""
+        return Profile(Shape.EXPONENTIAL, self.lr_at(step), self.lr_at(step + n_steps), n_steps, warmup=warmup)

@@ -22,6 +22,7 @@ from tuner_server.core.errors import InvalidInputError, PolicyError, Preconditio
 from tuner_server.core.faults import described, guarded
 from tuner_server.core.job import requested
 from tuner_server.core.job.plan import changed
+from tuner_server.core.job.progress import progress_at_start, progress_of
 from tuner_server.core.job.report_check import check_replacement, check_report
 
 # Whoever moves jobs needs these names too.
@@ -142,7 +143,7 @@ def _created(config: JobConfig, prior: Prior | None) -> Transition:
         directive = lr_range.directive(config)
         return _issue(_opened(config, prior, directive), None, directive, None)
     bounds = config.lr_bounds or lr_range.blind(config)
-    step = run(answered("start", lambda: policy.start(_progress_at_start(config, prior, bounds))))
+    step = run(answered("start", lambda: policy.start(progress_at_start(config, prior, bounds))))
     answer = checked(step, policy.state_type)
     opened = _opened(config, prior, answer.directive).model_copy(update={"bounds": bounds})
     return _issue(opened, None, answer.directive, answer)
@@ -153,38 +154,6 @@ def _opened(config: JobConfig, prior: Prior | None, directive: Directive) -> Job
     return JobState(config=config, prior=prior, status=Status.SEARCHING, directive=directive, lease=directive)
 
 
-def _progress_at_start(config: JobConfig, prior: Prior | None, bounds: LrBounds) -> Progress:
-    """Where a job is whose policy starts with the first directive."""
-    return Progress(
-        committed_steps=0,
-        search_steps=0,
-        remaining_steps=config.total_steps,
-        bounds=bounds,
-        first_loss=None,
-        last_loss=None,
-        total_steps=config.total_steps,
-        prior=prior,
-    )
-
-
-def _progress(state: JobState, bounds: LrBounds) -> Progress:
-    return Progress(
-        committed_steps=state.committed_steps,
-        search_steps=state.search_steps,
-        remaining_steps=state.remaining_steps,
-        bounds=bounds,
-        first_loss=state.first_loss,
-        last_loss=state.last_loss,
-        stage=state.directive.stage,
-        total_steps=state.total_steps,
-        present_lr=state.present_lr,
-        peak_lr=state.peak_lr,
-        best_since_change=state.best_since_change,
-        prior=state.prior,
-        reported_steps=state.lease.n_steps - state.directive.n_steps,
-    )
-
-
 def _next(before: JobState, state: JobState, report: Report) -> Generator[Query, Suggestion, Transition]:
     """What follows on a report; the job was `before` it, and is `state` after it."""
     change = report.change
@@ -192,10 +161,10 @@ def _next(before: JobState, state: JobState, report: Report) -> Generator[Query,
         return (yield from _replanned(state, report, change))
     if change is not None:
         state = requested.waiting(state, change)
+    noticed = _noticed(before, report) if change is None and state.remaining_steps != 0 else None
+    if noticed is not None:
+        return (yield from _replanned(state, report, noticed))
     if report.outcome is Outcome.PARTIAL:
-        noticed = _noticed(before, report)
-        if noticed is not None:
-            return (yield from _replanned(state, report, noticed))
         rest = before.directive.after(report.n_steps).model_copy(update={"number": before.directive.number + 1})
         return Transition(state.model_copy(update={"directive": rest}), rest, report=report)
     if state.remaining_steps == 0 and change is None:
@@ -218,12 +187,12 @@ def _in_model(directive: Directive, report: Report) -> bool:
 
 
 def _noticed(before: JobState, report: Report) -> PlanChange | None:
-    """What a part of committed steps tells the policy; `before` it."""
-    if before.bounds is None:
-        return None  # the warm-up before a policy has begun
+    """What sound committed steps tell the policy, a part of a directive or the last of it; `before` them."""
+    if before.bounds is None or not _in_model(before.directive, report) or report.replacement is not None:
+        return None  # the client's own steps, or the warm-up before a policy has begun, too
     policy = policies.make(before.config)
     state = read_state(policy, before.policy_state or {})
-    progress = _progress(before, before.bounds)
+    progress = progress_of(before, before.bounds)
     with guarded("`noticed`"):
         change = policy.noticed(state, before.lease, report, progress)
     return None if change is None else change.model_copy(update={"origin": ChangeOrigin.POLICY})
@@ -244,7 +213,7 @@ def _replanned(state: JobState, report: Report, change: PlanChange) -> Generator
     policy = policies.make(state.config)
     granted = max((state.total_steps or 0) - max(before.total_steps or 0, state.run_steps), 0)
     known = read_state(policy, state.policy_state or {})
-    progress = dataclasses.replace(_progress(state, bounds), granted_steps=granted)
+    progress = dataclasses.replace(progress_of(state, bounds), granted_steps=granted)
     step = yield from answered("replan", lambda: policy.replan(known, change, progress))
     answer = checked(step, policy.state_type)
     directive = answer.directive.model_copy(update={"change": echo, "snapshot": True})
@@ -256,7 +225,7 @@ def _ask_policy(state: JobState, report: Report) -> Generator[Query, Suggestion,
     policy = policies.make(state.config)
     bounds = _bounds(state, report)
     state = state.model_copy(update={"bounds": bounds})
-    progress = _progress(state, bounds)
+    progress = progress_of(state, bounds)
     step = yield from _step(policy, state, report, progress)
     return state, checked(step, policy.state_type)
 

@@ -5,79 +5,48 @@ all candidates, and it is judged by the loss after that. What is compared is pro
 best peak LR of the small run, corrected for length, is that of the rest of the budget. This avoids the short-horizon
 bias of probes at a constant LR (Wu et al. 2018, "Understanding short-horizon bias in stochastic meta-optimization").
 
-Notation: n, the steps of a probe that move the weights; x, the natural log of a peak LR; d, the spacing of the first
-candidates in x; gamma, the exponent with which the best peak LR falls with length.
+Notation: n, the steps of a probe that move the weights; gamma, the exponent with which the best peak LR falls with
+length.
 
-The search in x: from the middle of the range, steps of d in the direction that improves until the best candidate has
-a worse one on either side; then `refinements` candidates between these by a Gaussian process and log expected
-improvement. It may leave the range by a factor of `widening`. The LR that is committed has the lowest expected loss,
+Which LRs are tried is the business of `core.search.opening`. The LR that is committed has the lowest expected loss,
 times (n / remaining)^gamma.
-
-Where earlier jobs of the family left a prior, the search begins with a head start (`core.search.head_start`).
 """
 
 from __future__ import annotations
-
-import math
 
 from lrpilot.wire.rewarming import peak_of_rest
 
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.lrs import same_lr
-from tuner_server.core.messages import Candidate, ChangeKind, Decision, Directive, Outcome, Phase, PlanChange, Report
+from tuner_server.core.messages import ChangeKind, Decision, Directive, Phase, PlanChange, Report
 from tuner_server.core.policies.base import Asking, Policy, PolicyState, Progress, Step
-from tuner_server.core.policies.budget_options import MAX_PROBE, MIN_PROBE, BudgetOptions
-from tuner_server.core.search.acquisition import LogExpectedImprovement, LowerConfidenceBound
-from tuner_server.core.search.bracket import bracket, limits, outward, spacing
-from tuner_server.core.search.head_start import FINE_BRACKET, FIRST_CANDIDATES, HeadStart
-from tuner_server.core.search.observations import ask
+from tuner_server.core.policies.budget_options import BudgetOptions
+from tuner_server.core.search.head_start import FIRST_CANDIDATES
+from tuner_server.core.search.opening import Opening, OpeningState
 from tuner_server.core.search.prior import Optimum
 from tuner_server.core.search.users_lr import toward_users
 from tuner_server.core.search.veto import Veto
 from tuner_server.core.stages import ending, final_decay, probe, restart
-from tuner_server.core.stages.decayed_probe import HELD_OUT, length_correction
+from tuner_server.core.stages.decayed_probe import HELD_OUT, MAX_PROBE, MIN_PROBE, length_correction
 from tuner_server.core.stages.lessons import Lessons
 from tuner_server.core.stages.plan_change import because
-from tuner_server.core.stages.shift import shifted
+from tuner_server.core.stages.shift import SETTLED, shifted
 
 FEWEST_STEPS = 500
 """A shorter run has no search: it would cost more than it gains."""
-SETTLED = 0.1
-"""After this part of the committed steps losses say what the run is like."""
 SECOND_PROBE_SHARE = 0.025
 """Steps of a probe after a change, as a part of those that are left; within the limits of the first search's."""
 LARGEST_SEARCH_SHARE = 0.2
 """A search that threatens to take more of the budget ends."""
 
 
-class BudgetState(Lessons, PolicyState):
+class BudgetState(OpeningState, Lessons, PolicyState):
     """Between two directives."""
 
-    bracketed_after: int | None = None
-    """How many candidates it took until the best had a worse one on either side."""
-    head_start: HeadStart | None = None
-    """None: there was no prior that this search could use."""
     stage: int = 0
     """It counts the plans of the run."""
     veto: Veto | None = None
     """The look at lower LRs after a change; None: there is none, and the search at the start is meant."""
-    optimum: Optimum | None = None
-    """What the search found; None before its end, and where it was cut too short to tell."""
-
-    @property
-    def misled(self) -> bool:
-        """Whether there was a prior, and it was no good."""
-        return self.head_start is not None and self.head_start.misled(self.candidates)
-
-    @property
-    def bracketing(self) -> tuple[Candidate, ...]:
-        """The candidates between which the search looks."""
-        return self.candidates if self.head_start is None else tuple(self.head_start.bracketing(self.candidates))
-
-    @property
-    def lost(self) -> bool:
-        """Whether all that was tried diverged."""
-        return all(candidate.diverged for candidate in self.candidates)
 
 
 class Budget(Policy[BudgetOptions, BudgetState]):
@@ -91,7 +60,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         """Refuses a job without an end, or with an ending that it can't have. Raises: InvalidInputError."""
         ending.check(self.options.ending, self.config)
         if self.config.total_steps is None:
-            raise InvalidInputError.of("total_steps", "policy budget needs it; without an end there is autolrs")
+            raise InvalidInputError.of("total_steps", "policy budget needs it; without an end there is open_ended")
 
     @property
     def _total(self) -> int:
@@ -147,10 +116,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         """The next candidate, or the decay; if that diverges or falls short, the decay from a lower LR."""
         if directive.phase is not Phase.PROBE:
             return self._restart(state, directive, report, progress)
-        if report.outcome is Outcome.DIVERGED:
-            candidate = probe.diverged(directive, report, progress.first_loss)
-        else:
-            candidate = probe.measured(directive, report, self._plan_of(state).held_out)
+        candidate = self._plan_of(state).judged(directive, report, progress.first_loss)
         state = state.taught(candidate.lr, report, candidate.forecast)
         state = state.model_copy(update={"candidates": (*state.candidates, candidate)})
         if state.veto is not None:
@@ -270,59 +236,25 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         """The best LR of a probe, as the search expects it at its end."""
         return state.optimum
 
-    def _next(self, state: BudgetState, progress: Progress) -> Asking[BudgetState]:
-        """The next candidate: of the head start, a step outward, or a refinement; the decay after the last one."""
-        if not state.candidates:
-            state = state.model_copy(update={"head_start": self._head_start(progress)})
-        done, head_start = len(state.candidates), state.head_start
-        spent = done >= self._most_candidates(state) or not self._affords_probes(1, progress)
-        if head_start is not None and not state.misled and not spent:
-            ahead = head_start.next(state.candidates, limits(progress.bounds, self.options.widening))
-            if ahead is not None:
-                reason = "what earlier jobs of the family found" if not done else "beside it, to check it"
-                return self._probe(state, Decision(stage=state.stage, lr=math.exp(ahead), reason=reason))
-        further = outward(state.bracketing, progress.bounds, self.options.widening)
-        if further is None and state.bracketed_after is None:
-            state = state.model_copy(update={"bracketed_after": done})
-        if spent or (further is None and (state.lost or self._fine(state, progress))):
-            return (yield from self._commit(state, progress))
-        if state.bracketed_after is None and further is not None:
-            beyond = "" if progress.bounds.min <= math.exp(further) <= progress.bounds.max else ", beyond the range"
-            return self._probe(
-                state, Decision(stage=state.stage, lr=math.exp(further), reason=f"a step outward{beyond}")
-            )
-        if state.bracketed_after is not None and done >= state.bracketed_after + self.options.refinements:
-            return (yield from self._commit(state, progress))
-        between = bracket(state.bracketing, progress.bounds, self.options.widening)
-        found = yield from ask(state.candidates, between, LogExpectedImprovement(), seed=self.config.seed)
-        reason = "the highest expected improvement between the best and its neighbours"
-        decision = Decision(stage=state.stage, lr=found.lr, reason=reason, posterior=found.posterior, asked=found.asked)
-        return self._probe(state, decision)
-
-    def _head_start(self, progress: Progress) -> HeadStart | None:
-        """Where the prior has the search begin; None without one, or where it could not be checked."""
-        if progress.prior is None or not self._affords_probes(2, progress):
-            return None
-        return HeadStart.of(
-            progress.prior,
-            expected=progress.prior.at(self._probes.moving_steps, self.options.length_exponent),
-            middle=math.log(progress.bounds.middle),
-            limits=limits(progress.bounds, self.options.widening),
-            d=spacing(progress.bounds),
+    def _opening(self, progress: Progress) -> Opening:
+        return Opening(
+            refinements=self.options.refinements,
+            max_candidates=self.options.max_candidates,
+            widening=self.options.widening,
+            length_exponent=self.options.length_exponent,
+            moving_steps=self._probes.moving_steps,
+            seed=self.config.seed,
+            bounds=progress.bounds,
+            prior=progress.prior,
         )
 
-    def _most_candidates(self, state: BudgetState) -> int:
-        most, head_start = self.options.max_candidates, state.head_start
-        if head_start is None:
-            return most
-        return head_start.most_candidates(state.candidates, self.options.refinements, most)
-
-    def _fine(self, state: BudgetState, progress: Progress) -> bool:
-        """Whether a head start has led to a bracket that needs no refinement."""
-        if state.head_start is None or state.misled:
-            return False
-        low, high = bracket(state.bracketing, progress.bounds, self.options.widening)
-        return high - low <= FINE_BRACKET
+    def _next(self, state: BudgetState, progress: Progress) -> Asking[BudgetState]:
+        """The next candidate; the decay after the last one."""
+        opening = self._opening(progress)
+        state, trial = yield from opening.next(state, lambda count: self._affords_probes(count, progress))
+        if trial is None:
+            return (yield from self._commit(state, progress))
+        return self._probe(state, trial.decision(state.stage))
 
     def _probe(self, state: BudgetState, decision: Decision) -> Step[BudgetState]:
         """Tries the LR of a decision: validated at its end, and the first one before it begins, too."""
@@ -348,12 +280,8 @@ class Budget(Policy[BudgetOptions, BudgetState]):
                 stage=state.stage, lr=lr.lr, reason=reason, candidates=state.candidates, lowered_by=lr.lowered_by
             )
             return self._decided(state, decision, progress)
-        between = bracket(state.bracketing, progress.bounds, self.options.widening)
-        lowest = LowerConfidenceBound(kappa=0.0)
-        best = yield from ask(state.candidates, between, lowest, seed=self.config.seed, min_separation=0.0)
+        state, best = yield from self._opening(progress).best(state)
         n, remaining = self._probes.moving_steps, _remaining(progress)
-        if len(state.candidates) >= FIRST_CANDIDATES:
-            state = state.model_copy(update={"optimum": Optimum(log_lr=best.log_lr, probe_steps=n)})
         correction = length_correction(n, remaining, self.options.length_exponent)
         wanted = toward_users(best.lr * correction, self.config.base_lr)
         reason = f"best over {n} steps: {best.lr:.3g}, times {correction:.2f} for a decay over {remaining}"

@@ -1,6 +1,6 @@
-"""The constants of policy `budget`, as options, and the length of its probes, which follows from them.
+"""The constants of policy `budget`, as options.
 
-Notation: T, the total steps; n, the steps of a probe that move the weights; gamma, the exponent with which the best
+Notation: n, the steps of a probe that move the weights; gamma, the exponent with which the best
 peak LR falls with length.
 """
 
@@ -12,15 +12,9 @@ from lrpilot.wire.profile import Shape
 from tuner_server.core.messages import BatchSource
 from tuner_server.core.policies.base import Options
 from tuner_server.core.search.prior import LENGTH_EXPONENT
+from tuner_server.core.stages.decayed_probe import probe_length
 from tuner_server.core.stages.divergence import DIVERGENCE_FACTOR
 from tuner_server.core.stages.ending import FLOOR, MEMORY_SHARE, EndingName
-
-PROBE_SHARE = 0.001
-"""n is this part of T, within the limits below."""
-MIN_PROBE, MAX_PROBE = 20, 65
-"""n lies between these: statistics of batch normalisation say little after fewer steps, and more rank no better."""
-LARGEST_PROBE_SHARE = 0.02
-"""n is at most this part of T, so that six probes leave a short run most of its steps."""
 
 
 class BudgetOptions(Options):
@@ -64,5 +58,4 @@ class BudgetOptions(Options):
 
     def probe_length(self, total_steps: int) -> int:
         """The steps of a probe that move the weights (n), in a job of `total_steps`."""
-        n = min(max(round(total_steps * PROBE_SHARE), MIN_PROBE), MAX_PROBE, round(total_steps * LARGEST_PROBE_SHARE))
-        return self.probe_steps or max(n, 1)
+        return self.probe_steps or probe_length(total_steps)

@@ -26,6 +26,8 @@ but for batches of four, whose losses scatter so much that the other limit is th
 SPREADS = 3.0
 """The loss has risen by so many standard deviations of a step's; b, the lowest of many, lies one below the level."""
 QUARTERS = 4
+SETTLED = 0.1
+"""After this part of the committed steps losses say what the run is like."""
 FEWEST = 10
 """Losses of a quarter: of fewer a median says too little."""
 

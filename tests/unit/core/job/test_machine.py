@@ -232,7 +232,7 @@ def test_directives_are_numbered_from_1_with_parts_and_stop() -> None:
     assert any(exchange.report and exchange.report.outcome is Outcome.PARTIAL for exchange in run.exchanges)
 
 
-@pytest.mark.parametrize(("total_steps", "policy"), [(800, "budget"), (None, "autolrs")])
+@pytest.mark.parametrize(("total_steps", "policy"), [(800, "budget"), (None, "open_ended")])
 def test_the_state_names_the_policy_that_was_chosen_for_it(total_steps: int | None, policy: str) -> None:
     unnamed = config(total_steps).model_copy(update={"policy": ""})
     assert machine.create(unnamed).state.config.policy == policy

@@ -22,6 +22,7 @@ from lrpilot.wire.plan_change import BatchScaling as BatchScaling
 from lrpilot.wire.plan_change import ChangeKind as ChangeKind
 from lrpilot.wire.plan_change import ChangeOrigin as ChangeOrigin
 from lrpilot.wire.profile import Profile
+from lrpilot.wire.weights import Weights as Weights
 
 # Losses may be NaN or infinite (a probe that diverged): JSON has no such numbers, so they are written as strings.
 _CONFIG = pydantic.ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
@@ -100,6 +101,15 @@ class PlanChange(Value):
         return min(max(factor, 1.0 / LARGEST_LR_FACTOR), LARGEST_LR_FACTOR)
 
 
+class Average(Value):
+    """An exponential average of the weights, to be kept over committed steps."""
+
+    memory_steps: Annotated[float, pydantic.Field(ge=1, allow_inf_nan=False)]
+    """After so many steps a change of the weights is in it but for a part of 1/e."""
+    every: Annotated[int, pydantic.Field(ge=1, le=MAX_STEPS)]
+    """It is brought up to date after so many steps."""
+
+
 class Directive(Value):
     """A lease: what the client does next, alone. The fields are those of the proto."""
 
@@ -120,6 +130,8 @@ class Directive(Value):
     """What is measured at every step besides the loss, by name."""
     change: PlanChange | None = None
     """The change of the plan that takes effect with it; its `total_steps` is that of the run from here on."""
+    average: Average | None = None
+    """What average of the weights is kept from the first step on; its rest goes on with it."""
     reason: Text = ""
 
     @pydantic.model_validator(mode="after")
@@ -134,6 +146,8 @@ class Directive(Value):
             raise ValueError("validation past the end of the directive")
         if len(set(self.measures)) < len(self.measures):
             raise ValueError("a measure is asked for twice")
+        if self.average is not None and not self.phase.committed:
+            raise ValueError("an average is of steps that stay")
         return self
 
     def after(self, n_steps: int) -> Directive:
@@ -170,6 +184,19 @@ class Replacement(Value):
     """Further steps, which were rolled back."""
 
 
+class Ending(Value):
+    """What came of an average of the weights, at the end of the committed steps that it was kept over."""
+
+    last: float | None = None
+    """The validation of the last weights; None: they can't be validated, or that failed."""
+    average: float | None = None
+    """The validation of the average."""
+    adopted: Weights
+    """Which of them the model is left with if the run ends here."""
+    memory_steps: Annotated[float, pydantic.Field(ge=1, allow_inf_nan=False)]
+    """That of the directive's average."""
+
+
 class Report(Value):
     """What came of directive `directive_number`: the loss of every step that was run."""
 
@@ -186,6 +213,8 @@ class Report(Value):
     """Series by name: one value a step, NaN where a step has none. A measure that could not be taken is missing."""
     change: PlanChange | None = None
     """A change of the plan; after steps that are not to stay it waits until steps are committed again."""
+    ending: Ending | None = None
+    """What came of the directive's average; None: it has none, or could not keep it, or is not at its end."""
 
     @property
     def n_steps(self) -> int:

@@ -10,7 +10,7 @@ from tuner_server.core.config import LrBounds
 from tuner_server.core.job.plan import Plan
 from tuner_server.core.job.state import JobState
 from tuner_server.core.messages import Outcome
-from tuner_server.rpc.convert import STATES, config_from_pb, directive_from_pb, report_from_pb
+from tuner_server.rpc.convert import STATES, config_from_pb, directive_from_pb, ending_from_pb, report_from_pb
 from tuner_server.rpc.decision_messages import decision_from_pb
 from tuner_server.rpc.plan_messages import change_from_pb
 from tuner_server.rpc.untrusted import known, optional, read_as
@@ -53,6 +53,7 @@ def _state(job: pb.Job) -> JobState:
         unrepeatable=job.unrepeatable,
         plan=Plan(total_steps=job.total_steps if job.HasField("total_steps") else None),
         requested=tuple(change_from_pb(change, "job.requested") for change in job.requested),
+        ending=ending_from_pb(job.ending) if job.HasField("ending") else None,
     )
 
 
@@ -81,4 +82,5 @@ def _report(message: pb.HistoryEntry, time: datetime.datetime) -> StoredReport |
         note=report.note,
         measures=report.measures,
         change=report.change,
+        ending=report.ending,
     )

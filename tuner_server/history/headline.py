@@ -8,6 +8,7 @@ from tuner_server.core.job.state import JobState, Status
 from tuner_server.core.messages import Directive, Phase
 from tuner_server.history import lr_way
 from tuner_server.history.changes import waiting
+from tuner_server.history.ending import ended_with
 from tuner_server.history.numbers import count, number, share, steps, told_apart
 from tuner_server.history.stage import Stage
 from tuner_server.history.timeline import Timeline
@@ -15,7 +16,14 @@ from tuner_server.history.timeline import Timeline
 
 def headline(state: JobState, found: Timeline) -> str:
     """What the job did so far: its LR, its loss, what the search cost."""
-    said = (_doing(state), _way(state, found), _loss(state, found), _cost(state, found), _plan(state, found))
+    said = (
+        _doing(state),
+        _way(state, found),
+        _loss(state, found),
+        ended_with(state.ending),
+        _cost(state, found),
+        _plan(state, found),
+    )
     return " ".join(filter(None, said))
 
 

@@ -45,6 +45,7 @@ def data_of_schedule(job: StoredJob, entries: Sequence[Entry]) -> ScheduleData:
         probes=tuple(probes),
         unsearched=unsearched.was_unsearched(state, segments, begins_unsearched=_begins_unsearched(state)),
         unrepeatable=state.unrepeatable,
+        ending=None if state.ending is None else schedule_data.Ending(**dict(state.ending)),
         replans=tuple(replans),
     )
 

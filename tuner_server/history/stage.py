@@ -15,6 +15,7 @@ from tuner_server.core.messages import (
     ChangeKind,
     Decision,
     Directive,
+    Ending,
     Outcome,
     Phase,
     PlanChange,
@@ -45,6 +46,8 @@ class Span:
     validations: tuple[Validation, ...]
     measures: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     """What was measured besides the loss, by name: one value a step."""
+    ending: Ending | None = None
+    """What came of the average of the weights; None: there was none, or this is not its end."""
 
     @property
     def n_steps(self) -> int:

@@ -126,6 +126,7 @@ def _span(entry: Entry, run_steps: int, committed_steps: int, kept: bool) -> Spa
         losses=np.array(report.losses, dtype=np.float64),
         validations=tuple(v for v in report.validations if math.isfinite(v.loss)),
         measures=report.measures,
+        ending=report.ending,
     )
 
 

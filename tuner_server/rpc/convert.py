@@ -21,13 +21,16 @@ from tuner_server.core.messages import (
     MAX_MEASURES,
     MAX_NOTE,
     MAX_STEPS,
+    Average,
     Bar,
     BatchSource,
     Directive,
+    Ending,
     Outcome,
     Phase,
     Replacement,
     Report,
+    Weights,
 )
 from tuner_server.rpc.decision_messages import decision_to_pb
 from tuner_server.rpc.plan_messages import change_from_pb, change_to_pb
@@ -53,6 +56,10 @@ OUTCOMES: Mapping[Outcome, pb.Outcome.ValueType] = {
     Outcome.REPLACED: pb.OUTCOME_REPLACED,
     Outcome.UNREPEATABLE: pb.OUTCOME_UNREPEATABLE,
     Outcome.REPLANNED: pb.OUTCOME_REPLANNED,
+}
+WEIGHTS: Mapping[Weights, pb.Weights.ValueType] = {
+    Weights.LAST: pb.WEIGHTS_LAST,
+    Weights.AVERAGE: pb.WEIGHTS_AVERAGE,
 }
 STATES: Mapping[Status, pb.JobState.ValueType] = {
     Status.WARM_UP: pb.JOB_STATE_WARM_UP,
@@ -83,6 +90,7 @@ def config_from_pb(message: pb.JobConfig) -> JobConfig:
         "seed": message.seed,
         "has_validation": message.has_validation,
         "measures": tuple(message.measures),
+        "has_average": message.has_average,
     }
     if message.HasField("total_steps"):
         fields["total_steps"] = message.total_steps
@@ -105,6 +113,7 @@ def config_to_pb(config: JobConfig) -> pb.JobConfig:
         seed=config.seed,
         has_validation=config.has_validation,
         measures=config.measures,
+        has_average=config.has_average,
     )
     if config.lr_bounds is not None:
         message.lr_bounds.CopyFrom(pb.LrBounds(min=config.lr_bounds.min, max=config.lr_bounds.max))
@@ -130,6 +139,7 @@ def report_from_pb(message: pb.Report) -> Report:
                 "note": text("report.note", message.note, MAX_NOTE),
                 "measures": _measures_from_pb(message.measures),
                 "change": change,
+                "ending": ending_from_pb(message.ending) if message.HasField("ending") else None,
             }
         )
 
@@ -146,6 +156,7 @@ def report_to_pb(number: int, report: StoredReport) -> pb.Report:
         note=report.note,
         measures=[pb.Measure(name=name, values=values) for name, values in report.measures.items()],
         change=None if report.change is None else change_to_pb(report.change),
+        ending=_ending_to_pb(report.ending) if report.ending else None,
     )
 
 
@@ -167,6 +178,7 @@ def directive_from_pb(message: pb.Directive) -> Directive:
             promise=tuple(map(_bar_from_pb, message.promise)),
             measures=tuple(message.measures),
             change=change_from_pb(message.change, "change") if message.HasField("change") else None,
+            average=_average_from_pb(message.average) if message.HasField("average") else None,
             reason=message.reason,
         )
 
@@ -188,6 +200,7 @@ def directive_to_pb(directive: Directive) -> pb.Directive:
         promise=map(_bar_to_pb, directive.promise),
         measures=directive.measures,
         change=None if directive.change is None else change_to_pb(directive.change),
+        average=_average_to_pb(directive.average) if directive.average else None,
         reason=directive.reason,
     )
 
@@ -215,6 +228,7 @@ def job_to_pb(stored: StoredJob) -> pb.Job:
         unrepeatable=state.unrepeatable,
         total_steps=state.total_steps,
         requested=[change_to_pb(change) for change in state.requested],
+        ending=_ending_to_pb(state.ending) if state.ending else None,
     )
     if state.bounds is not None:
         message.lr_bounds.CopyFrom(pb.LrBounds(min=state.bounds.min, max=state.bounds.max))
@@ -315,6 +329,35 @@ def _measures_from_pb(messages: Sequence[pb.Measure]) -> dict[str, tuple[float, 
             raise InvalidInputError.of(f"report.measures[{i}].name", f"{message.name:.40} is there twice")
         measures[message.name] = tuple(message.values)
     return measures
+
+
+def ending_from_pb(message: pb.Ending) -> Ending:
+    """An ending. Raises: InvalidInputError."""
+    adopted = known("ending.adopted", WEIGHTS, message.adopted)
+    with read_as("ending"):
+        return Ending(
+            last=optional(message, "last"),
+            average=optional(message, "average"),
+            adopted=adopted,
+            memory_steps=message.memory_steps,
+        )
+
+
+def _ending_to_pb(ending: Ending) -> pb.Ending:
+    return pb.Ending(
+        last=ending.last,
+        average=ending.average,
+        adopted=WEIGHTS[ending.adopted],
+        memory_steps=ending.memory_steps,
+    )
+
+
+def _average_from_pb(message: pb.Average) -> Average:
+    return Average(memory_steps=message.memory_steps, every=message.every)
+
+
+def _average_to_pb(average: Average) -> pb.Average:
+    return pb.Average(memory_steps=average.memory_steps, every=average.every)
 
 
 def _bar_from_pb(message: pb.Bar) -> Bar:

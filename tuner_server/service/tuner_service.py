@@ -32,6 +32,8 @@ from tuner_server.storage import Entry, Page, Storage, StoredJob
 MAX_REQUEST_ID = 200
 FAMILY_JOBS = 20
 """Jobs of a family that a new one learns from, the newest: older ones would weigh next to nothing."""
+_LATER_FIELDS = ("measures", "change", "ending", "has_average")
+"""Fields of reports and configs that came after the first release."""
 
 
 class TunerService(Closing):
@@ -209,6 +211,7 @@ def _report(entry: Entry) -> Report:
         note=stored.note,
         measures=stored.measures,
         change=stored.change,
+        ending=stored.ending,
     )
 
 
@@ -224,9 +227,9 @@ def fingerprint(value: Value) -> bytes:
         fields = value.model_dump(mode="json") | {"measures": lengths}
     else:
         fields = value.model_dump(mode="json")
-    for name in ("measures", "change"):
+    for name in _LATER_FIELDS:
+        # What has none keeps the digest of servers that didn't know the field: it may come again after an upgrade.
         if not fields.get(name, True):
-            # What has none keeps the digest of servers that knew none: it may come again after an upgrade.
             del fields[name]
     # Sorted: the order of a map that came over the wire is no part of it, and differs between processes.
     digest.update(json.dumps(fields, sort_keys=True).encode())

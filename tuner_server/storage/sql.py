@@ -18,7 +18,7 @@ from sqlalchemy import orm
 
 from tuner_server.core.errors import ConflictError, InvalidInputError, NotFoundError, QuotaError, TunerError
 from tuner_server.core.job.state import JobState, Status, Transition
-from tuner_server.core.messages import Decision, Directive, Outcome, PlanChange, Replacement
+from tuner_server.core.messages import Decision, Directive, Ending, Outcome, PlanChange, Replacement
 from tuner_server.storage import codec
 from tuner_server.storage.base import Change, Entry, Page, Storage, StoredAnswer, StoredJob, StoredReport
 from tuner_server.storage.database import Database
@@ -170,6 +170,7 @@ class SqlStorage(Storage):
                 EntryRow.replacement,
                 EntryRow.note,
                 EntryRow.change,
+                EntryRow.ending,
                 EntryRow.losses if losses else sa.null().label("losses"),
                 EntryRow.measures if losses else sa.null().label("measures"),
             )
@@ -331,6 +332,7 @@ def _report_values(change: Change, report_time: datetime) -> dict[str, Any]:
         "note": report.note or None,
         "measures": codec.encode_measures(report.measures) if report.measures else None,
         "change": None if report.change is None else codec.to_json(report.change),
+        "ending": None if report.ending is None else codec.to_json(report.ending),
         "fingerprint": change.fingerprint,
         "report_time": report_time,
     }
@@ -374,6 +376,7 @@ def _entry(row: sa.Row[*tuple[Any, ...]]) -> Entry:
             note=row.note or "",
             measures={} if row.measures is None else codec.decode_measures(row.measures),
             change=None if row.change is None else codec.from_json(PlanChange, row.change),
+            ending=None if row.ending is None else codec.from_json(Ending, row.ending),
         )
     return Entry(
         directive=codec.from_json(Directive, row.directive),

@@ -140,3 +140,5 @@ class EntryRow(Base):
     """The measures as `codec` encodes them; null where the report has none."""
     change: Mapped[str | None]
     """A PlanChange as JSON; null where the report has none."""
+    ending: Mapped[str | None]
+    """An Ending as JSON; null where the report has none."""

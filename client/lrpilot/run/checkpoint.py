@@ -36,7 +36,8 @@ class ResumableRunner(PlanRunner):
     def state_dict(self) -> dict[str, Any]:
         """All that a fresh process needs to go on, for your checkpoint; take it after `step`.
 
-        It holds the snapshot too (as much again as model and optimizer), and inside a search the batches of one probe.
+        It holds the snapshot too (as much again as model and optimizer), the average of the weights if one is kept, and
+        inside a search the batches of one probe.
         """
         self._catch_up()
         lease = self._lease
@@ -57,6 +58,7 @@ class ResumableRunner(PlanRunner):
             "record": self._record.state_dict(),
             "plan": self._plan.state_dict(),
             "snapshot": self._snapshot_state(),
+            "ending": self._ending.state_dict(),
             "repetition": self._repetition.state_dict(),
             "position": self._position.state_dict(),
             "random_state": RandomState.capture().state_dict(),
@@ -100,6 +102,7 @@ class ResumableRunner(PlanRunner):
         self._lease = lease = Coasting(directive.profile, left, done) if state["coasting"] else Lease(directive, done)
         self._backend.begin(lease.room, lease.limit, state["losses"])
         begin_measuring(self._backend, directive, lease.room, state["measures"])
+        self._ending.load_state_dict(state["ending"])
         self._validations = [pb.Validation.FromString(each) for each in state["validations"]]
         self._started = time.monotonic() - state["elapsed_s"]
         RandomState.from_state_dict(state["random_state"]).restore()

@@ -17,6 +17,7 @@ from lrpilot.distributed.session import SharedSession
 from lrpilot.distributed.together import together
 from lrpilot.errors import ServerError
 from lrpilot.run.coasting import Coasting, attempt
+from lrpilot.run.ending import Ending
 from lrpilot.run.lease import Event, Lease
 from lrpilot.run.measuring import begin_measuring, measured
 from lrpilot.run.promise import is_above
@@ -49,7 +50,9 @@ class DirectiveRunner(abc.ABC):
     _session: Session | SharedSession
     _lease: Lease
 
-    def __init__(self, backend: Backend, ranks: Ranks | None, total_steps: int | None, *, strict: bool) -> None:
+    def __init__(
+        self, backend: Backend, ranks: Ranks | None, total_steps: int | None, *, strict: bool, adopt: bool
+    ) -> None:
         """Begins nothing yet: `_follow` does, with the first directive of a session."""
         self._backend = backend if ranks is None else DistributedBackend(backend, ranks)
         self._ranks = ranks
@@ -65,6 +68,7 @@ class DirectiveRunner(abc.ABC):
         self._due: pb.Report | pb.Directive | None = None
         self._interrupted = False
         self._rollback = Rollback()
+        self._ending = Ending(self._backend, ranks, adopt=adopt)
 
     @property
     @abc.abstractmethod
@@ -161,6 +165,8 @@ class DirectiveRunner(abc.ABC):
 
     def _advance(self, outcome: pb.Outcome.ValueType, change: pb.PlanChange | None = None) -> None:
         """Reports, with a change of the plan if there is one, and follows the answer."""
+        if outcome == pb.OUTCOME_COMPLETED:
+            self._ending.decide(self._lease.directive, self._validations)
         directive, losses = self._lease.directive, self._flushed_losses()
         self._lr.look()
         if first_divergence(losses, self._lease.limit) is not None:  # on CUDA the watch is a look behind
@@ -217,6 +223,7 @@ class DirectiveRunner(abc.ABC):
             wall_time_s=time.monotonic() - self._started,
             note=note,
             measures=measured(self._backend, self._lease.directive, len(losses), alone=self._ranks is None),
+            ending=self._ending.decided if outcome == pb.OUTCOME_COMPLETED else None,
         )
 
     def _book(self, report: pb.Report) -> None:
@@ -228,6 +235,7 @@ class DirectiveRunner(abc.ABC):
         if rolls_back(report) and not self._rollback.possible:  # nothing can be rolled back
             booked = pb.Report(losses=report.losses, validations=report.validations, outcome=pb.OUTCOME_PARTIAL)
         record.add(lease.directive, booked)
+        self._ending.reported(report.outcome)
         if report.HasField("change"):
             record.replan(report.change, self._plan.total_steps)
         self._due = report
@@ -240,6 +248,8 @@ class DirectiveRunner(abc.ABC):
         if directive.HasField("change") and directive.change.origin != pb.PLAN_CHANGE_ORIGIN_CLIENT:
             self._record.replan(directive.change, self._plan.total_steps)
         restored = directive.restore
+        if directive.phase != pb.PHASE_STOP:
+            self._ending.reopen()
         if restored:
             directive = self._go_back(directive)
         if directive.phase == pb.PHASE_STOP:
@@ -249,6 +259,7 @@ class DirectiveRunner(abc.ABC):
         if directive.snapshot:
             directive = self._remember(directive)
         together(self._ranks, lambda: self._begin(directive))
+        self._ending.begin(directive)
         lease = self._lease
         self._announce(lease)
         self._on_begun(directive)
@@ -359,6 +370,8 @@ class DirectiveRunner(abc.ABC):
         if lease is None:
             self._finish()
             return
+        attempt(self._ending.reopen)
+        attempt(lambda: self._ending.begin(None))
         self._lease, self._validations, self._started = lease, [], time.monotonic()
         attempt(lambda: self._backend.begin(lease.directive.n_steps))
         begin_measuring(self._backend, lease.directive, lease.directive.n_steps)
@@ -366,6 +379,7 @@ class DirectiveRunner(abc.ABC):
 
     def _finish(self) -> None:
         self._finished = True
+        attempt(self._ending.conclude)
         attempt(self._backend.finish)
         log.info("lrpilot: done, %d steps committed and %d rolled back", self._record.committed, self._record.searched)
         self._on_finished()
@@ -379,6 +393,7 @@ class DirectiveRunner(abc.ABC):
             warm=record.committed > 0,
             held=self._rollback.possible,
             steps=record.steps,
+            granted=self._plan.granted,
             peak=record.peak_lr,
         ).planned(self._plan.total_steps)
 
@@ -387,7 +402,8 @@ class DirectiveRunner(abc.ABC):
 
     def _validated(self, lease: Lease) -> bool:
         """Validates, where that is possible; false if it shows a divergence in a probe."""
-        if not self._backend.has_validation:
+        known = any(validation.step == lease.done for validation in self._validations)  # before an interrupt
+        if known or not self._backend.has_validation:
             return True
         loss = self._backend.validate()
         if loss is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -55,6 +56,7 @@ class Driver(ReplannableRunner):
         seed: int = 0,
         timeout_s: float = TIMEOUT_S,
         strict: bool = False,
+        adopt: bool = True,
         observers: Sequence[Observer] = (),
         transport: Transport | None = None,
         ranks: Ranks | None = None,
@@ -69,7 +71,7 @@ class Driver(ReplannableRunner):
             RefusedError: the server finds fault with an argument, which the message names; or with `strict` it refuses.
             UnavailableError: the server isn't there, and `strict` is set.
         """
-        super().__init__(backend, ranks, total_steps, strict=strict)
+        super().__init__(backend, ranks, total_steps, strict=strict, adopt=adopt)
         self._observers = tuple(observers)
         self._closed = False
         self._said_over = False
@@ -85,6 +87,7 @@ class Driver(ReplannableRunner):
             seed=seed,
             has_validation=backend.has_validation,
             measures=backend.measures,
+            has_average=backend.average is not None,
         )
 
         def connect() -> Session:
@@ -109,6 +112,7 @@ class Driver(ReplannableRunner):
             if self._record.steps == 0:
                 # What happened since the tuner was made (random numbers, loaded weights) belongs to the start.
                 self._backend.take(self._position.roots)
+                self._ending.begin(self._lease.directive)
             self._repetition.begin(self._position.follow(self._lease.directive))
         if self._finished:
             self._say_over("batches() gives none")
@@ -248,6 +252,21 @@ class Driver(ReplannableRunner):
         from lrpilot.schedule.notebook import tuner_html
 
         return tuner_html(self)
+
+    @property
+    def adopted(self) -> str | None:
+        """The weights that the run has ended with: "last" or "average". None: it goes on, or has had no average."""
+        return self._ending.adopted
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """A context in which the model holds the average of its weights, in training too; then it has its own again.
+
+        Where the average was adopted the model holds it already.
+
+        Raises:
+            LRPilotError: no average is kept: the policy asks for none, or the tuner was closed.
+        """
+        return self._ending.averaged()
 
     def keep_lr(self) -> None:
         """Says, once, that something else has set the LR since the tuner did, and sets it again, of all groups.

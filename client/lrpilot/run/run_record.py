@@ -7,14 +7,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from lrpilot.schedule.from_proto import probe_from_proto
+from lrpilot.schedule.from_proto import ending_from_proto, probe_from_proto
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire import schedule_file
 from lrpilot.wire.directives import phase_from_proto, rolls_back
 from lrpilot.wire.plan_change_proto import kind_from_proto, origin_from_proto
 from lrpilot.wire.profile_proto import profile_from_proto
-from lrpilot.wire.schedule_data import Probe, Replan, Segment, Validation
+from lrpilot.wire.schedule_data import Ending, Probe, Replan, Segment, Validation
 
 
 class RunRecord:
@@ -27,6 +27,7 @@ class RunRecord:
         self._losses = array.array("f")  # as on the wire; a long run has millions
         self._validations: list[Validation] = []
         self._probes: list[Probe] = []
+        self._ending: Ending | None = None
         self._replans: list[Replan] = []
         self._mark = 0
         self.searched = 0
@@ -91,6 +92,7 @@ class RunRecord:
             segment = Segment(self.committed, n_steps, profile, phase, directive.stage)
             self._validations += (Validation(self.committed + v.step, v.loss) for v in report.validations)
             self._append(segment)
+            self._ending = ending_from_proto(report.ending) if report.HasField("ending") else None
             self._losses.extend(report.losses)
 
     def schedule(self, job_id: str, config: pb.JobConfig, total_steps: int | None) -> Schedule:
@@ -107,6 +109,7 @@ class RunRecord:
             probes=tuple(self._probes),
             unsearched=self.unsearched,
             unrepeatable=self.unrepeatable,
+            ending=self._ending,
             replans=tuple(self._replans),
         )
 
@@ -141,7 +144,7 @@ class RunRecord:
         self._segments = list(schedule.segments)
         self._losses = array.array("f", schedule.losses)
         self._validations = list(schedule.validations)
-        self._probes = list(schedule.probes)
+        self._probes, self._ending = list(schedule.probes), schedule.ending
         self._replans = list(schedule.replans)
         self._mark, self.searched = state["mark"], state["searched"]
         self.unsearched, self.unrepeatable = schedule.unsearched, schedule.unrepeatable

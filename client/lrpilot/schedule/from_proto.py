@@ -10,8 +10,9 @@ from lrpilot.v1 import tuner_pb2
 from lrpilot.wire.directives import begins_unsearched, overlooked, phase_from_proto
 from lrpilot.wire.plan_change_proto import kind_from_proto, origin_from_proto
 from lrpilot.wire.profile_proto import profile_from_proto
-from lrpilot.wire.schedule_data import Probe, Replan, ScheduleData, Segment, Validation
+from lrpilot.wire.schedule_data import Ending, Probe, Replan, ScheduleData, Segment, Validation
 from lrpilot.wire.unsearched import was_unsearched
+from lrpilot.wire.weights import Weights
 
 S = TypeVar("S", bound=ScheduleData)
 
@@ -46,6 +47,7 @@ def schedule_from_proto(message: tuner_pb2.GetScheduleResponse, kind: type[S], b
             message.job, segments, begins_unsearched=begins_unsearched(message.job.directive, config)
         ),
         unrepeatable=message.job.unrepeatable,
+        ending=ending_from_proto(message.job.ending) if message.job.HasField("ending") else None,
         replans=replans,
     )
 
@@ -57,6 +59,16 @@ def _segment_from_proto(message: tuner_pb2.Segment) -> Segment:
         profile=profile_from_proto(message.profile),
         phase=phase_from_proto(message.phase),
         stage=message.stage,
+    )
+
+
+def ending_from_proto(message: tuner_pb2.Ending) -> Ending:
+    """What came of an average of the weights."""
+    return Ending(
+        adopted=Weights.AVERAGE if message.adopted == tuner_pb2.WEIGHTS_AVERAGE else Weights.LAST,
+        memory_steps=message.memory_steps,
+        last=message.last if message.HasField("last") else None,
+        average=message.average if message.HasField("average") else None,
     )
 
 

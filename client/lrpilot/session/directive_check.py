@@ -28,18 +28,19 @@ _STEPPING = {pb.PHASE_WARM_UP, pb.PHASE_RANGE_TEST, pb.PHASE_PROBE, pb.PHASE_TRA
 _SOURCES = {pb.BATCH_SOURCE_UNSPECIFIED, pb.BATCH_SOURCE_FRESH, pb.BATCH_SOURCE_REPLAYED}
 
 
-def check(directive: pb.Directive, number: int, measures: Collection[str] = ()) -> None:
+def check(directive: pb.Directive, number: int, config: pb.JobConfig) -> None:
     """Refuses what can't be carried out.
 
     Args:
         directive: the server's.
         number: that it should have.
-        measures: what can be measured.
+        config: the job's, which says what can be measured, and whether weights can be averaged.
 
     Raises:
         ProtocolError: it is nonsense.
     """
-    _refuse(directive, _fault(directive, number) or _fault_of_measures(directive, measures))
+    fault = _fault(directive, number) or _fault_of_measures(directive, config.measures)
+    _refuse(directive, fault or _fault_of_average(directive, has_average=config.has_average))
 
 
 def check_in_place(directive: pb.Directive, run_state: RunState, *, rolled_back: bool) -> None:
@@ -146,4 +147,19 @@ def _fault_of_measures(directive: pb.Directive, measures: Collection[str]) -> st
     names = list(directive.measures)
     if len(set(names)) < len(names) or not set(names) <= set(measures):
         return f"it asks to measure {[name[:40] for name in names[:MOST_NAMED]]}, of {list(measures)}"
+    return ""
+
+
+def _fault_of_average(directive: pb.Directive, *, has_average: bool) -> str:
+    average = directive.average
+    if not directive.HasField("average"):
+        return ""
+    if not has_average:
+        return "an average of the weights, which this client can't keep"
+    if not committed(directive):
+        return "an average of weights that are rolled back"
+    if not (math.isfinite(average.memory_steps) and average.memory_steps >= 1):
+        return f"an average with a memory of {average.memory_steps:g} steps"
+    if not 1 <= average.every <= MAX_STEPS:
+        return f"an average that is brought up to date every {average.every} steps"
     return ""

@@ -231,6 +231,23 @@ have no losses, and may answer the STOP of a job that has finished.
 """
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
+class _Weights:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WeightsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Weights.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WEIGHTS_UNSPECIFIED: _Weights.ValueType  # 0
+    WEIGHTS_LAST: _Weights.ValueType  # 1
+    WEIGHTS_AVERAGE: _Weights.ValueType  # 2
+
+class Weights(_Weights, metaclass=_WeightsEnumTypeWrapper): ...
+
+WEIGHTS_UNSPECIFIED: Weights.ValueType  # 0
+WEIGHTS_LAST: Weights.ValueType  # 1
+WEIGHTS_AVERAGE: Weights.ValueType  # 2
+Global___Weights: _TypeAlias = Weights  # noqa: Y015
+
 class _JobState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -343,6 +360,7 @@ class Directive(_message.Message):
     PROMISE_FIELD_NUMBER: _builtins.int
     MEASURES_FIELD_NUMBER: _builtins.int
     CHANGE_FIELD_NUMBER: _builtins.int
+    AVERAGE_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Counts from 1 within a job."""
     phase: Global___Phase.ValueType
@@ -383,6 +401,13 @@ class Directive(_message.Message):
         run from here on; absent: no end is known.
         """
 
+    @_builtins.property
+    def average(self) -> Global___Average:
+        """Keep an average of the weights over these committed steps, from the weights before the first one on. The rest of a
+        directive that is reported in parts goes on with it; whatever else follows has no average, or one of its own. At the
+        end of the directive the average and the last weights are validated, and the report has an ending.
+        """
+
     def __init__(
         self,
         *,
@@ -401,16 +426,43 @@ class Directive(_message.Message):
         promise: _abc.Iterable[Global___Bar] | None = ...,
         measures: _abc.Iterable[_builtins.str] | None = ...,
         change: Global___PlanChange | None = ...,
+        average: Global___Average | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "change", b"change", "give_up_above", b"give_up_above", "profile", b"profile"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "average", b"average", "change", b"change", "give_up_above", b"give_up_above", "profile", b"profile"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "batches", b"batches", "change", b"change", "give_up_above", b"give_up_above", "measures", b"measures", "n_steps", b"n_steps", "number", b"number", "phase", b"phase", "profile", b"profile", "promise", b"promise", "reason", b"reason", "report_every", b"report_every", "restore", b"restore", "snapshot", b"snapshot", "stage", b"stage", "validate_at", b"validate_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "average", b"average", "batches", b"batches", "change", b"change", "give_up_above", b"give_up_above", "measures", b"measures", "n_steps", b"n_steps", "number", b"number", "phase", b"phase", "profile", b"profile", "promise", b"promise", "reason", b"reason", "report_every", b"report_every", "restore", b"restore", "snapshot", b"snapshot", "stage", b"stage", "validate_at", b"validate_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__give_up_above: _TypeAlias = _typing.Literal["give_up_above"]  # noqa: Y015
     _WhichOneofArgType__give_up_above: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__give_up_above) -> _WhichOneofReturnType__give_up_above | None: ...
 
 Global___Directive: _TypeAlias = Directive  # noqa: Y015
+
+@_typing.final
+class Average(_message.Message):
+    """An exponential average of the weights."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMORY_STEPS_FIELD_NUMBER: _builtins.int
+    EVERY_FIELD_NUMBER: _builtins.int
+    memory_steps: _builtins.float
+    """The memory: after so many steps a change of the weights is in it but for a part of 1/e. At least 1."""
+    every: _builtins.int
+    """It is brought up to date after so many steps, at least 1, by 1 - exp(-every / memory_steps) of the way."""
+    def __init__(
+        self,
+        *,
+        memory_steps: _builtins.float = ...,
+        every: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["every", b"every", "memory_steps", b"memory_steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Average: _TypeAlias = Average  # noqa: Y015
 
 @_typing.final
 class PlanChange(_message.Message):
@@ -536,6 +588,7 @@ class Report(_message.Message):
     NOTE_FIELD_NUMBER: _builtins.int
     MEASURES_FIELD_NUMBER: _builtins.int
     CHANGE_FIELD_NUMBER: _builtins.int
+    ENDING_FIELD_NUMBER: _builtins.int
     directive_number: _builtins.int
     outcome: Global___Outcome.ValueType
     wall_time_s: _builtins.float
@@ -563,6 +616,10 @@ class Report(_message.Message):
         committed again.
         """
 
+    @_builtins.property
+    def ending(self) -> Global___Ending:
+        """Only where the outcome is COMPLETED and the directive has an average that could be kept."""
+
     def __init__(
         self,
         *,
@@ -575,14 +632,56 @@ class Report(_message.Message):
         note: _builtins.str = ...,
         measures: _abc.Iterable[Global___Measure] | None = ...,
         change: Global___PlanChange | None = ...,
+        ending: Global___Ending | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "replacement", b"replacement"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "ending", b"ending", "replacement", b"replacement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "directive_number", b"directive_number", "losses", b"losses", "measures", b"measures", "note", b"note", "outcome", b"outcome", "replacement", b"replacement", "validations", b"validations", "wall_time_s", b"wall_time_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "directive_number", b"directive_number", "ending", b"ending", "losses", b"losses", "measures", b"measures", "note", b"note", "outcome", b"outcome", "replacement", b"replacement", "validations", b"validations", "wall_time_s", b"wall_time_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Report: _TypeAlias = Report  # noqa: Y015
+
+@_typing.final
+class Ending(_message.Message):
+    """What came of an average of the weights."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAST_FIELD_NUMBER: _builtins.int
+    AVERAGE_FIELD_NUMBER: _builtins.int
+    ADOPTED_FIELD_NUMBER: _builtins.int
+    MEMORY_STEPS_FIELD_NUMBER: _builtins.int
+    last: _builtins.float
+    """The validation of the last weights. Absent: they can't be validated, or that failed."""
+    average: _builtins.float
+    """The validation of the average."""
+    adopted: Global___Weights.ValueType
+    """Which of them the model is left with if the run ends here."""
+    memory_steps: _builtins.float
+    """The directive's."""
+    def __init__(
+        self,
+        *,
+        last: _builtins.float | None = ...,
+        average: _builtins.float | None = ...,
+        adopted: Global___Weights.ValueType = ...,
+        memory_steps: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_average", b"_average", "_last", b"_last", "average", b"average", "last", b"last"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_average", b"_average", "_last", b"_last", "adopted", b"adopted", "average", b"average", "last", b"last", "memory_steps", b"memory_steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__average: _TypeAlias = _typing.Literal["average"]  # noqa: Y015
+    _WhichOneofArgType__average: _TypeAlias = _typing.Literal["_average", b"_average"]  # noqa: Y015
+    _WhichOneofReturnType__last: _TypeAlias = _typing.Literal["last"]  # noqa: Y015
+    _WhichOneofArgType__last: _TypeAlias = _typing.Literal["_last", b"_last"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__average) -> _WhichOneofReturnType__average | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last) -> _WhichOneofReturnType__last | None: ...
+
+Global___Ending: _TypeAlias = Ending  # noqa: Y015
 
 @_typing.final
 class Measure(_message.Message):
@@ -675,6 +774,7 @@ class JobConfig(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     HAS_VALIDATION_FIELD_NUMBER: _builtins.int
     MEASURES_FIELD_NUMBER: _builtins.int
+    HAS_AVERAGE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     family: _builtins.str
     """Jobs that resemble one another share a family."""
@@ -687,6 +787,8 @@ class JobConfig(_message.Message):
     seed: _builtins.int
     has_validation: _builtins.bool
     """Whether the client can validate."""
+    has_average: _builtins.bool
+    """Whether the client can keep an average of the weights."""
     @_builtins.property
     def policy_options(self) -> _struct_pb2.Struct: ...
     @_builtins.property
@@ -713,10 +815,11 @@ class JobConfig(_message.Message):
         seed: _builtins.int = ...,
         has_validation: _builtins.bool = ...,
         measures: _abc.Iterable[_builtins.str] | None = ...,
+        has_average: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "lr_bounds", b"lr_bounds", "policy_options", b"policy_options", "total_steps", b"total_steps"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "base_lr", b"base_lr", "family", b"family", "has_validation", b"has_validation", "lr_bounds", b"lr_bounds", "measures", b"measures", "name", b"name", "policy", b"policy", "policy_options", b"policy_options", "seed", b"seed", "total_steps", b"total_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "base_lr", b"base_lr", "family", b"family", "has_average", b"has_average", "has_validation", b"has_validation", "lr_bounds", b"lr_bounds", "measures", b"measures", "name", b"name", "policy", b"policy", "policy_options", b"policy_options", "seed", b"seed", "total_steps", b"total_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__total_steps: _TypeAlias = _typing.Literal["total_steps"]  # noqa: Y015
     _WhichOneofArgType__total_steps: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps"]  # noqa: Y015
@@ -748,6 +851,7 @@ class Job(_message.Message):
     UNREPEATABLE_FIELD_NUMBER: _builtins.int
     TOTAL_STEPS_FIELD_NUMBER: _builtins.int
     REQUESTED_FIELD_NUMBER: _builtins.int
+    ENDING_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     state: Global___JobState.ValueType
     committed_steps: _builtins.int
@@ -789,6 +893,10 @@ class Job(_message.Message):
     def requested(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanChange]:
         """Changes of the plan that have not taken effect yet, in the order in which they were asked for."""
 
+    @_builtins.property
+    def ending(self) -> Global___Ending:
+        """What came of the average of the weights, where the run ended with one."""
+
     def __init__(
         self,
         *,
@@ -812,10 +920,11 @@ class Job(_message.Message):
         unrepeatable: _builtins.str = ...,
         total_steps: _builtins.int | None = ...,
         requested: _abc.Iterable[Global___PlanChange] | None = ...,
+        ending: Global___Ending | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_loss", b"_best_loss", "_best_validation", b"_best_validation", "_last_loss", b"_last_loss", "_last_validation", b"_last_validation", "_total_steps", b"_total_steps", "best_loss", b"best_loss", "best_validation", b"best_validation", "config", b"config", "create_time", b"create_time", "directive", b"directive", "last_loss", b"last_loss", "last_validation", b"last_validation", "lr_bounds", b"lr_bounds", "total_steps", b"total_steps", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_loss", b"_best_loss", "_best_validation", b"_best_validation", "_last_loss", b"_last_loss", "_last_validation", b"_last_validation", "_total_steps", b"_total_steps", "best_loss", b"best_loss", "best_validation", b"best_validation", "config", b"config", "create_time", b"create_time", "directive", b"directive", "ending", b"ending", "last_loss", b"last_loss", "last_validation", b"last_validation", "lr_bounds", b"lr_bounds", "total_steps", b"total_steps", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_loss", b"_best_loss", "_best_validation", b"_best_validation", "_last_loss", b"_last_loss", "_last_validation", b"_last_validation", "_total_steps", b"_total_steps", "best_loss", b"best_loss", "best_validation", b"best_validation", "committed_steps", b"committed_steps", "config", b"config", "create_time", b"create_time", "directive", b"directive", "given_back_steps", b"given_back_steps", "id", b"id", "last_loss", b"last_loss", "last_validation", b"last_validation", "lr_bounds", b"lr_bounds", "message", b"message", "requested", b"requested", "search_steps", b"search_steps", "stage", b"stage", "state", b"state", "total_steps", b"total_steps", "unrepeatable", b"unrepeatable", "update_time", b"update_time", "wall_time_s", b"wall_time_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_loss", b"_best_loss", "_best_validation", b"_best_validation", "_last_loss", b"_last_loss", "_last_validation", b"_last_validation", "_total_steps", b"_total_steps", "best_loss", b"best_loss", "best_validation", b"best_validation", "committed_steps", b"committed_steps", "config", b"config", "create_time", b"create_time", "directive", b"directive", "ending", b"ending", "given_back_steps", b"given_back_steps", "id", b"id", "last_loss", b"last_loss", "last_validation", b"last_validation", "lr_bounds", b"lr_bounds", "message", b"message", "requested", b"requested", "search_steps", b"search_steps", "stage", b"stage", "state", b"state", "total_steps", b"total_steps", "unrepeatable", b"unrepeatable", "update_time", b"update_time", "wall_time_s", b"wall_time_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__best_loss: _TypeAlias = _typing.Literal["best_loss"]  # noqa: Y015
     _WhichOneofArgType__best_loss: _TypeAlias = _typing.Literal["_best_loss", b"_best_loss"]  # noqa: Y015

@@ -9,6 +9,7 @@ from lrpilot.errors import ScheduleError
 from lrpilot.wire.phase import Phase
 from lrpilot.wire.plan_change import ChangeKind, ChangeOrigin
 from lrpilot.wire.profile import Profile
+from lrpilot.wire.weights import Weights
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,6 +70,34 @@ class Probe:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Ending:
+    """What came of an average of the weights, at the end of the committed steps that it was kept over.
+
+    Attributes:
+        adopted: the weights that the model was left with.
+        memory_steps: how many steps the average remembered.
+        last: the validation loss of the last weights; None: there is none.
+        average: the validation loss of the average; None: there is none.
+    """
+
+    adopted: Weights
+    memory_steps: float
+    last: float | None = None
+    average: float | None = None
+
+    @property
+    def words(self) -> str:
+        """The weights that the model was left with, and the validation losses, without a full stop."""
+        averaged = f"the average of the last {self.memory_steps:,.0f} steps"
+        if self.average is None:
+            return "the last weights" if self.adopted is Weights.LAST else averaged
+        mean, last = f"{self.average:.4g}", "none" if self.last is None else f"{self.last:.4g}"
+        if self.adopted is Weights.LAST:
+            return f"the last weights: {last} against {mean} for {averaged}"
+        return f"{averaged}: {mean} against {last}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Replan:
     """A change of the plan of a run.
 
@@ -104,6 +133,7 @@ class ScheduleData:
         unsearched: whether the run was too short for a search, so that it had the LR that was set.
         unrepeatable: what was seen where a rollback was not complete, after which there was no search and the LR was
             the one that was set; empty: nothing.
+        ending: what came of an average of the weights, where the run ended with one. A replay has the LRs alone.
         replans: the changes of the plan, oldest first.
     """
 
@@ -118,6 +148,7 @@ class ScheduleData:
     probes: tuple[Probe, ...] = ()
     unsearched: bool = False
     unrepeatable: str = ""
+    ending: Ending | None = None
     replans: tuple[Replan, ...] = ()
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ Ground rules.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Generator, Iterable
 from typing import Any
 
@@ -21,6 +22,7 @@ from tuner_server.core.errors import InvalidInputError, PolicyError, Preconditio
 from tuner_server.core.faults import described, guarded
 from tuner_server.core.job import requested
 from tuner_server.core.job.plan import changed
+from tuner_server.core.job.progress import progress_at_start, progress_of
 from tuner_server.core.job.report_check import check_replacement, check_report
 
 # Whoever moves jobs needs these names too.
@@ -85,7 +87,8 @@ def advance(state: JobState, report: Report) -> Transition:
 def advancing(state: JobState, report: Report) -> Generator[Query, Suggestion, Transition]:
     """What `advance` does, for whoever answers the policy's queries. Raises: as `advance`, before the first one."""
     directive = state.directive
-    reopened = state.status is Status.FINISHED and report.outcome is Outcome.REPLANNED
+    replans = report.outcome is Outcome.REPLANNED and report.change is not None
+    reopened = state.status is Status.FINISHED and replans
     if directive.phase is Phase.STOP and not reopened:
         raise PreconditionError(f"job has ended ({state.status}); no report is expected")
     if report.directive_number != directive.number:
@@ -140,7 +143,7 @@ def _created(config: JobConfig, prior: Prior | None) -> Transition:
         directive = lr_range.directive(config)
         return _issue(_opened(config, prior, directive), None, directive, None)
     bounds = config.lr_bounds or lr_range.blind(config)
-    step = run(answered("start", lambda: policy.start(_progress_at_start(config, prior, bounds))))
+    step = run(answered("start", lambda: policy.start(progress_at_start(config, prior, bounds))))
     answer = checked(step, policy.state_type)
     opened = _opened(config, prior, answer.directive).model_copy(update={"bounds": bounds})
     return _issue(opened, None, answer.directive, answer)
@@ -151,38 +154,6 @@ def _opened(config: JobConfig, prior: Prior | None, directive: Directive) -> Job
     return JobState(config=config, prior=prior, status=Status.SEARCHING, directive=directive, lease=directive)
 
 
-def _progress_at_start(config: JobConfig, prior: Prior | None, bounds: LrBounds) -> Progress:
-    """Where a job is whose policy starts with the first directive."""
-    return Progress(
-        committed_steps=0,
-        search_steps=0,
-        remaining_steps=config.total_steps,
-        bounds=bounds,
-        first_loss=None,
-        last_loss=None,
-        total_steps=config.total_steps,
-        prior=prior,
-    )
-
-
-def _progress(state: JobState, bounds: LrBounds) -> Progress:
-    return Progress(
-        committed_steps=state.committed_steps,
-        search_steps=state.search_steps,
-        remaining_steps=state.remaining_steps,
-        bounds=bounds,
-        first_loss=state.first_loss,
-        last_loss=state.last_loss,
-        stage=state.directive.stage,
-        total_steps=state.total_steps,
-        present_lr=state.present_lr,
-        peak_lr=state.peak_lr,
-        best_loss=state.best_loss,
-        prior=state.prior,
-        reported_steps=state.lease.n_steps - state.directive.n_steps,
-    )
-
-
 def _next(before: JobState, state: JobState, report: Report) -> Generator[Query, Suggestion, Transition]:
     """What follows on a report; the job was `before` it, and is `state` after it."""
     change = report.change
@@ -190,10 +161,10 @@ def _next(before: JobState, state: JobState, report: Report) -> Generator[Query,
         return (yield from _replanned(state, report, change))
     if change is not None:
         state = requested.waiting(state, change)
+    noticed = _noticed(before, report) if change is None and state.remaining_steps != 0 else None
+    if noticed is not None:
+        return (yield from _replanned(state, report, noticed))
     if report.outcome is Outcome.PARTIAL:
-        noticed = _noticed(before, report)
-        if noticed is not None:
-            return (yield from _replanned(state, report, noticed))
         rest = before.directive.after(report.n_steps).model_copy(update={"number": before.directive.number + 1})
         return Transition(state.model_copy(update={"directive": rest}), rest, report=report)
     if state.remaining_steps == 0 and change is None:
@@ -216,12 +187,12 @@ def _in_model(directive: Directive, report: Report) -> bool:
 
 
 def _noticed(before: JobState, report: Report) -> PlanChange | None:
-    """What a part of committed steps tells the policy; `before` it."""
-    if before.bounds is None:
-        return None  # the warm-up before a policy has begun
+    """What sound committed steps tell the policy, a part of a directive or the last of it; `before` them."""
+    if before.bounds is None or not _in_model(before.directive, report) or report.replacement is not None:
+        return None  # the client's own steps, or the warm-up before a policy has begun, too
     policy = policies.make(before.config)
     state = read_state(policy, before.policy_state or {})
-    progress = _progress(before, before.bounds)
+    progress = progress_of(before, before.bounds)
     with guarded("`noticed`"):
         change = policy.noticed(state, before.lease, report, progress)
     return None if change is None else change.model_copy(update={"origin": ChangeOrigin.POLICY})
@@ -229,15 +200,20 @@ def _noticed(before: JobState, report: Report) -> PlanChange | None:
 
 def _replanned(state: JobState, report: Report, change: PlanChange) -> Generator[Query, Suggestion, Transition]:
     """A change of the plan takes effect: the policy's next directive in the new one, which begins at a snapshot."""
-    plan = changed(state.present_plan, change, state.run_steps, state.committed_steps)
+    before = state.present_plan
+    plan = changed(before, change, state.run_steps, state.committed_steps)
     bounds = state.bounds or lr_range.blind(state.config)
     waits = requested.without(state, change)
-    state = state.model_copy(update={"plan": plan, "bounds": bounds, "requested": waits})
+    state = state.model_copy(
+        update={"plan": plan, "bounds": bounds, "requested": waits, "best_since_change": None, "since_change": 0},
+    )
     echo = change.model_copy(update={"total_steps": plan.total_steps})
     if state.remaining_steps == 0:
         return _stop(state, report, Status.FINISHED, "", echo)
     policy = policies.make(state.config)
-    known, progress = read_state(policy, state.policy_state or {}), _progress(state, bounds)
+    granted = max((state.total_steps or 0) - max(before.total_steps or 0, state.run_steps), 0)
+    known = read_state(policy, state.policy_state or {})
+    progress = dataclasses.replace(progress_of(state, bounds), granted_steps=granted)
     step = yield from answered("replan", lambda: policy.replan(known, change, progress))
     answer = checked(step, policy.state_type)
     directive = answer.directive.model_copy(update={"change": echo, "snapshot": True})
@@ -249,7 +225,7 @@ def _ask_policy(state: JobState, report: Report) -> Generator[Query, Suggestion,
     policy = policies.make(state.config)
     bounds = _bounds(state, report)
     state = state.model_copy(update={"bounds": bounds})
-    progress = _progress(state, bounds)
+    progress = progress_of(state, bounds)
     step = yield from _step(policy, state, report, progress)
     return state, checked(step, policy.state_type)
 
@@ -293,6 +269,8 @@ def _account(state: JobState, report: Report) -> JobState:
         update["first_loss"] = opening_loss(report.losses)
     if report.outcome is Outcome.UNREPEATABLE:
         update["unrepeatable"] = report.note
+    if report.ending is not None:
+        update["ending"] = report.ending
     if report.replacement is not None:
         searched += report.replacement.wasted_steps
         update["snapshot_step"] = None  # the client has another snapshot by now
@@ -339,7 +317,9 @@ def _issue(state: JobState, report: Report | None, directive: Directive, answer:
         raise PolicyError(f"{directive.n_steps} steps asked for, {remaining} are left")
     if unknown := set(directive.measures) - set(state.config.measures):
         raise PolicyError(f"measures asked for that the client can't take: {', '.join(sorted(unknown))}")
-    update: dict[str, Any] = {"status": status, "directive": directive, "lease": directive}
+    if directive.average is not None and not state.config.has_average:
+        raise PolicyError("an average of the weights asked for, which the client can't keep")
+    update: dict[str, Any] = {"status": status, "directive": directive, "lease": directive, "ending": None}
     if snapshot:
         update |= {"snapshot_step": state.committed_steps, "snapshot_standing": Standing.of(state)}
         if state.plan is not None and (directive.change is None or directive.change.kind is not ChangeKind.ANNEAL):

@@ -14,7 +14,7 @@ from lrpilot.wire import unsearched
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.job.plan import Plan
 from tuner_server.core.job.standing import Standing
-from tuner_server.core.messages import Decision, Directive, Phase, PlanChange, Report
+from tuner_server.core.messages import Decision, Directive, Ending, Phase, PlanChange, Report
 from tuner_server.core.search.prior import Prior
 
 
@@ -82,6 +82,8 @@ class JobState(Standing):
     message: str = ""
     unrepeatable: str = ""
     """The note of the report that ended the search, since a rollback was not complete; empty: none did."""
+    ending: Ending | None = None
+    """What came of the average of the weights, where the last directive had one."""
 
     @property
     def present_plan(self) -> Plan:

@@ -61,6 +61,9 @@ class Progress:
     """The first loss of all: nearly the untrained model's."""
     last_loss: float | None
     """The mean of the last committed losses; None before the first."""
+    granted_steps: int = 0
+    """How many of the remaining steps a change of the plan has added, where `replan` is asked; a run without an end had
+    none before."""
     stage: int = -1
     """The stage of the directive that has ended; -1: before the first."""
     total_steps: int | None = None
@@ -69,8 +72,10 @@ class Progress:
     """The LR of the step after the last committed one, as its profile has it; None before the first."""
     peak_lr: float | None = None
     """The highest LR of the committed steps; None before the first."""
-    best_loss: float | None = None
-    """The lowest mean of ten committed losses in a row; None before there are so many."""
+    best_since_change: float | None = None
+    """The lowest mean of ten committed losses in a row since the plan changed last; None before there are so many."""
+    wall_time_s: float = 0.0
+    """How long the reported steps took, search included."""
     prior: Prior | None = None
     """What earlier jobs of the family tell; a policy need not use it."""
     reported_steps: int = 0
@@ -98,6 +103,8 @@ class Policy(abc.ABC, Generic[O, S]):
     name: ClassVar[str]
     options_type: type[O]
     state_type: type[S]
+    keeps_time: ClassVar[bool] = False
+    """Whether it ends a job that has a `total_time_s` when that is over."""
 
     def __init__(self, config: JobConfig) -> None:
         """Reads the options.
@@ -110,6 +117,9 @@ class Policy(abc.ABC, Generic[O, S]):
             self.options = self.options_type.model_validate(_integral(config.policy_options))
         except pydantic.ValidationError as error:
             raise InvalidInputError.from_pydantic(error, prefix="policy_options") from error
+        if config.total_time_s is not None and not self.keeps_time:
+            message = f"policy {self.name} plans by steps; give total_steps, or leave the policy out"
+            raise InvalidInputError.of("total_time_s", message)
         self.check()
 
     def check(self) -> None:
@@ -169,15 +179,15 @@ class Policy(abc.ABC, Generic[O, S]):
         return self.rejoin(state, progress)
 
     def noticed(self, state: S, directive: Directive, report: Report, progress: Progress) -> PlanChange | None:
-        """What a part of committed steps says of the plan: the change that it asks for; None: all is as it should be.
+        """What committed steps say of the plan: the change that they ask for; None: all is as it should be.
 
-        `replan` is then asked for what follows, at once.
+        `replan` is then asked for what follows, at once, and not `advance`.
 
         Args:
             state: what this policy returned with `directive`.
             directive: the one that is carried out, as it was issued.
-            report: on a part of it that is not the last.
-            progress: where the job was before this part.
+            report: on a part of it, or on the last of it (COMPLETED).
+            progress: where the job was before the steps of that report.
         """
         return None
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lrpilot.wire.profile import Profile
 
-from tuner_server.core.messages import Bar, BatchSource, Directive, Phase
+from tuner_server.core.messages import Average, Bar, BatchSource, Directive, Phase
 from tuner_server.core.stages.report_points import evenly, report_every
 
 TOO_FEW = "too few"
@@ -28,6 +28,7 @@ def directive(
     give_up_above: float | None,
     promise: Sequence[Bar],
     reason: str,
+    average: Average | None = None,
 ) -> Directive:
     """All steps that are left of a profile, which stay unless they diverge or break their promise.
 
@@ -39,6 +40,7 @@ def directive(
         give_up_above: see `Lessons.give_up_above`.
         promise: the bars for reports every `report_every` of these steps.
         reason: why these LRs, for people.
+        average: what average of the weights is kept over these steps.
     """
     n_steps = profile.length - profile.offset
     return Directive(
@@ -51,5 +53,6 @@ def directive(
         give_up_above=give_up_above,
         report_every=report_every(n_steps),
         promise=tuple(promise),
+        average=average,
         reason=reason,
     )

@@ -13,12 +13,18 @@ _WORDS = {
     ChangeKind.ANNEAL: "an annealing was asked for",
     ChangeKind.UNDO_ANNEALING: "the annealing is undone",
 }
-NOTICED = "the losses have left what they were, as they do when the data change"
+_NOTICED = {
+    ChangeKind.EXTEND: "the run is over",
+    ChangeKind.REPLAN: "the losses have left what they were, as they do when the data change",
+    ChangeKind.ANNEAL: "the end has come",
+    ChangeKind.UNDO_ANNEALING: "the annealing is undone",
+}
+"""Where nobody has asked for the change but the policy itself."""
 
 
 def because(change: PlanChange) -> str:
     """How the reason of a decision begins that a change has led to."""
-    words = NOTICED if change.origin is ChangeOrigin.POLICY else _WORDS[change.kind]
+    words = (_NOTICED if change.origin is ChangeOrigin.POLICY else _WORDS)[change.kind]
     return f"{words} ({change.reason})" if change.reason else words
 
 

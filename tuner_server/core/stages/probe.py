@@ -7,7 +7,7 @@ import dataclasses
 from lrpilot.wire.profile import Profile, Shape
 
 from tuner_server.core.forecast import Forecast
-from tuner_server.core.messages import BatchSource, Candidate, Directive, Phase, Report
+from tuner_server.core.messages import BatchSource, Candidate, Directive, Outcome, Phase, Report
 from tuner_server.core.stages.decayed_probe import end_loss
 from tuner_server.core.stages.divergence import level_reached
 
@@ -52,6 +52,12 @@ class ProbePlan:
             give_up_above=give_up_above,
             reason=reason,
         )
+
+    def judged(self, directive: Directive, report: Report, start_loss: float | None) -> Candidate:
+        """The candidate of a probe that decays, by its end; `start_loss` is what it began with, if that is known."""
+        if report.outcome is Outcome.DIVERGED:
+            return diverged(directive, report, start_loss)
+        return measured(directive, report, self.held_out)
 
 
 def diverged(directive: Directive, report: Report, start_loss: float | None) -> Candidate:

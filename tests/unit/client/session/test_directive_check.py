@@ -13,6 +13,8 @@ from lrpilot.v1 import tuner_pb2 as pb
 
 from tests.support.training.scripted_directives import constant, training
 
+JOB = pb.JobConfig(has_average=True)
+
 
 def promising(*bars: tuple[int, float]) -> pb.Directive:
     promise = [pb.Bar(from_step=step, loss=level) for step, level in bars]
@@ -33,26 +35,60 @@ def promising(*bars: tuple[int, float]) -> pb.Directive:
     ],
 )
 def test_what_makes_sense_is_accepted(directive: pb.Directive) -> None:
-    directive_check.check(directive, 7)
+    directive_check.check(directive, 7, JOB)
+
+
+def averaging(memory_steps: float, every: int) -> pb.Directive:
+    return training(0.1, 100, number=7, average=pb.Average(memory_steps=memory_steps, every=every))
+
+
+@pytest.mark.parametrize(("memory_steps", "every"), [(1.0, 1), (8.0, 5), (1e9, 2**40)])
+def test_an_average_of_committed_steps_may_be_asked_for(memory_steps: float, every: int) -> None:
+    directive_check.check(averaging(memory_steps, every), 7, JOB)
+
+
+@pytest.mark.parametrize(
+    ("memory_steps", "every", "words"),
+    [
+        (0.5, 1, "memory of 0.5 steps"),
+        (-8.0, 1, "memory of -8 steps"),
+        (math.nan, 1, "memory of nan steps"),
+        (math.inf, 1, "memory of inf steps"),
+        (8.0, 0, "every 0 steps"),
+        (8.0, -1, "every -1 steps"),
+        (8.0, 2**62, "every 4611686018427387904 steps"),
+    ],
+)
+def test_an_average_that_is_none_is_refused(memory_steps: float, every: int, words: str) -> None:
+    with pytest.raises(ProtocolError, match=words):
+        directive_check.check(averaging(memory_steps, every), 7, JOB)
+
+
+def test_an_average_is_only_of_steps_that_stay_and_at_a_client_that_can_keep_it() -> None:
+    with pytest.raises(ProtocolError, match="can't keep"):
+        directive_check.check(averaging(8.0, 5), 7, pb.JobConfig())
+    tried = probe(snapshot=True, average=pb.Average(memory_steps=8.0, every=5))
+    with pytest.raises(ProtocolError, match="rolled back"):
+        directive_check.check(tried, 7, JOB)
 
 
 @pytest.mark.parametrize("asked", [["a"], ["b", "a"], []])
 def test_what_can_be_measured_may_be_asked_for(asked: list[str]) -> None:
-    directive_check.check(training(0.1, 100, number=7, measures=asked), 7, ("a", "b"))
+    directive_check.check(training(0.1, 100, number=7, measures=asked), 7, pb.JobConfig(measures=["a", "b"]))
 
 
 @pytest.mark.parametrize("asked", [["a", "c"], ["a", "a"], [""], ["x" * 10**6] * 10])
 def test_what_can_not_be_measured_is_refused(asked: list[str]) -> None:
     with pytest.raises(ProtocolError, match=r"measure .* of \['a', 'b'\]") as caught:
-        directive_check.check(training(0.1, 100, number=7, measures=asked), 7, ("a", "b"))
+        directive_check.check(training(0.1, 100, number=7, measures=asked), 7, pb.JobConfig(measures=["a", "b"]))
     assert len(str(caught.value)) < 300
 
 
 def test_measures_share_the_room_of_losses() -> None:
     most = directive_check.MAX_LOSSES
-    directive_check.check(training(0.1, most // 2, number=7, measures=["a"]), 7, ("a",))
+    directive_check.check(training(0.1, most // 2, number=7, measures=["a"]), 7, pb.JobConfig(measures=["a"]))
     with pytest.raises(ProtocolError, match="too many losses"):
-        directive_check.check(training(0.1, most // 2 + 1, number=7, measures=["a"]), 7, ("a",))
+        directive_check.check(training(0.1, most // 2 + 1, number=7, measures=["a"]), 7, pb.JobConfig(measures=["a"]))
 
 
 @pytest.mark.parametrize(
@@ -77,7 +113,7 @@ def test_measures_share_the_room_of_losses() -> None:
 )
 def test_what_makes_none_is_refused_with_a_word_on_it(directive: pb.Directive, words: str) -> None:
     with pytest.raises(ProtocolError, match=words):
-        directive_check.check(directive, 7)
+        directive_check.check(directive, 7, JOB)
 
 
 HUGE = 2**62
@@ -104,7 +140,7 @@ def shaped(shape: pb.ProfileShape.ValueType, start_lr: float, end_lr: float, **f
     ],
 )
 def test_what_is_unusual_and_can_be_carried_out_is_accepted(directive: pb.Directive) -> None:
-    directive_check.check(directive, 7)
+    directive_check.check(directive, 7, JOB)
 
 
 @pytest.mark.parametrize(
@@ -139,13 +175,13 @@ def test_what_is_unusual_and_can_be_carried_out_is_accepted(directive: pb.Direct
 )
 def test_numbers_that_contradict_one_another_or_overflow_are_refused(directive: pb.Directive, words: str) -> None:
     with pytest.raises(ProtocolError, match=words):
-        directive_check.check(directive, 7)
+        directive_check.check(directive, 7, JOB)
 
 
 def test_a_job_does_not_begin_with_its_end() -> None:
     for restore in (False, True):
         with pytest.raises(ProtocolError, match="before the first step"):
-            directive_check.check(pb.Directive(number=1, phase=pb.PHASE_STOP, restore=restore), 1)
+            directive_check.check(pb.Directive(number=1, phase=pb.PHASE_STOP, restore=restore), 1, JOB)
 
 
 @pytest.mark.parametrize(

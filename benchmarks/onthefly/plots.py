@@ -12,7 +12,7 @@ from benchmarks.onthefly.contestant import Trial
 from benchmarks.onthefly.oracle import ORACLES
 from benchmarks.onthefly.report import Report, ScenarioReport
 from benchmarks.onthefly.runs import DRAWN_SEED
-from benchmarks.onthefly.scenarios import Scenario
+from benchmarks.onthefly.scenarios import AT_THE_END, IN_THE_MIDDLE, Scenario
 from benchmarks.onthefly.shapes import SCHEDULES
 from benchmarks.quality.measures import Choice, Outcome, Standing
 from benchmarks.quality.panels import legend, panels
@@ -57,7 +57,7 @@ def _draw_ratios(own: ScenarioReport, axes: Axes) -> None:
             axes.errorbar([found.mean], [row], xerr=bounds, fmt="|", color="black", label="mean, standard error")
     axes.axvline(1.0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(shown)), [standing.contestant for standing in shown])
-    names = ", ".join(workload.before.name for workload in own.scenario.workloads)
+    names = ", ".join(workload.name.split(", ")[0] for workload in own.scenario.workloads)
     axes.set(xlabel=f"final loss / {own.scenario.reference}\n({names})", title=own.scenario.name)
     axes.grid(visible=True, axis="x", alpha=0.3)
     axes.invert_yaxis()
@@ -87,7 +87,7 @@ def _drawn(scenario: Scenario) -> str:
 
 
 def _draw_course(report: Report, scenario: Scenario, standing: Standing, losses: Axes, lrs: Axes) -> None:
-    label = standing.contestant.split(", extended")[0]
+    label = _LABELS.get(standing.contestant, standing.contestant)
     color = _COLORS.get(label)
     for outcome in standing.outcomes:
         if (outcome.key.workload, outcome.key.seed) != (_drawn(scenario), DRAWN_SEED):
@@ -96,16 +96,21 @@ def _draw_course(report: Report, scenario: Scenario, standing: Standing, losses:
         lrs.plot(*_lrs(report, outcome), label=label, color=color, linewidth=1.1)
 
 
+_LABELS = {
+    f"oracle, {AT_THE_END}": "oracle",
+    f"oracle, {IN_THE_MIDDLE}": "oracle",
+    f"budget, {AT_THE_END}": "budget, told",
+    f"budget, {IN_THE_MIDDLE}": "budget, told",
+    "budget, fresh at the end": "budget, fresh",
+    "budget, fresh in the middle": "budget, fresh",
+}
 _COLORS = {
     "oracle": "black",
     "linear": "C0",
     "wsd": "C2",
-    "budget": "C3",
     "budget, told": "C3",
     "budget, not told": "C1",
     "budget, fresh": "C4",
-    "budget, fresh at the end": "C4",
-    "budget, fresh in the middle": "C4",
 }
 
 

@@ -71,7 +71,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     _open_ended("all", "the last step", 1.0),
 )
 
-_QUICK = {"mlp", "mlp, rotated", "mlp, larger batches", "finetune, frozen, unfrozen"}
+_QUICK = {"mlp", "mlp, rotated", "mlp, larger batches", "finetune, unfrozen"}
 QUICK_SCENARIOS = tuple(
     replace(scenario, workloads=tuple(workload for workload in scenario.workloads if workload.name in _QUICK))
     for scenario in SCENARIOS

@@ -48,7 +48,7 @@ def _still(workload: Workload, lrs: slice) -> ChangingWorkload:
 
 def _changing(what: str, before: Workload, change: Callable[[Session], None], lrs: slice) -> ChangingWorkload:
     version = 100 * _VERSION + before.version
-    return ChangingWorkload(f"{before.name}, {what}", version, before, before.lr_grid[lrs], change)
+    return ChangingWorkload(f"{before.name.split(', ')[0]}, {what}", version, before, before.lr_grid[lrs], change)
 
 
 # Four of seven LRs: the best ones of linear decay at 500 to 4,000 steps are at positions 3 and 4 on these workloads.
@@ -67,8 +67,8 @@ ENLARGED = tuple(
     for name in ("mlp", "inpainting", "tinybatch")
 )
 FROZEN = tuple(
-    # A head alone takes higher LRs than a whole model.
-    replace(_still(frozen(workload), _MIDDLE), lrs=half_decades(workload.lr_grid[3], 5))
+    # A head alone takes higher LRs than a whole model, above the grid.
+    replace(_still(frozen(workload), _UPPER), lrs=half_decades(workload.lr_grid[3], 5))
     for workload in (STILL["finetune"], STILL["lostpretraining"], TURNED)
 )
 UNFROZEN = tuple(_changing("unfrozen", still.before, changes.unfreeze, _UPPER) for still in FROZEN)

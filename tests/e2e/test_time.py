@@ -34,8 +34,8 @@ class Run:
 
     def train(self, slow_after_s: float | None = None, stop_after: int | None = None) -> list[float]:
         """The LRs of the steps that stay; later ones take three times as long."""
-        began, lrs, n_steps = time.monotonic(), [], 0
-        for x, y in self.tuner.batches(self.data):
+        began, lrs = time.monotonic(), []
+        for n_steps, (x, y) in enumerate(self.tuner.batches(self.data), start=1):
             slow = slow_after_s is not None and time.monotonic() - began > slow_after_s
             time.sleep(3 * STEP_S if slow else STEP_S)
             if not self.tuner.searching:
@@ -45,7 +45,6 @@ class Run:
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
             self.optimizer.step()
             self.tuner.step(loss)
-            n_steps += 1
             if n_steps == stop_after:
                 break
         return lrs
@@ -68,7 +67,7 @@ class Away(LocalTransport):
 
     def _look(self) -> None:
         if self.away:
-            raise UnavailableError("it is away")
+            raise UnavailableError("it is away", "UNAVAILABLE")
 
 
 @pytest.mark.parametrize("slow_after_s", [None, 0.5 * TOTAL_S])

@@ -52,7 +52,7 @@ def _state(job: pb.Job) -> JobState:
         message=job.message,
         unrepeatable=job.unrepeatable,
         plan=Plan(total_steps=job.total_steps if job.HasField("total_steps") else None),
-        requested=change_from_pb(job.requested, "job.requested") if job.HasField("requested") else None,
+        requested=tuple(change_from_pb(change, "job.requested") for change in job.requested),
         ending=ending_from_pb(job.ending) if job.HasField("ending") else None,
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from tuner_server.core.messages import Weights
+from tuner_server.core.messages import ChangeKind, Weights
 from tuner_server.history.numbers import number, steps, told_apart, with_error
 from tuner_server.history.stage import Span, Stage
 from tuner_server.history.timeline import Timeline
@@ -41,6 +41,8 @@ class Promise:
         for stage in reversed(found.stages):
             if stage.decision is not None and stage.decision.forecast is not None:
                 return cls._tested(stage, stage.decision.forecast, stage.decision.forecast_sd or 0.0, found)
+            if stage.change is not None and stage.change.kind is ChangeKind.REPLAN:
+                return None  # what was promised before was of other data
         return None
 
     @classmethod

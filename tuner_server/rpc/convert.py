@@ -230,7 +230,7 @@ def job_to_pb(stored: StoredJob) -> pb.Job:
         message=state.message,
         unrepeatable=state.unrepeatable,
         total_steps=state.total_steps,
-        requested=None if state.requested is None else change_to_pb(state.requested),
+        requested=[change_to_pb(change) for change in state.requested],
         ending=_ending_to_pb(state.ending) if state.ending else None,
     )
     if state.bounds is not None:

@@ -2,30 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.plan_change_proto import KINDS, ORIGINS, SCALINGS
 
 from tuner_server.core.errors import InvalidInputError
-from tuner_server.core.messages import MAX_CHANGE_REASON, BatchScaling, ChangeKind, ChangeOrigin, PlanChange
+from tuner_server.core.messages import MAX_CHANGE_REASON, PlanChange
 from tuner_server.rpc.untrusted import known, optional, read_as, text
-
-KINDS: Mapping[ChangeKind, pb.PlanChangeKind.ValueType] = {
-    ChangeKind.EXTEND: pb.PLAN_CHANGE_KIND_EXTEND,
-    ChangeKind.REPLAN: pb.PLAN_CHANGE_KIND_REPLAN,
-    ChangeKind.ANNEAL: pb.PLAN_CHANGE_KIND_ANNEAL,
-    ChangeKind.UNDO_ANNEALING: pb.PLAN_CHANGE_KIND_UNDO_ANNEALING,
-}
-SCALINGS: Mapping[BatchScaling, pb.BatchScaling.ValueType] = {
-    BatchScaling.SQRT: pb.BATCH_SCALING_SQRT,
-    BatchScaling.LINEAR: pb.BATCH_SCALING_LINEAR,
-    BatchScaling.NONE: pb.BATCH_SCALING_NONE,
-}
-ORIGINS: Mapping[ChangeOrigin, pb.PlanChangeOrigin.ValueType] = {
-    ChangeOrigin.CLIENT: pb.PLAN_CHANGE_ORIGIN_CLIENT,
-    ChangeOrigin.OPERATOR: pb.PLAN_CHANGE_ORIGIN_OPERATOR,
-    ChangeOrigin.POLICY: pb.PLAN_CHANGE_ORIGIN_POLICY,
-}
 
 
 def change_from_pb(message: pb.PlanChange, field: str = "report.change") -> PlanChange:

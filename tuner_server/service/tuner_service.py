@@ -10,6 +10,7 @@ from __future__ import annotations
 import array
 import datetime
 import hashlib
+import itertools
 import json
 import uuid
 from collections.abc import Callable, Collection, Sequence
@@ -21,7 +22,7 @@ from tuner_server.core.config import JobConfig
 from tuner_server.core.errors import ConflictError, InvalidInputError, PreconditionError
 from tuner_server.core.job import machine
 from tuner_server.core.job.machine import JobState, Status
-from tuner_server.core.messages import ChangeOrigin, Directive, PlanChange, Report, Value
+from tuner_server.core.messages import ChangeOrigin, Directive, Outcome, PlanChange, Report, Value
 from tuner_server.core.search.prior import Prior
 from tuner_server.service.family import prior_from
 from tuner_server.service.pipeline import ReportPipeline
@@ -161,9 +162,8 @@ class TunerService(Closing):
         entries = self.history(stored, losses=True)
         reports = [_report(entry) for entry in entries[: number - 1]]
         earlier = machine.replay(stored.state.config, reports, stored.state.prior).state
-        asked = _asked_since(entries[number - 1 :], stored.state)
-        if asked is not None:
-            earlier = earlier.model_copy(update={"requested": asked})
+        waits = dict.fromkeys((*earlier.requested, *_asked_since(entries[number - 1 :], stored.state)))
+        earlier = earlier.model_copy(update={"requested": tuple(waits)})
         if earlier.directive != entries[number - 1].directive:
             raise PreconditionError(
                 f"directive_number: this version of LRPilot would not issue directive {number} as it was issued; "
@@ -174,14 +174,26 @@ class TunerService(Closing):
         return earlier
 
 
-def _asked_since(forgotten: Sequence[Entry], state: JobState) -> PlanChange | None:
+def _asked_since(forgotten: Sequence[Entry], state: JobState) -> list[PlanChange]:
     """What somebody asked for at the server while the client was where it goes back from: that is not forgotten.
 
     The client's own changes come again with its program.
+
+    Args:
+        forgotten: what is forgotten, from the directive on to which the client goes back.
+        state: the job's, before it goes back.
     """
-    changes = [entry.report.change for entry in forgotten if entry.report is not None]
-    asked = [change for change in (*changes, state.requested) if change and change.origin is ChangeOrigin.OPERATOR]
-    return asked[-1] if asked else None
+    changes = [
+        entry.report.change
+        for entry, following in itertools.pairwise(forgotten)
+        if entry.report is not None and following.directive.change is not None and not _repeats(entry)
+    ]
+    return [change for change in (*changes, *state.requested) if change and change.origin is ChangeOrigin.OPERATOR]
+
+
+def _repeats(entry: Entry) -> bool:
+    """Whether the change that takes effect with a report did so before, when its client could not hear of it."""
+    return entry.report is not None and entry.report.outcome is Outcome.REPLACED and entry.directive.change is not None
 
 
 def _report(entry: Entry) -> Report:

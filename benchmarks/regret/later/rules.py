@@ -24,18 +24,16 @@ LENGTH_EXPONENT = 0.2
 """The power with which policy budget has the best peak fall with length."""
 STEP = math.log(10) / 2
 """Between two candidates of a veto, in x."""
-DOWN = 2
+DOWN = 3
 """How many such steps a veto goes at most."""
 MARGIN = 0.2
-"""By how much a lower peak's probe must be better before a veto believes it."""
+"""By how much a probe must be worse, before a veto believes it, than the loss before it or a lower peak's probe."""
 PROBE_SHARE = 0.025
 """Steps of a veto's probe, as a share of the rest."""
 WIDTH = 0.1
 """What a step of one in x away from the reference costs in log loss, squared: the prior of a drawn pick."""
 SAME_TASK = (Kind.COOLED, Kind.BRIEF, Kind.HOT, Kind.PLATEAU)
 """Kinds in which nothing changes but the end."""
-_OVERSHOOT = 0.3
-"""How far below the grid a candidate may lie and be judged by the grid's end."""
 _GRID = 121
 """Values of x at which curves are searched."""
 
@@ -89,10 +87,10 @@ def original(state: State) -> Pick:
     return Pick(reference(state))
 
 
-def for_length(state: State) -> Pick:
-    """The reference, corrected as policy budget corrects a probe's best LR for the length of the rest."""
+def for_length(state: State, power: float) -> Pick:
+    """The reference, times what the rest is shorter than the plan that it is of, to a power."""
     known = state.key.done if state.key.kind is Kind.PLATEAU else state.key.planned
-    return Pick(reference(state) + LENGTH_EXPONENT * math.log(known / state.key.rest))
+    return Pick(reference(state) + power * math.log(known / state.key.rest))
 
 
 def by_share(state: State, power: float) -> Pick:
@@ -150,20 +148,21 @@ def best_of_three(state: State, judged: str, n: int, margin: float) -> Pick:
 
 
 def vetoed(state: State, judged: str, n: int | None = None, margin: float = MARGIN, power: float = 0.0) -> Pick:
-    """The reference, by share to a power, or a step or two below it if the lower one's probe is clearly better.
+    """The reference, for the length to a power, or the first step below it whose probe does not refute it.
 
-    It costs the reference's probe, and one for every step that is tried.
+    A probe refutes its peak if it ends above the loss before it by more than the margin, or above the next lower
+    peak's probe. It costs the reference's probe, and one for every step that is tried.
     """
     n = veto_steps(state) if n is None else n
-    curve, x = Curve(state, judged, n), by_share(state, power).x
-    assert x is not None
-    probes = 2
-    for _ in range(DOWN):
-        lower = x - STEP
-        if lower < curve.xs[0] - _OVERSHOOT or float(curve.at(x) - curve.at(lower)) <= math.log1p(margin):
-            break
-        x, probes = lower, probes + 1
-    return Pick(x, n * min(probes, DOWN + 1))
+    curve, start = Curve(state, judged, n), for_length(state, power).x
+    assert start is not None
+    bound = math.log1p(margin)
+    for down in range(DOWN):
+        x = start - down * STEP
+        own = float(curve.at(x))
+        if own - math.log(state.val_loss) <= bound and own - float(curve.at(x - STEP)) <= bound:
+            return Pick(x, n * (down + 2))
+    return Pick(start - DOWN * STEP, n * (DOWN + 1))
 
 
 def veto_steps(state: State) -> int:
@@ -172,15 +171,15 @@ def veto_steps(state: State) -> int:
 
 
 def proposed(state: State) -> Pick:
-    """By the root of the share where nothing but the end has changed; otherwise the reference, vetoed."""
-    return by_share(state, 0.5) if state.key.kind in SAME_TASK else vetoed(state, "decayed")
+    """On the line to the new end where nothing but that has changed; otherwise the reference, vetoed."""
+    return by_share(state, 1.0) if state.key.kind in SAME_TASK else vetoed(state, "decayed")
 
 
 PROPOSED = "proposed"
 RULES: dict[str, Rule] = {
     "old schedule": old_schedule,
     "P": original,
-    "P, for length": for_length,
+    "P, for length": partial(for_length, power=LENGTH_EXPONENT),
     "P, on the line to the new end": partial(by_share, power=1.0),
     "P, root of the share": partial(by_share, power=0.5),
     **{f"decayed probes, {n} steps": partial(searched, judged="decayed", n=n) for n in PROBE_STEPS},
@@ -192,7 +191,7 @@ RULES: dict[str, Rule] = {
     "best of three, by a margin": partial(best_of_three, judged="decayed", n=25, margin=MARGIN),
     "P, vetoed": partial(vetoed, judged="decayed"),
     "P, vetoed by mean weights": partial(vetoed, judged="mean"),
-    "P, root of the share, vetoed": partial(vetoed, judged="decayed", power=0.5),
+    "P, for length, vetoed": partial(vetoed, judged="decayed", power=LENGTH_EXPONENT),
     PROPOSED: proposed,
 }
 

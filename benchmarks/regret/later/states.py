@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -171,8 +171,8 @@ def rest(key: Key, lr: float) -> tuple[Profile, ...]:
     return Profile.constant(lr, key.rest - n), Profile(Shape.LINEAR, lr, 0.0, n)
 
 
-def build(key: Key) -> State:
-    """Trains up to a state, then all trials from it.
+def build(key: Key, probe_steps: Sequence[int] = PROBE_STEPS) -> State:
+    """Trains up to a state, then all trials from it, with probes of these lengths.
 
     Raises:
         ValueError: the run has diverged before the state.
@@ -196,7 +196,7 @@ def build(key: Key) -> State:
         kept=trials.end((plan.after(key.done),), left) if left and key.kind is not Kind.PLATEAU else None,
         lrs=lrs,
         ends=tuple(trials.end(rest(key, lr)) for lr in lrs),
-        probes={n: tuple(trials.probe(lr, n) for lr in lrs) for n in PROBE_STEPS},
+        probes={n: tuple(trials.probe(lr, n) for lr in lrs) for n in probe_steps},
     )
 
 

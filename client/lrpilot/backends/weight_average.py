@@ -41,7 +41,7 @@ class WeightAverage(abc.ABC):
 
         Raises:
             RuntimeError: there is no average.
-            Exception: what the framework raises where there is no room. `undo` leads back.
+            Exception: what the framework raises where there is no room; the model is as it was.
         """
 
     @abc.abstractmethod

@@ -11,9 +11,9 @@ from typing import Any
 from lrpilot.errors import ConfigError
 from lrpilot.rng import RandomState
 from lrpilot.run.coasting import Coasting, attempt
-from lrpilot.run.directive_runner import DirectiveRunner
 from lrpilot.run.lease import Lease
 from lrpilot.run.measuring import begin_measuring
+from lrpilot.run.plan_runner import PlanRunner
 from lrpilot.run.repetition import Repetition
 from lrpilot.run.resumption import check_not_spent, check_resumable, same_budget
 from lrpilot.run.rollback import Rollback
@@ -27,7 +27,7 @@ STATE_FORMAT = 5
 log = logging.getLogger("lrpilot")
 
 
-class ResumableRunner(DirectiveRunner):
+class ResumableRunner(PlanRunner):
     """Carries out directives, and goes on in another process where a checkpoint was taken."""
 
     _config: pb.JobConfig

@@ -163,9 +163,9 @@ class DirectiveRunner(abc.ABC):
         if (Event.CHECK in event and self._backend.diverged()) or (
             Event.VALIDATE in event and not self._validated(lease)
         ):
-            self._advance(pb.OUTCOME_DIVERGED, self._plan.waiting())
+            self._advance(pb.OUTCOME_DIVERGED)
         elif Event.END in event:
-            self._advance(pb.OUTCOME_COMPLETED, self._plan.waiting())
+            self._advance(pb.OUTCOME_COMPLETED)
         elif Event.PART in event:
             self._advance(pb.OUTCOME_PARTIAL)
         else:
@@ -228,7 +228,6 @@ class DirectiveRunner(abc.ABC):
         now, started = time.monotonic(), self._started
         self._started = now
         return pb.Report(
-            directive_number=self._lease.directive.number,
             outcome=outcome,
             losses=losses,
             validations=self._validations,
@@ -241,12 +240,15 @@ class DirectiveRunner(abc.ABC):
     def _book(self, report: pb.Report) -> None:
         lease, record = self._lease, self._record
         start = record.committed if lease.committed else record.searched
-        self._rollback.steps_reported(stay=lease.committed and not rolls_back(report))
+        stays = lease.committed or report.outcome == pb.OUTCOME_REPLANNED
+        self._rollback.steps_reported(stay=stays and not rolls_back(report))
         booked = report
         if rolls_back(report) and not self._rollback.possible:  # nothing can be rolled back
             booked = pb.Report(losses=report.losses, validations=report.validations, outcome=pb.OUTCOME_PARTIAL)
         record.add(lease.directive, booked)
         self._ending.reported(report.outcome)
+        if report.HasField("change"):
+            record.replan(report.change, self._plan.total_steps)
         self._due = report
         lease.expire()
         self._on_reported(lease.directive, report, start)
@@ -254,6 +256,8 @@ class DirectiveRunner(abc.ABC):
     def _follow(self, directive: pb.Directive) -> None:
         """Begins a directive. The order is part of the contract: restore, snapshot, then the LR."""
         self._plan.follow(directive)
+        if directive.HasField("change") and directive.change.origin != pb.PLAN_CHANGE_ORIGIN_CLIENT:
+            self._record.replan(directive.change, self._plan.total_steps)
         restored = directive.restore
         if directive.phase != pb.PHASE_STOP:
             self._ending.reopen()
@@ -383,36 +387,6 @@ class DirectiveRunner(abc.ABC):
         attempt(lambda: self._backend.begin(lease.directive.n_steps))
         begin_measuring(self._backend, lease.directive, lease.directive.n_steps)
         attempt(lambda: self._set_lr(lease.lr()))
-
-    def _change(self, change: pb.PlanChange) -> None:
-        """Changes the plan: at once after committed steps and after the end, else with the report on the probe.
-
-        Raises:
-            ServerError: a decision can't be had, and `strict` is set.
-        """
-        self._catch_up()
-        if not self._finished and not self._lease.committed:
-            self._plan.wait(change)
-            return
-        self._guarded(lambda: self._change_now(change))
-
-    def _change_now(self, change: pb.PlanChange) -> None:
-        lease, steps = self._lease, self._record.steps + (0 if self._finished else self._lease.done)
-        if isinstance(lease, Coasting):
-            self._settle()
-            self._plan.change(change, steps)
-            remaining = self._run_state().steps_left
-            self._finished = False
-            self._coast_along(None if remaining == 0 else Coasting.over(remaining, self._run_state().lr))
-            return
-        self._plan.change(change, steps)
-        if not self._finished:
-            self._advance(pb.OUTCOME_REPLANNED, change)
-            return
-        report = pb.Report(directive_number=lease.directive.number + 1, outcome=pb.OUTCOME_REPLANNED, change=change)
-        self._finished, self._started = False, time.monotonic()
-        self._book(report)
-        self._proceed()
 
     def _finish(self) -> None:
         self._finished = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lrpilot.backends.base import Backend
@@ -80,6 +80,7 @@ class Ending:
         average = self._average
         if average is None or not directive.HasField("average") or self._decided is not None:
             return
+        average.undo()  # it may be in the model since an interrupt
         validates, end = self._backend.has_validation, directive.n_steps
         found = pb.Ending(adopted=pb.WEIGHTS_LAST, memory_steps=directive.average.memory_steps)
         last = mean = None
@@ -151,7 +152,7 @@ class Ending:
         self._decided = None if state["decided"] is None else pb.Ending.FromString(state["decided"])
         self.adopted = None if state["adopted"] is None else Weights(state["adopted"])
 
-    def _tried(self, what: str, act: Any) -> bool:
+    def _tried(self, what: str, act: Callable[[], object]) -> bool:
         """Whether something was done with the average, on all ranks; if not, there is none any more."""
         average = self._average
         assert average is not None

@@ -8,14 +8,10 @@ from lrpilot.run.coasting import Coasting
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.limits import MAX_STEPS
 from lrpilot.wire.plan_change import BatchScaling
+from lrpilot.wire.plan_change_proto import SCALINGS
 
 MAX_REASON = 500
 """The most characters of a reason that are sent."""
-_SCALINGS = {
-    BatchScaling.SQRT: pb.BATCH_SCALING_SQRT,
-    BatchScaling.LINEAR: pb.BATCH_SCALING_LINEAR,
-    BatchScaling.NONE: pb.BATCH_SCALING_NONE,
-}
 
 
 class ReplannableRunner(ResumableRunner):
@@ -41,9 +37,12 @@ class ReplannableRunner(ResumableRunner):
             ServerError: a decision can't be had, and `strict` is set.
         """
         self._refuse_closed("extend")
-        if self._plan.total_steps is None:
+        planned = self._plan.latest_total_steps
+        if planned is None:
             raise ConfigError("extend: the run has no end that could be moved; `anneal(steps)` gives it one")
-        total_steps = self._plan.total_steps + _count("steps", steps)
+        total_steps = planned + _count("steps", steps)
+        if total_steps > MAX_STEPS:
+            raise ConfigError(f"steps: {steps} more than {planned}; a run has at most {MAX_STEPS} steps")
         self._change(pb.PlanChange(kind=pb.PLAN_CHANGE_KIND_EXTEND, total_steps=total_steps))
 
     def replan(self, reason: str = "", *, batch_size: int | None = None, batch_scaling: str = "sqrt") -> None:
@@ -69,7 +68,7 @@ class ReplannableRunner(ResumableRunner):
         change = pb.PlanChange(
             kind=pb.PLAN_CHANGE_KIND_REPLAN,
             reason=str(reason)[:MAX_REASON],
-            batch_scaling=_SCALINGS[BatchScaling(batch_scaling)],
+            batch_scaling=SCALINGS[BatchScaling(batch_scaling)],
         )
         if batch_size is not None:
             new, old = _count("batch_size", batch_size), self._plan.batch_size or self._position.batch_size

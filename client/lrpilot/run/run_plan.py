@@ -1,7 +1,8 @@
-"""Where a run ends, as the client knows it, and the change of it that waits for the end of a probe. Pure."""
+"""Where a run ends, as the client knows it, and the changes of it that wait for the end of a search. Pure."""
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,12 +23,18 @@ class RunPlan:
         """What the training program has said of it; None: nothing."""
         self._before: int | None = None
         self._annealing = False
-        self._waiting: pb.PlanChange | None = None
+        self._waiting: collections.deque[pb.PlanChange] = collections.deque()
 
     @property
     def annealing(self) -> bool:
-        """Whether the run is in an annealing that was asked for, or has come to its end."""
+        """Whether the run is in an annealing that can be undone, or has come to its end."""
         return self._annealing
+
+    @property
+    def latest_total_steps(self) -> int | None:
+        """The end of the run as it will be with the changes that wait; None: no end is known."""
+        ends = [change.total_steps for change in self._waiting if change.kind == pb.PLAN_CHANGE_KIND_EXTEND]
+        return ends[-1] if ends else self.total_steps
 
     def steps_in_time(self, elapsed_s: float, steps: int) -> int | None:
         """How many more steps the time suffices for, at the pace of the steps so far.
@@ -39,13 +46,12 @@ class RunPlan:
         return max(int((self._total_time_s - elapsed_s) * steps / elapsed_s), 0)
 
     def wait(self, change: pb.PlanChange) -> None:
-        """A change goes with the next report."""
-        self._waiting = change
+        """A change waits for the end of the search."""
+        self._waiting.append(change)
 
     def waiting(self) -> pb.PlanChange | None:
-        """The change that goes with this report; None: there is none. It waits no more."""
-        change, self._waiting = self._waiting, None
-        return change
+        """The change whose turn it is, which waits no more; None: there is none."""
+        return self._waiting.popleft() if self._waiting else None
 
     def change(self, change: pb.PlanChange, steps: int) -> None:
         """A change takes effect after so many steps, search included, as far as the client can tell."""
@@ -60,14 +66,16 @@ class RunPlan:
         self._annealing = change.kind == pb.PLAN_CHANGE_KIND_ANNEAL
 
     def follow(self, directive: pb.Directive) -> None:
-        """A directive tells of a change that takes effect with it."""
-        if not directive.HasField("change"):
-            return
-        change = directive.change
-        if change.kind == pb.PLAN_CHANGE_KIND_ANNEAL and not self._annealing:
-            self._before = self.total_steps
-        self._annealing = change.kind == pb.PLAN_CHANGE_KIND_ANNEAL
-        self.total_steps = change.total_steps if change.HasField("total_steps") else None
+        """A directive tells of a change that takes effect with it, or takes a snapshot: what is undone leads there."""
+        if directive.HasField("change"):
+            change = directive.change
+            anneals = change.kind == pb.PLAN_CHANGE_KIND_ANNEAL
+            if anneals and not self._annealing:
+                self._before = self.total_steps
+            self._annealing = anneals
+            self.total_steps = change.total_steps if change.HasField("total_steps") else None
+        elif directive.snapshot:
+            self._annealing = False
 
     def state_dict(self) -> dict[str, Any]:
         """The plan as plain values."""
@@ -77,7 +85,7 @@ class RunPlan:
             "batch_size": self.batch_size,
             "before": self._before,
             "annealing": self._annealing,
-            "waiting": None if self._waiting is None else self._waiting.SerializeToString(),
+            "waiting": [change.SerializeToString() for change in self._waiting],
         }
 
     @classmethod
@@ -86,5 +94,5 @@ class RunPlan:
         plan = cls(state["total_steps"], state["total_time_s"])
         plan.batch_size = state["batch_size"]
         plan._before, plan._annealing = state["before"], state["annealing"]
-        plan._waiting = None if state["waiting"] is None else pb.PlanChange.FromString(state["waiting"])
+        plan._waiting.extend(pb.PlanChange.FromString(each) for each in state["waiting"])
         return plan

@@ -12,8 +12,9 @@ from lrpilot.schedule.schedule import Schedule
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire import schedule_file
 from lrpilot.wire.directives import phase_from_proto, rolls_back
+from lrpilot.wire.plan_change_proto import kind_from_proto, origin_from_proto
 from lrpilot.wire.profile_proto import profile_from_proto
-from lrpilot.wire.schedule_data import Ending, Probe, Segment, Validation
+from lrpilot.wire.schedule_data import Ending, Probe, Replan, Segment, Validation
 
 
 class RunRecord:
@@ -27,6 +28,7 @@ class RunRecord:
         self._validations: list[Validation] = []
         self._probes: list[Probe] = []
         self._ending: Ending | None = None
+        self._replans: list[Replan] = []
         self._mark = 0
         self.wall_time_s = 0.0
         """Seconds that the steps took."""
@@ -71,11 +73,17 @@ class RunRecord:
         """The client took its snapshot here."""
         self._mark = self.committed
 
+    def replan(self, change: pb.PlanChange, total_steps: int | None) -> None:
+        """Books a change of the plan, by which the run has so many steps; None: no end is known."""
+        kind, origin = kind_from_proto(change.kind), origin_from_proto(change.origin)
+        self._replans.append(Replan(self.committed, kind, origin, total_steps, change.reason))
+
     def add(self, directive: pb.Directive, report: pb.Report) -> None:
         """Books a report on `directive`."""
         n_steps = len(report.losses)
         self.wall_time_s += report.wall_time_s
-        if directive.phase in (pb.PHASE_PROBE, pb.PHASE_RANGE_TEST):
+        searches = directive.phase in (pb.PHASE_PROBE, pb.PHASE_RANGE_TEST)
+        if searches and report.outcome != pb.OUTCOME_REPLANNED:
             self._probes.append(probe_from_proto(directive, report, self.committed))
             self.searched += n_steps
             if report.outcome == pb.OUTCOME_UNREPEATABLE:
@@ -105,6 +113,7 @@ class RunRecord:
             unsearched=self.unsearched,
             unrepeatable=self.unrepeatable,
             ending=self._ending,
+            replans=tuple(self._replans),
         )
 
     def _append(self, segment: Segment) -> None:
@@ -125,6 +134,7 @@ class RunRecord:
         self.searched += self.committed + n_steps - kept
         del self._losses[kept:]
         self._validations = [v for v in self._validations if v.step <= kept]
+        self._replans = [dataclasses.replace(each, step=min(each.step, kept)) for each in self._replans]
 
     def state_dict(self) -> dict[str, Any]:
         """What has been done, as plain values."""
@@ -143,5 +153,6 @@ class RunRecord:
         self._losses = array.array("f", schedule.losses)
         self._validations = list(schedule.validations)
         self._probes, self._ending = list(schedule.probes), schedule.ending
+        self._replans = list(schedule.replans)
         self._mark, self.searched, self.wall_time_s = state["mark"], state["searched"], state["wall_time_s"]
         self.unsearched, self.unrepeatable = schedule.unsearched, schedule.unrepeatable

@@ -130,13 +130,12 @@ class Annealing:
         else:
             self._begin(restore=False, snapshot=False)
 
-    def replacement(self, number: int) -> pb.Report:
-        """The report on directive `number` of the server: not carried out, but so many steps on one's own.
+    def replacement(self) -> pb.Report:
+        """The report on a directive of the server: not carried out, but so many steps on one's own.
 
         They are told once. What follows is a stretch of its own, so its first directive takes a snapshot.
         """
         report = pb.Report(
-            directive_number=number,
             outcome=pb.OUTCOME_REPLACED,
             losses=self._losses,
             wall_time_s=self._wall_time_s,

@@ -97,14 +97,14 @@ class Session:
                 if report.HasField("change"):
                     self._replan_alone(self._alone, report, run_state)
                 elif self._alone.endless and run_state.steps_left is not None and not rolls_back(report):
-                    self._untold.append(self._alone.replacement(0))
+                    self._untold.append(self._alone.replacement())
                     self._alone = self._alone.by_time(run_state)
             return self._go_on(self._alone, report, run_state)
         partial = report.outcome == pb.OUTCOME_PARTIAL
         away = not self._outbox.empty
         if not told:
             self._outbox.add(report)
-        rolled_back = rolls_back(report) or not committed(directive)
+        rolled_back = rolls_back(report) or not (committed(directive) or report.outcome == pb.OUTCOME_REPLANNED)
         if partial and away and time.monotonic() < self._look_again:
             return rest_of(directive, len(report.losses))
         try:
@@ -190,10 +190,10 @@ class Session:
 
     def _outstanding(self, run_state: RunState, *, rolled_back: bool) -> pb.Directive:
         """The server's last answer. Raises: ProtocolError: it can't be carried out where the run is."""
-        run_state = _in_plan(self._outbox.outstanding, run_state)
-        directive_check.check_in_place(self._outbox.outstanding, run_state, rolled_back=rolled_back)
         answer = pb.Directive()
         answer.CopyFrom(self._outbox.outstanding)
+        run_state = _in_plan(answer, run_state)
+        directive_check.check_in_place(answer, run_state, rolled_back=rolled_back)
         # What is not to stay goes back, whether the server thinks of it or not.
         answer.restore = rolled_back and run_state.held
         return answer
@@ -235,12 +235,11 @@ class Session:
         change, restore = report.change, rolls_back(report) and run_state.held
         if change.kind == pb.PLAN_CHANGE_KIND_UNDO_ANNEALING and not self._for_good:
             self._give_up("an annealing was undone while the server was away")
-        earlier = alone.replacement(0)
+        earlier = alone.replacement()
         earlier.change.CopyFrom(change)
         self._untold.append(earlier)
-        if change.kind != pb.PLAN_CHANGE_KIND_REPLAN:
-            anneals = change.kind == pb.PLAN_CHANGE_KIND_ANNEAL
-            self._alone = Annealing.anew(run_state, restore=restore, rises=not anneals)
+        rises = change.kind in (pb.PLAN_CHANGE_KIND_EXTEND, pb.PLAN_CHANGE_KIND_UNDO_ANNEALING)
+        self._alone = Annealing.anew(run_state, restore=restore, rises=rises)
 
     def _go_on(self, alone: Annealing, report: pb.Report, run_state: RunState) -> pb.Directive:
         """The next directive of one's own, or the server's, if it is back."""
@@ -253,7 +252,7 @@ class Session:
             if _lasts(error) or self._patience_s <= 0:
                 self._give_up(error)
             return alone.directive
-        if answer.phase == pb.PHASE_STOP and run_state.remaining != 0:
+        if answer.phase == pb.PHASE_STOP and _in_plan(answer, run_state).remaining != 0:
             self._give_up(answer.reason)
             return alone.directive
         self._alone = None
@@ -270,13 +269,14 @@ class Session:
         outstanding = self._outbox.outstanding
         if outstanding.phase == pb.PHASE_STOP:
             # What it would have rolled back is not there any more.
-            return pb.Directive(number=outstanding.number, phase=pb.PHASE_STOP, reason=outstanding.reason)
+            stop = pb.Directive()
+            stop.CopyFrom(outstanding)
+            stop.restore = False
+            return stop
         while self._untold:
-            earlier = self._untold.pop(0)
-            earlier.directive_number = self._outbox.outstanding.number
-            self._outbox.add(earlier)
+            self._outbox.add(self._untold.pop(0))
             self._timed(self._outbox.deliver, PART_TIMEOUT_S)
-        self._outbox.add(alone.replacement(self._outbox.outstanding.number))
+        self._outbox.add(alone.replacement())
         self._timed(self._outbox.deliver, PART_TIMEOUT_S)
         return self._outstanding(run_state, rolled_back=False)
 

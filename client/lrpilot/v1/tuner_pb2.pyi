@@ -901,8 +901,8 @@ class Job(_message.Message):
         """The bounds that are searched: given, found, or widened."""
 
     @_builtins.property
-    def requested(self) -> Global___PlanChange:
-        """A change of the plan that has not taken effect yet."""
+    def requested(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanChange]:
+        """Changes of the plan that have not taken effect yet, in the order in which they were asked for."""
 
     @_builtins.property
     def ending(self) -> Global___Ending:
@@ -930,10 +930,10 @@ class Job(_message.Message):
         given_back_steps: _builtins.int = ...,
         unrepeatable: _builtins.str = ...,
         total_steps: _builtins.int | None = ...,
-        requested: Global___PlanChange | None = ...,
+        requested: _abc.Iterable[Global___PlanChange] | None = ...,
         ending: Global___Ending | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_loss", b"_best_loss", "_best_validation", b"_best_validation", "_last_loss", b"_last_loss", "_last_validation", b"_last_validation", "_total_steps", b"_total_steps", "best_loss", b"best_loss", "best_validation", b"best_validation", "config", b"config", "create_time", b"create_time", "directive", b"directive", "ending", b"ending", "last_loss", b"last_loss", "last_validation", b"last_validation", "lr_bounds", b"lr_bounds", "requested", b"requested", "total_steps", b"total_steps", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_loss", b"_best_loss", "_best_validation", b"_best_validation", "_last_loss", b"_last_loss", "_last_validation", b"_last_validation", "_total_steps", b"_total_steps", "best_loss", b"best_loss", "best_validation", b"best_validation", "config", b"config", "create_time", b"create_time", "directive", b"directive", "ending", b"ending", "last_loss", b"last_loss", "last_validation", b"last_validation", "lr_bounds", b"lr_bounds", "total_steps", b"total_steps", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_loss", b"_best_loss", "_best_validation", b"_best_validation", "_last_loss", b"_last_loss", "_last_validation", b"_last_validation", "_total_steps", b"_total_steps", "best_loss", b"best_loss", "best_validation", b"best_validation", "committed_steps", b"committed_steps", "config", b"config", "create_time", b"create_time", "directive", b"directive", "ending", b"ending", "given_back_steps", b"given_back_steps", "id", b"id", "last_loss", b"last_loss", "last_validation", b"last_validation", "lr_bounds", b"lr_bounds", "message", b"message", "requested", b"requested", "search_steps", b"search_steps", "stage", b"stage", "state", b"state", "total_steps", b"total_steps", "unrepeatable", b"unrepeatable", "update_time", b"update_time", "wall_time_s", b"wall_time_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...

@@ -56,6 +56,12 @@ def begins_unsearched(directive: pb.Directive, config: pb.JobConfig) -> bool:
     )
 
 
+def overlooked(directive: pb.Directive, report: pb.Report) -> bool:
+    """Whether a client has not heard of the change in a directive, which takes effect later, then."""
+    own = directive.change.origin == pb.PLAN_CHANGE_ORIGIN_CLIENT
+    return directive.HasField("change") and report.outcome == pb.OUTCOME_REPLACED and not own
+
+
 def rolls_back(report: pb.Report) -> bool:
     """Whether committed steps with this report are not to stay."""
     outcome = _OUTCOMES.get(report.outcome)

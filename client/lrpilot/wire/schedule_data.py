@@ -7,6 +7,7 @@ import dataclasses
 
 from lrpilot.errors import ScheduleError
 from lrpilot.wire.phase import Phase
+from lrpilot.wire.plan_change import ChangeKind, ChangeOrigin
 from lrpilot.wire.profile import Profile
 from lrpilot.wire.weights import Weights
 
@@ -97,6 +98,25 @@ class Ending:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Replan:
+    """A change of the plan of a run.
+
+    Attributes:
+        step: committed steps before it.
+        kind: what changed.
+        origin: who asked for it.
+        total_steps: the optimizer steps of the run from then on, search included; None: no end was known.
+        reason: why, for people.
+    """
+
+    step: int
+    kind: ChangeKind
+    origin: ChangeOrigin
+    total_steps: int | None = None
+    reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class ScheduleData:
     """LRs of the committed steps, with the evidence.
 
@@ -105,7 +125,7 @@ class ScheduleData:
         name: the user's name for the job.
         policy: what decided.
         base_lrs: LRs of the parameter groups as the user set them, the first group's first.
-        total_steps: the optimizer steps that were promised, search included; None: no end was given.
+        total_steps: the optimizer steps of the run as it was planned at last, search included; None: no end was known.
         segments: cover the committed steps from 0 on with no gap.
         losses: of the committed steps from 0 on; may end before the last, or be empty.
         validations: of the committed steps, ascending.
@@ -114,6 +134,7 @@ class ScheduleData:
         unrepeatable: what was seen where a rollback was not complete, after which there was no search and the LR was
             the one that was set; empty: nothing.
         ending: what came of an average of the weights, where the run ended with one. A replay has the LRs alone.
+        replans: the changes of the plan, oldest first.
     """
 
     job_id: str
@@ -128,6 +149,7 @@ class ScheduleData:
     unsearched: bool = False
     unrepeatable: str = ""
     ending: Ending | None = None
+    replans: tuple[Replan, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuses a schedule with a gap.

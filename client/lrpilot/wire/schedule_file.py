@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 
 from lrpilot.errors import ScheduleError
 from lrpilot.wire.phase import Phase
+from lrpilot.wire.plan_change import ChangeKind, ChangeOrigin
 from lrpilot.wire.profile import Profile, Shape
-from lrpilot.wire.schedule_data import Ending, Probe, ScheduleData, Segment, Validation
+from lrpilot.wire.schedule_data import Ending, Probe, Replan, ScheduleData, Segment, Validation
 from lrpilot.wire.weights import Weights
 
 S = TypeVar("S", bound=ScheduleData)
@@ -81,6 +82,7 @@ def _schedule(document: dict[str, Any], kind: type[S]) -> S:
         unsearched=bool(document.get("unsearched", False)),
         unrepeatable=str(document.get("unrepeatable", "")),
         ending=_ending(document["ending"]) if document.get("ending") is not None else None,
+        replans=tuple(map(_replan, document.get("replans", ()))),
     )
 
 
@@ -114,6 +116,17 @@ def _ending(document: dict[str, Any]) -> Ending:
         memory_steps=float(document["memory_steps"]),
         last=None if last is None else float(last),
         average=None if average is None else float(average),
+    )
+
+
+def _replan(document: dict[str, Any]) -> Replan:
+    total_steps = document["total_steps"]
+    return Replan(
+        step=int(document["step"]),
+        kind=ChangeKind(document["kind"]),
+        origin=ChangeOrigin(document["origin"]),
+        total_steps=None if total_steps is None else int(total_steps),
+        reason=str(document["reason"]),
     )
 
 

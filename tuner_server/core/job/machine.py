@@ -20,13 +20,14 @@ from tuner_server.core import policies
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import InvalidInputError, PolicyError, PreconditionError
 from tuner_server.core.faults import described, guarded
-from tuner_server.core.job.plan import Plan, changed
-from tuner_server.core.job.plan import check as check_change
+from tuner_server.core.job import requested
+from tuner_server.core.job.plan import changed
 from tuner_server.core.job.progress import progress_at_start, progress_of
 from tuner_server.core.job.report_check import check_replacement, check_report
-from tuner_server.core.job.standing import Standing
 
 # Whoever moves jobs needs these names too.
+from tuner_server.core.job.requested import request as request
+from tuner_server.core.job.standing import Standing
 from tuner_server.core.job.state import TRANSITIONS as TRANSITIONS
 from tuner_server.core.job.state import JobState as JobState
 from tuner_server.core.job.state import Status as Status
@@ -94,14 +95,12 @@ def advancing(state: JobState, report: Report) -> Generator[Query, Suggestion, T
         raise PreconditionError(
             f"report.directive_number: {report.directive_number} is not the outstanding {directive.number}"
         )
+    state = requested.put_back(state, report)
     if report.outcome is Outcome.REPLACED:
         check_replacement(report, state.remaining_steps)
     else:
         check_report(directive, report, state.config.has_validation)
-    if report.change is not None:
-        check_change(report.change, state.run_steps + report.run_steps, _plan(state))
-    elif state.requested is not None:
-        report = report.model_copy(update={"change": state.requested})
+    state, report = requested.with_change(state, report)
     before, state = state, _account(state, report)
     if not (state.status.live or reopened):
         return _stop(state, report, state.status, state.message)
@@ -135,21 +134,6 @@ def cancel(state: JobState, reason: str) -> JobState:
     return state.model_copy(update={"status": Status.CANCELLED, "message": reason or "cancelled by a user"})
 
 
-def request(state: JobState, change: PlanChange) -> JobState:
-    """The job with a change of its plan that takes effect with the next report on committed steps.
-
-    Raises:
-        PreconditionError: the job has ended.
-        InvalidInputError: the change can't be made, or only the training program can.
-    """
-    if not state.status.live:
-        raise PreconditionError(f"job has ended ({state.status}); its plan can't change any more")
-    if change.kind is ChangeKind.UNDO_ANNEALING:
-        raise InvalidInputError.of("change.kind", "only the training program can undo an annealing")
-    check_change(change, state.run_steps, _plan(state), "change")
-    return state.model_copy(update={"requested": change.model_copy(update={"origin": ChangeOrigin.OPERATOR})})
-
-
 def _created(config: JobConfig, prior: Prior | None) -> Transition:
     """A new job, whose config names its policy."""
     policy = policies.make(config)
@@ -170,17 +154,13 @@ def _opened(config: JobConfig, prior: Prior | None, directive: Directive) -> Job
     return JobState(config=config, prior=prior, status=Status.SEARCHING, directive=directive, lease=directive)
 
 
-def _plan(state: JobState) -> Plan:
-    return state.plan or Plan(total_steps=state.config.total_steps)
-
-
 def _next(before: JobState, state: JobState, report: Report) -> Generator[Query, Suggestion, Transition]:
     """What follows on a report; the job was `before` it, and is `state` after it."""
     change = report.change
     if change is not None and _in_model(before.directive, report):
         return (yield from _replanned(state, report, change))
     if change is not None:
-        state = state.model_copy(update={"requested": change})
+        state = requested.waiting(state, change)
     noticed = _noticed(before, report) if change is None and state.remaining_steps != 0 else None
     if noticed is not None:
         return (yield from _replanned(state, report, noticed))
@@ -220,22 +200,22 @@ def _noticed(before: JobState, report: Report) -> PlanChange | None:
 
 def _replanned(state: JobState, report: Report, change: PlanChange) -> Generator[Query, Suggestion, Transition]:
     """A change of the plan takes effect: the policy's next directive in the new one, which begins at a snapshot."""
-    before = _plan(state)
+    before = state.present_plan
     plan = changed(before, change, state.run_steps, state.committed_steps)
     bounds = state.bounds or lr_range.blind(state.config)
-    waits = None if state.requested == change else state.requested
+    waits = requested.without(state, change)
     state = state.model_copy(
         update={"plan": plan, "bounds": bounds, "requested": waits, "best_since_change": None, "since_change": 0},
     )
+    echo = change.model_copy(update={"total_steps": plan.total_steps})
     if state.remaining_steps == 0:
-        return _stop(state, report, Status.FINISHED, "", change.model_copy(update={"total_steps": plan.total_steps}))
+        return _stop(state, report, Status.FINISHED, "", echo)
     policy = policies.make(state.config)
     granted = max((state.total_steps or 0) - max(before.total_steps or 0, state.run_steps), 0)
     known = read_state(policy, state.policy_state or {})
     progress = dataclasses.replace(progress_of(state, bounds), granted_steps=granted)
     step = yield from answered("replan", lambda: policy.replan(known, change, progress))
     answer = checked(step, policy.state_type)
-    echo = change.model_copy(update={"total_steps": plan.total_steps})
     directive = answer.directive.model_copy(update={"change": echo, "snapshot": True})
     return _issue(state, report, directive, answer)
 
@@ -364,7 +344,7 @@ def _rolled_back(state: JobState, report: Report) -> bool:
 def _stop(
     state: JobState, report: Report, status: Status, message: str, change: PlanChange | None = None
 ) -> Transition:
-    """Issues the last directive; with the change of the plan that has led to it, if one has."""
+    """Issues the last directive, which a change of the plan may have led to."""
     directive = Directive(
         number=state.directive.number + 1,
         phase=Phase.STOP,

@@ -76,9 +76,7 @@ def changed(plan: Plan, change: PlanChange, run_steps: int, committed_steps: int
     """
     match change.kind:
         case ChangeKind.EXTEND:
-            assert change.total_steps is not None
-            # The run may have passed an end that was asked for a while ago.
-            return Plan(total_steps=max(change.total_steps, run_steps))
+            return Plan(total_steps=change.total_steps)
         case ChangeKind.ANNEAL:
             assert change.anneal_steps is not None
             before = Annealing(from_step=committed_steps, total_steps=plan.total_steps)

@@ -75,8 +75,8 @@ class JobState(Standing):
     wall_time_s: float = 0.0
     plan: Plan | None = None
     """The plan of the run since it has changed; None: that of the config."""
-    requested: PlanChange | None = None
-    """A change of the plan that waits until steps are committed."""
+    requested: tuple[PlanChange, ...] = ()
+    """Changes of the plan that wait until steps are committed, in the order in which they were asked for."""
     policy_state: dict[str, Any] | None = None
     """The state of the policy as JSON; None: it has not started (range test)."""
     message: str = ""
@@ -84,6 +84,11 @@ class JobState(Standing):
     """The note of the report that ended the search, since a rollback was not complete; empty: none did."""
     ending: Ending | None = None
     """What came of the average of the weights, where the last directive had one."""
+
+    @property
+    def present_plan(self) -> Plan:
+        """The plan of the run as it is now."""
+        return self.plan or Plan(total_steps=self.config.total_steps)
 
     @property
     def run_steps(self) -> int:
@@ -103,7 +108,7 @@ class JobState(Standing):
     @property
     def total_steps(self) -> int | None:
         """Optimizer steps of the run as it is planned now, search included; None: no end is known."""
-        return self.config.total_steps if self.plan is None else self.plan.total_steps
+        return self.present_plan.total_steps
 
     @property
     def remaining_steps(self) -> int | None:

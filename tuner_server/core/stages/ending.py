@@ -87,6 +87,6 @@ def check(name: EndingName, config: JobConfig) -> None:
     if name is EndingName.AVERAGED and not config.has_average:
         raise InvalidInputError.of(
             "policy_options.ending",
-            f"{name}, but this client can't average the weights in its framework; give {EndingName.VALIDATED} or "
-            f"{EndingName.ZERO}",
+            f"{name}, but this client can't average its weights, in its framework or with its optimizer; give "
+            f"{EndingName.VALIDATED} or {EndingName.ZERO}",
         )

@@ -84,12 +84,16 @@ class TorchWeightAverage(WeightAverage):
             raise RuntimeError("no average of the weights is kept")
         if self._last:
             return
-        with self._writing():
-            self._last = [(tensor, values(tensor).detach().clone()) for tensor in self._averages]
-            for tensor, average in self._averages.items():
-                # What is infinite, as a mask, has no average.
-                own = values(tensor)
-                own.copy_(torch.where(average.isfinite(), average, own.to(average.dtype)))
+        try:
+            with self._writing():
+                self._last = [(tensor, values(tensor).detach().clone()) for tensor in self._averages]
+                for tensor, average in self._averages.items():
+                    # What is infinite, as a mask, has no average.
+                    own = values(tensor)
+                    own.copy_(torch.where(average.isfinite(), average, own.to(average.dtype)))
+        except BaseException:
+            self.undo()
+            raise
 
     def undo(self) -> None:
         """Fills the model's tensors with the last weights."""

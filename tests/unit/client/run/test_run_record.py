@@ -94,6 +94,6 @@ def test_a_probe_that_was_not_like_the_first_is_searched_steps_and_its_note_is_k
     again.load_state_dict(record.state_dict())
     for each in (record, again):
         assert (each.committed, each.searched) == (0, 7)
-        schedule = each.schedule("", pb.JobConfig())
+        schedule = each.schedule("", pb.JobConfig(), None)
         assert [found.n_steps for found in schedule.probes] == [5, 2]
         assert schedule.unrepeatable == "something is not registered"

@@ -385,7 +385,7 @@ def test_a_schedule_is_made_of_the_servers_answer() -> None:
 def test_an_answer_without_history_or_with_a_budget_is_understood() -> None:
     message = response()
     del message.history[:]
-    message.job.config.total_steps = 7
+    message.job.total_steps = 7
     schedule = Schedule.from_response(message)
     assert (schedule.base_lrs, schedule.total_steps) == ((0.1,), 7)
     assert (schedule.losses, schedule.probes) == ((), ())

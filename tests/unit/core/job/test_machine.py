@@ -25,10 +25,12 @@ from tuner_server.core.messages import (
     LOSS_WINDOW,
     Average,
     Bar,
+    ChangeKind,
     Directive,
     Ending,
     Outcome,
     Phase,
+    PlanChange,
     Replacement,
     Report,
     Validation,
@@ -161,9 +163,15 @@ def test_an_ended_job_refuses_every_event(status: Status) -> None:
     state = ended(status)
     before = state.model_dump_json()
     assert state.status is status
-    for outcome in Outcome:
+    for outcome in set(Outcome) - {Outcome.REPLANNED}:
         with pytest.raises(PreconditionError, match="ended"):
             machine.advance(state, report_on(state.directive, outcome, 1))
+    extend = PlanChange(kind=ChangeKind.EXTEND, total_steps=500)
+    with pytest.raises(PreconditionError, match="ended"):
+        machine.request(state, extend)
+    if status is not Status.FINISHED:  # which its own client may extend
+        with pytest.raises(PreconditionError, match="ended"):
+            machine.advance(state, report_on(state.directive, Outcome.REPLANNED, 0, change=extend))
     with pytest.raises(PreconditionError, match="ended"):
         machine.cancel(state, "")
     assert state.model_dump_json() == before

@@ -12,7 +12,7 @@ from tests.support.jobs.budget_jobs import PLAIN, committing, config, profile_of
 from tests.support.jobs.simulated_training import SimulatedTraining, drive
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.job import machine
-from tuner_server.core.messages import Phase, Weights
+from tuner_server.core.messages import ChangeKind, Directive, Ending, Outcome, Phase, PlanChange, Report, Weights
 from tuner_server.core.stages.ending import EVERY, FEWEST_UPDATES, FLOOR, MEMORY_SHARE, EndingPlan
 from tuner_server.rpc.convert import directive_from_pb, directive_to_pb
 
@@ -113,6 +113,54 @@ def test_what_follows_on_a_setback_has_an_average_of_its_own() -> None:
         assert second.average is not None
         assert second.average.memory_steps == pytest.approx(MEMORY_SHARE * second.n_steps)
         assert second.average.memory_steps < first.average.memory_steps
+
+
+def changed(change: PlanChange, n_steps: int) -> Directive:
+    """What follows on a change after so many committed steps, or after all of them."""
+    transition = committing(config(**AVERAGED))
+    directive = transition.directive
+    if n_steps == directive.n_steps:
+        transition = machine.advance(transition.state, report_on(directive, 1.0))
+        n_steps = 0
+    report = Report(
+        directive_number=transition.directive.number,
+        outcome=Outcome.REPLANNED,
+        losses=(1.0,) * n_steps,
+        change=change,
+    )
+    return machine.advance(transition.state, report).directive
+
+
+def test_a_run_that_is_extended_falls_to_the_floor_of_its_own_peak_and_averages_anew() -> None:
+    first = committing(config(**AVERAGED)).directive
+    peak = profile_of(first).start_lr
+    for n_steps in (1000, first.n_steps):
+        after = changed(PlanChange(kind=ChangeKind.EXTEND, total_steps=6000), n_steps)
+        profile = profile_of(after)
+        assert profile.end_lr == pytest.approx(FLOOR * peak)
+        assert profile.start_lr >= profile.end_lr
+        assert after.average is not None
+        assert after.average.memory_steps == pytest.approx(MEMORY_SHARE * after.n_steps)
+
+
+def test_an_annealing_that_is_asked_for_goes_to_zero() -> None:
+    after = changed(PlanChange(kind=ChangeKind.ANNEAL, anneal_steps=200), 1000)
+    assert profile_of(after).end_lr == 0.0
+    assert after.average is None
+    assert "to zero" in after.reason
+
+
+def test_a_run_that_goes_on_after_its_end_has_not_ended_with_an_average() -> None:
+    transition = committing(config(**AVERAGED))
+    directive = transition.directive
+    assert directive.average is not None
+    ending = Ending(adopted=Weights.AVERAGE, memory_steps=directive.average.memory_steps)
+    report = report_on(directive, 1.0).model_copy(update={"ending": ending})
+    ended = machine.advance(transition.state, report)
+    assert ended.state.ending == ending
+    change = PlanChange(kind=ChangeKind.EXTEND, total_steps=6000)
+    more = Report(directive_number=ended.directive.number, outcome=Outcome.REPLANNED, losses=(), change=change)
+    assert machine.advance(ended.state, more).state.ending is None
 
 
 @pytest.mark.parametrize(("gain", "adopted"), [(0.1, Weights.AVERAGE), (-0.1, Weights.LAST)])

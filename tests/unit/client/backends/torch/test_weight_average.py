@@ -308,6 +308,33 @@ def test_where_averaging_fails_training_goes_on_without(
     ]
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, KeyboardInterrupt])
+def test_an_average_that_is_half_in_the_model_goes_out_again(
+    monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    model = network()
+    average = averaging(model)
+    move(model, 0)
+    average.count()
+    last = state(model)
+    where, calls = torch.where, 0
+
+    def interrupted(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise error
+        return where(*arguments)
+
+    monkeypatch.setattr(torch, "where", interrupted)
+    with pytest.raises(error):
+        average.adopt()
+    assert not average.adopted
+    assert_equal(state(model), last)
+    average.adopt()
+    assert not torch.equal(state(model)["0.weight"], last["0.weight"])
+
+
 class Moded(torch.optim.SGD):
     """Trains at other weights than it evaluates, as Schedule-Free does."""
 

@@ -146,8 +146,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             case ChangeKind.REPLAN:
                 return self._look_down(state, change, progress, progress.peak_lr * change.lr_factor)
             case ChangeKind.EXTEND:
-                granted = progress.granted_steps
-                lr = peak_of_rest(progress.peak_lr, progress.present_lr, progress.committed_steps, remaining, granted)
+                lr = peak_of_rest(progress.peak_lr, progress.present_lr, progress.committed_steps, remaining)
             case ChangeKind.ANNEAL | ChangeKind.UNDO_ANNEALING:
                 lr = progress.present_lr
         plan = ending.TO_ZERO if change.kind is ChangeKind.ANNEAL else self._ending

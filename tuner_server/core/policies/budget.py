@@ -198,7 +198,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
 
     def _look_further(self, state: BudgetState, veto: Veto, progress: Progress) -> Step[BudgetState]:
         """The next candidate of a look down, or the decay from the highest LR that was not refused."""
-        start = None if state.footing is None else state.footing.start_validation or state.footing.start_loss
+        start = None if state.footing is None else state.footing.start
         lr = veto.next(state.candidates, start)
         if lr is not None:
             beside = "what the run had" if not state.candidates else "a lower one beside it"

@@ -54,8 +54,8 @@ class Tuner(Driver):
                 "auto": the first of these that has room. The choice and the size are logged.
             process_group: the ranks that train this model together; None: all there are, if `torch.distributed` is
                 initialised. Every rank makes its tuner with the same arguments; see docs/training-loops/distributed.md.
-            **job: server, credentials, total_steps, lr_bounds, policy, policy_options, name, family, seed, timeout_s,
-                strict, observers, transport; see `lrpilot.run.options.JobOptions`.
+            **job: server, credentials, total_steps, total_time_s, lr_bounds, policy, policy_options, name, family,
+                seed, timeout_s, strict, observers, transport; see `lrpilot.run.options.JobOptions`.
 
         Raises:
             ConfigError: an argument can't be accepted.

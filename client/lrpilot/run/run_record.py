@@ -30,6 +30,8 @@ class RunRecord:
         self._ending: Ending | None = None
         self._replans: list[Replan] = []
         self._mark = 0
+        self.wall_time_s = 0.0
+        """Seconds that the steps took."""
         self.searched = 0
         """Steps that were rolled back."""
         self.unsearched = False
@@ -79,6 +81,7 @@ class RunRecord:
     def add(self, directive: pb.Directive, report: pb.Report) -> None:
         """Books a report on `directive`."""
         n_steps = len(report.losses)
+        self.wall_time_s += report.wall_time_s
         searches = directive.phase in (pb.PHASE_PROBE, pb.PHASE_RANGE_TEST)
         if searches and report.outcome != pb.OUTCOME_REPLANNED:
             self._probes.append(probe_from_proto(directive, report, self.committed))
@@ -136,7 +139,12 @@ class RunRecord:
     def state_dict(self) -> dict[str, Any]:
         """What has been done, as plain values."""
         schedule = self.schedule("", pb.JobConfig(), None)
-        return {"schedule": schedule_file.dumps(schedule), "mark": self._mark, "searched": self.searched}
+        return {
+            "schedule": schedule_file.dumps(schedule),
+            "mark": self._mark,
+            "searched": self.searched,
+            "wall_time_s": self.wall_time_s,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from what had been done. Raises: ScheduleError."""
@@ -146,5 +154,5 @@ class RunRecord:
         self._validations = list(schedule.validations)
         self._probes, self._ending = list(schedule.probes), schedule.ending
         self._replans = list(schedule.replans)
-        self._mark, self.searched = state["mark"], state["searched"]
+        self._mark, self.searched, self.wall_time_s = state["mark"], state["searched"], state["wall_time_s"]
         self.unsearched, self.unrepeatable = schedule.unsearched, schedule.unrepeatable

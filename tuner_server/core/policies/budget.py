@@ -145,8 +145,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         if change.kind is ChangeKind.REPLAN:
             return self._look_down(state, change, progress, progress.peak_lr * change.lr_factor)
         if change.kind is ChangeKind.EXTEND or lr <= 0:  # from zero there is no annealing
-            granted = progress.granted_steps
-            lr = peak_of_rest(progress.peak_lr, lr, progress.committed_steps, remaining, granted)
+            lr = peak_of_rest(progress.peak_lr, lr, progress.committed_steps, remaining)
         plan = ending.TO_ZERO if change.kind is ChangeKind.ANNEAL else self._ending
         reason = f"{because(change)}: from {lr:.3g} {plan.words} over the {remaining} steps that are left"
         return self._go_on(state, lr, reason, progress, plan)
@@ -196,7 +195,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
 
     def _look_further(self, state: BudgetState, veto: Veto, progress: Progress) -> Step[BudgetState]:
         """The next candidate of a look down, or the decay from the highest LR that was not refused."""
-        start = None if state.footing is None else state.footing.start_validation or state.footing.start_loss
+        start = None if state.footing is None else state.footing.start
         lr = veto.next(state.candidates, start)
         if lr is not None:
             beside = "what the run had" if not state.candidates else "a lower one beside it"

@@ -141,14 +141,11 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         state = state.model_copy(update={"stage": state.stage + 1, "veto": None})
         if progress.present_lr is None or progress.peak_lr is None:
             return (yield from self._replan_from_start(state, change, progress))
-        remaining = _remaining(progress)
-        match change.kind:
-            case ChangeKind.REPLAN:
-                return self._look_down(state, change, progress, progress.peak_lr * change.lr_factor)
-            case ChangeKind.EXTEND:
-                lr = peak_of_rest(progress.peak_lr, progress.present_lr, progress.committed_steps, remaining)
-            case ChangeKind.ANNEAL | ChangeKind.UNDO_ANNEALING:
-                lr = progress.present_lr
+        remaining, lr = _remaining(progress), progress.present_lr
+        if change.kind is ChangeKind.REPLAN:
+            return self._look_down(state, change, progress, progress.peak_lr * change.lr_factor)
+        if change.kind is ChangeKind.EXTEND or lr <= 0:  # from zero there is no annealing
+            lr = peak_of_rest(progress.peak_lr, lr, progress.committed_steps, remaining)
         plan = ending.TO_ZERO if change.kind is ChangeKind.ANNEAL else self._ending
         reason = f"{because(change)}: from {lr:.3g} {plan.words} over the {remaining} steps that are left"
         return self._go_on(state, lr, reason, progress, plan)

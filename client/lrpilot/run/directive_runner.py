@@ -406,7 +406,6 @@ class DirectiveRunner(abc.ABC):
             warm=record.committed > 0,
             held=self._rollback.possible,
             steps=record.steps,
-            granted=self._plan.granted,
             peak=record.peak_lr,
             in_time=in_time,
         ).planned(self._plan.total_steps)

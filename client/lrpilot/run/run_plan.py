@@ -17,8 +17,6 @@ class RunPlan:
         self._total_time_s = total_time_s
         self.total_steps = total_steps
         """Optimizer steps of the run, search included; None: no end is known."""
-        self.granted = 0
-        """How many steps the last change of the end has added."""
         self.batch_size: int | None = None
         """What the training program has said of it; None: nothing."""
         self._before: int | None = None
@@ -55,9 +53,7 @@ class RunPlan:
 
     def change(self, change: pb.PlanChange, steps: int) -> None:
         """A change takes effect after so many steps, search included, as far as the client can tell."""
-        self.granted = 0
         if change.kind == pb.PLAN_CHANGE_KIND_EXTEND:
-            self.granted = max(change.total_steps - (self.total_steps or steps), 0)
             self.total_steps = change.total_steps
         elif change.kind == pb.PLAN_CHANGE_KIND_ANNEAL:
             self._before, self.total_steps = self.total_steps, steps + change.anneal_steps

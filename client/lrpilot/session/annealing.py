@@ -88,8 +88,8 @@ class Annealing:
             rises: whether a run that had come near zero before its new end rises first.
         """
         lr, remaining = run_state.lr, run_state.steps_left
-        if rises and remaining:
-            lr = peak_of_rest(run_state.peak, lr, run_state.steps, remaining, run_state.granted)
+        if rises and remaining is not None:
+            lr = peak_of_rest(run_state.peak, lr, run_state.steps, remaining)
         rise_from = run_state.lr if run_state.warm and run_state.lr < lr else None
         return cls(lr, remaining, restore=restore, warm=run_state.warm, rise_from=rise_from)
 

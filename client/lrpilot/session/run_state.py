@@ -19,8 +19,6 @@ class RunState:
     """Whether there is a snapshot to go back to."""
     steps: int = 0
     """Steps that were run, search included."""
-    granted: int = 0
-    """How many of the steps that are left the last change of the plan has added."""
     peak: float = 0.0
     """The highest LR of the committed steps; 0 before the first."""
     in_time: int | None = None

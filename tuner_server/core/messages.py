@@ -86,6 +86,10 @@ class Directive(Value):
     """Ascending by `from_step`; the last bar that a report has reached counts."""
     measures: Measures = ()
     """What is measured at every step besides the loss, by name."""
+    alongside: tuple[Directive, ...] = ()
+    """The next directives, which the members of a population try at the same time as this one."""
+    taken_along: bool = False
+    """Whether it was told beforehand, and tried by then: its steps are none of the job's."""
     reason: Text = ""
 
     @pydantic.model_validator(mode="after")
@@ -101,6 +105,22 @@ class Directive(Value):
         if len(set(self.measures)) < len(self.measures):
             raise ValueError("a measure is asked for twice")
         return self
+
+    @pydantic.model_validator(mode="after")
+    def _alike(self) -> Directive:
+        for other in self.alongside:
+            if other.phase is not Phase.PROBE or self.phase is not Phase.PROBE:
+                raise ValueError("what is tried at the same time is a probe, and so is what it is tried with")
+            if (other.n_steps, other.batches) != (self.n_steps, self.batches):
+                raise ValueError("probes that are tried at the same time have as many steps, on the same batches")
+            if other.alongside:
+                raise ValueError("a probe that is told beforehand tells no further ones")
+        return self
+
+    def next_alongside(self) -> Directive:
+        """The next one of those that were tried at the same time as this one."""
+        first, *others = self.alongside
+        return first.model_copy(update={"alongside": tuple(others), "taken_along": True})
 
     def after(self, n_steps: int) -> Directive:
         """The rest of this directive once `n_steps` of it are done (numbered anew by the job)."""

@@ -86,6 +86,7 @@ def config_from_pb(message: pb.JobConfig) -> JobConfig:
         "seed": message.seed,
         "has_validation": message.has_validation,
         "measures": tuple(message.measures),
+        "members": message.members or 1,
     }
     if message.HasField("total_steps"):
         fields["total_steps"] = message.total_steps
@@ -108,6 +109,7 @@ def config_to_pb(config: JobConfig) -> pb.JobConfig:
         seed=config.seed,
         has_validation=config.has_validation,
         measures=config.measures,
+        members=config.members if config.members > 1 else 0,
     )
     if config.lr_bounds is not None:
         message.lr_bounds.CopyFrom(pb.LrBounds(min=config.lr_bounds.min, max=config.lr_bounds.max))
@@ -166,6 +168,8 @@ def directive_from_pb(message: pb.Directive) -> Directive:
             report_every=message.report_every,
             promise=tuple(map(_bar_from_pb, message.promise)),
             measures=tuple(message.measures),
+            alongside=tuple(map(directive_from_pb, message.alongside)),
+            taken_along=message.taken_along,
             reason=message.reason,
         )
 
@@ -186,6 +190,8 @@ def directive_to_pb(directive: Directive) -> pb.Directive:
         report_every=directive.report_every,
         promise=map(_bar_to_pb, directive.promise),
         measures=directive.measures,
+        alongside=map(directive_to_pb, directive.alongside),
+        taken_along=directive.taken_along,
         reason=directive.reason,
     )
 

@@ -139,6 +139,13 @@ class Backend(abc.ABC):
             ConfigError: the state is of another model or another optimizer.
         """
 
+    def hold_apart(self, apart: bool) -> None:  # noqa: B027 - most have one replica
+        """Of several replicas of a model, has this one updated by itself from now on, or all of them alike again.
+
+        Apart, an update skipped for a loss that is no number counts like any other (`append`), since it may be skipped
+        on one replica alone. A backend is asked for this only where it was made for it.
+        """
+
     # Validation.
 
     @abc.abstractmethod

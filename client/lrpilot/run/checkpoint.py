@@ -8,25 +8,26 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from lrpilot.data.position import DataPosition
 from lrpilot.errors import ConfigError
 from lrpilot.rng import RandomState
 from lrpilot.run.coasting import Coasting, attempt
-from lrpilot.run.directive_runner import DirectiveRunner
 from lrpilot.run.lease import Lease
 from lrpilot.run.measuring import begin_measuring
+from lrpilot.run.population_runner import PopulationRunner
 from lrpilot.run.repetition import Repetition
 from lrpilot.run.resumption import check_resumable, peak_of_rest, remaining_steps, same_budget
 from lrpilot.run.rollback import Rollback
 from lrpilot.run.run_record import RunRecord
 from lrpilot.v1 import tuner_pb2 as pb
 
-STATE_FORMAT = 4
+STATE_FORMAT = 5
 """The format of `ResumableRunner.state_dict`."""
 
 log = logging.getLogger("lrpilot")
 
 
-class ResumableRunner(DirectiveRunner):
+class ResumableRunner(PopulationRunner):
     """Carries out directives, and goes on in another process where a checkpoint was taken."""
 
     _config: pb.JobConfig
@@ -45,6 +46,7 @@ class ResumableRunner(DirectiveRunner):
             "session": self._session.state_dict(),
             "finished": self._finished,
             "held": self._rollback.possible,
+            "apart": False,
             "coasting": isinstance(lease, Coasting),
             "left": lease.remaining if isinstance(lease, Coasting) else None,
             "directive": lease.directive.SerializeToString(),
@@ -58,7 +60,7 @@ class ResumableRunner(DirectiveRunner):
             "repetition": self._repetition.state_dict(),
             "position": self._position.state_dict(),
             "random_state": RandomState.capture().state_dict(),
-        }
+        } | self._round_state()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where another process was, after its model and optimizer were loaded too, and before `batches`.
@@ -99,6 +101,9 @@ class ResumableRunner(DirectiveRunner):
         directive = pb.Directive.FromString(state["directive"])
         done, left = state["done"], state["left"]
         self._lease = lease = Coasting(directive.profile, left, done) if state["coasting"] else Lease(directive, done)
+        if state["apart"] and not anew:
+            self._take_round_again(directive, state)
+            return
         self._backend.begin(lease.room, lease.limit, state["losses"])
         begin_measuring(self._backend, directive, lease.room, state["measures"])
         self._validations = [pb.Validation.FromString(each) for each in state["validations"]]
@@ -111,9 +116,9 @@ class ResumableRunner(DirectiveRunner):
 
     def _plan_anew(self, state: Mapping[str, Any]) -> None:
         """Ends what was open in a run whose budget was another, and goes on to the new end without a search."""
-        lease, restored = self._lease, False
+        lease = self._lease
+        restored = not (self._finished or lease.committed) and (lease.done > 0 or state["apart"])
         if not self._finished and lease.done:
-            restored = not lease.committed
             outcome = pb.OUTCOME_DIVERGED if restored else pb.OUTCOME_PARTIAL
             self._record.add(lease.directive, self._report(outcome, self._backend.flush()))
         if restored:
@@ -126,6 +131,32 @@ class ResumableRunner(DirectiveRunner):
         assert run_state.remaining is not None
         peak = peak_of_rest(self._record.peak_lr, run_state.lr, self._record.committed, run_state.remaining)
         self._follow(self._session.go_on(self._record.replacements(), run_state, peak))
+
+    def _round_state(self) -> dict[str, Any]:
+        """What is otherwise where ranks try probes of their own: the state is that of the round's beginning.
+
+        Their weights differ, and many a program saves those of one rank alone.
+        """
+        if self._round is None:
+            return {}
+        return {
+            "apart": True,
+            "directive": self._round.directive.SerializeToString(),
+            "done": 0,
+            "losses": [],
+            "measures": {},
+            "validations": [],
+            "repetition": self._repetition.state_dict() | {"drawn": 0},
+            "position": DataPosition.at_mark(self._position.state_dict()),
+        }
+
+    def _take_round_again(self, directive: pb.Directive, state: Mapping[str, Any]) -> None:
+        """Begins a round of which a checkpoint was saved, whatever weights were loaded."""
+        self._backend.restore()
+        directive.restore = directive.snapshot = False
+        self._begin(directive)
+        self._repetition = Repetition.from_state_dict(state["repetition"])
+        self._position.load_state_dict(DataPosition.at_mark(state["position"]), RandomState.capture().state_dict())
 
     def _snapshot_state(self) -> dict[str, Any] | None:
         """What is remembered, for a checkpoint; nothing if it can't be put back."""

@@ -100,7 +100,7 @@ class DirectiveRunner(abc.ABC):
             self._set_lr(self._run_state().lr)
         elif lease.done and (self._ranks is None or sys.exception() is None):
             report = self._report(pb.OUTCOME_PARTIAL, self._flushed_losses())
-            self._book(report)
+            self._book(report, lease.directive)
             self._session.answer(lease.directive, report, self._run_state())
         self._finish()
 
@@ -166,12 +166,15 @@ class DirectiveRunner(abc.ABC):
             outcome = pb.OUTCOME_DIVERGED
         elif outcome != pb.OUTCOME_DIVERGED and self._fell_short(directive, losses):
             outcome = pb.OUTCOME_FELL_SHORT
-        note = self._note(losses)
+        self._book(self._noted(self._report(outcome, losses), self._note(losses)), self._lease.directive)
+        self._proceed()
+
+    def _noted(self, report: pb.Report, note: str) -> pb.Report:
+        """A report with a note on it, if there is one."""
         if note:
             log.warning("lrpilot: there is no further search: %s", note)
-            outcome = pb.OUTCOME_UNREPEATABLE
-        self._book(self._report(outcome, losses, note))
-        self._proceed()
+            report.outcome, report.note = pb.OUTCOME_UNREPEATABLE, note
+        return report
 
     def _note(self, losses: Sequence[float]) -> str:
         """What speaks against a probe as a repetition of the first one's beginning; empty: nothing."""
@@ -205,28 +208,27 @@ class DirectiveRunner(abc.ABC):
         validations = [validation.loss for validation in self._validations]
         return bar is not None and is_above(bar, losses, validations, self._record.last_validation)
 
-    def _report(self, outcome: pb.Outcome.ValueType, losses: Sequence[float], note: str = "") -> pb.Report:
+    def _report(self, outcome: pb.Outcome.ValueType, losses: Sequence[float]) -> pb.Report:
         return pb.Report(
             directive_number=self._lease.directive.number,
             outcome=outcome,
             losses=losses,
             validations=self._validations,
             wall_time_s=time.monotonic() - self._started,
-            note=note,
             measures=measured(self._backend, self._lease.directive, len(losses), alone=self._ranks is None),
         )
 
-    def _book(self, report: pb.Report) -> None:
+    def _book(self, report: pb.Report, directive: pb.Directive) -> None:
         lease, record = self._lease, self._record
-        start = record.committed if lease.committed else record.searched
+        start = record.committed if lease.committed else record.tried
         self._rollback.steps_reported(stay=lease.committed and not rolls_back(report))
         booked = report
         if rolls_back(report) and not self._rollback.possible:  # nothing can be rolled back
             booked = pb.Report(losses=report.losses, validations=report.validations, outcome=pb.OUTCOME_PARTIAL)
-        record.add(lease.directive, booked)
+        record.add(directive, booked)
         self._due = report
         lease.expire()
-        self._on_reported(lease.directive, report, start)
+        self._on_reported(directive, report, start)
 
     def _follow(self, directive: pb.Directive) -> None:
         """Begins a directive. The order is part of the contract: restore, snapshot, then the LR."""
@@ -251,12 +253,16 @@ class DirectiveRunner(abc.ABC):
         if directive.snapshot:
             self._repetition = Repetition()
         self._repetition.begin(comparable)
-        self._lease = lease = Lease(directive)
-        self._backend.begin(lease.room, lease.limit)
+        self._lease = lease = self._begin_steps(directive)
         begin_measuring(self._backend, directive, lease.room)
         self._validations = []
         self._started = time.monotonic()
         self._set_lr(lease.lr())
+
+    def _begin_steps(self, directive: pb.Directive) -> Lease:
+        lease = Lease(directive)
+        self._backend.begin(lease.room, lease.limit)
+        return lease
 
     def _announce(self, lease: Lease) -> None:
         """Says what comes next, and what nobody should overlook where people see it."""

@@ -29,6 +29,7 @@ class RunRecord:
         self._mark = 0
         self.searched = 0
         """Steps that were rolled back."""
+        self._taken_along = 0
         self.unsearched = False
         """Whether the run is too short for a search."""
         self.unrepeatable = ""
@@ -43,6 +44,11 @@ class RunRecord:
     def steps(self) -> int:
         """All steps that were run."""
         return self.committed + self.searched
+
+    @property
+    def tried(self) -> int:
+        """Steps that were rolled back, those that others made at the same time counted too."""
+        return self.searched + self._taken_along
 
     @property
     def last_lr(self) -> float | None:
@@ -88,7 +94,10 @@ class RunRecord:
         n_steps = len(report.losses)
         if directive.phase in (pb.PHASE_PROBE, pb.PHASE_RANGE_TEST):
             self._probes.append(probe_from_proto(directive, report, self.committed))
-            self.searched += n_steps
+            if directive.taken_along:
+                self._taken_along += n_steps
+            else:
+                self.searched += n_steps
             if report.outcome == pb.OUTCOME_UNREPEATABLE:
                 self.unrepeatable = report.note
         elif rolls_back(report):
@@ -138,7 +147,12 @@ class RunRecord:
     def state_dict(self) -> dict[str, Any]:
         """What has been done, as plain values."""
         schedule = self.schedule("", pb.JobConfig())
-        return {"schedule": schedule_file.dumps(schedule), "mark": self._mark, "searched": self.searched}
+        return {
+            "schedule": schedule_file.dumps(schedule),
+            "mark": self._mark,
+            "searched": self.searched,
+            "taken_along": self._taken_along,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from what had been done. Raises: ScheduleError."""
@@ -147,5 +161,5 @@ class RunRecord:
         self._losses = array.array("f", schedule.losses)
         self._validations = list(schedule.validations)
         self._probes = list(schedule.probes)
-        self._mark, self.searched = state["mark"], state["searched"]
+        self._mark, self.searched, self._taken_along = state["mark"], state["searched"], state["taken_along"]
         self.unsearched, self.unrepeatable = schedule.unsearched, schedule.unrepeatable

@@ -28,18 +28,20 @@ _STEPPING = {pb.PHASE_WARM_UP, pb.PHASE_RANGE_TEST, pb.PHASE_PROBE, pb.PHASE_TRA
 _SOURCES = {pb.BATCH_SOURCE_UNSPECIFIED, pb.BATCH_SOURCE_FRESH, pb.BATCH_SOURCE_REPLAYED}
 
 
-def check(directive: pb.Directive, number: int, measures: Collection[str] = ()) -> None:
+def check(directive: pb.Directive, number: int, measures: Collection[str] = (), members: int = 0) -> None:
     """Refuses what can't be carried out.
 
     Args:
         directive: the server's.
         number: that it should have.
         measures: what can be measured.
+        members: how many probes can be tried at the same time; 0: one.
 
     Raises:
         ProtocolError: it is nonsense.
     """
-    _refuse(directive, _fault(directive, number) or _fault_of_measures(directive, measures))
+    fault = _fault(directive, number) or _fault_of_measures(directive, measures)
+    _refuse(directive, fault or _fault_of_members(directive, max(members, 1)))
 
 
 def check_in_place(directive: pb.Directive, run_state: RunState, *, rolled_back: bool) -> None:
@@ -66,7 +68,8 @@ def _misfit(directive: pb.Directive, run_state: RunState, rolled_back: bool) -> 
         return "it goes back to a snapshot, and none has been taken"
     if directive.restore and not rolled_back:
         return "it goes back to the snapshot, and the steps since then are to stay"
-    if run_state.remaining is not None and directive.n_steps > run_state.remaining:
+    spent = 0 if directive.taken_along else directive.n_steps
+    if run_state.remaining is not None and spent > run_state.remaining:
         return f"it asks for {directive.n_steps} steps, {run_state.remaining} are left"
     return ""
 
@@ -146,4 +149,19 @@ def _fault_of_measures(directive: pb.Directive, measures: Collection[str]) -> st
     names = list(directive.measures)
     if len(set(names)) < len(names) or not set(names) <= set(measures):
         return f"it asks to measure {[name[:40] for name in names[:MOST_NAMED]]}, of {list(measures)}"
+    return ""
+
+
+def _fault_of_members(directive: pb.Directive, members: int) -> str:
+    others = directive.alongside
+    if 1 + len(others) > members or (directive.taken_along and members == 1):
+        return f"{1 + len(others)} probes at the same time{' before' * directive.taken_along}, for {members} members"
+    if members > 1 and directive.phase == pb.PHASE_PROBE and (directive.validate_at or directive.measures):
+        return "members have no validation and no measure that are alike"
+    for other in others:
+        alike = (directive.phase, other.n_steps, other.batches, len(other.alongside))
+        if alike != (pb.PHASE_PROBE, directive.n_steps, directive.batches, 0) or other.phase != pb.PHASE_PROBE:
+            return "what it has tried at the same time is no probe like another"
+        if fault := _fault_of_lrs(other) or _fault_of_limits(other):
+            return f"at the same time, {fault}"
     return ""

@@ -59,7 +59,7 @@ class Outbox:
         def create() -> pb.CreateJobResponse:
             request = pb.CreateJobRequest(request_id=self._request_id, config=self._config)
             response = self._transport.create_job(request, timeout_s)
-            directive_check.check(response.directive, 1, self._config.measures)
+            directive_check.check(response.directive, 1, self._config.measures, self._config.members)
             if not response.job.id:
                 raise ServerError("server: the job that it opened has no id", "INTERNAL")
             return response
@@ -101,7 +101,8 @@ class Outbox:
         def advance() -> pb.Directive:
             request = pb.AdvanceRequest(job_id=self.job_id, report=report)
             directive = self._transport.advance(request, timeout_s).directive
-            directive_check.check(directive, report.directive_number + 1, self._config.measures)
+            config, number = self._config, report.directive_number + 1
+            directive_check.check(directive, number, config.measures, config.members)
             return directive
 
         return self._asked(advance)

@@ -257,6 +257,8 @@ class Directive(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     PROMISE_FIELD_NUMBER: _builtins.int
     MEASURES_FIELD_NUMBER: _builtins.int
+    ALONGSIDE_FIELD_NUMBER: _builtins.int
+    TAKEN_ALONG_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Counts from 1 within a job."""
     phase: Global___Phase.ValueType
@@ -274,6 +276,10 @@ class Directive(_message.Message):
     """Report in parts of so many steps; 0: only at the end."""
     reason: _builtins.str
     """Why, in a sentence, for people."""
+    taken_along: _builtins.bool
+    """This probe was told beforehand, and tried by then: its report follows at once, and its steps are no steps of
+    total_steps.
+    """
     @_builtins.property
     def profile(self) -> Global___Profile: ...
     @_builtins.property
@@ -290,6 +296,13 @@ class Directive(_message.Message):
     @_builtins.property
     def measures(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What to measure at every step besides the loss, by name: of what the job says that it can (JobConfig.measures)."""
+
+    @_builtins.property
+    def alongside(self) -> _containers.RepeatedCompositeFieldContainer[Global___Directive]:
+        """The next directives of a job with several members, in order: probes like this one, in as many steps, which follow
+        whatever comes of it. The members try all of these at the same time, and reports follow one another. None of them
+        tells further ones.
+        """
 
     def __init__(
         self,
@@ -308,10 +321,12 @@ class Directive(_message.Message):
         reason: _builtins.str = ...,
         promise: _abc.Iterable[Global___Bar] | None = ...,
         measures: _abc.Iterable[_builtins.str] | None = ...,
+        alongside: _abc.Iterable[Global___Directive] | None = ...,
+        taken_along: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "give_up_above", b"give_up_above", "profile", b"profile"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "batches", b"batches", "give_up_above", b"give_up_above", "measures", b"measures", "n_steps", b"n_steps", "number", b"number", "phase", b"phase", "profile", b"profile", "promise", b"promise", "reason", b"reason", "report_every", b"report_every", "restore", b"restore", "snapshot", b"snapshot", "stage", b"stage", "validate_at", b"validate_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "alongside", b"alongside", "batches", b"batches", "give_up_above", b"give_up_above", "measures", b"measures", "n_steps", b"n_steps", "number", b"number", "phase", b"phase", "profile", b"profile", "promise", b"promise", "reason", b"reason", "report_every", b"report_every", "restore", b"restore", "snapshot", b"snapshot", "stage", b"stage", "taken_along", b"taken_along", "validate_at", b"validate_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__give_up_above: _TypeAlias = _typing.Literal["give_up_above"]  # noqa: Y015
     _WhichOneofArgType__give_up_above: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above"]  # noqa: Y015
@@ -518,6 +533,7 @@ class JobConfig(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     HAS_VALIDATION_FIELD_NUMBER: _builtins.int
     MEASURES_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     family: _builtins.str
     """Jobs that resemble one another share a family."""
@@ -530,6 +546,10 @@ class JobConfig(_message.Message):
     seed: _builtins.int
     has_validation: _builtins.bool
     """Whether the client can validate."""
+    members: _builtins.int
+    """How many probes the client can try at the same time, each on a replica of the model: at most 1,024. With several, every
+    probe is tried on a replica, one that is tried alone too. 0: one, and all replicas are as one.
+    """
     @_builtins.property
     def policy_options(self) -> _struct_pb2.Struct: ...
     @_builtins.property
@@ -556,10 +576,11 @@ class JobConfig(_message.Message):
         seed: _builtins.int = ...,
         has_validation: _builtins.bool = ...,
         measures: _abc.Iterable[_builtins.str] | None = ...,
+        members: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "lr_bounds", b"lr_bounds", "policy_options", b"policy_options", "total_steps", b"total_steps"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "base_lr", b"base_lr", "family", b"family", "has_validation", b"has_validation", "lr_bounds", b"lr_bounds", "measures", b"measures", "name", b"name", "policy", b"policy", "policy_options", b"policy_options", "seed", b"seed", "total_steps", b"total_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "base_lr", b"base_lr", "family", b"family", "has_validation", b"has_validation", "lr_bounds", b"lr_bounds", "measures", b"measures", "members", b"members", "name", b"name", "policy", b"policy", "policy_options", b"policy_options", "seed", b"seed", "total_steps", b"total_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__total_steps: _TypeAlias = _typing.Literal["total_steps"]  # noqa: Y015
     _WhichOneofArgType__total_steps: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps"]  # noqa: Y015

@@ -191,15 +191,18 @@ def _no_schedule() -> Schedule:
     )
 
 
-def train_by_script(kind: str, script: list[bytes], poison: tuple[int, int] | None) -> tuple[Outcome, list[bytes]]:
+def train_by_script(
+    kind: str, script: list[bytes], poison: tuple[int, int] | None, arguments: dict[str, Any] | None = None
+) -> tuple[Outcome, list[bytes]]:
     """Carries directives out; with the reports on them (none of ranks but 0).
 
-    `poison`: the rank whose loss is no number, and at which step.
+    `poison`: the rank whose loss is no number, and at which step; `arguments`: further ones of the tuner.
     """
     training = Training(kind)
     directives = [pb.Directive.FromString(each) for each in script]
     transport = ScriptedTransport(directives)
-    with training.tuner(transport=transport, total_steps=sum(d.n_steps for d in directives)) as tuner:
+    total_steps = sum(d.n_steps for d in directives if not d.taken_along)
+    with training.tuner(transport=transport, total_steps=total_steps, **arguments or {}) as tuner:
         for batch in tuner.batches(training.loader):
             loss = training.update(batch)
             if poison == (dist.get_rank(), len(training.lrs)):

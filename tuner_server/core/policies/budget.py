@@ -14,17 +14,22 @@ improvement. It may leave the range by a factor of `widening`. The LR that is co
 times (n / remaining)^gamma.
 
 Where earlier jobs of the family left a prior, the search begins with a head start (`core.search.head_start`).
+
+A job with several members tries several candidates at the same time, round by round (`core.search.population`). They
+are judged by held-out batches, since a validation is not the same on all members. There is no head start then.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.lrs import same_lr
 from tuner_server.core.messages import Candidate, Decision, Directive, Outcome, Phase, Report
 from tuner_server.core.policies.base import Asking, Policy, PolicyState, Progress, Step
 from tuner_server.core.policies.budget_options import BudgetOptions
+from tuner_server.core.search import population
 from tuner_server.core.search.acquisition import LogExpectedImprovement, LowerConfidenceBound
 from tuner_server.core.search.bracket import bracket, limits, outward, spacing
 from tuner_server.core.search.head_start import FINE_BRACKET, FIRST_CANDIDATES, HeadStart
@@ -50,6 +55,10 @@ class BudgetState(Lessons, PolicyState):
     """None: there was no prior that this search could use."""
     optimum: Optimum | None = None
     """What the search found; None before its end, and where it was cut too short to tell."""
+    refined: int = 0
+    """How many candidates of a population's rounds were refinements."""
+    ahead: tuple[Decision, ...] = ()
+    """The decisions for the candidates that are tried at the same time as the present one, and reported after it."""
 
     @property
     def misled(self) -> bool:
@@ -71,6 +80,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
     """The default for jobs whose end is known."""
 
     name = "budget"
+    takes_members = True
     options_type = BudgetOptions
     state_type = BudgetState
 
@@ -90,11 +100,16 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         n = self.options.probe_length(self._total)
         return probe.ProbePlan(
             moving_steps=n,
-            held_out=0 if self.config.has_validation else min(HELD_OUT, n // 2),
+            held_out=0 if self._validates_probes else min(HELD_OUT, n // 2),
             decays=self.options.decayed_probes,
             warmup=self.options.warmup,
             batches=self.options.batches,
         )
+
+    @property
+    def _validates_probes(self) -> bool:
+        """Whether a validation judges the probes."""
+        return self.config.has_validation and self.config.members == 1
 
     @property
     def searches(self) -> bool:
@@ -104,7 +119,8 @@ class Budget(Policy[BudgetOptions, BudgetState]):
     def _worth_a_search(self, n_steps: int) -> bool:
         """Whether a search whose range is well chosen takes no more of so many steps than it may."""
         candidates = min(FIRST_CANDIDATES + self.options.refinements, self.options.max_candidates)
-        return n_steps >= FEWEST_STEPS and candidates * self._probes.n_steps <= LARGEST_SEARCH_SHARE * n_steps
+        probes = math.ceil(candidates / population.at_once(self.config.members))
+        return n_steps >= FEWEST_STEPS and probes * self._probes.n_steps <= LARGEST_SEARCH_SHARE * n_steps
 
     def _affords_probes(self, count: int, progress: Progress) -> bool:
         """Whether the search's share of the budget holds so many more probes."""
@@ -132,6 +148,8 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             candidate = probe.measured(directive, report, self._probes.held_out)
         state = state.taught(candidate.lr, report, candidate.forecast)
         state = state.model_copy(update={"candidates": (*state.candidates, candidate)})
+        if directive.alongside:
+            return self._next_alongside(state, directive)
         return (yield from self._next(state, progress))
 
     def rejoin(self, state: BudgetState, progress: Progress) -> Asking[BudgetState]:
@@ -155,6 +173,8 @@ class Budget(Policy[BudgetOptions, BudgetState]):
 
     def _next(self, state: BudgetState, progress: Progress) -> Asking[BudgetState]:
         """The next candidate: of the head start, a step outward, or a refinement; the decay after the last one."""
+        if self.config.members > 1:
+            return (yield from self._next_round(state, progress))
         if not state.candidates:
             state = state.model_copy(update={"head_start": self._head_start(progress)})
         done, head_start = len(state.candidates), state.head_start
@@ -179,6 +199,50 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         reason = "the highest expected improvement between the best and its neighbours"
         decision = Decision(stage=0, lr=found.lr, reason=reason, posterior=found.posterior, asked=found.asked)
         return self._probe(state, decision)
+
+    def _next_round(self, state: BudgetState, progress: Progress) -> Asking[BudgetState]:
+        """The next candidates, one for each member; the decay after the last round."""
+        bounds, options, members = progress.bounds, self.options, self.config.members
+        rounds_left = len(state.candidates) < population.most_rounds(options.max_candidates, members) * (
+            population.at_once(members)
+        )
+        refined = outward(state.candidates, bounds, options.widening) is None and state.refined >= options.refinements
+        proposals: list[population.Proposal] = []
+        if rounds_left and not refined and self._affords_probes(1, progress):
+            proposals = yield from population.next_round(
+                state.candidates, bounds, options.widening, members, self.config.seed
+            )
+        if not proposals:
+            return (yield from self._commit(state, progress))
+        return self._round(state, proposals)
+
+    def _round(self, state: BudgetState, proposals: Sequence[population.Proposal]) -> Step[BudgetState]:
+        """Tries several LRs at the same time."""
+        first, *others = [
+            Decision(
+                stage=0,
+                lr=math.exp(proposal.log_lr),
+                reason=proposal.reason,
+                posterior=proposal.answer and proposal.answer.posterior,
+                asked=proposal.answer and proposal.answer.asked,
+            )
+            for proposal in proposals
+        ]
+        n_refined = sum(proposal.answer is not None for proposal in proposals)
+        step = self._probe(state, first)
+        n = len(state.candidates) + 1
+        alongside = tuple(self._probe_directive(state, other, n + i) for i, other in enumerate(others, 1))
+        return Step(
+            state.model_copy(update={"ahead": tuple(others), "refined": state.refined + n_refined}),
+            step.directive.model_copy(update={"alongside": alongside}),
+            step.decision,
+        )
+
+    def _next_alongside(self, state: BudgetState, directive: Directive) -> Step[BudgetState]:
+        """The next one of the candidates that were tried at the same time."""
+        decision, *ahead = state.ahead
+        state = state.model_copy(update={"ahead": tuple(ahead)})
+        return Step(state, directive.next_alongside(), decision.model_copy(update={"candidates": state.candidates}))
 
     def _head_start(self, progress: Progress) -> HeadStart | None:
         """Where the prior has the search begin; None without one, or where it could not be checked."""
@@ -206,17 +270,27 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         return high - low <= FINE_BRACKET
 
     def _probe(self, state: BudgetState, decision: Decision) -> Step[BudgetState]:
-        """Tries the LR of a decision: validated at its end, and the first one before it begins, too."""
+        """Tries the LR of a decision."""
+        directive = self._probe_directive(state, decision, len(state.candidates) + 1)
+        return Step(state, directive, decision.model_copy(update={"candidates": state.candidates}))
+
+    def _probe_directive(self, state: BudgetState, decision: Decision, number: int) -> Directive:
+        """The probe of a decision's LR: validated at its end, and the first one before it begins, too.
+
+        Args:
+            state: What is known.
+            decision: For this candidate.
+            number: Which candidate it is, from 1.
+        """
         n = self._probes.moving_steps
         validate_at = (n,) if state.candidates else (0, n)
-        directive = self._probes.directive(
+        return self._probes.directive(
             decision.lr,
             stage=0,
-            validate_at=validate_at if self.config.has_validation else (),
+            validate_at=validate_at if self._validates_probes else (),
             give_up_above=state.give_up_above(self.options.divergence_factor, decision.lr),
-            reason=f"candidate {len(state.candidates) + 1}: {decision.reason}",
+            reason=f"candidate {number}: {decision.reason}",
         )
-        return Step(state, directive, decision.model_copy(update={"candidates": state.candidates}))
 
     def _commit(self, state: BudgetState, progress: Progress) -> Asking[BudgetState]:
         """The LR with the lowest expected loss, corrected for the length of the rest."""

@@ -146,6 +146,13 @@ class Backend(abc.ABC):
         on one replica alone. A backend is asked for this only where it was made for it.
         """
 
+    def trained(self) -> Any:
+        """What this replica trains, as it is: weights, statistics and the optimizer's state. See `hold_apart`."""
+        return None
+
+    def load_trained(self, state: Any) -> None:  # noqa: B027 - most have one replica
+        """Has this replica train what another one's `trained` gave."""
+
     # Validation.
 
     @abc.abstractmethod

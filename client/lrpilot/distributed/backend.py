@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lrpilot.backends.base import Backend
+from lrpilot.distributed.packing import packed, unpacked
 from lrpilot.distributed.together import together
 from lrpilot.wire.divergence import first_divergence
 
@@ -141,6 +142,12 @@ class DistributedBackend(Backend):
             log.warning("lrpilot: rank %d can't read its losses", self._ranks.rank, exc_info=True)
             losses = []
         return self._ranks.gather([math.nan] * (n_steps - len(losses)) + losses)
+
+    def level(self) -> None:
+        """Gives all ranks what rank 0 trains: after a rollback that was not complete on a rank; collective."""
+        state = self._ranks.broadcast(packed(self._own.trained()) if self._ranks.rank == 0 else b"")
+        if self._ranks.rank > 0:
+            self._own.load_trained(unpacked(state))
 
     @property
     def measures(self) -> tuple[str, ...]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import io
+import dataclasses
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 
+from lrpilot.distributed.packing import packed, unpacked
 from lrpilot.distributed.together import together
-from lrpilot.errors import LRPilotError
+from lrpilot.errors import ConfigError
 from lrpilot.rng import RandomState
 
 if TYPE_CHECKING:
@@ -18,60 +19,68 @@ if TYPE_CHECKING:
 Batch = TypeVar("Batch")
 
 
-def shared_batch(ranks: Ranks, draw: Callable[[], Batch]) -> Batch:
-    """What rank 0 draws, with the random state as its draw leaves it; collective, and the others draw nothing.
+@dataclasses.dataclass(frozen=True, slots=True)
+class DrawnBatch(Generic[Batch]):
+    """A batch, and what its draw did to the random state."""
+
+    batch: Batch
+    states: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, draw: Callable[[], Batch]) -> DrawnBatch[Batch]:
+        """What `draw` gives. Raises: Exception: what it raises."""
+        before = RandomState.capture()
+        batch = draw()
+        return cls(batch, _told(RandomState.capture().changed_since(before)))
+
+
+def shared_batch(ranks: Ranks, drawn: DrawnBatch[Batch] | None) -> Batch:
+    """The batch of rank 0 on every rank, with the random state as its draw has left it; collective.
+
+    Args:
+        ranks: all that train on it.
+        drawn: what rank 0 has drawn; None on the others.
 
     Raises:
-        Exception: rank 0 can't draw; it is raised there.
-        LRPilotError: rank 0 can't draw or send its batch, or it can't be read on a rank.
-        RuntimeError: a rank has parted.
+        ConfigError: the batch can't be sent, or not be read on a rank; it is raised on all.
+        RuntimeError: a rank has parted, or has gone.
     """
-    if ranks.rank > 0:
-        received: Batch = _received(ranks)
-        return received
-    before = RandomState.capture()
+    if drawn is None:
+        received: list[Batch] = []
+
+        def read(message: bytes) -> None:
+            batch, states = unpacked(message)
+            received.append(batch)
+            _take(states)
+
+        _hear(ranks, b"", read)
+        return received[0]
     try:
-        batch = draw()
-        message = _packed((batch, _told(RandomState.capture().changed_since(before))))
-    except Exception:
+        message = packed((drawn.batch, drawn.states))
+    except Exception as error:
         ranks.broadcast()
-        raise
-    ranks.broadcast(message)
-    together(ranks, lambda: None)
-    return batch
+        raise ConfigError(f"population: a batch can't be sent to the other ranks: {error}") from error
+    _hear(ranks, message, lambda _: None)
+    return drawn.batch
 
 
 def share_random_state(ranks: Ranks) -> None:
-    """Sets the random state of rank 0 on every rank; collective. Raises: RuntimeError: a rank has parted."""
-    message = ranks.broadcast(_packed(_told(RandomState.capture())) if ranks.rank == 0 else b"")
-    if ranks.rank > 0:
-        _take(_unpacked(message))
+    """Sets the random state of rank 0 on every rank; collective. Raises: as `shared_batch`."""
+    own = packed(_told(RandomState.capture()))
+    _hear(ranks, own, lambda message: None if message == own else _take(unpacked(message)))
 
 
-def _received(ranks: Ranks) -> Any:
-    message = ranks.broadcast()
-    if not message:
-        raise LRPilotError("population: rank 0 could not draw a batch, or not send it; its own error says why")
-    drawn: list[Any] = []
-    together(ranks, lambda: drawn.extend(_unpacked(message)))
-    batch, states = drawn
-    _take(states)
-    return batch
-
-
-def _packed(content: Any) -> bytes:
-    stream = io.BytesIO()
-    torch.save(content, stream)
-    return stream.getvalue()
-
-
-def _unpacked(message: bytes) -> Any:
-    """What a rank of the same run has packed, on devices of this one."""
-    return torch.load(io.BytesIO(message), map_location=_own_device, weights_only=False)
-
-
-def _own_device(storage: Any, location: str) -> Any:
-    return storage.cuda() if location.startswith("cuda") else storage
+def _hear(ranks: Ranks, message: bytes, act: Callable[[bytes], object]) -> None:
+    """Does something on every rank with what rank 0 says. Raises: as `shared_batch`."""
+    heard = ranks.broadcast(message)
+    if not heard:
+        raise ConfigError("population: a batch can't be sent to the other ranks: rank 0 says why")
+    try:
+        together(ranks, lambda: act(heard))
+    except Exception as error:
+        if ranks.parted or ranks.lost:
+            raise
+        raise ConfigError(f"population: a batch can't be read on a rank: {error}") from error
 
 
 def _told(state: RandomState | None) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from lrpilot.backends.base import Backend
 from lrpilot.data.replay import BatchBuffer
 from lrpilot.distributed.backend import DistributedBackend
-from lrpilot.distributed.shared_batch import share_random_state, shared_batch
+from lrpilot.distributed.shared_batch import DrawnBatch, share_random_state, shared_batch
 from lrpilot.errors import ConfigError, ProtocolError
 from lrpilot.run.directive_runner import DirectiveRunner
 from lrpilot.run.lease import Lease
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from lrpilot.distributed.ranks import Ranks
 
 Batch = TypeVar("Batch")
+Shared = TypeVar("Shared")
 
 
 class PopulationRunner(DirectiveRunner):
@@ -74,25 +76,56 @@ class PopulationRunner(DirectiveRunner):
             self._book(self._round.report(self._due), self._due)
         super()._proceed()
 
+    def _go_back(self, directive: pb.Directive) -> pb.Directive:
+        followed = super()._go_back(directive)
+        if self._round is not None and followed is not directive:
+            # A rank could not go back, and its weights are not those of the others.
+            self._apart.level()
+        return followed
+
     def _coast(self, error: Exception) -> None:
+        if self._round is not None:
+            # As many on every rank, though some may have made fewer: nobody is waited for at the end of the run.
+            self._lease.done = self._round.directive.n_steps
         super()._coast(error)
         self._round = None
 
     def _next_batch(self, buffer: BatchBuffer[Batch]) -> Batch:
-        """The next batch of this rank, or of rank 0 for all."""
+        """The next batch of this rank, or of rank 0 for all.
+
+        Raises:
+            Exception: the loader fails on this rank.
+            ConfigError: batches can't be shared, and nothing has begun.
+            RuntimeError: another rank has gone, and with it the training.
+        """
         if self._round is None or self._ranks is None:
             return buffer.draw()
+        shared = self._shared(lambda ranks: self._begin_alike(ranks))
+        drawn = DrawnBatch.of(buffer.draw) if shared and self.rank == 0 else None
+        found = self._shared(lambda ranks: [shared_batch(ranks, drawn)]) if shared else None
+        return found[0] if found else buffer.draw()
+
+    def _begin_alike(self, ranks: Ranks) -> bool:
+        """Has all members begin with the random state of rank 0, once a round.
+
+        Not before the first draw: what the loop does between two probes is each rank's own.
+        """
+        assert self._round is not None
+        if not self._round.begun:
+            share_random_state(ranks)
+            self._round.begun = True
+        return True
+
+    def _shared(self, act: Callable[[Ranks], Shared]) -> Shared | None:
+        """What all ranks do together in a round; None: it has failed, and with it the tuning."""
+        assert self._ranks is not None
         try:
-            if not self._round.begun:
-                # Not before: what the loop does between two probes is each rank's own.
-                share_random_state(self._ranks)
-                self._round.begun = True
-            return shared_batch(self._ranks, buffer.draw)
-        except RuntimeError as error:
-            if not self._ranks.parted:
+            return act(self._ranks)
+        except Exception as error:
+            if self._ranks.lost or self._record.steps + self._lease.done == 0:
                 raise
             self._coast(error)
-            return buffer.draw()
+            return None
 
     def _check_data(self) -> None:
         """Raises: ConfigError: the loop draws batches by itself where all members have to have the same."""

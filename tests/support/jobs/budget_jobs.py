@@ -27,6 +27,7 @@ def config(
     bounds: tuple[float, float] | None = BOUNDS,
     has_validation: bool = False,
     seed: int = 0,
+    members: int = 1,
     **options: Any,
 ) -> JobConfig:
     """A job of policy budget; keywords are its options."""
@@ -38,6 +39,7 @@ def config(
         base_lr=0.1,
         has_validation=has_validation,
         seed=seed,
+        members=members,
     )
 
 

@@ -212,10 +212,12 @@ def train_by_script(
     return outcome, [report.SerializeToString() for report in transport.reports]
 
 
-def train_past_a_failure(server: str, kind: str, failing: str, call: int, rank: int | None) -> tuple[Outcome, int]:
+def train_past_a_failure(
+    server: str, kind: str, failing: str, call: int, rank: int | None, arguments: dict[str, Any] = SHORT
+) -> tuple[Outcome, int]:
     """One of the client's functions raises at its `call`th call on a rank (None: on all) and ever after.
 
-    With the number of steps in the books.
+    With the number of steps in the books. `arguments` are the tuner's.
     """
     training, struck = Training(kind), False
 
@@ -225,7 +227,7 @@ def train_past_a_failure(server: str, kind: str, failing: str, call: int, rank: 
             struck = True
             raise MemoryError("no more")
 
-    with training.tuner(server=server, **SHORT) as tuner, before_calls_of(failing, strike):
+    with training.tuner(server=server, **arguments) as tuner, before_calls_of(failing, strike):
         outcome = training.run(tuner)
     assert struck == (rank in (None, dist.get_rank())), "a run too short to come to the failure"
     return outcome, tuner.committed_step + tuner.search_steps
@@ -261,10 +263,10 @@ def train_and_save(kind: str, server: str, directory: Path, n_steps: int) -> Non
             break
 
 
-def resume(kind: str, server: str, directory: Path) -> Outcome:
-    """Goes on from the checkpoints, in a model of other weights."""
+def resume(kind: str, server: str, directory: Path, arguments: dict[str, Any] | None = None) -> Outcome:
+    """Goes on from the checkpoints, in a model of other weights; `arguments`: further ones of the tuner."""
     training = Training(kind, seed=9)
-    with training.tuner(server=server) as tuner:
+    with training.tuner(server=server, **arguments or {}) as tuner:
         state = torch.load(directory / f"{dist.get_rank()}.pt", weights_only=True)
         training.model.load_state_dict(state["model"])
         training.optimizer.load_state_dict(state["optimizer"])

@@ -218,11 +218,12 @@ class Budget(Policy[BudgetOptions, BudgetState]):
 
     def _round(self, state: BudgetState, proposals: Sequence[population.Proposal]) -> Step[BudgetState]:
         """Tries several LRs at the same time."""
+        at_once = f", {len(proposals)} at the same time" if len(proposals) > 1 else ""
         first, *others = [
             Decision(
                 stage=0,
                 lr=math.exp(proposal.log_lr),
-                reason=proposal.reason,
+                reason=proposal.reason + at_once,
                 posterior=proposal.answer and proposal.answer.posterior,
                 asked=proposal.answer and proposal.answer.asked,
             )

@@ -113,6 +113,15 @@ class TorchBackend(Backend):
         self._replicas.hold_apart(apart)
         self._apart = apart
 
+    def trained(self) -> Any:
+        """See `Replicas.state_dict`."""
+        return None if self._replicas is None else self._replicas.state_dict()
+
+    def load_trained(self, state: Any) -> None:
+        """See `Replicas.load_state_dict`."""
+        assert self._replicas is not None
+        self._replicas.load_state_dict(state)
+
     def validate(self) -> float | None:
         """The user's function, called so that training doesn't notice."""
         assert self._validator is not None

@@ -40,6 +40,7 @@ class Replicas:
             ConfigError: something makes the ranks one that can't be switched off for a while.
         """
         self._modules = [module for module in model.modules() if isinstance(module, DistributedDataParallel)]
+        self._trained: list[nn.Module | torch.optim.Optimizer] = [model, *optimizers]
         self._kept: list[tuple[bool, bool]] = []
         fault = next(_faults(model, self._modules, optimizers, register, n_ranks), "")
         if fault:
@@ -53,6 +54,15 @@ class Replicas:
             # What the buffers are is settled once, whatever came before.
             together = (False, True) if apart else kept
             module.require_backward_grad_sync, module.require_forward_param_sync = together
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """What this rank trains, and the state of its optimizers."""
+        return [each.state_dict() for each in self._trained]
+
+    def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
+        """Has this rank train what another one does."""
+        for each, state in zip(self._trained, states, strict=True):
+            each.load_state_dict(state)
 
 
 def _faults(

@@ -11,7 +11,7 @@ from lrpilot.session import directive_check
 from lrpilot.session.run_state import RunState
 from lrpilot.v1 import tuner_pb2 as pb
 
-from tests.support.training.scripted_directives import constant, training
+from tests.support.training.scripted_directives import constant, probe, training
 
 
 def promising(*bars: tuple[int, float]) -> pb.Directive:
@@ -170,3 +170,37 @@ def test_what_fits_the_run_is_accepted() -> None:
     directive_check.check_in_place(training(0.1, 50, restore=True), run_state, rolled_back=True)
     directive_check.check_in_place(training(0.1, 50), run_state, rolled_back=False)
     directive_check.check_in_place(training(0.1, 10**6), RunState(0.1, None, warm=True), rolled_back=False)
+
+
+def at_the_same_time(*others: pb.Directive, **fields: Any) -> pb.Directive:
+    return probe(0.1, 100, number=7, alongside=others, **fields)
+
+
+def told(lr: float = 0.2, n_steps: int = 100, **fields: Any) -> pb.Directive:
+    return probe(lr, n_steps, **fields)
+
+
+def test_several_members_may_be_told_several_probes() -> None:
+    for members, directive in ((2, at_the_same_time(told())), (3, at_the_same_time(told(), told(give_up_above=3.0)))):
+        directive_check.check(directive, 7, (), members)
+    directive_check.check(at_the_same_time(taken_along=True), 7, (), 2)
+
+
+@pytest.mark.parametrize(
+    ("directive", "members", "words"),
+    [
+        (at_the_same_time(told()), 0, "2 probes at the same time, for 1 members"),
+        (at_the_same_time(told(), told()), 2, "3 probes at the same time, for 2 members"),
+        (at_the_same_time(taken_along=True), 1, "1 probes at the same time before, for 1 members"),
+        (at_the_same_time(told(n_steps=99)), 2, "no probe like another"),
+        (at_the_same_time(told(alongside=[told()])), 2, "no probe like another"),
+        (at_the_same_time(training(0.1, 100)), 2, "no probe like another"),
+        (training(0.1, 100, number=7, alongside=[told()]), 2, "no probe like another"),
+        (at_the_same_time(told(math.nan)), 2, "at the same time"),
+        (at_the_same_time(told(give_up_above=math.nan)), 2, "give_up_above nan"),
+        (at_the_same_time(validate_at=[1]), 2, "no validation"),
+    ],
+)
+def test_what_members_can_not_try_is_refused(directive: pb.Directive, members: int, words: str) -> None:
+    with pytest.raises(ProtocolError, match=words):
+        directive_check.check(directive, 7, (), members)

@@ -11,7 +11,8 @@ from lrpilot.session import directive_check
 from lrpilot.session.run_state import RunState
 from lrpilot.v1 import tuner_pb2 as pb
 
-from tests.support.training.scripted_directives import constant, probe, training
+from tests.support.training.scripted_directives import constant, training
+from tests.support.training.scripted_directives import probe as scripted_probe
 
 
 def promising(*bars: tuple[int, float]) -> pb.Directive:
@@ -173,11 +174,11 @@ def test_what_fits_the_run_is_accepted() -> None:
 
 
 def at_the_same_time(*others: pb.Directive, **fields: Any) -> pb.Directive:
-    return probe(0.1, 100, number=7, alongside=others, **fields)
+    return scripted_probe(0.1, 100, number=7, alongside=others, **fields)
 
 
 def told(lr: float = 0.2, n_steps: int = 100, **fields: Any) -> pb.Directive:
-    return probe(lr, n_steps, **fields)
+    return scripted_probe(lr, n_steps, **fields)
 
 
 def test_several_members_may_be_told_several_probes() -> None:

@@ -21,7 +21,7 @@ from lrpilot.run.rollback import Rollback
 from lrpilot.run.run_record import RunRecord
 from lrpilot.v1 import tuner_pb2 as pb
 
-STATE_FORMAT = 5
+STATE_FORMAT = 4
 """The format of `ResumableRunner.state_dict`."""
 
 log = logging.getLogger("lrpilot")

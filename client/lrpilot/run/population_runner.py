@@ -57,8 +57,11 @@ class PopulationRunner(DirectiveRunner):
         if self._round is None:
             super()._advance(outcome)
             return
+        assert self._ranks is not None
         self._round.end(self._apart.flush_apart(self._lease.done))
         self._lr.look()
+        if self._ranks.any(not self._repetition.comparable)[0]:  # Only rank 0 knows a loader that can't be replayed.
+            self._repetition.lose()
         notes = (self._note([loss]) for loss in self._round.first_losses)
         report = self._round.report(self._round.directive)
         report.wall_time_s = time.monotonic() - self._started

@@ -233,15 +233,20 @@ def train_past_a_failure(
     return outcome, tuner.committed_step + tuner.search_steps
 
 
-def train_past_a_server(kind: str, server: str, pid: int, n_steps: int) -> tuple[Outcome, int, int]:
-    """The server dies after so many steps, for good; with the counts of committed and of search steps."""
+def train_past_a_server(
+    kind: str, server: str, pid: int, n_steps: int, arguments: dict[str, Any] | None = None
+) -> tuple[Outcome, int, int]:
+    """The server dies after so many steps, for good; with the counts of committed and of search steps.
+
+    `arguments`: further ones of the tuner.
+    """
     training = Training(kind)
 
     def after_step() -> None:
         if len(training.lrs) == n_steps and dist.get_rank() == 0:
             os.kill(pid, signal.SIGKILL)
 
-    with training.tuner(server=server, timeout_s=0.5) as tuner:
+    with training.tuner(server=server, timeout_s=0.5, **arguments or {}) as tuner:
         outcome = training.run(tuner, after_step)
     return outcome, tuner.committed_step, tuner.search_steps
 

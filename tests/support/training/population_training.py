@@ -14,6 +14,7 @@ from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.tuner import Tuner
 from lrpilot.v1 import tuner_pb2 as pb
 from torch import nn
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -87,10 +88,27 @@ def train_past_a_skip(script: list[bytes], at: int) -> Outcome:
         return training.outcome(tuner.schedule)
 
 
+def close_in_a_round(script: list[bytes], n_steps: int, more: int) -> Outcome:
+    """The tuner is closed after so many steps, and some more are made without it, on the batches that come next."""
+    training = Training("ddp")
+    transport = ScriptedTransport([pb.Directive.FromString(each) for each in script])
+    with training.tuner(transport=transport, population=True) as tuner:
+        for batch in tuner.batches(training.loader):
+            tuner.step(training.update(batch))
+            if len(training.lrs) == n_steps:
+                break
+    for number, batch in enumerate(training.loader):
+        if number < more:
+            training.update(batch)
+    return training.outcome(tuner.schedule)
+
+
 def refused(kind: str) -> str:
     """What is said to a run that can't be a population."""
     training = Training("fsdp" if kind == "fsdp" else "ddp")
-    model, optimizer, arguments = training.model, training.optimizer, {}
+    model: nn.Module = training.model
+    optimizer: torch.optim.Optimizer = training.optimizer
+    register: dict[str, Any] = {}
     if kind == "inside":
         assert isinstance(model, DistributedDataParallel)
         model = model.module
@@ -102,15 +120,11 @@ def refused(kind: str) -> str:
     elif kind == "batch norm":
         model.register_module("extra", nn.SyncBatchNorm(2))
     elif kind == "optimizer":
-        from torch.distributed.optim import ZeroRedundancyOptimizer
-
         optimizer = ZeroRedundancyOptimizer(model.parameters(), torch.optim.SGD, lr=0.1)
     elif kind == "scaler":
-        arguments = {"register": {"scaler": torch.amp.GradScaler("cpu")}}
-    elif kind == "group":
-        arguments = {"process_group": dist.new_group([dist.get_rank(), 1 - dist.get_rank()][:1])}
+        register = {"scaler": torch.amp.GradScaler("cpu")}
     try:
-        Tuner(model, optimizer, total_steps=500, lr_bounds=(1e-3, 1.0), population=True, **arguments)
+        Tuner(model, optimizer, total_steps=500, lr_bounds=(1e-3, 1.0), population=True, register=register)
     except ConfigError as error:
         return str(error)
     raise AssertionError("nothing was refused")

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import lrpilot
 import pytest
 import torch
+from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 
 from tests.support.servers.server_process import ServerProcess, running
@@ -294,3 +296,34 @@ def test_other_policies_say_that_they_try_one_at_a_time(two: RankProcesses, shar
     assert first == second
     assert first[0] == "RefusedError"
     assert "one candidate at a time; take budget" in first[1]
+
+
+def test_a_population_of_one_is_what_a_run_alone_is() -> None:
+    """The same messages, bit for bit."""
+    sent_by: list[list[bytes]] = []
+    for population in (False, True):
+        transport = Recording([probe(0.1, 5, first=True), probe(0.2, 5), training(0.1, 5, restore=True)])
+        parameter = torch.nn.Parameter(torch.ones(2))
+        model, optimizer = torch.nn.ParameterList([parameter]), torch.optim.SGD([parameter], lr=0.1)
+        arguments: dict[str, Any] = {"total_steps": 15, "lr_bounds": (1e-3, 1.0), "population": population}
+        with lrpilot.Tuner(model, optimizer, transport=transport, **arguments) as tuner:
+            for batch in tuner.batches([torch.ones(2), torch.zeros(2)]):
+                loss = (parameter - batch).square().sum()
+                loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+                optimizer.step()
+                optimizer.zero_grad()
+                tuner.step(loss)
+        for report in transport.reports:
+            report.wall_time_s = 0.0
+        sent_by.append([transport.config, *(report.SerializeToString() for report in transport.reports)])
+    assert sent_by[0] == sent_by[1]
+
+
+class Recording(ScriptedTransport):
+    """Keeps what the job was described by."""
+
+    config = b""
+
+    def create_job(self, request: pb.CreateJobRequest, timeout_s: float) -> pb.CreateJobResponse:
+        self.config = request.config.SerializeToString(deterministic=True)
+        return super().create_job(request, timeout_s)

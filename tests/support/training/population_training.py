@@ -14,7 +14,6 @@ from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.tuner import Tuner
 from lrpilot.v1 import tuner_pb2 as pb
 from torch import nn
-from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -120,6 +119,8 @@ def refused(kind: str) -> str:
     elif kind == "batch norm":
         model.register_module("extra", nn.SyncBatchNorm(2))
     elif kind == "optimizer":
+        from torch.distributed.optim import ZeroRedundancyOptimizer  # warns where it is imported
+
         optimizer = ZeroRedundancyOptimizer(model.parameters(), torch.optim.SGD, lr=0.1)
     elif kind == "scaler":
         register = {"scaler": torch.amp.GradScaler("cpu")}

@@ -302,7 +302,7 @@ def test_a_population_of_one_is_what_a_run_alone_is() -> None:
     """The same messages, bit for bit."""
     sent_by: list[list[bytes]] = []
     for population in (False, True):
-        transport = Recording([probe(0.1, 5, first=True), probe(0.2, 5), training(0.1, 5, restore=True)])
+        transport = ScriptedTransport([probe(0.1, 5, first=True), probe(0.2, 5), training(0.1, 5, restore=True)])
         parameter = torch.nn.Parameter(torch.ones(2))
         model, optimizer = torch.nn.ParameterList([parameter]), torch.optim.SGD([parameter], lr=0.1)
         arguments: dict[str, Any] = {"total_steps": 15, "lr_bounds": (1e-3, 1.0), "population": population}
@@ -315,15 +315,10 @@ def test_a_population_of_one_is_what_a_run_alone_is() -> None:
                 tuner.step(loss)
         for report in transport.reports:
             report.wall_time_s = 0.0
-        sent_by.append([transport.config, *(report.SerializeToString() for report in transport.reports)])
+        sent_by.append(
+            [
+                transport.config.SerializeToString(deterministic=True),
+                *(report.SerializeToString() for report in transport.reports),
+            ]
+        )
     assert sent_by[0] == sent_by[1]
-
-
-class Recording(ScriptedTransport):
-    """Keeps what the job was described by."""
-
-    config = b""
-
-    def create_job(self, request: pb.CreateJobRequest, timeout_s: float) -> pb.CreateJobResponse:
-        self.config = request.config.SerializeToString(deterministic=True)
-        return super().create_job(request, timeout_s)

@@ -78,6 +78,7 @@ bench: setup browser
 	python -m benchmarks.family --quick --json out/bench/family.json --plot out/bench/family.png
 	python -m benchmarks.dashboard --json out/bench/dashboard.json --plot out/bench/dashboard.png
 	python -m benchmarks.quality --quick --workers 2 --json out/bench/quality-quick.json
+	python -m benchmarks.onthefly --quick --workers 2 --json out/bench/onthefly-quick.json
 
 # What fuzzers make up for servers and for clients, ten minutes each. The suite has short rounds of its own.
 fuzz: setup

@@ -18,7 +18,7 @@ from benchmarks.quality.ratios import Ratios
 from benchmarks.quality.results import RunKey
 from benchmarks.quality.training import Curve
 from benchmarks.quality.workloads import USUAL
-from tuner_server.core.policies.budget_options import MIN_PROBE
+from tuner_server.core.stages.decayed_probe import MIN_PROBE
 
 
 @dataclass(frozen=True)

@@ -37,12 +37,12 @@ def as_json(report: Report) -> dict[str, Any]:
         "standings": [_standing_json(report, standing) for standing in report.standings],
         "stored": [_stored_json(report, standing) for standing in report.stored],
         "ours_over": [
-            {**_name_json(standing), "ratio": _ratios_json(report.ours_over(standing))}
+            {**_name_json(standing), "ratio": ratios_json(report.ours_over(standing))}
             for n_steps in report.lengths
             for standing in report.headline(n_steps)
         ],
         "sensitivity": [
-            {"contestant": name, "n_steps": n_steps, "ratio": _ratios_json(ratios)}
+            {"contestant": name, "n_steps": n_steps, "ratio": ratios_json(ratios)}
             for name in SENSITIVITY
             for n_steps in report.lengths
             if (ratios := report.over_ours(name, n_steps))
@@ -51,7 +51,7 @@ def as_json(report: Report) -> dict[str, Any]:
             {
                 "contestant": standing.contestant,
                 "base": base.contestant,
-                "ratio": _ratios_json(Ratios.between(standing.scores, base.scores)),
+                "ratio": ratios_json(Ratios.between(standing.scores, base.scores)),
             }
             for standing, base in report.ablations
         ],
@@ -85,7 +85,8 @@ def _mean_json(ratios: Ratios) -> dict[str, Any]:
     }
 
 
-def _ratios_json(ratios: Ratios | None) -> dict[str, Any] | None:
+def ratios_json(ratios: Ratios | None) -> dict[str, Any] | None:
+    """Mean, error and worst case, over all and by workload; None without ratios."""
     if ratios is None:
         return None
     return {
@@ -105,8 +106,8 @@ def _summary_json(report: Report, standing: Standing) -> dict[str, Any]:
         **_name_json(standing),
         "n_cases": len(standing.outcomes),
         "n_planned": len(report.planned.cases[standing.contestant, standing.n_steps]),
-        "to_hindsight": _ratios_json(Ratios.between(standing.scores, report.hindsight)),
-        "to_picked": _ratios_json(Ratios.between(standing.scores, report.picked)),
+        "to_hindsight": ratios_json(Ratios.between(standing.scores, report.hindsight)),
+        "to_picked": ratios_json(Ratios.between(standing.scores, report.picked)),
         "n_ruined": ruins and len(ruins.ruined),
         "search_share": standing.search_share,
         "n_runs": standing.n_runs,
@@ -152,8 +153,8 @@ def _pairs_json(n_steps: int, pairs: LrPairs) -> dict[str, Any]:
         "n_steps": n_steps,
         "best_lr": dict(pairs.best),
         "n_without": pairs.n_without,
-        "ratio": _ratios_json(pairs.over_lrs),
-        "by_half_decades_from_best": {str(position): _ratios_json(pairs.at(position)) for position in pairs.positions},
+        "ratio": ratios_json(pairs.over_lrs),
+        "by_half_decades_from_best": {str(position): ratios_json(pairs.at(position)) for position in pairs.positions},
         "pairs": [{**asdict(key), "ratio": _finite(ratio)} for key, ratio in pairs.ratios.items()],
     }
 

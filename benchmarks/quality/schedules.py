@@ -54,7 +54,9 @@ def _after_warmup(shape: Shape) -> Shape:
     return lambda p: shape((p - WARMUP) / (1.0 - WARMUP))
 
 
-def _with_warmup(shape: Shape) -> Shape:
+def with_warmup(shape: Shape) -> Shape:
+    """`shape`, with the warm-up in place of its beginning."""
+
     def warmed(p: float) -> float:
         if not 0.0 <= p <= 1.0:
             raise ValueError(f"progress must lie in [0, 1], got {p}")
@@ -65,12 +67,12 @@ def _with_warmup(shape: Shape) -> Shape:
 
 # In the order in which the grid runs them.
 SHAPES: dict[str, Shape] = {
-    "linear": _with_warmup(_after_warmup(_linear)),
-    "constant": _with_warmup(_constant),
-    "cosine": _with_warmup(_after_warmup(_cosine)),
-    "rex": _with_warmup(_after_warmup(_rex)),
-    "wsd": _with_warmup(_wsd),
-    "step": _with_warmup(_step),
+    "linear": with_warmup(_after_warmup(_linear)),
+    "constant": with_warmup(_constant),
+    "cosine": with_warmup(_after_warmup(_cosine)),
+    "rex": with_warmup(_after_warmup(_rex)),
+    "wsd": with_warmup(_wsd),
+    "step": with_warmup(_step),
 }
 
 

@@ -43,6 +43,7 @@ class Curve:
         wall_s: Wall time in seconds, validations included.
         search_steps: Steps that were rolled back, of a contestant that tunes.
         peak_lr: The highest LR that such a contestant committed.
+        lrs: Its LRs at the time of each validation, aligned with `val_steps`; empty where they were not recorded.
     """
 
     final_val_loss: float = math.inf
@@ -53,6 +54,7 @@ class Curve:
     wall_s: float = 0.0
     search_steps: int = 0
     peak_lr: float | None = None
+    lrs: list[float] = field(default_factory=list)
 
     def after_search(self, n_steps: int, peak_lr: float) -> Curve:
         """The curve of a run that a search of `n_steps` steps came before, which chose `peak_lr`."""

@@ -40,8 +40,10 @@ class Variant:
     validated: bool = True
     base: float = 1.0
 
-    def tuner(self, session: Session, workload: Workload, n_steps: int, seed: int, transport: LocalTransport) -> Tuner:
-        """A tuner of `session`, a fresh run of `workload`. Its LR range is the workload's, moved."""
+    def tuner(
+        self, session: Session, workload: Workload, n_steps: int | None, seed: int, transport: LocalTransport
+    ) -> Tuner:
+        """A tuner of `session`, a run of `workload` without a tuner so far. Its LR range is the workload's, moved."""
         torch.manual_seed(seed)
         for group in session.optimizer.param_groups:
             group["lr"] *= self.base

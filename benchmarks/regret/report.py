@@ -116,12 +116,14 @@ def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, its first column to the left and the others to the right."""
     rule = ["---", *("---:" for _ in head[1:])]
     return "\n".join(_row(cells) for cells in (head, rule, *rows))
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
+    """A share in per cent, at one decimal, or at two digits where it is large."""
     return f"{100 * value:.1f}%" if value < 10 else f"{100 * value:.2g}%"
 
 
@@ -130,8 +132,8 @@ def _or_dash(value: float | None, form: Callable[[float], str]) -> str:
 
 
 def _cell(summary: RegretSummary) -> str:
-    se = _or_dash(summary.se, _percent)
-    return f"{_percent(summary.mean)} ± {se} ({_percent(summary.median)}; {summary.failures})"
+    se = _or_dash(summary.se, percent)
+    return f"{percent(summary.mean)} ± {se} ({percent(summary.median)}; {summary.failures})"
 
 
 def as_markdown(report: Report) -> str:
@@ -140,8 +142,8 @@ def as_markdown(report: Report) -> str:
     split_rows = [
         [
             rule,
-            *(_percent(report.summary(rule, Goal.DECAYED, step=step).mean) for step in report.length_effects),
-            *(_percent(report.summary(rule, Goal.DECAYED, workload=w).mean) for w in report.workloads),
+            *(percent(report.summary(rule, Goal.DECAYED, step=step).mean) for step in report.length_effects),
+            *(percent(report.summary(rule, Goal.DECAYED, workload=w).mean) for w in report.workloads),
         ]
         for rule in RULES
     ]
@@ -152,8 +154,8 @@ def as_markdown(report: Report) -> str:
             name,
             series,
             str(a.n),
-            _percent(a.median_error),
-            _percent(a.p90_error),
+            percent(a.median_error),
+            percent(a.p90_error),
             _or_dash(a.coverage, "{:.2f}".format),
             _or_dash(a.rms_z, "{:.3g}".format),
             _or_dash(a.median_abs_z, "{:.2f}".format),
@@ -174,13 +176,13 @@ def as_markdown(report: Report) -> str:
         (
             f"Regret over {len(report.keys)} states, by what the pick is judged by: mean ± standard error over "
             "workloads (median; failures).",
-            _table(("rule", *(goal.value for goal in Goal)), regret_rows),
+            table(("rule", *(goal.value for goal in Goal)), regret_rows),
             f"Mean regret by the state's step and by workload, {Goal.DECAYED.value}.",
-            _table(split_head, split_rows),
+            table(split_head, split_rows),
             "The best peak LR of a decay over tau steps, relative to the best one over tau' steps (geometric mean).",
-            _table(("state", "factor"), effect_rows),
+            table(("state", "factor"), effect_rows),
             "Forecasts of the loss after tau steps, at a constant LR or decayed.",
-            _table(forecast_head, forecast_rows),
+            table(forecast_head, forecast_rows),
         )
     )
 

@@ -6,7 +6,7 @@ Notation: x, the natural log of an LR; the regret of a pick is its loss over tha
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -18,7 +18,7 @@ from benchmarks.regret import annealing
 from benchmarks.regret.forecasts import METHODS, Method
 from benchmarks.regret.oracle import StateTable
 from benchmarks.regret.views import Goal, give_up_above, outcomes, probes
-from tuner_server.core.forecast import Objective
+from tuner_server.core.forecast import FloatArray, Objective
 from tuner_server.core.messages import Candidate
 from tuner_server.core.policies.budget_options import BudgetOptions
 from tuner_server.core.search.acquisition import LowerConfidenceBound
@@ -108,19 +108,29 @@ RULES: dict[str, Pick] = {
 
 
 def regret(table: StateTable, goal: Goal, x: float) -> float:
-    """Regret of the LR exp(x), at most `CAP`.
+    """Regret of the LR exp(x): see `regret_between`. Raises: ValueError: there is none."""
+    return regret_between(table.lrs, outcomes(table, goal), x, str(table.key))
+
+
+def regret_between(lrs: Sequence[float], losses: FloatArray, x: float, what: str) -> float:
+    """Regret of the LR exp(x) where a grid of LRs led to these losses, at most `CAP`.
 
     Between the LRs of the grid log(1 + regret) is interpolated by a monotone cubic (PCHIP) over x, which has its
     lowest point at the grid's best LR; beyond the ends of the grid their regrets hold.
 
+    Args:
+        lrs: (k,) the grid, ascending.
+        losses: (k,) infinity for a diverged trial.
+        x: what is judged.
+        what: names the state, for a refusal.
+
     Raises:
-        ValueError: All trials diverged, or the best loss is not positive.
+        ValueError: all trials diverged, or the best loss is not positive.
     """
-    losses = outcomes(table, goal)
     best = float(losses.min())
     if not 0.0 < best < math.inf:
-        raise ValueError(f"{table.key}: no regret relative to a best loss of {best}")
-    grid = np.log(table.lrs)
+        raise ValueError(f"{what}: no regret relative to a best loss of {best}")
+    grid = np.log(lrs)
     log_ratio = np.log(np.minimum(losses / best, 1.0 + CAP))
     at = min(max(x, float(grid[0])), float(grid[-1]))
     return math.expm1(float(PchipInterpolator(grid, log_ratio)(at)))

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lrpilot.backends.weight_average import WeightAverage
 from lrpilot.errors import ConfigError
 from lrpilot.rng import RandomState
 from lrpilot.wire.divergence import BAD_LOSSES
@@ -100,6 +101,70 @@ def diverged(run: SmallRun) -> bool:
     """What is known by the second look: the first may look behind by one."""
     run.backend.diverged()
     return run.backend.diverged()
+
+
+# The average of the weights
+
+
+def averaging(make: Make) -> tuple[SmallRun, WeightAverage]:
+    run = make()
+    if run.backend.average is None:
+        pytest.skip("keeps no average")
+    return run, run.backend.average
+
+
+def test_an_average_leaves_the_run_as_it_is_until_it_is_adopted(make: Make) -> None:
+    """Adopted, it is in the model; undone, the run goes on bit for bit."""
+    plain = make()
+    losses = steps(plain, range(12), 0.02)
+    run, average = averaging(make)
+    average.begin(4.0, 2)
+    assert average.active
+    found = steps(run, range(6), 0.02)
+    last = present(run)
+    average.adopt()
+    assert average.adopted
+    with pytest.raises(AssertionError):
+        assert_same(present(run), last)
+    average.undo()
+    assert not average.adopted
+    assert_same(present(run), last)
+    assert_same(found + steps(run, range(6, 12), 0.02), losses)
+    assert_same(present(run), present(plain))
+    average.adopt()
+    adopted = present(run)
+    average.end()
+    assert not average.active
+    assert_same(present(run), adopted)
+
+
+def test_an_average_of_weights_that_stand_still_is_these(make: Make) -> None:
+    run, average = averaging(make)
+    steps(run, range(3), 0.02)
+    before = present(run)
+    average.begin(4.0, 1)
+    average.adopt()
+    assert_same(present(run), before)
+
+
+def test_an_average_goes_on_in_another_process(make: Make) -> None:
+    run, average = averaging(make)
+    average.begin(4.0, 3)
+    steps(run, range(4), 0.02)
+    saved, state = run.save(), run.through_a_file(average.state_dict())
+    random_state = RandomState.capture()
+    steps(run, range(4, 9), 0.02)
+    average.adopt()
+    end = present(run)
+    other, resumed = averaging(make)
+    other.load(saved)
+    resumed.load_state_dict(state)
+    random_state.restore()
+    steps(other, range(4, 9), 0.02)
+    resumed.adopt()
+    assert_same(present(other), end)
+    run.backend.close()
+    assert not average.active
 
 
 # Probes

@@ -48,6 +48,7 @@ POLICIES: dict[str, dict[str, Any]] = {
     "autolrs": QUICK,
     "budget": {},
     "grid": {},
+    "open_ended": {"first_stage": 100},
 }
 """By name: the options."""
 

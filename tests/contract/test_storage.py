@@ -27,6 +27,7 @@ from tuner_server.core.messages import (
     Candidate,
     Decision,
     Directive,
+    Ending,
     Extrapolation,
     Outcome,
     Phase,
@@ -34,6 +35,7 @@ from tuner_server.core.messages import (
     Replacement,
     Report,
     Validation,
+    Weights,
 )
 from tuner_server.storage import Change, Database, Storage, StoredJob, StoredReport, open_storage
 from tuner_server.storage.tables import ProjectRow
@@ -464,6 +466,15 @@ directives = st.builds(
 validations = st.lists(st.builds(Validation, step=steps, loss=floats)).map(tuple)
 
 
+endings = st.builds(
+    Ending,
+    last=st.none() | floats,
+    average=st.none() | floats,
+    adopted=st.sampled_from(Weights),
+    memory_steps=st.floats(1, 1e12),
+)
+
+
 def series(n: int) -> st.SearchStrategy[tuple[float, ...]]:
     return st.lists(st.floats(width=32), min_size=n, max_size=n).map(tuple)
 
@@ -481,6 +492,7 @@ def reports(draw: st.DrawFn) -> Report:
         replacement=draw(st.none() | own),
         note=draw(words.filter(lambda word: "\0" not in word)),
         measures=draw(st.dictionaries(st.sampled_from(["gradient_norm", "other", "a"]), series(n))),
+        ending=draw(st.none() | endings),
     )
 
 
@@ -589,6 +601,7 @@ def test_values_come_back_as_they_were(
         replacement=stored.replacement,
         note=stored.note,
         measures=stored.measures,
+        ending=stored.ending,
     )
     assert repr(rebuilt) == repr(given)
     assert stored.n_steps == given.n_steps

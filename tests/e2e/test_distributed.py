@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import subprocess
 import sys
@@ -131,6 +132,29 @@ def test_gradient_norms_are_those_of_the_whole_model(processes: RankProcesses, k
     assert [[measure.name for measure in report.measures] for report in reports] == [["gradient_norm"]] * 2
     found = [value for report in reports for value in report.measures[0].values]
     assert found == (pytest.approx(first.norms, rel=1e-6) if kind == "fsdp" else first.norms)
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_ranks_average_alike_and_each_its_own_shards(processes: RankProcesses, kind: str) -> None:
+    averaging = directive(pb.PHASE_TRAIN, 0.01, 2, average=pb.Average(memory_steps=1.0, every=1))
+    (first, adopted), (second, also) = processes.run(ranks.train_averaged, kind, averaging, None, False)
+    assert adopted == also == "average"
+    assert_equal(first.weights, second.weights)
+    start, middle, end = (processes.run(ranks.train_bare, kind, 0.01, n)[0].weights for n in (0, 1, 2))
+    for name, value in first.weights.items():
+        part = -math.expm1(-1.0)
+        torch.testing.assert_close(value, start[name].lerp(middle[name], part).lerp(end[name], part))
+
+
+@pytest.mark.parametrize("validates", [True, False])
+def test_where_one_rank_can_not_adopt_the_average_all_end_with_the_last_weights(
+    processes: RankProcesses, validates: bool
+) -> None:
+    averaging = directive(pb.PHASE_TRAIN, 0.01, 5, average=pb.Average(memory_steps=1.0, every=1))
+    (first, adopted), (second, also) = processes.run(ranks.train_averaged, "ddp", averaging, 1, validates)
+    assert adopted is also is None
+    assert_equal(first.weights, second.weights)
+    assert_equal(first.weights, processes.run(ranks.train_bare, "ddp", 0.01, 5)[0].weights)
 
 
 @pytest.mark.parametrize("phase", [pb.PHASE_PROBE, pb.PHASE_TRAIN])

@@ -1,4 +1,4 @@
-"""A run that is resumed with other arguments: planned anew for another budget, refused otherwise; no LR ever jumps."""
+"""A run that is resumed with other arguments: to another end it is planned anew, else refused; no LR ever jumps."""
 
 from __future__ import annotations
 
@@ -10,43 +10,25 @@ import pytest
 import torch
 from lrpilot.errors import ConfigError
 from lrpilot.tuner import Tuner
-from lrpilot.v1 import tuner_pb2 as pb
 from torch import nn
 
-from benchmarks.quality.local import LocalTransport
-from tuner_server.core.job.machine import JobState, Status
+from tests.support.jobs.kept_jobs import KeptJobs
+from tuner_server.core.job.machine import Status
 
 BOUNDS = (1e-4, 1e-1)
-
-
-class Remembering(LocalTransport):
-    """One that can take its job back to any directive."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.states: dict[int, JobState] = {}
-
-    def advance(self, request: pb.AdvanceRequest, timeout_s: float) -> pb.AdvanceResponse:
-        response = super().advance(request, timeout_s)
-        self.states[response.directive.number] = self.state
-        return response
-
-    def resume_job(self, request: pb.ResumeJobRequest, timeout_s: float) -> pb.ResumeJobResponse:
-        self._state = self.states[request.directive_number]
-        return pb.ResumeJobResponse()
 
 
 class Run:
     """A linear regression by AdamW, of `total_steps`."""
 
-    def __init__(self, total_steps: int | None, **options: Any) -> None:
+    def __init__(self, total_steps: int | None, jobs: KeptJobs | None = None, **options: Any) -> None:
         torch.manual_seed(0)
         self.data = [(x, x.sum(1, keepdim=True).tanh()) for x in torch.randn(40, 16, 8)]
         self.model = nn.Linear(8, 1)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
-        self.transport = Remembering()
+        self.jobs = jobs or KeptJobs()
         self.options: dict[str, Any] = {"lr_bounds": BOUNDS, "total_steps": total_steps, **options}
-        self.tuner = Tuner(self.model, self.optimizer, transport=self.transport, **self.options)
+        self.tuner = Tuner(self.model, self.optimizer, transport=self.jobs, **self.options)
 
     def train(self, n_steps: int | None = None) -> list[float]:
         """The LRs of so many steps, or of all that are left."""
@@ -84,7 +66,7 @@ def test_another_budget_is_planned_anew(after: int, total_steps: int) -> None:
     first = Run(1200)
     last = first.train(after)[-1]
     peak = max(segment.profile.lr(segment.profile.warmup) for segment in first.tuner.schedule.segments)
-    second = Run(total_steps)
+    second = Run(total_steps, first.jobs)
     second.load(first.checkpoint())
     lrs = second.train()
     assert len(lrs) == total_steps - after
@@ -98,9 +80,9 @@ def test_another_budget_is_planned_anew(after: int, total_steps: int) -> None:
         assert jump([last, *lrs]) < 0.05
     assert max(lrs) <= peak
     # What the server knows is the whole run.
-    assert second.transport.state.status is Status.FINISHED
-    assert second.transport.state.committed_steps == second.tuner.committed_step
-    assert second.transport.state.search_steps == second.tuner.search_steps
+    assert second.jobs.state.status is Status.FINISHED
+    assert second.jobs.state.committed_steps == second.tuner.committed_step
+    assert second.jobs.state.search_steps == second.tuner.search_steps
     assert len(second.tuner.schedule.losses) == second.tuner.committed_step
 
 
@@ -108,32 +90,29 @@ def test_a_run_that_is_far_below_its_new_line_rises_to_it_again() -> None:
     first = Run(1200)
     first.train()
     peak = max(segment.profile.lr(segment.profile.warmup) for segment in first.tuner.schedule.segments)
-    second = Run(2400)
+    second = Run(2400, first.jobs)
     second.load(first.checkpoint())
     lrs = second.train()
     assert max(lrs) == pytest.approx(peak * 1200 / 2190, rel=0.05)
     assert lrs.index(max(lrs)) == pytest.approx(60, abs=5)
 
 
-def test_an_open_search_is_rolled_back_and_made_again_within_the_new_budget() -> None:
+def test_a_search_that_is_open_goes_on_and_the_run_to_its_new_end() -> None:
     first = Run(1200)
     first.train(70)
     assert first.tuner.searching
-    weights = copy.deepcopy(first.model.state_dict())
-    second = Run(2400)
-    begin = copy.deepcopy(second.model.state_dict())
+    second = Run(2400, first.jobs)
     second.load(first.checkpoint())
-    assert not torch.equal(weights["weight"], begin["weight"])
-    assert torch.equal(second.model.weight, begin["weight"])
     assert len(second.train()) == 2400 - 70
-    assert second.tuner.search_steps > 70
-    assert second.transport.state.search_steps == second.tuner.search_steps
+    assert second.tuner.committed_step + second.tuner.search_steps == 2400
+    assert second.jobs.state.search_steps == second.tuner.search_steps
+    assert second.jobs.state.status is Status.FINISHED
 
 
 def test_fewer_steps_than_were_made_are_refused_and_nothing_has_changed() -> None:
     first = Run(1200)
     first.train(900)
-    second = Run(700)
+    second = Run(700, first.jobs)
     with pytest.raises(ConfigError, match="total_steps: 700, but the run of the checkpoint has made 900 steps already"):
         second.load(first.checkpoint())
 
@@ -155,7 +134,7 @@ def test_fewer_steps_than_were_made_are_refused_and_nothing_has_changed() -> Non
 def test_other_arguments_are_refused(options: dict[str, Any], sentence: str) -> None:
     first = Run(1200)
     first.train(300)
-    second = Run(**{"total_steps": 1200, **options})
+    second = Run(**{"total_steps": 1200, "jobs": first.jobs, **options})
     with pytest.raises(ConfigError) as refusal:
         second.load(first.checkpoint())
     assert sentence in str(refusal.value)
@@ -165,11 +144,22 @@ def test_other_arguments_are_refused(options: dict[str, Any], sentence: str) -> 
 def test_a_run_that_was_planned_anew_can_be_resumed_again() -> None:
     first = Run(1200)
     first.train(600)
-    second = Run(2400)
+    second = Run(2400, first.jobs)
     second.load(first.checkpoint())
     second.train(500)
-    expected = Run(2400)
-    expected.transport.states = second.transport.states
-    expected.load(second.checkpoint())
-    assert expected.train() == second.train()
-    assert torch.equal(expected.model.weight, second.model.weight)
+    checkpoint, expected = second.checkpoint(), second.train()
+    third = Run(2400, first.jobs)
+    third.load(checkpoint)
+    assert third.train() == expected
+    assert torch.equal(third.model.weight, second.model.weight)
+
+
+def test_steps_beyond_the_first_plan_are_kept_when_the_run_is_resumed_with_its_first_arguments() -> None:
+    first = Run(1200)
+    first.train(600)
+    first.tuner.extend(300)
+    first.train(100)
+    second = Run(1200, first.jobs)
+    second.load(first.checkpoint())
+    assert len(second.train()) == 800
+    assert first.jobs.state.total_steps == 1500

@@ -20,7 +20,7 @@ from lrpilot.v1 import tuner_pb2 as pb
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.quality.local import LocalTransport
+from tests.support.jobs.kept_jobs import KeptJobs
 from tests.support.training.scripted_directives import probe, training
 
 pytestmark = [
@@ -33,6 +33,7 @@ pytestmark = [
 ]
 
 BASE = 0.05
+JOBS = KeptJobs()
 AUTOLRS: dict[str, Any] = {
     "policy": "autolrs",
     "policy_options": {"tau": 10, "tau_prime": 3, "tau_max": 10, "candidates": 2},
@@ -111,7 +112,7 @@ def fit(net: Net, *callbacks: Callback, data: Any = None, ckpt_path: Path | None
 
 
 def tuned(**options: Any) -> TunerCallback:
-    return TunerCallback(transport=LocalTransport(), lr_bounds=(1e-3, 1.0), **options)
+    return TunerCallback(transport=JOBS, lr_bounds=(1e-3, 1.0), **options)
 
 
 def assert_whole_decay(lrs: list[float], n_steps: int) -> None:
@@ -230,7 +231,7 @@ def test_a_second_fit_has_what_is_left_and_the_lr_that_was_set(limit: str, caplo
 
     loop = trainer.fit_loop if limit == "max_epochs" else trainer.fit_loop.epoch_loop
     setattr(loop, limit, 2 * n_steps[limit])
-    callback._job = {"transport": LocalTransport()}  # not searched: the base LR is what the schedule begins with
+    callback._job = {"transport": JOBS}  # not searched: the base LR is what the schedule begins with
     trainer.fit(net, loader())
     n_partial = -trainer.global_step % 6 if limit == "max_epochs" else 0
     assert 120 - 6 <= len(net.lrs) + n_partial <= 120 + 6

@@ -10,13 +10,13 @@ import pytest
 import torch
 from lrpilot.errors import ConfigError
 from lrpilot.integrations.transformers import TunedTrainer
-from lrpilot.v1 import tuner_pb2 as pb
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from benchmarks.quality.local import LocalTransport
+from tests.support.jobs.kept_jobs import KeptJobs
 
 BASE, BATCH = 0.03, 4
+JOBS = KeptJobs()
 
 
 class Regressor(nn.Module):
@@ -51,13 +51,6 @@ def arguments(path: Path, **others: Any) -> TrainingArguments:
     return TrainingArguments(**(defaults | others))
 
 
-class Resumable(LocalTransport):
-    """Lets a job go on that is over."""
-
-    def resume_job(self, request: pb.ResumeJobRequest, timeout_s: float) -> pb.ResumeJobResponse:
-        return pb.ResumeJobResponse()
-
-
 class Lrs(TrainerCallback):  # type: ignore[misc]  # its types are not read
     """Notes the LR of every step of the Trainer's own loop."""
 
@@ -77,13 +70,7 @@ def made(kind: type[Trainer], args: TrainingArguments, **others: Any) -> tuple[A
 
 def tuned(path: Path, kind: type[TunedTrainer] = TunedTrainer, **others: Any) -> tuple[Any, Lrs]:
     made_with = {name: others.pop(name) for name in ("callbacks", "optimizers", "model_init") if name in others}
-    return made(kind, arguments(path, **others), lrpilot={"transport": LocalTransport()}, **made_with)
-
-
-def again(trainer: Any) -> None:
-    """A transport serves one job."""
-    trainer._options["transport"] = LocalTransport()
-    trainer.train()
+    return made(kind, arguments(path, **others), lrpilot={"transport": JOBS}, **made_with)
 
 
 def assert_whole_decay(lrs: list[float], n_steps: int, base: float = BASE) -> None:
@@ -163,11 +150,10 @@ def test_a_run_that_was_over_goes_on_with_more_steps(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", [Trainer, TunedTrainer])
 def test_a_budget_that_is_spent_is_refused(tmp_path: Path, kind: type[Trainer]) -> None:
     """Whoever spent it."""
-    options = {"lrpilot": {"transport": LocalTransport()}} if kind is TunedTrainer else {}
+    options = {"lrpilot": {"transport": JOBS}} if kind is TunedTrainer else {}
     made(kind, arguments(tmp_path, max_steps=24), **options)[0].train()
     for max_steps in (24, 20):
         trainer, lrs = tuned(tmp_path, max_steps=max_steps)
-        trainer._options["transport"] = Resumable()
         with pytest.raises(ConfigError, match=r"(raise max_steps or num_train_epochs|give more)$"):
             trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-24"))
         assert lrs.used == []
@@ -194,16 +180,16 @@ def test_every_training_begins_at_the_lr_that_was_set(
         args=arguments(tmp_path, max_steps=30, save_strategy="no"), train_dataset=points(), callbacks=[lrs], **options
     )
     for _ in range(3):
-        again(trainer)
+        trainer.train()
         assert_whole_decay(lrs.used, 30)
         lrs.used.clear()
     if own != "model_init":
         trainer.optimizer.param_groups[0]["lr"] = 0.007
-        again(trainer)
+        trainer.train()
         assert_whole_decay(lrs.used, 30, base=0.007)
         lrs.used.clear()
     trainer.args.max_steps = 20
-    again(trainer)
+    trainer.train()
     assert len(lrs.used) == 20
     assert said(caplog) == []
 

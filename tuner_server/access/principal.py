@@ -18,6 +18,8 @@ class Scope(enum.StrEnum):
     """Be a training job: CreateJob, Advance, ResumeJob."""
     CANCEL = "cancel"
     """End the tuning of a job: CancelJob."""
+    PLAN = "plan"
+    """Change the plan of a job: ChangePlan."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -98,7 +98,7 @@ def facts_table(job: pb.Job) -> Table:
 
 def _steps(job: pb.Job) -> str:
     """What stayed, what the search took, and what was committed and rolled back."""
-    total = f" of {job.config.total_steps}" if job.config.HasField("total_steps") else ""
+    total = f" of {job.total_steps}" if job.HasField("total_steps") else ""
     parts = [f"{job.committed_steps} committed"]
     if not unsearched(job):
         parts.append(f"{probe_steps(job)} search")

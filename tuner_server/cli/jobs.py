@@ -87,7 +87,7 @@ def jobs_table(found: Sequence[pb.Job]) -> Table:
 
 
 def _row(job: pb.Job) -> list[str]:
-    total = f" of {job.config.total_steps}" if job.config.HasField("total_steps") else ""
+    total = f" of {job.total_steps}" if job.HasField("total_steps") else ""
     lr = f"{job.directive.profile.start_lr:.3g}" if job.directive.HasField("profile") else "-"
     searched = "" if unsearched(job) else f" + {probe_steps(job)}"
     undone = f" + {job.given_back_steps} rolled back" if job.given_back_steps else ""

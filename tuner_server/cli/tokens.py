@@ -31,7 +31,10 @@ def create(
     project: Annotated[str, typer.Option(help="The project that it acts for.")],
     scope: Annotated[
         list[Scope],
-        typer.Option(help="train: run jobs; read: look at them; cancel: end their tuning. May be repeated."),
+        typer.Option(
+            help="train: run jobs; read: look at them; cancel: end their tuning; plan: change their plan. "
+            "May be repeated."
+        ),
     ],
     name: Annotated[str, typer.Option(help="Whose it is, or where it is used; for people.")] = "",
     expires_days: Annotated[

@@ -75,7 +75,7 @@ def is_behind(fetched: pb.Job, now: pb.Job) -> bool:
     if searching and now.directive.number != fetched.directive.number:
         return True
     run, then = _run(now), _run(fetched)
-    whole = now.config.total_steps if now.config.HasField("total_steps") else run
+    whole = now.total_steps if now.HasField("total_steps") else run
     return run < then or (run - then) * COLUMNS >= whole
 
 
@@ -104,6 +104,6 @@ def _progress(job: pb.Job) -> Table:
     """How far a job is; the bar, which ends no line by itself, is a row of it."""
     table = Table.grid()
     table.add_row(facts_table(job))
-    if job.config.HasField("total_steps"):
-        table.add_row(ProgressBar(total=job.config.total_steps, completed=_run(job), width=WIDTH))
+    if job.HasField("total_steps"):
+        table.add_row(ProgressBar(total=job.total_steps, completed=_run(job), width=WIDTH))
     return table

@@ -53,7 +53,9 @@ class JobConfig(Value):
     """The algorithm; empty: the default for such a job."""
     policy_options: dict[str, Any] = pydantic.Field(default_factory=dict)
     total_steps: int | None = pydantic.Field(default=None, ge=1, le=MAX_STEPS)
-    """Optimizer steps, search included; None: until the client stops."""
+    """Optimizer steps, search included; None: until the client stops, or `total_time_s` is over."""
+    total_time_s: float | None = pydantic.Field(default=None, gt=0, allow_inf_nan=False)
+    """Seconds that the steps may take, search included; None: as long as they take."""
     lr_bounds: LrBounds | None = None
     """The range that is searched; None: a range test finds it."""
     base_lr: float = pydantic.Field(gt=0, allow_inf_nan=False)
@@ -65,12 +67,20 @@ class JobConfig(Value):
     """What the client can measure at every step besides the loss, by name."""
     members: int = pydantic.Field(default=1, ge=1, le=MAX_MEMBERS)
     """How many probes the client can try at the same time. With several, each is tried on a replica of the model."""
+    has_average: bool = False
+    """Whether the client can keep an average of the weights."""
 
     @pydantic.model_validator(mode="after")
     def _storable(self) -> JobConfig:
         for field in ("name", "family"):
             if "\0" in getattr(self, field):
                 raise ValueError(f"{field}: a NUL character can't be stored")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _one_end(self) -> JobConfig:
+        if self.total_steps is not None and self.total_time_s is not None:
+            raise ValueError(f"total_time_s: {self.total_time_s:g} beside total_steps {self.total_steps}; give one")
         return self
 
     @pydantic.model_validator(mode="after")

@@ -18,7 +18,11 @@ from lrpilot.wire.limits import MAX_NOTE as MAX_NOTE
 from lrpilot.wire.limits import MAX_STEPS as MAX_STEPS
 from lrpilot.wire.outcome import Outcome as Outcome
 from lrpilot.wire.phase import Phase as Phase
+from lrpilot.wire.plan_change import BatchScaling as BatchScaling
+from lrpilot.wire.plan_change import ChangeKind as ChangeKind
+from lrpilot.wire.plan_change import ChangeOrigin as ChangeOrigin
 from lrpilot.wire.profile import Profile
+from lrpilot.wire.weights import Weights as Weights
 
 # Losses may be NaN or infinite (a probe that diverged): JSON has no such numbers, so they are written as strings.
 _CONFIG = pydantic.ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
@@ -68,6 +72,44 @@ class Bar(Value):
     """The bar for the report's last validation; it counts only if the one before was above it, too."""
 
 
+LARGEST_LR_FACTOR = 4.0
+"""A change of the batch size moves the LR by no more than this factor either way, as a first guess."""
+MAX_CHANGE_REASON = 500
+"""Characters of the reason for a change of the plan."""
+
+
+class PlanChange(Value):
+    """A change of the plan of a run: what `PlanChange` of the proto tells."""
+
+    kind: ChangeKind
+    total_steps: Steps | None = None
+    """Optimizer steps of the whole run from now on, search included; None: as before, or no end is known."""
+    anneal_steps: Steps | None = None
+    """How many steps an annealing takes."""
+    batch_factor: Lr | None = None
+    """The new batch size over the old one; None: it stays."""
+    batch_scaling: BatchScaling = BatchScaling.SQRT
+    reason: Text = pydantic.Field(default="", max_length=MAX_CHANGE_REASON)
+    origin: ChangeOrigin = ChangeOrigin.CLIENT
+
+    @property
+    def lr_factor(self) -> float:
+        """What the LR is multiplied by, as a first guess: the batch size's power, within `LARGEST_LR_FACTOR`."""
+        if self.batch_factor is None:
+            return 1.0
+        factor = math.pow(self.batch_factor, self.batch_scaling.power)
+        return min(max(factor, 1.0 / LARGEST_LR_FACTOR), LARGEST_LR_FACTOR)
+
+
+class Average(Value):
+    """An exponential average of the weights, to be kept over committed steps."""
+
+    memory_steps: Annotated[float, pydantic.Field(ge=1, allow_inf_nan=False)]
+    """After so many steps a change of the weights is in it but for a part of 1/e."""
+    every: Annotated[int, pydantic.Field(ge=1, le=MAX_STEPS)]
+    """It is brought up to date after so many steps."""
+
+
 class Directive(Value):
     """A lease: what the client does next, alone. The fields are those of the proto."""
 
@@ -90,6 +132,12 @@ class Directive(Value):
     """The next directives, which the members of a population try at the same time as this one."""
     taken_along: bool = False
     """Whether it was told beforehand, and tried by then: its steps are none of the job's."""
+    apart: bool = False
+    """Whether it is a probe on a replica of the model by itself; otherwise all replicas are as one."""
+    change: PlanChange | None = None
+    """The change of the plan that takes effect with it; its `total_steps` is that of the run from here on."""
+    average: Average | None = None
+    """What average of the weights is kept from the first step on; its rest goes on with it."""
     reason: Text = ""
 
     @pydantic.model_validator(mode="after")
@@ -104,13 +152,19 @@ class Directive(Value):
             raise ValueError("validation past the end of the directive")
         if len(set(self.measures)) < len(self.measures):
             raise ValueError("a measure is asked for twice")
+        if self.average is not None and not self.phase.committed:
+            raise ValueError("an average is of steps that stay")
         return self
 
     @pydantic.model_validator(mode="after")
     def _alike(self) -> Directive:
+        if self.apart and (self.phase is not Phase.PROBE or self.validate_at or self.measures):
+            raise ValueError("replicas have probes by themselves, with no validation and no measure")
+        if (self.alongside or self.taken_along) and not self.apart:
+            raise ValueError("what is tried at the same time is tried on a replica by itself")
         for other in self.alongside:
-            if other.phase is not Phase.PROBE or self.phase is not Phase.PROBE:
-                raise ValueError("what is tried at the same time is a probe, and so is what it is tried with")
+            if not other.apart:
+                raise ValueError("what is tried at the same time is tried on a replica by itself")
             if (other.n_steps, other.batches) != (self.n_steps, self.batches):
                 raise ValueError("probes that are tried at the same time have as many steps, on the same batches")
             if other.alongside:
@@ -131,6 +185,7 @@ class Directive(Value):
                 "profile": self.profile.after(n_steps),
                 "restore": False,
                 "snapshot": False,
+                "change": None,
                 "validate_at": tuple(validations_left(self.validate_at, n_steps)),
                 "promise": tuple(
                     bar.model_copy(update={"from_step": bar_begins(bar.from_step, n_steps)}) for bar in self.promise
@@ -155,6 +210,19 @@ class Replacement(Value):
     """Further steps, which were rolled back."""
 
 
+class Ending(Value):
+    """What came of an average of the weights, at the end of the committed steps that it was kept over."""
+
+    last: float | None = None
+    """The validation of the last weights; None: they can't be validated, or that failed."""
+    average: float | None = None
+    """The validation of the average."""
+    adopted: Weights
+    """Which of them the model is left with if the run ends here."""
+    memory_steps: Annotated[float, pydantic.Field(ge=1, allow_inf_nan=False)]
+    """That of the directive's average."""
+
+
 class Report(Value):
     """What came of directive `directive_number`: the loss of every step that was run."""
 
@@ -169,11 +237,20 @@ class Report(Value):
     """What the client of a report with outcome UNREPEATABLE saw, and what it may be."""
     measures: Mapping[MeasureName, tuple[float, ...]] = pydantic.Field(default_factory=dict, max_length=MAX_MEASURES)
     """Series by name: one value a step, NaN where a step has none. A measure that could not be taken is missing."""
+    change: PlanChange | None = None
+    """A change of the plan; after steps that are not to stay it waits until steps are committed again."""
+    ending: Ending | None = None
+    """What came of the directive's average; None: it has none, or could not keep it, or is not at its end."""
 
     @property
     def n_steps(self) -> int:
         """How many steps were run."""
         return len(self.losses)
+
+    @property
+    def run_steps(self) -> int:
+        """How many steps were run, those included that a client rolled back by itself."""
+        return self.n_steps + (0 if self.replacement is None else self.replacement.wasted_steps)
 
 
 def opening_loss(losses: Sequence[float]) -> float | None:

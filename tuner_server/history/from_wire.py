@@ -7,11 +7,13 @@ import datetime
 from lrpilot.v1 import tuner_pb2 as pb
 
 from tuner_server.core.config import LrBounds
+from tuner_server.core.job.plan import Plan
 from tuner_server.core.job.state import JobState
 from tuner_server.core.messages import Outcome
-from tuner_server.rpc.convert import STATES, config_from_pb, directive_from_pb, known, report_from_pb
+from tuner_server.rpc.convert import STATES, config_from_pb, directive_from_pb, ending_from_pb, report_from_pb
 from tuner_server.rpc.decision_messages import decision_from_pb
-from tuner_server.rpc.untrusted import optional, read_as
+from tuner_server.rpc.plan_messages import change_from_pb
+from tuner_server.rpc.untrusted import known, optional, read_as
 from tuner_server.storage import Entry, StoredJob, StoredReport
 
 
@@ -49,6 +51,9 @@ def _state(job: pb.Job) -> JobState:
         wall_time_s=job.wall_time_s,
         message=job.message,
         unrepeatable=job.unrepeatable,
+        plan=Plan(total_steps=job.total_steps if job.HasField("total_steps") else None),
+        requested=tuple(change_from_pb(change, "job.requested") for change in job.requested),
+        ending=ending_from_pb(job.ending) if job.HasField("ending") else None,
     )
 
 
@@ -76,4 +81,6 @@ def _report(message: pb.HistoryEntry, time: datetime.datetime) -> StoredReport |
         replacement=report.replacement,
         note=report.note,
         measures=report.measures,
+        change=report.change,
+        ending=report.ending,
     )

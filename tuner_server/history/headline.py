@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from tuner_server.core.job.state import JobState, Status
 from tuner_server.core.messages import Directive, Phase
 from tuner_server.history import lr_way
+from tuner_server.history.changes import waiting
+from tuner_server.history.ending import ended_with
 from tuner_server.history.numbers import count, number, share, steps, told_apart
 from tuner_server.history.stage import Stage
 from tuner_server.history.timeline import Timeline
@@ -14,7 +16,15 @@ from tuner_server.history.timeline import Timeline
 
 def headline(state: JobState, found: Timeline) -> str:
     """What the job did so far: its LR, its loss, what the search cost."""
-    return " ".join(filter(None, (_doing(state), _way(state, found), _loss(state, found), _cost(state, found))))
+    said = (
+        _doing(state),
+        _way(state, found),
+        _loss(state, found),
+        ended_with(state.ending),
+        _cost(state, found),
+        _plan(state, found),
+    )
+    return " ".join(filter(None, said))
 
 
 def _doing(state: JobState) -> str:
@@ -112,6 +122,16 @@ def _cost(state: JobState, found: Timeline) -> str:
     return words
 
 
+def _plan(state: JobState, found: Timeline) -> str:
+    """The latest change of the plan, how many there were, and what waits."""
+    sentences = waiting(state)
+    if found.changes:
+        times = len(found.changes)
+        often = f" It was the last of {count(times)} changes." if times > 1 else ""
+        sentences.insert(0, f"{found.changes[-1].words}{often}")
+    return " ".join(sentences)
+
+
 def too_short(unsearched: Directive, state: JobState) -> str:
     """Why a run has no search: `400 steps are too few for one, so the LR decays from the 0.1 that was set`."""
     profile = unsearched.profile
@@ -138,6 +158,7 @@ def after(stages: Sequence[Stage]) -> str:
         for n, one, several in (
             (n_diverged, "a divergence", "divergences"),
             (len(found) - n_diverged, "a broken promise", "broken promises"),
+            (sum(stage.undone_annealing for stage in stages), "an undone annealing", "undone annealings"),
         )
         if n
     ]

@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from tuner_server.core.messages import ChangeKind, Weights
 from tuner_server.history.numbers import number, steps, told_apart, with_error
-from tuner_server.history.stage import Stage
+from tuner_server.history.stage import Span, Stage
 from tuner_server.history.timeline import Timeline
 
 END_LOSSES = 20
@@ -31,6 +32,8 @@ class Promise:
     """The standard error of that mean; of a validation zero."""
     n_losses: int
     """Over which the mean is taken; of a validation zero."""
+    averaged: bool = False
+    """Whether the validation is that of an average of the weights, which was adopted."""
 
     @classmethod
     def of(cls, found: Timeline) -> Promise | None:
@@ -38,11 +41,16 @@ class Promise:
         for stage in reversed(found.stages):
             if stage.decision is not None and stage.decision.forecast is not None:
                 return cls._tested(stage, stage.decision.forecast, stage.decision.forecast_sd or 0.0, found)
+            if stage.change is not None and stage.change.kind is ChangeKind.REPLAN:
+                return None  # what was promised before was of other data
         return None
 
     @classmethod
     def _tested(cls, stage: Stage, expected: float, sd: float, found: Timeline) -> Promise | None:
         if stage.validated:
+            averaged = _validation_of_average(found)
+            if averaged is not None:
+                return cls(expected, sd, averaged, 0.0, 0, averaged=True)
             validation = _last_validation(found)
             return None if validation is None else cls(expected, sd, validation, 0.0, 0)
         losses = found.committed_losses()[-END_LOSSES:]
@@ -59,6 +67,8 @@ class Promise:
     def words(self) -> str:
         """Both losses, as a sentence."""
         end, what = told_apart(self.end, self.expected)[0], "The last validation"
+        if self.averaged:
+            what = "The validation of the average of the weights"
         if self.n_losses:
             end, what = with_error(self.end, self.end_error), f"The mean of the last {steps(self.n_losses)}"
         expected = with_error(self.expected, self.expected_sd) if self.expected_sd else number(self.expected)
@@ -66,9 +76,21 @@ class Promise:
         return f"{what} is {end}, {place} the {expected} that the search expected of its small run."
 
 
+def _validation_of_average(found: Timeline) -> float | None:
+    """The validation loss of the average that was adopted; None: there is none."""
+    last = _last_span(found)
+    ending = None if last is None else last.ending
+    return ending.average if ending is not None and ending.adopted is Weights.AVERAGE else None
+
+
+def _last_span(found: Timeline) -> Span | None:
+    """The last one that stayed."""
+    return next((span for span in reversed(found.spans) if span.kept), None)
+
+
 def _last_validation(found: Timeline) -> float | None:
     """The validation loss after the last committed step; None: it was not validated."""
-    last = next((span for span in reversed(found.spans) if span.kept), None)
+    last = _last_span(found)
     if last is None or not last.validations or last.validations[-1].step < last.n_steps:
         return None
     return last.validations[-1].loss

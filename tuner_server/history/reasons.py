@@ -8,9 +8,11 @@ from lrpilot.wire.profile import Shape
 
 from tuner_server.core.config import JobConfig
 from tuner_server.core.lrs import same_lr
-from tuner_server.core.messages import Candidate, Decision, Directive, Outcome, Phase
+from tuner_server.core.messages import Candidate, Decision, Directive, Outcome, Phase, PlanChange
 from tuner_server.core.stages.committed import too_few
+from tuner_server.core.stages.plan_change import because
 from tuner_server.history import lr_way
+from tuner_server.history.changes import sentence
 from tuner_server.history.method import Correction, correction
 from tuner_server.history.numbers import count, number, steps, told_apart, with_error
 from tuner_server.history.setback import setback
@@ -19,6 +21,13 @@ from tuner_server.history.stage import Stage
 
 def why(stage: Stage, config: JobConfig) -> str:
     """Why a stage of such a job has its LR."""
+    said = _why(stage, config)
+    if stage.change is not None:
+        said = f"{sentence(stage.change)} {said}"
+    return f"{said} It was undone, and its steps are rolled back." if stage.undone_annealing else said
+
+
+def _why(stage: Stage, config: JobConfig) -> str:
     if stage.replaced:
         return (
             f"The client could not reach the server. It trained on by itself for {steps(stage.committed_steps)}, "
@@ -86,6 +95,8 @@ def _unsearched(stage: Stage, config: JobConfig) -> str:
             "The search ended here, and no probe tells anything: a rollback was not complete. What was set counts, LR "
             f"{number(stage.lr)}, for {n_steps}. The client says: {stage.unrepeatable}"
         )
+    if stage.change is not None:
+        return _replanned(stage, directive, stage.change)
     if stage.unrepeatable:
         return f"A rollback was not complete before, so there was no search, and {n_steps} have LR {number(stage.lr)}."
     if not too_few(directive):
@@ -96,6 +107,14 @@ def _unsearched(stage: Stage, config: JobConfig) -> str:
     if stage.rejoins:
         return f"The client was back, with {n_steps} left: too few for a search, so it has {lr}."
     return f"{n_steps} are too few for a search, so they have {lr}."
+
+
+def _replanned(stage: Stage, directive: Directive, change: PlanChange) -> str:
+    """What a policy made of a change without a search: its reason begins with the change, which was told."""
+    reason = directive.reason if stage.decision is None else stage.decision.reason
+    reason = reason.removeprefix(because(change)).removeprefix(": ")
+    words = f"LR {number(stage.lr)} was committed for {steps(directive.n_steps)}"
+    return f"{words}: {reason}." if reason else f"{words}."
 
 
 def _never_sought(stage: Stage, directive: Directive) -> str:

@@ -10,6 +10,7 @@ from lrpilot.wire.schedule_data import ScheduleData
 from tuner_server.core.job import schedule
 from tuner_server.core.job.state import JobState
 from tuner_server.core.messages import Directive, Outcome, Phase, Validation
+from tuner_server.history.changes import overlooked
 from tuner_server.storage import Entry, StoredJob, StoredReport
 
 
@@ -20,8 +21,12 @@ def data_of_schedule(job: StoredJob, entries: Sequence[Entry]) -> ScheduleData:
     losses: list[float] = []
     validations: list[schedule_data.Validation] = []
     probes: list[schedule_data.Probe] = []
+    replans: list[schedule_data.Replan] = []
     for entry, kept in zip(entries, schedule.committed(entries), strict=True):
         directive, report = entry.directive, entry.report
+        if (change := directive.change) is not None and not overlooked(entry):
+            end, step = change.total_steps, len(losses)
+            replans.append(schedule_data.Replan(step, change.kind, change.origin, end, change.reason))
         if kept and report is not None:
             validations += _validations(report.validations, len(losses))
             losses += report.losses or ()
@@ -33,13 +38,15 @@ def data_of_schedule(job: StoredJob, entries: Sequence[Entry]) -> ScheduleData:
         name=state.config.name,
         policy=state.config.policy,
         base_lrs=(state.config.base_lr,),
-        total_steps=state.config.total_steps,
+        total_steps=state.total_steps,
         segments=segments,
         losses=tuple(losses),
         validations=tuple(validations),
         probes=tuple(probes),
         unsearched=unsearched.was_unsearched(state, segments, begins_unsearched=_begins_unsearched(state)),
         unrepeatable=state.unrepeatable,
+        ending=None if state.ending is None else schedule_data.Ending(**dict(state.ending)),
+        replans=tuple(replans),
     )
 
 

@@ -12,10 +12,13 @@ from lrpilot.wire.profile import Profile
 from tuner_server.core.messages import (
     LOSS_WINDOW,
     Candidate,
+    ChangeKind,
     Decision,
     Directive,
+    Ending,
     Outcome,
     Phase,
+    PlanChange,
     PosteriorCurve,
     Validation,
     best_candidate,
@@ -43,6 +46,8 @@ class Span:
     validations: tuple[Validation, ...]
     measures: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     """What was measured besides the loss, by name: one value a step."""
+    ending: Ending | None = None
+    """What came of the average of the weights; None: there was none, or this is not its end."""
 
     @property
     def n_steps(self) -> int:
@@ -140,6 +145,8 @@ class Stage:
     """How often committed steps of stages before it were rolled back."""
     unrepeatable: str
     """What the client saw where a rollback was not complete, in this search or before it; empty: nothing."""
+    change: PlanChange | None = None
+    """The change of the plan with which it begins; None: it begins with none."""
 
     @property
     def lr(self) -> float | None:
@@ -149,6 +156,12 @@ class Stage:
         if self.directive is None or self.directive.profile is None:
             return None
         return lr_way.highest_lr(self.directive.profile, self.directive.n_steps)
+
+    @property
+    def undone_annealing(self) -> bool:
+        """Whether its steps are an annealing that was undone."""
+        anneals = self.change is not None and self.change.kind is ChangeKind.ANNEAL
+        return anneals and self.undoing is None and self.given_back_steps > 0
 
     @property
     def trained_unsought(self) -> bool:
@@ -201,7 +214,7 @@ class Stage:
     def restart(self) -> bool:
         """Whether it followed a divergence without a search, and diverged in turn."""
         causes = (self.retreats_from, self.undoing)
-        return not self.probes and all(cause is not None and cause.diverged for cause in causes)
+        return not self.probes and self.change is None and all(cause is not None and cause.diverged for cause in causes)
 
     @property
     def validated(self) -> bool:

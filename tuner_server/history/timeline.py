@@ -13,8 +13,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from tuner_server.core.job import schedule
-from tuner_server.core.messages import Decision, Directive, Outcome, Phase, opening_loss
+from tuner_server.core.messages import (
+    ChangeKind,
+    Decision,
+    Directive,
+    Outcome,
+    Phase,
+    PlanChange,
+    opening_loss,
+)
 from tuner_server.core.stages.committed import too_few
+from tuner_server.history.changes import PlanMark, overlooked
 from tuner_server.history.stage import Probe, Span, Stage
 from tuner_server.history.thinning import FloatArray
 from tuner_server.storage import Entry
@@ -26,6 +35,8 @@ class Timeline:
 
     spans: tuple[Span, ...]
     stages: tuple[Stage, ...]
+    changes: tuple[PlanMark, ...] = ()
+    """The changes of the plan, where they took effect."""
     unsearched: Directive | None = None
     """The first one of a run that its policy found too short for a search. None: it is no such run."""
 
@@ -52,19 +63,28 @@ class Timeline:
         span = next((span for span in reversed(self.spans) if span.kept), None)
         return None if span is None else span.profile.lr(span.n_steps - 1)
 
-    def committed_losses(self) -> FloatArray:
-        """(m,) of the committed steps, in order."""
-        kept = [span.losses for span in self.spans if span.kept]
+    @property
+    def first_comparable_step(self) -> int:
+        """The run step from which on the losses are of the same data, as far as anybody has said otherwise."""
+        replans = [mark.step for mark in self.changes if mark.change.kind is ChangeKind.REPLAN]
+        return replans[-1] if replans else 0
+
+    def committed_losses(self, first_step: int = 0) -> FloatArray:
+        """(m,) of the committed steps from a run step on, in order."""
+        kept = [span.losses for span in self.spans if span.kept and span.start >= first_step]
         return np.concatenate(kept) if kept else np.zeros(0)
 
 
 def timeline(entries: Sequence[Entry]) -> Timeline:
     """Lays out a history that was read with its losses."""
     spans: list[Span] = []
+    marks: list[PlanMark] = []
     stages = _Stages()
     run_steps = committed_steps = 0
     for entry, kept in zip(entries, schedule.committed(entries), strict=True):
         span = None
+        if entry.directive.change is not None and not overlooked(entry):
+            _mark(marks, entry.directive.change, run_steps)
         if entry.report is not None:
             if entry.report.replacement is not None:
                 run_steps += entry.report.replacement.wasted_steps
@@ -76,7 +96,14 @@ def timeline(entries: Sequence[Entry]) -> Timeline:
         stages.add(entry, span)
     first = entries[0].directive if entries else None
     unsearched = first if first is not None and first.phase is Phase.TRAIN and too_few(first) else None
-    return Timeline(tuple(spans), stages.all(), unsearched)
+    return Timeline(tuple(spans), stages.all(), tuple(marks), unsearched)
+
+
+def _mark(marks: list[PlanMark], change: PlanChange, run_steps: int) -> None:
+    """Adds a change that takes effect after so many steps."""
+    if change.kind is ChangeKind.UNDO_ANNEALING and marks:
+        marks[-1] = dataclasses.replace(marks[-1], undone=marks[-1].change.kind is ChangeKind.ANNEAL)
+    marks.append(PlanMark(change, run_steps))
 
 
 def _span(entry: Entry, run_steps: int, committed_steps: int, kept: bool) -> Span | None:
@@ -99,6 +126,7 @@ def _span(entry: Entry, run_steps: int, committed_steps: int, kept: bool) -> Spa
         losses=np.array(report.losses, dtype=np.float64),
         validations=tuple(v for v in report.validations if math.isfinite(v.loss)),
         measures=report.measures,
+        ending=report.ending,
     )
 
 
@@ -125,7 +153,7 @@ class _Stages:
             self._close(None, None, parts, replaced=True)
         elif directive.phase.searches:
             self._probes.append((directive, span))
-        elif directive.phase.committed and self._continues and not directive.restore:
+        elif directive.phase.committed and self._continues and not directive.restore and directive.change is None:
             last = self._done[-1]
             self._done[-1] = dataclasses.replace(last, spans=last.spans + parts)
         elif directive.phase.committed:
@@ -148,6 +176,7 @@ class _Stages:
         told = not any(probe.unrepeatable for probe in probes)
         thought = _latest_thought(self._decisions) if told else None
         before = self._done[-1] if self._done else None
+        led = [*(tried for tried, _ in self._probes), directive]
         self._done.append(
             Stage(
                 index=len(self._done),
@@ -163,6 +192,7 @@ class _Stages:
                 rejoins=before is not None and before.replaced,
                 n_setbacks=sum(stage.undoing is not None for stage in self._done),
                 unrepeatable=self._unrepeatable,
+                change=next((tried.change for tried in led if tried is not None and tried.change is not None), None),
             )
         )
         self._probes, self._decisions = [], []

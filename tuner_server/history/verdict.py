@@ -73,12 +73,13 @@ def _verdict(state: JobState, found: Timeline) -> Verdict:
     if undoing is not None:
         why = "The committed steps did worse than their probe had promised and are rolled back; a lower LR is next."
         return Verdict(Tone.WARNING, "Fell short", why)
-    losses = found.committed_losses()
+    first_step = found.first_comparable_step
+    losses, since = found.committed_losses(first_step), " since the search anew" if first_step else ""
     if not len(losses):
-        return Verdict(Tone.NEUTRAL, "Too early to say", "Nothing is committed yet.")
+        return Verdict(Tone.NEUTRAL, "Too early to say", f"Nothing is committed yet{since}.")
     n = max(int(len(losses) * COMPARED_SHARE), FEWEST_COMPARED)
     if len(losses) < 2 * n:
-        return Verdict(Tone.NEUTRAL, "Too early to say", f"{steps(len(losses))} are committed.")
+        return Verdict(Tone.NEUTRAL, "Too early to say", f"{steps(len(losses))} are committed{since}.")
     change = _Change.between(losses[-2 * n : -n], losses[-n:])
     why = f"Mean of the last {steps(n)}: {change.now}; of as many before: {change.then}."
     if change.fell:
@@ -93,7 +94,7 @@ def _finished(state: JobState, found: Timeline) -> Verdict:
     if undone and state.committed_steps < LEAST_KEPT_SHARE * state.run_steps:
         why = f"{count(undone)} of {steps(state.run_steps)} were rolled back{after(found.stages)}."
         return Verdict(Tone.BAD, "Finished, with nearly nothing", why)
-    promise, losses = Promise.of(found), found.committed_losses()
+    promise, losses = Promise.of(found), found.committed_losses(found.first_comparable_step)
     n = min(FEWEST_COMPARED, len(losses) // 2)
     if n:
         change = _Change.between(losses[:n], losses[-n:])
@@ -118,7 +119,7 @@ def _well(state: JobState, found: Timeline, promise: Promise | None) -> Verdict:
         why = f"{too_short(found.unsearched, state)}."
         return Verdict(Tone.NEUTRAL, "Finished, without a search", _with_undone(why, found))
     if promise is None:
-        spent = "The budget is spent." if state.config.total_steps else ""
+        spent = "The budget is spent." if state.total_steps else ""
         return Verdict(Tone.GOOD, "Finished", _with_undone(spent, found))
     undone = any(stage.undoing is not None for stage in found.stages)
     lower = ", at a lower LR" if undone else ""

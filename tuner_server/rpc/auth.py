@@ -28,6 +28,7 @@ SCOPES: dict[str, Scope] = {
         Scope.TRAIN: ("CreateJob", "Advance", "ResumeJob"),
         Scope.READ: ("GetJob", "ListJobs", "GetSchedule", "WatchJob"),
         Scope.CANCEL: ("CancelJob",),
+        Scope.PLAN: ("ChangePlan",),
     }.items()
     for name in names
 }

@@ -6,7 +6,7 @@ import datetime
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from google.protobuf import struct_pb2, timestamp_pb2
 from lrpilot.v1 import tuner_pb2 as pb
@@ -21,16 +21,20 @@ from tuner_server.core.messages import (
     MAX_MEASURES,
     MAX_NOTE,
     MAX_STEPS,
+    Average,
     Bar,
     BatchSource,
     Directive,
+    Ending,
     Outcome,
     Phase,
     Replacement,
     Report,
+    Weights,
 )
 from tuner_server.rpc.decision_messages import decision_to_pb
-from tuner_server.rpc.untrusted import optional, read_as
+from tuner_server.rpc.plan_messages import change_from_pb, change_to_pb
+from tuner_server.rpc.untrusted import known, optional, read_as, text
 from tuner_server.storage import Entry, StoredJob, StoredReport
 
 PHASES: Mapping[Phase, pb.Phase.ValueType] = {
@@ -51,6 +55,11 @@ OUTCOMES: Mapping[Outcome, pb.Outcome.ValueType] = {
     Outcome.FELL_SHORT: pb.OUTCOME_FELL_SHORT,
     Outcome.REPLACED: pb.OUTCOME_REPLACED,
     Outcome.UNREPEATABLE: pb.OUTCOME_UNREPEATABLE,
+    Outcome.REPLANNED: pb.OUTCOME_REPLANNED,
+}
+WEIGHTS: Mapping[Weights, pb.Weights.ValueType] = {
+    Weights.LAST: pb.WEIGHTS_LAST,
+    Weights.AVERAGE: pb.WEIGHTS_AVERAGE,
 }
 STATES: Mapping[Status, pb.JobState.ValueType] = {
     Status.WARM_UP: pb.JOB_STATE_WARM_UP,
@@ -61,8 +70,6 @@ STATES: Mapping[Status, pb.JobState.ValueType] = {
     Status.FAILED: pb.JOB_STATE_FAILED,
 }
 
-MAX_TEXT = 500
-"""Characters of a text that is no name: a reason, a page's token."""
 MAX_OPTIONS_BYTES = 16 * 2**10
 MAX_OPTIONS_DEPTH = 8
 MAX_OPTION = 1e12
@@ -70,9 +77,6 @@ MAX_OPTION = 1e12
 MAX_VALIDATIONS = 10_000
 """The most validations of a report: ten times what a policy asks for."""
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
-
-K = TypeVar("K")
-E = TypeVar("E", bound=int)
 
 
 def config_from_pb(message: pb.JobConfig) -> JobConfig:
@@ -87,6 +91,7 @@ def config_from_pb(message: pb.JobConfig) -> JobConfig:
         "has_validation": message.has_validation,
         "measures": tuple(message.measures),
         "members": message.members or 1,
+        "has_average": message.has_average,
     }
     if message.HasField("total_steps"):
         fields["total_steps"] = message.total_steps
@@ -110,6 +115,7 @@ def config_to_pb(config: JobConfig) -> pb.JobConfig:
         has_validation=config.has_validation,
         measures=config.measures,
         members=config.members if config.members > 1 else 0,
+        has_average=config.has_average,
     )
     if config.lr_bounds is not None:
         message.lr_bounds.CopyFrom(pb.LrBounds(min=config.lr_bounds.min, max=config.lr_bounds.max))
@@ -122,6 +128,7 @@ def report_from_pb(message: pb.Report) -> Report:
     if len(message.validations) > MAX_VALIDATIONS:
         raise InvalidInputError.of("report.validations", f"at most {MAX_VALIDATIONS}, not {len(message.validations)}")
     replacement = _replacement_from_pb(message.replacement) if message.HasField("replacement") else None
+    change = change_from_pb(message.change) if message.HasField("change") else None
     with read_as("report"):
         return Report.model_validate(
             {
@@ -133,6 +140,8 @@ def report_from_pb(message: pb.Report) -> Report:
                 "replacement": replacement,
                 "note": text("report.note", message.note, MAX_NOTE),
                 "measures": _measures_from_pb(message.measures),
+                "change": change,
+                "ending": ending_from_pb(message.ending) if message.HasField("ending") else None,
             }
         )
 
@@ -148,6 +157,8 @@ def report_to_pb(number: int, report: StoredReport) -> pb.Report:
         replacement=_replacement_to_pb(report.replacement) if report.replacement else None,
         note=report.note,
         measures=[pb.Measure(name=name, values=values) for name, values in report.measures.items()],
+        change=None if report.change is None else change_to_pb(report.change),
+        ending=_ending_to_pb(report.ending) if report.ending else None,
     )
 
 
@@ -170,6 +181,9 @@ def directive_from_pb(message: pb.Directive) -> Directive:
             measures=tuple(message.measures),
             alongside=tuple(map(directive_from_pb, message.alongside)),
             taken_along=message.taken_along,
+            apart=message.apart,
+            change=change_from_pb(message.change, "change") if message.HasField("change") else None,
+            average=_average_from_pb(message.average) if message.HasField("average") else None,
             reason=message.reason,
         )
 
@@ -192,6 +206,9 @@ def directive_to_pb(directive: Directive) -> pb.Directive:
         measures=directive.measures,
         alongside=map(directive_to_pb, directive.alongside),
         taken_along=directive.taken_along,
+        apart=directive.apart,
+        change=None if directive.change is None else change_to_pb(directive.change),
+        average=_average_to_pb(directive.average) if directive.average else None,
         reason=directive.reason,
     )
 
@@ -217,6 +234,9 @@ def job_to_pb(stored: StoredJob) -> pb.Job:
         wall_time_s=state.wall_time_s,
         message=state.message,
         unrepeatable=state.unrepeatable,
+        total_steps=state.total_steps,
+        requested=[change_to_pb(change) for change in state.requested],
+        ending=_ending_to_pb(state.ending) if state.ending else None,
     )
     if state.bounds is not None:
         message.lr_bounds.CopyFrom(pb.LrBounds(min=state.bounds.min, max=state.bounds.max))
@@ -255,25 +275,10 @@ def schedule_to_pb(stored: StoredJob, entries: Sequence[Entry], *, history: bool
     return response
 
 
-def known(field: str, table: Mapping[K, E], value: int) -> K:
-    """The key of an enum's value. Raises: InvalidInputError: it is unspecified, or from a newer version."""
-    for key, number in table.items():
-        if number == value:
-            return key
-    raise InvalidInputError.of(field, f"unknown or unspecified value {value}")
-
-
 def job_id(value: str) -> str:
     """The id of a job. Raises: NotFoundError: no job can have it."""
     if not _JOB_ID.fullmatch(value):
         raise NotFoundError.of_job(value[: 2 * 32])
-    return value
-
-
-def text(field: str, value: str, longest: int = MAX_TEXT) -> str:
-    """A text that can be stored and shown. Raises: InvalidInputError: it is too long, or has a NUL character."""
-    if len(value) > longest or "\0" in value:
-        raise InvalidInputError.of(field, f"at most {longest} characters, none of them NUL")
     return value
 
 
@@ -332,6 +337,35 @@ def _measures_from_pb(messages: Sequence[pb.Measure]) -> dict[str, tuple[float, 
             raise InvalidInputError.of(f"report.measures[{i}].name", f"{message.name:.40} is there twice")
         measures[message.name] = tuple(message.values)
     return measures
+
+
+def ending_from_pb(message: pb.Ending) -> Ending:
+    """An ending. Raises: InvalidInputError."""
+    adopted = known("ending.adopted", WEIGHTS, message.adopted)
+    with read_as("ending"):
+        return Ending(
+            last=optional(message, "last"),
+            average=optional(message, "average"),
+            adopted=adopted,
+            memory_steps=message.memory_steps,
+        )
+
+
+def _ending_to_pb(ending: Ending) -> pb.Ending:
+    return pb.Ending(
+        last=ending.last,
+        average=ending.average,
+        adopted=WEIGHTS[ending.adopted],
+        memory_steps=ending.memory_steps,
+    )
+
+
+def _average_from_pb(message: pb.Average) -> Average:
+    return Average(memory_steps=message.memory_steps, every=message.every)
+
+
+def _average_to_pb(average: Average) -> pb.Average:
+    return pb.Average(memory_steps=average.memory_steps, every=average.every)
 
 
 def _bar_from_pb(message: pb.Bar) -> Bar:

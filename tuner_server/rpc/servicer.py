@@ -16,7 +16,7 @@ from lrpilot.v1 import tuner_pb2_grpc
 
 from tuner_server.core.config import MAX_NAME
 from tuner_server.core.errors import InvalidInputError, TunerError
-from tuner_server.rpc import convert
+from tuner_server.rpc import convert, plan_messages, untrusted
 from tuner_server.rpc.caller import CALLER
 from tuner_server.rpc.handlers import Context, refuse
 from tuner_server.service.tuner_service import TunerService
@@ -110,23 +110,31 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
         """Answers with a page of jobs."""
         if not 0 <= request.page_size <= MAX_PAGE:
             raise InvalidInputError.of("page_size", f"0 to {MAX_PAGE}, not {request.page_size}")
-        states = {convert.known("states", convert.STATES, state) for state in request.states}
+        states = {untrusted.known("states", convert.STATES, state) for state in request.states}
         page = await self._run(
             self._service.list_jobs,
             CALLER.get().project,
             request.page_size or DEFAULT_PAGE,
-            convert.text("page_token", request.page_token),
+            untrusted.text("page_token", request.page_token),
             sorted(states),
-            convert.text("family", request.family, MAX_NAME),
+            untrusted.text("family", request.family, MAX_NAME),
         )
         return pb.ListJobsResponse(
             jobs=[convert.job_to_pb(stored) for stored in page.jobs], next_page_token=page.next_page_token
         )
 
     @unary
+    async def ChangePlan(self, request: pb.ChangePlanRequest) -> pb.ChangePlanResponse:
+        """Asks for a change of a job's plan."""
+        job_id, change = convert.job_id(request.job_id), plan_messages.change_from_pb(request.change, "change")
+        stored = await self._run(self._service.change_plan, CALLER.get().project, job_id, change)
+        log.info("plan changed", job_id=stored.id, change=change.kind.value, reason=change.reason)
+        return pb.ChangePlanResponse(job=convert.job_to_pb(stored))
+
+    @unary
     async def CancelJob(self, request: pb.CancelJobRequest) -> pb.CancelJobResponse:
         """Ends the tuning of a job."""
-        job_id, reason = convert.job_id(request.job_id), convert.text("reason", request.reason)
+        job_id, reason = convert.job_id(request.job_id), untrusted.text("reason", request.reason)
         stored = await self._run(self._service.cancel_job, CALLER.get().project, job_id, reason)
         log.info("job cancelled", job_id=stored.id, reason=reason)
         return pb.CancelJobResponse(job=convert.job_to_pb(stored))

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
 
 import pydantic
 from google.protobuf.message import Message
 
 from tuner_server.core.errors import InvalidInputError
+
+MAX_TEXT = 500
+"""Characters of a text that is no name: a reason, a page's token."""
+
+K = TypeVar("K")
+E = TypeVar("E", bound=int)
 
 
 @contextlib.contextmanager
@@ -29,3 +36,18 @@ def read_as(field: str) -> Iterator[None]:
 def optional(message: Message, field: str) -> float | None:
     """A number that a message may have."""
     return getattr(message, field) if message.HasField(field) else None
+
+
+def known(field: str, table: Mapping[K, E], value: int) -> K:
+    """The key of an enum's value. Raises: InvalidInputError: it is unspecified, or from a newer version."""
+    for key, number in table.items():
+        if number == value:
+            return key
+    raise InvalidInputError.of(field, f"unknown or unspecified value {value}")
+
+
+def text(field: str, value: str, longest: int = MAX_TEXT) -> str:
+    """A text that can be stored and shown. Raises: InvalidInputError: it is too long, or has a NUL character."""
+    if len(value) > longest or "\0" in value:
+        raise InvalidInputError.of(field, f"at most {longest} characters, none of them NUL")
+    return value

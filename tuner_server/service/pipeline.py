@@ -202,7 +202,8 @@ class ReportPipeline:
         if not ready:
             return
         changes = [
-            Change(stored, pending.report, pending.fingerprint, transition) for pending, stored, transition in ready
+            Change(stored, transition.report or pending.report, pending.fingerprint, transition)
+            for pending, stored, transition in ready
         ]
         try:
             with self._observer.working(PipelineTask.COMMIT, [pending.origin for pending, _, _ in ready]):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import array
 import datetime
 import hashlib
+import itertools
 import json
 import uuid
 from collections.abc import Callable, Collection, Sequence
@@ -21,7 +22,7 @@ from tuner_server.core.config import JobConfig
 from tuner_server.core.errors import ConflictError, InvalidInputError, PreconditionError
 from tuner_server.core.job import machine
 from tuner_server.core.job.machine import JobState, Status
-from tuner_server.core.messages import Directive, Report, Value
+from tuner_server.core.messages import ChangeOrigin, Directive, Outcome, PlanChange, Report, Value
 from tuner_server.core.search.prior import Prior
 from tuner_server.service.family import prior_from
 from tuner_server.service.pipeline import ReportPipeline
@@ -31,6 +32,8 @@ from tuner_server.storage import Entry, Page, Storage, StoredJob
 MAX_REQUEST_ID = 200
 FAMILY_JOBS = 20
 """Jobs of a family that a new one learns from, the newest: older ones would weigh next to nothing."""
+_LATER_FIELDS = ("measures", "change", "ending", "has_average")
+"""Fields of reports and configs that came after the first release."""
 
 
 class TunerService(Closing):
@@ -104,6 +107,21 @@ class TunerService(Closing):
             except ConflictError:
                 continue  # a report came in between
 
+    def change_plan(self, project: str, job_id: str, change: PlanChange) -> StoredJob:
+        """Asks for a change of a job's plan, which takes effect with its next report on committed steps.
+
+        Raises:
+            NotFoundError: no such job.
+            PreconditionError: it has ended.
+            InvalidInputError: the change can't be made.
+        """
+        while True:
+            stored = self.get_job(project, job_id)
+            try:
+                return self._storage.update(stored, machine.request(stored.state, change), self._now())
+            except ConflictError:
+                continue  # a report came in between
+
     def get_job(self, project: str, job_id: str) -> StoredJob:
         """The job of that id. Raises: NotFoundError."""
         return self._storage.load(job_id).seen_from(project)
@@ -144,6 +162,8 @@ class TunerService(Closing):
         entries = self.history(stored, losses=True)
         reports = [_report(entry) for entry in entries[: number - 1]]
         earlier = machine.replay(stored.state.config, reports, stored.state.prior).state
+        waits = dict.fromkeys((*earlier.requested, *_asked_since(entries[number - 1 :], stored.state)))
+        earlier = earlier.model_copy(update={"requested": tuple(waits)})
         if earlier.directive != entries[number - 1].directive:
             raise PreconditionError(
                 f"directive_number: this version of LRPilot would not issue directive {number} as it was issued; "
@@ -152,6 +172,28 @@ class TunerService(Closing):
         if stored.state.status is Status.CANCELLED:
             return machine.cancel(earlier, stored.state.message)
         return earlier
+
+
+def _asked_since(forgotten: Sequence[Entry], state: JobState) -> list[PlanChange]:
+    """What somebody asked for at the server while the client was where it goes back from: that is not forgotten.
+
+    The client's own changes come again with its program.
+
+    Args:
+        forgotten: what is forgotten, from the directive on to which the client goes back.
+        state: the job's, before it goes back.
+    """
+    changes = [
+        entry.report.change
+        for entry, following in itertools.pairwise(forgotten)
+        if entry.report is not None and following.directive.change is not None and not _repeats(entry)
+    ]
+    return [change for change in (*changes, *state.requested) if change and change.origin is ChangeOrigin.OPERATOR]
+
+
+def _repeats(entry: Entry) -> bool:
+    """Whether the change that takes effect with a report did so before, when its client could not hear of it."""
+    return entry.report is not None and entry.report.outcome is Outcome.REPLACED and entry.directive.change is not None
 
 
 def _report(entry: Entry) -> Report:
@@ -168,6 +210,8 @@ def _report(entry: Entry) -> Report:
         replacement=stored.replacement,
         note=stored.note,
         measures=stored.measures,
+        change=stored.change,
+        ending=stored.ending,
     )
 
 
@@ -183,9 +227,10 @@ def fingerprint(value: Value) -> bytes:
         fields = value.model_dump(mode="json") | {"measures": lengths}
     else:
         fields = value.model_dump(mode="json")
-    if not fields.get("measures", True):
-        # What has none keeps the digest of servers that knew no measures: it may come again after an upgrade.
-        del fields["measures"]
+    for name in _LATER_FIELDS:
+        # What has none keeps the digest of servers that didn't know the field: it may come again after an upgrade.
+        if not fields.get(name, True):
+            del fields[name]
     # Sorted: the order of a map that came over the wire is no part of it, and differs between processes.
     digest.update(json.dumps(fields, sort_keys=True).encode())
     return digest.digest()

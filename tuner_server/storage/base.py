@@ -24,7 +24,7 @@ from typing import Self
 from tuner_server.base.closing import Closing
 from tuner_server.core.errors import NotFoundError
 from tuner_server.core.job.state import JobState, Status, Transition
-from tuner_server.core.messages import Decision, Directive, Outcome, Replacement, Report, Validation
+from tuner_server.core.messages import Decision, Directive, Ending, Outcome, PlanChange, Replacement, Report, Validation
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -85,6 +85,10 @@ class StoredReport:
     """What the client saw, and what it may be."""
     measures: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     """Series by name, one value a step; none where the history was asked for without losses."""
+    change: PlanChange | None = None
+    """The change of the plan that it came with, or that had been asked for until then."""
+    ending: Ending | None = None
+    """What came of the directive's average of the weights."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from sqlalchemy import orm
 
 from tuner_server.core.errors import ConflictError, InvalidInputError, NotFoundError, QuotaError, TunerError
 from tuner_server.core.job.state import JobState, Status, Transition
-from tuner_server.core.messages import Decision, Directive, Outcome, Replacement
+from tuner_server.core.messages import Decision, Directive, Ending, Outcome, PlanChange, Replacement
 from tuner_server.storage import codec
 from tuner_server.storage.base import Change, Entry, Page, Storage, StoredAnswer, StoredJob, StoredReport
 from tuner_server.storage.database import Database
@@ -169,6 +169,8 @@ class SqlStorage(Storage):
                 EntryRow.report_time,
                 EntryRow.replacement,
                 EntryRow.note,
+                EntryRow.change,
+                EntryRow.ending,
                 EntryRow.losses if losses else sa.null().label("losses"),
                 EntryRow.measures if losses else sa.null().label("measures"),
             )
@@ -329,6 +331,8 @@ def _report_values(change: Change, report_time: datetime) -> dict[str, Any]:
         "replacement": None if report.replacement is None else codec.to_json(report.replacement),
         "note": report.note or None,
         "measures": codec.encode_measures(report.measures) if report.measures else None,
+        "change": None if report.change is None else codec.to_json(report.change),
+        "ending": None if report.ending is None else codec.to_json(report.ending),
         "fingerprint": change.fingerprint,
         "report_time": report_time,
     }
@@ -371,6 +375,8 @@ def _entry(row: sa.Row[*tuple[Any, ...]]) -> Entry:
             replacement=None if row.replacement is None else codec.from_json(Replacement, row.replacement),
             note=row.note or "",
             measures={} if row.measures is None else codec.decode_measures(row.measures),
+            change=None if row.change is None else codec.from_json(PlanChange, row.change),
+            ending=None if row.ending is None else codec.from_json(Ending, row.ending),
         )
     return Entry(
         directive=codec.from_json(Directive, row.directive),

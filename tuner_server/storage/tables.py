@@ -138,3 +138,7 @@ class EntryRow(Base):
     """The note of the report; null where it has none."""
     measures: Mapped[bytes | None]
     """The measures as `codec` encodes them; null where the report has none."""
+    change: Mapped[str | None]
+    """A PlanChange as JSON; null where the report has none."""
+    ending: Mapped[str | None]
+    """An Ending as JSON; null where the report has none."""

@@ -28,7 +28,10 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lrpilot.backends.weight_average import WeightAverage
 
 HOST_NOISE = 1e-5
 """The loss noise of a CPU: its kernels add in an order that may depend on where an array lies."""
@@ -236,9 +239,14 @@ class Backend(abc.ABC):
 
     # The end.
 
+    @property
+    def average(self) -> WeightAverage | None:
+        """An average of the weights, to end with; None: the backend can keep none. The same throughout the run."""
+        return None
+
     def finish(self) -> None:  # noqa: B027 - most have nothing to do
-        """The budget is spent: no update will follow that is the tuner's. May be repeated."""
+        """The budget is spent: no update will follow that is the tuner's, unless `begin` is called. May be repeated."""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Lets go of the snapshot and of whatever watches the run, which stays as it is. May be repeated."""
+        """Lets go of snapshot and average, and of whatever watches the run, which stays as it is. May be repeated."""

@@ -40,6 +40,12 @@ class DataPosition:
         return self._buffer is not None
 
     @property
+    def batch_size(self) -> int | None:
+        """The batch size that the loader tells of itself, as a `torch.utils.data.DataLoader` does; None: it doesn't."""
+        size = None if self._buffer is None else getattr(self._buffer.loader, "batch_size", None)
+        return size if isinstance(size, int) and size > 0 else None
+
+    @property
     def roots(self) -> list[object]:
         """Parts of the loader that are rolled back with the model: see `LoaderState.roots`."""
         return [] if self._buffer is None else self._buffer.roots

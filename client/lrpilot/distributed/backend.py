@@ -13,6 +13,7 @@ from lrpilot.distributed.together import together
 from lrpilot.wire.divergence import first_divergence
 
 if TYPE_CHECKING:
+    from lrpilot.backends.weight_average import WeightAverage
     from lrpilot.distributed.ranks import Ranks
 
 log = logging.getLogger("lrpilot")
@@ -181,6 +182,11 @@ class DistributedBackend(Backend):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """What this rank remembered."""
         self._own.load_state_dict(state)
+
+    @property
+    def average(self) -> WeightAverage | None:
+        """The rank's own: of shards, where the model is sharded."""
+        return self._own.average
 
     def finish(self) -> None:
         """Ends the run on this rank."""

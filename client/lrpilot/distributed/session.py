@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lrpilot import errors
@@ -63,10 +63,6 @@ class SharedSession:
     def abandon(self, why: str, run_state: RunState) -> pb.Directive:
         """What follows when a rank can't go on; all ranks come here."""
         return self._heard(lambda: self._own.abandon(why, run_state))
-
-    def go_on(self, done: Sequence[pb.Report], run_state: RunState, lr: float) -> pb.Directive:
-        """What is left of a run whose budget was another; all ranks come here."""
-        return self._heard(lambda: self._own.go_on(done, run_state, lr))
 
     def decisions(self) -> list[pb.Decision]:
         """What the server decided so far. Not collective; only rank 0 knows."""

@@ -1,4 +1,4 @@
-"""A run in a checkpoint: what a fresh process needs to go on, and how it goes on, with the same budget or another."""
+"""A run in a checkpoint: what a fresh process needs to go on, and how it goes on, to the same end or another."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from lrpilot.run.lease import Lease
 from lrpilot.run.measuring import begin_measuring
 from lrpilot.run.population_runner import PopulationRunner
 from lrpilot.run.repetition import Repetition
-from lrpilot.run.resumption import check_resumable, peak_of_rest, remaining_steps, same_budget
+from lrpilot.run.resumption import check_not_spent, check_resumable, same_budget
 from lrpilot.run.rollback import Rollback
+from lrpilot.run.run_plan import RunPlan
 from lrpilot.run.run_record import RunRecord
 from lrpilot.v1 import tuner_pb2 as pb
 
-STATE_FORMAT = 4
+STATE_FORMAT = 5
 """The format of `ResumableRunner.state_dict`."""
 
 log = logging.getLogger("lrpilot")
@@ -36,7 +37,8 @@ class ResumableRunner(PopulationRunner):
     def state_dict(self) -> dict[str, Any]:
         """All that a fresh process needs to go on, for your checkpoint; take it after `step`.
 
-        It holds the snapshot too (as much again as model and optimizer), and inside a search the batches of one probe.
+        It holds the snapshot too (as much again as model and optimizer), the average of the weights if one is kept, and
+        inside a search the batches of one probe.
         """
         self._catch_up()
         lease = self._lease
@@ -56,7 +58,9 @@ class ResumableRunner(PopulationRunner):
             "validations": [validation.SerializeToString() for validation in self._validations],
             "elapsed_s": time.monotonic() - self._started,
             "record": self._record.state_dict(),
+            "plan": self._plan.state_dict(),
             "snapshot": self._snapshot_state(),
+            "ending": self._ending.state_dict(),
             "repetition": self._repetition.state_dict(),
             "position": self._position.state_dict(),
             "random_state": RandomState.capture().state_dict(),
@@ -68,9 +72,7 @@ class ResumableRunner(PopulationRunner):
         The server takes the job back there; the job that this tuner opened is cancelled. With the same data the run
         comes out as if it had not been interrupted.
 
-        With another `total_steps` the run is planned anew, under the job that this tuner opened: there is no further
-        search, and the LR goes from where it is to zero at the new end. A run that had come near zero before its new
-        end rises first.
+        With another `total_steps` the end of the run is moved, as by `extend`.
 
         Args:
             state: what `state_dict` gave.
@@ -85,52 +87,38 @@ class ResumableRunner(PopulationRunner):
             raise ConfigError(f"state: format {state.get('format')!r} is not {STATE_FORMAT}, which this LRPilot reads")
         saved = pb.JobConfig.FromString(state["config"])
         check_resumable(saved, self._config)
-        anew = not same_budget(saved, self._config)
-        record = RunRecord(self._backend.base_lrs)
+        record, plan = RunRecord(self._backend.base_lrs), RunPlan.from_state_dict(state["plan"])
         record.load_state_dict(state["record"])
-        if anew and self._total_steps is not None:
-            remaining_steps(self._total_steps, record.steps + (0 if state["finished"] else state["done"]))
+        total_steps = None if same_budget(saved, self._config) else self._config.total_steps
+        if total_steps is not None:
+            check_not_spent(total_steps, record.steps + (0 if state["finished"] else state["done"]))
         if state["snapshot"] is not None:
             self._backend.load_state_dict(state["snapshot"])
-        self._record, self._rollback = record, Rollback(possible=state["held"])
-        if not anew:
-            self._session.load_state_dict(state["session"])
+        self._record, self._plan, self._rollback = record, plan, Rollback(possible=state["held"])
+        self._session.load_state_dict(state["session"])
         self._position.load_state_dict(state["position"], state["random_state"])
         self._repetition = Repetition.from_state_dict(state["repetition"])
         self._finished = state["finished"]
         directive = pb.Directive.FromString(state["directive"])
         done, left = state["done"], state["left"]
         self._lease = lease = Coasting(directive.profile, left, done) if state["coasting"] else Lease(directive, done)
-        if state["apart"] and not anew:
+        if state["apart"]:
             self._take_round_again(directive, state)
-            return
+        else:
+            self._take_lease_up(lease, state)
+        if total_steps is not None and total_steps != plan.total_steps:
+            self._change(pb.PlanChange(kind=pb.PLAN_CHANGE_KIND_EXTEND, total_steps=total_steps))
+
+    def _take_lease_up(self, lease: Lease, state: Mapping[str, Any]) -> None:
+        """Goes on in the middle of a directive."""
         self._backend.begin(lease.room, lease.limit, state["losses"])
-        begin_measuring(self._backend, directive, lease.room, state["measures"])
+        begin_measuring(self._backend, lease.directive, lease.room, state["measures"])
+        self._ending.load_state_dict(state["ending"])
         self._validations = [pb.Validation.FromString(each) for each in state["validations"]]
         self._started = time.monotonic() - state["elapsed_s"]
         RandomState.from_state_dict(state["random_state"]).restore()
-        if anew:
-            self._plan_anew(state)
-        elif not self._finished:
+        if not self._finished:
             self._set_lr(lease.lr())
-
-    def _plan_anew(self, state: Mapping[str, Any]) -> None:
-        """Ends what was open in a run whose budget was another, and goes on to the new end without a search."""
-        lease = self._lease
-        restored = not (self._finished or lease.committed) and (lease.done > 0 or state["apart"])
-        if not self._finished and lease.done:
-            outcome = pb.OUTCOME_DIVERGED if restored else pb.OUTCOME_PARTIAL
-            self._record.add(lease.directive, self._report(outcome, self._backend.flush()))
-        if restored:
-            self._backend.restore()
-            random_state = RandomState.capture().state_dict()
-            self._position.load_state_dict(self._position.rewound(state["position"]), random_state)
-        self._finished = False
-        lease.expire()
-        run_state = self._run_state()
-        assert run_state.remaining is not None
-        peak = peak_of_rest(self._record.peak_lr, run_state.lr, self._record.committed, run_state.remaining)
-        self._follow(self._session.go_on(self._record.replacements(), run_state, peak))
 
     def _round_state(self) -> dict[str, Any]:
         """What is otherwise where ranks try probes of their own: the state is that of the round's beginning.

@@ -17,11 +17,13 @@ from lrpilot.distributed.session import SharedSession
 from lrpilot.distributed.together import together
 from lrpilot.errors import ServerError
 from lrpilot.run.coasting import Coasting, attempt
+from lrpilot.run.ending import Ending
 from lrpilot.run.lease import Event, Lease
 from lrpilot.run.measuring import begin_measuring, measured
 from lrpilot.run.promise import is_above
 from lrpilot.run.repetition import Repetition
 from lrpilot.run.rollback import Rollback
+from lrpilot.run.run_plan import RunPlan
 from lrpilot.run.run_record import RunRecord
 from lrpilot.run.tuned_lr import TunedLr
 from lrpilot.session.run_state import RunState
@@ -48,11 +50,13 @@ class DirectiveRunner(abc.ABC):
     _session: Session | SharedSession
     _lease: Lease
 
-    def __init__(self, backend: Backend, ranks: Ranks | None, total_steps: int | None, *, strict: bool) -> None:
+    def __init__(
+        self, backend: Backend, ranks: Ranks | None, total_steps: int | None, *, strict: bool, adopt: bool
+    ) -> None:
         """Begins nothing yet: `_follow` does, with the first directive of a session."""
         self._backend = backend if ranks is None else DistributedBackend(backend, ranks)
         self._ranks = ranks
-        self._total_steps = total_steps
+        self._plan = RunPlan(total_steps)
         self._strict = strict
         self._record = RunRecord(backend.base_lrs)
         self._lr = TunedLr(self._backend)
@@ -64,6 +68,7 @@ class DirectiveRunner(abc.ABC):
         self._due: pb.Report | pb.Directive | None = None
         self._interrupted = False
         self._rollback = Rollback()
+        self._ending = Ending(self._backend, ranks, adopt=adopt)
 
     @property
     @abc.abstractmethod
@@ -100,7 +105,7 @@ class DirectiveRunner(abc.ABC):
             self._set_lr(self._run_state().lr)
         elif lease.done and (self._ranks is None or sys.exception() is None):
             report = self._report(pb.OUTCOME_PARTIAL, self._flushed_losses())
-            self._book(report, lease.directive)
+            self._book(report)
             self._session.answer(lease.directive, report, self._run_state())
         self._finish()
 
@@ -158,15 +163,20 @@ class DirectiveRunner(abc.ABC):
         else:
             self._set_lr(lease.lr())
 
-    def _advance(self, outcome: pb.Outcome.ValueType) -> None:
-        """Reports, and follows the answer."""
+    def _advance(self, outcome: pb.Outcome.ValueType, change: pb.PlanChange | None = None) -> None:
+        """Reports, with a change of the plan if there is one, and follows the answer."""
+        if outcome == pb.OUTCOME_COMPLETED:
+            self._ending.decide(self._lease.directive, self._validations)
         directive, losses = self._lease.directive, self._flushed_losses()
         self._lr.look()
         if first_divergence(losses, self._lease.limit) is not None:  # on CUDA the watch is a look behind
             outcome = pb.OUTCOME_DIVERGED
-        elif outcome != pb.OUTCOME_DIVERGED and self._fell_short(directive, losses):
+        elif losses and outcome != pb.OUTCOME_DIVERGED and self._fell_short(directive, losses):
             outcome = pb.OUTCOME_FELL_SHORT
-        self._book(self._noted(self._report(outcome, losses), self._note(losses)), self._lease.directive)
+        report = self._noted(self._report(outcome, losses), self._note(losses))
+        if change is not None:
+            report.change.CopyFrom(change)
+        self._book(report)
         self._proceed()
 
     def _noted(self, report: pb.Report, note: str) -> pb.Report:
@@ -210,29 +220,39 @@ class DirectiveRunner(abc.ABC):
 
     def _report(self, outcome: pb.Outcome.ValueType, losses: Sequence[float]) -> pb.Report:
         return pb.Report(
-            directive_number=self._lease.directive.number,
             outcome=outcome,
             losses=losses,
             validations=self._validations,
             wall_time_s=time.monotonic() - self._started,
             measures=measured(self._backend, self._lease.directive, len(losses), alone=self._ranks is None),
+            ending=self._ending.decided if outcome == pb.OUTCOME_COMPLETED else None,
         )
 
-    def _book(self, report: pb.Report, directive: pb.Directive) -> None:
+    def _book(self, report: pb.Report, directive: pb.Directive | None = None) -> None:
+        """Books a report, on the present directive or on one that was carried out with it."""
         lease, record = self._lease, self._record
         start = record.committed if lease.committed else record.tried
-        self._rollback.steps_reported(stay=lease.committed and not rolls_back(report))
+        stays = lease.committed or report.outcome == pb.OUTCOME_REPLANNED
+        self._rollback.steps_reported(stay=stays and not rolls_back(report))
         booked = report
         if rolls_back(report) and not self._rollback.possible:  # nothing can be rolled back
             booked = pb.Report(losses=report.losses, validations=report.validations, outcome=pb.OUTCOME_PARTIAL)
-        record.add(directive, booked)
+        record.add(directive or lease.directive, booked)
+        self._ending.reported(report.outcome)
+        if report.HasField("change"):
+            record.replan(report.change, self._plan.total_steps)
         self._due = report
         lease.expire()
-        self._on_reported(directive, report, start)
+        self._on_reported(directive or lease.directive, report, start)
 
     def _follow(self, directive: pb.Directive) -> None:
         """Begins a directive. The order is part of the contract: restore, snapshot, then the LR."""
+        self._plan.follow(directive)
+        if directive.HasField("change") and directive.change.origin != pb.PLAN_CHANGE_ORIGIN_CLIENT:
+            self._record.replan(directive.change, self._plan.total_steps)
         restored = directive.restore
+        if directive.phase != pb.PHASE_STOP:
+            self._ending.reopen()
         if restored:
             directive = self._go_back(directive)
         if directive.phase == pb.PHASE_STOP:
@@ -242,6 +262,7 @@ class DirectiveRunner(abc.ABC):
         if directive.snapshot:
             directive = self._remember(directive)
         together(self._ranks, lambda: self._begin(directive))
+        self._ending.begin(directive)
         lease = self._lease
         self._announce(lease)
         self._on_begun(directive)
@@ -356,6 +377,8 @@ class DirectiveRunner(abc.ABC):
         if lease is None:
             self._finish()
             return
+        attempt(self._ending.reopen)
+        attempt(lambda: self._ending.begin(None))
         self._lease, self._validations, self._started = lease, [], time.monotonic()
         attempt(lambda: self._backend.begin(lease.directive.n_steps))
         begin_measuring(self._backend, lease.directive, lease.directive.n_steps)
@@ -363,6 +386,7 @@ class DirectiveRunner(abc.ABC):
 
     def _finish(self) -> None:
         self._finished = True
+        attempt(self._ending.conclude)
         attempt(self._backend.finish)
         log.info("lrpilot: done, %d steps committed and %d rolled back", self._record.committed, self._record.searched)
         self._on_finished()
@@ -370,16 +394,23 @@ class DirectiveRunner(abc.ABC):
     def _run_state(self) -> RunState:
         """Where the reported steps have led."""
         record = self._record
-        remaining = None if self._total_steps is None else max(self._total_steps - record.steps, 0)
-        lr = self._backend.base_lrs[0] if record.last_lr is None else record.last_lr
-        return RunState(lr, remaining, warm=record.committed > 0, held=self._rollback.possible)
+        return RunState(
+            lr=self._backend.base_lrs[0] if record.last_lr is None else record.last_lr,
+            remaining=None,
+            warm=record.committed > 0,
+            held=self._rollback.possible,
+            steps=record.steps,
+            granted=self._plan.granted,
+            peak=record.peak_lr,
+        ).planned(self._plan.total_steps)
 
     def _set_lr(self, lr: float) -> None:
         self._lr.set(lr, begun=self._record.steps > 0 or self._due is not None)
 
     def _validated(self, lease: Lease) -> bool:
         """Validates, where that is possible; false if it shows a divergence in a probe."""
-        if not self._backend.has_validation:
+        known = any(validation.step == lease.done for validation in self._validations)  # before an interrupt
+        if known or not self._backend.has_validation:
             return True
         loss = self._backend.validate()
         if loss is not None:

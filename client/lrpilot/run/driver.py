@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from lrpilot.backends.base import Backend
 from lrpilot.credentials import Credentials
 from lrpilot.distributed.session import SharedSession
-from lrpilot.run.checkpoint import ResumableRunner
 from lrpilot.run.observer import Observer
 from lrpilot.run.options import TIMEOUT_S
+from lrpilot.run.replanning import ReplannableRunner
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.session.job_config import job_config
 from lrpilot.session.session import Session
@@ -33,7 +34,7 @@ Batch = TypeVar("Batch")
 log = logging.getLogger("lrpilot")
 
 
-class Driver(ResumableRunner):
+class Driver(ReplannableRunner):
     """Tunes the LR of a training run: what the tuners of all frameworks share.
 
     `step` is called after every optimizer step. Between two reports it works alone: no network, no device
@@ -55,6 +56,7 @@ class Driver(ResumableRunner):
         seed: int = 0,
         timeout_s: float = TIMEOUT_S,
         strict: bool = False,
+        adopt: bool = True,
         observers: Sequence[Observer] = (),
         transport: Transport | None = None,
         ranks: Ranks | None = None,
@@ -71,7 +73,7 @@ class Driver(ResumableRunner):
             RefusedError: the server finds fault with an argument, which the message names; or with `strict` it refuses.
             UnavailableError: the server isn't there, and `strict` is set.
         """
-        super().__init__(backend, ranks, total_steps, strict=strict, population=population)
+        super().__init__(backend, ranks, total_steps, strict=strict, adopt=adopt, population=population)
         self._observers = tuple(observers)
         self._closed = False
         self._said_over = False
@@ -88,6 +90,7 @@ class Driver(ResumableRunner):
             has_validation=backend.has_validation,
             measures=backend.measures,
             members=self._members if self._members > 1 else 0,
+            has_average=backend.average is not None,
         )
 
         def connect() -> Session:
@@ -112,6 +115,7 @@ class Driver(ResumableRunner):
             if self._record.steps == 0:
                 # What happened since the tuner was made (random numbers, loaded weights) belongs to the start.
                 self._backend.take(self._position.roots)
+                self._ending.begin(self._lease.directive)
             self._repetition.begin(self._position.follow(self._lease.directive))
         if self._finished:
             self._say_over("batches() gives none")
@@ -225,7 +229,8 @@ class Driver(ResumableRunner):
     @property
     def remaining_steps(self) -> int | None:
         """Steps that may still be run; None: there is no end."""
-        return None if self._total_steps is None else self._total_steps - self.committed_step - self.search_steps
+        total_steps = self._plan.total_steps
+        return None if total_steps is None else total_steps - self.committed_step - self.search_steps
 
     @property
     def _open_steps(self) -> int:
@@ -245,13 +250,28 @@ class Driver(ResumableRunner):
     @property
     def schedule(self) -> Schedule:
         """The schedule so far, as far as it was reported."""
-        return self._record.schedule(self.job_id, self._session.config)
+        return self._record.schedule(self.job_id, self._session.config, self._plan.total_steps)
 
     def _repr_html_(self) -> str:
         """How a notebook shows it."""
         from lrpilot.schedule.notebook import tuner_html
 
         return tuner_html(self)
+
+    @property
+    def adopted(self) -> str | None:
+        """The weights that the run has ended with: "last" or "average". None: it goes on, or has had no average."""
+        return self._ending.adopted
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """A context in which the model holds the average of its weights, in training too; then it has its own again.
+
+        Where the average was adopted the model holds it already.
+
+        Raises:
+            LRPilotError: no average is kept: the policy asks for none, or the tuner was closed.
+        """
+        return self._ending.averaged()
 
     def keep_lr(self) -> None:
         """Says, once, that something else has set the LR since the tuner did, and sets it again, of all groups.
@@ -304,8 +324,9 @@ class Driver(ResumableRunner):
         """Says, once, that the tuner is used after its end."""
         if not self._said_over:
             self._said_over = True
-            spent = "" if self._total_steps is None else f", as the budget of {self._total_steps} steps is spent"
-            log.warning("lrpilot: the tuning has ended%s: %s; to train on, make another tuner", spent, what)
+            total_steps = self._plan.total_steps
+            spent = "" if total_steps is None else f", as the budget of {total_steps} steps is spent"
+            log.warning("lrpilot: the tuning has ended%s: %s; to train on, call tuner.extend(steps)", spent, what)
 
     def _on_begun(self, directive: pb.Directive) -> None:
         self._tell(lambda observer: observer.began(self, directive))

@@ -41,6 +41,9 @@ class JobOptions(TypedDict, total=False):
     """Seconds: the longest wait for one decision; all waits together take at most ten times as long. Default: 30."""
     strict: bool
     """Whether to raise where a decision can't be had, instead of training on without. Default: False."""
+    adopt: bool
+    """Whether the model may be left with an average of its weights where that is better than the last ones, by
+    `validate` if it is given; see `averaged`. Only a policy that averages does so (docs/policies.md). Default: True."""
     observers: Sequence[Observer]
     """Are told what happens, on every rank: loggers. Default: none."""
     transport: Transport | None

@@ -11,8 +11,8 @@ from lrpilot.data.replay import BatchBuffer
 from lrpilot.distributed.backend import DistributedBackend
 from lrpilot.distributed.shared_batch import DrawnBatch, share_random_state, shared_batch
 from lrpilot.errors import ConfigError, ProtocolError
-from lrpilot.run.directive_runner import DirectiveRunner
 from lrpilot.run.lease import Lease
+from lrpilot.run.plan_runner import PlanRunner
 from lrpilot.run.round import Round
 from lrpilot.v1 import tuner_pb2 as pb
 
@@ -23,24 +23,29 @@ Batch = TypeVar("Batch")
 Shared = TypeVar("Shared")
 
 
-class PopulationRunner(DirectiveRunner):
+class PopulationRunner(PlanRunner):
     """Carries out directives, those of several probes at the same time too, where ranks may hold different weights.
 
     Between such probes, and in all other steps, ranks are as one.
     """
 
     def __init__(
-        self, backend: Backend, ranks: Ranks | None, total_steps: int | None, *, strict: bool, population: bool
+        self,
+        backend: Backend,
+        ranks: Ranks | None,
+        total_steps: int | None,
+        *,
+        strict: bool,
+        adopt: bool,
+        population: bool,
     ) -> None:
-        """Begins nothing yet; `population`: whether probes are tried by each rank for itself."""
-        super().__init__(backend, ranks, total_steps, strict=strict)
+        """Begins nothing yet; `population`: whether ranks may try probes of their own."""
+        super().__init__(backend, ranks, total_steps, strict=strict, adopt=adopt)
         self._members = ranks.size if population and ranks is not None else 1
         self._round: Round | None = None
 
     def _begin(self, directive: pb.Directive) -> None:
-        before, self._round = self._round, None
-        if self._members > 1 and directive.phase == pb.PHASE_PROBE:
-            self._round = Round(directive, self.rank)
+        before, self._round = self._round, Round(directive, self.rank) if directive.apart else None
         super()._begin(directive)
         if (self._round is None) != (before is None):
             self._repetition.forget()
@@ -52,10 +57,10 @@ class PopulationRunner(DirectiveRunner):
         self._apart.begin_apart(lease.room, lease.limit)
         return lease
 
-    def _advance(self, outcome: pb.Outcome.ValueType) -> None:
+    def _advance(self, outcome: pb.Outcome.ValueType, change: pb.PlanChange | None = None) -> None:
         """Reports on the first probe of a round, and follows the answer: the others' turn, or what is next."""
         if self._round is None:
-            super()._advance(outcome)
+            super()._advance(outcome, change)
             return
         assert self._ranks is not None
         self._round.end(self._apart.flush_apart(self._lease.done))

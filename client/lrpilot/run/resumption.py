@@ -1,4 +1,4 @@
-"""Whether a run can go on from a checkpoint with other arguments, and at which LR with another budget. Pure."""
+"""Whether a run can go on from a checkpoint with other arguments. Pure."""
 
 from __future__ import annotations
 
@@ -35,31 +35,13 @@ def same_budget(saved: pb.JobConfig, own: pb.JobConfig) -> bool:
     return saved.HasField("total_steps") == own.HasField("total_steps") and saved.total_steps == own.total_steps
 
 
-def remaining_steps(total_steps: int, done: int) -> int:
-    """What is left of a new budget. Raises: ConfigError: more than that has been done."""
+def check_not_spent(total_steps: int, done: int) -> None:
+    """Refuses a new budget that has been spent already. Raises: ConfigError."""
     if done > total_steps:
         raise ConfigError(
             f"total_steps: {total_steps}, but the run of the checkpoint has made {done} steps already, search "
             "included; give more"
         )
-    return total_steps - done
-
-
-def peak_of_rest(peak_lr: float, present_lr: float, committed: int, remaining: int) -> float:
-    """The LR from which the rest of a longer run decays to zero.
-
-    It lies on the line from the run's peak to its new end. A run that had come below that, as one that has decayed to
-    zero, rises to it again; one that is above goes on from where it is.
-
-    Args:
-        peak_lr: the highest that was committed; 0: nothing was.
-        present_lr: where the run is.
-        committed: steps until now.
-        remaining: steps that are left.
-    """
-    if not (committed and peak_lr):
-        return present_lr
-    return max(peak_lr * remaining / (committed + remaining), present_lr)
 
 
 def _shown(config: pb.JobConfig, name: str) -> str:

@@ -7,13 +7,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from lrpilot.schedule.from_proto import probe_from_proto
+from lrpilot.schedule.from_proto import ending_from_proto, probe_from_proto
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire import schedule_file
 from lrpilot.wire.directives import phase_from_proto, rolls_back
-from lrpilot.wire.profile_proto import profile_from_proto, profile_to_proto
-from lrpilot.wire.schedule_data import Probe, Segment, Validation
+from lrpilot.wire.plan_change_proto import kind_from_proto, origin_from_proto
+from lrpilot.wire.profile_proto import profile_from_proto
+from lrpilot.wire.schedule_data import Ending, Probe, Replan, Segment, Validation
 
 
 class RunRecord:
@@ -26,6 +27,8 @@ class RunRecord:
         self._losses = array.array("f")  # as on the wire; a long run has millions
         self._validations: list[Validation] = []
         self._probes: list[Probe] = []
+        self._ending: Ending | None = None
+        self._replans: list[Replan] = []
         self._mark = 0
         self.searched = 0
         """Steps that were rolled back."""
@@ -64,21 +67,6 @@ class RunRecord:
         highest = (segment.profile.highest_lr(segment.n_steps) for segment in self._segments)
         return max((lr for lr in highest if lr is not None), default=0.0)
 
-    def replacements(self) -> list[pb.Report]:
-        """All that was done, as reports to a job that has not seen it: one for each stretch of committed steps."""
-        reports = [
-            pb.Report(
-                outcome=pb.OUTCOME_REPLACED,
-                losses=self._losses[segment.start_step : segment.start_step + segment.n_steps],
-                replacement=pb.Replacement(profile=profile_to_proto(segment.profile)),
-            )
-            for segment in self._segments
-        ]
-        if self.searched:
-            wasted = pb.Replacement(wasted_steps=self.searched)
-            reports.insert(0, pb.Report(outcome=pb.OUTCOME_REPLACED, replacement=wasted))
-        return reports
-
     @property
     def last_validation(self) -> float | None:
         """The last validation loss of the committed steps since the snapshot; None: there is none."""
@@ -89,10 +77,16 @@ class RunRecord:
         """The client took its snapshot here."""
         self._mark = self.committed
 
+    def replan(self, change: pb.PlanChange, total_steps: int | None) -> None:
+        """Books a change of the plan, by which the run has so many steps; None: no end is known."""
+        kind, origin = kind_from_proto(change.kind), origin_from_proto(change.origin)
+        self._replans.append(Replan(self.committed, kind, origin, total_steps, change.reason))
+
     def add(self, directive: pb.Directive, report: pb.Report) -> None:
         """Books a report on `directive`."""
         n_steps = len(report.losses)
-        if directive.phase in (pb.PHASE_PROBE, pb.PHASE_RANGE_TEST):
+        searches = directive.phase in (pb.PHASE_PROBE, pb.PHASE_RANGE_TEST)
+        if searches and report.outcome != pb.OUTCOME_REPLANNED:
             self._probes.append(probe_from_proto(directive, report, self.committed))
             if directive.taken_along:
                 self._taken_along += n_steps
@@ -102,27 +96,30 @@ class RunRecord:
                 self.unrepeatable = report.note
         elif rolls_back(report):
             self._take_back(n_steps)
-        else:
+        elif n_steps:
             phase, profile = phase_from_proto(directive.phase), profile_from_proto(directive.profile)
             segment = Segment(self.committed, n_steps, profile, phase, directive.stage)
             self._validations += (Validation(self.committed + v.step, v.loss) for v in report.validations)
             self._append(segment)
+            self._ending = ending_from_proto(report.ending) if report.HasField("ending") else None
             self._losses.extend(report.losses)
 
-    def schedule(self, job_id: str, config: pb.JobConfig) -> Schedule:
-        """The schedule so far, as that of a job."""
+    def schedule(self, job_id: str, config: pb.JobConfig, total_steps: int | None) -> Schedule:
+        """The schedule so far, as that of a job whose run ends after so many steps; None: no end is known."""
         return Schedule(
             job_id=job_id,
             name=config.name,
             policy=config.policy,
             base_lrs=self._base_lrs,
-            total_steps=config.total_steps if config.HasField("total_steps") else None,
+            total_steps=total_steps,
             segments=tuple(self._segments),
             losses=tuple(self._losses),
             validations=tuple(self._validations),
             probes=tuple(self._probes),
             unsearched=self.unsearched,
             unrepeatable=self.unrepeatable,
+            ending=self._ending,
+            replans=tuple(self._replans),
         )
 
     def _append(self, segment: Segment) -> None:
@@ -143,10 +140,11 @@ class RunRecord:
         self.searched += self.committed + n_steps - kept
         del self._losses[kept:]
         self._validations = [v for v in self._validations if v.step <= kept]
+        self._replans = [dataclasses.replace(each, step=min(each.step, kept)) for each in self._replans]
 
     def state_dict(self) -> dict[str, Any]:
         """What has been done, as plain values."""
-        schedule = self.schedule("", pb.JobConfig())
+        schedule = self.schedule("", pb.JobConfig(), None)
         return {
             "schedule": schedule_file.dumps(schedule),
             "mark": self._mark,
@@ -160,6 +158,7 @@ class RunRecord:
         self._segments = list(schedule.segments)
         self._losses = array.array("f", schedule.losses)
         self._validations = list(schedule.validations)
-        self._probes = list(schedule.probes)
+        self._probes, self._ending = list(schedule.probes), schedule.ending
+        self._replans = list(schedule.replans)
         self._mark, self.searched, self._taken_along = state["mark"], state["searched"], state["taken_along"]
         self.unsearched, self.unrepeatable = schedule.unsearched, schedule.unrepeatable

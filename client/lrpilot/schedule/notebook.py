@@ -58,6 +58,7 @@ def schedule_html(schedule: ScheduleData) -> str:
         "policy": schedule.policy,
         "steps": f"{schedule.n_steps:,} committed, {searched:,} search",
         "search": _search(schedule),
+        "weights": _weights(schedule),
         "job": schedule.job_id[:8],
     }
     return _frame(schedule.name or "Schedule", facts, _drawing(schedule))
@@ -72,6 +73,7 @@ def tuner_html(run: ShownRun) -> str:
         "LR": f"{run.lr:.3g}",
         "steps": f"{run.committed_step:,} committed, {run.search_steps:,} rolled back",
         "search": _search(schedule),
+        "weights": _weights(schedule),
         "left": "no end is set" if remaining is None else f"{remaining:,}",
         "job": run.job_id[:8],
     }
@@ -83,6 +85,11 @@ def _search(schedule: ScheduleData) -> str:
     if schedule.unrepeatable:
         return f"ended, a rollback failed: {schedule.unrepeatable}"
     return "none: the run is too short" if schedule.unsearched else ""
+
+
+def _weights(schedule: ScheduleData) -> str:
+    """Which ones the run ended with; empty: there was no average of them."""
+    return "" if schedule.ending is None else schedule.ending.words
 
 
 def _frame(title: str, facts: dict[str, str], drawing: str) -> str:

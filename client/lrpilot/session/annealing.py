@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lrpilot.session.run_state import RunState
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.directives import rest_of
+from lrpilot.wire.rewarming import peak_of_rest, steps_of_rise
 
 LONGEST_PART = 1000
 """The most steps between two looks for the server; losses are buffered for so long."""
@@ -76,6 +78,21 @@ class Annealing:
         self._begin(restore=restore, snapshot=rolls_back)
         self._stretch = self._open.profile
 
+    @classmethod
+    def anew(cls, run_state: RunState, *, restore: bool, rises: bool) -> Annealing:
+        """What is left of a run whose end has moved.
+
+        Args:
+            run_state: where it is, in the new plan.
+            restore: whether the steps before are to be rolled back.
+            rises: whether a run that had come near zero before its new end rises first.
+        """
+        lr, remaining = run_state.lr, run_state.remaining
+        if rises and remaining:
+            lr = peak_of_rest(run_state.peak, lr, run_state.steps, remaining, run_state.granted)
+        rise_from = run_state.lr if run_state.warm and run_state.lr < lr else None
+        return cls(lr, remaining, restore=restore, warm=run_state.warm, rise_from=rise_from)
+
     @property
     def directive(self) -> pb.Directive:
         """The outstanding one."""
@@ -102,13 +119,12 @@ class Annealing:
         else:
             self._begin(restore=False, snapshot=False)
 
-    def replacement(self, number: int) -> pb.Report:
-        """The report on directive `number` of the server: not carried out, but so many steps on one's own.
+    def replacement(self) -> pb.Report:
+        """The report on a directive of the server: not carried out, but so many steps on one's own.
 
         They are told once. What follows is a stretch of its own, so its first directive takes a snapshot.
         """
         report = pb.Report(
-            directive_number=number,
             outcome=pb.OUTCOME_REPLACED,
             losses=self._losses,
             wall_time_s=self._wall_time_s,
@@ -156,7 +172,7 @@ class Annealing:
         warmup, offset = 0 if self._warm else n_steps // WARM_UP_DIVISOR, 0
         if self._rise_from is not None:
             warmup = n_steps // WARM_UP_DIVISOR
-            offset = min(int(self._rise_from / self._lr * (warmup + 1)), warmup)
+            offset = steps_of_rise(self._rise_from, self._lr, warmup)
             self._rise_from = None
         self._open = pb.Directive(
             number=number,

@@ -28,20 +28,20 @@ _STEPPING = {pb.PHASE_WARM_UP, pb.PHASE_RANGE_TEST, pb.PHASE_PROBE, pb.PHASE_TRA
 _SOURCES = {pb.BATCH_SOURCE_UNSPECIFIED, pb.BATCH_SOURCE_FRESH, pb.BATCH_SOURCE_REPLAYED}
 
 
-def check(directive: pb.Directive, number: int, measures: Collection[str] = (), members: int = 0) -> None:
+def check(directive: pb.Directive, number: int, config: pb.JobConfig) -> None:
     """Refuses what can't be carried out.
 
     Args:
         directive: the server's.
         number: that it should have.
-        measures: what can be measured.
-        members: how many probes can be tried at the same time; 0: one.
+        config: the job's, which says what can be measured, and whether weights can be averaged.
 
     Raises:
         ProtocolError: it is nonsense.
     """
-    fault = _fault(directive, number) or _fault_of_measures(directive, measures)
-    _refuse(directive, fault or _fault_of_members(directive, max(members, 1)))
+    fault = _fault(directive, number) or _fault_of_measures(directive, config.measures)
+    fault = fault or _fault_of_average(directive, has_average=config.has_average)
+    _refuse(directive, fault or _fault_of_members(directive, max(config.members, 1)))
 
 
 def check_in_place(directive: pb.Directive, run_state: RunState, *, rolled_back: bool) -> None:
@@ -154,14 +154,31 @@ def _fault_of_measures(directive: pb.Directive, measures: Collection[str]) -> st
 
 def _fault_of_members(directive: pb.Directive, members: int) -> str:
     others = directive.alongside
-    if 1 + len(others) > members or (directive.taken_along and members == 1):
-        return f"{1 + len(others)} probes at the same time{' before' * directive.taken_along}, for {members} members"
-    if members > 1 and directive.phase == pb.PHASE_PROBE and (directive.validate_at or directive.measures):
-        return "members have no validation and no measure that are alike"
+    if 1 + len(others) > members or (directive.apart and members == 1):
+        return f"{1 + len(others)} probes, each on a replica, for {members} members"
+    if (others or directive.taken_along) and not directive.apart:
+        return "probes at the same time on one replica"
+    if directive.apart and (directive.phase != pb.PHASE_PROBE or directive.validate_at or directive.measures):
+        return "members have a probe, and no validation and no measure that are alike"
     for other in others:
-        alike = (directive.phase, other.n_steps, other.batches, len(other.alongside))
-        if alike != (pb.PHASE_PROBE, directive.n_steps, directive.batches, 0) or other.phase != pb.PHASE_PROBE:
+        alike = (other.phase, other.n_steps, other.batches, other.apart, len(other.alongside))
+        if alike != (directive.phase, directive.n_steps, directive.batches, True, 0):
             return "what it has tried at the same time is no probe like another"
         if fault := _fault_of_lrs(other) or _fault_of_limits(other):
             return f"at the same time, {fault}"
+    return ""
+
+
+def _fault_of_average(directive: pb.Directive, *, has_average: bool) -> str:
+    average = directive.average
+    if not directive.HasField("average"):
+        return ""
+    if not has_average:
+        return "an average of the weights, which this client can't keep"
+    if not committed(directive):
+        return "an average of weights that are rolled back"
+    if not (math.isfinite(average.memory_steps) and average.memory_steps >= 1):
+        return f"an average with a memory of {average.memory_steps:g} steps"
+    if not 1 <= average.every <= MAX_STEPS:
+        return f"an average that is brought up to date every {average.every} steps"
     return ""

@@ -14,9 +14,12 @@ from lrpilot.errors import RefusedError, ServerError
 from lrpilot.session import directive_check
 from lrpilot.transport.base import Transport
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.directives import overlooked, rest_of, rolls_back
 
 FORKED = "FAILED_PRECONDITION"
 """The status of calls over a connection that another process has made."""
+LEFT_BEHIND = "FAILED_PRECONDITION"
+"""The status of steps that the server's books can't hold."""
 
 Answer = TypeVar("Answer")
 log = logging.getLogger("lrpilot")
@@ -59,7 +62,7 @@ class Outbox:
         def create() -> pb.CreateJobResponse:
             request = pb.CreateJobRequest(request_id=self._request_id, config=self._config)
             response = self._transport.create_job(request, timeout_s)
-            directive_check.check(response.directive, 1, self._config.measures, self._config.members)
+            directive_check.check(response.directive, 1, self._config)
             if not response.job.id:
                 raise ServerError("server: the job that it opened has no id", "INTERNAL")
             return response
@@ -69,7 +72,8 @@ class Outbox:
         return response
 
     def add(self, report: pb.Report) -> None:
-        """A report that is to be delivered after the others."""
+        """A report that is to be delivered after the others, as that on the directive that was answered to the last."""
+        report.directive_number = self.outstanding.number + len(self._waiting)
         self._waiting.append(report)
 
     def deliver(self, timeout_s: float) -> None:
@@ -93,16 +97,44 @@ class Outbox:
             self._asked(lambda: self._transport.resume_job(request, timeout_s))
             self._rewind = False
         while self._waiting:
-            report = self._waiting[0]
-            self.outstanding = self._advance(report, timeout_s)
-            self._delivered.append(self._waiting.popleft())
+            report, before = self._waiting[0], self.outstanding
+            self.outstanding = answer = self._advance(report, timeout_s)
+            delivered = self._waiting.popleft()
+            repeated = overlooked(before, delivered)
+            if _asked_at_the_server(answer) and not (delivered.HasField("change") or repeated):
+                # A server that has lost the job does not know of it: it is told it with this report.
+                delivered = pb.Report.FromString(delivered.SerializeToString())
+                delivered.change.CopyFrom(_as_it_was_asked(answer.change))
+            self._delivered.append(delivered)
+            if self._waiting and (answer.HasField("change") or delivered.HasField("replacement")):
+                self._replace_waiting(_profile_after(before, delivered))
+
+    def _replace_waiting(self, profile: pb.Profile) -> None:
+        """Tells the steps after a report whose answer was not waited for, and is another than was thought, as own ones.
+
+        Raises:
+            RefusedError: some of them were rolled back, to where the server knows of no snapshot.
+        """
+        if any(map(rolls_back, self._waiting)):
+            raise RefusedError("the plan was changed at the server, and the run has gone back behind that", LEFT_BEHIND)
+        losses = [loss for report in self._waiting for loss in report.losses]
+        own = pb.Report(
+            directive_number=self.outstanding.number,
+            outcome=pb.OUTCOME_REPLACED,
+            losses=losses,
+            wall_time_s=sum(report.wall_time_s for report in self._waiting),
+            replacement=pb.Replacement(profile=profile if losses else None),
+        )
+        last = self._waiting[-1]
+        if last.HasField("change"):
+            own.change.CopyFrom(last.change)
+        self._waiting = collections.deque([own])
 
     def _advance(self, report: pb.Report, timeout_s: float) -> pb.Directive:
         def advance() -> pb.Directive:
             request = pb.AdvanceRequest(job_id=self.job_id, report=report)
             directive = self._transport.advance(request, timeout_s).directive
-            config, number = self._config, report.directive_number + 1
-            directive_check.check(directive, number, config.measures, config.members)
+            directive_check.check(directive, report.directive_number + 1, self._config)
             return directive
 
         return self._asked(advance)
@@ -132,7 +164,9 @@ class Outbox:
         return {
             "job_id": self.job_id,
             "request_id": self._request_id,
-            "outstanding": self.outstanding.SerializeToString(),
+            "config": self._config.SerializeToString(),
+            # torch.load takes no empty bytes among weights.
+            "outstanding": self.outstanding.SerializeToString() or None,
             "delivered": [report.SerializeToString() for report in self._delivered],
             "waiting": [report.SerializeToString() for report in self._waiting],
         }
@@ -141,7 +175,8 @@ class Outbox:
         """Becomes another process's, and drops the job that this one opened. The server is not asked yet."""
         stray = self.job_id
         self.job_id, self._request_id = state["job_id"], state["request_id"]
-        self.outstanding = pb.Directive.FromString(state["outstanding"])
+        self._config = pb.JobConfig.FromString(state["config"])
+        self.outstanding = pb.Directive.FromString(state["outstanding"] or b"")
         self._delivered = [pb.Report.FromString(each) for each in state["delivered"]]
         self._waiting = collections.deque(pb.Report.FromString(each) for each in state["waiting"])
         self._rewind = bool(self.job_id)
@@ -170,3 +205,28 @@ class Outbox:
         except Exception as error:
             message = f"server: {type(self._transport).__name__} raised {type(error).__name__}: {error}"
             raise ServerError(message, "UNKNOWN") from error
+
+
+def _profile_after(directive: pb.Directive, report: pb.Report) -> pb.Profile:
+    """The LRs of the steps that a run makes after a report on a directive, while it knows of no answer."""
+    n_steps = len(report.losses)
+    if not report.HasField("replacement"):
+        return rest_of(directive, n_steps).profile
+    profile = pb.Profile()
+    profile.CopyFrom(report.replacement.profile)
+    profile.offset += n_steps
+    return profile
+
+
+def _as_it_was_asked(change: pb.PlanChange) -> pb.PlanChange:
+    """A change that took effect, as a report asks for it: an end is asked for by a change of that kind alone."""
+    asked = pb.PlanChange()
+    asked.CopyFrom(change)
+    if change.kind != pb.PLAN_CHANGE_KIND_EXTEND:
+        asked.ClearField("total_steps")
+    return asked
+
+
+def _asked_at_the_server(answer: pb.Directive) -> bool:
+    """Whether somebody at the server has asked for the change that takes effect with a directive."""
+    return answer.HasField("change") and answer.change.origin == pb.PLAN_CHANGE_ORIGIN_OPERATOR

@@ -17,3 +17,14 @@ class RunState:
     """Whether there are committed steps, so that the LR need not rise from zero."""
     held: bool = True
     """Whether there is a snapshot to go back to."""
+    steps: int = 0
+    """Steps that were run, search included."""
+    granted: int = 0
+    """How many of the steps that are left the last change of the plan has added."""
+    peak: float = 0.0
+    """The highest LR of the committed steps; 0 before the first."""
+
+    def planned(self, total_steps: int | None) -> RunState:
+        """The same place in a run that ends after so many steps; None: no end is known."""
+        remaining = None if total_steps is None else max(total_steps - self.steps, 0)
+        return dataclasses.replace(self, remaining=remaining)

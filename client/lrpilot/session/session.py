@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from lrpilot.errors import ServerError
@@ -49,7 +49,6 @@ class Session:
         self._look_again = 0.0
         self._strict = strict
         self._alone: Annealing | None = None
-        self._own_plan = False
         self._untold: list[pb.Report] = []
         self._last_report: pb.Report | None = None
         self._for_good = False
@@ -95,12 +94,14 @@ class Session:
         if self._alone is not None:
             if not told:
                 self._alone.take(report)
+                if report.HasField("change"):
+                    self._replan_alone(self._alone, report, run_state)
             return self._go_on(self._alone, report, run_state)
         partial = report.outcome == pb.OUTCOME_PARTIAL
         away = not self._outbox.empty
         if not told:
             self._outbox.add(report)
-        rolled_back = rolls_back(report) or not committed(directive)
+        rolled_back = rolls_back(report) or not (committed(directive) or report.outcome == pb.OUTCOME_REPLANNED)
         if partial and away and time.monotonic() < self._look_again:
             return rest_of(directive, len(report.losses))
         try:
@@ -120,6 +121,7 @@ class Session:
             return self._leave(error, run_state, restore=restore)
         if away:
             log.info("lrpilot: the server is back, and has all reports")
+        run_state = _in_plan(answer, run_state)
         if answer.phase == pb.PHASE_STOP and run_state.remaining != 0:
             return self._leave(answer.reason, run_state, restore=answer.restore)
         return answer
@@ -132,29 +134,6 @@ class Session:
         directive = self._leave(why, run_state, restore=False, rolls_back=run_state.held)
         directive.snapshot = False
         return directive
-
-    def go_on(self, done: Sequence[pb.Report], run_state: RunState, lr: float) -> pb.Directive:
-        """What is left of a run that began under another job, whose budget was another.
-
-        Committed steps are annealed from `lr`, to which the LR rises from where the run is. That is the client's own
-        plan: the server is told of it, and of the steps before, but not asked. A run that has none is the server's.
-
-        Args:
-            done: the steps before, as reports with outcome REPLACED.
-            run_state: where the run is.
-            lr: the peak of what is left.
-        """
-        self._own_plan, self._untold = run_state.warm, list(done)
-        rise_from = min(run_state.lr, lr) if run_state.warm else None
-        self._alone = alone = Annealing(
-            lr, run_state.remaining, restore=False, warm=run_state.warm, rise_from=rise_from
-        )
-        if not run_state.warm:
-            with contextlib.suppress(ServerError):
-                answer = self._join(alone, run_state)
-                self._alone = None
-                return answer
-        return alone.directive
 
     def decisions(self) -> list[pb.Decision]:
         """What was decided so far, and on what evidence; nothing while the server is away."""
@@ -172,7 +151,6 @@ class Session:
             "outbox": self._outbox.state_dict(),
             "alone": self._alone.state_dict() if self._alone else None,
             "for_good": self._for_good,
-            "own_plan": self._own_plan,
             "untold": [report.SerializeToString() for report in self._untold],
         }
 
@@ -180,7 +158,7 @@ class Session:
         """Goes on where another process was, and takes the server back there. Raises: ServerError: only if strict."""
         self._outbox.load_state_dict(state["outbox"], self._timeout_s)
         self._alone = Annealing.from_state_dict(state["alone"]) if state["alone"] else None
-        self._for_good, self._own_plan = state["for_good"], state["own_plan"]
+        self._for_good = state["for_good"]
         self._untold = [pb.Report.FromString(each) for each in state["untold"]]
         if self._for_good or not self.job_id:
             return
@@ -209,9 +187,10 @@ class Session:
 
     def _outstanding(self, run_state: RunState, *, rolled_back: bool) -> pb.Directive:
         """The server's last answer. Raises: ProtocolError: it can't be carried out where the run is."""
-        directive_check.check_in_place(self._outbox.outstanding, run_state, rolled_back=rolled_back)
         answer = pb.Directive()
         answer.CopyFrom(self._outbox.outstanding)
+        run_state = _in_plan(answer, run_state)
+        directive_check.check_in_place(answer, run_state, rolled_back=rolled_back)
         # What is not to stay goes back, whether the server thinks of it or not.
         answer.restore = rolled_back and run_state.held
         return answer
@@ -244,6 +223,21 @@ class Session:
         )
         return self._alone.directive
 
+    def _replan_alone(self, alone: Annealing, report: pb.Report, run_state: RunState) -> None:
+        """Goes on without the server in another plan, and remembers to tell it: what was done before, and the change.
+
+        What to make of other data, batches or weights only the server knows. It can't be told of an annealing that is
+        undone: some of its steps it has been told of, and some not.
+        """
+        change, restore = report.change, rolls_back(report) and run_state.held
+        if change.kind == pb.PLAN_CHANGE_KIND_UNDO_ANNEALING and not self._for_good:
+            self._give_up("an annealing was undone while the server was away")
+        earlier = alone.replacement()
+        earlier.change.CopyFrom(change)
+        self._untold.append(earlier)
+        rises = change.kind in (pb.PLAN_CHANGE_KIND_EXTEND, pb.PLAN_CHANGE_KIND_UNDO_ANNEALING)
+        self._alone = Annealing.anew(run_state, restore=restore, rises=rises)
+
     def _go_on(self, alone: Annealing, report: pb.Report, run_state: RunState) -> pb.Directive:
         """The next directive of one's own, or the server's, if it is back."""
         # After a divergence the client goes back first; the server is told later.
@@ -255,10 +249,8 @@ class Session:
             if _lasts(error) or self._patience_s <= 0:
                 self._give_up(error)
             return alone.directive
-        if answer.phase == pb.PHASE_STOP and run_state.remaining != 0:
+        if answer.phase == pb.PHASE_STOP and _in_plan(answer, run_state).remaining != 0:
             self._give_up(answer.reason)
-            return alone.directive
-        if self._own_plan:
             return alone.directive
         self._alone = None
         log.info("lrpilot: the server is back; it has been told what was done without it")
@@ -274,13 +266,14 @@ class Session:
         outstanding = self._outbox.outstanding
         if outstanding.phase == pb.PHASE_STOP:
             # What it would have rolled back is not there any more.
-            return pb.Directive(number=outstanding.number, phase=pb.PHASE_STOP, reason=outstanding.reason)
+            stop = pb.Directive()
+            stop.CopyFrom(outstanding)
+            stop.restore = False
+            return stop
         while self._untold:
-            earlier = self._untold.pop(0)
-            earlier.directive_number = self._outbox.outstanding.number
-            self._outbox.add(earlier)
+            self._outbox.add(self._untold.pop(0))
             self._timed(self._outbox.deliver, PART_TIMEOUT_S)
-        self._outbox.add(alone.replacement(self._outbox.outstanding.number))
+        self._outbox.add(alone.replacement())
         self._timed(self._outbox.deliver, PART_TIMEOUT_S)
         return self._outstanding(run_state, rolled_back=False)
 
@@ -288,6 +281,14 @@ class Session:
         log.warning("lrpilot: training goes on without the server for good: %s", str(why)[:LONGEST_REASON])
         self._for_good = True
         self.close()
+
+
+def _in_plan(directive: pb.Directive, run_state: RunState) -> RunState:
+    """Where a run is once a directive has told of a change of its plan."""
+    if not directive.HasField("change"):
+        return run_state
+    change = directive.change
+    return run_state.planned(change.total_steps if change.HasField("total_steps") else None)
 
 
 def _lasts(error: ServerError) -> bool:

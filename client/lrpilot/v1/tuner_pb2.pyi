@@ -82,6 +82,83 @@ PHASE_STOP: Phase.ValueType  # 5
 """No further step is asked for: the budget is spent, or the tuning has ended before it."""
 Global___Phase: _TypeAlias = Phase  # noqa: Y015
 
+class _PlanChangeKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PlanChangeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PlanChangeKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PLAN_CHANGE_KIND_UNSPECIFIED: _PlanChangeKind.ValueType  # 0
+    PLAN_CHANGE_KIND_EXTEND: _PlanChangeKind.ValueType  # 1
+    """The run ends after total_steps."""
+    PLAN_CHANGE_KIND_REPLAN: _PlanChangeKind.ValueType  # 2
+    """The data, the batch size or the model are others from here on: search again."""
+    PLAN_CHANGE_KIND_ANNEAL: _PlanChangeKind.ValueType  # 3
+    """The LR falls to zero over anneal_steps, and then the run is over."""
+    PLAN_CHANGE_KIND_UNDO_ANNEALING: _PlanChangeKind.ValueType  # 4
+    """Back to the snapshot from before the annealing, and on from there as if it had not been."""
+
+class PlanChangeKind(_PlanChangeKind, metaclass=_PlanChangeKindEnumTypeWrapper): ...
+
+PLAN_CHANGE_KIND_UNSPECIFIED: PlanChangeKind.ValueType  # 0
+PLAN_CHANGE_KIND_EXTEND: PlanChangeKind.ValueType  # 1
+"""The run ends after total_steps."""
+PLAN_CHANGE_KIND_REPLAN: PlanChangeKind.ValueType  # 2
+"""The data, the batch size or the model are others from here on: search again."""
+PLAN_CHANGE_KIND_ANNEAL: PlanChangeKind.ValueType  # 3
+"""The LR falls to zero over anneal_steps, and then the run is over."""
+PLAN_CHANGE_KIND_UNDO_ANNEALING: PlanChangeKind.ValueType  # 4
+"""Back to the snapshot from before the annealing, and on from there as if it had not been."""
+Global___PlanChangeKind: _TypeAlias = PlanChangeKind  # noqa: Y015
+
+class _BatchScaling:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BatchScalingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BatchScaling.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BATCH_SCALING_UNSPECIFIED: _BatchScaling.ValueType  # 0
+    BATCH_SCALING_SQRT: _BatchScaling.ValueType  # 1
+    """The LR grows as the square root of the batch size (Hoffer et al. 2017; for Adam Malladi et al. 2022)."""
+    BATCH_SCALING_LINEAR: _BatchScaling.ValueType  # 2
+    """The LR grows as the batch size (Goyal et al. 2017)."""
+    BATCH_SCALING_NONE: _BatchScaling.ValueType  # 3
+
+class BatchScaling(_BatchScaling, metaclass=_BatchScalingEnumTypeWrapper): ...
+
+BATCH_SCALING_UNSPECIFIED: BatchScaling.ValueType  # 0
+BATCH_SCALING_SQRT: BatchScaling.ValueType  # 1
+"""The LR grows as the square root of the batch size (Hoffer et al. 2017; for Adam Malladi et al. 2022)."""
+BATCH_SCALING_LINEAR: BatchScaling.ValueType  # 2
+"""The LR grows as the batch size (Goyal et al. 2017)."""
+BATCH_SCALING_NONE: BatchScaling.ValueType  # 3
+Global___BatchScaling: _TypeAlias = BatchScaling  # noqa: Y015
+
+class _PlanChangeOrigin:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PlanChangeOriginEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PlanChangeOrigin.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PLAN_CHANGE_ORIGIN_UNSPECIFIED: _PlanChangeOrigin.ValueType  # 0
+    PLAN_CHANGE_ORIGIN_CLIENT: _PlanChangeOrigin.ValueType  # 1
+    """The training program."""
+    PLAN_CHANGE_ORIGIN_OPERATOR: _PlanChangeOrigin.ValueType  # 2
+    """A call of ChangePlan."""
+    PLAN_CHANGE_ORIGIN_POLICY: _PlanChangeOrigin.ValueType  # 3
+    """The policy, which saw the losses leave what it had forecast."""
+
+class PlanChangeOrigin(_PlanChangeOrigin, metaclass=_PlanChangeOriginEnumTypeWrapper): ...
+
+PLAN_CHANGE_ORIGIN_UNSPECIFIED: PlanChangeOrigin.ValueType  # 0
+PLAN_CHANGE_ORIGIN_CLIENT: PlanChangeOrigin.ValueType  # 1
+"""The training program."""
+PLAN_CHANGE_ORIGIN_OPERATOR: PlanChangeOrigin.ValueType  # 2
+"""A call of ChangePlan."""
+PLAN_CHANGE_ORIGIN_POLICY: PlanChangeOrigin.ValueType  # 3
+"""The policy, which saw the losses leave what it had forecast."""
+Global___PlanChangeOrigin: _TypeAlias = PlanChangeOrigin  # noqa: Y015
+
 class _BatchSource:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -125,6 +202,10 @@ class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.Value
     """The first loss of a probe is not that of the first probe, from the same state, batch and random numbers. So a
     rollback left something behind that training changes, and losses of probes tell nothing. The answer is to train.
     """
+    OUTCOME_REPLANNED: _Outcome.ValueType  # 7
+    """The directive ends here, since the plan has changed (Report.change). What was done stays if its phase commits. It may
+    have no losses, and may answer the STOP of a job that has finished.
+    """
 
 class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper): ...
 
@@ -144,7 +225,28 @@ OUTCOME_UNREPEATABLE: Outcome.ValueType  # 6
 """The first loss of a probe is not that of the first probe, from the same state, batch and random numbers. So a
 rollback left something behind that training changes, and losses of probes tell nothing. The answer is to train.
 """
+OUTCOME_REPLANNED: Outcome.ValueType  # 7
+"""The directive ends here, since the plan has changed (Report.change). What was done stays if its phase commits. It may
+have no losses, and may answer the STOP of a job that has finished.
+"""
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
+
+class _Weights:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WeightsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Weights.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WEIGHTS_UNSPECIFIED: _Weights.ValueType  # 0
+    WEIGHTS_LAST: _Weights.ValueType  # 1
+    WEIGHTS_AVERAGE: _Weights.ValueType  # 2
+
+class Weights(_Weights, metaclass=_WeightsEnumTypeWrapper): ...
+
+WEIGHTS_UNSPECIFIED: Weights.ValueType  # 0
+WEIGHTS_LAST: Weights.ValueType  # 1
+WEIGHTS_AVERAGE: Weights.ValueType  # 2
+Global___Weights: _TypeAlias = Weights  # noqa: Y015
 
 class _JobState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -257,8 +359,11 @@ class Directive(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     PROMISE_FIELD_NUMBER: _builtins.int
     MEASURES_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
+    AVERAGE_FIELD_NUMBER: _builtins.int
     ALONGSIDE_FIELD_NUMBER: _builtins.int
     TAKEN_ALONG_FIELD_NUMBER: _builtins.int
+    APART_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Counts from 1 within a job."""
     phase: Global___Phase.ValueType
@@ -280,6 +385,10 @@ class Directive(_message.Message):
     """This probe was told beforehand, and tried by then: its report follows at once, and its steps are no steps of
     total_steps.
     """
+    apart: _builtins.bool
+    """A probe on a replica of the model by itself, on the batches of the first replica; several that are tried at the same
+    time, each on one. Otherwise all replicas are as one.
+    """
     @_builtins.property
     def profile(self) -> Global___Profile: ...
     @_builtins.property
@@ -298,10 +407,22 @@ class Directive(_message.Message):
         """What to measure at every step besides the loss, by name: of what the job says that it can (JobConfig.measures)."""
 
     @_builtins.property
+    def change(self) -> Global___PlanChange:
+        """The change of the plan that takes effect with this directive, whoever asked for it. Its total_steps is that of the
+        run from here on; absent: no end is known.
+        """
+
+    @_builtins.property
+    def average(self) -> Global___Average:
+        """Keep an average of the weights over these committed steps, from the weights before the first one on. The rest of a
+        directive that is reported in parts goes on with it; whatever else follows has no average, or one of its own. At the
+        end of the directive the average and the last weights are validated, and the report has an ending.
+        """
+
+    @_builtins.property
     def alongside(self) -> _containers.RepeatedCompositeFieldContainer[Global___Directive]:
-        """The next directives of a job with several members, in order: probes like this one, in as many steps, which follow
-        whatever comes of it. The members try all of these at the same time, and reports follow one another. None of them
-        tells further ones.
+        """The next directives, in order: probes like this one, in as many steps, which follow whatever comes of it. The members
+        of the job try all of these at the same time, and reports follow one another. None of them tells further ones.
         """
 
     def __init__(
@@ -321,18 +442,103 @@ class Directive(_message.Message):
         reason: _builtins.str = ...,
         promise: _abc.Iterable[Global___Bar] | None = ...,
         measures: _abc.Iterable[_builtins.str] | None = ...,
+        change: Global___PlanChange | None = ...,
+        average: Global___Average | None = ...,
         alongside: _abc.Iterable[Global___Directive] | None = ...,
         taken_along: _builtins.bool = ...,
+        apart: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "give_up_above", b"give_up_above", "profile", b"profile"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "average", b"average", "change", b"change", "give_up_above", b"give_up_above", "profile", b"profile"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "alongside", b"alongside", "batches", b"batches", "give_up_above", b"give_up_above", "measures", b"measures", "n_steps", b"n_steps", "number", b"number", "phase", b"phase", "profile", b"profile", "promise", b"promise", "reason", b"reason", "report_every", b"report_every", "restore", b"restore", "snapshot", b"snapshot", "stage", b"stage", "taken_along", b"taken_along", "validate_at", b"validate_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "alongside", b"alongside", "apart", b"apart", "average", b"average", "batches", b"batches", "change", b"change", "give_up_above", b"give_up_above", "measures", b"measures", "n_steps", b"n_steps", "number", b"number", "phase", b"phase", "profile", b"profile", "promise", b"promise", "reason", b"reason", "report_every", b"report_every", "restore", b"restore", "snapshot", b"snapshot", "stage", b"stage", "taken_along", b"taken_along", "validate_at", b"validate_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__give_up_above: _TypeAlias = _typing.Literal["give_up_above"]  # noqa: Y015
     _WhichOneofArgType__give_up_above: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__give_up_above) -> _WhichOneofReturnType__give_up_above | None: ...
 
 Global___Directive: _TypeAlias = Directive  # noqa: Y015
+
+@_typing.final
+class Average(_message.Message):
+    """An exponential average of the weights."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMORY_STEPS_FIELD_NUMBER: _builtins.int
+    EVERY_FIELD_NUMBER: _builtins.int
+    memory_steps: _builtins.float
+    """The memory: after so many steps a change of the weights is in it but for a part of 1/e. At least 1."""
+    every: _builtins.int
+    """It is brought up to date after so many steps, at least 1, by 1 - exp(-every / memory_steps) of the way."""
+    def __init__(
+        self,
+        *,
+        memory_steps: _builtins.float = ...,
+        every: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["every", b"every", "memory_steps", b"memory_steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Average: _TypeAlias = Average  # noqa: Y015
+
+@_typing.final
+class PlanChange(_message.Message):
+    """A change of the plan of a run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    TOTAL_STEPS_FIELD_NUMBER: _builtins.int
+    ANNEAL_STEPS_FIELD_NUMBER: _builtins.int
+    BATCH_FACTOR_FIELD_NUMBER: _builtins.int
+    BATCH_SCALING_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    kind: Global___PlanChangeKind.ValueType
+    total_steps: _builtins.int
+    """EXTEND: the optimizer steps of the whole run from now on, search included."""
+    anneal_steps: _builtins.int
+    """ANNEAL: how many steps the LR takes to fall to zero."""
+    batch_factor: _builtins.float
+    """REPLAN: the new batch size over the old one. Absent: it stays."""
+    batch_scaling: Global___BatchScaling.ValueType
+    """REPLAN: how the LR follows the batch size, as a first guess. Unspecified: SQRT."""
+    reason: _builtins.str
+    """Why, in a sentence, for people. At most 500 characters."""
+    origin: Global___PlanChangeOrigin.ValueType
+    """The server sets it."""
+    def __init__(
+        self,
+        *,
+        kind: Global___PlanChangeKind.ValueType = ...,
+        total_steps: _builtins.int | None = ...,
+        anneal_steps: _builtins.int | None = ...,
+        batch_factor: _builtins.float | None = ...,
+        batch_scaling: Global___BatchScaling.ValueType = ...,
+        reason: _builtins.str = ...,
+        origin: Global___PlanChangeOrigin.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_anneal_steps", b"_anneal_steps", "_batch_factor", b"_batch_factor", "_total_steps", b"_total_steps", "anneal_steps", b"anneal_steps", "batch_factor", b"batch_factor", "total_steps", b"total_steps"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_anneal_steps", b"_anneal_steps", "_batch_factor", b"_batch_factor", "_total_steps", b"_total_steps", "anneal_steps", b"anneal_steps", "batch_factor", b"batch_factor", "batch_scaling", b"batch_scaling", "kind", b"kind", "origin", b"origin", "reason", b"reason", "total_steps", b"total_steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__anneal_steps: _TypeAlias = _typing.Literal["anneal_steps"]  # noqa: Y015
+    _WhichOneofArgType__anneal_steps: _TypeAlias = _typing.Literal["_anneal_steps", b"_anneal_steps"]  # noqa: Y015
+    _WhichOneofReturnType__batch_factor: _TypeAlias = _typing.Literal["batch_factor"]  # noqa: Y015
+    _WhichOneofArgType__batch_factor: _TypeAlias = _typing.Literal["_batch_factor", b"_batch_factor"]  # noqa: Y015
+    _WhichOneofReturnType__total_steps: _TypeAlias = _typing.Literal["total_steps"]  # noqa: Y015
+    _WhichOneofArgType__total_steps: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__anneal_steps) -> _WhichOneofReturnType__anneal_steps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_factor) -> _WhichOneofReturnType__batch_factor | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__total_steps) -> _WhichOneofReturnType__total_steps | None: ...
+
+Global___PlanChange: _TypeAlias = PlanChange  # noqa: Y015
 
 @_typing.final
 class Bar(_message.Message):
@@ -401,6 +607,8 @@ class Report(_message.Message):
     REPLACEMENT_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     MEASURES_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
+    ENDING_FIELD_NUMBER: _builtins.int
     directive_number: _builtins.int
     outcome: Global___Outcome.ValueType
     wall_time_s: _builtins.float
@@ -422,6 +630,16 @@ class Report(_message.Message):
     def measures(self) -> _containers.RepeatedCompositeFieldContainer[Global___Measure]:
         """What the directive asked for, as far as it could be measured; each name once. REPLACED has none."""
 
+    @_builtins.property
+    def change(self) -> Global___PlanChange:
+        """A change of the plan. With a report on search steps, or on steps that are rolled back, it waits until steps are
+        committed again.
+        """
+
+    @_builtins.property
+    def ending(self) -> Global___Ending:
+        """Only where the outcome is COMPLETED and the directive has an average that could be kept."""
+
     def __init__(
         self,
         *,
@@ -433,14 +651,57 @@ class Report(_message.Message):
         replacement: Global___Replacement | None = ...,
         note: _builtins.str = ...,
         measures: _abc.Iterable[Global___Measure] | None = ...,
+        change: Global___PlanChange | None = ...,
+        ending: Global___Ending | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["replacement", b"replacement"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "ending", b"ending", "replacement", b"replacement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["directive_number", b"directive_number", "losses", b"losses", "measures", b"measures", "note", b"note", "outcome", b"outcome", "replacement", b"replacement", "validations", b"validations", "wall_time_s", b"wall_time_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "directive_number", b"directive_number", "ending", b"ending", "losses", b"losses", "measures", b"measures", "note", b"note", "outcome", b"outcome", "replacement", b"replacement", "validations", b"validations", "wall_time_s", b"wall_time_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Report: _TypeAlias = Report  # noqa: Y015
+
+@_typing.final
+class Ending(_message.Message):
+    """What came of an average of the weights."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAST_FIELD_NUMBER: _builtins.int
+    AVERAGE_FIELD_NUMBER: _builtins.int
+    ADOPTED_FIELD_NUMBER: _builtins.int
+    MEMORY_STEPS_FIELD_NUMBER: _builtins.int
+    last: _builtins.float
+    """The validation of the last weights. Absent: they can't be validated, or that failed."""
+    average: _builtins.float
+    """The validation of the average."""
+    adopted: Global___Weights.ValueType
+    """Which of them the model is left with if the run ends here."""
+    memory_steps: _builtins.float
+    """The directive's."""
+    def __init__(
+        self,
+        *,
+        last: _builtins.float | None = ...,
+        average: _builtins.float | None = ...,
+        adopted: Global___Weights.ValueType = ...,
+        memory_steps: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_average", b"_average", "_last", b"_last", "average", b"average", "last", b"last"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_average", b"_average", "_last", b"_last", "adopted", b"adopted", "average", b"average", "last", b"last", "memory_steps", b"memory_steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__average: _TypeAlias = _typing.Literal["average"]  # noqa: Y015
+    _WhichOneofArgType__average: _TypeAlias = _typing.Literal["_average", b"_average"]  # noqa: Y015
+    _WhichOneofReturnType__last: _TypeAlias = _typing.Literal["last"]  # noqa: Y015
+    _WhichOneofArgType__last: _TypeAlias = _typing.Literal["_last", b"_last"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__average) -> _WhichOneofReturnType__average | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last) -> _WhichOneofReturnType__last | None: ...
+
+Global___Ending: _TypeAlias = Ending  # noqa: Y015
 
 @_typing.final
 class Measure(_message.Message):
@@ -533,6 +794,7 @@ class JobConfig(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     HAS_VALIDATION_FIELD_NUMBER: _builtins.int
     MEASURES_FIELD_NUMBER: _builtins.int
+    HAS_AVERAGE_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     family: _builtins.str
@@ -546,10 +808,10 @@ class JobConfig(_message.Message):
     seed: _builtins.int
     has_validation: _builtins.bool
     """Whether the client can validate."""
+    has_average: _builtins.bool
+    """Whether the client can keep an average of the weights."""
     members: _builtins.int
-    """How many probes the client can try at the same time, each on a replica of the model: at most 1,024. With several, every
-    probe is tried on a replica, one that is tried alone too. 0: one, and all replicas are as one.
-    """
+    """How many probes the client can try at the same time, each on a replica of the model: at most 1,024. 0: one."""
     @_builtins.property
     def policy_options(self) -> _struct_pb2.Struct: ...
     @_builtins.property
@@ -576,11 +838,12 @@ class JobConfig(_message.Message):
         seed: _builtins.int = ...,
         has_validation: _builtins.bool = ...,
         measures: _abc.Iterable[_builtins.str] | None = ...,
+        has_average: _builtins.bool = ...,
         members: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "lr_bounds", b"lr_bounds", "policy_options", b"policy_options", "total_steps", b"total_steps"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "base_lr", b"base_lr", "family", b"family", "has_validation", b"has_validation", "lr_bounds", b"lr_bounds", "measures", b"measures", "members", b"members", "name", b"name", "policy", b"policy", "policy_options", b"policy_options", "seed", b"seed", "total_steps", b"total_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "base_lr", b"base_lr", "family", b"family", "has_average", b"has_average", "has_validation", b"has_validation", "lr_bounds", b"lr_bounds", "measures", b"measures", "members", b"members", "name", b"name", "policy", b"policy", "policy_options", b"policy_options", "seed", b"seed", "total_steps", b"total_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__total_steps: _TypeAlias = _typing.Literal["total_steps"]  # noqa: Y015
     _WhichOneofArgType__total_steps: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps"]  # noqa: Y015
@@ -610,6 +873,9 @@ class Job(_message.Message):
     BEST_LOSS_FIELD_NUMBER: _builtins.int
     GIVEN_BACK_STEPS_FIELD_NUMBER: _builtins.int
     UNREPEATABLE_FIELD_NUMBER: _builtins.int
+    TOTAL_STEPS_FIELD_NUMBER: _builtins.int
+    REQUESTED_FIELD_NUMBER: _builtins.int
+    ENDING_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     state: Global___JobState.ValueType
     committed_steps: _builtins.int
@@ -631,6 +897,8 @@ class Job(_message.Message):
     """The part of the search steps that was committed first, and undone after a divergence or a broken promise."""
     unrepeatable: _builtins.str
     """The note of its UNREPEATABLE report, after which it has no search. Empty: there was none."""
+    total_steps: _builtins.int
+    """Optimizer steps of the run as it is planned now, search included. Absent: no end is known."""
     @_builtins.property
     def config(self) -> Global___JobConfig: ...
     @_builtins.property
@@ -644,6 +912,14 @@ class Job(_message.Message):
     @_builtins.property
     def lr_bounds(self) -> Global___LrBounds:
         """The bounds that are searched: given, found, or widened."""
+
+    @_builtins.property
+    def requested(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanChange]:
+        """Changes of the plan that have not taken effect yet, in the order in which they were asked for."""
+
+    @_builtins.property
+    def ending(self) -> Global___Ending:
+        """What came of the average of the weights, where the run ended with one."""
 
     def __init__(
         self,
@@ -666,10 +942,13 @@ class Job(_message.Message):
         best_loss: _builtins.float | None = ...,
         given_back_steps: _builtins.int = ...,
         unrepeatable: _builtins.str = ...,
+        total_steps: _builtins.int | None = ...,
+        requested: _abc.Iterable[Global___PlanChange] | None = ...,
+        ending: Global___Ending | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_loss", b"_best_loss", "_best_validation", b"_best_validation", "_last_loss", b"_last_loss", "_last_validation", b"_last_validation", "best_loss", b"best_loss", "best_validation", b"best_validation", "config", b"config", "create_time", b"create_time", "directive", b"directive", "last_loss", b"last_loss", "last_validation", b"last_validation", "lr_bounds", b"lr_bounds", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_loss", b"_best_loss", "_best_validation", b"_best_validation", "_last_loss", b"_last_loss", "_last_validation", b"_last_validation", "_total_steps", b"_total_steps", "best_loss", b"best_loss", "best_validation", b"best_validation", "config", b"config", "create_time", b"create_time", "directive", b"directive", "ending", b"ending", "last_loss", b"last_loss", "last_validation", b"last_validation", "lr_bounds", b"lr_bounds", "total_steps", b"total_steps", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_loss", b"_best_loss", "_best_validation", b"_best_validation", "_last_loss", b"_last_loss", "_last_validation", b"_last_validation", "best_loss", b"best_loss", "best_validation", b"best_validation", "committed_steps", b"committed_steps", "config", b"config", "create_time", b"create_time", "directive", b"directive", "given_back_steps", b"given_back_steps", "id", b"id", "last_loss", b"last_loss", "last_validation", b"last_validation", "lr_bounds", b"lr_bounds", "message", b"message", "search_steps", b"search_steps", "stage", b"stage", "state", b"state", "unrepeatable", b"unrepeatable", "update_time", b"update_time", "wall_time_s", b"wall_time_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_loss", b"_best_loss", "_best_validation", b"_best_validation", "_last_loss", b"_last_loss", "_last_validation", b"_last_validation", "_total_steps", b"_total_steps", "best_loss", b"best_loss", "best_validation", b"best_validation", "committed_steps", b"committed_steps", "config", b"config", "create_time", b"create_time", "directive", b"directive", "ending", b"ending", "given_back_steps", b"given_back_steps", "id", b"id", "last_loss", b"last_loss", "last_validation", b"last_validation", "lr_bounds", b"lr_bounds", "message", b"message", "requested", b"requested", "search_steps", b"search_steps", "stage", b"stage", "state", b"state", "total_steps", b"total_steps", "unrepeatable", b"unrepeatable", "update_time", b"update_time", "wall_time_s", b"wall_time_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__best_loss: _TypeAlias = _typing.Literal["best_loss"]  # noqa: Y015
     _WhichOneofArgType__best_loss: _TypeAlias = _typing.Literal["_best_loss", b"_best_loss"]  # noqa: Y015
@@ -679,6 +958,8 @@ class Job(_message.Message):
     _WhichOneofArgType__last_loss: _TypeAlias = _typing.Literal["_last_loss", b"_last_loss"]  # noqa: Y015
     _WhichOneofReturnType__last_validation: _TypeAlias = _typing.Literal["last_validation"]  # noqa: Y015
     _WhichOneofArgType__last_validation: _TypeAlias = _typing.Literal["_last_validation", b"_last_validation"]  # noqa: Y015
+    _WhichOneofReturnType__total_steps: _TypeAlias = _typing.Literal["total_steps"]  # noqa: Y015
+    _WhichOneofArgType__total_steps: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__best_loss) -> _WhichOneofReturnType__best_loss | None: ...
     @_typing.overload
@@ -687,6 +968,8 @@ class Job(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__last_loss) -> _WhichOneofReturnType__last_loss | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__last_validation) -> _WhichOneofReturnType__last_validation | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__total_steps) -> _WhichOneofReturnType__total_steps | None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
 
@@ -1300,6 +1583,49 @@ class ListJobsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListJobsResponse: _TypeAlias = ListJobsResponse  # noqa: Y015
+
+@_typing.final
+class ChangePlanRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    @_builtins.property
+    def change(self) -> Global___PlanChange: ...
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        change: Global___PlanChange | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangePlanRequest: _TypeAlias = ChangePlanRequest  # noqa: Y015
+
+@_typing.final
+class ChangePlanResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> Global___Job: ...
+    def __init__(
+        self,
+        *,
+        job: Global___Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangePlanResponse: _TypeAlias = ChangePlanResponse  # noqa: Y015
 
 @_typing.final
 class CancelJobRequest(_message.Message):

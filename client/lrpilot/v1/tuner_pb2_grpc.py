@@ -59,6 +59,11 @@ class TunerServiceStub:
                 request_serializer=lrpilot_dot_v1_dot_tuner__pb2.ListJobsRequest.SerializeToString,
                 response_deserializer=lrpilot_dot_v1_dot_tuner__pb2.ListJobsResponse.FromString,
                 _registered_method=True)
+        self.ChangePlan = channel.unary_unary(
+                '/lrpilot.v1.TunerService/ChangePlan',
+                request_serializer=lrpilot_dot_v1_dot_tuner__pb2.ChangePlanRequest.SerializeToString,
+                response_deserializer=lrpilot_dot_v1_dot_tuner__pb2.ChangePlanResponse.FromString,
+                _registered_method=True)
         self.CancelJob = channel.unary_unary(
                 '/lrpilot.v1.TunerService/CancelJob',
                 request_serializer=lrpilot_dot_v1_dot_tuner__pb2.CancelJobRequest.SerializeToString,
@@ -114,6 +119,14 @@ class TunerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ChangePlan(self, request, context):
+        """Changes the plan of a job that runs: its end, its data, its batch size. It takes effect with the next report on
+        committed steps; until then the job shows it as `requested`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CancelJob(self, request, context):
         """Ends the tuning of a job. Its training goes on: the client rolls back an open probe and anneals by itself.
         """
@@ -162,6 +175,11 @@ def add_TunerServiceServicer_to_server(servicer, server):
                     servicer.ListJobs,
                     request_deserializer=lrpilot_dot_v1_dot_tuner__pb2.ListJobsRequest.FromString,
                     response_serializer=lrpilot_dot_v1_dot_tuner__pb2.ListJobsResponse.SerializeToString,
+            ),
+            'ChangePlan': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangePlan,
+                    request_deserializer=lrpilot_dot_v1_dot_tuner__pb2.ChangePlanRequest.FromString,
+                    response_serializer=lrpilot_dot_v1_dot_tuner__pb2.ChangePlanResponse.SerializeToString,
             ),
             'CancelJob': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelJob,
@@ -314,6 +332,33 @@ class TunerService:
             '/lrpilot.v1.TunerService/ListJobs',
             lrpilot_dot_v1_dot_tuner__pb2.ListJobsRequest.SerializeToString,
             lrpilot_dot_v1_dot_tuner__pb2.ListJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangePlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lrpilot.v1.TunerService/ChangePlan',
+            lrpilot_dot_v1_dot_tuner__pb2.ChangePlanRequest.SerializeToString,
+            lrpilot_dot_v1_dot_tuner__pb2.ChangePlanResponse.FromString,
             options,
             channel_credentials,
             insecure,

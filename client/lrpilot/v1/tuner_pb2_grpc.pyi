@@ -49,6 +49,10 @@ class TunerServiceStub:
     GetJob: _grpc.UnaryUnaryMultiCallable[_tuner_pb2.GetJobRequest, _tuner_pb2.GetJobResponse]
     ListJobs: _grpc.UnaryUnaryMultiCallable[_tuner_pb2.ListJobsRequest, _tuner_pb2.ListJobsResponse]
     """Lists jobs, newest first, page by page."""
+    ChangePlan: _grpc.UnaryUnaryMultiCallable[_tuner_pb2.ChangePlanRequest, _tuner_pb2.ChangePlanResponse]
+    """Changes the plan of a job that runs: its end, its data, its batch size. It takes effect with the next report on
+    committed steps; until then the job shows it as `requested`.
+    """
     CancelJob: _grpc.UnaryUnaryMultiCallable[_tuner_pb2.CancelJobRequest, _tuner_pb2.CancelJobResponse]
     """Ends the tuning of a job. Its training goes on: the client rolls back an open probe and anneals by itself."""
     GetSchedule: _grpc.UnaryUnaryMultiCallable[_tuner_pb2.GetScheduleRequest, _tuner_pb2.GetScheduleResponse]
@@ -70,6 +74,10 @@ class TunerServiceAsyncStub(TunerServiceStub):
     GetJob: _aio.UnaryUnaryMultiCallable[_tuner_pb2.GetJobRequest, _tuner_pb2.GetJobResponse]  # type: ignore[assignment]
     ListJobs: _aio.UnaryUnaryMultiCallable[_tuner_pb2.ListJobsRequest, _tuner_pb2.ListJobsResponse]  # type: ignore[assignment]
     """Lists jobs, newest first, page by page."""
+    ChangePlan: _aio.UnaryUnaryMultiCallable[_tuner_pb2.ChangePlanRequest, _tuner_pb2.ChangePlanResponse]  # type: ignore[assignment]
+    """Changes the plan of a job that runs: its end, its data, its batch size. It takes effect with the next report on
+    committed steps; until then the job shows it as `requested`.
+    """
     CancelJob: _aio.UnaryUnaryMultiCallable[_tuner_pb2.CancelJobRequest, _tuner_pb2.CancelJobResponse]  # type: ignore[assignment]
     """Ends the tuning of a job. Its training goes on: the client rolls back an open probe and anneals by itself."""
     GetSchedule: _aio.UnaryUnaryMultiCallable[_tuner_pb2.GetScheduleRequest, _tuner_pb2.GetScheduleResponse]  # type: ignore[assignment]
@@ -118,6 +126,16 @@ class TunerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tuner_pb2.ListJobsResponse, _abc.Awaitable[_tuner_pb2.ListJobsResponse]]:
         """Lists jobs, newest first, page by page."""
+
+    @_abc_1.abstractmethod
+    def ChangePlan(
+        self,
+        request: _tuner_pb2.ChangePlanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tuner_pb2.ChangePlanResponse, _abc.Awaitable[_tuner_pb2.ChangePlanResponse]]:
+        """Changes the plan of a job that runs: its end, its data, its batch size. It takes effect with the next report on
+        committed steps; until then the job shows it as `requested`.
+        """
 
     @_abc_1.abstractmethod
     def CancelJob(

@@ -37,6 +37,7 @@ def rest_of(directive: pb.Directive, done: int) -> pb.Directive:
     rest.CopyFrom(directive)
     rest.number += 1
     rest.restore = rest.snapshot = False
+    rest.ClearField("change")
     rest.n_steps -= done
     rest.profile.offset += done
     del rest.validate_at[:]
@@ -55,7 +56,15 @@ def begins_unsearched(directive: pb.Directive, config: pb.JobConfig) -> bool:
     )
 
 
+def overlooked(directive: pb.Directive, report: pb.Report) -> bool:
+    """Whether a client has not heard of the change in a directive, which takes effect later, then."""
+    own = directive.change.origin == pb.PLAN_CHANGE_ORIGIN_CLIENT
+    return directive.HasField("change") and report.outcome == pb.OUTCOME_REPLACED and not own
+
+
 def rolls_back(report: pb.Report) -> bool:
     """Whether committed steps with this report are not to stay."""
     outcome = _OUTCOMES.get(report.outcome)
+    if outcome is Outcome.REPLANNED:
+        return report.change.kind == pb.PLAN_CHANGE_KIND_UNDO_ANNEALING
     return outcome is not None and outcome.rolls_back

@@ -17,6 +17,8 @@ class Outcome(enum.StrEnum):
     """Committed steps did worse than was promised, at losses that are no divergence."""
     UNREPEATABLE = "unrepeatable"
     """A probe did not begin with the loss that the first one began with: a rollback was not complete."""
+    REPLANNED = "replanned"
+    """It ended early, as the plan of the run changed. Committed steps stay."""
 
     @property
     def rolls_back(self) -> bool:

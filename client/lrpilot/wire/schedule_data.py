@@ -7,7 +7,9 @@ import dataclasses
 
 from lrpilot.errors import ScheduleError
 from lrpilot.wire.phase import Phase
+from lrpilot.wire.plan_change import ChangeKind, ChangeOrigin
 from lrpilot.wire.profile import Profile
+from lrpilot.wire.weights import Weights
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -68,6 +70,53 @@ class Probe:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Ending:
+    """What came of an average of the weights, at the end of the committed steps that it was kept over.
+
+    Attributes:
+        adopted: the weights that the model was left with.
+        memory_steps: how many steps the average remembered.
+        last: the validation loss of the last weights; None: there is none.
+        average: the validation loss of the average; None: there is none.
+    """
+
+    adopted: Weights
+    memory_steps: float
+    last: float | None = None
+    average: float | None = None
+
+    @property
+    def words(self) -> str:
+        """The weights that the model was left with, and the validation losses, without a full stop."""
+        averaged = f"the average of the last {self.memory_steps:,.0f} steps"
+        if self.average is None:
+            return "the last weights" if self.adopted is Weights.LAST else averaged
+        mean, last = f"{self.average:.4g}", "none" if self.last is None else f"{self.last:.4g}"
+        if self.adopted is Weights.LAST:
+            return f"the last weights: {last} against {mean} for {averaged}"
+        return f"{averaged}: {mean} against {last}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Replan:
+    """A change of the plan of a run.
+
+    Attributes:
+        step: committed steps before it.
+        kind: what changed.
+        origin: who asked for it.
+        total_steps: the optimizer steps of the run from then on, search included; None: no end was known.
+        reason: why, for people.
+    """
+
+    step: int
+    kind: ChangeKind
+    origin: ChangeOrigin
+    total_steps: int | None = None
+    reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class ScheduleData:
     """LRs of the committed steps, with the evidence.
 
@@ -76,7 +125,7 @@ class ScheduleData:
         name: the user's name for the job.
         policy: what decided.
         base_lrs: LRs of the parameter groups as the user set them, the first group's first.
-        total_steps: the optimizer steps that were promised, search included; None: no end was given.
+        total_steps: the optimizer steps of the run as it was planned at last, search included; None: no end was known.
         segments: cover the committed steps from 0 on with no gap.
         losses: of the committed steps from 0 on; may end before the last, or be empty.
         validations: of the committed steps, ascending.
@@ -84,6 +133,8 @@ class ScheduleData:
         unsearched: whether the run was too short for a search, so that it had the LR that was set.
         unrepeatable: what was seen where a rollback was not complete, after which there was no search and the LR was
             the one that was set; empty: nothing.
+        ending: what came of an average of the weights, where the run ended with one. A replay has the LRs alone.
+        replans: the changes of the plan, oldest first.
     """
 
     job_id: str
@@ -97,6 +148,8 @@ class ScheduleData:
     probes: tuple[Probe, ...] = ()
     unsearched: bool = False
     unrepeatable: str = ""
+    ending: Ending | None = None
+    replans: tuple[Replan, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuses a schedule with a gap.

@@ -13,8 +13,10 @@ from typing import Any, TypeVar
 
 from lrpilot.errors import ScheduleError
 from lrpilot.wire.phase import Phase
+from lrpilot.wire.plan_change import ChangeKind, ChangeOrigin
 from lrpilot.wire.profile import Profile, Shape
-from lrpilot.wire.schedule_data import Probe, ScheduleData, Segment, Validation
+from lrpilot.wire.schedule_data import Ending, Probe, Replan, ScheduleData, Segment, Validation
+from lrpilot.wire.weights import Weights
 
 S = TypeVar("S", bound=ScheduleData)
 
@@ -79,6 +81,8 @@ def _schedule(document: dict[str, Any], kind: type[S]) -> S:
         # Which files of earlier releases don't have.
         unsearched=bool(document.get("unsearched", False)),
         unrepeatable=str(document.get("unrepeatable", "")),
+        ending=_ending(document["ending"]) if document.get("ending") is not None else None,
+        replans=tuple(map(_replan, document.get("replans", ()))),
     )
 
 
@@ -102,6 +106,27 @@ def _probe(document: dict[str, Any]) -> Probe:
         losses=_floats(document["losses"]),
         validations=_validations(document["validations"]),
         diverged=bool(document["diverged"]),
+    )
+
+
+def _ending(document: dict[str, Any]) -> Ending:
+    last, average = document["last"], document["average"]
+    return Ending(
+        adopted=Weights(document["adopted"]),
+        memory_steps=float(document["memory_steps"]),
+        last=None if last is None else float(last),
+        average=None if average is None else float(average),
+    )
+
+
+def _replan(document: dict[str, Any]) -> Replan:
+    total_steps = document["total_steps"]
+    return Replan(
+        step=int(document["step"]),
+        kind=ChangeKind(document["kind"]),
+        origin=ChangeOrigin(document["origin"]),
+        total_steps=None if total_steps is None else int(total_steps),
+        reason=str(document["reason"]),
     )
 
 

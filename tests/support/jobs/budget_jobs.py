@@ -26,6 +26,7 @@ def config(
     *,
     bounds: tuple[float, float] | None = BOUNDS,
     has_validation: bool = False,
+    has_average: bool = False,
     seed: int = 0,
     members: int = 1,
     **options: Any,
@@ -38,6 +39,7 @@ def config(
         lr_bounds=None if bounds is None else LrBounds(min=bounds[0], max=bounds[1]),
         base_lr=0.1,
         has_validation=has_validation,
+        has_average=has_average,
         seed=seed,
         members=members,
     )

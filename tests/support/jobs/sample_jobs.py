@@ -62,6 +62,7 @@ def history(run: Run) -> list[Entry]:
                 replacement=report.replacement,
                 note=report.note,
                 measures=report.measures,
+                ending=report.ending,
             )
         )
         entries.append(Entry(exchange.directive, exchange.decision, stored))

@@ -23,16 +23,19 @@ from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.job import machine
 from tuner_server.core.job.machine import JobState
 from tuner_server.core.messages import (
+    Average,
     Bar,
     BatchSource,
     Decision,
     Directive,
+    Ending,
     Outcome,
     Phase,
     Replacement,
     Report,
     Validation,
 )
+from tuner_server.core.messages import Weights as WhichWeights
 
 START, FLOOR = 2.5, 0.1
 RATE = 0.01
@@ -70,8 +73,9 @@ class SimulatedTraining:
         edge_lr: float = 0.6,
         noise: float = 0.02,
         validates: bool = False,
+        average_gain: float = 0.1,
     ) -> None:
-        self.best_lr, self.edge_lr, self.validates = best_lr, edge_lr, validates
+        self.best_lr, self.edge_lr, self.validates, self.average_gain = best_lr, edge_lr, validates, average_gain
         self._noise: list[float] = (noise * np.random.default_rng(seed).standard_normal(NOISE_PERIOD)).tolist()
         self.weights = Weights()
         self.lrs: list[float] = []
@@ -106,6 +110,7 @@ class SimulatedTraining:
             validations=tuple(validations),
             wall_time_s=len(losses) / 128,
             measures={name: tuple(2 * loss for loss in losses) for name in directive.measures},
+            ending=self._ending(directive.average) if outcome is Outcome.COMPLETED and directive.average else None,
         )
 
     def run_alone(self, directive: Directive, n_steps: int, lr: float) -> Report:
@@ -153,6 +158,13 @@ class SimulatedTraining:
     def _validation(self, directive: Directive, step: int) -> list[Validation]:
         due = self.validates and step in directive.validate_at
         return [Validation(step=step, loss=float32(1.1 * self.loss()))] if due else []
+
+    def _ending(self, average: Average) -> Ending:
+        """The average of the weights has a loss that is lower by a part, `average_gain`."""
+        adopted = WhichWeights.AVERAGE if self.average_gain > 0 else WhichWeights.LAST
+        last, mean = 1.1 * self.loss(), 1.1 * self.loss() * (1 - self.average_gain)
+        losses = {"last": last, "average": mean} if self.validates else {}
+        return Ending(adopted=adopted, memory_steps=average.memory_steps, **losses)
 
     def _fell_short(self, promise: Sequence[Bar], losses: Sequence[float], validations: Sequence[float]) -> bool:
         """Whether the first part of a directive is above the bar that counts for it."""

@@ -12,7 +12,7 @@ from lrpilot.wire.profile_proto import profile_to_proto
 from tests.support.jobs.simulated_training import SimulatedTraining
 from tuner_server.core.config import JobConfig
 from tuner_server.core.messages import Directive, Phase, Report
-from tuner_server.rpc.convert import OUTCOMES, config_to_pb
+from tuner_server.rpc.convert import OUTCOMES, WEIGHTS, config_to_pb
 from tuner_server.rpc.convert import (
     directive_from_pb as directive_from_pb,  # the other direction, for those who have this
 )
@@ -43,6 +43,14 @@ def report_to_pb(report: Report) -> pb.Report:
         ),
         note=report.note,
         measures=[pb.Measure(name=name, values=values) for name, values in report.measures.items()],
+        ending=None
+        if report.ending is None
+        else pb.Ending(
+            last=report.ending.last,
+            average=report.ending.average,
+            adopted=WEIGHTS[report.ending.adopted],
+            memory_steps=report.ending.memory_steps,
+        ),
     )
 
 

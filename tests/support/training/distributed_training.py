@@ -212,6 +212,21 @@ def train_by_script(
     return outcome, [report.SerializeToString() for report in transport.reports]
 
 
+def train_averaged(kind: str, script: bytes, failing: int | None, validates: bool) -> tuple[Outcome, str | None]:
+    """Carries out a directive with an average, which can't be put into the model on a rank; what was adopted."""
+    training, directive = Training(kind), pb.Directive.FromString(script)
+
+    def strike(_: int) -> None:
+        if failing == dist.get_rank():
+            raise MemoryError("no more")
+
+    options: dict[str, Any] = {"transport": ScriptedTransport([directive]), "total_steps": directive.n_steps}
+    validate = {} if validates else {"validate": None}
+    failure = "lrpilot.backends.torch.weight_average.TorchWeightAverage.adopt"
+    with training.tuner(**options, **validate) as tuner, before_calls_of(failure, strike):
+        return training.run(tuner), tuner.adopted
+
+
 def train_past_a_failure(
     server: str, kind: str, failing: str, call: int, rank: int | None, arguments: dict[str, Any] = SHORT
 ) -> tuple[Outcome, int]:

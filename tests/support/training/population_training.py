@@ -23,11 +23,9 @@ from tests.support.training.scripted_directives import probe
 
 def together(lrs: Sequence[float], n_steps: int, first: bool = False, **fields: Any) -> list[pb.Directive]:
     """The directives of a round: the first one tells the others."""
-    told = [probe(lr, n_steps) for lr in lrs[1:]]
-    for each in told:
-        each.restore = False
-    begins = probe(lrs[0], n_steps, first, alongside=told, **fields)
-    return [begins, *(probe(lr, n_steps, taken_along=True) for lr in lrs[1:])]
+    told = [probe(lr, n_steps, apart=True) for lr in lrs[1:]]
+    begins = probe(lrs[0], n_steps, first, apart=True, alongside=told, **fields)
+    return [begins, *(probe(lr, n_steps, apart=True, taken_along=True) for lr in lrs[1:])]
 
 
 def sent(script: Sequence[pb.Directive]) -> list[bytes]:

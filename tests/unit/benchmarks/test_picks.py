@@ -32,10 +32,9 @@ from benchmarks.quality.results import RunKey
 from benchmarks.quality.training import Curve
 from benchmarks.quality.workloads import WORKLOADS
 from tests.support.jobs.quality_runs import curve, key
-from tuner_server.core.policies.budget_options import MIN_PROBE
 from tuner_server.core.search.prior import LENGTH_EXPONENT
 from tuner_server.core.search.users_lr import toward_users
-from tuner_server.core.stages.decayed_probe import length_correction
+from tuner_server.core.stages.decayed_probe import MIN_PROBE, length_correction
 
 FIRST = 2.5
 PROBE_BEST = {"mlp": 0.02, "inpainting": 0.05}

@@ -28,11 +28,13 @@ from tuner_server.core.messages import (
     MAX_MEASURES,
     MAX_NOTE,
     MAX_STEPS,
+    Average,
     Bar,
     BatchSource,
     Candidate,
     Decision,
     Directive,
+    Ending,
     Outcome,
     Phase,
     PosteriorCurve,
@@ -40,8 +42,9 @@ from tuner_server.core.messages import (
     Report,
     Setback,
     Validation,
+    Weights,
 )
-from tuner_server.rpc import convert
+from tuner_server.rpc import convert, untrusted
 from tuner_server.rpc.decision_messages import decision_to_pb
 from tuner_server.storage import Entry, StoredJob, StoredReport
 
@@ -72,6 +75,14 @@ bars = st.builds(
 
 
 measure_names = st.from_regex(r"[a-z][a-z0-9_]{0,39}", fullmatch=True)
+averages = st.builds(Average, memory_steps=st.floats(1, 1e12), every=st.integers(1, 2**40))
+endings = st.builds(
+    Ending,
+    last=st.none() | finite,
+    average=st.none() | finite,
+    adopted=st.sampled_from(Weights),
+    memory_steps=st.floats(1, 1e12),
+)
 measures = st.lists(measure_names, max_size=MAX_MEASURES, unique=True).map(tuple)
 
 
@@ -79,9 +90,10 @@ measures = st.lists(measure_names, max_size=MAX_MEASURES, unique=True).map(tuple
 def directives(draw: st.DrawFn) -> Directive:
     stop = draw(st.booleans())
     n_steps = 0 if stop else draw(st.integers(1, 2**40))
+    phase = Phase.STOP if stop else draw(st.sampled_from([phase for phase in Phase if phase is not Phase.STOP]))
     return Directive(
         number=draw(counts),
-        phase=Phase.STOP if stop else draw(st.sampled_from([phase for phase in Phase if phase is not Phase.STOP])),
+        phase=phase,
         stage=draw(st.integers(-1, 1000)),
         n_steps=n_steps,
         profile=None if stop else draw(profiles),
@@ -93,6 +105,7 @@ def directives(draw: st.DrawFn) -> Directive:
         report_every=draw(counts),
         promise=tuple(draw(st.lists(bars, max_size=4))),
         measures=draw(measures),
+        average=draw(st.none() | averages) if phase.committed else None,
         reason=draw(texts),
     )
 
@@ -114,6 +127,7 @@ def reports(draw: st.DrawFn) -> Report:
         replacement=draw(st.none() | replacements),
         note=draw(texts | st.just("\N{GRINNING FACE}" * MAX_NOTE)),
         measures=draw(st.dictionaries(measure_names, series, max_size=3)),
+        ending=draw(st.none() | endings),
     )
 
 
@@ -135,6 +149,7 @@ configs = st.builds(
     seed=st.integers(0, 2**63 - 1),
     has_validation=st.booleans(),
     measures=measures,
+    has_average=st.booleans(),
 )
 quickly = hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
 
@@ -145,6 +160,7 @@ quickly = hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
         (convert.PHASES, Phase, pb.Phase, "PHASE_UNSPECIFIED"),
         (convert.BATCH_SOURCES, BatchSource, pb.BatchSource, "BATCH_SOURCE_UNSPECIFIED"),
         (convert.OUTCOMES, Outcome, pb.Outcome, "OUTCOME_UNSPECIFIED"),
+        (convert.WEIGHTS, Weights, pb.Weights, "WEIGHTS_UNSPECIFIED"),
         (convert.STATES, Status, pb.JobState, "JOB_STATE_UNSPECIFIED"),
     ],
 )
@@ -157,13 +173,13 @@ def test_enum_tables_are_complete_both_ways_and_go_by_name(
     prefix = unspecified.removesuffix("UNSPECIFIED")
     assert all(wire.Name(number) == prefix + value.name for value, number in table.items())
     for value, number in table.items():
-        assert convert.known("field", table, number) is value
+        assert untrusted.known("field", table, number) is value
 
 
 @pytest.mark.parametrize("number", [0, 99, -1])
 def test_an_enum_value_that_is_not_known_is_refused(number: int) -> None:
     with pytest.raises(InvalidInputError) as caught:
-        convert.known("report.outcome", convert.OUTCOMES, number)
+        untrusted.known("report.outcome", convert.OUTCOMES, number)
     assert caught.value.violations[0].field == "report.outcome"
 
 
@@ -196,6 +212,8 @@ def test_report(report: Report) -> None:
         report.replacement,
         report.note,
         report.measures,
+        report.change,
+        report.ending,
     )
     again = pb.Report.FromString(convert.report_to_pb(report.directive_number, stored).SerializeToString())
     assert repr(convert.report_from_pb(again)) == repr(report)
@@ -227,6 +245,7 @@ def test_config(config: JobConfig) -> None:
         wall_time_s=finite,
         policy_state=st.none(),
         message=texts,
+        ending=st.none() | endings,
     )
 )
 def test_job(state: JobState) -> None:
@@ -234,7 +253,7 @@ def test_job(state: JobState) -> None:
     message = convert.job_to_pb(StoredJob("an id", "default", state, 7, NOW, later))
     assert message.id == "an id"
     assert convert.config_from_pb(message.config) == state.config
-    assert convert.known("state", convert.STATES, message.state) is state.status
+    assert untrusted.known("state", convert.STATES, message.state) is state.status
     assert message.create_time.ToDatetime(datetime.UTC) == NOW
     assert message.update_time.ToDatetime(datetime.UTC) == later
     assert (message.committed_steps, message.search_steps) == (state.committed_steps, state.search_steps)
@@ -243,6 +262,7 @@ def test_job(state: JobState) -> None:
     assert directive_from_pb(message.directive) == state.directive
     assert message.wall_time_s == state.wall_time_s
     assert message.message == state.message
+    assert (convert.ending_from_pb(message.ending) if message.HasField("ending") else None) == state.ending
     for name in ("last_loss", "best_loss", "last_validation", "best_validation"):
         found = getattr(message, name) if message.HasField(name) else None
         assert found == getattr(state, name)
@@ -458,7 +478,7 @@ def test_what_is_no_id_is_not_looked_for(value: str) -> None:
 @pytest.mark.parametrize("value", ["x" * 501, "a\0b"])
 def test_a_text_that_can_not_be_kept_is_refused(value: str) -> None:
     with pytest.raises(InvalidInputError, match="reason"):
-        convert.text("reason", value)
+        untrusted.text("reason", value)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ Ground rules.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Generator, Iterable
 from typing import Any
 
@@ -19,16 +20,28 @@ from tuner_server.core import policies
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import InvalidInputError, PolicyError, PreconditionError
 from tuner_server.core.faults import described, guarded
-from tuner_server.core.job import members
+from tuner_server.core.job import members, requested
+from tuner_server.core.job.plan import changed
+from tuner_server.core.job.progress import progress_at_start, progress_of
 from tuner_server.core.job.report_check import check_replacement, check_report
-from tuner_server.core.job.standing import Standing
 
 # Whoever moves jobs needs these names too.
+from tuner_server.core.job.requested import request as request
+from tuner_server.core.job.standing import Standing
 from tuner_server.core.job.state import TRANSITIONS as TRANSITIONS
 from tuner_server.core.job.state import JobState as JobState
 from tuner_server.core.job.state import Status as Status
 from tuner_server.core.job.state import Transition as Transition
-from tuner_server.core.messages import Directive, Outcome, Phase, Report, opening_loss
+from tuner_server.core.messages import (
+    ChangeKind,
+    ChangeOrigin,
+    Directive,
+    Outcome,
+    Phase,
+    PlanChange,
+    Report,
+    opening_loss,
+)
 from tuner_server.core.policies.base import Asking, Policy, Progress
 from tuner_server.core.policies.contract import Answered, answered, checked, read_state
 from tuner_server.core.search.prior import Prior
@@ -74,27 +87,25 @@ def advance(state: JobState, report: Report) -> Transition:
 def advancing(state: JobState, report: Report) -> Generator[Query, Suggestion, Transition]:
     """What `advance` does, for whoever answers the policy's queries. Raises: as `advance`, before the first one."""
     directive = state.directive
-    if directive.phase is Phase.STOP:
+    replans = report.outcome is Outcome.REPLANNED and report.change is not None
+    reopened = state.status is Status.FINISHED and replans
+    if directive.phase is Phase.STOP and not reopened:
         raise PreconditionError(f"job has ended ({state.status}); no report is expected")
     if report.directive_number != directive.number:
         raise PreconditionError(
             f"report.directive_number: {report.directive_number} is not the outstanding {directive.number}"
         )
+    state = requested.put_back(state, report)
     if report.outcome is Outcome.REPLACED:
         check_replacement(report, state.remaining_steps)
     else:
         check_report(directive, report, state.config.has_validation)
-    state = _account(state, report)
-    if not state.status.live:
+    state, report = requested.with_change(state, report)
+    before, state = state, _account(state, report)
+    if not (state.status.live or reopened):
         return _stop(state, report, state.status, state.message)
-    if report.outcome is Outcome.PARTIAL:
-        rest = directive.after(report.n_steps).model_copy(update={"number": directive.number + 1})
-        return Transition(state.model_copy(update={"directive": rest}), rest)
-    if state.remaining_steps == 0:
-        return _stop(state, report, Status.FINISHED, "")
     try:
-        bounded, answer = yield from _ask_policy(state, report)
-        return _issue(bounded, report, answer.directive, answer)
+        return (yield from _next(before, state, report))
     except Exception as error:  # whatever it is, it is the policy's, and must not reach the training
         message = f"policy {state.config.policy}: {described(error)}"
         return _stop(state, report, Status.FAILED, message)
@@ -132,7 +143,7 @@ def _created(config: JobConfig, prior: Prior | None) -> Transition:
         directive = lr_range.directive(config)
         return _issue(_opened(config, prior, directive), None, directive, None)
     bounds = config.lr_bounds or lr_range.blind(config)
-    step = run(answered("start", lambda: policy.start(_progress_at_start(config, prior, bounds))))
+    step = run(answered("start", lambda: policy.start(progress_at_start(config, prior, bounds))))
     answer = checked(step, policy.state_type)
     opened = _opened(config, prior, answer.directive).model_copy(update={"bounds": bounds})
     return _issue(opened, None, answer.directive, answer)
@@ -143,30 +154,70 @@ def _opened(config: JobConfig, prior: Prior | None, directive: Directive) -> Job
     return JobState(config=config, prior=prior, status=Status.SEARCHING, directive=directive, lease=directive)
 
 
-def _progress_at_start(config: JobConfig, prior: Prior | None, bounds: LrBounds) -> Progress:
-    """Where a job is whose policy starts with the first directive."""
-    return Progress(
-        committed_steps=0,
-        search_steps=0,
-        remaining_steps=config.total_steps,
-        bounds=bounds,
-        first_loss=None,
-        last_loss=None,
-        prior=prior,
-    )
+def _next(before: JobState, state: JobState, report: Report) -> Generator[Query, Suggestion, Transition]:
+    """What follows on a report; the job was `before` it, and is `state` after it."""
+    change = report.change
+    if change is not None and _in_model(before.directive, report):
+        return (yield from _replanned(state, report, change))
+    if change is not None:
+        state = requested.waiting(state, change)
+    noticed = _noticed(before, report) if change is None and state.remaining_steps != 0 else None
+    if noticed is not None:
+        return (yield from _replanned(state, report, noticed))
+    if report.outcome is Outcome.PARTIAL:
+        rest = before.directive.after(report.n_steps).model_copy(update={"number": before.directive.number + 1})
+        return Transition(state.model_copy(update={"directive": rest}), rest, report=report)
+    if state.remaining_steps == 0 and change is None:
+        return _stop(state, report, Status.FINISHED, "")
+    if state.remaining_steps == 0:
+        assert change is not None
+        return (yield from _replanned(state, report, change))
+    bounded, answer = yield from _ask_policy(state, report)
+    if change is not None and answer.directive.phase.committed:
+        decided = bounded.model_copy(update={"policy_state": answer.state})
+        return (yield from _replanned(decided, report, change))
+    return _issue(bounded, report, answer.directive, answer)
 
 
-def _progress(state: JobState, bounds: LrBounds) -> Progress:
-    return Progress(
-        committed_steps=state.committed_steps,
-        search_steps=state.search_steps,
-        remaining_steps=state.remaining_steps,
-        bounds=bounds,
-        first_loss=state.first_loss,
-        last_loss=state.last_loss,
-        prior=state.prior,
-        reported_steps=state.lease.n_steps - state.directive.n_steps,
+def _in_model(directive: Directive, report: Report) -> bool:
+    """Whether the steps of a report are committed and stay, so that a change takes effect after them."""
+    if report.outcome is Outcome.REPLACED:
+        return True
+    return not directive.phase.searches and not report.outcome.rolls_back
+
+
+def _noticed(before: JobState, report: Report) -> PlanChange | None:
+    """What sound committed steps tell the policy, a part of a directive or the last of it; `before` them."""
+    if before.bounds is None or not _in_model(before.directive, report) or report.replacement is not None:
+        return None  # the client's own steps, or the warm-up before a policy has begun, too
+    policy = policies.make(before.config)
+    state = read_state(policy, before.policy_state or {})
+    progress = progress_of(before, before.bounds)
+    with guarded("`noticed`"):
+        change = policy.noticed(state, before.lease, report, progress)
+    return None if change is None else change.model_copy(update={"origin": ChangeOrigin.POLICY})
+
+
+def _replanned(state: JobState, report: Report, change: PlanChange) -> Generator[Query, Suggestion, Transition]:
+    """A change of the plan takes effect: the policy's next directive in the new one, which begins at a snapshot."""
+    before = state.present_plan
+    plan = changed(before, change, state.run_steps, state.committed_steps)
+    bounds = state.bounds or lr_range.blind(state.config)
+    waits = requested.without(state, change)
+    state = state.model_copy(
+        update={"plan": plan, "bounds": bounds, "requested": waits, "best_since_change": None, "since_change": 0},
     )
+    echo = change.model_copy(update={"total_steps": plan.total_steps})
+    if state.remaining_steps == 0:
+        return _stop(state, report, Status.FINISHED, "", echo)
+    policy = policies.make(state.config)
+    granted = max((state.total_steps or 0) - max(before.total_steps or 0, state.run_steps), 0)
+    known = read_state(policy, state.policy_state or {})
+    progress = dataclasses.replace(progress_of(state, bounds), granted_steps=granted)
+    step = yield from answered("replan", lambda: policy.replan(known, change, progress))
+    answer = checked(step, policy.state_type)
+    directive = answer.directive.model_copy(update={"change": echo, "snapshot": True})
+    return _issue(state, report, directive, answer)
 
 
 def _ask_policy(state: JobState, report: Report) -> Generator[Query, Suggestion, tuple[JobState, Answered]]:
@@ -174,7 +225,7 @@ def _ask_policy(state: JobState, report: Report) -> Generator[Query, Suggestion,
     policy = policies.make(state.config)
     bounds = _bounds(state, report)
     state = state.model_copy(update={"bounds": bounds})
-    progress = _progress(state, bounds)
+    progress = progress_of(state, bounds)
     step = yield from _step(policy, state, report, progress)
     return state, checked(step, policy.state_type)
 
@@ -218,11 +269,13 @@ def _account(state: JobState, report: Report) -> JobState:
         update["first_loss"] = opening_loss(report.losses)
     if report.outcome is Outcome.UNREPEATABLE:
         update["unrepeatable"] = report.note
+    if report.ending is not None:
+        update["ending"] = report.ending
     if report.replacement is not None:
         searched += report.replacement.wasted_steps
         update["snapshot_step"] = None  # the client has another snapshot by now
     if _rolled_back(state, report):
-        if state.directive.phase.committed:
+        if not state.directive.phase.searches:
             assert state.snapshot_step is not None
             undone = n + committed - state.snapshot_step
             committed, standing = state.snapshot_step, state.snapshot_standing
@@ -266,31 +319,42 @@ def _issue(state: JobState, report: Report | None, directive: Directive, answer:
         raise PolicyError(fault)
     if unknown := set(directive.measures) - set(state.config.measures):
         raise PolicyError(f"measures asked for that the client can't take: {', '.join(sorted(unknown))}")
-    update: dict[str, Any] = {"status": status, "directive": directive, "lease": directive}
+    if directive.average is not None and not state.config.has_average:
+        raise PolicyError("an average of the weights asked for, which the client can't keep")
+    update: dict[str, Any] = {"status": status, "directive": directive, "lease": directive, "ending": None}
     if snapshot:
         update |= {"snapshot_step": state.committed_steps, "snapshot_standing": Standing.of(state)}
+        if state.plan is not None and (directive.change is None or directive.change.kind is not ChangeKind.ANNEAL):
+            # Nothing leads back to before an annealing any more.
+            update["plan"] = state.plan.model_copy(update={"annealing": None})
     if answer is not None:
         update["policy_state"] = answer.state
     decision = answer.decision if answer is not None else None
-    return Transition(state.model_copy(update=update), directive, decision)
+    return Transition(state.model_copy(update=update), directive, decision, report)
 
 
 def _rolled_back(state: JobState, report: Report) -> bool:
     """Whether the steps of a report are rolled back."""
     if report.outcome is Outcome.REPLACED:
         return False  # the client rolled back by itself those that were not to stay
+    if report.outcome is Outcome.REPLANNED:
+        assert report.change is not None
+        return report.change.kind is ChangeKind.UNDO_ANNEALING
     return not state.directive.phase.committed or report.outcome.rolls_back
 
 
-def _stop(state: JobState, report: Report, status: Status, message: str) -> Transition:
-    """Issues the last directive."""
+def _stop(
+    state: JobState, report: Report, status: Status, message: str, change: PlanChange | None = None
+) -> Transition:
+    """Issues the last directive, which a change of the plan may have led to."""
     directive = Directive(
         number=state.directive.number + 1,
         phase=Phase.STOP,
         stage=state.directive.stage,
         n_steps=0,
         restore=_rolled_back(state, report),
+        change=change,
         reason=message or "the budget is spent",
     )
     update = {"status": status, "directive": directive, "lease": directive, "message": message}
-    return Transition(state.model_copy(update=update), directive)
+    return Transition(state.model_copy(update=update), directive, report=report)

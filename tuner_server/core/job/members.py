@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tuner_server.core.job.state import JobState
-from tuner_server.core.messages import Directive, Outcome, Phase, Report
+from tuner_server.core.messages import Directive, Outcome, Report
 
 
 def fault(state: JobState, report: Report | None, directive: Directive) -> str:
@@ -23,8 +23,8 @@ def fault(state: JobState, report: Report | None, directive: Directive) -> str:
     n_members = 1 + len(directive.alongside)
     if n_members > state.config.members:
         return f"{n_members} probes asked for at the same time, but the job has {state.config.members} members"
-    if state.config.members > 1 and any(map(_unlike, (directive, *directive.alongside))):
-        return "a probe of a job with several members has no validation and no measure: these are not alike on them"
+    if directive.apart and state.config.members == 1:
+        return "a probe on a replica by itself asked for, but the job has one member"
     return ""
 
 
@@ -32,7 +32,3 @@ def _same(directive: Directive, told: Directive) -> bool:
     """Whether a directive is the one that was told; the job numbers it, and says what is rolled back."""
     kept = {"number": told.number, "restore": told.restore, "snapshot": told.snapshot}
     return directive.model_copy(update=kept) == told
-
-
-def _unlike(directive: Directive) -> bool:
-    return directive.phase is Phase.PROBE and bool(directive.validate_at or directive.measures)

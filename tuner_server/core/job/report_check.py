@@ -21,6 +21,7 @@ def check_report(directive: Directive, report: Report, has_validation: bool) -> 
         _check_finite(report)
     _check_validations(directive, report, has_validation)
     _check_measures(directive, report)
+    _check_ending(directive, report, has_validation)
     _check_note(report)
     _check_wall_time(report)
 
@@ -40,6 +41,8 @@ def check_replacement(report: Report, remaining_steps: int | None) -> None:
         raise InvalidInputError.of("report.validations", "a replaced report has none")
     if report.measures:
         raise InvalidInputError.of("report.measures", "a replaced report has none")
+    if report.ending is not None:
+        raise InvalidInputError.of("report.ending", "a replaced report has none")
     _check_note(report)
     _check_wall_time(report)
 
@@ -51,6 +54,10 @@ def _check_outcome(directive: Directive, report: Report) -> None:
         raise InvalidInputError.of("report.outcome", f"a {directive.phase} can't be reported in parts")
     if report.outcome is Outcome.UNREPEATABLE and directive.phase is not Phase.PROBE:
         raise InvalidInputError.of("report.outcome", f"a {directive.phase} is not compared with another; a probe is")
+    if report.outcome is Outcome.REPLANNED and report.change is None:
+        raise InvalidInputError.of("report.change", "missing; a replanned report says what has changed")
+    if report.outcome is Outcome.REPLANNED and directive.phase.searches:
+        raise InvalidInputError.of("report.outcome", f"a {directive.phase} goes on to its end; send the change then")
     if report.outcome is Outcome.FELL_SHORT and not directive.promise:
         raise InvalidInputError.of("report.outcome", "nothing was promised for this directive, so it can't fall short")
 
@@ -63,6 +70,7 @@ def _check_n_steps(directive: Directive, report: Report) -> None:
         Outcome.DIVERGED: (1, whole),
         Outcome.FELL_SHORT: (1, whole),
         Outcome.UNREPEATABLE: (1, whole),
+        Outcome.REPLANNED: (0, whole),
     }[report.outcome]
     if not fewest <= report.n_steps <= most:
         wanted = str(whole) if fewest == most else f"{fewest} to {most}"
@@ -114,6 +122,25 @@ def _check_measures(directive: Directive, report: Report) -> None:
             raise InvalidInputError.of(
                 "report.measures", f"{name} has {len(values)} values for {report.n_steps} losses; one each is right"
             )
+
+
+def _check_ending(directive: Directive, report: Report, has_validation: bool) -> None:
+    ending = report.ending
+    if ending is None:
+        return
+    if directive.average is None or report.outcome is not Outcome.COMPLETED:
+        raise InvalidInputError.of(
+            "report.ending", "there is one only where a directive with an average is completed; leave it out"
+        )
+    if ending.memory_steps != directive.average.memory_steps:
+        raise InvalidInputError.of(
+            "report.ending.memory_steps",
+            f"{ending.memory_steps}, but directive {directive.number} has {directive.average.memory_steps}",
+        )
+    for field, loss in (("last", ending.last), ("average", ending.average)):
+        if loss is not None and not (has_validation and abs(loss) <= MAX_VALIDATION_LOSS):
+            wanted = f"finite, at most {MAX_VALIDATION_LOSS}" if has_validation else "left out, as the job has none"
+            raise InvalidInputError.of(f"report.ending.{field}", f"{loss}; a validation loss is {wanted}")
 
 
 def _check_wall_time(report: Report) -> None:

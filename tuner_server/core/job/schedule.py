@@ -64,6 +64,8 @@ def committed(entries: Iterable[IssuedDirective]) -> list[bool]:
 def _stays(directive: Directive, report: ReportedSteps) -> bool:
     if report.outcome is Outcome.REPLACED:
         return report.n_steps > 0
+    if report.outcome is Outcome.REPLANNED and report.n_steps == 0:
+        return False
     return directive.phase.committed and not report.outcome.rolls_back
 
 

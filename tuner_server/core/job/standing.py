@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 from lrpilot.wire.profile import Profile
 
-from tuner_server.core.messages import LOSS_WINDOW, Report, Value
+from tuner_server.core.messages import LOSS_WINDOW, Report, Value, Weights
 
 
 class Standing(Value):
@@ -21,10 +21,16 @@ class Standing(Value):
     """The mean of `recent_losses`."""
     best_loss: float | None = None
     """The lowest mean of `LOSS_WINDOW` committed steps in a row; None before there are so many."""
+    best_since_change: float | None = None
+    """As `best_loss`, of the steps since the plan of the run changed last."""
+    since_change: int = 0
+    """How many these steps are, as far as it matters: of more than `LOSS_WINDOW` any number."""
     last_validation: float | None = None
     best_validation: float | None = None
     peak_lr: float | None = None
     """The highest LR of the committed steps."""
+    present_lr: float | None = None
+    """The LR of the step after the last committed one, as its profile has it; None before the first."""
 
     @classmethod
     def of(cls, other: Standing) -> Self:
@@ -35,14 +41,21 @@ class Standing(Value):
         """The standing once the steps of a report, which had such LRs, are committed."""
         losses = self.recent_losses + report.losses
         recent = losses[-LOSS_WINDOW:]
+        since = min(self.since_change + report.n_steps, len(losses))
         validations = [v.loss for v in report.validations if math.isfinite(v.loss)]
+        ending = report.ending
+        if ending is not None and ending.adopted is Weights.AVERAGE and ending.average is not None:
+            validations.append(ending.average)
         return Standing(
             recent_losses=recent,
             last_loss=_mean(recent) if recent else None,
             best_loss=_lowest(self.best_loss, *_lowest_window(losses)),
+            best_since_change=_lowest(self.best_since_change, *_lowest_window(losses[len(losses) - since :])),
+            since_change=min(since, LOSS_WINDOW),
             last_validation=validations[-1] if validations else self.last_validation,
             best_validation=_lowest(self.best_validation, *validations),
             peak_lr=_highest(self.peak_lr, None if profile is None else profile.highest_lr(report.n_steps)),
+            present_lr=self.present_lr if profile is None or not report.losses else profile.lr(report.n_steps),
         )
 
 

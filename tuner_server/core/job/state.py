@@ -12,8 +12,9 @@ from typing import Any, Literal
 from lrpilot.wire import unsearched
 
 from tuner_server.core.config import JobConfig, LrBounds
+from tuner_server.core.job.plan import Plan
 from tuner_server.core.job.standing import Standing
-from tuner_server.core.messages import Decision, Directive, Phase
+from tuner_server.core.messages import Decision, Directive, Ending, Phase, PlanChange, Report
 from tuner_server.core.search.prior import Prior
 
 
@@ -29,8 +30,8 @@ class Status(enum.StrEnum):
 
     @property
     def live(self) -> bool:
-        """Whether the job may still change."""
-        return bool(TRANSITIONS[self])
+        """Whether the job goes on by itself. One that has finished can be extended."""
+        return self not in _ENDS
 
 
 _ENDS = {Status.FINISHED, Status.CANCELLED, Status.FAILED}
@@ -39,7 +40,8 @@ TRANSITIONS: dict[Status, set[Status]] = {
     Status.WARM_UP: {Status.WARM_UP, Status.SEARCHING, Status.TRAINING, *_ENDS},
     Status.SEARCHING: {Status.SEARCHING, Status.WARM_UP, Status.TRAINING, *_ENDS},
     Status.TRAINING: {Status.TRAINING, Status.SEARCHING, *_ENDS},
-    Status.FINISHED: set(),
+    # Whose end is moved.
+    Status.FINISHED: {Status.SEARCHING, Status.TRAINING, Status.FINISHED},
     Status.CANCELLED: set(),
     Status.FAILED: set(),
 }
@@ -71,11 +73,22 @@ class JobState(Standing):
     first_loss: float | None = None
     """The untrained model's, or nearly: the first one that was reported."""
     wall_time_s: float = 0.0
+    plan: Plan | None = None
+    """The plan of the run since it has changed; None: that of the config."""
+    requested: tuple[PlanChange, ...] = ()
+    """Changes of the plan that wait until steps are committed, in the order in which they were asked for."""
     policy_state: dict[str, Any] | None = None
     """The state of the policy as JSON; None: it has not started (range test)."""
     message: str = ""
     unrepeatable: str = ""
     """The note of the report that ended the search, since a rollback was not complete; empty: none did."""
+    ending: Ending | None = None
+    """What came of the average of the weights, where the last directive had one."""
+
+    @property
+    def present_plan(self) -> Plan:
+        """The plan of the run as it is now."""
+        return self.plan or Plan(total_steps=self.config.total_steps)
 
     @property
     def run_steps(self) -> int:
@@ -93,14 +106,19 @@ class JobState(Standing):
         return unsearched.unsearched_so_far(self, trains=self.directive.phase is Phase.TRAIN)
 
     @property
+    def total_steps(self) -> int | None:
+        """Optimizer steps of the run as it is planned now, search included; None: no end is known."""
+        return self.present_plan.total_steps
+
+    @property
     def remaining_steps(self) -> int | None:
         """Steps that may still be run; None: no end is known."""
-        return None if self.config.total_steps is None else self.config.total_steps - self.run_steps
+        return None if self.total_steps is None else self.total_steps - self.run_steps
 
     @property
     def progress(self) -> float | None:
         """The part of the steps that were run, from 0 to 1; None: no end is known."""
-        return None if self.config.total_steps is None else self.run_steps / self.config.total_steps
+        return None if self.total_steps is None else self.run_steps / self.total_steps
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -110,3 +128,5 @@ class Transition:
     state: JobState
     directive: Directive
     decision: Decision | None = None
+    report: Report | None = None
+    """The report as it was taken: with the change that somebody had asked for meanwhile. None: a job was opened."""

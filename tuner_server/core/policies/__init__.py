@@ -11,14 +11,15 @@ from tuner_server.core.policies import plugins
 from tuner_server.core.policies.autolrs import AutoLrs
 from tuner_server.core.policies.base import Policy
 from tuner_server.core.policies.budget import Budget
+from tuner_server.core.policies.open_ended import OpenEnded
 
-POLICIES: dict[str, type[Policy[Any, Any]]] = {policy.name: policy for policy in (AutoLrs, Budget)}
+POLICIES: dict[str, type[Policy[Any, Any]]] = {policy.name: policy for policy in (AutoLrs, Budget, OpenEnded)}
 """LRPilot's own. A new one is a file beside this one, and a name in this line."""
 
 
 def default_name(config: JobConfig) -> str:
     """The policy of a job that names none."""
-    return AutoLrs.name if config.total_steps is None else Budget.name
+    return OpenEnded.name if config.total_steps is None else Budget.name
 
 
 def named(config: JobConfig) -> str:

@@ -25,9 +25,10 @@ import pydantic
 
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import InvalidInputError
-from tuner_server.core.messages import Decision, Directive, Report, Value
+from tuner_server.core.messages import ChangeKind, Decision, Directive, PlanChange, Report, Value
 from tuner_server.core.search.prior import Optimum, Prior
 from tuner_server.core.search.suggest import Query, Suggestion
+from tuner_server.core.stages import plan_change
 
 
 class Options(Value):
@@ -60,6 +61,21 @@ class Progress:
     """The first loss of all: nearly the untrained model's."""
     last_loss: float | None
     """The mean of the last committed losses; None before the first."""
+    granted_steps: int = 0
+    """How many of the remaining steps a change of the plan has added, where `replan` is asked; a run without an end had
+    none before."""
+    stage: int = -1
+    """The stage of the directive that has ended; -1: before the first."""
+    total_steps: int | None = None
+    """Steps of the run as it is planned now; None: no end is known. That of the config is the plan it began with."""
+    present_lr: float | None = None
+    """The LR of the step after the last committed one, as its profile has it; None before the first."""
+    peak_lr: float | None = None
+    """The highest LR of the committed steps; None before the first."""
+    best_since_change: float | None = None
+    """The lowest mean of ten committed losses in a row since the plan changed last; None before there are so many."""
+    wall_time_s: float = 0.0
+    """How long the reported steps took, search included."""
     prior: Prior | None = None
     """What earlier jobs of the family tell; a policy need not use it."""
     reported_steps: int = 0
@@ -89,6 +105,8 @@ class Policy(abc.ABC, Generic[O, S]):
     """Whether it has several probes tried at the same time, where a job has several members."""
     options_type: type[O]
     state_type: type[S]
+    keeps_time: ClassVar[bool] = False
+    """Whether it ends a job that has a `total_time_s` when that is over."""
 
     def __init__(self, config: JobConfig) -> None:
         """Reads the options.
@@ -104,6 +122,9 @@ class Policy(abc.ABC, Generic[O, S]):
         if config.members > 1 and not self.takes_members:
             message = f"policy {self.name} tries one candidate at a time; take budget, or leave out population=True"
             raise InvalidInputError.of("members", message)
+        if config.total_time_s is not None and not self.keeps_time:
+            message = f"policy {self.name} plans by steps; give total_steps, or leave the policy out"
+            raise InvalidInputError.of("total_time_s", message)
         self.check()
 
     def check(self) -> None:
@@ -138,6 +159,42 @@ class Policy(abc.ABC, Generic[O, S]):
             state: what this policy returned with a directive that was then not carried out.
             progress: where the job is now; what came in between is part of it.
         """
+
+    def replan(self, state: S, change: PlanChange, progress: Progress) -> Answer[S]:
+        """The next directive of a run whose plan has changed.
+
+        A policy that has nothing better anneals where that is asked for, and otherwise does as on `rejoin`. It must not
+        begin a search if `state.search_ended`.
+
+        Args:
+            state: what this policy returned with the directive that ended, whose steps stay.
+            change: what has changed.
+            progress: where the job is now, in the new plan.
+        """
+        if change.kind is ChangeKind.ANNEAL:
+            assert progress.remaining_steps is not None
+            directive, decision = plan_change.annealing(
+                change,
+                progress.present_lr or self.config.base_lr,
+                progress.remaining_steps,
+                stage=max(progress.stage, 0),
+                validates=self.config.has_validation,
+            )
+            return Step(state, directive, decision)
+        return self.rejoin(state, progress)
+
+    def noticed(self, state: S, directive: Directive, report: Report, progress: Progress) -> PlanChange | None:
+        """What committed steps say of the plan: the change that they ask for; None: all is as it should be.
+
+        `replan` is then asked for what follows, at once, and not `advance`.
+
+        Args:
+            state: what this policy returned with `directive`.
+            directive: the one that is carried out, as it was issued.
+            report: on a part of it, or on the last of it (COMPLETED).
+            progress: where the job was before the steps of that report.
+        """
+        return None
 
     @abc.abstractmethod
     def without_search(self, state: S, progress: Progress, reason: str) -> Answer[S]:

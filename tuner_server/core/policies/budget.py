@@ -5,75 +5,54 @@ all candidates, and it is judged by the loss after that. What is compared is pro
 best peak LR of the small run, corrected for length, is that of the rest of the budget. This avoids the short-horizon
 bias of probes at a constant LR (Wu et al. 2018, "Understanding short-horizon bias in stochastic meta-optimization").
 
-Notation: n, the steps of a probe that move the weights; x, the natural log of a peak LR; d, the spacing of the first
-candidates in x; gamma, the exponent with which the best peak LR falls with length.
+Notation: n, the steps of a probe that move the weights; gamma, the exponent with which the best peak LR falls with
+length.
 
-The search in x: from the middle of the range, steps of d in the direction that improves until the best candidate has
-a worse one on either side; then `refinements` candidates between these by a Gaussian process and log expected
-improvement. It may leave the range by a factor of `widening`. The LR that is committed has the lowest expected loss,
-times (n / remaining)^gamma.
-
-Where earlier jobs of the family left a prior, the search begins with a head start (`core.search.head_start`).
-
-A job with several members tries several candidates at the same time, round by round (`core.search.population`). They
-are judged by held-out batches, since a validation is not the same on all members. There is no head start then.
+Which LRs are tried is the business of `core.search.opening`. The LR that is committed has the lowest expected loss,
+times (n / remaining)^gamma. A job with several members tries several LRs at the same time, each on a replica of the
+model (`core.search.population`), judged by held-out batches: a validation is not the same on all members.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
+from lrpilot.wire.rewarming import peak_of_rest
+
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.lrs import same_lr
-from tuner_server.core.messages import Candidate, Decision, Directive, Outcome, Phase, Report
+from tuner_server.core.messages import ChangeKind, Decision, Directive, Phase, PlanChange, Report
 from tuner_server.core.policies.base import Asking, Policy, PolicyState, Progress, Step
 from tuner_server.core.policies.budget_options import BudgetOptions
 from tuner_server.core.search import population
-from tuner_server.core.search.acquisition import LogExpectedImprovement, LowerConfidenceBound
-from tuner_server.core.search.bracket import bracket, limits, outward, spacing
-from tuner_server.core.search.head_start import FINE_BRACKET, FIRST_CANDIDATES, HeadStart
-from tuner_server.core.search.observations import ask
+from tuner_server.core.search.head_start import FIRST_CANDIDATES
+from tuner_server.core.search.opening import Opening, Trial
 from tuner_server.core.search.prior import Optimum
 from tuner_server.core.search.users_lr import toward_users
-from tuner_server.core.stages import final_decay, probe, restart
-from tuner_server.core.stages.decayed_probe import HELD_OUT, length_correction
+from tuner_server.core.search.veto import Veto
+from tuner_server.core.stages import ending, final_decay, probe, restart
+from tuner_server.core.stages.decayed_probe import HELD_OUT, MAX_PROBE, MIN_PROBE, length_correction
 from tuner_server.core.stages.lessons import Lessons
+from tuner_server.core.stages.plan_change import because
+from tuner_server.core.stages.shift import SETTLED, shifted
 
 FEWEST_STEPS = 500
 """A shorter run has no search: it would cost more than it gains."""
+SECOND_PROBE_SHARE = 0.025
+"""Steps of a probe after a change, as a part of those that are left; within the limits of the first search's."""
 LARGEST_SEARCH_SHARE = 0.2
 """A search that threatens to take more of the budget ends."""
 
 
-class BudgetState(Lessons, PolicyState):
+class BudgetState(population.PopulationState, Lessons, PolicyState):
     """Between two directives."""
 
-    bracketed_after: int | None = None
-    """How many candidates it took until the best had a worse one on either side."""
-    head_start: HeadStart | None = None
-    """None: there was no prior that this search could use."""
-    optimum: Optimum | None = None
-    """What the search found; None before its end, and where it was cut too short to tell."""
-    refined: int = 0
-    """How many candidates of a population's rounds were refinements."""
-    ahead: tuple[Decision, ...] = ()
-    """The decisions for the candidates that are tried at the same time as the present one, and reported after it."""
-
-    @property
-    def misled(self) -> bool:
-        """Whether there was a prior, and it was no good."""
-        return self.head_start is not None and self.head_start.misled(self.candidates)
-
-    @property
-    def bracketing(self) -> tuple[Candidate, ...]:
-        """The candidates between which the search looks."""
-        return self.candidates if self.head_start is None else tuple(self.head_start.bracketing(self.candidates))
-
-    @property
-    def lost(self) -> bool:
-        """Whether all that was tried diverged."""
-        return all(candidate.diverged for candidate in self.candidates)
+    stage: int = 0
+    """It counts the plans of the run."""
+    veto: Veto | None = None
+    """The look at lower LRs after a change; None: there is none, and the search at the start is meant."""
 
 
 class Budget(Policy[BudgetOptions, BudgetState]):
@@ -85,9 +64,10 @@ class Budget(Policy[BudgetOptions, BudgetState]):
     state_type = BudgetState
 
     def check(self) -> None:
-        """Refuses a job without an end. Raises: InvalidInputError."""
+        """Refuses a job without an end, or with an ending that it can't have. Raises: InvalidInputError."""
+        ending.check(self.options.ending, self.config)
         if self.config.total_steps is None:
-            raise InvalidInputError.of("total_steps", "policy budget needs it; without an end there is autolrs")
+            raise InvalidInputError.of("total_steps", "policy budget needs it; without an end there is open_ended")
 
     @property
     def _total(self) -> int:
@@ -96,20 +76,23 @@ class Budget(Policy[BudgetOptions, BudgetState]):
 
     @property
     def _probes(self) -> probe.ProbePlan:
+        """Each probe of the search at the start."""
+        return self._probes_of(self.options.probe_length(self._total), apart=self.config.members > 1)
+
+    def _plan_of(self, state: BudgetState) -> probe.ProbePlan:
+        """Each probe of the search that is under way."""
+        return self._probes if state.veto is None else self._probes_of(state.veto.probe_steps, apart=False)
+
+    def _probes_of(self, n: int, *, apart: bool) -> probe.ProbePlan:
         """Each probe: n steps, then some held-out batches unless a validation judges it."""
-        n = self.options.probe_length(self._total)
         return probe.ProbePlan(
             moving_steps=n,
-            held_out=0 if self._validates_probes else min(HELD_OUT, n // 2),
+            held_out=0 if self.config.has_validation and not apart else min(HELD_OUT, n // 2),
             decays=self.options.decayed_probes,
             warmup=self.options.warmup,
             batches=self.options.batches,
+            apart=apart,
         )
-
-    @property
-    def _validates_probes(self) -> bool:
-        """Whether a validation judges the probes."""
-        return self.config.has_validation and self.config.members == 1
 
     @property
     def searches(self) -> bool:
@@ -142,18 +125,20 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         """The next candidate, or the decay; if that diverges or falls short, the decay from a lower LR."""
         if directive.phase is not Phase.PROBE:
             return self._restart(state, directive, report, progress)
-        if report.outcome is Outcome.DIVERGED:
-            candidate = probe.diverged(directive, report, progress.first_loss)
-        else:
-            candidate = probe.measured(directive, report, self._probes.held_out)
+        candidate = self._plan_of(state).judged(directive, report, progress.first_loss)
         state = state.taught(candidate.lr, report, candidate.forecast)
         state = state.model_copy(update={"candidates": (*state.candidates, candidate)})
+        if state.veto is not None:
+            return self._look_further(state, state.veto, progress)
         if directive.alongside:
             return self._next_alongside(state, directive)
         return (yield from self._next(state, progress))
 
     def rejoin(self, state: BudgetState, progress: Progress) -> Asking[BudgetState]:
         """Commits the best candidate so far; without one, searches if enough is left, or decays from the LR set."""
+        if state.stage and progress.present_lr is not None:
+            reason = f"joined again: from {progress.present_lr:.3g} to zero over what is left"
+            return self._go_on(state.model_copy(update={"veto": None}), progress.present_lr, reason, progress)
         if not state.lost:
             return (yield from self._commit(state, progress))
         remaining = _remaining(progress)
@@ -161,6 +146,97 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             return (yield from self._next(BudgetState(ceiling=state.ceiling), progress))
         reason = f"joined again with {remaining} steps left, too few to search: the LR that was set, decaying"
         return self._at_set_lr(state, reason, progress)
+
+    def replan(self, state: BudgetState, change: PlanChange, progress: Progress) -> Asking[BudgetState]:
+        """The decay over what is left in the new plan; after a change of the data or the model, a search before it."""
+        state = state.model_copy(update={"stage": state.stage + 1, "veto": None})
+        if progress.present_lr is None or progress.peak_lr is None:
+            return (yield from self._replan_from_start(state, change, progress))
+        remaining = _remaining(progress)
+        match change.kind:
+            case ChangeKind.REPLAN:
+                return self._look_down(state, change, progress, progress.peak_lr * change.lr_factor)
+            case ChangeKind.EXTEND:
+                granted = progress.granted_steps
+                lr = peak_of_rest(progress.peak_lr, progress.present_lr, progress.committed_steps, remaining, granted)
+            case ChangeKind.ANNEAL | ChangeKind.UNDO_ANNEALING:
+                lr = progress.present_lr
+        plan = ending.TO_ZERO if change.kind is ChangeKind.ANNEAL else self._ending
+        reason = f"{because(change)}: from {lr:.3g} {plan.words} over the {remaining} steps that are left"
+        return self._go_on(state, lr, reason, progress, plan)
+
+    def noticed(
+        self, state: BudgetState, directive: Directive, report: Report, progress: Progress
+    ) -> PlanChange | None:
+        """A search in other data, where the losses have left what they were (`stages.shift`)."""
+        best = progress.best_since_change
+        start = progress.first_loss if state.footing is None else state.footing.start_loss
+        settled = progress.reported_steps >= max(self.options.warmup, SETTLED) * directive.n_steps
+        if best is None or start is None or state.search_ended or not settled:
+            return None
+        level = shifted(report.losses, best, start)
+        if level is None:
+            return None
+        n_steps = report.n_steps
+        reason = f"over {n_steps} steps the loss stayed at {level:.4g} or above, after {best:.4g} at best"
+        return PlanChange(kind=ChangeKind.REPLAN, reason=reason)
+
+    def _replan_from_start(self, state: BudgetState, change: PlanChange, progress: Progress) -> Asking[BudgetState]:
+        """What follows on a change before the first committed step."""
+        searches = self._worth_a_search(_remaining(progress)) and self._affords_probes(1, progress)
+        if change.kind is ChangeKind.REPLAN and searches and not state.search_ended:
+            return (yield from self._next(BudgetState(ceiling=state.ceiling, stage=state.stage), progress))
+        if not state.candidates or state.search_ended:
+            return self._at_set_lr(state, f"{because(change)}: the LR that was set, decaying", progress)
+        return (yield from self._commit(state, progress))
+
+    def _look_down(
+        self, state: BudgetState, change: PlanChange, progress: Progress, wanted: float
+    ) -> Step[BudgetState]:
+        """Begins to look whether an LR is bearable after a change, or takes it where too little is left to look."""
+        remaining = _remaining(progress)
+        n = min(max(round(remaining * SECOND_PROBE_SHARE), MIN_PROBE), MAX_PROBE)
+        if state.search_ended or change.batch_factor is not None or remaining < FEWEST_STEPS:
+            reason = (
+                f"{because(change)}: to {wanted:.3g}, and {self._ending.words} over the {remaining} steps that are left"
+            )
+            return self._go_on(state, wanted, reason, progress)
+        gained = 0.0
+        if progress.first_loss is not None and progress.last_loss is not None:
+            gained = max(progress.first_loss - progress.last_loss, 0.0)
+        veto = Veto(wanted=wanted, probe_steps=n, gained=gained, because=because(change))
+        lessons = {"candidates": (), "sound": None, "footing": None, "restarts": 0, "head_start": None}
+        return self._look_further(state.model_copy(update={"veto": veto, **lessons}), veto, progress)
+
+    def _look_further(self, state: BudgetState, veto: Veto, progress: Progress) -> Step[BudgetState]:
+        """The next candidate of a look down, or the decay from the highest LR that was not refused."""
+        start = None if state.footing is None else state.footing.start_validation or state.footing.start_loss
+        lr = veto.next(state.candidates, start)
+        if lr is not None:
+            beside = "what the run had" if not state.candidates else "a lower one beside it"
+            return self._probe(state, Decision(stage=state.stage, lr=lr, reason=f"{veto.because}: {beside}"))
+        chosen = veto.chosen(state.candidates, start)
+        reason = f"{veto.because}: {chosen:.3g} is the highest of {len(state.candidates)} that bears it"
+        return self._go_on(state, chosen, reason, progress)
+
+    def _go_on(
+        self,
+        state: BudgetState,
+        lr: float,
+        reason: str,
+        progress: Progress,
+        plan: ending.EndingPlan | None = None,
+    ) -> Step[BudgetState]:
+        """The decay from where the run is, up to an LR and down again; `plan` None: to the ending of the job."""
+        allowed = restart.lr_after_setbacks(lr, state.ceiling)
+        decision = Decision(
+            stage=state.stage,
+            lr=allowed.lr,
+            reason=reason + allowed.note,
+            candidates=state.candidates if state.veto is not None else (),
+            lowered_by=allowed.lowered_by,
+        )
+        return self._decided(state, decision, progress, plan, goes_on=True)
 
     def without_search(self, state: BudgetState, progress: Progress, reason: str) -> Step[BudgetState]:
         """The decay from the LR that was set; from a lower one after committed steps that were rolled back."""
@@ -171,73 +247,39 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         """The best LR of a probe, as the search expects it at its end."""
         return state.optimum
 
+    def _opening(self, progress: Progress) -> Opening:
+        return Opening(
+            refinements=self.options.refinements,
+            max_candidates=self.options.max_candidates,
+            widening=self.options.widening,
+            length_exponent=self.options.length_exponent,
+            moving_steps=self._probes.moving_steps,
+            seed=self.config.seed,
+            bounds=progress.bounds,
+            prior=progress.prior,
+        )
+
     def _next(self, state: BudgetState, progress: Progress) -> Asking[BudgetState]:
-        """The next candidate: of the head start, a step outward, or a refinement; the decay after the last one."""
-        if self.config.members > 1:
-            return (yield from self._next_round(state, progress))
-        if not state.candidates:
-            state = state.model_copy(update={"head_start": self._head_start(progress)})
-        done, head_start = len(state.candidates), state.head_start
-        spent = done >= self._most_candidates(state) or not self._affords_probes(1, progress)
-        if head_start is not None and not state.misled and not spent:
-            ahead = head_start.next(state.candidates, limits(progress.bounds, self.options.widening))
-            if ahead is not None:
-                reason = "what earlier jobs of the family found" if not done else "beside it, to check it"
-                return self._probe(state, Decision(stage=0, lr=math.exp(ahead), reason=reason))
-        further = outward(state.bracketing, progress.bounds, self.options.widening)
-        if further is None and state.bracketed_after is None:
-            state = state.model_copy(update={"bracketed_after": done})
-        if spent or (further is None and (state.lost or self._fine(state, progress))):
+        """The next candidate; the decay after the last one."""
+        opening, members = self._opening(progress), self.config.members
+        affords = functools.partial(self._affords_probes, progress=progress)
+        if members > 1:
+            state, trials = yield from population.next_round(opening, state, affords, members)
+            if not trials:
+                return (yield from self._commit(state, progress))
+            return self._round(state, trials)
+        state, trial = yield from opening.next(state, affords)
+        if trial is None:
             return (yield from self._commit(state, progress))
-        if state.bracketed_after is None and further is not None:
-            beyond = "" if progress.bounds.min <= math.exp(further) <= progress.bounds.max else ", beyond the range"
-            return self._probe(state, Decision(stage=0, lr=math.exp(further), reason=f"a step outward{beyond}"))
-        if state.bracketed_after is not None and done >= state.bracketed_after + self.options.refinements:
-            return (yield from self._commit(state, progress))
-        between = bracket(state.bracketing, progress.bounds, self.options.widening)
-        found = yield from ask(state.candidates, between, LogExpectedImprovement(), seed=self.config.seed)
-        reason = "the highest expected improvement between the best and its neighbours"
-        decision = Decision(stage=0, lr=found.lr, reason=reason, posterior=found.posterior, asked=found.asked)
-        return self._probe(state, decision)
+        return self._probe(state, trial.decision(state.stage))
 
-    def _next_round(self, state: BudgetState, progress: Progress) -> Asking[BudgetState]:
-        """The next candidates, one for each member; the decay after the last round."""
-        bounds, options, members = progress.bounds, self.options, self.config.members
-        rounds_left = len(state.candidates) < population.most_rounds(options.max_candidates, members) * (
-            population.at_once(members)
-        )
-        refined = outward(state.candidates, bounds, options.widening) is None and state.refined >= options.refinements
-        proposals: list[population.Proposal] = []
-        if rounds_left and not refined and self._affords_probes(1, progress):
-            proposals = yield from population.next_round(
-                state.candidates, bounds, options.widening, members, self.config.seed
-            )
-        if not proposals:
-            return (yield from self._commit(state, progress))
-        return self._round(state, proposals)
-
-    def _round(self, state: BudgetState, proposals: Sequence[population.Proposal]) -> Step[BudgetState]:
+    def _round(self, state: BudgetState, trials: Sequence[Trial]) -> Step[BudgetState]:
         """Tries several LRs at the same time."""
-        at_once = f", {len(proposals)} at the same time" if len(proposals) > 1 else ""
-        first, *others = [
-            Decision(
-                stage=0,
-                lr=math.exp(proposal.log_lr),
-                reason=proposal.reason + at_once,
-                posterior=proposal.answer and proposal.answer.posterior,
-                asked=proposal.answer and proposal.answer.asked,
-            )
-            for proposal in proposals
-        ]
-        n_refined = sum(proposal.answer is not None for proposal in proposals)
+        first, *others = [trial.decision(state.stage) for trial in trials]
         step = self._probe(state, first)
-        n = len(state.candidates) + 1
-        alongside = tuple(self._probe_directive(state, other, n + i) for i, other in enumerate(others, 1))
-        return Step(
-            state.model_copy(update={"ahead": tuple(others), "refined": state.refined + n_refined}),
-            step.directive.model_copy(update={"alongside": alongside}),
-            step.decision,
-        )
+        told = tuple(self._probe_directive(state, other, i) for i, other in enumerate(others, 1))
+        directive = step.directive.model_copy(update={"alongside": told})
+        return Step(state.model_copy(update={"ahead": tuple(others)}), directive, step.decision)
 
     def _next_alongside(self, state: BudgetState, directive: Directive) -> Step[BudgetState]:
         """The next one of the candidates that were tried at the same time."""
@@ -245,52 +287,28 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         state = state.model_copy(update={"ahead": tuple(ahead)})
         return Step(state, directive.next_alongside(), decision.model_copy(update={"candidates": state.candidates}))
 
-    def _head_start(self, progress: Progress) -> HeadStart | None:
-        """Where the prior has the search begin; None without one, or where it could not be checked."""
-        if progress.prior is None or not self._affords_probes(2, progress):
-            return None
-        return HeadStart.of(
-            progress.prior,
-            expected=progress.prior.at(self._probes.moving_steps, self.options.length_exponent),
-            middle=math.log(progress.bounds.middle),
-            limits=limits(progress.bounds, self.options.widening),
-            d=spacing(progress.bounds),
-        )
-
-    def _most_candidates(self, state: BudgetState) -> int:
-        most, head_start = self.options.max_candidates, state.head_start
-        if head_start is None:
-            return most
-        return head_start.most_candidates(state.candidates, self.options.refinements, most)
-
-    def _fine(self, state: BudgetState, progress: Progress) -> bool:
-        """Whether a head start has led to a bracket that needs no refinement."""
-        if state.head_start is None or state.misled:
-            return False
-        low, high = bracket(state.bracketing, progress.bounds, self.options.widening)
-        return high - low <= FINE_BRACKET
-
     def _probe(self, state: BudgetState, decision: Decision) -> Step[BudgetState]:
         """Tries the LR of a decision."""
-        directive = self._probe_directive(state, decision, len(state.candidates) + 1)
+        directive = self._probe_directive(state, decision)
         return Step(state, directive, decision.model_copy(update={"candidates": state.candidates}))
 
-    def _probe_directive(self, state: BudgetState, decision: Decision, number: int) -> Directive:
+    def _probe_directive(self, state: BudgetState, decision: Decision, after: int = 0) -> Directive:
         """The probe of a decision's LR: validated at its end, and the first one before it begins, too.
 
         Args:
             state: What is known.
             decision: For this candidate.
-            number: Which candidate it is, from 1.
+            after: How many candidates of the same round come before it.
         """
-        n = self._probes.moving_steps
+        plan = self._plan_of(state)
+        n = plan.moving_steps
         validate_at = (n,) if state.candidates else (0, n)
-        return self._probes.directive(
+        return plan.directive(
             decision.lr,
-            stage=0,
-            validate_at=validate_at if self._validates_probes else (),
+            stage=state.stage,
+            validate_at=validate_at if self.config.has_validation and not plan.apart else (),
             give_up_above=state.give_up_above(self.options.divergence_factor, decision.lr),
-            reason=f"candidate {number}: {decision.reason}",
+            reason=f"candidate {len(state.candidates) + after + 1}: {decision.reason}",
         )
 
     def _commit(self, state: BudgetState, progress: Progress) -> Asking[BudgetState]:
@@ -299,14 +317,12 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             below = min(candidate.lr for candidate in state.candidates) / restart.RETREAT
             lr = restart.lr_after_setbacks(below, state.ceiling)
             reason = f"every probe diverged: well below the lowest LR that was tried{lr.note}"
-            decision = Decision(stage=0, lr=lr.lr, reason=reason, candidates=state.candidates, lowered_by=lr.lowered_by)
+            decision = Decision(
+                stage=state.stage, lr=lr.lr, reason=reason, candidates=state.candidates, lowered_by=lr.lowered_by
+            )
             return self._decided(state, decision, progress)
-        between = bracket(state.bracketing, progress.bounds, self.options.widening)
-        lowest = LowerConfidenceBound(kappa=0.0)
-        best = yield from ask(state.candidates, between, lowest, seed=self.config.seed, min_separation=0.0)
+        state, best = yield from self._opening(progress).best(state)
         n, remaining = self._probes.moving_steps, _remaining(progress)
-        if len(state.candidates) >= FIRST_CANDIDATES:
-            state = state.model_copy(update={"optimum": Optimum(log_lr=best.log_lr, probe_steps=n)})
         correction = length_correction(n, remaining, self.options.length_exponent)
         wanted = toward_users(best.lr * correction, self.config.base_lr)
         reason = f"best over {n} steps: {best.lr:.3g}, times {correction:.2f} for a decay over {remaining}"
@@ -316,7 +332,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         # Joined again after setbacks: not back to an LR that has failed, unless the search came after it.
         lr = restart.lr_after_setbacks(wanted, state.ceiling if state.restarts else None)
         decision = Decision(
-            stage=0,
+            stage=state.stage,
             lr=lr.lr,
             reason=reason + lr.note,
             candidates=state.candidates,
@@ -340,18 +356,41 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         return self._decided(state.model_copy(update={"optimum": optimum}), decision, progress)
 
     def _at_set_lr(self, state: BudgetState, reason: str, progress: Progress) -> Step[BudgetState]:
-        return self._decided(state, final_decay.lr_that_was_set(state, self.config.base_lr, reason), progress)
+        return self._decided(
+            state, final_decay.lr_that_was_set(state, self.config.base_lr, reason, state.stage), progress
+        )
 
-    def _decided(self, state: BudgetState, decision: Decision, progress: Progress) -> Step[BudgetState]:
+    @property
+    def _ending(self) -> ending.EndingPlan:
+        options = self.options
+        return ending.EndingPlan.of(options.ending, self.config, options.floor, options.average_memory)
+
+    def _decided(
+        self,
+        state: BudgetState,
+        decision: Decision,
+        progress: Progress,
+        plan: ending.EndingPlan | None = None,
+        *,
+        goes_on: bool = False,
+    ) -> Step[BudgetState]:
         decay = final_decay.FinalDecay(
             validates=self.config.has_validation,
             batches=self.options.batches,
             shape=self.options.decay,
             warmup=self.options.warmup,
             divergence_factor=self.options.divergence_factor,
+            ending=plan or self._ending,
         )
-        ended = state.search_ended
-        return Step(state, decay.directive(state, decision, progress.remaining_steps, search_ended=ended), decision)
+        directive = decay.directive(
+            state,
+            decision,
+            progress.remaining_steps,
+            search_ended=state.search_ended,
+            present_lr=progress.present_lr if goes_on else None,
+            peak_lr=progress.peak_lr if goes_on else None,
+        )
+        return Step(state, directive, decision)
 
 
 def _remaining(progress: Progress) -> int:

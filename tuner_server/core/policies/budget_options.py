@@ -1,6 +1,6 @@
-"""The constants of policy `budget`, as options, and the length of its probes, which follows from them.
+"""The constants of policy `budget`, as options.
 
-Notation: T, the total steps; n, the steps of a probe that move the weights; gamma, the exponent with which the best
+Notation: n, the steps of a probe that move the weights; gamma, the exponent with which the best
 peak LR falls with length.
 """
 
@@ -12,14 +12,9 @@ from lrpilot.wire.profile import Shape
 from tuner_server.core.messages import BatchSource
 from tuner_server.core.policies.base import Options
 from tuner_server.core.search.prior import LENGTH_EXPONENT
+from tuner_server.core.stages.decayed_probe import probe_length
 from tuner_server.core.stages.divergence import DIVERGENCE_FACTOR
-
-PROBE_SHARE = 0.001
-"""n is this part of T, within the limits below."""
-MIN_PROBE, MAX_PROBE = 20, 65
-"""n lies between these: statistics of batch normalisation say little after fewer steps, and more rank no better."""
-LARGEST_PROBE_SHARE = 0.02
-"""n is at most this part of T, so that six probes leave a short run most of its steps."""
+from tuner_server.core.stages.ending import FLOOR, MEMORY_SHARE, EndingName
 
 
 class BudgetOptions(Options):
@@ -40,6 +35,12 @@ class BudgetOptions(Options):
     """Whether the probes share their minibatches or go on in the data."""
     decay: Shape = Shape.LINEAR
     """How the committed LR moves: along any shape that reaches zero, or not at all."""
+    ending: EndingName = EndingName.ZERO
+    """Whether the committed LR falls to zero, or to a floor with an average of the weights."""
+    floor: float = pydantic.Field(default=FLOOR, ge=0, lt=1)
+    """The part of its peak that the LR falls to where the weights are averaged."""
+    average_memory: float = pydantic.Field(default=MEMORY_SHARE, gt=0, le=1)
+    """The part of the committed steps that the average remembers."""
     widening: float = pydantic.Field(default=10.0, ge=1)
     """How far the search may leave the range, as a factor."""
     divergence_factor: float = pydantic.Field(default=DIVERGENCE_FACTOR, gt=0)
@@ -57,5 +58,4 @@ class BudgetOptions(Options):
 
     def probe_length(self, total_steps: int) -> int:
         """The steps of a probe that move the weights (n), in a job of `total_steps`."""
-        n = min(max(round(total_steps * PROBE_SHARE), MIN_PROBE), MAX_PROBE, round(total_steps * LARGEST_PROBE_SHARE))
-        return self.probe_steps or max(n, 1)
+        return self.probe_steps or probe_length(total_steps)

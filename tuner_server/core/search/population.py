@@ -10,15 +10,17 @@ Notation as in `core.search.bracket`: x, the natural log of a peak LR; d, the sp
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Generator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Generator, Sequence
+from typing import TypeVar
 
 from tuner_server.core.config import LrBounds
-from tuner_server.core.messages import Candidate, best_candidate
+from tuner_server.core.messages import Candidate, Decision, best_candidate
 from tuner_server.core.search.acquisition import LogExpectedImprovement
 from tuner_server.core.search.bracket import MIN_SPACING, bracket, limits, outward, spacing
-from tuner_server.core.search.observations import Answer, ask
+from tuner_server.core.search.observations import ask
+from tuner_server.core.search.opening import Opening, OpeningState, Trial
 from tuner_server.core.search.suggest import Query, Suggestion
 
 MOST_AT_ONCE = 8
@@ -27,13 +29,16 @@ FEWEST_ROUNDS = 2
 """A first round says where to look, and a second one looks there."""
 
 
-class Proposal(NamedTuple):
-    """An LR to try."""
+class PopulationState(OpeningState):
+    """A base for the state of a policy whose search may be that of a population."""
 
-    log_lr: float
-    reason: str
-    answer: Answer | None
-    """What the search said; None: it is one of the first round, or a step outward."""
+    refined: int = 0
+    """How many candidates of its rounds were refinements."""
+    ahead: tuple[Decision, ...] = ()
+    """The decisions for the candidates that are tried at the same time as the present one, and reported after it."""
+
+
+S = TypeVar("S", bound=PopulationState)
 
 
 def at_once(members: int) -> int:
@@ -47,36 +52,52 @@ def most_rounds(max_candidates: int, members: int) -> int:
 
 
 def next_round(
-    candidates: Sequence[Candidate], bounds: LrBounds, widening: float, members: int, seed: int
-) -> Generator[Query, Suggestion, list[Proposal]]:
-    """What the members try next; nothing where there is nothing left to try.
+    opening: Opening, state: S, affords: Callable[[int], bool], members: int
+) -> Generator[Query, Suggestion, tuple[S, list[Trial]]]:
+    """What the members try next; nothing: the search is over.
 
     Args:
-        candidates: What was tried, all of which may have diverged.
-        bounds: The range.
-        widening: How far the search may leave it, as a factor.
+        opening: The search.
+        state: The policy's.
+        affords: Whether the run has room for so many more rounds.
         members: How many there are.
-        seed: The search's.
     """
+    bracketed = bool(state.candidates) and outward(state.candidates, opening.bounds, opening.widening) is None
+    most = most_rounds(opening.max_candidates, members) * at_once(members)
+    if len(state.candidates) >= most or not affords(1) or (bracketed and state.refined >= opening.refinements):
+        return state, []
+    trials = yield from next_trials(opening, state.candidates, members)
+    n_refined = sum(trial.asked is not None for trial in trials)
+    state = state.model_copy(update={"refined": state.refined + n_refined})
+    if len(trials) > 1:
+        words = f", {len(trials)} at the same time"
+        trials = [dataclasses.replace(trial, reason=trial.reason + words) for trial in trials]
+    return state, trials
+
+
+def next_trials(
+    opening: Opening, candidates: Sequence[Candidate], members: int
+) -> Generator[Query, Suggestion, list[Trial]]:
+    """What the members try next, given what was tried; nothing where there is nothing left to try."""
+    bounds, widening = opening.bounds, opening.widening
     if not candidates:
-        return [Proposal(x, "spread over the range", None) for x in _spread(bounds, widening, at_once(members))]
-    found: list[Proposal] = []
+        return [Trial(math.exp(x), "spread over the range") for x in _spread(bounds, widening, at_once(members))]
+    found: list[Trial] = []
     bracketing, known = list(candidates), list(candidates)
     while len(found) < at_once(members):
         further = outward(bracketing, bounds, widening)
         if further is not None:
-            proposal = Proposal(further, "a step outward", None)
+            found.append(Trial(math.exp(further), "a step outward"))
             bracketing.append(_no_better(candidates, further))
             known.append(bracketing[-1])
         elif best_candidate(candidates) is None:
             break
         else:
             between = bracket(bracketing, bounds, widening)
-            answer = yield from ask(known, between, LogExpectedImprovement(), seed=seed)
+            answer = yield from ask(known, between, LogExpectedImprovement(), seed=opening.seed)
             reason = "the highest expected improvement between the best and its neighbours"
-            proposal = Proposal(answer.log_lr, reason, answer)
+            found.append(Trial(answer.lr, reason, answer.posterior, answer.asked))
             known.append(_imagined(answer.log_lr, answer.expected_loss))
-        found.append(proposal)
     return found
 
 

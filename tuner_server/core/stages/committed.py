@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lrpilot.wire.profile import Profile
 
-from tuner_server.core.messages import Bar, BatchSource, Directive, Phase
+from tuner_server.core.messages import Average, Bar, BatchSource, Directive, Phase
 from tuner_server.core.stages.report_points import evenly, report_every
 
 TOO_FEW = "too few"
@@ -28,8 +28,9 @@ def directive(
     give_up_above: float | None,
     promise: Sequence[Bar],
     reason: str,
+    average: Average | None = None,
 ) -> Directive:
-    """All steps of a profile, which stay unless they diverge or break their promise.
+    """All steps that are left of a profile, which stay unless they diverge or break their promise.
 
     Args:
         profile: their LRs.
@@ -37,18 +38,21 @@ def directive(
         batches: where they come from.
         n_validations: evenly over the steps, the last one at their end.
         give_up_above: see `Lessons.give_up_above`.
-        promise: the bars for reports every `report_every(profile.length)` steps.
+        promise: the bars for reports every `report_every` of these steps.
         reason: why these LRs, for people.
+        average: what average of the weights is kept over these steps.
     """
+    n_steps = profile.length - profile.offset
     return Directive(
         phase=Phase.TRAIN,
         stage=stage,
-        n_steps=profile.length,
+        n_steps=n_steps,
         profile=profile,
         batches=batches,
-        validate_at=evenly(profile.length, n_validations),
+        validate_at=evenly(n_steps, n_validations),
         give_up_above=give_up_above,
-        report_every=report_every(profile.length),
+        report_every=report_every(n_steps),
         promise=tuple(promise),
+        average=average,
         reason=reason,
     )

@@ -9,6 +9,20 @@ from tuner_server.core.messages import Report
 HELD_OUT = 10
 """Steps at LR zero at the end of a probe without validation: their batches are ones that it has not trained on."""
 
+PROBE_SHARE = 0.001
+"""A probe is this part of its run, within the limits below."""
+MIN_PROBE, MAX_PROBE = 20, 65
+"""Its length lies between these: statistics of batch normalisation say little after fewer steps, and more rank no
+better."""
+LARGEST_PROBE_SHARE = 0.02
+"""It is at most this part of its run, so that six probes leave a short one most of its steps."""
+
+
+def probe_length(total_steps: int) -> int:
+    """The steps of a probe that move the weights, in a run of so many."""
+    n = min(max(round(total_steps * PROBE_SHARE), MIN_PROBE), MAX_PROBE, round(total_steps * LARGEST_PROBE_SHARE))
+    return max(n, 1)
+
 
 def end_loss(report: Report, held_out: int = HELD_OUT) -> float:
     """The loss after the decay: the validation, or the mean over the last `held_out` batches."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import TypeVar
 
-from lrpilot.wire.profile import Profile, Shape
+from lrpilot.wire.profile import Shape
 
 from tuner_server.core.messages import BatchSource, Decision, Directive, Report
-from tuner_server.core.stages import committed, promise, restart
+from tuner_server.core.stages import committed, promise, restart, rewarm
 from tuner_server.core.stages.divergence import DIVERGENCE_FACTOR
+from tuner_server.core.stages.ending import EndingPlan
 from tuner_server.core.stages.lessons import Lessons
 from tuner_server.core.stages.report_points import report_every
 
@@ -33,6 +34,7 @@ class FinalDecay:
         shape: how the LR moves after the warm-up.
         warmup: part of the steps in which the LR rises.
         divergence_factor: see `Lessons.give_up_above`.
+        ending: where the LR leads, and whether the weights are averaged.
     """
 
     validates: bool
@@ -40,8 +42,18 @@ class FinalDecay:
     shape: Shape = Shape.LINEAR
     warmup: float = WARMUP
     divergence_factor: float = DIVERGENCE_FACTOR
+    ending: EndingPlan = EndingPlan()  # noqa: RUF009  # it has no state
 
-    def directive(self, state: Lessons, decision: Decision, n_steps: int | None, *, search_ended: bool) -> Directive:
+    def directive(
+        self,
+        state: Lessons,
+        decision: Decision,
+        n_steps: int | None,
+        *,
+        search_ended: bool,
+        present_lr: float | None = None,
+        peak_lr: float | None = None,
+    ) -> Directive:
         """The decay from the LR of a decision, held to what the probes promised.
 
         Args:
@@ -49,25 +61,28 @@ class FinalDecay:
             decision: has the LR, and the reason.
             n_steps: all that is left; a job without an end has no decay to it.
             search_ended: `PolicyState.search_ended`; nothing is promised then.
+            present_lr: the LR that a run which goes on rises from; None: it begins here, or anew.
+            peak_lr: the highest LR that such a run has committed.
         """
         assert n_steps is not None
         warmup = int(n_steps * self.warmup)
         held_to = None if search_ended or state.restarts >= PROMISES else state.footing
         return committed.directive(
-            Profile.to_zero(self.shape, decision.lr, n_steps, warmup),
-            stage=0,
+            rewarm.risen(self.ending.profile(self.shape, decision.lr, n_steps, warmup, peak_lr), present_lr),
+            stage=decision.stage,
             batches=self.batches,
             n_validations=CHECKPOINTS if self.validates else 0,
             give_up_above=state.give_up_above(self.divergence_factor, decision.lr),
             promise=promise.bars(held_to, n_steps, warmup, report_every(n_steps)),
             reason=decision.reason,
+            average=self.ending.average(n_steps),
         )
 
 
-def lr_that_was_set(state: Lessons, base_lr: float, reason: str) -> Decision:
+def lr_that_was_set(state: Lessons, base_lr: float, reason: str, stage: int = 0) -> Decision:
     """The decision for the user's LR, for want of a better one; for a lower one after setbacks."""
     allowed = restart.lr_after_setbacks(base_lr, state.ceiling)
-    return Decision(stage=0, lr=allowed.lr, reason=reason + allowed.note, lowered_by=allowed.lowered_by)
+    return Decision(stage=stage, lr=allowed.lr, reason=reason + allowed.note, lowered_by=allowed.lowered_by)
 
 
 def after_setback(state: L, directive: Directive, report: Report, begin: int) -> tuple[L, Decision]:
@@ -87,4 +102,4 @@ def after_setback(state: L, directive: Directive, report: Report, begin: int) ->
     what = "diverged at" if setback.loss is None else "fell short of its own probe at"
     reason = f"{what} {setback.lr:.3g}: a lower LR over what is left{restart.doubt(state.restarts)}"
     lr = setback.lr / restart.RETREAT
-    return state, Decision(stage=0, lr=lr, reason=reason, setback=setback, lowered_by=restart.RETREAT)
+    return state, Decision(stage=directive.stage, lr=lr, reason=reason, setback=setback, lowered_by=restart.RETREAT)

@@ -47,6 +47,8 @@ def directive(config: JobConfig) -> Directive:
     """The range test, as a job's first directive."""
     total = config.total_steps
     n_steps = MAX_STEPS if total is None else int(min(max(total * SHARE, MIN_STEPS), MAX_STEPS))
+    if config.total_time_s is not None:
+        n_steps = MIN_STEPS  # nobody knows yet how long a step takes
     return Directive(
         phase=Phase.RANGE_TEST,
         n_steps=n_steps,

@@ -7,7 +7,7 @@ import dataclasses
 from lrpilot.wire.profile import Profile, Shape
 
 from tuner_server.core.forecast import Forecast
-from tuner_server.core.messages import BatchSource, Candidate, Directive, Phase, Report
+from tuner_server.core.messages import BatchSource, Candidate, Directive, Outcome, Phase, Report
 from tuner_server.core.stages.decayed_probe import end_loss
 from tuner_server.core.stages.divergence import level_reached
 
@@ -23,6 +23,7 @@ class ProbePlan:
         decays: whether the LR falls to zero; if not, it is constant.
         warmup: part of the moving steps in which the LR rises.
         batches: where they come from.
+        apart: whether each is on a replica of the model by itself.
     """
 
     moving_steps: int
@@ -30,6 +31,7 @@ class ProbePlan:
     decays: bool = True
     warmup: float = 0.0
     batches: BatchSource = BatchSource.REPLAYED
+    apart: bool = False
 
     @property
     def n_steps(self) -> int:
@@ -48,10 +50,17 @@ class ProbePlan:
             n_steps=self.n_steps,
             profile=Profile.to_zero(shape, lr, n_steps, warmup=min(round(n_steps * self.warmup), n_steps - 1)),
             batches=self.batches,
+            apart=self.apart,
             validate_at=validate_at,
             give_up_above=give_up_above,
             reason=reason,
         )
+
+    def judged(self, directive: Directive, report: Report, start_loss: float | None) -> Candidate:
+        """The candidate of a probe that decays, by its end; `start_loss` is what it began with, if that is known."""
+        if report.outcome is Outcome.DIVERGED:
+            return diverged(directive, report, start_loss)
+        return measured(directive, report, self.held_out)
 
 
 def diverged(directive: Directive, report: Report, start_loss: float | None) -> Candidate:

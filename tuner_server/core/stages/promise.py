@@ -30,6 +30,9 @@ STAIRS = ((0.05, 0.5), (0.1, 0.65), (0.25, 0.8))
 """f, from so large a part of the committed steps on; before the first, a warm-up may be under way."""
 VALIDATION_PART = 0.65
 """f for validations, from the second of these parts on."""
+LAST_TRAINING_LOOK = 0.4
+"""From this part on training losses are not held to anything. A network that an LR destroys has died by then, near the
+peak; a loss that rises later says that the data have changed (`stages.shift`), and nothing is to be rolled back."""
 LAST_LOOK = 0.8
 """From this part on a run is left alone: what is left could not make up for what would be rolled back."""
 FIRST_LOSSES = 10
@@ -213,5 +216,6 @@ def bars(footing: Footing | None, n_steps: int, warmup: int, report_steps: int) 
         loss = math.inf if footing.gain is None else footing.start_loss - part * footing.gain + margin
         validation = _validation_bar(footing) if i else math.inf
         stairs.append(Bar(from_step=max(math.ceil(share * n_steps), warmup), loss=loss, validation=validation))
-    end = max(math.ceil(LAST_LOOK * n_steps), stairs[-1].from_step)
-    return (*stairs, Bar(from_step=end, loss=math.inf))
+    validation = stairs[-1].validation
+    last, end = (max(math.ceil(share * n_steps), warmup) for share in (LAST_TRAINING_LOOK, LAST_LOOK))
+    return (*stairs, Bar(from_step=last, loss=math.inf, validation=validation), Bar(from_step=end, loss=math.inf))

@@ -39,6 +39,13 @@ class Broken(TypedDict):
     text: list[str]
 
 
+class Changes(TypedDict):
+    """Steps after which the plan changed."""
+
+    x: list[float]
+    text: list[str]
+
+
 class Band(TypedDict):
     """A stage along the steps that were run: [search, start) was its search, [start, end) was committed."""
 
@@ -61,6 +68,7 @@ class JobCurves(TypedDict):
     committed_lr: Line
     search_lr: Line
     broken: Broken
+    changes: Changes
     promised: Line
     """What the median loss was not to be above, where it was: over the steps of the report."""
     stages: list[Band]
@@ -92,6 +100,7 @@ def job_curves(found: Timeline, window: Window) -> JobCurves:
         "committed_lr": committed_lr,
         "search_lr": search_lr,
         "broken": _broken(spans),
+        "changes": {"x": [mark.step + 0.5 for mark in found.changes], "text": [mark.label for mark in found.changes]},
         "promised": _promised(found.stages),
         "stages": [band for stage in found.stages if (band := _band(stage)) is not None],
         "loss_range": [losses.low, losses.high],

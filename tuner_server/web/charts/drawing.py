@@ -60,9 +60,12 @@ def overview(found: Timeline) -> str:
             ("committed", curves["committed_lr"], lr),
         )
     )
+    marks = "".join(
+        f'<path class="change" d="M{WIDTH * min(x / end, 1):.1f} 0V{top + LR_HEIGHT}"/>' for x in curves["changes"]["x"]
+    )
     return (
         f'<svg class="overview" viewBox="0 0 {WIDTH} {top + LR_HEIGHT}" preserveAspectRatio="none" aria-hidden="true">'
-        f"{bands}{lines}</svg>"
+        f"{bands}{lines}{marks}</svg>"
     )
 
 

@@ -163,7 +163,7 @@ class Row:
             policy=config.policy,
             progress=state.progress,
             steps=state.run_steps,
-            total_steps=config.total_steps,
+            total_steps=state.total_steps,
             lr=number(shown_lr(job)),
             loss=number(state.last_loss),
             best_loss=number(state.best_loss),

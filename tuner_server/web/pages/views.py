@@ -116,7 +116,7 @@ def job_view(job: StoredJob, found: Timeline) -> JobView:
 
 
 def _facts(job: StoredJob, found: Timeline) -> tuple[Fact, ...]:
-    state, run, total = job.state, job.state.run_steps, job.state.config.total_steps
+    state, run, total = job.state, job.state.run_steps, job.state.total_steps
     progress = Fact("Steps run", count(run), "no end is set")
     if total is not None:
         progress = Fact("Progress", share(run, total), f"{count(run)} of {count(total)} steps")

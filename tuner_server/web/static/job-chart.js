@@ -60,6 +60,12 @@ const jobChart = (() => {
       return found;
     });
 
+  // Where the plan changed: a line through both plots, with a mark to point at.
+  const changeLines = (changes, ink) =>
+    changes.x.map((x) => ({
+      type: "line", xref: "x", yref: "paper", x0: x, x1: x, y0: 0, y1: 1, line: { width: 1, dash: "dot", color: ink("text", 0.6) },
+    }));
+
   // What was forecast for the ends of stages, with the actual losses: far out, it is pointed at from the edge of the plot.
   const forecasts = ({ x, loss, bar, end, actual, text, curve }, [bottom, top], log, ink) => {
     const height = (value) => (log ? Math.log10(value) : value); // NaN below zero: no height at all
@@ -96,6 +102,7 @@ const jobChart = (() => {
       data.validation.x.length && ["diamond", "validation", "validation"],
       data.broken.x.length && ["cross", "bad", data.promised.x.length ? "diverged, or fell short of its promise" : "diverged"],
       data.promised.x.length && ["dashed", "bad", "what was promised"],
+      data.changes.x.length && ["dotted", "text", "the plan changed"],
       seen(data.forecasts.curve.x) && ["dashed", "search", "forecast along a stage"],
       seen(data.forecasts.x) && ["whisker", "search", "forecast for its end, ± 2 standard errors"],
       seen(data.forecasts.end) && ["star", "validation", "actual loss at the end"],
@@ -131,12 +138,16 @@ const jobChart = (() => {
           { x: data.broken.x, y: data.broken.x.map(() => 0.97) }, "diverged", { symbol: "x", size: 9, color: ink("bad") },
           { yaxis: "y3", text: data.broken.text, hovertemplate: "%{text} at step %{x:,d}<extra></extra>", showlegend: data.broken.x.length > 0 },
         ),
+        markers(
+          { x: data.changes.x, y: data.changes.x.map(() => 0.03) }, "the plan changed", { symbol: "triangle-up", size: 9, color: ink("text") },
+          { yaxis: "y3", text: data.changes.text.map(charts.escaped), hovertemplate: "%{text}<extra></extra>", showlegend: data.changes.x.length > 0 },
+        ),
         ...(data.forecasts.x.length ? ended : []),
       ],
       layout: frame(ink, shown, {
         hovermode: "x unified",
         hoversubplots: "axis",
-        shapes: bands(data.stages, ink),
+        shapes: [...bands(data.stages, ink), ...changeLines(data.changes, ink)],
         yaxis: y,
         yaxis2: lrAxis(ink, data.lr_range, { domain: ROWS.y2, fixedrange: true }),
         yaxis3: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },

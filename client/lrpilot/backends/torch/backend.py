@@ -12,13 +12,14 @@ import torch
 from torch import nn
 
 from lrpilot.backends.base import DEVICE_NOISE, HOST_NOISE, Backend
-from lrpilot.backends.torch.evaluation_mode import evaluating
+from lrpilot.backends.torch.evaluation_mode import evaluating, has_modes
 from lrpilot.backends.torch.gradient_norms import GRADIENT_NORM, GradientNorms
 from lrpilot.backends.torch.group_lrs import GroupLrs
 from lrpilot.backends.torch.losses import LossBuffer
 from lrpilot.backends.torch.snapshot import Snapshot
 from lrpilot.backends.torch.state_paths import stuck_paths
 from lrpilot.backends.torch.updates import Updates
+from lrpilot.backends.torch.weight_average import TorchWeightAverage
 from lrpilot.backends.validator import Validator
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class TorchBackend(Backend):
         self._updates = Updates(optimizers, scaled=scaled)
         self._norms = GradientNorms(optimizers)
         self._measures = False
+        modules = [model, *(each for each in register.values() if isinstance(each, nn.Module))]
+        self._average = None if any(map(has_modes, optimizers)) else TorchWeightAverage(modules, optimizers)
         # Of several ranks one alone may see such a loss, and all must count alike.
         self._skips = scaled or _has_ranks()
 
@@ -128,7 +131,8 @@ class TorchBackend(Backend):
         return self._validator.loss()
 
     def begin(self, n_steps: int, limit: float = math.inf, earlier: Iterable[float] = ()) -> None:
-        """See `LossBuffer.begin`."""
+        """See `LossBuffer.begin`. After `finish` it watches the optimizers again."""
+        self._updates.watch()
         self._losses.begin(n_steps, limit, earlier)
 
     def append(self, loss: torch.Tensor | SupportsFloat) -> bool:
@@ -144,6 +148,8 @@ class TorchBackend(Backend):
         self._losses.append(loss)
         if self._measures:
             self._norms.append()
+        if self._average is not None:
+            self._average.count()
         return True
 
     def diverged(self) -> bool:
@@ -190,14 +196,22 @@ class TorchBackend(Backend):
         with self._norms.unhooked():
             self._snapshot.load_state_dict(state["snapshot"])
 
+    @property
+    def average(self) -> TorchWeightAverage | None:
+        """An average of what is trained; None: an optimizer trains at other weights than it evaluates, by itself."""
+        return self._average
+
     def finish(self) -> None:
-        """Watches the optimizers no longer."""
+        """Watches the optimizers no longer, unless the run goes on."""
         self._norms.end()
-        self._updates.close()
+        self._updates.pause()
 
     def close(self) -> None:
         """The snapshot goes with its last user."""
         self.finish()
+        if self._average is not None:
+            self._average.end()
+        self._updates.close()
 
 
 def _is_finite(loss: torch.Tensor | SupportsFloat) -> bool:

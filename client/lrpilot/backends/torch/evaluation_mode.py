@@ -18,7 +18,7 @@ def evaluating(snapshot: Snapshot, optimizers: Sequence[torch.optim.Optimizer]) 
     An optimizer with modes (Schedule-Free: it trains at other weights than it evaluates) is put into evaluation. The
     way there and back rounds, so the weights are put back as they were.
     """
-    with_modes: list[Any] = [each for each in optimizers if _has_modes(each)]
+    with_modes: list[Any] = [each for each in optimizers if has_modes(each)]
     weights = [parameter for each in with_modes for group in each.param_groups for parameter in group["params"]]
     with snapshot.preserved(but=weights):
         for optimizer in with_modes:
@@ -30,5 +30,6 @@ def evaluating(snapshot: Snapshot, optimizers: Sequence[torch.optim.Optimizer]) 
                 optimizer.train()
 
 
-def _has_modes(optimizer: Any) -> bool:
+def has_modes(optimizer: Any) -> bool:
+    """Whether an optimizer trains at other weights than it evaluates."""
     return callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))

@@ -43,6 +43,7 @@ class Updates:
         self._idle = 0
         self._calls = 0
         self._said: set[str] = set()
+        self._watching = True
         self._handles: list[Any] = []
         for number, family in enumerate(families):
             for member, optimizer in enumerate(family):
@@ -77,12 +78,27 @@ class Updates:
                 "update, put the scaler into register=)",
             )
 
+    def watch(self) -> None:
+        """Watches again after `pause`: the run goes on."""
+        if not self._watching:
+            self._watching = True
+            self._calls = 0
+            for counts in self._counts:
+                counts[:] = [0] * len(counts)
+
+    def pause(self) -> None:
+        """Watches no longer for now. The hooks stay, as a snapshot that is restored later would bring them back."""
+        self._watching = False
+
     def close(self) -> None:
         """Watches no longer."""
+        self._watching = False
         remove_hooks(self._handles)
 
     def add(self, number: int, member: int, optimizer: torch.optim.Optimizer) -> None:
         """Notes that an optimizer, or one inside it, was called."""
+        if not self._watching:
+            return
         overflow = getattr(optimizer, "found_inf", None)
         if overflow is not None and overflow.device.type == "cpu" and overflow:
             return

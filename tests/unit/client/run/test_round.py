@@ -20,7 +20,7 @@ def directives(*limits: float | None) -> list[pb.Directive]:
     """A round at LRs 1, 2, ..., with limits of divergence, as it is given out."""
     told = []
     for i, limit in enumerate(limits):
-        told.append(probe(i + 1.0, N_STEPS, first=not i))
+        told.append(probe(i + 1.0, N_STEPS, first=not i, apart=True))
         if limit is not None:
             told[-1].give_up_above = limit
     told[0].alongside.extend(told[1:])

@@ -35,7 +35,7 @@ def test_steps_that_are_not_to_stay_take_back_all_since_the_mark(outcome: pb.Out
     assert (record.committed, record.searched) == (50, 0)
     record.add(training(0.2, 60), report(7, outcome, (5, 9.0), loss=4.0))
     assert (record.committed, record.searched, record.steps) == (10, 47, 57)
-    schedule = record.schedule("", pb.JobConfig())
+    schedule = record.schedule("", pb.JobConfig(), None)
     assert schedule.losses == (1.0,) * 10
     assert [(segment.start_step, segment.n_steps) for segment in schedule.segments] == [(0, 10)]
     assert [(validation.step, validation.loss) for validation in schedule.validations] == [(10, 0.5)]
@@ -51,7 +51,7 @@ def test_a_run_whose_first_steps_are_taken_back_is_at_its_start(outcome: pb.Outc
     record.add(training(0.2, 100), report(20, outcome))
     assert (record.committed, record.searched, record.last_lr) == (0, 25, None)
     record.add(training(0.05, 75), report(75, pb.OUTCOME_COMPLETED))
-    schedule = record.schedule("", pb.JobConfig())
+    schedule = record.schedule("", pb.JobConfig(), None)
     assert [(segment.start_step, segment.profile.start_lr) for segment in schedule.segments] == [(0, 0.05)]
     assert len(schedule.probes) == 1
 
@@ -94,6 +94,6 @@ def test_a_probe_that_was_not_like_the_first_is_searched_steps_and_its_note_is_k
     again.load_state_dict(record.state_dict())
     for each in (record, again):
         assert (each.committed, each.searched) == (0, 7)
-        schedule = each.schedule("", pb.JobConfig())
+        schedule = each.schedule("", pb.JobConfig(), None)
         assert [found.n_steps for found in schedule.probes] == [5, 2]
         assert schedule.unrepeatable == "something is not registered"

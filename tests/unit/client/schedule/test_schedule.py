@@ -16,7 +16,8 @@ from lrpilot.v1 import tuner_pb2
 from lrpilot.wire.phase import Phase
 from lrpilot.wire.profile import Profile, Shape
 from lrpilot.wire.profile_proto import profile_from_proto, profile_to_proto
-from lrpilot.wire.schedule_data import Probe, Segment, Validation
+from lrpilot.wire.schedule_data import Ending, Probe, Segment, Validation
+from lrpilot.wire.weights import Weights
 
 COSINE = Profile(Shape.COSINE, 0.3, 0.0, 10, offset=3)
 RISE = Profile(Shape.LINEAR, 0.0, 0.1 + 0.2, 3)
@@ -105,11 +106,43 @@ def test_that_there_was_no_search_or_none_that_counts_survives_a_file_and_is_sho
     ]
 
 
+MEAN = "the average of the last 149 steps"
+
+
+@pytest.mark.parametrize(
+    ("ending", "words"),
+    [
+        (
+            Ending(Weights.AVERAGE, 148.8, last=0.085, average=0.083),
+            f"{MEAN}: 0.083 against 0.085",
+        ),
+        (
+            Ending(Weights.LAST, 148.8, last=0.083, average=0.085),
+            f"the last weights: 0.083 against 0.085 for {MEAN}",
+        ),
+        (Ending(Weights.AVERAGE, 148.8), MEAN),
+        (Ending(Weights.AVERAGE, 148.8, average=0.083), f"{MEAN}: 0.083 against none"),
+        (Ending(Weights.LAST, 148.8, last=0.083), "the last weights"),
+    ],
+)
+def test_which_weights_a_run_ended_with_survives_a_file_and_is_shown(
+    tmp_path: Path, ending: Ending, words: str
+) -> None:
+    path = tmp_path / "schedule.json"
+    schedule = dataclasses.replace(SCHEDULE, ending=ending)
+    schedule.save(path)
+    assert Schedule.load(path).ending == ending
+    assert words == ending.words
+    assert f"weights <b>{words}</b>" in schedule._repr_html_()
+    assert "weights" not in SCHEDULE._repr_html_()
+
+
 def test_a_file_of_an_earlier_release_says_nothing_of_a_search() -> None:
     from lrpilot.wire.schedule_file import loads
 
     assert not loads(broken(unsearched=None), Schedule).unsearched
     assert not loads(broken(unrepeatable=None), Schedule).unrepeatable
+    assert loads(broken(ending=None), Schedule).ending is None
 
 
 lrs = st.floats(0, allow_infinity=False, allow_nan=False)
@@ -352,7 +385,7 @@ def test_a_schedule_is_made_of_the_servers_answer() -> None:
 def test_an_answer_without_history_or_with_a_budget_is_understood() -> None:
     message = response()
     del message.history[:]
-    message.job.config.total_steps = 7
+    message.job.total_steps = 7
     schedule = Schedule.from_response(message)
     assert (schedule.base_lrs, schedule.total_steps) == ((0.1,), 7)
     assert (schedule.losses, schedule.probes) == ((), ())

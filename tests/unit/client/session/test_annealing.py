@@ -85,8 +85,8 @@ def test_the_server_is_told_what_was_done_and_what_was_wasted() -> None:
     answer(annealing, pb.OUTCOME_PARTIAL, 20)
     answer(annealing, pb.OUTCOME_DIVERGED, 3)
     answer(annealing, pb.OUTCOME_PARTIAL, 7)
-    report = annealing.replacement(5)
-    assert (report.directive_number, report.outcome) == (5, pb.OUTCOME_REPLACED)
+    report = annealing.replacement()
+    assert report.outcome == pb.OUTCOME_REPLACED
     assert (len(report.losses), report.replacement.wasted_steps, report.wall_time_s) == (7, 23, 6.0)
     assert (report.replacement.profile.start_lr, report.replacement.profile.offset) == (0.2, 0)
 
@@ -94,11 +94,11 @@ def test_the_server_is_told_what_was_done_and_what_was_wasted() -> None:
 def test_what_was_told_is_not_told_again_nor_taken_back() -> None:
     annealing = begun(0.4, 300)
     answer(annealing, pb.OUTCOME_PARTIAL, 20)
-    annealing.replacement(5)
+    annealing.replacement()
     assert annealing.directive.snapshot  # a divergence from here on leads back to here
     answer(annealing, pb.OUTCOME_PARTIAL, 10)
     answer(annealing, pb.OUTCOME_DIVERGED, 1)
-    report = annealing.replacement(6)
+    report = annealing.replacement()
     assert (len(report.losses), report.replacement.wasted_steps) == (0, 11)
     assert not report.replacement.HasField("profile")
 
@@ -110,7 +110,7 @@ def test_a_checkpoint_goes_on_alike() -> None:
     for each in (annealing, copy):
         answer(each, pb.OUTCOME_DIVERGED, 5)
     assert copy.directive == annealing.directive
-    assert copy.replacement(9) == annealing.replacement(9)
+    assert copy.replacement() == annealing.replacement()
 
 
 @hypothesis.given(total=st.integers(1, 5000), data=st.data())
@@ -132,7 +132,7 @@ def test_no_more_steps_than_the_budget_are_run_and_all_are_told(total: int, data
         directive = answer(annealing, outcome, n_steps)
         assert n_run + directive.n_steps == total
         if data.draw(st.booleans()):
-            report = annealing.replacement(1)
+            report = annealing.replacement()
             told += len(report.losses) + report.replacement.wasted_steps
             assert told == n_run
 

@@ -14,6 +14,8 @@ from lrpilot.v1 import tuner_pb2 as pb
 from tests.support.training.scripted_directives import constant, training
 from tests.support.training.scripted_directives import probe as scripted_probe
 
+JOB = pb.JobConfig(has_average=True)
+
 
 def promising(*bars: tuple[int, float]) -> pb.Directive:
     promise = [pb.Bar(from_step=step, loss=level) for step, level in bars]
@@ -34,26 +36,60 @@ def promising(*bars: tuple[int, float]) -> pb.Directive:
     ],
 )
 def test_what_makes_sense_is_accepted(directive: pb.Directive) -> None:
-    directive_check.check(directive, 7)
+    directive_check.check(directive, 7, JOB)
+
+
+def averaging(memory_steps: float, every: int) -> pb.Directive:
+    return training(0.1, 100, number=7, average=pb.Average(memory_steps=memory_steps, every=every))
+
+
+@pytest.mark.parametrize(("memory_steps", "every"), [(1.0, 1), (8.0, 5), (1e9, 2**40)])
+def test_an_average_of_committed_steps_may_be_asked_for(memory_steps: float, every: int) -> None:
+    directive_check.check(averaging(memory_steps, every), 7, JOB)
+
+
+@pytest.mark.parametrize(
+    ("memory_steps", "every", "words"),
+    [
+        (0.5, 1, "memory of 0.5 steps"),
+        (-8.0, 1, "memory of -8 steps"),
+        (math.nan, 1, "memory of nan steps"),
+        (math.inf, 1, "memory of inf steps"),
+        (8.0, 0, "every 0 steps"),
+        (8.0, -1, "every -1 steps"),
+        (8.0, 2**62, "every 4611686018427387904 steps"),
+    ],
+)
+def test_an_average_that_is_none_is_refused(memory_steps: float, every: int, words: str) -> None:
+    with pytest.raises(ProtocolError, match=words):
+        directive_check.check(averaging(memory_steps, every), 7, JOB)
+
+
+def test_an_average_is_only_of_steps_that_stay_and_at_a_client_that_can_keep_it() -> None:
+    with pytest.raises(ProtocolError, match="can't keep"):
+        directive_check.check(averaging(8.0, 5), 7, pb.JobConfig())
+    tried = probe(snapshot=True, average=pb.Average(memory_steps=8.0, every=5))
+    with pytest.raises(ProtocolError, match="rolled back"):
+        directive_check.check(tried, 7, JOB)
 
 
 @pytest.mark.parametrize("asked", [["a"], ["b", "a"], []])
 def test_what_can_be_measured_may_be_asked_for(asked: list[str]) -> None:
-    directive_check.check(training(0.1, 100, number=7, measures=asked), 7, ("a", "b"))
+    directive_check.check(training(0.1, 100, number=7, measures=asked), 7, pb.JobConfig(measures=["a", "b"]))
 
 
 @pytest.mark.parametrize("asked", [["a", "c"], ["a", "a"], [""], ["x" * 10**6] * 10])
 def test_what_can_not_be_measured_is_refused(asked: list[str]) -> None:
     with pytest.raises(ProtocolError, match=r"measure .* of \['a', 'b'\]") as caught:
-        directive_check.check(training(0.1, 100, number=7, measures=asked), 7, ("a", "b"))
+        directive_check.check(training(0.1, 100, number=7, measures=asked), 7, pb.JobConfig(measures=["a", "b"]))
     assert len(str(caught.value)) < 300
 
 
 def test_measures_share_the_room_of_losses() -> None:
     most = directive_check.MAX_LOSSES
-    directive_check.check(training(0.1, most // 2, number=7, measures=["a"]), 7, ("a",))
+    directive_check.check(training(0.1, most // 2, number=7, measures=["a"]), 7, pb.JobConfig(measures=["a"]))
     with pytest.raises(ProtocolError, match="too many losses"):
-        directive_check.check(training(0.1, most // 2 + 1, number=7, measures=["a"]), 7, ("a",))
+        directive_check.check(training(0.1, most // 2 + 1, number=7, measures=["a"]), 7, pb.JobConfig(measures=["a"]))
 
 
 @pytest.mark.parametrize(
@@ -78,7 +114,7 @@ def test_measures_share_the_room_of_losses() -> None:
 )
 def test_what_makes_none_is_refused_with_a_word_on_it(directive: pb.Directive, words: str) -> None:
     with pytest.raises(ProtocolError, match=words):
-        directive_check.check(directive, 7)
+        directive_check.check(directive, 7, JOB)
 
 
 HUGE = 2**62
@@ -105,7 +141,7 @@ def shaped(shape: pb.ProfileShape.ValueType, start_lr: float, end_lr: float, **f
     ],
 )
 def test_what_is_unusual_and_can_be_carried_out_is_accepted(directive: pb.Directive) -> None:
-    directive_check.check(directive, 7)
+    directive_check.check(directive, 7, JOB)
 
 
 @pytest.mark.parametrize(
@@ -140,13 +176,13 @@ def test_what_is_unusual_and_can_be_carried_out_is_accepted(directive: pb.Direct
 )
 def test_numbers_that_contradict_one_another_or_overflow_are_refused(directive: pb.Directive, words: str) -> None:
     with pytest.raises(ProtocolError, match=words):
-        directive_check.check(directive, 7)
+        directive_check.check(directive, 7, JOB)
 
 
 def test_a_job_does_not_begin_with_its_end() -> None:
     for restore in (False, True):
         with pytest.raises(ProtocolError, match="before the first step"):
-            directive_check.check(pb.Directive(number=1, phase=pb.PHASE_STOP, restore=restore), 1)
+            directive_check.check(pb.Directive(number=1, phase=pb.PHASE_STOP, restore=restore), 1, JOB)
 
 
 @pytest.mark.parametrize(
@@ -174,29 +210,36 @@ def test_what_fits_the_run_is_accepted() -> None:
 
 
 def at_the_same_time(*others: pb.Directive, **fields: Any) -> pb.Directive:
-    return scripted_probe(0.1, 100, number=7, alongside=others, **fields)
+    return scripted_probe(0.1, 100, **{"number": 7, "apart": True, "alongside": others, **fields})
 
 
 def told(lr: float = 0.2, n_steps: int = 100, **fields: Any) -> pb.Directive:
-    return scripted_probe(lr, n_steps, **fields)
+    return scripted_probe(lr, n_steps, **{"apart": True, **fields})
 
 
 def test_several_members_may_be_told_several_probes() -> None:
-    for members, directive in ((2, at_the_same_time(told())), (3, at_the_same_time(told(), told(give_up_above=3.0)))):
-        directive_check.check(directive, 7, (), members)
-    directive_check.check(at_the_same_time(taken_along=True), 7, (), 2)
+    for members, directive in (
+        (2, at_the_same_time(told())),
+        (3, at_the_same_time(told(), told(give_up_above=3.0))),
+        (2, at_the_same_time()),
+        (2, at_the_same_time(taken_along=True)),
+        (2, scripted_probe(0.1, 100, number=7, validate_at=[1])),
+    ):
+        directive_check.check(directive, 7, pb.JobConfig(members=members))
 
 
 @pytest.mark.parametrize(
     ("directive", "members", "words"),
     [
-        (at_the_same_time(told()), 0, "2 probes at the same time, for 1 members"),
-        (at_the_same_time(told(), told()), 2, "3 probes at the same time, for 2 members"),
-        (at_the_same_time(taken_along=True), 1, "1 probes at the same time before, for 1 members"),
+        (at_the_same_time(), 0, "1 probes, each on a replica, for 1 members"),
+        (at_the_same_time(told()), 0, "2 probes, each on a replica, for 1 members"),
+        (at_the_same_time(told(), told()), 2, "3 probes, each on a replica, for 2 members"),
+        (at_the_same_time(apart=False, taken_along=True), 2, "on one replica"),
+        (at_the_same_time(told(), apart=False), 2, "on one replica"),
         (at_the_same_time(told(n_steps=99)), 2, "no probe like another"),
         (at_the_same_time(told(alongside=[told()])), 2, "no probe like another"),
-        (at_the_same_time(training(0.1, 100)), 2, "no probe like another"),
-        (training(0.1, 100, number=7, alongside=[told()]), 2, "no probe like another"),
+        (at_the_same_time(told(apart=False)), 2, "no probe like another"),
+        (training(0.1, 100, number=7, apart=True), 2, "members have a probe"),
         (at_the_same_time(told(math.nan)), 2, "at the same time"),
         (at_the_same_time(told(give_up_above=math.nan)), 2, "give_up_above nan"),
         (at_the_same_time(validate_at=[1]), 2, "no validation"),
@@ -204,4 +247,4 @@ def test_several_members_may_be_told_several_probes() -> None:
 )
 def test_what_members_can_not_try_is_refused(directive: pb.Directive, members: int, words: str) -> None:
     with pytest.raises(ProtocolError, match=words):
-        directive_check.check(directive, 7, (), members)
+        directive_check.check(directive, 7, pb.JobConfig(members=members))

@@ -100,7 +100,7 @@ def test_a_tuner_that_goes_on_from_a_checkpoint_still_knows() -> None:
     record = first._record
     record.unsearched = False
     record.load_state_dict(state["record"])
-    assert record.schedule("", pb.JobConfig()).unsearched
+    assert record.schedule("", pb.JobConfig(), None).unsearched
 
 
 def _response(run: Run, *, with_history: bool) -> pb.GetScheduleResponse:

@@ -21,7 +21,21 @@ from tuner_server.core.job import machine
 from tuner_server.core.job.machine import TRANSITIONS, JobState, Status, Transition
 from tuner_server.core.job.report_check import check_replacement, check_report
 from tuner_server.core.job.standing import Standing
-from tuner_server.core.messages import LOSS_WINDOW, Bar, Directive, Outcome, Phase, Replacement, Report, Validation
+from tuner_server.core.messages import (
+    LOSS_WINDOW,
+    Average,
+    Bar,
+    ChangeKind,
+    Directive,
+    Ending,
+    Outcome,
+    Phase,
+    PlanChange,
+    Replacement,
+    Report,
+    Validation,
+    Weights,
+)
 from tuner_server.core.policies.base import Asking, Options, Policy, PolicyState, Progress, Step
 from tuner_server.core.stages.restart import MAX_RESTARTS
 
@@ -149,9 +163,15 @@ def test_an_ended_job_refuses_every_event(status: Status) -> None:
     state = ended(status)
     before = state.model_dump_json()
     assert state.status is status
-    for outcome in Outcome:
+    for outcome in set(Outcome) - {Outcome.REPLANNED}:
         with pytest.raises(PreconditionError, match="ended"):
             machine.advance(state, report_on(state.directive, outcome, 1))
+    extend = PlanChange(kind=ChangeKind.EXTEND, total_steps=500)
+    with pytest.raises(PreconditionError, match="ended"):
+        machine.request(state, extend)
+    if status is not Status.FINISHED:  # which its own client may extend
+        with pytest.raises(PreconditionError, match="ended"):
+            machine.advance(state, report_on(state.directive, Outcome.REPLANNED, 0, change=extend))
     with pytest.raises(PreconditionError, match="ended"):
         machine.cancel(state, "")
     assert state.model_dump_json() == before
@@ -212,7 +232,7 @@ def test_directives_are_numbered_from_1_with_parts_and_stop() -> None:
     assert any(exchange.report and exchange.report.outcome is Outcome.PARTIAL for exchange in run.exchanges)
 
 
-@pytest.mark.parametrize(("total_steps", "policy"), [(800, "budget"), (None, "autolrs")])
+@pytest.mark.parametrize(("total_steps", "policy"), [(800, "budget"), (None, "open_ended")])
 def test_the_state_names_the_policy_that_was_chosen_for_it(total_steps: int | None, policy: str) -> None:
     unnamed = config(total_steps).model_copy(update={"policy": ""})
     assert machine.create(unnamed).state.config.policy == policy
@@ -416,6 +436,43 @@ def test_a_bad_report_is_refused_by_the_field_at_fault(directive: Directive, rep
     with pytest.raises(InvalidInputError) as caught:
         check_report(directive, report, has_validation=True)
     assert [violation.field for violation in caught.value.violations] == [field]
+
+
+AVERAGED_OF_8 = TRAIN_OF_8.model_copy(update={"average": Average(memory_steps=4.0, every=2)})
+
+
+def ending(adopted: Weights = Weights.AVERAGE, memory_steps: float = 4.0, **losses: float) -> Ending:
+    return Ending(adopted=adopted, memory_steps=memory_steps, **losses)
+
+
+@pytest.mark.parametrize(
+    ("directive", "report", "field"),
+    [
+        (TRAIN_OF_8, report_on(TRAIN_OF_8, ending=ending()), "report.ending"),
+        (AVERAGED_OF_8, report_on(AVERAGED_OF_8, Outcome.PARTIAL, 3, ending=ending()), "report.ending"),
+        (AVERAGED_OF_8, report_on(AVERAGED_OF_8, Outcome.DIVERGED, 3, ending=ending()), "report.ending"),
+        (AVERAGED_OF_8, report_on(AVERAGED_OF_8, ending=ending(memory_steps=5.0)), "report.ending.memory_steps"),
+        (AVERAGED_OF_8, report_on(AVERAGED_OF_8, ending=ending(last=NAN)), "report.ending.last"),
+        (AVERAGED_OF_8, report_on(AVERAGED_OF_8, ending=ending(last=1.0, average=INF)), "report.ending.average"),
+    ],
+)
+def test_an_ending_that_can_not_be_is_refused(directive: Directive, report: Report, field: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        check_report(directive, report, has_validation=True)
+    assert [violation.field for violation in caught.value.violations] == [field]
+
+
+def test_a_job_without_a_validation_has_an_ending_without_one() -> None:
+    check_report(AVERAGED_OF_8, report_on(AVERAGED_OF_8, ending=ending()), has_validation=False)
+    check_report(AVERAGED_OF_8, report_on(AVERAGED_OF_8, ending=ending(last=1.0)), has_validation=True)
+    check_report(AVERAGED_OF_8, report_on(AVERAGED_OF_8), has_validation=True)  # its client could not average
+    with pytest.raises(InvalidInputError, match="left out"):
+        check_report(AVERAGED_OF_8, report_on(AVERAGED_OF_8, ending=ending(last=1.0)), has_validation=False)
+
+
+def test_search_steps_have_no_average() -> None:
+    with pytest.raises(ValueError, match="steps that stay"):
+        Directive.model_validate({**PROBE_OF_8.model_dump(), "average": {"memory_steps": 4.0, "every": 2}})
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from tuner_server.core.policies.base import Step
 from tuner_server.core.policies.budget import Budget
 from tuner_server.rpc.convert import config_to_pb, directive_to_pb
 
-FIELDS_OF_ONE = range(1, 15)
-"""The fields of a directive that a job of one member knows."""
+OF_SEVERAL = {"alongside", "taken_along", "apart"}
+"""The fields of a directive that only a job of several members knows."""
 
 
 def rounds(run: Run) -> list[list[Directive]]:
@@ -139,8 +139,7 @@ def test_a_job_of_one_member_is_told_nothing_of_members() -> None:
     run = search(config(**PLAIN), bowl(1e-2))
     assert not config_to_pb(run.state.config).members
     for exchange in run.exchanges:
-        fields = {field.number for field, _ in directive_to_pb(exchange.directive).ListFields()}
-        assert fields <= set(FIELDS_OF_ONE)
+        assert not OF_SEVERAL & {field.name for field, _ in directive_to_pb(exchange.directive).ListFields()}
 
 
 def test_other_policies_refuse_several_members() -> None:
@@ -201,7 +200,9 @@ def test_a_policy_is_held_to_what_it_told(
         (lambda d: other(d, alongside=(other(d, n_steps=3),)), "as many steps"),
         (lambda d: other(d, alongside=(other(d, batches=BatchSource.FRESH),)), "on the same batches"),
         (lambda d: other(d, alongside=(other(d, alongside=(d,)),)), "tells no further ones"),
-        (lambda d: other(d, alongside=(other(d, phase=Phase.TRAIN),)), "is a probe"),
+        (lambda d: other(d, alongside=(other(d, apart=False),)), "on a replica by itself"),
+        (lambda d: other(d, apart=False), "on a replica by itself"),
+        (lambda d: other(d, phase=Phase.TRAIN), "no validation and no measure"),
         (lambda d: other(d, validate_at=(1,)), "no validation and no measure"),
         (lambda d: other(d, measures=("gradient_norm",)), "no validation and no measure"),
     ],
@@ -212,3 +213,9 @@ def test_what_can_not_be_tried_at_the_same_time_is_the_policys_fault(
     monkeypatch.setitem(policies.POLICIES, "budget", policy_that(change, "_round"))
     with pytest.raises(InvalidInputError, match=words):
         machine.create(config(members=2, **PLAIN))
+
+
+def test_one_member_has_no_replica_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(policies.POLICIES, "budget", policy_that(lambda d: other(d, apart=True), "_probe"))
+    with pytest.raises(InvalidInputError, match="the job has one member"):
+        machine.create(config(**PLAIN))

@@ -41,7 +41,8 @@ def test_the_best_stays_when_the_loss_rises_and_the_loss_is_that_of_the_last_win
 def test_validations_count_singly_and_only_those_that_are_numbers() -> None:
     found = after(after(Standing(), [1.0], 0.5, 0.7), [1.0], 0.6, float("nan"))
     assert (found.last_validation, found.best_validation) == (0.6, 0.5)
-    assert after(found, [1.0]) == found.model_copy(update={"recent_losses": (1.0, 1.0, 1.0)})
+    later = {"recent_losses": (1.0, 1.0, 1.0), "since_change": 3}
+    assert after(found, [1.0]) == found.model_copy(update=later)
 
 
 def test_the_peak_lr_is_that_of_all_committed_steps() -> None:

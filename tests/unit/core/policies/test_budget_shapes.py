@@ -20,8 +20,7 @@ from tuner_server.core.job import machine
 from tuner_server.core.job.machine import Status
 from tuner_server.core.messages import BatchSource, Phase
 from tuner_server.core.policies.budget import FEWEST_STEPS
-from tuner_server.core.policies.budget_options import LARGEST_PROBE_SHARE, MAX_PROBE, MIN_PROBE, PROBE_SHARE
-from tuner_server.core.stages.decayed_probe import HELD_OUT
+from tuner_server.core.stages.decayed_probe import HELD_OUT, LARGEST_PROBE_SHARE, MAX_PROBE, MIN_PROBE, PROBE_SHARE
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import pytest
 
 from tuner_server.core.policies import POLICIES
 from tuner_server.core.policies.budget import FEWEST_STEPS, LARGEST_SEARCH_SHARE
-from tuner_server.core.policies.budget_options import LARGEST_PROBE_SHARE, MAX_PROBE, MIN_PROBE, PROBE_SHARE
 from tuner_server.core.search.users_lr import toward_users
+from tuner_server.core.stages.decayed_probe import LARGEST_PROBE_SHARE, MAX_PROBE, MIN_PROBE, PROBE_SHARE
 from tuner_server.core.stages.final_decay import PROMISES
 from tuner_server.core.stages.promise import LAST_LOOK, STAIRS, VALIDATION_PART
 

@@ -19,6 +19,7 @@ from tuner_server.core.messages import Bar, Directive, Outcome, Phase, Report, S
 from tuner_server.core.stages.promise import (
     FIRST_LOSSES,
     LAST_LOOK,
+    LAST_TRAINING_LOOK,
     MARGIN_SDS,
     STAIRS,
     TAIL_SHARE,
@@ -241,13 +242,14 @@ def test_the_bars_ascend_by_their_steps_and_none_lies_within_the_warm_up_or_past
     assert warmup <= steps[0]
     assert steps[-1] <= n_steps
     held = [bar.loss for bar in promise]
-    assert held[:-1] == sorted(held[:-1], reverse=True)
+    assert held[:-2] == sorted(held[:-2], reverse=True)
+    assert held[-2:] == [math.inf, math.inf]
     assert held[-1] == math.inf
 
 
 def test_each_bar_asks_for_its_part_of_the_gain_from_its_part_of_the_steps_on() -> None:
     promise = bars(known((0.1, falling(3.0, 1.0), 1.0)), 1000, 50, 50)
-    asked = [(bar.from_step / 1000, (3.0 - bar.loss) / 2.0) for bar in promise[:-1]]
+    asked = [(bar.from_step / 1000, (3.0 - bar.loss) / 2.0) for bar in promise[:-2]]
     assert asked == [pytest.approx(stair) for stair in STAIRS]
 
 
@@ -258,7 +260,7 @@ def test_validations_are_held_to_their_own_part_of_their_own_gain_from_the_secon
     """Whatever they measure."""
     footing = known((0.1, falling(3.0, 1.0, (0, before), (PROBE, after)), after))
     level = before - VALIDATION_PART * (before - after)
-    assert validation_levels(footing) == pytest.approx([math.inf, level, level, math.inf])
+    assert validation_levels(footing) == pytest.approx([math.inf, level, level, level, math.inf])
     assert set(validation_levels(known((0.1, falling(3.0, 1.0), 1.0)))) == {math.inf}
 
 
@@ -268,6 +270,15 @@ def test_a_gain_in_one_measure_alone_is_promised_by_that_measure() -> None:
     assert validation_levels(by_validation)[1] < 90.0
     neither = known((0.1, falling(3.0, 1.0, (0, 60.0), (PROBE, 90.0)), 90.0))
     assert levels(neither) == []
+
+
+def test_a_training_loss_that_rises_late_breaks_no_promise_and_validations_still_can() -> None:
+    """It says that the data have changed."""
+    footing = known((0.1, falling(3.0, 1.0, (0, 3.0), (PROBE, 1.0)), 1.0))
+    late = bar_of(bars(footing, 1000, 50, 50), math.ceil(LAST_TRAINING_LOOK * 1000))
+    assert late is not None
+    assert late.loss == math.inf
+    assert late.validation < 3.0
 
 
 def test_after_the_last_look_a_run_is_left_alone() -> None:
@@ -296,7 +307,7 @@ def test_noise_of_the_training_losses_widens_the_margin_of_validations_too_but_l
     margins = [
         after - before for before, after in zip(validation_levels(footing), validation_levels(noisy), strict=True)
     ]
-    assert margins[1:-1] == pytest.approx([VALIDATION_MARGIN_SDS * 0.4] * 2)
+    assert margins[1:-1] == pytest.approx([VALIDATION_MARGIN_SDS * 0.4] * 3)
     assert margins[1] < levels(noisy)[1] - levels(footing)[1]
 
 
@@ -306,7 +317,7 @@ def test_noise_of_the_training_losses_widens_the_margin_of_validations_too_but_l
 TWO_MEASURES = known((0.1, falling(3.0, 1.0, (0, 90.0), (PROBE, 50.0)), 50.0))
 
 
-@pytest.mark.parametrize(("begin", "bar"), [(49, None), (50, 2.0), (99, 2.0), (100, 1.7), (250, 1.4), (799, 1.4)])
+@pytest.mark.parametrize(("begin", "bar"), [(49, None), (50, 2.0), (99, 2.0), (100, 1.7), (250, 1.4), (399, 1.4)])
 def test_the_evidence_has_the_bar_that_the_last_report_is_held_to(begin: int, bar: float | None) -> None:
     promise = bars(TWO_MEASURES, 1000, 50, 50)
     report = probe([2.5, 3.0], (1, 80.0), (2, 85.0))  # its validations may be what they like

@@ -1,0 +1,57 @@
+"""How a run goes on in another plan: at once, or when the search is over, and with the server or without it."""
+
+from __future__ import annotations
+
+from lrpilot.run.coasting import Coasting
+from lrpilot.run.directive_runner import DirectiveRunner
+from lrpilot.v1 import tuner_pb2 as pb
+
+
+class PlanRunner(DirectiveRunner):
+    """Carries out directives of a run whose plan may change between two of them."""
+
+    def _change(self, change: pb.PlanChange) -> None:
+        """Changes the plan: at once after committed steps and after the end, else when the search is over.
+
+        Raises:
+            ServerError: a decision can't be had, and `strict` is set.
+        """
+        self._catch_up()
+        if not self._finished and not self._lease.committed:
+            self._plan.wait(change)
+            return
+        self._guarded(lambda: self._change_now(change))
+
+    def _proceed(self) -> None:
+        super()._proceed()
+        if self._finished or self._lease.committed:
+            change = self._plan.waiting()
+            if change is not None:
+                self._change_now(change)
+
+    def _coast(self, error: Exception) -> None:
+        while (change := self._plan.waiting()) is not None:
+            self._plan.change(change, self._record.steps + self._lease.done)
+            self._record.replan(change, self._plan.total_steps)
+        super()._coast(error)
+
+    def _change_now(self, change: pb.PlanChange) -> None:
+        if isinstance(self._lease, Coasting):
+            self._coast_on(change)
+            return
+        self._plan.change(change, self._record.steps + (0 if self._finished else self._lease.done))
+        if not self._finished:
+            self._advance(pb.OUTCOME_REPLANNED, change)
+            return
+        self._finished = False
+        self._book(pb.Report(outcome=pb.OUTCOME_REPLANNED, change=change))
+        self._proceed()
+
+    def _coast_on(self, change: pb.PlanChange) -> None:
+        """Changes the plan of a run whose tuning has failed."""
+        self._settle()
+        self._plan.change(change, self._record.steps)
+        self._record.replan(change, self._plan.total_steps)
+        run_state = self._run_state()
+        self._finished = False
+        self._coast_along(None if run_state.remaining == 0 else Coasting.over(run_state.remaining, run_state.lr))

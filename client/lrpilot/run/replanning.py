@@ -1,0 +1,123 @@
+"""What a training program tells of its plan while it runs: another end, other data, an annealing."""
+
+from __future__ import annotations
+
+from lrpilot.errors import ConfigError
+from lrpilot.run.checkpoint import ResumableRunner
+from lrpilot.run.coasting import Coasting
+from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.limits import MAX_STEPS
+from lrpilot.wire.plan_change import BatchScaling
+from lrpilot.wire.plan_change_proto import SCALINGS
+
+MAX_REASON = 500
+"""The most characters of a reason that are sent."""
+
+
+class ReplannableRunner(ResumableRunner):
+    """Carries out directives of a run whose plan may change on the way.
+
+    A change takes effect at once; in a search, when that is over. Of several ranks all must ask for it after the same
+    step.
+    """
+
+    _closed: bool
+
+    def extend(self, steps: int) -> None:
+        """Lets the run go on for so many more steps than it was to have. It may be over already, but not closed.
+
+        What is left is planned anew: a run that has cooled down is warmed up again, one that is still hot is not. After
+        the end, go on with another `for batch in tuner.batches(loader)`.
+
+        Args:
+            steps: optimizer steps, search included, at least 1.
+
+        Raises:
+            ConfigError: no such number, the run has no end, or the tuner is closed.
+            ServerError: a decision can't be had, and `strict` is set.
+        """
+        self._refuse_closed("extend")
+        planned = self._plan.latest_total_steps
+        if planned is None:
+            raise ConfigError("extend: the run has no end that could be moved; `anneal(steps)` gives it one")
+        total_steps = planned + _count("steps", steps)
+        if total_steps > MAX_STEPS:
+            raise ConfigError(f"steps: {steps} more than {planned}; a run has at most {MAX_STEPS} steps")
+        self._change(pb.PlanChange(kind=pb.PLAN_CHANGE_KIND_EXTEND, total_steps=total_steps))
+
+    def replan(self, reason: str = "", *, batch_size: int | None = None, batch_scaling: str = "sqrt") -> None:
+        """Says that the run goes on with other data, another batch size or another model: the LR is searched anew.
+
+        Call it before the first step with what is new; then draw from `batches()` of the new loader.
+
+        Args:
+            reason: what has changed, in a sentence for people.
+            batch_size: the new one, if it has changed. The old one is that of the loader, or of an earlier call.
+            batch_scaling: how the LR follows the batch size, as a first guess: "sqrt", "linear" or "none".
+
+        Raises:
+            ConfigError: a value is wrong, the batch size until now is not known, or the tuner is closed or finished.
+            ServerError: a decision can't be had, and `strict` is set.
+        """
+        self._refuse_closed("replan")
+        if self._finished:
+            raise ConfigError("replan: the run is over; `extend(steps)` lets it go on")
+        scalings = [scaling.value for scaling in BatchScaling]
+        if batch_scaling not in scalings:
+            raise ConfigError(f"batch_scaling: {batch_scaling!r}; give one of {', '.join(scalings)}")
+        change = pb.PlanChange(
+            kind=pb.PLAN_CHANGE_KIND_REPLAN,
+            reason=str(reason)[:MAX_REASON],
+            batch_scaling=SCALINGS[BatchScaling(batch_scaling)],
+        )
+        if batch_size is not None:
+            new, old = _count("batch_size", batch_size), self._plan.batch_size or self._position.batch_size
+            if old is None:
+                raise ConfigError(
+                    f"batch_size: {new}, but the loader until now does not say its own; give its `batch_size`"
+                )
+            change.batch_factor, self._plan.batch_size = new / old, new
+        self._change(change)
+
+    def anneal(self, steps: int) -> None:
+        """Lets the LR fall to zero over so many steps, after which the run is over: it gives a finished model.
+
+        Training can go on from before it with `undo_annealing`, or from its end with `extend`.
+
+        Args:
+            steps: optimizer steps, at least 1; a fifth of the run so far is usual.
+
+        Raises:
+            ConfigError: no such number, or the tuner is closed or finished.
+            ServerError: a decision can't be had, and `strict` is set.
+        """
+        self._refuse_closed("anneal")
+        if self._finished:
+            raise ConfigError("anneal: the run is over; `extend(steps)` lets it go on")
+        self._change(pb.PlanChange(kind=pb.PLAN_CHANGE_KIND_ANNEAL, anneal_steps=_count("steps", steps)))
+
+    def undo_annealing(self) -> None:
+        """Goes back to before the annealing, and on from there as if it had not been; its steps count as search steps.
+
+        Save the annealed model before. Then go on with another `for batch in tuner.batches(loader)`; the data go on
+        where they are.
+
+        Raises:
+            ConfigError: there is no annealing that could be undone, or the tuner is closed.
+            ServerError: a decision can't be had, and `strict` is set.
+        """
+        self._refuse_closed("undo_annealing")
+        if not self._plan.annealing or isinstance(self._lease, Coasting) or not self._rollback.possible:
+            raise ConfigError("undo_annealing: there is no annealing, or no snapshot from before it")
+        self._change(pb.PlanChange(kind=pb.PLAN_CHANGE_KIND_UNDO_ANNEALING))
+
+    def _refuse_closed(self, what: str) -> None:
+        if self._closed:
+            raise ConfigError(f"{what}: the tuner is closed; make another one, and load_state_dict")
+
+
+def _count(name: str, value: int) -> int:
+    """A number of steps or samples. Raises: ConfigError: it is none."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_STEPS:
+        raise ConfigError(f"{name}: {value!r}; give a whole number, 1 or more")
+    return value

@@ -1,0 +1,87 @@
+"""Where a run ends, as the client knows it, and the changes of it that wait for the end of a search. Pure."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Mapping
+from typing import Any
+
+from lrpilot.v1 import tuner_pb2 as pb
+
+
+class RunPlan:
+    """The plan of one run: the server's, once it has told; until then, and without it, what was asked for."""
+
+    def __init__(self, total_steps: int | None) -> None:
+        """Ends after so many optimizer steps, search included; None: until the loop stops."""
+        self.total_steps = total_steps
+        """Optimizer steps of the run, search included; None: no end is known."""
+        self.granted = 0
+        """How many steps the last change of the end has added."""
+        self.batch_size: int | None = None
+        """What the training program has said of it; None: nothing."""
+        self._before: int | None = None
+        self._annealing = False
+        self._waiting: collections.deque[pb.PlanChange] = collections.deque()
+
+    @property
+    def annealing(self) -> bool:
+        """Whether the run is in an annealing that can be undone, or has come to its end."""
+        return self._annealing
+
+    @property
+    def latest_total_steps(self) -> int | None:
+        """The end of the run as it will be with the changes that wait; None: no end is known."""
+        ends = [change.total_steps for change in self._waiting if change.kind == pb.PLAN_CHANGE_KIND_EXTEND]
+        return ends[-1] if ends else self.total_steps
+
+    def wait(self, change: pb.PlanChange) -> None:
+        """A change waits for the end of the search."""
+        self._waiting.append(change)
+
+    def waiting(self) -> pb.PlanChange | None:
+        """The change whose turn it is, which waits no more; None: there is none."""
+        return self._waiting.popleft() if self._waiting else None
+
+    def change(self, change: pb.PlanChange, steps: int) -> None:
+        """A change takes effect after so many steps, search included, as far as the client can tell."""
+        self.granted = 0
+        if change.kind == pb.PLAN_CHANGE_KIND_EXTEND:
+            self.granted = max(change.total_steps - (self.total_steps or steps), 0)
+            self.total_steps = change.total_steps
+        elif change.kind == pb.PLAN_CHANGE_KIND_ANNEAL:
+            self._before, self.total_steps = self.total_steps, steps + change.anneal_steps
+        elif change.kind == pb.PLAN_CHANGE_KIND_UNDO_ANNEALING:
+            self.total_steps = self._before
+        self._annealing = change.kind == pb.PLAN_CHANGE_KIND_ANNEAL
+
+    def follow(self, directive: pb.Directive) -> None:
+        """A directive tells of a change that takes effect with it, or takes a snapshot: what is undone leads there."""
+        if directive.HasField("change"):
+            change = directive.change
+            anneals = change.kind == pb.PLAN_CHANGE_KIND_ANNEAL
+            if anneals and not self._annealing:
+                self._before = self.total_steps
+            self._annealing = anneals
+            self.total_steps = change.total_steps if change.HasField("total_steps") else None
+        elif directive.snapshot:
+            self._annealing = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """The plan as plain values."""
+        return {
+            "total_steps": self.total_steps,
+            "batch_size": self.batch_size,
+            "before": self._before,
+            "annealing": self._annealing,
+            "waiting": [change.SerializeToString() for change in self._waiting],
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> RunPlan:
+        """What `state_dict` gave."""
+        plan = cls(state["total_steps"])
+        plan.batch_size = state["batch_size"]
+        plan._before, plan._annealing = state["before"], state["annealing"]
+        plan._waiting.extend(pb.PlanChange.FromString(each) for each in state["waiting"])
+        return plan

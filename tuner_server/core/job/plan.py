@@ -1,0 +1,88 @@
+"""The plan of a run that changes while it runs: where it ends, and what an annealing can be undone to. Pure.
+
+A change takes effect with a report on committed steps. What was asked for at the server becomes part of that report, so
+that a schedule stays a function of config, seed and reports.
+"""
+
+from __future__ import annotations
+
+from tuner_server.core.errors import InvalidInputError
+from tuner_server.core.messages import MAX_STEPS, ChangeKind, PlanChange, Value
+
+
+class Annealing(Value):
+    """An annealing that can be undone: its snapshot is the one from before it."""
+
+    from_step: int
+    """Committed steps before it."""
+    total_steps: int | None
+    """The plan before it."""
+
+
+class Plan(Value):
+    """Where a run ends, once that has changed."""
+
+    total_steps: int | None
+    """Optimizer steps of the run, search included; None: no end is known."""
+    annealing: Annealing | None = None
+    """The annealing that ends the run; None: there is none, or it can't be undone any more."""
+
+
+def check(change: PlanChange, run_steps: int, plan: Plan, field: str = "report.change") -> None:
+    """Refuses a change that can't be made.
+
+    Args:
+        change: what is asked for.
+        run_steps: that were run until it takes effect.
+        plan: the present one.
+        field: the name of the message's field, for errors.
+
+    Raises:
+        InvalidInputError: a number is missing or impossible, or is none of this kind of change.
+    """
+    numbers = {
+        "total_steps": (change.total_steps, ChangeKind.EXTEND),
+        "anneal_steps": (change.anneal_steps, ChangeKind.ANNEAL),
+        "batch_factor": (change.batch_factor, ChangeKind.REPLAN),
+    }
+    for name, (value, kind) in numbers.items():
+        if value is not None and change.kind is not kind:
+            raise InvalidInputError.of(f"{field}.{name}", f"{value}; a change of kind {change.kind} has none")
+    match change.kind:
+        case ChangeKind.EXTEND:
+            if change.total_steps is None or change.total_steps < run_steps:
+                raise InvalidInputError.of(
+                    f"{field}.total_steps",
+                    f"{change.total_steps}, but {run_steps} steps were run; give no fewer",
+                )
+        case ChangeKind.ANNEAL:
+            if not change.anneal_steps or run_steps + change.anneal_steps > MAX_STEPS:
+                raise InvalidInputError.of(f"{field}.anneal_steps", f"{change.anneal_steps}; give 1 or more")
+        case ChangeKind.UNDO_ANNEALING:
+            if plan.annealing is None:
+                raise InvalidInputError.of(f"{field}.kind", "there is no annealing that could be undone")
+        case ChangeKind.REPLAN:
+            pass
+
+
+def changed(plan: Plan, change: PlanChange, run_steps: int, committed_steps: int) -> Plan:
+    """The plan after a change that takes effect.
+
+    Args:
+        plan: the one before.
+        change: a possible one.
+        run_steps: that were run until now.
+        committed_steps: those of them that are in the model.
+    """
+    match change.kind:
+        case ChangeKind.EXTEND:
+            return Plan(total_steps=change.total_steps)
+        case ChangeKind.ANNEAL:
+            assert change.anneal_steps is not None
+            before = Annealing(from_step=committed_steps, total_steps=plan.total_steps)
+            return Plan(total_steps=run_steps + change.anneal_steps, annealing=before)
+        case ChangeKind.UNDO_ANNEALING:
+            assert plan.annealing is not None
+            return Plan(total_steps=plan.annealing.total_steps)
+        case ChangeKind.REPLAN:
+            return Plan(total_steps=plan.total_steps)

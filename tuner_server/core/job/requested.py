@@ -1,0 +1,94 @@
+"""The changes of a run's plan that wait: somebody at the server asked for them, or a client did during a search. Pure.
+
+One takes effect with each report on committed steps, in the order in which they were asked for.
+"""
+
+from __future__ import annotations
+
+from tuner_server.core.errors import InvalidInputError, PreconditionError
+from tuner_server.core.job.plan import Plan, check
+from tuner_server.core.job.state import JobState
+from tuner_server.core.messages import MAX_STEPS, ChangeKind, ChangeOrigin, Outcome, PlanChange, Report
+
+MAX_WAITING = 20
+"""Changes of one job that wait at the same time."""
+
+
+def request(state: JobState, change: PlanChange) -> JobState:
+    """The job with a change of its plan that somebody at the server asks for.
+
+    Raises:
+        PreconditionError: the job has ended, or too many changes of it wait.
+        InvalidInputError: the change can't be made, or only the training program can.
+    """
+    if not state.status.live:
+        raise PreconditionError(f"job has ended ({state.status}); its plan can't change any more")
+    if change.kind is ChangeKind.UNDO_ANNEALING:
+        raise InvalidInputError.of("change.kind", "only the training program can undo an annealing")
+    if len(state.requested) >= MAX_WAITING:
+        raise PreconditionError(f"{MAX_WAITING} changes of the job's plan wait for its next report; ask again later")
+    check(change, state.run_steps, state.present_plan, "change")
+    change = change.model_copy(update={"origin": ChangeOrigin.OPERATOR})
+    return state.model_copy(update={"requested": (*state.requested, change)})
+
+
+def with_change(state: JobState, report: Report) -> tuple[JobState, Report]:
+    """The job and a report, with the change that goes with it: its client's own, or one that waits.
+
+    Raises:
+        InvalidInputError: the client's change can't be made.
+    """
+    run_steps = state.run_steps + report.run_steps
+    if report.change is not None:
+        check(report.change, run_steps, state.present_plan)
+        return state, report
+    if not state.requested:
+        return state, report
+    asked = state.requested[0]
+    if state.total_steps == run_steps:
+        # After the last step only another end leaves anything to replan.
+        asked = next((change for change in state.requested if change.kind is not ChangeKind.REPLAN), asked)
+    change = asked
+    if change.total_steps is not None and change.total_steps < run_steps:
+        # The run has passed the end that was asked for meanwhile.
+        change = change.model_copy(update={"total_steps": run_steps})
+    left = tuple(change if each is asked else each for each in state.requested)
+    return state.model_copy(update={"requested": left}), report.model_copy(update={"change": change})
+
+
+def waiting(state: JobState, change: PlanChange) -> JobState:
+    """The job in which a change waits until steps are committed, with those that wait already."""
+    if change in state.requested:
+        return state
+    return state.model_copy(update={"requested": (*state.requested, change)})
+
+
+def without(state: JobState, change: PlanChange) -> tuple[PlanChange, ...]:
+    """What still waits when a change takes effect."""
+    left = list(state.requested)
+    if change in left:
+        left.remove(change)
+    return tuple(left)
+
+
+def put_back(state: JobState, report: Report) -> JobState:
+    """The job in which a change waits again that its client had not heard of when it trained on by itself.
+
+    That is so if the directive that was to tell of the change was replaced. What a client has changed itself it has
+    carried out by itself, too.
+    """
+    overlooked = state.directive.change
+    if report.outcome is not Outcome.REPLACED or overlooked is None or overlooked.origin is ChangeOrigin.CLIENT:
+        return state
+    total_steps = state.total_steps
+    if overlooked.kind is ChangeKind.ANNEAL:
+        assert state.plan is not None
+        assert state.plan.annealing is not None
+        total_steps = state.plan.annealing.total_steps
+    elif overlooked.kind is ChangeKind.EXTEND and total_steps is not None:
+        # The client may have passed an end that was moved towards it.
+        total_steps = min(max(total_steps, state.run_steps + report.run_steps), MAX_STEPS)
+    if overlooked.kind is not ChangeKind.EXTEND:
+        overlooked = overlooked.model_copy(update={"total_steps": None})
+    plan = Plan(total_steps=total_steps)
+    return state.model_copy(update={"plan": plan, "requested": (overlooked, *state.requested)})

@@ -1,0 +1,54 @@
+"""The constants of policy `open_ended`, as options.
+
+Notation: n, the steps of a probe that move the weights.
+"""
+
+from __future__ import annotations
+
+import pydantic
+
+from tuner_server.core.messages import MAX_STEPS, BatchSource
+from tuner_server.core.policies.base import Options
+from tuner_server.core.search.prior import LENGTH_EXPONENT
+from tuner_server.core.stages.decayed_probe import probe_length
+from tuner_server.core.stages.divergence import DIVERGENCE_FACTOR
+
+BLIND_PROBE = 25
+"""n in a run whose steps are not known: as in one of 25,000."""
+
+
+class OpenEndedOptions(Options):
+    """The constants of the method."""
+
+    probe_steps: int | None = pydantic.Field(default=None, ge=4)
+    """n; None: 25, or as with policy budget where the steps of the run are known."""
+    refinements: int = pydantic.Field(default=3, ge=0, le=50)
+    """Candidates of the search at the start after the best one is bracketed."""
+    max_candidates: int = pydantic.Field(default=8, ge=1, le=100)
+    """Candidates of that search."""
+    length_exponent: float = pydantic.Field(default=LENGTH_EXPONENT, ge=0, le=1)
+    """How fast the best peak LR falls from the length of a probe to that of the first stage."""
+    plateau_factor: float = pydantic.Field(default=0.53, gt=0, le=2)
+    """The LR of a plateau that is cooled down over its last fifth, relative to the peak of a linear decay as long."""
+    plateau_exponent: float = pydantic.Field(default=LENGTH_EXPONENT, ge=0, le=1)
+    """How fast the plateau falls with the steps so far."""
+    first_stage: int = pydantic.Field(default=500, ge=20, le=MAX_STEPS)
+    """Committed steps of the first stage; every further one is twice as long."""
+    cooldown: float = pydantic.Field(default=0.2, gt=0, le=1)
+    """Part of the committed steps in which the LR falls to zero where an end is known, or the patience is at an end."""
+    look_share: float = pydantic.Field(default=0.08, ge=0, le=0.5)
+    """Part of the steps that looks at the plateau's LR may take; 0: there are none."""
+    patience: int | None = pydantic.Field(default=None, ge=1)
+    """After so many stages that gained nothing the run cools down and ends; None: never."""
+    warmup: float = pydantic.Field(default=0.05, ge=0, lt=1)
+    """Part of a probe, and of the first stage, in which the LR rises linearly."""
+    batches: BatchSource = BatchSource.REPLAYED
+    """Whether the probes share their minibatches or go on in the data."""
+    widening: float = pydantic.Field(default=10.0, ge=1)
+    """How far the search may leave the range, as a factor."""
+    divergence_factor: float = pydantic.Field(default=DIVERGENCE_FACTOR, gt=0)
+    """Losses so many times as far above what is typical as sound probes came below it have diverged."""
+
+    def probe_length(self, total_steps: int | None) -> int:
+        """The steps of a probe that move the weights (n), in a job of so many; None: nobody knows how many."""
+        return self.probe_steps or (BLIND_PROBE if total_steps is None else probe_length(total_steps))

@@ -48,7 +48,12 @@ def _arguments() -> argparse.Namespace:
         f"(default: {FULL_CACHES[0]} and the stored runs; {QUICK_CACHES[0]} with --quick)",
     )
     parser.add_argument(
-        "--again", choices=CONTESTANTS, action="append", default=[], help="contestant whose finished runs don't count"
+        "--again",
+        choices=CONTESTANTS,
+        action="append",
+        default=[],
+        metavar="CONTESTANT",
+        help="make its runs again, though there are finished ones",
     )
     parser.add_argument("--workers", type=int, default=1, help="processes, one thread each")
     parser.add_argument("--quick", action="store_true", help="one workload and seed a scenario, shorter runs")

@@ -30,6 +30,9 @@ COMMANDS = [
     "export",
     "plot",
     "cancel",
+    "extend",
+    "anneal",
+    "replan",
     "demo",
     "config",
     "db upgrade",
@@ -210,9 +213,61 @@ def test_cancel_ends_the_tuning(world: World) -> None:
     assert "wrong data" in world.run("show", job).stdout
 
 
-@pytest.mark.parametrize("command", ["show", "cancel", "export"])
+def test_a_plan_is_changed_in_one_line_that_says_when(world: World) -> None:
+    job = wire_client.create(world.server.stub, named("longer", "")).job.id
+    when = "It takes effect with the job's next report on steps that stay."
+    for steps, end in ((50, 250), (25, 275)):
+        said = world.run("extend", job[:12], "--steps", steps).stdout
+        assert said == f"{job} will end at step {end}, {steps} later. {when}\n"
+    assert world.run("anneal", job, "--steps", 30).stdout == f"{job} will anneal to zero over 30 steps. {when}\n"
+    found = json.loads(world.run("replan", job, "--batch-factor", 2, "--reason", "more data", "--json").stdout)
+    kinds = ["EXTEND", "EXTEND", "ANNEAL", "REPLAN"]
+    assert [change["kind"] for change in found["requested"]] == [f"PLAN_CHANGE_KIND_{kind}" for kind in kinds]
+    assert found["requested"][-1]["reason"] == "more data"
+    shown = world.run("show", job).stdout
+    assert "more data" in shown
+    assert "a change waits" in shown
+    assert "a change waits" in world.run("jobs").stdout
+
+
+def test_a_plan_that_changed_is_shown(world: World) -> None:
+    created = wire_client.create(world.server.stub, named("longer still", ""))
+    training, directive = SimulatedTraining(), wire_client.directive_from_pb(created.directive)
+    world.run("extend", created.job.id, "--steps", 50, "--reason", "not there yet")
+    while directive.change is None:
+        directive = wire_client.advance(world.server.stub, created.job.id, training.run(directive))
+    shown = world.run("show", created.job.id).stdout
+    assert "the end moved to step 250 (somebody at the server asked for it: not there yet)" in shown
+    assert "a change waits" not in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["extend"], ["missing option", "--steps"]),
+        (["extend", "--steps", "0"], ["invalid value", "--steps"]),
+        (["extend", "--steps", str(2**40)], ["change.total_steps"]),
+        (["anneal", "--steps", "many"], ["invalid value", "--steps"]),
+        (["replan", "--batch-factor", "0"], ["change.batch_factor"]),
+        (["replan", "--batch-scaling", "cube"], ["invalid value", "--batch-scaling"]),
+        (["replan", "--reason", "x" * 501], ["change.reason"]),
+    ],
+)
+def test_a_plan_that_can_not_be_is_bad_input(world: World, arguments: list[str], words: list[str]) -> None:
+    command, *options = arguments
+    assert_fails(world.run(command, world.begun, *options), 2, *words)
+
+
+@pytest.mark.parametrize("command", ["extend", "anneal", "replan"])
+def test_the_plan_of_a_job_that_has_ended_can_not_change(world: World, command: str) -> None:
+    more = [] if command == "replan" else ["--steps", 5]
+    assert_fails(world.run(command, world.finished, *more), 2, "has ended (finished)")
+
+
+@pytest.mark.parametrize("command", ["show", "cancel", "export", "extend", "anneal", "replan"])
 def test_a_job_that_is_not_there_is_bad_input(world: World, tmp_path: Path, command: str) -> None:
     more = ["-o", tmp_path / "x.json"] if command == "export" else []
+    more = ["--steps", "5"] if command in ("extend", "anneal") else more
     assert_fails(world.run(command, "nobody", *more), 2, "nobody")
 
 

@@ -196,6 +196,17 @@ def test_a_range_test_before_is_one_of_all_ranks_together(processes: RankProcess
         assert_same_bits(probed[0][0].weights, outcome.weights)
 
 
+def test_probes_after_a_change_of_the_plan_have_all_ranks(two: RankProcesses, shared_server: ServerProcess) -> None:
+    first, second = two.run(members.replan, shared_server.target, JOB | POPULATION, 300)
+    probes = probes_of(history(shared_server, first.job_id))
+    later = [entry for entry in probes if entry.directive.stage > 0]
+    assert later
+    assert [entry.directive.apart for entry in probes] == [entry.directive.stage == 0 for entry in probes]
+    assert len(first.lrs) == len(second.lrs) == 1000
+    assert first.lrs[300:] == second.lrs[300:]
+    assert_same_bits(first.weights, second.weights)
+
+
 def test_ranks_are_as_one_again_where_a_round_is_closed(processes: RankProcesses, size: int) -> None:
     script = [*together(LRS[:size], 9, first=True), training(0.03, 4, restore=True)]
     first, *others = processes.run(members.close_in_a_round, sent(script), 5, 4)

@@ -78,6 +78,9 @@ class World:
             "ResumeJob": pb.ResumeJobRequest(job_id=self.job_id, directive_number=1),
             "ListJobs": pb.ListJobsRequest(),
             "CancelJob": pb.CancelJobRequest(job_id=self.job_id),
+            "ChangePlan": pb.ChangePlanRequest(
+                job_id=self.job_id, change=pb.PlanChange(kind=pb.PLAN_CHANGE_KIND_REPLAN)
+            ),
             "GetSchedule": pb.GetScheduleRequest(job_id=self.job_id, view=pb.SCHEDULE_VIEW_FULL),
         }
         of_job = {"GetJob": pb.GetJobRequest, "WatchJob": pb.WatchJobRequest}

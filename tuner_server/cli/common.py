@@ -109,10 +109,15 @@ def unsearched(job: pb.Job) -> bool:
 
 
 def remark(job: pb.Job) -> str:
-    """What is to be said of a job's search after its steps; empty: it is one like any other."""
-    if job.unrepeatable:
-        return ", a rollback failed"
-    return ", no search" if unsearched(job) else ""
+    """What is to be said of a job's search and plan after its steps; empty: they are like any other's."""
+    searched = ", a rollback failed" if job.unrepeatable else ", no search" if unsearched(job) else ""
+    waits = ", a change waits" if job.requested and is_live(job) else ""
+    return f"{searched}{waits}"
+
+
+def is_live(job: pb.Job) -> bool:
+    """Whether a job goes on."""
+    return job.state not in (pb.JOB_STATE_FINISHED, pb.JOB_STATE_CANCELLED, pb.JOB_STATE_FAILED)
 
 
 OptionalField = Literal["last_loss", "best_loss", "last_validation", "best_validation"]

@@ -60,6 +60,8 @@ def _parts(history: Timeline, *, live: bool) -> Iterator[RenderableType]:
     latest = history.stages[-1] if history.stages else None
     if latest is not None and latest.lr is None and latest.probes:
         yield _search(latest.probes, live=live)
+    if history.changes:
+        yield Text("\n".join(["changes of the plan", *(f"  {mark.words}" for mark in history.changes), ""]))
     if history.spans:
         undone = any(stage.given_back_steps for stage in history.stages)
         yield curves([_piece(span) for span in history.spans], undone=undone)
@@ -110,9 +112,11 @@ def _stages(stages: Sequence[Stage]) -> Table:
 
 
 def _came_of(stage: Stage) -> str:
-    """Why a stage's steps were not to stay; empty if they were."""
+    """Why a stage's steps were not to stay, or what it began with; empty if it is a stage like any other."""
+    if stage.undone_annealing:
+        return f"annealing, {steps(stage.given_back_steps)} rolled back"
     if stage.undoing is None:
-        return ""
+        return "" if stage.change is None else stage.change.kind.value.replace("_", " ")
     what = "diverged" if stage.undoing.diverged else "fell short"
     return f"{what}, {steps(stage.given_back_steps)} rolled back"
 

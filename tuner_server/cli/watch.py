@@ -64,13 +64,16 @@ def pictures(changes: Iterable[pb.Job], fetch: Callable[[str], pb.GetScheduleRes
 def is_behind(fetched: pb.Job, now: pb.Job) -> bool:
     """Whether a history that was fetched with a job as it was then is worth fetching again, losses and all.
 
-    It is when another phase or stage has come, a probe has ended, committed steps were rolled back, or the curves would
-    be a column longer.
+    It is when another phase or stage has come, a probe has ended, committed steps were rolled back, the plan has
+    changed, or the curves would be a column longer.
     """
     searching = now.directive.phase in _SEARCHES
     if (now.state, now.stage, now.directive.phase) != (fetched.state, fetched.stage, fetched.directive.phase):
         return True
     if now.given_back_steps != fetched.given_back_steps:
+        return True
+    replanned = now.directive.HasField("change") and now.directive.number != fetched.directive.number
+    if replanned or now.total_steps != fetched.total_steps:
         return True
     if searching and now.directive.number != fetched.directive.number:
         return True

@@ -95,6 +95,8 @@ def config_from_pb(message: pb.JobConfig) -> JobConfig:
     }
     if message.HasField("total_steps"):
         fields["total_steps"] = message.total_steps
+    if message.HasField("total_time_s"):
+        fields["total_time_s"] = message.total_time_s
     if message.HasField("lr_bounds"):
         fields["lr_bounds"] = {"min": message.lr_bounds.min, "max": message.lr_bounds.max}
     return JobConfig.checked(**fields)
@@ -110,6 +112,7 @@ def config_to_pb(config: JobConfig) -> pb.JobConfig:
         policy=config.policy,
         policy_options=options,
         total_steps=config.total_steps,
+        total_time_s=config.total_time_s,
         base_lr=config.base_lr,
         seed=config.seed,
         has_validation=config.has_validation,

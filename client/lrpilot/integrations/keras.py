@@ -106,7 +106,7 @@ class LRPilot(keras.callbacks.Callback):
         self._keras = KerasBackend(self.model, self._validate)
         self._warn(epoch, resumed=loaded is not None)
         job = self._job.copy()
-        if job.get("total_steps") is None:
+        if job.get("total_steps") is None and job.get("total_time_s") is None:
             job["total_steps"] = self._planned(self._first_epoch)
         self.driver = Driver(self._keras, **job)
         if loaded is not None:
@@ -143,10 +143,10 @@ class LRPilot(keras.callbacks.Callback):
         """Says what would spoil the schedule, before the first step."""
         assert self._keras is not None
         planned, total_steps = self._planned(epoch), self._job.get("total_steps")
-        if total_steps is None and planned is None:
+        if total_steps is None and planned is None and self._job.get("total_time_s") is None:
             log.warning(
                 "lrpilot: fit does not know how many steps its epochs have, so that the LR has no end to decay to; "
-                "give fit steps_per_epoch, or LRPilot total_steps"
+                "give fit steps_per_epoch, or LRPilot total_steps or total_time_s"
             )
         elif total_steps is not None and planned is not None and planned < total_steps and not resumed:
             log.warning(

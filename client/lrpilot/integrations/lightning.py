@@ -109,7 +109,7 @@ class TunerCallback(Callback):
             self._go_on_from(loaded, trainer)
         if self._job.get("total_steps") is not None:
             lightning_plan.warn_of_an_early_end(trainer, self.tuner.remaining_steps)
-        else:
+        elif self._follows_trainer:
             lightning_plan.warn_of_max_time(trainer)
         self._go_on(trainer, lightning_plan.present_accumulation(trainer))
 
@@ -117,7 +117,7 @@ class TunerCallback(Callback):
         """Says, once, that the Trainer ends elsewhere than it was to when training started."""
         ahead = lightning_plan.steps_ahead(trainer)
         end = None if ahead is None else trainer.global_step + ahead
-        if self._end not in (None, end) and self._job.get("total_steps") is None:
+        if self._end not in (None, end) and self._follows_trainer:
             lightning_plan.warn_of_a_moved_end(self._end, end)
             self._end = None
 
@@ -163,11 +163,16 @@ class TunerCallback(Callback):
         """Keeps the state for `on_train_start`: model and optimizer have to be loaded first."""
         self._loaded = state_dict
 
+    @property
+    def _follows_trainer(self) -> bool:
+        """Whether the run ends where the Trainer does, as nothing else was asked for."""
+        return self._job.get("total_steps") is None and self._job.get("total_time_s") is None
+
     def _open(self, trainer: Trainer, module: LightningModule, total_steps: int | None) -> None:
         """Makes the tuner, at the LRs that the user set."""
         _set_lrs(trainer.optimizers[0], self._base_lrs)
         self._search = Search(trainer)
-        job: JobOptions = {"total_steps": total_steps, **self._job}
+        job: JobOptions = {"total_steps": total_steps if self._follows_trainer else None, **self._job}
         job["observers"] = [*job.get("observers", ()), self._search]
         validate = self._validate
         if isinstance(validate, str):

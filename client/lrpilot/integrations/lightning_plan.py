@@ -127,5 +127,5 @@ def warn_of_max_time(trainer: Trainer) -> None:
     if any(isinstance(callback, Timer) and callback._duration is not None for callback in trainer.callbacks):
         log.warning(
             "lrpilot: the Trainer's max_time may end the run before the LR is at its end, which is planned in steps; "
-            "give it a max_steps, or TunerCallback a total_steps, that the time suffices for"
+            "give TunerCallback the time, as total_time_s in seconds"
         )

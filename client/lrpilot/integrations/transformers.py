@@ -235,6 +235,8 @@ class TunedTrainer(Trainer):
             raise ConfigError("lr_scheduler_type, warmup_steps: leave them out; the tuner sets the LR, and warms up")
         if "total_steps" in options:
             raise ConfigError("lrpilot: total_steps is the Trainer's max_steps, or its epochs' steps")
+        if "total_time_s" in options:
+            raise ConfigError("lrpilot: total_time_s: the Trainer ends after max_steps, or its epochs; leave it out")
         if options.get("validate") == "eval" and (self.eval_dataset is None or isinstance(self.eval_dataset, dict)):
             raise ConfigError('lrpilot: validate="eval" needs one eval_dataset')
         if args.world_size > 1 or self.is_deepspeed_enabled or self.is_fsdp_enabled:

@@ -51,12 +51,20 @@ class DirectiveRunner(abc.ABC):
     _lease: Lease
 
     def __init__(
-        self, backend: Backend, ranks: Ranks | None, total_steps: int | None, *, strict: bool, adopt: bool
+        self,
+        backend: Backend,
+        ranks: Ranks | None,
+        total_steps: int | None,
+        total_time_s: float | None,
+        *,
+        strict: bool,
+        adopt: bool,
     ) -> None:
         """Begins nothing yet: `_follow` does, with the first directive of a session."""
         self._backend = backend if ranks is None else DistributedBackend(backend, ranks)
         self._ranks = ranks
-        self._plan = RunPlan(total_steps)
+        self._plan = RunPlan(total_steps, total_time_s)
+        self._started = time.monotonic()
         self._strict = strict
         self._record = RunRecord(backend.base_lrs)
         self._lr = TunedLr(self._backend)
@@ -223,10 +231,15 @@ class DirectiveRunner(abc.ABC):
             outcome=outcome,
             losses=losses,
             validations=self._validations,
-            wall_time_s=time.monotonic() - self._started,
+            wall_time_s=self._lap(),
             measures=measured(self._backend, self._lease.directive, len(losses), alone=self._ranks is None),
             ending=self._ending.decided if outcome == pb.OUTCOME_COMPLETED else None,
         )
+
+    def _lap(self) -> float:
+        """Seconds since the last report; what comes between two directives is part of the time of the next one."""
+        started, self._started = self._started, time.monotonic()
+        return self._started - started
 
     def _book(self, report: pb.Report, directive: pb.Directive | None = None) -> None:
         """Books a report, on the present directive or on one that was carried out with it."""
@@ -277,7 +290,6 @@ class DirectiveRunner(abc.ABC):
         self._lease = lease = self._begin_steps(directive)
         begin_measuring(self._backend, directive, lease.room)
         self._validations = []
-        self._started = time.monotonic()
         self._set_lr(lease.lr())
 
     def _begin_steps(self, directive: pb.Directive) -> Lease:
@@ -341,7 +353,7 @@ class DirectiveRunner(abc.ABC):
         )
         if self._ranks is not None:
             self._ranks.part()
-        remaining = self._run_state().remaining
+        remaining = self._run_state().steps_left
         if remaining is not None:
             remaining = max(remaining - self._lease.done, 0)
         rolled_back = self._settle()
@@ -366,6 +378,7 @@ class DirectiveRunner(abc.ABC):
         report = pb.Report(
             losses=[math.nan] * lease.done if losses is None else losses,
             outcome=pb.OUTCOME_DIVERGED if rolled_back else pb.OUTCOME_PARTIAL,
+            wall_time_s=time.monotonic() - self._started,
         )
         if lease.done:
             attempt(lambda: self._record.add(lease.directive, report))
@@ -394,14 +407,16 @@ class DirectiveRunner(abc.ABC):
     def _run_state(self) -> RunState:
         """Where the reported steps have led."""
         record = self._record
+        # Several ranks would not agree on it to the step.
+        in_time = None if self._ranks is not None else self._plan.steps_in_time(record.wall_time_s, record.steps)
         return RunState(
             lr=self._backend.base_lrs[0] if record.last_lr is None else record.last_lr,
             remaining=None,
             warm=record.committed > 0,
             held=self._rollback.possible,
             steps=record.steps,
-            granted=self._plan.granted,
             peak=record.peak_lr,
+            in_time=in_time,
         ).planned(self._plan.total_steps)
 
     def _set_lr(self, lr: float) -> None:

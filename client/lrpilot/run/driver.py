@@ -48,6 +48,7 @@ class Driver(ReplannableRunner):
         server: str | None = None,
         credentials: Credentials | None = None,
         total_steps: int | None = None,
+        total_time_s: float | None = None,
         lr_bounds: tuple[float, float] | None = None,
         policy: str | None = None,
         policy_options: Mapping[str, Any] | None = None,
@@ -73,7 +74,7 @@ class Driver(ReplannableRunner):
             RefusedError: the server finds fault with an argument, which the message names; or with `strict` it refuses.
             UnavailableError: the server isn't there, and `strict` is set.
         """
-        super().__init__(backend, ranks, total_steps, strict=strict, adopt=adopt, population=population)
+        super().__init__(backend, ranks, total_steps, total_time_s, strict=strict, adopt=adopt, population=population)
         self._observers = tuple(observers)
         self._closed = False
         self._said_over = False
@@ -84,6 +85,7 @@ class Driver(ReplannableRunner):
             policy=policy,
             policy_options=policy_options,
             total_steps=total_steps,
+            total_time_s=total_time_s,
             lr_bounds=lr_bounds,
             base_lr=self._lr.now,
             seed=seed,

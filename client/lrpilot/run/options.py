@@ -21,13 +21,15 @@ class JobOptions(TypedDict, total=False):
     credentials: Credentials | None
     """What is shown to that server. Default: `$LRPILOT_TOKEN`, `$LRPILOT_TLS_CA` and the like (docs/security.md)."""
     total_steps: int | None
-    """Optimizer steps of the run, search included. Default: None, until you stop."""
+    """Optimizer steps of the run, search included. Default: None, until you stop, or `total_time_s` is over."""
+    total_time_s: float | None
+    """Seconds that the run may take, search included, in place of `total_steps`. Default: None, as long as it takes."""
     lr_bounds: tuple[float, float] | None
     """Lowest and highest LR of the first parameter group, both above 0. Default: None, found by a range test."""
     policy: str | None
-    """The algorithm: "budget", "autolrs", or one that the server has installed (docs/policies.md).
+    """The algorithm: "budget", "open_ended", "autolrs", or one that the server has installed (docs/policies.md).
 
-    Default: "budget" with `total_steps`, else "autolrs".
+    Default: "budget" with `total_steps`, else "open_ended".
     """
     policy_options: Mapping[str, Any] | None
     """The algorithm's options, by name (docs/policies.md). Default: none, its own defaults."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from lrpilot.run.coasting import Coasting
 from lrpilot.run.directive_runner import DirectiveRunner
 from lrpilot.v1 import tuner_pb2 as pb
@@ -43,7 +45,7 @@ class PlanRunner(DirectiveRunner):
         if not self._finished:
             self._advance(pb.OUTCOME_REPLANNED, change)
             return
-        self._finished = False
+        self._finished, self._started = False, time.monotonic()
         self._book(pb.Report(outcome=pb.OUTCOME_REPLANNED, change=change))
         self._proceed()
 
@@ -54,4 +56,4 @@ class PlanRunner(DirectiveRunner):
         self._record.replan(change, self._plan.total_steps)
         run_state = self._run_state()
         self._finished = False
-        self._coast_along(None if run_state.remaining == 0 else Coasting.over(run_state.remaining, run_state.lr))
+        self._coast_along(None if run_state.steps_left == 0 else Coasting.over(run_state.steps_left, run_state.lr))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
@@ -34,13 +33,14 @@ class PopulationRunner(PlanRunner):
         backend: Backend,
         ranks: Ranks | None,
         total_steps: int | None,
+        total_time_s: float | None,
         *,
         strict: bool,
         adopt: bool,
         population: bool,
     ) -> None:
         """Begins nothing yet; `population`: whether ranks may try probes of their own."""
-        super().__init__(backend, ranks, total_steps, strict=strict, adopt=adopt)
+        super().__init__(backend, ranks, total_steps, total_time_s, strict=strict, adopt=adopt)
         self._members = ranks.size if population and ranks is not None else 1
         self._round: Round | None = None
 
@@ -69,7 +69,7 @@ class PopulationRunner(PlanRunner):
             self._repetition.lose()
         notes = (self._note([loss]) for loss in self._round.first_losses)
         report = self._round.report(self._round.directive)
-        report.wall_time_s = time.monotonic() - self._started
+        report.wall_time_s = self._lap()
         self._book(self._noted(report, next(filter(None, notes), "")), self._round.directive)
         self._proceed()
 

@@ -12,12 +12,11 @@ from lrpilot.v1 import tuner_pb2 as pb
 class RunPlan:
     """The plan of one run: the server's, once it has told; until then, and without it, what was asked for."""
 
-    def __init__(self, total_steps: int | None) -> None:
-        """Ends after so many optimizer steps, search included; None: until the loop stops."""
+    def __init__(self, total_steps: int | None, total_time_s: float | None = None) -> None:
+        """Ends after so many optimizer steps, search included, or after a time; None, None: until the loop stops."""
+        self._total_time_s = total_time_s
         self.total_steps = total_steps
         """Optimizer steps of the run, search included; None: no end is known."""
-        self.granted = 0
-        """How many steps the last change of the end has added."""
         self.batch_size: int | None = None
         """What the training program has said of it; None: nothing."""
         self._before: int | None = None
@@ -35,6 +34,15 @@ class RunPlan:
         ends = [change.total_steps for change in self._waiting if change.kind == pb.PLAN_CHANGE_KIND_EXTEND]
         return ends[-1] if ends else self.total_steps
 
+    def steps_in_time(self, elapsed_s: float, steps: int) -> int | None:
+        """How many more steps the time suffices for, at the pace of the steps so far.
+
+        None: the run does not end by time, an end in steps is known by now, or no step has been made.
+        """
+        if self._total_time_s is None or self.total_steps is not None or not (steps and elapsed_s > 0):
+            return None
+        return max(int((self._total_time_s - elapsed_s) * steps / elapsed_s), 0)
+
     def wait(self, change: pb.PlanChange) -> None:
         """A change waits for the end of the search."""
         self._waiting.append(change)
@@ -45,9 +53,7 @@ class RunPlan:
 
     def change(self, change: pb.PlanChange, steps: int) -> None:
         """A change takes effect after so many steps, search included, as far as the client can tell."""
-        self.granted = 0
         if change.kind == pb.PLAN_CHANGE_KIND_EXTEND:
-            self.granted = max(change.total_steps - (self.total_steps or steps), 0)
             self.total_steps = change.total_steps
         elif change.kind == pb.PLAN_CHANGE_KIND_ANNEAL:
             self._before, self.total_steps = self.total_steps, steps + change.anneal_steps
@@ -71,6 +77,7 @@ class RunPlan:
         """The plan as plain values."""
         return {
             "total_steps": self.total_steps,
+            "total_time_s": self._total_time_s,
             "batch_size": self.batch_size,
             "before": self._before,
             "annealing": self._annealing,
@@ -80,7 +87,7 @@ class RunPlan:
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> RunPlan:
         """What `state_dict` gave."""
-        plan = cls(state["total_steps"])
+        plan = cls(state["total_steps"], state["total_time_s"])
         plan.batch_size = state["batch_size"]
         plan._before, plan._annealing = state["before"], state["annealing"]
         plan._waiting.extend(pb.PlanChange.FromString(each) for each in state["waiting"])

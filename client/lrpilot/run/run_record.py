@@ -30,6 +30,8 @@ class RunRecord:
         self._ending: Ending | None = None
         self._replans: list[Replan] = []
         self._mark = 0
+        self.wall_time_s = 0.0
+        """Seconds that the steps took."""
         self.searched = 0
         """Steps that were rolled back."""
         self._taken_along = 0
@@ -85,6 +87,7 @@ class RunRecord:
     def add(self, directive: pb.Directive, report: pb.Report) -> None:
         """Books a report on `directive`."""
         n_steps = len(report.losses)
+        self.wall_time_s += report.wall_time_s
         searches = directive.phase in (pb.PHASE_PROBE, pb.PHASE_RANGE_TEST)
         if searches and report.outcome != pb.OUTCOME_REPLANNED:
             self._probes.append(probe_from_proto(directive, report, self.committed))
@@ -150,6 +153,7 @@ class RunRecord:
             "mark": self._mark,
             "searched": self.searched,
             "taken_along": self._taken_along,
+            "wall_time_s": self.wall_time_s,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -161,4 +165,5 @@ class RunRecord:
         self._probes, self._ending = list(schedule.probes), schedule.ending
         self._replans = list(schedule.replans)
         self._mark, self.searched, self._taken_along = state["mark"], state["searched"], state["taken_along"]
+        self.wall_time_s = state["wall_time_s"]
         self.unsearched, self.unrepeatable = schedule.unsearched, schedule.unrepeatable

@@ -87,11 +87,22 @@ class Annealing:
             restore: whether the steps before are to be rolled back.
             rises: whether a run that had come near zero before its new end rises first.
         """
-        lr, remaining = run_state.lr, run_state.remaining
-        if rises and remaining:
-            lr = peak_of_rest(run_state.peak, lr, run_state.steps, remaining, run_state.granted)
+        lr, remaining = run_state.lr, run_state.steps_left
+        if rises and remaining is not None:
+            lr = peak_of_rest(run_state.peak, lr, run_state.steps, remaining)
         rise_from = run_state.lr if run_state.warm and run_state.lr < lr else None
         return cls(lr, remaining, restore=restore, warm=run_state.warm, rise_from=rise_from)
+
+    def by_time(self, run_state: RunState) -> Annealing:
+        """The same from here on, once it is known how many steps the time of the run suffices for."""
+        return Annealing(
+            run_state.lr, run_state.steps_left, restore=False, warm=run_state.warm, rolls_back=self._rolls_back
+        )
+
+    @property
+    def endless(self) -> bool:
+        """Whether there is no end so far."""
+        return self._remaining is None
 
     @property
     def directive(self) -> pb.Directive:

@@ -17,6 +17,7 @@ def job_config(
     policy_options: Mapping[str, Any] | None,
     lr_bounds: tuple[float, float] | None,
     total_steps: int | None,
+    total_time_s: float | None = None,
     seed: int,
     **fields: Any,
 ) -> pb.JobConfig:
@@ -31,7 +32,8 @@ def job_config(
     except (TypeError, ValueError, IndexError, KeyError) as error:
         raise ConfigError(f"lr_bounds: {lr_bounds!r} is not a pair as (1e-4, 1.0)") from error
     config = pb.JobConfig(policy_options=options, lr_bounds=bounds)
-    for name, value in {"policy": policy or "", "total_steps": total_steps, "seed": seed, **fields}.items():
+    ends = {"total_steps": total_steps, "total_time_s": total_time_s}
+    for name, value in {"policy": policy or "", **ends, "seed": seed, **fields}.items():
         try:
             config.MergeFrom(pb.JobConfig(**{name: value}))
         except (TypeError, ValueError) as error:

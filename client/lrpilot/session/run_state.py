@@ -19,10 +19,16 @@ class RunState:
     """Whether there is a snapshot to go back to."""
     steps: int = 0
     """Steps that were run, search included."""
-    granted: int = 0
-    """How many of the steps that are left the last change of the plan has added."""
     peak: float = 0.0
     """The highest LR of the committed steps; 0 before the first."""
+    in_time: int | None = None
+    """How many more steps the time of the run suffices for, at its pace so far; None: it does not end by time, an end
+    in steps is known, or no pace is."""
+
+    @property
+    def steps_left(self) -> int | None:
+        """How many steps a schedule without the server has: those that are left, or that the time suffices for."""
+        return self.in_time if self.remaining is None else self.remaining
 
     def planned(self, total_steps: int | None) -> RunState:
         """The same place in a run that ends after so many steps; None: no end is known."""

@@ -96,6 +96,9 @@ class Session:
                 self._alone.take(report)
                 if report.HasField("change"):
                     self._replan_alone(self._alone, report, run_state)
+                elif self._alone.endless and run_state.steps_left is not None and not rolls_back(report):
+                    self._untold.append(self._alone.replacement())
+                    self._alone = self._alone.by_time(run_state)
             return self._go_on(self._alone, report, run_state)
         partial = report.outcome == pb.OUTCOME_PARTIAL
         away = not self._outbox.empty
@@ -219,7 +222,7 @@ class Session:
         if self._for_good:
             self.close()
         self._alone = Annealing(
-            run_state.lr, run_state.remaining, restore=restore, warm=run_state.warm, rolls_back=rolls_back
+            run_state.lr, run_state.steps_left, restore=restore, warm=run_state.warm, rolls_back=rolls_back
         )
         return self._alone.directive
 

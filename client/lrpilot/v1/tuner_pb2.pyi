@@ -795,14 +795,15 @@ class JobConfig(_message.Message):
     HAS_VALIDATION_FIELD_NUMBER: _builtins.int
     MEASURES_FIELD_NUMBER: _builtins.int
     HAS_AVERAGE_FIELD_NUMBER: _builtins.int
+    TOTAL_TIME_S_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     family: _builtins.str
     """Jobs that resemble one another share a family."""
     policy: _builtins.str
-    """Empty: "budget" with total_steps, else "autolrs"."""
+    """Empty: "budget" with total_steps, else "open_ended"."""
     total_steps: _builtins.int
-    """Optimizer steps, search included. Absent: until the client stops."""
+    """Optimizer steps, search included. Absent: until the client stops, or total_time_s is over."""
     base_lr: _builtins.float
     """The LR of the first parameter group as the user set it."""
     seed: _builtins.int
@@ -810,6 +811,10 @@ class JobConfig(_message.Message):
     """Whether the client can validate."""
     has_average: _builtins.bool
     """Whether the client can keep an average of the weights."""
+    total_time_s: _builtins.float
+    """Seconds that the steps may take, search included; the run's plan has an end in steps once that is near. Not beside
+    total_steps. Absent: as long as they take.
+    """
     members: _builtins.int
     """How many probes the client can try at the same time, each on a replica of the model: at most 1,024. 0: one."""
     @_builtins.property
@@ -839,15 +844,21 @@ class JobConfig(_message.Message):
         has_validation: _builtins.bool = ...,
         measures: _abc.Iterable[_builtins.str] | None = ...,
         has_average: _builtins.bool = ...,
+        total_time_s: _builtins.float | None = ...,
         members: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "lr_bounds", b"lr_bounds", "policy_options", b"policy_options", "total_steps", b"total_steps"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "_total_time_s", b"_total_time_s", "lr_bounds", b"lr_bounds", "policy_options", b"policy_options", "total_steps", b"total_steps", "total_time_s", b"total_time_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "base_lr", b"base_lr", "family", b"family", "has_average", b"has_average", "has_validation", b"has_validation", "lr_bounds", b"lr_bounds", "measures", b"measures", "members", b"members", "name", b"name", "policy", b"policy", "policy_options", b"policy_options", "seed", b"seed", "total_steps", b"total_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "_total_time_s", b"_total_time_s", "base_lr", b"base_lr", "family", b"family", "has_average", b"has_average", "has_validation", b"has_validation", "lr_bounds", b"lr_bounds", "measures", b"measures", "members", b"members", "name", b"name", "policy", b"policy", "policy_options", b"policy_options", "seed", b"seed", "total_steps", b"total_steps", "total_time_s", b"total_time_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__total_steps: _TypeAlias = _typing.Literal["total_steps"]  # noqa: Y015
     _WhichOneofArgType__total_steps: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps"]  # noqa: Y015
+    _WhichOneofReturnType__total_time_s: _TypeAlias = _typing.Literal["total_time_s"]  # noqa: Y015
+    _WhichOneofArgType__total_time_s: _TypeAlias = _typing.Literal["_total_time_s", b"_total_time_s"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__total_steps) -> _WhichOneofReturnType__total_steps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__total_time_s) -> _WhichOneofReturnType__total_time_s | None: ...
 
 Global___JobConfig: _TypeAlias = JobConfig  # noqa: Y015
 

@@ -85,6 +85,19 @@ def train_past_a_skip(script: list[bytes], at: int) -> Outcome:
         return training.outcome(tuner.schedule)
 
 
+def replan(server: str, arguments: dict[str, Any], n_steps: int) -> Outcome:
+    """A run whose plan changes after so many steps, by which it is past its search."""
+    training = Training("ddp")
+
+    def change() -> None:
+        if len(training.lrs) == n_steps:
+            assert not tuner.searching
+            tuner.replan("other data")
+
+    with training.tuner(server=server, **arguments) as tuner:
+        return training.run(tuner, change)
+
+
 def close_in_a_round(script: list[bytes], n_steps: int, more: int) -> Outcome:
     """The tuner is closed after so many steps, and some more are made without it, on the batches that come next."""
     training = Training("ddp")

@@ -12,7 +12,6 @@ Ground rules.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Generator, Iterable
 from typing import Any
 
@@ -200,8 +199,7 @@ def _noticed(before: JobState, report: Report) -> PlanChange | None:
 
 def _replanned(state: JobState, report: Report, change: PlanChange) -> Generator[Query, Suggestion, Transition]:
     """A change of the plan takes effect: the policy's next directive in the new one, which begins at a snapshot."""
-    before = state.present_plan
-    plan = changed(before, change, state.run_steps, state.committed_steps)
+    plan = changed(state.present_plan, change, state.run_steps, state.committed_steps)
     bounds = state.bounds or lr_range.blind(state.config)
     waits = requested.without(state, change)
     state = state.model_copy(
@@ -211,9 +209,8 @@ def _replanned(state: JobState, report: Report, change: PlanChange) -> Generator
     if state.remaining_steps == 0:
         return _stop(state, report, Status.FINISHED, "", echo)
     policy = policies.make(state.config)
-    granted = max((state.total_steps or 0) - max(before.total_steps or 0, state.run_steps), 0)
     known = read_state(policy, state.policy_state or {})
-    progress = dataclasses.replace(progress_of(state, bounds), granted_steps=granted)
+    progress = progress_of(state, bounds)
     step = yield from answered("replan", lambda: policy.replan(known, change, progress))
     answer = checked(step, policy.state_type)
     directive = answer.directive.model_copy(update={"change": echo, "snapshot": True})

@@ -15,7 +15,7 @@ MAX_WAITING = 20
 
 
 def request(state: JobState, change: PlanChange) -> JobState:
-    """The job with a change of its plan that somebody at the server asks for.
+    """The job with a change of its plan that somebody at the server asks for; the latest one again changes nothing.
 
     Raises:
         PreconditionError: the job has ended, or too many changes of it wait.
@@ -25,10 +25,12 @@ def request(state: JobState, change: PlanChange) -> JobState:
         raise PreconditionError(f"job has ended ({state.status}); its plan can't change any more")
     if change.kind is ChangeKind.UNDO_ANNEALING:
         raise InvalidInputError.of("change.kind", "only the training program can undo an annealing")
-    if len(state.requested) >= MAX_WAITING:
-        raise PreconditionError(f"{MAX_WAITING} changes of the job's plan wait for its next report; ask again later")
     check(change, state.run_steps, state.present_plan, "change")
     change = change.model_copy(update={"origin": ChangeOrigin.OPERATOR})
+    if state.requested[-1:] == (change,):
+        return state  # the call came twice
+    if len(state.requested) >= MAX_WAITING:
+        raise PreconditionError(f"{MAX_WAITING} changes of the job's plan wait for its next report; ask again later")
     return state.model_copy(update={"requested": (*state.requested, change)})
 
 

@@ -111,6 +111,12 @@ class JobState(Standing):
         return self.present_plan.total_steps
 
     @property
+    def asked_total_steps(self) -> int | None:
+        """Optimizer steps of the run with the changes of its plan that wait; None: no end is known."""
+        ends = [change.total_steps for change in self.requested if change.total_steps is not None]
+        return ends[-1] if ends else self.total_steps
+
+    @property
     def remaining_steps(self) -> int | None:
         """Steps that may still be run; None: no end is known."""
         return None if self.total_steps is None else self.total_steps - self.run_steps

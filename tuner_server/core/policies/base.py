@@ -61,9 +61,6 @@ class Progress:
     """The first loss of all: nearly the untrained model's."""
     last_loss: float | None
     """The mean of the last committed losses; None before the first."""
-    granted_steps: int = 0
-    """How many of the remaining steps a change of the plan has added, where `replan` is asked; a run without an end had
-    none before."""
     stage: int = -1
     """The stage of the directive that has ended; -1: before the first."""
     total_steps: int | None = None

@@ -157,8 +157,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             case ChangeKind.REPLAN:
                 return self._look_down(state, change, progress, progress.peak_lr * change.lr_factor)
             case ChangeKind.EXTEND:
-                granted = progress.granted_steps
-                lr = peak_of_rest(progress.peak_lr, progress.present_lr, progress.committed_steps, remaining, granted)
+                lr = peak_of_rest(progress.peak_lr, progress.present_lr, progress.committed_steps, remaining)
             case ChangeKind.ANNEAL | ChangeKind.UNDO_ANNEALING:
                 lr = progress.present_lr
         plan = ending.TO_ZERO if change.kind is ChangeKind.ANNEAL else self._ending
@@ -210,7 +209,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
 
     def _look_further(self, state: BudgetState, veto: Veto, progress: Progress) -> Step[BudgetState]:
         """The next candidate of a look down, or the decay from the highest LR that was not refused."""
-        start = None if state.footing is None else state.footing.start_validation or state.footing.start_loss
+        start = None if state.footing is None else state.footing.start
         lr = veto.next(state.candidates, start)
         if lr is not None:
             beside = "what the run had" if not state.candidates else "a lower one beside it"

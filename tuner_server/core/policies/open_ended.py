@@ -316,7 +316,7 @@ class OpenEnded(Policy[OpenEndedOptions, OpenEndedState]):
         assert present is not None
         assert remaining is not None
         peak = self._course.running_lr(state, progress) / self.options.plateau_factor
-        wanted = peak_of_rest(peak, present, progress.committed_steps, remaining, progress.granted_steps)
+        wanted = peak_of_rest(peak, present, progress.committed_steps, remaining)
         lr = restart.lr_after_setbacks(wanted, state.ceiling)
         reason = f"{because(change)}: to zero over the {remaining} steps that are left{lr.note}"
         decision = Decision(stage=state.stage, lr=lr.lr, reason=reason, lowered_by=lr.lowered_by)

@@ -23,8 +23,9 @@ SPACING = math.sqrt(10.0)
 MOST = 4
 """Candidates at most: the lowest one is taken if all above it were refused."""
 MARGIN = 0.2
-"""h is refused if h - l is more than this part of the larger one of s - l and G. In 45 states after changes it was
-below 0.06 where the LR was bearable, and above 0.25 where it was not (docs/regret.md)."""
+"""h is refused if h - l is more than this part of the larger one of s - l and G, or h - s than this part of G. In 45
+states after changes h - l was below 0.06 of that where the LR was bearable, and above 0.25 where it was not
+(docs/regret.md)."""
 
 
 class Veto(Value):
@@ -67,4 +68,6 @@ class Veto(Value):
         if higher.diverged or lower.diverged:
             return higher.diverged
         gain = 0.0 if start is None else start - lower.loss
-        return higher.loss - lower.loss > MARGIN * max(gain, self.gained, 0.0)
+        lost = 0.0 if start is None or self.gained <= 0 else higher.loss - start
+        # Of two ruined probes the higher one need not be worse: one that is far above the start is refused by itself.
+        return higher.loss - lower.loss > MARGIN * max(gain, self.gained, 0.0) or lost > MARGIN * self.gained

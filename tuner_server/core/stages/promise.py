@@ -65,6 +65,11 @@ class Footing(Value):
     """Whether `best_loss` is a validation."""
 
     @property
+    def start(self) -> float:
+        """The loss before the first step, in the measure that probes are judged by."""
+        return self.start_loss if self.start_validation is None else self.start_validation
+
+    @property
     def validation_gain(self) -> float | None:
         """What the best probe gained by validation (g); None: there is none, or no probe gained anything by it."""
         if self.start_validation is None or self.best_loss is None or not self.best_validated:

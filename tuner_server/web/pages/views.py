@@ -10,6 +10,7 @@ from tuner_server.core.config import JobConfig
 from tuner_server.core.job.state import JobState
 from tuner_server.core.messages import LOSS_WINDOW, Candidate, Phase
 from tuner_server.core.stages import lr_range
+from tuner_server.history.changes import told
 from tuner_server.history.headline import after, headline, rolled_back
 from tuner_server.history.numbers import count, duration, moment, number, share, steps, told_apart, with_error
 from tuner_server.history.reasons import bounded, why, why_restarts
@@ -90,6 +91,10 @@ class JobView:
     """Stages that came before those."""
     has_steps: bool
     """Whether there is anything to draw."""
+    has_end: bool
+    """Whether it has an end that could be moved."""
+    plan_changes: tuple[str, ...]
+    """The changes of its plan, and those that wait, as sentences."""
 
 
 def job_view(job: StoredJob, found: Timeline) -> JobView:
@@ -112,6 +117,8 @@ def job_view(job: StoredJob, found: Timeline) -> JobView:
         stages=stages,
         n_left_out=n_left_out,
         has_steps=found.n_steps > 0,
+        has_end=state.total_steps is not None,
+        plan_changes=tuple(told(state, found.changes)),
     )
 
 

@@ -64,6 +64,7 @@ from tuner_server.web.server.access import (
 from tuner_server.web.server.headers import FOREVER, SecurityHeaders
 from tuner_server.web.server.listing_cache import ListingCache
 from tuner_server.web.server.live import Version, VersionPoller, events
+from tuner_server.web.server.plan_form import change_from_form
 from tuner_server.web.server.timeline_cache import TimelineCache
 
 THREADS = 4
@@ -133,6 +134,7 @@ def _routes(site: _Site, gate: Gate) -> list[BaseRoute]:
         Route(f"{job}/data.csv", read(site.data_csv), methods=get),
         Route(f"{job}/report.html", read(site.report), methods=get),
         Route(f"{job}/cancel", AuthorizedEndpoint(gate, Scope.CANCEL, site.cancel), methods=post),
+        Route(f"{job}/plan", AuthorizedEndpoint(gate, Scope.PLAN, site.change_plan), methods=post),
         Route("/compare", read(site.compare), methods=get),
         Route("/compare/events", read(site.compare_events, streams=True), methods=get),
         Route("/login", site.login, methods=get),
@@ -183,12 +185,13 @@ class _Site:
 
         def render() -> str:
             job, found = self._timelines.get(caller.project, parameters.job_id(request))
-            may_cancel = Scope.CANCEL in caller.scopes and job.state.status.live
+            live = job.state.status.live
             return self._pages.render(
                 "job.html",
                 job=job_view(job, found),
                 overview=overview(found),
-                may_cancel=may_cancel,
+                may_cancel=live and Scope.CANCEL in caller.scopes,
+                may_plan=live and Scope.PLAN in caller.scopes,
                 signed_in=self._gate.asks,
             )
 
@@ -256,6 +259,19 @@ class _Site:
         job_id = parameters.job_id(request)
         await self._run(self._service.cancel_job, caller.project, job_id, "cancelled in the dashboard")
         log.info("job cancelled", job_id=job_id, token=caller.token_id)
+        return RedirectResponse(f"/jobs/{job_id}", 303)
+
+    async def change_plan(self, request: Request, caller: Principal) -> Response:
+        """Asks for a change of a job's plan."""
+        check_same_origin(request)
+        job_id, fields = parameters.job_id(request), await parameters.form(request)
+
+        def ask() -> None:
+            state = self._service.get_job(caller.project, job_id).state
+            self._service.change_plan(caller.project, job_id, change_from_form(fields, state))
+
+        await self._run(ask)
+        log.info("plan changed", job_id=job_id, change=fields["kind"], token=caller.token_id)
         return RedirectResponse(f"/jobs/{job_id}", 303)
 
     async def compare(self, request: Request, caller: Principal) -> Response:

@@ -47,7 +47,16 @@ def data_json(job: StoredJob, found: Timeline) -> Iterator[str]:
     """The steps as one JSON object: what the job is, the names of the columns, and a row a step."""
     config = job.state.config.model_dump(mode="json")
     measures = _measures(found)
-    head = {"job": job.id, "status": job.state.status, "config": config, "columns": [*COLUMNS, *measures]}
+    changes = [
+        {"step": mark.step, **mark.change.model_dump(mode="json"), "undone": mark.undone} for mark in found.changes
+    ]
+    head = {
+        "job": job.id,
+        "status": job.state.status,
+        "config": config,
+        "plan_changes": changes,
+        "columns": [*COLUMNS, *measures],
+    }
     yield json.dumps(head)[:-1] + ', "rows": ['
     rows: list[str] = []
     comma = ""

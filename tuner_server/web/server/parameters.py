@@ -16,7 +16,7 @@ MAX_COMPARED = 8
 """Jobs in one comparison: as many colours as can be told apart."""
 MAX_BUCKETS = 4000
 """Buckets of a window: wider than any screen."""
-MAX_FORM, MAX_FIELDS = 4096, 10
+MAX_FORM, MAX_FIELDS = 8192, 10
 """Bytes and fields of a form: a token or a reason."""
 
 

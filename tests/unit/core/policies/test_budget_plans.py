@@ -59,7 +59,7 @@ def lrs(directive: Directive) -> tuple[float, float, float]:
     return profile.lr(0), highest, profile.lr(directive.n_steps)
 
 
-def test_a_run_that_is_over_rises_to_its_peak_again_and_falls_to_zero() -> None:
+def test_a_run_that_is_over_rises_to_the_line_to_its_new_end_and_falls_to_zero() -> None:
     state = finished()
     assert state.status is Status.FINISHED
     change = PlanChange(kind=ChangeKind.EXTEND, total_steps=2 * TOTAL)
@@ -71,7 +71,7 @@ def test_a_run_that_is_over_rises_to_its_peak_again_and_falls_to_zero() -> None:
     first, highest, last = lrs(now.directive)
     assert state.peak_lr is not None
     assert first < 0.05 * state.peak_lr
-    assert highest == pytest.approx(state.peak_lr)
+    assert highest == pytest.approx(state.peak_lr * TOTAL / (state.committed_steps + TOTAL))
     assert last == 0.0
     assert now.directive.snapshot
     assert now.directive.change == change
@@ -88,7 +88,7 @@ def test_a_hot_run_that_is_extended_starts_where_it_is() -> None:
     assert extended.directive.n_steps == remaining
     first, highest, last = lrs(extended.directive)
     assert first == pytest.approx(state.present_lr, rel=0.05)
-    wanted = peak_of_rest(state.peak_lr, state.present_lr, state.committed_steps, remaining, TOTAL)
+    wanted = peak_of_rest(state.peak_lr, state.present_lr, state.committed_steps, remaining)
     assert highest == pytest.approx(wanted)
     assert last == 0.0
 

@@ -61,6 +61,10 @@ def test_from_cooled_weights_every_probe_loses_a_little_and_that_is_no_reason() 
     assert looked([1.8, 0.5, 0.5], veto(gained), start)[1] == pytest.approx(WANTED / SPACING)
 
 
+def test_of_two_ruined_probes_neither_speaks_for_the_higher_lr() -> None:
+    assert looked([4.0, 4.1, 0.5], veto(1.9), 0.4)[1] == pytest.approx(WANTED / SPACING**2)
+
+
 def test_with_nothing_known_of_the_start_what_was_gained_before_counts() -> None:
     assert looked([2.0, 1.9], veto(10.0), None)[1] == WANTED
 
@@ -78,7 +82,7 @@ def test_a_shift_and_a_unit_of_the_losses_change_nothing(
     gained = round(gained, 2)
     moved = [None if loss is None else (loss + shift) * scale for loss in losses]
     near = [
-        abs(h - low - MARGIN * max(START - low, gained, 0.0)) < 1e-6
+        min(abs(h - low - MARGIN * max(START - low, gained, 0.0)), abs(h - START - MARGIN * gained)) < 1e-6
         for h, low in itertools.pairwise(losses)
         if h is not None and low is not None
     ]

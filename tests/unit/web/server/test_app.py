@@ -22,6 +22,7 @@ from tuner_server.access.principal import DEFAULT_PROJECT, Principal, Scope
 from tuner_server.access.shares import Shares
 from tuner_server.core.errors import UnauthenticatedError
 from tuner_server.core.job.machine import Status
+from tuner_server.core.messages import ChangeKind, ChangeOrigin
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import open_storage
 from tuner_server.web.server.access import COOKIE, local_path
@@ -31,6 +32,7 @@ PAGE = {"accept": "text/html"}
 PRINCIPALS = {
     "reader": Principal(DEFAULT_PROJECT, frozenset({Scope.READ}), "reader"),
     "canceller": Principal(DEFAULT_PROJECT, frozenset({Scope.READ, Scope.CANCEL}), "canceller"),
+    "planner": Principal(DEFAULT_PROJECT, frozenset({Scope.READ, Scope.PLAN}), "planner"),
     "trainer": Principal(DEFAULT_PROJECT, frozenset({Scope.TRAIN}), "trainer"),
     "stranger": Principal("another", frozenset(Scope), "stranger"),
 }
@@ -157,6 +159,70 @@ def test_cancelling_by_get_does_nothing(anyone: TestClient, live: str) -> None:
     assert anyone.get(f"/jobs/{live}/cancel").status_code == 405
 
 
+@pytest.mark.parametrize(
+    ("fields", "kind", "steps"),
+    [
+        ({"kind": "extend", "steps": "50"}, ChangeKind.EXTEND, 4050),
+        ({"kind": "anneal", "steps": " 50 "}, ChangeKind.ANNEAL, 50),
+        ({"kind": "replan", "reason": "other <data>"}, ChangeKind.REPLAN, None),
+    ],
+)
+def test_our_own_page_can_change_the_plan(
+    anyone: TestClient, service: TunerService, live: str, fields: dict[str, str], kind: ChangeKind, steps: int | None
+) -> None:
+    assert "Change the plan" in anyone.get(f"/jobs/{live}", headers=PAGE).text
+    answer = anyone.post(f"/jobs/{live}/plan", data=fields, headers={"sec-fetch-site": "same-origin"})
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/jobs/{live}")
+    [change] = service.get_job(DEFAULT_PROJECT, live).state.requested
+    assert (change.kind, change.origin) == (kind, ChangeOrigin.OPERATOR)
+    assert steps in (change.total_steps, change.anneal_steps)
+    page = anyone.get(f"/jobs/{live}", headers=PAGE).text
+    assert "Waiting for the next report" in page
+    assert fields.get("reason", "").replace("<", "&lt;").replace(">", "&gt;") in page
+
+
+def test_two_extensions_add_up(anyone: TestClient, service: TunerService, live: str) -> None:
+    for _ in range(2):
+        anyone.post(f"/jobs/{live}/plan", data={"kind": "extend", "steps": "50"})
+    assert service.get_job(DEFAULT_PROJECT, live).state.asked_total_steps == 4100
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({}, "extend, anneal or replan"),
+        ({"kind": "undo_annealing"}, "extend, anneal or replan"),
+        ({"kind": "extend"}, "a whole number of steps"),
+        ({"kind": "extend", "steps": "-5"}, "a whole number of steps"),
+        ({"kind": "extend", "steps": "9" * 15}, "a whole number of steps"),
+        ({"kind": "anneal", "steps": "0"}, "a whole number of steps"),
+        ({"kind": "extend", "steps": str(2**40)}, "1099511627776"),
+        ({"kind": "replan", "reason": "x" * 501}, "at most 500"),
+        ({"kind": "replan", "reason": "a\0b"}, "a text without a NUL character"),
+    ],
+)
+def test_a_change_that_can_not_be_made_is_refused(
+    anyone: TestClient, service: TunerService, live: str, fields: dict[str, str], word: str
+) -> None:
+    answer = anyone.post(f"/jobs/{live}/plan", data=fields)
+    assert answer.status_code == 400
+    assert word in answer.text
+    assert service.get_job(DEFAULT_PROJECT, live).state.requested == ()
+
+
+def test_the_plan_changes_by_post_from_our_own_page_alone(
+    anyone: TestClient, service: TunerService, live: str, finished: str
+) -> None:
+    assert anyone.get(f"/jobs/{live}/plan").status_code == 405
+    fields = {"kind": "replan"}
+    for headers in ({"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"}, {"origin": "null"}):
+        assert anyone.post(f"/jobs/{live}/plan", data=fields, headers=headers).status_code == 403
+    assert service.get_job(DEFAULT_PROJECT, live).state.requested == ()
+    assert anyone.post(f"/jobs/{finished}/plan", data=fields).status_code == 409
+    assert anyone.post("/jobs/%00/plan", data=fields).status_code == 404
+    assert "Change the plan" not in anyone.get(f"/jobs/{finished}", headers=PAGE).text
+
+
 def test_without_a_token_pages_lead_to_the_form_and_data_is_refused(client: TestClient, finished: str) -> None:
     page = client.get(f"/jobs/{finished}?a=1", headers=PAGE)
     assert (page.status_code, page.headers["location"]) == (303, f"/login?next=/jobs/{finished}%3Fa%3D1")
@@ -172,7 +238,12 @@ def test_a_token_opens_what_its_scopes_and_its_project_allow(client: TestClient,
     assert "No jobs yet" in client.get("/", headers=bearer("stranger")).text
     assert "Cancel tuning" not in client.get(f"/jobs/{live}", headers=bearer("reader")).text
     assert "Cancel tuning" in client.get(f"/jobs/{live}", headers=bearer("canceller")).text
-    for token, status in (("reader", 403), ("stranger", 404), ("canceller", 303)):
+    assert "Change the plan" not in client.get(f"/jobs/{live}", headers=bearer("canceller")).text
+    assert "Change the plan" in client.get(f"/jobs/{live}", headers=bearer("planner")).text
+    for token, status in (("reader", 403), ("canceller", 403), ("stranger", 404), ("planner", 303)):
+        fields = {"kind": "anneal", "steps": "5"}
+        assert client.post(f"/jobs/{live}/plan", data=fields, headers=bearer(token)).status_code == status
+    for token, status in (("reader", 403), ("planner", 403), ("stranger", 404), ("canceller", 303)):
         assert client.post(f"/jobs/{live}/cancel", headers=bearer(token)).status_code == status
 
 

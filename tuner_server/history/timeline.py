@@ -1,7 +1,7 @@
 """A job's history, laid out along the steps that were run: what was trained, what was tried, and why.
 
 The axis of all curves is the number of optimizer steps that were run, search included: what a search cost is its width,
-and jobs with the same budget end at the same place.
+and jobs with the same budget end at the same place. Probes that were tried at the same time lie one after another.
 """
 
 from __future__ import annotations

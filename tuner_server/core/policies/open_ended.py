@@ -305,7 +305,7 @@ class OpenEnded(Policy[OpenEndedOptions, OpenEndedState]):
     def _anneal(self, state: OpenEndedState, change: PlanChange, progress: Progress) -> Step[OpenEndedState]:
         """To zero from where the run is, over the steps that were asked for."""
         lr = progress.present_lr
-        if lr is None:
+        if not lr:  # before the first step, or after a decay to zero
             lr = self.config.base_lr if state.plateau is None else self._course.running_lr(state, progress)
         reason = f"{because(change)}: from {lr:.3g} to zero in {progress.remaining_steps} steps"
         return self._course.cool(state, progress, lr, Decision(stage=state.stage, lr=lr, reason=reason))

@@ -40,6 +40,9 @@ from tuner_server.core.stages.shift import SETTLED, shifted
 
 FEWEST_STEPS = 500
 """A shorter run has no search: it would cost more than it gains."""
+WARMUP_AFTER_CHANGE = 0.1
+"""Part of the committed steps in which the LR rises after other data or another model: with half of it some networks
+died (docs/regret.md)."""
 SECOND_PROBE_SHARE = 0.025
 """Steps of a probe after a change, as a part of those that are left; within the limits of the first search's."""
 LARGEST_SEARCH_SHARE = 0.2
@@ -192,16 +195,18 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         """Begins to look whether an LR is bearable after a change, or takes it where too little is left to look."""
         remaining = _remaining(progress)
         n = min(max(round(remaining * SECOND_PROBE_SHARE), MIN_PROBE), MAX_PROBE)
-        if state.search_ended or change.batch_factor is not None or remaining < FEWEST_STEPS:
-            reason = (
-                f"{because(change)}: to {wanted:.3g}, and {self._ending.words} over the {remaining} steps that are left"
-            )
+        reason = (
+            f"{because(change)}: to {wanted:.3g}, and {self._ending.words} over the {remaining} steps that are left"
+        )
+        if change.batch_factor is not None:
             return self._go_on(state, wanted, reason, progress)
         gained = 0.0
         if progress.first_loss is not None and progress.last_loss is not None:
             gained = max(progress.first_loss - progress.last_loss, 0.0)
         veto = Veto(wanted=wanted, probe_steps=n, gained=gained, because=because(change))
         lessons = {"candidates": (), "sound": None, "footing": None, "restarts": 0, "head_start": None}
+        if state.search_ended or remaining < FEWEST_STEPS:
+            return self._go_on(state.model_copy(update={"veto": veto, **lessons}), wanted, reason, progress)
         return self._look_further(state.model_copy(update={"veto": veto, **lessons}), veto, progress)
 
     def _look_further(self, state: BudgetState, veto: Veto, progress: Progress) -> Step[BudgetState]:
@@ -374,7 +379,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             validates=self.config.has_validation,
             batches=self.options.batches,
             shape=self.options.decay,
-            warmup=self.options.warmup,
+            warmup=self.options.warmup if state.veto is None else max(self.options.warmup, WARMUP_AFTER_CHANGE),
             divergence_factor=self.options.divergence_factor,
             ending=plan or self._ending,
         )

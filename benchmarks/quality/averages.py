@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
+
+
+@contextmanager
+def held(model: nn.Module, other: nn.Module) -> Iterator[None]:
+    """The model holds the weights of another one while this context is open."""
+    own = copy.deepcopy(model.state_dict())
+    model.load_state_dict(other.state_dict())
+    yield
+    model.load_state_dict(own)
 
 
 class PolynomialAverage:
@@ -33,7 +44,35 @@ class PolynomialAverage:
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """The model holds the average while this context is open."""
-        own = copy.deepcopy(self._model.state_dict())
-        self._model.load_state_dict(self._averaged.module.state_dict())
-        yield
-        self._model.load_state_dict(own)
+        with held(self._model, self._averaged.module):
+            yield
+
+
+class ExponentialAverage:
+    """An exponential average of weights and running statistics, as policy `budget` ends with one.
+
+    After every `every` steps it is moved towards the model by 1 - exp(-every / memory) of the way.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, memory: float, every: int = 5) -> None:
+        """Averages `model`; `memory` is in steps of `optimizer`."""
+        rate, steps = 1.0 - math.exp(-every / memory), itertools.count(1)
+
+        def moved(average: Tensor, value: Tensor, _n_averaged: Tensor | int) -> Tensor:
+            return average.lerp(value, rate) if value.is_floating_point() else value
+
+        self._model = model
+        self._averaged = AveragedModel(model, avg_fn=moved, use_buffers=True)
+        self._averaged.update_parameters(model)  # the first one copies
+
+        def step(*_: object) -> None:
+            if next(steps) % every == 0:
+                self._averaged.update_parameters(model)
+
+        optimizer.register_step_post_hook(step)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The model holds the average while this context is open."""
+        with held(self._model, self._averaged.module):
+            yield

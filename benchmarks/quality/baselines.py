@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from functools import partial
 
+from benchmarks.quality.averages import ExponentialAverage
 from benchmarks.quality.contestant import by_name, lr_free, tuned
 from benchmarks.quality.lr_finder import run_lr_finder
 from benchmarks.quality.lr_rules import GreedyLr, PlateauLr, ShapedLr
-from benchmarks.quality.schedules import SHAPES, Shape
+from benchmarks.quality.schedules import SHAPES, Shape, with_floor
 from benchmarks.quality.training import Curve, nominal_lr, train
 from benchmarks.quality.workloads import Workload
+from tuner_server.core.stages.ending import FLOOR, MEMORY_SHARE
 
 
 def _run_shape(shape: Shape, workload: Workload, lr: float, n_steps: int, seed: int) -> Curve:
     return train(workload.build(seed), n_steps, ShapedLr(shape, lr, n_steps))
+
+
+def _run_averaged(workload: Workload, lr: float, n_steps: int, seed: int) -> Curve:
+    """Linear decay to a floor, and an average of the weights: what a sweep gains from the ending of policy `budget`."""
+    session = workload.build(seed)
+    average = ExponentialAverage(session.model, session.optimizer, MEMORY_SHARE * n_steps)
+    shape = with_floor(SHAPES["linear"], FLOOR)
+    return train(session, n_steps, ShapedLr(shape, lr, n_steps), lambda _session: average.in_place())
 
 
 def _run_plateau(workload: Workload, lr: float, n_steps: int, seed: int) -> Curve:
@@ -35,6 +45,7 @@ def _run_greedy_lr(workload: Workload, n_steps: int, seed: int) -> Curve:
 # In the order in which the grid runs them.
 CONTESTANTS = by_name(
     *(tuned(name, partial(_run_shape, shape)) for name, shape in SHAPES.items()),
+    tuned("linear, averaged", _run_averaged),
     tuned("plateau", _run_plateau),
     lr_free("linear, user's LR", _run_users_lr),
     lr_free("greedy_lr", _run_greedy_lr),

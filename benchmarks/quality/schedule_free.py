@@ -87,7 +87,7 @@ def _run_our_lr(workload: Workload, n_steps: int, seed: int) -> Curve:
     """
     session = workload.build(seed)
     transport = LocalTransport()
-    tuner = VARIANTS["budget"].tuner(session, workload, n_steps, seed, transport)
+    tuner = VARIANTS["budget, ending zero"].tuner(session, workload, n_steps, seed, transport)
     tuner.search(session.batches(), lambda batch: train_step(session, batch))
     profile, n_left = transport.state.directive.profile, tuner.remaining_steps
     assert profile is not None

@@ -54,6 +54,11 @@ def _after_warmup(shape: Shape) -> Shape:
     return lambda p: shape((p - WARMUP) / (1.0 - WARMUP))
 
 
+def with_floor(shape: Shape, floor: float) -> Shape:
+    """`shape` down to a floor instead of zero; the warm-up is as it is."""
+    return lambda p: shape(p) if p < WARMUP else floor + (1.0 - floor) * shape(p)
+
+
 def with_warmup(shape: Shape) -> Shape:
     """`shape`, with the warm-up in place of its beginning."""
 

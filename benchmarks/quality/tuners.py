@@ -85,26 +85,29 @@ class Variant:
         )
 
 
+TO_ZERO: Mapping[str, Any] = {"ending": "zero"}
+"""As `budget` was before it ended with an average: what is compared with `budget, ending zero` has that ending, too."""
 VARIANTS: dict[str, Variant] = {
     "budget": Variant("budget"),
+    "budget, ending zero": Variant("budget", TO_ZERO),
     "autolrs": Variant("autolrs"),
     # Sensitivity: the range moved or widened tenfold.
-    "budget, range x10": Variant("budget", low=10, high=10),
-    "budget, range /10": Variant("budget", low=0.1, high=0.1),
-    "budget, range wider": Variant("budget", low=0.1, high=10),
+    "budget, range x10": Variant("budget", TO_ZERO, low=10, high=10),
+    "budget, range /10": Variant("budget", TO_ZERO, low=0.1, high=0.1),
+    "budget, range wider": Variant("budget", TO_ZERO, low=0.1, high=10),
     # ... and an optimizer with a wrong LR, of which nobody knows that it is wrong.
-    "budget, LR x30": Variant("budget", base=30),
-    "budget, LR /30": Variant("budget", base=1 / 30),
+    "budget, LR x30": Variant("budget", TO_ZERO, base=30),
+    "budget, LR /30": Variant("budget", TO_ZERO, base=1 / 30),
     # Ablations: one ingredient left out.
-    "budget, no validation": Variant("budget", validated=False),
-    "budget, fresh batches": Variant("budget", {"batches": "fresh"}),
-    "budget, constant probes": Variant("budget", {"decayed_probes": False}),
-    "budget, no decay": Variant("budget", {"decay": "constant"}),
-    "budget, gamma 0": Variant("budget", {"length_exponent": 0.0}),
-    "budget, gamma 0.25": Variant("budget", {"length_exponent": 0.25}),
-    "budget, cosine": Variant("budget", {"decay": "cosine"}),
-    "budget, probes of 100": Variant("budget", {"probe_steps": 100}),
-    "budget, 1 refinement": Variant("budget", {"refinements": 1}),
+    "budget, no validation": Variant("budget", TO_ZERO, validated=False),
+    "budget, fresh batches": Variant("budget", {**TO_ZERO, "batches": "fresh"}),
+    "budget, constant probes": Variant("budget", {**TO_ZERO, "decayed_probes": False}),
+    "budget, no decay": Variant("budget", {**TO_ZERO, "decay": "constant"}),
+    "budget, gamma 0": Variant("budget", {**TO_ZERO, "length_exponent": 0.0}),
+    "budget, gamma 0.25": Variant("budget", {**TO_ZERO, "length_exponent": 0.25}),
+    "budget, cosine": Variant("budget", {**TO_ZERO, "decay": "cosine"}),
+    "budget, probes of 100": Variant("budget", {**TO_ZERO, "probe_steps": 100}),
+    "budget, 1 refinement": Variant("budget", {**TO_ZERO, "refinements": 1}),
     # The published method with one robust piece each.
     "autolrs, last value": Variant("autolrs", {"forecaster": "last_value"}),
     "autolrs, log EI": Variant("autolrs", {"acquisition": "log_ei"}),

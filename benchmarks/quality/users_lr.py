@@ -30,7 +30,7 @@ def carrying(workload: Workload, lr: float) -> Workload:
 
 
 def _run(workload: Workload, lr: float, n_steps: int, seed: int) -> Curve:
-    return VARIANTS["budget"].run(carrying(workload, lr), None, n_steps, seed)
+    return VARIANTS["budget, ending zero"].run(carrying(workload, lr), None, n_steps, seed)
 
 
 CONTESTANT = tuned(USERS_LR, _run)

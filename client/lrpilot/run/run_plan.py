@@ -58,7 +58,7 @@ class RunPlan:
         elif change.kind == pb.PLAN_CHANGE_KIND_ANNEAL:
             self._before, self.total_steps = self.total_steps, steps + change.anneal_steps
         elif change.kind == pb.PLAN_CHANGE_KIND_UNDO_ANNEALING:
-            self.total_steps = self._before
+            self.total_steps = None if self._before is None else max(self._before, steps)
         self._annealing = change.kind == pb.PLAN_CHANGE_KIND_ANNEAL
 
     def follow(self, directive: pb.Directive) -> None:

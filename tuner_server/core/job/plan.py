@@ -27,6 +27,11 @@ class Plan(Value):
     annealing: Annealing | None = None
     """The annealing that ends the run; None: there is none, or it can't be undone any more."""
 
+    @property
+    def for_good(self) -> Plan:
+        """The same plan once nothing leads back to before an annealing any more."""
+        return self.model_copy(update={"annealing": None})
+
 
 def check(change: PlanChange, run_steps: int, plan: Plan, field: str = "report.change") -> None:
     """Refuses a change that can't be made.
@@ -83,6 +88,8 @@ def changed(plan: Plan, change: PlanChange, run_steps: int, committed_steps: int
             return Plan(total_steps=run_steps + change.anneal_steps, annealing=before)
         case ChangeKind.UNDO_ANNEALING:
             assert plan.annealing is not None
-            return Plan(total_steps=plan.annealing.total_steps)
+            total_steps = plan.annealing.total_steps
+            # Its steps were run: a run that had no more left for them is over.
+            return Plan(total_steps=None if total_steps is None else max(total_steps, run_steps))
         case ChangeKind.REPLAN:
             return Plan(total_steps=plan.total_steps)

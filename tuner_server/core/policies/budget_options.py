@@ -35,7 +35,7 @@ class BudgetOptions(Options):
     """Whether the probes share their minibatches or go on in the data."""
     decay: Shape = Shape.LINEAR
     """How the committed LR moves: along any shape that reaches zero, or not at all."""
-    ending: EndingName = EndingName.ZERO
+    ending: EndingName = EndingName.VALIDATED
     """Whether the committed LR falls to zero, or to a floor with an average of the weights."""
     floor: float = pydantic.Field(default=FLOOR, ge=0, lt=1)
     """The part of its peak that the LR falls to where the weights are averaged."""

@@ -20,12 +20,14 @@ from tuner_server.core.errors import InvalidInputError, PolicyError, Preconditio
 from tuner_server.core.job import machine
 from tuner_server.core.job.machine import TRANSITIONS, JobState, Status, Transition
 from tuner_server.core.job.report_check import check_replacement, check_report
+from tuner_server.core.job.requested import MAX_WAITING
 from tuner_server.core.job.standing import Standing
 from tuner_server.core.messages import (
     LOSS_WINDOW,
     Average,
     Bar,
     ChangeKind,
+    ChangeOrigin,
     Directive,
     Ending,
     Outcome,
@@ -708,11 +710,28 @@ class JobMachine(RuleBasedStateMachine):
         self.in_model: list[float] = []
         self.snapshot = self.n_run = self.n_restarts = 0
         self.repeatable = True
+        self.reports: list[Report] = []
+        self.told: list[Report] = []
+        self.cancelled = False
+        self.highest_factor = 1.0
+        self.total: int | None = None
+        self.before_annealing: tuple[int | None, int] | None = None
 
     def _open(self, config: JobConfig) -> None:
         self.config = config
+        self.total = config.total_steps
         self.transition = machine.create(config)
         self._carry_out()
+
+    def teardown(self) -> None:
+        """A job is a function of its reports: as the server took them, and as its client can tell them again."""
+        if not hasattr(self, "transition") or self.cancelled:
+            return
+        state = self.transition.state.model_copy(update={"requested": ()})
+        for reports in (self.reports, self.told):
+            found = machine.replay(self.config, reports)
+            assert found.directive == self.directive
+            assert found.state.model_copy(update={"requested": ()}).model_dump_json() == state.model_dump_json()
 
     @property
     def directive(self) -> Directive:
@@ -760,17 +779,129 @@ class JobMachine(RuleBasedStateMachine):
     @precondition(running)
     @rule(data=st.data(), level=LOSSES)
     def replace(self, data: st.DataObject, level: float) -> None:
-        left = self.transition.state.remaining_steps
+        left = self._left_as_the_client_knows()
         n = data.draw(st.integers(0, 50 if left is None else min(left, 50)))
         wasted = data.draw(st.integers(0, 10 if left is None else min(left - n, 10)))
-        self.transition = machine.advance(
-            self.transition.state, replaced(self.directive, n, wasted, losses=(level,) * n)
-        )
+        before, report = self.directive, replaced(self.directive, n, wasted, losses=(level,) * n)
+        change = before.change
+        if change is not None and change.origin is not ChangeOrigin.CLIENT:
+            self._take_back(change, n + wasted)
+        self.transition = machine.advance(self.transition.state, report)
         self.in_model += [level] * n
         self.n_run += n + wasted
+        self.before_annealing = None
+        self._carry_out()
+        self._note(before, report)
         assert not self.directive.restore
         assert self.directive.snapshot or not self.running()
-        self._carry_out()
+
+    def _left_as_the_client_knows(self) -> int | None:
+        """The steps that are left to a client which could not hear of the change that its next directive tells."""
+        change, left = self.directive.change, self.transition.state.remaining_steps
+        if change is None or change.origin is ChangeOrigin.CLIENT or change.kind is not ChangeKind.ANNEAL:
+            return left
+        assert self.before_annealing is not None
+        total = self.before_annealing[0]
+        return None if total is None else max(total - self.n_run, 0)
+
+    def _take_back(self, change: PlanChange, n: int) -> None:
+        """The client could not hear of a change, and has run so many steps instead: it waits again."""
+        if change.kind is ChangeKind.ANNEAL:
+            assert self.before_annealing is not None
+            self.total = self.before_annealing[0]
+        elif change.kind is ChangeKind.EXTEND and self.total is not None:
+            self.total = max(self.total, self.n_run + n)
+
+    @precondition(lambda self: self.directive.phase.committed)
+    @rule(data=st.data(), level=LOSSES)
+    def change_the_plan(self, data: st.DataObject, level: float) -> None:
+        n = data.draw(st.integers(0, self.directive.n_steps))
+        self._report(Outcome.REPLANNED, n, (level,) * n, change=self._drawn(data, n, ChangeOrigin.CLIENT))
+
+    @precondition(lambda self: self.directive.phase.searches)
+    @rule(data=st.data(), level=LOSSES)
+    def change_the_plan_in_a_search(self, data: st.DataObject, level: float) -> None:
+        """As a client may that does not wait for its end."""
+        n = self.directive.n_steps
+        self._report(Outcome.COMPLETED, n, (level,) * n, change=self._drawn(data, n, ChangeOrigin.CLIENT))
+
+    @precondition(lambda self: self.transition.state.status is Status.FINISHED)
+    @rule(data=st.data())
+    def change_the_plan_after_the_end(self, data: st.DataObject) -> None:
+        self._report(Outcome.REPLANNED, 0, (), change=self._drawn(data, 0, ChangeOrigin.CLIENT))
+
+    @precondition(lambda self: self.transition.state.status.live and len(self.transition.state.requested) < MAX_WAITING)
+    @rule(data=st.data())
+    def ask_for_a_change(self, data: st.DataObject) -> None:
+        """As somebody at the server does."""
+        change = self._drawn(data, 0, ChangeOrigin.OPERATOR)
+        state = machine.request(self.transition.state, change)
+        assert machine.request(state, change) == state
+        self.transition = Transition(state, self.directive)
+
+    @precondition(lambda self: self.transition.state.status.live or self.transition.state.status is Status.FINISHED)
+    @rule()
+    def refuse_impossible_changes(self) -> None:
+        state = self.transition.state
+        if not self.directive.phase.searches and self.before_annealing is None:
+            change = PlanChange(kind=ChangeKind.UNDO_ANNEALING)
+            with pytest.raises(InvalidInputError, match="no annealing"):
+                machine.advance(state, report_on(self.directive, Outcome.REPLANNED, 0, change=change))
+        if state.status.live and self.n_run:
+            with pytest.raises(InvalidInputError, match="give no fewer"):
+                machine.request(state, PlanChange(kind=ChangeKind.EXTEND, total_steps=self.n_run - 1))
+
+    def _drawn(self, data: st.DataObject, n: int, origin: ChangeOrigin) -> PlanChange:
+        """A change that can be made after so many more steps."""
+        kinds = [ChangeKind.REPLAN, ChangeKind.ANNEAL]
+        if self.total is not None:
+            kinds.append(ChangeKind.EXTEND)
+        if self.before_annealing is not None and origin is ChangeOrigin.CLIENT and not self.directive.phase.searches:
+            kinds.append(ChangeKind.UNDO_ANNEALING)
+        match kind := data.draw(st.sampled_from(kinds)):
+            case ChangeKind.EXTEND:
+                end = self.n_run + n + data.draw(st.integers(0, 400))
+                return PlanChange(kind=kind, total_steps=end, origin=origin)
+            case ChangeKind.ANNEAL:
+                return PlanChange(kind=kind, anneal_steps=data.draw(st.integers(1, 100)), origin=origin)
+            case ChangeKind.REPLAN:
+                factor = data.draw(st.sampled_from([None, None, 2.0, 0.25]))
+                return PlanChange(kind=kind, batch_factor=factor, reason="other data", origin=origin)
+        return PlanChange(kind=kind, origin=origin)
+
+    def _note(self, reported: Directive, report: Report) -> None:
+        """Keeps a report as the server took it, and as its client tells it again; and the plan that it led to."""
+        taken, change = self.transition.report, self.directive.change
+        assert taken is not None
+        self.reports.append(taken)
+        overlooked = report.outcome is Outcome.REPLACED and reported.change is not None
+        overlooked &= reported.change is None or reported.change.origin is not ChangeOrigin.CLIENT
+        if change is not None and change.origin is ChangeOrigin.OPERATOR and report.change is None and not overlooked:
+            end = change.total_steps if change.kind is ChangeKind.EXTEND else None
+            report = report.model_copy(update={"change": change.model_copy(update={"total_steps": end})})
+        self.told.append(report)
+        if change is None:
+            return
+        self.highest_factor *= max(change.lr_factor, 1.0)
+        match change.kind:
+            case ChangeKind.EXTEND:
+                assert change.total_steps is not None
+                self.total, self.before_annealing = change.total_steps, None
+                assert change.total_steps >= self.n_run
+            case ChangeKind.ANNEAL:
+                assert change.anneal_steps is not None
+                self.before_annealing = self.total, len(self.in_model)
+                self.total = self.n_run + change.anneal_steps
+            case ChangeKind.UNDO_ANNEALING:
+                assert self.before_annealing is not None
+                before, step = self.before_annealing
+                assert len(self.in_model) == self.snapshot == step
+                self.total = None if before is None else max(before, self.n_run)
+                self.before_annealing = None
+            case ChangeKind.REPLAN:
+                self.before_annealing = None
+        assert change.total_steps == self.total
+        assert self.directive.snapshot or not self.running()
 
     @precondition(running)
     @rule()
@@ -786,6 +917,7 @@ class JobMachine(RuleBasedStateMachine):
     @rule(really=st.sampled_from([False] * 7 + [True]))
     def cancel(self, really: bool) -> None:
         if really:
+            self.cancelled = True
             state = machine.cancel(self.transition.state, "enough")
             self.transition = Transition(state, self.directive)
 
@@ -797,11 +929,18 @@ class JobMachine(RuleBasedStateMachine):
         assert read.model_dump_json() == text
         self.transition = Transition(read, read.directive)
 
-    def _report(self, outcome: Outcome, n: int, losses: tuple[float, ...], note: str = "") -> None:
+    def _report(
+        self, outcome: Outcome, n: int, losses: tuple[float, ...], note: str = "", change: PlanChange | None = None
+    ) -> None:
         before, directive = self.transition.state, self.directive
         due = [s for s in directive.validate_at if s <= n] if self.config.has_validation else []
         report = report_on(
-            directive, outcome, losses=losses, validations=tuple(Validation(step=s, loss=1.0) for s in due), note=note
+            directive,
+            outcome,
+            losses=losses,
+            validations=tuple(Validation(step=s, loss=1.0) for s in due),
+            note=note,
+            change=change,
         )
         self.transition = machine.advance(before, report)
         again = machine.advance(JobState.model_validate_json(before.model_dump_json()), report)
@@ -812,14 +951,19 @@ class JobMachine(RuleBasedStateMachine):
         self.repeatable &= outcome is not Outcome.UNREPEATABLE
         self.n_restarts += directive.phase.committed and outcome.rolls_back
         assert self.directive.number == directive.number + 1
-        assert self.directive.restore is (not directive.phase.committed or outcome.rolls_back)
+        undoes = outcome is Outcome.REPLANNED and change is not None and change.kind is ChangeKind.UNDO_ANNEALING
+        stays = directive.phase.committed or outcome is Outcome.REPLANNED
+        assert self.directive.restore is (not stays or outcome.rolls_back or undoes)
         self._carry_out()
+        self._note(directive, report)
 
     def _carry_out(self) -> None:
         if self.directive.restore:
             del self.in_model[self.snapshot :]
         if self.directive.snapshot:
             self.snapshot = len(self.in_model)
+            if self.directive.change is None:
+                self.before_annealing = None
 
     @invariant()
     def books_are_those_of_the_client(self) -> None:
@@ -840,7 +984,8 @@ class JobMachine(RuleBasedStateMachine):
 
     @invariant()
     def total_steps_is_a_promise(self) -> None:
-        state, total = self.transition.state, self.config.total_steps
+        state, total = self.transition.state, self.total
+        assert state.total_steps == total
         if state.status is Status.FAILED:
             assert self.n_restarts > MAX_RESTARTS, state.message
             assert "the LR is not the cause" in state.message
@@ -873,7 +1018,10 @@ class JobMachine(RuleBasedStateMachine):
         if self.directive.phase in (Phase.PROBE, Phase.TRAIN):
             assert profile is not None
             assert self.transition.state.bounds is not None
-            highest = self.transition.state.bounds.max * self.reach
+            highest = self.transition.state.bounds.max * self.reach * self.highest_factor
+            if self.transition.state.plan is not None:
+                # A run whose plan has changed goes on from where it is, or begins where it was set.
+                highest = max(highest, self.transition.state.peak_lr or 0.0, self.config.base_lr)
             if not self.repeatable:
                 # What follows is the LR that was set: `test_unrepeatable.py`. A range test may have found others.
                 highest = max(highest, self.transition.state.config.base_lr)
@@ -952,8 +1100,30 @@ class BudgetMachine(JobMachine):
         self._open(asked.model_copy(update={"policy": "budget", "policy_options": options | {"widening": 10.0}}))
 
 
+class OpenEndedMachine(JobMachine):
+    """With plateaus and no end, or one that is known."""
+
+    reach = 10 * (1 + 1e-9)
+
+    @initialize(
+        total_steps=st.none() | st.integers(1, 3000),
+        probe_steps=st.integers(4, 40),
+        first_stage=st.integers(20, 200),
+        bounds=st.booleans(),
+        has_validation=st.booleans(),
+    )
+    def open(
+        self, total_steps: int | None, probe_steps: int, first_stage: int, bounds: bool, has_validation: bool
+    ) -> None:
+        options = {"probe_steps": probe_steps, "first_stage": first_stage, "widening": 10.0}
+        asked = config(total_steps, bounds=bounds, has_validation=has_validation)
+        self._open(asked.model_copy(update={"policy": "open_ended", "policy_options": options}))
+
+
 SETTINGS = hypothesis.settings(max_examples=40, stateful_step_count=40, deadline=None, derandomize=True)
 AutoLrsMachine.TestCase.settings = SETTINGS
 BudgetMachine.TestCase.settings = SETTINGS
+OpenEndedMachine.TestCase.settings = SETTINGS
 TestAutoLrsMachine = AutoLrsMachine.TestCase
 TestBudgetMachine = BudgetMachine.TestCase
+TestOpenEndedMachine = OpenEndedMachine.TestCase

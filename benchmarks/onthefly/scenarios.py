@@ -38,7 +38,7 @@ class Scenario:
 
 def _open_ended(name: str, when: str, share: float) -> Scenario:
     what = f"The run has no planned end; it is annealed so as to be judged at {when}, against decays of that length."
-    return Scenario(f"open-ended, {name}", what, PLAIN, ("linear", "wsd", "infinite"), "linear", share)
+    return Scenario(f"open-ended, {name}", what, PLAIN, ("linear", "open_ended", "wsd", "infinite"), "linear", share)
 
 
 _CHANGED = ("oracle", "linear", "budget, told", "budget, not told", "budget, fresh", *_OTHERS)

@@ -80,6 +80,10 @@ class TunedRun:
         """Goes back to before an annealing of `n_steps` steps, as if it had not been."""
         self.tuner.undo_annealing()
         self._former_steps -= n_steps
+        self._search_steps -= n_steps
+        n_kept = sum(step <= self.steps for step in self._curve.val_steps)
+        for column in (self._curve.val_steps, self._curve.val_losses, self._curve.lrs):
+            del column[n_kept:]
 
     def curve(self) -> Curve:
         """How the run went."""

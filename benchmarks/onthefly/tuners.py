@@ -111,4 +111,5 @@ TUNERS: dict[str, Contestant] = {
     "budget, fresh at the end": Reacting(_BUDGET, _make_fresh_tuner, planned=EXTENDED_FROM),
     "budget, extended in the middle": Reacting(_BUDGET, _extend, change=0.25, planned=EXTENDED_FROM),
     "budget, fresh in the middle": Reacting(_BUDGET, _make_fresh_tuner, change=0.25, planned=EXTENDED_FROM),
+    "open_ended": OpenEnded(Variant("open_ended")),
 }

@@ -11,7 +11,7 @@ from torch import nn
 
 from lrpilot.backends.torch.arguments import checked, own
 from lrpilot.backends.torch.backend import TorchBackend
-from lrpilot.distributed.ranks import Ranks
+from lrpilot.distributed.ranks import Ranks, number_of
 from lrpilot.run.driver import Driver
 from lrpilot.run.options import TIMEOUT_S, JobOptions
 from lrpilot.session.session import MOST_WAITS
@@ -37,6 +37,7 @@ class Tuner(Driver):
         register: Mapping[str, Any] | None = None,
         snapshot: str | os.PathLike[str] = "auto",
         process_group: ProcessGroup | None = None,
+        population: bool = False,
         **job: Unpack[JobOptions],
     ) -> None:
         """Opens a job and sets the LR of the first step.
@@ -54,6 +55,8 @@ class Tuner(Driver):
                 "auto": the first of these that has room. The choice and the size are logged.
             process_group: the ranks that train this model together; None: all there are, if `torch.distributed` is
                 initialised. Every rank makes its tuner with the same arguments; see docs/training-loops/distributed.md.
+            population: whether the ranks try different candidates at the same time, each on a rank's batches, so that a
+                search takes less time; for DistributedDataParallel. See docs/training-loops/distributed.md.
             **job: server, credentials, total_steps, total_time_s, lr_bounds, policy, policy_options, name, family,
                 seed, timeout_s, strict, observers, transport; see `lrpilot.run.options.JobOptions`.
 
@@ -63,8 +66,15 @@ class Tuner(Driver):
             UnavailableError: the server isn't there, and `strict` is set.
         """
         optimizers = checked(model, optimizer)
-        backend = TorchBackend(model, optimizers, validate, dict(register or {}), snapshot)
+        registered = dict(register or {})
+        n_ranks = number_of(process_group)
+        replicas = None
+        if population and n_ranks > 1:
+            from lrpilot.backends.torch.replicas import Replicas
+
+            replicas = Replicas(model, optimizers, registered, n_ranks)
+        backend = TorchBackend(model, optimizers, validate, registered, snapshot, replicas)
         # The longest that rank 0 waits for its server, and the other ranks for rank 0.
         patience_s = START_TIMEOUT_S + MOST_WAITS * job.get("timeout_s", TIMEOUT_S)
-        super().__init__(backend, ranks=Ranks.of(process_group, patience_s), **job)
+        super().__init__(backend, ranks=Ranks.of(process_group, patience_s), population=population, **job)
         own(optimizers, self)

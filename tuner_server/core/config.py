@@ -12,6 +12,8 @@ from tuner_server.core.messages import MAX_STEPS, Measures, Value
 
 SMALLEST_LR, LARGEST_LR = 1e-30, 1e30
 """Limits of bounds: far outside anything that trains, and their products stay far inside the floats."""
+MAX_MEMBERS = 1024
+"""Replicas that a job may have: more than there are in any data-parallel run that has a search."""
 MAX_NAME = 200
 """Characters of a name; enough for a path, short enough for a table."""
 
@@ -63,6 +65,8 @@ class JobConfig(Value):
     """Whether the client can validate."""
     measures: Measures = ()
     """What the client can measure at every step besides the loss, by name."""
+    members: int = pydantic.Field(default=1, ge=1, le=MAX_MEMBERS)
+    """How many probes the client can try at the same time. With several, each is tried on a replica of the model."""
     has_average: bool = False
     """Whether the client can keep an average of the weights."""
 

@@ -128,6 +128,12 @@ class Directive(Value):
     """Ascending by `from_step`; the last bar that a report has reached counts."""
     measures: Measures = ()
     """What is measured at every step besides the loss, by name."""
+    alongside: tuple[Directive, ...] = ()
+    """The next directives, which the members of a population try at the same time as this one."""
+    taken_along: bool = False
+    """Whether it was told beforehand, and tried by then: its steps are none of the job's."""
+    apart: bool = False
+    """Whether it is a probe on a replica of the model by itself; otherwise all replicas are as one."""
     change: PlanChange | None = None
     """The change of the plan that takes effect with it; its `total_steps` is that of the run from here on."""
     average: Average | None = None
@@ -149,6 +155,26 @@ class Directive(Value):
         if self.average is not None and not self.phase.committed:
             raise ValueError("an average is of steps that stay")
         return self
+
+    @pydantic.model_validator(mode="after")
+    def _alike(self) -> Directive:
+        if self.apart and (self.phase is not Phase.PROBE or self.validate_at or self.measures):
+            raise ValueError("replicas have probes by themselves, with no validation and no measure")
+        if (self.alongside or self.taken_along) and not self.apart:
+            raise ValueError("what is tried at the same time is tried on a replica by itself")
+        for other in self.alongside:
+            if not other.apart:
+                raise ValueError("what is tried at the same time is tried on a replica by itself")
+            if (other.n_steps, other.batches) != (self.n_steps, self.batches):
+                raise ValueError("probes that are tried at the same time have as many steps, on the same batches")
+            if other.alongside:
+                raise ValueError("a probe that is told beforehand tells no further ones")
+        return self
+
+    def next_alongside(self) -> Directive:
+        """The next one of those that were tried at the same time as this one."""
+        first, *others = self.alongside
+        return first.model_copy(update={"alongside": tuple(others), "taken_along": True})
 
     def after(self, n_steps: int) -> Directive:
         """The rest of this directive once `n_steps` of it are done (numbered anew by the job)."""

@@ -223,8 +223,9 @@ class Stage:
 
     @property
     def search_steps(self) -> int:
-        """Steps of its probes."""
-        return sum(probe.span.n_steps for probe in self.probes if probe.span is not None)
+        """Steps of its probes, those that were tried at the same time counted once."""
+        spans = (probe.span for probe in self.probes if not probe.directive.taken_along)
+        return sum(span.n_steps for span in spans if span is not None)
 
     @property
     def committed_steps(self) -> int:

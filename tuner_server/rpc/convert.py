@@ -90,6 +90,7 @@ def config_from_pb(message: pb.JobConfig) -> JobConfig:
         "seed": message.seed,
         "has_validation": message.has_validation,
         "measures": tuple(message.measures),
+        "members": message.members or 1,
         "has_average": message.has_average,
     }
     if message.HasField("total_steps"):
@@ -116,6 +117,7 @@ def config_to_pb(config: JobConfig) -> pb.JobConfig:
         seed=config.seed,
         has_validation=config.has_validation,
         measures=config.measures,
+        members=config.members if config.members > 1 else 0,
         has_average=config.has_average,
     )
     if config.lr_bounds is not None:
@@ -180,6 +182,9 @@ def directive_from_pb(message: pb.Directive) -> Directive:
             report_every=message.report_every,
             promise=tuple(map(_bar_from_pb, message.promise)),
             measures=tuple(message.measures),
+            alongside=tuple(map(directive_from_pb, message.alongside)),
+            taken_along=message.taken_along,
+            apart=message.apart,
             change=change_from_pb(message.change, "change") if message.HasField("change") else None,
             average=_average_from_pb(message.average) if message.HasField("average") else None,
             reason=message.reason,
@@ -202,6 +207,9 @@ def directive_to_pb(directive: Directive) -> pb.Directive:
         report_every=directive.report_every,
         promise=map(_bar_to_pb, directive.promise),
         measures=directive.measures,
+        alongside=map(directive_to_pb, directive.alongside),
+        taken_along=directive.taken_along,
+        apart=directive.apart,
         change=None if directive.change is None else change_to_pb(directive.change),
         average=_average_to_pb(directive.average) if directive.average else None,
         reason=directive.reason,

@@ -171,21 +171,25 @@ def rest(key: Key, lr: float) -> tuple[Profile, ...]:
     return Profile.constant(lr, key.rest - n), Profile(Shape.LINEAR, lr, 0.0, n)
 
 
+def reach(key: Key, peak: float) -> Session:
+    """Trains up to a state: the session after its change. Raises: ValueError: the run has diverged before."""
+    session = WORKLOADS[key.workload].build(key.seed)
+    torch.manual_seed(key.seed)
+    if key.kind is Kind.THAWED:
+        changes.freeze(session)
+    if not _train(session, session.batches().__next__, before(key, peak), key.done):
+        raise ValueError(f"{key.workload}: the run at peak {peak} diverged before step {key.done}")
+    return _changed(key, session)
+
+
 def build(key: Key, probe_steps: Sequence[int] = PROBE_STEPS) -> State:
     """Trains up to a state, then all trials from it, with probes of these lengths.
 
     Raises:
         ValueError: the run has diverged before the state.
     """
-    frozen = key.kind is Kind.THAWED
-    peak = tuned_peak(key.workload, key.planned, frozen=frozen)
-    session, plan = WORKLOADS[key.workload].build(key.seed), before(key, peak)
-    torch.manual_seed(key.seed)
-    if frozen:
-        changes.freeze(session)
-    if not _train(session, session.batches().__next__, plan, key.done):
-        raise ValueError(f"{key.workload}: the run at peak {peak} diverged before step {key.done}")
-    session = _changed(key, session)
+    peak = tuned_peak(key.workload, key.planned, frozen=key.kind is Kind.THAWED)
+    session, plan = reach(key, peak), before(key, peak)
     trials, lrs = Trials(session), grid(key, peak)
     left = min(key.planned - key.done, key.rest)
     return State(

@@ -142,6 +142,20 @@ class Backend(abc.ABC):
             ConfigError: the state is of another model or another optimizer.
         """
 
+    def hold_apart(self, apart: bool) -> None:  # noqa: B027 - most have one replica
+        """Of several replicas of a model, has this one updated by itself from now on, or all of them alike again.
+
+        Apart, an update skipped for a loss that is no number counts like any other (`append`), since it may be skipped
+        on one replica alone. A backend is asked for this only where it was made for it.
+        """
+
+    def trained(self) -> Any:
+        """What this replica trains, as it is: weights, statistics and the optimizer's state. See `hold_apart`."""
+        return None
+
+    def load_trained(self, state: Any) -> None:  # noqa: B027 - most have one replica
+        """Has this replica train what another one's `trained` gave."""
+
     # Validation.
 
     @abc.abstractmethod

@@ -35,6 +35,11 @@ class DataPosition:
         return self._buffer, False
 
     @property
+    def known(self) -> bool:
+        """Whether batches are drawn through the tuner."""
+        return self._buffer is not None
+
+    @property
     def batch_size(self) -> int | None:
         """The batch size that the loader tells of itself, as a `torch.utils.data.DataLoader` does; None: it doesn't."""
         size = None if self._buffer is None else getattr(self._buffer.loader, "batch_size", None)
@@ -73,13 +78,19 @@ class DataPosition:
         return {"marked": self._marked, "data": self._buffer.state_dict() if self._buffer else None}
 
     @staticmethod
-    def rewound(state: Mapping[str, Any]) -> dict[str, Any]:
-        """A state of an open search as it is once that is rolled back: what was drawn lies ahead."""
+    def at_mark(state: Mapping[str, Any]) -> dict[str, Any]:
+        """A state of an open search as it was when its present probe began."""
         data = state["data"]
         if data is None or not state["marked"]:
             return dict(state)
-        ahead = [*data["behind"], *data["ahead"]]
-        return {"marked": False, "data": {**data, "behind": [], "ahead": ahead, "recording": False}}
+        return {"marked": True, "data": {**data, "behind": [], "ahead": [*data["behind"], *data["ahead"]]}}
+
+    @staticmethod
+    def rewound(state: Mapping[str, Any]) -> dict[str, Any]:
+        """A state of an open search as it is once that is rolled back: what was drawn lies ahead."""
+        if state["data"] is None or not state["marked"]:
+            return dict(state)
+        return {"marked": False, "data": {**DataPosition.at_mark(state)["data"], "recording": False}}
 
     def load_state_dict(self, state: Mapping[str, Any], random_state: Mapping[str, Any]) -> None:
         """Goes there when the next loader is opened. Finding the place moves the random state, which is then set."""

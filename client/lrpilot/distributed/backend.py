@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lrpilot.backends.base import Backend
+from lrpilot.distributed.packing import packed, unpacked
 from lrpilot.distributed.together import together
 from lrpilot.wire.divergence import first_divergence
 
@@ -24,6 +25,9 @@ class DistributedBackend(Backend):
     `diverged`, `flush`, `flush_measures` and `validate` are collective: all ranks call them at the same steps, because
     all carry out the same directives. A loss that is no number on one rank is none in the mean, so all ranks see a
     divergence alike.
+
+    In a probe that every rank tries by itself (`begin_apart`) losses are the rank's own, until the next `begin` or
+    `restore`.
     """
 
     def __init__(self, backend: Backend, ranks: Ranks) -> None:
@@ -34,6 +38,7 @@ class DistributedBackend(Backend):
         self._n_losses = 0
         self._means: list[float] = []
         self._measures: list[str] = []
+        self._apart = False
 
     @property
     def base_lrs(self) -> list[float]:
@@ -76,7 +81,8 @@ class DistributedBackend(Backend):
         together(self._ranks, lambda: self._own.take(data))
 
     def restore(self, *, committed: bool = False) -> None:
-        """Restores what lies on this rank."""
+        """Restores what lies on this rank; from then on all ranks update the same weights."""
+        self._hold_apart(False)
         self._own.restore(committed=committed)
 
     def validate(self) -> float | None:
@@ -91,11 +97,18 @@ class DistributedBackend(Backend):
 
     def begin(self, n_steps: int, limit: float = math.inf, earlier: Iterable[float] = ()) -> None:
         """The limit is one for the means, which scatter less than the losses of a rank."""
+        self._hold_apart(False)
         earlier = list(earlier)
         self._own.begin(n_steps, earlier=earlier)
         self._n_losses = len(earlier)
         self._limit = limit
         self._means = []
+
+    def begin_apart(self, n_steps: int, limit: float) -> None:
+        """As `begin`; from then on this rank updates weights of its own, and its losses have a limit of their own."""
+        self._own.begin(n_steps, limit)
+        self._hold_apart(True)
+        self._n_losses = 0
 
     def append(self, loss: Any) -> bool:
         """The rank's own loss. An update is skipped on all ranks or on none: gradients are everybody's."""
@@ -104,7 +117,9 @@ class DistributedBackend(Backend):
         return counts
 
     def diverged(self) -> bool:
-        """Whether the means show a divergence; synchronises once."""
+        """Whether the means show a divergence; apart, whether the losses of every rank do. Synchronises once."""
+        if self._apart:
+            return self._ranks.mean([self._own.diverged()]) == [1.0]
         return first_divergence(self._reduced(), self._limit) is not None
 
     def peek(self) -> list[float]:
@@ -112,11 +127,28 @@ class DistributedBackend(Backend):
         return self._own.peek()
 
     def flush(self) -> list[float]:
-        """The means over the ranks."""
+        """The means over the ranks; apart, the rank's own, and not collective."""
+        if self._apart:
+            return self._own.flush()
         means = self._reduced()
         self._own.flush()
         self._means, self._n_losses = [], 0
         return means
+
+    def flush_apart(self, n_steps: int) -> list[list[float]]:
+        """The losses of every rank over so many steps, in order; collective. Lost ones are no numbers."""
+        try:
+            losses = self._own.flush()[-n_steps:]
+        except Exception:
+            log.warning("lrpilot: rank %d can't read its losses", self._ranks.rank, exc_info=True)
+            losses = []
+        return self._ranks.gather([math.nan] * (n_steps - len(losses)) + losses)
+
+    def level(self) -> None:
+        """Gives all ranks what rank 0 trains: after a rollback that was not complete on a rank; collective."""
+        state = self._ranks.broadcast(packed(self._own.trained()) if self._ranks.rank == 0 else b"")
+        if self._ranks.rank > 0:
+            self._own.load_trained(unpacked(state))
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -158,11 +190,17 @@ class DistributedBackend(Backend):
 
     def finish(self) -> None:
         """Ends the run on this rank."""
+        self._hold_apart(False)
         self._own.finish()
 
     def close(self) -> None:
         """Lets go on this rank."""
         self._own.close()
+
+    def _hold_apart(self, apart: bool) -> None:
+        if apart != self._apart:
+            self._own.hold_apart(apart)
+            self._apart = apart
 
     def _reduced(self) -> list[float]:
         """The means of all losses since `begin` or `flush`; each loss is reduced once.

@@ -11,13 +11,17 @@ import torch
 import torch.distributed as dist
 from torch.distributed.constants import default_pg_timeout
 
+_PARTING, _BROADCAST = -2, -1
+"""What ranks may meet for besides sums, of so many values."""
+
 
 class Ranks:
     """A channel of its own between the ranks of a process group: gloo, on the CPU, whatever the group's backend.
 
     So a tuner's waiting is no collective of the group: NCCL's watchdog doesn't see it, and no device is synchronised.
     A rank that dies closes its connections, and whoever waits for it gets a RuntimeError at once. A rank whose tuning
-    has failed says so (`part`), and whoever meets it gets one too. From then on each rank is told only what it says.
+    has failed says so (`part`), and whoever meets it gets one too. So do all where some come to say something else than
+    the others: they are not in step any more. From then on each rank is told only what it says.
     """
 
     parted = False
@@ -49,25 +53,21 @@ class Ranks:
     @classmethod
     def of(cls, group: dist.ProcessGroup | None, patience_s: float) -> Self | None:
         """The ranks of a group, or of the default group if there is one; None if this process trains alone."""
-        if not dist.is_available() or not dist.is_initialized():
-            return None
-        group = group or dist.group.WORLD
-        assert group is not None
-        return cls(group, patience_s) if dist.get_world_size(group) > 1 else None
+        group = group or (dist.group.WORLD if dist.is_available() and dist.is_initialized() else None)
+        return cls(group, patience_s) if group is not None and number_of(group) > 1 else None
 
     def broadcast(self, message: bytes = b"") -> bytes:
         """What rank 0 says; collective. The others' messages are ignored. Raises: RuntimeError: a rank has parted."""
         if self.parted:
             return message
-        with self._meeting():
+        with self._meeting(_BROADCAST):
             length = torch.tensor(len(message))
             dist.broadcast(length, self._first, self._group)
-            if self.rank == 0:
-                content = torch.tensor(list(message), dtype=torch.uint8)
-            else:
-                content = torch.empty(int(length), dtype=torch.uint8)
+            content = torch.empty(int(length), dtype=torch.uint8)
+            if self.rank == 0 and message:
+                content = torch.frombuffer(bytearray(message), dtype=torch.uint8)
             dist.broadcast(content, self._first, self._group)
-        return bytes(content.tolist())
+        return content.numpy().tobytes()
 
     def mean(self, values: Sequence[float]) -> list[float]:
         """The mean of each value over the ranks, rounded to float32; collective, and the same on every rank.
@@ -87,12 +87,26 @@ class Ranks:
         means: list[float] = self._mean(squares).sqrt().float().tolist()
         return means
 
-    def _mean(self, values: torch.Tensor) -> torch.Tensor:
+    def gather(self, values: Sequence[float]) -> list[list[float]]:
+        """The values of every rank, in order, as many on each and rounded to float32; collective.
+
+        Raises:
+            RuntimeError: a rank has parted.
+        """
         if self.parted:
-            return values
-        with self._meeting():
+            return [list(values)] * self.size
+        gathered = torch.zeros(self.size, len(values), dtype=torch.float64)
+        gathered[self.rank] = torch.tensor(values, dtype=torch.float64)
+        found: list[list[float]] = self._sum(gathered).float().tolist()
+        return found
+
+    def _mean(self, values: torch.Tensor) -> torch.Tensor:
+        return values if self.parted else self._sum(values) / self.size
+
+    def _sum(self, values: torch.Tensor) -> torch.Tensor:
+        with self._meeting(values.numel()):
             dist.all_reduce(values, group=self._group)
-        return values / self.size
+        return values
 
     def any(self, *conditions: bool) -> list[bool]:
         """Whether each of so many conditions holds on a rank; collective."""
@@ -101,23 +115,32 @@ class Ranks:
     def part(self) -> None:
         """Says that this rank can't go on, to whoever meets it next; collective with whatever the others do then."""
         if not self.parted:
-            with contextlib.suppress(RuntimeError), self._meeting(parts=True):
+            with contextlib.suppress(RuntimeError), self._meeting(_PARTING):
                 pass
 
     @contextlib.contextmanager
-    def _meeting(self, *, parts: bool = False) -> Iterator[None]:
-        """Around what is collective. Raises: RuntimeError: a rank parts, or one has gone without a word."""
-        parting = torch.tensor(int(parts))
+    def _meeting(self, purpose: int) -> Iterator[None]:
+        """Around what is collective.
+
+        Args:
+            purpose: how many values are added up, or one of `_BROADCAST` and `_PARTING`; the same on every rank.
+
+        Raises:
+            RuntimeError: a rank parts, or comes for another purpose, or one has gone without a word.
+        """
+        extremes = torch.tensor([purpose, -purpose])
         try:
-            dist.all_reduce(parting, group=self._group)
-            if not parting:
+            dist.all_reduce(extremes, dist.ReduceOp.MAX, group=self._group)
+            highest, lowest = int(extremes[0]), -int(extremes[1])
+            if highest == lowest != _PARTING:
                 yield
         except RuntimeError:
             self.lost = True
             raise
-        if parting:
+        if highest != lowest or lowest == _PARTING:
             self.parted = True
-            raise RuntimeError("the tuning has failed on a rank")
+            told = "the tuning has failed on a rank" if lowest == _PARTING else "the ranks are not in step any more"
+            raise RuntimeError(told)
 
     def close(self) -> None:
         """Closes the channel, so that nobody waits for this rank. Not collective.
@@ -128,6 +151,11 @@ class Ranks:
         group, self._group = self._group, None
         if self._whole and group is not None and dist.is_initialized():
             dist.destroy_process_group(group)  # PyTorch disconnects when nothing refers to it any more.
+
+
+def number_of(group: dist.ProcessGroup | None) -> int:
+    """How many ranks a group has, or the default group if there is one; 1: this process trains alone."""
+    return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
 
 
 def _timeout(group: dist.ProcessGroup) -> datetime.timedelta:

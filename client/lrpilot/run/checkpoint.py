@@ -8,12 +8,13 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from lrpilot.data.position import DataPosition
 from lrpilot.errors import ConfigError
 from lrpilot.rng import RandomState
 from lrpilot.run.coasting import Coasting, attempt
 from lrpilot.run.lease import Lease
 from lrpilot.run.measuring import begin_measuring
-from lrpilot.run.plan_runner import PlanRunner
+from lrpilot.run.population_runner import PopulationRunner
 from lrpilot.run.repetition import Repetition
 from lrpilot.run.resumption import check_not_spent, check_resumable, same_budget
 from lrpilot.run.rollback import Rollback
@@ -27,7 +28,7 @@ STATE_FORMAT = 5
 log = logging.getLogger("lrpilot")
 
 
-class ResumableRunner(PlanRunner):
+class ResumableRunner(PopulationRunner):
     """Carries out directives, and goes on in another process where a checkpoint was taken."""
 
     _config: pb.JobConfig
@@ -47,6 +48,7 @@ class ResumableRunner(PlanRunner):
             "session": self._session.state_dict(),
             "finished": self._finished,
             "held": self._rollback.possible,
+            "apart": False,
             "coasting": isinstance(lease, Coasting),
             "left": lease.remaining if isinstance(lease, Coasting) else None,
             "directive": lease.directive.SerializeToString(),
@@ -62,7 +64,7 @@ class ResumableRunner(PlanRunner):
             "repetition": self._repetition.state_dict(),
             "position": self._position.state_dict(),
             "random_state": RandomState.capture().state_dict(),
-        }
+        } | self._round_state()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where another process was, after its model and optimizer were loaded too, and before `batches`.
@@ -100,16 +102,49 @@ class ResumableRunner(PlanRunner):
         directive = pb.Directive.FromString(state["directive"])
         done, left = state["done"], state["left"]
         self._lease = lease = Coasting(directive.profile, left, done) if state["coasting"] else Lease(directive, done)
+        if state["apart"]:
+            self._take_round_again(directive, state)
+        else:
+            self._take_lease_up(lease, state)
+        if total_steps is not None and total_steps != plan.total_steps:
+            self._change(pb.PlanChange(kind=pb.PLAN_CHANGE_KIND_EXTEND, total_steps=total_steps))
+
+    def _take_lease_up(self, lease: Lease, state: Mapping[str, Any]) -> None:
+        """Goes on in the middle of a directive."""
         self._backend.begin(lease.room, lease.limit, state["losses"])
-        begin_measuring(self._backend, directive, lease.room, state["measures"])
+        begin_measuring(self._backend, lease.directive, lease.room, state["measures"])
         self._ending.load_state_dict(state["ending"])
         self._validations = [pb.Validation.FromString(each) for each in state["validations"]]
         self._started = time.monotonic() - state["elapsed_s"]
         RandomState.from_state_dict(state["random_state"]).restore()
         if not self._finished:
             self._set_lr(lease.lr())
-        if total_steps is not None and total_steps != plan.total_steps:
-            self._change(pb.PlanChange(kind=pb.PLAN_CHANGE_KIND_EXTEND, total_steps=total_steps))
+
+    def _round_state(self) -> dict[str, Any]:
+        """What is otherwise where ranks try probes of their own: the state is that of the round's beginning.
+
+        Their weights differ, and many a program saves those of one rank alone.
+        """
+        if self._round is None:
+            return {}
+        return {
+            "apart": True,
+            "directive": self._round.directive.SerializeToString(),
+            "done": 0,
+            "losses": [],
+            "measures": {},
+            "validations": [],
+            "repetition": self._repetition.state_dict() | {"drawn": 0},
+            "position": DataPosition.at_mark(self._position.state_dict()),
+        }
+
+    def _take_round_again(self, directive: pb.Directive, state: Mapping[str, Any]) -> None:
+        """Begins a round of which a checkpoint was saved, whatever weights were loaded."""
+        self._backend.restore()
+        directive.restore = directive.snapshot = False
+        self._begin(directive)
+        self._repetition = Repetition.from_state_dict(state["repetition"])
+        self._position.load_state_dict(DataPosition.at_mark(state["position"]), RandomState.capture().state_dict())
 
     def _snapshot_state(self) -> dict[str, Any] | None:
         """What is remembered, for a checkpoint; nothing if it can't be put back."""

@@ -181,15 +181,18 @@ class DirectiveRunner(abc.ABC):
             outcome = pb.OUTCOME_DIVERGED
         elif losses and outcome != pb.OUTCOME_DIVERGED and self._fell_short(directive, losses):
             outcome = pb.OUTCOME_FELL_SHORT
-        note = self._note(losses)
-        if note:
-            log.warning("lrpilot: there is no further search: %s", note)
-            outcome = pb.OUTCOME_UNREPEATABLE
-        report = self._report(outcome, losses, note)
+        report = self._noted(self._report(outcome, losses), self._note(losses))
         if change is not None:
             report.change.CopyFrom(change)
         self._book(report)
         self._proceed()
+
+    def _noted(self, report: pb.Report, note: str) -> pb.Report:
+        """A report with a note on it, if there is one."""
+        if note:
+            log.warning("lrpilot: there is no further search: %s", note)
+            report.outcome, report.note = pb.OUTCOME_UNREPEATABLE, note
+        return report
 
     def _note(self, losses: Sequence[float]) -> str:
         """What speaks against a probe as a repetition of the first one's beginning; empty: nothing."""
@@ -223,35 +226,37 @@ class DirectiveRunner(abc.ABC):
         validations = [validation.loss for validation in self._validations]
         return bar is not None and is_above(bar, losses, validations, self._record.last_validation)
 
-    def _report(self, outcome: pb.Outcome.ValueType, losses: Sequence[float], note: str = "") -> pb.Report:
-        # What comes between two directives, as the wait for a decision, is part of the time of the next one.
-        now, started = time.monotonic(), self._started
-        self._started = now
+    def _report(self, outcome: pb.Outcome.ValueType, losses: Sequence[float]) -> pb.Report:
         return pb.Report(
             outcome=outcome,
             losses=losses,
             validations=self._validations,
-            wall_time_s=now - started,
-            note=note,
+            wall_time_s=self._lap(),
             measures=measured(self._backend, self._lease.directive, len(losses), alone=self._ranks is None),
             ending=self._ending.decided if outcome == pb.OUTCOME_COMPLETED else None,
         )
 
-    def _book(self, report: pb.Report) -> None:
+    def _lap(self) -> float:
+        """Seconds since the last report; what comes between two directives is part of the time of the next one."""
+        started, self._started = self._started, time.monotonic()
+        return self._started - started
+
+    def _book(self, report: pb.Report, directive: pb.Directive | None = None) -> None:
+        """Books a report, on the present directive or on one that was carried out with it."""
         lease, record = self._lease, self._record
-        start = record.committed if lease.committed else record.searched
+        start = record.committed if lease.committed else record.tried
         stays = lease.committed or report.outcome == pb.OUTCOME_REPLANNED
         self._rollback.steps_reported(stay=stays and not rolls_back(report))
         booked = report
         if rolls_back(report) and not self._rollback.possible:  # nothing can be rolled back
             booked = pb.Report(losses=report.losses, validations=report.validations, outcome=pb.OUTCOME_PARTIAL)
-        record.add(lease.directive, booked)
+        record.add(directive or lease.directive, booked)
         self._ending.reported(report.outcome)
         if report.HasField("change"):
             record.replan(report.change, self._plan.total_steps)
         self._due = report
         lease.expire()
-        self._on_reported(lease.directive, report, start)
+        self._on_reported(directive or lease.directive, report, start)
 
     def _follow(self, directive: pb.Directive) -> None:
         """Begins a directive. The order is part of the contract: restore, snapshot, then the LR."""
@@ -282,11 +287,15 @@ class DirectiveRunner(abc.ABC):
         if directive.snapshot:
             self._repetition = Repetition()
         self._repetition.begin(comparable)
-        self._lease = lease = Lease(directive)
-        self._backend.begin(lease.room, lease.limit)
+        self._lease = lease = self._begin_steps(directive)
         begin_measuring(self._backend, directive, lease.room)
         self._validations = []
         self._set_lr(lease.lr())
+
+    def _begin_steps(self, directive: pb.Directive) -> Lease:
+        lease = Lease(directive)
+        self._backend.begin(lease.room, lease.limit)
+        return lease
 
     def _announce(self, lease: Lease) -> None:
         """Says what comes next, and what nobody should overlook where people see it."""

@@ -61,18 +61,20 @@ class Driver(ReplannableRunner):
         observers: Sequence[Observer] = (),
         transport: Transport | None = None,
         ranks: Ranks | None = None,
+        population: bool = False,
     ) -> None:
         """Opens a job and sets the LR of the first step.
 
         `backend` is the run, in its framework's hands; `ranks` are those that train together with this process (None:
-        it trains alone). The other arguments are described where users find them: `lrpilot.run.options.JobOptions`.
+        it trains alone), and with `population` each tries probes of its own. The other arguments are described where
+        users find them: `lrpilot.run.options.JobOptions`.
 
         Raises:
             ConfigError: an argument can't be accepted.
             RefusedError: the server finds fault with an argument, which the message names; or with `strict` it refuses.
             UnavailableError: the server isn't there, and `strict` is set.
         """
-        super().__init__(backend, ranks, total_steps, total_time_s, strict=strict, adopt=adopt)
+        super().__init__(backend, ranks, total_steps, total_time_s, strict=strict, adopt=adopt, population=population)
         self._observers = tuple(observers)
         self._closed = False
         self._said_over = False
@@ -89,6 +91,7 @@ class Driver(ReplannableRunner):
             seed=seed,
             has_validation=backend.has_validation,
             measures=backend.measures,
+            members=self._members if self._members > 1 else 0,
             has_average=backend.average is not None,
         )
 
@@ -125,7 +128,7 @@ class Driver(ReplannableRunner):
             if self._drawn > LONGEST_SILENCE and self.searching:
                 self._end_silence()
                 continue
-            batch = buffer.draw()
+            batch = self._next_batch(buffer)
             if self._lease.done == 0:
                 self._repetition.draw()
             yield batch
@@ -141,12 +144,14 @@ class Driver(ReplannableRunner):
 
         Raises:
             ValueError: the loss is not a scalar.
+            ConfigError: the ranks are a population, and the loop draws batches by itself.
             ServerError: a decision can't be had, and `strict` is set.
         """
         if self._finished:
             self._say_over("step() does nothing, and the LR stays where it is")
             return
         self._drawn = 0
+        self._check_data()
         if not self._backend.append(loss):
             return
         lease = self._lease

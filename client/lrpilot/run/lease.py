@@ -64,6 +64,10 @@ class Lease:
         """The LR of the step that comes next."""
         return self.profile.lr(self.done)
 
+    def looked_after(self, n_steps: int) -> int:
+        """After how many steps a divergence within the first `n_steps` of them has been looked for."""
+        return min(-(-n_steps // self._check_every) * self._check_every, self.directive.n_steps)
+
     def expire(self) -> None:
         """Its steps are reported: none is done, and what comes after the next one is due at once."""
         self.done, self.next_event = 0, 1

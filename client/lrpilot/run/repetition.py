@@ -35,6 +35,10 @@ class Repetition:
         """A probe begins, or other steps, which are not comparable."""
         self._comparable, self._drawn = comparable, 0
 
+    def forget(self) -> None:
+        """The probes that were compared until now were on other batches than those that follow."""
+        self._first_loss = None
+
     def draw(self) -> None:
         """One more batch was drawn for the first step."""
         self._drawn += 1

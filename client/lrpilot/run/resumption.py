@@ -7,7 +7,7 @@ from google.protobuf import json_format
 from lrpilot.errors import ConfigError
 from lrpilot.v1 import tuner_pb2 as pb
 
-FIXED = ("policy", "policy_options", "total_time_s", "lr_bounds", "seed", "has_validation")
+FIXED = ("policy", "policy_options", "total_time_s", "lr_bounds", "seed", "has_validation", "members")
 """Fields of a job that stay as they are: the search that they shaped is over, or has begun."""
 
 

@@ -34,6 +34,7 @@ class RunRecord:
         """Seconds that the steps took."""
         self.searched = 0
         """Steps that were rolled back."""
+        self._taken_along = 0
         self.unsearched = False
         """Whether the run is too short for a search."""
         self.unrepeatable = ""
@@ -48,6 +49,11 @@ class RunRecord:
     def steps(self) -> int:
         """All steps that were run."""
         return self.committed + self.searched
+
+    @property
+    def tried(self) -> int:
+        """Steps that were rolled back, those that others made at the same time counted too."""
+        return self.searched + self._taken_along
 
     @property
     def last_lr(self) -> float | None:
@@ -85,7 +91,10 @@ class RunRecord:
         searches = directive.phase in (pb.PHASE_PROBE, pb.PHASE_RANGE_TEST)
         if searches and report.outcome != pb.OUTCOME_REPLANNED:
             self._probes.append(probe_from_proto(directive, report, self.committed))
-            self.searched += n_steps
+            if directive.taken_along:
+                self._taken_along += n_steps
+            else:
+                self.searched += n_steps
             if report.outcome == pb.OUTCOME_UNREPEATABLE:
                 self.unrepeatable = report.note
         elif rolls_back(report):
@@ -143,6 +152,7 @@ class RunRecord:
             "schedule": schedule_file.dumps(schedule),
             "mark": self._mark,
             "searched": self.searched,
+            "taken_along": self._taken_along,
             "wall_time_s": self.wall_time_s,
         }
 
@@ -154,5 +164,6 @@ class RunRecord:
         self._validations = list(schedule.validations)
         self._probes, self._ending = list(schedule.probes), schedule.ending
         self._replans = list(schedule.replans)
-        self._mark, self.searched, self.wall_time_s = state["mark"], state["searched"], state["wall_time_s"]
+        self._mark, self.searched, self._taken_along = state["mark"], state["searched"], state["taken_along"]
+        self.wall_time_s = state["wall_time_s"]
         self.unsearched, self.unrepeatable = schedule.unsearched, schedule.unrepeatable

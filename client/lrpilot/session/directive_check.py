@@ -40,7 +40,8 @@ def check(directive: pb.Directive, number: int, config: pb.JobConfig) -> None:
         ProtocolError: it is nonsense.
     """
     fault = _fault(directive, number) or _fault_of_measures(directive, config.measures)
-    _refuse(directive, fault or _fault_of_average(directive, has_average=config.has_average))
+    fault = fault or _fault_of_average(directive, has_average=config.has_average)
+    _refuse(directive, fault or _fault_of_members(directive, max(config.members, 1)))
 
 
 def check_in_place(directive: pb.Directive, run_state: RunState, *, rolled_back: bool) -> None:
@@ -67,7 +68,8 @@ def _misfit(directive: pb.Directive, run_state: RunState, rolled_back: bool) -> 
         return "it goes back to a snapshot, and none has been taken"
     if directive.restore and not rolled_back:
         return "it goes back to the snapshot, and the steps since then are to stay"
-    if run_state.remaining is not None and directive.n_steps > run_state.remaining:
+    spent = 0 if directive.taken_along else directive.n_steps
+    if run_state.remaining is not None and spent > run_state.remaining:
         return f"it asks for {directive.n_steps} steps, {run_state.remaining} are left"
     return ""
 
@@ -147,6 +149,23 @@ def _fault_of_measures(directive: pb.Directive, measures: Collection[str]) -> st
     names = list(directive.measures)
     if len(set(names)) < len(names) or not set(names) <= set(measures):
         return f"it asks to measure {[name[:40] for name in names[:MOST_NAMED]]}, of {list(measures)}"
+    return ""
+
+
+def _fault_of_members(directive: pb.Directive, members: int) -> str:
+    others = directive.alongside
+    if 1 + len(others) > members or (directive.apart and members == 1):
+        return f"{1 + len(others)} probes, each on a replica, for {members} members"
+    if (others or directive.taken_along) and not directive.apart:
+        return "probes at the same time on one replica"
+    if directive.apart and (directive.phase != pb.PHASE_PROBE or directive.validate_at or directive.measures):
+        return "members have a probe, and no validation and no measure that are alike"
+    for other in others:
+        alike = (other.phase, other.n_steps, other.batches, other.apart, len(other.alongside))
+        if alike != (directive.phase, directive.n_steps, directive.batches, True, 0):
+            return "what it has tried at the same time is no probe like another"
+        if fault := _fault_of_lrs(other) or _fault_of_limits(other):
+            return f"at the same time, {fault}"
     return ""
 
 

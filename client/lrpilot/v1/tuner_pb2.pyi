@@ -361,6 +361,9 @@ class Directive(_message.Message):
     MEASURES_FIELD_NUMBER: _builtins.int
     CHANGE_FIELD_NUMBER: _builtins.int
     AVERAGE_FIELD_NUMBER: _builtins.int
+    ALONGSIDE_FIELD_NUMBER: _builtins.int
+    TAKEN_ALONG_FIELD_NUMBER: _builtins.int
+    APART_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Counts from 1 within a job."""
     phase: Global___Phase.ValueType
@@ -378,6 +381,14 @@ class Directive(_message.Message):
     """Report in parts of so many steps; 0: only at the end."""
     reason: _builtins.str
     """Why, in a sentence, for people."""
+    taken_along: _builtins.bool
+    """This probe was told beforehand, and tried by then: its report follows at once, and its steps are no steps of
+    total_steps.
+    """
+    apart: _builtins.bool
+    """A probe on a replica of the model by itself, on the batches of the first replica; several that are tried at the same
+    time, each on one. Otherwise all replicas are as one.
+    """
     @_builtins.property
     def profile(self) -> Global___Profile: ...
     @_builtins.property
@@ -408,6 +419,12 @@ class Directive(_message.Message):
         end of the directive the average and the last weights are validated, and the report has an ending.
         """
 
+    @_builtins.property
+    def alongside(self) -> _containers.RepeatedCompositeFieldContainer[Global___Directive]:
+        """The next directives, in order: probes like this one, in as many steps, which follow whatever comes of it. The members
+        of the job try all of these at the same time, and reports follow one another. None of them tells further ones.
+        """
+
     def __init__(
         self,
         *,
@@ -427,10 +444,13 @@ class Directive(_message.Message):
         measures: _abc.Iterable[_builtins.str] | None = ...,
         change: Global___PlanChange | None = ...,
         average: Global___Average | None = ...,
+        alongside: _abc.Iterable[Global___Directive] | None = ...,
+        taken_along: _builtins.bool = ...,
+        apart: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "average", b"average", "change", b"change", "give_up_above", b"give_up_above", "profile", b"profile"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "average", b"average", "batches", b"batches", "change", b"change", "give_up_above", b"give_up_above", "measures", b"measures", "n_steps", b"n_steps", "number", b"number", "phase", b"phase", "profile", b"profile", "promise", b"promise", "reason", b"reason", "report_every", b"report_every", "restore", b"restore", "snapshot", b"snapshot", "stage", b"stage", "validate_at", b"validate_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "alongside", b"alongside", "apart", b"apart", "average", b"average", "batches", b"batches", "change", b"change", "give_up_above", b"give_up_above", "measures", b"measures", "n_steps", b"n_steps", "number", b"number", "phase", b"phase", "profile", b"profile", "promise", b"promise", "reason", b"reason", "report_every", b"report_every", "restore", b"restore", "snapshot", b"snapshot", "stage", b"stage", "taken_along", b"taken_along", "validate_at", b"validate_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__give_up_above: _TypeAlias = _typing.Literal["give_up_above"]  # noqa: Y015
     _WhichOneofArgType__give_up_above: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above"]  # noqa: Y015
@@ -776,6 +796,7 @@ class JobConfig(_message.Message):
     MEASURES_FIELD_NUMBER: _builtins.int
     HAS_AVERAGE_FIELD_NUMBER: _builtins.int
     TOTAL_TIME_S_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     family: _builtins.str
     """Jobs that resemble one another share a family."""
@@ -794,6 +815,8 @@ class JobConfig(_message.Message):
     """Seconds that the steps may take, search included; the run's plan has an end in steps once that is near. Not beside
     total_steps. Absent: as long as they take.
     """
+    members: _builtins.int
+    """How many probes the client can try at the same time, each on a replica of the model: at most 1,024. 0: one."""
     @_builtins.property
     def policy_options(self) -> _struct_pb2.Struct: ...
     @_builtins.property
@@ -822,10 +845,11 @@ class JobConfig(_message.Message):
         measures: _abc.Iterable[_builtins.str] | None = ...,
         has_average: _builtins.bool = ...,
         total_time_s: _builtins.float | None = ...,
+        members: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "_total_time_s", b"_total_time_s", "lr_bounds", b"lr_bounds", "policy_options", b"policy_options", "total_steps", b"total_steps", "total_time_s", b"total_time_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "_total_time_s", b"_total_time_s", "base_lr", b"base_lr", "family", b"family", "has_average", b"has_average", "has_validation", b"has_validation", "lr_bounds", b"lr_bounds", "measures", b"measures", "name", b"name", "policy", b"policy", "policy_options", b"policy_options", "seed", b"seed", "total_steps", b"total_steps", "total_time_s", b"total_time_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "_total_time_s", b"_total_time_s", "base_lr", b"base_lr", "family", b"family", "has_average", b"has_average", "has_validation", b"has_validation", "lr_bounds", b"lr_bounds", "measures", b"measures", "members", b"members", "name", b"name", "policy", b"policy", "policy_options", b"policy_options", "seed", b"seed", "total_steps", b"total_steps", "total_time_s", b"total_time_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__total_steps: _TypeAlias = _typing.Literal["total_steps"]  # noqa: Y015
     _WhichOneofArgType__total_steps: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps"]  # noqa: Y015

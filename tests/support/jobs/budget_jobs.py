@@ -28,6 +28,7 @@ def config(
     has_validation: bool = False,
     has_average: bool = False,
     seed: int = 0,
+    members: int = 1,
     **options: Any,
 ) -> JobConfig:
     """A job of policy budget; keywords are its options."""
@@ -40,6 +41,7 @@ def config(
         has_validation=has_validation,
         has_average=has_average,
         seed=seed,
+        members=members,
     )
 
 

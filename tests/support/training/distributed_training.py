@@ -191,15 +191,18 @@ def _no_schedule() -> Schedule:
     )
 
 
-def train_by_script(kind: str, script: list[bytes], poison: tuple[int, int] | None) -> tuple[Outcome, list[bytes]]:
+def train_by_script(
+    kind: str, script: list[bytes], poison: tuple[int, int] | None, arguments: dict[str, Any] | None = None
+) -> tuple[Outcome, list[bytes]]:
     """Carries directives out; with the reports on them (none of ranks but 0).
 
-    `poison`: the rank whose loss is no number, and at which step.
+    `poison`: the rank whose loss is no number, and at which step; `arguments`: further ones of the tuner.
     """
     training = Training(kind)
     directives = [pb.Directive.FromString(each) for each in script]
     transport = ScriptedTransport(directives)
-    with training.tuner(transport=transport, total_steps=sum(d.n_steps for d in directives)) as tuner:
+    total_steps = sum(d.n_steps for d in directives if not d.taken_along)
+    with training.tuner(transport=transport, total_steps=total_steps, **arguments or {}) as tuner:
         for batch in tuner.batches(training.loader):
             loss = training.update(batch)
             if poison == (dist.get_rank(), len(training.lrs)):
@@ -224,10 +227,12 @@ def train_averaged(kind: str, script: bytes, failing: int | None, validates: boo
         return training.run(tuner), tuner.adopted
 
 
-def train_past_a_failure(server: str, kind: str, failing: str, call: int, rank: int | None) -> tuple[Outcome, int]:
+def train_past_a_failure(
+    server: str, kind: str, failing: str, call: int, rank: int | None, arguments: dict[str, Any] = SHORT
+) -> tuple[Outcome, int]:
     """One of the client's functions raises at its `call`th call on a rank (None: on all) and ever after.
 
-    With the number of steps in the books.
+    With the number of steps in the books. `arguments` are the tuner's.
     """
     training, struck = Training(kind), False
 
@@ -237,21 +242,26 @@ def train_past_a_failure(server: str, kind: str, failing: str, call: int, rank: 
             struck = True
             raise MemoryError("no more")
 
-    with training.tuner(server=server, **SHORT) as tuner, before_calls_of(failing, strike):
+    with training.tuner(server=server, **arguments) as tuner, before_calls_of(failing, strike):
         outcome = training.run(tuner)
     assert struck == (rank in (None, dist.get_rank())), "a run too short to come to the failure"
     return outcome, tuner.committed_step + tuner.search_steps
 
 
-def train_past_a_server(kind: str, server: str, pid: int, n_steps: int) -> tuple[Outcome, int, int]:
-    """The server dies after so many steps, for good; with the counts of committed and of search steps."""
+def train_past_a_server(
+    kind: str, server: str, pid: int, n_steps: int, arguments: dict[str, Any] | None = None
+) -> tuple[Outcome, int, int]:
+    """The server dies after so many steps, for good; with the counts of committed and of search steps.
+
+    `arguments`: further ones of the tuner.
+    """
     training = Training(kind)
 
     def after_step() -> None:
         if len(training.lrs) == n_steps and dist.get_rank() == 0:
             os.kill(pid, signal.SIGKILL)
 
-    with training.tuner(server=server, timeout_s=0.5) as tuner:
+    with training.tuner(server=server, timeout_s=0.5, **arguments or {}) as tuner:
         outcome = training.run(tuner, after_step)
     return outcome, tuner.committed_step, tuner.search_steps
 
@@ -273,10 +283,10 @@ def train_and_save(kind: str, server: str, directory: Path, n_steps: int) -> Non
             break
 
 
-def resume(kind: str, server: str, directory: Path) -> Outcome:
-    """Goes on from the checkpoints, in a model of other weights."""
+def resume(kind: str, server: str, directory: Path, arguments: dict[str, Any] | None = None) -> Outcome:
+    """Goes on from the checkpoints, in a model of other weights; `arguments`: further ones of the tuner."""
     training = Training(kind, seed=9)
-    with training.tuner(server=server) as tuner:
+    with training.tuner(server=server, **arguments or {}) as tuner:
         state = torch.load(directory / f"{dist.get_rank()}.pt", weights_only=True)
         training.model.load_state_dict(state["model"])
         training.optimizer.load_state_dict(state["optimizer"])

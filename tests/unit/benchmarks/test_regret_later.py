@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.quality.training import set_lr, train_step
 from benchmarks.quality.workloads import WORKLOADS, Session
-from benchmarks.regret.later import changes
+from benchmarks.regret.later import changes, warmups
 from benchmarks.regret.later.__main__ import STORED_TABLE
 from benchmarks.regret.later.averages import MeanOfWeights
 from benchmarks.regret.later.build import build_all, load, plan
@@ -254,6 +254,16 @@ def test_a_trial_is_the_run_that_there_would_be_without_other_trials(kind: Kind)
             set_lr(session.optimizer, profile.lr(step))
             train_step(session, next(batches))
     assert state.ends[-2] == session.validate()
+
+
+def test_a_rest_with_the_usual_warm_up_ends_where_the_table_has_it() -> None:
+    state = build(Key(Kind.TARGETS, "mlp", WORKLOADS["mlp"].version, 0, 40), probe_steps=(4,))
+    usual, longer = warmups.ends(state, (0.05, 0.2))
+    at_peak = min(range(len(state.lrs)), key=lambda i: abs(state.lrs[i] - state.peak))
+    assert usual == pytest.approx(state.ends[at_peak], rel=1e-3)
+    assert longer != usual
+    best = min(end for end in state.ends if end is not None)
+    assert warmups.row(state, [best, 2 * best, None]) == ["targets, mlp, seed 0", "+0.0%", "+100.0%", "diverged"]
 
 
 def test_the_grid_follows_what_the_change_asks_for() -> None:

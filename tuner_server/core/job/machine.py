@@ -19,7 +19,7 @@ from tuner_server.core import policies
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import InvalidInputError, PolicyError, PreconditionError
 from tuner_server.core.faults import described, guarded
-from tuner_server.core.job import requested
+from tuner_server.core.job import members, requested
 from tuner_server.core.job.plan import changed
 from tuner_server.core.job.progress import progress_at_start, progress_of
 from tuner_server.core.job.report_check import check_replacement, check_report
@@ -274,7 +274,7 @@ def _account(state: JobState, report: Report) -> JobState:
             assert state.snapshot_step is not None
             undone = n + committed - state.snapshot_step
             committed, standing = state.snapshot_step, state.snapshot_standing
-        searched += undone or n
+        searched += 0 if state.directive.taken_along else undone or n
     else:
         committed += n
         lrs = state.directive.profile if report.replacement is None else report.replacement.profile
@@ -308,8 +308,10 @@ def _issue(state: JobState, report: Report | None, directive: Directive, answer:
     if report is not None and status not in TRANSITIONS[state.status]:
         raise PolicyError(f"{state.status} does not lead to {status}")
     remaining = state.remaining_steps
-    if remaining is not None and directive.n_steps > remaining:
+    if remaining is not None and directive.n_steps > remaining and not directive.taken_along:
         raise PolicyError(f"{directive.n_steps} steps asked for, {remaining} are left")
+    if fault := members.fault(state, report, directive):
+        raise PolicyError(fault)
     if unknown := set(directive.measures) - set(state.config.measures):
         raise PolicyError(f"measures asked for that the client can't take: {', '.join(sorted(unknown))}")
     if directive.average is not None and not state.config.has_average:

@@ -88,8 +88,8 @@ def changed(plan: Plan, change: PlanChange, run_steps: int, committed_steps: int
             return Plan(total_steps=run_steps + change.anneal_steps, annealing=before)
         case ChangeKind.UNDO_ANNEALING:
             assert plan.annealing is not None
-            before = plan.annealing.total_steps
+            total_steps = plan.annealing.total_steps
             # Its steps were run: a run that had no more left for them is over.
-            return Plan(total_steps=None if before is None else max(before, run_steps))
+            return Plan(total_steps=None if total_steps is None else max(total_steps, run_steps))
         case ChangeKind.REPLAN:
             return Plan(total_steps=plan.total_steps)

@@ -98,6 +98,8 @@ class Policy(abc.ABC, Generic[O, S]):
     """One algorithm, for one job. Instances hold the config and options only, and never change."""
 
     name: ClassVar[str]
+    takes_members: ClassVar[bool] = False
+    """Whether it has several probes tried at the same time, where a job has several members."""
     options_type: type[O]
     state_type: type[S]
     keeps_time: ClassVar[bool] = False
@@ -114,6 +116,9 @@ class Policy(abc.ABC, Generic[O, S]):
             self.options = self.options_type.model_validate(_integral(config.policy_options))
         except pydantic.ValidationError as error:
             raise InvalidInputError.from_pydantic(error, prefix="policy_options") from error
+        if config.members > 1 and not self.takes_members:
+            message = f"policy {self.name} tries one candidate at a time; take budget, or leave out population=True"
+            raise InvalidInputError.of("members", message)
         if config.total_time_s is not None and not self.keeps_time:
             message = f"policy {self.name} plans by steps; give total_steps, or leave the policy out"
             raise InvalidInputError.of("total_time_s", message)

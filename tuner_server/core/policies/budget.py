@@ -9,10 +9,15 @@ Notation: n, the steps of a probe that move the weights; gamma, the exponent wit
 length.
 
 Which LRs are tried is the business of `core.search.opening`. The LR that is committed has the lowest expected loss,
-times (n / remaining)^gamma.
+times (n / remaining)^gamma. A job with several members tries several LRs at the same time, each on a replica of the
+model (`core.search.population`), judged by held-out batches: a validation is not the same on all members.
 """
 
 from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
 
 from lrpilot.wire.rewarming import peak_of_rest
 
@@ -21,8 +26,9 @@ from tuner_server.core.lrs import same_lr
 from tuner_server.core.messages import ChangeKind, Decision, Directive, Phase, PlanChange, Report
 from tuner_server.core.policies.base import Asking, Policy, PolicyState, Progress, Step
 from tuner_server.core.policies.budget_options import BudgetOptions
+from tuner_server.core.search import population
 from tuner_server.core.search.head_start import FIRST_CANDIDATES
-from tuner_server.core.search.opening import Opening, OpeningState
+from tuner_server.core.search.opening import Opening, Trial
 from tuner_server.core.search.prior import Optimum
 from tuner_server.core.search.users_lr import toward_users
 from tuner_server.core.search.veto import Veto
@@ -34,13 +40,16 @@ from tuner_server.core.stages.shift import SETTLED, shifted
 
 FEWEST_STEPS = 500
 """A shorter run has no search: it would cost more than it gains."""
+WARMUP_AFTER_CHANGE = 0.1
+"""Part of the committed steps in which the LR rises after other data or another model: with half of it some networks
+died (docs/regret.md)."""
 SECOND_PROBE_SHARE = 0.025
 """Steps of a probe after a change, as a part of those that are left; within the limits of the first search's."""
 LARGEST_SEARCH_SHARE = 0.2
 """A search that threatens to take more of the budget ends."""
 
 
-class BudgetState(OpeningState, Lessons, PolicyState):
+class BudgetState(population.PopulationState, Lessons, PolicyState):
     """Between two directives."""
 
     stage: int = 0
@@ -53,6 +62,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
     """The default for jobs whose end is known."""
 
     name = "budget"
+    takes_members = True
     options_type = BudgetOptions
     state_type = BudgetState
 
@@ -70,20 +80,21 @@ class Budget(Policy[BudgetOptions, BudgetState]):
     @property
     def _probes(self) -> probe.ProbePlan:
         """Each probe of the search at the start."""
-        return self._probes_of(self.options.probe_length(self._total))
+        return self._probes_of(self.options.probe_length(self._total), apart=self.config.members > 1)
 
     def _plan_of(self, state: BudgetState) -> probe.ProbePlan:
         """Each probe of the search that is under way."""
-        return self._probes if state.veto is None else self._probes_of(state.veto.probe_steps)
+        return self._probes if state.veto is None else self._probes_of(state.veto.probe_steps, apart=False)
 
-    def _probes_of(self, n: int) -> probe.ProbePlan:
+    def _probes_of(self, n: int, *, apart: bool) -> probe.ProbePlan:
         """Each probe: n steps, then some held-out batches unless a validation judges it."""
         return probe.ProbePlan(
             moving_steps=n,
-            held_out=0 if self.config.has_validation else min(HELD_OUT, n // 2),
+            held_out=0 if self.config.has_validation and not apart else min(HELD_OUT, n // 2),
             decays=self.options.decayed_probes,
             warmup=self.options.warmup,
             batches=self.options.batches,
+            apart=apart,
         )
 
     @property
@@ -94,7 +105,8 @@ class Budget(Policy[BudgetOptions, BudgetState]):
     def _worth_a_search(self, n_steps: int) -> bool:
         """Whether a search whose range is well chosen takes no more of so many steps than it may."""
         candidates = min(FIRST_CANDIDATES + self.options.refinements, self.options.max_candidates)
-        return n_steps >= FEWEST_STEPS and candidates * self._probes.n_steps <= LARGEST_SEARCH_SHARE * n_steps
+        probes = math.ceil(candidates / population.at_once(self.config.members))
+        return n_steps >= FEWEST_STEPS and probes * self._probes.n_steps <= LARGEST_SEARCH_SHARE * n_steps
 
     def _affords_probes(self, count: int, progress: Progress) -> bool:
         """Whether the search's share of the budget holds so many more probes."""
@@ -121,6 +133,8 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         state = state.model_copy(update={"candidates": (*state.candidates, candidate)})
         if state.veto is not None:
             return self._look_further(state, state.veto, progress)
+        if directive.alongside:
+            return self._next_alongside(state, directive)
         return (yield from self._next(state, progress))
 
     def rejoin(self, state: BudgetState, progress: Progress) -> Asking[BudgetState]:
@@ -181,16 +195,18 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         """Begins to look whether an LR is bearable after a change, or takes it where too little is left to look."""
         remaining = _remaining(progress)
         n = min(max(round(remaining * SECOND_PROBE_SHARE), MIN_PROBE), MAX_PROBE)
-        if state.search_ended or change.batch_factor is not None or remaining < FEWEST_STEPS:
-            reason = (
-                f"{because(change)}: to {wanted:.3g}, and {self._ending.words} over the {remaining} steps that are left"
-            )
+        reason = (
+            f"{because(change)}: to {wanted:.3g}, and {self._ending.words} over the {remaining} steps that are left"
+        )
+        if change.batch_factor is not None:
             return self._go_on(state, wanted, reason, progress)
         gained = 0.0
         if progress.first_loss is not None and progress.last_loss is not None:
             gained = max(progress.first_loss - progress.last_loss, 0.0)
         veto = Veto(wanted=wanted, probe_steps=n, gained=gained, because=because(change))
         lessons = {"candidates": (), "sound": None, "footing": None, "restarts": 0, "head_start": None}
+        if state.search_ended or remaining < FEWEST_STEPS:
+            return self._go_on(state.model_copy(update={"veto": veto, **lessons}), wanted, reason, progress)
         return self._look_further(state.model_copy(update={"veto": veto, **lessons}), veto, progress)
 
     def _look_further(self, state: BudgetState, veto: Veto, progress: Progress) -> Step[BudgetState]:
@@ -246,25 +262,55 @@ class Budget(Policy[BudgetOptions, BudgetState]):
 
     def _next(self, state: BudgetState, progress: Progress) -> Asking[BudgetState]:
         """The next candidate; the decay after the last one."""
-        opening = self._opening(progress)
-        state, trial = yield from opening.next(state, lambda count: self._affords_probes(count, progress))
+        opening, members = self._opening(progress), self.config.members
+        affords = functools.partial(self._affords_probes, progress=progress)
+        if members > 1:
+            state, trials = yield from population.next_round(opening, state, affords, members)
+            if not trials:
+                return (yield from self._commit(state, progress))
+            return self._round(state, trials)
+        state, trial = yield from opening.next(state, affords)
         if trial is None:
             return (yield from self._commit(state, progress))
         return self._probe(state, trial.decision(state.stage))
 
+    def _round(self, state: BudgetState, trials: Sequence[Trial]) -> Step[BudgetState]:
+        """Tries several LRs at the same time."""
+        first, *others = [trial.decision(state.stage) for trial in trials]
+        step = self._probe(state, first)
+        told = tuple(self._probe_directive(state, other, i) for i, other in enumerate(others, 1))
+        directive = step.directive.model_copy(update={"alongside": told})
+        return Step(state.model_copy(update={"ahead": tuple(others)}), directive, step.decision)
+
+    def _next_alongside(self, state: BudgetState, directive: Directive) -> Step[BudgetState]:
+        """The next one of the candidates that were tried at the same time."""
+        decision, *ahead = state.ahead
+        state = state.model_copy(update={"ahead": tuple(ahead)})
+        return Step(state, directive.next_alongside(), decision.model_copy(update={"candidates": state.candidates}))
+
     def _probe(self, state: BudgetState, decision: Decision) -> Step[BudgetState]:
-        """Tries the LR of a decision: validated at its end, and the first one before it begins, too."""
+        """Tries the LR of a decision."""
+        directive = self._probe_directive(state, decision)
+        return Step(state, directive, decision.model_copy(update={"candidates": state.candidates}))
+
+    def _probe_directive(self, state: BudgetState, decision: Decision, after: int = 0) -> Directive:
+        """The probe of a decision's LR: validated at its end, and the first one before it begins, too.
+
+        Args:
+            state: What is known.
+            decision: For this candidate.
+            after: How many candidates of the same round come before it.
+        """
         plan = self._plan_of(state)
         n = plan.moving_steps
         validate_at = (n,) if state.candidates else (0, n)
-        directive = plan.directive(
+        return plan.directive(
             decision.lr,
             stage=state.stage,
-            validate_at=validate_at if self.config.has_validation else (),
+            validate_at=validate_at if self.config.has_validation and not plan.apart else (),
             give_up_above=state.give_up_above(self.options.divergence_factor, decision.lr),
-            reason=f"candidate {len(state.candidates) + 1}: {decision.reason}",
+            reason=f"candidate {len(state.candidates) + after + 1}: {decision.reason}",
         )
-        return Step(state, directive, decision.model_copy(update={"candidates": state.candidates}))
 
     def _commit(self, state: BudgetState, progress: Progress) -> Asking[BudgetState]:
         """The LR with the lowest expected loss, corrected for the length of the rest."""
@@ -333,7 +379,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             validates=self.config.has_validation,
             batches=self.options.batches,
             shape=self.options.decay,
-            warmup=self.options.warmup,
+            warmup=self.options.warmup if state.veto is None else max(self.options.warmup, WARMUP_AFTER_CHANGE),
             divergence_factor=self.options.divergence_factor,
             ending=plan or self._ending,
         )

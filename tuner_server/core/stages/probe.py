@@ -23,6 +23,7 @@ class ProbePlan:
         decays: whether the LR falls to zero; if not, it is constant.
         warmup: part of the moving steps in which the LR rises.
         batches: where they come from.
+        apart: whether each is on a replica of the model by itself.
     """
 
     moving_steps: int
@@ -30,6 +31,7 @@ class ProbePlan:
     decays: bool = True
     warmup: float = 0.0
     batches: BatchSource = BatchSource.REPLAYED
+    apart: bool = False
 
     @property
     def n_steps(self) -> int:
@@ -48,6 +50,7 @@ class ProbePlan:
             n_steps=self.n_steps,
             profile=Profile.to_zero(shape, lr, n_steps, warmup=min(round(n_steps * self.warmup), n_steps - 1)),
             batches=self.batches,
+            apart=self.apart,
             validate_at=validate_at,
             give_up_above=give_up_above,
             reason=reason,

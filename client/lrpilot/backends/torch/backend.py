@@ -6,7 +6,7 @@ import functools
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, SupportsFloat
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import torch
 from torch import nn
@@ -22,6 +22,9 @@ from lrpilot.backends.torch.updates import Updates
 from lrpilot.backends.torch.weight_average import TorchWeightAverage
 from lrpilot.backends.validator import Validator
 
+if TYPE_CHECKING:
+    from lrpilot.backends.torch.replicas import Replicas
+
 
 class TorchBackend(Backend):
     """A model, the optimizers that are stepped together, and whatever else changes as it trains."""
@@ -33,8 +36,23 @@ class TorchBackend(Backend):
         validate: Callable[[], SupportsFloat] | None,
         register: Mapping[str, Any],
         placement: str | os.PathLike[str] = "auto",
+        replicas: Replicas | None = None,
     ) -> None:
-        """Raises: ConfigError: no LR to tune, no room for the snapshot, or `validate` does not work."""
+        """Has the run watched.
+
+        Args:
+            model: what is trained.
+            optimizers: that are stepped together.
+            validate: gives the validation loss; None: there is none.
+            register: what else changes, by name.
+            placement: where the snapshot lives.
+            replicas: of the model, if the ranks may update them apart.
+
+        Raises:
+            ConfigError: no LR to tune, no room for the snapshot, or `validate` does not work.
+        """
+        self._replicas = replicas
+        self._apart = False
         self._groups = GroupLrs(optimizers)
         self._single = len(optimizers) == 1
         self._snapshot = Snapshot(model, optimizers, register, placement)
@@ -92,6 +110,21 @@ class TorchBackend(Backend):
         with self._norms.unhooked():
             self._snapshot.restore(committed=committed)
 
+    def hold_apart(self, apart: bool) -> None:
+        """See `Replicas.hold_apart`."""
+        assert self._replicas is not None
+        self._replicas.hold_apart(apart)
+        self._apart = apart
+
+    def trained(self) -> Any:
+        """See `Replicas.state_dict`."""
+        return None if self._replicas is None else self._replicas.state_dict()
+
+    def load_trained(self, state: Any) -> None:
+        """See `Replicas.load_state_dict`."""
+        assert self._replicas is not None
+        self._replicas.load_state_dict(state)
+
     def validate(self) -> float | None:
         """The user's function, called so that training doesn't notice."""
         assert self._validator is not None
@@ -107,7 +140,8 @@ class TorchBackend(Backend):
 
         A loop that leaves out updates whose loss is not finite has its step counted, so that its probe diverges.
         """
-        if not self._updates.took_place() and (self._skips or _is_finite(loss)):
+        alone = self._apart or not self._skips
+        if not self._updates.took_place() and not (alone and not _is_finite(loss)):
             self._updates.say_idle()
             self._norms.skip()
             return False

@@ -12,6 +12,7 @@ from lrpilot.session.run_state import RunState
 from lrpilot.v1 import tuner_pb2 as pb
 
 from tests.support.training.scripted_directives import constant, training
+from tests.support.training.scripted_directives import probe as scripted_probe
 
 JOB = pb.JobConfig(has_average=True)
 
@@ -206,3 +207,44 @@ def test_what_fits_the_run_is_accepted() -> None:
     directive_check.check_in_place(training(0.1, 50, restore=True), run_state, rolled_back=True)
     directive_check.check_in_place(training(0.1, 50), run_state, rolled_back=False)
     directive_check.check_in_place(training(0.1, 10**6), RunState(0.1, None, warm=True), rolled_back=False)
+
+
+def at_the_same_time(*others: pb.Directive, **fields: Any) -> pb.Directive:
+    return scripted_probe(0.1, 100, **{"number": 7, "apart": True, "alongside": others, **fields})
+
+
+def told(lr: float = 0.2, n_steps: int = 100, **fields: Any) -> pb.Directive:
+    return scripted_probe(lr, n_steps, **{"apart": True, **fields})
+
+
+def test_several_members_may_be_told_several_probes() -> None:
+    for members, directive in (
+        (2, at_the_same_time(told())),
+        (3, at_the_same_time(told(), told(give_up_above=3.0))),
+        (2, at_the_same_time()),
+        (2, at_the_same_time(taken_along=True)),
+        (2, scripted_probe(0.1, 100, number=7, validate_at=[1])),
+    ):
+        directive_check.check(directive, 7, pb.JobConfig(members=members))
+
+
+@pytest.mark.parametrize(
+    ("directive", "members", "words"),
+    [
+        (at_the_same_time(), 0, "1 probes, each on a replica, for 1 members"),
+        (at_the_same_time(told()), 0, "2 probes, each on a replica, for 1 members"),
+        (at_the_same_time(told(), told()), 2, "3 probes, each on a replica, for 2 members"),
+        (at_the_same_time(apart=False, taken_along=True), 2, "on one replica"),
+        (at_the_same_time(told(), apart=False), 2, "on one replica"),
+        (at_the_same_time(told(n_steps=99)), 2, "no probe like another"),
+        (at_the_same_time(told(alongside=[told()])), 2, "no probe like another"),
+        (at_the_same_time(told(apart=False)), 2, "no probe like another"),
+        (training(0.1, 100, number=7, apart=True), 2, "members have a probe"),
+        (at_the_same_time(told(math.nan)), 2, "at the same time"),
+        (at_the_same_time(told(give_up_above=math.nan)), 2, "give_up_above nan"),
+        (at_the_same_time(validate_at=[1]), 2, "no validation"),
+    ],
+)
+def test_what_members_can_not_try_is_refused(directive: pb.Directive, members: int, words: str) -> None:
+    with pytest.raises(ProtocolError, match=words):
+        directive_check.check(directive, 7, pb.JobConfig(members=members))

@@ -73,6 +73,7 @@ bench: setup browser
 	python -m benchmarks.hook --json out/bench/hook.json --plot out/bench/hook.png
 	python -m benchmarks.snapshot --json out/bench/snapshot.json --plot out/bench/snapshot.png
 	python -m benchmarks.regret --tables out/bench/oracle.jsonl --json out/bench/regret.json --plot out/bench/regret.png
+	python -m benchmarks.regret.later --json out/bench/regret-later.json
 	python -m benchmarks.picks --json out/bench/picks.json --plot out/bench/picks.png
 	python -m benchmarks.load --quick --json out/bench/load.json --plot out/bench/load.png
 	python -m benchmarks.family --quick --json out/bench/family.json --plot out/bench/family.png

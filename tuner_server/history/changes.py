@@ -15,7 +15,7 @@ MOST_NAMED = 5
 _ASKED = {
     ChangeOrigin.CLIENT: "the training program asked for it",
     ChangeOrigin.OPERATOR: "somebody at the server asked for it",
-    ChangeOrigin.POLICY: "the policy, as the losses had left what they were",
+    ChangeOrigin.POLICY: "the policy",
 }
 
 
@@ -75,6 +75,8 @@ def sentence(change: PlanChange) -> str:
 def who(change: PlanChange) -> str:
     """Who asked for a change, with the reason that was given."""
     asked = _ASKED[change.origin]
+    if change.origin is ChangeOrigin.POLICY and change.kind is ChangeKind.REPLAN:
+        asked += ", as the losses had left what they were"
     return f"{asked}: {change.reason}" if change.reason else asked
 
 

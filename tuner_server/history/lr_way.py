@@ -29,6 +29,11 @@ def falls(profile: Profile) -> bool:
     return profile.shape.way.moves and profile.end_lr < profile.start_lr
 
 
+def hardly_falls(profile: Profile) -> bool:
+    """Whether the LR falls over the profile, and yet is far from its end there: more than half is left."""
+    return falls(profile) and profile.end_lr > profile.start_lr / 2
+
+
 def rises(profile: Profile) -> bool:
     """Whether the LR is higher at the end of the profile than after its warm-up."""
     return profile.shape.way.moves and profile.end_lr > profile.start_lr

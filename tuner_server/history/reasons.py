@@ -173,9 +173,11 @@ def _corrected(stage: Stage, decision: Decision, found: Correction) -> str:
     words = f"LR {optimum} was {over}"
     if not same_lr(found.factor, 1.0):
         other = "lower" if found.factor < 1 else "higher"
+        goes_on = stage.directive.profile is not None and lr_way.hardly_falls(stage.directive.profile)
+        onward = "what is to come" if goes_on else f"the decay over {steps(stage.directive.n_steps)}"
         words = (
-            f"A longer run wants a {other} LR: {optimum} ({over}) times {found.factor:.2g} for the decay over "
-            f"{steps(stage.directive.n_steps)} is {number(found.product)}"
+            f"A longer run wants a {other} LR: {optimum} ({over}) times {found.factor:.2g} for {onward} is "
+            f"{number(found.product)}"
         )
     if found.drawn_to is not None:
         lowered = ", and lowered further as steps at higher LRs had been rolled back" if found.lowered else ""

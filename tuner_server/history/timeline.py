@@ -153,12 +153,18 @@ class _Stages:
             self._close(None, None, parts, replaced=True)
         elif directive.phase.searches:
             self._probes.append((directive, span))
-        elif directive.phase.committed and self._continues and not directive.restore and directive.change is None:
+        elif self._goes_on(directive, entry.decision):
             last = self._done[-1]
             self._done[-1] = dataclasses.replace(last, spans=last.spans + parts)
         elif directive.phase.committed:
             self._close(directive, entry.decision, parts, replaced=False)
-        self._continues = report is not None and report.outcome is Outcome.PARTIAL
+        sound = report is not None and report.outcome in (Outcome.PARTIAL, Outcome.COMPLETED)
+        self._continues = sound and directive.phase.committed
+
+    def _goes_on(self, directive: Directive, decision: Decision | None) -> bool:
+        """Whether committed steps go on with the decision of those right before them."""
+        anew = directive.restore or directive.change is not None or decision is not None
+        return directive.phase.committed and self._continues and not anew
 
     def all(self) -> tuple[Stage, ...]:
         """The stages, with the search that goes on."""

@@ -271,6 +271,7 @@ def _account(state: JobState, report: Report) -> JobState:
     if report.replacement is not None:
         searched += report.replacement.wasted_steps
         update["snapshot_step"] = None  # the client has another snapshot by now
+        update["plan"] = state.plan and state.plan.for_good
     if _rolled_back(state, report):
         if not state.directive.phase.searches:
             assert state.snapshot_step is not None
@@ -323,7 +324,7 @@ def _issue(state: JobState, report: Report | None, directive: Directive, answer:
         update |= {"snapshot_step": state.committed_steps, "snapshot_standing": Standing.of(state)}
         if state.plan is not None and (directive.change is None or directive.change.kind is not ChangeKind.ANNEAL):
             # Nothing leads back to before an annealing any more.
-            update["plan"] = state.plan.model_copy(update={"annealing": None})
+            update["plan"] = state.plan.for_good
     if answer is not None:
         update["policy_state"] = answer.state
     decision = answer.decision if answer is not None else None

@@ -14,6 +14,8 @@ Notation: n, the steps of a probe that move the weights; s, the committed steps 
 
 from __future__ import annotations
 
+import dataclasses
+
 from lrpilot.wire.rewarming import peak_of_rest
 
 from tuner_server.core.lrs import same_lr
@@ -106,7 +108,9 @@ class OpenEnded(Policy[OpenEndedOptions, OpenEndedState]):
             return self._looks.begin(
                 state, progress, "a look at the plateau", self._looks.length(progress, state.looked_at)
             )
-        return self._go_on(state, _onward(state), progress)
+        step = self._go_on(state, _onward(state), progress)
+        # A piece of the way to the end of a time is decided with the first one.
+        return step if state.line is None else dataclasses.replace(step, decision=None)
 
     def rejoin(self, state: OpenEndedState, progress: Progress) -> Asking[OpenEndedState]:
         """Goes on; where nothing was found yet, with the best candidate so far, a search, or the LR that was set."""

@@ -13,15 +13,15 @@ from tuner_server.core.search.prior import LENGTH_EXPONENT
 from tuner_server.core.stages.decayed_probe import probe_length
 from tuner_server.core.stages.divergence import DIVERGENCE_FACTOR
 
-BLIND_PROBE = 25
-"""n in a run whose steps are not known: as in one of 25,000."""
+BLIND_PROBE = 20
+"""n in a run whose steps are not known, and may be few."""
 
 
 class OpenEndedOptions(Options):
     """The constants of the method."""
 
     probe_steps: int | None = pydantic.Field(default=None, ge=4)
-    """n; None: 25, or as with policy budget where the steps of the run are known."""
+    """n; None: 20, or as with policy budget where the steps of the run are known."""
     refinements: int = pydantic.Field(default=3, ge=0, le=50)
     """Candidates of the search at the start after the best one is bracketed."""
     max_candidates: int = pydantic.Field(default=8, ge=1, le=100)
@@ -36,7 +36,7 @@ class OpenEndedOptions(Options):
     """Committed steps of the first stage; every further one is twice as long."""
     cooldown: float = pydantic.Field(default=0.2, gt=0, le=1)
     """Part of the committed steps in which the LR falls to zero where an end is known, or the patience is at an end."""
-    look_share: float = pydantic.Field(default=0.08, ge=0, le=0.5)
+    look_share: float = pydantic.Field(default=0.04, ge=0, le=0.5)
     """Part of the steps that looks at the plateau's LR may take; 0: there are none."""
     patience: int | None = pydantic.Field(default=None, ge=1)
     """After so many stages that gained nothing the run cools down and ends; None: never."""

@@ -789,6 +789,7 @@ class JobMachine(RuleBasedStateMachine):
         self.transition = machine.advance(self.transition.state, report)
         self.in_model += [level] * n
         self.n_run += n + wasted
+        self.before_annealing = None
         self._carry_out()
         self._note(before, report)
         assert not self.directive.restore
@@ -1018,6 +1019,9 @@ class JobMachine(RuleBasedStateMachine):
             assert profile is not None
             assert self.transition.state.bounds is not None
             highest = self.transition.state.bounds.max * self.reach * self.highest_factor
+            if self.transition.state.plan is not None:
+                # A run whose plan has changed goes on from where it is, or begins where it was set.
+                highest = max(highest, self.transition.state.peak_lr or 0.0, self.config.base_lr)
             if not self.repeatable:
                 # What follows is the LR that was set: `test_unrepeatable.py`. A range test may have found others.
                 highest = max(highest, self.transition.state.config.base_lr)

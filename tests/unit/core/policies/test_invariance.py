@@ -14,7 +14,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from tests.support.jobs import budget_jobs
+from tests.support.jobs import budget_jobs, open_ended_jobs
 from tests.support.jobs.broken_promises import DEADLY_TWICE, DyingTraining, OverfittingTraining
 from tests.support.jobs.simulated_training import QUICK, NoNumbers, Run, SimulatedTraining, config, drive
 from tuner_server.core.config import JobConfig
@@ -97,6 +97,11 @@ UNBOUNDED = budget_jobs.config(1500, bounds=None, **budget_jobs.PLAIN)
 STAGES = config(1500, **QUICK | {"tau": 200, "tau_prime": 20, "tau_max": 300})
 DECAYED = config(1500, tau=200, tau_prime=20, candidates=3, decayed_probes=True, acquisition="log_ei")
 
+OPEN: dict[str, Any] = {"first_stage": 100, "look_share": 0.5}
+ENDLESS = open_ended_jobs.config(patience=2, **OPEN)
+ENDLESS_VALIDATED = open_ended_jobs.config(patience=2, has_validation=True, **OPEN)
+TIMED = open_ended_jobs.config(total_time_s=20.0)
+
 JOBS: dict[str, tuple[JobConfig, Callable[[Unit], SimulatedTraining]]] = {
     "budget": (BUDGET, lambda unit: told_in(unit, SimulatedTraining)),
     "budget, diverging": (BUDGET, lambda unit: told_in(unit, SimulatedTraining, edge_lr=0.02)),
@@ -107,6 +112,12 @@ JOBS: dict[str, tuple[JobConfig, Callable[[Unit], SimulatedTraining]]] = {
     "budget, dying": (VALIDATED, lambda unit: told_in(unit, DyingTraining, deadly_lr=DEADLY_TWICE, validates=True)),
     "budget, overfitting": (VALIDATED, lambda unit: told_in(unit, OverfittingTraining)),
     "budget, no number": (BUDGET, lambda unit: told_in(unit, NoNumbers)),
+    "open_ended": (ENDLESS, lambda unit: told_in(unit, SimulatedTraining)),
+    "open_ended, diverging": (ENDLESS, lambda unit: told_in(unit, SimulatedTraining, edge_lr=0.02)),
+    "open_ended, validated": (ENDLESS_VALIDATED, lambda unit: told_in(unit, SimulatedTraining, validates=True)),
+    "open_ended, noisy": (ENDLESS, lambda unit: told_in(unit, SimulatedTraining, noise=0.4)),
+    "open_ended, dying": (ENDLESS, lambda unit: told_in(unit, DyingTraining, deadly_lr=0.02)),
+    "open_ended, by time": (TIMED, lambda unit: told_in(unit, SimulatedTraining)),
     "autolrs": (STAGES, lambda unit: told_in(unit, SimulatedTraining)),
     "autolrs, diverging": (STAGES, lambda unit: told_in(unit, SimulatedTraining, edge_lr=0.05)),
     "autolrs, noisy": (STAGES, lambda unit: told_in(unit, SimulatedTraining, noise=0.4)),

@@ -54,6 +54,5 @@ class PlanRunner(DirectiveRunner):
         self._settle()
         self._plan.change(change, self._record.steps)
         self._record.replan(change, self._plan.total_steps)
-        run_state = self._run_state()
         self._finished = False
-        self._coast_along(None if run_state.steps_left == 0 else Coasting.over(run_state.steps_left, run_state.lr))
+        self._coast_along(Coasting.anew(self._run_state()))

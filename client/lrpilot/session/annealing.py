@@ -79,19 +79,20 @@ class Annealing:
         self._stretch = self._open.profile
 
     @classmethod
-    def anew(cls, run_state: RunState, *, restore: bool, rises: bool) -> Annealing:
-        """What is left of a run whose end has moved.
+    def anew(cls, run_state: RunState, *, restore: bool, rises: bool, rolls_back: bool = True) -> Annealing:
+        """What is left of a run.
 
         Args:
             run_state: where it is, in the new plan.
             restore: whether the steps before are to be rolled back.
-            rises: whether a run that had come near zero before its new end rises first.
+            rises: whether a run that had come near zero rises first, since its end has moved.
+            rolls_back: whether a divergence can undo steps.
         """
         lr, remaining = run_state.lr, run_state.steps_left
         if rises and remaining is not None:
             lr = peak_of_rest(run_state.peak, lr, run_state.steps, remaining)
         rise_from = run_state.lr if run_state.warm and run_state.lr < lr else None
-        return cls(lr, remaining, restore=restore, warm=run_state.warm, rise_from=rise_from)
+        return cls(lr, remaining, restore=restore, warm=run_state.warm, rolls_back=rolls_back, rise_from=rise_from)
 
     def by_time(self, run_state: RunState) -> Annealing:
         """The same from here on, once it is known how many steps the time of the run suffices for."""

@@ -27,6 +27,11 @@ class Plan(Value):
     annealing: Annealing | None = None
     """The annealing that ends the run; None: there is none, or it can't be undone any more."""
 
+    @property
+    def for_good(self) -> Plan:
+        """The same plan once nothing leads back to before an annealing any more."""
+        return self.model_copy(update={"annealing": None})
+
 
 def check(change: PlanChange, run_steps: int, plan: Plan, field: str = "report.change") -> None:
     """Refuses a change that can't be made.

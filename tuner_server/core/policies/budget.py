@@ -139,7 +139,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
 
     def rejoin(self, state: BudgetState, progress: Progress) -> Asking[BudgetState]:
         """Commits the best candidate so far; without one, searches if enough is left, or decays from the LR set."""
-        if state.stage and progress.present_lr is not None:
+        if state.stage and progress.present_lr:
             reason = f"joined again: from {progress.present_lr:.3g} to zero over what is left"
             return self._go_on(state.model_copy(update={"veto": None}), progress.present_lr, reason, progress)
         if not state.lost:

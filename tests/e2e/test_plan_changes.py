@@ -370,9 +370,9 @@ class PlanMachine(RuleBasedStateMachine):
             self.run.train(60)
             if self.run.tuner.finished or self.run.tuner.remaining_steps is None:
                 break
-        if not self.run.tuner.finished and self.run.tuner.remaining_steps is None:
-            while self.run.tuner.searching:
-                self.run.train(5)
+        while self.run.tuner.searching:
+            self.run.train(5)
+        if self.run.tuner.remaining_steps is None:
             self.run.tuner.anneal(10)
         self.run.train()
         assert self.run.tuner.finished

@@ -135,9 +135,10 @@ def test_what_can_not_be_is_refused(jobs: UnsteadyJobs) -> None:
     with pytest.raises(ConfigError, match="does not say its own"):
         run.tuner.replan(batch_size=64)
     run.train()
-    for call in (lambda: run.tuner.anneal(5), lambda: run.tuner.replan()):
-        with pytest.raises(ConfigError, match="the run is over"):
-            call()
+    with pytest.raises(ConfigError, match="anneal: the run is over"):
+        run.tuner.anneal(5)
+    with pytest.raises(ConfigError, match="replan: the run is over"):
+        run.tuner.replan()
     assert run.n_steps == TOTAL
 
 
@@ -376,7 +377,9 @@ class PlanMachine(RuleBasedStateMachine):
             self.run.tuner.anneal(10)
         self.run.train()
         assert self.run.tuner.finished
-        if not self.run.tuner._session._for_good and not self.run.tuner._session._alone:
+        talk = self.run.tuner._session
+        assert isinstance(talk, session.Session)
+        if not (talk._for_good or talk._alone):
             assert_same_books(self.run)
             assert self.jobs.state.status is Status.FINISHED
         self.run.tuner.close()

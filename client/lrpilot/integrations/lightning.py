@@ -29,8 +29,8 @@ class TunerCallback(Callback):
     `fit`, have the steps that are left as their budget.
 
     The plan may change in mid-fit, by `tuner.extend`, `replan`, `anneal` and `undo_annealing` from any hook: after the
-    optimizer step that is being made. Raise `trainer.fit_loop.max_epochs` or `epoch_loop.max_steps` before an epoch, and the run is
-    extended with it.
+    optimizer step that is being made. Raise `trainer.fit_loop.max_epochs` or `epoch_loop.max_steps` before an epoch,
+    and the run is extended with it.
     """
 
     def __init__(

@@ -12,14 +12,37 @@ from lrpilot.v1 import tuner_pb2 as pb
 class PlanRunner(DirectiveRunner):
     """Carries out directives of a run whose plan may change between two of them."""
 
+    _holds = False
+
+    def hold_changes(self) -> None:
+        """Has changes of the plan wait for `make_changes`: for frameworks that own the training loop.
+
+        In their hooks a step may be half done. After the end of the run nothing waits.
+        """
+        self._holds = True
+
+    def make_changes(self) -> None:
+        """Makes the changes of the plan that wait, unless a search is open. Call it after `step`.
+
+        Raises:
+            ServerError: a decision can't be had, and `strict` is set.
+        """
+        while self._finished or self._lease.committed:
+            change = self._plan.waiting()
+            if change is None:
+                break
+            self._guarded(lambda change=change: self._change_now(change))  # type: ignore[misc]  # bound now
+
     def _change(self, change: pb.PlanChange) -> None:
         """Changes the plan: at once after committed steps and after the end, else when the search is over.
+
+        Where changes are held, they wait in committed steps too.
 
         Raises:
             ServerError: a decision can't be had, and `strict` is set.
         """
         self._catch_up()
-        if not self._finished and not self._lease.committed:
+        if not self._finished and (self._holds or not self._lease.committed):
             self._plan.wait(change)
             return
         self._guarded(lambda: self._change_now(change))

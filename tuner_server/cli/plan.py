@@ -67,12 +67,10 @@ def replan(
     batch_factor: Annotated[
         float | None, typer.Option(help="The new batch size over the old one, if it has changed.", show_default=False)
     ] = None,
-    batch_scaling: Annotated[
-        BatchScaling, typer.Option(help="How the LR follows the batch size, as a first guess.")
-    ] = BatchScaling.SQRT,
+    batch_scaling: Annotated[BatchScaling, typer.Option(help="How the LR follows the batch size.")] = BatchScaling.SQRT,
     as_json: JsonOption = False,
 ) -> None:
-    """Say that a job goes on with other data, batches or weights, so that its LR is searched anew."""
+    """Say that a job goes on with other data, batches or weights, so that its LR is planned anew."""
     with connected(server) as tuner:
         change = pb.PlanChange(
             kind=pb.PLAN_CHANGE_KIND_REPLAN,
@@ -81,7 +79,7 @@ def replan(
             reason=reason,
         )
         found = _asked(tuner, resolve(tuner, job), change)
-    _tell(found, "will be searched anew", as_json=as_json)
+    _tell(found, "will be planned anew", as_json=as_json)
 
 
 def _planned_end(tuner: GrpcTransport, job_id: str) -> int:

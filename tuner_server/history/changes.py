@@ -62,8 +62,8 @@ def effect(change: PlanChange) -> str:
         case ChangeKind.REPLAN:
             batches = ""
             if change.batch_factor is not None:
-                batches = f", with batches {number(change.batch_factor)} times as large"
-            return f"the LR is searched anew{batches}"
+                batches = f", for batches {number(change.batch_factor)} times as large"
+            return f"the LR is planned anew{batches}"
 
 
 def sentence(change: PlanChange) -> str:

@@ -16,6 +16,7 @@ from lrpilot.distributed.backend import DistributedBackend
 from lrpilot.distributed.session import SharedSession
 from lrpilot.distributed.together import together
 from lrpilot.errors import ServerError
+from lrpilot.run.announcer import Announcer
 from lrpilot.run.coasting import Coasting, attempt
 from lrpilot.run.ending import Ending
 from lrpilot.run.lease import Event, Lease
@@ -76,6 +77,7 @@ class DirectiveRunner(abc.ABC):
         self._due: pb.Report | pb.Directive | None = None
         self._interrupted = False
         self._rollback = Rollback()
+        self._announcer = Announcer()
         self._ending = Ending(self._backend, ranks, adopt=adopt)
 
     @property
@@ -309,9 +311,7 @@ class DirectiveRunner(abc.ABC):
                     lease.profile.start_lr,
                 )
             return
-        decided = lease.committed and lease.profile.offset == 0
-        level = logging.INFO if decided else logging.DEBUG
-        log.log(level, "lrpilot: directive %d, %s: %.500s", directive.number, self.phase, directive.reason)
+        self._announcer.announce(lease, self.phase)
 
     def _remember(self, directive: pb.Directive) -> pb.Directive:
         """Takes a directive's snapshot; where that fails in the middle of a run, the tuning ends, and not the run."""

@@ -46,14 +46,15 @@ class ReplannableRunner(ResumableRunner):
         self._change(pb.PlanChange(kind=pb.PLAN_CHANGE_KIND_EXTEND, total_steps=total_steps))
 
     def replan(self, reason: str = "", *, batch_size: int | None = None, batch_scaling: str = "sqrt") -> None:
-        """Says that the run goes on with other data, another batch size or another model: the LR is searched anew.
+        """Says that the run goes on with other data, another batch size or another model: the LR follows.
 
-        Call it before the first step with what is new; then draw from `batches()` of the new loader.
+        Call it before the first step with what is new; then draw from `batches()` of the new loader. After other data or
+        another model two short probes check the LR, where enough steps are left; after another batch size it is scaled.
 
         Args:
             reason: what has changed, in a sentence for people.
             batch_size: the new one, if it has changed. The old one is that of the loader, or of an earlier call.
-            batch_scaling: how the LR follows the batch size, as a first guess: "sqrt", "linear" or "none".
+            batch_scaling: how the LR follows the batch size: "sqrt", "linear" or "none".
 
         Raises:
             ConfigError: a value is wrong, the batch size until now is not known, or the tuner is closed or finished.
@@ -119,5 +120,5 @@ class ReplannableRunner(ResumableRunner):
 def _count(name: str, value: int) -> int:
     """A number of steps or samples. Raises: ConfigError: it is none."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_STEPS:
-        raise ConfigError(f"{name}: {value!r}; give a whole number, 1 or more")
+        raise ConfigError(f"{name}: {value!r}; give a whole number from 1 to {MAX_STEPS}")
     return value

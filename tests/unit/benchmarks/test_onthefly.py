@@ -194,6 +194,8 @@ def test_an_open_ended_run_goes_on_from_before_its_annealings() -> None:
     curve = open_ended.run(WORKLOADS["mlp"], Trial(None, 0, 400))
     assert [steps for steps, _ in ends[1::2]] == [100, 200, 400]
     assert curve.final_val_loss == ends[-1][1] < ends[1][1]
+    assert curve.val_steps == sorted(set(curve.val_steps)), "annealings that were undone are no part of its course"
+    assert curve.search_steps < 400
 
 
 def test_stored_courses_keep_their_end_and_the_others_nothing_else() -> None:

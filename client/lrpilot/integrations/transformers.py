@@ -197,10 +197,13 @@ class TunedTrainer(Trainer):
     def _end_step(self, state: TrainerState, control: TrainerControl) -> None:
         """After an optimizer step of the Trainer's, when gradients have been cleared."""
         assert self.tuner is not None
+        at_its_end = state.global_step >= state.max_steps
         self.tuner.step(self._take_loss())
         self._search(state)
         if self.tuner.finished:
             control.should_training_stop = True
+        elif at_its_end:  # as the Trainer has seen it, before the plan changed
+            control.should_training_stop = False
 
     def _search(self, state: TrainerState) -> None:
         """Runs the search that is due, if one is."""

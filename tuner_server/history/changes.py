@@ -76,7 +76,7 @@ def _wish(change: PlanChange) -> str:
         case ChangeKind.UNDO_ANNEALING:
             return "to undo the annealing"
         case ChangeKind.REPLAN:
-            return "to search anew"
+            return "to plan the LR anew"
 
 
 def sentence(change: PlanChange) -> str:

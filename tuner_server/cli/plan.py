@@ -67,9 +67,7 @@ def replan(
     batch_factor: Annotated[
         float | None, typer.Option(help="The new batch size over the old one, if it has changed.", show_default=False)
     ] = None,
-    batch_scaling: Annotated[
-        BatchScaling, typer.Option(help="How the LR follows the batch size.")
-    ] = BatchScaling.SQRT,
+    batch_scaling: Annotated[BatchScaling, typer.Option(help="How the LR follows the batch size.")] = BatchScaling.SQRT,
     as_json: JsonOption = False,
 ) -> None:
     """Say that a job goes on with other data, batches or weights, so that its LR is planned anew."""

@@ -48,9 +48,9 @@ class ReplannableRunner(ResumableRunner):
     def replan(self, reason: str = "", *, batch_size: int | None = None, batch_scaling: str = "sqrt") -> None:
         """Says that the run goes on with other data, another batch size or another model: the LR follows.
 
-        Call it before the first step with what is new; then draw from `batches()` of the new loader. After other data or
-        another model the LR is checked with two short probes, where enough steps are left; after another batch size it
-        is scaled.
+        Call it before the first step with what is new; then draw from `batches()` of the new loader. After other data
+        or another model two short probes check the LR, where enough steps are left; with another batch size it is
+        scaled.
 
         Args:
             reason: what has changed, in a sentence for people.

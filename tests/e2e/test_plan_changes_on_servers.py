@@ -1,4 +1,4 @@
-"""Plans that change on server processes with real ports and databases, which are killed between and come back."""
+"""Plans that change on a server process with a real port and database, which is killed between and comes back."""
 
 from __future__ import annotations
 

@@ -49,8 +49,7 @@ class ReplannableRunner(ResumableRunner):
         """Says that the run goes on with other data, another batch size or another model: the LR follows.
 
         Call it before the first step with what is new; then draw from `batches()` of the new loader. After other data
-        or another model two short probes check the LR, where enough steps are left; after another batch size it is
-        scaled.
+        or another model two short probes check the LR, where enough steps are left; another batch size only scales it.
 
         Args:
             reason: what has changed, in a sentence for people.

@@ -32,7 +32,7 @@ def data() -> list[tuple[Any, Any]]:
     return [(x, x.sum(axis=1)) for x in inputs]
 
 
-@jax.jit
+@jax.jit  # type: ignore[untyped-decorator]  # its types are not read
 def train_step(state: Any, batch: Any) -> Any:
     params, opt_state = state
     inputs, targets = batch

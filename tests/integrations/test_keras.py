@@ -17,6 +17,7 @@ import keras  # the backend is chosen once, before the import
 import lrpilot
 from lrpilot.backends.keras_backend import to_numpy
 from lrpilot.integrations.keras import LRPilot, ReplayedSchedule
+from lrpilot.run.driver import Driver
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 
@@ -363,7 +364,7 @@ def test_the_page_shows_the_example() -> None:
     assert doc_pages.all_from("keras", "keras_digits")
 
 
-class At(keras.callbacks.Callback):
+class At(keras.callbacks.Callback):  # type: ignore[misc]  # its types are not read
     """Does something once, in a hook, at a step of `fit`."""
 
     def __init__(self, hook: str, step: int, act: Any) -> None:
@@ -375,6 +376,12 @@ class At(keras.callbacks.Callback):
         self._n += 1
         if self._n == self._step:
             self._act()
+
+
+def running(pilot: LRPilot) -> Driver:
+    """The driver of the present `fit`."""
+    assert pilot.driver is not None
+    return pilot.driver
 
 
 @pytest.mark.parametrize("hook", ["on_train_batch_begin", "on_train_batch_end"])
@@ -390,13 +397,12 @@ def test_a_plan_that_changes_in_mid_fit_takes_effect_after_the_step(hook: str, f
         policy_options={"probe_steps": 5, "refinements": 0, "max_candidates": 4},
     )
     changes = [
-        At(hook, 100, lambda: pilot.driver and pilot.driver.replan("other data")),
-        At(hook, 300, lambda: pilot.driver and pilot.driver.anneal(10)),
+        At(hook, 100, lambda: running(pilot).replan("other data")),
+        At(hook, 300, lambda: running(pilot).anneal(10)),
     ]
     model = compiled()
     fit(model, *([*changes, pilot] if first else [pilot, *changes]), epochs=100)
-    driver, state = pilot.driver, jobs.state
-    assert driver is not None
+    driver, state = running(pilot), jobs.state
     assert driver.finished
     assert (state.committed_steps, state.search_steps) == (driver.committed_step, driver.search_steps)
     kinds = [entry.directive.change.kind.value for entry in jobs.history if entry.directive.change]

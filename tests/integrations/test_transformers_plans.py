@@ -12,6 +12,7 @@ import pytest
 import torch
 from lrpilot.integrations.transformers import TunedTrainer
 from lrpilot.run.observer import Observer, TunedRun
+from lrpilot.tuner import Tuner
 from lrpilot.v1 import tuner_pb2 as pb
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments
@@ -67,10 +68,15 @@ def trainer(path: Path, jobs: KeptJobs, *, observers: tuple[Observer, ...] = (),
     return TunedTrainer(model=Regressor(), args=args, train_dataset=data, lrpilot=options)
 
 
+def tuner_of(made: TunedTrainer) -> Tuner:
+    """The present one."""
+    assert made.tuner is not None
+    return made.tuner
+
+
 def assert_whole(jobs: KeptJobs, made: TunedTrainer) -> None:
     """The Trainer counts what was committed, also where it was rolled back; all steps of the plan were made."""
-    tuner = made.tuner
-    assert tuner is not None
+    tuner = tuner_of(made)
     assert tuner.committed_step == jobs.state.committed_steps
     assert made.state.global_step == tuner.committed_step + jobs.state.given_back_steps
     assert tuner.search_steps == jobs.state.search_steps
@@ -82,7 +88,7 @@ def assert_whole(jobs: KeptJobs, made: TunedTrainer) -> None:
 def test_a_run_whose_data_change_is_searched_in_mid_training(tmp_path: Path, hook: str) -> None:
     jobs = KeptJobs()
     made = trainer(tmp_path, jobs, max_steps=700)
-    made.add_callback(At(hook, 300, lambda: made.tuner and made.tuner.replan("other data")))
+    made.add_callback(At(hook, 300, lambda: tuner_of(made).replan("other data")))
     made.train()
     assert_whole(jobs, made)
     assert jobs.state.run_steps == 700
@@ -93,7 +99,7 @@ def test_a_run_whose_data_change_is_searched_in_mid_training(tmp_path: Path, hoo
 def test_a_run_is_annealed_and_ends_there(tmp_path: Path) -> None:
     jobs = KeptJobs()
     made = trainer(tmp_path, jobs, max_steps=400)
-    made.add_callback(At("on_step_end", 100, lambda: made.tuner and made.tuner.anneal(25)))
+    made.add_callback(At("on_step_end", 100, lambda: tuner_of(made).anneal(25)))
     made.train()
     assert_whole(jobs, made)
     assert made.state.global_step in (125, 126)
@@ -110,7 +116,7 @@ def test_an_extension_ends_with_the_last_epoch_at_the_latest(tmp_path: Path, cap
         assert made.state.global_step == 40
         assert "the plan has" not in caplog.text
         made.args.max_steps = 35
-        made.add_callback(At("on_step_end", 15, lambda: made.tuner and made.tuner.extend(40)))
+        made.add_callback(At("on_step_end", 15, lambda: tuner_of(made).extend(40)))
         made.train()
     assert made.state.global_step == 40
     assert caplog.text.count("the plan has") == 1
@@ -129,16 +135,15 @@ class Undoes(Observer):
 
     def finished(self, run: TunedRun) -> None:
         if len(self.states) == 1:
-            assert self.made.tuner is not None
             self.states.append(copy.deepcopy(self.made.model.state_dict()))
-            self.made.tuner.undo_annealing()
+            tuner_of(self.made).undo_annealing()
             self.states.append(copy.deepcopy(self.made.model.state_dict()))
 
 
 def test_an_annealed_model_is_taken_on_the_way(tmp_path: Path) -> None:
     jobs, undoes = KeptJobs(), Undoes()
     made = undoes.made = trainer(tmp_path, jobs, observers=(undoes,), max_steps=200)
-    made.add_callback(At("on_step_end", 50, lambda: made.tuner and made.tuner.anneal(30)))
+    made.add_callback(At("on_step_end", 50, lambda: tuner_of(made).anneal(30)))
     made.train()
     before, annealed, after = undoes.states
     assert_same(after, before)

@@ -52,10 +52,10 @@ class Run:
             **options,
         )
 
-    def train(self, until: Callable[[], bool] = lambda: False) -> list[float]:
+    def train(self, until: Callable[[], bool] = lambda: False, data: Any = None) -> list[float]:
         """The LRs of the steps until something is so, or of all that are left."""
         lrs = []
-        for x, y in self.tuner.batches(self.data):
+        for x, y in self.tuner.batches(self.data if data is None else data):
             lrs.append(float(self.optimizer.param_groups[0]["lr"]))
             loss = nn.functional.mse_loss(self.model(x), y)
             self.optimizer.zero_grad()
@@ -189,7 +189,7 @@ def test_every_change_is_in_the_log_once(caplog: pytest.LogCaptureFixture) -> No
     caplog.clear()
     changes: list[tuple[Callable[[], None], str]] = [
         (lambda: run.tuner.extend(10), "the end of the run has moved"),
-        (lambda: run.tuner.replan("new \ud800 data"), "(new ? data)"),
+        (lambda: run.tuner.replan("new\0 \ud800 data"), "(new? ? data)"),
         (lambda: run.tuner.anneal(20), "an annealing was asked for"),
         (lambda: run.tuner.undo_annealing(), "the annealing is undone"),
     ]
@@ -197,6 +197,19 @@ def test_every_change_is_in_the_log_once(caplog: pytest.LogCaptureFixture) -> No
         change()
         run.train(lambda: True)
         assert sum(said in record.getMessage() for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize("searched", [5, 22, 30])  # in the first probe, at its end, and in the second one
+def test_another_loader_in_the_middle_of_a_search_is_no_trace_of_a_probe(searched: int) -> None:
+    run = Run(600)
+    run.train(lambda: run.tuner.search_steps >= searched)
+    assert run.tuner.searching
+    run.tuner.replan("new data")
+    run.train(data=[(x, -y) for x, y in reversed(run.data)])
+    schedule = run.tuner.schedule
+    assert run.tuner.finished
+    assert schedule.unrepeatable == ""
+    assert len(schedule.probes) > 3
 
 
 @pytest.mark.parametrize("what", ["extend", "anneal"])

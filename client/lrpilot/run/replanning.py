@@ -66,7 +66,7 @@ class ReplannableRunner(ResumableRunner):
             raise ConfigError(f"batch_scaling: {batch_scaling!r}; give one of {', '.join(scalings)}")
         change = pb.PlanChange(
             kind=pb.PLAN_CHANGE_KIND_REPLAN,
-            reason=str(reason)[:MAX_REASON].encode("utf-8", "replace").decode(),
+            reason=str(reason)[:MAX_REASON].replace("\0", "?").encode("utf-8", "replace").decode(),
             batch_scaling=SCALINGS[BatchScaling(batch_scaling)],
         )
         if batch_size is not None:

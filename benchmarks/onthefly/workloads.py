@@ -71,7 +71,10 @@ FROZEN = tuple(
     replace(_still(frozen(workload), _UPPER), lrs=half_decades(workload.lr_grid[3], 5))
     for workload in (STILL["finetune"], STILL["lostpretraining"], TURNED)
 )
-UNFROZEN = tuple(_changing("unfrozen", still.before, changes.unfreeze, _UPPER) for still in FROZEN)
+UNFROZEN = tuple(
+    _changing("unfrozen", still.before, changes.unfreeze, lrs)
+    for still, lrs in zip(FROZEN, (_UPPER, _MIDDLE, _UPPER), strict=True)
+)
 _STARTS = tuple(_still(STILL[name], _MIDDLE) for name in ("inpainting",))
 WORKLOADS: dict[str, ChangingWorkload] = {
     workload.name: workload for workload in (*PLAIN, *SHIFTED, *ENLARGED, *FROZEN, *UNFROZEN, *_STARTS)

@@ -145,6 +145,7 @@ def test_a_token_signs_in_and_its_scopes_say_what_is_offered(guarded_page: Page,
     page.wait_for_url(f"**{address}")
     expect(page.locator("#chart > .empty")).to_be_visible()
     expect(page.get_by_text("Cancel tuning")).to_have_count(0)
+    expect(page.get_by_text("Change the plan")).to_have_count(0)
     assert page.evaluate("document.cookie") == "", "no script sees the token"
 
     page.get_by_role("button", name="Sign out").click()

@@ -42,9 +42,9 @@ def asks(kind: ChangeKind, **fields: Any) -> PlanChange:
     return PlanChange(kind=kind, **fields)
 
 
-def assert_same_books(run: PlannedRun) -> None:
+def assert_same_books(run: PlannedRun, jobs: UnsteadyJobs) -> None:
     """The server's books are the client's."""
-    state, tuner = run.jobs.state, run.tuner
+    state, tuner = jobs.state, run.tuner
     assert tuner.committed_step + tuner.search_steps == run.n_steps
     assert (state.committed_steps, state.search_steps) == (tuner.committed_step, tuner.search_steps)
     assert state.total_steps == tuner.schedule.total_steps
@@ -63,7 +63,7 @@ def test_an_extended_run_makes_the_steps_that_it_was_given(jobs: UnsteadyJobs, a
     assert run.n_steps == TOTAL + 200
     assert run.lrs[-1] < 0.02 * max(run.lrs)
     assert jobs.state.status is Status.FINISHED
-    assert_same_books(run)
+    assert_same_books(run, jobs)
     kinds = [replan.kind for replan in run.tuner.schedule.replans]
     assert kinds == [ChangeKind.EXTEND] * 2
 
@@ -75,7 +75,7 @@ def test_after_the_end_a_run_goes_on_as_often_as_it_is_extended(jobs: UnsteadyJo
             run.tuner.extend(total - run.n_steps)
         run.train()
         assert (run.n_steps, run.tuner.finished, run.tuner.remaining_steps) == (total, True, 0)
-        assert_same_books(run)
+        assert_same_books(run, jobs)
     run.tuner.close()
     with pytest.raises(ConfigError, match="extend: the tuner is closed"):
         run.tuner.extend(5)
@@ -95,7 +95,7 @@ def test_a_change_in_a_search_waits_for_its_end_and_none_is_lost(jobs: UnsteadyJ
     assert kinds == [(ChangeKind.EXTEND, ""), (ChangeKind.REPLAN, "other data"), (ChangeKind.EXTEND, "")]
     run.train()
     assert run.n_steps == TOTAL + 111
-    assert_same_books(run)
+    assert_same_books(run, jobs)
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["to its end", "in its middle"])
@@ -119,7 +119,7 @@ def test_an_annealing_is_undone_bit_by_bit(jobs: UnsteadyJobs, whole: bool) -> N
         run.tuner.undo_annealing()
     run.train()
     assert run.n_steps == TOTAL
-    assert_same_books(run)
+    assert_same_books(run, jobs)
     assert [r.kind for r in run.tuner.schedule.replans] == [ChangeKind.ANNEAL, ChangeKind.UNDO_ANNEALING]
 
 
@@ -135,9 +135,10 @@ def test_what_can_not_be_is_refused(jobs: UnsteadyJobs) -> None:
     with pytest.raises(ConfigError, match="does not say its own"):
         run.tuner.replan(batch_size=64)
     run.train()
-    for call in (lambda: run.tuner.anneal(5), lambda: run.tuner.replan()):
-        with pytest.raises(ConfigError, match="the run is over"):
-            call()
+    with pytest.raises(ConfigError, match="anneal: the run is over"):
+        run.tuner.anneal(5)
+    with pytest.raises(ConfigError, match="replan: the run is over"):
+        run.tuner.replan()
     assert run.n_steps == TOTAL
 
 
@@ -158,7 +159,7 @@ def test_a_run_that_is_extended_without_the_server_goes_on_and_tells_it_later(
     run.train()
     assert run.n_steps == TOTAL + 200
     assert run.tuner.finished
-    assert_same_books(run)
+    assert_same_books(run, jobs)
     assert jobs.state.status is Status.FINISHED
 
 
@@ -175,7 +176,7 @@ def test_an_answer_that_tells_of_a_change_and_is_lost_is_made_up_for(
     jobs.lose_answers = n_lost
     run.train(1)
     run.train()
-    assert_same_books(run)
+    assert_same_books(run, jobs)
     assert jobs.state.status is Status.FINISHED
     assert run.tuner.finished
     assert run.n_steps == {ChangeKind.EXTEND: 900, ChangeKind.REPLAN: TOTAL}.get(kind, run.n_steps)
@@ -201,7 +202,7 @@ def test_a_job_that_was_lost_is_told_again_with_what_was_asked_for_at_the_server
     run.train()
     assert jobs.state.status is Status.FINISHED
     assert jobs.state.total_steps == before == run.n_steps
-    assert_same_books(run)
+    assert_same_books(run, jobs)
     [change] = [entry.directive.change for entry in jobs.history if entry.directive.change]
     assert (change.origin, change.reason) == (ChangeOrigin.OPERATOR, "asked for")
 
@@ -228,7 +229,7 @@ def test_what_was_asked_for_at_the_server_outlives_a_resume(jobs: UnsteadyJobs, 
     again.load(checkpoint)
     again.train()
     assert again.n_steps == 777
-    assert_same_books(again)
+    assert_same_books(again, jobs)
 
 
 def test_a_checkpoint_holds_the_changes_that_wait_and_can_be_written(jobs: UnsteadyJobs) -> None:
@@ -258,7 +259,7 @@ def test_a_run_that_was_resumed_in_an_annealing_can_undo_it(jobs: UnsteadyJobs) 
     assert_same(again.everything()["model"], before["model"])
     again.train()
     assert again.n_steps == TOTAL
-    assert_same_books(again)
+    assert_same_books(again, jobs)
 
 
 # --- everything in any order ------------------------------------------------------------------------------------------
@@ -370,14 +371,16 @@ class PlanMachine(RuleBasedStateMachine):
             self.run.train(60)
             if self.run.tuner.finished or self.run.tuner.remaining_steps is None:
                 break
-        if not self.run.tuner.finished and self.run.tuner.remaining_steps is None:
-            while self.run.tuner.searching:
-                self.run.train(5)
+        while self.run.tuner.searching:
+            self.run.train(5)
+        if self.run.tuner.remaining_steps is None:
             self.run.tuner.anneal(10)
         self.run.train()
         assert self.run.tuner.finished
-        if not self.run.tuner._session._for_good and not self.run.tuner._session._alone:
-            assert_same_books(self.run)
+        talk = self.run.tuner._session
+        assert isinstance(talk, session.Session)
+        if not (talk._for_good or talk._alone):
+            assert_same_books(self.run, self.jobs)
             assert self.jobs.state.status is Status.FINISHED
         self.run.tuner.close()
 

@@ -229,6 +229,11 @@ class Driver(ReplannableRunner):
         return self._record.searched + (0 if self._lease.committed else self._open_steps)
 
     @property
+    def total_steps(self) -> int | None:
+        """Optimizer steps of the run, search included, by its plan and the changes that wait; None: there is no end."""
+        return self._plan.latest_total_steps
+
+    @property
     def remaining_steps(self) -> int | None:
         """Steps that may still be run; None: there is no end."""
         total_steps = self._plan.total_steps

@@ -6,10 +6,9 @@ import copy
 from typing import Any
 
 import torch
+from lrpilot.transport.base import Transport
 from lrpilot.tuner import Tuner
 from torch import nn
-
-from tests.support.jobs.kept_jobs import KeptJobs
 
 TOTAL = 600
 OPTIONS: dict[str, Any] = {"probe_steps": 5, "refinements": 0, "max_candidates": 4}
@@ -20,12 +19,11 @@ LONGEST = 20_000
 class PlannedRun:
     """A linear regression by momentum SGD."""
 
-    def __init__(self, jobs: KeptJobs, total_steps: int | None = TOTAL, **options: Any) -> None:
+    def __init__(self, jobs: Transport, total_steps: int | None = TOTAL, **options: Any) -> None:
         torch.manual_seed(0)
         self.data = [(x, x.sum(1, keepdim=True).tanh()) for x in torch.randn(30, 8, 4)]
         self.model = nn.Linear(4, 1)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9)
-        self.jobs = jobs
         defaults: dict[str, Any] = {"lr_bounds": (1e-3, 0.3), "timeout_s": 1.0, "policy_options": OPTIONS}
         if total_steps is None:
             defaults.pop("policy_options")

@@ -417,6 +417,20 @@ def test_a_divergence_does_not_give_the_time_back() -> None:
     assert training.seconds == pytest.approx(TOTAL_S, rel=0.02)
 
 
+def test_a_time_that_is_over_after_a_piece_ends_with_a_change_that_says_so() -> None:
+    """A stop that no change leads to would look to the client as if the server had stopped tuning."""
+    life = Life(config(total_time_s=TOTAL_S), Timed(pace=PACES["steady"])).until(
+        lambda life: life.now.state.committed_steps > 500
+    )
+    report = life.training.run(life.directive)
+    life.tell(report.model_copy(update={"wall_time_s": TOTAL_S}))
+    assert life.directive.phase is Phase.STOP
+    change = life.directive.change
+    assert change is not None
+    assert (change.kind, change.origin) == (ChangeKind.EXTEND, ChangeOrigin.POLICY)
+    assert change.total_steps == life.now.state.run_steps == life.now.state.total_steps
+
+
 def test_an_end_in_steps_takes_the_place_of_the_time() -> None:
     training = Timed(pace=PACES["steady"])
     life = Life(config(total_time_s=TOTAL_S), training).until(lambda life: life.now.state.committed_steps > 500)

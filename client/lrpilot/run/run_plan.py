@@ -35,6 +35,17 @@ class RunPlan:
         anneals = any(change.kind == pb.PLAN_CHANGE_KIND_ANNEAL for change, _ in self._waiting)
         return self.total_steps is not None or anneals
 
+    @property
+    def latest_total_steps(self) -> int | None:
+        """Where the run ends with the changes that wait; an annealing among them has no end before its turn."""
+        total_steps = self.total_steps
+        for change, later in self._waiting:
+            if later is not None:
+                total_steps = None if total_steps is None else total_steps + later
+            elif change.kind == pb.PLAN_CHANGE_KIND_EXTEND:
+                total_steps = change.total_steps
+        return total_steps
+
     def steps_in_time(self, elapsed_s: float, steps: int) -> int | None:
         """How many more steps the time suffices for, at the pace of the steps so far.
 

@@ -24,6 +24,8 @@ from benchmarks.quality.workloads import USUAL, WORKLOADS, Workload
 REFERENCE = "linear"
 """The schedule that all are compared with."""
 OURS = "budget"
+OURS_TO_ZERO = "budget, ending zero"
+"""Ours without an average of the weights; with another range, another LR, and in ablations it ends so, too."""
 LONGEST_FULL_SWEEP = 4000
 """Steps of the longest runs of which `linear` has the whole grid."""
 
@@ -211,7 +213,8 @@ def _part(*contestants: str, lengths: tuple[int, ...]) -> Part:
 
 FULL = Plan(
     parts=(
-        _part(REFERENCE, OURS, lengths=LENGTHS),
+        _part(REFERENCE, OURS, OURS_TO_ZERO, lengths=LENGTHS),
+        _part("linear, averaged", lengths=(1000, 4000)),
         _part("linear, user's LR", lengths=(500, 1000, 4000)),
         _part(*SENSITIVITY, lengths=(1000, 4000)),
         _part(

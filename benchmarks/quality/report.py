@@ -10,7 +10,7 @@ from functools import cached_property
 from benchmarks.quality.cases import Case
 from benchmarks.quality.lr_pairs import LrPairs, lr_pairs
 from benchmarks.quality.measures import Choice, Outcome, Progress, Standing, progress, standings
-from benchmarks.quality.plan import OURS, REFERENCE, SENSITIVITY, Plan, Round
+from benchmarks.quality.plan import OURS, OURS_TO_ZERO, REFERENCE, SENSITIVITY, Plan, Round
 from benchmarks.quality.ratios import Ratios
 from benchmarks.quality.results import RunKey
 from benchmarks.quality.ruins import Ruins
@@ -84,8 +84,9 @@ class Report:
         pairs = []
         for name, variant in VARIANTS.items():
             standing = self.standing(name, self.plan.main_length)
-            base = self.standing(variant.policy, self.plan.main_length)
-            if standing and base and name in _variants() and name not in SENSITIVITY:
+            plain = OURS_TO_ZERO if variant.policy == OURS else variant.policy
+            base = self.standing(plain, self.plan.main_length)
+            if standing and base and name in _variants() and name not in (OURS_TO_ZERO, *SENSITIVITY):
                 pairs.append((standing, base))
         return pairs
 
@@ -96,8 +97,8 @@ class Report:
         return [o for standing in found if standing for o in standing.outcomes if o.key.seed == DRAWN_SEED]
 
     def over_ours(self, contestant: str, n_steps: int) -> Ratios | None:
-        """Scores of a contestant over those of our policy; None without shared cases."""
-        standing, ours = self.standing(contestant, n_steps), self.standing(OURS, n_steps)
+        """Scores of a contestant over those of our policy with the same ending; None without shared cases."""
+        standing, ours = self.standing(contestant, n_steps), self.standing(OURS_TO_ZERO, n_steps)
         return Ratios.between(standing.scores, ours.scores) if standing and ours else None
 
     def ours_over(self, standing: Standing) -> Ratios | None:
@@ -120,7 +121,7 @@ class Report:
             for standing in self.headline(n_steps):
                 keys.setdefault(standing.name, []).extend(outcome.key for outcome in standing.outcomes)
         keys[USERS_LR] = [key for key in self.runs if key.contestant == USERS_LR]
-        keys[ALL_OURS] = [key for key in self.runs if key.contestant in (OURS, USERS_LR, *SENSITIVITY)]
+        keys[ALL_OURS] = [key for key in self.runs if key.contestant in (OURS, OURS_TO_ZERO, USERS_LR, *SENSITIVITY)]
         found = {name: Ruins.among(own, self.scores, self.hindsight) for name, own in keys.items()}
         return {name: ruins for name, ruins in found.items() if ruins}
 

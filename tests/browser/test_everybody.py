@@ -73,11 +73,13 @@ def test_what_a_phone_opens_is_seen_whole(windows: SharedWindows, dashboard: Any
         for scale in (1.0, 0.8):  # beside the name, and below it
             page.set_viewport_size({"width": int(PHONE["width"] * scale), "height": PHONE["height"]})
             settled(page, f"/jobs/{job.id}")
-            page.get_by_text("Cancel tuning…").tap()
-            box = page.locator(".confirm form").bounding_box()
-            assert box
-            assert box["x"] >= 0
-            assert box["x"] + box["width"] <= page.evaluate("innerWidth")
+            for button, opened in (("Cancel tuning…", "#cancel form"), ("Change the plan…", "#plan .forms")):
+                page.get_by_text(button).tap()
+                box = page.locator(opened).bounding_box()
+                assert box
+                assert box["x"] >= 0
+                assert box["x"] + box["width"] <= page.evaluate("innerWidth")
+                page.get_by_text(button).tap()
 
 
 def test_on_a_phone_compared_jobs_are_cards_that_name_their_facts(windows: SharedWindows, dashboard: Any) -> None:
@@ -145,6 +147,7 @@ def test_a_token_signs_in_and_its_scopes_say_what_is_offered(guarded_page: Page,
     page.wait_for_url(f"**{address}")
     expect(page.locator("#chart > .empty")).to_be_visible()
     expect(page.get_by_text("Cancel tuning")).to_have_count(0)
+    expect(page.get_by_text("Change the plan")).to_have_count(0)
     assert page.evaluate("document.cookie") == "", "no script sees the token"
 
     page.get_by_role("button", name="Sign out").click()

@@ -11,7 +11,7 @@ import lrpilot
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.support.browser.chromium import CHART, PATIENCE_MS, trace, until, watched, window
+from tests.support.browser.chromium import CHART, PATIENCE_MS, axe_findings, trace, until, watched, window
 from tuner_server.core.messages import Phase
 
 pytestmark = pytest.mark.slow
@@ -178,6 +178,60 @@ def test_tuning_is_cancelled_after_a_second_thought(page: Page, start_job: Calla
     expect(page.locator("#state")).to_have_text("cancelled")
     job.report()
     assert job.directive.phase is Phase.STOP
+
+
+def test_a_plan_is_changed_in_a_form_and_shown_as_waiting_until_it_takes_effect(
+    page: Page, start_job: Callable[..., Any]
+) -> None:
+    job = start_job("to be extended")
+    job.report_until(Phase.TRAIN)
+    open_job(page, job.id)
+    steps = page.get_by_label("Run on for")
+    expect(steps).to_be_hidden()
+    page.get_by_text("Change the plan…").click()
+    assert axe_findings(page) == []
+    steps.fill("500")
+    page.get_by_role("button", name="Extend").click()
+    expect(page.locator("#summary")).to_contain_text(re.compile(r"Waiting for the next report: to end at step 4\s500"))
+    page.get_by_text("Change the plan…").click()
+    page.get_by_label("Plan anew, because").fill("the <second> data set")
+    page.keyboard.press("Enter")
+    expect(page.locator("#plan-changes")).to_contain_text("the <second> data set")
+    while job.directive.change is None:
+        job.report()
+    took_effect = page.locator("#plan-changes li", has_text="After")
+    expect(took_effect).to_contain_text(
+        re.compile(r"the end moved to step 4\s500 \(somebody at the server asked for it\)")
+    )
+    expect(page.locator("#chart.drawn")).to_be_visible()
+    texts = page.evaluate(f"{CHART}.data.find((trace) => trace.name === 'the plan changed').text")
+    assert re.fullmatch(r"the end moved to step 4\s500", texts[0])
+    expect(page.locator(".keys").first).to_contain_text("the plan changed")
+
+
+def test_a_plan_is_changed_without_any_script(browser: Browser, dashboard: Any, start_job: Callable[..., Any]) -> None:
+    job = start_job("to be annealed without a script")
+    with window(browser, dashboard.url, java_script_enabled=False) as context:
+        page = context.new_page()
+        page.goto(f"/jobs/{job.id}")
+        page.get_by_text("Change the plan…").click()
+        page.get_by_label("Anneal to zero over").fill("70")
+        page.get_by_role("button", name="Anneal and end").click()
+        expect(page.locator("#plan-changes")).to_contain_text("to anneal to zero over 70 steps")
+        expect(page.locator("#summary")).to_contain_text("Waiting for the next report")
+
+
+def test_steps_that_are_none_are_not_sent(page: Page, start_job: Callable[..., Any]) -> None:
+    job = start_job("to be annealed")
+    open_job(page, job.id)
+    page.get_by_text("Change the plan…").click()
+    page.get_by_label("Anneal to zero over").fill("0")
+    page.get_by_role("button", name="Anneal and end").click()
+    assert page.url.endswith(f"/jobs/{job.id}")
+    expect(page.locator("#plan-changes li")).to_have_count(0)
+    page.get_by_label("Anneal to zero over").fill("100")
+    page.get_by_role("button", name="Anneal and end").click()
+    expect(page.locator("#plan-changes li")).to_have_count(1)
 
 
 def test_a_failed_job_says_why(page: Page, dashboard: Any) -> None:

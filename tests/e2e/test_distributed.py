@@ -187,6 +187,24 @@ def test_the_limit_is_one_for_the_mean(processes: RankProcesses) -> None:
         assert pb.Report.FromString(reports[0]).outcome == outcome
 
 
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_ranks_change_their_plan_together(processes: RankProcesses, shared_server: ServerProcess, kind: str) -> None:
+    """By their own program, and by somebody at the server, which rank 0 alone talks to."""
+    (first, undone, kinds), (second, also, others) = processes.run(
+        ranks.train_in_changing_plans, kind, shared_server.target
+    )
+    assert undone
+    assert also
+    assert kinds == others == ["extend", "extend", "anneal", "undo_annealing"]
+    assert len(first.lrs) == TOTAL_STEPS + 100
+    assert first.lrs == second.lrs
+    assert first.schedule == second.schedule
+    assert_equal(first.weights, second.weights)
+    job = shared_server.stub.GetJob(pb.GetJobRequest(job_id=first.job_id), timeout=10).job
+    assert (job.state, job.total_steps) == (pb.JOB_STATE_FINISHED, TOTAL_STEPS + 100)
+    assert job.committed_steps == first.schedule.n_steps
+
+
 def test_a_server_that_dies_does_not_stop_the_training(processes: RankProcesses, tmp_path: Path) -> None:
     """Invariants 6 and 7, on every rank; it dies in the search."""
     with running(f"sqlite:///{tmp_path}/jobs.db") as server:

@@ -17,10 +17,12 @@ import keras  # the backend is chosen once, before the import
 import lrpilot
 from lrpilot.backends.keras_backend import to_numpy
 from lrpilot.integrations.keras import LRPilot, ReplayedSchedule
+from lrpilot.run.driver import Driver
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 
 from benchmarks.quality.local import LocalTransport
+from tests.support.jobs.kept_jobs import KeptJobs
 from tests.support.repository import doc_pages, example_programs
 from tests.support.servers.server_process import ServerProcess
 from tests.support.training.scripted_directives import directive
@@ -360,3 +362,49 @@ def test_all_of_this_on_jax(which: str) -> None:
 def test_the_page_shows_the_example() -> None:
     """Which is run above, by `make test-all`."""
     assert doc_pages.all_from("keras", "keras_digits")
+
+
+class At(keras.callbacks.Callback):  # type: ignore[misc]  # its types are not read
+    """Does something once, in a hook, at a step of `fit`."""
+
+    def __init__(self, hook: str, step: int, act: Any) -> None:
+        super().__init__()
+        self._step, self._act, self._n = step, act, 0
+        setattr(self, hook, self._maybe)
+
+    def _maybe(self, batch: int, logs: Any = None) -> None:
+        self._n += 1
+        if self._n == self._step:
+            self._act()
+
+
+def running(pilot: LRPilot) -> Driver:
+    """The driver of the present `fit`."""
+    assert pilot.driver is not None
+    return pilot.driver
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_begin", "on_train_batch_end"])
+@pytest.mark.parametrize("first", [True, False], ids=["before the tuner", "after the tuner"])
+def test_a_plan_that_changes_in_mid_fit_takes_effect_after_the_step(hook: str, first: bool) -> None:
+    """A search in other data, and then an annealing, with which `fit` ends; its own count has no step of a search."""
+    jobs = KeptJobs()
+    pilot = LRPilot(
+        (INPUTS, TARGETS),
+        batch_size=BATCH,
+        transport=jobs,
+        lr_bounds=(1e-3, 0.1),
+        policy_options={"probe_steps": 5, "refinements": 0, "max_candidates": 4},
+    )
+    changes = [
+        At(hook, 100, lambda: running(pilot).replan("other data")),
+        At(hook, 300, lambda: running(pilot).anneal(10)),
+    ]
+    model = compiled()
+    fit(model, *([*changes, pilot] if first else [pilot, *changes]), epochs=100)
+    driver, state = running(pilot), jobs.state
+    assert driver.finished
+    assert (state.committed_steps, state.search_steps) == (driver.committed_step, driver.search_steps)
+    kinds = [entry.directive.change.kind.value for entry in jobs.history if entry.directive.change]
+    assert kinds == ["replan", "anneal"]
+    assert 305 <= state.committed_steps + state.given_back_steps <= 315

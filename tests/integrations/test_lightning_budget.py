@@ -397,6 +397,15 @@ def test_max_time_is_said(caplog: pytest.LogCaptureFixture) -> None:
     assert "max_time may end the run" in caplog.text
 
 
+def test_a_time_ends_the_run_wherever_the_trainer_would(caplog: pytest.LogCaptureFixture) -> None:
+    callback = tuned(total_time_s=2.0)
+    with caplog.at_level(logging.WARNING, "lrpilot"):
+        fit(Net(), callback, max_epochs=100_000)
+    assert callback.tuner.finished
+    assert callback.tuner.lr < 0.1 * max(callback.tuner.schedule.lrs())
+    assert not caplog.records
+
+
 def test_a_budget_without_an_end_has_no_number() -> None:
     class Endless(torch.utils.data.IterableDataset[Any]):
         def __iter__(self) -> Any:

@@ -385,6 +385,7 @@ def test_the_scale_of_half_precision_is_rolled_back(tmp_path: Path) -> None:
         ({"lr_scheduler_type": "cosine"}, {}, "lr_scheduler_type"),
         ({"warmup_steps": 10}, {}, "warmup_steps"),
         ({}, {"total_steps": 10}, "total_steps is the Trainer's max_steps"),
+        ({}, {"total_time_s": 10.0}, "total_time_s: the Trainer ends after max_steps"),
     ],
 )
 def test_what_else_would_set_the_lr_is_refused(

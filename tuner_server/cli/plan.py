@@ -67,12 +67,10 @@ def replan(
     batch_factor: Annotated[
         float | None, typer.Option(help="The new batch size over the old one, if it has changed.", show_default=False)
     ] = None,
-    batch_scaling: Annotated[
-        BatchScaling, typer.Option(help="How the LR follows the batch size, as a first guess.")
-    ] = BatchScaling.SQRT,
+    batch_scaling: Annotated[BatchScaling, typer.Option(help="How the LR follows the batch size.")] = BatchScaling.SQRT,
     as_json: JsonOption = False,
 ) -> None:
-    """Say that a job goes on with other data, batches or weights, so that its LR is searched anew."""
+    """Say that a job goes on with other data, batches or weights, so that its LR is planned anew."""
     with connected(server) as tuner:
         change = pb.PlanChange(
             kind=pb.PLAN_CHANGE_KIND_REPLAN,
@@ -81,7 +79,7 @@ def replan(
             reason=reason,
         )
         found = _asked(tuner, resolve(tuner, job), change)
-    _tell(found, "will be searched anew", as_json=as_json)
+    _tell(found, "will be planned anew", as_json=as_json)
 
 
 def _planned_end(tuner: GrpcTransport, job_id: str) -> int:
@@ -90,6 +88,10 @@ def _planned_end(tuner: GrpcTransport, job_id: str) -> int:
     for change in reversed(found.requested):
         if change.kind == pb.PLAN_CHANGE_KIND_EXTEND:
             return change.total_steps
+        if change.kind == pb.PLAN_CHANGE_KIND_ANNEAL:
+            raise InvalidInputError.of(
+                "job", f"{job_id} is about to anneal, to an end that its next report tells; ask again then"
+            )
     if not found.HasField("total_steps"):
         raise InvalidInputError.of("job", f"{job_id} has no end that could be moved; `lrpilot anneal` gives it one")
     return found.total_steps

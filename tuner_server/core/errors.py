@@ -69,7 +69,8 @@ class InvalidInputError(TunerError):
         for item in error.errors():
             parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]]
             path = "".join([prefix, *parts]).removeprefix(".")
-            message = item["msg"].removeprefix("Value error, ")
+            unknown = item["type"] == "extra_forbidden"
+            message = "no such option" if unknown else item["msg"].removeprefix("Value error, ")
             shown = "" if isinstance(item["input"], dict) else f" (got {_short.repr(item['input'])})"
             violations.append(FieldViolation(path or "config", f"{message}{shown}"))
         return cls(violations)

@@ -49,7 +49,7 @@ def overlooked(entry: Entry) -> bool:
 
 
 def effect(change: PlanChange) -> str:
-    """What becomes of a run, such as `the end moved to step 2,400`; in lower case, with no full stop."""
+    """What becomes of a run, such as `the end moved to step 2 400`; in lower case, with no full stop."""
     match change.kind:
         case ChangeKind.EXTEND:
             return (
@@ -62,8 +62,21 @@ def effect(change: PlanChange) -> str:
         case ChangeKind.REPLAN:
             batches = ""
             if change.batch_factor is not None:
-                batches = f", with batches {number(change.batch_factor)} times as large"
-            return f"the LR is searched anew{batches}"
+                batches = f", for batches {number(change.batch_factor)} times as large"
+            return f"the LR is planned anew{batches}"
+
+
+def _wish(change: PlanChange) -> str:
+    """What is asked for, such as `to end at step 2 400`."""
+    match change.kind:
+        case ChangeKind.EXTEND:
+            return f"to end at step {count(change.total_steps)}" if change.total_steps else "to have no end"
+        case ChangeKind.ANNEAL:
+            return f"to anneal to zero over {steps(change.anneal_steps or 0)}, and end"
+        case ChangeKind.UNDO_ANNEALING:
+            return "to undo the annealing"
+        case ChangeKind.REPLAN:
+            return "to plan the LR anew"
 
 
 def sentence(change: PlanChange) -> str:
@@ -84,7 +97,7 @@ def waiting(state: JobState) -> list[str]:
     """What was asked for and has not taken effect yet, as sentences; nothing of a job that has ended."""
     if not state.status.live:
         return []
-    return [f"Waiting for the next report: {effect(change)} ({who(change)})." for change in state.requested]
+    return [f"Waiting for the next report: {_wish(change)} ({who(change)})." for change in state.requested]
 
 
 def told(state: JobState, marks: Sequence[PlanMark]) -> list[str]:

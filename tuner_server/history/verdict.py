@@ -74,7 +74,7 @@ def _verdict(state: JobState, found: Timeline) -> Verdict:
         why = "The committed steps did worse than their probe had promised and are rolled back; a lower LR is next."
         return Verdict(Tone.WARNING, "Fell short", why)
     first_step = found.first_comparable_step
-    losses, since = found.committed_losses(first_step), " since the search anew" if first_step else ""
+    losses, since = found.committed_losses(first_step), " since the LR was planned anew" if first_step else ""
     if not len(losses):
         return Verdict(Tone.NEUTRAL, "Too early to say", f"Nothing is committed yet{since}.")
     n = max(int(len(losses) * COMPARED_SHARE), FEWEST_COMPARED)

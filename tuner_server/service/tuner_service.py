@@ -32,7 +32,7 @@ from tuner_server.storage import Entry, Page, Storage, StoredJob
 MAX_REQUEST_ID = 200
 FAMILY_JOBS = 20
 """Jobs of a family that a new one learns from, the newest: older ones would weigh next to nothing."""
-_LATER_FIELDS = ("measures", "change", "ending", "has_average")
+_LATER_FIELDS = ("measures", "change", "ending", "has_average", "total_time_s", "members")
 """Fields of reports and configs that came after the first release."""
 
 
@@ -229,7 +229,7 @@ def fingerprint(value: Value) -> bytes:
         fields = value.model_dump(mode="json")
     for name in _LATER_FIELDS:
         # What has none keeps the digest of servers that didn't know the field: it may come again after an upgrade.
-        if not fields.get(name, True):
+        if name in fields and (not fields[name] or fields[name] == type(value).model_fields[name].default):
             del fields[name]
     # Sorted: the order of a map that came over the wire is no part of it, and differs between processes.
     digest.update(json.dumps(fields, sort_keys=True).encode())

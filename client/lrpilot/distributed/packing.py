@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 from typing import Any
 
-import torch
-
 
 def packed(content: Any) -> bytes:
     """An object, to be sent."""
+    import torch  # Runs in other frameworks, which have no ranks, must not bring it.
+
     stream = io.BytesIO()
     torch.save(content, stream)
     return stream.getvalue()
@@ -17,6 +17,8 @@ def packed(content: Any) -> bytes:
 
 def unpacked(message: bytes) -> Any:
     """What another rank has packed, with its tensors on the same kind of device."""
+    import torch
+
     return torch.load(io.BytesIO(message), map_location=_own_device, weights_only=False)
 
 

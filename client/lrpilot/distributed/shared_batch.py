@@ -6,8 +6,6 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import torch
-
 from lrpilot.distributed.packing import packed, unpacked
 from lrpilot.distributed.together import together
 from lrpilot.errors import ConfigError
@@ -87,6 +85,8 @@ def _told(state: RandomState | None) -> dict[str, Any]:
     """A random state for other ranks: of its devices, that of this rank alone."""
     states = {} if state is None else dict(state.states)
     if "cuda" in states:
+        import torch  # Only ranks of PyTorch have such a state.
+
         states["cuda"] = states["cuda"][torch.cuda.current_device()]
     return states
 
@@ -94,6 +94,8 @@ def _told(state: RandomState | None) -> dict[str, Any]:
 def _take(states: Mapping[str, Any]) -> None:
     own = dict(states)
     if "cuda" in own:
+        import torch
+
         own["cuda"] = torch.cuda.get_rng_state_all()
         own["cuda"][torch.cuda.current_device()] = states["cuda"].cpu()
     RandomState(own).restore()

@@ -27,6 +27,9 @@ class LRPilot(keras.callbacks.Callback):
     `fit`'s logs, History, metrics, counters and place in the data know nothing of it. When the budget is spent,
     `fit` is told to stop: it makes fewer steps than it was asked for, by those of the search.
 
+    The plan may change in mid-fit, by `driver.extend`, `replan`, `anneal` and `undo_annealing` from any callback: after
+    the step that is being made. `fit` ends with its last epoch all the same.
+
     Files that Keras writes of the model while it is fitted (`ModelCheckpoint`, `BackupAndRestore`, `save`,
     `save_weights`) hold the tuner's state too; `load_weights` before `fit`, after `set_model`, restores it.
 
@@ -68,6 +71,7 @@ class LRPilot(keras.callbacks.Callback):
         self._loaded: Mapping[str, Any] | None = None
         self._keras: KerasBackend | None = None
         self._first_epoch = 0
+        self._said_long = False
         self.driver = None
 
     @property
@@ -100,6 +104,7 @@ class LRPilot(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Opens the job before the first step, when every other callback has loaded what it loads."""
         if self.driver is not None:
+            self._warn_of_a_longer_plan(epoch)
             return
         loaded, self._loaded = self._loaded, None
         self._first_epoch = epoch if loaded is None else loaded["first_epoch"]
@@ -109,6 +114,7 @@ class LRPilot(keras.callbacks.Callback):
         if job.get("total_steps") is None and job.get("total_time_s") is None:
             job["total_steps"] = self._planned(self._first_epoch)
         self.driver = Driver(self._keras, **job)
+        self.driver.hold_changes()
         if loaded is not None:
             for seed, value in zip(_seeds(self.model), loaded["seeds"], strict=True):
                 seed.assign(value)
@@ -163,10 +169,24 @@ class LRPilot(keras.callbacks.Callback):
                 self._keras.base_lrs[0],
             )
 
+    def _warn_of_a_longer_plan(self, epoch: int) -> None:
+        """Says, once, that `fit` ends before a run that was extended."""
+        remaining, ahead = self._running.remaining_steps, self._planned(epoch)
+        if self._said_long or remaining is None or ahead is None or ahead >= remaining:
+            return
+        self._said_long = True
+        log.warning(
+            "lrpilot: the plan has %d steps left, and fit makes %d: where it ends first, the LR is not at its end; "
+            "give fit more epochs",
+            remaining,
+            ahead,
+        )
+
     def _search(self) -> None:
         """Runs the search that is due, if one is."""
         assert self._keras is not None
         driver = self._running
+        driver.make_changes()
         if driver.searching:
             with self._keras.untouched():
                 driver.search(self._data, self._keras.train_on)

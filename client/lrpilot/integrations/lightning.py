@@ -27,6 +27,10 @@ class TunerCallback(Callback):
     The Trainer makes as many optimizer steps as it is told to, search included, and then stops. Its `global_step` and
     all its other counters leave the search out. A run that goes on from a checkpoint without a tuner, and a second
     `fit`, have the steps that are left as their budget.
+
+    The plan may change in mid-fit, by `tuner.extend`, `replan`, `anneal` and `undo_annealing` from any hook: after the
+    optimizer step that is being made. Raise `trainer.fit_loop.max_epochs` or `epoch_loop.max_steps` before an epoch,
+    and the run is extended with it.
     """
 
     def __init__(
@@ -114,11 +118,14 @@ class TunerCallback(Callback):
         self._go_on(trainer, lightning_plan.present_accumulation(trainer))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Says, once, that the Trainer ends elsewhere than it was to when training started."""
+        """Extends a run whose Trainer was given more to do, and says, once, where the Trainer ends before the run."""
         ahead = lightning_plan.steps_ahead(trainer)
         end = None if ahead is None else trainer.global_step + ahead
         if self._end not in (None, end) and self._follows_trainer:
-            lightning_plan.warn_of_a_moved_end(self._end, end)
+            self._follow_end(end)
+        remaining = self.tuner.remaining_steps
+        if self._end is not None and remaining is not None and ahead is not None and ahead < remaining:
+            lightning_plan.warn_of_a_longer_plan(remaining, ahead)
             self._end = None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -179,6 +186,7 @@ class TunerCallback(Callback):
             validate = functools.partial(validation_metric, trainer, validate)
         register = {**_registered(trainer), **self._register}
         self._tuner = Tuner(module, trainer.optimizers, validate=validate, register=register, **job)
+        self._tuner.hold_changes()
         self._trainer = weakref.ref(trainer)
 
     def _go_on_from(self, loaded: dict[str, Any], trainer: Trainer) -> None:
@@ -188,7 +196,20 @@ class TunerCallback(Callback):
             # before that was back.
             iter(trainer.fit_loop._data_fetcher)
 
+    def _follow_end(self, end: int | None) -> None:
+        """The Trainer ends at another step than it was to."""
+        planned, self._end = self._end, end
+        total_steps = self.tuner.total_steps
+        if end is None or planned is None or end < planned or total_steps is None:
+            lightning_plan.warn_of_a_moved_end(planned, end)
+            self._end = None
+            return
+        further = end - self._before - total_steps
+        if further > 0:  # the program may have extended the run itself
+            self.tuner.extend(further)
+
     def _go_on(self, trainer: Trainer, accumulation: int) -> None:
+        self.tuner.make_changes()
         self._search.run(self.tuner, accumulation)
         if self.tuner.finished:
             _stop(trainer)

@@ -122,6 +122,16 @@ def warn_of_a_moved_end(planned: int | None, end: int | None) -> None:
     )
 
 
+def warn_of_a_longer_plan(n_steps: int, ahead: int) -> None:
+    """Says that the Trainer ends before a run that was extended."""
+    log.warning(
+        "lrpilot: the plan has %d steps left, and the Trainer makes %d: where it ends first, the LR is not at its end; "
+        "raise trainer.fit_loop.max_epochs or epoch_loop.max_steps",
+        n_steps,
+        ahead,
+    )
+
+
 def warn_of_max_time(trainer: Trainer) -> None:
     """Says that a time ends the run where the LR is planned in steps."""
     if any(isinstance(callback, Timer) and callback._duration is not None for callback in trainer.callbacks):

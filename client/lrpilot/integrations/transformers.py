@@ -49,6 +49,10 @@ class TunedTrainer(Trainer):
     It makes as many optimizer steps as the arguments say (`max_steps`, or the epochs' steps), search included.
     `state.global_step` and `state.max_steps` count without the search.
 
+    The plan may change in mid-training, by `tuner.extend`, `replan`, `anneal` and `undo_annealing` from any hook of a
+    callback: after the optimizer step that is being made. The Trainer's loop ends with its last epoch all the same; to
+    train on after that, resume from a checkpoint with more `max_steps` or `num_train_epochs`.
+
     Attributes:
         tuner: of the present or last `train()`; None before the first.
     """
@@ -74,6 +78,7 @@ class TunedTrainer(Trainer):
         self._base_lrs: list[float] = []
         self._n_steps = 0
         self._before = 0
+        self._said_long = False
         self._refuse_what_cannot_be_tuned()
         self.add_callback(_Steps(self))
 
@@ -155,6 +160,7 @@ class TunedTrainer(Trainer):
         options["register"] = with_scaler(self.accelerator, options.get("register", {}))
         self._before = before
         self.tuner = Tuner(self.model, unwrapped(self.optimizer), total_steps=self._n_steps - before, **options)
+        self.tuner.hold_changes()
         self._updates = _Updates(self)
         return self.tuner
 
@@ -173,23 +179,37 @@ class TunedTrainer(Trainer):
         self._loss = None
         self._search(state)
 
-    def _begin_step(self) -> None:
-        """Before the first step of an epoch: a callback may have set the LR."""
+    def _begin_epoch(self, state: TrainerState) -> None:
+        """Before the first step of an epoch: a callback may have set the LR, and the plan may have become too long."""
         assert self.tuner is not None
         self.tuner.keep_lr()
+        remaining = self.tuner.remaining_steps
+        ahead = (state.num_train_epochs - int(state.epoch or 0)) * len(self._updates)
+        if remaining is not None and ahead < remaining and not self._said_long:
+            self._said_long = True
+            log.warning(
+                "lrpilot: the plan has %d steps left, and the Trainer's epochs make %d: where they end first, the LR "
+                "is not at its end; resume from a checkpoint with more max_steps or num_train_epochs",
+                remaining,
+                ahead,
+            )
 
     def _end_step(self, state: TrainerState, control: TrainerControl) -> None:
         """After an optimizer step of the Trainer's, when gradients have been cleared."""
         assert self.tuner is not None
+        at_its_end = state.global_step >= state.max_steps
         self.tuner.step(self._take_loss())
         self._search(state)
         if self.tuner.finished:
             control.should_training_stop = True
+        elif at_its_end:  # as the Trainer has seen it, before the plan changed
+            control.should_training_stop = False
 
     def _search(self, state: TrainerState) -> None:
         """Runs the search that is due, if one is."""
         tuner = self.tuner
         assert tuner is not None
+        tuner.make_changes()
         if tuner.searching:
             with _dataloaders_preserved(self.accelerator):
                 tuner.search(self._updates, self._update)
@@ -277,7 +297,7 @@ class _Steps(TrainerCallback):
     ) -> None:
         if self._epoch_begins:
             self._epoch_begins = False
-            self._trainer._begin_step()
+            self._trainer._begin_epoch(state)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._trainer._end_step(state, control)
@@ -294,6 +314,11 @@ class _Updates:
         """Made once: persistent workers live as long as it does."""
         with preserved():
             return self._trainer.get_train_dataloader()
+
+    def __len__(self) -> int:
+        """The updates of an epoch."""
+        n: int = -(-len(self._loader) // self._trainer.args.gradient_accumulation_steps)
+        return n
 
     def set_epoch(self, epoch: int) -> None:
         if hasattr(self._loader, "set_epoch"):

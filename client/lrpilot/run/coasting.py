@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Self, TypeVar
 
 from lrpilot.run.lease import Lease
-from lrpilot.session.annealing import LONGEST_PART, profile_to_zero
+from lrpilot.session.annealing import LONGEST_PART, profile_to_zero, rise_of_rest
 from lrpilot.v1 import tuner_pb2 as pb
 
 Result = TypeVar("Result")
@@ -39,9 +39,12 @@ class Coasting(Lease):
         """Steps from its first one to the end of the run; None: there is no end."""
 
     @classmethod
-    def over(cls, remaining: int | None, lr: float) -> Self:
-        """Steps that lead from `lr` to zero; for ever at `lr` if there is no end."""
-        return cls(profile_to_zero(lr, remaining), remaining)
+    def over(cls, remaining: int | None, lr: float, rise_from: float | None = None) -> Self:
+        """Steps that lead from `lr` to zero; for ever at `lr` if there is no end.
+
+        A run that is at a lower LR, `rise_from`, rises first.
+        """
+        return cls(profile_to_zero(lr, remaining, **rise_of_rest(rise_from, lr, remaining)), remaining)
 
     def after(self) -> Self | None:
         """What follows on these steps; None: the budget is spent."""

@@ -16,6 +16,7 @@ from lrpilot.distributed.backend import DistributedBackend
 from lrpilot.distributed.session import SharedSession
 from lrpilot.distributed.together import together
 from lrpilot.errors import ServerError
+from lrpilot.run.announcer import Announcer
 from lrpilot.run.coasting import Coasting, attempt
 from lrpilot.run.ending import Ending
 from lrpilot.run.lease import Event, Lease
@@ -26,6 +27,7 @@ from lrpilot.run.rollback import Rollback
 from lrpilot.run.run_plan import RunPlan
 from lrpilot.run.run_record import RunRecord
 from lrpilot.run.tuned_lr import TunedLr
+from lrpilot.session.annealing import lr_of_rest
 from lrpilot.session.run_state import RunState
 from lrpilot.session.session import Session
 from lrpilot.v1 import tuner_pb2 as pb
@@ -76,6 +78,7 @@ class DirectiveRunner(abc.ABC):
         self._due: pb.Report | pb.Directive | None = None
         self._interrupted = False
         self._rollback = Rollback()
+        self._announcer = Announcer()
         self._ending = Ending(self._backend, ranks, adopt=adopt)
 
     @property
@@ -309,9 +312,7 @@ class DirectiveRunner(abc.ABC):
                     lease.profile.start_lr,
                 )
             return
-        decided = lease.committed and lease.profile.offset == 0
-        level = logging.INFO if decided else logging.DEBUG
-        log.log(level, "lrpilot: directive %d, %s: %.500s", directive.number, self.phase, directive.reason)
+        self._announcer.announce(lease, self.phase)
 
     def _remember(self, directive: pb.Directive) -> pb.Directive:
         """Takes a directive's snapshot; where that fails in the middle of a run, the tuning ends, and not the run."""
@@ -365,7 +366,9 @@ class DirectiveRunner(abc.ABC):
         self._due = None
         self._rollback.begun()
         self._rollback.abandon()
-        self._coast_along(None if remaining == 0 else Coasting.over(remaining, self._run_state().lr))
+        run_state = self._run_state()
+        lr = lr_of_rest(None, run_state)
+        self._coast_along(None if remaining == 0 else Coasting.over(remaining, lr, rise_from=run_state.lr))
 
     def _settle(self) -> bool:
         """Books the steps since the last report, as far as that can be done; whether steps are to be rolled back."""

@@ -113,7 +113,11 @@ class Driver(ReplannableRunner):
             ValueError: the loader is empty, or can't be iterated again.
         """
         buffer, begins = self._position.open(loader)
-        if begins and self._lease.done == 0:
+        if begins:
+            self._repetition.forget()
+        if begins and self._lease.done > 0:
+            self._repetition.lose()
+        elif begins:
             if self._record.steps == 0:
                 # What happened since the tuner was made (random numbers, loaded weights) belongs to the start.
                 self._backend.take(self._position.roots)
@@ -227,6 +231,11 @@ class Driver(ReplannableRunner):
     def search_steps(self) -> int:
         """Steps that were, or will be, rolled back."""
         return self._record.searched + (0 if self._lease.committed else self._open_steps)
+
+    @property
+    def total_steps(self) -> int | None:
+        """Optimizer steps of the run, search included, by its plan and the changes that wait; None: there is no end."""
+        return self._plan.latest_total_steps
 
     @property
     def remaining_steps(self) -> int | None:

@@ -122,8 +122,8 @@ class Ending:
         average = self._average
         if average is None or not average.active:
             raise LRPilotError(
-                "averaged: no average of the weights is kept; it is from the first committed step on, where the "
-                'policy has one, as policy_options={"ending": "averaged"}'
+                "averaged: there is no average of the weights: it is kept from the first committed step until close(), "
+                'if the policy wants one, as "budget" does with `validate` or policy_options={"ending": "averaged"}'
             )
         inside = average.adopted
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from lrpilot.errors import ProtocolError
@@ -42,6 +43,8 @@ class Round:
     def report(self, directive: pb.Directive) -> pb.Report:
         """What came of a probe, as one rank alone would have reported it: given up where a divergence is seen.
 
+        The report on the first one counts the steps of the round, so those that were made after that have no losses.
+
         Raises:
             ProtocolError: the directive is none of those that were tried.
         """
@@ -54,5 +57,6 @@ class Round:
         diverged = first_divergence(losses, lease.limit)
         if diverged is None and len(losses) == directive.n_steps:
             return pb.Report(directive_number=directive.number, outcome=pb.OUTCOME_COMPLETED, losses=losses)
-        seen = len(losses) if diverged is None else lease.looked_after(diverged + 1)
-        return pb.Report(directive_number=directive.number, outcome=pb.OUTCOME_DIVERGED, losses=losses[:seen])
+        seen = len(losses) if diverged is None else min(lease.looked_after(diverged + 1), len(losses))
+        told = [*losses[:seen], *[math.nan] * (0 if number else len(losses) - seen)]
+        return pb.Report(directive_number=directive.number, outcome=pb.OUTCOME_DIVERGED, losses=told)

@@ -100,11 +100,13 @@ class Outbox:
             report, before = self._waiting[0], self.outstanding
             self.outstanding = answer = self._advance(report, timeout_s)
             delivered = self._waiting.popleft()
-            repeated = overlooked(before, delivered)
+            repeated = overlooked(before, delivered) and _asked(before.change) == _asked(answer.change)
             if _asked_at_the_server(answer) and not (delivered.HasField("change") or repeated):
                 # A server that has lost the job does not know of it: it is told it with this report.
                 delivered = pb.Report.FromString(delivered.SerializeToString())
-                delivered.change.CopyFrom(_as_it_was_asked(answer.change))
+                delivered.change.CopyFrom(_asked(answer.change))
+                if answer.change.kind == pb.PLAN_CHANGE_KIND_EXTEND:
+                    delivered.change.total_steps = answer.change.total_steps
             self._delivered.append(delivered)
             if self._waiting and (answer.HasField("change") or delivered.HasField("replacement")):
                 self._replace_waiting(_profile_after(before, delivered))
@@ -218,12 +220,11 @@ def _profile_after(directive: pb.Directive, report: pb.Report) -> pb.Profile:
     return profile
 
 
-def _as_it_was_asked(change: pb.PlanChange) -> pb.PlanChange:
-    """A change that took effect, as a report asks for it: an end is asked for by a change of that kind alone."""
+def _asked(change: pb.PlanChange) -> pb.PlanChange:
+    """What was asked for with a change that took effect, but for the end that came of it."""
     asked = pb.PlanChange()
     asked.CopyFrom(change)
-    if change.kind != pb.PLAN_CHANGE_KIND_EXTEND:
-        asked.ClearField("total_steps")
+    asked.ClearField("total_steps")
     return asked
 
 

@@ -121,12 +121,12 @@ class Session:
             if run_state.remaining == 0:
                 log.warning("lrpilot: the run is over, and the server has not been told its end: %s", error)
                 return pb.Directive(phase=pb.PHASE_STOP, stage=directive.stage, restore=restore)
-            return self._leave(error, run_state, restore=restore)
+            return self._leave(error, run_state, restore=restore, change=_change_of(report))
         if away:
             log.info("lrpilot: the server is back, and has all reports")
         run_state = _in_plan(answer, run_state)
         if answer.phase == pb.PHASE_STOP and run_state.remaining != 0:
-            return self._leave(answer.reason, run_state, restore=answer.restore)
+            return self._leave(answer.reason, run_state, restore=answer.restore, change=_change_of(report))
         return answer
 
     def abandon(self, why: str, run_state: RunState) -> pb.Directive:
@@ -211,9 +211,18 @@ class Session:
             self._patience_s -= time.monotonic() - started
 
     def _leave(
-        self, why: ServerError | str, run_state: RunState, *, restore: bool, rolls_back: bool = True
+        self,
+        why: ServerError | str,
+        run_state: RunState,
+        *,
+        restore: bool,
+        rolls_back: bool = True,
+        change: pb.PlanChange | None = None,
     ) -> pb.Directive:
-        """Training goes on without the server: for a while after an error, for good after a stop."""
+        """Training goes on without the server: for a while after an error, for good after a stop.
+
+        It begins where the run is, or rises first: where its end was moved, and where it has decayed to zero.
+        """
         self._for_good = isinstance(why, str) or _lasts(why) or self._patience_s <= 0
         hope = "for good" if self._for_good else "until the server is back"
         log.warning(
@@ -221,9 +230,7 @@ class Session:
         )
         if self._for_good:
             self.close()
-        self._alone = Annealing(
-            run_state.lr, run_state.steps_left, restore=restore, warm=run_state.warm, rolls_back=rolls_back
-        )
+        self._alone = Annealing.of_rest(run_state, change, restore=restore, rolls_back=rolls_back)
         return self._alone.directive
 
     def _replan_alone(self, alone: Annealing, report: pb.Report, run_state: RunState) -> None:
@@ -238,8 +245,7 @@ class Session:
         earlier = alone.replacement()
         earlier.change.CopyFrom(change)
         self._untold.append(earlier)
-        rises = change.kind in (pb.PLAN_CHANGE_KIND_EXTEND, pb.PLAN_CHANGE_KIND_UNDO_ANNEALING)
-        self._alone = Annealing.anew(run_state, restore=restore, rises=rises)
+        self._alone = Annealing.of_rest(run_state, change, restore=restore)
 
     def _go_on(self, alone: Annealing, report: pb.Report, run_state: RunState) -> pb.Directive:
         """The next directive of one's own, or the server's, if it is back."""
@@ -284,6 +290,11 @@ class Session:
         log.warning("lrpilot: training goes on without the server for good: %s", str(why)[:LONGEST_REASON])
         self._for_good = True
         self.close()
+
+
+def _change_of(report: pb.Report) -> pb.PlanChange | None:
+    """The change of the plan that goes with a report; None: there is none."""
+    return report.change if report.HasField("change") else None
 
 
 def _in_plan(directive: pb.Directive, run_state: RunState) -> RunState:

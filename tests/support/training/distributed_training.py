@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import itertools
@@ -264,6 +265,42 @@ def train_past_a_server(
     with training.tuner(server=server, timeout_s=0.5, **arguments or {}) as tuner:
         outcome = training.run(tuner, after_step)
     return outcome, tuner.committed_step, tuner.search_steps
+
+
+def train_in_changing_plans(kind: str, server: str) -> tuple[Outcome, bool, list[str]]:
+    """Extends a run, anneals it and undoes that, while somebody at the server asks for an extension, too.
+
+    Returns:
+        What it came to, whether the rank was as before the annealing once that was undone, and the changes by name.
+    """
+    training = Training(kind)
+    with training.tuner(server=server) as tuner:
+        batches = iter(tuner.batches(training.loader))
+
+        def train(n_steps: int | None) -> None:
+            for batch in batches if n_steps is None else itertools.islice(batches, n_steps):
+                tuner.step(training.update(batch))
+
+        train(300)
+        tuner.extend(40)
+        train(20)
+        if dist.get_rank() == 0:
+            change = pb.PlanChange(kind=pb.PLAN_CHANGE_KIND_EXTEND, total_steps=TOTAL_STEPS + 100)
+            with contextlib.closing(GrpcTransport(server)) as transport:
+                transport.stub.ChangePlan(pb.ChangePlanRequest(job_id=tuner.job_id, change=change), timeout=10)
+        train(60)
+        before = training.outcome(tuner.schedule).shards
+        tuner.anneal(30)
+        train(20)
+        tuner.undo_annealing()
+        after = training.outcome(tuner.schedule).shards
+        for shards in (before, after):
+            del shards["random"]  # the data go on where they are
+        undone = all(torch.equal(value, after[name]) for name, value in before.items())
+        batches = iter(tuner.batches(training.loader))
+        train(None)
+        kinds = [replan.kind.value for replan in tuner.schedule.replans]
+        return training.outcome(dataclasses.replace(tuner.schedule, job_id=""), tuner.job_id), undone, kinds
 
 
 def train_and_save(kind: str, server: str, directory: Path, n_steps: int) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tuner_server.core import policies
 from tuner_server.core.config import MAX_NAME, JobConfig, LrBounds
 from tuner_server.core.errors import InvalidInputError
 
@@ -24,6 +25,10 @@ INF, NAN = math.inf, math.nan
         ({"total_steps": 0}, "total_steps"),
         ({"total_steps": -5}, "total_steps"),
         ({"total_steps": 1.5}, "total_steps"),
+        ({"total_time_s": 0.0}, "total_time_s"),
+        ({"total_time_s": -1.0}, "total_time_s"),
+        ({"total_time_s": INF}, "total_time_s"),
+        ({"total_time_s": NAN}, "total_time_s"),
         ({"seed": -1}, "seed"),
         ({"seed": 2**63}, "seed"),
         ({"name": "n" * (MAX_NAME + 1)}, "name"),
@@ -49,6 +54,18 @@ def test_all_wrong_fields_are_named_at_once() -> None:
         JobConfig.checked(base_lr=-1.0, total_steps=0, seed=-1)
     assert {violation.field for violation in caught.value.violations} == {"base_lr", "total_steps", "seed"}
     assert "(got -1.0)" in str(caught.value)
+
+
+def test_an_end_is_in_steps_or_in_time() -> None:
+    with pytest.raises(InvalidInputError, match=r"total_time_s: 4 beside total_steps 100; give one"):
+        JobConfig.checked(base_lr=0.1, total_steps=100, total_time_s=4.0)
+
+
+@pytest.mark.parametrize("policy", ["autolrs", "budget"])
+def test_a_time_is_refused_for_a_policy_that_plans_by_steps(policy: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        policies.make(JobConfig(base_lr=0.1, policy=policy, total_time_s=60.0))
+    assert [violation.field for violation in caught.value.violations] == ["total_time_s"]
 
 
 def test_limits_are_within() -> None:

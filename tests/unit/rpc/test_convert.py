@@ -137,13 +137,17 @@ option_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=5,
 )
-configs = st.builds(
+ends: st.SearchStrategy[dict[str, Any]] = (
+    st.just({})
+    | st.integers(1, 2**40).map(lambda steps: {"total_steps": steps})
+    | st.floats(1e-6, 1e9).map(lambda seconds: {"total_time_s": seconds})
+)
+configs_without_end = st.builds(
     JobConfig,
     name=texts,
     family=texts,
     policy=texts,
     policy_options=st.dictionaries(texts, option_values, max_size=4),
-    total_steps=st.none() | st.integers(1, 2**40),
     lr_bounds=st.none() | bounds,
     base_lr=positive_lrs,
     seed=st.integers(0, 2**63 - 1),
@@ -151,6 +155,7 @@ configs = st.builds(
     measures=measures,
     has_average=st.booleans(),
 )
+configs = st.builds(lambda config, end: config.model_copy(update=end), configs_without_end, ends)
 quickly = hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
 
 

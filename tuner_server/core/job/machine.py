@@ -99,7 +99,7 @@ def advancing(state: JobState, report: Report) -> Generator[Query, Suggestion, T
         check_replacement(report, state.remaining_steps)
     else:
         check_report(directive, report, state.config.has_validation)
-    state, report = requested.with_change(state, report)
+    requested.check_own(state, report)
     before, state = state, _account(state, report)
     if not (state.status.live or reopened):
         return _stop(state, report, state.status, state.message)
@@ -155,27 +155,24 @@ def _opened(config: JobConfig, prior: Prior | None, directive: Directive) -> Job
 
 def _next(before: JobState, state: JobState, report: Report) -> Generator[Query, Suggestion, Transition]:
     """What follows on a report; the job was `before` it, and is `state` after it."""
-    change = report.change
-    if change is not None and _in_model(before.directive, report):
-        return (yield from _replanned(state, report, change))
-    if change is not None:
-        state = requested.waiting(state, change)
-    noticed = _noticed(before, report) if change is None and state.remaining_steps != 0 else None
+    due = requested.due(state, report) if _in_model(before.directive, report) else None
+    if due is not None:
+        return (yield from _replanned(due))
+    if report.change is not None:
+        state = requested.waiting(state, report.change)
+    noticed = _noticed(before, report) if report.change is None and state.remaining_steps != 0 else None
     if noticed is not None:
-        return (yield from _replanned(state, report, noticed))
+        return (yield from _replanned(requested.Due(state, report, noticed)))
     if report.outcome is Outcome.PARTIAL:
         rest = before.directive.after(report.n_steps).model_copy(update={"number": before.directive.number + 1})
         return Transition(state.model_copy(update={"directive": rest}), rest, report=report)
-    if state.remaining_steps == 0 and change is None:
-        return _stop(state, report, Status.FINISHED, "")
-    if state.remaining_steps == 0:
-        assert change is not None
-        return (yield from _replanned(state, report, change))
-    bounded, answer = yield from _ask_policy(state, report)
-    if change is not None and answer.directive.phase.committed:
-        decided = bounded.model_copy(update={"policy_state": answer.state})
-        return (yield from _replanned(decided, report, change))
-    return _issue(bounded, report, answer.directive, answer)
+    if state.remaining_steps != 0:
+        state, answer = yield from _ask_policy(state, report)
+        if not (state.requested and answer.directive.phase.committed):
+            return _issue(state, report, answer.directive, answer)
+        state = state.model_copy(update={"policy_state": answer.state})
+    due = requested.due(state, report)
+    return _stop(state, report, Status.FINISHED, "") if due is None else (yield from _replanned(due))
 
 
 def _in_model(directive: Directive, report: Report) -> bool:
@@ -197,13 +194,13 @@ def _noticed(before: JobState, report: Report) -> PlanChange | None:
     return None if change is None else change.model_copy(update={"origin": ChangeOrigin.POLICY})
 
 
-def _replanned(state: JobState, report: Report, change: PlanChange) -> Generator[Query, Suggestion, Transition]:
+def _replanned(due: requested.Due) -> Generator[Query, Suggestion, Transition]:
     """A change of the plan takes effect: the policy's next directive in the new one, which begins at a snapshot."""
+    state, report, change = due
     plan = changed(state.present_plan, change, state.run_steps, state.committed_steps)
     bounds = state.bounds or lr_range.blind(state.config)
-    waits = requested.without(state, change)
     state = state.model_copy(
-        update={"plan": plan, "bounds": bounds, "requested": waits, "best_since_change": None, "since_change": 0},
+        update={"plan": plan, "bounds": bounds, "best_since_change": None, "since_change": 0},
     )
     echo = change.model_copy(update={"total_steps": plan.total_steps})
     if state.remaining_steps == 0:

@@ -5,6 +5,8 @@ One takes effect with each report on committed steps, in the order in which they
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from tuner_server.core.errors import InvalidInputError, PreconditionError
 from tuner_server.core.job.plan import Plan, check
 from tuner_server.core.job.state import JobState
@@ -34,43 +36,62 @@ def request(state: JobState, change: PlanChange) -> JobState:
     return state.model_copy(update={"requested": (*state.requested, change)})
 
 
-def with_change(state: JobState, report: Report) -> tuple[JobState, Report]:
-    """The job and a report, with the change that goes with it: its client's own, or one that waits.
+class Due(NamedTuple):
+    """A change that takes effect."""
 
-    Raises:
-        InvalidInputError: the client's change can't be made.
+    state: JobState
+    """The job, in which it waits no more."""
+    report: Report
+    """The report with which it takes effect, as the history has it."""
+    change: PlanChange
+    """As it takes effect."""
+
+
+def check_own(state: JobState, report: Report) -> None:
+    """Refuses a client's own change that can't be made. Raises: InvalidInputError."""
+    change = report.change
+    if change is None or change in state.requested:
+        return
+    # A run that is told again may have passed the end that somebody asked for meanwhile.
+    run_steps = state.run_steps + report.run_steps if change.origin is ChangeOrigin.CLIENT else 0
+    check(change, run_steps, state.present_plan)
+
+
+def due(state: JobState, report: Report) -> Due | None:
+    """The change that takes effect with a report: its client's own, or one that waits; None: there is none.
+
+    Args:
+        state: the job, the report's steps included.
+        report: the report.
     """
-    run_steps = state.run_steps + report.run_steps
-    if report.change is not None:
-        check(report.change, run_steps, state.present_plan)
-        return state, report
-    if not state.requested:
-        return state, report
-    asked = state.requested[0]
-    if state.total_steps == run_steps:
-        # After the last step only another end leaves anything to replan.
-        asked = next((change for change in state.requested if change.kind is not ChangeKind.REPLAN), asked)
+    asked = report.change or _first(state)
+    if asked is None:
+        return None
     change = asked
-    if change.total_steps is not None and change.total_steps < run_steps:
+    if change.total_steps is not None and change.total_steps < state.run_steps:
         # The run has passed the end that was asked for meanwhile.
-        change = change.model_copy(update={"total_steps": run_steps})
-    left = tuple(change if each is asked else each for each in state.requested)
-    return state.model_copy(update={"requested": left}), report.model_copy(update={"change": change})
+        change = change.model_copy(update={"total_steps": state.run_steps})
+    left = list(state.requested)
+    if asked in left:
+        left.remove(asked)
+    state = state.model_copy(update={"requested": tuple(left)})
+    return Due(state, report.model_copy(update={"change": asked}), change)
+
+
+def _first(state: JobState) -> PlanChange | None:
+    """The change whose turn it is. After the last step only another end leaves anything to replan."""
+    if state.remaining_steps == 0:
+        for change in state.requested:
+            if change.kind is not ChangeKind.REPLAN:
+                return change
+    return state.requested[0] if state.requested else None
 
 
 def waiting(state: JobState, change: PlanChange) -> JobState:
-    """The job in which a change waits until steps are committed, with those that wait already."""
+    """The job in which a client's change waits until steps are committed, with those that wait already."""
     if change in state.requested:
         return state
     return state.model_copy(update={"requested": (*state.requested, change)})
-
-
-def without(state: JobState, change: PlanChange) -> tuple[PlanChange, ...]:
-    """What still waits when a change takes effect."""
-    left = list(state.requested)
-    if change in left:
-        left.remove(change)
-    return tuple(left)
 
 
 def put_back(state: JobState, report: Report) -> JobState:

@@ -28,7 +28,9 @@ from tuner_server.core.stages.restart import TRUSTED_RESTARTS, doubt
 VALIDATIONS = 4
 """Validations of a stage, and of a cooldown."""
 PROMISED_FROM = 0.25
-"""Nothing is promised of this part of a stage, nor of this part of the time."""
+"""Nothing is promised of this part of a stage, nor of this part of the time that is left when an LR is set."""
+LONGEST_RISE = 5
+"""What is left of a run, divided by this, is the most steps of a rise before the LR falls to zero."""
 PIECES_KEPT = 4
 """In a run that ends by time, a snapshot is taken every so many pieces."""
 
@@ -138,7 +140,7 @@ class Course:
         """From an LR to zero over all that is left; it rises to that LR first where it is higher than the present."""
         remaining = progress.remaining_steps
         assert remaining is not None
-        warmup = self._rise(lr, remaining, progress)
+        warmup = min(self._rise(lr, remaining, progress), remaining // LONGEST_RISE)
         profile = rewarm.risen(Profile.to_zero(Shape.LINEAR, lr, remaining, warmup), progress.present_lr)
         return self._train(state.model_copy(update={"cooling": True}), profile, progress, decision, ())
 
@@ -189,7 +191,8 @@ class Course:
             warmup = min(self._rise(lr, n_steps, progress), warmup)
         profile = rewarm.risen(Profile(Shape.LINEAR, lr, end_lr, n_steps, warmup=warmup), progress.present_lr)
         promised: tuple[Bar, ...] = ()
-        if left < (1.0 - PROMISED_FROM) * total:
+        as_far_as_a_probe = progress.committed_steps >= self.options.probe_length(self.config.total_steps)
+        if as_far_as_a_probe and left < (1.0 - PROMISED_FROM) * line.left_s:
             promised = self._promise(state, None, 0, n_steps)
         kept = state.pieces % PIECES_KEPT == 0
         state = state.model_copy(update={"pieces": state.pieces + 1})

@@ -124,13 +124,18 @@ class Opening:
         return state, Trial(found.lr, reason, found.posterior, found.asked)
 
     def best(self, state: S) -> Generator[Query, Suggestion, tuple[S, Answer]]:
-        """The LR with the lowest expected loss, of candidates that did not all diverge."""
+        """The LR with the lowest expected loss, of candidates that did not all diverge.
+
+        A search that was cut off before it could tell a slope leads nowhere that was not tried: one loss is the same
+        everywhere.
+        """
         lowest = LowerConfidenceBound(kappa=0.0)
         found = yield from ask(state.candidates, self._between(state), lowest, seed=self.seed, min_separation=0.0)
         if len(state.candidates) >= FIRST_CANDIDATES:
             optimum = Optimum(log_lr=found.log_lr, probe_steps=self.moving_steps)
-            state = state.model_copy(update={"optimum": optimum})
-        return state, found
+            return state.model_copy(update={"optimum": optimum}), found
+        tried = [math.log(candidate.lr) for candidate in state.candidates]
+        return state, dataclasses.replace(found, log_lr=min(max(found.log_lr, min(tried)), max(tried)))
 
     def _between(self, state: OpeningState) -> tuple[float, float]:
         return bracket(state.bracketing, self.bounds, self.widening)

@@ -72,6 +72,14 @@ def test_a_divergence_is_reported_where_one_rank_would_have_given_up(
     assert list(map(str, report.losses)) == list(map(str, losses[:seen]))
 
 
+def test_the_first_probe_counts_the_steps_that_all_have_made() -> None:
+    given = directives(None, None)
+    found = ended(given, [1.0, NAN, *[7.0] * 14], [1.0, NAN, *[7.0] * 14])
+    first, second = (found.report(each) for each in given)
+    assert list(map(str, first.losses)) == list(map(str, [1.0, *[NAN] * 15]))
+    assert len(second.losses) == 2
+
+
 def test_a_round_that_ended_early_has_diverged_on_all() -> None:
     given = directives(None, None)
     found = ended(given, [1.0, 2.0], [1.0, 2.0])

@@ -818,7 +818,7 @@ class JobMachine(RuleBasedStateMachine):
         n = data.draw(st.integers(0, self.directive.n_steps))
         self._report(Outcome.REPLANNED, n, (level,) * n, change=self._drawn(data, n, ChangeOrigin.CLIENT))
 
-    @precondition(lambda self: self.directive.phase.searches)
+    @precondition(lambda self: self.directive.phase.searches and not self.transition.state.requested)
     @rule(data=st.data(), level=LOSSES)
     def change_the_plan_in_a_search(self, data: st.DataObject, level: float) -> None:
         """As a client may that does not wait for its end."""
@@ -869,6 +869,10 @@ class JobMachine(RuleBasedStateMachine):
                 return PlanChange(kind=kind, batch_factor=factor, reason="other data", origin=origin)
         return PlanChange(kind=kind, origin=origin)
 
+    def _asked(self, directive: Directive) -> PlanChange | None:
+        """What was asked for with the change in a directive, but for the end that came of it."""
+        return directive.change and directive.change.model_copy(update={"total_steps": None})
+
     def _note(self, reported: Directive, report: Report) -> None:
         """Keeps a report as the server took it, and as its client tells it again; and the plan that it led to."""
         taken, change = self.transition.report, self.directive.change
@@ -876,6 +880,7 @@ class JobMachine(RuleBasedStateMachine):
         self.reports.append(taken)
         overlooked = report.outcome is Outcome.REPLACED and reported.change is not None
         overlooked &= reported.change is None or reported.change.origin is not ChangeOrigin.CLIENT
+        overlooked &= self._asked(reported) == self._asked(self.directive)
         if change is not None and change.origin is ChangeOrigin.OPERATOR and report.change is None and not overlooked:
             end = change.total_steps if change.kind is ChangeKind.EXTEND else None
             report = report.model_copy(update={"change": change.model_copy(update={"total_steps": end})})

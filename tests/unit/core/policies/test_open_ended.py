@@ -384,6 +384,20 @@ def test_a_time_that_is_over_before_the_search_is_ends_at_once() -> None:
     assert life.now.state.committed_steps >= 1
 
 
+@pytest.mark.parametrize("has_validation", [False, True])
+def test_a_start_that_takes_much_of_the_time_leaves_a_sound_run(has_validation: bool) -> None:
+    """A server that starts slowly leaves time for one probe alone, and then for fewer steps than it has shown."""
+    training = Timed(pace=lambda s: 0.05 if s else 0.4 * TOTAL_S, validates=has_validation)
+    life = Life(config(total_time_s=TOTAL_S, has_validation=has_validation), training)
+    tried = profile_of(life.directive).peak
+    life.until(lambda life: life.directive.phase is Phase.TRAIN)
+    assert life.now.decision is not None
+    assert life.now.decision.optimum == pytest.approx(tried)
+    life.to_the_end()
+    assert not any(directive.restore for directive in life.committed()[1:]), "nothing is asked that no probe showed"
+    assert training.seconds == pytest.approx(TOTAL_S, rel=0.02)
+
+
 def test_without_bounds_the_range_test_is_short() -> None:
     asked = config(total_time_s=TOTAL_S).model_copy(update={"lr_bounds": None})
     life = Life(JobConfig.model_validate(asked.model_dump()), Timed(pace=lambda _: 0.1))
@@ -401,6 +415,20 @@ def test_a_divergence_does_not_give_the_time_back() -> None:
     assert profile_of(life.directive).peak <= before / SPACING * (1 + 1e-9)
     life.to_the_end()
     assert training.seconds == pytest.approx(TOTAL_S, rel=0.02)
+
+
+def test_a_time_that_is_over_after_a_piece_ends_with_a_change_that_says_so() -> None:
+    """A stop that no change leads to would look to the client as if the server had stopped tuning."""
+    life = Life(config(total_time_s=TOTAL_S), Timed(pace=PACES["steady"])).until(
+        lambda life: life.now.state.committed_steps > 500
+    )
+    report = life.training.run(life.directive)
+    life.tell(report.model_copy(update={"wall_time_s": TOTAL_S}))
+    assert life.directive.phase is Phase.STOP
+    change = life.directive.change
+    assert change is not None
+    assert (change.kind, change.origin) == (ChangeKind.EXTEND, ChangeOrigin.POLICY)
+    assert change.total_steps == life.now.state.run_steps == life.now.state.total_steps
 
 
 def test_an_end_in_steps_takes_the_place_of_the_time() -> None:

@@ -1,4 +1,4 @@
-"""A change of the plan of a run, which comes with a report."""
+"""A change of the plan of a run, which comes with a report, and what came of an average of the weights."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -9,3 +9,4 @@ down_revision = "0005"
 
 def upgrade() -> None:
     op.add_column("entries", sa.Column("change", sa.Text(), nullable=True))
+    op.add_column("entries", sa.Column("ending", sa.Text(), nullable=True))

@@ -12,7 +12,7 @@ from lrpilot.wire.schedule_data import Probe, ScheduleData
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COMMITTED, _SEARCH, _VALIDATION = "#1f5fa8", "#d9822b", "#1b7f4d"
+_COMMITTED, _SEARCH, _VALIDATION, _REPLANNED = "#1f5fa8", "#d9822b", "#1b7f4d", "#404040"
 
 
 def plot(schedule: ScheduleData, path: Path) -> None:
@@ -34,6 +34,8 @@ def plot(schedule: ScheduleData, path: Path) -> None:
         "no search: the run is too short" if schedule.unsearched else "",
         "the search ended: a rollback failed" if schedule.unrepeatable else "",
     )
+    for axes in (lr_axes, loss_axes):
+        _draw_replans(axes, schedule)
     lr_axes.set_title(" · ".join(filter(None, (schedule.name, schedule.policy, schedule.job_id[:8], *notes))))
     for axes in (lr_axes, loss_axes):
         axes.grid(alpha=0.25)
@@ -59,6 +61,13 @@ def _draw_lrs(axes: Axes, schedule: ScheduleData) -> None:
             y = [probe.profile.lr(0) for probe in shown]
             axes.scatter(x, y, marker=marker, color=_SEARCH, alpha=0.6, s=24, label=label)
     axes.set_ylabel("learning rate")
+
+
+def _draw_replans(axes: Axes, schedule: ScheduleData) -> None:
+    """A line where the plan of the run has changed."""
+    for index, step in enumerate(sorted({replan.step for replan in schedule.replans})):
+        label = "the plan changed" if index == 0 else None
+        axes.axvline(step, color=_REPLANNED, linestyle=":", linewidth=1, alpha=0.7, label=label)
 
 
 def _draw_losses(axes: Axes, schedule: ScheduleData) -> None:

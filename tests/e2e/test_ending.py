@@ -279,8 +279,10 @@ def test_an_interrupt_of_the_last_validations_changes_nothing(interrupted: int) 
 def test_an_ending_at_zero_is_that_of_a_client_that_knows_no_other(
     has_average: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = Run(policy_options=OPTIONS)
-    plain.train()
+    with monkeypatch.context() as patch:
+        patch.setattr("lrpilot.backends.torch.backend.has_modes", lambda _: True)
+        plain = Run(policy_options=OPTIONS)
+        plain.train()
     if not has_average:
         monkeypatch.setattr("lrpilot.backends.torch.backend.has_modes", lambda _: True)
     run = Run(ending="zero")

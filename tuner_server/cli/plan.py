@@ -88,6 +88,10 @@ def _planned_end(tuner: GrpcTransport, job_id: str) -> int:
     for change in reversed(found.requested):
         if change.kind == pb.PLAN_CHANGE_KIND_EXTEND:
             return change.total_steps
+        if change.kind == pb.PLAN_CHANGE_KIND_ANNEAL:
+            raise InvalidInputError.of(
+                "job", f"{job_id} is about to anneal, to an end that its next report tells; ask again then"
+            )
     if not found.HasField("total_steps"):
         raise InvalidInputError.of("job", f"{job_id} has no end that could be moved; `lrpilot anneal` gives it one")
     return found.total_steps

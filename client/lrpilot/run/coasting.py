@@ -7,10 +7,8 @@ from collections.abc import Callable
 from typing import Self, TypeVar
 
 from lrpilot.run.lease import Lease
-from lrpilot.session.annealing import LONGEST_PART, WARM_UP_DIVISOR, profile_to_zero
-from lrpilot.session.run_state import RunState
+from lrpilot.session.annealing import LONGEST_PART, profile_to_zero, rise_of_rest
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.rewarming import peak_of_rest
 
 Result = TypeVar("Result")
 log = logging.getLogger("lrpilot")
@@ -41,20 +39,12 @@ class Coasting(Lease):
         """Steps from its first one to the end of the run; None: there is no end."""
 
     @classmethod
-    def over(cls, remaining: int | None, lr: float, *, warmup: int = 0) -> Self:
-        """Steps that lead from `lr`, after a warm-up, to zero; for ever at `lr` if there is no end."""
-        return cls(profile_to_zero(lr, remaining, warmup=warmup), remaining)
+    def over(cls, remaining: int | None, lr: float, rise_from: float | None = None) -> Self:
+        """Steps that lead from `lr` to zero; for ever at `lr` if there is no end.
 
-    @classmethod
-    def anew(cls, run_state: RunState) -> Self | None:
-        """What is left of a run whose plan has changed; one that has come to zero rises first. None: nothing is."""
-        lr, remaining = run_state.lr, run_state.steps_left
-        if remaining == 0:
-            return None
-        if remaining is None or lr > 0:
-            return cls.over(remaining, lr)
-        peak = peak_of_rest(run_state.peak, lr, run_state.steps, remaining)
-        return cls.over(remaining, peak, warmup=remaining // WARM_UP_DIVISOR)
+        A run that is at a lower LR, `rise_from`, rises first.
+        """
+        return cls(profile_to_zero(lr, remaining, **rise_of_rest(rise_from, lr, remaining)), remaining)
 
     def after(self) -> Self | None:
         """What follows on these steps; None: the budget is spent."""

@@ -27,6 +27,7 @@ from lrpilot.run.rollback import Rollback
 from lrpilot.run.run_plan import RunPlan
 from lrpilot.run.run_record import RunRecord
 from lrpilot.run.tuned_lr import TunedLr
+from lrpilot.session.annealing import lr_of_rest
 from lrpilot.session.run_state import RunState
 from lrpilot.session.session import Session
 from lrpilot.v1 import tuner_pb2 as pb
@@ -365,7 +366,9 @@ class DirectiveRunner(abc.ABC):
         self._due = None
         self._rollback.begun()
         self._rollback.abandon()
-        self._coast_along(None if remaining == 0 else Coasting.over(remaining, self._run_state().lr))
+        run_state = self._run_state()
+        lr = lr_of_rest(None, run_state)
+        self._coast_along(None if remaining == 0 else Coasting.over(remaining, lr, rise_from=run_state.lr))
 
     def _settle(self) -> bool:
         """Books the steps since the last report, as far as that can be done; whether steps are to be rolled back."""

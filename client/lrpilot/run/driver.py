@@ -113,7 +113,11 @@ class Driver(ReplannableRunner):
             ValueError: the loader is empty, or can't be iterated again.
         """
         buffer, begins = self._position.open(loader)
-        if begins and self._lease.done == 0:
+        if begins:
+            self._repetition.forget()
+        if begins and self._lease.done > 0:
+            self._repetition.lose()
+        elif begins:
             if self._record.steps == 0:
                 # What happened since the tuner was made (random numbers, loaded weights) belongs to the start.
                 self._backend.take(self._position.roots)

@@ -6,6 +6,7 @@ import time
 
 from lrpilot.run.coasting import Coasting
 from lrpilot.run.directive_runner import DirectiveRunner
+from lrpilot.session.annealing import lr_of_rest
 from lrpilot.v1 import tuner_pb2 as pb
 
 
@@ -27,38 +28,41 @@ class PlanRunner(DirectiveRunner):
         Raises:
             ServerError: a decision can't be had, and `strict` is set.
         """
-        while self._finished or self._lease.committed:
-            change = self._plan.waiting()
-            if change is None:
-                break
-            self._guarded(lambda change=change: self._change_now(change))  # type: ignore[misc]  # bound now
+        while self._plan.waits and (self._finished or self._lease.committed):
+            self._guarded(self._change_waiting)
 
-    def _change(self, change: pb.PlanChange) -> None:
+    def _change(self, change: pb.PlanChange, later: int | None = None) -> None:
         """Changes the plan: at once after committed steps and after the end, else when the search is over.
 
         Where changes are held, they wait in committed steps too.
+
+        Args:
+            change: what is asked for.
+            later: by how many steps it moves the end of the run that there is then; None: it says where to.
 
         Raises:
             ServerError: a decision can't be had, and `strict` is set.
         """
         self._catch_up()
-        if not self._finished and (self._holds or not self._lease.committed):
-            self._plan.wait(change)
-            return
-        self._guarded(lambda: self._change_now(change))
+        self._plan.wait(change, later)
+        if self._finished or (self._lease.committed and not self._holds):
+            self._guarded(self._change_waiting)
 
     def _proceed(self) -> None:
         super()._proceed()
         if self._finished or self._lease.committed:
-            change = self._plan.waiting()
-            if change is not None:
-                self._change_now(change)
+            self._change_waiting()
 
     def _coast(self, error: Exception) -> None:
         while (change := self._plan.waiting()) is not None:
             self._plan.change(change, self._record.steps + self._lease.done)
             self._record.replan(change, self._plan.total_steps)
         super()._coast(error)
+
+    def _change_waiting(self) -> None:
+        change = self._plan.waiting()
+        if change is not None:
+            self._change_now(change)
 
     def _change_now(self, change: pb.PlanChange) -> None:
         if isinstance(self._lease, Coasting):
@@ -77,5 +81,9 @@ class PlanRunner(DirectiveRunner):
         self._settle()
         self._plan.change(change, self._record.steps)
         self._record.replan(change, self._plan.total_steps)
+        run_state = self._run_state()
+        lr = lr_of_rest(change.kind, run_state)
         self._finished = False
-        self._coast_along(Coasting.anew(self._run_state()))
+        self._coast_along(
+            None if run_state.steps_left == 0 else Coasting.over(run_state.steps_left, lr, rise_from=run_state.lr)
+        )

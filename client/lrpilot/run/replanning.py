@@ -37,13 +37,11 @@ class ReplannableRunner(ResumableRunner):
             ServerError: a decision can't be had, and `strict` is set.
         """
         self._refuse_closed("extend")
-        planned = self._plan.latest_total_steps
-        if planned is None:
+        later = _count("steps", steps)
+        if not self._plan.has_end:
             raise ConfigError("extend: the run has no end that could be moved; `anneal(steps)` gives it one")
-        total_steps = planned + _count("steps", steps)
-        if total_steps > MAX_STEPS:
-            raise ConfigError(f"steps: {steps} more than {planned}; a run has at most {MAX_STEPS} steps")
-        self._change(pb.PlanChange(kind=pb.PLAN_CHANGE_KIND_EXTEND, total_steps=total_steps))
+        _check_length(later, self._plan.total_steps or 0)
+        self._change(pb.PlanChange(kind=pb.PLAN_CHANGE_KIND_EXTEND), later)
 
     def replan(self, reason: str = "", *, batch_size: int | None = None, batch_scaling: str = "sqrt") -> None:
         """Says that the run goes on with other data, another batch size or another model: the LR follows.
@@ -68,7 +66,7 @@ class ReplannableRunner(ResumableRunner):
             raise ConfigError(f"batch_scaling: {batch_scaling!r}; give one of {', '.join(scalings)}")
         change = pb.PlanChange(
             kind=pb.PLAN_CHANGE_KIND_REPLAN,
-            reason=str(reason)[:MAX_REASON],
+            reason=str(reason)[:MAX_REASON].replace("\0", "?").encode("utf-8", "replace").decode(),
             batch_scaling=SCALINGS[BatchScaling(batch_scaling)],
         )
         if batch_size is not None:
@@ -95,7 +93,8 @@ class ReplannableRunner(ResumableRunner):
         self._refuse_closed("anneal")
         if self._finished:
             raise ConfigError("anneal: the run is over; `extend(steps)` lets it go on")
-        self._change(pb.PlanChange(kind=pb.PLAN_CHANGE_KIND_ANNEAL, anneal_steps=_count("steps", steps)))
+        _check_length(_count("steps", steps), self._record.steps + self._lease.done)
+        self._change(pb.PlanChange(kind=pb.PLAN_CHANGE_KIND_ANNEAL, anneal_steps=steps))
 
     def undo_annealing(self) -> None:
         """Goes back to before the annealing, and on from there as if it had not been; its steps count as search steps.
@@ -109,7 +108,10 @@ class ReplannableRunner(ResumableRunner):
         """
         self._refuse_closed("undo_annealing")
         if not self._plan.annealing or isinstance(self._lease, Coasting) or not self._rollback.possible:
-            raise ConfigError("undo_annealing: there is no annealing, or no snapshot from before it")
+            raise ConfigError(
+                "undo_annealing: there is no annealing, or no snapshot from before it; call it after `anneal(steps)`, "
+                "before any other change"
+            )
         self._change(pb.PlanChange(kind=pb.PLAN_CHANGE_KIND_UNDO_ANNEALING))
 
     def _refuse_closed(self, what: str) -> None:
@@ -122,3 +124,9 @@ def _count(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_STEPS:
         raise ConfigError(f"{name}: {value!r}; give a whole number from 1 to {MAX_STEPS}")
     return value
+
+
+def _check_length(steps: int, before: int) -> None:
+    """Refuses a run that is too long. Raises: ConfigError."""
+    if before + steps > MAX_STEPS:
+        raise ConfigError(f"steps: {steps} more than {before}; a run has at most {MAX_STEPS} steps")

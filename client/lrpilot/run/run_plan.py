@@ -21,7 +21,8 @@ class RunPlan:
         """What the training program has said of it; None: nothing."""
         self._before: int | None = None
         self._annealing = False
-        self._waiting: collections.deque[pb.PlanChange] = collections.deque()
+        # With each change, how many steps it moves the end by, as that is not known before its turn.
+        self._waiting: collections.deque[tuple[pb.PlanChange, int | None]] = collections.deque()
 
     @property
     def annealing(self) -> bool:
@@ -29,10 +30,21 @@ class RunPlan:
         return self._annealing
 
     @property
+    def has_end(self) -> bool:
+        """Whether the run has an end in steps, or will have one with the changes that wait."""
+        anneals = any(change.kind == pb.PLAN_CHANGE_KIND_ANNEAL for change, _ in self._waiting)
+        return self.total_steps is not None or anneals
+
+    @property
     def latest_total_steps(self) -> int | None:
-        """The end of the run as it will be with the changes that wait; None: no end is known."""
-        ends = [change.total_steps for change in self._waiting if change.kind == pb.PLAN_CHANGE_KIND_EXTEND]
-        return ends[-1] if ends else self.total_steps
+        """Where the run ends with the changes that wait; an annealing among them has no end before its turn."""
+        total_steps = self.total_steps
+        for change, later in self._waiting:
+            if later is not None:
+                total_steps = None if total_steps is None else total_steps + later
+            elif change.kind == pb.PLAN_CHANGE_KIND_EXTEND:
+                total_steps = change.total_steps
+        return total_steps
 
     def steps_in_time(self, elapsed_s: float, steps: int) -> int | None:
         """How many more steps the time suffices for, at the pace of the steps so far.
@@ -43,20 +55,32 @@ class RunPlan:
             return None
         return max(int((self._total_time_s - elapsed_s) * steps / elapsed_s), 0)
 
-    def wait(self, change: pb.PlanChange) -> None:
-        """A change waits for the end of the search."""
-        self._waiting.append(change)
+    @property
+    def waits(self) -> bool:
+        """Whether a change waits."""
+        return bool(self._waiting)
+
+    def wait(self, change: pb.PlanChange, later: int | None = None) -> None:
+        """A change waits for the end of the search; it moves the end by `later` steps (None: it says where to)."""
+        self._waiting.append((change, later))
 
     def waiting(self) -> pb.PlanChange | None:
         """The change whose turn it is, which waits no more; None: there is none."""
-        return self._waiting.popleft() if self._waiting else None
+        if not self._waiting:
+            return None
+        change, later = self._waiting.popleft()
+        if later is not None and self.total_steps is not None:
+            change.total_steps = self.total_steps + later
+        return change
 
     def change(self, change: pb.PlanChange, steps: int) -> None:
         """A change takes effect after so many steps, search included, as far as the client can tell."""
         if change.kind == pb.PLAN_CHANGE_KIND_EXTEND:
             self.total_steps = change.total_steps
         elif change.kind == pb.PLAN_CHANGE_KIND_ANNEAL:
-            self._before, self.total_steps = self.total_steps, steps + change.anneal_steps
+            if not self._annealing:
+                self._before = self.total_steps
+            self.total_steps = steps + change.anneal_steps
         elif change.kind == pb.PLAN_CHANGE_KIND_UNDO_ANNEALING:
             self.total_steps = None if self._before is None else max(self._before, steps)
         self._annealing = change.kind == pb.PLAN_CHANGE_KIND_ANNEAL
@@ -81,7 +105,7 @@ class RunPlan:
             "batch_size": self.batch_size,
             "before": self._before,
             "annealing": self._annealing,
-            "waiting": [change.SerializeToString() for change in self._waiting],
+            "waiting": [(change.SerializeToString(), later) for change, later in self._waiting],
         }
 
     @classmethod
@@ -90,5 +114,5 @@ class RunPlan:
         plan = cls(state["total_steps"], state["total_time_s"])
         plan.batch_size = state["batch_size"]
         plan._before, plan._annealing = state["before"], state["annealing"]
-        plan._waiting.extend(pb.PlanChange.FromString(each) for each in state["waiting"])
+        plan._waiting.extend((pb.PlanChange.FromString(change), later) for change, later in state["waiting"])
         return plan

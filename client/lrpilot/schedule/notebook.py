@@ -70,6 +70,7 @@ def schedule_html(schedule: ScheduleData) -> str:
         "policy": schedule.policy,
         "steps": f"{schedule.n_steps:,} committed, {searched:,} search",
         "search": _search(schedule),
+        "plan": _plan(schedule),
         "weights": _weights(schedule),
         "job": schedule.job_id[:8],
     }
@@ -85,6 +86,7 @@ def tuner_html(run: ShownRun) -> str:
         "LR": f"{run.lr:.3g}",
         "steps": f"{run.committed_step:,} committed, {run.search_steps:,} rolled back",
         "search": _search(schedule),
+        "plan": _plan(schedule),
         "weights": _weights(schedule),
         "left": "no end is set" if remaining is None else f"{remaining:,}",
         "job": run.job_id[:8],
@@ -97,6 +99,16 @@ def _search(schedule: ScheduleData) -> str:
     if schedule.unrepeatable:
         return f"ended, a rollback failed: {schedule.unrepeatable}"
     return "none: the run is too short" if schedule.unsearched else ""
+
+
+def _plan(schedule: ScheduleData) -> str:
+    """The last change of the plan, and how many there were; empty: it is what it was at the start."""
+    if not schedule.replans:
+        return ""
+    last, n_changes = schedule.replans[-1], len(schedule.replans)
+    reason = f" ({last.reason})" if last.reason else ""
+    before = f", the last of {n_changes} changes" if n_changes > 1 else ""
+    return f"{last.kind.value.replace('_', ' ')} after {last.step:,} committed steps{reason}{before}"
 
 
 def _weights(schedule: ScheduleData) -> str:

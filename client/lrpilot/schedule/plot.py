@@ -12,7 +12,7 @@ from lrpilot.wire.schedule_data import Probe, ScheduleData
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COMMITTED, _SEARCH, _VALIDATION, _REPLANNED = "#1f5fa8", "#d9822b", "#1b7f4d", "#404040"
+_COMMITTED, _SEARCH, _VALIDATION, _CHANGE = "#1f5fa8", "#d9822b", "#1b7f4d", "#808080"
 
 
 def plot(schedule: ScheduleData, path: Path) -> None:
@@ -34,9 +34,8 @@ def plot(schedule: ScheduleData, path: Path) -> None:
         "no search: the run is too short" if schedule.unsearched else "",
         "the search ended: a rollback failed" if schedule.unrepeatable else "",
     )
-    for axes in (lr_axes, loss_axes):
-        _draw_replans(axes, schedule)
     lr_axes.set_title(" · ".join(filter(None, (schedule.name, schedule.policy, schedule.job_id[:8], *notes))))
+    _mark_changes(lr_axes, loss_axes, schedule)
     for axes in (lr_axes, loss_axes):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
@@ -46,6 +45,25 @@ def plot(schedule: ScheduleData, path: Path) -> None:
         figure.savefig(path)
     except ValueError as error:
         raise ScheduleError(f"plot: {error}") from error
+
+
+def _mark_changes(lr_axes: Axes, loss_axes: Axes, schedule: ScheduleData) -> None:
+    """A line where the plan changed, and what changed at its top; several changes at one step have one line."""
+    kinds: dict[int, list[str]] = {}
+    for replan in schedule.replans:
+        kinds.setdefault(replan.step, []).append(replan.kind.value.replace("_", " "))
+    for step, names in kinds.items():
+        for axes in (lr_axes, loss_axes):
+            axes.axvline(step, color=_CHANGE, linestyle=":", linewidth=1)
+        lr_axes.annotate(
+            ", ".join(names),
+            (step, 1),
+            (2, -2),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            va="top",
+            size=7,
+        )
 
 
 def _draw_lrs(axes: Axes, schedule: ScheduleData) -> None:
@@ -61,13 +79,6 @@ def _draw_lrs(axes: Axes, schedule: ScheduleData) -> None:
             y = [probe.profile.lr(0) for probe in shown]
             axes.scatter(x, y, marker=marker, color=_SEARCH, alpha=0.6, s=24, label=label)
     axes.set_ylabel("learning rate")
-
-
-def _draw_replans(axes: Axes, schedule: ScheduleData) -> None:
-    """A line where the plan of the run has changed."""
-    for index, step in enumerate(sorted({replan.step for replan in schedule.replans})):
-        label = "the plan changed" if index == 0 else None
-        axes.axvline(step, color=_REPLANNED, linestyle=":", linewidth=1, alpha=0.7, label=label)
 
 
 def _draw_losses(axes: Axes, schedule: ScheduleData) -> None:

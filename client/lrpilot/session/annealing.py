@@ -39,6 +39,28 @@ def profile_to_zero(lr: float, remaining_steps: int | None, *, warmup: int = 0, 
     return pb.Profile(shape=shape, start_lr=lr, end_lr=end_lr, length=length + offset, offset=offset, warmup=warmup)
 
 
+def lr_of_rest(kind: pb.PlanChangeKind.ValueType | None, run_state: RunState) -> float:
+    """The LR that what is left of a run decays from, in its present plan.
+
+    A run whose end has moved, or that is at zero, rises to the line from its peak to its end, as with a server.
+
+    Args:
+        kind: of the change that has led to it; None: the plan is as before.
+        run_state: where the run is.
+    """
+    left = run_state.steps_left
+    rises = kind in (pb.PLAN_CHANGE_KIND_EXTEND, pb.PLAN_CHANGE_KIND_UNDO_ANNEALING) or run_state.lr <= 0
+    return peak_of_rest(run_state.peak, run_state.lr, run_state.steps, left) if rises and left else run_state.lr
+
+
+def rise_of_rest(present_lr: float | None, lr: float, n_steps: int | None) -> dict[str, int]:
+    """The warm-up of `profile_to_zero` for a run that goes on at a lower LR; none for another (None)."""
+    if present_lr is None or n_steps is None or present_lr >= lr:
+        return {}
+    warmup = n_steps // WARM_UP_DIVISOR
+    return {"warmup": warmup, "offset": steps_of_rise(present_lr, lr, warmup)}
+
+
 class Annealing:
     """Directives for `remaining_steps` from `lr` linearly to zero; without a known end, at `lr` for ever.
 
@@ -79,20 +101,35 @@ class Annealing:
         self._stretch = self._open.profile
 
     @classmethod
-    def anew(cls, run_state: RunState, *, restore: bool, rises: bool, rolls_back: bool = True) -> Annealing:
+    def of_rest(
+        cls, run_state: RunState, change: pb.PlanChange | None, *, restore: bool, rolls_back: bool = True
+    ) -> Annealing:
         """What is left of a run.
 
         Args:
-            run_state: where it is, in the new plan.
+            run_state: where it is, in its present plan.
+            change: of the plan, which has led to it and is told with the first directive; None: there is none.
             restore: whether the steps before are to be rolled back.
-            rises: whether a run that had come near zero rises first, since its end has moved.
             rolls_back: whether a divergence can undo steps.
         """
-        lr, remaining = run_state.lr, run_state.steps_left
-        if rises and remaining is not None:
-            lr = peak_of_rest(run_state.peak, lr, run_state.steps, remaining)
-        rise_from = run_state.lr if run_state.warm and run_state.lr < lr else None
-        return cls(lr, remaining, restore=restore, warm=run_state.warm, rolls_back=rolls_back, rise_from=rise_from)
+        annealing = cls(
+            lr_of_rest(None if change is None else change.kind, run_state),
+            run_state.steps_left,
+            restore=restore,
+            warm=run_state.warm,
+            rolls_back=rolls_back,
+            rise_from=run_state.lr if run_state.warm else None,
+        )
+        if change is not None:
+            annealing._tell(change, run_state)
+        return annealing
+
+    def _tell(self, change: pb.PlanChange, run_state: RunState) -> None:
+        """Says with the present directive what has changed, as a server does."""
+        self._open.change.CopyFrom(change)
+        self._open.change.origin = pb.PLAN_CHANGE_ORIGIN_CLIENT
+        if run_state.remaining is not None:
+            self._open.change.total_steps = run_state.steps + run_state.remaining
 
     def by_time(self, run_state: RunState) -> Annealing:
         """The same from here on, once it is known how many steps the time of the run suffices for."""
@@ -181,21 +218,18 @@ class Annealing:
             )
             return
         n_steps = LONGEST_PART if self._remaining is None else self._remaining
-        warmup, offset = 0 if self._warm else n_steps // WARM_UP_DIVISOR, 0
-        if self._rise_from is not None:
-            warmup = n_steps // WARM_UP_DIVISOR
-            offset = steps_of_rise(self._rise_from, self._lr, warmup)
-            self._rise_from = None
+        rise = rise_of_rest(self._rise_from if self._warm else 0.0, self._lr, n_steps)
+        self._rise_from = None
         self._open = pb.Directive(
             number=number,
             phase=pb.PHASE_TRAIN,
             stage=-1,
             n_steps=n_steps,
-            profile=profile_to_zero(self._lr, self._remaining, warmup=warmup, offset=offset),
+            profile=profile_to_zero(self._lr, self._remaining, **rise),
             restore=restore,
             snapshot=snapshot,
             batches=pb.BATCH_SOURCE_REPLAYED,
             report_every=max(1, min(LONGEST_PART, n_steps // FEWEST_PARTS)),
             reason="without a server: annealing",
         )
-        self._warm = self._warm or self._remaining is None or offset > 0
+        self._warm = self._warm or self._remaining is None

@@ -121,12 +121,12 @@ class Session:
             if run_state.remaining == 0:
                 log.warning("lrpilot: the run is over, and the server has not been told its end: %s", error)
                 return pb.Directive(phase=pb.PHASE_STOP, stage=directive.stage, restore=restore)
-            return self._leave(error, run_state, restore=restore, rises=_rises(report))
+            return self._leave(error, run_state, restore=restore, change=_change_of(report))
         if away:
             log.info("lrpilot: the server is back, and has all reports")
         run_state = _in_plan(answer, run_state)
         if answer.phase == pb.PHASE_STOP and run_state.remaining != 0:
-            return self._leave(answer.reason, run_state, restore=answer.restore)
+            return self._leave(answer.reason, run_state, restore=answer.restore, change=_change_of(report))
         return answer
 
     def abandon(self, why: str, run_state: RunState) -> pb.Directive:
@@ -217,7 +217,7 @@ class Session:
         *,
         restore: bool,
         rolls_back: bool = True,
-        rises: bool = False,
+        change: pb.PlanChange | None = None,
     ) -> pb.Directive:
         """Training goes on without the server: for a while after an error, for good after a stop.
 
@@ -230,8 +230,7 @@ class Session:
         )
         if self._for_good:
             self.close()
-        rises = rises or run_state.lr <= 0
-        self._alone = Annealing.anew(run_state, restore=restore, rises=rises, rolls_back=rolls_back)
+        self._alone = Annealing.of_rest(run_state, change, restore=restore, rolls_back=rolls_back)
         return self._alone.directive
 
     def _replan_alone(self, alone: Annealing, report: pb.Report, run_state: RunState) -> None:
@@ -246,7 +245,7 @@ class Session:
         earlier = alone.replacement()
         earlier.change.CopyFrom(change)
         self._untold.append(earlier)
-        self._alone = Annealing.anew(run_state, restore=restore, rises=_rises(report))
+        self._alone = Annealing.of_rest(run_state, change, restore=restore)
 
     def _go_on(self, alone: Annealing, report: pb.Report, run_state: RunState) -> pb.Directive:
         """The next directive of one's own, or the server's, if it is back."""
@@ -293,9 +292,9 @@ class Session:
         self.close()
 
 
-def _rises(report: pb.Report) -> bool:
-    """Whether a report tells of a plan in which a run that has come near zero trains on."""
-    return report.change.kind in (pb.PLAN_CHANGE_KIND_EXTEND, pb.PLAN_CHANGE_KIND_UNDO_ANNEALING)
+def _change_of(report: pb.Report) -> pb.PlanChange | None:
+    """The change of the plan that goes with a report; None: there is none."""
+    return report.change if report.HasField("change") else None
 
 
 def _in_plan(directive: pb.Directive, run_state: RunState) -> RunState:

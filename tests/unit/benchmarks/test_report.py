@@ -39,6 +39,8 @@ def _tuner(contestant: str, losses: tuple[float, ...]) -> dict[RunKey, Curve]:
 # Ratios: 1, 1.1 on easy, 1, 4 on hard.
 BUDGET = _tuner("budget", (1.0, 1.1, 2.0, 8.0))
 RUNS = LINEAR | BUDGET
+ENDS_AT_ZERO = "budget, ending zero"
+"""As ours, with the ending that other ranges, other LRs and ablations have."""
 
 
 def _report(runs: dict[RunKey, Curve], *contestants: str, stored: tuple[str, ...] = ()) -> Report:
@@ -131,9 +133,9 @@ def test_a_report_without_any_run_says_what_is_missing() -> None:
     json.dumps(as_json(report), allow_nan=False)
 
 
-def test_the_sensitivity_is_that_to_the_plain_policy_case_by_case() -> None:
-    moved = _tuner("budget, range x10", (2.0, 1.1, 2.0, 8.0))
-    report = _report(RUNS | moved, "budget, range x10")
+def test_the_sensitivity_is_that_to_the_policy_with_the_same_ending_case_by_case() -> None:
+    moved = _tuner("budget, range x10", (2.0, 1.1, 2.0, 8.0)) | _tuner(ENDS_AT_ZERO, (1.0, 1.1, 2.0, 8.0))
+    report = _report(RUNS | moved, ENDS_AT_ZERO, "budget, range x10")
     (row,) = as_json(report)["sensitivity"]
     assert (row["contestant"], row["n_steps"]) == ("budget, range x10", 1000)
     assert row["ratio"]["mean"] == pytest.approx(2**0.25)
@@ -149,12 +151,12 @@ def test_ours_is_compared_with_every_other_contestant() -> None:
 
 
 def test_ablations_are_compared_with_the_plain_policy_in_a_table_of_their_own() -> None:
-    ablated = _tuner("budget, no decay", (2.0, 2.2, 4.0, 16.0))
-    report = _report(RUNS | ablated, stored=("budget, no decay",))
+    ablated = _tuner("budget, no decay", (2.0, 2.2, 4.0, 16.0)) | _tuner(ENDS_AT_ZERO, (1.0, 1.1, 2.0, 8.0))
+    report = _report(RUNS | ablated, ENDS_AT_ZERO, stored=("budget, no decay",))
     (row,) = as_json(report)["ablations"]
-    assert (row["contestant"], row["base"]) == ("budget, no decay", "budget")
+    assert (row["contestant"], row["base"]) == ("budget, no decay", ENDS_AT_ZERO)
     assert row["ratio"]["mean"] == pytest.approx(2.0)
-    assert all(standing.contestant in ("linear", "budget") for standing in report.headline(1000))
+    assert all(standing.contestant != "budget, no decay" for standing in report.headline(1000))
     assert all(standing.contestant in ("linear", "budget") for standing in report.stored)
 
 

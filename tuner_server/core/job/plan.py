@@ -84,7 +84,9 @@ def changed(plan: Plan, change: PlanChange, run_steps: int, committed_steps: int
             return Plan(total_steps=change.total_steps)
         case ChangeKind.ANNEAL:
             assert change.anneal_steps is not None
-            before = Annealing(from_step=committed_steps, total_steps=plan.total_steps)
+            # An annealing in another one has the end of that: the plan before it is the one before both.
+            planned = plan.total_steps if plan.annealing is None else plan.annealing.total_steps
+            before = Annealing(from_step=committed_steps, total_steps=planned)
             return Plan(total_steps=run_steps + change.anneal_steps, annealing=before)
         case ChangeKind.UNDO_ANNEALING:
             assert plan.annealing is not None

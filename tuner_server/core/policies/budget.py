@@ -139,12 +139,13 @@ class Budget(Policy[BudgetOptions, BudgetState]):
 
     def rejoin(self, state: BudgetState, progress: Progress) -> Asking[BudgetState]:
         """Commits the best candidate so far; without one, searches if enough is left, or decays from the LR set."""
-        if state.stage and progress.present_lr:
-            reason = f"joined again: from {progress.present_lr:.3g} to zero over what is left"
-            return self._go_on(state.model_copy(update={"veto": None}), progress.present_lr, reason, progress)
+        remaining = _remaining(progress)
+        if state.stage and progress.present_lr is not None:
+            lr = progress.present_lr or peak_of_rest(progress.peak_lr or 0.0, 0.0, progress.committed_steps, remaining)
+            reason = f"joined again: from {lr:.3g} to zero over what is left"
+            return self._go_on(state.model_copy(update={"veto": None}), lr, reason, progress)
         if not state.lost:
             return (yield from self._commit(state, progress))
-        remaining = _remaining(progress)
         if self._worth_a_search(remaining) and self._affords_probes(1, progress):
             return (yield from self._next(BudgetState(ceiling=state.ceiling), progress))
         reason = f"joined again with {remaining} steps left, too few to search: the LR that was set, decaying"

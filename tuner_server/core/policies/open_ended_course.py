@@ -29,6 +29,8 @@ VALIDATIONS = 4
 """Validations of a stage, and of a cooldown."""
 PROMISED_FROM = 0.25
 """Nothing is promised of this part of a stage, nor of this part of the time that is left when an LR is set."""
+LONGEST_RISE = 5
+"""What is left of a run, divided by this, is the most steps of a rise before the LR falls to zero."""
 PIECES_KEPT = 4
 """In a run that ends by time, a snapshot is taken every so many pieces."""
 
@@ -138,7 +140,7 @@ class Course:
         """From an LR to zero over all that is left; it rises to that LR first where it is higher than the present."""
         remaining = progress.remaining_steps
         assert remaining is not None
-        warmup = self._rise(lr, remaining, progress)
+        warmup = min(self._rise(lr, remaining, progress), remaining // LONGEST_RISE)
         profile = rewarm.risen(Profile.to_zero(Shape.LINEAR, lr, remaining, warmup), progress.present_lr)
         return self._train(state.model_copy(update={"cooling": True}), profile, progress, decision, ())
 

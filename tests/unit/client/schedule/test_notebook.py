@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 from xml.etree import ElementTree
 
@@ -8,8 +9,9 @@ from lrpilot.schedule.curves import COMMITTED, SEARCH
 from lrpilot.schedule.notebook import LEFT, PLOT
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.wire.phase import Phase
+from lrpilot.wire.plan_change import ChangeKind, ChangeOrigin
 from lrpilot.wire.profile import Profile, Shape
-from lrpilot.wire.schedule_data import Probe, Segment
+from lrpilot.wire.schedule_data import Probe, Replan, Segment
 
 
 def schedule(n_steps: int, losses: tuple[float, ...], name: str = "a <name> & more") -> Schedule:
@@ -94,3 +96,14 @@ def test_any_losses_can_be_shown(losses: tuple[float, ...]) -> None:
 def test_a_schedule_of_which_nothing_ran_says_so() -> None:
     empty = Schedule("f" * 32, "<b>", "budget", (0.1,), None, ())
     assert "Nothing has been run yet" in "".join(shown(empty).itertext())
+
+
+def test_changes_of_the_plan_are_told() -> None:
+    planned = schedule(500, (1.0,) * 500)
+    assert "plan" not in "".join(shown(planned).itertext())
+    new_data = Replan(300, ChangeKind.REPLAN, ChangeOrigin.CLIENT, 500, "new <data>")
+    annealing = Replan(400, ChangeKind.ANNEAL, ChangeOrigin.OPERATOR, 500)
+    once = dataclasses.replace(planned, replans=(new_data,))
+    assert "replan after 300 committed steps (new <data>) " in "".join(shown(once).itertext())
+    twice = dataclasses.replace(planned, replans=(new_data, annealing))
+    assert "anneal after 400 committed steps, the last of 2 changes" in "".join(shown(twice).itertext())

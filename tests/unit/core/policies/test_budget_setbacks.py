@@ -28,7 +28,7 @@ from tuner_server.core.messages import Directive, Outcome, Phase, Replacement, R
 from tuner_server.core.policies.budget import FEWEST_STEPS
 from tuner_server.core.policies.budget_options import BudgetOptions
 from tuner_server.core.stages.final_decay import PROMISES
-from tuner_server.core.stages.promise import FIRST_LOSSES, LAST_LOOK, STAIRS
+from tuner_server.core.stages.promise import FIRST_LOSSES, LAST_LOOK, LAST_TRAINING_LOOK, STAIRS
 from tuner_server.core.stages.restart import RETREAT, TRUSTED_RESTARTS
 from tuner_server.service.family import optimum_of
 
@@ -133,10 +133,10 @@ def test_committed_steps_are_promised_a_part_of_what_the_best_probe_gained(has_v
     directive = promising(has_validation=has_validation).directive
     n_steps = directive.n_steps
     assert [bar.from_step for bar in directive.promise] == [
-        math.ceil(share * n_steps) for share in (*(share for share, _ in STAIRS), LAST_LOOK)
+        math.ceil(share * n_steps) for share in (*(share for share, _ in STAIRS), LAST_TRAINING_LOOK, LAST_LOOK)
     ]
     levels = [BEGIN - part * (BEGIN - END) for _, part in STAIRS]
-    assert [bar.loss for bar in directive.promise] == pytest.approx([*levels, math.inf])
+    assert [bar.loss for bar in directive.promise] == pytest.approx([*levels, math.inf, math.inf])
 
 
 def test_probes_are_promised_nothing() -> None:

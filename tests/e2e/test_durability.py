@@ -297,12 +297,14 @@ def finish(client: checking_clients.Client, job: pb.Job) -> None:
     ended = client.call("GetJob", pb.GetJobRequest(job_id=job.id)).job
     assert ended.state == pb.JOB_STATE_FINISHED, job.config.name
     assert ended.committed_steps > 0
-    assert ended.committed_steps + ended.search_steps <= job.config.total_steps
+    assert ended.committed_steps + ended.search_steps <= ended.total_steps
 
 
 def carried_out(entry: pb.HistoryEntry) -> Directive:
     """The directive, or what the client did in its place."""
     directive = wire_client.directive_from_pb(entry.directive)
+    if entry.report.outcome == pb.OUTCOME_REPLANNED:
+        return directive.model_copy(update={"n_steps": len(entry.report.losses), "validate_at": ()})
     if entry.report.outcome != pb.OUTCOME_REPLACED:
         return directive
     own = pb.Directive(

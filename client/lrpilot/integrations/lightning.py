@@ -62,6 +62,7 @@ class TunerCallback(Callback):
         self._loss = StepLoss()
         self._global_step = 0
         self._end: int | None = None
+        self._planned: int | None = None
         self._before = 0
         self._trainer: Callable[[], object] = lambda: None
 
@@ -115,6 +116,7 @@ class TunerCallback(Callback):
             lightning_plan.warn_of_an_early_end(trainer, self.tuner.remaining_steps)
         elif self._follows_trainer:
             lightning_plan.warn_of_max_time(trainer)
+        self._planned = self.tuner.total_steps
         self._go_on(trainer, lightning_plan.present_accumulation(trainer))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -123,10 +125,10 @@ class TunerCallback(Callback):
         end = None if ahead is None else trainer.global_step + ahead
         if self._end not in (None, end) and self._follows_trainer:
             self._follow_end(end)
-        remaining = self.tuner.remaining_steps
-        if self._end is not None and remaining is not None and ahead is not None and ahead < remaining:
+        total_steps, remaining = self.tuner.total_steps, self.tuner.remaining_steps
+        if total_steps != self._planned and remaining is not None and ahead is not None and ahead < remaining:
             lightning_plan.warn_of_a_longer_plan(remaining, ahead)
-            self._end = None
+            self._planned = total_steps
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Sets the LR again, if a hook has changed it as the epoch began, and that of groups which one has added."""

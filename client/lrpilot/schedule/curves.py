@@ -95,6 +95,19 @@ def bands(found: Sequence[Piece]) -> list[Band]:
     return made
 
 
+def run_step(found: Sequence[Piece], committed_step: int) -> int:
+    """The steps that were run, search included, once so many were committed; a search from there comes after."""
+    left = committed_step
+    for piece in found:
+        if left <= 0:
+            return piece.start
+        if piece.kept:
+            if piece.end - piece.start >= left:
+                return piece.start + left
+            left -= piece.end - piece.start
+    return found[-1].end if found else 0
+
+
 def curves(found: Sequence[Piece], n_columns: int) -> Curves:
     """Loss and LR in `n_columns` columns, or in as many as there are steps; a loss that is no number doesn't count."""
     n_steps = found[-1].end if found else 0

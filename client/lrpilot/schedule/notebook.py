@@ -5,8 +5,20 @@ from __future__ import annotations
 import html
 from typing import Protocol
 
-from lrpilot.schedule.curves import COMMITTED, SEARCH, Band, Curve, Curves, Scale, bands, curves, known, pieces
-from lrpilot.wire.schedule_data import ScheduleData
+from lrpilot.schedule.curves import (
+    COMMITTED,
+    SEARCH,
+    Band,
+    Curve,
+    Curves,
+    Scale,
+    bands,
+    curves,
+    known,
+    pieces,
+    run_step,
+)
+from lrpilot.wire.schedule_data import Replan, ScheduleData
 
 
 class ShownRun(Protocol):
@@ -119,6 +131,9 @@ def _drawing(schedule: ScheduleData) -> str:
         "loss", drawn.committed_loss, drawn.search_loss, HEIGHT + GAP
     )
     marked = "".join(_band(band, drawn.n_steps, bottom) for band in bands(found))
+    marked += "".join(
+        _replanned(replan, run_step(found, replan.step), drawn.n_steps, bottom) for replan in schedule.replans
+    )
     return (
         f'<svg viewBox="0 0 {WIDTH} {bottom + AXIS}" width="{WIDTH}" role="img" style="max-width:100%;display:block" '
         f'fill="currentColor" font-size="11"><title>LR and loss over the {drawn.n_steps} steps that were run</title>'
@@ -136,6 +151,16 @@ def _band(band: Band, n_steps: int, height: int) -> str:
     return (
         f'<rect x="{x:.1f}" y="0" width="{width:.1f}" height="{height}" fill="{colour}" opacity="{opacity}">'
         f"<title>{what}: {band.end - band.start:,} steps</title></rect>"
+    )
+
+
+def _replanned(replan: Replan, step: int, n_steps: int, height: int) -> str:
+    """A line where the plan has changed, which says how."""
+    x = LEFT + PLOT * step / n_steps
+    what = f"{replan.kind.value.replace('_', ' ')}{f': {replan.reason}' if replan.reason else ''}"
+    return (
+        f'<path d="M{x:.1f} 0V{height}" stroke="currentColor" stroke-dasharray="2 4" opacity=".6">'
+        f"<title>{html.escape(what)}</title></path>"
     )
 
 

@@ -83,6 +83,21 @@ def doubt(stub: Stub, job_id: str, training: SimulatedTraining, directive: Direc
     wire_client.advance(stub, job_id, report)
 
 
+def replan(stub: Stub, job_id: str, training: SimulatedTraining, directive: Directive) -> None:
+    """Both sides change the plan: somebody at the server the end, which waits, and then the client, who anneals."""
+    asked = pb.PlanChange(kind=pb.PLAN_CHANGE_KIND_EXTEND, total_steps=TOTAL_STEPS + 50, reason="not there yet")
+    stub.ChangePlan(pb.ChangePlanRequest(job_id=job_id, change=asked), timeout=30)
+    changed = False
+    while not (changed and directive.phase is Phase.TRAIN):
+        directive = wire_client.advance(stub, job_id, training.run(directive))
+        changed |= directive.change is not None
+    done = training.run(directive.model_copy(update={"n_steps": 5, "validate_at": ()}))
+    report = pb.Report(directive_number=directive.number, outcome=pb.OUTCOME_REPLANNED, losses=done.losses)
+    report.change.CopyFrom(pb.PlanChange(kind=pb.PLAN_CHANGE_KIND_ANNEAL, anneal_steps=30))
+    stub.Advance(pb.AdvanceRequest(job_id=job_id, report=report), timeout=30)
+    stub.ChangePlan(pb.ChangePlanRequest(job_id=job_id, change=asked), timeout=30)
+
+
 def main(target: Path) -> None:
     checkout = Path.cwd()
     if not Path(tuner_server.__file__).is_relative_to(checkout):
@@ -102,6 +117,8 @@ def main(target: Path) -> None:
                 replace(server.stub, *run(server.stub, config(f"{policy}-replaced", seed + 1), 3))
             if hasattr(Outcome, "UNREPEATABLE"):
                 doubt(server.stub, *run(server.stub, config(f"{policy}-unrepeatable", seed + 1), 2))
+            if hasattr(pb, "PlanChange"):
+                replan(server.stub, *run(server.stub, config(f"{policy}-replanned", seed + 1), 2))
             seed += 2
         server.signal(signal.SIGTERM)
         server.wait()

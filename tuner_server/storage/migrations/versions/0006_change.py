@@ -1,4 +1,4 @@
-"""A change of the plan of a run, which comes with a report, and what came of an average of the weights."""
+"""A change of the plan of a run, which comes with a report."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -9,4 +9,3 @@ down_revision = "0005"
 
 def upgrade() -> None:
     op.add_column("entries", sa.Column("change", sa.Text(), nullable=True))
-    op.add_column("entries", sa.Column("ending", sa.Text(), nullable=True))

@@ -895,7 +895,9 @@ class JobMachine(RuleBasedStateMachine):
                 assert change.total_steps >= self.n_run
             case ChangeKind.ANNEAL:
                 assert change.anneal_steps is not None
-                self.before_annealing = self.total, len(self.in_model)
+                # One within another has the plan from before both.
+                before = self.total if self.before_annealing is None else self.before_annealing[0]
+                self.before_annealing = before, len(self.in_model)
                 self.total = self.n_run + change.anneal_steps
             case ChangeKind.UNDO_ANNEALING:
                 assert self.before_annealing is not None

@@ -111,6 +111,7 @@ _COLORS = {
     "budget, told": "C3",
     "budget, not told": "C1",
     "budget, fresh": "C4",
+    "open_ended": "C3",
 }
 
 

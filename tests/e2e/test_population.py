@@ -27,7 +27,8 @@ SEARCH: dict[str, Any] = {"probe_steps": 20, "refinements": 3, "max_candidates":
 JOB: dict[str, Any] = {"policy_options": SEARCH, "total_steps": 1000}
 
 
-@pytest.fixture(scope="module", params=[2, 4], ids=lambda size: f"{size} ranks")
+# Four ranks on two cores take their time.
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)], ids=lambda size: f"{size} ranks")
 def size(request: pytest.FixtureRequest) -> int:
     number: int = request.param
     return number
@@ -65,7 +66,7 @@ def probes_of(response: pb.GetScheduleResponse) -> list[pb.HistoryEntry]:
     return [entry for entry in response.history if entry.directive.phase == pb.PHASE_PROBE]
 
 
-@pytest.mark.parametrize("kind", ["ddp", "ddp_views"])
+@pytest.mark.parametrize("kind", ["ddp", pytest.param("ddp_views", marks=pytest.mark.slow)])
 def test_probes_leave_no_trace_on_any_rank(processes: RankProcesses, size: int, kind: str) -> None:
     """Bit for bit, random numbers included; also where fewer probes are told than there are ranks."""
     lrs = LRS[:size]
@@ -254,6 +255,7 @@ SHARING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("failure", "rank"), [*((failure, rank) for failure in FAILURES for rank in (0, 1)), ("sending", 0), ("reading", 1)]
 )

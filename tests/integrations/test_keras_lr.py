@@ -18,6 +18,7 @@ from lrpilot.backends.keras_backend import to_numpy
 from lrpilot.integrations.keras import LRPilot
 
 from benchmarks.quality.local import LocalTransport
+from tests.support.jobs.kept_jobs import KeptJobs
 
 # Keras' variables implement NumPy's protocol of old.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -35,7 +36,7 @@ def compiled(optimizer: Any = None) -> Any:
 
 
 def tuned(**options: Any) -> LRPilot:
-    return LRPilot((INPUTS, TARGETS), batch_size=BATCH, transport=LocalTransport(), **options)
+    return LRPilot((INPUTS, TARGETS), batch_size=BATCH, **{"transport": LocalTransport(), **options})
 
 
 def fit(model: Any, *callbacks: Any, epochs: int = 5, **arguments: Any) -> None:
@@ -129,9 +130,10 @@ def test_a_backup_goes_on_to_another_number_of_epochs(tmp_path: Path, epochs: in
     def backup() -> Any:
         return keras.callbacks.BackupAndRestore(str(tmp_path / "backup"))
 
+    jobs = KeptJobs()
     with pytest.raises(KeyboardInterrupt):
-        fit(compiled(), tuned(), backup(), Interruption(), epochs=7)
-    model, callback = compiled(), tuned()
+        fit(compiled(), tuned(transport=jobs), backup(), Interruption(), epochs=7)
+    model, callback = compiled(), tuned(transport=jobs)
     fit(model, callback, backup(), epochs=epochs)
     assert_whole_decay(callback, epochs * N_BATCHES)
     assert int(model.optimizer.iterations) == epochs * N_BATCHES

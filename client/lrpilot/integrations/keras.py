@@ -161,6 +161,7 @@ class LRPilot(keras.callbacks.Callback):
                 total_steps,
                 planned,
             )
+            self._said_long = True
         if (n_steps := self._keras.steps_before) and not resumed:
             log.warning(
                 "lrpilot: the optimizer has made %d steps before, and its LR of %.3g is taken for the one that you "

@@ -17,6 +17,7 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import find_batch_size
+from transformers.trainer_utils import has_length
 
 from lrpilot.backends.torch.group_lrs import INITIAL, GroupLrs, assign
 from lrpilot.errors import ConfigError
@@ -183,9 +184,11 @@ class TunedTrainer(Trainer):
         """Before the first step of an epoch: a callback may have set the LR, and the plan may have become too long."""
         assert self.tuner is not None
         self.tuner.keep_lr()
-        remaining = self.tuner.remaining_steps
-        ahead = (state.num_train_epochs - int(state.epoch or 0)) * len(self._updates)
-        if remaining is not None and ahead < remaining and not self._said_long:
+        remaining, per_epoch = self.tuner.remaining_steps, self._updates.per_epoch
+        if remaining is None or per_epoch is None or self._said_long:
+            return
+        ahead = (state.num_train_epochs - int(state.epoch or 0)) * per_epoch
+        if ahead < remaining:
             self._said_long = True
             log.warning(
                 "lrpilot: the plan has %d steps left, and the Trainer's epochs make %d: where they end first, the LR "
@@ -315,8 +318,11 @@ class _Updates:
         with preserved():
             return self._trainer.get_train_dataloader()
 
-    def __len__(self) -> int:
-        """The updates of an epoch."""
+    @property
+    def per_epoch(self) -> int | None:
+        """The updates of an epoch; None: its data are a stream."""
+        if not has_length(self._loader):
+            return None
         n: int = -(-len(self._loader) // self._trainer.args.gradient_accumulation_steps)
         return n
 

@@ -108,8 +108,8 @@ def put_back(state: JobState, report: Report) -> JobState:
         assert state.plan is not None
         assert state.plan.annealing is not None
         total_steps = state.plan.annealing.total_steps
-    elif overlooked.kind is ChangeKind.EXTEND and total_steps is not None:
-        # The client may have passed an end that was moved towards it.
+    if total_steps is not None and overlooked.kind is not ChangeKind.REPLAN:
+        # The client may have passed an end that was moved towards it, or that of the plan before two annealings.
         total_steps = min(max(total_steps, state.run_steps + report.run_steps), MAX_STEPS)
     if overlooked.kind is not ChangeKind.EXTEND:
         overlooked = overlooked.model_copy(update={"total_steps": None})

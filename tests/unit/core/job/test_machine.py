@@ -715,6 +715,7 @@ class JobMachine(RuleBasedStateMachine):
         self.cancelled = False
         self.highest_factor = 1.0
         self.total: int | None = None
+        self.former_total: int | None = None
         self.before_annealing: tuple[int | None, int] | None = None
 
     def _open(self, config: JobConfig) -> None:
@@ -800,16 +801,14 @@ class JobMachine(RuleBasedStateMachine):
         change, left = self.directive.change, self.transition.state.remaining_steps
         if change is None or change.origin is ChangeOrigin.CLIENT or change.kind is not ChangeKind.ANNEAL:
             return left
-        assert self.before_annealing is not None
-        total = self.before_annealing[0]
-        return None if total is None else max(total - self.n_run, 0)
+        return None if self.former_total is None else max(self.former_total - self.n_run, 0)
 
     def _take_back(self, change: PlanChange, n: int) -> None:
         """The client could not hear of a change, and has run so many steps instead: it waits again."""
         if change.kind is ChangeKind.ANNEAL:
             assert self.before_annealing is not None
             self.total = self.before_annealing[0]
-        elif change.kind is ChangeKind.EXTEND and self.total is not None:
+        if change.kind is not ChangeKind.REPLAN and self.total is not None:
             self.total = max(self.total, self.n_run + n)
 
     @precondition(lambda self: self.directive.phase.committed)
@@ -888,6 +887,7 @@ class JobMachine(RuleBasedStateMachine):
         if change is None:
             return
         self.highest_factor *= max(change.lr_factor, 1.0)
+        self.former_total = self.total
         match change.kind:
             case ChangeKind.EXTEND:
                 assert change.total_steps is not None
@@ -895,9 +895,9 @@ class JobMachine(RuleBasedStateMachine):
                 assert change.total_steps >= self.n_run
             case ChangeKind.ANNEAL:
                 assert change.anneal_steps is not None
-                # One within another has the plan from before both.
-                before = self.total if self.before_annealing is None else self.before_annealing[0]
-                self.before_annealing = before, len(self.in_model)
+                # An annealing in another one has the end of that.
+                planned = self.total if self.before_annealing is None else self.before_annealing[0]
+                self.before_annealing = planned, len(self.in_model)
                 self.total = self.n_run + change.anneal_steps
             case ChangeKind.UNDO_ANNEALING:
                 assert self.before_annealing is not None

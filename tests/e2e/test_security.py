@@ -557,8 +557,7 @@ EXECUTING_CALLS = {"eval", "exec", "yaml.load", "yaml.unsafe_load", "yaml.full_l
 """What turns bytes into running code."""
 IN_MEMORY = {("batch_copy.py", "pickle"), ("packing.py", "torch.load")}
 """Where it is used on what the run itself has just made, and on nothing that was read: copies of a batch, and what the
-ranks
-of one training send each other, as torch.distributed does with any object."""
+ranks of one training send each other, as torch.distributed does with any object."""
 
 
 def executed(tree: ast.AST) -> Iterator[str]:

@@ -168,6 +168,7 @@ def test_a_search_takes_a_part_of_the_time_and_chooses_alike(
     assert abs(math.log(optima[0] / optima[1])) < math.log(2.0)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_from_within_a_round_is_one_of_its_beginning(
     processes: RankProcesses, size: int, shared_server: ServerProcess, tmp_path: Path
 ) -> None:
@@ -183,6 +184,7 @@ def test_a_checkpoint_from_within_a_round_is_one_of_its_beginning(
             assert outcome.schedule == expected.schedule
 
 
+@pytest.mark.slow
 def test_a_range_test_before_is_one_of_all_ranks_together(processes: RankProcesses, size: int) -> None:
     """Its first loss is a mean over the ranks, which that of a member is not, and it draws each rank's own batches."""
     script = [
@@ -200,6 +202,7 @@ def test_a_range_test_before_is_one_of_all_ranks_together(processes: RankProcess
         assert_same_bits(probed[0][0].weights, outcome.weights)
 
 
+@pytest.mark.slow
 def test_probes_after_a_change_of_the_plan_have_all_ranks(two: RankProcesses, shared_server: ServerProcess) -> None:
     first, second = two.run(members.replan, shared_server.target, JOB | POPULATION, 300)
     probes = probes_of(history(shared_server, first.job_id))
@@ -220,6 +223,7 @@ def test_ranks_are_as_one_again_where_a_round_is_closed(processes: RankProcesses
         assert_same_bits(first.weights, outcome.weights)
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_in_a_round_does_not_stop_the_training(two: RankProcesses, tmp_path: Path) -> None:
     job = JOB | POPULATION
     with running(f"sqlite:///{tmp_path}/jobs.db") as server:

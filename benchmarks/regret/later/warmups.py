@@ -19,7 +19,7 @@ from benchmarks.regret.later.states import Kind, State, Trials, reach
 from benchmarks.regret.report import table
 
 SHARES = (0.05, 0.1, 0.2)
-"""Of the rest, that rises."""
+"""Parts of the rest in which the LR rises."""
 KINDS = (Kind.INPUTS, Kind.TARGETS)
 
 

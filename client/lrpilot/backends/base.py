@@ -143,7 +143,7 @@ class Backend(abc.ABC):
         """
 
     def hold_apart(self, apart: bool) -> None:  # noqa: B027 - most have one replica
-        """Of several replicas of a model, has this one updated by itself from now on, or all of them alike again.
+        """Has this replica of a model updated by itself from now on, or all replicas alike again.
 
         Apart, an update skipped for a loss that is no number counts like any other (`append`), since it may be skipped
         on one replica alone. A backend is asked for this only where it was made for it.

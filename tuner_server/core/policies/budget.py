@@ -32,11 +32,10 @@ from tuner_server.core.search.opening import Opening, Trial
 from tuner_server.core.search.prior import Optimum
 from tuner_server.core.search.users_lr import toward_users
 from tuner_server.core.search.veto import Veto
-from tuner_server.core.stages import ending, final_decay, probe, restart
+from tuner_server.core.stages import ending, final_decay, probe, restart, shift
 from tuner_server.core.stages.decayed_probe import HELD_OUT, MAX_PROBE, MIN_PROBE, length_correction
 from tuner_server.core.stages.lessons import Lessons
 from tuner_server.core.stages.plan_change import because
-from tuner_server.core.stages.shift import SETTLED, shifted
 
 FEWEST_STEPS = 500
 """A shorter run has no search: it would cost more than it gains."""
@@ -169,17 +168,10 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         self, state: BudgetState, directive: Directive, report: Report, progress: Progress
     ) -> PlanChange | None:
         """A search in other data, where the losses have left what they were (`stages.shift`)."""
-        best = progress.best_since_change
-        start = progress.first_loss if state.footing is None else state.footing.start_loss
-        settled = progress.reported_steps >= max(self.options.warmup, SETTLED) * directive.n_steps
-        if best is None or start is None or state.search_ended or not settled:
+        settled = progress.reported_steps >= max(self.options.warmup, shift.SETTLED) * directive.n_steps
+        if state.search_ended or not settled:
             return None
-        level = shifted(report.losses, best, start)
-        if level is None:
-            return None
-        n_steps = report.n_steps
-        reason = f"over {n_steps} steps the loss stayed at {level:.4g} or above, after {best:.4g} at best"
-        return PlanChange(kind=ChangeKind.REPLAN, reason=reason)
+        return shift.noticed(state, report, progress.best_since_change, progress.first_loss)
 
     def _replan_from_start(self, state: BudgetState, change: PlanChange, progress: Progress) -> Asking[BudgetState]:
         """What follows on a change before the first committed step."""
@@ -250,16 +242,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         return state.optimum
 
     def _opening(self, progress: Progress) -> Opening:
-        return Opening(
-            refinements=self.options.refinements,
-            max_candidates=self.options.max_candidates,
-            widening=self.options.widening,
-            length_exponent=self.options.length_exponent,
-            moving_steps=self._probes.moving_steps,
-            seed=self.config.seed,
-            bounds=progress.bounds,
-            prior=progress.prior,
-        )
+        return Opening.of(self.options, self._probes.moving_steps, self.config.seed, progress.bounds, progress.prior)
 
     def _next(self, state: BudgetState, progress: Progress) -> Asking[BudgetState]:
         """The next candidate; the decay after the last one."""
@@ -303,12 +286,10 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             after: How many candidates of the same round come before it.
         """
         plan = self._plan_of(state)
-        n = plan.moving_steps
-        validate_at = (n,) if state.candidates else (0, n)
         return plan.directive(
             decision.lr,
             stage=state.stage,
-            validate_at=validate_at if self.config.has_validation and not plan.apart else (),
+            validate_at=plan.validations(validates=self.config.has_validation, first=not state.candidates),
             give_up_above=state.give_up_above(self.options.divergence_factor, decision.lr),
             reason=f"candidate {len(state.candidates) + after + 1}: {decision.reason}",
         )

@@ -28,11 +28,10 @@ from tuner_server.core.search.head_start import FIRST_CANDIDATES
 from tuner_server.core.search.opening import Opening
 from tuner_server.core.search.prior import Optimum
 from tuner_server.core.search.users_lr import toward_users
-from tuner_server.core.stages import committed, probe, restart, time_line
+from tuner_server.core.stages import committed, probe, restart, shift, time_line
 from tuner_server.core.stages.decayed_probe import MIN_PROBE, length_correction
 from tuner_server.core.stages.gains import Gains
 from tuner_server.core.stages.plan_change import because
-from tuner_server.core.stages.shift import SETTLED, shifted
 
 FEWEST_STEPS = 500
 """A shorter run has no search: it would cost more than it gains."""
@@ -172,16 +171,10 @@ class OpenEnded(Policy[OpenEndedOptions, OpenEndedState]):
         self, state: OpenEndedState, directive: Directive, report: Report, progress: Progress
     ) -> PlanChange | None:
         """A look, where the losses have left what they were (`stages.shift`)."""
-        best = progress.best_since_change
-        start = progress.first_loss if state.footing is None else state.footing.start_loss
-        early = progress.reported_steps < SETTLED * directive.n_steps
-        if best is None or start is None or state.search_ended or state.line is not None or early:
+        early = progress.reported_steps < shift.SETTLED * directive.n_steps
+        if state.search_ended or state.line is not None or early:
             return None
-        level = shifted(report.losses, best, start)
-        if level is None:
-            return None
-        reason = f"over {report.n_steps} steps the loss stayed at {level:.4g} or above, after {best:.4g} at best"
-        return PlanChange(kind=ChangeKind.REPLAN, reason=reason)
+        return shift.noticed(state, report, progress.best_since_change, progress.first_loss)
 
     def without_search(self, state: OpenEndedState, progress: Progress, reason: str) -> Step[OpenEndedState]:
         """The LR that was set; a lower one after committed steps that were rolled back."""
@@ -193,16 +186,7 @@ class OpenEnded(Policy[OpenEndedOptions, OpenEndedState]):
         return state.optimum
 
     def _opening(self, progress: Progress) -> Opening:
-        return Opening(
-            refinements=self.options.refinements,
-            max_candidates=self.options.max_candidates,
-            widening=self.options.widening,
-            length_exponent=self.options.length_exponent,
-            moving_steps=self._probes.moving_steps,
-            seed=self.config.seed,
-            bounds=progress.bounds,
-            prior=progress.prior,
-        )
+        return Opening.of(self.options, self._probes.moving_steps, self.config.seed, progress.bounds, progress.prior)
 
     def _next(self, state: OpenEndedState, progress: Progress) -> Asking[OpenEndedState]:
         """The next candidate; the plateau after the last one."""
@@ -212,12 +196,11 @@ class OpenEnded(Policy[OpenEndedOptions, OpenEndedState]):
             return self._at_set_lr(state, f"{committed.TOO_FEW} steps for a search: the LR that was set", progress)
         if trial is None:
             return (yield from self._commit(state, progress))
-        n = self._probes.moving_steps
-        validate_at = (n,) if state.candidates else (0, n)
-        directive = self._probes.directive(
+        probes = self._probes
+        directive = probes.directive(
             trial.lr,
             stage=state.stage,
-            validate_at=validate_at if self.config.has_validation else (),
+            validate_at=probes.validations(validates=self.config.has_validation, first=not state.candidates),
             give_up_above=state.give_up_above(self.options.divergence_factor, trial.lr),
             reason=f"candidate {len(state.candidates) + 1}: {trial.reason}",
         )

@@ -54,13 +54,12 @@ class Looks:
 
     def _branch(self, state: OpenEndedState, veto: Veto, lr: float, progress: Progress) -> Step[OpenEndedState]:
         """Tries an LR from where the run is."""
-        n, first = veto.probe_steps, not state.candidates
+        branches, first = self.course.probes(veto.probe_steps), not state.candidates
         known = None if state.changed else progress.last_loss
-        validate_at = (0, n) if first else (n,)
-        directive = self.course.probes(n).directive(
+        directive = branches.directive(
             lr,
             stage=state.stage,
-            validate_at=validate_at if self.course.config.has_validation else (),
+            validate_at=branches.validations(validates=self.course.config.has_validation, first=first),
             give_up_above=state.give_up_above(self.course.options.divergence_factor, lr, known),
             reason=f"{veto.because}: {'the LR in use' if first else 'a lower one beside it'}",
         )
@@ -78,7 +77,7 @@ class Looks:
         state = state.model_copy(update={"candidates": (*state.candidates, branch)})
         start = None
         if state.changed and state.footing is not None:
-            start = state.footing.start_validation or state.footing.start_loss
+            start = state.footing.start
         lr = veto.next(state.candidates, start)
         if lr is not None:
             return self._branch(state, veto, lr, progress)

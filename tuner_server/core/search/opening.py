@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Generator
-from typing import TypeVar
+from typing import Protocol, Self, TypeVar
 
 from tuner_server.core.config import LrBounds
 from tuner_server.core.messages import Asked, Candidate, Decision, PosteriorCurve, Value
@@ -69,6 +69,26 @@ class Trial:
         return Decision(stage=stage, lr=self.lr, reason=self.reason, posterior=self.posterior, asked=self.asked)
 
 
+class OpeningOptions(Protocol):
+    """The options of a policy that such a search goes by; they are described at `Opening`."""
+
+    @property
+    def refinements(self) -> int:
+        """Candidates after the best one is bracketed."""
+
+    @property
+    def max_candidates(self) -> int:
+        """Candidates in all, at most."""
+
+    @property
+    def widening(self) -> float:
+        """How far it may leave the range, as a factor."""
+
+    @property
+    def length_exponent(self) -> float:
+        """How fast the best peak LR falls with length."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Opening:
     """The search of one job.
@@ -92,6 +112,20 @@ class Opening:
     seed: int
     bounds: LrBounds
     prior: Prior | None
+
+    @classmethod
+    def of(cls, options: OpeningOptions, moving_steps: int, seed: int, bounds: LrBounds, prior: Prior | None) -> Self:
+        """The search of a job whose policy has such options."""
+        return cls(
+            refinements=options.refinements,
+            max_candidates=options.max_candidates,
+            widening=options.widening,
+            length_exponent=options.length_exponent,
+            moving_steps=moving_steps,
+            seed=seed,
+            bounds=bounds,
+            prior=prior,
+        )
 
     def next(self, state: S, affords: Callable[[int], bool]) -> Generator[Query, Suggestion, tuple[S, Trial | None]]:
         """The next candidate: of the head start, a step outward, or a refinement; None: the search is over.

@@ -38,6 +38,17 @@ class ProbePlan:
         """What the probe costs."""
         return self.moving_steps + self.held_out
 
+    def validations(self, *, validates: bool, first: bool) -> tuple[int, ...]:
+        """The steps after which a decaying probe is validated: at its end, and the first one before it begins, too.
+
+        Args:
+            validates: whether the job has a validation. Replicas by themselves have none.
+            first: whether it is the first one of its search: it is then known what a probe gains.
+        """
+        if not validates or self.apart:
+            return ()
+        return (0, self.moving_steps) if first else (self.moving_steps,)
+
     def directive(
         self, lr: float, *, stage: int, validate_at: tuple[int, ...], give_up_above: float | None, reason: str
     ) -> Directive:

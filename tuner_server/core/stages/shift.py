@@ -18,7 +18,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tuner_server.core.messages import ChangeKind, PlanChange, Report
 from tuner_server.core.stages.divergence import scatter
+from tuner_server.core.stages.lessons import Lessons
 
 SHARE = 0.3
 """This part of all that was gained is lost. In 1,500 reports of sound runs on thirteen workloads it was 0.22 at most,
@@ -46,3 +48,20 @@ def shifted(losses: Sequence[float], best: float, start: float) -> float | None:
     lowest = min(statistics.median(losses[i * length : (i + 1) * length]) for i in range(QUARTERS))
     sd = scatter(np.asarray(losses))
     return lowest if lowest - best > max(SHARE * (start - best), SPREADS * sd) and start > best else None
+
+
+def noticed(lessons: Lessons, report: Report, best: float | None, first_loss: float | None) -> PlanChange | None:
+    """The change of the plan that a report asks for, if its losses say that the data have changed.
+
+    Args:
+        lessons: what the probes taught: training began where they did.
+        report: on committed steps.
+        best: b; None: there are too few losses before the report.
+        first_loss: the run's first one, where the probes have taught nothing; None: not known.
+    """
+    start = first_loss if lessons.footing is None else lessons.footing.start_loss
+    level = None if best is None or start is None else shifted(report.losses, best, start)
+    if level is None:
+        return None
+    reason = f"over {report.n_steps} steps the loss stayed at {level:.4g} or above, after {best:.4g} at best"
+    return PlanChange(kind=ChangeKind.REPLAN, reason=reason)

@@ -9,7 +9,6 @@ Trains what the caches lack, then reports on all of it.
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from benchmarks.onthefly.plots import save_plots
 from benchmarks.onthefly.report import make_report
 from benchmarks.onthefly.runs import run_missing
 from benchmarks.onthefly.scenarios import QUICK_SCENARIOS, SCENARIOS
+from benchmarks.outputs import add_outputs, add_runs, write
 from benchmarks.quality.__main__ import STORED as QUALITY
 from benchmarks.quality.__main__ import environment, load
 from benchmarks.quality.results import ResultFile
@@ -35,18 +35,10 @@ QUICK_CACHES = [Path("out/bench/onthefly-quick.jsonl")]
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", type=Path, required=True, help="where the figures go")
-    parser.add_argument("--markdown", type=Path, help="where the tables go, besides standard output")
-    parser.add_argument("--plots", type=Path, help="directory for the plots")
+    add_outputs(parser)
+    add_runs(parser, FULL_CACHES, QUICK_CACHES, "one workload and seed a scenario, shorter runs")
     parser.add_argument("--steps", type=int, help=f"optimizer steps of a run (default: {FULL.n_steps})")
     parser.add_argument("--seeds", type=int, help=f"number of seeds (default: {FULL.n_seeds})")
-    parser.add_argument(
-        "--cache",
-        type=Path,
-        action="append",
-        help=f"JSON lines of finished runs; the first is extended, all are read, the first that has a run counts "
-        f"(default: {FULL_CACHES[0]} and the stored runs; {QUICK_CACHES[0]} with --quick)",
-    )
     parser.add_argument(
         "--again",
         choices=CONTESTANTS,
@@ -55,9 +47,6 @@ def _arguments() -> argparse.Namespace:
         metavar="CONTESTANT",
         help="make its runs again, though there are finished ones",
     )
-    parser.add_argument("--workers", type=int, default=1, help="processes, one thread each")
-    parser.add_argument("--quick", action="store_true", help="one workload and seed a scenario, shorter runs")
-    parser.add_argument("--report-only", action="store_true", help="train nothing; report what there is")
     return parser.parse_args()
 
 
@@ -72,19 +61,8 @@ def main() -> None:
         run_missing(plan, done, ResultFile(caches[0]), arguments.workers)
     report = make_report(plan, done)
     text = as_markdown(report)
-    print(text, end="")
     figures = {"environment": environment(), **as_json(report)}
-    _write(arguments.json, json.dumps(figures, indent=2, allow_nan=False) + "\n")
-    if arguments.markdown:
-        _write(arguments.markdown, text)
-    if arguments.plots:
-        arguments.plots.mkdir(parents=True, exist_ok=True)
-        save_plots(report, arguments.plots)
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, "utf-8")
+    write(arguments, text, figures, lambda directory: save_plots(report, directory))
 
 
 if __name__ == "__main__":

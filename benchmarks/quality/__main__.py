@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import json
 import platform
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.outputs import add_outputs, add_runs, write
 from benchmarks.quality.figures import as_json
 from benchmarks.quality.grid import run_all, run_rounds
 from benchmarks.quality.markdown import as_markdown
@@ -48,19 +48,8 @@ def environment() -> dict[str, Any]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", type=Path, required=True, help="where the figures go")
-    parser.add_argument("--markdown", type=Path, help="where the tables go, besides standard output")
-    parser.add_argument("--plots", type=Path, help="directory for the plots")
-    parser.add_argument(
-        "--cache",
-        type=Path,
-        action="append",
-        help=f"JSON lines of finished runs; the first is extended, all are read, the first that has a run counts "
-        f"(default: {FULL_CACHES[0]} and the stored runs; {QUICK_CACHES[0]} with --quick)",
-    )
-    parser.add_argument("--workers", type=int, default=1, help="processes, one thread each")
-    parser.add_argument("--quick", action="store_true", help="few contestants, workloads and seeds, short runs")
-    parser.add_argument("--report-only", action="store_true", help="train nothing; report what there is")
+    add_outputs(parser)
+    add_runs(parser, FULL_CACHES, QUICK_CACHES, "few contestants, workloads and seeds, short runs")
     return parser.parse_args()
 
 
@@ -74,19 +63,8 @@ def main() -> None:
         run_rounds(plan, lambda: load(caches), lambda keys: run_all(keys, results, arguments.workers))
     report = make_report(plan, load(caches))
     text = as_markdown(report)
-    print(text, end="")
     figures = {"environment": environment(), **as_json(report)}
-    _write(arguments.json, json.dumps(figures, indent=2, allow_nan=False) + "\n")
-    if arguments.markdown:
-        _write(arguments.markdown, text)
-    if arguments.plots:
-        arguments.plots.mkdir(parents=True, exist_ok=True)
-        save_plots(report, arguments.plots)
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, "utf-8")
+    write(arguments, text, figures, lambda directory: save_plots(report, directory))
 
 
 if __name__ == "__main__":

@@ -302,6 +302,7 @@ def _issue(state: JobState, report: Report | None, directive: Directive, answer:
             "number": state.directive.number + 1 if report else 1,
             "restore": rolled_back,
             "snapshot": snapshot,
+            "measures": _measures(state.config, directive),
         }
     )
     status = _STATUS_OF_PHASE[directive.phase]
@@ -326,6 +327,12 @@ def _issue(state: JobState, report: Report | None, directive: Directive, answer:
         update["policy_state"] = answer.state
     decision = answer.decision if answer is not None else None
     return Transition(state.model_copy(update=update), directive, decision, report)
+
+
+def _measures(config: JobConfig, directive: Directive) -> tuple[str, ...]:
+    """What is measured at the steps of a directive: what its policy asks for, and what its job records."""
+    recorded = config.recorded if directive.phase.committed else ()
+    return (*directive.measures, *(name for name in recorded if name not in directive.measures))
 
 
 def _rolled_back(state: JobState, report: Report) -> bool:

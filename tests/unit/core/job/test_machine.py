@@ -1134,3 +1134,46 @@ OpenEndedMachine.TestCase.settings = SETTINGS
 TestAutoLrsMachine = AutoLrsMachine.TestCase
 TestBudgetMachine = BudgetMachine.TestCase
 TestOpenEndedMachine = OpenEndedMachine.TestCase
+
+
+# --- what is recorded -------------------------------------------------------------------------------------------------
+
+
+def recording(*names: str, asked: tuple[str, ...] = (), script: tuple[str, ...] = ("train",)) -> JobConfig:
+    options = {"script": script, "measures": asked}
+    update = {"measures": ("norm", "other"), "recorded": names, "policy": "scripted", "policy_options": options}
+    return config(100).model_copy(update=update)
+
+
+@pytest.mark.usefixtures("scripted")
+def test_what_is_recorded_is_measured_at_every_committed_step_and_at_no_other() -> None:
+    script = ("warm_up", "train", "probe", "train", "stop")
+    transition, asked = machine.create(recording("norm", script=script)), []
+    while transition.directive.phase is not Phase.STOP:
+        asked.append(transition.directive.measures)
+        transition = step(transition)
+    assert asked == [("norm",), ("norm",), (), ("norm",)]
+    rest = step(machine.create(recording("norm")), Outcome.PARTIAL, 2).directive
+    assert rest.measures == ("norm",)
+
+
+@pytest.mark.usefixtures("scripted")
+def test_what_the_policy_asks_for_comes_before_what_is_recorded() -> None:
+    assert machine.create(recording("norm", "other", asked=("other",))).directive.measures == ("other", "norm")
+
+
+@pytest.mark.parametrize(
+    ("measures", "recorded", "words"),
+    [
+        (("norm",), ("norm", "secrets"), r"can't measure secrets; give some of norm"),
+        ((), ("norm",), r"can't measure norm; leave it out"),
+        (("norm",), ("norm", "norm"), r"there twice"),
+        (("norm",), ("no name",), r"match"),
+    ],
+)
+def test_what_can_not_be_measured_is_not_recorded(
+    measures: tuple[str, ...], recorded: tuple[str, ...], words: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=words) as caught:
+        JobConfig.checked(base_lr=0.1, measures=measures, recorded=recorded)
+    assert caught.value.violations[0].field.startswith("recorded")

@@ -49,6 +49,7 @@ POLICIES: dict[str, dict[str, Any]] = {
     "budget": {},
     "grid": {},
     "open_ended": {"first_stage": 100},
+    "refined": {},
 }
 """By name: the options."""
 

@@ -42,8 +42,6 @@ LOWEST_NORM = 1e-6
 """Norms are taken for no less than this part of their median: a weight is a power of -1 or -2."""
 MOST_CHANGE = 1.5
 """A refinement while the run goes on changes no later LR by more than this factor either way."""
-RECENT = 0.1
-"""The part of a run whose norms say what its next ones will be, at first guess."""
 
 
 class OptimizerKind(enum.StrEnum):
@@ -143,59 +141,50 @@ def for_smoothing(norms: FloatArray) -> FloatArray:
     return brought_to(norms, POINTS) if OWN_NUMBER <= len(norms) < POINTS else norms
 
 
-def joined(known: FloatArray, n: int, earlier: Sequence[float] = ()) -> FloatArray:
-    """The norms of a run that is under way, with a guess for the rest.
-
-    The guess is what an earlier run had at the same part of its way, brought to the level of this one; without one, the
-    median of the last norms.
-
-    Args:
-        known: of the points that lie behind, of `n`; one at least.
-        n: the points of the whole run.
-        earlier: the norms of an earlier run, evenly over it.
-    """
-    recent = slice(max(len(known) - max(round(RECENT * n), 1), 0), len(known))
-    level = float(np.median(known[recent]))
-    if not len(earlier):
-        return np.concatenate([known, np.full(n - len(known), level)])
-    other = brought_to(np.asarray(earlier, dtype=np.float64), n)
-    return np.concatenate([known, other[len(known) :] * (level / float(np.median(other[recent])))])
-
-
 def refined_on_the_way(
-    known: npt.ArrayLike, present: npt.ArrayLike, kind: OptimizerKind, earlier: Sequence[float] = ()
+    present: npt.ArrayLike, behind: int, kind: OptimizerKind, guess: Sequence[float] = ()
 ) -> FloatArray:
     """The shape of a run that is under way, refined from here on.
 
-    It goes on where the present one is, and leaves that by no more than `MOST_CHANGE` either way. What lies behind
-    stays as it was.
+    It goes on where the present one is, leaves that by no more than `MOST_CHANGE` either way, and is never above the
+    peak. What lies behind stays as it was. The closed form has, at each step, the weights of that step and of those
+    after it alone, and a factor of all of them changes nothing: so of the norms that lie behind it needs none.
 
     Args:
-        known: the norms of the points that lie behind.
-        present: the shape in force, at all points of the run; the last one is 0.
+        present: the shape in force, at evenly spaced points of the run; its highest value is 1, the last one 0.
+        behind: how many of the points lie behind.
         kind: of the run's optimizer.
-        earlier: the norms of an earlier run, evenly over it; empty: none is known.
+        guess: what the norms are thought to be, evenly over the whole run, in any unit; empty: they stay as they are,
+            and the rest is linear decay.
     """
     old = np.asarray(present, dtype=np.float64)
-    behind, filled = len(np.asarray(known)), completed(known)
-    if filled is None or behind >= len(old):
+    if behind >= len(old):
         return old
-    weights = smoothed(joined(filled, len(old), earlier)) ** -float(kind.power)
-    wanted = shape_of(weights)[behind:]
+    weights = np.ones(len(old))
+    if len(guess):
+        weights = smoothed(brought_to(np.asarray(guess, dtype=np.float64), len(old))) ** -float(kind.power)
+    wanted = shape_of(weights[behind:])
     if wanted[0] <= 0:
         return old
     wanted = wanted * (old[behind] / wanted[0])
-    rest = np.clip(wanted, old[behind:] / MOST_CHANGE, old[behind:] * MOST_CHANGE)
+    rest = np.clip(wanted, old[behind:] / MOST_CHANGE, np.minimum(old[behind:] * MOST_CHANGE, 1.0))
     return np.concatenate([old[:behind], rest])
 
 
-def knots(shape: FloatArray, most: int, tolerance: float = 1e-3) -> list[tuple[float, float]]:
+def drift(known: FloatArray, other: FloatArray) -> float:
+    """How far the ratio of two rows of norms moves, as a factor, at least 1; their units don't matter."""
+    ratio = smoothed(known) / smoothed(other)
+    return float(ratio.max() / ratio.min())
+
+
+def knots(shape: FloatArray, most: int, fixed: int = 0, tolerance: float = 1e-3) -> list[tuple[float, float]]:
     """A few points of a shape, as pairs of the part of the way and the value, with straight lines between them.
 
-    Points are added where the lines are furthest from the shape, until they are near enough or there are `most`.
+    Points are added where the lines are furthest from the shape, until they are near enough or there are `most`. The
+    point with the index `fixed` is one of them.
     """
     done = np.linspace(0.0, 1.0, len(shape))
-    chosen = [0, len(shape) - 1]
+    chosen = sorted({0, fixed, len(shape) - 1})
     while len(chosen) < most:
         error = np.abs(np.interp(done, done[chosen], shape[chosen]) - shape)
         furthest = int(error.argmax())

@@ -117,50 +117,50 @@ def test_another_length_has_the_same_shape() -> None:
 
 
 def test_under_way_the_shape_goes_on_where_it_is_and_ends_at_zero() -> None:
-    present, known = refinement.linear(800), np.random.default_rng(1).lognormal(size=240)
-    new = refinement.refined_on_the_way(known, present, SGD, np.linspace(1.0, 3.0, 100).tolist())
+    present = refinement.linear(800)
+    new = refinement.refined_on_the_way(present, 240, SGD, np.linspace(1.0, 3.0, 100).tolist())
     assert new[:240].tolist() == present[:240].tolist()
     assert new[240] == pytest.approx(present[240], rel=1e-12)
     assert new[-1] == 0.0
 
 
-def test_under_way_norms_that_are_expected_to_stay_give_linear_decay_from_there() -> None:
-    cosine = (1 + np.cos(np.pi * np.linspace(0, 1, 800))) / 2
-    new = refinement.refined_on_the_way(np.linspace(5.0, 1.0, 240), cosine, ADAM)
-    line = cosine[240] * (799 - np.arange(240, 800)) / (799 - 240)
-    within = np.abs(np.log(line[1:-1] / cosine[241:-1])) < np.log(MOST_CHANGE)
-    # The median reaches over the last norms that are known, and the first that are not: from there on it is a line.
-    assert new[320:-1][within[79:]] / line[80:-1][within[79:]] == pytest.approx(
-        np.full(within[79:].sum(), (new[320] / line[80])), rel=1e-9
-    )
+@pytest.mark.parametrize("kind", list(OptimizerKind))
+def test_under_way_norms_that_stay_give_linear_decay_from_there(kind: OptimizerKind) -> None:
+    for present in (refinement.linear(800), (1 + np.cos(np.pi * np.linspace(0, 1, 800))) / 2):
+        new = refinement.refined_on_the_way(present, 240, kind)
+        line = present[240] * (799 - np.arange(240, 800)) / (799 - 240)
+        near = np.abs(np.log(line[:-1] / present[240:-1])) < np.log(MOST_CHANGE)
+        assert new[240:-1][near] == pytest.approx(line[:-1][near], rel=1e-12)
 
 
-def test_under_way_an_earlier_run_says_what_the_rest_will_be_like() -> None:
-    earlier = np.linspace(1.0, 4.0, 100)
-    grown = 100 * refinement.brought_to(earlier, 800)[:240]  # of another unit
-    new = refinement.refined_on_the_way(grown, refinement.linear(800), SGD, earlier.tolist())
-    assert new[400] < refinement.linear(800)[400]
-    whole = refinement.shape_of(refinement.smoothed(refinement.brought_to(earlier, 800)) ** -2.0)
-    expected = whole[240:] * (new[240] / whole[240])
-    bounded = np.clip(expected, refinement.linear(800)[240:] / MOST_CHANGE, None)
-    assert new[240:] == pytest.approx(bounded, abs=0.02)
+def test_under_way_the_rest_is_the_rest_of_the_whole() -> None:
+    guess = np.linspace(1.0, 2.0, 100)
+    weights = refinement.smoothed(refinement.brought_to(guess, 800)) ** -2.0
+    whole = refinement.shape_of(weights)
+    assert refinement.refined_on_the_way(whole, 240, SGD, (7 * guess).tolist()) == pytest.approx(whole, rel=1e-9)
 
 
 @pytest.mark.parametrize("factor", [1e-3, 1e3])
-def test_under_way_no_step_changes_by_more_than_the_bound(factor: float) -> None:
-    earlier = [1.0] * 50 + [factor] * 50
+def test_under_way_no_step_changes_by_more_than_the_bound_and_none_is_above_the_peak(factor: float) -> None:
     old = refinement.linear(800)
-    new = refinement.refined_on_the_way(np.ones(240), old, SGD, earlier)
+    new = refinement.refined_on_the_way(old, 240, SGD, [1.0] * 50 + [factor] * 50)
     ratio = new[:-1] / old[:-1]
     assert ratio.min() >= 1 / MOST_CHANGE - 1e-12
     assert ratio.max() <= MOST_CHANGE + 1e-12
     assert max(ratio.max(), 1 / ratio.min()) == pytest.approx(MOST_CHANGE)
+    assert refinement.refined_on_the_way(old, 10, SGD, [1.0] * 50 + [factor] * 50).max() <= 1.0
 
 
-def test_under_way_too_few_norms_leave_all_as_it_is() -> None:
+def test_under_way_nothing_is_left_to_change_at_the_end() -> None:
     old = refinement.linear(100)
-    assert refinement.refined_on_the_way([1.0] * 5, old, SGD).tolist() == old.tolist()
-    assert refinement.refined_on_the_way([1.0] * 100, old, SGD).tolist() == old.tolist()
+    for behind in (99, 100, 200):
+        assert refinement.refined_on_the_way(old, behind, SGD, [1.0, 2.0]).tolist() == old.tolist()
+
+
+def test_norms_that_go_the_same_way_don_t_drift_apart() -> None:
+    norms = np.linspace(1.0, 4.0, 200)
+    assert refinement.drift(norms, 50 * norms) == pytest.approx(1.0)
+    assert refinement.drift(norms, np.ones(200)) == pytest.approx(4.0, rel=0.1)
 
 
 def test_knots_are_few_and_near_the_shape() -> None:
@@ -173,3 +173,4 @@ def test_knots_are_few_and_near_the_shape() -> None:
     drawn = np.interp(np.linspace(0, 1, 4000), [x for x, _ in found], [y for _, y in found])
     assert np.abs(drawn - shape).max() <= 1e-3
     assert refinement.knots(refinement.linear(500), 100) == [(0.0, 1.0), (1.0, 0.0)]
+    assert (1000 / 3999, float(shape[1000])) in refinement.knots(shape, 100, 1000)

@@ -29,6 +29,7 @@ COMMANDS = [
     "show",
     "export",
     "plot",
+    "refine",
     "cancel",
     "extend",
     "anneal",

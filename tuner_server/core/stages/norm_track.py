@@ -14,7 +14,7 @@ from tuner_server.core.laws.refinement import FloatArray
 from tuner_server.core.messages import Number, Value
 
 MOST_BLOCKS = 1000
-"""Medians that are kept; where there are more, two neighbours become one."""
+"""Medians that are kept; where there are more, the two that lie nearest to one another become one."""
 USUAL_BLOCKS = 500
 """Blocks of a run whose reports don't cut them."""
 
@@ -46,7 +46,9 @@ class NormTrack(Value):
                 at.append(done)
                 medians.append(statistics.median(sound))
         while len(at) > MOST_BLOCKS:
-            at, medians = _halved(at), _halved(medians)
+            nearest = int(np.diff(at).argmin())
+            for values in (at, medians):
+                values[nearest : nearest + 2] = [statistics.fmean(values[nearest : nearest + 2])]
         return self.model_copy(update={"at": tuple(at), "norms": tuple(medians)})
 
     def curve(self, n: int) -> FloatArray:
@@ -58,8 +60,3 @@ class NormTrack(Value):
     def reach(self) -> float:
         """The part of the way up to which norms are known."""
         return self.at[-1] if self.at else 0.0
-
-
-def _halved(values: list[float]) -> list[float]:
-    """The means of neighbours, the last one by itself where their number is odd."""
-    return [statistics.fmean(values[i : i + 2]) for i in range(0, len(values), 2)]

@@ -44,7 +44,7 @@ class BatchSource(enum.StrEnum):
 Steps = Annotated[int, pydantic.Field(ge=0, le=MAX_STEPS)]
 LOSS_WINDOW = 10
 """Committed losses that are averaged for "the loss", as in the published code's logs: one batch says little."""
-MAX_MEASURES = 8
+MAX_MEASURES = 16
 """Measures of a job: each adds as much to every report as the losses do."""
 Text = Annotated[str, pydantic.Field(pattern=r"^[^\x00]*$")]
 """PostgreSQL keeps no NUL character in a text."""

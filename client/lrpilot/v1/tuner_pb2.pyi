@@ -361,6 +361,7 @@ class Directive(_message.Message):
     MEASURES_FIELD_NUMBER: _builtins.int
     CHANGE_FIELD_NUMBER: _builtins.int
     AVERAGE_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
     ALONGSIDE_FIELD_NUMBER: _builtins.int
     TAKEN_ALONG_FIELD_NUMBER: _builtins.int
     APART_FIELD_NUMBER: _builtins.int
@@ -420,6 +421,12 @@ class Directive(_message.Message):
         """
 
     @_builtins.property
+    def round(self) -> Global___RoundStep:
+        """Federated averaging: how the update that the clients have agreed on is taken on before the first step of this
+        directive, which begins a round. Absent: the directive begins none, or the run is no federation's.
+        """
+
+    @_builtins.property
     def alongside(self) -> _containers.RepeatedCompositeFieldContainer[Global___Directive]:
         """The next directives, in order: probes like this one, in as many steps, which follow whatever comes of it. The members
         of the job try all of these at the same time, and reports follow one another. None of them tells further ones.
@@ -444,19 +451,46 @@ class Directive(_message.Message):
         measures: _abc.Iterable[_builtins.str] | None = ...,
         change: Global___PlanChange | None = ...,
         average: Global___Average | None = ...,
+        round: Global___RoundStep | None = ...,
         alongside: _abc.Iterable[Global___Directive] | None = ...,
         taken_along: _builtins.bool = ...,
         apart: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "average", b"average", "change", b"change", "give_up_above", b"give_up_above", "profile", b"profile"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "average", b"average", "change", b"change", "give_up_above", b"give_up_above", "profile", b"profile", "round", b"round"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "alongside", b"alongside", "apart", b"apart", "average", b"average", "batches", b"batches", "change", b"change", "give_up_above", b"give_up_above", "measures", b"measures", "n_steps", b"n_steps", "number", b"number", "phase", b"phase", "profile", b"profile", "promise", b"promise", "reason", b"reason", "report_every", b"report_every", "restore", b"restore", "snapshot", b"snapshot", "stage", b"stage", "taken_along", b"taken_along", "validate_at", b"validate_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "alongside", b"alongside", "apart", b"apart", "average", b"average", "batches", b"batches", "change", b"change", "give_up_above", b"give_up_above", "measures", b"measures", "n_steps", b"n_steps", "number", b"number", "phase", b"phase", "profile", b"profile", "promise", b"promise", "reason", b"reason", "report_every", b"report_every", "restore", b"restore", "round", b"round", "snapshot", b"snapshot", "stage", b"stage", "taken_along", b"taken_along", "validate_at", b"validate_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__give_up_above: _TypeAlias = _typing.Literal["give_up_above"]  # noqa: Y015
     _WhichOneofArgType__give_up_above: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__give_up_above) -> _WhichOneofReturnType__give_up_above | None: ...
 
 Global___Directive: _TypeAlias = Directive  # noqa: Y015
+
+@_typing.final
+class RoundStep(_message.Message):
+    """How a global update is taken on: weights = those that the round before began with + factor * D + momentum * M. D is the
+    update that came of the round, and M the sum of those before it, each lessened to 0.9 of itself by every round.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FACTOR_FIELD_NUMBER: _builtins.int
+    MOMENTUM_FIELD_NUMBER: _builtins.int
+    factor: _builtins.float
+    momentum: _builtins.float
+    def __init__(
+        self,
+        *,
+        factor: _builtins.float = ...,
+        momentum: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["factor", b"factor", "momentum", b"momentum"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoundStep: _TypeAlias = RoundStep  # noqa: Y015
 
 @_typing.final
 class Average(_message.Message):
@@ -825,9 +859,16 @@ class JobConfig(_message.Message):
 
     @_builtins.property
     def measures(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What the client can measure at every step besides the loss, by name: at most 8 names of at most 40 characters, each a
+        """What the client can measure at every step besides the loss, by name: at most 16 names of at most 40 characters, each a
         lower-case letter and then lower-case letters, digits and underscores. LRPilot's own client knows:
-          gradient_norm  the L2 norm of all gradients together, as the optimizer sees them: unscaled, and after clipping
+        (g: the gradient of all weights together, as the optimizer sees it, unscaled and after clipping; u: what the update
+        before subtracted from the weights, divided by the LR of the first group)
+          gradient_norm      the L2 norm of g
+          gradient_l1_norm   the L1 norm of g
+          update_product     the inner product of g and u: minus the derivative of the loss by the LR of the step before
+          update_norm        the L2 norm of u
+          update_ratio       the root mean square of this update over that of the weights, in the tensor where it is largest
+          gradient_over_eps  the root mean square of a tensor's gradient over the optimizer's eps, in the median over tensors
         """
 
     def __init__(

@@ -11,7 +11,6 @@ TunerError
 ├── ConflictError         the same request id, another content; or a lost race that is worth a retry
 ├── PolicyError           our fault: a policy broke the contract that `core.job.machine` checks
 ├── DivergenceError       nobody's fault but the training's: it diverges at any LR; it only ends a job
-├── UnfittableError       nobody's fault: losses tell too little for a law to be fitted to them
 └── StorageError          the database can't be used
     └── SchemaVersionError  it was written by a newer version
 """
@@ -121,10 +120,6 @@ class PolicyError(TunerError):
 
 class DivergenceError(TunerError):
     """A training diverges whatever its LR. The job fails, training goes on without it."""
-
-
-class UnfittableError(TunerError):
-    """Losses tell too little for a law to be fitted to them; the message says what is missing."""
 
 
 class StorageError(TunerError):

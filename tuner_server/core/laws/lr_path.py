@@ -25,8 +25,8 @@ class LrPath:
     warmup: int = 0
     """Leading steps of a warm-up. They count as if the LR were at its peak already, the LR of the step after them."""
     warmup_walks: bool = False
-    """Whether S1 takes a warm-up's LRs as they were; as published (Tissue et al. 2024) they count as the peak there, too.
-    On public curves with long warm-ups the law errs half as much with what was really walked (docs/methods)."""
+    """Whether S1 takes a warm-up's LRs as they were; as published (Tissue et al. 2024) they count as the peak there,
+    too. On public curves with long warm-ups the law errs half as much with what was really walked (docs/methods)."""
 
     def __post_init__(self) -> None:
         """Refuses a path without LRs.

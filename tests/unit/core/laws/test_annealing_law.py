@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tuner_server.core.errors import UnfittableError
-from tuner_server.core.laws.annealing_law import MOMENTA, AnnealingLaw, Curve, fit
+from tuner_server.core.laws.annealing_law import MOMENTA, AnnealingLaw, fit
+from tuner_server.core.laws.curve import Curve, UnfittableError
 from tuner_server.core.laws.lr_path import FloatArray, LrPath
 
 STEPS = 2_000

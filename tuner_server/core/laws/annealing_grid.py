@@ -1,8 +1,8 @@
 """How the annealing law is fitted, and how its standard error comes from all fits that the losses leave possible.
 
 Fit. Both areas are divided by their largest magnitudes, so that all parameters have the size of a loss. For given power
-and momentum the law is linear in the other three: a grid over both has non-negative least squares in closed form inside,
-which never fails. The best of each promising momentum is polished with L-BFGS-B under the published objective, a Huber
+and momentum the law is linear in the other three: a grid over both has non-negative least squares in closed form
+inside, which never fails. The best of each promising momentum is polished with L-BFGS-B under the published objective, a Huber
 loss of ln(observed) - ln(predicted); losses that may be zero or negative have no logarithm, and take plain residuals in
 units of their spread.
 

@@ -43,6 +43,17 @@ class Prediction(NamedTuple):
     """NaN where the LR falls, and the curves that were fitted knew no fall."""
 
 
+class _Scales(NamedTuple):
+    """What the evidence was divided by, so that all of it is about 1."""
+
+    unit: float
+    """For losses."""
+    walked: float
+    """For S1."""
+    annealed: FloatArray
+    """(momenta,) for S2."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class AnnealingLaw:
     """The law with its parameters, as `fit` finds them."""
@@ -74,10 +85,7 @@ class AnnealingLaw:
     _grid: Grid
     _momenta: tuple[float, ...]
     """Those of the grid's rows."""
-    _walked: float
-    """What S1 was divided by in the grid."""
-    _annealed: FloatArray
-    """What S2 was divided by, for each of the momenta."""
+    _scales: _Scales
 
     def losses(self, path: LrPath, steps: FloatArray) -> FloatArray:
         """The predicted loss at each of some steps of a path."""
@@ -96,8 +104,8 @@ class AnnealingLaw:
             end = float(path.annealing_area(self._momenta[row], falls_only=self.falls_only)[-1])
             if not self.annealing_known and abs(end) > _LEAST_ANNEALED * walked:
                 return Prediction(loss, math.nan)
-            s2[grid.rows == row] = end / self._annealed[row]
-        s1 = walked / self._walked
+            s2[grid.rows == row] = end / self._scales.annealed[row]
+        s1 = walked / self._scales.walked
         at = np.stack([np.ones_like(s2), s1**-grid.powers, -s2], axis=1)
         distances = np.einsum("ci,ci->c", at, grid.linear) - loss
         variances = np.einsum("ci,cij,cj->c", at, grid.covariances, at)
@@ -125,43 +133,51 @@ def fit(
     Raises:
         UnfittableError: the losses are too few, not finite, or all at nearly the same place, or have no logarithms.
     """
-    curves = [curve.thinned(MOST_POINTS // len(curves)) for curve in curves]
     _refuse_unfit(curves, logarithmic)
-    losses = np.concatenate([curve.losses for curve in curves])
-    if logarithmic is None:
-        logarithmic = bool((losses > 0).all())
-    unit = float(losses.max() if logarithmic else np.ptp(losses)) or 1.0
-    s1 = np.concatenate([curve.walked() for curve in curves])
-    s2 = np.stack([_annealed(curves, momentum, falls_only=falls_only) for momentum in momenta])
-    known = _fell(curves, s1)
+    curves = [curve.thinned(MOST_POINTS // len(curves)) for curve in curves]
+    known = _fell(curves)
     if not known:
-        momenta, s2 = (USUAL_MOMENTUM,), np.zeros((1, s1.size))
-    annealed = np.abs(s2).max(axis=1)
-    annealed = np.where(annealed > 0, annealed, 1.0)
-    losses = losses / unit
-    precision = 1.0 / losses if logarithmic else np.ones_like(losses)
-    evidence = Evidence(s1 / s1.max(), s2 / annealed[:, None], losses, logarithmic, precision)
+        momenta = (USUAL_MOMENTUM,)
+    evidence, scales = _scaled(curves, momenta, falls_only, logarithmic)
     grid = weighed(evidence, known=known)
     found = min((polished(evidence, start) for start in starts(grid)), key=lambda one: one.objective)
-    residuals = losses - found.predict(evidence)
+    residuals = evidence.losses - found.predict(evidence)
+    unit = scales.unit
     return AnnealingLaw(
         level=unit * found.level,
-        amplitude=unit * found.amplitude * float(s1.max()) ** found.power,
+        amplitude=unit * found.amplitude * scales.walked**found.power,
         power=found.power,
-        gain=unit * found.gain / float(annealed[found.row]),
+        gain=unit * found.gain / float(scales.annealed[found.row]),
         momentum=float(momenta[found.row]),
         annealing_known=known,
         highest_lr=max(float(curve.path.lrs.max()) for curve in curves),
-        n_points=losses.size,
+        n_points=residuals.size,
         residual=unit * float(np.sqrt(np.mean(residuals**2))),
-        r_squared=1.0 - float(residuals @ residuals) / (float(np.var(losses)) * losses.size or 1.0),
+        r_squared=1.0 - float(residuals @ residuals) / (float(np.var(evidence.losses)) * residuals.size or 1.0),
         objective=found.objective,
         falls_only=falls_only,
         _grid=dataclasses.replace(grid, linear=unit * grid.linear, covariances=unit**2 * grid.covariances),
         _momenta=tuple(momenta),
-        _walked=float(s1.max()),
-        _annealed=annealed,
+        _scales=scales,
     )
+
+
+def _scaled(
+    curves: Sequence[Curve], momenta: Sequence[float], falls_only: bool, logarithmic: bool | None
+) -> tuple[Evidence, _Scales]:
+    """What is fitted, all of it about 1, and what it was divided by."""
+    losses = np.concatenate([curve.losses for curve in curves])
+    if logarithmic is None:
+        logarithmic = bool((losses > 0).all())
+    unit = float(losses.max() if logarithmic else np.ptp(losses)) or 1.0
+    losses = losses / unit
+    s1 = np.concatenate([curve.walked() for curve in curves])
+    s2 = np.stack([_annealed(curves, momentum, falls_only=falls_only) for momentum in momenta])
+    largest = np.abs(s2).max(axis=1)
+    scales = _Scales(unit, float(s1.max()), np.where(largest > 0, largest, 1.0))
+    precision = 1.0 / losses if logarithmic else np.ones_like(losses)
+    evidence = Evidence(s1 / scales.walked, s2 / scales.annealed[:, None], losses, logarithmic, precision)
+    return evidence, scales
 
 
 def _refuse_unfit(curves: Sequence[Curve], logarithmic: bool | None) -> None:
@@ -177,9 +193,10 @@ def _refuse_unfit(curves: Sequence[Curve], logarithmic: bool | None) -> None:
         raise UnfittableError("a loss is not positive, and has no logarithm: use plain residuals")
 
 
-def _fell(curves: Sequence[Curve], walked: FloatArray) -> bool:
+def _fell(curves: Sequence[Curve]) -> bool:
     """Whether the LR fell before some of the losses. Rises alone can't tell what a fall brings."""
-    return bool(_annealed(curves, USUAL_MOMENTUM, falls_only=True).max() > _LEAST_ANNEALED * walked.max())
+    walked = max(float(curve.walked().max()) for curve in curves)
+    return bool(_annealed(curves, USUAL_MOMENTUM, falls_only=True).max() > _LEAST_ANNEALED * walked)
 
 
 def _annealed(curves: Sequence[Curve], momentum: float, *, falls_only: bool) -> FloatArray:

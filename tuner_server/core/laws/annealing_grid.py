@@ -2,19 +2,22 @@
 
 Fit. Both areas are divided by their largest magnitudes, so that all parameters have the size of a loss. For given power
 and momentum the law is linear in the other three: a grid over both has non-negative least squares in closed form
-inside, which never fails. The best of each promising momentum is polished with L-BFGS-B under the published objective, a Huber
-loss of ln(observed) - ln(predicted); losses that may be zero or negative have no logarithm, and take plain residuals in
-units of their spread.
+inside, which never fails. The best of each promising momentum is polished with L-BFGS-B under the published objective,
+a Huber loss of ln(observed) - ln(predicted); losses that may be zero or negative have no logarithm, and take plain
+residuals in units of their spread.
 
 Standard error. The grid is a posterior of power and momentum with the linear parameters profiled out: each cell weighs
-sse^(-m/2), m being the number of independent residuals. The squared error of a prediction is the mean squared distance
-of the cells' predictions from it, and the variance of each. It knows nothing of what the law leaves out.
+sse^(-m/2), m being the number of independent residuals. For one momentum, the squared error of a prediction is the mean
+squared distance of the cells' predictions from it, and the variance of each. Few curves tell momenta apart that say very
+different things of a fall that is yet to come: the largest error among those that are not ruled out counts. It knows
+nothing of what the law leaves out.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -35,6 +38,8 @@ _RESOLUTION = 1e-9
 """The smallest residual that means anything, of losses about 1: below it, fits are equally good."""
 _NEGLIGIBLE = 1e-5
 """Weight below which a cell of the grid is ruled out."""
+_RULED_OUT = 0.02
+"""Share of all weight below which a momentum does not count."""
 _MOST_CORRELATION = 0.9
 """Lag-1 correlation of residuals beyond which a hundred points can't tell."""
 _PARAMETERS = 5
@@ -108,15 +113,31 @@ class Grid:
 
     def likely(self) -> Grid:
         """The cells that are not ruled out."""
-        kept = np.flatnonzero(self.weights > _NEGLIGIBLE * self.weights.max())
+        return self._only(np.flatnonzero(self.weights > _NEGLIGIBLE * self.weights.max()))
+
+    def _only(self, cells: IntArray) -> Grid:
         return Grid(
-            self.rows[kept],
-            self.powers[kept],
-            self.linear[kept],
-            self.covariances[kept],
-            self.sse[kept],
-            self.weights[kept],
+            self.rows[cells],
+            self.powers[cells],
+            self.linear[cells],
+            self.covariances[cells],
+            self.sse[cells],
+            self.weights[cells],
         )
+
+    def by_momentum(self) -> Iterator[tuple[int, Grid]]:
+        """The momenta that are not ruled out, each with its cells."""
+        for row in np.unique(self.rows).tolist():
+            cells = self._only(np.flatnonzero(self.rows == row))
+            if cells.weights.sum() > _RULED_OUT:
+                yield row, cells
+
+    def distance(self, s1: float, s2: float, loss: float) -> float:
+        """Root mean square distance of the loss at these scaled areas from `loss`."""
+        at = np.stack([np.ones_like(self.powers), s1**-self.powers, np.full_like(self.powers, -s2)], axis=1)
+        distances = np.einsum("ci,ci->c", at, self.linear) - loss
+        variances = np.maximum(np.einsum("ci,cij,cj->c", at, self.covariances, at), 0.0)
+        return float(np.sqrt(self.weights @ (distances**2 + variances) / self.weights.sum()))
 
     def fitted(self, cell: int) -> Fitted:
         """The parameters of one cell."""

@@ -29,7 +29,7 @@ USUAL_MOMENTUM = 0.999
 """Lambda where no fall of the LR tells; the paper's."""
 FEWEST_POINTS = 8
 """Losses that five parameters and a standard error need at least."""
-MOST_POINTS = 256
+MOST_POINTS = 160
 """Losses that are fitted; of more, these are spread evenly, so that the time for a fit is bounded."""
 _LEAST_ANNEALED = 1e-9
 """The annealing area, in units of the LR's own area, below which the LR never fell."""
@@ -97,19 +97,14 @@ class AnnealingLaw:
     def predict(self, path: LrPath) -> Prediction:
         """The loss at the end of a path that goes on from the curves' beginning, with its standard error."""
         loss = float(self.losses(path, np.array([path.end], dtype=np.float64))[0])
-        grid = self._grid
         walked = float(path.area()[-1])
-        s2 = np.zeros(grid.rows.size)
-        for row in np.unique(grid.rows).tolist():
-            end = float(path.annealing_area(self._momenta[row], falls_only=self.falls_only)[-1])
-            if not self.annealing_known and abs(end) > _LEAST_ANNEALED * walked:
+        errors = []
+        for row, cells in self._grid.by_momentum():
+            s2 = float(path.annealing_area(self._momenta[row], falls_only=self.falls_only)[-1])
+            if not self.annealing_known and abs(s2) > _LEAST_ANNEALED * walked:
                 return Prediction(loss, math.nan)
-            s2[grid.rows == row] = end / self._scales.annealed[row]
-        s1 = walked / self._scales.walked
-        at = np.stack([np.ones_like(s2), s1**-grid.powers, -s2], axis=1)
-        distances = np.einsum("ci,ci->c", at, grid.linear) - loss
-        variances = np.einsum("ci,cij,cj->c", at, grid.covariances, at)
-        return Prediction(loss, float(np.sqrt(grid.weights @ (distances**2 + np.maximum(variances, 0.0)))))
+            errors.append(cells.distance(walked / self._scales.walked, s2 / self._scales.annealed[row], loss))
+        return Prediction(loss, max(errors))
 
 
 def fit(

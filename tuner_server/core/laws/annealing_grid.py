@@ -8,9 +8,9 @@ residuals in units of their spread.
 
 Standard error. The grid is a posterior of power and momentum with the linear parameters profiled out: each cell weighs
 sse^(-m/2), m being the number of independent residuals. For one momentum, the squared error of a prediction is the mean
-squared distance of the cells' predictions from it, and the variance of each. Few curves tell momenta apart that say very
-different things of a fall that is yet to come: the largest error among those that are not ruled out counts. It knows
-nothing of what the law leaves out.
+squared distance of the cells' predictions from it, and the variance of each. Few curves tell momenta apart that say
+very different things of a fall that is yet to come: the largest error among those that are not ruled out counts. It
+knows nothing of what the law leaves out.
 """
 
 from __future__ import annotations

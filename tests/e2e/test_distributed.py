@@ -42,7 +42,7 @@ def directive(phase: pb.Phase.ValueType, lr: float, n_steps: int, **fields: Any)
     return pb.Directive(
         phase=phase,
         n_steps=n_steps,
-        profile=pb.Profile(shape=pb.PROFILE_SHAPE_CONSTANT, start_lr=lr, end_lr=lr, length=n_steps),
+        profile=pb.Profile(shape="constant", start_lr=lr, end_lr=lr, length=n_steps),
         batches=pb.BATCH_SOURCE_REPLAYED,
         **fields,
     ).SerializeToString()

@@ -101,8 +101,8 @@ def transfer_factor(source: npt.ArrayLike, target: npt.ArrayLike) -> float:
 def wsd_bound(n_steps: int, cooldown_from: int, norm: float = 1.0, distance: float = 1.0) -> float:
     """The best bound, in closed form, of an LR that is constant and falls linearly to zero from a step on.
 
-    With N = T - T0 + 1 steps of the fall, the last of them at 1 / N of the LR, the sums of the bound telescope. The form
-    that the paper has bounds them once more, and lies well above where the fall is short.
+    With N = T - T0 + 1 steps of the fall, the last of them at 1 / N of the LR, the sums of the bound telescope. The
+    form that the paper has bounds them once more, and lies well above where the fall is short.
 
     Args:
         n_steps: T.

@@ -170,17 +170,15 @@ class DirectiveRunner(abc.ABC):
         ):
             self._advance(pb.OUTCOME_DIVERGED)
         elif Event.END in event:
-            self._advance(pb.OUTCOME_COMPLETED, warning=seen.note)
+            self._advance(pb.OUTCOME_COMPLETED, note=seen.note)
         elif seen.ends:
-            self._advance(pb.OUTCOME_DIVERGED, warning=seen.note)
+            self._advance(pb.OUTCOME_DIVERGED, note=seen.note)
         elif Event.PART in event:
             self._advance(pb.OUTCOME_PARTIAL)
         else:
             self._set_lr(lease.lr())
 
-    def _advance(
-        self, outcome: pb.Outcome.ValueType, change: pb.PlanChange | None = None, *, warning: str = ""
-    ) -> None:
+    def _advance(self, outcome: pb.Outcome.ValueType, change: pb.PlanChange | None = None, note: str = "") -> None:
         """Reports, with a change of the plan if there is one and what a warning saw, and follows the answer."""
         if outcome == pb.OUTCOME_COMPLETED:
             self._ending.decide(self._lease.directive, self._validations)
@@ -191,7 +189,7 @@ class DirectiveRunner(abc.ABC):
         elif losses and outcome != pb.OUTCOME_DIVERGED and self._fell_short(directive, losses):
             outcome = pb.OUTCOME_FELL_SHORT
         report = self._report(outcome, losses)
-        report.note = warning
+        report.note = note
         report = self._noted(report, self._note(losses))
         if change is not None:
             report.change.CopyFrom(change)

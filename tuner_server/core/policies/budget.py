@@ -66,7 +66,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
     state_type = BudgetState
 
     def check(self) -> None:
-        """Refuses a job without an end, or with an ending or a warning that it can't have. Raises: InvalidInputError."""
+        """Refuses a job without an end, or an ending or warnings that it can't have. Raises: InvalidInputError."""
         ending.check(self.options.ending, self.config)
         early_warning.check(self.options.early_warnings, self.config)
         if self.config.total_steps is None:

@@ -22,8 +22,9 @@ from lrpilot.wire.phase import Phase as Phase
 from lrpilot.wire.plan_change import BatchScaling as BatchScaling
 from lrpilot.wire.plan_change import ChangeKind as ChangeKind
 from lrpilot.wire.plan_change import ChangeOrigin as ChangeOrigin
-from lrpilot.wire.profile import Profile
 from lrpilot.wire.weights import Weights as Weights
+
+from tuner_server.core.profiles import ProfileField
 
 # Losses may be NaN or infinite (a probe that diverged): JSON has no such numbers, so they are written as strings.
 _CONFIG = pydantic.ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
@@ -45,7 +46,7 @@ class BatchSource(enum.StrEnum):
 Steps = Annotated[int, pydantic.Field(ge=0, le=MAX_STEPS)]
 LOSS_WINDOW = 10
 """Committed losses that are averaged for "the loss", as in the published code's logs: one batch says little."""
-MAX_MEASURES = 8
+MAX_MEASURES = 16
 """Measures of a job: each adds as much to every report as the losses do."""
 Text = Annotated[str, pydantic.Field(pattern=r"^[^\x00]*$")]
 """PostgreSQL keeps no NUL character in a text."""
@@ -118,7 +119,7 @@ class Directive(Value):
     phase: Phase
     stage: StageNumber = -1
     n_steps: Steps
-    profile: Profile | None = None
+    profile: ProfileField | None = None
     restore: bool = False
     snapshot: bool = False
     batches: BatchSource = BatchSource.FRESH
@@ -211,7 +212,7 @@ class Validation(Value):
 class Replacement(Value):
     """What a client did instead of a directive."""
 
-    profile: Profile | None = None
+    profile: ProfileField | None = None
     """The profile of the steps whose losses are reported; None if there are none."""
     wasted_steps: Steps = 0
     """Further steps, which were rolled back."""

@@ -26,6 +26,8 @@ from lrpilot import Tuner
 from lrpilot.run.lease import Lease
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.early_warning import EarlyWarning
+from lrpilot.wire.profile import Profile
+from lrpilot.wire.profile_proto import profile_to_proto
 from matplotlib.figure import Figure
 
 from benchmarks import json_lines
@@ -121,8 +123,8 @@ class Probe:
 
     @property
     def _lease(self) -> Lease:
-        shape = pb.Profile(shape=pb.PROFILE_SHAPE_CONSTANT, length=self.n_steps)
-        return Lease(pb.Directive(phase=pb.PHASE_PROBE, n_steps=self.n_steps, profile=shape))
+        profile = profile_to_proto(Profile.constant(self.lr, self.n_steps))
+        return Lease(pb.Directive(phase=pb.PHASE_PROBE, n_steps=self.n_steps, profile=profile))
 
 
 class Recorder(LocalTransport):

@@ -136,7 +136,7 @@ class Refined(Budget):
             f"the decay was refined after {end} of {directive.n_steps} steps: {guess.why}; after {points[changed]:.0%} "
             f"of the way its LR is {new[changed] / old[changed]:.2f} times what it would have been"
         )
-        decision = Decision(stage=directive.stage, lr=reshaped.lr(end), reason=reason)
+        decision = Decision(stage=directive.stage, lr=profile.peak, reason=reason)
         return Step(state, directive.model_copy(update={"profile": reshaped, "reason": reason}), decision)
 
     def _guess(self, state: RefinedState, progress: Progress, behind: int) -> _Guess:

@@ -158,7 +158,7 @@ def refined_on_the_way(
             and the rest is linear decay.
     """
     old = np.asarray(present, dtype=np.float64)
-    if behind >= len(old):
+    if behind >= len(old) - 1:
         return old
     weights = np.ones(len(old))
     if len(guess):
@@ -171,9 +171,17 @@ def refined_on_the_way(
     return np.concatenate([old[:behind], rest])
 
 
-def drift(known: FloatArray, other: FloatArray) -> float:
-    """How far the ratio of two rows of norms moves, as a factor, at least 1; their units don't matter."""
-    ratio = smoothed(known) / smoothed(other)
+def drift(known: FloatArray, other: FloatArray, n: int) -> float:
+    """How far the ratio of the first norms of two runs moves, as a factor, at least 1; their units don't matter.
+
+    Args:
+        known: the first of `n` norms that lie evenly over one run.
+        other: as many of the other run.
+        n: says how they are smoothed: as those of the whole run.
+    """
+    width = width_of(n)
+    ratio = smoothed(known, width) / smoothed(other, width)
+    ratio = ratio[min(width // 2, len(ratio) - 1) :]  # where the median is of few, repeated norms it says nothing
     return float(ratio.max() / ratio.min())
 
 

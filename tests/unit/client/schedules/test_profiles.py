@@ -219,8 +219,8 @@ def test_functions_refuse_what_they_cannot_make() -> None:
 
 
 def test_the_lrs_of_an_annealing() -> None:
-    assert schedules.anneal_from(0.4, 4) == (0.4, pytest.approx(0.3), 0.2, 0.1)
-    assert schedules.anneal_from(0.4, 2, "one_minus_square") == (0.4, pytest.approx(0.3))
+    assert schedules.anneal_from(0.4, 4) == pytest.approx((0.4, 0.3, 0.2, 0.1))
+    assert schedules.anneal_from(0.4, 2, "one_minus_square") == pytest.approx((0.4, 0.3))
 
 
 def test_shapes_need_neither_torch_nor_numpy_nor_grpc() -> None:

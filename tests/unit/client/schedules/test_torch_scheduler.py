@@ -16,7 +16,8 @@ N = 40
 
 def optimizer(lr: float | torch.Tensor = 0.2) -> Optimizer:
     weights = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
-    return SGD([{"params": [weights[0]]}, {"params": [weights[1]], "lr": 0.05}], lr=lr)
+    groups: list[dict[str, Any]] = [{"params": [weights[0]]}, {"params": [weights[1]], "lr": 0.05}]
+    return SGD(groups, lr=lr)
 
 
 def lrs(make: Callable[[Optimizer], LRScheduler], n_steps: int = N) -> list[list[float]]:
@@ -83,8 +84,8 @@ def test_a_scheduler_goes_on_from_its_checkpoint() -> None:
     again.load_state_dict(weights)
     other.load_state_dict(state)
     for _ in range(10):
-        opt.step(), again.step()
-        one.step(), other.step()
+        for each in (opt, again, one, other):
+            each.step()
         assert one.get_last_lr() == other.get_last_lr()
 
 

@@ -28,6 +28,7 @@ COMMANDS = [
     "jobs",
     "show",
     "export",
+    "stretch",
     "plot",
     "cancel",
     "extend",

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated
 
 import pydantic
+from lrpilot.schedules.batch_size import lr_factor
 from lrpilot.wire.directive_steps import bar_begins, validations_left
 
 # What clients read alike is part of the messages, too.
@@ -99,7 +100,7 @@ class PlanChange(Value):
         """What the LR is multiplied by, as a first guess: the batch size's power, within `LARGEST_LR_FACTOR`."""
         if self.batch_factor is None:
             return 1.0
-        factor = math.pow(self.batch_factor, self.batch_scaling.power)
+        factor = lr_factor(self.batch_factor, self.batch_scaling)
         return min(max(factor, 1.0 / LARGEST_LR_FACTOR), LARGEST_LR_FACTOR)
 
 

@@ -71,7 +71,8 @@ STATES: Mapping[Status, pb.JobState.ValueType] = {
     Status.FAILED: pb.JOB_STATE_FAILED,
 }
 
-MAX_OPTIONS_BYTES = 16 * 2**10
+MAX_OPTIONS_BYTES = 32 * 2**10
+"""A shape of lines through as many points as it may have fits."""
 MAX_OPTIONS_DEPTH = 8
 MAX_OPTION = 1e12
 """The largest number of a policy's options: far more than any policy has."""

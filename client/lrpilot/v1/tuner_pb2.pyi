@@ -335,6 +335,9 @@ class Profile(_message.Message):
       step              factor 0.1, marks 0.5, 0.75 and so on, ascending: w = factor ^ (marks that are at most z)
       one_cycle         rise 0.3, div 25, final_div 1e4: w goes from 1 / div to 1 along half a wave until z = rise, then
                         along another one to 1 / (div final_div)
+      infinite          rise 0.01, cooldown 0.6, annealing 0.1, constant 0.55, low 0.1; at most 1 together, the first three:
+                        w goes from 0 to 1 along a line until z = rise, to `constant` along half a wave over `cooldown`,
+                        stays, and over the last `annealing` goes to `low` by the same factor at every step
       points            z_0, w_0, z_1, w_1 and so on, from z = 0 to z = 1, ascending, at most 512 pairs: w is on the line
                         between two of them. Two at the same z make a jump; there, the second one counts
     A frame is put around another shape, whose name follows its own after a slash, and whose parameters follow its own,

@@ -94,13 +94,15 @@ class AnnealingLaw:
         found: FloatArray = self.level + self.amplitude * s1**-self.power - self.gain * s2
         return found
 
-    def predict(self, path: LrPath) -> Prediction:
-        """The loss at the end of a path that goes on from the curves' beginning, with its standard error."""
-        loss = float(self.losses(path, np.array([path.end], dtype=np.float64))[0])
-        walked = float(path.area()[-1])
+    def predict(self, path: LrPath, step: int | None = None) -> Prediction:
+        """The loss after a step (None: the last) of a path that begins as the curves did, and its standard error."""
+        at = np.array([path.end if step is None else step], dtype=np.float64)
+        loss = float(self.losses(path, at)[0])
+        walked = float(np.interp(at, path.steps, path.area())[0])
         errors = []
         for row, cells in self._grid.by_momentum():
-            s2 = float(path.annealing_area(self._momenta[row], falls_only=self.falls_only)[-1])
+            area = path.annealing_area(self._momenta[row], falls_only=self.falls_only)
+            s2 = float(np.interp(at, path.steps, area)[0])
             if not self.annealing_known and abs(s2) > _LEAST_ANNEALED * walked:
                 return Prediction(loss, math.nan)
             errors.append(cells.distance(walked / self._scales.walked, s2 / self._scales.annealed[row], loss))

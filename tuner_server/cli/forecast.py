@@ -169,3 +169,5 @@ def _tell(found: Outlook, asked: Forecast, what: str) -> None:
             lrs = f"{number(first.lr(0))} to {number(last.lr(n_steps))}"
             table.add_row(names[name], count(one.n_steps), count(one.end_step), lrs, one.value)
     console.print(table)
+    if not found.is_clear(asked):
+        console.print("The evidence is thin: the losses so far hardly tell what a fall of the LR brings.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
@@ -12,6 +13,7 @@ from lrpilot.wire.profile import Profile, Shape
 from tuner_server.core.job.state import JobState
 from tuner_server.core.laws.annealing_law import AnnealingLaw
 from tuner_server.core.laws.curve import UnfittableError
+from tuner_server.history import lr_way
 from tuner_server.history.committed_run import CommittedRun, Piece
 from tuner_server.history.numbers import number, steps, with_error
 from tuner_server.history.thinning import FloatArray
@@ -21,6 +23,8 @@ ANNEALED_SHARE = 0.1
 """An annealing now is one over this part of the steps so far: most of what a cooldown gains, it gains in a tenth."""
 POINTS = 60
 """Points of a curve that is forecast."""
+CLEAR = 0.5
+"""An error above this part of what the loss has fallen by tells nothing."""
 LR_TOLERANCE = 1e-6
 """The part by which an LR may lie above the highest one seen, which is rounding."""
 
@@ -44,6 +48,16 @@ class Forecast:
     def n_steps(self) -> int:
         """The steps that are forecast."""
         return sum(piece.n_steps for piece in self.pieces)
+
+    @property
+    def words(self) -> str:
+        """The steps, and how the LR moves in them."""
+        profile = self.pieces[0].profile
+        verb = lr_way.verb(profile).participle
+        way = f"{verb} {number(profile.lr(0))}"
+        if profile.shape.way.moves:
+            way += f" to {number(profile.last_lr)} {profile.shape.way.words}"
+        return f"{steps(self.n_steps)}, {way}"
 
     @property
     def told(self) -> bool:
@@ -72,11 +86,14 @@ class Outlook:
         """The loss that was fitted."""
         return "validation loss" if self.run.of_validations else "training loss"
 
-    @property
-    def clear(self) -> bool:
-        """Whether annealing now is forecast more closely than by what the loss fell so far."""
-        seen = self.run.curve().losses
-        return self.annealed is not None and self.annealed.told and self.annealed.error < float(np.ptp(seen)) / 2
+    def is_clear(self, one: Forecast) -> bool:
+        """Whether a forecast's error is small beside what the loss has fallen by."""
+        return one.told and one.error < CLEAR * self._seen
+
+    @functools.cached_property
+    def _seen(self) -> float:
+        """The range of the losses that were fitted."""
+        return float(np.ptp(self.run.curve().losses))
 
     @property
     def formula(self) -> str:
@@ -102,7 +119,7 @@ class Outlook:
                 f"Annealing now, over {steps(self.annealed.n_steps)}, would end at a {self.observed} of "
                 f"{self.annealed.value}."
             )
-        if self.planned is not None:
+        if self.planned is not None and self.planned.told:
             sentences.append(f"The {steps(self.planned.n_steps)} that are planned would end at {self.planned.value}.")
         return " ".join(sentences)
 
@@ -175,4 +192,4 @@ def outlook_of_job(state: JobState, found: Timeline) -> Outlook | None:
         said = outlook(found.committed_run, planned_rest(state))
     except UnfittableError:
         return None
-    return said if said.clear else None
+    return said if said.annealed is not None and said.is_clear(said.annealed) else None

@@ -119,7 +119,7 @@ class Outlook:
                 f"Annealing now, over {steps(self.annealed.n_steps)}, would end at a {self.observed} of "
                 f"{self.annealed.value}."
             )
-        if self.planned is not None and self.planned.told:
+        if self.planned is not None and self.is_clear(self.planned):
             sentences.append(f"The {steps(self.planned.n_steps)} that are planned would end at {self.planned.value}.")
         return " ".join(sentences)
 

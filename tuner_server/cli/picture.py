@@ -21,6 +21,7 @@ from tuner_server.history import lr_sensitivity
 from tuner_server.history.from_wire import job_and_history
 from tuner_server.history.headline import headline
 from tuner_server.history.numbers import count, number, steps
+from tuner_server.history.outlook import outlook_of_job
 from tuner_server.history.setback import setback
 from tuner_server.history.stage import Probe, Span, Stage
 from tuner_server.history.timeline import Timeline, timeline
@@ -48,7 +49,9 @@ def picture(job: pb.Job, history: Timeline) -> RenderableType:
     state = job_and_history(pb.GetScheduleResponse(job=job))[0].state
     said = verdict(state, history)
     how = f"{said.words}. {said.why}".strip()
-    return Group(Text(f"\n{headline(state, history)}\n\n{how}\n"), *_parts(history, live=state.status.live))
+    ahead = outlook_of_job(state, history)
+    words = "\n\n".join([headline(state, history), how, *([] if ahead is None else [ahead.words])])
+    return Group(Text(f"\n{words}\n"), *_parts(history, live=state.status.live))
 
 
 def _parts(history: Timeline, *, live: bool) -> Iterator[RenderableType]:

@@ -89,6 +89,7 @@ def _search(probes: Sequence[Probe], *, live: bool) -> Table:
         if probe.span is not None:
             n_steps, loss = count(probe.span.n_steps), number(float(probe.span.losses[-LAST_LOSSES:].mean()))
             outcome = "diverged" if probe.diverged else "not repeatable" if probe.unrepeatable else ""
+            outcome = "ended early" if probe.warned else outcome
         table.add_row(_tried(probe), n_steps, loss, outcome)
     return table
 

@@ -113,6 +113,15 @@ class Average(Value):
     """It is brought up to date after so many steps."""
 
 
+class RoundStep(Value):
+    """How the update of a federation's round is taken on: what `RoundStep` of the proto tells."""
+
+    factor: Number
+    """Of the global update."""
+    momentum: Number = 0.0
+    """Of the sum of those before it."""
+
+
 class Directive(Value):
     """A lease: what the client does next, alone. The fields are those of the proto."""
 
@@ -143,6 +152,8 @@ class Directive(Value):
     """The change of the plan that takes effect with it; its `total_steps` is that of the run from here on."""
     average: Average | None = None
     """What average of the weights is kept from the first step on; its rest goes on with it."""
+    round: RoundStep | None = None
+    """How the round of a federation that has ended is taken on before the first step; None: none has."""
     reason: Text = ""
 
     @pydantic.model_validator(mode="after")
@@ -159,6 +170,8 @@ class Directive(Value):
             raise ValueError("a measure is asked for twice")
         if self.average is not None and not self.phase.committed:
             raise ValueError("an average is of steps that stay")
+        if self.round is not None and not self.phase.committed:
+            raise ValueError("a round of a federation begins with steps that stay")
         if self.warnings and self.phase is not Phase.PROBE:
             raise ValueError("an early warning is for a probe")
         if {warning.measure for warning in self.warnings} - set(self.measures):
@@ -195,6 +208,7 @@ class Directive(Value):
                 "restore": False,
                 "snapshot": False,
                 "change": None,
+                "round": None,
                 "validate_at": tuple(validations_left(self.validate_at, n_steps)),
                 "promise": tuple(
                     bar.model_copy(update={"from_step": bar_begins(bar.from_step, n_steps)}) for bar in self.promise

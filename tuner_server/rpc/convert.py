@@ -31,6 +31,7 @@ from tuner_server.core.messages import (
     Phase,
     Replacement,
     Report,
+    RoundStep,
     Weights,
 )
 from tuner_server.rpc.decision_messages import decision_to_pb
@@ -190,6 +191,7 @@ def directive_from_pb(message: pb.Directive) -> Directive:
             apart=message.apart,
             change=change_from_pb(message.change, "change") if message.HasField("change") else None,
             average=_average_from_pb(message.average) if message.HasField("average") else None,
+            round=_round_from_pb(message.round) if message.HasField("round") else None,
             reason=message.reason,
         )
 
@@ -216,6 +218,7 @@ def directive_to_pb(directive: Directive) -> pb.Directive:
         apart=directive.apart,
         change=None if directive.change is None else change_to_pb(directive.change),
         average=_average_to_pb(directive.average) if directive.average else None,
+        round=_round_to_pb(directive.round) if directive.round else None,
         reason=directive.reason,
     )
 
@@ -365,6 +368,14 @@ def _ending_to_pb(ending: Ending) -> pb.Ending:
         adopted=WEIGHTS[ending.adopted],
         memory_steps=ending.memory_steps,
     )
+
+
+def _round_from_pb(message: pb.RoundStep) -> RoundStep:
+    return RoundStep(factor=message.factor, momentum=message.momentum)
+
+
+def _round_to_pb(step: RoundStep) -> pb.RoundStep:
+    return pb.RoundStep(factor=step.factor, momentum=step.momentum)
 
 
 def _average_from_pb(message: pb.Average) -> Average:

@@ -43,6 +43,7 @@ from tuner_server.core.messages import (
     PosteriorCurve,
     Replacement,
     Report,
+    RoundStep,
     Setback,
     Validation,
     Weights,
@@ -78,6 +79,7 @@ bars = st.builds(
 
 
 measure_names = st.from_regex(r"[a-z][a-z0-9_]{0,39}", fullmatch=True)
+rounds = st.builds(RoundStep, factor=finite, momentum=finite)
 averages = st.builds(Average, memory_steps=st.floats(1, 1e12), every=st.integers(1, 2**40))
 endings = st.builds(
     Ending,
@@ -122,6 +124,7 @@ def directives(draw: st.DrawFn) -> Directive:
         measures=asked,
         warnings=tuple(warned) if phase is Phase.PROBE else (),
         average=draw(st.none() | averages) if phase.committed else None,
+        round=draw(st.none() | rounds) if phase.committed else None,
         reason=draw(texts),
     )
 

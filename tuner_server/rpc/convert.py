@@ -93,6 +93,7 @@ def config_from_pb(message: pb.JobConfig) -> JobConfig:
         "seed": message.seed,
         "has_validation": message.has_validation,
         "measures": tuple(message.measures),
+        "recorded": tuple(message.recorded),
         "members": message.members or 1,
         "has_average": message.has_average,
     }
@@ -120,6 +121,7 @@ def config_to_pb(config: JobConfig) -> pb.JobConfig:
         seed=config.seed,
         has_validation=config.has_validation,
         measures=config.measures,
+        recorded=config.recorded,
         members=config.members if config.members > 1 else 0,
         has_average=config.has_average,
     )

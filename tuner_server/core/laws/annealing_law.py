@@ -106,6 +106,26 @@ class AnnealingLaw:
             errors.append(cells.distance(walked / self._scales.walked, s2 / self._scales.annealed[row], loss))
         return Prediction(loss, max(errors))
 
+    def difference(self, first: LrPath, second: LrPath, prior: float) -> Prediction:
+        """How much higher the loss is at the end of one path than at the end of another, with its standard error.
+
+        Both go on from the curves' beginning. The level is not in the difference, and it is far better known than
+        either loss.
+
+        Args:
+            first: the one path.
+            second: the other one.
+            prior: the size of a loss that an annealing from the highest LR to zero may bring, as far as that is known
+                beforehand. It counts where the curves tell little of annealing, or nothing.
+        """
+        pairs = [(float(path.area()[-1]) / self._scales.walked, path) for path in (first, second)]
+        momenta = []
+        for momentum in self._momenta:
+            s2 = [float(path.annealing_area(momentum, falls_only=self.falls_only)[-1]) for _, path in pairs]
+            momenta.append((s2[0] - s2[1], self.highest_lr / (1.0 - momentum)))
+        areas, wholes = np.array(momenta).T / self._scales.annealed
+        return Prediction(*self._grid.with_prior(prior / wholes).difference(pairs[0][0], pairs[1][0], areas))
+
 
 def fit(
     curves: Sequence[Curve],

@@ -190,7 +190,7 @@ def directive_from_pb(message: pb.Directive) -> Directive:
             alongside=tuple(map(directive_from_pb, message.alongside)),
             taken_along=message.taken_along,
             apart=message.apart,
-            change=change_from_pb(message.change, "change") if message.HasField("change") else None,
+            change=change_from_pb(message.change, "change", told=True) if message.HasField("change") else None,
             average=_average_from_pb(message.average) if message.HasField("average") else None,
             reason=message.reason,
         )

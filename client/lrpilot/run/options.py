@@ -26,7 +26,7 @@ class JobOptions(TypedDict, total=False):
     """Seconds that the run may take, search included, in place of `total_steps`. Default: None, as long as it takes."""
     stop_when: float | str | None
     """What is still worth going on for: 0.01 is so much of the validation loss, "1%" that part of what the run has
-    gained. Once going on to the end would gain no more, the LR anneals at once, and the run is over. It needs `validate`.
+    gained. Once going on to the end would gain no more, the LR anneals at once, and the run is over. Needs `validate`.
     Default: None, on to the end (docs/methods/stopping.md)."""
     lr_bounds: tuple[float, float] | None
     """Lowest and highest LR of the first parameter group, both above 0. Default: None, found by a range test."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from lrpilot.wire.profile import Profile
+import math
 
 from tests.support.jobs.simulated_training import SimulatedTraining, float32
 from tuner_server.core.messages import Directive, Validation
 
 
 class LawTraining(SimulatedTraining):
-    """Its loss is `floor` + `scale` (S1 + 1)^-`alpha` - `annealing` S2, with so many steps of `memory`."""
+    """Its loss is `floor` + `scale` max(S1, 1)^-`alpha` - `annealing` S2, with so many steps of `memory`.
+
+    Rises of the LR add nothing to S2: as in the published fit, a warm-up anneals nothing.
+    """
 
     def __init__(
         self,
@@ -33,18 +36,7 @@ class LawTraining(SimulatedTraining):
     def loss(self) -> float:
         """The loss of the present weights, without noise."""
         walked, annealed, _ = self._course[len(self.lrs)]
-        loss = self.floor + self.scale * (walked + 1.0) ** -self.alpha - self.annealing * annealed
-        return self.factor * loss + self.shift
-
-    def then(self, profile: Profile, n_steps: int) -> float:
-        """The loss after so many further steps, which are not made."""
-        course = self._course[: len(self.lrs) + 1]
-        lr = self.lrs[-1]
-        for step in range(n_steps):
-            course.append(self._onward(course[-1], lr, profile.lr(step)))
-            lr = profile.lr(step)
-        walked, annealed, _ = course[-1]
-        loss = self.floor + self.scale * (walked + 1.0) ** -self.alpha - self.annealing * annealed
+        loss = self.floor + self.scale * math.pow(max(walked, 1.0), -self.alpha) - self.annealing * annealed
         return self.factor * loss + self.shift
 
     def _step(self, lr: float) -> float:
@@ -57,7 +49,7 @@ class LawTraining(SimulatedTraining):
 
     def _onward(self, before: tuple[float, float, float], last: float, lr: float) -> tuple[float, float, float]:
         walked, annealed, falling = before
-        falling = (1.0 - 1.0 / self.memory) * falling + (last - lr)
+        falling = (1.0 - 1.0 / self.memory) * falling + max(last - lr, 0.0)
         return walked + lr, annealed + falling, falling
 
     def _validation(self, directive: Directive, step: int) -> list[Validation]:

@@ -51,8 +51,6 @@ class LossCourse(Value):
     lrs: tuple[float, ...] = ()
     """The LR of every `stride`-th step."""
     points: tuple[Point, ...] = ()
-    opening: float | None = None
-    """The first validation of all, that of a probe's beginning included: nearly the untrained model's."""
 
     def after(self, report: Report, profile: Profile | None) -> LossCourse:
         """The course once the steps of a report, which had such LRs, are committed."""
@@ -74,19 +72,12 @@ class LossCourse(Value):
             "lrs": tuple(lrs),
             "points": _thinned([*self.points, *found]),
         }
-        return self.opened(report).model_copy(update=update)
-
-    def opened(self, report: Report) -> LossCourse:
-        """The course that knows the first validation of all."""
-        if self.opening is not None:
-            return self
-        losses = (validation.loss for validation in report.validations)
-        return self.model_copy(update={"opening": next(filter(math.isfinite, losses), None)})
+        return self.model_copy(update=update)
 
     @property
     def anew(self) -> LossCourse:
         """The course after a change of the data, the batches or the model: what was seen says nothing of what comes."""
-        return LossCourse(opening=self.opening, begins=self.begins + self.n_steps)
+        return LossCourse(begins=self.begins + self.n_steps)
 
     def path(self, ahead: Iterable[Way] = ()) -> LrPath:
         """The LRs so far, and those of some further steps."""

@@ -275,6 +275,8 @@ def _account(state: JobState, report: Report) -> JobState:
     update: dict[str, Any] = {"wall_time_s": state.wall_time_s + report.wall_time_s}
     if state.first_loss is None:
         update["first_loss"] = opening_loss(report.losses)
+    if state.first_validation is None:
+        update["first_validation"] = opening_loss([validation.loss for validation in report.validations])
     if report.outcome is Outcome.UNREPEATABLE:
         update["unrepeatable"] = report.note
     if report.ending is not None:
@@ -289,8 +291,6 @@ def _account(state: JobState, report: Report) -> JobState:
             undone = n + committed - state.snapshot_step
             committed, standing = state.snapshot_step, state.snapshot_standing
         searched += 0 if state.directive.taken_along else undone or n
-        if standing.course is not None:
-            standing = standing.model_copy(update={"course": standing.course.opened(report)})
     else:
         committed += n
         lrs = state.directive.profile if report.replacement is None else report.replacement.profile

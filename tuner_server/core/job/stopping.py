@@ -40,7 +40,10 @@ SHORTEST_ANNEALING = 10
 SMALLEST_SAVING = 0.02
 """Nothing is stopped that saves less than this part of the steps."""
 SURENESS = 1.64
-"""Standard errors: the gain is below that limit with a probability of 95%."""
+"""Standard errors: the gain is below that limit with a probability of 95%, as far as the error is known."""
+LEAST_ERROR = 0.25
+"""The standard error is no less than this part of the gain: the law itself is not better than that, and a run stops
+where the error looks small."""
 SETTLED = 0.1
 """Validations from this part of the steps so far on count: before, losses fall faster than any power law."""
 LONGEST_MEMORY = 0.1
@@ -92,7 +95,7 @@ def watched(state: JobState, directive: Directive) -> Directive:
     planned = begin + (n_steps if state.remaining_steps is None else max(state.remaining_steps, n_steps))
     apart = max(math.ceil(VALIDATION_SHARE * planned), FEWEST_STEPS_APART)
     steps = {*directive.validate_at, *range(apart - begin % apart, n_steps + 1, apart)}
-    if begin == 0 and state.course.opening is None:
+    if begin == 0 and state.first_validation is None:
         steps.add(0)
     return directive.model_copy(update={"validate_at": tuple(sorted(steps))})
 
@@ -129,8 +132,8 @@ def _verdict(state: JobState, course: LossCourse, wanted: StopWhen, rest: Direct
     ends = _ends(state, course, rest)
     if ends.ahead - ends.annealing < SMALLEST_SAVING * (course.n_steps + ends.ahead):
         return None
-    latest = _judged(wanted, course, course.points, ends)
-    if not latest.enough or not _judged(wanted, course, course.points[:-1], ends).enough:
+    latest = _judged(wanted, state, course.points, ends)
+    if not latest.enough or not _judged(wanted, state, course.points[:-1], ends).enough:
         return None
     evidence = _evidence(latest, course, state, ends)
     change = PlanChange(
@@ -168,15 +171,17 @@ def _to_zero(lr: float, n_steps: int) -> Way:
     return Way(Profile.to_zero(Shape.LINEAR, lr, n_steps), n_steps)
 
 
-def _judged(wanted: StopWhen, course: LossCourse, points: Sequence[Point], ends: _Ends) -> _Judged:
+def _judged(wanted: StopWhen, state: JobState, points: Sequence[Point], ends: _Ends) -> _Judged:
     """What going on would gain, as some validations tell. Raises: UnfittableError: they don't."""
+    course = state.course
+    assert course is not None
     curve = _curve(course, _used(course, points))
     law = annealing_law.fit([curve], momenta=_momenta(course), logarithmic=False)
-    opening = points[0].loss if course.opening is None else course.opening
+    opening = points[0].loss if state.first_validation is None else state.first_validation
     gained = max(opening - float(curve.losses.min()), float(np.ptp(curve.losses)))
-    found = law.difference(ends.at_once, ends.planned, ANNEALED * gained)
+    found = law.difference(ends.at_once, ends.planned, ANNEALED * gained, _momenta(course))
     worth = wanted.gain if wanted.share is None else wanted.share * gained
-    return _Judged(law, found.loss, found.error, worth or 0.0)
+    return _Judged(law, found.loss, max(found.error, LEAST_ERROR * abs(found.loss)), worth or 0.0)
 
 
 def _used(course: LossCourse, points: Sequence[Point]) -> list[Point]:

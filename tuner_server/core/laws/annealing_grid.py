@@ -145,14 +145,11 @@ class Grid:
         Args:
             gains: (momenta,) the standard deviation of the gain, scaled.
         """
-        prior = gains[self.rows] ** 2
-        known = self.covariances[:, 2, 2] > 0
-        seen = np.where(known, self.covariances[:, 2, 2], 1.0)
+        seen = self.covariances[:, 2, 2]
         # A gain at its limit of 0 is no better known than another one.
-        spread = self.covariances[:, :, 2] / (seen + prior)[:, None] * known[:, None]
+        spread = self.covariances[:, :, 2] / (seen + gains[self.rows] ** 2)[:, None]
         linear = self.linear - spread * self.linear[:, 2, None]
         covariances = self.covariances - spread[:, :, None] * self.covariances[:, None, 2, :]
-        covariances[:, 2, 2] = np.where(known, covariances[:, 2, 2], prior)
         return dataclasses.replace(self, linear=linear, covariances=covariances)
 
     def difference(self, s1: float, other: float, s2: FloatArray) -> tuple[float, float]:

@@ -49,6 +49,11 @@ def _wsd(p: float) -> float:
     return min(1.0, (1.0 - p) / WSD_DECAY)
 
 
+def _wsd_root(p: float) -> float:
+    """Warm-up, stable, decay with 1 - sqrt as its decay, the best of the shapes that Hägele et al. 2024 compare."""
+    return 1.0 - math.sqrt(max(0.0, 1.0 - (1.0 - p) / WSD_DECAY))
+
+
 def _after_warmup(shape: Shape) -> Shape:
     """`shape` stretched over what the warm-up leaves."""
     return lambda p: shape((p - WARMUP) / (1.0 - WARMUP))
@@ -78,6 +83,7 @@ SHAPES: dict[str, Shape] = {
     "rex": with_warmup(_after_warmup(_rex)),
     "wsd": with_warmup(_wsd),
     "step": with_warmup(_step),
+    "wsd, 1 - sqrt": with_warmup(_wsd_root),
 }
 
 

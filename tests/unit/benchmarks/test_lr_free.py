@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,11 +12,12 @@ from torch import nn
 
 from benchmarks.quality.averages import PolynomialAverage
 from benchmarks.quality.contestants import CONTESTANTS
-from benchmarks.quality.dog import DoG
+from benchmarks.quality.dog import DoG, DoWG
 from benchmarks.quality.mechanic import Mechanic
 from benchmarks.quality.workloads import WORKLOADS
 
-CURVATURE = torch.tensor([1.0, 0.25], dtype=torch.float64)
+DISTANCES = json.loads((Path(__file__).parents[2] / "data/methods/dog.json").read_text())
+CURVATURE = torch.tensor(DISTANCES["c"], dtype=torch.float64)
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +27,7 @@ def _one_thread() -> None:
 
 @pytest.fixture
 def weights() -> nn.Parameter:
-    return nn.Parameter(torch.tensor([2.0, -4.0], dtype=torch.float64))
+    return nn.Parameter(torch.tensor(DISTANCES["x0"], dtype=torch.float64))
 
 
 def _step(weights: nn.Parameter, optimizer: torch.optim.Optimizer) -> None:
@@ -32,10 +35,11 @@ def _step(weights: nn.Parameter, optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
 
 
-def test_dog_follows_a_worked_example(weights: nn.Parameter) -> None:
-    optimizer = DoG([weights], start=1e-4 / (1 + float(weights.detach().norm())))
-    expected = {1: 4.472136e-5, 2: 3.1623378e-5, 5: 8.0784042e-5, 10: 2.8949483e-4, 20: 2.1660801e-3, 60: 0.17682244}
-    for step in range(1, 61):
+@pytest.mark.parametrize(("kind", "vectors"), [(DoG, "dog_lr_at"), (DoWG, "dowg_lr_at")])
+def test_the_lr_of_dog_and_dowg_follows_their_vectors(kind: type[DoG], vectors: str, weights: nn.Parameter) -> None:
+    optimizer = kind([weights], start=DISTANCES["r_eps"] / (1 + float(weights.detach().norm())))
+    expected = {int(step): lr for step, lr in DISTANCES[vectors].items()}
+    for step in range(1, max(expected) + 1):
         _step(weights, optimizer)
         if step in expected:
             assert optimizer.step_size == pytest.approx(expected[step], rel=1e-6)

@@ -73,7 +73,7 @@ class Report:
 
     @property
     def stored(self) -> list[Standing]:
-        """Standings of what was run at the main length only, and of the others over the same cases."""
+        """Standings at the main length of what has tables of its own, and of the others over the same cases."""
         cases = self.plan.stored_cases
         own = (s.within(cases) for s in self.standings if s.contestant not in _variants())
         return _ranked([standing for standing in own if standing], self.hindsight)
@@ -165,7 +165,7 @@ def make_report(plan: Plan, runs: Mapping[RunKey, Curve]) -> Report:
     found = scores(runs, plan.score_functions)
     planned = plan.after(found)
     wanted = {key: runs[key] for key in planned.keys if key in runs}
-    own = standings(planned.keys, wanted, found)
+    own = standings(planned.keys, wanted, found, planned.pruned)
     return Report(
         plan,
         planned,

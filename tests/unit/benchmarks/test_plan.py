@@ -67,6 +67,11 @@ def test_a_users_lrs_are_the_best_one_on_average_and_its_neighbours() -> None:
     assert len([k for k in planned.keys if k.contestant == USERS_LR]) == 3 * 2
 
 
+def test_sweeps_that_lack_lrs_of_the_grid_are_told() -> None:
+    own = plan([EASY], "linear", "budget", USERS_LR, lengths=(1000, 8000))
+    assert own.after({}).pruned == {("linear", 8000), (USERS_LR, 1000), (USERS_LR, 8000)}
+
+
 def test_rounds_end_with_every_planned_run_there() -> None:
     own = plan([EASY, HARD], "linear", "budget", USERS_LR, lengths=(1000, 4000, 8000))
     done: dict[RunKey, Curve] = {}

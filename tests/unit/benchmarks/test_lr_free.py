@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from dadaptation import DAdaptAdam, DAdaptSGD
+from prodigyopt import Prodigy
 from torch import nn
 
 from benchmarks.quality.averages import PolynomialAverage
@@ -121,3 +123,41 @@ def test_batch_normalisation_and_momentum_are_no_obstacle(name: str) -> None:
     assert not curve.diverged
     assert math.isfinite(curve.final_val_loss)
     assert curve.val_steps[-1] == 80
+
+
+def _after(n_steps: int, optimizer: torch.optim.Optimizer, weights: nn.Parameter, solution: torch.Tensor) -> float:
+    """The distance of all elements from the solution, summed, after so many steps down that sum."""
+    for _ in range(n_steps):
+        weights.grad = torch.sign(weights.detach() - solution)
+        optimizer.step()
+    return float((weights.detach() - solution).abs().sum())
+
+
+@pytest.mark.parametrize("distance", [0.01, 100.0])
+@pytest.mark.parametrize("kind", [DAdaptSGD, DAdaptAdam, Prodigy])
+def test_the_estimated_distance_is_about_the_true_one_over_decades(
+    kind: type[DAdaptSGD | DAdaptAdam | Prodigy], distance: float
+) -> None:
+    """What both papers promise on convex functions, whose solution lies at a distance that nobody tells."""
+    weights = nn.Parameter(torch.zeros(4, dtype=torch.float64))
+    optimizer = kind([weights], lr=1.0)
+    _after(500, optimizer, weights, torch.tensor([0.5, -0.5, 0.5, 0.5]) * distance)
+    assert distance / 8 < float(optimizer.param_groups[0]["d"]) < 2 * distance
+
+
+@pytest.mark.parametrize("distance", [0.01, 100.0])
+@pytest.mark.parametrize("kind", [DoG, DoWG])
+def test_dog_and_dowg_reach_a_solution_at_any_distance_and_go_little_further(kind: type[DoG], distance: float) -> None:
+    weights = nn.Parameter(torch.zeros(4, dtype=torch.float64))
+    left = _after(1000, kind([weights]), weights, torch.tensor([0.5, -0.5, 0.5, 0.5]) * distance)
+    assert left < 0.1 * 2 * distance
+
+
+@pytest.mark.parametrize("lr", [1e-4, 1.0, 100.0])
+def test_mechanic_makes_any_lr_of_six_decades_do(lr: float) -> None:
+    """Its claim is that the base LR need not be tuned."""
+    weights = nn.Parameter(torch.zeros(4, dtype=torch.float64))
+    optimizer = torch.optim.SGD([weights], lr=lr)
+    mechanic = Mechanic(optimizer)
+    assert _after(1000, optimizer, weights, torch.tensor([0.5, -0.5, 0.5, 0.5])) < 0.05 * 2
+    assert 1e-3 < mechanic.factor * lr < 1e-2

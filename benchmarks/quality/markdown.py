@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.quality import length_tables, stored_tables
+from benchmarks.quality.comparison import comparison
 from benchmarks.quality.measures import Choice
 from benchmarks.quality.plan import LONGEST_FULL_SWEEP, OURS, OURS_TO_ZERO, REFERENCE
 from benchmarks.quality.report import ALL_OURS, Report
@@ -58,7 +59,14 @@ def as_markdown(report: Report) -> str:
     for n_steps in report.lengths:
         found = length_tables.headline_table(report, n_steps) if report.headline(n_steps) else "No complete case yet."
         parts += [f"### {count(n_steps)} steps", found]
-    parts += [*_ours(report), *_ruined(report), *_users_lr(report), *_by_workload(report), *_stored(report)]
+    parts += [
+        *comparison(report),
+        *_ours(report),
+        *_ruined(report),
+        *_users_lr(report),
+        *_by_workload(report),
+        *_stored(report),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

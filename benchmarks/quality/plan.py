@@ -123,9 +123,11 @@ class Plan:
         return {name: workload.score for name, workload in self.workloads.items()}
 
     @property
-    def stored_cases(self) -> frozenset[Case]:
-        """Those of the main length."""
-        n_steps = self.main_length
+    def stored_lengths(self) -> list[int]:
+        return sorted({n_steps for part in self.stored for n_steps in part.lengths})
+
+    def stored_cases(self, n_steps: int) -> frozenset[Case]:
+        """What `stored` rests on at one length."""
         return frozenset(case for part in self.stored if n_steps in part.lengths for case in part.cases(n_steps))
 
     def after(self, scores: Mapping[RunKey, float]) -> Round:

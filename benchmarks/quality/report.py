@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -74,9 +74,13 @@ class Report:
     @property
     def stored(self) -> list[Standing]:
         """Standings at the main length of what has tables of its own, and of the others over the same cases."""
-        cases = self.plan.stored_cases
+        cases = self.plan.stored_cases(self.plan.main_length)
         own = (s.within(cases) for s in self.standings if s.contestant not in _variants())
-        return _ranked([standing for standing in own if standing], self.hindsight)
+        return self.ranked(standing for standing in own if standing)
+
+    def ranked(self, standings: Iterable[Standing]) -> list[Standing]:
+        """Standings by length, and there by mean ratio to the hindsight reference, lowest first."""
+        return _ranked(standings, self.hindsight)
 
     @property
     def ablations(self) -> list[tuple[Standing, Standing]]:
@@ -150,7 +154,7 @@ def _reference(found: Sequence[Standing], choice: Choice) -> dict[Case, float]:
     return {case: score for standing in own for case, score in standing.scores.items()}
 
 
-def _ranked(found: Sequence[Standing], hindsight: Mapping[Case, float]) -> list[Standing]:
+def _ranked(found: Iterable[Standing], hindsight: Mapping[Case, float]) -> list[Standing]:
     """Standings by length, and there by mean ratio, lowest first."""
 
     def rank(standing: Standing) -> tuple[int, float]:

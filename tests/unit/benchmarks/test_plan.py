@@ -128,7 +128,7 @@ def test_runs_that_a_policy_refuses_are_not_planned() -> None:
 def test_stored_contestants_have_cases_of_their_own() -> None:
     own = plan([EASY], "linear", lengths=(1000, 4000), stored=("cosine",))
     assert {k.n_steps for k in own.after({}).keys if k.contestant == "cosine"} == {4000}
-    assert {case.n_steps for case in own.stored_cases} == {4000}
+    assert {case.n_steps for case in own.stored_cases(4000)} == {4000}
     assert own.contestants == ["linear"]
 
 

@@ -218,7 +218,7 @@ def test_plots_are_written_even_of_incomplete_runs(tmp_path: Path) -> None:
         directory = tmp_path / str(i)
         directory.mkdir()
         save_plots(_report(dict(runs)), directory)
-        names = {"ratios.png", "losses.png", "lrs.png", "lengths.png", "workloads.png"}
+        names = {"ratios.png", "losses.png", "lrs.png", "lengths.png", "workloads.png", "comparison.png"}
         assert {path.name for path in directory.iterdir()} == names
 
 

@@ -104,7 +104,7 @@ class Training:
 
 def scripted(training: Training, optimizer: torch.optim.Optimizer, end_lr: float, *measures: str) -> lrpilot.Tuner:
     """A tuner within a long committed directive from `LR` to `end_lr` that asks for some measures."""
-    shape = pb.PROFILE_SHAPE_CONSTANT if end_lr == LR else pb.PROFILE_SHAPE_LINEAR
+    shape = "constant" if end_lr == LR else "linear"
     profile = pb.Profile(shape=shape, start_lr=LR, end_lr=end_lr, length=HORIZON)
     directive = pb.Directive(phase=pb.PHASE_TRAIN, n_steps=HORIZON, profile=profile, measures=measures)
     return lrpilot.Tuner(training.model, optimizer, transport=ScriptedTransport([directive]))

@@ -105,7 +105,7 @@ def _stages(stages: Sequence[Stage]) -> Table:
             count(stage.spans[0].committed_start) if stage.spans else "",
             count(stage.committed_steps),
             number(stage.lr),
-            number(profile.end_lr) if profile is not None else "",
+            number(profile.last_lr) if profile is not None else "",
             _came_of(stage),
         )
     return table

@@ -21,8 +21,9 @@ from lrpilot.wire.phase import Phase as Phase
 from lrpilot.wire.plan_change import BatchScaling as BatchScaling
 from lrpilot.wire.plan_change import ChangeKind as ChangeKind
 from lrpilot.wire.plan_change import ChangeOrigin as ChangeOrigin
-from lrpilot.wire.profile import Profile
 from lrpilot.wire.weights import Weights as Weights
+
+from tuner_server.core.profiles import ProfileField
 
 # Losses may be NaN or infinite (a probe that diverged): JSON has no such numbers, so they are written as strings.
 _CONFIG = pydantic.ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
@@ -117,7 +118,7 @@ class Directive(Value):
     phase: Phase
     stage: StageNumber = -1
     n_steps: Steps
-    profile: Profile | None = None
+    profile: ProfileField | None = None
     restore: bool = False
     snapshot: bool = False
     batches: BatchSource = BatchSource.FRESH
@@ -204,7 +205,7 @@ class Validation(Value):
 class Replacement(Value):
     """What a client did instead of a directive."""
 
-    profile: Profile | None = None
+    profile: ProfileField | None = None
     """The profile of the steps whose losses are reported; None if there are none."""
     wasted_steps: Steps = 0
     """Further steps, which were rolled back."""

@@ -86,7 +86,7 @@ def _unsearched(stage: Stage, config: JobConfig) -> str:
     assert directive is not None
     n_steps = steps(directive.n_steps)
     if directive.phase is Phase.WARM_UP:
-        linear = directive.profile is not None and directive.profile.shape is Shape.LINEAR
+        linear = directive.profile is not None and directive.profile.shape == Shape.LINEAR
         return f"A {'linear ' if linear else ''}warm-up to LR {number(stage.lr)} over {n_steps}."
     if stage.retreats_from is not None:
         return setback(stage, stage.retreats_from)

@@ -28,27 +28,6 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class _ProfileShape:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _ProfileShapeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ProfileShape.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    PROFILE_SHAPE_UNSPECIFIED: _ProfileShape.ValueType  # 0
-    PROFILE_SHAPE_CONSTANT: _ProfileShape.ValueType  # 1
-    PROFILE_SHAPE_LINEAR: _ProfileShape.ValueType  # 2
-    PROFILE_SHAPE_EXPONENTIAL: _ProfileShape.ValueType  # 3
-    PROFILE_SHAPE_COSINE: _ProfileShape.ValueType  # 4
-
-class ProfileShape(_ProfileShape, metaclass=_ProfileShapeEnumTypeWrapper): ...
-
-PROFILE_SHAPE_UNSPECIFIED: ProfileShape.ValueType  # 0
-PROFILE_SHAPE_CONSTANT: ProfileShape.ValueType  # 1
-PROFILE_SHAPE_LINEAR: ProfileShape.ValueType  # 2
-PROFILE_SHAPE_EXPONENTIAL: ProfileShape.ValueType  # 3
-PROFILE_SHAPE_COSINE: ProfileShape.ValueType  # 4
-Global___ProfileShape: _TypeAlias = ProfileShape  # noqa: Y015
-
 class _Phase:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -298,13 +277,36 @@ Global___ScheduleView: _TypeAlias = ScheduleView  # noqa: Y015
 
 @_typing.final
 class Profile(_message.Message):
-    """How the LR moves over `length` steps. Step i (from 0) of a directive runs at position p = offset + i. A position
-    before `warmup` has start_lr * (p + 1) / (warmup + 1). After that, with q = (p - warmup) / (length - warmup), at most 1:
-      CONSTANT     start_lr
-      LINEAR       start_lr + (end_lr - start_lr) * q
-      EXPONENTIAL  start_lr * (end_lr / start_lr) ^ q
-      COSINE       start_lr * w + end_lr * (1 - w) with w = (1 + cos(pi * q)) / 2
-    end_lr is thus the LR of the step after the last, and of all that follow.
+    """How the LR moves over `length` steps. Step i (from 0) of a directive runs at position p = offset + i. With
+    z = (p - warmup) / (length - warmup), at most 1, and the LR lr(z) of the shape, a position from `warmup` on has lr(z),
+    and one before it lr(0) * (p + 1) / (warmup + 1). lr(1) is thus the LR of the step after the last, and of all that
+    follow. Most shapes are a weight w(z), from 0 to 1: lr(z) = start_lr * w + end_lr * (1 - w).
+
+    A shape is a name with `parameters`, in the order in which they are told here; those that are left out at the end have
+    the values that are told after their names:
+      constant          lr = start_lr
+      linear            lr = start_lr + (end_lr - start_lr) * z
+      exponential       lr = start_lr * (end_lr / start_lr) ^ z; neither LR is zero
+      cosine            w = (1 + cos(pi z)) / 2
+      mirror_cosine     w = 2 (1 - z) - (1 + cos(pi z)) / 2
+      polynomial        power 2: w = (1 - z) ^ power; above 0
+      rex               beta 1: w = (1 - z) / (1/2 + 1/2 (1 - beta z)); from 0 to below 2
+      one_minus_sqrt    w = 1 - sqrt(z)
+      one_minus_square  w = 1 - z^2
+      half_life         lives 4: w = 0.5 ^ (lives z); above 0
+      power_scheduler   share 0.1, exponent 0.51: w = min(1, (z / share) ^ -exponent)
+      step              factor 0.1, marks 0.5, 0.75 and so on, ascending: w = factor ^ (marks that are at most z)
+      one_cycle         rise 0.3, div 25, final_div 1e4: w goes from 1 / div to 1 along half a wave until z = rise, then
+                        along another one to 1 / (div final_div)
+      points            z_0, w_0, z_1, w_1 and so on, from z = 0 to z = 1, ascending, at most 512 pairs: w is on the line
+                        between two of them. Two at the same z make a jump; there, the second one counts
+    A frame is put around another shape, whose name follows its own after a slash, and whose parameters follow its own,
+    such as "wsd/rex" with 0.2, 1; without one, around linear. At most 4 names:
+      wsd               share 0.1: lr = start_lr until z = 1 - share, then the shape within over the rest
+      warmed            share 0.05, low 0: until z = share, lr rises along a line from the part `low` of the first LR of the
+                        shape within to the whole of it; then the shape within over the rest
+      floored           floor 0.1: the shape within, from start_lr to end_lr + floor (start_lr - end_lr)
+    A profile of another name or with other parameters is no profile.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -315,25 +317,29 @@ class Profile(_message.Message):
     LENGTH_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
     WARMUP_FIELD_NUMBER: _builtins.int
-    shape: Global___ProfileShape.ValueType
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    shape: _builtins.str
     start_lr: _builtins.float
     end_lr: _builtins.float
     length: _builtins.int
     offset: _builtins.int
     warmup: _builtins.int
+    @_builtins.property
+    def parameters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
     def __init__(
         self,
         *,
-        shape: Global___ProfileShape.ValueType = ...,
+        shape: _builtins.str = ...,
         start_lr: _builtins.float = ...,
         end_lr: _builtins.float = ...,
         length: _builtins.int = ...,
         offset: _builtins.int = ...,
         warmup: _builtins.int = ...,
+        parameters: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_lr", b"end_lr", "length", b"length", "offset", b"offset", "shape", b"shape", "start_lr", b"start_lr", "warmup", b"warmup"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_lr", b"end_lr", "length", b"length", "offset", b"offset", "parameters", b"parameters", "shape", b"shape", "start_lr", b"start_lr", "warmup", b"warmup"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

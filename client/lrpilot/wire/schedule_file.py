@@ -139,7 +139,7 @@ def _phase(name: str) -> Phase:
 
 def _profile(document: dict[str, Any]) -> Profile:
     return Profile(
-        shape=Shape(document["shape"]),
+        shape=Shape.parse(document["shape"]),
         start_lr=float(document["start_lr"]),
         end_lr=float(document["end_lr"]),
         length=int(document["length"]),

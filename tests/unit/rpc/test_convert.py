@@ -20,6 +20,7 @@ from lrpilot.wire.profile import Profile, Shape
 from lrpilot.wire.profile_proto import profile_from_proto, profile_to_proto
 
 from tests.support.servers.wire_client import directive_from_pb, report_to_pb
+from tests.support.shapes import shapes
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import InvalidInputError, NotFoundError
 from tuner_server.core.job.machine import JobState, Status
@@ -56,7 +57,7 @@ positive_lrs = st.floats(1e-12, 1e6)
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 profiles = st.builds(
     Profile,
-    st.sampled_from(Shape),
+    shapes,
     positive_lrs,
     positive_lrs,
     length=st.integers(9, 2**40),

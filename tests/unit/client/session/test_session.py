@@ -101,7 +101,7 @@ def test_alone_in_a_run_that_ends_by_time_the_lr_is_constant_until_a_pace_is_kno
     transport.away = True
     session = Session(transport, pb.JobConfig(total_time_s=10.0, base_lr=0.1), 1.0, strict=False)
     alone = session.abandon("no server", RunState(0.1, None, warm=False))
-    assert alone.profile.shape == pb.PROFILE_SHAPE_CONSTANT
+    assert alone.profile.shape == "constant"
     part = pb.Report(outcome=pb.OUTCOME_PARTIAL, losses=[1.0] * 50, wall_time_s=1.0)
     following = session.answer(alone, part, RunState(0.1, None, warm=True, steps=50, in_time=450))
     assert (following.n_steps, following.profile.end_lr) == (450, 0.0)

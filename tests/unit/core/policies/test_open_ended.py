@@ -80,7 +80,7 @@ def test_stages_double_and_the_lr_falls_by_a_power_of_the_length() -> None:
     assert [stage.stage for stage in stages] == list(range(5))
     for stage, following in itertools.pairwise(stages):
         profile = profile_of(stage)
-        assert profile.shape is Shape.EXPONENTIAL
+        assert profile.shape == Shape.EXPONENTIAL
         assert profile.end_lr == pytest.approx(profile_of(following).start_lr)
         assert profile.end_lr / profile.start_lr == pytest.approx(0.5**0.2, rel=0.1)
     # N(s) = 2 s + FIRST.

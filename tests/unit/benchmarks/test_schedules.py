@@ -41,7 +41,7 @@ def test_never_rises_after_the_warmup(name: str) -> None:
 
 def test_step_drops_at_half_and_three_quarters() -> None:
     step = SHAPES["step"]
-    assert [step(p) for p in (0.499, 0.5, 0.749, 0.75)] == [1.0, 0.1, 0.1, 0.01]
+    assert [step(p) for p in (0.499, 0.5, 0.749, 0.75)] == pytest.approx([1.0, 0.1, 0.1, 0.01])
 
 
 def test_wsd_decays_over_its_last_fifth() -> None:

@@ -12,7 +12,7 @@ class Lr(StrEnum):
     """Which LR its user has to know."""
 
     TUNED = "tuned"
-    FIRST = "a first one"
+    GUESS = "a guess"
     RANGE = "a range"
     NONE = "none"
 
@@ -62,7 +62,7 @@ SYSTEMS: tuple[System, ...] = (
     System("autolrs", "Jin et al. 2021, arXiv 2105.10762", Lr.RANGE, True, "1", '`policy="autolrs"`'),
     System(REFERENCE, _LINEAR, Lr.TUNED, True, "0", f"{_decay('linear')}, the default"),
     System("linear, averaged", "Ajroldi et al. 2025, arXiv 2502.06761", Lr.TUNED, True, "1", "how `budget` ends"),
-    System("linear, user's LR", _LINEAR, Lr.FIRST, True, "0", "a run below 500 steps"),
+    System("linear, user's LR", _LINEAR, Lr.GUESS, True, "0", "a run below 500 steps"),
     System("cosine", "Loshchilov & Hutter 2017, arXiv 1608.03983", Lr.TUNED, True, "0", _decay("cosine")),
     System("rex", "Chen et al. 2021, arXiv 2107.04197", Lr.TUNED, True, "0", _decay("rex")),
     System("wsd", "Hu et al. 2024, arXiv 2404.06395", Lr.TUNED, True, "0", _decay("wsd(0.2)")),
@@ -70,15 +70,15 @@ SYSTEMS: tuple[System, ...] = (
     System("step", "He et al. 2016, arXiv 1512.03385", Lr.TUNED, True, "0", _decay("step")),
     System("one_cycle", "Smith & Topin 2018, arXiv 1708.07120", Lr.TUNED, True, "0", _decay("one_cycle")),
     System("plateau", "PyTorch", Lr.TUNED, False, "0", "`torch.optim.lr_scheduler.ReduceLROnPlateau`, no tuner"),
-    System("greedy_lr", _GREEDY, Lr.FIRST, False, "0", '`lr_scheduler_type="greedy"` of Transformers, no tuner'),
-    System("greedy_lr, no min_lr", _GREEDY, Lr.FIRST, False, "0", "the same with `min_lr=0`"),
-    System("adalrs", "Dong et al. 2025, arXiv 2506.13274", Lr.FIRST, True, "1", _module("adalrs")),
+    System("greedy_lr", _GREEDY, Lr.GUESS, False, "0", '`lr_scheduler_type="greedy"` of Transformers, no tuner'),
+    System("greedy_lr, no min_lr", _GREEDY, Lr.GUESS, False, "0", "the same with `min_lr=0`"),
+    System("adalrs", "Dong et al. 2025, arXiv 2506.13274", Lr.GUESS, True, "1", _module("adalrs")),
     System("lr_finder", "Smith 2017, arXiv 1506.01186", Lr.RANGE, True, "1", _module("lr_finder")),
     System("prodigy", "Mishchenko & Defazio 2024, arXiv 2306.06101", Lr.NONE, True, "2", "`prodigyopt`, no tuner"),
     System("dadaptation", "Defazio & Mishchenko 2023, arXiv 2301.07733", Lr.NONE, True, "1 or 2", _DADAPTATION),
-    System("mechanic", "Cutkosky et al. 2023, arXiv 2306.00144", Lr.FIRST, True, "2", _module("mechanic")),
+    System("mechanic", "Cutkosky et al. 2023, arXiv 2306.00144", Lr.GUESS, True, "2", _module("mechanic")),
     System("dog", "Ivgi et al. 2023, arXiv 2302.12022", Lr.NONE, False, "2", _module("dog")),
     System("dowg", "Khaled et al. 2023, arXiv 2305.16284", Lr.NONE, False, "1", _module("dog")),
-    System("schedule_free", _SCHEDULE_FREE, Lr.TUNED, False, "0", "`schedulefree`, no tuner"),
+    System("schedule_free", _SCHEDULE_FREE, Lr.GUESS, False, "0", "`schedulefree`, no tuner"),
     System("schedule_free, our LR", _SCHEDULE_FREE, Lr.RANGE, True, "1", f"its optimizer, {_decay('constant')}"),
 )

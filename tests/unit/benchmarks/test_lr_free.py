@@ -10,6 +10,7 @@ import pytest
 import torch
 from dadaptation import DAdaptAdam, DAdaptSGD
 from prodigyopt import Prodigy
+from schedulefree import SGDScheduleFree
 from torch import nn
 
 from benchmarks.quality.averages import PolynomialAverage
@@ -161,3 +162,16 @@ def test_mechanic_makes_any_lr_of_six_decades_do(lr: float) -> None:
     mechanic = Mechanic(optimizer)
     assert _after(1000, optimizer, weights, torch.tensor([0.5, -0.5, 0.5, 0.5])) < 0.05 * 2
     assert 1e-3 < mechanic.factor * lr < 1e-2
+
+
+def test_schedule_free_evaluates_at_the_mean_of_its_iterates() -> None:
+    """Equation 4 of Defazio et al. 2024 with equal LRs: x is the mean of all z."""
+    weights = nn.Parameter(torch.tensor(DISTANCES["x0"], dtype=torch.float64))
+    optimizer = SGDScheduleFree([weights], lr=0.3)
+    optimizer.train()
+    iterates = []
+    for _ in range(7):
+        _step(weights, optimizer)
+        iterates.append(optimizer.state[weights]["z"].clone())
+    optimizer.eval()
+    assert torch.allclose(weights.detach(), torch.stack(iterates).mean(0))

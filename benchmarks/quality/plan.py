@@ -55,7 +55,8 @@ class Part:
     """Contestants that run at the same lengths, on the same workloads, with seeds 0 to `n_seeds` - 1.
 
     Where they take LRs, `near_best` has them run with the reference's best on average at that length and its
-    neighbours on the grid, which are a factor of 3.2 away, instead of all of the grid.
+    neighbours on the grid, which are a factor of 3.2 away, instead of all of the grid; and with more where their own
+    best one turns out to lie at the edge.
     """
 
     contestants: tuple[str, ...]
@@ -179,13 +180,16 @@ class Plan:
         """The LRs that a contestant runs with; None if that can't be said yet."""
         if contestant == REFERENCE:
             return self._reference_lrs(workload, n_steps, scores)
-        if part.near_best and CONTESTANTS[contestant].takes_lr:
-            sweep = self.reference_sweep(workload, n_steps, scores)
-            if sweep is None:
-                return None
-            best = sweep.best_on_average()
-            return () if best is None else with_neighbours(workload.lr_grid, {best})
-        return CONTESTANTS[contestant].lrs(workload)
+        if contestant != USERS_LR and not (part.near_best and CONTESTANTS[contestant].takes_lr):
+            return CONTESTANTS[contestant].lrs(workload)
+        sweep = self.reference_sweep(workload, n_steps, scores)
+        if sweep is None:
+            return None
+        best = sweep.best_on_average()
+        likely = set() if best is None else {best}
+        if contestant == USERS_LR:
+            return with_neighbours(workload.lr_grid, likely)
+        return pruned(workload.lr_grid, likely, self._finished(contestant, workload, n_steps, scores))
 
     def _reference_lrs(
         self, workload: Workload, n_steps: int, scores: Mapping[RunKey, float]
@@ -194,31 +198,33 @@ class Plan:
         if n_steps <= LONGEST_FULL_SWEEP:
             return workload.lr_grid
         shorter = self.reference_sweep(workload, LONGEST_FULL_SWEEP, scores)
-        return None if shorter is None else pruned(workload.lr_grid, shorter, self._finished(workload, n_steps, scores))
+        if shorter is None:
+            return None
+        return pruned(workload.lr_grid, shorter.best_lrs(), self._finished(REFERENCE, workload, n_steps, scores))
 
     def reference_sweep(self, workload: Workload, n_steps: int, scores: Mapping[RunKey, float]) -> Sweep | None:
         """The sweep of the reference with all planned seeds; None while runs of it are missing."""
-        finished = self._finished(workload, n_steps, scores)
+        finished = self._finished(REFERENCE, workload, n_steps, scores)
         lrs = self._reference_lrs(workload, n_steps, scores)
         if not finished or lrs is None or not all(lr in own for own in finished.values() for lr in lrs):
             return None
         return Sweep({seed: {lr: own[lr] for lr in own if lr in lrs} for seed, own in finished.items()})
 
     def _finished(
-        self, workload: Workload, n_steps: int, scores: Mapping[RunKey, float]
+        self, contestant: str, workload: Workload, n_steps: int, scores: Mapping[RunKey, float]
     ) -> dict[int, dict[float, float]]:
-        """Scores of the reference by seed and LR, as far as they are there; an entry for every planned seed."""
+        """Scores of a contestant by seed and LR, as far as they are there; an entry for every planned seed."""
         n_seeds = max(
             (
                 part.n_seeds
-                for part, contestant, length in self._blocks()
-                if (contestant, length) == (REFERENCE, n_steps) and workload in part.workloads
+                for part, name, length in self._blocks()
+                if (name, length) == (contestant, n_steps) and workload in part.workloads
             ),
             default=0,
         )
 
         def key(seed: int, lr: float) -> RunKey:
-            return RunKey(workload.name, workload.version, REFERENCE, lr, seed, n_steps)
+            return RunKey(workload.name, workload.version, contestant, lr, seed, n_steps)
 
         return {
             seed: {lr: scores[key(seed, lr)] for lr in workload.lr_grid if key(seed, lr) in scores}
@@ -243,7 +249,7 @@ def _usual(*contestants: str, lengths: tuple[int, ...]) -> Part:
 FULL = Plan(
     parts=(
         _part(REFERENCE, OURS, OURS_TO_ZERO, lengths=LENGTHS),
-        replace(_part("linear, averaged", USERS_LR, lengths=(1000, 4000)), near_best=True),
+        replace(_part("linear, averaged", lengths=(1000, 4000)), near_best=True),
         _part("linear, user's LR", lengths=(500, 1000, 4000)),
         _part(*SENSITIVITY, lengths=(1000, 4000)),
         _part(
@@ -253,6 +259,7 @@ FULL = Plan(
             "schedule_free, our LR",
             "greedy_lr",
             "autolrs",
+            USERS_LR,
             lengths=(1000, 4000),
         ),
     ),

@@ -9,7 +9,6 @@ from dataclasses import replace
 from benchmarks.quality.plan import Part, Plan
 from benchmarks.quality.results import RunKey
 from benchmarks.quality.training import Curve
-from benchmarks.quality.users_lr import USERS_LR
 from benchmarks.quality.workloads import WORKLOADS, Workload
 
 GRID = (0.001, 0.0032, 0.01, 0.032, 0.1, 0.32, 1.0)
@@ -49,11 +48,12 @@ def plan(
     n_seeds: int = 2,
     lengths: tuple[int, ...] = (1000,),
     stored: tuple[str, ...] = (),
+    near_best: tuple[str, ...] = (),
 ) -> Plan:
-    """One part of all contestants, and one of users' LRs near the best; `stored` are run at the last length only."""
-    others = tuple(name for name in contestants if name != USERS_LR)
-    parts: tuple[Part, ...] = (Part(others, lengths, n_seeds, tuple(workloads)),)
-    if USERS_LR in contestants:
-        parts += (Part((USERS_LR,), lengths, n_seeds, tuple(workloads), near_best=True),)
+    """One part of all contestants, of which `near_best` run so; `stored` are run at the last length only."""
+    parts = (
+        Part(contestants, lengths, n_seeds, tuple(workloads)),
+        Part(near_best, lengths, n_seeds, tuple(workloads), near_best=True),
+    )
     own = (Part(stored, lengths[-1:], n_seeds, tuple(workloads)),) if stored else ()
     return Plan(parts, own, main_length=lengths[-1])

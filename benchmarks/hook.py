@@ -40,7 +40,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from lrpilot.backends.torch.gradient_norms import GRADIENT_NORM
+from lrpilot.backends.measures import GRADIENT_NORM
 from lrpilot.transport.embedded_server import EmbeddedServer
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb

@@ -120,6 +120,11 @@ class Plan:
         return [contestant for part in self.parts for contestant in part.contestants]
 
     @property
+    def stored_contestants(self) -> frozenset[str]:
+        """Those of `stored`."""
+        return frozenset(contestant for part in self.stored for contestant in part.contestants)
+
+    @property
     def score_functions(self) -> dict[str, ScoreFunction]:
         return {name: workload.score for name, workload in self.workloads.items()}
 

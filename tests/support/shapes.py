@@ -33,9 +33,7 @@ SHAPES = tuple(
         ),
     )
 )
-FALLING = tuple(
-    shape for shape in SHAPES if "one_cycle" not in shape.name and not shape.name.startswith(("points", "warmed"))
-)
+FALLING = tuple(shape for shape in SHAPES if not {"one_cycle", "points", "warmed"} & set(shape.name.split("/")))
 """Those that begin at their highest LR and never rise."""
 
 

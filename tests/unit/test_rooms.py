@@ -27,7 +27,7 @@ CLIENT = (
 )
 """From the ground up; rooms of one floor import nothing of one another."""
 SERVER = (
-    "core core.forecast",
+    "core core.forecast core.laws",
     "core.stages core.search",
     "core.policies",
     "core.job base",

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from tuner_server.cli.curve import curves
 from tuner_server.core.messages import Phase
+from tuner_server.history import lr_sensitivity
 from tuner_server.history.from_wire import job_and_history
 from tuner_server.history.headline import headline
 from tuner_server.history.numbers import count, number, steps
@@ -55,6 +56,8 @@ def _parts(history: Timeline, *, live: bool) -> Iterator[RenderableType]:
     if chosen:
         yield _stages(chosen)
         yield from (Text(f"{words}\n") for words in map(_setback, chosen) if words)
+        told = [words for words in map(lr_sensitivity.words, chosen) if words]
+        yield from (Text(f"{words}\n") for words in told[-1:])
     else:
         yield Text("Nothing is committed yet.")
     latest = history.stages[-1] if history.stages else None

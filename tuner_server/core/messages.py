@@ -14,6 +14,7 @@ import pydantic
 from lrpilot.wire.directive_steps import bar_begins, validations_left
 
 # What clients read alike is part of the messages, too.
+from lrpilot.wire.early_warning import EarlyWarning as EarlyWarning
 from lrpilot.wire.limits import MAX_NOTE as MAX_NOTE
 from lrpilot.wire.limits import MAX_STEPS as MAX_STEPS
 from lrpilot.wire.outcome import Outcome as Outcome
@@ -45,7 +46,7 @@ class BatchSource(enum.StrEnum):
 Steps = Annotated[int, pydantic.Field(ge=0, le=MAX_STEPS)]
 LOSS_WINDOW = 10
 """Committed losses that are averaged for "the loss", as in the published code's logs: one batch says little."""
-MAX_MEASURES = 8
+MAX_MEASURES = 16
 """Measures of a job: each adds as much to every report as the losses do."""
 Text = Annotated[str, pydantic.Field(pattern=r"^[^\x00]*$")]
 """PostgreSQL keeps no NUL character in a text."""
@@ -129,6 +130,8 @@ class Directive(Value):
     """Ascending by `from_step`; the last bar that a report has reached counts."""
     measures: Measures = ()
     """What is measured at every step besides the loss, by name."""
+    warnings: tuple[EarlyWarning, ...] = ()
+    """What a probe ends by before it diverges, of what it measures."""
     alongside: tuple[Directive, ...] = ()
     """The next directives, which the members of a population try at the same time as this one."""
     taken_along: bool = False
@@ -155,6 +158,10 @@ class Directive(Value):
             raise ValueError("a measure is asked for twice")
         if self.average is not None and not self.phase.committed:
             raise ValueError("an average is of steps that stay")
+        if self.warnings and self.phase is not Phase.PROBE:
+            raise ValueError("an early warning is for a probe")
+        if {warning.measure for warning in self.warnings} - set(self.measures):
+            raise ValueError("an early warning looks at what is measured")
         return self
 
     @pydantic.model_validator(mode="after")
@@ -235,7 +242,7 @@ class Report(Value):
     replacement: Replacement | None = None
     """What a report with outcome REPLACED tells."""
     note: str = pydantic.Field(default="", max_length=MAX_NOTE)
-    """What the client of a report with outcome UNREPEATABLE saw, and what it may be."""
+    """What the client saw, and what it may be: with outcome UNREPEATABLE, or of a directive's warnings."""
     measures: Mapping[MeasureName, tuple[float, ...]] = pydantic.Field(default_factory=dict, max_length=MAX_MEASURES)
     """Series by name: one value a step, NaN where a step has none. A measure that could not be taken is missing."""
     change: PlanChange | None = None

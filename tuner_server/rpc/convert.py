@@ -10,6 +10,7 @@ from typing import Any
 
 from google.protobuf import struct_pb2, timestamp_pb2
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.early_warning_proto import warning_from_proto, warning_to_proto
 from lrpilot.wire.profile_proto import profile_from_proto, profile_to_proto
 
 from tuner_server.core.config import MAX_NAME, JobConfig
@@ -182,6 +183,7 @@ def directive_from_pb(message: pb.Directive) -> Directive:
             report_every=message.report_every,
             promise=tuple(map(_bar_from_pb, message.promise)),
             measures=tuple(message.measures),
+            warnings=tuple(map(warning_from_proto, message.warnings)),
             alongside=tuple(map(directive_from_pb, message.alongside)),
             taken_along=message.taken_along,
             apart=message.apart,
@@ -207,6 +209,7 @@ def directive_to_pb(directive: Directive) -> pb.Directive:
         report_every=directive.report_every,
         promise=map(_bar_to_pb, directive.promise),
         measures=directive.measures,
+        warnings=map(warning_to_proto, directive.warnings),
         alongside=map(directive_to_pb, directive.alongside),
         taken_along=directive.taken_along,
         apart=directive.apart,

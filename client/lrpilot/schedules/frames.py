@@ -69,7 +69,7 @@ class Wsd(Frame):
 
 
 class Warmed(Frame):
-    """The LR rises along a line over the first `share` of the steps from a part `low` of where the way within begins."""
+    """The LR rises along a line over the first `share` of the steps from a part `low` of where the other begins."""
 
     defaults = (0.05, 0.0)
 

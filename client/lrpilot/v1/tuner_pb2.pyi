@@ -61,6 +61,43 @@ PHASE_STOP: Phase.ValueType  # 5
 """No further step is asked for: the budget is spent, or the tuning has ended before it."""
 Global___Phase: _TypeAlias = Phase  # noqa: Y015
 
+class _WarningRule:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WarningRuleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WarningRule.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WARNING_RULE_UNSPECIFIED: _WarningRule.ValueType  # 0
+    WARNING_RULE_RISE: _WarningRule.ValueType  # 1
+    """The exponential average of the measure's natural logarithm, with weight 2/11, is above its own median since the
+    warm-up by ln(level), and above its value at the step before.
+    """
+    WARNING_RULE_ABOVE: _WarningRule.ValueType  # 2
+    """The measure is above the level."""
+    WARNING_RULE_BELOW: _WarningRule.ValueType  # 3
+    """The measure is below the level."""
+    WARNING_RULE_GROWTH: _WarningRule.ValueType  # 4
+    """With log10 of the measure a quadratic of log2 of the number of steps, fitted at n, n/2, n/4, n/8 and n/16 steps, the
+    measure is above the level at the end of the probe; and it has grown since the first of these.
+    """
+
+class WarningRule(_WarningRule, metaclass=_WarningRuleEnumTypeWrapper): ...
+
+WARNING_RULE_UNSPECIFIED: WarningRule.ValueType  # 0
+WARNING_RULE_RISE: WarningRule.ValueType  # 1
+"""The exponential average of the measure's natural logarithm, with weight 2/11, is above its own median since the
+warm-up by ln(level), and above its value at the step before.
+"""
+WARNING_RULE_ABOVE: WarningRule.ValueType  # 2
+"""The measure is above the level."""
+WARNING_RULE_BELOW: WarningRule.ValueType  # 3
+"""The measure is below the level."""
+WARNING_RULE_GROWTH: WarningRule.ValueType  # 4
+"""With log10 of the measure a quadratic of log2 of the number of steps, fitted at n, n/2, n/4, n/8 and n/16 steps, the
+measure is above the level at the end of the probe; and it has grown since the first of these.
+"""
+Global___WarningRule: _TypeAlias = WarningRule  # noqa: Y015
+
 class _PlanChangeKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -367,6 +404,8 @@ class Directive(_message.Message):
     MEASURES_FIELD_NUMBER: _builtins.int
     CHANGE_FIELD_NUMBER: _builtins.int
     AVERAGE_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     ALONGSIDE_FIELD_NUMBER: _builtins.int
     TAKEN_ALONG_FIELD_NUMBER: _builtins.int
     APART_FIELD_NUMBER: _builtins.int
@@ -426,6 +465,19 @@ class Directive(_message.Message):
         """
 
     @_builtins.property
+    def round(self) -> Global___RoundStep:
+        """Federated averaging: how the update that the clients have agreed on is taken on before the first step of this
+        directive, which begins a round. Absent: the directive begins none, or the run is no federation's.
+        """
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___EarlyWarning]:
+        """Signs that a probe is about to diverge, in what it has measured: the client looks for them wherever it looks for a
+        divergence, and ends the probe with outcome DIVERGED at the first one that ends it. Committed steps have none, and
+        probes apart have none. The report says in a note what was seen.
+        """
+
+    @_builtins.property
     def alongside(self) -> _containers.RepeatedCompositeFieldContainer[Global___Directive]:
         """The next directives, in order: probes like this one, in as many steps, which follow whatever comes of it. The members
         of the job try all of these at the same time, and reports follow one another. None of them tells further ones.
@@ -450,19 +502,84 @@ class Directive(_message.Message):
         measures: _abc.Iterable[_builtins.str] | None = ...,
         change: Global___PlanChange | None = ...,
         average: Global___Average | None = ...,
+        round: Global___RoundStep | None = ...,
+        warnings: _abc.Iterable[Global___EarlyWarning] | None = ...,
         alongside: _abc.Iterable[Global___Directive] | None = ...,
         taken_along: _builtins.bool = ...,
         apart: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "average", b"average", "change", b"change", "give_up_above", b"give_up_above", "profile", b"profile"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "average", b"average", "change", b"change", "give_up_above", b"give_up_above", "profile", b"profile", "round", b"round"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "alongside", b"alongside", "apart", b"apart", "average", b"average", "batches", b"batches", "change", b"change", "give_up_above", b"give_up_above", "measures", b"measures", "n_steps", b"n_steps", "number", b"number", "phase", b"phase", "profile", b"profile", "promise", b"promise", "reason", b"reason", "report_every", b"report_every", "restore", b"restore", "snapshot", b"snapshot", "stage", b"stage", "taken_along", b"taken_along", "validate_at", b"validate_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "alongside", b"alongside", "apart", b"apart", "average", b"average", "batches", b"batches", "change", b"change", "give_up_above", b"give_up_above", "measures", b"measures", "n_steps", b"n_steps", "number", b"number", "phase", b"phase", "profile", b"profile", "promise", b"promise", "reason", b"reason", "report_every", b"report_every", "restore", b"restore", "round", b"round", "snapshot", b"snapshot", "stage", b"stage", "taken_along", b"taken_along", "validate_at", b"validate_at", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__give_up_above: _TypeAlias = _typing.Literal["give_up_above"]  # noqa: Y015
     _WhichOneofArgType__give_up_above: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__give_up_above) -> _WhichOneofReturnType__give_up_above | None: ...
 
 Global___Directive: _TypeAlias = Directive  # noqa: Y015
+
+@_typing.final
+class EarlyWarning(_message.Message):
+    """A sign in one measure of a probe."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEASURE_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    ROW_FIELD_NUMBER: _builtins.int
+    ENDS_FIELD_NUMBER: _builtins.int
+    measure: _builtins.str
+    """The measure: of those that the directive asks for."""
+    rule: Global___WarningRule.ValueType
+    level: _builtins.float
+    """Above 0; with RISE above 1."""
+    row: _builtins.int
+    """For how many steps in a row, after the profile's warm-up: 1 to 1,000."""
+    ends: _builtins.bool
+    """Whether the probe ends there; otherwise it is only told."""
+    def __init__(
+        self,
+        *,
+        measure: _builtins.str = ...,
+        rule: Global___WarningRule.ValueType = ...,
+        level: _builtins.float = ...,
+        row: _builtins.int = ...,
+        ends: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ends", b"ends", "level", b"level", "measure", b"measure", "row", b"row", "rule", b"rule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EarlyWarning: _TypeAlias = EarlyWarning  # noqa: Y015
+
+@_typing.final
+class RoundStep(_message.Message):
+    """How a global update is taken on: weights = those that the round before began with + factor * D + momentum * M. D is the
+    update that came of the round, and M the sum of those before it, each lessened to 0.9 of itself by every round.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FACTOR_FIELD_NUMBER: _builtins.int
+    MOMENTUM_FIELD_NUMBER: _builtins.int
+    factor: _builtins.float
+    momentum: _builtins.float
+    def __init__(
+        self,
+        *,
+        factor: _builtins.float = ...,
+        momentum: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["factor", b"factor", "momentum", b"momentum"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoundStep: _TypeAlias = RoundStep  # noqa: Y015
 
 @_typing.final
 class Average(_message.Message):
@@ -619,8 +736,8 @@ class Report(_message.Message):
     outcome: Global___Outcome.ValueType
     wall_time_s: _builtins.float
     note: _builtins.str
-    """What was seen and what it may be, in a sentence for people; only where the outcome is UNREPEATABLE. At most 1,000
-    characters.
+    """What was seen and what it may be, in a sentence for people; only where the outcome is UNREPEATABLE, or the directive
+    has warnings. At most 1,000 characters.
     """
     @_builtins.property
     def losses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
@@ -831,9 +948,16 @@ class JobConfig(_message.Message):
 
     @_builtins.property
     def measures(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What the client can measure at every step besides the loss, by name: at most 8 names of at most 40 characters, each a
+        """What the client can measure at every step besides the loss, by name: at most 16 names of at most 40 characters, each a
         lower-case letter and then lower-case letters, digits and underscores. LRPilot's own client knows:
-          gradient_norm  the L2 norm of all gradients together, as the optimizer sees them: unscaled, and after clipping
+        (g: the gradient of all weights together, as the optimizer sees it, unscaled and after clipping; u: what the update
+        before subtracted from the weights, divided by the LR of the first group)
+          gradient_norm      the L2 norm of g
+          gradient_l1_norm   the L1 norm of g
+          update_product     the inner product of g and u: minus the derivative of the loss by the LR of the step before
+          update_norm        the L2 norm of u
+          update_ratio       the root mean square of this update over that of the weights, in the tensor where it is largest
+          gradient_over_eps  the root mean square of a tensor's gradient over the optimizer's eps, in the median over tensors
         """
 
     def __init__(

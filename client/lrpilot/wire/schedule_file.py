@@ -27,7 +27,7 @@ _VERSION = 1
 
 def dumps(schedule: ScheduleData) -> str:
     """The text of a schedule."""
-    document = {"format": _FORMAT, "version": _VERSION, **_plain(dataclasses.asdict(schedule))}
+    document = {"format": _FORMAT, "version": _VERSION, **_plain(schedule)}
     return json.dumps(document, allow_nan=False, indent=1) + "\n"
 
 
@@ -57,8 +57,10 @@ def loads(text: str | bytes, kind: type[S]) -> S:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(child) for key, child in value.items()}
+    if isinstance(value, Shape):
+        return str(value)
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, list | tuple):
         return [_plain(child) for child in value]
     if isinstance(value, float) and not math.isfinite(value):

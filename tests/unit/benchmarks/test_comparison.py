@@ -45,7 +45,7 @@ def report() -> Report:
     runs = _sweep("linear", 2.0, 4.0) | _sweep("cosine", 1.0, 5.0)
     runs |= _runs("budget", LENGTHS, 2.0, 400) | _runs("budget, no decay", (4000,), 1.0)
     runs |= _runs("dadaptation", (1000,), 8.0) | _runs("dog", LENGTHS, 3.0)
-    return make_report(PLAN, runs)
+    return make_report(PLAN, runs, {})
 
 
 def _cells(report: Report, name: str) -> list[str]:

@@ -32,7 +32,7 @@ from tuner_server.core.search.opening import Opening, Trial
 from tuner_server.core.search.prior import Optimum
 from tuner_server.core.search.users_lr import toward_users
 from tuner_server.core.search.veto import Veto
-from tuner_server.core.stages import ending, final_decay, probe, restart, shift
+from tuner_server.core.stages import early_warning, ending, final_decay, probe, restart, shift
 from tuner_server.core.stages.decayed_probe import HELD_OUT, MAX_PROBE, MIN_PROBE, length_correction
 from tuner_server.core.stages.lessons import Lessons
 from tuner_server.core.stages.plan_change import because
@@ -66,8 +66,9 @@ class Budget(Policy[BudgetOptions, BudgetState]):
     state_type = BudgetState
 
     def check(self) -> None:
-        """Refuses a job without an end, or with an ending that it can't have. Raises: InvalidInputError."""
+        """Refuses a job without an end, or an ending or warnings that it can't have. Raises: InvalidInputError."""
         ending.check(self.options.ending, self.config)
+        early_warning.check(self.options.early_warnings, self.config)
         if self.config.total_steps is None:
             raise InvalidInputError.of("total_steps", "policy budget needs it; without an end there is open_ended")
 
@@ -94,6 +95,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             warmup=self.options.warmup,
             batches=self.options.batches,
             apart=apart,
+            warnings=early_warning.early_warnings(self.options.early_warnings),
         )
 
     @property

@@ -15,6 +15,7 @@ from tuner_server.core.profiles import ShapeField
 from tuner_server.core.search.prior import LENGTH_EXPONENT
 from tuner_server.core.stages.decayed_probe import probe_length
 from tuner_server.core.stages.divergence import DIVERGENCE_FACTOR
+from tuner_server.core.stages.early_warning import EarlyWarningName
 from tuner_server.core.stages.ending import FLOOR, MEMORY_SHARE, EndingName
 
 
@@ -46,6 +47,9 @@ class BudgetOptions(Options):
     """How far the search may leave the range, as a factor."""
     divergence_factor: float = pydantic.Field(default=DIVERGENCE_FACTOR, gt=0)
     """Losses so many times as far above what is typical as sound probes came below it have diverged."""
+
+    early_warnings: tuple[EarlyWarningName, ...] = ()
+    """By which signs a probe ends before it diverges; empty: by none."""
 
     @pydantic.field_validator("decay")
     @classmethod

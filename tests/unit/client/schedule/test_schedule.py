@@ -215,7 +215,16 @@ def broken(**changes: Any) -> str:
         (broken(segments=3), "not a valid schedule"),
         (broken(segments=[{"start_step": 0}]), "'n_steps' is missing"),
         (
-            broken(segments=[{"start_step": 0, "n_steps": 1, "profile": dataclasses.asdict(RISE), "phase": "stop"}]),
+            broken(
+                segments=[
+                    {
+                        "start_step": 0,
+                        "n_steps": 1,
+                        "profile": {**dataclasses.asdict(RISE), "shape": "linear"},
+                        "phase": "stop",
+                    }
+                ]
+            ),
             "phase 'stop' has no steps",
         ),
         (broken(losses=["much"]), "could not convert string to float: 'much'"),

@@ -1,0 +1,1 @@
+"""Laws of loss curves and of schedules: formulas, and nothing that decides."""

@@ -71,7 +71,8 @@ STATES: Mapping[Status, pb.JobState.ValueType] = {
     Status.FAILED: pb.JOB_STATE_FAILED,
 }
 
-MAX_OPTIONS_BYTES = 16 * 2**10
+MAX_OPTIONS_BYTES = 32 * 2**10
+"""A shape of lines through as many points as it may have fits."""
 MAX_OPTIONS_DEPTH = 8
 MAX_OPTION = 1e12
 """The largest number of a policy's options: far more than any policy has."""
@@ -91,6 +92,7 @@ def config_from_pb(message: pb.JobConfig) -> JobConfig:
         "seed": message.seed,
         "has_validation": message.has_validation,
         "measures": tuple(message.measures),
+        "recorded": tuple(message.recorded),
         "members": message.members or 1,
         "has_average": message.has_average,
     }
@@ -118,6 +120,7 @@ def config_to_pb(config: JobConfig) -> pb.JobConfig:
         seed=config.seed,
         has_validation=config.has_validation,
         measures=config.measures,
+        recorded=config.recorded,
         members=config.members if config.members > 1 else 0,
         has_average=config.has_average,
     )

@@ -918,6 +918,7 @@ class JobConfig(_message.Message):
     HAS_VALIDATION_FIELD_NUMBER: _builtins.int
     MEASURES_FIELD_NUMBER: _builtins.int
     HAS_AVERAGE_FIELD_NUMBER: _builtins.int
+    RECORDED_FIELD_NUMBER: _builtins.int
     TOTAL_TIME_S_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
@@ -960,6 +961,10 @@ class JobConfig(_message.Message):
           gradient_over_eps  the root mean square of a tensor's gradient over the optimizer's eps, in the median over tensors
         """
 
+    @_builtins.property
+    def recorded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is measured at every committed step, whatever the policy asks for: of `measures`."""
+
     def __init__(
         self,
         *,
@@ -974,12 +979,13 @@ class JobConfig(_message.Message):
         has_validation: _builtins.bool = ...,
         measures: _abc.Iterable[_builtins.str] | None = ...,
         has_average: _builtins.bool = ...,
+        recorded: _abc.Iterable[_builtins.str] | None = ...,
         total_time_s: _builtins.float | None = ...,
         members: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "_total_time_s", b"_total_time_s", "lr_bounds", b"lr_bounds", "policy_options", b"policy_options", "total_steps", b"total_steps", "total_time_s", b"total_time_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "_total_time_s", b"_total_time_s", "base_lr", b"base_lr", "family", b"family", "has_average", b"has_average", "has_validation", b"has_validation", "lr_bounds", b"lr_bounds", "measures", b"measures", "members", b"members", "name", b"name", "policy", b"policy", "policy_options", b"policy_options", "seed", b"seed", "total_steps", b"total_steps", "total_time_s", b"total_time_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "_total_time_s", b"_total_time_s", "base_lr", b"base_lr", "family", b"family", "has_average", b"has_average", "has_validation", b"has_validation", "lr_bounds", b"lr_bounds", "measures", b"measures", "members", b"members", "name", b"name", "policy", b"policy", "policy_options", b"policy_options", "recorded", b"recorded", "seed", b"seed", "total_steps", b"total_steps", "total_time_s", b"total_time_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__total_steps: _TypeAlias = _typing.Literal["total_steps"]  # noqa: Y015
     _WhichOneofArgType__total_steps: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps"]  # noqa: Y015

@@ -156,7 +156,12 @@ configs_without_end = st.builds(
     measures=measures,
     has_average=st.booleans(),
 )
-configs = st.builds(lambda config, end: config.model_copy(update=end), configs_without_end, ends)
+configs = st.builds(
+    lambda config, end, recorded: config.model_copy(update={**end, "recorded": config.measures[:recorded]}),
+    configs_without_end,
+    ends,
+    st.integers(0, 2),
+)
 quickly = hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
 
 

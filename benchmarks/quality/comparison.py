@@ -22,7 +22,8 @@ star where it is more than two of them away from 1. `{OURS} over it`: the same o
 that both have; below 1 `{OURS}` is better. `worst` and `ruined`: to hindsight, over both lengths. `extra steps`: share
 of a run's steps that a search spent, or that were rolled back; nobody gets any for free. `LR`: what its user has to
 know of it. `end`: whether it has to know the length of the run. `copies`: of the weights, beside those of the model and
-of the optimizer that it wraps or replaces; a snapshot for going back counts, and has the optimizer's state as well."""
+of the optimizer that it wraps or replaces; a snapshot for going back counts, and has the optimizer's state as well.
+`second job`: after one job of the same family with another seed, whose steps are not counted."""
 SOURCES = "Where each comes from, and how it is tried here:"
 
 

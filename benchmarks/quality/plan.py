@@ -279,6 +279,9 @@ FULL = Plan(
             "schedule_free",
             "adalrs",
             "greedy_lr, no min_lr",
+            "hypergradient",
+            "refined, second job",
+            "budget, second job",
             lengths=(1000, 4000),
         ),
         _usual(

@@ -29,8 +29,10 @@ from tuner_server.core.job import lockstep, machine
 from tuner_server.core.job.lockstep import PendingSearch
 from tuner_server.core.job.machine import JobState, Status, Transition
 from tuner_server.core.messages import Directive, Outcome, Phase, Report
-from tuner_server.core.policies import plugins
+from tuner_server.core.policies import fedhyper, hypergradient, plugins
 from tuner_server.core.search.prior import Optimum, Prior
+from tuner_server.core.stages.fedhyper import Variant
+from tuner_server.core.stages.hypergradient import Form
 from tuner_server.core.stages.restart import MAX_RESTARTS, RETREAT
 from tuner_server.history.from_wire import job_and_history
 from tuner_server.history.thinning import Window
@@ -47,6 +49,7 @@ from tuner_server.web.server.exports import data_csv, schedule_text
 POLICIES: dict[str, dict[str, Any]] = {
     "autolrs": QUICK,
     "budget": {},
+    "fedhyper": {"local_steps": 50},
     "grid": {},
     "hypergradient": {"every": 100},
     "open_ended": {"first_stage": 100},
@@ -54,6 +57,8 @@ POLICIES: dict[str, dict[str, Any]] = {
 }
 """By name: the options."""
 
+MEASURES = (*hypergradient.NEEDED[Form.MULTIPLICATIVE], *fedhyper.NEEDED[Variant.GM])
+"""What policies of these options ask a client to measure."""
 TOTAL, BASE_LR, BEST_LR = 1000, 0.1, 0.05
 EVERYTHING_DIVERGES = 1e-30
 ALONE_STEPS = 10
@@ -96,7 +101,7 @@ def config(policy: tuple[str, dict[str, Any]], request: pytest.FixtureRequest) -
         lr_bounds=LrBounds(min=1e-4, max=1.0),
         base_lr=BASE_LR,
         has_validation=request.param,
-        measures=("gradient_norm", "update_norm", "update_product"),
+        measures=MEASURES,
     )
 
 

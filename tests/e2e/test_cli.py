@@ -30,6 +30,7 @@ COMMANDS = [
     "jobs",
     "show",
     "export",
+    "stretch",
     "plot",
     "refine",
     "cancel",

@@ -44,6 +44,21 @@ class LrBounds(Value):
         return math.sqrt(self.min * self.max)
 
 
+class StopWhen(Value):
+    """What is still worth going on for. A run that would gain no more is annealed at once, and ends."""
+
+    gain: float | None = pydantic.Field(default=None, gt=0, allow_inf_nan=False)
+    """So much of the validation loss."""
+    share: float | None = pydantic.Field(default=None, gt=0, lt=1)
+    """This part of what the run has gained by then, from its first validation on."""
+
+    @pydantic.model_validator(mode="after")
+    def _one_measure(self) -> StopWhen:
+        if (self.gain is None) == (self.share is None):
+            raise ValueError('give one of gain and share: stop_when=0.01 for a loss, stop_when="1%" for a share')
+        return self
+
+
 class JobConfig(Value):
     """A job, as its client describes it. `policy` and its options are checked by `core.policies`."""
 
@@ -71,6 +86,8 @@ class JobConfig(Value):
     """How many probes the client can try at the same time. With several, each is tried on a replica of the model."""
     has_average: bool = False
     """Whether the client can keep an average of the weights."""
+    stop_when: StopWhen | None = None
+    """None: the run goes on to its end, whatever that gains."""
 
     @pydantic.model_validator(mode="after")
     def _storable(self) -> JobConfig:
@@ -95,6 +112,14 @@ class JobConfig(Value):
         if len(set(recorded)) < len(recorded):
             raise ValueError("a name is there twice; give each once")
         return recorded
+
+    @pydantic.model_validator(mode="after")
+    def _validates_to_stop(self) -> JobConfig:
+        if self.stop_when is not None and not self.has_validation:
+            raise ValueError("stop_when: it goes by validation losses, and this job has none; give the tuner validate")
+        if self.stop_when is not None and self.total_time_s is not None:
+            raise ValueError("stop_when: it counts in steps, and total_time_s does not tell how many; give total_steps")
+        return self
 
     @pydantic.model_validator(mode="after")
     def _distinct(self) -> JobConfig:

@@ -24,6 +24,10 @@ class JobOptions(TypedDict, total=False):
     """Optimizer steps of the run, search included. Default: None, until you stop, or `total_time_s` is over."""
     total_time_s: float | None
     """Seconds that the run may take, search included, in place of `total_steps`. Default: None, as long as it takes."""
+    stop_when: float | str | None
+    """What is still worth going on for: 0.01 is so much of the validation loss, "1%" that part of what the run has
+    gained. Once going on to the end would gain no more, the LR anneals at once, and the run is over. Needs `validate`.
+    Default: None, on to the end (docs/methods/stopping.md)."""
     lr_bounds: tuple[float, float] | None
     """Lowest and highest LR of the first parameter group, both above 0. Default: None, found by a range test."""
     policy: str | None

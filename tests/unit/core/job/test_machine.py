@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from lrpilot.wire.early_warning import EarlyWarning, WarningRule
 from lrpilot.wire.profile import Profile, Shape
 
 from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, config, drive
@@ -373,6 +374,12 @@ TEST_OF_8 = PROBE_OF_8.model_copy(update={"phase": Phase.RANGE_TEST, "validate_a
 TRAIN_OF_8 = PROBE_OF_8.model_copy(update={"phase": Phase.TRAIN, "validate_at": (8,)})
 HELD_OF_8 = TRAIN_OF_8.model_copy(update={"promise": (Bar(from_step=2, loss=0.5),)})
 FIRST_OF_8 = PROBE_OF_8.model_copy(update={"validate_at": (0, 8)})
+WARNED_OF_8 = PROBE_OF_8.model_copy(
+    update={
+        "measures": ("norm",),
+        "warnings": (EarlyWarning(measure="norm", rule=WarningRule.ABOVE, level=1.0, row=1),),
+    }
+)
 MEASURED_OF_8 = TRAIN_OF_8.model_copy(update={"measures": ("norm", "other")})
 BOTH = (Validation(step=4, loss=1.0), Validation(step=8, loss=1.0))
 
@@ -491,6 +498,8 @@ def test_search_steps_have_no_average() -> None:
         ),
         (PROBE_OF_8, report_on(PROBE_OF_8, Outcome.DIVERGED, 8), True),
         (PROBE_OF_8, report_on(PROBE_OF_8, Outcome.UNREPEATABLE, 1, note="odd"), True),
+        (WARNED_OF_8, report_on(WARNED_OF_8, Outcome.DIVERGED, 3, note="norm was above 1"), True),
+        (WARNED_OF_8, report_on(WARNED_OF_8, note="norm was above 1", validations=BOTH), True),
         (PROBE_OF_8, report_on(PROBE_OF_8, Outcome.UNREPEATABLE, losses=(NAN, INF) * 4, note="odd"), True),
         (
             PROBE_OF_8,

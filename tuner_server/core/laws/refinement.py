@@ -40,6 +40,8 @@ NARROWEST = 5
 """The width of the median in runs of fewer than 40 norms, where the share says less: one norm alone never counts."""
 LOWEST_NORM = 1e-6
 """Norms are taken for no less than this part of their median: a weight is a power of -1 or -2."""
+COMPARED_PARTS = 3
+"""The ratio of two rows of norms is compared between so many parts of them."""
 MOST_CHANGE = 1.5
 """A refinement while the run goes on changes no later LR by more than this factor either way."""
 
@@ -171,18 +173,13 @@ def refined_on_the_way(
     return np.concatenate([old[:behind], rest])
 
 
-def drift(known: FloatArray, other: FloatArray, n: int) -> float:
-    """How far the ratio of the first norms of two runs moves, as a factor, at least 1; their units don't matter.
+def drift(known: FloatArray, other: FloatArray) -> float:
+    """How far the ratio of two rows of norms moves, as a factor, at least 1; their units don't matter.
 
-    Args:
-        known: the first of `n` norms that lie evenly over one run.
-        other: as many of the other run.
-        n: says how they are smoothed: as those of the whole run.
+    It is that of its medians over parts of them, as norms of single steps are noise.
     """
-    width = width_of(n)
-    ratio = smoothed(known, width) / smoothed(other, width)
-    ratio = ratio[min(width // 2, len(ratio) - 1) :]  # where the median is of few, repeated norms it says nothing
-    return float(ratio.max() / ratio.min())
+    medians = [float(np.median(part)) for part in np.array_split(known / other, COMPARED_PARTS) if len(part)]
+    return max(medians) / min(medians)
 
 
 def knots(shape: FloatArray, most: int, fixed: int = 0, tolerance: float = 1e-3) -> list[tuple[float, float]]:

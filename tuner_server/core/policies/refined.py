@@ -148,7 +148,7 @@ class Refined(Budget):
         other = refinement.brought_to(np.array(earlier.norms), POINTS)
         drift = None
         if len(state.track.norms) >= refinement.FEWEST_NORMS:
-            drift = refinement.drift(state.track.curve(POINTS)[:behind], other[:behind], POINTS)
+            drift = refinement.drift(state.track.curve(POINTS)[:behind], other[:behind])
         if drift is None or drift > ALIKE:
             apart = (
                 "are not known" if drift is None else f"have left those of an earlier job by a factor of {drift:.2g}"

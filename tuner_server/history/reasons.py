@@ -17,6 +17,7 @@ from tuner_server.history.method import Correction, correction
 from tuner_server.history.numbers import count, number, steps, told_apart, with_error
 from tuner_server.history.setback import setback
 from tuner_server.history.stage import Stage
+from tuner_server.history.stopping import stopping
 
 
 def why(stage: Stage, config: JobConfig) -> str:
@@ -114,7 +115,9 @@ def _replanned(stage: Stage, directive: Directive, change: PlanChange) -> str:
     reason = directive.reason if stage.decision is None else stage.decision.reason
     reason = reason.removeprefix(because(change)).removeprefix(": ")
     words = f"LR {number(stage.lr)} was committed for {steps(directive.n_steps)}"
-    return f"{words}: {reason}." if reason else f"{words}."
+    words = f"{words}: {reason}." if reason else f"{words}."
+    evidence = None if stage.decision is None else stage.decision.stopping
+    return words if evidence is None else f"{words} {stopping(evidence)}"
 
 
 def _never_sought(stage: Stage, directive: Directive) -> str:

@@ -43,6 +43,7 @@ from tuner_server.core.messages import (
     PosteriorCurve,
     Replacement,
     Report,
+    RoundStep,
     Setback,
     Validation,
     Weights,
@@ -78,6 +79,7 @@ bars = st.builds(
 
 
 measure_names = st.from_regex(r"[a-z][a-z0-9_]{0,39}", fullmatch=True)
+rounds = st.builds(RoundStep, factor=finite, momentum=finite)
 averages = st.builds(Average, memory_steps=st.floats(1, 1e12), every=st.integers(1, 2**40))
 endings = st.builds(
     Ending,
@@ -122,6 +124,7 @@ def directives(draw: st.DrawFn) -> Directive:
         measures=asked,
         warnings=tuple(warned) if phase is Phase.PROBE else (),
         average=draw(st.none() | averages) if phase.committed else None,
+        round=draw(st.none() | rounds) if phase.committed else None,
         reason=draw(texts),
     )
 
@@ -171,7 +174,12 @@ configs_without_end = st.builds(
     measures=measures,
     has_average=st.booleans(),
 )
-configs = st.builds(lambda config, end: config.model_copy(update=end), configs_without_end, ends)
+configs = st.builds(
+    lambda config, end, recorded: config.model_copy(update={**end, "recorded": config.measures[:recorded]}),
+    configs_without_end,
+    ends,
+    st.integers(0, 2),
+)
 quickly = hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
 
 

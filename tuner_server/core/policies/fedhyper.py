@@ -21,7 +21,6 @@ from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.messages import (
     BatchSource,
     ChangeKind,
-    Decision,
     Directive,
     Number,
     PlanChange,

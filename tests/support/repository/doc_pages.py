@@ -23,9 +23,14 @@ def _blocks(page: Path) -> list[str]:
 
 def run(name: str) -> dict[str, Any]:
     """Runs them, in order, as they stand; what they leave behind, by name."""
+    return run_page(TRAINING_LOOPS / f"{name}.md")
+
+
+def run_page(page: Path) -> dict[str, Any]:
+    """Runs the Python blocks of any page, as `run`."""
     namespace: dict[str, Any] = {"__name__": "__main__"}
-    for block in blocks(name):
-        exec(compile(block, TRAINING_LOOPS / f"{name}.md", "exec"), namespace)
+    for block in _blocks(page):
+        exec(compile(block, page, "exec"), namespace)
     return namespace
 
 

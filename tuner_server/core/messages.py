@@ -26,15 +26,12 @@ from lrpilot.wire.plan_change import ChangeOrigin as ChangeOrigin
 from lrpilot.wire.weights import Weights as Weights
 
 from tuner_server.core.profiles import ProfileField
-
-# Losses may be NaN or infinite (a probe that diverged): JSON has no such numbers, so they are written as strings.
-_CONFIG = pydantic.ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
-
-class Value(pydantic.BaseModel):
-    """The base of all values of the core: frozen, strict about its fields, JSON without loss."""
-
-    model_config = _CONFIG
+from tuner_server.core.stop_evidence import Stopping
+from tuner_server.core.values import Lr as Lr
+from tuner_server.core.values import Number
+from tuner_server.core.values import Steps as Steps
+from tuner_server.core.values import Text as Text
+from tuner_server.core.values import Value as Value
 
 
 class BatchSource(enum.StrEnum):
@@ -44,22 +41,16 @@ class BatchSource(enum.StrEnum):
     REPLAYED = "replayed"
 
 
-Steps = Annotated[int, pydantic.Field(ge=0, le=MAX_STEPS)]
 LOSS_WINDOW = 10
 """Committed losses that are averaged for "the loss", as in the published code's logs: one batch says little."""
 MAX_MEASURES = 16
 """Measures of a job: each adds as much to every report as the losses do."""
-Text = Annotated[str, pydantic.Field(pattern=r"^[^\x00]*$")]
-"""PostgreSQL keeps no NUL character in a text."""
 LONGEST_PROFILE = 2**62
 """Length and offset of a profile are int64 on the wire, and so is what is left of it after further steps."""
 DirectiveNumber = Annotated[int, pydantic.Field(ge=0, le=2**63 - 1)]
 """It is an int64 on the wire."""
 StageNumber = Annotated[int, pydantic.Field(ge=-1, le=2**31 - 1)]
 """It is an int32 on the wire; -1: no stage."""
-Number = Annotated[float, pydantic.Field(allow_inf_nan=False)]
-Lr = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
-"""An LR at which something moves, or a factor of one."""
 MeasureName = Annotated[str, pydantic.Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 """It becomes the name of a column where measures are exported."""
 Measures = Annotated[tuple[MeasureName, ...], pydantic.Field(max_length=MAX_MEASURES)]
@@ -113,6 +104,15 @@ class Average(Value):
     """It is brought up to date after so many steps."""
 
 
+class RoundStep(Value):
+    """How the update of a federation's round is taken on: what `RoundStep` of the proto tells."""
+
+    factor: Number
+    """Of the global update."""
+    momentum: Number = 0.0
+    """Of the sum of those before it."""
+
+
 class Directive(Value):
     """A lease: what the client does next, alone. The fields are those of the proto."""
 
@@ -143,6 +143,8 @@ class Directive(Value):
     """The change of the plan that takes effect with it; its `total_steps` is that of the run from here on."""
     average: Average | None = None
     """What average of the weights is kept from the first step on; its rest goes on with it."""
+    round: RoundStep | None = None
+    """How the round of a federation that has ended is taken on before the first step; None: none has."""
     reason: Text = ""
 
     @pydantic.model_validator(mode="after")
@@ -159,6 +161,8 @@ class Directive(Value):
             raise ValueError("a measure is asked for twice")
         if self.average is not None and not self.phase.committed:
             raise ValueError("an average is of steps that stay")
+        if self.round is not None and not self.phase.committed:
+            raise ValueError("a round of a federation begins with steps that stay")
         if self.warnings and self.phase is not Phase.PROBE:
             raise ValueError("an early warning is for a probe")
         if {warning.measure for warning in self.warnings} - set(self.measures):
@@ -195,6 +199,7 @@ class Directive(Value):
                 "restore": False,
                 "snapshot": False,
                 "change": None,
+                "round": None,
                 "validate_at": tuple(validations_left(self.validate_at, n_steps)),
                 "promise": tuple(
                     bar.model_copy(update={"from_step": bar_begins(bar.from_step, n_steps)}) for bar in self.promise
@@ -388,3 +393,5 @@ class Decision(Value):
     """None: nothing was asked of the search."""
     extrapolation: Extrapolation | None = None
     """What the best candidate was judged by; None: it was measured, or nothing is committed yet."""
+    stopping: Stopping | None = None
+    """Why the run is annealed before its end; None: it is not, or somebody asked for that."""

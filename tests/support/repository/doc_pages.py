@@ -8,6 +8,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[3]
 TRAINING_LOOPS = ROOT / "docs" / "training-loops"
+METHODS = ROOT / "docs" / "methods"
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -27,7 +28,7 @@ def run(name: str) -> dict[str, Any]:
 
 
 def run_page(page: Path) -> dict[str, Any]:
-    """Runs the Python blocks of any page, as `run`."""
+    """Runs the blocks of any page like this."""
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for block in _blocks(page):
         exec(compile(block, page, "exec"), namespace)

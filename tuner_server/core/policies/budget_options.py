@@ -47,7 +47,6 @@ class BudgetOptions(Options):
     """How far the search may leave the range, as a factor."""
     divergence_factor: float = pydantic.Field(default=DIVERGENCE_FACTOR, gt=0)
     """Losses so many times as far above what is typical as sound probes came below it have diverged."""
-
     early_warnings: tuple[EarlyWarningName, ...] = ()
     """By which signs a probe ends before it diverges; empty: by none."""
 

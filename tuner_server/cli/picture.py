@@ -24,6 +24,7 @@ from tuner_server.history.numbers import count, number, steps
 from tuner_server.history.outlook import outlook_of_job
 from tuner_server.history.setback import setback
 from tuner_server.history.stage import Probe, Span, Stage
+from tuner_server.history.stopping import stopping
 from tuner_server.history.timeline import Timeline, timeline
 from tuner_server.history.verdict import verdict
 
@@ -59,6 +60,7 @@ def _parts(history: Timeline, *, live: bool) -> Iterator[RenderableType]:
     if chosen:
         yield _stages(chosen)
         yield from (Text(f"{words}\n") for words in map(_setback, chosen) if words)
+        yield from (Text(f"{words}\n") for words in map(_stopping, chosen) if words)
         told = [words for words in map(lr_sensitivity.words, chosen) if words]
         yield from (Text(f"{words}\n") for words in told[-1:])
     else:
@@ -81,6 +83,12 @@ def _setback(stage: Stage) -> str:
     return setback(stage, undoing)
 
 
+def _stopping(stage: Stage) -> str:
+    """Why a stage is the annealing that ends the run before its end; empty if it is none."""
+    evidence = None if stage.decision is None else stage.decision.stopping
+    return "" if evidence is None else stopping(evidence)
+
+
 def _search(probes: Sequence[Probe], *, live: bool) -> Table:
     """The LRs that a search which goes on, or was not finished, has tried."""
     table = Table("LR tried", "steps", "loss so far", "", box=box.SIMPLE, title="search", title_justify="left")
@@ -89,6 +97,7 @@ def _search(probes: Sequence[Probe], *, live: bool) -> Table:
         if probe.span is not None:
             n_steps, loss = count(probe.span.n_steps), number(float(probe.span.losses[-LAST_LOSSES:].mean()))
             outcome = "diverged" if probe.diverged else "not repeatable" if probe.unrepeatable else ""
+            outcome = "ended early" if probe.warned else outcome
         table.add_row(_tried(probe), n_steps, loss, outcome)
     return table
 

@@ -134,6 +134,7 @@ def _span(entry: Entry, run_steps: int, committed_steps: int, kept: bool) -> Spa
         validations=tuple(v for v in report.validations if math.isfinite(v.loss)),
         measures=report.measures,
         ending=report.ending,
+        note=report.note,
     )
 
 

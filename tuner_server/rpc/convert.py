@@ -31,6 +31,7 @@ from tuner_server.core.messages import (
     Phase,
     Replacement,
     Report,
+    RoundStep,
     Weights,
 )
 from tuner_server.rpc.decision_messages import decision_to_pb
@@ -71,7 +72,8 @@ STATES: Mapping[Status, pb.JobState.ValueType] = {
     Status.FAILED: pb.JOB_STATE_FAILED,
 }
 
-MAX_OPTIONS_BYTES = 16 * 2**10
+MAX_OPTIONS_BYTES = 32 * 2**10
+"""A shape of lines through as many points as it may have fits."""
 MAX_OPTIONS_DEPTH = 8
 MAX_OPTION = 1e12
 """The largest number of a policy's options: far more than any policy has."""
@@ -91,6 +93,7 @@ def config_from_pb(message: pb.JobConfig) -> JobConfig:
         "seed": message.seed,
         "has_validation": message.has_validation,
         "measures": tuple(message.measures),
+        "recorded": tuple(message.recorded),
         "members": message.members or 1,
         "has_average": message.has_average,
     }
@@ -98,6 +101,9 @@ def config_from_pb(message: pb.JobConfig) -> JobConfig:
         fields["total_steps"] = message.total_steps
     if message.HasField("total_time_s"):
         fields["total_time_s"] = message.total_time_s
+    if message.HasField("stop_when"):
+        worth = message.stop_when.WhichOneof("worth")
+        fields["stop_when"] = {} if worth is None else {worth: getattr(message.stop_when, worth)}
     if message.HasField("lr_bounds"):
         fields["lr_bounds"] = {"min": message.lr_bounds.min, "max": message.lr_bounds.max}
     return JobConfig.checked(**fields)
@@ -118,9 +124,12 @@ def config_to_pb(config: JobConfig) -> pb.JobConfig:
         seed=config.seed,
         has_validation=config.has_validation,
         measures=config.measures,
+        recorded=config.recorded,
         members=config.members if config.members > 1 else 0,
         has_average=config.has_average,
     )
+    if config.stop_when is not None:
+        message.stop_when.CopyFrom(pb.StopWhen(**config.stop_when.model_dump(exclude_none=True)))
     if config.lr_bounds is not None:
         message.lr_bounds.CopyFrom(pb.LrBounds(min=config.lr_bounds.min, max=config.lr_bounds.max))
     return message
@@ -187,8 +196,9 @@ def directive_from_pb(message: pb.Directive) -> Directive:
             alongside=tuple(map(directive_from_pb, message.alongside)),
             taken_along=message.taken_along,
             apart=message.apart,
-            change=change_from_pb(message.change, "change") if message.HasField("change") else None,
+            change=change_from_pb(message.change, "change", told=True) if message.HasField("change") else None,
             average=_average_from_pb(message.average) if message.HasField("average") else None,
+            round=_round_from_pb(message.round) if message.HasField("round") else None,
             reason=message.reason,
         )
 
@@ -215,6 +225,7 @@ def directive_to_pb(directive: Directive) -> pb.Directive:
         apart=directive.apart,
         change=None if directive.change is None else change_to_pb(directive.change),
         average=_average_to_pb(directive.average) if directive.average else None,
+        round=_round_to_pb(directive.round) if directive.round else None,
         reason=directive.reason,
     )
 
@@ -364,6 +375,14 @@ def _ending_to_pb(ending: Ending) -> pb.Ending:
         adopted=WEIGHTS[ending.adopted],
         memory_steps=ending.memory_steps,
     )
+
+
+def _round_from_pb(message: pb.RoundStep) -> RoundStep:
+    return RoundStep(factor=message.factor, momentum=message.momentum)
+
+
+def _round_to_pb(step: RoundStep) -> pb.RoundStep:
+    return pb.RoundStep(factor=step.factor, momentum=step.momentum)
 
 
 def _average_from_pb(message: pb.Average) -> Average:

@@ -142,6 +142,34 @@ class Grid:
         variances = np.maximum(np.einsum("ci,cij,cj->c", at, self.covariances, at), 0.0)
         return float(np.sqrt(self.weights @ (distances**2 + variances) / self.weights.sum()))
 
+    def with_prior(self, gains: FloatArray) -> Grid:
+        """The fits with what is known of the gain beforehand: it is 0, but for so much in either direction.
+
+        Args:
+            gains: (momenta,) the standard deviation of the gain, scaled.
+        """
+        seen = self.covariances[:, 2, 2]
+        # A gain at its limit of 0 is no better known than another one.
+        spread = self.covariances[:, :, 2] / (seen + gains[self.rows] ** 2)[:, None]
+        linear = self.linear - spread * self.linear[:, 2, None]
+        covariances = self.covariances - spread[:, :, None] * self.covariances[:, None, 2, :]
+        return dataclasses.replace(self, linear=linear, covariances=covariances)
+
+    def difference(self, s1: float, other: float, s2: FloatArray) -> tuple[float, float]:
+        """Mean and standard deviation, over all cells, of the loss at S1 less that at another S1.
+
+        Args:
+            s1: scaled.
+            other: scaled.
+            s2: (momenta,) the difference of S2, scaled.
+        """
+        at = np.stack([np.zeros_like(self.powers), s1**-self.powers - other**-self.powers, -s2[self.rows]], axis=1)
+        differences = np.einsum("ci,ci->c", at, self.linear)
+        variances = np.maximum(np.einsum("ci,cij,cj->c", at, self.covariances, at), 0.0)
+        weights = self.weights / self.weights.sum()
+        mean = float(weights @ differences)
+        return mean, float(np.sqrt(weights @ ((differences - mean) ** 2 + variances)))
+
     def fitted(self, cell: int) -> Fitted:
         """The parameters of one cell."""
         level, amplitude, gain = self.linear[cell].tolist()

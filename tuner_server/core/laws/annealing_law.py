@@ -112,6 +112,34 @@ class AnnealingLaw:
             errors.append(cells.distance(walked / self._scales.walked, s2 / self._scales.annealed[row], loss))
         return Prediction(loss, max(errors))
 
+    def difference(self, first: LrPath, second: LrPath, prior: float, momenta: Sequence[float] = MOMENTA) -> Prediction:
+        """How much higher the loss is at the end of one path than at the end of another, with its standard error.
+
+        Both go on from the curves' beginning. The level is not in the difference, and it is far better known than
+        either loss.
+
+        Args:
+            first: the one path.
+            second: the other one.
+            prior: the size of what an annealing from the highest LR to zero brings, as far as that is known beforehand.
+                It counts the more, the less the curves tell of annealing.
+            momenta: those that are possible where the curves tell none.
+        """
+        known = self.annealing_known
+        momenta = self._momenta if known else momenta
+        wholes = np.array([self.highest_lr / (1.0 - momentum) for momentum in momenta])
+        areas = np.array([self._end(first, momentum) - self._end(second, momentum) for momentum in momenta])
+        s1, other = (float(path.area()[-1]) / self._scales.walked for path in (first, second))
+        if not known:
+            loss, error = self._grid.difference(s1, other, np.zeros(1))
+            return Prediction(loss, math.hypot(error, prior * float(np.abs(areas / wholes).max())))
+        unit = self._scales.annealed
+        return Prediction(*self._grid.with_prior(prior * unit / wholes).difference(s1, other, areas / unit))
+
+    def _end(self, path: LrPath, momentum: float) -> float:
+        """S2 at the end of a path."""
+        return float(path.annealing_area(momentum, falls_only=self.falls_only)[-1])
+
 
 def fit(
     curves: Sequence[Curve],

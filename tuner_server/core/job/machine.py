@@ -151,7 +151,10 @@ def _created(config: JobConfig, prior: Prior | None) -> Transition:
 
 def _opened(config: JobConfig, prior: Prior | None, directive: Directive) -> JobState:
     """The state of a new job whose first directive is still to be completed and checked."""
-    course = None if config.stop_when is None else LossCourse()
+    course = None
+    if config.stop_when is not None:
+        stopping.prepare()
+        course = LossCourse()
     return JobState(
         config=config, prior=prior, status=Status.SEARCHING, directive=directive, lease=directive, course=course
     )

@@ -22,7 +22,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize
 
 FEWEST = 3
 """Observations of the first trend: the family has three parameters."""
@@ -64,6 +63,8 @@ def fit(x: Sequence[float], y: Sequence[float], anchor: float | None = None) -> 
         anchor: the former asymptote, as one more observation at infinity; None: there is none. It steadies a trend
             whose observations are distorted.
     """
+    from scipy import optimize  # a server that fits nothing need not wait for it
+
     sizes, values = np.asarray(x, float), np.asarray(y, float)
     if not len(sizes) == len(values) >= FEWEST:
         raise ValueError(f"x, y: {len(sizes)} sizes and {len(values)} observations; give as many of both, 3 or more")

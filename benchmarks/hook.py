@@ -40,7 +40,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from lrpilot.backends.torch.gradient_norms import GRADIENT_NORM
+from lrpilot.backends.measures import GRADIENT_NORM
 from lrpilot.transport.embedded_server import EmbeddedServer
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
@@ -104,7 +104,7 @@ class Training:
 
 def scripted(training: Training, optimizer: torch.optim.Optimizer, end_lr: float, *measures: str) -> lrpilot.Tuner:
     """A tuner within a long committed directive from `LR` to `end_lr` that asks for some measures."""
-    shape = pb.PROFILE_SHAPE_CONSTANT if end_lr == LR else pb.PROFILE_SHAPE_LINEAR
+    shape = "constant" if end_lr == LR else "linear"
     profile = pb.Profile(shape=shape, start_lr=LR, end_lr=end_lr, length=HORIZON)
     directive = pb.Directive(phase=pb.PHASE_TRAIN, n_steps=HORIZON, profile=profile, measures=measures)
     return lrpilot.Tuner(training.model, optimizer, transport=ScriptedTransport([directive]))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.outputs import add_outputs, add_runs, write
+from benchmarks.quality import initial_losses
 from benchmarks.quality.figures import as_json
 from benchmarks.quality.grid import run_all, run_rounds
 from benchmarks.quality.markdown import as_markdown
@@ -61,7 +62,7 @@ def main() -> None:
         caches[0].parent.mkdir(parents=True, exist_ok=True)
         results = ResultFile(caches[0])
         run_rounds(plan, lambda: load(caches), lambda keys: run_all(keys, results, arguments.workers))
-    report = make_report(plan, load(caches))
+    report = make_report(plan, load(caches), initial_losses.load())
     text = as_markdown(report)
     figures = {"environment": environment(), **as_json(report)}
     write(arguments, text, figures, lambda directory: save_plots(report, directory))

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmarks.quality.lr_pairs import LrPairs
+from benchmarks.quality.lr_sensitivity import LrSensitivity
 from benchmarks.quality.measures import Outcome, Standing
 from benchmarks.quality.plan import REFERENCE, SENSITIVITY, Part
 from benchmarks.quality.ratios import Ratios
@@ -55,6 +56,7 @@ def as_json(report: Report) -> dict[str, Any]:
             }
             for standing, base in report.ablations
         ],
+        "lr_sensitivity": [_lr_sensitivity_json(own) for own in report.lr_sensitivities],
         "ruined": {name: _ruins_json(ruins) for name, ruins in report.ruins_by_name.items()},
         "users_lr": [_pairs_json(n, pairs) for n in report.lengths if (pairs := report.lr_pairs(n))],
         "curves": [_curve_json(outcome) for outcome in report.drawn],
@@ -133,6 +135,20 @@ def _standing_json(report: Report, standing: Standing) -> dict[str, Any]:
         }
 
     return {**_summary_json(report, standing), "cases": [case_json(outcome) for outcome in standing.outcomes]}
+
+
+def _lr_sensitivity_json(own: LrSensitivity) -> dict[str, Any]:
+    return {
+        "contestant": own.contestant,
+        "n_steps": own.n_steps,
+        "mean": own.mean,
+        "standard_error": own.standard_error,
+        "by_workload": own.by_workload,
+        "cases": [
+            {"workload": case.workload, "seed": case.seed, "loss": loss, "share": own.shares[case]}
+            for case, loss in own.losses.items()
+        ],
+    }
 
 
 def _ruins_json(ruins: Ruins) -> dict[str, Any]:

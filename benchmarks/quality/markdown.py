@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.quality import length_tables, stored_tables
+from benchmarks.quality import length_tables, lr_sensitivity_tables, stored_tables
+from benchmarks.quality.comparison import comparison
 from benchmarks.quality.measures import Choice
 from benchmarks.quality.plan import LONGEST_FULL_SWEEP, OURS, OURS_TO_ZERO, REFERENCE
 from benchmarks.quality.report import ALL_OURS, Report
@@ -58,7 +59,15 @@ def as_markdown(report: Report) -> str:
     for n_steps in report.lengths:
         found = length_tables.headline_table(report, n_steps) if report.headline(n_steps) else "No complete case yet."
         parts += [f"### {count(n_steps)} steps", found]
-    parts += [*_ours(report), *_ruined(report), *_users_lr(report), *_by_workload(report), *_stored(report)]
+    parts += [
+        *comparison(report),
+        *_ours(report),
+        *_ruined(report),
+        *_users_lr(report),
+        *_lr_sensitivity(report),
+        *_by_workload(report),
+        *_stored(report),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -134,6 +143,18 @@ def _users_lr(report: Report) -> list[str]:
         f"over seeds of `{REFERENCE}` at that length, and its neighbours on the grid."
     )
     return ["## A user's LR", notes, *parts]
+
+
+def _lr_sensitivity(report: Report) -> list[str]:
+    if not report.lr_sensitivities:
+        return []
+    parts = ["## LR sensitivity", lr_sensitivity_tables.NOTES, lr_sensitivity_tables.by_length_table(report)]
+    if report.plan.stored:
+        parts += [
+            f"At {count(report.plan.main_length)} steps, over the workloads and seeds that schedules were run with:",
+            lr_sensitivity_tables.stored_table(report),
+        ]
+    return parts
 
 
 def _by_workload(report: Report) -> list[str]:

@@ -24,6 +24,8 @@ from tests.support.training.rank_processes import RankProcesses
 SIZE = 2
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ddp.py"
 KINDS = ["ddp", "ddp_views", "fsdp"]
+SLOW_FSDP = pytest.param("fsdp", marks=pytest.mark.slow)
+"""Where the shards are tried elsewhere, too: a training of two ranks takes some ten seconds."""
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,7 @@ def directive(phase: pb.Phase.ValueType, lr: float, n_steps: int, **fields: Any)
     return pb.Directive(
         phase=phase,
         n_steps=n_steps,
-        profile=pb.Profile(shape=pb.PROFILE_SHAPE_CONSTANT, start_lr=lr, end_lr=lr, length=n_steps),
+        profile=pb.Profile(shape="constant", start_lr=lr, end_lr=lr, length=n_steps),
         batches=pb.BATCH_SOURCE_REPLAYED,
         **fields,
     ).SerializeToString()
@@ -187,7 +189,7 @@ def test_the_limit_is_one_for_the_mean(processes: RankProcesses) -> None:
         assert pb.Report.FromString(reports[0]).outcome == outcome
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize("kind", ["ddp", SLOW_FSDP])
 def test_ranks_change_their_plan_together(processes: RankProcesses, shared_server: ServerProcess, kind: str) -> None:
     """By their own program, and by somebody at the server, which rank 0 alone talks to."""
     (first, undone, kinds), (second, also, others) = processes.run(
@@ -277,7 +279,9 @@ def test_arguments_that_differ_are_refused_before_a_job_is_open(
     assert n_jobs(shared_server) == before
 
 
-@pytest.mark.parametrize(("kind", "n_steps"), [("ddp", 11), ("ddp", 90), ("fsdp", 11)])
+@pytest.mark.parametrize(
+    ("kind", "n_steps"), [("ddp", 11), ("ddp", 90), pytest.param("fsdp", 11, marks=pytest.mark.slow)]
+)
 def test_a_run_resumed_from_the_checkpoints_of_its_ranks_is_the_same(
     processes: RankProcesses,
     shared_server: ServerProcess,

@@ -141,7 +141,7 @@ def valid_replacement(target: Target) -> Message:
         outcome=pb.OUTCOME_REPLACED,
         losses=[1.0, 2.0],
         replacement=pb.Replacement(
-            profile=pb.Profile(shape=pb.PROFILE_SHAPE_LINEAR, start_lr=0.1, end_lr=0.0, length=10), wasted_steps=3
+            profile=pb.Profile(shape="linear", start_lr=0.1, end_lr=0.0, length=10), wasted_steps=3
         ),
     )
     return pb.AdvanceRequest(job_id=target.job_id, report=report)

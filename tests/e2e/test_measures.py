@@ -14,7 +14,8 @@ import pytest
 import torch
 from lrpilot import Credentials
 from lrpilot.backends.torch.backend import TorchBackend
-from lrpilot.errors import RefusedError
+from lrpilot.errors import ConfigError, RefusedError
+from lrpilot.schedule.schedule import Schedule
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.tuner import Tuner
@@ -31,6 +32,7 @@ from tuner_server.core import policies
 from tuner_server.storage.access import open_access
 
 NORM = "gradient_norm"
+ALL = ("gradient_norm", "gradient_l1_norm", "gradient_over_eps", "update_ratio", "update_norm", "update_product")
 TOTAL_STEPS = 500
 
 
@@ -90,7 +92,8 @@ def test_norms_of_probes_and_committed_parts_reach_the_policy_and_are_kept(conne
         losses = tuner.schedule.losses
     assert {entry.directive.phase for entry in entries} >= {pb.PHASE_PROBE, pb.PHASE_TRAIN}
     assert {entry.report.outcome for entry in entries} >= {pb.OUTCOME_COMPLETED, pb.OUTCOME_PARTIAL}
-    stored = [value for entry in entries for measure in entry.report.measures for value in measure.values]
+    assert {measure.name for entry in entries for measure in entry.report.measures} == set(ALL)
+    stored = [value for entry in entries for value in norms(entry.report)]
     assert len(measured.norms) == TOTAL_STEPS
     assert stored == measured.norms
     whole = [norms(entry.report) for entry in entries if entry.report.outcome != pb.OUTCOME_PARTIAL]
@@ -107,8 +110,7 @@ def test_norms_of_probes_and_committed_parts_reach_the_policy_and_are_kept(conne
 
 
 def norms(report: pb.Report) -> list[float]:
-    [measure] = report.measures
-    assert measure.name == NORM
+    [measure] = [each for each in report.measures if each.name == NORM]
     assert len(measure.values) == len(report.losses)
     return list(measure.values)
 
@@ -174,8 +176,8 @@ def test_a_directive_that_asks_for_what_the_run_can_not_measure_is_not_carried_o
     with caplog.at_level(logging.WARNING, "lrpilot"), scripted(run, transport) as tuner:
         run.run(tuner)
         assert tuner.committed_step + tuner.search_steps == 24
-    assert transport.config.measures == [NORM]
-    assert "it asks to measure ['secrets'], of ['gradient_norm']" in caplog.text
+    assert transport.config.measures == list(TorchBackend(run.model, [run.optimizer], None, {}).measures)
+    assert "it asks to measure ['secrets'], of ['gradient_norm', " in caplog.text
     assert {measure.name for report in transport.reports for measure in report.measures} == {NORM}
 
 
@@ -234,3 +236,33 @@ def test_a_report_with_measures_that_are_wrong_is_refused_and_the_job_goes_on(co
         config.measures[:] = ["not a name"]
         with pytest.raises(RefusedError, match="measures"):
             transport.create_job(pb.CreateJobRequest(request_id="2", config=config), 10.0)
+
+
+def test_what_is_recorded_is_measured_at_committed_steps_whatever_the_policy_and_stays_with_the_schedule(
+    connection: dict[str, Any], tmp_path: Path
+) -> None:
+    measured = Training()
+    with Tuner(measured.model, measured.optimizer, record=(NORM,), **job("budget"), **connection) as tuner:
+        measured.run(tuner)
+        entries = [entry for entry in history(tuner) if entry.HasField("report")]
+        full = pb.GetScheduleRequest(job_id=tuner.job_id, view=pb.SCHEDULE_VIEW_FULL)
+        response = tuner._session._outbox._transport.get_schedule(full, 10.0)  # type: ignore[union-attr]
+        schedule = tuner.schedule
+    assert all(bool(entry.report.measures) == entry.committed for entry in entries)
+    committed = schedule.measured(NORM)
+    assert committed == tuple(measured.norms[-schedule.n_steps :])
+    assert Schedule.from_response(response).measured(NORM) == committed
+    schedule.save(tmp_path / "schedule.json")
+    assert Schedule.load(tmp_path / "schedule.json") == schedule
+
+
+@pytest.mark.parametrize(
+    ("record", "error", "words"),
+    [(("secrets",), RefusedError, "recorded.*secrets.*gradient_norm"), ("gradient_norm", ConfigError, "a string")],
+)
+def test_what_can_not_be_recorded_is_refused(
+    connection: dict[str, Any], record: Any, error: type[Exception], words: str
+) -> None:
+    measured = Training()
+    with pytest.raises(error, match=words):
+        Tuner(measured.model, measured.optimizer, record=record, **job("budget"), **connection)

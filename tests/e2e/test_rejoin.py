@@ -226,7 +226,7 @@ def test_a_lost_job_is_told_again_and_comes_out_the_same(
         {"n_steps": 10**9},
         {"phase": pb.PHASE_UNSPECIFIED},
         {"validate_at": [9999]},
-        {"profile": pb.Profile(shape=pb.PROFILE_SHAPE_CONSTANT, start_lr=float("nan"), end_lr=0.1, length=4)},
+        {"profile": pb.Profile(shape="constant", start_lr=float("nan"), end_lr=0.1, length=4)},
         {"profile": pb.Profile(length=4)},
         {"report_every": -1},
     ],

@@ -137,7 +137,7 @@ def test_the_lr_follows_a_profile_and_every_probe_starts_at_its_own() -> None:
             super().update_step(gradient, variable, learning_rate)
 
     model = compiled()
-    decay = pb.Profile(shape=pb.PROFILE_SHAPE_LINEAR, start_lr=0.05, end_lr=0.0, length=10)
+    decay = pb.Profile(shape="linear", start_lr=0.05, end_lr=0.0, length=10)
     script = [
         pb.Directive(phase=pb.PHASE_TRAIN, n_steps=6, profile=decay, snapshot=True),
         directive(pb.PHASE_PROBE, 0.02, 2),
@@ -247,7 +247,7 @@ def test_a_training_step_without_a_loss_is_refused() -> None:
 
 def test_a_saved_schedule_drives_a_new_run_without_a_server(tmp_path: Path) -> None:
     model = compiled()
-    decay = pb.Profile(shape=pb.PROFILE_SHAPE_COSINE, start_lr=0.1, end_lr=0.001, length=18, warmup=3)
+    decay = pb.Profile(shape="cosine", start_lr=0.1, end_lr=0.001, length=18, warmup=3)
     script = [*SEARCH_AT_THE_START[:2], pb.Directive(phase=pb.PHASE_TRAIN, n_steps=18, profile=decay, restore=True)]
     callback, _ = scripted(script)
     history = fit(model, callback)

@@ -97,10 +97,10 @@ def test_no_step_goes_backwards_also_when_committed_steps_are_taken_back(
 ) -> None:
     """After a divergence, and after a broken promise."""
     lr, n_steps = 0.1, 40
-    profile = pb.Profile(shape=pb.PROFILE_SHAPE_CONSTANT, start_lr=lr, end_lr=lr, length=n_steps)
+    profile = pb.Profile(shape="constant", start_lr=lr, end_lr=lr, length=n_steps)
     first = pb.Directive(phase=pb.PHASE_TRAIN, n_steps=n_steps, profile=profile, snapshot=True, report_every=10)
     rest = pb.Directive(phase=pb.PHASE_TRAIN, n_steps=30, profile=profile, report_every=10, promise=bars)
-    lower = pb.Profile(shape=pb.PROFILE_SHAPE_CONSTANT, start_lr=lr / 2, end_lr=lr / 2, length=n_steps)
+    lower = pb.Profile(shape="constant", start_lr=lr / 2, end_lr=lr / 2, length=n_steps)
     again = pb.Directive(phase=pb.PHASE_TRAIN, n_steps=n_steps, profile=lower, restore=True, report_every=40)
     memory = Memory(every=1)
     total = n_steps + (16 if nan_at else 20)  # a divergence is seen at the next look
@@ -115,7 +115,7 @@ def test_no_step_goes_backwards_also_when_committed_steps_are_taken_back(
 
 
 def test_points_are_thinned_but_the_ends_stay() -> None:
-    profile = pb.Profile(shape=pb.PROFILE_SHAPE_CONSTANT, start_lr=0.1, end_lr=0.1, length=45)
+    profile = pb.Profile(shape="constant", start_lr=0.1, end_lr=0.1, length=45)
     directive = pb.Directive(phase=pb.PHASE_PROBE, n_steps=45, profile=profile, snapshot=True)
     memory = Memory(every=20)
     train(memory, transport=ScriptedTransport([directive]), total_steps=45)

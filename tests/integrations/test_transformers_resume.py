@@ -177,7 +177,11 @@ def test_every_training_begins_at_the_lr_that_was_set(
         options = {"model_init": lambda trial=None: Regressor()}
     lrs = Lrs()
     trainer = TunedTrainer(
-        args=arguments(tmp_path, max_steps=30, save_strategy="no"), train_dataset=points(), callbacks=[lrs], **options
+        args=arguments(tmp_path, max_steps=30, save_strategy="no"),
+        train_dataset=points(),
+        callbacks=[lrs],
+        lrpilot={"transport": JOBS},
+        **options,
     )
     for _ in range(3):
         trainer.train()

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = {"lrpilot": ROOT / "client", "tuner_server": ROOT}
 
 CLIENT = (
-    "v1 errors rng",
+    "v1 errors rng schedules",
     "wire objects",
     "credentials schedule backends data",
     "transport",
@@ -59,7 +59,7 @@ TELLERS = {
 """Rooms that tell what came of a job, whatever decided it."""
 UNTOLD = {"tuner_server.core.policies", "tuner_server.core.forecast", "tuner_server.core.search"}
 """What decides: decisions tell all that is to be said of it."""
-SHARED = {"lrpilot.v1", "lrpilot.wire"}
+SHARED = {"lrpilot.v1", "lrpilot.wire", "lrpilot.schedules"}
 """What a server may import of the client."""
 
 

@@ -17,9 +17,11 @@ from rich.text import Text
 
 from tuner_server.cli.curve import curves
 from tuner_server.core.messages import Phase
+from tuner_server.history import lr_sensitivity
 from tuner_server.history.from_wire import job_and_history
 from tuner_server.history.headline import headline
 from tuner_server.history.numbers import count, number, steps
+from tuner_server.history.outlook import outlook_of_job
 from tuner_server.history.setback import setback
 from tuner_server.history.stage import Probe, Span, Stage
 from tuner_server.history.stopping import stopping
@@ -48,7 +50,9 @@ def picture(job: pb.Job, history: Timeline) -> RenderableType:
     state = job_and_history(pb.GetScheduleResponse(job=job))[0].state
     said = verdict(state, history)
     how = f"{said.words}. {said.why}".strip()
-    return Group(Text(f"\n{headline(state, history)}\n\n{how}\n"), *_parts(history, live=state.status.live))
+    ahead = outlook_of_job(state, history)
+    words = "\n\n".join([headline(state, history), how, *([] if ahead is None else [ahead.words])])
+    return Group(Text(f"\n{words}\n"), *_parts(history, live=state.status.live))
 
 
 def _parts(history: Timeline, *, live: bool) -> Iterator[RenderableType]:
@@ -57,6 +61,8 @@ def _parts(history: Timeline, *, live: bool) -> Iterator[RenderableType]:
         yield _stages(chosen)
         yield from (Text(f"{words}\n") for words in map(_setback, chosen) if words)
         yield from (Text(f"{words}\n") for words in map(_stopping, chosen) if words)
+        told = [words for words in map(lr_sensitivity.words, chosen) if words]
+        yield from (Text(f"{words}\n") for words in told[-1:])
     else:
         yield Text("Nothing is committed yet.")
     latest = history.stages[-1] if history.stages else None
@@ -91,6 +97,7 @@ def _search(probes: Sequence[Probe], *, live: bool) -> Table:
         if probe.span is not None:
             n_steps, loss = count(probe.span.n_steps), number(float(probe.span.losses[-LAST_LOSSES:].mean()))
             outcome = "diverged" if probe.diverged else "not repeatable" if probe.unrepeatable else ""
+            outcome = "ended early" if probe.warned else outcome
         table.add_row(_tried(probe), n_steps, loss, outcome)
     return table
 
@@ -113,7 +120,7 @@ def _stages(stages: Sequence[Stage]) -> Table:
             count(stage.spans[0].committed_start) if stage.spans else "",
             count(stage.committed_steps),
             number(stage.lr),
-            number(profile.end_lr) if profile is not None else "",
+            number(profile.last_lr) if profile is not None else "",
             _came_of(stage),
         )
     return table

@@ -80,6 +80,8 @@ class JobConfig(Value):
     """Whether the client can validate."""
     measures: Measures = ()
     """What the client can measure at every step besides the loss, by name."""
+    recorded: Measures = ()
+    """What of it is measured at every committed step, whatever the policy asks for."""
     members: int = pydantic.Field(default=1, ge=1, le=MAX_MEMBERS)
     """How many probes the client can try at the same time. With several, each is tried on a replica of the model."""
     has_average: bool = False
@@ -108,6 +110,17 @@ class JobConfig(Value):
         if stop_when is not None and info.data.get("total_time_s") is not None:
             raise ValueError("it counts in steps, and total_time_s does not tell how many; give total_steps, or no end")
         return stop_when
+
+    @pydantic.field_validator("recorded")
+    @classmethod
+    def _can_be_measured(cls, recorded: Measures, info: pydantic.ValidationInfo) -> Measures:
+        known = info.data.get("measures", ())
+        if unknown := sorted(set(recorded) - set(known)):
+            there_is = f"give some of {', '.join(known)}" if known else "leave it out"
+            raise ValueError(f"this client can't measure {', '.join(unknown)}; {there_is}")
+        if len(set(recorded)) < len(recorded):
+            raise ValueError("a name is there twice; give each once")
+        return recorded
 
     @pydantic.model_validator(mode="after")
     def _distinct(self) -> JobConfig:

@@ -11,9 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated
 
 import pydantic
+from lrpilot.schedules.batch_size import lr_factor
 from lrpilot.wire.directive_steps import bar_begins, validations_left
 
 # What clients read alike is part of the messages, too.
+from lrpilot.wire.early_warning import EarlyWarning as EarlyWarning
 from lrpilot.wire.limits import MAX_NOTE as MAX_NOTE
 from lrpilot.wire.limits import MAX_STEPS as MAX_STEPS
 from lrpilot.wire.outcome import Outcome as Outcome
@@ -21,9 +23,9 @@ from lrpilot.wire.phase import Phase as Phase
 from lrpilot.wire.plan_change import BatchScaling as BatchScaling
 from lrpilot.wire.plan_change import ChangeKind as ChangeKind
 from lrpilot.wire.plan_change import ChangeOrigin as ChangeOrigin
-from lrpilot.wire.profile import Profile
 from lrpilot.wire.weights import Weights as Weights
 
+from tuner_server.core.profiles import ProfileField
 from tuner_server.core.stop_evidence import Stopping
 from tuner_server.core.values import Lr as Lr
 from tuner_server.core.values import Number
@@ -41,7 +43,7 @@ class BatchSource(enum.StrEnum):
 
 LOSS_WINDOW = 10
 """Committed losses that are averaged for "the loss", as in the published code's logs: one batch says little."""
-MAX_MEASURES = 8
+MAX_MEASURES = 16
 """Measures of a job: each adds as much to every report as the losses do."""
 LONGEST_PROFILE = 2**62
 """Length and offset of a profile are int64 on the wire, and so is what is left of it after further steps."""
@@ -89,7 +91,7 @@ class PlanChange(Value):
         """What the LR is multiplied by, as a first guess: the batch size's power, within `LARGEST_LR_FACTOR`."""
         if self.batch_factor is None:
             return 1.0
-        factor = math.pow(self.batch_factor, self.batch_scaling.power)
+        factor = lr_factor(self.batch_factor, self.batch_scaling)
         return min(max(factor, 1.0 / LARGEST_LR_FACTOR), LARGEST_LR_FACTOR)
 
 
@@ -102,6 +104,15 @@ class Average(Value):
     """It is brought up to date after so many steps."""
 
 
+class RoundStep(Value):
+    """How the update of a federation's round is taken on: what `RoundStep` of the proto tells."""
+
+    factor: Number
+    """Of the global update."""
+    momentum: Number = 0.0
+    """Of the sum of those before it."""
+
+
 class Directive(Value):
     """A lease: what the client does next, alone. The fields are those of the proto."""
 
@@ -109,7 +120,7 @@ class Directive(Value):
     phase: Phase
     stage: StageNumber = -1
     n_steps: Steps
-    profile: Profile | None = None
+    profile: ProfileField | None = None
     restore: bool = False
     snapshot: bool = False
     batches: BatchSource = BatchSource.FRESH
@@ -120,6 +131,8 @@ class Directive(Value):
     """Ascending by `from_step`; the last bar that a report has reached counts."""
     measures: Measures = ()
     """What is measured at every step besides the loss, by name."""
+    warnings: tuple[EarlyWarning, ...] = ()
+    """What a probe ends by before it diverges, of what it measures."""
     alongside: tuple[Directive, ...] = ()
     """The next directives, which the members of a population try at the same time as this one."""
     taken_along: bool = False
@@ -130,6 +143,8 @@ class Directive(Value):
     """The change of the plan that takes effect with it; its `total_steps` is that of the run from here on."""
     average: Average | None = None
     """What average of the weights is kept from the first step on; its rest goes on with it."""
+    round: RoundStep | None = None
+    """How the round of a federation that has ended is taken on before the first step; None: none has."""
     reason: Text = ""
 
     @pydantic.model_validator(mode="after")
@@ -146,6 +161,12 @@ class Directive(Value):
             raise ValueError("a measure is asked for twice")
         if self.average is not None and not self.phase.committed:
             raise ValueError("an average is of steps that stay")
+        if self.round is not None and not self.phase.committed:
+            raise ValueError("a round of a federation begins with steps that stay")
+        if self.warnings and self.phase is not Phase.PROBE:
+            raise ValueError("an early warning is for a probe")
+        if {warning.measure for warning in self.warnings} - set(self.measures):
+            raise ValueError("an early warning looks at what is measured")
         return self
 
     @pydantic.model_validator(mode="after")
@@ -178,6 +199,7 @@ class Directive(Value):
                 "restore": False,
                 "snapshot": False,
                 "change": None,
+                "round": None,
                 "validate_at": tuple(validations_left(self.validate_at, n_steps)),
                 "promise": tuple(
                     bar.model_copy(update={"from_step": bar_begins(bar.from_step, n_steps)}) for bar in self.promise
@@ -196,7 +218,7 @@ class Validation(Value):
 class Replacement(Value):
     """What a client did instead of a directive."""
 
-    profile: Profile | None = None
+    profile: ProfileField | None = None
     """The profile of the steps whose losses are reported; None if there are none."""
     wasted_steps: Steps = 0
     """Further steps, which were rolled back."""
@@ -226,7 +248,7 @@ class Report(Value):
     replacement: Replacement | None = None
     """What a report with outcome REPLACED tells."""
     note: str = pydantic.Field(default="", max_length=MAX_NOTE)
-    """What the client of a report with outcome UNREPEATABLE saw, and what it may be."""
+    """What the client saw, and what it may be: with outcome UNREPEATABLE, or of a directive's warnings."""
     measures: Mapping[MeasureName, tuple[float, ...]] = pydantic.Field(default_factory=dict, max_length=MAX_MEASURES)
     """Series by name: one value a step, NaN where a step has none. A measure that could not be taken is missing."""
     change: PlanChange | None = None

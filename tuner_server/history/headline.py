@@ -93,7 +93,7 @@ def _end(stage: Stage) -> float:
     """Where the LR of a stage came to."""
     span = [span for span in stage.spans if span.kept][-1]
     ended = span.profile.offset + span.n_steps >= span.profile.length
-    return span.profile.end_lr if ended else span.profile.lr(span.n_steps - 1)
+    return span.profile.last_lr if ended else span.profile.lr(span.n_steps - 1)
 
 
 def _loss(state: JobState, found: Timeline) -> str:

@@ -40,7 +40,7 @@ def _why(stage: Stage, config: JobConfig) -> str:
         return _so_far(stage)
     if not stage.candidates:
         return _unsearched(stage, config)
-    sentences = [_tried(stage), _committed(stage, config), _runner_up(stage), _diverged(stage.candidates)]
+    sentences = [_tried(stage), _committed(stage, config), _runner_up(stage), _diverged(stage), _warnings(stage)]
     return " ".join(filter(None, [*sentences, _expected(stage), _forecast_tested(stage)]))
 
 
@@ -87,7 +87,7 @@ def _unsearched(stage: Stage, config: JobConfig) -> str:
     assert directive is not None
     n_steps = steps(directive.n_steps)
     if directive.phase is Phase.WARM_UP:
-        linear = directive.profile is not None and directive.profile.shape is Shape.LINEAR
+        linear = directive.profile is not None and directive.profile.shape == Shape.LINEAR
         return f"A {'linear ' if linear else ''}warm-up to LR {number(stage.lr)} over {n_steps}."
     if stage.retreats_from is not None:
         return setback(stage, stage.retreats_from)
@@ -209,11 +209,23 @@ def _runner_up(stage: Stage) -> str:
     return f"Next came {number(second.lr)} with {told_apart(best.forecast, second.forecast)[1]}."
 
 
-def _diverged(candidates: Sequence[Candidate]) -> str:
-    lrs = [number(lr) for lr in sorted(candidate.lr for candidate in candidates if candidate.diverged)]
-    if not lrs or len(lrs) == len(candidates):
+def _diverged(stage: Stage) -> str:
+    diverged = [candidate for candidate in stage.candidates if candidate.diverged]
+    warned = {probe.directive.number for probe in stage.tried if probe.warned}
+    lrs = [number(lr) for lr in sorted(c.lr for c in diverged if c.directive_number not in warned)]
+    if not lrs or len(diverged) == len(stage.candidates):
         return ""
     return f"LR {lrs[0]} diverged." if len(lrs) == 1 else f"LRs {', '.join(lrs[:-1])} and {lrs[-1]} diverged."
+
+
+def _warnings(stage: Stage) -> str:
+    """What early warnings showed in the probes that had some."""
+    sentences = []
+    for probe in stage.tried:
+        if probe.span is not None and probe.span.note and not probe.unrepeatable:
+            of = f"The probe of LR {number(probe.lr)}"
+            sentences.append(f"{of} {'ended early' if probe.warned else 'came to its end'}: {probe.span.note}.")
+    return " ".join(sentences)
 
 
 def _forecast_tested(stage: Stage) -> str:

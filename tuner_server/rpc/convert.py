@@ -10,6 +10,7 @@ from typing import Any
 
 from google.protobuf import struct_pb2, timestamp_pb2
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.early_warning_proto import warning_from_proto, warning_to_proto
 from lrpilot.wire.profile_proto import profile_from_proto, profile_to_proto
 
 from tuner_server.core.config import MAX_NAME, JobConfig
@@ -30,6 +31,7 @@ from tuner_server.core.messages import (
     Phase,
     Replacement,
     Report,
+    RoundStep,
     Weights,
 )
 from tuner_server.rpc.decision_messages import decision_to_pb
@@ -70,7 +72,8 @@ STATES: Mapping[Status, pb.JobState.ValueType] = {
     Status.FAILED: pb.JOB_STATE_FAILED,
 }
 
-MAX_OPTIONS_BYTES = 16 * 2**10
+MAX_OPTIONS_BYTES = 32 * 2**10
+"""A shape of lines through as many points as it may have fits."""
 MAX_OPTIONS_DEPTH = 8
 MAX_OPTION = 1e12
 """The largest number of a policy's options: far more than any policy has."""
@@ -90,6 +93,7 @@ def config_from_pb(message: pb.JobConfig) -> JobConfig:
         "seed": message.seed,
         "has_validation": message.has_validation,
         "measures": tuple(message.measures),
+        "recorded": tuple(message.recorded),
         "members": message.members or 1,
         "has_average": message.has_average,
     }
@@ -120,6 +124,7 @@ def config_to_pb(config: JobConfig) -> pb.JobConfig:
         seed=config.seed,
         has_validation=config.has_validation,
         measures=config.measures,
+        recorded=config.recorded,
         members=config.members if config.members > 1 else 0,
         has_average=config.has_average,
     )
@@ -187,11 +192,13 @@ def directive_from_pb(message: pb.Directive) -> Directive:
             report_every=message.report_every,
             promise=tuple(map(_bar_from_pb, message.promise)),
             measures=tuple(message.measures),
+            warnings=tuple(map(warning_from_proto, message.warnings)),
             alongside=tuple(map(directive_from_pb, message.alongside)),
             taken_along=message.taken_along,
             apart=message.apart,
             change=change_from_pb(message.change, "change", told=True) if message.HasField("change") else None,
             average=_average_from_pb(message.average) if message.HasField("average") else None,
+            round=_round_from_pb(message.round) if message.HasField("round") else None,
             reason=message.reason,
         )
 
@@ -212,11 +219,13 @@ def directive_to_pb(directive: Directive) -> pb.Directive:
         report_every=directive.report_every,
         promise=map(_bar_to_pb, directive.promise),
         measures=directive.measures,
+        warnings=map(warning_to_proto, directive.warnings),
         alongside=map(directive_to_pb, directive.alongside),
         taken_along=directive.taken_along,
         apart=directive.apart,
         change=None if directive.change is None else change_to_pb(directive.change),
         average=_average_to_pb(directive.average) if directive.average else None,
+        round=_round_to_pb(directive.round) if directive.round else None,
         reason=directive.reason,
     )
 
@@ -366,6 +375,14 @@ def _ending_to_pb(ending: Ending) -> pb.Ending:
         adopted=WEIGHTS[ending.adopted],
         memory_steps=ending.memory_steps,
     )
+
+
+def _round_from_pb(message: pb.RoundStep) -> RoundStep:
+    return RoundStep(factor=message.factor, momentum=message.momentum)
+
+
+def _round_to_pb(step: RoundStep) -> pb.RoundStep:
+    return pb.RoundStep(factor=step.factor, momentum=step.momentum)
 
 
 def _average_from_pb(message: pb.Average) -> Average:

@@ -30,6 +30,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lrpilot.errors import ConfigError
+
 if TYPE_CHECKING:
     from lrpilot.backends.weight_average import WeightAverage
 
@@ -98,6 +100,20 @@ class Backend(abc.ABC):
         It is called between updates, often after every one of them, so it should wait for no device. An LR of 0 is
         allowed, and the ratios survive it.
         """
+
+    def scale_betas(self, batch_factor: float, *, only_check: bool = False) -> None:
+        """Scales Adam's betas and eps to a batch `batch_factor` times as large (`lrpilot.schedules.scaled_adam`).
+
+        It is called between updates, before a snapshot is taken. They are part of what `take` remembers.
+
+        Args:
+            batch_factor: the new batch size over the old one.
+            only_check: nothing is scaled; what could not be is refused all the same.
+
+        Raises:
+            ConfigError: the optimizer has none, or they can't be scaled so far.
+        """
+        raise ConfigError("scale_betas: the betas of this framework's optimizers can't be scaled; leave it out")
 
     @abc.abstractmethod
     def take(self, data: Sequence[object] = ()) -> None:
@@ -213,8 +229,9 @@ class Backend(abc.ABC):
     def measures(self) -> tuple[str, ...]:
         """What can be measured at every step besides the loss, by the names that policies ask for.
 
-        All are norms: over several ranks their quadratic mean is taken. A rank that holds a part of something gives the
-        norm that the whole would have if the others' parts were like its own.
+        Over several ranks their quadratic mean is taken, as is right for norms, or the mean, where
+        `lrpilot.backends.measures` lists them as sums. A rank that holds a part of something gives the value that the
+        whole would have if the others' parts were like its own.
         """
         return ()
 

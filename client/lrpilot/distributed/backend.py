@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lrpilot.backends.base import Backend
+from lrpilot.backends.measures import SUMS
 from lrpilot.distributed.packing import packed, unpacked
 from lrpilot.distributed.together import together
 from lrpilot.wire.divergence import first_divergence
@@ -71,6 +72,10 @@ class DistributedBackend(Backend):
     def set_lr(self, lr: float) -> None:
         """Sets the LR on this rank."""
         self._own.set_lr(lr)
+
+    def scale_betas(self, batch_factor: float, *, only_check: bool = False) -> None:
+        """Scales them on this rank."""
+        self._own.scale_betas(batch_factor, only_check=only_check)
 
     def take(self, data: Sequence[object] = ()) -> None:
         """Remembers what lies on this rank: shards, where the model is sharded.
@@ -165,15 +170,21 @@ class DistributedBackend(Backend):
         return self._own.peek_measures()
 
     def flush_measures(self, n_steps: int) -> dict[str, list[float]]:
-        """The quadratic means over the ranks; collective. What a rank can't measure is no number on any."""
+        """The means over the ranks (`lrpilot.backends.measures`); collective. What a rank can't measure none has."""
         try:
             own = self._own.flush_measures(n_steps)
         except Exception:
             log.warning("lrpilot: rank %d can't read its measures", self._ranks.rank, exc_info=True)
             own = {}
         none = [math.nan] * n_steps
-        means = self._ranks.quadratic_mean([value for name in self._measures for value in own.get(name, none)])
-        return {name: means[i * n_steps : (i + 1) * n_steps] for i, name in enumerate(self._measures)}
+        found: dict[str, list[float]] = {}
+        for reduce, names in (
+            (self._ranks.mean, [name for name in self._measures if name in SUMS]),
+            (self._ranks.quadratic_mean, [name for name in self._measures if name not in SUMS]),
+        ):
+            means = reduce([value for name in names for value in own.get(name, none)]) if names else []
+            found |= {name: means[i * n_steps : (i + 1) * n_steps] for i, name in enumerate(names)}
+        return {name: found[name] for name in self._measures}
 
     def state_dict(self) -> dict[str, Any] | None:
         """The rank's own; not collective."""

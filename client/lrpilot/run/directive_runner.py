@@ -18,6 +18,7 @@ from lrpilot.distributed.together import together
 from lrpilot.errors import ServerError
 from lrpilot.run.announcer import Announcer
 from lrpilot.run.coasting import Coasting, attempt
+from lrpilot.run.early_warnings import NOTHING, look
 from lrpilot.run.ending import Ending
 from lrpilot.run.lease import Event, Lease
 from lrpilot.run.measuring import begin_measuring, measured
@@ -163,19 +164,22 @@ class DirectiveRunner(abc.ABC):
         if self._due is not None:
             raise InterruptedError("a decision was interrupted, and further steps were made meanwhile")
         event = lease.event()
+        seen = look(self._backend, lease.directive, self._ranks) if Event.CHECK in event else NOTHING
         if (Event.CHECK in event and self._backend.diverged()) or (
             Event.VALIDATE in event and not self._validated(lease)
         ):
             self._advance(pb.OUTCOME_DIVERGED)
         elif Event.END in event:
-            self._advance(pb.OUTCOME_COMPLETED)
+            self._advance(pb.OUTCOME_COMPLETED, note=seen.note)
+        elif seen.ends:
+            self._advance(pb.OUTCOME_DIVERGED, note=seen.note)
         elif Event.PART in event:
             self._advance(pb.OUTCOME_PARTIAL)
         else:
             self._set_lr(lease.lr())
 
-    def _advance(self, outcome: pb.Outcome.ValueType, change: pb.PlanChange | None = None) -> None:
-        """Reports, with a change of the plan if there is one, and follows the answer."""
+    def _advance(self, outcome: pb.Outcome.ValueType, change: pb.PlanChange | None = None, note: str = "") -> None:
+        """Reports, with a change of the plan if there is one and what a warning saw, and follows the answer."""
         if outcome == pb.OUTCOME_COMPLETED:
             self._ending.decide(self._lease.directive, self._validations)
         directive, losses = self._lease.directive, self._flushed_losses()
@@ -184,7 +188,9 @@ class DirectiveRunner(abc.ABC):
             outcome = pb.OUTCOME_DIVERGED
         elif losses and outcome != pb.OUTCOME_DIVERGED and self._fell_short(directive, losses):
             outcome = pb.OUTCOME_FELL_SHORT
-        report = self._noted(self._report(outcome, losses), self._note(losses))
+        report = self._report(outcome, losses)
+        report.note = note
+        report = self._noted(report, self._note(losses))
         if change is not None:
             report.change.CopyFrom(change)
         self._book(report)

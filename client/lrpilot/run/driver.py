@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from lrpilot.backends.base import Backend
 from lrpilot.credentials import Credentials
 from lrpilot.distributed.session import SharedSession
+from lrpilot.errors import ConfigError
 from lrpilot.run.observer import Observer
 from lrpilot.run.options import TIMEOUT_S
 from lrpilot.run.replanning import ReplannableRunner
@@ -56,6 +57,7 @@ class Driver(ReplannableRunner):
         name: str = "",
         family: str = "",
         seed: int = 0,
+        record: Sequence[str] = (),
         timeout_s: float = TIMEOUT_S,
         strict: bool = False,
         adopt: bool = True,
@@ -93,6 +95,7 @@ class Driver(ReplannableRunner):
             seed=seed,
             has_validation=backend.has_validation,
             measures=backend.measures,
+            recorded=_names(record),
             members=self._members if self._members > 1 else 0,
             has_average=backend.average is not None,
         )
@@ -356,6 +359,13 @@ class Driver(ReplannableRunner):
                 what(observer)
             except Exception:
                 log.warning("lrpilot: %s raised; training goes on", type(observer).__name__, exc_info=True)
+
+
+def _names(record: Sequence[str]) -> tuple[str, ...]:
+    """The names of what is recorded. Raises: ConfigError: it is one string, whose letters would be taken for names."""
+    if isinstance(record, str):
+        raise ConfigError(f"record: {record!r} is a string; give names, as ({record!r},)")
+    return tuple(record)
 
 
 def _connect(server: str | None, credentials: Credentials | None) -> Transport:

@@ -43,6 +43,9 @@ class JobOptions(TypedDict, total=False):
     """Jobs of one family resemble one another, and learn from one another (docs/families.md). Default: empty, none."""
     seed: int
     """The search's seed; the same seed, options and losses give the same schedule. Default: 0."""
+    record: Sequence[str]
+    """What is measured at every committed step and kept with the job, as ("gradient_norm",), for `lrpilot refine`,
+    `lrpilot export` and the exported steps; see `lrpilot.backends.base.Backend.measures`. Default: nothing."""
     timeout_s: float
     """Seconds: the longest wait for one decision; all waits together take at most ten times as long. Default: 30."""
     strict: bool

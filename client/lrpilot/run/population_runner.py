@@ -57,10 +57,10 @@ class PopulationRunner(PlanRunner):
         self._apart.begin_apart(lease.room, lease.limit)
         return lease
 
-    def _advance(self, outcome: pb.Outcome.ValueType, change: pb.PlanChange | None = None) -> None:
+    def _advance(self, outcome: pb.Outcome.ValueType, change: pb.PlanChange | None = None, note: str = "") -> None:
         """Reports on the first probe of a round, and follows the answer: the others' turn, or what is next."""
         if self._round is None:
-            super()._advance(outcome, change)
+            super()._advance(outcome, change, note)
             return
         assert self._ranks is not None
         self._round.end(self._apart.flush_apart(self._lease.done))

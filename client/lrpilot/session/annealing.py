@@ -33,9 +33,9 @@ def profile_to_zero(lr: float, remaining_steps: int | None, *, warmup: int = 0, 
         offset: how many of these are left out.
     """
     if remaining_steps is None:
-        shape, end_lr, length = pb.PROFILE_SHAPE_CONSTANT, lr, LONGEST_PART
+        shape, end_lr, length = "constant", lr, LONGEST_PART
     else:
-        shape, end_lr, length = pb.PROFILE_SHAPE_LINEAR, 0.0, remaining_steps
+        shape, end_lr, length = "linear", 0.0, remaining_steps
     return pb.Profile(shape=shape, start_lr=lr, end_lr=end_lr, length=length + offset, offset=offset, warmup=warmup)
 
 

@@ -9,6 +9,7 @@ from lrpilot.errors import ProtocolError
 from lrpilot.session.run_state import RunState
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.directives import committed
+from lrpilot.wire.early_warning_proto import warning_from_proto
 from lrpilot.wire.limits import MAX_STEPS
 from lrpilot.wire.profile_proto import profile_from_proto
 
@@ -24,6 +25,8 @@ SMALLEST_PART = 50
 """A server may name so many steps as a part also where there are fewer."""
 MOST_NAMED = 3
 """The most measures that one sentence names."""
+MAX_WARNINGS = 64
+"""The most early warnings of a probe: each is looked for over all of its steps at every look."""
 _STEPPING = {pb.PHASE_WARM_UP, pb.PHASE_RANGE_TEST, pb.PHASE_PROBE, pb.PHASE_TRAIN}
 _SOURCES = {pb.BATCH_SOURCE_UNSPECIFIED, pb.BATCH_SOURCE_FRESH, pb.BATCH_SOURCE_REPLAYED}
 
@@ -149,6 +152,20 @@ def _fault_of_measures(directive: pb.Directive, measures: Collection[str]) -> st
     names = list(directive.measures)
     if len(set(names)) < len(names) or not set(names) <= set(measures):
         return f"it asks to measure {[name[:40] for name in names[:MOST_NAMED]]}, of {list(measures)}"
+    return _fault_of_warnings(directive)
+
+
+def _fault_of_warnings(directive: pb.Directive) -> str:
+    if len(directive.warnings) > MAX_WARNINGS:
+        return f"{len(directive.warnings)} warnings"
+    if directive.warnings and (directive.phase != pb.PHASE_PROBE or directive.apart):
+        return "warnings for other steps than those of a probe that is not apart"
+    try:
+        warned = {warning_from_proto(warning).measure for warning in directive.warnings}
+    except ValueError as error:
+        return str(error)
+    if missing := warned - set(directive.measures):
+        return f"a warning by {min(missing)[:40]}, which it does not ask to measure"
     return ""
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from google.protobuf import struct_pb2
 
 from lrpilot.errors import ConfigError
+from lrpilot.schedules.shape import Shape
 from lrpilot.v1 import tuner_pb2 as pb
 
 
@@ -25,7 +26,8 @@ def job_config(
     """The job as a message; the server checks what the values mean. Raises: ConfigError: a type is wrong."""
     options = struct_pb2.Struct()
     try:
-        options.update(dict(policy_options or {}))
+        plain = dict(policy_options or {})
+        options.update({name: str(value) if isinstance(value, Shape) else value for name, value in plain.items()})
     except (TypeError, ValueError) as error:
         raise ConfigError(f"policy_options: {error}; give names with numbers, strings, booleans or None") from error
     try:

@@ -28,27 +28,6 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class _ProfileShape:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _ProfileShapeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ProfileShape.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    PROFILE_SHAPE_UNSPECIFIED: _ProfileShape.ValueType  # 0
-    PROFILE_SHAPE_CONSTANT: _ProfileShape.ValueType  # 1
-    PROFILE_SHAPE_LINEAR: _ProfileShape.ValueType  # 2
-    PROFILE_SHAPE_EXPONENTIAL: _ProfileShape.ValueType  # 3
-    PROFILE_SHAPE_COSINE: _ProfileShape.ValueType  # 4
-
-class ProfileShape(_ProfileShape, metaclass=_ProfileShapeEnumTypeWrapper): ...
-
-PROFILE_SHAPE_UNSPECIFIED: ProfileShape.ValueType  # 0
-PROFILE_SHAPE_CONSTANT: ProfileShape.ValueType  # 1
-PROFILE_SHAPE_LINEAR: ProfileShape.ValueType  # 2
-PROFILE_SHAPE_EXPONENTIAL: ProfileShape.ValueType  # 3
-PROFILE_SHAPE_COSINE: ProfileShape.ValueType  # 4
-Global___ProfileShape: _TypeAlias = ProfileShape  # noqa: Y015
-
 class _Phase:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -81,6 +60,43 @@ PHASE_TRAIN: Phase.ValueType  # 4
 PHASE_STOP: Phase.ValueType  # 5
 """No further step is asked for: the budget is spent, or the tuning has ended before it."""
 Global___Phase: _TypeAlias = Phase  # noqa: Y015
+
+class _WarningRule:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WarningRuleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WarningRule.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WARNING_RULE_UNSPECIFIED: _WarningRule.ValueType  # 0
+    WARNING_RULE_RISE: _WarningRule.ValueType  # 1
+    """The exponential average of the measure's natural logarithm, with weight 2/11, is above its own median since the
+    warm-up by ln(level), and above its value at the step before.
+    """
+    WARNING_RULE_ABOVE: _WarningRule.ValueType  # 2
+    """The measure is above the level."""
+    WARNING_RULE_BELOW: _WarningRule.ValueType  # 3
+    """The measure is below the level."""
+    WARNING_RULE_GROWTH: _WarningRule.ValueType  # 4
+    """With log10 of the measure a quadratic of log2 of the number of steps, fitted at n, n/2, n/4, n/8 and n/16 steps, the
+    measure is above the level at the end of the probe; and it has grown since the first of these.
+    """
+
+class WarningRule(_WarningRule, metaclass=_WarningRuleEnumTypeWrapper): ...
+
+WARNING_RULE_UNSPECIFIED: WarningRule.ValueType  # 0
+WARNING_RULE_RISE: WarningRule.ValueType  # 1
+"""The exponential average of the measure's natural logarithm, with weight 2/11, is above its own median since the
+warm-up by ln(level), and above its value at the step before.
+"""
+WARNING_RULE_ABOVE: WarningRule.ValueType  # 2
+"""The measure is above the level."""
+WARNING_RULE_BELOW: WarningRule.ValueType  # 3
+"""The measure is below the level."""
+WARNING_RULE_GROWTH: WarningRule.ValueType  # 4
+"""With log10 of the measure a quadratic of log2 of the number of steps, fitted at n, n/2, n/4, n/8 and n/16 steps, the
+measure is above the level at the end of the probe; and it has grown since the first of these.
+"""
+Global___WarningRule: _TypeAlias = WarningRule  # noqa: Y015
 
 class _PlanChangeKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -298,13 +314,39 @@ Global___ScheduleView: _TypeAlias = ScheduleView  # noqa: Y015
 
 @_typing.final
 class Profile(_message.Message):
-    """How the LR moves over `length` steps. Step i (from 0) of a directive runs at position p = offset + i. A position
-    before `warmup` has start_lr * (p + 1) / (warmup + 1). After that, with q = (p - warmup) / (length - warmup), at most 1:
-      CONSTANT     start_lr
-      LINEAR       start_lr + (end_lr - start_lr) * q
-      EXPONENTIAL  start_lr * (end_lr / start_lr) ^ q
-      COSINE       start_lr * w + end_lr * (1 - w) with w = (1 + cos(pi * q)) / 2
-    end_lr is thus the LR of the step after the last, and of all that follow.
+    """How the LR moves over `length` steps. Step i (from 0) of a directive runs at position p = offset + i. With
+    z = (p - warmup) / (length - warmup), at most 1, and the LR lr(z) of the shape, a position from `warmup` on has lr(z),
+    and one before it lr(0) * (p + 1) / (warmup + 1). lr(1) is thus the LR of the step after the last, and of all that
+    follow. Most shapes are a weight w(z), from 0 to 1: lr(z) = start_lr * w + end_lr * (1 - w).
+
+    A shape is a name with `parameters`, in the order in which they are told here; those that are left out at the end have
+    the values that are told after their names:
+      constant          lr = start_lr
+      linear            lr = start_lr + (end_lr - start_lr) * z
+      exponential       lr = start_lr * (end_lr / start_lr) ^ z; neither LR is zero
+      cosine            w = (1 + cos(pi z)) / 2
+      mirror_cosine     w = 2 (1 - z) - (1 + cos(pi z)) / 2
+      polynomial        power 2: w = (1 - z) ^ power; above 0
+      rex               beta 1: w = (1 - z) / (1/2 + 1/2 (1 - beta z)); from 0 to below 2
+      one_minus_sqrt    w = 1 - sqrt(z)
+      one_minus_square  w = 1 - z^2
+      half_life         lives 4: w = 0.5 ^ (lives z); above 0
+      power_scheduler   share 0.1, exponent 0.51: w = min(1, (z / share) ^ -exponent)
+      step              factor 0.1, marks 0.5, 0.75 and so on, ascending: w = factor ^ (marks that are at most z)
+      one_cycle         rise 0.3, div 25, final_div 1e4: w goes from 1 / div to 1 along half a wave until z = rise, then
+                        along another one to 1 / (div final_div)
+      infinite          rise 0.01, cooldown 0.6, annealing 0.1, constant 0.55, low 0.1; at most 1 together, the first three:
+                        w goes from 0 to 1 along a line until z = rise, to `constant` along half a wave over `cooldown`,
+                        stays, and over the last `annealing` goes to `low` by the same factor at every step
+      points            z_0, w_0, z_1, w_1 and so on, from z = 0 to z = 1, ascending, at most 512 pairs: w is on the line
+                        between two of them. Two at the same z make a jump; there, the second one counts
+    A frame is put around another shape, whose name follows its own after a slash, and whose parameters follow its own,
+    such as "wsd/rex" with 0.2, 1; without one, around linear. At most 4 names:
+      wsd               share 0.1: lr = start_lr until z = 1 - share, then the shape within over the rest
+      warmed            share 0.05, low 0: until z = share, lr rises along a line from the part `low` of the first LR of the
+                        shape within to the whole of it; then the shape within over the rest
+      floored           floor 0.1: the shape within, from start_lr to end_lr + floor (start_lr - end_lr)
+    A profile of another name or with other parameters is no profile.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -315,25 +357,29 @@ class Profile(_message.Message):
     LENGTH_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
     WARMUP_FIELD_NUMBER: _builtins.int
-    shape: Global___ProfileShape.ValueType
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    shape: _builtins.str
     start_lr: _builtins.float
     end_lr: _builtins.float
     length: _builtins.int
     offset: _builtins.int
     warmup: _builtins.int
+    @_builtins.property
+    def parameters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
     def __init__(
         self,
         *,
-        shape: Global___ProfileShape.ValueType = ...,
+        shape: _builtins.str = ...,
         start_lr: _builtins.float = ...,
         end_lr: _builtins.float = ...,
         length: _builtins.int = ...,
         offset: _builtins.int = ...,
         warmup: _builtins.int = ...,
+        parameters: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_lr", b"end_lr", "length", b"length", "offset", b"offset", "shape", b"shape", "start_lr", b"start_lr", "warmup", b"warmup"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_lr", b"end_lr", "length", b"length", "offset", b"offset", "parameters", b"parameters", "shape", b"shape", "start_lr", b"start_lr", "warmup", b"warmup"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -361,6 +407,8 @@ class Directive(_message.Message):
     MEASURES_FIELD_NUMBER: _builtins.int
     CHANGE_FIELD_NUMBER: _builtins.int
     AVERAGE_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     ALONGSIDE_FIELD_NUMBER: _builtins.int
     TAKEN_ALONG_FIELD_NUMBER: _builtins.int
     APART_FIELD_NUMBER: _builtins.int
@@ -420,6 +468,19 @@ class Directive(_message.Message):
         """
 
     @_builtins.property
+    def round(self) -> Global___RoundStep:
+        """Federated averaging: how the update that the clients have agreed on is taken on before the first step of this
+        directive, which begins a round. Absent: the directive begins none, or the run is no federation's.
+        """
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___EarlyWarning]:
+        """Signs that a probe is about to diverge, in what it has measured: the client looks for them wherever it looks for a
+        divergence, and ends the probe with outcome DIVERGED at the first one that ends it. Committed steps have none, and
+        probes apart have none. The report says in a note what was seen.
+        """
+
+    @_builtins.property
     def alongside(self) -> _containers.RepeatedCompositeFieldContainer[Global___Directive]:
         """The next directives, in order: probes like this one, in as many steps, which follow whatever comes of it. The members
         of the job try all of these at the same time, and reports follow one another. None of them tells further ones.
@@ -444,19 +505,84 @@ class Directive(_message.Message):
         measures: _abc.Iterable[_builtins.str] | None = ...,
         change: Global___PlanChange | None = ...,
         average: Global___Average | None = ...,
+        round: Global___RoundStep | None = ...,
+        warnings: _abc.Iterable[Global___EarlyWarning] | None = ...,
         alongside: _abc.Iterable[Global___Directive] | None = ...,
         taken_along: _builtins.bool = ...,
         apart: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "average", b"average", "change", b"change", "give_up_above", b"give_up_above", "profile", b"profile"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "average", b"average", "change", b"change", "give_up_above", b"give_up_above", "profile", b"profile", "round", b"round"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "alongside", b"alongside", "apart", b"apart", "average", b"average", "batches", b"batches", "change", b"change", "give_up_above", b"give_up_above", "measures", b"measures", "n_steps", b"n_steps", "number", b"number", "phase", b"phase", "profile", b"profile", "promise", b"promise", "reason", b"reason", "report_every", b"report_every", "restore", b"restore", "snapshot", b"snapshot", "stage", b"stage", "taken_along", b"taken_along", "validate_at", b"validate_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above", "alongside", b"alongside", "apart", b"apart", "average", b"average", "batches", b"batches", "change", b"change", "give_up_above", b"give_up_above", "measures", b"measures", "n_steps", b"n_steps", "number", b"number", "phase", b"phase", "profile", b"profile", "promise", b"promise", "reason", b"reason", "report_every", b"report_every", "restore", b"restore", "round", b"round", "snapshot", b"snapshot", "stage", b"stage", "taken_along", b"taken_along", "validate_at", b"validate_at", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__give_up_above: _TypeAlias = _typing.Literal["give_up_above"]  # noqa: Y015
     _WhichOneofArgType__give_up_above: _TypeAlias = _typing.Literal["_give_up_above", b"_give_up_above"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__give_up_above) -> _WhichOneofReturnType__give_up_above | None: ...
 
 Global___Directive: _TypeAlias = Directive  # noqa: Y015
+
+@_typing.final
+class EarlyWarning(_message.Message):
+    """A sign in one measure of a probe."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEASURE_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    ROW_FIELD_NUMBER: _builtins.int
+    ENDS_FIELD_NUMBER: _builtins.int
+    measure: _builtins.str
+    """The measure: of those that the directive asks for."""
+    rule: Global___WarningRule.ValueType
+    level: _builtins.float
+    """Above 0; with RISE above 1."""
+    row: _builtins.int
+    """For how many steps in a row, after the profile's warm-up: 1 to 1,000."""
+    ends: _builtins.bool
+    """Whether the probe ends there; otherwise it is only told."""
+    def __init__(
+        self,
+        *,
+        measure: _builtins.str = ...,
+        rule: Global___WarningRule.ValueType = ...,
+        level: _builtins.float = ...,
+        row: _builtins.int = ...,
+        ends: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ends", b"ends", "level", b"level", "measure", b"measure", "row", b"row", "rule", b"rule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EarlyWarning: _TypeAlias = EarlyWarning  # noqa: Y015
+
+@_typing.final
+class RoundStep(_message.Message):
+    """How a global update is taken on: weights = those that the round before began with + factor * D + momentum * M. D is the
+    update that came of the round, and M the sum of those before it, each lessened to 0.9 of itself by every round.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FACTOR_FIELD_NUMBER: _builtins.int
+    MOMENTUM_FIELD_NUMBER: _builtins.int
+    factor: _builtins.float
+    momentum: _builtins.float
+    def __init__(
+        self,
+        *,
+        factor: _builtins.float = ...,
+        momentum: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["factor", b"factor", "momentum", b"momentum"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoundStep: _TypeAlias = RoundStep  # noqa: Y015
 
 @_typing.final
 class Average(_message.Message):
@@ -613,8 +739,8 @@ class Report(_message.Message):
     outcome: Global___Outcome.ValueType
     wall_time_s: _builtins.float
     note: _builtins.str
-    """What was seen and what it may be, in a sentence for people; only where the outcome is UNREPEATABLE. At most 1,000
-    characters.
+    """What was seen and what it may be, in a sentence for people; only where the outcome is UNREPEATABLE, or the directive
+    has warnings. At most 1,000 characters.
     """
     @_builtins.property
     def losses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
@@ -823,6 +949,7 @@ class JobConfig(_message.Message):
     HAS_VALIDATION_FIELD_NUMBER: _builtins.int
     MEASURES_FIELD_NUMBER: _builtins.int
     HAS_AVERAGE_FIELD_NUMBER: _builtins.int
+    RECORDED_FIELD_NUMBER: _builtins.int
     STOP_WHEN_FIELD_NUMBER: _builtins.int
     TOTAL_TIME_S_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
@@ -854,10 +981,21 @@ class JobConfig(_message.Message):
 
     @_builtins.property
     def measures(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What the client can measure at every step besides the loss, by name: at most 8 names of at most 40 characters, each a
+        """What the client can measure at every step besides the loss, by name: at most 16 names of at most 40 characters, each a
         lower-case letter and then lower-case letters, digits and underscores. LRPilot's own client knows:
-          gradient_norm  the L2 norm of all gradients together, as the optimizer sees them: unscaled, and after clipping
+        (g: the gradient of all weights together, as the optimizer sees it, unscaled and after clipping; u: what the update
+        before subtracted from the weights, divided by the LR of the first group)
+          gradient_norm      the L2 norm of g
+          gradient_l1_norm   the L1 norm of g
+          update_product     the inner product of g and u: minus the derivative of the loss by the LR of the step before
+          update_norm        the L2 norm of u
+          update_ratio       the root mean square of this update over that of the weights, in the tensor where it is largest
+          gradient_over_eps  the root mean square of a tensor's gradient over the optimizer's eps, in the median over tensors
         """
+
+    @_builtins.property
+    def recorded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is measured at every committed step, whatever the policy asks for: of `measures`."""
 
     @_builtins.property
     def stop_when(self) -> Global___StopWhen:
@@ -877,13 +1015,14 @@ class JobConfig(_message.Message):
         has_validation: _builtins.bool = ...,
         measures: _abc.Iterable[_builtins.str] | None = ...,
         has_average: _builtins.bool = ...,
+        recorded: _abc.Iterable[_builtins.str] | None = ...,
         stop_when: Global___StopWhen | None = ...,
         total_time_s: _builtins.float | None = ...,
         members: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "_total_time_s", b"_total_time_s", "lr_bounds", b"lr_bounds", "policy_options", b"policy_options", "stop_when", b"stop_when", "total_steps", b"total_steps", "total_time_s", b"total_time_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "_total_time_s", b"_total_time_s", "base_lr", b"base_lr", "family", b"family", "has_average", b"has_average", "has_validation", b"has_validation", "lr_bounds", b"lr_bounds", "measures", b"measures", "members", b"members", "name", b"name", "policy", b"policy", "policy_options", b"policy_options", "seed", b"seed", "stop_when", b"stop_when", "total_steps", b"total_steps", "total_time_s", b"total_time_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "_total_time_s", b"_total_time_s", "base_lr", b"base_lr", "family", b"family", "has_average", b"has_average", "has_validation", b"has_validation", "lr_bounds", b"lr_bounds", "measures", b"measures", "members", b"members", "name", b"name", "policy", b"policy", "policy_options", b"policy_options", "recorded", b"recorded", "seed", b"seed", "stop_when", b"stop_when", "total_steps", b"total_steps", "total_time_s", b"total_time_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__total_steps: _TypeAlias = _typing.Literal["total_steps"]  # noqa: Y015
     _WhichOneofArgType__total_steps: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps"]  # noqa: Y015

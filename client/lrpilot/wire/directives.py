@@ -38,6 +38,7 @@ def rest_of(directive: pb.Directive, done: int) -> pb.Directive:
     rest.number += 1
     rest.restore = rest.snapshot = False
     rest.ClearField("change")
+    rest.ClearField("round")
     rest.n_steps -= done
     rest.profile.offset += done
     del rest.validate_at[:]

@@ -1,7 +1,7 @@
 """How the learning rate moves within a directive.
 
 Both sides read an LR off a profile, and a schedule must come out the same bit for bit on either: this module is the
-only place that turns a profile into LRs; `lrpilot.wire.shapes` has the formulas. Both need nothing but the standard
+only place that turns a profile into LRs; `lrpilot.schedules` has the formulas. Both need nothing but the standard
 library.
 
 Notation: a profile covers `length` steps, the first `warmup` of which lead up to it; position p counts from its start,
@@ -11,45 +11,25 @@ p = offset for the first step of a directive that begins in the middle of it.
 from __future__ import annotations
 
 import dataclasses
-import enum
 import math
 
-from lrpilot.wire import shapes
+from lrpilot.schedules.shape import Shape
 
-
-class Shape(enum.StrEnum):
-    """The form of the way from `start_lr` to `end_lr`, by its name in files and options."""
-
-    CONSTANT = "constant"
-    LINEAR = "linear"
-    EXPONENTIAL = "exponential"
-    COSINE = "cosine"
-
-    @property
-    def way(self) -> shapes.Way:
-        """What there is to know of the shape."""
-        return _WAYS[self]
-
-
-_WAYS: dict[Shape, shapes.Way] = {
-    Shape.CONSTANT: shapes.Constant(),
-    Shape.LINEAR: shapes.Linear(),
-    Shape.EXPONENTIAL: shapes.Exponential(),
-    Shape.COSINE: shapes.Cosine(),
-}
+__all__ = ["Profile", "Shape"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Profile:
     """LRs of the first parameter group over `length` steps, from position `offset` on.
 
-    The first `warmup` steps rise linearly to `start_lr`; the shape covers the steps after them. `end_lr` is the LR of
-    the step after the last, so that a linear decay to zero has no step that stands still; it holds from there on.
+    The first `warmup` steps rise linearly to the LR that the shape begins with; the shape covers the steps after them.
+    Its end, which is `end_lr` with most shapes, is the LR of the step after the last, so that a linear decay to zero
+    has no step that stands still; it holds from there on.
 
     Attributes:
         shape: of the way from `start_lr` to `end_lr`.
-        start_lr: the LR after the warm-up, at least 0.
-        end_lr: the LR of the step after the last, at least 0.
+        start_lr: the LR where the shape's weight is one, at least 0: after the warm-up, or the peak of one that turns.
+        end_lr: the LR where the weight is zero, at least 0.
         length: steps, warm-up included; at least 1.
         offset: steps that lie behind the first one.
         warmup: steps of the warm-up, fewer than `length`.
@@ -94,30 +74,49 @@ class Profile:
         return max(self.start_lr, self.end_lr)
 
     @property
+    def first_lr(self) -> float:
+        """The LR that the shape begins with, after the warm-up."""
+        return self.shape.way.lr(self.start_lr, self.end_lr, 0.0)
+
+    @property
+    def last_lr(self) -> float:
+        """The LR of the step after the last, and of all that follow."""
+        return self.shape.way.lr(self.start_lr, self.end_lr, 1.0)
+
+    @property
     def stands(self) -> bool:
         """Whether all its steps, from the first one on, have the same LR."""
         return not self.shape.way.moves and self.offset >= self.warmup
 
     def lr(self, step: int) -> float:
         """The LR of step `step` (from 0) of a directive with this profile."""
-        position = self.offset + step
-        if position < self.warmup:
-            return self.start_lr * (position + 1) / (self.warmup + 1)
-        return self.shape.way.lr(self.start_lr, self.end_lr, self._done(position))
+        return self._lr_at(self.offset + step)
 
     def highest_lr(self, n_steps: int) -> float | None:
         """The highest LR of the first `n_steps` steps of such a directive; None: there are none."""
         if n_steps == 0:
             return None
-        last = self.offset + n_steps - 1
-        if last < self.warmup:
-            return self.lr(n_steps - 1)
-        first = max(self.offset, self.warmup)
-        return self.shape.way.highest(self.start_lr, self.end_lr, self._done(first), self._done(last))
+        return max(map(self._lr_at, self._tops(self.offset, self.offset + n_steps - 1)))
 
-    def _done(self, position: int) -> float:
-        """Which part of its shape's way lies behind at a position that is past the warm-up."""
-        return min((position - self.warmup) / (self.length - self.warmup), 1.0)
+    @property
+    def top(self) -> int:
+        """The position of the first step that has the highest LR of all."""
+        return min(self._tops(0, self.length), key=lambda position: (-self._lr_at(position), position))
+
+    def _tops(self, first: int, last: int) -> set[int]:
+        """Positions from `first` to `last` of which one has the highest LR: between two of them the LR doesn't turn."""
+        tops = {first, last, self.warmup}
+        for turn in self.shape.way.turns:
+            # A jump may be right before or right after the turn.
+            about = self.warmup + math.floor(turn * (self.length - self.warmup))
+            tops.update(range(about - 1, about + 3))
+        return {position for position in tops if first <= position <= last}
+
+    def _lr_at(self, position: int) -> float:
+        if position < self.warmup:
+            return self.first_lr * (position + 1) / (self.warmup + 1)
+        done = min((position - self.warmup) / (self.length - self.warmup), 1.0)
+        return self.shape.way.lr(self.start_lr, self.end_lr, done)
 
     def after(self, n_steps: int) -> Profile:
         """What is left of this profile after `n_steps`; its LRs are the same bit for bit."""

@@ -15,7 +15,7 @@ from lrpilot.errors import ScheduleError
 from lrpilot.wire.phase import Phase
 from lrpilot.wire.plan_change import ChangeKind, ChangeOrigin
 from lrpilot.wire.profile import Profile, Shape
-from lrpilot.wire.schedule_data import Ending, Probe, Replan, ScheduleData, Segment, Validation
+from lrpilot.wire.schedule_data import Ending, Measured, Probe, Replan, ScheduleData, Segment, Validation
 from lrpilot.wire.weights import Weights
 
 S = TypeVar("S", bound=ScheduleData)
@@ -27,7 +27,7 @@ _VERSION = 1
 
 def dumps(schedule: ScheduleData) -> str:
     """The text of a schedule."""
-    document = {"format": _FORMAT, "version": _VERSION, **_plain(dataclasses.asdict(schedule))}
+    document = {"format": _FORMAT, "version": _VERSION, **_plain(schedule)}
     return json.dumps(document, allow_nan=False, indent=1) + "\n"
 
 
@@ -57,8 +57,10 @@ def loads(text: str | bytes, kind: type[S]) -> S:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(child) for key, child in value.items()}
+    if isinstance(value, Shape):
+        return str(value)
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, list | tuple):
         return [_plain(child) for child in value]
     if isinstance(value, float) and not math.isfinite(value):
@@ -83,6 +85,7 @@ def _schedule(document: dict[str, Any], kind: type[S]) -> S:
         unrepeatable=str(document.get("unrepeatable", "")),
         ending=_ending(document["ending"]) if document.get("ending") is not None else None,
         replans=tuple(map(_replan, document.get("replans", ()))),
+        measures=tuple(Measured(str(d["name"]), _floats(d["values"])) for d in document.get("measures", ())),
     )
 
 
@@ -139,7 +142,7 @@ def _phase(name: str) -> Phase:
 
 def _profile(document: dict[str, Any]) -> Profile:
     return Profile(
-        shape=Shape(document["shape"]),
+        shape=Shape.parse(document["shape"]),
         start_lr=float(document["start_lr"]),
         end_lr=float(document["end_lr"]),
         length=int(document["length"]),

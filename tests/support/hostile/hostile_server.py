@@ -42,12 +42,16 @@ class Move:
         return not self.changes and self.whole is None and self.error is None
 
 
-PROFILE = ("shape", "start_lr", "end_lr", "length", "offset", "warmup")
+PROFILE = ("shape", "parameters", "start_lr", "end_lr", "length", "offset", "warmup")
 _numbers = st.sampled_from(INTEGERS)
 _any_float = st.sampled_from(FLOATS)
 _changes = st.one_of(
     st.tuples(st.sampled_from(["number", "n_steps", "report_every", "length", "offset", "warmup"]), _numbers),
-    st.tuples(st.sampled_from(["phase", "batches", "shape", "stage"]), st.sampled_from([-(2**31), -1, 0, 1, 5, 9, 99])),
+    st.tuples(st.sampled_from(["phase", "batches", "stage"]), st.sampled_from([-(2**31), -1, 0, 1, 5, 9, 99])),
+    st.tuples(
+        st.just("shape"), st.sampled_from(["", "bent", "points", "wsd/rex", "wsd/" * 99, "rex/wsd", "one_cycle"])
+    ),
+    st.tuples(st.just("parameters"), st.lists(_any_float, max_size=6) | st.just([0.5] * 3000)),
     st.tuples(st.sampled_from(["start_lr", "end_lr", "give_up_above"]), _any_float),
     st.tuples(st.sampled_from(["restore", "snapshot"]), st.booleans()),
     st.tuples(st.just("validate_at"), st.lists(_numbers, max_size=4)),
@@ -142,7 +146,7 @@ class HostileServer(Transport):
             phase=pb.Phase.ValueType(move.phase),
             n_steps=n_steps,
             profile=pb.Profile(
-                shape=pb.PROFILE_SHAPE_LINEAR, start_lr=move.lr, end_lr=move.lr / 2, length=n_steps, warmup=n_steps // 5
+                shape="linear", start_lr=move.lr, end_lr=move.lr / 2, length=n_steps, warmup=n_steps // 5
             ),
             restore=rolled_back,
             snapshot=number == 1 or not rolled_back,

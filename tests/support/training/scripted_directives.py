@@ -11,7 +11,7 @@ from lrpilot.v1 import tuner_pb2 as pb
 
 def constant(lr: float, n_steps: int) -> pb.Profile:
     """A profile."""
-    return pb.Profile(shape=pb.PROFILE_SHAPE_CONSTANT, start_lr=lr, end_lr=lr, length=n_steps)
+    return pb.Profile(shape="constant", start_lr=lr, end_lr=lr, length=n_steps)
 
 
 def directive(phase: pb.Phase.ValueType, lr: float, n_steps: int, restore: bool = False, **fields: Any) -> pb.Directive:

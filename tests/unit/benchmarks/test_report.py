@@ -10,6 +10,8 @@ import pytest
 from benchmarks.quality.__main__ import load
 from benchmarks.quality.cases import Case
 from benchmarks.quality.figures import as_json
+from benchmarks.quality.initial_losses import Start
+from benchmarks.quality.lr_sensitivity import OURS_WRONG, lr_sensitivities
 from benchmarks.quality.markdown import as_markdown
 from benchmarks.quality.measures import Choice, Progress
 from benchmarks.quality.plots import save_plots
@@ -36,6 +38,9 @@ def _tuner(contestant: str, losses: tuple[float, ...]) -> dict[RunKey, Curve]:
     return {key(contestant, *case): curve(loss, 200, 0.3) for case, loss in zip(CASES, losses, strict=True)}
 
 
+# What is learnt at the best LR of the grid is 5 on easy and 10 on hard.
+START = {Start(name, 1, seed): loss for name, loss in (("easy", 6.0), ("hard", 12.0)) for seed in (0, 1)}
+
 # Ratios: 1, 1.1 on easy, 1, 4 on hard.
 BUDGET = _tuner("budget", (1.0, 1.1, 2.0, 8.0))
 RUNS = LINEAR | BUDGET
@@ -44,7 +49,7 @@ ENDS_AT_ZERO = "budget, ending zero"
 
 
 def _report(runs: dict[RunKey, Curve], *contestants: str, stored: tuple[str, ...] = ()) -> Report:
-    return make_report(plan(WORKLOADS, "linear", "budget", *contestants, stored=stored), runs)
+    return make_report(plan(WORKLOADS, "linear", "budget", *contestants, stored=stored), runs, START)
 
 
 def _rows(report: Report, start: str) -> list[str]:
@@ -85,7 +90,7 @@ def test_scores_are_compared_where_losses_are_negative() -> None:
     workloads = [workload("easy", LRS, math.exp)]
     runs = sweep("linear", "easy", {seed: {0.01: 1.0, 0.1: -2.0, 1.0: math.inf} for seed in (0, 1)})
     runs |= {key("budget", "easy", seed): curve(-2.0 + 0.1 * seed) for seed in (0, 1)}
-    report = make_report(plan(workloads, "linear", "budget"), runs)
+    report = make_report(plan(workloads, "linear", "budget"), runs, {})
     ratios = report.ours_over(report.standings[0])
     assert ratios is not None
     assert ratios.by_case == pytest.approx({Case("easy", 0, 1000): 1.0, Case("easy", 1, 1000): math.exp(0.1)})
@@ -113,7 +118,7 @@ def test_an_incomplete_sweep_is_left_out_and_named_with_its_length() -> None:
 
 
 def test_what_waits_for_other_runs_is_named() -> None:
-    report = make_report(plan(WORKLOADS, "linear", "budget", USERS_LR), BUDGET)
+    report = make_report(plan(WORKLOADS, "linear", "budget", USERS_LR), BUDGET, START)
     assert f"{USERS_LR} on easy, hard (follows from runs of linear)" in as_markdown(report)
 
 
@@ -164,7 +169,7 @@ def test_stored_contestants_stand_beside_the_others_over_the_cases_that_all_have
     own = plan(WORKLOADS, "linear", "budget", stored=("dadaptation",))
     narrow = type(own.stored[0])(("dadaptation",), (1000,), 1, (WORKLOADS[0],))
     runs = RUNS | {key("dadaptation", "easy", 0): curve(3.0)}
-    report = make_report(type(own)(own.parts, (narrow,), own.main_length), runs)
+    report = make_report(type(own)(own.parts, (narrow,), own.main_length), runs, START)
     assert {case for standing in report.stored for case in standing.scores} == {Case("easy", 0, 1000)}
     assert [s.contestant for s in report.stored if s.choice is Choice.ONLY] == ["budget", "dadaptation"]
     # Its reference is reached by our policy at the end, and never by the other.
@@ -204,6 +209,33 @@ def test_a_users_lr_is_reported_by_workload_and_counts_among_the_ruined() -> Non
     assert "Left out, since `linear` diverged: 4." in text
 
 
+def test_the_lr_sensitivity_of_a_contestant_is_a_part_of_what_its_best_lr_gained() -> None:
+    # On easy 4, 1 and a divergence, from 6: 0, 3/5 and all. On hard twice of all that.
+    (row,) = [row for row in _rows(_report(RUNS), "linear ") if "53.3%" in row]
+    cells = [cell.strip() for cell in row.split("|")]
+    assert cells[2:7] == ["1,000", "4", "53.3% ±0.0%", "53.3%", "53.3%"]
+
+
+def test_a_policys_lr_sensitivity_is_that_to_the_lr_that_its_users_carried() -> None:
+    runs = RUNS | _tuner(ENDS_AT_ZERO, (1.0, 1.0, 2.0, 2.0))
+    for name, losses in (("budget, LR /30", (1.0, 2.5, 2.0, 2.0)), ("budget, LR x30", (1.0, 1.0, 2.0, math.inf))):
+        runs |= _tuner(name, losses)
+    report = _report(runs, ENDS_AT_ZERO, "budget, LR /30", "budget, LR x30")
+    (own,) = [own for own in report.lr_sensitivities if own.contestant == OURS_WRONG]
+    assert own.by_workload == {"easy": pytest.approx(0.3 / 3 / 2), "hard": pytest.approx(1 / 3 / 2)}
+    assert own.mean == pytest.approx((0.05 + 1 / 6) / 2)
+    assert own.standard_error == pytest.approx(math.hypot(0.1 / 2, (1 / 3) / 2) / 2)
+
+
+def test_a_pruned_grid_and_a_case_without_a_loss_at_initialisation_have_no_lr_sensitivity() -> None:
+    assert not make_report(plan(WORKLOADS, "linear", "budget"), RUNS, {}).lr_sensitivities
+    longer = sweep("linear", "easy", {seed: dict.fromkeys(LRS, 1.0) for seed in (0, 1)}, n_steps=8000)
+    keys = [key for key in LINEAR if key.workload == "easy"]
+    scores = {key: own.final_val_loss for key, own in (LINEAR | longer).items()}
+    found = lr_sensitivities([*keys, *longer], LINEAR | longer, scores, START, {("linear", 8000)})
+    assert [(own.contestant, own.n_steps) for own in found] == [("linear", 1000)]
+
+
 def test_the_json_has_every_run_with_its_score_and_no_infinity() -> None:
     figures = json.loads(json.dumps(as_json(_report(RUNS)), allow_nan=False))
     assert len(figures["runs"]) == len(RUNS)
@@ -218,7 +250,8 @@ def test_plots_are_written_even_of_incomplete_runs(tmp_path: Path) -> None:
         directory = tmp_path / str(i)
         directory.mkdir()
         save_plots(_report(dict(runs)), directory)
-        names = {"ratios.png", "losses.png", "lrs.png", "lengths.png", "workloads.png"}
+        names = {"ratios.png", "losses.png", "lrs.png", "sensitivities.png"}
+        names |= {"lengths.png", "workloads.png", "comparison.png"}
         assert {path.name for path in directory.iterdir()} == names
 
 

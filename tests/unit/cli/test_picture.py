@@ -18,7 +18,7 @@ from tuner_server.cli.picture import laid_out, picture
 from tuner_server.core.config import JobConfig
 from tuner_server.core.job import machine
 from tuner_server.core.messages import Outcome, Phase
-from tuner_server.history import headline
+from tuner_server.history import headline, lr_sensitivity
 from tuner_server.history.setback import setback
 from tuner_server.history.timeline import timeline
 from tuner_server.history.verdict import verdict
@@ -43,6 +43,12 @@ def test_it_says_what_the_page_says(max_directives: int) -> None:
     run = drive(TWO_STAGES, SimulatedTraining(), max_directives=max_directives)
     said = headline.headline(run.state, timeline(history(run)))
     assert " ".join(said.split()) in " ".join(printed(response(TWO_STAGES, max_directives)).split())
+
+
+def test_it_says_what_an_lr_would_have_cost_that_is_off() -> None:
+    found = response(job_config("done", validates=False))
+    (words,) = [words for stage in laid_out(found).stages if (words := lr_sensitivity.words(stage))]
+    assert words in " ".join(printed(found).split())
 
 
 def test_a_search_that_goes_on_shows_its_probes() -> None:

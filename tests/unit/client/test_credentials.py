@@ -121,7 +121,7 @@ class Listener(tuner_pb2_grpc.TunerServiceServicer):
             n_steps=2,
             snapshot=True,
             batches=pb.BATCH_SOURCE_FRESH,
-            profile=pb.Profile(shape=pb.PROFILE_SHAPE_CONSTANT, start_lr=0.1, end_lr=0.1, length=2),
+            profile=pb.Profile(shape="constant", start_lr=0.1, end_lr=0.1, length=2),
         )
         return pb.CreateJobResponse(job=pb.Job(id="0" * 32, config=request.config), directive=directive)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import itertools
 import math
@@ -16,10 +17,12 @@ from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from hypothesis import strategies as st
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.directives import rest_of
+from lrpilot.wire.early_warning import EarlyWarning, WarningRule
 from lrpilot.wire.profile import Profile, Shape
 from lrpilot.wire.profile_proto import profile_from_proto, profile_to_proto
 
 from tests.support.servers.wire_client import directive_from_pb, report_to_pb
+from tests.support.shapes import shapes
 from tuner_server.core.config import JobConfig, LrBounds, StopWhen
 from tuner_server.core.errors import InvalidInputError, NotFoundError
 from tuner_server.core.job.machine import JobState, Status
@@ -40,6 +43,7 @@ from tuner_server.core.messages import (
     PosteriorCurve,
     Replacement,
     Report,
+    RoundStep,
     Setback,
     Validation,
     Weights,
@@ -56,7 +60,7 @@ positive_lrs = st.floats(1e-12, 1e6)
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 profiles = st.builds(
     Profile,
-    st.sampled_from(Shape),
+    shapes,
     positive_lrs,
     positive_lrs,
     length=st.integers(9, 2**40),
@@ -75,6 +79,7 @@ bars = st.builds(
 
 
 measure_names = st.from_regex(r"[a-z][a-z0-9_]{0,39}", fullmatch=True)
+rounds = st.builds(RoundStep, factor=finite, momentum=finite)
 averages = st.builds(Average, memory_steps=st.floats(1, 1e12), every=st.integers(1, 2**40))
 endings = st.builds(
     Ending,
@@ -86,11 +91,23 @@ endings = st.builds(
 measures = st.lists(measure_names, max_size=MAX_MEASURES, unique=True).map(tuple)
 
 
+warnings = st.builds(
+    EarlyWarning,
+    measure=st.just(""),
+    rule=st.sampled_from(WarningRule),
+    level=st.floats(1, 1e12, exclude_min=True),
+    row=st.integers(1, 1000),
+    ends=st.booleans(),
+)
+
+
 @st.composite
 def directives(draw: st.DrawFn) -> Directive:
     stop = draw(st.booleans())
     n_steps = 0 if stop else draw(st.integers(1, 2**40))
     phase = Phase.STOP if stop else draw(st.sampled_from([phase for phase in Phase if phase is not Phase.STOP]))
+    asked = draw(measures)
+    warned = [dataclasses.replace(draw(warnings), measure=name) for name in asked[: draw(st.integers(0, 4))]]
     return Directive(
         number=draw(counts),
         phase=phase,
@@ -104,8 +121,10 @@ def directives(draw: st.DrawFn) -> Directive:
         give_up_above=draw(st.none() | finite),
         report_every=draw(counts),
         promise=tuple(draw(st.lists(bars, max_size=4))),
-        measures=draw(measures),
+        measures=asked,
+        warnings=tuple(warned) if phase is Phase.PROBE else (),
         average=draw(st.none() | averages) if phase.committed else None,
+        round=draw(st.none() | rounds) if phase.committed else None,
         reason=draw(texts),
     )
 
@@ -158,12 +177,13 @@ configs_without_end = st.builds(
 worths = st.none() | st.builds(StopWhen, gain=st.floats(1e-9, 1e9)) | st.builds(StopWhen, share=st.floats(1e-9, 0.99))
 
 
-def config_of(config: JobConfig, end: dict[str, Any], stop_when: StopWhen | None) -> JobConfig:
+def config_of(config: JobConfig, end: dict[str, Any], recorded: int, stop_when: StopWhen | None) -> JobConfig:
     can_stop = config.has_validation and "total_time_s" not in end
-    return config.model_copy(update={**end, "stop_when": stop_when if can_stop else None})
+    update = {"recorded": config.measures[:recorded], "stop_when": stop_when if can_stop else None}
+    return config.model_copy(update={**end, **update})
 
 
-configs = st.builds(config_of, configs_without_end, ends, worths)
+configs = st.builds(config_of, configs_without_end, ends, st.integers(0, 2), worths)
 quickly = hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
 
 

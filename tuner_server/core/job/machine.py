@@ -170,8 +170,7 @@ def _next(before: JobState, state: JobState, report: Report) -> Generator[Query,
     if report.change is None and state.remaining_steps != 0 and (noticed := _noticed(before, state, report)):
         return (yield from _replanned(noticed))
     if report.outcome is Outcome.PARTIAL:
-        rest = before.directive.after(report.n_steps).model_copy(update={"number": before.directive.number + 1})
-        return Transition(state.model_copy(update={"directive": rest}), rest, report=report)
+        return _under_way(state, report)
     if state.remaining_steps != 0:
         state, answer = yield from _ask_policy(state, report)
         if not (state.requested and answer.directive.phase.committed):
@@ -201,6 +200,33 @@ def _noticed(before: JobState, state: JobState, report: Report) -> requested.Due
         return requested.Due(state, report, change.model_copy(update={"origin": ChangeOrigin.POLICY}))
     verdict = stopping.noticed(before, state, report)
     return None if verdict is None else requested.Due(state, report, verdict.change, verdict.evidence)
+
+
+def _under_way(state: JobState, report: Report) -> Transition:
+    """The rest of committed steps after a part of them, to which the policy may give other LRs."""
+    lease, done = state.lease, state.lease.n_steps - state.directive.n_steps + report.n_steps
+    decision, update = None, dict[str, Any]()
+    answer = _reshaped(state, report)
+    if answer is not None:
+        lrs = {"profile": answer.directive.profile, "reason": answer.directive.reason}
+        if answer.directive.profile is None or lease.model_copy(update=lrs) != answer.directive:
+            raise PolicyError("`reshape` may change the profile of a directive and its reason, and nothing else")
+        lease, decision = answer.directive, answer.decision
+        update["policy_state"] = answer.state
+    rest = lease.after(done).model_copy(update={"number": state.directive.number + 1})
+    update |= {"directive": rest, "lease": lease}
+    return Transition(state.model_copy(update=update), rest, decision, report)
+
+
+def _reshaped(state: JobState, report: Report) -> Answered | None:
+    """What the policy makes of a part of committed steps; None: nothing."""
+    if state.policy_state is None or state.bounds is None:
+        return None  # the warm-up before a policy has begun
+    policy = policies.make(state.config)
+    known, progress = read_state(policy, state.policy_state), progress_of(state, state.bounds)
+    with guarded("`reshape`"):
+        step = policy.reshape(known, state.lease, report, progress)
+    return None if step is None else checked(step, policy.state_type)
 
 
 def _replanned(due: requested.Due) -> Generator[Query, Suggestion, Transition]:
@@ -321,6 +347,7 @@ def _issue(state: JobState, report: Report | None, directive: Directive, answer:
             "number": state.directive.number + 1 if report else 1,
             "restore": rolled_back,
             "snapshot": snapshot,
+            "measures": _measures(state.config, directive),
         }
     )
     status = _STATUS_OF_PHASE[directive.phase]
@@ -345,6 +372,12 @@ def _issue(state: JobState, report: Report | None, directive: Directive, answer:
         update["policy_state"] = answer.state
     decision = answer.decision if answer is not None else None
     return Transition(state.model_copy(update=update), directive, decision, report)
+
+
+def _measures(config: JobConfig, directive: Directive) -> tuple[str, ...]:
+    """What is measured at the steps of a directive: what its policy asks for, and what its job records."""
+    recorded = config.recorded if directive.phase.committed else ()
+    return (*directive.measures, *(name for name in recorded if name not in directive.measures))
 
 
 def _rolled_back(state: JobState, report: Report) -> bool:

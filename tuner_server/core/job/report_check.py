@@ -22,7 +22,7 @@ def check_report(directive: Directive, report: Report, has_validation: bool) -> 
     _check_validations(directive, report, has_validation)
     _check_measures(directive, report)
     _check_ending(directive, report, has_validation)
-    _check_note(report)
+    _check_note(report, warned=bool(directive.warnings))
     _check_wall_time(report)
 
 
@@ -43,7 +43,7 @@ def check_replacement(report: Report, remaining_steps: int | None) -> None:
         raise InvalidInputError.of("report.measures", "a replaced report has none")
     if report.ending is not None:
         raise InvalidInputError.of("report.ending", "a replaced report has none")
-    _check_note(report)
+    _check_note(report, warned=False)
     _check_wall_time(report)
 
 
@@ -106,11 +106,11 @@ def _check_finite(report: Report) -> None:
         )
 
 
-def _check_note(report: Report) -> None:
+def _check_note(report: Report, *, warned: bool) -> None:
     if report.outcome is Outcome.UNREPEATABLE and not report.note.strip():
         raise InvalidInputError.of("report.note", "missing; an unrepeatable report says what was seen")
-    if report.outcome is not Outcome.UNREPEATABLE and report.note:
-        raise InvalidInputError.of("report.note", f"a {report.outcome} report has none")
+    if report.outcome is not Outcome.UNREPEATABLE and report.note and not warned:
+        raise InvalidInputError.of("report.note", f"a {report.outcome} report has none, as nothing is warned of")
 
 
 def _check_measures(directive: Directive, report: Report) -> None:

@@ -8,9 +8,9 @@ residuals in units of their spread.
 
 Standard error. The grid is a posterior of power and momentum with the linear parameters profiled out: each cell weighs
 sse^(-m/2), m being the number of independent residuals. For one momentum, the squared error of a prediction is the mean
-squared distance of the cells' predictions from it, and the variance of each. Few curves tell momenta apart that say very
-different things of a fall that is yet to come: the largest error among those that are not ruled out counts. It knows
-nothing of what the law leaves out.
+squared distance of the cells' predictions from it, and the variance of each. Few curves tell momenta apart that say
+very different things of a fall that is yet to come: the largest error among those that are not ruled out counts. It
+knows nothing of what the law leaves out.
 """
 
 from __future__ import annotations
@@ -63,18 +63,21 @@ class Evidence:
     """(n,)"""
     logarithmic: bool
     """Whether residuals are differences of logarithms."""
-    precision: FloatArray
-    """(n,) the weights of residuals in least squares: a logarithm's are the loss's own, by the loss."""
+    trust: FloatArray | None = None
+    """(n,) the weights of residuals after outliers have lost theirs; None: all count alike."""
+
+    @property
+    def precision(self) -> FloatArray:
+        """(n,) what residuals are multiplied by in least squares: a logarithm's is the loss's own, by the loss."""
+        plain = 1.0 / np.maximum(self.losses, _LEAST_PREDICTED) if self.logarithmic else np.ones_like(self.losses)
+        return plain if self.trust is None else plain * self.trust
 
     def reweighed(self, grid: Grid) -> Evidence:
         """The evidence for another round of least squares, in which what lies far from the best fit counts less."""
         best = grid.fitted(int(np.argmin(grid.sse)))
-        plain = 1.0 / self.losses if self.logarithmic else np.ones_like(self.losses)
-        distances = np.abs(plain * (self.losses - best.predict(self)))
+        distances = np.abs(dataclasses.replace(self, trust=None).precision * (self.losses - best.predict(self)))
         bound = max(_FAR * float(np.median(distances)), _RESOLUTION)
-        return dataclasses.replace(
-            self, precision=plain * np.sqrt(np.minimum(1.0, bound / np.maximum(distances, bound)))
-        )
+        return dataclasses.replace(self, trust=np.sqrt(bound / np.maximum(distances, bound)))
 
 
 @dataclasses.dataclass(frozen=True)

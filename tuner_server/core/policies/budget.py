@@ -32,7 +32,7 @@ from tuner_server.core.search.opening import Opening, Trial
 from tuner_server.core.search.prior import Optimum
 from tuner_server.core.search.users_lr import toward_users
 from tuner_server.core.search.veto import Veto
-from tuner_server.core.stages import ending, final_decay, probe, restart, shift
+from tuner_server.core.stages import early_warning, ending, final_decay, probe, restart, shift
 from tuner_server.core.stages.decayed_probe import HELD_OUT, MAX_PROBE, MIN_PROBE, length_correction
 from tuner_server.core.stages.lessons import Lessons
 from tuner_server.core.stages.plan_change import because
@@ -66,8 +66,9 @@ class Budget(Policy[BudgetOptions, BudgetState]):
     state_type = BudgetState
 
     def check(self) -> None:
-        """Refuses a job without an end, or with an ending that it can't have. Raises: InvalidInputError."""
+        """Refuses a job without an end, or an ending or warnings that it can't have. Raises: InvalidInputError."""
         ending.check(self.options.ending, self.config)
+        early_warning.check(self.options.early_warnings, self.config)
         if self.config.total_steps is None:
             raise InvalidInputError.of("total_steps", "policy budget needs it; without an end there is open_ended")
 
@@ -94,6 +95,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             warmup=self.options.warmup,
             batches=self.options.batches,
             apart=apart,
+            warnings=early_warning.early_warnings(self.options.early_warnings),
         )
 
     @property
@@ -114,12 +116,12 @@ class Budget(Policy[BudgetOptions, BudgetState]):
     def start(self, progress: Progress) -> Asking[BudgetState]:
         """The first candidate, or, in a run too short to search, the schedule at once."""
         if self.searches:
-            return (yield from self._next(BudgetState(), progress))
+            return (yield from self._next(self.state_type(), progress))
         reason = (
             f"no search in a run of {progress.remaining_steps} steps, which are too few for one: the LR that was set, "
             "decaying"
         )
-        return self._at_set_lr(BudgetState(), reason, progress)
+        return self._at_set_lr(self.state_type(), reason, progress)
 
     def advance(
         self, state: BudgetState, directive: Directive, report: Report, progress: Progress
@@ -146,7 +148,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         if not state.lost:
             return (yield from self._commit(state, progress))
         if self._worth_a_search(remaining) and self._affords_probes(1, progress):
-            return (yield from self._next(BudgetState(ceiling=state.ceiling), progress))
+            return (yield from self._next(self.state_type(ceiling=state.ceiling), progress))
         reason = f"joined again with {remaining} steps left, too few to search: the LR that was set, decaying"
         return self._at_set_lr(state, reason, progress)
 
@@ -177,7 +179,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         """What follows on a change before the first committed step."""
         searches = self._worth_a_search(_remaining(progress)) and self._affords_probes(1, progress)
         if change.kind is ChangeKind.REPLAN and searches and not state.search_ended:
-            return (yield from self._next(BudgetState(ceiling=state.ceiling, stage=state.stage), progress))
+            return (yield from self._next(self.state_type(ceiling=state.ceiling, stage=state.stage), progress))
         if not state.candidates or state.search_ended:
             return self._at_set_lr(state, f"{because(change)}: the LR that was set, decaying", progress)
         return (yield from self._commit(state, progress))

@@ -11,9 +11,11 @@ from lrpilot.wire.profile import Shape
 
 from tuner_server.core.messages import BatchSource
 from tuner_server.core.policies.base import Options
+from tuner_server.core.profiles import DecayField
 from tuner_server.core.search.prior import LENGTH_EXPONENT
 from tuner_server.core.stages.decayed_probe import probe_length
 from tuner_server.core.stages.divergence import DIVERGENCE_FACTOR
+from tuner_server.core.stages.early_warning import EarlyWarningName
 from tuner_server.core.stages.ending import FLOOR, MEMORY_SHARE, EndingName
 
 
@@ -33,8 +35,8 @@ class BudgetOptions(Options):
     """Whether a probe's LR decays to zero; if not, it is constant."""
     batches: BatchSource = BatchSource.REPLAYED
     """Whether the probes share their minibatches or go on in the data."""
-    decay: Shape = Shape.LINEAR
-    """How the committed LR moves: along any shape that reaches zero, or not at all."""
+    decay: DecayField = Shape.LINEAR
+    """How the committed LR moves: any shape between its peak and zero, by its text."""
     ending: EndingName = EndingName.VALIDATED
     """Whether the committed LR falls to zero, or to a floor with an average of the weights."""
     floor: float = pydantic.Field(default=FLOOR, ge=0, lt=1)
@@ -45,16 +47,8 @@ class BudgetOptions(Options):
     """How far the search may leave the range, as a factor."""
     divergence_factor: float = pydantic.Field(default=DIVERGENCE_FACTOR, gt=0)
     """Losses so many times as far above what is typical as sound probes came below it have diverged."""
-
-    @pydantic.field_validator("decay")
-    @classmethod
-    def _reaches_zero(cls, decay: Shape) -> Shape:
-        fault = decay.way.fault(1.0, 0.0)
-        if fault:
-            fit = [shape for shape in Shape if not shape.way.fault(1.0, 0.0)]
-            *names, last = sorted(fit, key=lambda shape: not shape.way.moves)
-            raise ValueError(f"{fault}; give {', '.join(names)} or {last}")
-        return decay
+    early_warnings: tuple[EarlyWarningName, ...] = ()
+    """By which signs a probe ends before it diverges; empty: by none."""
 
     def probe_length(self, total_steps: int) -> int:
         """The steps of a probe that move the weights (n), in a job of `total_steps`."""

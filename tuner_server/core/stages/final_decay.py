@@ -67,13 +67,14 @@ class FinalDecay:
         assert n_steps is not None
         warmup = int(n_steps * self.warmup)
         held_to = None if search_ended or state.restarts >= PROMISES else state.footing
+        profile = self.ending.profile(self.shape, decision.lr, n_steps, warmup, peak_lr)
         return committed.directive(
-            rewarm.risen(self.ending.profile(self.shape, decision.lr, n_steps, warmup, peak_lr), present_lr),
+            rewarm.risen(profile, present_lr),
             stage=decision.stage,
             batches=self.batches,
             n_validations=CHECKPOINTS if self.validates else 0,
             give_up_above=state.give_up_above(self.divergence_factor, decision.lr),
-            promise=promise.bars(held_to, n_steps, warmup, report_every(n_steps)),
+            promise=promise.bars(held_to, n_steps, profile.top, report_every(n_steps)),
             reason=decision.reason,
             average=self.ending.average(n_steps),
         )

@@ -7,7 +7,7 @@ import dataclasses
 from lrpilot.wire.profile import Profile, Shape
 
 from tuner_server.core.forecast import Forecast
-from tuner_server.core.messages import BatchSource, Candidate, Directive, Outcome, Phase, Report
+from tuner_server.core.messages import BatchSource, Candidate, Directive, EarlyWarning, Outcome, Phase, Report
 from tuner_server.core.stages.decayed_probe import end_loss
 from tuner_server.core.stages.divergence import level_reached
 
@@ -24,6 +24,7 @@ class ProbePlan:
         warmup: part of the moving steps in which the LR rises.
         batches: where they come from.
         apart: whether each is on a replica of the model by itself.
+        warnings: what ends one before it diverges. It has what they look at measured.
     """
 
     moving_steps: int
@@ -32,6 +33,7 @@ class ProbePlan:
     warmup: float = 0.0
     batches: BatchSource = BatchSource.REPLAYED
     apart: bool = False
+    warnings: tuple[EarlyWarning, ...] = ()
 
     @property
     def n_steps(self) -> int:
@@ -64,6 +66,8 @@ class ProbePlan:
             apart=self.apart,
             validate_at=validate_at,
             give_up_above=give_up_above,
+            measures=tuple(dict.fromkeys(warning.measure for warning in self.warnings)),
+            warnings=self.warnings,
             reason=reason,
         )
 

@@ -17,5 +17,5 @@ def risen(profile: Profile, present_lr: float | None) -> Profile:
         profile: from its first step on.
         present_lr: where the run is; None: it has not begun, and rises from zero.
     """
-    behind = 0 if present_lr is None else steps_of_rise(present_lr, profile.start_lr, profile.warmup)
+    behind = 0 if present_lr is None else steps_of_rise(present_lr, profile.first_lr, profile.warmup)
     return dataclasses.replace(profile, length=profile.length + behind, offset=behind)

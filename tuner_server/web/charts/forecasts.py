@@ -104,7 +104,7 @@ def _measures(found: Timeline) -> bool:
 
 def _decays(stage: Stage) -> bool:
     profiles = [probe.directive.profile for probe in stage.probes if probe.directive.phase is Phase.PROBE]
-    return any(profile is not None and profile.end_lr == 0 for profile in profiles)
+    return any(profile is not None and profile.last_lr == 0 for profile in profiles)
 
 
 def _tested(stage: Stage) -> Tested | None:

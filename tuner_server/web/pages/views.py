@@ -10,6 +10,7 @@ from tuner_server.core.config import JobConfig
 from tuner_server.core.job.state import JobState
 from tuner_server.core.messages import LOSS_WINDOW, Candidate, Phase
 from tuner_server.core.stages import lr_range
+from tuner_server.history import lr_sensitivity
 from tuner_server.history.changes import told
 from tuner_server.history.headline import after, headline, rolled_back
 from tuner_server.history.numbers import count, duration, moment, number, share, steps, told_apart, with_error
@@ -60,6 +61,8 @@ class StageView:
     title: str
     lr: str
     why: str
+    sensitivity: str
+    """What an LR that is off would have cost over a probe; empty: nothing tells."""
     cost: str
     forecasts: bool
     """Whether its candidates were judged by forecasts; if not, by what their probes reached."""
@@ -256,6 +259,7 @@ def _restarts(stages: Sequence[Stage]) -> StageView:
         title=f"Stages {count(first.index + 1)} to {count(last.index + 1)}",
         lr=f"LR {number(first.lr)} down to {number(last.lr)}",
         why=why_restarts(stages),
+        sensitivity="",
         cost=rolled_back(sum(stage.given_back_steps for stage in stages), stages),
         forecasts=False,
         candidates=(),
@@ -269,6 +273,7 @@ def _stage(stage: Stage, config: JobConfig, *, live: bool, is_open: bool) -> Sta
         title=_stage_title(stage, live=live),
         lr="" if stage.lr is None else f"LR {number(stage.lr)}",
         why=why(stage, config),
+        sensitivity=lr_sensitivity.words(stage),
         cost=_stage_cost(stage),
         forecasts=any(candidate.forecast_sd for candidate in stage.candidates),
         candidates=tuple(_candidate(probe, probe.span, stage) for probe in stage.tried if probe.span is not None),
@@ -309,6 +314,8 @@ def _candidate(probe: Probe, span: Span, stage: Stage) -> CandidateRow:
 def _outcome(probe: Probe, *, chosen: bool) -> str:
     if probe.unrepeatable:
         return "not repeatable"
+    if probe.warned:
+        return "ended early"
     return "diverged" if probe.diverged else "lowest" if chosen else "completed"
 
 

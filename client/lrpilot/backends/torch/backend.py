@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from lrpilot.backends.base import DEVICE_NOISE, HOST_NOISE, Backend
+from lrpilot.backends.torch.betas import scale_betas
 from lrpilot.backends.torch.evaluation_mode import evaluating, has_modes
-from lrpilot.backends.torch.gradient_norms import GRADIENT_NORM, GradientNorms
 from lrpilot.backends.torch.group_lrs import GroupLrs
 from lrpilot.backends.torch.losses import LossBuffer
+from lrpilot.backends.torch.measures.collector import MeasureCollector
 from lrpilot.backends.torch.snapshot import Snapshot
 from lrpilot.backends.torch.state_paths import stuck_paths
 from lrpilot.backends.torch.updates import Updates
@@ -54,6 +55,7 @@ class TorchBackend(Backend):
         self._replicas = replicas
         self._apart = False
         self._groups = GroupLrs(optimizers)
+        self._optimizers = optimizers
         self._single = len(optimizers) == 1
         self._snapshot = Snapshot(model, optimizers, register, placement)
         self._losses = LossBuffer()
@@ -61,7 +63,7 @@ class TorchBackend(Backend):
         self._validator = Validator(validate, unchanged) if validate is not None else None
         scaled = any(isinstance(each, torch.amp.GradScaler) for each in register.values())
         self._updates = Updates(optimizers, scaled=scaled)
-        self._norms = GradientNorms(optimizers)
+        self._collector = MeasureCollector(optimizers)
         self._measures = False
         modules = [model, *(each for each in register.values() if isinstance(each, nn.Module))]
         self._average = None if any(map(has_modes, optimizers)) else TorchWeightAverage(modules, optimizers)
@@ -100,15 +102,20 @@ class TorchBackend(Backend):
         """Sets all LRs, in place where an LR is a tensor."""
         self._groups.set(lr)
 
+    def scale_betas(self, batch_factor: float, *, only_check: bool = False) -> None:
+        """Scales those of all groups that have them."""
+        scale_betas(self._optimizers, batch_factor, only_check=only_check)
+
     def take(self, data: Sequence[object] = ()) -> None:
         """See `Snapshot.take`."""
-        with self._norms.unhooked():
+        with self._collector.unhooked():
             self._snapshot.take(data)
 
     def restore(self, *, committed: bool = False) -> None:
         """See `Snapshot.restore`."""
-        with self._norms.unhooked():
+        with self._collector.unhooked():
             self._snapshot.restore(committed=committed)
+        self._collector.part()
 
     def hold_apart(self, apart: bool) -> None:
         """See `Replicas.hold_apart`."""
@@ -143,11 +150,11 @@ class TorchBackend(Backend):
         alone = self._apart or not self._skips
         if not self._updates.took_place() and not (alone and not _is_finite(loss)):
             self._updates.say_idle()
-            self._norms.skip()
+            self._collector.skip()
             return False
         self._losses.append(loss)
         if self._measures:
-            self._norms.append()
+            self._collector.append()
         if self._average is not None:
             self._average.count()
         return True
@@ -166,34 +173,34 @@ class TorchBackend(Backend):
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """The norm of all gradients together."""
-        return (GRADIENT_NORM,)
+        """What `lrpilot.backends.measures` lists, as far as the optimizers have it."""
+        return self._collector.names
 
     def measure(self, n_steps: int, earlier: Mapping[str, Sequence[float]]) -> None:
-        """See `GradientNorms.begin`."""
-        self._measures = GRADIENT_NORM in earlier
+        """See `MeasureCollector.begin`."""
+        self._measures = bool(earlier)
         if self._measures:
-            self._norms.begin(n_steps, earlier[GRADIENT_NORM])
+            self._collector.begin(n_steps, earlier)
         else:
-            self._norms.end()
+            self._collector.end()
 
     def peek_measures(self) -> dict[str, list[float]]:
         """Synchronises once."""
-        return {GRADIENT_NORM: self._norms.peek()} if self._norms.active else {}
+        return self._collector.peek()
 
     def flush_measures(self, n_steps: int) -> dict[str, list[float]]:
         """Synchronises once."""
-        return {GRADIENT_NORM: self._norms.flush(n_steps)} if self._norms.active else {}
+        return self._collector.flush(n_steps)
 
     def state_dict(self) -> dict[str, Any] | None:
         """The snapshot (`Snapshot.state_dict`), and the groups' ratios, which are there before the first snapshot."""
-        with self._norms.unhooked():
+        with self._collector.unhooked():
             return {"snapshot": self._snapshot.state_dict(), "ratios": self._groups.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Snapshot.load_state_dict`."""
         self._groups.load_state_dict(state["ratios"])
-        with self._norms.unhooked():
+        with self._collector.unhooked():
             self._snapshot.load_state_dict(state["snapshot"])
 
     @property
@@ -203,7 +210,7 @@ class TorchBackend(Backend):
 
     def finish(self) -> None:
         """Watches the optimizers no longer, unless the run goes on."""
-        self._norms.end()
+        self._collector.end()
         self._updates.pause()
 
     def close(self) -> None:

@@ -101,6 +101,15 @@ def test_measures_are_quadratic_means_reduced_once_and_at_the_end() -> None:
     assert ranks.reductions == [1, 3]
 
 
+def test_products_are_means_over_the_ranks_since_they_have_a_sign() -> None:
+    ranks = Two([-4.0, 3.0])
+    rank = backend(ranks)
+    rank.measure(8, {"gradient_norm": [1.0], "update_product": [2.0]})
+    found = rank.flush_measures(1)
+    assert found == {"gradient_norm": pytest.approx([5.0**0.5]), "update_product": [-1.0]}
+    assert list(found) == ["gradient_norm", "update_product"]
+
+
 def test_a_rank_that_can_not_measure_meets_the_others_all_the_same() -> None:
     ranks = Two([3.0, 4.0] * 2)
     rank = backend(ranks)

@@ -20,9 +20,7 @@ def lease(
     phase: pb.Phase.ValueType = pb.PHASE_TRAIN,
     offset: int = 0,
 ) -> Lease:
-    profile = pb.Profile(
-        shape=pb.PROFILE_SHAPE_LINEAR, start_lr=1.0, end_lr=0.0, length=n_steps + offset, offset=offset
-    )
+    profile = pb.Profile(shape="linear", start_lr=1.0, end_lr=0.0, length=n_steps + offset, offset=offset)
     return Lease(
         pb.Directive(
             number=1,

@@ -16,8 +16,10 @@ from lrpilot.v1 import tuner_pb2
 from lrpilot.wire.phase import Phase
 from lrpilot.wire.profile import Profile, Shape
 from lrpilot.wire.profile_proto import profile_from_proto, profile_to_proto
-from lrpilot.wire.schedule_data import Ending, Probe, Segment, Validation
+from lrpilot.wire.schedule_data import Ending, Measured, Probe, Segment, Validation
 from lrpilot.wire.weights import Weights
+
+from tests.support.shapes import SHAPES
 
 COSINE = Profile(Shape.COSINE, 0.3, 0.0, 10, offset=3)
 RISE = Profile(Shape.LINEAR, 0.0, 0.1 + 0.2, 3)
@@ -39,8 +41,9 @@ SCHEDULE = Schedule(
         Probe(3, 2, Profile.constant(0.2, 2), Phase.PROBE, 0, (1.5, 1.4), (Validation(2, 1.3),), False),
         Probe(3, 2, Profile.constant(9.0, 5), Phase.PROBE, 0, (1.5, math.inf), (), True),
     ),
+    measures=(Measured("gradient_norm", (0.5, math.nan, 1 / 3)),),
 )
-EMPTY = dataclasses.replace(SCHEDULE, segments=(), losses=(), validations=(), probes=())
+EMPTY = dataclasses.replace(SCHEDULE, segments=(), losses=(), validations=(), probes=(), measures=())
 
 
 def applied() -> list[float]:
@@ -213,7 +216,16 @@ def broken(**changes: Any) -> str:
         (broken(segments=3), "not a valid schedule"),
         (broken(segments=[{"start_step": 0}]), "'n_steps' is missing"),
         (
-            broken(segments=[{"start_step": 0, "n_steps": 1, "profile": dataclasses.asdict(RISE), "phase": "stop"}]),
+            broken(
+                segments=[
+                    {
+                        "start_step": 0,
+                        "n_steps": 1,
+                        "profile": {**dataclasses.asdict(RISE), "shape": "linear"},
+                        "phase": "stop",
+                    }
+                ]
+            ),
             "phase 'stop' has no steps",
         ),
         (broken(losses=["much"]), "could not convert string to float: 'much'"),
@@ -324,14 +336,14 @@ def test_plot_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         SCHEDULE.plot(tmp_path / "plot.png")
 
 
-@pytest.mark.parametrize("shape", Shape)
+@pytest.mark.parametrize("shape", SHAPES)
 def test_profiles_cross_the_wire(shape: Shape) -> None:
     profile = Profile(shape, 0.1, 0.3, 7, 2)
     assert profile_from_proto(profile_to_proto(profile)) == profile
 
 
 def test_an_unknown_shape_is_refused() -> None:
-    with pytest.raises(ValueError, match="shape 0 is not known"):
+    with pytest.raises(ValueError, match="'' is not known"):
         profile_from_proto(tuner_pb2.Profile(start_lr=0.1, end_lr=0.1, length=1))
 
 
@@ -411,3 +423,13 @@ def test_schedules_are_read_without_torch_numpy_and_matplotlib(tmp_path: Path) -
     )
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert float(run.stdout) == SCHEDULE.lr(5)
+
+
+def test_measures_are_had_by_name() -> None:
+    assert SCHEDULE.measured("gradient_norm")[0] == 0.5
+    assert SCHEDULE.measured("other") == ()
+
+
+def test_there_are_no_more_values_than_steps() -> None:
+    with pytest.raises(ScheduleError, match="11 values of norm for 10 steps"):
+        dataclasses.replace(SCHEDULE, measures=(Measured("norm", (1.0,) * 11),))

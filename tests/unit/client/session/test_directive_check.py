@@ -124,7 +124,7 @@ def probe(**fields: Any) -> pb.Directive:
     return pb.Directive(**{"number": 7, "phase": pb.PHASE_PROBE, "n_steps": 10, "profile": constant(0.1, 10), **fields})
 
 
-def shaped(shape: pb.ProfileShape.ValueType, start_lr: float, end_lr: float, **fields: int) -> pb.Directive:
+def shaped(shape: str, start_lr: float, end_lr: float, **fields: Any) -> pb.Directive:
     profile = pb.Profile(shape=shape, start_lr=start_lr, end_lr=end_lr, **{"length": 100, **fields})
     return pb.Directive(number=7, phase=pb.PHASE_TRAIN, n_steps=100, profile=profile)
 
@@ -135,8 +135,8 @@ def shaped(shape: pb.ProfileShape.ValueType, start_lr: float, end_lr: float, **f
         probe(snapshot=True),
         probe(restore=True, stage=-1, batches=pb.BATCH_SOURCE_FRESH),
         training(0.1, 30, number=7, report_every=50),  # no shorter part is asked for
-        shaped(pb.PROFILE_SHAPE_LINEAR, 3.4e38, 0.0),
-        shaped(pb.PROFILE_SHAPE_LINEAR, 0.1, 0.0, offset=900, length=1000),
+        shaped("linear", 3.4e38, 0.0),
+        shaped("linear", 0.1, 0.0, offset=900, length=1000),
         training(0.1, 100, number=7, give_up_above=1e308),
     ],
 )
@@ -152,7 +152,10 @@ def test_what_is_unusual_and_can_be_carried_out_is_accepted(directive: pb.Direct
         (probe(snapshot=True, report_every=5), "reported at their end"),
         (probe(snapshot=True, stage=-2), "stage -2"),
         (probe(snapshot=True, batches=9), "batches 9"),
-        (probe(snapshot=True, profile=pb.Profile(shape=99, start_lr=0.1, end_lr=0.1, length=9)), "shape 99"),  # type: ignore[arg-type]  # a server may
+        (
+            probe(snapshot=True, profile=pb.Profile(shape="bent", start_lr=0.1, end_lr=0.1, length=9)),
+            "'bent' is not known",
+        ),
         *[(training(0.1, n, number=7), f"{n} steps") for n in (-1, 2**41, HUGE, 2**63 - 1)],
         (training(0.1, 2**31, number=7), "too many losses"),
         (training(0.1, 2**40, number=7, report_every=1), "too many parts"),
@@ -164,14 +167,26 @@ def test_what_is_unusual_and_can_be_carried_out_is_accepted(directive: pb.Direct
         (training(0.1, 100, number=7, promise=[pb.Bar(from_step=HUGE)]), "a promise"),
         (training(0.1, 100, number=7, give_up_above=-math.inf), "no loss is below it"),
         (training(0.1, 100, number=7, give_up_above=-1e308), "no loss is below it"),
-        (shaped(pb.PROFILE_SHAPE_LINEAR, 1e39, 0.0), "single precision"),
-        (shaped(pb.PROFILE_SHAPE_LINEAR, 0.1, 1e39), "single precision"),
-        (shaped(pb.PROFILE_SHAPE_LINEAR, 1e39, 0.0, warmup=99), "single precision"),
-        (shaped(pb.PROFILE_SHAPE_COSINE, 1.7e308, 1.7e308), "single precision"),
-        (shaped(pb.PROFILE_SHAPE_EXPONENTIAL, 5e-324, 1e38), "LRs"),
-        (shaped(pb.PROFILE_SHAPE_LINEAR, 0.1, 0.0, length=HUGE), "length"),
-        (shaped(pb.PROFILE_SHAPE_LINEAR, 0.1, 0.0, offset=HUGE), "offset"),
-        (shaped(pb.PROFILE_SHAPE_LINEAR, 0.1, 0.0, warmup=100), "warm-up"),
+        (shaped("linear", 1e39, 0.0), "single precision"),
+        (shaped("linear", 0.1, 1e39), "single precision"),
+        (shaped("linear", 1e39, 0.0, warmup=99), "single precision"),
+        (shaped("cosine", 1.7e308, 1.7e308), "single precision"),
+        (shaped("exponential", 5e-324, 1e38), "LRs"),
+        (shaped("linear", 0.1, 0.0, length=HUGE), "length"),
+        (shaped("linear", 0.1, 0.0, offset=HUGE), "offset"),
+        (shaped("linear", 0.1, 0.0, warmup=100), "warm-up"),
+        (shaped("", 0.1, 0.0), "not known"),
+        (shaped("wsd/" * 400 + "linear", 0.1, 0.0), "401 names"),
+        (shaped("linear", 0.1, 0.0, parameters=[1.0]), "no parameters"),
+        (shaped("rex", 0.1, 0.0, parameters=[math.nan]), "not finite"),
+        (shaped("rex", 0.1, 0.0, parameters=[2.0]), "beta 2"),
+        (shaped("rex", 0.1, 0.0, parameters=[1.0] * 2000), "2000 parameters"),
+        (shaped("points", 0.1, 0.0), "0 numbers"),
+        (shaped("points", 0.1, 0.0, parameters=[0.0, 1.0, 1.0]), "3 numbers"),
+        (shaped("points", 0.1, 0.0, parameters=[0.0, 1.0] * 600), "1200 parameters"),
+        (shaped("points", 0.1, 0.0, parameters=[0.0, 1.0, 0.7, 1.0, 0.3, 1.0, 1.0, 0.0]), "don't ascend"),
+        (shaped("points", 0.1, 0.0, parameters=[0.0, 1.0, 1.0, -0.1]), "weight -0.1"),
+        (shaped("floored/exponential", 5e-324, 1e38, parameters=[0.0]), "LRs"),
     ],
 )
 def test_numbers_that_contradict_one_another_or_overflow_are_refused(directive: pb.Directive, words: str) -> None:

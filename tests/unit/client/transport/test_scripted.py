@@ -12,7 +12,7 @@ from torch import nn
 
 
 def constant(lr: float, n_steps: int, phase: pb.Phase.ValueType) -> pb.Directive:
-    profile = pb.Profile(shape=pb.PROFILE_SHAPE_CONSTANT, start_lr=lr, end_lr=lr, length=n_steps)
+    profile = pb.Profile(shape="constant", start_lr=lr, end_lr=lr, length=n_steps)
     return pb.Directive(phase=phase, n_steps=n_steps, profile=profile)
 
 
@@ -35,7 +35,7 @@ def test_a_tuner_follows_the_script_and_its_reports_are_kept() -> None:
     assert (transport.config.total_steps, transport.config.seed) == (5, 7)
     assert [report.directive_number for report in transport.reports] == [1, 2]
     assert [list(report.losses) for report in transport.reports] == [[2.0, 3.0], [4.0, 5.0, 6.0]]
-    assert tuner.schedule.segments[0].profile.shape is Shape.CONSTANT
+    assert tuner.schedule.segments[0].profile.shape == Shape.CONSTANT
     assert transport.closed
 
 

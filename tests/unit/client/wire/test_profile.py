@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
 
 import hypothesis
@@ -10,6 +12,8 @@ from hypothesis import strategies as st
 from lrpilot.v1 import tuner_pb2
 from lrpilot.wire.profile import Profile, Shape
 from lrpilot.wire.profile_proto import profile_from_proto, profile_to_proto
+
+from tests.support.shapes import FALLING, SHAPES, shapes
 
 lrs = st.floats(1e-8, 1e3)
 
@@ -35,13 +39,15 @@ def test_cosine() -> None:
     assert profile.lr(1) == pytest.approx(0.6 + 0.4 * math.cos(math.pi / 4), rel=1e-12)
 
 
-@pytest.mark.parametrize("shape", Shape)
+@pytest.mark.parametrize("shape", SHAPES)
 def test_a_warm_up_rises_to_the_start_and_the_shape_covers_what_follows(shape: Shape) -> None:
     profile = Profile(shape, 0.8, 0.2, 11, warmup=3)
-    assert [profile.lr(step) for step in range(3)] == pytest.approx([0.2, 0.4, 0.6], rel=1e-12)
+    first = profile.first_lr
+    assert [profile.lr(step) for step in range(3)] == pytest.approx([first / 4, first / 2, first * 3 / 4], rel=1e-12)
     without = Profile(shape, 0.8, 0.2, 8)
     assert [profile.lr(3 + step) for step in range(12)] == [without.lr(step) for step in range(12)]
-    assert profile.lr(3) == 0.8
+    assert profile.lr(3) == first
+    assert first == pytest.approx(0.8) or shape not in FALLING
 
 
 def test_the_longest_warm_up_leaves_one_step_at_the_peak() -> None:
@@ -64,11 +70,11 @@ def test_past_its_end_a_profile_stays_where_it_came_to(shape: Shape, end: float,
     profile = Profile(shape, 0.3, end, 20, warmup=warmup)
     assert profile.lr(20) == pytest.approx(end, rel=1e-12)
     assert {profile.lr(step) for step in (21, 30, 10**6)} == {profile.lr(20)}
-    assert profile.lr(19) != profile.lr(20) or shape is Shape.CONSTANT
+    assert profile.lr(19) != profile.lr(20) or shape == Shape.CONSTANT
 
 
 @hypothesis.given(
-    shape=st.sampled_from(Shape),
+    shape=shapes,
     start=lrs,
     end=lrs,
     length=st.integers(1, 10_000),
@@ -87,12 +93,37 @@ def test_what_is_left_has_the_same_lrs_bit_for_bit(
     assert rest == whole.after(sum(cuts))
 
 
-@hypothesis.given(shape=st.sampled_from(Shape), start=lrs, end=lrs, length=st.integers(1, 200))
-def test_lrs_stay_between_start_and_end(shape: Shape, start: float, end: float, length: int) -> None:
+@hypothesis.given(shape=shapes, start=lrs, end=lrs, length=st.integers(1, 200))
+def test_no_lr_is_above_both_ends_nor_below_both_unless_it_warms_up(
+    shape: Shape, start: float, end: float, length: int
+) -> None:
     low, high = min(start, end) * (1 - 1e-9), max(start, end) * (1 + 1e-9)
     profile = Profile(shape, start, end, length)
-    assert profile.lr(0) == pytest.approx(start, rel=1e-12)
-    assert all(low <= profile.lr(step) <= high for step in range(length))
+    low = 0.0 if "warmed" in shape.name else low
+    assert all(low <= profile.lr(step) <= high for step in range(length + 2))
+    assert profile.first_lr == profile.lr(0)
+    assert profile.last_lr == profile.lr(length)
+
+
+@pytest.mark.parametrize("shape", FALLING)
+def test_a_shape_falls_from_one_and_most_reach_zero(shape: Shape) -> None:
+    profile = Profile(shape, 1.0, 1e-9 if "exponential" in shape.name else 0.0, 1000)
+    lrs = [profile.lr(step) for step in range(1001)]
+    assert lrs[0] == 1
+    assert all(a >= b for a, b in itertools.pairwise(lrs))
+    assert profile.top == 0
+    stops = {"constant": 1.0, "half_life": 0.0625, "power_scheduler": 0.2**0.51, "step": 0.09, "floored/cosine": 0.25}
+    assert lrs[-1] == pytest.approx(stops.get(shape.name, profile.end_lr), rel=1e-9, abs=1e-15)
+
+
+def test_a_cycle_rises_first_and_its_top_is_known() -> None:
+    profile = Profile(Shape("one_cycle"), 0.5, 0.0, 100)
+    assert (profile.top, profile.lr(30), profile.peak) == (30, 0.5, 0.5)
+    assert profile.highest_lr(20) == profile.lr(19) < profile.lr(20)
+    assert profile.after(40).highest_lr(10) == profile.lr(40)
+    assert profile.after(20).highest_lr(30) == 0.5
+    assert profile.first_lr == pytest.approx(0.02, rel=1e-12)
+    assert profile.last_lr == pytest.approx(0.5 / 25e4, rel=1e-12)
 
 
 @pytest.mark.parametrize(("offset", "n_steps", "top"), [(0, 100, 9), (0, 5, 4), (3, 50, 6), (20, 30, 0), (9, 1, 0)])
@@ -103,7 +134,7 @@ def test_the_highest_lr_is_that_of_the_highest_step(offset: int, n_steps: int, t
 
 
 @hypothesis.given(
-    shape=st.sampled_from(Shape),
+    shape=shapes,
     start=lrs,
     end=lrs,
     length=st.integers(1, 60),
@@ -119,10 +150,12 @@ def test_every_shape_knows_its_highest_lr(
     assert highest == pytest.approx(max(map(profile.lr, range(n_steps))), rel=1e-12)
     assert highest is not None
     assert highest <= profile.peak * (1 + 1e-9)
+    whole = dataclasses.replace(profile, offset=0)
+    assert whole.lr(whole.top) == pytest.approx(max(map(whole.lr, range(length + 1))), rel=1e-12)
 
 
 @hypothesis.given(
-    shape=st.sampled_from(Shape),
+    shape=shapes,
     start=lrs,
     end=lrs,
     length=st.integers(1, 60),
@@ -135,21 +168,21 @@ def test_a_profile_that_stands_has_one_lr(
     profile = Profile(shape, start, end, length, offset, min(warmup, length - 1))
     if profile.stands:
         assert set(map(profile.lr, range(70))) == {start}
-    elif shape is Shape.CONSTANT:
+    elif shape == Shape.CONSTANT:
         assert profile.lr(0) < start
 
 
-@pytest.mark.parametrize("shape", [shape for shape in Shape if not shape.way.fault(1.0, 0.0)])
+@pytest.mark.parametrize("shape", [Shape.CONSTANT, Shape.LINEAR, Shape.COSINE, Shape("rex"), Shape("wsd")])
 def test_to_zero_is_where_a_shape_leads_if_it_moves(shape: Shape) -> None:
     profile = Profile.to_zero(shape, 0.3, 20, warmup=4)
     assert (profile.lr(4), profile.warmup, profile.length) == (0.3, 4, 20)
     assert profile.lr(20) == pytest.approx(0.0 if shape.way.moves else 0.3, abs=1e-12)
 
 
-@pytest.mark.parametrize("shape", Shape)
+@pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape_says_how_it_moves(shape: Shape) -> None:
     assert shape.way.words
-    assert shape.way.moves == (shape is not Shape.CONSTANT)
+    assert shape.way.moves == (shape != Shape.CONSTANT)
 
 
 @pytest.mark.parametrize(
@@ -174,21 +207,26 @@ def test_a_profile_without_an_lr_at_some_step_is_refused(
         Profile(shape, start, end, length, offset, warmup)
 
 
-@pytest.mark.parametrize("shape", Shape)
-def test_every_shape_crosses_the_wire_both_ways(shape: Shape) -> None:
-    profile = Profile(shape, 0.3, 0.01, 20, offset=7, warmup=2)
+@hypothesis.given(
+    shape=shapes,
+    start=lrs,
+    end=lrs,
+    length=st.integers(1, 10_000),
+    offset=st.integers(0, 10_000),
+    warmup=st.integers(0, 999),
+)
+def test_every_shape_crosses_the_wire_and_files_and_has_the_same_lrs_bit_for_bit(
+    shape: Shape, start: float, end: float, length: int, offset: int, warmup: int
+) -> None:
+    profile = Profile(shape, start, end, length, offset, min(warmup, length - 1))
     message = profile_to_proto(profile)
     assert tuner_pb2.Profile.FromString(message.SerializeToString()) == message
-    assert profile_from_proto(message) == profile
-
-
-def test_every_shape_of_the_wire_is_one_of_ours() -> None:
-    numbers = [number for number in tuner_pb2.ProfileShape.values() if number != tuner_pb2.PROFILE_SHAPE_UNSPECIFIED]
-    shapes = [
-        profile_from_proto(tuner_pb2.Profile(shape=number, start_lr=0.3, end_lr=0.01, length=20)).shape
-        for number in numbers
-    ]
-    assert sorted(shapes) == sorted(Shape)
+    crossed = profile_from_proto(message)
+    assert crossed == profile
+    as_text = dataclasses.replace(profile, shape=Shape.parse(str(shape)))
+    places = (0, 1, length // 3, length // 2, length - 1, length, length + 5)
+    bits = [[p.lr(step).hex() for step in places] for p in (profile, crossed, as_text)]
+    assert bits[0] == bits[1] == bits[2]
 
 
 def test_a_shape_that_is_not_known_is_refused() -> None:

@@ -56,7 +56,7 @@ def test_what_follows_is_the_lr_that_was_set_over_all_that_is_left_and_a_decisio
     assert (directive.phase, directive.restore, profile.start_lr) == (Phase.TRAIN, True, BASE_LR)
     assert (state.unrepeatable, state.status) == (NOTE, Status.TRAINING)
     if state.remaining_steps is None:
-        assert profile.shape is Shape.CONSTANT
+        assert profile.shape == Shape.CONSTANT
     else:
         assert directive.n_steps == state.remaining_steps
         assert (profile.shape, profile.end_lr) == (Shape.LINEAR, 0.0)

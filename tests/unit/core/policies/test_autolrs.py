@@ -231,7 +231,7 @@ def test_warm_up_rises_linearly_from_one_share_and_reaches_its_end_after_its_las
     assert directive.phase is Phase.WARM_UP
     assert directive.stage == -1
     assert directive.profile is not None
-    assert directive.profile.shape is Shape.LINEAR
+    assert directive.profile.shape == Shape.LINEAR
     lrs = [directive.profile.lr(step) for step in range(5)]
     assert lrs == pytest.approx([top * share for share in (0.2, 0.4, 0.6, 0.8, 1.0)], rel=1e-12)
     after = machine.advance(transition.state, report_on(directive, 2.0))
@@ -248,7 +248,7 @@ def test_probes_of_a_stage_begin_at_the_same_weights_with_different_constant_lrs
     first = [e.directive for e in run.of(Phase.PROBE) if e.directive.stage == 0]
     assert [d.snapshot for d in first] == [True] + [False] * 5
     assert [d.restore for d in first] == [False] + [True] * 5
-    assert all(d.profile is not None and d.profile.shape is Shape.CONSTANT for d in first)
+    assert all(d.profile is not None and d.profile.shape == Shape.CONSTANT for d in first)
     lrs = [d.profile.start_lr for d in first if d.profile is not None]
     assert len(set(lrs)) == 6
     assert all(1e-4 <= lr <= 1.0 for lr in lrs)

@@ -106,13 +106,13 @@ def test_a_validation_that_failed_before_the_first_step_costs_nothing() -> None:
     assert (transition.state.status, transition.directive.phase) == (Status.SEARCHING, Phase.PROBE)
 
 
-@pytest.mark.parametrize("decay", ["linear", "cosine"])
+@pytest.mark.parametrize("decay", ["linear", "cosine", "rex(0.9)", "one_minus_sqrt", "polynomial(3)"])
 def test_the_committed_lr_warms_up_and_decays_to_zero_over_all_that_is_left(decay: str) -> None:
     directive = committing(config(decay=decay, warmup=0.05, **PLAIN)).directive
     profile = profile_of(directive)
     n_steps = directive.n_steps
     warmup = int(n_steps * 0.05)
-    assert (profile.shape, profile.length, profile.warmup) == (Shape(decay), n_steps, warmup)
+    assert (profile.shape, profile.length, profile.warmup) == (Shape.parse(decay), n_steps, warmup)
     lrs = [profile.lr(step) for step in range(n_steps + 1)]
     assert all(a < b for a, b in itertools.pairwise(lrs[: warmup + 1]))
     assert all(a > b for a, b in itertools.pairwise(lrs[warmup:]))

@@ -80,7 +80,7 @@ def test_stages_double_and_the_lr_falls_by_a_power_of_the_length() -> None:
     assert [stage.stage for stage in stages] == list(range(5))
     for stage, following in itertools.pairwise(stages):
         profile = profile_of(stage)
-        assert profile.shape is Shape.EXPONENTIAL
+        assert profile.shape == Shape.EXPONENTIAL
         assert profile.end_lr == pytest.approx(profile_of(following).start_lr)
         assert profile.end_lr / profile.start_lr == pytest.approx(0.5**0.2, rel=0.1)
     # N(s) = 2 s + FIRST.
@@ -159,6 +159,14 @@ def test_where_the_end_is_known_the_last_part_is_the_cooldown(cooldown: float) -
     assert last.n_steps == pytest.approx(cooldown * state.committed_steps, abs=2)
     assert profile_of(last).end_lr == 0.0
     assert state.run_steps == 3000
+
+
+def test_the_cooldown_falls_along_any_shape() -> None:
+    life = Life(config(total_steps=3000, first_stage=FIRST, annealing="one_minus_sqrt")).to_the_end()
+    profile = profile_of(life.committed()[-1])
+    assert str(profile.shape) == "one_minus_sqrt"
+    assert profile.lr(profile.length // 4) / profile.start_lr == pytest.approx(0.5, abs=0.01)
+    assert profile.last_lr == 0.0
 
 
 def test_a_run_that_is_too_short_decays_from_the_lr_that_was_set() -> None:

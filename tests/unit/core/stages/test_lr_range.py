@@ -36,7 +36,7 @@ def test_length(total: int | None, n_steps: int) -> None:
 def test_the_lr_rises_exponentially_from_the_lowest_to_the_highest() -> None:
     profile = lr_range.directive(CONFIG).profile
     assert profile is not None
-    assert profile.shape is Shape.EXPONENTIAL
+    assert profile.shape == Shape.EXPONENTIAL
     assert profile.lr(0) == 1e-6
     assert profile.lr(80) == pytest.approx(10.0)
     assert profile.lr(41) / profile.lr(40) == pytest.approx(profile.lr(1) / profile.lr(0))

@@ -58,6 +58,12 @@ def test_the_lr_now_and_the_headline_agree_in_a_search() -> None:
     assert f"trying LR {_fact(view, 'LR now').value}," in view.headline
 
 
+def test_a_search_tells_what_an_lr_would_have_cost_that_is_off() -> None:
+    searched, running = _view(_run(job_config("budget"))), _view(_run(job_config("budget"), max_directives=1))
+    assert searched.stages[0].sensitivity.startswith("Over a probe a third of the best LR would lose ")
+    assert running.stages[0].sensitivity == ""
+
+
 def test_all_jobs_have_as_many_facts_so_that_they_can_be_compared(diverging: Run) -> None:
     views = [_view(diverging), _view(_run(job_config("budget"), 1)), _view(_run(config(None, **QUICK), 9))]
     assert len({len(view.facts) for view in views}) == 1

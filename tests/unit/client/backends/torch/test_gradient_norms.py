@@ -14,8 +14,9 @@ from unittest import mock
 import pytest
 import torch
 import torch._dynamo
+from lrpilot.backends.measures import GRADIENT_NORM
 from lrpilot.backends.torch.backend import TorchBackend
-from lrpilot.backends.torch.gradient_norms import GRADIENT_NORM, GradientNorms
+from lrpilot.backends.torch.measures.collector import MeasureCollector
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
@@ -445,8 +446,8 @@ def test_no_snapshot_has_the_hook() -> None:
 def test_an_optimizer_does_not_keep_what_watches_it() -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
-    norms = GradientNorms([optimizer])
-    norms.begin(3)
+    norms = MeasureCollector([optimizer])
+    norms.begin(3, {GRADIENT_NORM: ()})
     gone = weakref.ref(norms)
     del norms
     gc.collect()
@@ -458,19 +459,19 @@ def test_an_optimizer_does_not_keep_what_watches_it() -> None:
 def test_the_memory_is_used_again() -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
-    norms = GradientNorms([optimizer])
-    norms.begin(3)
+    norms = MeasureCollector([optimizer])
+    norms.begin(3, {GRADIENT_NORM: ()})
     place = norms._memory.data_ptr()
     for _ in range(4):
         optimizer.step()
         for _ in range(3):
             norms.append()
-        assert len(norms.flush(3)) == 3
-        norms.begin(2)
+        assert len(norms.flush(3)[GRADIENT_NORM]) == 3
+        norms.begin(2, {GRADIENT_NORM: ()})
         assert norms._memory.data_ptr() == place
     for _ in range(3):
         norms.append()
-    assert len(norms.peek()) == 3
+    assert len(norms.peek()[GRADIENT_NORM]) == 3
 
 
 def test_a_gradient_that_has_no_norm_is_told_once_and_does_not_stop_the_training(
@@ -494,7 +495,7 @@ def test_a_gradient_that_has_no_norm_is_told_once_and_does_not_stop_the_training
     assert all(map(math.isnan, first))
     assert last > 0
     assert [record.getMessage() for record in caplog.records] == [
-        "lrpilot: the gradients' norm can't be taken: RuntimeError: odd"
+        "lrpilot: gradient_norm can't be measured: RuntimeError: odd"
     ]
 
 
@@ -509,7 +510,7 @@ def test_a_step_more_than_there_is_room_for_ends_the_measuring_and_not_the_train
     for _ in range(3):
         optimizer.step()
         assert own.append(1.0)
-    assert "norm can't be taken: IndexError" in caplog.text
+    assert "gradient_norm can't be measured: IndexError" in caplog.text
     assert own.flush_measures(3) == {}
     assert hooks(optimizer) == 0
 

@@ -85,9 +85,7 @@ def fit(x: Sequence[float], y: Sequence[float], anchor: float | None = None) -> 
     return Trend(a=gain * largest**b, b=b, c=c)
 
 
-def trace(
-    x: Sequence[float], y: Sequence[float], *, anchored_from: int | None = None, newest: int | None = None
-) -> dict[int, Trend]:
+def trace(x: Sequence[float], y: Sequence[float], *, anchored_from: int | None = None) -> dict[int, Trend]:
     """The learning trace: the trend of each level.
 
     Args:
@@ -95,11 +93,9 @@ def trace(
         y: the quality at each.
         anchored_from: the level above which each trend is anchored at the asymptote of the one before (the working
             level, in the paper); None: none is.
-        newest: only so many of the last levels; None: all.
     """
-    first = FEWEST if newest is None else max(len(x) - newest + 1, FEWEST)
     trends: dict[int, Trend] = {}
-    for level in range(first, len(x) + 1):
+    for level in range(FEWEST, len(x) + 1):
         anchored = anchored_from is not None and level > anchored_from and level - 1 in trends
         anchor = trends[level - 1].c if anchored else None
         trends[level] = fit(x[:level], y[:level], anchor)

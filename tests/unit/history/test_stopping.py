@@ -72,6 +72,7 @@ def test_page_report_and_terminal_say_why_it_stopped(run: Run) -> None:
     words, job, entries = stopping(evidence(run)), stored(run.state), history(run)
     view = job_view(job, timeline(entries))
     assert any(words in stage.why for stage in view.stages)
+    assert ("Worth going on for", "0.05 of the validation loss") in [(fact.name, fact.value) for fact in view.details]
     assert "Annealed at once, the loss was expected to come to" in report_html(job, timeline(entries))
     response = schedule_to_pb(job, entries, history=True)
     file = io.StringIO()

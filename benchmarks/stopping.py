@@ -52,7 +52,7 @@ class WatchedTransport(LocalTransport):
 def run(
     workload: str, seed: int, n_steps: int | None, worth: str | None, anneal_to: int | None = None
 ) -> dict[str, Any]:
-    """Trains one run to its end, whichever that is; with `anneal_to` to that committed step, the last fifth annealed."""
+    """Trains one run to its end; with `anneal_to` to that committed step, the last fifth annealed."""
     known = WORKLOADS[workload]
     session = known.build(seed)
     torch.manual_seed(seed)

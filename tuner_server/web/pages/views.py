@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from tuner_server.core.config import JobConfig
+from tuner_server.core.config import JobConfig, StopWhen
 from tuner_server.core.job.state import JobState
 from tuner_server.core.messages import LOSS_WINDOW, Candidate, Phase
 from tuner_server.core.stages import lr_range
@@ -222,11 +222,20 @@ def _details(job: StoredJob, found: Timeline) -> tuple[Fact, ...]:
         "Created": moment(job.create_time),
         "Last report": moment(job.update_time),
     }
+    if config.stop_when is not None:
+        details["Worth going on for"] = _worth(config.stop_when)
     if prior := _prior(state):
         details["Told by its family"] = prior
     if state.message:
         details["Message"] = state.message
     return tuple(Fact(name, value) for name, value in details.items())
+
+
+def _worth(stop_when: StopWhen) -> str:
+    """What was given as `stop_when`."""
+    if stop_when.share is None:
+        return f"{number(stop_when.gain)} of the validation loss"
+    return f"{number(100 * stop_when.share)}% of what it has gained"
 
 
 def _stages(found: Timeline, config: JobConfig, *, live: bool) -> tuple[tuple[StageView, ...], int]:

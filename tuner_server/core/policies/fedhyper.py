@@ -18,7 +18,16 @@ import pydantic
 from lrpilot.wire.profile import Profile
 
 from tuner_server.core.errors import InvalidInputError
-from tuner_server.core.messages import BatchSource, ChangeKind, Decision, Directive, Number, PlanChange, Report, RoundStep
+from tuner_server.core.messages import (
+    BatchSource,
+    ChangeKind,
+    Decision,
+    Directive,
+    Number,
+    PlanChange,
+    Report,
+    RoundStep,
+)
 from tuner_server.core.policies.base import Options, Policy, PolicyState, Progress, Step
 from tuner_server.core.stages import committed, final_decay, restart
 from tuner_server.core.stages.fedhyper import Variant, added, momentum_weight, multiplied

@@ -134,6 +134,7 @@ class Recorder(LocalTransport):
         """Measures the largest output of the session's model in its training steps, too."""
         super().__init__()
         self.probes: list[tuple[pb.Directive, pb.Report, list[float]]] = []
+        self._directive = pb.Directive()
         self._outputs: list[float] = []
         session.model.register_forward_hook(self._see)
 
@@ -141,18 +142,16 @@ class Recorder(LocalTransport):
         if module.training and isinstance(output, torch.Tensor):
             self._outputs.append(float(output.detach().abs().max()))
 
-    def advance(self, request: pb.AdvanceRequest, timeout_s: float) -> pb.AdvanceResponse:
-        directive = pb.Directive()
-        directive.CopyFrom(self.directive)
-        self.probes.append((directive, request.report, self._outputs))
-        self._outputs = []
-        response = super().advance(request, timeout_s)
-        self.directive = response.directive
-        return response
-
     def create_job(self, request: pb.CreateJobRequest, timeout_s: float) -> pb.CreateJobResponse:
         response = super().create_job(request, timeout_s)
-        self.directive = response.directive
+        self._directive = response.directive
+        return response
+
+    def advance(self, request: pb.AdvanceRequest, timeout_s: float) -> pb.AdvanceResponse:
+        self.probes.append((self._directive, request.report, self._outputs))
+        self._outputs = []
+        response = super().advance(request, timeout_s)
+        self._directive = response.directive
         return response
 
 

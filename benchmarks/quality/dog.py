@@ -1,4 +1,4 @@
-"""DoG, an optimizer whose LR is a distance over gradients."""
+"""DoG and DoWG, optimizers whose LR is a distance over gradients."""
 
 from __future__ import annotations
 
@@ -35,12 +35,13 @@ class DoG(Optimizer):
         self._parameters: list[Tensor] = self.param_groups[0]["params"]
         self._origin = [parameter.detach().clone() for parameter in self._parameters]
         self._distance = start * (1 + norm(self._origin))
+        self._lr = 0.0
         self._squares = 0.0
 
     @property
     def step_size(self) -> float:
-        """The LR of the last step."""
-        return float(self.param_groups[0]["lr"]) * self._distance / math.sqrt(self._squares)
+        """The LR of the last step; 0 while no gradient was other than zero."""
+        return float(self.param_groups[0]["lr"]) * self._lr
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -50,8 +51,24 @@ class DoG(Optimizer):
         slopes = [g + decay * p for g, p in zip(gradients(self._parameters), self._parameters, strict=True)]
         travelled = [parameter - origin for parameter, origin in zip(self._parameters, self._origin, strict=True)]
         self._distance = max(self._distance, norm(travelled))
-        self._squares += norm(slopes) ** 2
-        if self._squares == 0.0:
-            return
+        self._lr = self._next_lr(norm(slopes))
         for parameter, slope in zip(self._parameters, slopes, strict=True):
             parameter.sub_(slope, alpha=self.step_size)
+
+    def _next_lr(self, slope: float) -> float:
+        """The LR of this step, whose gradient has that norm."""
+        self._squares += slope**2
+        return self._distance / math.sqrt(self._squares) if self._squares else 0.0
+
+
+class DoWG(DoG):
+    """Distance over weighted gradients (Khaled, Mishchenko & Jin 2023, "DoWG unleashed", arXiv 2305.16284).
+
+    As `DoG`, but every squared norm counts by the square of the distance at its step, and their root divides the
+    square of the distance: what was met near the start weighs little.
+    """
+
+    def _next_lr(self, slope: float) -> float:
+        squared = self._distance**2
+        self._squares += squared * slope**2
+        return squared / math.sqrt(self._squares) if self._squares else 0.0

@@ -10,12 +10,12 @@ from torch.optim import Optimizer
 
 from benchmarks.quality.averages import PolynomialAverage
 from benchmarks.quality.contestant import by_name, lr_free
-from benchmarks.quality.dog import DoG
+from benchmarks.quality.dog import DoG, DoWG
 from benchmarks.quality.lr_rules import ShapedLr
 from benchmarks.quality.mechanic import Mechanic
 from benchmarks.quality.schedules import SHAPES
 from benchmarks.quality.training import Curve, nominal_lr, train, weight_decay
-from benchmarks.quality.workloads import Workload
+from benchmarks.quality.workloads import Session, Workload
 
 
 def _run_prodigy(workload: Workload, n_steps: int, seed: int) -> Curve:
@@ -51,18 +51,32 @@ def _run_dadaptation(workload: Workload, n_steps: int, seed: int) -> Curve:
     return train(session, n_steps, ShapedLr(SHAPES["linear"], 1.0, n_steps))
 
 
-def _run_dog(workload: Workload, n_steps: int, seed: int) -> Curve:
-    """DoG (Ivgi et al. 2023), validated and judged at the average of its iterates, as the paper asks."""
+def _over_gradients(kind: type[DoG], workload: Workload, seed: int) -> Session:
+    """A run with DoG, or one of its kind, from the distance that its paper recommends."""
 
     def optimizer(model: nn.Module) -> Optimizer:
         normalised = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
         decay = weight_decay(workload.optimizer(model))
-        return DoG(model.parameters(), start=1e-4 if normalised else 1e-6, weight_decay=decay)
+        return kind(model.parameters(), start=1e-4 if normalised else 1e-6, weight_decay=decay)
 
-    session = workload.build(seed, optimizer)
+    return workload.build(seed, optimizer)
+
+
+def _run_dog(workload: Workload, n_steps: int, seed: int) -> Curve:
+    """DoG (Ivgi et al. 2023), validated and judged at the average of its iterates, as the paper asks."""
+    session = _over_gradients(DoG, workload, seed)
     average = PolynomialAverage(session.model, session.optimizer)
-    constant = ShapedLr(lambda _p: 1.0, 1.0, n_steps)
-    return train(session, n_steps, constant, lambda _session: average.in_place())
+    return train(session, n_steps, _as_it_is(n_steps), lambda _session: average.in_place())
+
+
+def _run_dowg(workload: Workload, n_steps: int, seed: int) -> Curve:
+    """DoWG (Khaled et al. 2023), judged at its last iterate."""
+    return train(_over_gradients(DoWG, workload, seed), n_steps, _as_it_is(n_steps))
+
+
+def _as_it_is(n_steps: int) -> ShapedLr:
+    """A factor of 1 on the optimizer's own LR, with no schedule."""
+    return ShapedLr(lambda _p: 1.0, 1.0, n_steps)
 
 
 def _run_mechanic(workload: Workload, n_steps: int, seed: int) -> Curve:
@@ -76,5 +90,6 @@ CONTESTANTS = by_name(
     lr_free("prodigy", _run_prodigy),
     lr_free("dadaptation", _run_dadaptation),
     lr_free("dog", _run_dog),
+    lr_free("dowg", _run_dowg),
     lr_free("mechanic", _run_mechanic),
 )

@@ -17,7 +17,7 @@ from typing import Self
 from benchmarks.quality.cases import Case
 from benchmarks.quality.initial_losses import Start
 from benchmarks.quality.measures import complete_cells
-from benchmarks.quality.plan import LONGEST_FULL_SWEEP, OURS, OURS_TO_ZERO
+from benchmarks.quality.plan import OURS, OURS_TO_ZERO
 from benchmarks.quality.results import RunKey
 from benchmarks.quality.training import Curve
 from benchmarks.quality.users_lr import USERS_LR
@@ -78,21 +78,24 @@ class LrSensitivity:
 
 
 def lr_sensitivities(
-    keys: Iterable[RunKey], runs: Mapping[RunKey, Curve], scores: Mapping[RunKey, float], start: Mapping[Start, float]
+    keys: Iterable[RunKey],
+    runs: Mapping[RunKey, Curve],
+    scores: Mapping[RunKey, float],
+    start: Mapping[Start, float],
+    pruned: Collection[tuple[str, int]],
 ) -> list[LrSensitivity]:
     """All that can be told, by contestant and length.
-
-    A grid that was pruned has LRs near the best alone, so there is none above `LONGEST_FULL_SWEEP` steps.
 
     Args:
         keys: The planned runs.
         runs: The finished ones of them.
         scores: Theirs.
         start: The losses at initialisation. A case without one is left out.
+        pruned: Contestants and lengths that have LRs near the best alone, and so no sensitivity.
     """
     cells = complete_cells(keys, scores)
     found = []
-    for (contestant, n_steps), own in {**_grids(cells), **_ours(cells)}.items():
+    for (contestant, n_steps), own in {**_grids(cells, pruned), **_ours(cells)}.items():
         losses: dict[Case, float] = {}
         shares: dict[Case, float] = {}
         for case, finished in own.items():
@@ -110,13 +113,13 @@ _Cells = Mapping[tuple[str, int], Mapping[Case, Mapping[RunKey, float]]]
 _Runs = dict[tuple[str, int], dict[Case, list[RunKey]]]
 
 
-def _grids(cells: _Cells) -> _Runs:
+def _grids(cells: _Cells, pruned: Collection[tuple[str, int]]) -> _Runs:
     """The runs of contestants that take an LR, over whole grids."""
 
     def kept() -> Iterator[tuple[tuple[str, int], dict[Case, list[RunKey]]]]:
         for (contestant, n_steps), own in cells.items():
             takes_lr = all(key.lr is not None for cell in own.values() for key in cell)
-            if takes_lr and n_steps <= LONGEST_FULL_SWEEP and contestant != USERS_LR:
+            if takes_lr and (contestant, n_steps) not in pruned and contestant != USERS_LR:
                 yield (contestant, n_steps), {case: list(cell) for case, cell in own.items()}
 
     return dict(kept())

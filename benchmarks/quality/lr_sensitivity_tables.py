@@ -24,8 +24,8 @@ def by_length_table(report: Report) -> str:
 
 
 def stored_table(report: Report) -> str:
-    """All contestants at the main length, over the cases that those have which were run there only."""
-    cases = report.plan.stored_cases
+    """All contestants at the main length, over the cases of those that have tables of their own."""
+    cases = report.plan.stored_cases(report.plan.main_length)
     found = [own.within(cases) for own in report.lr_sensitivities if own.n_steps == report.plan.main_length]
     ranked = sorted((own for own in found if own), key=lambda own: own.mean)
     names = list(dict.fromkeys(workload.name for part in report.plan.stored for workload in part.workloads))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.quality import length_tables, lr_sensitivity_tables, stored_tables
+from benchmarks.quality.comparison import comparison
 from benchmarks.quality.measures import Choice
 from benchmarks.quality.plan import LONGEST_FULL_SWEEP, OURS, OURS_TO_ZERO, REFERENCE
 from benchmarks.quality.report import ALL_OURS, Report
@@ -59,6 +60,7 @@ def as_markdown(report: Report) -> str:
         found = length_tables.headline_table(report, n_steps) if report.headline(n_steps) else "No complete case yet."
         parts += [f"### {count(n_steps)} steps", found]
     parts += [
+        *comparison(report),
         *_ours(report),
         *_ruined(report),
         *_users_lr(report),

@@ -24,7 +24,6 @@ from enum import StrEnum
 from typing import NamedTuple, Self
 
 from benchmarks.quality.cases import Case
-from benchmarks.quality.plan import LONGEST_FULL_SWEEP
 from benchmarks.quality.results import RunKey
 from benchmarks.quality.sweeps import Sweep
 from benchmarks.quality.training import Curve
@@ -146,20 +145,25 @@ def _picked_keys(cells: Mapping[Case, Cell]) -> dict[Case, RunKey]:
     return keys
 
 
-def _chosen(cells: Mapping[Case, Cell], n_steps: int) -> dict[Choice, dict[Case, RunKey]]:
+def _chosen(cells: Mapping[Case, Cell], is_pruned: bool) -> dict[Choice, dict[Case, RunKey]]:
     """The run that stands for every case, by choice.
 
     The median of a pruned sweep says nothing of an LR picked blindly, so that there is none.
     """
     if any(key.lr is None for cell in cells.values() for key in cell):
         return {Choice.ONLY: {case: key for case, cell in cells.items() for key in cell}}
-    choices = [Choice.BEST, Choice.MEDIAN] if n_steps <= LONGEST_FULL_SWEEP else [Choice.BEST]
+    choices = [Choice.BEST] if is_pruned else [Choice.BEST, Choice.MEDIAN]
     chosen = {choice: {case: _sweep_key(cell, choice) for case, cell in cells.items()} for choice in choices}
     return chosen | {Choice.PICKED: _picked_keys(cells)}
 
 
-def standings(keys: Iterable[RunKey], runs: Mapping[RunKey, Curve], scores: Mapping[RunKey, float]) -> list[Standing]:
-    """All standings that rest on at least one case.
+def standings(
+    keys: Iterable[RunKey],
+    runs: Mapping[RunKey, Curve],
+    scores: Mapping[RunKey, float],
+    pruned: Collection[tuple[str, int]] = (),
+) -> list[Standing]:
+    """All standings that rest on at least one case; `pruned` are contestants and lengths with a part of the grid only.
 
     None of contestants that carry a user's LR: theirs are measures of their own (`benchmarks.quality.lr_pairs`).
     """
@@ -167,7 +171,7 @@ def standings(keys: Iterable[RunKey], runs: Mapping[RunKey, Curve], scores: Mapp
     for (contestant, n_steps), cells in complete_cells(keys, scores).items():
         if contestant == USERS_LR:
             continue
-        for choice, chosen in _chosen(cells, n_steps).items():
+        for choice, chosen in _chosen(cells, (contestant, n_steps) in pruned).items():
             outcomes = tuple(
                 Outcome(key, runs[key], scores[key], len(cells[case]) if choice is Choice.BEST else 1)
                 for case, key in chosen.items()

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from benchmarks.quality import length_plots, lr_sensitivity_tables
+from benchmarks.quality import comparison_plots, length_plots, lr_sensitivity_tables
 from benchmarks.quality.measures import Choice, Outcome, Standing
 from benchmarks.quality.panels import COLUMNS, legend, panels
 from benchmarks.quality.plan import OURS, REFERENCE
@@ -23,7 +23,7 @@ _EDGE = 0.98
 
 
 def save_plots(report: Report, directory: Path) -> None:
-    """Writes ratios, losses, lrs and sensitivities.png of the main length; lengths.png and workloads.png of all."""
+    """Writes ratios, losses, lrs, sensitivities.png of the main length; lengths, workloads, comparison.png of more."""
     figures = {
         "ratios": ratios(report),
         "losses": losses(report),
@@ -31,6 +31,7 @@ def save_plots(report: Report, directory: Path) -> None:
         "sensitivities": lr_sensitivity_tables.sensitivities(report),
         "lengths": length_plots.lengths(report),
         "workloads": length_plots.workloads(report),
+        "comparison": comparison_plots.comparison(report),
     }
     for name, figure in figures.items():
         figure.savefig(directory / f"{name}.png", dpi=150)

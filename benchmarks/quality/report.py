@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -77,10 +77,14 @@ class Report:
 
     @property
     def stored(self) -> list[Standing]:
-        """Standings of what was run at the main length only, and of the others over the same cases."""
-        cases = self.plan.stored_cases
+        """Standings at the main length of what has tables of its own, and of the others over the same cases."""
+        cases = self.plan.stored_cases(self.plan.main_length)
         own = (s.within(cases) for s in self.standings if s.contestant not in _variants())
-        return _ranked([standing for standing in own if standing], self.hindsight)
+        return self.ranked(standing for standing in own if standing)
+
+    def ranked(self, standings: Iterable[Standing]) -> list[Standing]:
+        """Standings by length, and there by mean ratio to the hindsight reference, lowest first."""
+        return _ranked(standings, self.hindsight)
 
     @property
     def ablations(self) -> list[tuple[Standing, Standing]]:
@@ -154,7 +158,7 @@ def _reference(found: Sequence[Standing], choice: Choice) -> dict[Case, float]:
     return {case: score for standing in own for case, score in standing.scores.items()}
 
 
-def _ranked(found: Sequence[Standing], hindsight: Mapping[Case, float]) -> list[Standing]:
+def _ranked(found: Iterable[Standing], hindsight: Mapping[Case, float]) -> list[Standing]:
     """Standings by length, and there by mean ratio, lowest first."""
 
     def rank(standing: Standing) -> tuple[int, float]:
@@ -175,7 +179,7 @@ def make_report(plan: Plan, runs: Mapping[RunKey, Curve], start: Mapping[Start, 
     found = scores(runs, plan.score_functions)
     planned = plan.after(found)
     wanted = {key: runs[key] for key in planned.keys if key in runs}
-    own = standings(planned.keys, wanted, found)
+    own = standings(planned.keys, wanted, found, planned.pruned)
     return Report(
         plan,
         planned,
@@ -183,5 +187,5 @@ def make_report(plan: Plan, runs: Mapping[RunKey, Curve], start: Mapping[Start, 
         {key: found[key] for key in wanted},
         _ranked(own, _reference(own, Choice.BEST)),
         progress(planned.keys, wanted),
-        lr_sensitivities(planned.keys, wanted, found, start),
+        lr_sensitivities(planned.keys, wanted, found, start, planned.pruned),
     )

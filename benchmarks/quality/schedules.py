@@ -6,8 +6,9 @@ peak. All shapes share one linear warm-up over the first `WARMUP` of the run; ``
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+
+from lrpilot import schedules
 
 Shape = Callable[[float], float]
 
@@ -17,36 +18,6 @@ WARMUP = 0.05
 # Share of the run that decays: Hägele et al. 2024 ("Scaling laws and compute-optimal training beyond fixed training
 # durations") find that a linear cooldown over 20% of the steps matches cosine.
 WSD_DECAY = 0.2
-
-
-def _constant(_q: float) -> float:
-    return 1.0
-
-
-def _linear(q: float) -> float:
-    return 1.0 - q
-
-
-def _cosine(q: float) -> float:
-    """Loshchilov & Hutter 2017 (SGDR), equation 5, without restarts and down to zero."""
-    return 0.5 * (1.0 + math.cos(math.pi * q))
-
-
-def _rex(q: float) -> float:
-    """Chen et al. 2021 (REX: revisiting budgeted training with an improved schedule), section 3."""
-    return (1.0 - q) / (0.5 + 0.5 * (1.0 - q))
-
-
-def _step(p: float) -> float:
-    """He et al. 2016 (deep residual learning), section 4.2: divided by 10 at 32k and at 48k of 64k steps."""
-    if p < 0.5:
-        return 1.0
-    return 0.1 if p < 0.75 else 0.01
-
-
-def _wsd(p: float) -> float:
-    """Warm-up, stable, decay (Hu et al. 2024, MiniCPM), with a linear decay to zero at the end."""
-    return min(1.0, (1.0 - p) / WSD_DECAY)
 
 
 def _after_warmup(shape: Shape) -> Shape:
@@ -70,14 +41,21 @@ def with_warmup(shape: Shape) -> Shape:
     return warmed
 
 
-# In the order in which the grid runs them.
+def _weight(text: str) -> Shape:
+    """The shape of a text, on its way to zero."""
+    return schedules.Shape.parse(text).weight
+
+
+# In the order in which the grid runs them. `step` is that of He et al. 2016 (deep residual learning), section 4.2:
+# divided by 10 at 32k and at 48k of 64k steps.
 SHAPES: dict[str, Shape] = {
-    "linear": with_warmup(_after_warmup(_linear)),
-    "constant": with_warmup(_constant),
-    "cosine": with_warmup(_after_warmup(_cosine)),
-    "rex": with_warmup(_after_warmup(_rex)),
-    "wsd": with_warmup(_wsd),
-    "step": with_warmup(_step),
+    "linear": with_warmup(_after_warmup(_weight("linear"))),
+    "constant": with_warmup(_weight("constant")),
+    "cosine": with_warmup(_after_warmup(_weight("cosine"))),
+    "rex": with_warmup(_after_warmup(_weight("rex"))),
+    "wsd": with_warmup(_weight(f"wsd({WSD_DECAY})")),
+    "step": with_warmup(_weight("step")),
+    "wsd, 1 - sqrt": with_warmup(_weight(f"wsd/one_minus_sqrt({WSD_DECAY})")),
 }
 
 

@@ -22,7 +22,7 @@ def stored_table(report: Report) -> str:
         rows.append(
             (
                 standing.name,
-                f"{len(standing.outcomes)}/{len(report.plan.stored_cases)}",
+                f"{len(standing.outcomes)}/{len(report.plan.stored_cases(report.plan.main_length))}",
                 mean(ratios),
                 mean(Ratios.between(standing.scores, report.picked)),
                 worst(ratios),

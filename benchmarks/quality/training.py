@@ -97,16 +97,21 @@ def _weights_as_they_are(_session: Session) -> AbstractContextManager[None]:
     return nullcontext()
 
 
+def _unused(_loss: float) -> None:
+    pass
+
+
 def train(
     session: Session,
     n_steps: int,
     rule: LrRule,
     weights: Callable[[Session], AbstractContextManager[None]] = _weights_as_they_are,
+    trained: Callable[[float], None] = _unused,
 ) -> Curve:
     """Trains for `n_steps` optimizer steps, validating at evenly spaced steps and at the end.
 
     `weights` puts those weights in place that are to be validated and judged, such as an average, while its context
-    is open.
+    is open. `trained` is given the training loss of every step after its update, and may change model and optimizer.
     """
     started = time.perf_counter()
     curve = Curve()
@@ -115,9 +120,11 @@ def train(
         total = 0.0
         for step in interval:
             set_lr(session.optimizer, rule.lr(step))
-            total += train_step(session, next(batches))
+            loss = train_step(session, next(batches))
+            total += loss
             if not math.isfinite(total):
                 break
+            trained(loss)
         val_loss = final = math.nan
         if math.isfinite(total):
             with weights(session):

@@ -63,9 +63,13 @@ class Variant:
     def run(self, workload: Workload, lr: float | None, n_steps: int, seed: int) -> Curve:
         """Trains one run; its `lr` is none of ours to choose."""
         assert lr is None
+        return self.job(workload, n_steps, seed, LocalTransport())
+
+    def job(self, workload: Workload, n_steps: int, seed: int, transport: LocalTransport) -> Curve:
+        """Trains one run as the job of a server."""
         session = workload.build(seed)
         started = time.perf_counter()
-        tuner = self.tuner(session, workload, n_steps, seed, LocalTransport())
+        tuner = self.tuner(session, workload, n_steps, seed, transport)
         for batch in tuner.batches(session.batches()):
             loss = session.loss(batch)
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
@@ -91,6 +95,7 @@ VARIANTS: dict[str, Variant] = {
     "budget": Variant("budget"),
     "budget, ending zero": Variant("budget", TO_ZERO),
     "autolrs": Variant("autolrs"),
+    "hypergradient": Variant("hypergradient"),
     # Sensitivity: the range moved or widened tenfold.
     "budget, range x10": Variant("budget", TO_ZERO, low=10, high=10),
     "budget, range /10": Variant("budget", TO_ZERO, low=0.1, high=0.1),

@@ -57,8 +57,8 @@ class Tuner(Driver):
                 initialised. Every rank makes its tuner with the same arguments; see docs/training-loops/distributed.md.
             population: whether the ranks try different candidates at the same time, each on a rank's batches, so that a
                 search takes less time; for DistributedDataParallel. See docs/training-loops/distributed.md.
-            **job: server, credentials, total_steps, total_time_s, lr_bounds, policy, policy_options, name, family,
-                seed, timeout_s, strict, observers, transport; see `lrpilot.run.options.JobOptions`.
+            **job: server, credentials, total_steps, total_time_s, stop_when, lr_bounds, policy, policy_options, name,
+                family, seed, record, timeout_s, strict, observers, transport; see `lrpilot.run.options.JobOptions`.
 
         Raises:
             ConfigError: an argument can't be accepted.

@@ -53,6 +53,7 @@ POLICIES: dict[str, dict[str, Any]] = {
     "grid": {},
     "hypergradient": {"every": 100},
     "open_ended": {"first_stage": 100},
+    "refined": {},
 }
 """By name: the options."""
 

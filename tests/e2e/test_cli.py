@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import json
 import socket
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import lrpilot
 import pytest
+from lrpilot.wire.schedule_data import Measured
 
 from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, config
 from tests.support.servers import fork_server, wire_client
@@ -28,7 +30,9 @@ COMMANDS = [
     "jobs",
     "show",
     "export",
+    "stretch",
     "plot",
+    "refine",
     "cancel",
     "extend",
     "anneal",
@@ -188,6 +192,27 @@ def test_export_writes_a_schedule_that_can_be_replayed(world: World, tmp_path: P
     assert schedule.job_id == world.finished
     assert len(schedule.losses) == schedule.n_steps
     assert schedule.n_steps + sum(len(probe.losses) for probe in schedule.probes) == 200
+
+
+def test_refine_writes_a_schedule_that_can_be_replayed(world: World, tmp_path: Path) -> None:
+    """Of a file, to which norms were added."""
+    file, output, picture = tmp_path / "exported.json", tmp_path / "refined.json", tmp_path / "refined.png"
+    world.run("export", world.finished, "-o", file)
+    schedule = lrpilot.Schedule.load(file)
+    measures = (Measured("gradient_norm", tuple(1.0 + step for step in range(schedule.n_steps))),)
+    dataclasses.replace(schedule, measures=measures).save(file)
+    result = world.run("refine", file, "-o", output, "--plot", picture, "--steps", 50, "--optimizer", "sgd")
+    assert (result.returncode, result.stderr) == (0, "")
+    refined = lrpilot.Schedule.load(output)
+    assert (refined.n_steps, refined.job_id) == (50, world.finished)
+    assert max(refined.lrs()) == pytest.approx(max(schedule.lrs()))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_job_without_norms_is_not_refined(world: World, tmp_path: Path) -> None:
+    result = world.run("refine", world.finished[:8], "-o", tmp_path / "refined.json")
+    assert_fails(result, 2, "no gradient_norm", "record=")
+    assert not list(tmp_path.iterdir())
 
 
 def test_plot_draws_a_picture(world: World, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import pytest
 import torch
 from lrpilot import Credentials
 from lrpilot.backends.torch.backend import TorchBackend
-from lrpilot.errors import RefusedError
+from lrpilot.errors import ConfigError, RefusedError
+from lrpilot.schedule.schedule import Schedule
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.tuner import Tuner
@@ -235,3 +236,33 @@ def test_a_report_with_measures_that_are_wrong_is_refused_and_the_job_goes_on(co
         config.measures[:] = ["not a name"]
         with pytest.raises(RefusedError, match="measures"):
             transport.create_job(pb.CreateJobRequest(request_id="2", config=config), 10.0)
+
+
+def test_what_is_recorded_is_measured_at_committed_steps_whatever_the_policy_and_stays_with_the_schedule(
+    connection: dict[str, Any], tmp_path: Path
+) -> None:
+    measured = Training()
+    with Tuner(measured.model, measured.optimizer, record=(NORM,), **job("budget"), **connection) as tuner:
+        measured.run(tuner)
+        entries = [entry for entry in history(tuner) if entry.HasField("report")]
+        full = pb.GetScheduleRequest(job_id=tuner.job_id, view=pb.SCHEDULE_VIEW_FULL)
+        response = tuner._session._outbox._transport.get_schedule(full, 10.0)  # type: ignore[union-attr]
+        schedule = tuner.schedule
+    assert all(bool(entry.report.measures) == entry.committed for entry in entries)
+    committed = schedule.measured(NORM)
+    assert committed == tuple(measured.norms[-schedule.n_steps :])
+    assert Schedule.from_response(response).measured(NORM) == committed
+    schedule.save(tmp_path / "schedule.json")
+    assert Schedule.load(tmp_path / "schedule.json") == schedule
+
+
+@pytest.mark.parametrize(
+    ("record", "error", "words"),
+    [(("secrets",), RefusedError, "recorded.*secrets.*gradient_norm"), ("gradient_norm", ConfigError, "a string")],
+)
+def test_what_can_not_be_recorded_is_refused(
+    connection: dict[str, Any], record: Any, error: type[Exception], words: str
+) -> None:
+    measured = Training()
+    with pytest.raises(error, match=words):
+        Tuner(measured.model, measured.optimizer, record=record, **job("budget"), **connection)

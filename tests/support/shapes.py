@@ -23,6 +23,7 @@ SHAPES = tuple(
             "power_scheduler(0.2, 0.51)",
             "step(0.3, 0.25, 0.5)",
             "one_cycle",
+            "infinite(0.1, 0.3, 0.2)",
             "points(0, 0.2, 0.25, 1, 0.25, 0.4, 0.6, 0.9, 1, 0.1)",
             "wsd(0.2)",
             "wsd/one_minus_sqrt(0.5)",
@@ -33,7 +34,9 @@ SHAPES = tuple(
         ),
     )
 )
-FALLING = tuple(shape for shape in SHAPES if not {"one_cycle", "points", "warmed"} & set(shape.name.split("/")))
+FALLING = tuple(
+    shape for shape in SHAPES if not {"one_cycle", "infinite", "points", "warmed"} & set(shape.name.split("/"))
+)
 """Those that begin at their highest LR and never rise."""
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 from lrpilot.errors import LRPilotError, RefusedError, ScheduleError
 
-from tuner_server.cli import config, db, demo, job, jobs, plan, projects, report, serve, tokens, watch
+from tuner_server.cli import config, db, demo, forecast, job, jobs, plan, projects, refine, report, serve, tokens, watch
 from tuner_server.core.errors import InvalidInputError, TunerError
 
 app = typer.Typer(
@@ -20,7 +20,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for part in (serve.app, config.app, job.app, plan.app, watch.app, report.app, demo.app):
+for part in (serve.app, config.app, job.app, plan.app, watch.app, refine.app, report.app, forecast.app, demo.app):
     app.add_typer(part)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(db.app, name="db")

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 from google.protobuf import json_format
+from lrpilot.errors import ScheduleError
+from lrpilot.schedule.schedule import Schedule
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.unsearched import probe_steps
 from rich.console import Console
@@ -57,6 +59,24 @@ def export(
     schedule = full_schedule(server, job)
     with writing(output):
         schedule.save(output)
+
+
+@app.command(epilog="Example: `lrpilot stretch schedule.json --steps 20000 -o longer.json`")
+def stretch(
+    file: Annotated[Path, typer.Argument(help="A saved schedule, as `lrpilot export` writes it.")],
+    steps: Annotated[int, typer.Option(help="The steps of the other run, at least 1.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")],
+    length_exponent: Annotated[
+        float, typer.Option(help="Multiply the LRs by (old steps / new steps)^this; 0: they stay.")
+    ] = 0.0,
+) -> None:
+    """Write a saved schedule for a run of another length: every part keeps its share of the steps."""
+    try:
+        stretched = Schedule.load(file).stretched(steps, length_exponent=length_exponent)
+    except OSError as error:
+        raise ScheduleError(f"{file}: {error.strerror}") from error
+    with writing(output):
+        stretched.save(output)
 
 
 @app.command(epilog="Example: `lrpilot plot 3f2a -o schedule.png`")

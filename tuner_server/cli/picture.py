@@ -21,8 +21,10 @@ from tuner_server.history import lr_sensitivity
 from tuner_server.history.from_wire import job_and_history
 from tuner_server.history.headline import headline
 from tuner_server.history.numbers import count, number, steps
+from tuner_server.history.outlook import outlook_of_job
 from tuner_server.history.setback import setback
 from tuner_server.history.stage import Probe, Span, Stage
+from tuner_server.history.stopping import stopping
 from tuner_server.history.timeline import Timeline, timeline
 from tuner_server.history.verdict import verdict
 
@@ -48,7 +50,9 @@ def picture(job: pb.Job, history: Timeline) -> RenderableType:
     state = job_and_history(pb.GetScheduleResponse(job=job))[0].state
     said = verdict(state, history)
     how = f"{said.words}. {said.why}".strip()
-    return Group(Text(f"\n{headline(state, history)}\n\n{how}\n"), *_parts(history, live=state.status.live))
+    ahead = outlook_of_job(state, history)
+    words = "\n\n".join([headline(state, history), how, *([] if ahead is None else [ahead.words])])
+    return Group(Text(f"\n{words}\n"), *_parts(history, live=state.status.live))
 
 
 def _parts(history: Timeline, *, live: bool) -> Iterator[RenderableType]:
@@ -56,6 +60,7 @@ def _parts(history: Timeline, *, live: bool) -> Iterator[RenderableType]:
     if chosen:
         yield _stages(chosen)
         yield from (Text(f"{words}\n") for words in map(_setback, chosen) if words)
+        yield from (Text(f"{words}\n") for words in map(_stopping, chosen) if words)
         told = [words for words in map(lr_sensitivity.words, chosen) if words]
         yield from (Text(f"{words}\n") for words in told[-1:])
     else:
@@ -78,6 +83,12 @@ def _setback(stage: Stage) -> str:
     return setback(stage, undoing)
 
 
+def _stopping(stage: Stage) -> str:
+    """Why a stage is the annealing that ends the run before its end; empty if it is none."""
+    evidence = None if stage.decision is None else stage.decision.stopping
+    return "" if evidence is None else stopping(evidence)
+
+
 def _search(probes: Sequence[Probe], *, live: bool) -> Table:
     """The LRs that a search which goes on, or was not finished, has tried."""
     table = Table("LR tried", "steps", "loss so far", "", box=box.SIMPLE, title="search", title_justify="left")
@@ -86,6 +97,7 @@ def _search(probes: Sequence[Probe], *, live: bool) -> Table:
         if probe.span is not None:
             n_steps, loss = count(probe.span.n_steps), number(float(probe.span.losses[-LAST_LOSSES:].mean()))
             outcome = "diverged" if probe.diverged else "not repeatable" if probe.unrepeatable else ""
+            outcome = "ended early" if probe.warned else outcome
         table.add_row(_tried(probe), n_steps, loss, outcome)
     return table
 

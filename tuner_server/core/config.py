@@ -44,6 +44,21 @@ class LrBounds(Value):
         return math.sqrt(self.min * self.max)
 
 
+class StopWhen(Value):
+    """What is still worth going on for. A run that would gain no more is annealed at once, and ends."""
+
+    gain: float | None = pydantic.Field(default=None, gt=0, allow_inf_nan=False)
+    """So much of the validation loss."""
+    share: float | None = pydantic.Field(default=None, gt=0, lt=1)
+    """This part of what the run has gained by then, from its first validation on."""
+
+    @pydantic.model_validator(mode="after")
+    def _one_measure(self) -> StopWhen:
+        if (self.gain is None) == (self.share is None):
+            raise ValueError('give one of gain and share: stop_when=0.01 for a loss, stop_when="1%" for a share')
+        return self
+
+
 class JobConfig(Value):
     """A job, as its client describes it. `policy` and its options are checked by `core.policies`."""
 
@@ -65,10 +80,14 @@ class JobConfig(Value):
     """Whether the client can validate."""
     measures: Measures = ()
     """What the client can measure at every step besides the loss, by name."""
+    recorded: Measures = ()
+    """What of it is measured at every committed step, whatever the policy asks for."""
     members: int = pydantic.Field(default=1, ge=1, le=MAX_MEMBERS)
     """How many probes the client can try at the same time. With several, each is tried on a replica of the model."""
     has_average: bool = False
     """Whether the client can keep an average of the weights."""
+    stop_when: StopWhen | None = None
+    """None: the run goes on to its end, whatever that gains."""
 
     @pydantic.model_validator(mode="after")
     def _storable(self) -> JobConfig:
@@ -81,6 +100,25 @@ class JobConfig(Value):
     def _one_end(self) -> JobConfig:
         if self.total_steps is not None and self.total_time_s is not None:
             raise ValueError(f"total_time_s: {self.total_time_s:g} beside total_steps {self.total_steps}; give one")
+        return self
+
+    @pydantic.field_validator("recorded")
+    @classmethod
+    def _can_be_measured(cls, recorded: Measures, info: pydantic.ValidationInfo) -> Measures:
+        known = info.data.get("measures", ())
+        if unknown := sorted(set(recorded) - set(known)):
+            there_is = f"give some of {', '.join(known)}" if known else "leave it out"
+            raise ValueError(f"this client can't measure {', '.join(unknown)}; {there_is}")
+        if len(set(recorded)) < len(recorded):
+            raise ValueError("a name is there twice; give each once")
+        return recorded
+
+    @pydantic.model_validator(mode="after")
+    def _validates_to_stop(self) -> JobConfig:
+        if self.stop_when is not None and not self.has_validation:
+            raise ValueError("stop_when: it goes by validation losses, and this job has none; give the tuner validate")
+        if self.stop_when is not None and self.total_time_s is not None:
+            raise ValueError("stop_when: it counts in steps, and total_time_s does not tell how many; give total_steps")
         return self
 
     @pydantic.model_validator(mode="after")

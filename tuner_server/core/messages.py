@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated
 
 import pydantic
+from lrpilot.schedules.batch_size import lr_factor
 from lrpilot.wire.directive_steps import bar_begins, validations_left
 
 # What clients read alike is part of the messages, too.
@@ -25,15 +26,12 @@ from lrpilot.wire.plan_change import ChangeOrigin as ChangeOrigin
 from lrpilot.wire.weights import Weights as Weights
 
 from tuner_server.core.profiles import ProfileField
-
-# Losses may be NaN or infinite (a probe that diverged): JSON has no such numbers, so they are written as strings.
-_CONFIG = pydantic.ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
-
-class Value(pydantic.BaseModel):
-    """The base of all values of the core: frozen, strict about its fields, JSON without loss."""
-
-    model_config = _CONFIG
+from tuner_server.core.stop_evidence import Stopping
+from tuner_server.core.values import Lr as Lr
+from tuner_server.core.values import Number
+from tuner_server.core.values import Steps as Steps
+from tuner_server.core.values import Text as Text
+from tuner_server.core.values import Value as Value
 
 
 class BatchSource(enum.StrEnum):
@@ -43,22 +41,16 @@ class BatchSource(enum.StrEnum):
     REPLAYED = "replayed"
 
 
-Steps = Annotated[int, pydantic.Field(ge=0, le=MAX_STEPS)]
 LOSS_WINDOW = 10
 """Committed losses that are averaged for "the loss", as in the published code's logs: one batch says little."""
 MAX_MEASURES = 16
 """Measures of a job: each adds as much to every report as the losses do."""
-Text = Annotated[str, pydantic.Field(pattern=r"^[^\x00]*$")]
-"""PostgreSQL keeps no NUL character in a text."""
 LONGEST_PROFILE = 2**62
 """Length and offset of a profile are int64 on the wire, and so is what is left of it after further steps."""
 DirectiveNumber = Annotated[int, pydantic.Field(ge=0, le=2**63 - 1)]
 """It is an int64 on the wire."""
 StageNumber = Annotated[int, pydantic.Field(ge=-1, le=2**31 - 1)]
 """It is an int32 on the wire; -1: no stage."""
-Number = Annotated[float, pydantic.Field(allow_inf_nan=False)]
-Lr = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
-"""An LR at which something moves, or a factor of one."""
 MeasureName = Annotated[str, pydantic.Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 """It becomes the name of a column where measures are exported."""
 Measures = Annotated[tuple[MeasureName, ...], pydantic.Field(max_length=MAX_MEASURES)]
@@ -99,7 +91,7 @@ class PlanChange(Value):
         """What the LR is multiplied by, as a first guess: the batch size's power, within `LARGEST_LR_FACTOR`."""
         if self.batch_factor is None:
             return 1.0
-        factor = math.pow(self.batch_factor, self.batch_scaling.power)
+        factor = lr_factor(self.batch_factor, self.batch_scaling)
         return min(max(factor, 1.0 / LARGEST_LR_FACTOR), LARGEST_LR_FACTOR)
 
 
@@ -401,3 +393,5 @@ class Decision(Value):
     """None: nothing was asked of the search."""
     extrapolation: Extrapolation | None = None
     """What the best candidate was judged by; None: it was measured, or nothing is committed yet."""
+    stopping: Stopping | None = None
+    """Why the run is annealed before its end; None: it is not, or somebody asked for that."""

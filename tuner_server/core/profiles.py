@@ -13,6 +13,12 @@ def _shape(value: Any) -> Any:
     return Shape.parse(value) if isinstance(value, str) else value
 
 
+def _leads_to_zero(shape: Shape) -> Shape:
+    """Refuses a shape that is no way to zero. Raises: ValueError."""
+    shape.weight(1.0)
+    return shape
+
+
 def _profile(value: Any) -> Any:
     """The fields of a profile with its shape's text read; anything else is left as it is."""
     return {**value, "shape": _shape(value.get("shape"))} if isinstance(value, dict) else value
@@ -25,5 +31,7 @@ def _plain(profile: Profile, handler: pydantic.SerializerFunctionWrapHandler) ->
 
 ShapeField = Annotated[Shape, pydantic.BeforeValidator(_shape), pydantic.PlainSerializer(str, return_type=str)]
 """A shape, which is a text such as `rex(0.9)` in JSON."""
+DecayField = Annotated[ShapeField, pydantic.AfterValidator(_leads_to_zero)]
+"""A shape that may lead from an LR to zero."""
 ProfileField = Annotated[Profile, pydantic.BeforeValidator(_profile), pydantic.WrapSerializer(_plain)]
 """A profile whose shape is a text in JSON."""

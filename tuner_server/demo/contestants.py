@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-from lrpilot.wire.profile import Shape
-
 BATCH_SIZE = 64
 MAX_SHIFT = 2
 """How far a training image is shifted along either axis, in pixels; the digits keep a margin of four."""
@@ -35,15 +33,15 @@ class Tuned:
 class Scheduled:
     """A run that follows a shape from `BASE_LR` over all its steps."""
 
-    shape: Shape
+    shape: str
     end_lr: float
 
 
 CONTESTANTS: dict[str, Tuned | Scheduled] = {
     "autolrs": Tuned("autolrs", "schedule"),
     "budget": Tuned("budget", "schedule-budget"),
-    "constant": Scheduled(Shape.CONSTANT, BASE_LR),
-    "cosine": Scheduled(Shape.COSINE, 0.0),
-    "linear decay": Scheduled(Shape.LINEAR, 0.0),
+    "constant": Scheduled("constant", BASE_LR),
+    "cosine": Scheduled("cosine", 0.0),
+    "linear decay": Scheduled("linear", 0.0),
 }
 """The contestants by name, in the order in which they run."""

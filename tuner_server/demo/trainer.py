@@ -15,7 +15,7 @@ from pathlib import Path
 
 import lrpilot
 import torch
-from lrpilot.wire.profile import Profile
+from lrpilot.wire.profile import Profile, Shape
 from torch import Tensor
 from torch.nn import functional
 
@@ -38,7 +38,7 @@ class ScheduledRun:
     def __init__(self, optimizer: torch.optim.Optimizer, schedule: Scheduled, n_steps: int) -> None:
         self._optimizer = optimizer
         self._n_steps = n_steps
-        self._profile = Profile(schedule.shape, BASE_LR, schedule.end_lr, n_steps)
+        self._profile = Profile(Shape.parse(schedule.shape), BASE_LR, schedule.end_lr, n_steps)
         self.committed_step = 0
         self._set_lr()
 

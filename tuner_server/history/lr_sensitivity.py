@@ -1,7 +1,7 @@
 """What an LR that is off would cost, by a search's own evidence: its probes, and the surrogate between them.
 
 It is told as a part of what the best probe gained, which has no unit (`core.laws.lr_sensitivity`), and holds over a
-probe: a longer run may bear less.
+probe: a longer run loses less by an LR that is too low (docs/methods/stability.md).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class LrSensitivity:
 
     @property
     def words(self) -> str:
-        """Both parts, as a sentence."""
+        """Both parts, in words."""
         parts = [
             (f"{'a third of' if factor < 1 else 'three times'} the best LR", part)
             for factor, part in ((1 / FACTOR, self.lower), (FACTOR, self.higher))
@@ -55,7 +55,8 @@ class LrSensitivity:
         ]
         (lr, part), *others = parts
         words = f"Over a probe {lr} would lose {share(part, 1.0)} of what the best one gained"
-        return f"{words}{''.join(f', and {lr} {share(part, 1.0)}' for lr, part in others)}."
+        longer = " A longer run loses less by too low an LR." if self.lower is not None else ""
+        return f"{words}{''.join(f', and {lr} {share(part, 1.0)}' for lr, part in others)}.{longer}"
 
 
 def words(stage: Stage) -> str:

@@ -17,6 +17,7 @@ from tuner_server.history.method import Correction, correction
 from tuner_server.history.numbers import count, number, steps, told_apart, with_error
 from tuner_server.history.setback import setback
 from tuner_server.history.stage import Stage
+from tuner_server.history.stopping import stopping
 
 
 def why(stage: Stage, config: JobConfig) -> str:
@@ -39,7 +40,7 @@ def _why(stage: Stage, config: JobConfig) -> str:
         return _so_far(stage)
     if not stage.candidates:
         return _unsearched(stage, config)
-    sentences = [_tried(stage), _committed(stage, config), _runner_up(stage), _diverged(stage.candidates)]
+    sentences = [_tried(stage), _committed(stage, config), _runner_up(stage), _diverged(stage), _warnings(stage)]
     return " ".join(filter(None, [*sentences, _expected(stage), _forecast_tested(stage)]))
 
 
@@ -114,7 +115,9 @@ def _replanned(stage: Stage, directive: Directive, change: PlanChange) -> str:
     reason = directive.reason if stage.decision is None else stage.decision.reason
     reason = reason.removeprefix(because(change)).removeprefix(": ")
     words = f"LR {number(stage.lr)} was committed for {steps(directive.n_steps)}"
-    return f"{words}: {reason}." if reason else f"{words}."
+    words = f"{words}: {reason}." if reason else f"{words}."
+    evidence = None if stage.decision is None else stage.decision.stopping
+    return words if evidence is None else f"{words} {stopping(evidence)}"
 
 
 def _never_sought(stage: Stage, directive: Directive) -> str:
@@ -206,11 +209,23 @@ def _runner_up(stage: Stage) -> str:
     return f"Next came {number(second.lr)} with {told_apart(best.forecast, second.forecast)[1]}."
 
 
-def _diverged(candidates: Sequence[Candidate]) -> str:
-    lrs = [number(lr) for lr in sorted(candidate.lr for candidate in candidates if candidate.diverged)]
-    if not lrs or len(lrs) == len(candidates):
+def _diverged(stage: Stage) -> str:
+    diverged = [candidate for candidate in stage.candidates if candidate.diverged]
+    warned = {probe.directive.number for probe in stage.tried if probe.warned}
+    lrs = [number(lr) for lr in sorted(c.lr for c in diverged if c.directive_number not in warned)]
+    if not lrs or len(diverged) == len(stage.candidates):
         return ""
     return f"LR {lrs[0]} diverged." if len(lrs) == 1 else f"LRs {', '.join(lrs[:-1])} and {lrs[-1]} diverged."
+
+
+def _warnings(stage: Stage) -> str:
+    """What early warnings showed in the probes that had some."""
+    sentences = []
+    for probe in stage.tried:
+        if probe.span is not None and probe.span.note and not probe.unrepeatable:
+            of = f"The probe of LR {number(probe.lr)}"
+            sentences.append(f"{of} {'ended early' if probe.warned else 'came to its end'}: {probe.span.note}.")
+    return " ".join(sentences)
 
 
 def _forecast_tested(stage: Stage) -> str:

@@ -48,6 +48,8 @@ class Span:
     """What was measured besides the loss, by name: one value a step."""
     ending: Ending | None = None
     """What came of the average of the weights; None: there was none, or this is not its end."""
+    note: str = ""
+    """What the client saw in it, for people; empty: nothing that is to be told."""
 
     @property
     def n_steps(self) -> int:
@@ -85,6 +87,11 @@ class Probe:
     def diverged(self) -> bool:
         """Whether its loss went out of bounds."""
         return self.span is not None and self.span.outcome is Outcome.DIVERGED
+
+    @property
+    def warned(self) -> bool:
+        """Whether it was ended by an early warning, before its loss went out of bounds."""
+        return self.diverged and self.span is not None and bool(self.span.note)
 
     @property
     def unrepeatable(self) -> bool:

@@ -7,6 +7,7 @@ and jobs with the same budget end at the same place. Probes that were tried at t
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
@@ -24,6 +25,7 @@ from tuner_server.core.messages import (
 )
 from tuner_server.core.stages.committed import too_few
 from tuner_server.history.changes import PlanMark, overlooked
+from tuner_server.history.committed_run import CommittedRun
 from tuner_server.history.stage import Probe, Span, Stage
 from tuner_server.history.thinning import FloatArray
 from tuner_server.storage import Entry
@@ -68,6 +70,11 @@ class Timeline:
         """The run step from which on the losses are of the same data, as far as anybody has said otherwise."""
         replans = [mark.step for mark in self.changes if mark.change.kind is ChangeKind.REPLAN]
         return replans[-1] if replans else 0
+
+    @functools.cached_property
+    def committed_run(self) -> CommittedRun:
+        """What stayed, as the laws of loss curves read it."""
+        return CommittedRun.of_spans(self.spans, self.first_comparable_step)
 
     def committed_losses(self, first_step: int = 0) -> FloatArray:
         """(m,) of the committed steps from a run step on, in order."""
@@ -127,6 +134,7 @@ def _span(entry: Entry, run_steps: int, committed_steps: int, kept: bool) -> Spa
         validations=tuple(v for v in report.validations if math.isfinite(v.loss)),
         measures=report.measures,
         ending=report.ending,
+        note=report.note,
     )
 
 

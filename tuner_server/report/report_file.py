@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from tuner_server.history.outlook import outlook_of_job
 from tuner_server.history.thinning import Window
 from tuner_server.history.timeline import Timeline
 from tuner_server.storage import StoredJob
@@ -33,6 +34,7 @@ def report_html(job: StoredJob, found: Timeline) -> str:
         "report.html",
         job=view,
         overview=overview(found),
+        outlook=outlook_of_job(job.state, found),
         style=Markup((STATIC / "style.css").read_text(encoding="utf-8")),
         theme=_script((STATIC / "theme.js").read_text(encoding="utf-8")),
         scripts=[_script(path.read_text(encoding="utf-8")) for path in (plotly_js(), *SCRIPTS)],

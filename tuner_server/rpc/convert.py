@@ -72,7 +72,8 @@ STATES: Mapping[Status, pb.JobState.ValueType] = {
     Status.FAILED: pb.JOB_STATE_FAILED,
 }
 
-MAX_OPTIONS_BYTES = 16 * 2**10
+MAX_OPTIONS_BYTES = 32 * 2**10
+"""A shape of lines through as many points as it may have fits."""
 MAX_OPTIONS_DEPTH = 8
 MAX_OPTION = 1e12
 """The largest number of a policy's options: far more than any policy has."""
@@ -92,6 +93,7 @@ def config_from_pb(message: pb.JobConfig) -> JobConfig:
         "seed": message.seed,
         "has_validation": message.has_validation,
         "measures": tuple(message.measures),
+        "recorded": tuple(message.recorded),
         "members": message.members or 1,
         "has_average": message.has_average,
     }
@@ -99,6 +101,9 @@ def config_from_pb(message: pb.JobConfig) -> JobConfig:
         fields["total_steps"] = message.total_steps
     if message.HasField("total_time_s"):
         fields["total_time_s"] = message.total_time_s
+    if message.HasField("stop_when"):
+        worth = message.stop_when.WhichOneof("worth")
+        fields["stop_when"] = {} if worth is None else {worth: getattr(message.stop_when, worth)}
     if message.HasField("lr_bounds"):
         fields["lr_bounds"] = {"min": message.lr_bounds.min, "max": message.lr_bounds.max}
     return JobConfig.checked(**fields)
@@ -119,9 +124,12 @@ def config_to_pb(config: JobConfig) -> pb.JobConfig:
         seed=config.seed,
         has_validation=config.has_validation,
         measures=config.measures,
+        recorded=config.recorded,
         members=config.members if config.members > 1 else 0,
         has_average=config.has_average,
     )
+    if config.stop_when is not None:
+        message.stop_when.CopyFrom(pb.StopWhen(**config.stop_when.model_dump(exclude_none=True)))
     if config.lr_bounds is not None:
         message.lr_bounds.CopyFrom(pb.LrBounds(min=config.lr_bounds.min, max=config.lr_bounds.max))
     return message
@@ -188,7 +196,7 @@ def directive_from_pb(message: pb.Directive) -> Directive:
             alongside=tuple(map(directive_from_pb, message.alongside)),
             taken_along=message.taken_along,
             apart=message.apart,
-            change=change_from_pb(message.change, "change") if message.HasField("change") else None,
+            change=change_from_pb(message.change, "change", told=True) if message.HasField("change") else None,
             average=_average_from_pb(message.average) if message.HasField("average") else None,
             round=_round_from_pb(message.round) if message.HasField("round") else None,
             reason=message.reason,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lrpilot.v1 import tuner_pb2 as pb
 
 from tuner_server.core.messages import Asked, Candidate, Decision, Extrapolation, PosteriorCurve, Setback
+from tuner_server.core.stop_evidence import Stopping
 from tuner_server.rpc.untrusted import optional, read_as
 
 
@@ -26,6 +29,7 @@ def decision_from_pb(message: pb.Decision) -> Decision:
             lowered_by=optional(message, "lowered_by"),
             asked=_asked_from_pb(message.asked) if message.HasField("asked") else None,
             extrapolation=_extrapolation_from_pb(message.extrapolation) if message.HasField("extrapolation") else None,
+            stopping=_stopping_from_pb(message.stopping) if message.HasField("stopping") else None,
         )
 
 
@@ -47,6 +51,7 @@ def decision_to_pb(number: int, decision: Decision) -> pb.Decision:
         lowered_by=decision.lowered_by,
         asked=_asked_to_pb(decision.asked) if decision.asked else None,
         extrapolation=_extrapolation_to_pb(decision.extrapolation) if decision.extrapolation else None,
+        stopping=pb.Stopping(**dict(decision.stopping)) if decision.stopping else None,
     )
 
 
@@ -119,3 +124,13 @@ def _extrapolation_from_pb(message: pb.Extrapolation) -> Extrapolation:
 
 def _extrapolation_to_pb(curve: Extrapolation) -> pb.Extrapolation:
     return pb.Extrapolation(forecaster=curve.forecaster, horizon=curve.horizon, losses=curve.losses)
+
+
+def _stopping_from_pb(message: pb.Stopping) -> Stopping:
+    with read_as("decision.stopping"):
+        return Stopping.model_validate({name: _plain(getattr(message, name)) for name in Stopping.model_fields})
+
+
+def _plain(value: Any) -> Any:
+    """A field of a message; a repeated one as a tuple."""
+    return value if isinstance(value, (int, float)) else tuple(value)

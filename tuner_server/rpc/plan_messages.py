@@ -10,19 +10,20 @@ from tuner_server.core.messages import MAX_CHANGE_REASON, PlanChange
 from tuner_server.rpc.untrusted import known, optional, read_as, text
 
 
-def change_from_pb(message: pb.PlanChange, field: str = "report.change") -> PlanChange:
+def change_from_pb(message: pb.PlanChange, field: str = "report.change", *, told: bool = False) -> PlanChange:
     """A change that is asked for.
 
     Args:
         message: the change.
         field: what it is called in errors.
+        told: whether a server tells of it: it may be its policy's own, then.
 
     Raises:
         InvalidInputError: a value is unknown, or impossible.
     """
     origin = message.origin or pb.PLAN_CHANGE_ORIGIN_CLIENT
     scaling = message.batch_scaling or pb.BATCH_SCALING_SQRT
-    if origin == pb.PLAN_CHANGE_ORIGIN_POLICY:
+    if origin == pb.PLAN_CHANGE_ORIGIN_POLICY and not told:
         raise InvalidInputError.of(f"{field}.origin", "only the server's own policy has that one")
     with read_as(field):
         return PlanChange(

@@ -32,7 +32,7 @@ from tuner_server.storage import Entry, Page, Storage, StoredJob
 MAX_REQUEST_ID = 200
 FAMILY_JOBS = 20
 """Jobs of a family that a new one learns from, the newest: older ones would weigh next to nothing."""
-_LATER_FIELDS = ("measures", "change", "ending", "has_average", "total_time_s", "members")
+_LATER_FIELDS = ("measures", "recorded", "change", "ending", "has_average", "total_time_s", "members", "stop_when")
 """Fields of reports and configs that came after the first release."""
 
 

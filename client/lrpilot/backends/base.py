@@ -31,6 +31,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lrpilot.errors import ConfigError
+
 if TYPE_CHECKING:
     from lrpilot.backends.weight_average import WeightAverage
 
@@ -99,6 +101,20 @@ class Backend(abc.ABC):
         It is called between updates, often after every one of them, so it should wait for no device. An LR of 0 is
         allowed, and the ratios survive it.
         """
+
+    def scale_betas(self, batch_factor: float, *, only_check: bool = False) -> None:
+        """Scales Adam's betas and eps to a batch `batch_factor` times as large (`lrpilot.schedules.scaled_adam`).
+
+        It is called between updates, before a snapshot is taken. They are part of what `take` remembers.
+
+        Args:
+            batch_factor: the new batch size over the old one.
+            only_check: nothing is scaled; what could not be is refused all the same.
+
+        Raises:
+            ConfigError: the optimizer has none, or they can't be scaled so far.
+        """
+        raise ConfigError("scale_betas: the betas of this framework's optimizers can't be scaled; leave it out")
 
     @abc.abstractmethod
     def take(self, data: Sequence[object] = ()) -> None:

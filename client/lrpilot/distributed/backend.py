@@ -73,6 +73,10 @@ class DistributedBackend(Backend):
         """Sets the LR on this rank."""
         self._own.set_lr(lr)
 
+    def scale_betas(self, batch_factor: float, *, only_check: bool = False) -> None:
+        """Scales them on this rank."""
+        self._own.scale_betas(batch_factor, only_check=only_check)
+
     def take(self, data: Sequence[object] = ()) -> None:
         """Remembers what lies on this rank: shards, where the model is sharded.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from lrpilot.backends.base import Backend
 from lrpilot.credentials import Credentials
 from lrpilot.distributed.session import SharedSession
+from lrpilot.errors import ConfigError
 from lrpilot.run.observer import Observer
 from lrpilot.run.options import TIMEOUT_S
 from lrpilot.run.replanning import ReplannableRunner
@@ -49,12 +50,14 @@ class Driver(ReplannableRunner):
         credentials: Credentials | None = None,
         total_steps: int | None = None,
         total_time_s: float | None = None,
+        stop_when: float | str | None = None,
         lr_bounds: tuple[float, float] | None = None,
         policy: str | None = None,
         policy_options: Mapping[str, Any] | None = None,
         name: str = "",
         family: str = "",
         seed: int = 0,
+        record: Sequence[str] = (),
         timeout_s: float = TIMEOUT_S,
         strict: bool = False,
         adopt: bool = True,
@@ -86,11 +89,13 @@ class Driver(ReplannableRunner):
             policy_options=policy_options,
             total_steps=total_steps,
             total_time_s=total_time_s,
+            stop_when=stop_when,
             lr_bounds=lr_bounds,
             base_lr=self._lr.now,
             seed=seed,
             has_validation=backend.has_validation,
             measures=backend.measures,
+            recorded=_names(record),
             members=self._members if self._members > 1 else 0,
             has_average=backend.average is not None,
         )
@@ -354,6 +359,13 @@ class Driver(ReplannableRunner):
                 what(observer)
             except Exception:
                 log.warning("lrpilot: %s raised; training goes on", type(observer).__name__, exc_info=True)
+
+
+def _names(record: Sequence[str]) -> tuple[str, ...]:
+    """The names of what is recorded. Raises: ConfigError: it is one string, whose letters would be taken for names."""
+    if isinstance(record, str):
+        raise ConfigError(f"record: {record!r} is a string; give names, as ({record!r},)")
+    return tuple(record)
 
 
 def _connect(server: str | None, credentials: Credentials | None) -> Transport:

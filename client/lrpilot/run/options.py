@@ -24,6 +24,10 @@ class JobOptions(TypedDict, total=False):
     """Optimizer steps of the run, search included. Default: None, until you stop, or `total_time_s` is over."""
     total_time_s: float | None
     """Seconds that the run may take, search included, in place of `total_steps`. Default: None, as long as it takes."""
+    stop_when: float | str | None
+    """What is still worth going on for: 0.01 is so much of the validation loss, "1%" that part of what the run has
+    gained. Once going on to the end would gain no more, the LR anneals at once, and the run is over. Needs `validate`.
+    Default: None, on to the end (docs/methods/stopping.md)."""
     lr_bounds: tuple[float, float] | None
     """Lowest and highest LR of the first parameter group, both above 0. Default: None, found by a range test."""
     policy: str | None
@@ -39,6 +43,9 @@ class JobOptions(TypedDict, total=False):
     """Jobs of one family resemble one another, and learn from one another (docs/families.md). Default: empty, none."""
     seed: int
     """The search's seed; the same seed, options and losses give the same schedule. Default: 0."""
+    record: Sequence[str]
+    """What is measured at every committed step and kept with the job, as ("gradient_norm",), for `lrpilot refine`,
+    `lrpilot export` and the exported steps; see `lrpilot.backends.base.Backend.measures`. Default: nothing."""
     timeout_s: float
     """Seconds: the longest wait for one decision; all waits together take at most ten times as long. Default: 30."""
     strict: bool

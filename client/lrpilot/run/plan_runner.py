@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
+from lrpilot.errors import ConfigError
 from lrpilot.run.coasting import Coasting
 from lrpilot.run.directive_runner import DirectiveRunner
+from lrpilot.run.run_plan import Waiting
 from lrpilot.session.annealing import lr_of_rest
 from lrpilot.v1 import tuner_pb2 as pb
+
+log = logging.getLogger("lrpilot")
 
 
 class PlanRunner(DirectiveRunner):
@@ -31,7 +36,7 @@ class PlanRunner(DirectiveRunner):
         while self._plan.waits and (self._finished or self._lease.committed):
             self._guarded(self._change_waiting)
 
-    def _change(self, change: pb.PlanChange, later: int | None = None) -> None:
+    def _change(self, change: pb.PlanChange, later: int | None = None, *, scales_betas: bool = False) -> None:
         """Changes the plan: at once after committed steps and after the end, else when the search is over.
 
         Where changes are held, they wait in committed steps too.
@@ -39,12 +44,13 @@ class PlanRunner(DirectiveRunner):
         Args:
             change: what is asked for.
             later: by how many steps it moves the end of the run that there is then; None: it says where to.
+            scales_betas: whether Adam's betas follow the batch size with it.
 
         Raises:
             ServerError: a decision can't be had, and `strict` is set.
         """
         self._catch_up()
-        self._plan.wait(change, later)
+        self._plan.wait(Waiting(change, later, scales_betas))
         if self._finished or (self._lease.committed and not self._holds):
             self._guarded(self._change_waiting)
 
@@ -54,15 +60,26 @@ class PlanRunner(DirectiveRunner):
             self._change_waiting()
 
     def _coast(self, error: Exception) -> None:
-        while (change := self._plan.waiting()) is not None:
-            self._plan.change(change, self._record.steps + self._lease.done)
-            self._record.replan(change, self._plan.total_steps)
+        while (waiting := self._plan.waiting()) is not None:
+            self._scale_betas(waiting)
+            self._plan.change(waiting.change, self._record.steps + self._lease.done)
+            self._record.replan(waiting.change, self._plan.total_steps)
         super()._coast(error)
 
     def _change_waiting(self) -> None:
-        change = self._plan.waiting()
-        if change is not None:
-            self._change_now(change)
+        waiting = self._plan.waiting()
+        if waiting is not None:
+            self._scale_betas(waiting)
+            self._change_now(waiting.change)
+
+    def _scale_betas(self, waiting: Waiting) -> None:
+        """Scales Adam's betas where that was asked for: before the snapshot that the change brings."""
+        if not waiting.scales_betas:
+            return
+        try:
+            self._backend.scale_betas(waiting.change.batch_factor)
+        except ConfigError as error:  # they were other ones when it was asked for
+            log.warning("lrpilot: the batch size has changed, and Adam's betas stay: %s", error)
 
     def _change_now(self, change: pb.PlanChange) -> None:
         if isinstance(self._lease, Coasting):

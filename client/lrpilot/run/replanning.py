@@ -43,7 +43,14 @@ class ReplannableRunner(ResumableRunner):
         _check_length(later, self._plan.total_steps or 0)
         self._change(pb.PlanChange(kind=pb.PLAN_CHANGE_KIND_EXTEND), later)
 
-    def replan(self, reason: str = "", *, batch_size: int | None = None, batch_scaling: str = "sqrt") -> None:
+    def replan(
+        self,
+        reason: str = "",
+        *,
+        batch_size: int | None = None,
+        batch_scaling: str = "sqrt",
+        scale_betas: bool = False,
+    ) -> None:
         """Says that the run goes on with other data, another batch size or another model: the LR follows.
 
         Call it before the first step with what is new; then draw from `batches()` of the new loader. After other data
@@ -53,9 +60,11 @@ class ReplannableRunner(ResumableRunner):
             reason: what has changed, in a sentence for people.
             batch_size: the new one, if it has changed. The old one is that of the loader, or of an earlier call.
             batch_scaling: how the LR follows the batch size: "sqrt", "linear" or "none".
+            scale_betas: whether Adam's betas and eps follow it, too (Malladi et al. 2022, arXiv 2205.10287).
 
         Raises:
-            ConfigError: a value is wrong, the batch size until now is not known, or the tuner is closed or finished.
+            ConfigError: a value is wrong, the batch size until now is not known, the betas can't be scaled so far, or
+                the tuner is closed or finished.
             ServerError: a decision can't be had, and `strict` is set.
         """
         self._refuse_closed("replan")
@@ -70,13 +79,22 @@ class ReplannableRunner(ResumableRunner):
             batch_scaling=SCALINGS[BatchScaling(batch_scaling)],
         )
         if batch_size is not None:
-            new, old = _count("batch_size", batch_size), self._plan.batch_size or self._position.batch_size
-            if old is None:
-                raise ConfigError(
-                    f"batch_size: {new}, but the loader until now does not say its own; give its `batch_size`"
-                )
-            change.batch_factor, self._plan.batch_size = new / old, new
-        self._change(change)
+            self._follow_batch_size(change, batch_size, scale_betas=scale_betas)
+        elif scale_betas:
+            raise ConfigError("scale_betas: give the new batch_size, which they follow")
+        self._change(change, scales_betas=scale_betas)
+
+    def _follow_batch_size(self, change: pb.PlanChange, batch_size: int, *, scale_betas: bool) -> None:
+        """Has a change tell of the new batch size. Raises: ConfigError: it can't be followed."""
+        new, old = _count("batch_size", batch_size), self._plan.batch_size or self._position.batch_size
+        if old is None:
+            raise ConfigError(
+                f"batch_size: {new}, but the loader until now does not say its own; give its `batch_size`"
+            )
+        change.batch_factor = new / old
+        if scale_betas:
+            self._backend.scale_betas(change.batch_factor, only_check=True)
+        self._plan.batch_size = new
 
     def anneal(self, steps: int) -> None:
         """Lets the LR fall to zero over so many steps, after which the run is over: it gives a finished model.

@@ -7,7 +7,7 @@ from google.protobuf import json_format
 from lrpilot.errors import ConfigError
 from lrpilot.v1 import tuner_pb2 as pb
 
-FIXED = ("policy", "policy_options", "total_time_s", "lr_bounds", "seed", "has_validation", "members")
+FIXED = ("policy", "policy_options", "total_time_s", "stop_when", "lr_bounds", "seed", "has_validation", "members")
 """Fields of a job that stay as they are: the search that they shaped is over, or has begun."""
 
 
@@ -52,6 +52,9 @@ def _shown(config: pb.JobConfig, name: str) -> str:
         return f"{bounds.min:g} to {bounds.max:g}" if config.HasField("lr_bounds") else "none"
     if name == "total_time_s":
         return f"{config.total_time_s:g}" if config.HasField("total_time_s") else "none"
+    if name == "stop_when":
+        worth = config.stop_when.WhichOneof("worth")
+        return "none" if worth is None else f"a {worth} of {getattr(config.stop_when, worth):g}"
     if name == "policy_options":
         return str(json_format.MessageToDict(config.policy_options))
     return repr(getattr(config, name)) if getattr(config, name) != "" else "none"

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from lrpilot.v1 import tuner_pb2 as pb
+
+
+class Waiting(NamedTuple):
+    """A change of the plan that waits for the end of a search."""
+
+    change: pb.PlanChange
+    later: int | None = None
+    """By how many steps it moves the end, as that is not known before its turn; None: it says where to."""
+    scales_betas: bool = False
+    """Whether Adam's betas follow the batch size."""
 
 
 class RunPlan:
@@ -21,8 +31,7 @@ class RunPlan:
         """What the training program has said of it; None: nothing."""
         self._before: int | None = None
         self._annealing = False
-        # With each change, how many steps it moves the end by, as that is not known before its turn.
-        self._waiting: collections.deque[tuple[pb.PlanChange, int | None]] = collections.deque()
+        self._waiting: collections.deque[Waiting] = collections.deque()
 
     @property
     def annealing(self) -> bool:
@@ -32,14 +41,14 @@ class RunPlan:
     @property
     def has_end(self) -> bool:
         """Whether the run has an end in steps, or will have one with the changes that wait."""
-        anneals = any(change.kind == pb.PLAN_CHANGE_KIND_ANNEAL for change, _ in self._waiting)
+        anneals = any(change.kind == pb.PLAN_CHANGE_KIND_ANNEAL for change, _, _ in self._waiting)
         return self.total_steps is not None or anneals
 
     @property
     def latest_total_steps(self) -> int | None:
         """Where the run ends with the changes that wait; an annealing among them has no end before its turn."""
         total_steps = self.total_steps
-        for change, later in self._waiting:
+        for change, later, _ in self._waiting:
             if later is not None:
                 total_steps = None if total_steps is None else total_steps + later
             elif change.kind == pb.PLAN_CHANGE_KIND_EXTEND:
@@ -60,18 +69,18 @@ class RunPlan:
         """Whether a change waits."""
         return bool(self._waiting)
 
-    def wait(self, change: pb.PlanChange, later: int | None = None) -> None:
-        """A change waits for the end of the search; it moves the end by `later` steps (None: it says where to)."""
-        self._waiting.append((change, later))
+    def wait(self, change: Waiting) -> None:
+        """A change waits for the end of the search."""
+        self._waiting.append(change)
 
-    def waiting(self) -> pb.PlanChange | None:
+    def waiting(self) -> Waiting | None:
         """The change whose turn it is, which waits no more; None: there is none."""
         if not self._waiting:
             return None
-        change, later = self._waiting.popleft()
-        if later is not None and self.total_steps is not None:
-            change.total_steps = self.total_steps + later
-        return change
+        found = self._waiting.popleft()
+        if found.later is not None and self.total_steps is not None:
+            found.change.total_steps = self.total_steps + found.later
+        return found
 
     def change(self, change: pb.PlanChange, steps: int) -> None:
         """A change takes effect after so many steps, search included, as far as the client can tell."""
@@ -105,7 +114,7 @@ class RunPlan:
             "batch_size": self.batch_size,
             "before": self._before,
             "annealing": self._annealing,
-            "waiting": [(change.SerializeToString(), later) for change, later in self._waiting],
+            "waiting": [(change.SerializeToString(), *others) for change, *others in self._waiting],
         }
 
     @classmethod
@@ -114,5 +123,5 @@ class RunPlan:
         plan = cls(state["total_steps"], state["total_time_s"])
         plan.batch_size = state["batch_size"]
         plan._before, plan._annealing = state["before"], state["annealing"]
-        plan._waiting.extend((pb.PlanChange.FromString(change), later) for change, later in state["waiting"])
+        plan._waiting.extend(Waiting(pb.PlanChange.FromString(change), *others) for change, *others in state["waiting"])
         return plan

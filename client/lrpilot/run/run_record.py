@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lrpilot.schedule.from_proto import ending_from_proto, probe_from_proto
+from lrpilot.schedule.measure_series import MeasureSeries
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire import schedule_file
@@ -25,6 +26,7 @@ class RunRecord:
         self._base_lrs = tuple(base_lrs)
         self._segments: list[Segment] = []
         self._losses = array.array("f")  # as on the wire; a long run has millions
+        self._measures = MeasureSeries()
         self._validations: list[Validation] = []
         self._probes: list[Probe] = []
         self._ending: Ending | None = None
@@ -106,6 +108,7 @@ class RunRecord:
             self._append(segment)
             self._ending = ending_from_proto(report.ending) if report.HasField("ending") else None
             self._losses.extend(report.losses)
+            self._measures.add(report)
 
     def schedule(self, job_id: str, config: pb.JobConfig, total_steps: int | None) -> Schedule:
         """The schedule so far, as that of a job whose run ends after so many steps; None: no end is known."""
@@ -123,6 +126,7 @@ class RunRecord:
             unrepeatable=self.unrepeatable,
             ending=self._ending,
             replans=tuple(self._replans),
+            measures=self._measures.measured(),
         )
 
     def _append(self, segment: Segment) -> None:
@@ -142,6 +146,7 @@ class RunRecord:
         ]
         self.searched += self.committed + n_steps - kept
         del self._losses[kept:]
+        self._measures.cut(kept)
         self._validations = [v for v in self._validations if v.step <= kept]
         self._replans = [dataclasses.replace(each, step=min(each.step, kept)) for each in self._replans]
 
@@ -161,6 +166,7 @@ class RunRecord:
         schedule = schedule_file.loads(state["schedule"].encode(), Schedule)
         self._segments = list(schedule.segments)
         self._losses = array.array("f", schedule.losses)
+        self._measures = MeasureSeries(schedule.measures, len(schedule.losses))
         self._validations = list(schedule.validations)
         self._probes, self._ending = list(schedule.probes), schedule.ending
         self._replans = list(schedule.replans)

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from lrpilot.errors import ScheduleError
+from lrpilot.schedule.measure_series import MeasureSeries
 from lrpilot.v1 import tuner_pb2
 from lrpilot.wire.directives import begins_unsearched, overlooked, phase_from_proto
 from lrpilot.wire.plan_change_proto import kind_from_proto, origin_from_proto
 from lrpilot.wire.profile_proto import profile_from_proto
-from lrpilot.wire.schedule_data import Ending, Probe, Replan, ScheduleData, Segment, Validation
+from lrpilot.wire.schedule_data import Ending, Measured, Probe, Replan, ScheduleData, Segment, Validation
 from lrpilot.wire.unsearched import was_unsearched
 from lrpilot.wire.weights import Weights
 
@@ -22,7 +23,7 @@ _SEARCHING = (tuner_pb2.PHASE_RANGE_TEST, tuner_pb2.PHASE_PROBE)
 def schedule_from_proto(message: tuner_pb2.GetScheduleResponse, kind: type[S], base_lrs: tuple[float, ...] = ()) -> S:
     """A job's schedule, as a `kind`; `base_lrs` are the LRs of all groups, by default of the first alone.
 
-    Losses and probes come from the history, if the message has one.
+    Losses, measures and probes come from the history, if the message has one.
 
     Raises:
         ScheduleError: the message makes no schedule.
@@ -49,6 +50,7 @@ def schedule_from_proto(message: tuner_pb2.GetScheduleResponse, kind: type[S], b
         unrepeatable=message.job.unrepeatable,
         ending=ending_from_proto(message.job.ending) if message.job.HasField("ending") else None,
         replans=replans,
+        measures=_measures(message.history),
     )
 
 
@@ -91,6 +93,15 @@ def _evidence(
             probes.append(probe_from_proto(entry.directive, report, start_step))
         # What is left was committed once, and rolled back.
     return tuple(losses), tuple(validations), tuple(probes), tuple(replans)
+
+
+def _measures(history: Iterable[tuner_pb2.HistoryEntry]) -> tuple[Measured, ...]:
+    """What was measured at the committed steps."""
+    found = MeasureSeries()
+    for entry in history:
+        if entry.committed:
+            found.add(entry.report)
+    return found.measured()
 
 
 def replan_from_proto(change: tuner_pb2.PlanChange, step: int) -> Replan:

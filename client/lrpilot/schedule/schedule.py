@@ -37,6 +37,26 @@ class Schedule(ScheduleData):
 
         return ReplayScheduler(optimizer, self)
 
+    def stretched(self, total_steps: int, *, length_exponent: float = 0.0) -> Schedule:
+        """This schedule for a run of another length: every part keeps its share of the steps.
+
+        What was seen in the run (losses, validations, probes) is left out.
+
+        Args:
+            total_steps: the steps of the other run, which has no search.
+            length_exponent: how fast the best LR falls with length: all LRs are multiplied by (steps of this one /
+                steps of the other)^this. 0: they stay; policy `budget` corrects with 0.2.
+
+        Raises:
+            ScheduleError: the schedule has no steps, or a number is out of its range.
+        """
+        from lrpilot.schedule.stretching import stretched
+
+        if not 0 <= length_exponent <= 1:
+            raise ScheduleError(f"stretch: length_exponent {length_exponent!r} is not from 0 to 1")
+        factor = (self.n_steps / max(total_steps, 1)) ** length_exponent
+        return stretched(self, total_steps, factor)
+
     def _repr_html_(self) -> str:
         """How a notebook shows it."""
         from lrpilot.schedule.notebook import schedule_html

@@ -31,6 +31,7 @@ _PLAIN: dict[str, type[Way]] = {
     "power_scheduler": plain_ways.PowerScheduler,
     "step": ways_in_parts.Step,
     "one_cycle": ways_in_parts.OneCycle,
+    "infinite": ways_in_parts.Infinite,
     "points": ways_in_parts.Points,
 }
 _FRAMES: dict[str, type[frames.Frame]] = {

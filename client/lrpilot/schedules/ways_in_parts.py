@@ -83,6 +83,51 @@ class OneCycle(Weighted):
         return _wave(1.0, first / self._final_div, (done - self._rise) / left if left else 1.0)
 
 
+class Infinite(Weighted):
+    """The infinite schedule, where the end is known: a rise, a cosine to a plateau, and an exponential annealing.
+
+    Singh et al. 2025, "Beyond cosine decay", arXiv 2503.02844, equation 1. `InfiniteSchedule` needs no end.
+    """
+
+    words = "over a plateau"
+    defaults = (0.01, 0.6, 0.1, 0.55, 0.1)
+
+    def __init__(self, *parameters: float) -> None:
+        """Takes the shares of rise, cooldown and annealing, the constant and the last weight. Raises: ValueError."""
+        count_at_most(parameters, 5, "infinite(rise, cooldown, annealing, constant, low)")
+        self._rise, self._cooldown, self._annealing, self._constant, self._low = parameters
+        for share in parameters[:3]:
+            between(share, 0.0, 1.0, "infinite: share")
+        if self._rise + self._cooldown + self._annealing > 1:
+            raise ValueError("infinite: the shares of rise, cooldown and annealing are more than 1 together")
+        between(self._constant, 0.0, 1.0, "infinite: constant")
+        between(self._low, 0.0, self._constant, "infinite: low")
+        if not self._low:
+            raise ValueError("infinite: low is 0, which an exponential annealing never reaches")
+
+    @property
+    def parameters(self) -> tuple[float, ...]:
+        """The shares of rise, cooldown and annealing, the constant and the last weight."""
+        return self._rise, self._cooldown, self._annealing, self._constant, self._low
+
+    @property
+    def turns(self) -> tuple[float, ...]:
+        """The peak."""
+        return (self._rise,)
+
+    def weight(self, done: float) -> float:
+        """The height of the rise, of the cooldown, of the plateau or of the annealing."""
+        if done < self._rise:
+            return done / self._rise
+        plateau, end = self._rise + self._cooldown, 1 - self._annealing
+        if done < plateau:
+            return _wave(1.0, self._constant, (done - self._rise) / self._cooldown)
+        if done < end or not self._annealing:
+            return self._constant
+        left = (done - end) / (1 - end) if end < 1 else 1.0
+        return float(self._constant * (self._low / self._constant) ** left)
+
+
 class Points(Weighted):
     """The LR moves along lines through given points, each a part of the way and a weight.
 

@@ -8,6 +8,7 @@ from typing import Any
 from google.protobuf import struct_pb2
 
 from lrpilot.errors import ConfigError
+from lrpilot.schedules.shape import Shape
 from lrpilot.v1 import tuner_pb2 as pb
 
 
@@ -18,20 +19,23 @@ def job_config(
     lr_bounds: tuple[float, float] | None,
     total_steps: int | None,
     total_time_s: float | None = None,
+    stop_when: float | str | None = None,
     seed: int,
     **fields: Any,
 ) -> pb.JobConfig:
     """The job as a message; the server checks what the values mean. Raises: ConfigError: a type is wrong."""
     options = struct_pb2.Struct()
     try:
-        options.update(dict(policy_options or {}))
+        plain = dict(policy_options or {})
+        options.update({name: str(value) if isinstance(value, Shape) else value for name, value in plain.items()})
     except (TypeError, ValueError) as error:
         raise ConfigError(f"policy_options: {error}; give names with numbers, strings, booleans or None") from error
     try:
         bounds = None if lr_bounds is None else pb.LrBounds(min=lr_bounds[0], max=lr_bounds[1])
     except (TypeError, ValueError, IndexError, KeyError) as error:
         raise ConfigError(f"lr_bounds: {lr_bounds!r} is not a pair as (1e-4, 1.0)") from error
-    config = pb.JobConfig(policy_options=options, lr_bounds=bounds)
+    worth = None if stop_when is None else _stop_when(stop_when)
+    config = pb.JobConfig(policy_options=options, lr_bounds=bounds, stop_when=worth)
     ends = {"total_steps": total_steps, "total_time_s": total_time_s}
     for name, value in {"policy": policy or "", **ends, "seed": seed, **fields}.items():
         try:
@@ -39,3 +43,15 @@ def job_config(
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{name}: {value!r} can't be sent: {error}") from error
     return config
+
+
+def _stop_when(value: float | str) -> pb.StopWhen:
+    """What is still worth going on for: a loss, or a percentage. Raises: ConfigError: it is neither."""
+    try:
+        if isinstance(value, str) and value.strip().endswith("%"):
+            return pb.StopWhen(share=float(value.strip()[:-1]) / 100)
+        if not isinstance(value, (str, bool)):
+            return pb.StopWhen(gain=float(value))
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ConfigError(f'stop_when: {value!r}; give a loss as 0.01, or a part of what the run has gained as "1%"')

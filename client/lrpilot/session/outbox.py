@@ -108,8 +108,18 @@ class Outbox:
                 if answer.change.kind == pb.PLAN_CHANGE_KIND_EXTEND:
                     delivered.change.total_steps = answer.change.total_steps
             self._delivered.append(delivered)
-            if self._waiting and (answer.HasField("change") or delivered.HasField("replacement")):
+            replans = answer.HasField("change") or delivered.HasField("replacement")
+            if self._waiting and (replans or self._reshaped(before, delivered, answer)):
                 self._replace_waiting(_profile_after(before, delivered))
+
+    def _reshaped(self, directive: pb.Directive, report: pb.Report, answer: pb.Directive) -> bool:
+        """Whether the answer to a part of committed steps has other LRs than those that waiting reports had.
+
+        Steps that were rolled back had none that counts.
+        """
+        if report.outcome != pb.OUTCOME_PARTIAL or any(map(rolls_back, self._waiting)):
+            return False
+        return answer.profile != rest_of(directive, len(report.losses)).profile
 
     def _replace_waiting(self, profile: pb.Profile) -> None:
         """Tells the steps after a report whose answer was not waited for, and is another than was thought, as own ones.

@@ -335,6 +335,9 @@ class Profile(_message.Message):
       step              factor 0.1, marks 0.5, 0.75 and so on, ascending: w = factor ^ (marks that are at most z)
       one_cycle         rise 0.3, div 25, final_div 1e4: w goes from 1 / div to 1 along half a wave until z = rise, then
                         along another one to 1 / (div final_div)
+      infinite          rise 0.01, cooldown 0.6, annealing 0.1, constant 0.55, low 0.1; at most 1 together, the first three:
+                        w goes from 0 to 1 along a line until z = rise, to `constant` along half a wave over `cooldown`,
+                        stays, and over the last `annealing` goes to `low` by the same factor at every step
       points            z_0, w_0, z_1, w_1 and so on, from z = 0 to z = 1, ascending, at most 512 pairs: w is on the line
                         between two of them. Two at the same z make a jump; there, the second one counts
     A frame is put around another shape, whose name follows its own after a slash, and whose parameters follow its own,
@@ -904,6 +907,34 @@ class LrBounds(_message.Message):
 Global___LrBounds: _TypeAlias = LrBounds  # noqa: Y015
 
 @_typing.final
+class StopWhen(_message.Message):
+    """What is still worth going on for. A run that would gain no more by going on to its end is annealed at once."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GAIN_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    gain: _builtins.float
+    """So much of the validation loss; above 0."""
+    share: _builtins.float
+    """This part of what the run has gained by then, from its first validation on; above 0 and below 1."""
+    def __init__(
+        self,
+        *,
+        gain: _builtins.float = ...,
+        share: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["gain", b"gain", "share", b"share", "worth", b"worth"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gain", b"gain", "share", b"share", "worth", b"worth"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_worth: _TypeAlias = _typing.Literal["gain", "share"]  # noqa: Y015
+    _WhichOneofArgType_worth: _TypeAlias = _typing.Literal["worth", b"worth"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_worth) -> _WhichOneofReturnType_worth | None: ...
+
+Global___StopWhen: _TypeAlias = StopWhen  # noqa: Y015
+
+@_typing.final
 class JobConfig(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -918,6 +949,8 @@ class JobConfig(_message.Message):
     HAS_VALIDATION_FIELD_NUMBER: _builtins.int
     MEASURES_FIELD_NUMBER: _builtins.int
     HAS_AVERAGE_FIELD_NUMBER: _builtins.int
+    RECORDED_FIELD_NUMBER: _builtins.int
+    STOP_WHEN_FIELD_NUMBER: _builtins.int
     TOTAL_TIME_S_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
@@ -966,6 +999,14 @@ class JobConfig(_message.Message):
                              |d|, |d of the step before|, their product, <d, D of the round before>
         """
 
+    @_builtins.property
+    def recorded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is measured at every committed step, whatever the policy asks for: of `measures`."""
+
+    @_builtins.property
+    def stop_when(self) -> Global___StopWhen:
+        """Needs has_validation, and is not beside total_time_s. Absent: the run goes on to its end."""
+
     def __init__(
         self,
         *,
@@ -980,12 +1021,14 @@ class JobConfig(_message.Message):
         has_validation: _builtins.bool = ...,
         measures: _abc.Iterable[_builtins.str] | None = ...,
         has_average: _builtins.bool = ...,
+        recorded: _abc.Iterable[_builtins.str] | None = ...,
+        stop_when: Global___StopWhen | None = ...,
         total_time_s: _builtins.float | None = ...,
         members: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "_total_time_s", b"_total_time_s", "lr_bounds", b"lr_bounds", "policy_options", b"policy_options", "total_steps", b"total_steps", "total_time_s", b"total_time_s"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "_total_time_s", b"_total_time_s", "lr_bounds", b"lr_bounds", "policy_options", b"policy_options", "stop_when", b"stop_when", "total_steps", b"total_steps", "total_time_s", b"total_time_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "_total_time_s", b"_total_time_s", "base_lr", b"base_lr", "family", b"family", "has_average", b"has_average", "has_validation", b"has_validation", "lr_bounds", b"lr_bounds", "measures", b"measures", "members", b"members", "name", b"name", "policy", b"policy", "policy_options", b"policy_options", "seed", b"seed", "total_steps", b"total_steps", "total_time_s", b"total_time_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "_total_time_s", b"_total_time_s", "base_lr", b"base_lr", "family", b"family", "has_average", b"has_average", "has_validation", b"has_validation", "lr_bounds", b"lr_bounds", "measures", b"measures", "members", b"members", "name", b"name", "policy", b"policy", "policy_options", b"policy_options", "recorded", b"recorded", "seed", b"seed", "stop_when", b"stop_when", "total_steps", b"total_steps", "total_time_s", b"total_time_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__total_steps: _TypeAlias = _typing.Literal["total_steps"]  # noqa: Y015
     _WhichOneofArgType__total_steps: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps"]  # noqa: Y015
@@ -1350,6 +1393,7 @@ class Decision(_message.Message):
     LOWERED_BY_FIELD_NUMBER: _builtins.int
     ASKED_FIELD_NUMBER: _builtins.int
     EXTRAPOLATION_FIELD_NUMBER: _builtins.int
+    STOPPING_FIELD_NUMBER: _builtins.int
     directive_number: _builtins.int
     stage: _builtins.int
     lr: _builtins.float
@@ -1382,6 +1426,10 @@ class Decision(_message.Message):
     def extrapolation(self) -> Global___Extrapolation:
         """What the best candidate was judged by. Absent where it was measured, or nothing is committed yet."""
 
+    @_builtins.property
+    def stopping(self) -> Global___Stopping:
+        """Why the run is annealed before its end. Absent where it is not, or where somebody asked for that."""
+
     def __init__(
         self,
         *,
@@ -1400,10 +1448,11 @@ class Decision(_message.Message):
         lowered_by: _builtins.float | None = ...,
         asked: Global___Asked | None = ...,
         extrapolation: Global___Extrapolation | None = ...,
+        stopping: Global___Stopping | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_correction", b"_correction", "_drawn_to", b"_drawn_to", "_forecast", b"_forecast", "_forecast_sd", b"_forecast_sd", "_lowered_by", b"_lowered_by", "_optimum", b"_optimum", "asked", b"asked", "correction", b"correction", "drawn_to", b"drawn_to", "extrapolation", b"extrapolation", "forecast", b"forecast", "forecast_sd", b"forecast_sd", "lowered_by", b"lowered_by", "optimum", b"optimum", "posterior", b"posterior", "setback", b"setback"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_correction", b"_correction", "_drawn_to", b"_drawn_to", "_forecast", b"_forecast", "_forecast_sd", b"_forecast_sd", "_lowered_by", b"_lowered_by", "_optimum", b"_optimum", "asked", b"asked", "correction", b"correction", "drawn_to", b"drawn_to", "extrapolation", b"extrapolation", "forecast", b"forecast", "forecast_sd", b"forecast_sd", "lowered_by", b"lowered_by", "optimum", b"optimum", "posterior", b"posterior", "setback", b"setback", "stopping", b"stopping"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_correction", b"_correction", "_drawn_to", b"_drawn_to", "_forecast", b"_forecast", "_forecast_sd", b"_forecast_sd", "_lowered_by", b"_lowered_by", "_optimum", b"_optimum", "asked", b"asked", "candidates", b"candidates", "correction", b"correction", "directive_number", b"directive_number", "drawn_to", b"drawn_to", "extrapolation", b"extrapolation", "forecast", b"forecast", "forecast_sd", b"forecast_sd", "lowered_by", b"lowered_by", "lr", b"lr", "optimum", b"optimum", "posterior", b"posterior", "reason", b"reason", "setback", b"setback", "stage", b"stage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_correction", b"_correction", "_drawn_to", b"_drawn_to", "_forecast", b"_forecast", "_forecast_sd", b"_forecast_sd", "_lowered_by", b"_lowered_by", "_optimum", b"_optimum", "asked", b"asked", "candidates", b"candidates", "correction", b"correction", "directive_number", b"directive_number", "drawn_to", b"drawn_to", "extrapolation", b"extrapolation", "forecast", b"forecast", "forecast_sd", b"forecast_sd", "lowered_by", b"lowered_by", "lr", b"lr", "optimum", b"optimum", "posterior", b"posterior", "reason", b"reason", "setback", b"setback", "stage", b"stage", "stopping", b"stopping"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__correction: _TypeAlias = _typing.Literal["correction"]  # noqa: Y015
     _WhichOneofArgType__correction: _TypeAlias = _typing.Literal["_correction", b"_correction"]  # noqa: Y015
@@ -1431,6 +1480,81 @@ class Decision(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__optimum) -> _WhichOneofReturnType__optimum | None: ...
 
 Global___Decision: _TypeAlias = Decision  # noqa: Y015
+
+@_typing.final
+class Stopping(_message.Message):
+    """What a run would have gained by going on, and how that is known (JobConfig.stop_when)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORTH_FIELD_NUMBER: _builtins.int
+    GAIN_FIELD_NUMBER: _builtins.int
+    GAIN_SD_FIELD_NUMBER: _builtins.int
+    AT_ONCE_FIELD_NUMBER: _builtins.int
+    AT_END_FIELD_NUMBER: _builtins.int
+    END_STEP_FIELD_NUMBER: _builtins.int
+    OPEN_ENDED_FIELD_NUMBER: _builtins.int
+    FLOOR_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
+    EXPONENT_FIELD_NUMBER: _builtins.int
+    ANNEALING_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
+    LAYER_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    LOSSES_FIELD_NUMBER: _builtins.int
+    worth: _builtins.float
+    """What is still worth going on for, as a loss."""
+    gain: _builtins.float
+    """How much lower the loss would be at the planned end than after an annealing at once, and the standard error."""
+    gain_sd: _builtins.float
+    at_once: _builtins.float
+    """The losses that are expected after the annealing, and that were at the planned end."""
+    at_end: _builtins.float
+    end_step: _builtins.int
+    """The planned end in committed steps; of a run without one, twice the steps so far."""
+    open_ended: _builtins.bool
+    floor: _builtins.float
+    """The annealing law that fits the validations best, floor + scale * S1^-exponent - annealing * S2: S1 is the area under
+    the LR so far, and 1 at the last validation; S2 is what falls of the LR have brought, each over `memory` steps.
+    """
+    scale: _builtins.float
+    exponent: _builtins.float
+    annealing: _builtins.float
+    memory: _builtins.int
+    layer: _builtins.float
+    """How far the loss was from the asymptote of a constant LR."""
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The last validations: after how many committed steps, and what they were."""
+
+    @_builtins.property
+    def losses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    def __init__(
+        self,
+        *,
+        worth: _builtins.float = ...,
+        gain: _builtins.float = ...,
+        gain_sd: _builtins.float = ...,
+        at_once: _builtins.float = ...,
+        at_end: _builtins.float = ...,
+        end_step: _builtins.int = ...,
+        open_ended: _builtins.bool = ...,
+        floor: _builtins.float = ...,
+        scale: _builtins.float = ...,
+        exponent: _builtins.float = ...,
+        annealing: _builtins.float = ...,
+        memory: _builtins.int = ...,
+        layer: _builtins.float = ...,
+        steps: _abc.Iterable[_builtins.int] | None = ...,
+        losses: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annealing", b"annealing", "at_end", b"at_end", "at_once", b"at_once", "end_step", b"end_step", "exponent", b"exponent", "floor", b"floor", "gain", b"gain", "gain_sd", b"gain_sd", "layer", b"layer", "losses", b"losses", "memory", b"memory", "open_ended", b"open_ended", "scale", b"scale", "steps", b"steps", "worth", b"worth"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Stopping: _TypeAlias = Stopping  # noqa: Y015
 
 @_typing.final
 class HistoryEntry(_message.Message):

@@ -89,7 +89,8 @@ class EarlyWarning:
             WarningRule.BELOW: f"was below {self.level:g}",
             WarningRule.GROWTH: f"was on its way above {self.level:g}",
         }[self.rule]
-        return f"{self.measure} {what} for {self.row} steps, up to step {step + 1}"
+        row = "1 step" if self.row == 1 else f"{self.row} steps"
+        return f"{self.measure} {what} for {row}, up to step {step + 1}"
 
     def _shown(self, values: Sequence[float], warmup: int, n_steps: int) -> Iterator[tuple[int, bool]]:
         """The steps after the warm-up, and whether each shows it."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import enum
 
+# How the LR follows the batch size is part of a change.
+from lrpilot.schedules.batch_size import BatchScaling as BatchScaling
+
 
 class ChangeKind(enum.StrEnum):
     """What changes; see `PlanChangeKind` of the wire contract."""
@@ -16,21 +19,6 @@ class ChangeKind(enum.StrEnum):
     """The LR falls to zero now, and then the run is over."""
     UNDO_ANNEALING = "undo_annealing"
     """The run goes on from before its annealing."""
-
-
-class BatchScaling(enum.StrEnum):
-    """How the LR follows the batch size, as a first guess."""
-
-    SQRT = "sqrt"
-    """As its square root (Hoffer et al. 2017; for Adam Malladi et al. 2022)."""
-    LINEAR = "linear"
-    """In proportion (Goyal et al. 2017)."""
-    NONE = "none"
-
-    @property
-    def power(self) -> float:
-        """The power of the batch size that the LR follows."""
-        return {BatchScaling.SQRT: 0.5, BatchScaling.LINEAR: 1.0, BatchScaling.NONE: 0.0}[self]
 
 
 class ChangeOrigin(enum.StrEnum):

@@ -45,6 +45,19 @@ class Validation:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured at the committed steps besides the loss.
+
+    Attributes:
+        name: of the measure.
+        values: of the committed steps from 0 on, NaN where a step has none; may end before the last.
+    """
+
+    name: str
+    values: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Probe:
     """Search steps, which were rolled back.
 
@@ -135,6 +148,7 @@ class ScheduleData:
             the one that was set; empty: nothing.
         ending: what came of an average of the weights, where the run ended with one. A replay has the LRs alone.
         replans: the changes of the plan, oldest first.
+        measures: what was measured at the committed steps besides the loss, by name.
     """
 
     job_id: str
@@ -150,12 +164,14 @@ class ScheduleData:
     unrepeatable: str = ""
     ending: Ending | None = None
     replans: tuple[Replan, ...] = ()
+    measures: tuple[Measured, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuses a schedule with a gap.
 
         Raises:
-            ScheduleError: the segments don't follow one another from step 0 on, or there are more losses than steps.
+            ScheduleError: the segments don't follow one another from step 0 on, there are more losses than steps, or
+                more values of a measure.
         """
         end = 0
         for segment in self.segments:
@@ -166,11 +182,18 @@ class ScheduleData:
             end += segment.n_steps
         if len(self.losses) > end:
             raise ScheduleError(f"schedule: {len(self.losses)} losses for {end} steps")
+        for measure in self.measures:
+            if len(measure.values) > end:
+                raise ScheduleError(f"schedule: {len(measure.values)} values of {measure.name} for {end} steps")
 
     @property
     def n_steps(self) -> int:
         """Committed steps."""
         return self.segments[-1].start_step + self.segments[-1].n_steps if self.segments else 0
+
+    def measured(self, name: str) -> tuple[float, ...]:
+        """The values of a measure at the committed steps from 0 on; empty: it was not taken."""
+        return next((measure.values for measure in self.measures if measure.name == name), ())
 
     def lrs(self) -> list[float]:
         """The LR of every committed step. Raises: ScheduleError: the schedule has no steps."""

@@ -15,7 +15,7 @@ from lrpilot.errors import ScheduleError
 from lrpilot.wire.phase import Phase
 from lrpilot.wire.plan_change import ChangeKind, ChangeOrigin
 from lrpilot.wire.profile import Profile, Shape
-from lrpilot.wire.schedule_data import Ending, Probe, Replan, ScheduleData, Segment, Validation
+from lrpilot.wire.schedule_data import Ending, Measured, Probe, Replan, ScheduleData, Segment, Validation
 from lrpilot.wire.weights import Weights
 
 S = TypeVar("S", bound=ScheduleData)
@@ -85,6 +85,7 @@ def _schedule(document: dict[str, Any], kind: type[S]) -> S:
         unrepeatable=str(document.get("unrepeatable", "")),
         ending=_ending(document["ending"]) if document.get("ending") is not None else None,
         replans=tuple(map(_replan, document.get("replans", ()))),
+        measures=tuple(Measured(str(d["name"]), _floats(d["values"])) for d in document.get("measures", ())),
     )
 
 

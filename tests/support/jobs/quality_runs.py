@@ -48,8 +48,12 @@ def plan(
     n_seeds: int = 2,
     lengths: tuple[int, ...] = (1000,),
     stored: tuple[str, ...] = (),
+    near_best: tuple[str, ...] = (),
 ) -> Plan:
-    """One part of all contestants; `stored` are run at the last length only."""
-    parts = (Part(contestants, lengths, n_seeds, tuple(workloads)),)
+    """One part of all contestants, of which `near_best` run so; `stored` are run at the last length only."""
+    parts = (
+        Part(contestants, lengths, n_seeds, tuple(workloads)),
+        Part(near_best, lengths, n_seeds, tuple(workloads), near_best=True),
+    )
     own = (Part(stored, lengths[-1:], n_seeds, tuple(workloads)),) if stored else ()
     return Plan(parts, own, main_length=lengths[-1])

@@ -8,6 +8,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[3]
 TRAINING_LOOPS = ROOT / "docs" / "training-loops"
+METHODS = ROOT / "docs" / "methods"
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -23,9 +24,14 @@ def _blocks(page: Path) -> list[str]:
 
 def run(name: str) -> dict[str, Any]:
     """Runs them, in order, as they stand; what they leave behind, by name."""
+    return run_page(TRAINING_LOOPS / f"{name}.md")
+
+
+def run_page(page: Path) -> dict[str, Any]:
+    """Runs the blocks of any page like this."""
     namespace: dict[str, Any] = {"__name__": "__main__"}
-    for block in blocks(name):
-        exec(compile(block, TRAINING_LOOPS / f"{name}.md", "exec"), namespace)
+    for block in _blocks(page):
+        exec(compile(block, page, "exec"), namespace)
     return namespace
 
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from dadaptation import DAdaptAdam, DAdaptSGD
+from prodigyopt import Prodigy
+from schedulefree import SGDScheduleFree
 from torch import nn
 
 from benchmarks.quality.averages import PolynomialAverage
 from benchmarks.quality.contestants import CONTESTANTS
-from benchmarks.quality.dog import DoG
+from benchmarks.quality.dog import DoG, DoWG
 from benchmarks.quality.mechanic import Mechanic
 from benchmarks.quality.workloads import WORKLOADS
 
-CURVATURE = torch.tensor([1.0, 0.25], dtype=torch.float64)
+DISTANCES = json.loads((Path(__file__).parents[2] / "data/methods/dog.json").read_text())
+CURVATURE = torch.tensor(DISTANCES["c"], dtype=torch.float64)
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +30,7 @@ def _one_thread() -> None:
 
 @pytest.fixture
 def weights() -> nn.Parameter:
-    return nn.Parameter(torch.tensor([2.0, -4.0], dtype=torch.float64))
+    return nn.Parameter(torch.tensor(DISTANCES["x0"], dtype=torch.float64))
 
 
 def _step(weights: nn.Parameter, optimizer: torch.optim.Optimizer) -> None:
@@ -32,10 +38,11 @@ def _step(weights: nn.Parameter, optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
 
 
-def test_dog_follows_a_worked_example(weights: nn.Parameter) -> None:
-    optimizer = DoG([weights], start=1e-4 / (1 + float(weights.detach().norm())))
-    expected = {1: 4.472136e-5, 2: 3.1623378e-5, 5: 8.0784042e-5, 10: 2.8949483e-4, 20: 2.1660801e-3, 60: 0.17682244}
-    for step in range(1, 61):
+@pytest.mark.parametrize(("kind", "vectors"), [(DoG, "dog_lr_at"), (DoWG, "dowg_lr_at")])
+def test_the_lr_of_dog_and_dowg_follows_their_vectors(kind: type[DoG], vectors: str, weights: nn.Parameter) -> None:
+    optimizer = kind([weights], start=DISTANCES["r_eps"] / (1 + float(weights.detach().norm())))
+    expected = {int(step): lr for step, lr in DISTANCES[vectors].items()}
+    for step in range(1, max(expected) + 1):
         _step(weights, optimizer)
         if step in expected:
             assert optimizer.step_size == pytest.approx(expected[step], rel=1e-6)
@@ -117,3 +124,54 @@ def test_batch_normalisation_and_momentum_are_no_obstacle(name: str) -> None:
     assert not curve.diverged
     assert math.isfinite(curve.final_val_loss)
     assert curve.val_steps[-1] == 80
+
+
+def _after(n_steps: int, optimizer: torch.optim.Optimizer, weights: nn.Parameter, solution: torch.Tensor) -> float:
+    """The distance of all elements from the solution, summed, after so many steps down that sum."""
+    for _ in range(n_steps):
+        weights.grad = torch.sign(weights.detach() - solution)
+        optimizer.step()
+    return float((weights.detach() - solution).abs().sum())
+
+
+@pytest.mark.parametrize("distance", [0.01, 100.0])
+@pytest.mark.parametrize("kind", [DAdaptSGD, DAdaptAdam, Prodigy])
+def test_the_estimated_distance_is_about_the_true_one_over_decades(
+    kind: type[DAdaptSGD | DAdaptAdam | Prodigy], distance: float
+) -> None:
+    """What both papers promise on convex functions, whose solution lies at a distance that nobody tells."""
+    weights = nn.Parameter(torch.zeros(4, dtype=torch.float64))
+    optimizer = kind([weights], lr=1.0)
+    _after(500, optimizer, weights, torch.tensor([0.5, -0.5, 0.5, 0.5]) * distance)
+    assert distance / 8 < float(optimizer.param_groups[0]["d"]) < 2 * distance
+
+
+@pytest.mark.parametrize("distance", [0.01, 100.0])
+@pytest.mark.parametrize("kind", [DoG, DoWG])
+def test_dog_and_dowg_reach_a_solution_at_any_distance_and_go_little_further(kind: type[DoG], distance: float) -> None:
+    weights = nn.Parameter(torch.zeros(4, dtype=torch.float64))
+    left = _after(1000, kind([weights]), weights, torch.tensor([0.5, -0.5, 0.5, 0.5]) * distance)
+    assert left < 0.1 * 2 * distance
+
+
+@pytest.mark.parametrize("lr", [1e-4, 1.0, 100.0])
+def test_mechanic_makes_any_lr_of_six_decades_do(lr: float) -> None:
+    """Its claim is that the base LR need not be tuned."""
+    weights = nn.Parameter(torch.zeros(4, dtype=torch.float64))
+    optimizer = torch.optim.SGD([weights], lr=lr)
+    mechanic = Mechanic(optimizer)
+    assert _after(1000, optimizer, weights, torch.tensor([0.5, -0.5, 0.5, 0.5])) < 0.05 * 2
+    assert 1e-3 < mechanic.factor * lr < 1e-2
+
+
+def test_schedule_free_evaluates_at_the_mean_of_its_iterates() -> None:
+    """Equation 4 of Defazio et al. 2024 with equal LRs: x is the mean of all z."""
+    weights = nn.Parameter(torch.tensor(DISTANCES["x0"], dtype=torch.float64))
+    optimizer = SGDScheduleFree([weights], lr=0.3)
+    optimizer.train()
+    iterates = []
+    for _ in range(7):
+        _step(weights, optimizer)
+        iterates.append(optimizer.state[weights]["z"].clone())
+    optimizer.eval()
+    assert torch.allclose(weights.detach(), torch.stack(iterates).mean(0))

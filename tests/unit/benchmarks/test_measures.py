@@ -79,7 +79,8 @@ def test_one_seed_has_no_pick() -> None:
 
 def test_a_pruned_sweep_has_no_median() -> None:
     runs = sweep("linear", "easy", {0: {0.01: 1.0}, 1: {0.01: 2.0}}, n_steps=8000)
-    assert {s.choice for s in _standings(runs)} == {Choice.BEST, Choice.PICKED}
+    found = standings(runs, runs, {k: own.final_val_loss for k, own in runs.items()}, {("linear", 8000)})
+    assert {s.choice for s in found} == {Choice.BEST, Choice.PICKED}
 
 
 def test_an_incomplete_sweep_is_left_out_and_no_pick_rests_on_it() -> None:

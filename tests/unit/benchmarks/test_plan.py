@@ -67,6 +67,21 @@ def test_a_users_lrs_are_the_best_one_on_average_and_its_neighbours() -> None:
     assert len([k for k in planned.keys if k.contestant == USERS_LR]) == 3 * 2
 
 
+def test_a_sweep_near_the_best_lr_grows_where_its_own_best_is_at_the_edge() -> None:
+    own = plan([EASY], "linear", near_best=("cosine", "prodigy"))
+    assert {entry[:2] for entry in own.after({}).waiting} == {("cosine", "easy")}
+    found = _scores(0.032, n_steps=1000)
+    assert _lrs(own.after(found).keys, "cosine", "easy", 1000) == {0.01, 0.032, 0.1}
+    found |= {key("cosine", "easy", seed, lr): lr for seed in (0, 1) for lr in (0.01, 0.032, 0.1)}
+    assert _lrs(own.after(found).keys, "cosine", "easy", 1000) == {0.0032, 0.01, 0.032, 0.1}
+    assert _lrs(own.after(found).keys, "prodigy", "easy", 1000) == {None}
+
+
+def test_sweeps_that_lack_lrs_of_the_grid_are_told() -> None:
+    own = plan([EASY], "linear", "budget", "rex", lengths=(1000, 8000), near_best=("cosine",))
+    assert own.after({}).pruned == {("linear", 8000), ("cosine", 1000), ("cosine", 8000)}
+
+
 def test_rounds_end_with_every_planned_run_there() -> None:
     own = plan([EASY, HARD], "linear", "budget", USERS_LR, lengths=(1000, 4000, 8000))
     done: dict[RunKey, Curve] = {}
@@ -123,7 +138,7 @@ def test_runs_that_a_policy_refuses_are_not_planned() -> None:
 def test_stored_contestants_have_cases_of_their_own() -> None:
     own = plan([EASY], "linear", lengths=(1000, 4000), stored=("cosine",))
     assert {k.n_steps for k in own.after({}).keys if k.contestant == "cosine"} == {4000}
-    assert {case.n_steps for case in own.stored_cases} == {4000}
+    assert {case.n_steps for case in own.stored_cases(4000)} == {4000}
     assert own.contestants == ["linear"]
 
 

@@ -232,7 +232,7 @@ def test_a_pruned_grid_and_a_case_without_a_loss_at_initialisation_have_no_lr_se
     longer = sweep("linear", "easy", {seed: dict.fromkeys(LRS, 1.0) for seed in (0, 1)}, n_steps=8000)
     keys = [key for key in LINEAR if key.workload == "easy"]
     scores = {key: own.final_val_loss for key, own in (LINEAR | longer).items()}
-    found = lr_sensitivities([*keys, *longer], LINEAR | longer, scores, START)
+    found = lr_sensitivities([*keys, *longer], LINEAR | longer, scores, START, {("linear", 8000)})
     assert [(own.contestant, own.n_steps) for own in found] == [("linear", 1000)]
 
 
@@ -250,7 +250,8 @@ def test_plots_are_written_even_of_incomplete_runs(tmp_path: Path) -> None:
         directory = tmp_path / str(i)
         directory.mkdir()
         save_plots(_report(dict(runs)), directory)
-        names = {"ratios.png", "losses.png", "lrs.png", "sensitivities.png", "lengths.png", "workloads.png"}
+        names = {"ratios.png", "losses.png", "lrs.png", "sensitivities.png"}
+        names |= {"lengths.png", "workloads.png", "comparison.png"}
         assert {path.name for path in directory.iterdir()} == names
 
 

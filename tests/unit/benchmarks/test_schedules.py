@@ -24,6 +24,7 @@ def test_warmup_rises_linearly_to_the_peak(name: str) -> None:
         ("rex", 2 / 3, 0.0),
         ("wsd", 1.0, 0.0),
         ("step", 0.1, 0.01),
+        ("wsd, 1 - sqrt", 1.0, 0.0),
     ],
 )
 def test_value_halfway_between_warmup_and_end_and_at_the_end(name: str, middle: float, end: float) -> None:
@@ -40,12 +41,17 @@ def test_never_rises_after_the_warmup(name: str) -> None:
 
 def test_step_drops_at_half_and_three_quarters() -> None:
     step = SHAPES["step"]
-    assert [step(p) for p in (0.499, 0.5, 0.749, 0.75)] == [1.0, 0.1, 0.1, 0.01]
+    assert [step(p) for p in (0.499, 0.5, 0.749, 0.75)] == pytest.approx([1.0, 0.1, 0.1, 0.01])
 
 
 def test_wsd_decays_over_its_last_fifth() -> None:
     assert SHAPES["wsd"](0.8) == pytest.approx(1.0)
     assert SHAPES["wsd"](0.9) == pytest.approx(0.5)
+
+
+def test_a_decay_by_the_root_is_at_a_half_after_a_quarter_of_it() -> None:
+    assert SHAPES["wsd, 1 - sqrt"](0.8) == pytest.approx(1.0)
+    assert SHAPES["wsd, 1 - sqrt"](0.85) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("progress", [-0.01, 1.01])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import itertools
 import math
@@ -16,6 +17,7 @@ from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from hypothesis import strategies as st
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.directives import rest_of
+from lrpilot.wire.early_warning import EarlyWarning, WarningRule
 from lrpilot.wire.profile import Profile, Shape
 from lrpilot.wire.profile_proto import profile_from_proto, profile_to_proto
 
@@ -89,11 +91,23 @@ endings = st.builds(
 measures = st.lists(measure_names, max_size=MAX_MEASURES, unique=True).map(tuple)
 
 
+warnings = st.builds(
+    EarlyWarning,
+    measure=st.just(""),
+    rule=st.sampled_from(WarningRule),
+    level=st.floats(1, 1e12, exclude_min=True),
+    row=st.integers(1, 1000),
+    ends=st.booleans(),
+)
+
+
 @st.composite
 def directives(draw: st.DrawFn) -> Directive:
     stop = draw(st.booleans())
     n_steps = 0 if stop else draw(st.integers(1, 2**40))
     phase = Phase.STOP if stop else draw(st.sampled_from([phase for phase in Phase if phase is not Phase.STOP]))
+    asked = draw(measures)
+    warned = [dataclasses.replace(draw(warnings), measure=name) for name in asked[: draw(st.integers(0, 4))]]
     return Directive(
         number=draw(counts),
         phase=phase,
@@ -107,7 +121,8 @@ def directives(draw: st.DrawFn) -> Directive:
         give_up_above=draw(st.none() | finite),
         report_every=draw(counts),
         promise=tuple(draw(st.lists(bars, max_size=4))),
-        measures=draw(measures),
+        measures=asked,
+        warnings=tuple(warned) if phase is Phase.PROBE else (),
         average=draw(st.none() | averages) if phase.committed else None,
         round=draw(st.none() | rounds) if phase.committed else None,
         reason=draw(texts),
@@ -159,7 +174,12 @@ configs_without_end = st.builds(
     measures=measures,
     has_average=st.booleans(),
 )
-configs = st.builds(lambda config, end: config.model_copy(update=end), configs_without_end, ends)
+configs = st.builds(
+    lambda config, end, recorded: config.model_copy(update={**end, "recorded": config.measures[:recorded]}),
+    configs_without_end,
+    ends,
+    st.integers(0, 2),
+)
 quickly = hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
 
 

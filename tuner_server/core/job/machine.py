@@ -19,7 +19,8 @@ from tuner_server.core import policies
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import InvalidInputError, PolicyError, PreconditionError
 from tuner_server.core.faults import described, guarded
-from tuner_server.core.job import members, requested
+from tuner_server.core.job import members, requested, stopping
+from tuner_server.core.job.loss_course import LossCourse
 from tuner_server.core.job.plan import changed
 from tuner_server.core.job.progress import progress_at_start, progress_of
 from tuner_server.core.job.report_check import check_replacement, check_report
@@ -150,7 +151,10 @@ def _created(config: JobConfig, prior: Prior | None) -> Transition:
 
 def _opened(config: JobConfig, prior: Prior | None, directive: Directive) -> JobState:
     """The state of a new job whose first directive is still to be completed and checked."""
-    return JobState(config=config, prior=prior, status=Status.SEARCHING, directive=directive, lease=directive)
+    course = None if config.stop_when is None else LossCourse()
+    return JobState(
+        config=config, prior=prior, status=Status.SEARCHING, directive=directive, lease=directive, course=course
+    )
 
 
 def _next(before: JobState, state: JobState, report: Report) -> Generator[Query, Suggestion, Transition]:
@@ -160,12 +164,10 @@ def _next(before: JobState, state: JobState, report: Report) -> Generator[Query,
         return (yield from _replanned(due))
     if report.change is not None:
         state = requested.waiting(state, report.change)
-    noticed = _noticed(before, report) if report.change is None and state.remaining_steps != 0 else None
-    if noticed is not None:
-        return (yield from _replanned(requested.Due(state, report, noticed)))
+    if report.change is None and state.remaining_steps != 0 and (noticed := _noticed(before, state, report)):
+        return (yield from _replanned(noticed))
     if report.outcome is Outcome.PARTIAL:
-        rest = before.directive.after(report.n_steps).model_copy(update={"number": before.directive.number + 1})
-        return Transition(state.model_copy(update={"directive": rest}), rest, report=report)
+        return _under_way(state, report)
     if state.remaining_steps != 0:
         state, answer = yield from _ask_policy(state, report)
         if not (state.requested and answer.directive.phase.committed):
@@ -182,25 +184,61 @@ def _in_model(directive: Directive, report: Report) -> bool:
     return not directive.phase.searches and not report.outcome.rolls_back
 
 
-def _noticed(before: JobState, report: Report) -> PlanChange | None:
-    """What sound committed steps tell the policy, a part of a directive or the last of it; `before` them."""
+def _noticed(before: JobState, state: JobState, report: Report) -> requested.Due | None:
+    """What sound committed steps tell, a part of a directive or the last of it: the policy first; `before` them."""
     if before.bounds is None or not _in_model(before.directive, report) or report.replacement is not None:
         return None  # the client's own steps, or the warm-up before a policy has begun, too
     policy = policies.make(before.config)
-    state = read_state(policy, before.policy_state or {})
+    known = read_state(policy, before.policy_state or {})
     progress = progress_of(before, before.bounds)
     with guarded("`noticed`"):
-        change = policy.noticed(state, before.lease, report, progress)
-    return None if change is None else change.model_copy(update={"origin": ChangeOrigin.POLICY})
+        change = policy.noticed(known, before.lease, report, progress)
+    if change is not None:
+        return requested.Due(state, report, change.model_copy(update={"origin": ChangeOrigin.POLICY}))
+    verdict = stopping.noticed(before, state, report)
+    return None if verdict is None else requested.Due(state, report, verdict.change, verdict.evidence)
+
+
+def _under_way(state: JobState, report: Report) -> Transition:
+    """The rest of committed steps after a part of them, to which the policy may give other LRs."""
+    lease, done = state.lease, state.lease.n_steps - state.directive.n_steps + report.n_steps
+    decision, update = None, dict[str, Any]()
+    answer = _reshaped(state, report)
+    if answer is not None:
+        lrs = {"profile": answer.directive.profile, "reason": answer.directive.reason}
+        if answer.directive.profile is None or lease.model_copy(update=lrs) != answer.directive:
+            raise PolicyError("`reshape` may change the profile of a directive and its reason, and nothing else")
+        lease, decision = answer.directive, answer.decision
+        update["policy_state"] = answer.state
+    rest = lease.after(done).model_copy(update={"number": state.directive.number + 1})
+    update |= {"directive": rest, "lease": lease}
+    return Transition(state.model_copy(update=update), rest, decision, report)
+
+
+def _reshaped(state: JobState, report: Report) -> Answered | None:
+    """What the policy makes of a part of committed steps; None: nothing."""
+    if state.policy_state is None or state.bounds is None:
+        return None  # the warm-up before a policy has begun
+    policy = policies.make(state.config)
+    known, progress = read_state(policy, state.policy_state), progress_of(state, state.bounds)
+    with guarded("`reshape`"):
+        step = policy.reshape(known, state.lease, report, progress)
+    return None if step is None else checked(step, policy.state_type)
 
 
 def _replanned(due: requested.Due) -> Generator[Query, Suggestion, Transition]:
     """A change of the plan takes effect: the policy's next directive in the new one, which begins at a snapshot."""
-    state, report, change = due
+    state, report, change, evidence = due
     plan = changed(state.present_plan, change, state.run_steps, state.committed_steps)
     bounds = state.bounds or lr_range.blind(state.config)
     state = state.model_copy(
-        update={"plan": plan, "bounds": bounds, "best_since_change": None, "since_change": 0},
+        update={
+            "plan": plan,
+            "bounds": bounds,
+            "best_since_change": None,
+            "since_change": 0,
+            "course": stopping.after_change(state.course, change),
+        },
     )
     echo = change.model_copy(update={"total_steps": plan.total_steps})
     if state.remaining_steps == 0:
@@ -211,6 +249,8 @@ def _replanned(due: requested.Due) -> Generator[Query, Suggestion, Transition]:
     step = yield from answered("replan", lambda: policy.replan(known, change, progress))
     answer = checked(step, policy.state_type)
     directive = answer.directive.model_copy(update={"change": echo, "snapshot": True})
+    if evidence is not None:
+        answer = answer.with_evidence(evidence)
     return _issue(state, report, directive, answer)
 
 
@@ -261,6 +301,8 @@ def _account(state: JobState, report: Report) -> JobState:
     update: dict[str, Any] = {"wall_time_s": state.wall_time_s + report.wall_time_s}
     if state.first_loss is None:
         update["first_loss"] = opening_loss(report.losses)
+    if state.first_validation is None:
+        update["first_validation"] = opening_loss([validation.loss for validation in report.validations])
     if report.outcome is Outcome.UNREPEATABLE:
         update["unrepeatable"] = report.note
     if report.ending is not None:
@@ -297,11 +339,12 @@ def _issue(state: JobState, report: Report | None, directive: Directive, answer:
     rolled_back = report is not None and _rolled_back(state, report)
     snapshot = directive.snapshot or state.snapshot_step is None
     snapshot |= directive.phase.searches and not rolled_back
-    directive = directive.model_copy(
+    directive = stopping.watched(state, directive).model_copy(
         update={
             "number": state.directive.number + 1 if report else 1,
             "restore": rolled_back,
             "snapshot": snapshot,
+            "measures": _measures(state.config, directive),
         }
     )
     status = _STATUS_OF_PHASE[directive.phase]
@@ -326,6 +369,12 @@ def _issue(state: JobState, report: Report | None, directive: Directive, answer:
         update["policy_state"] = answer.state
     decision = answer.decision if answer is not None else None
     return Transition(state.model_copy(update=update), directive, decision, report)
+
+
+def _measures(config: JobConfig, directive: Directive) -> tuple[str, ...]:
+    """What is measured at the steps of a directive: what its policy asks for, and what its job records."""
+    recorded = config.recorded if directive.phase.committed else ()
+    return (*directive.measures, *(name for name in recorded if name not in directive.measures))
 
 
 def _rolled_back(state: JobState, report: Report) -> bool:

@@ -11,6 +11,7 @@ from tuner_server.core.errors import InvalidInputError, PreconditionError
 from tuner_server.core.job.plan import Plan, check
 from tuner_server.core.job.state import JobState
 from tuner_server.core.messages import MAX_STEPS, ChangeKind, ChangeOrigin, Outcome, PlanChange, Report
+from tuner_server.core.stop_evidence import Stopping
 
 MAX_WAITING = 20
 """Changes of one job that wait at the same time."""
@@ -45,6 +46,8 @@ class Due(NamedTuple):
     """The report with which it takes effect, as the history has it."""
     change: PlanChange
     """As it takes effect."""
+    evidence: Stopping | None = None
+    """Why a run is stopped by it."""
 
 
 def check_own(state: JobState, report: Report) -> None:

@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 from lrpilot.wire.profile import Profile
 
+from tuner_server.core.job.loss_course import LossCourse
 from tuner_server.core.messages import LOSS_WINDOW, Report, Value, Weights
 
 
@@ -31,6 +32,8 @@ class Standing(Value):
     """The highest LR of the committed steps."""
     present_lr: float | None = None
     """The LR of the step after the last committed one, as its profile has it; None before the first."""
+    course: LossCourse | None = None
+    """The validations so far, by which the run may be stopped; None: it may not, or its end is decided."""
 
     @classmethod
     def of(cls, other: Standing) -> Self:
@@ -56,6 +59,7 @@ class Standing(Value):
             best_validation=_lowest(self.best_validation, *validations),
             peak_lr=_highest(self.peak_lr, None if profile is None else profile.highest_lr(report.n_steps)),
             present_lr=self.present_lr if profile is None or not report.losses else profile.lr(report.n_steps),
+            course=None if self.course is None else self.course.after(report, profile),
         )
 
 

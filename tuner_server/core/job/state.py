@@ -72,6 +72,8 @@ class JobState(Standing):
     bounds: LrBounds | None = None
     first_loss: float | None = None
     """The untrained model's, or nearly: the first one that was reported."""
+    first_validation: float | None = None
+    """The first validation that was reported, that of a probe's beginning included: nearly the untrained model's."""
     wall_time_s: float = 0.0
     plan: Plan | None = None
     """The plan of the run since it has changed; None: that of the config."""

@@ -63,18 +63,21 @@ class Evidence:
     """(n,)"""
     logarithmic: bool
     """Whether residuals are differences of logarithms."""
-    precision: FloatArray
-    """(n,) the weights of residuals in least squares: a logarithm's are the loss's own, by the loss."""
+    trust: FloatArray | None = None
+    """(n,) the weights of residuals after outliers have lost theirs; None: all count alike."""
+
+    @property
+    def precision(self) -> FloatArray:
+        """(n,) what residuals are multiplied by in least squares: a logarithm's is the loss's own, by the loss."""
+        plain = 1.0 / np.maximum(self.losses, _LEAST_PREDICTED) if self.logarithmic else np.ones_like(self.losses)
+        return plain if self.trust is None else plain * self.trust
 
     def reweighed(self, grid: Grid) -> Evidence:
         """The evidence for another round of least squares, in which what lies far from the best fit counts less."""
         best = grid.fitted(int(np.argmin(grid.sse)))
-        plain = 1.0 / self.losses if self.logarithmic else np.ones_like(self.losses)
-        distances = np.abs(plain * (self.losses - best.predict(self)))
+        distances = np.abs(dataclasses.replace(self, trust=None).precision * (self.losses - best.predict(self)))
         bound = max(_FAR * float(np.median(distances)), _RESOLUTION)
-        return dataclasses.replace(
-            self, precision=plain * np.sqrt(np.minimum(1.0, bound / np.maximum(distances, bound)))
-        )
+        return dataclasses.replace(self, trust=np.sqrt(bound / np.maximum(distances, bound)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +141,34 @@ class Grid:
         distances = np.einsum("ci,ci->c", at, self.linear) - loss
         variances = np.maximum(np.einsum("ci,cij,cj->c", at, self.covariances, at), 0.0)
         return float(np.sqrt(self.weights @ (distances**2 + variances) / self.weights.sum()))
+
+    def with_prior(self, gains: FloatArray) -> Grid:
+        """The fits with what is known of the gain beforehand: it is 0, but for so much in either direction.
+
+        Args:
+            gains: (momenta,) the standard deviation of the gain, scaled.
+        """
+        seen = self.covariances[:, 2, 2]
+        # A gain at its limit of 0 is no better known than another one.
+        spread = self.covariances[:, :, 2] / (seen + gains[self.rows] ** 2)[:, None]
+        linear = self.linear - spread * self.linear[:, 2, None]
+        covariances = self.covariances - spread[:, :, None] * self.covariances[:, None, 2, :]
+        return dataclasses.replace(self, linear=linear, covariances=covariances)
+
+    def difference(self, s1: float, other: float, s2: FloatArray) -> tuple[float, float]:
+        """Mean and standard deviation, over all cells, of the loss at S1 less that at another S1.
+
+        Args:
+            s1: scaled.
+            other: scaled.
+            s2: (momenta,) the difference of S2, scaled.
+        """
+        at = np.stack([np.zeros_like(self.powers), s1**-self.powers - other**-self.powers, -s2[self.rows]], axis=1)
+        differences = np.einsum("ci,ci->c", at, self.linear)
+        variances = np.maximum(np.einsum("ci,cij,cj->c", at, self.covariances, at), 0.0)
+        weights = self.weights / self.weights.sum()
+        mean = float(weights @ differences)
+        return mean, float(np.sqrt(weights @ ((differences - mean) ** 2 + variances)))
 
     def fitted(self, cell: int) -> Fitted:
         """The parameters of one cell."""

@@ -31,6 +31,10 @@ FEWEST_POINTS = 8
 """Losses that five parameters and a standard error need at least."""
 MOST_POINTS = 160
 """Losses that are fitted; of more, these are spread evenly, so that the time for a fit is bounded."""
+_LARGEST = 1e50
+"""Losses and sums of LRs below it have powers that are numbers; so have sums above its inverse."""
+_LEAST_WALKED = 1e-9
+"""The part of S1 that a loss has at least, so that all powers of it are numbers."""
 _LEAST_ANNEALED = 1e-9
 """The annealing area, in units of the LR's own area, below which the LR never fell."""
 
@@ -94,17 +98,47 @@ class AnnealingLaw:
         found: FloatArray = self.level + self.amplitude * s1**-self.power - self.gain * s2
         return found
 
-    def predict(self, path: LrPath) -> Prediction:
-        """The loss at the end of a path that goes on from the curves' beginning, with its standard error."""
-        loss = float(self.losses(path, np.array([path.end], dtype=np.float64))[0])
-        walked = float(path.area()[-1])
+    def predict(self, path: LrPath, step: int | None = None) -> Prediction:
+        """The loss after a step (None: the last) of a path that begins as the curves did, and its standard error."""
+        at = np.array([path.end if step is None else step], dtype=np.float64)
+        loss = float(self.losses(path, at)[0])
+        walked = float(np.interp(at, path.steps, path.area())[0])
         errors = []
         for row, cells in self._grid.by_momentum():
-            s2 = float(path.annealing_area(self._momenta[row], falls_only=self.falls_only)[-1])
+            area = path.annealing_area(self._momenta[row], falls_only=self.falls_only)
+            s2 = float(np.interp(at, path.steps, area)[0])
             if not self.annealing_known and abs(s2) > _LEAST_ANNEALED * walked:
                 return Prediction(loss, math.nan)
             errors.append(cells.distance(walked / self._scales.walked, s2 / self._scales.annealed[row], loss))
         return Prediction(loss, max(errors))
+
+    def difference(self, first: LrPath, second: LrPath, prior: float, momenta: Sequence[float] = MOMENTA) -> Prediction:
+        """How much higher the loss is at the end of one path than at the end of another, with its standard error.
+
+        Both go on from the curves' beginning. The level is not in the difference, and it is far better known than
+        either loss.
+
+        Args:
+            first: the one path.
+            second: the other one.
+            prior: the size of what an annealing from the highest LR to zero brings, as far as that is known beforehand.
+                It counts the more, the less the curves tell of annealing.
+            momenta: those that are possible where the curves tell none.
+        """
+        known = self.annealing_known
+        momenta = self._momenta if known else momenta
+        wholes = np.array([self.highest_lr / (1.0 - momentum) for momentum in momenta])
+        areas = np.array([self._end(first, momentum) - self._end(second, momentum) for momentum in momenta])
+        s1, other = (float(path.area()[-1]) / self._scales.walked for path in (first, second))
+        if not known:
+            loss, error = self._grid.difference(s1, other, np.zeros(1))
+            return Prediction(loss, math.hypot(error, prior * float(np.abs(areas / wholes).max())))
+        unit = self._scales.annealed
+        return Prediction(*self._grid.with_prior(prior * unit / wholes).difference(s1, other, areas / unit))
+
+    def _end(self, path: LrPath, momentum: float) -> float:
+        """S2 at the end of a path."""
+        return float(path.annealing_area(momentum, falls_only=self.falls_only)[-1])
 
 
 def fit(
@@ -133,7 +167,21 @@ def fit(
     known = _fell(curves)
     if not known:
         momenta = (USUAL_MOMENTUM,)
-    evidence, scales = _scaled(curves, momenta, falls_only, logarithmic)
+    with np.errstate(under="ignore"):
+        evidence, scales = _scaled(curves, momenta, falls_only, logarithmic)
+        return _fitted(evidence, scales, curves, momenta, known=known, falls_only=falls_only)
+
+
+def _fitted(
+    evidence: Evidence,
+    scales: _Scales,
+    curves: Sequence[Curve],
+    momenta: Sequence[float],
+    *,
+    known: bool,
+    falls_only: bool,
+) -> AnnealingLaw:
+    """The law that fits best, in the units of the losses and the LRs."""
     grid = weighed(evidence, known=known)
     found = min((polished(evidence, start) for start in starts(grid)), key=lambda one: one.objective)
     residuals = evidence.losses - found.predict(evidence)
@@ -170,8 +218,8 @@ def _scaled(
     s2 = np.stack([_annealed(curves, momentum, falls_only=falls_only) for momentum in momenta])
     largest = np.abs(s2).max(axis=1)
     scales = _Scales(unit, float(s1.max()), np.where(largest > 0, largest, 1.0))
-    precision = 1.0 / losses if logarithmic else np.ones_like(losses)
-    evidence = Evidence(s1 / scales.walked, s2 / scales.annealed[:, None], losses, logarithmic, precision)
+    walked = np.maximum(s1 / scales.walked, _LEAST_WALKED)
+    evidence = Evidence(walked, s2 / scales.annealed[:, None], losses, logarithmic)
     return evidence, scales
 
 
@@ -182,7 +230,11 @@ def _refuse_unfit(curves: Sequence[Curve], logarithmic: bool | None) -> None:
     n_points = sum(curve.losses.size for curve in curves)
     if n_points < FEWEST_POINTS:
         raise UnfittableError(f"{n_points} losses are too few: the law needs {FEWEST_POINTS}")
-    if np.unique(np.concatenate([curve.walked() for curve in curves])).size < FEWEST_POINTS // 2:
+    walked = np.concatenate([curve.walked() for curve in curves])
+    largest = max(float(np.abs(curve.losses).max(initial=0.0)) for curve in curves)
+    if largest > _LARGEST or not 1 / _LARGEST < walked.max() < _LARGEST:
+        raise UnfittableError("the losses or the LRs are too large or too small to be compared")
+    if np.unique(walked).size < FEWEST_POINTS // 2:
         raise UnfittableError("the losses lie at too few different sums of LRs: they show no curve")
     if logarithmic and min(float(curve.losses.min()) for curve in curves if curve.losses.size) <= 0:
         raise UnfittableError("a loss is not positive, and has no logarithm: use plain residuals")

@@ -17,6 +17,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+_ROUNDING = 1e-9
+"""What a log LR may lie beyond the known ones, as a product's rounding."""
+
 
 def capped(loss: float, initial_loss: float) -> float:
     """What a run counts as: its final loss, but no more than the loss that it began with. NaN or infinite: diverged."""
@@ -82,6 +85,6 @@ def loss_off_by(
     """
     wanted = math.log(lr * factor)
     known = np.log(np.asarray(lrs, dtype=np.float64))
-    if not (len(known) and known[0] <= wanted <= known[-1]):
+    if not (len(known) and known[0] - _ROUNDING <= wanted <= known[-1] + _ROUNDING):
         return None
     return float(np.interp(wanted, known, [capped(loss, initial_loss) for loss in losses]))

@@ -14,9 +14,10 @@ from tuner_server.core.policies.budget import Budget
 from tuner_server.core.policies.fedhyper import FedHyper
 from tuner_server.core.policies.hypergradient import Hypergradient
 from tuner_server.core.policies.open_ended import OpenEnded
+from tuner_server.core.policies.refined import Refined
 
 POLICIES: dict[str, type[Policy[Any, Any]]] = {
-    policy.name: policy for policy in (AutoLrs, Budget, FedHyper, Hypergradient, OpenEnded)
+    policy.name: policy for policy in (AutoLrs, Budget, FedHyper, Hypergradient, OpenEnded, Refined)
 }
 """LRPilot's own. A new one is a file beside this one, and a name in this line."""
 

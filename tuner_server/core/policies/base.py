@@ -193,6 +193,21 @@ class Policy(abc.ABC, Generic[O, S]):
         """
         return None
 
+    def reshape(self, state: S, directive: Directive, report: Report, progress: Progress) -> Step[S] | None:
+        """What a part of committed steps changes in the LRs of the rest; None: nothing.
+
+        The step's directive is the one that was given, with another profile and another reason if need be: it is read
+        as if it had been issued so, and the rest of it is carried out. So a profile should go on where the steps that
+        lie behind have led. Beside it the state may change, by which a policy keeps what was measured.
+
+        Args:
+            state: what this policy returned last, with `directive` or on a part of it.
+            directive: the one that is carried out, as it was issued, or as an earlier call has changed it.
+            report: on a part of it that is sound (PARTIAL), with the measures of that part.
+            progress: where the job is now, this part included; `reported_steps` are those before it.
+        """
+        return None
+
     @abc.abstractmethod
     def without_search(self, state: S, progress: Progress, reason: str) -> Answer[S]:
         """Trains at the LR that the user set, over what is left: after a rollback that was not complete.

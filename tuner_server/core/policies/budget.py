@@ -116,12 +116,12 @@ class Budget(Policy[BudgetOptions, BudgetState]):
     def start(self, progress: Progress) -> Asking[BudgetState]:
         """The first candidate, or, in a run too short to search, the schedule at once."""
         if self.searches:
-            return (yield from self._next(BudgetState(), progress))
+            return (yield from self._next(self.state_type(), progress))
         reason = (
             f"no search in a run of {progress.remaining_steps} steps, which are too few for one: the LR that was set, "
             "decaying"
         )
-        return self._at_set_lr(BudgetState(), reason, progress)
+        return self._at_set_lr(self.state_type(), reason, progress)
 
     def advance(
         self, state: BudgetState, directive: Directive, report: Report, progress: Progress
@@ -148,7 +148,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         if not state.lost:
             return (yield from self._commit(state, progress))
         if self._worth_a_search(remaining) and self._affords_probes(1, progress):
-            return (yield from self._next(BudgetState(ceiling=state.ceiling), progress))
+            return (yield from self._next(self.state_type(ceiling=state.ceiling), progress))
         reason = f"joined again with {remaining} steps left, too few to search: the LR that was set, decaying"
         return self._at_set_lr(state, reason, progress)
 
@@ -179,7 +179,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         """What follows on a change before the first committed step."""
         searches = self._worth_a_search(_remaining(progress)) and self._affords_probes(1, progress)
         if change.kind is ChangeKind.REPLAN and searches and not state.search_ended:
-            return (yield from self._next(BudgetState(ceiling=state.ceiling, stage=state.stage), progress))
+            return (yield from self._next(self.state_type(ceiling=state.ceiling, stage=state.stage), progress))
         if not state.candidates or state.search_ended:
             return self._at_set_lr(state, f"{because(change)}: the LR that was set, decaying", progress)
         return (yield from self._commit(state, progress))

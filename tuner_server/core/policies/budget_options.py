@@ -11,7 +11,7 @@ from lrpilot.wire.profile import Shape
 
 from tuner_server.core.messages import BatchSource
 from tuner_server.core.policies.base import Options
-from tuner_server.core.profiles import ShapeField
+from tuner_server.core.profiles import DecayField
 from tuner_server.core.search.prior import LENGTH_EXPONENT
 from tuner_server.core.stages.decayed_probe import probe_length
 from tuner_server.core.stages.divergence import DIVERGENCE_FACTOR
@@ -35,7 +35,7 @@ class BudgetOptions(Options):
     """Whether a probe's LR decays to zero; if not, it is constant."""
     batches: BatchSource = BatchSource.REPLAYED
     """Whether the probes share their minibatches or go on in the data."""
-    decay: ShapeField = Shape.LINEAR
+    decay: DecayField = Shape.LINEAR
     """How the committed LR moves: any shape between its peak and zero, by its text."""
     ending: EndingName = EndingName.VALIDATED
     """Whether the committed LR falls to zero, or to a floor with an average of the weights."""
@@ -47,15 +47,8 @@ class BudgetOptions(Options):
     """How far the search may leave the range, as a factor."""
     divergence_factor: float = pydantic.Field(default=DIVERGENCE_FACTOR, gt=0)
     """Losses so many times as far above what is typical as sound probes came below it have diverged."""
-
     early_warnings: tuple[EarlyWarningName, ...] = ()
     """By which signs a probe ends before it diverges; empty: by none."""
-
-    @pydantic.field_validator("decay")
-    @classmethod
-    def _reaches_zero(cls, decay: Shape) -> Shape:
-        decay.weight(1.0)  # an exponential to zero has none
-        return decay
 
     def probe_length(self, total_steps: int) -> int:
         """The steps of a probe that move the weights (n), in a job of `total_steps`."""

@@ -18,6 +18,7 @@ from tuner_server.core.faults import guarded
 from tuner_server.core.messages import Decision, Directive, Value
 from tuner_server.core.policies.base import Answer, Asking, Policy, PolicyState, S, Step
 from tuner_server.core.search.suggest import Query, Suggestion
+from tuner_server.core.stop_evidence import Stopping
 
 V = TypeVar("V", bound=Value)
 
@@ -36,6 +37,12 @@ class Answered:
     """The new state of the policy as JSON."""
     directive: Directive
     decision: Decision | None
+
+    def with_evidence(self, evidence: Stopping) -> Answered:
+        """The answer whose decision has the evidence for a stopping; it has a decision, then."""
+        lr = self.directive.profile.peak if self.directive.profile is not None else 0.0
+        decision = self.decision or Decision(stage=self.directive.stage, lr=lr, reason=self.directive.reason)
+        return dataclasses.replace(self, decision=decision.model_copy(update={"stopping": evidence}))
 
 
 def answered(method: str, call: Callable[[], Answer[S]]) -> Asking[S]:

@@ -141,7 +141,8 @@ class Course:
         remaining = progress.remaining_steps
         assert remaining is not None
         warmup = min(self._rise(lr, remaining, progress), remaining // LONGEST_RISE)
-        profile = rewarm.risen(Profile.to_zero(Shape.LINEAR, lr, remaining, warmup), progress.present_lr)
+        profile = Profile.to_zero(self.options.annealing, lr, remaining, warmup)
+        profile = rewarm.risen(profile, progress.present_lr)
         return self._train(state.model_copy(update={"cooling": True}), profile, progress, decision, ())
 
     def _rise(self, lr: float, n_steps: int, progress: Progress) -> int:
@@ -156,7 +157,7 @@ class Course:
         remaining, lr = progress.remaining_steps, self.running_lr(state, progress)
         assert remaining is not None
         whole = self.options.cooldown * (progress.committed_steps + remaining)
-        return self.cool(state, progress, lr * min(remaining / whole, 1.0), decision)
+        return self.cool(state, progress, lr * self.options.annealing.weight(1.0 - remaining / whole), decision)
 
     def _stage(
         self, state: OpenEndedState, progress: Progress, decision: Decision, plateau_left: int | None

@@ -6,9 +6,11 @@ Notation: n, the steps of a probe that move the weights.
 from __future__ import annotations
 
 import pydantic
+from lrpilot.wire.profile import Shape
 
 from tuner_server.core.messages import MAX_STEPS, BatchSource
 from tuner_server.core.policies.base import Options
+from tuner_server.core.profiles import DecayField
 from tuner_server.core.search.prior import LENGTH_EXPONENT
 from tuner_server.core.stages.decayed_probe import probe_length
 from tuner_server.core.stages.divergence import DIVERGENCE_FACTOR
@@ -36,6 +38,8 @@ class OpenEndedOptions(Options):
     """Committed steps of the first stage; every further one is twice as long."""
     cooldown: float = pydantic.Field(default=0.2, gt=0, le=1)
     """Part of the committed steps in which the LR falls to zero where an end is known, or the patience is at an end."""
+    annealing: DecayField = Shape.LINEAR
+    """How the LR falls to zero there: any shape between the plateau's LR and zero, by its text."""
     look_share: float = pydantic.Field(default=0.04, ge=0, le=0.5)
     """Part of the steps that looks at the plateau's LR may take; 0: there are none."""
     patience: int | None = pydantic.Field(default=None, ge=1)

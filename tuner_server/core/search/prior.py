@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import pydantic
 
-from tuner_server.core.messages import MAX_STEPS, Value
+from tuner_server.core.messages import MAX_STEPS, MeasureName, Value
 
 LENGTH_EXPONENT = 0.2
 """The exponent between probes of two lengths, which differ by little; policy budget has the same default."""
@@ -28,12 +29,23 @@ SPREAD_WEIGHT = 1.0
 LEAST_SD = math.log(1.3)
 """A search of few probes finds its optimum no better than this, however well the jobs seem to agree."""
 
+MAX_NORMS = 1000
+"""Norms that a job leaves to later ones."""
 MAX_LOG_LR = 700.0
 """No double has a larger x; the square of one that is larger by far would be infinite."""
 
 
+class NormCurve(Value):
+    """What gradient norms a job had on its way."""
+
+    measure: MeasureName
+    """Which norms these are."""
+    norms: Annotated[tuple[float, ...], pydantic.Field(max_length=MAX_NORMS)]
+    """Evenly over its committed steps, past the warm-up; all are positive."""
+
+
 class Optimum(Value):
-    """What the search of a job found."""
+    """What the search of a job found, and what it met on its way after that."""
 
     log_lr: float = pydantic.Field(ge=-MAX_LOG_LR, le=MAX_LOG_LR)
     """The x of the best small run."""
@@ -41,6 +53,8 @@ class Optimum(Value):
     """The n of that run."""
     good_end: bool = True
     """Whether nothing speaks against it so far: the job did not diverge in committed steps, nor fail."""
+    norms: NormCurve | None = None
+    """The gradient norms of its committed steps; None: they were not measured, or are not all there yet."""
 
 
 class Prior(Value):
@@ -53,6 +67,8 @@ class Prior(Value):
     n_jobs: int = pydantic.Field(ge=1)
     probe_steps: int = pydantic.Field(ge=1)
     """The n that `log_lr` is for."""
+    norms: NormCurve | None = None
+    """The gradient norms of the newest job that left any."""
 
     def at(self, probe_steps: int, exponent: float) -> float:
         """The mean of x for probes of another length."""
@@ -75,7 +91,8 @@ def prior_of(optima: Sequence[Optimum]) -> Prior | None:
     squares = math.fsum(w * (x - mean) ** 2 for w, x in zip(weights, xs, strict=True))
     spread = (squares + SPREAD_WEIGHT * SPREAD**2) / (total + SPREAD_WEIGHT)
     sd = math.sqrt(spread * (1.0 + 1.0 / total))
-    return Prior(log_lr=mean, sd=max(sd, LEAST_SD), n_jobs=len(optima), probe_steps=probe_steps)
+    norms = next((optimum.norms for optimum in optima if optimum.norms is not None), None)
+    return Prior(log_lr=mean, sd=max(sd, LEAST_SD), n_jobs=len(optima), probe_steps=probe_steps, norms=norms)
 
 
 def _at(log_lr: float, probe_steps: int, wanted: int, exponent: float) -> float:

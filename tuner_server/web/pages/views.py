@@ -314,6 +314,8 @@ def _candidate(probe: Probe, span: Span, stage: Stage) -> CandidateRow:
 def _outcome(probe: Probe, *, chosen: bool) -> str:
     if probe.unrepeatable:
         return "not repeatable"
+    if probe.warned:
+        return "ended early"
     return "diverged" if probe.diverged else "lowest" if chosen else "completed"
 
 

@@ -40,6 +40,7 @@ from tuner_server.core.errors import (
     TunerError,
     UnauthenticatedError,
 )
+from tuner_server.history.outlook import outlook_of_job
 from tuner_server.history.timeline import Timeline
 from tuner_server.report.report_file import report_html
 from tuner_server.service.tuner_service import TunerService
@@ -190,6 +191,7 @@ class _Site:
                 "job.html",
                 job=job_view(job, found),
                 overview=overview(found),
+                outlook=outlook_of_job(job.state, found),
                 may_cancel=live and Scope.CANCEL in caller.scopes,
                 may_plan=live and Scope.PLAN in caller.scopes,
                 signed_in=self._gate.asks,

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from lrpilot.backends.base import DEVICE_NOISE, HOST_NOISE, Backend
+from lrpilot.backends.torch.betas import scale_betas
 from lrpilot.backends.torch.evaluation_mode import evaluating, has_modes
 from lrpilot.backends.torch.group_lrs import GroupLrs
 from lrpilot.backends.torch.losses import LossBuffer
@@ -54,6 +55,7 @@ class TorchBackend(Backend):
         self._replicas = replicas
         self._apart = False
         self._groups = GroupLrs(optimizers)
+        self._optimizers = optimizers
         self._single = len(optimizers) == 1
         self._snapshot = Snapshot(model, optimizers, register, placement)
         self._losses = LossBuffer()
@@ -99,6 +101,10 @@ class TorchBackend(Backend):
     def set_lr(self, lr: float) -> None:
         """Sets all LRs, in place where an LR is a tensor."""
         self._groups.set(lr)
+
+    def scale_betas(self, batch_factor: float, *, only_check: bool = False) -> None:
+        """Scales those of all groups that have them."""
+        scale_betas(self._optimizers, batch_factor, only_check=only_check)
 
     def take(self, data: Sequence[object] = ()) -> None:
         """See `Snapshot.take`."""

@@ -16,7 +16,7 @@ from lrpilot.v1 import tuner_pb2
 from lrpilot.wire.phase import Phase
 from lrpilot.wire.profile import Profile, Shape
 from lrpilot.wire.profile_proto import profile_from_proto, profile_to_proto
-from lrpilot.wire.schedule_data import Ending, Probe, Segment, Validation
+from lrpilot.wire.schedule_data import Ending, Measured, Probe, Segment, Validation
 from lrpilot.wire.weights import Weights
 
 from tests.support.shapes import SHAPES
@@ -41,8 +41,9 @@ SCHEDULE = Schedule(
         Probe(3, 2, Profile.constant(0.2, 2), Phase.PROBE, 0, (1.5, 1.4), (Validation(2, 1.3),), False),
         Probe(3, 2, Profile.constant(9.0, 5), Phase.PROBE, 0, (1.5, math.inf), (), True),
     ),
+    measures=(Measured("gradient_norm", (0.5, math.nan, 1 / 3)),),
 )
-EMPTY = dataclasses.replace(SCHEDULE, segments=(), losses=(), validations=(), probes=())
+EMPTY = dataclasses.replace(SCHEDULE, segments=(), losses=(), validations=(), probes=(), measures=())
 
 
 def applied() -> list[float]:
@@ -422,3 +423,13 @@ def test_schedules_are_read_without_torch_numpy_and_matplotlib(tmp_path: Path) -
     )
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert float(run.stdout) == SCHEDULE.lr(5)
+
+
+def test_measures_are_had_by_name() -> None:
+    assert SCHEDULE.measured("gradient_norm")[0] == 0.5
+    assert SCHEDULE.measured("other") == ()
+
+
+def test_there_are_no_more_values_than_steps() -> None:
+    with pytest.raises(ScheduleError, match="11 values of norm for 10 steps"):
+        dataclasses.replace(SCHEDULE, measures=(Measured("norm", (1.0,) * 11),))

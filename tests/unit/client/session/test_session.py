@@ -105,3 +105,23 @@ def test_alone_in_a_run_that_ends_by_time_the_lr_is_constant_until_a_pace_is_kno
     part = pb.Report(outcome=pb.OUTCOME_PARTIAL, losses=[1.0] * 50, wall_time_s=1.0)
     following = session.answer(alone, part, RunState(0.1, None, warm=True, steps=50, in_time=450))
     assert (following.n_steps, following.profile.end_lr) == (450, 0.0)
+
+
+def test_steps_along_a_rest_that_got_other_lrs_meanwhile_are_told_as_own_ones() -> None:
+    other = training(0.2, 90)
+    transport = Away([HELD, other, training(0.1, 70)])
+    session, directive = opened(transport)
+    transport.away = True
+    rest = directive
+    for done in (90, 80):
+        part = pb.Report(directive_number=rest.number, outcome=pb.OUTCOME_PARTIAL, losses=[0.5] * 10)
+        rest = session.answer(rest, part, RunState(0.3, done, warm=True))
+    assert rest.profile.offset == 20
+    transport.away = False
+    last = pb.Report(directive_number=rest.number, outcome=pb.OUTCOME_PARTIAL, losses=[0.4] * 10)
+    answer = session.answer(rest, last, RunState(0.3, 70, warm=True))
+    assert [report.outcome for report in transport.reports] == [pb.OUTCOME_PARTIAL, pb.OUTCOME_REPLACED]
+    own = transport.reports[1]
+    assert list(own.losses) == pytest.approx([0.5] * 10 + [0.4] * 10)
+    assert (own.replacement.profile.offset, own.replacement.profile.start_lr) == (10, HELD.profile.start_lr)
+    assert (answer.number, answer.n_steps) == (3, 70)

@@ -11,7 +11,8 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from lrpilot.wire.profile import Profile
+from lrpilot.wire.early_warning import EarlyWarning, WarningRule
+from lrpilot.wire.profile import Profile, Shape
 
 from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, config, drive
 from tuner_server.core import policies
@@ -28,6 +29,7 @@ from tuner_server.core.messages import (
     Bar,
     ChangeKind,
     ChangeOrigin,
+    Decision,
     Directive,
     Ending,
     Outcome,
@@ -372,6 +374,12 @@ TEST_OF_8 = PROBE_OF_8.model_copy(update={"phase": Phase.RANGE_TEST, "validate_a
 TRAIN_OF_8 = PROBE_OF_8.model_copy(update={"phase": Phase.TRAIN, "validate_at": (8,)})
 HELD_OF_8 = TRAIN_OF_8.model_copy(update={"promise": (Bar(from_step=2, loss=0.5),)})
 FIRST_OF_8 = PROBE_OF_8.model_copy(update={"validate_at": (0, 8)})
+WARNED_OF_8 = PROBE_OF_8.model_copy(
+    update={
+        "measures": ("norm",),
+        "warnings": (EarlyWarning(measure="norm", rule=WarningRule.ABOVE, level=1.0, row=1),),
+    }
+)
 MEASURED_OF_8 = TRAIN_OF_8.model_copy(update={"measures": ("norm", "other")})
 BOTH = (Validation(step=4, loss=1.0), Validation(step=8, loss=1.0))
 
@@ -490,6 +498,8 @@ def test_search_steps_have_no_average() -> None:
         ),
         (PROBE_OF_8, report_on(PROBE_OF_8, Outcome.DIVERGED, 8), True),
         (PROBE_OF_8, report_on(PROBE_OF_8, Outcome.UNREPEATABLE, 1, note="odd"), True),
+        (WARNED_OF_8, report_on(WARNED_OF_8, Outcome.DIVERGED, 3, note="norm was above 1"), True),
+        (WARNED_OF_8, report_on(WARNED_OF_8, note="norm was above 1", validations=BOTH), True),
         (PROBE_OF_8, report_on(PROBE_OF_8, Outcome.UNREPEATABLE, losses=(NAN, INF) * 4, note="odd"), True),
         (
             PROBE_OF_8,
@@ -1134,3 +1144,112 @@ OpenEndedMachine.TestCase.settings = SETTINGS
 TestAutoLrsMachine = AutoLrsMachine.TestCase
 TestBudgetMachine = BudgetMachine.TestCase
 TestOpenEndedMachine = OpenEndedMachine.TestCase
+
+
+# --- what is recorded -------------------------------------------------------------------------------------------------
+
+
+def recording(*names: str, asked: tuple[str, ...] = (), script: tuple[str, ...] = ("train",)) -> JobConfig:
+    options = {"script": script, "measures": asked}
+    update = {"measures": ("norm", "other"), "recorded": names, "policy": "scripted", "policy_options": options}
+    return config(100).model_copy(update=update)
+
+
+@pytest.mark.usefixtures("scripted")
+def test_what_is_recorded_is_measured_at_every_committed_step_and_at_no_other() -> None:
+    script = ("warm_up", "train", "probe", "train", "stop")
+    transition, asked = machine.create(recording("norm", script=script)), []
+    while transition.directive.phase is not Phase.STOP:
+        asked.append(transition.directive.measures)
+        transition = step(transition)
+    assert asked == [("norm",), ("norm",), (), ("norm",)]
+    rest = step(machine.create(recording("norm")), Outcome.PARTIAL, 2).directive
+    assert rest.measures == ("norm",)
+
+
+@pytest.mark.usefixtures("scripted")
+def test_what_the_policy_asks_for_comes_before_what_is_recorded() -> None:
+    assert machine.create(recording("norm", "other", asked=("other",))).directive.measures == ("other", "norm")
+
+
+@pytest.mark.parametrize(
+    ("measures", "recorded", "words"),
+    [
+        (("norm",), ("norm", "secrets"), r"can't measure secrets; give some of norm"),
+        ((), ("norm",), r"can't measure norm; leave it out"),
+        (("norm",), ("norm", "norm"), r"there twice"),
+        (("norm",), ("no name",), r"match"),
+    ],
+)
+def test_what_can_not_be_measured_is_not_recorded(
+    measures: tuple[str, ...], recorded: tuple[str, ...], words: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=words) as caught:
+        JobConfig.checked(base_lr=0.1, measures=measures, recorded=recorded)
+    assert caught.value.violations[0].field.startswith("recorded")
+
+
+# --- what a policy makes of a part of committed steps ----------------------------------------------------------------
+
+
+class Reshaping(Scripted):
+    """Has the LR of the rest fall, and counts the parts that it was told of; "longer" asks for more steps."""
+
+    name = "reshaping"
+
+    def reshape(
+        self, state: PolicyState, directive: Directive, report: Report, progress: Progress
+    ) -> Step[PolicyState] | None:
+        word = self.options.script[1]
+        if word == "raise":
+            raise PolicyError("as scripted")
+        if word == "nothing":
+            return None
+        assert progress.reported_steps == 0
+        profile = Profile(Shape.points([(0, 1), (report.n_steps / 5, 1), (1, 0)]), 0.1, 0.0, 5)
+        update = {"profile": profile, "reason": "lower"} | ({"n_steps": 6} if word == "longer" else {})
+        decision = Decision(stage=0, lr=0.1, reason="lower")
+        return Step(state.model_copy(update={"search_ended": True}), directive.model_copy(update=update), decision)
+
+
+@pytest.fixture
+def reshaping(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(policies.POLICIES, Reshaping.name, Reshaping)
+
+
+def part(word: str) -> tuple[Transition, Transition]:
+    """A job with a directive of five steps, before and after a report on two of them."""
+    before = machine.create(scripted_config("train", word).model_copy(update={"policy": "reshaping"}))
+    return before, step(before, Outcome.PARTIAL, 2)
+
+
+@pytest.mark.usefixtures("reshaping")
+def test_a_policy_may_give_the_rest_of_committed_steps_other_lrs() -> None:
+    before, after = part("falls")
+    assert (after.directive.n_steps, after.directive.number, after.directive.snapshot) == (3, 2, False)
+    assert after.directive.profile is not None
+    assert [after.directive.profile.lr(i) for i in range(3)] == pytest.approx([0.1, 0.2 / 3, 0.1 / 3])
+    assert after.decision is not None
+    assert (after.decision.reason, after.directive.reason) == ("lower", "lower")
+    assert after.state.policy_state == {"search_ended": True}
+    assert after.state.snapshot_step == before.state.snapshot_step == 0
+    # What is rolled back later goes back to the snapshot from before the first part.
+    undone = machine.advance(after.state, report_on(after.directive, Outcome.DIVERGED, 1, losses=(NAN,)))
+    assert undone.directive.restore
+    assert undone.state.committed_steps == 0
+
+
+@pytest.mark.usefixtures("reshaping")
+def test_a_policy_that_makes_nothing_of_a_part_is_answered_its_rest() -> None:
+    before, after = part("nothing")
+    assert after.directive == before.directive.after(2).model_copy(update={"number": 2})
+    assert after.decision is None
+
+
+@pytest.mark.usefixtures("reshaping")
+@pytest.mark.parametrize(("word", "words"), [("longer", "nothing else"), ("raise", "as scripted")])
+def test_a_policy_that_asks_for_more_than_other_lrs_fails_the_job(word: str, words: str) -> None:
+    _, after = part(word)
+    assert after.state.status is Status.FAILED
+    assert words in after.state.message
+    assert after.directive.phase is Phase.STOP

@@ -203,6 +203,8 @@ MANY = np.arange(10.0, 100.0, 5.0)
         (Curve(PATH, MANY, np.ones(3)), "18 steps have 3 losses"),
         (Curve(PATH, MANY + 50, np.ones(MANY.size)), "outside of its path"),
         (Curve(LrPath(np.zeros(101)), MANY, np.ones(MANY.size)), "the LR is 0"),
+        (Curve(PATH, MANY, np.full(MANY.size, 1e200)), "too large or too small"),
+        (Curve(LrPath(np.full(101, 1e-200)), MANY, np.ones(MANY.size)), "too large or too small"),
         (Curve(PATH, np.full(MANY.size, 50.0), np.ones(MANY.size)), "too few different"),
     ],
 )
@@ -223,3 +225,10 @@ def test_rising_losses_are_fitted_without_a_gain_below_zero() -> None:
     assert law.amplitude >= 0
     assert law.gain >= 0
     assert law.momentum in MOMENTA
+
+
+@pytest.mark.parametrize("lrs", [np.full(200, 1e-40), np.full(200, 1e40), np.geomspace(1e-30, 1e30, 200)])
+@pytest.mark.parametrize("losses", [np.full(60, 1e-300), np.geomspace(1e40, 1e-40, 60), np.r_[np.ones(59), 1e30]])
+def test_odd_numbers_make_a_law_all_the_same(lrs: FloatArray, losses: FloatArray) -> None:
+    law = fit([Curve(LrPath(lrs), np.arange(12.0, 192.0, 3.0), losses)])
+    assert math.isfinite(law.predict(LrPath(lrs)).loss)

@@ -59,6 +59,7 @@ def test_between_known_lrs_the_loss_lies_on_a_line_in_log_lr_and_beyond_them_not
     lrs, losses = [0.01, 0.1, 1.0], [2.0, 1.0, math.inf]
     assert loss_off_by(lrs, losses, 0.1, 1 / math.sqrt(10), 3.0) == pytest.approx(1.5)
     assert loss_off_by(lrs, losses, 0.1, math.sqrt(10), 3.0) == pytest.approx(2.0), "a divergence counts as the start"
+    assert loss_off_by([0.1, 0.3], [1.0, 2.0], 0.1, 3, 3.0) == pytest.approx(2.0), "0.1 times 3 is above 0.3"
     assert loss_off_by(lrs, losses, 0.1, 11, 3.0) is None
     assert loss_off_by(lrs, losses, 0.1, 1 / 11, 3.0) is None
     assert loss_off_by([], [], 0.1, 3, 3.0) is None

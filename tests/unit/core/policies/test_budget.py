@@ -24,6 +24,7 @@ from tests.support.jobs.budget_jobs import (
     short_on,
 )
 from tests.support.jobs.simulated_training import SimulatedTraining, drive
+from tests.support.shapes import SHAPES
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.job import machine
 from tuner_server.core.job.machine import JobState, Status
@@ -60,7 +61,7 @@ from tuner_server.core.stages.restart import MAX_RESTARTS
             "widening": st.floats(1, 1e4),
             "warmup": st.floats(0, 1, exclude_max=True),
             "decayed_probes": st.booleans(),
-            "decay": st.sampled_from(["linear", "cosine", "constant"]),
+            "decay": st.sampled_from([str(shape) for shape in SHAPES if not shape.way.fault(1.0, 0.0)]),
             "length_exponent": st.floats(0, 1),
         },
     ),
@@ -286,6 +287,12 @@ def test_the_same_reports_bring_the_same_directives_bit_for_bit_through_json_and
     [
         ({"decay": "exponential"}, "policy_options.decay", "never reaches zero"),
         ({"decay": "stairs"}, "policy_options.decay", "linear"),
+        ({"decay": "rex(2)"}, "policy_options.decay", "beta 2 is not from 0 to below 2"),
+        ({"decay": "rex(inf)"}, "policy_options.decay", "not finite"),
+        ({"decay": "rex(a)"}, "policy_options.decay", "no numbers"),
+        ({"decay": "wsd/exponential(0.2)"}, "policy_options.decay", "never reaches zero"),
+        ({"decay": "points(0, 1, 0.7, 1, 0.6, 0, 1, 0)"}, "policy_options.decay", "don't ascend"),
+        ({"decay": 3}, "policy_options.decay", ""),
         ({"warmup": 1}, "policy_options.warmup", ""),
         ({"warmup": -0.1}, "policy_options.warmup", ""),
         ({"probe_steps": 3}, "policy_options.probe_steps", ""),

@@ -161,6 +161,14 @@ def test_where_the_end_is_known_the_last_part_is_the_cooldown(cooldown: float) -
     assert state.run_steps == 3000
 
 
+def test_the_cooldown_falls_along_any_shape() -> None:
+    life = Life(config(total_steps=3000, first_stage=FIRST, annealing="one_minus_sqrt")).to_the_end()
+    profile = profile_of(life.committed()[-1])
+    assert str(profile.shape) == "one_minus_sqrt"
+    assert profile.lr(profile.length // 4) / profile.start_lr == pytest.approx(0.5, abs=0.01)
+    assert profile.last_lr == 0.0
+
+
 def test_a_run_that_is_too_short_decays_from_the_lr_that_was_set() -> None:
     life = Life(config(total_steps=300))
     assert "too few steps for a search" in life.directive.reason

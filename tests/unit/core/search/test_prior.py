@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuner_server.core.search.prior import LEAST_SD, LENGTH_EXPONENT, SPREAD, Optimum, Prior, prior_of
+from tuner_server.core.search.prior import LEAST_SD, LENGTH_EXPONENT, SPREAD, NormCurve, Optimum, Prior, prior_of
 
 
 def optimum(lr: float, probe_steps: int = 30, *, good_end: bool = True) -> Optimum:
@@ -62,3 +62,10 @@ def test_a_prior_lies_among_its_jobs_and_is_never_certain(optima: list[Optimum])
     assert min(xs) - 1e-9 <= prior.log_lr <= max(xs) + 1e-9
     assert prior.sd >= LEAST_SD
     assert Prior.model_validate_json(prior.model_dump_json()) == prior
+
+
+def test_the_newest_job_that_left_norms_says_what_they_are() -> None:
+    old, new = NormCurve(measure="gradient_norm", norms=(1.0, 2.0)), NormCurve(measure="gradient_norm", norms=(3.0,))
+    bare, measured = optimum(0.1), [optimum(0.1).model_copy(update={"norms": curve}) for curve in (new, old)]
+    assert made(bare, *measured).norms == new
+    assert made(bare).norms is None

@@ -1,0 +1,65 @@
+"""A schedule at another length: every part of the run keeps its share, and the LRs their places in it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TypeVar
+
+from lrpilot.errors import ScheduleError
+from lrpilot.wire.limits import MAX_STEPS
+from lrpilot.wire.profile import Profile
+from lrpilot.wire.schedule_data import ScheduleData, Segment
+
+S = TypeVar("S", bound=ScheduleData)
+
+
+def stretched(schedule: S, total_steps: int, lr_factor: float) -> S:
+    """The LRs of a schedule over so many steps; what was seen in the run is left out, as it is not of this one.
+
+    Args:
+        schedule: with steps.
+        total_steps: committed steps of what is made.
+        lr_factor: what all LRs are multiplied by.
+
+    Raises:
+        ScheduleError: the schedule has no steps, or a number is out of its range.
+    """
+    if isinstance(total_steps, bool) or not isinstance(total_steps, int) or not 1 <= total_steps <= MAX_STEPS:
+        raise ScheduleError(f"stretch: {total_steps!r} steps; give a whole number from 1 to {MAX_STEPS}")
+    if not schedule.n_steps:
+        raise ScheduleError("stretch: the schedule has no steps")
+    segments: list[Segment] = []
+    for segment in schedule.segments:
+        begin, end = (
+            round(step * total_steps / schedule.n_steps)
+            for step in (segment.start_step, segment.start_step + segment.n_steps)
+        )
+        if end > begin:
+            profile = _profile(segment.profile, (end - begin) / segment.n_steps, lr_factor)
+            segments.append(dataclasses.replace(segment, start_step=begin, n_steps=end - begin, profile=profile))
+    return dataclasses.replace(
+        schedule,
+        total_steps=total_steps,
+        segments=tuple(segments),
+        losses=(),
+        validations=(),
+        probes=(),
+        ending=None,
+        replans=(),
+    )
+
+
+def _profile(profile: Profile, ratio: float, lr_factor: float) -> Profile:
+    """The same way in `ratio` times the steps."""
+    warmup = round(profile.warmup * ratio)
+    try:
+        return dataclasses.replace(
+            profile,
+            start_lr=profile.start_lr * lr_factor,
+            end_lr=profile.end_lr * lr_factor,
+            length=max(round(profile.length * ratio), warmup + 1),
+            offset=round(profile.offset * ratio),
+            warmup=warmup,
+        )
+    except ValueError as error:
+        raise ScheduleError(f"stretch: LRs times {lr_factor:g}: {error}") from error

@@ -96,6 +96,11 @@ class Client(Driver):
         return self._client.n_rounds
 
     @property
+    def factor(self) -> float:
+        """What the last round's global update was taken on with; 1: as it is, which is plain federated averaging."""
+        return self._client.factor
+
+    @property
     def finished(self) -> bool:
         """Whether all rounds have ended."""
         return super().finished or (self._rounds is not None and self.round >= self._rounds)

@@ -62,6 +62,11 @@ class FederatedBackend(TorchBackend):
         return self._rounds.n_rounds
 
     @property
+    def factor(self) -> float:
+        """What the last global update was taken on with."""
+        return self._rounds.factor
+
+    @property
     def measures(self) -> tuple[str, ...]:
         """Those of every run, and those of a federation."""
         return (*super().measures, *ROUND_MEASURES, *LOCAL_MEASURES)

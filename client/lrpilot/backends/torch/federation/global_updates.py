@@ -43,6 +43,8 @@ class GlobalUpdates:
         self._taken = True
         self.n_rounds = 0
         """Rounds that have ended."""
+        self.factor = 1.0
+        """What the last global update was taken on with."""
 
     @property
     def update(self) -> list[torch.Tensor] | None:
@@ -72,7 +74,7 @@ class GlobalUpdates:
         else:
             log.warning("lrpilot: the global update of round %d is not finite, and left out", self.n_rounds)
             update = [torch.zeros_like(each) for each in update]
-        self._update, self._taken = update, False
+        self._update, self._taken, self.factor = update, False, 1.0
         self.n_rounds += 1
         self.go_back()
         return values
@@ -82,6 +84,7 @@ class GlobalUpdates:
         """Takes the last global update on otherwise: start + factor D_t + momentum M_(t-1); once, before any step."""
         if not self._taken:
             self._start_from(self._moved(factor, momentum))
+            self.factor = factor
             self.go_back()
 
     @torch.no_grad()
@@ -103,7 +106,7 @@ class GlobalUpdates:
         copies = {
             name: None if tensors is None else [each.clone() for each in tensors] for name, tensors in lists.items()
         }
-        return copies | {"taken": self._taken, "n_rounds": self.n_rounds}
+        return copies | {"taken": self._taken, "n_rounds": self.n_rounds, "factor": self.factor}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a checkpoint. Raises: ConfigError: it is of another model."""
@@ -114,7 +117,7 @@ class GlobalUpdates:
             tensors = state[name]
             placed = None if tensors is None else [t.to(w.device) for t, w in zip(tensors, self._weights, strict=False)]
             setattr(self, f"_{name}", placed)
-        self._taken, self.n_rounds = state["taken"], state["n_rounds"]
+        self._taken, self.n_rounds, self.factor = state["taken"], state["n_rounds"], state["factor"]
 
     def _start_from(self, weights: Sequence[torch.Tensor]) -> None:
         """Has the present round begin with these weights."""

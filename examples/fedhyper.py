@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from lrpilot.federated import Client
 from lrpilot.transport.embedded_server import EmbeddedServer
 from sklearn.datasets import load_digits
 from torch import nn
+from torch.multiprocessing.spawn import spawn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -98,4 +98,4 @@ if __name__ == "__main__":
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
         free_port = listener.getsockname()[1]
     with contextlib.closing(EmbeddedServer()) as shared:
-        mp.spawn(run, (free_port, shared.target), N_CLIENTS)  # type: ignore[no-untyped-call]  # it is unannotated
+        spawn(run, (free_port, shared.target), N_CLIENTS)  # type: ignore[no-untyped-call]  # torch leaves it unannotated

@@ -22,7 +22,6 @@ from tuner_server.core.messages import (
     BatchSource,
     ChangeKind,
     Directive,
-    Number,
     PlanChange,
     Report,
     RoundStep,
@@ -33,6 +32,7 @@ from tuner_server.core.stages.fedhyper import Variant, added, momentum_weight, m
 from tuner_server.core.stages.hypergradient import cosine
 from tuner_server.core.stages.lessons import Lessons
 from tuner_server.core.stages.plan_change import because
+from tuner_server.core.values import Number
 
 ROUND_NORM, ROUND_PRODUCT = "round_norm", "round_product"
 MOMENTUM_NORM, MOMENTUM_PRODUCT = "round_momentum_norm", "round_momentum_product"

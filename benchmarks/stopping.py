@@ -1,9 +1,11 @@
 """What stop_when saves and gives up: runs that may be stopped, beside the same runs to their end.
 
     python -m benchmarks.stopping --json stopping.json --workloads mlp finetune inpainting --steps 4000 --seeds 3
+    python -m benchmarks.stopping --json endless.json --workloads mlp finetune --endless --seeds 3
 
 Each run is made with policy `budget` through the real client, without stop_when and with several; a run that is there
-in the file already is not made again. Prints one row for each workload and stop_when.
+in the file already is not made again. Prints one row for each workload and stop_when. With `--endless` the policy is
+`open_ended`, and each run is made again with as many steps again, the last fifth of them an annealing.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import argparse
 import json
 import statistics
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +28,12 @@ from tuner_server.core.job import machine
 from tuner_server.core.stop_evidence import Stopping
 from tuner_server.rpc import convert
 
-WORTH: tuple[str | None, ...] = (None, "1%", "3%", "10%")
-"""What is given as stop_when; None: the run goes on to its end."""
+WORTH = ("1%", "3%", "10%")
+"""What is given as stop_when."""
+ANNEALED = 0.2
+"""The part of a run without an end that anneals."""
+LONGEST = 20_000
+"""Steps of a run without an end that is not stopped."""
 
 
 class WatchedTransport(LocalTransport):
@@ -42,8 +49,10 @@ class WatchedTransport(LocalTransport):
         return pb.AdvanceResponse(directive=convert.directive_to_pb(transition.directive))
 
 
-def run(workload: str, seed: int, n_steps: int, worth: str | None) -> dict[str, Any]:
-    """Trains one run to its end, whichever that is."""
+def run(
+    workload: str, seed: int, n_steps: int | None, worth: str | None, anneal_to: int | None = None
+) -> dict[str, Any]:
+    """Trains one run to its end; with `anneal_to` to that committed step, the last fifth annealed."""
     known = WORKLOADS[workload]
     session = known.build(seed)
     torch.manual_seed(seed)
@@ -55,23 +64,30 @@ def run(workload: str, seed: int, n_steps: int, worth: str | None) -> dict[str, 
         transport=transport,
         total_steps=n_steps,
         lr_bounds=known.lr_range,
-        policy="budget",
+        policy="budget" if n_steps else "open_ended",
         validate=session.validate,
         stop_when=worth,
         seed=seed,
     )
+    turn = None if anneal_to is None else round((1.0 - ANNEALED) * anneal_to)
     for batch in tuner.batches(session.batches()):
         loss = session.loss(batch)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         session.optimizer.step()
         session.optimizer.zero_grad()
         tuner.step(loss)
+        if anneal_to is not None and turn is not None and tuner.committed_step >= turn and not tuner.searching:
+            tuner.anneal(max(anneal_to - tuner.committed_step, 1))
+            turn = None
+        if n_steps is None and transport.state.run_steps > LONGEST:
+            break
     evidence = transport.evidence
     return {
         "workload": workload,
         "seed": seed,
         "n_steps": n_steps,
         "worth": worth,
+        "anneal_to": anneal_to,
         "opening": opening,
         "final": session.validate(),
         "steps": transport.state.run_steps,
@@ -79,19 +95,33 @@ def run(workload: str, seed: int, n_steps: int, worth: str | None) -> dict[str, 
     }
 
 
+def runs_of(workload: str, seed: int, n_steps: int | None) -> Iterator[dict[str, Any]]:
+    """The runs of a workload and a seed: those that may be stopped, and those that they are compared with."""
+    if n_steps is not None:
+        for worth in (None, *WORTH):
+            yield run(workload, seed, n_steps, worth)
+        return
+    for worth in WORTH:
+        stopped = run(workload, seed, None, worth)
+        yield stopped
+        if stopped["evidence"] is not None:
+            longer = run(workload, seed, None, None, stopped["evidence"]["end_step"])
+            yield {**longer, "beside": worth}
+
+
 def rows(runs: list[dict[str, Any]]) -> list[str]:
     """A Markdown table: means over the seeds of each workload and stop_when."""
-    by_case = {(r["workload"], r["n_steps"], r["seed"], r["worth"]): r for r in runs}
-    cells: dict[tuple[str, int, str], list[tuple[float, float, float, bool]]] = defaultdict(list)
-    for (workload, n_steps, seed, worth), stopped in by_case.items():
-        whole = by_case.get((workload, n_steps, seed, None))
-        if worth is None or whole is None:
+    whole = {(r["workload"], r["n_steps"], r["seed"], r.get("beside")): r for r in runs if r["worth"] is None}
+    cells: dict[tuple[str, str, str], list[tuple[float, float, float, bool]]] = defaultdict(list)
+    for r in runs:
+        beside = whole.get((r["workload"], r["n_steps"], r["seed"], None if r["n_steps"] else r["worth"]))
+        if r["worth"] is None or beside is None:
             continue
-        gained = whole["opening"] - whole["final"]
-        given_up = (stopped["final"] - whole["final"]) / gained
-        foreseen = 0.0 if stopped["evidence"] is None else stopped["evidence"]["gain"] / gained
-        saved = 1.0 - stopped["steps"] / whole["steps"]
-        cells[workload, n_steps, worth].append((saved, given_up, foreseen, stopped["evidence"] is not None))
+        gained = beside["opening"] - beside["final"]
+        given_up = (r["final"] - beside["final"]) / gained
+        foreseen = 0.0 if r["evidence"] is None else r["evidence"]["gain"] / gained
+        case = r["workload"], str(r["n_steps"] or "no end"), r["worth"]
+        cells[case].append((1.0 - r["steps"] / beside["steps"], given_up, foreseen, r["evidence"] is not None))
     table = [
         "| workload | steps | stop_when | stopped | steps saved | given up | the most of one run | foreseen |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -112,20 +142,22 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True, help="JSON lines of finished runs, which are extended")
     parser.add_argument("--workloads", nargs="+", default=["mlp", "finetune", "inpainting"], choices=sorted(WORKLOADS))
     parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--endless", action="store_true", help="runs without an end")
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
     lines = arguments.json.read_text("utf-8").splitlines() if arguments.json.exists() else []
     runs = [json.loads(line) for line in lines]
-    made = {(r["workload"], r["n_steps"], r["seed"], r["worth"]) for r in runs}
+    made = {(r["workload"], r["n_steps"], r["seed"]) for r in runs}
+    n_steps = None if arguments.endless else arguments.steps
     torch.set_num_threads(1)
     for seed in range(arguments.seeds):
         for workload in arguments.workloads:
-            for worth in WORTH:
-                if (workload, arguments.steps, seed, worth) in made:
-                    continue
-                runs.append(run(workload, seed, arguments.steps, worth))
+            if (workload, n_steps, seed) in made:
+                continue
+            for found in runs_of(workload, seed, n_steps):
+                runs.append(found)
                 with arguments.json.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(runs[-1]) + "\n")
+                    file.write(json.dumps(found) + "\n")
     print("\n".join(rows(runs)))
 
 

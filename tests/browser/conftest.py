@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.support.browser.chromium import SharedWindows, launch
 from tests.support.jobs.sample_jobs import SlowTraining, job_config, run_job
+from tests.support.jobs.simulated_training import SimulatedTraining
 from tests.support.servers import server_process, wire_client
 from tests.support.servers.guarded_server import add_project, add_token
 from tests.support.servers.ports import HOST, free_port
@@ -44,9 +45,11 @@ class Dashboard:
 class RunningJob:
     """A training job that goes on when it is told to, over gRPC as all do."""
 
-    def __init__(self, process: ServerProcess, name: str, **options: Any) -> None:
+    def __init__(
+        self, process: ServerProcess, name: str, training: SimulatedTraining | None = None, **options: Any
+    ) -> None:
         self._stub = process.stub
-        self._training = SlowTraining(validates=True)
+        self._training = training or SlowTraining(validates=True)
         created = wire_client.create(self._stub, job_config(name, **options))
         self.id = created.job.id
         self.directive: Directive = wire_client.directive_from_pb(created.directive)

@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.support.browser.chromium import CHART, PATIENCE_MS, axe_findings, trace, until, watched, window
+from tests.support.jobs.annealing_training import AnnealingTraining
 from tuner_server.core.messages import Phase
 
 pytestmark = pytest.mark.slow
@@ -151,6 +152,24 @@ def test_a_running_job_is_followed(page: Page, start_job: Callable[..., Any]) ->
     expect(page.locator("#state")).to_have_text("finished")
     expect(page.locator("#connection")).to_have_text("ended")
     expect(page.get_by_text("Cancel tuning")).to_have_count(0)
+
+
+def test_what_annealing_now_would_give_appears_once_the_losses_tell_it(
+    page: Page, start_job: Callable[..., Any]
+) -> None:
+    job = start_job("planted", training=AnnealingTraining(validates=True))
+    open_job(page, job.id)
+    heading = page.get_by_role("heading", name="What would annealing now give?")
+    expect(heading).to_have_count(0)
+    job.report_until(Phase.TRAIN)
+    job.report(15)
+    expect(heading).to_be_visible()
+    fact = page.locator("#outlook .fact").filter(has_text="Annealing now")
+    expect(fact).to_contain_text("±")
+    expect(fact.locator(".note")).to_have_text(re.compile(r"training loss after \d+ steps, falling .* along a line"))
+    assert axe_findings(page) == []
+    job.report_until(Phase.STOP)
+    expect(heading).to_have_count(0)
 
 
 def test_everything_can_be_taken_along(page: Page, dashboard: Any, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ COMMANDS = [
     "export",
     "stretch",
     "plot",
+    "forecast",
     "refine",
     "cancel",
     "extend",
@@ -219,6 +220,12 @@ def test_plot_draws_a_picture(world: World, tmp_path: Path) -> None:
     file = tmp_path / "schedule.png"
     assert world.run("plot", world.finished, "-o", file).returncode == 0
     assert file.read_bytes().startswith(b"\x89PNG")
+
+
+def test_forecast_tells_what_another_schedule_would_have_given(world: World) -> None:
+    forecasts = json.loads(world.run("forecast", world.finished, "--from-start", "--json").stdout)["forecasts"]
+    assert forecasts["asked"]["loss"] > 0
+    assert_fails(world.run("forecast", world.begun), 2, "nothing can be forecast: no step is committed yet")
 
 
 def test_a_picture_of_an_unknown_kind_is_bad_input(world: World, tmp_path: Path) -> None:

@@ -102,6 +102,15 @@ class JobConfig(Value):
             raise ValueError(f"total_time_s: {self.total_time_s:g} beside total_steps {self.total_steps}; give one")
         return self
 
+    @pydantic.field_validator("stop_when")
+    @classmethod
+    def _can_tell(cls, stop_when: StopWhen | None, info: pydantic.ValidationInfo) -> StopWhen | None:
+        if stop_when is not None and not info.data.get("has_validation", True):
+            raise ValueError("it goes by validation losses, and this job has none; give the tuner validate")
+        if stop_when is not None and info.data.get("total_time_s") is not None:
+            raise ValueError("it counts in steps, and total_time_s does not tell how many; give total_steps, or no end")
+        return stop_when
+
     @pydantic.field_validator("recorded")
     @classmethod
     def _can_be_measured(cls, recorded: Measures, info: pydantic.ValidationInfo) -> Measures:
@@ -112,14 +121,6 @@ class JobConfig(Value):
         if len(set(recorded)) < len(recorded):
             raise ValueError("a name is there twice; give each once")
         return recorded
-
-    @pydantic.model_validator(mode="after")
-    def _validates_to_stop(self) -> JobConfig:
-        if self.stop_when is not None and not self.has_validation:
-            raise ValueError("stop_when: it goes by validation losses, and this job has none; give the tuner validate")
-        if self.stop_when is not None and self.total_time_s is not None:
-            raise ValueError("stop_when: it counts in steps, and total_time_s does not tell how many; give total_steps")
-        return self
 
     @pydantic.model_validator(mode="after")
     def _distinct(self) -> JobConfig:

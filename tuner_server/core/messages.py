@@ -28,7 +28,7 @@ from lrpilot.wire.weights import Weights as Weights
 from tuner_server.core.profiles import ProfileField
 from tuner_server.core.stop_evidence import Stopping
 from tuner_server.core.values import Lr as Lr
-from tuner_server.core.values import Number
+from tuner_server.core.values import Number as Number
 from tuner_server.core.values import Steps as Steps
 from tuner_server.core.values import Text as Text
 from tuner_server.core.values import Value as Value

@@ -56,8 +56,8 @@ class LRPilot(keras.callbacks.Callback):
             validate: gives the validation loss; called seldom, and once at once, to see that it works. It may call
                 `model.evaluate`.
             **job: server, credentials, total_steps (default: what `fit` was asked for, from its `initial_epoch` on),
-                lr_bounds, policy, policy_options, name, family, seed, record, timeout_s, strict, observers, transport;
-                see `lrpilot.run.options.JobOptions`.
+                stop_when, lr_bounds, policy, policy_options, name, family, seed, record, timeout_s, strict, observers,
+                transport; see `lrpilot.run.options.JobOptions`.
 
         Raises:
             ConfigError: arrays without a batch size, or a batch size without arrays.

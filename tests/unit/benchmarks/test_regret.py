@@ -33,6 +33,7 @@ from benchmarks.regret.rules import (
 from benchmarks.regret.storage import TableFile
 from benchmarks.regret.views import Goal, Probe, outcomes, probes
 from tuner_server.core.forecast import Objective
+from tuner_server.core.laws.annealing_grid import POWERS
 from tuner_server.core.policies.budget_options import BudgetOptions
 
 TAU, TAU_PRIME = 100, 10
@@ -173,7 +174,7 @@ def test_areas_by_hand() -> None:
 
 
 def test_the_annealing_law_is_recovered_from_losses_that_follow_it() -> None:
-    level, a, alpha, gain = 0.5, 0.2, float(annealing.ALPHAS[20]), 0.01
+    level, a, alpha, gain = 0.5, 0.2, float(POWERS[20]), 0.01
 
     def law(areas: tuple[float, float]) -> float:
         return level + a * math.pow(areas[0], -alpha) - gain * areas[1]

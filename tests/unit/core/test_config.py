@@ -40,6 +40,13 @@ INF, NAN = math.inf, math.nan
         ({"lr_bounds": {"min": NAN, "max": 1.0}}, "lr_bounds"),
         ({"lr_bounds": {"min": 0.1}}, "lr_bounds.max"),
         ({"momentum": 0.9}, "momentum"),
+        ({"stop_when": {"gain": 0.1}}, "stop_when"),
+        ({"stop_when": {"gain": 0.1}, "has_validation": True, "total_time_s": 60.0}, "stop_when"),
+        ({"stop_when": {}, "has_validation": True}, "stop_when"),
+        ({"stop_when": {"gain": 0.1, "share": 0.1}, "has_validation": True}, "stop_when"),
+        ({"stop_when": {"gain": 0.0}, "has_validation": True}, "stop_when.gain"),
+        ({"stop_when": {"gain": INF}, "has_validation": True}, "stop_when.gain"),
+        ({"stop_when": {"share": 1.0}, "has_validation": True}, "stop_when.share"),
     ],
 )
 def test_a_wrong_field_is_named(fields: dict[str, Any], field: str) -> None:

@@ -27,6 +27,7 @@ from tuner_server.core.messages import (
     Setback,
     best_candidate,
 )
+from tuner_server.core.stop_evidence import Stopping
 from tuner_server.history.from_wire import job_and_history
 from tuner_server.rpc.convert import schedule_to_pb
 from tuner_server.storage import Entry
@@ -67,6 +68,27 @@ candidates = whole(
     raw_forecast=maybe,
     at_least=maybe,
 )
+points = st.lists(st.tuples(counts, finite), max_size=3)
+stoppings = points.flatmap(
+    lambda found: whole(
+        Stopping,
+        worth=lrs,
+        gain=finite,
+        gain_sd=finite,
+        at_once=finite,
+        at_end=finite,
+        end_step=counts,
+        open_ended=st.booleans(),
+        floor=finite,
+        scale=finite,
+        exponent=finite,
+        annealing=finite,
+        memory=counts,
+        layer=finite,
+        steps=st.just(tuple(step for step, _ in found)),
+        losses=st.just(tuple(loss for _, loss in found)),
+    )
+)
 decisions = whole(
     Decision,
     stage=st.integers(-1, 2**31 - 1),
@@ -84,6 +106,7 @@ decisions = whole(
     lowered_by=st.none() | lrs,
     asked=st.none() | whole(Asked, acquisition=texts, kappa=st.none() | finite, low=lrs, high=lrs),
     extrapolation=st.none() | whole(Extrapolation, forecaster=texts, horizon=counts, losses=series(5)),
+    stopping=st.none() | stoppings,
 )
 
 

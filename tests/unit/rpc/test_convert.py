@@ -23,7 +23,7 @@ from lrpilot.wire.profile_proto import profile_from_proto, profile_to_proto
 
 from tests.support.servers.wire_client import directive_from_pb, report_to_pb
 from tests.support.shapes import shapes
-from tuner_server.core.config import JobConfig, LrBounds
+from tuner_server.core.config import JobConfig, LrBounds, StopWhen
 from tuner_server.core.errors import InvalidInputError, NotFoundError
 from tuner_server.core.job.machine import JobState, Status
 from tuner_server.core.job.schedule import Segment
@@ -174,12 +174,16 @@ configs_without_end = st.builds(
     measures=measures,
     has_average=st.booleans(),
 )
-configs = st.builds(
-    lambda config, end, recorded: config.model_copy(update={**end, "recorded": config.measures[:recorded]}),
-    configs_without_end,
-    ends,
-    st.integers(0, 2),
-)
+worths = st.none() | st.builds(StopWhen, gain=st.floats(1e-9, 1e9)) | st.builds(StopWhen, share=st.floats(1e-9, 0.99))
+
+
+def config_of(config: JobConfig, end: dict[str, Any], recorded: int, stop_when: StopWhen | None) -> JobConfig:
+    can_stop = config.has_validation and "total_time_s" not in end
+    update = {"recorded": config.measures[:recorded], "stop_when": stop_when if can_stop else None}
+    return config.model_copy(update={**end, **update})
+
+
+configs = st.builds(config_of, configs_without_end, ends, st.integers(0, 2), worths)
 quickly = hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
 
 
@@ -472,10 +476,43 @@ def test_options_are_neither_large_nor_deep() -> None:
         convert.config_from_pb(pb.JobConfig(base_lr=0.1, policy_options=deep))
 
 
+def test_what_is_worth_going_on_for_needs_validations_and_an_amount() -> None:
+    for stop_when, has_validation in ((pb.StopWhen(gain=0.1), False), (pb.StopWhen(), True)):
+        config = pb.JobConfig(base_lr=0.1, stop_when=stop_when, has_validation=has_validation)
+        with pytest.raises(InvalidInputError) as caught:
+            convert.config_from_pb(config)
+        assert [violation.field for violation in caught.value.violations] == ["stop_when"]
+
+
 def test_an_option_without_a_value_is_refused() -> None:
     options = struct_pb2.Struct(fields={"tau": struct_pb2.Value()})
     with pytest.raises(InvalidInputError, match="policy_options"):
         convert.config_from_pb(pb.JobConfig(base_lr=0.1, policy_options=options))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"shape": ""}, "not known"),
+        ({"shape": "bent"}, "'bent' is not known"),
+        ({"shape": "rex", "parameters": [math.nan]}, "not finite"),
+        ({"shape": "rex", "parameters": [1.0, 1.0]}, "2 parameters"),
+        ({"shape": "linear", "parameters": [1.0]}, "no parameters"),
+        ({"shape": "points", "parameters": [0.0, 1.0, 0.7, 1.0, 0.3, 1.0, 1.0, 0.0]}, "don't ascend"),
+        ({"shape": "points", "parameters": [0.0, 1.0] * 513}, "pairs"),
+        ({"shape": "exponential"}, "never reaches zero"),
+    ],
+)
+def test_a_replacement_along_no_shape_is_refused(fields: dict[str, Any], words: str) -> None:
+    profile = pb.Profile(**{"start_lr": 0.1, "end_lr": 0.0, "length": 9, **fields})
+    report = pb.Report(
+        directive_number=1, outcome=pb.OUTCOME_REPLACED, losses=[1.0], replacement=pb.Replacement(profile=profile)
+    )
+    with pytest.raises(InvalidInputError) as caught:
+        convert.report_from_pb(report)
+    (violation,) = caught.value.violations
+    assert violation.field == "report.replacement.profile"
+    assert words in violation.description
 
 
 @pytest.mark.parametrize("steps", [-1, MAX_STEPS + 1, 2**63 - 1])

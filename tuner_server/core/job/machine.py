@@ -21,6 +21,7 @@ from tuner_server.core.errors import InvalidInputError, PolicyError, Preconditio
 from tuner_server.core.faults import described, guarded
 from tuner_server.core.job import members, parts, requested, stopping
 from tuner_server.core.job.loss_course import LossCourse
+from tuner_server.core.job.noticing import in_model, noticed
 from tuner_server.core.job.plan import changed
 from tuner_server.core.job.progress import progress_at_start, progress_of
 from tuner_server.core.job.report_check import check_replacement, check_report
@@ -34,7 +35,6 @@ from tuner_server.core.job.state import Status as Status
 from tuner_server.core.job.state import Transition as Transition
 from tuner_server.core.messages import (
     ChangeKind,
-    ChangeOrigin,
     Directive,
     Outcome,
     Phase,
@@ -151,7 +151,10 @@ def _created(config: JobConfig, prior: Prior | None) -> Transition:
 
 def _opened(config: JobConfig, prior: Prior | None, directive: Directive) -> JobState:
     """The state of a new job whose first directive is still to be completed and checked."""
-    course = None if config.stop_when is None else LossCourse()
+    course = None
+    if config.stop_when is not None:
+        stopping.prepare()
+        course = LossCourse()
     return JobState(
         config=config, prior=prior, status=Status.SEARCHING, directive=directive, lease=directive, course=course
     )
@@ -159,13 +162,13 @@ def _opened(config: JobConfig, prior: Prior | None, directive: Directive) -> Job
 
 def _next(before: JobState, state: JobState, report: Report) -> Generator[Query, Suggestion, Transition]:
     """What follows on a report; the job was `before` it, and is `state` after it."""
-    due = requested.due(state, report) if _in_model(before.directive, report) else None
+    due = requested.due(state, report) if in_model(before.directive, report) else None
     if due is not None:
         return (yield from _replanned(due))
     if report.change is not None:
         state = requested.waiting(state, report.change)
-    if report.change is None and state.remaining_steps != 0 and (noticed := _noticed(before, state, report)):
-        return (yield from _replanned(noticed))
+    if report.change is None and state.remaining_steps != 0 and (found := noticed(before, state, report)):
+        return (yield from _replanned(found))
     if report.outcome is Outcome.PARTIAL:
         return parts.taken(state, report)
     if state.remaining_steps != 0:
@@ -175,28 +178,6 @@ def _next(before: JobState, state: JobState, report: Report) -> Generator[Query,
         state = state.model_copy(update={"policy_state": answer.state})
     due = requested.due(state, report)
     return _stop(state, report, Status.FINISHED, "") if due is None else (yield from _replanned(due))
-
-
-def _in_model(directive: Directive, report: Report) -> bool:
-    """Whether the steps of a report are committed and stay, so that a change takes effect after them."""
-    if report.outcome is Outcome.REPLACED:
-        return True
-    return not directive.phase.searches and not report.outcome.rolls_back
-
-
-def _noticed(before: JobState, state: JobState, report: Report) -> requested.Due | None:
-    """What sound committed steps tell, a part of a directive or the last of it: the policy first; `before` them."""
-    if before.bounds is None or not _in_model(before.directive, report) or report.replacement is not None:
-        return None  # the client's own steps, or the warm-up before a policy has begun, too
-    policy = policies.make(before.config)
-    known = read_state(policy, before.policy_state or {})
-    progress = progress_of(before, before.bounds)
-    with guarded("`noticed`"):
-        change = policy.noticed(known, before.lease, report, progress)
-    if change is not None:
-        return requested.Due(state, report, change.model_copy(update={"origin": ChangeOrigin.POLICY}))
-    verdict = stopping.noticed(before, state, report)
-    return None if verdict is None else requested.Due(state, report, verdict.change, verdict.evidence)
 
 
 def _replanned(due: requested.Due) -> Generator[Query, Suggestion, Transition]:

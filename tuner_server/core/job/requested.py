@@ -111,6 +111,8 @@ def put_back(state: JobState, report: Report) -> JobState:
         assert state.plan is not None
         assert state.plan.annealing is not None
         total_steps = state.plan.annealing.total_steps
+    if _too_late(overlooked, total_steps, state.run_steps + report.run_steps):
+        return state.model_copy(update={"plan": Plan(total_steps=total_steps)})
     if total_steps is not None and overlooked.kind is not ChangeKind.REPLAN:
         # The client may have passed an end that was moved towards it, or that of the plan before two annealings.
         total_steps = min(max(total_steps, state.run_steps + report.run_steps), MAX_STEPS)
@@ -118,3 +120,10 @@ def put_back(state: JobState, report: Report) -> JobState:
         overlooked = overlooked.model_copy(update={"total_steps": None})
     plan = Plan(total_steps=total_steps)
     return state.model_copy(update={"plan": plan, "requested": (overlooked, *state.requested)})
+
+
+def _too_late(change: PlanChange, total_steps: int | None, run_steps: int) -> bool:
+    """Whether an annealing that nobody asked for would end a run later than its client, by itself, has ended it."""
+    if change.origin is not ChangeOrigin.POLICY or change.anneal_steps is None or total_steps is None:
+        return False
+    return run_steps + change.anneal_steps > total_steps

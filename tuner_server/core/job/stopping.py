@@ -87,6 +87,12 @@ class _Judged(NamedTuple):
         return self.gain + SURENESS * self.sd <= self.worth
 
 
+def prepare() -> None:
+    """Loads what a fit needs, while a client waits for its job: a report has to be answered within a second."""
+    import scipy.optimize
+    import scipy.signal  # noqa: F401
+
+
 def watched(state: JobState, directive: Directive) -> Directive:
     """A directive with the validations by which a run can be stopped, if it is one of such a run's committed steps."""
     if state.course is None or not directive.phase.committed:

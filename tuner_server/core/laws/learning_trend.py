@@ -22,7 +22,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize
 
 FEWEST = 3
 """Observations of the first trend: the family has three parameters."""
@@ -64,6 +63,8 @@ def fit(x: Sequence[float], y: Sequence[float], anchor: float | None = None) -> 
         anchor: the former asymptote, as one more observation at infinity; None: there is none. It steadies a trend
             whose observations are distorted.
     """
+    from scipy import optimize  # a server that fits nothing need not wait for it
+
     sizes, values = np.asarray(x, float), np.asarray(y, float)
     if not len(sizes) == len(values) >= FEWEST:
         raise ValueError(f"x, y: {len(sizes)} sizes and {len(values)} observations; give as many of both, 3 or more")
@@ -84,9 +85,7 @@ def fit(x: Sequence[float], y: Sequence[float], anchor: float | None = None) -> 
     return Trend(a=gain * largest**b, b=b, c=c)
 
 
-def trace(
-    x: Sequence[float], y: Sequence[float], *, anchored_from: int | None = None, newest: int | None = None
-) -> dict[int, Trend]:
+def trace(x: Sequence[float], y: Sequence[float], *, anchored_from: int | None = None) -> dict[int, Trend]:
     """The learning trace: the trend of each level.
 
     Args:
@@ -94,11 +93,9 @@ def trace(
         y: the quality at each.
         anchored_from: the level above which each trend is anchored at the asymptote of the one before (the working
             level, in the paper); None: none is.
-        newest: only so many of the last levels; None: all.
     """
-    first = FEWEST if newest is None else max(len(x) - newest + 1, FEWEST)
     trends: dict[int, Trend] = {}
-    for level in range(first, len(x) + 1):
+    for level in range(FEWEST, len(x) + 1):
         anchored = anchored_from is not None and level > anchored_from and level - 1 in trends
         anchor = trends[level - 1].c if anchored else None
         trends[level] = fit(x[:level], y[:level], anchor)

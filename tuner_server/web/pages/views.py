@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from tuner_server.core.config import JobConfig
+from tuner_server.core.config import JobConfig, StopWhen
 from tuner_server.core.job.state import JobState
 from tuner_server.core.messages import LOSS_WINDOW, Candidate, Phase
 from tuner_server.core.stages import lr_range
@@ -27,6 +27,8 @@ MAX_SECTIONS = 50
 NEARLY_ZERO = 0.01
 """An LR below this part of the peak is nearly zero: the last step of a decay to zero is one step short of it."""
 
+LONGEST_OPTION = 100
+"""The most characters of an option's value that are shown."""
 PRIOR_SDS = 2.0
 """The range that earlier jobs speak for reaches so many standard deviations to either side: some 95 of 100 jobs."""
 
@@ -199,9 +201,15 @@ def _prior(state: JobState) -> str:
     )
 
 
+def _shown(value: object) -> str:
+    """An option's value; a shape of lines through many points has a text that fills the page."""
+    text = str(value)
+    return text if len(text) <= LONGEST_OPTION else f"{text[:LONGEST_OPTION]}…"
+
+
 def _details(job: StoredJob, found: Timeline) -> tuple[Fact, ...]:
     state, config = job.state, job.state.config
-    options = ", ".join(f"{name}={value}" for name, value in sorted(config.policy_options.items()))
+    options = ", ".join(f"{name}={_shown(value)}" for name, value in sorted(config.policy_options.items()))
     details = {
         "Job": job.id,
         "Project": job.project,
@@ -214,11 +222,20 @@ def _details(job: StoredJob, found: Timeline) -> tuple[Fact, ...]:
         "Created": moment(job.create_time),
         "Last report": moment(job.update_time),
     }
+    if config.stop_when is not None:
+        details["Worth going on for"] = _worth(config.stop_when)
     if prior := _prior(state):
         details["Told by its family"] = prior
     if state.message:
         details["Message"] = state.message
     return tuple(Fact(name, value) for name, value in details.items())
+
+
+def _worth(stop_when: StopWhen) -> str:
+    """What was given as `stop_when`."""
+    if stop_when.share is None:
+        return f"{number(stop_when.gain)} of the validation loss"
+    return f"{number(100 * stop_when.share)}% of what it has gained"
 
 
 def _stages(found: Timeline, config: JobConfig, *, live: bool) -> tuple[tuple[StageView, ...], int]:

@@ -265,6 +265,32 @@ def test_what_members_can_not_try_is_refused(directive: pb.Directive, members: i
         directive_check.check(directive, 7, pb.JobConfig(members=members))
 
 
+@pytest.mark.parametrize(
+    ("factor", "momentum", "measures", "words"),
+    [
+        (1.5, 0.2, ["round_norm"], ""),
+        (1.5, 0.2, ["gradient_norm"], "of which this client is none"),
+        (math.nan, 0.2, ["round_norm"], "taken on by"),
+        (1.5, math.inf, ["round_norm"], "taken on by"),
+    ],
+)
+def test_a_round_is_of_a_federation_s_client_and_has_numbers(
+    factor: float, momentum: float, measures: list[str], words: str
+) -> None:
+    asked = training(0.1, 100, number=7, round=pb.RoundStep(factor=factor, momentum=momentum))
+    config = pb.JobConfig(measures=measures)
+    if words:
+        with pytest.raises(ProtocolError, match=words):
+            directive_check.check(asked, 7, config)
+        return
+    directive_check.check(asked, 7, config)
+    tried = scripted_probe(0.1, 100, first=True)
+    tried.round.CopyFrom(asked.round)
+    tried.number = 7
+    with pytest.raises(ProtocolError, match="rolled back"):
+        directive_check.check(tried, 7, config)
+
+
 def _warning(**fields: Any) -> pb.EarlyWarning:
     """A sign that may be looked for, but for these fields."""
     sound = {"measure": "gradient_norm", "rule": pb.WARNING_RULE_RISE, "level": 30.0, "row": 5, "ends": True}

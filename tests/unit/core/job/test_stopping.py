@@ -257,6 +257,19 @@ def test_a_client_that_has_not_heard_of_the_annealing_hears_of_it_again() -> Non
     assert (again.kind, again.anneal_steps, again.reason) == (change.kind, change.anneal_steps, change.reason)
 
 
+def test_a_client_that_came_to_its_end_by_itself_is_not_annealed_beyond_it() -> None:
+    transition, _ = stopped()
+    left = TOTAL - transition.state.run_steps
+    alone = Report(
+        directive_number=transition.directive.number,
+        outcome=Outcome.REPLACED,
+        losses=(1.0,) * left,
+        replacement=Replacement(profile=Profile.to_zero(Shape.LINEAR, 0.01, left)),
+    )
+    ended = machine.advance(transition.state, alone)
+    assert (ended.state.status, ended.state.run_steps) == (Status.FINISHED, TOTAL)
+
+
 def test_other_data_begin_another_curve() -> None:
     trained = training()
     transition = machine.create(config(gain=1e-9))

@@ -75,10 +75,12 @@ def test_the_data_choose_the_momentum_of_the_paper(vectors: dict[str, Any]) -> N
     assert law.r_squared > 0.9995
 
 
-def _real(name: str, real_curves: dict[str, dict[str, list[float]]], lrs: dict[str, FloatArray]) -> Curve:
+def _real(
+    name: str, real_curves: dict[str, dict[str, list[float]]], lrs: dict[str, FloatArray], **warmup: Any
+) -> Curve:
     seen = np.array(real_curves[name]["step"], dtype=np.float64)
     kept = seen < lrs[name].size
-    return Curve(LrPath(lrs[name]), seen[kept], np.array(real_curves[name]["loss"])[kept])
+    return Curve(LrPath(lrs[name], **warmup), seen[kept], np.array(real_curves[name]["loss"])[kept])
 
 
 @pytest.mark.parametrize("momentum", [0.99, 0.995, 0.999])
@@ -98,6 +100,27 @@ def test_real_curves_are_met_as_closely_as_measured_before(
         curve = _real(name, real_curves, real_lrs)
         error = np.abs(law.losses(curve.path, curve.steps) - curve.losses).mean()
         assert error == pytest.approx(row["mae"], rel=0.2), name
+
+
+def test_real_curves_with_what_was_walked_in_the_warm_up(
+    real_curves: dict[str, dict[str, list[float]]], real_lrs: dict[str, FloatArray]
+) -> None:
+    """The figures of docs/methods/multi-power-law.md: the momentum is the data's, and the warm-up anneals nothing."""
+    told = {
+        "cosine_24000": 0.0012,
+        "constant_24000": 0.0009,
+        "wsdcon_9": 0.0028,
+        "wsdcon_3": 0.0066,
+        "wsd_20000_24000": 0.0031,
+        "wsdld_20000_24000": 0.0020,
+        "cosine_72000": 0.0098,
+        "constant_72000": 0.0037,
+    }
+    curves = {name: _real(name, real_curves, real_lrs, warmup=2160, warmup_walks=True) for name in told}
+    law = fit([curves[name] for name in ("cosine_24000", "constant_24000", "wsdcon_9")])
+    for name, curve in curves.items():
+        error = np.abs(law.losses(curve.path, curve.steps) - curve.losses).mean()
+        assert error == pytest.approx(told[name], rel=0.1), name
 
 
 def test_the_error_covers_what_noise_does(vectors: dict[str, Any]) -> None:
@@ -211,6 +234,11 @@ MANY = np.arange(10.0, 100.0, 5.0)
 def test_what_cannot_be_fitted_is_refused(curve: Curve, reason: str) -> None:
     with pytest.raises(UnfittableError, match=reason):
         fit([curve])
+
+
+def test_a_momentum_of_one_would_never_forget() -> None:
+    with pytest.raises(ValueError, match="momenta: "):
+        fit([Curve(PATH, MANY, np.ones(MANY.size))], momenta=(0.9, 1.0))
 
 
 def test_no_curves_and_no_logarithms_are_refused() -> None:

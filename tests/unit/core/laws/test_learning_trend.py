@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from tuner_server.core.laws.learning_trend import (
-    Trend,
     first_level_within,
     fit,
     prediction_level,
@@ -87,10 +86,3 @@ def test_what_does_not_grow_has_nothing_to_gain() -> None:
 def test_a_trend_needs_three_observations() -> None:
     with pytest.raises(ValueError, match="3 or more"):
         fit([1, 2], [0.1, 0.2])
-
-
-def test_the_newest_levels_alone_are_as_in_the_whole_trace(vectors: dict[str, Any]) -> None:
-    x, y = vectors["x"], vectors["y"]
-    newest, whole = trace(x, y, newest=3), trace(x, y)
-    assert newest == {level: whole[level] for level in (38, 39, 40)}
-    assert isinstance(newest[40], Trend)

@@ -20,6 +20,7 @@ from tests.support.jobs.simulated_training import QUICK, NoNumbers, Run, Simulat
 from tuner_server.cli.picture import laid_out, picture
 from tuner_server.core.job import machine
 from tuner_server.history.from_wire import job_and_history
+from tuner_server.history.outlook import outlook_of_job
 from tuner_server.history.thinning import Window
 from tuner_server.history.timeline import timeline
 from tuner_server.rpc.convert import schedule_to_pb
@@ -95,6 +96,8 @@ def test_the_dashboard_shows_it(run: Run) -> None:
     found = timeline(entries)
     view = job_view(job, found)
     assert "NaN" not in view.headline
+    ahead = outlook_of_job(run.state, found)
+    assert ahead is None or "nan" not in f"{ahead.words} {ahead.formula}".lower()
     assert Row.of(job).steps == found.n_steps == run.state.run_steps
     for svg in (overview(found), sparkline(found)):
         assert "nan" not in svg

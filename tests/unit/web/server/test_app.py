@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import io
 import json
+import re
 from collections.abc import Iterator
 from urllib.parse import unquote
 
@@ -15,6 +16,7 @@ from lrpilot.wire import schedule_file
 from lrpilot.wire.schedule_data import ScheduleData
 from starlette.testclient import TestClient
 
+from tests.support.jobs.annealing_training import AnnealingTraining
 from tests.support.jobs.incomplete_rollback import LeakingTraining
 from tests.support.jobs.sample_jobs import job_config, run_job
 from tests.support.jobs.simulated_training import SimulatedTraining
@@ -86,6 +88,18 @@ def test_names_are_text_and_no_markup(anyone: TestClient, finished: str) -> None
         page = anyone.get(address, headers=PAGE).text
         assert '<b>"finished"</b>' not in page
     assert "&lt;b&gt;" in page or "Choose at least two" in page
+
+
+def test_a_page_says_what_annealing_now_would_give_once_that_can_be_told(
+    anyone: TestClient, service: TunerService, live: str
+) -> None:
+    trained = run_job(service, job_config("planted"), AnnealingTraining(validates=True), max_reports=22)
+    for address in (f"/jobs/{trained}", f"/jobs/{trained}/report.html"):
+        page = anyone.get(address, headers=PAGE).text
+        assert "What would annealing now give?" in page
+        assert re.search(r"training loss after \d+ steps, falling [\d.]+ to 0 along a line", page)
+        assert "By the annealing law, training loss = " in page
+    assert "What would annealing now give?" not in anyone.get(f"/jobs/{live}", headers=PAGE).text
 
 
 def test_what_a_client_says_of_a_failed_rollback_is_on_every_page_and_no_markup(

@@ -1,0 +1,112 @@
+"""`lrpilot forecast` on the file of a schedule; tests/e2e/test_cli.py asks a server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lrpilot.wire import schedule_file
+from typer.testing import CliRunner, Result
+
+from tests.support.jobs.annealing_training import AnnealingTraining
+from tests.support.jobs.sample_jobs import history, job_config, stored
+from tests.support.jobs.simulated_training import drive
+from tuner_server.cli.app import app
+from tuner_server.history.schedule_data import data_of_schedule
+
+
+def _file(path: Path, max_directives: int) -> Path:
+    run = drive(job_config("planted", validates=False), AnnealingTraining(), max_directives=max_directives)
+    path.write_text(schedule_file.dumps(data_of_schedule(stored(run.state), history(run))))
+    return path
+
+
+@pytest.fixture(scope="module")
+def half_way(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _file(tmp_path_factory.mktemp("forecast") / "half.json", 22)
+
+
+def _run(*arguments: object) -> Result:
+    return CliRunner(env={"COLUMNS": "160", "NO_COLOR": "1", "TERM": "dumb"}).invoke(
+        app, ["forecast", *map(str, arguments)]
+    )
+
+
+def _json(*arguments: object) -> dict[str, Any]:
+    result = _run(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    found: dict[str, Any] = json.loads(result.output)
+    return found
+
+
+def test_what_is_asked_for_stands_beside_annealing_now(half_way: Path) -> None:
+    found = _json(half_way, "--schedule", "cosine", "--steps", 1000)
+    asked, now = found["forecasts"]["asked"], found["forecasts"]["annealing_now"]
+    assert (asked["steps"], now["steps"]) == (1000, 179)
+    assert asked["end_step"] == 1793 + 1000
+    assert asked["loss"] < now["loss"]
+    assert 0 < asked["standard_error"] < 0.1
+    assert found["forecasts"]["planned"] is None  # a file does not tell it
+    assert found["fitted_to"] == "training loss"
+    assert found["r_squared"] > 0.9
+
+
+def test_by_default_the_lr_falls_along_a_line_over_a_tenth(half_way: Path) -> None:
+    found = _json(half_way)
+    assert found["forecasts"]["asked"] == found["forecasts"]["annealing_now"]
+
+
+def test_a_table_says_it_in_words(half_way: Path) -> None:
+    shown = " ".join(_run(half_way, "--schedule", "wsd(0.3)", "--steps", "900", "--from-start").output.split())
+    assert "training loss = " in shown
+    assert "means of training losses, of whose variance the law explains" in shown
+    assert "wsd/linear(0.3) from the start 900 900 " in shown
+    assert "annealing now 179 1 972 " in shown
+    assert "The evidence is thin" not in _run(half_way, "--steps", "900").output
+
+
+def test_thin_evidence_is_called_so(tmp_path: Path) -> None:
+    shown = _run(_file(tmp_path / "early.json", 13), "--steps", "3000").output
+    assert "The evidence is thin" in shown
+
+
+def test_a_picture_is_drawn(half_way: Path, tmp_path: Path) -> None:
+    file = tmp_path / "forecast.png"
+    assert _run(half_way, "--from-start", "-o", file).exit_code == 0
+    assert file.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--peak", "0.9"), "job: nothing can be forecast: LR 0.9 is above 0.35, the highest that the run has seen"),
+        (("--peak", "0"), "peak: 0 is no LR to fall from"),
+        (("--schedule", "nonsense"), "schedule: shape: 'nonsense' is not known"),
+        (("--schedule", "exponential"), "schedule: profile: an exponential never reaches zero"),
+        (("-o", "nowhere/at.png"), "output: nowhere/at.png: No such file or directory"),
+        (("-o", "at.nothing"), "output: Format 'nothing' is not supported"),
+    ],
+)
+def test_what_cannot_be_forecast_is_bad_input(half_way: Path, arguments: tuple[str, ...], words: str) -> None:
+    result = _run(half_way, *arguments)
+    assert result.exit_code != 0
+    assert words in str(result.exception)
+
+
+@pytest.mark.parametrize(("max_directives", "words"), [(5, "no step is committed yet"), (12, "it takes 100")])
+def test_too_little_evidence_is_told_in_one_line(tmp_path: Path, max_directives: int, words: str) -> None:
+    result = _run(_file(tmp_path / "early.json", max_directives))
+    assert words in str(result.exception)
+    assert "\n" not in str(result.exception)
+
+
+def test_a_run_that_ended_at_zero_is_forecast_from_its_start_only(tmp_path: Path) -> None:
+    file = _file(tmp_path / "ended.json", 10_000)
+    assert "name one above 0, or give --from-start" in str(_run(file).exception)
+    found = _json(file, "--from-start", "--schedule", "linear")
+    assert found["forecasts"]["annealing_now"] is None
+    asked = found["forecasts"]["asked"]
+    last = json.loads(file.read_text())["losses"][-20:]
+    assert asked["loss"] == pytest.approx(sum(last) / len(last), abs=max(3 * asked["standard_error"], 0.01))

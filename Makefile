@@ -78,6 +78,8 @@ bench: setup browser
 	python -m benchmarks.picks --json out/bench/picks.json --plot out/bench/picks.png
 	python -m benchmarks.load --quick --json out/bench/load.json --plot out/bench/load.png
 	python -m benchmarks.family --quick --json out/bench/family.json --plot out/bench/family.png
+	python -m benchmarks.sensitivity --json out/bench/sensitivity.json
+	python -m benchmarks.warnings --quick --json out/bench/warnings-quick.json
 	python -m benchmarks.dashboard --json out/bench/dashboard.json --plot out/bench/dashboard.png
 	python -m benchmarks.quality --quick --workers 2 --json out/bench/quality-quick.json
 	python -m benchmarks.onthefly --quick --workers 2 --json out/bench/onthefly-quick.json

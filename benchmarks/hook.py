@@ -11,6 +11,8 @@ leaves out what the loop waits for, be that another process or an answer.
 - *hook, decaying LR*: a tuner that follows a scripted linear decay, and so sets another LR at every step.
 - *hook, gradient norms*: a tuner that follows a script at a constant LR, which asks for the norm of all gradients at
   every step: they are read once more.
+- *hook, update products*: the same, which asks for what hypergradient descent needs: a copy of the weights is kept.
+- *hook, all measures*: the same, which asks for all that can be measured.
 - *round trip*: reads the loss off its device and waits for an empty call to the same server (grpc.health.v1), as
   tuners do that are asked at every step. A call that did any work would take longer.
 
@@ -40,7 +42,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from lrpilot.backends.measures import GRADIENT_NORM
+from lrpilot.backends.measures import GRADIENT_L1_NORM, GRADIENT_NORM, UPDATE_NORM, UPDATE_PRODUCT, UPDATE_RATIO
 from lrpilot.transport.embedded_server import EmbeddedServer
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
@@ -61,14 +63,23 @@ HORIZON = 1_000_000
 ALONE_STEPS = 20_000
 BUDGET_STEP_S = 5e-3
 BUDGET_SHARE = 0.02
-BARE, CONTROL, CONSTANT, DECAYING, MEASURING, ROUND_TRIP = (
+BARE, CONTROL, CONSTANT, DECAYING, MEASURING, PRODUCTS, ALL_MEASURES, ROUND_TRIP = (
     "bare",
     "bare again",
     "hook, constant LR",
     "hook, decaying LR",
     "hook, gradient norms",
+    "hook, update products",
+    "hook, all measures",
     "round trip",
 )
+
+MEASURES = {
+    MEASURING: (GRADIENT_NORM,),
+    PRODUCTS: (GRADIENT_NORM, UPDATE_NORM, UPDATE_PRODUCT),
+    ALL_MEASURES: (GRADIENT_NORM, GRADIENT_L1_NORM, UPDATE_NORM, UPDATE_PRODUCT, UPDATE_RATIO),
+}
+"""What the loops ask for that measure something. SGD has no eps."""
 
 FloatArray = npt.NDArray[np.float64]
 Loop = tuple[torch.optim.Optimizer, Callable[[Tensor], object]]
@@ -135,11 +146,12 @@ def served(training: Training, optimizer: torch.optim.Optimizer, server: str, se
 @contextlib.contextmanager
 def loops(training: Training, server: str, seed: int) -> Iterator[dict[str, Loop]]:
     """The loops that are compared, by name."""
-    bare, again, one, other, third, fourth = (training.optimizer() for _ in range(6))
+    bare, again, one, other, third = (training.optimizer() for _ in range(5))
+    measuring = {name: training.optimizer() for name in MEASURES}
     with (
         served(training, one, server, seed) as constant,
         scripted(training, other, 0.0) as decaying,
-        scripted(training, fourth, LR, GRADIENT_NORM) as measuring,
+        contextlib.ExitStack() as stack,
         grpc.insecure_channel(server) as channel,
     ):
         check = health_pb2_grpc.HealthStub(channel).Check
@@ -154,7 +166,10 @@ def loops(training: Training, server: str, seed: int) -> Iterator[dict[str, Loop
             CONTROL: (again, lambda loss: None),
             CONSTANT: (one, constant.step),
             DECAYING: (other, decaying.step),
-            MEASURING: (fourth, measuring.step),
+            **{
+                name: (own, stack.enter_context(scripted(training, own, LR, *MEASURES[name])).step)
+                for name, own in measuring.items()
+            },
             ROUND_TRIP: (third, round_trip),
         }
 

@@ -17,6 +17,7 @@ NOTES = f"""\
 One row a system, all over the same workloads and seeds. Of a sweep, which has linear decay's best LR and its neighbours
 on the grid at least, there are two rows: `best of grid` is chosen with hindsight, `picked on other seeds` without.
 
+`cases`: workloads with a seed at each length; most have three seeds of seven workloads, and those with fewer say so.
 `steps`: mean ratio to the best linear decay of the grid in hindsight at that length, with its standard error, and a
 star where it is more than two of them away from 1. `{OURS} over it`: the same of `{OURS}` to that system, in the cases
 that both have; below 1 `{OURS}` is better. `worst` and `ruined`: to hindsight, over both lengths. `extra steps`: share
@@ -79,6 +80,7 @@ def comparison_table(report: Report) -> str:
         lines.append(
             [
                 row.name,
+                "/".join(str(len(own.outcomes)) if own else "0" for own in over),
                 *(mean(row.ratios(report, n_steps)) for n_steps in lengths),
                 worst(max(found, key=lambda own: own.worst)) if found else NOTHING,
                 ruined(ruins),
@@ -91,7 +93,7 @@ def comparison_table(report: Report) -> str:
         )
     steps = [f"{n_steps:,} steps" for n_steps in lengths]
     ours = [f"`{OURS}` over it, {n_steps:,}" for n_steps in lengths]
-    header = ["system", *steps, "worst", "ruined", *ours, "extra steps", "LR", "end", "copies"]
+    header = ["system", "cases", *steps, "worst", "ruined", *ours, "extra steps", "LR", "end", "copies"]
     return table(header, lines)
 
 

@@ -53,7 +53,7 @@ POLICIES: dict[str, dict[str, Any]] = {
     "grid": {},
     "hypergradient": {"every": 100},
     "open_ended": {"first_stage": 100},
-    "refined": {},
+    "refined": {"decay": "cosine"},
 }
 """By name: the options."""
 

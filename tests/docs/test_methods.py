@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.repository import doc_pages
+from tests.support.repository import doc_pages, example_programs
 from tests.support.servers.server_process import ServerProcess
 
 PAGES = sorted(page.stem for page in doc_pages.METHODS.glob("*.md") if page.stem != "README")
@@ -22,3 +22,12 @@ def test_a_page_runs(name: str, shared_server: ServerProcess, tmp_path: Path, mo
 
 def test_the_index_names_every_page() -> None:
     assert set(re.findall(r"\]\(([\w-]+)\.md\)", (doc_pages.METHODS / "README.md").read_text())) == set(PAGES)
+
+
+@pytest.mark.slow
+def test_the_example_of_refinement_runs(
+    shared_server: ServerProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed = example_programs.run("refine", shared_server.target, tmp_path, capsys)
+    assert printed.count("validation loss") == 3
+    assert {"schedule.json", "refined.json", "refined.png"} <= {path.name for path in tmp_path.iterdir()}

@@ -34,6 +34,7 @@ pytestmark = pytest.mark.slow  # the site is built
 ROOT = Path(__file__).parents[2]
 CONTRACT: FileDescriptor = tuner_pb2.DESCRIPTOR
 USERS_IMPORT = {
+    "federated.Client",
     "integrations.accelerate.tuner",
     "integrations.jax.Tuner",
     "integrations.jax.replay",
@@ -135,7 +136,7 @@ def test_the_page_of_integrations_has_what_users_import(site: Site) -> None:
     assert {f"lrpilot.{name}" for name in USERS_IMPORT} <= anchors
     files = (path for room in ("integrations", "loggers") for path in (ROOT / "client/lrpilot" / room).glob("[!_]*.py"))
     modules = {f"{path.parent.name}.{path.stem}" for path in files}
-    assert modules - INTERNAL == {name.rpartition(".")[0] for name in USERS_IMPORT}
+    assert {*modules, "federated"} - INTERNAL == {name.rpartition(".")[0] for name in USERS_IMPORT}
 
 
 def commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:

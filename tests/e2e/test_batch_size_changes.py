@@ -10,6 +10,7 @@ import pytest
 import torch
 from lrpilot.errors import ConfigError
 from lrpilot.tuner import Tuner
+from lrpilot.wire.outcome import Outcome
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -25,6 +26,7 @@ class AdamRun:
 
     def __init__(self, jobs: UnsteadyJobs, kind: type[torch.optim.Optimizer] = torch.optim.AdamW) -> None:
         torch.manual_seed(0)
+        self.jobs = jobs
         self.inputs = torch.randn(64, 4)
         self.model = nn.Linear(4, 1)
         self.optimizer = kind(self.model.parameters(), lr=0.01)  # type: ignore[call-arg]
@@ -100,6 +102,7 @@ def test_a_rollback_to_the_change_keeps_them_and_so_does_a_checkpoint(run: AdamR
     run.train_to_commit()
     run.tuner.replan(batch_size=16, scale_betas=True)
     run.train(60, spike_at=30)
+    assert Outcome.DIVERGED in {entry.report.outcome for entry in run.jobs.history if entry.report is not None}
     assert run.constants == SCALED
     saved = copy.deepcopy({"o": run.optimizer.state_dict(), "m": run.model.state_dict(), "t": run.tuner.state_dict()})
     other = AdamRun(UnsteadyJobs())

@@ -177,6 +177,21 @@ def test_a_rank_that_diverges_ends_the_directive_on_all(processes: RankProcesses
     assert_equal(first.weights, second.weights)
 
 
+def test_an_early_warning_ends_a_probe_on_all_ranks(processes: RankProcesses) -> None:
+    sign = pb.EarlyWarning(measure="gradient_norm", rule=pb.WARNING_RULE_ABOVE, level=1e-12, row=5, ends=True)
+    script = [
+        directive(pb.PHASE_PROBE, 0.01, 32, snapshot=True, measures=["gradient_norm"], warnings=[sign]),
+        directive(pb.PHASE_TRAIN, 0.01, 6, restore=True),
+    ]
+    (first, messages), (second, _) = processes.run(ranks.train_by_script, "ddp", script, None)
+    ended, completed = map(pb.Report.FromString, messages[:2])
+    assert (ended.outcome, len(ended.losses)) == (pb.OUTCOME_DIVERGED, 8), "a look every four steps"
+    assert ended.note == "gradient_norm was above 1e-12 for 5 steps, up to step 5"
+    assert completed.outcome == pb.OUTCOME_COMPLETED
+    assert first.lrs == second.lrs
+    assert_equal(first.weights, second.weights)
+
+
 def test_the_limit_is_one_for_the_mean(processes: RankProcesses) -> None:
     """A rank above it does not end a probe that is below it on the whole."""
     (baseline, _), (other, _) = processes.run(ranks.train_by_script, "ddp", [directive(pb.PHASE_TRAIN, 0.001, 8)], None)

@@ -266,3 +266,29 @@ def test_what_can_not_be_recorded_is_refused(
     measured = Training()
     with pytest.raises(error, match=words):
         Tuner(measured.model, measured.optimizer, record=record, **job("budget"), **connection)
+
+
+def test_a_job_refines_its_decay_by_the_norms_of_its_family_s_first(connection: dict[str, Any]) -> None:
+    """Over the wire: the answer to a part is another rest, client and server have the same schedule of it."""
+    shapes = []
+    for _ in range(2):
+        measured = Training()
+        with Tuner(measured.model, measured.optimizer, family="one", **job("refined"), **connection) as tuner:
+            for batch in tuner.batches(batches()):
+                # A loss that noise keeps from falling to zero, and whose gradients grow on the way.
+                loss = (measured.model(batch) - torch.randn(1)).square().mean()
+                (loss * (1 + 5 * tuner.committed_step / TOTAL_STEPS)).backward()
+                measured.optimizer.step()
+                measured.optimizer.zero_grad()
+                tuner.step(loss)
+            full = pb.GetScheduleRequest(job_id=tuner.job_id, view=pb.SCHEDULE_VIEW_FULL)
+            response = tuner._session._outbox._transport.get_schedule(full, 10.0)  # type: ignore[union-attr]
+            schedule = tuner.schedule
+        shapes.append([segment.profile.shape.name for segment in schedule.segments])
+        told = Schedule.from_response(response)
+        assert (told.segments, told.measures) == (schedule.segments, schedule.measures)
+        assert len(schedule.measured("gradient_l1_norm")) == schedule.n_steps
+    assert shapes[0] == ["linear"]
+    assert shapes[1][:2] == ["linear", "points"]
+    decisions = [entry.decision.reason for entry in response.history if entry.HasField("decision")]
+    assert any("the decay was refined" in reason for reason in decisions)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from lrpilot.wire import schedule_data, unsearched
+from lrpilot.wire.measure_series import MeasureSeries
 from lrpilot.wire.schedule_data import ScheduleData
 
 from tuner_server.core.job import schedule
@@ -22,6 +23,7 @@ def data_of_schedule(job: StoredJob, entries: Sequence[Entry]) -> ScheduleData:
     validations: list[schedule_data.Validation] = []
     probes: list[schedule_data.Probe] = []
     replans: list[schedule_data.Replan] = []
+    measures = MeasureSeries()
     for entry, kept in zip(entries, schedule.committed(entries), strict=True):
         directive, report = entry.directive, entry.report
         if (change := directive.change) is not None and not overlooked(entry):
@@ -30,6 +32,7 @@ def data_of_schedule(job: StoredJob, entries: Sequence[Entry]) -> ScheduleData:
         if kept and report is not None:
             validations += _validations(report.validations, len(losses))
             losses += report.losses or ()
+            measures.add(report.n_steps, report.measures.items())
         elif directive.phase.searches and (report is None or report.outcome is not Outcome.REPLACED):
             probes.append(_probe(directive, report, len(losses)))
         # What is left was committed once, and rolled back.
@@ -47,6 +50,7 @@ def data_of_schedule(job: StoredJob, entries: Sequence[Entry]) -> ScheduleData:
         unrepeatable=state.unrepeatable,
         ending=None if state.ending is None else schedule_data.Ending(**dict(state.ending)),
         replans=tuple(replans),
+        measures=measures.measured(),
     )
 
 

@@ -22,8 +22,6 @@ from tuner_server.core.messages import (
     MAX_MEASURES,
     MAX_NOTE,
     MAX_STEPS,
-    Average,
-    Bar,
     BatchSource,
     Directive,
     Ending,
@@ -31,10 +29,17 @@ from tuner_server.core.messages import (
     Phase,
     Replacement,
     Report,
-    RoundStep,
     Weights,
 )
 from tuner_server.rpc.decision_messages import decision_to_pb
+from tuner_server.rpc.directive_messages import (
+    average_from_pb,
+    average_to_pb,
+    bar_from_pb,
+    bar_to_pb,
+    round_from_pb,
+    round_to_pb,
+)
 from tuner_server.rpc.plan_messages import change_from_pb, change_to_pb
 from tuner_server.rpc.untrusted import known, optional, read_as, text
 from tuner_server.storage import Entry, StoredJob, StoredReport
@@ -190,15 +195,15 @@ def directive_from_pb(message: pb.Directive) -> Directive:
             validate_at=tuple(message.validate_at),
             give_up_above=optional(message, "give_up_above"),
             report_every=message.report_every,
-            promise=tuple(map(_bar_from_pb, message.promise)),
+            promise=tuple(map(bar_from_pb, message.promise)),
             measures=tuple(message.measures),
             warnings=tuple(map(warning_from_proto, message.warnings)),
             alongside=tuple(map(directive_from_pb, message.alongside)),
             taken_along=message.taken_along,
             apart=message.apart,
             change=change_from_pb(message.change, "change", told=True) if message.HasField("change") else None,
-            average=_average_from_pb(message.average) if message.HasField("average") else None,
-            round=_round_from_pb(message.round) if message.HasField("round") else None,
+            average=average_from_pb(message.average) if message.HasField("average") else None,
+            round=round_from_pb(message.round) if message.HasField("round") else None,
             reason=message.reason,
         )
 
@@ -217,15 +222,15 @@ def directive_to_pb(directive: Directive) -> pb.Directive:
         validate_at=directive.validate_at,
         give_up_above=directive.give_up_above,
         report_every=directive.report_every,
-        promise=map(_bar_to_pb, directive.promise),
+        promise=map(bar_to_pb, directive.promise),
         measures=directive.measures,
         warnings=map(warning_to_proto, directive.warnings),
         alongside=map(directive_to_pb, directive.alongside),
         taken_along=directive.taken_along,
         apart=directive.apart,
         change=None if directive.change is None else change_to_pb(directive.change),
-        average=_average_to_pb(directive.average) if directive.average else None,
-        round=_round_to_pb(directive.round) if directive.round else None,
+        average=average_to_pb(directive.average) if directive.average else None,
+        round=round_to_pb(directive.round) if directive.round else None,
         reason=directive.reason,
     )
 
@@ -375,32 +380,6 @@ def _ending_to_pb(ending: Ending) -> pb.Ending:
         adopted=WEIGHTS[ending.adopted],
         memory_steps=ending.memory_steps,
     )
-
-
-def _round_from_pb(message: pb.RoundStep) -> RoundStep:
-    return RoundStep(factor=message.factor, momentum=message.momentum)
-
-
-def _round_to_pb(step: RoundStep) -> pb.RoundStep:
-    return pb.RoundStep(factor=step.factor, momentum=step.momentum)
-
-
-def _average_from_pb(message: pb.Average) -> Average:
-    return Average(memory_steps=message.memory_steps, every=message.every)
-
-
-def _average_to_pb(average: Average) -> pb.Average:
-    return pb.Average(memory_steps=average.memory_steps, every=average.every)
-
-
-def _bar_from_pb(message: pb.Bar) -> Bar:
-    validation = message.validation if message.HasField("validation") else math.inf
-    return Bar(from_step=message.from_step, loss=message.loss, validation=validation)
-
-
-def _bar_to_pb(bar: Bar) -> pb.Bar:
-    validation = None if bar.validation == math.inf else bar.validation
-    return pb.Bar(from_step=bar.from_step, loss=bar.loss, validation=validation)
 
 
 def _timestamp(time: datetime.datetime) -> timestamp_pb2.Timestamp:

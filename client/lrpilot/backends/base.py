@@ -14,7 +14,8 @@ made ──▶ between two directives ◀─────────────
           └─ finish ──▶ over ─ close ──▶ closed
 ```
 
-`restore` is only called after `take`, and `validate` only where there is a validation. `lrs`, `peek` and `state_dict`
+`restore` is only called after `take`, and `validate` only where there is a validation. `take_round`, in a federation,
+comes right after `restore`. `lrs`, `peek` and `state_dict`
 may be called at any time until the end, and change nothing. `load_state_dict` is called before the first update of a
 run that goes on from a checkpoint, and `begin` with the losses that were not yet reported follows it. `finish` and
 `close` may come at any time, and again.
@@ -253,6 +254,14 @@ class Backend(abc.ABC):
         A step without a value has NaN.
         """
         return {}
+
+    def take_round(self, factor: float, momentum: float) -> None:  # noqa: B027 - most are in no federation
+        """Takes the last global update of a federation on: called between `restore` and `take`, where that is due.
+
+        Args:
+            factor: of the global update.
+            momentum: of the sum of those before it (`RoundStep` of the proto).
+        """
 
     # The end.
 

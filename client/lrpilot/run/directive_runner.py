@@ -268,7 +268,7 @@ class DirectiveRunner(abc.ABC):
         self._on_reported(directive or lease.directive, report, start)
 
     def _follow(self, directive: pb.Directive) -> None:
-        """Begins a directive. The order is part of the contract: restore, snapshot, then the LR."""
+        """Begins a directive. The order is part of the contract: restore, round, snapshot, then the LR."""
         self._plan.follow(directive)
         if directive.HasField("change") and directive.change.origin != pb.PLAN_CHANGE_ORIGIN_CLIENT:
             self._record.replan(directive.change, self._plan.total_steps)
@@ -281,6 +281,8 @@ class DirectiveRunner(abc.ABC):
             self._set_lr(self._run_state().lr if restored else self._lr.now)
             self._finish()
             return
+        if directive.HasField("round"):
+            self._backend.take_round(directive.round.factor, directive.round.momentum)
         if directive.snapshot:
             directive = self._remember(directive)
         together(self._ranks, lambda: self._begin(directive))

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from lrpilot.schedule.from_proto import ending_from_proto, probe_from_proto
-from lrpilot.schedule.measure_series import MeasureSeries
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire import schedule_file
 from lrpilot.wire.directives import phase_from_proto, rolls_back
+from lrpilot.wire.measure_series import MeasureSeries
 from lrpilot.wire.plan_change_proto import kind_from_proto, origin_from_proto
 from lrpilot.wire.profile_proto import profile_from_proto
 from lrpilot.wire.schedule_data import Ending, Probe, Replan, Segment, Validation
@@ -108,7 +108,7 @@ class RunRecord:
             self._append(segment)
             self._ending = ending_from_proto(report.ending) if report.HasField("ending") else None
             self._losses.extend(report.losses)
-            self._measures.add(report)
+            self._measures.add(n_steps, ((measure.name, measure.values) for measure in report.measures))
 
     def schedule(self, job_id: str, config: pb.JobConfig, total_steps: int | None) -> Schedule:
         """The schedule so far, as that of a job whose run ends after so many steps; None: no end is known."""

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from lrpilot.errors import ScheduleError
-from lrpilot.schedule.measure_series import MeasureSeries
 from lrpilot.v1 import tuner_pb2
 from lrpilot.wire.directives import begins_unsearched, overlooked, phase_from_proto
+from lrpilot.wire.measure_series import MeasureSeries
 from lrpilot.wire.plan_change_proto import kind_from_proto, origin_from_proto
 from lrpilot.wire.profile_proto import profile_from_proto
 from lrpilot.wire.schedule_data import Ending, Measured, Probe, Replan, ScheduleData, Segment, Validation
@@ -100,7 +100,7 @@ def _measures(history: Iterable[tuner_pb2.HistoryEntry]) -> tuple[Measured, ...]
     found = MeasureSeries()
     for entry in history:
         if entry.committed:
-            found.add(entry.report)
+            found.add(len(entry.report.losses), ((each.name, each.values) for each in entry.report.measures))
     return found.measured()
 
 

@@ -12,8 +12,12 @@ class Frame(Way):
     def __init__(self, own: tuple[float, ...], inner: Way) -> None:
         """Takes its own parameters, and the way that it is put around. Raises: ValueError: one is out of its range."""
         self._own, self._inner = own, inner
-        self.words, self.moves = inner.words, inner.moves
+        self.words, self.moves = self.worded(inner), inner.moves
         self.check()
+
+    def worded(self, inner: Way) -> str:
+        """How the LR moves, from the words of the way within."""
+        return inner.words
 
     def check(self) -> None:
         """Holds its own parameters to their ranges. Raises: ValueError."""
@@ -45,6 +49,10 @@ class Wsd(Frame):
     """
 
     defaults = (0.1,)
+
+    def worded(self, inner: Way) -> str:
+        """That there is a plateau before."""
+        return f"{inner.words} after a plateau" if inner.moves else inner.words
 
     def check(self) -> None:
         """Holds the share to its range. Raises: ValueError."""

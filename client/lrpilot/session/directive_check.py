@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 
+from lrpilot.backends.measures import ROUND_NORM
 from lrpilot.errors import ProtocolError
 from lrpilot.session.run_state import RunState
 from lrpilot.v1 import tuner_pb2 as pb
@@ -44,6 +45,7 @@ def check(directive: pb.Directive, number: int, config: pb.JobConfig) -> None:
     """
     fault = _fault(directive, number) or _fault_of_measures(directive, config.measures)
     fault = fault or _fault_of_average(directive, has_average=config.has_average)
+    fault = fault or _fault_of_round(directive, federated=ROUND_NORM in config.measures)
     _refuse(directive, fault or _fault_of_members(directive, max(config.members, 1)))
 
 
@@ -184,6 +186,17 @@ def _fault_of_members(directive: pb.Directive, members: int) -> str:
         if fault := _fault_of_lrs(other) or _fault_of_limits(other):
             return f"at the same time, {fault}"
     return ""
+
+
+def _fault_of_round(directive: pb.Directive, *, federated: bool) -> str:
+    if not directive.HasField("round"):
+        return ""
+    if not federated:
+        return "a round of a federation, of which this client is none"
+    if not committed(directive):
+        return "a round of a federation that is rolled back"
+    weights = (directive.round.factor, directive.round.momentum)
+    return "" if all(math.isfinite(each) for each in weights) else f"a round that is taken on by {weights}"
 
 
 def _fault_of_average(directive: pb.Directive, *, has_average: bool) -> str:

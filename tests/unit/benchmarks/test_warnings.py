@@ -4,36 +4,39 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from benchmarks import warnings
-from benchmarks.warnings import DIVERGED, LOST, SOUND, Probe, Scale, as_json, as_markdown, draw, measure, rows
+from benchmarks.recorded_probes import DIVERGED, LOST, SOUND, Probe
+from benchmarks.warnings import Scale, as_json, as_markdown, draw, measure, rows
 from tuner_server.core.stages.early_warning import EarlyWarningName, early_warnings
 
 (RATIO,) = early_warnings((EarlyWarningName.UPDATE_RATIO,))
+HIGH = 2 * RATIO.level
 
 
-def probe(outcome: str, ratios: list[float | None], gained: float = 0.0) -> Probe:
+def probe(outcome: str, ratios: Sequence[float | None], gained: float = 0.0) -> Probe:
     return Probe("mlp", 1, 0, 1.0, 40, 2, 0.1, outcome, gained, {"update_ratio": ratios})
 
 
 def test_a_probe_ends_at_the_first_look_after_a_sign_unless_it_had_ended_by_then() -> None:
-    assert probe(SOUND, [0.01] * 10 + [1.0] * 30).ended_by(RATIO) == 15, "five steps, and a look after every five"
-    assert probe(SOUND, [0.01] * 11 + [1.0] * 29).ended_by(RATIO) == 20
-    assert probe(SOUND, [0.01] * 34 + [1.0] * 6).ended_by(RATIO) is None, "the next look is at its end"
-    assert probe(DIVERGED, [0.01] * 6 + [1.0] * 9).ended_by(RATIO) is None
-    assert probe(DIVERGED, [0.01] * 5 + [1.0] * 10).ended_by(RATIO) == 10
+    assert probe(SOUND, [0.01] * 10 + [HIGH] * 30).ended_by(RATIO) == 15, "five steps, and a look after every five"
+    assert probe(SOUND, [0.01] * 11 + [HIGH] * 29).ended_by(RATIO) == 20
+    assert probe(SOUND, [0.01] * 34 + [HIGH] * 6).ended_by(RATIO) is None, "the next look is at its end"
+    assert probe(DIVERGED, [0.01] * 6 + [HIGH] * 9).ended_by(RATIO) is None
+    assert probe(DIVERGED, [0.01] * 5 + [HIGH] * 10).ended_by(RATIO) == 10
     assert probe(SOUND, [None] * 40).ended_by(RATIO) is None
 
 
 def test_false_alarms_are_those_about_sound_probes_and_what_is_saved_is_a_part_of_the_steps_that_were_run() -> None:
     probes = [
         probe(SOUND, [0.01] * 40, 1.0),
-        probe(SOUND, [0.2] * 40, 0.7),
-        probe(LOST, [0.2] * 40),
-        probe(DIVERGED, [0.2] * 20),
+        probe(SOUND, [HIGH] * 40, 0.7),
+        probe(LOST, [HIGH] * 40),
+        probe(DIVERGED, [HIGH] * 20),
         probe(DIVERGED, [0.01] * 20),
     ]
     (row,) = [row for row in rows(probes) if row.default]
@@ -42,7 +45,7 @@ def test_false_alarms_are_those_about_sound_probes_and_what_is_saved_is_a_part_o
     assert row.most_gained == 0.7
     assert row.saved == pytest.approx((20 - 10) / 40)
     assert row.saved_lost == pytest.approx(30 / 40)
-    higher = [other for other in rows(probes) if other.warning.level > 0.2]
+    higher = [other for other in rows(probes) if other.warning.level > HIGH]
     assert not any(any(other.n_warned.values()) for other in higher)
     assert warnings.present_rule(probes) == pytest.approx(0.5)
 

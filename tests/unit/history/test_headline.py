@@ -56,6 +56,9 @@ def test_a_job_whose_lr_still_rises_says_so() -> None:
         (Profile(Shape.LINEAR, 0.1, 0.2, 100), ", rising from 0.1 to 0.2 along a line."),
         (Profile(Shape.LINEAR, 0.1, 0.2, 100, warmup=10), ", rising to 0.1, then to 0.2 along a line."),
         (Profile(Shape.COSINE, 0.1, 0.1, 100, warmup=10), ", rising to 0.1."),
+        (Profile(Shape("one_cycle"), 0.1, 0.0, 100), ", rising to 0.1, then falling to 4×10⁻⁷ over one cycle."),
+        (Profile(Shape("one_cycle"), 0.1, 0.0, 100, 50), ", falling from 0.1 to 4×10⁻⁷ over one cycle."),
+        (Profile(Shape("floored/rex", (0.2,)), 0.1, 0.0, 100), ", falling from 0.1 to 0.02 along REX."),
     ],
 )
 def test_a_job_says_where_its_lr_goes(profile: Profile, words: str) -> None:
@@ -114,6 +117,11 @@ def _one_stage(finished: Run, profile: Profile, n_steps: int) -> tuple[JobState,
         (Shape.LINEAR, 0.4, 0, 100, "The LR rose from 0.2 to 0.4 along a line."),
         (Shape.LINEAR, 0.4, 10, 100, "The LR rose to 0.2, then to 0.4 along a line."),
         (Shape.LINEAR, 0.2, 0, 100, "The LR stayed at 0.2."),
+        (Shape("one_cycle"), 0.0, 0, 20, "The LR rose to 0.143."),
+        (Shape("one_cycle"), 0.0, 0, 100, "The LR rose to 0.2, then fell to 8×10⁻⁷ over one cycle."),
+        (Shape("wsd", (0.2,)), 0.0, 0, 50, "The LR stayed at 0.2."),
+        (Shape("wsd", (0.2,)), 0.0, 10, 100, "The LR rose to 0.2, then fell to 0 along a line after a plateau."),
+        (Shape("half_life"), 0.0, 0, 100, "The LR fell from 0.2 to 0.0125 by halves."),
     ],
 )
 def test_what_the_lr_did_is_what_was_run(

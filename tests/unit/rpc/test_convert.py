@@ -490,6 +490,31 @@ def test_an_option_without_a_value_is_refused() -> None:
         convert.config_from_pb(pb.JobConfig(base_lr=0.1, policy_options=options))
 
 
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"shape": ""}, "not known"),
+        ({"shape": "bent"}, "'bent' is not known"),
+        ({"shape": "rex", "parameters": [math.nan]}, "not finite"),
+        ({"shape": "rex", "parameters": [1.0, 1.0]}, "2 parameters"),
+        ({"shape": "linear", "parameters": [1.0]}, "no parameters"),
+        ({"shape": "points", "parameters": [0.0, 1.0, 0.7, 1.0, 0.3, 1.0, 1.0, 0.0]}, "don't ascend"),
+        ({"shape": "points", "parameters": [0.0, 1.0] * 513}, "pairs"),
+        ({"shape": "exponential"}, "never reaches zero"),
+    ],
+)
+def test_a_replacement_along_no_shape_is_refused(fields: dict[str, Any], words: str) -> None:
+    profile = pb.Profile(**{"start_lr": 0.1, "end_lr": 0.0, "length": 9, **fields})
+    report = pb.Report(
+        directive_number=1, outcome=pb.OUTCOME_REPLACED, losses=[1.0], replacement=pb.Replacement(profile=profile)
+    )
+    with pytest.raises(InvalidInputError) as caught:
+        convert.report_from_pb(report)
+    (violation,) = caught.value.violations
+    assert violation.field == "report.replacement.profile"
+    assert words in violation.description
+
+
 @pytest.mark.parametrize("steps", [-1, MAX_STEPS + 1, 2**63 - 1])
 def test_steps_that_nobody_ran_are_refused(steps: int) -> None:
     report = pb.Report(directive_number=1, outcome=pb.OUTCOME_REPLACED, replacement=pb.Replacement(wasted_steps=steps))

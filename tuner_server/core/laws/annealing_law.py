@@ -161,7 +161,10 @@ def fit(
 
     Raises:
         UnfittableError: the losses are too few, not finite, or all at nearly the same place, or have no logarithms.
+        ValueError: a momentum is negative, or 1 or more.
     """
+    if not all(0 <= momentum < 1 for momentum in momenta):
+        raise ValueError(f"momenta: {tuple(momenta)} are not all from 0 to below 1")
     _refuse_unfit(curves, logarithmic)
     curves = [curve.thinned(MOST_POINTS // len(curves)) for curve in curves]
     known = _fell(curves)

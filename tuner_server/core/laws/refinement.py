@@ -40,6 +40,8 @@ NARROWEST = 5
 """The width of the median in runs of fewer than 40 norms, where the share says less: one norm alone never counts."""
 LOWEST_NORM = 1e-6
 """Norms are taken for no less than this part of their median: a weight is a power of -1 or -2."""
+COMPARED_PARTS = 3
+"""The ratio of two rows of norms is compared between so many parts of them."""
 MOST_CHANGE = 1.5
 """A refinement while the run goes on changes no later LR by more than this factor either way."""
 
@@ -158,7 +160,7 @@ def refined_on_the_way(
             and the rest is linear decay.
     """
     old = np.asarray(present, dtype=np.float64)
-    if behind >= len(old):
+    if behind >= len(old) - 1:
         return old
     weights = np.ones(len(old))
     if len(guess):
@@ -172,9 +174,12 @@ def refined_on_the_way(
 
 
 def drift(known: FloatArray, other: FloatArray) -> float:
-    """How far the ratio of two rows of norms moves, as a factor, at least 1; their units don't matter."""
-    ratio = smoothed(known) / smoothed(other)
-    return float(ratio.max() / ratio.min())
+    """How far the ratio of two rows of norms moves, as a factor, at least 1; their units don't matter.
+
+    It is that of its medians over parts of them, as norms of single steps are noise.
+    """
+    medians = [float(np.median(part)) for part in np.array_split(known / other, COMPARED_PARTS) if len(part)]
+    return max(medians) / min(medians)
 
 
 def knots(shape: FloatArray, most: int, fixed: int = 0, tolerance: float = 1e-3) -> list[tuple[float, float]]:

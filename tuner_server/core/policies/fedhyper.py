@@ -12,7 +12,7 @@ round: a client whose losses are no numbers goes back there, at a lower LR, and 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pydantic
 from lrpilot.wire.profile import Profile
@@ -21,9 +21,7 @@ from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.messages import (
     BatchSource,
     ChangeKind,
-    Decision,
     Directive,
-    Number,
     PlanChange,
     Report,
     RoundStep,
@@ -34,6 +32,7 @@ from tuner_server.core.stages.fedhyper import Variant, added, momentum_weight, m
 from tuner_server.core.stages.hypergradient import cosine
 from tuner_server.core.stages.lessons import Lessons
 from tuner_server.core.stages.plan_change import because
+from tuner_server.core.values import Number
 
 ROUND_NORM, ROUND_PRODUCT = "round_norm", "round_product"
 MOMENTUM_NORM, MOMENTUM_PRODUCT = "round_momentum_norm", "round_momentum_product"
@@ -172,7 +171,7 @@ class FedHyper(Policy[FedHyperOptions, FedHyperState]):
             reason = f"{what} stays at {factor:.3f} times what it is without"
         return (self._begun_round(state) if ended else state), reason, ended
 
-    def _product(self, state: FedHyperState, own: dict[str, Sequence[float]]) -> float:
+    def _product(self, state: FedHyperState, own: Mapping[str, Sequence[float]]) -> float:
         """The product that a round tells, or the cosine times the rate."""
         momentum = self.options.variant is Variant.GM
         product = own[MOMENTUM_PRODUCT if momentum else ROUND_PRODUCT][-1]
@@ -181,7 +180,7 @@ class FedHyper(Policy[FedHyperOptions, FedHyperState]):
         other = own[MOMENTUM_NORM][-1] if momentum else state.round_norm
         return self.options.rate * cosine(product, own[ROUND_NORM][-1], math.nan if other is None else other)
 
-    def _multiplied(self, state: FedHyperState, own: dict[str, Sequence[float]]) -> float:
+    def _multiplied(self, state: FedHyperState, own: Mapping[str, Sequence[float]]) -> float:
         """The factor of CL after some local steps."""
         whole, local = own[LOCAL_ROUND_PRODUCT], own[LOCAL_PRODUCT]
         if not self.options.published:

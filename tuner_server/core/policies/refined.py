@@ -34,8 +34,8 @@ MOST_KNOTS = 200
 """Points of a refined shape."""
 LEFT_NORMS = 100
 """Norms that a job leaves to later ones of its family."""
-WHOLE = 0.9
-"""Norms up to this part of the way stand for all: the last report of a job comes to no policy."""
+WHOLE = 0.85
+"""Norms up to this part of the way stand for all: the last report of a job comes to no policy, and may be a seventh."""
 ALIKE = 2.0
 """An earlier job's norms are believed while their ratio to this job's own has moved by no more than this factor."""
 LEAST_CHANGE = 0.01
@@ -136,7 +136,7 @@ class Refined(Budget):
             f"the decay was refined after {end} of {directive.n_steps} steps: {guess.why}; after {points[changed]:.0%} "
             f"of the way its LR is {new[changed] / old[changed]:.2f} times what it would have been"
         )
-        decision = Decision(stage=directive.stage, lr=reshaped.lr(end), reason=reason)
+        decision = Decision(stage=directive.stage, lr=profile.peak, reason=reason)
         return Step(state, directive.model_copy(update={"profile": reshaped, "reason": reason}), decision)
 
     def _guess(self, state: RefinedState, progress: Progress, behind: int) -> _Guess:
@@ -168,5 +168,6 @@ class Refined(Budget):
         found = super().optimum(state)
         if found is None or not isinstance(state, RefinedState) or state.track.reach < WHOLE:
             return found
-        norms = tuple(state.track.curve(LEFT_NORMS).tolist())
+        smooth = refinement.smoothed(state.track.curve(POINTS))
+        norms = tuple(refinement.brought_to(smooth, LEFT_NORMS).tolist())
         return found.model_copy(update={"norms": NormCurve(measure=state.measure, norms=norms)})

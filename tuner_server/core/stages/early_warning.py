@@ -1,7 +1,8 @@
 """The early warnings that a policy may have its probes end by, with their levels.
 
 The clients look for them (`lrpilot.wire.early_warning`). The signs follow from Wortsman et al. 2023 (arXiv 2309.14322);
-that and how a level is applied to a series over time, and to a probe, is ours. A probe that ends by one is a censored
+that they are looked for in the course of a probe, and at which levels, is ours. The levels are the lowest round ones
+that ended no sound probe of the benchmark (docs/methods/stability.md). A probe that ends by one is a censored
 observation, as one that diverged.
 """
 
@@ -17,12 +18,12 @@ from tuner_server.core.errors import InvalidInputError
 
 ROW = 5
 """Steps in a row: as many as losses that make a divergence."""
-NORM_RISE = 10.0
-"""The gradient's norm rises by this factor above its median before most divergences."""
-LARGEST_UPDATE = 0.1
-"""Where an update is a larger part of a tensor, weights are replaced, not trained."""
-LARGEST_LOGIT = 1e4
-"""Above it the models without qk-layernorm diverged."""
+NORM_RISE = 30.0
+"""The factor by which the gradient's norm lies above its median; sound probes had 10."""
+LARGEST_UPDATE = 1.0
+"""Where an update is a larger part of a tensor, its weights are replaced, not trained; sound probes had 0.3."""
+LARGEST_LOGIT = 1e5
+"""The models of the paper that were on their way above 1e4 diverged; sound probes were."""
 SMALLEST_OVER_EPS = 10.0
 """Below it Adam's eps damps the updates."""
 

@@ -27,6 +27,8 @@ MAX_SECTIONS = 50
 NEARLY_ZERO = 0.01
 """An LR below this part of the peak is nearly zero: the last step of a decay to zero is one step short of it."""
 
+LONGEST_OPTION = 100
+"""The most characters of an option's value that are shown."""
 PRIOR_SDS = 2.0
 """The range that earlier jobs speak for reaches so many standard deviations to either side: some 95 of 100 jobs."""
 
@@ -199,9 +201,15 @@ def _prior(state: JobState) -> str:
     )
 
 
+def _shown(value: object) -> str:
+    """An option's value; a shape of lines through many points has a text that fills the page."""
+    text = str(value)
+    return text if len(text) <= LONGEST_OPTION else f"{text[:LONGEST_OPTION]}…"
+
+
 def _details(job: StoredJob, found: Timeline) -> tuple[Fact, ...]:
     state, config = job.state, job.state.config
-    options = ", ".join(f"{name}={value}" for name, value in sorted(config.policy_options.items()))
+    options = ", ".join(f"{name}={_shown(value)}" for name, value in sorted(config.policy_options.items()))
     details = {
         "Job": job.id,
         "Project": job.project,

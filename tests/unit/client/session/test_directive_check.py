@@ -263,3 +263,69 @@ def test_several_members_may_be_told_several_probes() -> None:
 def test_what_members_can_not_try_is_refused(directive: pb.Directive, members: int, words: str) -> None:
     with pytest.raises(ProtocolError, match=words):
         directive_check.check(directive, 7, pb.JobConfig(members=members))
+
+
+@pytest.mark.parametrize(
+    ("factor", "momentum", "measures", "words"),
+    [
+        (1.5, 0.2, ["round_norm"], ""),
+        (1.5, 0.2, ["gradient_norm"], "of which this client is none"),
+        (math.nan, 0.2, ["round_norm"], "taken on by"),
+        (1.5, math.inf, ["round_norm"], "taken on by"),
+    ],
+)
+def test_a_round_is_of_a_federation_s_client_and_has_numbers(
+    factor: float, momentum: float, measures: list[str], words: str
+) -> None:
+    asked = training(0.1, 100, number=7, round=pb.RoundStep(factor=factor, momentum=momentum))
+    config = pb.JobConfig(measures=measures)
+    if words:
+        with pytest.raises(ProtocolError, match=words):
+            directive_check.check(asked, 7, config)
+        return
+    directive_check.check(asked, 7, config)
+    tried = scripted_probe(0.1, 100, first=True)
+    tried.round.CopyFrom(asked.round)
+    tried.number = 7
+    with pytest.raises(ProtocolError, match="rolled back"):
+        directive_check.check(tried, 7, config)
+
+
+def _warning(**fields: Any) -> pb.EarlyWarning:
+    """A sign that may be looked for, but for these fields."""
+    sound = {"measure": "gradient_norm", "rule": pb.WARNING_RULE_RISE, "level": 30.0, "row": 5, "ends": True}
+    return pb.EarlyWarning(**{**sound, **fields})
+
+
+MEASURING = pb.JobConfig(measures=["gradient_norm", "update_ratio"])
+
+
+def test_a_probe_may_have_warnings_by_what_it_measures() -> None:
+    asked = ["gradient_norm", "update_ratio"]
+    above = _warning(measure="update_ratio", rule=pb.WARNING_RULE_ABOVE, level=1.0)
+    found = scripted_probe(0.1, 20, first=True, number=7, measures=asked, warnings=[_warning(), above])
+    directive_check.check(found, 7, MEASURING)
+
+
+@pytest.mark.parametrize(
+    ("directive", "fault"),
+    [
+        (scripted_probe(0.1, 20, first=True, number=7, warnings=[_warning()]), "a warning by gradient_norm"),
+        (training(0.1, 20, number=7, measures=["gradient_norm"], warnings=[_warning()]), "warnings for other steps"),
+        (
+            scripted_probe(0.1, 20, first=True, number=7, measures=["gradient_norm"], warnings=[_warning()] * 65),
+            "65 warnings",
+        ),
+        (
+            scripted_probe(0.1, 20, first=True, number=7, measures=["gradient_norm"], warnings=[_warning(row=0)]),
+            "0",
+        ),
+        (
+            scripted_probe(0.1, 20, first=True, number=7, measures=["gradient_norm"], warnings=[_warning(rule=9)]),
+            "rule 9 is not known to this client",
+        ),
+    ],
+)
+def test_warnings_that_can_not_be_looked_for_are_refused(directive: pb.Directive, fault: str) -> None:
+    with pytest.raises(ProtocolError, match=fault):
+        directive_check.check(directive, 7, MEASURING)

@@ -236,6 +236,11 @@ def test_what_cannot_be_fitted_is_refused(curve: Curve, reason: str) -> None:
         fit([curve])
 
 
+def test_a_momentum_of_one_would_never_forget() -> None:
+    with pytest.raises(ValueError, match="momenta: "):
+        fit([Curve(PATH, MANY, np.ones(MANY.size))], momenta=(0.9, 1.0))
+
+
 def test_no_curves_and_no_logarithms_are_refused() -> None:
     with pytest.raises(UnfittableError, match="0 losses"):
         fit([])

@@ -15,7 +15,7 @@ from tuner_server.web.pages.views import job_view
 
 NORM = EarlyWarningName.GRADIENT_NORM
 HIGH_LR = 0.05
-NOTE = "gradient_norm rose above 10 times its median for 5 steps, up to step 9"
+NOTE = "gradient_norm rose above 30 times its median for 5 steps, up to step 9"
 
 
 def _config(*names: str, measures: tuple[str, ...] = ("gradient_norm", "update_ratio"), members: int = 1) -> JobConfig:

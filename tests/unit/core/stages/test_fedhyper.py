@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -13,7 +14,7 @@ from tuner_server.core.stages.fedhyper import BOUNDS, Variant, added, momentum_w
 
 VECTORS = json.loads((Path(__file__).parents[3] / "data" / "methods" / "fedhyper.json").read_text("utf-8"))
 UPDATES = np.array(VECTORS["global_updates"])
-PRODUCTS = [float(now @ before) for before, now in zip(UPDATES, UPDATES[1:], strict=False)]
+PRODUCTS = [float(now @ before) for before, now in itertools.pairwise(UPDATES)]
 
 
 def factors(bounds: tuple[float, float]) -> list[float]:

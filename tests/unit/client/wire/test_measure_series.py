@@ -5,13 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from lrpilot.schedule.measure_series import MeasureSeries
-from lrpilot.v1 import tuner_pb2 as pb
-
-
-def report(n: int, **measures: list[float]) -> pb.Report:
-    series = [pb.Measure(name=name, values=values) for name, values in measures.items()]
-    return pb.Report(losses=[1.0] * n, measures=series)
+from lrpilot.wire.measure_series import MeasureSeries
 
 
 def values(series: MeasureSeries) -> dict[str, list[float]]:
@@ -20,8 +14,13 @@ def values(series: MeasureSeries) -> dict[str, list[float]]:
 
 def test_every_value_is_that_of_its_step() -> None:
     series = MeasureSeries()
-    for each in (report(2), report(2, norm=[1.0, 2.0]), report(1), report(2, norm=[3.0, 4.0], other=[5.0, 6.0])):
-        series.add(each)
+    for n_steps, measures in (
+        (2, {}),
+        (2, {"norm": [1.0, 2.0]}),
+        (1, {}),
+        (2, {"norm": [3.0, 4.0], "other": [5.0, 6.0]}),
+    ):
+        series.add(n_steps, measures.items())
     nan = math.nan
     assert values(series) == {
         "norm": pytest.approx([nan, nan, 1.0, 2.0, nan, 3.0, 4.0], nan_ok=True),
@@ -31,9 +30,9 @@ def test_every_value_is_that_of_its_step() -> None:
 
 def test_what_is_rolled_back_is_forgotten_and_the_rest_goes_on() -> None:
     series = MeasureSeries()
-    series.add(report(4, norm=[1.0, 2.0, 3.0, 4.0]))
+    series.add(4, [("norm", [1.0, 2.0, 3.0, 4.0])])
     series.cut(2)
     again = MeasureSeries(series.measured(), 2)
     for each in (series, again):
-        each.add(report(1, norm=[9.0]))
+        each.add(1, [("norm", [9.0])])
         assert values(each) == {"norm": [1.0, 2.0, 9.0]}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import array
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from lrpilot.v1 import tuner_pb2
 from lrpilot.wire.schedule_data import Measured
 
 
@@ -19,13 +18,13 @@ class MeasureSeries:
         self._series = {measure.name: array.array("f", measure.values) for measure in measures}
         self._n_steps = n_steps
 
-    def add(self, report: tuner_pb2.Report) -> None:
-        """Takes a report on steps that are committed."""
-        for measure in report.measures:
-            series = self._series.setdefault(measure.name, array.array("f"))
+    def add(self, n_steps: int, measures: Iterable[tuple[str, Sequence[float]]]) -> None:
+        """Takes what a report on so many committed steps has: names, and a value for each step."""
+        for name, values in measures:
+            series = self._series.setdefault(name, array.array("f"))
             series.extend([math.nan] * (self._n_steps - len(series)))
-            series.extend(measure.values)
-        self._n_steps += len(report.losses)
+            series.extend(values)
+        self._n_steps += n_steps
 
     def cut(self, n_steps: int) -> None:
         """Forgets the steps after the first `n_steps`, which were rolled back."""

@@ -1,0 +1,1 @@
+"""One client of a federation: rounds of local steps, after which the clients' updates are averaged."""

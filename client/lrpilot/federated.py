@@ -1,0 +1,138 @@
+"""Federated averaging under the tuner: each client is a job of its own, and what the clients agree on is theirs.
+
+A client trains for some local steps, averages its weights with the others', and goes on. How the average travels (a
+process group, a framework for federated learning, secure aggregation) is the user's business. LRPilot's is how far the
+agreed update is taken on, or at which LR the clients train: FedHyper (Wang, Wang, Li 2024, arXiv 2310.03156).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, SupportsFloat, TypeVar, Unpack
+
+import torch
+from torch import nn
+
+from lrpilot.backends.torch.arguments import checked, own
+from lrpilot.backends.torch.federation.backend import FederatedBackend
+from lrpilot.errors import ConfigError
+from lrpilot.run.driver import Driver
+from lrpilot.run.options import JobOptions
+
+POLICY = "fedhyper"
+Batch = TypeVar("Batch")
+
+
+class Client(Driver):
+    """Tunes one client of a federation, in a loop like that of `lrpilot.Tuner`.
+
+    The last `step` of a round waits for the other clients. All have to make the same rounds, with the same options.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
+        *,
+        average: Callable[[list[torch.Tensor]], Sequence[torch.Tensor]],
+        local_steps: int,
+        rounds: int | None = None,
+        validate: Callable[[], SupportsFloat] | None = None,
+        register: Mapping[str, Any] | None = None,
+        snapshot: str | os.PathLike[str] = "auto",
+        **job: Unpack[JobOptions],
+    ) -> None:
+        """Opens a job and sets the LR of the first step.
+
+        All clients begin with the same weights: give them those of one before.
+
+        Args:
+            model: what is trained. Its parameters and its floating-point buffers are averaged.
+            optimizer: as that of `lrpilot.Tuner`; its state stays with the client.
+            average: takes what this client has changed in a round, a list of tensors, and gives their mean over the
+                clients in the same order. It is called by all clients after the same number of rounds, and what it
+                raises comes out of `step`.
+            local_steps: steps of a round.
+            rounds: how many there are; None: until you stop.
+            validate: gives the validation loss.
+            register: what else changes as the model trains.
+            snapshot: where the rollback state lives.
+            **job: as with `lrpilot.Tuner`, but for `total_steps`, `total_time_s` and `policy`. `policy_options` are
+                those of policy fedhyper (docs/policies.md). Give the clients of a federation one family.
+
+        Raises:
+            ConfigError: an argument can't be accepted.
+            RefusedError: the server finds fault with an argument, which the message names; or with `strict` it refuses.
+            UnavailableError: the server isn't there, and `strict` is set.
+        """
+        for name in ("total_steps", "total_time_s"):
+            if job.get(name) is not None:
+                raise ConfigError(f"{name}: a federation ends after `rounds`, which all clients share; give that")
+        if job.get("policy") not in (None, POLICY):
+            raise ConfigError(f"policy: {job.get('policy')!r} knows no rounds; leave it out, it is {POLICY!r}")
+        for name, value in (("local_steps", local_steps), ("rounds", rounds)):
+            if value is not None and not (isinstance(value, int) and value >= 1):
+                raise ConfigError(f"{name}: {value!r} is no number of {name.replace('_', ' ')}; give at least 1")
+        optimizers = checked(model, optimizer)
+        backend = FederatedBackend(
+            model,
+            optimizers,
+            average=average,
+            local_steps=local_steps,
+            validate=validate,
+            register=dict(register or {}),
+            placement=snapshot,
+        )
+        self._rounds = rounds
+        options = {**(job.get("policy_options") or {}), "local_steps": local_steps}
+        super().__init__(backend, **(job | {"policy": POLICY, "policy_options": options}))
+        self._client = backend
+        own(optimizers, self)
+
+    @property
+    def round(self) -> int:
+        """Rounds that have ended."""
+        return self._client.n_rounds
+
+    @property
+    def factor(self) -> float:
+        """What the last round's global update was taken on with; 1: as it is, which is plain federated averaging."""
+        return self._client.factor
+
+    @property
+    def finished(self) -> bool:
+        """Whether all rounds have ended."""
+        return super().finished or (self._rounds is not None and self.round >= self._rounds)
+
+    def batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+        """Draws from this client's loader, across epochs, until all rounds have ended.
+
+        Args:
+            loader: anything that can be iterated anew for every epoch, or that never ends.
+
+        Raises:
+            ValueError: the loader is empty, or can't be iterated again.
+        """
+        if self.finished:
+            return
+        for batch in super().batches(loader):
+            yield batch
+            if self.finished:
+                return
+
+    def step(self, loss: Any) -> None:
+        """Takes the loss of the local step that was just made; after the last one of a round averages.
+
+        Args:
+            loss: as with `lrpilot.Tuner`.
+
+        Raises:
+            ValueError: the loss is not a scalar, or the average is none.
+            Exception: what the average raises.
+            ServerError: a decision can't be had, and `strict` is set.
+        """
+        if self.finished:
+            self._say_over("step() does nothing, and the LR stays where it is")
+            return
+        super().step(loss)

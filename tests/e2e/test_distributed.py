@@ -137,6 +137,16 @@ def test_gradient_norms_are_those_of_the_whole_model(processes: RankProcesses, k
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_products_are_those_of_the_whole_model(processes: RankProcesses, kind: str) -> None:
+    """Each rank has all directions with DDP, and a part of them with FSDP2."""
+    script = [directive(pb.PHASE_TRAIN, 0.01, 5, measures=["update_product"])]
+    (first, [message]), _ = processes.run(ranks.train_by_script, kind, script, None)
+    [measure] = pb.Report.FromString(message).measures
+    assert math.isnan(measure.values[0])
+    assert list(measure.values)[1:] == pytest.approx(first.products[1:], rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_ranks_average_alike_and_each_its_own_shards(processes: RankProcesses, kind: str) -> None:
     averaging = directive(pb.PHASE_TRAIN, 0.01, 2, average=pb.Average(memory_steps=1.0, every=1))
     (first, adopted), (second, also) = processes.run(ranks.train_averaged, kind, averaging, None, False)

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import itertools
+import math
 import os
 import signal
 import time
@@ -35,6 +36,7 @@ from tests.support.hostile.failing_calls import before_calls_of
 TOTAL_STEPS = 500
 """No shorter run has a search."""
 BATCH = 8
+FOLLOWED = 6
 POLICY_OPTIONS = {"probe_steps": 8, "refinements": 1, "max_candidates": 4}
 SHORT: dict[str, Any] = {
     "total_steps": 160,
@@ -60,6 +62,8 @@ class Outcome:
     """The rank's loss at every step."""
     norms: list[float]
     """The norm of the whole model's gradients at every step."""
+    products: list[float]
+    """The product of the whole model's gradients and the direction before, at the first `FOLLOWED` steps."""
     schedule: Schedule
     """The schedule, under no job id."""
     job_id: str
@@ -89,6 +93,9 @@ class Training:
         self.losses: list[float] = []
         self.norms: list[float] = []
         """The norm of the whole model's gradients at every step."""
+        self.products: list[float] = []
+        """The product of the whole model's gradients and the direction before, at the first `FOLLOWED` steps."""
+        self._direction: torch.Tensor | None = None
         torch.manual_seed(100 * seed + dist.get_rank())
 
     def _distributed(self, model: nn.Sequential) -> nn.Module:
@@ -109,10 +116,24 @@ class Training:
         self.lrs.append(float(self.optimizer.param_groups[0]["lr"]))
         gradients = [_whole(parameter.grad) for parameter in self.model.parameters() if parameter.grad is not None]
         self.norms.append(get_total_norm(gradients).item())
-        self.optimizer.step()
+        if len(self.products) < FOLLOWED:
+            self._follow(gradients)
+        else:
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=self.kind != "ddp_views")
         self.losses.append(loss.item())
         return loss.detach()
+
+    def _follow(self, gradients: list[torch.Tensor]) -> None:
+        """An update whose direction is taken down."""
+        gradient = torch.cat([each.flatten() for each in gradients])
+        self.products.append(math.nan if self._direction is None else float(gradient @ self._direction))
+        before = self._weights()
+        self.optimizer.step()
+        self._direction = (before - self._weights()) / self.lrs[-1]
+
+    def _weights(self) -> torch.Tensor:
+        return torch.cat([_whole(each.detach()).flatten() for each in self.model.parameters()])
 
     def validate(self) -> float:
         """On the rank's share of all data."""
@@ -149,7 +170,7 @@ class Training:
         shards = {name: _local(value) for name, value in shards.items()}
         shards["random"] = torch.get_rng_state()
         weights = {name: _whole(value.detach()) for name, value in self.model.named_parameters()}
-        return Outcome(shards, weights, self.lrs, self.losses, self.norms, schedule, job_id)
+        return Outcome(shards, weights, self.lrs, self.losses, self.norms, self.products, schedule, job_id)
 
 
 def _local(value: torch.Tensor) -> torch.Tensor:

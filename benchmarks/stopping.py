@@ -115,8 +115,8 @@ def rows(runs: list[dict[str, Any]]) -> list[str]:
     cells: dict[tuple[str, str, str], list[tuple[float, float, float, bool]]] = defaultdict(list)
     for r in runs:
         beside = whole.get((r["workload"], r["n_steps"], r["seed"], None if r["n_steps"] else r["worth"]))
-        if r["worth"] is None or beside is None:
-            continue
+        if r["worth"] is None or beside is None or (r["n_steps"] is None and beside["steps"] > LONGEST):
+            continue  # a run without an end that was cut off was not annealed
         gained = beside["opening"] - beside["final"]
         given_up = (r["final"] - beside["final"]) / gained
         foreseen = 0.0 if r["evidence"] is None else r["evidence"]["gain"] / gained

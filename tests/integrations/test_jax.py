@@ -15,6 +15,7 @@ import lrpilot
 import numpy as np
 import optax
 import pytest
+from lrpilot.errors import RefusedError
 from lrpilot.integrations.jax import Tuner, replay
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
@@ -322,3 +323,8 @@ def test_the_example_runs(shared_server: ServerProcess, tmp_path: Path, capsys: 
 def test_the_page_shows_the_example() -> None:
     """Which is run above, by `make test-all`."""
     assert doc_pages.all_from("jax", "jax_digits")
+
+
+def test_what_jax_can_not_measure_is_not_recorded(shared_server: ServerProcess) -> None:
+    with pytest.raises(RefusedError, match=r"recorded.*can't measure gradient_norm; leave it out"):
+        Tuner(initial(), server=shared_server.target, total_steps=100, record=("gradient_norm",))

@@ -10,7 +10,7 @@ from lrpilot.schedule.schedule import Schedule
 from lrpilot.wire.limits import MAX_STEPS
 
 from tuner_server.cli.common import ServerOption, full_schedule, writing
-from tuner_server.core.laws.refinement import OptimizerKind
+from tuner_server.core.laws.optimizer_kind import OptimizerKind
 
 app = typer.Typer()
 

@@ -20,7 +20,8 @@ from lrpilot.wire.schedule_data import Segment
 
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.laws import refinement
-from tuner_server.core.laws.refinement import FloatArray, OptimizerKind
+from tuner_server.core.laws.optimizer_kind import OptimizerKind
+from tuner_server.core.laws.refinement import FloatArray
 
 MOST_KNOTS = 400
 """Points of a refined shape: two in three of those that a shape may have."""

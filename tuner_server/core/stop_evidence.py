@@ -16,10 +16,6 @@ class Stopping(Value):
     """How much lower the loss would be at the planned end than after an annealing at once, as it is expected."""
     gain_sd: Number
     """The standard error of `gain`."""
-    at_once: Number
-    """The loss that is expected after the annealing."""
-    at_end: Number
-    """The loss that was expected at the planned end."""
     end_step: Steps
     """The planned end in committed steps; of a run without one, twice the steps so far."""
     open_ended: bool

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lrpilot.schedules.batch_size import AdamConstants, BatchScaling, lr_factor, scaled_adam
-from lrpilot.schedules.convex_bound import Extension, best_base_lr, extension, terms, transfer
+from lrpilot.schedules.convex_bound import Extension, best_base_lr, extension, terms, transfer, wsd_bound
 from lrpilot.schedules.infinite import InfiniteSchedule
 from lrpilot.schedules.profiles import (
     anneal_from,
@@ -77,6 +77,7 @@ __all__ = [
     "two_point",
     "warmed",
     "wsd",
+    "wsd_bound",
 ]
 
 

@@ -76,6 +76,31 @@ def terms(lrs: Sequence[float], norms: Sequence[float] | None = None, distance: 
     return Terms(distance**2 / (2 * lrs_left[0]), squares_left[0] / (2 * lrs_left[0]), last / 2)
 
 
+def wsd_bound(total_steps: int, cooldown_from: int, norm: float = 1.0, distance: float = 1.0) -> float:
+    """The best bound, in closed form, of an LR that is constant and falls linearly to zero from a step on.
+
+    With N = T - T0 + 1 steps of the fall, the last of them at 1 / N of the LR, the sums of the bound telescope. The
+    form that the paper has bounds them once more, and lies well above where the fall is short.
+
+    Args:
+        total_steps: T.
+        cooldown_from: T0, the first step of the fall, from 1 to T; it still has the whole LR.
+        norm: of all gradients.
+        distance: D.
+
+    Raises:
+        ValueError: the fall begins before the first step or after the last.
+    """
+    if not 1 <= cooldown_from <= total_steps:
+        raise ValueError(f"cooldown_from: {cooldown_from} is not between 1 and {total_steps}, the number of steps")
+    fall, both = total_steps - cooldown_from + 1, total_steps + cooldown_from
+    noise = ((cooldown_from - 1) + (fall + 1) * (2 * fall + 1) / (6 * fall)) / both
+    held = math.fsum(1 / (both - 2 * k) for k in range(1, cooldown_from))
+    held -= (fall - 1) * (cooldown_from - 1) / (3 * fall * both)
+    falling = 2 * (fall - 1) / (3 * fall) + math.fsum(1 / i for i in range(1, fall)) / fall
+    return distance * norm * math.sqrt(4 / both * (noise + held + falling))
+
+
 @functools.lru_cache(maxsize=256)
 def best_base_lr(shape: Shape, total_steps: int = STEPS) -> float:
     """The best highest LR of a shape over so many steps, in units of D / G."""

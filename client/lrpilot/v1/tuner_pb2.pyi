@@ -1490,8 +1490,6 @@ class Stopping(_message.Message):
     WORTH_FIELD_NUMBER: _builtins.int
     GAIN_FIELD_NUMBER: _builtins.int
     GAIN_SD_FIELD_NUMBER: _builtins.int
-    AT_ONCE_FIELD_NUMBER: _builtins.int
-    AT_END_FIELD_NUMBER: _builtins.int
     END_STEP_FIELD_NUMBER: _builtins.int
     OPEN_ENDED_FIELD_NUMBER: _builtins.int
     FLOOR_FIELD_NUMBER: _builtins.int
@@ -1507,9 +1505,6 @@ class Stopping(_message.Message):
     gain: _builtins.float
     """How much lower the loss would be at the planned end than after an annealing at once, and the standard error."""
     gain_sd: _builtins.float
-    at_once: _builtins.float
-    """The losses that are expected after the annealing, and that were at the planned end."""
-    at_end: _builtins.float
     end_step: _builtins.int
     """The planned end in committed steps; of a run without one, twice the steps so far."""
     open_ended: _builtins.bool
@@ -1535,8 +1530,6 @@ class Stopping(_message.Message):
         worth: _builtins.float = ...,
         gain: _builtins.float = ...,
         gain_sd: _builtins.float = ...,
-        at_once: _builtins.float = ...,
-        at_end: _builtins.float = ...,
         end_step: _builtins.int = ...,
         open_ended: _builtins.bool = ...,
         floor: _builtins.float = ...,
@@ -1550,7 +1543,7 @@ class Stopping(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["annealing", b"annealing", "at_end", b"at_end", "at_once", b"at_once", "end_step", b"end_step", "exponent", b"exponent", "floor", b"floor", "gain", b"gain", "gain_sd", b"gain_sd", "layer", b"layer", "losses", b"losses", "memory", b"memory", "open_ended", b"open_ended", "scale", b"scale", "steps", b"steps", "worth", b"worth"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annealing", b"annealing", "end_step", b"end_step", "exponent", b"exponent", "floor", b"floor", "gain", b"gain", "gain_sd", b"gain_sd", "layer", b"layer", "losses", b"losses", "memory", b"memory", "open_ended", b"open_ended", "scale", b"scale", "steps", b"steps", "worth", b"worth"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

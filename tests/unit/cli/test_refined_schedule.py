@@ -19,7 +19,7 @@ from lrpilot.wire.schedule_data import Measured, Segment
 from tuner_server.cli.refined_schedule import draw, refinement_of
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.laws import refinement
-from tuner_server.core.laws.refinement import OptimizerKind
+from tuner_server.core.laws.optimizer_kind import OptimizerKind
 
 STEPS, WARMUP, PEAK = 1200, 60, 0.3
 LINEAR = Profile.to_zero(Shape.LINEAR, PEAK, STEPS, WARMUP)

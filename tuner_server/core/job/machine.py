@@ -19,7 +19,7 @@ from tuner_server.core import policies
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import InvalidInputError, PolicyError, PreconditionError
 from tuner_server.core.faults import described, guarded
-from tuner_server.core.job import members, requested, stopping
+from tuner_server.core.job import members, parts, requested, stopping
 from tuner_server.core.job.loss_course import LossCourse
 from tuner_server.core.job.noticing import in_model, noticed
 from tuner_server.core.job.plan import changed
@@ -170,7 +170,7 @@ def _next(before: JobState, state: JobState, report: Report) -> Generator[Query,
     if report.change is None and state.remaining_steps != 0 and (found := noticed(before, state, report)):
         return (yield from _replanned(found))
     if report.outcome is Outcome.PARTIAL:
-        return _under_way(state, report)
+        return parts.taken(state, report)
     if state.remaining_steps != 0:
         state, answer = yield from _ask_policy(state, report)
         if not (state.requested and answer.directive.phase.committed):
@@ -178,33 +178,6 @@ def _next(before: JobState, state: JobState, report: Report) -> Generator[Query,
         state = state.model_copy(update={"policy_state": answer.state})
     due = requested.due(state, report)
     return _stop(state, report, Status.FINISHED, "") if due is None else (yield from _replanned(due))
-
-
-def _under_way(state: JobState, report: Report) -> Transition:
-    """The rest of committed steps after a part of them, to which the policy may give other LRs."""
-    lease, done = state.lease, state.lease.n_steps - state.directive.n_steps + report.n_steps
-    decision, update = None, dict[str, Any]()
-    answer = _reshaped(state, report)
-    if answer is not None:
-        lrs = {"profile": answer.directive.profile, "reason": answer.directive.reason}
-        if answer.directive.profile is None or lease.model_copy(update=lrs) != answer.directive:
-            raise PolicyError("`reshape` may change the profile of a directive and its reason, and nothing else")
-        lease, decision = answer.directive, answer.decision
-        update["policy_state"] = answer.state
-    rest = lease.after(done).model_copy(update={"number": state.directive.number + 1})
-    update |= {"directive": rest, "lease": lease}
-    return Transition(state.model_copy(update=update), rest, decision, report)
-
-
-def _reshaped(state: JobState, report: Report) -> Answered | None:
-    """What the policy makes of a part of committed steps; None: nothing."""
-    if state.policy_state is None or state.bounds is None:
-        return None  # the warm-up before a policy has begun
-    policy = policies.make(state.config)
-    known, progress = read_state(policy, state.policy_state), progress_of(state, state.bounds)
-    with guarded("`reshape`"):
-        step = policy.reshape(known, state.lease, report, progress)
-    return None if step is None else checked(step, policy.state_type)
 
 
 def _replanned(due: requested.Due) -> Generator[Query, Suggestion, Transition]:

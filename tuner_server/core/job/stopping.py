@@ -212,13 +212,10 @@ def _evidence(latest: _Judged, course: LossCourse, state: JobState, ends: _Ends)
     law, curve, last = latest.law, _curve(course, _used(course, course.points)), course.points[-OBSERVATIONS:]
     walked = curve.walked()
     trend = learning_trend.fit(walked.tolist(), (-curve.losses - law.gain * curve.annealed(law.momentum)).tolist())
-    at_once = law.predict(ends.at_once).loss
     return Stopping(
         worth=latest.worth,
         gain=latest.gain,
         gain_sd=latest.sd,
-        at_once=at_once,
-        at_end=at_once - latest.gain,
         end_step=state.committed_steps + ends.ahead,
         open_ended=state.remaining_steps is None,
         floor=law.level,

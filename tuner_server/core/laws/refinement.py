@@ -16,13 +16,14 @@ are a power of what is left of the run, (1 - z)^b, it is (1 - z)^(2b + 1); where
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
+
+from tuner_server.core.laws.optimizer_kind import OptimizerKind
 
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 
@@ -44,25 +45,6 @@ COMPARED_PARTS = 3
 """The ratio of two rows of norms is compared between so many parts of them."""
 MOST_CHANGE = 1.5
 """A refinement while the run goes on changes no later LR by more than this factor either way."""
-
-
-class OptimizerKind(enum.StrEnum):
-    """The two kinds of optimizers that the weights of steps differ for."""
-
-    SGD = "sgd"
-    """SGD, with momentum or without."""
-    ADAM = "adam"
-    """Adam and its relatives, which divide by the size of the gradients."""
-
-    @property
-    def power(self) -> int:
-        """The p of the weights."""
-        return 2 if self is OptimizerKind.SGD else 1
-
-    @property
-    def measure(self) -> str:
-        """The name of the measure that the weights are made of."""
-        return "gradient_norm" if self is OptimizerKind.SGD else "gradient_l1_norm"
 
 
 def linear(n_steps: int) -> FloatArray:

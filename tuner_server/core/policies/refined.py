@@ -19,7 +19,7 @@ from lrpilot.wire.profile import Profile, Shape
 
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.laws import refinement
-from tuner_server.core.laws.refinement import OptimizerKind
+from tuner_server.core.laws.optimizer_kind import OptimizerKind
 from tuner_server.core.messages import Decision, Directive, Report
 from tuner_server.core.policies.base import Progress, Step
 from tuner_server.core.policies.budget import Budget, BudgetState

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import pydantic
 
-from tuner_server.core.laws.refinement import OptimizerKind
+from tuner_server.core.laws.optimizer_kind import OptimizerKind
 from tuner_server.core.policies.budget_options import BudgetOptions
 
 Part = Annotated[float, pydantic.Field(gt=0, lt=1)]

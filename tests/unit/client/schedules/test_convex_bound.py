@@ -96,3 +96,53 @@ def test_a_run_that_is_not_made_longer_goes_on_as_planned() -> None:
     assert schedules.extension(1.0, total_steps=400) == pytest.approx((1.0, 0.2), abs=1e-4)
     with pytest.raises(ValueError, match="extension"):
         schedules.extension(0.5)
+
+
+def test_wsd_wants_half_the_lr_of_a_linear_decay_and_gains_by_a_longer_cooldown() -> None:
+    """Both are facts of real runs that the paper says the bound shows."""
+    wsd = [schedules.terms([schedules.wsd(share).at(step, 400) for step in range(400)]) for share in (0.1, 0.2, 0.4)]
+    assert wsd[1].best_base_lr / schedules.best_base_lr(Shape.LINEAR) == pytest.approx(0.5, abs=0.05)
+    assert [found.best_bound for found in wsd] == sorted((found.best_bound for found in wsd), reverse=True)
+    assert [found.best_base_lr for found in wsd] == sorted(found.best_base_lr for found in wsd)
+
+
+def published_wsd_bound(total: int, first: int) -> float:
+    """The paper's closed form, which bounds the sums of the bound once more."""
+
+    def harmonic(n: int) -> float:
+        return math.fsum(1 / i for i in range(1, n + 1))
+
+    rising = (
+        2 / 3
+        + (total + 2 * first) / (3 * (total + first))
+        + harmonic(total + first - 2)
+        - harmonic(total - first + 1)
+        - (total - first) * (first - 1) / (3 * (total - first + 2) * (total + first))
+        + 1 / (total - first) ** 2
+        + harmonic(total - first - 1) / (total - first + 1)
+    )
+    return math.sqrt(4 / (total + first) * rising)
+
+
+@pytest.mark.parametrize("n_steps", [50, 400])
+def test_wsd_has_a_closed_form_below_the_published_one(n_steps: int) -> None:
+    for first in (1, 2, n_steps // 2, 4 * n_steps // 5, n_steps - 2):
+        n_fall = n_steps + 1 - first
+        lrs = [1.0] * (first - 1) + [1 - step / n_fall for step in range(n_fall)]
+        found = schedules.wsd_bound(n_steps, first)
+        assert found == pytest.approx(schedules.terms(lrs).best_bound, rel=1e-12)
+        assert 0.998 * found < published_wsd_bound(n_steps, first) < 1.4 * found
+    assert schedules.wsd_bound(n_steps, 9, norm=2.0, distance=3.0) == pytest.approx(6 * schedules.wsd_bound(n_steps, 9))
+
+
+def test_the_closed_form_is_that_of_the_vectors() -> None:
+    known = VECTOR["schedules"]
+    assert schedules.wsd_bound(400, 1) == pytest.approx(known["linear"]["bound"], rel=1e-6)
+    assert schedules.wsd_bound(400, 400) == pytest.approx(known["constant"]["bound"], rel=1e-6)
+    assert schedules.wsd_bound(400, 321) == pytest.approx(known["wsd_0.2"]["bound"], rel=1e-6)
+
+
+@pytest.mark.parametrize("first", [0, 11])
+def test_a_cooldown_begins_within_the_run(first: int) -> None:
+    with pytest.raises(ValueError, match="cooldown_from: "):
+        schedules.wsd_bound(10, first)

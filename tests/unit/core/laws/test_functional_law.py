@@ -5,8 +5,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.unit.core.laws.test_convex_bound import weights
 from tuner_server.core.laws.functional_law import BestSchedule, FunctionalLaw, best_schedule
+from tuner_server.core.laws.lr_path import FloatArray
+
+
+def weights(kind: str, n_steps: int, share: float = 0.2) -> FloatArray:
+    """A schedule of one step more, whose last LR is zero."""
+    done = np.arange(n_steps) / n_steps
+    whole: dict[str, FloatArray] = {
+        "constant": np.ones(n_steps),
+        "linear": 1 - done,
+        "cosine": (1 + np.cos(np.pi * done)) / 2,
+        "rex": (1 - done) / (1 - done / 2),
+    }
+    if kind in whole:
+        return whole[kind]
+    n = int(share * (n_steps + 1))
+    part = (np.arange(n) + 1) / n
+    fall = 1 - part if kind == "wsd" else 1 - np.sqrt(part)
+    return np.concatenate([np.ones(n_steps + 1 - n), fall])[:n_steps]
 
 
 def test_schedules_have_their_losses(vectors: dict[str, Any]) -> None:

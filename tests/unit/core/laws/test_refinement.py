@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from tuner_server.core.laws import refinement
-from tuner_server.core.laws.refinement import MOST_CHANGE, FloatArray, OptimizerKind
+from tuner_server.core.laws.optimizer_kind import OptimizerKind
+from tuner_server.core.laws.refinement import MOST_CHANGE, FloatArray
 
 SGD, ADAM = OptimizerKind.SGD, OptimizerKind.ADAM
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[3] / "data/methods/refinement.json").read_text())

@@ -309,9 +309,12 @@ def test_every_decision_explains_its_directive(config: JobConfig) -> None:
 
 
 def undecided(run: Run) -> list[Directive]:
-    """The directives of a policy that commit steps, and came without a decision."""
+    """The directives of a policy that commit steps, and came without a decision; none are pieces of a longer way."""
     parts = {0: False} | {
-        i: e.report is not None and e.report.outcome is Outcome.PARTIAL for i, e in enumerate(run.exchanges, start=1)
+        i: e.report is not None
+        and e.directive.phase.committed
+        and e.report.outcome in (Outcome.PARTIAL, Outcome.COMPLETED)
+        for i, e in enumerate(run.exchanges, start=1)
     }
     return [
         exchange.directive

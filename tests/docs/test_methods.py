@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,3 +34,16 @@ def test_the_example_of_refinement_runs(
     printed = example_programs.run("refine", shared_server.target, tmp_path, capsys)
     assert printed.count("validation loss") == 3
     assert {"schedule.json", "refined.json", "refined.png"} <= {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.slow
+def test_the_example_of_a_federation_runs(tmp_path: Path) -> None:
+    program = [sys.executable, str(doc_pages.ROOT / "examples" / "fedhyper.py")]
+    environment = {**os.environ, "LRPILOT_DB": f"sqlite:///{tmp_path}/jobs.db"}
+    done = subprocess.run(
+        program, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=True
+    )
+    last = [line for line in done.stdout.splitlines() if "round 25" in line]
+    factors = [float(re.findall(r"factor (\d\.\d+)", line)[0]) for line in last]
+    assert len(last) == 3
+    assert factors[0] == factors[2] == 1.0 < factors[1]

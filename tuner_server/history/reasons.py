@@ -123,7 +123,8 @@ def _replanned(stage: Stage, directive: Directive, change: PlanChange) -> str:
 def _never_sought(stage: Stage, directive: Directive) -> str:
     """A policy that commits steps without a search, and not for want of steps, says itself why."""
     reason = directive.reason if stage.decision is None else stage.decision.reason
-    words = f"LR {number(stage.lr)} was committed for {steps(directive.n_steps)}, without a search"
+    n_steps = max(directive.n_steps, stage.committed_steps)  # further directives may go on without a decision
+    words = f"LR {number(stage.lr)} was committed for {steps(n_steps)}, without a search"
     return f"{words}: {reason}." if reason else f"{words}."
 
 

@@ -11,6 +11,7 @@ round: a client whose losses are no numbers goes back there, at a lower LR, and 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
@@ -129,7 +130,8 @@ class FedHyper(Policy[FedHyperOptions, FedHyperState]):
             reason = f"diverged at {setback.lr:.3g}: a lower LR from here on{restart.doubt(state.restarts)}"
         step = self._go_on(state, progress, reason, ended=ended)
         if setback is None or step.decision is None:
-            return step
+            # A round is decided with the first one; its reason tells what moved the factor.
+            return dataclasses.replace(step, decision=None)
         update = {"setback": setback, "lowered_by": restart.RETREAT}
         return Step(step.state, step.directive, step.decision.model_copy(update=update))
 

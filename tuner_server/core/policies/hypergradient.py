@@ -13,6 +13,7 @@ Notation: s, the committed steps so far; R, those that are left; P = R / (s + R)
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pydantic
@@ -112,7 +113,9 @@ class Hypergradient(Policy[HypergradientOptions, HypergradientState]):
         state = state.taught(directive.profile.peak, report, None)
         peak = self.rule.after(state.peak, *self._series(report))
         reason = self._told(state.peak.lr, peak, report)
-        return self._go_on(state.model_copy(update={"peak": peak}), progress, reason)
+        step = self._go_on(state.model_copy(update={"peak": peak}), progress, reason)
+        # A piece of the way is decided with the first one; its reason tells what moved the LR.
+        return dataclasses.replace(step, decision=None) if step.directive.measures else step
 
     def rejoin(self, state: HypergradientState, progress: Progress) -> Step[HypergradientState]:
         """Goes on where it was."""

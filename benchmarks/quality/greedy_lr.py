@@ -18,10 +18,11 @@ class GreedySettings:
         threshold: How far a loss must lie below the best one to improve on it.
         cooldown: Validations without a look after a reduction.
         warmup: Validations without a look after an increase.
-        min_lr: No reduction goes below it.
-        max_lr: No increase goes above it.
+        min_lr: No reduction goes below it, and none raises an LR that lies below.
+        max_lr: No increase goes above it, and none lowers an LR that lies above.
         smoothed: Losses of the latest validations whose mean is looked at; 1 is no smoothing.
-        n_before_reset: Reductions at `min_lr` after which all begins again; 0 is never.
+        n_before_reset: Reductions to `min_lr`, or at it, after which all begins again. An increase starts the count
+            anew.
     """
 
     factor: float = 0.95
@@ -36,6 +37,8 @@ class GreedySettings:
 
 
 DEFAULTS = GreedySettings()
+LEAST_CHANGE = 1e-8
+"""A smaller one is not made."""
 
 
 class GreedyLr:
@@ -78,13 +81,16 @@ class GreedyLr:
             self._reduce()
 
     def _raise(self) -> None:
-        self._lr = max(self._lr, min(self._lr / self._settings.factor, self._settings.max_lr))
-        self._n_good, self._n_blind = 0, self._settings.warmup
+        self._go_to(max(self._lr, min(self._lr / self._settings.factor, self._settings.max_lr)))
+        self._n_good, self._n_blind, self._n_at_lowest = 0, self._settings.warmup, 0
 
     def _reduce(self) -> None:
-        lowest = self._settings.min_lr
-        self._n_at_lowest += self._lr <= lowest
-        self._lr = min(self._lr, max(self._lr * self._settings.factor, lowest))
-        self._n_bad, self._n_blind = 0, self._settings.cooldown
-        if self._n_at_lowest == self._settings.n_before_reset > 0:
+        self._go_to(min(self._lr, max(self._lr * self._settings.factor, self._settings.min_lr)))
+        self._n_at_lowest += self._lr <= self._settings.min_lr
+        if self._n_at_lowest >= self._settings.n_before_reset:
             self._begin()
+        self._n_bad, self._n_blind = 0, self._settings.cooldown
+
+    def _go_to(self, lr: float) -> None:
+        if abs(lr - self._lr) > LEAST_CHANGE:
+            self._lr = lr

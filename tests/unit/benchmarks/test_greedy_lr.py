@@ -48,7 +48,7 @@ def test_smoothed_losses_are_means_of_the_latest() -> None:
 
 
 def test_after_so_many_reductions_at_the_lowest_lr_all_begins_again() -> None:
-    rule = GreedyLr(0.5, GreedySettings(factor=0.5, patience=0, min_lr=0.25, n_before_reset=2))
+    rule = GreedyLr(0.5, GreedySettings(factor=0.5, patience=0, min_lr=0.25, n_before_reset=3))
     # The first loss is an improvement on nothing.
     assert _lrs(rule, [1.0, 1.0, 1.0, 1.0, 1.0]) == [1.0, 0.5, 0.25, 0.25, 0.5]
     assert _lrs(rule, [1.0, 1.0]) == [1.0, 0.5]

@@ -12,6 +12,7 @@ from benchmarks.quality.grid import plan, run
 from benchmarks.quality.lr_finder import find_lr
 from benchmarks.quality.lr_rules import PlateauLr
 from benchmarks.quality.results import ResultFile, RunKey
+from benchmarks.quality.second_jobs import CONTESTANTS as SECOND_JOBS
 from benchmarks.quality.training import N_VALIDATIONS, Curve
 from benchmarks.quality.tuners import TUNERS
 from benchmarks.quality.users_lr import USERS_LR
@@ -26,7 +27,7 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("name", [name for name in CONTESTANTS if name not in {*TUNERS, USERS_LR}])
+@pytest.mark.parametrize("name", [name for name in CONTESTANTS if name not in {*TUNERS, *SECOND_JOBS, USERS_LR}])
 def test_every_contestant_learns_within_its_budget(name: str) -> None:
     lr = 0.01 if CONTESTANTS[name].takes_lr else None
     curve = run(replace(KEY, contestant=name, lr=lr))

@@ -111,7 +111,11 @@ def test_larger_batches_are_of_the_same_data() -> None:
     assert len(next(session.batches())[0]) == BATCH_FACTOR * small
 
 
-@pytest.mark.parametrize("own", UNFROZEN, ids=lambda workload: workload.name)
+@pytest.mark.parametrize(
+    "own",
+    [UNFROZEN[0], *(pytest.param(own, marks=pytest.mark.slow) for own in UNFROZEN[1:])],
+    ids=lambda workload: workload.name,
+)
 def test_only_the_head_is_trained_before_the_unfreezing_and_everything_after_it(own: ChangingWorkload) -> None:
     session = own.before.build(0)
     start = [parameter.detach().clone() for parameter in session.model.parameters()]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from lrpilot import Tuner
@@ -20,7 +20,7 @@ from lrpilot.wire.profile import Profile
 from lrpilot.wire.profile_proto import profile_to_proto
 
 from benchmarks.quality.local import LocalTransport
-from benchmarks.quality.workloads import WORKLOADS, Session
+from benchmarks.quality.workloads import WORKLOADS
 from tuner_server.core.policies import POLICIES
 from tuner_server.core.policies.budget import Budget
 from tuner_server.core.stages.early_warning import EarlyWarningName, early_warnings
@@ -29,7 +29,6 @@ from tuner_server.core.stages.probe import ProbePlan
 SOUND, LOST, DIVERGED = "sound", "lost", "diverged"
 LONG_RUN = 200_000
 """Steps of the run that a search is for: as none is made after it, so many that probes of any length are affordable."""
-OUTPUT_LOGIT = "output_logit"
 
 
 class Recorded(Budget):
@@ -99,17 +98,11 @@ class Probe:
 class Recorder(LocalTransport):
     """Keeps the probes of a job: each directive with its report."""
 
-    def __init__(self, session: Session) -> None:
-        """Measures the largest output of the session's model in its training steps, too."""
+    def __init__(self) -> None:
+        """None was made yet."""
         super().__init__()
-        self.probes: list[tuple[pb.Directive, pb.Report, list[float]]] = []
+        self.probes: list[tuple[pb.Directive, pb.Report]] = []
         self._directive = pb.Directive()
-        self._outputs: list[float] = []
-        session.model.register_forward_hook(self._see)
-
-    def _see(self, module: torch.nn.Module, arguments: Any, output: Any) -> None:
-        if module.training and isinstance(output, torch.Tensor):
-            self._outputs.append(float(output.detach().abs().max()))
 
     def create_job(self, request: pb.CreateJobRequest, timeout_s: float) -> pb.CreateJobResponse:
         response = super().create_job(request, timeout_s)
@@ -117,8 +110,7 @@ class Recorder(LocalTransport):
         return response
 
     def advance(self, request: pb.AdvanceRequest, timeout_s: float) -> pb.AdvanceResponse:
-        self.probes.append((self._directive, request.report, self._outputs))
-        self._outputs = []
+        self.probes.append((self._directive, request.report))
         response = super().advance(request, timeout_s)
         self._directive = response.directive
         return response
@@ -129,7 +121,7 @@ def search(workload: str, seed: int, range_factor: float, probe_steps: int) -> l
     POLICIES[Recorded.name] = Recorded
     session = WORKLOADS[workload].build(seed)
     torch.manual_seed(seed)
-    transport = Recorder(session)
+    transport = Recorder()
     low, high = WORKLOADS[workload].lr_range
     tuner = Tuner(
         session.model,
@@ -141,6 +133,7 @@ def search(workload: str, seed: int, range_factor: float, probe_steps: int) -> l
         policy_options={"probe_steps": probe_steps},
         validate=session.validate,
         seed=seed,
+        logits=session.model,
     )
     for batch in tuner.batches(session.batches()):
         if transport.state.lease.phase.committed:
@@ -151,7 +144,7 @@ def search(workload: str, seed: int, range_factor: float, probe_steps: int) -> l
         session.optimizer.zero_grad()
         tuner.step(loss)
     start = transport.probes[0][1].validations[0].loss
-    ends = [_end(report) for _, report, _ in transport.probes]
+    ends = [_end(report) for _, report in transport.probes]
     best_gain = max(start - min(ends), 0.0)
     return [
         _probe(workload, seed, range_factor, told, start - end, best_gain)
@@ -168,15 +161,13 @@ def _probe(
     workload: str,
     seed: int,
     range_factor: float,
-    told: tuple[pb.Directive, pb.Report, list[float]],
+    told: tuple[pb.Directive, pb.Report],
     gain: float,
     best_gain: float,
 ) -> Probe:
-    directive, report, outputs = told
+    directive, report = told
     outcome = SOUND if gain > 0 else LOST if math.isfinite(gain) else DIVERGED
     measures: dict[str, Sequence[float]] = {measure.name: measure.values for measure in report.measures}
-    if len(outputs) == len(report.losses):
-        measures.setdefault(OUTPUT_LOGIT, outputs)
     return Probe(
         workload=workload,
         version=WORKLOADS[workload].version,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, SupportsFloat, Unpack
 import torch
 from torch import nn
 
-from lrpilot.backends.torch.arguments import checked, own
+from lrpilot.backends.torch.arguments import checked, checked_logits, own
 from lrpilot.backends.torch.backend import TorchBackend
 from lrpilot.distributed.ranks import Ranks, number_of
 from lrpilot.run.driver import Driver
@@ -38,6 +38,7 @@ class Tuner(Driver):
         snapshot: str | os.PathLike[str] = "auto",
         process_group: ProcessGroup | None = None,
         population: bool = False,
+        logits: nn.Module | Sequence[nn.Module] | None = None,
         **job: Unpack[JobOptions],
     ) -> None:
         """Opens a job and sets the LR of the first step.
@@ -57,6 +58,9 @@ class Tuner(Driver):
                 initialised. Every rank makes its tuner with the same arguments; see docs/training-loops/distributed.md.
             population: whether the ranks try different candidates at the same time, each on a rank's batches, so that a
                 search takes less time; for DistributedDataParallel. See docs/training-loops/distributed.md.
+            logits: the module of the model whose output is the logits (its last layer, or attention scores), or several
+                of them. Their size can then be measured, as the early warning "output_logit" asks for. See
+                docs/methods/stability.md.
             **job: server, credentials, total_steps, total_time_s, stop_when, lr_bounds, policy, policy_options, name,
                 family, seed, record, timeout_s, strict, observers, transport; see `lrpilot.run.options.JobOptions`.
 
@@ -66,6 +70,7 @@ class Tuner(Driver):
             UnavailableError: the server isn't there, and `strict` is set.
         """
         optimizers = checked(model, optimizer)
+        with_logits = checked_logits(model, logits)
         registered = dict(register or {})
         n_ranks = number_of(process_group)
         replicas = None
@@ -73,7 +78,7 @@ class Tuner(Driver):
             from lrpilot.backends.torch.replicas import Replicas
 
             replicas = Replicas(model, optimizers, registered, n_ranks)
-        backend = TorchBackend(model, optimizers, validate, registered, snapshot, replicas)
+        backend = TorchBackend(model, optimizers, validate, registered, snapshot, replicas, with_logits)
         # The longest that rank 0 waits for its server, and the other ranks for rank 0.
         patience_s = START_TIMEOUT_S + MOST_WAITS * job.get("timeout_s", TIMEOUT_S)
         super().__init__(backend, ranks=Ranks.of(process_group, patience_s), population=population, **job)

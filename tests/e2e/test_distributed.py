@@ -146,6 +146,21 @@ def test_products_are_those_of_the_whole_model(processes: RankProcesses, kind: s
     assert list(measure.values)[1:] == pytest.approx(first.products[1:], rel=1e-3)
 
 
+def test_the_largest_logit_is_that_of_all_ranks(processes: RankProcesses) -> None:
+    script = [directive(pb.PHASE_TRAIN, 0.01, 5, measures=["gradient_norm", "output_logit"])]
+    (first, [message]), (second, _) = processes.run(ranks.train_by_script, "ddp", script, None)
+    _, measure = pb.Report.FromString(message).measures
+    assert measure.name == "output_logit"
+    assert list(measure.values) == [max(pair) for pair in zip(first.own_logits, second.own_logits, strict=True)]
+    assert first.own_logits != second.own_logits
+
+
+def test_a_maximum_is_unknown_where_a_rank_does_not_know_its_value(processes: RankProcesses) -> None:
+    values = [[1.0, math.nan, math.inf, -2.0], [3.0, math.inf, -math.inf, -1.0]]
+    for found in processes.run(ranks.maximum, values):
+        assert found == pytest.approx([3.0, math.nan, math.inf, -1.0], nan_ok=True)
+
+
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_ranks_average_alike_and_each_its_own_shards(processes: RankProcesses, kind: str) -> None:
     averaging = directive(pb.PHASE_TRAIN, 0.01, 2, average=pb.Average(memory_steps=1.0, every=1))

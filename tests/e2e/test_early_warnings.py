@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
@@ -12,7 +14,9 @@ from lrpilot.run.early_warnings import Seen, look
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.tuner import Tuner
 from lrpilot.v1 import tuner_pb2 as pb
+from torch import nn
 
+from benchmarks.quality.local import LocalTransport
 from tests.support.training.no_trace import batches, loop, network, plain_run, probed_run, script
 from tests.support.training.scripted_directives import ResumableScript, probe, training
 
@@ -156,3 +160,60 @@ def test_where_there_is_nothing_to_look_for_nobody_looks() -> None:
     backend = mock.create_autospec(Backend, instance=True)
     assert look(backend, probe(0.1, 16), None) == Seen()
     assert not backend.peek_measures.called
+
+
+class Told(LocalTransport):
+    """A job whose reports are kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reports: list[pb.Report] = []
+
+    def advance(self, request: pb.AdvanceRequest, timeout_s: float) -> pb.AdvanceResponse:
+        self.reports.append(request.report)
+        return super().advance(request, timeout_s)
+
+
+def search_of_a_critic(activation: nn.Module, loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Told:
+    """The search of a training that is to tell samples from others, by one output."""
+    torch.manual_seed(0)
+    critic = nn.Sequential(nn.Linear(4, 8), activation, nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(critic.parameters(), lr=0.01)
+    transport = Told()
+    tuner = Tuner(
+        critic,
+        optimizer,
+        transport=transport,
+        total_steps=100_000,
+        lr_bounds=(1e-3, 0.3),
+        policy_options={"early_warnings": ["output_logit"], "probe_steps": 64},
+        logits=critic[-1],
+    )
+    with tuner:
+        while tuner.searching:
+            loss = loss_of(critic(torch.randn(16, 4) + 1), critic(torch.randn(16, 4)))
+            torch.autograd.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+            tuner.step(loss)
+    return transport
+
+
+def test_a_probe_whose_logits_blow_up_ends_early_though_its_losses_look_well() -> None:
+    """A critic of Wasserstein's kind without a constraint: the larger its outputs, the lower its loss."""
+    transport = search_of_a_critic(nn.Identity(), lambda real, fake: fake.mean() - real.mean())
+    ended = [report for report in transport.reports if report.outcome == pb.OUTCOME_DIVERGED]
+    assert 1 <= len(ended) < len(transport.reports) - 1, "not at all LRs"
+    for report in ended:
+        assert re.fullmatch(r"output_logit was on its way above 100000 for 5 steps, up to step \d+", report.note)
+        assert len(report.losses) < 64
+        [measure] = report.measures
+        assert max(measure.values) < 1e5, "it was not there yet"
+        assert report.losses[-1] == min(report.losses), "no divergence of losses"
+
+
+def test_probes_whose_logits_stay_small_are_completed() -> None:
+    transport = search_of_a_critic(nn.Tanh(), lambda real, fake: nn.functional.softplus(fake - real).mean())
+    assert {report.outcome for report in transport.reports[:-1]} == {pb.OUTCOME_COMPLETED}
+    assert not any(report.note for report in transport.reports)
+    assert all(value > 0 for report in transport.reports[:-1] for value in report.measures[0].values)

@@ -135,6 +135,20 @@ def test_probes_leave_no_trace(accumulation: int, scaled: bool) -> None:
         assert bare.accelerator.scaler.get_scale() == 8.0 * 2**5
 
 
+def test_the_size_of_logits_is_measured_of_the_modules_that_were_named() -> None:
+    run = Run()
+    transport = ScriptedTransport([directive(pb.PHASE_TRAIN, 0.02, 3, measures=["output_logit"])])
+    largest: list[float] = []
+    run.model[-1].register_forward_hook(
+        lambda module, inputs, output: largest.append(output.detach().abs().max().item())
+    )
+    run.train(
+        make_tuner(run.accelerator, run.model, run.optimizer, logits=run.model[-1], transport=transport, total_steps=3)
+    )
+    [measure] = transport.reports[0].measures
+    assert list(measure.values) == largest
+
+
 def _endless(loader: Any) -> Iterator[Any]:
     while True:
         yield from loader

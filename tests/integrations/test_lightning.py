@@ -222,6 +222,15 @@ def test_probes_leave_no_trace_in_lightning(options: dict[str, Any]) -> None:
     assert_same(bare.everything(), probed.everything())
 
 
+def test_the_size_of_logits_is_measured_of_the_modules_that_were_named() -> None:
+    net, largest = Net(), []
+    net.net[-1].register_forward_hook(lambda module, inputs, output: largest.append(output.detach().abs().max().item()))
+    callback, transport = scripted(training(0.03, 4, measures=["output_logit"]), logits=net.net[-1])
+    Run(callback, net=lambda lr: net, max_steps=4, accumulate_grad_batches=2).fit(validate=False)  # type: ignore[arg-type]
+    [measure] = transport.reports[0].measures
+    assert list(measure.values) == [max(largest[i : i + 2]) for i in range(0, 8, 2)]
+
+
 def test_own_generators_and_several_loaders_are_where_they_were() -> None:
     """A loader that shuffles by a generator of its own, combined with another one that is cycled through."""
 

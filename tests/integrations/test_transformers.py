@@ -200,6 +200,18 @@ def test_probes_leave_no_trace(
     assert [each["learning_rate"] for each in trainer.state.log_history if "learning_rate" in each] == [0.02] * 5
 
 
+def test_the_size_of_logits_is_measured_of_the_modules_that_were_named(tmp_path: Path) -> None:
+    model, largest = Classifier(), []
+    model.register_forward_hook(
+        lambda module, inputs, output: largest.append(output["logits"].detach().abs().max().item())
+    )
+    transport = ScriptedTransport([directive(pb.PHASE_TRAIN, 0.02, 4, measures=["output_logit"])])
+    args = arguments(tmp_path, max_steps=4, gradient_accumulation_steps=2)
+    made(TunedTrainer, args, lambda: model, lrpilot={"transport": transport, "logits": model}).train()
+    [measure] = transport.reports[0].measures
+    assert list(measure.values) == [max(largest[i : i + 2]) for i in range(0, 8, 2)]
+
+
 def test_the_loss_of_a_step_is_the_one_that_the_trainer_logs(tmp_path: Path) -> None:
     """The mean over an update's micro-batches."""
     transport = ScriptedTransport([committed(6)])

@@ -230,9 +230,9 @@ class Backend(abc.ABC):
     def measures(self) -> tuple[str, ...]:
         """What can be measured at every step besides the loss, by the names that policies ask for.
 
-        Over several ranks their quadratic mean is taken, as is right for norms, or the mean, where
-        `lrpilot.backends.measures` lists them as sums. A rank that holds a part of something gives the value that the
-        whole would have if the others' parts were like its own.
+        Over several ranks their quadratic mean is taken, as is right for norms, or the mean or the maximum, where
+        `lrpilot.backends.measures` lists them as sums or as maxima. A rank that holds a part of something gives the
+        value that the whole would have if the others' parts were like its own.
         """
         return ()
 

@@ -16,9 +16,14 @@ UPDATE_RATIO = "update_ratio"
 """The root mean square of what this update subtracts over that of the weights, where that is largest."""
 GRADIENT_OVER_EPS = "gradient_over_eps"
 """The root mean square of a tensor's gradient over the eps of an optimizer like Adam, in the median over tensors."""
+OUTPUT_LOGIT = "output_logit"
+"""The largest absolute output of the modules that the user named, over all forward calls that train in a step."""
 
 SUMS = frozenset({GRADIENT_L1_NORM, UPDATE_PRODUCT})
-"""What is a sum over all weights: over several ranks its mean is taken, and the quadratic mean of all else."""
+"""What is a sum over all weights: over several ranks its mean is taken."""
+MAXIMA = frozenset({OUTPUT_LOGIT})
+"""What is a maximum over the examples of a step: over several ranks it is taken again. Of all else it is the quadratic
+mean."""
 
 ROUND_NORM = "round_norm"
 """In a federation, at the last step of a round: |D_t|, the norm of the global update."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lrpilot.backends.base import Backend
-from lrpilot.backends.measures import SUMS
+from lrpilot.backends.measures import MAXIMA, SUMS
 from lrpilot.distributed.packing import packed, unpacked
 from lrpilot.distributed.together import together
 from lrpilot.wire.divergence import first_divergence
@@ -170,7 +170,10 @@ class DistributedBackend(Backend):
         return self._own.peek_measures()
 
     def flush_measures(self, n_steps: int) -> dict[str, list[float]]:
-        """The means over the ranks (`lrpilot.backends.measures`); collective. What a rank can't measure none has."""
+        """The means or maxima over the ranks (`lrpilot.backends.measures`); collective.
+
+        What a rank can't measure none has.
+        """
         try:
             own = self._own.flush_measures(n_steps)
         except Exception:
@@ -180,10 +183,11 @@ class DistributedBackend(Backend):
         found: dict[str, list[float]] = {}
         for reduce, names in (
             (self._ranks.mean, [name for name in self._measures if name in SUMS]),
-            (self._ranks.quadratic_mean, [name for name in self._measures if name not in SUMS]),
+            (self._ranks.maximum, [name for name in self._measures if name in MAXIMA]),
+            (self._ranks.quadratic_mean, [name for name in self._measures if name not in SUMS | MAXIMA]),
         ):
-            means = reduce([value for name in names for value in own.get(name, none)]) if names else []
-            found |= {name: means[i * n_steps : (i + 1) * n_steps] for i, name in enumerate(names)}
+            reduced = reduce([value for name in names for value in own.get(name, none)]) if names else []
+            found |= {name: reduced[i * n_steps : (i + 1) * n_steps] for i, name in enumerate(names)}
         return {name: found[name] for name in self._measures}
 
     def state_dict(self) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import math
 from collections.abc import Iterator, Sequence
 from typing import Self
 
@@ -86,6 +87,21 @@ class Ranks:
         squares = torch.tensor(values, dtype=torch.float64).square()
         means: list[float] = self._mean(squares).sqrt().float().tolist()
         return means
+
+    def maximum(self, values: Sequence[float]) -> list[float]:
+        """The largest of each value over the ranks, rounded to float32; NaN where a rank has that. Collective.
+
+        Raises:
+            RuntimeError: a rank has parted.
+        """
+        own = torch.tensor(values, dtype=torch.float64)
+        unknown = own.isnan()  # which a maximum may lose on the way
+        both = torch.stack([own.masked_fill(unknown, -math.inf), unknown.double()])
+        if not self.parted:
+            with self._meeting(both.numel()):
+                dist.all_reduce(both, dist.ReduceOp.MAX, group=self._group)
+        largest: list[float] = both[0].masked_fill(both[1] > 0, math.nan).float().tolist()
+        return largest
 
     def gather(self, values: Sequence[float]) -> list[list[float]]:
         """The values of every rank, in order, as many on each and rounded to float32; collective.

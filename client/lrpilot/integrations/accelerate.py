@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, SupportsFloat, Unpack
 
 import torch
@@ -25,6 +25,7 @@ def tuner(
     *,
     validate: Callable[[], SupportsFloat] | None = None,
     register: Mapping[str, Any] | None = None,
+    logits: nn.Module | Sequence[nn.Module] | None = None,
     **job: Unpack[JobOptions],
 ) -> Tuner:
     """A tuner that rolls the accelerator's GradScaler back too, and is in `accelerator.save_state` and `load_state`.
@@ -39,6 +40,7 @@ def tuner(
         optimizer: as `accelerator.prepare` gave it.
         validate: see `lrpilot.Tuner`.
         register: see `lrpilot.Tuner`.
+        logits: see `lrpilot.Tuner`.
         **job: see `lrpilot.Tuner`.
 
     Raises:
@@ -55,9 +57,8 @@ def tuner(
             "sync_with_dataloader=False); a probe replays batches and can't tell the end of the data"
         )
     _warn_of_schedulers(accelerator, optimizer)
-    made = Tuner(
-        model, unwrapped(optimizer), validate=validate, register=with_scaler(accelerator, register or {}), **job
-    )
+    registered = with_scaler(accelerator, register or {})
+    made = Tuner(model, unwrapped(optimizer), validate=validate, register=registered, logits=logits, **job)
     saved = accelerator._custom_objects
     saved[:] = [each for each in saved if not (isinstance(each, Tuner) and (each.finished or each.closed))]
     accelerator.register_for_checkpointing(made)

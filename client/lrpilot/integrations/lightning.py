@@ -13,6 +13,7 @@ from typing import Any, SupportsFloat, Unpack
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
+from torch import nn
 
 from lrpilot.backends.torch.group_lrs import INITIAL, GroupLrs, assign
 from lrpilot.integrations import lightning_plan
@@ -38,6 +39,7 @@ class TunerCallback(Callback):
         *,
         validate: Callable[[], SupportsFloat] | str | None = None,
         register: Mapping[str, Any] | None = None,
+        logits: nn.Module | Sequence[nn.Module] | None = None,
         **job: Unpack[JobOptions],
     ) -> None:
         """Keeps the options; the job is opened when training starts.
@@ -47,11 +49,13 @@ class TunerCallback(Callback):
                 Trainer's validation is run, unseen by callbacks and loggers.
             register: what else changes as the model trains. The model, the optimizer, the precision plugin's scaler
                 and the average of a `WeightAveraging` callback are known.
+            logits: as for `lrpilot.Tuner`: modules of the LightningModule.
             **job: as for `lrpilot.Tuner`; `total_steps` is by default what the Trainer makes of `max_steps` and
                 `max_epochs`, less what was made before.
         """
         self._validate = validate
         self._register = dict(register or {})
+        self._logits = logits
         self._job = job
         self._tuner: Tuner | None = None
         self._search: Search
@@ -187,7 +191,9 @@ class TunerCallback(Callback):
         if isinstance(validate, str):
             validate = functools.partial(validation_metric, trainer, validate)
         register = {**_registered(trainer), **self._register}
-        self._tuner = Tuner(module, trainer.optimizers, validate=validate, register=register, **job)
+        self._tuner = Tuner(
+            module, trainer.optimizers, validate=validate, register=register, logits=self._logits, **job
+        )
         self._tuner.hold_changes()
         self._trainer = weakref.ref(trainer)
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, SupportsFloat
 
 import torch
+from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import find_batch_size
@@ -42,6 +43,7 @@ class TunerOptions(JobOptions, total=False):
 
     validate: Callable[[], SupportsFloat] | Literal["eval"]
     register: Mapping[str, Any]
+    logits: nn.Module | Sequence[nn.Module]
 
 
 class TunedTrainer(Trainer):

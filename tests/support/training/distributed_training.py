@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lrpilot import ConfigError, LRPilotError, Schedule
+from lrpilot.distributed.ranks import Ranks
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.tuner import Tuner
@@ -64,6 +65,8 @@ class Outcome:
     """The norm of the whole model's gradients at every step."""
     products: list[float]
     """The product of the whole model's gradients and the direction before, at the first `FOLLOWED` steps."""
+    own_logits: list[float]
+    """The rank's largest output at every step."""
     schedule: Schedule
     """The schedule, under no job id."""
     job_id: str
@@ -95,6 +98,7 @@ class Training:
         """The norm of the whole model's gradients at every step."""
         self.products: list[float] = []
         """The product of the whole model's gradients and the direction before, at the first `FOLLOWED` steps."""
+        self.logits: list[float] = []
         self._direction: torch.Tensor | None = None
         torch.manual_seed(100 * seed + dist.get_rank())
 
@@ -111,7 +115,9 @@ class Training:
     def update(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """One step; the rank's own loss."""
         inputs, targets = batch
-        loss = functional.cross_entropy(self.model(inputs), targets)
+        outputs = self.model(inputs)
+        loss = functional.cross_entropy(outputs, targets)
+        self.logits.append(outputs.detach().abs().max().item())
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         self.lrs.append(float(self.optimizer.param_groups[0]["lr"]))
         gradients = [_whole(parameter.grad) for parameter in self.model.parameters() if parameter.grad is not None]
@@ -150,6 +156,7 @@ class Training:
             "policy": "budget",
             "policy_options": POLICY_OPTIONS,
             "validate": self.validate,
+            "logits": self.model,
             "seed": 5,
         }
         return Tuner(self.model, self.optimizer, **defaults | arguments)
@@ -170,7 +177,8 @@ class Training:
         shards = {name: _local(value) for name, value in shards.items()}
         shards["random"] = torch.get_rng_state()
         weights = {name: _whole(value.detach()) for name, value in self.model.named_parameters()}
-        return Outcome(shards, weights, self.lrs, self.losses, self.norms, self.products, schedule, job_id)
+        seen = self.lrs, self.losses, self.norms, self.products, self.logits
+        return Outcome(shards, weights, *seen, schedule, job_id)
 
 
 def _local(value: torch.Tensor) -> torch.Tensor:
@@ -232,6 +240,14 @@ def train_by_script(
             tuner.step(loss)
         outcome = training.outcome(tuner.schedule, tuner.job_id)
     return outcome, [report.SerializeToString() for report in transport.reports]
+
+
+def maximum(values: list[list[float]]) -> list[float]:
+    """What the ranks make of the values of each."""
+    ranks = Ranks(dist.group.WORLD, patience_s=10)
+    found = ranks.maximum(values[dist.get_rank()])
+    ranks.close()
+    return found
 
 
 def train_averaged(kind: str, script: bytes, failing: int | None, validates: bool) -> tuple[Outcome, str | None]:

@@ -52,6 +52,30 @@ def checked(model: Any, optimizer: Any) -> list[torch.optim.Optimizer]:
     return optimizers
 
 
+def checked_logits(model: nn.Module, logits: Any) -> tuple[nn.Module, ...]:
+    """The modules that give logits, one or several, each once; None: there are none.
+
+    Raises:
+        ConfigError: something is no module of the model, or one that is never called.
+    """
+    if logits is None:
+        return ()
+    remedy = "give a module of the model, such as model.head, or a list of some"
+    several = isinstance(logits, Iterable) and not isinstance(logits, nn.Module | str)
+    modules = list(logits) if several else [logits]
+    if not modules:
+        raise ConfigError(f"logits: an empty list names none; {remedy}, or leave it out")
+    of_model = set(map(id, model.modules()))
+    for each in modules:
+        if not isinstance(each, nn.Module):
+            raise ConfigError(f"logits: {each!r:.80} is no torch.nn.Module; {remedy}")
+        if id(each) not in of_model:
+            raise ConfigError(f"logits: a {type(each).__name__} is no part of the model; {remedy}")
+        if isinstance(each, nn.ModuleList | nn.ModuleDict | torch.jit.ScriptModule):
+            raise ConfigError(f"logits: a {type(each).__name__} has no calls that can be seen; {remedy}")
+    return tuple(dict.fromkeys(modules))
+
+
 def own(optimizers: Sequence[torch.optim.Optimizer], tuner: Owner) -> None:
     """Notes that these are a tuner's, until it is closed."""
     for each in optimizers:

@@ -38,6 +38,7 @@ class TorchBackend(Backend):
         register: Mapping[str, Any],
         placement: str | os.PathLike[str] = "auto",
         replicas: Replicas | None = None,
+        logits: Sequence[nn.Module] = (),
     ) -> None:
         """Has the run watched.
 
@@ -48,6 +49,7 @@ class TorchBackend(Backend):
             register: what else changes, by name.
             placement: where the snapshot lives.
             replicas: of the model, if the ranks may update them apart.
+            logits: the model's modules whose outputs are logits, if they are to be measured.
 
         Raises:
             ConfigError: no LR to tune, no room for the snapshot, or `validate` does not work.
@@ -63,7 +65,7 @@ class TorchBackend(Backend):
         self._validator = Validator(validate, unchanged) if validate is not None else None
         scaled = any(isinstance(each, torch.amp.GradScaler) for each in register.values())
         self._updates = Updates(optimizers, scaled=scaled)
-        self._collector = MeasureCollector(optimizers)
+        self._collector = MeasureCollector(optimizers, logits)
         self._measures = False
         modules = [model, *(each for each in register.values() if isinstance(each, nn.Module))]
         self._average = None if any(map(has_modes, optimizers)) else TorchWeightAverage(modules, optimizers)
@@ -92,7 +94,8 @@ class TorchBackend(Backend):
 
     def suspects(self) -> list[str]:
         """Iterators and objects of C extensions that model, optimizers and registered objects refer to."""
-        return stuck_paths(self._snapshot.roots)
+        with self._collector.unhooked():
+            return stuck_paths(self._snapshot.roots)
 
     def lrs(self) -> list[float]:
         """The LRs of all groups of all optimizers, in order."""
@@ -133,9 +136,10 @@ class TorchBackend(Backend):
         self._replicas.load_state_dict(state)
 
     def validate(self) -> float | None:
-        """The user's function, called so that training doesn't notice."""
+        """The user's function, called so that training doesn't notice, and no measure does."""
         assert self._validator is not None
-        return self._validator.loss()
+        with self._collector.unhooked():
+            return self._validator.loss()
 
     def begin(self, n_steps: int, limit: float = math.inf, earlier: Iterable[float] = ()) -> None:
         """See `LossBuffer.begin`. After `finish` it watches the optimizers again."""
@@ -173,7 +177,7 @@ class TorchBackend(Backend):
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """What `lrpilot.backends.measures` lists, as far as the optimizers have it."""
+        """What `lrpilot.backends.measures` lists, as far as the optimizers have it, and logits if there are any."""
         return self._collector.names
 
     def measure(self, n_steps: int, earlier: Mapping[str, Sequence[float]]) -> None:

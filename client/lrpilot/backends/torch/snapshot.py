@@ -220,6 +220,7 @@ class Snapshot:
             but: parameters that are put back, too.
         """
         modules = self._modules()
+        training = [(module, module.training) for module in modules]  # of wrappers too, whose attributes stay
         reshard(modules)
         graph = ObjectGraph()
         for root in (self._model, *self._registered.values()):
@@ -233,6 +234,8 @@ class Snapshot:
         finally:
             reshard(modules)
             graph.refill(contents)
+            for module, mode in training:
+                module.training = mode
             with torch.no_grad(), _plain_tensors():
                 for form in forms:
                     form.restore()

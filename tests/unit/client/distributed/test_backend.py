@@ -33,6 +33,10 @@ class Two(Ranks):
         self.reductions.append(len(values))
         return [math.sqrt((value**2 + next(self._other) ** 2) / 2) for value in values]
 
+    def maximum(self, values: Sequence[float]) -> list[float]:
+        self.reductions.append(len(values))
+        return [max(value, next(self._other)) for value in values]
+
 
 def backend(ranks: Ranks, validation: float = 1.0) -> DistributedBackend:
     model = nn.Linear(2, 1)
@@ -99,6 +103,13 @@ def test_measures_are_quadratic_means_reduced_once_and_at_the_end() -> None:
     assert ranks.reductions == [1]
     assert rank.flush_measures(3) == {"gradient_norm": pytest.approx([4.0, 1.0, 5.0])}
     assert ranks.reductions == [1, 3]
+
+
+def test_the_largest_logit_is_the_largest_over_the_ranks() -> None:
+    rank = backend(Two([7.0, 5.0]))
+    rank.measure(8, {"gradient_norm": [1.0], "output_logit": [6.0]})
+    found = rank.flush_measures(1)
+    assert found == {"gradient_norm": pytest.approx([13.0**0.5]), "output_logit": [7.0]}
 
 
 def test_products_are_means_over_the_ranks_since_they_have_a_sign() -> None:

@@ -15,14 +15,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from lrpilot.backends.torch.measures.direction import Direction
 from lrpilot.backends.torch.measures.gradient_l1_norm import GradientL1Norm
 from lrpilot.backends.torch.measures.gradient_norm import GradientNorm
 from lrpilot.backends.torch.measures.gradient_over_eps import GradientOverEps, has_eps
 from lrpilot.backends.torch.measures.gradients import Gradients, parameters_of
-from lrpilot.backends.torch.measures.hooks import hook_after, hook_before, register
+from lrpilot.backends.torch.measures.hooks import OutputHook, hook_after, hook_before, register
 from lrpilot.backends.torch.measures.measure import DirectionMeasure, GradientMeasure, Measure, UpdateMeasure
+from lrpilot.backends.torch.measures.output_logit import LargestOutput, OutputLogit
 from lrpilot.backends.torch.measures.update_norm import UpdateNorm
 from lrpilot.backends.torch.measures.update_product import UpdateProduct
 from lrpilot.backends.torch.measures.update_ratio import UpdateRatio
@@ -34,7 +36,8 @@ MEASURES: tuple[Measure, ...] = (
     GradientOverEps(),
     UpdateRatio(),
     UpdateNorm(),
-    UpdateProduct(),  # the last one: it spoils what the others read
+    UpdateProduct(),  # the last one: it spoils what the others read of an update
+    OutputLogit(),
 )
 _HOST = torch.device("cpu")
 
@@ -53,7 +56,8 @@ class MeasureCollector:
     """Collects measures of every step with no device synchronisation and no allocation that grows.
 
     `begin` a directive that asks for some, `append` after every step, `flush` at the end, and `end` where the next
-    directive doesn't ask. In between, optimizers have hooks; otherwise they have none, and a step costs nothing.
+    directive doesn't ask. In between, optimizers and the modules that have the logits have hooks; otherwise they have
+    none, and a step costs nothing.
 
     Of several updates of an optimizer in one step the last one counts. Where an optimizer steps another one, as SAM
     does, the inner one's count, since they move the weights. A step has no value (NaN) where no hook was called, where
@@ -67,18 +71,23 @@ class MeasureCollector:
     A compiled `step` has the hooks traced into it, where computing anything would change the graphs, and so perhaps the
     weights. Traced, they only note that there was such an update. Dynamo guards on the hooks and on their ids, and
     compiles each part of `step` at most once with and once without its hook, as they stay the same in all directives.
+    In a compiled module the hook that sees outputs is no code, so a step in which no other forward call is seen has no
+    largest logit.
     """
 
-    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        """Watches nothing yet."""
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer], logits: Sequence[nn.Module] = ()) -> None:
+        """Watches nothing yet; `logits`: the modules whose outputs are the logits."""
         self._optimizers = tuple(optimizers)
+        self._modules = tuple(logits)
         self._measures: tuple[Measure, ...] = ()
         self._watched: list[torch.optim.Optimizer] = []
         self._handles: list[Any] = []
         self._before, self._after = hook_before(weakref.ref(self)), hook_after(weakref.ref(self))
-        self._ids: dict[tuple[str, int], int] = {}  # each hook's id in each optimizer, from when it was first there
+        self._output_hook = OutputHook(weakref.ref(self))
+        self._ids: dict[tuple[str, int], int] = {}  # each hook's id where it hooks, from when it was first there
         self._updates: dict[int, _Update] = {}  # since the last step, the latest one last
         self._was_compiled = False  # an update since the last step
+        self._output = LargestOutput()
         self._directions: dict[int, Direction] = {}  # of the optimizers that move the weights
         self._opening: set[int] = set()  # optimizers that were called, and whose weights were not copied yet
         self._earlier: Mapping[str, Sequence[float]] = {}
@@ -90,8 +99,10 @@ class MeasureCollector:
     @property
     def names(self) -> tuple[str, ...]:
         """What can be measured."""
-        adaptive = any(map(has_eps, self._optimizers))
-        return tuple(each.name for each in MEASURES if adaptive or not isinstance(each, GradientOverEps))
+        lacking: set[type[Measure]] = set() if self._modules else {OutputLogit}
+        if not any(map(has_eps, self._optimizers)):
+            lacking.add(GradientOverEps)
+        return tuple(each.name for each in MEASURES if type(each) not in lacking)
 
     def begin(self, n_steps: int, earlier: Mapping[str, Sequence[float]]) -> None:
         """Starts anew.
@@ -185,6 +196,20 @@ class MeasureCollector:
                 if isinstance(measure, UpdateMeasure):
                     self._take(update, measure, measure.take, direction)
 
+    @torch.no_grad()
+    def see_output(self, output: object) -> None:
+        """Measures what a module that has logits gives, of one forward call of perhaps several in a step."""
+        if self._is_recorded():
+            self._output.miss()
+            return
+        for measure in self._measures:
+            if isinstance(measure, OutputLogit):
+                try:
+                    self._output.add(measure.take(output, self._memory.device))
+                except Exception as error:  # the training is not to end for a measure
+                    self._output.miss()
+                    self._say(f"{measure.name} can't be measured", error)
+
     @torch.inference_mode(False)
     @torch.no_grad()
     def append(self) -> None:
@@ -203,8 +228,9 @@ class MeasureCollector:
         self.skip()
 
     def skip(self) -> None:
-        """Forgets the updates since the last step: they were none."""
+        """Forgets the updates and the outputs since the last step: it was none."""
         self._updates.clear()
+        self._output.forget()
         self._was_compiled = False
 
     def flush(self, n_steps: int) -> dict[str, list[float]]:
@@ -233,7 +259,10 @@ class MeasureCollector:
         self.skip()
 
     def _watch(self) -> None:
-        for optimizer in self._watched:
+        outputs = [each for each in self._measures if isinstance(each, OutputLogit)]
+        for module in self._modules if outputs else ():
+            self._handles.append(register(self._ids, "output", module, self._output_hook))
+        for optimizer in self._watched if len(self._measures) > len(outputs) else ():
             with contextlib.suppress(AttributeError):  # a wrapper that was not made as optimizers are has no hooks
                 self._handles.append(register(self._ids, "before", optimizer, self._before))
                 if self._directions:
@@ -241,7 +270,7 @@ class MeasureCollector:
 
     def _keep_directions(self) -> None:
         """Has a direction for each optimizer that moves weights: the outer one, unless inner ones move all of its."""
-        if all(isinstance(each, GradientMeasure) for each in self._measures):
+        if not any(isinstance(each, DirectionMeasure | UpdateMeasure) for each in self._measures):
             self._directions = {}
             return
         movers: list[torch.optim.Optimizer] = []
@@ -261,15 +290,19 @@ class MeasureCollector:
         return self._memory.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
     def _values_of_step(self) -> list[torch.Tensor]:
-        """The value of each measure; NaN: there were no updates, or one could not be measured."""
+        """The value of each measure; NaN: there were no updates or outputs, or one could not be measured."""
         updates = [] if self._was_compiled else self._counting()
         found = []
         for measure in self._measures:
-            known = [value for each in updates if (value := each.values.get(measure.name)) is not None]
-            if not updates or len(known) < len(updates):
-                found.append(torch.full((), math.nan, device=self._memory.device))
+            if isinstance(measure, OutputLogit):
+                known = self._output.known()
             else:
+                known = [value for each in updates if (value := each.values.get(measure.name)) is not None]
+                known = known if len(known) == len(updates) else []
+            if known:
                 found.append(measure.together(known).to(self._memory.device, torch.float32, non_blocking=True))
+            else:
+                found.append(torch.full((), math.nan, device=self._memory.device))
         return found
 
     def _counting(self) -> list[_Update]:

@@ -88,7 +88,7 @@ def own_part(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
     distributed = sys.modules.get("torch.distributed.tensor")
     if distributed is not None and isinstance(tensor, distributed.DTensor):
         if any(placement.is_partial() for placement in tensor.placements):
-            raise NotImplementedError("a gradient is not reduced over the ranks yet")
+            raise NotImplementedError("a tensor is not reduced over the ranks yet")
         sizes = zip(tensor.device_mesh.shape, tensor.placements, strict=True)
         n_shards = math.prod(size for size, placement in sizes if placement.is_shard())
         tensor = tensor.to_local()

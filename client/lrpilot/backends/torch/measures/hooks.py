@@ -1,4 +1,4 @@
-"""The hooks by which an optimizer's calls are seen, before and after."""
+"""The hooks by which an optimizer's calls are seen, before and after, and the outputs of a module."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 
 class Watcher(Protocol):
-    """What is told of updates."""
+    """What is told of updates and outputs."""
 
     def open(self, optimizer: torch.optim.Optimizer) -> None:
         """An optimizer was called."""
@@ -23,6 +24,9 @@ class Watcher(Protocol):
 
     def close(self, optimizer: torch.optim.Optimizer) -> None:
         """The update is made."""
+
+    def see_output(self, output: object) -> None:
+        """A module that trains has given something."""
 
 
 def hook_before(watcher: weakref.ref[Any]) -> Callable[..., Any]:
@@ -63,17 +67,46 @@ def hook_after(watcher: weakref.ref[Any]) -> Callable[..., None]:
     return after
 
 
-def register(
-    ids: dict[tuple[str, int], int], moment: str, optimizer: torch.optim.Optimizer, hook: Callable[..., Any]
-) -> Any:
+class OutputHook:
+    """What is called after a module's forward calls.
+
+    A copy of the module, or what is loaded of a saved one, has a hook that does nothing: nobody asks for its outputs.
+    """
+
+    def __init__(self, watcher: weakref.ref[Any] | None = None) -> None:
+        """Tells a `Watcher` as long as there is one; None: there is none."""
+        self._watcher = watcher
+
+    def __call__(self, module: nn.Module, arguments: object, output: object) -> None:
+        """Leaves the output as it is; a call that can't train is not told of. In a compiled module it is no code."""
+        if torch.compiler.is_compiling() or not (module.training and torch.is_grad_enabled()):
+            return
+        target: Watcher | None = self._watcher() if self._watcher is not None else None
+        if target is not None:
+            target.see_output(output)
+
+    def __reduce__(self) -> tuple[type[OutputHook], tuple[()]]:
+        """What `copy` and `pickle` make of it."""
+        return OutputHook, ()
+
+
+_REGISTRATION = {
+    "before": "register_step_pre_hook",
+    "after": "register_step_post_hook",
+    "output": "register_forward_hook",
+}
+"""The methods that register hooks, by moment."""
+
+
+def register(ids: dict[tuple[str, int], int], moment: str, target: Any, hook: Callable[..., Any]) -> Any:
     """Registers a hook under the id that it had before.
 
-    Every registration has an id of its own, for which a compiled step would be compiled anew.
+    Every registration has an id of its own, for which a compiled step or module would be compiled anew.
 
     Args:
-        ids: of hooks that were registered before, by moment and optimizer; a new one is added.
-        moment: "before" or "after".
-        optimizer: whose calls are hooked.
+        ids: of hooks that were registered before, by moment and what is hooked; a new one is added.
+        moment: "before" or "after" the call of an optimizer, or the "output" of a module.
+        target: the optimizer or the module.
         hook: to be called.
 
     Returns:
@@ -82,11 +115,9 @@ def register(
     Raises:
         AttributeError: the optimizer was not made as optimizers are.
     """
-    handle: Any = (
-        optimizer.register_step_pre_hook(hook) if moment == "before" else optimizer.register_step_post_hook(hook)
-    )
+    handle: Any = getattr(target, _REGISTRATION[moment])(hook)
     hooks = handle.hooks_dict_ref()
     registered = hooks.pop(handle.id)
-    handle.id = ids.setdefault((moment, id(optimizer)), handle.id)
+    handle.id = ids.setdefault((moment, id(target)), handle.id)
     hooks[handle.id] = registered
     return handle

@@ -20,6 +20,8 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 from torch.utils.checkpoint import checkpoint
 
+from tests.support.backends.watching import Watching
+
 
 class Scaled(nn.Module):
     """Gives its input, times a weight that is 1, in some form."""
@@ -236,6 +238,19 @@ def test_a_compiled_module_is_compiled_once_with_and_once_without_and_breaks_now
     assert counters["stats"]["unique_graphs"] <= 2
     assert not counters["graph_break"]
     torch._dynamo.reset()
+
+
+def test_a_step_waits_for_no_device() -> None:
+    model = nn.Linear(3, 2)
+    own = watched(model)
+    inputs, loss = torch.randn(4, 3), torch.tensor(1.0)
+    with Watching() as watching:
+        for _ in range(2):
+            model(inputs)
+        own._optimizers[0].step()
+        own.append(loss)
+    assert watching.names.count("aten::aminmax") == 2
+    assert not watching.waits
 
 
 def test_measuring_changes_no_bit_of_a_training() -> None:

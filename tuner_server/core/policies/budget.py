@@ -162,7 +162,9 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             return self._look_down(state, change, progress, progress.peak_lr * change.lr_factor)
         if change.kind is ChangeKind.EXTEND or lr <= 0:  # from zero there is no annealing
             lr = peak_of_rest(progress.peak_lr, lr, progress.committed_steps, remaining)
-        plan = ending.TO_ZERO if change.kind is ChangeKind.ANNEAL else self._ending
+        plan = self._ending
+        if change.kind is ChangeKind.ANNEAL:
+            plan = plan.of_annealing(remaining, lr, progress.peak_lr)
         reason = f"{because(change)}: from {lr:.3g} {plan.words} over the {remaining} steps that are left"
         return self._go_on(state, lr, reason, progress, plan)
 

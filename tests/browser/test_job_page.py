@@ -234,9 +234,9 @@ def test_a_plan_is_changed_without_any_script(browser: Browser, dashboard: Any, 
         page = context.new_page()
         page.goto(f"/jobs/{job.id}")
         page.get_by_text("Change the plan…").click()
-        page.get_by_label("Anneal to zero over").fill("70")
+        page.get_by_label("Anneal over").fill("70")
         page.get_by_role("button", name="Anneal and end").click()
-        expect(page.locator("#plan-changes")).to_contain_text("to anneal to zero over 70 steps")
+        expect(page.locator("#plan-changes")).to_contain_text("to anneal over 70 steps")
         expect(page.locator("#summary")).to_contain_text("Waiting for the next report")
 
 
@@ -244,11 +244,11 @@ def test_steps_that_are_none_are_not_sent(page: Page, start_job: Callable[..., A
     job = start_job("to be annealed")
     open_job(page, job.id)
     page.get_by_text("Change the plan…").click()
-    page.get_by_label("Anneal to zero over").fill("0")
+    page.get_by_label("Anneal over").fill("0")
     page.get_by_role("button", name="Anneal and end").click()
     assert page.url.endswith(f"/jobs/{job.id}")
     expect(page.locator("#plan-changes li")).to_have_count(0)
-    page.get_by_label("Anneal to zero over").fill("100")
+    page.get_by_label("Anneal over").fill("100")
     page.get_by_role("button", name="Anneal and end").click()
     expect(page.locator("#plan-changes li")).to_have_count(1)
 

@@ -248,10 +248,9 @@ def test_cancel_ends_the_tuning(world: World) -> None:
 def test_a_plan_is_changed_in_one_line_that_says_when(world: World) -> None:
     job = wire_client.create(world.server.stub, named("longer", "")).job.id
     when = "It takes effect with the job's next report on steps that stay."
-    for steps, end in ((50, 250), (25, 275)):
-        said = world.run("extend", job[:12], "--steps", steps).stdout
-        assert said == f"{job} will end at step {end}, {steps} later. {when}\n"
-    assert world.run("anneal", job, "--steps", 30).stdout == f"{job} will anneal to zero over 30 steps. {when}\n"
+    for _ in range(2):
+        assert world.run("extend", job[:12], "--steps", 50).stdout == f"{job} will end 50 steps later. {when}\n"
+    assert world.run("anneal", job, "--steps", 30).stdout == f"{job} will anneal over 30 steps. {when}\n"
     found = json.loads(world.run("replan", job, "--batch-factor", 2, "--reason", "more data", "--json").stdout)
     kinds = ["EXTEND", "EXTEND", "ANNEAL", "REPLAN"]
     assert [change["kind"] for change in found["requested"]] == [f"PLAN_CHANGE_KIND_{kind}" for kind in kinds]

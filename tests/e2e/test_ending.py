@@ -413,3 +413,67 @@ def test_an_average_that_can_not_be_kept_is_said_and_the_last_weights_stay(
     assert "no average of the weights can be kept, the last ones stay: OutOfMemoryError: no room" in caplog.text
     assert not run.transport.reports[-1].HasField("ending")
     assert math.isfinite(run.distance())
+
+
+# --- annealings -------------------------------------------------------------------------------------------------------
+
+
+OPEN_ENDED: dict[str, Any] = {"total_steps": None, "policy": "open_ended", "policy_options": {}}
+
+
+@pytest.mark.parametrize("arguments", [{}, OPEN_ENDED], ids=["budget", "open_ended"])
+def test_an_annealing_ends_with_the_better_weights_and_is_undone_from_before_it(arguments: dict[str, Any]) -> None:
+    run = Run(**arguments)
+    run.train(400)
+    before = run.weight.detach().clone()
+    run.tuner.anneal(100)
+    run.train()
+    ending = ending_of(run)
+    assert run.tuner.adopted == "average"
+    assert run.distance() == pytest.approx(ending.average)
+    assert ending.average < ending.last
+    run.tuner.undo_annealing()
+    assert run.tuner.adopted is None
+    assert torch.equal(run.weight, before)
+
+
+@pytest.mark.parametrize("arguments", [{}, OPEN_ENDED], ids=["budget", "open_ended"])
+def test_what_is_extended_after_an_annealing_goes_on_from_the_last_weights(arguments: dict[str, Any]) -> None:
+    plain, run = Run(adopt=False, **arguments), Run(**arguments)
+    for each in (plain, run):
+        each.train(400)
+        each.tuner.anneal(100)
+        each.train()
+    assert run.tuner.adopted == "average"
+    assert not torch.equal(run.weight, plain.weight)
+    for each in (plain, run):
+        each.tuner.extend(150)
+    assert torch.equal(run.weight, plain.weight)
+    for each in (plain, run):
+        each.train()
+    assert len(run.lrs) == len(plain.lrs) == 650
+
+
+@pytest.mark.parametrize("arguments", [{}, OPEN_ENDED], ids=["budget", "open_ended"])
+def test_an_annealing_that_is_resumed_in_its_middle_ends_with_the_same_bits(arguments: dict[str, Any]) -> None:
+    whole, first = Run(**arguments), Run(**arguments)
+    for each in (whole, first):
+        each.train(400)
+        each.tuner.anneal(100)
+    whole.train()
+    first.train(60)
+    saved = first.checkpoint()
+    second = Run(first.transport, **arguments)
+    second.load(saved)
+    second.train()
+    assert torch.equal(second.weight, whole.weight)
+    assert second.tuner.adopted == whole.tuner.adopted == "average"
+
+
+def test_a_short_annealing_falls_to_zero() -> None:
+    run = Run(**OPEN_ENDED)
+    run.train(400)
+    run.tuner.anneal(49)
+    run.train()
+    assert run.tuner.adopted is None
+    assert run.lrs[-1] < 0.03 * max(run.lrs)

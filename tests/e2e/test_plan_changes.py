@@ -20,7 +20,7 @@ from lrpilot.wire.plan_change import ChangeKind, ChangeOrigin
 from tests.support.jobs.unsteady_jobs import UnsteadyJobs
 from tests.support.training.planned_run import TOTAL, PlannedRun
 from tests.support.training.same_bits import assert_same
-from tuner_server.core.errors import PreconditionError
+from tuner_server.core.errors import InvalidInputError, PreconditionError
 from tuner_server.core.job.machine import Status
 from tuner_server.core.messages import PlanChange
 
@@ -207,6 +207,119 @@ def test_a_job_that_was_lost_is_told_again_with_what_was_asked_for_at_the_server
     assert (change.origin, change.reason) == (ChangeOrigin.OPERATOR, "asked for")
 
 
+# --- ends that are moved from where they are --------------------------------------------------------------------------
+
+
+def later(steps: int, name: str = "") -> PlanChange:
+    return asks(ChangeKind.EXTEND, later_steps=steps, request_id=name)
+
+
+def ends_told(jobs: UnsteadyJobs) -> list[tuple[int | None, int | None]]:
+    """By how much the end was moved, and where to, for each change that took effect."""
+    changes = [entry.directive.change for entry in jobs.history if entry.directive.change]
+    return [(change.later_steps, change.total_steps) for change in changes]
+
+
+def test_each_of_several_who_extend_at_once_counts(jobs: UnsteadyJobs) -> None:
+    run = PlannedRun(jobs)
+    run.train_to_commit()
+    for name in ("one", "two", "one"):
+        jobs.request(later(100, name))
+    run.tuner.extend(7)
+    run.train()
+    assert run.n_steps == TOTAL + 207
+    assert sorted(end for end, _ in ends_told(jobs) if end) == [7, 100, 100]
+    assert ends_told(jobs)[-1][1] == TOTAL + 207
+    assert_same_books(run, jobs)
+
+
+def test_a_request_of_a_name_counts_once_though_it_has_taken_effect_or_the_client_goes_back(
+    jobs: UnsteadyJobs,
+) -> None:
+    run = PlannedRun(jobs)
+    run.train_to_commit()
+    checkpoint = run.checkpoint()
+    jobs.request(later(100, "one"))
+    run.train(200)
+    assert jobs.state.total_steps == TOTAL + 100
+    jobs.request(later(100, "one"))
+    again = PlannedRun(jobs)
+    again.load(checkpoint)
+    jobs.request(later(100, "one"))
+    again.train()
+    assert again.n_steps == TOTAL + 100
+    assert_same_books(again, jobs)
+
+
+@pytest.mark.parametrize("n_lost", [1, 2, 4])
+def test_an_end_that_is_moved_twice_is_moved_twice_though_the_answer_is_lost(jobs: UnsteadyJobs, n_lost: int) -> None:
+    """The client has gone on as it was told before, and has extended its run itself."""
+    run = PlannedRun(jobs)
+    run.train_to_commit()
+    jobs.request(later(300, "one"))
+    jobs.lose_answers = n_lost
+    run.train(1)
+    run.tuner.extend(50)
+    run.tuner.extend(50)
+    run.train()
+    assert run.n_steps == TOTAL + 400
+    assert run.tuner.finished
+    assert_same_books(run, jobs)
+
+
+def test_a_job_that_was_lost_is_told_again_by_how_much_its_end_was_moved(jobs: UnsteadyJobs) -> None:
+    run = PlannedRun(jobs)
+    run.train_to_commit()
+    jobs.request(later(200, "one"))
+    jobs.request(later(200, "two"))
+    run.train(100)
+    before = ends_told(jobs)
+    jobs.lose()
+    run.train()
+    assert ends_told(jobs) == before == [(200, TOTAL + 200), (200, TOTAL + 400)]
+    assert run.n_steps == TOTAL + 400
+    assert_same_books(run, jobs)
+
+
+def test_an_end_is_moved_from_that_of_the_annealing_that_waits_before_it(jobs: UnsteadyJobs) -> None:
+    run = PlannedRun(jobs, None)
+    run.train_to_commit()
+    with pytest.raises(InvalidInputError, match="no end that could be moved"):
+        jobs.request(later(50, "none"))
+    jobs.request(asks(ChangeKind.ANNEAL, anneal_steps=60))
+    jobs.request(later(50, "one"))
+    run.train()
+    (_, annealed), extended = ends_told(jobs)
+    assert annealed is not None
+    assert extended == (50, annealed + 50) == (50, run.n_steps)
+    assert_same_books(run, jobs)
+
+
+def test_an_end_that_is_gone_when_its_turn_comes_stays_gone(jobs: UnsteadyJobs) -> None:
+    run = PlannedRun(jobs, None)
+    run.train_to_commit()
+    run.tuner.anneal(60)
+    run.train(1)
+    jobs.request(later(50, "one"))
+    run.tuner.undo_annealing()
+    run.train(400)
+    assert run.tuner.remaining_steps is None
+    assert ends_told(jobs)[-1] == (50, None)
+    assert jobs.state.status.live
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"total_steps": 900, "later_steps": 5}, {"later_steps": 0}, {"later_steps": 2**40}]
+)
+def test_an_end_is_given_in_one_way(jobs: UnsteadyJobs, fields: dict[str, int]) -> None:
+    run = PlannedRun(jobs)
+    run.train_to_commit()
+    with pytest.raises(InvalidInputError, match=r"change\.(total|later)_steps"):
+        jobs.request(asks(ChangeKind.EXTEND, **fields))
+    with pytest.raises(InvalidInputError, match=r"change\.later_steps"):
+        jobs.request(asks(ChangeKind.ANNEAL, anneal_steps=5, later_steps=5))
+
+
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
@@ -277,6 +390,7 @@ class PlanMachine(RuleBasedStateMachine):
         self.run = PlannedRun(self.jobs, total_steps)
         self.checkpoint: dict[str, Any] | None = None
         self.before_annealing: dict[str, Any] | None = None
+        self.n_asked = 0
 
     @rule(n_steps=st.sampled_from([1, 3, 20, 90]))
     def train(self, n_steps: int) -> None:
@@ -317,7 +431,10 @@ class PlanMachine(RuleBasedStateMachine):
     @rule(kind=st.sampled_from([ChangeKind.EXTEND, ChangeKind.REPLAN, ChangeKind.ANNEAL]), steps=st.integers(0, 60))
     def ask(self, kind: ChangeKind, steps: int) -> None:
         state = self.jobs.state
-        if kind is ChangeKind.EXTEND and state.total_steps is not None:
+        if kind is ChangeKind.EXTEND and state.total_steps is not None and steps % 2:
+            self.n_asked += 1
+            change = asks(kind, later_steps=steps, request_id=f"request {self.n_asked}")
+        elif kind is ChangeKind.EXTEND and state.total_steps is not None:
             change = asks(kind, total_steps=state.run_steps + 5 * steps)
         elif kind is ChangeKind.REPLAN:
             change = asks(kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Annotated
 
 import typer
@@ -13,7 +14,6 @@ from lrpilot.wire.plan_change import BatchScaling
 from lrpilot.wire.plan_change_proto import SCALINGS
 
 from tuner_server.cli.common import TIMEOUT_S, JobArgument, JsonOption, ServerOption, connected, print_json, resolve
-from tuner_server.core.errors import InvalidInputError
 
 WHEN = "It takes effect with the job's next report on steps that stay."
 """What every one of these commands says of its job."""
@@ -35,11 +35,9 @@ def extend(
 ) -> None:
     """Let a job run on for so many steps more than it is planned for. The training program has to make them, too."""
     with connected(server) as tuner:
-        job_id = resolve(tuner, job)
-        total_steps = _planned_end(tuner, job_id) + steps
-        change = pb.PlanChange(kind=pb.PLAN_CHANGE_KIND_EXTEND, total_steps=total_steps, reason=reason)
-        found = _asked(tuner, job_id, change)
-    _tell(found, f"will end at step {total_steps}, {steps} later", as_json=as_json)
+        change = pb.PlanChange(kind=pb.PLAN_CHANGE_KIND_EXTEND, later_steps=steps, reason=reason)
+        found = _asked(tuner, resolve(tuner, job), change)
+    _tell(found, f"will end {steps} steps later", as_json=as_json)
 
 
 @app.command(epilog="Example: `lrpilot anneal 3f2a --steps 500`")
@@ -52,11 +50,11 @@ def anneal(
     reason: ReasonOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Let a job's LR fall to zero over so many steps, and end the job there."""
+    """Let a job's LR fall over so many steps, and end the job there."""
     with connected(server) as tuner:
         change = pb.PlanChange(kind=pb.PLAN_CHANGE_KIND_ANNEAL, anneal_steps=steps, reason=reason)
         found = _asked(tuner, resolve(tuner, job), change)
-    _tell(found, f"will anneal to zero over {steps} steps", as_json=as_json)
+    _tell(found, f"will anneal over {steps} steps", as_json=as_json)
 
 
 @app.command(epilog='Example: `lrpilot replan 3f2a --batch-factor 2 --reason "twice as many GPUs"`')
@@ -82,23 +80,9 @@ def replan(
     _tell(found, "will be planned anew", as_json=as_json)
 
 
-def _planned_end(tuner: GrpcTransport, job_id: str) -> int:
-    """The end of a job with the changes that wait. Raises: InvalidInputError: it has none."""
-    found = tuner.call(lambda: tuner.stub.GetJob(pb.GetJobRequest(job_id=job_id), timeout=TIMEOUT_S)).job
-    for change in reversed(found.requested):
-        if change.kind == pb.PLAN_CHANGE_KIND_EXTEND:
-            return change.total_steps
-        if change.kind == pb.PLAN_CHANGE_KIND_ANNEAL:
-            raise InvalidInputError.of(
-                "job", f"{job_id} is about to anneal, to an end that its next report tells; ask again then"
-            )
-    if not found.HasField("total_steps"):
-        raise InvalidInputError.of("job", f"{job_id} has no end that could be moved; `lrpilot anneal` gives it one")
-    return found.total_steps
-
-
 def _asked(tuner: GrpcTransport, job_id: str, change: pb.PlanChange) -> pb.Job:
     """Asks for a change; the job with it. Raises: LRPilotError."""
+    change.request_id = str(uuid.uuid4())
     request = pb.ChangePlanRequest(job_id=job_id, change=change)
     return tuner.call(lambda: tuner.stub.ChangePlan(request, timeout=TIMEOUT_S)).job
 

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated
 
 import pydantic
-from lrpilot.schedules.batch_size import lr_factor
 from lrpilot.wire.directive_steps import bar_begins, validations_left
 
 # What clients read alike is part of the messages, too.
@@ -25,6 +24,9 @@ from lrpilot.wire.plan_change import ChangeKind as ChangeKind
 from lrpilot.wire.plan_change import ChangeOrigin as ChangeOrigin
 from lrpilot.wire.weights import Weights as Weights
 
+from tuner_server.core.plan_change import MAX_CHANGE_REASON as MAX_CHANGE_REASON
+from tuner_server.core.plan_change import MAX_REQUEST_ID as MAX_REQUEST_ID
+from tuner_server.core.plan_change import PlanChange as PlanChange
 from tuner_server.core.profiles import ProfileField
 from tuner_server.core.stop_evidence import Stopping
 from tuner_server.core.values import Lr as Lr
@@ -64,35 +66,6 @@ class Bar(Value):
     """The bar for the median of the report's losses."""
     validation: float = math.inf
     """The bar for the report's last validation; it counts only if the one before was above it, too."""
-
-
-LARGEST_LR_FACTOR = 4.0
-"""A change of the batch size moves the LR by no more than this factor either way, as a first guess."""
-MAX_CHANGE_REASON = 500
-"""Characters of the reason for a change of the plan."""
-
-
-class PlanChange(Value):
-    """A change of the plan of a run: what `PlanChange` of the proto tells."""
-
-    kind: ChangeKind
-    total_steps: Steps | None = None
-    """Optimizer steps of the whole run from now on, search included; None: as before, or no end is known."""
-    anneal_steps: Steps | None = None
-    """How many steps an annealing takes."""
-    batch_factor: Lr | None = None
-    """The new batch size over the old one; None: it stays."""
-    batch_scaling: BatchScaling = BatchScaling.SQRT
-    reason: Text = pydantic.Field(default="", max_length=MAX_CHANGE_REASON)
-    origin: ChangeOrigin = ChangeOrigin.CLIENT
-
-    @property
-    def lr_factor(self) -> float:
-        """What the LR is multiplied by, as a first guess: the batch size's power, within `LARGEST_LR_FACTOR`."""
-        if self.batch_factor is None:
-            return 1.0
-        factor = lr_factor(self.batch_factor, self.batch_scaling)
-        return min(max(factor, 1.0 / LARGEST_LR_FACTOR), LARGEST_LR_FACTOR)
 
 
 class Average(Value):

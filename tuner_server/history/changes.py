@@ -56,7 +56,7 @@ def effect(change: PlanChange) -> str:
                 f"the end moved to step {count(change.total_steps)}" if change.total_steps else "the end was left open"
             )
         case ChangeKind.ANNEAL:
-            return f"the LR anneals to zero over {steps(change.anneal_steps or 0)}, which end the run"
+            return f"the LR anneals over {steps(change.anneal_steps or 0)}, which end the run"
         case ChangeKind.UNDO_ANNEALING:
             return "the annealing was undone, and the run went on from before it"
         case ChangeKind.REPLAN:
@@ -70,9 +70,11 @@ def _wish(change: PlanChange) -> str:
     """What is asked for, such as `to end at step 2 400`."""
     match change.kind:
         case ChangeKind.EXTEND:
+            if change.later_steps is not None:
+                return f"to end {steps(change.later_steps)} later"
             return f"to end at step {count(change.total_steps)}" if change.total_steps else "to have no end"
         case ChangeKind.ANNEAL:
-            return f"to anneal to zero over {steps(change.anneal_steps or 0)}, and end"
+            return f"to anneal over {steps(change.anneal_steps or 0)}, and end"
         case ChangeKind.UNDO_ANNEALING:
             return "to undo the annealing"
         case ChangeKind.REPLAN:

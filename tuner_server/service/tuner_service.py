@@ -163,7 +163,8 @@ class TunerService(Closing):
         reports = [_report(entry) for entry in entries[: number - 1]]
         earlier = machine.replay(stored.state.config, reports, stored.state.prior).state
         waits = dict.fromkeys((*earlier.requested, *_asked_since(entries[number - 1 :], stored.state)))
-        earlier = earlier.model_copy(update={"requested": tuple(waits)})
+        update = {"requested": tuple(waits), "request_ids": stored.state.request_ids}
+        earlier = earlier.model_copy(update=update)
         if earlier.directive != entries[number - 1].directive:
             raise PreconditionError(
                 f"directive_number: this version of LRPilot would not issue directive {number} as it was issued; "

@@ -36,21 +36,20 @@ class PlanRunner(DirectiveRunner):
         while self._plan.waits and (self._finished or self._lease.committed):
             self._guarded(self._change_waiting)
 
-    def _change(self, change: pb.PlanChange, later: int | None = None, *, scales_betas: bool = False) -> None:
+    def _change(self, change: pb.PlanChange, *, scales_betas: bool = False) -> None:
         """Changes the plan: at once after committed steps and after the end, else when the search is over.
 
         Where changes are held, they wait in committed steps too.
 
         Args:
             change: what is asked for.
-            later: by how many steps it moves the end of the run that there is then; None: it says where to.
             scales_betas: whether Adam's betas follow the batch size with it.
 
         Raises:
             ServerError: a decision can't be had, and `strict` is set.
         """
         self._catch_up()
-        self._plan.wait(Waiting(change, later, scales_betas))
+        self._plan.wait(Waiting(change, scales_betas))
         if self._finished or (self._lease.committed and not self._holds):
             self._guarded(self._change_waiting)
 

@@ -41,7 +41,7 @@ class ReplannableRunner(ResumableRunner):
         if not self._plan.has_end:
             raise ConfigError("extend: the run has no end that could be moved; `anneal(steps)` gives it one")
         _check_length(later, self._plan.total_steps or 0)
-        self._change(pb.PlanChange(kind=pb.PLAN_CHANGE_KIND_EXTEND), later)
+        self._change(pb.PlanChange(kind=pb.PLAN_CHANGE_KIND_EXTEND, later_steps=later))
 
     def replan(
         self,
@@ -97,7 +97,10 @@ class ReplannableRunner(ResumableRunner):
         self._plan.batch_size = new
 
     def anneal(self, steps: int) -> None:
-        """Lets the LR fall to zero over so many steps, after which the run is over: it gives a finished model.
+        """Lets the LR fall over so many steps, after which the run is over: it gives a finished model.
+
+        It falls to zero; where a policy averages the weights at the end of a run, to its floor, and the better ones are
+        adopted. Under 50 steps there is no average.
 
         Training can go on from before it with `undo_annealing`, or from its end with `extend`.
 

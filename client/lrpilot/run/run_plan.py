@@ -13,8 +13,6 @@ class Waiting(NamedTuple):
     """A change of the plan that waits for the end of a search."""
 
     change: pb.PlanChange
-    later: int | None = None
-    """By how many steps it moves the end, as that is not known before its turn; None: it says where to."""
     scales_betas: bool = False
     """Whether Adam's betas follow the batch size."""
 
@@ -41,18 +39,16 @@ class RunPlan:
     @property
     def has_end(self) -> bool:
         """Whether the run has an end in steps, or will have one with the changes that wait."""
-        anneals = any(change.kind == pb.PLAN_CHANGE_KIND_ANNEAL for change, _, _ in self._waiting)
+        anneals = any(change.kind == pb.PLAN_CHANGE_KIND_ANNEAL for change, _ in self._waiting)
         return self.total_steps is not None or anneals
 
     @property
     def latest_total_steps(self) -> int | None:
         """Where the run ends with the changes that wait; an annealing among them has no end before its turn."""
         total_steps = self.total_steps
-        for change, later, _ in self._waiting:
-            if later is not None:
-                total_steps = None if total_steps is None else total_steps + later
-            elif change.kind == pb.PLAN_CHANGE_KIND_EXTEND:
-                total_steps = change.total_steps
+        for change, _ in self._waiting:
+            if change.kind == pb.PLAN_CHANGE_KIND_EXTEND:
+                total_steps = _extended(total_steps, change)
         return total_steps
 
     def steps_in_time(self, elapsed_s: float, steps: int) -> int | None:
@@ -75,17 +71,12 @@ class RunPlan:
 
     def waiting(self) -> Waiting | None:
         """The change whose turn it is, which waits no more; None: there is none."""
-        if not self._waiting:
-            return None
-        found = self._waiting.popleft()
-        if found.later is not None and self.total_steps is not None:
-            found.change.total_steps = self.total_steps + found.later
-        return found
+        return self._waiting.popleft() if self._waiting else None
 
     def change(self, change: pb.PlanChange, steps: int) -> None:
         """A change takes effect after so many steps, search included, as far as the client can tell."""
         if change.kind == pb.PLAN_CHANGE_KIND_EXTEND:
-            self.total_steps = change.total_steps
+            self.total_steps = _extended(self.total_steps, change)
         elif change.kind == pb.PLAN_CHANGE_KIND_ANNEAL:
             if not self._annealing:
                 self._before = self.total_steps
@@ -125,3 +116,10 @@ class RunPlan:
         plan._before, plan._annealing = state["before"], state["annealing"]
         plan._waiting.extend(Waiting(pb.PlanChange.FromString(change), *others) for change, *others in state["waiting"])
         return plan
+
+
+def _extended(total_steps: int | None, change: pb.PlanChange) -> int | None:
+    """The end of a run after a change that moves it from `total_steps`; None: it has none that could be moved."""
+    if not change.HasField("later_steps"):
+        return change.total_steps
+    return None if total_steps is None else total_steps + change.later_steps

@@ -105,7 +105,7 @@ class Outbox:
                 # A server that has lost the job does not know of it: it is told it with this report.
                 delivered = pb.Report.FromString(delivered.SerializeToString())
                 delivered.change.CopyFrom(_asked(answer.change))
-                if answer.change.kind == pb.PLAN_CHANGE_KIND_EXTEND:
+                if answer.change.kind == pb.PLAN_CHANGE_KIND_EXTEND and not answer.change.HasField("later_steps"):
                     delivered.change.total_steps = answer.change.total_steps
             self._delivered.append(delivered)
             replans = answer.HasField("change") or delivered.HasField("replacement")

@@ -106,11 +106,11 @@ class _PlanChangeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PlanCh
     DESCRIPTOR: _descriptor.EnumDescriptor
     PLAN_CHANGE_KIND_UNSPECIFIED: _PlanChangeKind.ValueType  # 0
     PLAN_CHANGE_KIND_EXTEND: _PlanChangeKind.ValueType  # 1
-    """The run ends after total_steps."""
+    """The run ends after total_steps, or later_steps after the end that it has."""
     PLAN_CHANGE_KIND_REPLAN: _PlanChangeKind.ValueType  # 2
     """The data, the batch size or the model are others from here on: search again."""
     PLAN_CHANGE_KIND_ANNEAL: _PlanChangeKind.ValueType  # 3
-    """The LR falls to zero over anneal_steps, and then the run is over."""
+    """The LR falls over anneal_steps, and then the run is over."""
     PLAN_CHANGE_KIND_UNDO_ANNEALING: _PlanChangeKind.ValueType  # 4
     """Back to the snapshot from before the annealing, and on from there as if it had not been."""
 
@@ -118,11 +118,11 @@ class PlanChangeKind(_PlanChangeKind, metaclass=_PlanChangeKindEnumTypeWrapper):
 
 PLAN_CHANGE_KIND_UNSPECIFIED: PlanChangeKind.ValueType  # 0
 PLAN_CHANGE_KIND_EXTEND: PlanChangeKind.ValueType  # 1
-"""The run ends after total_steps."""
+"""The run ends after total_steps, or later_steps after the end that it has."""
 PLAN_CHANGE_KIND_REPLAN: PlanChangeKind.ValueType  # 2
 """The data, the batch size or the model are others from here on: search again."""
 PLAN_CHANGE_KIND_ANNEAL: PlanChangeKind.ValueType  # 3
-"""The LR falls to zero over anneal_steps, and then the run is over."""
+"""The LR falls over anneal_steps, and then the run is over."""
 PLAN_CHANGE_KIND_UNDO_ANNEALING: PlanChangeKind.ValueType  # 4
 """Back to the snapshot from before the annealing, and on from there as if it had not been."""
 Global___PlanChangeKind: _TypeAlias = PlanChangeKind  # noqa: Y015
@@ -623,11 +623,13 @@ class PlanChange(_message.Message):
     BATCH_SCALING_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
+    LATER_STEPS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     kind: Global___PlanChangeKind.ValueType
     total_steps: _builtins.int
     """EXTEND: the optimizer steps of the whole run from now on, search included."""
     anneal_steps: _builtins.int
-    """ANNEAL: how many steps the LR takes to fall to zero."""
+    """ANNEAL: how many steps the LR takes to fall."""
     batch_factor: _builtins.float
     """REPLAN: the new batch size over the old one. Absent: it stays."""
     batch_scaling: Global___BatchScaling.ValueType
@@ -636,6 +638,15 @@ class PlanChange(_message.Message):
     """Why, in a sentence, for people. At most 500 characters."""
     origin: Global___PlanChangeOrigin.ValueType
     """The server sets it."""
+    later_steps: _builtins.int
+    """EXTEND: by how many optimizer steps the end of the run moves. It counts from the end that the run has when the change
+    takes effect, so that of several that are asked for each counts; a run without an end then stays without one. What is
+    asked for has this or total_steps; a directive that tells of it has both, as far as there is an end.
+    """
+    request_id: _builtins.str
+    """Whoever asks at the server may name the request, in at most 100 characters: the same one again changes nothing. Without
+    a name that goes for what is asked for twice in a row while the first waits.
+    """
     def __init__(
         self,
         *,
@@ -646,21 +657,27 @@ class PlanChange(_message.Message):
         batch_scaling: Global___BatchScaling.ValueType = ...,
         reason: _builtins.str = ...,
         origin: Global___PlanChangeOrigin.ValueType = ...,
+        later_steps: _builtins.int | None = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_anneal_steps", b"_anneal_steps", "_batch_factor", b"_batch_factor", "_total_steps", b"_total_steps", "anneal_steps", b"anneal_steps", "batch_factor", b"batch_factor", "total_steps", b"total_steps"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_anneal_steps", b"_anneal_steps", "_batch_factor", b"_batch_factor", "_later_steps", b"_later_steps", "_total_steps", b"_total_steps", "anneal_steps", b"anneal_steps", "batch_factor", b"batch_factor", "later_steps", b"later_steps", "total_steps", b"total_steps"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_anneal_steps", b"_anneal_steps", "_batch_factor", b"_batch_factor", "_total_steps", b"_total_steps", "anneal_steps", b"anneal_steps", "batch_factor", b"batch_factor", "batch_scaling", b"batch_scaling", "kind", b"kind", "origin", b"origin", "reason", b"reason", "total_steps", b"total_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_anneal_steps", b"_anneal_steps", "_batch_factor", b"_batch_factor", "_later_steps", b"_later_steps", "_total_steps", b"_total_steps", "anneal_steps", b"anneal_steps", "batch_factor", b"batch_factor", "batch_scaling", b"batch_scaling", "kind", b"kind", "later_steps", b"later_steps", "origin", b"origin", "reason", b"reason", "request_id", b"request_id", "total_steps", b"total_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__anneal_steps: _TypeAlias = _typing.Literal["anneal_steps"]  # noqa: Y015
     _WhichOneofArgType__anneal_steps: _TypeAlias = _typing.Literal["_anneal_steps", b"_anneal_steps"]  # noqa: Y015
     _WhichOneofReturnType__batch_factor: _TypeAlias = _typing.Literal["batch_factor"]  # noqa: Y015
     _WhichOneofArgType__batch_factor: _TypeAlias = _typing.Literal["_batch_factor", b"_batch_factor"]  # noqa: Y015
+    _WhichOneofReturnType__later_steps: _TypeAlias = _typing.Literal["later_steps"]  # noqa: Y015
+    _WhichOneofArgType__later_steps: _TypeAlias = _typing.Literal["_later_steps", b"_later_steps"]  # noqa: Y015
     _WhichOneofReturnType__total_steps: _TypeAlias = _typing.Literal["total_steps"]  # noqa: Y015
     _WhichOneofArgType__total_steps: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__anneal_steps) -> _WhichOneofReturnType__anneal_steps | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_factor) -> _WhichOneofReturnType__batch_factor | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__later_steps) -> _WhichOneofReturnType__later_steps | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__total_steps) -> _WhichOneofReturnType__total_steps | None: ...
 

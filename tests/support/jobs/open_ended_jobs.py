@@ -18,7 +18,7 @@ MOST = 1000
 
 def config(*, has_validation: bool = False, **fields: Any) -> JobConfig:
     """A job of it without an end; keywords are fields of the config, or options of the policy."""
-    own = {name: fields.pop(name) for name in ("total_steps", "total_time_s", "seed") if name in fields}
+    own = {name: fields.pop(name) for name in ("total_steps", "total_time_s", "seed", "has_average") if name in fields}
     return JobConfig(
         policy="open_ended",
         policy_options=fields,

@@ -83,7 +83,7 @@ def test_a_sentence_says_what_became_of_the_run_who_asked_and_why(jobs: KeptJobs
     first, second, third, fourth = told(jobs.state, found.changes)
     assert "the end moved to step 700 (the training program asked for it)" in first
     assert "the end moved to step 800 (somebody at the server asked for it: not <there> yet)" in second
-    assert "the LR anneals to zero over 40 steps, which end the run" in third
+    assert "the LR anneals over 40 steps, which end the run" in third
     assert "it was undone, and its steps are rolled back" in third
     assert "the annealing was undone" in fourth
     words = headline(jobs.state, found)
@@ -146,7 +146,7 @@ def test_what_waits_comes_over_the_wire(jobs: KeptJobs) -> None:
     assert found.state.requested == waiting.state.requested
     first, second = told(found.state, ())
     asked = "somebody at the server asked for it"
-    assert first == f"Waiting for the next report: to anneal to zero over 70 steps, and end ({asked}: soon)."
+    assert first == f"Waiting for the next report: to anneal over 70 steps, and end ({asked}: soon)."
     assert second == f"Waiting for the next report: to plan the LR anew ({asked})."
 
 

@@ -47,6 +47,7 @@ def check(change: PlanChange, run_steps: int, plan: Plan, field: str = "report.c
     """
     numbers = {
         "total_steps": (change.total_steps, ChangeKind.EXTEND),
+        "later_steps": (change.later_steps, ChangeKind.EXTEND),
         "anneal_steps": (change.anneal_steps, ChangeKind.ANNEAL),
         "batch_factor": (change.batch_factor, ChangeKind.REPLAN),
     }
@@ -55,11 +56,7 @@ def check(change: PlanChange, run_steps: int, plan: Plan, field: str = "report.c
             raise InvalidInputError.of(f"{field}.{name}", f"{value}; a change of kind {change.kind} has none")
     match change.kind:
         case ChangeKind.EXTEND:
-            if change.total_steps is None or change.total_steps < run_steps:
-                raise InvalidInputError.of(
-                    f"{field}.total_steps",
-                    f"{change.total_steps}, but {run_steps} steps were run; give no fewer",
-                )
+            _check_end(change, run_steps, plan, field)
         case ChangeKind.ANNEAL:
             if not change.anneal_steps or run_steps + change.anneal_steps > MAX_STEPS:
                 raise InvalidInputError.of(f"{field}.anneal_steps", f"{change.anneal_steps}; give 1 or more")
@@ -70,12 +67,50 @@ def check(change: PlanChange, run_steps: int, plan: Plan, field: str = "report.c
             pass
 
 
+def _check_end(change: PlanChange, run_steps: int, plan: Plan, field: str) -> None:
+    """Refuses another end that a run can't have. Raises: InvalidInputError."""
+    later = change.later_steps
+    if (later is None) == (change.total_steps is None):
+        raise InvalidInputError.of(f"{field}.total_steps", "give this or later_steps, one of the two")
+    if change.total_steps is not None and change.total_steps < run_steps:
+        raise InvalidInputError.of(
+            f"{field}.total_steps", f"{change.total_steps}, but {run_steps} steps were run; give no fewer"
+        )
+    if later is None:
+        return
+    if plan.total_steps is None:
+        raise InvalidInputError.of(
+            f"{field}.later_steps", f"{later}, but the run has no end that could be moved; an annealing gives it one"
+        )
+    if not 1 <= later <= MAX_STEPS - plan.total_steps:
+        raise InvalidInputError.of(
+            f"{field}.later_steps",
+            f"{later}; give 1 or more, and no more than {MAX_STEPS} with the {plan.total_steps} that the run has",
+        )
+
+
+def resolved(change: PlanChange, plan: Plan, run_steps: int) -> PlanChange:
+    """A change as it takes effect: its end is one in steps, and none that the run has passed meanwhile.
+
+    Args:
+        change: as it was asked for.
+        plan: the present one, which has the end that `later_steps` counts from.
+        run_steps: that were run until now.
+    """
+    if change.kind is not ChangeKind.EXTEND:
+        return change
+    end = change.total_steps
+    if change.later_steps is not None:
+        end = None if plan.total_steps is None else min(plan.total_steps + change.later_steps, MAX_STEPS)
+    return change.model_copy(update={"total_steps": None if end is None else max(end, run_steps)})
+
+
 def changed(plan: Plan, change: PlanChange, run_steps: int, committed_steps: int) -> Plan:
     """The plan after a change that takes effect.
 
     Args:
         plan: the one before.
-        change: a possible one.
+        change: a possible one, `resolved`.
         run_steps: that were run until now.
         committed_steps: those of them that are in the model.
     """

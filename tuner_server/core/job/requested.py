@@ -8,17 +8,21 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from tuner_server.core.errors import InvalidInputError, PreconditionError
-from tuner_server.core.job.plan import Plan, check
+from tuner_server.core.job.plan import Plan, changed, check, resolved
 from tuner_server.core.job.state import JobState
 from tuner_server.core.messages import MAX_STEPS, ChangeKind, ChangeOrigin, Outcome, PlanChange, Report
 from tuner_server.core.stop_evidence import Stopping
 
 MAX_WAITING = 20
 """Changes of one job that wait at the same time."""
+NAMES_KEPT = 100
+"""Names of requests that are known again: those of the latest ones."""
 
 
 def request(state: JobState, change: PlanChange) -> JobState:
-    """The job with a change of its plan that somebody at the server asks for; the latest one again changes nothing.
+    """The job with a change of its plan that somebody at the server asks for; what was asked already changes nothing.
+
+    That is a request of a name that came before; without names, the same change as the latest one that waits.
 
     Raises:
         PreconditionError: the job has ended, or too many changes of it wait.
@@ -28,13 +32,25 @@ def request(state: JobState, change: PlanChange) -> JobState:
         raise PreconditionError(f"job has ended ({state.status}); its plan can't change any more")
     if change.kind is ChangeKind.UNDO_ANNEALING:
         raise InvalidInputError.of("change.kind", "only the training program can undo an annealing")
-    check(change, state.run_steps, state.present_plan, "change")
+    if change.request_id in state.request_ids:
+        return state
+    check(change, state.run_steps, _with_waiting(state), "change")
     change = change.model_copy(update={"origin": ChangeOrigin.OPERATOR})
-    if state.requested[-1:] == (change,):
-        return state  # the call came twice
+    if not change.request_id and state.requested[-1:] == (change,):
+        return state
     if len(state.requested) >= MAX_WAITING:
         raise PreconditionError(f"{MAX_WAITING} changes of the job's plan wait for its next report; ask again later")
-    return state.model_copy(update={"requested": (*state.requested, change)})
+    names = (*state.request_ids, *([change.request_id] if change.request_id else []))
+    return state.model_copy(update={"requested": (*state.requested, change), "request_ids": names[-NAMES_KEPT:]})
+
+
+def _with_waiting(state: JobState) -> Plan:
+    """The plan with the changes that wait, as far as it is known before they take effect."""
+    plan = state.present_plan
+    for change in state.requested:
+        if change.kind is not ChangeKind.UNDO_ANNEALING:
+            plan = changed(plan, resolved(change, plan, state.run_steps), state.run_steps, state.committed_steps)
+    return plan
 
 
 class Due(NamedTuple):
@@ -55,9 +71,12 @@ def check_own(state: JobState, report: Report) -> None:
     change = report.change
     if change is None or change in state.requested:
         return
-    # A run that is told again may have passed the end that somebody asked for meanwhile.
-    run_steps = state.run_steps + report.run_steps if change.origin is ChangeOrigin.CLIENT else 0
-    check(change, run_steps, state.present_plan)
+    plan = state.present_plan if change.later_steps is None else _with_waiting(state)
+    if change.origin is ChangeOrigin.CLIENT:
+        check(change, state.run_steps + report.run_steps, plan)
+        return
+    # A run that is told again may have passed the end that somebody asked for meanwhile, or have none any more.
+    check(change, 0, plan if plan.total_steps is not None else plan.model_copy(update={"total_steps": 0}))
 
 
 def due(state: JobState, report: Report) -> Due | None:
@@ -70,12 +89,11 @@ def due(state: JobState, report: Report) -> Due | None:
     asked = report.change or _first(state)
     if asked is None:
         return None
-    change = asked
-    if change.total_steps is not None and change.total_steps < state.run_steps:
-        # The run has passed the end that was asked for meanwhile.
-        change = change.model_copy(update={"total_steps": state.run_steps})
+    change = resolved(asked, state.present_plan, state.run_steps)
     left = list(state.requested)
-    if asked in left:
+    # What a client asks for with this report is not what it has asked for before, though it looks the same.
+    own = report.change is not None and report.change.origin is ChangeOrigin.CLIENT
+    if asked in left and not own:
         left.remove(asked)
     state = state.model_copy(update={"requested": tuple(left)})
     return Due(state, report.model_copy(update={"change": asked}), change)
@@ -92,7 +110,7 @@ def _first(state: JobState) -> PlanChange | None:
 
 def waiting(state: JobState, change: PlanChange) -> JobState:
     """The job in which a client's change waits until steps are committed, with those that wait already."""
-    if change in state.requested:
+    if change.origin is not ChangeOrigin.CLIENT and change in state.requested:
         return state
     return state.model_copy(update={"requested": (*state.requested, change)})
 
@@ -111,12 +129,14 @@ def put_back(state: JobState, report: Report) -> JobState:
         assert state.plan is not None
         assert state.plan.annealing is not None
         total_steps = state.plan.annealing.total_steps
+    elif overlooked.later_steps is not None and total_steps is not None:
+        total_steps -= overlooked.later_steps
     if _too_late(overlooked, total_steps, state.run_steps + report.run_steps):
         return state.model_copy(update={"plan": Plan(total_steps=total_steps)})
     if total_steps is not None and overlooked.kind is not ChangeKind.REPLAN:
         # The client may have passed an end that was moved towards it, or that of the plan before two annealings.
         total_steps = min(max(total_steps, state.run_steps + report.run_steps), MAX_STEPS)
-    if overlooked.kind is not ChangeKind.EXTEND:
+    if overlooked.kind is not ChangeKind.EXTEND or overlooked.later_steps is not None:
         overlooked = overlooked.model_copy(update={"total_steps": None})
     plan = Plan(total_steps=total_steps)
     return state.model_copy(update={"plan": plan, "requested": (overlooked, *state.requested)})

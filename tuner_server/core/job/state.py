@@ -79,6 +79,8 @@ class JobState(Standing):
     """The plan of the run since it has changed; None: that of the config."""
     requested: tuple[PlanChange, ...] = ()
     """Changes of the plan that wait until steps are committed, in the order in which they were asked for."""
+    request_ids: tuple[str, ...] = ()
+    """The names of the latest requests for changes of the plan."""
     policy_state: dict[str, Any] | None = None
     """The state of the policy as JSON; None: it has not started (range test)."""
     message: str = ""
@@ -111,12 +113,6 @@ class JobState(Standing):
     def total_steps(self) -> int | None:
         """Optimizer steps of the run as it is planned now, search included; None: no end is known."""
         return self.present_plan.total_steps
-
-    @property
-    def asked_total_steps(self) -> int | None:
-        """Optimizer steps of the run with the changes of its plan that wait; None: no end is known."""
-        ends = [change.total_steps for change in self.requested if change.total_steps is not None]
-        return ends[-1] if ends else self.total_steps
 
     @property
     def remaining_steps(self) -> int | None:

@@ -163,10 +163,12 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             return self._look_down(state, change, progress, progress.peak_lr * change.lr_factor)
         if change.kind is ChangeKind.EXTEND or lr <= 0:  # from zero there is no annealing
             lr = peak_of_rest(progress.peak_lr, lr, progress.committed_steps, remaining)
-        anneals = change.kind is ChangeKind.ANNEAL
-        plan = ending.TO_ZERO if anneals else self._ending
+        annealing = None
+        if change.kind is ChangeKind.ANNEAL:
+            annealing = self._ending.of_annealing(remaining, lr, progress.peak_lr)
+        plan = annealing or self._ending
         reason = f"{because(change)}: from {lr:.3g} {plan.words} over the {remaining} steps that are left"
-        return self._go_on(state, lr, reason, progress, anneals=anneals)
+        return self._go_on(state, lr, reason, progress, annealing)
 
     def noticed(
         self, state: BudgetState, directive: Directive, report: Report, progress: Progress
@@ -223,10 +225,9 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         lr: float,
         reason: str,
         progress: Progress,
-        *,
-        anneals: bool = False,
+        annealing: ending.EndingPlan | None = None,
     ) -> Step[BudgetState]:
-        """The decay from where the run is, up to an LR and down again; `anneals`: along a line to zero."""
+        """The decay from where the run is, up to an LR and down again; as an annealing, with that end."""
         allowed = restart.lr_after_setbacks(lr, state.ceiling)
         decision = Decision(
             stage=state.stage,
@@ -235,7 +236,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             candidates=state.candidates if state.veto is not None else (),
             lowered_by=allowed.lowered_by,
         )
-        return self._decided(state, decision, progress, goes_on=True, anneals=anneals)
+        return self._decided(state, decision, progress, annealing, goes_on=True)
 
     def without_search(self, state: BudgetState, progress: Progress, reason: str) -> Step[BudgetState]:
         """The decay from the LR that was set; from a lower one after committed steps that were rolled back."""
@@ -358,18 +359,18 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         state: BudgetState,
         decision: Decision,
         progress: Progress,
+        annealing: ending.EndingPlan | None = None,
         *,
         goes_on: bool = False,
-        anneals: bool = False,
     ) -> Step[BudgetState]:
         # Of the shapes that a decay may have some never fall, and others rise first: no annealing is along them.
         decay = final_decay.FinalDecay(
             validates=self.config.has_validation,
             batches=self.options.batches,
-            shape=Shape.LINEAR if anneals else self.options.decay,
+            shape=self.options.decay if annealing is None else Shape.LINEAR,
             warmup=self.options.warmup if state.veto is None else max(self.options.warmup, WARMUP_AFTER_CHANGE),
             divergence_factor=self.options.divergence_factor,
-            ending=ending.TO_ZERO if anneals else self._ending,
+            ending=annealing or self._ending,
         )
         directive = decay.directive(
             state,

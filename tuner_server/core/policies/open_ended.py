@@ -28,7 +28,7 @@ from tuner_server.core.search.head_start import FIRST_CANDIDATES
 from tuner_server.core.search.opening import Opening
 from tuner_server.core.search.prior import Optimum
 from tuner_server.core.search.users_lr import toward_users
-from tuner_server.core.stages import committed, probe, restart, shift, time_line
+from tuner_server.core.stages import committed, ending, probe, restart, shift, time_line
 from tuner_server.core.stages.decayed_probe import MIN_PROBE, length_correction
 from tuner_server.core.stages.gains import Gains
 from tuner_server.core.stages.plan_change import because
@@ -46,6 +46,10 @@ class OpenEnded(Policy[OpenEndedOptions, OpenEndedState]):
     options_type = OpenEndedOptions
     state_type = OpenEndedState
     keeps_time = True
+
+    def check(self) -> None:
+        """Refuses an ending that the job can't have. Raises: InvalidInputError."""
+        ending.check(self.options.ending, self.config)
 
     @property
     def _course(self) -> Course:
@@ -290,22 +294,24 @@ class OpenEnded(Policy[OpenEndedOptions, OpenEndedState]):
         return self._course.go_on(state, progress, decision)
 
     def _anneal(self, state: OpenEndedState, change: PlanChange, progress: Progress) -> Step[OpenEndedState]:
-        """To zero from where the run is, over the steps that were asked for."""
+        """To the ending from where the run is, over the steps that were asked for."""
         lr = progress.present_lr
         if not lr:  # before the first step, or after a decay to zero
             lr = self.config.base_lr if state.plateau is None else self._course.running_lr(state, progress)
-        reason = f"{because(change)}: from {lr:.3g} to zero in {progress.remaining_steps} steps"
+        words = self._course.ending(lr, progress).words
+        reason = f"{because(change)}: from {lr:.3g} {words} in {progress.remaining_steps} steps"
         return self._course.cool(state, progress, lr, Decision(stage=state.stage, lr=lr, reason=reason))
 
     def _cool_anew(self, state: OpenEndedState, change: PlanChange, progress: Progress) -> Step[OpenEndedState]:
-        """To zero over a longer rest than the cooldown was to have, from an LR that it rises to again."""
+        """To the ending over a longer rest than the cooldown was to have, from an LR that it rises to again."""
         present, remaining = progress.present_lr, progress.remaining_steps
         assert present is not None
         assert remaining is not None
         peak = self._course.running_lr(state, progress) / self.options.plateau_factor
         wanted = peak_of_rest(peak, present, progress.committed_steps, remaining)
         lr = restart.lr_after_setbacks(wanted, state.ceiling)
-        reason = f"{because(change)}: to zero over the {remaining} steps that are left{lr.note}"
+        words = self._course.ending(lr.lr, progress).words
+        reason = f"{because(change)}: {words} over the {remaining} steps that are left{lr.note}"
         decision = Decision(stage=state.stage, lr=lr.lr, reason=reason, lowered_by=lr.lowered_by)
         return self._course.cool(state, progress, lr.lr, decision)
 

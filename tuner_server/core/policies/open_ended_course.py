@@ -12,13 +12,14 @@ from lrpilot.wire.profile import Profile, Shape
 
 from tuner_server.core.config import JobConfig
 from tuner_server.core.lrs import same_lr
-from tuner_server.core.messages import Bar, Decision, Steps
+from tuner_server.core.messages import Average, Bar, Decision, Steps
 from tuner_server.core.policies.base import PolicyState, Progress, Step
 from tuner_server.core.policies.open_ended_options import OpenEndedOptions
 from tuner_server.core.search.opening import OpeningState
 from tuner_server.core.search.veto import Veto
 from tuner_server.core.stages import committed, probe, promise, rewarm, time_line
 from tuner_server.core.stages.decayed_probe import HELD_OUT
+from tuner_server.core.stages.ending import EndingPlan
 from tuner_server.core.stages.gains import Gains
 from tuner_server.core.stages.lessons import Lessons
 from tuner_server.core.stages.plateau import RISE, Plateau
@@ -137,13 +138,22 @@ class Course:
         return self._stage(state, progress, decision, plateau_left)
 
     def cool(self, state: OpenEndedState, progress: Progress, lr: float, decision: Decision) -> Step[OpenEndedState]:
-        """From an LR to zero over all that is left; it rises to that LR first where it is higher than the present."""
+        """From an LR to the ending over all that is left; it rises to that first where it is above the present one."""
         remaining = progress.remaining_steps
         assert remaining is not None
         warmup = min(self._rise(lr, remaining, progress), remaining // LONGEST_RISE)
-        profile = Profile.to_zero(self.options.annealing, lr, remaining, warmup)
+        plan = self.ending(lr, progress)
+        profile = plan.profile(self.options.annealing, lr, remaining, warmup, progress.peak_lr)
         profile = rewarm.risen(profile, progress.present_lr)
-        return self._train(state.model_copy(update={"cooling": True}), profile, progress, decision, ())
+        state = state.model_copy(update={"cooling": True})
+        return self._train(state, profile, progress, decision, (), average=plan.average(remaining))
+
+    def ending(self, lr: float, progress: Progress) -> EndingPlan:
+        """How a run ends that is annealed from an LR over all that is left."""
+        assert progress.remaining_steps is not None
+        options = self.options
+        plan = EndingPlan.of(options.ending, self.config, options.floor, options.average_memory)
+        return plan.of_annealing(progress.remaining_steps, lr, progress.peak_lr, options.average_memory)
 
     def _rise(self, lr: float, n_steps: int, progress: Progress) -> int:
         """Steps of a rise to an LR: at the beginning the warm-up; none where the run is there, or above it."""
@@ -220,6 +230,7 @@ class Course:
         promised: tuple[Bar, ...],
         *,
         snapshot: bool = True,
+        average: Average | None = None,
     ) -> Step[OpenEndedState]:
         lr, n_steps = profile.peak, profile.length - profile.offset
         start_loss = None if state.changed else progress.last_loss
@@ -231,6 +242,7 @@ class Course:
             give_up_above=state.give_up_above(self.options.divergence_factor, lr, start_loss),
             promise=promised,
             reason=decision.reason + doubt(state.restarts),
+            average=average,
         )
         decision = decision.model_copy(update={"stage": state.stage, "lr": lr})
         update: dict[str, Any] = {"snapshot": snapshot}

@@ -14,6 +14,7 @@ from tuner_server.core.profiles import DecayField
 from tuner_server.core.search.prior import LENGTH_EXPONENT
 from tuner_server.core.stages.decayed_probe import probe_length
 from tuner_server.core.stages.divergence import DIVERGENCE_FACTOR
+from tuner_server.core.stages.ending import ANNEALING_MEMORY_SHARE, FLOOR, EndingName
 
 BLIND_PROBE = 20
 """n in a run whose steps are not known, and may be few."""
@@ -40,6 +41,12 @@ class OpenEndedOptions(Options):
     """Part of the committed steps in which the LR falls to zero where an end is known, or the patience is at an end."""
     annealing: DecayField = Shape.LINEAR
     """How the LR falls to zero there: any shape between the plateau's LR and zero, by its text."""
+    ending: EndingName = EndingName.VALIDATED
+    """Whether the LR falls to zero there, or to a floor with an average of the weights."""
+    floor: float = pydantic.Field(default=FLOOR, ge=0, lt=1)
+    """The part of the peak that the LR falls to where the weights are averaged."""
+    average_memory: float = pydantic.Field(default=ANNEALING_MEMORY_SHARE, gt=0, le=1)
+    """The part of the annealing's steps that the average remembers."""
     look_share: float = pydantic.Field(default=0.04, ge=0, le=0.5)
     """Part of the steps that looks at the plateau's LR may take; 0: there are none."""
     patience: int | None = pydantic.Field(default=None, ge=1)

@@ -21,10 +21,14 @@ FLOOR = 0.2
 """The LR at the last step is this part of the peak."""
 MEMORY_SHARE = 0.08
 """The average remembers this part of the committed steps."""
+ANNEALING_MEMORY_SHARE = 0.3
+"""The average of an annealing remembers this part of its steps: they are few, and the LR falls fast."""
 EVERY = 5
 """The average is brought up to date after so many steps: often enough, and hardly a cost."""
 FEWEST_UPDATES = 10
 """The average is brought up to date so many times within its memory, at least, however short the run is."""
+SHORTEST_AVERAGED = 50
+"""A shorter annealing ends at zero: it has too few weights for an average."""
 
 
 class EndingName(enum.StrEnum):
@@ -64,6 +68,21 @@ class EndingPlan(NamedTuple):
         """
         end_lr = min(self.floor * max(lr, peak_lr or 0.0), lr) if shape.way.moves else lr
         return Profile(shape, lr, end_lr, n_steps, warmup=warmup)
+
+    def of_annealing(
+        self, n_steps: int, lr: float, peak_lr: float | None, memory_share: float = ANNEALING_MEMORY_SHARE
+    ) -> EndingPlan:
+        """The ending of an annealing, in a job that ends like this: at zero if it is short, or begins at the floor.
+
+        Args:
+            n_steps: how many.
+            lr: where it falls from.
+            peak_lr: the highest LR of the steps before; None: there are none.
+            memory_share: the part of these steps that an average remembers.
+        """
+        long = n_steps >= SHORTEST_AVERAGED
+        averages = self.memory_share is not None and long and lr > self.floor * (peak_lr or lr)
+        return self._replace(memory_share=memory_share) if averages else TO_ZERO
 
     @property
     def words(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ParamSpec, TypeVar
 from urllib.parse import quote, urlencode
@@ -194,6 +195,7 @@ class _Site:
                 outlook=outlook_of_job(job.state, found),
                 may_cancel=live and Scope.CANCEL in caller.scopes,
                 may_plan=live and Scope.PLAN in caller.scopes,
+                request_id=uuid.uuid4(),
                 signed_in=self._gate.asks,
             )
 
@@ -268,11 +270,7 @@ class _Site:
         check_same_origin(request)
         job_id, fields = parameters.job_id(request), await parameters.form(request)
 
-        def ask() -> None:
-            state = self._service.get_job(caller.project, job_id).state
-            self._service.change_plan(caller.project, job_id, change_from_form(fields, state))
-
-        await self._run(ask)
+        await self._run(self._service.change_plan, caller.project, job_id, change_from_form(fields))
         log.info("plan changed", job_id=job_id, change=fields["kind"], token=caller.token_id)
         return RedirectResponse(f"/jobs/{job_id}", 303)
 

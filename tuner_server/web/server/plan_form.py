@@ -7,40 +7,40 @@ from collections.abc import Mapping
 import pydantic
 
 from tuner_server.core.errors import InvalidInputError
-from tuner_server.core.job.state import JobState
 from tuner_server.core.messages import MAX_STEPS, ChangeKind, PlanChange
 
 MOST_DIGITS = 13
 """Digits of the largest number of steps."""
 
 
-def change_from_form(fields: Mapping[str, str], state: JobState) -> PlanChange:
+def change_from_form(fields: Mapping[str, str]) -> PlanChange:
     """The change that somebody asks for.
 
     Args:
-        fields: `kind` and, but for a new search, `steps`; and `reason`, if there is one.
-        state: the job's, whose end is moved from where it is planned, with the changes that wait.
+        fields: `kind` and, but for a new search, `steps`; `reason`, if there is one; and `request_id`, by which a form
+            that is sent twice is known again.
 
     Raises:
         InvalidInputError: it can't be made.
     """
     kind, reason = fields.get("kind", ""), fields.get("reason", "").strip()
-    if "\0" in reason:
-        raise InvalidInputError.of("reason", "a text without a NUL character")
+    request_id = fields.get("request_id", "")
+    for field, text in (("reason", reason), ("request_id", request_id)):
+        if "\0" in text:
+            raise InvalidInputError.of(field, "a text without a NUL character")
     try:
         match kind:
             case "extend":
-                end = state.asked_total_steps
-                if end is None:
-                    raise InvalidInputError.of("kind", "the job has no end that could be moved; anneal gives it one")
-                return PlanChange(kind=ChangeKind.EXTEND, total_steps=end + _steps(fields), reason=reason)
+                numbers, asked = {"later_steps": _steps(fields)}, ChangeKind.EXTEND
             case "anneal":
-                return PlanChange(kind=ChangeKind.ANNEAL, anneal_steps=_steps(fields), reason=reason)
+                numbers, asked = {"anneal_steps": _steps(fields)}, ChangeKind.ANNEAL
             case "replan":
-                return PlanChange(kind=ChangeKind.REPLAN, reason=reason)
+                numbers, asked = {}, ChangeKind.REPLAN
+            case _:
+                raise InvalidInputError.of("kind", f"extend, anneal or replan, not {kind[:40]!r}")
+        return PlanChange(kind=asked, **numbers, reason=reason, request_id=request_id)
     except pydantic.ValidationError as error:
         raise InvalidInputError.from_pydantic(error) from error
-    raise InvalidInputError.of("kind", f"extend, anneal or replan, not {kind[:40]!r}")
 
 
 def _steps(fields: Mapping[str, str]) -> int:

@@ -726,6 +726,7 @@ class JobMachine(RuleBasedStateMachine):
         self.highest_factor = 1.0
         self.total: int | None = None
         self.former_total: int | None = None
+        self.n_asked = 0
         self.before_annealing: tuple[int | None, int] | None = None
 
     def _open(self, config: JobConfig) -> None:
@@ -809,7 +810,8 @@ class JobMachine(RuleBasedStateMachine):
     def _left_as_the_client_knows(self) -> int | None:
         """The steps that are left to a client which could not hear of the change that its next directive tells."""
         change, left = self.directive.change, self.transition.state.remaining_steps
-        if change is None or change.origin is ChangeOrigin.CLIENT or change.kind is not ChangeKind.ANNEAL:
+        moves = change is not None and (change.kind is ChangeKind.ANNEAL or change.later_steps is not None)
+        if change is None or change.origin is ChangeOrigin.CLIENT or not moves:
             return left
         return None if self.former_total is None else max(self.former_total - self.n_run, 0)
 
@@ -818,6 +820,8 @@ class JobMachine(RuleBasedStateMachine):
         if change.kind is ChangeKind.ANNEAL:
             assert self.before_annealing is not None
             self.total = self.before_annealing[0]
+        if change.later_steps is not None and self.total is not None:
+            self.total -= change.later_steps
         if change.kind is not ChangeKind.REPLAN and self.total is not None:
             self.total = max(self.total, self.n_run + n)
 
@@ -868,6 +872,11 @@ class JobMachine(RuleBasedStateMachine):
         if self.before_annealing is not None and origin is ChangeOrigin.CLIENT and not self.directive.phase.searches:
             kinds.append(ChangeKind.UNDO_ANNEALING)
         match kind := data.draw(st.sampled_from(kinds)):
+            case ChangeKind.EXTEND if data.draw(st.booleans()):
+                later = data.draw(st.sampled_from([1, 50, 50, 300]))
+                self.n_asked += 1
+                name = "" if origin is ChangeOrigin.CLIENT else f"request {self.n_asked}"
+                return PlanChange(kind=kind, later_steps=later, origin=origin, request_id=name)
             case ChangeKind.EXTEND:
                 end = self.n_run + n + data.draw(st.integers(0, 400))
                 return PlanChange(kind=kind, total_steps=end, origin=origin)
@@ -891,7 +900,8 @@ class JobMachine(RuleBasedStateMachine):
         overlooked &= reported.change is None or reported.change.origin is not ChangeOrigin.CLIENT
         overlooked &= self._asked(reported) == self._asked(self.directive)
         if change is not None and change.origin is ChangeOrigin.OPERATOR and report.change is None and not overlooked:
-            end = change.total_steps if change.kind is ChangeKind.EXTEND else None
+            absolute = change.kind is ChangeKind.EXTEND and change.later_steps is None
+            end = change.total_steps if absolute else None
             report = report.model_copy(update={"change": change.model_copy(update={"total_steps": end})})
         self.told.append(report)
         if change is None:
@@ -899,6 +909,9 @@ class JobMachine(RuleBasedStateMachine):
         self.highest_factor *= max(change.lr_factor, 1.0)
         self.former_total = self.total
         match change.kind:
+            case ChangeKind.EXTEND if change.later_steps is not None:
+                self.total = None if self.total is None else self.total + change.later_steps
+                self.before_annealing = None
             case ChangeKind.EXTEND:
                 assert change.total_steps is not None
                 self.total, self.before_annealing = change.total_steps, None

@@ -14,6 +14,7 @@ from tests.support.jobs.sample_jobs import SlowTraining
 from tests.support.jobs.simulated_training import SimulatedTraining
 from tuner_server.core import policies
 from tuner_server.core.config import JobConfig
+from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.job.machine import Status
 from tuner_server.core.messages import (
     ChangeKind,
@@ -27,6 +28,7 @@ from tuner_server.core.messages import (
 from tuner_server.core.policies.open_ended_looks import BRANCHES
 from tuner_server.core.policies.open_ended_options import BLIND_PROBE, OpenEndedOptions
 from tuner_server.core.search.veto import SPACING
+from tuner_server.core.stages.ending import ANNEALING_MEMORY_SHARE, FLOOR
 from tuner_server.core.stages.plateau import RISE
 
 FIRST = 200
@@ -111,6 +113,54 @@ def test_a_plateau_is_annealed_from_where_it_is() -> None:
     assert state.total_steps == state.run_steps + 100
     life.to_the_end()
     assert life.now.state.status is Status.FINISHED
+
+
+AVERAGES: dict[str, Any] = {"has_validation": True, "has_average": True, "first_stage": FIRST}
+
+
+def test_an_annealing_ends_at_a_floor_with_an_average_where_that_can_be_validated() -> None:
+    life = Life(config(**AVERAGES)).until_stage(1)
+    life.step(anneal(100))
+    peak = life.now.state.peak_lr
+    assert peak is not None
+    assert profile_of(life.directive).end_lr == pytest.approx(FLOOR * peak)
+    assert life.directive.average is not None
+    assert life.directive.average.memory_steps == pytest.approx(ANNEALING_MEMORY_SHARE * 100)
+    assert f"to {FLOOR:.3g} of the peak" in life.directive.reason
+    life.to_the_end()
+    assert life.now.state.ending is not None
+    life.step(UNDO)
+    assert life.directive.restore
+    assert life.directive.average is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "n_steps"),
+    [({"ending": "zero"}, 100), ({"has_validation": False}, 100), ({"has_average": False}, 100), ({}, 49)],
+)
+def test_an_annealing_ends_at_zero_otherwise_and_where_it_is_short(fields: dict[str, Any], n_steps: int) -> None:
+    life = Life(config(**{**AVERAGES, **fields})).until_stage(1)
+    life.step(anneal(n_steps))
+    assert profile_of(life.directive).end_lr == 0.0
+    assert life.directive.average is None
+
+
+@pytest.mark.parametrize("fields", [{"total_steps": 2000}, {"patience": 1}])
+def test_a_cooldown_ends_like_an_annealing(fields: dict[str, Any]) -> None:
+    last = Life(config(**AVERAGES, **fields), SlowTraining(validates=True)).to_the_end().committed()[-1]
+    assert last.average is not None
+    assert profile_of(last).end_lr > 0
+
+
+def test_a_run_that_ends_by_time_ends_at_zero() -> None:
+    last = Life(config(**AVERAGES, total_time_s=100.0)).to_the_end().committed()[-1]
+    assert last.average is None
+    assert profile_of(last).end_lr == 0.0
+
+
+def test_an_average_that_the_client_can_not_keep_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="ending"):
+        Life(config(ending="averaged"))
 
 
 def test_an_annealing_that_is_undone_leads_back_to_the_plateau() -> None:

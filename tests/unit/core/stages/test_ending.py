@@ -13,7 +13,15 @@ from tests.support.jobs.simulated_training import SimulatedTraining, drive
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.job import machine
 from tuner_server.core.messages import ChangeKind, Directive, Ending, Outcome, Phase, PlanChange, Report, Weights
-from tuner_server.core.stages.ending import EVERY, FEWEST_UPDATES, FLOOR, MEMORY_SHARE, EndingPlan
+from tuner_server.core.stages.ending import (
+    ANNEALING_MEMORY_SHARE,
+    EVERY,
+    FEWEST_UPDATES,
+    FLOOR,
+    MEMORY_SHARE,
+    SHORTEST_AVERAGED,
+    EndingPlan,
+)
 from tuner_server.rpc.convert import directive_from_pb, directive_to_pb
 
 AVERAGED = {"ending": "averaged", "has_average": True, **PLAIN}
@@ -143,11 +151,31 @@ def test_a_run_that_is_extended_falls_to_the_floor_of_its_own_peak_and_averages_
         assert after.average.memory_steps == pytest.approx(MEMORY_SHARE * after.n_steps)
 
 
-def test_an_annealing_that_is_asked_for_goes_to_zero() -> None:
+def test_an_annealing_that_is_asked_for_ends_as_the_job_does_with_a_memory_of_its_own() -> None:
+    peak = profile_of(committing(config(**AVERAGED)).directive).start_lr
     after = changed(PlanChange(kind=ChangeKind.ANNEAL, anneal_steps=200), 1000)
+    assert profile_of(after).end_lr == pytest.approx(FLOOR * peak)
+    assert after.average is not None
+    assert after.average.memory_steps == pytest.approx(ANNEALING_MEMORY_SHARE * 200)
+    assert f"to {FLOOR:.3g} of the peak" in after.reason
+
+
+def test_a_short_annealing_goes_to_zero() -> None:
+    after = changed(PlanChange(kind=ChangeKind.ANNEAL, anneal_steps=SHORTEST_AVERAGED - 1), 1000)
     assert profile_of(after).end_lr == 0.0
     assert after.average is None
     assert "to zero" in after.reason
+
+
+@pytest.mark.parametrize(
+    ("lr", "peak_lr", "averages"),
+    [(0.1, 0.1, True), (0.1, None, True), (0.021, 0.1, True), (0.02, 0.1, False), (0.001, 0.1, False)],
+)
+def test_an_annealing_that_begins_at_the_floor_goes_to_zero(lr: float, peak_lr: float | None, averages: bool) -> None:
+    plan = EndingPlan(FLOOR, MEMORY_SHARE).of_annealing(200, lr, peak_lr)
+    assert (plan != EndingPlan()) is averages
+    assert (plan.average(200) is not None) is averages
+    assert EndingPlan().of_annealing(200, lr, peak_lr) == EndingPlan()
 
 
 def test_a_run_that_goes_on_after_its_end_has_not_ended_with_an_average() -> None:

@@ -176,7 +176,7 @@ def test_cancelling_by_get_does_nothing(anyone: TestClient, live: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "kind", "steps"),
     [
-        ({"kind": "extend", "steps": "50"}, ChangeKind.EXTEND, 4050),
+        ({"kind": "extend", "steps": "50"}, ChangeKind.EXTEND, 50),
         ({"kind": "anneal", "steps": " 50 "}, ChangeKind.ANNEAL, 50),
         ({"kind": "replan", "reason": "other <data>"}, ChangeKind.REPLAN, None),
     ],
@@ -189,16 +189,22 @@ def test_our_own_page_can_change_the_plan(
     assert (answer.status_code, answer.headers["location"]) == (303, f"/jobs/{live}")
     [change] = service.get_job(DEFAULT_PROJECT, live).state.requested
     assert (change.kind, change.origin) == (kind, ChangeOrigin.OPERATOR)
-    assert steps in (change.total_steps, change.anneal_steps)
+    assert steps in (change.later_steps, change.anneal_steps)
     page = anyone.get(f"/jobs/{live}", headers=PAGE).text
     assert "Waiting for the next report" in page
     assert fields.get("reason", "").replace("<", "&lt;").replace(">", "&gt;") in page
 
 
-def test_two_extensions_add_up(anyone: TestClient, service: TunerService, live: str) -> None:
-    for _ in range(2):
-        anyone.post(f"/jobs/{live}/plan", data={"kind": "extend", "steps": "50"})
-    assert service.get_job(DEFAULT_PROJECT, live).state.asked_total_steps == 4100
+def test_each_page_extends_once_however_often_its_form_is_sent(
+    anyone: TestClient, service: TunerService, live: str
+) -> None:
+    pages = [anyone.get(f"/jobs/{live}", headers=PAGE).text for _ in range(2)]
+    names = [re.findall(r'name="request_id" value="(.+?)" form="extend"', page) for page in pages]
+    for [name] in (*names, *names):
+        fields = {"kind": "extend", "steps": "50", "request_id": name}
+        assert anyone.post(f"/jobs/{live}/plan", data=fields).status_code == 303
+    requested = service.get_job(DEFAULT_PROJECT, live).state.requested
+    assert [(change.later_steps, change.request_id) for change in requested] == [(50, name) for [name] in names]
 
 
 @pytest.mark.parametrize(
@@ -213,6 +219,8 @@ def test_two_extensions_add_up(anyone: TestClient, service: TunerService, live: 
         ({"kind": "extend", "steps": str(2**40)}, "1099511627776"),
         ({"kind": "replan", "reason": "x" * 501}, "at most 500"),
         ({"kind": "replan", "reason": "a\0b"}, "a text without a NUL character"),
+        ({"kind": "extend", "steps": "5", "request_id": "a\0b"}, "a text without a NUL character"),
+        ({"kind": "extend", "steps": "5", "request_id": "x" * 101}, "at most 100"),
     ],
 )
 def test_a_change_that_can_not_be_made_is_refused(

@@ -10,8 +10,11 @@ from lrpilot.schedule.schedule import Schedule
 from lrpilot.schedules import Shape
 from lrpilot.wire.phase import Phase
 
+from tests.support.jobs.budget_jobs import config as job_config
 from tests.support.jobs.kept_jobs import KeptJobs
 from tests.support.training.planned_run import OPTIONS, PlannedRun
+from tuner_server.core.errors import InvalidInputError
+from tuner_server.core.job import machine
 
 
 @pytest.mark.parametrize(
@@ -40,3 +43,36 @@ def test_the_committed_lrs_are_those_of_the_shape_on_both_sides(decay: Shape | s
     schedule.save(tmp_path / "schedule.json")
     assert Schedule.load(tmp_path / "schedule.json").lrs() == committed
     run.tuner.close()
+
+
+@pytest.mark.parametrize("decay", ["infinite", "warmed(0.1, 0)", "points(0, 0, 0.4, 0, 0.5, 1, 1, 0)"])
+def test_a_shape_that_begins_at_zero_goes_on_after_every_change_of_the_plan(decay: str) -> None:
+    for extends in (True, False):
+        run = PlannedRun(KeptJobs(), total_steps=300, policy_options={**OPTIONS, "decay": decay}, strict=True)
+        run.train_to_commit()
+        if extends:
+            run.tuner.extend(100)
+        else:
+            run.tuner.replan("other data")
+        run.train()
+        schedule = run.tuner.schedule
+        assert len(schedule.replans) == 1
+        assert all(segment.stage >= 0 for segment in schedule.segments), "a part of it had no server"
+        assert max(run.lrs) > 0
+        run.tuner.close()
+
+
+@pytest.mark.parametrize("decay", ["constant", "one_cycle", "wsd(0.01)", "half_life(1)"])
+def test_an_annealing_is_along_a_line_to_zero_whatever_the_decay(decay: str) -> None:
+    run = PlannedRun(KeptJobs(), total_steps=300, policy_options={**OPTIONS, "decay": decay}, strict=True)
+    run.train_to_commit()
+    run.tuner.anneal(40)
+    lrs = run.train()
+    assert lrs == pytest.approx([lrs[0] * (1 - step / 40) for step in range(40)])
+    run.tuner.close()
+
+
+@pytest.mark.parametrize("decay", ["points(0, 0, 1, 0)", "step(0, 0)", {"name": "linear"}, 5])
+def test_what_is_no_decay_is_refused(decay: object) -> None:
+    with pytest.raises(InvalidInputError, match=r"policy_options\.decay"):
+        machine.create(job_config(4_000).model_copy(update={"policy_options": {"decay": decay}}))

@@ -7,21 +7,33 @@ from typing import Annotated, Any
 import pydantic
 from lrpilot.wire.profile import Profile, Shape
 
+SMALLEST_PEAK = 1e-6
+"""The highest weight of a decay is no less: below that nothing is trained at the LR that was found."""
+_STEPS = 1024
+"""Steps over which the highest weight is looked for."""
+
 
 def _shape(value: Any) -> Any:
-    """The shape of a text; anything else is left to be refused."""
-    return Shape.parse(value) if isinstance(value, str) else value
+    """The shape of a text, or a shape. Raises: ValueError: it is neither."""
+    if isinstance(value, Shape):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("a shape is a text; give a name, as linear, or rex(0.9)")
+    return Shape.parse(value)
 
 
 def _leads_to_zero(shape: Shape) -> Shape:
-    """Refuses a shape that is no way to zero. Raises: ValueError."""
+    """Refuses a shape that is no way from an LR to zero. Raises: ValueError."""
     shape.weight(1.0)
+    highest = Profile(shape, 1.0, 0.0, _STEPS).highest_lr(_STEPS) or 0.0
+    if highest < SMALLEST_PEAK:
+        raise ValueError(f"{shape}: the highest weight of a decay is {SMALLEST_PEAK:g} or more, and not {highest:g}")
     return shape
 
 
 def _profile(value: Any) -> Any:
     """The fields of a profile with its shape's text read; anything else is left as it is."""
-    return {**value, "shape": _shape(value.get("shape"))} if isinstance(value, dict) else value
+    return {**value, "shape": _shape(value["shape"])} if isinstance(value, dict) and "shape" in value else value
 
 
 def _plain(profile: Profile, handler: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -108,7 +108,8 @@ class Outlook:
     def evidence(self) -> str:
         """What the law was fitted to, and how well it does."""
         what = "validations" if self.run.of_validations else "means of training losses"
-        return f"{self.law.n_points} {what}, of whose variance the law explains {100 * self.law.r_squared:.3g}%"
+        explained = f"{100 * self.law.r_squared:.3g}%" if self.law.r_squared > 0 else "none"
+        return f"{self.law.n_points} {what}, of whose variance the law explains {explained}"
 
     @property
     def words(self) -> str:

@@ -362,10 +362,13 @@ class Driver(ReplannableRunner):
 
 
 def _names(record: Sequence[str]) -> tuple[str, ...]:
-    """The names of what is recorded. Raises: ConfigError: it is one string, whose letters would be taken for names."""
+    """The names of what is recorded. Raises: ConfigError: they are no names, or one string, whose letters would do."""
     if isinstance(record, str):
         raise ConfigError(f"record: {record!r} is a string; give names, as ({record!r},)")
-    return tuple(record)
+    names = tuple(record) if isinstance(record, Iterable) else (record,)
+    if not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"record: {record!r} are no names; give some as ('gradient_norm',), or leave it out")
+    return names
 
 
 def _connect(server: str | None, credentials: Credentials | None) -> Transport:

@@ -109,9 +109,9 @@ def scheduler(
 
     if isinstance(shape, InfiniteSchedule):
         return ShapeScheduler(optimizer, shape, None)
-    if total_steps is None or not 0 <= warmup < total_steps:
+    if not (isinstance(total_steps, int) and isinstance(warmup, int) and 0 <= warmup < total_steps):
         raise ValueError(
-            f"scheduler: a warm-up of {warmup} of {total_steps} steps; give total_steps, and fewer of them"
+            f"scheduler: a warm-up of {warmup!r} of {total_steps!r} steps; give total_steps, and fewer of them"
         )
     wanted = as_shape(shape)
     if floor:

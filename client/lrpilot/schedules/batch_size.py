@@ -58,10 +58,12 @@ def scaled_adam(kappa: float, beta1: float, beta2: float, eps: float) -> AdamCon
     scaling rules for adaptive gradient algorithms", arXiv 2205.10287).
 
     Raises:
-        ValueError: kappa is not above zero, or so high that a beta would be zero or less.
+        ValueError: kappa is not above zero, or so high that a beta would be zero or less, or a beta is none.
     """
     root = lr_factor(kappa, BatchScaling.SQRT)
     for name, beta in (("beta1", beta1), ("beta2", beta2)):
+        if not 0 <= beta < 1:
+            raise ValueError(f"batch size: {name} = {beta:g} is not from 0 to below 1")
         if kappa * (1 - beta) >= 1 - ROUNDING:
             raise ValueError(
                 f"batch size: {kappa:g} times as large turns {name} = {beta:g} to {1 - kappa * (1 - beta):.3g}, and it "

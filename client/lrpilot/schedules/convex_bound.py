@@ -28,6 +28,8 @@ STEPS = 400
 """Steps at which shapes are compared; the ratio of two best LRs hardly depends on it."""
 TUNED_STEPS = 1000
 """Steps of the run that is made longer, where none are given; what comes out hardly depends on them."""
+LONGEST_EXTENSION = 100_000
+"""The most steps of the longer run: some ten seconds."""
 HALVINGS = 20
 """Halvings of an interval in which a number is looked for."""
 
@@ -64,14 +66,19 @@ def terms(lrs: Sequence[float], norms: Sequence[float] | None = None, distance: 
         distance: D.
 
     Raises:
-        ValueError: no LR is above zero, or there are not as many norms.
+        ValueError: no LR is above zero, one is below or not finite, there are not as many norms, or floats can't hold
+            the squares.
     """
+    if not all(math.isfinite(lr) and lr >= 0 for lr in lrs):
+        raise ValueError("convex bound: LRs are finite, and none is below zero")
     n_steps = max((step + 1 for step, lr in enumerate(lrs) if lr > 0), default=0)
     if n_steps == 0 or (norms is not None and len(norms) != len(lrs)):
         raise ValueError(f"convex bound: {n_steps} steps above zero, and norms for {norms and len(norms)}")
     squares = [(lr * (1.0 if norms is None else norms[step])) ** 2 for step, lr in enumerate(lrs[:n_steps])]
     lrs_left = list(itertools.accumulate(reversed(lrs[:n_steps])))[::-1]
     squares_left = list(itertools.accumulate(reversed(squares)))[::-1]
+    if not 0 < squares_left[-1] <= squares_left[0] < math.inf:
+        raise ValueError("convex bound: the squares of LRs and norms are no positive floats; scale them")
     last = math.fsum(lrs[k] / lrs_left[k + 1] * squares_left[k] / lrs_left[k] for k in range(n_steps - 1))
     return Terms(distance**2 / (2 * lrs_left[0]), squares_left[0] / (2 * lrs_left[0]), last / 2)
 
@@ -116,8 +123,10 @@ def transfer(lr: float, from_shape: Shape | str, to_shape: Shape | str) -> float
         to_shape: the shape that an LR is wanted for.
 
     Raises:
-        ValueError: a text is of no shape.
+        ValueError: the LR is not above zero or not finite, a text is of no shape, or a shape has no LRs.
     """
+    if not 0 < lr < math.inf:
+        raise ValueError(f"transfer: an LR of {lr!r}; give one above 0")
     return lr * best_base_lr(as_shape(to_shape)) / best_base_lr(as_shape(from_shape))
 
 
@@ -139,13 +148,16 @@ def extension(factor: float, *, share: float = 0.2, total_steps: int = TUNED_STE
     Args:
         factor: the new number of steps over the old one, at least 1.
         share: of the steps, for the cooldown that was planned.
-        total_steps: the old number.
+        total_steps: the old number, on which what comes out hardly depends; times `factor` at most 100,000.
 
     Raises:
         ValueError: one of them is out of its range.
     """
-    if not (factor >= 1 and 0 < share < 1 and total_steps >= 1):
-        raise ValueError(f"extension: {total_steps} steps times {factor:g} with a cooldown of {share:g}")
+    if not (factor >= 1 and 0 < share < 1 and total_steps >= 1 and factor * total_steps <= LONGEST_EXTENSION):
+        raise ValueError(
+            f"extension: {total_steps} steps times {factor:g} with a cooldown of {share:g}; give a factor from 1 on, a "
+            f"share between 0 and 1, and at most {LONGEST_EXTENSION} steps for both together"
+        )
     base, longer = best_base_lr(wsd(share), total_steps), round(factor * total_steps)
     turn = total_steps - int(share * total_steps)
 

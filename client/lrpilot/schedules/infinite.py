@@ -133,8 +133,8 @@ class InfiniteSchedule:
         done = (step - self._warmup) / self._cooldown if self._cooldown else 1.0
         if done >= 1:
             return self._constant
-        if self._cooling is Cooling.ISQRT:
-            return 1 / math.sqrt(1 + (self._constant**-2 - 1) * done)
+        if self._cooling is Cooling.ISQRT:  # hi over the root of 1 + ((hi / const)^2 - 1) u, with no square to overflow
+            return self._constant / math.hypot(self._constant * math.sqrt(1 - done), math.sqrt(done))
         return self._constant + (1 - self._constant) / 2 * (1 + math.cos(math.pi * done))
 
     def _annealed(self, start: float, done: float) -> float:

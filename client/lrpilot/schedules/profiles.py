@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterable
 
+from lrpilot.schedules.checks import between
 from lrpilot.schedules.shape import Shape
 
 HIGHEST_REX = 1.0
@@ -13,8 +14,8 @@ HIGHEST_REX = 1.0
 
 
 def as_shape(shape: Shape | str) -> Shape:
-    """A shape, by itself or by its text. Raises: ValueError: the text is of none."""
-    return Shape.parse(shape) if isinstance(shape, str) else shape
+    """A shape, by itself or by its text. Raises: ValueError: it is neither, or the text is of none."""
+    return shape if isinstance(shape, Shape) else Shape.parse(shape)
 
 
 def constant() -> Shape:
@@ -110,6 +111,8 @@ def two_point(d1: float, d2: float, d3: float, y1: float, *, floor: float = 0.0)
     Raises:
         ValueError: one of them is out of its range.
     """
+    for name, value in (("d1", d1), ("d2", d2), ("d3", d3), ("y1", y1), ("floor", floor)):
+        between(value, 0.0, 1.0, f"two_point: {name}")
     x2 = d1 + d2 * (1 - d1)
     knots = [(0.0, 1.0), (d1, y1), (x2, d3 * y1), (1.0, floor)]
     # Of several at the same place the first and the last one make the jump.
@@ -137,8 +140,9 @@ def power_scheduler(
     """
     if not (min(batch_size, total_tokens, a, highest) > 0 > b):
         raise ValueError(f"power_scheduler: batch_size, total_tokens, a and highest are above 0, and b {b:g} below")
-    flat_tokens = (highest / (batch_size * a)) ** (1 / b)
-    return Shape("power_scheduler", (min(flat_tokens / total_tokens, 1.0), -b))
+    # In logarithms, in which no number is too large.
+    log_share = (math.log(highest) - math.log(batch_size) - math.log(a)) / b - math.log(total_tokens)
+    return Shape("power_scheduler", (math.exp(min(log_share, 0.0)), -b))
 
 
 def infinite(
@@ -224,7 +228,7 @@ def anneal_from(lr: float, steps: int, shape: Shape | str = Shape.LINEAR) -> tup
     Raises:
         ValueError: the LR is negative or not finite, there are no steps, or the shape is none.
     """
-    if not (math.isfinite(lr) and lr >= 0 and steps >= 1):
+    if not (math.isfinite(lr) and lr >= 0 and isinstance(steps, int) and steps >= 1):
         raise ValueError(f"anneal_from: an LR of {lr!r} over {steps!r} steps; give one that is not below 0, over some")
     read = as_shape(shape)
     return tuple(lr * read.at(step, steps) for step in range(steps))

@@ -89,9 +89,9 @@ class Shape:
     @classmethod
     def parse(cls, text: str) -> Shape:
         """The shape of a text, such as `rex(0.9)`. Raises: ValueError: it is none."""
-        found = _TEXT.fullmatch(text)
+        found = _TEXT.fullmatch(text) if isinstance(text, str) else None
         if found is None:
-            raise ValueError(f"shape: {text[:_MOST_SHOWN]!r} is no shape; give a name, as linear, or rex(0.9)")
+            raise ValueError(f"shape: {repr(text)[:_MOST_SHOWN]} is no shape; give a name, as linear, or rex(0.9)")
         name, numbers = found[1], (found[2] or "").strip()
         try:
             parameters = tuple(map(float, numbers.split(","))) if numbers else ()

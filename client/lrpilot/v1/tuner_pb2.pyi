@@ -991,6 +991,7 @@ class JobConfig(_message.Message):
           update_norm        the L2 norm of u
           update_ratio       the root mean square of this update over that of the weights, in the tensor where it is largest
           gradient_over_eps  the root mean square of a tensor's gradient over the optimizer's eps, in the median over tensors
+          output_logit       the largest absolute output of modules that the user named, in all forward calls that train
         (of a client of a federation; D: the update of a round that the clients have agreed on; M: the sum of those before it,
         each lessened to 0.9 by every round; d: what a local step changes)
           round_norm, round_product, round_momentum_norm, round_momentum_product

@@ -21,7 +21,7 @@ def peak_of_rest(peak_lr: float, present_lr: float, steps: int, remaining: int) 
     """
     if steps + remaining == 0:
         return present_lr
-    return max(peak_lr * remaining / (steps + remaining), present_lr)
+    return max(min(peak_lr * remaining / (steps + remaining), peak_lr), present_lr)  # not above it by rounding
 
 
 def steps_of_rise(present_lr: float, lr: float, warmup: int) -> int:
@@ -29,7 +29,9 @@ def steps_of_rise(present_lr: float, lr: float, warmup: int) -> int:
 
     Args:
         present_lr: where the run is.
-        lr: where the rise leads, above 0.
+        lr: where the rise leads; 0, with a shape that begins there and rises by itself: all of it lies behind.
         warmup: the steps of the whole rise.
     """
+    if lr <= 0:
+        return warmup
     return min(int(present_lr / lr * (warmup + 1)), warmup)

@@ -244,7 +244,8 @@ def train_by_script(
 
 def maximum(values: list[list[float]]) -> list[float]:
     """What the ranks make of the values of each."""
-    ranks = Ranks(dist.group.WORLD, patience_s=10)
+    ranks = Ranks.of(None, patience_s=10)
+    assert ranks is not None
     found = ranks.maximum(values[dist.get_rank()])
     ranks.close()
     return found

@@ -19,6 +19,7 @@ import functools
 import math
 from collections.abc import Sequence
 
+from lrpilot.wire.profile import Shape
 from lrpilot.wire.rewarming import peak_of_rest
 
 from tuner_server.core.errors import InvalidInputError
@@ -155,16 +156,17 @@ class Budget(Policy[BudgetOptions, BudgetState]):
     def replan(self, state: BudgetState, change: PlanChange, progress: Progress) -> Asking[BudgetState]:
         """The decay over what is left in the new plan; after a change of the data or the model, a search before it."""
         state = state.model_copy(update={"stage": state.stage + 1, "veto": None})
-        if progress.present_lr is None or progress.peak_lr is None:
+        if progress.present_lr is None or not progress.peak_lr:  # a shape may begin with LRs of zero
             return (yield from self._replan_from_start(state, change, progress))
         remaining, lr = _remaining(progress), progress.present_lr
         if change.kind is ChangeKind.REPLAN:
             return self._look_down(state, change, progress, progress.peak_lr * change.lr_factor)
         if change.kind is ChangeKind.EXTEND or lr <= 0:  # from zero there is no annealing
             lr = peak_of_rest(progress.peak_lr, lr, progress.committed_steps, remaining)
-        plan = ending.TO_ZERO if change.kind is ChangeKind.ANNEAL else self._ending
+        anneals = change.kind is ChangeKind.ANNEAL
+        plan = ending.TO_ZERO if anneals else self._ending
         reason = f"{because(change)}: from {lr:.3g} {plan.words} over the {remaining} steps that are left"
-        return self._go_on(state, lr, reason, progress, plan)
+        return self._go_on(state, lr, reason, progress, anneals=anneals)
 
     def noticed(
         self, state: BudgetState, directive: Directive, report: Report, progress: Progress
@@ -221,9 +223,10 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         lr: float,
         reason: str,
         progress: Progress,
-        plan: ending.EndingPlan | None = None,
+        *,
+        anneals: bool = False,
     ) -> Step[BudgetState]:
-        """The decay from where the run is, up to an LR and down again; `plan` None: to the ending of the job."""
+        """The decay from where the run is, up to an LR and down again; `anneals`: along a line to zero."""
         allowed = restart.lr_after_setbacks(lr, state.ceiling)
         decision = Decision(
             stage=state.stage,
@@ -232,7 +235,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             candidates=state.candidates if state.veto is not None else (),
             lowered_by=allowed.lowered_by,
         )
-        return self._decided(state, decision, progress, plan, goes_on=True)
+        return self._decided(state, decision, progress, goes_on=True, anneals=anneals)
 
     def without_search(self, state: BudgetState, progress: Progress, reason: str) -> Step[BudgetState]:
         """The decay from the LR that was set; from a lower one after committed steps that were rolled back."""
@@ -355,17 +358,18 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         state: BudgetState,
         decision: Decision,
         progress: Progress,
-        plan: ending.EndingPlan | None = None,
         *,
         goes_on: bool = False,
+        anneals: bool = False,
     ) -> Step[BudgetState]:
+        # Of the shapes that a decay may have some never fall, and others rise first: no annealing is along them.
         decay = final_decay.FinalDecay(
             validates=self.config.has_validation,
             batches=self.options.batches,
-            shape=self.options.decay,
+            shape=Shape.LINEAR if anneals else self.options.decay,
             warmup=self.options.warmup if state.veto is None else max(self.options.warmup, WARMUP_AFTER_CHANGE),
             divergence_factor=self.options.divergence_factor,
-            ending=plan or self._ending,
+            ending=ending.TO_ZERO if anneals else self._ending,
         )
         directive = decay.directive(
             state,

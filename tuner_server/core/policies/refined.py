@@ -25,7 +25,6 @@ from tuner_server.core.policies.base import Progress, Step
 from tuner_server.core.policies.budget import Budget, BudgetState
 from tuner_server.core.policies.refined_options import RefinedOptions
 from tuner_server.core.search.prior import NormCurve, Optimum
-from tuner_server.core.stages import ending
 from tuner_server.core.stages.norm_track import NormTrack
 
 POINTS = 800
@@ -87,12 +86,12 @@ class Refined(Budget):
         state: BudgetState,
         decision: Decision,
         progress: Progress,
-        plan: ending.EndingPlan | None = None,
         *,
         goes_on: bool = False,
+        anneals: bool = False,
     ) -> Step[BudgetState]:
         """The decay of `budget`, at whose steps the norms are measured from the first one on."""
-        step = super()._decided(state, decision, progress, plan, goes_on=goes_on)
+        step = super()._decided(state, decision, progress, goes_on=goes_on, anneals=anneals)
         measure = self._kind.measure
         measures = (measure,) if measure in self.config.measures else ()
         update = {"track": NormTrack(), "measure": measure}

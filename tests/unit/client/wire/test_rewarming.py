@@ -33,3 +33,8 @@ def test_a_rise_is_entered_no_higher_than_the_run_is(present: float, warmup: int
     behind = steps_of_rise(present, 1.0, warmup)
     assert 0 <= behind <= warmup
     assert behind / (warmup + 1) <= present + 1e-12
+
+
+def test_a_rise_to_nothing_lies_behind() -> None:
+    assert steps_of_rise(0.1, 0.0, 7) == 7
+    assert steps_of_rise(0.0, 0.0, 7) == 7

@@ -20,6 +20,8 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 from torch.utils.checkpoint import checkpoint
 
+from tests.support.backends.watching import Watching
+
 
 class Scaled(nn.Module):
     """Gives its input, times a weight that is 1, in some form."""
@@ -162,7 +164,8 @@ def test_what_exists_only_inside_of_a_transformation_is_not_measured_and_spoils_
     inputs = torch.randn(4, 3)
 
     def loss(weights: dict[str, torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
-        return functional_call(model, weights, (inputs,)).square().mean()
+        outputs: torch.Tensor = functional_call(model, weights, (inputs,))
+        return outputs.square().mean()
 
     for gradients in (grad(loss)(weights, inputs), vmap(grad(loss), (None, 0))(weights, inputs)):
         for name, parameter in model.named_parameters():
@@ -237,6 +240,19 @@ def test_a_compiled_module_is_compiled_once_with_and_once_without_and_breaks_now
     torch._dynamo.reset()
 
 
+def test_a_step_waits_for_no_device() -> None:
+    model = nn.Linear(3, 2)
+    own = watched(model)
+    inputs, loss = torch.randn(4, 3), torch.tensor(1.0)
+    with Watching() as watching:
+        for _ in range(2):
+            model(inputs)
+        own._optimizers[0].step()
+        own.append(loss)
+    assert watching.names.count("aten::aminmax") == 2
+    assert not watching.waits
+
+
 def test_measuring_changes_no_bit_of_a_training() -> None:
     ends = []
     for names in ((), (OUTPUT_LOGIT,)):
@@ -262,18 +278,20 @@ def test_it_can_be_measured_where_modules_were_named() -> None:
     assert OUTPUT_LOGIT in TorchBackend(model, [optimizer], None, {}, logits=[model]).measures
 
 
-MODEL = nn.ModuleDict({"heads": nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)]), "body": nn.Linear(2, 2)})
+HEADS = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
+BODY = nn.Linear(2, 2)
+MODEL = nn.ModuleDict({"heads": HEADS, "body": BODY})
 
 
 @pytest.mark.parametrize(
     ("logits", "words"),
     [
         (nn.Linear(2, 2), "a Linear is no part of the model"),
-        ([MODEL["body"], nn.ReLU()], "a ReLU is no part of the model"),
+        ([BODY, nn.ReLU()], "a ReLU is no part of the model"),
         ("body", "'body' is no torch.nn.Module"),
         (3, "3 is no torch.nn.Module"),
         ([], "an empty list names none"),
-        (MODEL["heads"], "a ModuleList has no calls that can be seen"),
+        (HEADS, "a ModuleList has no calls that can be seen"),
     ],
 )
 def test_what_is_no_module_of_the_model_is_refused_with_the_field_and_a_remedy(logits: Any, words: str) -> None:
@@ -282,7 +300,6 @@ def test_what_is_no_module_of_the_model_is_refused_with_the_field_and_a_remedy(l
 
 
 def test_one_module_or_several_are_taken_each_once() -> None:
-    body, heads = MODEL["body"], MODEL["heads"]
     assert checked_logits(MODEL, None) == ()
-    assert checked_logits(MODEL, body) == (body,)
-    assert checked_logits(MODEL, (each for each in [*heads, heads[0]])) == tuple(heads)
+    assert checked_logits(MODEL, BODY) == (BODY,)
+    assert checked_logits(MODEL, (each for each in [*HEADS, HEADS[0]])) == tuple(HEADS)

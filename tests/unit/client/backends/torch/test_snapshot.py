@@ -433,3 +433,10 @@ def test_nested_state_of_lbfgs_comes_back() -> None:
         return x.detach()
 
     assert torch.equal(run(probes=True), run(probes=False))
+
+
+def test_a_wrapper_s_mode_is_preserved_though_nothing_else_of_it_is_followed() -> None:
+    model = nn.DataParallel(nn.Linear(2, 1))
+    with Snapshot(model, [torch.optim.SGD(model.parameters(), 0.1)], {}).preserved():
+        model.eval()
+    assert [module.training for module in model.modules()] == [True, True]

@@ -277,7 +277,7 @@ def test_a_plan_that_changed_is_shown(world: World) -> None:
     [
         (["extend"], ["missing option", "--steps"]),
         (["extend", "--steps", "0"], ["invalid value", "--steps"]),
-        (["extend", "--steps", str(2**40)], ["change.total_steps"]),
+        (["extend", "--steps", str(2**40)], ["change.later_steps"]),
         (["anneal", "--steps", "many"], ["invalid value", "--steps"]),
         (["replan", "--batch-factor", "0"], ["change.batch_factor"]),
         (["replan", "--batch-scaling", "cube"], ["invalid value", "--batch-scaling"]),

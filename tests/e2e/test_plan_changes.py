@@ -275,6 +275,8 @@ def test_a_job_that_was_lost_is_told_again_by_how_much_its_end_was_moved(jobs: U
     run.train(100)
     before = ends_told(jobs)
     jobs.lose()
+    run.train(100)
+    jobs.request(later(200, "two"))
     run.train()
     assert ends_told(jobs) == before == [(200, TOTAL + 200), (200, TOTAL + 400)]
     assert run.n_steps == TOTAL + 400

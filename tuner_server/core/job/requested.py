@@ -40,8 +40,15 @@ def request(state: JobState, change: PlanChange) -> JobState:
         return state
     if len(state.requested) >= MAX_WAITING:
         raise PreconditionError(f"{MAX_WAITING} changes of the job's plan wait for its next report; ask again later")
-    names = (*state.request_ids, *([change.request_id] if change.request_id else []))
-    return state.model_copy(update={"requested": (*state.requested, change), "request_ids": names[-NAMES_KEPT:]})
+    requested = (*state.requested, change)
+    return state.model_copy(update={"requested": requested, "request_ids": _names_with(state, change)})
+
+
+def _names_with(state: JobState, change: PlanChange) -> tuple[str, ...]:
+    """The names of the latest requests, with that of one more."""
+    if change.request_id in ("", *state.request_ids):
+        return state.request_ids
+    return (*state.request_ids, change.request_id)[-NAMES_KEPT:]
 
 
 def _with_waiting(state: JobState) -> Plan:
@@ -95,7 +102,8 @@ def due(state: JobState, report: Report) -> Due | None:
     own = report.change is not None and report.change.origin is ChangeOrigin.CLIENT
     if asked in left and not own:
         left.remove(asked)
-    state = state.model_copy(update={"requested": tuple(left)})
+    # A job that is told again has not heard the request itself.
+    state = state.model_copy(update={"requested": tuple(left), "request_ids": _names_with(state, asked)})
     return Due(state, report.model_copy(update={"change": asked}), change)
 
 

@@ -2,8 +2,9 @@
 
 What is compared are two ends of the same run, both with the LR at zero: that of an annealing which begins now, over the
 shortest sensible number of steps, and the planned one; a run without an end is given as many steps again. The annealing
-law says what lies between them (`core.laws.annealing_law`). A plateau is no reason to stop, then, as long as the decay
-that is planned brings more than the short one. The run is stopped if
+law says what lies between them (`core.laws.annealing_law`); an average of the weights is taken to be as good as zero. A
+plateau is no reason to stop, then, as long as the decay that is planned brings more than the short one. The run is
+stopped if
 
     gain + SURENESS sd  <=  what is worth going on for
 

@@ -739,11 +739,12 @@ class JobMachine(RuleBasedStateMachine):
         """A job is a function of its reports: as the server took them, and as its client can tell them again."""
         if not hasattr(self, "transition") or self.cancelled:
             return
-        state = self.transition.state.model_copy(update={"requested": ()})
+        waiting: dict[str, Any] = {"requested": (), "request_ids": ()}
+        state = self.transition.state.model_copy(update=waiting)
         for reports in (self.reports, self.told):
             found = machine.replay(self.config, reports)
             assert found.directive == self.directive
-            assert found.state.model_copy(update={"requested": ()}).model_dump_json() == state.model_dump_json()
+            assert found.state.model_copy(update=waiting).model_dump_json() == state.model_dump_json()
 
     @property
     def directive(self) -> Directive:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Self
 
 import pydantic
@@ -63,14 +63,23 @@ class InvalidInputError(TunerError):
         return cls([FieldViolation(field, description)])
 
     @classmethod
-    def from_pydantic(cls, error: pydantic.ValidationError, prefix: str = "") -> InvalidInputError:
-        """Pydantic's findings as violations; fields are paths below `prefix`, as `prefix.names[0].first`."""
+    def from_pydantic(
+        cls, error: pydantic.ValidationError, prefix: str = "", known: Iterable[str] = ()
+    ) -> InvalidInputError:
+        """Pydantic's findings as violations.
+
+        Args:
+            error: the findings.
+            prefix: what the paths of fields begin with, as `prefix.names[0].first`.
+            known: the fields that there are, which the answer to an unknown one tells.
+        """
+        unknown_field = f"no such option; there are {', '.join(known)}" if known else "no such option"
         violations = []
         for item in error.errors():
             parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]]
             path = "".join([prefix, *parts]).removeprefix(".")
             unknown = item["type"] == "extra_forbidden"
-            message = "no such option" if unknown else item["msg"].removeprefix("Value error, ")
+            message = unknown_field if unknown else item["msg"].removeprefix("Value error, ")
             shown = "" if isinstance(item["input"], dict) else f" (got {_short.repr(item['input'])})"
             violations.append(FieldViolation(path or "config", f"{message}{shown}"))
         return cls(violations)

@@ -115,7 +115,8 @@ class Policy(abc.ABC, Generic[O, S]):
         try:
             self.options = self.options_type.model_validate(_integral(config.policy_options))
         except pydantic.ValidationError as error:
-            raise InvalidInputError.from_pydantic(error, prefix="policy_options") from error
+            known = sorted(self.options_type.model_fields)
+            raise InvalidInputError.from_pydantic(error, prefix="policy_options", known=known) from error
         if config.members > 1 and not self.takes_members:
             message = f"policy {self.name} tries one candidate at a time; take budget, or leave out population=True"
             raise InvalidInputError.of("members", message)

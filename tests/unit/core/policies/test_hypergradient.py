@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.support.jobs.simulated_training import SimulatedTraining, drive
+from tuner_server.core import policies
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.job import machine
@@ -193,3 +194,10 @@ def test_bounds_that_do_not_hold_the_lr_that_was_set_are_wide_enough_for_it() ->
 def test_an_option_that_does_not_fit_is_refused(option: dict[str, Any]) -> None:
     with pytest.raises(InvalidInputError, match=f"policy_options.{next(iter(option))}"):
         machine.create(config(options=option))
+
+
+def test_an_unknown_option_is_answered_with_those_that_there_are() -> None:
+    with pytest.raises(
+        InvalidInputError, match=r"policy_options\.decay: no such option; there are .*rate.* \(got 'rex'\)"
+    ):
+        policies.make(JobConfig(base_lr=0.1, policy="hypergradient", policy_options={"decay": "rex"}))

@@ -98,9 +98,7 @@ def due(state: JobState, report: Report) -> Due | None:
         return None
     change = resolved(asked, state.present_plan, state.run_steps)
     left = list(state.requested)
-    # What a client asks for with this report is not what it has asked for before, though it looks the same.
-    own = report.change is not None and report.change.origin is ChangeOrigin.CLIENT
-    if asked in left and not own:
+    if asked in left:
         left.remove(asked)
     # A job that is told again has not heard the request itself.
     state = state.model_copy(update={"requested": tuple(left), "request_ids": _names_with(state, asked)})

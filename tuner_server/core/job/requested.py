@@ -116,7 +116,7 @@ def _first(state: JobState) -> PlanChange | None:
 
 def waiting(state: JobState, change: PlanChange) -> JobState:
     """The job in which a client's change waits until steps are committed, with those that wait already."""
-    if change.origin is not ChangeOrigin.CLIENT and change in state.requested:
+    if change in state.requested:
         return state
     return state.model_copy(update={"requested": (*state.requested, change)})
 

@@ -98,9 +98,7 @@ def due(state: JobState, report: Report) -> Due | None:
         return None
     change = resolved(asked, state.present_plan, state.run_steps)
     left = list(state.requested)
-    # What a client asks for with this report is not what it has asked for before, though it looks the same.
-    own = report.change is not None and report.change.origin is ChangeOrigin.CLIENT
-    if asked in left and not own:
+    if asked in left:
         left.remove(asked)
     # A job that is told again has not heard the request itself.
     state = state.model_copy(update={"requested": tuple(left), "request_ids": _names_with(state, asked)})
@@ -118,7 +116,7 @@ def _first(state: JobState) -> PlanChange | None:
 
 def waiting(state: JobState, change: PlanChange) -> JobState:
     """The job in which a client's change waits until steps are committed, with those that wait already."""
-    if change.origin is not ChangeOrigin.CLIENT and change in state.requested:
+    if change in state.requested:
         return state
     return state.model_copy(update={"requested": (*state.requested, change)})
 

@@ -19,6 +19,7 @@ from lrpilot.backends.torch.federation.backend import FederatedBackend
 from lrpilot.errors import ConfigError
 from lrpilot.run.driver import Driver
 from lrpilot.run.options import JobOptions
+from lrpilot.v1 import tuner_pb2 as pb
 
 POLICY = "fedhyper"
 Batch = TypeVar("Batch")
@@ -136,3 +137,29 @@ class Client(Driver):
             self._say_over("step() does nothing, and the LR stays where it is")
             return
         super().step(loss)
+        if self.finished:
+            self._end_plan()
+
+    def extend(self, steps: int) -> None:
+        """Lets a run go on that an annealing has ended; one that ends after `rounds` stays so long.
+
+        Args:
+            steps: as with `lrpilot.Tuner`.
+
+        Raises:
+            ConfigError: as with `lrpilot.Tuner`, or `rounds` were given, which all clients share.
+            ServerError: a decision can't be had, and `strict` is set.
+        """
+        if self._rounds is not None:
+            raise ConfigError("extend: the federation ends after `rounds`, which all clients share")
+        super().extend(steps)
+
+    def _end_plan(self) -> None:
+        """Says that the run is over, unless that is known: the server can't tell, as it counts no rounds.
+
+        It comes after the answer to the last round, which says how that is taken on.
+        """
+        if self._finished:
+            return
+        total_steps, reason = self._record.steps + self._lease.done, f"all rounds are over, {self._rounds} of them"
+        self._change(pb.PlanChange(kind=pb.PLAN_CHANGE_KIND_EXTEND, total_steps=total_steps, reason=reason))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -79,6 +80,7 @@ class Run:
         self.rounds = client.round
         self.committed_step = client.committed_step
         self.search_steps = client.search_steps
+        self.job_id = client.job_id
 
 
 def trained(number: int, federation: Federation, spoil: Callable[[int], bool] = lambda _: False, **job: Any) -> Run:
@@ -151,10 +153,14 @@ def averaged_plainly(
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    running = ServerProcess(f"sqlite:///{tmp_path_factory.mktemp('federation')}/jobs.db")
-    yield running.target
-    running.close()
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with contextlib.closing(ServerProcess(f"sqlite:///{tmp_path_factory.mktemp('federation')}/jobs.db")) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def server(running: ServerProcess) -> str:
+    return running.target
 
 
 @pytest.mark.parametrize("published", [False, True])
@@ -187,6 +193,25 @@ def test_clients_that_adapt_their_own_lr_do_so_within_a_round_and_begin_each_ali
         assert all(lrs[2] != LR for lrs in rounds[1:])
         assert max(run.lrs) <= 1.1 * 1.1 * LR * (1 + 1e-9)
     assert runs[0].lrs != runs[1].lrs
+
+
+@pytest.mark.parametrize("spoiled", [None, 1])
+def test_the_server_knows_that_the_rounds_are_over(running: ServerProcess, spoiled: int | None) -> None:
+    """A client that was rolled back has made other steps than the others."""
+    for run in all_trained(spoiled=spoiled, server=running.target, policy_options=options("gm")):
+        job = running.stub.GetJob(pb.GetJobRequest(job_id=run.job_id), timeout=10).job
+        assert job.state == pb.JOB_STATE_FINISHED
+        assert job.total_steps == run.committed_step + run.search_steps == len(run.lrs)
+
+
+def test_a_federation_that_ends_after_rounds_is_not_extended() -> None:
+    client, _, optimizer = scripted([training(LR, 2)], model(), rounds=1)
+    for _ in range(2):
+        optimizer.step()
+        client.step(1.0)
+    assert client.finished
+    with pytest.raises(ConfigError, match="`rounds`, which all clients share"):
+        client.extend(2)
 
 
 def test_where_nothing_is_said_of_rounds_it_is_plain_federated_averaging() -> None:
@@ -255,11 +280,14 @@ def test_a_checkpoint_has_the_rounds(server: str, stop: int) -> None:
     assert torch.equal(life(resumes=False), life(resumes=True))
 
 
-def scripted(directives: Sequence[pb.Directive], own: nn.Module) -> tuple[Client, ScriptedTransport, Any]:
+def scripted(
+    directives: Sequence[pb.Directive], own: nn.Module, rounds: int | None = None
+) -> tuple[Client, ScriptedTransport, Any]:
     transport = ScriptedTransport(list(directives))
     optimizer = torch.optim.SGD(own.parameters(), LR)
     average = Federation(1).average(0)
-    return Client(own, optimizer, average=average, local_steps=2, transport=transport), transport, optimizer
+    client = Client(own, optimizer, average=average, local_steps=2, rounds=rounds, transport=transport)
+    return client, transport, optimizer
 
 
 def test_a_round_is_taken_on_before_the_next_one_and_told_with_its_last_step() -> None:

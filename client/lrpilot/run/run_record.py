@@ -38,7 +38,7 @@ class RunRecord:
         """Steps that were rolled back."""
         self._taken_along = 0
         self.unsearched = False
-        """Whether the run is too short for a search."""
+        """Whether there is no search."""
         self.unrepeatable = ""
         """What was seen where a rollback was not complete; empty: nothing."""
 

@@ -98,7 +98,7 @@ def _search(schedule: ScheduleData) -> str:
     """Why there is none, or why it ended; empty where there is one like any other."""
     if schedule.unrepeatable:
         return f"ended, a rollback failed: {schedule.unrepeatable}"
-    return "none: the run is too short" if schedule.unsearched else ""
+    return "none" if schedule.unsearched else ""
 
 
 def _plan(schedule: ScheduleData) -> str:

@@ -31,7 +31,7 @@ def plot(schedule: ScheduleData, path: Path) -> None:
     _draw_lrs(lr_axes, schedule)
     _draw_losses(loss_axes, schedule)
     notes = (
-        "no search: the run is too short" if schedule.unsearched else "",
+        "no search" if schedule.unsearched else "",
         "the search ended: a rollback failed" if schedule.unrepeatable else "",
     )
     lr_axes.set_title(" · ".join(filter(None, (schedule.name, schedule.policy, schedule.job_id[:8], *notes))))

@@ -143,7 +143,7 @@ class ScheduleData:
         losses: of the committed steps from 0 on; may end before the last, or be empty.
         validations: of the committed steps, ascending.
         probes: the searches, oldest first. Committed steps that were rolled back are not among them.
-        unsearched: whether the run was too short for a search, so that it had the LR that was set.
+        unsearched: whether there was no search: the run was too short for one, or its policy tries no LRs.
         unrepeatable: what was seen where a rollback was not complete, after which there was no search and the LR was
             the one that was set; empty: nothing.
         ending: what came of an average of the weights, where the run ended with one. A replay has the LRs alone.

@@ -36,7 +36,7 @@ def unsearched_so_far(job: StepCounts, *, trains: bool) -> bool:
 
 
 def was_unsearched(job: StepCounts, segments: Sequence[Segment], *, begins_unsearched: bool) -> bool:
-    """Whether a job was too short for a search.
+    """Whether a job had no search: it was too short for one, or its policy tries no LRs.
 
     Args:
         job: whose steps count.

@@ -103,7 +103,7 @@ def test_that_there_was_no_search_or_none_that_counts_survives_a_file_and_is_sho
     for schedule in (short, leaking, SCHEDULE):
         schedule.plot(tmp_path / "schedule.svg")
     assert titles == [
-        "résnet · budget · job-1 · no search: the run is too short",
+        "résnet · budget · job-1 · no search",
         "résnet · budget · job-1 · the search ended: a rollback failed",
         "résnet · budget · job-1",
     ]

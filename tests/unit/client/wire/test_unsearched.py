@@ -61,7 +61,7 @@ def test_nothing_is_said_of_other_runs(caplog: pytest.LogCaptureFixture, script:
         _run(tuner)
     assert not caplog.records
     assert not tuner.schedule.unsearched
-    assert "too short" not in tuner._repr_html_()
+    assert "search <b>none</b>" not in tuner._repr_html_()
 
 
 def test_what_a_client_does_without_a_server_is_not_taken_for_such_a_run() -> None:
@@ -75,10 +75,10 @@ def test_what_a_client_does_without_a_server_is_not_taken_for_such_a_run() -> No
 
 def test_a_notebook_shows_it_and_calls_what_was_rolled_back_no_search() -> None:
     with _tuner([training(0.1, 5)]) as tuner:
-        assert "none: the run is too short" in tuner._repr_html_(), "before the first report"
+        assert "search <b>none</b>" in tuner._repr_html_(), "before the first report"
         assert "0 committed, 0 rolled back" in tuner._repr_html_()
         _run(tuner)
-    assert "none: the run is too short" in tuner.schedule._repr_html_()
+    assert "search <b>none</b>" in tuner.schedule._repr_html_()
 
 
 def test_committed_steps_that_fell_short_are_in_no_probe_and_on_no_curve() -> None:

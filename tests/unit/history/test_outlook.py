@@ -116,7 +116,7 @@ def test_where_the_law_explains_little_nothing_is_forecast() -> None:
 
 @pytest.mark.parametrize(("shift", "value"), [(0.0, "below 0.24"), (-2.0, "−0.06 ± 0.24")])
 def test_where_all_losses_were_above_zero_none_below_it_is_told(shift: float, value: str) -> None:
-    losses = 1.0 + 2.0 * np.arange(1, 1001) ** -0.5 + shift
+    losses = 1.0 + 2.0 * np.arange(1.0, 1001.0, dtype=np.float64) ** -0.5 + shift
     one = forecast(_run_of(losses), [Piece(Profile.constant(0.1, 100), 100)])
     assert one.positive == (shift == 0)
     assert dataclasses.replace(one, loss=-0.06, error=0.24).value == value

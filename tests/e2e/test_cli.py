@@ -204,10 +204,27 @@ def test_refine_writes_a_schedule_that_can_be_replayed(world: World, tmp_path: P
     dataclasses.replace(schedule, measures=measures).save(file)
     result = world.run("refine", file, "-o", output, "--plot", picture, "--steps", 50, "--optimizer", "sgd")
     assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith(f"{output} and {picture}: 50 steps, peak LR ")
     refined = lrpilot.Schedule.load(output)
     assert (refined.n_steps, refined.job_id) == (50, world.finished)
     assert max(refined.lrs()) == pytest.approx(max(schedule.lrs()))
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_stretch_says_what_it_wrote_and_what_it_takes(world: World, tmp_path: Path) -> None:
+    file, output = tmp_path / "exported.json", tmp_path / "longer.json"
+    world.run("export", world.finished, "-o", file)
+    n_steps = lrpilot.Schedule.load(file).n_steps
+    written = lrpilot_command("stretch", file, "--steps", 900, "-o", output)
+    assert written.stdout == f"{output}: {n_steps} steps stretched to 900\n"
+    missing = lrpilot_command("stretch", "missing.json", "--steps", 900, "-o", output)
+    assert_fails(missing, 2, "missing.json: No such file or directory; `lrpilot export")
+
+
+@pytest.mark.parametrize("command", ["forecast", "refine"])
+def test_what_is_neither_a_job_nor_a_file_is_called_so(world: World, command: str, tmp_path: Path) -> None:
+    result = world.run(command, "missing.json", "-o", tmp_path / "written.json")
+    assert_fails(result, 2, "'missing.json' is neither a file nor a job's id")
 
 
 def test_a_job_without_norms_is_not_refined(world: World, tmp_path: Path) -> None:
@@ -224,7 +241,7 @@ def test_plot_draws_a_picture(world: World, tmp_path: Path) -> None:
 
 def test_forecast_tells_what_another_schedule_would_have_given(world: World) -> None:
     forecasts = json.loads(world.run("forecast", world.finished, "--from-start", "--json").stdout)["forecasts"]
-    assert forecasts["asked"]["loss"] > 0
+    assert forecasts["asked"][0]["loss"] > 0
     assert_fails(world.run("forecast", world.begun), 2, "nothing can be forecast: no step is committed yet")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import string
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,6 +15,7 @@ from lrpilot.schedule.schedule import Schedule
 from lrpilot.transport.embedded_server import EmbeddedServer
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.schedule_data import ScheduleData
 from lrpilot.wire.unsearched import unsearched_so_far
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
@@ -25,6 +27,8 @@ TIMEOUT_S = 30.0
 LARGEST_PAGE = 1000
 ID_LENGTH = 32
 """Characters of a whole job id."""
+SHORT_ID = 8
+"""Characters of an id that tell it from others."""
 
 ServerOption = Annotated[
     str | None,
@@ -73,6 +77,29 @@ def schedule_of(tuner: GrpcTransport, job: str, view: pb.ScheduleView.ValueType)
     """A job's schedule. Raises: LRPilotError; InvalidInputError: several jobs' ids begin so."""
     request = pb.GetScheduleRequest(job_id=resolve(tuner, job), view=view)
     return tuner.call(lambda: tuner.stub.GetSchedule(request, timeout=TIMEOUT_S))
+
+
+def saved_schedule(job: str) -> Schedule | None:
+    """The schedule of a file, where `job` is one; None: it is a job's id, or the beginning of it.
+
+    Raises:
+        InvalidInputError: it is neither a file nor can it be an id.
+        ScheduleError: the file is no schedule's.
+    """
+    if Path(job).is_file():
+        return Schedule.load(job)
+    if not set(job) <= set(string.hexdigits):
+        raise InvalidInputError.of(
+            "job", f"{job!r} is neither a file nor a job's id; `lrpilot jobs` lists ids, `lrpilot export` writes files"
+        )
+    return None
+
+
+def titled(schedule: ScheduleData) -> str:
+    """What a picture of a schedule is headed with: its job, by name and the beginning of its id, and its policy."""
+    short = schedule.job_id[:SHORT_ID]
+    job = f"{schedule.name} ({short})" if schedule.name and short else schedule.name or short
+    return ", ".join(filter(None, (job, f"policy {schedule.policy}" if schedule.policy else "")))
 
 
 def full_schedule(server: str | None, job: str) -> Schedule:

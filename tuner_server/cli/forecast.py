@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from lrpilot.schedule.schedule import Schedule
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.limits import MAX_STEPS
 from lrpilot.wire.profile import Profile, Shape
+from lrpilot.wire.rewarming import peak_of_rest
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tuner_server.cli.common import JsonOption, ServerOption, connected, print_json, schedule_of, writing
+from tuner_server.cli.common import (
+    JsonOption,
+    ServerOption,
+    connected,
+    print_json,
+    saved_schedule,
+    schedule_of,
+    titled,
+    writing,
+)
 from tuner_server.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -24,6 +35,32 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+DECAYED = 0.01
+"""The part of a run's peak below which its LR has decayed: more steps rise from there again, as an extension does."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Subject:
+    """What is forecast: what a job, or a file, has committed, and what is planned after it."""
+
+    title: str
+    run: CommittedRun
+    planned: Piece | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """One of the schedules that are asked for, and its forecast."""
+
+    shape: Shape
+    from_start: bool
+    forecast: Forecast
+
+    @property
+    def words(self) -> str:
+        """The schedule, and where it begins."""
+        return f"{self.shape} from the start" if self.from_start else f"{self.shape} from now on"
+
 
 @app.command(epilog="Example: `lrpilot forecast 3f2a --schedule cosine --steps 2000`")
 def forecast(
@@ -31,8 +68,12 @@ def forecast(
         str, typer.Argument(metavar="JOB", help="A job's id, or the beginning of it; or the file of a schedule.")
     ],
     schedule: Annotated[
-        str, typer.Option(help="How the LR falls to zero, such as `linear`, `cosine` or `wsd(0.2)`.")
-    ] = "linear",
+        list[str] | None,
+        typer.Option(
+            help="How the LR falls to zero, such as `linear`, `cosine` or `wsd(0.2)`; `linear` without it. "
+            "Give it several times to compare.",
+        ),
+    ] = None,
     steps: Annotated[
         int | None,
         typer.Option(
@@ -40,7 +81,11 @@ def forecast(
         ),
     ] = None,
     peak: Annotated[
-        float | None, typer.Option(help="The LR that it falls from. Without it: the LR as it is now.")
+        float | None,
+        typer.Option(
+            help="The LR that it falls from. Without it: the LR as it is now, or, once that has decayed, the one that "
+            "an extension of the run would rise to again."
+        ),
     ] = None,
     from_start: Annotated[
         bool, typer.Option("--from-start", help="Forecast a whole run of so many steps instead, from its beginning.")
@@ -59,23 +104,28 @@ def forecast(
     from tuner_server.core.laws.curve import UnfittableError
     from tuner_server.history import outlook as outlooks
 
-    shape = _shape(schedule)
-    run, planned = _run(job, server)
+    shapes = [_shape(text) for text in schedule or ("linear",)]
+    subject = _subject(job, server)
+    run = subject.run
+    n_steps = _n_steps(subject, steps, from_start=from_start)
     try:
-        found = outlooks.outlook(run, planned)
-        pieces = [_asked(shape, run, planned, steps, peak, from_start=from_start)]
-        asked = outlooks.forecast(run, pieces, from_start=from_start)
+        found = outlooks.outlook(run, subject.planned)
+        lr, why = _peak(run, n_steps, peak, from_start=from_start)
+        asked = [
+            _Asked(shape, from_start, outlooks.forecast(run, [_piece(shape, lr, n_steps)], from_start=from_start))
+            for shape in shapes
+        ]
     except UnfittableError as error:
         raise InvalidInputError.of("job", f"nothing can be forecast: {error}") from error
     if output is not None:
         from tuner_server.cli.forecast_plot import plot
 
         with writing(output):
-            plot(found, asked, str(shape), output, from_start=from_start)
+            plot(found, {one.words: one.forecast for one in asked}, subject.title, output, from_start=from_start)
     if as_json:
-        print_json(_json(found, asked))
+        print_json(_json(found, asked, lr))
     else:
-        _tell(found, asked, f"{shape} from the start" if from_start else f"{shape} from now on")
+        _tell(found, asked, why)
 
 
 def _shape(text: str) -> Shape:
@@ -85,59 +135,83 @@ def _shape(text: str) -> Shape:
         raise InvalidInputError.of("schedule", str(error)) from error
 
 
-def _run(job: str, server: str | None) -> tuple[CommittedRun, Piece | None]:
-    """What a job, or a file, has committed, and what is planned after it."""
+def _subject(job: str, server: str | None) -> _Subject:
     from tuner_server.history.committed_run import CommittedRun
 
-    if Path(job).is_file():
-        return CommittedRun.of_schedule(Schedule.load(job)), None
+    if (saved := saved_schedule(job)) is not None:
+        return _Subject(titled(saved), CommittedRun.of_schedule(saved), None)
     from tuner_server.history.from_wire import job_and_history
     from tuner_server.history.outlook import planned_rest
+    from tuner_server.history.schedule_data import data_of_schedule
     from tuner_server.history.timeline import timeline
 
     with connected(server) as tuner:
         found, entries = job_and_history(schedule_of(tuner, job, pb.SCHEDULE_VIEW_FULL))
-    return timeline(entries).committed_run, planned_rest(found.state)
+    title = titled(data_of_schedule(found, entries))
+    return _Subject(title, timeline(entries).committed_run, planned_rest(found.state))
 
 
-def _asked(
-    shape: Shape, run: CommittedRun, planned: Piece | None, steps: int | None, peak: float | None, *, from_start: bool
-) -> Piece:
-    """The steps that are asked for."""
-    from tuner_server.history.committed_run import Piece
+def _n_steps(subject: _Subject, steps: int | None, *, from_start: bool) -> int:
+    """The steps that are asked for, or those that go without saying."""
     from tuner_server.history.outlook import ANNEALED_SHARE
 
-    if peak is None:
-        peak = run.highest_lr if from_start else run.lr
-    if not (math.isfinite(peak) and peak > 0):
-        raise InvalidInputError.of("peak", f"{peak:g} is no LR to fall from; name one above 0, or give --from-start")
+    run, planned = subject.run, subject.planned
     if steps is None and from_start:
         steps = run.n_steps + (planned.n_steps if planned else 0)
     elif steps is None:
         steps = planned.n_steps if planned else round(ANNEALED_SHARE * run.n_steps)
-    steps = max(steps, 2)
+    return max(steps, 2)
+
+
+def _peak(run: CommittedRun, n_steps: int, peak: float | None, *, from_start: bool) -> tuple[float, str]:
+    """The LR that a schedule falls from, and why, where it is neither the one that was named nor the present one."""
+    from tuner_server.history.numbers import number, steps
+
+    if peak is not None:
+        if not (math.isfinite(peak) and peak > 0):
+            raise InvalidInputError.of("peak", f"{peak:g} is no LR to fall from; name one above 0")
+        return peak, ""
+    if from_start:
+        return run.highest_lr, f"The peak is {number(run.highest_lr)}, the highest LR of the run."
+    if run.lr > DECAYED * run.highest_lr:
+        return run.lr, ""
+    found = peak_of_rest(run.highest_lr, run.lr, run.n_steps, n_steps)
+    return found, (
+        f"The LR has decayed to {number(run.lr)}, so it is forecast to rise to {number(found)} again, as if the run "
+        f"were extended by {steps(n_steps)}: on the line from its peak of {number(run.highest_lr)} to the new end. "
+        "Name another with --peak."
+    )
+
+
+def _piece(shape: Shape, peak: float, n_steps: int) -> Piece:
+    from tuner_server.history.committed_run import Piece
+
     try:
-        return Piece(Profile.to_zero(shape, peak, steps), steps)
+        return Piece(Profile.to_zero(shape, peak, n_steps), n_steps)
     except ValueError as error:
         raise InvalidInputError.of("schedule", str(error)) from error
 
 
-def _forecasts(found: Outlook, asked: Forecast) -> dict[str, Forecast | None]:
-    return {"asked": asked, "planned": found.planned, "annealing_now": found.annealed}
+def _beside(found: Outlook) -> dict[str, Forecast | None]:
+    """What stands beside the schedules that are asked for."""
+    return {"planned": found.planned, "annealing_now": found.annealed}
 
 
-def _json(found: Outlook, asked: Forecast) -> dict[str, Any]:
+def _forecast_json(found: Outlook, one: Forecast) -> dict[str, Any]:
+    return {
+        "steps": one.n_steps,
+        "end_step": one.end_step,
+        "loss": one.loss if one.told else None,
+        "standard_error": one.error if one.told else None,
+        "clear": found.is_clear(one),
+    }
+
+
+def _json(found: Outlook, asked: Sequence[_Asked], peak: float) -> dict[str, Any]:
     law = found.law
-    forecasts = {
-        name: None
-        if one is None
-        else {
-            "steps": one.n_steps,
-            "end_step": one.end_step,
-            "loss": one.loss if one.told else None,
-            "standard_error": one.error if one.told else None,
-        }
-        for name, one in _forecasts(found, asked).items()
+    forecasts: dict[str, Any] = {
+        "asked": [{"schedule": str(one.shape), "peak": peak, **_forecast_json(found, one.forecast)} for one in asked],
+        **{name: None if one is None else _forecast_json(found, one) for name, one in _beside(found).items()},
     }
     return {
         "fitted_to": found.observed,
@@ -155,19 +229,33 @@ def _json(found: Outlook, asked: Forecast) -> dict[str, Any]:
     }
 
 
-def _tell(found: Outlook, asked: Forecast, what: str) -> None:
-    from tuner_server.history.numbers import count, number
+def _tell(found: Outlook, asked: Sequence[_Asked], why: str) -> None:
+    from tuner_server.history.numbers import count
 
     console = Console()
+    if not all(found.is_clear(one.forecast) for one in asked):
+        console.print("The evidence is thin: the losses so far hardly tell what a fall of the LR brings.")
     console.print(f"[bold]{found.observed}[/] = {found.formula}")
     console.print(f"fitted to {found.evidence}")
+    if why:
+        console.print(why)
     table = Table("", "steps", "end at step", "LR", f"{found.observed} at the end", box=box.SIMPLE)
-    names = {"asked": what, "planned": "as planned", "annealing_now": "annealing now"}
-    for name, one in _forecasts(found, asked).items():
-        if one is not None:
-            first, (last, n_steps) = one.pieces[0].profile, one.pieces[-1]
-            lrs = f"{number(first.lr(0))} to {number(last.lr(n_steps))}"
-            table.add_row(names[name], count(one.n_steps), count(one.end_step), lrs, one.value)
+    names = {"planned": "as planned", "annealing_now": "annealing now"}
+    rows = {one.words: one.forecast for one in asked} | {
+        names[name]: one for name, one in _beside(found).items() if one
+    }
+    for name, one in rows.items():
+        table.add_row(name, count(one.n_steps), count(one.end_step), _lrs(one), one.value)
     console.print(table)
-    if not found.is_clear(asked):
-        console.print("The evidence is thin: the losses so far hardly tell what a fall of the LR brings.")
+    console.print("± is one standard error.")
+
+
+def _lrs(one: Forecast) -> str:
+    """The LRs of a forecast: the first, the last, and the highest where it begins lower."""
+    from tuner_server.history.numbers import number
+
+    first, (last, n_steps) = one.pieces[0].profile, one.pieces[-1]
+    begin, end = first.lr(0), last.lr(n_steps)
+    highest = max(piece.profile.highest_lr(piece.n_steps) or 0.0 for piece in one.pieces)
+    ways = [begin, highest, end] if highest > max(begin, end) else [begin, end]
+    return " to ".join(map(number, ways))

@@ -72,11 +72,14 @@ def stretch(
 ) -> None:
     """Write a saved schedule for a run of another length: every part keeps its share of the steps."""
     try:
-        stretched = Schedule.load(file).stretched(steps, length_exponent=length_exponent)
+        schedule = Schedule.load(file)
     except OSError as error:
-        raise ScheduleError(f"{file}: {error.strerror}") from error
+        remedy = "`lrpilot export JOB -o FILE` writes the file of a job's schedule"
+        raise ScheduleError(f"{file}: {error.strerror}; {remedy}") from error
+    stretched = schedule.stretched(steps, length_exponent=length_exponent)
     with writing(output):
         stretched.save(output)
+    print(f"{output}: {schedule.n_steps} steps stretched to {stretched.n_steps}")
 
 
 @app.command(epilog="Example: `lrpilot plot 3f2a -o schedule.png`")

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from lrpilot.schedule.schedule import Schedule
 from lrpilot.wire.limits import MAX_STEPS
 
-from tuner_server.cli.common import ServerOption, full_schedule, writing
+from tuner_server.cli.common import ServerOption, full_schedule, saved_schedule, titled, writing
 from tuner_server.core.laws.optimizer_kind import OptimizerKind
 
 app = typer.Typer()
@@ -37,14 +36,18 @@ def refine(
     server: ServerOption = None,
 ) -> None:
     """Write the schedule that the gradient norms of a job's committed steps ask for, with the same peak, as JSON."""
-    from tuner_server.cli.refined_schedule import draw, refinement_of  # brings SciPy
+    from tuner_server.cli.refined_schedule import draw, peak_lr, refinement_of  # brings SciPy
 
-    file = Path(job)
-    schedule = Schedule.load(file) if file.is_file() else full_schedule(server, job)
+    schedule = saved_schedule(job) or full_schedule(server, job)
     found = refinement_of(schedule, optimizer, whole=whole)
     refined = found.refined(steps)
     with writing(output):
         refined.save(output)
     if plot is not None:
         with writing(plot):
-            draw(found, refined, plot)
+            draw(found, refined, titled(schedule), plot)
+    files = f"{output} and {plot}" if plot else f"{output}"
+    print(
+        f"{files}: {refined.n_steps} steps, peak LR {peak_lr(refined):.3g}, refined from the {found.kind.measure} of "
+        f"{len(found.norms)} steps"
+    )

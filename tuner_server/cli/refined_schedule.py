@@ -21,7 +21,6 @@ from lrpilot.wire.schedule_data import Segment
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.laws import refinement
 from tuner_server.core.laws.optimizer_kind import OptimizerKind
-from tuner_server.core.laws.refinement import FloatArray
 
 MOST_KNOTS = 400
 """Points of a refined shape: two in three of those that a shape may have."""
@@ -111,8 +110,8 @@ def _warmup(schedule: Schedule) -> int:
     return sum(rising(each) for each in itertools.takewhile(rising, schedule.segments))
 
 
-def draw(found: Refinement, refined: Schedule, path: Path) -> None:
-    """Draws norms, raw and smoothed, and both schedules, over the part of the run that lies behind.
+def draw(found: Refinement, refined: Schedule, title: str, path: Path) -> None:
+    """Draws norms, raw and smoothed, and both schedules, over committed steps, under a title.
 
     Raises:
         ScheduleError: Matplotlib does not know the ending of the file.
@@ -120,19 +119,21 @@ def draw(found: Refinement, refined: Schedule, path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 6), dpi=120, layout="constrained")
+    figure.suptitle(title)
     norm_axes, lr_axes = figure.subplots(2, 1, sharex=True)
-    norm_axes.plot(_parts(len(found.norms)), found.norms, color="#a0a0a0", linewidth=0.6, label=found.kind.measure)
+    norm_axes.plot(range(len(found.norms)), found.norms, color="#a0a0a0", linewidth=0.6, label=found.kind.measure)
     counted = refinement.completed(found.norms[found.warmup :])
     if counted is not None:
         smooth = refinement.smoothed(refinement.for_smoothing(counted))
-        begin = found.warmup / len(found.norms)
-        norm_axes.plot(begin + (1 - begin) * _parts(len(smooth)), smooth, color="#1b7f4d", label="smoothed")
+        norm_axes.plot(
+            np.linspace(found.warmup, len(found.norms) - 1, len(smooth)), smooth, color="#1b7f4d", label="smoothed"
+        )
     norm_axes.set_yscale("log", nonpositive="mask")
     norm_axes.set_ylabel("gradient norm")
     for schedule, color, label in ((found.schedule, "#1f5fa8", "before"), (refined, "#d9822b", "refined")):
-        lr_axes.plot(_parts(schedule.n_steps), schedule.lrs(), color=color, label=label)
+        lr_axes.plot(range(schedule.n_steps), schedule.lrs(), color=color, label=label)
     lr_axes.set_ylabel("learning rate")
-    lr_axes.set_xlabel("part of the committed steps")
+    lr_axes.set_xlabel("committed step")
     for axes in (norm_axes, lr_axes):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
@@ -141,8 +142,3 @@ def draw(found: Refinement, refined: Schedule, path: Path) -> None:
         figure.savefig(path)
     except ValueError as error:
         raise ScheduleError(f"plot: {error}") from error
-
-
-def _parts(n: int) -> FloatArray:
-    """The part of the way at each of `n` steps."""
-    return np.linspace(0.0, 1.0, n)

@@ -26,14 +26,19 @@ class PlanMark:
     change: PlanChange
     step: int
     """Steps that were run before it, search included."""
+    committed_step: int
+    """Committed steps before it, without those that were rolled back later."""
     undone: bool = False
     """Whether it is an annealing that was undone: its steps are rolled back."""
 
     @property
     def words(self) -> str:
         """What became of the run, and who asked, as a sentence."""
+        unit = "step" if self.committed_step == 1 else "steps"
         undone = "; it was undone, and its steps are rolled back" if self.undone else ""
-        return f"After {steps(self.step)}: {effect(self.change)} ({who(self.change)}){undone}."
+        return (
+            f"After {count(self.committed_step)} committed {unit}: {effect(self.change)} ({who(self.change)}){undone}."
+        )
 
     @property
     def label(self) -> str:

@@ -23,6 +23,8 @@ ANNEALED_SHARE = 0.1
 """An annealing now is one over this part of the steps so far: most of what a cooldown gains, it gains in a tenth."""
 POINTS = 60
 """Points of a curve that is forecast."""
+EXPLAINED = 0.5
+"""The share of the losses' variance that the law explains at least; below it, its figures tell nothing."""
 CLEAR = 0.5
 """An error above this part of what the loss has fallen by tells nothing."""
 LR_TOLERANCE = 1e-6
@@ -40,6 +42,8 @@ class Forecast:
     loss: float
     error: float
     """Its standard error; NaN: the LR falls, and what that brings could not be told."""
+    positive: bool
+    """Whether all losses were that the law was fitted to."""
     curve_steps: FloatArray
     curve: FloatArray
     """The losses on the way."""
@@ -66,8 +70,12 @@ class Forecast:
 
     @property
     def value(self) -> str:
-        """The loss and its error, in words."""
-        return with_error(self.loss, self.error) if self.told else "not known: the LR has not fallen yet"
+        """The loss and its error, in words; of one below zero, where all were above it so far, the upper end only."""
+        if not self.told:
+            return "not known: the LR has not fallen yet"
+        if self.positive and self.loss < 0:
+            return f"below {number(self.error)}"
+        return with_error(self.loss, self.error)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -108,8 +116,7 @@ class Outlook:
     def evidence(self) -> str:
         """What the law was fitted to, and how well it does."""
         what = "validations" if self.run.of_validations else "means of training losses"
-        explained = f"{100 * self.law.r_squared:.3g}%" if self.law.r_squared > 0 else "none"
-        return f"{self.law.n_points} {what}, of whose variance the law explains {explained}"
+        return f"{self.law.n_points} {what}, of whose variance the law explains {100 * self.law.r_squared:.3g}%"
 
     @property
     def words(self) -> str:
@@ -149,7 +156,8 @@ def forecast(run: CommittedRun, pieces: Sequence[Piece], *, from_start: bool = F
     shown = np.unique(np.linspace(begin, begin + n_steps - 1, POINTS).round())
     curve = law.losses(path, shown[shown > path.warmup])
     found = law.predict(path, begin + n_steps - 1)
-    return Forecast(tuple(pieces), begin + n_steps, *found, shown[shown > path.warmup], curve)
+    positive = bool(run.curve().losses.min() > 0)
+    return Forecast(tuple(pieces), begin + n_steps, *found, positive, shown[shown > path.warmup], curve)
 
 
 def annealing_now(run: CommittedRun) -> Piece | None:
@@ -169,6 +177,12 @@ def outlook(run: CommittedRun, planned: Piece | None) -> Outlook:
         UnfittableError: the run tells too little.
     """
     law, now = run.law, annealing_now(run)
+    if not law.r_squared >= EXPLAINED:
+        explained = f"{100 * law.r_squared:.2g}%" if law.r_squared > 0 else "nothing"
+        raise UnfittableError(
+            f"the evidence is too thin: the law explains {explained} of the variance of {law.n_points} losses, which "
+            f"takes {100 * EXPLAINED:g}%"
+        )
     annealed = None if now is None else forecast(run, [now])
     try:
         rest = None if planned is None else forecast(run, [planned])

@@ -14,12 +14,17 @@ def stopping(evidence: Stopping) -> str:
     sentences = (
         f"{onward} would lower the loss by {gain} more than an annealing at once.",
         f"Twice in a row that was, with 1.64 standard errors, no more than the {worth} that is worth it.",
-        f"At a constant LR {number(evidence.layer)} was left to gain.",
         f"This is from the annealing law that fits the validations best, the last of which were {_last(evidence)}: "
         f"{number(evidence.floor)} + {number(evidence.scale)} S1^-{number(evidence.exponent)} - "
         f"{number(evidence.annealing)} S2, where falls of the LR take effect over {steps(evidence.memory)}.",
+        f"At a constant LR, however long, {_left(evidence.scale)} was left to gain by that law, and "
+        f"{_left(evidence.layer)} by the learning trend of the same validations.",
     )
     return " ".join(sentences)
+
+
+def _left(gain: float) -> str:
+    return number(gain) if gain > 0 else "nothing"
 
 
 def _last(evidence: Stopping) -> str:

@@ -91,7 +91,7 @@ def timeline(entries: Sequence[Entry]) -> Timeline:
     for entry, kept in zip(entries, schedule.committed(entries), strict=True):
         span = None
         if entry.directive.change is not None and not overlooked(entry):
-            _mark(marks, entry.directive.change, run_steps)
+            _mark(marks, entry.directive.change, run_steps, committed_steps)
         if entry.report is not None:
             if entry.report.replacement is not None:
                 run_steps += entry.report.replacement.wasted_steps
@@ -106,11 +106,11 @@ def timeline(entries: Sequence[Entry]) -> Timeline:
     return Timeline(tuple(spans), stages.all(), tuple(marks), unsearched)
 
 
-def _mark(marks: list[PlanMark], change: PlanChange, run_steps: int) -> None:
+def _mark(marks: list[PlanMark], change: PlanChange, run_steps: int, committed_steps: int) -> None:
     """Adds a change that takes effect after so many steps."""
     if change.kind is ChangeKind.UNDO_ANNEALING and marks:
         marks[-1] = dataclasses.replace(marks[-1], undone=marks[-1].change.kind is ChangeKind.ANNEAL)
-    marks.append(PlanMark(change, run_steps))
+    marks.append(PlanMark(change, run_steps, committed_steps))
 
 
 def _span(entry: Entry, run_steps: int, committed_steps: int, kept: bool) -> Span | None:

@@ -142,7 +142,7 @@ def test_a_run_that_goes_on_is_not_refined() -> None:
 def test_a_picture_shows_norms_and_both_schedules(tmp_path: Path) -> None:
     norms = (math.nan, 0.0, *GROWING[2:])
     found = refinement_of(schedule(gradient_norm=norms), None, whole=False)
-    draw(found, found.refined(500), tmp_path / "refined.png")
+    draw(found, found.refined(500), "digits", tmp_path / "refined.png")
     assert (tmp_path / "refined.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ScheduleError, match="plot"):
-        draw(found, found.refined(), tmp_path / "refined.nothing")
+        draw(found, found.refined(), "digits", tmp_path / "refined.nothing")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from lrpilot.wire.profile import Profile, Shape
@@ -11,6 +13,7 @@ from tuner_server.core.job import machine
 from tuner_server.core.laws.curve import UnfittableError
 from tuner_server.history.committed_run import CommittedRun, Piece
 from tuner_server.history.outlook import annealing_now, forecast, outlook, outlook_of_job, planned_rest
+from tuner_server.history.thinning import FloatArray
 from tuner_server.history.timeline import Timeline, timeline
 
 HALF_WAY = 22
@@ -96,6 +99,27 @@ def test_a_job_that_has_ended_has_none(run: Run, found: Timeline) -> None:
     assert outlook_of_job(ended.state, timeline(history(ended))) is None
     assert planned_rest(ended.state) is None
     assert annealing_now(timeline(history(ended)).committed_run) is None
+
+
+def _run_of(losses: FloatArray) -> CommittedRun:
+    pieces = (Piece(Profile.to_zero(Shape.LINEAR, 0.1, losses.size), losses.size),)
+    return CommittedRun(pieces, losses, np.zeros(0), np.zeros(0))
+
+
+def test_where_the_law_explains_little_nothing_is_forecast() -> None:
+    noise = np.random.default_rng(0).normal(1.0, 0.1, 1000)
+    with pytest.raises(
+        UnfittableError, match=r"evidence is too thin: the law explains .* of the variance of 60 losses"
+    ):
+        outlook(_run_of(noise), None)
+
+
+@pytest.mark.parametrize(("shift", "value"), [(0.0, "below 0.24"), (-2.0, "−0.06 ± 0.24")])
+def test_where_all_losses_were_above_zero_none_below_it_is_told(shift: float, value: str) -> None:
+    losses = 1.0 + 2.0 * np.arange(1.0, 1001.0, dtype=np.float64) ** -0.5 + shift
+    one = forecast(_run_of(losses), [Piece(Profile.constant(0.1, 100), 100)])
+    assert one.positive == (shift == 0)
+    assert dataclasses.replace(one, loss=-0.06, error=0.24).value == value
 
 
 def test_at_one_lr_it_is_not_known_what_a_fall_brings() -> None:

@@ -13,6 +13,8 @@ from tests.support.jobs.simulated_training import Run, drive
 from tuner_server.cli.picture import laid_out, picture
 from tuner_server.core.config import JobConfig, LrBounds, StopWhen
 from tuner_server.core.stop_evidence import Stopping
+from tuner_server.history.headline import headline
+from tuner_server.history.numbers import count, steps
 from tuner_server.history.stopping import stopping
 from tuner_server.history.timeline import timeline
 from tuner_server.report.report_file import report_html
@@ -62,7 +64,18 @@ def test_the_words_have_the_gain_its_error_and_what_was_asked_for() -> None:
     words = words.replace("\N{NARROW NO-BREAK SPACE}", " ")
     assert "The planned end, after 4 000 steps, would lower the loss by 0.020 ± 0.010" in words
     assert "no more than the 0.05 that is worth it" in words
+    assert "0.1 was left to gain by that law, and 0.09 by the learning trend" in words
     assert "1.3 after step 200, 1.2 after step 300, 1.1 after step 400" in words
+
+
+def test_the_change_is_told_in_committed_steps_as_the_end_is(run: Run) -> None:
+    found = timeline(history(run))
+    [mark] = found.changes
+    said = headline(run.state, found)
+    assert mark.committed_step + (mark.change.anneal_steps or 0) == run.state.committed_steps
+    assert mark.committed_step < mark.step
+    assert f"Finished after {steps(run.state.committed_steps)}." in said
+    assert f"After {count(mark.committed_step)} committed steps: the LR anneals over" in said
 
 
 def test_page_report_and_terminal_say_why_it_stopped(run: Run) -> None:

@@ -234,6 +234,6 @@ def _reason(evidence: Stopping) -> str:
     """Why the run is stopped, in words."""
     onward = "as many steps again" if evidence.open_ended else f"going on to {evidence.end_step} committed steps"
     return (
-        f"{onward} would gain {evidence.gain:.2g} with a standard error of {evidence.gain_sd:.1g}, "
+        f"{onward} would gain {evidence.gain:.2g} with a standard error of {evidence.gain_sd:.2g}, "
         f"no more than the {evidence.worth:.2g} that is worth it"
     )

@@ -86,6 +86,8 @@ class Client(Driver):
             placement=snapshot,
         )
         self._rounds = rounds
+        if rounds is not None:
+            self._way_on = "all rounds are over"
         options = {**(job.get("policy_options") or {}), "local_steps": local_steps}
         super().__init__(backend, **(job | {"policy": POLICY, "policy_options": options}))
         self._client = backend

@@ -204,7 +204,7 @@ def test_the_server_knows_that_the_rounds_are_over(running: ServerProcess, spoil
         assert job.total_steps == run.committed_step + run.search_steps == len(run.lrs)
 
 
-def test_a_federation_that_ends_after_rounds_is_not_extended() -> None:
+def test_a_federation_that_ends_after_rounds_is_not_extended(caplog: pytest.LogCaptureFixture) -> None:
     client, _, optimizer = scripted([training(LR, 2)], model(), rounds=1)
     for _ in range(2):
         optimizer.step()
@@ -212,6 +212,9 @@ def test_a_federation_that_ends_after_rounds_is_not_extended() -> None:
     assert client.finished
     with pytest.raises(ConfigError, match="`rounds`, which all clients share"):
         client.extend(2)
+    client.step(1.0)
+    assert "extend" not in caplog.text
+    assert caplog.messages[-1].endswith("the LR stays where it is; all rounds are over")
 
 
 def test_where_nothing_is_said_of_rounds_it_is_plain_federated_averaging() -> None:

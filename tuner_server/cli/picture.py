@@ -26,6 +26,7 @@ from tuner_server.history.setback import setback
 from tuner_server.history.stage import Probe, Span, Stage
 from tuner_server.history.stopping import stopping
 from tuner_server.history.timeline import Timeline, timeline
+from tuner_server.history.unsought import unsought
 from tuner_server.history.verdict import verdict
 
 LAST_LOSSES = 10
@@ -61,8 +62,9 @@ def _parts(history: Timeline, *, live: bool) -> Iterator[RenderableType]:
         yield _stages(chosen)
         yield from (Text(f"{words}\n") for words in map(_setback, chosen) if words)
         yield from (Text(f"{words}\n") for words in map(_stopping, chosen) if words)
-        told = [words for words in map(lr_sensitivity.words, chosen) if words]
-        yield from (Text(f"{words}\n") for words in told[-1:])
+        for what in (unsought, lr_sensitivity.words):
+            told = [words for words in map(what, chosen) if words]
+            yield from (Text(f"{words}\n") for words in told[-1:])
     else:
         yield Text("Nothing is committed yet.")
     latest = history.stages[-1] if history.stages else None
@@ -113,13 +115,14 @@ def _stages(stages: Sequence[Stage]) -> Table:
     """Stages count from 1, as on the page."""
     table = Table("stage", "search steps", "from step", "committed steps", "LR", "to LR", "", box=box.SIMPLE)
     for stage in stages:
-        profile = stage.directive.profile if stage.directive is not None else stage.spans[0].profile
+        planned = None if stage.directive is None else stage.directive.profile
+        profile = stage.spans[-1].profile if stage.spans else planned
         table.add_row(
             str(stage.index + 1),
             count(stage.search_steps),
             count(stage.spans[0].committed_start) if stage.spans else "",
             count(stage.committed_steps),
-            number(stage.lr),
+            number(stage.lrs[0]),
             number(profile.last_lr) if profile is not None else "",
             _came_of(stage),
         )

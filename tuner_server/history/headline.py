@@ -68,18 +68,15 @@ def _warms_up(stage: Stage) -> bool:
 
 def _one_way(stage: Stage) -> str:
     """The LR's way in a single stage, as far as it came."""
+    if len(stage.lrs) > 1:
+        return f"The LR went from {_between([*stage.lrs[:-1], _end(stage)])}."
     return lr_way.so_far(stage.spans[0].profile, stage.committed_steps, _end(stage))
 
 
 def _ways(state: JobState, stages: list[Stage]) -> str:
     """The LR's way over several stages: from where to where, and how far it went beyond."""
-    lrs = [stage.lr for stage in stages if stage.lr is not None]
-    first, last, low, high = lrs[0], lrs[-1], min(lrs), max(lrs)
     so_far = " so far" if state.status.live else ""
-    towards = "down to" if last < first else "up to" if last > first else "and again"
-    words = f"{len(stages)} stages{so_far}: LR {number(first)} {towards} {number(last)}"
-    if low < min(first, last) or high > max(first, last):
-        words += f", between {number(low)} and {number(high)}"
+    words = f"{len(stages)} stages{so_far}: LR {_between([lr for stage in stages for lr in stage.lrs])}"
     profile = stages[-1].spans[-1].profile
     way = f"{number(_end(stages[-1]))} {profile.shape.way.words}"
     if lr_way.falls(profile) and not state.status.live:
@@ -87,6 +84,16 @@ def _ways(state: JobState, stages: list[Stage]) -> str:
     elif lr_way.rises(profile) and not state.status.live:
         words += f"; in the last it rose from {number(profile.start_lr)} to {way}"
     return f"{words}."
+
+
+def _between(lrs: Sequence[float]) -> str:
+    """From the first LR to the last, and how far it went beyond."""
+    first, last, low, high = lrs[0], lrs[-1], min(lrs), max(lrs)
+    towards = "down to" if last < first else "up to" if last > first else "and again"
+    words = f"{number(first)} {towards} {number(last)}"
+    if low < min(first, last) or high > max(first, last):
+        words += f", between {number(low)} and {number(high)}"
+    return words
 
 
 def _end(stage: Stage) -> float:

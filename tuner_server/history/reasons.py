@@ -18,6 +18,7 @@ from tuner_server.history.numbers import count, number, steps, told_apart, with_
 from tuner_server.history.setback import setback
 from tuner_server.history.stage import Stage
 from tuner_server.history.stopping import stopping
+from tuner_server.history.unsought import unsought
 
 
 def why(stage: Stage, config: JobConfig) -> str:
@@ -101,7 +102,7 @@ def _unsearched(stage: Stage, config: JobConfig) -> str:
     if stage.unrepeatable:
         return f"A rollback was not complete before, so there was no search, and {n_steps} have LR {number(stage.lr)}."
     if not too_few(directive):
-        return _never_sought(stage, directive)
+        return unsought(stage)
     lr = "the LR that was set" if stage.lr == config.base_lr else f"LR {number(stage.lr)}"
     if stage.decision is not None and stage.decision.lowered_by is not None:
         lr = "an LR that is well below those that failed"
@@ -114,18 +115,10 @@ def _replanned(stage: Stage, directive: Directive, change: PlanChange) -> str:
     """What a policy made of a change without a search: its reason begins with the change, which was told."""
     reason = directive.reason if stage.decision is None else stage.decision.reason
     reason = reason.removeprefix(because(change)).removeprefix(": ")
-    words = f"LR {number(stage.lr)} was committed for {steps(directive.n_steps)}"
+    words = f"LR {number(stage.lr)} was committed for {steps(stage.granted_steps)}"
     words = f"{words}: {reason}." if reason else f"{words}."
     evidence = None if stage.decision is None else stage.decision.stopping
     return words if evidence is None else f"{words} {stopping(evidence)}"
-
-
-def _never_sought(stage: Stage, directive: Directive) -> str:
-    """A policy that commits steps without a search, and not for want of steps, says itself why."""
-    reason = directive.reason if stage.decision is None else stage.decision.reason
-    n_steps = max(directive.n_steps, stage.committed_steps)  # further directives may go on without a decision
-    words = f"LR {number(stage.lr)} was committed for {steps(n_steps)}, without a search"
-    return f"{words}: {reason}." if reason else f"{words}."
 
 
 def _probes(probes: Sequence[object]) -> str:

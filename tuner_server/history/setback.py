@@ -9,10 +9,10 @@ from tuner_server.history.stage import Stage, Undoing
 def setback(stage: Stage, undoing: Undoing) -> str:
     """What is said of a stage that begins after `undoing`, without another search."""
     assert stage.directive is not None
-    n_steps = steps(stage.directive.n_steps)
+    n_steps, lr = steps(stage.directive.n_steps), next(iter(stage.lrs), None)
     if undoing.loss is None:
-        lower = stage.lr is not None and undoing.lr is not None and stage.lr < undoing.lr
-        next_lr = f"a lower LR, {number(stage.lr)}," if lower else f"LR {number(stage.lr)}"
+        lower = lr is not None and undoing.lr is not None and lr < undoing.lr
+        next_lr = f"a lower LR, {number(lr)}," if lower else f"LR {number(lr)}"
         return (
             f"LR {number(undoing.lr)} had diverged. Its steps were rolled back, and {next_lr} took the {n_steps} that "
             "were left."
@@ -24,7 +24,7 @@ def setback(stage: Stage, undoing: Undoing) -> str:
     sentences = (
         f"LR {number(undoing.lr)} was committed, and {what}.",
         _promised(stage, undoing),
-        f"The run was rolled back, and {number(stage.lr)} took the {n_steps} that were left.",
+        f"The run was rolled back, and {number(lr)} took the {n_steps} that were left.",
     )
     return " ".join(filter(None, sentences))
 

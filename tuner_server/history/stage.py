@@ -154,15 +154,45 @@ class Stage:
     """What the client saw where a rollback was not complete, in this search or before it; empty: nothing."""
     change: PlanChange | None = None
     """The change of the plan with which it begins; None: it begins with none."""
+    latest: Directive | None = None
+    """The last one of its steps: `directive`, its rest, or another one that goes on with the same decision."""
+    followed: bool = False
+    """Whether another stage has committed steps after it."""
 
     @property
     def lr(self) -> float | None:
         """The LR that was committed, at its highest."""
+        return max(self.lrs, default=None)
+
+    @functools.cached_property
+    def lrs(self) -> tuple[float, ...]:
+        """The highest LR of each profile that it had: of one, or of several where its LR is adapted on the way."""
         if self.replaced:
-            return self.spans[0].profile.peak if self.spans else None
+            return (self.spans[0].profile.peak,) if self.spans else ()
         if self.directive is None or self.directive.profile is None:
-            return None
-        return lr_way.highest_lr(self.directive.profile, self.directive.n_steps)
+            return ()
+        found, before = [lr_way.highest_lr(self.directive.profile, self.directive.n_steps)], self.directive.profile
+        for span in self.spans[1:]:
+            # The rest of a profile has an offset, and is no other one.
+            if dataclasses.replace(span.profile, offset=before.offset) != before:
+                found.append(lr_way.highest_lr(span.profile, span.n_steps))
+            before = span.profile
+        return tuple(found)
+
+    @property
+    def latest_reason(self) -> str:
+        """Why it went on as it did at last, where that is told besides why it began; empty: it is not."""
+        if self.latest is None or self.directive is None or self.latest.reason == self.directive.reason:
+            return ""
+        return self.latest.reason
+
+    @property
+    def granted_steps(self) -> int:
+        """Steps that it has or had: those that it was given, or, where another decision cut it short, came to."""
+        assert self.directive is not None
+        if self.followed and self.committed_steps and not self.given_back_steps:
+            return self.committed_steps
+        return max(self.directive.n_steps, self.committed_steps)  # further directives may go on without a decision
 
     @property
     def undone_annealing(self) -> bool:

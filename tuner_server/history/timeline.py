@@ -163,7 +163,7 @@ class _Stages:
             self._probes.append((directive, span))
         elif self._goes_on(directive, entry.decision):
             last = self._done[-1]
-            self._done[-1] = dataclasses.replace(last, spans=last.spans + parts)
+            self._done[-1] = dataclasses.replace(last, spans=last.spans + parts, latest=directive)
         elif directive.phase.committed:
             self._close(directive, entry.decision, parts, replaced=False)
         sound = report is not None and report.outcome in (Outcome.PARTIAL, Outcome.COMPLETED)
@@ -190,6 +190,8 @@ class _Stages:
         told = not any(probe.unrepeatable for probe in probes)
         thought = _latest_thought(self._decisions) if told else None
         before = self._done[-1] if self._done else None
+        if before is not None and directive is not None:
+            self._done[-1] = dataclasses.replace(before, followed=True)
         led = [*(tried for tried, _ in self._probes), directive]
         self._done.append(
             Stage(
@@ -207,6 +209,7 @@ class _Stages:
                 n_setbacks=sum(stage.undoing is not None for stage in self._done),
                 unrepeatable=self._unrepeatable,
                 change=next((tried.change for tried in led if tried is not None and tried.change is not None), None),
+                latest=directive,
             )
         )
         self._probes, self._decisions = [], []

@@ -42,6 +42,9 @@ class Driver(ReplannableRunner):
     synchronisation.
     """
 
+    _way_on = "to train on, call tuner.extend(steps)"
+    """What is said to a loop that goes on after the end."""
+
     def __init__(
         self,
         backend: Backend,
@@ -342,7 +345,7 @@ class Driver(ReplannableRunner):
             self._said_over = True
             total_steps = self._plan.total_steps
             spent = "" if total_steps is None else f", as the budget of {total_steps} steps is spent"
-            log.warning("lrpilot: the tuning has ended%s: %s; to train on, call tuner.extend(steps)", spent, what)
+            log.warning("lrpilot: the tuning has ended%s: %s; %s", spent, what, self._way_on)
 
     def _on_begun(self, directive: pb.Directive) -> None:
         self._tell(lambda observer: observer.began(self, directive))

@@ -36,6 +36,7 @@ from tuner_server.core.messages import (
     Validation,
 )
 from tuner_server.core.messages import Weights as WhichWeights
+from tuner_server.core.search.prior import Prior
 
 START, FLOOR = 2.5, 0.1
 RATE = 0.01
@@ -209,13 +210,19 @@ class Run:
 
 
 def drive(
-    config: JobConfig, training: SimulatedTraining, *, max_directives: int = 10_000, alone_after: int | None = None
+    config: JobConfig,
+    training: SimulatedTraining,
+    *,
+    max_directives: int = 10_000,
+    alone_after: int | None = None,
+    prior: Prior | None = None,
 ) -> Run:
     """Runs a job against a training with no server, to its end or for so many directives.
 
-    After `alone_after` of them the training goes on by itself once, for ten steps, and is then back.
+    After `alone_after` of them the training goes on by itself once, for ten steps, and is then back. `prior` is what
+    its family tells.
     """
-    transition = machine.create(config)
+    transition = machine.create(config, prior)
     exchanges: list[Exchange] = []
     while transition.directive.phase is not Phase.STOP and len(exchanges) < max_directives:
         alone = len(exchanges) == alone_after

@@ -38,6 +38,8 @@ WHOLE = 0.85
 """Norms up to this part of the way stand for all: the last report of a job comes to no policy, and may be a seventh."""
 ALIKE = 2.0
 """An earlier job's norms are believed while their ratio to this job's own has moved by no more than this factor."""
+CLOSE = 1.05
+"""Norms whose ratio has moved by less than this factor are told to follow closely."""
 LEAST_CHANGE = 0.01
 """A shape that differs from the one in force by less than this part of the peak is no other one."""
 ADAM_ALONE = "gradient_over_eps"
@@ -156,10 +158,11 @@ class Refined(Budget):
             return _Guess((), f"its own {state.measure} so far {apart}, so {stays}")
         onward = other[behind:]
         grown = float(np.median(onward[-len(onward) // 5 :]) / np.median(onward[: len(onward) // 5 + 1]))
+        how = "closely" if drift < CLOSE else f"within a factor of {drift:.2g}"
         return _Guess(
             earlier.norms,
-            f"{state.measure} of an earlier job, which this one's followed within a factor of {drift:.2g}, went on to "
-            f"{grown:.2g} times what it is here",
+            f"{state.measure} of an earlier job, which this one's followed {how}, went on to {grown:.2g} times what it "
+            "is here",
         )
 
     @classmethod

@@ -288,7 +288,7 @@ def _stage(stage: Stage, config: JobConfig, *, live: bool, is_open: bool) -> Sta
     return StageView(
         index=stage.index,
         title=_stage_title(stage, live=live),
-        lr="" if stage.lr is None else f"LR {number(stage.lr)}",
+        lr=_stage_lr(stage),
         why=why(stage, config),
         sensitivity=lr_sensitivity.words(stage),
         cost=_stage_cost(stage),
@@ -296,6 +296,12 @@ def _stage(stage: Stage, config: JobConfig, *, live: bool, is_open: bool) -> Sta
         candidates=tuple(_candidate(probe, probe.span, stage) for probe in stage.tried if probe.span is not None),
         open=is_open,
     )
+
+
+def _stage_lr(stage: Stage) -> str:
+    """The LR that was committed; the first and the last one, where it was adapted on the way."""
+    ends = stage.lrs if len(stage.lrs) < 2 else (stage.lrs[0], stage.lrs[-1])
+    return f"LR {' to '.join(map(number, ends))}" if ends else ""
 
 
 def _stage_cost(stage: Stage) -> str:

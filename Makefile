@@ -21,9 +21,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	lrpilot demo --out out/demo
 
-# Two at once: a file's tests stay together, and files in their order, in which what uses JAX comes last.
+# Three at once, since many wait: a file's tests stay together, and files in their order, in which what uses JAX comes last.
 test: setup
-	python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+	python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 
 test-all: setup browser
 	python -m pytest -m 'not containers'

@@ -19,7 +19,7 @@ def unsought(stage: Stage) -> str:
     lrs = f"LR {number(stage.lr)} was committed"
     if len(stage.lrs) > 1:
         lrs = f"LR {number(stage.lrs[0])} to begin with, and {number(stage.lrs[-1])} at last, were committed"
-    words = f"{lrs} for {steps(stage.granted_steps)}, without a search"
+    words = f"{lrs} for {steps(stage.granted_steps)}, without a search{' of its own' if stage.index else ''}"
     words = f"{words}: {reason}." if reason else f"{words}."
     latest = stage.latest_reason
     return f"{words} At last: {latest}." if latest else words

@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import lrpilot
 import torch
@@ -29,16 +30,16 @@ model = nn.Sequential(
 optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
 
 
-def forecasts(job_id: str) -> dict[str, dict[str, float]]:
+def forecasts(job_id: str) -> dict[str, Any]:
     """The losses at the end of what is planned, and of an annealing now, as the command line forecasts them."""
     command = ["lrpilot", "forecast", job_id, "--json"]
-    found: dict[str, dict[str, float]] = json.loads(
-        subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    )["forecasts"]
+    found: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)[
+        "forecasts"
+    ]
     return found
 
 
-asked: dict[str, dict[str, float]] = {}
+asked: dict[str, Any] = {}
 with lrpilot.Tuner(model, optimizer, total_steps=STEPS, lr_bounds=(1e-4, 1e-1), name="forecast") as tuner:
     for (window,) in tuner.batches(loader):
         loss = functional.cross_entropy(model(window[:, :-1]), window[:, -1])

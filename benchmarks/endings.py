@@ -12,7 +12,6 @@ stop_when="3%". Runs that are in the file are not made again. Prints the ratios 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 from collections import defaultdict
@@ -23,6 +22,7 @@ from unittest import mock
 import torch
 from lrpilot import Tuner
 
+from benchmarks import json_lines
 from benchmarks.quality.local import LocalTransport
 from benchmarks.quality.training import train_step
 from benchmarks.quality.workloads import WORKLOADS, Session
@@ -130,8 +130,7 @@ def main() -> None:
     parser.add_argument("--stopped", action="store_true", help="policy budget with stop_when")
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
-    lines = arguments.json.read_text("utf-8").splitlines() if arguments.json.exists() else []
-    runs = [json.loads(line) for line in lines]
+    runs = list(json_lines.read(arguments.json))
     made = {(run["workload"], run["seed"]) for run in runs}
     make = stopped if arguments.stopped else annealed
     torch.set_num_threads(1)
@@ -143,8 +142,7 @@ def main() -> None:
                 zero = make(name, seed)
             found = {"workload": name, "seed": seed, "zero": zero, "averaged": make(name, seed)}
             runs.append(found)
-            with arguments.json.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(found) + "\n")
+            json_lines.append(arguments.json, found)
     print("\n".join(rows(runs)))
 
 

@@ -30,6 +30,7 @@ from rich.table import Table
 
 from benchmarks.quality.__main__ import environment
 from benchmarks.quality.local import LocalTransport
+from benchmarks.quality.training import update
 from benchmarks.quality.workloads import WORKLOADS
 from tuner_server.core.job.machine import JobState
 from tuner_server.core.search.prior import Prior
@@ -98,11 +99,7 @@ def job(workload: str, seed: int, n_steps: int, prior: Prior | None, *, whole: b
     for batch in tuner.batches(session.batches()):
         if not whole and transport.state.lease.phase.committed:
             break
-        loss = session.loss(batch)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
-        session.optimizer.step()
-        session.optimizer.zero_grad()
-        tuner.step(loss)
+        tuner.step(update(session, batch))
     final = session.validate()
     return Ended(
         transport.state,

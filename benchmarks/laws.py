@@ -47,9 +47,9 @@ class Outcome:
     """A forecast that came to its test."""
 
     error: float
-    """Of the forecast, as a part of the fall."""
+    """The forecast's error, as a part of the fall."""
     last_seen: float
-    """Of the last validation that was seen, or the nearest run that was fitted."""
+    """The error of the last validation that was seen, or of the nearest run that was fitted."""
     z: float
     """The error in standard errors as the law has them."""
 

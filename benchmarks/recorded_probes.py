@@ -20,6 +20,7 @@ from lrpilot.wire.profile import Profile
 from lrpilot.wire.profile_proto import profile_to_proto
 
 from benchmarks.quality.local import LocalTransport
+from benchmarks.quality.training import update
 from benchmarks.quality.workloads import WORKLOADS
 from tuner_server.core.policies import POLICIES
 from tuner_server.core.policies.budget import Budget
@@ -138,11 +139,7 @@ def search(workload: str, seed: int, range_factor: float, probe_steps: int) -> l
     for batch in tuner.batches(session.batches()):
         if transport.state.lease.phase.committed:
             break
-        loss = session.loss(batch)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
-        session.optimizer.step()
-        session.optimizer.zero_grad()
-        tuner.step(loss)
+        tuner.step(update(session, batch))
     start = transport.probes[0][1].validations[0].loss
     ends = [_end(report) for _, report in transport.probes]
     best_gain = max(start - min(ends), 0.0)

@@ -11,7 +11,6 @@ in the file already is not made again. Prints one row for each workload and stop
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator
@@ -22,7 +21,9 @@ import torch
 from lrpilot import Tuner
 from lrpilot.v1 import tuner_pb2 as pb
 
+from benchmarks import json_lines
 from benchmarks.quality.local import LocalTransport
+from benchmarks.quality.training import update
 from benchmarks.quality.workloads import WORKLOADS
 from tuner_server.core.job import machine
 from tuner_server.core.stop_evidence import Stopping
@@ -71,11 +72,7 @@ def run(
     )
     turn = None if anneal_to is None else round((1.0 - ANNEALED) * anneal_to)
     for batch in tuner.batches(session.batches()):
-        loss = session.loss(batch)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
-        session.optimizer.step()
-        session.optimizer.zero_grad()
-        tuner.step(loss)
+        tuner.step(update(session, batch))
         if anneal_to is not None and turn is not None and tuner.committed_step >= turn and not tuner.searching:
             tuner.anneal(max(anneal_to - tuner.committed_step, 1))
             turn = None
@@ -145,8 +142,7 @@ def main() -> None:
     parser.add_argument("--endless", action="store_true", help="runs without an end")
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
-    lines = arguments.json.read_text("utf-8").splitlines() if arguments.json.exists() else []
-    runs = [json.loads(line) for line in lines]
+    runs = list(json_lines.read(arguments.json))
     made = {(r["workload"], r["n_steps"], r["seed"]) for r in runs}
     n_steps = None if arguments.endless else arguments.steps
     torch.set_num_threads(1)
@@ -156,8 +152,7 @@ def main() -> None:
                 continue
             for found in runs_of(workload, seed, n_steps):
                 runs.append(found)
-                with arguments.json.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(found) + "\n")
+                json_lines.append(arguments.json, found)
     print("\n".join(rows(runs)))
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Protocol
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from benchmarks.quality.workloads import Batch, Session
@@ -78,13 +79,18 @@ def weight_decay(optimizer: Optimizer) -> float:
     return float(optimizer.param_groups[0]["weight_decay"])
 
 
-def train_step(session: Session, batch: Batch) -> float:
-    """One optimizer update; the training loss before it."""
+def update(session: Session, batch: Batch) -> Tensor:
+    """One optimizer update; the training loss before it, as a scalar."""
     loss = session.loss(batch)
     loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
     session.optimizer.step()
     session.optimizer.zero_grad()
-    return loss.item()
+    return loss
+
+
+def train_step(session: Session, batch: Batch) -> float:
+    """One optimizer update; the training loss before it, as a number."""
+    return update(session, batch).item()
 
 
 def _intervals(n_steps: int) -> Iterator[range]:

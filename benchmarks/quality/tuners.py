@@ -16,7 +16,7 @@ from lrpilot import Tuner
 
 from benchmarks.quality.contestant import Contestant
 from benchmarks.quality.local import LocalTransport
-from benchmarks.quality.training import Curve
+from benchmarks.quality.training import Curve, update
 from benchmarks.quality.workloads import Session, Workload
 
 
@@ -71,11 +71,7 @@ class Variant:
         started = time.perf_counter()
         tuner = self.tuner(session, workload, n_steps, seed, transport)
         for batch in tuner.batches(session.batches()):
-            loss = session.loss(batch)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
-            session.optimizer.step()
-            session.optimizer.zero_grad()
-            tuner.step(loss)
+            tuner.step(update(session, batch))
         final = session.judge()
         schedule = tuner.schedule
         return Curve(

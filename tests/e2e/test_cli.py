@@ -196,7 +196,7 @@ def test_export_writes_a_schedule_that_can_be_replayed(world: World, tmp_path: P
 
 
 def test_refine_writes_a_schedule_that_can_be_replayed(world: World, tmp_path: Path) -> None:
-    """Of a file, to which norms were added."""
+    """The command refines a file, to which norms were added."""
     file, output, picture = tmp_path / "exported.json", tmp_path / "refined.json", tmp_path / "refined.png"
     world.run("export", world.finished, "-o", file)
     schedule = lrpilot.Schedule.load(file)

@@ -81,9 +81,9 @@ class RoundStep(Value):
     """How the update of a federation's round is taken on: what `RoundStep` of the proto tells."""
 
     factor: Number
-    """Of the global update."""
+    """What the global update is multiplied by."""
     momentum: Number = 0.0
-    """Of the sum of those before it."""
+    """What the sum of the updates before it is multiplied by."""
 
 
 class Directive(Value):

@@ -46,7 +46,7 @@ _PARAMETERS = 5
 _RIDGE = 1e-14
 """Keeps equations solvable whose columns are alike."""
 _LEAST_PREDICTED = 1e-9
-"""Of losses about 1; what the law predicts below it has no logarithm."""
+"""Lower predictions, for losses about 1, count as this one, as they may have no logarithm."""
 _SCALE = 1e6
 """The objective is of the order 1e-5; in these units its optimizer does not stop too early."""
 

@@ -30,11 +30,11 @@ FloatArray: TypeAlias = npt.NDArray[np.float64]
 SHARE = 0.1
 """The part of a run over which norms are smoothed by a median."""
 POINTS = 10_000
-"""A run of fewer norms than this is brought to so many before it is smoothed..."""
+"""A run of fewer norms than this is brought to so many before it is smoothed."""
 OWN_NUMBER = 1_000
-"""...unless it has fewer than this, which are smoothed as they are."""
+"""A run of fewer norms than this is smoothed as it is."""
 FEWEST_NORMS = 10
-"""Of fewer norms nothing is concluded: the schedule is linear decay."""
+"""Nothing is concluded from fewer norms: the schedule is linear decay."""
 FIRST_NORMS = 5
 """The first norm becomes the median of so many."""
 NARROWEST = 5

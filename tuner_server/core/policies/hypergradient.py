@@ -148,7 +148,7 @@ class Hypergradient(Policy[HypergradientOptions, HypergradientState]):
         known = [product for product in products if math.isfinite(product)]
         if not known:
             return "no product was reported, so the LR stays"
-        if len(norms) == len(NEEDED[Form.MULTIPLICATIVE]) - 1:
+        if self.options.form is Form.MULTIPLICATIVE:
             cosines = [c for c in map(cosine, products, *norms) if not math.isnan(c)]
             mean = math.fsum(cosines) / max(len(cosines), 1)
             evidence = f"the mean cosine of {len(known)} gradients and the steps before them is {mean:+.2f}"

@@ -63,7 +63,7 @@ class GlobalUpdates:
             ValueError: what it gives are no such updates.
         """
         self.begin()
-        local = [_single(now) - _single(start) for now, start in zip(self._weights, self._start, strict=True)]
+        local = [single(now) - single(start) for now, start in zip(self._weights, self._start, strict=True)]
         if not _finite(local):
             log.warning("lrpilot: this client's update is not finite, so it adds nothing to round %d", self.n_rounds)
             local = [torch.zeros_like(each) for each in local]
@@ -131,7 +131,7 @@ class GlobalUpdates:
         moved = []
         for number, (start, update) in enumerate(zip(self._start, self._update, strict=True)):
             is_parameter = number < self._n_parameters
-            new = _single(start) + (factor if is_parameter else 1.0) * update
+            new = single(start) + (factor if is_parameter else 1.0) * update
             if is_parameter and momentum and self._momentum is not None:
                 new += momentum * self._momentum[number]
             moved.append(new)
@@ -169,7 +169,7 @@ def product_of(one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> to
     return torch.stack([each.sum(dtype=wide) for each in products]).sum() if products else torch.zeros(())
 
 
-def _single(tensor: torch.Tensor) -> torch.Tensor:
+def single(tensor: torch.Tensor) -> torch.Tensor:
     """A copy in single precision at least."""
     return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from lrpilot.backends.measures import LOCAL_BEFORE_NORM, LOCAL_MEASURES, LOCAL_NORM, LOCAL_PRODUCT, LOCAL_ROUND_PRODUCT
-from lrpilot.backends.torch.federation.global_updates import product_of
+from lrpilot.backends.torch.federation.global_updates import product_of, single
 
 
 class LocalUpdates:
@@ -47,9 +47,7 @@ class LocalUpdates:
         return values
 
     def _copy(self) -> list[torch.Tensor]:
-        return [
-            each.detach().to(torch.promote_types(each.dtype, torch.float32), copy=True) for each in self._parameters
-        ]
+        return [single(each) for each in self._parameters]
 
 
 def read(values: Sequence[torch.Tensor | float]) -> list[float]:

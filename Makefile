@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Training and tests share two cores with servers: one thread each is faster than two that wait for each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-all test-browser test-lowest browser lint docs format protos bench fuzz compose-demo compose-down compose-test wheels dist clean
+.PHONY: setup demo test test-all test-browser test-services services test-lowest browser lint docs format protos bench fuzz compose-demo compose-down compose-test wheels dist clean
 
 setup: $(STAMP)
 
@@ -25,7 +25,7 @@ demo: setup
 test: setup
 	python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 
-test-all: setup browser
+test-all: setup browser services
 	python -m pytest -m 'not containers'
 
 # On the lowest versions that pyproject.toml allows, in an environment of its own. Says where no index has the lowest. The
@@ -44,6 +44,13 @@ $(LOWEST)/.installed: pyproject.toml constraints.txt tests/lowest.py | setup
 # The dashboard, in a real browser. Beside `make test` since that one needs no right to install Chromium.
 test-browser: setup browser
 	python -m pytest -m 'not containers' tests/browser
+
+# Behind Debian's nginx and PgBouncer, as they are documented.
+test-services: setup services
+	python -m pytest -m 'not containers' tests/services
+
+services:
+	PATH=$$PATH:/usr/sbin; { command -v nginx && command -v pgbouncer; } || { apt-get update && apt-get install --yes --no-install-recommends nginx-light pgbouncer; }
 
 # Debian's Chromium.
 browser:

@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import platformdirs
 import pydantic
 from lrpilot.wire.loopback import is_loopback
 from pydantic import Field
 
 from tuner_server.base.address import Address
 from tuner_server.core.errors import FieldViolation, InvalidInputError
+from tuner_server.process.environment import own_data_directory
 
 PREFIX = "LRPILOT_"
 """The beginning of the names of the environment's variables."""
@@ -28,9 +28,8 @@ MAX_WORKERS = 64
 
 
 def default_db() -> str:
-    """The database of jobs without a shared server, in the user's own data directory."""
-    directory = platformdirs.user_data_path("lrpilot", appauthor=False, ensure_exists=True)
-    return f"sqlite:///{directory / 'lrpilot.db'}"
+    """The database of jobs without a shared server, in the user's own data directory. Raises: InvalidInputError."""
+    return f"sqlite:///{own_data_directory()}/lrpilot.db"
 
 
 def _default_auth(fields: dict[str, Any]) -> Literal["none", "tokens"]:
@@ -164,7 +163,7 @@ def without_password(url: str) -> str:
 def _read(path: Path) -> dict[str, Any]:
     """A file's settings. Raises: InvalidInputError."""
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise InvalidInputError.of(CONFIG, f"{path}: {error.strerror}") from error
     except ValueError as error:  # not TOML, or not UTF-8

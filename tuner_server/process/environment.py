@@ -1,0 +1,48 @@
+"""What a server needs of the process that it is started in, looked at before anything else."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+
+import platformdirs
+
+from tuner_server.core.errors import InvalidInputError
+
+MIN_FILES = 256
+"""Descriptors that a server with a few clients needs: connections to its database, with three files each, and theirs."""
+_REMEDY = "set LRPILOT_DB=sqlite:///FILE, or HOME to a directory that can be written"
+
+
+def check_environment(*, exits_with_stdin: bool) -> None:
+    """Raises: InvalidInputError: a server can't run in this process, and what to set."""
+    if exits_with_stdin and sys.stdin is None:
+        raise InvalidInputError.of(
+            "exit_with_stdin",
+            "standard input is closed, so its end would never be seen; give a pipe, or leave this out",
+        )
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= allowed < MIN_FILES:
+        if 0 <= most < MIN_FILES:
+            raise InvalidInputError.of(
+                "open files", f"this process may have {most}, a server needs {MIN_FILES}; set `ulimit -n 1024` before"
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (MIN_FILES, most))
+
+
+def own_data_directory() -> str:
+    """The directory of this user's data, which is made if need be. Raises: InvalidInputError: there can be none."""
+    where = platformdirs.user_data_path("lrpilot", appauthor=False)
+    # Without a home the path begins with "~", and would become a directory of that name wherever the process runs.
+    if not where.is_absolute():
+        raise InvalidInputError.of(
+            "db", f"there is no place for your own database: neither XDG_DATA_HOME nor HOME is absolute; {_REMEDY}"
+        )
+    try:
+        where = platformdirs.user_data_path("lrpilot", appauthor=False, ensure_exists=True)
+    except OSError as error:
+        raise InvalidInputError.of("db", f"{where} can't be made: {error.strerror}; {_REMEDY}") from error
+    if not os.access(where, os.W_OK | os.X_OK):
+        raise InvalidInputError.of("db", f"{where} can't be written; {_REMEDY}")
+    return str(where)

@@ -30,8 +30,8 @@ def make_usable() -> None:
                 os.close(opened)
             os.set_inheritable(number, True)
     # Python has no object for a stream that was closed when it started; `print` and `warnings` expect one.
-    sys.stdout = sys.stdout or open(STDOUT, "w", encoding="utf-8", closefd=False)
-    sys.stderr = sys.stderr or open(STDERR, "w", encoding="utf-8", closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(STDOUT, "w", encoding="utf-8", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(STDERR, "w", encoding="utf-8", closefd=False)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

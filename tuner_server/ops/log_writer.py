@@ -111,7 +111,7 @@ class LogWriter:
                 self._waiting -= len(data)
 
     def _gathered(self) -> tuple[bytes, int]:
-        """Whole lines that a pipe takes in one piece, so that they don't mix with another process's; or one long one."""
+        """Whole lines that a pipe takes in one piece, unmixed with another process's; or a single longer one."""
         data, lines = b"", 0
         with self._changed:
             while self._lines and (not data or len(data) + len(self._lines[0][0]) <= select.PIPE_BUF):

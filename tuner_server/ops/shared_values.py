@@ -62,7 +62,7 @@ class SharedValues:
     def __init__(self, descriptor: int) -> None:
         self._memory = mmap.mmap(descriptor, SIZE)
         self._lock = threading.Lock()
-        self._places = {key: place for key, place in self._records()}
+        self._places = dict(self._records())
 
     def place(self, key: str) -> int | None:
         """The place of a key's value, which is made if need be; None: no memory is left."""
@@ -208,5 +208,5 @@ def _add_buckets(metric: Metric, labels: dict[str, str], counts: dict[float, flo
     total = 0.0
     for end in sorted(counts):
         total += counts[end]
-        metric.add_sample(f"{metric.name}_bucket", labels | {"le": floatToGoString(end)}, total)
+        metric.add_sample(f"{metric.name}_bucket", labels | {"le": floatToGoString(end)}, total)  # type: ignore[no-untyped-call]  # the library's
     metric.add_sample(f"{metric.name}_count", labels, total)

@@ -11,7 +11,7 @@ import platformdirs
 from tuner_server.core.errors import InvalidInputError
 
 MIN_FILES = 256
-"""Descriptors that a server with a few clients needs: connections to its database, with three files each, and theirs."""
+"""Descriptors that a server with a few clients needs: those of its database, three for a connection, and theirs."""
 _REMEDY = "set LRPILOT_DB=sqlite:///FILE, or HOME to a directory that can be written"
 
 
@@ -33,14 +33,15 @@ def check_environment(*, exits_with_stdin: bool) -> None:
 
 def own_data_directory() -> str:
     """The directory of this user's data, which is made if need be. Raises: InvalidInputError: there can be none."""
-    where = platformdirs.user_data_path("lrpilot", appauthor=False)
-    # Without a home the path begins with "~", and would become a directory of that name wherever the process runs.
-    if not where.is_absolute():
-        raise InvalidInputError.of(
-            "db", f"there is no place for your own database: neither XDG_DATA_HOME nor HOME is absolute; {_REMEDY}"
-        )
     try:
-        where = platformdirs.user_data_path("lrpilot", appauthor=False, ensure_exists=True)
+        where = platformdirs.user_data_path("lrpilot", appauthor=False)
+    except RuntimeError as error:  # no HOME, and no entry for this user in the system's list
+        raise InvalidInputError.of("db", f"there is no place for your own database: no HOME; {_REMEDY}") from error
+    # Otherwise there would be another database in each directory that a process runs in.
+    if not where.is_absolute():
+        raise InvalidInputError.of("db", f"{where}: HOME or XDG_DATA_HOME is no absolute path; {_REMEDY}")
+    try:
+        platformdirs.user_data_path("lrpilot", appauthor=False, ensure_exists=True)
     except OSError as error:
         raise InvalidInputError.of("db", f"{where} can't be made: {error.strerror}; {_REMEDY}") from error
     if not os.access(where, os.W_OK | os.X_OK):

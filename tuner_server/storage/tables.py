@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-
 VERSION_TABLE = "lrpilot_schema_version"
 """Alembic's own table, under another name than its default, which another application may have taken."""
 

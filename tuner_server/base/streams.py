@@ -34,7 +34,8 @@ def make_usable() -> None:
     sys.stderr = sys.stderr or os.fdopen(STDERR, "w", encoding="utf-8", closefd=False)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+            with contextlib.suppress(OSError):  # a file became a pipe, which a fork before us may have done
+                stream.reconfigure(errors="replace")
 
 
 def say(number: int, line: bytes) -> None:

@@ -17,6 +17,12 @@ _REMEDY = "set LRPILOT_DB=sqlite:///FILE, or HOME to a directory that can be wri
 
 def check_environment(*, exits_with_stdin: bool) -> None:
     """Raises: InvalidInputError: a server can't run in this process, and what to set."""
+    try:
+        os.getcwd()
+    except OSError as error:  # PyTorch's libraries would end the process, in words of their own
+        raise InvalidInputError.of(
+            "working directory", f"{error.strerror}; start the server in a directory that exists"
+        ) from error
     if exits_with_stdin and sys.stdin is None:
         raise InvalidInputError.of(
             "exit_with_stdin",

@@ -131,12 +131,23 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str]) -> EffectiveS
     values: dict[str, Any] = {}
     origins = dict.fromkeys(names, "default")
     for layer, origin in layers:
+        if unreadable := [name for name, value in layer.items() if not _is_text(value)]:
+            raise InvalidInputError.of(unreadable[0], f"must be UTF-8 ({origin(unreadable[0])})")
         values |= layer
         origins |= {name: origin(name) for name in layer}
     try:
         return EffectiveSettings(ServerSettings.model_validate(values), origins)
     except pydantic.ValidationError as error:
         raise _refused(error, origins) from error
+
+
+def _is_text(value: object) -> bool:
+    """Whether a value's text can be written; Python reads other bytes than UTF-8 into characters that can't."""
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def variable(name: str) -> str:

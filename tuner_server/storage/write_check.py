@@ -18,6 +18,7 @@ _NUMBERS = 2**31
 def touch(database: Database) -> None:
     """Commits a write that changes nothing of what is kept. Raises: StorageError: the database does not take it."""
     if database.file is not None:
+        database.file.check()
         database.file.check_room()
     with database.writing() as connection:
         if database.embedded:

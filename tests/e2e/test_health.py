@@ -22,6 +22,7 @@ from lrpilot.v1 import tuner_pb2_grpc
 from tests.support.crashes import checking_clients
 from tests.support.servers import fork_server, operated_server, server_process, wire_client
 from tests.support.servers.operated_server import OperatedServer, wait_until
+from tests.support.servers.ports import free_port
 from tests.support.servers.postgresql import PostgreSQL
 from tuner_server.storage import open_storage
 
@@ -126,7 +127,7 @@ def test_another_application_s_metrics_get_no_files(sqlite_url: str, tmp_path: P
 @pytest.mark.slow
 @pytest.mark.parametrize("streams", ["2>&-", ">/dev/full", "<&- >&- 2>&-"])
 def test_a_launcher_that_gives_no_streams(sqlite_url: str, streams: str) -> None:
-    port = operated_server.free_port()
+    port = free_port()
     command = f'exec "$0" -m tuner_server serve --listen 127.0.0.1:{port} --db {sqlite_url} --workers 2 {streams}'
     process = subprocess.Popen(["bash", "-c", command, sys.executable], stderr=subprocess.DEVNULL)
     try:
@@ -196,6 +197,7 @@ def test_output_that_nobody_takes(sqlite_url: str) -> None:
             assert re.fullmatch(f"lrpilot: .*{said}.*\n" if said else "", ran.stderr)
 
 
+@pytest.mark.slow
 def test_no_child_process_stays_behind(sqlite_url: str) -> None:
     with operated_server.operated(sqlite_url, "--workers", "2") as server:
         family = psutil.Process(server.process.process.pid).children(recursive=True)

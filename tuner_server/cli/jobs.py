@@ -67,15 +67,22 @@ def prune(
     db: DbOption = "",
     project: Annotated[str | None, typer.Option(help="Only jobs of this project; without it, of all.")] = None,
 ) -> None:
-    """Delete jobs that have ended, with their history. Works on the database itself, also while servers use it."""
-    from tuner_server.storage import open_storage  # brings PyTorch, as in `serve`
+    """Delete jobs that have ended, with their history, and give their space back.
+
+    Works on the database itself, also while servers use it.
+    """
+    from tuner_server.storage import Database, open_storage  # brings PyTorch, as in `serve`
+    from tuner_server.storage.compaction import compact
 
     before = utc_now() - datetime.timedelta(days=older_than)
     n_pruned = 0
-    with open_storage(db or default_db()) as storage:
+    url = db or default_db()
+    with open_storage(url) as storage:
         while n := storage.prune(project, before, PRUNED_AT_ONCE):
             n_pruned += n
-    print(f"{n_pruned} jobs deleted")
+    with Database(url) as database:
+        done = compact(database, rewrite=False)
+    print(f"{n_pruned} jobs deleted; {done}")
 
 
 def jobs_table(found: Sequence[pb.Job]) -> Table:

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn, TypeAlias
 
 import grpc.aio
+import structlog
 
 from tuner_server.core.errors import TunerError
 from tuner_server.rpc.status import code_of, details_of, message_of
@@ -50,6 +51,8 @@ async def refuse(context: Context, error: TunerError) -> NoReturn:
     gRPC keeps what `abort` raises in a cycle with the call. So nothing large may hang on it: call this outside of
     `except`, from functions that have let go of the request.
     """
+    if error.told != str(error):  # the line of the call has what its client is not told
+        structlog.contextvars.bind_contextvars(why=str(error))
     error.bare()
     await context.abort(code_of(error), message_of(error), details_of(error))
 

@@ -249,7 +249,7 @@ class Storage(Closing):
 
     @abc.abstractmethod
     def ping(self) -> None:
-        """Reads something. Raises: StorageError when the database can't be used."""
+        """Reads something. Raises: StorageError: the database can't be used, or has met pages that can't be right."""
 
     @abc.abstractmethod
     def close(self) -> None:

@@ -243,6 +243,7 @@ class SqlStorage(Storage):
 
     def ping(self) -> None:
         """See `Storage`."""
+        self._database.raise_if_corrupt()
         with self._database.reading() as connection:
             # A table's row: `SELECT 1` does not look at the file.
             connection.execute(sa.select(JobRow.id).limit(1))

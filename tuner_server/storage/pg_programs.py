@@ -20,7 +20,7 @@ from tuner_server.storage.tables import Base
 OUR_TABLES = (*Base.metadata.tables, VERSION_TABLE)
 """The tables that are LRPilot's; the database may hold others."""
 _SERVICE = "lrpilot"
-_TABLE = re.compile(r"^\d+; \d+ \d+ TABLE (?P<schema>\S+) (?P<name>\S+) ", re.MULTILINE)
+_TABLE = re.compile(r"^\d+; \d+ \d+ TABLE (?!DATA )(?P<schema>\S+) (?P<name>\S+) ", re.MULTILINE)
 """A table in an archive's list of contents."""
 
 
@@ -74,7 +74,9 @@ def schema_of_archive(archive: Path) -> str:
     found = {(match["schema"], match["name"]) for match in _TABLE.finditer(contents)}
     schemas, names = {schema for schema, _ in found}, {name for _, name in found}
     if len(schemas) != 1 or VERSION_TABLE not in names or not names <= set(OUR_TABLES):
-        raise StorageError(f"{archive} is no archive of LRPilot's alone: it has {', '.join(sorted(names)) or 'no tables'}")
+        raise StorageError(
+            f"{archive} is no archive of LRPilot's alone: it has {', '.join(sorted(names)) or 'no tables'}"
+        )
     return schemas.pop()
 
 

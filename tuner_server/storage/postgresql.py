@@ -177,7 +177,7 @@ def postgresql_engine(url: DatabaseUrl, pool_size: int, pool_timeout_s: float) -
     @sa.event.listens_for(engine, "do_connect")
     def connect(_dialect: object, _record: object, _arguments: object, parameters: dict[str, Any]) -> Session:
         # Transactions begin by a word of our own, below.
-        session = Session.connect(**parameters, **connecting, autocommit=True)
+        session = Session.connect(**{**parameters, **connecting, "autocommit": True})
         try:
             _settle(session)
         except BaseException:

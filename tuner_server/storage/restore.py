@@ -1,8 +1,8 @@
 """Puts a backup in the place of a database: all of it or nothing, whenever the process or the machine ends.
 
 What must never be is a mix. SQLite replays the log that lies beside a file, whichever file it was written for; so the
-former database takes its log in, and the log is gone, before another file gets its name. That name is never free either: a server
-that found no file would begin an empty one. On PostgreSQL all of it is one transaction.
+former database takes its log in, and the log is gone, before another file gets its name. That name is never free
+either: a server that found no file would begin an empty one. On PostgreSQL all of it is one transaction.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def restore(database: Database, backup: Path) -> Path | None:
         Where the former SQLite file is kept; None: there was none, or it is a PostgreSQL.
 
     Raises:
-        InvalidInputError: there is no such backup, or it is the database itself; the database's directory can't be written.
+        InvalidInputError: there is no such backup, or it is the database itself; the directory can't be written.
         CorruptionError: the backup is corrupt.
         SchemaVersionError: the backup is of a newer version of LRPilot.
         StorageError: the backup is no database of LRPilot's; servers have the database open; or it refuses.
@@ -97,7 +97,7 @@ def _set_aside(file: DatabaseFile) -> Path:
             give_to_owner(copy, file.path)
             put_in_place(copy, aside)
     aside.chmod(0o600)
-    # There are logs only beside a file that SQLite can't open, and no server could either: nothing is lost by the order.
+    # There are logs only beside a file that SQLite can't open, and no server could either: the order loses nothing.
     _move_logs(file, aside)
     sync(aside.parent)
     return aside
@@ -148,14 +148,13 @@ def _restore_postgresql(database: Database, archive: Path) -> None:
         named = "current_setting('application_name')"
         n_connected = connection.exec_driver_sql(_CONNECTED.format(APPLICATION, named)).scalar_one()
     if current != schema:
-        raise StorageError(f"{archive} has its tables in the schema {schema}, {database.label} looks for them in {current}")
+        raise StorageError(f"{archive} is of the schema {schema}, {database.label} has {current}: see search_path")
     if n_connected:
         raise StorageError(
             f"{database.label}: servers or commands have {n_connected} connections to it (pg_stat_activity shows them); "
             "stop them first, and let a pooler drop those that it keeps (RECONNECT)"
         )
-    # The programs would see a lock of ours: no connection of this pool may be in a transaction. What the archive doesn't
-    # have has to go too: tables that a later version added.
+    # What the archive doesn't have has to go too: tables that a later version added.
     drops = [f'DROP TABLE IF EXISTS "{schema}"."{name}" CASCADE;' for name in pg_programs.OUR_TABLES]
     with tempfile.TemporaryDirectory(prefix="lrpilot-") as directory:
         before, script = Path(directory, "before.sql"), Path(directory, "archive.sql")

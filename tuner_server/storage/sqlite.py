@@ -1,11 +1,11 @@
 """Connections to a SQLite file, whose owner alone can read it, and the lock that tells who has it open.
 
-Beside `jobs.db` lies `jobs.db-lock`. Whoever opens the database holds a shared lock on it for as long as connections are
-open; whoever replaces or rewrites the file needs the lock alone. SQLite's own locks can't do this: they belong to a file,
-and a restore puts another one in its place. The lock's file stays, since whoever removed it would open a second one.
+Beside `jobs.db` lies `jobs.db-lock`. Whoever opens the database holds a shared lock on it for as long as connections
+are open; whoever replaces or rewrites the file needs the lock alone. SQLite's own locks can't do this: they belong to a
+file, and a restore puts another one in its place. The lock's file stays, since whoever removed it would open a second.
 
-It also holds the mark of the database (`MARK`) to which the write-ahead log beside it belongs. SQLite replays whatever log
-lies there: a backup that was copied over a database whose server had died would get the dead one's last changes.
+It also holds the mark of the database (`MARK`) to which the write-ahead log beside it belongs. SQLite replays whatever
+log lies there: a backup that was copied over a database whose server had died would get the dead one's last changes.
 """
 
 from __future__ import annotations
@@ -111,11 +111,13 @@ class DatabaseFile:
                 return  # whoever opens it meets the same, and says so
             found = str(error)
         if found != "ok":
-            raise CorruptionError(f"{self.path} is corrupt ({_line(found)}); `lrpilot db restore` puts a backup in place")
+            raise CorruptionError(
+                f"{self.path} is corrupt ({_line(found)}); `lrpilot db restore` puts a backup in place"
+            )
 
-    def connected(self, **arguments: Any) -> sqlite3.Connection:
+    def connected(self) -> sqlite3.Connection:
         """A connection as SQLite gives it, to a file that exists."""
-        return sqlite3.connect(self.uri("rw"), uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_S, **arguments)
+        return sqlite3.connect(self.uri("rw"), uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_S)
 
     def uri(self, mode: str) -> str:
         """The file as SQLite takes it, in a mode in which it never makes one."""

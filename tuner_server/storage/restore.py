@@ -151,7 +151,7 @@ def _restore_postgresql(database: Database, archive: Path) -> None:
         raise StorageError(f"{archive} is of the schema {schema}, {database.label} has {current}: see search_path")
     if n_connected:
         raise StorageError(
-            f"{database.label}: servers or commands have {n_connected} connections to it (pg_stat_activity shows them); "
+            f"{database.label}: servers or commands have {n_connected} connections to it (see pg_stat_activity); "
             "stop them first, and let a pooler drop those that it keeps (RECONNECT)"
         )
     # What the archive doesn't have has to go too: tables that a later version added.

@@ -38,12 +38,9 @@ def run(name: str, *arguments: str | Path, database: Database | None = None) -> 
     Raises:
         StorageError: it is missing, or fails; the message is its first line.
     """
-    program = shutil.which(name)
-    if program is None:
-        raise StorageError(f"{name} was not found: install PostgreSQL's client programs, of its version or a newer one")
     with _service(database) as (connecting, environment):
         done = subprocess.run(
-            [program, *arguments, *connecting],
+            [_found(name), *arguments, *connecting],
             env=os.environ | environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -52,9 +49,53 @@ def run(name: str, *arguments: str | Path, database: Database | None = None) -> 
             check=False,
         )
     if done.returncode != 0:
-        said = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
-        raise StorageError(f"{database.label if database else name}: {said[0]}")
+        raise StorageError(f"{database.label if database else name}: {_first_line(done.stderr, done.returncode)}")
     return done.stdout
+
+
+def load_archive(archive: Path, database: Database, before: Sequence[str]) -> None:
+    """Loads an archive in one transaction, which is committed once `pg_restore` has said that it was all.
+
+    Args:
+        archive: what `pg_dump` wrote.
+        database: where to.
+        before: statements that come first.
+
+    Raises:
+        StorageError: a program is missing, or fails; nothing was changed.
+    """
+    loader, reader = _found("psql"), _found("pg_restore")
+    options = ("--quiet", "--no-psqlrc", "--set=ON_ERROR_STOP=1", f"--output={os.devnull}", "--file=-")
+    with _service(database) as (connecting, environment), tempfile.TemporaryFile("w+") as errors:
+        with subprocess.Popen(
+            [loader, *options, *connecting], env=os.environ | environment, stdin=subprocess.PIPE, stderr=errors
+        ) as loading:
+            assert loading.stdin is not None
+            with contextlib.suppress(BrokenPipeError):  # it has ended, and says below why
+                loading.stdin.write("\n".join(["BEGIN;", *before, ""]).encode())
+                loading.stdin.flush()
+                unpack = [reader, "--no-owner", "--no-privileges", "--file=-", archive]
+                read = subprocess.run(
+                    unpack, stdin=subprocess.DEVNULL, stdout=loading.stdin, stderr=errors, check=False
+                )
+                if read.returncode == 0:  # otherwise it ends without a commit
+                    loading.stdin.write(b"COMMIT;\n")
+                loading.stdin.close()
+        if loading.returncode != 0 or read.returncode != 0:
+            errors.seek(0)
+            raise StorageError(f"{database.label}: {_first_line(errors.read(), loading.returncode)}")
+
+
+def _found(name: str) -> str:
+    """The path of a program. Raises: StorageError: there is none."""
+    program = shutil.which(name)
+    if program is None:
+        raise StorageError(f"{name} was not found: install PostgreSQL's client programs, of its version or a newer one")
+    return program
+
+
+def _first_line(text: str, code: int) -> str:
+    return next((line for line in text.splitlines() if line.strip()), f"exit code {code}")
 
 
 def schema_of_archive(archive: Path) -> str:

@@ -12,7 +12,6 @@ import datetime
 import os
 import shutil
 import sqlite3
-import tempfile
 import urllib.parse
 from pathlib import Path
 
@@ -124,6 +123,7 @@ def _end_log(file: DatabaseFile) -> None:
 
 
 def _move_logs(file: DatabaseFile, aside: Path) -> None:
+    file.beside("-shm").unlink(missing_ok=True)  # an index of the log, which whoever opens that makes anew
     for suffix in LOG_SUFFIXES:
         with contextlib.suppress(FileNotFoundError):
             file.beside(suffix).rename(aside.with_name(aside.name + suffix))
@@ -156,9 +156,4 @@ def _restore_postgresql(database: Database, archive: Path) -> None:
         )
     # What the archive doesn't have has to go too: tables that a later version added.
     drops = [f'DROP TABLE IF EXISTS "{schema}"."{name}" CASCADE;' for name in pg_programs.OUR_TABLES]
-    with tempfile.TemporaryDirectory(prefix="lrpilot-") as directory:
-        before, script = Path(directory, "before.sql"), Path(directory, "archive.sql")
-        before.write_text("SET lock_timeout = '10s';\n" + "\n".join(drops) + "\nSET lock_timeout = 0;\n")
-        pg_programs.run("pg_restore", "--no-owner", "--no-privileges", f"--file={script}", archive)
-        options = ("--quiet", "--no-psqlrc", "--set=ON_ERROR_STOP=1", "--single-transaction", "--output=/dev/null")
-        pg_programs.run("psql", *options, f"--file={before}", f"--file={script}", database=database)
+    pg_programs.load_archive(archive, database, ["SET LOCAL lock_timeout = '10s';", *drops])

@@ -31,7 +31,7 @@ from tuner_server.cli.common import (
 )
 
 PRUNED_AT_ONCE = 200
-"""Jobs that are deleted in one transaction: servers that write meanwhile wait for it."""
+"""Jobs whose ids are looked for at once."""
 
 app = typer.Typer(help="List jobs, or delete old ones.")
 

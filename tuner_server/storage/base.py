@@ -234,6 +234,9 @@ class Storage(Closing):
     def prune(self, project: str | None, updated_before: datetime, limit: int) -> int:
         """Deletes jobs that have ended, with their history, the longest unchanged first.
 
+        It takes several transactions, each of them short. Where it is interrupted, a job may be left whose history
+        lacks its end; it goes the next time.
+
         Args:
             project: only its jobs; None: of all projects.
             updated_before: only jobs that have not changed since; aware.

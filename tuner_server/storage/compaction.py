@@ -14,6 +14,8 @@ from tuner_server.storage.tables import Base
 
 PAGES_AT_ONCE = 500
 """Pages that SQLite moves in one transaction: 2 MB, some milliseconds in which servers wait."""
+ONCE = "`lrpilot db compact`, once and without servers, makes the file smaller"
+"""What is said of a file that a former version made."""
 _INCREMENTAL = 2
 """SQLite's number for files that can give back pages step by step."""
 
@@ -57,7 +59,7 @@ def compact(database: Database, *, rewrite: bool = True) -> Compaction:
     if mode == _INCREMENTAL:
         return Compaction(before, _size(database.file))
     if not rewrite:
-        return Compaction(before, before, "`lrpilot db compact`, once and without servers, makes the file smaller")
+        return Compaction(before, before, ONCE)
     database.close()
     with database.file.alone():
         _rewrite(database.file)

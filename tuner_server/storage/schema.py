@@ -67,6 +67,8 @@ def upgrade_schema(database: Database) -> Upgrade:
         StorageError: it can't be used.
     """
     head = head_version()
+    if current_version(database) == head:
+        return Upgrade(head, head)
     with database.migrating() as connection:
         # Servers that start together: the first does it, the others wait and find it done. (A writer on SQLite has
         # locked the database already.)

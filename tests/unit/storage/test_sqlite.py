@@ -104,7 +104,7 @@ def test_corruption_that_is_met_is_told_from_then_on(tmp_path: Path, monkeypatch
     with open_storage(url) as storage:
         storage.ping()
     with contextlib.closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
-        query = "SELECT rootpage FROM sqlite_master WHERE name = 'entries'"
+        query = "SELECT rootpage FROM sqlite_master WHERE type = 'index' AND tbl_name = 'entries'"
         (page,) = connection.execute(query).fetchone()
     with (tmp_path / "jobs.db").open("r+b") as file:
         file.seek((page - 1) * 4096)

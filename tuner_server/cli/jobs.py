@@ -80,6 +80,9 @@ def prune(
     with open_storage(url) as storage:
         while n := storage.prune(project, before, PRUNED_AT_ONCE):
             n_pruned += n
+    if not n_pruned:
+        print("0 jobs deleted")
+        return
     with Database(url) as database:
         done = compact(database, rewrite=False)
     print(f"{n_pruned} jobs deleted; {done}")

@@ -19,7 +19,8 @@ from tuner_server.core.errors import CorruptionError, InvalidInputError, SchemaV
 from tuner_server.storage import Database, open_storage, pg_programs
 from tuner_server.storage.backup import backup
 from tuner_server.storage.restore import restore
-from tuner_server.storage.schema import VERSION_TABLE, head_version
+from tuner_server.storage.schema import head_version
+from tuner_server.storage.tables import VERSION_TABLE
 
 KILLED_AT_EACH_STEP = """
 import os, shutil, sys

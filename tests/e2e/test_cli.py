@@ -22,7 +22,7 @@ from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, conf
 from tests.support.servers import fork_server, wire_client
 from tests.support.servers.server_process import ServerProcess, running
 from tuner_server.core.config import JobConfig
-from tuner_server.storage.schema import VERSION_TABLE
+from tuner_server.storage.tables import VERSION_TABLE
 
 LRPILOT = Path(sys.executable).with_name("lrpilot")
 COMMANDS = [

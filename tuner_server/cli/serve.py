@@ -8,6 +8,7 @@ import typer
 
 from tuner_server.access.exposure import check_exposure
 from tuner_server.cli.config import effective, with_settings
+from tuner_server.process.environment import check_environment
 
 app = typer.Typer()
 
@@ -17,6 +18,7 @@ app = typer.Typer()
 def serve(**flags: Any) -> None:
     """Run a tuner server until SIGTERM."""
     settings = effective(flags).settings
+    check_environment(exits_with_stdin=settings.exit_with_stdin)
     for setting, address in (("listen", settings.listen), ("http", settings.http)):
         if address is not None:
             check_exposure(

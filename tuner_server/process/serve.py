@@ -18,6 +18,7 @@ from tuner_server.access.authenticator import Authenticator
 from tuner_server.access.shares import Shares
 from tuner_server.access.tls import TlsFiles, server_credentials
 from tuner_server.base.address import Address, bound
+from tuner_server.base.streams import STDOUT, say
 from tuner_server.core import policies
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.policies import plugins
@@ -54,8 +55,8 @@ def serve(settings: ServerSettings) -> None:
         InvalidInputError: an address can't be bound, or a file can't be used.
         StorageError: the database can't be used.
     """
-    logs.configure(settings.log_format, settings.log_level)
-    asyncio.run(_serve_alone(settings))
+    with logs.on_standard_error(settings.log_format, settings.log_level):
+        asyncio.run(_serve_alone(settings))
 
 
 async def _serve_alone(settings: ServerSettings) -> None:
@@ -64,7 +65,7 @@ async def _serve_alone(settings: ServerSettings) -> None:
     stopping = stop_signals(exits_with_stdin=settings.exit_with_stdin)
 
     def started(port: int) -> None:
-        print(f"listening on {listen._replace(port=port)}", flush=True)
+        say(STDOUT, f"listening on {listen._replace(port=port)}".encode())
 
     def checked(found: Health) -> None:
         nonlocal health
@@ -160,7 +161,7 @@ class _HealthReporter:
         await self._server.set_serving(not health.problem)
         self._checked(health)
         if health.problem and not self._last.problem:
-            log.warning("database can't be used", why=health.problem)
+            log.warning("database can't be used", why=health.why or health.problem)
         elif self._last.problem and not health.problem:
             log.info("database can be used again")
         self._last = health
@@ -208,7 +209,10 @@ async def _operators_port(
         ready = not problem and not stopping.is_set()
         return Readiness(ready, {"database": problem or "up", "workers": "stopping" if stopping.is_set() else "1 of 1"})
 
-    app = operators_app(readiness, lambda: exposition(registry))
+    def liveness() -> str:
+        return health().problem if health().lasting else ""
+
+    app = operators_app(liveness, readiness, lambda: exposition(registry))
     async with serving(app, bound("metrics", Address.parse(address))):
         yield
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import platformdirs
 import pydantic
 from lrpilot.wire.loopback import is_loopback
 from pydantic import Field
@@ -19,6 +18,7 @@ from pydantic import Field
 from tuner_server.base.address import Address
 from tuner_server.base.database_url import EXAMPLES, DatabaseUrl
 from tuner_server.core.errors import FieldViolation, InvalidInputError
+from tuner_server.process.environment import own_data_directory
 
 PREFIX = "LRPILOT_"
 """The beginning of the names of the environment's variables."""
@@ -31,10 +31,8 @@ MAX_POOL_SIZE = 200
 
 
 def default_db() -> str:
-    """The database of jobs without a shared server, in the user's own data directory."""
-    directory = platformdirs.user_data_path("lrpilot", appauthor=False)
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return f"sqlite:///{directory / 'lrpilot.db'}"
+    """The database of jobs without a shared server, in the user's own data directory. Raises: InvalidInputError."""
+    return f"sqlite:///{own_data_directory()}/lrpilot.db"
 
 
 def _default_auth(fields: dict[str, Any]) -> Literal["none", "tokens"]:
@@ -138,6 +136,8 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str]) -> EffectiveS
     values: dict[str, Any] = {}
     origins = dict.fromkeys(names, "default")
     for layer, origin in layers:
+        if unreadable := [name for name, value in layer.items() if not _is_text(value)]:
+            raise InvalidInputError.of(unreadable[0], f"must be UTF-8 ({origin(unreadable[0])})")
         values |= layer
         origins |= {name: origin(name) for name in layer}
     try:
@@ -149,6 +149,15 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str]) -> EffectiveS
         [violation] = error.violations
         raise InvalidInputError([_placed(violation, origins)]) from None
     return EffectiveSettings(settings, origins)
+
+
+def _is_text(value: object) -> bool:
+    """Whether a value's text can be written; Python reads other bytes than UTF-8 into characters that can't."""
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def variable(name: str) -> str:
@@ -164,7 +173,7 @@ def flag(name: str) -> str:
 def _read(path: Path) -> dict[str, Any]:
     """A file's settings. Raises: InvalidInputError."""
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise InvalidInputError.of(CONFIG, f"{path}: {error.strerror}") from error
     except ValueError as error:  # not TOML, or not UTF-8

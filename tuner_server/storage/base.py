@@ -255,5 +255,9 @@ class Storage(Closing):
         """Reads something. Raises: StorageError: the database can't be used, or has met pages that can't be right."""
 
     @abc.abstractmethod
+    def touch(self) -> None:
+        """Writes something that changes no job. Raises: StorageError when the database takes no writes."""
+
+    @abc.abstractmethod
     def close(self) -> None:
         """Releases what the storage holds. It is not used afterwards."""

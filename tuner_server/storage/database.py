@@ -77,7 +77,7 @@ class Database(Closing):
     @contextlib.contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """A transaction that only reads. Raises: StorageError."""
-        with self._translated(), self._engine.connect() as connection:
+        with self._translated(), self._in_place(), self._engine.connect() as connection:
             yield connection
 
     @contextlib.contextmanager
@@ -88,7 +88,12 @@ class Database(Closing):
             ConflictError: a row with such a key exists.
             StorageError: anything else that the database refuses.
         """
-        with self._translated(), self._in_turn(sqlite.BUSY_TIMEOUT_S), self._writer.begin() as connection:
+        with (
+            self._translated(),
+            self._in_turn(sqlite.BUSY_TIMEOUT_S),
+            self._in_place(),
+            self._writer.begin() as connection,
+        ):
             yield connection
 
     @contextlib.contextmanager
@@ -135,7 +140,7 @@ class Database(Closing):
             StorageError: it can't be opened.
         """
         if self.file is not None:
-            self.file.check()
+            self.file.look_through()
 
     def raise_if_corrupt(self) -> None:
         """Raises: CorruptionError: pages that can't be right were met since it was opened."""
@@ -147,6 +152,16 @@ class Database(Closing):
         self._engine.dispose()
         if self.file is not None:
             self.file.leave()
+
+    @contextlib.contextmanager
+    def _in_place(self) -> Iterator[None]:
+        """A transaction on the file that is at its path, before and after. Raises: StorageError: it is another one."""
+        if self.file is None:
+            yield
+            return
+        self.file.in_place.check()
+        yield
+        self.file.in_place.check()  # nothing is acknowledged that went to a file which nobody finds again
 
     @contextlib.contextmanager
     def _in_turn(self, timeout_s: float) -> Iterator[None]:

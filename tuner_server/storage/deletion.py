@@ -19,7 +19,7 @@ BYTES_AT_ONCE = 32 * 2**20
 """Bytes of losses and measures that one transaction deletes, unless one report alone has more."""
 
 
-def delete_jobs(database: Database, chosen: sa.Select[tuple[str]], limit: int) -> int:
+def delete_jobs(database: Database, chosen: sa.Select[str], limit: int) -> int:
     """Deletes jobs with their histories.
 
     Args:

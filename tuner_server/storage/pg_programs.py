@@ -14,8 +14,7 @@ from pathlib import Path
 from tuner_server.core.errors import CorruptionError, StorageError
 from tuner_server.storage.database import Database
 from tuner_server.storage.postgresql import Session
-from tuner_server.storage.schema import VERSION_TABLE
-from tuner_server.storage.tables import Base
+from tuner_server.storage.tables import VERSION_TABLE, Base
 
 OUR_TABLES = (*Base.metadata.tables, VERSION_TABLE)
 """The tables that are LRPilot's; the database may hold others."""
@@ -74,7 +73,7 @@ def load_archive(archive: Path, database: Database, before: Sequence[str]) -> No
             with contextlib.suppress(BrokenPipeError):  # it has ended, and says below why
                 loading.stdin.write("\n".join(["BEGIN;", *before, ""]).encode())
                 loading.stdin.flush()
-                unpack = [reader, "--no-owner", "--no-privileges", "--file=-", archive]
+                unpack = [reader, "--no-owner", "--no-privileges", "--file=-", str(archive)]
                 read = subprocess.run(
                     unpack, stdin=subprocess.DEVNULL, stdout=loading.stdin, stderr=errors, check=False
                 )

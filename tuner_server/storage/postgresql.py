@@ -142,7 +142,9 @@ def session_settings(options: str) -> dict[str, str]:
         name, equals, value = word.partition("=")
         if not equals or not name.replace("_", "").replace(".", "").replace("-", "").isalnum():
             raise InvalidInputError.of("db", "the URL's parameter options takes -c NAME=VALUE alone (a blank is %20)")
-        found[name.replace("-", "_")] = value
+        name = name.replace("-", "_")
+        # A default is for transactions that have not begun.
+        found["transaction_read_only" if name == "default_transaction_read_only" else name] = value
     return found
 
 

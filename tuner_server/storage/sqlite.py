@@ -26,6 +26,7 @@ import sqlalchemy as sa
 import tenacity
 
 from tuner_server.core.errors import CorruptionError, StorageError
+from tuner_server.storage.embedded_file import EmbeddedFile
 
 BUSY_TIMEOUT_S = 2.0
 """How long a writer waits for its turn in this process, and then again for other processes."""
@@ -39,7 +40,7 @@ WAL_BYTES = 16 * 2**20
 """What a write-ahead log is cut to when it begins anew."""
 CHECKED_BYTES = 64 * 2**20
 """A file up to this size is looked through when it is opened: a fifth of a second."""
-MARK = "user_version"
+MARK = "application_id"
 """The number in a file's header that tells a backup from what it was made of: each backup gets one of its own."""
 LOG_SUFFIXES = ("-wal", "-shm", "-journal")
 """The endings of files that SQLite keeps beside a database."""
@@ -56,6 +57,8 @@ class DatabaseFile:
         self.path = Path(os.path.realpath(file))
         if not self.path.parent.is_dir():
             raise StorageError(f"{file}: the directory {self.path.parent} does not exist")
+        self.in_place = EmbeddedFile(file)
+        """Whether what is open is still what is there."""
         self._lock_path = self.beside("-lock")
         self._lock: int | None = None
         self._entering = threading.Lock()
@@ -98,7 +101,7 @@ class DatabaseFile:
             finally:
                 os.close(lock)
 
-    def check(self) -> None:
+    def look_through(self) -> None:
         """Looks through a file that is not too large for it. Raises: CorruptionError; StorageError."""
         self.enter()
         if self.path.stat().st_size > CHECKED_BYTES:
@@ -265,6 +268,11 @@ def sqlite_engine(file: DatabaseFile, pool_size: int, pool_timeout_s: float) -> 
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
+        file.in_place.connected(connection)
+
+    @sa.event.listens_for(engine, "close")
+    def close(connection: sqlite3.Connection, _record: object) -> None:
+        file.in_place.closed(connection)
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:

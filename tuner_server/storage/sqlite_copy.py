@@ -8,8 +8,9 @@ import sqlite3
 from pathlib import Path
 
 from tuner_server.core.errors import CorruptionError, StorageError
-from tuner_server.storage.schema import VERSION_TABLE, require_known
+from tuner_server.storage.schema import require_known
 from tuner_server.storage.sqlite import MARK
+from tuner_server.storage.tables import VERSION_TABLE
 
 _MARKS = 2**31 - 1
 

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from tests.support.crashes import checking_clients
 from tests.support.servers.event_loop import run
 from tuner_server.base.failures import FAILURES
-from tuner_server.core.errors import StorageError
+from tuner_server.core.errors import OverloadError, StorageError
 from tuner_server.core.messages import Outcome, Phase
 from tuner_server.ops.metrics import ServerMetrics, exposition
 from tuner_server.process import health_monitor
@@ -52,7 +52,7 @@ def test_a_database_that_does_not_answer_is_a_problem_until_it_does(url: str, mo
 
 def test_a_problem_has_the_words_of_the_database(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def ping(_storage: SqlStorage) -> None:
-        raise StorageError("the disk is gone")
+        raise StorageError("/srv/jobs.db: the disk is gone", "the disk is gone")
 
     async def look() -> str:
         with open_storage(url) as storage, TunerService(storage) as service:
@@ -62,7 +62,7 @@ def test_a_problem_has_the_words_of_the_database(url: str, monkeypatch: pytest.M
             return problem
 
     monkeypatch.setattr(SqlStorage, "ping", ping)
-    assert run(look()) == "the disk is gone"
+    assert run(look()) == "the database can't be used: the disk is gone; the server's log has the reason"
 
 
 def test_writes_are_tried_now_and_then_and_at_each_look_after_a_failure(
@@ -74,7 +74,7 @@ def test_writes_are_tried_now_and_then_and_at_each_look_after_a_failure(
     def touch(_storage: SqlStorage) -> None:
         written.append(not broken)
         if broken:
-            raise StorageError("the disk is full")
+            raise OverloadError("the disk is full")
 
     async def look() -> None:
         nonlocal broken

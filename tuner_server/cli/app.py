@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 from lrpilot.errors import LRPilotError, RefusedError, ScheduleError
 
+from tuner_server.base.terminal import say
 from tuner_server.cli import config, db, demo, forecast, job, jobs, plan, projects, refine, report, serve, tokens, watch
 from tuner_server.core.errors import InvalidInputError, TunerError
 
@@ -34,10 +35,10 @@ def main() -> NoReturn:
         code = app(prog_name=app.info.name, standalone_mode=False)
     except typer.TyperException as error:  # what the command line itself does not understand
         if wrong := _wrong(error):  # nothing: the help was asked for, by no word at all
-            print(f"lrpilot: {wrong}", file=sys.stderr)
+            say(f"lrpilot: {wrong}", stderr=True)
         sys.exit(error.exit_code)
     except (TunerError, LRPilotError) as error:
-        print(f"lrpilot: {error}", file=sys.stderr)
+        say(f"lrpilot: {error}", stderr=True)
         bad_input = isinstance(error, InvalidInputError | RefusedError | ScheduleError | ValueError)
         sys.exit(2 if bad_input else 1)
     except BrokenPipeError:  # whoever read our output has seen enough

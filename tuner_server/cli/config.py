@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from tuner_server.base.terminal import Terminal
 from tuner_server.cli.common import JsonOption, print_json
 from tuner_server.process.settings import CONFIG, EffectiveSettings, ServerSettings, flag, load, variable
 
@@ -59,4 +59,4 @@ def config(as_json: JsonOption = False, **flags: Any) -> None:
         table.add_column(heading, overflow="fold")
     for name, value in values.items():
         table.add_row(name, "-" if value is None else str(value), found.origins[name])
-    Console().print(table)
+    Terminal().print(table)

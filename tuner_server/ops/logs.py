@@ -9,6 +9,7 @@ import sys
 from typing import Any, Literal, TextIO
 
 import structlog
+from lrpilot.wire.plain_text import spelled_out
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 HIDDEN = "***"
@@ -35,7 +36,7 @@ def hidden(text: str) -> str:
 def _redact(_logger: WrappedLogger, _method: str, line: EventDict | str) -> str:
     """The last processor: it sees the line as it would be written, stack traces included."""
     assert isinstance(line, str)
-    return hidden(line)
+    return spelled_out(hidden(line))
 
 
 def configure(log_format: Literal["logfmt", "json"], level: str) -> None:
@@ -89,8 +90,8 @@ class _LibraryRecords(structlog.stdlib.ProcessorFormatter):
         )
 
     def format(self, record: logging.LogRecord) -> str:
-        """A line without secrets."""
-        return hidden(super().format(record))
+        """A line without secrets, and with nothing in it that a terminal obeys."""
+        return spelled_out(hidden(super().format(record)))
 
 
 def _name(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

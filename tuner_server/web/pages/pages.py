@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from lrpilot.wire.plain_text import plain
+from markupsafe import Markup
 
 STATIC = Path(__file__).parents[1] / "static"
 
@@ -38,6 +40,7 @@ class Pages:
             trim_blocks=True,
             lstrip_blocks=True,
             undefined=jinja2.StrictUndefined,
+            finalize=_plain,
         )
         self._environment.globals["static"] = self._static
 
@@ -48,6 +51,11 @@ class Pages:
     def _static(self, name: str) -> str:
         """A file's address, which changes with the file: a browser may keep what it has forever."""
         return f"/static/{name}?v={_digest(plotly_js() if name == 'plotly.min.js' else STATIC / name)}"
+
+
+def _plain(value: Any) -> Any:
+    """What a template shows of a value: a text in one line that turns nothing round; what is marked up stays so."""
+    return plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _digest(path: Path) -> str:

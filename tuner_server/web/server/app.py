@@ -238,24 +238,26 @@ class _Site:
             return job, exports.schedule_text(job, self._service.history(job, losses=True))
 
         job, text = await self._run(read)
-        return Response(text, media_type="application/json", headers=_attachment(job, "schedule.json"))
+        return Response(text, media_type="application/json", headers=exports.attachment(title(job), "schedule.json"))
 
     async def data_json(self, request: Request, caller: Principal) -> Response:
         """Sends every step as JSON."""
         job, found = await self._read(request, caller, lambda *both: both)
         rows = exports.data_json(job, found)
-        return StreamingResponse(rows, media_type="application/json", headers=_attachment(job, "data.json"))
+        return StreamingResponse(
+            rows, media_type="application/json", headers=exports.attachment(title(job), "data.json")
+        )
 
     async def data_csv(self, request: Request, caller: Principal) -> Response:
         """Sends every step as CSV."""
         job, found = await self._read(request, caller, lambda *both: both)
         rows = exports.data_csv(found)
-        return StreamingResponse(rows, media_type="text/csv", headers=_attachment(job, "data.csv"))
+        return StreamingResponse(rows, media_type="text/csv", headers=exports.attachment(title(job), "data.csv"))
 
     async def report(self, request: Request, caller: Principal) -> Response:
         """Sends the page as one file. It is saved and not opened here, where its scripts are forbidden."""
         job, text = await self._read(request, caller, lambda job, found: (job, report_html(job, found)))
-        return Response(text, media_type="text/html", headers=_attachment(job, "report.html"))
+        return Response(text, media_type="text/html", headers=exports.attachment(title(job), "report.html"))
 
     async def cancel(self, request: Request, caller: Principal) -> Response:
         """Ends the tuning of a job."""
@@ -392,9 +394,3 @@ class _Site:
 def _joined(versions: Iterable[str]) -> str:
     """The version of several jobs."""
     return "-".join(versions)
-
-
-def _attachment(job: StoredJob, name: str) -> dict[str, str]:
-    """A file's name that any system takes."""
-    stem = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in title(job))
-    return {"Content-Disposition": f'attachment; filename="{stem}-{name}"'}

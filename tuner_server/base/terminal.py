@@ -28,7 +28,7 @@ class Terminal(Console):
         return super().render_str(_plain_lines(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """The parts of what is shown. Orders that the library gives, such as to move the cursor, are parts by themselves."""
+        """The parts of what is shown. What the library itself orders, such as to move the cursor, are other parts."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(_plain_lines(segment.text), segment.style)
 

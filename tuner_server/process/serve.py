@@ -181,7 +181,8 @@ def _dashboard_port(
     *,
     shares_port: bool,
 ) -> contextlib.AbstractAsyncContextManager[None]:
-    from tuner_server.web.server.port import dashboard_port  # a run's own server has no such port
+    from tuner_server.web.server.front import Front  # a run's own server has no such port
+    from tuner_server.web.server.port import dashboard_port
 
     assert settings.http is not None
     return dashboard_port(
@@ -192,6 +193,7 @@ def _dashboard_port(
         shares=shares,
         tls=_tls_files(settings),
         shares_port=shares_port,
+        front=Front(settings.base_path, settings.proxies),
     )
 
 

@@ -33,7 +33,9 @@ def plotly_js_gzipped() -> bytes:
 class Pages:
     """Renders templates."""
 
-    def __init__(self) -> None:
+    def __init__(self, base_path: str = "") -> None:
+        """Renders pages whose addresses begin with `base_path`; empty: with their own first slash."""
+        self._base_path = base_path
         self._environment = jinja2.Environment(
             loader=jinja2.PackageLoader("tuner_server.web"),
             autoescape=True,
@@ -42,7 +44,7 @@ class Pages:
             undefined=jinja2.StrictUndefined,
             finalize=_plain,
         )
-        self._environment.globals["static"] = self._static
+        self._environment.globals |= {"static": self._static, "base": base_path}
 
     def render(self, name: str, **values: Any) -> str:
         """The text of a page. Values are escaped."""
@@ -50,7 +52,7 @@ class Pages:
 
     def _static(self, name: str) -> str:
         """A file's address, which changes with the file: a browser may keep what it has forever."""
-        return f"/static/{name}?v={_digest(plotly_js() if name == 'plotly.min.js' else STATIC / name)}"
+        return f"{self._base_path}/static/{name}?v={_digest(plotly_js() if name == 'plotly.min.js' else STATIC / name)}"
 
 
 def _plain(value: Any) -> Any:

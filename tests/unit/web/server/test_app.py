@@ -312,7 +312,7 @@ def test_signing_in_leads_on_to_what_was_asked_for_with_its_filter(client: TestC
 
 @pytest.mark.parametrize("text", ["/", "/?", "/?q=//evil.example", "/jobs/3f?a=1", "/compare?job=a&job=b"])
 def test_paths_of_ours_are_led_on_to(text: str) -> None:
-    assert local_path(text) == text
+    assert local_path(text, "") == text
 
 
 @pytest.mark.parametrize(
@@ -331,7 +331,7 @@ def test_paths_of_ours_are_led_on_to(text: str) -> None:
     ],
 )
 def test_nobody_is_led_to_another_host(text: str) -> None:
-    assert local_path(text) == "/"
+    assert local_path(text, "") == "/"
 
 
 def test_a_form_has_its_limit(client: TestClient) -> None:

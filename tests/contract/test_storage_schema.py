@@ -17,8 +17,8 @@ from alembic.runtime.migration import MigrationContext
 from tests.support.repository import old_databases
 from tuner_server.core.errors import StorageError
 from tuner_server.storage import Database, Storage, Upgrade, current_version, open_storage, upgrade_schema
-from tuner_server.storage.schema import VERSION_TABLE, head_version, migration_config
-from tuner_server.storage.tables import Base
+from tuner_server.storage.schema import head_version, migration_config
+from tuner_server.storage.tables import VERSION_TABLE, Base
 
 PROJECT = "default"
 """That of jobs from before there were projects."""

@@ -16,8 +16,9 @@ from prometheus_client import CollectorRegistry
 
 from tuner_server.access.authenticator import Authenticator
 from tuner_server.access.shares import Shares
-from tuner_server.access.tls import TlsFiles, server_credentials
+from tuner_server.access.tls import server_credentials
 from tuner_server.base.address import Address, bound
+from tuner_server.base.streams import STDOUT, say
 from tuner_server.core import policies
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.policies import plugins
@@ -25,7 +26,9 @@ from tuner_server.ops import logs
 from tuner_server.ops.metrics import FleetMetrics, ServerMetrics, exposition
 from tuner_server.ops.signals import stop_signals
 from tuner_server.process.health_monitor import HealthMonitor
+from tuner_server.process.reloading import SettingsSource, tls_files
 from tuner_server.process.settings import ServerSettings
+from tuner_server.process.upkeep import Upkeep
 from tuner_server.process.worker_protocol import Health
 from tuner_server.rpc.auth import Authentication
 from tuner_server.rpc.limits import CallLimits
@@ -43,7 +46,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
-def serve(settings: ServerSettings) -> None:
+def serve(settings: ServerSettings, source: SettingsSource = SettingsSource({})) -> None:  # noqa: B008  # it is frozen
     """Serves in this process, until SIGTERM or SIGINT, or the end of standard input if asked; then drains.
 
     Prints one line, `listening on HOST:PORT`, once the port answers.
@@ -52,28 +55,33 @@ def serve(settings: ServerSettings) -> None:
         InvalidInputError: an address can't be bound, or a file can't be used.
         StorageError: the database can't be used.
     """
-    logs.configure(settings.log_format, settings.log_level)
-    asyncio.run(_serve_alone(settings))
+    with logs.on_standard_error(settings.log_format, settings.log_level):
+        asyncio.run(_serve_alone(settings, source))
 
 
-async def _serve_alone(settings: ServerSettings) -> None:
+async def _serve_alone(settings: ServerSettings, source: SettingsSource) -> None:
     listen = Address.parse(settings.listen)
     health = Health("not asked yet")
     stopping = stop_signals(exits_with_stdin=settings.exit_with_stdin)
 
     def started(port: int) -> None:
-        print(f"listening on {listen._replace(port=port)}", flush=True)
+        where = f"{listen._replace(port=port)}"
+        say(STDOUT, f"listening on {where}".encode())
+        upkeep.ready(where)
 
     def checked(found: Health) -> None:
         nonlocal health
         health = found
 
+    upkeep = Upkeep(settings, source, alive=lambda: not health.lasting)
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(upkeep.running(stopping))
         metrics = None
         if settings.metrics is not None:
             registry = CollectorRegistry()
             FleetMetrics(registry, workers=lambda: 1, restarts=lambda: 0)
             metrics = ServerMetrics(registry)
+            upkeep.show_in(registry)
             await stack.enter_async_context(_operators_port(settings.metrics, registry, lambda: health, stopping))
         await run(settings, listen, metrics, stopping, shares_port=False, started=started, checked=checked)
 
@@ -191,7 +199,7 @@ def _dashboard_port(
         stopping,
         authenticate=None if authenticator is None else authenticator.authenticate,
         shares=shares,
-        tls=_tls_files(settings),
+        tls=tls_files(settings),
         shares_port=shares_port,
         front=Front(settings.base_path, settings.proxies),
     )
@@ -208,7 +216,10 @@ async def _operators_port(
         ready = not problem and not stopping.is_set()
         return Readiness(ready, {"database": problem or "up", "workers": "stopping" if stopping.is_set() else "1 of 1"})
 
-    app = operators_app(readiness, lambda: exposition(registry))
+    def liveness() -> str:
+        return health().problem if health().lasting else ""
+
+    app = operators_app(liveness, readiness, lambda: exposition(registry))
     async with serving(app, bound("metrics", Address.parse(address))):
         yield
 
@@ -225,11 +236,5 @@ def _tracing(endpoint: str, observer: PipelineObserver) -> Iterator[Tracing]:
 
 
 def _credentials(settings: ServerSettings) -> grpc.ServerCredentials | None:
-    files = _tls_files(settings)
+    files = tls_files(settings)
     return None if files is None else server_credentials(files)
-
-
-def _tls_files(settings: ServerSettings) -> TlsFiles | None:
-    if settings.tls_cert is None or settings.tls_key is None:
-        return None
-    return TlsFiles(settings.tls_cert, settings.tls_key, settings.tls_client_ca)

@@ -13,13 +13,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import platformdirs
 import pydantic
 from lrpilot.wire.loopback import is_loopback
 from pydantic import Field
 
 from tuner_server.base.address import Address
 from tuner_server.core.errors import FieldViolation, InvalidInputError
+from tuner_server.process.environment import own_data_directory
 
 PREFIX = "LRPILOT_"
 """The beginning of the names of the environment's variables."""
@@ -33,9 +33,8 @@ _BASE_PATH = re.compile(r"(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)+", re.ASCII)
 
 
 def default_db() -> str:
-    """The database of jobs without a shared server, in the user's own data directory."""
-    directory = platformdirs.user_data_path("lrpilot", appauthor=False, ensure_exists=True)
-    return f"sqlite:///{directory / 'lrpilot.db'}"
+    """The database of jobs without a shared server, in the user's own data directory. Raises: InvalidInputError."""
+    return f"sqlite:///{own_data_directory()}/lrpilot.db"
 
 
 def _parts(value: str) -> tuple[str, ...]:
@@ -171,12 +170,23 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str]) -> EffectiveS
     values: dict[str, Any] = {}
     origins = dict.fromkeys(names, "default")
     for layer, origin in layers:
+        if unreadable := [name for name, value in layer.items() if not _is_text(value)]:
+            raise InvalidInputError.of(unreadable[0], f"must be UTF-8 ({origin(unreadable[0])})")
         values |= layer
         origins |= {name: origin(name) for name in layer}
     try:
         return EffectiveSettings(ServerSettings.model_validate(values), origins)
     except pydantic.ValidationError as error:
         raise _refused(error, origins) from error
+
+
+def _is_text(value: object) -> bool:
+    """Whether a value's text can be written; Python reads other bytes than UTF-8 into characters that can't."""
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def variable(name: str) -> str:
@@ -203,7 +213,7 @@ def without_password(url: str) -> str:
 def _read(path: Path) -> dict[str, Any]:
     """A file's settings. Raises: InvalidInputError."""
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise InvalidInputError.of(CONFIG, f"{path}: {error.strerror}") from error
     except ValueError as error:  # not TOML, or not UTF-8

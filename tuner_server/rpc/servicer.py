@@ -14,6 +14,7 @@ import structlog
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.v1 import tuner_pb2_grpc
 
+from tuner_server.base.failures import FAILURES
 from tuner_server.core.config import MAX_NAME
 from tuner_server.core.errors import InvalidInputError, TunerError
 from tuner_server.rpc import convert, plan_messages, untrusted
@@ -49,8 +50,8 @@ def unary(
             return await method(self, request)
         except TunerError as error:
             refused = error
-        except Exception:
-            log.exception("rpc failed", rpc=method.__name__)
+        except Exception as error:
+            FAILURES.unforeseen(error)
             return await context.abort(grpc.StatusCode.INTERNAL, "internal error; the server's log has it")
         del request  # see `refuse`
         return await refuse(context, refused)

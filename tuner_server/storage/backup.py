@@ -20,8 +20,7 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from tuner_server.core.errors import InvalidInputError, StorageError
 from tuner_server.storage.database import Database
-from tuner_server.storage.schema import VERSION_TABLE
-from tuner_server.storage.tables import Base
+from tuner_server.storage.tables import VERSION_TABLE, Base
 
 _SERVICE = "lrpilot"
 

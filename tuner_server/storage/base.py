@@ -252,5 +252,9 @@ class Storage(Closing):
         """Reads something. Raises: StorageError when the database can't be used."""
 
     @abc.abstractmethod
+    def touch(self) -> None:
+        """Writes something that changes no job. Raises: StorageError when the database takes no writes."""
+
+    @abc.abstractmethod
     def close(self) -> None:
         """Releases what the storage holds. It is not used afterwards."""

@@ -9,7 +9,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -20,6 +19,7 @@ from sqlalchemy import exc
 
 from tuner_server.base.closing import Closing
 from tuner_server.core.errors import ConflictError, InvalidInputError, StorageError
+from tuner_server.storage.embedded_file import EmbeddedFile
 
 # A client takes a connection for dead when no answer comes within 5 s (`lrpilot.transport.grpc_transport.ATTEMPT_S`). A
 # database that can't be used is told sooner than that: what one call waits for, added up, stays below. Transactions
@@ -86,7 +86,9 @@ class Database(Closing):
         self.label = parsed.set(query={}).render_as_string(hide_password=True)
         """The URL for messages: without its password and its options, which may hold another."""
         self.embedded = parsed.get_backend_name() == "sqlite"
-        self._engine = _sqlite_engine(parsed) if self.embedded else _postgresql_engine(parsed)
+        self.file = EmbeddedFile(str(parsed.database)) if self.embedded else None
+        """The file of an embedded database."""
+        self._engine = _postgresql_engine(parsed) if self.file is None else _sqlite_engine(parsed, self.file)
         self._writer = self._engine.execution_options(writes=True)
         # SQLite has one writer at a time, and one that waits sleeps and looks again, up to 100 ms. Threads of a process
         # queue here instead, and wake at once; only processes wait in SQLite.
@@ -96,7 +98,7 @@ class Database(Closing):
     @contextlib.contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """A transaction that only reads. Raises: StorageError."""
-        with self._translated(), self._engine.connect() as connection:
+        with self._translated(), self._in_place(), self._engine.connect() as connection:
             yield connection
 
     @contextlib.contextmanager
@@ -107,7 +109,12 @@ class Database(Closing):
             ConflictError: a row with such a key exists.
             StorageError: anything else that the database refuses.
         """
-        with self._translated(), self._in_turn(BUSY_TIMEOUT_S), self._writer.begin() as connection:
+        with (
+            self._translated(),
+            self._in_turn(BUSY_TIMEOUT_S),
+            self._in_place(),
+            self._writer.begin() as connection,
+        ):
             yield connection
 
     @contextlib.contextmanager
@@ -133,6 +140,16 @@ class Database(Closing):
     def close(self) -> None:
         """Closes the connections."""
         self._engine.dispose()
+
+    @contextlib.contextmanager
+    def _in_place(self) -> Iterator[None]:
+        """A transaction on the file that is at its path, before and after. Raises: StorageError: it is another one."""
+        if self.file is None:
+            yield
+            return
+        self.file.check()
+        yield
+        self.file.check()  # nothing is acknowledged that went to a file which nobody finds again
 
     @contextlib.contextmanager
     def _in_turn(self, timeout_s: float) -> Iterator[None]:
@@ -283,11 +300,9 @@ def use_wal(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
 
 
-def _sqlite_engine(url: sa.URL) -> sa.Engine:
-    assert url.database is not None
-    directory = Path(url.database).absolute().parent
-    if not directory.is_dir():
-        raise StorageError(f"{url.database}: the directory {directory} does not exist")
+def _sqlite_engine(url: sa.URL, file: EmbeddedFile) -> sa.Engine:
+    if not file.path.parent.is_dir():
+        raise StorageError(f"{url.database}: the directory {file.path.parent} does not exist")
     engine = sa.create_engine(
         url.set(drivername="sqlite+pysqlite"),
         # No isolation level: Python's driver would open transactions by itself, and never an immediate one.
@@ -304,6 +319,11 @@ def _sqlite_engine(url: sa.URL) -> sa.Engine:
         use_wal(connection)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
+        file.connected(connection)
+
+    @sa.event.listens_for(engine, "close")
+    def close(connection: sqlite3.Connection, _record: object) -> None:
+        file.closed(connection)
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:

@@ -14,9 +14,8 @@ from tuner_server.core.errors import SchemaVersionError, StorageError
 from tuner_server.storage.base import Storage
 from tuner_server.storage.database import Database
 from tuner_server.storage.sql import SqlStorage
+from tuner_server.storage.tables import VERSION_TABLE
 
-VERSION_TABLE = "lrpilot_schema_version"
-"""Not Alembic's default name, which another application in the same database may have taken."""
 _UPGRADE_LOCK = 0x6C727069
 """Any number that is ours, for PostgreSQL's advisory locks ("lrpi")."""
 

@@ -23,6 +23,7 @@ from tuner_server.storage import codec
 from tuner_server.storage.base import Change, Entry, Page, Storage, StoredAnswer, StoredJob, StoredReport
 from tuner_server.storage.database import Database
 from tuner_server.storage.tables import Base, EntryRow, JobRow, ProjectRow, UtcDateTime
+from tuner_server.storage.write_check import touch
 
 _JOB = (JobRow.id, JobRow.project, JobRow.state, JobRow.version, JobRow.create_time, JobRow.update_time)
 _ENDED = [status.value for status in Status if not status.live]
@@ -246,6 +247,10 @@ class SqlStorage(Storage):
         with self._database.reading() as connection:
             # A table's row: `SELECT 1` does not look at the file.
             connection.execute(sa.select(JobRow.id).limit(1))
+
+    def touch(self) -> None:
+        """See `Storage`."""
+        touch(self._database)
 
     def close(self) -> None:
         """See `Storage`."""

@@ -109,3 +109,8 @@ def test_config_prints_values_and_where_they_come_from(file: Path) -> None:
     text = CliRunner(env=environment).invoke(app, ["config"]).output
     assert "geheim" not in text
     assert "LRPILOT_DB" in text
+
+
+def test_bytes_that_are_no_text_are_refused() -> None:
+    with pytest.raises(InvalidInputError, match=r"db: must be UTF-8 \(environment LRPILOT_DB\)"):
+        load({}, {"LRPILOT_DB": "sqlite:///\udcff.db"})

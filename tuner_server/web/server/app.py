@@ -31,6 +31,7 @@ from starlette.staticfiles import StaticFiles
 
 from tuner_server.access.principal import Principal, Scope
 from tuner_server.access.shares import Shares
+from tuner_server.base.failures import FAILURES
 from tuner_server.core.errors import (
     AccessDeniedError,
     InvalidInputError,
@@ -331,6 +332,8 @@ class _Site:
     async def refused(self, request: Request, error: Exception) -> Response:
         """Says what we refuse on purpose, and why."""
         status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
+        if status >= 500:
+            FAILURES.because(error)
         if status == 401 and request.method == "GET" and parameters.wants_page(request):
             onward = request.url.path + (f"?{request.url.query}" if request.url.query else "")
             return RedirectResponse(f"{self._base}/login?next={quote(onward)}", 303)
@@ -348,7 +351,7 @@ class _Site:
 
     async def failed(self, request: Request, error: Exception) -> Response:
         """Says that something went wrong. What was not foreseen is told to our log alone."""
-        log.error("request failed", path=request.url.path, exc_info=error)
+        FAILURES.unforeseen(error)
         return self._error(request, 500, "internal error; the server's log has it")
 
     def _error(self, request: Request, status: int, message: str) -> Response:

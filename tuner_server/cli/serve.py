@@ -37,4 +37,4 @@ def serve(**flags: Any) -> None:
         from tuner_server.process.serve import serve as run
     else:
         from tuner_server.process.supervisor import supervise as run
-    run(settings, SettingsSource(flags))
+    run(SettingsSource(flags, settings))

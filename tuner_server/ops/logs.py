@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import structlog
 from lrpilot.wire.plain_text import spelled_out
-from structlog.stdlib import NAME_TO_LEVEL
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from tuner_server.base.streams import STDERR
@@ -52,13 +51,22 @@ def set_level(level: str) -> None:
     logging.getLogger().setLevel(max(_least, logging.WARNING))
 
 
+_LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "exception": logging.ERROR,
+    "critical": logging.CRITICAL,
+}
+"""The levels of a logger's methods."""
 _least = logging.INFO
 """The least level that is written. Loggers are kept, so it is looked up at every line."""
 
 
 def _at_level(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
     """The first processor: it drops what is below the level."""
-    if NAME_TO_LEVEL[method] < _least:
+    if _LEVELS[method] < _least:
         raise structlog.DropEvent
     return event
 

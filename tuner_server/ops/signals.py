@@ -28,7 +28,7 @@ def ignore_hangup() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
-def on_hangup(call: Callable[[], None]) -> None:
+def on_hangup(call: Callable[[], object]) -> None:
     """Calls it on this loop whenever SIGHUP comes."""
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, call)
 

@@ -30,6 +30,8 @@ class SettingsSource:
 
     flags: Mapping[str, Any]
     """Those of the command line, by name; None where one was not given."""
+    first: ServerSettings
+    """What they came to at the start."""
 
     def read(self) -> ServerSettings:
         """The settings as they are now. Raises: InvalidInputError."""
@@ -40,10 +42,8 @@ class Reloading:
     """Reads a process's settings again, as often as it is told to."""
 
     def __init__(self, settings: ServerSettings, source: SettingsSource) -> None:
-        """`settings` are those that the process runs with."""
+        """`settings` are those that the process runs with, which may have been completed since the start."""
         self._settings, self._source = settings, source
-        self._started_with = source.read() if source.flags else settings
-        """What the source had at the start: `settings` may have been completed since."""
 
     def reload(self, *, tell: bool) -> ServerSettings:
         """Takes up what can be taken up.
@@ -68,7 +68,7 @@ class Reloading:
 
     def _tell(self, found: ServerSettings) -> None:
         for name in ServerSettings.model_fields:
-            if name not in LIVE and getattr(found, name) != getattr(self._started_with, name):
+            if name not in LIVE and getattr(found, name) != getattr(self._source.first, name):
                 log.warning("setting has changed, and takes effect with the next start", setting=name)
         if (files := tls_files(self._settings)) is not None:
             try:

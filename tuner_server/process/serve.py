@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
-def serve(settings: ServerSettings, source: SettingsSource = SettingsSource({})) -> None:  # noqa: B008  # it is frozen
+def serve(source: SettingsSource) -> None:
     """Serves in this process, until SIGTERM or SIGINT, or the end of standard input if asked; then drains.
 
     Prints one line, `listening on HOST:PORT`, once the port answers.
@@ -55,11 +55,12 @@ def serve(settings: ServerSettings, source: SettingsSource = SettingsSource({}))
         InvalidInputError: an address can't be bound, or a file can't be used.
         StorageError: the database can't be used.
     """
-    with logs.on_standard_error(settings.log_format, settings.log_level):
-        asyncio.run(_serve_alone(settings, source))
+    with logs.on_standard_error(source.first.log_format, source.first.log_level):
+        asyncio.run(_serve_alone(source))
 
 
-async def _serve_alone(settings: ServerSettings, source: SettingsSource) -> None:
+async def _serve_alone(source: SettingsSource) -> None:
+    settings = source.first
     listen = Address.parse(settings.listen)
     health = Health("not asked yet")
     stopping = stop_signals(exits_with_stdin=settings.exit_with_stdin)

@@ -53,7 +53,7 @@ MARGIN_S = 5.0
 log = structlog.get_logger(__name__)
 
 
-def supervise(settings: ServerSettings, source: SettingsSource) -> None:
+def supervise(source: SettingsSource) -> None:
     """Serves with several processes, until SIGTERM or SIGINT, or the end of standard input if asked; then drains.
 
     Prints one line, `listening on HOST:PORT`, once all workers answer.
@@ -62,6 +62,7 @@ def supervise(settings: ServerSettings, source: SettingsSource) -> None:
         InvalidInputError: an address can't be bound, or a file can't be used.
         TunerError: the workers can't start.
     """
+    settings = source.first
     with logs.on_standard_error(settings.log_format, settings.log_level), ExitStack() as stack:
         listen = Address.parse(settings.listen)
         port = stack.enter_context(reserved("listen", listen)).getsockname()[1]

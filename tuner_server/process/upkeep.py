@@ -1,5 +1,6 @@
-"""What the first process of a server does beside serving: it hears SIGHUP, tells its service manager how it is, and looks
-at the ends of its certificates every day.
+"""What the first process of a server does beside serving.
+
+It hears SIGHUP, tells its service manager how it is, and looks at the ends of its certificates every day.
 """
 
 from __future__ import annotations

@@ -11,10 +11,10 @@ from google.protobuf import json_format
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.unsearched import probe_steps
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from tuner_server.base.clock import utc_now
+from tuner_server.base.terminal import Terminal
 from tuner_server.cli.common import (
     LARGEST_PAGE,
     DbOption,
@@ -58,7 +58,7 @@ def jobs(
     if as_json:
         print_json([json_format.MessageToDict(job) for job in found])
         return
-    Console().print(jobs_table(found) if found else "no jobs")
+    Terminal().print(jobs_table(found) if found else "no jobs")
 
 
 @app.command(epilog="Example: `lrpilot jobs prune --older-than 90 --db sqlite:////var/lib/lrpilot/jobs.db`")

@@ -6,6 +6,8 @@ A flag wins over the environment, that over a TOML file, that over the default.
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,11 +30,19 @@ MAX_WORKERS = 64
 """Far more than one machine's database has use for; a slip of the finger would take all memory."""
 MAX_POOL_SIZE = 200
 """More than a process has threads."""
+OWN_PATHS = ("compare", "events", "jobs", "login", "logout", "static")
+"""What the dashboard's own paths begin with."""
+_BASE_PATH = re.compile(r"(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)+", re.ASCII)
 
 
 def default_db() -> str:
     """The database of jobs without a shared server, in the user's own data directory. Raises: InvalidInputError."""
     return f"sqlite:///{own_data_directory()}/lrpilot.db"
+
+
+def _parts(value: str) -> tuple[str, ...]:
+    """What stands between commas."""
+    return tuple(part for part in map(str.strip, value.split(",")) if part)
 
 
 def _default_auth(fields: dict[str, Any]) -> Literal["none", "tokens"]:
@@ -58,6 +68,10 @@ class ServerSettings(pydantic.BaseModel):
     """HOST:PORT for operators, over plain HTTP: /metrics, /livez and /readyz; off by default."""
     http: str | None = None
     """HOST:PORT of the dashboard, for browsers; off by default."""
+    base_path: str = ""
+    """The path under which a proxy serves the dashboard, as /lrpilot; the proxy may pass it on or strip it."""
+    trusted_proxies: str = ""
+    """Addresses and networks whose X-Forwarded-For, -Proto and -Host the dashboard believes, with commas between."""
     tls_cert: Path | None = None
     """The server's certificate chain, a PEM file."""
     tls_key: Path | None = Field(None, validate_default=True)
@@ -84,6 +98,26 @@ class ServerSettings(pydantic.BaseModel):
             Address.parse(value)
         return value
 
+    @pydantic.field_validator("base_path")
+    @classmethod
+    def _is_path(cls, value: str) -> str:
+        path = value.rstrip("/")
+        if path and not _BASE_PATH.fullmatch(path):
+            raise ValueError("give a path of letters, digits, hyphens, dots and underscores, as /lrpilot")
+        if path.split("/")[1:2] and path.split("/")[1] in OWN_PATHS:
+            raise ValueError(f"it must not begin as a page of the dashboard does ({', '.join(OWN_PATHS)})")
+        return path
+
+    @pydantic.field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: str) -> str:
+        for part in _parts(value):
+            try:
+                ipaddress.ip_network(part)
+            except ValueError as error:
+                raise ValueError(f"{error}; give addresses and networks, as 127.0.0.1,10.0.0.0/8") from error
+        return value
+
     @pydantic.field_validator("tls_key")
     @classmethod
     def _has_its_certificate(cls, value: Path | None, info: pydantic.ValidationInfo) -> Path | None:
@@ -97,6 +131,11 @@ class ServerSettings(pydantic.BaseModel):
         if value is not None and info.data.get("tls_cert") is None:
             raise ValueError("needs tls_cert and tls_key: clients show certificates over TLS only")
         return value
+
+    @property
+    def proxies(self) -> tuple[str, ...]:
+        """The addresses and networks of `trusted_proxies`."""
+        return _parts(self.trusted_proxies)
 
     def shown(self) -> dict[str, Any]:
         """The values as JSON knows them, without passwords."""

@@ -79,7 +79,7 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     @unary
     async def CreateJob(self, request: pb.CreateJobRequest) -> pb.CreateJobResponse:
         """Opens a job."""
-        config = convert.config_from_pb(request.config)
+        config = convert.new_config_from_pb(request.config)
         stored = await self._run(self._service.create_job, CALLER.get().project, request.request_id, config)
         log.info("job created", job_id=stored.id, name=config.name, policy=stored.state.config.policy)
         return pb.CreateJobResponse(
@@ -128,6 +128,7 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     async def ChangePlan(self, request: pb.ChangePlanRequest) -> pb.ChangePlanResponse:
         """Asks for a change of a job's plan."""
         job_id, change = convert.job_id(request.job_id), plan_messages.change_from_pb(request.change, "change")
+        untrusted.name("change.request_id", change.request_id)
         stored = await self._run(self._service.change_plan, CALLER.get().project, job_id, change)
         log.info("plan changed", job_id=stored.id, change=change.kind.value, reason=change.reason)
         return pb.ChangePlanResponse(job=convert.job_to_pb(stored))
@@ -135,7 +136,7 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     @unary
     async def CancelJob(self, request: pb.CancelJobRequest) -> pb.CancelJobResponse:
         """Ends the tuning of a job."""
-        job_id, reason = convert.job_id(request.job_id), untrusted.text("reason", request.reason)
+        job_id, reason = convert.job_id(request.job_id), untrusted.sentence("reason", request.reason)
         stored = await self._run(self._service.cancel_job, CALLER.get().project, job_id, reason)
         log.info("job cancelled", job_id=stored.id, reason=reason)
         return pb.CancelJobResponse(job=convert.job_to_pb(stored))

@@ -52,6 +52,7 @@ def open_storage(url: str, *, upgrade: bool = False, pool_size: int = POOL_SIZE)
             upgrade_schema(database)
         else:
             _require_head(database)
+        database.schema = head_version()
     except BaseException:
         database.close()
         raise

@@ -19,6 +19,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 
+from tuner_server.base.streams import STDERR, say
+
 ANSWER_S = 120.0
 """Seconds for a fork; the first one waits for the imports, from a disk that may be slow."""
 _FORK = b"fork"
@@ -67,6 +69,12 @@ class ForkServer:
             if not answer.isdecimal():
                 raise OSError(answer)
             return int(answer)
+
+    def give_up(self) -> None:
+        """Has a fork that another thread waits for fail, as at the end of the server."""
+        process = self._process
+        if process is not None:
+            process.kill()
 
     def close(self) -> None:
         """Ends the process. Workers that still run are told by their connections, not by this."""
@@ -190,6 +198,6 @@ class _Forking:
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
         except BaseException:
-            traceback.print_exc()
+            say(STDERR, traceback.format_exc().encode(errors="replace"))
         finally:
             os._exit(code)

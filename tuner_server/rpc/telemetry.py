@@ -37,6 +37,9 @@ _STREAMS = frozenset(
 _OURS = frozenset({"INTERNAL", "UNKNOWN", "UNAVAILABLE"})
 """Codes that say that something is wrong with the server."""
 
+MAX_WHY = 200
+"""Characters of a refusal that a call's line repeats."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -52,6 +55,8 @@ class Call:
     """The time of `time.perf_counter` at its start."""
     code: str = "OK"
     """The name of its status, right once it has ended."""
+    why: str = ""
+    """What its client was told, if it was not answered."""
 
 
 class Meter(Protocol):
@@ -134,13 +139,15 @@ class Telemetry(grpc.aio.ServerInterceptor):
             self._meter.rpc_ended(
                 call.method.removeprefix("/"), call.code, None if call.method in _STREAMS else seconds
             )
+        why = {}
         if call.code in _OURS:
             write = log.warning
+            why = {"why": call.why[:MAX_WHY]} if call.why else {}
         else:
             write = log.info if call.method.startswith(f"/{_SERVICE.full_name}/") else log.debug
         caller = CALLER.get(None)  # none: no tokens are asked for, or this one is not known
         who = {"project": caller.project, "token_id": caller.token_id} if caller else {}
-        write("call", code=call.code, seconds=round(seconds, 6), **who)
+        write("call", code=call.code, seconds=round(seconds, 6), **why, **who)
 
 
 class _Watched:
@@ -150,7 +157,7 @@ class _Watched:
         self._context, self._call = context, call
 
     async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()) -> None:
-        self._call.code = code.name
+        self._call.code, self._call.why = code.name, details
         await self._context.abort(code, details, (*trailing_metadata, (REQUEST_ID, self._call.request_id)))
 
     def __getattr__(self, name: str) -> Any:

@@ -168,6 +168,8 @@ class _Forking:
         if not message:
             return False
         connection, status, *memory = descriptors
+        # Held back in a child until it no longer ignores them: a worker is told to end as soon as it is known.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED)
         try:
             child = os.fork()
         except OSError as error:
@@ -177,6 +179,7 @@ class _Forking:
                 self._become_worker(connection, memory[0] if memory else None, status)
             answer, forked = str(child), True
             self._status[child] = status
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED)
         for descriptor in [connection, *memory, *([] if forked else [status])]:
             os.close(descriptor)
         with contextlib.suppress(OSError):
@@ -190,6 +193,7 @@ class _Forking:
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGCHLD, *_IGNORED):
                 signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED)
             # A status pipe that others hold open would not tell the owner of our death.
             for descriptor in (self._woken, self._waker, status, self._orders.detach(), *self._status.values()):
                 os.close(descriptor)

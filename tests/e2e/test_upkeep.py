@@ -75,6 +75,8 @@ def managed(address: str, *arguments: str, **variables: str) -> Iterator[tuple[M
         finally:
             process.kill()
             process.wait()
+            for pipe in (process.stdin, process.stdout, process.stderr):
+                pipe.close()
 
 
 @pytest.mark.parametrize("abstract", [False, True], ids=["a path", "an abstract name"])

@@ -10,6 +10,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
+from email.message import Message
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +31,7 @@ from matplotlib import image
 from tests.support.hostile.words import MARKUP, ORDERS, check_plain
 from tests.support.jobs.sample_jobs import job_config, run_job
 from tests.support.jobs.simulated_training import SimulatedTraining
+from tests.support.servers.operated_server import operated
 from tests.support.servers.ports import HOST, free_port
 from tests.support.servers.server_process import ServerProcess, running
 from tuner_server.cli.app import app
@@ -53,7 +55,7 @@ class Site(NamedTuple):
     jobs: dict[str, str]
     """Ids, by what their names do."""
 
-    def get(self, path: str) -> tuple[http.client.HTTPMessage, str]:
+    def get(self, path: str) -> tuple[Message, str]:
         """Headers and body of a page."""
         with contextlib.closing(http.client.HTTPConnection(HOST, self.http, timeout=TIMEOUT_S)) as connection:
             connection.request("GET", path, headers={"Accept": "text/html"})
@@ -106,7 +108,7 @@ def test_no_name_may_have_an_order_in_it(transport: GrpcTransport, name: str, fi
         transport.stub.CreateJob(request, timeout=TIMEOUT_S)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     named = "policy_options" if field == "option" else field
-    assert caught.value.details().partition(":")[0] == named
+    assert str(caught.value.details()).partition(":")[0] == named
 
 
 @pytest.mark.parametrize("name", MARKUP)
@@ -266,11 +268,18 @@ def test_what_a_server_says_is_one_line_of_the_clients_log(name: str, caplog: py
         assert "\n" not in record.getMessage()
 
 
-def test_a_strangers_names_of_methods_are_no_labels(site: Site) -> None:
-    with grpc.insecure_channel(site.server.target) as channel:
-        for name in ("/pwned.Service/Steal", "/lrpilot.v1.TunerService/Pwned"):
-            with pytest.raises(grpc.RpcError):
-                channel.unary_unary(name)(b"", timeout=TIMEOUT_S)
+def test_a_strangers_names_of_methods_are_no_labels(tmp_path: Path) -> None:
+    """Each would be another series, for ever, of whoever has no token."""
+    with operated(f"sqlite:///{tmp_path}/jobs.db", "--auth", "tokens") as server:
+        with grpc.insecure_channel(server.process.target) as channel:
+            for name in ("/pwned.Service/Steal", "/lrpilot.v1.TunerService/Pwned"):
+                call: grpc.UnaryUnaryMultiCallable[pb.GetJobRequest, pb.Job] = channel.unary_unary(
+                    name, pb.GetJobRequest.SerializeToString
+                )
+                with pytest.raises(grpc.RpcError):
+                    call(pb.GetJobRequest(), timeout=TIMEOUT_S)
+        assert "wned" not in server.get("/metrics")[1]
+        assert server.metric("lrpilot_rpcs_total", method="unknown", code="UNAUTHENTICATED") == 2
 
 
 def test_an_error_is_one_line(site: Site, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

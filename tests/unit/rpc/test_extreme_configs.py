@@ -14,6 +14,7 @@ from tuner_server.core.job import machine
 from tuner_server.core.job.loss_course import MOST_AHEAD, LossCourse, Way
 from tuner_server.core.messages import MAX_STEPS
 from tuner_server.rpc import convert
+from tuner_server.rpc.admission import admitted
 
 EXTREME = (0.0, 5e-324, 1e-310, 1e-30, 1e-29, 1e-24, 1e-3, 1.0, 1e24, 1e29, 1e30, 1e38, 1.79e308)
 reals = st.sampled_from((*EXTREME, -1.0, float("nan"), float("inf"))) | st.floats()
@@ -49,7 +50,7 @@ def configs(draw: st.DrawFn) -> pb.JobConfig:
 def test_a_config_opens_a_job_or_is_refused_by_its_fields(message: pb.JobConfig) -> None:
     refused, created = "", None
     try:
-        created = machine.create(convert.new_config_from_pb(message))
+        created = machine.create(admitted(message))
     except InvalidInputError as error:
         refused = str(error)
     if created is None:
@@ -63,7 +64,7 @@ def test_a_config_opens_a_job_or_is_refused_by_its_fields(message: pb.JobConfig)
 @pytest.mark.parametrize("lr", [1e-29, 1e29, 1e38])
 def test_an_lr_from_which_nothing_could_be_searched_is_refused(lr: float) -> None:
     with pytest.raises(InvalidInputError) as caught:
-        convert.new_config_from_pb(pb.JobConfig(base_lr=lr, total_steps=100))
+        admitted(pb.JobConfig(base_lr=lr, total_steps=100))
     assert [violation.field for violation in caught.value.violations] == ["base_lr"]
 
 

@@ -50,7 +50,7 @@ def main() -> NoReturn:
         _write_no_more()
         sys.exit(0)
     except OSError as error:  # a full disk that our output goes to, a working directory that is gone
-        streams.complain(f"lrpilot: {error}")
+        streams.complain(f"lrpilot: {error.filename or 'output'}: {error.strerror or error}")
         _write_no_more()
         sys.exit(1)
     sys.exit(code or 0)

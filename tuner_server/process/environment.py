@@ -47,7 +47,8 @@ def own_data_directory() -> str:
     if not where.is_absolute():
         raise InvalidInputError.of("db", f"{where}: HOME or XDG_DATA_HOME is no absolute path; {_REMEDY}")
     try:
-        platformdirs.user_data_path("lrpilot", appauthor=False, ensure_exists=True)
+        directory = platformdirs.user_data_path("lrpilot", appauthor=False)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise InvalidInputError.of("db", f"{where} can't be made: {error.strerror}; {_REMEDY}") from error
     if not os.access(where, os.W_OK | os.X_OK):

@@ -53,7 +53,10 @@ class HealthMonitor:
             error = asked.exception()
             if error is not None and not isinstance(error, TunerError):
                 raise error
-            health = Health("" if error is None else str(error), lasting=not self._pipeline.alive)
+            health = Health("")
+            if error is not None:
+                why = "" if error.told == str(error) else str(error)
+                health = Health(error.told, lasting=not self._pipeline.alive, why=why)
         if self._metrics:
             self._metrics.database_answers(not health.problem)
             self._metrics.pipeline_stands(*self._pipeline.waiting, self._pipeline.cached_jobs)

@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+_TOKEN_CONNECTIONS = 2
+"""Connections to the database for looking up tokens, one for each thread of `access.authenticator`."""
+
 
 def serve(source: SettingsSource) -> None:
     """Serves in this process, until SIGTERM or SIGINT, or the end of standard input if asked; then drains.
@@ -119,7 +122,7 @@ async def run(
     for sentence in plugins.hidden(policies.POLICIES):
         log.warning("policy hidden", reason=sentence)
     async with AsyncExitStack() as stack:
-        storage = stack.enter_context(open_storage(settings.db))
+        storage = stack.enter_context(open_storage(settings.db, pool_size=settings.db_pool_size))
         observer: PipelineObserver = metrics or PipelineObserver()
         tracer: Tracer | None = None
         if settings.otlp_endpoint is not None:
@@ -167,7 +170,7 @@ class _HealthReporter:
         await self._server.set_serving(not health.problem)
         self._checked(health)
         if health.problem and not self._last.problem:
-            log.warning("database can't be used", why=health.problem)
+            log.warning("database can't be used", why=health.why or health.problem)
         elif self._last.problem and not health.problem:
             log.info("database can be used again")
         self._last = health
@@ -177,7 +180,7 @@ def _authenticator(settings: ServerSettings, stack: AsyncExitStack) -> Authentic
     """What knows tokens, until `stack` ends; None: nobody is asked for one."""
     if settings.auth == "none":
         return None
-    access = stack.enter_context(AccessStorage(Database(settings.db)))
+    access = stack.enter_context(AccessStorage(Database(settings.db, pool_size=_TOKEN_CONNECTIONS)))
     return stack.enter_context(contextlib.closing(Authenticator(access)))
 
 

@@ -18,6 +18,7 @@ from lrpilot.wire.loopback import is_loopback
 from pydantic import Field
 
 from tuner_server.base.address import Address
+from tuner_server.base.database_url import EXAMPLES, DatabaseUrl
 from tuner_server.core.errors import FieldViolation, InvalidInputError
 from tuner_server.process.environment import own_data_directory
 
@@ -27,6 +28,8 @@ CONFIG = "config"
 """The name of what gives the file: a flag, or, in capitals behind the prefix, a variable of the environment."""
 MAX_WORKERS = 64
 """Far more than one machine's database has use for; a slip of the finger would take all memory."""
+MAX_POOL_SIZE = 200
+"""More than a process has threads."""
 OWN_PATHS = ("compare", "events", "jobs", "login", "logout", "static")
 """What the dashboard's own paths begin with."""
 _BASE_PATH = re.compile(r"(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)+", re.ASCII)
@@ -55,6 +58,8 @@ class ServerSettings(pydantic.BaseModel):
     """HOST:PORT for training jobs, over gRPC; port 0 takes a free one."""
     db: str = Field(default_factory=default_db)
     """sqlite:///FILE or postgresql://USER@HOST/NAME; without it a file of your own."""
+    db_pool_size: int = Field(16, ge=2, le=MAX_POOL_SIZE)
+    """Connections to the database that each worker holds at most; two more look up tokens where these are asked for."""
     workers: int = Field(1, ge=1, le=MAX_WORKERS)
     """Processes that serve the port."""
     grace_s: float = Field(10.0, ge=0, allow_inf_nan=False)
@@ -135,7 +140,7 @@ class ServerSettings(pydantic.BaseModel):
     def shown(self) -> dict[str, Any]:
         """The values as JSON knows them, without passwords."""
         values = self.model_dump(mode="json")
-        values["db"] = without_password(self.db)
+        values["db"] = DatabaseUrl.parse(self.db).label
         return values
 
 
@@ -175,9 +180,14 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str]) -> EffectiveS
         values |= layer
         origins |= {name: origin(name) for name in layer}
     try:
-        return EffectiveSettings(ServerSettings.model_validate(values), origins)
+        settings = ServerSettings.model_validate(values)
+        DatabaseUrl.parse(settings.db)
     except pydantic.ValidationError as error:
         raise _refused(error, origins) from error
+    except InvalidInputError as error:
+        [violation] = error.violations
+        raise InvalidInputError([_placed(violation, origins)]) from None
+    return EffectiveSettings(settings, origins)
 
 
 def _is_text(value: object) -> bool:
@@ -197,17 +207,6 @@ def variable(name: str) -> str:
 def flag(name: str) -> str:
     """A setting's name on the command line."""
     return "--" + name.replace("_", "-")
-
-
-def without_password(url: str) -> str:
-    """A database's URL for other eyes: without its password and its options, which may hold another."""
-    from sqlalchemy.engine import make_url  # takes longer to import than all else that commands need
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        return make_url(url).set(query={}).render_as_string(hide_password=True)
-    except ArgumentError:
-        return "(not a URL)"
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -230,7 +229,14 @@ def _refused(error: pydantic.ValidationError, origins: Mapping[str, str]) -> Inv
     for item, violation in zip(error.errors(), InvalidInputError.from_pydantic(error).violations, strict=True):
         if item["type"] == "default_factory_not_called":
             continue  # the default depends on another setting, which is the one that was refused
-        origin = origins.get(violation.field, "default")
-        where = "" if origin == "default" else f" ({origin})"
-        found.append(FieldViolation(violation.field, violation.description + where))
+        if item["loc"][:1] == ("db",):  # what was given may have a password in it
+            violation = FieldViolation("db", f"must be a text; {EXAMPLES}")
+        found.append(_placed(violation, origins))
     return InvalidInputError(found)
+
+
+def _placed(violation: FieldViolation, origins: Mapping[str, str]) -> FieldViolation:
+    """What is wrong, and where it was given."""
+    origin = origins.get(violation.field, "default")
+    where = "" if origin == "default" else f" ({origin})"
+    return FieldViolation(violation.field, violation.description + where)

@@ -35,6 +35,8 @@ class Health:
     """Why the database can't be used; empty: it can."""
     lasting: bool = False
     """Whether only another start of the process would mend it."""
+    why: str = ""
+    """What the log is told of it, with addresses and paths; empty: the same as who asks."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

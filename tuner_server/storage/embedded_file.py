@@ -49,24 +49,28 @@ class EmbeddedFile:
                 continue
             if found is not None:
                 raise StorageError(
-                    f"{path}: another file was put in its place while this server had it open; start the server anew"
+                    f"{path}: another file was put in its place while this server had it open; start the server anew",
+                    "another file was put in its place; start the server anew",
                 )
             raise StorageError(
                 f"{path}: it was deleted or moved while this server had it open; "
-                "put the same file back, or start the server anew"
+                "put the same file back, or start the server anew",
+                "its file was deleted or moved; put the same file back, or start the server anew",
             )
 
     def check_room(self) -> None:
         """Raises: StorageError: the disk is full, or the file may not be written any more."""
         if not os.access(self.path, os.W_OK):
-            raise StorageError(f"{self.path}: this process may not write it any more; give it the right to")
+            said = f"{self.path}: this process may not write it any more; give it the right to"
+            raise StorageError(said, "it is read-only")
         try:
             disk = os.statvfs(self.path)
         except OSError:
             return  # `check` has the words for it
         blocks = disk.f_bfree if os.geteuid() == 0 else disk.f_bavail
         if disk.f_blocks and blocks * disk.f_frsize < MIN_FREE:
-            raise StorageError(f"{self.path}: the disk is full, {blocks * disk.f_frsize} bytes are left; free space")
+            said = f"{self.path}: the disk is full, {blocks * disk.f_frsize} bytes are left; free space"
+            raise StorageError(said, "its disk is full")
 
     def _parts(self) -> Iterator[Path]:
         yield self.path
@@ -81,5 +85,6 @@ def _identity(path: Path) -> _Identity | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise StorageError(f"{path}: {error.strerror}; its directory has to let this process in") from error
+        said = f"{path}: {error.strerror}; its directory has to let this process in"
+        raise StorageError(said, "its file can't be reached") from error
     return found.st_dev, found.st_ino

@@ -18,8 +18,8 @@ _NUMBERS = 2**31
 def touch(database: Database) -> None:
     """Commits a write that changes nothing of what is kept. Raises: StorageError: the database does not take it."""
     if database.file is not None:
-        database.file.check()
-        database.file.check_room()
+        database.file.in_place.check()
+        database.file.in_place.check_room()
     with database.writing() as connection:
         if database.embedded:
             # A number that SQLite keeps for applications, and we use for nothing else: SQLite does not write a row that

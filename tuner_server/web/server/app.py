@@ -329,7 +329,7 @@ class _Site:
         if status == 401 and request.method == "GET" and parameters.wants_page(request):
             onward = request.url.path + (f"?{request.url.query}" if request.url.query else "")
             return RedirectResponse(f"{self._base}/login?next={quote(onward)}", 303)
-        response = self._error(request, status, str(error))
+        response = self._error(request, status, error.told if isinstance(error, TunerError) else str(error))
         if isinstance(error, RateError):
             response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
         return response

@@ -18,6 +18,7 @@ from tuner_server.base.failures import FAILURES
 from tuner_server.core.config import MAX_NAME
 from tuner_server.core.errors import InvalidInputError, TunerError
 from tuner_server.rpc import convert, plan_messages, untrusted
+from tuner_server.rpc.admission import admitted
 from tuner_server.rpc.caller import CALLER
 from tuner_server.rpc.handlers import Context, refuse
 from tuner_server.service.tuner_service import TunerService
@@ -79,7 +80,7 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     @unary
     async def CreateJob(self, request: pb.CreateJobRequest) -> pb.CreateJobResponse:
         """Opens a job."""
-        config = convert.new_config_from_pb(request.config)
+        config = admitted(request.config)
         stored = await self._run(self._service.create_job, CALLER.get().project, request.request_id, config)
         log.info("job created", job_id=stored.id, name=config.name, policy=stored.state.config.policy)
         return pb.CreateJobResponse(

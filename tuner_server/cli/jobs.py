@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import os
+from collections import Counter
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 from google.protobuf import json_format
@@ -17,73 +19,145 @@ from rich.table import Table
 from tuner_server.base.clock import utc_now
 from tuner_server.cli.common import (
     LARGEST_PAGE,
+    SHORT_ID,
     DbOption,
     JsonOption,
     ServerOption,
     connected,
-    default_db,
     optional,
     page_of,
     print_json,
     remark,
     state_of,
     unsearched,
+    vitals_now,
 )
+from tuner_server.core.errors import InvalidInputError
+from tuner_server.core.job.life import ALL_SHOWN, SHOWN
+from tuner_server.process.settings import load
 
 PRUNED_AT_ONCE = 200
 """Jobs that are deleted in one transaction: servers that write meanwhile wait for it."""
 
+ROOMY = 110
+"""Characters of a line in which all columns find room."""
+STATE_WORDS = {word.replace("_", "-"): shown for word, shown in SHOWN.items()}
+"""The words for states, as they are shown."""
+
 app = typer.Typer(help="List jobs, or delete old ones.")
 
 
-@app.callback(invoke_without_command=True, epilog="Example: `lrpilot jobs --family resnet --json`")
+@app.callback(invoke_without_command=True, epilog="Example: `lrpilot jobs --state training,silent --json`")
 def jobs(
     context: typer.Context,
     server: ServerOption = None,
     as_json: JsonOption = False,
     family: Annotated[str, typer.Option(help="Only jobs of this family.")] = "",
+    state: Annotated[
+        str, typer.Option(help=f"Only jobs in one of these states, with commas between: {', '.join(STATE_WORDS)}.")
+    ] = "",
     limit: Annotated[int, typer.Option(min=1, help="At most so many jobs, the newest first.")] = 50,
 ) -> None:
     """List jobs, or delete old ones."""
     if context.invoked_subcommand is not None:
         return
+    request = _request(state, family)
     found: list[pb.Job] = []
     with connected(server) as tuner:
-        page = page_of(tuner, pb.ListJobsRequest(page_size=min(limit, LARGEST_PAGE), family=family))
-        found.extend(page.jobs)
-        while page.next_page_token and len(found) < limit:
-            size = min(limit - len(found), LARGEST_PAGE)
-            page = page_of(tuner, pb.ListJobsRequest(page_size=size, page_token=page.next_page_token, family=family))
+        while len(found) < limit:
+            request.page_size = min(limit - len(found), LARGEST_PAGE)
+            page = page_of(tuner, request)
             found.extend(page.jobs)
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                break
     if as_json:
         print_json([json_format.MessageToDict(job) for job in found])
         return
-    Console().print(jobs_table(found) if found else "no jobs")
+    console = Console()
+    console.print(jobs_table(found, console.width) if found else "no jobs")
 
 
 @app.command(epilog="Example: `lrpilot jobs prune --older-than 90 --db sqlite:////var/lib/lrpilot/jobs.db`")
 def prune(
-    older_than: Annotated[float, typer.Option(min=0, help="Days since the job last changed.", show_default=False)],
+    older_than: Annotated[
+        float, typer.Option(min=0, help="Days since the job last changed or gave a sign.", show_default=False)
+    ],
     db: DbOption = "",
     project: Annotated[str | None, typer.Option(help="Only jobs of this project; without it, of all.")] = None,
+    silent: Annotated[
+        bool, typer.Option("--silent", help="Also jobs that are silent, though not abandoned yet.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many it would be.")] = False,
 ) -> None:
-    """Delete jobs that have ended, with their history. Works on the database itself, also while servers use it."""
-    from tuner_server.storage import open_storage  # brings PyTorch, as in `serve`
+    """Delete jobs that have ended, were stopped or abandoned, with their history.
 
-    before = utc_now() - datetime.timedelta(days=older_than)
-    n_pruned = 0
-    with open_storage(db or default_db()) as storage:
-        while n := storage.prune(project, before, PRUNED_AT_ONCE):
-            n_pruned += n
-    print(f"{n_pruned} jobs deleted")
+    Works on the database itself, also while servers use it.
+    """
+    from tuner_server.storage import DeadJobs, open_storage  # brings PyTorch, as in `serve`
+
+    settings = load({}, os.environ).settings
+    now = utc_now()
+    dead = DeadJobs(now - datetime.timedelta(days=older_than), now, project, silent)
+    pruned: Counter[str] = Counter()
+    with open_storage(db or settings.db, lease=settings.lease) as storage:
+        if dry_run:
+            pruned.update(storage.prunable(dead))
+        else:
+            while n := storage.prune(dead, PRUNED_AT_ONCE):
+                pruned.update(n)
+    states = f" ({', '.join(f'{n} {word}' for word, n in sorted(pruned.items()))})" if pruned else ""
+    print(f"{pruned.total()} jobs {'would be ' if dry_run else ''}deleted{states}")
 
 
-def jobs_table(found: Sequence[pb.Job]) -> Table:
-    """A row a job."""
-    table = Table("job", "name", "policy", "state", "steps + search", "LR", "loss", "validation", box=box.SIMPLE)
+def jobs_table(found: Sequence[pb.Job], width: int = ROOMY) -> Table:
+    """A row a job; where there is little room the columns are left out that are looked at least."""
+    roomy = width >= ROOMY
+    table = Table(box=box.SIMPLE, padding=(0, 1) if roomy else (0, 1, 0, 0), pad_edge=roomy)
+    for name, options in _COLUMNS.items():
+        if roomy or options.always:
+            table.add_column(name, no_wrap=options.whole, overflow="ellipsis" if options.cut else "fold")
     for job in found:
-        table.add_row(*_row(job))
+        cells = zip(_COLUMNS.values(), _row(job), strict=True)
+        table.add_row(*(cell for options, cell in cells if roomy or options.always))
     return table
+
+
+class _Column(NamedTuple):
+    """How a column is laid out."""
+
+    always: bool
+    """Whether it is there whatever the room."""
+    whole: bool
+    """Whether it keeps to one line."""
+    cut: bool = False
+    """Whether it may lose its end."""
+
+
+_COLUMNS = {
+    "job": _Column(always=True, whole=True),
+    "name": _Column(always=True, whole=True, cut=True),
+    "policy": _Column(always=False, whole=True),
+    "state": _Column(always=True, whole=True),
+    "steps + search": _Column(always=True, whole=False),
+    "LR": _Column(always=False, whole=True),
+    "loss": _Column(always=True, whole=True),
+    "validation": _Column(always=False, whole=True),
+    "last sign": _Column(always=False, whole=True),
+}
+"""The columns of the table, by name."""
+
+
+def _request(state: str, family: str) -> pb.ListJobsRequest:
+    """What asks for jobs of a family in some states. Raises: InvalidInputError: a word is no state's."""
+    shown = ALL_SHOWN
+    for word in filter(None, (part.strip().lower() for part in state.split(","))):
+        if word not in STATE_WORDS:
+            raise InvalidInputError.of("state", f"{word!r} is none of {', '.join(STATE_WORDS)}")
+        shown |= STATE_WORDS[word]
+    states = [pb.JobState.Value(f"JOB_STATE_{status.name}") for status in shown.statuses]
+    lives = [pb.JobLife.Value(f"JOB_LIFE_{life.name}") for life in shown.lives]
+    return pb.ListJobsRequest(family=family, states=states, lives=lives)
 
 
 def _row(job: pb.Job) -> list[str]:
@@ -93,4 +167,5 @@ def _row(job: pb.Job) -> list[str]:
     undone = f" + {job.given_back_steps} rolled back" if job.given_back_steps else ""
     steps = f"{job.committed_steps}{searched}{undone}{total}{remark(job)}"
     losses = [optional(job, "last_loss"), optional(job, "last_validation")]
-    return [job.id[:8], job.config.name or "-", job.config.policy, state_of(job), steps, lr, *losses]
+    name, policy, state = job.config.name or "-", job.config.policy, state_of(job)
+    return [job.id[:SHORT_ID], name, policy, state, steps, lr, *losses, vitals_now(job).ago]

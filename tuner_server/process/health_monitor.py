@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
 
+from tuner_server.base.clock import utc_now
 from tuner_server.core.errors import TunerError
 from tuner_server.ops.metrics import ServerMetrics
 from tuner_server.process.worker_protocol import Health
@@ -68,5 +69,5 @@ class HealthMonitor:
         if not self._pipeline.alive:
             raise TunerError("a thread that takes reports has ended; start the server anew")
         if self._metrics and time.monotonic() >= self._count_due:
-            self._metrics.jobs_counted({status.value: n for status, n in self._storage.live_jobs().items()})
+            self._metrics.jobs_counted(self._storage.live_jobs(utc_now()))
             self._count_due = time.monotonic() + COUNT_INTERVAL_S

@@ -26,6 +26,8 @@ Metadata = Sequence[tuple[str, str | bytes]]
 _VALID_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,64}")
 """What clients may write into our logs."""
 _SERVICE = tuner_pb2.DESCRIPTOR.services_by_name["TunerService"]
+_FREQUENT = {f"/{_SERVICE.full_name}/Beat"}
+"""Calls that every client makes once a minute, and that tell nobody anything as long as they go well."""
 _STREAMS = frozenset(
     f"/{method.containing_service.full_name}/{method.name}"
     for file in (tuner_pb2, health_pb2, reflection_pb2)
@@ -137,7 +139,8 @@ class Telemetry(grpc.aio.ServerInterceptor):
         if call.code in _OURS:
             write = log.warning
         else:
-            write = log.info if call.method.startswith(f"/{_SERVICE.full_name}/") else log.debug
+            ours = call.method.startswith(f"/{_SERVICE.full_name}/") and call.method not in _FREQUENT
+            write = log.info if ours else log.debug
         caller = CALLER.get(None)  # none: no tokens are asked for, or this one is not known
         who = {"project": caller.project, "token_id": caller.token_id} if caller else {}
         write("call", code=call.code, seconds=round(seconds, 6), **who)

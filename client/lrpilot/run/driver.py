@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -168,6 +169,8 @@ class Driver(ReplannableRunner):
             return
         lease = self._lease
         lease.done += 1
+        if time.monotonic() >= self._session.beat_due:
+            self._session.beat(lease.done)
         if lease.done >= lease.next_event:
             self._handle(lease)
         elif not lease.constant:

@@ -6,7 +6,7 @@ import datetime
 import os
 from collections import Counter
 from collections.abc import Sequence
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import typer
 from google.protobuf import json_format
@@ -39,8 +39,10 @@ from tuner_server.process.settings import load
 PRUNED_AT_ONCE = 200
 """Jobs that are deleted in one transaction: servers that write meanwhile wait for it."""
 
-ROOMY = 110
+ROOMY = 136
 """Characters of a line in which all columns find room."""
+BESIDE_NAME, BESIDE_NAME_ROOMY = 58, 116
+"""Characters of a line that the other columns take, the few and all of them."""
 STATE_WORDS = {word.replace("_", "-"): shown for word, shown in SHOWN.items()}
 """The words for states, as they are shown."""
 
@@ -114,38 +116,32 @@ def jobs_table(found: Sequence[pb.Job], width: int = ROOMY) -> Table:
     """A row a job; where there is little room the columns are left out that are looked at least."""
     roomy = width >= ROOMY
     table = Table(box=box.SIMPLE, padding=(0, 1) if roomy else (0, 1, 0, 0), pad_edge=roomy)
-    for name, options in _COLUMNS.items():
-        if roomy or options.always:
-            table.add_column(name, no_wrap=options.whole, overflow="ellipsis" if options.cut else "fold")
+    name_width = max(width - (BESIDE_NAME_ROOMY if roomy else BESIDE_NAME), SHORT_ID)
+    for name, always in _COLUMNS.items():
+        if roomy or always:
+            # What is too long is cut in a name, and goes on in the next line of steps; all else is whole.
+            steps = name == "steps + search"
+            table.add_column(
+                name, no_wrap=not steps, overflow="ellipsis", max_width=name_width if name == "name" else None
+            )
     for job in found:
         cells = zip(_COLUMNS.values(), _row(job), strict=True)
-        table.add_row(*(cell for options, cell in cells if roomy or options.always))
+        table.add_row(*(cell for always, cell in cells if roomy or always))
     return table
 
 
-class _Column(NamedTuple):
-    """How a column is laid out."""
-
-    always: bool
-    """Whether it is there whatever the room."""
-    whole: bool
-    """Whether it keeps to one line."""
-    cut: bool = False
-    """Whether it may lose its end."""
-
-
 _COLUMNS = {
-    "job": _Column(always=True, whole=True),
-    "name": _Column(always=True, whole=True, cut=True),
-    "policy": _Column(always=False, whole=True),
-    "state": _Column(always=True, whole=True),
-    "steps + search": _Column(always=True, whole=False),
-    "LR": _Column(always=False, whole=True),
-    "loss": _Column(always=True, whole=True),
-    "validation": _Column(always=False, whole=True),
-    "last sign": _Column(always=False, whole=True),
+    "job": True,
+    "name": True,
+    "policy": False,
+    "state": True,
+    "steps + search": True,
+    "LR": False,
+    "loss": True,
+    "validation": False,
+    "last sign": False,
 }
-"""The columns of the table, by name."""
+"""The columns of the table by name, and whether each is there whatever the room."""
 
 
 def _request(state: str, family: str) -> pb.ListJobsRequest:

@@ -77,7 +77,7 @@ class TunerService(Closing):
         job_id = uuid.uuid4().hex
         stored = self._storage.create(project, job_id, request_id, fingerprint(config), transition, self._now())
         if stored.id != job_id:  # it was opened before; somebody asks again
-            self._signs.add(project, stored.id)
+            self._storage.sign({(project, stored.id): self._now()})
         return stored
 
     def advance(self, project: str, job_id: str, report: Report) -> Future[Directive]:
@@ -101,7 +101,7 @@ class TunerService(Closing):
             if not 1 <= number <= outstanding:
                 raise PreconditionError(f"directive_number: {number} was never issued; {outstanding} is outstanding")
             if number == outstanding:
-                self._signs.add(project, job_id)
+                self._storage.sign({(project, job_id): self._now()})
                 return stored
             earlier = self._replayed(stored, number)
             try:

@@ -127,5 +127,5 @@ def test_a_repeated_call_of_a_client_is_a_sign(storage: Storage) -> None:
         ):
             service.leave_job(PROJECT, job.id)
             assert again().id == job.id
-            wait_until(lambda: service.get_job(PROJECT, job.id).signs.leave_time is None)
+            assert service.get_job(PROJECT, job.id).signs.leave_time is None
     assert storage.load(job.id).signs != Signs(LONG_AGO)

@@ -12,13 +12,13 @@ import sqlalchemy as sa
 
 from tests.contract.test_storage import PROJECT, T, at_once, create, record, report, transition, versions
 from tuner_server.core.errors import ConflictError, NotFoundError, QuotaError
-from tuner_server.core.job.life import SHOWN, Lease, Life, Signs, shown_word
+from tuner_server.core.job.life import SHOWN, Life, LifeLimits, Signs, shown_word
 from tuner_server.core.job.state import Status
 from tuner_server.storage import Database, DeadJobs, JobFilter, Storage, StoredJob, open_storage
 from tuner_server.storage.tables import JobRow, ProjectRow
 
 NOW = datetime(2026, 3, 29, 1, 30, 0, 123456, tzinfo=UTC)
-LEASE = Lease.of_seconds(300, 3600)
+LIMITS = LifeLimits.of_seconds(300, 3600)
 AGES_S = (-100_000.0, -301.0, -300.0, 0.0, 300.0, 301.0, 3600.0, 3601.0)
 
 
@@ -27,7 +27,7 @@ STATUSES = (Status.TRAINING, Status.SEARCHING, Status.FINISHED)
 
 @pytest.fixture
 def storage(database_url: str) -> Iterator[Storage]:
-    with open_storage(database_url, upgrade=True, lease=LEASE) as opened:
+    with open_storage(database_url, upgrade=True, limits=LIMITS) as opened:
         yield opened
 
 
@@ -49,7 +49,7 @@ def jobs(storage: Storage, database_url: str) -> list[StoredJob]:
 
 
 def life_of(job: StoredJob) -> Life | None:
-    return LEASE.vitals(job.state.status, job.signs, NOW).life
+    return LIMITS.vitals(job.state.status, job.signs, NOW).life
 
 
 def test_every_query_has_the_life_of_the_one_rule(storage: Storage, jobs: list[StoredJob]) -> None:

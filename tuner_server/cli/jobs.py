@@ -102,7 +102,7 @@ def prune(
     now = utc_now()
     dead = DeadJobs(now - datetime.timedelta(days=older_than), now, project, silent)
     pruned: Counter[str] = Counter()
-    with open_storage(db or settings.db, lease=settings.lease) as storage:
+    with open_storage(db or settings.db, limits=settings.life_limits) as storage:
         if dry_run:
             pruned.update(storage.prunable(dead))
         else:

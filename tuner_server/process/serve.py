@@ -109,7 +109,7 @@ async def run(
     for sentence in plugins.hidden(policies.POLICIES):
         log.warning("policy hidden", reason=sentence)
     async with AsyncExitStack() as stack:
-        storage = stack.enter_context(open_storage(settings.db, lease=settings.lease))
+        storage = stack.enter_context(open_storage(settings.db, limits=settings.life_limits))
         observer: PipelineObserver = metrics or PipelineObserver()
         tracer: Tracer | None = None
         if settings.otlp_endpoint is not None:

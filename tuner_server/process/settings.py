@@ -18,7 +18,7 @@ from pydantic import Field
 
 from tuner_server.base.address import Address
 from tuner_server.core.errors import FieldViolation, InvalidInputError
-from tuner_server.core.job.life import ABANDONED_AFTER_S, SILENT_AFTER_S, Lease
+from tuner_server.core.job.life import ABANDONED_AFTER_S, SILENT_AFTER_S, LifeLimits
 
 PREFIX = "LRPILOT_"
 """The beginning of the names of the environment's variables."""
@@ -27,7 +27,7 @@ CONFIG = "config"
 MAX_WORKERS = 64
 """Far more than one machine's database has use for; a slip of the finger would take all memory."""
 
-LONGEST_LEASE_S = 10 * 366 * 86_400.0
+LONGEST_SILENCE_S = 10 * 366 * 86_400.0
 """Ten years of seconds: times that far apart can still be told from one another everywhere."""
 
 
@@ -106,14 +106,14 @@ class ServerSettings(pydantic.BaseModel):
     @classmethod
     def _comes_after_silence(cls, value: float, info: pydantic.ValidationInfo) -> float:
         silent = info.data.get("silent_after_s", 0.0)
-        if not silent <= value <= LONGEST_LEASE_S:
-            raise ValueError(f"from silent_after_s ({silent:g}) to {LONGEST_LEASE_S:g}")
+        if not silent <= value <= LONGEST_SILENCE_S:
+            raise ValueError(f"from silent_after_s ({silent:g}) to {LONGEST_SILENCE_S:g}")
         return value
 
     @property
-    def lease(self) -> Lease:
+    def life_limits(self) -> LifeLimits:
         """How long a sign of a client counts."""
-        return Lease.of_seconds(self.silent_after_s, self.abandoned_after_s)
+        return LifeLimits.of_seconds(self.silent_after_s, self.abandoned_after_s)
 
     def shown(self) -> dict[str, Any]:
         """The values as JSON knows them, without passwords."""

@@ -25,8 +25,8 @@ class SignWriter(Closing):
     def __init__(self, storage: Storage, now: Callable[[], datetime.datetime]) -> None:
         """Writes to `storage`; `now` dates the signs."""
         self._storage, self._now = storage, now
-        # With a short lease, as in tests, a sign that is written late would come too late.
-        self._interval_s = min(INTERVAL_S, storage.lease.grain.total_seconds())
+        # With short limits, as in tests, a sign that is written late would come too late.
+        self._interval_s = min(INTERVAL_S, storage.life_limits.grain.total_seconds())
         self._gathered: dict[tuple[str, str], datetime.datetime] = {}
         self._changed = threading.Condition()
         self._closed = threading.Event()

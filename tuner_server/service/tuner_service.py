@@ -21,7 +21,7 @@ from tuner_server.base.closing import Closing
 from tuner_server.core.config import JobConfig
 from tuner_server.core.errors import ConflictError, InvalidInputError, PreconditionError
 from tuner_server.core.job import machine
-from tuner_server.core.job.life import ALL_SHOWN, Lease, Life, Shown, Signs, Vitals
+from tuner_server.core.job.life import ALL_SHOWN, Life, LifeLimits, Shown, Signs, Vitals
 from tuner_server.core.job.machine import JobState, Status
 from tuner_server.core.messages import ChangeOrigin, Directive, Outcome, PlanChange, Report, Value
 from tuner_server.core.search.prior import Prior
@@ -55,13 +55,13 @@ class TunerService(Closing):
         """Turns reports into answers."""
 
     @property
-    def lease(self) -> Lease:
+    def life_limits(self) -> LifeLimits:
         """How long a sign of a client counts."""
-        return self._storage.lease
+        return self._storage.life_limits
 
     def vitals(self, stored: StoredJob, signs: Signs | None = None) -> Vitals:
         """The life of a job, now; by other `signs`, if they are given."""
-        return self.lease.vitals(stored.state.status, signs or stored.signs, self._now())
+        return self.life_limits.vitals(stored.state.status, signs or stored.signs, self._now())
 
     def create_job(self, project: str, request_id: str, config: JobConfig) -> StoredJob:
         """Opens a job; the same request again gets the same job, as it then stands.

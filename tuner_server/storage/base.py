@@ -23,7 +23,7 @@ from typing import Self
 
 from tuner_server.base.closing import Closing
 from tuner_server.core.errors import NotFoundError
-from tuner_server.core.job.life import ALL_SHOWN, Lease, Life, Shown, Signs
+from tuner_server.core.job.life import ALL_SHOWN, Life, LifeLimits, Shown, Signs
 from tuner_server.core.job.state import JobState, Status, Transition
 from tuner_server.core.messages import Decision, Directive, Ending, Outcome, PlanChange, Replacement, Report, Validation
 
@@ -157,7 +157,7 @@ class Page:
 class Storage(Closing):
     """Keeps jobs. See the module for its guarantees."""
 
-    lease: Lease
+    life_limits: LifeLimits
     """How long a sign of a client counts."""
 
     @abc.abstractmethod

@@ -11,7 +11,7 @@ from typing import TypeVarTuple
 import sqlalchemy as sa
 
 from tuner_server.core.errors import InvalidInputError, NotFoundError, QuotaError
-from tuner_server.core.job.life import Lease, Life
+from tuner_server.core.job.life import Life, LifeLimits
 from tuner_server.core.job.state import Status
 from tuner_server.storage.base import DeadJobs, JobFilter
 from tuner_server.storage.tables import JobRow, ProjectRow, UtcDateTime
@@ -25,12 +25,12 @@ Position = tuple[datetime, str]
 """The end of a page: the time and the id of its last job."""
 
 
-def newest(query: sa.Select[*_Columns], project: str, wanted: JobFilter, lease: Lease) -> sa.Select[*_Columns]:
+def newest(query: sa.Select[*_Columns], project: str, wanted: JobFilter, limits: LifeLimits) -> sa.Select[*_Columns]:
     """A query for those of a project's jobs that a listing is about, newest first."""
     query = query.where(JobRow.project == project).order_by(JobRow.create_time.desc(), JobRow.id.desc())
     if not wanted.shown.everything:
         assert wanted.as_of is not None
-        query = query.where(_is_shown(wanted, lease, wanted.as_of))
+        query = query.where(_is_shown(wanted, limits, wanted.as_of))
     if wanted.family is not None:
         query = query.where(JobRow.family == wanted.family)
     if wanted.called:
@@ -39,24 +39,24 @@ def newest(query: sa.Select[*_Columns], project: str, wanted: JobFilter, lease: 
     return query
 
 
-def dead(query: sa.Select[*_Columns], wanted: DeadJobs, lease: Lease) -> sa.Select[*_Columns]:
+def dead(query: sa.Select[*_Columns], wanted: DeadJobs, limits: LifeLimits) -> sa.Select[*_Columns]:
     """A query for jobs that nobody works on."""
     lives = [Life.STOPPED, Life.ABANDONED, *([Life.SILENT] if wanted.silent else [])]
     query = query.where(
-        sa.or_(JobRow.status.in_(_ENDED), *(_has(life, lease, wanted.as_of) for life in lives)),
+        sa.or_(JobRow.status.in_(_ENDED), *(_has(life, limits, wanted.as_of) for life in lives)),
         JobRow.update_time < wanted.unchanged_since,
         JobRow.sign_time < wanted.unchanged_since,
     )
     return query if wanted.project is None else query.where(JobRow.project == wanted.project)
 
 
-def living(lease: Lease, now: datetime) -> sa.Select[str, str, int]:
+def living(limits: LifeLimits, now: datetime) -> sa.Select[str, str, int]:
     """Statuses, lives and numbers of jobs that have not ended."""
-    life: sa.Label[str] = sa.case(*((_has(life, lease, now), life.value) for life in Life)).label("life")
+    life: sa.Label[str] = sa.case(*((_has(life, limits, now), life.value) for life in Life)).label("life")
     return sa.select(JobRow.status, life, sa.func.count()).where(JobRow.status.in_(_LIVE)).group_by(JobRow.status, life)
 
 
-def check_quota(connection: sa.Connection, project: str, lease: Lease, now: datetime) -> None:
+def check_quota(connection: sa.Connection, project: str, limits: LifeLimits, now: datetime) -> None:
     """Whether a project may have one more live job. Locks its row, so that jobs that are opened at once count.
 
     A job counts while its client is there: what nobody trains any more takes nobody's place.
@@ -71,7 +71,7 @@ def check_quota(connection: sa.Connection, project: str, lease: Lease, now: date
         raise NotFoundError(f"no project has the name {project!r}")
     if found.max_live_jobs is None:
         return
-    alive = sa.select(sa.func.count()).where(JobRow.project == project, _has(Life.ALIVE, lease, now))
+    alive = sa.select(sa.func.count()).where(JobRow.project == project, _has(Life.ALIVE, limits, now))
     if connection.execute(alive).scalar_one() >= found.max_live_jobs:
         raise QuotaError(f"project {project!r} has {found.max_live_jobs} live jobs, and may not have more")
 
@@ -103,27 +103,27 @@ def position_of(token: str) -> Position:
     return time, job_id
 
 
-def _is_shown(wanted: JobFilter, lease: Lease, now: datetime) -> sa.ColumnElement[bool]:
+def _is_shown(wanted: JobFilter, limits: LifeLimits, now: datetime) -> sa.ColumnElement[bool]:
     """`Shown.shows`, in SQL."""
     statuses = wanted.shown.statuses
     ended = [status.value for status in statuses if not status.live]
     live = [status.value for status in statuses if status.live]
-    ways = [_has(life, lease, now) for life in wanted.shown.lives]
+    ways = [_has(life, limits, now) for life in wanted.shown.lives]
     if ended:
         ways.append(JobRow.status.in_(ended))
     if live:
-        ways.append(sa.and_(JobRow.status.in_(live), _has(Life.ALIVE, lease, now)))
+        ways.append(sa.and_(JobRow.status.in_(live), _has(Life.ALIVE, limits, now)))
     return sa.or_(*ways)
 
 
-def _has(life: Life, lease: Lease, now: datetime) -> sa.ColumnElement[bool]:
-    """`Lease.vitals`, in SQL: whether a job is in that life."""
+def _has(life: Life, limits: LifeLimits, now: datetime) -> sa.ColumnElement[bool]:
+    """`LifeLimits.vitals`, in SQL: whether a job is in that life."""
     live: sa.ColumnElement[bool] = JobRow.status.in_(_LIVE)
     if life is Life.STOPPED:
         return sa.and_(live, JobRow.leave_time.is_not(None))
     live = sa.and_(live, JobRow.leave_time.is_(None))
-    silent, ahead = now - lease.silent_after, now + lease.silent_after
-    abandoned = now - lease.abandoned_after
+    silent, ahead = now - limits.silent_after, now + limits.silent_after
+    abandoned = now - limits.abandoned_after
     match life:
         case Life.ALIVE:
             return sa.and_(live, JobRow.sign_time.between(silent, ahead))

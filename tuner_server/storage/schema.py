@@ -11,7 +11,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from tuner_server.core.errors import SchemaVersionError, StorageError
-from tuner_server.core.job.life import Lease
+from tuner_server.core.job.life import LifeLimits
 from tuner_server.storage.base import Storage
 from tuner_server.storage.database import Database
 from tuner_server.storage.sql import SqlStorage
@@ -30,7 +30,7 @@ class Upgrade:
     after: str
 
 
-def open_storage(url: str, *, upgrade: bool = False, lease: Lease = Lease()) -> Storage:  # noqa: B008  # it is a value
+def open_storage(url: str, *, upgrade: bool = False, limits: LifeLimits = LifeLimits()) -> Storage:  # noqa: B008  # it is a value
     """Opens a database with the schema of this version.
 
     An embedded database is made, or upgraded, if need be. A shared one is upgraded only when that is asked for: other
@@ -39,7 +39,7 @@ def open_storage(url: str, *, upgrade: bool = False, lease: Lease = Lease()) -> 
     Args:
         url: see `Database`.
         upgrade: whether a shared database may be upgraded.
-        lease: how long a sign of a client counts.
+        limits: how long a sign of a client counts.
 
     Raises:
         InvalidInputError: not a URL of a database that can be used.
@@ -55,7 +55,7 @@ def open_storage(url: str, *, upgrade: bool = False, lease: Lease = Lease()) -> 
     except BaseException:
         database.close()
         raise
-    return SqlStorage(database, lease)
+    return SqlStorage(database, limits)
 
 
 def upgrade_schema(database: Database) -> Upgrade:

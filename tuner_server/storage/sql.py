@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from tuner_server.core.errors import ConflictError, InvalidInputError, NotFoundError, QuotaError, TunerError
-from tuner_server.core.job.life import Lease, Life, Signs, shown_word
+from tuner_server.core.job.life import Life, LifeLimits, Signs, shown_word
 from tuner_server.core.job.state import JobState, Status, Transition
 from tuner_server.core.messages import Decision, Directive, Ending, Outcome, PlanChange, Replacement
 from tuner_server.storage import codec, job_queries
@@ -81,9 +81,9 @@ _SIGN = (
 class SqlStorage(Storage):
     """Jobs in a database that has the schema of this version (see `schema.open_storage`), which it closes."""
 
-    def __init__(self, database: Database, lease: Lease = Lease()) -> None:  # noqa: B008  # it is a value
+    def __init__(self, database: Database, limits: LifeLimits = LifeLimits()) -> None:  # noqa: B008  # it is a value
         self._database = database
-        self.lease = lease
+        self.life_limits = limits
 
     def create(
         self,
@@ -111,7 +111,7 @@ class SqlStorage(Storage):
         )
         try:
             with self._database.writing() as connection:
-                job_queries.check_quota(connection, project, self.lease, now)
+                job_queries.check_quota(connection, project, self.life_limits, now)
                 connection.execute(insert)
                 connection.execute(_WRITE_DIRECTIVE, _directive_values(job_id, transition))
         except (ConflictError, QuotaError) as lost:
@@ -171,7 +171,7 @@ class SqlStorage(Storage):
         """See `Storage`."""
         # In one order everywhere, as in `record`.
         values = [
-            {"of_project": project, "of_job": job_id, "at": at, "far": at + self.lease.silent_after}
+            {"of_project": project, "of_job": job_id, "at": at, "far": at + self.life_limits.silent_after}
             for (project, job_id), at in sorted(signs.items(), key=lambda item: item[0][1])
         ]
         if not values:
@@ -250,7 +250,7 @@ class SqlStorage(Storage):
         """See `Storage`."""
         if page_size < 1:
             raise InvalidInputError.of("page_size", f"must be at least 1 (got {page_size})")
-        query = job_queries.newest(sa.select(*_JOB), project, wanted, self.lease).limit(page_size + 1)
+        query = job_queries.newest(sa.select(*_JOB), project, wanted, self.life_limits).limit(page_size + 1)
         if page_token:
             query = job_queries.after(query, job_queries.position_of(page_token))
         with self._database.reading() as connection:
@@ -263,7 +263,7 @@ class SqlStorage(Storage):
     def versions(self, project: str, limit: int, *, wanted: JobFilter = ALL_JOBS) -> list[StoredVersion]:
         """See `Storage`."""
         columns = sa.select(JobRow.id, JobRow.version, JobRow.sign_time, JobRow.leave_time)
-        query = job_queries.newest(columns, project, wanted, self.lease).limit(limit)
+        query = job_queries.newest(columns, project, wanted, self.life_limits).limit(limit)
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
         return [StoredVersion(row.id, row.version, Signs(row.sign_time, row.leave_time)) for row in rows]
@@ -285,7 +285,7 @@ class SqlStorage(Storage):
 
     def prune(self, dead: DeadJobs, limit: int) -> dict[str, int]:
         """See `Storage`."""
-        query = job_queries.dead(sa.select(*_WORD, JobRow.id), dead, self.lease)
+        query = job_queries.dead(sa.select(*_WORD, JobRow.id), dead, self.life_limits)
         query = query.order_by(JobRow.update_time, JobRow.id).limit(limit).with_for_update(skip_locked=True)
         with self._database.writing() as connection:
             rows = connection.execute(query).all()
@@ -295,12 +295,14 @@ class SqlStorage(Storage):
     def prunable(self, dead: DeadJobs) -> dict[str, int]:
         """See `Storage`."""
         with self._database.reading() as connection:
-            return self._by_word(connection.execute(job_queries.dead(sa.select(*_WORD), dead, self.lease)), dead.as_of)
+            return self._by_word(
+                connection.execute(job_queries.dead(sa.select(*_WORD), dead, self.life_limits)), dead.as_of
+            )
 
     def live_jobs(self, now: datetime) -> dict[tuple[Status, Life], int]:
         """See `Storage`."""
         with self._database.reading() as connection:
-            rows = connection.execute(job_queries.living(self.lease, now))
+            rows = connection.execute(job_queries.living(self.life_limits, now))
             counts = {(Status(status), Life(life)): count for status, life, count in rows}
         live = [status for status in Status if status.live]
         return {(status, life): counts.get((status, life), 0) for status in live for life in Life}
@@ -317,7 +319,7 @@ class SqlStorage(Storage):
 
     def _signed(self, job: StoredJob, state: JobState, now: datetime) -> tuple[StoredJob, dict[str, Any]]:
         """A job in its next state, as `_next` gives it, after something that its client has sent."""
-        signs = Signs(now if job.signs.leave_time else self.lease.kept_sign(job.signs, now).astimezone(UTC))
+        signs = Signs(now if job.signs.leave_time else self.life_limits.kept_sign(job.signs, now).astimezone(UTC))
         changed_job, changed = _next(job, state, now)
         columns = {**changed, "sign_time": signs.sign_time, "leave_time": None}
         return dataclasses.replace(changed_job, signs=signs), columns
@@ -325,7 +327,7 @@ class SqlStorage(Storage):
     def _by_word(self, rows: Iterable[sa.Row[*tuple[Any, ...]]], now: datetime) -> dict[str, int]:
         """How many jobs there are of each word."""
         return Counter(
-            shown_word(status, self.lease.vitals(status, Signs(row.sign_time, row.leave_time), now).life)
+            shown_word(status, self.life_limits.vitals(status, Signs(row.sign_time, row.leave_time), now).life)
             for row in rows
             for status in [Status(row.status)]
         )

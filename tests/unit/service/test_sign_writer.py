@@ -11,7 +11,7 @@ from tests.support.jobs.sample_jobs import job_config
 from tests.support.servers.operated_server import wait_until
 from tuner_server.base.clock import utc_now
 from tuner_server.core.errors import NotFoundError, PreconditionError, StorageError
-from tuner_server.core.job.life import Lease, Life, Signs
+from tuner_server.core.job.life import Life, LifeLimits, Signs
 from tuner_server.service import sign_writer
 from tuner_server.service.sign_writer import SignWriter
 from tuner_server.service.tuner_service import TunerService
@@ -24,7 +24,7 @@ LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Iterator[Storage]:
-    with open_storage(f"sqlite:///{tmp_path}/jobs.db", lease=Lease.of_seconds(1.0, 60.0)) as opened:
+    with open_storage(f"sqlite:///{tmp_path}/jobs.db", limits=LifeLimits.of_seconds(1.0, 60.0)) as opened:
         yield opened
 
 
@@ -47,7 +47,7 @@ def test_signs_are_gathered_and_written_together(
 
     monkeypatch.setattr(SqlStorage, "sign", counting)
     monkeypatch.setattr(sign_writer, "INTERVAL_S", 60.0)
-    with SignWriter(open_with_a_long_lease(storage), utc_now) as writer:
+    with SignWriter(with_usual_limits(storage), utc_now) as writer:
         for i in range(1000):
             writer.add(PROJECT, silent)
             writer.add(PROJECT, f"{i % 10}")
@@ -55,15 +55,15 @@ def test_signs_are_gathered_and_written_together(
     assert storage.load(silent).signs.sign_time > LONG_AGO
 
 
-def open_with_a_long_lease(storage: Storage) -> Storage:
-    storage.lease = Lease()
+def with_usual_limits(storage: Storage) -> Storage:
+    storage.life_limits = LifeLimits()
     return storage
 
 
 def test_a_flood_of_signs_has_an_end(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sign_writer, "MAX_GATHERED", 3)
     monkeypatch.setattr(SqlStorage, "sign", lambda *_: None)
-    with SignWriter(open_with_a_long_lease(storage), utc_now) as writer:
+    with SignWriter(with_usual_limits(storage), utc_now) as writer:
         for i in range(100):
             writer.add(PROJECT, f"{i}")
         assert len(writer) <= 3
@@ -88,7 +88,7 @@ def test_signs_wait_for_a_database_that_refuses_them(
 
 
 def test_a_sign_that_waits_does_not_revive_a_job_whose_client_left_after_it(storage: Storage, silent: str) -> None:
-    with TunerService(open_with_a_long_lease(storage)) as service:
+    with TunerService(with_usual_limits(storage)) as service:
         service.beat(PROJECT, silent)
         service.leave_job(PROJECT, silent)
     assert storage.load(silent).signs.leave_time is not None
@@ -104,7 +104,7 @@ def test_a_beat_revives(storage: Storage, silent: str) -> None:
 
 
 def test_a_job_with_a_client_is_deleted_only_by_force(storage: Storage) -> None:
-    with TunerService(open_with_a_long_lease(storage)) as service:
+    with TunerService(with_usual_limits(storage)) as service:
         job = service.create_job(PROJECT, "r", job_config("job"))
         with pytest.raises(PreconditionError, match="cancel the job first"):
             service.delete_job(PROJECT, job.id, force=False)

@@ -18,8 +18,8 @@ SILENT_AFTER_S = 300.0
 """Seconds without a sign after which a client counts as silent: five times what it lets pass between two signs."""
 ABANDONED_AFTER_S = 86_400.0
 """Seconds without a sign after which a job counts as abandoned: a day, in which somebody will have looked."""
-SIGNS_IN_A_LEASE = 30
-"""A sign is written again when the one before is older than this part of the lease; before, it would tell nothing."""
+GRAINS = 30
+"""A sign is written again when the one before is older than this part of `silent_after`; before, it tells nothing."""
 _UNITS = ((86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 
 
@@ -84,7 +84,7 @@ UNTOLD = Vitals(None)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Lease:
+class LifeLimits:
     """How long a sign of a client counts."""
 
     silent_after: timedelta = timedelta(seconds=SILENT_AFTER_S)
@@ -92,19 +92,19 @@ class Lease:
 
     @classmethod
     def of_seconds(cls, silent_after_s: float, abandoned_after_s: float) -> Self:
-        """The lease as settings give it."""
+        """The limits as settings give them."""
         return cls(timedelta(seconds=silent_after_s), timedelta(seconds=abandoned_after_s))
 
     @property
     def grain(self) -> timedelta:
         """How much older than the truth a sign may be that is kept."""
-        return self.silent_after / SIGNS_IN_A_LEASE
+        return self.silent_after / GRAINS
 
     def vitals(self, status: Status, signs: Signs, now: datetime) -> Vitals:
         """The life of a job with this status.
 
         A sign from the future was written by a clock that has been set back since. It counts as one of now, unless it
-        is further ahead than a lease is long: then nothing is known of the client, and it counts as silent.
+        is further ahead than `silent_after`: then nothing is known of the client, and it counts as silent.
         """
         silence = now - signs.sign_time
         shown = max(silence, timedelta())

@@ -4,16 +4,16 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tuner_server.core.job.life import SHOWN, Lease, Life, Shown, Signs, Vitals, in_words, shown_word
+from tuner_server.core.job.life import SHOWN, Life, LifeLimits, Shown, Signs, Vitals, in_words, shown_word
 from tuner_server.core.job.state import Status
 
 NOW = datetime(2026, 3, 29, 1, 30, tzinfo=UTC)
-LEASE = Lease.of_seconds(300, 86_400)
+LIMITS = LifeLimits.of_seconds(300, 86_400)
 
 
 def life(silent_s: float, *, left: bool = False, status: Status = Status.TRAINING) -> Life | None:
     signs = Signs(NOW - timedelta(seconds=silent_s), NOW if left else None)
-    return LEASE.vitals(status, signs, NOW).life
+    return LIMITS.vitals(status, signs, NOW).life
 
 
 @pytest.mark.parametrize(
@@ -39,18 +39,18 @@ def test_a_job_that_has_ended_has_no_life_whatever_its_client_does(status: Statu
 
 def test_a_sign_from_a_clock_that_was_set_back_since_is_one_of_now() -> None:
     signs = Signs(NOW + timedelta(seconds=200))
-    assert LEASE.vitals(Status.TRAINING, signs, NOW) == Vitals(Life.ALIVE, timedelta())
+    assert LIMITS.vitals(Status.TRAINING, signs, NOW) == Vitals(Life.ALIVE, timedelta())
 
 
 def test_a_sign_from_further_ahead_than_a_lease_tells_nothing_and_is_replaced_by_the_next() -> None:
     signs = Signs(NOW + timedelta(days=365))
-    assert LEASE.vitals(Status.TRAINING, signs, NOW).life is Life.SILENT
-    assert LEASE.kept_sign(signs, NOW) == NOW
+    assert LIMITS.vitals(Status.TRAINING, signs, NOW).life is Life.SILENT
+    assert LIMITS.kept_sign(signs, NOW) == NOW
 
 
 def test_a_sign_is_written_again_only_when_it_tells_something() -> None:
-    assert LEASE.kept_sign(Signs(NOW - timedelta(seconds=9)), NOW) == NOW - timedelta(seconds=9)
-    assert LEASE.kept_sign(Signs(NOW - timedelta(seconds=10)), NOW) == NOW
+    assert LIMITS.kept_sign(Signs(NOW - timedelta(seconds=9)), NOW) == NOW - timedelta(seconds=9)
+    assert LIMITS.kept_sign(Signs(NOW - timedelta(seconds=10)), NOW) == NOW
 
 
 def test_dead_is_what_nobody_works_on() -> None:

@@ -357,7 +357,7 @@ def _remember(session: Session) -> None:
 
 @functools.cache
 def _end_with_the_process() -> None:
-    """Comes with the first job, not before: what is registered last is called first, and our own server ends after it."""
+    """Comes with the first job, not before: what is registered last is called first, and our own server ends later."""
     atexit.register(_end_all)
 
 

@@ -186,7 +186,9 @@ def test_steps_between_two_reports_are_a_sign(
     end(world, run, life)
     number = world.job(run.tuner.job_id).directive.number
     monkeypatch.setattr(session, "BEAT_S", 0.0)
-    run.tuner._session.beat_due = 0.0
+    told = run.tuner._session
+    assert isinstance(told, session.Session)
+    told.beat_due = 0.0
     run.train(2)
     assert world.job(run.tuner.job_id).directive.number == number, "they were reported"
     wait_until(lambda: run.life == pb.JOB_LIFE_ALIVE)

@@ -1,21 +1,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from tests.support.jobs.sample_jobs import job_config
+from tests.support.jobs.simulated_training import SimulatedTraining
 from tests.support.servers.operated_server import wait_until
 from tuner_server.base.clock import utc_now
 from tuner_server.core.errors import NotFoundError, PreconditionError, StorageError
-from tuner_server.core.job.life import Life, LifeLimits, Signs
+from tuner_server.core.job.life import Life, LifeLimits
 from tuner_server.service import sign_writer
 from tuner_server.service.sign_writer import SignWriter
 from tuner_server.service.tuner_service import TunerService
-from tuner_server.storage import Storage, open_storage
+from tuner_server.storage import Storage, StoredJob, open_storage
 from tuner_server.storage.sql import SqlStorage
 
 PROJECT = "default"
@@ -121,11 +122,21 @@ def test_a_job_with_a_client_is_deleted_only_by_force(storage: Storage) -> None:
 def test_a_repeated_call_of_a_client_is_a_sign(storage: Storage) -> None:
     with TunerService(storage) as service:
         job = service.create_job(PROJECT, "r", job_config("job"))
-        for again in (
+        calls: list[Callable[[], StoredJob]] = [
             lambda: service.create_job(PROJECT, "r", job_config("job")),
             lambda: service.resume_job(PROJECT, job.id, 1),
-        ):
+        ]
+        for again in calls:
             service.leave_job(PROJECT, job.id)
             assert again().id == job.id
             assert service.get_job(PROJECT, job.id).signs.leave_time is None
-    assert storage.load(job.id).signs != Signs(LONG_AGO)
+
+
+def test_a_repeated_report_is_a_sign(storage: Storage) -> None:
+    with TunerService(storage) as service:
+        job = service.create_job(PROJECT, "r", job_config("job"))
+        report = SimulatedTraining(validates=True).run(job.state.directive)
+        answer = service.advance(PROJECT, job.id, report).result()
+        service.leave_job(PROJECT, job.id)
+        assert service.advance(PROJECT, job.id, report).result() == answer
+        wait_until(lambda: service.get_job(PROJECT, job.id).signs.leave_time is None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import structlog
 
@@ -14,8 +14,10 @@ from tuner_server.storage import Storage
 
 INTERVAL_S = 5.0
 """Seconds between two writes, at most."""
-MAX_GATHERED = 100_000
-"""Jobs whose signs wait, at most: some tens of megabytes. Further ones are dropped; their clients give others."""
+MAX_GATHERED = 10_000
+"""Jobs of one project whose signs wait, at most. Further ones are dropped; their clients give others."""
+MAX_WRITTEN = 500
+"""Signs that are written in one transaction, for which reports wait."""
 log = structlog.get_logger(__name__)
 
 
@@ -27,7 +29,8 @@ class SignWriter(Closing):
         self._storage, self._now = storage, now
         # With short limits, as in tests, a sign that is written late would come too late.
         self._interval_s = min(INTERVAL_S, storage.life_limits.grain.total_seconds())
-        self._gathered: dict[tuple[str, str], datetime.datetime] = {}
+        self._gathered: dict[str, dict[str, datetime.datetime]] = {}
+        """The times of the signs, by project and job."""
         self._changed = threading.Condition()
         self._closed = threading.Event()
         self._failed = False
@@ -37,17 +40,18 @@ class SignWriter(Closing):
     def add(self, project: str, job_id: str) -> None:
         """Takes a sign of a job's client, of now."""
         with self._changed:
-            if len(self._gathered) < MAX_GATHERED or (project, job_id) in self._gathered:
-                self._gathered[project, job_id] = self._now()
+            signs = self._gathered.setdefault(project, {})
+            if len(signs) < MAX_GATHERED or job_id in signs:
+                signs[job_id] = self._now()
                 self._changed.notify()
 
     def drop(self, project: str, job_id: str) -> None:
         """Forgets a sign that waits: its client has left since."""
         with self._changed:
-            self._gathered.pop((project, job_id), None)
+            self._gathered.get(project, {}).pop(job_id, None)
 
     def __len__(self) -> int:
-        return len(self._gathered)
+        return sum(map(len, self._gathered.values()))
 
     def close(self) -> None:
         """Writes what is waiting, and ends the thread."""
@@ -66,13 +70,21 @@ class SignWriter(Closing):
 
     def _write(self) -> None:
         with self._changed:
-            signs, self._gathered = self._gathered, {}
+            gathered, self._gathered = self._gathered, {}
+        waiting = [((project, job_id), at) for project, signs in gathered.items() for job_id, at in signs.items()]
         try:
-            self._storage.sign(signs)
+            while waiting:
+                self._storage.sign(dict(waiting[-MAX_WRITTEN:]))
+                del waiting[-MAX_WRITTEN:]
             self._failed = False
         except Exception as error:
             if not self._failed:
-                log.warning("signs could not be written", jobs=len(signs), exc_info=not isinstance(error, TunerError))
+                log.warning("signs could not be written", jobs=len(waiting), exc_info=not isinstance(error, TunerError))
             self._failed = True
-            with self._changed:
-                self._gathered = signs | self._gathered
+            self._keep(waiting)
+
+    def _keep(self, waiting: Iterable[tuple[tuple[str, str], datetime.datetime]]) -> None:
+        """Takes back signs that could not be written, but for those of which there are newer ones by now."""
+        with self._changed:
+            for (project, job_id), at in waiting:
+                self._gathered.setdefault(project, {}).setdefault(job_id, at)

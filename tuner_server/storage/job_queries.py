@@ -18,8 +18,6 @@ from tuner_server.storage.tables import JobRow, ProjectRow, UtcDateTime
 
 _LIVE = [status.value for status in Status if status.live]
 _ENDED = [status.value for status in Status if not status.live]
-_AFTER_HEX = "g"
-"""The character after those of ids: an id begins with a text if it lies between that and the text with this behind."""
 _Columns = TypeVarTuple("_Columns")
 Position = tuple[datetime, str]
 """The end of a page: the time and the id of its last job."""
@@ -34,7 +32,7 @@ def newest(query: sa.Select[*_Columns], project: str, wanted: JobFilter, limits:
     if wanted.family is not None:
         query = query.where(JobRow.family == wanted.family)
     if wanted.called:
-        begins = sa.and_(JobRow.id >= wanted.called, JobRow.id < wanted.called + _AFTER_HEX)
+        begins = JobRow.id.startswith(wanted.called, autoescape=True)
         query = query.where(sa.or_(JobRow.name == wanted.called, begins))
     return query
 

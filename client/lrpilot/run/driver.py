@@ -311,6 +311,8 @@ class Driver(ReplannableRunner):
     def close(self) -> None:
         """Ends the tuning where it is: an open probe is rolled back, committed steps are reported. May be repeated.
 
+        A server is told that the run has stopped, unless that was its end.
+
         Of several ranks all must come here after the same step, unless an exception is on its way up: the others may be
         anywhere then, and none of them is waited for.
         """

@@ -68,6 +68,8 @@ def test_a_flood_of_signs_has_an_end(storage: Storage, monkeypatch: pytest.Monke
         for i in range(100):
             writer.add(PROJECT, f"{i}")
         assert len(writer) <= 3
+        writer.add("another", "1")
+        assert len(writer) <= 4, "one project's flood is no other's"
 
 
 def test_signs_wait_for_a_database_that_refuses_them(
@@ -92,6 +94,13 @@ def test_a_sign_that_waits_does_not_revive_a_job_whose_client_left_after_it(stor
     with TunerService(with_usual_limits(storage)) as service:
         service.beat(PROJECT, silent)
         service.leave_job(PROJECT, silent)
+    assert storage.load(silent).signs.leave_time is not None
+
+
+def test_a_sign_at_one_server_does_not_revive_a_job_that_was_left_at_another(storage: Storage, silent: str) -> None:
+    with TunerService(storage) as there, TunerService(with_usual_limits(storage)) as here:
+        here.beat(PROJECT, silent)
+        there.leave_job(PROJECT, silent)
     assert storage.load(silent).signs.leave_time is not None
 
 
@@ -140,3 +149,13 @@ def test_a_repeated_report_is_a_sign(storage: Storage) -> None:
         service.leave_job(PROJECT, job.id)
         assert service.advance(PROJECT, job.id, report).result() == answer
         wait_until(lambda: service.get_job(PROJECT, job.id).signs.leave_time is None)
+
+
+def test_many_signs_are_written_in_several_transactions(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int] = []
+    monkeypatch.setattr(sign_writer, "MAX_WRITTEN", 10)
+    monkeypatch.setattr(SqlStorage, "sign", lambda _self, signs: written.append(len(signs)))
+    with SignWriter(with_usual_limits(storage), utc_now) as writer:
+        for i in range(25):
+            writer.add(PROJECT, f"{i}")
+    assert sorted(written) == [5, 10, 10]

@@ -477,9 +477,8 @@ def test_a_job_is_named_noted_and_deleted(sqlite_url: str) -> None:
             return lrpilot_command(*arguments, "--server", server.target)
 
         assert run("rename", "first", "second").stdout == f"{job} is renamed\n"
-        assert run("note", "second", "the one with the new tokenizer").stdout == f"{job} has the note\n"
-        shown = run("show", "second").stdout
-        assert "the one with the new tokenizer" in shown
+        assert run("note", "second", "the one with the [red]new[/red] tokenizer").stdout == f"{job} has the note\n"
+        assert "the one with the [red]new[/red] tokenizer" in run("show", "second").stdout
         assert_fails(run("note", "second", "x" * 501), 2, "note")
         assert_fails(run("rename", "second", "x" * 201), 2, "name")
         assert run("note", "second", "").stdout == f"{job} has no note any more\n"

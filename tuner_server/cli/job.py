@@ -14,6 +14,7 @@ from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.unsearched import probe_steps
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from tuner_server.cli.common import (
     SHORT_ID,
@@ -170,7 +171,11 @@ def _confirm(job: pb.Job) -> None:
         raise InvalidInputError.of("yes", "there is no terminal to ask on; give --yes")
     name = f" ({job.config.name})" if job.config.name else ""
     question = f"Delete job {job.id[:SHORT_ID]}{name}, {state_of(job)}, {job.committed_steps} steps?"
-    if not typer.confirm(question, err=True):
+    try:
+        agreed = typer.confirm(question, err=True)
+    except typer.Abort:  # Ctrl-C, or the end of the input
+        agreed = False
+    if not agreed:
         raise InvalidInputError.of("yes", "nothing was deleted")
 
 
@@ -185,7 +190,7 @@ def facts_table(job: pb.Job) -> Table:
     """How far a job is."""
     table = Table.grid(padding=(0, 2))
     for name, value in _facts(job).items():
-        table.add_row(f"[bold]{name}", value)
+        table.add_row(f"[bold]{name}", Text(value))  # whose words are no markup
     return table
 
 

@@ -15,6 +15,7 @@ from lrpilot.wire.unsearched import probe_steps
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from tuner_server.base.clock import utc_now
 from tuner_server.cli.common import (
@@ -126,7 +127,7 @@ def jobs_table(found: Sequence[pb.Job], width: int = ROOMY) -> Table:
             )
     for job in found:
         cells = zip(_COLUMNS.values(), _row(job), strict=True)
-        table.add_row(*(cell for always, cell in cells if roomy or always))
+        table.add_row(*(Text(cell) for always, cell in cells if roomy or always))  # whose words are no markup
     return table
 
 

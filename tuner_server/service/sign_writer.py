@@ -16,7 +16,7 @@ INTERVAL_S = 5.0
 """Seconds between two writes, at most."""
 MAX_GATHERED = 10_000
 """Jobs of one project whose signs wait, at most. Further ones are dropped; their clients give others."""
-MAX_WRITTEN = 500
+MAX_WRITTEN = 100
 """Signs that are written in one transaction, for which reports wait."""
 log = structlog.get_logger(__name__)
 

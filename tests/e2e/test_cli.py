@@ -465,6 +465,7 @@ def test_jobs_are_listed_by_state_and_in_80_columns(sqlite_url: str, tmp_path: P
         for job in (finished, silent, stopped, begun):
             assert job[:8] in table
         assert {"finished", "silent", "stopped"} <= set(table.split())
+        assert "16 minutes ago" in table
         shown = lrpilot_command("show", silent, "--server", server.target).stdout
         assert "Its client is silent: the last sign came 16 minutes ago." in shown
 

@@ -40,10 +40,15 @@ from tuner_server.process.settings import load
 PRUNED_AT_ONCE = 200
 """Jobs that are deleted in one transaction: servers that write meanwhile wait for it."""
 
+NAME, STEPS, LAST_SIGN = "name", "steps + search", "last sign"
+COLUMNS = ("job", NAME, "policy", "state", STEPS, "LR", "loss", "validation", LAST_SIGN)
+"""The columns of the table."""
+FEW = ("job", NAME, "state", STEPS, "loss")
+"""The columns that there is always room for."""
+WIDTHS = {"job": 8, "policy": 12, "state": 9, STEPS: 22, "LR": 8, "loss": 9, "validation": 10, LAST_SIGN: 14}
+"""Characters that columns take, usually."""
 ROOMY = 136
 """Characters of a line in which all columns find room."""
-BESIDE_NAME, BESIDE_NAME_ROOMY = 58, 116
-"""Characters of a line that the other columns take, the few and all of them."""
 STATE_WORDS = {word.replace("_", "-"): shown for word, shown in SHOWN.items()}
 """The words for states, as they are shown."""
 
@@ -116,33 +121,19 @@ def prune(
 def jobs_table(found: Sequence[pb.Job], width: int = ROOMY) -> Table:
     """A row a job; where there is little room the columns are left out that are looked at least."""
     roomy = width >= ROOMY
+    names = list(COLUMNS) if roomy else list(FEW)
+    if not roomy and any(vitals_now(job).troubled for job in found):
+        names.append(LAST_SIGN)
     table = Table(box=box.SIMPLE, padding=(0, 1) if roomy else (0, 1, 0, 0), pad_edge=roomy)
-    name_width = max(width - (BESIDE_NAME_ROOMY if roomy else BESIDE_NAME), SHORT_ID)
-    for name, always in _COLUMNS.items():
-        if roomy or always:
-            # What is too long is cut in a name, and goes on in the next line of steps; all else is whole.
-            steps = name == "steps + search"
-            table.add_column(
-                name, no_wrap=not steps, overflow="ellipsis", max_width=name_width if name == "name" else None
-            )
+    for name in names:
+        # What is too long is cut in a name, and goes on in the next line of steps; all else is whole.
+        table.add_column(name, no_wrap=name != STEPS, overflow="ellipsis")
+    beside = sum(WIDTHS[name] + (3 if roomy else 1) for name in names if name != NAME)
+    table.columns[names.index(NAME)].max_width = max(width - beside, SHORT_ID)
     for job in found:
-        cells = zip(_COLUMNS.values(), _row(job), strict=True)
-        table.add_row(*(Text(cell) for always, cell in cells if roomy or always))  # whose words are no markup
+        row = dict(zip(COLUMNS, _row(job), strict=True))
+        table.add_row(*(Text(row[name]) for name in names))  # whose words are no markup
     return table
-
-
-_COLUMNS = {
-    "job": True,
-    "name": True,
-    "policy": False,
-    "state": True,
-    "steps + search": True,
-    "LR": False,
-    "loss": True,
-    "validation": False,
-    "last sign": False,
-}
-"""The columns of the table by name, and whether each is there whatever the room."""
 
 
 def _request(state: str, family: str) -> pb.ListJobsRequest:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import typer
@@ -13,11 +13,11 @@ from google.protobuf import json_format
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.unsearched import probe_steps
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from tuner_server.base.clock import utc_now
+from tuner_server.base.terminal import Terminal
 from tuner_server.cli.common import (
     LARGEST_PAGE,
     SHORT_ID,
@@ -38,7 +38,7 @@ from tuner_server.core.job.life import ALL_SHOWN, SHOWN
 from tuner_server.process.settings import load
 
 PRUNED_AT_ONCE = 200
-"""Jobs that are deleted in one transaction: servers that write meanwhile wait for it."""
+"""Jobs whose ids are looked for at once."""
 
 NAME, STEPS, LAST_SIGN = "name", "steps + search", "last sign"
 COLUMNS = ("job", NAME, "policy", "state", STEPS, "LR", "loss", "validation", LAST_SIGN)
@@ -82,8 +82,8 @@ def jobs(
     if as_json:
         print_json([json_format.MessageToDict(job) for job in found])
         return
-    console = Console()
-    console.print(jobs_table(found, console.width) if found else "no jobs")
+    terminal = Terminal()
+    terminal.print(jobs_table(found, terminal.width) if found else "no jobs")
 
 
 @app.command(epilog="Example: `lrpilot jobs prune --older-than 90 --db sqlite:////var/lib/lrpilot/jobs.db`")
@@ -98,24 +98,35 @@ def prune(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many it would be.")] = False,
 ) -> None:
-    """Delete jobs that have ended, were stopped or abandoned, with their history.
+    """Delete jobs that have ended, were stopped or abandoned, with their history, and give their space back.
 
     Works on the database itself, also while servers use it.
     """
-    from tuner_server.storage import DeadJobs, open_storage  # brings PyTorch, as in `serve`
+    from tuner_server.storage import Database, DeadJobs, open_storage  # brings PyTorch, as in `serve`
+    from tuner_server.storage.compaction import compact
 
     settings = load({}, os.environ).settings
-    now = utc_now()
+    url, now = db or settings.db, utc_now()
     dead = DeadJobs(now - datetime.timedelta(days=older_than), now, project, silent)
     pruned: Counter[str] = Counter()
-    with open_storage(db or settings.db, limits=settings.life_limits) as storage:
+    with open_storage(url, limits=settings.life_limits) as storage:
         if dry_run:
-            pruned.update(storage.prunable(dead))
-        else:
-            while n := storage.prune(dead, PRUNED_AT_ONCE):
-                pruned.update(n)
-    states = f" ({', '.join(f'{n} {word}' for word, n in sorted(pruned.items()))})" if pruned else ""
-    print(f"{pruned.total()} jobs {'would be ' if dry_run else ''}deleted{states}")
+            print(f"{_counted(storage.prunable(dead), 'would be deleted')}")
+            return
+        while n := storage.prune(dead, PRUNED_AT_ONCE):
+            pruned.update(n)
+    if not pruned:
+        print(_counted(pruned, "deleted"))
+        return
+    with Database(url) as database:
+        done = compact(database, rewrite=False)
+    print(f"{_counted(pruned, 'deleted')}; {done}")
+
+
+def _counted(jobs: Mapping[str, int], what: str) -> str:
+    """What is said of so many jobs of each state."""
+    states = f" ({', '.join(f'{n} {word}' for word, n in sorted(jobs.items()))})" if jobs else ""
+    return f"{sum(jobs.values())} jobs {what}{states}"
 
 
 def jobs_table(found: Sequence[pb.Job], width: int = ROOMY) -> Table:

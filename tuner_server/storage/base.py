@@ -293,7 +293,10 @@ class Storage(Closing):
 
     @abc.abstractmethod
     def prune(self, dead: DeadJobs, limit: int) -> dict[str, int]:
-        """Deletes dead jobs, with their history, the longest unchanged first.
+        """Deletes dead jobs, with their history; of those of one kind the longest unchanged first.
+
+        It takes several transactions, each of them short. Where it is interrupted, a job may be left whose history
+        lacks its end; it goes the next time.
 
         Args:
             dead: which.
@@ -313,7 +316,11 @@ class Storage(Closing):
 
     @abc.abstractmethod
     def ping(self) -> None:
-        """Reads something. Raises: StorageError when the database can't be used."""
+        """Reads something. Raises: StorageError: the database can't be used, or has met pages that can't be right."""
+
+    @abc.abstractmethod
+    def touch(self) -> None:
+        """Writes something that changes no job. Raises: StorageError when the database takes no writes."""
 
     @abc.abstractmethod
     def close(self) -> None:

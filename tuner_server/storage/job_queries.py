@@ -11,7 +11,7 @@ from typing import TypeVarTuple
 import sqlalchemy as sa
 
 from tuner_server.core.errors import InvalidInputError, NotFoundError, QuotaError
-from tuner_server.core.job.life import Life, LifeLimits
+from tuner_server.core.job.life import Life, LifeLimits, shown_word
 from tuner_server.core.job.state import Status
 from tuner_server.storage.base import DeadJobs, JobFilter
 from tuner_server.storage.tables import JobRow, ProjectRow, UtcDateTime
@@ -37,15 +37,15 @@ def newest(query: sa.Select[*_Columns], project: str, wanted: JobFilter, limits:
     return query
 
 
-def dead(query: sa.Select[*_Columns], wanted: DeadJobs, limits: LifeLimits) -> sa.Select[*_Columns]:
-    """A query for jobs that nobody works on."""
-    lives = [Life.STOPPED, Life.ABANDONED, *([Life.SILENT] if wanted.silent else [])]
-    query = query.where(
-        sa.or_(JobRow.status.in_(_ENDED), *(_has(life, limits, wanted.as_of) for life in lives)),
-        JobRow.update_time < wanted.unchanged_since,
-        JobRow.sign_time < wanted.unchanged_since,
-    )
-    return query if wanted.project is None else query.where(JobRow.project == wanted.project)
+def kinds_of(dead: DeadJobs, limits: LifeLimits) -> list[tuple[str, sa.ColumnElement[bool]]]:
+    """The kinds of jobs that nobody works on: the word for each (`core.job.life.shown_word`), and what selects it."""
+    common = [JobRow.update_time < dead.unchanged_since, JobRow.sign_time < dead.unchanged_since]
+    if dead.project is not None:
+        common.append(JobRow.project == dead.project)
+    ended = [(status, None, JobRow.status == status.value) for status in Status if not status.live]
+    lives = [Life.STOPPED, Life.ABANDONED, *([Life.SILENT] if dead.silent else [])]
+    left = [(Status.TRAINING, life, _has(life, limits, dead.as_of)) for life in lives]
+    return [(shown_word(status, life), sa.and_(kind, *common)) for status, life, kind in (*ended, *left)]
 
 
 def living(limits: LifeLimits, now: datetime) -> sa.Select[str, str, int]:

@@ -6,8 +6,7 @@ SQLite has one writer at a time, so what a transaction is to write is worked out
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from tuner_server.core.errors import ConflictError, InvalidInputError, NotFoundError, QuotaError, TunerError
-from tuner_server.core.job.life import Life, LifeLimits, Signs, shown_word
+from tuner_server.core.job.life import Life, LifeLimits, Signs
 from tuner_server.core.job.state import JobState, Status, Transition
 from tuner_server.core.messages import Decision, Directive, Ending, Outcome, PlanChange, Replacement
 from tuner_server.storage import codec, job_queries
@@ -33,7 +32,9 @@ from tuner_server.storage.base import (
     StoredVersion,
 )
 from tuner_server.storage.database import Database
+from tuner_server.storage.deletion import delete_jobs
 from tuner_server.storage.tables import Base, EntryRow, JobRow
+from tuner_server.storage.write_check import touch
 
 _JOB = (
     JobRow.id,
@@ -46,8 +47,6 @@ _JOB = (
     JobRow.leave_time,
     JobRow.note,
 )
-_WORD = (JobRow.status, JobRow.sign_time, JobRow.leave_time)
-"""What of a job tells the word for it."""
 _JOBS, _ENTRIES = Base.metadata.tables[JobRow.__tablename__], Base.metadata.tables[EntryRow.__tablename__]
 _REPORT_COLUMNS = [
     column.name for column in _ENTRIES.columns if column.nullable and column.name != EntryRow.decision.key
@@ -277,27 +276,27 @@ class SqlStorage(Storage):
 
     def delete(self, job: StoredJob) -> None:
         """See `Storage`."""
-        locked = sa.select(JobRow.id).where(JobRow.id == job.id, JobRow.version == job.version).with_for_update()
-        with self._database.writing() as connection:
-            if connection.execute(locked).one_or_none() is None:
-                raise ConflictError(f"job {job.id}: another request changed it; load it and try again")
-            _delete(connection, [job.id])
+        chosen = sa.select(JobRow.id).where(JobRow.id == job.id, JobRow.version == job.version)
+        if not delete_jobs(self._database, chosen, 1):
+            raise ConflictError(f"job {job.id}: another request changed it; load it and try again")
 
     def prune(self, dead: DeadJobs, limit: int) -> dict[str, int]:
         """See `Storage`."""
-        query = job_queries.dead(sa.select(*_WORD, JobRow.id), dead, self.life_limits)
-        query = query.order_by(JobRow.update_time, JobRow.id).limit(limit).with_for_update(skip_locked=True)
-        with self._database.writing() as connection:
-            rows = connection.execute(query).all()
-            _delete(connection, [row.id for row in rows])
-        return self._by_word(rows, dead.as_of)
+        pruned: dict[str, int] = {}
+        for word, kind in job_queries.kinds_of(dead, self.life_limits):
+            chosen = sa.select(JobRow.id).where(kind).order_by(JobRow.update_time, JobRow.id)
+            if n := delete_jobs(self._database, chosen, limit - sum(pruned.values())):
+                pruned[word] = n
+        return pruned
 
     def prunable(self, dead: DeadJobs) -> dict[str, int]:
         """See `Storage`."""
         with self._database.reading() as connection:
-            return self._by_word(
-                connection.execute(job_queries.dead(sa.select(*_WORD), dead, self.life_limits)), dead.as_of
-            )
+            kinds = job_queries.kinds_of(dead, self.life_limits)
+            counts = {
+                word: connection.execute(sa.select(sa.func.count()).where(kind)).scalar_one() for word, kind in kinds
+            }
+        return {word: count for word, count in counts.items() if count}
 
     def live_jobs(self, now: datetime) -> dict[tuple[Status, Life], int]:
         """See `Storage`."""
@@ -309,9 +308,14 @@ class SqlStorage(Storage):
 
     def ping(self) -> None:
         """See `Storage`."""
+        self._database.raise_if_corrupt()
         with self._database.reading() as connection:
             # A table's row: `SELECT 1` does not look at the file.
             connection.execute(sa.select(JobRow.id).limit(1))
+
+    def touch(self) -> None:
+        """See `Storage`."""
+        touch(self._database)
 
     def close(self) -> None:
         """See `Storage`."""
@@ -323,14 +327,6 @@ class SqlStorage(Storage):
         changed_job, changed = _next(job, state, now)
         columns = {**changed, "sign_time": signs.sign_time, "leave_time": None}
         return dataclasses.replace(changed_job, signs=signs), columns
-
-    def _by_word(self, rows: Iterable[sa.Row[*tuple[Any, ...]]], now: datetime) -> dict[str, int]:
-        """How many jobs there are of each word."""
-        return Counter(
-            shown_word(status, self.life_limits.vitals(status, Signs(row.sign_time, row.leave_time), now).life)
-            for row in rows
-            for status in [Status(row.status)]
-        )
 
 
 def _next(job: StoredJob, state: JobState, now: datetime) -> tuple[StoredJob, dict[str, Any]]:
@@ -411,12 +407,6 @@ def _job(row: sa.Row[*tuple[Any, ...]]) -> StoredJob:
     state = codec.from_json(JobState, row.state)
     signs = Signs(row.sign_time, row.leave_time)
     return StoredJob(row.id, row.project, state, row.version, row.create_time, row.update_time, signs, row.note)
-
-
-def _delete(connection: sa.Connection, job_ids: Sequence[str]) -> None:
-    """Deletes jobs, with their histories."""
-    connection.execute(sa.delete(EntryRow).where(EntryRow.job_id.in_(job_ids)))
-    connection.execute(sa.delete(JobRow).where(JobRow.id.in_(job_ids)))
 
 
 def _entry(row: sa.Row[*tuple[Any, ...]]) -> Entry:

@@ -28,6 +28,8 @@ _VALID_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,64}")
 LONGEST_NAME = 64
 """Characters of the name of a method that go into the log."""
 _SERVICE = tuner_pb2.DESCRIPTOR.services_by_name["TunerService"]
+_FREQUENT = {f"/{_SERVICE.full_name}/Beat"}
+"""Calls that every client makes once a minute, and that tell nobody anything as long as they go well."""
 _METHODS = {
     f"/{method.containing_service.full_name}/{method.name}": method
     for file in (tuner_pb2, health_pb2, reflection_pb2)
@@ -151,7 +153,8 @@ class Telemetry(grpc.aio.ServerInterceptor):
             write = log.warning
             why = {"why": call.why[:MAX_WHY]} if call.why else {}
         else:
-            write = log.info if call.method.startswith(f"/{_SERVICE.full_name}/") else log.debug
+            ours = call.method.startswith(f"/{_SERVICE.full_name}/") and call.method not in _FREQUENT
+            write = log.info if ours else log.debug
         caller = CALLER.get(None)  # none: no tokens are asked for, or this one is not known
         who = {"project": caller.project, "token_id": caller.token_id} if caller else {}
         write("call", code=call.code, seconds=round(seconds, 6), **why, **who)

@@ -25,7 +25,9 @@ from pathlib import Path
 
 import structlog
 
+from tuner_server.base import descriptors
 from tuner_server.base.address import Address, bound, reserved
+from tuner_server.base.descriptors import ConnectionLimits
 from tuner_server.core.errors import TunerError
 from tuner_server.ops import logs
 from tuner_server.ops.signals import stop_signals
@@ -229,7 +231,7 @@ class _Supervisor:
             return
         from prometheus_client import CollectorRegistry
 
-        from tuner_server.ops.http import Readiness, operators_app, serving
+        from tuner_server.ops.http import PortLimits, Readiness, operators_app, serving
         from tuner_server.ops.metrics import FleetMetrics, exposition
 
         def answering() -> list[_Worker]:
@@ -249,7 +251,8 @@ class _Supervisor:
         registry = CollectorRegistry()
         FleetMetrics(registry, workers=lambda: len(answering()), restarts=lambda: self._n_restarts)
         app = operators_app(readiness, lambda: exposition(registry, self._directory))
-        async with serving(app, bound("metrics", Address.parse(self._settings.metrics))):
+        limits = PortLimits("metrics", ConnectionLimits.of(descriptors.raised()).operators)
+        async with serving(app, bound("metrics", Address.parse(self._settings.metrics)), limits):
             yield
 
 

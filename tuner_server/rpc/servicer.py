@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any, ParamSpec, TypeVar
@@ -13,6 +14,7 @@ import grpc.aio
 import structlog
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.v1 import tuner_pb2_grpc
+from lrpilot.wire.heartbeat import HEARTBEAT_S
 
 from tuner_server.core.config import MAX_NAME
 from tuner_server.core.errors import InvalidInputError, TunerError
@@ -61,25 +63,39 @@ def unary(
 class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     """Implements lrpilot.v1.TunerService."""
 
-    def __init__(self, service: TunerService, executor: Executor) -> None:
-        """Serves `service`, whose calls run in `executor`: the event loop never waits for a search or a database."""
+    def __init__(
+        self, service: TunerService, writers: Executor, readers: Executor, heartbeat_s: float = HEARTBEAT_S
+    ) -> None:
+        """Serves `service`. The event loop never waits for a search or a database.
+
+        Args:
+            service: what the RPCs do.
+            writers: threads for calls that open or change jobs.
+            readers: threads for calls that look.
+            heartbeat_s: how long a stream is silent at most.
+        """
         self._service = service
-        self._executor = executor
+        self._writers, self._readers = writers, readers
+        self._heartbeat_s = heartbeat_s
         self._draining = asyncio.Event()
 
     def drain(self) -> None:
         """Ends the streams, which would go on for as long as their jobs. Other calls end by themselves."""
         self._draining.set()
 
-    async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def _write(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, functools.partial(function, *args, **kwargs))
+        return await loop.run_in_executor(self._writers, functools.partial(function, *args, **kwargs))
+
+    async def _read(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._readers, functools.partial(function, *args, **kwargs))
 
     @unary
     async def CreateJob(self, request: pb.CreateJobRequest) -> pb.CreateJobResponse:
         """Opens a job."""
         config = convert.config_from_pb(request.config)
-        stored = await self._run(self._service.create_job, CALLER.get().project, request.request_id, config)
+        stored = await self._write(self._service.create_job, CALLER.get().project, request.request_id, config)
         log.info("job created", job_id=stored.id, name=config.name, policy=stored.state.config.policy)
         return pb.CreateJobResponse(
             job=convert.job_to_pb(stored), directive=convert.directive_to_pb(stored.state.directive)
@@ -111,7 +127,7 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
         if not 0 <= request.page_size <= MAX_PAGE:
             raise InvalidInputError.of("page_size", f"0 to {MAX_PAGE}, not {request.page_size}")
         states = {untrusted.known("states", convert.STATES, state) for state in request.states}
-        page = await self._run(
+        page = await self._read(
             self._service.list_jobs,
             CALLER.get().project,
             request.page_size or DEFAULT_PAGE,
@@ -127,7 +143,7 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     async def ChangePlan(self, request: pb.ChangePlanRequest) -> pb.ChangePlanResponse:
         """Asks for a change of a job's plan."""
         job_id, change = convert.job_id(request.job_id), plan_messages.change_from_pb(request.change, "change")
-        stored = await self._run(self._service.change_plan, CALLER.get().project, job_id, change)
+        stored = await self._write(self._service.change_plan, CALLER.get().project, job_id, change)
         log.info("plan changed", job_id=stored.id, change=change.kind.value, reason=change.reason)
         return pb.ChangePlanResponse(job=convert.job_to_pb(stored))
 
@@ -135,14 +151,14 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     async def CancelJob(self, request: pb.CancelJobRequest) -> pb.CancelJobResponse:
         """Ends the tuning of a job."""
         job_id, reason = convert.job_id(request.job_id), untrusted.text("reason", request.reason)
-        stored = await self._run(self._service.cancel_job, CALLER.get().project, job_id, reason)
+        stored = await self._write(self._service.cancel_job, CALLER.get().project, job_id, reason)
         log.info("job cancelled", job_id=stored.id, reason=reason)
         return pb.CancelJobResponse(job=convert.job_to_pb(stored))
 
     @unary
     async def ResumeJob(self, request: pb.ResumeJobRequest) -> pb.ResumeJobResponse:
         """Takes a job back to where its client's checkpoint is."""
-        stored = await self._run(
+        stored = await self._write(
             self._service.resume_job, CALLER.get().project, convert.job_id(request.job_id), request.directive_number
         )
         log.info("job resumed", job_id=stored.id, directive=request.directive_number)
@@ -155,20 +171,23 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
         """Answers with the schedule found so far."""
         stored = await self._load(request.job_id)
         full = request.view == pb.SCHEDULE_VIEW_FULL
-        entries = await self._run(self._service.history, stored, losses=full)
+        entries = await self._read(self._service.history, stored, losses=full)
         return convert.schedule_to_pb(stored, entries, history=full)
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> AsyncIterator[pb.WatchJobResponse]:
-        """Sends the job now and whenever it changes, until it ends. A server that stops says UNAVAILABLE."""
+        """Sends the job now and whenever it changes, until it ends, and again where it does not change for long.
+
+        A server that stops says UNAVAILABLE.
+        """
         structlog.contextvars.bind_contextvars(job_id=request.job_id[:MAX_LOGGED])
-        version = None
+        version, due_s = None, 0.0
         while True:
             try:
                 stored = await self._load(request.job_id)
             except TunerError as error:
                 await refuse(context, error)
-            if stored.version != version:
-                version = stored.version
+            if stored.version != version or time.monotonic() >= due_s:
+                version, due_s = stored.version, time.monotonic() + self._heartbeat_s
                 yield pb.WatchJobResponse(job=convert.job_to_pb(stored))
             if not stored.state.status.live:
                 return
@@ -177,4 +196,4 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping; watch again")
 
     async def _load(self, job_id: str) -> StoredJob:
-        return await self._run(self._service.get_job, CALLER.get().project, convert.job_id(job_id))
+        return await self._read(self._service.get_job, CALLER.get().project, convert.job_id(job_id))

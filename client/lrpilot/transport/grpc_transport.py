@@ -26,6 +26,10 @@ _OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 2000),
     # Channels to one target would share their connections, and a new channel the dead one.
     ("grpc.use_local_subchannel_pool", 1),
+    # A server that vanished is found while a call waits for it. Servers allow twice as many.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
 ]
 _UNAVAILABLE = {
     grpc.StatusCode.UNAVAILABLE,

@@ -72,7 +72,7 @@ LIMITS: Mapping[Lane, LaneLimits] = {
     Lane.HEALTH: LaneLimits(
         calls=512,
         streams=256,
-        streams_of_caller=8,
+        streams_of_caller=16,
         arriving=16,
         n_bytes=2**20,
         patience_s=0.0,

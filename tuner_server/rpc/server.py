@@ -10,6 +10,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from lrpilot.v1 import tuner_pb2, tuner_pb2_grpc
+from lrpilot.wire.heartbeat import HEARTBEAT_S
 
 from tuner_server.base.address import Address, bound
 from tuner_server.rpc.limits import LIMIT_OPTIONS, MAX_CONCURRENT_CALLS
@@ -37,6 +38,8 @@ class ConnectionRules:
     """How long one may be silent before its other end is asked for a sign."""
     ping_answer_s: float = 10.0
     """The time for that sign."""
+    heartbeat_s: float = HEARTBEAT_S
+    """How long a stream of a job is silent at most."""
 
     def options(self) -> list[tuple[str, int]]:
         """The rules as options of gRPC."""
@@ -46,6 +49,7 @@ class ConnectionRules:
             ("grpc.max_connection_idle_ms", int(1000 * self.idle_s)),
             ("grpc.keepalive_time_ms", int(1000 * self.ping_s)),
             ("grpc.keepalive_timeout_ms", int(1000 * self.ping_answer_s)),
+            ("grpc.http2.ping_timeout_ms", int(1000 * self.ping_answer_s)),  # a minute otherwise, and the later one counts
             # Clients may ask us likewise, twice as often as ours do.
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
@@ -86,7 +90,7 @@ class Server:
             options=[*LIMIT_OPTIONS, *connections.options(), ("grpc.so_reuseport", int(shares_port))],
             maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS,
         )
-        self._servicer = Servicer(service, self._writers, self._readers)
+        self._servicer = Servicer(service, self._writers, self._readers, connections.heartbeat_s)
         tuner_pb2_grpc.add_TunerServiceServicer_to_server(self._servicer, self._server)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

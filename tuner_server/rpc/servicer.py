@@ -14,7 +14,6 @@ import grpc.aio
 import structlog
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.v1 import tuner_pb2_grpc
-from lrpilot.wire.heartbeat import HEARTBEAT_S
 
 from tuner_server.core.config import MAX_NAME
 from tuner_server.core.errors import InvalidInputError, TunerError
@@ -64,7 +63,7 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     """Implements lrpilot.v1.TunerService."""
 
     def __init__(
-        self, service: TunerService, writers: Executor, readers: Executor, heartbeat_s: float = HEARTBEAT_S
+        self, service: TunerService, writers: Executor, readers: Executor, heartbeat_s: float
     ) -> None:
         """Serves `service`. The event loop never waits for a search or a database.
 

@@ -29,6 +29,7 @@ _OPTIONS = [
     # A server that vanished is found while a call waits for it. Servers allow twice as many.
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
 ]
 _UNAVAILABLE = {
@@ -104,6 +105,11 @@ class GrpcTransport(Transport):
         except grpc.RpcError as error:
             raise to_error(error, self.target) from error
 
+    def reconnect(self) -> None:
+        """Leaves the connection, which may be dead though it looks open. The next call makes a new one."""
+        self._channel.close()
+        self._connect()
+
     def close(self) -> None:
         """Closes the connection."""
         self._channel.close()
@@ -121,8 +127,7 @@ class GrpcTransport(Transport):
             except UnavailableError as error:
                 if error.code == grpc.StatusCode.DEADLINE_EXCEEDED.name:
                     # A peer that vanished leaves a connection that looks open for many minutes.
-                    self._channel.close()
-                    self._connect()
+                    self.reconnect()
                 pause_s = max(PAUSE_S, _pushback_s(error) * random.uniform(1.0, 1.0 + JITTER))
                 if time.monotonic() + pause_s >= deadline:
                     raise

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NoReturn
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -13,6 +15,7 @@ from lrpilot.v1 import tuner_pb2, tuner_pb2_grpc
 from lrpilot.wire.heartbeat import HEARTBEAT_S
 
 from tuner_server.base.address import Address, bound
+from tuner_server.rpc.connection_guard import ConnectionGuard
 from tuner_server.rpc.limits import LIMIT_OPTIONS, MAX_CONCURRENT_CALLS
 from tuner_server.rpc.servicer import Servicer
 from tuner_server.service.tuner_service import TunerService
@@ -85,8 +88,10 @@ class Server:
         """
         self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="writer")
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
+        self._guard = ConnectionGuard(connections.most)
+        self._guarding: asyncio.Task[NoReturn] | None = None
         self._server = grpc.aio.server(
-            interceptors=interceptors,
+            interceptors=(*interceptors, self._guard),
             options=[*LIMIT_OPTIONS, *connections.options(), ("grpc.so_reuseport", int(shares_port))],
             maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS,
         )
@@ -107,6 +112,7 @@ class Server:
         """Begins to serve. The health service says NOT_SERVING until told otherwise."""
         await self.set_serving(False)
         await self._server.start()
+        self._guarding = asyncio.create_task(self._guard.watch(self.port))
 
     async def set_serving(self, serving: bool) -> None:
         """Tells those who ask for its health."""
@@ -119,5 +125,7 @@ class Server:
         await self._health.enter_graceful_shutdown()
         self._servicer.drain()
         await self._server.stop(grace_s)
+        if self._guarding is not None:
+            self._guarding.cancel()
         self._writers.shutdown()
         self._readers.shutdown()

@@ -100,14 +100,16 @@ class Arrivals:
             turn = turns.popleft()
             if turns:
                 self._waiting[caller] = turns  # behind all other callers
-            self._n_promised += 1
-            turn.set_result(None)
+            if not turn.done():  # whoever waited may have just left, and not yet have said so
+                self._n_promised += 1
+                turn.set_result(None)
 
     def _forget(self, caller: Hashable, turn: asyncio.Future[None]) -> None:
-        turns = self._waiting[caller]
-        turns.remove(turn)
-        if not turns:
-            del self._waiting[caller]
+        turns = self._waiting.get(caller, deque())
+        if turn in turns:
+            turns.remove(turn)
+            if not turns:
+                del self._waiting[caller]
 
     def _hurry(self) -> None:
         """Cuts the time of those short that have more than an equal part while others wait."""

@@ -150,17 +150,23 @@ class Connections:
         self.n_ending -= connection.ended
 
     def turn_away(self, listener: socket.socket) -> None:
-        """Accepts and closes what waits, where the process has no descriptors left."""
-        self._n_refused += 1
+        """Accepts and closes one that waits, where the process has no descriptors left.
+
+        Raises:
+            BlockingIOError: none waits.
+        """
         if self._spare is None:
             # Somebody else has it. The loop would ask again at once and for ever: others come first.
             time.sleep(NO_DESCRIPTOR_S)
             raise BlockingIOError
         os.close(self._spare)
         self._spare = None
-        with contextlib.suppress(OSError):
+        try:
+            # Linux says that there are no descriptors before it looks whether anybody waits.
             socket.socket.accept(listener)[0].close()
-        self._regain_spare()
+            self._n_refused += 1
+        finally:
+            self._regain_spare()
 
     def look(self) -> None:
         """Ends those that have kept us waiting for too long, and tells the log what became of others."""
@@ -270,6 +276,11 @@ class HttpProtocol(H11Protocol):
         super().handle_events()
         if self.cycle is not None and not self.cycle.more_body and not self.cycle.response_complete:
             self._connection.waits_since_s = None
+
+    def resume_writing(self) -> None:
+        """Takes note that the client has read much of what it was sent."""
+        self._connection.stands_since_s = None
+        super().resume_writing()
 
     def on_response_complete(self) -> None:
         """Waits for the next request."""

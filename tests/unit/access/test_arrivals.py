@@ -107,8 +107,7 @@ def test_a_message_has_its_time_and_no_more() -> None:
 @pytest.mark.parametrize("n_places", [1, 3])
 def test_whoever_leaves_while_it_waits_takes_no_place_along(n_places: int) -> None:
     async def story() -> None:
-        arrivals = Arrivals(n_places, LONG_S, LONG_S)
-        callers, never, there = Callers(arrivals), asyncio.Event(), asyncio.Event()
+        callers, never, there = Callers(Arrivals(n_places, LONG_S, LONG_S)), asyncio.Event(), asyncio.Event()
         there.set()
         for _ in range(n_places):
             await callers.begin("first", never)
@@ -123,6 +122,19 @@ def test_whoever_leaves_while_it_waits_takes_no_place_along(n_places: int) -> No
         await asyncio.gather(*waiting[2:])
         await callers.leave()
         again = [await callers.begin("again", there) for _ in range(2 * n_places)]
+        await asyncio.gather(*again)
+
+    scenario(story())
+
+
+def test_all_may_leave_in_the_same_moment() -> None:
+    async def story() -> None:
+        callers, never, there = Callers(Arrivals(2, LONG_S, LONG_S)), asyncio.Event(), asyncio.Event()
+        there.set()
+        for _ in range(10):
+            await callers.begin("leaves", never)
+        await callers.leave()
+        again = [await callers.begin("again", there) for _ in range(4)]
         await asyncio.gather(*again)
 
     scenario(story())

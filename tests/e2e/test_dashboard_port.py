@@ -215,7 +215,10 @@ def test_streams_of_the_api_and_of_the_dashboard_count_together(tmp_path: Path) 
     url, port = f"sqlite:///{tmp_path}/jobs.db", free_port()
     with contextlib.closing(open_access(url)) as access:
         token = add_token(access, DEFAULT_PROJECT).text
-    with guarded(url, http=Address(HOST, port), shares=Shares(limits=limits)) as server, contextlib.ExitStack() as stack:
+    with (
+        guarded(url, http=Address(HOST, port), shares=Shares(limits=limits)) as server,
+        contextlib.ExitStack() as stack,
+    ):
         transport = stack.enter_context(contextlib.closing(GrpcTransport(server.target, Credentials(token=token))))
         job_id = wire_client.create(transport.stub, job_config("watched")).job.id
         watching = transport.stub.WatchJob(pb.WatchJobRequest(job_id=job_id), timeout=TIMEOUT_S)

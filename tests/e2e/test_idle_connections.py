@@ -78,9 +78,10 @@ def server() -> Iterator[SmallServer]:
         http_port, metrics, log = free_port(), free_port(), Path(directory, "log")
         command = f"ulimit -n {N_DESCRIPTORS}; exec {sys.executable} -m tuner_server serve --listen {HOST}:0"
         command += f" --db sqlite:///{directory}/jobs.db --http {HOST}:{http_port} --metrics {HOST}:{metrics}"
-        with log.open("w") as errors, subprocess.Popen(
-            ["sh", "-c", command], stdout=subprocess.PIPE, stderr=errors, text=True
-        ) as process:
+        with (
+            log.open("w") as errors,
+            subprocess.Popen(["sh", "-c", command], stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+        ):
             try:
                 assert process.stdout is not None
                 rpc = int(process.stdout.readline().rpartition(":")[2])

@@ -16,7 +16,6 @@ from tuner_server.access.principal import Principal
 from tuner_server.core.errors import RateError
 
 
-
 class Lane(enum.Enum):
     """What a call is for. Each lane has limits of its own, so that none of them fills another."""
 

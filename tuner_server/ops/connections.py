@@ -1,9 +1,9 @@
 """Connections of an HTTP port: how many there may be, and how long each may keep us waiting.
 
-uvicorn has a limit on neither. A connection that is accepted waits for its client until a request has arrived whole; then
-we are busy with it; then it waits for the next one. Whoever waits too long is closed, and where there is no room left the
-one that has waited longest makes some, first among those of the address that has the most. So a newcomer is let in
-whatever strangers do, as long as it sends its request.
+uvicorn has a limit on neither. A connection that is accepted waits for its client until a request has arrived whole;
+then we are busy with it; then it waits for the next one. Whoever waits too long is closed, and where there is no room
+left the one that has waited longest makes some, first among those of the address that has the most. So a newcomer is
+let in whatever strangers do, as long as it sends its request.
 """
 
 from __future__ import annotations

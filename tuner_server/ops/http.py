@@ -70,7 +70,7 @@ class PortLimits:
     """The setting that the port has, for the log."""
     connections: int
     """How many there may be."""
-    patience: Patience = Patience()
+    patience: Patience = dataclasses.field(default_factory=Patience)
     """How long each may keep us waiting."""
 
 

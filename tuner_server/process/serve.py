@@ -207,7 +207,12 @@ def _dashboard_port(
 async def _operators_port(
     address: str, registry: CollectorRegistry, health: Callable[[], Health], stopping: asyncio.Event
 ) -> AsyncIterator[None]:
-    from tuner_server.ops.http import PortLimits, Readiness, operators_app, serving  # a run's own server has no such port
+    from tuner_server.ops.http import (  # a run's own server has no such port
+        PortLimits,
+        Readiness,
+        operators_app,
+        serving,
+    )
 
     def readiness() -> Readiness:
         problem = health().problem

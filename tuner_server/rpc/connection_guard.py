@@ -1,8 +1,8 @@
 """Makes room on a full gRPC port: closes connections that nobody makes calls on, before a newcomer is turned away.
 
-gRPC's own limit closes whatever comes when the port is full, so strangers who connect and say nothing would keep training
-jobs out until their time is over. gRPC tells nobody what connections it has; the process's descriptors do, on Linux.
-Shutting a socket down looks to gRPC as if its client had left.
+gRPC's own limit closes whatever comes when the port is full, so strangers who connect and say nothing would keep
+training jobs out until their time is over. gRPC tells nobody what connections it has; the process's descriptors do, on
+Linux. Shutting a socket down looks to gRPC as if its client had left.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class ConnectionGuard(grpc.aio.ServerInterceptor):
             self._n_closed, self._log_due_s = 0, now_s + LOG_S
 
     def _make_room(self, connections: dict[Peer, socket.socket], now_s: float, n_most: int) -> None:
-        """Closes up to so many: those without a call first, of the addresses that have the most; then the least used."""
+        """Closes up to so many: first those without a call, of the addresses that have most; then the least used."""
         unused = [peer for peer in connections if peer not in self._uses and self._age_s(peer, now_s) >= MIN_AGE_S]
         by_address = Counter(address for address, _ in unused)
         unused.sort(key=lambda peer: (-by_address[peer[0]], self._seen_since_s[peer]))

@@ -52,7 +52,10 @@ class ConnectionRules:
             ("grpc.max_connection_idle_ms", int(1000 * self.idle_s)),
             ("grpc.keepalive_time_ms", int(1000 * self.ping_s)),
             ("grpc.keepalive_timeout_ms", int(1000 * self.ping_answer_s)),
-            ("grpc.http2.ping_timeout_ms", int(1000 * self.ping_answer_s)),  # a minute otherwise, and the later one counts
+            (
+                "grpc.http2.ping_timeout_ms",
+                int(1000 * self.ping_answer_s),
+            ),  # a minute otherwise, and the later one counts
             # Clients may ask us likewise, twice as often as ours do.
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
@@ -70,7 +73,7 @@ class Server:
         credentials: grpc.ServerCredentials | None = None,
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
         shares_port: bool = False,
-        connections: ConnectionRules = ConnectionRules(),  # noqa: B008  # it can't be changed
+        connections: ConnectionRules = ConnectionRules(),  # it can't be changed
     ) -> None:
         """Binds `listen`.
 

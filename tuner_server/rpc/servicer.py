@@ -62,9 +62,7 @@ def unary(
 class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     """Implements lrpilot.v1.TunerService."""
 
-    def __init__(
-        self, service: TunerService, writers: Executor, readers: Executor, heartbeat_s: float
-    ) -> None:
+    def __init__(self, service: TunerService, writers: Executor, readers: Executor, heartbeat_s: float) -> None:
         """Serves `service`. The event loop never waits for a search or a database.
 
         Args:

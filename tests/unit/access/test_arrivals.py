@@ -98,7 +98,7 @@ def test_a_caller_with_no_more_than_its_part_keeps_its_time() -> None:
 def test_a_message_has_its_time_and_no_more() -> None:
     async def story() -> None:
         callers, never = Callers(Arrivals(4, 0.01, LONG_S)), asyncio.Event()
-        with pytest.raises(InvalidInputError, match="did not arrive within 0.01 s"):
+        with pytest.raises(InvalidInputError, match=r"did not arrive within 0\.01 s"):
             await (await callers.begin("slow", never))
 
     scenario(story())

@@ -59,13 +59,13 @@ def upgrade(db: str) -> None:
 
 
 @contextlib.contextmanager
-def serving(db: str, workers: int, log: Path) -> Iterator[Serving]:
-    """`lrpilot serve` on a free port, until the block ends. Its log goes to a file.
+def serving(db: str, workers: int, log: Path, *arguments: str) -> Iterator[Serving]:
+    """`lrpilot serve` on a free port, with more arguments, until the block ends. Its log goes to a file.
 
     Raises:
         RuntimeError: it does not start.
     """
-    command = [*LRPILOT, "serve", "--listen", "127.0.0.1:0", "--db", db, "--exit-with-stdin"]
+    command = [*LRPILOT, "serve", "--listen", "127.0.0.1:0", "--db", db, "--exit-with-stdin", *arguments]
     if workers > 1:
         command += ["--workers", str(workers)]
     with (

@@ -52,10 +52,8 @@ class ConnectionRules:
             ("grpc.max_connection_idle_ms", int(1000 * self.idle_s)),
             ("grpc.keepalive_time_ms", int(1000 * self.ping_s)),
             ("grpc.keepalive_timeout_ms", int(1000 * self.ping_answer_s)),
-            (
-                "grpc.http2.ping_timeout_ms",
-                int(1000 * self.ping_answer_s),
-            ),  # a minute otherwise, and the later one counts
+            # A minute otherwise, and the longer one of the two counts.
+            ("grpc.http2.ping_timeout_ms", int(1000 * self.ping_answer_s)),
             # Clients may ask us likewise, twice as often as ours do.
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),

@@ -16,8 +16,8 @@ from tuner_server.core.errors import TunerError
 INTERVAL_S = 1.0
 """Seconds between two polls: other processes change jobs too, so there is nothing to wait on."""
 HEARTBEAT_S = 15
-"""Seconds between two signs of life: proxies close what is silent for long, a browser that left is noticed, and one that
-hears nothing for three times as long asks again (live.js)."""
+"""Seconds between two signs of life: proxies close what is silent for long, a browser that left is noticed, and one
+that hears nothing for three times as long asks again (live.js)."""
 LIFETIME_S = 120.0
 """How long a stream lives, and up to a quarter longer: not all end at once. The browser asks again. What it left behind
 in the hands of a proxy that forgot it, which no sign of life can tell, is gone then."""

@@ -117,8 +117,8 @@ def _row(name: str, parts: list[Part]) -> dict[str, Any]:
 
 def as_markdown(rows: list[dict[str, Any]]) -> str:
     """The table."""
-    titles = ("idle connections", "held", "closed and opened again", "reports", "errors")
-    titles += (*(f"p{percentile:g}, ms" for percentile in PERCENTILES), "CPU a report, ms", "server, MiB")
+    titles = ["idle connections", "held", "closed and opened again", "reports", "errors"]
+    titles += [*(f"p{percentile:g}, ms" for percentile in PERCENTILES), "CPU a report, ms", "server, MiB"]
     lines = [f"| {' | '.join(titles)} |", f"| --- |{' ---: |' * (len(titles) - 1)}"]
     for row in rows:
         cells = [row["connections"], f"{row['held']:,}", f"{row['reopened']:,}", f"{row['reports']:,}"]

@@ -124,17 +124,16 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
         if not 0 <= request.page_size <= MAX_PAGE:
             raise InvalidInputError.of("page_size", f"0 to {MAX_PAGE}, not {request.page_size}")
         states = {untrusted.known("states", convert.STATES, state) for state in request.states}
-        page = await self._read(
-            self._service.list_jobs,
-            CALLER.get().project,
-            request.page_size or DEFAULT_PAGE,
-            untrusted.text("page_token", request.page_token),
-            sorted(states),
-            untrusted.text("family", request.family, MAX_NAME),
-        )
-        return pb.ListJobsResponse(
-            jobs=[convert.job_to_pb(stored) for stored in page.jobs], next_page_token=page.next_page_token
-        )
+        project, n_most = CALLER.get().project, request.page_size or DEFAULT_PAGE
+        token = untrusted.text("page_token", request.page_token)
+        family = untrusted.text("family", request.family, MAX_NAME)
+
+        def read() -> pb.ListJobsResponse:
+            page = self._service.list_jobs(project, n_most, token, sorted(states), family)
+            jobs = [convert.job_to_pb(stored) for stored in page.jobs]
+            return pb.ListJobsResponse(jobs=jobs, next_page_token=page.next_page_token)
+
+        return await self._read(read)
 
     @unary
     async def ChangePlan(self, request: pb.ChangePlanRequest) -> pb.ChangePlanResponse:
@@ -168,8 +167,12 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
         """Answers with the schedule found so far."""
         stored = await self._load(request.job_id)
         full = request.view == pb.SCHEDULE_VIEW_FULL
-        entries = await self._read(self._service.history, stored, losses=full)
-        return convert.schedule_to_pb(stored, entries, history=full)
+
+        def read() -> pb.GetScheduleResponse:
+            # All of it in the reader's thread: the loop, which answers training jobs, would stand still meanwhile.
+            return convert.schedule_to_pb(stored, self._service.history(stored, losses=full), history=full)
+
+        return await self._read(read)
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> AsyncIterator[pb.WatchJobResponse]:
         """Sends the job now and whenever it changes, until it ends, and again where it does not change for long.

@@ -77,13 +77,24 @@ class JobStream:
         """One stream from its beginning to its end. Raises: ServerError: also when it is silent for too long."""
         stream = self._transport.stub.WatchJob(pb.WatchJobRequest(job_id=self._job_id))
         patience_s = min(FIRST_S, self._silent_s)
+        silent = threading.Event()
+
+        def end() -> None:
+            silent.set()
+            stream.cancel()
+
         try:
             while True:
-                timer = threading.Timer(patience_s, stream.cancel)
+                timer = threading.Timer(patience_s, end)
                 timer.daemon = True
                 timer.start()
                 try:
                     response = self._transport.call(functools.partial(next, stream, None))
+                except UnavailableError as error:
+                    if not silent.is_set():
+                        raise
+                    words = f"server: nothing came from {self._transport.target} for {patience_s:g} s"
+                    raise UnavailableError(words, error.code) from error
                 finally:
                     timer.cancel()
                 if response is None:

@@ -7,10 +7,13 @@ import contextlib
 import os
 import resource
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
@@ -18,13 +21,14 @@ from starlette.routing import Route
 from structlog.testing import capture_logs
 
 from tests.support.servers.event_loop import run
+from tuner_server.access.tls import TlsFiles
 from tuner_server.base.address import Address, bound
 from tuner_server.ops.connections import Patience
 from tuner_server.ops.http import PortLimits, serving
 
 HOST = "127.0.0.1"
 LIMIT = 8
-HASTY = Patience(request_s=0.2)
+HASTY = Patience(handshake_s=0.2, request_s=0.2)
 GET = b"GET /%s HTTP/1.1\r\nHost: tuner\r\n\r\n"
 LARGE = 32 * 2**20
 """More than the buffers of two sockets hold."""
@@ -66,8 +70,8 @@ APP = Starlette(
 class Port:
     """A port that is served, and connections to it."""
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def __init__(self, number: int, tls: ssl.SSLContext | None) -> None:
+        self.number, self._tls = number, tls
         self._writers: list[asyncio.StreamWriter] = []
 
     async def connect(self, says: bytes = b"") -> Streams:
@@ -78,7 +82,9 @@ class Port:
 
     async def get(self, path: bytes) -> bytes:
         """The head of an answer."""
-        reader, _ = await self.connect(GET % path)
+        reader, writer = await asyncio.open_connection(HOST, self.number, ssl=self._tls)
+        self._writers.append(writer)
+        writer.write(GET % path)
         return await reader.readuntil(b"\r\n\r\n")
 
     async def close(self) -> None:
@@ -95,13 +101,18 @@ async def ended(reader: asyncio.StreamReader) -> bytes:
     return b""
 
 
-def served(story: Callable[[Port], Coroutine[Any, Any, None]], patience: Patience = HASTY) -> None:
+def served(
+    story: Callable[[Port], Coroutine[Any, Any, None]],
+    patience: Patience = HASTY,
+    tls: TlsFiles | None = None,
+    trusts: ssl.SSLContext | None = None,
+) -> None:
     """Runs a story at a port."""
 
     async def tell() -> None:
         listener = bound("http", Address(HOST, 0))
-        port = Port(listener.getsockname()[1])
-        async with asyncio.timeout(20.0), serving(APP, listener, PortLimits("http", LIMIT, patience)):
+        port = Port(listener.getsockname()[1], trusts)
+        async with asyncio.timeout(20.0), serving(APP, listener, PortLimits("http", LIMIT, patience), tls):
             for _ in range(100):  # until it listens
                 with contextlib.suppress(ConnectionError):
                     await port.get(b"quick")
@@ -131,6 +142,25 @@ def test_a_request_that_does_not_come_is_not_waited_for(says: bytes) -> None:
         await ended(reader)
 
     served(story)
+
+
+@pytest.mark.parametrize("says", [b"", b"\x16\x03\x01\x02", GET % b"quick"])
+def test_a_handshake_that_does_not_come_is_not_waited_for_and_makes_room(says: bytes, tmp_path: Path) -> None:
+    authority, trusts = trustme.CA(), ssl.create_default_context()
+    authority.configure_trust(trusts)
+    issued = authority.issue_cert(HOST)
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    issued.cert_chain_pems[0].write_to_path(cert)
+    key.touch(mode=0o600)
+    issued.private_key_pem.write_to_path(key)
+
+    async def story(port: Port) -> None:
+        silent = [await port.connect(says) for _ in range(3 * LIMIT)]
+        assert b"200 OK" in await port.get(b"quick")
+        for reader, _ in silent:
+            await ended(reader)
+
+    served(story, HASTY, TlsFiles(cert, key), trusts)
 
 
 def test_a_request_that_trickles_in_for_ever_is_not_waited_for() -> None:

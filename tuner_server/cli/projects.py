@@ -26,7 +26,7 @@ CallsOption = Annotated[
     typer.Option(
         "--max-calls-per-s",
         metavar="R",
-        help="Calls a second in each server process, of training and of reading each; `none`: no limit.",
+        help="Calls a second in each process, for training and reading each; `none`: no limit.",
     ),
 ]
 

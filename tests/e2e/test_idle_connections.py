@@ -115,14 +115,14 @@ def port_of(server: SmallServer, name: str) -> int:
     [
         ("rpc", b""),
         ("rpc", PREFACE),
-        ("rpc", PREFACE[:10]),
+        pytest.param("rpc", PREFACE[:10], marks=pytest.mark.slow),
         ("http", b""),
         ("http", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-A"),
         ("http", b"POST /login HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\ntoken="),
         ("metrics", b""),
         ("metrics", b"GET /livez HTTP/1.1\r\n"),
     ],
-    ids=lambda value: value if isinstance(value, str) else f"{len(value)}",
+    ids=lambda value: value if isinstance(value, str) else f"{len(value)} bytes",
 )
 def test_idle_connections_stop_nothing(server: SmallServer, port: str, says: bytes) -> None:
     before = server.log.stat().st_size

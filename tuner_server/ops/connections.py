@@ -21,8 +21,6 @@ from typing import Any
 import structlog
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-LOOK_S = 0.5
-"""Seconds between two looks at all connections."""
 LOG_S = 10.0
 """Seconds between two lines about connections that were turned away."""
 BATCH = 16
@@ -44,6 +42,8 @@ class Patience:
     """The time for a request to arrive whole, headers and body. They are small."""
     response_s: float = 30.0
     """The time in which a client reads nothing at all of its answer."""
+    look_s: float = 0.5
+    """The time between two looks at all connections."""
 
 
 class Connection(socket.socket):
@@ -195,7 +195,7 @@ class Connections:
     async def watch(self) -> None:
         """Looks again and again."""
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(self._patience.look_s)
             self.look()
 
     def close(self) -> None:

@@ -28,15 +28,16 @@ from tuner_server.ops.http import PortLimits, serving
 
 HOST = "127.0.0.1"
 LIMIT = 8
-HASTY = Patience(handshake_s=0.2, request_s=0.2)
+HASTY = Patience(handshake_s=0.2, request_s=0.2, look_s=0.05)
 GET = b"GET /%s HTTP/1.1\r\nHost: tuner\r\n\r\n"
-LARGE = 32 * 2**20
+SLOW_S = 0.5
+LARGE = 16 * 2**20
 """More than the buffers of two sockets hold."""
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 async def slow(_request: Request) -> Response:
-    await asyncio.sleep(1.0)
+    await asyncio.sleep(SLOW_S)
     return PlainTextResponse("ok")
 
 
@@ -193,13 +194,13 @@ def test_an_answer_that_nobody_reads_is_given_up_and_one_that_is_read_slowly_is_
         unread, slowly = await port.connect(GET % path), await port.connect(GET % path)
         n_read = 0
         while n_read < LARGE:
-            chunk = await slowly[0].read(LARGE // 64)
+            chunk = await slowly[0].read(LARGE // 32)
             assert chunk, "it was read all the time"
             n_read += len(chunk)
             await asyncio.sleep(0.02)
         assert len(await ended(unread[0])) < LARGE
 
-    served(story, Patience(response_s=1.0))
+    served(story, Patience(response_s=0.5, look_s=0.05))
 
 
 def test_a_full_port_lets_a_newcomer_in_for_one_that_waits_longest() -> None:

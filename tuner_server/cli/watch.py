@@ -10,11 +10,12 @@ import typer
 from lrpilot.errors import UnavailableError
 from lrpilot.transport.job_stream import JobStream
 from lrpilot.v1 import tuner_pb2 as pb
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from tuner_server.base.terminal import Terminal
 from tuner_server.cli.common import JobArgument, ServerOption, connected, resolve, schedule_of
 from tuner_server.cli.curve import COLUMNS, WIDTH
 from tuner_server.cli.job import facts_table
@@ -35,7 +36,7 @@ def watch(job: JobArgument, server: ServerOption = None, wait: WaitOption = 60.0
     The exit code is 0 when the job has ended, 1 when the server did not come back in time, and 2 when there is no such
     job.
     """
-    with connected(server) as tuner, Live(console=Console(), auto_refresh=False) as live:
+    with connected(server) as tuner, Live(console=Terminal(), auto_refresh=False) as live:
         changes = JobStream(tuner, resolve(tuner, job), wait, lambda words: print(words, file=sys.stderr)).changes()
         for shown in pictures(changes, lambda job_id: schedule_of(tuner, job_id, pb.SCHEDULE_VIEW_FULL)):
             live.update(shown, refresh=True)

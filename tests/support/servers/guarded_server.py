@@ -23,6 +23,7 @@ from tuner_server.rpc.server import ConnectionRules, Server
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import open_storage
 from tuner_server.storage.access import AccessStorage, open_access
+from tuner_server.web.server.front import Front
 from tuner_server.web.server.port import dashboard_port
 
 START_TIMEOUT_S = 30.0
@@ -86,6 +87,7 @@ class GuardedServer:
                         limits=self._http_limits,
                         tls=self._tls,
                         shares_port=False,
+                        front=Front(),
                     )
                 )
             self._started.set()

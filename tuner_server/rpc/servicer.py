@@ -19,6 +19,7 @@ from tuner_server.core.config import MAX_NAME
 from tuner_server.core.errors import InvalidInputError, TunerError
 from tuner_server.core.job.life import Life, Shown
 from tuner_server.rpc import convert, plan_messages, untrusted
+from tuner_server.rpc.admission import admitted
 from tuner_server.rpc.caller import CALLER
 from tuner_server.rpc.handlers import Context, refuse
 from tuner_server.service.tuner_service import TunerService
@@ -80,7 +81,7 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     @unary
     async def CreateJob(self, request: pb.CreateJobRequest) -> pb.CreateJobResponse:
         """Opens a job."""
-        config = convert.new_config_from_pb(request.config)
+        config = admitted(request.config)
         stored = await self._run(self._service.create_job, CALLER.get().project, request.request_id, config)
         log.info("job created", job_id=stored.id, name=config.name, policy=stored.state.config.policy)
         return pb.CreateJobResponse(job=self._job(stored), directive=convert.directive_to_pb(stored.state.directive))

@@ -19,15 +19,13 @@ from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import (
-    FileResponse,
     HTMLResponse,
     JSONResponse,
     RedirectResponse,
     Response,
     StreamingResponse,
 )
-from starlette.routing import BaseRoute, Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.routing import BaseRoute, Route
 
 from tuner_server.access.principal import Principal, Scope
 from tuner_server.access.shares import Shares
@@ -54,7 +52,7 @@ from tuner_server.web.charts.drawing import overview, sparkline
 from tuner_server.web.charts.evidence import StageCurves, stage_curves
 from tuner_server.web.charts.job_chart import JobChart, job_chart
 from tuner_server.web.pages.listing import STATES, Column, ListingQuery, title
-from tuner_server.web.pages.pages import STATIC, Pages, plotly_js, plotly_js_gzipped
+from tuner_server.web.pages.pages import Pages
 from tuner_server.web.pages.views import job_view, version_of
 from tuner_server.web.server import exports, parameters
 from tuner_server.web.server.access import (
@@ -74,6 +72,7 @@ from tuner_server.web.server.headers import FOREVER, SecurityHeaders
 from tuner_server.web.server.listing_cache import ListingCache
 from tuner_server.web.server.live import Version, VersionPoller, events
 from tuner_server.web.server.plan_form import change_from_form
+from tuner_server.web.server.static_files import static_routes
 from tuner_server.web.server.timeline_cache import TimelineCache
 
 THREADS = 4
@@ -154,16 +153,8 @@ def _routes(site: _Site, gate: Gate) -> list[BaseRoute]:
         Route("/login", site.login, methods=get),
         Route("/login", site.sign_in, methods=post),
         Route("/logout", site.sign_out, methods=post),
-        Route("/static/plotly.min.js", _plotly, methods=get),
-        Mount("/static", StaticFiles(directory=STATIC)),
+        *static_routes(),
     ]
-
-
-def _plotly(request: Request) -> Response:
-    if "gzip" not in request.headers.get("accept-encoding", ""):
-        return FileResponse(plotly_js(), media_type="text/javascript")
-    headers = {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
-    return Response(plotly_js_gzipped(), media_type="text/javascript", headers=headers)
 
 
 class _Site:
@@ -349,6 +340,7 @@ class _Site:
         try:
             await self._gate.sign_in(fields.get("token", "").strip(), request, response)
         except (UnauthenticatedError, AccessDeniedError) as error:
+            log.warning("sign-in refused", client=request.client and request.client.host, why=str(error))
             return self._login_page(onward, str(error), _STATUS[type(error)])
         return response
 

@@ -484,6 +484,7 @@ def test_a_job_is_named_noted_and_deleted(sqlite_url: str) -> None:
         assert "the one with the [red]new[/red] tokenizer" in run("show", "second").stdout
         assert_fails(run("note", "second", "x" * 501), 2, "note")
         assert_fails(run("rename", "second", "x" * 201), 2, "name")
+        assert_fails(run("rename", "second", "\x1b[31mred"), 2, "name")
         assert run("note", "second", "").stdout == f"{job} has no note any more\n"
         assert_fails(run("delete", "second"), 2, "yes: there is no terminal to ask on; give --yes")
         assert_fails(run("delete", "second", "--yes"), 2, "its client is there", "cancel the job first")

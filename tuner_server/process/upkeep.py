@@ -56,15 +56,15 @@ class Upkeep:
     async def running(self, stopping: asyncio.Event) -> AsyncIterator[None]:
         """Keeps the server up until the block ends; `stopping` is set when it drains."""
         on_hangup(self._reload)
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._say_when(stopping)), group.create_task(self._look_daily())]
-            if self._manager.watchdog_s is not None:
-                tasks.append(group.create_task(self._give_signs(self._manager.watchdog_s / 2)))
-            try:
-                yield
-            finally:
-                for task in tasks:
-                    task.cancel()
+        tasks = [asyncio.create_task(self._say_when(stopping)), asyncio.create_task(self._look_daily())]
+        if self._manager.watchdog_s is not None:
+            tasks.append(asyncio.create_task(self._give_signs(self._manager.watchdog_s / 2)))
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def show_in(self, registry: CollectorRegistry) -> None:
         """Adds what is known of certificates to the metrics."""

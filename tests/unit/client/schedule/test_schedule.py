@@ -99,7 +99,7 @@ def test_that_there_was_no_search_or_none_that_counts_survives_a_file_and_is_sho
     assert Schedule.load(path).unrepeatable == "a counter is not put back"
     assert "ended, a rollback failed: a counter is not put back" in leaking._repr_html_()
     titles = []
-    monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda axes, title: titles.append(title))
+    monkeypatch.setattr("lrpilot.schedule.plot.write_title", lambda _title, words: titles.append(words))
     for schedule in (short, leaking, SCHEDULE):
         schedule.plot(tmp_path / "schedule.svg")
     assert titles == [

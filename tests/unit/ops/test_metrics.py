@@ -18,6 +18,8 @@ from tuner_server.service.pipeline_observer import PipelineTask
 
 WORKER = """
 import sys
+from tuner_server.core.job.life import Life
+from tuner_server.core.job.state import Status
 from tuner_server.ops.metrics import ServerMetrics
 from tuner_server.ops.shared_values import SharedValues, count_in
 memory, slot, waiting = map(int, sys.argv[1:])
@@ -26,7 +28,7 @@ metrics = ServerMetrics(None)
 metrics.rpc_ended("lrpilot.v1.TunerService/Advance", "OK", 0.002)
 metrics.pipeline_stands(waiting, 0, 10)
 metrics.database_answers(slot == 0)
-metrics.jobs_counted({"training": waiting})
+metrics.jobs_counted({(Status.TRAINING, Life.ALIVE): waiting})
 """
 OK = {"method": "lrpilot.v1.TunerService/Advance", "code": "OK"}
 
@@ -85,7 +87,7 @@ def test_what_workers_count_is_summed_and_outlives_them() -> None:
     assert value(text, "lrpilot_rpc_seconds_sum", method=method) == pytest.approx(0.004)
     assert value(text, "lrpilot_waiting_reports", queue="reports") == 3
     assert value(text, "lrpilot_database_up") == 0  # not for all of them
-    assert value(text, "lrpilot_jobs", status="training") == 2  # as the one that looked last has it
+    assert value(text, "lrpilot_jobs", status="training", life="alive") == 2  # as the one that looked last has it
     running.remove(1)
     text = exposition(registry)
     assert value(text, "lrpilot_rpcs_total", **OK) == 2

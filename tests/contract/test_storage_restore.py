@@ -193,6 +193,16 @@ def test_a_link_leads_to_the_file_that_is_replaced(tmp_path: Path, killed: tuple
     assert names(f"sqlite:///{dead}/jobs.db") == ["new"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_root_restores_for_the_servers_user(killed: tuple[Path, Path]) -> None:
+    dead, file = killed
+    os.chown(dead / "jobs.db", 12345, 12346)
+    former = restored(f"sqlite:///{dead}/jobs.db", file)
+    assert former is not None
+    for path in (dead / "jobs.db", dead / "jobs.db-lock", former):
+        assert (path.stat().st_uid, path.stat().st_gid, path.stat().st_mode & 0o777) == (12345, 12346, 0o600)
+
+
 def test_where_no_hard_links_can_be_made_the_former_file_is_copied(
     killed: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,8 @@ import select
 import sys
 import time
 
+from lrpilot.wire.plain_text import plain
+
 STDIN, STDOUT, STDERR = 0, 1, 2
 SAY_S = 1.0
 """Seconds that a line may take whose reader has stopped reading."""
@@ -45,7 +47,8 @@ def say(number: int, line: bytes) -> None:
 
 
 def complain(line: str) -> None:
-    """Says a line on standard error, whatever that is just now."""
+    """Says a line on standard error, whatever that is just now, and whatever is in the line."""
+    line = plain(line)
     try:
         number = sys.stderr.fileno()
     except (OSError, ValueError):  # a test's, or an application's, in memory

@@ -89,12 +89,12 @@ class JobConfig(Value):
     stop_when: StopWhen | None = None
     """None: the run goes on to its end, whatever that gains."""
 
-    @pydantic.model_validator(mode="after")
-    def _storable(self) -> JobConfig:
-        for field in ("name", "family"):
-            if "\0" in getattr(self, field):
-                raise ValueError(f"{field}: a NUL character can't be stored")
-        return self
+    @pydantic.field_validator("name", "family")
+    @classmethod
+    def _storable(cls, value: str) -> str:
+        if "\0" in value:
+            raise ValueError("a NUL character can't be stored")
+        return value
 
     @pydantic.model_validator(mode="after")
     def _one_end(self) -> JobConfig:

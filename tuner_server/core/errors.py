@@ -169,4 +169,4 @@ class CorruptionError(StorageError):
 
 
 class SchemaVersionError(StorageError):
-    """The database was written by a newer version of LRPilot."""
+    """The database has the schema of a newer version of LRPilot, from the start or by now."""

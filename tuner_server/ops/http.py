@@ -78,7 +78,13 @@ async def serving(app: ASGIApp, listener: socket.socket, tls: TlsFiles | None = 
         InvalidInputError: a certificate can't be used.
     """
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=STOP_S, server_header=False
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=STOP_S,
+        server_header=False,
+        proxy_headers=False,  # the dashboard knows whom it believes
     )
     if tls is not None:
         context = server_context(tls)

@@ -53,9 +53,10 @@ class LogWriter:
             if self._waiting + len(data) > MAX_WAITING:
                 self._dropped += 1
                 return
+            waits = not self._lines
             self._tell_dropped()
             self._append(data, 1)
-            if len(self._lines) == 1:
+            if waits:
                 self._changed.notify()
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import structlog
+from lrpilot.wire.plain_text import spelled_out
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from tuner_server.base.streams import STDERR
@@ -40,7 +41,34 @@ def hidden(text: str) -> str:
 def _redact(_logger: WrappedLogger, _method: str, line: EventDict | str) -> str:
     """The last processor: it sees the line as it would be written, stack traces included."""
     assert isinstance(line, str)
-    return hidden(line)
+    return spelled_out(hidden(line))
+
+
+def set_level(level: str) -> None:
+    """Has this process write what is of that level, or above it, from now on."""
+    global _least
+    _least = logging.getLevelNamesMapping()[level.upper()]
+    logging.getLogger().setLevel(max(_least, logging.WARNING))
+
+
+_LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "exception": logging.ERROR,
+    "critical": logging.CRITICAL,
+}
+"""The levels of a logger's methods."""
+_least = logging.INFO
+"""The least level that is written. Loggers are kept, so it is looked up at every line."""
+
+
+def _at_level(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """The first processor: it drops what is below the level."""
+    if _LEVELS[method] < _least:
+        raise structlog.DropEvent
+    return event
 
 
 @contextlib.contextmanager
@@ -49,7 +77,6 @@ def on_standard_error(log_format: Literal["logfmt", "json"], level: str) -> Iter
 
     Nobody waits for them to be read: see `LogWriter`. What is printed to `sys.stderr` meanwhile goes the same way.
     """
-    number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -76,16 +103,17 @@ def on_standard_error(log_format: Literal["logfmt", "json"], level: str) -> Iter
     )
     stream = LogStream(writer)
     structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(number),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=structlog.WriteLoggerFactory(stream),  # type: ignore[arg-type]  # all that it asks of one
-        processors=[_Limited(limits), *shared, renderer, _redact],
+        processors=[_at_level, _Limited(limits), *shared, renderer, _redact],
         cache_logger_on_first_use=True,
     )
     # What libraries say is worth a line when something is wrong.
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_LibraryRecords(shared, renderer))
     handler.addFilter(_LimitedRecords(limits))
-    logging.basicConfig(handlers=[handler], level=max(number, logging.WARNING), force=True)
+    logging.basicConfig(handlers=[handler], force=True)
+    set_level(level)
     logging.captureWarnings(True)
     former, sys.stderr = sys.stderr, stream
     try:
@@ -131,8 +159,8 @@ class _LibraryRecords(structlog.stdlib.ProcessorFormatter):
         )
 
     def format(self, record: logging.LogRecord) -> str:
-        """A line without secrets."""
-        return hidden(super().format(record))
+        """A line without secrets, and with nothing in it that a terminal obeys."""
+        return spelled_out(hidden(super().format(record)))
 
 
 def _name(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

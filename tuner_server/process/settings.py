@@ -6,6 +6,8 @@ A flag wins over the environment, that over a TOML file, that over the default.
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +20,7 @@ from pydantic import Field
 from tuner_server.base.address import Address
 from tuner_server.base.database_url import EXAMPLES, DatabaseUrl
 from tuner_server.core.errors import FieldViolation, InvalidInputError
+from tuner_server.core.job.life import ABANDONED_AFTER_S, SILENT_AFTER_S, LifeLimits
 from tuner_server.process.environment import own_data_directory
 
 PREFIX = "LRPILOT_"
@@ -28,11 +31,22 @@ MAX_WORKERS = 64
 """Far more than one machine's database has use for; a slip of the finger would take all memory."""
 MAX_POOL_SIZE = 200
 """More than a process has threads."""
+OWN_PATHS = ("compare", "events", "jobs", "login", "logout", "static")
+"""What the dashboard's own paths begin with."""
+_BASE_PATH = re.compile(r"(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)+", re.ASCII)
+
+LONGEST_SILENCE_S = 10 * 366 * 86_400.0
+"""Ten years of seconds: times that far apart can still be told from one another everywhere."""
 
 
 def default_db() -> str:
     """The database of jobs without a shared server, in the user's own data directory. Raises: InvalidInputError."""
     return f"sqlite:///{own_data_directory()}/lrpilot.db"
+
+
+def _parts(value: str) -> tuple[str, ...]:
+    """What stands between commas."""
+    return tuple(part for part in map(str.strip, value.split(",")) if part)
 
 
 def _default_auth(fields: dict[str, Any]) -> Literal["none", "tokens"]:
@@ -58,6 +72,10 @@ class ServerSettings(pydantic.BaseModel):
     """HOST:PORT for operators, over plain HTTP: /metrics, /livez and /readyz; off by default."""
     http: str | None = None
     """HOST:PORT of the dashboard, for browsers; off by default."""
+    base_path: str = ""
+    """The path under which a proxy serves the dashboard, as /lrpilot; the proxy may pass it on or strip it."""
+    trusted_proxies: str = ""
+    """Addresses and networks whose X-Forwarded-For, -Proto and -Host the dashboard believes, with commas between."""
     tls_cert: Path | None = None
     """The server's certificate chain, a PEM file."""
     tls_key: Path | None = Field(None, validate_default=True)
@@ -74,6 +92,10 @@ class ServerSettings(pydantic.BaseModel):
     """The least that is logged: debug, info, warning or error."""
     otlp_endpoint: str | None = None
     """http://HOST:PORT of an OpenTelemetry collector (OTLP over gRPC) for traces; off by default."""
+    silent_after_s: float = Field(SILENT_AFTER_S, gt=0, allow_inf_nan=False)
+    """Seconds without a sign of its client (one a minute is usual) after which a job is silent, and in no quota."""
+    abandoned_after_s: float = Field(ABANDONED_AFTER_S, allow_inf_nan=False, validate_default=True)
+    """Seconds without a sign of its client after which a job is abandoned, and can be pruned."""
     exit_with_stdin: bool = False
     """Stop when standard input closes, as its owner's death does."""
 
@@ -82,6 +104,26 @@ class ServerSettings(pydantic.BaseModel):
     def _is_address(cls, value: str | None) -> str | None:
         if value is not None:
             Address.parse(value)
+        return value
+
+    @pydantic.field_validator("base_path")
+    @classmethod
+    def _is_path(cls, value: str) -> str:
+        path = value.rstrip("/")
+        if path and not _BASE_PATH.fullmatch(path):
+            raise ValueError("give a path of letters, digits, hyphens, dots and underscores, as /lrpilot")
+        if path.split("/")[1:2] and path.split("/")[1] in OWN_PATHS:
+            raise ValueError(f"it must not begin as a page of the dashboard does ({', '.join(OWN_PATHS)})")
+        return path
+
+    @pydantic.field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: str) -> str:
+        for part in _parts(value):
+            try:
+                ipaddress.ip_network(part)
+            except ValueError as error:
+                raise ValueError(f"{error}; give addresses and networks, as 127.0.0.1,10.0.0.0/8") from error
         return value
 
     @pydantic.field_validator("tls_key")
@@ -97,6 +139,24 @@ class ServerSettings(pydantic.BaseModel):
         if value is not None and info.data.get("tls_cert") is None:
             raise ValueError("needs tls_cert and tls_key: clients show certificates over TLS only")
         return value
+
+    @pydantic.field_validator("abandoned_after_s")
+    @classmethod
+    def _comes_after_silence(cls, value: float, info: pydantic.ValidationInfo) -> float:
+        silent = info.data.get("silent_after_s", 0.0)
+        if not silent <= value <= LONGEST_SILENCE_S:
+            raise ValueError(f"from silent_after_s ({silent:g}) to {LONGEST_SILENCE_S:g}")
+        return value
+
+    @property
+    def life_limits(self) -> LifeLimits:
+        """How long a sign of a client counts."""
+        return LifeLimits.of_seconds(self.silent_after_s, self.abandoned_after_s)
+
+    @property
+    def proxies(self) -> tuple[str, ...]:
+        """The addresses and networks of `trusted_proxies`."""
+        return _parts(self.trusted_proxies)
 
     def shown(self) -> dict[str, Any]:
         """The values as JSON knows them, without passwords."""

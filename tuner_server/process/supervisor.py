@@ -31,7 +31,9 @@ from tuner_server.core.errors import TunerError
 from tuner_server.ops import logs
 from tuner_server.ops.signals import stop_signals
 from tuner_server.process.forkserver import ForkServer, exit_code
+from tuner_server.process.reloading import SettingsSource
 from tuner_server.process.settings import ServerSettings
+from tuner_server.process.upkeep import Upkeep
 from tuner_server.process.worker_protocol import Assignment, Failed, Health, Started
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ MARGIN_S = 5.0
 log = structlog.get_logger(__name__)
 
 
-def supervise(settings: ServerSettings) -> None:
+def supervise(source: SettingsSource) -> None:
     """Serves with several processes, until SIGTERM or SIGINT, or the end of standard input if asked; then drains.
 
     Prints one line, `listening on HOST:PORT`, once all workers answer.
@@ -60,6 +62,7 @@ def supervise(settings: ServerSettings) -> None:
         InvalidInputError: an address can't be bound, or a file can't be used.
         TunerError: the workers can't start.
     """
+    settings = source.first
     with logs.on_standard_error(settings.log_format, settings.log_level), ExitStack() as stack:
         listen = Address.parse(settings.listen)
         port = stack.enter_context(reserved("listen", listen)).getsockname()[1]
@@ -68,7 +71,7 @@ def supervise(settings: ServerSettings) -> None:
             http = http._replace(port=stack.enter_context(reserved("http", http)).getsockname()[1])
             settings = settings.model_copy(update={"http": str(http)})
         fork_server = stack.enter_context(contextlib.closing(ForkServer()))
-        asyncio.run(_Supervisor(settings, listen._replace(port=port), fork_server).run())
+        asyncio.run(_Supervisor(settings, source, listen._replace(port=port), fork_server).run())
 
 
 @dataclasses.dataclass(eq=False, slots=True)
@@ -96,8 +99,11 @@ class _Worker:
 class _Supervisor:
     """Starts workers, watches them and ends them, on one event loop."""
 
-    def __init__(self, settings: ServerSettings, listen: Address, fork_server: ForkServer) -> None:
-        self._settings, self._listen, self._fork_server = settings, listen, fork_server
+    def __init__(
+        self, settings: ServerSettings, source: SettingsSource, listen: Address, fork_server: ForkServer
+    ) -> None:
+        self._settings, self._source, self._listen, self._fork_server = settings, source, listen, fork_server
+        self._upkeep = Upkeep(settings, source, alive=lambda: not self._liveness(), reloaded=self._reloaded)
         self._memories: list[int] = []
         """Descriptors of the memory in which workers count, by their slots, if somebody wants to know."""
         self._workers: dict[int, _Worker] = {}
@@ -113,7 +119,7 @@ class _Supervisor:
     async def run(self) -> None:
         """See `supervise`."""
         self._stopping = stop_signals(exits_with_stdin=self._settings.exit_with_stdin)
-        async with self._operators_port():
+        async with self._upkeep.running(self._stopping), self._operators_port():
             watching = asyncio.create_task(self._end_hung_ones())
             async with asyncio.TaskGroup() as group:
                 for slot in range(self._settings.workers):
@@ -121,6 +127,7 @@ class _Supervisor:
                 await self._stopping.wait()
                 log.info("draining", grace_s=self._settings.grace_s)
                 await self._end_all()
+                self._fork_server.give_up()
             watching.cancel()
         if self._failure is not None:
             raise self._failure
@@ -165,7 +172,7 @@ class _Supervisor:
             descriptors = [theirs.fileno(), their_status, *self._memories[slot : slot + 1]]
             # In a thread: the first time, the fork server has to import everything.
             process_id = await asyncio.to_thread(self._fork_server.fork, descriptors)
-            ours.send(Assignment(self._settings, self._listen, slot))
+            ours.send(Assignment(self._settings, self._source, self._listen, slot))
         except OSError:
             ours.close()
             os.close(status)
@@ -221,6 +228,7 @@ class _Supervisor:
             return
         self._serving = True
         say(STDOUT, f"listening on {self._listen}".encode())
+        self._upkeep.ready(str(self._listen))
         log.info("serving", host=self._listen.host, port=self._listen.port, workers=n_started)
 
     async def _end_hung_ones(self) -> None:
@@ -256,6 +264,12 @@ class _Supervisor:
             return ""
         return f"no worker has answered for {lost_s:.0f} s; why the last one ended: {self._last_end}"
 
+    def _reloaded(self, settings: ServerSettings) -> None:
+        """Has the workers, too, read their settings again; those to come begin with them."""
+        self._settings = settings
+        for worker in self._workers.values():
+            worker.signal(signal.SIGHUP)
+
     def _readiness(self) -> Readiness:
         """Whether calls should be sent here."""
         from tuner_server.ops.http import Readiness
@@ -286,6 +300,7 @@ class _Supervisor:
         self._memories = [new_memory() for _ in range(self._settings.workers)]
         registry = CollectorRegistry()
         FleetMetrics(registry, workers=lambda: len(self._answering()), restarts=lambda: self._n_restarts)
+        self._upkeep.show_in(registry)
         registry.register(SumOverProcesses([SharedValues(memory) for memory in self._memories], runs))
         app = operators_app(self._liveness, self._readiness, lambda: exposition(registry))
         async with serving(app, bound("metrics", Address.parse(self._settings.metrics))):

@@ -16,7 +16,8 @@ from tuner_server.core.errors import TunerError
 from tuner_server.ops import logs
 from tuner_server.ops.metrics import ServerMetrics
 from tuner_server.ops.shared_values import SharedValues, count_in
-from tuner_server.ops.signals import stop_signals
+from tuner_server.ops.signals import on_hangup, stop_signals
+from tuner_server.process.reloading import Reloading
 from tuner_server.process.serve import run
 from tuner_server.process.worker_protocol import Assignment, Failed, Health, Started
 
@@ -47,6 +48,8 @@ async def _work(assignment: Assignment, supervisor: Connection, memory: int | No
         count_in(SharedValues(memory))
         metrics = ServerMetrics(None)
     stopping = stop_signals(exits_with_stdin=False)
+    reloading = Reloading(assignment.settings, assignment.source)
+    on_hangup(lambda: reloading.reload(tell=False))
     # The supervisor writes nothing after the assignment: what can be read is its end.
     asyncio.get_running_loop().add_reader(supervisor.fileno(), stopping.set)
 

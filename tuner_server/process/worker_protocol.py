@@ -6,6 +6,7 @@ import dataclasses
 
 from tuner_server.base.address import Address
 from tuner_server.core.errors import FieldViolation, InvalidInputError, StorageError, TunerError
+from tuner_server.process.reloading import SettingsSource
 from tuner_server.process.settings import ServerSettings
 
 
@@ -14,6 +15,8 @@ class Assignment:
     """What a worker is to do."""
 
     settings: ServerSettings
+    source: SettingsSource
+    """Where the settings are read again."""
     listen: Address
     slot: int
     """Which of the workers it is, from 0; whoever takes its place has the same."""

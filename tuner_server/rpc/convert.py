@@ -16,6 +16,7 @@ from lrpilot.wire.profile_proto import profile_from_proto, profile_to_proto
 from tuner_server.core.config import MAX_NAME, JobConfig
 from tuner_server.core.errors import InvalidInputError, NotFoundError
 from tuner_server.core.job import schedule
+from tuner_server.core.job.life import UNTOLD, Life, Vitals
 from tuner_server.core.job.schedule import Segment
 from tuner_server.core.job.state import Status
 from tuner_server.core.messages import (
@@ -41,7 +42,7 @@ from tuner_server.rpc.directive_messages import (
     round_to_pb,
 )
 from tuner_server.rpc.plan_messages import change_from_pb, change_to_pb
-from tuner_server.rpc.untrusted import known, optional, read_as, text
+from tuner_server.rpc.untrusted import known, optional, read_as, sentence, text
 from tuner_server.storage import Entry, StoredJob, StoredReport
 
 PHASES: Mapping[Phase, pb.Phase.ValueType] = {
@@ -75,6 +76,12 @@ STATES: Mapping[Status, pb.JobState.ValueType] = {
     Status.FINISHED: pb.JOB_STATE_FINISHED,
     Status.CANCELLED: pb.JOB_STATE_CANCELLED,
     Status.FAILED: pb.JOB_STATE_FAILED,
+}
+LIVES: Mapping[Life, pb.JobLife.ValueType] = {
+    Life.ALIVE: pb.JOB_LIFE_ALIVE,
+    Life.SILENT: pb.JOB_LIFE_SILENT,
+    Life.STOPPED: pb.JOB_LIFE_STOPPED,
+    Life.ABANDONED: pb.JOB_LIFE_ABANDONED,
 }
 
 MAX_OPTIONS_BYTES = 32 * 2**10
@@ -156,7 +163,7 @@ def report_from_pb(message: pb.Report) -> Report:
                 "validations": tuple({"step": v.step, "loss": v.loss} for v in message.validations),
                 "wall_time_s": message.wall_time_s,
                 "replacement": replacement,
-                "note": text("report.note", message.note, MAX_NOTE),
+                "note": sentence("report.note", message.note, MAX_NOTE),
                 "measures": _measures_from_pb(message.measures),
                 "change": change,
                 "ending": ending_from_pb(message.ending) if message.HasField("ending") else None,
@@ -235,7 +242,7 @@ def directive_to_pb(directive: Directive) -> pb.Directive:
     )
 
 
-def job_to_pb(stored: StoredJob) -> pb.Job:
+def job_to_pb(stored: StoredJob, vitals: Vitals = UNTOLD) -> pb.Job:
     """A job, as it stands."""
     state = stored.state
     message = pb.Job(
@@ -259,6 +266,9 @@ def job_to_pb(stored: StoredJob) -> pb.Job:
         total_steps=state.total_steps,
         requested=[change_to_pb(change) for change in state.requested],
         ending=_ending_to_pb(state.ending) if state.ending else None,
+        life=LIVES[vitals.life] if vitals.life else pb.JOB_LIFE_UNSPECIFIED,
+        sign_time=_timestamp(stored.signs.sign_time),
+        note=stored.note,
     )
     if state.bounds is not None:
         message.lr_bounds.CopyFrom(pb.LrBounds(min=state.bounds.min, max=state.bounds.max))
@@ -287,10 +297,12 @@ def entry_to_pb(entry: Entry, committed: bool) -> pb.HistoryEntry:
     )
 
 
-def schedule_to_pb(stored: StoredJob, entries: Sequence[Entry], *, history: bool) -> pb.GetScheduleResponse:
+def schedule_to_pb(
+    stored: StoredJob, entries: Sequence[Entry], *, history: bool, vitals: Vitals = UNTOLD
+) -> pb.GetScheduleResponse:
     """A job's schedule; with its history if wanted, for which `entries` need their losses."""
     response = pb.GetScheduleResponse(
-        job=job_to_pb(stored), segments=[segment_to_pb(segment) for segment in schedule.segments(entries)]
+        job=job_to_pb(stored, vitals), segments=[segment_to_pb(segment) for segment in schedule.segments(entries)]
     )
     if history:
         response.history.extend(map(entry_to_pb, entries, schedule.committed(entries)))

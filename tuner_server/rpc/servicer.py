@@ -17,7 +17,9 @@ from lrpilot.v1 import tuner_pb2_grpc
 from tuner_server.base.failures import FAILURES
 from tuner_server.core.config import MAX_NAME
 from tuner_server.core.errors import InvalidInputError, TunerError
+from tuner_server.core.job.life import Life, Shown
 from tuner_server.rpc import convert, plan_messages, untrusted
+from tuner_server.rpc.admission import admitted
 from tuner_server.rpc.caller import CALLER
 from tuner_server.rpc.handlers import Context, refuse
 from tuner_server.service.tuner_service import TunerService
@@ -79,12 +81,10 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     @unary
     async def CreateJob(self, request: pb.CreateJobRequest) -> pb.CreateJobResponse:
         """Opens a job."""
-        config = convert.config_from_pb(request.config)
+        config = admitted(request.config)
         stored = await self._run(self._service.create_job, CALLER.get().project, request.request_id, config)
         log.info("job created", job_id=stored.id, name=config.name, policy=stored.state.config.policy)
-        return pb.CreateJobResponse(
-            job=convert.job_to_pb(stored), directive=convert.directive_to_pb(stored.state.directive)
-        )
+        return pb.CreateJobResponse(job=self._job(stored), directive=convert.directive_to_pb(stored.state.directive))
 
     @unary
     async def Advance(self, request: pb.AdvanceRequest) -> pb.AdvanceResponse:
@@ -104,41 +104,44 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     @unary
     async def GetJob(self, request: pb.GetJobRequest) -> pb.GetJobResponse:
         """Answers with one job."""
-        return pb.GetJobResponse(job=convert.job_to_pb(await self._load(request.job_id)))
+        return pb.GetJobResponse(job=self._job(await self._load(request.job_id)))
 
     @unary
     async def ListJobs(self, request: pb.ListJobsRequest) -> pb.ListJobsResponse:
         """Answers with a page of jobs."""
         if not 0 <= request.page_size <= MAX_PAGE:
             raise InvalidInputError.of("page_size", f"0 to {MAX_PAGE}, not {request.page_size}")
-        states = {untrusted.known("states", convert.STATES, state) for state in request.states}
+        statuses = {untrusted.known("states", convert.STATES, state) for state in request.states}
+        lives = {untrusted.known("lives", convert.LIVES, life) for life in request.lives}
         page = await self._run(
             self._service.list_jobs,
             CALLER.get().project,
             request.page_size or DEFAULT_PAGE,
             untrusted.text("page_token", request.page_token),
-            sorted(states),
-            untrusted.text("family", request.family, MAX_NAME),
+            shown=Shown(tuple(sorted(statuses)), tuple(sorted(lives))),
+            family=untrusted.text("family", request.family, MAX_NAME),
+            called=untrusted.text("called", request.called, MAX_NAME),
         )
         return pb.ListJobsResponse(
-            jobs=[convert.job_to_pb(stored) for stored in page.jobs], next_page_token=page.next_page_token
+            jobs=[self._job(stored) for stored in page.jobs], next_page_token=page.next_page_token
         )
 
     @unary
     async def ChangePlan(self, request: pb.ChangePlanRequest) -> pb.ChangePlanResponse:
         """Asks for a change of a job's plan."""
         job_id, change = convert.job_id(request.job_id), plan_messages.change_from_pb(request.change, "change")
+        untrusted.name("change.request_id", change.request_id)
         stored = await self._run(self._service.change_plan, CALLER.get().project, job_id, change)
         log.info("plan changed", job_id=stored.id, change=change.kind.value, reason=change.reason)
-        return pb.ChangePlanResponse(job=convert.job_to_pb(stored))
+        return pb.ChangePlanResponse(job=self._job(stored))
 
     @unary
     async def CancelJob(self, request: pb.CancelJobRequest) -> pb.CancelJobResponse:
         """Ends the tuning of a job."""
-        job_id, reason = convert.job_id(request.job_id), untrusted.text("reason", request.reason)
+        job_id, reason = convert.job_id(request.job_id), untrusted.sentence("reason", request.reason)
         stored = await self._run(self._service.cancel_job, CALLER.get().project, job_id, reason)
         log.info("job cancelled", job_id=stored.id, reason=reason)
-        return pb.CancelJobResponse(job=convert.job_to_pb(stored))
+        return pb.CancelJobResponse(job=self._job(stored))
 
     @unary
     async def ResumeJob(self, request: pb.ResumeJobRequest) -> pb.ResumeJobResponse:
@@ -147,9 +150,41 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
             self._service.resume_job, CALLER.get().project, convert.job_id(request.job_id), request.directive_number
         )
         log.info("job resumed", job_id=stored.id, directive=request.directive_number)
-        return pb.ResumeJobResponse(
-            job=convert.job_to_pb(stored), directive=convert.directive_to_pb(stored.state.directive)
+        return pb.ResumeJobResponse(job=self._job(stored), directive=convert.directive_to_pb(stored.state.directive))
+
+    @unary
+    async def Beat(self, request: pb.BeatRequest) -> pb.BeatResponse:
+        """Takes a sign of a client."""
+        self._service.beat(CALLER.get().project, convert.job_id(request.job_id))
+        structlog.contextvars.bind_contextvars(directive=request.directive_number, steps=request.steps)
+        return pb.BeatResponse()
+
+    @unary
+    async def LeaveJob(self, request: pb.LeaveJobRequest) -> pb.LeaveJobResponse:
+        """Notes that a client has left."""
+        await self._run(self._service.leave_job, CALLER.get().project, convert.job_id(request.job_id))
+        return pb.LeaveJobResponse()
+
+    @unary
+    async def DescribeJob(self, request: pb.DescribeJobRequest) -> pb.DescribeJobResponse:
+        """Gives a job another name, or another note."""
+        stored = await self._run(
+            self._service.describe_job,
+            CALLER.get().project,
+            convert.job_id(request.job_id),
+            untrusted.name("name", request.name, MAX_NAME) if request.HasField("name") else None,
+            untrusted.sentence("note", request.note) if request.HasField("note") else None,
         )
+        log.info("job described", job_id=stored.id, name=stored.state.config.name, note=stored.note)
+        return pb.DescribeJobResponse(job=self._job(stored))
+
+    @unary
+    async def DeleteJob(self, request: pb.DeleteJobRequest) -> pb.DeleteJobResponse:
+        """Deletes a job."""
+        job_id = convert.job_id(request.job_id)
+        stored = await self._run(self._service.delete_job, CALLER.get().project, job_id, force=request.force)
+        log.info("job deleted", job_id=stored.id, name=stored.state.config.name)
+        return pb.DeleteJobResponse(job=self._job(stored))
 
     @unary
     async def GetSchedule(self, request: pb.GetScheduleRequest) -> pb.GetScheduleResponse:
@@ -157,25 +192,28 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
         stored = await self._load(request.job_id)
         full = request.view == pb.SCHEDULE_VIEW_FULL
         entries = await self._run(self._service.history, stored, losses=full)
-        return convert.schedule_to_pb(stored, entries, history=full)
+        return convert.schedule_to_pb(stored, entries, history=full, vitals=self._service.vitals(stored))
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> AsyncIterator[pb.WatchJobResponse]:
-        """Sends the job now and whenever it changes, until it ends. A server that stops says UNAVAILABLE."""
+        """Sends the job now and whenever it or its life changes, until it ends. A server that stops: UNAVAILABLE."""
         structlog.contextvars.bind_contextvars(job_id=request.job_id[:MAX_LOGGED])
-        version = None
+        seen: tuple[int, Life | None] | None = None
         while True:
             try:
                 stored = await self._load(request.job_id)
             except TunerError as error:
                 await refuse(context, error)
-            if stored.version != version:
-                version = stored.version
-                yield pb.WatchJobResponse(job=convert.job_to_pb(stored))
+            if (now := (stored.version, self._service.vitals(stored).life)) != seen:
+                seen = now
+                yield pb.WatchJobResponse(job=self._job(stored))
             if not stored.state.status.live:
                 return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._draining.wait(), WATCH_INTERVAL_S)
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping; watch again")
+
+    def _job(self, stored: StoredJob) -> pb.Job:
+        return convert.job_to_pb(stored, self._service.vitals(stored))
 
     async def _load(self, job_id: str) -> StoredJob:
         return await self._run(self._service.get_job, CALLER.get().project, convert.job_id(job_id))

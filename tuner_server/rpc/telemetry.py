@@ -25,17 +25,27 @@ REQUEST_ID = "x-request-id"
 Metadata = Sequence[tuple[str, str | bytes]]
 _VALID_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,64}")
 """What clients may write into our logs."""
+LONGEST_NAME = 64
+"""Characters of the name of a method that go into the log."""
 _SERVICE = tuner_pb2.DESCRIPTOR.services_by_name["TunerService"]
-_STREAMS = frozenset(
-    f"/{method.containing_service.full_name}/{method.name}"
+_FREQUENT = {f"/{_SERVICE.full_name}/Beat"}
+"""Calls that every client makes once a minute, and that tell nobody anything as long as they go well."""
+_METHODS = {
+    f"/{method.containing_service.full_name}/{method.name}": method
     for file in (tuner_pb2, health_pb2, reflection_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
-    if method.server_streaming
-)
+}
+"""The RPCs that there are, by their full names."""
+_STREAMS = frozenset(name for name, method in _METHODS.items() if method.server_streaming)
 """RPCs whose duration is their client's choice."""
+UNKNOWN_METHOD = "unknown"
+"""What metrics call a method that there is none of: whoever has no token may call it what he likes."""
 _OURS = frozenset({"INTERNAL", "UNKNOWN", "UNAVAILABLE"})
 """Codes that say that something is wrong with the server."""
+
+MAX_WHY = 200
+"""Characters of a refusal that a call's line repeats."""
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +62,8 @@ class Call:
     """The time of `time.perf_counter` at its start."""
     code: str = "OK"
     """The name of its status, right once it has ended."""
+    why: str = ""
+    """What its client was told, if it was not answered."""
 
 
 class Meter(Protocol):
@@ -84,7 +96,9 @@ class Telemetry(grpc.aio.ServerInterceptor):
         metadata = handler_call_details.invocation_metadata or ()
         call = Call(handler_call_details.method, metadata, _request_id(metadata), time.perf_counter())
         # Each call is a task, which has a context of its own.
-        structlog.contextvars.bind_contextvars(request_id=call.request_id, rpc=call.method.rpartition("/")[2])
+        structlog.contextvars.bind_contextvars(
+            request_id=call.request_id, rpc=call.method.rpartition("/")[2][:LONGEST_NAME]
+        )
         handler = await continuation(handler_call_details)
         if handler is None:
             return None  # gRPC answers UNIMPLEMENTED
@@ -131,16 +145,19 @@ class Telemetry(grpc.aio.ServerInterceptor):
     def _ended(self, call: Call) -> None:
         seconds = time.perf_counter() - call.start_s
         if self._meter:
-            self._meter.rpc_ended(
-                call.method.removeprefix("/"), call.code, None if call.method in _STREAMS else seconds
-            )
+            known = call.method in _METHODS
+            name = call.method.removeprefix("/") if known else UNKNOWN_METHOD
+            self._meter.rpc_ended(name, call.code, seconds if known and call.method not in _STREAMS else None)
+        why = {}
         if call.code in _OURS:
             write = log.warning
+            why = {"why": call.why[:MAX_WHY]} if call.why else {}
         else:
-            write = log.info if call.method.startswith(f"/{_SERVICE.full_name}/") else log.debug
+            ours = call.method.startswith(f"/{_SERVICE.full_name}/") and call.method not in _FREQUENT
+            write = log.info if ours else log.debug
         caller = CALLER.get(None)  # none: no tokens are asked for, or this one is not known
         who = {"project": caller.project, "token_id": caller.token_id} if caller else {}
-        write("call", code=call.code, seconds=round(seconds, 6), **who)
+        write("call", code=call.code, seconds=round(seconds, 6), **why, **who)
 
 
 class _Watched:
@@ -150,7 +167,7 @@ class _Watched:
         self._context, self._call = context, call
 
     async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()) -> None:
-        self._call.code = code.name
+        self._call.code, self._call.why = code.name, details
         await self._context.abort(code, details, (*trailing_metadata, (REQUEST_ID, self._call.request_id)))
 
     def __getattr__(self, name: str) -> Any:

@@ -15,8 +15,9 @@ from sqlalchemy import exc
 
 from tuner_server.base.closing import Closing
 from tuner_server.base.database_url import DatabaseUrl
-from tuner_server.core.errors import ConflictError, CorruptionError, StorageError
+from tuner_server.core.errors import ConflictError, CorruptionError, SchemaVersionError, StorageError
 from tuner_server.storage import postgresql, sqlite
+from tuner_server.storage.tables import VERSION_TABLE
 
 # A client takes a connection for dead when no answer comes within 5 s (`lrpilot.transport.grpc_transport.ATTEMPT_S`). A
 # database that can't be used is told sooner than that: what one call waits for, added up, stays below. Transactions
@@ -73,6 +74,8 @@ class Database(Closing):
         self._turn = threading.Lock() if self.embedded else None
         self._failure = _Failure(-math.inf, "", "")
         self._corruption = ""
+        self.schema = ""
+        """The schema version that is written for; empty: whatever there is."""
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -86,6 +89,7 @@ class Database(Closing):
 
         Raises:
             ConflictError: a row with such a key exists.
+            SchemaVersionError: the schema is not the one that is written for: somebody has upgraded it meanwhile.
             StorageError: anything else that the database refuses.
         """
         with (
@@ -94,7 +98,18 @@ class Database(Closing):
             self._in_place(),
             self._writer.begin() as connection,
         ):
+            if self.schema:
+                self._check_schema(connection)
             yield connection
+
+    def _check_schema(self, connection: sa.Connection) -> None:
+        """A server of a former version must not write rows that the present one would misread."""
+        found = connection.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").scalar_one_or_none()
+        if found != self.schema:
+            raise SchemaVersionError(
+                f"{self.label} has schema version {found} by now, and this server writes {self.schema}: "
+                "start it anew, in the version of LRPilot that upgraded the database"
+            )
 
     @contextlib.contextmanager
     def migrating(self) -> Iterator[sa.Connection]:

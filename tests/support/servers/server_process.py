@@ -37,7 +37,8 @@ class ServerProcess:
         if not line.startswith("listening on "):
             raise RuntimeError(f"the server did not start: {self.process.communicate()}")
         # A full pipe would block the server.
-        self._log: list[str] = []
+        self.log: list[str] = []
+        """The lines of its log so far."""
         self._reader = threading.Thread(target=self._read_log)
         self._reader.start()
         return line.removeprefix("listening on ").strip()
@@ -64,7 +65,7 @@ class ServerProcess:
         self.process.stdin.close()
         code = self.process.wait(timeout=STOP_TIMEOUT_S)
         self._reader.join()
-        return code, "".join(self._log)
+        return code, "".join(self.log)
 
     def close(self) -> None:
         """Ends the server, if it still runs."""
@@ -72,7 +73,7 @@ class ServerProcess:
         self.kill()
 
     def _read_log(self) -> None:
-        self._log.extend(self.process.stderr)
+        self.log.extend(self.process.stderr)
 
 
 @contextlib.contextmanager

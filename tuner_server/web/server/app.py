@@ -19,19 +19,18 @@ from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import (
-    FileResponse,
     HTMLResponse,
     JSONResponse,
     RedirectResponse,
     Response,
     StreamingResponse,
 )
-from starlette.routing import BaseRoute, Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.routing import BaseRoute, Route
 
 from tuner_server.access.principal import Principal, Scope
 from tuner_server.access.shares import Shares
 from tuner_server.base.failures import FAILURES
+from tuner_server.core.config import MAX_NAME
 from tuner_server.core.errors import (
     AccessDeniedError,
     InvalidInputError,
@@ -42,17 +41,19 @@ from tuner_server.core.errors import (
     TunerError,
     UnauthenticatedError,
 )
+from tuner_server.core.job.life import Life
 from tuner_server.history.outlook import outlook_of_job
 from tuner_server.history.timeline import Timeline
 from tuner_server.report.report_file import report_html
+from tuner_server.rpc import untrusted
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import StoredJob
 from tuner_server.web.charts.drawing import overview, sparkline
 from tuner_server.web.charts.evidence import StageCurves, stage_curves
 from tuner_server.web.charts.job_chart import JobChart, job_chart
 from tuner_server.web.pages.listing import STATES, Column, ListingQuery, title
-from tuner_server.web.pages.pages import STATIC, Pages, plotly_js, plotly_js_gzipped
-from tuner_server.web.pages.views import job_view
+from tuner_server.web.pages.pages import Pages
+from tuner_server.web.pages.views import job_view, version_of
 from tuner_server.web.server import exports, parameters
 from tuner_server.web.server.access import (
     COOKIE,
@@ -62,12 +63,16 @@ from tuner_server.web.server.access import (
     LoopbackOnly,
     RequestHandler,
     check_same_origin,
+    cookie_path,
     local_path,
 )
+from tuner_server.web.server.exports import attachment
+from tuner_server.web.server.front import BehindFront, Front
 from tuner_server.web.server.headers import FOREVER, SecurityHeaders
 from tuner_server.web.server.listing_cache import ListingCache
 from tuner_server.web.server.live import Version, VersionPoller, events
 from tuner_server.web.server.plan_form import change_from_form
+from tuner_server.web.server.static_files import static_routes
 from tuner_server.web.server.timeline_cache import TimelineCache
 
 THREADS = 4
@@ -93,6 +98,7 @@ def dashboard(
     authenticate: Authenticate | None = None,
     *,
     loopback_only: bool = False,
+    front: Front = Front(),  # noqa: B008  # it has no state
 ) -> Starlette:
     """The app.
 
@@ -103,14 +109,16 @@ def dashboard(
         authenticate: gives whoever shows a token; None: whoever can reach the port may look and cancel.
         loopback_only: whether requests must ask for a name of this machine. Where no tokens are needed this keeps pages
             of other sites out, which may have a name of their own point to this machine (DNS rebinding).
+        front: the proxy that browsers ask instead of us.
     """
     gate = Gate(authenticate, shares)
-    site = _Site(service, stopping, gate)
+    site = _Site(service, stopping, gate, front.base_path)
     return Starlette(
         routes=_routes(site, gate),
         middleware=[
             Middleware(SecurityHeaders),
             *([Middleware(LoopbackOnly)] if loopback_only else []),
+            Middleware(BehindFront, front=front),
             Middleware(GZipMiddleware, compresslevel=5),
         ],
         exception_handlers={TunerError: site.refused, HTTPException: site.http_error, Exception: site.failed},
@@ -138,32 +146,26 @@ def _routes(site: _Site, gate: Gate) -> list[BaseRoute]:
         Route(f"{job}/report.html", read(site.report), methods=get),
         Route(f"{job}/cancel", AuthorizedEndpoint(gate, Scope.CANCEL, site.cancel), methods=post),
         Route(f"{job}/plan", AuthorizedEndpoint(gate, Scope.PLAN, site.change_plan), methods=post),
+        Route(f"{job}/describe", AuthorizedEndpoint(gate, Scope.EDIT, site.describe), methods=post),
+        Route(f"{job}/delete", AuthorizedEndpoint(gate, Scope.DELETE, site.delete), methods=post),
         Route("/compare", read(site.compare), methods=get),
         Route("/compare/events", read(site.compare_events, streams=True), methods=get),
         Route("/login", site.login, methods=get),
         Route("/login", site.sign_in, methods=post),
         Route("/logout", site.sign_out, methods=post),
-        Route("/static/plotly.min.js", _plotly, methods=get),
-        Mount("/static", StaticFiles(directory=STATIC)),
+        *static_routes(),
     ]
-
-
-def _plotly(request: Request) -> Response:
-    if "gzip" not in request.headers.get("accept-encoding", ""):
-        return FileResponse(plotly_js(), media_type="text/javascript")
-    headers = {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
-    return Response(plotly_js_gzipped(), media_type="text/javascript", headers=headers)
 
 
 class _Site:
     """The handlers of all routes."""
 
-    def __init__(self, service: TunerService, stopping: asyncio.Event, gate: Gate) -> None:
-        self._service, self._stopping, self._gate = service, stopping, gate
+    def __init__(self, service: TunerService, stopping: asyncio.Event, gate: Gate, base_path: str) -> None:
+        self._service, self._stopping, self._gate, self._base = service, stopping, gate, base_path
         self._timelines = TimelineCache(service)
         self._listings = ListingCache(service)
         self._list_versions, self._job_versions = VersionPoller(self._look_at_list), VersionPoller(self._look_at_job)
-        self._pages = Pages()
+        self._pages = Pages(base_path)
         self._limiter = anyio.CapacityLimiter(THREADS)
 
     async def jobs(self, request: Request, caller: Principal) -> Response:
@@ -188,14 +190,16 @@ class _Site:
 
         def render() -> str:
             job, found = self._timelines.get(caller.project, parameters.job_id(request))
-            live = job.state.status.live
+            live, vitals = job.state.status.live, self._service.vitals(job)
             return self._pages.render(
                 "job.html",
-                job=job_view(job, found),
+                job=job_view(job, found, vitals),
                 overview=overview(found),
                 outlook=outlook_of_job(job.state, found),
                 may_cancel=live and Scope.CANCEL in caller.scopes,
                 may_plan=live and Scope.PLAN in caller.scopes,
+                may_edit=Scope.EDIT in caller.scopes,
+                may_delete=vitals.life is not Life.ALIVE and Scope.DELETE in caller.scopes,
                 request_id=uuid.uuid4(),
                 signed_in=self._gate.asks,
             )
@@ -239,24 +243,28 @@ class _Site:
             return job, exports.schedule_text(job, self._service.history(job, losses=True))
 
         job, text = await self._run(read)
-        return Response(text, media_type="application/json", headers=_attachment(job, "schedule.json"))
+        return Response(text, media_type="application/json", headers=attachment(title(job), "schedule.json"))
 
     async def data_json(self, request: Request, caller: Principal) -> Response:
         """Sends every step as JSON."""
         job, found = await self._read(request, caller, lambda *both: both)
         rows = exports.data_json(job, found)
-        return StreamingResponse(rows, media_type="application/json", headers=_attachment(job, "data.json"))
+        return StreamingResponse(rows, media_type="application/json", headers=attachment(title(job), "data.json"))
 
     async def data_csv(self, request: Request, caller: Principal) -> Response:
         """Sends every step as CSV."""
         job, found = await self._read(request, caller, lambda *both: both)
         rows = exports.data_csv(found)
-        return StreamingResponse(rows, media_type="text/csv", headers=_attachment(job, "data.csv"))
+        return StreamingResponse(rows, media_type="text/csv", headers=attachment(title(job), "data.csv"))
 
     async def report(self, request: Request, caller: Principal) -> Response:
         """Sends the page as one file. It is saved and not opened here, where its scripts are forbidden."""
-        job, text = await self._read(request, caller, lambda job, found: (job, report_html(job, found)))
-        return Response(text, media_type="text/html", headers=_attachment(job, "report.html"))
+
+        def read(job: StoredJob, found: Timeline) -> tuple[StoredJob, str]:
+            return job, report_html(job, found, self._service.vitals(job))
+
+        job, text = await self._read(request, caller, read)
+        return Response(text, media_type="text/html", headers=attachment(title(job), "report.html"))
 
     async def cancel(self, request: Request, caller: Principal) -> Response:
         """Ends the tuning of a job."""
@@ -264,7 +272,7 @@ class _Site:
         job_id = parameters.job_id(request)
         await self._run(self._service.cancel_job, caller.project, job_id, "cancelled in the dashboard")
         log.info("job cancelled", job_id=job_id, token=caller.token_id)
-        return RedirectResponse(f"/jobs/{job_id}", 303)
+        return RedirectResponse(f"{self._base}/jobs/{job_id}", 303)
 
     async def change_plan(self, request: Request, caller: Principal) -> Response:
         """Asks for a change of a job's plan."""
@@ -273,19 +281,38 @@ class _Site:
 
         await self._run(self._service.change_plan, caller.project, job_id, change_from_form(fields))
         log.info("plan changed", job_id=job_id, change=fields["kind"], token=caller.token_id)
-        return RedirectResponse(f"/jobs/{job_id}", 303)
+        return RedirectResponse(f"{self._base}/jobs/{job_id}", 303)
+
+    async def describe(self, request: Request, caller: Principal) -> Response:
+        """Gives a job another name, and another note."""
+        check_same_origin(request)
+        job_id, fields = parameters.job_id(request), await parameters.form(request)
+        name = untrusted.name("name", fields.get("name", "").strip(), MAX_NAME)
+        note = untrusted.sentence("note", " ".join(fields.get("note", "").split()))
+        await self._run(self._service.describe_job, caller.project, job_id, name, note)
+        log.info("job described", job_id=job_id, token=caller.token_id)
+        return RedirectResponse(f"{self._base}/jobs/{job_id}", 303)
+
+    async def delete(self, request: Request, caller: Principal) -> Response:
+        """Deletes a job whose client is not there."""
+        check_same_origin(request)
+        job_id = parameters.job_id(request)
+        await self._run(self._service.delete_job, caller.project, job_id, force=False)
+        log.info("job deleted", job_id=job_id, token=caller.token_id)
+        return RedirectResponse(f"{self._base}/", 303)
 
     async def compare(self, request: Request, caller: Principal) -> Response:
         """Shows several jobs in one chart."""
         ids = parameters.compared(request)
 
         def render() -> str:
-            found = [job_view(*self._timelines.get(caller.project, job_id)) for job_id in ids]
+            both = [self._timelines.get(caller.project, job_id) for job_id in ids]
+            found = [job_view(job, timeline, self._service.vitals(job)) for job, timeline in both]
             return self._pages.render(
                 "compare.html",
                 jobs=found,
                 query=urlencode([("job", job_id) for job_id in ids]),
-                version=_joined(str(job.version) for job in found),
+                version=_joined(job.version for job in found),
                 limit=parameters.MAX_COMPARED,
                 signed_in=self._gate.asks,
             )
@@ -299,28 +326,29 @@ class _Site:
     async def login(self, request: Request) -> Response:
         """Asks for a token."""
         if not self._gate.asks:
-            return RedirectResponse("/", 303)
-        return self._login_page(local_path(request.query_params.get("next", "/")), "", 200)
+            return RedirectResponse(f"{self._base}/", 303)
+        return self._login_page(local_path(request.query_params.get("next", ""), self._base), "", 200)
 
     async def sign_in(self, request: Request) -> Response:
         """Takes a token."""
         check_same_origin(request)
         if not self._gate.asks:
-            return RedirectResponse("/", 303)
+            return RedirectResponse(f"{self._base}/", 303)
         fields = await parameters.form(request)
-        onward = local_path(fields.get("next", "/"))
+        onward = local_path(fields.get("next", ""), self._base)
         response = RedirectResponse(onward, 303)
         try:
             await self._gate.sign_in(fields.get("token", "").strip(), request, response)
         except (UnauthenticatedError, AccessDeniedError) as error:
+            log.warning("sign-in refused", client=request.client and request.client.host, why=str(error))
             return self._login_page(onward, str(error), _STATUS[type(error)])
         return response
 
     async def sign_out(self, request: Request) -> Response:
         """Forgets the token."""
         check_same_origin(request)
-        response = RedirectResponse("/login" if self._gate.asks else "/", 303)
-        response.delete_cookie(COOKIE, httponly=True, samesite="strict")
+        response = RedirectResponse(f"{self._base}/{'login' if self._gate.asks else ''}", 303)
+        response.delete_cookie(COOKIE, path=cookie_path(request), httponly=True, samesite="strict")
         return response
 
     async def refused(self, request: Request, error: Exception) -> Response:
@@ -330,7 +358,7 @@ class _Site:
             FAILURES.because(error)
         if status == 401 and request.method == "GET" and parameters.wants_page(request):
             onward = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-            return RedirectResponse(f"/login?next={quote(onward)}", 303)
+            return RedirectResponse(f"{self._base}/login?next={quote(onward)}", 303)
         response = self._error(request, status, error.told if isinstance(error, TunerError) else str(error))
         if isinstance(error, RateError):
             response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
@@ -378,7 +406,7 @@ class _Site:
 
     async def _look_at_job(self, key: tuple[str, str]) -> Version:
         job = await self._run(self._service.get_job, *key)
-        return str(job.version), job.state.status.live
+        return version_of(job, self._service.vitals(job)), job.state.status.live
 
     async def _read(self, request: Request, caller: Principal, function: Callable[[StoredJob, Timeline], T]) -> T:
         """What a function makes of the job that a request names."""
@@ -395,9 +423,3 @@ class _Site:
 def _joined(versions: Iterable[str]) -> str:
     """The version of several jobs."""
     return "-".join(versions)
-
-
-def _attachment(job: StoredJob, name: str) -> dict[str, str]:
-    """A file's name that any system takes."""
-    stem = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in title(job))
-    return {"Content-Disposition": f'attachment; filename="{stem}-{name}"'}

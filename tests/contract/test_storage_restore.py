@@ -16,9 +16,10 @@ import sqlalchemy as sa
 from tests.support.repository import old_databases
 from tests.support.servers.postgresql import PostgreSQL
 from tuner_server.core.errors import CorruptionError, InvalidInputError, SchemaVersionError, StorageError
-from tuner_server.storage import Database, open_storage, pg_programs
-from tuner_server.storage.backup import backup
-from tuner_server.storage.restore import restore
+from tuner_server.storage import Database, open_storage
+from tuner_server.storage.backups import pg_programs
+from tuner_server.storage.backups.backup import backup
+from tuner_server.storage.backups.restore import restore
 from tuner_server.storage.schema import head_version
 from tuner_server.storage.tables import VERSION_TABLE
 
@@ -26,7 +27,7 @@ KILLED_AT_EACH_STEP = """
 import os, shutil, sys
 from pathlib import Path
 from tuner_server.storage import Database, open_storage
-from tuner_server.storage.restore import restore
+from tuner_server.storage.backups.restore import restore
 
 kept, work, backup = map(Path, sys.argv[1:])
 STEPS = {"os.rename", "os.link", "os.remove", "os.chmod", "os.chown", "open", "sqlite3.connect"}

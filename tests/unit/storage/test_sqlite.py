@@ -14,7 +14,7 @@ import pytest
 
 from tuner_server.core.errors import CorruptionError, StorageError
 from tuner_server.storage import Database, open_storage, sqlite
-from tuner_server.storage.backup import backup
+from tuner_server.storage.backups.backup import backup
 from tuner_server.storage.sqlite import DatabaseFile
 
 

@@ -35,7 +35,7 @@ class Principal:
     token_id: str = ""
     """Empty on a server that asks for no tokens."""
     max_calls_per_s: float | None = None
-    """The limit of the project; None: there is none."""
+    """The limit of the project, for training and for reading each; None: there is none."""
 
 
 ANYONE = Principal(DEFAULT_PROJECT, frozenset(Scope))

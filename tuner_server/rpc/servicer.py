@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any, ParamSpec, TypeVar
@@ -64,25 +65,37 @@ def unary(
 class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     """Implements lrpilot.v1.TunerService."""
 
-    def __init__(self, service: TunerService, executor: Executor) -> None:
-        """Serves `service`, whose calls run in `executor`: the event loop never waits for a search or a database."""
+    def __init__(self, service: TunerService, writers: Executor, readers: Executor, heartbeat_s: float) -> None:
+        """Serves `service`. The event loop never waits for a search or a database.
+
+        Args:
+            service: what the RPCs do.
+            writers: threads for calls that open or change jobs.
+            readers: threads for calls that look.
+            heartbeat_s: how long a stream is silent at most.
+        """
         self._service = service
-        self._executor = executor
+        self._writers, self._readers = writers, readers
+        self._heartbeat_s = heartbeat_s
         self._draining = asyncio.Event()
 
     def drain(self) -> None:
         """Ends the streams, which would go on for as long as their jobs. Other calls end by themselves."""
         self._draining.set()
 
-    async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def _write(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, functools.partial(function, *args, **kwargs))
+        return await loop.run_in_executor(self._writers, functools.partial(function, *args, **kwargs))
+
+    async def _read(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._readers, functools.partial(function, *args, **kwargs))
 
     @unary
     async def CreateJob(self, request: pb.CreateJobRequest) -> pb.CreateJobResponse:
         """Opens a job."""
         config = admitted(request.config)
-        stored = await self._run(self._service.create_job, CALLER.get().project, request.request_id, config)
+        stored = await self._write(self._service.create_job, CALLER.get().project, request.request_id, config)
         log.info("job created", job_id=stored.id, name=config.name, policy=stored.state.config.policy)
         return pb.CreateJobResponse(job=self._job(stored), directive=convert.directive_to_pb(stored.state.directive))
 
@@ -113,25 +126,25 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
             raise InvalidInputError.of("page_size", f"0 to {MAX_PAGE}, not {request.page_size}")
         statuses = {untrusted.known("states", convert.STATES, state) for state in request.states}
         lives = {untrusted.known("lives", convert.LIVES, life) for life in request.lives}
-        page = await self._run(
-            self._service.list_jobs,
-            CALLER.get().project,
-            request.page_size or DEFAULT_PAGE,
-            untrusted.text("page_token", request.page_token),
-            shown=Shown(tuple(sorted(statuses)), tuple(sorted(lives))),
-            family=untrusted.text("family", request.family, MAX_NAME),
-            called=untrusted.text("called", request.called, MAX_NAME),
-        )
-        return pb.ListJobsResponse(
-            jobs=[self._job(stored) for stored in page.jobs], next_page_token=page.next_page_token
-        )
+        shown = Shown(tuple(sorted(statuses)), tuple(sorted(lives)))
+        project, n_most = CALLER.get().project, request.page_size or DEFAULT_PAGE
+        token = untrusted.text("page_token", request.page_token)
+        family = untrusted.text("family", request.family, MAX_NAME)
+        called = untrusted.text("called", request.called, MAX_NAME)
+
+        def read() -> pb.ListJobsResponse:
+            page = self._service.list_jobs(project, n_most, token, shown=shown, family=family, called=called)
+            jobs = [self._job(stored) for stored in page.jobs]
+            return pb.ListJobsResponse(jobs=jobs, next_page_token=page.next_page_token)
+
+        return await self._read(read)
 
     @unary
     async def ChangePlan(self, request: pb.ChangePlanRequest) -> pb.ChangePlanResponse:
         """Asks for a change of a job's plan."""
         job_id, change = convert.job_id(request.job_id), plan_messages.change_from_pb(request.change, "change")
         untrusted.name("change.request_id", change.request_id)
-        stored = await self._run(self._service.change_plan, CALLER.get().project, job_id, change)
+        stored = await self._write(self._service.change_plan, CALLER.get().project, job_id, change)
         log.info("plan changed", job_id=stored.id, change=change.kind.value, reason=change.reason)
         return pb.ChangePlanResponse(job=self._job(stored))
 
@@ -139,14 +152,14 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     async def CancelJob(self, request: pb.CancelJobRequest) -> pb.CancelJobResponse:
         """Ends the tuning of a job."""
         job_id, reason = convert.job_id(request.job_id), untrusted.sentence("reason", request.reason)
-        stored = await self._run(self._service.cancel_job, CALLER.get().project, job_id, reason)
+        stored = await self._write(self._service.cancel_job, CALLER.get().project, job_id, reason)
         log.info("job cancelled", job_id=stored.id, reason=reason)
         return pb.CancelJobResponse(job=self._job(stored))
 
     @unary
     async def ResumeJob(self, request: pb.ResumeJobRequest) -> pb.ResumeJobResponse:
         """Takes a job back to where its client's checkpoint is."""
-        stored = await self._run(
+        stored = await self._write(
             self._service.resume_job, CALLER.get().project, convert.job_id(request.job_id), request.directive_number
         )
         log.info("job resumed", job_id=stored.id, directive=request.directive_number)
@@ -162,13 +175,13 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     @unary
     async def LeaveJob(self, request: pb.LeaveJobRequest) -> pb.LeaveJobResponse:
         """Notes that a client has left."""
-        await self._run(self._service.leave_job, CALLER.get().project, convert.job_id(request.job_id))
+        await self._write(self._service.leave_job, CALLER.get().project, convert.job_id(request.job_id))
         return pb.LeaveJobResponse()
 
     @unary
     async def DescribeJob(self, request: pb.DescribeJobRequest) -> pb.DescribeJobResponse:
         """Gives a job another name, or another note."""
-        stored = await self._run(
+        stored = await self._write(
             self._service.describe_job,
             CALLER.get().project,
             convert.job_id(request.job_id),
@@ -182,7 +195,7 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     async def DeleteJob(self, request: pb.DeleteJobRequest) -> pb.DeleteJobResponse:
         """Deletes a job."""
         job_id = convert.job_id(request.job_id)
-        stored = await self._run(self._service.delete_job, CALLER.get().project, job_id, force=request.force)
+        stored = await self._write(self._service.delete_job, CALLER.get().project, job_id, force=request.force)
         log.info("job deleted", job_id=stored.id, name=stored.state.config.name)
         return pb.DeleteJobResponse(job=self._job(stored))
 
@@ -191,20 +204,30 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
         """Answers with the schedule found so far."""
         stored = await self._load(request.job_id)
         full = request.view == pb.SCHEDULE_VIEW_FULL
-        entries = await self._run(self._service.history, stored, losses=full)
-        return convert.schedule_to_pb(stored, entries, history=full, vitals=self._service.vitals(stored))
+
+        def read() -> pb.GetScheduleResponse:
+            # All of it in the reader's thread: the loop, which answers training jobs, would stand still meanwhile.
+            entries = self._service.history(stored, losses=full)
+            return convert.schedule_to_pb(stored, entries, history=full, vitals=self._service.vitals(stored))
+
+        return await self._read(read)
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> AsyncIterator[pb.WatchJobResponse]:
-        """Sends the job now and whenever it or its life changes, until it ends. A server that stops: UNAVAILABLE."""
+        """Sends the job now, whenever it or its life changes, and again where it does not for long; until it ends.
+
+        A server that stops says UNAVAILABLE.
+        """
         structlog.contextvars.bind_contextvars(job_id=request.job_id[:MAX_LOGGED])
         seen: tuple[int, Life | None] | None = None
+        due_s = 0.0
         while True:
             try:
                 stored = await self._load(request.job_id)
             except TunerError as error:
                 await refuse(context, error)
-            if (now := (stored.version, self._service.vitals(stored).life)) != seen:
-                seen = now
+            now = (stored.version, self._service.vitals(stored).life)
+            if now != seen or time.monotonic() >= due_s:
+                seen, due_s = now, time.monotonic() + self._heartbeat_s
                 yield pb.WatchJobResponse(job=self._job(stored))
             if not stored.state.status.live:
                 return
@@ -216,4 +239,4 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
         return convert.job_to_pb(stored, self._service.vitals(stored))
 
     async def _load(self, job_id: str) -> StoredJob:
-        return await self._run(self._service.get_job, CALLER.get().project, convert.job_id(job_id))
+        return await self._read(self._service.get_job, CALLER.get().project, convert.job_id(job_id))

@@ -28,6 +28,11 @@ _OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 2000),
     # Channels to one target would share their connections, and a new channel the dead one.
     ("grpc.use_local_subchannel_pool", 1),
+    # A server that vanished is found while a call waits for it. Servers allow twice as many.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
 ]
 _UNAVAILABLE = {
     grpc.StatusCode.UNAVAILABLE,
@@ -120,6 +125,11 @@ class GrpcTransport(Transport):
         except grpc.RpcError as error:
             raise to_error(error, self.target) from error
 
+    def reconnect(self) -> None:
+        """Leaves the connection, which may be dead though it looks open. The next call makes a new one."""
+        self._channel.close()
+        self._connect()
+
     def close(self) -> None:
         """Closes the connection."""
         self._channel.close()
@@ -137,8 +147,7 @@ class GrpcTransport(Transport):
             except UnavailableError as error:
                 if error.code == grpc.StatusCode.DEADLINE_EXCEEDED.name:
                     # A peer that vanished leaves a connection that looks open for many minutes.
-                    self._channel.close()
-                    self._connect()
+                    self.reconnect()
                 pause_s = max(PAUSE_S, _pushback_s(error) * random.uniform(1.0, 1.0 + JITTER))
                 if time.monotonic() + pause_s >= deadline:
                     raise

@@ -14,8 +14,9 @@ import sqlalchemy as sa
 
 from tests.support.servers.postgresql import PostgreSQL
 from tuner_server.core.errors import InvalidInputError, StorageError
-from tuner_server.storage import Database, open_storage, pg_programs
-from tuner_server.storage.backup import backup
+from tuner_server.storage import Database, open_storage
+from tuner_server.storage.backups import pg_programs
+from tuner_server.storage.backups.backup import backup
 
 Restore = Callable[[Path], str]
 """Makes a database of a backup; its URL."""

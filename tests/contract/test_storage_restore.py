@@ -16,9 +16,10 @@ import sqlalchemy as sa
 from tests.support.repository import old_databases
 from tests.support.servers.postgresql import PostgreSQL
 from tuner_server.core.errors import CorruptionError, InvalidInputError, SchemaVersionError, StorageError
-from tuner_server.storage import Database, open_storage, pg_programs
-from tuner_server.storage.backup import backup
-from tuner_server.storage.restore import restore
+from tuner_server.storage import Database, open_storage
+from tuner_server.storage.backups import pg_programs
+from tuner_server.storage.backups.backup import backup
+from tuner_server.storage.backups.restore import restore
 from tuner_server.storage.schema import head_version
 from tuner_server.storage.tables import VERSION_TABLE
 
@@ -26,7 +27,7 @@ KILLED_AT_EACH_STEP = """
 import os, shutil, sys
 from pathlib import Path
 from tuner_server.storage import Database, open_storage
-from tuner_server.storage.restore import restore
+from tuner_server.storage.backups.restore import restore
 
 kept, work, backup = map(Path, sys.argv[1:])
 STEPS = {"os.rename", "os.link", "os.remove", "os.chmod", "os.chown", "open", "sqlite3.connect"}
@@ -191,6 +192,16 @@ def test_a_link_leads_to_the_file_that_is_replaced(tmp_path: Path, killed: tuple
     restored(f"sqlite:///{link}", file)
     assert link.is_symlink()
     assert names(f"sqlite:///{dead}/jobs.db") == ["new"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_root_restores_for_the_servers_user(killed: tuple[Path, Path]) -> None:
+    dead, file = killed
+    os.chown(dead / "jobs.db", 12345, 12346)
+    former = restored(f"sqlite:///{dead}/jobs.db", file)
+    assert former is not None
+    for path in (dead / "jobs.db", dead / "jobs.db-lock", former):
+        assert (path.stat().st_uid, path.stat().st_gid, path.stat().st_mode & 0o777) == (12345, 12346, 0o600)
 
 
 def test_where_no_hard_links_can_be_made_the_former_file_is_copied(

@@ -46,7 +46,7 @@ from tests.support.servers.postgresql import PostgreSQL
 from tuner_server.core.messages import Directive, Phase
 from tuner_server.rpc.convert import config_to_pb
 from tuner_server.storage import Database
-from tuner_server.storage.backup import backup
+from tuner_server.storage.backups.backup import backup
 
 N_JOBS = 6
 SOON = 6

@@ -19,9 +19,9 @@ from tests.support.servers.operated_server import wait_until
 from tests.support.servers.postgresql import PostgreSQL
 from tuner_server.core.errors import StorageError
 from tuner_server.storage import Database, compaction, open_storage
-from tuner_server.storage.backup import backup
+from tuner_server.storage.backups.backup import backup
+from tuner_server.storage.backups.restore import restore
 from tuner_server.storage.postgresql import LIMITS
-from tuner_server.storage.restore import restore
 
 pytestmark = pytest.mark.slow
 N_SERVERS = 2

@@ -33,7 +33,7 @@ SERVER = (
     "core.job base",
     "access",
     "storage",
-    "service",
+    "service storage.backups",
     "rpc",
     "history ops",
     "web.charts",

@@ -30,7 +30,7 @@ def backup(
 ) -> None:
     """Copy a database, also while servers use it, and verify the copy; `lrpilot db restore` puts it back."""
     from tuner_server.storage import Database
-    from tuner_server.storage.backup import backup as copy
+    from tuner_server.storage.backups.backup import backup as copy
 
     with Database(db or default_db()) as database:
         copy(database, output)
@@ -44,7 +44,7 @@ def restore(
 ) -> None:
     """Put a backup in the place of a database: all of it or nothing. Stop the servers first."""
     from tuner_server.storage import Database
-    from tuner_server.storage.restore import restore as put_back
+    from tuner_server.storage.backups.restore import restore as put_back
 
     with Database(db or default_db()) as database:
         former = put_back(database, file)

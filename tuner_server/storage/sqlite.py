@@ -148,6 +148,8 @@ class DatabaseFile:
         try:
             lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, _OWNER)
             give_to_owner(self._lock_path, self.path)
+            with contextlib.suppress(FileNotFoundError, PermissionError):  # a group that shares the database shares it
+                os.fchmod(lock, _OWNER | self.path.stat().st_mode & (stat.S_IRGRP | stat.S_IWGRP))
         except OSError as error:
             raise StorageError(f"{self._lock_path}: {error.strerror}", "its lock can't be used") from error
         return lock

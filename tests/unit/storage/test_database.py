@@ -58,6 +58,8 @@ def test_a_server_that_is_away_is_told_in_one_line_without_the_password() -> Non
         open_storage("postgresql://user:secret@127.0.0.1:1/name")
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
+    said = "the database can't be used: it can't be reached; the server's log has the reason"
+    assert caught.value.told == said  # callers learn no address
 
 
 def test_no_option_of_a_url_is_told() -> None:

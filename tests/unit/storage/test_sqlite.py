@@ -14,7 +14,7 @@ import pytest
 
 from tuner_server.core.errors import CorruptionError, StorageError
 from tuner_server.storage import Database, open_storage, sqlite
-from tuner_server.storage.backup import backup
+from tuner_server.storage.backups.backup import backup
 from tuner_server.storage.sqlite import DatabaseFile
 
 
@@ -55,6 +55,9 @@ def test_a_file_that_everybody_can_read_is_taken_from_them(given: int, kept: int
         storage.ping()
         assert modes(tmp_path)["jobs.db"] == kept
         assert modes(tmp_path)["jobs.db-wal"] == kept
+        storage.close()
+    with open_storage(f"sqlite:///{tmp_path}/jobs.db"):
+        assert modes(tmp_path)["jobs.db-lock"] == kept
 
 
 def test_a_file_that_was_taken_away_is_not_begun_anew(tmp_path: Path) -> None:

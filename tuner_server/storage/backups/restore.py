@@ -17,13 +17,13 @@ from pathlib import Path
 
 from tuner_server.base.clock import utc_now
 from tuner_server.core.errors import InvalidInputError, StorageError
-from tuner_server.storage import pg_programs
+from tuner_server.storage.backups import pg_programs
+from tuner_server.storage.backups.durable_file import put_in_place, sync, unfinished_beside
+from tuner_server.storage.backups.sqlite_copy import copy_database
 from tuner_server.storage.database import Database
-from tuner_server.storage.durable_file import put_in_place, sync, unfinished_beside
 from tuner_server.storage.postgresql import APPLICATION
 from tuner_server.storage.schema import require_known
 from tuner_server.storage.sqlite import LOG_SUFFIXES, DatabaseFile, give_to_owner
-from tuner_server.storage.sqlite_copy import copy_database
 
 _UNUSABLE = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
 _CONNECTED = """
@@ -37,7 +37,7 @@ def restore(database: Database, backup: Path) -> Path | None:
 
     Args:
         database: where to; a SQLite file need not exist.
-        backup: what `storage.backup` made.
+        backup: what `backup` made.
 
     Returns:
         Where the former SQLite file is kept; None: there was none, or it is a PostgreSQL.

@@ -1,7 +1,7 @@
 """Makes a consistent copy of a database while servers go on, and looks whether it can be restored.
 
 A SQLite database becomes a database file. A PostgreSQL database becomes an archive for `pg_restore`, made by `pg_dump`,
-with LRPilot's tables alone: the database may hold others. `storage.restore` takes both.
+with LRPilot's tables alone: the database may hold others. `restore` takes both.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import sqlite3
 from pathlib import Path
 
 from tuner_server.core.errors import InvalidInputError
-from tuner_server.storage import pg_programs
+from tuner_server.storage.backups import pg_programs
+from tuner_server.storage.backups.durable_file import put_in_place, unfinished_beside
+from tuner_server.storage.backups.sqlite_copy import copy_database
 from tuner_server.storage.database import Database
-from tuner_server.storage.durable_file import put_in_place, unfinished_beside
-from tuner_server.storage.sqlite_copy import copy_database
 
 
 def backup(database: Database, target: Path) -> None:

@@ -1,0 +1,1 @@
+"""Copies of databases: made while servers go on, verified, and put back."""

@@ -129,6 +129,7 @@ class _Supervisor:
                 await self._stopping.wait()
                 log.info("draining", grace_s=self._settings.grace_s)
                 await self._end_all()
+                self._fork_server.give_up()
             watching.cancel()
         if self._failure is not None:
             raise self._failure

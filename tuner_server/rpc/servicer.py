@@ -18,7 +18,9 @@ from lrpilot.v1 import tuner_pb2_grpc
 from tuner_server.base.failures import FAILURES
 from tuner_server.core.config import MAX_NAME
 from tuner_server.core.errors import InvalidInputError, TunerError
+from tuner_server.core.job.life import Life, Shown
 from tuner_server.rpc import convert, plan_messages, untrusted
+from tuner_server.rpc.admission import admitted
 from tuner_server.rpc.caller import CALLER
 from tuner_server.rpc.handlers import Context, refuse
 from tuner_server.service.tuner_service import TunerService
@@ -92,12 +94,10 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     @unary
     async def CreateJob(self, request: pb.CreateJobRequest) -> pb.CreateJobResponse:
         """Opens a job."""
-        config = convert.new_config_from_pb(request.config)
+        config = admitted(request.config)
         stored = await self._write(self._service.create_job, CALLER.get().project, request.request_id, config)
         log.info("job created", job_id=stored.id, name=config.name, policy=stored.state.config.policy)
-        return pb.CreateJobResponse(
-            job=convert.job_to_pb(stored), directive=convert.directive_to_pb(stored.state.directive)
-        )
+        return pb.CreateJobResponse(job=self._job(stored), directive=convert.directive_to_pb(stored.state.directive))
 
     @unary
     async def Advance(self, request: pb.AdvanceRequest) -> pb.AdvanceResponse:
@@ -117,22 +117,30 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     @unary
     async def GetJob(self, request: pb.GetJobRequest) -> pb.GetJobResponse:
         """Answers with one job."""
-        return pb.GetJobResponse(job=convert.job_to_pb(await self._load(request.job_id)))
+        return pb.GetJobResponse(job=self._job(await self._load(request.job_id)))
 
     @unary
     async def ListJobs(self, request: pb.ListJobsRequest) -> pb.ListJobsResponse:
         """Answers with a page of jobs."""
         if not 0 <= request.page_size <= MAX_PAGE:
             raise InvalidInputError.of("page_size", f"0 to {MAX_PAGE}, not {request.page_size}")
-        states = {untrusted.known("states", convert.STATES, state) for state in request.states}
-        project, n_most = CALLER.get().project, request.page_size or DEFAULT_PAGE
-        token = untrusted.text("page_token", request.page_token)
-        family = untrusted.text("family", request.family, MAX_NAME)
+        statuses = {untrusted.known("states", convert.STATES, state) for state in request.states}
+        lives = {untrusted.known("lives", convert.LIVES, life) for life in request.lives}
+        page_of = functools.partial(
+            self._service.list_jobs,
+            CALLER.get().project,
+            request.page_size or DEFAULT_PAGE,
+            untrusted.text("page_token", request.page_token),
+            shown=Shown(tuple(sorted(statuses)), tuple(sorted(lives))),
+            family=untrusted.text("family", request.family, MAX_NAME),
+            called=untrusted.text("called", request.called, MAX_NAME),
+        )
 
         def read() -> pb.ListJobsResponse:
-            page = self._service.list_jobs(project, n_most, token, sorted(states), family)
-            jobs = [convert.job_to_pb(stored) for stored in page.jobs]
-            return pb.ListJobsResponse(jobs=jobs, next_page_token=page.next_page_token)
+            page = page_of()
+            return pb.ListJobsResponse(
+                jobs=[self._job(stored) for stored in page.jobs], next_page_token=page.next_page_token
+            )
 
         return await self._read(read)
 
@@ -143,7 +151,7 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
         untrusted.name("change.request_id", change.request_id)
         stored = await self._write(self._service.change_plan, CALLER.get().project, job_id, change)
         log.info("plan changed", job_id=stored.id, change=change.kind.value, reason=change.reason)
-        return pb.ChangePlanResponse(job=convert.job_to_pb(stored))
+        return pb.ChangePlanResponse(job=self._job(stored))
 
     @unary
     async def CancelJob(self, request: pb.CancelJobRequest) -> pb.CancelJobResponse:
@@ -151,7 +159,7 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
         job_id, reason = convert.job_id(request.job_id), untrusted.sentence("reason", request.reason)
         stored = await self._write(self._service.cancel_job, CALLER.get().project, job_id, reason)
         log.info("job cancelled", job_id=stored.id, reason=reason)
-        return pb.CancelJobResponse(job=convert.job_to_pb(stored))
+        return pb.CancelJobResponse(job=self._job(stored))
 
     @unary
     async def ResumeJob(self, request: pb.ResumeJobRequest) -> pb.ResumeJobResponse:
@@ -160,9 +168,41 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
             self._service.resume_job, CALLER.get().project, convert.job_id(request.job_id), request.directive_number
         )
         log.info("job resumed", job_id=stored.id, directive=request.directive_number)
-        return pb.ResumeJobResponse(
-            job=convert.job_to_pb(stored), directive=convert.directive_to_pb(stored.state.directive)
+        return pb.ResumeJobResponse(job=self._job(stored), directive=convert.directive_to_pb(stored.state.directive))
+
+    @unary
+    async def Beat(self, request: pb.BeatRequest) -> pb.BeatResponse:
+        """Takes a sign of a client."""
+        self._service.beat(CALLER.get().project, convert.job_id(request.job_id))
+        structlog.contextvars.bind_contextvars(directive=request.directive_number, steps=request.steps)
+        return pb.BeatResponse()
+
+    @unary
+    async def LeaveJob(self, request: pb.LeaveJobRequest) -> pb.LeaveJobResponse:
+        """Notes that a client has left."""
+        await self._write(self._service.leave_job, CALLER.get().project, convert.job_id(request.job_id))
+        return pb.LeaveJobResponse()
+
+    @unary
+    async def DescribeJob(self, request: pb.DescribeJobRequest) -> pb.DescribeJobResponse:
+        """Gives a job another name, or another note."""
+        stored = await self._write(
+            self._service.describe_job,
+            CALLER.get().project,
+            convert.job_id(request.job_id),
+            untrusted.name("name", request.name, MAX_NAME) if request.HasField("name") else None,
+            untrusted.sentence("note", request.note) if request.HasField("note") else None,
         )
+        log.info("job described", job_id=stored.id, name=stored.state.config.name, note=stored.note)
+        return pb.DescribeJobResponse(job=self._job(stored))
+
+    @unary
+    async def DeleteJob(self, request: pb.DeleteJobRequest) -> pb.DeleteJobResponse:
+        """Deletes a job."""
+        job_id = convert.job_id(request.job_id)
+        stored = await self._write(self._service.delete_job, CALLER.get().project, job_id, force=request.force)
+        log.info("job deleted", job_id=stored.id, name=stored.state.config.name)
+        return pb.DeleteJobResponse(job=self._job(stored))
 
     @unary
     async def GetSchedule(self, request: pb.GetScheduleRequest) -> pb.GetScheduleResponse:
@@ -172,30 +212,35 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
 
         def read() -> pb.GetScheduleResponse:
             # All of it in the reader's thread: the loop, which answers training jobs, would stand still meanwhile.
-            return convert.schedule_to_pb(stored, self._service.history(stored, losses=full), history=full)
+            entries = self._service.history(stored, losses=full)
+            return convert.schedule_to_pb(stored, entries, history=full, vitals=self._service.vitals(stored))
 
         return await self._read(read)
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> AsyncIterator[pb.WatchJobResponse]:
-        """Sends the job now and whenever it changes, until it ends, and again where it does not change for long.
+        """Sends the job now and whenever it or its life changes, until it ends, and again if it does not for long.
 
         A server that stops says UNAVAILABLE.
         """
         structlog.contextvars.bind_contextvars(job_id=request.job_id[:MAX_LOGGED])
-        version, due_s = None, 0.0
+        seen: tuple[int, Life | None] | None = None
+        due_s = 0.0
         while True:
             try:
                 stored = await self._load(request.job_id)
             except TunerError as error:
                 await refuse(context, error)
-            if stored.version != version or time.monotonic() >= due_s:
-                version, due_s = stored.version, time.monotonic() + self._heartbeat_s
-                yield pb.WatchJobResponse(job=convert.job_to_pb(stored))
+            if (now := (stored.version, self._service.vitals(stored).life)) != seen or time.monotonic() >= due_s:
+                seen, due_s = now, time.monotonic() + self._heartbeat_s
+                yield pb.WatchJobResponse(job=self._job(stored))
             if not stored.state.status.live:
                 return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._draining.wait(), WATCH_INTERVAL_S)
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping; watch again")
+
+    def _job(self, stored: StoredJob) -> pb.Job:
+        return convert.job_to_pb(stored, self._service.vitals(stored))
 
     async def _load(self, job_id: str) -> StoredJob:
         return await self._read(self._service.get_job, CALLER.get().project, convert.job_id(job_id))

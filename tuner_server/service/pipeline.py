@@ -84,11 +84,25 @@ def _refuse(item: _Pending | _Searching, error: BaseException) -> None:
 class ReportPipeline:
     """Takes reports from any thread. It owns two threads, from its making until `close`."""
 
-    def __init__(self, storage: Storage, now: Callable[[], datetime.datetime], observer: PipelineObserver) -> None:
-        """Serves the jobs in `storage`; `now` dates the records; `observer` hears how it goes."""
+    def __init__(
+        self,
+        storage: Storage,
+        now: Callable[[], datetime.datetime],
+        observer: PipelineObserver,
+        heard_of: Callable[[str, str], None],
+    ) -> None:
+        """Serves the jobs in `storage`.
+
+        Args:
+            storage: where reports are written.
+            now: dates the records.
+            observer: hears how it goes.
+            heard_of: is told of projects and jobs whose client has given a sign that no record has.
+        """
         self._storage = storage
         self._now = now
         self._observer = observer
+        self._heard_of = heard_of
         self._cache = JobCache(CACHED_JOBS)
         self._reports: BatchWorker[_Pending] = BatchWorker(
             "reports", self._decide, _job_of, _refuse, max_group=MAX_GROUP, max_waiting=MAX_WAITING
@@ -152,6 +166,7 @@ class ReportPipeline:
             match decided:
                 case Directive():
                     pending.answer.set_result(decided)
+                    self._heard_of(pending.project, pending.job_id)
                     self._observer.repeated()
                 case PendingSearch():
                     self._queue(self._searches, _Searching(pending, stored, decided), pending)

@@ -78,6 +78,8 @@ class GrpcTransport(Transport):
         credentials.check(target)
         self._tls = grpc.ssl_channel_credentials(*credentials.tls_files()) if credentials.uses_tls else None
         self._metadata = _Metadata(credentials)
+        self._beat: grpc.Future[pb.BeatResponse] | None = None
+        self._beats = True
         self._connect()
 
     def create_job(self, request: pb.CreateJobRequest, timeout_s: float) -> pb.CreateJobResponse:
@@ -95,6 +97,22 @@ class GrpcTransport(Transport):
     def cancel_job(self, request: pb.CancelJobRequest, timeout_s: float) -> pb.CancelJobResponse:
         """Ends a job. Raises: ServerError."""
         return self._repeated(lambda: self.stub.CancelJob, request, timeout_s)
+
+    def beat(self, request: pb.BeatRequest) -> None:
+        """Says that steps are made: one call at a time, that nobody waits for, unless the server knows no such call."""
+        if self._beat is not None:
+            if not self._beat.done():
+                return
+            unknown = isinstance(self._beat, grpc.Call) and self._beat.code() is grpc.StatusCode.UNIMPLEMENTED
+            self._beats &= not unknown
+        if self._beats:
+            self._beat = self.stub.Beat.future(request, timeout=ATTEMPT_S)
+
+    def leave_job(self, request: pb.LeaveJobRequest, timeout_s: float) -> pb.LeaveJobResponse:
+        """Says that this client is done with a job. Raises: ServerError."""
+        if self._beat is not None:
+            self._beat.cancel()  # it might come after this
+        return self._repeated(lambda: self.stub.LeaveJob, request, timeout_s)
 
     def get_schedule(self, request: pb.GetScheduleRequest, timeout_s: float) -> pb.GetScheduleResponse:
         """What was decided so far. Raises: ServerError."""

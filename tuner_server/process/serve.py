@@ -123,7 +123,7 @@ async def run(
     gc.freeze()
     for sentence in plugins.hidden(policies.POLICIES):
         log.warning("policy hidden", reason=sentence)
-    limits = ConnectionLimits.of(descriptors.raised())
+    connections = ConnectionLimits.of(descriptors.raised())
     async with AsyncExitStack() as stack:
         limits, pool_size = settings.life_limits, settings.db_pool_size
         storage = stack.enter_context(open_storage(settings.db, limits=limits, pool_size=pool_size))
@@ -142,13 +142,13 @@ async def run(
             credentials=_credentials(settings),
             interceptors=[Telemetry(metrics, tracer), *authentication, RevisionCheck(), CallLimits(shares)],
             shares_port=shares_port,
-            connections=ConnectionRules(most=limits.rpc),
+            connections=ConnectionRules(most=connections.rpc),
         )
         await server.start()
         if settings.http is not None:
             await stack.enter_async_context(
                 _dashboard_port(
-                    settings, service, authenticator, shares, stopping, limits.dashboard, shares_port=shares_port
+                    settings, service, authenticator, shares, stopping, connections.dashboard, shares_port=shares_port
                 )
             )
         tell = _HealthReporter(server, checked)

@@ -125,8 +125,9 @@ async def run(
         log.warning("policy hidden", reason=sentence)
     connections = ConnectionLimits.of(descriptors.raised())
     async with AsyncExitStack() as stack:
-        limits, pool_size = settings.life_limits, settings.db_pool_size
-        storage = stack.enter_context(open_storage(settings.db, limits=limits, pool_size=pool_size))
+        storage = stack.enter_context(
+            open_storage(settings.db, limits=settings.life_limits, pool_size=settings.db_pool_size)
+        )
         observer: PipelineObserver = metrics or PipelineObserver()
         tracer: Tracer | None = None
         if settings.otlp_endpoint is not None:

@@ -126,21 +126,16 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
             raise InvalidInputError.of("page_size", f"0 to {MAX_PAGE}, not {request.page_size}")
         statuses = {untrusted.known("states", convert.STATES, state) for state in request.states}
         lives = {untrusted.known("lives", convert.LIVES, life) for life in request.lives}
-        page_of = functools.partial(
-            self._service.list_jobs,
-            CALLER.get().project,
-            request.page_size or DEFAULT_PAGE,
-            untrusted.text("page_token", request.page_token),
-            shown=Shown(tuple(sorted(statuses)), tuple(sorted(lives))),
-            family=untrusted.text("family", request.family, MAX_NAME),
-            called=untrusted.text("called", request.called, MAX_NAME),
-        )
+        shown = Shown(tuple(sorted(statuses)), tuple(sorted(lives)))
+        project, n_most = CALLER.get().project, request.page_size or DEFAULT_PAGE
+        token = untrusted.text("page_token", request.page_token)
+        family = untrusted.text("family", request.family, MAX_NAME)
+        called = untrusted.text("called", request.called, MAX_NAME)
 
         def read() -> pb.ListJobsResponse:
-            page = page_of()
-            return pb.ListJobsResponse(
-                jobs=[self._job(stored) for stored in page.jobs], next_page_token=page.next_page_token
-            )
+            page = self._service.list_jobs(project, n_most, token, shown=shown, family=family, called=called)
+            jobs = [self._job(stored) for stored in page.jobs]
+            return pb.ListJobsResponse(jobs=jobs, next_page_token=page.next_page_token)
 
         return await self._read(read)
 
@@ -218,7 +213,7 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
         return await self._read(read)
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> AsyncIterator[pb.WatchJobResponse]:
-        """Sends the job now and whenever it or its life changes, until it ends, and again if it does not for long.
+        """Sends the job now, whenever it or its life changes, and again where it does not for long; until it ends.
 
         A server that stops says UNAVAILABLE.
         """
@@ -230,7 +225,8 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
                 stored = await self._load(request.job_id)
             except TunerError as error:
                 await refuse(context, error)
-            if (now := (stored.version, self._service.vitals(stored).life)) != seen or time.monotonic() >= due_s:
+            now = (stored.version, self._service.vitals(stored).life)
+            if now != seen or time.monotonic() >= due_s:
                 seen, due_s = now, time.monotonic() + self._heartbeat_s
                 yield pb.WatchJobResponse(job=self._job(stored))
             if not stored.state.status.live:

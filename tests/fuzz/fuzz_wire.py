@@ -40,7 +40,7 @@ with atheris.instrument_imports(include=INSTRUMENTED):
     from google.protobuf.descriptor import FieldDescriptor
     from google.protobuf.message import DecodeError, Message
     from lrpilot.v1 import tuner_pb2 as pb
-    from lrpilot.wire.heartbeat import HEARTBEAT_S
+    from lrpilot.wire.limits import HEARTBEAT_S
 
     from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, config
     from tests.support.servers import wire_client

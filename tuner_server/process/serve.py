@@ -123,7 +123,7 @@ async def run(
     gc.freeze()
     for sentence in plugins.hidden(policies.POLICIES):
         log.warning("policy hidden", reason=sentence)
-    limits = ConnectionLimits.of(descriptors.raised())
+    connections = ConnectionLimits.of(descriptors.raised())
     async with AsyncExitStack() as stack:
         storage = stack.enter_context(
             open_storage(settings.db, limits=settings.life_limits, pool_size=settings.db_pool_size)
@@ -143,13 +143,13 @@ async def run(
             credentials=_credentials(settings),
             interceptors=[Telemetry(metrics, tracer), *authentication, RevisionCheck(), CallLimits(shares)],
             shares_port=shares_port,
-            connections=ConnectionRules(most=limits.rpc),
+            connections=ConnectionRules(most=connections.rpc),
         )
         await server.start()
         if settings.http is not None:
             await stack.enter_async_context(
                 _dashboard_port(
-                    settings, service, authenticator, shares, stopping, limits.dashboard, shares_port=shares_port
+                    settings, service, authenticator, shares, stopping, connections.dashboard, shares_port=shares_port
                 )
             )
         tell = _HealthReporter(server, checked)

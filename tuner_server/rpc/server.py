@@ -12,7 +12,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from lrpilot.v1 import tuner_pb2, tuner_pb2_grpc
-from lrpilot.wire.heartbeat import HEARTBEAT_S
+from lrpilot.wire.limits import HEARTBEAT_S
 
 from tuner_server.base.address import Address, bound
 from tuner_server.rpc.connection_guard import ConnectionGuard

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from lrpilot.errors import UnavailableError
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.heartbeat import SILENT_S
+from lrpilot.wire.limits import SILENT_S
 
 FIRST_S = 10.0
 """How long a new stream is waited for. A server sends the job at once."""

@@ -258,6 +258,19 @@ def test_reasons_are_taken_in_one_line(site: Site, transport: GrpcTransport, nam
 
 
 @pytest.mark.parametrize("name", WORDS)
+def test_a_note_is_taken_in_one_line_and_another_name_like_the_first(
+    site: Site, transport: GrpcTransport, name: str
+) -> None:
+    job_id = site.jobs["long"]
+    request = pb.DescribeJobRequest(job_id=job_id, note=WORDS[name])
+    assert transport.stub.DescribeJob(request, timeout=TIMEOUT_S).job.note == plain(WORDS[name])
+    if name in ORDERS:
+        request = pb.DescribeJobRequest(job_id=job_id, name=WORDS[name])
+        with pytest.raises(grpc.RpcError, match="name: character"):
+            transport.stub.DescribeJob(request, timeout=TIMEOUT_S)
+
+
+@pytest.mark.parametrize("name", WORDS)
 def test_what_a_server_says_is_one_line_of_the_clients_log(name: str, caplog: pytest.LogCaptureFixture) -> None:
     """A server is trusted with the LR, and not with the user's terminal."""
     with caplog.at_level(logging.INFO, "lrpilot"):

@@ -11,6 +11,7 @@ from google.protobuf import json_format
 from lrpilot.errors import ScheduleError
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.plain_text import plain
 from lrpilot.wire.unsearched import probe_steps
 from rich.table import Table
 from rich.text import Text
@@ -172,7 +173,7 @@ def _confirm(job: pb.Job) -> None:
     name = f" ({job.config.name})" if job.config.name else ""
     question = f"Delete job {job.id[:SHORT_ID]}{name}, {state_of(job)}, {job.committed_steps} steps?"
     try:
-        agreed = typer.confirm(question, err=True)
+        agreed = typer.confirm(plain(question), err=True)
     except typer.Abort:  # Ctrl-C, or the end of the input
         agreed = False
     if not agreed:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from lrpilot.schedule.from_proto import merged
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.wire import schedule_file
 from rich.console import Console
@@ -499,7 +500,7 @@ def _show_elsewhere(run: Run) -> None:
     """In a report, in a terminal, and as a schedule: what the API tells is enough for each, and says the same."""
     job, entries = stored(run.state), history(run)
     here = job_view(job, timeline(entries))
-    response = schedule_to_pb(job, entries, history=True)
+    response = merged(schedule_to_pb(job, entries, full=True))
     told, history_told = job_and_history(response)
     there = job_view(told, timeline(history_told))
     assert (there.headline, there.verdict, there.facts) == (here.headline, here.verdict, here.facts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from google.protobuf import struct_pb2, timestamp_pb2
@@ -15,7 +15,6 @@ from lrpilot.wire.profile_proto import profile_from_proto, profile_to_proto
 
 from tuner_server.core.config import MAX_NAME, JobConfig
 from tuner_server.core.errors import InvalidInputError, NotFoundError
-from tuner_server.core.job import schedule
 from tuner_server.core.job.schedule import Segment
 from tuner_server.core.job.state import Status
 from tuner_server.core.messages import (
@@ -42,7 +41,7 @@ from tuner_server.rpc.directive_messages import (
 )
 from tuner_server.rpc.plan_messages import change_from_pb, change_to_pb
 from tuner_server.rpc.untrusted import known, optional, read_as, text
-from tuner_server.storage import Entry, StoredJob, StoredReport
+from tuner_server.storage import Entry, History, StoredJob, StoredReport
 
 PHASES: Mapping[Phase, pb.Phase.ValueType] = {
     Phase.WARM_UP: pb.PHASE_WARM_UP,
@@ -82,6 +81,8 @@ MAX_OPTIONS_BYTES = 32 * 2**10
 MAX_OPTIONS_DEPTH = 8
 MAX_OPTION = 1e12
 """The largest number of a policy's options: far more than any policy has."""
+MESSAGE_BYTES = 8 * 2**20
+"""The size from which on a message of a schedule is followed by another one: that of the largest entry."""
 MAX_VALIDATIONS = 10_000
 """The most validations of a report: ten times what a policy asks for."""
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
@@ -169,12 +170,12 @@ def report_to_pb(number: int, report: StoredReport) -> pb.Report:
     return pb.Report(
         directive_number=number,
         outcome=OUTCOMES[report.outcome],
-        losses=report.losses,
+        losses=None if report.losses is None else report.losses.tolist(),
         validations=[pb.Validation(step=v.step, loss=v.loss) for v in report.validations],
         wall_time_s=report.wall_time_s,
         replacement=_replacement_to_pb(report.replacement) if report.replacement else None,
         note=report.note,
-        measures=[pb.Measure(name=name, values=values) for name, values in report.measures.items()],
+        measures=[pb.Measure(name=name, values=values.tolist()) for name, values in report.measures.items()],
         change=None if report.change is None else change_to_pb(report.change),
         ending=_ending_to_pb(report.ending) if report.ending else None,
     )
@@ -287,14 +288,27 @@ def entry_to_pb(entry: Entry, committed: bool) -> pb.HistoryEntry:
     )
 
 
-def schedule_to_pb(stored: StoredJob, entries: Sequence[Entry], *, history: bool) -> pb.GetScheduleResponse:
-    """A job's schedule; with its history if wanted, for which `entries` need their losses."""
-    response = pb.GetScheduleResponse(
-        job=job_to_pb(stored), segments=[segment_to_pb(segment) for segment in schedule.segments(entries)]
-    )
-    if history:
-        response.history.extend(map(entry_to_pb, entries, schedule.committed(entries)))
-    return response
+def schedule_to_pb(stored: StoredJob, history: History, *, full: bool) -> Iterator[pb.GetScheduleResponse]:
+    """A job's schedule in as many messages as it takes, the first with the job; with its history if it is wanted."""
+    outline = history.outline
+    response = pb.GetScheduleResponse(job=job_to_pb(stored))
+    size = response.ByteSize()
+    for segment in outline.segments:
+        message = segment_to_pb(segment)
+        size += message.ByteSize()
+        response.segments.append(message)
+        if size >= MESSAGE_BYTES:
+            yield response
+            response, size = pb.GetScheduleResponse(), 0
+    if full:
+        for entry, kept in zip(history.read(losses=True, measures=True), outline.kept, strict=True):
+            told = entry_to_pb(entry, kept)
+            size += told.ByteSize()
+            response.history.append(told)
+            if size >= MESSAGE_BYTES:
+                yield response
+                response, size = pb.GetScheduleResponse(), 0
+    yield response
 
 
 def job_id(value: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Executor
 from typing import Any, ParamSpec, TypeVar
 
@@ -14,11 +14,13 @@ import structlog
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.v1 import tuner_pb2_grpc
 
+from tuner_server.base.interest import Interest
 from tuner_server.core.config import MAX_NAME
 from tuner_server.core.errors import InvalidInputError, TunerError
 from tuner_server.rpc import convert, plan_messages, untrusted
 from tuner_server.rpc.caller import CALLER
 from tuner_server.rpc.handlers import Context, refuse
+from tuner_server.service.long_reads import is_long
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import StoredJob
 
@@ -28,6 +30,11 @@ WATCH_INTERVAL_S = 0.5
 
 MAX_LOGGED = 64
 """Characters of a job id from a client that go into the log: twice as many as an id has."""
+
+STALL_S = 30.0
+"""How long a message of a schedule waits for its reader to take it."""
+LARGE_REPORT_BYTES = 64 * 2**10
+"""The size from which on a report is read in a thread: the event loop would stand still for longer than a millisecond."""
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -88,7 +95,10 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     @unary
     async def Advance(self, request: pb.AdvanceRequest) -> pb.AdvanceResponse:
         """Takes a report."""
-        report = convert.report_from_pb(request.report)
+        if request.ByteSize() > LARGE_REPORT_BYTES:
+            report = await self._run(convert.report_from_pb, request.report)
+        else:
+            report = convert.report_from_pb(request.report)
         answer = self._service.advance(CALLER.get().project, convert.job_id(request.job_id), report)
         directive = await asyncio.wrap_future(answer)
         structlog.contextvars.bind_contextvars(  # for the line and the span of this call
@@ -150,13 +160,30 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
             job=convert.job_to_pb(stored), directive=convert.directive_to_pb(stored.state.directive)
         )
 
-    @unary
-    async def GetSchedule(self, request: pb.GetScheduleRequest) -> pb.GetScheduleResponse:
-        """Answers with the schedule found so far."""
-        stored = await self._load(request.job_id)
-        full = request.view == pb.SCHEDULE_VIEW_FULL
-        entries = await self._run(self._service.history, stored, losses=full)
-        return convert.schedule_to_pb(stored, entries, history=full)
+    async def GetSchedule(
+        self, request: pb.GetScheduleRequest, context: Context
+    ) -> AsyncIterator[pb.GetScheduleResponse]:
+        """Sends the schedule found so far."""
+        structlog.contextvars.bind_contextvars(job_id=request.job_id[:MAX_LOGGED])
+        interest = Interest()
+        try:
+            stored = await self._load(request.job_id)
+            async with contextlib.AsyncExitStack() as stack:
+                stack.callback(interest.end)  # whoever cancels, or whose time is over, has left
+                if is_long(stored):
+                    await stack.enter_async_context(self._service.long_reads.turn(stored.project))
+                history = self._service.history(stored, interest.check)
+                messages = convert.schedule_to_pb(stored, history, full=request.view == pb.SCHEDULE_VIEW_FULL)
+                while (message := await self._run(next, messages, None)) is not None:
+                    with _patient():
+                        yield message
+            return
+        except TunerError as error:
+            refused = error
+        except Exception:
+            log.exception("rpc failed", rpc="GetSchedule")
+            await context.abort(grpc.StatusCode.INTERNAL, "internal error; the server's log has it")
+        await refuse(context, refused)
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> AsyncIterator[pb.WatchJobResponse]:
         """Sends the job now and whenever it changes, until it ends. A server that stops says UNAVAILABLE."""
@@ -178,3 +205,15 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
 
     async def _load(self, job_id: str) -> StoredJob:
         return await self._run(self._service.get_job, CALLER.get().project, convert.job_id(job_id))
+
+
+@contextlib.contextmanager
+def _patient() -> Iterator[None]:
+    """Ends the call if what is within takes longer than a reader is waited for."""
+    task = asyncio.current_task()
+    assert task is not None
+    late = asyncio.get_running_loop().call_later(STALL_S, task.cancel)
+    try:
+        yield
+    finally:
+        late.cancel()

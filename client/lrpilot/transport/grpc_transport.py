@@ -13,6 +13,7 @@ import grpc
 
 from lrpilot.credentials import Credentials
 from lrpilot.errors import ConfigError, RefusedError, ServerError, UnavailableError
+from lrpilot.schedule.from_proto import merged
 from lrpilot.transport.base import Transport
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.v1 import tuner_pb2_grpc
@@ -90,8 +91,12 @@ class GrpcTransport(Transport):
         return self._repeated(lambda: self.stub.CancelJob, request, timeout_s)
 
     def get_schedule(self, request: pb.GetScheduleRequest, timeout_s: float) -> pb.GetScheduleResponse:
-        """What was decided so far. Raises: ServerError."""
-        return self._repeated(lambda: self.stub.GetSchedule, request, timeout_s)
+        """What was decided so far: of a long run it takes its time to arrive. Raises: ServerError."""
+
+        def in_full(request: pb.GetScheduleRequest, timeout: float) -> pb.GetScheduleResponse:
+            return merged(self.stub.GetSchedule(request, timeout=timeout))
+
+        return self._repeated(lambda: in_full, request, timeout_s, attempt_s=timeout_s)
 
     def call(self, method: Callable[[], Response]) -> Response:
         """Calls once, with gRPC's errors as ours. Raises: ServerError."""
@@ -104,16 +109,22 @@ class GrpcTransport(Transport):
         """Closes the connection."""
         self._channel.close()
 
-    def _repeated(self, method: Callable[[], Callable[..., Response]], request: Any, timeout_s: float) -> Response:
+    def _repeated(
+        self,
+        method: Callable[[], Callable[..., Response]],
+        request: Any,
+        timeout_s: float,
+        attempt_s: float = ATTEMPT_S,
+    ) -> Response:
         """Calls until there is an answer: every call is safe to repeat. Raises: ServerError.
 
         gRPC's own retries end when an answer has begun to arrive, and don't leave a connection that looks open.
         """
         deadline = time.monotonic() + timeout_s
         while True:
-            attempt_s = max(min(ATTEMPT_S, deadline - time.monotonic()), 0.0)
+            within_s = max(min(attempt_s, deadline - time.monotonic()), 0.0)
             try:
-                return self.call(functools.partial(method(), request, timeout=attempt_s))
+                return self.call(functools.partial(method(), request, timeout=within_s))
             except UnavailableError as error:
                 if error.code == grpc.StatusCode.DEADLINE_EXCEEDED.name:
                     # A peer that vanished leaves a connection that looks open for many minutes.

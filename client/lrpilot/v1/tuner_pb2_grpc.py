@@ -69,7 +69,7 @@ class TunerServiceStub:
                 request_serializer=lrpilot_dot_v1_dot_tuner__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=lrpilot_dot_v1_dot_tuner__pb2.CancelJobResponse.FromString,
                 _registered_method=True)
-        self.GetSchedule = channel.unary_unary(
+        self.GetSchedule = channel.unary_stream(
                 '/lrpilot.v1.TunerService/GetSchedule',
                 request_serializer=lrpilot_dot_v1_dot_tuner__pb2.GetScheduleRequest.SerializeToString,
                 response_deserializer=lrpilot_dot_v1_dot_tuner__pb2.GetScheduleResponse.FromString,
@@ -135,7 +135,8 @@ class TunerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetSchedule(self, request, context):
-        """Answers with the schedule found so far, and with its history if asked for.
+        """Answers with the schedule found so far, and with its history if asked for. What is more than some 8 MiB comes in several
+        messages, of which the first has the job; put together, they are one: append their segments, then their entries.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -186,7 +187,7 @@ def add_TunerServiceServicer_to_server(servicer, server):
                     request_deserializer=lrpilot_dot_v1_dot_tuner__pb2.CancelJobRequest.FromString,
                     response_serializer=lrpilot_dot_v1_dot_tuner__pb2.CancelJobResponse.SerializeToString,
             ),
-            'GetSchedule': grpc.unary_unary_rpc_method_handler(
+            'GetSchedule': grpc.unary_stream_rpc_method_handler(
                     servicer.GetSchedule,
                     request_deserializer=lrpilot_dot_v1_dot_tuner__pb2.GetScheduleRequest.FromString,
                     response_serializer=lrpilot_dot_v1_dot_tuner__pb2.GetScheduleResponse.SerializeToString,
@@ -407,7 +408,7 @@ class TunerService:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
+        return grpc.experimental.unary_stream(
             request,
             target,
             '/lrpilot.v1.TunerService/GetSchedule',

@@ -55,8 +55,10 @@ class TunerServiceStub:
     """
     CancelJob: _grpc.UnaryUnaryMultiCallable[_tuner_pb2.CancelJobRequest, _tuner_pb2.CancelJobResponse]
     """Ends the tuning of a job. Its training goes on: the client rolls back an open probe and anneals by itself."""
-    GetSchedule: _grpc.UnaryUnaryMultiCallable[_tuner_pb2.GetScheduleRequest, _tuner_pb2.GetScheduleResponse]
-    """Answers with the schedule found so far, and with its history if asked for."""
+    GetSchedule: _grpc.UnaryStreamMultiCallable[_tuner_pb2.GetScheduleRequest, _tuner_pb2.GetScheduleResponse]
+    """Answers with the schedule found so far, and with its history if asked for. What is more than some 8 MiB comes in several
+    messages, of which the first has the job; put together, they are one: append their segments, then their entries.
+    """
     WatchJob: _grpc.UnaryStreamMultiCallable[_tuner_pb2.WatchJobRequest, _tuner_pb2.WatchJobResponse]
     """Sends the job now and whenever it changes, until it ends."""
 
@@ -80,8 +82,10 @@ class TunerServiceAsyncStub(TunerServiceStub):
     """
     CancelJob: _aio.UnaryUnaryMultiCallable[_tuner_pb2.CancelJobRequest, _tuner_pb2.CancelJobResponse]  # type: ignore[assignment]
     """Ends the tuning of a job. Its training goes on: the client rolls back an open probe and anneals by itself."""
-    GetSchedule: _aio.UnaryUnaryMultiCallable[_tuner_pb2.GetScheduleRequest, _tuner_pb2.GetScheduleResponse]  # type: ignore[assignment]
-    """Answers with the schedule found so far, and with its history if asked for."""
+    GetSchedule: _aio.UnaryStreamMultiCallable[_tuner_pb2.GetScheduleRequest, _tuner_pb2.GetScheduleResponse]  # type: ignore[assignment]
+    """Answers with the schedule found so far, and with its history if asked for. What is more than some 8 MiB comes in several
+    messages, of which the first has the job; put together, they are one: append their segments, then their entries.
+    """
     WatchJob: _aio.UnaryStreamMultiCallable[_tuner_pb2.WatchJobRequest, _tuner_pb2.WatchJobResponse]  # type: ignore[assignment]
     """Sends the job now and whenever it changes, until it ends."""
 
@@ -150,8 +154,10 @@ class TunerServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _tuner_pb2.GetScheduleRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_tuner_pb2.GetScheduleResponse, _abc.Awaitable[_tuner_pb2.GetScheduleResponse]]:
-        """Answers with the schedule found so far, and with its history if asked for."""
+    ) -> _typing.Union[_abc.Iterator[_tuner_pb2.GetScheduleResponse], _abc.AsyncIterator[_tuner_pb2.GetScheduleResponse]]:
+        """Answers with the schedule found so far, and with its history if asked for. What is more than some 8 MiB comes in several
+        messages, of which the first has the job; put together, they are one: append their segments, then their entries.
+        """
 
     @_abc_1.abstractmethod
     def WatchJob(

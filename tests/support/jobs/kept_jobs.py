@@ -8,6 +8,7 @@ import weakref
 from pathlib import Path
 
 from lrpilot.errors import RefusedError, ServerError
+from lrpilot.schedule.from_proto import merged
 from lrpilot.transport.base import Transport
 from lrpilot.v1 import tuner_pb2 as pb
 
@@ -17,7 +18,7 @@ from tuner_server.core.job.machine import JobState
 from tuner_server.core.messages import PlanChange
 from tuner_server.rpc import convert
 from tuner_server.service.tuner_service import TunerService
-from tuner_server.storage import Entry, Storage, open_storage
+from tuner_server.storage import KnownHistory, Storage, open_storage
 
 _CODES: dict[type[TunerError], str] = {
     InvalidInputError: "INVALID_ARGUMENT",
@@ -43,9 +44,10 @@ class KeptJobs(Transport):
         return self._service.get_job(DEFAULT_PROJECT, self.job_id).state
 
     @property
-    def history(self) -> list[Entry]:
+    def history(self) -> KnownHistory:
         """The history of that job, with its losses."""
-        return self._service.history(self._service.get_job(DEFAULT_PROJECT, self.job_id), losses=True)
+        history = self._service.history(self._service.get_job(DEFAULT_PROJECT, self.job_id))
+        return KnownHistory(history.read(losses=True, measures=True))
 
     def request(self, change: PlanChange) -> None:
         """Somebody asks for a change of that job. Raises: TunerError: as `TunerService.change_plan`."""
@@ -94,7 +96,7 @@ class KeptJobs(Transport):
 
     def get_schedule(self, request: pb.GetScheduleRequest, timeout_s: float) -> pb.GetScheduleResponse:
         stored = self._service.get_job(DEFAULT_PROJECT, request.job_id)
-        return convert.schedule_to_pb(stored, self._service.history(stored, losses=True), history=True)
+        return merged(convert.schedule_to_pb(stored, self._service.history(stored), full=True))
 
     def close(self) -> None:
         """Keeps the jobs, for other clients."""

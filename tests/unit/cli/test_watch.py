@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from lrpilot.errors import UnavailableError
+from lrpilot.schedule.from_proto import merged
 from lrpilot.v1 import tuner_pb2 as pb
 
 from tests.support.jobs.sample_jobs import history, stored
@@ -55,7 +56,7 @@ def test_a_history_is_fetched_when_something_else_is_done() -> None:
 
 def test_a_server_that_restarts_as_a_history_is_fetched_is_waited_for() -> None:
     run = drive(config(400, **QUICK), SimulatedTraining(), max_directives=2)
-    found = schedule_to_pb(stored(run.state), history(run), history=True)
+    found = merged(schedule_to_pb(stored(run.state), history(run), full=True))
     later = pb.Job.FromString(found.job.SerializeToString())
     later.directive.number += 1
     answers: list[pb.GetScheduleResponse | None] = [found, None, found]

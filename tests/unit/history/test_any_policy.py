@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from lrpilot.schedule.from_proto import merged
 from lrpilot.wire.profile import Profile, Shape
 from markupsafe import escape
 
@@ -164,7 +165,7 @@ def test_its_page_its_report_and_what_the_api_gives_say_why() -> None:
     assert "LR 0.05 forecast the lowest loss" in stage.why
     assert "times 0.9 for the decay over 160 steps is 0.045. LR 0.025 was committed: half of the better" in stage.why
     assert str(escape(stage.why)) in report_html(job, found)
-    elsewhere, entries = job_and_history(schedule_to_pb(job, entries, history=True))
+    elsewhere, entries = job_and_history(merged(schedule_to_pb(job, entries, full=True)))
     assert [other.why for other in job_view(elsewhere, timeline(entries)).stages] == [stage.why]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from lrpilot.schedule.from_proto import merged
 from markupsafe import escape
 
 from tests.support.jobs.sample_jobs import history, stored
@@ -86,7 +87,7 @@ def test_its_page_says_what_it_said(former: Former) -> None:
 
 
 def test_what_the_api_gives_of_it_says_the_same(former: Former) -> None:
-    job, entries = job_and_history(schedule_to_pb(former.job, former.entries, history=True))
+    job, entries = job_and_history(merged(schedule_to_pb(former.job, former.entries, full=True)))
     assert _said(job, entries) == former.said
 
 
@@ -112,7 +113,7 @@ def old_jobs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 def test_jobs_of_earlier_schema_versions_are_told_here_and_elsewhere(old_jobs: list[Former]) -> None:
     for job, entries, _ in old_jobs:
-        job_elsewhere, entries_elsewhere = job_and_history(schedule_to_pb(job, entries, history=True))
+        job_elsewhere, entries_elsewhere = job_and_history(merged(schedule_to_pb(job, entries, full=True)))
         assert _said(job_elsewhere, entries_elsewhere) == _said(job, entries)
 
 

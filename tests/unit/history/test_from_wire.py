@@ -8,6 +8,7 @@ from collections.abc import Callable
 import hypothesis
 import pytest
 from hypothesis import strategies as st
+from lrpilot.schedule.from_proto import merged
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.profile import Profile
 from pydantic import BaseModel
@@ -110,7 +111,7 @@ decisions = whole(
 
 @hypothesis.given(decisions)
 def test_a_decision_comes_over_the_wire_as_it_is(decision: Decision) -> None:
-    response = schedule_to_pb(stored(STATE), [Entry(DIRECTIVE, decision, None)], history=True)
+    response = merged(schedule_to_pb(stored(STATE), KnownHistory([Entry(DIRECTIVE, decision, None)]), full=True))
     _, (entry,) = job_and_history(type(response).FromString(response.SerializeToString()))
     assert entry.decision == decision
     assert Decision.model_validate_json(decision.model_dump_json()) == decision, "and as JSON"
@@ -122,7 +123,7 @@ def test_forecasts_that_a_bound_made_equal_have_the_same_winner_here_and_elsewhe
         for number, raw in ((1, -1.0), (2, -5.0))
     )
     decision = Decision(stage=0, lr=0.2, reason="the lowest forecast", candidates=(slow, fast))
-    response = schedule_to_pb(stored(STATE), [Entry(DIRECTIVE, decision, None)], history=True)
+    response = merged(schedule_to_pb(stored(STATE), KnownHistory([Entry(DIRECTIVE, decision, None)]), full=True))
     _, (entry,) = job_and_history(response)
     assert entry.decision is not None
     assert best_candidate(entry.decision.candidates) == best_candidate(decision.candidates) == fast
@@ -186,7 +187,7 @@ def _negative_validation_step(response: pb.GetScheduleResponse) -> None:
 def test_what_a_server_gets_wrong_is_refused_by_name(
     spoil: Callable[[pb.GetScheduleResponse], None], field: str
 ) -> None:
-    response = schedule_to_pb(stored(STATE), [Entry(DIRECTIVE, DECISION, None)], history=True)
+    response = merged(schedule_to_pb(stored(STATE), KnownHistory([Entry(DIRECTIVE, DECISION, None)]), full=True))
     spoil(response)
     with pytest.raises(InvalidInputError) as caught:
         job_and_history(response)

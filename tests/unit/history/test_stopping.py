@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
+from lrpilot.schedule.from_proto import merged
 from rich.console import Console
 
 from tests.support.jobs.law_training import LawTraining
@@ -84,7 +85,7 @@ def test_page_report_and_terminal_say_why_it_stopped(run: Run) -> None:
     assert any(words in stage.why for stage in view.stages)
     assert ("Worth going on for", "0.05 of the validation loss") in [(fact.name, fact.value) for fact in view.details]
     assert "would lower the loss by" in report_html(job, timeline(entries))
-    response = schedule_to_pb(job, entries, history=True)
+    response = merged(schedule_to_pb(job, entries, full=True))
     file = io.StringIO()
     Console(width=200, file=file).print(picture(response.job, laid_out(response)))
     told = " ".join(file.getvalue().split())

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from lrpilot.schedule.from_proto import merged
 from rich.console import Console
 
 from tests.support.jobs.sample_jobs import history, stored
@@ -61,7 +62,7 @@ def hypergradient() -> JobConfig:
 
 def shown(run: Run) -> str:
     """What `lrpilot show` says, in one line."""
-    found = schedule_to_pb(stored(run.state), history(run), history=True)
+    found = merged(schedule_to_pb(stored(run.state), history(run), full=True))
     console = Console(width=200)
     with console.capture() as captured:
         console.print(picture(found.job, timeline(job_and_history(found)[1])))

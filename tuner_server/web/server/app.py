@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import math
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ParamSpec, TypeVar
 from urllib.parse import quote, urlencode
 
-import anyio
 import structlog
-from anyio.to_thread import run_sync
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -24,15 +21,18 @@ from starlette.responses import (
     JSONResponse,
     RedirectResponse,
     Response,
-    StreamingResponse,
 )
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from tuner_server.access.principal import Principal, Scope
 from tuner_server.access.shares import Shares
+from tuner_server.base.interest import Interest
 from tuner_server.core.errors import (
+    AbandonedError,
     AccessDeniedError,
+    BusyError,
+    ConflictError,
     InvalidInputError,
     NotFoundError,
     PreconditionError,
@@ -45,7 +45,7 @@ from tuner_server.history.outlook import outlook_of_job
 from tuner_server.history.timeline import Timeline
 from tuner_server.report.report_file import report_html
 from tuner_server.service.tuner_service import TunerService
-from tuner_server.storage import StoredJob
+from tuner_server.storage import History, StoredJob
 from tuner_server.web.charts.drawing import overview, sparkline
 from tuner_server.web.charts.evidence import StageCurves, stage_curves
 from tuner_server.web.charts.job_chart import JobChart, job_chart
@@ -63,21 +63,23 @@ from tuner_server.web.server.access import (
     check_same_origin,
     local_path,
 )
+from tuner_server.web.server.answering import Answering
 from tuner_server.web.server.headers import FOREVER, SecurityHeaders
 from tuner_server.web.server.listing_cache import ListingCache
 from tuner_server.web.server.live import Version, VersionPoller, events
 from tuner_server.web.server.plan_form import change_from_form
 from tuner_server.web.server.timeline_cache import TimelineCache
 
-THREADS = 4
-"""Threads that read and lay out. They are not those that answer training jobs, which go first."""
 _STATUS: dict[type[TunerError], int] = {
     InvalidInputError: 400,
     UnauthenticatedError: 401,
     AccessDeniedError: 403,
     NotFoundError: 404,
     PreconditionError: 409,
+    ConflictError: 409,
+    BusyError: 503,
     RateError: 429,
+    AbandonedError: 499,
     StorageError: 503,
 }
 P = ParamSpec("P")
@@ -163,7 +165,7 @@ class _Site:
         self._listings = ListingCache(service)
         self._list_versions, self._job_versions = VersionPoller(self._look_at_list), VersionPoller(self._look_at_job)
         self._pages = Pages()
-        self._limiter = anyio.CapacityLimiter(THREADS)
+        self._answering = Answering(service.long_reads)
 
     async def jobs(self, request: Request, caller: Principal) -> Response:
         """Shows the list of jobs."""
@@ -185,8 +187,7 @@ class _Site:
     async def job(self, request: Request, caller: Principal) -> Response:
         """Shows a job's page."""
 
-        def render() -> str:
-            job, found = self._timelines.get(caller.project, parameters.job_id(request))
+        def render(job: StoredJob, found: Timeline) -> str:
             live = job.state.status.live
             return self._pages.render(
                 "job.html",
@@ -199,7 +200,7 @@ class _Site:
                 signed_in=self._gate.asks,
             )
 
-        return HTMLResponse(await self._run(render))
+        return HTMLResponse(await self._read(request, caller, render))
 
     async def job_events(self, request: Request, caller: Principal) -> Response:
         """Says when a job changed."""
@@ -232,25 +233,15 @@ class _Site:
 
     async def schedule(self, request: Request, caller: Principal) -> Response:
         """Sends the schedule, as `lrpilot export` writes it."""
-
-        def read() -> tuple[StoredJob, str]:
-            job = self._service.get_job(caller.project, parameters.job_id(request))
-            return job, exports.schedule_text(job, self._service.history(job, losses=True))
-
-        job, text = await self._run(read)
-        return Response(text, media_type="application/json", headers=_attachment(job, "schedule.json"))
+        return await self._download(request, caller, "schedule.json", exports.schedule_text)
 
     async def data_json(self, request: Request, caller: Principal) -> Response:
         """Sends every step as JSON."""
-        job, found = await self._read(request, caller, lambda *both: both)
-        rows = exports.data_json(job, found)
-        return StreamingResponse(rows, media_type="application/json", headers=_attachment(job, "data.json"))
+        return await self._download(request, caller, "data.json", exports.data_json)
 
     async def data_csv(self, request: Request, caller: Principal) -> Response:
         """Sends every step as CSV."""
-        job, found = await self._read(request, caller, lambda *both: both)
-        rows = exports.data_csv(found)
-        return StreamingResponse(rows, media_type="text/csv", headers=_attachment(job, "data.csv"))
+        return await self._download(request, caller, "data.csv", lambda _job, history: exports.data_csv(history))
 
     async def report(self, request: Request, caller: Principal) -> Response:
         """Sends the page as one file. It is saved and not opened here, where its scripts are forbidden."""
@@ -278,8 +269,10 @@ class _Site:
         """Shows several jobs in one chart."""
         ids = parameters.compared(request)
 
-        def render() -> str:
-            found = [job_view(*self._timelines.get(caller.project, job_id)) for job_id in ids]
+        jobs = [await self._run(self._service.get_job, caller.project, job_id) for job_id in ids]
+
+        def render(interest: Interest) -> str:
+            found = [job_view(*self._timelines.get(caller.project, job_id, interest)) for job_id in ids]
             return self._pages.render(
                 "compare.html",
                 jobs=found,
@@ -289,7 +282,7 @@ class _Site:
                 signed_in=self._gate.asks,
             )
 
-        return HTMLResponse(await self._run(render))
+        return HTMLResponse(await self._answering.wanted(request, jobs, render))
 
     async def compare_events(self, request: Request, caller: Principal) -> Response:
         """Says when one of several jobs changed."""
@@ -379,14 +372,28 @@ class _Site:
 
     async def _read(self, request: Request, caller: Principal, function: Callable[[StoredJob, Timeline], T]) -> T:
         """What a function makes of the job that a request names."""
+        job_id = parameters.job_id(request)
+        job = await self._run(self._service.get_job, caller.project, job_id)
 
-        def read() -> T:
-            return function(*self._timelines.get(caller.project, parameters.job_id(request)))
+        def read(interest: Interest) -> T:
+            return function(*self._timelines.get(caller.project, job_id, interest))
 
-        return await self._run(read)
+        return await self._answering.wanted(request, [job], read)
+
+    async def _download(
+        self, request: Request, caller: Principal, name: str, make: Callable[[StoredJob, History], Iterator[str]]
+    ) -> Response:
+        """A file that is made of the history of the job that a request names."""
+        job = await self._run(self._service.get_job, caller.project, parameters.job_id(request))
+
+        def parts(interest: Interest) -> Iterator[str]:
+            return make(job, self._service.history(job, interest.check))
+
+        media_type = "text/csv" if name.endswith(".csv") else "application/json"
+        return await self._answering.download(job, parts, media_type, _attachment(job, name))
 
     async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await run_sync(functools.partial(function, *args, **kwargs), limiter=self._limiter)
+        return await self._answering.run(function, *args, **kwargs)
 
 
 def _joined(versions: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import lrpilot
 import pytest
 import torch
+from lrpilot.schedule.from_proto import merged
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
@@ -104,7 +105,7 @@ def test_a_tuner_that_goes_on_from_a_checkpoint_still_knows() -> None:
 
 
 def _response(run: Run, *, with_history: bool) -> pb.GetScheduleResponse:
-    return schedule_to_pb(stored(run.state), history(run), history=with_history)
+    return merged(schedule_to_pb(stored(run.state), history(run), full=with_history))
 
 
 @pytest.mark.parametrize("with_history", [True, False])

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from lrpilot.schedule.from_proto import merged
 from lrpilot.schedule.notebook import schedule_html
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.wire import schedule_file
@@ -116,12 +117,12 @@ def test_it_can_be_taken_along(run: Run) -> None:
     outcomes = {row.rpartition(",")[2] for row in rows}
     assert outcomes == {e.report.outcome for e in entries if e.report is not None and e.report.n_steps}
     assert len(json.loads("".join(data_json(job, found)))["rows"]) == found.n_steps
-    response = schedule_to_pb(job, entries, history=True)
+    response = merged(schedule_to_pb(job, entries, full=True))
     assert schedule_text(job, entries) == schedule_file.dumps(Schedule.from_response(response))
 
 
 def test_the_api_tells_enough_to_show_it_elsewhere(run: Run) -> None:
-    response = schedule_to_pb(stored(run.state), history(run), history=True)
+    response = merged(schedule_to_pb(stored(run.state), history(run), full=True))
     job, entries = job_and_history(response)
     here, there = job_view(stored(run.state), timeline(history(run))), job_view(job, timeline(entries))
     assert (there.headline, there.verdict, there.facts) == (here.headline, here.verdict, here.facts)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 
 import pytest
+from lrpilot.schedule.from_proto import merged
 from lrpilot.v1 import tuner_pb2 as pb
 
 from tests.support.extensions.measuring_policy import Measuring
@@ -85,7 +86,7 @@ def test_a_job_without_measures_is_exported_as_ever(service: TunerService) -> No
 def test_measures_come_back_over_the_wire_as_they_were_stored(service: TunerService) -> None:
     stored = service.get_job(DEFAULT_PROJECT, run(service, *MEASURES))
     entries = service.history(stored, losses=True)
-    message = schedule_to_pb(stored, entries, history=True)
+    message = merged(schedule_to_pb(stored, entries, full=True))
     job, history = job_and_history(pb.GetScheduleResponse.FromString(message.SerializeToString()))
     assert job.state.config.measures == MEASURES
     measured = [(entry.directive.measures, entry.report.measures) for entry in history if entry.report is not None]

@@ -84,7 +84,8 @@ def test_a_job_from_its_creation_to_its_schedule(stub: Stub) -> None:
     assert (job.last_loss, job.best_loss) == (expected.state.last_loss, expected.state.best_loss)
 
     basic = merged(stub.GetSchedule(pb.GetScheduleRequest(job_id=job_id), timeout=TIMEOUT_S))
-    assert list(basic.segments) == [segment_to_pb(segment) for segment in schedule.segments(expected.exchanges)]
+    outline = schedule.Outline.of(expected.exchanges)
+    assert list(basic.segments) == [segment_to_pb(segment) for segment in outline.segments]
     assert len(basic.history) == 0
     request = pb.GetScheduleRequest(job_id=job_id, view=pb.SCHEDULE_VIEW_FULL)
     full = merged(stub.GetSchedule(request, timeout=TIMEOUT_S))

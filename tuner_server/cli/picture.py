@@ -101,12 +101,16 @@ def _search(probes: Sequence[Probe], *, live: bool) -> Table:
         if probe.span is not None:
             n_steps, loss = (
                 count(probe.span.n_steps),
-                number(float(probe.span.losses[-LAST_LOSSES:].mean(dtype=np.float64))),
+                _end(probe.span),
             )
             outcome = "diverged" if probe.diverged else "not repeatable" if probe.unrepeatable else ""
             outcome = "ended early" if probe.warned else outcome
         table.add_row(_tried(probe), n_steps, loss, outcome)
     return table
+
+
+def _end(span: Span) -> str:
+    return number(float(span.losses[-LAST_LOSSES:].mean(dtype=np.float64)))
 
 
 def _tried(probe: Probe) -> str:

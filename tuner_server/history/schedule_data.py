@@ -95,7 +95,7 @@ def _validations(validations: Iterable[Validation], start_step: int = 0) -> Iter
 
 
 class _CommittedMeasures:
-    """The measures of the committed steps of a history: in memory where they fit, and otherwise read when they are needed."""
+    """The measures of the committed steps of a history: in memory where they fit, and read when needed where not."""
 
     def __init__(self, history: History) -> None:
         self._history = history

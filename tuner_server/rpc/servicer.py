@@ -34,7 +34,7 @@ MAX_LOGGED = 64
 STALL_S = 30.0
 """How long a message of a schedule waits for its reader to take it."""
 LARGE_REPORT_BYTES = 64 * 2**10
-"""The size from which on a report is read in a thread: the event loop would stand still for longer than a millisecond."""
+"""The size from which on a report is read in a thread, so that the event loop never stands still for long."""
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")

@@ -1,4 +1,4 @@
-"""Answers that read long histories: a few at a time, so that memory and time are bounded whoever asks, and how often."""
+"""Answers that read long histories: a few at a time, so that memory and time are bounded whoever asks."""
 
 from __future__ import annotations
 

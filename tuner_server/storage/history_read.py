@@ -1,4 +1,4 @@
-"""A job's history, read from its table part by part: as much of it as is in memory at a time does not depend on its length."""
+"""A job's history, read from its table part by part: what is in memory at a time does not depend on its length."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class HistoryRead:
 
     def rows(self, connection: sa.Connection) -> Sequence[_Row]:
         """The next part. Raises: NotFoundError: there is none; ConflictError: it doesn't follow on the one before."""
-        after = 0 if self._mark is None else self._mark.number
+        after = 0 if self._mark is None else self._mark[0]
         if self._mark is not None and connection.execute(self._again).one_or_none() != self._mark:
             raise self._changed()
         query = sa.select(*self._columns).where(EntryRow.job_id == self._job_id, EntryRow.number > after)
@@ -74,7 +74,7 @@ class HistoryRead:
         return found
 
     @property
-    def _again(self) -> sa.Select[tuple[int, bytes | None, datetime | None]]:
+    def _again(self) -> sa.Select[int, bytes | None, datetime | None]:
         """The last entry once more: if the job has gone back behind it, it is gone, or has another report."""
         assert self._mark is not None
         query = sa.select(EntryRow.number, EntryRow.fingerprint, EntryRow.report_time)

@@ -43,11 +43,8 @@ def chunks(schedule: ScheduleData) -> Iterator[str]:
 def _text(value: Any, line: str) -> Iterator[str]:
     """A value as text; `line` begins a line where it stands."""
     if isinstance(value, dict):
-        yield from _listed(
-            "{}",
-            line,
-            (itertools.chain([f"{json.dumps(name)}: "], _text(child, line + " ")) for name, child in value.items()),
-        )
+        named = ((f"{json.dumps(name)}: ", _text(child, line + " ")) for name, child in value.items())
+        yield from _listed("{}", line, (itertools.chain([name], text) for name, text in named))
     elif dataclasses.is_dataclass(value) and not isinstance(value, Shape):
         yield from _text(_shallow(value), line)
     elif isinstance(value, Sequence) and not isinstance(value, str):

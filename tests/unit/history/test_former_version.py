@@ -25,7 +25,7 @@ from tuner_server.history.timeline import timeline
 from tuner_server.report.report_file import report_html
 from tuner_server.rpc.convert import schedule_to_pb
 from tuner_server.service.family import optimum_of
-from tuner_server.storage import Entry, StoredJob, open_storage
+from tuner_server.storage import KnownHistory, StoredJob, open_storage
 from tuner_server.web.charts.evidence import stage_curves
 from tuner_server.web.charts.job_chart import job_chart
 from tuner_server.web.pages.views import job_view
@@ -40,7 +40,7 @@ class Former(NamedTuple):
     """A job of the former version."""
 
     job: StoredJob
-    entries: list[Entry]
+    entries: KnownHistory
     said: dict[str, Any]
 
 
@@ -59,7 +59,7 @@ def former(request: pytest.FixtureRequest) -> Former:
     return Former(stored(state), history(Run(state, exchanges)), found["said"])
 
 
-def _said(job: StoredJob, entries: list[Entry]) -> dict[str, Any]:
+def _said(job: StoredJob, entries: KnownHistory) -> dict[str, Any]:
     """What its page and its charts say in words."""
     found = timeline(entries)
     view, charts = job_view(job, found), [stage_curves(stage, job.state.config) for stage in found.stages]
@@ -108,7 +108,7 @@ def old_jobs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     shutil.copy(old_databases.FILES[request.param], file)
     with open_storage(f"sqlite:///{file}") as storage:
         jobs = storage.page("default", 100).jobs
-        yield [Former(job, storage.history(job.id, losses=True), {}) for job in jobs]
+        yield [Former(job, KnownHistory(storage.history(job.id, losses=True)), {}) for job in jobs]
 
 
 def test_jobs_of_earlier_schema_versions_are_told_here_and_elsewhere(old_jobs: list[Former]) -> None:

@@ -31,7 +31,7 @@ from tuner_server.core.messages import (
 from tuner_server.core.stop_evidence import Stopping
 from tuner_server.history.from_wire import job_and_history
 from tuner_server.rpc.convert import schedule_to_pb
-from tuner_server.storage import Entry
+from tuner_server.storage import Entry, KnownHistory
 
 STATE = machine.create(job_config("job")).state
 DIRECTIVE = Directive(number=1, phase=Phase.PROBE, n_steps=3, profile=Profile.constant(0.1, 3))

@@ -51,6 +51,7 @@ from tuner_server.core.messages import (
 from tuner_server.rpc import convert, untrusted
 from tuner_server.rpc.decision_messages import decision_to_pb
 from tuner_server.storage import Entry, StoredJob, StoredReport
+from tuner_server.storage.codec import series
 
 NOW = datetime.datetime(2026, 3, 29, 1, 30, 0, 123456, tzinfo=datetime.UTC)
 
@@ -241,10 +242,10 @@ def test_report(report: Report) -> None:
         report.validations,
         report.wall_time_s,
         NOW,
-        report.losses,
+        series(report.losses),
         report.replacement,
         report.note,
-        report.measures,
+        {name: series(values) for name, values in report.measures.items()},
         report.change,
         report.ending,
     )

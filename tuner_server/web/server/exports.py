@@ -104,6 +104,7 @@ def _rows(history: History, measures: Sequence[str]) -> Iterator[list[tuple[Any,
 
 def _span_rows(span: Span, measured: Mapping[str, Series], measures: Sequence[str]) -> Iterator[list[tuple[Any, ...]]]:
     validations = {validation.step: validation.loss for validation in span.validations}
+    lr = span.profile.lr
     for first in range(0, span.n_steps, ROWS_AT_ONCE):
         end = min(first + ROWS_AT_ONCE, span.n_steps)
         n = end - first
@@ -112,9 +113,7 @@ def _span_rows(span: Span, measured: Mapping[str, Series], measures: Sequence[st
             range(start, start + n),
             range(committed, committed + n) if span.kept else itertools.repeat(None, n),
             *(itertools.repeat(value, n) for value in (span.stage, span.phase.value, int(span.kept))),
-            itertools.repeat(span.profile.lr(first), n)
-            if span.profile.stands
-            else map(span.profile.lr, range(first, end)),
+            itertools.repeat(lr(first), n) if span.profile.stands else map(lr, range(first, end)),
             span.losses[first:end].tolist(),
             map(validations.get, range(first + 1, end + 1)) if validations else itertools.repeat(None, n),
             itertools.repeat(span.outcome.value, n),

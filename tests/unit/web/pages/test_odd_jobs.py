@@ -112,13 +112,13 @@ def test_the_dashboard_shows_it(run: Run) -> None:
 def test_it_can_be_taken_along(run: Run) -> None:
     job, entries = stored(run.state), history(run)
     found = timeline(entries)
-    rows = "".join(data_csv(found)).splitlines()[1:]
+    rows = "".join(data_csv(entries)).splitlines()[1:]
     assert len(rows) == found.n_steps
     outcomes = {row.rpartition(",")[2] for row in rows}
     assert outcomes == {e.report.outcome for e in entries if e.report is not None and e.report.n_steps}
-    assert len(json.loads("".join(data_json(job, found)))["rows"]) == found.n_steps
+    assert len(json.loads("".join(data_json(job, entries)))["rows"]) == found.n_steps
     response = merged(schedule_to_pb(job, entries, full=True))
-    assert schedule_text(job, entries) == schedule_file.dumps(Schedule.from_response(response))
+    assert "".join(schedule_text(job, entries)) == schedule_file.dumps(Schedule.from_response(response))
 
 
 def test_the_api_tells_enough_to_show_it_elsewhere(run: Run) -> None:

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from lrpilot.schedule.from_proto import merged
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.wire import schedule_file
+from lrpilot.wire.schedule_parts import merged
 from rich.console import Console
 
 from tests.support.extensions import page_examples

@@ -14,7 +14,6 @@ from typing import Any
 import lrpilot
 import pytest
 import torch
-from lrpilot.schedule.from_proto import merged
 from lrpilot.v1 import tuner_pb2 as pb
 
 from tests.support.servers.server_process import ServerProcess, running
@@ -76,7 +75,7 @@ def test_all_ranks_and_the_server_have_the_same_books(
     assert_equal(first.weights, second.weights)
     assert not torch.equal(first.shards["random"], second.shards["random"])
     request = pb.GetScheduleRequest(job_id=first.job_id, view=pb.SCHEDULE_VIEW_FULL)
-    response = merged(shared_server.stub.GetSchedule(request, timeout=10))
+    response = shared_server.stub.GetSchedule(request, timeout=10)
     assert response.job.state == pb.JOB_STATE_FINISHED
     stored = lrpilot.Schedule.from_response(response, first.schedule.base_lrs)
     assert stored.segments == first.schedule.segments

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import lrpilot
 import pytest
-from lrpilot.schedule.from_proto import merged
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.v1 import tuner_pb2 as pb
 
@@ -218,7 +217,7 @@ class Disturbance:
 def stored_schedule(server: ServerProcess, job_id: str, base_lrs: tuple[float, ...]) -> lrpilot.Schedule:
     """What the server has of a job that has come to its end."""
     request = pb.GetScheduleRequest(job_id=job_id, view=pb.SCHEDULE_VIEW_FULL)
-    response = merged(server.stub.GetSchedule(request, timeout=TIMEOUT_S, wait_for_ready=True))
+    response = server.stub.GetSchedule(request, timeout=TIMEOUT_S, wait_for_ready=True)
     assert response.job.state == pb.JOB_STATE_FINISHED
     return dataclasses.replace(lrpilot.Schedule.from_response(response, base_lrs), job_id="")
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import grpc
 import pytest
-from lrpilot.schedule.from_proto import merged
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.v1 import tuner_pb2 as pb
 
@@ -37,7 +36,7 @@ def asked(stub: Any, job_id: str, **change: Any) -> pb.Job:
 def told(stub: Any, job_id: str) -> list[tuple[int, int, str]]:
     """The changes that took effect: kind, origin and reason."""
     request = pb.GetScheduleRequest(job_id=job_id, view=pb.SCHEDULE_VIEW_FULL)
-    history = merged(stub.GetSchedule(request, timeout=TIMEOUT_S)).history
+    history = stub.GetSchedule(request, timeout=TIMEOUT_S).history
     changes = [entry.directive.change for entry in history if entry.directive.HasField("change")]
     return [(change.kind, change.origin, change.reason) for change in changes]
 

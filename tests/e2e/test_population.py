@@ -10,7 +10,6 @@ from typing import Any
 import lrpilot
 import pytest
 import torch
-from lrpilot.schedule.from_proto import merged
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 
@@ -59,7 +58,7 @@ def reports_of(messages: list[bytes]) -> list[pb.Report]:
 
 def history(server: ServerProcess, job_id: str) -> pb.GetScheduleResponse:
     request = pb.GetScheduleRequest(job_id=job_id, view=pb.SCHEDULE_VIEW_FULL)
-    response: pb.GetScheduleResponse = merged(server.stub.GetSchedule(request, timeout=10))
+    response: pb.GetScheduleResponse = server.stub.GetSchedule(request, timeout=10)
     return response
 
 

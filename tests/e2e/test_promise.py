@@ -19,7 +19,6 @@ import lrpilot
 import pytest
 import torch
 from lrpilot.errors import UnavailableError
-from lrpilot.schedule.from_proto import merged
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.tuner import Tuner
 from lrpilot.v1 import tuner_pb2 as pb
@@ -162,7 +161,7 @@ def died(server: ServerProcess) -> Callable[[int], tuple[Run, Tuner]]:
 
 def stored(server: ServerProcess, tuner: Tuner) -> pb.GetScheduleResponse:
     request = pb.GetScheduleRequest(job_id=tuner.job_id, view=pb.SCHEDULE_VIEW_FULL)
-    return merged(server.stub.GetSchedule(request, timeout=10))
+    return server.stub.GetSchedule(request, timeout=10)
 
 
 def outcomes(response: pb.GetScheduleResponse) -> list[pb.Outcome.ValueType]:

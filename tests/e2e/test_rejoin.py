@@ -10,7 +10,6 @@ import lrpilot
 import pytest
 import torch
 from lrpilot.errors import ProtocolError, RefusedError, UnavailableError
-from lrpilot.schedule.from_proto import merged
 from lrpilot.session.session import PART_TIMEOUT_S
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.v1 import tuner_pb2 as pb
@@ -97,7 +96,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 def stored(server: ServerProcess, job_id: str) -> pb.GetScheduleResponse:
     request = pb.GetScheduleRequest(job_id=job_id, view=pb.SCHEDULE_VIEW_FULL)
-    return merged(server.stub.GetSchedule(request, timeout=10))
+    return server.stub.GetSchedule(request, timeout=10)
 
 
 @pytest.mark.parametrize("policy", ["budget", "autolrs"])

@@ -15,7 +15,6 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
-from lrpilot.schedule.from_proto import merged
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.v1 import tuner_pb2_grpc
 
@@ -83,12 +82,12 @@ def test_a_job_from_its_creation_to_its_schedule(stub: Stub) -> None:
     assert (job.committed_steps, job.search_steps) == (expected.state.committed_steps, expected.state.search_steps)
     assert (job.last_loss, job.best_loss) == (expected.state.last_loss, expected.state.best_loss)
 
-    basic = merged(stub.GetSchedule(pb.GetScheduleRequest(job_id=job_id), timeout=TIMEOUT_S))
+    basic = stub.GetSchedule(pb.GetScheduleRequest(job_id=job_id), timeout=TIMEOUT_S)
     outline = schedule.Outline.of(expected.exchanges)
     assert list(basic.segments) == [segment_to_pb(segment) for segment in outline.segments]
     assert len(basic.history) == 0
     request = pb.GetScheduleRequest(job_id=job_id, view=pb.SCHEDULE_VIEW_FULL)
-    full = merged(stub.GetSchedule(request, timeout=TIMEOUT_S))
+    full = stub.GetSchedule(request, timeout=TIMEOUT_S)
     assert list(full.segments) == list(basic.segments)
     assert [entry.committed for entry in full.history] == schedule.committed(expected.exchanges)
     for entry, exchange in zip(full.history, expected.exchanges, strict=True):
@@ -164,7 +163,7 @@ def test_an_unknown_job_is_not_found(stub: Stub) -> None:
         lambda: stub.Advance(pb.AdvanceRequest(job_id="none", report=report), timeout=TIMEOUT_S),
         lambda: stub.CancelJob(pb.CancelJobRequest(job_id="none"), timeout=TIMEOUT_S),
         lambda: stub.ResumeJob(pb.ResumeJobRequest(job_id="none"), timeout=TIMEOUT_S),
-        lambda: merged(stub.GetSchedule(pb.GetScheduleRequest(job_id="none"), timeout=TIMEOUT_S)),
+        lambda: stub.GetSchedule(pb.GetScheduleRequest(job_id="none"), timeout=TIMEOUT_S),
         lambda: list(stub.WatchJob(pb.WatchJobRequest(job_id="none"), timeout=TIMEOUT_S)),
     ]
     assert {refused(call)[0] for call in calls} == {grpc.StatusCode.NOT_FOUND}

@@ -15,7 +15,6 @@ import lrpilot
 import pytest
 import torch
 from lrpilot.errors import UnavailableError
-from lrpilot.schedule.from_proto import merged
 from lrpilot.session.session import PART_TIMEOUT_S, Session
 from lrpilot.transport.embedded_transport import EmbeddedTransport
 from lrpilot.transport.grpc_transport import GrpcTransport
@@ -267,7 +266,7 @@ def test_a_job_over_a_socket_spends_exactly_its_budget(shared_server: ServerProc
         schedule = tuner.schedule
     assert schedule.n_steps == tuner.committed_step
     request = pb.GetScheduleRequest(job_id=tuner.job_id, view=pb.SCHEDULE_VIEW_FULL)
-    stored = merged(shared_server.stub.GetSchedule(request, timeout=10))
+    stored = shared_server.stub.GetSchedule(request, timeout=10)
     assert lrpilot.Schedule.from_response(stored, schedule.base_lrs) == schedule
 
 
@@ -303,7 +302,7 @@ class Restarting(GrpcTransport):
         """Stays open: the test asks for the schedule."""
 
     def schedule(self) -> list[tuple[int, int, bytes]]:
-        response = merged(self.stub.GetSchedule(pb.GetScheduleRequest(job_id=self._job_id), timeout=10))
+        response = self.stub.GetSchedule(pb.GetScheduleRequest(job_id=self._job_id), timeout=10)
         return [(s.start_step, s.n_steps, s.profile.SerializeToString()) for s in response.segments]
 
 
@@ -379,7 +378,7 @@ def test_an_outage_within_committed_steps_changes_nothing(
     assert tuner.schedule.segments == expected.segments
     assert 1 <= len([record for record in caplog.records if record.levelname == "WARNING"]) <= 2
     request = pb.GetScheduleRequest(job_id=tuner.job_id, view=pb.SCHEDULE_VIEW_FULL)
-    stored = merged(shared_server.stub.GetSchedule(request, timeout=10))
+    stored = shared_server.stub.GetSchedule(request, timeout=10)
     assert stored.job.state == pb.JOB_STATE_FINISHED
     assert lrpilot.Schedule.from_response(stored, tuner.schedule.base_lrs) == tuner.schedule
 

@@ -18,7 +18,6 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities import CombinedLoader
 from lrpilot.errors import ConfigError
 from lrpilot.integrations.lightning import TunerCallback
-from lrpilot.schedule.from_proto import merged
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 from torch import nn
@@ -376,10 +375,8 @@ def test_a_checkpoint_goes_on_bit_for_bit(
         assert_same(whole.everything()["model"], resumed.everything()["model"])
         assert_same(whole.everything()["optimizer"], resumed.everything()["optimizer"])
         assert_same(whole.everything()["random"], resumed.everything()["random"])
-        stored = merged(
-            shared_server.stub.GetSchedule(
-                pb.GetScheduleRequest(job_id=second.tuner.job_id, view=pb.SCHEDULE_VIEW_FULL), timeout=10
-            )
+        stored = shared_server.stub.GetSchedule(
+            pb.GetScheduleRequest(job_id=second.tuner.job_id, view=pb.SCHEDULE_VIEW_FULL), timeout=10
         )
         assert lrpilot.Schedule.from_response(stored, first.tuner.schedule.base_lrs) == first.tuner.schedule
 

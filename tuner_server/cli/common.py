@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 
 import typer
 from lrpilot.credentials import Credentials
-from lrpilot.schedule.from_proto import merged
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.transport.embedded_server import EmbeddedServer
 from lrpilot.transport.grpc_transport import GrpcTransport
@@ -79,7 +78,7 @@ def page_of(tuner: GrpcTransport, request: pb.ListJobsRequest) -> pb.ListJobsRes
 def schedule_of(tuner: GrpcTransport, job: str, view: pb.ScheduleView.ValueType) -> pb.GetScheduleResponse:
     """A job's schedule. Raises: LRPilotError; InvalidInputError: several jobs' ids begin so."""
     request = pb.GetScheduleRequest(job_id=resolve(tuner, job), view=view)
-    return tuner.call(lambda: merged(tuner.stub.GetSchedule(request, timeout=LONG_TIMEOUT_S)))
+    return tuner.get_schedule(request, LONG_TIMEOUT_S)
 
 
 def saved_schedule(job: str) -> Schedule | None:

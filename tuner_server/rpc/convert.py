@@ -288,10 +288,10 @@ def entry_to_pb(entry: Entry, committed: bool) -> pb.HistoryEntry:
     )
 
 
-def schedule_to_pb(stored: StoredJob, history: History, *, full: bool) -> Iterator[pb.GetScheduleResponse]:
+def schedule_to_pb(stored: StoredJob, history: History, *, full: bool) -> Iterator[pb.StreamScheduleResponse]:
     """A job's schedule in as many messages as it takes, the first with the job; with its history if it is wanted."""
     outline = history.outline
-    response = pb.GetScheduleResponse(job=job_to_pb(stored))
+    response = pb.StreamScheduleResponse(job=job_to_pb(stored))
     size = response.ByteSize()
     for segment in outline.segments:
         message = segment_to_pb(segment)
@@ -299,7 +299,7 @@ def schedule_to_pb(stored: StoredJob, history: History, *, full: bool) -> Iterat
         response.segments.append(message)
         if size >= MESSAGE_BYTES:
             yield response
-            response, size = pb.GetScheduleResponse(), 0
+            response, size = pb.StreamScheduleResponse(), 0
     if full:
         for entry, kept in zip(history.read(losses=True, measures=True), outline.kept, strict=True):
             told = entry_to_pb(entry, kept)
@@ -307,7 +307,7 @@ def schedule_to_pb(stored: StoredJob, history: History, *, full: bool) -> Iterat
             response.history.append(told)
             if size >= MESSAGE_BYTES:
                 yield response
-                response, size = pb.GetScheduleResponse(), 0
+                response, size = pb.StreamScheduleResponse(), 0
     yield response
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Executor
 from typing import Any, ParamSpec, TypeVar
 
@@ -13,6 +13,7 @@ import grpc.aio
 import structlog
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.v1 import tuner_pb2_grpc
+from lrpilot.wire.schedule_parts import merged
 
 from tuner_server.base.interest import Interest
 from tuner_server.core.config import MAX_NAME
@@ -31,6 +32,8 @@ WATCH_INTERVAL_S = 0.5
 MAX_LOGGED = 64
 """Characters of a job id from a client that go into the log: twice as many as an id has."""
 
+MAX_SCHEDULE_BYTES = 16 * 2**20
+"""The largest schedule that is one answer: that of a run of some four million steps."""
 STALL_S = 30.0
 """How long a message of a schedule waits for its reader to take it."""
 LARGE_REPORT_BYTES = 64 * 2**10
@@ -160,30 +163,55 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
             job=convert.job_to_pb(stored), directive=convert.directive_to_pb(stored.state.directive)
         )
 
-    async def GetSchedule(
-        self, request: pb.GetScheduleRequest, context: Context
-    ) -> AsyncIterator[pb.GetScheduleResponse]:
-        """Sends the schedule found so far."""
+    @unary
+    async def GetSchedule(self, request: pb.GetScheduleRequest) -> pb.GetScheduleResponse:
+        """Answers with the schedule found so far."""
+        stored = await self._load(request.job_id)
+        found: list[pb.StreamScheduleResponse] = []
+        size = 0
+        async with contextlib.aclosing(self._schedule(stored, full=request.view == pb.SCHEDULE_VIEW_FULL)) as messages:
+            async for message in messages:
+                found.append(message)
+                size += message.ByteSize()
+                if size > MAX_SCHEDULE_BYTES:
+                    raise InvalidInputError.of(
+                        "view", f"the answer is more than {MAX_SCHEDULE_BYTES} bytes; StreamSchedule sends it in parts"
+                    )
+        return merged(found)
+
+    async def StreamSchedule(
+        self, request: pb.StreamScheduleRequest, context: Context
+    ) -> AsyncIterator[pb.StreamScheduleResponse]:
+        """Sends the schedule found so far, with its history."""
         structlog.contextvars.bind_contextvars(job_id=request.job_id[:MAX_LOGGED])
-        interest = Interest()
         try:
             stored = await self._load(request.job_id)
-            async with contextlib.AsyncExitStack() as stack:
-                stack.callback(interest.end)  # whoever cancels, or whose time is over, has left
-                if is_long(stored):
-                    await stack.enter_async_context(self._service.long_reads.turn(stored.project))
-                history = self._service.history(stored, interest.check)
-                messages = convert.schedule_to_pb(stored, history, full=request.view == pb.SCHEDULE_VIEW_FULL)
-                while (message := await self._run(next, messages, None)) is not None:
+            async with contextlib.aclosing(self._schedule(stored, full=True)) as messages:
+                async for message in messages:
                     with _patient():
                         yield message
             return
         except TunerError as error:
             refused = error
         except Exception:
-            log.exception("rpc failed", rpc="GetSchedule")
+            log.exception("rpc failed", rpc="StreamSchedule")
             await context.abort(grpc.StatusCode.INTERNAL, "internal error; the server's log has it")
         await refuse(context, refused)
+
+    async def _schedule(self, stored: StoredJob, *, full: bool) -> AsyncGenerator[pb.StreamScheduleResponse, None]:
+        """A job's schedule in parts. Whoever cancels, or whose time is over, has left, and no more of it is read.
+
+        Raises: BusyError: too many ask for long histories.
+        """
+        interest = Interest()
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(interest.end)
+            if is_long(stored):
+                await stack.enter_async_context(self._service.long_reads.turn(stored.project))
+            history = self._service.history(stored, interest.check)
+            messages = convert.schedule_to_pb(stored, history, full=full)
+            while (message := await self._run(next, messages, None)) is not None:
+                yield message
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> AsyncIterator[pb.WatchJobResponse]:
         """Sends the job now and whenever it changes, until it ends. A server that stops says UNAVAILABLE."""

@@ -20,14 +20,6 @@ S = TypeVar("S", bound=ScheduleData)
 _SEARCHING = (tuner_pb2.PHASE_RANGE_TEST, tuner_pb2.PHASE_PROBE)
 
 
-def merged(messages: Iterable[tuner_pb2.GetScheduleResponse]) -> tuner_pb2.GetScheduleResponse:
-    """The messages in which a server sends a schedule, as one."""
-    whole = tuner_pb2.GetScheduleResponse()
-    for message in messages:
-        whole.MergeFrom(message)
-    return whole
-
-
 def schedule_from_proto(message: tuner_pb2.GetScheduleResponse, kind: type[S], base_lrs: tuple[float, ...] = ()) -> S:
     """A job's schedule, as a `kind`; `base_lrs` are the LRs of all groups, by default of the first alone.
 

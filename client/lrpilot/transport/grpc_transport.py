@@ -13,11 +13,11 @@ import grpc
 
 from lrpilot.credentials import Credentials
 from lrpilot.errors import ConfigError, RefusedError, ServerError, UnavailableError
-from lrpilot.schedule.from_proto import merged
 from lrpilot.transport.base import Transport
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.v1 import tuner_pb2_grpc
 from lrpilot.wire.loopback import is_loopback
+from lrpilot.wire.schedule_parts import merged
 
 _MAX_MESSAGE_BYTES = 64 * 2**20
 _OPTIONS = [
@@ -92,11 +92,14 @@ class GrpcTransport(Transport):
 
     def get_schedule(self, request: pb.GetScheduleRequest, timeout_s: float) -> pb.GetScheduleResponse:
         """What was decided so far: of a long run it takes its time to arrive. Raises: ServerError."""
+        if request.view != pb.SCHEDULE_VIEW_FULL:
+            return self._repeated(lambda: self.stub.GetSchedule, request, timeout_s)
 
-        def in_full(request: pb.GetScheduleRequest, timeout: float) -> pb.GetScheduleResponse:
-            return merged(self.stub.GetSchedule(request, timeout=timeout))
+        def in_full(request: pb.StreamScheduleRequest, timeout: float) -> pb.GetScheduleResponse:
+            return merged(self.stub.StreamSchedule(request, timeout=timeout))
 
-        return self._repeated(lambda: in_full, request, timeout_s, attempt_s=timeout_s)
+        whole = pb.StreamScheduleRequest(job_id=request.job_id)
+        return self._repeated(lambda: in_full, whole, timeout_s, attempt_s=timeout_s)
 
     def call(self, method: Callable[[], Response]) -> Response:
         """Calls once, with gRPC's errors as ours. Raises: ServerError."""

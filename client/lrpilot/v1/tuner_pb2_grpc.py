@@ -69,10 +69,15 @@ class TunerServiceStub:
                 request_serializer=lrpilot_dot_v1_dot_tuner__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=lrpilot_dot_v1_dot_tuner__pb2.CancelJobResponse.FromString,
                 _registered_method=True)
-        self.GetSchedule = channel.unary_stream(
+        self.GetSchedule = channel.unary_unary(
                 '/lrpilot.v1.TunerService/GetSchedule',
                 request_serializer=lrpilot_dot_v1_dot_tuner__pb2.GetScheduleRequest.SerializeToString,
                 response_deserializer=lrpilot_dot_v1_dot_tuner__pb2.GetScheduleResponse.FromString,
+                _registered_method=True)
+        self.StreamSchedule = channel.unary_stream(
+                '/lrpilot.v1.TunerService/StreamSchedule',
+                request_serializer=lrpilot_dot_v1_dot_tuner__pb2.StreamScheduleRequest.SerializeToString,
+                response_deserializer=lrpilot_dot_v1_dot_tuner__pb2.StreamScheduleResponse.FromString,
                 _registered_method=True)
         self.WatchJob = channel.unary_stream(
                 '/lrpilot.v1.TunerService/WatchJob',
@@ -135,8 +140,15 @@ class TunerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetSchedule(self, request, context):
-        """Answers with the schedule found so far, and with its history if asked for. What is more than some 8 MiB comes in several
-        messages, of which the first has the job; put together, they are one: append their segments, then their entries.
+        """Answers with the schedule found so far, and with its history if asked for; one of more than 16 MiB is refused.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamSchedule(self, request, context):
+        """Sends the schedule found so far with its history, however long it is: the first message has the job, and those after it
+        go on with the segments, and then with the history.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -187,10 +199,15 @@ def add_TunerServiceServicer_to_server(servicer, server):
                     request_deserializer=lrpilot_dot_v1_dot_tuner__pb2.CancelJobRequest.FromString,
                     response_serializer=lrpilot_dot_v1_dot_tuner__pb2.CancelJobResponse.SerializeToString,
             ),
-            'GetSchedule': grpc.unary_stream_rpc_method_handler(
+            'GetSchedule': grpc.unary_unary_rpc_method_handler(
                     servicer.GetSchedule,
                     request_deserializer=lrpilot_dot_v1_dot_tuner__pb2.GetScheduleRequest.FromString,
                     response_serializer=lrpilot_dot_v1_dot_tuner__pb2.GetScheduleResponse.SerializeToString,
+            ),
+            'StreamSchedule': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamSchedule,
+                    request_deserializer=lrpilot_dot_v1_dot_tuner__pb2.StreamScheduleRequest.FromString,
+                    response_serializer=lrpilot_dot_v1_dot_tuner__pb2.StreamScheduleResponse.SerializeToString,
             ),
             'WatchJob': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchJob,
@@ -408,12 +425,39 @@ class TunerService:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_stream(
+        return grpc.experimental.unary_unary(
             request,
             target,
             '/lrpilot.v1.TunerService/GetSchedule',
             lrpilot_dot_v1_dot_tuner__pb2.GetScheduleRequest.SerializeToString,
             lrpilot_dot_v1_dot_tuner__pb2.GetScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lrpilot.v1.TunerService/StreamSchedule',
+            lrpilot_dot_v1_dot_tuner__pb2.StreamScheduleRequest.SerializeToString,
+            lrpilot_dot_v1_dot_tuner__pb2.StreamScheduleResponse.FromString,
             options,
             channel_credentials,
             insecure,

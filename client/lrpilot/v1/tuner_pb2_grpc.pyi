@@ -55,9 +55,11 @@ class TunerServiceStub:
     """
     CancelJob: _grpc.UnaryUnaryMultiCallable[_tuner_pb2.CancelJobRequest, _tuner_pb2.CancelJobResponse]
     """Ends the tuning of a job. Its training goes on: the client rolls back an open probe and anneals by itself."""
-    GetSchedule: _grpc.UnaryStreamMultiCallable[_tuner_pb2.GetScheduleRequest, _tuner_pb2.GetScheduleResponse]
-    """Answers with the schedule found so far, and with its history if asked for. What is more than some 8 MiB comes in several
-    messages, of which the first has the job; put together, they are one: append their segments, then their entries.
+    GetSchedule: _grpc.UnaryUnaryMultiCallable[_tuner_pb2.GetScheduleRequest, _tuner_pb2.GetScheduleResponse]
+    """Answers with the schedule found so far, and with its history if asked for; one of more than 16 MiB is refused."""
+    StreamSchedule: _grpc.UnaryStreamMultiCallable[_tuner_pb2.StreamScheduleRequest, _tuner_pb2.StreamScheduleResponse]
+    """Sends the schedule found so far with its history, however long it is: the first message has the job, and those after it
+    go on with the segments, and then with the history.
     """
     WatchJob: _grpc.UnaryStreamMultiCallable[_tuner_pb2.WatchJobRequest, _tuner_pb2.WatchJobResponse]
     """Sends the job now and whenever it changes, until it ends."""
@@ -82,9 +84,11 @@ class TunerServiceAsyncStub(TunerServiceStub):
     """
     CancelJob: _aio.UnaryUnaryMultiCallable[_tuner_pb2.CancelJobRequest, _tuner_pb2.CancelJobResponse]  # type: ignore[assignment]
     """Ends the tuning of a job. Its training goes on: the client rolls back an open probe and anneals by itself."""
-    GetSchedule: _aio.UnaryStreamMultiCallable[_tuner_pb2.GetScheduleRequest, _tuner_pb2.GetScheduleResponse]  # type: ignore[assignment]
-    """Answers with the schedule found so far, and with its history if asked for. What is more than some 8 MiB comes in several
-    messages, of which the first has the job; put together, they are one: append their segments, then their entries.
+    GetSchedule: _aio.UnaryUnaryMultiCallable[_tuner_pb2.GetScheduleRequest, _tuner_pb2.GetScheduleResponse]  # type: ignore[assignment]
+    """Answers with the schedule found so far, and with its history if asked for; one of more than 16 MiB is refused."""
+    StreamSchedule: _aio.UnaryStreamMultiCallable[_tuner_pb2.StreamScheduleRequest, _tuner_pb2.StreamScheduleResponse]  # type: ignore[assignment]
+    """Sends the schedule found so far with its history, however long it is: the first message has the job, and those after it
+    go on with the segments, and then with the history.
     """
     WatchJob: _aio.UnaryStreamMultiCallable[_tuner_pb2.WatchJobRequest, _tuner_pb2.WatchJobResponse]  # type: ignore[assignment]
     """Sends the job now and whenever it changes, until it ends."""
@@ -154,9 +158,17 @@ class TunerServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _tuner_pb2.GetScheduleRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_tuner_pb2.GetScheduleResponse], _abc.AsyncIterator[_tuner_pb2.GetScheduleResponse]]:
-        """Answers with the schedule found so far, and with its history if asked for. What is more than some 8 MiB comes in several
-        messages, of which the first has the job; put together, they are one: append their segments, then their entries.
+    ) -> _typing.Union[_tuner_pb2.GetScheduleResponse, _abc.Awaitable[_tuner_pb2.GetScheduleResponse]]:
+        """Answers with the schedule found so far, and with its history if asked for; one of more than 16 MiB is refused."""
+
+    @_abc_1.abstractmethod
+    def StreamSchedule(
+        self,
+        request: _tuner_pb2.StreamScheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_tuner_pb2.StreamScheduleResponse], _abc.AsyncIterator[_tuner_pb2.StreamScheduleResponse]]:
+        """Sends the schedule found so far with its history, however long it is: the first message has the job, and those after it
+        go on with the segments, and then with the history.
         """
 
     @_abc_1.abstractmethod

@@ -8,8 +8,8 @@ import sys
 from statistics import fmean
 
 import pytest
-from lrpilot.schedule.from_proto import merged
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.schedule_parts import merged
 from rich.console import Console
 
 from tests.support.jobs.broken_promises import DEADLY_TWICE, DyingTraining

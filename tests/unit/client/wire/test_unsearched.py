@@ -8,11 +8,11 @@ from typing import Any
 import lrpilot
 import pytest
 import torch
-from lrpilot.schedule.from_proto import merged
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.directives import begins_unsearched
+from lrpilot.wire.schedule_parts import merged
 from torch import nn
 
 from tests.support.jobs.broken_promises import DEADLY_TWICE, DyingTraining

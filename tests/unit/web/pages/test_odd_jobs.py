@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from lrpilot.schedule.from_proto import merged
 from lrpilot.schedule.notebook import schedule_html
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.wire import schedule_file
+from lrpilot.wire.schedule_parts import merged
 from rich.console import Console
 
 from tests.support.jobs.broken_promises import DyingTraining, OverfittingTraining

@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterator
 
 import pytest
-from lrpilot.schedule.from_proto import merged
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.schedule_parts import merged
 
 from tests.support.extensions.measuring_policy import Measuring
 from tests.support.jobs.sample_jobs import job_config, run_job

@@ -7,9 +7,10 @@ import io
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from lrpilot.wire import schedule_file
 
 from tuner_server.history.schedule_data import data_of_schedule
@@ -48,7 +49,7 @@ def data_csv(history: History) -> Iterator[str]:
     """The steps as CSV, a line each, under a head; a loss that is no number reads `nan` or `inf`."""
     measures = _measures(history)
     yield _csv([(*COLUMNS, *measures)])
-    yield from gathered(map(_csv, _rows(history, measures)))
+    yield from gathered(map(_csv, _rows(history, measures, np.ndarray.tolist)))
 
 
 def _csv(rows: Iterable[Sequence[Any]]) -> str:
@@ -79,9 +80,9 @@ def data_json(job: StoredJob, history: History) -> Iterator[str]:
 
 def _json_rows(history: History, measures: Sequence[str]) -> Iterator[str]:
     between = ""
-    for rows in _rows(history, measures):
+    for rows in _rows(history, measures, _json_numbers):
         # No word in a row has a bracket.
-        text = json.dumps([[_json_number(value) for value in row] for row in rows])
+        text = json.dumps(rows)
         yield between + text[1:-1].replace("], [", "],\n[")
         between = ",\n"
 
@@ -94,15 +95,19 @@ def _measures(history: History) -> list[str]:
     return sorted({name for entry in entries if entry.report is not None for name in entry.report.measures})
 
 
-def _rows(history: History, measures: Sequence[str]) -> Iterator[list[tuple[Any, ...]]]:
-    """The rows of all steps, some thousand at a time."""
+def _rows(
+    history: History, measures: Sequence[str], numbers: Callable[[Series], list[Any]]
+) -> Iterator[list[tuple[Any, ...]]]:
+    """The rows of all steps, some thousand at a time; `numbers` writes a column that may have any number."""
     for laid in laid_out(history, measures=bool(measures)):
         if laid.span is not None:
             assert laid.entry.report is not None
-            yield from _span_rows(laid.span, laid.entry.report.measures, measures)
+            yield from _span_rows(laid.span, laid.entry.report.measures, measures, numbers)
 
 
-def _span_rows(span: Span, measured: Mapping[str, Series], measures: Sequence[str]) -> Iterator[list[tuple[Any, ...]]]:
+def _span_rows(
+    span: Span, measured: Mapping[str, Series], measures: Sequence[str], numbers: Callable[[Series], list[Any]]
+) -> Iterator[list[tuple[Any, ...]]]:
     validations = {validation.step: validation.loss for validation in span.validations}
     lr = span.profile.lr
     for first in range(0, span.n_steps, ROWS_AT_ONCE):
@@ -114,16 +119,20 @@ def _span_rows(span: Span, measured: Mapping[str, Series], measures: Sequence[st
             range(committed, committed + n) if span.kept else itertools.repeat(None, n),
             *(itertools.repeat(value, n) for value in (span.stage, span.phase.value, int(span.kept))),
             itertools.repeat(lr(first), n) if span.profile.stands else map(lr, range(first, end)),
-            span.losses[first:end].tolist(),
+            numbers(span.losses[first:end]),
             map(validations.get, range(first + 1, end + 1)) if validations else itertools.repeat(None, n),
             itertools.repeat(span.outcome.value, n),
             *(
-                measured[name][first:end].tolist() if name in measured else itertools.repeat(None, n)
+                numbers(measured[name][first:end]) if name in measured else itertools.repeat(None, n)
                 for name in measures
             ),
         ]
         yield list(zip(*columns, strict=True))
 
 
-def _json_number(value: Any) -> Any:
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+def _json_numbers(values: Series) -> list[Any]:
+    """Numbers as JSON has them: those that are none as strings."""
+    found: list[Any] = values.tolist()
+    if np.isfinite(values).all():
+        return found
+    return [number if math.isfinite(number) else str(number) for number in found]

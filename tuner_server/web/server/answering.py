@@ -58,12 +58,18 @@ class Answering:
             watching.cancel()
 
     async def download(
-        self, job: StoredJob, make: Callable[[Interest], Iterator[str]], media_type: str, headers: Mapping[str, str]
+        self,
+        request: Request,
+        job: StoredJob,
+        make: Callable[[Interest], Iterator[str]],
+        media_type: str,
+        headers: Mapping[str, str],
     ) -> Download:
         """A text that reads a job's history while it is sent. Raises: BusyError; what the first part of it raises."""
         stack = contextlib.AsyncExitStack()
         interest = Interest()
         stack.callback(interest.end)
+        watching = asyncio.create_task(_left(request, interest))  # from the first part on the response does
         try:
             limiter = await stack.enter_async_context(self._turn([job]))
             parts = make(interest)
@@ -72,6 +78,8 @@ class Answering:
         except BaseException:
             await stack.aclose()
             raise
+        finally:
+            watching.cancel()
 
         async def body() -> AsyncIterator[str]:
             part = first

@@ -390,7 +390,7 @@ class _Site:
             return make(job, self._service.history(job, interest.check))
 
         media_type = "text/csv" if name.endswith(".csv") else "application/json"
-        return await self._answering.download(job, parts, media_type, _attachment(job, name))
+        return await self._answering.download(request, job, parts, media_type, _attachment(job, name))
 
     async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._answering.run(function, *args, **kwargs)

@@ -32,8 +32,8 @@ def job(storage: Storage) -> StoredJob:
     return found
 
 
-def numbers(storage: Storage, **options: int) -> list[int]:
-    return [entry.directive.number for entry in storage.history("job", losses=True, **options)]
+def numbers(storage: Storage) -> list[int]:
+    return [entry.directive.number for entry in storage.history("job", losses=True)]
 
 
 @pytest.mark.parametrize("n_rows", [1, 2, 3, N, 100])

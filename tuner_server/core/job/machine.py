@@ -49,8 +49,8 @@ from tuner_server.core.search.suggest import Query, Suggestion, run
 from tuner_server.core.stages import lr_range
 
 MAX_DIRECTIVES = 50_000
-"""Directives of a job, so that what is kept of it, and what it takes to tell its story, has an end: a client that reports
-single steps would otherwise fill the database. As many are needed by no sound run: the policy that takes most, with a
+"""Directives of a job, so that what is kept of it, and what it takes to tell its story, has an end: a client that
+reports single steps would otherwise fill the database. No sound run needs as many: the policy that takes most, with a
 search every 8,000 steps, comes to them after ten million steps and more, and a federation after as many rounds."""
 _STATUS_OF_PHASE = {
     Phase.WARM_UP: Status.WARM_UP,

@@ -29,7 +29,8 @@ CHARACTERS_AT_ONCE = 64 * 2**10
 
 def schedule_text(job: StoredJob, history: History) -> Iterator[str]:
     """The schedule with its history, which `lrpilot.Schedule.load` reads."""
-    return gathered(schedule_file.chunks(data_of_schedule(job, history)))
+    # A generator itself: nothing is read before the first part is asked for, in the thread that it is asked for in.
+    yield from gathered(schedule_file.chunks(data_of_schedule(job, history)))
 
 
 def gathered(texts: Iterable[str]) -> Iterator[str]:

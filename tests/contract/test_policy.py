@@ -39,7 +39,7 @@ from tuner_server.history.from_wire import job_and_history
 from tuner_server.history.thinning import Window
 from tuner_server.history.timeline import timeline
 from tuner_server.report.report_file import report_html
-from tuner_server.rpc.convert import schedule_to_pb
+from tuner_server.rpc.schedule_messages import schedule_to_pb
 from tuner_server.service.family import optimum_of, prior_from
 from tuner_server.web.charts.drawing import overview, sparkline
 from tuner_server.web.charts.evidence import stage_curves

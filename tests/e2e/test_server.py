@@ -24,7 +24,8 @@ from tests.support.servers.server_process import ServerProcess
 from tests.support.servers.wire_client import TIMEOUT_S, directive_from_pb
 from tuner_server.core.job import schedule
 from tuner_server.core.messages import Directive, Phase
-from tuner_server.rpc.convert import config_to_pb, segment_to_pb
+from tuner_server.rpc.convert import config_to_pb
+from tuner_server.rpc.schedule_messages import segment_to_pb
 from tuner_server.rpc.status import DETAILS_KEY
 from tuner_server.storage import open_storage
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.protobuf import struct_pb2, timestamp_pb2
@@ -13,9 +13,8 @@ from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.early_warning_proto import warning_from_proto, warning_to_proto
 from lrpilot.wire.profile_proto import profile_from_proto, profile_to_proto
 
-from tuner_server.core.config import MAX_NAME, JobConfig
+from tuner_server.core.config import LARGEST_BASE_LR, MAX_NAME, SMALLEST_BASE_LR, JobConfig
 from tuner_server.core.errors import InvalidInputError, NotFoundError
-from tuner_server.core.job.schedule import Segment
 from tuner_server.core.job.state import Status
 from tuner_server.core.messages import (
     MAX_MEASURES,
@@ -30,7 +29,7 @@ from tuner_server.core.messages import (
     Report,
     Weights,
 )
-from tuner_server.rpc.decision_messages import decision_to_pb
+from tuner_server.rpc import untrusted
 from tuner_server.rpc.directive_messages import (
     average_from_pb,
     average_to_pb,
@@ -40,8 +39,8 @@ from tuner_server.rpc.directive_messages import (
     round_to_pb,
 )
 from tuner_server.rpc.plan_messages import change_from_pb, change_to_pb
-from tuner_server.rpc.untrusted import known, optional, read_as, text
-from tuner_server.storage import Entry, History, StoredJob, StoredReport
+from tuner_server.rpc.untrusted import known, optional, read_as, sentence, text
+from tuner_server.storage import StoredJob, StoredReport
 
 PHASES: Mapping[Phase, pb.Phase.ValueType] = {
     Phase.WARM_UP: pb.PHASE_WARM_UP,
@@ -81,10 +80,12 @@ MAX_OPTIONS_BYTES = 32 * 2**10
 MAX_OPTIONS_DEPTH = 8
 MAX_OPTION = 1e12
 """The largest number of a policy's options: far more than any policy has."""
-MESSAGE_BYTES = 8 * 2**20
-"""The size from which on a message of a schedule is followed by another one: that of the largest entry."""
 MAX_VALIDATIONS = 10_000
 """The most validations of a report: ten times what a policy asks for."""
+LEAST_BOUNDS_RATIO = 1.0001
+"""Bounds that are nearer to one another leave nothing to search."""
+SHORTEST_RUN_S, LONGEST_RUN_S = 1e-3, 1e10
+"""Limits of a run's time, far outside any: a step takes longer, and three hundred years are over."""
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -113,6 +114,24 @@ def config_from_pb(message: pb.JobConfig) -> JobConfig:
     if message.HasField("lr_bounds"):
         fields["lr_bounds"] = {"min": message.lr_bounds.min, "max": message.lr_bounds.max}
     return JobConfig.checked(**fields)
+
+
+def new_config_from_pb(message: pb.JobConfig) -> JobConfig:
+    """The config of a job that is to be opened. Raises: InvalidInputError: also where a stored one would be read."""
+    config = config_from_pb(message)
+    untrusted.name("name", config.name)
+    untrusted.name("family", config.family)
+    untrusted.name("policy", config.policy)
+    _check_option_texts(config.policy_options)
+    if not SMALLEST_BASE_LR <= config.base_lr <= LARGEST_BASE_LR:
+        wanted = f"{SMALLEST_BASE_LR:g} to {LARGEST_BASE_LR:g}, so that what is searched around it is a float"
+        raise InvalidInputError.of("base_lr", f"{wanted}; not {config.base_lr:g}")
+    if config.total_time_s is not None and not SHORTEST_RUN_S <= config.total_time_s <= LONGEST_RUN_S:
+        wanted = f"{SHORTEST_RUN_S:g} to {LONGEST_RUN_S:g} seconds"
+        raise InvalidInputError.of("total_time_s", f"{wanted}; not {config.total_time_s:g}")
+    if config.lr_bounds is not None and config.lr_bounds.max < config.lr_bounds.min * LEAST_BOUNDS_RATIO:
+        raise InvalidInputError.of("lr_bounds", f"the upper must be at least {LEAST_BOUNDS_RATIO} times the lower")
+    return config
 
 
 def config_to_pb(config: JobConfig) -> pb.JobConfig:
@@ -157,7 +176,7 @@ def report_from_pb(message: pb.Report) -> Report:
                 "validations": tuple({"step": v.step, "loss": v.loss} for v in message.validations),
                 "wall_time_s": message.wall_time_s,
                 "replacement": replacement,
-                "note": text("report.note", message.note, MAX_NOTE),
+                "note": sentence("report.note", message.note, MAX_NOTE),
                 "measures": _measures_from_pb(message.measures),
                 "change": change,
                 "ending": ending_from_pb(message.ending) if message.HasField("ending") else None,
@@ -266,51 +285,6 @@ def job_to_pb(stored: StoredJob) -> pb.Job:
     return message
 
 
-def segment_to_pb(segment: Segment) -> pb.Segment:
-    """A segment."""
-    return pb.Segment(
-        start_step=segment.start_step,
-        n_steps=segment.n_steps,
-        profile=profile_to_proto(segment.profile),
-        phase=PHASES[segment.phase],
-        stage=segment.stage,
-    )
-
-
-def entry_to_pb(entry: Entry, committed: bool) -> pb.HistoryEntry:
-    """An entry of a job's history."""
-    decision = entry.decision
-    return pb.HistoryEntry(
-        directive=directive_to_pb(entry.directive),
-        report=report_to_pb(entry.directive.number, entry.report) if entry.report else None,
-        committed=committed,
-        decision=decision_to_pb(entry.directive.number, decision) if decision else None,
-    )
-
-
-def schedule_to_pb(stored: StoredJob, history: History, *, full: bool) -> Iterator[pb.StreamScheduleResponse]:
-    """A job's schedule in as many messages as it takes, the first with the job; with its history if it is wanted."""
-    outline = history.outline
-    response = pb.StreamScheduleResponse(job=job_to_pb(stored))
-    size = response.ByteSize()
-    for segment in outline.segments:
-        message = segment_to_pb(segment)
-        size += message.ByteSize()
-        response.segments.append(message)
-        if size >= MESSAGE_BYTES:
-            yield response
-            response, size = pb.StreamScheduleResponse(), 0
-    if full:
-        for entry, kept in zip(history.read(losses=True, measures=True), outline.kept, strict=True):
-            told = entry_to_pb(entry, kept)
-            size += told.ByteSize()
-            response.history.append(told)
-            if size >= MESSAGE_BYTES:
-                yield response
-                response, size = pb.StreamScheduleResponse(), 0
-    yield response
-
-
 def job_id(value: str) -> str:
     """The id of a job. Raises: NotFoundError: no job can have it."""
     if not _JOB_ID.fullmatch(value):
@@ -348,6 +322,20 @@ def _option(value: struct_pb2.Value, depth: int) -> Any:
             return {text("policy_options", name, MAX_NAME): _option(each, depth + 1) for name, each in fields}
         case _:
             raise InvalidInputError.of("policy_options", "a value of no kind")
+
+
+def _check_option_texts(value: Any) -> None:
+    """Raises: InvalidInputError: a name or a text in a policy's options has an order to whoever shows it."""
+    match value:
+        case str():
+            untrusted.name("policy_options", value, MAX_OPTIONS_BYTES)
+        case list():
+            for each in value:
+                _check_option_texts(each)
+        case dict():
+            for key, each in value.items():
+                untrusted.name("policy_options", key)
+                _check_option_texts(each)
 
 
 def _replacement_from_pb(message: pb.Replacement) -> Replacement:

@@ -16,7 +16,7 @@ from tuner_server.access.principal import DEFAULT_PROJECT
 from tuner_server.core.errors import InvalidInputError, NotFoundError, PreconditionError, TunerError
 from tuner_server.core.job.machine import JobState
 from tuner_server.core.messages import PlanChange
-from tuner_server.rpc import convert
+from tuner_server.rpc import convert, schedule_messages
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import KnownHistory, Storage, open_storage
 
@@ -96,7 +96,7 @@ class KeptJobs(Transport):
 
     def get_schedule(self, request: pb.GetScheduleRequest, timeout_s: float) -> pb.GetScheduleResponse:
         stored = self._service.get_job(DEFAULT_PROJECT, request.job_id)
-        return merged(convert.schedule_to_pb(stored, self._service.history(stored), full=True))
+        return merged(schedule_messages.schedule_to_pb(stored, self._service.history(stored), full=True))
 
     def close(self) -> None:
         """Keeps the jobs, for other clients."""

@@ -23,7 +23,7 @@ from tuner_server.history import headline, lr_sensitivity
 from tuner_server.history.setback import setback
 from tuner_server.history.timeline import timeline
 from tuner_server.history.verdict import verdict
-from tuner_server.rpc.convert import schedule_to_pb
+from tuner_server.rpc.schedule_messages import schedule_to_pb
 
 TWO_STAGES = config(400, **QUICK)
 

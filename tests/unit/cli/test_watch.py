@@ -13,7 +13,8 @@ from tuner_server.cli.curve import COLUMNS
 from tuner_server.cli.watch import is_behind, pictures
 from tuner_server.core.job import machine
 from tuner_server.core.messages import Phase
-from tuner_server.rpc.convert import job_to_pb, schedule_to_pb
+from tuner_server.rpc.convert import job_to_pb
+from tuner_server.rpc.schedule_messages import schedule_to_pb
 
 
 def a_job(

@@ -29,7 +29,7 @@ from tuner_server.history.stage import Undoing
 from tuner_server.history.thinning import Window
 from tuner_server.history.timeline import Timeline, timeline
 from tuner_server.report.report_file import report_html
-from tuner_server.rpc.convert import schedule_to_pb
+from tuner_server.rpc.schedule_messages import schedule_to_pb
 from tuner_server.service.family import optimum_of
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import open_storage

@@ -23,7 +23,7 @@ from tuner_server.history.reasons import actual_end
 from tuner_server.history.thinning import Window
 from tuner_server.history.timeline import timeline
 from tuner_server.report.report_file import report_html
-from tuner_server.rpc.convert import schedule_to_pb
+from tuner_server.rpc.schedule_messages import schedule_to_pb
 from tuner_server.service.family import optimum_of
 from tuner_server.storage import KnownHistory, StoredJob, open_storage
 from tuner_server.web.charts.evidence import stage_curves

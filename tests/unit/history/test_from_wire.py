@@ -30,7 +30,7 @@ from tuner_server.core.messages import (
 )
 from tuner_server.core.stop_evidence import Stopping
 from tuner_server.history.from_wire import job_and_history
-from tuner_server.rpc.convert import schedule_to_pb
+from tuner_server.rpc.schedule_messages import schedule_to_pb
 from tuner_server.storage import Entry, KnownHistory
 
 STATE = machine.create(job_config("job")).state

@@ -19,7 +19,7 @@ from tuner_server.history.numbers import count, steps
 from tuner_server.history.stopping import stopping
 from tuner_server.history.timeline import timeline
 from tuner_server.report.report_file import report_html
-from tuner_server.rpc.convert import schedule_to_pb
+from tuner_server.rpc.schedule_messages import schedule_to_pb
 from tuner_server.web.pages.views import job_view
 
 

@@ -23,7 +23,7 @@ from tuner_server.history.numbers import number, steps
 from tuner_server.history.reasons import why
 from tuner_server.history.timeline import Timeline, timeline
 from tuner_server.history.unsought import unsought
-from tuner_server.rpc.convert import schedule_to_pb
+from tuner_server.rpc.schedule_messages import schedule_to_pb
 from tuner_server.web.pages.views import job_view
 
 NORM = "gradient_norm"

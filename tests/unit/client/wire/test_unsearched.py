@@ -19,7 +19,7 @@ from tests.support.jobs.broken_promises import DEADLY_TWICE, DyingTraining
 from tests.support.jobs.sample_jobs import history, job_config, stored
 from tests.support.jobs.simulated_training import Run, SimulatedTraining, drive
 from tests.support.training.scripted_directives import probe, training
-from tuner_server.rpc.convert import schedule_to_pb
+from tuner_server.rpc.schedule_messages import schedule_to_pb
 
 
 def _tuner(script: list[pb.Directive], **options: Any) -> lrpilot.Tuner:

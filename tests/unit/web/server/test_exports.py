@@ -20,7 +20,7 @@ from tuner_server.access.principal import DEFAULT_PROJECT
 from tuner_server.core import policies
 from tuner_server.core.messages import Phase
 from tuner_server.history.from_wire import job_and_history
-from tuner_server.rpc.convert import schedule_to_pb
+from tuner_server.rpc.schedule_messages import schedule_to_pb
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import open_storage
 from tuner_server.web.server.exports import COLUMNS, data_csv, data_json

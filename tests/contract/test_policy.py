@@ -493,7 +493,7 @@ def _show_on_the_dashboard(run: Run) -> None:
     json.dumps(job_chart(found, Window(0, max(found.n_steps, 1), 200)), allow_nan=False)
     for stage in found.stages:
         json.dumps(stage_curves(stage, run.state.config), allow_nan=False)
-    assert len("".join(data_csv(history(run))).splitlines()) == 1 + found.n_steps
+    assert len("".join(data_csv(stored(run.state), history(run))).splitlines()) == 1 + found.n_steps
 
 
 def _show_elsewhere(run: Run) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import math
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 import structlog
@@ -86,7 +86,11 @@ _STATUS: dict[type[TunerError], int] = {
     AbandonedError: 499,
     StorageError: 503,
 }
-P = ParamSpec("P")
+_FILES: dict[str, Callable[[StoredJob, History], Iterator[str]]] = {
+    "schedule.json": exports.schedule_text,
+    "data.json": exports.data_json,
+    "data.csv": exports.data_csv,
+}
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
@@ -140,9 +144,7 @@ def _routes(site: _Site, gate: Gate) -> list[BaseRoute]:
         Route(f"{job}/curves.json", read(site.curves), methods=get),
         Route(f"{job}/stages/{{index:int}}.json", read(site.stage), methods=get),
         Route(f"{job}/sparkline.svg", read(site.sparkline), methods=get),
-        Route(f"{job}/schedule.json", read(site.schedule), methods=get),
-        Route(f"{job}/data.json", read(site.data_json), methods=get),
-        Route(f"{job}/data.csv", read(site.data_csv), methods=get),
+        *(Route(f"{job}/{name}", read(site.file), methods=get) for name in _FILES),
         Route(f"{job}/report.html", read(site.report), methods=get),
         Route(f"{job}/cancel", AuthorizedEndpoint(gate, Scope.CANCEL, site.cancel), methods=post),
         Route(f"{job}/plan", AuthorizedEndpoint(gate, Scope.PLAN, site.change_plan), methods=post),
@@ -173,6 +175,7 @@ class _Site:
         self._list_versions, self._job_versions = VersionPoller(self._look_at_list), VersionPoller(self._look_at_job)
         self._pages = Pages(base_path)
         self._answering = Answering(service.long_reads)
+        self._run = self._answering.run
 
     async def jobs(self, request: Request, caller: Principal) -> Response:
         """Shows the list of jobs."""
@@ -238,17 +241,16 @@ class _Site:
         headers = {"Cache-Control": FOREVER.replace("public", "private")} if "v" in request.query_params else {}
         return Response(text, media_type="image/svg+xml", headers=headers)
 
-    async def schedule(self, request: Request, caller: Principal) -> Response:
-        """Sends the schedule, as `lrpilot export` writes it."""
-        return await self._download(request, caller, "schedule.json", exports.schedule_text)
+    async def file(self, request: Request, caller: Principal) -> Response:
+        """Sends one of `_FILES`, which is made of the job's history while it is sent."""
+        name = request.url.path.rpartition("/")[2]
+        job = await self._run(self._service.get_job, caller.project, parameters.job_id(request))
 
-    async def data_json(self, request: Request, caller: Principal) -> Response:
-        """Sends every step as JSON."""
-        return await self._download(request, caller, "data.json", exports.data_json)
+        def parts(interest: Interest) -> Iterator[str]:
+            return _FILES[name](job, self._service.history(job, interest.check))
 
-    async def data_csv(self, request: Request, caller: Principal) -> Response:
-        """Sends every step as CSV."""
-        return await self._download(request, caller, "data.csv", lambda _job, history: exports.data_csv(history))
+        media_type = "text/csv" if name.endswith(".csv") else "application/json"
+        return await self._answering.download(request, job, parts, media_type, attachment(title(job), name))
 
     async def report(self, request: Request, caller: Principal) -> Response:
         """Sends the page as one file. It is saved and not opened here, where its scripts are forbidden."""
@@ -388,21 +390,6 @@ class _Site:
             return function(*self._timelines.get(caller.project, job_id, interest))
 
         return await self._answering.wanted(request, [job], read)
-
-    async def _download(
-        self, request: Request, caller: Principal, name: str, make: Callable[[StoredJob, History], Iterator[str]]
-    ) -> Response:
-        """A file that is made of the history of the job that a request names."""
-        job = await self._run(self._service.get_job, caller.project, parameters.job_id(request))
-
-        def parts(interest: Interest) -> Iterator[str]:
-            return make(job, self._service.history(job, interest.check))
-
-        media_type = "text/csv" if name.endswith(".csv") else "application/json"
-        return await self._answering.download(request, job, parts, media_type, attachment(title(job), name))
-
-    async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._answering.run(function, *args, **kwargs)
 
 
 def _joined(versions: Iterable[str]) -> str:

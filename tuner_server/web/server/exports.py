@@ -71,7 +71,7 @@ def gathered(texts: Iterable[str]) -> Iterator[str]:
     yield "".join(parts)
 
 
-def data_csv(history: History) -> Iterator[str]:
+def data_csv(_job: StoredJob, history: History) -> Iterator[str]:
     """The steps as CSV, a line each, under a head; a loss that is no number reads `nan` or `inf`."""
     measures = _measures(history)
     yield _csv([(*COLUMNS, *measures)])

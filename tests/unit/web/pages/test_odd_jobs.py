@@ -112,7 +112,7 @@ def test_the_dashboard_shows_it(run: Run) -> None:
 def test_it_can_be_taken_along(run: Run) -> None:
     job, entries = stored(run.state), history(run)
     found = timeline(entries)
-    rows = "".join(data_csv(entries)).splitlines()[1:]
+    rows = "".join(data_csv(job, entries)).splitlines()[1:]
     assert len(rows) == found.n_steps
     outcomes = {row.rpartition(",")[2] for row in rows}
     assert outcomes == {e.report.outcome for e in entries if e.report is not None and e.report.n_steps}

@@ -77,7 +77,7 @@ def test_what_is_sent_in_parts_takes_little_more_than_its_losses(job: StoredJob)
             assert len(next(parts)) < 10**6
 
     assert peak_of(lambda: first_parts(exports.schedule_text(job, MadeHistory()))) < 3
-    assert peak_of(lambda: first_parts(exports.data_csv(MadeHistory()))) < 1
+    assert peak_of(lambda: first_parts(exports.data_csv(job, MadeHistory()))) < 1
     assert peak_of(lambda: first_parts(exports.data_json(job, MadeHistory()))) < 1
 
 

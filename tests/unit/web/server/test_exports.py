@@ -47,7 +47,7 @@ def test_every_step_of_probes_and_parts_has_its_measures_after_the_other_columns
     entries = list(history.read())
     assert {entry.directive.phase for entry in entries} >= {Phase.PROBE, Phase.TRAIN}
     assert sum(entry.directive.phase is Phase.TRAIN for entry in entries) > 5  # parts
-    rows = list(csv.DictReader(io.StringIO("".join(data_csv(history)))))
+    rows = list(csv.DictReader(io.StringIO("".join(data_csv(stored, history)))))
     assert list(rows[0]) == [*COLUMNS, "gradient_norm", "update_norm"]
     assert len(rows) == stored.state.run_steps
     for row in rows:
@@ -71,7 +71,7 @@ def test_a_step_without_a_measure_has_an_empty_cell_and_one_that_is_no_number_it
     config = config.model_copy(update={"measures": ("gradient_norm",)})
     stored = service.get_job(DEFAULT_PROJECT, run_job(service, config, Forgetful()))
     found = service.history(stored)
-    rows = list(csv.DictReader(io.StringIO("".join(data_csv(found)))))
+    rows = list(csv.DictReader(io.StringIO("".join(data_csv(stored, found)))))
     assert {row["gradient_norm"] for row in rows if row["phase"] == "probe"} == {"nan", "inf"}
     assert {row["gradient_norm"] for row in rows if row["phase"] == "train"} == {""}
     data = json.loads("".join(data_json(stored, found)))
@@ -80,7 +80,7 @@ def test_a_step_without_a_measure_has_an_empty_cell_and_one_that_is_no_number_it
 
 def test_a_job_without_measures_is_exported_as_ever(service: TunerService) -> None:
     stored = service.get_job(DEFAULT_PROJECT, run(service))
-    rows = csv.reader(io.StringIO("".join(data_csv(service.history(stored)))))
+    rows = csv.reader(io.StringIO("".join(data_csv(stored, service.history(stored)))))
     assert next(rows) == list(COLUMNS)
 
 

@@ -8,11 +8,13 @@ that answer. What belongs to another project does not exist for the caller.
 from __future__ import annotations
 
 import array
+import contextlib
 import dataclasses
 import datetime
 import hashlib
 import itertools
 import json
+import threading
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
@@ -28,7 +30,7 @@ from tuner_server.core.job.machine import JobState, Status
 from tuner_server.core.messages import ChangeOrigin, Directive, Outcome, PlanChange, Report, Value
 from tuner_server.core.search.prior import Prior
 from tuner_server.service.family import prior_from
-from tuner_server.service.long_reads import LongReads
+from tuner_server.service.long_reads import LongReads, is_long
 from tuner_server.service.pipeline import ReportPipeline
 from tuner_server.service.pipeline_observer import PipelineObserver
 from tuner_server.storage import Entry, Page, Storage, StoredHistory, StoredJob
@@ -56,6 +58,8 @@ class TunerService(Closing):
         """Turns reports into answers."""
         self.long_reads = LongReads()
         """The turns of answers that read long histories, on all ports together."""
+        self._long_replay = threading.Lock()
+        """Lets one long job be replayed at a time: a policy sees its reports as numbers of Python's."""
 
     def create_job(self, project: str, request_id: str, config: JobConfig) -> StoredJob:
         """Opens a job; the same request again gets the same job, as it then stands.
@@ -93,7 +97,8 @@ class TunerService(Closing):
                 raise PreconditionError(f"directive_number: {number} was never issued; {outstanding} is outstanding")
             if number == outstanding:
                 return stored
-            earlier = self._replayed(stored, number)
+            with self._long_replay if is_long(stored) else contextlib.nullcontext():
+                earlier = self._replayed(stored, number)
             try:
                 return self._storage.rewind(stored, earlier, self._now())
             except ConflictError:

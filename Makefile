@@ -89,6 +89,7 @@ bench: setup browser
 	python -m benchmarks.sensitivity --json out/bench/sensitivity.json
 	python -m benchmarks.warnings --quick --json out/bench/warnings-quick.json
 	python -m benchmarks.dashboard --json out/bench/dashboard.json --plot out/bench/dashboard.png
+	python -m benchmarks.answers --json out/bench/answers.json --plot out/bench/answers.png
 	python -m benchmarks.quality --quick --workers 2 --json out/bench/quality-quick.json
 	python -m benchmarks.onthefly --quick --workers 2 --json out/bench/onthefly-quick.json
 

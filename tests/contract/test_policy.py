@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.wire import schedule_file
+from lrpilot.wire.schedule_parts import merged
 from rich.console import Console
 
 from tests.support.extensions import page_examples
@@ -38,7 +39,7 @@ from tuner_server.history.from_wire import job_and_history
 from tuner_server.history.thinning import Window
 from tuner_server.history.timeline import timeline
 from tuner_server.report.report_file import report_html
-from tuner_server.rpc.convert import schedule_to_pb
+from tuner_server.rpc.schedule_messages import schedule_to_pb
 from tuner_server.service.family import optimum_of, prior_from
 from tuner_server.web.charts.drawing import overview, sparkline
 from tuner_server.web.charts.evidence import stage_curves
@@ -492,14 +493,14 @@ def _show_on_the_dashboard(run: Run) -> None:
     json.dumps(job_chart(found, Window(0, max(found.n_steps, 1), 200)), allow_nan=False)
     for stage in found.stages:
         json.dumps(stage_curves(stage, run.state.config), allow_nan=False)
-    assert len("".join(data_csv(found)).splitlines()) == 1 + found.n_steps
+    assert len("".join(data_csv(stored(run.state), history(run))).splitlines()) == 1 + found.n_steps
 
 
 def _show_elsewhere(run: Run) -> None:
     """In a report, in a terminal, and as a schedule: what the API tells is enough for each, and says the same."""
     job, entries = stored(run.state), history(run)
     here = job_view(job, timeline(entries))
-    response = schedule_to_pb(job, entries, history=True)
+    response = merged(schedule_to_pb(job, entries, full=True))
     told, history_told = job_and_history(response)
     there = job_view(told, timeline(history_told))
     assert (there.headline, there.verdict, there.facts) == (here.headline, here.verdict, here.facts)
@@ -508,7 +509,7 @@ def _show_elsewhere(run: Run) -> None:
     Console(width=200, file=file).print(picture(response.job, laid_out(response)))
     assert " ".join(here.headline.split()) in " ".join(file.getvalue().split())
     schedule = Schedule.from_response(response)
-    assert schedule_text(job, entries) == schedule_file.dumps(schedule)
+    assert "".join(schedule_text(job, entries)) == schedule_file.dumps(schedule)
     assert schedule.n_steps == run.state.committed_steps
 
 

@@ -124,7 +124,7 @@ def check_jobs(storage: Storage, file: Path) -> None:
     assert {job.id: job.state.status.value for job in jobs} == statuses
     assert Counter(statuses.values()).keys() == {"searching", "training", "cancelled", "finished"}
     for job in jobs:
-        history = storage.history(job.id, losses=True)
+        history = list(storage.history(job.id, losses=True))
         assert [entry.directive.number for entry in history] == list(range(1, n_entries[job.id] + 1))
         assert history[-1].directive == job.state.directive
         losses = [entry.report.losses for entry in history if entry.report is not None]

@@ -86,7 +86,11 @@ class World:
             "DeleteJob": pb.DeleteJobRequest(job_id=self.job_id, force=True),
             "GetSchedule": pb.GetScheduleRequest(job_id=self.job_id, view=pb.SCHEDULE_VIEW_FULL),
         }
-        of_job = {"GetJob": pb.GetJobRequest, "WatchJob": pb.WatchJobRequest}
+        of_job = {
+            "GetJob": pb.GetJobRequest,
+            "StreamSchedule": pb.StreamScheduleRequest,
+            "WatchJob": pb.WatchJobRequest,
+        }
         return requests[method] if method in requests else of_job[method](job_id=self.job_id)
 
 
@@ -113,8 +117,8 @@ def connected(server: GuardedServer, token: Token | None) -> Iterator[tuner_pb2_
 
 def called(stub: Any, method: str, request: Any, **options: Any) -> Any:
     """The answer, or the first of a stream."""
-    if method == "WatchJob":
-        stream = stub.WatchJob(request, timeout=TIMEOUT_S, **options)
+    if method in ("StreamSchedule", "WatchJob"):
+        stream = getattr(stub, method)(request, timeout=TIMEOUT_S, **options)
         try:
             return next(stream)
         finally:

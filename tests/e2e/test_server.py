@@ -24,7 +24,8 @@ from tests.support.servers.server_process import ServerProcess
 from tests.support.servers.wire_client import TIMEOUT_S, directive_from_pb
 from tuner_server.core.job import schedule
 from tuner_server.core.messages import Directive, Phase
-from tuner_server.rpc.convert import config_to_pb, segment_to_pb
+from tuner_server.rpc.convert import config_to_pb
+from tuner_server.rpc.schedule_messages import segment_to_pb
 from tuner_server.rpc.status import DETAILS_KEY
 from tuner_server.storage import open_storage
 
@@ -83,7 +84,8 @@ def test_a_job_from_its_creation_to_its_schedule(stub: Stub) -> None:
     assert (job.last_loss, job.best_loss) == (expected.state.last_loss, expected.state.best_loss)
 
     basic = stub.GetSchedule(pb.GetScheduleRequest(job_id=job_id), timeout=TIMEOUT_S)
-    assert list(basic.segments) == [segment_to_pb(segment) for segment in schedule.segments(expected.exchanges)]
+    outline = schedule.Outline.of(expected.exchanges)
+    assert list(basic.segments) == [segment_to_pb(segment) for segment in outline.segments]
     assert len(basic.history) == 0
     request = pb.GetScheduleRequest(job_id=job_id, view=pb.SCHEDULE_VIEW_FULL)
     full = stub.GetSchedule(request, timeout=TIMEOUT_S)

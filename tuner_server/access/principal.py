@@ -13,7 +13,7 @@ class Scope(enum.StrEnum):
     """What a token allows, within its project."""
 
     READ = "read"
-    """Look at jobs: GetJob, ListJobs, GetSchedule, WatchJob."""
+    """Look at jobs: GetJob, ListJobs, GetSchedule, StreamSchedule, WatchJob."""
     TRAIN = "train"
     """Be a training job: CreateJob, Advance, ResumeJob, Beat, LeaveJob."""
     CANCEL = "cancel"

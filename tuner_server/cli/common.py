@@ -28,6 +28,8 @@ from tuner_server.core.job.state import Status
 from tuner_server.process.settings import default_db as default_db
 
 TIMEOUT_S = 30.0
+LONG_TIMEOUT_S = 600.0
+"""How long a whole history may take to arrive: that of ten million steps is forty megabytes."""
 LARGEST_PAGE = 1000
 ID_LENGTH = 32
 """Characters of a whole job id."""
@@ -86,7 +88,7 @@ def page_of(tuner: GrpcTransport, request: pb.ListJobsRequest) -> pb.ListJobsRes
 def schedule_of(tuner: GrpcTransport, job: str, view: pb.ScheduleView.ValueType) -> pb.GetScheduleResponse:
     """A job's schedule. Raises: LRPilotError; InvalidInputError: several jobs' ids begin so."""
     request = pb.GetScheduleRequest(job_id=resolve(tuner, job), view=view)
-    return tuner.call(lambda: tuner.stub.GetSchedule(request, timeout=TIMEOUT_S))
+    return tuner.get_schedule(request, LONG_TIMEOUT_S)
 
 
 def saved_schedule(job: str) -> Schedule | None:

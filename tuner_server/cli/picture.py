@@ -6,8 +6,10 @@ says of each stage would take several, since it asks the policy (PyTorch); that 
 
 from __future__ import annotations
 
+import array
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 from lrpilot.schedule.curves import Piece
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.plain_text import plain
@@ -99,11 +101,18 @@ def _search(probes: Sequence[Probe], *, live: bool) -> Table:
     for probe in probes:
         n_steps, loss, outcome = "", "", "running" if live else "not reported"
         if probe.span is not None:
-            n_steps, loss = count(probe.span.n_steps), number(float(probe.span.losses[-LAST_LOSSES:].mean()))
+            n_steps, loss = (
+                count(probe.span.n_steps),
+                _end(probe.span),
+            )
             outcome = "diverged" if probe.diverged else "not repeatable" if probe.unrepeatable else ""
             outcome = "ended early" if probe.warned else outcome
         table.add_row(_tried(probe), n_steps, loss, outcome)
     return table
+
+
+def _end(span: Span) -> str:
+    return number(float(span.losses[-LAST_LOSSES:].mean(dtype=np.float64)))
 
 
 def _tried(probe: Probe) -> str:
@@ -142,4 +151,5 @@ def _came_of(stage: Stage) -> str:
 
 
 def _piece(span: Span) -> Piece:
-    return Piece(span.start, span.end, span.profile, span.losses.tolist(), span.kept, span.stage)
+    losses = array.array("f", span.losses.tobytes())  # of a long run, tens of times smaller than a list
+    return Piece(span.start, span.end, span.profile, losses, span.kept, span.stage)

@@ -97,7 +97,7 @@ def refinement_of(schedule: Schedule, kind: OptimizerKind | None, *, whole: bool
         raise InvalidInputError.of(
             "job", f"{recorded.measure} is there for {known} of {planned} committed steps; refine it when it has ended"
         )
-    return Refinement(schedule, recorded, norms, 0 if whole else _warmup(schedule))
+    return Refinement(schedule, recorded, tuple(norms), 0 if whole else _warmup(schedule))
 
 
 def _warmup(schedule: Schedule) -> int:

@@ -8,6 +8,8 @@ TunerError
 ├── AccessDeniedError     the caller may not do this
 ├── QuotaError            a limit of the caller's project is reached
 ├── RateError             too much at a time; the same call is right a moment later
+│   └── BusyError           of all callers together
+├── AbandonedError        whoever asked has left, so the work is not done to its end
 ├── ConflictError         the same request id, another content; or a lost race that is worth a retry
 ├── PolicyError           our fault: a policy broke the contract that `core.job.machine` checks
 ├── DivergenceError       nobody's fault but the training's: it diverges at any LR; it only ends a job
@@ -128,6 +130,14 @@ class RateError(TunerError):
         """Refuses until `retry_after_s` from now."""
         self.retry_after_s = retry_after_s
         super().__init__(message)
+
+
+class BusyError(RateError):
+    """Too much at a time of all callers together; nothing was changed."""
+
+
+class AbandonedError(TunerError):
+    """Whoever asked has left, so the answer is not worked on any more. Nobody hears of it."""
 
 
 class PolicyError(TunerError):

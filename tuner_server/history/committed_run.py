@@ -21,6 +21,7 @@ from tuner_server.core.laws.lr_path import LrPath
 from tuner_server.core.messages import Validation
 from tuner_server.history.stage import Span
 from tuner_server.history.thinning import FloatArray
+from tuner_server.storage import Series
 
 MOST_SAMPLES = 4096
 """LRs that a path is read at. Between them it moves along lines, so this bounds the time of a fit and nothing else."""
@@ -51,7 +52,7 @@ class Branch:
 
     start: int
     pieces: tuple[Piece, ...]
-    losses: FloatArray
+    losses: Series | FloatArray
     """(m,) one a step."""
 
 
@@ -60,7 +61,7 @@ class CommittedRun:
     """The steps that stayed, from the first one on."""
 
     pieces: tuple[Piece, ...]
-    losses: FloatArray
+    losses: Series | FloatArray
     """(n,) of the steps from the first one on; may end before the last."""
     validated: FloatArray
     """(m,) the steps, from 0, after which it was validated."""
@@ -77,7 +78,7 @@ class CommittedRun:
         before = [span.n_steps for span in kept if span.start < first_step]
         found = [(span.committed_start, span.validations) for span in kept]
         validated, validations = _validations(found)
-        losses = np.concatenate([span.losses for span in kept]) if kept else np.zeros(0)
+        losses = np.concatenate([span.losses for span in kept]) if kept else np.zeros(0, dtype=np.float32)
         pieces = tuple(Piece(span.profile, span.n_steps) for span in kept)
         return cls(pieces, losses, validated, validations, sum(before), _branches(spans, first_step))
 
@@ -192,12 +193,12 @@ def _sampled(pieces: Sequence[Piece], stride: int) -> FloatArray:
     return np.array(lrs, dtype=np.float64)
 
 
-def _windows(losses: FloatArray, first: int, most: int) -> tuple[FloatArray, FloatArray]:
+def _windows(losses: Series | FloatArray, first: int, most: int) -> tuple[FloatArray, FloatArray]:
     """The middles of windows from a step on, and the means of their finite losses."""
     edges = np.unique(np.linspace(first, losses.size, most + 1).round().astype(np.int64))
     middles, means = [], []
     for low, high in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-        found = losses[low:high]
+        found = losses[low:high].astype(np.float64)
         found = found[np.isfinite(found)]
         if found.size:
             middles.append((low + high - 1) / 2)

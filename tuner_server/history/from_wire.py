@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 
+import numpy as np
 from lrpilot.v1 import tuner_pb2 as pb
 
 from tuner_server.core.config import LrBounds
@@ -15,10 +16,10 @@ from tuner_server.rpc.convert import STATES, config_from_pb, directive_from_pb, 
 from tuner_server.rpc.decision_messages import decision_from_pb
 from tuner_server.rpc.plan_messages import change_from_pb
 from tuner_server.rpc.untrusted import known, optional, read_as
-from tuner_server.storage import Entry, StoredJob, StoredReport
+from tuner_server.storage import Entry, KnownHistory, StoredJob, StoredReport
 
 
-def job_and_history(response: pb.GetScheduleResponse) -> tuple[StoredJob, list[Entry]]:
+def job_and_history(response: pb.GetScheduleResponse) -> tuple[StoredJob, KnownHistory]:
     """What a page is made of, but for what the API keeps to itself: the project, and what core and policy remember.
 
     Args:
@@ -33,7 +34,7 @@ def job_and_history(response: pb.GetScheduleResponse) -> tuple[StoredJob, list[E
         created, updated, signed = (time.ToDatetime(datetime.UTC) for time in times)
         state = _state(job)
     stored = StoredJob(job.id, "", state, 0, created, updated, Signs(signed), job.note)
-    return stored, [_entry(entry, updated) for entry in response.history]
+    return stored, KnownHistory(_entry(entry, updated) for entry in response.history)
 
 
 def _state(job: pb.Job) -> JobState:
@@ -73,17 +74,23 @@ def _entry(message: pb.HistoryEntry, time: datetime.datetime) -> Entry:
 def _report(message: pb.HistoryEntry, time: datetime.datetime) -> StoredReport | None:
     if not message.HasField("report"):
         return None
-    report = report_from_pb(message.report)
+    # Its series don't become numbers of Python's, which take ten times as much.
+    series = message.report
+    plain = pb.Report()
+    plain.CopyFrom(series)
+    plain.ClearField("losses")
+    plain.ClearField("measures")
+    report = report_from_pb(plain)
     return StoredReport(
         outcome=Outcome(report.outcome),
-        n_steps=report.n_steps,
+        n_steps=len(series.losses),
         validations=report.validations,
         wall_time_s=report.wall_time_s,
         report_time=time,
-        losses=report.losses,
+        losses=np.array(series.losses, dtype=np.float32),
         replacement=report.replacement,
         note=report.note,
-        measures=report.measures,
+        measures={each.name: np.array(each.values, dtype=np.float32) for each in series.measures},
         change=report.change,
         ending=report.ending,
     )

@@ -88,4 +88,4 @@ def _start(stage: Stage) -> float | None:
         before = [v.loss for span in spans for v in span.validations if v.step == 0]
         return before[0] if before else None
     firsts = [span.losses[:FIRST_LOSSES] for span in sorted(spans, key=lambda span: span.profile.peak)]
-    return next((float(losses.mean()) for losses in firsts if np.isfinite(losses).all()), None)
+    return next((float(losses.mean(dtype=np.float64)) for losses in firsts if np.isfinite(losses).all()), None)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
+
 from tuner_server.core.messages import ChangeKind, Weights
 from tuner_server.history.numbers import number, steps, told_apart, with_error
 from tuner_server.history.stage import Span, Stage
@@ -53,7 +55,7 @@ class Promise:
                 return cls(expected, sd, averaged, 0.0, 0, averaged=True)
             validation = _last_validation(found)
             return None if validation is None else cls(expected, sd, validation, 0.0, 0)
-        losses = found.committed_losses()[-END_LOSSES:]
+        losses = found.committed_losses()[-END_LOSSES:].astype(np.float64)
         if len(losses) < END_LOSSES:
             return None
         return cls(expected, sd, float(losses.mean()), float(losses.std(ddof=1)) / math.sqrt(len(losses)), len(losses))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 
 import numpy as np
 from lrpilot.wire.profile import Profile
@@ -25,10 +24,10 @@ from tuner_server.core.messages import (
 )
 from tuner_server.core.stages.promise import shortfall
 from tuner_server.history import lr_way
-from tuner_server.history.thinning import FloatArray
+from tuner_server.storage import Series
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class Span:
     """The steps of one report: run steps [start, start + n_steps)."""
 
@@ -41,11 +40,9 @@ class Span:
     stage: int
     outcome: Outcome
     profile: Profile
-    losses: FloatArray
+    losses: Series
     """(n_steps,)"""
     validations: tuple[Validation, ...]
-    measures: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
-    """What was measured besides the loss, by name: one value a step."""
     ending: Ending | None = None
     """What came of the average of the weights; None: there was none, or this is not its end."""
     note: str = ""
@@ -280,8 +277,8 @@ class Stage:
         kept = [span.losses for span in self.spans if span.kept]
         if not kept:
             return None
-        tail = np.concatenate(kept)[-LOSS_WINDOW:]
-        return float(tail.mean())
+        tail = np.concatenate([losses[-LOSS_WINDOW:] for losses in kept[-LOSS_WINDOW:]])[-LOSS_WINDOW:]
+        return float(tail.mean(dtype=np.float64))
 
     @property
     def end_validation(self) -> float | None:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
+AnyFloatArray = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 
@@ -26,7 +27,7 @@ class Window:
         return np.unique(np.linspace(self.start, self.end, self.buckets + 1).round().astype(np.int64))
 
 
-def thinned(steps: IntArray, values: FloatArray, window: Window) -> IntArray:
+def thinned(steps: IntArray, values: AnyFloatArray, window: Window) -> IntArray:
     """Which points to draw of a curve.
 
     Of each bucket these are the first and the last one, the lowest and the highest finite one, and the first that is
@@ -60,7 +61,7 @@ def thinned(steps: IntArray, values: FloatArray, window: Window) -> IntArray:
     return kept
 
 
-def _lowest(values: FloatArray, starts: IntArray) -> IntArray:
+def _lowest(values: AnyFloatArray, starts: IntArray) -> IntArray:
     """The first lowest value of each part."""
     lows = np.minimum.reduceat(values, starts)
     lengths = np.diff(starts, append=len(values))

@@ -9,26 +9,23 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tuner_server.core.job import schedule
 from tuner_server.core.messages import (
     ChangeKind,
     Decision,
     Directive,
     Outcome,
     Phase,
-    PlanChange,
     opening_loss,
 )
 from tuner_server.core.stages.committed import too_few
 from tuner_server.history.changes import PlanMark, overlooked
 from tuner_server.history.committed_run import CommittedRun
 from tuner_server.history.stage import Probe, Span, Stage
-from tuner_server.history.thinning import FloatArray
-from tuner_server.storage import Entry
+from tuner_server.storage import Entry, History, Series
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,52 +73,97 @@ class Timeline:
         """What stayed, as the laws of loss curves read it."""
         return CommittedRun.of_spans(self.spans, self.first_comparable_step)
 
-    def committed_losses(self, first_step: int = 0) -> FloatArray:
+    def committed_losses(self, first_step: int = 0) -> Series:
         """(m,) of the committed steps from a run step on, in order."""
         kept = [span.losses for span in self.spans if span.kept and span.start >= first_step]
-        return np.concatenate(kept) if kept else np.zeros(0)
+        return np.concatenate(kept) if kept else np.zeros(0, dtype=np.float32)
 
 
-def timeline(entries: Sequence[Entry]) -> Timeline:
-    """Lays out a history that was read with its losses."""
-    spans: list[Span] = []
-    marks: list[PlanMark] = []
-    stages = _Stages()
+@dataclasses.dataclass(frozen=True, slots=True)
+class Laid:
+    """An entry of a history, and where its steps lie."""
+
+    entry: Entry
+    span: Span | None
+    """None: it has none."""
+    changes: bool
+    """Whether a change of the plan takes effect with it."""
+    run_steps: int
+    """Steps that were run before it."""
+    committed_steps: int
+    """Those of them that stayed."""
+
+
+def laid_out(history: History, *, losses: bool = True, measures: bool = False) -> Iterator[Laid]:
+    """Goes through a history, and lays its entries out along the steps that were run.
+
+    Args:
+        history: the history.
+        losses: whether the losses are wanted; otherwise they may all be NaN.
+        measures: whether the reports need their measures.
+    """
     run_steps = committed_steps = 0
-    for entry, kept in zip(entries, schedule.committed(entries), strict=True):
+    entries = history.read(losses=losses, measures=measures)
+    for entry, kept in zip(entries, history.outline.kept, strict=True):
+        begun = run_steps
         span = None
-        if entry.directive.change is not None and not overlooked(entry):
-            _mark(marks, entry.directive.change, run_steps, committed_steps)
         if entry.report is not None:
             if entry.report.replacement is not None:
                 run_steps += entry.report.replacement.wasted_steps
             span = _span(entry, run_steps, committed_steps, kept)
+        changes = entry.directive.change is not None and not overlooked(entry)
+        yield Laid(entry, span, changes, begun, committed_steps)
         if span is not None:
-            spans.append(span)
             run_steps = span.end
             committed_steps += span.n_steps if kept else 0
-        stages.add(entry, span)
-    first = entries[0].directive if entries else None
+
+
+def timeline(history: History) -> Timeline:
+    """Lays out a history, as pages need it. It holds four bytes a step."""
+    spans: list[Span] = []
+    marks: list[PlanMark] = []
+    stages = _Stages()
+    first: Directive | None = None
+    for laid in laid_out(history):
+        first = first or laid.entry.directive
+        if laid.changes:
+            _mark(marks, laid)
+        if laid.span is not None:
+            spans.append(laid.span)
+        stages.add(laid.entry, laid.span)
     unsearched = first if first is not None and first.phase is Phase.TRAIN and too_few(first) else None
     return Timeline(tuple(spans), stages.all(), tuple(marks), unsearched)
 
 
-def _mark(marks: list[PlanMark], change: PlanChange, run_steps: int, committed_steps: int) -> None:
-    """Adds a change that takes effect after so many steps."""
+def plan_marks(history: History) -> tuple[PlanMark, ...]:
+    """The changes of the plan in a history, where they took effect."""
+    marks: list[PlanMark] = []
+    for laid in laid_out(history, losses=False):
+        if laid.changes:
+            _mark(marks, laid)
+    return tuple(marks)
+
+
+def _mark(marks: list[PlanMark], laid: Laid) -> None:
+    """Adds the change that takes effect with an entry."""
+    change = laid.entry.directive.change
+    assert change is not None
     if change.kind is ChangeKind.UNDO_ANNEALING and marks:
         marks[-1] = dataclasses.replace(marks[-1], undone=marks[-1].change.kind is ChangeKind.ANNEAL)
-    marks.append(PlanMark(change, run_steps, committed_steps))
+    marks.append(PlanMark(change, laid.run_steps, laid.committed_steps))
 
 
 def _span(entry: Entry, run_steps: int, committed_steps: int, kept: bool) -> Span | None:
     report, directive = entry.report, entry.directive
     assert report is not None
-    assert report.losses is not None
     profile, phase = directive.profile, directive.phase
     if report.replacement is not None:
         profile, phase = report.replacement.profile, Phase.TRAIN
-    if profile is None or not report.losses:
+    if profile is None or not report.n_steps:
         return None
+    losses = report.losses
+    if losses is None:
+        losses = np.broadcast_to(np.float32(np.nan), (report.n_steps,))  # which takes no memory
     return Span(
         start=run_steps,
         committed_start=committed_steps,
@@ -130,9 +172,8 @@ def _span(entry: Entry, run_steps: int, committed_steps: int, kept: bool) -> Spa
         stage=directive.stage,
         outcome=report.outcome,
         profile=profile,
-        losses=np.array(report.losses, dtype=np.float64),
+        losses=losses,
         validations=tuple(v for v in report.validations if math.isfinite(v.loss)),
-        measures=report.measures,
         ending=report.ending,
         note=report.note,
     )
@@ -143,6 +184,14 @@ class _Stages:
 
     def __init__(self) -> None:
         self._done: list[Stage] = []
+        self._parts: list[Span] = []
+        """Further spans of the last stage. They are put into it together: a stage may have many."""
+        self._latest: Directive | None = None
+        """The directive of the last one of them."""
+        self._n_setbacks = 0
+        """How often committed steps of stages before the last one were rolled back."""
+        self._probes_before: dict[int, Probe] = {}
+        """The probes of all stages by the numbers of their directives."""
         self._probes: list[tuple[Directive, Span | None]] = []
         self._decisions: list[Decision] = []
         self._continues = False
@@ -162,8 +211,8 @@ class _Stages:
         elif directive.phase.searches:
             self._probes.append((directive, span))
         elif self._goes_on(directive, entry.decision):
-            last = self._done[-1]
-            self._done[-1] = dataclasses.replace(last, spans=last.spans + parts, latest=directive)
+            self._parts += parts
+            self._latest = directive
         elif directive.phase.committed:
             self._close(directive, entry.decision, parts, replaced=False)
         sound = report is not None and report.outcome in (Outcome.PARTIAL, Outcome.COMPLETED)
@@ -178,7 +227,18 @@ class _Stages:
         """The stages, with the search that goes on."""
         if self._probes:
             self._close(None, self._decisions[-1] if self._decisions else None, (), replaced=False)
+        self._last()
         return tuple(self._done)
+
+    def _last(self) -> Stage | None:
+        """The last stage, whole; None: there is none."""
+        if not self._done:
+            return None
+        if self._latest is not None:
+            last = self._done[-1]
+            self._done[-1] = dataclasses.replace(last, spans=(*last.spans, *self._parts), latest=self._latest)
+            self._parts, self._latest = [], None
+        return self._done[-1]
 
     def _close(
         self, directive: Directive | None, decision: Decision | None, spans: tuple[Span, ...], *, replaced: bool
@@ -189,7 +249,9 @@ class _Stages:
         # Where no probe tells anything, what was thought of them does not either.
         told = not any(probe.unrepeatable for probe in probes)
         thought = _latest_thought(self._decisions) if told else None
-        before = self._done[-1] if self._done else None
+        before = self._last()
+        if before is not None and before.undoing is not None:
+            self._n_setbacks += 1
         if before is not None and directive is not None:
             self._done[-1] = dataclasses.replace(before, followed=True)
         led = [*(tried for tried, _ in self._probes), directive]
@@ -206,12 +268,13 @@ class _Stages:
                 replaced=replaced,
                 retreats_from=None if before is None else before.undoing,
                 rejoins=before is not None and before.replaced,
-                n_setbacks=sum(stage.undoing is not None for stage in self._done),
+                n_setbacks=self._n_setbacks,
                 unrepeatable=self._unrepeatable,
                 change=next((tried.change for tried in led if tried is not None and tried.change is not None), None),
                 latest=directive,
             )
         )
+        self._probes_before |= {probe.directive.number: probe for probe in probes}
         self._probes, self._decisions = [], []
 
     def _earlier(self, decision: Decision | None, probes: Sequence[Probe]) -> tuple[Probe, ...]:
@@ -220,7 +283,7 @@ class _Stages:
         missing = {c.directive_number for c in candidates} - {probe.directive.number for probe in probes}
         if not missing:
             return ()
-        return tuple(probe for stage in self._done for probe in stage.probes if probe.directive.number in missing)
+        return tuple(self._probes_before[number] for number in sorted(missing & self._probes_before.keys()))
 
 
 def _latest_thought(decisions: Sequence[Decision]) -> Decision | None:

@@ -12,8 +12,8 @@ from tuner_server.core.job.state import JobState, Status
 from tuner_server.history.headline import after, too_short
 from tuner_server.history.numbers import count, number, steps, told_apart
 from tuner_server.history.promise import SURE_SDS, Promise
-from tuner_server.history.thinning import FloatArray
 from tuner_server.history.timeline import Timeline
+from tuner_server.storage import Series
 
 COMPARED_SHARE = 0.1
 """This part of the committed steps so far, the last ones, is compared by its mean loss with as many before it."""
@@ -107,7 +107,7 @@ def _finished(state: JobState, found: Timeline) -> Verdict:
     if n:
         best = _lowest_row(losses, n)
         lost = _Change.between(best, losses[-n:])
-        if lost.rose and lost.difference > MOST_LOST * (losses[:n].mean() - best.mean()):
+        if lost.rose and lost.difference > MOST_LOST * (_mean(losses[:n]) - _mean(best)):
             why = f"Mean of the last {steps(n)}: {lost.now}; of the best: {lost.then}."
             return Verdict(Tone.WARNING, "Finished, above its best", why)
     return _well(state, found, promise)
@@ -146,10 +146,14 @@ def _named(lrs: Sequence[float | None], what: str) -> str:
     return f"{named} had {what} before, and {'were' if others else 'was'} rolled back."
 
 
-def _lowest_row(losses: FloatArray, n: int) -> FloatArray:
+def _mean(losses: Series) -> float:
+    return float(losses.mean(dtype=np.float64))
+
+
+def _lowest_row(losses: Series, n: int) -> Series:
     """The row with the lowest mean of the losses, cut into rows of n from the end."""
     rows = losses[len(losses) % n :].reshape(-1, n)
-    lowest: FloatArray = rows[rows.mean(axis=1).argmin()]
+    lowest: Series = rows[rows.mean(axis=1, dtype=np.float64).argmin()]
     return lowest
 
 
@@ -163,11 +167,11 @@ class _Change:
     now: str
 
     @classmethod
-    def between(cls, before: FloatArray, after: FloatArray) -> _Change:
+    def between(cls, before: Series, after: Series) -> _Change:
         """The change between two runs of losses, equally long."""
-        means = float(before.mean()), float(after.mean())
+        means = _mean(before), _mean(after)
         # What is compared are means over noise that two batches don't share; a trend within each only widens the bar.
-        error = float(np.sqrt((before.var() + after.var()) / len(before)))
+        error = float(np.sqrt((before.var(dtype=np.float64) + after.var(dtype=np.float64)) / len(before)))
         return cls(means[1] - means[0], error, *told_apart(*means))
 
     @property

@@ -26,7 +26,7 @@ SCOPES: dict[str, Scope] = {
     f"/{_SERVICE}/{name}": scope
     for scope, names in {
         Scope.TRAIN: ("CreateJob", "Advance", "ResumeJob", "Beat", "LeaveJob"),
-        Scope.READ: ("GetJob", "ListJobs", "GetSchedule", "WatchJob"),
+        Scope.READ: ("GetJob", "ListJobs", "GetSchedule", "StreamSchedule", "WatchJob"),
         Scope.CANCEL: ("CancelJob",),
         Scope.PLAN: ("ChangePlan",),
         Scope.EDIT: ("DescribeJob",),

@@ -15,9 +15,7 @@ from lrpilot.wire.profile_proto import profile_from_proto, profile_to_proto
 
 from tuner_server.core.config import MAX_NAME, JobConfig
 from tuner_server.core.errors import InvalidInputError, NotFoundError
-from tuner_server.core.job import schedule
 from tuner_server.core.job.life import UNTOLD, Life, Vitals
-from tuner_server.core.job.schedule import Segment
 from tuner_server.core.job.state import Status
 from tuner_server.core.messages import (
     MAX_MEASURES,
@@ -32,7 +30,6 @@ from tuner_server.core.messages import (
     Report,
     Weights,
 )
-from tuner_server.rpc.decision_messages import decision_to_pb
 from tuner_server.rpc.directive_messages import (
     average_from_pb,
     average_to_pb,
@@ -43,7 +40,7 @@ from tuner_server.rpc.directive_messages import (
 )
 from tuner_server.rpc.plan_messages import change_from_pb, change_to_pb
 from tuner_server.rpc.untrusted import known, optional, read_as, sentence, text
-from tuner_server.storage import Entry, StoredJob, StoredReport
+from tuner_server.storage import StoredJob, StoredReport
 
 PHASES: Mapping[Phase, pb.Phase.ValueType] = {
     Phase.WARM_UP: pb.PHASE_WARM_UP,
@@ -176,12 +173,12 @@ def report_to_pb(number: int, report: StoredReport) -> pb.Report:
     return pb.Report(
         directive_number=number,
         outcome=OUTCOMES[report.outcome],
-        losses=report.losses,
+        losses=None if report.losses is None else report.losses.tolist(),
         validations=[pb.Validation(step=v.step, loss=v.loss) for v in report.validations],
         wall_time_s=report.wall_time_s,
         replacement=_replacement_to_pb(report.replacement) if report.replacement else None,
         note=report.note,
-        measures=[pb.Measure(name=name, values=values) for name, values in report.measures.items()],
+        measures=[pb.Measure(name=name, values=values.tolist()) for name, values in report.measures.items()],
         change=None if report.change is None else change_to_pb(report.change),
         ending=_ending_to_pb(report.ending) if report.ending else None,
     )
@@ -273,40 +270,6 @@ def job_to_pb(stored: StoredJob, vitals: Vitals = UNTOLD) -> pb.Job:
     if state.bounds is not None:
         message.lr_bounds.CopyFrom(pb.LrBounds(min=state.bounds.min, max=state.bounds.max))
     return message
-
-
-def segment_to_pb(segment: Segment) -> pb.Segment:
-    """A segment."""
-    return pb.Segment(
-        start_step=segment.start_step,
-        n_steps=segment.n_steps,
-        profile=profile_to_proto(segment.profile),
-        phase=PHASES[segment.phase],
-        stage=segment.stage,
-    )
-
-
-def entry_to_pb(entry: Entry, committed: bool) -> pb.HistoryEntry:
-    """An entry of a job's history."""
-    decision = entry.decision
-    return pb.HistoryEntry(
-        directive=directive_to_pb(entry.directive),
-        report=report_to_pb(entry.directive.number, entry.report) if entry.report else None,
-        committed=committed,
-        decision=decision_to_pb(entry.directive.number, decision) if decision else None,
-    )
-
-
-def schedule_to_pb(
-    stored: StoredJob, entries: Sequence[Entry], *, history: bool, vitals: Vitals = UNTOLD
-) -> pb.GetScheduleResponse:
-    """A job's schedule; with its history if wanted, for which `entries` need their losses."""
-    response = pb.GetScheduleResponse(
-        job=job_to_pb(stored, vitals), segments=[segment_to_pb(segment) for segment in schedule.segments(entries)]
-    )
-    if history:
-        response.history.extend(map(entry_to_pb, entries, schedule.committed(entries)))
-    return response
 
 
 def job_id(value: str) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Executor
 from typing import Any, ParamSpec, TypeVar
 
@@ -14,15 +14,18 @@ import grpc.aio
 import structlog
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.v1 import tuner_pb2_grpc
+from lrpilot.wire.schedule_parts import merged
 
 from tuner_server.base.failures import FAILURES
+from tuner_server.base.interest import Interest
 from tuner_server.core.config import MAX_NAME
 from tuner_server.core.errors import InvalidInputError, TunerError
 from tuner_server.core.job.life import Life, Shown
-from tuner_server.rpc import convert, plan_messages, untrusted
+from tuner_server.rpc import convert, plan_messages, schedule_messages, untrusted
 from tuner_server.rpc.admission import admitted
 from tuner_server.rpc.caller import CALLER
 from tuner_server.rpc.handlers import Context, refuse
+from tuner_server.service.long_reads import is_long
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import StoredJob
 
@@ -32,6 +35,13 @@ WATCH_INTERVAL_S = 0.5
 
 MAX_LOGGED = 64
 """Characters of a job id from a client that go into the log: twice as many as an id has."""
+
+MAX_SCHEDULE_BYTES = 16 * 2**20
+"""The largest schedule that is one answer: that of a run of some four million steps."""
+STALL_S = 30.0
+"""How long a message of a schedule waits for its reader to take it."""
+LARGE_REPORT_BYTES = 64 * 2**10
+"""The size from which on a report is read in a thread, so that the event loop never stands still for long."""
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -102,7 +112,10 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     @unary
     async def Advance(self, request: pb.AdvanceRequest) -> pb.AdvanceResponse:
         """Takes a report."""
-        report = convert.report_from_pb(request.report)
+        if request.ByteSize() > LARGE_REPORT_BYTES:
+            report = await self._write(convert.report_from_pb, request.report)
+        else:
+            report = convert.report_from_pb(request.report)
         answer = self._service.advance(CALLER.get().project, convert.job_id(request.job_id), report)
         directive = await asyncio.wrap_future(answer)
         structlog.contextvars.bind_contextvars(  # for the line and the span of this call
@@ -203,14 +216,52 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     async def GetSchedule(self, request: pb.GetScheduleRequest) -> pb.GetScheduleResponse:
         """Answers with the schedule found so far."""
         stored = await self._load(request.job_id)
-        full = request.view == pb.SCHEDULE_VIEW_FULL
+        found: list[pb.StreamScheduleResponse] = []
+        size = 0
+        async with contextlib.aclosing(self._schedule(stored, full=request.view == pb.SCHEDULE_VIEW_FULL)) as messages:
+            async for message in messages:
+                found.append(message)
+                size += message.ByteSize()
+                if size > MAX_SCHEDULE_BYTES:
+                    raise InvalidInputError.of(
+                        "view", f"the answer is more than {MAX_SCHEDULE_BYTES} bytes; StreamSchedule sends it in parts"
+                    )
+        return merged(found)
 
-        def read() -> pb.GetScheduleResponse:
-            # All of it in the reader's thread: the loop, which answers training jobs, would stand still meanwhile.
-            entries = self._service.history(stored, losses=full)
-            return convert.schedule_to_pb(stored, entries, history=full, vitals=self._service.vitals(stored))
+    async def StreamSchedule(
+        self, request: pb.StreamScheduleRequest, context: Context
+    ) -> AsyncIterator[pb.StreamScheduleResponse]:
+        """Sends the schedule found so far, with its history."""
+        structlog.contextvars.bind_contextvars(job_id=request.job_id[:MAX_LOGGED])
+        try:
+            stored = await self._load(request.job_id)
+            async with contextlib.aclosing(self._schedule(stored, full=True)) as messages:
+                async for message in messages:
+                    with _patient():
+                        yield message
+            return
+        except TunerError as error:
+            refused = error
+        except Exception:
+            log.exception("rpc failed", rpc="StreamSchedule")
+            await context.abort(grpc.StatusCode.INTERNAL, "internal error; the server's log has it")
+        await refuse(context, refused)
 
-        return await self._read(read)
+    async def _schedule(self, stored: StoredJob, *, full: bool) -> AsyncGenerator[pb.StreamScheduleResponse, None]:
+        """A job's schedule in parts. Whoever cancels, or whose time is over, has left, and no more of it is read.
+
+        Raises: BusyError: too many ask for long histories.
+        """
+        interest = Interest()
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(interest.end)
+            if is_long(stored):
+                await stack.enter_async_context(self._service.long_reads.turn(stored.project))
+            history = self._service.history(stored, interest.check)
+            vitals = self._service.vitals(stored)
+            messages = schedule_messages.schedule_to_pb(stored, history, full=full, vitals=vitals)
+            while (message := await self._read(next, messages, None)) is not None:
+                yield message
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> AsyncIterator[pb.WatchJobResponse]:
         """Sends the job now, whenever it or its life changes, and again where it does not for long; until it ends.
@@ -240,3 +291,15 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
 
     async def _load(self, job_id: str) -> StoredJob:
         return await self._read(self._service.get_job, CALLER.get().project, convert.job_id(job_id))
+
+
+@contextlib.contextmanager
+def _patient() -> Iterator[None]:
+    """Ends the call if what is within takes longer than a reader is waited for."""
+    task = asyncio.current_task()
+    assert task is not None
+    late = asyncio.get_running_loop().call_later(STALL_S, task.cancel)
+    try:
+        yield
+    finally:
+        late.cancel()

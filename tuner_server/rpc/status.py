@@ -20,6 +20,7 @@ CODES: dict[type[errors.TunerError], grpc.StatusCode] = {
     errors.RateError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.QuotaError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.ConflictError: grpc.StatusCode.ABORTED,
+    errors.AbandonedError: grpc.StatusCode.CANCELLED,
     errors.StorageError: grpc.StatusCode.UNAVAILABLE,
     errors.TunerError: grpc.StatusCode.INTERNAL,
 }

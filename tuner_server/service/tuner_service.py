@@ -8,10 +8,13 @@ that answer. What belongs to another project does not exist for the caller.
 from __future__ import annotations
 
 import array
+import contextlib
+import dataclasses
 import datetime
 import hashlib
 import itertools
 import json
+import threading
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
@@ -28,10 +31,11 @@ from tuner_server.core.job.machine import JobState, Status
 from tuner_server.core.messages import ChangeOrigin, Directive, Outcome, PlanChange, Report, Value
 from tuner_server.core.search.prior import Prior
 from tuner_server.service.family import prior_from
+from tuner_server.service.long_reads import LongReads, is_long
 from tuner_server.service.pipeline import ReportPipeline
 from tuner_server.service.pipeline_observer import PipelineObserver
 from tuner_server.service.sign_writer import SignWriter
-from tuner_server.storage import Entry, JobFilter, Page, Storage, StoredJob, StoredVersion
+from tuner_server.storage import Entry, JobFilter, Page, Storage, StoredHistory, StoredJob, StoredVersion
 
 MAX_REQUEST_ID = 200
 FAMILY_JOBS = 20
@@ -55,6 +59,10 @@ class TunerService(Closing):
         self._signs = SignWriter(storage, now)
         self.pipeline = ReportPipeline(storage, now, observer, self._signs.add)
         """Turns reports into answers."""
+        self.long_reads = LongReads()
+        """The turns of answers that read long histories, on all ports together."""
+        self._long_replay = threading.Lock()
+        """Lets one long job be replayed at a time: a policy sees its reports as numbers of Python's."""
 
     @property
     def life_limits(self) -> LifeLimits:
@@ -105,7 +113,8 @@ class TunerService(Closing):
             if number == outstanding:
                 self._storage.sign({(project, job_id): self._now()})
                 return stored
-            earlier = self._replayed(stored, number)
+            with self._long_replay if is_long(stored) else contextlib.nullcontext():
+                earlier = self._replayed(stored, number)
             try:
                 return self._storage.rewind(stored, earlier, self._now())
             except ConflictError:
@@ -204,9 +213,14 @@ class TunerService(Closing):
         """The jobs of these ids, as far as there are any, in no order."""
         return [stored for stored in self._storage.load_all(job_ids) if stored.project == project]
 
-    def history(self, stored: StoredJob, *, losses: bool) -> list[Entry]:
-        """All directives of a job that `get_job` gave, with their reports, in order. Raises: NotFoundError."""
-        return self._storage.history(stored.id, losses=losses)
+    def history(self, stored: StoredJob, check: Callable[[], None] = lambda: None) -> StoredHistory:
+        """The history of a job that `get_job` gave, as it was then, which is read when it is gone through.
+
+        Args:
+            stored: the job.
+            check: raises as soon as nobody waits for what is read any more.
+        """
+        return StoredHistory(self._storage, stored.id, stored.state.directive.number, check)
 
     def close(self) -> None:
         """Answers what is waiting. The storage is its owner's."""
@@ -226,13 +240,15 @@ class TunerService(Closing):
 
     def _replayed(self, stored: StoredJob, number: int) -> JobState:
         """The state in which directive `number` was outstanding; a job that was cancelled since stays cancelled."""
-        entries = self.history(stored, losses=True)
-        reports = [_report(entry) for entry in entries[: number - 1]]
+        entries = self.history(stored).read(losses=True, measures=True)
+        # One report at a time: all of them as numbers of Python's would be tens of times what is stored.
+        reports = map(_report, itertools.islice(entries, number - 1))
         earlier = machine.replay(stored.state.config, reports, stored.state.prior).state
-        waits = dict.fromkeys((*earlier.requested, *_asked_since(entries[number - 1 :], stored.state)))
+        forgotten = [_without_series(entry) for entry in entries]
+        waits = dict.fromkeys((*earlier.requested, *_asked_since(forgotten, stored.state)))
         update = {"requested": tuple(waits), "request_ids": stored.state.request_ids}
         earlier = earlier.model_copy(update=update)
-        if earlier.directive != entries[number - 1].directive:
+        if earlier.directive != forgotten[0].directive:
             raise PreconditionError(
                 f"directive_number: this version of LRPilot would not issue directive {number} as it was issued; "
                 "finish the job with the version that began it"
@@ -264,6 +280,12 @@ def _repeats(entry: Entry) -> bool:
     return entry.report is not None and entry.report.outcome is Outcome.REPLACED and entry.directive.change is not None
 
 
+def _without_series(entry: Entry) -> Entry:
+    """An entry without what takes most of its memory."""
+    report = None if entry.report is None else dataclasses.replace(entry.report, losses=None, measures={})
+    return dataclasses.replace(entry, report=report)
+
+
 def _report(entry: Entry) -> Report:
     """A report as it came in."""
     stored = entry.report
@@ -272,12 +294,12 @@ def _report(entry: Entry) -> Report:
     return Report(
         directive_number=entry.directive.number,
         outcome=stored.outcome,
-        losses=stored.losses,
+        losses=tuple(stored.losses.tolist()),
         validations=stored.validations,
         wall_time_s=stored.wall_time_s,
         replacement=stored.replacement,
         note=stored.note,
-        measures=stored.measures,
+        measures={name: tuple(values.tolist()) for name, values in stored.measures.items()},
         change=stored.change,
         ending=stored.ending,
     )

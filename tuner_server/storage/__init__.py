@@ -13,7 +13,9 @@ from tuner_server.storage.base import (
     StoredReport,
     StoredVersion,
 )
+from tuner_server.storage.codec import Series
 from tuner_server.storage.database import Database
+from tuner_server.storage.history import History, KnownHistory, StoredHistory
 from tuner_server.storage.schema import Upgrade, current_version, open_storage, upgrade_schema
 
 __all__ = [
@@ -22,10 +24,14 @@ __all__ = [
     "Database",
     "DeadJobs",
     "Entry",
+    "History",
     "JobFilter",
+    "KnownHistory",
     "Page",
+    "Series",
     "Storage",
     "StoredAnswer",
+    "StoredHistory",
     "StoredJob",
     "StoredReport",
     "StoredVersion",

@@ -17,15 +17,18 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Self
+
+import numpy as np
 
 from tuner_server.base.closing import Closing
 from tuner_server.core.errors import NotFoundError
 from tuner_server.core.job.life import ALL_SHOWN, Life, LifeLimits, Shown, Signs
 from tuner_server.core.job.state import JobState, Status, Transition
 from tuner_server.core.messages import Decision, Directive, Ending, Outcome, PlanChange, Replacement, Report, Validation
+from tuner_server.storage.codec import Series
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -73,27 +76,46 @@ class StoredAnswer:
     directive: Directive
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class StoredReport:
-    """A report in the history."""
+    """A report in the history. Its series are arrays, which are not written to."""
 
     outcome: Outcome
     n_steps: int
     validations: tuple[Validation, ...]
     wall_time_s: float
     report_time: datetime
-    losses: tuple[float, ...] | None
+    losses: Series | None
     """The loss of each step; None where the history was asked for without them."""
     replacement: Replacement | None = None
     """What was done instead of the directive."""
     note: str = ""
     """What the client saw, and what it may be."""
-    measures: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
-    """Series by name, one value a step; none where the history was asked for without losses."""
+    measures: Mapping[str, Series] = dataclasses.field(default_factory=dict)
+    """Series by name, one value a step; none where the history was asked for without them."""
     change: PlanChange | None = None
     """The change of the plan that it came with, or that had been asked for until then."""
     ending: Ending | None = None
     """What came of the directive's average of the weights."""
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all of it is the same, the values of series bit for bit but for NaN, which equals NaN."""
+        if not isinstance(other, StoredReport):
+            return NotImplemented
+        return all(_same(getattr(self, name), getattr(other, name)) for name in StoredReport.__slots__)
+
+    __hash__ = None  # type: ignore[assignment]  # as of any value that holds arrays
+
+
+def _same(mine: object, others: object) -> bool:
+    """Whether two fields of reports are the same."""
+    if isinstance(mine, Mapping) and isinstance(others, Mapping):
+        return mine.keys() == others.keys() and all(_same(mine[name], others[name]) for name in mine)
+    if isinstance(mine, np.ndarray) or isinstance(others, np.ndarray):
+        if mine is None or others is None:
+            return False
+        return np.array_equal(np.asarray(mine), np.asarray(others), equal_nan=True)
+    return mine == others
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -248,15 +270,22 @@ class Storage(Closing):
         """What the report on directive `number` was answered with; None if there was none."""
 
     @abc.abstractmethod
-    def history(self, job_id: str, *, losses: bool) -> list[Entry]:
-        """All directives in the order of their numbers, the outstanding one last.
+    def history(self, job_id: str, *, losses: bool, measures: bool = True, until: int | None = None) -> Iterator[Entry]:
+        """Reads all directives in the order of their numbers, the outstanding one last, a few megabytes at a time.
+
+        Each part is a transaction of its own, so that a slow reader holds nothing up. Together they are one history
+        all the same: what is reported meanwhile is not seen where `until` is given, and a job that goes back to an
+        earlier directive meanwhile is noticed.
 
         Args:
             job_id: the id of the job.
-            losses: whether to read loss and measures of every step too: by far the largest part.
+            losses: whether to read the loss of every step too: by far the largest part.
+            measures: whether to read the measures of every step with the losses.
+            until: the directive that is taken for the outstanding one; None: the one that is.
 
-        Raises:
+        Raises (where the iterator is asked for an entry):
             NotFoundError: no such job.
+            ConflictError: the job went back, or was deleted, while its history was read.
         """
 
     @abc.abstractmethod

@@ -6,7 +6,7 @@ SQLite has one writer at a time, so what a transaction is to write is worked out
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +16,7 @@ from sqlalchemy import orm
 from tuner_server.core.errors import ConflictError, InvalidInputError, NotFoundError, QuotaError, TunerError
 from tuner_server.core.job.life import Life, LifeLimits, Signs
 from tuner_server.core.job.state import JobState, Status, Transition
-from tuner_server.core.messages import Decision, Directive, Ending, Outcome, PlanChange, Replacement
+from tuner_server.core.messages import Directive
 from tuner_server.storage import codec, job_queries
 from tuner_server.storage.base import (
     ALL_JOBS,
@@ -28,11 +28,11 @@ from tuner_server.storage.base import (
     Storage,
     StoredAnswer,
     StoredJob,
-    StoredReport,
     StoredVersion,
 )
 from tuner_server.storage.database import Database
 from tuner_server.storage.deletion import delete_jobs
+from tuner_server.storage.history_read import HistoryRead, entry_of
 from tuner_server.storage.tables import Base, EntryRow, JobRow
 from tuner_server.storage.write_check import touch
 
@@ -218,32 +218,17 @@ class SqlStorage(Storage):
             return None
         return StoredAnswer(row.fingerprint, codec.from_json(Directive, row.directive))
 
-    def history(self, job_id: str, *, losses: bool) -> list[Entry]:
+    def history(self, job_id: str, *, losses: bool, measures: bool = True, until: int | None = None) -> Iterator[Entry]:
         """See `Storage`."""
-        query = (
-            sa.select(
-                EntryRow.directive,
-                EntryRow.decision,
-                EntryRow.outcome,
-                EntryRow.n_steps,
-                EntryRow.validations,
-                EntryRow.wall_time_s,
-                EntryRow.report_time,
-                EntryRow.replacement,
-                EntryRow.note,
-                EntryRow.change,
-                EntryRow.ending,
-                EntryRow.losses if losses else sa.null().label("losses"),
-                EntryRow.measures if losses else sa.null().label("measures"),
-            )
-            .where(EntryRow.job_id == job_id)
-            .order_by(EntryRow.number)
-        )
-        with self._database.reading() as connection:
-            rows = connection.execute(query).all()
-        if not rows:
-            raise NotFoundError.of_job(job_id)
-        return [_entry(row) for row in rows]
+        read = HistoryRead(job_id, losses=losses, measures=losses and measures)
+        while not read.ended:
+            with self._database.reading() as connection:
+                rows = read.rows(connection)
+            for row in rows:
+                if row.number == until:
+                    yield dataclasses.replace(entry_of(row), report=None)
+                    return
+                yield entry_of(row)
 
     def page(self, project: str, page_size: int, page_token: str = "", *, wanted: JobFilter = ALL_JOBS) -> Page:
         """See `Storage`."""
@@ -407,26 +392,3 @@ def _job(row: sa.Row[*tuple[Any, ...]]) -> StoredJob:
     state = codec.from_json(JobState, row.state)
     signs = Signs(row.sign_time, row.leave_time)
     return StoredJob(row.id, row.project, state, row.version, row.create_time, row.update_time, signs, row.note)
-
-
-def _entry(row: sa.Row[*tuple[Any, ...]]) -> Entry:
-    report = None
-    if row.outcome is not None:
-        report = StoredReport(
-            outcome=Outcome(row.outcome),
-            n_steps=row.n_steps,
-            validations=codec.validations_from_json(row.validations),
-            wall_time_s=row.wall_time_s,
-            report_time=row.report_time,
-            losses=None if row.losses is None else codec.decode_losses(row.losses),
-            replacement=None if row.replacement is None else codec.from_json(Replacement, row.replacement),
-            note=row.note or "",
-            measures={} if row.measures is None else codec.decode_measures(row.measures),
-            change=None if row.change is None else codec.from_json(PlanChange, row.change),
-            ending=None if row.ending is None else codec.from_json(Ending, row.ending),
-        )
-    return Entry(
-        directive=codec.from_json(Directive, row.directive),
-        decision=None if row.decision is None else codec.from_json(Decision, row.decision),
-        report=report,
-    )

@@ -78,14 +78,14 @@ class Schedule(ScheduleData):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a JSON file, in one go: a reader sees the old file or the new one. Floats are exact."""
-        from lrpilot.wire.schedule_file import dumps
+        from lrpilot.wire.schedule_file import chunks
 
         path = Path(path)
         # Beside the file, because a rename is atomic only within a file system.
         draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             with draft.open("w", encoding="utf-8") as file:
-                file.write(dumps(self))
+                file.writelines(chunks(self))
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(path)

@@ -19,6 +19,7 @@ from lrpilot.v1 import tuner_pb2_grpc
 from lrpilot.wire.loopback import is_loopback
 from lrpilot.wire.plain_text import plain
 from lrpilot.wire.revision import REVISION, REVISION_KEY
+from lrpilot.wire.schedule_parts import merged
 
 _MAX_MESSAGE_BYTES = 64 * 2**20
 _OPTIONS = [
@@ -115,8 +116,15 @@ class GrpcTransport(Transport):
         return self._repeated(lambda: self.stub.LeaveJob, request, timeout_s)
 
     def get_schedule(self, request: pb.GetScheduleRequest, timeout_s: float) -> pb.GetScheduleResponse:
-        """What was decided so far. Raises: ServerError."""
-        return self._repeated(lambda: self.stub.GetSchedule, request, timeout_s)
+        """What was decided so far: of a long run it takes its time to arrive. Raises: ServerError."""
+        if request.view != pb.SCHEDULE_VIEW_FULL:
+            return self._repeated(lambda: self.stub.GetSchedule, request, timeout_s)
+
+        def in_full(request: pb.StreamScheduleRequest, timeout: float) -> pb.GetScheduleResponse:
+            return merged(self.stub.StreamSchedule(request, timeout=timeout))
+
+        whole = pb.StreamScheduleRequest(job_id=request.job_id)
+        return self._repeated(lambda: in_full, whole, timeout_s, attempt_s=timeout_s)
 
     def call(self, method: Callable[[], Response]) -> Response:
         """Calls once, with gRPC's errors as ours. Raises: ServerError."""
@@ -134,16 +142,22 @@ class GrpcTransport(Transport):
         """Closes the connection."""
         self._channel.close()
 
-    def _repeated(self, method: Callable[[], Callable[..., Response]], request: Any, timeout_s: float) -> Response:
+    def _repeated(
+        self,
+        method: Callable[[], Callable[..., Response]],
+        request: Any,
+        timeout_s: float,
+        attempt_s: float = ATTEMPT_S,
+    ) -> Response:
         """Calls until there is an answer: every call is safe to repeat. Raises: ServerError.
 
         gRPC's own retries end when an answer has begun to arrive, and don't leave a connection that looks open.
         """
         deadline = time.monotonic() + timeout_s
         while True:
-            attempt_s = max(min(ATTEMPT_S, deadline - time.monotonic()), 0.0)
+            within_s = max(min(attempt_s, deadline - time.monotonic()), 0.0)
             try:
-                return self.call(functools.partial(method(), request, timeout=attempt_s))
+                return self.call(functools.partial(method(), request, timeout=within_s))
             except UnavailableError as error:
                 if error.code == grpc.StatusCode.DEADLINE_EXCEEDED.name:
                     # A peer that vanished leaves a connection that looks open for many minutes.

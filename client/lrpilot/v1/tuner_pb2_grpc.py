@@ -94,6 +94,11 @@ class TunerServiceStub:
                 request_serializer=lrpilot_dot_v1_dot_tuner__pb2.GetScheduleRequest.SerializeToString,
                 response_deserializer=lrpilot_dot_v1_dot_tuner__pb2.GetScheduleResponse.FromString,
                 _registered_method=True)
+        self.StreamSchedule = channel.unary_stream(
+                '/lrpilot.v1.TunerService/StreamSchedule',
+                request_serializer=lrpilot_dot_v1_dot_tuner__pb2.StreamScheduleRequest.SerializeToString,
+                response_deserializer=lrpilot_dot_v1_dot_tuner__pb2.StreamScheduleResponse.FromString,
+                _registered_method=True)
         self.WatchJob = channel.unary_stream(
                 '/lrpilot.v1.TunerService/WatchJob',
                 request_serializer=lrpilot_dot_v1_dot_tuner__pb2.WatchJobRequest.SerializeToString,
@@ -184,7 +189,15 @@ class TunerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetSchedule(self, request, context):
-        """Answers with the schedule found so far, and with its history if asked for.
+        """Answers with the schedule found so far, and with its history if asked for; one of more than 16 MiB is refused.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamSchedule(self, request, context):
+        """Sends the schedule found so far with its history, however long it is: the first message has the job, and those after it
+        go on with the segments, and then with the history.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -259,6 +272,11 @@ def add_TunerServiceServicer_to_server(servicer, server):
                     servicer.GetSchedule,
                     request_deserializer=lrpilot_dot_v1_dot_tuner__pb2.GetScheduleRequest.FromString,
                     response_serializer=lrpilot_dot_v1_dot_tuner__pb2.GetScheduleResponse.SerializeToString,
+            ),
+            'StreamSchedule': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamSchedule,
+                    request_deserializer=lrpilot_dot_v1_dot_tuner__pb2.StreamScheduleRequest.FromString,
+                    response_serializer=lrpilot_dot_v1_dot_tuner__pb2.StreamScheduleResponse.SerializeToString,
             ),
             'WatchJob': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchJob,
@@ -590,6 +608,33 @@ class TunerService:
             '/lrpilot.v1.TunerService/GetSchedule',
             lrpilot_dot_v1_dot_tuner__pb2.GetScheduleRequest.SerializeToString,
             lrpilot_dot_v1_dot_tuner__pb2.GetScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lrpilot.v1.TunerService/StreamSchedule',
+            lrpilot_dot_v1_dot_tuner__pb2.StreamScheduleRequest.SerializeToString,
+            lrpilot_dot_v1_dot_tuner__pb2.StreamScheduleResponse.FromString,
             options,
             channel_credentials,
             insecure,

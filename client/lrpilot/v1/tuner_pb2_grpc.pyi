@@ -69,7 +69,11 @@ class TunerServiceStub:
     DeleteJob: _grpc.UnaryUnaryMultiCallable[_tuner_pb2.DeleteJobRequest, _tuner_pb2.DeleteJobResponse]
     """Deletes a job, with its history. A client that comes back to it opens it anew, as another job."""
     GetSchedule: _grpc.UnaryUnaryMultiCallable[_tuner_pb2.GetScheduleRequest, _tuner_pb2.GetScheduleResponse]
-    """Answers with the schedule found so far, and with its history if asked for."""
+    """Answers with the schedule found so far, and with its history if asked for; one of more than 16 MiB is refused."""
+    StreamSchedule: _grpc.UnaryStreamMultiCallable[_tuner_pb2.StreamScheduleRequest, _tuner_pb2.StreamScheduleResponse]
+    """Sends the schedule found so far with its history, however long it is: the first message has the job, and those after it
+    go on with the segments, and then with the history.
+    """
     WatchJob: _grpc.UnaryStreamMultiCallable[_tuner_pb2.WatchJobRequest, _tuner_pb2.WatchJobResponse]
     """Sends the job now and whenever it or its life changes, until it ends."""
 
@@ -104,7 +108,11 @@ class TunerServiceAsyncStub(TunerServiceStub):
     DeleteJob: _aio.UnaryUnaryMultiCallable[_tuner_pb2.DeleteJobRequest, _tuner_pb2.DeleteJobResponse]  # type: ignore[assignment]
     """Deletes a job, with its history. A client that comes back to it opens it anew, as another job."""
     GetSchedule: _aio.UnaryUnaryMultiCallable[_tuner_pb2.GetScheduleRequest, _tuner_pb2.GetScheduleResponse]  # type: ignore[assignment]
-    """Answers with the schedule found so far, and with its history if asked for."""
+    """Answers with the schedule found so far, and with its history if asked for; one of more than 16 MiB is refused."""
+    StreamSchedule: _aio.UnaryStreamMultiCallable[_tuner_pb2.StreamScheduleRequest, _tuner_pb2.StreamScheduleResponse]  # type: ignore[assignment]
+    """Sends the schedule found so far with its history, however long it is: the first message has the job, and those after it
+    go on with the segments, and then with the history.
+    """
     WatchJob: _aio.UnaryStreamMultiCallable[_tuner_pb2.WatchJobRequest, _tuner_pb2.WatchJobResponse]  # type: ignore[assignment]
     """Sends the job now and whenever it or its life changes, until it ends."""
 
@@ -208,7 +216,17 @@ class TunerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tuner_pb2.GetScheduleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tuner_pb2.GetScheduleResponse, _abc.Awaitable[_tuner_pb2.GetScheduleResponse]]:
-        """Answers with the schedule found so far, and with its history if asked for."""
+        """Answers with the schedule found so far, and with its history if asked for; one of more than 16 MiB is refused."""
+
+    @_abc_1.abstractmethod
+    def StreamSchedule(
+        self,
+        request: _tuner_pb2.StreamScheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_tuner_pb2.StreamScheduleResponse], _abc.AsyncIterator[_tuner_pb2.StreamScheduleResponse]]:
+        """Sends the schedule found so far with its history, however long it is: the first message has the job, and those after it
+        go on with the segments, and then with the history.
+        """
 
     @_abc_1.abstractmethod
     def WatchJob(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+from collections.abc import Sequence
 
 from lrpilot.errors import ScheduleError
 from lrpilot.wire.phase import Phase
@@ -54,7 +55,7 @@ class Measured:
     """
 
     name: str
-    values: tuple[float, ...]
+    values: Sequence[float]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class Probe:
     profile: Profile
     phase: Phase
     stage: int
-    losses: tuple[float, ...]
+    losses: Sequence[float]
     validations: tuple[Validation, ...]
     diverged: bool
 
@@ -157,7 +158,7 @@ class ScheduleData:
     base_lrs: tuple[float, ...]
     total_steps: int | None
     segments: tuple[Segment, ...]
-    losses: tuple[float, ...] = ()
+    losses: Sequence[float] = ()
     validations: tuple[Validation, ...] = ()
     probes: tuple[Probe, ...] = ()
     unsearched: bool = False
@@ -191,7 +192,7 @@ class ScheduleData:
         """Committed steps."""
         return self.segments[-1].start_step + self.segments[-1].n_steps if self.segments else 0
 
-    def measured(self, name: str) -> tuple[float, ...]:
+    def measured(self, name: str) -> Sequence[float]:
         """The values of a measure at the committed steps from 0 on; empty: it was not taken."""
         return next((measure.values for measure in self.measures if measure.name == name), ())
 

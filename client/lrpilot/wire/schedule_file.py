@@ -7,8 +7,10 @@ not finite, which JSON has no number for, as the string "nan", "inf" or "-inf".
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from lrpilot.errors import ScheduleError
@@ -23,12 +25,60 @@ S = TypeVar("S", bound=ScheduleData)
 _FORMAT = "lrpilot.schedule"
 # Raised when a reader of the version before would misread a file.
 _VERSION = 1
+_NUMBERS_AT_ONCE = 4096
 
 
 def dumps(schedule: ScheduleData) -> str:
     """The text of a schedule."""
-    document = {"format": _FORMAT, "version": _VERSION, **_plain(schedule)}
-    return json.dumps(document, allow_nan=False, indent=1) + "\n"
+    return "".join(chunks(schedule))
+
+
+def chunks(schedule: ScheduleData) -> Iterator[str]:
+    """The text of a schedule, some ten kilobytes at a time: of a long run it is gigabytes."""
+    document: dict[str, Any] = {"format": _FORMAT, "version": _VERSION, **_shallow(schedule)}
+    yield from _text(document, "\n")
+    yield "\n"
+
+
+def _text(value: Any, line: str) -> Iterator[str]:
+    """A value as text; `line` begins a line where it stands."""
+    if isinstance(value, dict):
+        named = ((f"{json.dumps(name)}: ", _text(child, line + " ")) for name, child in value.items())
+        yield from _listed("{}", line, (itertools.chain([name], text) for name, text in named))
+    elif dataclasses.is_dataclass(value) and not isinstance(value, Shape):
+        yield from _text(_shallow(value), line)
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        yield from _sequence(value, line)
+    else:
+        yield json.dumps(_plain(value), allow_nan=False)
+
+
+def _sequence(values: Sequence[Any], line: str) -> Iterator[str]:
+    """A list: of numbers many at a time, which is all that is ever long in a schedule."""
+    if not values or not isinstance(values[0], float):
+        yield from _listed("[]", line, (_text(child, line + " ") for child in values))
+        return
+    between = f",{line} "
+    left = iter(values)
+    begin = f"[{line} "
+    while block := list(itertools.islice(left, _NUMBERS_AT_ONCE)):
+        if not all(map(math.isfinite, block)):
+            block = [_plain(number) for number in block]
+        # Without `indent` the encoder is the one that is written in C.
+        yield begin + json.dumps(block, allow_nan=False, separators=(between, ": "))[1:-1]
+        begin = between
+    yield f"{line}]"
+
+
+def _listed(brackets: str, line: str, children: Iterable[Iterable[str]]) -> Iterator[str]:
+    """The text of what has parts, a line each; nothing between the brackets where there are none."""
+    begin = brackets[0] + line + " "
+    any_child = False
+    for child in children:
+        yield begin
+        yield from child
+        begin, any_child = f",{line} ", True
+    yield f"{line}{brackets[1]}" if any_child else brackets
 
 
 def loads(text: str | bytes, kind: type[S]) -> S:
@@ -56,13 +106,15 @@ def loads(text: str | bytes, kind: type[S]) -> S:
         raise ScheduleError(f"not a valid schedule: {error}") from error
 
 
+def _shallow(value: Any) -> dict[str, Any]:
+    """The fields of a value by name."""
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+
+
 def _plain(value: Any) -> Any:
+    """A value without parts, as JSON has it."""
     if isinstance(value, Shape):
         return str(value)
-    if dataclasses.is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, list | tuple):
-        return [_plain(child) for child in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value

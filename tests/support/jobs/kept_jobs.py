@@ -10,14 +10,15 @@ from pathlib import Path
 from lrpilot.errors import RefusedError, ServerError
 from lrpilot.transport.base import Transport
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.schedule_parts import merged
 
 from tuner_server.access.principal import DEFAULT_PROJECT
 from tuner_server.core.errors import InvalidInputError, NotFoundError, PreconditionError, TunerError
 from tuner_server.core.job.machine import JobState
 from tuner_server.core.messages import PlanChange
-from tuner_server.rpc import convert
+from tuner_server.rpc import convert, schedule_messages
 from tuner_server.service.tuner_service import TunerService
-from tuner_server.storage import Entry, Storage, StoredJob, open_storage
+from tuner_server.storage import KnownHistory, Storage, StoredJob, open_storage
 
 _CODES: dict[type[TunerError], str] = {
     InvalidInputError: "INVALID_ARGUMENT",
@@ -43,9 +44,10 @@ class KeptJobs(Transport):
         return self._service.get_job(DEFAULT_PROJECT, self.job_id).state
 
     @property
-    def history(self) -> list[Entry]:
+    def history(self) -> KnownHistory:
         """The history of that job, with its losses."""
-        return self._service.history(self._service.get_job(DEFAULT_PROJECT, self.job_id), losses=True)
+        history = self._service.history(self._service.get_job(DEFAULT_PROJECT, self.job_id))
+        return KnownHistory(history.read(losses=True, measures=True))
 
     def request(self, change: PlanChange) -> None:
         """Somebody asks for a change of that job. Raises: TunerError: as `TunerService.change_plan`."""
@@ -90,8 +92,8 @@ class KeptJobs(Transport):
 
     def get_schedule(self, request: pb.GetScheduleRequest, timeout_s: float) -> pb.GetScheduleResponse:
         stored = self._service.get_job(DEFAULT_PROJECT, request.job_id)
-        entries = self._service.history(stored, losses=True)
-        return convert.schedule_to_pb(stored, entries, history=True, vitals=self._service.vitals(stored))
+        history, vitals = self._service.history(stored), self._service.vitals(stored)
+        return merged(schedule_messages.schedule_to_pb(stored, history, full=True, vitals=vitals))
 
     def close(self) -> None:
         """Keeps the jobs, for other clients."""

@@ -12,7 +12,8 @@ from tuner_server.core.job.life import Signs
 from tuner_server.core.job.machine import JobState
 from tuner_server.core.messages import Phase
 from tuner_server.service.tuner_service import TunerService
-from tuner_server.storage import Entry, StoredJob, StoredReport
+from tuner_server.storage import Entry, KnownHistory, StoredJob, StoredReport
+from tuner_server.storage.codec import series
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -45,9 +46,9 @@ def job_config(
     )
 
 
-def history(run: Run) -> list[Entry]:
+def history(run: Run) -> KnownHistory:
     """What a storage has of a run."""
-    entries = []
+    entries = KnownHistory()
     for exchange in run.exchanges:
         report = exchange.report
         stored = (
@@ -59,10 +60,10 @@ def history(run: Run) -> list[Entry]:
                 validations=report.validations,
                 wall_time_s=report.wall_time_s,
                 report_time=NOW,
-                losses=report.losses,
+                losses=series(report.losses),
                 replacement=report.replacement,
                 note=report.note,
-                measures=report.measures,
+                measures={name: series(values) for name, values in report.measures.items()},
                 ending=report.ending,
             )
         )

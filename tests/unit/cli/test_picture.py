@@ -9,6 +9,7 @@ from statistics import fmean
 
 import pytest
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.schedule_parts import merged
 from rich.console import Console
 
 from tests.support.jobs.broken_promises import DEADLY_TWICE, DyingTraining
@@ -22,14 +23,14 @@ from tuner_server.history import headline, lr_sensitivity
 from tuner_server.history.setback import setback
 from tuner_server.history.timeline import timeline
 from tuner_server.history.verdict import verdict
-from tuner_server.rpc.convert import schedule_to_pb
+from tuner_server.rpc.schedule_messages import schedule_to_pb
 
 TWO_STAGES = config(400, **QUICK)
 
 
 def response(config: JobConfig, max_directives: int = 10_000) -> pb.GetScheduleResponse:
     run = drive(config, SimulatedTraining(), max_directives=max_directives)
-    return schedule_to_pb(stored(run.state), history(run), history=True)
+    return merged(schedule_to_pb(stored(run.state), history(run), full=True))
 
 
 def printed(found: pb.GetScheduleResponse) -> str:
@@ -76,7 +77,7 @@ def test_a_search_that_goes_on_shows_its_probes() -> None:
 
 def test_a_probe_of_a_job_that_was_cancelled_is_not_said_to_run() -> None:
     run = drive(TWO_STAGES, SimulatedTraining(), max_directives=1)
-    text = printed(schedule_to_pb(stored(machine.cancel(run.state, "wrong data")), history(run), history=True))
+    text = printed(merged(schedule_to_pb(stored(machine.cancel(run.state, "wrong data")), history(run), full=True)))
     assert "not reported" in text
     assert "running" not in text
 
@@ -102,7 +103,7 @@ def test_the_axis_ends_at_the_steps_that_were_run() -> None:
 
 def test_steps_that_fell_short_say_so_in_their_stage_and_with_the_evidence() -> None:
     run = drive(job_config("dying", total_steps=800), DyingTraining(deadly_lr=DEADLY_TWICE, validates=True))
-    found = schedule_to_pb(stored(run.state), history(run), history=True)
+    found = merged(schedule_to_pb(stored(run.state), history(run), full=True))
     text = printed(found)
     rows = [line for line in text.splitlines() if "fell short, 100 steps rolled back" in line]
     assert [row.split()[0] for row in rows] == ["1", "2"]
@@ -117,7 +118,7 @@ def test_steps_that_fell_short_say_so_in_their_stage_and_with_the_evidence() -> 
 
 def test_steps_that_diverged_say_so_in_their_stage() -> None:
     run = drive(job_config("hot"), SimulatedTraining(edge_lr=1e-6, validates=True), max_directives=12)
-    text = printed(schedule_to_pb(stored(run.state), history(run), history=True))
+    text = printed(merged(schedule_to_pb(stored(run.state), history(run), full=True)))
     assert "diverged, " in text
     assert "fell short" not in text
 

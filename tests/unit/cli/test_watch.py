@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from lrpilot.errors import UnavailableError
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.schedule_parts import merged
 
 from tests.support.jobs.sample_jobs import history, stored
 from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, config, drive
@@ -12,7 +13,8 @@ from tuner_server.cli.curve import COLUMNS
 from tuner_server.cli.watch import is_behind, pictures
 from tuner_server.core.job import machine
 from tuner_server.core.messages import Phase
-from tuner_server.rpc.convert import job_to_pb, schedule_to_pb
+from tuner_server.rpc.convert import job_to_pb
+from tuner_server.rpc.schedule_messages import schedule_to_pb
 
 
 def a_job(
@@ -55,7 +57,7 @@ def test_a_history_is_fetched_when_something_else_is_done() -> None:
 
 def test_a_server_that_restarts_as_a_history_is_fetched_is_waited_for() -> None:
     run = drive(config(400, **QUICK), SimulatedTraining(), max_directives=2)
-    found = schedule_to_pb(stored(run.state), history(run), history=True)
+    found = merged(schedule_to_pb(stored(run.state), history(run), full=True))
     later = pb.Job.FromString(found.job.SerializeToString())
     later.directive.number += 1
     answers: list[pb.GetScheduleResponse | None] = [found, None, found]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from lrpilot.wire.profile import Profile, Shape
+from lrpilot.wire.schedule_parts import merged
 from markupsafe import escape
 
 from tests.support.jobs.sample_jobs import history, run_job, stored
@@ -28,7 +29,7 @@ from tuner_server.history.stage import Undoing
 from tuner_server.history.thinning import Window
 from tuner_server.history.timeline import Timeline, timeline
 from tuner_server.report.report_file import report_html
-from tuner_server.rpc.convert import schedule_to_pb
+from tuner_server.rpc.schedule_messages import schedule_to_pb
 from tuner_server.service.family import optimum_of
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import open_storage
@@ -164,7 +165,7 @@ def test_its_page_its_report_and_what_the_api_gives_say_why() -> None:
     assert "LR 0.05 forecast the lowest loss" in stage.why
     assert "times 0.9 for the decay over 160 steps is 0.045. LR 0.025 was committed: half of the better" in stage.why
     assert str(escape(stage.why)) in report_html(job, found)
-    elsewhere, entries = job_and_history(schedule_to_pb(job, entries, history=True))
+    elsewhere, entries = job_and_history(merged(schedule_to_pb(job, entries, full=True)))
     assert [other.why for other in job_view(elsewhere, timeline(entries)).stages] == [stage.why]
 
 

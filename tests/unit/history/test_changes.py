@@ -123,7 +123,7 @@ def test_every_face_shows_them(
     html = report_html(stored, found)
     assert "not &lt;there&gt; yet" in html
     assert html.count('class="change"') == 4
-    head = json.loads("".join(data_json(stored, found)))
+    head = json.loads("".join(data_json(stored, jobs.history)))
     assert [change["kind"] for change in head["plan_changes"]] == ["extend", "extend", "anneal", "undo_annealing"]
     console = Console(record=True, width=160)
     console.print(picture(response.job, laid_out(response)))

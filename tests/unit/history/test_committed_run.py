@@ -126,7 +126,7 @@ def test_falls_that_were_rolled_back_are_branches_if_they_were_sound() -> None:
 
 def _span(start: int, committed: int, profile: Profile, n_steps: int, *, kept: bool, outcome: Outcome) -> Span:
     losses = 1 + 1 / np.arange(start + 1, start + 1 + n_steps)
-    return Span(start, committed, kept, TrainPhase.TRAIN, 0, outcome, profile, losses, ())
+    return Span(start, committed, kept, TrainPhase.TRAIN, 0, outcome, profile, losses.astype(np.float32), ())
 
 
 def test_an_annealing_that_was_undone_tells_what_a_fall_brings() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from lrpilot.wire.schedule_parts import merged
 from markupsafe import escape
 
 from tests.support.jobs.sample_jobs import history, stored
@@ -22,9 +23,9 @@ from tuner_server.history.reasons import actual_end
 from tuner_server.history.thinning import Window
 from tuner_server.history.timeline import timeline
 from tuner_server.report.report_file import report_html
-from tuner_server.rpc.convert import schedule_to_pb
+from tuner_server.rpc.schedule_messages import schedule_to_pb
 from tuner_server.service.family import optimum_of
-from tuner_server.storage import Entry, StoredJob, open_storage
+from tuner_server.storage import KnownHistory, StoredJob, open_storage
 from tuner_server.web.charts.evidence import stage_curves
 from tuner_server.web.charts.job_chart import job_chart
 from tuner_server.web.pages.views import job_view
@@ -39,7 +40,7 @@ class Former(NamedTuple):
     """A job of the former version."""
 
     job: StoredJob
-    entries: list[Entry]
+    entries: KnownHistory
     said: dict[str, Any]
 
 
@@ -58,7 +59,7 @@ def former(request: pytest.FixtureRequest) -> Former:
     return Former(stored(state), history(Run(state, exchanges)), found["said"])
 
 
-def _said(job: StoredJob, entries: list[Entry]) -> dict[str, Any]:
+def _said(job: StoredJob, entries: KnownHistory) -> dict[str, Any]:
     """What its page and its charts say in words."""
     found = timeline(entries)
     view, charts = job_view(job, found), [stage_curves(stage, job.state.config) for stage in found.stages]
@@ -86,7 +87,7 @@ def test_its_page_says_what_it_said(former: Former) -> None:
 
 
 def test_what_the_api_gives_of_it_says_the_same(former: Former) -> None:
-    job, entries = job_and_history(schedule_to_pb(former.job, former.entries, history=True))
+    job, entries = job_and_history(merged(schedule_to_pb(former.job, former.entries, full=True)))
     assert _said(job, entries) == former.said
 
 
@@ -107,12 +108,12 @@ def old_jobs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     shutil.copy(old_databases.FILES[request.param], file)
     with open_storage(f"sqlite:///{file}") as storage:
         jobs = storage.page("default", 100).jobs
-        yield [Former(job, storage.history(job.id, losses=True), {}) for job in jobs]
+        yield [Former(job, KnownHistory(storage.history(job.id, losses=True)), {}) for job in jobs]
 
 
 def test_jobs_of_earlier_schema_versions_are_told_here_and_elsewhere(old_jobs: list[Former]) -> None:
     for job, entries, _ in old_jobs:
-        job_elsewhere, entries_elsewhere = job_and_history(schedule_to_pb(job, entries, history=True))
+        job_elsewhere, entries_elsewhere = job_and_history(merged(schedule_to_pb(job, entries, full=True)))
         assert _said(job_elsewhere, entries_elsewhere) == _said(job, entries)
 
 

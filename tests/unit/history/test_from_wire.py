@@ -10,6 +10,7 @@ import pytest
 from hypothesis import strategies as st
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.profile import Profile
+from lrpilot.wire.schedule_parts import merged
 from pydantic import BaseModel
 
 from tests.support.jobs.sample_jobs import job_config, stored
@@ -29,8 +30,8 @@ from tuner_server.core.messages import (
 )
 from tuner_server.core.stop_evidence import Stopping
 from tuner_server.history.from_wire import job_and_history
-from tuner_server.rpc.convert import schedule_to_pb
-from tuner_server.storage import Entry
+from tuner_server.rpc.schedule_messages import schedule_to_pb
+from tuner_server.storage import Entry, KnownHistory
 
 STATE = machine.create(job_config("job")).state
 DIRECTIVE = Directive(number=1, phase=Phase.PROBE, n_steps=3, profile=Profile.constant(0.1, 3))
@@ -110,7 +111,7 @@ decisions = whole(
 
 @hypothesis.given(decisions)
 def test_a_decision_comes_over_the_wire_as_it_is(decision: Decision) -> None:
-    response = schedule_to_pb(stored(STATE), [Entry(DIRECTIVE, decision, None)], history=True)
+    response = merged(schedule_to_pb(stored(STATE), KnownHistory([Entry(DIRECTIVE, decision, None)]), full=True))
     _, (entry,) = job_and_history(type(response).FromString(response.SerializeToString()))
     assert entry.decision == decision
     assert Decision.model_validate_json(decision.model_dump_json()) == decision, "and as JSON"
@@ -122,7 +123,7 @@ def test_forecasts_that_a_bound_made_equal_have_the_same_winner_here_and_elsewhe
         for number, raw in ((1, -1.0), (2, -5.0))
     )
     decision = Decision(stage=0, lr=0.2, reason="the lowest forecast", candidates=(slow, fast))
-    response = schedule_to_pb(stored(STATE), [Entry(DIRECTIVE, decision, None)], history=True)
+    response = merged(schedule_to_pb(stored(STATE), KnownHistory([Entry(DIRECTIVE, decision, None)]), full=True))
     _, (entry,) = job_and_history(response)
     assert entry.decision is not None
     assert best_candidate(entry.decision.candidates) == best_candidate(decision.candidates) == fast
@@ -186,7 +187,7 @@ def _negative_validation_step(response: pb.GetScheduleResponse) -> None:
 def test_what_a_server_gets_wrong_is_refused_by_name(
     spoil: Callable[[pb.GetScheduleResponse], None], field: str
 ) -> None:
-    response = schedule_to_pb(stored(STATE), [Entry(DIRECTIVE, DECISION, None)], history=True)
+    response = merged(schedule_to_pb(stored(STATE), KnownHistory([Entry(DIRECTIVE, DECISION, None)]), full=True))
     spoil(response)
     with pytest.raises(InvalidInputError) as caught:
         job_and_history(response)

@@ -100,7 +100,7 @@ def test_several_stages_say_from_where_to_where_the_lr_went(staged: Run) -> None
 def _one_stage(finished: Run, profile: Profile, n_steps: int) -> tuple[JobState, Timeline]:
     """The finished job, had its committed steps been `n_steps` of such a profile."""
     found = timeline(history(finished))
-    span = dataclasses.replace(found.stages[0].spans[0], profile=profile, losses=np.ones(n_steps))
+    span = dataclasses.replace(found.stages[0].spans[0], profile=profile, losses=np.ones(n_steps, dtype=np.float32))
     stage = dataclasses.replace(found.stages[0], spans=(span,))
     return finished.state, Timeline((span,), (stage,))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
+from lrpilot.wire.schedule_parts import merged
 from rich.console import Console
 
 from tests.support.jobs.law_training import LawTraining
@@ -18,7 +19,7 @@ from tuner_server.history.numbers import count, steps
 from tuner_server.history.stopping import stopping
 from tuner_server.history.timeline import timeline
 from tuner_server.report.report_file import report_html
-from tuner_server.rpc.convert import schedule_to_pb
+from tuner_server.rpc.schedule_messages import schedule_to_pb
 from tuner_server.web.pages.views import job_view
 
 
@@ -84,7 +85,7 @@ def test_page_report_and_terminal_say_why_it_stopped(run: Run) -> None:
     assert any(words in stage.why for stage in view.stages)
     assert ("Worth going on for", "0.05 of the validation loss") in [(fact.name, fact.value) for fact in view.details]
     assert "would lower the loss by" in report_html(job, timeline(entries))
-    response = schedule_to_pb(job, entries, history=True)
+    response = merged(schedule_to_pb(job, entries, full=True))
     file = io.StringIO()
     Console(width=200, file=file).print(picture(response.job, laid_out(response)))
     told = " ".join(file.getvalue().split())

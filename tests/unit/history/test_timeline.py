@@ -13,7 +13,8 @@ from tuner_server.core.config import JobConfig
 from tuner_server.core.messages import Bar, Directive, Outcome, Phase, Replacement, Validation
 from tuner_server.history.stage import Undoing
 from tuner_server.history.timeline import timeline
-from tuner_server.storage import Entry, StoredReport
+from tuner_server.storage import Entry, KnownHistory, StoredReport
+from tuner_server.storage.codec import series
 
 
 @pytest.mark.parametrize(
@@ -77,17 +78,19 @@ def _entry(
         restore=restore,
         snapshot=first,
     )
-    report = StoredReport(outcome, n_steps, (), 0.0, NOW, (1.0,) * n_steps)
+    report = StoredReport(outcome, n_steps, (), 0.0, NOW, series((1.0,) * n_steps))
     return Entry(directive, None, report)
 
 
 def test_committed_steps_that_diverged_are_shown_as_rolled_back() -> None:
     found = timeline(
-        [
-            _entry(1, Phase.TRAIN, 5, Outcome.PARTIAL, first=True),
-            _entry(2, Phase.TRAIN, 3, Outcome.DIVERGED),
-            _entry(3, Phase.TRAIN, 4, Outcome.COMPLETED, restore=True),
-        ]
+        KnownHistory(
+            [
+                _entry(1, Phase.TRAIN, 5, Outcome.PARTIAL, first=True),
+                _entry(2, Phase.TRAIN, 3, Outcome.DIVERGED),
+                _entry(3, Phase.TRAIN, 4, Outcome.COMPLETED, restore=True),
+            ]
+        )
     )
     assert [span.kept for span in found.spans] == [False, False, True]
     first, second = found.stages
@@ -117,11 +120,13 @@ def test_the_bar_that_steps_fell_short_of_is_the_last_one_that_their_report_had_
     bars: tuple[tuple[int, float], ...], bar: float | None
 ) -> None:
     found = timeline(
-        [
-            _promising(_entry(1, Phase.TRAIN, 5, Outcome.PARTIAL, first=True), *bars),
-            _entry(2, Phase.TRAIN, 3, Outcome.FELL_SHORT),
-            _entry(3, Phase.TRAIN, 4, Outcome.COMPLETED, restore=True),
-        ]
+        KnownHistory(
+            [
+                _promising(_entry(1, Phase.TRAIN, 5, Outcome.PARTIAL, first=True), *bars),
+                _entry(2, Phase.TRAIN, 3, Outcome.FELL_SHORT),
+                _entry(3, Phase.TRAIN, 4, Outcome.COMPLETED, restore=True),
+            ]
+        )
     )
     first, second = found.stages
     assert first.undoing == second.retreats_from == Undoing(Outcome.FELL_SHORT, 0.1, 6, 8, loss=1.0, bar=bar)
@@ -148,13 +153,13 @@ def test_steps_whose_mean_kept_the_promise_fell_short_by_their_validation(
     promise = (Bar(from_step=0, loss=0.1, validation=0.1), Bar(from_step=5, loss=loss, validation=bar))
     first = dataclasses.replace(first, directive=first.directive.model_copy(update={"promise": promise}))
     last = _validated(_entry(2, Phase.TRAIN, 3, Outcome.FELL_SHORT), Validation(step=2, loss=2.0))
-    (stage,) = timeline([first, last]).stages
+    (stage,) = timeline(KnownHistory([first, last])).stages
     assert stage.undoing == Undoing(Outcome.FELL_SHORT, 0.1, **({"first_step": 6} | expected))
 
 
 def test_steps_that_begin_anew_are_a_stage_whatever_was_reported_last() -> None:
     first = _entry(1, Phase.TRAIN, 5, Outcome.PARTIAL, first=True)
-    found = timeline([first, _entry(2, Phase.TRAIN, 4, Outcome.COMPLETED, restore=True)])
+    found = timeline(KnownHistory([first, _entry(2, Phase.TRAIN, 4, Outcome.COMPLETED, restore=True)]))
     assert [stage.given_back_steps for stage in found.stages] == [5, 0]
 
 
@@ -170,9 +175,10 @@ def test_a_run_that_was_told_to_train_at_first_has_no_search() -> None:
 
 def test_steps_without_the_server_stand_apart_and_wasted_ones_take_their_width() -> None:
     replacement = Replacement(profile=Profile.constant(0.2, 7), wasted_steps=3)
-    own = StoredReport(Outcome.REPLACED, 7, (), 0.0, NOW, (1.0,) * 7, replacement)
+    own = StoredReport(Outcome.REPLACED, 7, (), 0.0, NOW, series((1.0,) * 7), replacement)
     directive = _entry(2, Phase.PROBE, 5, Outcome.COMPLETED).directive
-    found = timeline([_entry(1, Phase.TRAIN, 5, Outcome.COMPLETED, first=True), Entry(directive, None, own)])
+    first = _entry(1, Phase.TRAIN, 5, Outcome.COMPLETED, first=True)
+    found = timeline(KnownHistory([first, Entry(directive, None, own)]))
 
     assert [(span.start, span.n_steps) for span in found.spans] == [(0, 5), (8, 7)]
     assert found.spans[-1].phase is Phase.TRAIN
@@ -194,10 +200,10 @@ def test_a_decision_has_the_probes_that_were_run_before_the_client_went_on_by_it
 
 def test_the_first_loss_is_the_first_that_is_a_number_at_the_beginning_of_a_report() -> None:
     entries = [_entry(i, Phase.PROBE, 2, Outcome.DIVERGED, restore=i > 1, first=i == 1) for i in (1, 2, 3)]
-    reports = [StoredReport(Outcome.DIVERGED, 2, (), 0.0, NOW, (first, 9.0)) for first in (math.nan, 2.5, 3.0)]
+    reports = [StoredReport(Outcome.DIVERGED, 2, (), 0.0, NOW, series((first, 9.0))) for first in (math.nan, 2.5, 3.0)]
     entries = [dataclasses.replace(e, report=report) for e, report in zip(entries, reports, strict=True)]
-    assert timeline(entries).first_loss == 2.5
-    assert timeline(entries[:1]).first_loss is None
+    assert timeline(KnownHistory(entries)).first_loss == 2.5
+    assert timeline(KnownHistory(entries[:1])).first_loss is None
 
 
 def test_a_job_without_reports_has_no_steps() -> None:

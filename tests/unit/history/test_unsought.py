@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from lrpilot.wire.schedule_parts import merged
 from rich.console import Console
 
 from tests.support.jobs.sample_jobs import history, stored
@@ -22,7 +23,7 @@ from tuner_server.history.numbers import number, steps
 from tuner_server.history.reasons import why
 from tuner_server.history.timeline import Timeline, timeline
 from tuner_server.history.unsought import unsought
-from tuner_server.rpc.convert import schedule_to_pb
+from tuner_server.rpc.schedule_messages import schedule_to_pb
 from tuner_server.web.pages.views import job_view
 
 NORM = "gradient_norm"
@@ -61,7 +62,7 @@ def hypergradient() -> JobConfig:
 
 def shown(run: Run) -> str:
     """What `lrpilot show` says, in one line."""
-    found = schedule_to_pb(stored(run.state), history(run), history=True)
+    found = merged(schedule_to_pb(stored(run.state), history(run), full=True))
     console = Console(width=200)
     with console.capture() as captured:
         console.print(picture(found.job, timeline(job_and_history(found)[1])))

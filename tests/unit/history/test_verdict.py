@@ -19,7 +19,8 @@ from tuner_server.history.verdict import Tone, verdict
 
 def _with_losses(found: Timeline, losses: FloatArray) -> Timeline:
     """The same job, with one report of such losses."""
-    span = dataclasses.replace(next(span for span in found.spans if span.kept), start=0, losses=losses)
+    kept = next(span for span in found.spans if span.kept)
+    span = dataclasses.replace(kept, start=0, losses=losses.astype(np.float32))
     return Timeline((span,), found.stages)
 
 
@@ -79,8 +80,8 @@ def test_an_end_far_above_the_best_is_no_good_end_but_noise_is(finished: Run) ->
 
 def test_a_job_that_gave_nearly_all_back_is_bad_however_its_loss_fell(finished: Run) -> None:
     found = timeline(history(finished))
-    kept = dataclasses.replace(found.stages[0].spans[0], start=0, losses=np.linspace(2.0, 1.0, 50))
-    lost = dataclasses.replace(kept, start=50, kept=False, losses=np.ones(3950))
+    kept = dataclasses.replace(found.stages[0].spans[0], start=0, losses=np.linspace(2.0, 1.0, 50, dtype=np.float32))
+    lost = dataclasses.replace(kept, start=50, kept=False, losses=np.ones(3950, dtype=np.float32))
     state = finished.state.model_copy(update={"committed_steps": 50, "search_steps": 3950, "given_back_steps": 3950})
     said = verdict(state, Timeline((kept, lost), found.stages))
     assert said.tone is Tone.BAD

@@ -11,7 +11,7 @@ from tuner_server.core.job import schedule
 from tuner_server.history.from_wire import job_and_history
 from tuner_server.history.timeline import timeline
 from tuner_server.report.report_file import report_html
-from tuner_server.rpc import convert
+from tuner_server.rpc import convert, schedule_messages
 from tuner_server.web.pages.views import job_view
 
 
@@ -20,7 +20,7 @@ def response(run: Run) -> pb.GetScheduleResponse:
     entries = history(run)
     kept = schedule.committed(entries)
     return pb.GetScheduleResponse(
-        job=convert.job_to_pb(stored(run.state)), history=map(convert.entry_to_pb, entries, kept)
+        job=convert.job_to_pb(stored(run.state)), history=map(schedule_messages.entry_to_pb, entries, kept)
     )
 
 

@@ -50,9 +50,10 @@ from tuner_server.core.messages import (
     Validation,
     Weights,
 )
-from tuner_server.rpc import convert, untrusted
+from tuner_server.rpc import convert, schedule_messages, untrusted
 from tuner_server.rpc.decision_messages import decision_to_pb
 from tuner_server.storage import Entry, StoredJob, StoredReport
+from tuner_server.storage.codec import series
 
 NOW = datetime.datetime(2026, 3, 29, 1, 30, 0, 123456, tzinfo=datetime.UTC)
 
@@ -243,10 +244,10 @@ def test_report(report: Report) -> None:
         report.validations,
         report.wall_time_s,
         NOW,
-        report.losses,
+        series(report.losses),
         report.replacement,
         report.note,
-        report.measures,
+        {name: series(values) for name, values in report.measures.items()},
         report.change,
         report.ending,
     )
@@ -396,7 +397,7 @@ def test_what_a_client_takes_for_the_rest_of_a_directive_is_what_the_server_does
 
 def test_segment() -> None:
     profile = Profile(Shape.COSINE, 0.3, 0.1, 50, 5)
-    message = convert.segment_to_pb(Segment(100, 45, profile, Phase.TRAIN, 3))
+    message = schedule_messages.segment_to_pb(Segment(100, 45, profile, Phase.TRAIN, 3))
     assert (message.start_step, message.n_steps, message.stage) == (100, 45, 3)
     assert message.phase == pb.PHASE_TRAIN
     assert profile_from_proto(message.profile) == profile
@@ -404,13 +405,13 @@ def test_segment() -> None:
 
 def test_entry_that_is_outstanding_has_no_report_and_one_without_losses_has_none() -> None:
     directive = Directive(number=4, phase=Phase.TRAIN, n_steps=3, profile=Profile.constant(0.1, 3))
-    message = convert.entry_to_pb(Entry(directive, None, None), committed=False)
+    message = schedule_messages.entry_to_pb(Entry(directive, None, None), committed=False)
     assert not message.HasField("report")
     assert not message.HasField("decision")
     assert not message.committed
     report = StoredReport(Outcome.COMPLETED, 3, (), 0.5, NOW, losses=None)
     decision = Decision(stage=0, lr=0.1, reason="why")
-    message = convert.entry_to_pb(Entry(directive, decision, report), committed=True)
+    message = schedule_messages.entry_to_pb(Entry(directive, decision, report), committed=True)
     assert message.committed
     assert message.report.directive_number == message.decision.directive_number == 4
     assert len(message.report.losses) == 0

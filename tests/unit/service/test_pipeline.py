@@ -206,7 +206,7 @@ def test_duplicates_in_one_group_are_decided_once(service: TunerService, storage
     storage.open.set()
     assert {answer.result(TIMEOUT_S).model_dump_json() for answer in answers} == {job.alone[1].model_dump_json()}
     other.take(blocking)
-    assert len(service.history(service.get_job(PROJECT, job.id), losses=False)) == 2
+    assert len(list(service.history(service.get_job(PROJECT, job.id)).read())) == 2
 
 
 def test_a_report_whose_caller_has_gone_is_not_looked_at(service: TunerService, storage: GatedStorage) -> None:

@@ -108,10 +108,11 @@ def test_a_job_comes_out_as_in_a_plain_loop(service: TunerService) -> None:
     stored = service.get_job(PROJECT, job_id)
     assert [directive for directive, _ in done] + [stored.state.directive] == alone.directives
     assert stored.state.model_dump_json() == alone.state.model_dump_json()
-    history = service.history(service.get_job(PROJECT, job_id), losses=True)
+    history = list(service.history(service.get_job(PROJECT, job_id)).read(losses=True))
     assert [entry.directive for entry in history] == alone.directives
     assert [entry.decision for entry in history] == [exchange.decision for exchange in alone.exchanges]
-    assert [entry.report.losses for entry in history if entry.report] == [report.losses for _, report in done]
+    losses = [entry.report.losses for entry in history if entry.report]
+    assert [tuple(found.tolist()) for found in losses if found is not None] == [report.losses for _, report in done]
 
 
 def test_repeated_reports_get_the_stored_answers_and_change_nothing(service: TunerService) -> None:
@@ -188,7 +189,7 @@ def test_concurrent_duplicates_at_two_servers_are_decided_once(url: str) -> None
                 answers = list(pool.map(send, range(4)))
                 assert answers == [expected] * 4
                 directive = answers[0]
-        assert len(services[1].history(services[1].get_job(PROJECT, job_id), losses=False)) == 8
+        assert len(services[1].history(services[1].get_job(PROJECT, job_id)).outline.kept) == 8
 
 
 def test_a_job_goes_on_where_it_was_after_the_database_was_opened_anew(url: str) -> None:
@@ -303,12 +304,12 @@ def test_a_job_taken_back_comes_out_the_same(service: TunerService, number: int)
     assert number < len(whole)
     resumed = service.resume_job(PROJECT, job.id, number)
     assert resumed.state.directive == whole[number - 1][0]
-    entries = service.history(service.get_job(PROJECT, job.id), losses=False)
+    entries = service.history(service.get_job(PROJECT, job.id)).read()
     assert [entry.report is None for entry in entries] == [False] * (number - 1) + [True]
     for directive, report in whole[number - 1 :]:
         assert service.get_job(PROJECT, job.id).state.directive == directive
         advance(service, job.id, report)
-    again = service.history(service.get_job(PROJECT, job.id), losses=True)
+    again = list(service.history(service.get_job(PROJECT, job.id)).read())
     assert [entry.directive for entry in again[:-1]] == [directive for directive, _ in whole]
     assert service.get_job(PROJECT, job.id).state.status is Status.FINISHED
 
@@ -336,7 +337,7 @@ def test_an_unknown_job(service: TunerService, method: str) -> None:
     report = SimulatedTraining().run(drive(CONFIG, SimulatedTraining(), max_directives=0).directives[0])
     calls: dict[str, Callable[[], object]] = {
         "get_job": lambda: service.get_job(PROJECT, "none"),
-        "history": lambda: service.history(service.get_job(PROJECT, "none"), losses=False),
+        "history": lambda: service.history(service.get_job(PROJECT, "none")),
         "cancel_job": lambda: service.cancel_job(PROJECT, "none", ""),
         "advance": lambda: advance(service, "none", report),
     }

@@ -48,6 +48,10 @@ from tuner_server.core.search.prior import Prior
 from tuner_server.core.search.suggest import Query, Suggestion, run
 from tuner_server.core.stages import lr_range
 
+MAX_DIRECTIVES = 50_000
+"""Directives of a job, so that what is kept of it, and what it takes to tell its story, has an end: a client that
+reports single steps would otherwise fill the database. No sound run needs as many: the policy that takes most, with a
+search every 8,000 steps, comes to them after ten million steps and more, and a federation after as many rounds."""
 _STATUS_OF_PHASE = {
     Phase.WARM_UP: Status.WARM_UP,
     Phase.RANGE_TEST: Status.SEARCHING,
@@ -100,10 +104,16 @@ def advancing(state: JobState, report: Report) -> Generator[Query, Suggestion, T
         check_replacement(report, state.remaining_steps)
     else:
         check_report(directive, report, state.config.has_validation)
-    requested.check_own(state, report)
+    requested.check_own(state, report, waits=not in_model(directive, report))
     before, state = state, _account(state, report)
     if not (state.status.live or reopened):
         return _stop(state, report, state.status, state.message)
+    if directive.number >= MAX_DIRECTIVES:
+        message = (
+            f"{MAX_DIRECTIVES:,} directives were reported, more than a job may have; "
+            "report in larger parts, or open another job for what is left"
+        )
+        return _stop(state, report, Status.FAILED, message)
     try:
         return (yield from _next(before, state, report))
     except Exception as error:  # whatever it is, it is the policy's, and must not reach the training

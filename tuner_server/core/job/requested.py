@@ -73,11 +73,15 @@ class Due(NamedTuple):
     """Why a run is stopped by it."""
 
 
-def check_own(state: JobState, report: Report) -> None:
-    """Refuses a client's own change that can't be made. Raises: InvalidInputError."""
+def check_own(state: JobState, report: Report, *, waits: bool) -> None:
+    """Refuses a client's own change that can't be made, or one too many that `waits`. Raises: InvalidInputError."""
     change = report.change
     if change is None or change in state.requested:
         return
+    if waits and sum(other.origin is ChangeOrigin.CLIENT for other in state.requested) >= MAX_WAITING:
+        raise InvalidInputError.of(
+            "report.change", f"{MAX_WAITING} changes wait already; send it with a report on committed steps"
+        )
     plan = state.present_plan if change.later_steps is None else _with_waiting(state)
     if change.origin is ChangeOrigin.CLIENT:
         check(change, state.run_steps + report.run_steps, plan)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 # The server, the file and the client have the same segments.
@@ -69,21 +69,53 @@ def _stays(directive: Directive, report: ReportedSteps) -> bool:
     return directive.phase.committed and not report.outcome.rolls_back
 
 
-def segments(entries: Sequence[IssuedDirective]) -> list[Segment]:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outline:
+    """What a history comes to, by which it can be read entry by entry: whether steps stay is known at its end only."""
+
+    kept: tuple[bool, ...]
+    """What `committed` tells of each entry."""
+    segments: tuple[Segment, ...]
     """The segments of the schedule. The parts of one directive make one segment."""
-    found: list[Segment] = []
-    for entry, kept in zip(entries, committed(entries), strict=True):
-        directive, report = entry.directive, entry.report
-        if not kept or report is None:
+
+    @classmethod
+    def of(cls, entries: Iterable[IssuedDirective]) -> Outline:
+        """The outline of a history, which is gone through once."""
+        pieces: list[Segment | None] = []
+
+        def noted() -> Iterator[IssuedDirective]:
+            for entry in entries:
+                pieces.append(_piece(entry))
+                yield entry
+
+        kept = committed(noted())
+        stay = (piece for piece, stays in zip(pieces, kept, strict=True) if stays and piece is not None)
+        return cls(tuple(kept), tuple(_joined(stay)))
+
+
+def _piece(entry: IssuedDirective) -> Segment | None:
+    """The steps of a report, wherever they begin; None: there are none."""
+    directive, report = entry.directive, entry.report
+    if report is None:
+        return None
+    if report.replacement is not None:
+        profile = report.replacement.profile
+        return None if profile is None else Segment(0, report.n_steps, profile, Phase.TRAIN, -1)
+    if directive.profile is None:
+        return None
+    return Segment(0, report.n_steps, directive.profile, directive.phase, directive.stage)
+
+
+def _joined(pieces: Iterable[Segment]) -> Iterator[Segment]:
+    """Segments that follow on one another, each of pieces that go on with the same profile."""
+    last: Segment | None = None
+    for piece in pieces:
+        if last is not None and last.profile.after(last.n_steps) == piece.profile:
+            last = dataclasses.replace(last, n_steps=last.n_steps + piece.n_steps)
             continue
-        profile, phase, stage = directive.profile, directive.phase, directive.stage
-        if report.replacement is not None:
-            profile, phase, stage = report.replacement.profile, Phase.TRAIN, -1
-        assert profile is not None
-        last = found[-1] if found else None
-        if last is not None and last.profile.after(last.n_steps) == profile:
-            found[-1] = dataclasses.replace(last, n_steps=last.n_steps + report.n_steps)
-            continue
+        if last is not None:
+            yield last
         start = last.start_step + last.n_steps if last is not None else 0
-        found.append(Segment(start, report.n_steps, profile, phase, stage))
-    return found
+        last = dataclasses.replace(piece, start_step=start)
+    if last is not None:
+        yield last

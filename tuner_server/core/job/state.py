@@ -41,7 +41,7 @@ TRANSITIONS: dict[Status, set[Status]] = {
     Status.SEARCHING: {Status.SEARCHING, Status.WARM_UP, Status.TRAINING, *_ENDS},
     Status.TRAINING: {Status.TRAINING, Status.SEARCHING, *_ENDS},
     # Whose end is moved.
-    Status.FINISHED: {Status.SEARCHING, Status.TRAINING, Status.FINISHED},
+    Status.FINISHED: {Status.SEARCHING, Status.TRAINING, Status.FINISHED, Status.FAILED},
     Status.CANCELLED: set(),
     Status.FAILED: set(),
 }

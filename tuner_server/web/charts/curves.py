@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -13,6 +14,7 @@ from tuner_server.core.messages import Outcome
 from tuner_server.history.stage import Span, Stage
 from tuner_server.history.thinning import IntArray, Window, thinned
 from tuner_server.history.timeline import Timeline
+from tuner_server.storage import Series
 from tuner_server.web.charts.axes import of_losses, of_lrs
 
 TREND_PARTS = 100
@@ -21,6 +23,12 @@ LEAST_AVERAGED = 5
 """Steps of a part: means of fewer are as restless as the losses themselves."""
 BUCKETS = 500
 """The parts of a whole chart: up to four points each, about one a pixel on a wide screen."""
+BLOCK_STEPS = 2**18
+"""Losses that are looked at together: what thinning takes is several times their bytes."""
+MOST_VALIDATIONS = 5000
+"""Validations of a job that are all drawn."""
+MOST_LR_POINTS = 20_000
+"""Points on the LR that are all drawn, of steps without others in between."""
 LR_POINTS = 64
 """The points on the LR of one report's steps: a profile is smooth but for its corners, which are always drawn."""
 
@@ -83,10 +91,7 @@ def job_curves(found: Timeline, window: Window) -> JobCurves:
     kept, searched = [s for s in spans if s.kept], [s for s in spans if not s.kept]
     committed_loss, search_loss = _losses(kept, window), _losses(searched, window)
     committed_lr, search_lr = _lrs(kept, window), _lrs(searched, window)
-    validation: Line = {
-        "x": [float(span.start + v.step) for span in kept for v in span.validations],
-        "y": [v.loss for span in kept for v in span.validations],
-    }
+    validation = _validations(kept, window)
     losses = of_losses([*committed_loss["y"], *validation["y"]], search_loss["y"])
     lrs = of_lrs(committed_lr["y"], search_lr["y"])
     trend_steps = max((window.end - window.start) // TREND_PARTS, 1)
@@ -110,17 +115,46 @@ def job_curves(found: Timeline, window: Window) -> JobCurves:
 
 def _losses(spans: Sequence[Span], window: Window) -> Line:
     """One line, broken wherever steps of another kind came between."""
-    if not spans:
-        return {"x": [], "y": []}
-    steps = np.concatenate([np.arange(span.start, span.end) for span in spans])
-    losses = np.concatenate([span.losses for span in spans])
-    at = np.union1d(thinned(steps, losses, window), _validated(spans, steps, window))
-    pieces = np.cumsum(np.diff(steps, prepend=steps[0] - 1) != 1)[at]
-    # A loss is known after its step, and its LR holds during it: both are drawn at the step's number, from 1.
-    numbers, values = (steps[at] + 1).tolist(), losses[at].tolist()
-    shown = [value if math.isfinite(value) else None for value in values]
-    cuts = itertools.pairwise((0, *(np.flatnonzero(np.diff(pieces)) + 1).tolist(), len(at)))
-    return _joined((numbers[low:high], shown[low:high]) for low, high in cuts)
+    validated = np.array(sorted(_validated(spans, window)), dtype=np.int64)
+    parts: list[tuple[list[float], list[float | None]]] = []
+    last = None
+    for steps, losses in _blocks(spans, window):
+        within = validated[(validated >= steps[0]) & (validated <= steps[-1])]
+        at = np.union1d(thinned(steps, losses, window), np.searchsorted(steps, within))
+        cuts = np.cumsum(np.diff(steps, prepend=steps[0]) > 1)[at]
+        # A loss is known after its step, and its LR holds during it: both are drawn at the step's number, from 1.
+        numbers, values = (steps[at] + 1).tolist(), losses[at].tolist()
+        shown = [value if math.isfinite(value) else None for value in values]
+        ends = itertools.pairwise((0, *(np.flatnonzero(np.diff(cuts)) + 1).tolist(), len(at)))
+        found = [(numbers[low:high], shown[low:high]) for low, high in ends]
+        if parts and last == steps[0] - 1:
+            parts[-1][0].extend(found[0][0])
+            parts[-1][1].extend(found[0][1])
+            del found[0]
+        parts += found
+        last = steps[-1]
+    return _joined(parts)
+
+
+def _blocks(spans: Sequence[Span], window: Window) -> Iterator[tuple[IntArray, Series]]:
+    """The steps of spans in a window, and their losses, some hundred thousand at a time: whole parts of the window."""
+    edges = window.edges
+    width = max((window.end - window.start) // max(len(edges) - 1, 1), 1)
+    every = max(BLOCK_STEPS // width, 1)
+    left = collections.deque(spans)
+    for low, high in itertools.pairwise(sorted({*edges[::every].tolist(), int(edges[-1])})):
+        steps, losses = [], []
+        while left and left[0].start < high:
+            span = left[0]
+            first, end = max(span.start, low), min(span.end, high)
+            if first < end:
+                steps.append(np.arange(first, end))
+                losses.append(span.losses[first - span.start : end - span.start])
+            if span.end > high:
+                break
+            left.popleft()
+        if steps:
+            yield np.concatenate(steps), np.concatenate(losses)
 
 
 def _joined(parts: Iterable[tuple[Sequence[float], Sequence[float | None]]]) -> Line:
@@ -150,11 +184,15 @@ def _means(piece: Sequence[Span], window: Window, n_steps: int) -> tuple[list[fl
     if len(starts) > 1 and len(losses) - starts[-1] < LEAST_AVERAGED:
         starts = starts[:-1]
     counts = np.diff(starts, append=len(losses))
-    finite = np.isfinite(losses)
-    n_finite = np.add.reduceat(finite.astype(np.int64), starts)
-    sums = np.add.reduceat(np.where(finite, losses, 0.0), starts)
     middles = (start + first + starts + (counts + 1) / 2).tolist()
-    return middles, [total / n if n else None for total, n in zip(sums.tolist(), n_finite.tolist(), strict=True)]
+    return middles, [_mean(losses[low : low + n]) for low, n in zip(starts.tolist(), counts.tolist(), strict=True)]
+
+
+def _mean(losses: Series) -> float | None:
+    """The mean of those that are numbers; None: there are none."""
+    finite = np.isfinite(losses)
+    total, n = np.add.reduceat(np.where(finite, losses.astype(np.float64), 0.0), [0]), int(finite.sum())
+    return float(total[0]) / n if n else None
 
 
 def _pieces(spans: Sequence[Span]) -> list[list[Span]]:
@@ -168,12 +206,33 @@ def _pieces(spans: Sequence[Span]) -> list[list[Span]]:
     return pieces
 
 
-def _validated(spans: Sequence[Span], steps: IntArray, window: Window) -> IntArray:
-    """Indices of the steps in the window after which a validation came: whoever points at one sees its loss, too."""
+def _validated(spans: Sequence[Span], window: Window) -> list[int]:
+    """The steps in the window after which a validation came: whoever points at one sees its loss, too."""
     found = [span.start + v.step - 1 for span in spans for v in span.validations if v.step > 0]
-    inside = [step for step in found if window.start <= step < window.end]
-    at: IntArray = np.searchsorted(steps, inside).astype(np.int64)
-    return at
+    if len(found) > MOST_VALIDATIONS:
+        return []  # they are thinned, too
+    return [step for step in found if window.start <= step < window.end]
+
+
+def _validations(spans: Sequence[Span], window: Window) -> Line:
+    """The validations; of very many those that a chart can show."""
+    steps = [span.start + v.step for span in spans for v in span.validations]
+    losses = [v.loss for span in spans for v in span.validations]
+    if len(steps) > MOST_VALIDATIONS:
+        return _thinned(steps, losses, window)
+    return {"x": [float(step) for step in steps], "y": [*losses]}
+
+
+def _thinned(steps: Sequence[int], values: Sequence[float], window: Window) -> Line:
+    """Points with ascending steps, of which a chart shows no more than four to a part."""
+    at = np.array(steps, dtype=np.int64)
+    parts = np.unique(np.searchsorted(window.edges, at, side="right"), return_index=True)[1]
+    ends = np.append(parts[1:], len(at)) - 1
+    array = np.array(values, dtype=np.float64)
+    lows = [int(low + array[low : end + 1].argmin()) for low, end in zip(parts, ends, strict=True)]
+    highs = [int(low + array[low : end + 1].argmax()) for low, end in zip(parts, ends, strict=True)]
+    kept = np.unique([*parts.tolist(), *ends.tolist(), *lows, *highs])
+    return {"x": at[kept].astype(np.float64).tolist(), "y": array[kept].tolist()}
 
 
 def _lrs(spans: Sequence[Span], window: Window) -> Line:
@@ -181,6 +240,11 @@ def _lrs(spans: Sequence[Span], window: Window) -> Line:
 
     def points(piece: Sequence[Span]) -> tuple[list[float], list[float | None]]:
         found = [(span, step) for span in piece for step in _lr_points(span, window)]
+        if len(found) > MOST_LR_POINTS:
+            line = _thinned(
+                [span.start + 1 + step for span, step in found], [span.profile.lr(step) for span, step in found], window
+            )
+            return [x for x in line["x"] if x is not None], line["y"]
         return [float(span.start + 1 + step) for span, step in found], [span.profile.lr(step) for span, step in found]
 
     return _joined(map(points, _pieces(spans)))

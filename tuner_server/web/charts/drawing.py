@@ -26,7 +26,7 @@ def sparkline(found: Timeline) -> str:
     """The committed loss in miniature, as an SVG file: means of equal parts, since its way is what counts here."""
     losses = found.committed_losses()
     parts = np.array_split(losses[np.isfinite(losses)], SPARK_POINTS)
-    means: list[float | None] = [float(part.mean()) for part in parts if len(part)]
+    means: list[float | None] = [float(part.mean(dtype=np.float64)) for part in parts if len(part)]
     line: Line = {"x": [float(i) for i in range(len(means))], "y": means}
     path = _path(line, max(len(means) - 1, 1), SPARK_WIDTH, _Scale(of_losses(means, means), 2, SPARK_HEIGHT - 2))
     return (

@@ -205,7 +205,7 @@ def _loss_axis(stage: Stage, bars: Sequence[_Bar], posterior: Posterior | None) 
     What that is, the forecasts say together with where the probes got to: a forecast may be wild, a measurement is not.
     """
     ends = [
-        float(np.median(probe.span.losses[-PROBE_END:]))
+        float(np.median(probe.span.losses[-PROBE_END:].astype(np.float64)))
         for probe in _trained(stage)
         if probe.span is not None and not (probe.diverged or probe.unrepeatable)
     ]
@@ -294,9 +294,9 @@ def _range_test(span: Span) -> Line:
 
 
 def _probe_curve(probe: Probe, span: Span, stage: Stage, compared: Span | None) -> ProbeCurve:
-    values, validations = span.losses, {float(v.step): v.loss for v in span.validations}
+    values, validations = span.losses.astype(np.float64), {float(v.step): v.loss for v in span.validations}
     if compared is not None:
-        values = _above(values, compared.losses)
+        values = _above(values, compared.losses.astype(np.float64))
         base = {float(v.step): v.loss for v in compared.validations}
         validations = {step: loss - base[step] for step, loss in validations.items() if step in base}
     at = thinned(np.arange(len(values)), values, Window(0, max(len(values), 1), PROBE_BUCKETS))

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import math
 import uuid
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
-import anyio
 import structlog
-from anyio.to_thread import run_sync
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -23,16 +20,19 @@ from starlette.responses import (
     JSONResponse,
     RedirectResponse,
     Response,
-    StreamingResponse,
 )
 from starlette.routing import BaseRoute, Route
 
 from tuner_server.access.principal import Principal, Scope
 from tuner_server.access.shares import Shares
 from tuner_server.base.failures import FAILURES
+from tuner_server.base.interest import Interest
 from tuner_server.core.config import MAX_NAME
 from tuner_server.core.errors import (
+    AbandonedError,
     AccessDeniedError,
+    BusyError,
+    ConflictError,
     InvalidInputError,
     NotFoundError,
     PreconditionError,
@@ -47,7 +47,7 @@ from tuner_server.history.timeline import Timeline
 from tuner_server.report.report_file import report_html
 from tuner_server.rpc import untrusted
 from tuner_server.service.tuner_service import TunerService
-from tuner_server.storage import StoredJob
+from tuner_server.storage import History, StoredJob
 from tuner_server.web.charts.drawing import overview, sparkline
 from tuner_server.web.charts.evidence import StageCurves, stage_curves
 from tuner_server.web.charts.job_chart import JobChart, job_chart
@@ -66,6 +66,7 @@ from tuner_server.web.server.access import (
     cookie_path,
     local_path,
 )
+from tuner_server.web.server.answering import Answering
 from tuner_server.web.server.exports import attachment
 from tuner_server.web.server.front import BehindFront, Front
 from tuner_server.web.server.headers import FOREVER, SecurityHeaders
@@ -75,18 +76,23 @@ from tuner_server.web.server.plan_form import change_from_form
 from tuner_server.web.server.static_files import static_routes
 from tuner_server.web.server.timeline_cache import TimelineCache
 
-THREADS = 4
-"""Threads that read and lay out. They are not those that answer training jobs, which go first."""
 _STATUS: dict[type[TunerError], int] = {
     InvalidInputError: 400,
     UnauthenticatedError: 401,
     AccessDeniedError: 403,
     NotFoundError: 404,
     PreconditionError: 409,
+    ConflictError: 409,
+    BusyError: 503,
     RateError: 429,
+    AbandonedError: 499,
     StorageError: 503,
 }
-P = ParamSpec("P")
+_FILES: dict[str, Callable[[StoredJob, History], Iterator[str]]] = {
+    "schedule.json": exports.schedule_text,
+    "data.json": exports.data_json,
+    "data.csv": exports.data_csv,
+}
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
@@ -140,9 +146,7 @@ def _routes(site: _Site, gate: Gate) -> list[BaseRoute]:
         Route(f"{job}/curves.json", read(site.curves), methods=get),
         Route(f"{job}/stages/{{index:int}}.json", read(site.stage), methods=get),
         Route(f"{job}/sparkline.svg", read(site.sparkline), methods=get),
-        Route(f"{job}/schedule.json", read(site.schedule), methods=get),
-        Route(f"{job}/data.json", read(site.data_json), methods=get),
-        Route(f"{job}/data.csv", read(site.data_csv), methods=get),
+        *(Route(f"{job}/{name}", read(site.file), methods=get) for name in _FILES),
         Route(f"{job}/report.html", read(site.report), methods=get),
         Route(f"{job}/cancel", AuthorizedEndpoint(gate, Scope.CANCEL, site.cancel), methods=post),
         Route(f"{job}/plan", AuthorizedEndpoint(gate, Scope.PLAN, site.change_plan), methods=post),
@@ -166,7 +170,8 @@ class _Site:
         self._listings = ListingCache(service)
         self._list_versions, self._job_versions = VersionPoller(self._look_at_list), VersionPoller(self._look_at_job)
         self._pages = Pages(base_path)
-        self._limiter = anyio.CapacityLimiter(THREADS)
+        self._answering = Answering(service.long_reads)
+        self._run = self._answering.run
 
     async def jobs(self, request: Request, caller: Principal) -> Response:
         """Shows the list of jobs."""
@@ -188,8 +193,7 @@ class _Site:
     async def job(self, request: Request, caller: Principal) -> Response:
         """Shows a job's page."""
 
-        def render() -> str:
-            job, found = self._timelines.get(caller.project, parameters.job_id(request))
+        def render(job: StoredJob, found: Timeline) -> str:
             live, vitals = job.state.status.live, self._service.vitals(job)
             return self._pages.render(
                 "job.html",
@@ -204,7 +208,7 @@ class _Site:
                 signed_in=self._gate.asks,
             )
 
-        return HTMLResponse(await self._run(render))
+        return HTMLResponse(await self._read(request, caller, render))
 
     async def job_events(self, request: Request, caller: Principal) -> Response:
         """Says when a job changed."""
@@ -235,27 +239,16 @@ class _Site:
         headers = {"Cache-Control": FOREVER.replace("public", "private")} if "v" in request.query_params else {}
         return Response(text, media_type="image/svg+xml", headers=headers)
 
-    async def schedule(self, request: Request, caller: Principal) -> Response:
-        """Sends the schedule, as `lrpilot export` writes it."""
+    async def file(self, request: Request, caller: Principal) -> Response:
+        """Sends one of `_FILES`, which is made of the job's history while it is sent."""
+        name = request.url.path.rpartition("/")[2]
+        job = await self._run(self._service.get_job, caller.project, parameters.job_id(request))
 
-        def read() -> tuple[StoredJob, str]:
-            job = self._service.get_job(caller.project, parameters.job_id(request))
-            return job, exports.schedule_text(job, self._service.history(job, losses=True))
+        def parts(interest: Interest) -> Iterator[str]:
+            return _FILES[name](job, self._service.history(job, interest.check))
 
-        job, text = await self._run(read)
-        return Response(text, media_type="application/json", headers=attachment(title(job), "schedule.json"))
-
-    async def data_json(self, request: Request, caller: Principal) -> Response:
-        """Sends every step as JSON."""
-        job, found = await self._read(request, caller, lambda *both: both)
-        rows = exports.data_json(job, found)
-        return StreamingResponse(rows, media_type="application/json", headers=attachment(title(job), "data.json"))
-
-    async def data_csv(self, request: Request, caller: Principal) -> Response:
-        """Sends every step as CSV."""
-        job, found = await self._read(request, caller, lambda *both: both)
-        rows = exports.data_csv(found)
-        return StreamingResponse(rows, media_type="text/csv", headers=attachment(title(job), "data.csv"))
+        media_type = "text/csv" if name.endswith(".csv") else "application/json"
+        return await self._answering.download(request, job, parts, media_type, attachment(title(job), name))
 
     async def report(self, request: Request, caller: Principal) -> Response:
         """Sends the page as one file. It is saved and not opened here, where its scripts are forbidden."""
@@ -305,8 +298,10 @@ class _Site:
         """Shows several jobs in one chart."""
         ids = parameters.compared(request)
 
-        def render() -> str:
-            both = [self._timelines.get(caller.project, job_id) for job_id in ids]
+        jobs = [await self._run(self._service.get_job, caller.project, job_id) for job_id in ids]
+
+        def render(interest: Interest) -> str:
+            both = [self._timelines.get(caller.project, job_id, interest) for job_id in ids]
             found = [job_view(job, timeline, self._service.vitals(job)) for job, timeline in both]
             return self._pages.render(
                 "compare.html",
@@ -317,7 +312,7 @@ class _Site:
                 signed_in=self._gate.asks,
             )
 
-        return HTMLResponse(await self._run(render))
+        return HTMLResponse(await self._answering.wanted(request, jobs, render))
 
     async def compare_events(self, request: Request, caller: Principal) -> Response:
         """Says when one of several jobs changed."""
@@ -410,14 +405,13 @@ class _Site:
 
     async def _read(self, request: Request, caller: Principal, function: Callable[[StoredJob, Timeline], T]) -> T:
         """What a function makes of the job that a request names."""
+        job_id = parameters.job_id(request)
+        job = await self._run(self._service.get_job, caller.project, job_id)
 
-        def read() -> T:
-            return function(*self._timelines.get(caller.project, parameters.job_id(request)))
+        def read(interest: Interest) -> T:
+            return function(*self._timelines.get(caller.project, job_id, interest))
 
-        return await self._run(read)
-
-    async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await run_sync(functools.partial(function, *args, **kwargs), limiter=self._limiter)
+        return await self._answering.wanted(request, [job], read)
 
 
 def _joined(versions: Iterable[str]) -> str:

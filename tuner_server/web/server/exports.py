@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 from lrpilot.wire import schedule_file
 from lrpilot.wire.plain_text import REPLACEMENT, plain
 
 from tuner_server.history.schedule_data import data_of_schedule
 from tuner_server.history.stage import Span
-from tuner_server.history.timeline import Timeline
-from tuner_server.storage import Entry, StoredJob
+from tuner_server.history.timeline import laid_out, plan_marks
+from tuner_server.storage import History, Series, StoredJob
 
 COLUMNS = ("step", "committed_step", "stage", "phase", "committed", "lr", "loss", "validation_loss", "outcome")
 """`step` counts all steps that were run, from 1; `committed_step` counts those that stayed, and is empty for others.
@@ -29,7 +31,9 @@ _NO_FILE_NAME = re.compile(rf"^\.+|[/\\:*?\"<>|{REPLACEMENT}]")
 _DEVICE = re.compile(r"(?i)(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$)")
 """What Windows takes for a device."""
 ROWS_AT_ONCE = 2000
-"""Rows that are written to the network together."""
+"""Rows that are made together."""
+CHARACTERS_AT_ONCE = 64 * 2**10
+"""The least that is written to the network together."""
 
 
 def attachment(title: str, name: str) -> dict[str, str]:
@@ -48,32 +52,45 @@ def attachment(title: str, name: str) -> dict[str, str]:
     return {"Content-Disposition": value}
 
 
-def schedule_text(job: StoredJob, entries: Sequence[Entry]) -> str:
+def schedule_text(job: StoredJob, history: History) -> Iterator[str]:
     """The schedule with its history, which `lrpilot.Schedule.load` reads."""
-    return schedule_file.dumps(data_of_schedule(job, entries))
+    # A generator itself: nothing is read before the first part is asked for, in the thread that it is asked for in.
+    yield from gathered(schedule_file.chunks(data_of_schedule(job, history)))
 
 
-def data_csv(found: Timeline) -> Iterator[str]:
+def gathered(texts: Iterable[str]) -> Iterator[str]:
+    """A text in parts of some ten kilobytes: one part has a cost of its own on its way."""
+    parts: list[str] = []
+    size = 0
+    for text in texts:
+        parts.append(text)
+        size += len(text)
+        if size >= CHARACTERS_AT_ONCE:
+            yield "".join(parts)
+            parts, size = [], 0
+    yield "".join(parts)
+
+
+def data_csv(_job: StoredJob, history: History) -> Iterator[str]:
     """The steps as CSV, a line each, under a head; a loss that is no number reads `nan` or `inf`."""
+    measures = _measures(history)
+    yield _csv([(*COLUMNS, *measures)])
+    yield from gathered(map(_csv, _rows(history, measures, np.ndarray.tolist)))
+
+
+def _csv(rows: Iterable[Sequence[Any]]) -> str:
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    measures = _measures(found)
-    writer.writerow([*COLUMNS, *measures])
-    for i, row in enumerate(_rows(found, measures)):
-        writer.writerow(row)
-        if i % ROWS_AT_ONCE == ROWS_AT_ONCE - 1:
-            yield buffer.getvalue()
-            buffer.seek(0)
-            buffer.truncate()
-    yield buffer.getvalue()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue()
 
 
-def data_json(job: StoredJob, found: Timeline) -> Iterator[str]:
+def data_json(job: StoredJob, history: History) -> Iterator[str]:
     """The steps as one JSON object: what the job is, the names of the columns, and a row a step."""
     config = job.state.config.model_dump(mode="json")
-    measures = _measures(found)
+    measures = _measures(history)
     changes = [
-        {"step": mark.step, **mark.change.model_dump(mode="json"), "undone": mark.undone} for mark in found.changes
+        {"step": mark.step, **mark.change.model_dump(mode="json"), "undone": mark.undone}
+        for mark in plan_marks(history)
     ]
     head = {
         "job": job.id,
@@ -83,35 +100,65 @@ def data_json(job: StoredJob, found: Timeline) -> Iterator[str]:
         "columns": [*COLUMNS, *measures],
     }
     yield json.dumps(head)[:-1] + ', "rows": ['
-    rows: list[str] = []
-    comma = ""
-    for row in _rows(found, measures):
-        rows.append(json.dumps([_json_number(value) for value in row]))
-        if len(rows) == ROWS_AT_ONCE:
-            yield comma + ",\n".join(rows)
-            rows, comma = [], ",\n"
-    yield (comma if rows else "") + ",\n".join(rows) + "]}\n"
+    yield from gathered(_json_rows(history, measures))
+    yield "]}\n"
 
 
-def _measures(found: Timeline) -> list[str]:
+def _json_rows(history: History, measures: Sequence[str]) -> Iterator[str]:
+    between = ""
+    for rows in _rows(history, measures, _json_numbers):
+        # No word in a row has a bracket.
+        text = json.dumps(rows)
+        yield between + text[1:-1].replace("], [", "],\n[")
+        between = ",\n"
+
+
+def _measures(history: History) -> list[str]:
     """The names of all measures that some report has."""
-    return sorted({name for span in found.spans for name in span.measures})
+    if not any(entry.directive.measures for entry in history.read()):
+        return []  # which is soon known
+    entries = history.read(losses=True, measures=True)
+    return sorted({name for entry in entries if entry.report is not None for name in entry.report.measures})
 
 
-def _rows(found: Timeline, measures: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    for span in found.spans:
-        yield from _span_rows(span, measures)
+def _rows(
+    history: History, measures: Sequence[str], numbers: Callable[[Series], list[Any]]
+) -> Iterator[list[tuple[Any, ...]]]:
+    """The rows of all steps, some thousand at a time; `numbers` writes a column that may have any number."""
+    for laid in laid_out(history, measures=bool(measures)):
+        if laid.span is not None:
+            assert laid.entry.report is not None
+            yield from _span_rows(laid.span, laid.entry.report.measures, measures, numbers)
 
 
-def _span_rows(span: Span, measures: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+def _span_rows(
+    span: Span, measured: Mapping[str, Series], measures: Sequence[str], numbers: Callable[[Series], list[Any]]
+) -> Iterator[list[tuple[Any, ...]]]:
     validations = {validation.step: validation.loss for validation in span.validations}
-    for i, loss in enumerate(span.losses.tolist()):
-        committed_step = span.committed_start + i + 1 if span.kept else None
-        lr, validation = span.profile.lr(i), validations.get(i + 1)
-        steps = span.start + i + 1, committed_step, span.stage, span.phase.value, int(span.kept)
-        measured = (span.measures[name][i] if name in span.measures else None for name in measures)
-        yield *steps, lr, loss, validation, span.outcome.value, *measured
+    lr = span.profile.lr
+    for first in range(0, span.n_steps, ROWS_AT_ONCE):
+        end = min(first + ROWS_AT_ONCE, span.n_steps)
+        n = end - first
+        start, committed = span.start + first + 1, span.committed_start + first + 1
+        columns: list[Iterable[Any]] = [
+            range(start, start + n),
+            range(committed, committed + n) if span.kept else itertools.repeat(None, n),
+            *(itertools.repeat(value, n) for value in (span.stage, span.phase.value, int(span.kept))),
+            itertools.repeat(lr(first), n) if span.profile.stands else map(lr, range(first, end)),
+            numbers(span.losses[first:end]),
+            map(validations.get, range(first + 1, end + 1)) if validations else itertools.repeat(None, n),
+            itertools.repeat(span.outcome.value, n),
+            *(
+                numbers(measured[name][first:end]) if name in measured else itertools.repeat(None, n)
+                for name in measures
+            ),
+        ]
+        yield list(zip(*columns, strict=True))
 
 
-def _json_number(value: Any) -> Any:
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+def _json_numbers(values: Series) -> list[Any]:
+    """Numbers as JSON has them: those that are none as strings."""
+    found: list[Any] = values.tolist()
+    if np.isfinite(values).all():
+        return found
+    return [number if math.isfinite(number) else str(number) for number in found]

@@ -12,13 +12,14 @@ from lrpilot.schedule.schedule import Schedule
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.directives import begins_unsearched
+from lrpilot.wire.schedule_parts import merged
 from torch import nn
 
 from tests.support.jobs.broken_promises import DEADLY_TWICE, DyingTraining
 from tests.support.jobs.sample_jobs import history, job_config, stored
 from tests.support.jobs.simulated_training import Run, SimulatedTraining, drive
 from tests.support.training.scripted_directives import probe, training
-from tuner_server.rpc.convert import schedule_to_pb
+from tuner_server.rpc.schedule_messages import schedule_to_pb
 
 
 def _tuner(script: list[pb.Directive], **options: Any) -> lrpilot.Tuner:
@@ -104,7 +105,7 @@ def test_a_tuner_that_goes_on_from_a_checkpoint_still_knows() -> None:
 
 
 def _response(run: Run, *, with_history: bool) -> pb.GetScheduleResponse:
-    return schedule_to_pb(stored(run.state), history(run), history=with_history)
+    return merged(schedule_to_pb(stored(run.state), history(run), full=with_history))
 
 
 @pytest.mark.parametrize("with_history", [True, False])

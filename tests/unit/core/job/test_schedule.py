@@ -19,7 +19,7 @@ def lrs(segments: list[schedule.Segment]) -> list[float]:
 
 
 def assert_fold_is_the_model(run: Run, training: SimulatedTraining) -> None:
-    segments = schedule.segments(run.exchanges)
+    segments = list(schedule.Outline.of(run.exchanges).segments)
     assert lrs(segments) == training.lrs
     assert sum(segment.n_steps for segment in segments) == run.state.committed_steps
     starts = [segment.start_step for segment in segments]
@@ -39,8 +39,8 @@ def exchange(directive: Directive, outcome: Outcome | None = Outcome.COMPLETED, 
 
 
 def test_no_history_no_schedule() -> None:
-    assert schedule.segments([]) == []
-    assert schedule.segments([exchange(train(5), None)]) == []
+    assert list(schedule.Outline.of([]).segments) == []
+    assert list(schedule.Outline.of([exchange(train(5), None)]).segments) == []
 
 
 def test_parts_are_put_together() -> None:
@@ -52,14 +52,14 @@ def test_parts_are_put_together() -> None:
         exchange(second),
         exchange(train(7, 0.2)),
     ]
-    assert schedule.segments(entries) == [
+    assert list(schedule.Outline.of(entries).segments) == [
         schedule.Segment(0, 100, Profile.constant(0.1, 100), Phase.TRAIN, -1),
         schedule.Segment(100, 7, Profile.constant(0.2, 7), Phase.TRAIN, -1),
     ]
 
 
 def test_the_same_lr_in_the_next_directive_is_a_segment_of_its_own() -> None:
-    assert len(schedule.segments([exchange(train(5)), exchange(train(5))])) == 2
+    assert len(list(schedule.Outline.of([exchange(train(5)), exchange(train(5))]).segments)) == 2
 
 
 def test_a_divergence_takes_back_all_since_the_snapshot() -> None:
@@ -86,7 +86,7 @@ def test_steps_of_the_clients_own_take_the_place_of_a_directive() -> None:
         exchange(train(8, 0.5), Outcome.DIVERGED, 3),
         exchange(train(3, 0.1, restore=True)),
     ]
-    assert lrs(schedule.segments(history)) == pytest.approx([0.4, 0.39, 0.38, 0.37] + [0.1] * 3)
+    assert lrs(list(schedule.Outline.of(history).segments)) == pytest.approx([0.4, 0.39, 0.38, 0.37] + [0.1] * 3)
 
 
 def test_a_restore_comes_before_a_snapshot_of_the_same_directive() -> None:
@@ -145,4 +145,4 @@ def test_a_cancelled_job_keeps_what_was_committed() -> None:
     training.prepare(stopped.directive)
     last = dataclasses.replace(run.exchanges[-1], report=report)
     entries = [*run.exchanges[:-1], last, Exchange(stopped.directive, None, None)]
-    assert lrs(schedule.segments(entries)) == training.lrs
+    assert lrs(list(schedule.Outline.of(entries).segments)) == training.lrs

@@ -116,7 +116,8 @@ def test_the_first_job_of_a_family_decays_as_with_budget_and_leaves_its_norms() 
     job = Trained(config(), None, growing)
     budget = drive(config().model_copy(update={"policy": "budget"}), SimulatedTraining(best_lr=0.05))
     assert job.refinements == []
-    assert job.lrs == [lr for each in schedule.segments(budget.exchanges) for lr in lrs_of(each.profile, each.n_steps)]
+    outline = schedule.Outline.of(budget.exchanges)
+    assert job.lrs == [lr for each in outline.segments for lr in lrs_of(each.profile, each.n_steps)]
     found = optimum_of(job.state)
     assert found is not None
     assert found.norms is not None

@@ -96,7 +96,10 @@ def test_the_axes_hold_what_is_worth_seeing(found: Timeline) -> None:
 def _of(losses: FloatArray, found: Timeline, *starts: int) -> Timeline:
     """Pieces of committed steps, each with these losses, and nothing in between."""
     span = next(span for span in found.spans if span.kept)
-    return Timeline(tuple(dataclasses.replace(span, start=start, losses=losses) for start in starts), found.stages)
+    return Timeline(
+        tuple(dataclasses.replace(span, start=start, losses=losses.astype(np.float32)) for start in starts),
+        found.stages,
+    )
 
 
 def test_the_trend_is_the_mean_of_equal_parts_each_at_its_middle(found: Timeline) -> None:

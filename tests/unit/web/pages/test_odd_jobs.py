@@ -11,6 +11,7 @@ import pytest
 from lrpilot.schedule.notebook import schedule_html
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.wire import schedule_file
+from lrpilot.wire.schedule_parts import merged
 from rich.console import Console
 
 from tests.support.jobs.broken_promises import DyingTraining, OverfittingTraining
@@ -23,7 +24,7 @@ from tuner_server.history.from_wire import job_and_history
 from tuner_server.history.outlook import outlook_of_job
 from tuner_server.history.thinning import Window
 from tuner_server.history.timeline import timeline
-from tuner_server.rpc.convert import schedule_to_pb
+from tuner_server.rpc.schedule_messages import schedule_to_pb
 from tuner_server.web.charts.drawing import overview, sparkline
 from tuner_server.web.charts.evidence import stage_curves
 from tuner_server.web.charts.job_chart import job_chart
@@ -111,17 +112,17 @@ def test_the_dashboard_shows_it(run: Run) -> None:
 def test_it_can_be_taken_along(run: Run) -> None:
     job, entries = stored(run.state), history(run)
     found = timeline(entries)
-    rows = "".join(data_csv(found)).splitlines()[1:]
+    rows = "".join(data_csv(job, entries)).splitlines()[1:]
     assert len(rows) == found.n_steps
     outcomes = {row.rpartition(",")[2] for row in rows}
     assert outcomes == {e.report.outcome for e in entries if e.report is not None and e.report.n_steps}
-    assert len(json.loads("".join(data_json(job, found)))["rows"]) == found.n_steps
-    response = schedule_to_pb(job, entries, history=True)
-    assert schedule_text(job, entries) == schedule_file.dumps(Schedule.from_response(response))
+    assert len(json.loads("".join(data_json(job, entries)))["rows"]) == found.n_steps
+    response = merged(schedule_to_pb(job, entries, full=True))
+    assert "".join(schedule_text(job, entries)) == schedule_file.dumps(Schedule.from_response(response))
 
 
 def test_the_api_tells_enough_to_show_it_elsewhere(run: Run) -> None:
-    response = schedule_to_pb(stored(run.state), history(run), history=True)
+    response = merged(schedule_to_pb(stored(run.state), history(run), full=True))
     job, entries = job_and_history(response)
     here, there = job_view(stored(run.state), timeline(history(run))), job_view(job, timeline(entries))
     assert (there.headline, there.verdict, there.facts) == (here.headline, here.verdict, here.facts)

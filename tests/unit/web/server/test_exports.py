@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.schedule_parts import merged
 
 from tests.support.extensions.measuring_policy import Measuring
 from tests.support.jobs.sample_jobs import job_config, run_job
@@ -18,8 +20,7 @@ from tuner_server.access.principal import DEFAULT_PROJECT
 from tuner_server.core import policies
 from tuner_server.core.messages import Phase
 from tuner_server.history.from_wire import job_and_history
-from tuner_server.history.timeline import timeline
-from tuner_server.rpc.convert import schedule_to_pb
+from tuner_server.rpc.schedule_messages import schedule_to_pb
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import open_storage
 from tuner_server.web.server.exports import COLUMNS, data_csv, data_json
@@ -42,15 +43,16 @@ def run(service: TunerService, *measures: str, max_reports: int = 10_000) -> str
 
 def test_every_step_of_probes_and_parts_has_its_measures_after_the_other_columns(service: TunerService) -> None:
     stored = service.get_job(DEFAULT_PROJECT, run(service, *MEASURES))
-    entries = service.history(stored, losses=True)
+    history = service.history(stored)
+    entries = list(history.read())
     assert {entry.directive.phase for entry in entries} >= {Phase.PROBE, Phase.TRAIN}
     assert sum(entry.directive.phase is Phase.TRAIN for entry in entries) > 5  # parts
-    rows = list(csv.DictReader(io.StringIO("".join(data_csv(timeline(entries))))))
+    rows = list(csv.DictReader(io.StringIO("".join(data_csv(stored, history)))))
     assert list(rows[0]) == [*COLUMNS, "gradient_norm", "update_norm"]
     assert len(rows) == stored.state.run_steps
     for row in rows:
         assert float(row["gradient_norm"]) == float(row["update_norm"]) == 2 * float(row["loss"])
-    data = json.loads("".join(data_json(stored, timeline(entries))))
+    data = json.loads("".join(data_json(stored, history)))
     assert data["columns"] == list(rows[0])
     assert [row[-1] for row in data["rows"]] == [float(row["update_norm"]) for row in rows]
 
@@ -68,8 +70,8 @@ def test_a_step_without_a_measure_has_an_empty_cell_and_one_that_is_no_number_it
     config = job_config("measured", Measuring.name, 600, validates=False)
     config = config.model_copy(update={"measures": ("gradient_norm",)})
     stored = service.get_job(DEFAULT_PROJECT, run_job(service, config, Forgetful()))
-    found = timeline(service.history(stored, losses=True))
-    rows = list(csv.DictReader(io.StringIO("".join(data_csv(found)))))
+    found = service.history(stored)
+    rows = list(csv.DictReader(io.StringIO("".join(data_csv(stored, found)))))
     assert {row["gradient_norm"] for row in rows if row["phase"] == "probe"} == {"nan", "inf"}
     assert {row["gradient_norm"] for row in rows if row["phase"] == "train"} == {""}
     data = json.loads("".join(data_json(stored, found)))
@@ -78,18 +80,22 @@ def test_a_step_without_a_measure_has_an_empty_cell_and_one_that_is_no_number_it
 
 def test_a_job_without_measures_is_exported_as_ever(service: TunerService) -> None:
     stored = service.get_job(DEFAULT_PROJECT, run(service))
-    rows = csv.reader(io.StringIO("".join(data_csv(timeline(service.history(stored, losses=True))))))
+    rows = csv.reader(io.StringIO("".join(data_csv(stored, service.history(stored)))))
     assert next(rows) == list(COLUMNS)
 
 
 def test_measures_come_back_over_the_wire_as_they_were_stored(service: TunerService) -> None:
     stored = service.get_job(DEFAULT_PROJECT, run(service, *MEASURES))
-    entries = service.history(stored, losses=True)
-    message = schedule_to_pb(stored, entries, history=True)
+    message = merged(schedule_to_pb(stored, service.history(stored), full=True))
     job, history = job_and_history(pb.GetScheduleResponse.FromString(message.SerializeToString()))
     assert job.state.config.measures == MEASURES
+    entries = list(service.history(stored).read(losses=True, measures=True))
+    assert list(history)[:-1] == [
+        dataclasses.replace(e, report=dataclasses.replace(e.report, report_time=stored.update_time))
+        for e in entries
+        if e.report is not None
+    ]
     measured = [(entry.directive.measures, entry.report.measures) for entry in history if entry.report is not None]
-    assert measured == [(e.directive.measures, e.report.measures) for e in entries if e.report is not None]
     assert all(set(found) == set(asked) == set(MEASURES) for asked, found in measured)
 
 

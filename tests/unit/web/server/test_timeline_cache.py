@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,9 +9,10 @@ import pytest
 
 from tests.support.jobs.sample_jobs import SlowTraining, job_config, run_job
 from tuner_server.access.principal import DEFAULT_PROJECT
+from tuner_server.base.interest import Interest
 from tuner_server.core.errors import StorageError
 from tuner_server.service.tuner_service import TunerService
-from tuner_server.storage import Entry, Storage, StoredJob, open_storage
+from tuner_server.storage import Storage, StoredHistory, StoredJob, open_storage
 from tuner_server.web.server import timeline_cache
 from tuner_server.web.server.timeline_cache import TimelineCache
 
@@ -35,12 +36,12 @@ class GatedService(TunerService):
         self.looked.release()
         return found
 
-    def history(self, stored: StoredJob, *, losses: bool) -> list[Entry]:
+    def history(self, stored: StoredJob, check: Callable[[], None] = lambda: None) -> StoredHistory:
         self.reads += 1
         assert self.open.wait(TIMEOUT_S)
         if self.problem is not None:
             raise self.problem
-        return super().history(stored, losses=losses)
+        return super().history(stored, check)
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def at_once(service: GatedService, histories: TimelineCache, job_id: str) -> lis
 
     def get() -> object:
         try:
-            return histories.get(DEFAULT_PROJECT, job_id)[1]
+            return histories.get(DEFAULT_PROJECT, job_id, Interest())[1]
         except StorageError as error:
             return error
 
@@ -76,9 +77,9 @@ def test_a_job_is_laid_out_once_for_all_that_ask_at_once(service: GatedService, 
     found = at_once(service, histories, job_id)
     assert service.reads == 1
     assert all(each is found[0] for each in found)
-    assert histories.get(DEFAULT_PROJECT, job_id)[1] is found[0]
+    assert histories.get(DEFAULT_PROJECT, job_id, Interest())[1] is found[0]
     service.cancel_job(DEFAULT_PROJECT, job_id, "")
-    assert histories.get(DEFAULT_PROJECT, job_id)[1] is not found[0], "it has changed"
+    assert histories.get(DEFAULT_PROJECT, job_id, Interest())[1] is not found[0], "it has changed"
     assert service.reads == 2
 
 
@@ -87,19 +88,19 @@ def test_what_goes_wrong_is_told_to_all_and_not_kept(service: GatedService, job_
     service.problem = StorageError("the database is away")
     assert all(each is service.problem for each in at_once(service, histories, job_id))
     service.problem = None
-    assert histories.get(DEFAULT_PROJECT, job_id)[1].n_steps > 0
+    assert histories.get(DEFAULT_PROJECT, job_id, Interest())[1].n_steps > 0
 
 
 def test_as_many_are_kept_as_there_is_room_for(service: GatedService, monkeypatch: pytest.MonkeyPatch) -> None:
     service.open.set()
     first, second = (run_job(service, job_config(name), SlowTraining(validates=True), 3) for name in ("1", "2"))
-    n_steps = TimelineCache(service).get(DEFAULT_PROJECT, first)[1].n_steps
+    n_steps = TimelineCache(service).get(DEFAULT_PROJECT, first, Interest())[1].n_steps
     for room, again in ((2 * n_steps, 0), (2 * n_steps - 1, 3), (n_steps - 1, 3)):
         monkeypatch.setattr(timeline_cache, "MAX_STEPS_KEPT", room)
         histories = TimelineCache(service)
         for job_id in (first, second):
-            histories.get(DEFAULT_PROJECT, job_id)
+            histories.get(DEFAULT_PROJECT, job_id, Interest())
         service.reads = 0
         for job_id in (second, first, second, first):
-            histories.get(DEFAULT_PROJECT, job_id)
+            histories.get(DEFAULT_PROJECT, job_id, Interest())
         assert service.reads == again, "the latest is kept, however long it is"

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import Callable, Coroutine
+
+import pytest
+
+from tests.support.jobs.sample_jobs import job_config, stored
+from tests.support.jobs.simulated_training import SimulatedTraining, drive
+from tuner_server.core.errors import BusyError
+from tuner_server.service import long_reads
+from tuner_server.service.long_reads import LongReads, is_long
+
+
+def on_a_loop(test: Callable[[], Coroutine[None, None, None]]) -> Callable[[], None]:
+    """A test that runs on an event loop of its own."""
+
+    @functools.wraps(test)
+    def run() -> None:
+        asyncio.run(test())
+
+    return run
+
+
+class Readers:
+    """Requests that take a turn and keep it until they are told to end."""
+
+    def __init__(self, reads: LongReads) -> None:
+        self._reads = reads
+        self.order: list[str] = []
+        self.running: dict[str, asyncio.Event] = {}
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def begin(self, name: str, project: str) -> None:
+        self.tasks[name] = asyncio.create_task(self._read(name, project))
+        await settled()
+
+    async def end(self, name: str) -> None:
+        self.running[name].set()
+        await self.tasks[name]
+        await settled()
+
+    async def _read(self, name: str, project: str) -> None:
+        async with self._reads.turn(project):
+            self.order.append(name)
+            self.running[name] = asyncio.Event()
+            await self.running[name].wait()
+            del self.running[name]
+
+
+async def settled() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+@on_a_loop
+async def test_projects_take_turns_and_each_keeps_its_order() -> None:
+    readers = Readers(LongReads(slots=1))
+    for name, project in (("a1", "a"), ("a2", "a"), ("a3", "a"), ("b1", "b"), ("b2", "b")):
+        await readers.begin(name, project)
+    for name in ("a1", "a2", "b1", "a3", "b2"):
+        assert set(readers.running) == {name}
+        await readers.end(name)
+
+
+@on_a_loop
+async def test_one_project_leaves_a_turn_for_others() -> None:
+    readers = Readers(LongReads(slots=4))
+    for i in range(5):
+        await readers.begin(f"a{i}", "a")
+    assert set(readers.running) == {"a0", "a1", "a2"}
+    await readers.begin("b", "b")
+    assert set(readers.running) == {"a0", "a1", "a2", "b"}
+    await readers.end("a1")
+    assert "a3" in readers.running
+    for task in readers.tasks.values():
+        task.cancel()
+    await settled()
+    async with asyncio.timeout(1), LongReads(slots=4).turn("a"):
+        pass
+
+
+@on_a_loop
+async def test_who_comes_too_late_is_told_when_to_come_again() -> None:
+    readers = Readers(reads := LongReads(slots=1, waiting=2))
+    for name in ("running", "waits", "waits too"):
+        await readers.begin(name, "a")
+    with pytest.raises(BusyError, match="2 requests wait") as refused:
+        async with reads.turn("b"):
+            pass
+    assert refused.value.retry_after_s > 0
+    for name in ("running", "waits", "waits too"):
+        await readers.end(name)
+
+
+@on_a_loop
+async def test_who_waits_too_long_or_leaves_gives_up_the_turn() -> None:
+    readers = Readers(reads := LongReads(slots=1, wait_s=0.02))
+    await readers.begin("running", "a")
+    with pytest.raises(BusyError, match="come again later"):
+        async with reads.turn("a"):
+            pass
+    await readers.begin("leaves", "a")
+    readers.tasks["leaves"].cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await readers.tasks["leaves"]
+    await readers.end("running")
+    async with reads.turn("a"):
+        pass
+    assert readers.order == ["running"]
+
+
+def test_what_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = stored(drive(job_config("budget"), SimulatedTraining(validates=True), max_directives=5).state)
+    assert not is_long(job)
+    monkeypatch.setattr(long_reads, "LONG_DIRECTIVES", 4)
+    assert is_long(job)
+    monkeypatch.setattr(long_reads, "LONG_DIRECTIVES", 2000)
+    monkeypatch.setattr(long_reads, "LONG_STEPS", 10)
+    assert is_long(job)

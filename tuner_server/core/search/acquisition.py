@@ -15,8 +15,8 @@ from scipy import special
 
 from tuner_server.core.search.surrogate import FloatArray, Posterior
 
-_DIRECT = -20.0
-"""Above it h(u) is larger than 1e-90, and loses no more than three digits to cancellation."""
+_TAIL = -20.0
+"""Above it h(u) is larger than 1e-91, and loses no more than three digits to cancellation."""
 
 
 class Acquisition(Protocol):
@@ -73,41 +73,55 @@ def lower_confidence_bound(posterior: Posterior, kappa: float) -> FloatArray:
 def log_expected_improvement(posterior: Posterior, best: float) -> FloatArray:
     """[m] log E[max(best - f, 0)] under the mixture.
 
-    For a Gaussian it is log h(u) + log sd with h(u) = phi(u) + u Phi(u) and u = (best - mean) / sd (Ament et al., 2023,
-    equation 9); for the mixture the expectations, not their logarithms, are averaged. Where no Gaussian has a u above
-    `_DIRECT`, logarithms are added, as h would underflow.
+    For a Gaussian it is log h(u) + log sd with u = (best - mean) / sd (Ament et al., 2023, equation 9); for the mixture
+    the expectations, not their logarithms, are averaged. Where no Gaussian has a u above `_TAIL`, their logarithms are
+    what is added up, since h would underflow.
     """
     sd = np.sqrt(posterior.variance)
     u = best - posterior.mean
     u /= sd
+    improvement = h(u)
+    improvement *= sd
+    expected = posterior.weight @ improvement
+    hopeless = (np.maximum.reduce(u, 0) < _TAIL).nonzero()[0]
+    expected[hopeless] = 1.0
+    value: FloatArray = np.log(expected, expected)
+    if len(hopeless):
+        terms = log_h_tail(u.take(hopeless, 1))
+        terms += np.log(sd.take(hopeless, 1) * posterior.weight[:, None])
+        highest = np.maximum.reduce(terms, 0)
+        terms -= highest
+        value[hopeless] = highest + np.log(np.add.reduce(np.exp(terms, terms), 0))
+    return value
+
+
+def h(u: FloatArray) -> FloatArray:
+    """phi(u) + u Phi(u), which loses digits to cancellation as u falls: three of them at `_TAIL`."""
+    value = special.ndtr(u)
+    value *= u
     density = u * u
     density *= -0.5
     np.exp(density, density)
     density *= 1.0 / math.sqrt(2.0 * math.pi)
-    improvement = special.ndtr(u)
-    improvement *= u
-    improvement += density
-    improvement *= sd
-    expected = posterior.weight @ improvement
-    hopeless = (np.maximum.reduce(u, 0) < _DIRECT).nonzero()[0]
-    if not len(hopeless):
-        return np.log(expected, expected)
-    expected[hopeless] = 1.0
-    value: FloatArray = np.log(expected, expected)
-    terms = log_h(u[:, hopeless]) + np.log(sd[:, hopeless]) + np.log(posterior.weight)[:, None]
-    value[hopeless] = special.logsumexp(terms, axis=0)
+    value += density
     return value
 
 
-def log_h(u: FloatArray) -> FloatArray:
-    """log(phi(u) + u Phi(u)), accurate for all |u| < 1e100 (Ament et al., 2023, equation 10 and appendix A.1)."""
-    log_density = -0.5 * (u * u + math.log(2.0 * math.pi))
-    upper = np.maximum(u, -1.0)
-    lower = -np.clip(u, -1e4, -1.0)
-    # h = phi (1 - |u| Phi / phi), and Phi / phi is a scaled complementary error function: no underflow. The bracket
-    # loses digits as it falls off like u^-2; beyond 1e4 that power itself is the better approximation.
-    bracket = np.log1p(-lower * math.sqrt(math.pi / 2.0) * special.erfcx(lower / math.sqrt(2.0)))
-    tail = log_density + np.where(u > -1e4, bracket, -2.0 * np.log(np.maximum(np.abs(u), 1.0)))
-    density = np.exp(-0.5 * (upper * upper + math.log(2.0 * math.pi)))
-    value: FloatArray = np.where(u > -1.0, np.log(density + upper * special.ndtr(upper)), tail)
+def log_h_tail(u: FloatArray) -> FloatArray:
+    """log(phi(u) + u Phi(u)) for u at or below `_TAIL`, to ten digits, by the asymptotic series of Phi.
+
+    Phi(u) = phi(u) / |u| (1 - u^-2 + 3 u^-4 - 15 u^-6 + ...) (Abramowitz and Stegun, 1964, equation 26.2.12), so that
+    h(u) = phi(u) u^-2 (1 - 3 u^-2 + 15 u^-4 - 105 u^-6 + ...).
+    """
+    square = u * u
+    inverse = 1.0 / square
+    series = np.full_like(u, -10395.0)
+    for coefficient in (945.0, -105.0, 15.0, -3.0, 1.0):
+        series *= inverse
+        series += coefficient
+    series *= inverse
+    value: FloatArray = np.log(series, series)
+    square *= 0.5
+    value -= square
+    value -= 0.5 * math.log(2.0 * math.pi)
     return value

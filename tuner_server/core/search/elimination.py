@@ -108,8 +108,9 @@ def unit_inverse(unit: FloatArray) -> FloatArray:
     n, _, k = unit.shape
     inverse = np.zeros((n, n, k))
     inverse.reshape(n * n, k)[:: n + 1] = 1.0
+    negative = np.negative(unit)
     for i in range(1, n):
-        np.negative(np.add.reduce(unit[:i, i, None] * inverse[:i, :i], 0), inverse[i, :i])
+        np.add.reduce(negative[:i, i, None] * inverse[:i, :i], 0, None, inverse[i, :i])
     return inverse
 
 

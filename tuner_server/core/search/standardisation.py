@@ -58,10 +58,10 @@ def standardise(residual: FloatArray, noise_var: FloatArray, censored: BoolArray
     centre, scale = _location_scale(residual[seen].tolist(), noise_var[seen].tolist())
     target = (residual - centre) / scale
     # Only a threshold can lie far below the rest, and there it says nothing.
-    np.maximum(target, _LOWEST_THRESHOLD, target)
+    np.maximum(target, _LOWEST_THRESHOLD, out=target)
     noise_sd = np.sqrt(noise_var)
     noise_sd /= scale
-    np.minimum(noise_sd, MAX_NOISE_SD, noise_sd)
+    np.minimum(noise_sd, MAX_NOISE_SD, out=noise_sd)
     return Standardised(centre, scale, target, noise_sd * noise_sd)
 
 

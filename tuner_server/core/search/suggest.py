@@ -77,7 +77,7 @@ class Query:
     def __post_init__(self) -> None:
         self.surrogate  # noqa: B018 - refuses the bounds
 
-    @property
+    @functools.cached_property
     def surrogate(self) -> Surrogate:
         """The model before it has seen the observations."""
         return Surrogate(self.bounds, self.prior_mean)

@@ -24,6 +24,7 @@ A diverged probe is a censored observation: of f_i only f_i >= t_i is known, see
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -36,7 +37,7 @@ import numpy.typing as npt
 from tuner_server.core.search import hyperparameters
 from tuner_server.core.search.censoring import SOFTNESS, propagate
 from tuner_server.core.search.elimination import Elimination, elimination, unit_inverse, widest
-from tuner_server.core.search.hyperparameters import Grid, IndexArray
+from tuner_server.core.search.hyperparameters import Grid
 from tuner_server.core.search.kernel import matern, rate
 from tuner_server.core.search.standardisation import MAX_LOSS, Standardised, standardise
 
@@ -117,16 +118,7 @@ class Posterior:
         return self.weight @ spread
 
 
-@dataclass(frozen=True, eq=False)
-class _Group:
-    """Kept settings with one lengthscale: which they are of the k, and the -d of two points 1 apart."""
-
-    start: int
-    stop: int
-    rate: float
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Fitted:
     """A surrogate that has seen its observations; made by `Surrogate.fit`."""
 
@@ -141,7 +133,10 @@ class Fitted:
     _rows: FloatArray
     """[k, n + 1, n] s^2 D^-1/2 L^-1, whose product with c has the variance that is explained as its sum of squares; the
     last row is s^2 K^-1 y, whose product with c is the mean."""
-    _groups: Sequence[_Group]
+    _lengthscale: FloatArray
+    """[g, 1, 1] each lengthscale once."""
+    _starts: Sequence[int]
+    """[g + 1] the settings of a lengthscale are neighbours: from here to before the next one's."""
 
     def posterior(self, log_lr: FloatArray) -> Posterior:
         """The loss to expect at the LRs [m]; mean and variance only, no covariances."""
@@ -149,17 +144,18 @@ class Fitted:
         n, m = len(self._x), len(queries)
         distance = np.subtract(self._x[:, None], queries)
         np.abs(distance, distance)
+        # One lengthscale, then one setting is multiplied after the other, in shapes that don't depend on other searches.
+        correlation = matern(distance * rate(self._lengthscale))
         products = np.empty((len(self.weight), n + 1, m))
-        for group in self._groups:
-            correlation = matern(distance * group.rate)
-            rows = slice(group.start, group.stop)
-            np.matmul(self._rows[rows].reshape(-1, n), correlation, products[rows].reshape(-1, m))
+        for i, (start, stop) in enumerate(itertools.pairwise(self._starts)):
+            rows = self._rows[start:stop].reshape((stop - start) * (n + 1), n)
+            np.matmul(rows, correlation[i], products[start:stop].reshape((stop - start) * (n + 1), m))
         explained = products[:, :n]
         explained *= explained
         variance = self._variance - np.add.reduce(explained, 1)
-        np.maximum(variance, _LEAST_VARIANCE * self.scale**2, variance)
-        mean = products[:, n]
-        mean += self.centre if self.surrogate.prior_mean is None else self.centre + self.surrogate.prior_mean(log_lr)
+        np.maximum(variance, _LEAST_VARIANCE * self.scale**2, out=variance)
+        prior_mean = self.surrogate.prior_mean
+        mean = products[:, n] + (self.centre if prior_mean is None else self.centre + prior_mean(log_lr))
         return Posterior(mean, variance, self.weight)
 
 
@@ -255,9 +251,7 @@ def _fit_batch(grid: Grid, batch: Sequence[_Prepared]) -> list[Fitted]:
     log_likelihood = work.log_likelihood()
     if correction is not None:
         log_likelihood += correction
-    return [
-        _take(work, grid, one, i * h, log_likelihood[i * h : (i + 1) * h]) for i, one in enumerate(batch)
-    ]
+    return _weighed(work, grid, batch, log_likelihood.reshape(b, h))
 
 
 def _fill(work: Elimination, grid: Grid, x: FloatArray) -> None:
@@ -283,25 +277,30 @@ def _censor(work: Elimination, seen: int, threshold: FloatArray, softness: Float
     return pseudo.log_correction
 
 
-def _take(work: Elimination, grid: Grid, one: _Prepared, offset: int, log_likelihood: FloatArray) -> Fitted:
-    """What the posterior of one surrogate needs of the settings that carry its weight."""
-    n, scale = work.n, one.losses.scale
-    weight, kept = grid.heaviest(log_likelihood)
-    places = kept + offset
+def _weighed(
+    work: Elimination, grid: Grid, batch: Sequence[_Prepared], log_likelihood: FloatArray
+) -> list[Fitted]:
+    """What the posteriors need of the settings that carry the weight; log likelihoods [b, h]."""
+    n, scales = work.n, [one.losses.scale for one in batch]
+    weights, kept = zip(*map(grid.heaviest, log_likelihood), strict=True)
+    sizes = [len(one) for one in kept]
+    settings = np.concatenate(kept)
+    places = settings + np.repeat(np.arange(0, log_likelihood.size, len(grid)), sizes)
+    scale = np.repeat(scales, sizes)
+    variance = grid.output_variance[settings] * scale
     unit, inverse_pivot = work.unit.take(places, 2), work.inverse_pivot.take(places, 1)
-    output_variance = grid.output_variance[kept]
     inverse = unit_inverse(unit)
-    rows = np.empty((len(kept), n + 1, n))
+    rows = np.empty((len(places), n + 1, n))
     by_setting = rows.transpose(1, 2, 0)
-    gain = output_variance * scale
-    np.multiply(inverse, (np.sqrt(inverse_pivot) * gain)[:, None], by_setting[:n])
-    np.multiply(np.add.reduce(inverse * unit[:, n, None], 0), gain, by_setting[n])
-    variance = (output_variance * scale**2)[:, None]
-    return Fitted(one.surrogate, one.losses.centre, scale, weight, one.x, variance, rows, _groups(grid, kept))
-
-
-def _groups(grid: Grid, kept: IndexArray) -> list[_Group]:
-    index = grid.lengthscale_index[kept]
-    starts = [0, *((index[1:] != index[:-1]).nonzero()[0] + 1).tolist(), len(kept)]
-    rates = rate(grid.lengthscales[index])
-    return [_Group(start, stop, float(rates[start])) for start, stop in zip(starts[:-1], starts[1:], strict=True)]
+    np.multiply(inverse, (np.sqrt(inverse_pivot) * variance)[:, None], by_setting[:n])
+    inverse *= unit[:, n, None]
+    np.multiply(np.add.reduce(inverse, 0), variance, by_setting[n])
+    variance *= scale
+    fitted, stop = [], 0
+    for one, weight, own in zip(batch, weights, kept, strict=True):
+        start, stop = stop, stop + len(own)
+        lengthscale, starts = grid.lengthscales_of(own)
+        levels = (one.losses.centre, one.losses.scale)
+        its = variance[start:stop, None], rows[start:stop]
+        fitted.append(Fitted(one.surrogate, *levels, weight, one.x, *its, lengthscale, starts))
+    return fitted

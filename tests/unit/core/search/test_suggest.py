@@ -123,8 +123,8 @@ def test_evidence_is_the_posterior_of_the_surrogate() -> None:
     assert len(evidence.log_lr) == EVIDENCE_SIZE
     assert (evidence.log_lr[0], evidence.log_lr[-1]) == BOUNDS
     posterior = Surrogate(BOUNDS).fit(observations).posterior(evidence.log_lr)
-    np.testing.assert_allclose(evidence.mean, posterior.mixture_mean(), rtol=1e-9)
-    np.testing.assert_allclose(evidence.sd, np.sqrt(posterior.mixture_variance()), rtol=1e-6)
+    np.testing.assert_allclose(evidence.mean, posterior.mixture_mean, rtol=1e-9)
+    np.testing.assert_allclose(evidence.sd, np.sqrt(posterior.mixture_variance), rtol=1e-6)
     np.testing.assert_allclose(evidence.acquisition, evidence.sd - evidence.mean, rtol=1e-9)
 
 

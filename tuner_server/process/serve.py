@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import grpc.aio
 import structlog
-import torch
 from prometheus_client import CollectorRegistry
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # has neither stubs nor py.typed
 
 from tuner_server.access.authenticator import Authenticator
 from tuner_server.access.shares import Shares
@@ -100,9 +100,8 @@ async def run(
 
     Raises: as `serve`.
     """
-    # A search is a few milliseconds of small matrices: threads would cost more than they give, and one thread gives
-    # the same bits every time.
-    torch.set_num_threads(1)
+    # The matrices of a search are small: threads would cost more than they give, and one gives the same bits every time.
+    threadpool_limits(1, "blas")
     # What was imported stays. A full garbage collection that looks at its 300,000 objects takes a third of a second,
     # and every report waits for it.
     gc.freeze()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
@@ -38,6 +39,9 @@ from tuner_server.storage.access import AccessStorage
 
 if TYPE_CHECKING:
     from tuner_server.ops.tracing import Tracing
+
+SWITCH_INTERVAL_S = 0.0005
+"""How long a thread may keep the interpreter when another wants it: below the time of a suggestion."""
 
 log = structlog.get_logger(__name__)
 
@@ -102,7 +106,10 @@ async def run(
     """
     # The matrices of a search are small: threads would cost more than they give, and one gives the same bits every time.
     threadpool_limits(1, "blas")
-    # What was imported stays. A full garbage collection that looks at its 300,000 objects takes a third of a second,
+    # A search and the loop that answers take turns. NumPy lets go of the interpreter in every larger operation, of which
+    # a search has dozens, and each time waits for as long as others may keep it: by default 5 ms.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    # What was imported stays. A full garbage collection that looks at its 150,000 objects takes a fifth of a second,
     # and every report waits for it.
     gc.freeze()
     for sentence in plugins.hidden(policies.POLICIES):

@@ -104,10 +104,10 @@ async def run(
 
     Raises: as `serve`.
     """
-    # The matrices of a search are small: threads would cost more than they give, and one gives the same bits every time.
+    # The matrices of a search are small: threads would cost more than they give, and one gives the same bits always.
     threadpool_limits(1, "blas")
-    # A search and the loop that answers take turns. NumPy lets go of the interpreter in every larger operation, of which
-    # a search has dozens, and each time waits for as long as others may keep it: by default 5 ms.
+    # A search and the loop that answers take turns. NumPy lets go of the interpreter in every larger operation, of
+    # which a search has dozens, and each time waits for as long as others may keep it: by default 5 ms.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     # What was imported stays. A full garbage collection that looks at its 150,000 objects takes a fifth of a second,
     # and every report waits for it.

@@ -97,7 +97,7 @@ def log_expected_improvement(posterior: Posterior, best: float) -> FloatArray:
 
 def h(u: FloatArray) -> FloatArray:
     """phi(u) + u Phi(u), which loses digits to cancellation as u falls: three of them at `_TAIL`."""
-    value = special.ndtr(u)
+    value: FloatArray = special.ndtr(u)
     value *= u
     density = u * u
     density *= -0.5

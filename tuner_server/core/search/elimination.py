@@ -33,8 +33,10 @@ _PIVOTS_A_LOG = 8
 
 
 class Elimination:
-    """The memory for w factorisations, with every view that the loop needs: making views would cost as much as the
-    arithmetic. Used again and again; what was in it is lost with the next use. It belongs to one thread.
+    """The memory for w factorisations, with every view that the loop needs.
+
+    Making the views costs as much as the arithmetic, so it is used again and again; what was in it is lost with the
+    next use. It belongs to one thread.
 
     Attributes:
         columns: [n, n + 1, w] A, to be filled in by the user; then C.
@@ -79,7 +81,7 @@ class Elimination:
             if len(products):
                 multiply(rows, row, products)
                 # Along the first axis it adds one row after the other, whatever the other axes are.
-                add(products, 0, None, sums)
+                add(products, 0, out=sums)
                 subtract(column, sums, column)
             divide(1.0, pivot, inverse)
             multiply(below, inverse, unit)
@@ -89,7 +91,7 @@ class Elimination:
         for j in range(start, self.n):
             rows, row, products, sums, column, *_ = self._step(j, start)
             np.multiply(rows, row, products)
-            np.add.reduce(products, 0, None, sums)
+            np.add.reduce(products, 0, out=sums)
             np.subtract(column, sums, into.columns[j - start, j - start :])
 
     def log_likelihood(self) -> FloatArray:
@@ -110,7 +112,7 @@ def unit_inverse(unit: FloatArray) -> FloatArray:
     inverse.reshape(n * n, k)[:: n + 1] = 1.0
     negative = np.negative(unit)
     for i in range(1, n):
-        np.add.reduce(negative[:i, i, None] * inverse[:i, :i], 0, None, inverse[i, :i])
+        np.add.reduce(negative[:i, i, None] * inverse[:i, :i], 0, out=inverse[i, :i])
     return inverse
 
 

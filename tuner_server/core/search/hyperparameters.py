@@ -98,7 +98,7 @@ class Grid:
         return weight[kept] / cumulative[n_kept - 1], kept
 
     def lengthscales_of(self, kept: IndexArray) -> tuple[FloatArray, list[int]]:
-        """The lengthscales of settings [k] in the order of the grid, each once [g, 1, 1], and where each begins [g + 1]."""
+        """The lengthscales of settings [k] that are in order, each once [g, 1, 1], and where each begins [g + 1]."""
         index = self.lengthscale_index[kept].tolist()
         starts = [i for i, (one, before) in enumerate(zip(index, [-1, *index], strict=False)) if one != before]
         return self.lengthscales[[index[start] for start in starts], None, None], [*starts, len(index)]

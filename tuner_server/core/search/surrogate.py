@@ -144,7 +144,7 @@ class Fitted:
         n, m = len(self._x), len(queries)
         distance = np.subtract(self._x[:, None], queries)
         np.abs(distance, distance)
-        # One lengthscale, then one setting is multiplied after the other, in shapes that don't depend on other searches.
+        # One lengthscale is multiplied after the other, in shapes that don't depend on other searches.
         correlation = matern(distance * rate(self._lengthscale))
         products = np.empty((len(self.weight), n + 1, m))
         for i, (start, stop) in enumerate(itertools.pairwise(self._starts)):
@@ -277,9 +277,7 @@ def _censor(work: Elimination, seen: int, threshold: FloatArray, softness: Float
     return pseudo.log_correction
 
 
-def _weighed(
-    work: Elimination, grid: Grid, batch: Sequence[_Prepared], log_likelihood: FloatArray
-) -> list[Fitted]:
+def _weighed(work: Elimination, grid: Grid, batch: Sequence[_Prepared], log_likelihood: FloatArray) -> list[Fitted]:
     """What the posteriors need of the settings that carry the weight; log likelihoods [b, h]."""
     n, scales = work.n, [one.losses.scale for one in batch]
     weights, kept = zip(*map(grid.heaviest, log_likelihood), strict=True)

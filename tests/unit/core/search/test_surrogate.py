@@ -164,7 +164,7 @@ def test_posterior_is_gpytorchs(single_setting: tuple[float, float, float]) -> N
     y = torch.from_numpy((observations.loss - fitted.centre) / fitted.scale)
     noise = torch.from_numpy(observations.noise_var / fitted.scale**2 + noise_scale**2)
 
-    class Exact(gpytorch.models.ExactGP):
+    class Exact(gpytorch.models.ExactGP):  # type: ignore[misc]  # GPyTorch has no types
         def __init__(self) -> None:
             super().__init__(x, y, gpytorch.likelihoods.FixedNoiseGaussianLikelihood(noise))
             self.mean = gpytorch.means.ZeroMean()

@@ -6,11 +6,11 @@ Notation and shapes (c censored observations, w problems and settings):
     t      [c, w]             the levels that f is known to reach
     v      [c, w]             the softness of a level, a variance
 
-The factor of a censored observation is Phi((f_i - t_i) / sqrt(v_i)). Expectation propagation (Groot and Lucas, 2012, "GP
-regression with censored data") replaces it by a Gaussian: a pseudo-observation with target m_i and variance tau_i, so
-that everything stays Gaussian regression. What was seen is Gaussian already, so the others are all that has to be
-iterated over. One update, with a and b the mean and variance of f_i given all the others, z = (a - t_i) / sqrt(v_i + b),
-r = phi(z) / Phi(z):
+The factor of a censored observation is Phi((f_i - t_i) / sqrt(v_i)). Expectation propagation (Groot and Lucas, 2012,
+"GP regression with censored data") replaces it by a Gaussian: a pseudo-observation with target m_i and variance tau_i,
+so that everything stays Gaussian regression. What was seen is Gaussian already, so the others are all that has to be
+iterated over. One update, with a and b the mean and variance of f_i given all the others, z = (a - t_i) /
+sqrt(v_i + b), and r = phi(z) / Phi(z):
 
     m_i   = a + sqrt(v_i + b) / (z + r)
     tau_i = (v_i + b) / (r (z + r)) - b

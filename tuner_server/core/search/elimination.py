@@ -26,8 +26,9 @@ FloatArray = npt.NDArray[np.float64]
 MAX_NUMBERS = 2**17
 """Numbers in A at most, if there is more than one problem: 1 MB, which a core has close at hand."""
 _MAX_WIDTH_FACTOR = 8
-_KEPT_WORKSPACES = 48
-"""Workspaces that a thread keeps: of searches with up to a dozen points, in every width."""
+_KEPT_NUMBERS = 2**21
+"""Numbers in the A of all workspaces that a thread keeps: of searches with up to a dozen points, in every width. They
+take 40 MB at most."""
 _PIVOTS_A_LOG = 8
 """Pivots that are multiplied before the logarithm is taken: each lies between 1e-4 and 1e17."""
 
@@ -123,7 +124,9 @@ def widest(n: int, n_settings: int) -> int:
 
 class _Workspaces(threading.local):
     def __init__(self) -> None:
-        self.kept: cachetools.LRUCache[tuple[int, int], Elimination] = cachetools.LRUCache(_KEPT_WORKSPACES)
+        self.kept: cachetools.LRUCache[tuple[int, int], Elimination] = cachetools.LRUCache(
+            _KEPT_NUMBERS, lambda kept: kept.columns.size
+        )
 
 
 _workspaces = _Workspaces()

@@ -266,7 +266,7 @@ def test_censored_posterior_and_evidence_are_those_of_numerical_integration(
     x = normalised(observations.log_lr)
     y = (observations.loss - fitted.centre) / fitted.scale
     noise_var = observations.noise_var / fitted.scale**2
-    mean, variance, lml = textbook_gp(x[:3], y[:3], noise_var[:3], x[3:], single_setting)
+    mean, variance, _ = textbook_gp(x[:3], y[:3], noise_var[:3], x[3:], single_setting)
     softness = noise_var[3] + SOFTNESS
     given_others = stats.norm(mean[0], math.sqrt(variance[0]))
 

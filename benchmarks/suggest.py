@@ -54,7 +54,10 @@ WARM_UP = 3
 REFERENCE = "scikit-optimize"
 BATCHES = (8, 64)
 """So many suggestions are made together."""
-BATCHED: dict[str, Acquisition] = {"LRPilot (LCB)": LowerConfidenceBound(kappa=1e6), "LRPilot (log EI)": LogExpectedImprovement()}
+BATCHED: dict[str, Acquisition] = {
+    "LRPilot (LCB)": LowerConfidenceBound(kappa=1e6),
+    "LRPilot (log EI)": LogExpectedImprovement(),
+}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@
 Every method gets the same n observations of a noisy loss over log LR, all but the last of them beforehand, untimed.
 What is timed is what a search does between two probes: take in the last observation, give the next LR. LRPilot's time
 includes the forecast from the losses of the last probe; it is shown without as well. Everything runs in one process on
-one thread, each method over all problems in a row after a warm-up.
+one thread, each method over all problems in a row after a warm-up. What one of several suggestions takes that are made
+together, as a server under load makes them, is LRPilot's alone.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # h
 
 from tuner_server.core.forecast import ExponentialForecaster, Objective
 from tuner_server.core.search.acquisition import Acquisition, LogExpectedImprovement, LowerConfidenceBound
-from tuner_server.core.search.suggest import Query, suggest
+from tuner_server.core.search.suggest import Query, suggest, suggest_all
 from tuner_server.core.search.surrogate import FloatArray, Observations
 
 N_OBSERVATIONS = (5, 10, 20)
@@ -51,6 +52,12 @@ HORIZON = 1000.0
 WARM_UP = 3
 """Untimed calls before the timed ones."""
 REFERENCE = "scikit-optimize"
+BATCHES = (8, 64)
+"""So many suggestions are made together."""
+BATCHED: dict[str, Acquisition] = {
+    "LRPilot (LCB)": LowerConfidenceBound(kappa=1e6),
+    "LRPilot (log EI)": LogExpectedImprovement(),
+}
 
 
 @dataclass(frozen=True)
@@ -181,6 +188,20 @@ def seconds(prepare: Prepare, problem: Problem) -> float:
     return elapsed
 
 
+def batched_seconds(acquisition: Acquisition, n: int, size: int, seed: int) -> float:
+    """The time of one suggestion of `size` that are made together, each with the making of its query."""
+    problems = [Problem.draw(n, seed * size + i) for i in range(size)]
+    noise_var, censored = np.full(n, NOISE_SD**2), np.zeros(n, dtype=np.bool_)
+    start = time.perf_counter()
+    suggest_all(
+        [
+            Query(Observations(p.log_lr, p.loss, noise_var, censored), LOG_BOUNDS, acquisition, seed=p.seed)
+            for p in problems
+        ]
+    )
+    return (time.perf_counter() - start) / size
+
+
 def measure(repeats: int, console: Console) -> dict[int, dict[str, list[float]]]:
     """Seconds of every repeat, by number of observations and method."""
     times: dict[int, dict[str, list[float]]] = {}
@@ -191,6 +212,11 @@ def measure(repeats: int, console: Console) -> dict[int, dict[str, list[float]]]
             for problem in problems[:WARM_UP]:
                 seconds(prepare, problem)
             times[n][name] = [seconds(prepare, problem) for problem in problems]
+        for name, acquisition in BATCHED.items():
+            for size in BATCHES:
+                batched_seconds(acquisition, n, size, repeats)
+                samples = [batched_seconds(acquisition, n, size, seed) for seed in range(repeats)]
+                times[n][f"{name}, one of {size}"] = samples
     return times
 
 
@@ -236,7 +262,7 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
             f"{row['median_s'] * 1e3:.2f}",
             f"{low * 1e3:.2f} - {high * 1e3:.2f}",
             f"{row['times_faster_than_scikit_optimize']:.1f}",
-            end_section=row["method"] == list(METHODS)[-1],
+            end_section=row is rows[-1] or row["n_observations"] != rows[rows.index(row) + 1]["n_observations"],
         )
     console.print(table)
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import grpc.aio
 import structlog
-import torch
 from prometheus_client import CollectorRegistry
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # has neither stubs nor py.typed
 
 from tuner_server.access.authenticator import Authenticator
 from tuner_server.access.shares import Shares
@@ -44,6 +45,9 @@ from tuner_server.storage.access import AccessStorage
 
 if TYPE_CHECKING:
     from tuner_server.ops.tracing import Tracing
+
+SWITCH_INTERVAL_S = 0.0005
+"""How long a thread may keep the interpreter when another wants it: below the time of a suggestion."""
 
 log = structlog.get_logger(__name__)
 
@@ -115,10 +119,12 @@ async def run(
 
     Raises: as `serve`.
     """
-    # A search is a few milliseconds of small matrices: threads would cost more than they give, and one thread gives
-    # the same bits every time.
-    torch.set_num_threads(1)
-    # What was imported stays. A full garbage collection that looks at its 300,000 objects takes a third of a second,
+    # The matrices of a search are small: threads would cost more than they give, and one gives the same bits always.
+    threadpool_limits(1, "blas")
+    # A search and the loop that answers take turns. NumPy lets go of the interpreter in every larger operation, of
+    # which a search has dozens, and each time waits for as long as others may keep it: by default 5 ms.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    # What was imported stays. A full garbage collection that looks at its 150,000 objects takes a fifth of a second,
     # and every report waits for it.
     gc.freeze()
     for sentence in plugins.hidden(policies.POLICIES):

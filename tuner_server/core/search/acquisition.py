@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import numpy as np
-import torch
-from botorch.utils.probability.utils import log_phi, ndtr, phi
-from torch import Tensor
+from scipy import special
 
 from tuner_server.core.search.surrogate import FloatArray, Posterior
+
+_TAIL = -20.0
+"""Above it h(u) is larger than 1e-91, and loses no more than three digits to cancellation."""
 
 
 class Acquisition(Protocol):
@@ -66,29 +67,61 @@ class LogExpectedImprovement:
 
 def lower_confidence_bound(posterior: Posterior, kappa: float) -> FloatArray:
     """[m] negated lower confidence bound (Cox and John, 1992) of the mixture's mean and standard deviation."""
-    return kappa * np.sqrt(posterior.mixture_variance()) - posterior.mixture_mean()
+    return kappa * np.sqrt(posterior.mixture_variance) - posterior.mixture_mean
 
 
-@torch.no_grad()
 def log_expected_improvement(posterior: Posterior, best: float) -> FloatArray:
     """[m] log E[max(best - f, 0)] under the mixture.
 
     For a Gaussian it is log h(u) + log sd with u = (best - mean) / sd (Ament et al., 2023, equation 9); for the mixture
-    the expectations, not their logarithms, are averaged.
+    the expectations, not their logarithms, are averaged. Where no Gaussian has a u above `_TAIL`, their logarithms are
+    what is added up, since h would underflow.
     """
-    sd = torch.from_numpy(posterior.variance).sqrt()
-    u = (best - torch.from_numpy(posterior.mean)) / sd
-    weight = torch.from_numpy(posterior.weight).unsqueeze(-1)
-    value: FloatArray = torch.logsumexp(log_h(u) + sd.log() + weight.log(), dim=0).numpy()
+    sd = np.sqrt(posterior.variance)
+    u = best - posterior.mean
+    u /= sd
+    improvement = h(u)
+    improvement *= sd
+    expected = posterior.weight @ improvement
+    hopeless = (np.maximum.reduce(u, 0) < _TAIL).nonzero()[0]
+    expected[hopeless] = 1.0
+    value: FloatArray = np.log(expected, expected)
+    if len(hopeless):
+        terms = log_h_tail(u.take(hopeless, 1))
+        terms += np.log(sd.take(hopeless, 1) * posterior.weight[:, None])
+        highest = np.maximum.reduce(terms, 0)
+        terms -= highest
+        value[hopeless] = highest + np.log(np.add.reduce(np.exp(terms, terms), 0))
     return value
 
 
-def log_h(u: Tensor) -> Tensor:
-    """log(phi(u) + u Phi(u)), accurate for all |u| < 1e100 (Ament et al., 2023, equation 10 and appendix A.1)."""
-    upper = u.clamp_min(-1.0)
-    lower = u.clamp(-1e4, -1.0).abs()
-    # h = phi (1 - |u| Phi / phi), and Phi / phi is a scaled complementary error function: no underflow. The bracket
-    # loses digits as it falls off like u^-2; beyond 1e4 that power itself is the better approximation.
-    bracket = torch.log1p(-lower * math.sqrt(math.pi / 2.0) * torch.special.erfcx(lower / math.sqrt(2.0)))
-    tail = log_phi(u) + torch.where(u > -1e4, bracket, -2.0 * u.abs().log())
-    return torch.where(u > -1.0, (phi(upper) + upper * ndtr(upper)).log(), tail)
+def h(u: FloatArray) -> FloatArray:
+    """phi(u) + u Phi(u), which loses digits to cancellation as u falls: three of them at `_TAIL`."""
+    value: FloatArray = special.ndtr(u)
+    value *= u
+    density = u * u
+    density *= -0.5
+    np.exp(density, density)
+    density *= 1.0 / math.sqrt(2.0 * math.pi)
+    value += density
+    return value
+
+
+def log_h_tail(u: FloatArray) -> FloatArray:
+    """log(phi(u) + u Phi(u)) for u at or below `_TAIL`, to ten digits, by the asymptotic series of Phi.
+
+    Phi(u) = phi(u) / |u| (1 - u^-2 + 3 u^-4 - 15 u^-6 + ...) (Abramowitz and Stegun, 1964, equation 26.2.12), so that
+    h(u) = phi(u) u^-2 (1 - 3 u^-2 + 15 u^-4 - 105 u^-6 + ...).
+    """
+    square = u * u
+    inverse = 1.0 / square
+    series = np.full_like(u, -10395.0)
+    for coefficient in (945.0, -105.0, 15.0, -3.0, 1.0):
+        series *= inverse
+        series += coefficient
+    series *= inverse
+    value: FloatArray = np.log(series, series)
+    square *= 0.5
+    value -= square
+    value -= 0.5 * math.log(2.0 * math.pi)
+    return value

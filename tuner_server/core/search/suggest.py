@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Generator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import TypeVar
@@ -10,6 +11,7 @@ import numpy as np
 
 from tuner_server.core.faults import guarded
 from tuner_server.core.search.acquisition import Acquisition
+from tuner_server.core.search.hyperparameters import IndexArray
 from tuner_server.core.search.surrogate import Fitted, FloatArray, Observations, PriorMean, Surrogate, fit_all
 
 R = TypeVar("R")
@@ -75,7 +77,7 @@ class Query:
     def __post_init__(self) -> None:
         self.surrogate  # noqa: B018 - refuses the bounds
 
-    @property
+    @functools.cached_property
     def surrogate(self) -> Surrogate:
         """The model before it has seen the observations."""
         return Surrogate(self.bounds, self.prior_mean)
@@ -104,23 +106,37 @@ def _draw(query: Query) -> Suggestion:
 
 def _choose(query: Query, fitted: Fitted) -> Suggestion:
     observations, grid_size, (low, high) = query.observations, query.grid_size, query.bounds
-    grid = np.linspace(low, high, grid_size)
+    grid = low + (high - low) * _unit_grid(grid_size)
+    grid[-1] = high  # to the bit
     # The observed LRs go along: the lowest mean among them is the incumbent, which noise can't flatter as it can the
     # lowest observed loss.
     posterior = fitted.posterior(np.concatenate([grid, observations.log_lr]))
-    mean = posterior.mixture_mean()
+    mean = posterior.mixture_mean
     value = query.acquisition.evaluate(posterior, best=float(mean[grid_size:].min()))[:grid_size]
 
-    distance = np.abs(grid[:, None] - observations.log_lr).min(axis=1)
-    eligible = distance >= min(query.min_separation * (high - low), distance.max())
+    apart = np.subtract(observations.log_lr[:, None], grid)
+    distance = np.minimum.reduce(np.abs(apart, apart), 0)
+    eligible = distance >= min(query.min_separation * (high - low), float(np.maximum.reduce(distance)))
     chosen = int(np.where(eligible, value, -np.inf).argmax())
 
-    thinned = np.linspace(0, grid_size - 1, min(grid_size, EVIDENCE_SIZE)).round().astype(int)
-    sd = np.sqrt(posterior.mixture_variance())
+    thinned = _thinned(grid_size)
+    sd = np.sqrt(posterior.mixture_variance[thinned])
     return Suggestion(
         log_lr=float(grid[chosen]),
-        evidence=Evidence(grid[thinned], mean[thinned], sd[thinned], value[thinned]),
+        evidence=Evidence(grid[thinned], mean[thinned], sd, value[thinned]),
     )
+
+
+@functools.lru_cache(maxsize=16)
+def _unit_grid(size: int) -> FloatArray:
+    """[size] numbers from 0 to 1, evenly spaced."""
+    return np.linspace(0.0, 1.0, size)
+
+
+@functools.lru_cache(maxsize=16)
+def _thinned(size: int) -> IndexArray:
+    """The places, on a grid of that size, of the LRs whose evidence is kept."""
+    return np.linspace(0, size - 1, min(size, EVIDENCE_SIZE)).round().astype(np.intp)
 
 
 def run(asking: Generator[Query, Suggestion, R]) -> R:

@@ -123,8 +123,8 @@ def test_evidence_is_the_posterior_of_the_surrogate() -> None:
     assert len(evidence.log_lr) == EVIDENCE_SIZE
     assert (evidence.log_lr[0], evidence.log_lr[-1]) == BOUNDS
     posterior = Surrogate(BOUNDS).fit(observations).posterior(evidence.log_lr)
-    np.testing.assert_allclose(evidence.mean, posterior.mixture_mean(), rtol=1e-9)
-    np.testing.assert_allclose(evidence.sd, np.sqrt(posterior.mixture_variance()), rtol=1e-6)
+    np.testing.assert_allclose(evidence.mean, posterior.mixture_mean, rtol=1e-9)
+    np.testing.assert_allclose(evidence.sd, np.sqrt(posterior.mixture_variance), rtol=1e-6)
     np.testing.assert_allclose(evidence.acquisition, evidence.sd - evidence.mean, rtol=1e-9)
 
 
@@ -184,7 +184,7 @@ def test_a_suggestion_is_the_same_bit_for_bit_whatever_else_is_in_the_batch(
 def test_large_batches_give_the_bits_of_small_ones(n: int, diverged: int) -> None:
     rng = np.random.default_rng(n)
     queries = []
-    for _ in range(9):
+    for _ in range(21):
         log_lr = rng.uniform(*BOUNDS, size=n)
         loss = 2.0 + 0.1 * (log_lr + rng.uniform(2, 7)) ** 2 + 0.02 * rng.normal(size=n)
         censored = [i < diverged for i in range(n)]
@@ -192,3 +192,17 @@ def test_large_batches_give_the_bits_of_small_ones(n: int, diverged: int) -> Non
     alone = [bits(suggest(query)) for query in queries]
     assert [bits(found) for found in suggest_all(queries)] == alone
     assert [bits(found) for found in suggest_all(queries[::-1])] == alone[::-1]
+
+
+@pytest.mark.parametrize(("k", "n", "m"), [(1, 1, 257), (4, 5, 261), (7, 10, 266), (3, 16, 272)])
+def test_a_product_with_the_queries_is_the_same_wherever_it_lies_in_memory(k: int, n: int, m: int) -> None:
+    """What the posterior relies on: it multiplies by BLAS, each search in the shape that it has alone."""
+    rng = np.random.default_rng(n)
+    rows, correlation, weight = rng.normal(size=(k * (n + 1), n)), rng.random((n, m)), rng.random(k * (n + 1))
+    expected = rows @ correlation
+    for offset in range(9):
+        places = [np.empty(array.size + 9)[offset : offset + array.size] for array in (rows, correlation, expected)]
+        moved = [place.reshape(array.shape) for place, array in zip(places, (rows, correlation, expected), strict=True)]
+        moved[0][...], moved[1][...] = rows, correlation
+        np.testing.assert_array_equal(np.matmul(moved[0], moved[1], moved[2]), expected)
+        np.testing.assert_array_equal(weight @ moved[2], weight @ expected)

@@ -17,7 +17,7 @@ import dataclasses
 import datetime
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tuner_server.core.errors import PreconditionError, StorageError, TunerError
 from tuner_server.core.faults import described
@@ -82,18 +82,31 @@ def _refuse(item: _Pending | _Searching, error: BaseException) -> None:
 
 
 class ReportPipeline:
-    """Takes reports from any thread. It owns two threads, from its making until `close`."""
+    """Takes reports from any thread. It owns two workers, each a thread, from its making until `close`."""
 
-    def __init__(self, storage: Storage, now: Callable[[], datetime.datetime], observer: PipelineObserver) -> None:
-        """Serves the jobs in `storage`; `now` dates the records; `observer` hears how it goes."""
+    def __init__(
+        self,
+        storage: Storage,
+        now: Callable[[], datetime.datetime],
+        observer: PipelineObserver,
+        make_worker: Callable[..., BatchWorker[Any]] = BatchWorker,
+    ) -> None:
+        """Serves the jobs in `storage`.
+
+        Args:
+            storage: where the jobs are.
+            now: the clock that dates the records.
+            observer: hears how it goes.
+            make_worker: makes a worker from the arguments of `BatchWorker`; a simulation steps workers by itself.
+        """
         self._storage = storage
         self._now = now
         self._observer = observer
         self._cache = JobCache(CACHED_JOBS)
-        self._reports: BatchWorker[_Pending] = BatchWorker(
+        self._reports: BatchWorker[_Pending] = make_worker(
             "reports", self._decide, _job_of, _refuse, max_group=MAX_GROUP, max_waiting=MAX_WAITING
         )
-        self._searches: BatchWorker[_Searching] = BatchWorker(
+        self._searches: BatchWorker[_Searching] = make_worker(
             "searches", self._search, _job_of, _refuse, max_group=MAX_GROUP, max_waiting=MAX_WAITING
         )
 

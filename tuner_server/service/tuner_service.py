@@ -15,6 +15,7 @@ import json
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
+from typing import Any
 
 from tuner_server.base.clock import utc_now
 from tuner_server.base.closing import Closing
@@ -24,6 +25,7 @@ from tuner_server.core.job import machine
 from tuner_server.core.job.machine import JobState, Status
 from tuner_server.core.messages import ChangeOrigin, Directive, Outcome, PlanChange, Report, Value
 from tuner_server.core.search.prior import Prior
+from tuner_server.service.batch_worker import BatchWorker
 from tuner_server.service.family import prior_from
 from tuner_server.service.pipeline import ReportPipeline
 from tuner_server.service.pipeline_observer import PipelineObserver
@@ -44,11 +46,19 @@ class TunerService(Closing):
         storage: Storage,
         now: Callable[[], datetime.datetime] = utc_now,
         observer: PipelineObserver = PipelineObserver(),  # noqa: B008  # it has no state
+        make_worker: Callable[..., BatchWorker[Any]] = BatchWorker,
     ) -> None:
-        """Serves the jobs in `storage`; `now` dates the records; `observer` hears how reports are worked on."""
+        """Serves the jobs in `storage`.
+
+        Args:
+            storage: where the jobs are.
+            now: the clock that dates the records.
+            observer: hears how reports are worked on.
+            make_worker: makes the workers of the pipeline, see there.
+        """
         self._storage = storage
         self._now = now
-        self.pipeline = ReportPipeline(storage, now, observer)
+        self.pipeline = ReportPipeline(storage, now, observer, make_worker)
         """Turns reports into answers."""
 
     def create_job(self, project: str, request_id: str, config: JobConfig) -> StoredJob:

@@ -1,7 +1,7 @@
 """Whether a history keeps the promises: every answer must be one that some order of the calls explains.
 
-A call takes effect once, between the moments when it was sent and when its client was told; one that nobody was told of
-at any time since it was sent, or never. For each job the checker looks for an order in which the reference gives every
+A call takes effect once, between the moments when it was sent and when it was answered. One that was not, as its process
+died or the database failed, takes effect before that or never. For each job the checker looks for an order in which the reference gives every
 client what it was told, and leaves what the database has in the end (linearizability, Herlihy and Wing 1990; the search
 is Wing and Gong's, with Lowe's memory of where it has been).
 """
@@ -18,7 +18,7 @@ from tests.simulation.reference import ReferenceJob, Step, content
 from tuner_server.core.job.machine import Status
 from tuner_server.rpc import convert
 
-MOST_PLACES = 20_000
+MOST_PLACES = 50_000
 """Places that the search looks at; a sound history needs about as many as it has calls."""
 PROMISES = {
     "Advance": "directive n + 1 is decided once, and a repeated report gets that answer",
@@ -92,11 +92,12 @@ class _Search:
     """A search for an order of the calls of one job."""
 
     def __init__(self, calls: list[Call], kept: Kept) -> None:
+        calls = [call for call in calls if call.ended > call.begun]
         self._calls, self._kept = calls, kept
         self._first = reference.created(convert.config_from_pb(kept.schedule.job.config), kept.prior)
         self._digests = [reference.digest_of(call.method, call.request) for call in calls]
         self._told = sum(1 << i for i, call in enumerate(calls) if call.told)
-        self._by_end = sorted((i for i, call in enumerate(calls) if call.told), key=lambda i: calls[i].ended or 0)
+        self._by_end = sorted((i for i, call in enumerate(calls) if call.told), key=lambda i: calls[i].ended)
         self._deepest = (-1, "")
 
     def run(self) -> ReferenceJob | None:
@@ -126,22 +127,27 @@ class _Search:
         return self._deepest[1]
 
     def _next(self, place: _Place) -> list[_Place]:
-        limit = next((self._calls[i].ended for i in self._by_end if not place.done >> i & 1), None)
-        limit = math.inf if limit is None else limit
+        limit = next((self._calls[i].ended for i in self._by_end if not place.done >> i & 1), math.inf)
+        latest = self._calls[place.done.bit_length() - 1].begun if place.done else -1
         told, untold = [], []
+        tried = set()
         refuted = ""
         for i, call in enumerate(self._calls):
             if call.begun >= limit:
                 break
-            if place.done >> i & 1:
+            if place.done >> i & 1 or call.ended < latest:
                 continue
+            if not call.told:
+                if self._digests[i] in tried:
+                    continue  # of equal calls that nobody was told of, one is like the other
+                tried.add(self._digests[i])
             step = reference.step(place.job, call.method, call.request, self._digests[i])
             after = _Place(place.done | 1 << i, step.job)
             if not call.told:
                 if step.job.key != place.job.key:
                     untold.append(after)
             elif _explains(step, call):
-                told.append((call.ended or 0, after))
+                told.append((call.ended, after))
             elif call.ended == limit:
                 refuted = f"{PROMISES[call.method]}: {call}, where the reference {_words(step, place.job)}"
         if refuted:

@@ -4,35 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from typing import Any
 
 from google.protobuf.message import Message
 from lrpilot.v1 import tuner_pb2 as pb
 
 UNKNOWN = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"}
-"""Refusals that leave open whether what was asked for has happened, or still will."""
+"""Refusals that leave open whether what was asked for has happened."""
 
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Call:
-    """A message to a server, which may take effect once, at any time from when it was sent."""
+    """A message to a server, which may take effect once, between when it was sent and when it was answered."""
 
     client: str
     method: str
     request: Any
     begun: int
     """When it was sent, in the order of all that was sent and told."""
-    ended: int | None = None
-    """When the client was told; None: never, so that it may take effect at any time, or not at all."""
+    ended: float = math.inf
+    """When it was answered, or its process died: it takes effect no later. As early as it was sent: it never arrived."""
     answer: Any = None
-    """What the client was told; None: it was refused, or never told."""
+    """What the server answered, whether or not the client heard it; None: it refused, or said nothing."""
     refused: str = ""
     """The status of a refusal that says that nothing has happened."""
 
     @property
     def told(self) -> bool:
-        """Whether the client knows what came of it."""
-        return self.ended is not None
+        """Whether the server said what came of it. Otherwise it may have taken effect, or not."""
+        return self.answer is not None or self.refused != ""
 
     def __str__(self) -> str:
         request = self.request
@@ -45,7 +46,7 @@ class Call:
                 what = f"request {request.request_id[:6]}"
             case _:
                 what = f"job {request.job_id[:6]}"
-        outcome = self.refused or ("answered" if self.answer is not None else "never told")
+        outcome = self.refused or ("answered" if self.answer is not None else "not answered")
         return f"{self.client}: {self.method} {what} [{self.begun}, {self.ended}]: {outcome}"
 
 
@@ -67,9 +68,20 @@ class History:
         return call
 
     def end(self, call: Call, answer: Message | None, refused: str = "") -> None:
-        """The client is told, unless it is told only that nobody knows."""
+        """The server has answered."""
+        call.ended, call.answer = next(self._order), answer
         if refused not in UNKNOWN:
-            call.ended, call.answer, call.refused = next(self._order), answer, refused
+            call.refused = refused
+
+    def cut_off(self, call: Call) -> None:
+        """The process that worked on it has died."""
+        if call.ended == math.inf:
+            call.ended = next(self._order)
+
+    @staticmethod
+    def never_arrives(call: Call) -> None:
+        """It takes no effect."""
+        call.ended = call.begun
 
     def complain(self, promise: str, words: str) -> None:
         """A client saw a promise broken."""

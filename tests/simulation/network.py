@@ -75,6 +75,9 @@ class Network:
         self.world, self.history, self.servers = world, history, servers
         self._faults = faults
         self._cut: dict[tuple[str, str], float] = {}
+        self._open: dict[str, list[Call]] = {server.name: [] for server in servers}
+        for server in servers:
+            server.on_death = functools.partial(self._cut_off, server.name)
 
     def cut(self, client: str, server: str, seconds: float) -> None:
         """Lets nothing through between the two for so long."""
@@ -105,38 +108,52 @@ class Network:
             world.at(delay, lambda: self._send(again, other, timeout, lambda _: None))
         world.at(timeout, lambda: arrive(_LATE))
         world.wait()
-        return self._outcome(call, told[0])
-
-    def _outcome(self, call: Call, told: Message | Exception) -> Message:
-        if isinstance(told, Message):
-            self.world.note(call.client, "told", told.SerializeToString(deterministic=True).hex())
-            self.history.end(call, told)
-            return told
-        if isinstance(told, TunerError):
-            told = SimulatedRpcError(code_of(told), str(told))
-        if not isinstance(told, SimulatedRpcError) or told.code() is grpc.StatusCode.INTERNAL:
-            self.history.complain("no server fails by itself", f"{call}: {told!r} {told}")
-            told = SimulatedRpcError(grpc.StatusCode.INTERNAL, repr(told))
-        self.world.note(call.client, "refused", told.code().name)
-        self.history.end(call, None, told.code().name)
-        raise told
+        told_first = told[0]
+        if isinstance(told_first, Message):
+            return told_first
+        raise told_first
 
     def _send(self, call: Call, server: SimulatedServer, timeout: float, arrive: Any) -> None:
         """Puts a request on its way, and the answer on its way back."""
         world = self.world
 
         def back(answer: Message | Exception) -> None:
+            answer = self._answered(call, answer)
             if self._passes(call, server, "answer"):
                 world.at(self._delay(), lambda: arrive(answer))
 
         def there() -> None:
             if server.alive:
+                self._open[server.name].append(call)
                 server.handle(call.method, call.request, timeout, back)
-            else:
-                back(_AWAY)
+                return
+            self.history.never_arrives(call)
+            if self._passes(call, server, "answer"):
+                world.at(self._delay(), lambda: arrive(_AWAY))
 
         if self._passes(call, server, "request"):
             world.at(self._delay(), there)
+        else:
+            self.history.never_arrives(call)
+
+    def _answered(self, call: Call, answer: Message | Exception) -> Message | SimulatedRpcError:
+        """Writes down what a server answers to a call, and gives it as it is on the wire."""
+        if isinstance(answer, Message):
+            self.world.note(call.client, "answer", answer.SerializeToString(deterministic=True).hex())
+            self.history.end(call, answer)
+            return answer
+        code = code_of(answer) if isinstance(answer, TunerError) else grpc.StatusCode.INTERNAL
+        if code is grpc.StatusCode.INTERNAL:
+            self.history.complain("no server fails by itself", f"{call}: {answer!r}")
+        self.world.note(call.client, "refusal", code.name)
+        self.history.end(call, None, code.name)
+        return SimulatedRpcError(code, str(answer))
+
+    def _cut_off(self, server: str) -> None:
+        """A process is gone, and with it all that it worked on."""
+        for call in self._open[server]:
+            self.history.cut_off(call)
+        self._open[server].clear()
 
     def _passes(self, call: Call, server: SimulatedServer, kind: str) -> bool:
         if self._cut.get((call.client, server.name), 0.0) > self.world.time_s:

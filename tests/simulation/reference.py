@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import hashlib
 from collections.abc import Callable
 from typing import Any
@@ -40,14 +41,21 @@ class Taken:
     fingerprint: bytes
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True)
 class ReferenceJob:
     """A job: the states in which its directives 1, 2, ... were outstanding, and the reports on all but the last."""
 
-    key: str
-    """What led here; equal keys have equal jobs."""
+    origin: str
+    """The digest of what it was made from."""
     states: tuple[JobState, ...]
     taken: tuple[Taken, ...]
+
+    @functools.cached_property
+    def key(self) -> str:
+        """Equal jobs have equal ones, whatever led to them."""
+        state = self.state
+        reports = (f"{taken.fingerprint.hex()} {taken.report.change}" for taken in self.taken)
+        return _digest(self.origin, *reports, f"{state.requested} {state.request_ids} {state.status} {state.message}")
 
     @property
     def state(self) -> JobState:
@@ -154,19 +162,15 @@ def step(job: ReferenceJob, method: str, request: Message, digest: str) -> Step:
     if known is None:
         if len(_steps) >= REMEMBERED:
             _steps.clear()
-        known = _steps[job.key, digest] = _step(job, method, request, digest)
+        known = _steps[job.key, digest] = _step(job, method, request)
     return known
 
 
-def _step(job: ReferenceJob, method: str, request: Message, digest: str) -> Step:
+def _step(job: ReferenceJob, method: str, request: Message) -> Step:
     try:
         after = CALLS[method](job, request)
     except TunerError as error:
         return Step(job, b"", code_of(error).name)
-    if after.states is not job.states and after != job:
-        after = dataclasses.replace(after, key=_digest(job.key, digest))
-    else:
-        after = job
     if method != "Advance":
         return Step(after, shown_job(stored(after)))
     directive = after.states[request.report.directive_number].directive  # type: ignore[attr-defined]

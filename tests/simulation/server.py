@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -91,6 +91,8 @@ class SimulatedServer:
         """Whether there is a process."""
         self.life = 0
         """Counts processes at this address: answers of an earlier one reach nobody."""
+        self.on_death: Callable[[], None] = lambda: None
+        """Hears that the process is gone."""
 
     def start(self) -> None:
         """Starts a process, if there is none."""
@@ -118,6 +120,7 @@ class SimulatedServer:
             return
         self.alive = False
         self.world.note(self.name, "dies")
+        self.on_death()
         tasks, self._tasks, database = self._tasks, [], self._database
         running = self.world.current
         for task in tasks:
@@ -165,7 +168,7 @@ class SimulatedServer:
         future = self._service.advance(PROJECT, convert.job_id(request.job_id), report)
         # A handler is cancelled when its caller waits no more.
         self.world.at(timeout_s, lambda: future.cancel() and None)
-        future.add_done_callback(lambda done: answer(_directive_of(done)))
+        future.add_done_callback(lambda done: None if done.cancelled() else answer(_directive_of(done)))
 
     def _call(self, method: str, request: Any, answer: Reply) -> None:
         """What the servicer does for a request, in a thread of its executor."""
@@ -178,8 +181,6 @@ class SimulatedServer:
 def _directive_of(done: Future[Directive]) -> Message | Exception:
     try:
         return pb.AdvanceResponse(directive=convert.directive_to_pb(done.result()))
-    except CancelledError:
-        return TunerError("cancelled")
     except Exception as error:
         return error
 

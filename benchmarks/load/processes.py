@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -58,14 +59,27 @@ def upgrade(db: str) -> None:
     subprocess.run([*LRPILOT, "db", "upgrade", "--db", db], check=True, capture_output=True, env=_environment())
 
 
+def free_address() -> str:
+    """HOST:PORT that nothing listens at, of this machine alone."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        host, port = listener.getsockname()
+    return f"{host}:{port}"
+
+
 @contextlib.contextmanager
-def serving(db: str, workers: int, log: Path) -> Iterator[Serving]:
+def serving(db: str, workers: int, log: Path, *arguments: str) -> Iterator[Serving]:
     """`lrpilot serve` on a free port, until the block ends. Its log goes to a file.
+
+    Args:
+        db: the URL of its database.
+        workers: its processes.
+        log: the file.
+        arguments: further ones of the command line.
 
     Raises:
         RuntimeError: it does not start.
     """
-    command = [*LRPILOT, "serve", "--listen", "127.0.0.1:0", "--db", db, "--exit-with-stdin"]
+    command = [*LRPILOT, "serve", "--listen", "127.0.0.1:0", "--db", db, "--exit-with-stdin", *arguments]
     if workers > 1:
         command += ["--workers", str(workers)]
     with (

@@ -29,6 +29,7 @@ from tuner_server.process.settings import ServerSettings
 from tuner_server.process.worker_protocol import Health
 from tuner_server.rpc.auth import Authentication
 from tuner_server.rpc.limits import CallLimits
+from tuner_server.rpc.revision import RevisionCheck
 from tuner_server.rpc.server import Server
 from tuner_server.rpc.telemetry import Telemetry, Tracer
 from tuner_server.service.pipeline_observer import PipelineObserver
@@ -123,7 +124,7 @@ async def run(
             service,
             listen,
             credentials=_credentials(settings),
-            interceptors=[Telemetry(metrics, tracer), *authentication, CallLimits(shares)],
+            interceptors=[Telemetry(metrics, tracer), *authentication, RevisionCheck(), CallLimits(shares)],
             shares_port=shares_port,
         )
         await server.start()

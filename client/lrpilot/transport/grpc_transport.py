@@ -6,7 +6,7 @@ import contextlib
 import functools
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import grpc
@@ -17,6 +17,7 @@ from lrpilot.transport.base import Transport
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.v1 import tuner_pb2_grpc
 from lrpilot.wire.loopback import is_loopback
+from lrpilot.wire.revision import REVISION, REVISION_KEY
 
 _MAX_MESSAGE_BYTES = 64 * 2**20
 _OPTIONS = [
@@ -70,7 +71,7 @@ class GrpcTransport(Transport):
         credentials = credentials or Credentials()
         credentials.check(target)
         self._tls = grpc.ssl_channel_credentials(*credentials.tls_files()) if credentials.uses_tls else None
-        self._bearer = _Bearer(credentials) if credentials.has_token else None
+        self._metadata = _Metadata(credentials)
         self._connect()
 
     def create_job(self, request: pb.CreateJobRequest, timeout_s: float) -> pb.CreateJobResponse:
@@ -131,21 +132,23 @@ class GrpcTransport(Transport):
             self._channel = grpc.insecure_channel(self.target, options=options)
         else:
             self._channel = grpc.secure_channel(self.target, self._tls, options=options)
-        channel = self._channel if self._bearer is None else grpc.intercept_channel(self._channel, self._bearer)
-        self.stub = tuner_pb2_grpc.TunerServiceStub(channel)
+        self.stub = tuner_pb2_grpc.TunerServiceStub(grpc.intercept_channel(self._channel, self._metadata))
 
 
 class _CallDetails(grpc.ClientCallDetails):
-    """Those of another call, with its token."""
+    """Those of another call, with further metadata."""
 
-    def __init__(self, details: grpc.ClientCallDetails, token: str) -> None:
+    def __init__(self, details: grpc.ClientCallDetails, metadata: Sequence[tuple[str, str]]) -> None:
         self.method, self.timeout, self.credentials = details.method, details.timeout, details.credentials
         self.wait_for_ready, self.compression = details.wait_for_ready, details.compression
-        self.metadata = (*(details.metadata or ()), ("authorization", f"Bearer {token}"))
+        self.metadata = (*(details.metadata or ()), *metadata)
 
 
-class _Bearer(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
-    """Shows the token with every call; gRPC's own call credentials can't be used without TLS."""
+class _Metadata(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
+    """Tells the contract's revision with every call, and shows the token, if there is one.
+
+    gRPC's own call credentials can't be used without TLS.
+    """
 
     def __init__(self, credentials: Credentials) -> None:
         """Raises: ConfigError: the token's file can't be read."""
@@ -160,10 +163,13 @@ class _Bearer(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientIntercepto
         """See `grpc.UnaryStreamClientInterceptor`."""
         return continuation(_CallDetails(client_call_details, self._current()), request)
 
-    def _current(self) -> str:
+    def _current(self) -> list[tuple[str, str]]:
+        told = [(REVISION_KEY, str(REVISION))]
+        if not self._credentials.has_token:
+            return told
         with contextlib.suppress(ConfigError):  # in the middle of a renewal the last one has to do
             self._token = self._credentials.current_token() or ""
-        return self._token
+        return [*told, ("authorization", f"Bearer {self._token}")]
 
 
 def to_error(error: grpc.RpcError, target: str) -> ServerError:

@@ -8,6 +8,9 @@ what came of it (Advance), and is given the next one, until a directive says STO
 
 Every learning rate (LR) on the wire is the LR of the optimizer's first parameter group; the client keeps the ratios
 of the other groups to it. A step is one optimizer update. Losses are minimised.
+
+A client tells with every call, in the metadata `lrpilot-revision`, which revision of this contract it speaks: 1. A
+server of another one answers FAILED_PRECONDITION, and says which side is to be upgraded. Who tells none is answered.
 """
 
 from collections import abc as _abc

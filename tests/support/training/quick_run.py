@@ -7,7 +7,7 @@ from typing import Any
 import lrpilot
 import pytest
 import torch
-from lrpilot.transport.scripted import ScriptedTransport
+from lrpilot.transport.base import Transport
 from torch import nn
 
 from tests.support.training.scripted_directives import probe, training
@@ -32,7 +32,7 @@ class Run:
         self.steps = 0
         self.lrs: list[float] = []
 
-    def tuner(self, transport: ScriptedTransport, **arguments: Any) -> lrpilot.Tuner:
+    def tuner(self, transport: Transport, **arguments: Any) -> lrpilot.Tuner:
         return lrpilot.Tuner(
             nn.ParameterList([self.parameter]),
             self.optimizer,

@@ -137,14 +137,14 @@ class FreeClient(Talker):
         if created is None:
             return
         self._job_id = created.job.id
-        self.live(directive_from_pb(created.directive), training_of(self._config))
+        self.live(directive_from_pb(created.directive), training_of(self._config), "")
         if self.sometimes(self.habits.repeats):
             self.ask_once("CreateJob", request)
         if self.sometimes(self.habits.contradicts):
             other = config_to_pb(self._config.model_copy(update={"seed": 77}))
             self.ask_once("CreateJob", pb.CreateJobRequest(request_id=request.request_id, config=other))
 
-    def live(self, directive: Directive | None, training: SimulatedTraining) -> None:
+    def live(self, directive: Directive | None, training: SimulatedTraining, resume_id: str) -> None:
         """Carries out directives, from this one on."""
         self.counts.lives += 1
         while directive is not None and directive.phase is not Phase.STOP and len(self._reports) < self.most_reports:
@@ -152,12 +152,12 @@ class FreeClient(Talker):
             self.world.sleep(self.chance.expovariate(20))
             if self.sometimes(self.habits.lives_on):
                 self._double()
-            directive = self._report(directive, training)
-            self._misbehave()
+            directive = self._report(directive, training, resume_id)
+            self._misbehave(resume_id)
             if self.sometimes(self.habits.goes_back):
-                directive, training = self._back()
+                directive, training, resume_id = self._back()
 
-    def _report(self, directive: Directive, training: SimulatedTraining) -> Directive | None:
+    def _report(self, directive: Directive, training: SimulatedTraining, resume_id: str) -> Directive | None:
         report = wire_client.report_to_pb(training.run(directive))
         if self.sometimes(self.habits.changes_itself) and directive.phase.committed:
             report.outcome = pb.OUTCOME_REPLANNED
@@ -166,21 +166,24 @@ class FreeClient(Talker):
         report.wall_time_s += self.counts.lives / 64  # no two lives are equal in time
         self._reports.append(report)
         self.counts.reports += 1
-        answer = self.ask("Advance", pb.AdvanceRequest(job_id=self._job_id, report=report))
+        request = pb.AdvanceRequest(job_id=self._job_id, report=report, resume_id=resume_id)
+        answer = self.ask("Advance", request)
         return None if answer is None else directive_from_pb(answer.directive)
 
-    def _back(self) -> tuple[Directive | None, SimulatedTraining]:
+    def _back(self) -> tuple[Directive | None, SimulatedTraining, str]:
         number, training = self.chance.choice(self._past)
-        answer = self.ask("ResumeJob", pb.ResumeJobRequest(job_id=self._job_id, directive_number=number))
+        # Some tell no name, as whoever reads the contract by himself may.
+        resume_id = "" if self.chance.random() < 0.2 else str(self.world.uuid4())
+        request = pb.ResumeJobRequest(job_id=self._job_id, directive_number=number, resume_id=resume_id)
+        answer = self.ask("ResumeJob", request)
         directive = None if answer is None else directive_from_pb(answer.directive)
-        return directive, copied(training)
+        return directive, copied(training), resume_id
 
     def _double(self) -> None:
         """Another process goes on from a checkpoint, and this one does not know of it."""
 
         def live() -> None:
-            directive, training = self._back()
-            self.live(directive, training)
+            self.live(*self._back())
 
         self.network.world.fault("a former life that goes on", self.name)
         self.spawned.append(self.world.spawn(live))
@@ -188,10 +191,11 @@ class FreeClient(Talker):
     spawned: list[Any]
     """Where its lives are counted, so that the history ends after them."""
 
-    def _misbehave(self) -> None:
+    def _misbehave(self, resume_id: str) -> None:
         job_id, chance = self._job_id, self.chance
         if self.sometimes(self.habits.repeats):
-            self.ask_once("Advance", pb.AdvanceRequest(job_id=job_id, report=chance.choice(self._reports)))
+            report = chance.choice(self._reports)
+            self.ask_once("Advance", pb.AdvanceRequest(job_id=job_id, report=report, resume_id=resume_id))
         if self.sometimes(self.habits.contradicts):
             report = pb.Report.FromString(chance.choice(self._reports).SerializeToString())
             if chance.random() < 0.5:
@@ -199,7 +203,8 @@ class FreeClient(Talker):
             else:
                 report.directive_number = chance.choice((0, report.directive_number + 1, 99))
             self.world.fault("contradiction", self.name)
-            self.ask_once("Advance", pb.AdvanceRequest(job_id=job_id, report=report))
+            told = chance.choice((resume_id, resume_id, "nobody's"))
+            self.ask_once("Advance", pb.AdvanceRequest(job_id=job_id, report=report, resume_id=told))
             number = chance.choice((0, 98, 99))
             self.ask_once("ResumeJob", pb.ResumeJobRequest(job_id=job_id, directive_number=number))
         if self.sometimes(self.habits.asks):

@@ -24,7 +24,7 @@ from tuner_server.core.messages import ChangeOrigin, Outcome, PlanChange, Report
 from tuner_server.core.search.prior import Prior
 from tuner_server.rpc import convert, plan_messages
 from tuner_server.rpc.status import code_of
-from tuner_server.service.tuner_service import fingerprint
+from tuner_server.service.tuner_service import RESUMES_KEPT, fingerprint
 from tuner_server.storage import StoredJob
 
 _ANY_TIME = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -55,7 +55,12 @@ class ReferenceJob:
         """Equal jobs have equal ones, whatever led to them."""
         state = self.state
         reports = (f"{taken.fingerprint.hex()} {taken.report.change}" for taken in self.taken)
-        return _digest(self.origin, *reports, f"{state.requested} {state.request_ids} {state.status} {state.message}")
+        phases = [state.directive.phase for state in self.states]  # reports that were taken after a cancellation
+        return _digest(
+            self.origin,
+            *reports,
+            *map(str, (state.requested, state.request_ids, state.resume_ids, state.status, state.message, phases)),
+        )
 
     @property
     def state(self) -> JobState:
@@ -93,6 +98,8 @@ def _create(job: ReferenceJob, request: pb.CreateJobRequest) -> ReferenceJob:
 def _advance(job: ReferenceJob, request: pb.AdvanceRequest) -> ReferenceJob:
     report = convert.report_from_pb(request.report)
     number = report.directive_number
+    if request.resume_id != job.state.resumed_as:
+        raise PreconditionError("another client has taken the job back since")
     if number < len(job.states):
         if number < 1 or job.taken[number - 1].fingerprint != fingerprint(report):
             raise PreconditionError("another report was taken, or none could be")
@@ -106,14 +113,21 @@ def _resume(job: ReferenceJob, request: pb.ResumeJobRequest) -> ReferenceJob:
     number = request.directive_number
     if not 1 <= number <= len(job.states):
         raise PreconditionError("that directive was never issued")
-    if number == len(job.states):
+    resume_id, before = request.resume_id, job.state.resume_ids
+    if number == len(job.states) and resume_id == job.state.resumed_as:
         return job
+    if resume_id and resume_id in before:
+        raise PreconditionError("this request came before")
+    ids = before if resume_id == job.state.resumed_as else (*before, resume_id)[-RESUMES_KEPT:]
+    if number == len(job.states):
+        return job.with_state(job.state.model_copy(update={"resume_ids": ids}))
     earlier = folded(job, number - 1)
     forgotten = zip(job.taken[number - 1 :], job.states[number - 1 :], job.states[number:], strict=False)
     asked = [taken.report.change for taken, before, after in forgotten if _took_effect(taken.report, before, after)]
     asked = [change for change in (*asked, *job.state.requested) if _of_an_operator(change)]
     waits = tuple(dict.fromkeys((*earlier.requested, *asked)))
-    state = earlier.model_copy(update={"requested": waits, "request_ids": job.state.request_ids})
+    kept = {"requested": waits, "request_ids": job.state.request_ids, "resume_ids": ids}
+    state = earlier.model_copy(update=kept)
     if job.state.status is Status.CANCELLED:
         state = machine.cancel(state, job.state.message)
     return dataclasses.replace(job, states=(*job.states[: number - 1], state), taken=job.taken[: number - 1])

@@ -165,7 +165,7 @@ class SimulatedServer:
 
     def _advance(self, request: pb.AdvanceRequest, timeout_s: float, answer: Reply) -> None:
         report = convert.report_from_pb(request.report)
-        future = self._service.advance(PROJECT, convert.job_id(request.job_id), report)
+        future = self._service.advance(PROJECT, convert.job_id(request.job_id), report, request.resume_id)
         # A handler is cancelled when its caller waits no more.
         self.world.at(timeout_s, lambda: future.cancel() and None)
         future.add_done_callback(lambda done: None if done.cancelled() else answer(_directive_of(done)))
@@ -193,7 +193,8 @@ def _create(service: TunerService, request: pb.CreateJobRequest) -> Message:
 
 
 def _resume(service: TunerService, request: pb.ResumeJobRequest) -> Message:
-    stored = service.resume_job(PROJECT, convert.job_id(request.job_id), request.directive_number)
+    job_id = convert.job_id(request.job_id)
+    stored = service.resume_job(PROJECT, job_id, request.directive_number, request.resume_id)
     return pb.ResumeJobResponse(
         job=convert.job_to_pb(stored), directive=convert.directive_to_pb(stored.state.directive)
     )

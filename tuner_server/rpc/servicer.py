@@ -16,6 +16,7 @@ from lrpilot.v1 import tuner_pb2_grpc
 
 from tuner_server.core.config import MAX_NAME
 from tuner_server.core.errors import InvalidInputError, TunerError
+from tuner_server.core.messages import MAX_REQUEST_ID
 from tuner_server.rpc import convert, plan_messages, untrusted
 from tuner_server.rpc.caller import CALLER
 from tuner_server.rpc.handlers import Context, refuse
@@ -89,7 +90,8 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     async def Advance(self, request: pb.AdvanceRequest) -> pb.AdvanceResponse:
         """Takes a report."""
         report = convert.report_from_pb(request.report)
-        answer = self._service.advance(CALLER.get().project, convert.job_id(request.job_id), report)
+        job_id, resume_id = convert.job_id(request.job_id), _resume_id(request)
+        answer = self._service.advance(CALLER.get().project, job_id, report, resume_id)
         directive = await asyncio.wrap_future(answer)
         structlog.contextvars.bind_contextvars(  # for the line and the span of this call
             report=report.directive_number,
@@ -142,8 +144,9 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     @unary
     async def ResumeJob(self, request: pb.ResumeJobRequest) -> pb.ResumeJobResponse:
         """Takes a job back to where its client's checkpoint is."""
+        job_id, resume_id = convert.job_id(request.job_id), _resume_id(request)
         stored = await self._run(
-            self._service.resume_job, CALLER.get().project, convert.job_id(request.job_id), request.directive_number
+            self._service.resume_job, CALLER.get().project, job_id, request.directive_number, resume_id
         )
         log.info("job resumed", job_id=stored.id, directive=request.directive_number)
         return pb.ResumeJobResponse(
@@ -178,3 +181,8 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
 
     async def _load(self, job_id: str) -> StoredJob:
         return await self._run(self._service.get_job, CALLER.get().project, convert.job_id(job_id))
+
+
+def _resume_id(request: pb.AdvanceRequest | pb.ResumeJobRequest) -> str:
+    """The name of the last time that a client took its job back. Raises: InvalidInputError: it is no name."""
+    return untrusted.text("resume_id", request.resume_id, MAX_REQUEST_ID)

@@ -48,6 +48,8 @@ class _Pending:
     job_id: str
     report: Report
     fingerprint: bytes
+    resume_id: str
+    """When its client took the job back last."""
     answer: Future[Directive]
     origin: object
     """What the observer gave for it."""
@@ -110,16 +112,19 @@ class ReportPipeline:
             "searches", self._search, _job_of, _refuse, max_group=MAX_GROUP, max_waiting=MAX_WAITING
         )
 
-    def submit(self, project: str, job_id: str, report: Report, fingerprint: bytes) -> Future[Directive]:
+    def submit(
+        self, project: str, job_id: str, report: Report, fingerprint: bytes, resume_id: str
+    ) -> Future[Directive]:
         """Queues a report; the future has the next directive, or, for a repeated report, the stored answer.
 
         Raises (from the future):
             NotFoundError: no such job in this project.
-            PreconditionError: the report has a wrong number, or differs from the one that was taken under it.
+            PreconditionError: the report has a wrong number, or differs from the one that was taken under it; or
+                another client has taken the job back since its own did.
             InvalidInputError: the report contradicts its directive.
             StorageError: the database can't be used, or too much is waiting for it.
         """
-        pending = _Pending(project, job_id, report, fingerprint, Future(), self._observer.origin())
+        pending = _Pending(project, job_id, report, fingerprint, resume_id, Future(), self._observer.origin())
         self._queue(self._reports, pending, pending)
         return pending.answer
 
@@ -185,6 +190,10 @@ class ReportPipeline:
 
     def _decide_from(self, stored: StoredJob, pending: _Pending) -> Transition | PendingSearch | Directive:
         state = stored.seen_from(pending.project).state
+        if pending.resume_id != state.resumed_as:
+            raise PreconditionError(
+                f"resume_id: another process has gone on with job {stored.id} since, from a checkpoint; end this one"
+            )
         if pending.report.directive_number < state.directive.number:
             return self._stored_answer(pending)
         return lockstep.begin(state, pending.report)

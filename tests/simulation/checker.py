@@ -1,9 +1,9 @@
 """Whether a history keeps the promises: every answer must be one that some order of the calls explains.
 
-A call takes effect once, between the moments when it was sent and when it was answered. One that was not, as its process
-died or the database failed, takes effect before that or never. For each job the checker looks for an order in which the reference gives every
-client what it was told, and leaves what the database has in the end (linearizability, Herlihy and Wing 1990; the search
-is Wing and Gong's, with Lowe's memory of where it has been).
+A call takes effect once, between the moments when it was sent and when it was answered. One that was not, as its
+process died or the database failed, takes effect before that or never. For each job the checker looks for an order in
+which the reference gives every client what it was told, and leaves what the database has in the end (linearizability,
+Herlihy and Wing 1990; the search is Wing and Gong's, with Lowe's memory of where it has been).
 """
 
 from __future__ import annotations

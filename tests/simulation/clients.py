@@ -1,4 +1,4 @@
-"""Those who talk to servers: trainings with the library's own session, trainings that send what they like, operators."""
+"""Those who talk to servers: trainings with the library's session, trainings that send what they like, operators."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import dataclasses
 import random
 from typing import Any
 
-import grpc
 from lrpilot.errors import ServerError
 from lrpilot.session.run_state import RunState
 from lrpilot.session.session import Session
@@ -15,7 +14,7 @@ from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.directives import committed
 
 from tests.simulation.checker import WHOLE
-from tests.simulation.network import Network, SimulatedTransport
+from tests.simulation.network import Network, SimulatedRpcError, SimulatedTransport
 from tests.support.jobs.simulated_training import SimulatedTraining
 from tests.support.servers import wire_client
 from tuner_server.core.config import JobConfig
@@ -108,8 +107,7 @@ class Talker:
         """Asks once: the answer, and the status of a refusal."""
         try:
             return self.network.call(self.name, method, request, timeout=ATTEMPT_S), ""
-        except grpc.RpcError as error:
-            assert isinstance(error, grpc.Call)
+        except SimulatedRpcError as error:
             return None, error.code().name
 
     def sometimes(self, likelihood: float) -> bool:

@@ -99,7 +99,7 @@ class SimulatedDatabase(Database):
 
 
 @functools.cache
-def _empty_database() -> bytes:
+def empty_database() -> bytes:
     """The file of a database without jobs: made once, as its migrations take longer than a history."""
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "empty.db"
@@ -114,7 +114,7 @@ def disk() -> Iterator[Path]:
     directory = Path(tempfile.mkdtemp(prefix="lrpilot-", dir=memory if memory.is_dir() else None))
     try:
         file = directory / "jobs.db"
-        file.write_bytes(_empty_database())
+        file.write_bytes(empty_database())
         yield file
     finally:
         shutil.rmtree(directory)

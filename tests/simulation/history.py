@@ -24,7 +24,7 @@ class Call:
     begun: int
     """When it was sent, in the order of all that was sent and told."""
     ended: float = math.inf
-    """When it was answered, or its process died: it takes effect no later. As early as it was sent: it never arrived."""
+    """When it was answered, or its process died: it takes effect no later. When it was sent: it never arrived."""
     answer: Any = None
     """What the server answered, whether or not the client heard it; None: it refused, or said nothing."""
     refused: str = ""

@@ -1,4 +1,4 @@
-"""Bugs that are planted in the system, each of a kind that such systems have had: a simulation that finds none is none."""
+"""Bugs to be planted, each of a kind that such systems have had: a simulation that finds none of them is none."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import grpc
 from google.protobuf.message import Message
@@ -31,7 +31,7 @@ class NetworkFaults:
     """The same request reaches a server once more, maybe another one, and maybe much later."""
 
 
-class SimulatedRpcError(grpc.RpcError, grpc.Call):  # type: ignore[misc]  # grpc has no types for these two
+class SimulatedRpcError(grpc.RpcError, grpc.Call):
     """What gRPC raises."""
 
     def __init__(self, code: grpc.StatusCode, details: str) -> None:
@@ -52,11 +52,11 @@ class SimulatedRpcError(grpc.RpcError, grpc.Call):  # type: ignore[misc]  # grpc
     def is_active(self) -> bool:
         return False
 
-    def time_remaining(self) -> None:
-        return None
+    def time_remaining(self) -> float:
+        return 0.0
 
-    def cancel(self) -> None:
-        """Too late."""
+    def cancel(self) -> bool:
+        return False
 
     def add_callback(self, callback: Any) -> bool:
         return False
@@ -181,8 +181,8 @@ class SimulatedTransport(GrpcTransport):
         super().__init__("127.0.0.1:1")
 
     def _connect(self) -> None:
-        self._channel = _Channel()
-        self.stub = _Stub(self._network, self._client)
+        self._channel = cast(Any, _Channel())
+        self.stub = cast(Any, _Stub(self._network, self._client))
 
 
 class _Channel:

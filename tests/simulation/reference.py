@@ -98,12 +98,12 @@ def _create(job: ReferenceJob, request: pb.CreateJobRequest) -> ReferenceJob:
 def _advance(job: ReferenceJob, request: pb.AdvanceRequest) -> ReferenceJob:
     report = convert.report_from_pb(request.report)
     number = report.directive_number
-    if request.resume_id != job.state.resumed_as:
-        raise PreconditionError("another client has taken the job back since")
     if number < len(job.states):
         if number < 1 or job.taken[number - 1].fingerprint != fingerprint(report):
             raise PreconditionError("another report was taken, or none could be")
         return job
+    if request.resume_id != job.state.resumed_as:
+        raise PreconditionError("another client has taken the job back since")
     transition = machine.advance(job.state, report)
     taken = Taken(transition.report or report, fingerprint(report))
     return dataclasses.replace(job, states=(*job.states, transition.state), taken=(*job.taken, taken))

@@ -167,7 +167,7 @@ class SimulatedServer:
         report = convert.report_from_pb(request.report)
         future = self._service.advance(PROJECT, convert.job_id(request.job_id), report, request.resume_id)
         # A handler is cancelled when its caller waits no more.
-        self.world.at(timeout_s, lambda: future.cancel() and None)
+        self.world.at(timeout_s, lambda: _cancelled(future))
         future.add_done_callback(lambda done: None if done.cancelled() else answer(_directive_of(done)))
 
     def _call(self, method: str, request: Any, answer: Reply) -> None:
@@ -176,6 +176,10 @@ class SimulatedServer:
             answer(HANDLERS[method](self._service, request))
         except TunerError as error:
             answer(error)
+
+
+def _cancelled(future: Future[Directive]) -> None:
+    future.cancel()
 
 
 def _directive_of(done: Future[Directive]) -> Message | Exception:

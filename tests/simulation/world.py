@@ -1,11 +1,12 @@
 """Time, chance, and tasks of which one runs at a time: everything that happens follows from the seed.
 
-A task is a greenlet, so that code that waits (the client's transport, a thread of a server) is simulated as it is. Tasks
-change where one waits and nowhere else.
+A task is a greenlet, so that code that waits (the client's transport, a thread of a server) is simulated as it is.
+Tasks change where one waits and nowhere else.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import heapq
@@ -25,7 +26,7 @@ class Killed(BaseException):
     """The process that a task belongs to is gone."""
 
 
-class LivelockError(AssertionError):
+class LivelockError(Exception):
     """A history does not come to its end."""
 
 
@@ -63,10 +64,8 @@ class Task:
         self._turn += 1
         while self._greenlet and not self.ended:
             self._world.current = self
-            try:
+            with contextlib.suppress(Killed):
                 self._greenlet.throw(Killed)
-            except Killed:
-                pass
 
 
 class World:

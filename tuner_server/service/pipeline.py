@@ -190,12 +190,12 @@ class ReportPipeline:
 
     def _decide_from(self, stored: StoredJob, pending: _Pending) -> Transition | PendingSearch | Directive:
         state = stored.seen_from(pending.project).state
+        if pending.report.directive_number < state.directive.number:
+            return self._stored_answer(pending)
         if pending.resume_id != state.resumed_as:
             raise PreconditionError(
                 f"resume_id: another process has gone on with job {stored.id} since, from a checkpoint; end this one"
             )
-        if pending.report.directive_number < state.directive.number:
-            return self._stored_answer(pending)
         return lockstep.begin(state, pending.report)
 
     def _stored_answer(self, pending: _Pending) -> Directive:

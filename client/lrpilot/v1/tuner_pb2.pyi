@@ -1694,7 +1694,7 @@ class AdvanceRequest(_message.Message):
     RESUME_ID_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     resume_id: _builtins.str
-    """That of the client's last ResumeJob; empty: it has made none. Once another client has taken the job back, the report
+    """That of the client's last ResumeJob; empty: it has made none. Once another client has taken the job back, a new report
     is refused (FAILED_PRECONDITION): its client is a former life of the run that goes on.
     """
     @_builtins.property

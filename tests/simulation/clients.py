@@ -124,7 +124,7 @@ class FreeClient(Talker):
         self._reports: list[pb.Report] = []
         self._past: list[tuple[int, SimulatedTraining]] = []
         self._names: list[str] = []
-        self.most_reports = 40
+        self.most_reports = 24
         """It leaves after so many."""
 
     def run(self) -> None:

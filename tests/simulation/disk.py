@@ -10,7 +10,7 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy import exc
@@ -21,6 +21,9 @@ from tuner_server.storage import Database, open_storage
 IO_ERROR, FULL = "disk I/O error", "database or disk is full"
 SLOW_S = 1.5
 """A transaction that fails after so long makes others fail at once (`storage.database.FAILURE_SHARED_S`)."""
+
+_COMPILED: dict[Any, Any] = {}
+"""Statements as they are sent, for all databases: servers start by the thousand, and each would compile its own."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -52,6 +55,8 @@ class SimulatedDatabase(Database):
 
     def __init__(self, url: str, world: World, faults: DiskFaults, process: Process) -> None:
         super().__init__(url)
+        for engine in (self._engine, self._writer):
+            engine.update_execution_options(compiled_cache=_COMPILED)
         self._world, self._faults, self._process = world, faults, process
 
     @contextlib.contextmanager

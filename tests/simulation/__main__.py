@@ -19,7 +19,7 @@ SHOWN_EVERY_S = 10.0
 """Between two lines that tell how far it is."""
 
 
-@dataclasses.dataclass(slots=True)
+@dataclasses.dataclass
 class Round:
     """What came of many histories."""
 
@@ -102,7 +102,7 @@ def main() -> None:
     if found.failures:
         print(f"the first seed that failed: {min(found.failures)}")
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps(dataclasses.asdict(found), indent=1) + "\n")
+        arguments.json.write_text(json.dumps(vars(found), indent=1) + "\n")
     sys.exit(bool(found.failures))
 
 

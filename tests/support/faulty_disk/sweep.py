@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import collections
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -50,7 +51,7 @@ def in_child(act: Callable[[Callable[[str], None]], None]) -> tuple[int, list[st
         os.close(there)
         try:
             signal.alarm(TIMEOUT_S)
-            act(lambda line: os.write(here, line.encode() + b"\n") and None)
+            act(functools.partial(_tell, here))
             os._exit(0)
         except BaseException:
             os.write(here, b"RAISED " + traceback.format_exc(limit=-4).replace("\n", " | ").encode() + b"\n")
@@ -59,6 +60,10 @@ def in_child(act: Callable[[Callable[[str], None]], None]) -> tuple[int, list[st
     with os.fdopen(there) as lines:
         told = lines.read().splitlines()
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), told
+
+
+def _tell(pipe: int, line: str) -> None:
+    os.write(pipe, line.encode() + b"\n")
 
 
 class Sweeper:

@@ -65,7 +65,7 @@ MUTANTS = (
         "a repeated report gets the directive that is outstanding",
         pipeline.ReportPipeline,
         "_decide_from",
-        "return self._stored_answer(pending)",
+        "return self._stored_answer(pending, state)",
         "return state.directive",
     ),
     Mutant(

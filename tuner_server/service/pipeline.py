@@ -23,7 +23,7 @@ from tuner_server.core.errors import PreconditionError, StorageError, TunerError
 from tuner_server.core.faults import described
 from tuner_server.core.job import lockstep
 from tuner_server.core.job.lockstep import PendingSearch
-from tuner_server.core.job.machine import Transition
+from tuner_server.core.job.machine import JobState, Transition
 from tuner_server.core.messages import Directive, Report
 from tuner_server.service.batch_worker import BatchWorker
 from tuner_server.service.job_cache import JobCache
@@ -74,6 +74,13 @@ class _Searching:
 
 def _job_of(item: _Pending | _Searching) -> str:
     return item.job_id
+
+
+def _overtaken(pending: _Pending) -> PreconditionError:
+    """The refusal of a report whose client is a former life of the run that goes on."""
+    return PreconditionError(
+        f"resume_id: another process has gone on with job {pending.job_id}, from a checkpoint; end this one"
+    )
 
 
 def _refuse(item: _Pending | _Searching, error: BaseException) -> None:
@@ -191,19 +198,19 @@ class ReportPipeline:
     def _decide_from(self, stored: StoredJob, pending: _Pending) -> Transition | PendingSearch | Directive:
         state = stored.seen_from(pending.project).state
         if pending.report.directive_number < state.directive.number:
-            return self._stored_answer(pending)
+            return self._stored_answer(pending, state)
         if pending.resume_id != state.resumed_as:
-            raise PreconditionError(
-                f"resume_id: another process has gone on with job {stored.id} since, from a checkpoint; end this one"
-            )
+            raise _overtaken(pending)
         return lockstep.begin(state, pending.report)
 
-    def _stored_answer(self, pending: _Pending) -> Directive:
+    def _stored_answer(self, pending: _Pending, state: JobState) -> Directive:
         number = pending.report.directive_number
         answer = self._storage.answer(pending.job_id, number)
         if answer is None:
             raise PreconditionError(f"report.directive_number: {number} was never issued")
         if answer.fingerprint != pending.fingerprint:
+            if pending.resume_id != state.resumed_as:
+                raise _overtaken(pending)
             raise PreconditionError(f"report.directive_number: another report on {number} was taken")
         return answer.directive
 

@@ -42,12 +42,13 @@ def test_many_histories_keep_every_promise(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_seed_gives_the_same_history_again() -> None:
-    seeds = range(3, 6)
+    seeds = (3, 4)
     traces = [episode.run(seed).trace for seed in seeds]
     assert [episode.run(seed).trace for seed in seeds] == traces
     assert len(set(traces)) == len(seeds)
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_history_in_another_process() -> None:
     program = "from tests.simulation import episode; print(episode.run(1).trace)"
     environment = os.environ | {"PYTHONHASHSEED": "77", "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -30,7 +30,8 @@ from tests.simulation.world import LivelockError, Task, World
 from tests.support.jobs.simulated_training import QUICK, config
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.rpc import convert
-from tuner_server.storage import open_storage
+from tuner_server.storage import Database
+from tuner_server.storage.sql import SqlStorage
 
 CLOCKS = (lrpilot.session.session, lrpilot.transport.grpc_transport, tuner_server.storage.database)
 """Modules that read the time, or let it pass."""
@@ -239,7 +240,7 @@ def _trouble(world: World, plan: Plan, network: Network, servers: list[Simulated
 
 def kept(file: Path) -> list[Kept]:
     """What is in the database."""
-    with open_storage(f"sqlite:///{file}") as storage, contextlib.closing(sqlite3.connect(file)) as connection:
+    with SqlStorage(Database(f"sqlite:///{file}")) as storage, contextlib.closing(sqlite3.connect(file)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)], "the file is whole"
         found = []
         for job_id, request_id in connection.execute("SELECT id, request_id FROM jobs ORDER BY id").fetchall():

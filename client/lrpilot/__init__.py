@@ -7,6 +7,7 @@ beforehand whether a loop can be rolled back. PyTorch is imported with the tuner
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from lrpilot.credentials import Credentials
@@ -20,6 +21,7 @@ from lrpilot.errors import (
     UnavailableError,
 )
 from lrpilot.schedule.schedule import Schedule
+from lrpilot.wire.plain_log import PlainArguments
 from lrpilot.wire.profile import Profile, Shape
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ __all__ = [
     "__version__",
     "check_rollback",
 ]
+
+logging.getLogger("lrpilot").addFilter(PlainArguments())
 
 
 def __getattr__(name: str) -> Any:

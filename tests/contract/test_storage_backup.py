@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from tests.support.servers.postgresql import PostgreSQL
 from tuner_server.core.errors import InvalidInputError, StorageError
-from tuner_server.storage import Database, open_storage
+from tuner_server.storage import Database, open_storage, pg_programs
 from tuner_server.storage.backup import backup
 
 Restore = Callable[[Path], str]
@@ -135,7 +135,7 @@ def test_no_password_is_on_a_command_line(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PATH", str(fake.parent), prepend=os.pathsep)
     url = f"postgresql://user:{PASSWORD}@db:5433/name?sslmode=require&sslpassword={PASSWORD}"
     with Database(url) as database:
-        backup(database, tmp_path / "copy")
+        pg_programs.run("pg_dump", database=database)
     arguments, *service = (tmp_path / "seen").read_text().splitlines()
     assert PASSWORD not in arguments
     assert {"host=db", "port=5433", "user=user", "dbname=name", f"password={PASSWORD}", "sslmode=require"} <= set(

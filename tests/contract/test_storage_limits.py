@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from tuner_server.core.errors import StorageError
-from tuner_server.storage import Database, database
+from tuner_server.storage import Database, database, postgresql
 
 SHORT_S = 0.3
 
@@ -32,7 +32,7 @@ def test_a_session_has_time_limits_unless_the_url_gives_others(postgresql_url: s
 
 
 def test_a_transaction_that_gets_no_answer_is_given_up(postgresql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "TRANSACTION_TIMEOUT_S", SHORT_S)
+    monkeypatch.setattr(postgresql, "TRANSACTION_TIMEOUT_S", SHORT_S)
     monkeypatch.setattr(database, "LONG_WAIT_S", 60.0)
     with Database(postgresql_url) as opened:
 
@@ -50,7 +50,7 @@ def test_a_transaction_that_gets_no_answer_is_given_up(postgresql_url: str, monk
 def test_the_limit_is_of_the_transaction_not_of_each_statement(
     postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "TRANSACTION_TIMEOUT_S", SHORT_S)
+    monkeypatch.setattr(postgresql, "TRANSACTION_TIMEOUT_S", SHORT_S)
     with Database(postgresql_url) as opened:
 
         def read() -> None:
@@ -63,7 +63,7 @@ def test_the_limit_is_of_the_transaction_not_of_each_statement(
 
 
 def test_a_connection_may_lie_idle_for_longer(postgresql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "TRANSACTION_TIMEOUT_S", SHORT_S)
+    monkeypatch.setattr(postgresql, "TRANSACTION_TIMEOUT_S", SHORT_S)
     with Database(postgresql_url) as opened, psycopg.connect(postgresql_url) as clock:
         setting(opened, "lock_timeout")
         clock.execute("SELECT pg_sleep(%s)", [1.5 * SHORT_S])
@@ -71,7 +71,7 @@ def test_a_connection_may_lie_idle_for_longer(postgresql_url: str, monkeypatch: 
 
 
 def test_changes_of_the_schema_take_as_long_as_they_take(postgresql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "TRANSACTION_TIMEOUT_S", SHORT_S)
+    monkeypatch.setattr(postgresql, "TRANSACTION_TIMEOUT_S", SHORT_S)
     with Database(postgresql_url + "%20-cstatement_timeout%3D200") as opened:
         with opened.migrating() as connection:
             sleep(connection, 2 * SHORT_S)

@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import sqlite3
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 
 import alembic.command
@@ -15,10 +16,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from tests.support.repository import old_databases
-from tuner_server.core.errors import StorageError
+from tuner_server.core.config import JobConfig
+from tuner_server.core.errors import SchemaVersionError, StorageError
+from tuner_server.core.job import machine
 from tuner_server.storage import Database, Storage, Upgrade, current_version, open_storage, upgrade_schema
-from tuner_server.storage.schema import VERSION_TABLE, head_version, migration_config
-from tuner_server.storage.tables import Base
+from tuner_server.storage.schema import head_version, migration_config
+from tuner_server.storage.tables import VERSION_TABLE, Base
 
 PROJECT = "default"
 """That of jobs from before there were projects."""
@@ -40,6 +43,29 @@ def test_a_shared_database_is_upgraded_only_when_asked(postgresql_url: str) -> N
     open_storage(postgresql_url, upgrade=True).close()
     with open_storage(postgresql_url) as storage:
         assert storage.page("default", 1).jobs == ()
+
+
+def test_a_server_writes_nothing_into_a_schema_that_was_upgraded_under_it(database_url: str) -> None:
+    with open_storage(database_url, upgrade=True) as storage, Database(database_url) as database:
+        opened = machine.create(JobConfig(policy="budget", total_steps=1000, base_lr=0.1))
+
+        def create() -> None:
+            storage.create(PROJECT, "job", "request", b"", opened, datetime.now(UTC))
+
+        storage.touch()
+
+        def move_to(version: str) -> None:
+            with database.writing() as connection:
+                connection.exec_driver_sql(f"UPDATE {VERSION_TABLE} SET version_num = '{version}'")
+
+        move_to("9999")
+        for write in (storage.touch, create):
+            with pytest.raises(SchemaVersionError, match=r"schema version 9999 by now.*start it anew"):
+                write()
+        assert storage.page(PROJECT, 10).jobs == ()
+        move_to(head_version())
+        create()
+        assert len(storage.page(PROJECT, 10).jobs) == 1
 
 
 def test_every_released_version_has_a_file() -> None:

@@ -25,8 +25,12 @@ TWO = ("--workers", "2", "--grace-s", "5")
 
 
 @pytest.fixture
-def server(sqlite_url: str) -> Iterator[OperatedServer]:
-    with operated_server.operated(sqlite_url, *TWO) as running:
+def server(sqlite_url: str, tmp_path: Path) -> Iterator[OperatedServer]:
+    """A server whose temporary folder has a path that is too long for a socket, and is gone once it serves."""
+    folder = tmp_path / ("long" * 25)
+    folder.mkdir()
+    with operated_server.operated(sqlite_url, *TWO, TMPDIR=str(folder)) as running:
+        folder.rmdir()  # it is empty
         yield running
 
 

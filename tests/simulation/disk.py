@@ -17,6 +17,7 @@ from sqlalchemy import exc
 
 from tests.simulation.world import Killed, World
 from tuner_server.storage import Database, open_storage
+from tuner_server.storage.schema import head_version
 
 IO_ERROR, FULL = "disk I/O error", "database or disk is full"
 SLOW_S = 1.5
@@ -57,6 +58,7 @@ class SimulatedDatabase(Database):
         super().__init__(url)
         for engine in (self._engine, self._writer):
             engine.update_execution_options(compiled_cache=_COMPILED)
+        self.schema = _head_version()
         self._world, self._faults, self._process = world, faults, process
 
     @contextlib.contextmanager
@@ -101,6 +103,9 @@ class SimulatedDatabase(Database):
         self._world.fault(kind, self._process.name)
         self._process.die()
         raise Killed
+
+
+_head_version = functools.cache(head_version)
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from tuner_server.access.principal import Principal
 from tuner_server.access.records import Grant
 from tuner_server.access.token import Token
 from tuner_server.base.clock import utc_now
-from tuner_server.core.errors import StorageError, UnauthenticatedError
+from tuner_server.core.errors import OverloadError, UnauthenticatedError
 
 FRESH_S = 3.0
 """How long a token that was looked up is believed: a revocation counts this much later, at most."""
@@ -88,7 +88,7 @@ class Authenticator:
         lookup = self._lookups.get(token_id)
         if lookup is None:
             if len(self._lookups) >= MAX_LOOKUPS:
-                raise StorageError("too many tokens are being looked up; try again")
+                raise OverloadError("too many tokens are being looked up; try again")
             # One for all who show this token now; none of them takes it along when it leaves.
             lookup = self._lookups[token_id] = asyncio.ensure_future(self._look_up(token_id))
             lookup.add_done_callback(lambda done: self._looked_up(token_id, done))

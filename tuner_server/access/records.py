@@ -9,6 +9,8 @@ import re
 from collections.abc import Collection
 from typing import Self
 
+from lrpilot.wire.plain_text import refusal
+
 from tuner_server.access.principal import Principal, Scope
 from tuner_server.access.token import Token
 from tuner_server.core.errors import InvalidInputError
@@ -82,8 +84,10 @@ class TokenRecord:
         expire_time: datetime.datetime | None,
     ) -> Self:
         """The record of a new token. Raises: InvalidInputError: the name is none, or the token would allow nothing."""
-        if len(name) > MAX_TOKEN_NAME or not name.isprintable():
-            raise InvalidInputError.of("name", f"at most {MAX_TOKEN_NAME} printable characters")
+        if len(name) > MAX_TOKEN_NAME:
+            raise InvalidInputError.of("name", f"at most {MAX_TOKEN_NAME} characters, not {len(name)}")
+        if why := refusal(name):
+            raise InvalidInputError.of("name", why)
         if not scopes:
             raise InvalidInputError.of("scope", f"give at least one of {', '.join(Scope)}")
         return cls(token.id, project, name, token.secret_hash, frozenset(scopes), now, expire_time)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import sys
@@ -10,6 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 from lrpilot.errors import LRPilotError, RefusedError, ScheduleError
 
+from tuner_server.base import streams
 from tuner_server.cli import config, db, demo, forecast, job, jobs, plan, projects, refine, report, serve, tokens, watch
 from tuner_server.core.errors import InvalidInputError, TunerError
 
@@ -30,20 +32,34 @@ app.add_typer(tokens.app, name="tokens")
 
 def main() -> NoReturn:
     """Runs the command line. Bad input: one line and exit code 2; another failure: one line and exit code 1."""
+    streams.make_usable()
+    # gRPC's own library writes to standard error by itself, past our log, and waits for whoever reads it.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         code = app(prog_name=app.info.name, standalone_mode=False)
+        sys.stdout.flush()
     except typer.TyperException as error:  # what the command line itself does not understand
         if wrong := _wrong(error):  # nothing: the help was asked for, by no word at all
-            print(f"lrpilot: {wrong}", file=sys.stderr)
+            streams.complain(f"lrpilot: {wrong}")
         sys.exit(error.exit_code)
     except (TunerError, LRPilotError) as error:
-        print(f"lrpilot: {error}", file=sys.stderr)
+        streams.complain(f"lrpilot: {error}")
         bad_input = isinstance(error, InvalidInputError | RefusedError | ScheduleError | ValueError)
         sys.exit(2 if bad_input else 1)
     except BrokenPipeError:  # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_no_more()
         sys.exit(0)
+    except OSError as error:  # a full disk that our output goes to, a working directory that is gone
+        streams.complain(f"lrpilot: {error.filename or 'output'}: {error.strerror or error}")
+        _write_no_more()
+        sys.exit(1)
     sys.exit(code or 0)
+
+
+def _write_no_more() -> None:
+    """Drops what is left in the buffer of standard output, which would fail again at the end of the interpreter."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _wrong(error: typer.TyperException) -> str:

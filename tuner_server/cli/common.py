@@ -17,9 +17,9 @@ from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.schedule_data import ScheduleData
 from lrpilot.wire.unsearched import unsearched_so_far
-from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
+from tuner_server.base.terminal import Terminal
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.process.settings import default_db as default_db
 
@@ -48,7 +48,7 @@ def connected(server: str | None) -> Iterator[GrpcTransport]:
     with contextlib.ExitStack() as stack:
         credentials = Credentials.from_environment() if server else None
         if server is None:
-            console = Console(stderr=True)
+            console = Terminal(stderr=True)
             columns = (SpinnerColumn(), TextColumn("{task.description}"))
             # In a log it would leave an empty line.
             progress = Progress(*columns, transient=True, console=console, disable=not console.is_terminal)

@@ -10,10 +10,14 @@ from typing import Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from tuner_server.access.expiry import expiries
+from tuner_server.base.clock import utc_now
+from tuner_server.base.terminal import Terminal
 from tuner_server.cli.common import JsonOption, print_json
+from tuner_server.core.errors import InvalidInputError
+from tuner_server.process.reloading import tls_files
 from tuner_server.process.settings import CONFIG, EffectiveSettings, ServerSettings, flag, load, variable
 
 app = typer.Typer()
@@ -51,12 +55,31 @@ def config(as_json: JsonOption = False, **flags: Any) -> None:
     """Print the settings that `serve` would have, and where each comes from. Passwords are left out."""
     found = effective(flags)
     values = found.settings.shown()
+    ends = _certificate_ends(found.settings)
     if as_json:
-        print_json({name: {"value": value, "from": found.origins[name]} for name, value in values.items()})
+        print_json(
+            {
+                name: {"value": value, "from": found.origins[name], **({"end": ends[name]} if name in ends else {})}
+                for name, value in values.items()
+            }
+        )
         return
     table = Table(box=box.SIMPLE)
     for heading in ("setting", "value", "from"):
         table.add_column(heading, overflow="fold")
     for name, value in values.items():
-        table.add_row(name, "-" if value is None else str(value), found.origins[name])
-    Console().print(table)
+        shown = "-" if value is None else str(value)
+        table.add_row(name, f"{shown} ({ends[name]})" if name in ends else shown, found.origins[name])
+    Terminal().print(table)
+
+
+def _certificate_ends(settings: ServerSettings) -> dict[str, str]:
+    """When the certificates end, by setting; or why they can't be read."""
+    files = tls_files(settings)
+    if files is None:
+        return {}
+    now = utc_now()
+    try:
+        return {expiry.setting: expiry.words(now) for expiry in expiries(files, now)}
+    except InvalidInputError as error:
+        return {violation.field: violation.description for violation in error.violations}

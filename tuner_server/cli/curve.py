@@ -41,13 +41,14 @@ def curves(found: Sequence[Piece], *, undone: bool = False) -> Table:
         labels = [f"{scale.high:.3g}", *[""] * (HEIGHT - 2), f"{scale.low:.3g}"]
         lines = braille(committed, search, scale, HEIGHT)
         for i, (label, line) in enumerate(zip(labels, lines, strict=True)):
-            table.add_row(f"[bold]{name}" if i == 0 else "", label, line)
+            table.add_row(Text(name if i == 0 else "", style="bold"), label, line)
         for note in beyond(scale):
-            table.add_row("", "", f"[dim]{note}")
+            table.add_row("", "", Text(note, style="dim"))
     if found:
-        table.add_row("[bold]step", "", step_axis(drawn.n_steps, -(-drawn.n_columns // 2)))
+        table.add_row(Text("step", style="bold"), "", step_axis(drawn.n_steps, -(-drawn.n_columns // 2)))
         searched = "search, or committed at first" if undone else "search"
-        table.add_row("", "", f"[{COMMITTED}]committed[/] [{SEARCH}]{searched} (rolled back)")
+        key = Text.assemble(("committed", COMMITTED), " ", (f"{searched} (rolled back)", SEARCH))
+        table.add_row("", "", key)
     return table
 
 

@@ -28,10 +28,38 @@ def backup(
     output: Annotated[Path, typer.Option("-o", "--output", help="The file to write; it must not exist yet.")],
     db: DbOption = "",
 ) -> None:
-    """Copy a database, also while servers use it: a SQLite file, or an archive for pg_restore."""
+    """Copy a database, also while servers use it, and verify the copy; `lrpilot db restore` puts it back."""
     from tuner_server.storage import Database
     from tuner_server.storage.backup import backup as copy
 
     with Database(db or default_db()) as database:
         copy(database, output)
-    print(f"{database.label}: copied to {output}, {output.stat().st_size} bytes")
+    print(f"{database.label}: copied to {output}, {output.stat().st_size} bytes, verified")
+
+
+@app.command(epilog="Example: `lrpilot db restore jobs-2026-11-24.db --db sqlite:////var/lib/lrpilot/jobs.db`")
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `lrpilot db backup` wrote.", show_default=False)],
+    db: DbOption = "",
+) -> None:
+    """Put a backup in the place of a database: all of it or nothing. Stop the servers first."""
+    from tuner_server.storage import Database
+    from tuner_server.storage.restore import restore as put_back
+
+    with Database(db or default_db()) as database:
+        former = put_back(database, file)
+    kept = f"; the former database is {former}" if former else ""
+    print(f"{database.label}: restored from {file}{kept}")
+
+
+@app.command(epilog="Example: `lrpilot db compact --db sqlite:////var/lib/lrpilot/jobs.db`")
+def compact(db: DbOption = "") -> None:
+    """Give back the space of deleted jobs. Servers go on meanwhile."""
+    from tuner_server.storage import Database, open_storage
+    from tuner_server.storage.compaction import compact as shrink
+
+    url = db or default_db()
+    open_storage(url).close()
+    with Database(url) as database:
+        done = shrink(database)
+    print(f"{database.label}: {done}")

@@ -14,9 +14,10 @@ from lrpilot.wire.limits import MAX_STEPS
 from lrpilot.wire.profile import Profile, Shape
 from lrpilot.wire.rewarming import peak_of_rest
 from rich import box
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from tuner_server.base.terminal import Terminal
 from tuner_server.cli.common import (
     JsonOption,
     ServerOption,
@@ -232,10 +233,10 @@ def _json(found: Outlook, asked: Sequence[_Asked], peak: float) -> dict[str, Any
 def _tell(found: Outlook, asked: Sequence[_Asked], why: str) -> None:
     from tuner_server.history.numbers import count
 
-    console = Console()
+    console = Terminal()
     if not all(found.is_clear(one.forecast) for one in asked):
         console.print("The evidence is thin: the losses so far hardly tell what a fall of the LR brings.")
-    console.print(f"[bold]{found.observed}[/] = {found.formula}")
+    console.print(Text.assemble((found.observed, "bold"), f" = {found.formula}"))
     console.print(f"fitted to {found.evidence}")
     if why:
         console.print(why)

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Mapping
 from pathlib import Path
 
+from lrpilot.schedule.plot import save, write_title
 from matplotlib.figure import Figure
 
 from tuner_server.core.errors import InvalidInputError
@@ -29,7 +30,7 @@ def plot(found: Outlook, asked: Mapping[str, Forecast], title: str, path: Path, 
         InvalidInputError: Matplotlib does not know the ending.
     """
     figure = Figure(figsize=(9, 6), dpi=120, layout="constrained")
-    figure.suptitle(title)
+    write_title(figure.suptitle(""), title)
     lr_axes, loss_axes = figure.subplots(2, 1, sharex=True)
     run, curve = found.run, found.run.curve()
     lr_axes.plot(curve.path.steps, curve.path.lrs, color=_COMMITTED, label="committed")
@@ -53,6 +54,6 @@ def plot(found: Outlook, asked: Mapping[str, Forecast], title: str, path: Path, 
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     try:
-        figure.savefig(path)
+        save(figure, path)
     except ValueError as error:
         raise InvalidInputError.of("output", str(error)) from error

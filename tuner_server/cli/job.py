@@ -11,9 +11,10 @@ from lrpilot.errors import ScheduleError
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.unsearched import probe_steps
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from tuner_server.base.terminal import Terminal, say
 from tuner_server.cli.common import (
     TIMEOUT_S,
     JobArgument,
@@ -44,7 +45,7 @@ def show(job: JobArgument, server: ServerOption = None, as_json: JsonOption = Fa
         return
     from tuner_server.cli.picture import laid_out, picture
 
-    console = Console()
+    console = Terminal()
     console.print(facts_table(found.job))
     console.print(picture(found.job, laid_out(found)))
 
@@ -108,14 +109,14 @@ def cancel(
     if as_json:
         print_json(json_format.MessageToDict(found))
     else:
-        print(f"{found.id} cancelled")
+        say(f"{found.id} cancelled")
 
 
 def facts_table(job: pb.Job) -> Table:
     """How far a job is."""
     table = Table.grid(padding=(0, 2))
     for name, value in _facts(job).items():
-        table.add_row(f"[bold]{name}", value)
+        table.add_row(Text(name, style="bold"), value)
     return table
 
 

@@ -11,10 +11,10 @@ from google.protobuf import json_format
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.unsearched import probe_steps
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from tuner_server.base.clock import utc_now
+from tuner_server.base.terminal import Terminal
 from tuner_server.cli.common import (
     LARGEST_PAGE,
     DbOption,
@@ -31,7 +31,7 @@ from tuner_server.cli.common import (
 )
 
 PRUNED_AT_ONCE = 200
-"""Jobs that are deleted in one transaction: servers that write meanwhile wait for it."""
+"""Jobs whose ids are looked for at once."""
 
 app = typer.Typer(help="List jobs, or delete old ones.")
 
@@ -58,7 +58,7 @@ def jobs(
     if as_json:
         print_json([json_format.MessageToDict(job) for job in found])
         return
-    Console().print(jobs_table(found) if found else "no jobs")
+    Terminal().print(jobs_table(found) if found else "no jobs")
 
 
 @app.command(epilog="Example: `lrpilot jobs prune --older-than 90 --db sqlite:////var/lib/lrpilot/jobs.db`")
@@ -67,15 +67,25 @@ def prune(
     db: DbOption = "",
     project: Annotated[str | None, typer.Option(help="Only jobs of this project; without it, of all.")] = None,
 ) -> None:
-    """Delete jobs that have ended, with their history. Works on the database itself, also while servers use it."""
-    from tuner_server.storage import open_storage  # brings PyTorch, as in `serve`
+    """Delete jobs that have ended, with their history, and give their space back.
+
+    Works on the database itself, also while servers use it.
+    """
+    from tuner_server.storage import Database, open_storage  # brings PyTorch, as in `serve`
+    from tuner_server.storage.compaction import compact
 
     before = utc_now() - datetime.timedelta(days=older_than)
     n_pruned = 0
-    with open_storage(db or default_db()) as storage:
+    url = db or default_db()
+    with open_storage(url) as storage:
         while n := storage.prune(project, before, PRUNED_AT_ONCE):
             n_pruned += n
-    print(f"{n_pruned} jobs deleted")
+    if not n_pruned:
+        print("0 jobs deleted")
+        return
+    with Database(url) as database:
+        done = compact(database, rewrite=False)
+    print(f"{n_pruned} jobs deleted; {done}")
 
 
 def jobs_table(found: Sequence[pb.Job]) -> Table:

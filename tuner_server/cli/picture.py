@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from lrpilot.schedule.curves import Piece
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.plain_text import plain
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -52,7 +53,8 @@ def picture(job: pb.Job, history: Timeline) -> RenderableType:
     said = verdict(state, history)
     how = f"{said.words}. {said.why}".strip()
     ahead = outlook_of_job(state, history)
-    words = "\n\n".join([headline(state, history), how, *([] if ahead is None else [ahead.words])])
+    told = [headline(state, history), how, *([] if ahead is None else [ahead.words])]
+    words = "\n\n".join(map(plain, told))
     return Group(Text(f"\n{words}\n"), *_parts(history, live=state.status.live))
 
 

@@ -13,6 +13,7 @@ from lrpilot.wire.limits import MAX_STEPS
 from lrpilot.wire.plan_change import BatchScaling
 from lrpilot.wire.plan_change_proto import SCALINGS
 
+from tuner_server.base.terminal import say
 from tuner_server.cli.common import TIMEOUT_S, JobArgument, JsonOption, ServerOption, connected, print_json, resolve
 
 WHEN = "It takes effect with the job's next report on steps that stay."
@@ -91,4 +92,4 @@ def _tell(job: pb.Job, what: str, *, as_json: bool) -> None:
     if as_json:
         print_json(json_format.MessageToDict(job))
     else:
-        print(f"{job.id} {what}. {WHEN}")
+        say(f"{job.id} {what}. {WHEN}")

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from tuner_server.base.clock import utc_now
+from tuner_server.base.terminal import Terminal
 from tuner_server.cli.common import DbOption, JsonOption, default_db, print_json
 from tuner_server.core.errors import InvalidInputError
 
@@ -79,7 +79,7 @@ def list_(as_json: JsonOption = False, db: DbOption = "") -> None:
     for each in projects:
         limits = (_shown(each.limits.max_live_jobs), _shown(each.limits.max_calls_per_s))
         table.add_row(each.name, *limits, f"{each.create_time:%Y-%m-%d %H:%M}")
-    Console().print(table)
+    Terminal().print(table)
 
 
 def _jobs(text: str | None) -> int | None:

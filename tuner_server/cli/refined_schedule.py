@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from lrpilot.errors import ScheduleError
+from lrpilot.schedule.plot import save, write_title
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.wire.phase import Phase
 from lrpilot.wire.profile import Profile, Shape
@@ -119,7 +120,7 @@ def draw(found: Refinement, refined: Schedule, title: str, path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 6), dpi=120, layout="constrained")
-    figure.suptitle(title)
+    write_title(figure.suptitle(""), title)
     norm_axes, lr_axes = figure.subplots(2, 1, sharex=True)
     norm_axes.plot(range(len(found.norms)), found.norms, color="#a0a0a0", linewidth=0.6, label=found.kind.measure)
     counted = refinement.completed(found.norms[found.warmup :])
@@ -139,6 +140,6 @@ def draw(found: Refinement, refined: Schedule, title: str, path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
     try:
-        figure.savefig(path)
+        save(figure, path)
     except ValueError as error:
         raise ScheduleError(f"plot: {error}") from error

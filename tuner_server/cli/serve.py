@@ -8,6 +8,9 @@ import typer
 
 from tuner_server.access.exposure import check_exposure
 from tuner_server.cli.config import effective, with_settings
+from tuner_server.ops.signals import ignore_hangup
+from tuner_server.process.environment import check_environment
+from tuner_server.process.reloading import SettingsSource
 
 app = typer.Typer()
 
@@ -16,7 +19,9 @@ app = typer.Typer()
 @with_settings
 def serve(**flags: Any) -> None:
     """Run a tuner server until SIGTERM."""
+    ignore_hangup()
     settings = effective(flags).settings
+    check_environment(exits_with_stdin=settings.exit_with_stdin)
     for setting, address in (("listen", settings.listen), ("http", settings.http)):
         if address is not None:
             check_exposure(
@@ -32,4 +37,4 @@ def serve(**flags: Any) -> None:
         from tuner_server.process.serve import serve as run
     else:
         from tuner_server.process.supervisor import supervise as run
-    run(settings)
+    run(SettingsSource(flags, settings))

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from tuner_server.access.principal import Scope
 from tuner_server.access.records import TokenRecord
 from tuner_server.access.token import Token
 from tuner_server.base.clock import utc_now
+from tuner_server.base.terminal import Terminal
 from tuner_server.cli.common import DbOption, JsonOption, default_db, print_json
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _print_table(tokens: Sequence[TokenRecord], now: datetime.datetime) -> None:
         table.add_row(
             token.id, token.project, token.name or "-", ", ".join(sorted(token.scopes)), created, _state(token, now)
         )
-    Console().print(table if tokens else "no tokens")
+    Terminal().print(table if tokens else "no tokens")
 
 
 def _state(token: TokenRecord, now: datetime.datetime) -> str:

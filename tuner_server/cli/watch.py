@@ -10,11 +10,12 @@ import typer
 from lrpilot.errors import UnavailableError
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.v1 import tuner_pb2 as pb
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from tuner_server.base.terminal import Terminal
 from tuner_server.cli.common import JobArgument, ServerOption, connected, resolve, schedule_of
 from tuner_server.cli.curve import COLUMNS, WIDTH
 from tuner_server.cli.job import facts_table
@@ -30,7 +31,7 @@ app = typer.Typer()
 @app.command(epilog="Example: `lrpilot watch 3f2a`")
 def watch(job: JobArgument, server: ServerOption = None) -> None:
     """Follow a job until it ends: what it does, its stages, and the way of its loss and its LR. Ctrl-C leaves it be."""
-    with connected(server) as tuner, Live(console=Console(), auto_refresh=False) as live:
+    with connected(server) as tuner, Live(console=Terminal(), auto_refresh=False) as live:
         changes = _changes(tuner, resolve(tuner, job))
         for shown in pictures(changes, lambda job_id: schedule_of(tuner, job_id, pb.SCHEDULE_VIEW_FULL)):
             live.update(shown, refresh=True)

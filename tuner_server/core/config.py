@@ -12,6 +12,8 @@ from tuner_server.core.messages import MAX_STEPS, Measures, Value
 
 SMALLEST_LR, LARGEST_LR = 1e-30, 1e30
 """Limits of bounds: far outside anything that trains, and their products stay far inside the floats."""
+SMALLEST_BASE_LR, LARGEST_BASE_LR = 1e-24, 1e24
+"""Limits of the LR that a user has set: what a policy searches around it stays inside the limits of bounds."""
 MAX_MEMBERS = 1024
 """Replicas that a job may have: more than there are in any data-parallel run that has a search."""
 MAX_NAME = 200

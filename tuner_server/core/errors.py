@@ -12,6 +12,8 @@ TunerError
 ├── PolicyError           our fault: a policy broke the contract that `core.job.machine` checks
 ├── DivergenceError       nobody's fault but the training's: it diverges at any LR; it only ends a job
 └── StorageError          the database can't be used
+    ├── OverloadError       it is not the database's fault: too much waits for it, or the server is stopping
+    ├── CorruptionError     its pages can't be read
     └── SchemaVersionError  it was written by a newer version
 """
 
@@ -31,6 +33,11 @@ _short.maxstring = _short.maxother = 80
 
 class TunerError(Exception):
     """The root of the tree."""
+
+    @property
+    def told(self) -> str:
+        """What a caller is told: the message itself, unless that is for operators alone."""
+        return str(self)
 
     def bare(self) -> Self:
         """This error, without its traceback and what it came from.
@@ -132,8 +139,34 @@ class DivergenceError(TunerError):
 
 
 class StorageError(TunerError):
-    """The database can't be used."""
+    """The database can't be used.
+
+    The message is for the log and for operators: it names the database, and repeats what its driver said. `what` is a
+    word or two on the kind of trouble, which anybody may know.
+    """
+
+    def __init__(self, message: str, what: str = "") -> None:
+        self.what = what
+        super().__init__(message)
+
+    @property
+    def told(self) -> str:
+        """What a caller is told: no address, no user, no path."""
+        return f"the database can't be used{': ' if self.what else ''}{self.what}; the server's log has the reason"
+
+
+class OverloadError(StorageError):
+    """Too much waits for the database, or the server is stopping; the same call is right a moment later."""
+
+    @property
+    def told(self) -> str:
+        """The message, which is the server's own."""
+        return str(self)
+
+
+class CorruptionError(StorageError):
+    """The database has pages that can't be read, or that contradict one another."""
 
 
 class SchemaVersionError(StorageError):
-    """The database was written by a newer version of LRPilot."""
+    """The database has the schema of a newer version of LRPilot, from the start or by now."""

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lrpilot.transport.embedded_server import EmbeddedServer
-from rich.console import Console
 
+from tuner_server.base.terminal import Terminal
 from tuner_server.core.errors import InvalidInputError, TunerError
 from tuner_server.demo import report
 from tuner_server.demo.messages import Progress, Refused, Result, parser
@@ -38,7 +38,7 @@ def run(out: Path, steps: int, seed: int) -> None:
         DemoError: the trainer process failed.
         UnavailableError: the server process did not start.
     """
-    console = Console()
+    console = Terminal()
     started = time.monotonic()
     database = out / "demo.db"
     try:

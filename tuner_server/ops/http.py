@@ -31,16 +31,20 @@ class Readiness:
     """The state of each thing that was looked at."""
 
 
-def operators_app(readiness: Callable[[], Readiness], metrics: Callable[[], bytes]) -> Starlette:
+def operators_app(
+    liveness: Callable[[], str], readiness: Callable[[], Readiness], metrics: Callable[[], bytes]
+) -> Starlette:
     """The app that answers `/livez`, `/readyz` and `/metrics`.
 
     Args:
+        liveness: says why this server has to be started anew; empty: it need not be.
         readiness: says what is known, at once.
         metrics: gives the metrics in Prometheus' text format.
     """
 
     async def livez(_request: Request) -> Response:
-        return PlainTextResponse("ok\n")  # that the event loop got here is the answer
+        problem = liveness()  # that the event loop got here is the rest of the answer
+        return PlainTextResponse(f"{problem or 'ok'}\n", 503 if problem else 200)
 
     async def readyz(_request: Request) -> Response:
         found = readiness()
@@ -74,7 +78,13 @@ async def serving(app: ASGIApp, listener: socket.socket, tls: TlsFiles | None = 
         InvalidInputError: a certificate can't be used.
     """
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=STOP_S, server_header=False
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=STOP_S,
+        server_header=False,
+        proxy_headers=False,  # the dashboard knows whom it believes
     )
     if tls is not None:
         context = server_context(tls)

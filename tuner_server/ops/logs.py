@@ -6,10 +6,16 @@ import contextlib
 import logging
 import re
 import sys
-from typing import Any, Literal, TextIO
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import structlog
+from lrpilot.wire.plain_text import spelled_out
 from structlog.typing import EventDict, Processor, WrappedLogger
+
+from tuner_server.base.streams import STDERR
+from tuner_server.ops.line_limits import LineLimits
+from tuner_server.ops.log_writer import LogStream, LogWriter
 
 HIDDEN = "***"
 _SECRET = re.compile(
@@ -35,12 +41,42 @@ def hidden(text: str) -> str:
 def _redact(_logger: WrappedLogger, _method: str, line: EventDict | str) -> str:
     """The last processor: it sees the line as it would be written, stack traces included."""
     assert isinstance(line, str)
-    return hidden(line)
+    return spelled_out(hidden(line))
 
 
-def configure(log_format: Literal["logfmt", "json"], level: str) -> None:
-    """Sets up the logs of this process, those of libraries included."""
-    number = logging.getLevelNamesMapping()[level.upper()]
+def set_level(level: str) -> None:
+    """Has this process write what is of that level, or above it, from now on."""
+    global _least
+    _least = logging.getLevelNamesMapping()[level.upper()]
+    logging.getLogger().setLevel(max(_least, logging.WARNING))
+
+
+_LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "exception": logging.ERROR,
+    "critical": logging.CRITICAL,
+}
+"""The levels of a logger's methods."""
+_least = logging.INFO
+"""The least level that is written. Loggers are kept, so it is looked up at every line."""
+
+
+def _at_level(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """The first processor: it drops what is below the level."""
+    if _LEVELS[method] < _least:
+        raise structlog.DropEvent
+    return event
+
+
+@contextlib.contextmanager
+def on_standard_error(log_format: Literal["logfmt", "json"], level: str) -> Iterator[None]:
+    """Has the logs of this process, those of libraries included, written to standard error until the block ends.
+
+    Nobody waits for them to be read: see `LogWriter`. What is printed to `sys.stderr` meanwhile goes the same way.
+    """
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -52,31 +88,65 @@ def configure(log_format: Literal["logfmt", "json"], level: str) -> None:
         if log_format == "json"
         else structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"], bool_as_flag=False)
     )
+    limits = LineLimits()
+
+    def line(**fields: object) -> str:
+        event = structlog.processors.TimeStamper(fmt="iso", utc=True)(None, "", {"level": "warning", **fields})
+        return f"{renderer(None, '', event)!s}\n"
+
+    def tell_left_out() -> None:
+        for kind, count in limits.left_out().items():
+            writer.write(line(event="lines left out", kind=" ".join(map(str, kind)), count=count))
+
+    writer = LogWriter(
+        STDERR, lambda count: line(event="lines lost: they could not be written", count=count), tell_left_out
+    )
+    stream = LogStream(writer)
     structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(_DroppingStream(sys.stderr)),  # type: ignore[arg-type]  # all that it asks of one
-        processors=[*shared, renderer, _redact],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
+        logger_factory=structlog.WriteLoggerFactory(stream),  # type: ignore[arg-type]  # all that it asks of one
+        processors=[_at_level, _Limited(limits), *shared, renderer, _redact],
         cache_logger_on_first_use=True,
     )
     # What libraries say is worth a line when something is wrong.
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(_LibraryRecords(shared, renderer))
-    logging.basicConfig(handlers=[handler], level=max(number, logging.WARNING), force=True)
+    handler.addFilter(_LimitedRecords(limits))
+    logging.basicConfig(handlers=[handler], force=True)
+    set_level(level)
+    logging.captureWarnings(True)
+    former, sys.stderr = sys.stderr, stream
+    try:
+        yield
+    finally:
+        sys.stderr = former
+        writer.close()
 
 
-class _DroppingStream:
-    """A stream that drops what can't be written: a full disk must not fail the call that has something to tell."""
+class _Limited:
+    """A processor that drops lines of which there are too many."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, limits: LineLimits) -> None:
+        self._limits = limits
 
-    def write(self, text: str) -> None:
-        with contextlib.suppress(OSError):
-            self._stream.write(text)
+    def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        name, code = event["event"], event.get("code", "")
+        left_out = self._limits.take((name, code) if code else (name,), answered_call=code == "OK")
+        if left_out is None:
+            raise structlog.DropEvent
+        return {**event, "left_out": left_out} if left_out else event
 
-    def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            self._stream.flush()
+
+class _LimitedRecords(logging.Filter):
+    """Drops records of libraries of which there are too many, by where in the library they come from."""
+
+    def __init__(self, limits: LineLimits) -> None:
+        super().__init__()
+        self._limits = limits
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is written."""
+        return self._limits.take((record.name, record.funcName, record.lineno)) is not None
 
 
 class _LibraryRecords(structlog.stdlib.ProcessorFormatter):
@@ -89,8 +159,8 @@ class _LibraryRecords(structlog.stdlib.ProcessorFormatter):
         )
 
     def format(self, record: logging.LogRecord) -> str:
-        """A line without secrets."""
-        return hidden(super().format(record))
+        """A line without secrets, and with nothing in it that a terminal obeys."""
+        return spelled_out(hidden(super().format(record)))
 
 
 def _name(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess, values
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -26,11 +24,15 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 """Upper ends of the classes of group sizes; the last one is a pipeline's largest group."""
 
 
+# Not in the files of PROMETHEUS_MULTIPROC_DIR, if the environment has it: those are another application's.
+values.ValueClass = values.MutexValue
+
+
 class ServerMetrics(PipelineObserver):
     """The metrics of one process that serves. Thread-safe."""
 
     def __init__(self, registry: CollectorRegistry | None) -> None:
-        """Registers all metrics. `registry` is None in a worker, whose metrics go to files (see `share_with`)."""
+        """Registers all metrics. `registry` is None in a worker, whose supervisor reads them (see `shared_values`)."""
         self._rpcs = Counter("lrpilot_rpcs", "RPCs that ended.", ["method", "code"], registry=registry)
         self._rpc_seconds = Histogram(
             "lrpilot_rpc_seconds",
@@ -86,7 +88,7 @@ class ServerMetrics(PipelineObserver):
         )
         self._database = Gauge(
             "lrpilot_database_up",
-            "Whether the database answers (of several workers: all of them).",
+            "Whether the database answers and takes writes (of several workers: all of them).",
             multiprocess_mode="livemin",
             registry=registry,
         )
@@ -156,26 +158,6 @@ class _Count(Collector):
         yield CounterMetricFamily(self._name, self._documentation, value=self._value())
 
 
-def share_with(directory: Path, slot: int) -> None:
-    """Keeps this process's metrics in files from now on, which another process sums up over all workers.
-
-    The files belong to the worker's slot and not to its process: what took its place goes on counting, and there are
-    never more of them.
-    """
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
-    values.ValueClass = values.MultiProcessValue(process_identifier=lambda: slot)  # type: ignore[no-untyped-call]  # the library's
-
-
-def forget_gauges(directory: Path, slot: int) -> None:
-    """Drops what a worker that ended said about its present. What it counted stays."""
-    multiprocess.mark_process_dead(slot, str(directory))  # type: ignore[no-untyped-call]  # as above
-
-
-def exposition(registry: CollectorRegistry, shared: Path | None = None) -> bytes:
-    """The text that Prometheus reads: this process's metrics, and those that workers keep in `shared`."""
-    text = generate_latest(registry)
-    if shared is not None:
-        workers = CollectorRegistry()
-        multiprocess.MultiProcessCollector(workers, path=str(shared))  # type: ignore[no-untyped-call]  # as above
-        text += generate_latest(workers)
-    return text
+def exposition(registry: CollectorRegistry) -> bytes:
+    """The text that Prometheus reads."""
+    return generate_latest(registry)

@@ -1,4 +1,4 @@
-"""The signals that tell a process to stop."""
+"""The signals that tell a process to stop, or to read its settings again."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import threading
+from collections.abc import Callable
 
 STDIN = 0
 
@@ -20,6 +21,16 @@ def stop_signals(*, exits_with_stdin: bool) -> asyncio.Event:
     if exits_with_stdin:
         threading.Thread(target=_wait_for_end, args=(loop, stopping), daemon=True).start()
     return stopping
+
+
+def ignore_hangup() -> None:
+    """Has SIGHUP do nothing, in this process and in those that it starts: a terminal that closes ends no server."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def on_hangup(call: Callable[[], object]) -> None:
+    """Calls it on this loop whenever SIGHUP comes."""
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, call)
 
 
 def _wait_for_end(loop: asyncio.AbstractEventLoop, stopping: asyncio.Event) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
 
+from tuner_server.base.failures import FAILURES
 from tuner_server.core.errors import TunerError
 from tuner_server.ops.metrics import ServerMetrics
 from tuner_server.process.worker_protocol import Health
@@ -18,6 +19,9 @@ INTERVAL_S = 1.0
 """Seconds between two looks."""
 ANSWER_S = 2.0
 """A database that takes longer to answer is as good as away."""
+WRITE_INTERVAL_S = 5.0
+"""Seconds between two writes, each of which waits for the disk. After a call that failed, and until a write has been
+taken again, there is one at each look."""
 COUNT_INTERVAL_S = 15.0
 """Seconds between two counts of the jobs in the database, each of which reads an index from end to end."""
 
@@ -31,10 +35,12 @@ class HealthMonitor:
         # A thread of its own: those of the service may all wait for the database.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="health")
         self._asked: asyncio.Future[None] | None = None
-        self._count_due = 0.0
+        self._count_due = self._write_due = 0.0
+        self._failures_seen = 0
 
     async def check(self) -> Health:
         """Looks once. That takes no longer than ANSWER_S."""
+        FAILURES.look()
         if self._asked is None:
             loop = asyncio.get_running_loop()
             self._asked = asyncio.ensure_future(loop.run_in_executor(self._thread, self._look))
@@ -47,7 +53,10 @@ class HealthMonitor:
             error = asked.exception()
             if error is not None and not isinstance(error, TunerError):
                 raise error
-            health = Health("" if error is None else str(error))
+            health = Health("")
+            if error is not None:
+                why = "" if error.told == str(error) else str(error)
+                health = Health(error.told, lasting=not self._pipeline.alive, why=why)
         if self._metrics:
             self._metrics.database_answers(not health.problem)
             self._metrics.pipeline_stands(*self._pipeline.waiting, self._pipeline.cached_jobs)
@@ -67,6 +76,11 @@ class HealthMonitor:
         self._storage.ping()
         if not self._pipeline.alive:
             raise TunerError("a thread that takes reports has ended; start the server anew")
+        if time.monotonic() >= self._write_due or FAILURES.total != self._failures_seen:
+            self._write_due = 0.0  # unless it succeeds
+            self._failures_seen = FAILURES.total
+            self._storage.touch()
+            self._write_due = time.monotonic() + WRITE_INTERVAL_S
         if self._metrics and time.monotonic() >= self._count_due:
             self._metrics.jobs_counted({status.value: n for status, n in self._storage.live_jobs().items()})
             self._count_due = time.monotonic() + COUNT_INTERVAL_S

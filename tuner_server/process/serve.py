@@ -16,8 +16,9 @@ from prometheus_client import CollectorRegistry
 
 from tuner_server.access.authenticator import Authenticator
 from tuner_server.access.shares import Shares
-from tuner_server.access.tls import TlsFiles, server_credentials
+from tuner_server.access.tls import server_credentials
 from tuner_server.base.address import Address, bound
+from tuner_server.base.streams import STDOUT, say
 from tuner_server.core import policies
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.policies import plugins
@@ -25,7 +26,9 @@ from tuner_server.ops import logs
 from tuner_server.ops.metrics import FleetMetrics, ServerMetrics, exposition
 from tuner_server.ops.signals import stop_signals
 from tuner_server.process.health_monitor import HealthMonitor
+from tuner_server.process.reloading import SettingsSource, tls_files
 from tuner_server.process.settings import ServerSettings
+from tuner_server.process.upkeep import Upkeep
 from tuner_server.process.worker_protocol import Health
 from tuner_server.rpc.auth import Authentication
 from tuner_server.rpc.limits import CallLimits
@@ -42,8 +45,11 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+_TOKEN_CONNECTIONS = 2
+"""Connections to the database for looking up tokens, one for each thread of `access.authenticator`."""
 
-def serve(settings: ServerSettings) -> None:
+
+def serve(source: SettingsSource) -> None:
     """Serves in this process, until SIGTERM or SIGINT, or the end of standard input if asked; then drains.
 
     Prints one line, `listening on HOST:PORT`, once the port answers.
@@ -52,28 +58,34 @@ def serve(settings: ServerSettings) -> None:
         InvalidInputError: an address can't be bound, or a file can't be used.
         StorageError: the database can't be used.
     """
-    logs.configure(settings.log_format, settings.log_level)
-    asyncio.run(_serve_alone(settings))
+    with logs.on_standard_error(source.first.log_format, source.first.log_level):
+        asyncio.run(_serve_alone(source))
 
 
-async def _serve_alone(settings: ServerSettings) -> None:
+async def _serve_alone(source: SettingsSource) -> None:
+    settings = source.first
     listen = Address.parse(settings.listen)
     health = Health("not asked yet")
     stopping = stop_signals(exits_with_stdin=settings.exit_with_stdin)
 
     def started(port: int) -> None:
-        print(f"listening on {listen._replace(port=port)}", flush=True)
+        where = f"{listen._replace(port=port)}"
+        say(STDOUT, f"listening on {where}".encode())
+        upkeep.ready(where)
 
     def checked(found: Health) -> None:
         nonlocal health
         health = found
 
+    upkeep = Upkeep(settings, source, alive=lambda: not health.lasting)
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(upkeep.running(stopping))
         metrics = None
         if settings.metrics is not None:
             registry = CollectorRegistry()
             FleetMetrics(registry, workers=lambda: 1, restarts=lambda: 0)
             metrics = ServerMetrics(registry)
+            upkeep.show_in(registry)
             await stack.enter_async_context(_operators_port(settings.metrics, registry, lambda: health, stopping))
         await run(settings, listen, metrics, stopping, shares_port=False, started=started, checked=checked)
 
@@ -110,7 +122,7 @@ async def run(
     for sentence in plugins.hidden(policies.POLICIES):
         log.warning("policy hidden", reason=sentence)
     async with AsyncExitStack() as stack:
-        storage = stack.enter_context(open_storage(settings.db))
+        storage = stack.enter_context(open_storage(settings.db, pool_size=settings.db_pool_size))
         observer: PipelineObserver = metrics or PipelineObserver()
         tracer: Tracer | None = None
         if settings.otlp_endpoint is not None:
@@ -158,7 +170,7 @@ class _HealthReporter:
         await self._server.set_serving(not health.problem)
         self._checked(health)
         if health.problem and not self._last.problem:
-            log.warning("database can't be used", why=health.problem)
+            log.warning("database can't be used", why=health.why or health.problem)
         elif self._last.problem and not health.problem:
             log.info("database can be used again")
         self._last = health
@@ -168,7 +180,7 @@ def _authenticator(settings: ServerSettings, stack: AsyncExitStack) -> Authentic
     """What knows tokens, until `stack` ends; None: nobody is asked for one."""
     if settings.auth == "none":
         return None
-    access = stack.enter_context(AccessStorage(Database(settings.db)))
+    access = stack.enter_context(AccessStorage(Database(settings.db, pool_size=_TOKEN_CONNECTIONS)))
     return stack.enter_context(contextlib.closing(Authenticator(access)))
 
 
@@ -181,7 +193,8 @@ def _dashboard_port(
     *,
     shares_port: bool,
 ) -> contextlib.AbstractAsyncContextManager[None]:
-    from tuner_server.web.server.port import dashboard_port  # a run's own server has no such port
+    from tuner_server.web.server.front import Front  # a run's own server has no such port
+    from tuner_server.web.server.port import dashboard_port
 
     assert settings.http is not None
     return dashboard_port(
@@ -190,8 +203,9 @@ def _dashboard_port(
         stopping,
         authenticate=None if authenticator is None else authenticator.authenticate,
         shares=shares,
-        tls=_tls_files(settings),
+        tls=tls_files(settings),
         shares_port=shares_port,
+        front=Front(settings.base_path, settings.proxies),
     )
 
 
@@ -206,7 +220,10 @@ async def _operators_port(
         ready = not problem and not stopping.is_set()
         return Readiness(ready, {"database": problem or "up", "workers": "stopping" if stopping.is_set() else "1 of 1"})
 
-    app = operators_app(readiness, lambda: exposition(registry))
+    def liveness() -> str:
+        return health().problem if health().lasting else ""
+
+    app = operators_app(liveness, readiness, lambda: exposition(registry))
     async with serving(app, bound("metrics", Address.parse(address))):
         yield
 
@@ -223,11 +240,5 @@ def _tracing(endpoint: str, observer: PipelineObserver) -> Iterator[Tracing]:
 
 
 def _credentials(settings: ServerSettings) -> grpc.ServerCredentials | None:
-    files = _tls_files(settings)
+    files = tls_files(settings)
     return None if files is None else server_credentials(files)
-
-
-def _tls_files(settings: ServerSettings) -> TlsFiles | None:
-    if settings.tls_cert is None or settings.tls_key is None:
-        return None
-    return TlsFiles(settings.tls_cert, settings.tls_key, settings.tls_client_ca)

@@ -6,18 +6,21 @@ A flag wins over the environment, that over a TOML file, that over the default.
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import platformdirs
 import pydantic
 from lrpilot.wire.loopback import is_loopback
 from pydantic import Field
 
 from tuner_server.base.address import Address
+from tuner_server.base.database_url import EXAMPLES, DatabaseUrl
 from tuner_server.core.errors import FieldViolation, InvalidInputError
+from tuner_server.process.environment import own_data_directory
 
 PREFIX = "LRPILOT_"
 """The beginning of the names of the environment's variables."""
@@ -25,12 +28,21 @@ CONFIG = "config"
 """The name of what gives the file: a flag, or, in capitals behind the prefix, a variable of the environment."""
 MAX_WORKERS = 64
 """Far more than one machine's database has use for; a slip of the finger would take all memory."""
+MAX_POOL_SIZE = 200
+"""More than a process has threads."""
+OWN_PATHS = ("compare", "events", "jobs", "login", "logout", "static")
+"""What the dashboard's own paths begin with."""
+_BASE_PATH = re.compile(r"(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)+", re.ASCII)
 
 
 def default_db() -> str:
-    """The database of jobs without a shared server, in the user's own data directory."""
-    directory = platformdirs.user_data_path("lrpilot", appauthor=False, ensure_exists=True)
-    return f"sqlite:///{directory / 'lrpilot.db'}"
+    """The database of jobs without a shared server, in the user's own data directory. Raises: InvalidInputError."""
+    return f"sqlite:///{own_data_directory()}/lrpilot.db"
+
+
+def _parts(value: str) -> tuple[str, ...]:
+    """What stands between commas."""
+    return tuple(part for part in map(str.strip, value.split(",")) if part)
 
 
 def _default_auth(fields: dict[str, Any]) -> Literal["none", "tokens"]:
@@ -46,6 +58,8 @@ class ServerSettings(pydantic.BaseModel):
     """HOST:PORT for training jobs, over gRPC; port 0 takes a free one."""
     db: str = Field(default_factory=default_db)
     """sqlite:///FILE or postgresql://USER@HOST/NAME; without it a file of your own."""
+    db_pool_size: int = Field(16, ge=2, le=MAX_POOL_SIZE)
+    """Connections to the database that each worker holds at most; two more look up tokens where these are asked for."""
     workers: int = Field(1, ge=1, le=MAX_WORKERS)
     """Processes that serve the port."""
     grace_s: float = Field(10.0, ge=0, allow_inf_nan=False)
@@ -54,6 +68,10 @@ class ServerSettings(pydantic.BaseModel):
     """HOST:PORT for operators, over plain HTTP: /metrics, /livez and /readyz; off by default."""
     http: str | None = None
     """HOST:PORT of the dashboard, for browsers; off by default."""
+    base_path: str = ""
+    """The path under which a proxy serves the dashboard, as /lrpilot; the proxy may pass it on or strip it."""
+    trusted_proxies: str = ""
+    """Addresses and networks whose X-Forwarded-For, -Proto and -Host the dashboard believes, with commas between."""
     tls_cert: Path | None = None
     """The server's certificate chain, a PEM file."""
     tls_key: Path | None = Field(None, validate_default=True)
@@ -80,6 +98,26 @@ class ServerSettings(pydantic.BaseModel):
             Address.parse(value)
         return value
 
+    @pydantic.field_validator("base_path")
+    @classmethod
+    def _is_path(cls, value: str) -> str:
+        path = value.rstrip("/")
+        if path and not _BASE_PATH.fullmatch(path):
+            raise ValueError("give a path of letters, digits, hyphens, dots and underscores, as /lrpilot")
+        if path.split("/")[1:2] and path.split("/")[1] in OWN_PATHS:
+            raise ValueError(f"it must not begin as a page of the dashboard does ({', '.join(OWN_PATHS)})")
+        return path
+
+    @pydantic.field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: str) -> str:
+        for part in _parts(value):
+            try:
+                ipaddress.ip_network(part)
+            except ValueError as error:
+                raise ValueError(f"{error}; give addresses and networks, as 127.0.0.1,10.0.0.0/8") from error
+        return value
+
     @pydantic.field_validator("tls_key")
     @classmethod
     def _has_its_certificate(cls, value: Path | None, info: pydantic.ValidationInfo) -> Path | None:
@@ -94,10 +132,15 @@ class ServerSettings(pydantic.BaseModel):
             raise ValueError("needs tls_cert and tls_key: clients show certificates over TLS only")
         return value
 
+    @property
+    def proxies(self) -> tuple[str, ...]:
+        """The addresses and networks of `trusted_proxies`."""
+        return _parts(self.trusted_proxies)
+
     def shown(self) -> dict[str, Any]:
         """The values as JSON knows them, without passwords."""
         values = self.model_dump(mode="json")
-        values["db"] = without_password(self.db)
+        values["db"] = DatabaseUrl.parse(self.db).label
         return values
 
 
@@ -132,12 +175,28 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str]) -> EffectiveS
     values: dict[str, Any] = {}
     origins = dict.fromkeys(names, "default")
     for layer, origin in layers:
+        if unreadable := [name for name, value in layer.items() if not _is_text(value)]:
+            raise InvalidInputError.of(unreadable[0], f"must be UTF-8 ({origin(unreadable[0])})")
         values |= layer
         origins |= {name: origin(name) for name in layer}
     try:
-        return EffectiveSettings(ServerSettings.model_validate(values), origins)
+        settings = ServerSettings.model_validate(values)
+        DatabaseUrl.parse(settings.db)
     except pydantic.ValidationError as error:
         raise _refused(error, origins) from error
+    except InvalidInputError as error:
+        [violation] = error.violations
+        raise InvalidInputError([_placed(violation, origins)]) from None
+    return EffectiveSettings(settings, origins)
+
+
+def _is_text(value: object) -> bool:
+    """Whether a value's text can be written; Python reads other bytes than UTF-8 into characters that can't."""
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def variable(name: str) -> str:
@@ -150,21 +209,10 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def without_password(url: str) -> str:
-    """A database's URL for other eyes: without its password and its options, which may hold another."""
-    from sqlalchemy.engine import make_url  # takes longer to import than all else that commands need
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        return make_url(url).set(query={}).render_as_string(hide_password=True)
-    except ArgumentError:
-        return "(not a URL)"
-
-
 def _read(path: Path) -> dict[str, Any]:
     """A file's settings. Raises: InvalidInputError."""
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise InvalidInputError.of(CONFIG, f"{path}: {error.strerror}") from error
     except ValueError as error:  # not TOML, or not UTF-8
@@ -181,7 +229,14 @@ def _refused(error: pydantic.ValidationError, origins: Mapping[str, str]) -> Inv
     for item, violation in zip(error.errors(), InvalidInputError.from_pydantic(error).violations, strict=True):
         if item["type"] == "default_factory_not_called":
             continue  # the default depends on another setting, which is the one that was refused
-        origin = origins.get(violation.field, "default")
-        where = "" if origin == "default" else f" ({origin})"
-        found.append(FieldViolation(violation.field, violation.description + where))
+        if item["loc"][:1] == ("db",):  # what was given may have a password in it
+            violation = FieldViolation("db", f"must be a text; {EXAMPLES}")
+        found.append(_placed(violation, origins))
     return InvalidInputError(found)
+
+
+def _placed(violation: FieldViolation, origins: Mapping[str, str]) -> FieldViolation:
+    """What is wrong, and where it was given."""
+    origin = origins.get(violation.field, "default")
+    where = "" if origin == "default" else f" ({origin})"
+    return FieldViolation(violation.field, violation.description + where)

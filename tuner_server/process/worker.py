@@ -14,30 +14,43 @@ import structlog
 
 from tuner_server.core.errors import TunerError
 from tuner_server.ops import logs
-from tuner_server.ops.metrics import ServerMetrics, share_with
-from tuner_server.ops.signals import stop_signals
+from tuner_server.ops.metrics import ServerMetrics
+from tuner_server.ops.shared_values import SharedValues, count_in
+from tuner_server.ops.signals import on_hangup, stop_signals
+from tuner_server.process.reloading import Reloading
 from tuner_server.process.serve import run
 from tuner_server.process.worker_protocol import Assignment, Failed, Health, Started
 
 
-def work(assignment: Assignment, supervisor: Connection) -> None:
-    """Serves until SIGTERM or SIGINT, or until the supervisor is gone; tells it how it goes."""
-    logs.configure(assignment.settings.log_format, assignment.settings.log_level)
-    structlog.contextvars.bind_contextvars(worker=assignment.slot)
+def work(supervisor: Connection, memory: int | None) -> None:
+    """Serves until SIGTERM or SIGINT, or until the supervisor is gone; tells it how it goes.
+
+    Args:
+        supervisor: gives the assignment, and is told.
+        memory: a descriptor of the memory in which this worker counts; None: nobody wants to know.
+    """
     try:
-        asyncio.run(_work(assignment, supervisor))
-    except TunerError as error:
-        supervisor.send(Failed.because(error))
-        raise SystemExit(1) from None
+        assignment: Assignment = supervisor.recv()
+    except (EOFError, OSError):
+        return  # it is gone
+    with logs.on_standard_error(assignment.settings.log_format, assignment.settings.log_level):
+        structlog.contextvars.bind_contextvars(worker=assignment.slot)
+        try:
+            asyncio.run(_work(assignment, supervisor, memory))
+        except TunerError as error:
+            supervisor.send(Failed.because(error))
+            raise SystemExit(1) from None
 
 
-async def _work(assignment: Assignment, supervisor: Connection) -> None:
+async def _work(assignment: Assignment, supervisor: Connection, memory: int | None) -> None:
     metrics = None
-    if assignment.metrics is not None:
-        share_with(assignment.metrics, assignment.slot)
+    if memory is not None:
+        count_in(SharedValues(memory))
         metrics = ServerMetrics(None)
     stopping = stop_signals(exits_with_stdin=False)
-    # The supervisor never writes: what can be read is its end.
+    reloading = Reloading(assignment.settings, assignment.source)
+    on_hangup(lambda: reloading.reload(tell=False))
+    # The supervisor writes nothing after the assignment: what can be read is its end.
     asyncio.get_running_loop().add_reader(supervisor.fileno(), stopping.set)
 
     def tell(message: Started | Health) -> None:

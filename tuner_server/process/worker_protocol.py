@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 from tuner_server.base.address import Address
-from tuner_server.core.errors import FieldViolation, InvalidInputError, TunerError
+from tuner_server.core.errors import FieldViolation, InvalidInputError, StorageError, TunerError
+from tuner_server.process.reloading import SettingsSource
 from tuner_server.process.settings import ServerSettings
 
 
@@ -15,11 +15,11 @@ class Assignment:
     """What a worker is to do."""
 
     settings: ServerSettings
+    source: SettingsSource
+    """Where the settings are read again."""
     listen: Address
     slot: int
     """Which of the workers it is, from 0; whoever takes its place has the same."""
-    metrics: Path | None
-    """The directory where workers keep what they count; None: nobody wants to know."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,6 +33,10 @@ class Health:
 
     problem: str
     """Why the database can't be used; empty: it can."""
+    lasting: bool = False
+    """Whether only another start of the process would mend it."""
+    why: str = ""
+    """What the log is told of it, with addresses and paths; empty: the same as who asks."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,11 +46,14 @@ class Failed:
     message: str
     violations: tuple[FieldViolation, ...]
     """The settings that were refused, if that is why."""
+    database: bool
+    """Whether the database is why: another start of the whole server would not bring that back."""
 
     @classmethod
     def because(cls, error: TunerError) -> Failed:
         """What an error says."""
-        return cls(str(error), error.violations if isinstance(error, InvalidInputError) else ())
+        violations = error.violations if isinstance(error, InvalidInputError) else ()
+        return cls(str(error), violations, isinstance(error, StorageError))
 
     def error(self) -> TunerError:
         """The error, in the supervisor."""

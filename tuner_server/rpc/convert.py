@@ -13,7 +13,7 @@ from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.early_warning_proto import warning_from_proto, warning_to_proto
 from lrpilot.wire.profile_proto import profile_from_proto, profile_to_proto
 
-from tuner_server.core.config import MAX_NAME, JobConfig
+from tuner_server.core.config import LARGEST_BASE_LR, MAX_NAME, SMALLEST_BASE_LR, JobConfig
 from tuner_server.core.errors import InvalidInputError, NotFoundError
 from tuner_server.core.job import schedule
 from tuner_server.core.job.schedule import Segment
@@ -31,6 +31,7 @@ from tuner_server.core.messages import (
     Report,
     Weights,
 )
+from tuner_server.rpc import untrusted
 from tuner_server.rpc.decision_messages import decision_to_pb
 from tuner_server.rpc.directive_messages import (
     average_from_pb,
@@ -41,7 +42,7 @@ from tuner_server.rpc.directive_messages import (
     round_to_pb,
 )
 from tuner_server.rpc.plan_messages import change_from_pb, change_to_pb
-from tuner_server.rpc.untrusted import known, optional, read_as, text
+from tuner_server.rpc.untrusted import known, optional, read_as, sentence, text
 from tuner_server.storage import Entry, StoredJob, StoredReport
 
 PHASES: Mapping[Phase, pb.Phase.ValueType] = {
@@ -84,6 +85,10 @@ MAX_OPTION = 1e12
 """The largest number of a policy's options: far more than any policy has."""
 MAX_VALIDATIONS = 10_000
 """The most validations of a report: ten times what a policy asks for."""
+LEAST_BOUNDS_RATIO = 1.0001
+"""Bounds that are nearer to one another leave nothing to search."""
+SHORTEST_RUN_S, LONGEST_RUN_S = 1e-3, 1e10
+"""Limits of a run's time, far outside any: a step takes longer, and three hundred years are over."""
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -112,6 +117,24 @@ def config_from_pb(message: pb.JobConfig) -> JobConfig:
     if message.HasField("lr_bounds"):
         fields["lr_bounds"] = {"min": message.lr_bounds.min, "max": message.lr_bounds.max}
     return JobConfig.checked(**fields)
+
+
+def new_config_from_pb(message: pb.JobConfig) -> JobConfig:
+    """The config of a job that is to be opened. Raises: InvalidInputError: also where a stored one would be read."""
+    config = config_from_pb(message)
+    untrusted.name("name", config.name)
+    untrusted.name("family", config.family)
+    untrusted.name("policy", config.policy)
+    _check_option_texts(config.policy_options)
+    if not SMALLEST_BASE_LR <= config.base_lr <= LARGEST_BASE_LR:
+        wanted = f"{SMALLEST_BASE_LR:g} to {LARGEST_BASE_LR:g}, so that what is searched around it is a float"
+        raise InvalidInputError.of("base_lr", f"{wanted}; not {config.base_lr:g}")
+    if config.total_time_s is not None and not SHORTEST_RUN_S <= config.total_time_s <= LONGEST_RUN_S:
+        wanted = f"{SHORTEST_RUN_S:g} to {LONGEST_RUN_S:g} seconds"
+        raise InvalidInputError.of("total_time_s", f"{wanted}; not {config.total_time_s:g}")
+    if config.lr_bounds is not None and config.lr_bounds.max < config.lr_bounds.min * LEAST_BOUNDS_RATIO:
+        raise InvalidInputError.of("lr_bounds", f"the upper must be at least {LEAST_BOUNDS_RATIO} times the lower")
+    return config
 
 
 def config_to_pb(config: JobConfig) -> pb.JobConfig:
@@ -156,7 +179,7 @@ def report_from_pb(message: pb.Report) -> Report:
                 "validations": tuple({"step": v.step, "loss": v.loss} for v in message.validations),
                 "wall_time_s": message.wall_time_s,
                 "replacement": replacement,
-                "note": text("report.note", message.note, MAX_NOTE),
+                "note": sentence("report.note", message.note, MAX_NOTE),
                 "measures": _measures_from_pb(message.measures),
                 "change": change,
                 "ending": ending_from_pb(message.ending) if message.HasField("ending") else None,
@@ -334,6 +357,20 @@ def _option(value: struct_pb2.Value, depth: int) -> Any:
             return {text("policy_options", name, MAX_NAME): _option(each, depth + 1) for name, each in fields}
         case _:
             raise InvalidInputError.of("policy_options", "a value of no kind")
+
+
+def _check_option_texts(value: Any) -> None:
+    """Raises: InvalidInputError: a name or a text in a policy's options has an order to whoever shows it."""
+    match value:
+        case str():
+            untrusted.name("policy_options", value, MAX_OPTIONS_BYTES)
+        case list():
+            for each in value:
+                _check_option_texts(each)
+        case dict():
+            for key, each in value.items():
+                untrusted.name("policy_options", key)
+                _check_option_texts(each)
 
 
 def _replacement_from_pb(message: pb.Replacement) -> Replacement:

@@ -9,6 +9,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import grpc.aio
 
+from tuner_server.base.failures import FAILURES
 from tuner_server.core.errors import TunerError
 from tuner_server.rpc.status import code_of, details_of, message_of
 
@@ -16,6 +17,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in the stubs alone
 Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
 """The rest of the interceptors; None: there is no such method, which gRPC answers with UNIMPLEMENTED."""
+_OURS = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL)
+"""Statuses that say that something is wrong with us, and not with the call."""
 
 
 def rebuilt(handler: Handler, behavior: Callable[..., Any]) -> Handler:
@@ -50,6 +53,8 @@ async def refuse(context: Context, error: TunerError) -> NoReturn:
     gRPC keeps what `abort` raises in a cycle with the call. So nothing large may hang on it: call this outside of
     `except`, from functions that have let go of the request.
     """
+    if code_of(error) in _OURS:
+        FAILURES.because(error)
     error.bare()
     await context.abort(code_of(error), message_of(error), details_of(error))
 

@@ -7,7 +7,7 @@ from lrpilot.wire.plan_change_proto import KINDS, ORIGINS, SCALINGS
 
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.messages import MAX_CHANGE_REASON, MAX_REQUEST_ID, PlanChange
-from tuner_server.rpc.untrusted import known, optional, read_as, text
+from tuner_server.rpc.untrusted import known, optional, read_as, sentence, text
 
 
 def change_from_pb(message: pb.PlanChange, field: str = "report.change", *, told: bool = False) -> PlanChange:
@@ -33,7 +33,7 @@ def change_from_pb(message: pb.PlanChange, field: str = "report.change", *, told
             anneal_steps=message.anneal_steps if message.HasField("anneal_steps") else None,
             batch_factor=optional(message, "batch_factor"),
             batch_scaling=known(f"{field}.batch_scaling", SCALINGS, scaling),
-            reason=text(f"{field}.reason", message.reason, MAX_CHANGE_REASON),
+            reason=sentence(f"{field}.reason", message.reason, MAX_CHANGE_REASON),
             origin=known(f"{field}.origin", ORIGINS, origin),
             request_id=text(f"{field}.request_id", message.request_id, MAX_REQUEST_ID),
         )

@@ -14,6 +14,7 @@ import structlog
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.v1 import tuner_pb2_grpc
 
+from tuner_server.base.failures import FAILURES
 from tuner_server.core.config import MAX_NAME
 from tuner_server.core.errors import InvalidInputError, TunerError
 from tuner_server.core.messages import MAX_REQUEST_ID
@@ -50,8 +51,8 @@ def unary(
             return await method(self, request)
         except TunerError as error:
             refused = error
-        except Exception:
-            log.exception("rpc failed", rpc=method.__name__)
+        except Exception as error:
+            FAILURES.unforeseen(error)
             return await context.abort(grpc.StatusCode.INTERNAL, "internal error; the server's log has it")
         del request  # see `refuse`
         return await refuse(context, refused)
@@ -79,7 +80,7 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     @unary
     async def CreateJob(self, request: pb.CreateJobRequest) -> pb.CreateJobResponse:
         """Opens a job."""
-        config = convert.config_from_pb(request.config)
+        config = convert.new_config_from_pb(request.config)
         stored = await self._run(self._service.create_job, CALLER.get().project, request.request_id, config)
         log.info("job created", job_id=stored.id, name=config.name, policy=stored.state.config.policy)
         return pb.CreateJobResponse(
@@ -129,6 +130,7 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     async def ChangePlan(self, request: pb.ChangePlanRequest) -> pb.ChangePlanResponse:
         """Asks for a change of a job's plan."""
         job_id, change = convert.job_id(request.job_id), plan_messages.change_from_pb(request.change, "change")
+        untrusted.name("change.request_id", change.request_id)
         stored = await self._run(self._service.change_plan, CALLER.get().project, job_id, change)
         log.info("plan changed", job_id=stored.id, change=change.kind.value, reason=change.reason)
         return pb.ChangePlanResponse(job=convert.job_to_pb(stored))
@@ -136,7 +138,7 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     @unary
     async def CancelJob(self, request: pb.CancelJobRequest) -> pb.CancelJobResponse:
         """Ends the tuning of a job."""
-        job_id, reason = convert.job_id(request.job_id), untrusted.text("reason", request.reason)
+        job_id, reason = convert.job_id(request.job_id), untrusted.sentence("reason", request.reason)
         stored = await self._run(self._service.cancel_job, CALLER.get().project, job_id, reason)
         log.info("job cancelled", job_id=stored.id, reason=reason)
         return pb.CancelJobResponse(job=convert.job_to_pb(stored))

@@ -41,7 +41,7 @@ def code_of(error: errors.TunerError) -> grpc.StatusCode:
 
 def message_of(error: errors.TunerError) -> str:
     """The words of an error, as far as they can be sent."""
-    return _cut(str(error), MAX_MESSAGE_BYTES)
+    return _cut(error.told, MAX_MESSAGE_BYTES)
 
 
 def details_of(error: errors.TunerError) -> tuple[tuple[str, str | bytes], ...]:

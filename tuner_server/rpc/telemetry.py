@@ -25,15 +25,20 @@ REQUEST_ID = "x-request-id"
 Metadata = Sequence[tuple[str, str | bytes]]
 _VALID_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,64}")
 """What clients may write into our logs."""
+LONGEST_NAME = 64
+"""Characters of the name of a method that go into the log."""
 _SERVICE = tuner_pb2.DESCRIPTOR.services_by_name["TunerService"]
-_STREAMS = frozenset(
-    f"/{method.containing_service.full_name}/{method.name}"
+_METHODS = {
+    f"/{method.containing_service.full_name}/{method.name}": method
     for file in (tuner_pb2, health_pb2, reflection_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
-    if method.server_streaming
-)
+}
+"""The RPCs that there are, by their full names."""
+_STREAMS = frozenset(name for name, method in _METHODS.items() if method.server_streaming)
 """RPCs whose duration is their client's choice."""
+UNKNOWN_METHOD = "unknown"
+"""What metrics call a method that there is none of: whoever has no token may call it what he likes."""
 _OURS = frozenset({"INTERNAL", "UNKNOWN", "UNAVAILABLE"})
 """Codes that say that something is wrong with the server."""
 
@@ -84,7 +89,9 @@ class Telemetry(grpc.aio.ServerInterceptor):
         metadata = handler_call_details.invocation_metadata or ()
         call = Call(handler_call_details.method, metadata, _request_id(metadata), time.perf_counter())
         # Each call is a task, which has a context of its own.
-        structlog.contextvars.bind_contextvars(request_id=call.request_id, rpc=call.method.rpartition("/")[2])
+        structlog.contextvars.bind_contextvars(
+            request_id=call.request_id, rpc=call.method.rpartition("/")[2][:LONGEST_NAME]
+        )
         handler = await continuation(handler_call_details)
         if handler is None:
             return None  # gRPC answers UNIMPLEMENTED
@@ -131,9 +138,9 @@ class Telemetry(grpc.aio.ServerInterceptor):
     def _ended(self, call: Call) -> None:
         seconds = time.perf_counter() - call.start_s
         if self._meter:
-            self._meter.rpc_ended(
-                call.method.removeprefix("/"), call.code, None if call.method in _STREAMS else seconds
-            )
+            known = call.method in _METHODS
+            name = call.method.removeprefix("/") if known else UNKNOWN_METHOD
+            self._meter.rpc_ended(name, call.code, seconds if known and call.method not in _STREAMS else None)
         if call.code in _OURS:
             write = log.warning
         else:

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import pydantic
 from google.protobuf.message import Message
+from lrpilot.wire.plain_text import plain, refusal
 
 from tuner_server.core.errors import InvalidInputError
 
@@ -47,7 +48,31 @@ def known(field: str, table: Mapping[K, E], value: int) -> K:
 
 
 def text(field: str, value: str, longest: int = MAX_TEXT) -> str:
-    """A text that can be stored and shown. Raises: InvalidInputError: it is too long, or has a NUL character."""
+    """A text that can be stored. Raises: InvalidInputError: it is too long, or has a NUL character."""
     if len(value) > longest or "\0" in value:
         raise InvalidInputError.of(field, f"at most {longest} characters, none of them NUL")
     return value
+
+
+def name(field: str, value: str, longest: int = MAX_TEXT) -> str:
+    """A text by which something is called, or told from others.
+
+    Raises:
+        InvalidInputError: it is too long, or has a character that is an order to whoever shows it.
+    """
+    if len(value) > longest:
+        raise InvalidInputError.of(field, f"at most {longest} characters, not {len(value)}")
+    if why := refusal(value):
+        raise InvalidInputError.of(field, why)
+    return value
+
+
+def sentence(field: str, value: str, longest: int = MAX_TEXT) -> str:
+    """A text for people, as a reason, in one line: it may repeat what others wrote, so nothing in it is refused.
+
+    Raises:
+        InvalidInputError: it is too long.
+    """
+    if len(value) > longest:
+        raise InvalidInputError.of(field, f"at most {longest} characters, not {len(value)}")
+    return plain(value)

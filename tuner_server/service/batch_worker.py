@@ -8,10 +8,9 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
-import structlog
+from tuner_server.base.failures import FAILURES
 
 T = TypeVar("T")
-log = structlog.get_logger(__name__)
 
 
 class BatchWorker(Generic[T]):
@@ -84,8 +83,8 @@ class BatchWorker(Generic[T]):
 
     def _give_up(self, group: Sequence[T], error: BaseException) -> None:
         """Tells of the items of a group that could not be worked on."""
-        with contextlib.suppress(Exception):  # a log that can't be written, on a full disk
-            log.error("a group was lost", worker=self._name, size=len(group), exc_info=error)
+        with contextlib.suppress(Exception):
+            FAILURES.unforeseen(error)
         for item in group:
             with contextlib.suppress(Exception):
                 self._lost(item, error)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from tuner_server.core.errors import PreconditionError, StorageError, TunerError
+from tuner_server.core.errors import OverloadError, PreconditionError, StorageError, TunerError
 from tuner_server.core.faults import described
 from tuner_server.core.job import lockstep
 from tuner_server.core.job.lockstep import PendingSearch
@@ -260,4 +260,4 @@ class ReportPipeline:
     def _queue(self, worker: BatchWorker[T], item: T, pending: _Pending) -> None:
         """Hands a report on to a worker; one that is full or closed takes it no further."""
         if not worker.put(item):
-            pending.answer.set_exception(StorageError("the server is stopping, or far behind; try again"))
+            pending.answer.set_exception(OverloadError("the server is stopping, or far behind; try again"))

@@ -17,6 +17,8 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from lrpilot.wire.plain_text import refusal
+
 from tuner_server.base.clock import utc_now
 from tuner_server.base.closing import Closing
 from tuner_server.core.config import JobConfig
@@ -71,8 +73,8 @@ class TunerService(Closing):
             ConflictError: the request id was used with another config.
             QuotaError: the project has as many live jobs as it may have.
         """
-        if not 0 < len(request_id) <= MAX_REQUEST_ID or "\0" in request_id:
-            raise InvalidInputError.of("request_id", f"1 to {MAX_REQUEST_ID} characters, a UUID is usual")
+        if not 0 < len(request_id) <= MAX_REQUEST_ID or refusal(request_id):
+            raise InvalidInputError.of("request_id", f"1 to {MAX_REQUEST_ID} visible characters, a UUID is usual")
         transition = machine.create(config, self._prior(project, config))
         job_id = uuid.uuid4().hex
         return self._storage.create(project, job_id, request_id, fingerprint(config), transition, self._now())

@@ -234,6 +234,9 @@ class Storage(Closing):
     def prune(self, project: str | None, updated_before: datetime, limit: int) -> int:
         """Deletes jobs that have ended, with their history, the longest unchanged first.
 
+        It takes several transactions, each of them short. Where it is interrupted, a job may be left whose history
+        lacks its end; it goes the next time.
+
         Args:
             project: only its jobs; None: of all projects.
             updated_before: only jobs that have not changed since; aware.
@@ -249,7 +252,11 @@ class Storage(Closing):
 
     @abc.abstractmethod
     def ping(self) -> None:
-        """Reads something. Raises: StorageError when the database can't be used."""
+        """Reads something. Raises: StorageError: the database can't be used, or has met pages that can't be right."""
+
+    @abc.abstractmethod
+    def touch(self) -> None:
+        """Writes something that changes no job. Raises: StorageError when the database takes no writes."""
 
     @abc.abstractmethod
     def close(self) -> None:

@@ -12,11 +12,10 @@ from alembic.script import ScriptDirectory
 
 from tuner_server.core.errors import SchemaVersionError, StorageError
 from tuner_server.storage.base import Storage
-from tuner_server.storage.database import Database
+from tuner_server.storage.database import POOL_SIZE, Database
 from tuner_server.storage.sql import SqlStorage
+from tuner_server.storage.tables import VERSION_TABLE
 
-VERSION_TABLE = "lrpilot_schema_version"
-"""Not Alembic's default name, which another application in the same database may have taken."""
 _UPGRADE_LOCK = 0x6C727069
 """Any number that is ours, for PostgreSQL's advisory locks ("lrpi")."""
 
@@ -29,7 +28,7 @@ class Upgrade:
     after: str
 
 
-def open_storage(url: str, *, upgrade: bool = False) -> Storage:
+def open_storage(url: str, *, upgrade: bool = False, pool_size: int = POOL_SIZE) -> Storage:
     """Opens a database with the schema of this version.
 
     An embedded database is made, or upgraded, if need be. A shared one is upgraded only when that is asked for: other
@@ -38,18 +37,22 @@ def open_storage(url: str, *, upgrade: bool = False) -> Storage:
     Args:
         url: see `Database`.
         upgrade: whether a shared database may be upgraded.
+        pool_size: how many connections there are at most.
 
     Raises:
         InvalidInputError: not a URL of a database that can be used.
+        CorruptionError: the file of an embedded database is corrupt.
         SchemaVersionError: the database was written by a newer version; it was left alone.
         StorageError: the database can't be used, or has to be upgraded first.
     """
-    database = Database(url)
+    database = Database(url, pool_size=pool_size)
     try:
+        database.check()
         if database.embedded or upgrade:
             upgrade_schema(database)
         else:
             _require_head(database)
+        database.schema = head_version()
     except BaseException:
         database.close()
         raise
@@ -64,6 +67,8 @@ def upgrade_schema(database: Database) -> Upgrade:
         StorageError: it can't be used.
     """
     head = head_version()
+    if current_version(database) == head:
+        return Upgrade(head, head)
     with database.migrating() as connection:
         # Servers that start together: the first does it, the others wait and find it done. (A writer on SQLite has
         # locked the database already.)
@@ -112,11 +117,16 @@ def _require_head(database: Database) -> None:
 def _version(connection: sa.Connection, label: str) -> str | None:
     context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
     found = context.get_current_revision()
+    if found is not None:
+        require_known(found, label)
+    return found
+
+
+def require_known(version: str, label: str) -> None:
+    """Raises: SchemaVersionError: a version that was not known when this code was written."""
     script = ScriptDirectory.from_config(migration_config())
-    known = {revision.revision for revision in script.walk_revisions()}
-    if found is not None and found not in known:
+    if version not in {revision.revision for revision in script.walk_revisions()}:
         raise SchemaVersionError(
-            f"{label} has schema version {found}, this version of LRPilot knows {head_version()} at most: "
+            f"{label} has schema version {version}, this version of LRPilot knows {head_version()} at most: "
             "it was written by a newer version; upgrade LRPilot"
         )
-    return found

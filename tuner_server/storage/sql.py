@@ -22,7 +22,9 @@ from tuner_server.core.messages import Decision, Directive, Ending, Outcome, Pla
 from tuner_server.storage import codec
 from tuner_server.storage.base import Change, Entry, Page, Storage, StoredAnswer, StoredJob, StoredReport
 from tuner_server.storage.database import Database
+from tuner_server.storage.deletion import delete_jobs
 from tuner_server.storage.tables import Base, EntryRow, JobRow, ProjectRow, UtcDateTime
+from tuner_server.storage.write_check import touch
 
 _JOB = (JobRow.id, JobRow.project, JobRow.state, JobRow.version, JobRow.create_time, JobRow.update_time)
 _ENDED = [status.value for status in Status if not status.live]
@@ -227,12 +229,7 @@ class SqlStorage(Storage):
         query = sa.select(JobRow.id).where(JobRow.status.in_(_ENDED), JobRow.update_time < updated_before)
         if project is not None:
             query = query.where(JobRow.project == project)
-        query = query.order_by(JobRow.update_time, JobRow.id).limit(limit).with_for_update(skip_locked=True)
-        with self._database.writing() as connection:
-            ids = connection.execute(query).scalars().all()
-            connection.execute(sa.delete(EntryRow).where(EntryRow.job_id.in_(ids)))
-            connection.execute(sa.delete(JobRow).where(JobRow.id.in_(ids)))
-        return len(ids)
+        return delete_jobs(self._database, query.order_by(JobRow.update_time, JobRow.id), limit)
 
     def live_jobs(self) -> dict[Status, int]:
         """See `Storage`."""
@@ -243,9 +240,14 @@ class SqlStorage(Storage):
 
     def ping(self) -> None:
         """See `Storage`."""
+        self._database.raise_if_corrupt()
         with self._database.reading() as connection:
             # A table's row: `SELECT 1` does not look at the file.
             connection.execute(sa.select(JobRow.id).limit(1))
+
+    def touch(self) -> None:
+        """See `Storage`."""
+        touch(self._database)
 
     def close(self) -> None:
         """See `Storage`."""

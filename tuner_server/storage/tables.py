@@ -8,6 +8,9 @@ from typing import Any, ClassVar
 import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+VERSION_TABLE = "lrpilot_schema_version"
+"""Alembic's own table, under another name than its default, which another application may have taken."""
+
 
 class UtcDateTime(sa.TypeDecorator[datetime]):
     """An aware time, to the microsecond. SQLite has no zones: there it is written, and read, as UTC."""

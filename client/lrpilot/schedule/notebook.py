@@ -18,6 +18,7 @@ from lrpilot.schedule.curves import (
     pieces,
     run_step,
 )
+from lrpilot.wire.plain_text import plain
 from lrpilot.wire.schedule_data import Replan, ScheduleData
 
 
@@ -117,8 +118,13 @@ def _weights(schedule: ScheduleData) -> str:
 
 
 def _frame(title: str, facts: dict[str, str], drawing: str) -> str:
-    listed = " · ".join(f"{html.escape(name)} <b>{html.escape(value)}</b>" for name, value in facts.items() if value)
-    return f'<div style="font-family:sans-serif"><b>{html.escape(title)}</b><br><small>{listed}</small>{drawing}</div>'
+    listed = " · ".join(f"{html.escape(name)} <b>{_escaped(value)}</b>" for name, value in facts.items() if value)
+    return f'<div style="font-family:sans-serif"><b>{_escaped(title)}</b><br><small>{listed}</small>{drawing}</div>'
+
+
+def _escaped(text: str) -> str:
+    """A text as HTML shows it: in one line that turns nothing round."""
+    return html.escape(plain(text))
 
 
 def _drawing(schedule: ScheduleData) -> str:
@@ -160,7 +166,7 @@ def _replanned(replan: Replan, step: int, n_steps: int, height: int) -> str:
     what = f"{replan.kind.value.replace('_', ' ')}{f': {replan.reason}' if replan.reason else ''}"
     return (
         f'<path d="M{x:.1f} 0V{height}" stroke="currentColor" stroke-dasharray="2 4" opacity=".6">'
-        f"<title>{html.escape(what)}</title></path>"
+        f"<title>{_escaped(what)}</title></path>"
     )
 
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lrpilot.errors import ScheduleError
+from lrpilot.wire.plain_text import plain
 from lrpilot.wire.schedule_data import Probe, ScheduleData
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
+LONGEST_TITLE = 120
+"""Characters of a title that a picture has room for."""
 _COMMITTED, _SEARCH, _VALIDATION, _CHANGE = "#1f5fa8", "#d9822b", "#1b7f4d", "#808080"
 
 
@@ -34,7 +40,8 @@ def plot(schedule: ScheduleData, path: Path) -> None:
         "no search" if schedule.unsearched else "",
         "the search ended: a rollback failed" if schedule.unrepeatable else "",
     )
-    lr_axes.set_title(" · ".join(filter(None, (schedule.name, schedule.policy, schedule.job_id[:8], *notes))))
+    title = " · ".join(filter(None, (schedule.name, schedule.policy, schedule.job_id[:8], *notes)))
+    write_title(lr_axes.title, title)
     _mark_changes(lr_axes, loss_axes, schedule)
     for axes in (lr_axes, loss_axes):
         axes.grid(alpha=0.25)
@@ -42,9 +49,25 @@ def plot(schedule: ScheduleData, path: Path) -> None:
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False)
     try:
-        figure.savefig(path)
+        save(figure, path)
     except ValueError as error:
         raise ScheduleError(f"plot: {error}") from error
+
+
+def write_title(title: Text, words: str) -> None:
+    """Writes words over a picture as they are: in one line, and with no formula in them, whatever they hold."""
+    words = plain(words)
+    title.set_text(words if len(words) <= LONGEST_TITLE else f"{words[: LONGEST_TITLE - 1]}…")
+    title.set_parse_math(False)
+    title.set_usetex(False)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a picture. Raises: OSError; ValueError: the ending of the path says no format that is known."""
+    with warnings.catch_warnings():
+        # A sign that no font has is drawn as a box.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        figure.savefig(path)
 
 
 def _mark_changes(lr_axes: Axes, loss_axes: Axes, schedule: ScheduleData) -> None:

@@ -10,6 +10,7 @@ from google.protobuf import struct_pb2
 from lrpilot.errors import ConfigError
 from lrpilot.schedules.shape import Shape
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.plain_text import refusal
 
 
 def job_config(
@@ -23,7 +24,14 @@ def job_config(
     seed: int,
     **fields: Any,
 ) -> pb.JobConfig:
-    """The job as a message; the server checks what the values mean. Raises: ConfigError: a type is wrong."""
+    """The job as a message; the server checks what the values mean.
+
+    Raises:
+        ConfigError: a type is wrong, or a name has a character that nobody can see.
+    """
+    for field in ("name", "family"):
+        if why := refusal(str(fields.get(field, ""))):
+            raise ConfigError(f"{field}: {why}")
     options = struct_pb2.Struct()
     try:
         plain = dict(policy_options or {})

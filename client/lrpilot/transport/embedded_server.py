@@ -80,14 +80,18 @@ class EmbeddedServer:
 
     def _failure(self, why: str) -> UnavailableError:
         """Says what to do about it."""
-        if self._db is not None:
-            remedy = "name another database"
+        if DB_VARIABLE in why:
+            remedy = ""  # it says so itself
+        elif self._db is not None:
+            remedy = "name another database, "
         elif os.environ.get(DB_VARIABLE):
-            remedy = f"set {DB_VARIABLE}, which names its database, to one that can be written (sqlite:///FILE)"
+            remedy = f"set {DB_VARIABLE}, which names its database, to one that can be written (sqlite:///FILE), "
         else:
-            remedy = f"set {DB_VARIABLE}=sqlite:///FILE to where a file can be written, or HOME to a directory that can"
+            remedy = (
+                f"set {DB_VARIABLE}=sqlite:///FILE to where a file can be written, or HOME to a directory that can, "
+            )
         return UnavailableError(
-            f"server: the embedded one did not start: {why}; {remedy}, or name another server by server= or "
+            f"server: the embedded one did not start: {why}; {remedy}or name another server by server= or "
             "LRPILOT_SERVER",
             "UNAVAILABLE",
         )

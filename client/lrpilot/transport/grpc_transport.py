@@ -17,6 +17,7 @@ from lrpilot.transport.base import Transport
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.v1 import tuner_pb2_grpc
 from lrpilot.wire.loopback import is_loopback
+from lrpilot.wire.plain_text import plain
 from lrpilot.wire.revision import REVISION, REVISION_KEY
 
 _MAX_MESSAGE_BYTES = 64 * 2**20
@@ -175,7 +176,7 @@ class _Metadata(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientIntercep
 def to_error(error: grpc.RpcError, target: str) -> ServerError:
     """A gRPC error as ours."""
     assert isinstance(error, grpc.Call)
-    code, details = error.code(), error.details() or ""
+    code, details = error.code(), plain(error.details() or "")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _pushback(error) is not None:
         return UnavailableError(f"server {target}: too much at a time, come again later: {details}", code.name)
     if code in _UNAVAILABLE:

@@ -134,14 +134,15 @@ class Sweeper:
         database.close()
         if workload.copy.exists() and content_of(workload.copy) not in self._contents:
             tell("the backup is not what the database was")
-        if not workload.copy.exists() and done >= workload.n_steps - 1:
+        if not workload.copy.exists() and done >= workload.n_steps - 2:
             tell("the backup that was acknowledged is not there")
         open_storage(f"sqlite:///{workload.file}").close()
         if not workload.run(lambda _: None):
             tell("it can't go on")
         elif content_of(workload.file) != self._contents[-1]:
             tell("it comes to another end")
-        left = sorted(path.name for path in directory.iterdir() if path.name not in ("jobs.db", "backup.db"))
+        kept = ("jobs.db", "jobs.db-lock", "jobs.db.before-restore-", "backup.db")
+        left = [path.name for path in directory.iterdir() if not path.name.startswith(kept)]
         if left and fault not in KILLS:
             tell(f"files were left: {left}")
 

@@ -18,6 +18,7 @@ from tuner_server.service import tuner_service
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import Database, open_storage
 from tuner_server.storage.backup import backup
+from tuner_server.storage.restore import restore
 from tuner_server.storage.sql import SqlStorage
 
 PROJECT, REQUEST = "default", "request"
@@ -44,8 +45,8 @@ class Workload:
             lambda _: self._back_up(),
             self._cancel,
         ]
-        self.n_steps = 1 + len(self._steps)
-        """How many there are; the first is the upgrade of the schema."""
+        self.n_steps = 2 + len(self._steps)
+        """How many there are; the first is the upgrade of the schema, and the last puts the backup in place."""
 
     def run(self, acknowledge: Callable[[int], None]) -> bool:
         """Does the steps that are left, and tells of each that is done. False: one could not be done."""
@@ -61,6 +62,10 @@ class Workload:
                 if not self._tried(lambda step=step: step(service)):  # type: ignore[misc]
                     return False
                 self._tell(i, acknowledge)
+        if self.done < self.n_steps:
+            if not self._tried(self._restore):
+                return False
+            self._tell(self.n_steps, acknowledge)
         return True
 
     def _tell(self, step: int, acknowledge: Callable[[int], None]) -> None:
@@ -106,6 +111,14 @@ class Workload:
         with contextlib.closing(Database(self._url)) as database:
             try:
                 backup(database, self.copy)
+            except InvalidInputError as error:
+                raise StorageError(str(error)) from error
+
+    def _restore(self) -> None:
+        """Like a backup, it can't be told from a wrong argument where the directory can't be written."""
+        with contextlib.closing(Database(self._url)) as database:
+            try:
+                restore(database, self.copy)
             except InvalidInputError as error:
                 raise StorageError(str(error)) from error
 

@@ -21,6 +21,7 @@ from tuner_server.rpc.server import Server
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import open_storage
 from tuner_server.storage.access import AccessStorage, open_access
+from tuner_server.web.server.front import Front
 from tuner_server.web.server.port import dashboard_port
 
 START_TIMEOUT_S = 30.0
@@ -72,6 +73,7 @@ class GuardedServer:
                         shares=shares,
                         tls=self._tls,
                         shares_port=False,
+                        front=Front(),
                     )
                 )
             self._started.set()

@@ -62,10 +62,10 @@ class OperatedServer:
 
 
 @contextlib.contextmanager
-def operated(db: str, *arguments: str) -> Iterator[OperatedServer]:
+def operated(db: str, *arguments: str, **variables: str) -> Iterator[OperatedServer]:
     """A server that ends with the block."""
     port = free_port()
-    with server_process.running(db, "--metrics", f"{HOST}:{port}", *arguments) as process:
+    with server_process.running(db, "--metrics", f"{HOST}:{port}", *arguments, **variables) as process:
         yield OperatedServer(process, port)
 
 

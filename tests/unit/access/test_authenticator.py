@@ -17,7 +17,7 @@ from tuner_server.access.authenticator import FRESH_S, Authenticator
 from tuner_server.access.principal import Principal, Scope
 from tuner_server.access.records import Grant, Limits, TokenRecord
 from tuner_server.access.token import Token
-from tuner_server.core.errors import StorageError, UnauthenticatedError
+from tuner_server.core.errors import OverloadError, StorageError, UnauthenticatedError
 
 NOW = datetime(2026, 3, 29, 1, 30, tzinfo=UTC)
 
@@ -141,7 +141,7 @@ def test_made_up_tokens_are_not_remembered_and_do_not_pile_up(world: World, monk
     world.known.gate.clear()
     threading.Timer(0.1, world.known.gate.set).start()
     found = world.show(*[Token.new().text for _ in range(10)])
-    assert [type(each) for each in found] == [UnauthenticatedError] * 4 + [StorageError] * 6
+    assert [type(each) for each in found] == [UnauthenticatedError] * 4 + [OverloadError] * 6
     assert len(world.known.asked) == 4
     token = Token.new()
     assert refused(world.show(token.text)[0]) == refused(world.show(token.text)[0])

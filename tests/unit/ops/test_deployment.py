@@ -120,7 +120,7 @@ def test_ports_are_those_of_the_settings(
     assert kinds["Service"]["spec"]["clusterIP"] == "None"
     annotations = kinds["Deployment"]["spec"]["template"]["metadata"]["annotations"]
     assert annotations["prometheus.io/port"] == str(expected["metrics"])
-    routes = {route.path for route in operators_app(lambda: Readiness(True, {}), bytes).routes}  # type: ignore[attr-defined]  # all are of a kind that has a path
+    routes = {route.path for route in operators_app(str, lambda: Readiness(True, {}), bytes).routes}  # type: ignore[attr-defined]  # all are of a kind that has a path
     for name in ("startupProbe", "readinessProbe", "livenessProbe"):
         probe = container[name]["httpGet"]
         assert (probe["path"] in routes, probe["port"]) == (True, "metrics")

@@ -1,26 +1,30 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from tuner_server.core.messages import Outcome
-from tuner_server.ops.metrics import FleetMetrics, ServerMetrics, exposition, forget_gauges
+from tuner_server.ops.metrics import FleetMetrics, ServerMetrics, exposition
+from tuner_server.ops.shared_values import SIZE, SharedValues, SumOverProcesses, new_memory
 from tuner_server.service.pipeline_observer import PipelineTask
 
 WORKER = """
 import sys
-from pathlib import Path
-from tuner_server.ops.metrics import ServerMetrics, share_with
-directory, slot, waiting = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-share_with(directory, slot)
+from tuner_server.ops.metrics import ServerMetrics
+from tuner_server.ops.shared_values import SharedValues, count_in
+memory, slot, waiting = map(int, sys.argv[1:])
+count_in(SharedValues(memory))
 metrics = ServerMetrics(None)
 metrics.rpc_ended("lrpilot.v1.TunerService/Advance", "OK", 0.002)
 metrics.pipeline_stands(waiting, 0, 10)
 metrics.database_answers(slot == 0)
+metrics.jobs_counted({"training": waiting})
 """
 OK = {"method": "lrpilot.v1.TunerService/Advance", "code": "OK"}
 
@@ -58,24 +62,59 @@ def test_what_a_process_does_is_counted() -> None:
     assert value(text, "lrpilot_worker_restarts_total") == 4
 
 
-def test_what_workers_count_is_summed_and_outlives_them(tmp_path: Path) -> None:
+def test_what_workers_count_is_summed_and_outlives_them() -> None:
     def work(slot: int, waiting: int) -> None:
-        subprocess.run([sys.executable, "-c", WORKER, str(tmp_path), str(slot), str(waiting)], check=True)
+        arguments = map(str, (memories[slot], slot, waiting))
+        subprocess.run([sys.executable, "-c", WORKER, *arguments], check=True, pass_fds=[memories[slot]])
 
+    memories = [new_memory(), new_memory()]
+    running = {0, 1}
+    registry = CollectorRegistry()
+    registry.register(SumOverProcesses(list(map(SharedValues, memories)), lambda slot: slot in running))
     work(0, 1)
     work(1, 2)
-    text = exposition(CollectorRegistry(), tmp_path)
+    text = exposition(registry)
     assert value(text, "lrpilot_rpcs_total", **OK) == 2
+    method = OK["method"]
+    assert value(text, "lrpilot_rpc_seconds_bucket", method=method, le="0.001") == 0
+    assert value(text, "lrpilot_rpc_seconds_bucket", method=method, le="0.0025") == 2
+    assert value(text, "lrpilot_rpc_seconds_bucket", method=method, le="+Inf") == 2
+    assert value(text, "lrpilot_rpc_seconds_count", method=method) == 2
+    assert value(text, "lrpilot_rpc_seconds_sum", method=method) == pytest.approx(0.004)
     assert value(text, "lrpilot_waiting_reports", queue="reports") == 3
     assert value(text, "lrpilot_database_up") == 0  # not for all of them
-    forget_gauges(tmp_path, 1)
-    files = sorted(tmp_path.iterdir())
-    text = exposition(CollectorRegistry(), tmp_path)
+    assert value(text, "lrpilot_jobs", status="training") == 2  # as the one that looked last has it
+    running.remove(1)
+    text = exposition(registry)
     assert value(text, "lrpilot_rpcs_total", **OK) == 2
     assert value(text, "lrpilot_waiting_reports", queue="reports") == 1
     assert value(text, "lrpilot_database_up") == 1
+    running.add(1)
     work(1, 7)  # in its place
-    text = exposition(CollectorRegistry(), tmp_path)
+    text = exposition(registry)
     assert value(text, "lrpilot_rpcs_total", **OK) == 3
     assert value(text, "lrpilot_waiting_reports", queue="reports") == 8
-    assert len(list(tmp_path.iterdir())) > len(files)
+    for memory in memories:
+        os.close(memory)
+
+
+def test_memory_that_is_full_counts_on_in_the_process_alone() -> None:
+    memory = new_memory()
+    shared = SharedValues(memory)
+    os.close(memory)
+    places = [shared.place(f"{i:05}" + "x" * 1000) for i in range(SIZE // 1000)]
+    assert places[0] is not None
+    assert places[-1] is None
+    assert shared.place("00000" + "x" * 1000) == places[0]
+
+
+def test_metrics_of_another_application_get_no_files(tmp_path: Path) -> None:
+    code = """
+from prometheus_client import CollectorRegistry
+from tuner_server.ops.metrics import ServerMetrics
+ServerMetrics(CollectorRegistry()).database_answers(True)
+"""
+    for name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
+        for directory in (tmp_path, tmp_path / "missing"):
+            subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {name: str(directory)})
+    assert not list(tmp_path.iterdir())

@@ -8,11 +8,13 @@ from prometheus_client import CollectorRegistry
 
 from tests.support.crashes import checking_clients
 from tests.support.servers.event_loop import run
-from tuner_server.core.errors import StorageError
+from tuner_server.base.failures import FAILURES
+from tuner_server.core.errors import OverloadError, StorageError
 from tuner_server.core.messages import Outcome, Phase
 from tuner_server.ops.metrics import ServerMetrics, exposition
 from tuner_server.process import health_monitor
 from tuner_server.process.health_monitor import HealthMonitor
+from tuner_server.process.worker_protocol import Health
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import open_storage
 from tuner_server.storage.sql import SqlStorage
@@ -50,7 +52,7 @@ def test_a_database_that_does_not_answer_is_a_problem_until_it_does(url: str, mo
 
 def test_a_problem_has_the_words_of_the_database(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def ping(_storage: SqlStorage) -> None:
-        raise StorageError("the disk is gone")
+        raise StorageError("/srv/jobs.db: the disk is gone", "the disk is gone")
 
     async def look() -> str:
         with open_storage(url) as storage, TunerService(storage) as service:
@@ -60,20 +62,56 @@ def test_a_problem_has_the_words_of_the_database(url: str, monkeypatch: pytest.M
             return problem
 
     monkeypatch.setattr(SqlStorage, "ping", ping)
-    assert run(look()) == "the disk is gone"
+    assert run(look()) == "the database can't be used: the disk is gone; the server's log has the reason"
 
 
-def test_a_pipeline_whose_threads_have_ended_is_a_problem(url: str) -> None:
-    async def look() -> str:
+def test_writes_are_tried_now_and_then_and_at_each_look_after_a_failure(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[bool] = []
+    broken = False
+
+    def touch(_storage: SqlStorage) -> None:
+        written.append(not broken)
+        if broken:
+            raise OverloadError("the disk is full")
+
+    async def look() -> None:
+        nonlocal broken
+        with open_storage(url) as storage, TunerService(storage) as service:
+            opened = HealthMonitor(storage, service.pipeline, None)
+
+            async def problems(looks: int) -> list[str]:
+                return [(await opened.check()).problem for _ in range(looks)]
+
+            assert await problems(3) == [""] * 3
+            assert written == [True]  # it waits for a disk: not at each look
+            FAILURES.because(StorageError("a call"))
+            assert await problems(2) == [""] * 2
+            assert written == [True] * 2
+            broken = True
+            FAILURES.because(StorageError("another"))
+            assert await problems(3) == ["the disk is full"] * 3
+            broken = False
+            assert await problems(2) == [""] * 2
+            assert written == [True, True, False, False, False, True]
+            opened.close()
+
+    monkeypatch.setattr(SqlStorage, "touch", touch)
+    run(look())
+
+
+def test_a_pipeline_whose_threads_have_ended_is_a_problem_that_lasts(url: str) -> None:
+    async def look() -> Health:
         with open_storage(url) as storage:
             service = TunerService(storage)
             opened = HealthMonitor(storage, service.pipeline, None)
             service.close()
-            problem = (await opened.check()).problem
+            found = await opened.check()
             opened.close()
-            return problem
+            return found
 
-    assert run(look()) == "a thread that takes reports has ended; start the server anew"
+    assert run(look()) == Health("a thread that takes reports has ended; start the server anew", lasting=True)
 
 
 def test_what_a_pipeline_does_and_how_it_stands_is_counted(url: str) -> None:

@@ -84,7 +84,6 @@ def test_passwords_are_not_shown() -> None:
     url = "postgresql://me:geheim@db/lrpilot?sslpassword=geheim&application_name=x"
     shown = load({"db": url}, {}).settings.shown()
     assert shown["db"] == "postgresql://me:***@db/lrpilot"
-    assert load({"db": "geheim"}, {}).settings.shown()["db"] == "(not a URL)"
 
 
 def test_every_setting_is_a_flag_of_serve_with_its_variable_in_the_help() -> None:
@@ -109,3 +108,8 @@ def test_config_prints_values_and_where_they_come_from(file: Path) -> None:
     text = CliRunner(env=environment).invoke(app, ["config"]).output
     assert "geheim" not in text
     assert "LRPILOT_DB" in text
+
+
+def test_bytes_that_are_no_text_are_refused() -> None:
+    with pytest.raises(InvalidInputError, match=r"db: must be UTF-8 \(environment LRPILOT_DB\)"):
+        load({}, {"LRPILOT_DB": "sqlite:///\udcff.db"})

@@ -25,6 +25,8 @@ EXPECTED = {
     "PolicyError": grpc.StatusCode.INTERNAL,
     "DivergenceError": grpc.StatusCode.INTERNAL,
     "StorageError": grpc.StatusCode.UNAVAILABLE,
+    "OverloadError": grpc.StatusCode.UNAVAILABLE,
+    "CorruptionError": grpc.StatusCode.UNAVAILABLE,
     "SchemaVersionError": grpc.StatusCode.UNAVAILABLE,
 }
 
@@ -71,8 +73,15 @@ def test_details_repeat_status_and_message(cls: type[TunerError]) -> None:
     error = make(cls)
     status = status_of(error)
     assert status.code == code_of(error).value[0]
-    assert status.message == str(error)
+    assert status.message == error.told
     assert bool(status.details) is (cls in (InvalidInputError, RateError))
+
+
+def test_of_a_database_callers_are_told_the_kind_of_trouble_alone() -> None:
+    error = errors.StorageError("postgresql://me@10.0.0.7/jobs: connection refused", "it can't be reached")
+    said = "the database can't be used: it can't be reached; the server's log has the reason"
+    assert message_of(error) == status_of(error).message == said
+    assert message_of(errors.OverloadError("far behind; try again")) == "far behind; try again"
 
 
 def test_details_of_bad_input_are_its_violations() -> None:

@@ -10,8 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 from tuner_server.core.errors import ConflictError, InvalidInputError, StorageError
-from tuner_server.storage import Database, database, open_storage
-from tuner_server.storage.database import use_wal
+from tuner_server.storage import Database, database, open_storage, sqlite
+from tuner_server.storage.sqlite import use_wal
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_no_option_of_a_url_is_told() -> None:
 
 
 def test_a_file_that_stays_locked_is_given_up(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_S", 0.05)
     open_storage(url).close()
     with contextlib.closing(sqlite3.connect(tmp_path / "lrpilot.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -79,7 +79,7 @@ def test_a_file_that_stays_locked_is_given_up(url: str, tmp_path: Path, monkeypa
 
 
 def test_a_writer_whose_turn_does_not_come_is_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_S", 0.05)
     with Database(url) as opened:
         begun, ending = threading.Event(), threading.Event()
 
@@ -100,10 +100,9 @@ def test_a_writer_whose_turn_does_not_come_is_told(url: str, monkeypatch: pytest
 
 
 def test_who_gets_no_connection_is_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "POOL_SIZE", 1)
     monkeypatch.setattr(database, "POOL_TIMEOUT_S", 0.05)
     with (
-        Database(url) as opened,
+        Database(url, pool_size=1) as opened,
         opened.reading(),
         pytest.raises(StorageError, match=r": all 1 connections were in use for 0.05 s$"),
         opened.reading(),

@@ -11,7 +11,8 @@ from alembic.script import ScriptDirectory
 
 from tuner_server.core.errors import SchemaVersionError
 from tuner_server.storage import Database, Upgrade, current_version, open_storage, upgrade_schema
-from tuner_server.storage.schema import VERSION_TABLE, head_version, migration_config
+from tuner_server.storage.schema import head_version, migration_config
+from tuner_server.storage.tables import VERSION_TABLE
 
 
 @pytest.fixture

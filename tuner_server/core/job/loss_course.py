@@ -18,6 +18,8 @@ from tuner_server.core.laws.lr_path import LrPath
 from tuner_server.core.messages import Report, Value
 
 MOST_LRS = 512
+MOST_AHEAD = 2**15
+"""The most LRs that are computed of further steps: a client may plan for any number of them, and all jobs wait."""
 MOST_POINTS = 60
 NEWEST_POINTS = 20
 """So many are never left out."""
@@ -80,9 +82,13 @@ class LossCourse(Value):
         return LossCourse(begins=self.begins + self.n_steps)
 
     def path(self, ahead: Iterable[Way] = ()) -> LrPath:
-        """The LRs so far, and those of some further steps."""
-        lrs = np.array([*self.lrs, *self._sampled(ahead)], dtype=np.float64)
-        return LrPath(lrs, stride=self.stride, warmup=self.warmup)
+        """The LRs so far, and those of some further steps, in larger strides where these are very many."""
+        course, ways = self, list(ahead)
+        n_steps = sum(way.n_steps for way in ways)
+        while n_steps > MOST_AHEAD * course.stride:
+            course = course.model_copy(update={"lrs": course.lrs[::2], "stride": 2 * course.stride})
+        lrs = np.array([*course.lrs, *course._sampled(ways)], dtype=np.float64)
+        return LrPath(lrs, stride=course.stride, warmup=self.warmup)
 
     def _sampled(self, ahead: Iterable[Way]) -> list[float]:
         """The LRs of every `stride`-th of some further steps."""

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from lrpilot.wire.plain_text import plain
+from markupsafe import Markup
 
 STATIC = Path(__file__).parents[1] / "static"
 
@@ -31,15 +33,18 @@ def plotly_js_gzipped() -> bytes:
 class Pages:
     """Renders templates."""
 
-    def __init__(self) -> None:
+    def __init__(self, base_path: str = "") -> None:
+        """Renders pages whose addresses begin with `base_path`; empty: with their own first slash."""
+        self._base_path = base_path
         self._environment = jinja2.Environment(
             loader=jinja2.PackageLoader("tuner_server.web"),
             autoescape=True,
             trim_blocks=True,
             lstrip_blocks=True,
             undefined=jinja2.StrictUndefined,
+            finalize=_plain,
         )
-        self._environment.globals["static"] = self._static
+        self._environment.globals |= {"static": self._static, "base": base_path}
 
     def render(self, name: str, **values: Any) -> str:
         """The text of a page. Values are escaped."""
@@ -47,7 +52,12 @@ class Pages:
 
     def _static(self, name: str) -> str:
         """A file's address, which changes with the file: a browser may keep what it has forever."""
-        return f"/static/{name}?v={_digest(plotly_js() if name == 'plotly.min.js' else STATIC / name)}"
+        return f"{self._base_path}/static/{name}?v={_digest(plotly_js() if name == 'plotly.min.js' else STATIC / name)}"
+
+
+def _plain(value: Any) -> Any:
+    """What a template shows of a value: a text in one line that turns nothing round; what is marked up stays so."""
+    return plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _digest(path: Path) -> str:

@@ -68,7 +68,8 @@ class Gate:
             raise AccessDeniedError(f"token {found.token_id}: the dashboard needs scope {Scope.READ}")
         with self._shares.call(found, streams=False):
             secure = request.url.scheme == "https"
-            response.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=secure)
+            path = cookie_path(request)
+            response.set_cookie(COOKIE, token, path=path, httponly=True, samesite="strict", secure=secure)
 
 
 class AuthorizedEndpoint:
@@ -113,9 +114,15 @@ def check_same_origin(request: Request) -> None:
         raise AccessDeniedError("this was sent by a page of another origin")
 
 
-def local_path(text: str) -> str:
-    """A path of ours to go on to; `/` where it is none, so that nobody is led to another host."""
-    return text if _LOCAL_PATH.fullmatch(text) else "/"
+def local_path(text: str, base_path: str) -> str:
+    """A path of ours to go on to; our first page where it is none, so that nobody is led to another host."""
+    home = f"{base_path}/"
+    return text if text.startswith(home) and _LOCAL_PATH.fullmatch(text) else home
+
+
+def cookie_path(request: Request) -> str:
+    """The path that the browser sends our cookie to, and no other site's beside us on the same host."""
+    return request.scope.get("root_path") or "/"
 
 
 def _token(connection: HTTPConnection) -> str:

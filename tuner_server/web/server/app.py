@@ -31,6 +31,7 @@ from starlette.staticfiles import StaticFiles
 
 from tuner_server.access.principal import Principal, Scope
 from tuner_server.access.shares import Shares
+from tuner_server.base.failures import FAILURES
 from tuner_server.core.errors import (
     AccessDeniedError,
     InvalidInputError,
@@ -61,8 +62,11 @@ from tuner_server.web.server.access import (
     LoopbackOnly,
     RequestHandler,
     check_same_origin,
+    cookie_path,
     local_path,
 )
+from tuner_server.web.server.exports import attachment
+from tuner_server.web.server.front import BehindFront, Front
 from tuner_server.web.server.headers import FOREVER, SecurityHeaders
 from tuner_server.web.server.listing_cache import ListingCache
 from tuner_server.web.server.live import Version, VersionPoller, events
@@ -92,6 +96,7 @@ def dashboard(
     authenticate: Authenticate | None = None,
     *,
     loopback_only: bool = False,
+    front: Front = Front(),  # noqa: B008  # it has no state
 ) -> Starlette:
     """The app.
 
@@ -102,14 +107,16 @@ def dashboard(
         authenticate: gives whoever shows a token; None: whoever can reach the port may look and cancel.
         loopback_only: whether requests must ask for a name of this machine. Where no tokens are needed this keeps pages
             of other sites out, which may have a name of their own point to this machine (DNS rebinding).
+        front: the proxy that browsers ask instead of us.
     """
     gate = Gate(authenticate, shares)
-    site = _Site(service, stopping, gate)
+    site = _Site(service, stopping, gate, front.base_path)
     return Starlette(
         routes=_routes(site, gate),
         middleware=[
             Middleware(SecurityHeaders),
             *([Middleware(LoopbackOnly)] if loopback_only else []),
+            Middleware(BehindFront, front=front),
             Middleware(GZipMiddleware, compresslevel=5),
         ],
         exception_handlers={TunerError: site.refused, HTTPException: site.http_error, Exception: site.failed},
@@ -157,12 +164,12 @@ def _plotly(request: Request) -> Response:
 class _Site:
     """The handlers of all routes."""
 
-    def __init__(self, service: TunerService, stopping: asyncio.Event, gate: Gate) -> None:
-        self._service, self._stopping, self._gate = service, stopping, gate
+    def __init__(self, service: TunerService, stopping: asyncio.Event, gate: Gate, base_path: str) -> None:
+        self._service, self._stopping, self._gate, self._base = service, stopping, gate, base_path
         self._timelines = TimelineCache(service)
         self._listings = ListingCache(service)
         self._list_versions, self._job_versions = VersionPoller(self._look_at_list), VersionPoller(self._look_at_job)
-        self._pages = Pages()
+        self._pages = Pages(base_path)
         self._limiter = anyio.CapacityLimiter(THREADS)
 
     async def jobs(self, request: Request, caller: Principal) -> Response:
@@ -238,24 +245,24 @@ class _Site:
             return job, exports.schedule_text(job, self._service.history(job, losses=True))
 
         job, text = await self._run(read)
-        return Response(text, media_type="application/json", headers=_attachment(job, "schedule.json"))
+        return Response(text, media_type="application/json", headers=attachment(title(job), "schedule.json"))
 
     async def data_json(self, request: Request, caller: Principal) -> Response:
         """Sends every step as JSON."""
         job, found = await self._read(request, caller, lambda *both: both)
         rows = exports.data_json(job, found)
-        return StreamingResponse(rows, media_type="application/json", headers=_attachment(job, "data.json"))
+        return StreamingResponse(rows, media_type="application/json", headers=attachment(title(job), "data.json"))
 
     async def data_csv(self, request: Request, caller: Principal) -> Response:
         """Sends every step as CSV."""
         job, found = await self._read(request, caller, lambda *both: both)
         rows = exports.data_csv(found)
-        return StreamingResponse(rows, media_type="text/csv", headers=_attachment(job, "data.csv"))
+        return StreamingResponse(rows, media_type="text/csv", headers=attachment(title(job), "data.csv"))
 
     async def report(self, request: Request, caller: Principal) -> Response:
         """Sends the page as one file. It is saved and not opened here, where its scripts are forbidden."""
         job, text = await self._read(request, caller, lambda job, found: (job, report_html(job, found)))
-        return Response(text, media_type="text/html", headers=_attachment(job, "report.html"))
+        return Response(text, media_type="text/html", headers=attachment(title(job), "report.html"))
 
     async def cancel(self, request: Request, caller: Principal) -> Response:
         """Ends the tuning of a job."""
@@ -263,7 +270,7 @@ class _Site:
         job_id = parameters.job_id(request)
         await self._run(self._service.cancel_job, caller.project, job_id, "cancelled in the dashboard")
         log.info("job cancelled", job_id=job_id, token=caller.token_id)
-        return RedirectResponse(f"/jobs/{job_id}", 303)
+        return RedirectResponse(f"{self._base}/jobs/{job_id}", 303)
 
     async def change_plan(self, request: Request, caller: Principal) -> Response:
         """Asks for a change of a job's plan."""
@@ -272,7 +279,7 @@ class _Site:
 
         await self._run(self._service.change_plan, caller.project, job_id, change_from_form(fields))
         log.info("plan changed", job_id=job_id, change=fields["kind"], token=caller.token_id)
-        return RedirectResponse(f"/jobs/{job_id}", 303)
+        return RedirectResponse(f"{self._base}/jobs/{job_id}", 303)
 
     async def compare(self, request: Request, caller: Principal) -> Response:
         """Shows several jobs in one chart."""
@@ -298,16 +305,16 @@ class _Site:
     async def login(self, request: Request) -> Response:
         """Asks for a token."""
         if not self._gate.asks:
-            return RedirectResponse("/", 303)
-        return self._login_page(local_path(request.query_params.get("next", "/")), "", 200)
+            return RedirectResponse(f"{self._base}/", 303)
+        return self._login_page(local_path(request.query_params.get("next", ""), self._base), "", 200)
 
     async def sign_in(self, request: Request) -> Response:
         """Takes a token."""
         check_same_origin(request)
         if not self._gate.asks:
-            return RedirectResponse("/", 303)
+            return RedirectResponse(f"{self._base}/", 303)
         fields = await parameters.form(request)
-        onward = local_path(fields.get("next", "/"))
+        onward = local_path(fields.get("next", ""), self._base)
         response = RedirectResponse(onward, 303)
         try:
             await self._gate.sign_in(fields.get("token", "").strip(), request, response)
@@ -318,17 +325,19 @@ class _Site:
     async def sign_out(self, request: Request) -> Response:
         """Forgets the token."""
         check_same_origin(request)
-        response = RedirectResponse("/login" if self._gate.asks else "/", 303)
-        response.delete_cookie(COOKIE, httponly=True, samesite="strict")
+        response = RedirectResponse(f"{self._base}/{'login' if self._gate.asks else ''}", 303)
+        response.delete_cookie(COOKIE, path=cookie_path(request), httponly=True, samesite="strict")
         return response
 
     async def refused(self, request: Request, error: Exception) -> Response:
         """Says what we refuse on purpose, and why."""
         status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
+        if status >= 500:
+            FAILURES.because(error)
         if status == 401 and request.method == "GET" and parameters.wants_page(request):
             onward = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-            return RedirectResponse(f"/login?next={quote(onward)}", 303)
-        response = self._error(request, status, str(error))
+            return RedirectResponse(f"{self._base}/login?next={quote(onward)}", 303)
+        response = self._error(request, status, error.told if isinstance(error, TunerError) else str(error))
         if isinstance(error, RateError):
             response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
         return response
@@ -342,7 +351,7 @@ class _Site:
 
     async def failed(self, request: Request, error: Exception) -> Response:
         """Says that something went wrong. What was not foreseen is told to our log alone."""
-        log.error("request failed", path=request.url.path, exc_info=error)
+        FAILURES.unforeseen(error)
         return self._error(request, 500, "internal error; the server's log has it")
 
     def _error(self, request: Request, status: int, message: str) -> Response:
@@ -392,9 +401,3 @@ class _Site:
 def _joined(versions: Iterable[str]) -> str:
     """The version of several jobs."""
     return "-".join(versions)
-
-
-def _attachment(job: StoredJob, name: str) -> dict[str, str]:
-    """A file's name that any system takes."""
-    stem = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in title(job))
-    return {"Content-Disposition": f'attachment; filename="{stem}-{name}"'}

@@ -6,10 +6,13 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from lrpilot.wire import schedule_file
+from lrpilot.wire.plain_text import REPLACEMENT, plain
 
 from tuner_server.history.schedule_data import data_of_schedule
 from tuner_server.history.stage import Span
@@ -19,8 +22,30 @@ from tuner_server.storage import Entry, StoredJob
 COLUMNS = ("step", "committed_step", "stage", "phase", "committed", "lr", "loss", "validation_loss", "outcome")
 """`step` counts all steps that were run, from 1; `committed_step` counts those that stayed, and is empty for others.
 `outcome` is the outcome of the report that the step was in. Then comes a column for each measure of the job."""
+LONGEST_STEM = 100
+"""Characters of a title that are in the name of a file: with an ending, in UTF-8, any file system has room for them."""
+_NO_FILE_NAME = re.compile(rf"^\.+|[/\\:*?\"<>|{REPLACEMENT}]")
+"""What leads elsewhere, hides the file, or is refused by some system."""
+_DEVICE = re.compile(r"(?i)(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$)")
+"""What Windows takes for a device."""
 ROWS_AT_ONCE = 2000
 """Rows that are written to the network together."""
+
+
+def attachment(title: str, name: str) -> dict[str, str]:
+    """The header that has an answer saved as a file (RFC 6266), by a name that any system takes.
+
+    Args:
+        title: what the file is about, whatever is in it.
+        name: how its name ends.
+    """
+    stem = plain(title)[:LONGEST_STEM]
+    stem = _NO_FILE_NAME.sub("-", f"job-{stem}" if _DEVICE.match(stem) else stem)
+    known_to_all = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in stem)
+    value = f'attachment; filename="{known_to_all}-{name}"'
+    if not stem.isascii():
+        value += f"; filename*=UTF-8''{quote(f'{stem}-{name}', safe='')}"
+    return {"Content-Disposition": value}
 
 
 def schedule_text(job: StoredJob, entries: Sequence[Entry]) -> str:

@@ -40,7 +40,7 @@ class SecurityHeaders:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        versioned = scope["path"].startswith("/static/") and scope["query_string"].startswith(b"v=")
+        versioned = "/static/" in scope["path"] and scope["query_string"].startswith(b"v=")
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pydantic
+from lrpilot.wire.plain_text import plain, refusal
 
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.messages import MAX_STEPS, ChangeKind, PlanChange
@@ -23,11 +24,10 @@ def change_from_form(fields: Mapping[str, str]) -> PlanChange:
     Raises:
         InvalidInputError: it can't be made.
     """
-    kind, reason = fields.get("kind", ""), fields.get("reason", "").strip()
+    kind, reason = fields.get("kind", ""), plain(fields.get("reason", "")).strip()
     request_id = fields.get("request_id", "")
-    for field, text in (("reason", reason), ("request_id", request_id)):
-        if "\0" in text:
-            raise InvalidInputError.of(field, "a text without a NUL character")
+    if why := refusal(request_id):
+        raise InvalidInputError.of("request_id", why)
     try:
         match kind:
             case "extend":

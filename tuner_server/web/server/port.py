@@ -16,6 +16,7 @@ from tuner_server.ops.http import serving
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.web.server.access import Authenticate
 from tuner_server.web.server.app import dashboard
+from tuner_server.web.server.front import Front
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +31,7 @@ async def dashboard_port(
     shares: Shares,
     tls: TlsFiles | None,
     shares_port: bool,
+    front: Front,
 ) -> AsyncIterator[None]:
     """Serves the dashboard on the running loop until the block ends.
 
@@ -41,12 +43,13 @@ async def dashboard_port(
         shares: what projects may use of this process, counted together with their calls on other ports.
         tls: certificates for HTTPS; None: plain HTTP.
         shares_port: whether other processes serve the port too.
+        front: the proxy that browsers ask instead of us.
 
     Raises:
         InvalidInputError: the address can't be bound.
     """
     open_to_this_machine = authenticate is None and is_loopback(str(address))
-    app = dashboard(service, stopping, shares, authenticate, loopback_only=open_to_this_machine)
+    app = dashboard(service, stopping, shares, authenticate, loopback_only=open_to_this_machine, front=front)
     listener = (shared if shares_port else bound)("http", address)
     where = address._replace(port=listener.getsockname()[1])
     async with serving(app, listener, tls):

@@ -218,8 +218,7 @@ def test_each_page_extends_once_however_often_its_form_is_sent(
         ({"kind": "anneal", "steps": "0"}, "a whole number of steps"),
         ({"kind": "extend", "steps": str(2**40)}, "1099511627776"),
         ({"kind": "replan", "reason": "x" * 501}, "at most 500"),
-        ({"kind": "replan", "reason": "a\0b"}, "a text without a NUL character"),
-        ({"kind": "extend", "steps": "5", "request_id": "a\0b"}, "a text without a NUL character"),
+        ({"kind": "extend", "steps": "5", "request_id": "a\0b"}, "character 2 is U+0000"),
         ({"kind": "extend", "steps": "5", "request_id": "x" * 101}, "at most 100"),
     ],
 )
@@ -313,7 +312,7 @@ def test_signing_in_leads_on_to_what_was_asked_for_with_its_filter(client: TestC
 
 @pytest.mark.parametrize("text", ["/", "/?", "/?q=//evil.example", "/jobs/3f?a=1", "/compare?job=a&job=b"])
 def test_paths_of_ours_are_led_on_to(text: str) -> None:
-    assert local_path(text) == text
+    assert local_path(text, "") == text
 
 
 @pytest.mark.parametrize(
@@ -332,7 +331,7 @@ def test_paths_of_ours_are_led_on_to(text: str) -> None:
     ],
 )
 def test_nobody_is_led_to_another_host(text: str) -> None:
-    assert local_path(text) == "/"
+    assert local_path(text, "") == "/"
 
 
 def test_a_form_has_its_limit(client: TestClient) -> None:

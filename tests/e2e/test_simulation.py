@@ -14,7 +14,7 @@ import pytest
 from tests.simulation import __main__ as command
 from tests.simulation import episode, mutants
 
-QUICK, MANY = 25, 1500
+QUICK, MANY = 20, 1500
 FIRST_SEED = 1
 NEEDED = {
     "a request that comes again opens another job",

@@ -15,6 +15,7 @@ from lrpilot.wire.directives import committed
 
 from tests.simulation.checker import WHOLE
 from tests.simulation.network import Network, SimulatedRpcError, SimulatedTransport
+from tests.simulation.world import Task
 from tests.support.jobs.simulated_training import SimulatedTraining
 from tests.support.servers import wire_client
 from tuner_server.core.config import JobConfig
@@ -56,8 +57,6 @@ class Counts:
     jobs: int = 0
     lives: int = 0
     reports: int = 0
-    alone: int = 0
-    """Sessions that trained on without the server at their end."""
 
 
 def copied(training: SimulatedTraining) -> SimulatedTraining:
@@ -94,6 +93,8 @@ class Talker:
         self.network, self.world, self.name = network, network.world, name
         self.counts, self.habits = counts, habits
         self.chance = network.world.chance
+        self.spawned: list[Task] = []
+        """Its lives beside the first, which the history waits for, too."""
 
     def ask(self, method: str, request: Any) -> Any:
         """Asks until there is an answer; None: it was refused."""
@@ -183,11 +184,8 @@ class FreeClient(Talker):
         def live() -> None:
             self.live(*self._back())
 
-        self.network.world.fault("a former life that goes on", self.name)
+        self.world.fault("a former life that goes on", self.name)
         self.spawned.append(self.world.spawn(live))
-
-    spawned: list[Any]
-    """Where its lives are counted, so that the history ends after them."""
 
     def _misbehave(self, resume_id: str) -> None:
         job_id, chance = self._job_id, self.chance
@@ -217,8 +215,6 @@ class FreeClient(Talker):
 
 class SessionClient(Talker):
     """A training with the library's own session, which must come to its end whatever happens."""
-
-    spawned: list[Any]
 
     def __init__(self, network: Network, name: str, counts: Counts, habits: Habits, config: JobConfig) -> None:
         super().__init__(network, name, counts, habits)
@@ -286,7 +282,7 @@ class SessionClient(Talker):
         """Another process goes on where this one is, after this one did a little more."""
         kept = self._session.state_dict(), copied(self._training), directive
         former = self._session
-        self.network.world.fault("training that begins again from a checkpoint", self.name)
+        self.world.fault("training that begins again from a checkpoint", self.name)
         if directive.phase != pb.PHASE_STOP and self.chance.random() < 0.7:
             ahead = wire_client.report_to_pb(copied(self._training).run(directive_from_pb(directive)))
             ahead.wall_time_s += self.counts.lives / 64

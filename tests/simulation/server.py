@@ -115,7 +115,7 @@ class SimulatedServer:
         self._tasks.append(self.world.spawn(run))
 
     def die(self) -> None:
-        """Kills the process from within one of its tasks: nothing of it happens any more."""
+        """Kills the process, from outside or within one of its tasks: nothing of it happens any more."""
         if not self.alive:
             return
         self.alive = False
@@ -126,10 +126,6 @@ class SimulatedServer:
         for task in tasks:
             task.killed = True
         self.world.at(0.0, lambda: self._bury([task for task in tasks if task is not running], database))
-
-    def kill(self) -> None:
-        """Kills the process from outside."""
-        self.die()
 
     def stop(self) -> None:
         """Ends the process as an operator does: what waits is answered first. For a task."""

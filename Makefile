@@ -84,6 +84,7 @@ bench: setup browser
 	python -m benchmarks.regret.later --json out/bench/regret-later.json
 	python -m benchmarks.picks --json out/bench/picks.json --plot out/bench/picks.png
 	python -m benchmarks.load --quick --json out/bench/load.json --plot out/bench/load.png
+	python -m benchmarks.connections --json out/bench/connections.json --plots out/bench
 	python -m benchmarks.family --quick --json out/bench/family.json --plot out/bench/family.png
 	python -m benchmarks.sensitivity --json out/bench/sensitivity.json
 	python -m benchmarks.warnings --quick --json out/bench/warnings-quick.json

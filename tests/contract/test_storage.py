@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from typing import TypeVar
@@ -20,6 +20,7 @@ from lrpilot.wire.profile import Profile
 from tests.support.shapes import shapes
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import ConflictError, InvalidInputError, NotFoundError, QuotaError
+from tuner_server.core.job.life import Shown, Signs
 from tuner_server.core.job.machine import JobState, Status, Transition
 from tuner_server.core.messages import (
     MAX_STEPS,
@@ -38,7 +39,17 @@ from tuner_server.core.messages import (
     Validation,
     Weights,
 )
-from tuner_server.storage import Change, Database, Storage, StoredJob, StoredReport, open_storage
+from tuner_server.storage import (
+    ALL_JOBS,
+    Change,
+    Database,
+    DeadJobs,
+    JobFilter,
+    Storage,
+    StoredJob,
+    StoredReport,
+    open_storage,
+)
 from tuner_server.storage.tables import ProjectRow
 
 PROJECT = "default"
@@ -86,6 +97,11 @@ def create(storage: Storage, job_id: str = "job", now: datetime = NOW, **fields:
     return storage.create(PROJECT, job_id, f"request of {job_id}", b"content", made, now)
 
 
+def versions(storage: Storage, limit: int, wanted: JobFilter = ALL_JOBS) -> list[tuple[str, int]]:
+    """Ids and versions of the newest jobs."""
+    return [(found.id, found.version) for found in storage.versions(PROJECT, limit, wanted=wanted)]
+
+
 def record(
     storage: Storage, job: StoredJob, taken: Report, fingerprint: bytes, answer: Transition, now: datetime
 ) -> StoredJob:
@@ -117,7 +133,7 @@ def at_once(*calls: Callable[[], T]) -> list[T | Exception]:
 def test_a_new_job_is_loaded_as_it_was_created(storage: Storage) -> None:
     made = transition()
     job = storage.create(PROJECT, "job", "request", b"content", made, NOW)
-    assert job == StoredJob("job", PROJECT, made.state, 1, NOW, NOW)
+    assert job == StoredJob("job", PROJECT, made.state, 1, NOW, NOW, Signs(NOW))
     assert storage.load("job") == job
     assert [entry.directive for entry in storage.history("job", losses=True)] == [made.directive]
 
@@ -168,7 +184,7 @@ def test_a_report_is_recorded_with_its_answer(storage: Storage) -> None:
     answer = transition(2, decision=decision)
     given = report().model_copy(update={"validations": (Validation(step=3, loss=0.5),), "wall_time_s": 1.5})
     recorded = record(storage, job, given, b"fingerprint", answer, LATER)
-    assert recorded == StoredJob("job", PROJECT, answer.state, 2, NOW, LATER)
+    assert recorded == StoredJob("job", PROJECT, answer.state, 2, NOW, LATER, Signs(NOW))
     assert storage.load("job") == recorded
     first, second = storage.history("job", losses=True)
     assert first.report is not None
@@ -265,7 +281,7 @@ def test_a_write_from_an_old_version_changes_nothing(storage: Storage) -> None:
     old = create(storage)
     cancelled = old.state.model_copy(update={"status": Status.CANCELLED})
     job = storage.update(old, cancelled, LATER)
-    assert job == StoredJob("job", PROJECT, cancelled, 2, NOW, LATER)
+    assert job == StoredJob("job", PROJECT, cancelled, 2, NOW, LATER, Signs(NOW))
     with pytest.raises(ConflictError):
         record(storage, old, report(), b"", transition(2), LATER)
     with pytest.raises(ConflictError):
@@ -342,11 +358,14 @@ def test_history_without_losses_has_all_but_the_losses(storage: Storage) -> None
 # Listing
 
 
-def listed(storage: Storage, page_size: int, **filters: object) -> list[list[str]]:
+def listed(
+    storage: Storage, page_size: int, *, statuses: Sequence[Status] = (), family: str | None = None
+) -> list[list[str]]:
     """The ids on every page."""
+    wanted = JobFilter(Shown(tuple(statuses)), NOW, family)
     pages, token = [], ""
     while True:
-        page = storage.page(PROJECT, page_size, token, **filters)  # type: ignore[arg-type]  # passed through
+        page = storage.page(PROJECT, page_size, token, wanted=wanted)
         pages.append([job.id for job in page.jobs])
         token = page.next_page_token
         if not token:
@@ -396,21 +415,22 @@ def test_versions_are_those_of_the_jobs_that_a_listing_has(storage: Storage) -> 
     create(storage, "a", status=Status.TRAINING, family="resnet")
     create(storage, "b", status=Status.SEARCHING, family="resnet")
     create(storage, "c", NOW - timedelta(seconds=1), status=Status.FAILED)
-    assert storage.versions(PROJECT, 10) == [("b", 1), ("a", 1), ("c", 1)]
-    assert storage.versions(PROJECT, 2) == [("b", 1), ("a", 1)]
-    assert storage.versions(PROJECT, 10, statuses=[Status.TRAINING, Status.FAILED]) == [("a", 1), ("c", 1)]
-    assert storage.versions(PROJECT, 10, family="resnet") == [("b", 1), ("a", 1)]
+    assert versions(storage, 10) == [("b", 1), ("a", 1), ("c", 1)]
+    assert versions(storage, 2) == [("b", 1), ("a", 1)]
+    shown = JobFilter(Shown((Status.TRAINING, Status.FAILED)), NOW)
+    assert versions(storage, 10, shown) == [("a", 1), ("c", 1)]
+    assert versions(storage, 10, JobFilter(family="resnet")) == [("b", 1), ("a", 1)]
     assert storage.versions("another", 10) == []
 
 
 def test_every_change_shows_in_the_versions(storage: Storage) -> None:
     job = create(storage)
     job = record(storage, job, report(), b"", transition(2), NOW)
-    assert storage.versions(PROJECT, 1) == [("job", job.version)]
+    assert versions(storage, 1) == [("job", job.version)]
     job = storage.update(job, job.state.model_copy(update={"message": "other"}), NOW)
-    assert storage.versions(PROJECT, 1) == [("job", job.version)]
+    assert versions(storage, 1) == [("job", job.version)]
     job = storage.rewind(job, transition(1).state, NOW)
-    assert storage.versions(PROJECT, 1) == [("job", job.version)]
+    assert versions(storage, 1) == [("job", job.version)]
     assert job.version == 4
 
 
@@ -684,9 +704,12 @@ def test_what_ended_long_ago_is_pruned(storage: Storage) -> None:
         ended("large", "elsewhere", NOW),
         open_in(storage, PROJECT, "live"),
     )
-    assert storage.prune(PROJECT, LATER, 1) == 1
-    assert storage.prune(PROJECT, LATER, 10) == 1
-    assert storage.prune(PROJECT, LATER, 10) == 0
+    dead = DeadJobs(LATER, LATER, PROJECT)
+    assert storage.prunable(dead) == {"finished": 1, "cancelled": 1}
+    pruned = storage.prune(dead, 1)
+    assert pruned in ({"finished": 1}, {"cancelled": 1})
+    assert {**pruned, **storage.prune(dead, 10)} == {"finished": 1, "cancelled": 1}
+    assert storage.prune(dead, 10) == storage.prunable(dead) == {}
     for job in old:
         with pytest.raises(NotFoundError):
             storage.load(job.id)
@@ -694,7 +717,7 @@ def test_what_ended_long_ago_is_pruned(storage: Storage) -> None:
             storage.history(job.id, losses=True)
     for job in (young, elsewhere, live):
         assert storage.load(job.id) == job
-    assert storage.prune(None, LATER, 10) == 1
+    assert storage.prune(DeadJobs(LATER, LATER), 10) == {"finished": 1}
     with pytest.raises(NotFoundError):
         storage.load("elsewhere")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import http.client
 import json
 import re
@@ -25,9 +26,9 @@ from tests.support.servers import fork_server, wire_client
 from tests.support.servers.guarded_server import add_project, add_token, guarded
 from tests.support.servers.ports import HOST, free_port
 from tests.support.servers.server_process import ServerProcess, running
-from tuner_server.access import shares
 from tuner_server.access.principal import DEFAULT_PROJECT
 from tuner_server.access.records import Limits
+from tuner_server.access.shares import LIMITS, Lane, Shares
 from tuner_server.base.address import Address
 from tuner_server.storage.access import open_access
 
@@ -209,14 +210,15 @@ def test_calls_of_the_api_and_of_the_dashboard_count_together(db: str) -> None:
         assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def test_streams_of_the_api_and_of_the_dashboard_count_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shares, "MAX_STREAMS", 3)
+def test_streams_of_the_api_and_of_the_dashboard_count_together(tmp_path: Path) -> None:
+    limits = dict(LIMITS) | {Lane.READING: dataclasses.replace(LIMITS[Lane.READING], streams=3)}
     url, port = f"sqlite:///{tmp_path}/jobs.db", free_port()
     with contextlib.closing(open_access(url)) as access:
         token = add_token(access, DEFAULT_PROJECT).text
-    with guarded(url, http=Address(HOST, port)) as server, contextlib.ExitStack() as stack:
+    with (
+        guarded(url, http=Address(HOST, port), shares=Shares(limits=limits)) as server,
+        contextlib.ExitStack() as stack,
+    ):
         transport = stack.enter_context(contextlib.closing(GrpcTransport(server.target, Credentials(token=token))))
         job_id = wire_client.create(transport.stub, job_config("watched")).job.id
         watching = transport.stub.WatchJob(pb.WatchJobRequest(job_id=job_id), timeout=TIMEOUT_S)

@@ -360,6 +360,13 @@ def test_an_error_on_one_rank_does_not_leave_the_others_waiting(
     assert (first, second) == ("RuntimeError", "ArithmeticError")
 
 
+def test_rank_0_alone_gives_signs_and_leaves(processes: RankProcesses, shared_server: ServerProcess) -> None:
+    (job_id, given), (_, none) = processes.run(ranks.give_signs, shared_server.target)
+    assert (given, none) == (5, 0)
+    job = shared_server.stub.GetJob(pb.GetJobRequest(job_id=job_id), timeout=10).job
+    assert job.life == pb.JOB_LIFE_STOPPED
+
+
 def test_parts_of_the_world_have_jobs_of_their_own(processes: RankProcesses, shared_server: ServerProcess) -> None:
     before = n_jobs(shared_server)
     first, second = processes.run(ranks.train_apart, shared_server.target)

@@ -75,10 +75,11 @@ def managed(address: str, *arguments: str, **variables: str) -> Iterator[tuple[M
         finally:
             process.kill()
             process.wait()
+            for pipe in (process.stdin, process.stdout, process.stderr):
+                pipe.close()
 
 
-@pytest.mark.parametrize("abstract", [False, True], ids=["a path", "an abstract name"])
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("workers", "abstract"), [(1, False), (2, True)], ids=["a path", "an abstract name"])
 def test_the_service_manager_is_told_how_the_server_is(tmp_path: Path, db: str, workers: int, abstract: bool) -> None:
     address = f"@lrpilot-{os.getpid()}-{workers}" if abstract else str(tmp_path / "notify")
     watchdog = {"WATCHDOG_USEC": "400000"}

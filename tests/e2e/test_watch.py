@@ -72,3 +72,16 @@ def test_watch_waits_for_a_server_that_restarts(tmp_path: Path) -> None:
         rest, errors = watch.communicate(OUTPUT_TIMEOUT_S)
         assert (watch.returncode, errors) == (0, "")
         assert "Finished after" in rest
+
+
+def test_watch_gives_a_server_up_that_does_not_come_back(tmp_path: Path) -> None:
+    with running(f"sqlite:///{tmp_path}/jobs.db") as server:
+        training = Training(server)
+        arguments = ("watch", training.job_id, "--server", server.target, "--wait", "0.5")
+        watch = fork_server.shared().run(*arguments, **ON_A_TERMINAL)
+        read_until(watch, training.job_id)
+        server.kill()
+        rest, errors = watch.communicate(OUTPUT_TIMEOUT_S)
+        assert watch.returncode == 1
+        assert "trying again for 0.5 s" in rest + errors
+        assert "nothing answers at" in errors

@@ -40,6 +40,7 @@ with atheris.instrument_imports(include=INSTRUMENTED):
     from google.protobuf.descriptor import FieldDescriptor
     from google.protobuf.message import DecodeError, Message
     from lrpilot.v1 import tuner_pb2 as pb
+    from lrpilot.wire.heartbeat import HEARTBEAT_S
 
     from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, config
     from tests.support.servers import wire_client
@@ -125,7 +126,7 @@ class Target:
         self._service = TunerService(open_storage(f"sqlite:///{file}"))
         self._loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self._loop)
-        self._servicer = Servicer(self._service, ThreadPoolExecutor(1))
+        self._servicer = Servicer(self._service, ThreadPoolExecutor(1), ThreadPoolExecutor(1), HEARTBEAT_S)
         self._connection = sqlite3.connect(file)
         self._training = SimulatedTraining()
         self._renew()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import contextlib
 import itertools
 import os
@@ -26,9 +27,15 @@ pytestmark = pytest.mark.slow
 N_SERVERS = 2
 N_JOBS = 8
 REPORTS = 200
+DOCUMENTED = configparser.ConfigParser()
+"""The pgbouncer.ini that operators are given."""
+DOCUMENTED.read_string(
+    Path(__file__).parents[2].joinpath("docs/operations.md").read_text().split("```ini\n")[1].split("```")[0]
+)
 POOLERS: dict[str, dict[str, object]] = {
+    "documented": dict(DOCUMENTED["pgbouncer"]),
     # More clients' connections than PostgreSQL's; each transaction gets any of these.
-    "transaction": {"pool_mode": "transaction", "default_pool_size": 4},
+    "small": {"pool_mode": "transaction", "default_pool_size": 3},
     "transaction_reset": {
         "pool_mode": "transaction",
         "default_pool_size": 4,

@@ -45,6 +45,7 @@ class Habits:
     asks: float = 0.0
     """Has an operator change its plan."""
     cancels: float = 0.0
+    leaves: float = 0.0
     looks: float = 0.0
     changes_itself: float = 0.0
     """Changes its plan by itself."""
@@ -207,6 +208,8 @@ class FreeClient(Talker):
             change = drawn_change(chance, self._names)
             for _ in range(chance.choice((1, 1, 2))):
                 self.ask_once("ChangePlan", pb.ChangePlanRequest(job_id=job_id, change=change))
+        if self.sometimes(self.habits.leaves):
+            self.ask_once("LeaveJob", pb.LeaveJobRequest(job_id=job_id))
         if self.sometimes(self.habits.looks):
             self.ask_once("GetJob", pb.GetJobRequest(job_id=job_id))
         if self.sometimes(self.habits.cancels):

@@ -154,6 +154,7 @@ def drawn(chance: random.Random) -> Plan:
             lives_on=rate(0.05, 0.1),
             asks=rate(0.05, 0.2),
             cancels=rate(0.01, 0.03),
+            leaves=rate(0.05),
             looks=rate(0.1, 0.5),
             changes_itself=rate(0.05, 0.2),
         ),

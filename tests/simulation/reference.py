@@ -19,6 +19,7 @@ from lrpilot.v1 import tuner_pb2 as pb
 from tuner_server.core.config import JobConfig
 from tuner_server.core.errors import ConflictError, PreconditionError, TunerError
 from tuner_server.core.job import machine
+from tuner_server.core.job.life import Signs
 from tuner_server.core.job.machine import JobState, Status
 from tuner_server.core.messages import ChangeOrigin, Outcome, PlanChange, Report
 from tuner_server.core.search.prior import Prior
@@ -162,6 +163,7 @@ CALLS: dict[str, Callable[[ReferenceJob, Any], ReferenceJob]] = {
     "CancelJob": _cancel,
     "ChangePlan": _change,
     "GetJob": _get,
+    "LeaveJob": _get,
 }
 """What each call does to a job. Raises: TunerError: it is refused, and does nothing."""
 
@@ -208,14 +210,14 @@ def folded(job: ReferenceJob, n_reports: int) -> JobState:
 
 def stored(job: ReferenceJob) -> StoredJob:
     """The job as a database would have it, without a name."""
-    return StoredJob("", "", job.state, 0, _ANY_TIME, _ANY_TIME)
+    return StoredJob("", "", job.state, 0, _ANY_TIME, _ANY_TIME, Signs(_ANY_TIME))
 
 
 def shown_job(job: StoredJob | pb.Job) -> bytes:
     """What anybody is shown of a job, but for its name and times."""
     message = pb.Job()
     message.CopyFrom(job if isinstance(job, pb.Job) else convert.job_to_pb(job))
-    for field in ("id", "create_time", "update_time"):
+    for field in ("id", "create_time", "update_time", "life", "sign_time"):
         message.ClearField(field)
     return content(message)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
+import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest import mock
 
 from google.protobuf.message import Message
 from lrpilot.v1 import tuner_pb2 as pb
@@ -16,9 +19,12 @@ from tests.simulation.world import Task, World
 from tuner_server.core.errors import TunerError
 from tuner_server.core.messages import Directive
 from tuner_server.rpc import convert, plan_messages, untrusted
+from tuner_server.service import tuner_service
 from tuner_server.service.batch_worker import BatchWorker
 from tuner_server.service.pipeline_observer import PipelineObserver, PipelineTask
+from tuner_server.service.sign_writer import SignWriter
 from tuner_server.service.tuner_service import TunerService
+from tuner_server.storage import Storage
 from tuner_server.storage.sql import SqlStorage
 
 PROJECT = "default"
@@ -62,6 +68,32 @@ class SteppedWorker(BatchWorker[T]):
         return self._server.alive
 
 
+class SteppedSigns(SignWriter):
+    """The writer of signs, whose thread is a task for as long as a sign waits."""
+
+    def __init__(self, server: SimulatedServer, storage: Storage, now: Callable[[], datetime.datetime]) -> None:
+        self._server = server
+        self._works = False
+        super().__init__(storage, now)
+
+    def _start(self) -> None:
+        """Nothing runs before there is a sign."""
+
+    def add(self, project: str, job_id: str) -> None:
+        super().add(project, job_id)
+        if not self._works:
+            self._works = True
+            self._server.spawn(self._step)
+
+    def _step(self) -> None:
+        self._server.world.sleep(self._interval_s)
+        self._works = False
+        self._write()
+
+    def close(self) -> None:
+        self._write()
+
+
 class _Pausing(PipelineObserver):
     """Lets others in between around searches and commits."""
 
@@ -102,12 +134,13 @@ class SimulatedServer:
         self.life += 1
         self.world.note(self.name, "starts")
         self._database = SimulatedDatabase(self._url, self.world, self._faults, self)
-        self._service = TunerService(
-            SqlStorage(self._database),
-            self.world.utc_now,
-            _Pausing(self.world),
-            lambda *arguments, **options: SteppedWorker(self, *arguments, **options),
-        )
+        with mock.patch.object(tuner_service, "SignWriter", functools.partial(SteppedSigns, self)):
+            self._service = TunerService(
+                SqlStorage(self._database),
+                self.world.utc_now,
+                _Pausing(self.world),
+                lambda *arguments, **options: SteppedWorker(self, *arguments, **options),
+            )
 
     def spawn(self, run: Callable[[], None]) -> None:
         """Starts a task of the present process."""
@@ -218,11 +251,17 @@ def _get(service: TunerService, request: pb.GetJobRequest) -> Message:
     return pb.GetJobResponse(job=convert.job_to_pb(service.get_job(PROJECT, convert.job_id(request.job_id))))
 
 
+def _leave(service: TunerService, request: pb.LeaveJobRequest) -> Message:
+    service.leave_job(PROJECT, convert.job_id(request.job_id))
+    return pb.LeaveJobResponse()
+
+
 HANDLERS: dict[str, Callable[[TunerService, Any], Message]] = {
     "CreateJob": _create,
     "ResumeJob": _resume,
     "CancelJob": _cancel,
     "ChangePlan": _change,
     "GetJob": _get,
+    "LeaveJob": _leave,
 }
 """What a server does for each call but Advance. A new call joins the simulation here, and in `reference.CALLS`."""

@@ -15,11 +15,15 @@ class Scope(enum.StrEnum):
     READ = "read"
     """Look at jobs: GetJob, ListJobs, GetSchedule, WatchJob."""
     TRAIN = "train"
-    """Be a training job: CreateJob, Advance, ResumeJob."""
+    """Be a training job: CreateJob, Advance, ResumeJob, Beat, LeaveJob."""
     CANCEL = "cancel"
     """End the tuning of a job: CancelJob."""
     PLAN = "plan"
     """Change the plan of a job: ChangePlan."""
+    EDIT = "edit"
+    """Name a job, and note something on it: DescribeJob."""
+    DELETE = "delete"
+    """Delete a job: DeleteJob."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -31,7 +35,7 @@ class Principal:
     token_id: str = ""
     """Empty on a server that asks for no tokens."""
     max_calls_per_s: float | None = None
-    """The limit of the project; None: there is none."""
+    """The limit of the project, for training and for reading each; None: there is none."""
 
 
 ANYONE = Principal(DEFAULT_PROJECT, frozenset(Scope))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import string
 from collections.abc import Iterator
@@ -19,8 +20,11 @@ from lrpilot.wire.schedule_data import ScheduleData
 from lrpilot.wire.unsearched import unsearched_so_far
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
+from tuner_server.base.clock import utc_now
 from tuner_server.base.terminal import Terminal
 from tuner_server.core.errors import InvalidInputError
+from tuner_server.core.job.life import Life, Vitals, shown_word
+from tuner_server.core.job.state import Status
 from tuner_server.process.settings import default_db as default_db
 
 TIMEOUT_S = 30.0
@@ -29,6 +33,10 @@ ID_LENGTH = 32
 """Characters of a whole job id."""
 SHORT_ID = 8
 """Characters of an id that tell it from others."""
+LATEST = "latest"
+"""What stands for the job that was opened last."""
+MAX_CANDIDATES = 5
+"""The most jobs that are told where a name may mean several."""
 
 ServerOption = Annotated[
     str | None,
@@ -39,7 +47,9 @@ DbOption = Annotated[
     typer.Option("--db", envvar="LRPILOT_DB", help="sqlite:///FILE or postgresql://USER@HOST/NAME", show_default=False),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or the beginning of it.")]
+JobArgument = Annotated[
+    str, typer.Argument(metavar="JOB", help="A job's id, the beginning of it, its name, or `latest`.")
+]
 
 
 @contextlib.contextmanager
@@ -80,18 +90,16 @@ def schedule_of(tuner: GrpcTransport, job: str, view: pb.ScheduleView.ValueType)
 
 
 def saved_schedule(job: str) -> Schedule | None:
-    """The schedule of a file, where `job` is one; None: it is a job's id, or the beginning of it.
+    """The schedule of a file, where `job` is one; None: it is what a job is called.
 
     Raises:
-        InvalidInputError: it is neither a file nor can it be an id.
+        InvalidInputError: it is a path, where there is no file.
         ScheduleError: the file is no schedule's.
     """
     if Path(job).is_file():
         return Schedule.load(job)
-    if not set(job) <= set(string.hexdigits):
-        raise InvalidInputError.of(
-            "job", f"{job!r} is neither a file nor a job's id; `lrpilot jobs` lists ids, `lrpilot export` writes files"
-        )
+    if Path(job).name != job or Path(job).suffix == ".json":
+        raise InvalidInputError.of("job", f"there is no file {job}; `lrpilot export` writes one")
     return None
 
 
@@ -109,25 +117,44 @@ def full_schedule(server: str | None, job: str) -> Schedule:
 
 
 def resolve(tuner: GrpcTransport, job: str) -> str:
-    """The id that begins with `job`. Raises: InvalidInputError: several do."""
-    if len(job) == ID_LENGTH:
+    """The id of the job that is meant: by its id or the beginning of it, by its name, or as the latest of all.
+
+    Of several jobs of one name the one is meant whose client is there, if it is the only one.
+
+    Raises:
+        InvalidInputError: none is meant, or several are.
+    """
+    if len(job) == ID_LENGTH and set(job) <= set(string.hexdigits):
         return job
-    matching: list[str] = []
-    request = pb.ListJobsRequest(page_size=LARGEST_PAGE)
-    while True:
-        page = page_of(tuner, request)
-        matching += [found.id for found in page.jobs if found.id.startswith(job)]
-        request.page_token = page.next_page_token
-        if not request.page_token:
-            break
-    if len(matching) > 1:
-        raise InvalidInputError.of("job", f"{job!r} begins {len(matching)} ids; give more of it")
-    return matching[0] if matching else job
+    if job == LATEST:
+        newest = page_of(tuner, pb.ListJobsRequest(page_size=1)).jobs
+        if not newest:
+            raise InvalidInputError.of("job", "there are no jobs yet")
+        return newest[0].id
+    meant = page_of(tuner, pb.ListJobsRequest(page_size=LARGEST_PAGE, called=job)).jobs if job else []
+    if not meant:
+        raise InvalidInputError.of("job", f"no job has the name {job!r}, or an id that begins so; see `lrpilot jobs`")
+    alive = [found for found in meant if found.life == pb.JOB_LIFE_ALIVE]
+    for few in (meant, alive):
+        if len(few) == 1:
+            return few[0].id
+    shown = ", ".join(f"{found.id[:SHORT_ID]} ({state_of(found)})" for found in meant[:MAX_CANDIDATES])
+    more = f" and {len(meant) - MAX_CANDIDATES} more" if len(meant) > MAX_CANDIDATES else ""
+    raise InvalidInputError.of("job", f"{job!r} may be {len(meant)} jobs: {shown}{more}; give the beginning of an id")
+
+
+def vitals_now(job: pb.Job) -> Vitals:
+    """The life of a job, as a server gave it. A clock that is behind the server's sees a sign of now."""
+    known = job.life != pb.JOB_LIFE_UNSPECIFIED
+    life = Life(pb.JobLife.Name(job.life).removeprefix("JOB_LIFE_").lower()) if known else None
+    signed = job.sign_time.ToDatetime(datetime.UTC)
+    return Vitals(life, max(utc_now() - signed, datetime.timedelta()))
 
 
 def state_of(job: pb.Job) -> str:
-    """A job's state as a word."""
-    return pb.JobState.Name(job.state).removeprefix("JOB_STATE_").lower()
+    """A job's state as a word; of one whose client is not there, where that is."""
+    status = Status(pb.JobState.Name(job.state).removeprefix("JOB_STATE_").lower())
+    return shown_word(status, vitals_now(job).life)
 
 
 def unsearched(job: pb.Job) -> bool:

@@ -1,7 +1,8 @@
-"""The commands that look at one job, or end it."""
+"""The commands that look at one job, describe it, end it or delete it."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from rich.text import Text
 
 from tuner_server.base.terminal import Terminal, say
 from tuner_server.cli.common import (
+    SHORT_ID,
     TIMEOUT_S,
     JobArgument,
     JsonOption,
@@ -29,8 +31,11 @@ from tuner_server.cli.common import (
     schedule_of,
     state_of,
     unsearched,
+    vitals_now,
     writing,
 )
+from tuner_server.core.errors import InvalidInputError
+from tuner_server.core.job.life import Life
 
 app = typer.Typer()
 
@@ -106,10 +111,79 @@ def cancel(
     with connected(server) as tuner:
         request = pb.CancelJobRequest(job_id=resolve(tuner, job), reason=reason)
         found = tuner.call(lambda: tuner.stub.CancelJob(request, timeout=TIMEOUT_S)).job
+    _tell(found, "cancelled", as_json=as_json)
+
+
+@app.command(epilog='Example: `lrpilot note 3f2a "the one with the new tokenizer"`')
+def note(
+    job: JobArgument,
+    text: Annotated[str, typer.Argument(help="What to note on it; an empty text takes the note away.")],
+    server: ServerOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Note something on a job, for whoever looks at it. There is one note; another takes its place."""
+    found = _described(server, job, note=text)
+    _tell(found, "has the note" if text else "has no note any more", as_json=as_json)
+
+
+@app.command(epilog="Example: `lrpilot rename 3f2a resnet-2`")
+def rename(
+    job: JobArgument,
+    name: Annotated[str, typer.Argument(help="The new name.")],
+    server: ServerOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give a job another name."""
+    _tell(_described(server, job, name=name), "is renamed", as_json=as_json)
+
+
+@app.command(epilog="Example: `lrpilot delete 3f2a --yes`")
+def delete(
+    job: JobArgument,
+    server: ServerOption = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also a job whose client is there, which then opens it anew.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete a job, with its history. This can't be undone."""
+    with connected(server) as tuner:
+        job_id = resolve(tuner, job)
+        if not yes:
+            found = tuner.call(lambda: tuner.stub.GetJob(pb.GetJobRequest(job_id=job_id), timeout=TIMEOUT_S)).job
+            _confirm(found)
+        request = pb.DeleteJobRequest(job_id=job_id, force=force)
+        found = tuner.call(lambda: tuner.stub.DeleteJob(request, timeout=TIMEOUT_S)).job
+    _tell(found, "deleted", as_json=as_json)
+
+
+def _described(server: str | None, job: str, **fields: str) -> pb.Job:
+    """The job, once it has another name or note. Raises: LRPilotError."""
+    with connected(server) as tuner:
+        request = pb.DescribeJobRequest(job_id=resolve(tuner, job), **fields)
+        return tuner.call(lambda: tuner.stub.DescribeJob(request, timeout=TIMEOUT_S)).job
+
+
+def _confirm(job: pb.Job) -> None:
+    """Asks whether to delete a job. Raises: InvalidInputError: nobody can be asked, or the answer is no."""
+    if not sys.stdin.isatty():
+        raise InvalidInputError.of("yes", "there is no terminal to ask on; give --yes")
+    name = f" ({job.config.name})" if job.config.name else ""
+    question = f"Delete job {job.id[:SHORT_ID]}{name}, {state_of(job)}, {job.committed_steps} steps?"
+    try:
+        agreed = typer.confirm(question, err=True)
+    except typer.Abort:  # Ctrl-C, or the end of the input
+        agreed = False
+    if not agreed:
+        raise InvalidInputError.of("yes", "nothing was deleted")
+
+
+def _tell(job: pb.Job, what: str, *, as_json: bool) -> None:
     if as_json:
-        print_json(json_format.MessageToDict(found))
+        print_json(json_format.MessageToDict(job))
     else:
-        say(f"{found.id} cancelled")
+        say(f"{job.id} {what}")
 
 
 def facts_table(job: pb.Job) -> Table:
@@ -131,12 +205,22 @@ def _steps(job: pb.Job) -> str:
     return f"{' + '.join(parts)}{total}{remark(job)}"
 
 
+def _said_of(job: pb.Job) -> dict[str, str]:
+    """What is to be said of its client, and what somebody has noted, as far as there is something."""
+    vitals = vitals_now(job)
+    said = {"client": vitals.sentence, "note": job.note}
+    if vitals.life is Life.ALIVE:
+        said["client"] = f"gave its last sign {vitals.ago}"
+    return {name: value for name, value in said.items() if value}
+
+
 def _facts(job: pb.Job) -> dict[str, str]:
     return {
         "job": job.id,
         "name": job.config.name or "-",
         "policy": job.config.policy,
         "state": f"{state_of(job)} {job.message}".strip(),
+        **_said_of(job),
         "steps": _steps(job),
         "bounds": f"{job.lr_bounds.min:.3g} to {job.lr_bounds.max:.3g}" if job.HasField("lr_bounds") else "-",
         "loss": f"{optional(job, 'last_loss')} (best {optional(job, 'best_loss')})",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import typer
@@ -12,88 +14,149 @@ from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.unsearched import probe_steps
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from tuner_server.base.clock import utc_now
 from tuner_server.base.terminal import Terminal
 from tuner_server.cli.common import (
     LARGEST_PAGE,
+    SHORT_ID,
     DbOption,
     JsonOption,
     ServerOption,
     connected,
-    default_db,
     optional,
     page_of,
     print_json,
     remark,
     state_of,
     unsearched,
+    vitals_now,
 )
+from tuner_server.core.errors import InvalidInputError
+from tuner_server.core.job.life import ALL_SHOWN, SHOWN
+from tuner_server.process.settings import load
 
 PRUNED_AT_ONCE = 200
 """Jobs whose ids are looked for at once."""
 
+NAME, STEPS, LAST_SIGN = "name", "steps + search", "last sign"
+COLUMNS = ("job", NAME, "policy", "state", STEPS, "LR", "loss", "validation", LAST_SIGN)
+"""The columns of the table."""
+FEW = ("job", NAME, "state", STEPS, "loss")
+"""The columns that there is always room for."""
+WIDTHS = {"job": 8, "policy": 12, "state": 9, STEPS: 22, "LR": 8, "loss": 9, "validation": 10, LAST_SIGN: 14}
+"""Characters that columns take, usually."""
+ROOMY = 136
+"""Characters of a line in which all columns find room."""
+STATE_WORDS = {word.replace("_", "-"): shown for word, shown in SHOWN.items()}
+"""The words for states, as they are shown."""
+
 app = typer.Typer(help="List jobs, or delete old ones.")
 
 
-@app.callback(invoke_without_command=True, epilog="Example: `lrpilot jobs --family resnet --json`")
+@app.callback(invoke_without_command=True, epilog="Example: `lrpilot jobs --state training,silent --json`")
 def jobs(
     context: typer.Context,
     server: ServerOption = None,
     as_json: JsonOption = False,
     family: Annotated[str, typer.Option(help="Only jobs of this family.")] = "",
+    state: Annotated[
+        str, typer.Option(help=f"Only jobs in one of these states, with commas between: {', '.join(STATE_WORDS)}.")
+    ] = "",
     limit: Annotated[int, typer.Option(min=1, help="At most so many jobs, the newest first.")] = 50,
 ) -> None:
     """List jobs, or delete old ones."""
     if context.invoked_subcommand is not None:
         return
+    request = _request(state, family)
     found: list[pb.Job] = []
     with connected(server) as tuner:
-        page = page_of(tuner, pb.ListJobsRequest(page_size=min(limit, LARGEST_PAGE), family=family))
-        found.extend(page.jobs)
-        while page.next_page_token and len(found) < limit:
-            size = min(limit - len(found), LARGEST_PAGE)
-            page = page_of(tuner, pb.ListJobsRequest(page_size=size, page_token=page.next_page_token, family=family))
+        while len(found) < limit:
+            request.page_size = min(limit - len(found), LARGEST_PAGE)
+            page = page_of(tuner, request)
             found.extend(page.jobs)
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                break
     if as_json:
         print_json([json_format.MessageToDict(job) for job in found])
         return
-    Terminal().print(jobs_table(found) if found else "no jobs")
+    terminal = Terminal()
+    terminal.print(jobs_table(found, terminal.width) if found else "no jobs")
 
 
 @app.command(epilog="Example: `lrpilot jobs prune --older-than 90 --db sqlite:////var/lib/lrpilot/jobs.db`")
 def prune(
-    older_than: Annotated[float, typer.Option(min=0, help="Days since the job last changed.", show_default=False)],
+    older_than: Annotated[
+        float, typer.Option(min=0, help="Days since the job last changed or gave a sign.", show_default=False)
+    ],
     db: DbOption = "",
     project: Annotated[str | None, typer.Option(help="Only jobs of this project; without it, of all.")] = None,
+    silent: Annotated[
+        bool, typer.Option("--silent", help="Also jobs that are silent, though not abandoned yet.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many it would be.")] = False,
 ) -> None:
-    """Delete jobs that have ended, with their history, and give their space back.
+    """Delete jobs that have ended, were stopped or abandoned, with their history, and give their space back.
 
     Works on the database itself, also while servers use it.
     """
-    from tuner_server.storage import Database, open_storage  # brings PyTorch, as in `serve`
+    from tuner_server.storage import Database, DeadJobs, open_storage  # brings PyTorch, as in `serve`
     from tuner_server.storage.compaction import compact
 
-    before = utc_now() - datetime.timedelta(days=older_than)
-    n_pruned = 0
-    url = db or default_db()
-    with open_storage(url) as storage:
-        while n := storage.prune(project, before, PRUNED_AT_ONCE):
-            n_pruned += n
-    if not n_pruned:
-        print("0 jobs deleted")
+    settings = load({}, os.environ).settings
+    url, now = db or settings.db, utc_now()
+    dead = DeadJobs(now - datetime.timedelta(days=older_than), now, project, silent)
+    pruned: Counter[str] = Counter()
+    with open_storage(url, limits=settings.life_limits) as storage:
+        if dry_run:
+            print(f"{_counted(storage.prunable(dead), 'would be deleted')}")
+            return
+        while n := storage.prune(dead, PRUNED_AT_ONCE):
+            pruned.update(n)
+    if not pruned:
+        print(_counted(pruned, "deleted"))
         return
     with Database(url) as database:
         done = compact(database, rewrite=False)
-    print(f"{n_pruned} jobs deleted; {done}")
+    print(f"{_counted(pruned, 'deleted')}; {done}")
 
 
-def jobs_table(found: Sequence[pb.Job]) -> Table:
-    """A row a job."""
-    table = Table("job", "name", "policy", "state", "steps + search", "LR", "loss", "validation", box=box.SIMPLE)
+def _counted(jobs: Mapping[str, int], what: str) -> str:
+    """What is said of so many jobs of each state."""
+    states = f" ({', '.join(f'{n} {word}' for word, n in sorted(jobs.items()))})" if jobs else ""
+    return f"{sum(jobs.values())} jobs {what}{states}"
+
+
+def jobs_table(found: Sequence[pb.Job], width: int = ROOMY) -> Table:
+    """A row a job; where there is little room the columns are left out that are looked at least."""
+    roomy = width >= ROOMY
+    names = list(COLUMNS) if roomy else list(FEW)
+    if not roomy and any(vitals_now(job).troubled for job in found):
+        names.append(LAST_SIGN)
+    table = Table(box=box.SIMPLE, padding=(0, 1) if roomy else (0, 1, 0, 0), pad_edge=roomy)
+    for name in names:
+        # What is too long is cut in a name, and goes on in the next line of steps; all else is whole.
+        table.add_column(name, no_wrap=name != STEPS, overflow="ellipsis")
+    beside = sum(WIDTHS[name] + (3 if roomy else 1) for name in names if name != NAME)
+    table.columns[names.index(NAME)].max_width = max(width - beside, SHORT_ID)
     for job in found:
-        table.add_row(*_row(job))
+        row = dict(zip(COLUMNS, _row(job), strict=True))
+        table.add_row(*(Text(row[name]) for name in names))  # whose words are no markup
     return table
+
+
+def _request(state: str, family: str) -> pb.ListJobsRequest:
+    """What asks for jobs of a family in some states. Raises: InvalidInputError: a word is no state's."""
+    shown = ALL_SHOWN
+    for word in filter(None, (part.strip().lower() for part in state.split(","))):
+        if word not in STATE_WORDS:
+            raise InvalidInputError.of("state", f"{word!r} is none of {', '.join(STATE_WORDS)}")
+        shown |= STATE_WORDS[word]
+    states = [pb.JobState.Value(f"JOB_STATE_{status.name}") for status in shown.statuses]
+    lives = [pb.JobLife.Value(f"JOB_LIFE_{life.name}") for life in shown.lives]
+    return pb.ListJobsRequest(family=family, states=states, lives=lives)
 
 
 def _row(job: pb.Job) -> list[str]:
@@ -103,4 +166,5 @@ def _row(job: pb.Job) -> list[str]:
     undone = f" + {job.given_back_steps} rolled back" if job.given_back_steps else ""
     steps = f"{job.committed_steps}{searched}{undone}{total}{remark(job)}"
     losses = [optional(job, "last_loss"), optional(job, "last_validation")]
-    return [job.id[:8], job.config.name or "-", job.config.policy, state_of(job), steps, lr, *losses]
+    name, policy, state = job.config.name or "-", job.config.policy, state_of(job)
+    return [job.id[:SHORT_ID], name, policy, state, steps, lr, *losses, vitals_now(job).ago]

@@ -23,7 +23,11 @@ LiveJobsOption = Annotated[
 ]
 CallsOption = Annotated[
     str | None,
-    typer.Option("--max-calls-per-s", metavar="R", help="Calls a second in each server process; `none`: no limit."),
+    typer.Option(
+        "--max-calls-per-s",
+        metavar="R",
+        help="Calls a second in each process, for training and reading each; `none`: no limit.",
+    ),
 ]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from lrpilot.v1 import tuner_pb2 as pb
 
-from tuner_server.cli.common import JobArgument, ServerOption, connected, schedule_of, writing
+from tuner_server.cli.common import JobArgument, ServerOption, connected, schedule_of, vitals_now, writing
 
 app = typer.Typer()
 
@@ -25,6 +25,8 @@ def report(
     from tuner_server.report.report_file import report_html  # brings PyTorch, as in `serve`
 
     with connected(server) as tuner:
-        found, entries = job_and_history(schedule_of(tuner, job, pb.SCHEDULE_VIEW_FULL))
+        response = schedule_of(tuner, job, pb.SCHEDULE_VIEW_FULL)
+    found, entries = job_and_history(response)
+    text = report_html(found, timeline(entries), vitals_now(response.job))
     with writing(output):
-        output.write_text(report_html(found, timeline(entries)), encoding="utf-8")
+        output.write_text(text, encoding="utf-8")

@@ -32,8 +32,8 @@ def create(
     scope: Annotated[
         list[Scope],
         typer.Option(
-            help="train: run jobs; read: look at them; cancel: end their tuning; plan: change their plan. "
-            "May be repeated."
+            help="train: run jobs; read: look at them; cancel: end their tuning; plan: change their plan; edit: name "
+            "and annotate them; delete: delete them. May be repeated."
         ),
     ],
     name: Annotated[str, typer.Option(help="Whose it is, or where it is used; for people.")] = "",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import time
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from typing import Annotated
 
 import typer
 from lrpilot.errors import UnavailableError
-from lrpilot.transport.grpc_transport import GrpcTransport
+from lrpilot.transport.job_stream import JobStream
 from lrpilot.v1 import tuner_pb2 as pb
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -20,19 +20,24 @@ from tuner_server.cli.common import JobArgument, ServerOption, connected, resolv
 from tuner_server.cli.curve import COLUMNS, WIDTH
 from tuner_server.cli.job import facts_table
 
-ASK_AGAIN_S = 2.0
-"""Seconds after which a server that went away is asked again."""
-
 _SEARCHES = (pb.PHASE_RANGE_TEST, pb.PHASE_PROBE)
 
 app = typer.Typer()
 
+WaitOption = Annotated[
+    float, typer.Option("--wait", min=0.0, help="Seconds for which a server that does not answer is waited for.")
+]
+
 
 @app.command(epilog="Example: `lrpilot watch 3f2a`")
-def watch(job: JobArgument, server: ServerOption = None) -> None:
-    """Follow a job until it ends: what it does, its stages, and the way of its loss and its LR. Ctrl-C leaves it be."""
+def watch(job: JobArgument, server: ServerOption = None, wait: WaitOption = 60.0) -> None:
+    """Follow a job until it ends: what it does, its stages, and the way of its loss and its LR. Ctrl-C leaves it be.
+
+    The exit code is 0 when the job has ended, 1 when the server did not come back in time, and 2 when there is no such
+    job.
+    """
     with connected(server) as tuner, Live(console=Terminal(), auto_refresh=False) as live:
-        changes = _changes(tuner, resolve(tuner, job))
+        changes = JobStream(tuner, resolve(tuner, job), wait, lambda words: print(words, file=sys.stderr)).changes()
         for shown in pictures(changes, lambda job_id: schedule_of(tuner, job_id, pb.SCHEDULE_VIEW_FULL)):
             live.update(shown, refresh=True)
 
@@ -86,22 +91,6 @@ def is_behind(fetched: pb.Job, now: pb.Job) -> bool:
 def _run(job: pb.Job) -> int:
     """Steps that were run."""
     return job.committed_steps + job.search_steps
-
-
-def _changes(tuner: GrpcTransport, job_id: str) -> Iterator[pb.Job]:
-    """The job now and whenever it changes, until it ends; a server that restarts is waited for. Raises: ServerError."""
-    begun = False
-    while True:
-        stream = tuner.stub.WatchJob(pb.WatchJobRequest(job_id=job_id))
-        try:
-            while (response := tuner.call(functools.partial(next, stream, None))) is not None:
-                begun = True
-                yield response.job
-            return
-        except UnavailableError:
-            if not begun:
-                raise
-        time.sleep(ASK_AGAIN_S)
 
 
 def _progress(job: pb.Job) -> Table:

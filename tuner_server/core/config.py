@@ -12,8 +12,6 @@ from tuner_server.core.messages import MAX_STEPS, Measures, Value
 
 SMALLEST_LR, LARGEST_LR = 1e-30, 1e30
 """Limits of bounds: far outside anything that trains, and their products stay far inside the floats."""
-SMALLEST_BASE_LR, LARGEST_BASE_LR = 1e-24, 1e24
-"""Limits of the LR that a user has set: what a policy searches around it stays inside the limits of bounds."""
 MAX_MEMBERS = 1024
 """Replicas that a job may have: more than there are in any data-parallel run that has a search."""
 MAX_NAME = 200
@@ -91,12 +89,12 @@ class JobConfig(Value):
     stop_when: StopWhen | None = None
     """None: the run goes on to its end, whatever that gains."""
 
-    @pydantic.model_validator(mode="after")
-    def _storable(self) -> JobConfig:
-        for field in ("name", "family"):
-            if "\0" in getattr(self, field):
-                raise ValueError(f"{field}: a NUL character can't be stored")
-        return self
+    @pydantic.field_validator("name", "family")
+    @classmethod
+    def _storable(cls, value: str) -> str:
+        if "\0" in value:
+            raise ValueError("a NUL character can't be stored")
+        return value
 
     @pydantic.model_validator(mode="after")
     def _one_end(self) -> JobConfig:

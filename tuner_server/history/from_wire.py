@@ -7,6 +7,7 @@ import datetime
 from lrpilot.v1 import tuner_pb2 as pb
 
 from tuner_server.core.config import LrBounds
+from tuner_server.core.job.life import Signs
 from tuner_server.core.job.plan import Plan
 from tuner_server.core.job.state import JobState
 from tuner_server.core.messages import Outcome
@@ -28,9 +29,11 @@ def job_and_history(response: pb.GetScheduleResponse) -> tuple[StoredJob, list[E
     """
     job = response.job
     with read_as("job"):
-        created, updated = (time.ToDatetime(datetime.UTC) for time in (job.create_time, job.update_time))
+        times = job.create_time, job.update_time, job.sign_time
+        created, updated, signed = (time.ToDatetime(datetime.UTC) for time in times)
         state = _state(job)
-    return StoredJob(job.id, "", state, 0, created, updated), [_entry(entry, updated) for entry in response.history]
+    stored = StoredJob(job.id, "", state, 0, created, updated, Signs(signed), job.note)
+    return stored, [_entry(entry, updated) for entry in response.history]
 
 
 def _state(job: pb.Job) -> JobState:

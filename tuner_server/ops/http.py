@@ -17,6 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from tuner_server.access.tls import TlsFiles, server_context
+from tuner_server.ops.connections import Connections, Listener, Patience, protocol
 
 STOP_S = 1
 """Seconds that answers get at the end. They are small: what isn't sent by then has nobody who reads it."""
@@ -65,20 +66,38 @@ class _Server(uvicorn.Server):
         yield
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class PortLimits:
+    """What the clients of a port may use of this process."""
+
+    name: str
+    """The setting that the port has, for the log."""
+    connections: int
+    """How many there may be."""
+    patience: Patience = dataclasses.field(default_factory=Patience)
+    """How long each may keep us waiting."""
+
+
 @contextlib.asynccontextmanager
-async def serving(app: ASGIApp, listener: socket.socket, tls: TlsFiles | None = None) -> AsyncIterator[None]:
+async def serving(
+    app: ASGIApp, listener: socket.socket, limits: PortLimits, tls: TlsFiles | None = None
+) -> AsyncIterator[None]:
     """Serves an app on the running loop, on a bound socket, until the block ends.
 
     Args:
         app: what answers.
-        listener: the socket.
+        listener: the socket, whose descriptor is taken over.
+        limits: what the port's clients may use.
         tls: certificates for HTTPS, read again when their files change; None: plain HTTP.
 
     Raises:
         InvalidInputError: a certificate can't be used.
     """
+    connections = Connections(limits.name, limits.connections, limits.patience)
     config = uvicorn.Config(
         app,
+        http=protocol(connections),
+        ws="none",
         log_config=None,
         access_log=False,
         lifespan="off",
@@ -90,9 +109,12 @@ async def serving(app: ASGIApp, listener: socket.socket, tls: TlsFiles | None = 
         context = server_context(tls)
         config.ssl_context_factory = lambda _config, _default: context
     server = _Server(config)
-    task = asyncio.create_task(server.serve([listener]))
-    try:
-        yield
-    finally:
-        server.should_exit = True
-        await task
+    with contextlib.closing(connections):
+        task = asyncio.create_task(server.serve([Listener(listener, connections)]))
+        watching = asyncio.create_task(connections.watch())
+        try:
+            yield
+        finally:
+            server.should_exit = True
+            await task
+            watching.cancel()

@@ -15,6 +15,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from tuner_server.core.job.life import Life
+from tuner_server.core.job.state import Status
 from tuner_server.core.messages import Outcome
 from tuner_server.service.pipeline_observer import PipelineObserver, PipelineTask
 
@@ -81,8 +83,8 @@ class ServerMetrics(PipelineObserver):
         )
         self._jobs = Gauge(
             "lrpilot_jobs",
-            "Live jobs in the database.",
-            ["status"],
+            "Jobs in the database that have not ended, by status and by the life of their clients.",
+            ["status", "life"],
             multiprocess_mode="livemostrecent",
             registry=registry,
         )
@@ -109,10 +111,10 @@ class ServerMetrics(PipelineObserver):
         """Whether the database could be used just now."""
         self._database.set(up)
 
-    def jobs_counted(self, by_status: Mapping[str, int]) -> None:
-        """How many live jobs the whole database has, by status; a status that has none is there too."""
-        for status, count in by_status.items():
-            self._jobs.labels(status).set(count)
+    def jobs_counted(self, counts: Mapping[tuple[Status, Life], int]) -> None:
+        """How many jobs that have not ended the whole database has, by status and life; zeros are told too."""
+        for (status, life), count in counts.items():
+            self._jobs.labels(status.value, life.value).set(count)
 
     @contextlib.contextmanager
     def working(self, task: PipelineTask, origins: Sequence[object]) -> Iterator[None]:

@@ -19,6 +19,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 
+from tuner_server.base.streams import STDERR, say
+
 ANSWER_S = 120.0
 """Seconds for a fork; the first one waits for the imports, from a disk that may be slow."""
 _FORK = b"fork"
@@ -67,6 +69,12 @@ class ForkServer:
             if not answer.isdecimal():
                 raise OSError(answer)
             return int(answer)
+
+    def give_up(self) -> None:
+        """Has a fork that another thread waits for fail, as at the end of the server."""
+        process = self._process
+        if process is not None:
+            process.kill()
 
     def close(self) -> None:
         """Ends the process. Workers that still run are told by their connections, not by this."""
@@ -160,6 +168,8 @@ class _Forking:
         if not message:
             return False
         connection, status, *memory = descriptors
+        # Held back in a child until it no longer ignores them: a worker is told to end as soon as it is known.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED)
         try:
             child = os.fork()
         except OSError as error:
@@ -169,6 +179,7 @@ class _Forking:
                 self._become_worker(connection, memory[0] if memory else None, status)
             answer, forked = str(child), True
             self._status[child] = status
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED)
         for descriptor in [connection, *memory, *([] if forked else [status])]:
             os.close(descriptor)
         with contextlib.suppress(OSError):
@@ -182,6 +193,7 @@ class _Forking:
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGCHLD, *_IGNORED):
                 signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED)
             # A status pipe that others hold open would not tell the owner of our death.
             for descriptor in (self._woken, self._waker, status, self._orders.detach(), *self._status.values()):
                 os.close(descriptor)
@@ -190,6 +202,6 @@ class _Forking:
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
         except BaseException:
-            traceback.print_exc()
+            say(STDERR, traceback.format_exc().encode(errors="replace"))
         finally:
             os._exit(code)

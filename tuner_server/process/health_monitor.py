@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
 
+from tuner_server.base.clock import utc_now
 from tuner_server.base.failures import FAILURES
 from tuner_server.core.errors import TunerError
 from tuner_server.ops.metrics import ServerMetrics
@@ -82,5 +83,5 @@ class HealthMonitor:
             self._storage.touch()
             self._write_due = time.monotonic() + WRITE_INTERVAL_S
         if self._metrics and time.monotonic() >= self._count_due:
-            self._metrics.jobs_counted({status.value: n for status, n in self._storage.live_jobs().items()})
+            self._metrics.jobs_counted(self._storage.live_jobs(utc_now()))
             self._count_due = time.monotonic() + COUNT_INTERVAL_S

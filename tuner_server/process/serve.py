@@ -17,7 +17,9 @@ from prometheus_client import CollectorRegistry
 from tuner_server.access.authenticator import Authenticator
 from tuner_server.access.shares import Shares
 from tuner_server.access.tls import server_credentials
+from tuner_server.base import descriptors
 from tuner_server.base.address import Address, bound
+from tuner_server.base.descriptors import ConnectionLimits
 from tuner_server.base.streams import STDOUT, say
 from tuner_server.core import policies
 from tuner_server.core.errors import InvalidInputError
@@ -33,7 +35,7 @@ from tuner_server.process.worker_protocol import Health
 from tuner_server.rpc.auth import Authentication
 from tuner_server.rpc.limits import CallLimits
 from tuner_server.rpc.revision import RevisionCheck
-from tuner_server.rpc.server import Server
+from tuner_server.rpc.server import ConnectionRules, Server
 from tuner_server.rpc.telemetry import Telemetry, Tracer
 from tuner_server.service.pipeline_observer import PipelineObserver
 from tuner_server.service.tuner_service import TunerService
@@ -121,8 +123,11 @@ async def run(
     gc.freeze()
     for sentence in plugins.hidden(policies.POLICIES):
         log.warning("policy hidden", reason=sentence)
+    limits = ConnectionLimits.of(descriptors.raised())
     async with AsyncExitStack() as stack:
-        storage = stack.enter_context(open_storage(settings.db, pool_size=settings.db_pool_size))
+        storage = stack.enter_context(
+            open_storage(settings.db, limits=settings.life_limits, pool_size=settings.db_pool_size)
+        )
         observer: PipelineObserver = metrics or PipelineObserver()
         tracer: Tracer | None = None
         if settings.otlp_endpoint is not None:
@@ -138,11 +143,14 @@ async def run(
             credentials=_credentials(settings),
             interceptors=[Telemetry(metrics, tracer), *authentication, RevisionCheck(), CallLimits(shares)],
             shares_port=shares_port,
+            connections=ConnectionRules(most=limits.rpc),
         )
         await server.start()
         if settings.http is not None:
             await stack.enter_async_context(
-                _dashboard_port(settings, service, authenticator, shares, stopping, shares_port=shares_port)
+                _dashboard_port(
+                    settings, service, authenticator, shares, stopping, limits.dashboard, shares_port=shares_port
+                )
             )
         tell = _HealthReporter(server, checked)
         await tell(await monitor.check())
@@ -190,10 +198,12 @@ def _dashboard_port(
     authenticator: Authenticator | None,
     shares: Shares,
     stopping: asyncio.Event,
+    n_connections: int,
     *,
     shares_port: bool,
 ) -> contextlib.AbstractAsyncContextManager[None]:
-    from tuner_server.web.server.front import Front  # a run's own server has no such port
+    from tuner_server.ops.http import PortLimits  # a run's own server has no such port
+    from tuner_server.web.server.front import Front
     from tuner_server.web.server.port import dashboard_port
 
     assert settings.http is not None
@@ -203,6 +213,7 @@ def _dashboard_port(
         stopping,
         authenticate=None if authenticator is None else authenticator.authenticate,
         shares=shares,
+        limits=PortLimits("http", n_connections),
         tls=tls_files(settings),
         shares_port=shares_port,
         front=Front(settings.base_path, settings.proxies),
@@ -213,7 +224,12 @@ def _dashboard_port(
 async def _operators_port(
     address: str, registry: CollectorRegistry, health: Callable[[], Health], stopping: asyncio.Event
 ) -> AsyncIterator[None]:
-    from tuner_server.ops.http import Readiness, operators_app, serving  # a run's own server has no such port
+    from tuner_server.ops.http import (  # a run's own server has no such port
+        PortLimits,
+        Readiness,
+        operators_app,
+        serving,
+    )
 
     def readiness() -> Readiness:
         problem = health().problem
@@ -224,7 +240,8 @@ async def _operators_port(
         return health().problem if health().lasting else ""
 
     app = operators_app(liveness, readiness, lambda: exposition(registry))
-    async with serving(app, bound("metrics", Address.parse(address))):
+    limits = PortLimits("metrics", ConnectionLimits.of(descriptors.raised()).operators)
+    async with serving(app, bound("metrics", Address.parse(address)), limits):
         yield
 
 

@@ -20,6 +20,7 @@ from pydantic import Field
 from tuner_server.base.address import Address
 from tuner_server.base.database_url import EXAMPLES, DatabaseUrl
 from tuner_server.core.errors import FieldViolation, InvalidInputError
+from tuner_server.core.job.life import ABANDONED_AFTER_S, SILENT_AFTER_S, LifeLimits
 from tuner_server.process.environment import own_data_directory
 
 PREFIX = "LRPILOT_"
@@ -33,6 +34,9 @@ MAX_POOL_SIZE = 200
 OWN_PATHS = ("compare", "events", "jobs", "login", "logout", "static")
 """What the dashboard's own paths begin with."""
 _BASE_PATH = re.compile(r"(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)+", re.ASCII)
+
+LONGEST_SILENCE_S = 10 * 366 * 86_400.0
+"""Ten years of seconds: times that far apart can still be told from one another everywhere."""
 
 
 def default_db() -> str:
@@ -88,6 +92,10 @@ class ServerSettings(pydantic.BaseModel):
     """The least that is logged: debug, info, warning or error."""
     otlp_endpoint: str | None = None
     """http://HOST:PORT of an OpenTelemetry collector (OTLP over gRPC) for traces; off by default."""
+    silent_after_s: float = Field(SILENT_AFTER_S, gt=0, allow_inf_nan=False)
+    """Seconds without a sign of its client (one a minute is usual) after which a job is silent, and in no quota."""
+    abandoned_after_s: float = Field(ABANDONED_AFTER_S, allow_inf_nan=False, validate_default=True)
+    """Seconds without a sign of its client after which a job is abandoned, and can be pruned."""
     exit_with_stdin: bool = False
     """Stop when standard input closes, as its owner's death does."""
 
@@ -131,6 +139,19 @@ class ServerSettings(pydantic.BaseModel):
         if value is not None and info.data.get("tls_cert") is None:
             raise ValueError("needs tls_cert and tls_key: clients show certificates over TLS only")
         return value
+
+    @pydantic.field_validator("abandoned_after_s")
+    @classmethod
+    def _comes_after_silence(cls, value: float, info: pydantic.ValidationInfo) -> float:
+        silent = info.data.get("silent_after_s", 0.0)
+        if not silent <= value <= LONGEST_SILENCE_S:
+            raise ValueError(f"from silent_after_s ({silent:g}) to {LONGEST_SILENCE_S:g}")
+        return value
+
+    @property
+    def life_limits(self) -> LifeLimits:
+        """How long a sign of a client counts."""
+        return LifeLimits.of_seconds(self.silent_after_s, self.abandoned_after_s)
 
     @property
     def proxies(self) -> tuple[str, ...]:

@@ -25,7 +25,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from tuner_server.base import descriptors
 from tuner_server.base.address import Address, bound, reserved
+from tuner_server.base.descriptors import ConnectionLimits
 from tuner_server.base.streams import STDOUT, say
 from tuner_server.core.errors import TunerError
 from tuner_server.ops import logs
@@ -127,6 +129,7 @@ class _Supervisor:
                 await self._stopping.wait()
                 log.info("draining", grace_s=self._settings.grace_s)
                 await self._end_all()
+                self._fork_server.give_up()
             watching.cancel()
         if self._failure is not None:
             raise self._failure
@@ -289,7 +292,7 @@ class _Supervisor:
             return
         from prometheus_client import CollectorRegistry
 
-        from tuner_server.ops.http import operators_app, serving
+        from tuner_server.ops.http import PortLimits, operators_app, serving
         from tuner_server.ops.metrics import FleetMetrics, exposition
         from tuner_server.ops.shared_values import SharedValues, SumOverProcesses, new_memory
 
@@ -302,5 +305,6 @@ class _Supervisor:
         self._upkeep.show_in(registry)
         registry.register(SumOverProcesses([SharedValues(memory) for memory in self._memories], runs))
         app = operators_app(self._liveness, self._readiness, lambda: exposition(registry))
-        async with serving(app, bound("metrics", Address.parse(self._settings.metrics))):
+        limits = PortLimits("metrics", ConnectionLimits.of(descriptors.raised()).operators)
+        async with serving(app, bound("metrics", Address.parse(self._settings.metrics)), limits):
             yield

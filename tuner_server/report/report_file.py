@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from tuner_server.core.job.life import UNTOLD, Vitals
 from tuner_server.history.outlook import outlook_of_job
 from tuner_server.history.thinning import Window
 from tuner_server.history.timeline import Timeline
@@ -22,12 +23,12 @@ BUCKETS = 2000
 SCRIPTS = tuple(STATIC / name for name in ("charts.js", "step-chart.js", "job-chart.js", "decision-chart.js", "job.js"))
 
 
-def report_html(job: StoredJob, found: Timeline) -> str:
+def report_html(job: StoredJob, found: Timeline, vitals: Vitals = UNTOLD) -> str:
     """The file's text: the style, Plotly (most of its five megabytes) and the data are in it."""
     config = job.state.config
     chart = job_chart(found, Window(0, max(found.n_steps, 1), BUCKETS))
     data: dict[str, Any] = {f"/jobs/{job.id}/curves.json": chart}
-    view = job_view(job, found)
+    view = job_view(job, found, vitals)
     for section in view.stages:
         data[f"/jobs/{job.id}/stages/{section.index}.json"] = stage_curves(found.stages[section.index], config)
     return Pages().render(

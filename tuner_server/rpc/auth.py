@@ -25,10 +25,12 @@ _REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 SCOPES: dict[str, Scope] = {
     f"/{_SERVICE}/{name}": scope
     for scope, names in {
-        Scope.TRAIN: ("CreateJob", "Advance", "ResumeJob"),
+        Scope.TRAIN: ("CreateJob", "Advance", "ResumeJob", "Beat", "LeaveJob"),
         Scope.READ: ("GetJob", "ListJobs", "GetSchedule", "WatchJob"),
         Scope.CANCEL: ("CancelJob",),
         Scope.PLAN: ("ChangePlan",),
+        Scope.EDIT: ("DescribeJob",),
+        Scope.DELETE: ("DeleteJob",),
     }.items()
     for name in names
 }

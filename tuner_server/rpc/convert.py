@@ -13,9 +13,10 @@ from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.early_warning_proto import warning_from_proto, warning_to_proto
 from lrpilot.wire.profile_proto import profile_from_proto, profile_to_proto
 
-from tuner_server.core.config import LARGEST_BASE_LR, MAX_NAME, SMALLEST_BASE_LR, JobConfig
+from tuner_server.core.config import MAX_NAME, JobConfig
 from tuner_server.core.errors import InvalidInputError, NotFoundError
 from tuner_server.core.job import schedule
+from tuner_server.core.job.life import UNTOLD, Life, Vitals
 from tuner_server.core.job.schedule import Segment
 from tuner_server.core.job.state import Status
 from tuner_server.core.messages import (
@@ -31,7 +32,6 @@ from tuner_server.core.messages import (
     Report,
     Weights,
 )
-from tuner_server.rpc import untrusted
 from tuner_server.rpc.decision_messages import decision_to_pb
 from tuner_server.rpc.directive_messages import (
     average_from_pb,
@@ -77,6 +77,12 @@ STATES: Mapping[Status, pb.JobState.ValueType] = {
     Status.CANCELLED: pb.JOB_STATE_CANCELLED,
     Status.FAILED: pb.JOB_STATE_FAILED,
 }
+LIVES: Mapping[Life, pb.JobLife.ValueType] = {
+    Life.ALIVE: pb.JOB_LIFE_ALIVE,
+    Life.SILENT: pb.JOB_LIFE_SILENT,
+    Life.STOPPED: pb.JOB_LIFE_STOPPED,
+    Life.ABANDONED: pb.JOB_LIFE_ABANDONED,
+}
 
 MAX_OPTIONS_BYTES = 32 * 2**10
 """A shape of lines through as many points as it may have fits."""
@@ -85,10 +91,6 @@ MAX_OPTION = 1e12
 """The largest number of a policy's options: far more than any policy has."""
 MAX_VALIDATIONS = 10_000
 """The most validations of a report: ten times what a policy asks for."""
-LEAST_BOUNDS_RATIO = 1.0001
-"""Bounds that are nearer to one another leave nothing to search."""
-SHORTEST_RUN_S, LONGEST_RUN_S = 1e-3, 1e10
-"""Limits of a run's time, far outside any: a step takes longer, and three hundred years are over."""
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -117,24 +119,6 @@ def config_from_pb(message: pb.JobConfig) -> JobConfig:
     if message.HasField("lr_bounds"):
         fields["lr_bounds"] = {"min": message.lr_bounds.min, "max": message.lr_bounds.max}
     return JobConfig.checked(**fields)
-
-
-def new_config_from_pb(message: pb.JobConfig) -> JobConfig:
-    """The config of a job that is to be opened. Raises: InvalidInputError: also where a stored one would be read."""
-    config = config_from_pb(message)
-    untrusted.name("name", config.name)
-    untrusted.name("family", config.family)
-    untrusted.name("policy", config.policy)
-    _check_option_texts(config.policy_options)
-    if not SMALLEST_BASE_LR <= config.base_lr <= LARGEST_BASE_LR:
-        wanted = f"{SMALLEST_BASE_LR:g} to {LARGEST_BASE_LR:g}, so that what is searched around it is a float"
-        raise InvalidInputError.of("base_lr", f"{wanted}; not {config.base_lr:g}")
-    if config.total_time_s is not None and not SHORTEST_RUN_S <= config.total_time_s <= LONGEST_RUN_S:
-        wanted = f"{SHORTEST_RUN_S:g} to {LONGEST_RUN_S:g} seconds"
-        raise InvalidInputError.of("total_time_s", f"{wanted}; not {config.total_time_s:g}")
-    if config.lr_bounds is not None and config.lr_bounds.max < config.lr_bounds.min * LEAST_BOUNDS_RATIO:
-        raise InvalidInputError.of("lr_bounds", f"the upper must be at least {LEAST_BOUNDS_RATIO} times the lower")
-    return config
 
 
 def config_to_pb(config: JobConfig) -> pb.JobConfig:
@@ -258,7 +242,7 @@ def directive_to_pb(directive: Directive) -> pb.Directive:
     )
 
 
-def job_to_pb(stored: StoredJob) -> pb.Job:
+def job_to_pb(stored: StoredJob, vitals: Vitals = UNTOLD) -> pb.Job:
     """A job, as it stands."""
     state = stored.state
     message = pb.Job(
@@ -282,6 +266,9 @@ def job_to_pb(stored: StoredJob) -> pb.Job:
         total_steps=state.total_steps,
         requested=[change_to_pb(change) for change in state.requested],
         ending=_ending_to_pb(state.ending) if state.ending else None,
+        life=LIVES[vitals.life] if vitals.life else pb.JOB_LIFE_UNSPECIFIED,
+        sign_time=_timestamp(stored.signs.sign_time),
+        note=stored.note,
     )
     if state.bounds is not None:
         message.lr_bounds.CopyFrom(pb.LrBounds(min=state.bounds.min, max=state.bounds.max))
@@ -310,10 +297,12 @@ def entry_to_pb(entry: Entry, committed: bool) -> pb.HistoryEntry:
     )
 
 
-def schedule_to_pb(stored: StoredJob, entries: Sequence[Entry], *, history: bool) -> pb.GetScheduleResponse:
+def schedule_to_pb(
+    stored: StoredJob, entries: Sequence[Entry], *, history: bool, vitals: Vitals = UNTOLD
+) -> pb.GetScheduleResponse:
     """A job's schedule; with its history if wanted, for which `entries` need their losses."""
     response = pb.GetScheduleResponse(
-        job=job_to_pb(stored), segments=[segment_to_pb(segment) for segment in schedule.segments(entries)]
+        job=job_to_pb(stored, vitals), segments=[segment_to_pb(segment) for segment in schedule.segments(entries)]
     )
     if history:
         response.history.extend(map(entry_to_pb, entries, schedule.committed(entries)))
@@ -357,20 +346,6 @@ def _option(value: struct_pb2.Value, depth: int) -> Any:
             return {text("policy_options", name, MAX_NAME): _option(each, depth + 1) for name, each in fields}
         case _:
             raise InvalidInputError.of("policy_options", "a value of no kind")
-
-
-def _check_option_texts(value: Any) -> None:
-    """Raises: InvalidInputError: a name or a text in a policy's options has an order to whoever shows it."""
-    match value:
-        case str():
-            untrusted.name("policy_options", value, MAX_OPTIONS_BYTES)
-        case list():
-            for each in value:
-                _check_option_texts(each)
-        case dict():
-            for key, each in value.items():
-                untrusted.name("policy_options", key)
-                _check_option_texts(each)
 
 
 def _replacement_from_pb(message: pb.Replacement) -> Replacement:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import dataclasses
+from collections.abc import AsyncIterator, Hashable
 from typing import Any
 
 import grpc.aio
 from lrpilot.v1 import tuner_pb2
 
-from tuner_server.access.principal import Principal
-from tuner_server.access.shares import MAX_CALLS, ProjectShare, Shares
+from tuner_server.access.principal import Principal, Scope
+from tuner_server.access.shares import LIMITS, Lane, ProjectShare, Shares
 from tuner_server.core.errors import InvalidInputError, TunerError
-from tuner_server.rpc.auth import OPEN
+from tuner_server.rpc.auth import OPEN, SCOPES
 from tuner_server.rpc.caller import CALLER
 from tuner_server.rpc.handlers import Context, Continuation, Handler, refuse, streamed
 
@@ -29,21 +29,36 @@ MAX_ANSWER_BYTES = 64 * 2**20
 """The size of an answer: the full history of a run of a million steps is some 10 MB."""
 MAX_METADATA_BYTES = 16 * 2**10
 """The size of a call's headers: a token is 60 bytes long, proxies and tracers add some hundreds."""
-ARRIVAL_S = 10.0
-"""How long a message may be on its way once it has its turn: twice as long as a client waits for its answer."""
-MAX_CONCURRENT_CALLS = 8 * MAX_CALLS
-"""Calls of all projects together."""
+MAX_UNKNOWN_CALLS = 1024
+"""Calls whose token is being looked up, beside those of all lanes."""
+MAX_CONCURRENT_CALLS = sum(limits.all_calls for limits in LIMITS.values()) + MAX_UNKNOWN_CALLS
+"""Calls that gRPC lets in. No lane is let down by it, since their own limits come to less."""
 LIMIT_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", MAX_REPORT_BYTES),
     ("grpc.max_send_message_length", MAX_ANSWER_BYTES),
     ("grpc.max_metadata_size", MAX_METADATA_BYTES),
     ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
-    ("grpc.max_concurrent_streams", MAX_CALLS),
+    ("grpc.max_concurrent_streams", LIMITS[Lane.TRAINING].calls),
 ]
 """Options of the gRPC server."""
 _LARGEST = {f"/{_SERVICE}/Advance": MAX_REPORT_BYTES}
 _STRANGERS = ""
 """Stands in for the project of whoever calls without a token where none is needed."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Call:
+    """A call as its limits see it."""
+
+    handler: Handler
+    caller: Principal
+    lane: Lane
+    largest: int
+    """The size of its largest message."""
+
+    def source(self, context: Context) -> Hashable:
+        """What tells callers of a project apart: their tokens, or their connections where no token is shown."""
+        return self.caller.token_id or context.peer()
 
 
 class CallLimits(grpc.aio.ServerInterceptor):
@@ -63,48 +78,48 @@ class CallLimits(grpc.aio.ServerInterceptor):
         if handler is None:
             return None
         method = handler_call_details.method
-        caller = CALLER.get()
+        caller, lane = CALLER.get(), Lane.TRAINING if SCOPES.get(method) is Scope.TRAIN else Lane.READING
         if method in OPEN:
-            caller = Principal(_STRANGERS, frozenset())
-        largest = _LARGEST.get(method, MAX_REQUEST_BYTES)
-        if handler.response_streaming:
-            return self._stream(handler, caller, largest)
-        return self._unary(handler, caller, largest)
+            caller, lane = Principal(_STRANGERS, frozenset()), Lane.HEALTH
+        call = _Call(handler, caller, lane, _LARGEST.get(method, MAX_REQUEST_BYTES))
+        return self._stream(call) if handler.response_streaming else self._unary(call)
 
-    def _unary(self, handler: Handler, caller: Principal, largest: int) -> Handler:
+    def _unary(self, call: _Call) -> Handler:
         """Takes a stream of one message, because gRPC would read a single one before it asks us."""
-        behavior: Any = handler.unary_unary  # there is no RPC that streams requests and has one answer
+        behavior: Any = call.handler.unary_unary  # there is no RPC that streams requests and has one answer
 
-        async def call(_requests: AsyncIterator[bytes], context: Context) -> Any:
+        async def answer(_requests: AsyncIterator[bytes], context: Context) -> Any:
+            source = call.source(context)
             try:
-                with self._shares.call(caller, streams=False) as share:
-                    message = await _arrived(share, context, largest)
+                with self._shares.call(call.caller, call.lane, streams=False, source=source) as share:
+                    message = _only(await _arrived(share, context, source, call.largest))
                     with share.memory(len(message)):
-                        answer = behavior(_parsed(handler, message), context)
+                        answered = behavior(_parsed(call.handler, message), context)
                         del message  # see `refuse`: what ends the call would keep it
-                        return await answer
+                        return await answered
             except TunerError as error:
                 refused = error
             return await refuse(context, refused)
 
-        return grpc.stream_unary_rpc_method_handler(call, None, handler.response_serializer)
+        return grpc.stream_unary_rpc_method_handler(answer, None, call.handler.response_serializer)
 
-    def _stream(self, handler: Handler, caller: Principal, largest: int) -> Handler:
+    def _stream(self, call: _Call) -> Handler:
+        handler = call.handler
         behavior: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
 
-        async def each(requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
-            async for message in requests:
-                if len(message) > largest:
-                    raise InvalidInputError.of("request", f"{len(message)} bytes; at most {largest}")
+        async def each(share: ProjectShare, context: Context, source: Hashable) -> AsyncIterator[Any]:
+            while (message := await _arrived(share, context, source, call.largest)) is not None:
                 yield _parsed(handler, message)
 
-        async def call(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
+        async def answer(_requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
+            source = call.source(context)
             try:
-                with self._shares.call(caller, streams=True) as share:
+                with self._shares.call(call.caller, call.lane, streams=True, source=source) as share:
                     if handler.request_streaming:
-                        responses = behavior(each(requests), context)
+                        responses = behavior(each(share, context, source), context)
                     else:
-                        responses = behavior(_parsed(handler, await _arrived(share, context, largest)), context)
+                        message = _only(await _arrived(share, context, source, call.largest))
+                        responses = behavior(_parsed(handler, message), context)
                     async with contextlib.aclosing(streamed(responses)) as stream:
                         async for response in stream:
                             yield response
@@ -113,7 +128,7 @@ class CallLimits(grpc.aio.ServerInterceptor):
                 refused = error
             await refuse(context, refused)
 
-        return grpc.stream_stream_rpc_method_handler(call, None, handler.response_serializer)
+        return grpc.stream_stream_rpc_method_handler(answer, None, handler.response_serializer)
 
 
 def _parsed(handler: Handler, message: bytes) -> Any:
@@ -125,19 +140,26 @@ def _parsed(handler: Handler, message: bytes) -> Any:
         raise InvalidInputError.of("request", "not a message of this RPC") from None
 
 
-async def _arrived(share: ProjectShare, context: Context, largest: int) -> bytes:
-    """The message of a call that has one. Raises: InvalidInputError: there is none, or too much of it.
+def _only(message: bytes | None) -> bytes:
+    """The message of a call that has one. Raises: InvalidInputError: there is none."""
+    if message is None:
+        raise InvalidInputError.of("request", "missing")
+    return message
+
+
+async def _arrived(share: ProjectShare, context: Context, source: Hashable, largest: int) -> bytes | None:
+    """The next message of a call; None: there is no more.
 
     Not from the iterator of requests, which would keep it.
+
+    Raises:
+        InvalidInputError: it did not arrive in time, or is too large.
+        RateError: it did not arrive in time for others that wait.
     """
-    async with share.arriving:
-        try:
-            async with asyncio.timeout(ARRIVAL_S):
-                message = await context.read()
-        except TimeoutError:
-            raise InvalidInputError.of("request", f"it did not arrive within {ARRIVAL_S:g} s") from None
+    async with share.arrivals.place(source):
+        message = await context.read()
     if message is grpc.aio.EOF:
-        raise InvalidInputError.of("request", "missing")
+        return None
     assert isinstance(message, bytes)
     if len(message) > largest:
         raise InvalidInputError.of("request", f"{len(message)} bytes; at most {largest}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any, ParamSpec, TypeVar
@@ -17,8 +18,10 @@ from lrpilot.v1 import tuner_pb2_grpc
 from tuner_server.base.failures import FAILURES
 from tuner_server.core.config import MAX_NAME
 from tuner_server.core.errors import InvalidInputError, TunerError
+from tuner_server.core.job.life import Life, Shown
 from tuner_server.core.messages import MAX_REQUEST_ID
 from tuner_server.rpc import convert, plan_messages, untrusted
+from tuner_server.rpc.admission import admitted
 from tuner_server.rpc.caller import CALLER
 from tuner_server.rpc.handlers import Context, refuse
 from tuner_server.service.tuner_service import TunerService
@@ -63,29 +66,39 @@ def unary(
 class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     """Implements lrpilot.v1.TunerService."""
 
-    def __init__(self, service: TunerService, executor: Executor) -> None:
-        """Serves `service`, whose calls run in `executor`: the event loop never waits for a search or a database."""
+    def __init__(self, service: TunerService, writers: Executor, readers: Executor, heartbeat_s: float) -> None:
+        """Serves `service`. The event loop never waits for a search or a database.
+
+        Args:
+            service: what the RPCs do.
+            writers: threads for calls that open or change jobs.
+            readers: threads for calls that look.
+            heartbeat_s: how long a stream is silent at most.
+        """
         self._service = service
-        self._executor = executor
+        self._writers, self._readers = writers, readers
+        self._heartbeat_s = heartbeat_s
         self._draining = asyncio.Event()
 
     def drain(self) -> None:
         """Ends the streams, which would go on for as long as their jobs. Other calls end by themselves."""
         self._draining.set()
 
-    async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def _write(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, functools.partial(function, *args, **kwargs))
+        return await loop.run_in_executor(self._writers, functools.partial(function, *args, **kwargs))
+
+    async def _read(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._readers, functools.partial(function, *args, **kwargs))
 
     @unary
     async def CreateJob(self, request: pb.CreateJobRequest) -> pb.CreateJobResponse:
         """Opens a job."""
-        config = convert.new_config_from_pb(request.config)
-        stored = await self._run(self._service.create_job, CALLER.get().project, request.request_id, config)
+        config = admitted(request.config)
+        stored = await self._write(self._service.create_job, CALLER.get().project, request.request_id, config)
         log.info("job created", job_id=stored.id, name=config.name, policy=stored.state.config.policy)
-        return pb.CreateJobResponse(
-            job=convert.job_to_pb(stored), directive=convert.directive_to_pb(stored.state.directive)
-        )
+        return pb.CreateJobResponse(job=self._job(stored), directive=convert.directive_to_pb(stored.state.directive))
 
     @unary
     async def Advance(self, request: pb.AdvanceRequest) -> pb.AdvanceResponse:
@@ -106,83 +119,130 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     @unary
     async def GetJob(self, request: pb.GetJobRequest) -> pb.GetJobResponse:
         """Answers with one job."""
-        return pb.GetJobResponse(job=convert.job_to_pb(await self._load(request.job_id)))
+        return pb.GetJobResponse(job=self._job(await self._load(request.job_id)))
 
     @unary
     async def ListJobs(self, request: pb.ListJobsRequest) -> pb.ListJobsResponse:
         """Answers with a page of jobs."""
         if not 0 <= request.page_size <= MAX_PAGE:
             raise InvalidInputError.of("page_size", f"0 to {MAX_PAGE}, not {request.page_size}")
-        states = {untrusted.known("states", convert.STATES, state) for state in request.states}
-        page = await self._run(
-            self._service.list_jobs,
-            CALLER.get().project,
-            request.page_size or DEFAULT_PAGE,
-            untrusted.text("page_token", request.page_token),
-            sorted(states),
-            untrusted.text("family", request.family, MAX_NAME),
-        )
-        return pb.ListJobsResponse(
-            jobs=[convert.job_to_pb(stored) for stored in page.jobs], next_page_token=page.next_page_token
-        )
+        statuses = {untrusted.known("states", convert.STATES, state) for state in request.states}
+        lives = {untrusted.known("lives", convert.LIVES, life) for life in request.lives}
+        shown = Shown(tuple(sorted(statuses)), tuple(sorted(lives)))
+        project, n_most = CALLER.get().project, request.page_size or DEFAULT_PAGE
+        token = untrusted.text("page_token", request.page_token)
+        family = untrusted.text("family", request.family, MAX_NAME)
+        called = untrusted.text("called", request.called, MAX_NAME)
+
+        def read() -> pb.ListJobsResponse:
+            page = self._service.list_jobs(project, n_most, token, shown=shown, family=family, called=called)
+            jobs = [self._job(stored) for stored in page.jobs]
+            return pb.ListJobsResponse(jobs=jobs, next_page_token=page.next_page_token)
+
+        return await self._read(read)
 
     @unary
     async def ChangePlan(self, request: pb.ChangePlanRequest) -> pb.ChangePlanResponse:
         """Asks for a change of a job's plan."""
         job_id, change = convert.job_id(request.job_id), plan_messages.change_from_pb(request.change, "change")
         untrusted.name("change.request_id", change.request_id)
-        stored = await self._run(self._service.change_plan, CALLER.get().project, job_id, change)
+        stored = await self._write(self._service.change_plan, CALLER.get().project, job_id, change)
         log.info("plan changed", job_id=stored.id, change=change.kind.value, reason=change.reason)
-        return pb.ChangePlanResponse(job=convert.job_to_pb(stored))
+        return pb.ChangePlanResponse(job=self._job(stored))
 
     @unary
     async def CancelJob(self, request: pb.CancelJobRequest) -> pb.CancelJobResponse:
         """Ends the tuning of a job."""
         job_id, reason = convert.job_id(request.job_id), untrusted.sentence("reason", request.reason)
-        stored = await self._run(self._service.cancel_job, CALLER.get().project, job_id, reason)
+        stored = await self._write(self._service.cancel_job, CALLER.get().project, job_id, reason)
         log.info("job cancelled", job_id=stored.id, reason=reason)
-        return pb.CancelJobResponse(job=convert.job_to_pb(stored))
+        return pb.CancelJobResponse(job=self._job(stored))
 
     @unary
     async def ResumeJob(self, request: pb.ResumeJobRequest) -> pb.ResumeJobResponse:
         """Takes a job back to where its client's checkpoint is."""
         job_id, resume_id = convert.job_id(request.job_id), _resume_id(request)
-        stored = await self._run(
+        stored = await self._write(
             self._service.resume_job, CALLER.get().project, job_id, request.directive_number, resume_id
         )
         log.info("job resumed", job_id=stored.id, directive=request.directive_number)
-        return pb.ResumeJobResponse(
-            job=convert.job_to_pb(stored), directive=convert.directive_to_pb(stored.state.directive)
+        return pb.ResumeJobResponse(job=self._job(stored), directive=convert.directive_to_pb(stored.state.directive))
+
+    @unary
+    async def Beat(self, request: pb.BeatRequest) -> pb.BeatResponse:
+        """Takes a sign of a client."""
+        self._service.beat(CALLER.get().project, convert.job_id(request.job_id))
+        structlog.contextvars.bind_contextvars(directive=request.directive_number, steps=request.steps)
+        return pb.BeatResponse()
+
+    @unary
+    async def LeaveJob(self, request: pb.LeaveJobRequest) -> pb.LeaveJobResponse:
+        """Notes that a client has left."""
+        await self._write(self._service.leave_job, CALLER.get().project, convert.job_id(request.job_id))
+        return pb.LeaveJobResponse()
+
+    @unary
+    async def DescribeJob(self, request: pb.DescribeJobRequest) -> pb.DescribeJobResponse:
+        """Gives a job another name, or another note."""
+        stored = await self._write(
+            self._service.describe_job,
+            CALLER.get().project,
+            convert.job_id(request.job_id),
+            untrusted.name("name", request.name, MAX_NAME) if request.HasField("name") else None,
+            untrusted.sentence("note", request.note) if request.HasField("note") else None,
         )
+        log.info("job described", job_id=stored.id, name=stored.state.config.name, note=stored.note)
+        return pb.DescribeJobResponse(job=self._job(stored))
+
+    @unary
+    async def DeleteJob(self, request: pb.DeleteJobRequest) -> pb.DeleteJobResponse:
+        """Deletes a job."""
+        job_id = convert.job_id(request.job_id)
+        stored = await self._write(self._service.delete_job, CALLER.get().project, job_id, force=request.force)
+        log.info("job deleted", job_id=stored.id, name=stored.state.config.name)
+        return pb.DeleteJobResponse(job=self._job(stored))
 
     @unary
     async def GetSchedule(self, request: pb.GetScheduleRequest) -> pb.GetScheduleResponse:
         """Answers with the schedule found so far."""
         stored = await self._load(request.job_id)
         full = request.view == pb.SCHEDULE_VIEW_FULL
-        entries = await self._run(self._service.history, stored, losses=full)
-        return convert.schedule_to_pb(stored, entries, history=full)
+
+        def read() -> pb.GetScheduleResponse:
+            # All of it in the reader's thread: the loop, which answers training jobs, would stand still meanwhile.
+            entries = self._service.history(stored, losses=full)
+            return convert.schedule_to_pb(stored, entries, history=full, vitals=self._service.vitals(stored))
+
+        return await self._read(read)
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> AsyncIterator[pb.WatchJobResponse]:
-        """Sends the job now and whenever it changes, until it ends. A server that stops says UNAVAILABLE."""
+        """Sends the job now, whenever it or its life changes, and again where it does not for long; until it ends.
+
+        A server that stops says UNAVAILABLE.
+        """
         structlog.contextvars.bind_contextvars(job_id=request.job_id[:MAX_LOGGED])
-        version = None
+        seen: tuple[int, Life | None] | None = None
+        due_s = 0.0
         while True:
             try:
                 stored = await self._load(request.job_id)
             except TunerError as error:
                 await refuse(context, error)
-            if stored.version != version:
-                version = stored.version
-                yield pb.WatchJobResponse(job=convert.job_to_pb(stored))
+            now = (stored.version, self._service.vitals(stored).life)
+            if now != seen or time.monotonic() >= due_s:
+                seen, due_s = now, time.monotonic() + self._heartbeat_s
+                yield pb.WatchJobResponse(job=self._job(stored))
             if not stored.state.status.live:
                 return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._draining.wait(), WATCH_INTERVAL_S)
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping; watch again")
 
+    def _job(self, stored: StoredJob) -> pb.Job:
+        return convert.job_to_pb(stored, self._service.vitals(stored))
+
     async def _load(self, job_id: str) -> StoredJob:
-        return await self._run(self._service.get_job, CALLER.get().project, convert.job_id(job_id))
+        return await self._read(self._service.get_job, CALLER.get().project, convert.job_id(job_id))
 
 
 def _resume_id(request: pb.AdvanceRequest | pb.ResumeJobRequest) -> str:

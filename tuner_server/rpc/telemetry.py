@@ -28,6 +28,8 @@ _VALID_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,64}")
 LONGEST_NAME = 64
 """Characters of the name of a method that go into the log."""
 _SERVICE = tuner_pb2.DESCRIPTOR.services_by_name["TunerService"]
+_FREQUENT = {f"/{_SERVICE.full_name}/Beat"}
+"""Calls that every client makes once a minute, and that tell nobody anything as long as they go well."""
 _METHODS = {
     f"/{method.containing_service.full_name}/{method.name}": method
     for file in (tuner_pb2, health_pb2, reflection_pb2)
@@ -41,6 +43,9 @@ UNKNOWN_METHOD = "unknown"
 """What metrics call a method that there is none of: whoever has no token may call it what he likes."""
 _OURS = frozenset({"INTERNAL", "UNKNOWN", "UNAVAILABLE"})
 """Codes that say that something is wrong with the server."""
+
+MAX_WHY = 200
+"""Characters of a refusal that a call's line repeats."""
 
 log = structlog.get_logger(__name__)
 
@@ -57,6 +62,8 @@ class Call:
     """The time of `time.perf_counter` at its start."""
     code: str = "OK"
     """The name of its status, right once it has ended."""
+    why: str = ""
+    """What its client was told, if it was not answered."""
 
 
 class Meter(Protocol):
@@ -141,13 +148,16 @@ class Telemetry(grpc.aio.ServerInterceptor):
             known = call.method in _METHODS
             name = call.method.removeprefix("/") if known else UNKNOWN_METHOD
             self._meter.rpc_ended(name, call.code, seconds if known and call.method not in _STREAMS else None)
+        why = {}
         if call.code in _OURS:
             write = log.warning
+            why = {"why": call.why[:MAX_WHY]} if call.why else {}
         else:
-            write = log.info if call.method.startswith(f"/{_SERVICE.full_name}/") else log.debug
+            ours = call.method.startswith(f"/{_SERVICE.full_name}/") and call.method not in _FREQUENT
+            write = log.info if ours else log.debug
         caller = CALLER.get(None)  # none: no tokens are asked for, or this one is not known
         who = {"project": caller.project, "token_id": caller.token_id} if caller else {}
-        write("call", code=call.code, seconds=round(seconds, 6), **who)
+        write("call", code=call.code, seconds=round(seconds, 6), **why, **who)
 
 
 class _Watched:
@@ -157,7 +167,7 @@ class _Watched:
         self._context, self._call = context, call
 
     async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()) -> None:
-        self._call.code = code.name
+        self._call.code, self._call.why = code.name, details
         await self._context.abort(code, details, (*trailing_metadata, (REQUEST_ID, self._call.request_id)))
 
     def __getattr__(self, name: str) -> Any:

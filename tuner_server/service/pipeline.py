@@ -98,19 +98,22 @@ class ReportPipeline:
         storage: Storage,
         now: Callable[[], datetime.datetime],
         observer: PipelineObserver,
+        heard_of: Callable[[str, str], None],
         make_worker: Callable[..., BatchWorker[Any]] = BatchWorker,
     ) -> None:
         """Serves the jobs in `storage`.
 
         Args:
-            storage: where the jobs are.
-            now: the clock that dates the records.
+            storage: where reports are written.
+            now: dates the records.
             observer: hears how it goes.
+            heard_of: is told of projects and jobs whose client has given a sign that no record has.
             make_worker: makes a worker from the arguments of `BatchWorker`; a simulation steps workers by itself.
         """
         self._storage = storage
         self._now = now
         self._observer = observer
+        self._heard_of = heard_of
         self._cache = JobCache(CACHED_JOBS)
         self._reports: BatchWorker[_Pending] = make_worker(
             "reports", self._decide, _job_of, _refuse, max_group=MAX_GROUP, max_waiting=MAX_WAITING
@@ -177,6 +180,7 @@ class ReportPipeline:
             match decided:
                 case Directive():
                     pending.answer.set_result(decided)
+                    self._heard_of(pending.project, pending.job_id)
                     self._observer.repeated()
                 case PendingSearch():
                     self._queue(self._searches, _Searching(pending, stored, decided), pending)

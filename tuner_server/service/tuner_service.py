@@ -24,6 +24,7 @@ from tuner_server.base.closing import Closing
 from tuner_server.core.config import JobConfig
 from tuner_server.core.errors import ConflictError, InvalidInputError, PreconditionError
 from tuner_server.core.job import machine
+from tuner_server.core.job.life import ALL_SHOWN, Life, LifeLimits, Shown, Signs, Vitals
 from tuner_server.core.job.machine import JobState, Status
 from tuner_server.core.messages import ChangeOrigin, Directive, Outcome, PlanChange, Report, Value
 from tuner_server.core.search.prior import Prior
@@ -31,7 +32,8 @@ from tuner_server.service.batch_worker import BatchWorker
 from tuner_server.service.family import prior_from
 from tuner_server.service.pipeline import ReportPipeline
 from tuner_server.service.pipeline_observer import PipelineObserver
-from tuner_server.storage import Entry, Page, Storage, StoredJob
+from tuner_server.service.sign_writer import SignWriter
+from tuner_server.storage import Entry, JobFilter, Page, Storage, StoredJob, StoredVersion
 
 MAX_REQUEST_ID = 200
 RESUMES_KEPT = 100
@@ -62,8 +64,18 @@ class TunerService(Closing):
         """
         self._storage = storage
         self._now = now
-        self.pipeline = ReportPipeline(storage, now, observer, make_worker)
+        self._signs = SignWriter(storage, now)
+        self.pipeline = ReportPipeline(storage, now, observer, self._signs.add, make_worker)
         """Turns reports into answers."""
+
+    @property
+    def life_limits(self) -> LifeLimits:
+        """How long a sign of a client counts."""
+        return self._storage.life_limits
+
+    def vitals(self, stored: StoredJob, signs: Signs | None = None) -> Vitals:
+        """The life of a job, now; by other `signs`, if they are given."""
+        return self.life_limits.vitals(stored.state.status, signs or stored.signs, self._now())
 
     def create_job(self, project: str, request_id: str, config: JobConfig) -> StoredJob:
         """Opens a job; the same request again gets the same job, as it then stands.
@@ -71,13 +83,16 @@ class TunerService(Closing):
         Raises:
             InvalidInputError: the config is refused.
             ConflictError: the request id was used with another config.
-            QuotaError: the project has as many live jobs as it may have.
+            QuotaError: the project has as many jobs whose client is there as it may have.
         """
         if not 0 < len(request_id) <= MAX_REQUEST_ID or refusal(request_id):
             raise InvalidInputError.of("request_id", f"1 to {MAX_REQUEST_ID} visible characters, a UUID is usual")
         transition = machine.create(config, self._prior(project, config))
         job_id = uuid.uuid4().hex
-        return self._storage.create(project, job_id, request_id, fingerprint(config), transition, self._now())
+        stored = self._storage.create(project, job_id, request_id, fingerprint(config), transition, self._now())
+        if stored.id != job_id:  # it was opened before; somebody asks again
+            self._storage.sign({(project, stored.id): self._now()})
+        return stored
 
     def advance(self, project: str, job_id: str, report: Report, resume_id: str = "") -> Future[Directive]:
         """Takes a report; the future has the next directive, or, for a repeated report, the stored answer.
@@ -114,6 +129,7 @@ class TunerService(Closing):
             if not 1 <= number <= outstanding:
                 raise PreconditionError(f"directive_number: {number} was never issued; {outstanding} is outstanding")
             if number == outstanding and resume_id == stored.state.resumed_as:
+                self._storage.sign({(project, job_id): self._now()})
                 return stored
             if resume_id and resume_id in stored.state.resume_ids:
                 raise PreconditionError(f"resume_id: job {job_id} has gone on since this request came first")
@@ -153,17 +169,65 @@ class TunerService(Closing):
             except ConflictError:
                 continue  # a report came in between
 
+    def beat(self, project: str, job_id: str) -> None:
+        """Takes a sign of a job's client, which is written a moment later. Nobody is told if there is no such job."""
+        self._signs.add(project, job_id)
+
+    def leave_job(self, project: str, job_id: str) -> None:
+        """Notes that a job's client has left. Raises: NotFoundError."""
+        self._signs.drop(project, job_id)
+        self._storage.leave(project, job_id, self._now())
+
+    def describe_job(self, project: str, job_id: str, name: str | None, note: str | None) -> StoredJob:
+        """Gives a job another name, or another note; None: it keeps the one it has. Raises: NotFoundError."""
+        while True:
+            stored = self.get_job(project, job_id)
+            described = stored.state.config.name if name is None else name, stored.note if note is None else note
+            try:
+                return self._storage.describe(stored, *described)
+            except ConflictError:
+                continue  # a report came in between
+
+    def delete_job(self, project: str, job_id: str, *, force: bool) -> StoredJob:
+        """Deletes a job, with its history; the job as it was.
+
+        Raises:
+            NotFoundError: no such job.
+            PreconditionError: its client is there, and `force` is not set.
+        """
+        while True:
+            stored = self.get_job(project, job_id)
+            if self.vitals(stored).life is Life.ALIVE and not force:
+                raise PreconditionError(
+                    f"job {job_id}: its client is there, and would open it anew; cancel the job first, or force it"
+                )
+            try:
+                self._storage.delete(stored)
+            except ConflictError:
+                continue  # a report came in between
+            return stored
+
     def get_job(self, project: str, job_id: str) -> StoredJob:
         """The job of that id. Raises: NotFoundError."""
         return self._storage.load(job_id).seen_from(project)
 
-    def list_jobs(self, project: str, page_size: int, page_token: str, statuses: Sequence[Status], family: str) -> Page:
+    def list_jobs(
+        self,
+        project: str,
+        page_size: int,
+        page_token: str = "",
+        *,
+        shown: Shown = ALL_SHOWN,
+        family: str = "",
+        called: str = "",
+    ) -> Page:
         """A page of jobs, newest first. Raises: InvalidInputError: the token is none of ours."""
-        return self._storage.page(project, page_size, page_token, statuses=statuses, family=family or None)
+        wanted = JobFilter(shown, self._now(), family or None, called)
+        return self._storage.page(project, page_size, page_token, wanted=wanted)
 
-    def job_versions(self, project: str, limit: int, statuses: Sequence[Status], family: str) -> list[tuple[str, int]]:
-        """Id and version of the newest jobs, newest first: far cheaper than the jobs."""
-        return self._storage.versions(project, limit, statuses=statuses, family=family or None)
+    def job_versions(self, project: str, limit: int, shown: Shown, family: str) -> list[StoredVersion]:
+        """Versions of the newest jobs, newest first: far cheaper than the jobs."""
+        return self._storage.versions(project, limit, wanted=JobFilter(shown, self._now(), family or None))
 
     def get_jobs(self, project: str, job_ids: Collection[str]) -> list[StoredJob]:
         """The jobs of these ids, as far as there are any, in no order."""
@@ -176,6 +240,7 @@ class TunerService(Closing):
     def close(self) -> None:
         """Answers what is waiting. The storage is its owner's."""
         self.pipeline.close()
+        self._signs.close()
 
     def ping(self) -> None:
         """Checks that the database answers. Raises: StorageError."""
@@ -185,7 +250,7 @@ class TunerService(Closing):
         """What the latest jobs of the config's family found; None without a family."""
         if not config.family:
             return None
-        page = self._storage.page(project, FAMILY_JOBS, family=config.family)
+        page = self._storage.page(project, FAMILY_JOBS, wanted=JobFilter(family=config.family))
         return prior_from(stored.state for stored in page.jobs)
 
     def _replayed(self, stored: StoredJob, number: int) -> JobState:

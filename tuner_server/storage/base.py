@@ -23,6 +23,7 @@ from typing import Self
 
 from tuner_server.base.closing import Closing
 from tuner_server.core.errors import NotFoundError
+from tuner_server.core.job.life import ALL_SHOWN, Life, LifeLimits, Shown, Signs
 from tuner_server.core.job.state import JobState, Status, Transition
 from tuner_server.core.messages import Decision, Directive, Ending, Outcome, PlanChange, Replacement, Report, Validation
 
@@ -37,6 +38,10 @@ class StoredJob:
     version: int
     create_time: datetime
     update_time: datetime
+    signs: Signs
+    """What its client has let the server know of itself. It may be newer than the version, which it is no part of."""
+    note: str = ""
+    """What somebody has noted on it."""
 
     def seen_from(self, project: str) -> Self:
         """This job, for a caller of `project`. Raises: NotFoundError: it is another project's."""
@@ -101,6 +106,46 @@ class Entry:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class JobFilter:
+    """Which jobs of a project are asked for."""
+
+    shown: Shown = ALL_SHOWN
+    """By what is said of them."""
+    as_of: datetime | None = None
+    """The time at which lives are looked at, aware; needed with `shown`."""
+    family: str | None = None
+    """Only jobs of this family; None: all."""
+    called: str = ""
+    """Only jobs of this name, or whose ids begin so; empty: all."""
+
+
+ALL_JOBS = JobFilter()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DeadJobs:
+    """Jobs that nobody works on: that have ended, were left, or are abandoned."""
+
+    unchanged_since: datetime
+    """Only jobs that have neither changed nor given a sign since; aware."""
+    as_of: datetime
+    """The time at which lives are looked at; aware."""
+    project: str | None = None
+    """Only jobs of this project; None: of all."""
+    silent: bool = False
+    """Also jobs whose client is silent, though not for so long that they are abandoned."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StoredVersion:
+    """What of a job tells whether it has changed."""
+
+    id: str
+    version: int
+    signs: Signs
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Page:
     """Some jobs of a listing."""
 
@@ -112,6 +157,9 @@ class Page:
 class Storage(Closing):
     """Keeps jobs. See the module for its guarantees."""
 
+    life_limits: LifeLimits
+    """How long a sign of a client counts."""
+
     @abc.abstractmethod
     def create(
         self,
@@ -122,7 +170,7 @@ class Storage(Closing):
         transition: Transition,
         now: datetime,
     ) -> StoredJob:
-        """Opens a job with its first directive; idempotent by project and `request_id`.
+        """Opens a job with its first directive; idempotent by project and `request_id`. It is a sign of its client.
 
         Args:
             project: the one that the job belongs to.
@@ -138,7 +186,7 @@ class Storage(Closing):
         Raises:
             ConflictError: the request id came with another fingerprint before, or the job id is taken.
             NotFoundError: no such project.
-            QuotaError: the project has as many live jobs as it may have.
+            QuotaError: the project has as many jobs whose client is there as it may have.
         """
 
     @abc.abstractmethod
@@ -152,7 +200,7 @@ class Storage(Closing):
         Many reports share the cost of one commit. They don't share their fate: one whose job has changed meanwhile is
         left out, and the others are written.
 
-        Losses and measures are kept in single precision, as they are on the wire.
+        Losses and measures are kept in single precision, as they are on the wire. A report is a sign of its client.
 
         Args:
             changes: reports on different jobs.
@@ -167,8 +215,29 @@ class Storage(Closing):
         """Replaces the state alone. Raises: ConflictError when the job has changed since `job` was loaded."""
 
     @abc.abstractmethod
+    def describe(self, job: StoredJob, name: str, note: str) -> StoredJob:
+        """Gives a job a name and a note. Raises: ConflictError when the job has changed since `job` was loaded."""
+
+    @abc.abstractmethod
+    def sign(self, signs: Mapping[tuple[str, str], datetime]) -> None:
+        """Notes signs of clients, in one transaction; what has left by then is back.
+
+        A sign from before the moment at which its client left counts for nothing. Jobs that are not there are passed
+        over.
+
+        Args:
+            signs: the times of the signs, aware, by project and job.
+        """
+
+    @abc.abstractmethod
+    def leave(self, project: str, job_id: str, now: datetime) -> None:
+        """Notes that a client has left. Raises: NotFoundError: the project has no such job."""
+
+    @abc.abstractmethod
     def rewind(self, job: StoredJob, state: JobState, now: datetime) -> StoredJob:
         """Goes back to an earlier state: what came after its outstanding directive, and the report on it, is forgotten.
+
+        It is a sign of the client.
 
         Raises:
             ConflictError: the job has changed since `job` was loaded.
@@ -191,39 +260,27 @@ class Storage(Closing):
         """
 
     @abc.abstractmethod
-    def page(
-        self,
-        project: str,
-        page_size: int,
-        page_token: str = "",
-        *,
-        statuses: Collection[Status] = (),
-        family: str | None = None,
-    ) -> Page:
+    def page(self, project: str, page_size: int, page_token: str = "", *, wanted: JobFilter = ALL_JOBS) -> Page:
         """Lists a project's jobs, newest first. Jobs that are created between two pages are not seen by the later one.
 
         Args:
             project: the project whose jobs are listed.
             page_size: how many jobs at most; at least 1.
             page_token: the token of the page before; empty for the first.
-            statuses: only jobs in one of these; empty: all.
-            family: only jobs of this family; None: all.
+            wanted: which of its jobs.
 
         Raises:
             InvalidInputError: a page size or a token that no page could have.
         """
 
     @abc.abstractmethod
-    def versions(
-        self, project: str, limit: int, *, statuses: Collection[Status] = (), family: str | None = None
-    ) -> list[tuple[str, int]]:
-        """Id and version of a project's newest jobs, newest first: which have changed, for a fraction of a page's cost.
+    def versions(self, project: str, limit: int, *, wanted: JobFilter = ALL_JOBS) -> list[StoredVersion]:
+        """Versions of a project's newest jobs, newest first: which have changed, for a fraction of a page's cost.
 
         Args:
             project: the project whose jobs are listed.
             limit: how many at most.
-            statuses: only jobs in one of these; empty: all.
-            family: only jobs of this family; None: all.
+            wanted: which of its jobs.
         """
 
     @abc.abstractmethod
@@ -231,24 +288,31 @@ class Storage(Closing):
         """The jobs of these ids, as far as there are any, in no order."""
 
     @abc.abstractmethod
-    def prune(self, project: str | None, updated_before: datetime, limit: int) -> int:
-        """Deletes jobs that have ended, with their history, the longest unchanged first.
+    def delete(self, job: StoredJob) -> None:
+        """Deletes a job, with its history. Raises: ConflictError: it has changed since `job` was loaded."""
+
+    @abc.abstractmethod
+    def prune(self, dead: DeadJobs, limit: int) -> dict[str, int]:
+        """Deletes dead jobs, with their history; of those of one kind the longest unchanged first.
 
         It takes several transactions, each of them short. Where it is interrupted, a job may be left whose history
         lacks its end; it goes the next time.
 
         Args:
-            project: only its jobs; None: of all projects.
-            updated_before: only jobs that have not changed since; aware.
+            dead: which.
             limit: how many at most.
 
         Returns:
-            How many were deleted.
+            How many were deleted, by what is said of them in a word (`core.job.life.shown_word`).
         """
 
     @abc.abstractmethod
-    def live_jobs(self) -> dict[Status, int]:
-        """How many live jobs there are in each status, over all projects."""
+    def prunable(self, dead: DeadJobs) -> dict[str, int]:
+        """How many jobs `prune` would delete with no limit, by what is said of them in a word."""
+
+    @abc.abstractmethod
+    def live_jobs(self, now: datetime) -> dict[tuple[Status, Life], int]:
+        """How many jobs that have not ended there are in each status and life, over all projects."""
 
     @abc.abstractmethod
     def ping(self) -> None:

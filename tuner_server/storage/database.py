@@ -140,12 +140,14 @@ class Database(Closing):
         """
         with self._translated(), self._engine.connect() as pooled:
             connection: Any = pooled.connection.driver_connection
-            if isinstance(connection, postgresql.Session):
-                connection.deadline = math.inf
             try:
+                if isinstance(connection, postgresql.Session):
+                    connection.maintain()
                 yield connection
             except self._engine.dialect.loaded_dbapi.Error as error:
                 raise exc.DBAPIError(None, None, error) from error
+            finally:
+                pooled.invalidate()
 
     def check(self) -> None:
         """Looks through a file that is not too large for it, before it is used.

@@ -1,8 +1,8 @@
 """Connections to PostgreSQL, directly or through a pooler such as PgBouncer, in whatever mode.
 
-A pooler may give every transaction another session of PostgreSQL. So nothing of a session is relied upon: what settings
-a transaction needs it brings along, in the same message as its BEGIN, and there are prepared statements, whose names
-belong to a session, only where no pooler is in between.
+A pooler may give every transaction another session of PostgreSQL. Where one is in between nothing of a session is
+relied upon: what settings a transaction needs it brings along, in the same message as its BEGIN, and there are no
+prepared statements, whose names belong to a session. A session that is ours alone has both once and for all.
 """
 
 from __future__ import annotations
@@ -81,6 +81,8 @@ class Session(psycopg.Connection[Any]):
 
     deadline: float | None = None
     """The end of the transaction on the monotonic clock; None: there is no transaction."""
+    pooled = True
+    """Whether a pooler is in between, so that the session is ours for a transaction at most."""
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         """See `psycopg.Connection`. Raises: psycopg.OperationalError: no answer in time; the connection is closed."""
@@ -96,11 +98,29 @@ class Session(psycopg.Connection[Any]):
             self.close()  # what it would still answer is for a question that nobody asks any more
             raise psycopg.OperationalError("no answer in time") from error
 
-    @property
-    def pooled(self) -> bool:
-        """Whether a pooler is in between: it has told another process id than that of the session we have now."""
+    def settle(self, settings: Mapping[str, str]) -> None:
+        """Looks whether the session is our own, and gives it settings if it is. Raises: psycopg.Error."""
+        self.deadline = time.monotonic() + TRANSACTION_TIMEOUT_S
         row = self.execute("SELECT pg_catalog.pg_backend_pid()", prepare=False).fetchone()
-        return row is None or row[0] != self.info.backend_pid
+        # A pooler has told another process id than that of the session which we have now.
+        self.pooled = row is None or row[0] != self.info.backend_pid
+        if self.pooled:
+            self.prepare_threshold = None
+        else:
+            self.execute(_set(settings, local=False), prepare=False)
+            self.autocommit = False
+        self.deadline = None
+
+    def begin(self) -> None:
+        """Says that a transaction begins, from which on it has its time."""
+        self.deadline = time.monotonic() + TRANSACTION_TIMEOUT_S
+
+    def maintain(self) -> None:
+        """Takes statements without transactions and limits from now on; afterwards the connection is thrown away."""
+        self.deadline = math.inf
+        if not self.pooled:
+            self.autocommit = True
+            self.execute(_set(dict.fromkeys(LIMITS, "0"), local=False), prepare=False)
 
 
 def connection_parameters(url: DatabaseUrl) -> dict[str, str]:
@@ -142,9 +162,7 @@ def session_settings(options: str) -> dict[str, str]:
         name, equals, value = word.partition("=")
         if not equals or not name.replace("_", "").replace(".", "").replace("-", "").isalnum():
             raise InvalidInputError.of("db", "the URL's parameter options takes -c NAME=VALUE alone (a blank is %20)")
-        name = name.replace("-", "_")
-        # A default is for transactions that have not begun.
-        found["transaction_read_only" if name == "default_transaction_read_only" else name] = value
+        found[name.replace("-", "_")] = value
     return found
 
 
@@ -165,7 +183,7 @@ def _words(options: str) -> list[str]:
 def postgresql_engine(url: DatabaseUrl, pool_size: int, pool_timeout_s: float) -> sa.Engine:
     """An engine whose transactions have limits. Raises: InvalidInputError: the URL's parameters are not right."""
     connecting = connection_parameters(url)
-    # Not sent: PgBouncer refuses what it doesn't know, or leaves it out. Every transaction brings them along.
+    # Not sent: PgBouncer refuses what it doesn't know, or leaves it out.
     settings = LIMITS | session_settings(connecting.pop("options", ""))
     engine = sa.create_engine(
         "postgresql+psycopg://",
@@ -178,10 +196,9 @@ def postgresql_engine(url: DatabaseUrl, pool_size: int, pool_timeout_s: float) -
 
     @sa.event.listens_for(engine, "do_connect")
     def connect(_dialect: object, _record: object, _arguments: object, parameters: dict[str, Any]) -> Session:
-        # Transactions begin by a word of our own, below.
         session = Session.connect(**{**parameters, **connecting, "autocommit": True})
         try:
-            _settle(session)
+            session.settle(KEEPALIVE | settings)
         except BaseException:
             session.close()
             raise
@@ -192,10 +209,16 @@ def postgresql_engine(url: DatabaseUrl, pool_size: int, pool_timeout_s: float) -
         session = connection.connection.driver_connection
         assert isinstance(session, Session)
         migrates = connection.get_execution_options().get("migrates", False)
-        session.deadline = math.inf if migrates else time.monotonic() + TRANSACTION_TIMEOUT_S
-        wanted = settings | dict.fromkeys(LIMITS, "0") if migrates else settings
-        # With no parameters it is one message, and one answer.
-        connection.exec_driver_sql(_begin(wanted), execution_options={"no_parameters": True})
+        session.begin()
+        wanted = settings if session.pooled else {}
+        if migrates:
+            session.deadline = math.inf
+            wanted = wanted | dict.fromkeys(LIMITS, "0")
+        if wanted:
+            # With no parameters it is one message, and one answer.
+            begins = "BEGIN; " if session.pooled else ""  # otherwise the driver says it
+            said = begins + _set(wanted, local=True).decode()
+            connection.exec_driver_sql(said, execution_options={"no_parameters": True})
 
     @sa.event.listens_for(engine, "checkin")
     def checkin(session: Session | None, _record: object) -> None:
@@ -205,24 +228,15 @@ def postgresql_engine(url: DatabaseUrl, pool_size: int, pool_timeout_s: float) -
     return engine
 
 
-def _begin(settings: Mapping[str, str]) -> str:
-    """Opens a transaction with settings of its own. `set_config` reads lists of names, which SET would take for one."""
+def _set(settings: Mapping[str, str], *, local: bool) -> bytes:
+    """Gives settings to a transaction or a session. `set_config` reads lists of names, which SET would take for one."""
+    if local:  # a default is for transactions that have not begun
+        settings = {name.replace("default_transaction_", "transaction_"): value for name, value in settings.items()}
     calls = (
-        sql.SQL("pg_catalog.set_config({}, {}, true)").format(sql.Literal(name), sql.Literal(value))
+        sql.SQL("pg_catalog.set_config({}, {}, {})").format(sql.Literal(name), sql.Literal(value), sql.Literal(local))
         for name, value in settings.items()
     )
-    return sql.SQL("BEGIN; SELECT {}").format(sql.SQL(", ").join(calls)).as_string(None)
-
-
-def _settle(session: Session) -> None:
-    """Looks whether a new session is our own, and uses it as far as it is."""
-    session.deadline = time.monotonic() + TRANSACTION_TIMEOUT_S
-    if session.pooled:
-        session.prepare_threshold = None
-    else:
-        calls = (f"pg_catalog.set_config('{name}', '{value}', false)" for name, value in KEEPALIVE.items())
-        session.execute(f"SELECT {', '.join(calls)}".encode(), prepare=False)
-    session.deadline = None
+    return sql.SQL("SELECT {}").format(sql.SQL(", ").join(calls)).as_bytes(None)
 
 
 def is_corrupt(error: BaseException | None) -> bool:

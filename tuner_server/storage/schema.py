@@ -11,6 +11,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from tuner_server.core.errors import SchemaVersionError, StorageError
+from tuner_server.core.job.life import LifeLimits
 from tuner_server.storage.base import Storage
 from tuner_server.storage.database import POOL_SIZE, Database
 from tuner_server.storage.sql import SqlStorage
@@ -28,7 +29,13 @@ class Upgrade:
     after: str
 
 
-def open_storage(url: str, *, upgrade: bool = False, pool_size: int = POOL_SIZE) -> Storage:
+def open_storage(
+    url: str,
+    *,
+    upgrade: bool = False,
+    pool_size: int = POOL_SIZE,
+    limits: LifeLimits = LifeLimits(),  # noqa: B008  # it is a value
+) -> Storage:
     """Opens a database with the schema of this version.
 
     An embedded database is made, or upgraded, if need be. A shared one is upgraded only when that is asked for: other
@@ -38,6 +45,7 @@ def open_storage(url: str, *, upgrade: bool = False, pool_size: int = POOL_SIZE)
         url: see `Database`.
         upgrade: whether a shared database may be upgraded.
         pool_size: how many connections there are at most.
+        limits: how long a sign of a client counts.
 
     Raises:
         InvalidInputError: not a URL of a database that can be used.
@@ -56,7 +64,7 @@ def open_storage(url: str, *, upgrade: bool = False, pool_size: int = POOL_SIZE)
     except BaseException:
         database.close()
         raise
-    return SqlStorage(database)
+    return SqlStorage(database, limits)
 
 
 def upgrade_schema(database: Database) -> Upgrade:

@@ -5,29 +5,48 @@ SQLite has one writer at a time, so what a transaction is to write is worked out
 
 from __future__ import annotations
 
-import base64
-import binascii
 import dataclasses
-import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVarTuple
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import orm
 
 from tuner_server.core.errors import ConflictError, InvalidInputError, NotFoundError, QuotaError, TunerError
+from tuner_server.core.job.life import Life, LifeLimits, Signs
 from tuner_server.core.job.state import JobState, Status, Transition
 from tuner_server.core.messages import Decision, Directive, Ending, Outcome, PlanChange, Replacement
-from tuner_server.storage import codec
-from tuner_server.storage.base import Change, Entry, Page, Storage, StoredAnswer, StoredJob, StoredReport
+from tuner_server.storage import codec, job_queries
+from tuner_server.storage.base import (
+    ALL_JOBS,
+    Change,
+    DeadJobs,
+    Entry,
+    JobFilter,
+    Page,
+    Storage,
+    StoredAnswer,
+    StoredJob,
+    StoredReport,
+    StoredVersion,
+)
 from tuner_server.storage.database import Database
 from tuner_server.storage.deletion import delete_jobs
-from tuner_server.storage.tables import Base, EntryRow, JobRow, ProjectRow, UtcDateTime
+from tuner_server.storage.tables import Base, EntryRow, JobRow
 from tuner_server.storage.write_check import touch
 
-_JOB = (JobRow.id, JobRow.project, JobRow.state, JobRow.version, JobRow.create_time, JobRow.update_time)
-_ENDED = [status.value for status in Status if not status.live]
+_JOB = (
+    JobRow.id,
+    JobRow.project,
+    JobRow.state,
+    JobRow.version,
+    JobRow.create_time,
+    JobRow.update_time,
+    JobRow.sign_time,
+    JobRow.leave_time,
+    JobRow.note,
+)
 _JOBS, _ENTRIES = Base.metadata.tables[JobRow.__tablename__], Base.metadata.tables[EntryRow.__tablename__]
 _REPORT_COLUMNS = [
     column.name for column in _ENTRIES.columns if column.nullable and column.name != EntryRow.decision.key
@@ -43,16 +62,27 @@ _WRITE_REPORT = sa.update(_ENTRIES).where(
 """Writes a report to its directive."""
 _WRITE_DIRECTIVE = sa.insert(_ENTRIES)
 """Writes a directive."""
-_Columns = TypeVarTuple("_Columns")
-_Position = tuple[datetime, str]
-"""The end of a page: the time and the id of its last job."""
+_SIGN = (
+    sa.update(_JOBS)
+    .where(
+        JobRow.id == sa.bindparam("of_job"),
+        JobRow.project == sa.bindparam("of_project"),
+        # The second: a moment that a clock has written which has been set back since tells nothing.
+        sa.or_(
+            JobRow.leave_time.is_(None), JobRow.leave_time < sa.bindparam("at"), JobRow.leave_time > sa.bindparam("far")
+        ),
+    )
+    .values(sign_time=sa.bindparam("at"), leave_time=None)
+)
+"""Writes a sign of a client, unless the client has left since."""
 
 
 class SqlStorage(Storage):
     """Jobs in a database that has the schema of this version (see `schema.open_storage`), which it closes."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, limits: LifeLimits = LifeLimits()) -> None:  # noqa: B008  # it is a value
         self._database = database
+        self.life_limits = limits
 
     def create(
         self,
@@ -65,8 +95,8 @@ class SqlStorage(Storage):
     ) -> StoredJob:
         """See `Storage`."""
         config = transition.state.config
-        new = StoredJob(job_id, project, transition.state, 0, now.astimezone(UTC), now)
-        job, changed = _next(new, transition.state, now)
+        new = StoredJob(job_id, project, transition.state, 0, now.astimezone(UTC), now, Signs(now))
+        job, changed = self._signed(new, transition.state, now)
         insert = sa.insert(JobRow).values(
             id=job_id,
             project=project,
@@ -80,7 +110,7 @@ class SqlStorage(Storage):
         )
         try:
             with self._database.writing() as connection:
-                _check_quota(connection, project)
+                job_queries.check_quota(connection, project, self.life_limits, now)
                 connection.execute(insert)
                 connection.execute(_WRITE_DIRECTIVE, _directive_values(job_id, transition))
         except (ConflictError, QuotaError) as lost:
@@ -108,7 +138,7 @@ class SqlStorage(Storage):
         """See `Storage`."""
         # In one order everywhere: two servers that lock the same rows in turn would wait for each other.
         ordered = sorted(range(len(changes)), key=lambda i: changes[i].job.id)
-        prepared = {i: _state_values(changes[i].job, changes[i].transition.state, now) for i in ordered}
+        prepared = {i: _at_version(*self._signed(changes[i].job, changes[i].transition.state, now)) for i in ordered}
         taken = {i: _report_values(changes[i], prepared[i][0].update_time) for i in ordered}
         issued = {i: _directive_values(changes[i].job.id, changes[i].transition) for i in ordered}
         with self._database.writing() as connection:
@@ -120,14 +150,44 @@ class SqlStorage(Storage):
 
     def update(self, job: StoredJob, state: JobState, now: datetime) -> StoredJob:
         """See `Storage`."""
-        changed_job, values = _state_values(job, state, now)
+        changed_job, values = _at_version(*_next(job, state, now))
         with self._database.writing() as connection:
             _write_state_or_raise(connection, values)
         return changed_job
 
+    def describe(self, job: StoredJob, name: str, note: str) -> StoredJob:
+        """See `Storage`."""
+        state = job.state.model_copy(update={"config": job.state.config.model_copy(update={"name": name})})
+        described, changed = _next(job, state, job.update_time)
+        described, values = _at_version(
+            dataclasses.replace(described, note=note), {**changed, "name": name, "note": note}
+        )
+        with self._database.writing() as connection:
+            _write_state_or_raise(connection, values)
+        return described
+
+    def sign(self, signs: Mapping[tuple[str, str], datetime]) -> None:
+        """See `Storage`."""
+        # In one order everywhere, as in `record`.
+        values = [
+            {"of_project": project, "of_job": job_id, "at": at, "far": at + self.life_limits.silent_after}
+            for (project, job_id), at in sorted(signs.items(), key=lambda item: item[0][1])
+        ]
+        if not values:
+            return
+        with self._database.writing() as connection:
+            connection.execute(_SIGN, values)
+
+    def leave(self, project: str, job_id: str, now: datetime) -> None:
+        """See `Storage`."""
+        left = sa.update(JobRow).where(JobRow.id == job_id, JobRow.project == project)
+        with self._database.writing() as connection:
+            if not connection.execute(left.values(sign_time=now, leave_time=now)).rowcount:
+                raise NotFoundError.of_job(job_id)
+
     def rewind(self, job: StoredJob, state: JobState, now: datetime) -> StoredJob:
         """See `Storage`."""
-        changed_job, values = _state_values(job, state, now)
+        changed_job, values = _at_version(*self._signed(job, state, now))
         number = state.directive.number
         forget = sa.delete(EntryRow).where(EntryRow.job_id == job.id, EntryRow.number > number)
         reopen = (
@@ -185,37 +245,27 @@ class SqlStorage(Storage):
             raise NotFoundError.of_job(job_id)
         return [_entry(row) for row in rows]
 
-    def page(
-        self,
-        project: str,
-        page_size: int,
-        page_token: str = "",
-        *,
-        statuses: Collection[Status] = (),
-        family: str | None = None,
-    ) -> Page:
+    def page(self, project: str, page_size: int, page_token: str = "", *, wanted: JobFilter = ALL_JOBS) -> Page:
         """See `Storage`."""
         if page_size < 1:
             raise InvalidInputError.of("page_size", f"must be at least 1 (got {page_size})")
-        query = _newest(sa.select(*_JOB), project, statuses, family).limit(page_size + 1)
+        query = job_queries.newest(sa.select(*_JOB), project, wanted, self.life_limits).limit(page_size + 1)
         if page_token:
-            time, job_id = _position(page_token)
-            last = sa.tuple_(sa.literal(time, UtcDateTime), sa.literal(job_id))
-            query = query.where(sa.tuple_(JobRow.create_time, JobRow.id) < last)
+            query = job_queries.after(query, job_queries.position_of(page_token))
         with self._database.reading() as connection:
             jobs = tuple(_job(row) for row in connection.execute(query))
         if len(jobs) <= page_size:
             return Page(jobs, "")
         last_job = jobs[page_size - 1]
-        return Page(jobs[:page_size], _page_token((last_job.create_time, last_job.id)))
+        return Page(jobs[:page_size], job_queries.page_token((last_job.create_time, last_job.id)))
 
-    def versions(
-        self, project: str, limit: int, *, statuses: Collection[Status] = (), family: str | None = None
-    ) -> list[tuple[str, int]]:
+    def versions(self, project: str, limit: int, *, wanted: JobFilter = ALL_JOBS) -> list[StoredVersion]:
         """See `Storage`."""
-        query = _newest(sa.select(JobRow.id, JobRow.version), project, statuses, family).limit(limit)
+        columns = sa.select(JobRow.id, JobRow.version, JobRow.sign_time, JobRow.leave_time)
+        query = job_queries.newest(columns, project, wanted, self.life_limits).limit(limit)
         with self._database.reading() as connection:
-            return [(job_id, version) for job_id, version in connection.execute(query)]
+            rows = connection.execute(query).all()
+        return [StoredVersion(row.id, row.version, Signs(row.sign_time, row.leave_time)) for row in rows]
 
     def load_all(self, job_ids: Collection[str]) -> list[StoredJob]:
         """See `Storage`."""
@@ -224,19 +274,37 @@ class SqlStorage(Storage):
             rows = connection.execute(query).all()
         return [_job(row) for row in rows]
 
-    def prune(self, project: str | None, updated_before: datetime, limit: int) -> int:
+    def delete(self, job: StoredJob) -> None:
         """See `Storage`."""
-        query = sa.select(JobRow.id).where(JobRow.status.in_(_ENDED), JobRow.update_time < updated_before)
-        if project is not None:
-            query = query.where(JobRow.project == project)
-        return delete_jobs(self._database, query.order_by(JobRow.update_time, JobRow.id), limit)
+        chosen = sa.select(JobRow.id).where(JobRow.id == job.id, JobRow.version == job.version)
+        if not delete_jobs(self._database, chosen, 1):
+            raise ConflictError(f"job {job.id}: another request changed it; load it and try again")
 
-    def live_jobs(self) -> dict[Status, int]:
+    def prune(self, dead: DeadJobs, limit: int) -> dict[str, int]:
         """See `Storage`."""
-        query = sa.select(JobRow.status, sa.func.count()).where(JobRow.status.not_in(_ENDED)).group_by(JobRow.status)
+        pruned: dict[str, int] = {}
+        for word, kind in job_queries.kinds_of(dead, self.life_limits):
+            chosen = sa.select(JobRow.id).where(kind).order_by(JobRow.update_time, JobRow.id)
+            if n := delete_jobs(self._database, chosen, limit - sum(pruned.values())):
+                pruned[word] = n
+        return pruned
+
+    def prunable(self, dead: DeadJobs) -> dict[str, int]:
+        """See `Storage`."""
         with self._database.reading() as connection:
-            counts = {Status(status): count for status, count in connection.execute(query)}
-        return {status: counts.get(status, 0) for status in Status if status.live}
+            kinds = job_queries.kinds_of(dead, self.life_limits)
+            counts = {
+                word: connection.execute(sa.select(sa.func.count()).where(kind)).scalar_one() for word, kind in kinds
+            }
+        return {word: count for word, count in counts.items() if count}
+
+    def live_jobs(self, now: datetime) -> dict[tuple[Status, Life], int]:
+        """See `Storage`."""
+        with self._database.reading() as connection:
+            rows = connection.execute(job_queries.living(self.life_limits, now))
+            counts = {(Status(status), Life(life)): count for status, life, count in rows}
+        live = [status for status in Status if status.live]
+        return {(status, life): counts.get((status, life), 0) for status in live for life in Life}
 
     def ping(self) -> None:
         """See `Storage`."""
@@ -253,35 +321,12 @@ class SqlStorage(Storage):
         """See `Storage`."""
         self._database.close()
 
-
-def _newest(
-    query: sa.Select[*_Columns], project: str, statuses: Collection[Status], family: str | None
-) -> sa.Select[*_Columns]:
-    """A query for those of a project's jobs that a listing is about, newest first."""
-    query = query.where(JobRow.project == project).order_by(JobRow.create_time.desc(), JobRow.id.desc())
-    if statuses:
-        query = query.where(JobRow.status.in_([status.value for status in statuses]))
-    if family is not None:
-        query = query.where(JobRow.family == family)
-    return query
-
-
-def _check_quota(connection: sa.Connection, project: str) -> None:
-    """Whether a project may have one more live job. Locks its row, so that jobs that are opened at once count.
-
-    Raises:
-        NotFoundError: no such project.
-        QuotaError: it has as many as it may have.
-    """
-    query = sa.select(ProjectRow.max_live_jobs).where(ProjectRow.name == project).with_for_update()
-    found = connection.execute(query).one_or_none()
-    if found is None:
-        raise NotFoundError(f"no project has the name {project!r}")
-    if found.max_live_jobs is None:
-        return
-    count = sa.select(sa.func.count()).where(JobRow.project == project, JobRow.status.not_in(_ENDED))
-    if connection.execute(count).scalar_one() >= found.max_live_jobs:
-        raise QuotaError(f"project {project!r} has {found.max_live_jobs} live jobs, and may not have more")
+    def _signed(self, job: StoredJob, state: JobState, now: datetime) -> tuple[StoredJob, dict[str, Any]]:
+        """A job in its next state, as `_next` gives it, after something that its client has sent."""
+        signs = Signs(now if job.signs.leave_time else self.life_limits.kept_sign(job.signs, now).astimezone(UTC))
+        changed_job, changed = _next(job, state, now)
+        columns = {**changed, "sign_time": signs.sign_time, "leave_time": None}
+        return dataclasses.replace(changed_job, signs=signs), columns
 
 
 def _next(job: StoredJob, state: JobState, now: datetime) -> tuple[StoredJob, dict[str, Any]]:
@@ -302,10 +347,9 @@ def _next(job: StoredJob, state: JobState, now: datetime) -> tuple[StoredJob, di
     return changed_job, changed
 
 
-def _state_values(job: StoredJob, state: JobState, now: datetime) -> tuple[StoredJob, dict[str, Any]]:
+def _at_version(changed_job: StoredJob, changed: dict[str, Any]) -> tuple[StoredJob, dict[str, Any]]:
     """A job in its next state, and the values of `_WRITE_STATE`."""
-    changed_job, changed = _next(job, state, now)
-    return changed_job, {"of_job": job.id, "at_version": job.version, **changed}
+    return changed_job, {"of_job": changed_job.id, "at_version": changed_job.version - 1, **changed}
 
 
 def _write_state(connection: sa.Connection, values: dict[str, Any]) -> bool:
@@ -361,7 +405,8 @@ def _load(connection: sa.Connection, job_id: str) -> StoredJob:
 
 def _job(row: sa.Row[*tuple[Any, ...]]) -> StoredJob:
     state = codec.from_json(JobState, row.state)
-    return StoredJob(row.id, row.project, state, row.version, row.create_time, row.update_time)
+    signs = Signs(row.sign_time, row.leave_time)
+    return StoredJob(row.id, row.project, state, row.version, row.create_time, row.update_time, signs, row.note)
 
 
 def _entry(row: sa.Row[*tuple[Any, ...]]) -> Entry:
@@ -385,22 +430,3 @@ def _entry(row: sa.Row[*tuple[Any, ...]]) -> Entry:
         decision=None if row.decision is None else codec.from_json(Decision, row.decision),
         report=report,
     )
-
-
-def _page_token(position: _Position) -> str:
-    time, job_id = position
-    return base64.urlsafe_b64encode(json.dumps([time.isoformat(), job_id]).encode()).decode()
-
-
-def _position(page_token: str) -> _Position:
-    """Reads a token back. Raises: InvalidInputError."""
-    try:
-        text, job_id = json.loads(base64.b64decode(page_token, altchars=b"-_", validate=True))
-        time = datetime.fromisoformat(text)
-        if time.tzinfo is None or not isinstance(job_id, str):
-            raise ValueError(page_token)
-    except (binascii.Error, ValueError, TypeError) as error:
-        raise InvalidInputError.of(
-            "page_token", "not a token of a page before; give next_page_token as it was"
-        ) from error
-    return time, job_id

@@ -39,7 +39,7 @@ RETRY_S = 0.01
 WAL_BYTES = 16 * 2**20
 """What a write-ahead log is cut to when it begins anew."""
 CHECKED_BYTES = 64 * 2**20
-"""A file up to this size is looked through when it is opened: a fifth of a second."""
+"""A file up to this size is looked through when it is opened: 0.03 s where it is in memory."""
 MARK = "application_id"
 """The number in a file's header that tells a backup from what it was made of: each backup gets one of its own."""
 LOG_SUFFIXES = ("-wal", "-shm", "-journal")

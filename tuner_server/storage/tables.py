@@ -104,6 +104,14 @@ class JobRow(Base):
     """Grows by one with every change."""
     create_time: Mapped[datetime]
     update_time: Mapped[datetime]
+    # No part of the version: these change with every sign of the client, and tell nothing of what was decided. The
+    # defaults are for servers of the former version, which don't know the columns.
+    sign_time: Mapped[datetime] = mapped_column(server_default=sa.func.current_timestamp())
+    """The last sign of life of the job's client."""
+    leave_time: Mapped[datetime | None]
+    """When the client said that it leaves; null: it did not, or it came back."""
+    note: Mapped[str] = mapped_column(server_default="")
+    """What somebody has noted on the job."""
 
     # A page is a range of one of these, read backwards. Newest first, by id where times are equal.
     __table_args__ = (
@@ -111,6 +119,8 @@ class JobRow(Base):
         sa.Index("ix_jobs_project_create_time", "project", "create_time", "id"),
         sa.Index("ix_jobs_project_status", "project", "status", "create_time", "id"),
         sa.Index("ix_jobs_project_family", "project", "family", "create_time", "id"),
+        # Jobs that live are counted in it alone, however many others there are.
+        sa.Index("ix_jobs_life", "project", "sign_time", "status", "leave_time"),
     )
 
 

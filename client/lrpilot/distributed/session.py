@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,16 @@ class SharedSession:
     def forked(self) -> bool:
         """Whether this process is a child of the one that is a rank."""
         return os.getpid() != self._process
+
+    @property
+    def beat_due(self) -> float:
+        """The time from which on the next step is a reason to `beat`; only on rank 0 it ever comes."""
+        return math.inf if self._session is None else self._session.beat_due
+
+    def beat(self, steps: int) -> None:
+        """Says that the run goes on. Not collective; rank 0 says it."""
+        if self._session is not None:
+            self._session.beat(steps)
 
     def open(self, run_state: RunState) -> pb.Directive:
         """The first directive.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -168,6 +169,8 @@ class Driver(ReplannableRunner):
             return
         lease = self._lease
         lease.done += 1
+        if time.monotonic() >= self._session.beat_due:
+            self._session.beat(lease.done)
         if lease.done >= lease.next_event:
             self._handle(lease)
         elif not lease.constant:
@@ -307,6 +310,8 @@ class Driver(ReplannableRunner):
 
     def close(self) -> None:
         """Ends the tuning where it is: an open probe is rolled back, committed steps are reported. May be repeated.
+
+        A server is told that the run has stopped, unless that was its end.
 
         Of several ranks all must come here after the same step, unless an exception is on its way up: the others may be
         anywhere then, and none of them is waited for.

@@ -174,6 +174,21 @@ class Outbox:
 
         return self._asked(read)
 
+    def beat(self, steps: int) -> None:
+        """Says that so many steps of the outstanding directive are made; whatever fails is not told."""
+        if self.forked:
+            return
+        request = pb.BeatRequest(job_id=self.job_id, directive_number=self.outstanding.number, steps=steps)
+        try:
+            self._transport.beat(request)
+        except Exception:
+            log.debug("lrpilot: no sign could be given", exc_info=True)
+
+    def leave(self, timeout_s: float) -> None:
+        """Says that this client is done with the job. Raises: ServerError."""
+        request = pb.LeaveJobRequest(job_id=self.job_id)
+        self._asked(lambda: self._transport.leave_job(request, timeout_s))
+
     def state_dict(self) -> dict[str, Any]:
         """The outbox as plain values."""
         return {

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import logging
+import math
 import time
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +31,8 @@ LASTING = {"FAILED_PRECONDITION", "INVALID_ARGUMENT", "UNIMPLEMENTED"}
 """Refusals that asking again would not change."""
 WRONG_ARGUMENT = "INVALID_ARGUMENT"
 """The refusal that whoever made the job can do something about."""
+BEAT_S = 60.0
+"""Seconds between two signs to the server that steps are made, reports among them."""
 LONGEST_REASON = 500
 """The most characters that a log has of the reason that a server gives."""
 
@@ -53,6 +59,8 @@ class Session:
         self._last_report: pb.Report | None = None
         self._for_good = False
         self._closed = False
+        self.beat_due = math.inf
+        """The time, on the monotonic clock, from which on the next step is a reason to `beat`."""
         self.config = config
         """The job's, as the server completed it."""
 
@@ -65,6 +73,12 @@ class Session:
     def forked(self) -> bool:
         """Whether this process is a child of the one that talks to the server."""
         return self._outbox.forked
+
+    def beat(self, steps: int) -> None:
+        """Says that the run goes on, after so many steps of its directive. It waits for nothing."""
+        self._rest()
+        if self.job_id and not self._closed:
+            self._outbox.beat(steps)
 
     def open(self, run_state: RunState) -> pb.Directive:
         """The first directive; without a server, or with one that refuses for the time being, that of a plain schedule.
@@ -90,6 +104,7 @@ class Session:
         Raises:
             ServerError: no decision can be had, and the session is strict.
         """
+        self._rest()
         told, self._last_report = report is self._last_report, report
         if self._alone is not None:
             if not told:
@@ -165,6 +180,8 @@ class Session:
         self._untold = [pb.Report.FromString(each) for each in state["untold"]]
         if self._for_good or not self.job_id:
             return
+        self._rest()
+        _remember(self)
         try:
             self._timed(self._outbox.deliver, PART_TIMEOUT_S if self._alone else self._timeout_s)
         except ServerError as error:
@@ -176,15 +193,35 @@ class Session:
         """Lets go of the server, after a last try to deliver what waits. May be repeated."""
         if self._closed:
             return
-        self._closed = True
-        if self.job_id and not self._outbox.empty:
+        self._closed, self.beat_due = True, math.inf
+        _unclosed.discard(self)
+        if self.job_id:
             with contextlib.suppress(ServerError):
-                self._timed(self._outbox.deliver, PART_TIMEOUT_S)
+                if not self._outbox.empty:
+                    self._timed(self._outbox.deliver, PART_TIMEOUT_S)
+                self._leave_job()
         self._outbox.close()
+
+    def end(self) -> None:
+        """Says that the process ends, if the server was there lately; what waits stays untold."""
+        if not self.forked and self.job_id and self._alone is None and self._outbox.empty:
+            with contextlib.suppress(ServerError):
+                self._leave_job()
+
+    def _rest(self) -> None:
+        """Puts the next beat off: the server hears of the run now."""
+        self.beat_due = math.inf if self._closed else time.monotonic() + BEAT_S
+
+    def _leave_job(self) -> None:
+        """Says that nobody trains the job any more, unless it has ended. Raises: ServerError."""
+        if self._outbox.outstanding.phase != pb.PHASE_STOP:
+            self._timed(self._outbox.leave, PART_TIMEOUT_S)
 
     def _open(self, timeout_s: float) -> None:
         """Opens the job. Raises: ServerError."""
         response: pb.CreateJobResponse = self._timed(self._outbox.open, timeout_s)
+        self._rest()
+        _remember(self)
         self.config = response.job.config
         log.info("lrpilot: job %s, policy %s", self.job_id, self.config.policy)
 
@@ -307,3 +344,23 @@ def _in_plan(directive: pb.Directive, run_state: RunState) -> RunState:
 
 def _lasts(error: ServerError) -> bool:
     return error.code in LASTING
+
+
+_unclosed: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+def _remember(session: Session) -> None:
+    """Has a session end with the process if nobody closes it."""
+    _unclosed.add(session)
+    _end_with_the_process()
+
+
+@functools.cache
+def _end_with_the_process() -> None:
+    """Comes with the first job, not before: what is registered last is called first, and our own server ends later."""
+    atexit.register(_end_all)
+
+
+def _end_all() -> None:
+    for session in tuple(_unclosed):
+        session.end()

@@ -30,6 +30,14 @@ class Transport(abc.ABC):
         """Ends a job. Raises: ServerError: also where there is no other client to end it."""
         raise RefusedError(f"job {request.job_id} can't be cancelled here", "UNIMPLEMENTED")
 
+    def beat(self, request: pb.BeatRequest) -> None:
+        """Says that steps are made; nobody waits for the answer. Raises: ServerError: nobody takes signs here."""
+        raise RefusedError(f"job {request.job_id} needs no signs here", "UNIMPLEMENTED")
+
+    def leave_job(self, request: pb.LeaveJobRequest, timeout_s: float) -> pb.LeaveJobResponse:
+        """Says that this client is done with a job. Raises: ServerError: also where nobody keeps jobs."""
+        raise RefusedError(f"job {request.job_id} can't be left here", "UNIMPLEMENTED")
+
     def get_schedule(self, request: pb.GetScheduleRequest, timeout_s: float) -> pb.GetScheduleResponse:
         """What was decided so far. Raises: ServerError: also where nothing is kept."""
         raise RefusedError(f"job {request.job_id} has no history here", "UNIMPLEMENTED")

@@ -59,6 +59,17 @@ class EmbeddedTransport(Transport):
         """Ends a job. Raises: ServerError."""
         return self._connected().cancel_job(request, timeout_s)
 
+    def beat(self, request: pb.BeatRequest) -> None:
+        """Says that steps are made, to a server that runs."""
+        if self._runs and self._connection is not None:
+            self._connection.beat(request)
+
+    def leave_job(self, request: pb.LeaveJobRequest, timeout_s: float) -> pb.LeaveJobResponse:
+        """Says that this client is done with a job; no server is started for that. Raises: ServerError."""
+        if self._runs and self._connection is not None:
+            return self._connection.leave_job(request, timeout_s)
+        return pb.LeaveJobResponse()
+
     def get_schedule(self, request: pb.GetScheduleRequest, timeout_s: float) -> pb.GetScheduleResponse:
         """What was decided so far. Raises: ServerError."""
         return self._connected().get_schedule(request, timeout_s)
@@ -67,6 +78,10 @@ class EmbeddedTransport(Transport):
         """Closes the connection and stops the server. No other one is started."""
         self._drop()
         self._failure, self._try_again = UnavailableError("server: closed", "UNAVAILABLE"), math.inf
+
+    @property
+    def _runs(self) -> bool:
+        return self._server is not None and self._server.alive
 
     def _drop(self) -> None:
         if self._connection is not None:
@@ -77,7 +92,7 @@ class EmbeddedTransport(Transport):
 
     def _connected(self) -> GrpcTransport:
         """The connection, to a server that runs. Raises: UnavailableError."""
-        died = self._server is not None and not self._server.alive
+        died = self._server is not None and not self._runs
         if died or (self._failure is not None and time.monotonic() >= self._try_again):
             self._drop()
             self._start()

@@ -28,6 +28,11 @@ _OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 2000),
     # Channels to one target would share their connections, and a new channel the dead one.
     ("grpc.use_local_subchannel_pool", 1),
+    # A server that vanished is found while a call waits for it. Servers allow twice as many.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
 ]
 _UNAVAILABLE = {
     grpc.StatusCode.UNAVAILABLE,
@@ -73,6 +78,8 @@ class GrpcTransport(Transport):
         credentials.check(target)
         self._tls = grpc.ssl_channel_credentials(*credentials.tls_files()) if credentials.uses_tls else None
         self._metadata = _Metadata(credentials)
+        self._beat: grpc.Future[pb.BeatResponse] | None = None
+        self._beats = True
         self._connect()
 
     def create_job(self, request: pb.CreateJobRequest, timeout_s: float) -> pb.CreateJobResponse:
@@ -91,6 +98,22 @@ class GrpcTransport(Transport):
         """Ends a job. Raises: ServerError."""
         return self._repeated(lambda: self.stub.CancelJob, request, timeout_s)
 
+    def beat(self, request: pb.BeatRequest) -> None:
+        """Says that steps are made: one call at a time, that nobody waits for, unless the server knows no such call."""
+        if self._beat is not None:
+            if not self._beat.done():
+                return
+            unknown = isinstance(self._beat, grpc.Call) and self._beat.code() is grpc.StatusCode.UNIMPLEMENTED
+            self._beats &= not unknown
+        if self._beats:
+            self._beat = self.stub.Beat.future(request, timeout=ATTEMPT_S)
+
+    def leave_job(self, request: pb.LeaveJobRequest, timeout_s: float) -> pb.LeaveJobResponse:
+        """Says that this client is done with a job. Raises: ServerError."""
+        if self._beat is not None:
+            self._beat.cancel()  # it might come after this
+        return self._repeated(lambda: self.stub.LeaveJob, request, timeout_s)
+
     def get_schedule(self, request: pb.GetScheduleRequest, timeout_s: float) -> pb.GetScheduleResponse:
         """What was decided so far. Raises: ServerError."""
         return self._repeated(lambda: self.stub.GetSchedule, request, timeout_s)
@@ -101,6 +124,11 @@ class GrpcTransport(Transport):
             return method()
         except grpc.RpcError as error:
             raise to_error(error, self.target) from error
+
+    def reconnect(self) -> None:
+        """Leaves the connection, which may be dead though it looks open. The next call makes a new one."""
+        self._channel.close()
+        self._connect()
 
     def close(self) -> None:
         """Closes the connection."""
@@ -119,8 +147,7 @@ class GrpcTransport(Transport):
             except UnavailableError as error:
                 if error.code == grpc.StatusCode.DEADLINE_EXCEEDED.name:
                     # A peer that vanished leaves a connection that looks open for many minutes.
-                    self._channel.close()
-                    self._connect()
+                    self.reconnect()
                 pause_s = max(PAUSE_S, _pushback_s(error) * random.uniform(1.0, 1.0 + JITTER))
                 if time.monotonic() + pause_s >= deadline:
                     raise

@@ -49,6 +49,16 @@ class TunerServiceStub:
                 request_serializer=lrpilot_dot_v1_dot_tuner__pb2.ResumeJobRequest.SerializeToString,
                 response_deserializer=lrpilot_dot_v1_dot_tuner__pb2.ResumeJobResponse.FromString,
                 _registered_method=True)
+        self.Beat = channel.unary_unary(
+                '/lrpilot.v1.TunerService/Beat',
+                request_serializer=lrpilot_dot_v1_dot_tuner__pb2.BeatRequest.SerializeToString,
+                response_deserializer=lrpilot_dot_v1_dot_tuner__pb2.BeatResponse.FromString,
+                _registered_method=True)
+        self.LeaveJob = channel.unary_unary(
+                '/lrpilot.v1.TunerService/LeaveJob',
+                request_serializer=lrpilot_dot_v1_dot_tuner__pb2.LeaveJobRequest.SerializeToString,
+                response_deserializer=lrpilot_dot_v1_dot_tuner__pb2.LeaveJobResponse.FromString,
+                _registered_method=True)
         self.GetJob = channel.unary_unary(
                 '/lrpilot.v1.TunerService/GetJob',
                 request_serializer=lrpilot_dot_v1_dot_tuner__pb2.GetJobRequest.SerializeToString,
@@ -68,6 +78,16 @@ class TunerServiceStub:
                 '/lrpilot.v1.TunerService/CancelJob',
                 request_serializer=lrpilot_dot_v1_dot_tuner__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=lrpilot_dot_v1_dot_tuner__pb2.CancelJobResponse.FromString,
+                _registered_method=True)
+        self.DescribeJob = channel.unary_unary(
+                '/lrpilot.v1.TunerService/DescribeJob',
+                request_serializer=lrpilot_dot_v1_dot_tuner__pb2.DescribeJobRequest.SerializeToString,
+                response_deserializer=lrpilot_dot_v1_dot_tuner__pb2.DescribeJobResponse.FromString,
+                _registered_method=True)
+        self.DeleteJob = channel.unary_unary(
+                '/lrpilot.v1.TunerService/DeleteJob',
+                request_serializer=lrpilot_dot_v1_dot_tuner__pb2.DeleteJobRequest.SerializeToString,
+                response_deserializer=lrpilot_dot_v1_dot_tuner__pb2.DeleteJobResponse.FromString,
                 _registered_method=True)
         self.GetSchedule = channel.unary_unary(
                 '/lrpilot.v1.TunerService/GetSchedule',
@@ -106,6 +126,21 @@ class TunerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Beat(self, request, context):
+        """Says that a client makes steps, between two reports. Every other call of a client says so too: CreateJob, Advance and
+        ResumeJob. It is written a few seconds later, and is answered the same whether there is such a job or not.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LeaveJob(self, request, context):
+        """Says that a client leaves its job, at its end or before. Whatever the client sends later revives the job.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetJob(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -134,6 +169,20 @@ class TunerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DescribeJob(self, request, context):
+        """Gives a job another name, or notes something on it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteJob(self, request, context):
+        """Deletes a job, with its history. A client that comes back to it opens it anew, as another job.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetSchedule(self, request, context):
         """Answers with the schedule found so far, and with its history if asked for.
         """
@@ -142,7 +191,7 @@ class TunerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchJob(self, request, context):
-        """Sends the job now and whenever it changes, until it ends.
+        """Sends the job now and whenever it or its life changes, until it ends.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -166,6 +215,16 @@ def add_TunerServiceServicer_to_server(servicer, server):
                     request_deserializer=lrpilot_dot_v1_dot_tuner__pb2.ResumeJobRequest.FromString,
                     response_serializer=lrpilot_dot_v1_dot_tuner__pb2.ResumeJobResponse.SerializeToString,
             ),
+            'Beat': grpc.unary_unary_rpc_method_handler(
+                    servicer.Beat,
+                    request_deserializer=lrpilot_dot_v1_dot_tuner__pb2.BeatRequest.FromString,
+                    response_serializer=lrpilot_dot_v1_dot_tuner__pb2.BeatResponse.SerializeToString,
+            ),
+            'LeaveJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.LeaveJob,
+                    request_deserializer=lrpilot_dot_v1_dot_tuner__pb2.LeaveJobRequest.FromString,
+                    response_serializer=lrpilot_dot_v1_dot_tuner__pb2.LeaveJobResponse.SerializeToString,
+            ),
             'GetJob': grpc.unary_unary_rpc_method_handler(
                     servicer.GetJob,
                     request_deserializer=lrpilot_dot_v1_dot_tuner__pb2.GetJobRequest.FromString,
@@ -185,6 +244,16 @@ def add_TunerServiceServicer_to_server(servicer, server):
                     servicer.CancelJob,
                     request_deserializer=lrpilot_dot_v1_dot_tuner__pb2.CancelJobRequest.FromString,
                     response_serializer=lrpilot_dot_v1_dot_tuner__pb2.CancelJobResponse.SerializeToString,
+            ),
+            'DescribeJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeJob,
+                    request_deserializer=lrpilot_dot_v1_dot_tuner__pb2.DescribeJobRequest.FromString,
+                    response_serializer=lrpilot_dot_v1_dot_tuner__pb2.DescribeJobResponse.SerializeToString,
+            ),
+            'DeleteJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteJob,
+                    request_deserializer=lrpilot_dot_v1_dot_tuner__pb2.DeleteJobRequest.FromString,
+                    response_serializer=lrpilot_dot_v1_dot_tuner__pb2.DeleteJobResponse.SerializeToString,
             ),
             'GetSchedule': grpc.unary_unary_rpc_method_handler(
                     servicer.GetSchedule,
@@ -278,6 +347,60 @@ class TunerService:
             '/lrpilot.v1.TunerService/ResumeJob',
             lrpilot_dot_v1_dot_tuner__pb2.ResumeJobRequest.SerializeToString,
             lrpilot_dot_v1_dot_tuner__pb2.ResumeJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Beat(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lrpilot.v1.TunerService/Beat',
+            lrpilot_dot_v1_dot_tuner__pb2.BeatRequest.SerializeToString,
+            lrpilot_dot_v1_dot_tuner__pb2.BeatResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LeaveJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lrpilot.v1.TunerService/LeaveJob',
+            lrpilot_dot_v1_dot_tuner__pb2.LeaveJobRequest.SerializeToString,
+            lrpilot_dot_v1_dot_tuner__pb2.LeaveJobResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -386,6 +509,60 @@ class TunerService:
             '/lrpilot.v1.TunerService/CancelJob',
             lrpilot_dot_v1_dot_tuner__pb2.CancelJobRequest.SerializeToString,
             lrpilot_dot_v1_dot_tuner__pb2.CancelJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lrpilot.v1.TunerService/DescribeJob',
+            lrpilot_dot_v1_dot_tuner__pb2.DescribeJobRequest.SerializeToString,
+            lrpilot_dot_v1_dot_tuner__pb2.DescribeJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lrpilot.v1.TunerService/DeleteJob',
+            lrpilot_dot_v1_dot_tuner__pb2.DeleteJobRequest.SerializeToString,
+            lrpilot_dot_v1_dot_tuner__pb2.DeleteJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,12 @@ class TunerServiceStub:
     """A client that restarted from its checkpoint says which directive it was at. The job goes back there: reports on that
     directive and on later ones are forgotten, and the directive is given out again, the same bit for bit.
     """
+    Beat: _grpc.UnaryUnaryMultiCallable[_tuner_pb2.BeatRequest, _tuner_pb2.BeatResponse]
+    """Says that a client makes steps, between two reports. Every other call of a client says so too: CreateJob, Advance and
+    ResumeJob. It is written a few seconds later, and is answered the same whether there is such a job or not.
+    """
+    LeaveJob: _grpc.UnaryUnaryMultiCallable[_tuner_pb2.LeaveJobRequest, _tuner_pb2.LeaveJobResponse]
+    """Says that a client leaves its job, at its end or before. Whatever the client sends later revives the job."""
     GetJob: _grpc.UnaryUnaryMultiCallable[_tuner_pb2.GetJobRequest, _tuner_pb2.GetJobResponse]
     ListJobs: _grpc.UnaryUnaryMultiCallable[_tuner_pb2.ListJobsRequest, _tuner_pb2.ListJobsResponse]
     """Lists jobs, newest first, page by page."""
@@ -58,10 +64,14 @@ class TunerServiceStub:
     """
     CancelJob: _grpc.UnaryUnaryMultiCallable[_tuner_pb2.CancelJobRequest, _tuner_pb2.CancelJobResponse]
     """Ends the tuning of a job. Its training goes on: the client rolls back an open probe and anneals by itself."""
+    DescribeJob: _grpc.UnaryUnaryMultiCallable[_tuner_pb2.DescribeJobRequest, _tuner_pb2.DescribeJobResponse]
+    """Gives a job another name, or notes something on it."""
+    DeleteJob: _grpc.UnaryUnaryMultiCallable[_tuner_pb2.DeleteJobRequest, _tuner_pb2.DeleteJobResponse]
+    """Deletes a job, with its history. A client that comes back to it opens it anew, as another job."""
     GetSchedule: _grpc.UnaryUnaryMultiCallable[_tuner_pb2.GetScheduleRequest, _tuner_pb2.GetScheduleResponse]
     """Answers with the schedule found so far, and with its history if asked for."""
     WatchJob: _grpc.UnaryStreamMultiCallable[_tuner_pb2.WatchJobRequest, _tuner_pb2.WatchJobResponse]
-    """Sends the job now and whenever it changes, until it ends."""
+    """Sends the job now and whenever it or its life changes, until it ends."""
 
 @_typing.type_check_only
 class TunerServiceAsyncStub(TunerServiceStub):
@@ -74,6 +84,12 @@ class TunerServiceAsyncStub(TunerServiceStub):
     """A client that restarted from its checkpoint says which directive it was at. The job goes back there: reports on that
     directive and on later ones are forgotten, and the directive is given out again, the same bit for bit.
     """
+    Beat: _aio.UnaryUnaryMultiCallable[_tuner_pb2.BeatRequest, _tuner_pb2.BeatResponse]  # type: ignore[assignment]
+    """Says that a client makes steps, between two reports. Every other call of a client says so too: CreateJob, Advance and
+    ResumeJob. It is written a few seconds later, and is answered the same whether there is such a job or not.
+    """
+    LeaveJob: _aio.UnaryUnaryMultiCallable[_tuner_pb2.LeaveJobRequest, _tuner_pb2.LeaveJobResponse]  # type: ignore[assignment]
+    """Says that a client leaves its job, at its end or before. Whatever the client sends later revives the job."""
     GetJob: _aio.UnaryUnaryMultiCallable[_tuner_pb2.GetJobRequest, _tuner_pb2.GetJobResponse]  # type: ignore[assignment]
     ListJobs: _aio.UnaryUnaryMultiCallable[_tuner_pb2.ListJobsRequest, _tuner_pb2.ListJobsResponse]  # type: ignore[assignment]
     """Lists jobs, newest first, page by page."""
@@ -83,10 +99,14 @@ class TunerServiceAsyncStub(TunerServiceStub):
     """
     CancelJob: _aio.UnaryUnaryMultiCallable[_tuner_pb2.CancelJobRequest, _tuner_pb2.CancelJobResponse]  # type: ignore[assignment]
     """Ends the tuning of a job. Its training goes on: the client rolls back an open probe and anneals by itself."""
+    DescribeJob: _aio.UnaryUnaryMultiCallable[_tuner_pb2.DescribeJobRequest, _tuner_pb2.DescribeJobResponse]  # type: ignore[assignment]
+    """Gives a job another name, or notes something on it."""
+    DeleteJob: _aio.UnaryUnaryMultiCallable[_tuner_pb2.DeleteJobRequest, _tuner_pb2.DeleteJobResponse]  # type: ignore[assignment]
+    """Deletes a job, with its history. A client that comes back to it opens it anew, as another job."""
     GetSchedule: _aio.UnaryUnaryMultiCallable[_tuner_pb2.GetScheduleRequest, _tuner_pb2.GetScheduleResponse]  # type: ignore[assignment]
     """Answers with the schedule found so far, and with its history if asked for."""
     WatchJob: _aio.UnaryStreamMultiCallable[_tuner_pb2.WatchJobRequest, _tuner_pb2.WatchJobResponse]  # type: ignore[assignment]
-    """Sends the job now and whenever it changes, until it ends."""
+    """Sends the job now and whenever it or its life changes, until it ends."""
 
 class TunerServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -114,6 +134,24 @@ class TunerServiceServicer(metaclass=_abc_1.ABCMeta):
         """A client that restarted from its checkpoint says which directive it was at. The job goes back there: reports on that
         directive and on later ones are forgotten, and the directive is given out again, the same bit for bit.
         """
+
+    @_abc_1.abstractmethod
+    def Beat(
+        self,
+        request: _tuner_pb2.BeatRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tuner_pb2.BeatResponse, _abc.Awaitable[_tuner_pb2.BeatResponse]]:
+        """Says that a client makes steps, between two reports. Every other call of a client says so too: CreateJob, Advance and
+        ResumeJob. It is written a few seconds later, and is answered the same whether there is such a job or not.
+        """
+
+    @_abc_1.abstractmethod
+    def LeaveJob(
+        self,
+        request: _tuner_pb2.LeaveJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tuner_pb2.LeaveJobResponse, _abc.Awaitable[_tuner_pb2.LeaveJobResponse]]:
+        """Says that a client leaves its job, at its end or before. Whatever the client sends later revives the job."""
 
     @_abc_1.abstractmethod
     def GetJob(
@@ -149,6 +187,22 @@ class TunerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Ends the tuning of a job. Its training goes on: the client rolls back an open probe and anneals by itself."""
 
     @_abc_1.abstractmethod
+    def DescribeJob(
+        self,
+        request: _tuner_pb2.DescribeJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tuner_pb2.DescribeJobResponse, _abc.Awaitable[_tuner_pb2.DescribeJobResponse]]:
+        """Gives a job another name, or notes something on it."""
+
+    @_abc_1.abstractmethod
+    def DeleteJob(
+        self,
+        request: _tuner_pb2.DeleteJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tuner_pb2.DeleteJobResponse, _abc.Awaitable[_tuner_pb2.DeleteJobResponse]]:
+        """Deletes a job, with its history. A client that comes back to it opens it anew, as another job."""
+
+    @_abc_1.abstractmethod
     def GetSchedule(
         self,
         request: _tuner_pb2.GetScheduleRequest,
@@ -162,6 +216,6 @@ class TunerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tuner_pb2.WatchJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_tuner_pb2.WatchJobResponse], _abc.AsyncIterator[_tuner_pb2.WatchJobResponse]]:
-        """Sends the job now and whenever it changes, until it ends."""
+        """Sends the job now and whenever it or its life changes, until it ends."""
 
 def add_TunerServiceServicer_to_server(servicer: TunerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -17,7 +17,7 @@ from tuner_server.core.job.machine import JobState
 from tuner_server.core.messages import PlanChange
 from tuner_server.rpc import convert
 from tuner_server.service.tuner_service import TunerService
-from tuner_server.storage import Entry, Storage, open_storage
+from tuner_server.storage import Entry, Storage, StoredJob, open_storage
 
 _CODES: dict[type[TunerError], str] = {
     InvalidInputError: "INVALID_ARGUMENT",
@@ -63,9 +63,7 @@ class KeptJobs(Transport):
         except TunerError as error:
             raise _told(error) from error
         self.job_id = stored.id
-        return pb.CreateJobResponse(
-            job=convert.job_to_pb(stored), directive=convert.directive_to_pb(stored.state.directive)
-        )
+        return pb.CreateJobResponse(job=self._job(stored), directive=convert.directive_to_pb(stored.state.directive))
 
     def advance(self, request: pb.AdvanceRequest, timeout_s: float) -> pb.AdvanceResponse:
         try:
@@ -83,23 +81,25 @@ class KeptJobs(Transport):
         except TunerError as error:
             raise _told(error) from error
         self.job_id = stored.id
-        return pb.ResumeJobResponse(
-            job=convert.job_to_pb(stored), directive=convert.directive_to_pb(stored.state.directive)
-        )
+        return pb.ResumeJobResponse(job=self._job(stored), directive=convert.directive_to_pb(stored.state.directive))
 
     def cancel_job(self, request: pb.CancelJobRequest, timeout_s: float) -> pb.CancelJobResponse:
         try:
             stored = self._service.cancel_job(DEFAULT_PROJECT, request.job_id, request.reason)
         except TunerError as error:
             raise _told(error) from error
-        return pb.CancelJobResponse(job=convert.job_to_pb(stored))
+        return pb.CancelJobResponse(job=self._job(stored))
 
     def get_schedule(self, request: pb.GetScheduleRequest, timeout_s: float) -> pb.GetScheduleResponse:
         stored = self._service.get_job(DEFAULT_PROJECT, request.job_id)
-        return convert.schedule_to_pb(stored, self._service.history(stored, losses=True), history=True)
+        entries = self._service.history(stored, losses=True)
+        return convert.schedule_to_pb(stored, entries, history=True, vitals=self._service.vitals(stored))
 
     def close(self) -> None:
         """Keeps the jobs, for other clients."""
+
+    def _job(self, stored: StoredJob) -> pb.Job:
+        return convert.job_to_pb(stored, self._service.vitals(stored))
 
 
 def _end(service: TunerService, storage: Storage, folder: str) -> None:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from tests.support.jobs.simulated_training import Run, SimulatedTraining, Weights
 from tuner_server.access.principal import DEFAULT_PROJECT
 from tuner_server.core.config import JobConfig, LrBounds
+from tuner_server.core.job.life import Signs
 from tuner_server.core.job.machine import JobState
 from tuner_server.core.messages import Phase
 from tuner_server.service.tuner_service import TunerService
@@ -72,7 +73,7 @@ def history(run: Run) -> list[Entry]:
 def stored(state: JobState, job_id: str = "0" * 32, age_s: float = 0.0) -> StoredJob:
     """A job as a storage gives it, created `age_s` ago."""
     created = NOW - timedelta(seconds=age_s)
-    return StoredJob(job_id, DEFAULT_PROJECT, state, 1, created, created)
+    return StoredJob(job_id, DEFAULT_PROJECT, state, 1, created, created, Signs(created))
 
 
 def run_job(service: TunerService, config: JobConfig, training: SimulatedTraining, max_reports: int = 10_000) -> str:

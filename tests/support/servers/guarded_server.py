@@ -7,6 +7,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from tuner_server.access.authenticator import Authenticator, Grants
 from tuner_server.access.principal import Scope
@@ -15,9 +16,10 @@ from tuner_server.access.shares import Shares
 from tuner_server.access.tls import TlsFiles, server_credentials
 from tuner_server.access.token import Token
 from tuner_server.base.address import Address
+from tuner_server.ops.http import PortLimits
 from tuner_server.rpc.auth import Authentication
 from tuner_server.rpc.limits import CallLimits
-from tuner_server.rpc.server import Server
+from tuner_server.rpc.server import ConnectionRules, Server
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import open_storage
 from tuner_server.storage.access import AccessStorage, open_access
@@ -31,10 +33,20 @@ class GuardedServer:
     """A server on an event loop of its own, in a thread."""
 
     def __init__(
-        self, db: str, tls: TlsFiles | None = None, grants: Grants | None = None, http: Address | None = None
+        self,
+        db: str,
+        tls: TlsFiles | None = None,
+        grants: Grants | None = None,
+        http: Address | None = None,
+        *,
+        shares: Shares | None = None,
+        connections: ConnectionRules = ConnectionRules(),  # noqa: B008  # it can't be changed
+        http_limits: PortLimits = PortLimits("http", 100),  # noqa: B008  # likewise
     ) -> None:
         """Serves, with a dashboard if `http` says where; tokens are looked up in `grants`, or else in the database."""
         self._db, self._tls, self._grants, self._http = db, tls, grants, http
+        self._shares = shares or Shares()
+        self._connections, self._http_limits = connections, http_limits
         self._started = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run)
@@ -48,7 +60,7 @@ class GuardedServer:
         self._loop.close()
 
     async def _serve(self) -> None:
-        self._stopping, shares = asyncio.Event(), Shares()
+        self._stopping = asyncio.Event()
         async with contextlib.AsyncExitStack() as stack:
             storage = stack.enter_context(open_storage(self._db))
             service = stack.enter_context(TunerService(storage))
@@ -58,7 +70,8 @@ class GuardedServer:
                 service,
                 Address.parse("127.0.0.1:0"),
                 credentials=None if self._tls is None else server_credentials(self._tls),
-                interceptors=[Authentication(authenticator), CallLimits(shares)],
+                interceptors=[Authentication(authenticator), CallLimits(self._shares)],
+                connections=self._connections,
             )
             self.port = server.port
             await server.start()
@@ -70,7 +83,8 @@ class GuardedServer:
                         self._http,
                         self._stopping,
                         authenticate=authenticator.authenticate,
-                        shares=shares,
+                        shares=self._shares,
+                        limits=self._http_limits,
                         tls=self._tls,
                         shares_port=False,
                         front=Front(),
@@ -89,10 +103,14 @@ class GuardedServer:
 
 @contextlib.contextmanager
 def guarded(
-    db: str, tls: TlsFiles | None = None, grants: Grants | None = None, http: Address | None = None
+    db: str,
+    tls: TlsFiles | None = None,
+    grants: Grants | None = None,
+    http: Address | None = None,
+    **limits: Any,
 ) -> Iterator[GuardedServer]:
-    """A server that ends with the block."""
-    with contextlib.closing(GuardedServer(db, tls, grants, http)) as server:
+    """A server that ends with the block. See `GuardedServer`."""
+    with contextlib.closing(GuardedServer(db, tls, grants, http, **limits)) as server:
         yield server
 
 

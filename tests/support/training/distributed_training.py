@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
 from lrpilot import ConfigError, LRPilotError, Schedule
 from lrpilot.distributed.ranks import Ranks
+from lrpilot.session import session
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.tuner import Tuner
@@ -436,3 +438,21 @@ def train_apart(server: str) -> str:
     groups = [dist.new_group([rank]) for rank in range(dist.get_world_size())]
     with Training("ddp").tuner(server=server, process_group=groups[dist.get_rank()]) as tuner:
         return tuner.job_id
+
+
+class CountingSigns(GrpcTransport):
+    """Counts the signs that are given, and sends none."""
+
+    given = 0
+
+    def beat(self, request: pb.BeatRequest) -> None:
+        self.given += 1
+
+
+def give_signs(server: str) -> tuple[str, int]:
+    """Some steps, each of which is reason for a sign; the job's id, and how many signs the rank gave."""
+    training, transport = Training("ddp"), CountingSigns(server)
+    with mock.patch.object(session, "BEAT_S", 0.0), training.tuner(transport=transport) as tuner:
+        for _, batch in zip(range(5), tuner.batches(training.loader), strict=False):
+            tuner.step(training.update(batch))
+        return tuner.job_id, transport.given

@@ -134,4 +134,4 @@ def test_several_schedules_have_a_row_each(half_way: Path, tmp_path: Path) -> No
 
 
 def test_what_is_neither_a_job_nor_a_file_is_called_so() -> None:
-    assert "'missing.json' is neither a file nor a job's id" in str(_run("missing.json").exception)
+    assert "there is no file missing.json" in str(_run("missing.json").exception)

@@ -15,6 +15,7 @@ from rich.console import Console
 from tests.support.jobs.kept_jobs import KeptJobs
 from tests.support.training.planned_run import TOTAL, PlannedRun
 from tuner_server.cli.picture import laid_out, picture
+from tuner_server.core.job.life import Signs
 from tuner_server.core.messages import PlanChange
 from tuner_server.history.changes import told
 from tuner_server.history.from_wire import job_and_history
@@ -56,7 +57,7 @@ def run(jobs: KeptJobs) -> PlannedRun:
 
 @pytest.fixture(scope="module")
 def stored(jobs: KeptJobs, run: PlannedRun) -> StoredJob:
-    return StoredJob(jobs.job_id, "default", jobs.state, 9, NOW, NOW)
+    return StoredJob(jobs.job_id, "default", jobs.state, 9, NOW, NOW, Signs(NOW))
 
 
 @pytest.fixture(scope="module")

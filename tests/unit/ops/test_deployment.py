@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 import yaml
+from lrpilot.v1 import tuner_pb2
 from prometheus_client import CollectorRegistry
 from typer.main import get_command
 
+from tuner_server.access.tls import TlsFiles
 from tuner_server.base.address import Address
 from tuner_server.cli.app import app
+from tuner_server.ops.certificates import CertificateEnds
 from tuner_server.ops.http import Readiness, operators_app
 from tuner_server.ops.metrics import FleetMetrics, ServerMetrics
 from tuner_server.process.settings import ServerSettings, load, variable
@@ -56,6 +59,7 @@ def exposed_metrics() -> set[str]:
     registry = CollectorRegistry()
     FleetMetrics(registry, workers=lambda: 1, restarts=lambda: 0)
     ServerMetrics(registry)
+    registry.register(CertificateEnds(TlsFiles(Path("cert.pem"), Path("key.pem"))))
     names = set()
     for family in registry.collect():
         kinds = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}
@@ -170,3 +174,26 @@ def test_one_pod_can_go_at_a_time(kinds: dict[str, dict[str, Any]]) -> None:
     assert kinds["Deployment"]["spec"]["replicas"] > kinds["PodDisruptionBudget"]["spec"]["minAvailable"] >= 1
     assert kinds["PodDisruptionBudget"]["spec"]["selector"] == selector
     assert kinds["Service"]["spec"]["selector"] == selector["matchLabels"]
+
+
+def test_the_ingress_serves_what_the_server_has(kinds: dict[str, dict[str, Any]]) -> None:
+    folder = KUBERNETES.parent / "kubernetes-ingress"
+    overlay = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    patches = {path for patch in overlay["patches"] for path in (patch["path"],)}
+    assert patches | {"kustomization.yaml", "ingress.yaml"} == {path.name for path in folder.iterdir()}
+    data = kinds["ConfigMap"]["data"] | yaml.safe_load((folder / "configmap.yaml").read_text())["data"]
+    found = load({}, data | kinds["Secret"]["stringData"]).settings
+    assert found.http is not None
+    port = Address.parse(found.http).port
+    container = yaml.safe_load((folder / "deployment.yaml").read_text())["spec"]["template"]["spec"]["containers"][0]
+    assert container["ports"] == [{"name": "http", "containerPort": port}]
+    service = yaml.safe_load((folder / "service.yaml").read_text())
+    assert service["spec"]["ports"][0]["port"] == port
+    grpc, http = yaml.safe_load_all((folder / "ingress.yaml").read_text())
+    paths = [path["path"] for each in (grpc, http) for path in each["spec"]["rules"][0]["http"]["paths"]]
+    services = tuner_pb2.DESCRIPTOR.services_by_name.values()
+    assert {f"/{each.full_name}" for each in services} < set(paths)
+    assert found.base_path in paths
+    protocol = "nginx.ingress.kubernetes.io/backend-protocol"
+    assert [each["metadata"]["annotations"][protocol] for each in (grpc, http)] == ["GRPCS", "HTTPS"]
+    assert found.tls_cert is not None

@@ -9,6 +9,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from tuner_server.core.job.life import Life
+from tuner_server.core.job.state import Status
 from tuner_server.core.messages import Outcome
 from tuner_server.ops.metrics import FleetMetrics, ServerMetrics, exposition
 from tuner_server.ops.shared_values import SIZE, SharedValues, SumOverProcesses, new_memory
@@ -50,7 +52,7 @@ def test_what_a_process_does_is_counted() -> None:
     metrics.answered(Outcome.UNREPEATABLE, searched=True)
     with metrics.working(PipelineTask.COMMIT, [None] * 3):
         pass
-    metrics.jobs_counted({"training": 5, "searching": 0})
+    metrics.jobs_counted({(Status.TRAINING, Life.ALIVE): 5, (Status.SEARCHING, Life.SILENT): 0})
     text = exposition(registry)
     assert value(text, "lrpilot_rpcs_total", **OK) == 1
     assert value(text, "lrpilot_rpc_seconds_bucket", method="lrpilot.v1.TunerService/Advance", le="0.0025") == 1
@@ -58,7 +60,7 @@ def test_what_a_process_does_is_counted() -> None:
     assert value(text, "lrpilot_reports_total", search="yes", outcome="unrepeatable") == 1
     assert value(text, "lrpilot_group_reports_sum", part="commit") == 3
     assert value(text, "lrpilot_group_seconds_count", part="commit") == 1
-    assert value(text, "lrpilot_jobs", status="training") == 5
+    assert value(text, "lrpilot_jobs", status="training", life="alive") == 5
     assert value(text, "lrpilot_worker_restarts_total") == 4
 
 

@@ -132,7 +132,10 @@ def test_what_a_pipeline_does_and_how_it_stands_is_counted(url: str) -> None:
         stored = service.create_job("default", "r", config)
         run(look(HealthMonitor(storage, service.pipeline, metrics)))
         assert value("lrpilot_database_up") == 1
-        assert sum(value("lrpilot_jobs", status=status) for status in ("warm_up", "searching", "training")) == 1
+        assert (
+            sum(value("lrpilot_jobs", status=status, life="alive") for status in ("warm_up", "searching", "training"))
+            == 1
+        )
         training, n_reports = checking_clients.training(config), 0
         directive = stored.state.directive
         while directive.phase is not Phase.STOP:
@@ -152,4 +155,6 @@ def test_what_a_pipeline_does_and_how_it_stands_is_counted(url: str) -> None:
     assert value("lrpilot_reports_repeated_total") == 1
     assert value("lrpilot_commit_conflicts_total") == 0
     assert value("lrpilot_waiting_reports", queue="reports") == 0
-    assert sum(value("lrpilot_jobs", status=status) for status in ("warm_up", "searching", "training")) == 0
+    assert (
+        sum(value("lrpilot_jobs", status=status, life="alive") for status in ("warm_up", "searching", "training")) == 0
+    )

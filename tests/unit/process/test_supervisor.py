@@ -12,6 +12,7 @@ from tuner_server.base.address import Address
 from tuner_server.core.errors import StorageError, TunerError
 from tuner_server.process import supervisor
 from tuner_server.process.forkserver import ForkServer
+from tuner_server.process.reloading import SettingsSource
 from tuner_server.process.settings import ServerSettings
 from tuner_server.process.supervisor import _Supervisor, _Worker
 from tuner_server.process.worker_protocol import Failed, Health, Started
@@ -46,7 +47,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def supervised() -> _Supervisor:
     """A supervisor whose one worker serves."""
     settings = ServerSettings(db="sqlite:////nowhere/jobs.db", workers=1)
-    opened = _Supervisor(settings, Address("127.0.0.1", 1), NoForks())
+    opened = _Supervisor(settings, SettingsSource({}, settings), Address("127.0.0.1", 1), NoForks())
     opened._stopping = asyncio.Event()
     worker = _Worker(0, asyncio.get_running_loop().create_future(), 0.0)
     opened._workers[0] = worker

@@ -26,6 +26,7 @@ from tests.support.servers.wire_client import directive_from_pb, report_to_pb
 from tests.support.shapes import shapes
 from tuner_server.core.config import JobConfig, LrBounds, StopWhen
 from tuner_server.core.errors import InvalidInputError, NotFoundError
+from tuner_server.core.job.life import Signs
 from tuner_server.core.job.machine import JobState, Status
 from tuner_server.core.job.schedule import Segment
 from tuner_server.core.messages import (
@@ -284,7 +285,7 @@ def test_config(config: JobConfig) -> None:
 )
 def test_job(state: JobState) -> None:
     later = NOW + datetime.timedelta(microseconds=1)
-    message = convert.job_to_pb(StoredJob("an id", "default", state, 7, NOW, later))
+    message = convert.job_to_pb(StoredJob("an id", "default", state, 7, NOW, later, Signs(later)))
     assert message.id == "an id"
     assert convert.config_from_pb(message.config) == state.config
     assert untrusted.known("state", convert.STATES, message.state) is state.status

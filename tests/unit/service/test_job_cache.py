@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from tests.support.jobs.simulated_training import config
 from tuner_server.core.job import machine
+from tuner_server.core.job.life import Signs
 from tuner_server.core.job.machine import Status
 from tuner_server.service.job_cache import JobCache
 from tuner_server.storage import StoredJob
@@ -15,7 +16,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 def stored(job_id: str, version: int = 1, status: Status = Status.TRAINING) -> StoredJob:
     state = machine.create(config()).state.model_copy(update={"status": status})
-    return StoredJob(job_id, "default", state, version, NOW, NOW)
+    return StoredJob(job_id, "default", state, version, NOW, NOW, Signs(NOW))
 
 
 def test_the_least_recently_used_is_forgotten() -> None:

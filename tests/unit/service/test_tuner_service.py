@@ -61,7 +61,7 @@ def test_the_same_request_gets_the_same_job_as_it_then_stands(service: TunerServ
     again = service.create_job(PROJECT, "request", CONFIG)
     assert again.id == first.id
     assert again.state.directive.number == 2
-    assert len(service.list_jobs(PROJECT, 50, "", [], "").jobs) == 1
+    assert len(service.list_jobs(PROJECT, 50).jobs) == 1
 
 
 def test_a_request_id_with_another_config_is_refused(service: TunerService) -> None:
@@ -83,7 +83,7 @@ def test_a_request_id_is_needed(service: TunerService, request_id: str) -> None:
 def test_a_refused_config_leaves_no_job(service: TunerService) -> None:
     with pytest.raises(InvalidInputError):
         service.create_job(PROJECT, "request", config(5))
-    assert service.list_jobs(PROJECT, 50, "", [], "").jobs == ()
+    assert service.list_jobs(PROJECT, 50).jobs == ()
     service.create_job(PROJECT, "request", CONFIG)
 
 

@@ -6,9 +6,11 @@ import dataclasses
 import enum
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlencode
 
+from tuner_server.core.job.life import ALL_SHOWN, SHOWN, UNTOLD, Life, Shown, Vitals, shown_word
 from tuner_server.core.job.state import Status
 from tuner_server.core.messages import Phase
 from tuner_server.history.numbers import moment, number, share
@@ -20,13 +22,8 @@ NEWEST = 1000
 LONGEST_QUERY = 200
 """Characters that are looked for: as long as a name may be."""
 
-STATES: dict[str, tuple[Status, ...]] = {
-    "": (),
-    "live": tuple(status for status in Status if status.live),
-    "ended": tuple(status for status in Status if not status.live),
-    **{status.value: (status,) for status in Status},
-}
-"""The states that can be chosen, with the statuses that each stands for; empty: all."""
+STATES: dict[str, Shown] = {"": ALL_SHOWN, **SHOWN}
+"""The states that can be chosen, with what each stands for; empty: all."""
 
 
 class Column(enum.StrEnum):
@@ -132,6 +129,8 @@ class Row:
     family: str
     version: int
     state: str
+    silence: str
+    """How long ago the last sign of its client came, where that is not there; else empty."""
     policy: str
     progress: float | None
     """The part that was run, 0 to 1; None: no end is known."""
@@ -150,7 +149,7 @@ class Row:
     created_words: str
 
     @classmethod
-    def of(cls, job: StoredJob) -> Row:
+    def of(cls, job: StoredJob, vitals: Vitals = UNTOLD) -> Row:
         """The row of a job."""
         state = job.state
         config = state.config
@@ -159,7 +158,8 @@ class Row:
             name=title(job),
             family=config.family,
             version=job.version,
-            state=words(state.status),
+            state=shown_word(state.status, vitals.life),
+            silence=vitals.ago if vitals.troubled else "",
             policy=config.policy,
             progress=state.progress,
             steps=state.run_steps,
@@ -190,35 +190,45 @@ class Listing:
     @property
     def version(self) -> str:
         """A text that differs when the page does; the same in every process."""
-        shown = (self.n_jobs, self.page, [(row.id, row.version) for row in self.rows])
+        shown = (self.n_jobs, self.page, [(row.id, row.version, row.state, row.silence) for row in self.rows])
         return f"{zlib.crc32(repr(shown).encode()):08x}"
 
 
-def listing(jobs: Sequence[StoredJob], query: ListingQuery, *, complete: bool) -> Listing:
-    """The page that a query asks for, of the jobs that have its state and family, newest first."""
+def listing(
+    jobs: Sequence[StoredJob],
+    query: ListingQuery,
+    vitals: Mapping[str, Vitals] = MappingProxyType({}),
+    *,
+    complete: bool,
+) -> Listing:
+    """The page that a query asks for.
+
+    Args:
+        jobs: those that have its state and family, newest first.
+        query: what is asked for.
+        vitals: the lives of jobs, by their ids, as far as something is said of them.
+        complete: whether these are all jobs of the project.
+    """
     found = [job for job in jobs if query.text.lower() in f"{title(job)} {job.id} {job.state.config.policy}".lower()]
     if query.column is Column.CREATED:
         ordered = found if query.descending else found[::-1]
     else:
         key = _KEYS[query.column]
+        if query.column is Column.STATE:
+            key = lambda job: _STATE_ORDER[shown_word(job.state.status, vitals.get(job.id, UNTOLD).life)]  # noqa: E731  # one of _KEYS
         # Jobs without the value come last in either order.
         known = [job for job in found if key(job) is not None]
         known.sort(key=key, reverse=query.descending)
         ordered = known + [job for job in found if key(job) is None]
     n_pages = max(-(-len(ordered) // PAGE_SIZE), 1)
     page = min(query.page, n_pages)
-    rows = tuple(Row.of(job) for job in ordered[(page - 1) * PAGE_SIZE : page * PAGE_SIZE])
+    rows = tuple(Row.of(job, vitals.get(job.id, UNTOLD)) for job in ordered[(page - 1) * PAGE_SIZE : page * PAGE_SIZE])
     return Listing(rows, len(ordered), page, n_pages, complete)
 
 
 def title(job: StoredJob) -> str:
     """A job's name; its id where it has none."""
     return job.state.config.name or job.id[:8]
-
-
-def words(status: Status) -> str:
-    """A status as people read it."""
-    return status.value.replace("_", "-")
 
 
 def current_lr(job: StoredJob) -> float | None:
@@ -243,7 +253,6 @@ def _search(job: StoredJob) -> str:
 
 _KEYS: dict[Column, Callable[[StoredJob], Any]] = {
     Column.NAME: lambda job: title(job).lower(),
-    Column.STATE: lambda job: list(Status).index(job.state.status),
     Column.POLICY: lambda job: job.state.config.policy,
     Column.PROGRESS: lambda job: job.state.progress,
     Column.LR: shown_lr,
@@ -252,3 +261,14 @@ _KEYS: dict[Column, Callable[[StoredJob], Any]] = {
     Column.VALIDATION: lambda job: job.state.best_validation,
     Column.SEARCH: lambda job: job.state.probe_steps / max(job.state.run_steps, 1),
 }
+_STATE_ORDER = {
+    word: place
+    for place, word in enumerate(
+        [
+            *(shown_word(status, Life.ALIVE) for status in Status if status.live),
+            *(life.value for life in Life),
+            *(status.value for status in Status if not status.live),
+        ]
+    )
+}
+"""The order of the words for jobs: those whose client is there, those whose client is not, those that have ended."""

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 from tuner_server.core.config import JobConfig, StopWhen
+from tuner_server.core.job.life import UNTOLD, Vitals, shown_word
 from tuner_server.core.job.state import JobState
 from tuner_server.core.messages import LOSS_WINDOW, Candidate, Phase
 from tuner_server.core.stages import lr_range
@@ -20,7 +21,7 @@ from tuner_server.history.timeline import Timeline
 from tuner_server.history.verdict import Verdict, verdict
 from tuner_server.storage import StoredJob
 from tuner_server.web.charts import forecasts
-from tuner_server.web.pages.listing import current_lr, title, words
+from tuner_server.web.pages.listing import current_lr, title
 
 MAX_SECTIONS = 50
 """Sections of a page, the latest ones: nobody reads more, and each costs a kilobyte or two at each fetch."""
@@ -78,9 +79,16 @@ class JobView:
     """A job's page."""
 
     id: str
-    version: int
+    version: str
+    """A text that differs when the page does."""
     title: str
+    name: str
+    """The name; empty: it has none, and its id is the title."""
+    note: str
+    """What somebody has noted on it."""
     state: str
+    life: str
+    """What is to be said of its client; empty: it is there, or the job has ended."""
     live: bool
     policy: str
     progress: float | None
@@ -102,15 +110,23 @@ class JobView:
     """The changes of its plan, and those that wait, as sentences."""
 
 
-def job_view(job: StoredJob, found: Timeline) -> JobView:
+def version_of(job: StoredJob, vitals: Vitals) -> str:
+    """A text that differs when the page of a job does, which tells how long its client has been silent."""
+    return f"{job.version}-{vitals.life}-{vitals.ago}".replace(" ", "-") if vitals.troubled else f"{job.version}"
+
+
+def job_view(job: StoredJob, found: Timeline, vitals: Vitals = UNTOLD) -> JobView:
     """What a job's page says."""
     state, config = job.state, job.state.config
     stages, n_left_out = _stages(found, config, live=state.status.live)
     return JobView(
         id=job.id,
-        version=job.version,
+        version=version_of(job, vitals),
         title=title(job),
-        state=words(state.status),
+        name=config.name,
+        note=job.note,
+        state=shown_word(state.status, vitals.life),
+        life=vitals.sentence,
         live=state.status.live,
         policy=config.policy,
         progress=state.progress,
@@ -221,6 +237,7 @@ def _details(job: StoredJob, found: Timeline) -> tuple[Fact, ...]:
         "Training time": duration(state.wall_time_s),
         "Created": moment(job.create_time),
         "Last report": moment(job.update_time),
+        "Last sign of its client": moment(job.signs.sign_time),
     }
     if config.stop_when is not None:
         details["Worth going on for"] = _worth(config.stop_when)

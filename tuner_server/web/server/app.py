@@ -19,19 +19,18 @@ from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import (
-    FileResponse,
     HTMLResponse,
     JSONResponse,
     RedirectResponse,
     Response,
     StreamingResponse,
 )
-from starlette.routing import BaseRoute, Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.routing import BaseRoute, Route
 
 from tuner_server.access.principal import Principal, Scope
 from tuner_server.access.shares import Shares
 from tuner_server.base.failures import FAILURES
+from tuner_server.core.config import MAX_NAME
 from tuner_server.core.errors import (
     AccessDeniedError,
     InvalidInputError,
@@ -42,17 +41,19 @@ from tuner_server.core.errors import (
     TunerError,
     UnauthenticatedError,
 )
+from tuner_server.core.job.life import Life
 from tuner_server.history.outlook import outlook_of_job
 from tuner_server.history.timeline import Timeline
 from tuner_server.report.report_file import report_html
+from tuner_server.rpc import untrusted
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import StoredJob
 from tuner_server.web.charts.drawing import overview, sparkline
 from tuner_server.web.charts.evidence import StageCurves, stage_curves
 from tuner_server.web.charts.job_chart import JobChart, job_chart
 from tuner_server.web.pages.listing import STATES, Column, ListingQuery, title
-from tuner_server.web.pages.pages import STATIC, Pages, plotly_js, plotly_js_gzipped
-from tuner_server.web.pages.views import job_view
+from tuner_server.web.pages.pages import Pages
+from tuner_server.web.pages.views import job_view, version_of
 from tuner_server.web.server import exports, parameters
 from tuner_server.web.server.access import (
     COOKIE,
@@ -71,6 +72,7 @@ from tuner_server.web.server.headers import FOREVER, SecurityHeaders
 from tuner_server.web.server.listing_cache import ListingCache
 from tuner_server.web.server.live import Version, VersionPoller, events
 from tuner_server.web.server.plan_form import change_from_form
+from tuner_server.web.server.static_files import static_routes
 from tuner_server.web.server.timeline_cache import TimelineCache
 
 THREADS = 4
@@ -144,21 +146,15 @@ def _routes(site: _Site, gate: Gate) -> list[BaseRoute]:
         Route(f"{job}/report.html", read(site.report), methods=get),
         Route(f"{job}/cancel", AuthorizedEndpoint(gate, Scope.CANCEL, site.cancel), methods=post),
         Route(f"{job}/plan", AuthorizedEndpoint(gate, Scope.PLAN, site.change_plan), methods=post),
+        Route(f"{job}/describe", AuthorizedEndpoint(gate, Scope.EDIT, site.describe), methods=post),
+        Route(f"{job}/delete", AuthorizedEndpoint(gate, Scope.DELETE, site.delete), methods=post),
         Route("/compare", read(site.compare), methods=get),
         Route("/compare/events", read(site.compare_events, streams=True), methods=get),
         Route("/login", site.login, methods=get),
         Route("/login", site.sign_in, methods=post),
         Route("/logout", site.sign_out, methods=post),
-        Route("/static/plotly.min.js", _plotly, methods=get),
-        Mount("/static", StaticFiles(directory=STATIC)),
+        *static_routes(),
     ]
-
-
-def _plotly(request: Request) -> Response:
-    if "gzip" not in request.headers.get("accept-encoding", ""):
-        return FileResponse(plotly_js(), media_type="text/javascript")
-    headers = {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
-    return Response(plotly_js_gzipped(), media_type="text/javascript", headers=headers)
 
 
 class _Site:
@@ -194,14 +190,16 @@ class _Site:
 
         def render() -> str:
             job, found = self._timelines.get(caller.project, parameters.job_id(request))
-            live = job.state.status.live
+            live, vitals = job.state.status.live, self._service.vitals(job)
             return self._pages.render(
                 "job.html",
-                job=job_view(job, found),
+                job=job_view(job, found, vitals),
                 overview=overview(found),
                 outlook=outlook_of_job(job.state, found),
                 may_cancel=live and Scope.CANCEL in caller.scopes,
                 may_plan=live and Scope.PLAN in caller.scopes,
+                may_edit=Scope.EDIT in caller.scopes,
+                may_delete=vitals.life is not Life.ALIVE and Scope.DELETE in caller.scopes,
                 request_id=uuid.uuid4(),
                 signed_in=self._gate.asks,
             )
@@ -261,7 +259,11 @@ class _Site:
 
     async def report(self, request: Request, caller: Principal) -> Response:
         """Sends the page as one file. It is saved and not opened here, where its scripts are forbidden."""
-        job, text = await self._read(request, caller, lambda job, found: (job, report_html(job, found)))
+
+        def read(job: StoredJob, found: Timeline) -> tuple[StoredJob, str]:
+            return job, report_html(job, found, self._service.vitals(job))
+
+        job, text = await self._read(request, caller, read)
         return Response(text, media_type="text/html", headers=attachment(title(job), "report.html"))
 
     async def cancel(self, request: Request, caller: Principal) -> Response:
@@ -281,17 +283,36 @@ class _Site:
         log.info("plan changed", job_id=job_id, change=fields["kind"], token=caller.token_id)
         return RedirectResponse(f"{self._base}/jobs/{job_id}", 303)
 
+    async def describe(self, request: Request, caller: Principal) -> Response:
+        """Gives a job another name, and another note."""
+        check_same_origin(request)
+        job_id, fields = parameters.job_id(request), await parameters.form(request)
+        name = untrusted.name("name", fields.get("name", "").strip(), MAX_NAME)
+        note = untrusted.sentence("note", " ".join(fields.get("note", "").split()))
+        await self._run(self._service.describe_job, caller.project, job_id, name, note)
+        log.info("job described", job_id=job_id, token=caller.token_id)
+        return RedirectResponse(f"{self._base}/jobs/{job_id}", 303)
+
+    async def delete(self, request: Request, caller: Principal) -> Response:
+        """Deletes a job whose client is not there."""
+        check_same_origin(request)
+        job_id = parameters.job_id(request)
+        await self._run(self._service.delete_job, caller.project, job_id, force=False)
+        log.info("job deleted", job_id=job_id, token=caller.token_id)
+        return RedirectResponse(f"{self._base}/", 303)
+
     async def compare(self, request: Request, caller: Principal) -> Response:
         """Shows several jobs in one chart."""
         ids = parameters.compared(request)
 
         def render() -> str:
-            found = [job_view(*self._timelines.get(caller.project, job_id)) for job_id in ids]
+            both = [self._timelines.get(caller.project, job_id) for job_id in ids]
+            found = [job_view(job, timeline, self._service.vitals(job)) for job, timeline in both]
             return self._pages.render(
                 "compare.html",
                 jobs=found,
                 query=urlencode([("job", job_id) for job_id in ids]),
-                version=_joined(str(job.version) for job in found),
+                version=_joined(job.version for job in found),
                 limit=parameters.MAX_COMPARED,
                 signed_in=self._gate.asks,
             )
@@ -319,6 +340,7 @@ class _Site:
         try:
             await self._gate.sign_in(fields.get("token", "").strip(), request, response)
         except (UnauthenticatedError, AccessDeniedError) as error:
+            log.warning("sign-in refused", client=request.client and request.client.host, why=str(error))
             return self._login_page(onward, str(error), _STATUS[type(error)])
         return response
 
@@ -384,7 +406,7 @@ class _Site:
 
     async def _look_at_job(self, key: tuple[str, str]) -> Version:
         job = await self._run(self._service.get_job, *key)
-        return str(job.version), job.state.status.live
+        return version_of(job, self._service.vitals(job)), job.state.status.live
 
     async def _read(self, request: Request, caller: Principal, function: Callable[[StoredJob, Timeline], T]) -> T:
         """What a function makes of the job that a request names."""

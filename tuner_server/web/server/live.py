@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
@@ -14,8 +15,12 @@ from tuner_server.core.errors import TunerError
 
 INTERVAL_S = 1.0
 """Seconds between two polls: other processes change jobs too, so there is nothing to wait on."""
-KEEP_ALIVE_S = 15
-"""Seconds between two comments: proxies close what is silent for long, and a browser that left is noticed."""
+HEARTBEAT_S = 15
+"""Seconds between two signs of life: proxies close what is silent for long, a browser that left is noticed, and one
+that hears nothing for three times as long asks again (live.js)."""
+LIFETIME_S = 120.0
+"""How long a stream lives, and up to a quarter longer: not all end at once. The browser asks again. What it left behind
+in the hands of a proxy that forgot it, which no sign of life can tell, is gone then."""
 RETRY_MS = 2000
 """How long a browser waits before it asks again after the stream broke off."""
 
@@ -63,13 +68,24 @@ def events(version: Callable[[], Awaitable[Version]], stopping: asyncio.Event) -
         version: what is there now, and whether it may still change; it also refuses who may no longer look.
         stopping: ends the stream; the browser asks again, and finds another worker.
     """
-    return EventSourceResponse(_events(version, stopping), ping=KEEP_ALIVE_S)
+    lifetime_s = LIFETIME_S * random.uniform(1.0, 1.25)
+    return EventSourceResponse(
+        _events(version, stopping, lifetime_s), ping=HEARTBEAT_S, ping_message_factory=_heartbeat
+    )
 
 
-async def _events(version: Callable[[], Awaitable[Version]], stopping: asyncio.Event) -> AsyncIterator[ServerSentEvent]:
+def _heartbeat() -> ServerSentEvent:
+    """A sign of life, which scripts hear, too: a comment would not reach them."""
+    return ServerSentEvent(event="alive", data="")
+
+
+async def _events(
+    version: Callable[[], Awaitable[Version]], stopping: asyncio.Event, lifetime_s: float
+) -> AsyncIterator[ServerSentEvent]:
     yield ServerSentEvent(retry=RETRY_MS)
     seen = None
-    while not stopping.is_set():
+    end_s = asyncio.get_running_loop().time() + lifetime_s
+    while not stopping.is_set() and asyncio.get_running_loop().time() < end_s:
         try:
             now, live = await version()
         except TunerError:

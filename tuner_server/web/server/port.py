@@ -12,7 +12,7 @@ from lrpilot.wire.loopback import is_loopback
 from tuner_server.access.shares import Shares
 from tuner_server.access.tls import TlsFiles
 from tuner_server.base.address import Address, bound, shared
-from tuner_server.ops.http import serving
+from tuner_server.ops.http import PortLimits, serving
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.web.server.access import Authenticate
 from tuner_server.web.server.app import dashboard
@@ -29,6 +29,7 @@ async def dashboard_port(
     *,
     authenticate: Authenticate | None,
     shares: Shares,
+    limits: PortLimits,
     tls: TlsFiles | None,
     shares_port: bool,
     front: Front,
@@ -41,6 +42,7 @@ async def dashboard_port(
         stopping: ends the streams.
         authenticate: gives whoever shows a token; None: nobody is asked.
         shares: what projects may use of this process, counted together with their calls on other ports.
+        limits: what browsers may use of this process.
         tls: certificates for HTTPS; None: plain HTTP.
         shares_port: whether other processes serve the port too.
         front: the proxy that browsers ask instead of us.
@@ -52,6 +54,6 @@ async def dashboard_port(
     app = dashboard(service, stopping, shares, authenticate, loopback_only=open_to_this_machine, front=front)
     listener = (shared if shares_port else bound)("http", address)
     where = address._replace(port=listener.getsockname()[1])
-    async with serving(app, listener, tls):
+    async with serving(app, listener, limits, tls):
         log.info("dashboard", url=f"{'http' if tls is None else 'https'}://{where}")
         yield

@@ -7,6 +7,8 @@
   const AT_MOST_EVERY_MS = 1000;
   const LONGEST_WAIT_MS = 15_000; // between attempts to reach a server that is away
   const REFUSED_MS = 5000; // at least, before a stream that the server refused is asked for again; not all browsers at once
+  const SILENT_MS = 45_000; // three times the server's heartbeat: a stream that is silent for so long is dead
+  const RENEWAL_MS = 4000; // the server ends old streams; one that is renewed in this time was never away
   const shown = new Map();
   const remember = (element) => shown.set(element.id, element.innerHTML);
   const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -70,12 +72,15 @@
     let version = document.body.dataset.version;
     let source = null;
     let asking = 0; // the timer of a stream that was refused
+    let silence = 0; // the timer of a stream that may be dead
+    let saying = 0; // the timer of words that a stream which is renewed in time does not need
     let busy = false;
     let again = false;
     let away = false; // the page could not be fetched
     let ended = false;
 
     const say = () => {
+      clearTimeout(saying);
       const connected = source?.readyState === EventSource.OPEN && !away;
       const [words, kind] = ended ? ["ended", "ended"] : connected ? ["live", "on"] : ["reconnecting", "off"];
       status.hidden = false;
@@ -102,22 +107,42 @@
       }
       busy = false;
     };
+    // A connection that something on the way has forgotten stays open and silent; nothing else tells.
+    const heard = () => {
+      clearTimeout(silence);
+      silence = setTimeout(() => {
+        source.close();
+        say();
+        listen();
+      }, SILENT_MS);
+    };
     const listen = () => {
       source = new EventSource(address);
-      source.addEventListener("open", say);
-      source.addEventListener("error", () => {
+      heard();
+      source.addEventListener("alive", heard);
+      source.addEventListener("open", () => {
+        heard();
         say();
-        if (source.readyState !== EventSource.CLOSED) return; // it asks again by itself
+      });
+      source.addEventListener("error", () => {
+        clearTimeout(saying);
+        if (source.readyState !== EventSource.CLOSED) {
+          saying = setTimeout(say, RENEWAL_MS); // it asks again by itself
+          return;
+        }
+        say();
         // Refused: too many look, or nobody is signed in any more. What there is to see, the page says meanwhile.
         changed();
         asking = setTimeout(listen, REFUSED_MS * (1 + Math.random()));
       });
       source.addEventListener("change", (event) => {
+        heard();
         if (event.data === version) return; // as the page was made
         version = event.data;
         changed();
       });
       source.addEventListener("end", () => {
+        clearTimeout(silence);
         source.close();
         ended = true;
         say();
@@ -125,6 +150,7 @@
     };
     const look = () => {
       clearTimeout(asking);
+      clearTimeout(silence);
       source?.close();
       if (document.hidden) return;
       if (again) changed(); // what was not fetched before the page was hidden

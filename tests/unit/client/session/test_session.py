@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from lrpilot.errors import UnavailableError
 from lrpilot.session.run_state import RunState
@@ -20,6 +22,19 @@ class Away(ScriptedTransport):
     """Its server can't be reached while `away`."""
 
     away = False
+    left = 0
+    beats = 0
+
+    def beat(self, request: pb.BeatRequest) -> None:
+        """Counts."""
+        self.beats += 1
+
+    def leave_job(self, request: pb.LeaveJobRequest, timeout_s: float) -> pb.LeaveJobResponse:
+        """Counts."""
+        self.left += 1
+        if self.away:
+            raise UnavailableError("away", "UNAVAILABLE")
+        return pb.LeaveJobResponse()
 
     def advance(self, request: pb.AdvanceRequest, timeout_s: float) -> pb.AdvanceResponse:
         """Unless it is away."""
@@ -125,3 +140,49 @@ def test_steps_along_a_rest_that_got_other_lrs_meanwhile_are_told_as_own_ones() 
     assert list(own.losses) == pytest.approx([0.5] * 10 + [0.4] * 10)
     assert (own.replacement.profile.offset, own.replacement.profile.start_lr) == (10, HELD.profile.start_lr)
     assert (answer.number, answer.n_steps) == (3, 70)
+
+
+def test_a_session_that_is_closed_leaves_its_job_once_and_gives_no_signs_any_more() -> None:
+    transport = Away([HELD])
+    session, _ = opened(transport)
+    session.beat(3)
+    for _ in range(2):
+        session.close()
+        session.beat(4)
+    assert (transport.left, transport.beats) == (1, 1)
+    assert session.beat_due == math.inf
+
+
+def test_a_job_that_has_ended_is_not_left() -> None:
+    transport = Away([pb.Directive(phase=pb.PHASE_STOP)])
+    session, _ = opened(transport)
+    session.close()
+    assert transport.left == 0
+
+
+def test_a_server_that_is_away_keeps_no_session_open() -> None:
+    transport = Away([HELD])
+    session, _ = opened(transport)
+    transport.away = True
+    session.close()
+    assert transport.closed
+
+
+def test_a_process_that_ends_leaves_its_job_unless_the_server_was_missed_lately() -> None:
+    transport = Away([HELD, training(0.1, 90)])
+    session, directive = opened(transport)
+    session.end()
+    assert transport.left == 1
+    transport.away = True
+    session.answer(directive, SHORT, RUN_STATE)
+    session.end()
+    assert transport.left == 1
+
+
+def test_a_report_puts_off_the_next_sign() -> None:
+    transport = Away([HELD, training(0.1, 90, restore=True)])
+    session, directive = opened(transport)
+    due = session.beat_due
+    assert due < math.inf
+    session.answer(directive, SHORT, RUN_STATE)
+    assert session.beat_due >= due

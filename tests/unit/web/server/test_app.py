@@ -35,6 +35,8 @@ PRINCIPALS = {
     "reader": Principal(DEFAULT_PROJECT, frozenset({Scope.READ}), "reader"),
     "canceller": Principal(DEFAULT_PROJECT, frozenset({Scope.READ, Scope.CANCEL}), "canceller"),
     "planner": Principal(DEFAULT_PROJECT, frozenset({Scope.READ, Scope.PLAN}), "planner"),
+    "editor": Principal(DEFAULT_PROJECT, frozenset({Scope.READ, Scope.EDIT}), "editor"),
+    "deleter": Principal(DEFAULT_PROJECT, frozenset({Scope.READ, Scope.DELETE}), "deleter"),
     "trainer": Principal(DEFAULT_PROJECT, frozenset({Scope.TRAIN}), "trainer"),
     "stranger": Principal("another", frozenset(Scope), "stranger"),
 }
@@ -242,6 +244,73 @@ def test_the_plan_changes_by_post_from_our_own_page_alone(
     assert anyone.post(f"/jobs/{finished}/plan", data=fields).status_code == 409
     assert anyone.post("/jobs/%00/plan", data=fields).status_code == 404
     assert "Change the plan" not in anyone.get(f"/jobs/{finished}", headers=PAGE).text
+
+
+def test_our_own_page_can_name_a_job_and_note_something_on_it(
+    anyone: TestClient, service: TunerService, live: str
+) -> None:
+    fields = {"name": " <i>new</i> ", "note": "two\nlines & more"}
+    answer = anyone.post(f"/jobs/{live}/describe", data=fields, headers={"sec-fetch-site": "same-origin"})
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/jobs/{live}")
+    job = service.get_job(DEFAULT_PROJECT, live)
+    assert (job.state.config.name, job.note) == ("<i>new</i>", "two lines & more")
+    page = anyone.get(f"/jobs/{live}", headers=PAGE).text
+    assert "&lt;i&gt;new&lt;/i&gt;" in page
+    assert "<i>new" not in page
+    assert "Note: two lines &amp; more" in page
+    assert "Note: two lines &amp; more" in anyone.get(f"/jobs/{live}/report.html").text
+    for wrong in ({"name": "x" * 201}, {"note": "x" * 501}):
+        assert anyone.post(f"/jobs/{live}/describe", data=wrong).status_code == 400
+
+
+def test_a_page_and_the_list_say_that_a_client_is_not_there(
+    anyone: TestClient, service: TunerService, live: str
+) -> None:
+    before = anyone.get(f"/jobs/{live}", headers=PAGE).text
+    assert "Its client" not in before
+    service.leave_job(DEFAULT_PROJECT, live)
+    page = anyone.get(f"/jobs/{live}", headers=PAGE).text
+    assert '<span class="state stopped">stopped</span>' in page
+    assert re.search(r"Its client left \d+ seconds? ago, before the end of the run\.", page)
+    assert version(page) != version(before)
+    listed = anyone.get("/?state=stopped", headers=PAGE).text
+    assert f"/jobs/{live}" in listed
+    assert re.search(r"\d+ seconds? ago", listed)
+    assert f"/jobs/{live}" not in anyone.get("/?state=searching", headers=PAGE).text
+    assert "Its client left" in anyone.get(f"/jobs/{live}/report.html").text
+
+
+def version(page: str) -> str:
+    """What a page compares with what it is told of its job."""
+    [found] = re.findall(r'data-version="(.+?)"', page)
+    return str(found)
+
+
+def test_a_job_is_deleted_by_its_page_once_its_client_is_gone(
+    anyone: TestClient, service: TunerService, live: str
+) -> None:
+    assert "Delete…" not in anyone.get(f"/jobs/{live}", headers=PAGE).text
+    assert anyone.post(f"/jobs/{live}/delete").status_code == 409
+    service.leave_job(DEFAULT_PROJECT, live)
+    assert "Delete…" in anyone.get(f"/jobs/{live}", headers=PAGE).text
+    assert anyone.post(f"/jobs/{live}/delete", headers={"sec-fetch-site": "cross-site"}).status_code == 403
+    answer = anyone.post(f"/jobs/{live}/delete")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    assert anyone.get(f"/jobs/{live}", headers=PAGE).status_code == 404
+
+
+def test_describing_and_deleting_need_their_scopes(client: TestClient, service: TunerService, live: str) -> None:
+    service.leave_job(DEFAULT_PROJECT, live)
+    pages = {token: client.get(f"/jobs/{live}", headers=bearer(token)).text for token in ("editor", "deleter")}
+    assert [token for token, page in pages.items() if "Name and note" in page] == ["editor"]
+    assert [token for token, page in pages.items() if "Delete…" in page] == ["deleter"]
+    for action, owner in (("describe", "editor"), ("delete", "deleter")):
+        others = {"reader": 403, "canceller": 403, "planner": 403, "editor": 403, "deleter": 403, "stranger": 404}
+        for token, status in {**others, owner: 303}.items():
+            if (token, action) != ("deleter", "delete"):
+                answer = client.post(f"/jobs/{live}/{action}", data={"name": "n"}, headers=bearer(token))
+                assert answer.status_code == status, (token, action)
+    assert client.post(f"/jobs/{live}/delete", headers=bearer("deleter")).status_code == 303
 
 
 def test_without_a_token_pages_lead_to_the_form_and_data_is_refused(client: TestClient, finished: str) -> None:

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 import pytest
 from starlette.testclient import TestClient
+from structlog.testing import capture_logs
 
 from tests.support.jobs.sample_jobs import job_config, run_job
 from tests.support.jobs.simulated_training import SimulatedTraining
@@ -116,6 +117,9 @@ def test_a_proxy_is_believed_what_others_are_not(service: TunerService, peer: st
         # An older browser says no more than its origin.
         old = {**forwarded, "origin": "https://tuner.example"}
         assert client.post("/login", data={"token": "reader"}, headers=old).status_code == (303 if believed else 403)
+        with capture_logs() as lines:
+            client.post("/login", data={"token": "forged"}, headers=forwarded)
+        assert lines[-1]["client"] == ("198.51.100.7" if believed else peer)
         foreign = {**forwarded, "origin": "https://evil.example"}
         assert client.post("/login", data={"token": "reader"}, headers=foreign).status_code == 403
 

@@ -7,8 +7,9 @@ import pytest
 
 from tests.support.jobs.sample_jobs import SlowTraining, job_config, run_job
 from tuner_server.access.principal import DEFAULT_PROJECT
+from tuner_server.core.job.life import ALL_SHOWN
 from tuner_server.service.tuner_service import TunerService
-from tuner_server.storage import StoredJob, open_storage
+from tuner_server.storage import StoredJob, StoredVersion, open_storage
 from tuner_server.web.pages.listing import Column, Listing, ListingQuery, listing
 from tuner_server.web.server import listing_cache
 from tuner_server.web.server.listing_cache import ListingCache
@@ -59,7 +60,7 @@ def test_only_jobs_that_changed_are_read_again(service: CountingService) -> None
     new = opened(service, "new")
     page = found.get(DEFAULT_PROJECT, ListingQuery())
     assert sorted(service.taken()) == sorted([ids[1], new])
-    assert page == listing(service.list_jobs(DEFAULT_PROJECT, 10, "", (), "").jobs, ListingQuery(), complete=True)
+    assert page == listing(service.list_jobs(DEFAULT_PROJECT, 10).jobs, ListingQuery(), complete=True)
     assert names(found.get(DEFAULT_PROJECT, ListingQuery(state="cancelled"))) == ["job 1"]
 
 
@@ -83,7 +84,6 @@ def test_a_projects_list_has_its_own_jobs_alone(service: CountingService) -> Non
 def test_there_is_an_end_to_what_is_kept(service: CountingService, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listing_cache, "NEWEST", 2)
     monkeypatch.setattr(listing_cache, "MAX_JOBS_KEPT", 2)
-    monkeypatch.setattr(listing_cache, "MAX_LISTINGS_KEPT", 1)
     opened(service, "oldest", reports=1)
     ended = opened(service, "ended")
     service.cancel_job(DEFAULT_PROJECT, ended, "")
@@ -101,7 +101,8 @@ def test_a_job_that_is_deleted_between_the_two_looks_is_left_out(
     service: CountingService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept, gone = opened(service, "kept"), opened(service, "gone")
-    versions = service.job_versions(DEFAULT_PROJECT, 10, (), "")
-    assert [job_id for job_id, _ in versions] == [gone, kept]
-    monkeypatch.setattr(service, "job_versions", lambda *_: [("deleted", 3), *versions])
+    versions = service.job_versions(DEFAULT_PROJECT, 10, ALL_SHOWN, "")
+    assert [version.id for version in versions] == [gone, kept]
+    deleted = StoredVersion("deleted", 3, versions[0].signs)
+    monkeypatch.setattr(service, "job_versions", lambda *_: [deleted, *versions])
     assert names(ListingCache(service).get(DEFAULT_PROJECT, ListingQuery())) == ["gone", "kept"]

@@ -1,0 +1,1 @@
+"""What connections that nobody uses cost those that report."""

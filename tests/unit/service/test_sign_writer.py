@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tests.support.jobs.sample_jobs import job_config
+from tests.support.jobs.simulated_training import SimulatedTraining
+from tests.support.servers.operated_server import wait_until
+from tuner_server.base.clock import utc_now
+from tuner_server.core.errors import NotFoundError, PreconditionError, StorageError
+from tuner_server.core.job.life import Life, LifeLimits
+from tuner_server.service import sign_writer
+from tuner_server.service.sign_writer import SignWriter
+from tuner_server.service.tuner_service import TunerService
+from tuner_server.storage import Storage, StoredJob, open_storage
+from tuner_server.storage.sql import SqlStorage
+
+PROJECT = "default"
+LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Iterator[Storage]:
+    with open_storage(f"sqlite:///{tmp_path}/jobs.db", limits=LifeLimits.of_seconds(1.0, 60.0)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def silent(storage: Storage) -> str:
+    """The id of a job whose client is silent."""
+    with TunerService(storage, lambda: LONG_AGO) as service:
+        return service.create_job(PROJECT, "r", job_config("job")).id
+
+
+def test_signs_are_gathered_and_written_together(
+    storage: Storage, silent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    sign = SqlStorage.sign
+
+    def counting(self: SqlStorage, signs: dict[tuple[str, str], datetime]) -> None:
+        written.append(len(signs))
+        sign(self, signs)
+
+    monkeypatch.setattr(SqlStorage, "sign", counting)
+    monkeypatch.setattr(sign_writer, "INTERVAL_S", 60.0)
+    with SignWriter(with_usual_limits(storage), utc_now) as writer:
+        for i in range(1000):
+            writer.add(PROJECT, silent)
+            writer.add(PROJECT, f"{i % 10}")
+    assert sum(written) == 11
+    assert storage.load(silent).signs.sign_time > LONG_AGO
+
+
+def with_usual_limits(storage: Storage) -> Storage:
+    storage.life_limits = LifeLimits()
+    return storage
+
+
+def test_a_flood_of_signs_has_an_end(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sign_writer, "MAX_GATHERED", 3)
+    monkeypatch.setattr(SqlStorage, "sign", lambda *_: None)
+    with SignWriter(with_usual_limits(storage), utc_now) as writer:
+        for i in range(100):
+            writer.add(PROJECT, f"{i}")
+        assert len(writer) <= 3
+        writer.add("another", "1")
+        assert len(writer) <= 4, "one project's flood is no other's"
+
+
+def test_signs_wait_for_a_database_that_refuses_them(
+    storage: Storage, silent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign, refused = SqlStorage.sign, threading.Event()
+
+    def refusing(self: SqlStorage, signs: dict[tuple[str, str], datetime]) -> None:
+        if signs and not refused.is_set():
+            refused.set()
+            raise StorageError("the disk is full")
+        sign(self, signs)
+
+    monkeypatch.setattr(SqlStorage, "sign", refusing)
+    with SignWriter(storage, utc_now) as writer:
+        writer.add(PROJECT, silent)
+        wait_until(lambda: storage.load(silent).signs.sign_time > LONG_AGO)
+    assert refused.is_set()
+
+
+def test_a_sign_that_waits_does_not_revive_a_job_whose_client_left_after_it(storage: Storage, silent: str) -> None:
+    with TunerService(with_usual_limits(storage)) as service:
+        service.beat(PROJECT, silent)
+        service.leave_job(PROJECT, silent)
+    assert storage.load(silent).signs.leave_time is not None
+
+
+def test_a_sign_at_one_server_does_not_revive_a_job_that_was_left_at_another(storage: Storage, silent: str) -> None:
+    with TunerService(storage) as there, TunerService(with_usual_limits(storage)) as here:
+        here.beat(PROJECT, silent)
+        there.leave_job(PROJECT, silent)
+    assert storage.load(silent).signs.leave_time is not None
+
+
+def test_a_beat_revives(storage: Storage, silent: str) -> None:
+    with TunerService(storage) as service:
+        assert service.vitals(storage.load(silent)).life is Life.ABANDONED
+        service.beat(PROJECT, silent)
+        wait_until(lambda: service.vitals(storage.load(silent)).life is Life.ALIVE)
+        service.beat("another", silent)
+        service.beat(PROJECT, "0" * 32)
+
+
+def test_a_job_with_a_client_is_deleted_only_by_force(storage: Storage) -> None:
+    with TunerService(with_usual_limits(storage)) as service:
+        job = service.create_job(PROJECT, "r", job_config("job"))
+        with pytest.raises(PreconditionError, match="cancel the job first"):
+            service.delete_job(PROJECT, job.id, force=False)
+        with pytest.raises(NotFoundError):
+            service.delete_job("another", job.id, force=True)
+        assert service.delete_job(PROJECT, job.id, force=True) == job
+        with pytest.raises(NotFoundError):
+            service.get_job(PROJECT, job.id)
+        left = service.create_job(PROJECT, "r2", job_config("job"))
+        service.leave_job(PROJECT, left.id)
+        service.delete_job(PROJECT, left.id, force=False)
+
+
+def test_a_repeated_call_of_a_client_is_a_sign(storage: Storage) -> None:
+    with TunerService(storage) as service:
+        job = service.create_job(PROJECT, "r", job_config("job"))
+        calls: list[Callable[[], StoredJob]] = [
+            lambda: service.create_job(PROJECT, "r", job_config("job")),
+            lambda: service.resume_job(PROJECT, job.id, 1),
+        ]
+        for again in calls:
+            service.leave_job(PROJECT, job.id)
+            assert again().id == job.id
+            assert service.get_job(PROJECT, job.id).signs.leave_time is None
+
+
+def test_a_repeated_report_is_a_sign(storage: Storage) -> None:
+    with TunerService(storage) as service:
+        job = service.create_job(PROJECT, "r", job_config("job"))
+        report = SimulatedTraining(validates=True).run(job.state.directive)
+        answer = service.advance(PROJECT, job.id, report).result()
+        service.leave_job(PROJECT, job.id)
+        assert service.advance(PROJECT, job.id, report).result() == answer
+        wait_until(lambda: service.get_job(PROJECT, job.id).signs.leave_time is None)
+
+
+def test_many_signs_are_written_in_several_transactions(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int] = []
+    monkeypatch.setattr(sign_writer, "MAX_WRITTEN", 10)
+    monkeypatch.setattr(SqlStorage, "sign", lambda _self, signs: written.append(len(signs)))
+    with SignWriter(with_usual_limits(storage), utc_now) as writer:
+        for i in range(25):
+            writer.add(PROJECT, f"{i}")
+    assert sorted(written) == [5, 10, 10]

@@ -135,8 +135,8 @@ def content_of(file: Path) -> str:
     with contextlib.closing(sqlite3.connect(file)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
-        # An upgrade writes the time of day to jobs that had no sign of their client before, and makes indexes in any order.
-        lines = _TIME.sub("TIME", "\n".join(sorted(connection.iterdump())))
+        # An upgrade writes the time of day to jobs without a sign of their client, and makes indexes in any order.
+        lines = "\n".join(sorted(_TIME.sub("TIME", line) for line in connection.iterdump()))
         return hashlib.sha256(lines.encode()).hexdigest()
 
 

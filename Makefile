@@ -98,6 +98,7 @@ fuzz: setup
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[fuzz]'
 	python -m tests.fuzz.fuzz_wire -max_total_time=600
 	python -m tests.fuzz.fuzz_client --seconds 600
+	python -m tests.simulation --seconds 600
 
 # The demo in containers. It needs Docker, with compose v2 or docker-compose 1.29, and nothing else: docs/containers.md.
 compose-demo:

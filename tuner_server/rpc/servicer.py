@@ -21,6 +21,7 @@ from tuner_server.base.interest import Interest
 from tuner_server.core.config import MAX_NAME
 from tuner_server.core.errors import InvalidInputError, TunerError
 from tuner_server.core.job.life import Life, Shown
+from tuner_server.core.messages import MAX_REQUEST_ID
 from tuner_server.rpc import convert, plan_messages, schedule_messages, untrusted
 from tuner_server.rpc.admission import admitted
 from tuner_server.rpc.caller import CALLER
@@ -116,7 +117,8 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
             report = await self._write(convert.report_from_pb, request.report)
         else:
             report = convert.report_from_pb(request.report)
-        answer = self._service.advance(CALLER.get().project, convert.job_id(request.job_id), report)
+        job_id, resume_id = convert.job_id(request.job_id), _resume_id(request)
+        answer = self._service.advance(CALLER.get().project, job_id, report, resume_id)
         directive = await asyncio.wrap_future(answer)
         structlog.contextvars.bind_contextvars(  # for the line and the span of this call
             report=report.directive_number,
@@ -172,8 +174,9 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     @unary
     async def ResumeJob(self, request: pb.ResumeJobRequest) -> pb.ResumeJobResponse:
         """Takes a job back to where its client's checkpoint is."""
+        job_id, resume_id = convert.job_id(request.job_id), _resume_id(request)
         stored = await self._write(
-            self._service.resume_job, CALLER.get().project, convert.job_id(request.job_id), request.directive_number
+            self._service.resume_job, CALLER.get().project, job_id, request.directive_number, resume_id
         )
         log.info("job resumed", job_id=stored.id, directive=request.directive_number)
         return pb.ResumeJobResponse(job=self._job(stored), directive=convert.directive_to_pb(stored.state.directive))
@@ -303,3 +306,8 @@ def _patient() -> Iterator[None]:
         yield
     finally:
         late.cancel()
+
+
+def _resume_id(request: pb.AdvanceRequest | pb.ResumeJobRequest) -> str:
+    """The name of the last time that a client took its job back. Raises: InvalidInputError: it is no name."""
+    return untrusted.text("resume_id", request.resume_id, MAX_REQUEST_ID)

@@ -16,7 +16,8 @@ T = TypeVar("T")
 class BatchWorker(Generic[T]):
     """Takes items from any thread, and hands them to `work` in groups, in a thread of its own, until `close`.
 
-    Items with the same key never share a group: the later one is handed over after the earlier one was worked on.
+    Items with the same key never share a group: the later one is handed over after the earlier one was worked on. What
+    has to do with the thread is in `_start`, `close` and `alive`: whoever steps a worker by himself replaces these.
     """
 
     def __init__(
@@ -35,7 +36,12 @@ class BatchWorker(Generic[T]):
         self._items: deque[T] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._name = name
+        self._start()
+
+    def _start(self) -> None:
+        """Has the thread work on what comes."""
+        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         self._thread.start()
 
     def put(self, item: T) -> bool:
@@ -63,11 +69,17 @@ class BatchWorker(Generic[T]):
         return len(self._items)
 
     def _run(self) -> None:
-        while group := self._gathered():
-            try:
+        while self._something_waits():
+            self.work_on_next()
+
+    def work_on_next(self) -> None:
+        """Works on the group that has gathered, if there is one."""
+        group = self._gathered()
+        try:
+            if group:
                 self._work(group)
-            except BaseException as error:  # nothing ends the thread, on which the items of everybody wait
-                self._give_up(group, error)
+        except BaseException as error:  # nothing ends the thread, on which the items of everybody wait
+            self._give_up(group, error)
 
     def _give_up(self, group: Sequence[T], error: BaseException) -> None:
         """Tells of the items of a group that could not be worked on."""
@@ -77,10 +89,15 @@ class BatchWorker(Generic[T]):
             with contextlib.suppress(Exception):
                 self._lost(item, error)
 
-    def _gathered(self) -> list[T]:
-        """The next group, once there is one; empty when the worker is closed and done."""
+    def _something_waits(self) -> bool:
+        """Waits for an item; False when the worker is closed and done."""
         with self._changed:
             self._changed.wait_for(lambda: self._items or self._closed)
+            return bool(self._items)
+
+    def _gathered(self) -> list[T]:
+        """The next group; empty if nothing waits."""
+        with self._changed:
             group: dict[Hashable, T] = {}
             later: list[T] = []
             while self._items and len(group) < self._max_group:

@@ -17,13 +17,13 @@ import dataclasses
 import datetime
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tuner_server.core.errors import OverloadError, PreconditionError, StorageError, TunerError
 from tuner_server.core.faults import described
 from tuner_server.core.job import lockstep
 from tuner_server.core.job.lockstep import PendingSearch
-from tuner_server.core.job.machine import Transition
+from tuner_server.core.job.machine import JobState, Transition
 from tuner_server.core.messages import Directive, Report
 from tuner_server.service.batch_worker import BatchWorker
 from tuner_server.service.job_cache import JobCache
@@ -48,6 +48,8 @@ class _Pending:
     job_id: str
     report: Report
     fingerprint: bytes
+    resume_id: str
+    """When its client took the job back last."""
     answer: Future[Directive]
     origin: object
     """What the observer gave for it."""
@@ -74,6 +76,13 @@ def _job_of(item: _Pending | _Searching) -> str:
     return item.job_id
 
 
+def _overtaken(pending: _Pending) -> PreconditionError:
+    """The refusal of a report whose client is a former life of the run that goes on."""
+    return PreconditionError(
+        f"resume_id: another process has gone on with job {pending.job_id}, from a checkpoint; end this one"
+    )
+
+
 def _refuse(item: _Pending | _Searching, error: BaseException) -> None:
     """Answers a report with what was raised, unless it has an answer. No event loop survives what is no `Exception`."""
     answer = item.answer
@@ -82,7 +91,7 @@ def _refuse(item: _Pending | _Searching, error: BaseException) -> None:
 
 
 class ReportPipeline:
-    """Takes reports from any thread. It owns two threads, from its making until `close`."""
+    """Takes reports from any thread. It owns two workers, each a thread, from its making until `close`."""
 
     def __init__(
         self,
@@ -90,6 +99,7 @@ class ReportPipeline:
         now: Callable[[], datetime.datetime],
         observer: PipelineObserver,
         heard_of: Callable[[str, str], None],
+        make_worker: Callable[..., BatchWorker[Any]] = BatchWorker,
     ) -> None:
         """Serves the jobs in `storage`.
 
@@ -98,29 +108,33 @@ class ReportPipeline:
             now: dates the records.
             observer: hears how it goes.
             heard_of: is told of projects and jobs whose client has given a sign that no record has.
+            make_worker: makes a worker from the arguments of `BatchWorker`; a simulation steps workers by itself.
         """
         self._storage = storage
         self._now = now
         self._observer = observer
         self._heard_of = heard_of
         self._cache = JobCache(CACHED_JOBS)
-        self._reports: BatchWorker[_Pending] = BatchWorker(
+        self._reports: BatchWorker[_Pending] = make_worker(
             "reports", self._decide, _job_of, _refuse, max_group=MAX_GROUP, max_waiting=MAX_WAITING
         )
-        self._searches: BatchWorker[_Searching] = BatchWorker(
+        self._searches: BatchWorker[_Searching] = make_worker(
             "searches", self._search, _job_of, _refuse, max_group=MAX_GROUP, max_waiting=MAX_WAITING
         )
 
-    def submit(self, project: str, job_id: str, report: Report, fingerprint: bytes) -> Future[Directive]:
+    def submit(
+        self, project: str, job_id: str, report: Report, fingerprint: bytes, resume_id: str
+    ) -> Future[Directive]:
         """Queues a report; the future has the next directive, or, for a repeated report, the stored answer.
 
         Raises (from the future):
             NotFoundError: no such job in this project.
-            PreconditionError: the report has a wrong number, or differs from the one that was taken under it.
+            PreconditionError: the report has a wrong number, or differs from the one that was taken under it; or
+                another client has taken the job back since its own did.
             InvalidInputError: the report contradicts its directive.
             StorageError: the database can't be used, or too much is waiting for it.
         """
-        pending = _Pending(project, job_id, report, fingerprint, Future(), self._observer.origin())
+        pending = _Pending(project, job_id, report, fingerprint, resume_id, Future(), self._observer.origin())
         self._queue(self._reports, pending, pending)
         return pending.answer
 
@@ -188,15 +202,19 @@ class ReportPipeline:
     def _decide_from(self, stored: StoredJob, pending: _Pending) -> Transition | PendingSearch | Directive:
         state = stored.seen_from(pending.project).state
         if pending.report.directive_number < state.directive.number:
-            return self._stored_answer(pending)
+            return self._stored_answer(pending, state)
+        if pending.resume_id != state.resumed_as:
+            raise _overtaken(pending)
         return lockstep.begin(state, pending.report)
 
-    def _stored_answer(self, pending: _Pending) -> Directive:
+    def _stored_answer(self, pending: _Pending, state: JobState) -> Directive:
         number = pending.report.directive_number
         answer = self._storage.answer(pending.job_id, number)
         if answer is None:
             raise PreconditionError(f"report.directive_number: {number} was never issued")
         if answer.fingerprint != pending.fingerprint:
+            if pending.resume_id != state.resumed_as:
+                raise _overtaken(pending)
             raise PreconditionError(f"report.directive_number: another report on {number} was taken")
         return answer.directive
 

@@ -34,6 +34,10 @@ class SignWriter(Closing):
         self._changed = threading.Condition()
         self._closed = threading.Event()
         self._failed = False
+        self._start()
+
+    def _start(self) -> None:
+        """Has the thread write; whoever steps a writer by himself replaces this, `add` and `close`."""
         self._thread = threading.Thread(target=self._run, name="signs", daemon=True)
         self._thread.start()
 

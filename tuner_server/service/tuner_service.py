@@ -18,6 +18,7 @@ import threading
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
+from typing import Any
 
 from lrpilot.wire.plain_text import refusal
 
@@ -30,6 +31,7 @@ from tuner_server.core.job.life import ALL_SHOWN, Life, LifeLimits, Shown, Signs
 from tuner_server.core.job.machine import JobState, Status
 from tuner_server.core.messages import ChangeOrigin, Directive, Outcome, PlanChange, Report, Value
 from tuner_server.core.search.prior import Prior
+from tuner_server.service.batch_worker import BatchWorker
 from tuner_server.service.family import prior_from
 from tuner_server.service.long_reads import LongReads, is_long
 from tuner_server.service.pipeline import ReportPipeline
@@ -38,6 +40,8 @@ from tuner_server.service.sign_writer import SignWriter
 from tuner_server.storage import Entry, JobFilter, Page, Storage, StoredHistory, StoredJob, StoredVersion
 
 MAX_REQUEST_ID = 200
+RESUMES_KEPT = 100
+"""Names of requests to take a job back that are known again: those of the latest ones."""
 FAMILY_JOBS = 20
 """Jobs of a family that a new one learns from, the newest: older ones would weigh next to nothing."""
 _LATER_FIELDS = ("measures", "recorded", "change", "ending", "has_average", "total_time_s", "members", "stop_when")
@@ -52,12 +56,20 @@ class TunerService(Closing):
         storage: Storage,
         now: Callable[[], datetime.datetime] = utc_now,
         observer: PipelineObserver = PipelineObserver(),  # noqa: B008  # it has no state
+        make_worker: Callable[..., BatchWorker[Any]] = BatchWorker,
     ) -> None:
-        """Serves the jobs in `storage`; `now` dates the records; `observer` hears how reports are worked on."""
+        """Serves the jobs in `storage`.
+
+        Args:
+            storage: where the jobs are.
+            now: the clock that dates the records.
+            observer: hears how reports are worked on.
+            make_worker: makes the workers of the pipeline, see there.
+        """
         self._storage = storage
         self._now = now
         self._signs = SignWriter(storage, now)
-        self.pipeline = ReportPipeline(storage, now, observer, self._signs.add)
+        self.pipeline = ReportPipeline(storage, now, observer, self._signs.add, make_worker)
         """Turns reports into answers."""
         self.long_reads = LongReads()
         """The turns of answers that read long histories, on all ports together."""
@@ -90,31 +102,51 @@ class TunerService(Closing):
             self._storage.sign({(project, stored.id): self._now()})
         return stored
 
-    def advance(self, project: str, job_id: str, report: Report) -> Future[Directive]:
+    def advance(self, project: str, job_id: str, report: Report, resume_id: str = "") -> Future[Directive]:
         """Takes a report; the future has the next directive, or, for a repeated report, the stored answer.
+
+        Args:
+            project: that of the caller.
+            job_id: the job.
+            report: on its outstanding directive, or a repeated one.
+            resume_id: that with which the caller took the job back last; empty: it never did.
 
         Raises: what `ReportPipeline.submit` says, from the future.
         """
-        return self.pipeline.submit(project, job_id, report, fingerprint(report))
+        return self.pipeline.submit(project, job_id, report, fingerprint(report), resume_id)
 
-    def resume_job(self, project: str, job_id: str, number: int) -> StoredJob:
+    def resume_job(self, project: str, job_id: str, number: int, resume_id: str = "") -> StoredJob:
         """Takes a job back to where directive `number` is outstanding; what was reported since is forgotten.
+
+        From then on only reports of this caller are taken: those that tell the same `resume_id`.
+
+        Args:
+            project: that of the caller.
+            job_id: the job.
+            number: of the directive that the caller is at.
+            resume_id: the name of this request, by which it is known when it comes again, however late.
 
         Raises:
             NotFoundError: no such job.
             PreconditionError: that directive was never issued, or this version of the code decides otherwise than
-                the one that issued it.
+                the one that issued it; or the request came before, and the job has gone on since.
         """
         while True:
             stored = self.get_job(project, job_id)
             outstanding = stored.state.directive.number
             if not 1 <= number <= outstanding:
                 raise PreconditionError(f"directive_number: {number} was never issued; {outstanding} is outstanding")
-            if number == outstanding:
+            if number == outstanding and resume_id == stored.state.resumed_as:
                 self._storage.sign({(project, job_id): self._now()})
                 return stored
-            with self._long_replay if is_long(stored) else contextlib.nullcontext():
-                earlier = self._replayed(stored, number)
+            if resume_id and resume_id in stored.state.resume_ids:
+                raise PreconditionError(f"resume_id: job {job_id} has gone on since this request came first")
+            if number == outstanding:
+                earlier = stored.state
+            else:
+                with self._long_replay if is_long(stored) else contextlib.nullcontext():
+                    earlier = self._replayed(stored, number)
+            earlier = earlier.model_copy(update={"resume_ids": _names_with(stored.state, resume_id)})
             try:
                 return self._storage.rewind(stored, earlier, self._now())
             except ConflictError:
@@ -256,6 +288,13 @@ class TunerService(Closing):
         if stored.state.status is Status.CANCELLED:
             return machine.cancel(earlier, stored.state.message)
         return earlier
+
+
+def _names_with(state: JobState, resume_id: str) -> tuple[str, ...]:
+    """The names of the latest times that a job was taken back, with one more."""
+    if resume_id == state.resumed_as:
+        return state.resume_ids
+    return (*state.resume_ids, resume_id)[-RESUMES_KEPT:]
 
 
 def _asked_since(forgotten: Sequence[Entry], state: JobState) -> list[PlanChange]:

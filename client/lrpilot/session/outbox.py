@@ -41,6 +41,7 @@ class Outbox:
         self._delivered: list[pb.Report] = []
         self._waiting: collections.deque[pb.Report] = collections.deque()
         self._rewind = False
+        self._resume_id = ""
         self.job_id = ""
         """The server's name of the job; empty until it is open."""
         self.outstanding = pb.Directive()
@@ -93,7 +94,9 @@ class Outbox:
 
     def _deliver(self, timeout_s: float) -> None:
         if self._rewind:
-            request = pb.ResumeJobRequest(job_id=self.job_id, directive_number=self.outstanding.number)
+            request = pb.ResumeJobRequest(
+                job_id=self.job_id, directive_number=self.outstanding.number, resume_id=self._resume_id
+            )
             self._asked(lambda: self._transport.resume_job(request, timeout_s))
             self._rewind = False
         while self._waiting:
@@ -144,7 +147,7 @@ class Outbox:
 
     def _advance(self, report: pb.Report, timeout_s: float) -> pb.Directive:
         def advance() -> pb.Directive:
-            request = pb.AdvanceRequest(job_id=self.job_id, report=report)
+            request = pb.AdvanceRequest(job_id=self.job_id, report=report, resume_id=self._resume_id)
             directive = self._transport.advance(request, timeout_s).directive
             directive_check.check(directive, report.directive_number + 1, self._config)
             return directive
@@ -154,7 +157,7 @@ class Outbox:
     def _tell_again(self, timeout_s: float) -> None:
         """Opens the job anew, and brings it to where it was. Raises: ServerError: it does not come out the same."""
         expected = self.outstanding
-        self._request_id, self._rewind = str(uuid.uuid4()), False
+        self._request_id, self._resume_id, self._rewind = str(uuid.uuid4()), "", False
         self.open(timeout_s)
         for report in self._delivered:
             self.outstanding = self._advance(report, timeout_s)
@@ -207,6 +210,8 @@ class Outbox:
         self._delivered = [pb.Report.FromString(each) for each in state["delivered"]]
         self._waiting = collections.deque(pb.Report.FromString(each) for each in state["waiting"])
         self._rewind = bool(self.job_id)
+        # From here on the server takes no more reports of the process that the state is from, should it live on.
+        self._resume_id = str(uuid.uuid4()) if self.job_id else ""
         if stray and stray != self.job_id:
             request = pb.CancelJobRequest(job_id=stray, reason=f"its run goes on as job {self.job_id}")
             with contextlib.suppress(ServerError):

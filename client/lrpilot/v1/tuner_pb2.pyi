@@ -1736,7 +1736,12 @@ class AdvanceRequest(_message.Message):
 
     JOB_ID_FIELD_NUMBER: _builtins.int
     REPORT_FIELD_NUMBER: _builtins.int
+    RESUME_ID_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
+    resume_id: _builtins.str
+    """That of the client's last ResumeJob; empty: it has made none. Once another client has taken the job back, a new report
+    is refused (FAILED_PRECONDITION): its client is a former life of the run that goes on.
+    """
     @_builtins.property
     def report(self) -> Global___Report: ...
     def __init__(
@@ -1744,10 +1749,11 @@ class AdvanceRequest(_message.Message):
         *,
         job_id: _builtins.str = ...,
         report: Global___Report | None = ...,
+        resume_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "report", b"report"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "report", b"report", "resume_id", b"resume_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1779,17 +1785,23 @@ class ResumeJobRequest(_message.Message):
 
     JOB_ID_FIELD_NUMBER: _builtins.int
     DIRECTIVE_NUMBER_FIELD_NUMBER: _builtins.int
+    RESUME_ID_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     directive_number: _builtins.int
+    resume_id: _builtins.str
+    """A UUID that the client makes. The same one again changes nothing, so that a request which arrives late forgets no
+    reports of its own client; it is refused (FAILED_PRECONDITION) once the job has gone on.
+    """
     def __init__(
         self,
         *,
         job_id: _builtins.str = ...,
         directive_number: _builtins.int = ...,
+        resume_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["directive_number", b"directive_number", "job_id", b"job_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["directive_number", b"directive_number", "job_id", b"job_id", "resume_id", b"resume_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -70,14 +70,16 @@ class KeptJobs(Transport):
     def advance(self, request: pb.AdvanceRequest, timeout_s: float) -> pb.AdvanceResponse:
         try:
             report = convert.report_from_pb(request.report)
-            directive = self._service.advance(DEFAULT_PROJECT, request.job_id, report).result()
+            directive = self._service.advance(DEFAULT_PROJECT, request.job_id, report, request.resume_id).result()
         except TunerError as error:
             raise _told(error) from error
         return pb.AdvanceResponse(directive=convert.directive_to_pb(directive))
 
     def resume_job(self, request: pb.ResumeJobRequest, timeout_s: float) -> pb.ResumeJobResponse:
         try:
-            stored = self._service.resume_job(DEFAULT_PROJECT, request.job_id, request.directive_number)
+            stored = self._service.resume_job(
+                DEFAULT_PROJECT, request.job_id, request.directive_number, request.resume_id
+            )
         except TunerError as error:
             raise _told(error) from error
         self.job_id = stored.id

@@ -322,6 +322,48 @@ def test_a_job_can_be_taken_back_to_where_it_is_and_not_ahead(service: TunerServ
             service.resume_job(PROJECT, job.id, number)
 
 
+def test_a_request_to_go_back_that_comes_late_undoes_nothing(service: TunerService) -> None:
+    """The client was answered when it sent the request again, and has reported since."""
+    job = service.create_job(PROJECT, "request", CONFIG)
+    training = SimulatedTraining()
+    advance(service, job.id, training.run(job.state.directive))
+    resumed = service.resume_job(PROJECT, job.id, 1, "resume")
+    assert service.resume_job(PROJECT, job.id, 1, "resume") == resumed
+    following = service.advance(PROJECT, job.id, training.run(job.state.directive), "resume").result()
+    with pytest.raises(PreconditionError, match="has gone on since"):
+        service.resume_job(PROJECT, job.id, 1, "resume")
+    assert service.get_job(PROJECT, job.id).state.directive == following
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_former_life_moves_nothing_any_more(service: TunerService, number: int) -> None:
+    job = service.create_job(PROJECT, "request", CONFIG)
+    former, present = SimulatedTraining(0), SimulatedTraining(1)
+    first, second = former.run(job.state.directive), present.run(job.state.directive)
+    directive = service.advance(PROJECT, job.id, first).result()
+    service.resume_job(PROJECT, job.id, number, "present")
+    if number == 1:
+        directive = service.advance(PROJECT, job.id, second, "present").result()
+    else:
+        assert service.advance(PROJECT, job.id, first).result() == directive  # what was answered is answered again
+    with pytest.raises(PreconditionError, match="another process has gone on"):
+        service.advance(PROJECT, job.id, former.run(directive)).result()
+    assert service.advance(PROJECT, job.id, present.run(directive), "present").result().number == 3
+    with pytest.raises(PreconditionError, match="has gone on since"):
+        service.resume_job(PROJECT, job.id, 1, "present")
+
+
+def test_whoever_goes_back_without_a_name_ends_a_former_life_too(service: TunerService) -> None:
+    job = service.create_job(PROJECT, "request", CONFIG)
+    training = SimulatedTraining()
+    service.resume_job(PROJECT, job.id, 1, "named")
+    service.resume_job(PROJECT, job.id, 1)
+    report = training.run(job.state.directive)
+    with pytest.raises(PreconditionError, match="another process"):
+        service.advance(PROJECT, job.id, report, "named").result()
+    assert service.advance(PROJECT, job.id, report).result().number == 2
+
+
 def test_a_cancelled_job_that_is_taken_back_stays_cancelled(service: TunerService) -> None:
     job = service.create_job(PROJECT, "request", CONFIG)
     training = SimulatedTraining()

@@ -81,6 +81,8 @@ class JobState(Standing):
     """Changes of the plan that wait until steps are committed, in the order in which they were asked for."""
     request_ids: tuple[str, ...] = ()
     """The names of the latest requests for changes of the plan."""
+    resume_ids: tuple[str, ...] = ()
+    """The names of the latest times that a client took the job back; the last one is whose reports are taken."""
     policy_state: dict[str, Any] | None = None
     """The state of the policy as JSON; None: it has not started (range test)."""
     message: str = ""
@@ -88,6 +90,11 @@ class JobState(Standing):
     """The note of the report that ended the search, since a rollback was not complete; empty: none did."""
     ending: Ending | None = None
     """What came of the average of the weights, where the last directive had one."""
+
+    @property
+    def resumed_as(self) -> str:
+        """The name of the last time that a client took the job back; empty: none did."""
+        return self.resume_ids[-1] if self.resume_ids else ""
 
     @property
     def present_plan(self) -> Plan:

@@ -1,0 +1,64 @@
+"""Two processes with one job: the one that a checkpoint is from, and the one that has gone on from it."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from lrpilot.session.run_state import RunState
+from lrpilot.session.session import Session
+from lrpilot.v1 import tuner_pb2 as pb
+
+from tests.support.jobs.kept_jobs import KeptJobs
+from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, config
+from tests.support.servers.wire_client import report_to_pb
+from tuner_server.rpc.convert import config_to_pb, directive_from_pb
+
+CONFIG = config_to_pb(config(200, **QUICK))
+
+
+class Process:
+    """A training and its session."""
+
+    def __init__(self, jobs: KeptJobs) -> None:
+        self.session = Session(jobs, CONFIG, 5.0, strict=False)
+        self.training = SimulatedTraining()
+
+    @property
+    def _run_state(self) -> RunState:
+        return RunState(lr=0.1, remaining=200 - self.training.n_run, warm=False)
+
+    def open(self) -> pb.Directive:
+        return self.session.open(self._run_state)
+
+    def answer(self, directive: pb.Directive) -> pb.Directive:
+        report = report_to_pb(self.training.run(directive_from_pb(directive)))
+        return self.session.answer(directive, report, self._run_state)
+
+
+def test_the_job_is_that_of_the_process_that_went_on_last(caplog: pytest.LogCaptureFixture) -> None:
+    jobs = KeptJobs()
+    former = Process(jobs)
+    directive = former.open()
+    checkpoint = former.session.state_dict()
+    present = Process(jobs)
+    present.session.load_state_dict(checkpoint)
+    following = present.answer(directive)
+    with caplog.at_level(logging.WARNING, "lrpilot"):
+        alone = former.answer(following)
+    assert "another process has gone on with job" in caplog.text
+    assert (alone.phase, alone.reason) == (pb.PHASE_TRAIN, "without a server: annealing")
+    # The one that went on was not disturbed.
+    assert present.answer(following).number == following.number + 1
+    assert jobs.state.directive.number == following.number + 1
+
+
+def test_a_job_that_was_lost_is_told_again_by_whoever_went_on() -> None:
+    jobs = KeptJobs()
+    former = Process(jobs)
+    directive = former.answer(former.open())
+    present = Process(jobs)
+    present.session.load_state_dict(former.session.state_dict())
+    present.training = former.training  # the weights of the checkpoint
+    jobs.lose()
+    assert present.answer(directive).number == directive.number + 1

@@ -61,8 +61,9 @@ class Tuner(Driver):
             logits: the module of the model whose output is the logits (its last layer, or attention scores), or several
                 of them. Their size can then be measured, as the early warning "output_logit" asks for. See
                 docs/methods/stability.md.
-            **job: server, credentials, total_steps, total_time_s, stop_when, lr_bounds, policy, policy_options, name,
-                family, seed, record, timeout_s, strict, observers, transport; see `lrpilot.run.options.JobOptions`.
+            **job: server, credentials, total_steps, epochs, steps_per_epoch, total_time_s, stop_when, lr_bounds,
+                policy, policy_options, name, family, seed, record, timeout_s, strict, adopt, observers, transport; see
+                `lrpilot.run.options.JobOptions`.
 
         Raises:
             ConfigError: an argument can't be accepted.

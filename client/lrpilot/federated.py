@@ -19,6 +19,7 @@ from lrpilot.backends.torch.federation.backend import FederatedBackend
 from lrpilot.data.replay import BatchBuffer
 from lrpilot.errors import ConfigError
 from lrpilot.run.driver import Driver
+from lrpilot.run.explicit_options import with_explicit_options
 from lrpilot.run.options import JobOptions
 from lrpilot.v1 import tuner_pb2 as pb
 
@@ -32,6 +33,7 @@ class Client(Driver):
     The last `step` of a round waits for the other clients. All have to make the same rounds, with the same options.
     """
 
+    @with_explicit_options
     def __init__(
         self,
         model: nn.Module,

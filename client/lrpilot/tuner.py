@@ -13,6 +13,7 @@ from lrpilot.backends.torch.arguments import checked, checked_logits, own
 from lrpilot.backends.torch.backend import TorchBackend
 from lrpilot.distributed.ranks import Ranks, number_of
 from lrpilot.run.driver import Driver
+from lrpilot.run.explicit_options import with_explicit_options
 from lrpilot.run.options import TIMEOUT_S, JobOptions
 from lrpilot.session.session import MOST_WAITS
 from lrpilot.transport.embedded_server import START_TIMEOUT_S
@@ -28,6 +29,7 @@ class Tuner(Driver):
     alone: no network, no device synchronisation.
     """
 
+    @with_explicit_options
     def __init__(
         self,
         model: nn.Module,

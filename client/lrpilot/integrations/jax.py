@@ -11,6 +11,7 @@ import numpy as np
 
 from lrpilot.backends.jax_backend import JaxBackend
 from lrpilot.run.driver import Driver
+from lrpilot.run.explicit_options import with_explicit_options
 from lrpilot.run.options import JobOptions
 from lrpilot.schedule.schedule import Schedule
 
@@ -30,6 +31,7 @@ class Tuner(Driver, Generic[State]):
                 tuner.step(loss)
     """
 
+    @with_explicit_options
     def __init__(
         self,
         state: State,

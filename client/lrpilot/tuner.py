@@ -12,6 +12,7 @@ from torch import nn
 from lrpilot.backends.torch.arguments import checked, checked_logits, own
 from lrpilot.backends.torch.backend import TorchBackend
 from lrpilot.distributed.ranks import Ranks, number_of
+from lrpilot.run.argument_check import check_kinds
 from lrpilot.run.driver import Driver
 from lrpilot.run.explicit_options import with_explicit_options
 from lrpilot.run.options import TIMEOUT_S, JobOptions
@@ -83,6 +84,8 @@ class Tuner(Driver):
             replicas = Replicas(model, optimizers, registered, n_ranks)
         backend = TorchBackend(model, optimizers, validate, registered, snapshot, replicas, with_logits)
         # The longest that rank 0 waits for its server, and the other ranks for rank 0.
-        patience_s = START_TIMEOUT_S + MOST_WAITS * job.get("timeout_s", TIMEOUT_S)
+        timeout_s = job.get("timeout_s", TIMEOUT_S)
+        check_kinds(timeout_s=timeout_s)
+        patience_s = START_TIMEOUT_S + MOST_WAITS * timeout_s
         super().__init__(backend, ranks=Ranks.of(process_group, patience_s), population=population, **job)
         own(optimizers, self)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 from lrpilot.backends.base import Backend
 from lrpilot.credentials import Credentials
@@ -15,6 +15,7 @@ from lrpilot.data.replay import BatchBuffer
 from lrpilot.data.streams import Batches, Epoch
 from lrpilot.distributed.session import SharedSession
 from lrpilot.errors import ConfigError
+from lrpilot.run.argument_check import check_kinds
 from lrpilot.run.observer import Observer
 from lrpilot.run.options import TIMEOUT_S
 from lrpilot.run.replanning import ReplannableRunner
@@ -86,6 +87,16 @@ class Driver(ReplannableRunner):
             UnavailableError: the server isn't there, and `strict` is set.
         """
         total_steps = planned_steps(total_steps, epochs, steps_per_epoch)
+        check_kinds(
+            total_steps=total_steps,
+            total_time_s=total_time_s,
+            timeout_s=timeout_s,
+            seed=seed,
+            name=name,
+            family=family,
+            policy=policy,
+            observers=observers,
+        )
         super().__init__(backend, ranks, total_steps, total_time_s, strict=strict, adopt=adopt, population=population)
         self._observers = tuple(observers)
         self._closed = False
@@ -325,6 +336,21 @@ class Driver(ReplannableRunner):
     def schedule(self) -> Schedule:
         """The schedule so far, as far as it was reported."""
         return self._record.schedule(self.job_id, self._session.config, self._plan.total_steps)
+
+    def __repr__(self) -> str:
+        """What a person wants to know: the job, how far it is, and what it does."""
+        name = f" {self._config.name!r}" if self._config.name else ""
+        end = "" if self.total_steps is None else f" of {self.total_steps:,}"
+        steps = f"{self.committed_step:,} committed and {self.search_steps:,} search steps{end}"
+        state = "finished" if self._finished else f"{self.phase} at LR {self.lr:.3g}"
+        return f"<{type(self).__name__}{name}: job {self.job_id[:8] or 'at no server'}, {steps}, {state}>"
+
+    def __reduce__(self) -> NoReturn:
+        """Raises: TypeError: always; a tuner belongs to a running loop."""
+        raise TypeError(
+            f"a {type(self).__name__} can't be pickled or copied: it belongs to a training loop that runs; save its "
+            "state_dict(), and load that into one that is made anew"
+        )
 
     def _repr_html_(self) -> str:
         """How a notebook shows it."""

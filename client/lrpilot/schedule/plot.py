@@ -11,12 +11,13 @@ from lrpilot.wire.schedule_data import Probe, ScheduleData
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _COMMITTED, _SEARCH, _VALIDATION, _CHANGE = "#1f5fa8", "#d9822b", "#1b7f4d", "#808080"
 
 
-def plot(schedule: ScheduleData, path: Path) -> None:
-    """Draws a schedule into a file whose ending says the format.
+def plot(schedule: ScheduleData, path: Path | None) -> Figure:
+    """Draws a schedule, and writes it into a file whose ending says the format, if one is given.
 
     Raises:
         ScheduleError: Matplotlib is not installed, or does not know the ending.
@@ -41,10 +42,12 @@ def plot(schedule: ScheduleData, path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False)
-    try:
-        figure.savefig(path)
-    except ValueError as error:
-        raise ScheduleError(f"plot: {error}") from error
+    if path is not None:
+        try:
+            figure.savefig(path)
+        except ValueError as error:
+            raise ScheduleError(f"plot: {error}") from error
+    return figure
 
 
 def _mark_changes(lr_axes: Axes, loss_axes: Axes, schedule: ScheduleData) -> None:

@@ -8,7 +8,7 @@ agreed update is taken on, or at which LR the clients train: FedHyper (Wang, Wan
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, SupportsFloat, TypeVar, Unpack
 
 import torch
@@ -16,8 +16,10 @@ from torch import nn
 
 from lrpilot.backends.torch.arguments import checked, own
 from lrpilot.backends.torch.federation.backend import FederatedBackend
+from lrpilot.data.replay import BatchBuffer
 from lrpilot.errors import ConfigError
 from lrpilot.run.driver import Driver
+from lrpilot.run.explicit_options import with_explicit_options
 from lrpilot.run.options import JobOptions
 from lrpilot.v1 import tuner_pb2 as pb
 
@@ -31,6 +33,7 @@ class Client(Driver):
     The last `step` of a round waits for the other clients. All have to make the same rounds, with the same options.
     """
 
+    @with_explicit_options
     def __init__(
         self,
         model: nn.Module,
@@ -108,18 +111,11 @@ class Client(Driver):
         """Whether all rounds have ended."""
         return super().finished or (self._rounds is not None and self.round >= self._rounds)
 
-    def batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
-        """Draws from this client's loader, across epochs, until all rounds have ended.
-
-        Args:
-            loader: anything that can be iterated anew for every epoch, or that never ends.
-
-        Raises:
-            ValueError: the loader is empty, or can't be iterated again.
-        """
+    def _stream(self, buffer: BatchBuffer[Batch]) -> Iterator[Batch]:
+        """Draws until all rounds have ended."""
         if self.finished:
             return
-        for batch in super().batches(loader):
+        for batch in super()._stream(buffer):
             yield batch
             if self.finished:
                 return

@@ -12,7 +12,9 @@ from torch import nn
 from lrpilot.backends.torch.arguments import checked, checked_logits, own
 from lrpilot.backends.torch.backend import TorchBackend
 from lrpilot.distributed.ranks import Ranks, number_of
+from lrpilot.run.argument_check import check_kinds
 from lrpilot.run.driver import Driver
+from lrpilot.run.explicit_options import with_explicit_options
 from lrpilot.run.options import TIMEOUT_S, JobOptions
 from lrpilot.session.session import MOST_WAITS
 from lrpilot.transport.embedded_server import START_TIMEOUT_S
@@ -28,6 +30,7 @@ class Tuner(Driver):
     alone: no network, no device synchronisation.
     """
 
+    @with_explicit_options
     def __init__(
         self,
         model: nn.Module,
@@ -61,8 +64,9 @@ class Tuner(Driver):
             logits: the module of the model whose output is the logits (its last layer, or attention scores), or several
                 of them. Their size can then be measured, as the early warning "output_logit" asks for. See
                 docs/methods/stability.md.
-            **job: server, credentials, total_steps, total_time_s, stop_when, lr_bounds, policy, policy_options, name,
-                family, seed, record, timeout_s, strict, observers, transport; see `lrpilot.run.options.JobOptions`.
+            **job: server, credentials, total_steps, epochs, steps_per_epoch, total_time_s, stop_when, lr_bounds,
+                policy, policy_options, name, family, seed, record, timeout_s, strict, adopt, observers, transport; see
+                `lrpilot.run.options.JobOptions`.
 
         Raises:
             ConfigError: an argument can't be accepted.
@@ -80,6 +84,8 @@ class Tuner(Driver):
             replicas = Replicas(model, optimizers, registered, n_ranks)
         backend = TorchBackend(model, optimizers, validate, registered, snapshot, replicas, with_logits)
         # The longest that rank 0 waits for its server, and the other ranks for rank 0.
-        patience_s = START_TIMEOUT_S + MOST_WAITS * job.get("timeout_s", TIMEOUT_S)
+        timeout_s = job.get("timeout_s", TIMEOUT_S)
+        check_kinds(timeout_s=timeout_s)
+        patience_s = START_TIMEOUT_S + MOST_WAITS * timeout_s
         super().__init__(backend, ranks=Ranks.of(process_group, patience_s), population=population, **job)
         own(optimizers, self)

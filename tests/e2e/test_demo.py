@@ -14,6 +14,7 @@ import lrpilot
 import pytest
 
 LRPILOT = Path(sys.executable).with_name("lrpilot")
+GUESSES = [f"linear from {lr}" for lr in ("1", "0.3", "0.1", "0.03", "0.01")]
 N_STEPS = 800
 """The fewest that the policy accepts."""
 TIMEOUT_S = 150
@@ -22,7 +23,7 @@ TIMEOUT_S = 150
 def start(out: Path, n_steps: int) -> subprocess.Popen[str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("LRPILOT_")}
     return subprocess.Popen(
-        [LRPILOT, "demo", "--out", out, "--steps", str(n_steps)],
+        [LRPILOT, "demo", "--autolrs", "--out", out, "--steps", str(n_steps)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -54,22 +55,25 @@ def test_the_demo_compares_and_leaves_its_results(tmp_path: Path) -> None:
     summary = json.loads((out / "summary.json").read_text())
     assert summary["total_steps"] == N_STEPS
     contestants = {contestant["name"]: contestant for contestant in summary["contestants"]}
-    assert {"autolrs", "constant", "cosine", "linear decay"} <= contestants.keys()
+    assert list(contestants) == ["budget", "autolrs", *GUESSES]
     for name, contestant in contestants.items():
-        assert contestant["committed_steps"] + contestant["search_steps"] == N_STEPS
-        # No contestant can have learnt nothing: a tenth would be chance.
-        assert contestant["validation_accuracy"] > 0.5
-        assert f"{contestant['validation_loss']:.4f}" in shown
         assert name in shown
-    assert "without a sweep" in shown
+        assert [run["seed"] for run in contestant["runs"]] == [0, 1]
+        for run in contestant["runs"]:
+            assert run["committed_steps"] + run["search_steps"] == N_STEPS
+            assert f"{run['validation_loss']:.4f}" in shown
+    assert min(contestant["behind_best"] for contestant in contestants.values()) == 0
+    # One that is tuned can't have learnt nothing: a tenth would be chance. A guess may.
+    assert all(run["validation_accuracy"] > 0.5 for name in ("budget", "autolrs") for run in contestants[name]["runs"])
+    assert all(run["search_steps"] == 0 for name in GUESSES for run in contestants[name]["runs"])
+    assert f"{5 * N_STEPS:,}" in shown
 
-    tuned = contestants["autolrs"]
-    assert tuned["search_steps"] > 0
-    assert all(contestants[name]["search_steps"] == 0 for name in ("constant", "cosine", "linear decay"))
-    schedule = lrpilot.Schedule.load(out / "schedule.json")
-    assert (schedule.job_id, schedule.n_steps) == (tuned["job_id"], tuned["committed_steps"])
-    assert sum(len(probe.losses) for probe in schedule.probes) == tuned["search_steps"]
-    assert (out / "schedule.png").read_bytes().startswith(b"\x89PNG")
+    for run, file in zip(contestants["budget"]["runs"], ("schedule", "schedule-seed-1"), strict=True):
+        schedule = lrpilot.Schedule.load(out / f"{file}.json")
+        assert (schedule.job_id, schedule.n_steps) == (run["job_id"], run["committed_steps"])
+        assert 0 < sum(len(probe.losses) for probe in schedule.probes) == run["search_steps"]
+        assert (out / f"{file}.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
     assert processes_of(out) == []
 
 
@@ -91,9 +95,9 @@ def test_no_process_is_left_when_the_demo_is_ended(tmp_path: Path, number: signa
     assert demo.stderr is not None
     with demo:
         for line in demo.stdout:
-            if line.startswith("autolrs: "):  # server and trainer are at work
+            if line.startswith("budget, seed "):  # server and trainers are at work
                 break
-        assert len(processes_of(tmp_path)) == 3
+        assert len(processes_of(tmp_path)) == 4
         demo.send_signal(number)
         demo.communicate(timeout=TIMEOUT_S)
     deadline = time.monotonic() + TIMEOUT_S

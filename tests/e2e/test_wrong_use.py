@@ -170,7 +170,7 @@ def test_steps_and_batches_after_the_end_are_said_once(caplog: pytest.LogCapture
             loop.update()
             loop.tuner.step(loss)
     loop.tuner.step(1.0)
-    assert "as the budget of 20 steps is spent: batches() gives none" in the_warning(caplog)
+    assert "as the budget of 20 steps is spent: there are no more batches" in the_warning(caplog)
 
 
 def test_two_tuners_on_one_optimizer_are_refused_until_the_first_is_closed() -> None:

@@ -16,11 +16,12 @@ app = typer.Typer()
 def demo(
     out: Annotated[Path, typer.Option(help="Where the results go.")] = Path("out/demo"),
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of every run.")] = 4000,
-    seed: Annotated[int, typer.Option(min=0, help="The seed of weights, batches and search.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, max=8, help="How often everything is run, all at the same time.")] = 2,
+    autolrs: Annotated[bool, typer.Option("--autolrs", help="With the published AutoLRS, too.")] = False,
 ) -> None:
-    """Tune a small network on real images, and compare with three usual schedules."""
+    """Tune a small network on real images in one run, and compare with five whole runs at guessed LRs."""
     try:
         from tuner_server.demo import run
     except ModuleNotFoundError as error:
         raise InvalidInputError.of("demo", f"{error}; pip install 'lrpilot[demo]'") from error
-    run(out, steps, seed)
+    run(out, steps, seeds, with_autolrs=autolrs)

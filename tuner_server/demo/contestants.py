@@ -1,4 +1,4 @@
-"""Who takes part, and on what terms. To add a contestant, add a line to `CONTESTANTS`."""
+"""Who takes part, and on what terms."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ N_TUNING = 500
 N_VALIDATION = 1000
 """Images for the final figures."""
 BASE_LR = 0.1
-"""The usual first choice for SGD with momentum and BatchNorm. It was not tuned, for no contestant."""
+"""What the optimizer is made with in a tuned run: the usual first choice for SGD with momentum. It was not tuned."""
 LR_BOUNDS = (1e-4, 1.0)
 """The LRs between which a tuner searches: four decades, as someone would give who does not know."""
-BASE_LR_NOTE = (
-    f"The schedules peak at the LR {BASE_LR:g} that a user would set, without a sweep; "
-    f"a tuner searches between {LR_BOUNDS[0]:g} and {LR_BOUNDS[1]:g}."
-)
+GUESSES = (1.0, 0.3, 0.1, 0.03, 0.01)
+"""The LRs that somebody would try by hand, each for a whole run."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -30,18 +28,23 @@ class Tuned:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Scheduled:
-    """A run that follows a shape from `BASE_LR` over all its steps."""
+class Decayed:
+    """A run whose LR falls from a guess to zero along a line."""
 
-    shape: str
-    end_lr: float
+    lr: float
 
 
-CONTESTANTS: dict[str, Tuned | Scheduled] = {
-    "autolrs": Tuned("autolrs", "schedule"),
-    "budget": Tuned("budget", "schedule-budget"),
-    "constant": Scheduled("constant", BASE_LR),
-    "cosine": Scheduled("cosine", 0.0),
-    "linear decay": Scheduled("linear", 0.0),
-}
-"""The contestants by name, in the order in which they run."""
+Contestant = Tuned | Decayed
+BUDGET, AUTOLRS = "budget", "autolrs"
+
+
+def contestants(*, with_autolrs: bool) -> dict[str, Contestant]:
+    """The contestants by name, in the order in which they run.
+
+    Args:
+        with_autolrs: whether the published AutoLRS takes part.
+    """
+    tuned: dict[str, Contestant] = {BUDGET: Tuned("budget", "schedule")}
+    if with_autolrs:
+        tuned[AUTOLRS] = Tuned("autolrs", "schedule-autolrs")
+    return tuned | {f"linear from {lr:g}": Decayed(lr) for lr in GUESSES}

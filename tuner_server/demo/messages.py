@@ -17,6 +17,7 @@ class Progress(_Message):
 
     kind: Literal["progress"] = "progress"
     contestant: str
+    seed: int
     stage: int
     """The stage, from 0; -1: there are none."""
     phase: str
@@ -34,6 +35,7 @@ class Result(_Message):
 
     kind: Literal["result"] = "result"
     contestant: str
+    seed: int
     committed_steps: int
     search_steps: int
     validation_loss: float

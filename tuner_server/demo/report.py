@@ -13,28 +13,22 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 
-from tuner_server.demo.contestants import (
-    BASE_LR,
-    BASE_LR_NOTE,
-    BATCH_SIZE,
-    CONTESTANTS,
-    LR_BOUNDS,
-    MAX_SHIFT,
-    N_TUNING,
-    N_VALIDATION,
-)
+from tuner_server.demo.contestants import BASE_LR, BATCH_SIZE, GUESSES, LR_BOUNDS, MAX_SHIFT, N_TUNING, N_VALIDATION
 from tuner_server.demo.messages import Result
+from tuner_server.demo.standing import Standing, best_guess
 
-N_RUNS_NOTE = "One run each: another seed can turn a small difference round."
+TERMS_NOTE = (
+    f"A tuned run was told that the LR lies between {LR_BOUNDS[0]:g} and {LR_BOUNDS[1]:g}, and nothing else; whoever "
+    f"guesses does not know beforehand which of the {len(GUESSES)} is the best."
+)
 
 
-def summary(results: Sequence[Result], n_steps: int, seed: int, wall_time_s: float) -> dict[str, Any]:
-    """Everything, ready for JSON; a loss that is no number becomes null.
+def summary(standings: Sequence[Standing], n_steps: int, wall_time_s: float) -> dict[str, Any]:
+    """Everything, ready for JSON; a number that is none becomes null.
 
     Args:
-        results: what the contestants came to, in order.
+        standings: how the contestants stand.
         n_steps: optimizer steps of every run, search included.
-        seed: the seed of weights, batches and search.
         wall_time_s: how long the whole demo took, starts of processes included.
     """
     return {
@@ -47,11 +41,20 @@ def summary(results: Sequence[Result], n_steps: int, seed: int, wall_time_s: flo
             "validation_images": N_VALIDATION,
         },
         "total_steps": n_steps,
-        "seed": seed,
         "base_lr": BASE_LR,
         "lr_bounds": LR_BOUNDS,
-        "notes": [BASE_LR_NOTE, N_RUNS_NOTE],
-        "contestants": [{"name": result.contestant, "terms": _terms(result), **_figures(result)} for result in results],
+        "notes": [TERMS_NOTE, _seeds_note(standings)],
+        "contestants": [
+            {
+                "name": each.name,
+                "terms": dataclasses.asdict(each.contestant),
+                "validation_loss": _number(each.loss),
+                "validation_accuracy": each.accuracy,
+                "behind_best": _number(each.behind),
+                "runs": [_figures(result) for result in each.results],
+            }
+            for each in standings
+        ],
         "wall_time_s": wall_time_s,
         "environment": {
             "python": platform.python_version(),
@@ -61,31 +64,37 @@ def summary(results: Sequence[Result], n_steps: int, seed: int, wall_time_s: flo
     }
 
 
-def _terms(result: Result) -> dict[str, Any]:
-    return dataclasses.asdict(CONTESTANTS[result.contestant])
+def table(standings: Sequence[Standing], n_steps: int) -> Group:
+    """The comparison, with what it is worth."""
+    seeds = [f"seed {result.seed}" for result in standings[0].results]
+    grid = Table("", "steps", "search", *seeds, "accuracy", "behind", box=box.SIMPLE)
+    for column in grid.columns[1:]:
+        column.justify = "right"
+    for each in standings:
+        grid.add_row(each.name, f"{each.steps:,}", f"{each.results[0].search_steps:,}", *_outcome(each))
+    best = best_guess(standings)
+    grid.add_section()
+    grid.add_row(f"{len(GUESSES)} guesses, best kept", f"{len(GUESSES) * n_steps:,}", "", *_outcome(best))
+    title = f"Validation loss after {n_steps:,} optimizer steps, on {N_VALIDATION:,} images that no run has seen"
+    return Group(title, grid, TERMS_NOTE, _seeds_note(standings))
+
+
+def _outcome(each: Standing) -> list[str]:
+    """The cells that say what came of it."""
+    losses = [f"{result.validation_loss:.4f}" for result in each.results]
+    behind = "the best" if each.behind == 0 else f"{each.behind:.0%}" if math.isfinite(each.behind) else "-"
+    return [*losses, f"{each.accuracy:.1%}", behind]
+
+
+def _seeds_note(standings: Sequence[Standing]) -> str:
+    n_seeds = len(standings[0].results)
+    runs = "One run each" if n_seeds == 1 else f"{n_seeds} runs each"
+    return f"{runs}: other seeds can turn a small difference round (docs/quality.md has more of them)."
 
 
 def _figures(result: Result) -> dict[str, Any]:
-    figures = result.model_dump(exclude={"kind", "contestant"})
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in figures.items()
-    }
+    return {name: _number(value) for name, value in result.model_dump(exclude={"kind", "contestant"}).items()}
 
 
-def table(results: Sequence[Result], n_steps: int) -> Group:
-    """The comparison, with what it is worth."""
-    grid = Table("", "validation loss", "accuracy", "committed", "search", "wall time", box=box.SIMPLE)
-    for column in grid.columns[1:]:
-        column.justify = "right"
-    for result in results:
-        grid.add_row(
-            result.contestant,
-            f"{result.validation_loss:.4f}",
-            f"{result.validation_accuracy:.1%}",
-            str(result.committed_steps),
-            str(result.search_steps),
-            f"{result.wall_time_s:.1f} s",
-        )
-    title = f"{n_steps} optimizer steps each, search included; judged on {N_VALIDATION} images that no run has seen"
-    return Group(title, grid, BASE_LR_NOTE, N_RUNS_NOTE)
+def _number(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -20,25 +20,25 @@ from torch import Tensor
 from torch.nn import functional
 
 from tuner_server.demo import network
-from tuner_server.demo.contestants import BASE_LR, CONTESTANTS, LR_BOUNDS, Scheduled, Tuned
+from tuner_server.demo.contestants import BASE_LR, LR_BOUNDS, Contestant, Decayed, Tuned, contestants
 from tuner_server.demo.data import Batches, Split, load
 from tuner_server.demo.messages import Progress, Refused, Result
 
 PROGRESS_S = 0.25
 
 
-class ScheduledRun:
-    """Follows a fixed schedule with the interface of a `Tuner`."""
+class DecayedRun:
+    """Follows a line from a guessed LR to zero, with the interface of a `Tuner`."""
 
     job_id = None
     stage = -1
     phase = "train"
     search_steps = 0
 
-    def __init__(self, optimizer: torch.optim.Optimizer, schedule: Scheduled, n_steps: int) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, lr: float, n_steps: int) -> None:
         self._optimizer = optimizer
         self._n_steps = n_steps
-        self._profile = Profile(Shape.parse(schedule.shape), BASE_LR, schedule.end_lr, n_steps)
+        self._profile = Profile(Shape.LINEAR, lr, 0.0, n_steps)
         self.committed_step = 0
         self._set_lr()
 
@@ -64,16 +64,18 @@ class ScheduledRun:
             group["lr"] = self.lr
 
 
-LrSetter = lrpilot.Tuner | ScheduledRun
+LrSetter = lrpilot.Tuner | DecayedRun
 """What sets the LRs of a run."""
 
 
 class Run:
     """A contestant's run: its network, its data, and what it says on the way."""
 
-    def __init__(self, name: str, server: str, out: Path, n_steps: int, seed: int, data: Split) -> None:
+    def __init__(
+        self, name: str, contestant: Contestant, server: str, out: Path, n_steps: int, seed: int, data: Split
+    ) -> None:
         """Prepares a run of `n_steps` optimizer steps, search included."""
-        self._name, self._server, self._out = name, server, out
+        self._name, self._contestant, self._server, self._out = name, contestant, server, out
         self._n_steps, self._seed, self._data = n_steps, seed, data
         self._network = network.build(seed)
         self._optimizer = torch.optim.SGD(self._network.parameters(), lr=BASE_LR, momentum=network.MOMENTUM, fused=True)
@@ -82,7 +84,7 @@ class Run:
 
     def run(self) -> Result:
         """Trains, and judges the network. Raises: RefusedError."""
-        contestant = CONTESTANTS[self._name]
+        contestant = self._contestant
         wall, cpu = time.monotonic(), time.process_time()
         with contextlib.closing(self._lr_setter(contestant)) as lr_setter:
             self._train(lr_setter)
@@ -90,11 +92,13 @@ class Run:
         loss, accuracy = network.evaluate(self._network, self._data.validation)
         artifacts = []
         if isinstance(lr_setter, lrpilot.Tuner) and isinstance(contestant, Tuned):
-            artifacts = [f"{contestant.artifact}.json", f"{contestant.artifact}.png"]
+            artifact = contestant.artifact if self._seed == 0 else f"{contestant.artifact}-seed-{self._seed}"
+            artifacts = [f"{artifact}.json", f"{artifact}.png"]
             lr_setter.schedule.save(self._out / artifacts[0])
             lr_setter.schedule.plot(self._out / artifacts[1])
         return Result(
             contestant=self._name,
+            seed=self._seed,
             committed_steps=lr_setter.committed_step,
             search_steps=lr_setter.search_steps,
             validation_loss=loss,
@@ -105,9 +109,9 @@ class Run:
             artifacts=artifacts,
         )
 
-    def _lr_setter(self, contestant: Tuned | Scheduled) -> LrSetter:
-        if isinstance(contestant, Scheduled):
-            return ScheduledRun(self._optimizer, contestant, self._n_steps)
+    def _lr_setter(self, contestant: Contestant) -> LrSetter:
+        if isinstance(contestant, Decayed):
+            return DecayedRun(self._optimizer, contestant.lr, self._n_steps)
         return self._tuner(contestant)
 
     def _tuner(self, contestant: Tuned) -> lrpilot.Tuner:
@@ -119,8 +123,7 @@ class Run:
             lr_bounds=LR_BOUNDS,
             policy=contestant.policy,
             validate=self._validate,
-            name=f"demo {self._name}",
-            family="demo",
+            name=f"demo {self._name}, seed {self._seed}",
             seed=self._seed,
         )
 
@@ -145,6 +148,7 @@ class Run:
         self._last_progress = now
         progress = Progress(
             contestant=self._name,
+            seed=self._seed,
             stage=lr_setter.stage,
             phase=lr_setter.phase,
             lr=lr_setter.lr,
@@ -162,15 +166,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="where schedules go")
     parser.add_argument("--steps", type=int, required=True, help="optimizer steps of a run, search included")
     parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--autolrs", action="store_true", help="with the published AutoLRS")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     # The second of two cores made a step of this size a third faster and cost twice the processor time; with one
     # thread the same seed gives the same bits, however many cores there are.
     torch.set_num_threads(1)
     data = load(arguments.seed)
-    for name in CONTESTANTS:
+    for name, contestant in contestants(with_autolrs=arguments.autolrs).items():
         try:
-            result = Run(name, arguments.server, arguments.out, arguments.steps, arguments.seed, data).run()
+            run = Run(name, contestant, arguments.server, arguments.out, arguments.steps, arguments.seed, data)
+            result = run.run()
         except lrpilot.RefusedError as error:
             print(Refused(message=str(error)).model_dump_json(), flush=True)
             return

@@ -36,6 +36,8 @@ class Validator:
         self._unchanged = unchanged
         try:
             loss = self._call()
+        except ConfigError:
+            raise
         except Exception as error:
             raise ConfigError(f"validate: it raised {type(error).__name__}: {error}") from error
         if not math.isfinite(loss):
@@ -51,6 +53,20 @@ class Validator:
         return loss if math.isfinite(loss) and loss <= MAX_VALIDATION_LOSS else None
 
     def _call(self) -> float:
-        """The function's result; all is as before."""
+        """The function's result; all is as before. Raises: ConfigError: it is no number."""
         with self._unchanged(), preserved():
-            return float(self._function())
+            result = self._function()
+            try:
+                return float(result)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise ConfigError(f"validate: it returned {_shown(result)}; {_MUST}") from error
+
+
+_MUST = "it must return the validation loss, one number"
+
+
+def _shown(result: object) -> str:
+    if result is None:
+        return "None (is a `return` missing?)"
+    shape = getattr(result, "shape", None)
+    return f"a {type(result).__name__}" + ("" if shape is None else f" of shape {tuple(shape)}")

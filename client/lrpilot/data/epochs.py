@@ -130,6 +130,10 @@ class Epochs(Generic[Batch]):
             # Also what wasn't changed by draws.
             self.own.apply(state["own"], own_state=self.keeps_state)
 
+    def drawn(self, epoch_length: int) -> int:
+        """How many batches were drawn, over all epochs, of `epoch_length` batches each."""
+        return max(self._begun - 1, 0) * epoch_length + self._drawn
+
     @property
     def shared(self) -> list[object]:
         """The loader and its parts: what a batch may refer to and does not own."""

@@ -39,6 +39,10 @@ class DataPosition:
         """Whether batches are drawn through the tuner."""
         return self._buffer is not None
 
+    def passed(self, epoch_length: int) -> int:
+        """How many batches the run is past, over all epochs of `epoch_length` batches; 0 before the first one."""
+        return 0 if self._buffer is None else self._buffer.passed(epoch_length)
+
     @property
     def batch_size(self) -> int | None:
         """The batch size that the loader tells of itself, as a `torch.utils.data.DataLoader` does; None: it doesn't."""

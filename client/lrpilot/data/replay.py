@@ -77,6 +77,10 @@ class BatchBuffer(Generic[Batch]):
         self._recording = False
         self._marked = None
 
+    def passed(self, epoch_length: int) -> int:
+        """How many batches lie behind, over all epochs of `epoch_length` batches; those that are due again do not."""
+        return self._epochs.drawn(epoch_length) - len(self._ahead)
+
     @property
     def roots(self) -> list[object]:
         """The loader's samplers, to be rolled back with the model: see `LoaderState.roots`."""

@@ -12,12 +12,14 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 
 from lrpilot.errors import ConfigError
+from lrpilot.run.explicit_options import with_explicit_options
 from lrpilot.run.options import JobOptions
 from lrpilot.tuner import Tuner
 
 log = logging.getLogger("lrpilot")
 
 
+@with_explicit_options
 def tuner(
     accelerator: Accelerator,
     model: nn.Module,

@@ -11,6 +11,7 @@ import numpy as np
 
 from lrpilot.backends.jax_backend import JaxBackend
 from lrpilot.run.driver import Driver
+from lrpilot.run.explicit_options import with_explicit_options
 from lrpilot.run.options import JobOptions
 from lrpilot.schedule.schedule import Schedule
 
@@ -30,6 +31,7 @@ class Tuner(Driver, Generic[State]):
                 tuner.step(loss)
     """
 
+    @with_explicit_options
     def __init__(
         self,
         state: State,
@@ -47,8 +49,9 @@ class Tuner(Driver, Generic[State]):
             validate: gives the validation loss of a state; called seldom, and once at once, to see that it works.
             donates: whether the step donates the buffers of its state (`donate_argnums`). Snapshots are copies then;
                 without, they are references and cost nothing but memory.
-            **job: server, credentials, total_steps, total_time_s, stop_when, lr_bounds, policy, policy_options, name,
-                family, seed, record, timeout_s, strict, observers, transport; see `lrpilot.run.options.JobOptions`.
+            **job: server, credentials, total_steps, epochs, steps_per_epoch, total_time_s, stop_when, lr_bounds,
+                policy, policy_options, name, family, seed, record, timeout_s, strict, adopt, observers, transport; see
+                `lrpilot.run.options.JobOptions`.
 
         Raises:
             ConfigError: an argument can't be accepted.

@@ -13,6 +13,7 @@ from lrpilot.backends.keras_backend import KerasBackend, to_numpy
 from lrpilot.errors import ConfigError
 from lrpilot.integrations import state_bytes
 from lrpilot.run.driver import Driver
+from lrpilot.run.explicit_options import with_explicit_options
 from lrpilot.run.options import JobOptions
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.wire import schedule_file
@@ -39,6 +40,7 @@ class LRPilot(keras.callbacks.Callback):
 
     driver: Driver | None
 
+    @with_explicit_options
     def __init__(
         self,
         data: Any,

@@ -18,6 +18,7 @@ from torch import nn
 from lrpilot.backends.torch.group_lrs import INITIAL, GroupLrs, assign
 from lrpilot.integrations import lightning_plan
 from lrpilot.integrations.lightning_search import Search, StepLoss, validation_metric
+from lrpilot.run.explicit_options import with_explicit_options
 from lrpilot.run.options import JobOptions
 from lrpilot.tuner import Tuner
 
@@ -34,6 +35,7 @@ class TunerCallback(Callback):
     and the run is extended with it.
     """
 
+    @with_explicit_options
     def __init__(
         self,
         *,

@@ -5,18 +5,22 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 from lrpilot.backends.base import Backend
 from lrpilot.credentials import Credentials
+from lrpilot.data.replay import BatchBuffer
+from lrpilot.data.streams import Batches, Epoch
 from lrpilot.distributed.session import SharedSession
 from lrpilot.errors import ConfigError
+from lrpilot.run.argument_check import check_kinds
 from lrpilot.run.observer import Observer
 from lrpilot.run.options import TIMEOUT_S
 from lrpilot.run.replanning import ReplannableRunner
+from lrpilot.run.run_plan import planned_steps
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.session.job_config import job_config
 from lrpilot.session.session import Session
@@ -53,6 +57,8 @@ class Driver(ReplannableRunner):
         server: str | None = None,
         credentials: Credentials | None = None,
         total_steps: int | None = None,
+        epochs: int | None = None,
+        steps_per_epoch: int | None = None,
         total_time_s: float | None = None,
         stop_when: float | str | None = None,
         lr_bounds: tuple[float, float] | None = None,
@@ -81,6 +87,17 @@ class Driver(ReplannableRunner):
             RefusedError: the server finds fault with an argument, which the message names; or with `strict` it refuses.
             UnavailableError: the server isn't there, and `strict` is set.
         """
+        total_steps = planned_steps(total_steps, epochs, steps_per_epoch)
+        check_kinds(
+            total_steps=total_steps,
+            total_time_s=total_time_s,
+            timeout_s=timeout_s,
+            seed=seed,
+            name=name,
+            family=family,
+            policy=policy,
+            observers=observers,
+        )
         super().__init__(backend, ranks, total_steps, total_time_s, strict=strict, adopt=adopt, population=population)
         self._observers = tuple(observers)
         self._closed = False
@@ -110,17 +127,62 @@ class Driver(ReplannableRunner):
         self._session = connect() if ranks is None else SharedSession(ranks, config, connect)
         self._follow(self._session.open(self._run_state()))
 
-    def batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+    def batches(self, loader: Iterable[Batch]) -> Batches[Batch]:
         """Draws from a loader until the budget is spent: across epochs, and back again after a probe.
 
         May be called again: with the same loader it goes on where it was, with another one it starts at its beginning.
+        Its length is the number of steps that are left. A loop over epochs uses `epochs`.
 
         Args:
             loader: anything that can be iterated anew for every epoch, or that never ends.
 
         Raises:
-            ValueError: the loader is empty, or can't be iterated again.
+            ValueError: the loader is empty, or can't be iterated again; as the first batch is drawn.
         """
+        return Batches(self._draw(loader), lambda: self.remaining_steps)
+
+    def epochs(self, loader: Iterable[Batch], n_epochs: int | None = None) -> Iterator[Epoch[Batch]]:
+        """Draws from a loader epoch by epoch, so that a loop can validate and save where people do.
+
+        An epoch is one pass over the data in committed steps; it ends after none of a search, whose batches come with
+        it. The last one ends with the budget, which the search is part of. A loop that leaves an epoch early goes on
+        in it. May be called again, as `batches`; a run that was resumed goes on in the epoch that it was in.
+
+        Args:
+            loader: as for `batches`; it has a length, the number of batches of an epoch.
+            n_epochs: ends before that epoch, from 0; None: with the budget.
+
+        Raises:
+            ValueError: the loader has no length; as the first epoch is begun. And as `batches`.
+        """
+        length = len(loader) if isinstance(loader, Sized) else 0
+        if length < 1:
+            raise ValueError(
+                f"epochs: the loader ({type(loader).__name__}) has no length, so nothing tells where an epoch ends; "
+                "use tuner.batches(loader)"
+            )
+        drawn = self._stream(self._opened(loader))
+        while not self._finished:
+            number = self._position.passed(length) // length
+            if n_epochs is not None and number >= n_epochs:
+                return
+            yield self._epoch(drawn, number, length)
+
+    def _epoch(self, drawn: Iterator[Batch], number: int, length: int) -> Epoch[Batch]:
+        """An epoch of so many batches, which takes them from `drawn`."""
+        end = length * (number + 1)
+
+        def over() -> bool:
+            return not self.searching and self._position.passed(length) >= end
+
+        return Epoch(number, drawn, over, lambda: max(end - self._position.passed(length), 0))
+
+    def _draw(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+        """See `batches`."""
+        yield from self._stream(self._opened(loader))
+
+    def _opened(self, loader: Iterable[Batch]) -> BatchBuffer[Batch]:
+        """The stream of a loader, at the place where the run is in it."""
         buffer, begins = self._position.open(loader)
         if begins:
             self._repetition.forget()
@@ -132,8 +194,12 @@ class Driver(ReplannableRunner):
                 self._backend.take(self._position.roots)
                 self._ending.begin(self._lease.directive)
             self._repetition.begin(self._position.follow(self._lease.directive))
+        return buffer
+
+    def _stream(self, buffer: BatchBuffer[Batch]) -> Iterator[Batch]:
+        """Draws until the budget is spent."""
         if self._finished:
-            self._say_over("batches() gives none")
+            self._say_over("there are no more batches")
         while not self._finished:
             if self._catch_up():
                 continue
@@ -273,6 +339,21 @@ class Driver(ReplannableRunner):
     def schedule(self) -> Schedule:
         """The schedule so far, as far as it was reported."""
         return self._record.schedule(self.job_id, self._session.config, self._plan.total_steps)
+
+    def __repr__(self) -> str:
+        """What a person wants to know: the job, how far it is, and what it does."""
+        name = f" {self._config.name!r}" if self._config.name else ""
+        end = "" if self.total_steps is None else f" of {self.total_steps:,}"
+        steps = f"{self.committed_step:,} committed and {self.search_steps:,} search steps{end}"
+        state = "finished" if self._finished else f"{self.phase} at LR {self.lr:.3g}"
+        return f"<{type(self).__name__}{name}: job {self.job_id[:8] or 'at no server'}, {steps}, {state}>"
+
+    def __reduce__(self) -> NoReturn:
+        """Raises: TypeError: always; a tuner belongs to a running loop."""
+        raise TypeError(
+            f"a {type(self).__name__} can't be pickled or copied: it belongs to a training loop that runs; save its "
+            "state_dict(), and load that into one that is made anew"
+        )
 
     def _repr_html_(self) -> str:
         """How a notebook shows it."""

@@ -22,6 +22,10 @@ class JobOptions(TypedDict, total=False):
     """What is shown to that server. Default: `$LRPILOT_TOKEN`, `$LRPILOT_TLS_CA` and the like (docs/security.md)."""
     total_steps: int | None
     """Optimizer steps of the run, search included. Default: None, until you stop, or `total_time_s` is over."""
+    epochs: int | None
+    """The same in epochs, of `steps_per_epoch` optimizer steps each, in place of `total_steps`. Default: None."""
+    steps_per_epoch: int | None
+    """Optimizer steps of an epoch: `len(loader)`, over the micro-batches of a step. Default: None."""
     total_time_s: float | None
     """Seconds that the run may take, search included, in place of `total_steps`. Default: None, as long as it takes."""
     stop_when: float | str | None

@@ -6,6 +6,7 @@ import collections
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from lrpilot.errors import ConfigError
 from lrpilot.v1 import tuner_pb2 as pb
 
 
@@ -15,6 +16,24 @@ class Waiting(NamedTuple):
     change: pb.PlanChange
     scales_betas: bool = False
     """Whether Adam's betas follow the batch size."""
+
+
+def planned_steps(total_steps: int | None, epochs: int | None, steps_per_epoch: int | None) -> int | None:
+    """The optimizer steps of a run whose end is told in steps or in epochs; None: in neither.
+
+    Raises:
+        ConfigError: both are given, or an end in epochs without one of its two numbers, or with one that is none.
+    """
+    if epochs is None and steps_per_epoch is None:
+        return total_steps
+    if total_steps is not None:
+        raise ConfigError(f"epochs: {epochs!r}, and total_steps is {total_steps!r}: give one of them")
+    for name, value in (("epochs", epochs), ("steps_per_epoch", steps_per_epoch)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ConfigError(f"{name}: {value!r}; epochs and steps_per_epoch are two whole numbers from 1 on")
+    assert epochs is not None
+    assert steps_per_epoch is not None
+    return epochs * steps_per_epoch
 
 
 class RunPlan:

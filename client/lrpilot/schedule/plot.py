@@ -21,8 +21,8 @@ LONGEST_TITLE = 120
 _COMMITTED, _SEARCH, _VALIDATION, _CHANGE = "#1f5fa8", "#d9822b", "#1b7f4d", "#808080"
 
 
-def plot(schedule: ScheduleData, path: Path) -> None:
-    """Draws a schedule into a file whose ending says the format.
+def plot(schedule: ScheduleData, path: Path | None) -> Figure:
+    """Draws a schedule, and writes it into a file whose ending says the format, if one is given.
 
     Raises:
         ScheduleError: Matplotlib is not installed, or does not know the ending.
@@ -48,10 +48,12 @@ def plot(schedule: ScheduleData, path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False)
-    try:
-        save(figure, path)
-    except ValueError as error:
-        raise ScheduleError(f"plot: {error}") from error
+    if path is not None:
+        try:
+            save(figure, path)
+        except ValueError as error:
+            raise ScheduleError(f"plot: {error}") from error
+    return figure
 
 
 def write_title(title: Text, words: str) -> None:

@@ -14,15 +14,24 @@ from lrpilot.errors import ScheduleError
 from lrpilot.wire.schedule_data import ScheduleData
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
     from lrpilot.v1 import tuner_pb2
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, repr=False)
 class Schedule(ScheduleData):
     """LRs of the committed steps, with the evidence."""
+
+    def __repr__(self) -> str:
+        """What a person wants to know; the numbers are in `save` and `plot`."""
+        name = f" {self.name!r}" if self.name else ""
+        peaks = [segment.profile.highest_lr(segment.n_steps) or 0.0 for segment in self.segments]
+        probes = ", no search" if self.unsearched else f", {len(self.probes)} probes" if self.probes else ""
+        steps = f"{self.n_steps:,} steps{f', LR up to {max(peaks):.3g}' if peaks else ''}{probes}"
+        return f"<Schedule{name}: job {self.job_id[:8] or 'of no server'}, {self.policy or 'no policy'}, {steps}>"
 
     def scheduler(self, optimizer: Optimizer) -> LRScheduler:
         """A PyTorch scheduler that replays this schedule with no server.
@@ -63,18 +72,21 @@ class Schedule(ScheduleData):
 
         return schedule_html(self)
 
-    def plot(self, path: str | os.PathLike[str]) -> None:
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
         """Draws LRs and losses over committed steps, and the probes apart.
 
         Args:
-            path: the file; its ending says the format, such as .png or .svg.
+            path: the file to write; its ending says the format, such as .png or .svg. None: none is written.
+
+        Returns:
+            The figure, which a notebook shows. It is none of pyplot's, and needs no closing.
 
         Raises:
             ScheduleError: Matplotlib is not installed, or does not know the ending.
         """
         from lrpilot.schedule.plot import plot
 
-        plot(self, Path(path))
+        return plot(self, None if path is None else Path(path))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a JSON file, in one go: a reader sees the old file or the new one. Floats are exact."""

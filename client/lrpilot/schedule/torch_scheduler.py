@@ -32,6 +32,10 @@ class ReplayScheduler(LRScheduler):
         self._ratios = [lr / lrs[0] for lr in lrs]
         super().__init__(optimizer)
 
+    def __repr__(self) -> str:
+        """What is replayed, and where it is."""
+        return f"<ReplayScheduler: step {self.last_epoch:,} of {self._schedule!r}>"
+
     def get_lr(self) -> list[float | torch.Tensor]:
         """The LRs of the groups at the present step. For `step`; use `get_last_lr` to look."""
         lr = self._schedule.lr(self.last_epoch)

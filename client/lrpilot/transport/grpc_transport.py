@@ -14,6 +14,7 @@ import grpc
 from lrpilot.credentials import Credentials
 from lrpilot.errors import ConfigError, RefusedError, ServerError, UnavailableError
 from lrpilot.transport.base import Transport
+from lrpilot.transport.target import checked_target
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.v1 import tuner_pb2_grpc
 from lrpilot.wire.loopback import is_loopback
@@ -72,9 +73,10 @@ class GrpcTransport(Transport):
         """Connects when the first call is made, with `credentials` (None: with none).
 
         Raises:
-            ConfigError: a file of the credentials can't be read, or a token would be sent unencrypted.
+            ConfigError: `target` is no address; a file of the credentials can't be read, or a token would be sent
+                unencrypted.
         """
-        self.target = target
+        self.target = checked_target(target)
         credentials = credentials or Credentials()
         credentials.check(target)
         self._tls = grpc.ssl_channel_credentials(*credentials.tls_files()) if credentials.uses_tls else None

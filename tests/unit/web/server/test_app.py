@@ -547,7 +547,9 @@ def test_what_is_no_projects_counts_for_none(service: TunerService) -> None:
 def test_a_form_whose_sender_leaves_in_the_middle_is_no_fault_of_ours(service: TunerService) -> None:
     app = dashboard(service, asyncio.Event(), Shares(), authenticate)
     sent: list[Message] = []
-    coming = iter([{"type": "http.request", "body": b"token=rea", "more_body": True}, {"type": "http.disconnect"}])
+    coming: Iterator[Message] = iter(
+        [{"type": "http.request", "body": b"token=rea", "more_body": True}, {"type": "http.disconnect"}]
+    )
 
     async def receive() -> Message:
         return next(coming)

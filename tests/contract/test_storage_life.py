@@ -82,7 +82,7 @@ def test_a_quota_counts_what_lives(storage: Storage, database_url: str, jobs: li
     create(storage, "one more", NOW)
     with pytest.raises(QuotaError, match=f"{n_alive + 1} live jobs"):
         create(storage, "too many", NOW)
-    storage.leave(PROJECT, "one more", NOW)
+    storage.leave(storage.load("one more"), NOW)
     create(storage, "in its place", NOW)
 
 
@@ -106,12 +106,12 @@ def test_reports_and_resumption_are_signs_and_what_others_do_is_none(storage: St
     job = create(storage, "job", ago(1000))
     job = storage.update(job, job.state.model_copy(update={"message": "an operator's"}), ago(900))
     assert storage.load("job").signs == Signs(ago(1000))
-    storage.leave(PROJECT, "job", ago(800))
+    storage.leave(storage.load("job"), ago(800))
     assert storage.load("job").signs == Signs(ago(800), ago(800))
     job = record(storage, job, report(), b"", transition(2), ago(700))
     assert storage.load("job") == job
     assert job.signs == Signs(ago(700))
-    storage.leave(PROJECT, "job", ago(600))
+    storage.leave(storage.load("job"), ago(600))
     job = storage.rewind(job, transition(1).state, ago(500))
     assert storage.load("job").signs == job.signs == Signs(ago(500))
 
@@ -119,14 +119,14 @@ def test_reports_and_resumption_are_signs_and_what_others_do_is_none(storage: St
 def test_signs_leave_the_version_alone(storage: Storage) -> None:
     job = create(storage, "job", ago(1000))
     storage.sign({(PROJECT, "job"): ago(10)})
-    storage.leave(PROJECT, "job", ago(5))
+    storage.leave(storage.load("job"), ago(5))
     assert versions(storage, 10) == [("job", 1)]
     record(storage, job, report(), b"", transition(2), NOW)
 
 
 def test_a_sign_revives_but_not_one_from_before_its_client_left(storage: Storage) -> None:
     create(storage, "job", ago(1000))
-    storage.leave(PROJECT, "job", ago(100))
+    storage.leave(storage.load("job"), ago(100))
     storage.sign({(PROJECT, "job"): ago(101)})
     assert storage.load("job").signs == Signs(ago(100), ago(100))
     storage.sign({(PROJECT, "job"): ago(99)})
@@ -135,7 +135,7 @@ def test_a_sign_revives_but_not_one_from_before_its_client_left(storage: Storage
 
 def test_a_client_that_left_in_the_future_of_a_clock_that_was_set_back_can_come_back(storage: Storage) -> None:
     create(storage, "job", ago(0))
-    storage.leave(PROJECT, "job", ago(-10_000))
+    storage.leave(storage.load("job"), ago(-10_000))
     storage.sign({(PROJECT, "job"): NOW})
     assert storage.load("job").signs == Signs(NOW)
 
@@ -145,10 +145,17 @@ def test_signs_of_jobs_that_are_not_there_or_elsewhere_change_nothing(storage: S
     storage.sign({("another", "job"): NOW, (PROJECT, "deleted"): NOW})
     storage.sign({})
     assert storage.load("job") == job
-    for project, job_id in (("another", "job"), (PROJECT, "deleted")):
-        with pytest.raises(NotFoundError):
-            storage.leave(project, job_id, NOW)
+
+
+def test_a_client_leaves_a_job_only_as_it_was_when_it_was_looked_at(storage: Storage) -> None:
+    former = create(storage, "job", ago(1000))
+    job = record(storage, former, report(), b"", transition(2), ago(10))
+    with pytest.raises(ConflictError):
+        storage.leave(former, NOW)
     assert storage.load("job") == job
+    storage.delete(job)
+    with pytest.raises(ConflictError):
+        storage.leave(job, NOW)
 
 
 def test_signs_and_reports_at_once_are_all_written(storage: Storage) -> None:
@@ -197,7 +204,7 @@ def test_a_job_is_deleted_with_its_history_unless_it_has_changed(storage: Storag
         storage.delete(job)
     storage.delete(newer)
     with pytest.raises(NotFoundError):
-        storage.history("job", losses=False)
+        list(storage.history("job", losses=False))
     assert storage.page(PROJECT, 10).jobs == (other,)
     with pytest.raises(ConflictError):
         storage.delete(newer)

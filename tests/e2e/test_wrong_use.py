@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -171,6 +172,17 @@ def test_steps_and_batches_after_the_end_are_said_once(caplog: pytest.LogCapture
             loop.tuner.step(loss)
     loop.tuner.step(1.0)
     assert "as the budget of 20 steps is spent: there are no more batches" in the_warning(caplog)
+
+
+def test_a_step_after_an_early_close_is_said_to_be_that(caplog: pytest.LogCaptureFixture) -> None:
+    loop = Loop()
+    for batch in itertools.islice(loop.batches(), 5):
+        loss = loop.loss(batch)
+        loop.update()
+        loop.tuner.step(loss)
+    loop.tuner.close()
+    loop.tuner.step(1.0)
+    assert "has ended with close(), before the budget of 20 steps is spent: step() does nothing" in the_warning(caplog)
 
 
 def test_two_tuners_on_one_optimizer_are_refused_until_the_first_is_closed() -> None:

@@ -209,7 +209,7 @@ class FreeClient(Talker):
             for _ in range(chance.choice((1, 1, 2))):
                 self.ask_once("ChangePlan", pb.ChangePlanRequest(job_id=job_id, change=change))
         if self.sometimes(self.habits.leaves):
-            self.ask_once("LeaveJob", pb.LeaveJobRequest(job_id=job_id))
+            self.ask_once("LeaveJob", pb.LeaveJobRequest(job_id=job_id, resume_id=resume_id))
         if self.sometimes(self.habits.looks):
             self.ask_once("GetJob", pb.GetJobRequest(job_id=job_id))
         if self.sometimes(self.habits.cancels):

@@ -79,8 +79,8 @@ class SteppedSigns(SignWriter):
     def _start(self) -> None:
         """Nothing runs before there is a sign."""
 
-    def add(self, project: str, job_id: str) -> None:
-        super().add(project, job_id)
+    def add(self, project: str, job_id: str, resume_id: str) -> None:
+        super().add(project, job_id, resume_id)
         if not self._works:
             self._works = True
             self._server.spawn(self._step)
@@ -252,7 +252,7 @@ def _get(service: TunerService, request: pb.GetJobRequest) -> Message:
 
 
 def _leave(service: TunerService, request: pb.LeaveJobRequest) -> Message:
-    service.leave_job(PROJECT, convert.job_id(request.job_id))
+    service.leave_job(PROJECT, convert.job_id(request.job_id), request.resume_id)
     return pb.LeaveJobResponse()
 
 

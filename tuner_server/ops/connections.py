@@ -25,6 +25,9 @@ LOG_S = 10.0
 """Seconds between two lines about connections that were turned away."""
 BATCH = 16
 """A full port makes room for a sixteenth of its limit at once, so that a flood costs one look for many connections."""
+MAX_AHEAD = 2**20
+"""Bytes of further requests that a client may send before it has had its answer. They are kept in memory, and whatever
+waits for the client to leave has more of them read."""
 NO_DESCRIPTOR_S = 0.01
 """Seconds to wait where not even a connection can be turned away."""
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -270,6 +273,8 @@ class HttpProtocol(H11Protocol):
             self._fresh = False
             self._connection.waits_since_s = time.monotonic()
         super().data_received(data)
+        if len(self.conn.trailing_data[0]) > MAX_AHEAD:
+            self._connection.end()
 
     def handle_events(self) -> None:
         """Ends the waiting when a request has arrived whole."""
@@ -283,7 +288,7 @@ class HttpProtocol(H11Protocol):
         super().resume_writing()
 
     def on_response_complete(self) -> None:
-        """Waits for the next request."""
+        """Waits for the next request, or begins with it if it is there already."""
         self._connection.waits_since_s, self._fresh = time.monotonic(), True
         super().on_response_complete()
 

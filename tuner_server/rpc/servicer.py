@@ -184,14 +184,15 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     @unary
     async def Beat(self, request: pb.BeatRequest) -> pb.BeatResponse:
         """Takes a sign of a client."""
-        self._service.beat(CALLER.get().project, convert.job_id(request.job_id))
+        self._service.beat(CALLER.get().project, convert.job_id(request.job_id), _resume_id(request))
         structlog.contextvars.bind_contextvars(directive=request.directive_number, steps=request.steps)
         return pb.BeatResponse()
 
     @unary
     async def LeaveJob(self, request: pb.LeaveJobRequest) -> pb.LeaveJobResponse:
         """Notes that a client has left."""
-        await self._write(self._service.leave_job, CALLER.get().project, convert.job_id(request.job_id))
+        job_id, resume_id = convert.job_id(request.job_id), _resume_id(request)
+        await self._write(self._service.leave_job, CALLER.get().project, job_id, resume_id)
         return pb.LeaveJobResponse()
 
     @unary
@@ -308,6 +309,6 @@ def _patient() -> Iterator[None]:
         late.cancel()
 
 
-def _resume_id(request: pb.AdvanceRequest | pb.ResumeJobRequest) -> str:
+def _resume_id(request: pb.AdvanceRequest | pb.ResumeJobRequest | pb.BeatRequest | pb.LeaveJobRequest) -> str:
     """The name of the last time that a client took its job back. Raises: InvalidInputError: it is no name."""
     return untrusted.text("resume_id", request.resume_id, MAX_REQUEST_ID)

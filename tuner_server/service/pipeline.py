@@ -98,7 +98,7 @@ class ReportPipeline:
         storage: Storage,
         now: Callable[[], datetime.datetime],
         observer: PipelineObserver,
-        heard_of: Callable[[str, str], None],
+        heard_of: Callable[[str, str, str], None],
         make_worker: Callable[..., BatchWorker[Any]] = BatchWorker,
     ) -> None:
         """Serves the jobs in `storage`.
@@ -107,7 +107,8 @@ class ReportPipeline:
             storage: where reports are written.
             now: dates the records.
             observer: hears how it goes.
-            heard_of: is told of projects and jobs whose client has given a sign that no record has.
+            heard_of: is told of projects and jobs whose client has given a sign that no record has, and of the name
+                with which the client took the job back.
             make_worker: makes a worker from the arguments of `BatchWorker`; a simulation steps workers by itself.
         """
         self._storage = storage
@@ -180,7 +181,7 @@ class ReportPipeline:
             match decided:
                 case Directive():
                     pending.answer.set_result(decided)
-                    self._heard_of(pending.project, pending.job_id)
+                    self._heard_of(pending.project, pending.job_id, pending.resume_id)
                     self._observer.repeated()
                 case PendingSearch():
                     self._queue(self._searches, _Searching(pending, stored, decided), pending)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
@@ -18,6 +18,10 @@ MAX_GATHERED = 10_000
 """Jobs of one project whose signs wait, at most. Further ones are dropped; their clients give others."""
 MAX_WRITTEN = 100
 """Signs that are written in one transaction, for which reports wait."""
+Giver = tuple[str, str]
+"""Who gives a sign: the id of the job, and the name with which the client took it back last."""
+Sign = tuple[tuple[str, Giver], datetime.datetime]
+"""A sign: the project, who gave it, and when."""
 log = structlog.get_logger(__name__)
 
 
@@ -29,8 +33,8 @@ class SignWriter(Closing):
         self._storage, self._now = storage, now
         # With short limits, as in tests, a sign that is written late would come too late.
         self._interval_s = min(INTERVAL_S, storage.life_limits.grain.total_seconds())
-        self._gathered: dict[str, dict[str, datetime.datetime]] = {}
-        """The times of the signs, by project and job."""
+        self._gathered: dict[str, dict[Giver, datetime.datetime]] = {}
+        """The times of the signs, by project and by who gave them."""
         self._changed = threading.Condition()
         self._closed = threading.Event()
         self._failed = False
@@ -41,18 +45,19 @@ class SignWriter(Closing):
         self._thread = threading.Thread(target=self._run, name="signs", daemon=True)
         self._thread.start()
 
-    def add(self, project: str, job_id: str) -> None:
-        """Takes a sign of a job's client, of now."""
+    def add(self, project: str, job_id: str, resume_id: str) -> None:
+        """Takes a sign of a job's client, of now; `resume_id` is that with which the client took the job back last."""
+        giver = job_id, resume_id
         with self._changed:
             signs = self._gathered.setdefault(project, {})
-            if len(signs) < MAX_GATHERED or job_id in signs:
-                signs[job_id] = self._now()
+            if len(signs) < MAX_GATHERED or giver in signs:
+                signs[giver] = self._now()
                 self._changed.notify()
 
-    def drop(self, project: str, job_id: str) -> None:
+    def drop(self, project: str, job_id: str, resume_id: str) -> None:
         """Forgets a sign that waits: its client has left since."""
         with self._changed:
-            self._gathered.get(project, {}).pop(job_id, None)
+            self._gathered.get(project, {}).pop((job_id, resume_id), None)
 
     def __len__(self) -> int:
         return sum(map(len, self._gathered.values()))
@@ -75,10 +80,10 @@ class SignWriter(Closing):
     def _write(self) -> None:
         with self._changed:
             gathered, self._gathered = self._gathered, {}
-        waiting = [((project, job_id), at) for project, signs in gathered.items() for job_id, at in signs.items()]
+        waiting = [((project, giver), at) for project, signs in gathered.items() for giver, at in signs.items()]
         try:
             while waiting:
-                self._storage.sign(dict(waiting[-MAX_WRITTEN:]))
+                self._storage.sign(self._present(waiting[-MAX_WRITTEN:]))
                 del waiting[-MAX_WRITTEN:]
             self._failed = False
         except Exception as error:
@@ -87,8 +92,17 @@ class SignWriter(Closing):
             self._failed = True
             self._keep(waiting)
 
-    def _keep(self, waiting: Iterable[tuple[tuple[str, str], datetime.datetime]]) -> None:
+    def _present(self, signs: Sequence[Sign]) -> dict[tuple[str, str], datetime.datetime]:
+        """The times of those signs that come from whoever has the job now, by project and job.
+
+        Whoever takes a job back between this and the writing has given a later sign by that.
+        """
+        jobs = self._storage.load_all({job_id for (_, (job_id, _)), _ in signs})
+        owners = {(job.project, (job.id, job.state.resumed_as)) for job in jobs}
+        return {(project, giver[0]): at for (project, giver), at in signs if (project, giver) in owners}
+
+    def _keep(self, waiting: Iterable[Sign]) -> None:
         """Takes back signs that could not be written, but for those of which there are newer ones by now."""
         with self._changed:
-            for (project, job_id), at in waiting:
-                self._gathered.setdefault(project, {}).setdefault(job_id, at)
+            for (project, giver), at in waiting:
+                self._gathered.setdefault(project, {}).setdefault(giver, at)

@@ -181,14 +181,34 @@ class TunerService(Closing):
             except ConflictError:
                 continue  # a report came in between
 
-    def beat(self, project: str, job_id: str) -> None:
-        """Takes a sign of a job's client, which is written a moment later. Nobody is told if there is no such job."""
-        self._signs.add(project, job_id)
+    def beat(self, project: str, job_id: str, resume_id: str = "") -> None:
+        """Takes a sign of a job's client, which is written a moment later.
 
-    def leave_job(self, project: str, job_id: str) -> None:
-        """Notes that a job's client has left. Raises: NotFoundError."""
-        self._signs.drop(project, job_id)
-        self._storage.leave(project, job_id, self._now())
+        Nobody is told if there is no such job, or if the client is a former life of the run that goes on.
+
+        Args:
+            project: that of the caller.
+            job_id: the job.
+            resume_id: that with which the caller took the job back last; empty: it never did.
+        """
+        self._signs.add(project, job_id, resume_id)
+
+    def leave_job(self, project: str, job_id: str, resume_id: str = "") -> None:
+        """Notes that a job's client has left, unless it is a former life of the run that goes on.
+
+        Args:
+            project: that of the caller.
+            job_id: the job.
+            resume_id: that with which the caller took the job back last; empty: it never did.
+
+        Raises: NotFoundError.
+        """
+        self._signs.drop(project, job_id, resume_id)
+        while (stored := self.get_job(project, job_id)).state.resumed_as == resume_id:
+            # A report may come in between, or another client take the job back.
+            with contextlib.suppress(ConflictError):
+                self._storage.leave(stored, self._now())
+                break
 
     def describe_job(self, project: str, job_id: str, name: str | None, note: str | None) -> StoredJob:
         """Gives a job another name, or another note; None: it keeps the one it has. Raises: NotFoundError."""

@@ -252,8 +252,8 @@ class Storage(Closing):
         """
 
     @abc.abstractmethod
-    def leave(self, project: str, job_id: str, now: datetime) -> None:
-        """Notes that a client has left. Raises: NotFoundError: the project has no such job."""
+    def leave(self, job: StoredJob, now: datetime) -> None:
+        """Notes that a job's client has left. Raises: ConflictError when the job has changed since `job` was loaded."""
 
     @abc.abstractmethod
     def rewind(self, job: StoredJob, state: JobState, now: datetime) -> StoredJob:

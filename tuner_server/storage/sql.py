@@ -178,12 +178,11 @@ class SqlStorage(Storage):
         with self._database.writing() as connection:
             connection.execute(_SIGN, values)
 
-    def leave(self, project: str, job_id: str, now: datetime) -> None:
+    def leave(self, job: StoredJob, now: datetime) -> None:
         """See `Storage`."""
-        left = sa.update(JobRow).where(JobRow.id == job_id, JobRow.project == project)
+        values = {"of_job": job.id, "at_version": job.version, "sign_time": now, "leave_time": now}
         with self._database.writing() as connection:
-            if not connection.execute(left.values(sign_time=now, leave_time=now)).rowcount:
-                raise NotFoundError.of_job(job_id)
+            _write_state_or_raise(connection, values)
 
     def rewind(self, job: StoredJob, state: JobState, now: datetime) -> StoredJob:
         """See `Storage`."""

@@ -430,8 +430,10 @@ class Driver(ReplannableRunner):
         if not self._said_over:
             self._said_over = True
             total_steps = self._plan.total_steps
-            spent = "" if total_steps is None else f", as the budget of {total_steps} steps is spent"
-            log.warning("lrpilot: the tuning has ended%s: %s; %s", spent, what, self._way_on)
+            why = "" if total_steps is None else f", as the budget of {total_steps} steps is spent"
+            if self._closed and total_steps is not None and self._record.steps < total_steps:
+                why = f" with close(), before the budget of {total_steps} steps is spent"
+            log.warning("lrpilot: the tuning has ended%s: %s; %s", why, what, self._way_on)
 
     def _on_begun(self, directive: pb.Directive) -> None:
         self._tell(lambda observer: observer.began(self, directive))

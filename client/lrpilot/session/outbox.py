@@ -185,7 +185,9 @@ class Outbox:
         """Says that so many steps of the outstanding directive are made; whatever fails is not told."""
         if self.forked:
             return
-        request = pb.BeatRequest(job_id=self.job_id, directive_number=self.outstanding.number, steps=steps)
+        request = pb.BeatRequest(
+            job_id=self.job_id, directive_number=self.outstanding.number, steps=steps, resume_id=self._resume_id
+        )
         try:
             self._transport.beat(request)
         except Exception:
@@ -193,7 +195,8 @@ class Outbox:
 
     def leave(self, timeout_s: float) -> None:
         """Says that this client is done with the job. Raises: ServerError."""
-        request = pb.LeaveJobRequest(job_id=self.job_id)
+        self._deliver(timeout_s)  # the server must know whose job it is now
+        request = pb.LeaveJobRequest(job_id=self.job_id, resume_id=self._resume_id)
         self._asked(lambda: self._transport.leave_job(request, timeout_s))
 
     def state_dict(self) -> dict[str, Any]:

@@ -1988,20 +1988,24 @@ class BeatRequest(_message.Message):
     JOB_ID_FIELD_NUMBER: _builtins.int
     DIRECTIVE_NUMBER_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    RESUME_ID_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     directive_number: _builtins.int
     """The directive that is being carried out, and how many of its steps are made."""
     steps: _builtins.int
+    resume_id: _builtins.str
+    """As in AdvanceRequest. A sign of a former life of the run that goes on counts for nothing, and is answered the same."""
     def __init__(
         self,
         *,
         job_id: _builtins.str = ...,
         directive_number: _builtins.int = ...,
         steps: _builtins.int = ...,
+        resume_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["directive_number", b"directive_number", "job_id", b"job_id", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["directive_number", b"directive_number", "job_id", b"job_id", "resume_id", b"resume_id", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2027,15 +2031,19 @@ class LeaveJobRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_ID_FIELD_NUMBER: _builtins.int
+    RESUME_ID_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
+    resume_id: _builtins.str
+    """As in AdvanceRequest. That a former life leaves counts for nothing, and is answered the same."""
     def __init__(
         self,
         *,
         job_id: _builtins.str = ...,
+        resume_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "resume_id", b"resume_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -53,6 +53,19 @@ async def streamed(_request: Request) -> Response:
     return StreamingResponse(chunks())
 
 
+async def watched(request: Request) -> Response:
+    """Listens for the client to leave while it works, as what makes pages of long jobs does."""
+
+    async def listen() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    listening = asyncio.create_task(listen())
+    await asyncio.sleep(0.01)
+    listening.cancel()
+    return PlainTextResponse("ok")
+
+
 async def quick(request: Request) -> Response:
     await request.body()
     return PlainTextResponse("ok")
@@ -61,6 +74,7 @@ async def quick(request: Request) -> Response:
 APP = Starlette(
     routes=[
         Route("/slow", slow),
+        Route("/watched", watched),
         Route("/large", large),
         Route("/streamed", streamed),
         Route("/quick", quick, methods=["GET", "POST"]),
@@ -248,5 +262,34 @@ def test_a_process_without_descriptors_turns_away_and_goes_on() -> None:
             for descriptor in fillers:
                 os.close(descriptor)
             waiting.close()
+
+    served(story, Patience())
+
+
+def test_requests_that_wait_behind_one_another_have_the_time_that_they_take() -> None:
+    async def story(port: Port) -> None:
+        reader, _ = await port.connect(2 * (GET % b"slow"))
+        for _ in range(2):
+            await reader.readuntil(b"200 OK")
+
+    served(story)
+
+
+def test_a_client_that_sends_requests_without_end_is_ended() -> None:
+    async def story(port: Port) -> None:
+        reader, writer = await port.connect()
+        flood = (GET % b"watched") * 4096
+
+        async def read() -> None:
+            await ended(reader)
+
+        reading = asyncio.create_task(read())
+        with contextlib.suppress(ConnectionError):
+            for _ in range(1000):
+                writer.write(flood)
+                await writer.drain()
+        assert writer.transport.is_closing()
+        await reading
+        assert b"200 OK" in await port.get(b"quick")
 
     served(story, Patience())

@@ -12,7 +12,7 @@ from tests.support.jobs.simulated_training import SimulatedTraining
 from tests.support.servers.operated_server import wait_until
 from tuner_server.base.clock import utc_now
 from tuner_server.core.errors import NotFoundError, PreconditionError, StorageError
-from tuner_server.core.job.life import Life, LifeLimits
+from tuner_server.core.job.life import Life, LifeLimits, Signs
 from tuner_server.service import sign_writer
 from tuner_server.service.sign_writer import SignWriter
 from tuner_server.service.tuner_service import TunerService
@@ -36,6 +36,12 @@ def silent(storage: Storage) -> str:
         return service.create_job(PROJECT, "r", job_config("job")).id
 
 
+def silent_jobs(storage: Storage, n: int) -> list[str]:
+    """The ids of further ones."""
+    with TunerService(storage, lambda: LONG_AGO) as service:
+        return [service.create_job(PROJECT, f"r{i}", job_config("job")).id for i in range(n)]
+
+
 def test_signs_are_gathered_and_written_together(
     storage: Storage, silent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -48,10 +54,11 @@ def test_signs_are_gathered_and_written_together(
 
     monkeypatch.setattr(SqlStorage, "sign", counting)
     monkeypatch.setattr(sign_writer, "INTERVAL_S", 60.0)
+    others = silent_jobs(storage, 10)
     with SignWriter(with_usual_limits(storage), utc_now) as writer:
         for i in range(1000):
-            writer.add(PROJECT, silent)
-            writer.add(PROJECT, f"{i % 10}")
+            writer.add(PROJECT, silent, "")
+            writer.add(PROJECT, others[i % 10], "")
     assert sum(written) == 11
     assert storage.load(silent).signs.sign_time > LONG_AGO
 
@@ -66,9 +73,9 @@ def test_a_flood_of_signs_has_an_end(storage: Storage, monkeypatch: pytest.Monke
     monkeypatch.setattr(SqlStorage, "sign", lambda *_: None)
     with SignWriter(with_usual_limits(storage), utc_now) as writer:
         for i in range(100):
-            writer.add(PROJECT, f"{i}")
+            writer.add(PROJECT, f"{i}", "")
         assert len(writer) <= 3
-        writer.add("another", "1")
+        writer.add("another", "1", "")
         assert len(writer) <= 4, "one project's flood is no other's"
 
 
@@ -85,7 +92,7 @@ def test_signs_wait_for_a_database_that_refuses_them(
 
     monkeypatch.setattr(SqlStorage, "sign", refusing)
     with SignWriter(storage, utc_now) as writer:
-        writer.add(PROJECT, silent)
+        writer.add(PROJECT, silent, "")
         wait_until(lambda: storage.load(silent).signs.sign_time > LONG_AGO)
     assert refused.is_set()
 
@@ -154,8 +161,65 @@ def test_a_repeated_report_is_a_sign(storage: Storage) -> None:
 def test_many_signs_are_written_in_several_transactions(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[int] = []
     monkeypatch.setattr(sign_writer, "MAX_WRITTEN", 10)
+    jobs = silent_jobs(storage, 25)
     monkeypatch.setattr(SqlStorage, "sign", lambda _self, signs: written.append(len(signs)))
     with SignWriter(with_usual_limits(storage), utc_now) as writer:
-        for i in range(25):
-            writer.add(PROJECT, f"{i}")
+        for job_id in jobs:
+            writer.add(PROJECT, job_id, "")
     assert sorted(written) == [5, 10, 10]
+
+
+FORMER = [
+    pytest.param(("",), id="the first life"),
+    pytest.param(("", "second"), id="a life that was overtaken itself"),
+]
+
+
+@pytest.mark.parametrize("lives", FORMER)
+def test_a_former_life_gives_no_sign_and_does_not_leave(storage: Storage, lives: tuple[str, ...]) -> None:
+    with TunerService(with_usual_limits(storage), lambda: LONG_AGO) as service:
+        job = service.create_job(PROJECT, "r", job_config("job"))
+        for resume_id in (*lives[1:], "present"):
+            service.resume_job(PROJECT, job.id, 1, resume_id)
+    with TunerService(storage) as service:
+        service.beat(PROJECT, job.id, lives[-1])
+        service.leave_job(PROJECT, job.id, lives[-1])
+        service.beat(PROJECT, job.id, lives[-1])
+    assert storage.load(job.id).signs == Signs(LONG_AGO)
+    with TunerService(storage) as service:
+        service.beat(PROJECT, job.id, lives[-1])
+        service.beat(PROJECT, job.id, "present")
+    signed = storage.load(job.id).signs
+    assert signed.sign_time > LONG_AGO
+    with TunerService(storage) as service:
+        service.leave_job(PROJECT, job.id, "present")
+        service.beat(PROJECT, job.id, lives[-1])
+    assert storage.load(job.id).signs.leave_time is not None, "nobody revives what the present life has left"
+
+
+def test_a_repeated_report_of_a_former_life_is_answered_and_is_no_sign(storage: Storage) -> None:
+    with TunerService(with_usual_limits(storage)) as service:
+        job = service.create_job(PROJECT, "r", job_config("job"))
+        report = SimulatedTraining(validates=True).run(job.state.directive)
+        answer = service.advance(PROJECT, job.id, report).result()
+        service.resume_job(PROJECT, job.id, answer.number, "present")
+        service.leave_job(PROJECT, job.id, "present")
+        assert service.advance(PROJECT, job.id, report).result() == answer
+    assert storage.load(job.id).signs.leave_time is not None
+
+
+def test_whoever_leaves_while_the_job_moves_looks_again(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave, tries = SqlStorage.leave, 0
+    with TunerService(with_usual_limits(storage)) as service:
+        job = service.create_job(PROJECT, "r", job_config("job"))
+
+        def overtaken(self: SqlStorage, stored: StoredJob, now: datetime) -> None:
+            nonlocal tries
+            tries += 1
+            service.resume_job(PROJECT, job.id, 1, "present")
+            leave(self, stored, now)
+
+        monkeypatch.setattr(SqlStorage, "leave", overtaken)
+        service.leave_job(PROJECT, job.id)
+    assert tries == 1
+    assert storage.load(job.id).signs.leave_time is None

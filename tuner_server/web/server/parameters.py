@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import parse_qs
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
-from tuner_server.core.errors import InvalidInputError
+from tuner_server.core.errors import AbandonedError, InvalidInputError
 from tuner_server.history.thinning import Window
 from tuner_server.rpc import convert
 from tuner_server.web.charts.curves import BUCKETS
@@ -48,12 +48,20 @@ def window(parameters: Mapping[str, str], n_steps: int) -> Window:
 
 
 async def form(request: Request) -> dict[str, str]:
-    """The fields of a form, each once. Raises: InvalidInputError: it is too large."""
+    """The fields of a form, each once.
+
+    Raises:
+        InvalidInputError: it is too large.
+        AbandonedError: the one who sends it has left before its end.
+    """
     body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_FORM:
-            raise InvalidInputError.of("form", f"at most {MAX_FORM} bytes")
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_FORM:
+                raise InvalidInputError.of("form", f"at most {MAX_FORM} bytes")
+    except ClientDisconnect as error:
+        raise AbandonedError("whoever sends this form has left") from error
     try:
         fields = parse_qs(body.decode(errors="replace"), max_num_fields=MAX_FIELDS)
     except ValueError as error:

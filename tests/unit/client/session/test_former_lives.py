@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
+from lrpilot.errors import UnavailableError
 from lrpilot.session.run_state import RunState
 from lrpilot.session.session import Session
 from lrpilot.v1 import tuner_pb2 as pb
@@ -104,3 +105,53 @@ def test_a_process_whose_checkpoint_another_has_taken_meanwhile_trains_on_alone(
         alone = late.answer(directive)
     assert "the server refuses, training goes on from its checkpoint" in caplog.text
     assert alone.reason == "without a server: annealing"
+
+
+class Signed(KeptJobs):
+    """Notes signs besides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.signs: list[tuple[str, str]] = []
+        self.present = ""
+
+    def resume_job(self, request: pb.ResumeJobRequest, timeout_s: float) -> pb.ResumeJobResponse:
+        self.present = request.resume_id
+        return super().resume_job(request, timeout_s)
+
+    def beat(self, request: pb.BeatRequest) -> None:
+        self.signs.append(("beat", request.resume_id))
+
+    def leave_job(self, request: pb.LeaveJobRequest, timeout_s: float) -> pb.LeaveJobResponse:
+        self.signs.append(("leave", request.resume_id))
+        return pb.LeaveJobResponse()
+
+
+def test_signs_name_the_life_that_gives_them() -> None:
+    jobs = Signed()
+    former = Process(jobs)
+    former.open()
+    present = Process(jobs)
+    present.session.load_state_dict(former.session.state_dict())
+    for process in (present, former):
+        process.session.beat(1)
+        process.session.close()
+    assert jobs.present
+    assert jobs.signs == [("beat", jobs.present), ("leave", jobs.present), ("beat", ""), ("leave", "")]
+
+
+def test_whoever_leaves_has_taken_the_job_back_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = Signed()
+    former = Process(jobs)
+    former.open()
+    present = Process(jobs)
+    with monkeypatch.context() as away:
+        away.setattr(jobs, "resume_job", raises_unavailable)
+        present.session.load_state_dict(former.session.state_dict())
+    present.session.close()
+    assert jobs.present
+    assert jobs.signs == [("leave", jobs.present)]
+
+
+def raises_unavailable(*_: object) -> None:
+    raise UnavailableError("the server is away", "UNAVAILABLE")

@@ -15,6 +15,8 @@ import pytest
 from lrpilot.wire import schedule_file
 from lrpilot.wire.schedule_data import ScheduleData
 from starlette.testclient import TestClient
+from starlette.types import Message
+from structlog.testing import capture_logs
 
 from tests.support.jobs.annealing_training import AnnealingTraining
 from tests.support.jobs.incomplete_rollback import LeakingTraining
@@ -540,3 +542,24 @@ def test_what_is_no_projects_counts_for_none(service: TunerService) -> None:
             assert client.get(address).status_code == 200
         assert client.get("/", headers=bearer("trainer")).status_code == 403
         assert client.get("/", headers=bearer("reader")).status_code == 200
+
+
+def test_a_form_whose_sender_leaves_in_the_middle_is_no_fault_of_ours(service: TunerService) -> None:
+    app = dashboard(service, asyncio.Event(), Shares(), authenticate)
+    sent: list[Message] = []
+    coming: Iterator[Message] = iter(
+        [{"type": "http.request", "body": b"token=rea", "more_body": True}, {"type": "http.disconnect"}]
+    )
+
+    async def receive() -> Message:
+        return next(coming)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"tuner"), (b"content-type", b"application/x-www-form-urlencoded")]
+    scope = {"type": "http", "method": "POST", "path": "/login", "query_string": b"", "headers": headers}
+    with capture_logs() as lines:
+        asyncio.run(app(scope, receive, send))  # and raises nothing, of which uvicorn would tell
+    assert sent[0]["status"] == 499
+    assert lines == []

@@ -228,9 +228,7 @@ def test_a_backup_that_was_copied_over_a_killed_database_is_found_out(killed: tu
     assert names(f"sqlite:///{dead}/jobs.db") == ["new"]
 
 
-@pytest.mark.parametrize(
-    "how", ["file of the stopped server", "backup of SQLite's", "vacuum", "file before a checkpoint"]
-)
+@pytest.mark.parametrize("how", ["stopped server's file", "backup of SQLite's", "vacuum", "file before a checkpoint"])
 def test_a_raw_copy_over_a_killed_database_is_found_out(how: str, tmp_path: Path) -> None:
     """SQLite would replay the log into each: what was put back would be undone, or the file corrupt."""
     live, dead, copy = tmp_path / "live", tmp_path / "dead", tmp_path / "copy.db"
@@ -239,7 +237,7 @@ def test_a_raw_copy_over_a_killed_database_is_found_out(how: str, tmp_path: Path
     open_storage(url).close()
     if how == "stopped server's file":
         shutil.copy(file, copy)
-    with Database(url) as database:
+    with open_storage(url), Database(url) as database:
         with database.writing() as connection:
             connection.exec_driver_sql("PRAGMA user_version = 1")
         with contextlib.closing(sqlite3.connect(file)) as other, contextlib.closing(sqlite3.connect(copy)) as target:

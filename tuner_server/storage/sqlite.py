@@ -104,6 +104,22 @@ class DatabaseFile:
             finally:
                 os.close(lock)
 
+    def renew_mark(self) -> None:
+        """Gives the database another mark than the copies of its file have, unless others have it open.
+
+        Raises:
+            StorageError: it is being replaced or rewritten meanwhile.
+        """
+        with self._entering:
+            if self._lock is None:
+                return
+            if _locked(self._lock, fcntl.LOCK_EX):
+                with contextlib.suppress(sqlite3.Error):  # the former one stays, which is noted too
+                    self._set_mark(self._lock)
+            deadline = time.monotonic() + LOCK_TIMEOUT_S
+            while not _locked(self._lock, fcntl.LOCK_SH):  # one that could not be changed was lost
+                self._wait_for_others(deadline)
+
     def look_through(self) -> None:
         """Looks through a file that is not too large for it. Raises: CorruptionError; StorageError."""
         self.enter()
@@ -140,12 +156,15 @@ class DatabaseFile:
                 # Not at once where it was held alone: another may have come in between, and done what `alone` is for.
                 if _locked(lock, fcntl.LOCK_SH):
                     return lock
-                if time.monotonic() > deadline:
-                    raise StorageError(f"{self.path} is being restored or rewritten by another process; try again")
-                time.sleep(RETRY_S)
+                self._wait_for_others(deadline)
         except BaseException:
             os.close(lock)
             raise
+
+    def _wait_for_others(self, deadline: float) -> None:
+        if time.monotonic() > deadline:
+            raise StorageError(f"{self.path} is being restored or rewritten by another process; try again")
+        time.sleep(RETRY_S)
 
     def _opened(self) -> int:
         try:
@@ -167,7 +186,6 @@ class DatabaseFile:
             if self.path.stat().st_size == 0:
                 self._initialise()
             self._check_log(lock)
-            self._renew_mark(lock)
         except OSError as error:
             raise StorageError(f"{self.path}: {error.strerror}") from error
         except sqlite3.Error:
@@ -188,23 +206,24 @@ class DatabaseFile:
             use_wal(connection)
 
     def _check_log(self, lock: int) -> None:
-        """Raises: StorageError: the log that is there is another database's."""
-        noted, log = self._noted(lock), self.beside("-wal")
-        if not log.exists() or log.stat().st_size == 0:
-            return
-        if (noted and self._mark() not in noted) or is_foreign(log, self.path):
+        """Notes which database a log will belong to. Raises: StorageError: the one that is there is another's."""
+        mark, noted, log = self._mark(), self._noted(lock), self.beside("-wal")
+        there_is_one = log.exists() and log.stat().st_size > 0
+        if there_is_one and ((noted and mark not in noted) or is_foreign(log, self.path)):
             raise StorageError(
                 f"{log.name} beside {self.path} holds changes of another database, as when a backup is copied over one "
                 f"whose server was killed: put the backup in place with `lrpilot db restore`; nothing was changed"
             )
+        if mark not in noted:
+            self._note(lock, mark)
 
-    def _renew_mark(self, lock: int) -> None:
-        """Gives the database another mark than the copies of its file have. Raises: sqlite3.Error."""
-        former, new = self._mark(), str(new_mark())
-        self._note(lock, former, new)  # until the log is gone, the file may have either
+    def _set_mark(self, lock: int) -> None:
+        new = str(new_mark())
+        self._note(lock, self._mark(), new)  # until the log has been taken in, the file may have either
         with contextlib.closing(self.connected()) as connection:
             connection.execute(f"PRAGMA {MARK} = {new}")
-        if self._mark() == new and not self.beside("-wal").exists():
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        if self._mark() == new:
             self._note(lock, new)
 
     def _mark(self) -> str:

@@ -228,6 +228,36 @@ def test_a_backup_that_was_copied_over_a_killed_database_is_found_out(killed: tu
     assert names(f"sqlite:///{dead}/jobs.db") == ["new"]
 
 
+@pytest.mark.parametrize("how", ["stopped server's file", "backup of SQLite's", "vacuum", "file before a checkpoint"])
+def test_a_raw_copy_over_a_killed_database_is_found_out(how: str, tmp_path: Path) -> None:
+    """SQLite would replay the log into each: what was put back would be undone, or the file corrupt."""
+    live, dead, copy = tmp_path / "live", tmp_path / "dead", tmp_path / "copy.db"
+    live.mkdir()
+    file, url = live / "jobs.db", f"sqlite:///{live}/jobs.db"
+    open_storage(url).close()
+    if how == "stopped server's file":
+        shutil.copy(file, copy)
+    with open_storage(url), Database(url) as database:
+        with database.writing() as connection:
+            connection.exec_driver_sql("PRAGMA user_version = 1")
+        with contextlib.closing(sqlite3.connect(file)) as other, contextlib.closing(sqlite3.connect(copy)) as target:
+            if how == "backup of SQLite's":
+                other.backup(target)
+            elif how == "vacuum":
+                other.execute("VACUUM INTO ?", (str(copy),))
+            elif how == "file before a checkpoint":
+                shutil.copy(file, copy)
+                other.execute("PRAGMA user_version = 3")
+                other.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+        with database.writing() as connection:
+            connection.exec_driver_sql("INSERT INTO projects (name, create_time) VALUES ('late', '2026-01-01')")
+            connection.exec_driver_sql("PRAGMA user_version = 2")
+        shutil.copytree(live, dead)
+    shutil.copy(copy, dead / "jobs.db")
+    with pytest.raises(StorageError, match=r"jobs.db-wal beside .* of another database"):
+        open_storage(f"sqlite:///{dead}/jobs.db")
+
+
 def test_a_killed_database_itself_is_opened_with_its_log(killed: tuple[Path, Path]) -> None:
     dead, _ = killed
     assert names(f"sqlite:///{dead}/jobs.db") == ["late", "old"]

@@ -46,6 +46,11 @@ class LongReads:
         self._waiting: collections.OrderedDict[str, collections.deque[asyncio.Future[None]]] = collections.OrderedDict()
         """By project, the one first whose turn is next."""
 
+    @property
+    def n_waiting(self) -> int:
+        """Requests that wait for their turn."""
+        return sum(map(len, self._waiting.values()))
+
     @contextlib.asynccontextmanager
     async def turn(self, project: str) -> AsyncIterator[None]:
         """A turn, once it has come. Raises: BusyError: too many wait, or it did not come in time."""
@@ -58,9 +63,8 @@ class LongReads:
 
     async def _begin(self, project: str) -> None:
         queue = self._waiting.setdefault(project, collections.deque())
-        n_waiting = sum(map(len, self._waiting.values()))
-        if n_waiting >= self._most_waiting or len(queue) >= WAITING_OF_ONE:
-            raise BusyError(f"{n_waiting} requests wait for long histories; come again later", RETRY_S)
+        if self.n_waiting >= self._most_waiting or len(queue) >= WAITING_OF_ONE:
+            raise BusyError(f"{self.n_waiting} requests wait for long histories; come again later", RETRY_S)
         coming: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         queue.append(coming)
         self._admit()

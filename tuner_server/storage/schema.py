@@ -61,6 +61,8 @@ def open_storage(
         else:
             _require_head(database)
         database.schema = head_version()
+        if database.file is not None:
+            database.file.renew_mark()
     except BaseException:
         database.close()
         raise

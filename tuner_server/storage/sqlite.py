@@ -5,7 +5,8 @@ are open; whoever replaces or rewrites the file needs the lock alone. SQLite's o
 file, and a restore puts another one in its place. The lock's file stays, since whoever removed it would open a second.
 
 It also holds the mark of the database (`MARK`) to which the write-ahead log beside it belongs. SQLite replays whatever
-log lies there: a backup that was copied over a database whose server had died would get the dead one's last changes.
+log lies there: a backup, or a copy of a stopped server's file, that was put over a database whose server had died would
+get the dead one's last changes. Whoever is the first to open a database gives it another mark, which no copy has.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 import sqlite3
 import stat
 import threading
@@ -27,6 +29,7 @@ import tenacity
 
 from tuner_server.core.errors import CorruptionError, StorageError
 from tuner_server.storage.embedded_file import EmbeddedFile
+from tuner_server.storage.foreign_log import is_foreign
 
 BUSY_TIMEOUT_S = 2.0
 """How long a writer waits for its turn in this process, and then again for other processes."""
@@ -41,7 +44,7 @@ WAL_BYTES = 16 * 2**20
 CHECKED_BYTES = 64 * 2**20
 """A file up to this size is looked through when it is opened: 0.03 s where it is in memory."""
 MARK = "application_id"
-"""The number in a file's header that tells a backup from what it was made of: each backup gets one of its own."""
+"""The number in a file's header that tells copies from what they were made of: each backup gets one of its own."""
 LOG_SUFFIXES = ("-wal", "-shm", "-journal")
 """The endings of files that SQLite keeps beside a database."""
 _OWNER = stat.S_IRUSR | stat.S_IWUSR
@@ -101,6 +104,22 @@ class DatabaseFile:
             finally:
                 os.close(lock)
 
+    def renew_mark(self) -> None:
+        """Gives the database another mark than the copies of its file have, unless others have it open.
+
+        Raises:
+            StorageError: it is being replaced or rewritten meanwhile.
+        """
+        with self._entering:
+            if self._lock is None:
+                return
+            if _locked(self._lock, fcntl.LOCK_EX):
+                with contextlib.suppress(sqlite3.Error):  # the former one stays, which is noted too
+                    self._set_mark(self._lock)
+            deadline = time.monotonic() + LOCK_TIMEOUT_S
+            while not _locked(self._lock, fcntl.LOCK_SH):  # one that could not be changed was lost
+                self._wait_for_others(deadline)
+
     def look_through(self) -> None:
         """Looks through a file that is not too large for it. Raises: CorruptionError; StorageError."""
         self.enter()
@@ -137,12 +156,15 @@ class DatabaseFile:
                 # Not at once where it was held alone: another may have come in between, and done what `alone` is for.
                 if _locked(lock, fcntl.LOCK_SH):
                     return lock
-                if time.monotonic() > deadline:
-                    raise StorageError(f"{self.path} is being restored or rewritten by another process; try again")
-                time.sleep(RETRY_S)
+                self._wait_for_others(deadline)
         except BaseException:
             os.close(lock)
             raise
+
+    def _wait_for_others(self, deadline: float) -> None:
+        if time.monotonic() > deadline:
+            raise StorageError(f"{self.path} is being restored or rewritten by another process; try again")
+        time.sleep(RETRY_S)
 
     def _opened(self) -> int:
         try:
@@ -185,18 +207,42 @@ class DatabaseFile:
 
     def _check_log(self, lock: int) -> None:
         """Notes which database a log will belong to. Raises: StorageError: the one that is there is another's."""
-        with contextlib.closing(sqlite3.connect(self.uri("ro") + "&immutable=1", uri=True)) as connection:
-            mark = str(connection.execute(f"PRAGMA {MARK}").fetchone()[0])  # the file's own: the log is left out
-        noted = os.pread(lock, 64, 0).decode(errors="replace").strip()
-        log = self.beside("-wal")
-        if noted not in ("", mark) and log.exists() and log.stat().st_size > 0:
+        mark, noted, log = self._mark(), self._noted(lock), self.beside("-wal")
+        there_is_one = log.exists() and log.stat().st_size > 0
+        if there_is_one and ((noted and mark not in noted) or is_foreign(log, self.path)):
             raise StorageError(
                 f"{log.name} beside {self.path} holds changes of another database, as when a backup is copied over one "
                 f"whose server was killed: put the backup in place with `lrpilot db restore`; nothing was changed"
             )
-        if noted != mark:
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, f"{mark}\n".encode(), 0)
+        if mark not in noted:
+            self._note(lock, mark)
+
+    def _set_mark(self, lock: int) -> None:
+        new = str(new_mark())
+        self._note(lock, self._mark(), new)  # until the log has been taken in, the file may have either
+        with contextlib.closing(self.connected()) as connection:
+            connection.execute(f"PRAGMA {MARK} = {new}")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        if self._mark() == new:
+            self._note(lock, new)
+
+    def _mark(self) -> str:
+        """The file's own: what its log has is left out. Raises: sqlite3.Error."""
+        with contextlib.closing(sqlite3.connect(self.uri("ro") + "&immutable=1", uri=True)) as connection:
+            return str(connection.execute(f"PRAGMA {MARK}").fetchone()[0])
+
+    def _noted(self, lock: int) -> list[str]:
+        return os.pread(lock, 64, 0).decode(errors="replace").split()
+
+    def _note(self, lock: int, *marks: str) -> None:
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{' '.join(marks)}\n".encode(), 0)
+        os.fsync(lock)
+
+
+def new_mark() -> int:
+    """A mark that no other database has."""
+    return secrets.randbelow(2**31 - 1) + 1
 
 
 def give_to_owner(path: Path, owned: Path) -> None:

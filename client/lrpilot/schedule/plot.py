@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lrpilot.errors import ScheduleError
 from lrpilot.wire.plain_text import plain
-from lrpilot.wire.schedule_data import Probe, ScheduleData
+from lrpilot.wire.schedule_data import ScheduleData
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
 LONGEST_TITLE = 120
 """Characters of a title that a picture has room for."""
+WINDOWS = 4000
+"""Of a longer row the lowest and the highest value in so many windows are drawn: a picture is 1,080 dots wide."""
 _COMMITTED, _SEARCH, _VALIDATION, _CHANGE = "#1f5fa8", "#d9822b", "#1b7f4d", "#808080"
 
 
@@ -92,7 +95,7 @@ def _mark_changes(lr_axes: Axes, loss_axes: Axes, schedule: ScheduleData) -> Non
 
 
 def _draw_lrs(axes: Axes, schedule: ScheduleData) -> None:
-    steps = range(schedule.n_steps)
+    steps = _steps_of_lrs(schedule)
     # A warm-up may start at zero, which a log axis has no place for.
     axes.set_yscale("log", nonpositive="mask")
     axes.plot(steps, [schedule.lr(step) for step in steps], color=_COMMITTED, label="committed")
@@ -106,25 +109,55 @@ def _draw_lrs(axes: Axes, schedule: ScheduleData) -> None:
     axes.set_ylabel("learning rate")
 
 
+def _steps_of_lrs(schedule: ScheduleData) -> list[int]:
+    """The steps whose LRs are drawn: in long schedules the ends of the segments, and some steps evenly between."""
+    stride = -(-max(schedule.n_steps, 1) // (2 * WINDOWS))
+    ends = {step for part in schedule.segments for step in (part.start_step, part.start_step + part.n_steps - 1)}
+    return sorted(ends.union(range(0, schedule.n_steps, stride)))
+
+
 def _draw_losses(axes: Axes, schedule: ScheduleData) -> None:
-    axes.plot(schedule.losses, color=_COMMITTED, linewidth=0.8, label="training loss")
+    import numpy as np
+
+    losses = np.asarray(schedule.losses, dtype=float)
+    _draw_row(axes, losses, 0, color=_COMMITTED, linewidth=0.8, label="training loss")
     if schedule.validations:
         steps = [validation.step for validation in schedule.validations]
-        losses = [validation.loss for validation in schedule.validations]
-        axes.plot(steps, losses, "o-", color=_VALIDATION, markersize=4, label="validation loss")
-    finite = [loss for loss in schedule.losses if math.isfinite(loss)]
-    if finite and min(finite) > 0:
+        values = [validation.loss for validation in schedule.validations]
+        axes.plot(steps, values, "o-", color=_VALIDATION, markersize=4, label="validation loss")
+    finite = losses[np.isfinite(losses)]
+    if finite.size and finite.min() > 0:
         axes.set_yscale("log", nonpositive="mask")
     limits = axes.get_ylim()
     for index, probe in enumerate(schedule.probes):
-        _draw_probe(axes, probe, "probes" if index == 0 else None)
+        label = "probes" if index == 0 else None
+        row = np.asarray(probe.losses, dtype=float)
+        _draw_row(axes, row, probe.start_step, color=_SEARCH, alpha=0.35, linewidth=0.7, label=label)
     # What was committed sets the scale; a probe that diverged would leave nothing to see of it.
-    if finite:
+    if finite.size:
         axes.set_ylim(limits)
     axes.set_xlabel("committed step")
     axes.set_ylabel("loss")
 
 
-def _draw_probe(axes: Axes, probe: Probe, label: str | None) -> None:
-    steps = range(probe.start_step, probe.start_step + len(probe.losses))
-    axes.plot(steps, probe.losses, color=_SEARCH, alpha=0.35, linewidth=0.7, label=label)
+def _draw_row(axes: Axes, values: npt.NDArray[np.float64], start: int, **style: Any) -> None:
+    """Draws the values of steps in a row, from `start` on."""
+    shown = _extremes(values)
+    axes.plot(start + shown, values[shown], **style)
+
+
+def _extremes(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """The places of the values that are drawn, ascending. A window with no finite value stays a gap in the line."""
+    import numpy as np
+
+    n = len(values)
+    if n <= 2 * WINDOWS:
+        return np.arange(n)
+    width = -(-n // WINDOWS)
+    padded = np.full(WINDOWS * width, np.nan)
+    padded[:n] = values
+    rows = padded.reshape(WINDOWS, width)
+    lowest = np.where(np.isfinite(rows), rows, np.inf).argmin(axis=1)
+    highest = np.where(np.isfinite(rows), rows, -np.inf).argmax(axis=1)
+    shown = np.unique(np.arange(WINDOWS) * width + np.stack([lowest, highest]))
+    return shown[shown < n]

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 import sqlite3
 from pathlib import Path
 
 from tuner_server.core.errors import CorruptionError, StorageError
 from tuner_server.storage.schema import require_known
-from tuner_server.storage.sqlite import MARK
+from tuner_server.storage.sqlite import MARK, new_mark
 from tuner_server.storage.tables import VERSION_TABLE
-
-_MARKS = 2**31 - 1
 
 
 def copy_database(source: sqlite3.Connection, target: Path, label: str) -> None:
@@ -34,7 +31,7 @@ def copy_database(source: sqlite3.Connection, target: Path, label: str) -> None:
     with contextlib.closing(sqlite3.connect(target, isolation_level=None)) as copy:
         try:
             source.backup(copy)
-            copy.execute(f"PRAGMA {MARK} = {secrets.randbelow(_MARKS) + 1}")
+            copy.execute(f"PRAGMA {MARK} = {new_mark()}")
             copy.execute("PRAGMA journal_mode = DELETE")
             _verify(copy, label)
         except sqlite3.Error as error:

@@ -16,6 +16,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from tuner_server.base.interest import Interest
+from tuner_server.core.errors import AbandonedError
 from tuner_server.service.long_reads import SLOTS, LongReads, is_long
 from tuner_server.storage import StoredJob
 
@@ -48,10 +49,10 @@ class Answering:
             BusyError: too many ask for long histories.
             AbandonedError: they have left.
         """
-        interest = Interest()
-        watching = asyncio.create_task(_left(request, interest))
+        interest, waiting = Interest(), anyio.CancelScope()
+        watching = asyncio.create_task(_left(request, interest, waiting))
         try:
-            async with self._turn(jobs) as limiter:
+            async with self._turn(jobs, waiting) as limiter:
                 return await run_sync(functools.partial(function, interest), limiter=limiter)
         finally:
             interest.end()
@@ -65,13 +66,20 @@ class Answering:
         media_type: str,
         headers: Mapping[str, str],
     ) -> Download:
-        """A text that reads a job's history while it is sent. Raises: BusyError; what the first part of it raises."""
+        """A text that reads a job's history while it is sent.
+
+        Raises:
+            BusyError: too many ask for long histories.
+            AbandonedError: they have left.
+            TunerError: whatever the first part of it raises.
+        """
         stack = contextlib.AsyncExitStack()
-        interest = Interest()
+        interest, waiting = Interest(), anyio.CancelScope()
         stack.callback(interest.end)
-        watching = asyncio.create_task(_left(request, interest))  # from the first part on the response does
+        # From the first part on the response does.
+        watching = asyncio.create_task(_left(request, interest, waiting))
         try:
-            limiter = await stack.enter_async_context(self._turn([job]))
+            limiter = await stack.enter_async_context(self._turn([job], waiting))
             parts = make(interest)
             # The first part has the status: what goes wrong later only breaks the transfer off.
             first = await _next(parts, limiter)
@@ -90,12 +98,16 @@ class Answering:
         return Download(body(), stack, media_type, headers)
 
     @contextlib.asynccontextmanager
-    async def _turn(self, jobs: list[StoredJob]) -> AsyncIterator[anyio.CapacityLimiter]:
-        """The threads for what reads some jobs of one project."""
+    async def _turn(self, jobs: list[StoredJob], waiting: anyio.CancelScope) -> AsyncIterator[anyio.CapacityLimiter]:
+        """The threads for what reads some jobs of one project. Who has left keeps no place among those who wait."""
         if not any(map(is_long, jobs)):
             yield self._limiter
             return
-        async with self._long_reads.turn(jobs[0].project):
+        async with contextlib.AsyncExitStack() as stack:
+            with waiting:
+                await stack.enter_async_context(self._long_reads.turn(jobs[0].project))
+            if waiting.cancelled_caught:
+                raise AbandonedError("nobody waits for this answer any more")
             yield self._long_limiter
 
 
@@ -120,6 +132,10 @@ class Download(StreamingResponse):
                 await send(message)
 
         async with self._held:
+            if scope["method"] == "HEAD":  # nothing of it would be sent
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                await send({"type": "http.response.body", "body": b""})
+                return
             try:
                 await super().__call__(scope, receive, patient)
             except TimeoutError:
@@ -131,8 +147,9 @@ async def _next(parts: Iterator[str], limiter: anyio.CapacityLimiter) -> str | N
     return await run_sync(next, parts, None, limiter=limiter, abandon_on_cancel=True)
 
 
-async def _left(request: Request, interest: Interest) -> None:
-    """Ends an interest when the one who asks has left."""
+async def _left(request: Request, interest: Interest, waiting: anyio.CancelScope) -> None:
+    """Ends an interest, and the wait for a turn, when the one who asks has left."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
     interest.end()
+    waiting.cancel()

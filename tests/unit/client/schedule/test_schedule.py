@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -433,3 +434,21 @@ def test_measures_are_had_by_name() -> None:
 def test_there_are_no_more_values_than_steps() -> None:
     with pytest.raises(ScheduleError, match="11 values of norm for 10 steps"):
         dataclasses.replace(SCHEDULE, measures=(Measured("norm", (1.0,) * 11),))
+
+
+def test_a_picture_of_a_long_run_has_few_points_and_shows_every_outlier() -> None:
+    n = 300_000
+    losses = [1.0] * n
+    losses[77_777], losses[200_001], losses[100_000:100_500] = 9.0, 0.1, [math.nan] * 500
+    lengths = {0: (123_456, 0.1), 123_456: (n - 123_456, 0.01)}
+    parts = tuple(
+        Segment(start, length, Profile.constant(lr, length), Phase.TRAIN, 0) for start, (length, lr) in lengths.items()
+    )
+    figure = dataclasses.replace(SCHEDULE, segments=parts, losses=tuple(losses), probes=(), validations=()).plot()
+    lrs, losses_shown = (np.asarray(axes.lines[0].get_data()) for axes in figure.axes)
+    assert max(lrs.shape[1], losses_shown.shape[1]) < 20_000
+    drawn = dict(losses_shown.T.tolist())
+    assert (drawn[77_777], drawn[200_001]) == (9.0, 0.1)
+    assert any(math.isnan(loss) for step, loss in drawn.items() if 100_000 <= step < 100_500)
+    lr_of = dict(lrs.T.tolist())
+    assert (lr_of[123_455], lr_of[123_456], lr_of[n - 1]) == (0.1, 0.01, 0.01)

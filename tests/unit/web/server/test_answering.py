@@ -17,6 +17,7 @@ from lrpilot.wire.profile import Profile
 
 from tests.support.jobs.sample_jobs import NOW, history, job_config, run_job, stored
 from tests.support.jobs.simulated_training import SimulatedTraining, drive
+from tuner_server.access.principal import DEFAULT_PROJECT
 from tuner_server.access.shares import Shares
 from tuner_server.base.interest import Interest
 from tuner_server.core.errors import AbandonedError, BusyError
@@ -138,13 +139,13 @@ def service(tmp_path: Path) -> Iterator[GatedService]:
 class Reader:
     """A browser that asks for a path, and leaves."""
 
-    def __init__(self, service: TunerService, path: str) -> None:
+    def __init__(self, service: TunerService, path: str, method: str = "GET") -> None:
         self._app = dashboard(service, asyncio.Event(), Shares())
         self._scope: dict[str, Any] = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": "1.1",
-            "method": "GET",
+            "method": method,
             "scheme": "http",
             "path": path,
             "raw_path": path.encode(),
@@ -233,6 +234,52 @@ def test_who_comes_too_late_for_a_long_history_is_told_when_to_come_again(
             await reader.run()
             assert reader.sent[0]["status"] == 503
             assert (b"retry-after", b"5") in reader.sent[0]["headers"]
+
+    asyncio.run(ask())
+
+
+def test_who_has_left_keeps_no_place_among_those_who_wait(
+    service: GatedService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a page that somebody loads again a dozen times would keep all others out."""
+    monkeypatch.setattr(long_reads, "LONG_STEPS", 1)
+    job_id = run_job(service, job_config("budget"), SimulatedTraining(validates=True), 2)
+
+    async def come_and_go() -> None:
+        turns = service.long_reads
+        of_all = DEFAULT_PROJECT
+        async with turns.turn(of_all), turns.turn(of_all), turns.turn(of_all):
+            for what in ("", "/schedule.json") * long_reads.WAITING:
+                reader = Reader(service, f"/jobs/{job_id}{what}")
+                running = asyncio.create_task(reader.run())
+                while not turns.n_waiting:
+                    assert not running.done()
+                    await asyncio.sleep(0.001)
+                reader.left.set()
+                await asyncio.wait_for(running, 10)
+                assert turns.n_waiting == 0
+                assert reader.sent[0]["status"] == 499
+            assert not service.histories
+
+    asyncio.run(come_and_go())
+
+
+@pytest.mark.parametrize("what", ["schedule.json", "data.csv", "data.json"])
+def test_the_head_alone_is_not_made_with_its_body(service: GatedService, what: str) -> None:
+    job_id = run_job(service, job_config("budget"), SimulatedTraining(validates=True), 2)
+
+    async def ask() -> None:
+        reader = Reader(service, f"/jobs/{job_id}/{what}", "HEAD")
+        running = asyncio.create_task(reader.run())
+        while not service.histories:
+            await asyncio.sleep(0.001)
+        for _ in range(100):
+            service.histories[0].gate.release()
+        await asyncio.wait_for(running, 10)
+        start, body = reader.sent
+        assert start["status"] == 200
+        assert b"attachment" in dict(start["headers"])[b"content-disposition"]
+        assert not body["body"]
 
     asyncio.run(ask())
 

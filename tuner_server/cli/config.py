@@ -30,7 +30,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     config_help = f"A TOML file with settings. [env var: {variable(CONFIG)}]"
     added = {CONFIG: Annotated[Path | None, typer.Option(flag(CONFIG), help=config_help)]}
     for name, field in ServerSettings.model_fields.items():
-        default = "" if field.default_factory or field.default in (None, False) else f", default: {field.default}"
+        default = "" if field.default_factory or field.default in (None, False, "") else f", default: {field.default}"
         text = f"{field.description} [env var: {variable(name)}{default}]"
         # Any value that pydantic will look at; Typer shows what is behind a flag by its type.
         kind = field.annotation if field.annotation in (bool, int, float, Path) else str

@@ -130,7 +130,7 @@ def note(
 @app.command(epilog="Example: `lrpilot rename 3f2a resnet-2`")
 def rename(
     job: JobArgument,
-    name: Annotated[str, typer.Argument(help="The new name.")],
+    name: Annotated[str, typer.Argument(help="The new name; an empty one takes the name away.")],
     server: ServerOption = None,
     as_json: JsonOption = False,
 ) -> None:

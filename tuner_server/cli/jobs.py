@@ -62,7 +62,11 @@ def jobs(
     as_json: JsonOption = False,
     family: Annotated[str, typer.Option(help="Only jobs of this family.")] = "",
     state: Annotated[
-        str, typer.Option(help=f"Only jobs in one of these states, with commas between: {', '.join(STATE_WORDS)}.")
+        str,
+        typer.Option(
+            help=f"Only jobs in one of these states, with commas between: {', '.join(STATE_WORDS)}. Live is all that has "
+            "not ended; alive is what has its client there."
+        ),
     ] = "",
     limit: Annotated[int, typer.Option(min=1, help="At most so many jobs, the newest first.")] = 50,
 ) -> None:
@@ -126,7 +130,8 @@ def prune(
 def _counted(jobs: Mapping[str, int], what: str) -> str:
     """What is said of so many jobs of each state."""
     states = f" ({', '.join(f'{n} {word}' for word, n in sorted(jobs.items()))})" if jobs else ""
-    return f"{sum(jobs.values())} jobs {what}{states}"
+    total = sum(jobs.values())
+    return f"{total} {'job' if total == 1 else 'jobs'} {what}{states}"
 
 
 def jobs_table(found: Sequence[pb.Job], width: int = ROOMY) -> Table:

@@ -64,8 +64,8 @@ def jobs(
     state: Annotated[
         str,
         typer.Option(
-            help=f"Only jobs in one of these states, with commas between: {', '.join(STATE_WORDS)}. Live is all that has "
-            "not ended; alive is what has its client there."
+            help=f"Only jobs in one of these states, with commas between: {', '.join(STATE_WORDS)}. "
+            "Live is all that has not ended; alive is what has its client there."
         ),
     ] = "",
     limit: Annotated[int, typer.Option(min=1, help="At most so many jobs, the newest first.")] = 50,

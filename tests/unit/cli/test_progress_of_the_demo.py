@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from tuner_server.demo import progress as module
-from tuner_server.demo.progress import Lines, Progress
+from tuner_server.demo.messages import Progress
+from tuner_server.demo.progress import Lines
 
 
 def test_the_time_that_is_left_is_told_once_the_pace_says_something(monkeypatch: pytest.MonkeyPatch) -> None:

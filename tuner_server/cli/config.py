@@ -68,7 +68,7 @@ def config(as_json: JsonOption = False, **flags: Any) -> None:
     for heading in ("setting", "value", "from"):
         table.add_column(heading, overflow="fold")
     for name, value in values.items():
-        shown = "-" if value is None else str(value)
+        shown = "-" if value in (None, "") else str(value)
         table.add_row(name, f"{shown} ({ends[name]})" if name in ends else shown, found.origins[name])
     Terminal().print(table)
 

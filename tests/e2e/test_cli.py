@@ -402,10 +402,10 @@ def test_what_ended_long_ago_is_pruned_and_no_more(tmp_path: Path) -> None:
         assert prune(0, "default").startswith("2 jobs deleted (1 finished, 1 stopped); ")
         age(tmp_path / "jobs.db", silent, 400)
         assert prune(0, "default") == "0 jobs deleted\n"
-        assert prune(0, "default", "--silent", "--dry-run") == "1 jobs would be deleted (1 silent)\n"
+        assert prune(0, "default", "--silent", "--dry-run") == "1 job would be deleted (1 silent)\n"
         age(tmp_path / "jobs.db", silent, 100_000)
         assert prune(2, "default", "--silent") == "0 jobs deleted\n"
-        assert prune(1, "default").startswith("1 jobs deleted (1 abandoned); ")
+        assert prune(1, "default").startswith("1 job deleted (1 abandoned); ")
         assert listed() == [live]
 
 
@@ -440,6 +440,20 @@ def test_of_several_jobs_of_a_name_the_one_is_meant_whose_client_is_there(sqlite
         assert json.loads(show().stdout)["job"]["id"] == jobs[0]
         server.stub.LeaveJob(pb.LeaveJobRequest(job_id=jobs[0]), timeout=10)
         assert_fails(show(), 2, f"{jobs[0][:8]} (stopped)")
+
+
+def test_a_job_that_was_cancelled_before_its_first_step_is_meant_only_by_its_id(sqlite_url: str) -> None:
+    with running(sqlite_url) as server:
+        went_on, opened_first = (wire_client.create(server.stub, named("resumed", "")).job.id for _ in range(2))
+        server.stub.CancelJob(pb.CancelJobRequest(job_id=opened_first), timeout=10)
+        server.stub.LeaveJob(pb.LeaveJobRequest(job_id=went_on), timeout=10)
+
+        def shown(job: str) -> str:
+            found = lrpilot_command("show", job, "--json", "--server", server.target)
+            return str(json.loads(found.stdout)["job"]["id"])
+
+        assert shown("resumed") == shown("latest") == went_on
+        assert shown(opened_first[:12]) == opened_first
 
 
 def test_jobs_are_listed_by_state_and_in_80_columns(sqlite_url: str, tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_a_run_with_its_token_from_the_environment(world: World, monkeypatch: py
     [
         ({"LRPILOT_TOKEN": ""}, 2, "a token is needed"),
         ({"LRPILOT_TOKEN": "lrp_nope"}, 2, "the token is not valid"),
-        ({"LRPILOT_TLS_CA": ""}, 1, "nothing answers"),
+        ({"LRPILOT_TLS_CA": ""}, 1, "can't be used"),
         ({"LRPILOT_SERVER": "tuner.example.com:50051", "LRPILOT_TLS_CA": ""}, 2, "unencrypted"),
         ({"LRPILOT_TOKEN_FILE": "/nope"}, 2, "LRPILOT_TOKEN_FILE"),
     ],

@@ -30,7 +30,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     config_help = f"A TOML file with settings. [env var: {variable(CONFIG)}]"
     added = {CONFIG: Annotated[Path | None, typer.Option(flag(CONFIG), help=config_help)]}
     for name, field in ServerSettings.model_fields.items():
-        default = "" if field.default_factory or field.default in (None, False) else f", default: {field.default}"
+        default = "" if field.default_factory or field.default in (None, False, "") else f", default: {field.default}"
         text = f"{field.description} [env var: {variable(name)}{default}]"
         # Any value that pydantic will look at; Typer shows what is behind a flag by its type.
         kind = field.annotation if field.annotation in (bool, int, float, Path) else str
@@ -68,7 +68,7 @@ def config(as_json: JsonOption = False, **flags: Any) -> None:
     for heading in ("setting", "value", "from"):
         table.add_column(heading, overflow="fold")
     for name, value in values.items():
-        shown = "-" if value is None else str(value)
+        shown = "-" if value in (None, "") else str(value)
         table.add_row(name, f"{shown} ({ends[name]})" if name in ends else shown, found.origins[name])
     Terminal().print(table)
 

@@ -66,7 +66,10 @@ class _Asked:
 @app.command(epilog="Example: `lrpilot forecast 3f2a --schedule cosine --steps 2000`")
 def forecast(
     job: Annotated[
-        str, typer.Argument(metavar="JOB", help="A job's id, or the beginning of it; or the file of a schedule.")
+        str,
+        typer.Argument(
+            metavar="JOB", help="A job's id, the beginning of it, its name, or `latest`; or the file of a schedule."
+        ),
     ],
     schedule: Annotated[
         list[str] | None,

@@ -130,7 +130,7 @@ def note(
 @app.command(epilog="Example: `lrpilot rename 3f2a resnet-2`")
 def rename(
     job: JobArgument,
-    name: Annotated[str, typer.Argument(help="The new name.")],
+    name: Annotated[str, typer.Argument(help="The new name; an empty one takes the name away.")],
     server: ServerOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -220,7 +220,7 @@ def _facts(job: pb.Job) -> dict[str, str]:
         "job": job.id,
         "name": job.config.name or "-",
         "policy": job.config.policy,
-        "state": f"{state_of(job)} {job.message}".strip(),
+        "state": ": ".join(filter(None, (state_of(job), job.message))),
         **_said_of(job),
         "steps": _steps(job),
         "bounds": f"{job.lr_bounds.min:.3g} to {job.lr_bounds.max:.3g}" if job.HasField("lr_bounds") else "-",

@@ -13,6 +13,7 @@ from google.protobuf import json_format
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.unsearched import probe_steps
 from rich import box
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
@@ -45,8 +46,8 @@ COLUMNS = ("job", NAME, "policy", "state", STEPS, "LR", "loss", "validation", LA
 """The columns of the table."""
 FEW = ("job", NAME, "state", STEPS, "loss")
 """The columns that there is always room for."""
-WIDTHS = {"job": 8, "policy": 12, "state": 9, STEPS: 22, "LR": 8, "loss": 9, "validation": 10, LAST_SIGN: 14}
-"""Characters that columns take, usually."""
+LEAST_STEPS, FAIR_NAME = 16, 20
+"""Characters that steps get at least, and that names get before steps get more."""
 ROOMY = 136
 """Characters of a line in which all columns find room."""
 STATE_WORDS = {word.replace("_", "-"): shown for word, shown in SHOWN.items()}
@@ -62,7 +63,11 @@ def jobs(
     as_json: JsonOption = False,
     family: Annotated[str, typer.Option(help="Only jobs of this family.")] = "",
     state: Annotated[
-        str, typer.Option(help=f"Only jobs in one of these states, with commas between: {', '.join(STATE_WORDS)}.")
+        str,
+        typer.Option(
+            help=f"Only jobs in one of these states, with commas between: {', '.join(STATE_WORDS)}. "
+            "Live is all that has not ended; alive is what has its client there."
+        ),
     ] = "",
     limit: Annotated[int, typer.Option(min=1, help="At most so many jobs, the newest first.")] = 50,
 ) -> None:
@@ -127,7 +132,8 @@ def prune(
 def _counted(jobs: Mapping[str, int], what: str) -> str:
     """What is said of so many jobs of each state."""
     states = f" ({', '.join(f'{n} {word}' for word, n in sorted(jobs.items()))})" if jobs else ""
-    return f"{sum(jobs.values())} jobs {what}{states}"
+    total = sum(jobs.values())
+    return f"{total} {'job' if total == 1 else 'jobs'} {what}{states}"
 
 
 def jobs_table(found: Sequence[pb.Job], width: int = ROOMY) -> Table:
@@ -140,12 +146,20 @@ def jobs_table(found: Sequence[pb.Job], width: int = ROOMY) -> Table:
     for name in names:
         # What is too long is cut in a name, and goes on in the next line of steps; all else is whole.
         table.add_column(name, no_wrap=name != STEPS, overflow="ellipsis")
-    beside = sum(WIDTHS[name] + (3 if roomy else 1) for name in names if name != NAME)
-    table.columns[names.index(NAME)].max_width = max(width - beside, SHORT_ID)
-    for job in found:
-        row = dict(zip(COLUMNS, _row(job), strict=True))
+    rows = [dict(zip(COLUMNS, _row(job), strict=True)) for job in found]
+    widths = {name: max(map(cell_len, (name, *(row[name] for row in rows)))) for name in names}
+    room = width - sum(widths[name] for name in names if name not in (NAME, STEPS)) - _beside(len(names), roomy=roomy)
+    for_steps = min(widths[STEPS], max(room - min(widths[NAME], FAIR_NAME), LEAST_STEPS))
+    table.columns[names.index(STEPS)].min_width = for_steps
+    table.columns[names.index(NAME)].max_width = max(room - for_steps, SHORT_ID)
+    for row in rows:
         table.add_row(*(Text(row[name]) for name in names))  # whose words are no markup
     return table
+
+
+def _beside(n_columns: int, *, roomy: bool) -> int:
+    """The characters of a line that are no column's: blanks between them, and the table's edges."""
+    return 3 * n_columns + 1 if roomy else 2 * n_columns
 
 
 def _request(state: str, family: str) -> pb.ListJobsRequest:

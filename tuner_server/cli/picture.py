@@ -18,6 +18,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from tuner_server.cli.common import vitals_now
 from tuner_server.cli.curve import curves
 from tuner_server.core.messages import Phase
 from tuner_server.history import lr_sensitivity
@@ -55,7 +56,8 @@ def picture(job: pb.Job, history: Timeline) -> RenderableType:
     said = verdict(state, history)
     how = f"{said.words}. {said.why}".strip()
     ahead = outlook_of_job(state, history)
-    told = [headline(state, history), how, *([] if ahead is None else [ahead.words])]
+    doing = headline(state, history, left_alone=vitals_now(job).troubled)
+    told = [doing, how, *([] if ahead is None else [ahead.words])]
     words = "\n\n".join(map(plain, told))
     return Group(Text(f"\n{words}\n"), *_parts(history, live=state.status.live))
 

@@ -17,7 +17,10 @@ app = typer.Typer()
 @app.command(epilog="Example: `lrpilot refine 3f2a -o schedule.json --plot refined.png`")
 def refine(
     job: Annotated[
-        str, typer.Argument(metavar="JOB", help="A job's id, or the beginning of it; or a file that `export` wrote.")
+        str,
+        typer.Argument(
+            metavar="JOB", help="A job's id, the beginning of it, its name, or `latest`; or a file that `export` wrote."
+        ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")],
     plot: Annotated[

@@ -32,8 +32,9 @@ def create(
     scope: Annotated[
         list[Scope],
         typer.Option(
+            metavar="SCOPE",
             help="train: run jobs; read: look at them; cancel: end their tuning; plan: change their plan; edit: name "
-            "and annotate them; delete: delete them. May be repeated."
+            "and annotate them; delete: delete them. May be repeated.",
         ),
     ],
     name: Annotated[str, typer.Option(help="Whose it is, or where it is used; for people.")] = "",

@@ -34,7 +34,7 @@ def watch(job: JobArgument, server: ServerOption = None, wait: WaitOption = 60.0
     """Follow a job until it ends: what it does, its stages, and the way of its loss and its LR. Ctrl-C leaves it be.
 
     The exit code is 0 when the job has ended, 1 when the server did not come back in time, and 2 when there is no such
-    job.
+    job. Where the output is no terminal, the job is shown once: when it has ended.
     """
     with connected(server) as tuner, Live(console=Terminal(), auto_refresh=False) as live:
         changes = JobStream(tuner, resolve(tuner, job), wait, lambda words: print(words, file=sys.stderr)).changes()

@@ -14,6 +14,8 @@ from tuner_server.demo.messages import Progress, Result
 
 LINE_S = 10.0
 """Seconds between two lines of a log."""
+TELLING_SHARE = 0.02
+"""The share of all steps from which on their pace says how long the rest takes: the first ones wait for processes."""
 
 
 class Display(Protocol):
@@ -102,8 +104,10 @@ class Lines:
     def _left(self, now: float) -> str:
         """How long all the rest takes, at the pace so far."""
         done = sum(self._done.values())
-        rest_s = (now - self._began) * (self._n_steps * self._n_runs / done - 1) if done else 0.0
-        return f"some {rest_s:.0f} s left in all"
+        share = done / (self._n_steps * self._n_runs)
+        if share < TELLING_SHARE:
+            return "the time that is left shows later"
+        return f"some {(now - self._began) * (1 / share - 1):.0f} s left in all"
 
     def _print(self, line: str) -> None:
         self._console.print(line, highlight=False, soft_wrap=True)

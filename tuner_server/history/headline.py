@@ -14,10 +14,17 @@ from tuner_server.history.stage import Stage
 from tuner_server.history.timeline import Timeline
 
 
-def headline(state: JobState, found: Timeline) -> str:
-    """What the job did so far: its LR, its loss, what the search cost."""
+def headline(state: JobState, found: Timeline, *, left_alone: bool = False) -> str:
+    """What the job did so far: its LR, its loss, what the search cost.
+
+    Args:
+        state: where it is.
+        found: how it came there.
+        left_alone: whether its client is not there, so that nothing that it was doing is certain to go on.
+    """
+    doing = _doing(state)
     said = (
-        _doing(state),
+        f"It was {doing[0].lower()}{doing[1:]}" if left_alone and state.status.live else doing,
         _way(state, found),
         _loss(state, found),
         ended_with(state.ending),

@@ -71,7 +71,8 @@ def check_quota(connection: sa.Connection, project: str, limits: LifeLimits, now
         return
     alive = sa.select(sa.func.count()).where(JobRow.project == project, _has(Life.ALIVE, limits, now))
     if connection.execute(alive).scalar_one() >= found.max_live_jobs:
-        raise QuotaError(f"project {project!r} has {found.max_live_jobs} live jobs, and may not have more")
+        jobs = "1 live job" if found.max_live_jobs == 1 else f"{found.max_live_jobs} live jobs"
+        raise QuotaError(f"project {project!r} has {jobs}, and may not have more")
 
 
 def after(query: sa.Select[*_Columns], position: Position) -> sa.Select[*_Columns]:

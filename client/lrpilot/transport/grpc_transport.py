@@ -223,7 +223,7 @@ def to_error(error: grpc.RpcError, target: str) -> ServerError:
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _pushback(error) is not None:
         return UnavailableError(f"server {target}: too much at a time, come again later: {details}", code.name)
     if code in _UNAVAILABLE:
-        return UnavailableError(f"server: nothing answers at {target} ({code.name}: {details})", code.name)
+        return UnavailableError(f"server: {target} can't be used ({code.name}: {details})", code.name)
     if code in _REFUSED:
         return RefusedError(details, code.name)
     return ServerError(f"server {target}: {code.name}: {details}", code.name)

@@ -41,6 +41,13 @@ def test_a_running_job_says_where_its_lr_is_and_where_it_goes(training: Run) -> 
     )
 
 
+def test_a_job_whose_client_is_not_there_was_doing_what_it_did(training: Run, finished: Run) -> None:
+    found = timeline(history(training))
+    assert headline(training.state, found, left_alone=True).startswith("It was training at LR ")
+    ended = finished.state, timeline(history(finished))
+    assert headline(*ended, left_alone=True) == headline(*ended)
+
+
 def test_a_job_whose_lr_still_rises_says_so() -> None:
     run = drive(job_config("budget"), SimulatedTraining(validates=True))
     state = next(iter(run.of(Phase.TRAIN)))

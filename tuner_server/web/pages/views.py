@@ -130,7 +130,7 @@ def job_view(job: StoredJob, found: Timeline, vitals: Vitals = UNTOLD) -> JobVie
         live=state.status.live,
         policy=config.policy,
         progress=state.progress,
-        headline=headline(state, found),
+        headline=headline(state, found, left_alone=vitals.troubled),
         forecasts=forecasts.sentence(found),
         verdict=verdict(state, found),
         facts=_facts(job, found),

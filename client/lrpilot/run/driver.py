@@ -15,10 +15,10 @@ from lrpilot.credentials import Credentials
 from lrpilot.distributed.session import SharedSession
 from lrpilot.errors import ConfigError
 from lrpilot.run.argument_check import check_kinds
-from lrpilot.run.drawing import DrawingRunner
 from lrpilot.run.observer import Observer
 from lrpilot.run.options import TIMEOUT_S
 from lrpilot.run.run_plan import planned_steps
+from lrpilot.run.runners.drawing import DrawingRunner
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.session.job_config import job_config
 from lrpilot.session.session import Session

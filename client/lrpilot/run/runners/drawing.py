@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from lrpilot.data.replay import BatchBuffer
 from lrpilot.data.streams import Batches, Epoch
-from lrpilot.run.replanning import ReplannableRunner
+from lrpilot.run.runners.replanning import ReplannableRunner
 from lrpilot.v1 import tuner_pb2 as pb
 
 LONGEST_SILENCE = 1000

@@ -102,7 +102,7 @@ def prune(
 
     Works on the database itself, also while servers use it.
     """
-    from tuner_server.storage import Database, DeadJobs, open_storage  # brings PyTorch, as in `serve`
+    from tuner_server.storage import Database, DeadJobs, open_storage  # brings SQLAlchemy
     from tuner_server.storage.compaction import compact
 
     settings = load({}, os.environ).settings

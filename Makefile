@@ -116,13 +116,13 @@ wheels: setup
 	ls docker/wheels/torch-*.whl || pip download --no-deps --dest docker/wheels --constraint constraints.txt \
 	    --extra-index-url $${TORCH_INDEX:-https://download.pytorch.org/whl/cpu} torch
 
-# What is released: sdist and wheel, and a run with the wheel alone, in an environment of its own.
+# What is released: sdist and wheel, and a run with the wheel and PyTorch alone, in an environment of its own.
 dist: setup
 	rm -rf dist build/smoke
 	python -m build
 	twine check --strict dist/*
 	$(PYTHON) -m venv build/smoke
-	build/smoke/bin/python -m pip install --progress-bar off -c constraints.txt "$$(echo dist/*.whl)[server]"
+	build/smoke/bin/python -m pip install --progress-bar off -c constraints.txt "$$(echo dist/*.whl)[server]" torch
 	cd build/smoke && bin/lrpilot --version && bin/python -I $(CURDIR)/examples/text.py
 
 clean:

@@ -14,10 +14,8 @@ import argparse
 import contextlib
 import dataclasses
 import http.client
-import importlib.metadata
 import json
 import os
-import platform
 import socket
 import subprocess
 import sys
@@ -38,6 +36,7 @@ from lrpilot.wire.profile import Profile, Shape
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.environment import environment
 from tuner_server.access.principal import DEFAULT_PROJECT
 from tuner_server.base.clock import utc_now
 from tuner_server.core.config import JobConfig, LrBounds
@@ -46,6 +45,8 @@ from tuner_server.core.job.state import JobState, Status, Transition
 from tuner_server.core.messages import Directive, Outcome, Phase, Report
 from tuner_server.storage import Change, open_storage
 
+PACKAGES = ("grpcio", "starlette", "uvicorn", "numpy", "sqlalchemy")
+"""Whose versions are told beside the figures."""
 SIZES = (100_000, 1_000_000, 10_000_000)
 REPORT_STEPS = 500_000
 """Steps of a report: a twentieth of the longest job, as clients report."""
@@ -253,18 +254,6 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def environment() -> dict[str, Any]:
-    """What it was measured on."""
-    packages = ("grpcio", "starlette", "uvicorn", "numpy", "sqlalchemy")
-    return {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cpus": os.cpu_count(),
-        "load_average": os.getloadavg(),
-        **{name: importlib.metadata.version(name) for name in packages},
-    }
-
-
 def main() -> None:
     """Measures, and writes what was found."""
     parser = argparse.ArgumentParser(description="Measures memory and time of the answers about a long job.")
@@ -275,7 +264,8 @@ def main() -> None:
 
     rows = list(measure(arguments.steps))
     show(rows, Console(width=110))
-    arguments.json.write_text(json.dumps({"environment": environment(), "results": rows}, indent=2) + "\n")
+    measured_on = environment(*PACKAGES)
+    arguments.json.write_text(json.dumps({"environment": measured_on, "results": rows}, indent=2) + "\n")
     if arguments.plot:
         plot(rows, arguments.plot)
 

@@ -21,11 +21,9 @@ import argparse
 import contextlib
 import dataclasses
 import http.client
-import importlib.metadata
 import json
 import math
 import os
-import platform
 import random
 import shutil
 import socket
@@ -45,12 +43,15 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.environment import environment
 from tuner_server.access.principal import DEFAULT_PROJECT
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.messages import Directive, Outcome, Phase, Report, Validation
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import open_storage
 
+PACKAGES = ("starlette", "uvicorn", "plotly", "playwright", "numpy")
+"""Whose versions are told beside the figures."""
 TOTAL_STEPS = 100_000
 BUDGET_S = 0.3
 POLICIES = ("budget", "autolrs")
@@ -240,17 +241,6 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def environment() -> dict[str, Any]:
-    packages = ("starlette", "uvicorn", "plotly", "playwright", "numpy")
-    return {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cpus": os.cpu_count(),
-        "load_average": os.getloadavg(),
-        **{name: importlib.metadata.version(name) for name in packages},
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measures how long the page of a long job takes to its first content.")
     parser.add_argument("--json", type=Path, required=True, help="where the figures go")
@@ -260,7 +250,8 @@ def main() -> None:
 
     rows = measure(arguments.runs + 1)
     show(rows, Console())
-    arguments.json.write_text(json.dumps({"environment": environment(), "results": rows}, indent=2) + "\n")
+    measured_on = environment(*PACKAGES)
+    arguments.json.write_text(json.dumps({"environment": measured_on, "results": rows}, indent=2) + "\n")
     if arguments.plot:
         plot(rows, arguments.plot)
 

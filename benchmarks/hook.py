@@ -24,9 +24,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.metadata
 import json
-import platform
 import random
 import tempfile
 import time
@@ -51,6 +49,8 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional
+
+from benchmarks.environment import environment
 
 WIDTH, DEPTH, BATCH_SIZE = 384, 4, 64
 """A step of some 5 ms on one slow core."""
@@ -310,15 +310,6 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def environment() -> dict[str, Any]:
-    return {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "threads": torch.get_num_threads(),
-        "packages": {name: importlib.metadata.version(name) for name in ("torch", "grpcio", "protobuf")},
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measures what the hook costs on an ordinary step.")
     parser.add_argument("--json", type=Path, required=True, help="where the figures go")
@@ -336,7 +327,11 @@ def main() -> None:
     ):
         rows = summarise(measure(server.target, arguments.repeats, arguments.rounds, console))
     show(rows, hook, console)
-    results = {"environment": environment(), "loops": rows, "alone": hook}
+    results = {
+        "environment": environment("torch", "grpcio", "protobuf", threads=torch.get_num_threads()),
+        "loops": rows,
+        "alone": hook,
+    }
     arguments.json.write_text(json.dumps(results, indent=2) + "\n")
     if arguments.plot:
         plot(rows, arguments.plot)

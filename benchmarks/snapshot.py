@@ -41,7 +41,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import nn
 
-from benchmarks.hook import environment
+from benchmarks.environment import environment
 
 WIDTH = 1024
 """The width of a layer: four MiB of weights, far more than a core's caches hold of it."""
@@ -189,7 +189,12 @@ def main() -> None:
         compared, first = ways(model, optimizer, Path(directory))
         rows = summarise(measure(compared, arguments.rounds, console), size)
     show(rows, first, size, console)
-    results = {"environment": environment(), "bytes": size, "ways": rows, "first_take_s": first}
+    results = {
+        "environment": environment("torch", "grpcio", "protobuf", threads=torch.get_num_threads()),
+        "bytes": size,
+        "ways": rows,
+        "first_take_s": first,
+    }
     arguments.json.write_text(json.dumps(results, indent=2) + "\n")
     if arguments.plot:
         plot(rows, arguments.plot)

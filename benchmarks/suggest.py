@@ -12,10 +12,8 @@ together, as a server under load makes them, is LRPilot's alone.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import math
-import platform
 import time
 import warnings
 from collections.abc import Callable
@@ -38,11 +36,14 @@ from rich.progress import track
 from rich.table import Table
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # has neither stubs nor py.typed
 
+from benchmarks.environment import environment
 from tuner_server.core.forecast import ExponentialForecaster, Objective
 from tuner_server.core.search.acquisition import Acquisition, LogExpectedImprovement, LowerConfidenceBound
 from tuner_server.core.search.suggest import Query, suggest, suggest_all
 from tuner_server.core.search.surrogate import FloatArray, Observations
 
+PACKAGES = ("torch", "gpytorch", "botorch", "scikit-optimize", "optuna", "numpy", "scipy")
+"""Whose versions are told beside the figures."""
 N_OBSERVATIONS = (5, 10, 20)
 LR_BOUNDS = (1e-4, 1.0)
 LOG_BOUNDS = (math.log(LR_BOUNDS[0]), math.log(LR_BOUNDS[1]))
@@ -240,16 +241,6 @@ def summarise(times: dict[int, dict[str, list[float]]]) -> list[dict[str, Any]]:
     return rows
 
 
-def environment() -> dict[str, Any]:
-    packages = ("torch", "gpytorch", "botorch", "scikit-optimize", "optuna", "numpy", "scipy")
-    return {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "threads": torch.get_num_threads(),
-        "packages": {name: importlib.metadata.version(name) for name in packages},
-    }
-
-
 def show(rows: list[dict[str, Any]], console: Console) -> None:
     table = Table("n", "method", "median ms", "quartiles ms", "skopt / this")
     for column in (0, 2, 3, 4):
@@ -306,7 +297,8 @@ def main() -> None:
         warnings.simplefilter("ignore")
         rows = summarise(measure(arguments.repeats, console))
     show(rows, console)
-    arguments.json.write_text(json.dumps({"environment": environment(), "results": rows}, indent=2) + "\n")
+    measured_on = environment(*PACKAGES, threads=torch.get_num_threads())
+    arguments.json.write_text(json.dumps({"environment": measured_on, "results": rows}, indent=2) + "\n")
     if arguments.plot:
         plot(rows, arguments.plot)
 

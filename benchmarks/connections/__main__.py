@@ -14,7 +14,6 @@ import argparse
 import dataclasses
 import os
 import platform
-import socket
 import tempfile
 import time
 from pathlib import Path
@@ -31,6 +30,7 @@ from benchmarks.load.tally import Tally, together
 from benchmarks.load.workload import Kind as Reported
 from benchmarks.load.workload import plans
 from benchmarks.outputs import add_outputs, write
+from benchmarks.ports import free_port
 
 SHARES = {"rpc, silent": 0.2, "rpc, HTTP/2 without calls": 0.38, "http, silent": 0.2, "http, half a head": 0.2}
 """The kinds' parts of all connections; the operators' port has the rest."""
@@ -66,12 +66,6 @@ def kinds(n: int, rpc: int, http: int, metrics: int) -> list[Kind]:
     ]
 
 
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind((HOST, 0))
-        return int(free.getsockname()[1])
-
-
 def _measured(fleet: Clients, pid: int, window: Window) -> tuple[Tally, float, float]:
     before_s = usage(pid).cpu_s
     tally = fleet.run(window)
@@ -82,7 +76,7 @@ def _measured(fleet: Clients, pid: int, window: Window) -> tuple[Tally, float, f
 def measure(n_idle: int, n_jobs: int, window: Window, rounds: int) -> dict[str, list[Part]]:
     """The windows, without and with idle connections in turn."""
     found: dict[str, list[Part]] = {WITHOUT: [], WITH: []}
-    http, metrics = _free_port(), _free_port()
+    http, metrics = free_port(), free_port()
     with tempfile.TemporaryDirectory(prefix="lrpilot-connections-") as directory:
         arguments = ("--http", f"{HOST}:{http}", "--metrics", f"{HOST}:{metrics}")
         with serving(f"sqlite:///{directory}/jobs.db", 1, Path(directory, "log"), *arguments) as server:

@@ -15,7 +15,6 @@ import dataclasses
 import logging
 import multiprocessing
 import random
-import socket
 import threading
 import time
 import warnings
@@ -30,6 +29,7 @@ from optuna.storages import GrpcStorageProxy, get_storage, run_grpc_proxy_server
 
 from benchmarks.load.latencies import histogram, merged, record
 from benchmarks.load.processes import usage
+from benchmarks.ports import free_port
 
 TRIALS = 10
 """The trials of a study: the candidates of a search."""
@@ -169,9 +169,7 @@ def compete(directory: Path, sampler: str, n_studies: int, seed: int, seconds: f
 @contextlib.contextmanager
 def _server(url: str) -> Iterator[tuple[int, int]]:
     """A proxy server process: its port and process id."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
+    port = free_port()
     process = multiprocessing.get_context("spawn").Process(target=_serve, args=(url, port), daemon=True)
     process.start()
     assert process.pid is not None

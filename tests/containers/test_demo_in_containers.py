@@ -142,7 +142,14 @@ def test_the_client_image_has_no_server_in_it(demo: Demo) -> None:
     command = ("run", "--rm", "--no-deps", "-T", "--entrypoint", "pip", "digits", "list", "--format", "json")
     installed = {package["name"].lower() for package in json.loads(demo.compose(*command).stdout)}
     assert {"lrpilot", "grpcio", "torch"} <= installed
-    assert not {"gpytorch", "sqlalchemy", "starlette", "typer"} & installed
+    assert not {"sqlalchemy", "starlette", "typer"} & installed
+
+
+def test_the_server_image_has_no_pytorch_in_it(demo: Demo) -> None:
+    listed = demo.compose("exec", "-T", "tuner", "pip", "list", "--format", "json").stdout
+    installed = {package["name"].lower() for package in json.loads(listed)}
+    assert {"lrpilot", "numpy", "sqlalchemy"} <= installed
+    assert "torch" not in installed
 
 
 def test_an_export_fails_without_its_job(demo: Demo) -> None:

@@ -12,18 +12,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import lrpilot
 import pytest
-from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.schedule_data import Measured
 
-from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, config
-from tests.support.servers import fork_server, wire_client
+from tests.support.jobs.simulated_training import SimulatedTraining
+from tests.support.servers import wire_client
+from tests.support.servers.command_line import OUTPUT_TIMEOUT_S, assert_fails, lrpilot_command, quick_config
 from tests.support.servers.server_process import ServerProcess, running
-from tuner_server.core.config import JobConfig
 from tuner_server.storage.tables import VERSION_TABLE
 
 LRPILOT = Path(sys.executable).with_name("lrpilot")
@@ -47,30 +45,12 @@ COMMANDS = [
     "config",
     "db upgrade",
     "db backup",
+    "db restore",
+    "db compact",
     "jobs prune",
 ]
-OUTPUT_TIMEOUT_S = 60
 HEADER_BYTES = 100
 """Of a SQLite file; to open it is enough to change them."""
-
-
-def lrpilot_command(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Runs it, with no settings but the given ones."""
-    command = [str(argument) for argument in arguments]
-    process = fork_server.shared().run(*command, **{"COLUMNS": "160"} | variables)
-    output, errors = process.communicate(OUTPUT_TIMEOUT_S)
-    return subprocess.CompletedProcess(command, process.wait(), output, errors)
-
-
-def assert_fails(result: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
-    """One line on standard error that holds the words, nothing on standard output."""
-    assert result.returncode == code, result
-    assert result.stdout == ""
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("lrpilot: ")
-    for word in words:
-        assert word in lines[0]
 
 
 @dataclass(frozen=True)
@@ -91,13 +71,9 @@ class World:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     database = tmp_path_factory.mktemp("cli") / "jobs.db"
     with running(f"sqlite:///{database}") as server:
-        finished, _ = wire_client.drive(server.stub, named("finished", "digits"), SimulatedTraining())
-        begun = wire_client.create(server.stub, named("begun", "letters")).job.id
+        finished, _ = wire_client.drive(server.stub, quick_config("finished", "digits"), SimulatedTraining())
+        begun = wire_client.create(server.stub, quick_config("begun", "letters")).job.id
         yield World(server, database, finished, begun)
-
-
-def named(name: str, family: str) -> JobConfig:
-    return config(200, **QUICK).model_copy(update={"name": name, "family": family})
 
 
 def test_version_is_the_distribution_s() -> None:
@@ -262,7 +238,7 @@ def test_a_file_that_cannot_be_written_is_one_line(world: World, tmp_path: Path)
 
 
 def test_cancel_ends_the_tuning(world: World) -> None:
-    job = wire_client.create(world.server.stub, named("doomed", "")).job.id
+    job = wire_client.create(world.server.stub, quick_config("doomed")).job.id
     found = json.loads(world.run("cancel", job, "--reason", "wrong data", "--json").stdout)
     assert (found["id"], found["state"]) == (job, "JOB_STATE_CANCELLED")
     assert "wrong data" in found["message"]
@@ -270,7 +246,7 @@ def test_cancel_ends_the_tuning(world: World) -> None:
 
 
 def test_a_plan_is_changed_in_one_line_that_says_when(world: World) -> None:
-    job = wire_client.create(world.server.stub, named("longer", "")).job.id
+    job = wire_client.create(world.server.stub, quick_config("longer")).job.id
     when = "It takes effect with the job's next report on steps that stay."
     for _ in range(2):
         assert world.run("extend", job[:12], "--steps", 50).stdout == f"{job} will end 50 steps later. {when}\n"
@@ -286,7 +262,7 @@ def test_a_plan_is_changed_in_one_line_that_says_when(world: World) -> None:
 
 
 def test_a_plan_that_changed_is_shown(world: World) -> None:
-    created = wire_client.create(world.server.stub, named("longer still", ""))
+    created = wire_client.create(world.server.stub, quick_config("longer still"))
     training, directive = SimulatedTraining(), wire_client.directive_from_pb(created.directive)
     world.run("extend", created.job.id, "--steps", 50, "--reason", "not there yet")
     while directive.change is None:
@@ -377,38 +353,6 @@ def test_a_backup_holds_what_the_database_held_and_replaces_nothing(world: World
     assert_fails(lrpilot_command("db", "backup", "-o", copy, "--db", database), 2, "output", str(copy))
 
 
-def test_what_ended_long_ago_is_pruned_and_no_more(tmp_path: Path) -> None:
-    database = f"sqlite:///{tmp_path}/jobs.db"
-    with running(database) as server:
-        ended, _ = wire_client.drive(server.stub, named("ended", ""), SimulatedTraining())
-        left, silent = (wire_client.create(server.stub, named(name, "")).job.id for name in ("left", "silent"))
-        server.stub.LeaveJob(pb.LeaveJobRequest(job_id=left), timeout=10)
-        live = wire_client.create(server.stub, named("live", "")).job.id
-
-        def prune(days: float, project: str, *options: str) -> str:
-            command = ("jobs", "prune", "--older-than", days, "--project", project, "--db", database, *options)
-            result = lrpilot_command(*command)
-            assert result.returncode == 0, result.stderr
-            return result.stdout
-
-        def listed() -> list[str]:
-            shown = lrpilot_command("jobs", "--json", "--server", server.target)
-            return [job["id"] for job in json.loads(shown.stdout)]
-
-        assert prune(1, "default") == "0 jobs deleted\n"
-        assert prune(0, "another") == "0 jobs deleted\n"
-        assert listed() == [live, silent, left, ended]
-        assert prune(0, "default", "--dry-run") == "2 jobs would be deleted (1 finished, 1 stopped)\n"
-        assert prune(0, "default").startswith("2 jobs deleted (1 finished, 1 stopped); ")
-        age(tmp_path / "jobs.db", silent, 400)
-        assert prune(0, "default") == "0 jobs deleted\n"
-        assert prune(0, "default", "--silent", "--dry-run") == "1 job would be deleted (1 silent)\n"
-        age(tmp_path / "jobs.db", silent, 100_000)
-        assert prune(2, "default", "--silent") == "0 jobs deleted\n"
-        assert prune(1, "default").startswith("1 job deleted (1 abandoned); ")
-        assert listed() == [live]
-
-
 def test_a_job_is_found_by_the_beginning_of_its_id(world: World) -> None:
     shown = json.loads(world.run("show", world.finished[:12], "--json").stdout)
     assert shown["job"]["id"] == world.finished
@@ -425,90 +369,3 @@ def test_a_job_is_found_by_its_name_and_the_latest_by_that_word(world: World) ->
     newest = json.loads(world.run("jobs", "--json", "--limit", "1").stdout)
     assert shown("latest") == newest[0]["id"]
     assert_fails(world.run("cancel", "fini"), 2, "no job has the name 'fini'")
-
-
-def test_of_several_jobs_of_a_name_the_one_is_meant_whose_client_is_there(sqlite_url: str) -> None:
-    with running(sqlite_url) as server:
-        jobs = [wire_client.create(server.stub, named("twice", "")).job.id for _ in range(2)]
-
-        def show() -> subprocess.CompletedProcess[str]:
-            return lrpilot_command("show", "twice", "--json", "--server", server.target)
-
-        words = [f"{job[:8]} (searching)" for job in reversed(jobs)]
-        assert_fails(show(), 2, "job: 'twice' may be 2 jobs: ", *words, "give the beginning of an id")
-        server.stub.LeaveJob(pb.LeaveJobRequest(job_id=jobs[1]), timeout=10)
-        assert json.loads(show().stdout)["job"]["id"] == jobs[0]
-        server.stub.LeaveJob(pb.LeaveJobRequest(job_id=jobs[0]), timeout=10)
-        assert_fails(show(), 2, f"{jobs[0][:8]} (stopped)")
-
-
-def test_a_job_that_was_cancelled_before_its_first_step_is_meant_only_by_its_id(sqlite_url: str) -> None:
-    with running(sqlite_url) as server:
-        went_on, opened_first = (wire_client.create(server.stub, named("resumed", "")).job.id for _ in range(2))
-        server.stub.CancelJob(pb.CancelJobRequest(job_id=opened_first), timeout=10)
-        server.stub.LeaveJob(pb.LeaveJobRequest(job_id=went_on), timeout=10)
-
-        def shown(job: str) -> str:
-            found = lrpilot_command("show", job, "--json", "--server", server.target)
-            return str(json.loads(found.stdout)["job"]["id"])
-
-        assert shown("resumed") == shown("latest") == went_on
-        assert shown(opened_first[:12]) == opened_first
-
-
-def test_jobs_are_listed_by_state_and_in_80_columns(sqlite_url: str, tmp_path: Path) -> None:
-    with running(sqlite_url) as server:
-        finished, _ = wire_client.drive(
-            server.stub, named("a name that is far too long for any line" * 3, ""), SimulatedTraining()
-        )
-        silent, stopped, begun = (wire_client.create(server.stub, named("", "")).job.id for _ in range(3))
-        server.stub.LeaveJob(pb.LeaveJobRequest(job_id=stopped), timeout=10)
-        age(tmp_path / "jobs.db", silent, 1000)
-
-        def listed(states: str) -> list[str]:
-            result = lrpilot_command("jobs", "--state", states, "--json", "--server", server.target)
-            return [job["id"] for job in json.loads(result.stdout)]
-
-        assert listed("silent") == [silent]
-        assert listed("Finished, stopped") == [stopped, finished]
-        assert listed("live") == [begun, stopped, silent]
-        assert listed("alive") == [begun]
-        assert listed("") == [begun, stopped, silent, finished]
-        wrong = lrpilot_command("jobs", "--state", "gone", "--server", server.target)
-        assert_fails(wrong, 2, "state: 'gone' is none of live, ended, warm-up")
-        table = lrpilot_command("jobs", "--server", server.target, COLUMNS="80").stdout
-        assert max(map(len, table.splitlines())) <= 80
-        for job in (finished, silent, stopped, begun):
-            assert job[:8] in table
-        assert {"finished", "silent", "stopped"} <= set(table.split())
-        assert "16 minutes ago" in table
-        shown = lrpilot_command("show", silent, "--server", server.target).stdout
-        assert "Its client is silent: the last sign came 16 minutes ago." in shown
-
-
-def test_a_job_is_named_noted_and_deleted(sqlite_url: str) -> None:
-    with running(sqlite_url) as server:
-        job = wire_client.create(server.stub, named("first", "")).job.id
-
-        def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-            return lrpilot_command(*arguments, "--server", server.target)
-
-        assert run("rename", "first", "second").stdout == f"{job} is renamed\n"
-        assert run("note", "second", "the one with the [red]new[/red] tokenizer").stdout == f"{job} has the note\n"
-        assert "the one with the [red]new[/red] tokenizer" in run("show", "second").stdout
-        assert_fails(run("note", "second", "x" * 501), 2, "note")
-        assert_fails(run("rename", "second", "x" * 201), 2, "name")
-        assert_fails(run("rename", "second", "\x1b[31mred"), 2, "name")
-        assert run("note", "second", "").stdout == f"{job} has no note any more\n"
-        assert_fails(run("delete", "second"), 2, "yes: there is no terminal to ask on; give --yes")
-        assert_fails(run("delete", "second", "--yes"), 2, "its client is there", "cancel the job first")
-        assert run("delete", "second", "--yes", "--force").stdout == f"{job} deleted\n"
-        assert run("jobs").stdout == "no jobs\n"
-
-
-def age(database: Path, job_id: str, seconds: float) -> None:
-    """Has a job's client be silent for so long."""
-    time = datetime.now(UTC) - timedelta(seconds=seconds)
-    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
-        for column in ("sign_time", "update_time"):
-            connection.execute(f"UPDATE jobs SET {column} = ? WHERE id = ?", (f"{time:%Y-%m-%d %H:%M:%S.%f}", job_id))

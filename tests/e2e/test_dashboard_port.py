@@ -8,7 +8,6 @@ import http.client
 import json
 import re
 import ssl
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,7 +21,8 @@ from lrpilot.v1 import tuner_pb2 as pb
 
 from tests.support.jobs.sample_jobs import job_config
 from tests.support.jobs.simulated_training import SimulatedTraining
-from tests.support.servers import fork_server, wire_client
+from tests.support.servers import wire_client
+from tests.support.servers.command_line import lrpilot_command
 from tests.support.servers.guarded_server import add_project, add_token, guarded
 from tests.support.servers.ports import HOST, free_port
 from tests.support.servers.server_process import ServerProcess, running
@@ -81,13 +81,6 @@ def listed(target: str, token: str) -> None:
     """Makes a call of the API."""
     with contextlib.closing(GrpcTransport(target, Credentials(token=token))) as transport:
         transport.stub.ListJobs(pb.ListJobsRequest(), timeout=TIMEOUT_S)
-
-
-def lrpilot_command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs it."""
-    process = fork_server.shared().run(*arguments, COLUMNS="120")
-    output, errors = process.communicate(TIMEOUT_S)
-    return subprocess.CompletedProcess(arguments, process.wait(), output, errors)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -22,6 +22,7 @@ from tests.support.servers import wire_client
 from tests.support.servers.faulty_proxy import BlackHole, Proxy, Refuse
 from tests.support.servers.guarded_server import GuardedServer, add_token, guarded
 from tests.support.servers.wire_client import TIMEOUT_S, directive_from_pb
+from tests.support.waiting import wait_until
 from tuner_server.access.principal import DEFAULT_PROJECT, Scope
 from tuner_server.access.shares import LIMITS, Lane
 from tuner_server.rpc.server import ConnectionRules
@@ -116,13 +117,6 @@ def test_a_token_whose_messages_do_not_come_makes_room_for_others_of_its_project
         assert other.resume_job(request, TIMEOUT_S).directive == tuner.directive
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_streams_of_clients_that_vanished_are_given_back(tuner: Tuner) -> None:
     most = LIMITS[Lane.READING].streams
     watched = pb.WatchJobRequest(job_id=tuner.job_id)
@@ -143,7 +137,7 @@ def test_streams_of_clients_that_vanished_are_given_back(tuner: Tuner) -> None:
             next(stream)
         assert refused()
         proxy.begin(BlackHole())
-        eventually(lambda: not refused())
+        wait_until(lambda: not refused())
 
 
 def test_a_watch_whose_connection_died_without_a_word_comes_back(tuner: Tuner) -> None:
@@ -166,7 +160,7 @@ def test_a_watch_says_once_that_the_server_is_away(tuner: Tuner) -> None:
         over = proxy.fail(Refuse(), 2.0)
         assert next(changes)  # perhaps one that was on its way
         over.result(TIMEOUT_S)
-        eventually(lambda: bool(next(changes)) and len(said) == 2)
+        wait_until(lambda: bool(next(changes)) and len(said) == 2)
     assert "trying again for" in said[0]
     assert "answers again" in said[1]
 

@@ -21,9 +21,10 @@ from lrpilot.v1 import tuner_pb2_grpc
 
 from tests.support.crashes import checking_clients
 from tests.support.servers import fork_server, operated_server, server_process, wire_client
-from tests.support.servers.operated_server import OperatedServer, wait_until
+from tests.support.servers.operated_server import OperatedServer
 from tests.support.servers.ports import free_port
 from tests.support.servers.postgresql import PostgreSQL
+from tests.support.waiting import wait_until
 from tuner_server.storage import open_storage
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING

@@ -10,8 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -24,6 +23,7 @@ from tests.support.jobs.simulated_training import QUICK, config
 from tests.support.servers import wire_client
 from tests.support.servers.ports import HOST, free_port
 from tests.support.servers.wire_client import TIMEOUT_S
+from tests.support.waiting import wait_until
 
 N_DESCRIPTORS = 256
 N_CONNECTIONS = 400
@@ -139,15 +139,8 @@ def test_idle_connections_on_all_ports_at_once(server: SmallServer) -> None:
         assert server.n_descriptors() < N_DESCRIPTORS
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_a_full_port_says_so_once_and_not_for_every_connection(server: SmallServer) -> None:
     with idle(server.http, b""):
-        eventually(lambda: "connections turned away" in server.log.read_text())
+        wait_until(lambda: "connections turned away" in server.log.read_text())
     lines = [line for line in server.log.read_text().splitlines() if "turned away" in line and "port=http" in line]
     assert 1 <= len(lines) <= 10

@@ -23,8 +23,8 @@ from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.v1 import tuner_pb2 as pb
 from torch import nn
 
-from tests.support.servers.operated_server import wait_until
 from tests.support.servers.server_process import ServerProcess, running
+from tests.support.waiting import wait_until
 
 TOTAL = 600
 OPTIONS = {"probe_steps": 5, "refinements": 0, "max_candidates": 4}

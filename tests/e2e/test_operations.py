@@ -18,9 +18,9 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 from tests.support.crashes import checking_clients
 from tests.support.crashes.checking_clients import CheckingClients
 from tests.support.servers import operated_server, server_process, wire_client
-from tests.support.servers.operated_server import wait_until
 from tests.support.servers.postgresql import PostgreSQL
 from tests.support.servers.server_process import ServerProcess
+from tests.support.waiting import wait_until
 from tuner_server.rpc.telemetry import REQUEST_ID
 
 SERVICE = "lrpilot.v1.TunerService"

@@ -16,8 +16,9 @@ import pytest
 import trustme
 
 from tests.support.servers import fork_server
-from tests.support.servers.operated_server import operated, wait_until
+from tests.support.servers.operated_server import operated
 from tests.support.servers.server_process import running
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 30.0

@@ -17,7 +17,8 @@ from lrpilot.v1 import tuner_pb2 as pb
 from tests.support.crashes import checking_clients
 from tests.support.crashes.checking_clients import CheckingClients
 from tests.support.servers import operated_server, server_process, wire_client
-from tests.support.servers.operated_server import OperatedServer, wait_until
+from tests.support.servers.operated_server import OperatedServer
+from tests.support.waiting import wait_until
 from tuner_server.base.address import Address, reserved
 from tuner_server.storage import open_storage
 

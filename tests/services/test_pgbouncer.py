@@ -15,8 +15,8 @@ from tests.support.crashes import checking_clients
 from tests.support.crashes.checking_clients import CheckingClients
 from tests.support.crashes.server_fleet import ServerFleet
 from tests.support.servers import fork_server, pgbouncer
-from tests.support.servers.operated_server import wait_until
 from tests.support.servers.postgresql import PostgreSQL
+from tests.support.waiting import wait_until
 from tuner_server.core.errors import StorageError
 from tuner_server.storage import Database, compaction, open_storage
 from tuner_server.storage.backups.backup import backup

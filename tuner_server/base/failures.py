@@ -35,7 +35,6 @@ class _Course:
     told_s: float
     last_s: float
     count: int = 1
-    untold: int = 0
 
 
 class Failures:
@@ -82,10 +81,9 @@ class Failures:
             else:
                 course.count += 1
                 course.last_s = now_s
-                course.untold += 1
                 if now_s - course.told_s < AGAIN_S:
                     return
-                course.told_s, course.untold = now_s, 0
+                course.told_s = now_s
             count = course.count
         if error is not None:
             log.error("a call failed", why=why, count=count, exc_info=error)

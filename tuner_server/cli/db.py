@@ -15,7 +15,7 @@ app = typer.Typer(help="The database.", no_args_is_help=True)
 @app.command(epilog="Example: `lrpilot db upgrade --db postgresql://lrpilot@db/lrpilot`")
 def upgrade(db: DbOption = "") -> None:
     """Bring a database to this version's schema."""
-    from tuner_server.storage import Database, upgrade_schema  # brings PyTorch, as in `serve`
+    from tuner_server.storage import Database, upgrade_schema  # brings SQLAlchemy
 
     with Database(db or default_db()) as database:
         done = upgrade_schema(database)

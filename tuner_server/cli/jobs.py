@@ -108,7 +108,7 @@ def prune(
     Works on the database itself, also while servers use it. LRPILOT_SILENT_AFTER_S and LRPILOT_ABANDONED_AFTER_S say
     what is silent and abandoned, as for servers.
     """
-    from tuner_server.storage import Database, DeadJobs, open_storage  # brings PyTorch, as in `serve`
+    from tuner_server.storage import Database, DeadJobs, open_storage  # brings SQLAlchemy
     from tuner_server.storage.compaction import compact
 
     settings = load({}, os.environ).settings

@@ -1,7 +1,7 @@
 """A job as text, in the words of its page in the dashboard.
 
 Importing this module takes most of a second (SQLAlchemy), so a command does it when it has a job to draw. What the page
-says of each stage would take several, since it asks the policy (PyTorch); that is for `lrpilot report`.
+says of each stage is for `lrpilot report`.
 """
 
 from __future__ import annotations

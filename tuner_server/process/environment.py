@@ -19,7 +19,7 @@ def check_environment(*, exits_with_stdin: bool) -> None:
     """Raises: InvalidInputError: a server can't run in this process, and what to set."""
     try:
         os.getcwd()
-    except OSError as error:  # PyTorch's libraries would end the process, in words of their own
+    except OSError as error:  # relative paths would fail one by one, each in words of its own
         raise InvalidInputError.of(
             "working directory", f"{error.strerror}; start the server in a directory that exists"
         ) from error

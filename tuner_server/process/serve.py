@@ -119,14 +119,7 @@ async def run(
 
     Raises: as `serve`.
     """
-    # The matrices of a search are small: threads would cost more than they give, and one gives the same bits always.
-    threadpool_limits(1, "blas")
-    # A search and the loop that answers take turns. NumPy lets go of the interpreter in every larger operation, of
-    # which a search has dozens, and each time waits for as long as others may keep it: by default 5 ms.
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    # What was imported stays. A full garbage collection that looks at its 150,000 objects takes a fifth of a second,
-    # and every report waits for it.
-    gc.freeze()
+    _tune_interpreter()
     for sentence in plugins.hidden(policies.POLICIES):
         log.warning("policy hidden", reason=sentence)
     connections = ConnectionLimits.of(descriptors.raised())
@@ -171,6 +164,18 @@ async def run(
         if monitoring in ended:
             monitoring.result()  # a bug of ours: raises
     log.info("stopped")
+
+
+def _tune_interpreter() -> None:
+    """Has threads, their turns and the garbage collection of this process be as a server needs them."""
+    # The matrices of a search are small: threads would cost more than they give, and one gives the same bits always.
+    threadpool_limits(1, "blas")
+    # A search and the loop that answers take turns. NumPy lets go of the interpreter in every larger operation, of
+    # which a search has dozens, and each time waits for as long as others may keep it: by default 5 ms.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    # What was imported stays. A full garbage collection that looks at its 150,000 objects takes a fifth of a second,
+    # and every report waits for it.
+    gc.freeze()
 
 
 class _HealthReporter:

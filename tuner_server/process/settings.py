@@ -33,10 +33,9 @@ MAX_POOL_SIZE = 200
 """More than a process has threads."""
 OWN_PATHS = ("compare", "events", "jobs", "login", "logout", "static")
 """What the dashboard's own paths begin with."""
-_BASE_PATH = re.compile(r"(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)+", re.ASCII)
-
 LONGEST_SILENCE_S = 10 * 366 * 86_400.0
 """Ten years of seconds: times that far apart can still be told from one another everywhere."""
+_BASE_PATH = re.compile(r"(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)+", re.ASCII)
 
 
 def default_db() -> str:

@@ -20,8 +20,8 @@ from typing import Any, NoReturn
 from urllib.parse import unquote
 
 import grpc.aio
-import structlog
 
+from tuner_server.base.turned_away import TurnedAway
 from tuner_server.rpc.auth import OPEN
 from tuner_server.rpc.handlers import Context, Continuation, Handler, rebuilt, streamed
 
@@ -33,14 +33,11 @@ MIN_AGE_S = 1.0
 """How old a connection is at least that is closed: a newcomer needs some round trips before its first call."""
 RECENT_S = 60.0
 """A connection with a call in so short a time is in use."""
-LOG_S = 10.0
-"""Seconds between two lines about connections that were closed."""
 DESCRIPTORS = "/proc/self/fd"
 """Where Linux lists them."""
 
 Peer = tuple[str, int]
 """The IP address and the port of a connection's other end."""
-log = structlog.get_logger(__name__)
 
 
 @dataclasses.dataclass(slots=True)
@@ -66,8 +63,7 @@ class ConnectionGuard(grpc.aio.ServerInterceptor):
         """Uses by connection, the latest last."""
         self._seen_since_s: dict[Peer, float] = {}
         """Connections of the last look, each with the time of the first look that saw it."""
-        self._n_closed = 0
-        self._log_due_s = 0.0
+        self._turned_away = TurnedAway("listen", most)
 
     async def intercept_service(
         self,
@@ -123,9 +119,7 @@ class ConnectionGuard(grpc.aio.ServerInterceptor):
             self._make_room(connections, now_s, len(connections) - int(ROOMY * self._most))
         for connection in connections.values():
             connection.close()  # our duplicate
-        if self._n_closed and now_s >= self._log_due_s:
-            log.warning("connections turned away", port="listen", ended=self._n_closed, limit=self._most)
-            self._n_closed, self._log_due_s = 0, now_s + LOG_S
+        self._turned_away.look(now_s)
 
     def _make_room(self, connections: dict[Peer, socket.socket], now_s: float, n_most: int) -> None:
         """Closes up to so many: first those without a call, of the addresses that have most; then the least used."""
@@ -140,7 +134,7 @@ class ConnectionGuard(grpc.aio.ServerInterceptor):
         for peer in (*unused, *idle)[:n_most]:
             with contextlib.suppress(OSError):
                 connections[peer].shutdown(socket.SHUT_RDWR)
-                self._n_closed += 1
+                self._turned_away.ended += 1
 
     def _age_s(self, peer: Peer, now_s: float) -> float:
         return now_s - self._seen_since_s[peer]

@@ -131,8 +131,8 @@ class TunerService(Closing):
             PreconditionError: that directive was never issued, or this version of the code decides otherwise than
                 the one that issued it; or the request came before, and the job has gone on since.
         """
-        while True:
-            stored = self.get_job(project, job_id)
+
+        def taken_back(stored: StoredJob) -> StoredJob:
             outstanding = stored.state.directive.number
             if not 1 <= number <= outstanding:
                 raise PreconditionError(f"directive_number: {number} was never issued; {outstanding} is outstanding")
@@ -147,10 +147,9 @@ class TunerService(Closing):
                 with self._long_replay if is_long(stored) else contextlib.nullcontext():
                     earlier = self._replayed(stored, number)
             earlier = earlier.model_copy(update={"resume_ids": _names_with(stored.state, resume_id)})
-            try:
-                return self._storage.rewind(stored, earlier, self._now())
-            except ConflictError:
-                continue  # a report of the client's former life came in meanwhile
+            return self._storage.rewind(stored, earlier, self._now())
+
+        return self._changed(project, job_id, taken_back)
 
     def cancel_job(self, project: str, job_id: str, reason: str) -> StoredJob:
         """Ends the tuning of a job.
@@ -159,12 +158,11 @@ class TunerService(Closing):
             NotFoundError: no such job.
             PreconditionError: it has ended already.
         """
-        while True:
-            stored = self.get_job(project, job_id)
-            try:
-                return self._storage.update(stored, machine.cancel(stored.state, reason), self._now())
-            except ConflictError:
-                continue  # a report came in between
+
+        def cancelled(stored: StoredJob) -> StoredJob:
+            return self._storage.update(stored, machine.cancel(stored.state, reason), self._now())
+
+        return self._changed(project, job_id, cancelled)
 
     def change_plan(self, project: str, job_id: str, change: PlanChange) -> StoredJob:
         """Asks for a change of a job's plan, which takes effect with its next report on committed steps.
@@ -174,12 +172,11 @@ class TunerService(Closing):
             PreconditionError: it has ended.
             InvalidInputError: the change can't be made.
         """
-        while True:
-            stored = self.get_job(project, job_id)
-            try:
-                return self._storage.update(stored, machine.request(stored.state, change), self._now())
-            except ConflictError:
-                continue  # a report came in between
+
+        def requested(stored: StoredJob) -> StoredJob:
+            return self._storage.update(stored, machine.request(stored.state, change), self._now())
+
+        return self._changed(project, job_id, requested)
 
     def beat(self, project: str, job_id: str, resume_id: str = "") -> None:
         """Takes a sign of a job's client, which is written a moment later.
@@ -212,13 +209,12 @@ class TunerService(Closing):
 
     def describe_job(self, project: str, job_id: str, name: str | None, note: str | None) -> StoredJob:
         """Gives a job another name, or another note; None: it keeps the one it has. Raises: NotFoundError."""
-        while True:
-            stored = self.get_job(project, job_id)
-            described = stored.state.config.name if name is None else name, stored.note if note is None else note
-            try:
-                return self._storage.describe(stored, *described)
-            except ConflictError:
-                continue  # a report came in between
+
+        def described(stored: StoredJob) -> StoredJob:
+            words = stored.state.config.name if name is None else name, stored.note if note is None else note
+            return self._storage.describe(stored, *words)
+
+        return self._changed(project, job_id, described)
 
     def delete_job(self, project: str, job_id: str, *, force: bool) -> StoredJob:
         """Deletes a job, with its history; the job as it was.
@@ -227,17 +223,16 @@ class TunerService(Closing):
             NotFoundError: no such job.
             PreconditionError: its client is there, and `force` is not set.
         """
-        while True:
-            stored = self.get_job(project, job_id)
+
+        def deleted(stored: StoredJob) -> StoredJob:
             if self.vitals(stored).life is Life.ALIVE and not force:
                 raise PreconditionError(
                     f"job {job_id}: its client is there, and would open it anew; cancel the job first, or force it"
                 )
-            try:
-                self._storage.delete(stored)
-            except ConflictError:
-                continue  # a report came in between
+            self._storage.delete(stored)
             return stored
+
+        return self._changed(project, job_id, deleted)
 
     def get_job(self, project: str, job_id: str) -> StoredJob:
         """The job of that id. Raises: NotFoundError."""
@@ -282,6 +277,18 @@ class TunerService(Closing):
     def ping(self) -> None:
         """Checks that the database answers. Raises: StorageError."""
         self._storage.ping()
+
+    def _changed(self, project: str, job_id: str, change: Callable[[StoredJob], StoredJob]) -> StoredJob:
+        """A job after a change, which is tried again on what is there whenever a report came in between.
+
+        Raises:
+            NotFoundError: no such job. And what `change` raises.
+        """
+        while True:
+            try:
+                return change(self.get_job(project, job_id))
+            except ConflictError:
+                continue
 
     def _prior(self, project: str, config: JobConfig) -> Prior | None:
         """What the latest jobs of the config's family found; None without a family."""

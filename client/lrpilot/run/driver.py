@@ -5,22 +5,20 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 from lrpilot.backends.base import Backend
 from lrpilot.credentials import Credentials
-from lrpilot.data.replay import BatchBuffer
-from lrpilot.data.streams import Batches, Epoch
 from lrpilot.distributed.session import SharedSession
 from lrpilot.errors import ConfigError
 from lrpilot.run.argument_check import check_kinds
 from lrpilot.run.observer import Observer
 from lrpilot.run.options import TIMEOUT_S
-from lrpilot.run.replanning import ReplannableRunner
 from lrpilot.run.run_plan import planned_steps
+from lrpilot.run.runners.drawing import DrawingRunner
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.session.job_config import job_config
 from lrpilot.session.session import Session
@@ -33,22 +31,16 @@ if TYPE_CHECKING:
     from lrpilot.distributed.ranks import Ranks
 
 SERVER_VARIABLE = "LRPILOT_SERVER"
-LONGEST_SILENCE = 1000
-"""So many batches of a probe, with no step after them, can't all be micro-batches of one update."""
-
 Batch = TypeVar("Batch")
 log = logging.getLogger("lrpilot")
 
 
-class Driver(ReplannableRunner):
+class Driver(DrawingRunner):
     """Tunes the LR of a training run: what the tuners of all frameworks share.
 
     `step` is called after every optimizer step. Between two reports it works alone: no network, no device
     synchronisation.
     """
-
-    _way_on = "to train on, call tuner.extend(steps)"
-    """What is said to a loop that goes on after the end."""
 
     def __init__(
         self,
@@ -101,8 +93,6 @@ class Driver(ReplannableRunner):
         super().__init__(backend, ranks, total_steps, total_time_s, strict=strict, adopt=adopt, population=population)
         self._observers = tuple(observers)
         self._closed = False
-        self._said_over = False
-        self._drawn = 0
         self._config = config = job_config(
             name=name,
             family=family,
@@ -126,91 +116,6 @@ class Driver(ReplannableRunner):
 
         self._session = connect() if ranks is None else SharedSession(ranks, config, connect)
         self._follow(self._session.open(self._run_state()))
-
-    def batches(self, loader: Iterable[Batch]) -> Batches[Batch]:
-        """Draws from a loader until the budget is spent: across epochs, and back again after a probe.
-
-        May be called again: with the same loader it goes on where it was, with another one it starts at its beginning.
-        Its length is the number of steps that are left. A loop over epochs uses `epochs`.
-
-        Args:
-            loader: anything that can be iterated anew for every epoch, or that never ends.
-
-        Raises:
-            ValueError: the loader is empty, or can't be iterated again; as the first batch is drawn.
-        """
-        return Batches(self._draw(loader), lambda: self.remaining_steps)
-
-    def epochs(self, loader: Iterable[Batch], n_epochs: int | None = None) -> Iterator[Epoch[Batch]]:
-        """Draws from a loader epoch by epoch, so that a loop can validate and save where people do.
-
-        An epoch is one pass over the data in committed steps; it ends after none of a search, whose batches come with
-        it. The last one ends with the budget, which the search is part of. A loop that leaves an epoch early goes on
-        in it. May be called again, as `batches`; a run that was resumed goes on in the epoch that it was in.
-
-        Args:
-            loader: as for `batches`; it has a length, the number of batches of an epoch.
-            n_epochs: ends before that epoch, from 0; None: with the budget.
-
-        Raises:
-            ValueError: the loader has no length; as the first epoch is begun. And as `batches`.
-        """
-        length = len(loader) if isinstance(loader, Sized) else 0
-        if length < 1:
-            raise ValueError(
-                f"epochs: the loader ({type(loader).__name__}) has no length, so nothing tells where an epoch ends; "
-                "use tuner.batches(loader)"
-            )
-        drawn = self._stream(self._opened(loader))
-        while not self._finished:
-            number = self._position.passed(length) // length
-            if n_epochs is not None and number >= n_epochs:
-                return
-            yield self._epoch(drawn, number, length)
-
-    def _epoch(self, drawn: Iterator[Batch], number: int, length: int) -> Epoch[Batch]:
-        """An epoch of so many batches, which takes them from `drawn`."""
-        end = length * (number + 1)
-
-        def over() -> bool:
-            return not self.searching and self._position.passed(length) >= end
-
-        return Epoch(number, drawn, over, lambda: max(end - self._position.passed(length), 0))
-
-    def _draw(self, loader: Iterable[Batch]) -> Iterator[Batch]:
-        """See `batches`."""
-        yield from self._stream(self._opened(loader))
-
-    def _opened(self, loader: Iterable[Batch]) -> BatchBuffer[Batch]:
-        """The stream of a loader, at the place where the run is in it."""
-        buffer, begins = self._position.open(loader)
-        if begins:
-            self._repetition.forget()
-        if begins and self._lease.done > 0:
-            self._repetition.lose()
-        elif begins:
-            if self._record.steps == 0:
-                # What happened since the tuner was made (random numbers, loaded weights) belongs to the start.
-                self._backend.take(self._position.roots)
-                self._ending.begin(self._lease.directive)
-            self._repetition.begin(self._position.follow(self._lease.directive))
-        return buffer
-
-    def _stream(self, buffer: BatchBuffer[Batch]) -> Iterator[Batch]:
-        """Draws until the budget is spent."""
-        if self._finished:
-            self._say_over("there are no more batches")
-        while not self._finished:
-            if self._catch_up():
-                continue
-            self._drawn += 1
-            if self._drawn > LONGEST_SILENCE and self.searching:
-                self._end_silence()
-                continue
-            batch = self._next_batch(buffer)
-            if self._lease.done == 0:
-                self._repetition.draw()
-            yield batch
 
     def step(self, loss: Any) -> None:
         """Takes the loss of the step that was just made, and prepares the next one.
@@ -264,11 +169,6 @@ class Driver(ReplannableRunner):
             self._position.leave()
 
     @property
-    def searching(self) -> bool:
-        """Whether the next step will be rolled back."""
-        return not (self._finished or self._lease.committed)
-
-    @property
     def finished(self) -> bool:
         """Whether the budget is spent. What an interrupt has left undone is done before this is said."""
         if self._interrupted:
@@ -300,30 +200,9 @@ class Driver(ReplannableRunner):
         return 0 if self._ranks is None else self._ranks.rank
 
     @property
-    def committed_step(self) -> int:
-        """Steps that are in the model, those of an open probe left out."""
-        return self._record.committed + (self._open_steps if self._lease.committed else 0)
-
-    @property
-    def search_steps(self) -> int:
-        """Steps that were, or will be, rolled back."""
-        return self._record.searched + (0 if self._lease.committed else self._open_steps)
-
-    @property
     def total_steps(self) -> int | None:
         """Optimizer steps of the run, search included, by its plan and the changes that wait; None: there is no end."""
         return self._plan.latest_total_steps
-
-    @property
-    def remaining_steps(self) -> int | None:
-        """Steps that may still be run; None: there is no end."""
-        total_steps = self._plan.total_steps
-        return None if total_steps is None else total_steps - self.committed_step - self.search_steps
-
-    @property
-    def _open_steps(self) -> int:
-        """Steps that are not in the record yet."""
-        return 0 if self._finished else self._lease.done
 
     @property
     def stage(self) -> int:
@@ -413,27 +292,6 @@ class Driver(ReplannableRunner):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-    def _end_silence(self) -> None:
-        """Ends a probe of which nothing is heard: a loop that leaves out steps without a finite loss makes none."""
-        log.warning(
-            "lrpilot: %d batches were drawn with no tuner.step(loss), so the probe is taken to have diverged: call it "
-            "also where the loss is not finite",
-            LONGEST_SILENCE,
-        )
-        self._drawn = 0
-        self._lease.done += 1
-        self._guarded(lambda: self._advance(pb.OUTCOME_DIVERGED))
-
-    def _say_over(self, what: str) -> None:
-        """Says, once, that the tuner is used after its end."""
-        if not self._said_over:
-            self._said_over = True
-            total_steps = self._plan.total_steps
-            why = "" if total_steps is None else f", as the budget of {total_steps} steps is spent"
-            if self._closed and total_steps is not None and self._record.steps < total_steps:
-                why = f" with close(), before the budget of {total_steps} steps is spent"
-            log.warning("lrpilot: the tuning has ended%s: %s; %s", why, what, self._way_on)
 
     def _on_begun(self, directive: pb.Directive) -> None:
         self._tell(lambda observer: observer.began(self, directive))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from tests.support.servers.fork_server import ForkServer
 from tests.support.servers.ports import HOST, free_port
+from tests.support.waiting import wait_until
 from tuner_server.base.closing import Closing
 
 START_TIMEOUT_S = 60.0
@@ -56,11 +55,11 @@ class WorkerFleet(ServerFleet):
         """Starts it; all workers answer when it returns."""
         super().__init__(fork_server, db, 1, directory, "--workers", str(size))
         self.size = size
-        _wait_until(lambda: "listening on" in self.log())
+        wait_until(lambda: "listening on" in self.log())
 
     def kill(self, i: int) -> None:
         """SIGKILL to one of the workers that are there: the `i`-th, or one of the others if they are fewer."""
-        _wait_until(lambda: bool(self._workers()))
+        wait_until(lambda: bool(self._workers()))
         workers = self._workers()
         with contextlib.suppress(ProcessLookupError):
             os.kill(workers[i % len(workers)], signal.SIGKILL)
@@ -73,10 +72,3 @@ class WorkerFleet(ServerFleet):
 def _children(process_id: int) -> list[int]:
     tasks = Path(f"/proc/{process_id}/task").glob("*/children")
     return [int(child) for task in tasks for child in task.read_text().split()]
-
-
-def _wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

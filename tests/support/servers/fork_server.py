@@ -1,7 +1,7 @@
 """A process that has imported all that a server needs, and forks one at a word.
 
-The usual start of a server spends two or three seconds of a processor on imports, most of it on PyTorch: too much where
-servers are started by the dozen, or killed by the hundred. What runs is the command line, as its users run it.
+The usual start of a server spends more than a second of a processor on imports: too much where servers are started by
+the dozen, or killed by the hundred. What runs is the command line, as its users run it.
 
 Run as a module, with a socket as its standard input, it obeys orders, each a message of JSON and the answer another:
 {"run": [argument, ...], "environment": {...}} with three file descriptors for the standard streams: the process id;

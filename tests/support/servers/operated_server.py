@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import psutil
@@ -67,11 +66,3 @@ def operated(db: str, *arguments: str, **variables: str) -> Iterator[OperatedSer
     port = free_port()
     with server_process.running(db, "--metrics", f"{HOST}:{port}", *arguments, **variables) as process:
         yield OperatedServer(process, port)
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    """Until it is so. Raises: AssertionError: it does not come about."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not true():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.02)

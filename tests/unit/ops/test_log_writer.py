@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.servers.operated_server import wait_until
+from tests.support.waiting import wait_until
 from tuner_server.ops import log_writer
 from tuner_server.ops.log_writer import LogStream, LogWriter
 

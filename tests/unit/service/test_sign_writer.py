@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.jobs.sample_jobs import job_config
 from tests.support.jobs.simulated_training import SimulatedTraining
-from tests.support.servers.operated_server import wait_until
+from tests.support.waiting import wait_until
 from tuner_server.base.clock import utc_now
 from tuner_server.core.errors import NotFoundError, PreconditionError, StorageError
 from tuner_server.core.job.life import Life, LifeLimits, Signs

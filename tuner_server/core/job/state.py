@@ -1,6 +1,6 @@
 """The state of a job between two events, and what an event did. Pure values: `core.job.machine` moves them.
 
-Nothing here knows a policy, so whoever only looks at a job need not wait for what a search needs (PyTorch).
+Nothing here knows a policy, so whoever only looks at a job need not wait for what a search needs (SciPy).
 """
 
 from __future__ import annotations

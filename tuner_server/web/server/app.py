@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 import structlog
 from starlette.applications import Starlette
@@ -15,32 +14,14 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import (
-    HTMLResponse,
-    JSONResponse,
-    RedirectResponse,
-    Response,
-)
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from tuner_server.access.principal import Principal, Scope
 from tuner_server.access.shares import Shares
-from tuner_server.base.failures import FAILURES
 from tuner_server.base.interest import Interest
 from tuner_server.core.config import MAX_NAME
-from tuner_server.core.errors import (
-    AbandonedError,
-    AccessDeniedError,
-    BusyError,
-    ConflictError,
-    InvalidInputError,
-    NotFoundError,
-    PreconditionError,
-    RateError,
-    StorageError,
-    TunerError,
-    UnauthenticatedError,
-)
+from tuner_server.core.errors import NotFoundError, TunerError
 from tuner_server.core.job.life import Life
 from tuner_server.history.outlook import outlook_of_job
 from tuner_server.history.timeline import Timeline
@@ -56,15 +37,12 @@ from tuner_server.web.pages.pages import Pages
 from tuner_server.web.pages.views import job_view, version_of
 from tuner_server.web.server import exports, parameters
 from tuner_server.web.server.access import (
-    COOKIE,
     Authenticate,
     AuthorizedEndpoint,
     Gate,
     LoopbackOnly,
     RequestHandler,
     check_same_origin,
-    cookie_path,
-    local_path,
 )
 from tuner_server.web.server.answering import Answering
 from tuner_server.web.server.exports import attachment
@@ -73,21 +51,11 @@ from tuner_server.web.server.headers import FOREVER, SecurityHeaders
 from tuner_server.web.server.listing_cache import ListingCache
 from tuner_server.web.server.live import Version, VersionPoller, events
 from tuner_server.web.server.plan_form import change_from_form
+from tuner_server.web.server.refusals import Refusals
+from tuner_server.web.server.signing_in import SigningIn
 from tuner_server.web.server.static_files import static_routes
 from tuner_server.web.server.timeline_cache import TimelineCache
 
-_STATUS: dict[type[TunerError], int] = {
-    InvalidInputError: 400,
-    UnauthenticatedError: 401,
-    AccessDeniedError: 403,
-    NotFoundError: 404,
-    PreconditionError: 409,
-    ConflictError: 409,
-    BusyError: 503,
-    RateError: 429,
-    AbandonedError: 499,
-    StorageError: 503,
-}
 _FILES: dict[str, Callable[[StoredJob, History], Iterator[str]]] = {
     "schedule.json": exports.schedule_text,
     "data.json": exports.data_json,
@@ -118,20 +86,26 @@ def dashboard(
         front: the proxy that browsers ask instead of us.
     """
     gate = Gate(authenticate, shares)
-    site = _Site(service, stopping, gate, front.base_path)
+    pages = Pages(front.base_path)
+    site = _Site(service, stopping, gate, pages, front.base_path)
+    signing_in, refusals = SigningIn(pages, gate, front.base_path), Refusals(pages, gate, front.base_path)
     return Starlette(
-        routes=_routes(site, gate),
+        routes=_routes(site, signing_in, gate),
         middleware=[
             Middleware(SecurityHeaders),
             *([Middleware(LoopbackOnly)] if loopback_only else []),
             Middleware(BehindFront, front=front),
             Middleware(GZipMiddleware, compresslevel=5),
         ],
-        exception_handlers={TunerError: site.refused, HTTPException: site.http_error, Exception: site.failed},
+        exception_handlers={
+            TunerError: refusals.refused,
+            HTTPException: refusals.http_error,
+            Exception: refusals.failed,
+        },
     )
 
 
-def _routes(site: _Site, gate: Gate) -> list[BaseRoute]:
+def _routes(site: _Site, signing_in: SigningIn, gate: Gate) -> list[BaseRoute]:
     get, post = ["GET"], ["POST"]
     job = "/jobs/{job_id:str}"
 
@@ -154,22 +128,24 @@ def _routes(site: _Site, gate: Gate) -> list[BaseRoute]:
         Route(f"{job}/delete", AuthorizedEndpoint(gate, Scope.DELETE, site.delete), methods=post),
         Route("/compare", read(site.compare), methods=get),
         Route("/compare/events", read(site.compare_events, streams=True), methods=get),
-        Route("/login", site.login, methods=get),
-        Route("/login", site.sign_in, methods=post),
-        Route("/logout", site.sign_out, methods=post),
+        Route("/login", signing_in.page, methods=get),
+        Route("/login", signing_in.sign_in, methods=post),
+        Route("/logout", signing_in.sign_out, methods=post),
         *static_routes(),
     ]
 
 
 class _Site:
-    """The handlers of all routes."""
+    """The handlers of what is shown of jobs, and of what is asked for them."""
 
-    def __init__(self, service: TunerService, stopping: asyncio.Event, gate: Gate, base_path: str) -> None:
-        self._service, self._stopping, self._gate, self._base = service, stopping, gate, base_path
+    def __init__(
+        self, service: TunerService, stopping: asyncio.Event, gate: Gate, pages: Pages, base_path: str
+    ) -> None:
+        self._service, self._stopping, self._gate = service, stopping, gate
+        self._pages, self._base = pages, base_path
         self._timelines = TimelineCache(service)
         self._listings = ListingCache(service)
         self._list_versions, self._job_versions = VersionPoller(self._look_at_list), VersionPoller(self._look_at_job)
-        self._pages = Pages(base_path)
         self._answering = Answering(service.long_reads)
         self._run = self._answering.run
 
@@ -271,7 +247,6 @@ class _Site:
         """Asks for a change of a job's plan."""
         check_same_origin(request)
         job_id, fields = parameters.job_id(request), await parameters.form(request)
-
         await self._run(self._service.change_plan, caller.project, job_id, change_from_form(fields))
         log.info("plan changed", job_id=job_id, change=fields["kind"], token=caller.token_id)
         return RedirectResponse(f"{self._base}/jobs/{job_id}", 303)
@@ -297,7 +272,6 @@ class _Site:
     async def compare(self, request: Request, caller: Principal) -> Response:
         """Shows several jobs in one chart."""
         ids = parameters.compared(request)
-
         jobs = [await self._run(self._service.get_job, caller.project, job_id) for job_id in ids]
 
         def render(interest: Interest) -> str:
@@ -317,69 +291,6 @@ class _Site:
     async def compare_events(self, request: Request, caller: Principal) -> Response:
         """Says when one of several jobs changed."""
         return await self._jobs_events(request, caller, parameters.compared(request))
-
-    async def login(self, request: Request) -> Response:
-        """Asks for a token."""
-        if not self._gate.asks:
-            return RedirectResponse(f"{self._base}/", 303)
-        return self._login_page(local_path(request.query_params.get("next", ""), self._base), "", 200)
-
-    async def sign_in(self, request: Request) -> Response:
-        """Takes a token."""
-        check_same_origin(request)
-        if not self._gate.asks:
-            return RedirectResponse(f"{self._base}/", 303)
-        fields = await parameters.form(request)
-        onward = local_path(fields.get("next", ""), self._base)
-        response = RedirectResponse(onward, 303)
-        try:
-            await self._gate.sign_in(fields.get("token", "").strip(), request, response)
-        except (UnauthenticatedError, AccessDeniedError) as error:
-            log.warning("sign-in refused", client=request.client and request.client.host, why=str(error))
-            return self._login_page(onward, str(error), _STATUS[type(error)])
-        return response
-
-    async def sign_out(self, request: Request) -> Response:
-        """Forgets the token."""
-        check_same_origin(request)
-        response = RedirectResponse(f"{self._base}/{'login' if self._gate.asks else ''}", 303)
-        response.delete_cookie(COOKIE, path=cookie_path(request), httponly=True, samesite="strict")
-        return response
-
-    async def refused(self, request: Request, error: Exception) -> Response:
-        """Says what we refuse on purpose, and why."""
-        status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
-        if status >= 500:
-            FAILURES.because(error)
-        if status == 401 and request.method == "GET" and parameters.wants_page(request):
-            onward = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-            return RedirectResponse(f"{self._base}/login?next={quote(onward)}", 303)
-        response = self._error(request, status, error.told if isinstance(error, TunerError) else str(error))
-        if isinstance(error, RateError):
-            response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
-        return response
-
-    async def http_error(self, request: Request, error: Exception) -> Response:
-        """Says that there is no such page, or no such method."""
-        assert isinstance(error, HTTPException)
-        return self._error(
-            request, error.status_code, "There is no such page." if error.status_code == 404 else error.detail
-        )
-
-    async def failed(self, request: Request, error: Exception) -> Response:
-        """Says that something went wrong. What was not foreseen is told to our log alone."""
-        FAILURES.unforeseen(error)
-        return self._error(request, 500, "internal error; the server's log has it")
-
-    def _error(self, request: Request, status: int, message: str) -> Response:
-        headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
-        if not parameters.wants_page(request):
-            return JSONResponse({"error": message}, status, headers=headers)
-        text = self._pages.render("error.html", status=status, message=message, signed_in=self._gate.asks)
-        return HTMLResponse(text, status, headers=headers)
-
-    def _login_page(self, onward: str, problem: str, status: int) -> Response:
-        return HTMLResponse(self._pages.render("login.html", next=onward, problem=problem, signed_in=False), status)
 
     def _page(self, name: str, caller: Principal, **values: Any) -> Response:
         return HTMLResponse(self._pages.render(name, project=caller.project, signed_in=self._gate.asks, **values))

@@ -3,8 +3,8 @@ from __future__ import annotations
 import logging
 
 import pytest
-from lrpilot.run.announcer import Announcer
 from lrpilot.run.lease import Lease
+from lrpilot.run.runners.announcer import Announcer
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.profile import Profile, Shape
 from lrpilot.wire.profile_proto import profile_to_proto

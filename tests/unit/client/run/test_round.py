@@ -6,7 +6,7 @@ import math
 
 import pytest
 from lrpilot.errors import ProtocolError
-from lrpilot.run.round import Round
+from lrpilot.run.runners.round import Round
 from lrpilot.v1 import tuner_pb2 as pb
 
 from tests.support.training.scripted_directives import probe

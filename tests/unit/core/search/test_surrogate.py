@@ -1,9 +1,8 @@
-"""The surrogate against a textbook Gaussian process, and what it makes of censored and of odd observations."""
+"""The surrogate against a textbook Gaussian process, and what it makes of odd observations."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import gpytorch
 import numpy as np
@@ -11,78 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import integrate, stats
 
+from tests.support.observations import BOUNDS, GRID, normalised, observe, textbook_gp, wave
 from tuner_server.core.search import hyperparameters
-from tuner_server.core.search.censoring import SOFTNESS, propagate
-from tuner_server.core.search.elimination import Elimination
 from tuner_server.core.search.kernel import matern, rate
 from tuner_server.core.search.surrogate import FloatArray, Observations, Posterior, Surrogate
-
-BOUNDS = (math.log(1e-4), 0.0)
-GRID = np.linspace(*BOUNDS, 41)
-
-
-def observe(
-    log_lr: Sequence[float] | FloatArray,
-    loss: Sequence[float] | FloatArray,
-    noise_var: float = 1e-4,
-    censored: Sequence[int] = (),
-) -> Observations:
-    mask = np.zeros(len(log_lr), dtype=np.bool_)
-    mask[list(censored)] = True
-    return Observations(
-        np.asarray(log_lr, dtype=np.float64),
-        np.asarray(loss, dtype=np.float64),
-        np.full(len(log_lr), noise_var),
-        mask,
-    )
-
-
-def wave(n: int, seed: int = 0) -> Observations:
-    """A curve with as much above its median as below: nothing is winsorised."""
-    rng = np.random.default_rng(seed)
-    log_lr = rng.uniform(*BOUNDS, size=n)
-    return observe(log_lr, 2.0 + 0.5 * np.sin(log_lr) + 0.02 * rng.normal(size=n))
-
-
-def textbook_matern(a: FloatArray, b: FloatArray, lengthscale: float) -> FloatArray:
-    """Rasmussen and Williams (2006), equation 4.17."""
-    d = math.sqrt(5.0) * np.abs(a[:, None] - b) / lengthscale
-    value: FloatArray = (1.0 + d + d**2 / 3.0) * np.exp(-d)
-    return value
-
-
-def textbook_gp(
-    x: FloatArray,
-    y: FloatArray,
-    noise_var: FloatArray,
-    query: FloatArray,
-    setting: tuple[float, float, float],
-) -> tuple[FloatArray, FloatArray, float]:
-    """Mean, variance and log marginal likelihood: Rasmussen and Williams (2006), algorithm 2.1."""
-    lengthscale, output_scale, noise_scale = setting
-    k = output_scale**2 * textbook_matern(x, x, lengthscale)
-    chol = np.linalg.cholesky(k + np.diag(noise_var + noise_scale**2))
-    alpha = np.linalg.solve(chol.T, np.linalg.solve(chol, y))
-    cross = output_scale**2 * textbook_matern(x, query, lengthscale)
-    v = np.linalg.solve(chol, cross)
-    lml = -0.5 * y @ alpha - np.log(np.diag(chol)).sum() - 0.5 * len(x) * math.log(2 * math.pi)
-    return cross.T @ alpha, output_scale**2 - (v**2).sum(axis=0), float(lml)
-
-
-@pytest.fixture
-def single_setting(monkeypatch: pytest.MonkeyPatch) -> tuple[float, float, float]:
-    """A grid of one: lengthscale, output scale, noise scale."""
-    values = (0.35, 1.4, 0.1)
-    one = hyperparameters.Grid.of(*(np.array([value]) for value in values))
-    monkeypatch.setattr(hyperparameters, "grid", lambda: one)
-    return values
-
-
-def normalised(log_lr: FloatArray) -> FloatArray:
-    value: FloatArray = (log_lr - BOUNDS[0]) / (BOUNDS[1] - BOUNDS[0])
-    return value
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 20])
@@ -242,108 +174,6 @@ def test_prior_mean_holds_where_nothing_was_seen() -> None:
     far = np.array([-1.0])
     with_prior = Surrogate(BOUNDS, prior).fit(observations).posterior(far).mixture_mean[0]
     assert with_prior == pytest.approx(7.0 + prior(far)[0], abs=0.05)
-
-
-# --- censored observations
-
-
-def test_mean_at_a_censored_lr_lies_above_the_threshold() -> None:
-    """Both where the others would have put it far below, and where they agree."""
-    log_lr = [-8.0, -6.0, -5.0, -4.0, -3.0, -1.0]
-    loss = [3.4, 2.6, 2.3, 2.0, 1.9, 3.2]
-    posterior = Surrogate(BOUNDS).fit(observe(log_lr, loss, censored=[5])).posterior(np.array([-1.0]))
-    assert posterior.mixture_mean[0] > 3.2
-    seen = Surrogate(BOUNDS).fit(observe(log_lr[:5], loss[:5])).posterior(np.array([-1.0]))
-    assert seen.mixture_mean[0] < 3.0
-
-
-def test_censored_posterior_and_evidence_are_those_of_numerical_integration(
-    single_setting: tuple[float, float, float],
-) -> None:
-    """With one censored observation: f there is Gaussian given the others, cut off at the threshold."""
-    observations = observe([-8.0, -5.0, -3.5, -2.5], [2.5, 2.2, 2.0, 2.45], censored=[3])
-    fitted = Surrogate(BOUNDS).fit(observations)
-    x = normalised(observations.log_lr)
-    y = (observations.loss - fitted.centre) / fitted.scale
-    noise_var = observations.noise_var / fitted.scale**2
-    mean, variance, _ = textbook_gp(x[:3], y[:3], noise_var[:3], x[3:], single_setting)
-    softness = noise_var[3] + SOFTNESS
-    given_others = stats.norm(mean[0], math.sqrt(variance[0]))
-
-    def moment(power: int) -> float:
-        return float(
-            integrate.quad(
-                lambda f: f**power * given_others.pdf(f) * stats.norm.cdf((f - y[3]) / math.sqrt(softness)),
-                mean[0] - 12.0,
-                mean[0] + 12.0,
-                points=[y[3]],
-                limit=400,
-                epsabs=0.0,
-            )[0]
-        )
-
-    z = moment(0)
-    expected_mean = moment(1) / z
-    posterior = fitted.posterior(observations.log_lr[3:])
-    got_mean = (posterior.mean[0, 0] - fitted.centre) / fitted.scale
-    assert got_mean == pytest.approx(expected_mean, abs=1e-6)
-    expected_variance = moment(2) / z - expected_mean**2
-    assert posterior.variance[0, 0] / fitted.scale**2 == pytest.approx(expected_variance, rel=1e-4)
-
-    work = Elimination(1, 1)
-    work.columns[0] = [[variance[0]], [-mean[0]]]
-    pseudo = propagate(work, y[3:, None], np.array([[softness]]))
-    m, tau = float(pseudo.target[0, 0]), float(pseudo.variance[0, 0])
-    evidence = stats.norm(mean[0], math.sqrt(variance[0] + tau)).logpdf(m) + float(pseudo.log_correction[0])
-    assert evidence == pytest.approx(math.log(z), abs=1e-6)
-
-
-def test_censored_evidence_of_several_is_that_of_sampling() -> None:
-    """log P(f >= t for all), whose exact value is that of the normal distribution's integral; softness all but none."""
-    rng = np.random.default_rng(3)
-    root = rng.normal(size=(3, 3))
-    covariance, mean, threshold = root @ root.T + 0.3 * np.eye(3), rng.normal(size=3), 0.3 * rng.normal(size=3)
-    work = Elimination(3, 1)
-    work.columns[:, :3, 0] = covariance
-    work.columns[:, 3, 0] = -mean
-    pseudo = propagate(work, threshold[:, None], np.full((3, 1), 1e-6))
-    seen = stats.multivariate_normal(mean, covariance + np.diag(pseudo.variance[:, 0]))
-    evidence = seen.logpdf(pseudo.target[:, 0]) + float(pseudo.log_correction[0])
-    exact = stats.multivariate_normal(-mean, covariance).cdf(-threshold)
-    assert evidence == pytest.approx(math.log(exact), abs=0.02)
-
-
-def test_a_censored_threshold_that_says_nothing_changes_nothing() -> None:
-    seen = wave(6)
-    log_lr = np.append(seen.log_lr, -1.0)
-    vacuous = observe(log_lr, np.append(seen.loss, -1e3), censored=[6])
-    expected = Surrogate(BOUNDS).fit(seen).posterior(GRID)
-    got = Surrogate(BOUNDS).fit(vacuous).posterior(GRID)
-    np.testing.assert_allclose(got.mixture_mean, expected.mixture_mean, rtol=1e-5)
-    np.testing.assert_allclose(got.mixture_variance, expected.mixture_variance, rtol=1e-4)
-
-
-def test_the_curve_follows_the_threshold_continuously_and_a_huge_one_is_no_magic_number() -> None:
-    seen = wave(6)
-    log_lr = np.append(seen.log_lr, -0.5)
-
-    def curve(threshold: float) -> FloatArray:
-        observations = observe(log_lr, np.append(seen.loss, threshold), censored=[6])
-        return Surrogate(BOUNDS).fit(observations).posterior(GRID).mixture_mean
-
-    thresholds = np.linspace(1.5, 6.0, 181)
-    curves = np.array([curve(threshold) for threshold in thresholds])
-    assert np.abs(np.diff(curves, axis=0)).max() < 0.1
-    np.testing.assert_array_equal(curve(6.0), curve(1e90))
-    assert np.abs(curves).max() < 10.0
-
-
-def test_all_censored_still_points_away_from_them() -> None:
-    observations = observe([-1.0, -0.5], [9.0, 9.0], censored=[0, 1])
-    posterior = Surrogate(BOUNDS).fit(observations).posterior(np.array([-9.0, -1.0]))
-    mean = posterior.mixture_mean
-    assert mean[0] < mean[1]
-    assert mean[1] >= 9.0
 
 
 # --- robustness

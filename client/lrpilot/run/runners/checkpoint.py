@@ -14,12 +14,12 @@ from lrpilot.rng import RandomState
 from lrpilot.run.coasting import Coasting, attempt
 from lrpilot.run.lease import Lease
 from lrpilot.run.measuring import begin_measuring
-from lrpilot.run.population_runner import PopulationRunner
 from lrpilot.run.repetition import Repetition
 from lrpilot.run.resumption import check_not_spent, check_resumable, same_budget
 from lrpilot.run.rollback import Rollback
 from lrpilot.run.run_plan import RunPlan
 from lrpilot.run.run_record import RunRecord
+from lrpilot.run.runners.population_runner import PopulationRunner
 from lrpilot.v1 import tuner_pb2 as pb
 
 STATE_FORMAT = 5

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from lrpilot.errors import ConfigError
-from lrpilot.run.checkpoint import ResumableRunner
 from lrpilot.run.coasting import Coasting
+from lrpilot.run.runners.checkpoint import ResumableRunner
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.limits import MAX_STEPS
 from lrpilot.wire.plan_change import BatchScaling

@@ -7,8 +7,8 @@ import time
 
 from lrpilot.errors import ConfigError
 from lrpilot.run.coasting import Coasting
-from lrpilot.run.directive_runner import DirectiveRunner
 from lrpilot.run.run_plan import Waiting
+from lrpilot.run.runners.directive_runner import DirectiveRunner
 from lrpilot.session.annealing import lr_of_rest
 from lrpilot.v1 import tuner_pb2 as pb
 

@@ -16,7 +16,6 @@ from lrpilot.distributed.backend import DistributedBackend
 from lrpilot.distributed.session import SharedSession
 from lrpilot.distributed.together import together
 from lrpilot.errors import ServerError
-from lrpilot.run.announcer import Announcer
 from lrpilot.run.coasting import Coasting, attempt
 from lrpilot.run.early_warnings import NOTHING, look
 from lrpilot.run.ending import Ending
@@ -27,6 +26,7 @@ from lrpilot.run.repetition import Repetition
 from lrpilot.run.rollback import Rollback
 from lrpilot.run.run_plan import RunPlan
 from lrpilot.run.run_record import RunRecord
+from lrpilot.run.runners.announcer import Announcer
 from lrpilot.run.tuned_lr import TunedLr
 from lrpilot.session.annealing import lr_of_rest
 from lrpilot.session.run_state import RunState

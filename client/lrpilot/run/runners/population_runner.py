@@ -11,8 +11,8 @@ from lrpilot.distributed.backend import DistributedBackend
 from lrpilot.distributed.shared_batch import DrawnBatch, share_random_state, shared_batch
 from lrpilot.errors import ConfigError, ProtocolError
 from lrpilot.run.lease import Lease
-from lrpilot.run.plan_runner import PlanRunner
-from lrpilot.run.round import Round
+from lrpilot.run.runners.plan_runner import PlanRunner
+from lrpilot.run.runners.round import Round
 from lrpilot.v1 import tuner_pb2 as pb
 
 if TYPE_CHECKING:

@@ -197,7 +197,7 @@ def test_a_job_is_deleted_with_its_history_unless_it_has_changed(storage: Storag
         storage.delete(job)
     storage.delete(newer)
     with pytest.raises(NotFoundError):
-        storage.history("job", losses=False)
+        list(storage.history("job", losses=False))
     assert storage.page(PROJECT, 10).jobs == (other,)
     with pytest.raises(ConflictError):
         storage.delete(newer)

@@ -33,7 +33,7 @@ _CONNECTED = """
 """
 
 LET_GO_S = 2.0
-"""PostgreSQL shows a session for a moment after its client has closed it: so long it may be there before that counts."""
+"""PostgreSQL shows a session for a moment after its client has closed it: only one that lasts longer counts."""
 
 
 def restore(database: Database, backup: Path) -> Path | None:

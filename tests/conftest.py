@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from fnmatch import fnmatch
 
+import lrpilot.transport  # noqa: F401  # before any module imports gRPC, which it sets up for processes that fork
 import pytest
 
 from tests.support.servers import postgresql, server_process

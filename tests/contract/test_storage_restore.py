@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -316,13 +317,35 @@ def test_no_archive_replaces_tables_that_servers_use(
     postgresql_url: str, postgresql_server: PostgreSQL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(postgresql_server.binaries), prepend=os.pathsep)
+    monkeypatch.setattr("tuner_server.storage.backups.restore.LET_GO_S", 0.2)
     open_storage(postgresql_url, upgrade=True).close()
     file = backed_up(postgresql_url, tmp_path / "copy")
     with open_storage(postgresql_url) as server:
         server.ping()
         with pytest.raises(StorageError, match=r"servers or commands have 1 connections"):
             restored(postgresql_url, file)
-    restored(postgresql_url, file)
+
+
+def test_a_session_that_is_just_ending_is_waited_for(
+    postgresql_url: str, postgresql_server: PostgreSQL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(postgresql_server.binaries), prepend=os.pathsep)
+    open_storage(postgresql_url, upgrade=True).close()
+    file = backed_up(postgresql_url, tmp_path / "copy")
+    add(postgresql_url, "late")
+    sleep, pauses = time.sleep, []
+    with open_storage(postgresql_url) as server:
+        server.ping()
+
+        def pause(seconds: float) -> None:
+            pauses.append(seconds)
+            server.close()  # no sooner than it was seen
+            sleep(seconds)
+
+        monkeypatch.setattr(time, "sleep", pause)
+        restored(postgresql_url, file)
+    assert pauses
+    assert names(postgresql_url) == []
 
 
 def test_an_archive_that_is_cut_or_of_a_newer_version_changes_nothing(

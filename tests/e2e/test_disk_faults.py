@@ -18,7 +18,7 @@ from tests.support.faulty_disk import shim
 from tests.support.faulty_disk.shim import Fault
 from tests.support.repository import old_databases
 
-SOME = 89
+SOME = 197
 """The default suite strikes at every so-manieth operation."""
 
 

@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
+from tests.support.servers.server_process import ServerProcess
 from tests.support.training import script_processes
 
 TRAINING = """
@@ -167,6 +169,36 @@ def test_a_fork_leaves_job_and_server_alone(tmp_path: Path, act: str) -> None:
 def test_workers_of_a_loader_leave_them_alone(tmp_path: Path) -> None:
     result = script_processes.finished(TRAINING + WORKERS, environment(tmp_path), tmp_path)
     assert result.stdout.endswith("done 600\n"), result.stderr
+
+
+def test_a_fork_in_the_middle_of_a_call_ends_neither_process(shared_server: ServerProcess) -> None:
+    """And gRPC says nothing on standard error, as it does where it has to leave a fork alone."""
+    script = """
+import os, signal, sys
+from lrpilot.transport.grpc_transport import GrpcTransport
+from lrpilot.v1 import tuner_pb2 as pb
+
+def connected():
+    transport = GrpcTransport(sys.argv[1])
+    transport.beat(pb.BeatRequest(job_id="none"))
+    return transport
+
+transport = connected()
+codes = []
+for _ in range(10):
+    transport.reconnect()
+    transport.beat(pb.BeatRequest(job_id="none"))
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        answered = connected()._beat.code()
+        os._exit(answered.value[0])
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(transport._beat.code().value[0], codes)
+"""
+    done = subprocess.run([sys.executable, "-c", script, shared_server.target], capture_output=True, text=True)
+    not_found = grpc.StatusCode.NOT_FOUND.value[0]
+    assert (done.stdout, done.stderr, done.returncode) == (f"{not_found} {[not_found] * 10}\n", "", 0)
 
 
 @pytest.mark.parametrize("way_out", [some("sys.exit(0)", "exit"), some(KILLED, "killed", "killed")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -219,7 +220,28 @@ def test_oracles_wait_for_the_runs_before_the_change() -> None:
     assert {lr for key, lr in planned.first_lrs.items() if key.contestant == "oracle"} == {0.01}
 
 
-def test_missing_runs_are_made_and_stored_once(tmp_path: Path) -> None:
+def test_missing_runs_are_made_and_stored_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work_here(
+        title: str, jobs: list[Job], work: object, describe: object, n_workers: int
+    ) -> Iterator[tuple[Job, Curve]]:
+        asked.extend(job.key for job in jobs)
+        return ((job, made) for job in jobs)
+
+    asked: list[RunKey] = []
+    monkeypatch.setattr("benchmarks.onthefly.runs.run_in_workers", work_here)
+    plan = _plan("shift-known")
+    runs = _runs(plan)
+    key = next(key for key in runs if key.contestant == "wsd" and key.lr == 0.01)
+    made = runs.pop(key)
+    results = ResultFile(tmp_path / "runs.jsonl")
+    run_missing(plan, runs, results, 1)
+    assert asked == [key]
+    assert results.load() == {key: made}
+    assert runs[key] == made
+
+
+@pytest.mark.slow
+def test_a_run_in_another_process_is_the_same(tmp_path: Path) -> None:
     plan = _plan("shift-known")
     runs = _runs(plan)
     key = next(key for key in runs if key.contestant == "wsd" and key.lr == 0.01)

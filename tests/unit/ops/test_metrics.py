@@ -118,7 +118,6 @@ from prometheus_client import CollectorRegistry
 from tuner_server.ops.metrics import ServerMetrics
 ServerMetrics(CollectorRegistry()).database_answers(True)
 """
-    for name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
-        for directory in (tmp_path, tmp_path / "missing"):
-            subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {name: str(directory)})
+    for name, directory in (("PROMETHEUS_MULTIPROC_DIR", tmp_path), ("prometheus_multiproc_dir", tmp_path / "missing")):
+        subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {name: str(directory)})
     assert not list(tmp_path.iterdir())

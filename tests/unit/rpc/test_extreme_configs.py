@@ -45,9 +45,20 @@ def configs(draw: st.DrawFn) -> pb.JobConfig:
     return config
 
 
-@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.settings(max_examples=80, deadline=None)
 @hypothesis.given(configs())
 def test_a_config_opens_a_job_or_is_refused_by_its_fields(message: pb.JobConfig) -> None:
+    _assert_opened_or_refused(message)
+
+
+@pytest.mark.slow
+@hypothesis.settings(max_examples=1000, deadline=None)
+@hypothesis.given(configs())
+def test_any_of_many_configs_opens_a_job_or_is_refused_by_its_fields(message: pb.JobConfig) -> None:
+    _assert_opened_or_refused(message)
+
+
+def _assert_opened_or_refused(message: pb.JobConfig) -> None:
     refused, created = "", None
     try:
         created = machine.create(admitted(message))

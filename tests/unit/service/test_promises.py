@@ -8,7 +8,8 @@ from typing import Any
 
 import hypothesis
 import hypothesis.strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+import pytest
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 from lrpilot.v1 import tuner_pb2 as pb
 
 from tests.simulation import reference
@@ -129,7 +130,17 @@ class TwoServers(RuleBasedStateMachine):
         assert step.shown == (shown or reference.content(convert.directive_to_pb(answer)))
 
 
-TestTwoServers = TwoServers.TestCase
-TestTwoServers.settings = hypothesis.settings(
-    max_examples=15, stateful_step_count=25, deadline=None, database=None, derandomize=True
-)
+def test_two_servers_keep_the_promises_in_some_histories() -> None:
+    _keep_the_promises(5)
+
+
+@pytest.mark.slow
+def test_two_servers_keep_the_promises_in_many_histories() -> None:
+    _keep_the_promises(40)
+
+
+def _keep_the_promises(n_histories: int) -> None:
+    settings = hypothesis.settings(
+        max_examples=n_histories, stateful_step_count=25, deadline=None, database=None, derandomize=True
+    )
+    run_state_machine_as_test(TwoServers, settings=settings)

@@ -12,6 +12,7 @@ import datetime
 import os
 import shutil
 import sqlite3
+import time
 import urllib.parse
 from pathlib import Path
 
@@ -30,6 +31,9 @@ _CONNECTED = """
     SELECT count(*) FROM pg_catalog.pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name IN ('{}', {})
 """
+
+LET_GO_S = 2.0
+"""PostgreSQL shows a session for a moment after its client has closed it: only one that lasts longer counts."""
 
 
 def restore(database: Database, backup: Path) -> Path | None:
@@ -131,12 +135,12 @@ def _move_logs(file: DatabaseFile, aside: Path) -> None:
 
 def _aside(file: DatabaseFile) -> Path:
     """A name that nothing has."""
-    time = utc_now()
+    now = utc_now()
     while True:
-        aside = file.beside(f".before-restore-{time:%Y%m%dT%H%M%S}Z")
+        aside = file.beside(f".before-restore-{now:%Y%m%dT%H%M%S}Z")
         if not any(os.path.lexists(f"{aside}{suffix}") for suffix in ("", *LOG_SUFFIXES)):
             return aside
-        time += datetime.timedelta(seconds=1)
+        now += datetime.timedelta(seconds=1)
 
 
 def _restore_postgresql(database: Database, archive: Path) -> None:
@@ -145,11 +149,9 @@ def _restore_postgresql(database: Database, archive: Path) -> None:
     pg_programs.require_direct(database)
     with database.reading() as connection:
         current = connection.exec_driver_sql("SELECT current_schema()").scalar_one()
-        named = "current_setting('application_name')"
-        n_connected = connection.exec_driver_sql(_CONNECTED.format(APPLICATION, named)).scalar_one()
     if current != schema:
         raise StorageError(f"{archive} is of the schema {schema}, {database.label} has {current}: see search_path")
-    if n_connected:
+    if n_connected := _n_connected(database):
         raise StorageError(
             f"{database.label}: servers or commands have {n_connected} connections to it (see pg_stat_activity); "
             "stop them first, and let a pooler drop those that it keeps (RECONNECT)"
@@ -157,3 +159,15 @@ def _restore_postgresql(database: Database, archive: Path) -> None:
     # What the archive doesn't have has to go too: tables that a later version added.
     drops = [f'DROP TABLE IF EXISTS "{schema}"."{name}" CASCADE;' for name in pg_programs.OUR_TABLES]
     pg_programs.load_archive(archive, database, ["SET LOCAL lock_timeout = '10s';", *drops])
+
+
+def _n_connected(database: Database) -> int:
+    """The sessions of LRPilot's beside this one that don't end within `LET_GO_S`."""
+    query = _CONNECTED.format(APPLICATION, "current_setting('application_name')")
+    deadline = time.monotonic() + LET_GO_S
+    while True:
+        with database.reading() as connection:  # a transaction each, for within one the answer stays what it was
+            n_connected: int = connection.exec_driver_sql(query).scalar_one()
+        if not n_connected or time.monotonic() > deadline:
+            return n_connected
+        time.sleep(0.1)

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from tests.contract.test_storage import NOW, create, record, report, transition
 from tuner_server.core.errors import ConflictError
-from tuner_server.storage import Storage, StoredJob, history_read, open_storage
+from tuner_server.storage import Storage, StoredHistory, StoredJob, history_read, open_storage
 
 N = 7
 
@@ -114,3 +114,14 @@ def test_losses_can_be_had_without_measures(storage: Storage) -> None:
     assert plain.losses.tolist() == [3.0, 2.0, 1.0]
     assert not plain.measures
     assert whole.measures["norm"].tolist() == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize("number", [1, 3, N])
+def test_a_job_that_went_back_since_it_was_loaded_has_no_such_history(
+    storage: Storage, job: StoredJob, number: int
+) -> None:
+    known = StoredHistory(storage, "job", N + 1, lambda: None)
+    assert len(list(known.read())) == N + 1
+    storage.rewind(job, transition(number).state, NOW)
+    with pytest.raises(ConflictError, match="gone back since it was loaded"):
+        list(known.read(losses=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Iterable, Iterator
 
+from tuner_server.core.errors import ConflictError
 from tuner_server.core.job.schedule import Outline
 from tuner_server.storage.base import Entry, Storage
 
@@ -44,9 +45,15 @@ class StoredHistory(History):
 
     def read(self, *, losses: bool = False, measures: bool = False) -> Iterator[Entry]:
         """Goes through it. Raises: NotFoundError; ConflictError; StorageError; what `check` raises."""
+        number = 0
         for entry in self._storage.history(self._job_id, losses=losses, measures=measures, until=self._until):
             self._check()
+            number = entry.directive.number
+            if number < self._until and entry.report is None:
+                break  # it is outstanding now
             yield entry
+        if number != self._until:
+            raise ConflictError(f"job {self._job_id}: it has gone back since it was loaded; ask again")
 
     @property
     def outline(self) -> Outline:

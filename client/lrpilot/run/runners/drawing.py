@@ -23,7 +23,9 @@ class DrawingRunner(ReplannableRunner):
 
     _way_on = "to train on, call tuner.extend(steps)"
     """What is said to a loop that goes on after the end."""
-    _closed = _said_over = False
+    _closed = False
+    """Whether the tuning was ended by `close`."""
+    _said_over = False
     """Whether a loop that goes on after the end was told so."""
     _drawn = 0
     """Batches that were drawn since the latest step."""

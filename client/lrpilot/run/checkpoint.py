@@ -80,8 +80,7 @@ class ResumableRunner(PopulationRunner):
         Raises:
             ConfigError: the state is of another format, or of a job with other arguments, or more steps have been made
                 than `total_steps` are.
-            RefusedError: the server can't take the job back there.
-            ServerError: the server isn't there, and `strict` is set.
+            ServerError: the server isn't there, or can't take the job back there, and `strict` is set.
         """
         if state.get("format") != STATE_FORMAT:
             raise ConfigError(f"state: format {state.get('format')!r} is not {STATE_FORMAT}, which this LRPilot reads")

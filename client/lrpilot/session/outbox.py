@@ -21,6 +21,9 @@ FORKED = "FAILED_PRECONDITION"
 LEFT_BEHIND = "FAILED_PRECONDITION"
 """The status of steps that the server's books can't hold."""
 
+NEVER_ISSUED = "directive_number:"
+"""The field that the refusal of a ResumeJob names, where the directive is none of those that the server has issued."""
+
 Answer = TypeVar("Answer")
 log = logging.getLogger("lrpilot")
 
@@ -86,9 +89,9 @@ class Outbox:
         try:
             self._deliver(timeout_s)
         except RefusedError as error:
-            if error.code != "NOT_FOUND":
+            if error.code != "NOT_FOUND" and not self._never_issued(error):
                 raise
-            log.warning("lrpilot: the server has lost job %s; it is told all of it again", self.job_id)
+            log.warning("lrpilot: the server has lost job %s, or a part of it; it is told all of it again", self.job_id)
             self._tell_again(timeout_s)
             self._deliver(timeout_s)
 
@@ -114,6 +117,10 @@ class Outbox:
             replans = answer.HasField("change") or delivered.HasField("replacement")
             if self._waiting and (replans or self._reshaped(before, delivered, answer)):
                 self._replace_waiting(_profile_after(before, delivered))
+
+    def _never_issued(self, error: RefusedError) -> bool:
+        """Whether the server has not come, or has gone back from, where a checkpoint is that was resumed."""
+        return self._rewind and str(error).startswith(NEVER_ISSUED)
 
     def _reshaped(self, directive: pb.Directive, report: pb.Report, answer: pb.Directive) -> bool:
         """Whether the answer to a part of committed steps has other LRs than those that waiting reports had.

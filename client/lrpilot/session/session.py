@@ -185,9 +185,10 @@ class Session:
         try:
             self._timed(self._outbox.deliver, PART_TIMEOUT_S if self._alone else self._timeout_s)
         except ServerError as error:
-            if self._strict or _lasts(error):
+            if self._strict:
                 raise
-            log.warning("lrpilot: the server is away, training goes on from its checkpoint: %s", error)
+            why = "refuses" if _lasts(error) else "is away"
+            log.warning("lrpilot: the server %s, training goes on from its checkpoint: %s", why, error)
 
     def close(self) -> None:
         """Lets go of the server, after a last try to deliver what waits. May be repeated."""

@@ -62,3 +62,45 @@ def test_a_job_that_was_lost_is_told_again_by_whoever_went_on() -> None:
     present.training = former.training  # the weights of the checkpoint
     jobs.lose()
     assert present.answer(directive).number == directive.number + 1
+
+
+def test_a_checkpoint_beyond_where_the_job_went_back_to_is_told_as_another_job() -> None:
+    jobs = KeptJobs()
+    former = Process(jobs)
+    early = former.open()
+    old = former.session.state_dict()
+    directive = former.answer(former.answer(early))
+    new = former.session.state_dict()
+    back = Process(jobs)
+    back.session.load_state_dict(old)
+    gone_back, beyond = jobs.job_id, Process(jobs)
+    beyond.training = former.training  # the weights of the checkpoint
+    beyond.session.load_state_dict(new)
+    assert beyond.answer(directive).number == directive.number + 1
+    assert jobs.job_id != gone_back
+    assert back.answer(early).number == early.number + 1
+
+
+def test_a_process_whose_checkpoint_another_has_taken_meanwhile_trains_on_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    jobs = KeptJobs()
+    former = Process(jobs)
+    directive = former.answer(former.open())
+    late, present = Process(jobs), Process(jobs)
+    checkpoint = former.session.state_dict()
+    resume = jobs.resume_job
+
+    def overtaken(request: pb.ResumeJobRequest, timeout_s: float) -> pb.ResumeJobResponse:
+        answer = resume(request, timeout_s)
+        jobs.resume_job = resume  # type: ignore[method-assign]  # once
+        present.session.load_state_dict(checkpoint)
+        return resume(request, timeout_s) or answer
+
+    jobs.resume_job = overtaken  # type: ignore[method-assign]  # another process comes in between
+    with caplog.at_level(logging.WARNING, "lrpilot"):
+        late.session.load_state_dict(checkpoint)
+        late.training = former.training
+        alone = late.answer(directive)
+    assert "the server refuses, training goes on from its checkpoint" in caplog.text
+    assert alone.reason == "without a server: annealing"

@@ -6,10 +6,13 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import json
+import re
+import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -29,6 +32,7 @@ from tuner_server.storage.tables import VERSION_TABLE
 LRPILOT = Path(sys.executable).with_name("lrpilot")
 COMMANDS = [
     "serve",
+    "dashboard",
     "jobs",
     "show",
     "export",
@@ -498,3 +502,18 @@ def age(database: Path, job_id: str, seconds: float) -> None:
     with contextlib.closing(sqlite3.connect(database)) as connection, connection:
         for column in ("sign_time", "update_time"):
             connection.execute(f"UPDATE jobs SET {column} = ? WHERE id = ?", (f"{time:%Y-%m-%d %H:%M:%S.%f}", job_id))
+
+
+def test_one_s_own_jobs_are_shown_in_a_browser_at_once(tmp_path: Path) -> None:
+    db = f"sqlite:///{tmp_path / 'jobs.db'}"
+    process = fork_server.shared().run("dashboard", "--no-browser", "--port", "0", "--db", db)
+    try:
+        line = process.stdout.readline()
+        found = re.fullmatch(r"your jobs are at (http://127\.0\.0\.1:\d+/); Ctrl-C ends it\n", line)
+        assert found, line
+        with urllib.request.urlopen(found[1], timeout=OUTPUT_TIMEOUT_S) as page:
+            assert "LRPilot" in page.read().decode()
+        process.send_signal(signal.SIGINT)
+    finally:
+        process.communicate(timeout=OUTPUT_TIMEOUT_S)
+    assert process.returncode == 0

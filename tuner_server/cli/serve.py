@@ -31,10 +31,14 @@ def serve(**flags: Any) -> None:
                 auth=settings.auth == "tokens",
                 insecure=settings.insecure,
             )
-    # Only here: PyTorch takes a second or two to import. The commands that ask a server don't need it, nor does a
-    # process that only looks after workers.
+    # Only here: it takes a second to import. The commands that ask a server don't need it, nor does a process that only
+    # looks after workers.
+    source = SettingsSource(flags, settings)
     if settings.workers == 1:
-        from tuner_server.process.serve import serve as run
+        from tuner_server.process.serve import serve as serve_alone
+
+        serve_alone(source)
     else:
-        from tuner_server.process.supervisor import supervise as run
-    run(SettingsSource(flags, settings))
+        from tuner_server.process.supervisor import supervise
+
+        supervise(source)

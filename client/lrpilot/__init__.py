@@ -54,17 +54,25 @@ logging.getLogger("lrpilot").addFilter(PlainArguments())
 
 def __getattr__(name: str) -> Any:
     """Imports what needs PyTorch, and PyTorch with it, when it is first asked for, and so looks up the version."""
-    if name == "Tuner":
-        from lrpilot.tuner import Tuner
-
-        return Tuner
-    if name in ("RollbackCheck", "check_rollback"):
-        from lrpilot import rollback_check
-
-        return getattr(rollback_check, name)
+    if name in ("Tuner", "RollbackCheck", "check_rollback"):
+        return _with_pytorch(name)
     if name == "__version__":
         return _installed_version()
     raise AttributeError(f"module 'lrpilot' has no attribute {name!r}")
+
+
+def _with_pytorch(name: str) -> Any:
+    """What needs PyTorch. Raises: ImportError: there is none."""
+    try:
+        from lrpilot import rollback_check, tuner
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise ImportError(
+            f"lrpilot.{name} is for PyTorch, which is not installed: pip install torch; for JAX and Keras see "
+            "lrpilot.integrations.jax and lrpilot.integrations.keras"
+        ) from None
+    return getattr(tuner if name == "Tuner" else rollback_check, name)
 
 
 def _installed_version() -> str:

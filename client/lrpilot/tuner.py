@@ -65,8 +65,8 @@ class Tuner(Driver):
                 of them. Their size can then be measured, as the early warning "output_logit" asks for. See
                 docs/methods/stability.md.
             **job: server, credentials, total_steps, epochs, steps_per_epoch, total_time_s, stop_when, lr_bounds,
-                policy, policy_options, name, family, seed, record, timeout_s, strict, adopt, observers, transport; see
-                `lrpilot.run.options.JobOptions`.
+                policy, policy_options, name, family, seed, record, timeout_s, strict, adopt, observers, progress,
+                transport; see `lrpilot.run.options.JobOptions`.
 
         Raises:
             ConfigError: an argument can't be accepted.

@@ -6,10 +6,13 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import json
+import re
+import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +22,7 @@ import pytest
 from lrpilot.wire.schedule_data import Measured
 
 from tests.support.jobs.simulated_training import SimulatedTraining
-from tests.support.servers import wire_client
+from tests.support.servers import fork_server, wire_client
 from tests.support.servers.command_line import OUTPUT_TIMEOUT_S, assert_fails, lrpilot_command, quick_config
 from tests.support.servers.server_process import ServerProcess, running
 from tuner_server.storage.tables import VERSION_TABLE
@@ -27,6 +30,7 @@ from tuner_server.storage.tables import VERSION_TABLE
 LRPILOT = Path(sys.executable).with_name("lrpilot")
 COMMANDS = [
     "serve",
+    "dashboard",
     "jobs",
     "show",
     "export",
@@ -369,3 +373,18 @@ def test_a_job_is_found_by_its_name_and_the_latest_by_that_word(world: World) ->
     newest = json.loads(world.run("jobs", "--json", "--limit", "1").stdout)
     assert shown("latest") == newest[0]["id"]
     assert_fails(world.run("cancel", "fini"), 2, "no job has the name 'fini'")
+
+
+def test_one_s_own_jobs_are_shown_in_a_browser_at_once(tmp_path: Path) -> None:
+    db = f"sqlite:///{tmp_path / 'jobs.db'}"
+    process = fork_server.shared().run("dashboard", "--no-browser", "--port", "0", "--db", db)
+    try:
+        line = process.stdout.readline()
+        found = re.fullmatch(r"your jobs are at (http://127\.0\.0\.1:\d+/); Ctrl-C ends it\n", line)
+        assert found, line
+        with urllib.request.urlopen(found[1], timeout=OUTPUT_TIMEOUT_S) as page:
+            assert "LRPilot" in page.read().decode()
+        process.send_signal(signal.SIGINT)
+    finally:
+        process.communicate(timeout=OUTPUT_TIMEOUT_S)
+    assert process.returncode == 0

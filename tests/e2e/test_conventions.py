@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import copy
 import pickle
+import traceback
 from pathlib import Path
 from typing import Any
 
+import grpc
 import lrpilot
 import pytest
 import torch
+from lrpilot.transport.grpc_transport import to_error
 from lrpilot.transport.scripted import ScriptedTransport
 from matplotlib.figure import Figure
 from torch import nn
 
+from tests.simulation.network import SimulatedRpcError
 from tests.support.servers.server_process import ServerProcess
 from tests.support.training.quick_run import SCRIPT, TOTAL, Run
 
@@ -82,3 +86,31 @@ def test_a_wrong_argument_is_told_in_a_line(arguments: dict[str, Any], words: st
         lrpilot.Tuner(model, torch.optim.SGD(model.parameters(), lr=0.1), **{"server": "127.0.0.1:1", **arguments})
     assert words in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+SLIPS: list[tuple[dict[str, Any], str]] = [
+    ({"policy": "buget"}, "policy: unknown policy 'buget'; did you mean 'budget'? there are autolrs, budget"),
+    ({"policy_options": {"probe_step": 10}}, "policy_options.probe_step: no such option; did you mean 'probe_steps'?"),
+    ({"lr_bounds": (1.0, 0.1)}, "lr_bounds: the lower bound must lie below the upper"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), SLIPS)
+def test_what_a_server_refuses_is_told_without_the_frames_of_the_network(
+    arguments: dict[str, Any], words: str, shared_server: ServerProcess
+) -> None:
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(lrpilot.RefusedError) as raised:
+        lrpilot.Tuner(model, optimizer, **{"server": shared_server.target, "total_steps": 1000, **arguments})
+    assert words in str(raised.value)
+    shown = "".join(traceback.format_exception(raised.value))
+    assert "grpc" not in shown
+    assert len(shown.splitlines()) < 20
+
+
+def test_a_server_that_wants_a_token_or_tls_is_told_with_the_variables_to_set() -> None:
+    asked = to_error(SimulatedRpcError(grpc.StatusCode.UNAUTHENTICATED, "a token is needed"), "tuner:1")
+    assert str(asked) == "a token is needed; set LRPILOT_TOKEN to one that the server knows"
+    spoken = to_error(SimulatedRpcError(grpc.StatusCode.UNAVAILABLE, "Socket closed"), "tuner:1")
+    assert str(spoken).endswith("; if it has TLS, set LRPILOT_TLS=1 or LRPILOT_TLS_CA")

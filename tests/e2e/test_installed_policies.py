@@ -132,7 +132,7 @@ def test_a_job_is_tuned_by_an_installed_policy(target: str) -> None:
     ("policy", "why"),
     [
         ("broken", "policy 'broken' of package broken 1.0 can't be used: its import fails with ModuleNotFoundError"),
-        ("another", "unknown policy 'another'; there are: autolrs, broken, budget, fedhyper"),
+        ("another", "unknown policy 'another'; there are autolrs, broken, budget, fedhyper"),
     ],
 )
 def test_a_policy_that_cannot_be_used_is_refused_with_a_sentence(policy: str, why: str, target: str) -> None:

@@ -17,7 +17,7 @@ PACKAGES = {"lrpilot": ROOT / "client", "tuner_server": ROOT}
 CLIENT = (
     "v1 errors rng schedules",
     "wire objects",
-    "credentials schedule backends data",
+    "credentials schedule backends data narration",
     "transport",
     "session backends.torch",
     "distributed rollback_check",

@@ -12,7 +12,22 @@ import typer
 from lrpilot.errors import LRPilotError, RefusedError, ScheduleError
 
 from tuner_server.base import streams
-from tuner_server.cli import config, db, demo, forecast, job, jobs, plan, projects, refine, report, serve, tokens, watch
+from tuner_server.cli import (
+    config,
+    dashboard,
+    db,
+    demo,
+    forecast,
+    job,
+    jobs,
+    plan,
+    projects,
+    refine,
+    report,
+    serve,
+    tokens,
+    watch,
+)
 from tuner_server.core.errors import InvalidInputError, TunerError
 
 app = typer.Typer(
@@ -22,7 +37,18 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for part in (serve.app, config.app, job.app, plan.app, watch.app, refine.app, report.app, forecast.app, demo.app):
+for part in (
+    serve.app,
+    dashboard.app,
+    config.app,
+    job.app,
+    plan.app,
+    watch.app,
+    refine.app,
+    report.app,
+    forecast.app,
+    demo.app,
+):
     app.add_typer(part)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(db.app, name="db")

@@ -33,8 +33,12 @@ def serve(**flags: Any) -> None:
             )
     # Only here: a server's libraries, SciPy and SQLAlchemy among them, take a second to import. The commands that ask a
     # server don't need them, nor does a process that only looks after workers.
+    source = SettingsSource(flags, settings)
     if settings.workers == 1:
-        from tuner_server.process.serve import serve as run
+        from tuner_server.process.serve import serve as serve_alone
+
+        serve_alone(source)
     else:
-        from tuner_server.process.supervisor import supervise as run
-    run(SettingsSource(flags, settings))
+        from tuner_server.process.supervisor import supervise
+
+        supervise(source)

@@ -22,6 +22,7 @@ TunerError
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import reprlib
 from collections.abc import Iterable, Sequence
 from typing import Self
@@ -82,16 +83,30 @@ class InvalidInputError(TunerError):
             prefix: what the paths of fields begin with, as `prefix.names[0].first`.
             known: the fields that there are, which the answer to an unknown one tells.
         """
-        unknown_field = f"no such option; there are {', '.join(known)}" if known else "no such option"
+        known = tuple(known)
         violations = []
         for item in error.errors():
             parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]]
             path = "".join([prefix, *parts]).removeprefix(".")
             unknown = item["type"] == "extra_forbidden"
-            message = unknown_field if unknown else item["msg"].removeprefix("Value error, ")
+            message = _unknown(item["loc"], known) if unknown else item["msg"].removeprefix("Value error, ")
             shown = "" if isinstance(item["input"], dict) else f" (got {_short.repr(item['input'])})"
             violations.append(FieldViolation(path or "config", f"{message}{shown}"))
         return cls(violations)
+
+
+def _unknown(place: Sequence[int | str], known: Sequence[str]) -> str:
+    """What is said of an option that there is not."""
+    return f"no such option{meant(str(place[-1]) if place else '', known)}"
+
+
+def meant(given: str, known: Sequence[str]) -> str:
+    """The end of a sentence on a name that is unknown: what may have been meant, and what there is."""
+    if not known:
+        return ""
+    near = difflib.get_close_matches(given, known, n=1)
+    question = f" did you mean {near[0]!r}?" if near else ""
+    return f";{question} there are {', '.join(known)}"
 
 
 class NotFoundError(TunerError):

@@ -55,20 +55,27 @@ _TOKEN_CONNECTIONS = 2
 """Connections to the database for looking up tokens, one for each thread of `access.authenticator`."""
 
 
-def serve(source: SettingsSource) -> None:
+def tell_address(where: str) -> None:
+    """Prints one line, `listening on HOST:PORT`."""
+    say(STDOUT, f"listening on {where}".encode())
+
+
+def serve(source: SettingsSource, listens: Callable[[str], None] = tell_address) -> None:
     """Serves in this process, until SIGTERM or SIGINT, or the end of standard input if asked; then drains.
 
-    Prints one line, `listening on HOST:PORT`, once the port answers.
+    Args:
+        source: the settings.
+        listens: is called once all ports answer, with HOST:PORT.
 
     Raises:
         InvalidInputError: an address can't be bound, or a file can't be used.
         StorageError: the database can't be used.
     """
     with logs.on_standard_error(source.first.log_format, source.first.log_level):
-        asyncio.run(_serve_alone(source))
+        asyncio.run(_serve_alone(source, listens))
 
 
-async def _serve_alone(source: SettingsSource) -> None:
+async def _serve_alone(source: SettingsSource, listens: Callable[[str], None]) -> None:
     settings = source.first
     listen = Address.parse(settings.listen)
     health = Health("not asked yet")
@@ -76,7 +83,7 @@ async def _serve_alone(source: SettingsSource) -> None:
 
     def started(port: int) -> None:
         where = f"{listen._replace(port=port)}"
-        say(STDOUT, f"listening on {where}".encode())
+        listens(where)
         upkeep.ready(where)
 
     def checked(found: Health) -> None:

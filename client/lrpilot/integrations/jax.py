@@ -50,8 +50,8 @@ class Tuner(Driver, Generic[State]):
             donates: whether the step donates the buffers of its state (`donate_argnums`). Snapshots are copies then;
                 without, they are references and cost nothing but memory.
             **job: server, credentials, total_steps, epochs, steps_per_epoch, total_time_s, stop_when, lr_bounds,
-                policy, policy_options, name, family, seed, record, timeout_s, strict, adopt, observers, transport; see
-                `lrpilot.run.options.JobOptions`.
+                policy, policy_options, name, family, seed, record, timeout_s, strict, adopt, observers, progress,
+                transport; see `lrpilot.run.options.JobOptions`.
 
         Raises:
             ConfigError: an argument can't be accepted.

@@ -59,7 +59,7 @@ class LRPilot(keras.callbacks.Callback):
                 `model.evaluate`.
             **job: server, credentials, total_steps (default: what `fit` was asked for, from its `initial_epoch` on),
                 stop_when, lr_bounds, policy, policy_options, name, family, seed, record, timeout_s, strict, observers,
-                transport; see `lrpilot.run.options.JobOptions`.
+                progress, transport; see `lrpilot.run.options.JobOptions`.
 
         Raises:
             ConfigError: arrays without a batch size, or a batch size without arrays.

@@ -14,6 +14,8 @@ from lrpilot.backends.base import Backend
 from lrpilot.credentials import Credentials
 from lrpilot.distributed.session import SharedSession
 from lrpilot.errors import ConfigError
+from lrpilot.narration.narrator import Narrator
+from lrpilot.narration.screen import screen
 from lrpilot.run.argument_check import check_kinds
 from lrpilot.run.observer import Observer
 from lrpilot.run.options import TIMEOUT_S
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
     from lrpilot.distributed.ranks import Ranks
 
 SERVER_VARIABLE = "LRPILOT_SERVER"
+LOSSES_TOLD = 10
+"""The latest losses of a report, whose mean is what whoever watches is told."""
+
 Batch = TypeVar("Batch")
 log = logging.getLogger("lrpilot")
 
@@ -64,6 +69,7 @@ class Driver(DrawingRunner):
         strict: bool = False,
         adopt: bool = True,
         observers: Sequence[Observer] = (),
+        progress: bool | None = None,
         transport: Transport | None = None,
         ranks: Ranks | None = None,
         population: bool = False,
@@ -92,7 +98,7 @@ class Driver(DrawingRunner):
         )
         super().__init__(backend, ranks, total_steps, total_time_s, strict=strict, adopt=adopt, population=population)
         self._observers = tuple(observers)
-        self._closed = False
+        self._closing = False
         self._config = config = job_config(
             name=name,
             family=family,
@@ -115,7 +121,12 @@ class Driver(DrawingRunner):
             return Session(transport or _connect(server, credentials), config, timeout_s, strict)
 
         self._session = connect() if ranks is None else SharedSession(ranks, config, connect)
-        self._follow(self._session.open(self._run_state()))
+        first = self._session.open(self._run_state())
+        seen = screen(progress) if self.rank == 0 else None
+        self._narrator = None if seen is None else Narrator(seen)
+        if self._narrator is not None:
+            self._narrator.opened(self, _whereabouts(server, transport), name, self._session.config.policy)
+        self._follow(first)
 
     def step(self, loss: Any) -> None:
         """Takes the loss of the step that was just made, and prepares the next one.
@@ -278,12 +289,14 @@ class Driver(DrawingRunner):
         """
         if self._closed or self._session.forked:
             return
+        self._closing = not self._finished
         for end in (self._end, self._session.close, self._backend.close):
             try:
                 end()
             except Exception as error:
                 log.warning("lrpilot: closing: %s: %s", type(error).__name__, error)
         self._finished = self._closed = True
+        self._tell_end()
 
     def __enter__(self) -> Self:
         return self
@@ -293,14 +306,33 @@ class Driver(DrawingRunner):
     ) -> None:
         self.close()
 
+    def _on_drawn(self) -> None:
+        if self._narrator is not None and time.monotonic() >= self._narrator.due:
+            self._narrator.look(self)
+
     def _on_begun(self, directive: pb.Directive) -> None:
         self._tell(lambda observer: observer.began(self, directive))
 
+    def _on_decided(self, directive: pb.Directive) -> None:
+        if self._narrator is not None:
+            peak_lr = self._lease.profile.highest_lr(directive.n_steps) or self.lr
+            self._narrator.decided(self, peak_lr, directive.n_steps, directive.reason)
+
     def _on_reported(self, directive: pb.Directive, report: pb.Report, start: int) -> None:
+        if self._narrator is not None:
+            self._narrator.reported(list(report.losses[-LOSSES_TOLD:]))
         self._tell(lambda observer: observer.reported(self, directive, report, start))
 
     def _on_finished(self) -> None:
+        self._tell_end()
         self._tell(lambda observer: observer.finished(self))
+
+    def _tell_end(self) -> None:
+        """Tells whoever watches of the end, once."""
+        if self._narrator is not None:
+            word = "closed" if self._closing else "done"
+            self._narrator.finished(self, self._record.peak_lr, self._record.last_validation, word)
+            self._narrator = None
 
     def _tell(self, what: Callable[[Observer], None]) -> None:
         for observer in self._observers:
@@ -323,3 +355,11 @@ def _names(record: Sequence[str]) -> tuple[str, ...]:
 def _connect(server: str | None, credentials: Credentials | None) -> Transport:
     target = server or os.environ.get(SERVER_VARIABLE)
     return GrpcTransport(target, credentials or Credentials.from_environment()) if target else EmbeddedTransport()
+
+
+def _whereabouts(server: str | None, transport: Transport | None) -> str:
+    """Where a job is, in words."""
+    if transport is not None:
+        return "on a transport of its own"
+    target = server or os.environ.get(SERVER_VARIABLE)
+    return f"on {target}" if target else "on an embedded server"

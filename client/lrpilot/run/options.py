@@ -59,5 +59,9 @@ class JobOptions(TypedDict, total=False):
     `validate` if it is given; see `averaged`. Only a policy that averages does so (docs/policies.md). Default: True."""
     observers: Sequence[Observer]
     """Are told what happens, on every rank: loggers. Default: none."""
+    progress: bool | None
+    """Whether standard error is told of the run: its beginning, its decisions and its end in a line each, and a bar
+    where batches are drawn through the tuner. Default: None, where standard error is a terminal or a notebook's
+    (`$LRPILOT_PROGRESS`, 0 or 1, decides otherwise)."""
     transport: Transport | None
     """What stands in place of a server, for tests. Default: None."""

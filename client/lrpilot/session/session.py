@@ -93,7 +93,8 @@ class Session:
         except ServerError as error:
             if self._strict or error.code == WRONG_ARGUMENT:
                 self.close()
-                raise
+                # Whoever reads it has made a slip, and need not see gRPC's frames, and ours below.
+                raise error.with_traceback(None) from None
             return self._leave(error, run_state, restore=False)
 
     def answer(self, directive: pb.Directive, report: pb.Report, run_state: RunState) -> pb.Directive:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import random
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import grpc
 
-from lrpilot.credentials import Credentials
+from lrpilot.credentials import CA_FILE, TLS, TOKEN, Credentials
 from lrpilot.errors import ConfigError, RefusedError, ServerError, UnavailableError
 from lrpilot.transport.base import Transport
 from lrpilot.transport.target import checked_target
@@ -51,6 +52,9 @@ _REFUSED = {
     grpc.StatusCode.UNAUTHENTICATED,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
+
+_SPEAKS_OTHERWISE = re.compile("socket closed|connection reset|handshak|ssl|recvmsg|preface", re.IGNORECASE)
+"""What gRPC says of a peer that is there, and does not understand it."""
 
 ATTEMPT_S = 5.0
 """The longest wait for an answer before the connection is taken for dead, and the call is repeated on a new one."""
@@ -223,7 +227,10 @@ def to_error(error: grpc.RpcError, target: str) -> ServerError:
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _pushback(error) is not None:
         return UnavailableError(f"server {target}: too much at a time, come again later: {details}", code.name)
     if code in _UNAVAILABLE:
-        return UnavailableError(f"server: {target} can't be used ({code.name}: {details})", code.name)
+        hint = f"; if it has TLS, set {TLS}=1 or {CA_FILE}" if _SPEAKS_OTHERWISE.search(details) else ""
+        return UnavailableError(f"server: {target} can't be used ({code.name}: {details}){hint}", code.name)
+    if code is grpc.StatusCode.UNAUTHENTICATED:
+        return RefusedError(f"{details}; set {TOKEN} to one that the server knows", code.name)
     if code in _REFUSED:
         return RefusedError(details, code.name)
     return ServerError(f"server {target}: {code.name}: {details}", code.name)

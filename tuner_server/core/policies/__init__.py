@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tuner_server.core.config import JobConfig
-from tuner_server.core.errors import InvalidInputError
+from tuner_server.core.errors import InvalidInputError, meant
 from tuner_server.core.faults import guarded
 from tuner_server.core.policies import plugins
 from tuner_server.core.policies.autolrs import AutoLrs
@@ -41,8 +41,8 @@ def find(name: str) -> type[Policy[Any, Any]]:
     if name in POLICIES:
         return POLICIES[name]
     if name not in plugins.offered():
-        known = ", ".join(sorted({*POLICIES, *plugins.offered()}))
-        raise InvalidInputError.of("policy", f"unknown policy {name!r}; there are: {known}")
+        known = sorted({*POLICIES, *plugins.offered()})
+        raise InvalidInputError.of("policy", f"unknown policy {name!r}{meant(name, known)}")
     try:
         return plugins.load(name)
     except plugins.UnusablePolicyError as error:

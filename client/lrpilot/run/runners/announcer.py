@@ -19,8 +19,8 @@ class Announcer:
     def __init__(self) -> None:
         self._told: tuple[int, str] | None = None
 
-    def announce(self, lease: Lease, phase: str) -> None:
-        """Says what comes next, and why."""
+    def announce(self, lease: Lease, phase: str) -> bool:
+        """Says what comes next, and why; whether it is a decision."""
         directive = lease.directive
         stage, reason = directive.stage, directive.reason
         begins = lease.profile.offset == 0 or self._told is None or self._told[0] != stage
@@ -29,3 +29,4 @@ class Announcer:
             self._told = stage, reason
         level = logging.INFO if decided else logging.DEBUG
         log.log(level, "lrpilot: directive %d, %s: %.500s", directive.number, phase, reason)
+        return decided

@@ -97,6 +97,10 @@ class DirectiveRunner(abc.ABC):
         """A directive has begun."""
 
     @abc.abstractmethod
+    def _on_decided(self, directive: pb.Directive) -> None:
+        """Committed steps begin, for a new reason."""
+
+    @abc.abstractmethod
     def _on_reported(self, directive: pb.Directive, report: pb.Report, start: int) -> None:
         """Steps are over; so many had been made before them."""
 
@@ -320,7 +324,8 @@ class DirectiveRunner(abc.ABC):
                     lease.profile.start_lr,
                 )
             return
-        self._announcer.announce(lease, self.phase)
+        if self._announcer.announce(lease, self.phase):
+            self._on_decided(directive)
 
     def _remember(self, directive: pb.Directive) -> pb.Directive:
         """Takes a directive's snapshot; where that fails in the middle of a run, the tuning ends, and not the run."""

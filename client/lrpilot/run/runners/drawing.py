@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import logging
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
@@ -113,6 +114,7 @@ class DrawingRunner(ReplannableRunner):
             batch = self._next_batch(buffer)
             if self._lease.done == 0:
                 self._repetition.draw()
+            self._on_drawn()
             yield batch
 
     @property
@@ -140,6 +142,10 @@ class DrawingRunner(ReplannableRunner):
     def _open_steps(self) -> int:
         """Steps that are not in the record yet."""
         return 0 if self._finished else self._lease.done
+
+    @abc.abstractmethod
+    def _on_drawn(self) -> None:
+        """A batch has been drawn, and is given to the loop next."""
 
     def _end_silence(self) -> None:
         """Ends a probe of which nothing is heard: a loop that leaves out steps without a finite loss makes none."""

@@ -43,7 +43,7 @@ def attachment(title: str, name: str) -> dict[str, str]:
         title: what the file is about, whatever is in it.
         name: how its name ends.
     """
-    stem = _NO_FILE_NAME.sub("-", plain(title)[:LONGEST_STEM])
+    stem = _NO_FILE_NAME.sub("-", plain(title)[:LONGEST_STEM]) or "job"
     if _NO_BEGINNING.match(stem):
         stem = f"job{'' if stem.startswith('-') else '-'}{stem}"
     known_to_all = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in stem)

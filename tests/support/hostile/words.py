@@ -13,6 +13,7 @@ ORDERS = {
     "paragraph": "a\u2028b\u2029c",
     "turned round": "gnp.\u202efdp\u2066x\u2069",
     "unseen": "a\u200bdm\u00adin\ufeff\U000e0041",
+    "blank letters": "\u3164ad\u115fm\u034fin",
     "no character": "a\ufffeb\U0001ffffc",
     "NUL": "a\0b",
 }

@@ -28,8 +28,8 @@ LONGEST_STEM = 100
 """Characters of a title that are in the name of a file: with an ending, in UTF-8, any file system has room for them."""
 _NO_FILE_NAME = re.compile(rf"^\.+|[/\\:*?\"<>|{REPLACEMENT}]")
 """What leads elsewhere, hides the file, or is refused by some system."""
-_DEVICE = re.compile(r"(?i)(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$)")
-"""What Windows takes for a device."""
+_NO_BEGINNING = re.compile(r"(?i)-|(?:con|prn|aux|nul|com[\d¹²³]|lpt[\d¹²³]|conin\$|conout\$) *(?:\.|$)")
+"""What programs take for an option, and Windows for a device."""
 ROWS_AT_ONCE = 2000
 """Rows that are made together."""
 CHARACTERS_AT_ONCE = 64 * 2**10
@@ -43,9 +43,12 @@ def attachment(title: str, name: str) -> dict[str, str]:
         title: what the file is about, whatever is in it.
         name: how its name ends.
     """
-    stem = plain(title)[:LONGEST_STEM]
-    stem = _NO_FILE_NAME.sub("-", f"job-{stem}" if _DEVICE.match(stem) else stem)
+    stem = _NO_FILE_NAME.sub("-", plain(title)[:LONGEST_STEM]) or "job"
+    if _NO_BEGINNING.match(stem):
+        stem = f"job{'' if stem.startswith('-') else '-'}{stem}"
     known_to_all = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in stem)
+    if known_to_all.startswith("-"):
+        known_to_all = f"job{known_to_all}"
     value = f'attachment; filename="{known_to_all}-{name}"'
     if not stem.isascii():
         value += f"; filename*=UTF-8''{quote(f'{stem}-{name}', safe='')}"

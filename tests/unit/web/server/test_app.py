@@ -429,7 +429,7 @@ def test_exports_hold_every_step(anyone: TestClient, service: TunerService, fini
     assert schedule.n_steps == state.committed_steps
 
     answer = anyone.get(f"/jobs/{finished}/data.csv")
-    assert answer.headers["content-disposition"] == 'attachment; filename="-b--finished---b--data.csv"'
+    assert answer.headers["content-disposition"] == 'attachment; filename="job-b--finished---b--data.csv"'
     rows = list(csv.DictReader(io.StringIO(answer.text)))
     committed = [row for row in rows if row["committed"] == "1"]
     assert len(rows) == state.committed_steps + state.search_steps

@@ -8,6 +8,7 @@ import io
 import json
 import math
 from collections.abc import Iterator
+from urllib.parse import unquote
 
 import pytest
 from lrpilot.v1 import tuner_pb2 as pb
@@ -23,7 +24,7 @@ from tuner_server.history.from_wire import job_and_history
 from tuner_server.rpc.schedule_messages import schedule_to_pb
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import open_storage
-from tuner_server.web.server.exports import COLUMNS, data_csv, data_json
+from tuner_server.web.server.exports import COLUMNS, attachment, data_csv, data_json
 
 MEASURES = ("update_norm", "gradient_norm")
 
@@ -106,3 +107,14 @@ def test_a_job_that_is_taken_back_is_replayed_with_its_measures(service: TunerSe
     assert (back.number, back.measures) == (9, MEASURES)
     assert Measuring.seen
     assert all(set(report.measures) == set(MEASURES) for _, report in Measuring.seen)
+
+
+@pytest.mark.parametrize(
+    "title", ["-o", "--help", "..", "=x", "CON", "nul.txt", "con .x", "COM¹.x", "CONIN$.txt", "😀", "../x", ""]
+)
+def test_a_file_has_a_name_that_is_neither_an_option_nor_a_device(title: str) -> None:
+    value = attachment(title, "data.csv")["Content-Disposition"]
+    names = [part.rpartition("=")[2].strip('"').removeprefix("UTF-8''") for part in value.split("; ")[1:]]
+    for name in map(unquote, names):
+        assert name[0].isalnum() or name[0] == "😀"
+        assert name.partition(".")[0].strip().upper() not in {"CON", "NUL", "COM¹", "CONIN$"}

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from lrpilot.wire.loopback import is_loopback_authority
 from starlette import types
@@ -117,7 +117,10 @@ def check_same_origin(request: Request) -> None:
 def local_path(text: str, base_path: str) -> str:
     """A path of ours to go on to; our first page where it is none, so that nobody is led to another host."""
     home = f"{base_path}/"
-    return text if text.startswith(home) and _LOCAL_PATH.fullmatch(text) else home
+    ours = text.startswith(home) and _LOCAL_PATH.fullmatch(text)
+    # A browser goes up at `..`, however it is quoted: out of our base path, to another site of the host.
+    steps = unquote(text.partition("?")[0]).split("/")[1:]
+    return text if ours and not {".", ".."}.intersection(steps) and "" not in steps[:-1] else home
 
 
 def cookie_path(request: Request) -> str:

@@ -393,6 +393,10 @@ def test_paths_of_ours_are_led_on_to(text: str) -> None:
         "/\\evil.example",
         "https://evil.example",
         "/.evil",
+        "/jobs//evil.example",
+        "/jobs/../../evil",
+        "/jobs/%2e%2E/evil",
+        "/jobs/..",
         "",
         "/a\nb",
         "?q=1",
@@ -403,6 +407,12 @@ def test_paths_of_ours_are_led_on_to(text: str) -> None:
 )
 def test_nobody_is_led_to_another_host(text: str) -> None:
     assert local_path(text, "") == "/"
+
+
+@pytest.mark.parametrize("text", ["/../other", "/%2e%2e/other", "/jobs/../../other", "/..//evil.example", "/..", "//x"])
+def test_nobody_is_led_out_of_the_base_path(text: str) -> None:
+    assert local_path(f"/lrpilot{text}", "/lrpilot") == "/lrpilot/"
+    assert local_path("/lrpilot/jobs/3f", "/lrpilot") == "/lrpilot/jobs/3f"
 
 
 def test_a_form_has_its_limit(client: TestClient) -> None:

@@ -11,9 +11,9 @@ from tests.support.repository import doc_pages
 from tests.support.servers.server_process import ServerProcess
 
 QUICK = ["pytorch", "checkpoints", "outages", "replay", "loggers", "unfreezing", "continuing", "state", "mistakes"]
-PLANS = ["changing-plans", "open-ended"]
-LONG = ["updates", "data", "distributed"]
-"""Many runs of what tests of loops, loaders and ranks do in short."""
+PLANS = ["changing-plans"]
+LONG = ["updates", "data", "distributed", "open-ended"]
+"""Many runs of what tests of loops, loaders, ranks and runs without an end do in short."""
 IN_PROCESS = [*QUICK, *PLANS, *(pytest.param(name, marks=pytest.mark.slow) for name in LONG)]
 """Pages that need no framework of their own, and no second process; the others are run beside their adapters' tests."""
 

@@ -223,9 +223,16 @@ class Outbox:
         # From here on the server takes no more reports of the process that the state is from, should it live on.
         self._resume_id = str(uuid.uuid4()) if self.job_id else ""
         if stray and stray != self.job_id:
-            request = pb.CancelJobRequest(job_id=stray, reason=f"its run goes on as job {self.job_id}")
             with contextlib.suppress(ServerError):
-                self._asked(lambda: self._transport.cancel_job(request, timeout_s))
+                self._drop(stray, timeout_s)
+
+    def _drop(self, stray: str, timeout_s: float) -> None:
+        """Ends a job that nobody trains; who may not cancel leaves it. Raises: ServerError."""
+        cancel = pb.CancelJobRequest(job_id=stray, reason=f"its run goes on as job {self.job_id}")
+        try:
+            self._asked(lambda: self._transport.cancel_job(cancel, timeout_s))
+        except RefusedError:
+            self._asked(lambda: self._transport.leave_job(pb.LeaveJobRequest(job_id=stray), timeout_s))
 
     def close(self) -> None:
         """Lets go of the server, unless that is the business of the process that this one was forked from."""

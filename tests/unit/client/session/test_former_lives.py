@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
-from lrpilot.errors import UnavailableError
+from lrpilot.errors import RefusedError, UnavailableError
 from lrpilot.session.run_state import RunState
 from lrpilot.session.session import Session
 from lrpilot.v1 import tuner_pb2 as pb
@@ -155,3 +155,26 @@ def test_whoever_leaves_has_taken_the_job_back_before(monkeypatch: pytest.Monkey
 
 def raises_unavailable(*_: object) -> None:
     raise UnavailableError("the server is away", "UNAVAILABLE")
+
+
+def test_the_job_that_a_resumed_process_opened_first_is_left_where_it_may_not_be_cancelled() -> None:
+    left: list[str] = []
+
+    class WithoutTheScope(KeptJobs):
+        def cancel_job(self, request: pb.CancelJobRequest, timeout_s: float) -> pb.CancelJobResponse:
+            raise RefusedError("CancelJob needs scope cancel", "PERMISSION_DENIED")
+
+        def leave_job(self, request: pb.LeaveJobRequest, timeout_s: float) -> pb.LeaveJobResponse:
+            left.append(request.job_id)
+            return super().leave_job(request, timeout_s)
+
+    jobs = WithoutTheScope()
+    former = Process(jobs)
+    directive = former.open()
+    checkpoint = former.session.state_dict()
+    present = Process(jobs)
+    present.open()
+    stray = jobs.job_id
+    present.session.load_state_dict(checkpoint)
+    assert left == [stray]
+    assert present.answer(directive).number == directive.number + 1

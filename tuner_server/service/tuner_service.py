@@ -25,7 +25,7 @@ from lrpilot.wire.plain_text import refusal
 from tuner_server.base.clock import utc_now
 from tuner_server.base.closing import Closing
 from tuner_server.core.config import JobConfig
-from tuner_server.core.errors import ConflictError, InvalidInputError, PreconditionError
+from tuner_server.core.errors import ConflictError, InvalidInputError, PreconditionError, TunerError
 from tuner_server.core.job import machine
 from tuner_server.core.job.life import ALL_SHOWN, Life, LifeLimits, Shown, Signs, Vitals
 from tuner_server.core.job.machine import JobState, Status
@@ -282,13 +282,19 @@ class TunerService(Closing):
         """A job after a change, which is tried again on what is there whenever a report came in between.
 
         Raises:
-            NotFoundError: no such job. And what `change` raises.
+            NotFoundError: no such job.
+            TunerError: the job does not move, and its rows contradict one another. And what `change` raises.
         """
+        version: int | None = None
         while True:
+            stored = self.get_job(project, job_id)
+            if stored.version == version:
+                raise TunerError(f"job {job_id}: its history is not that of its state")
+            version = stored.version
             try:
-                return change(self.get_job(project, job_id))
+                return change(stored)
             except ConflictError:
-                continue
+                continue  # whoever was faster has moved it to another version
 
     def _prior(self, project: str, config: JobConfig) -> Prior | None:
         """What the latest jobs of the config's family found; None without a family."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +14,7 @@ import pytest
 from tests.support.jobs.incomplete_rollback import NOTE, LeakingTraining
 from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, config, drive
 from tuner_server.core.config import JobConfig, LrBounds
-from tuner_server.core.errors import ConflictError, InvalidInputError, NotFoundError, PreconditionError
+from tuner_server.core.errors import ConflictError, InvalidInputError, NotFoundError, PreconditionError, TunerError
 from tuner_server.core.job.machine import Status
 from tuner_server.core.messages import Directive, Phase, Report
 from tuner_server.service.tuner_service import TunerService
@@ -48,6 +50,17 @@ def finish(service: TunerService, job_id: str, training: SimulatedTraining) -> l
         done.append((directive, report))
         directive = advance(service, job_id, report)
     return done
+
+
+def test_rows_that_contradict_one_another_are_told_and_not_asked_for_ever(service: TunerService, url: str) -> None:
+    job = service.create_job(PROJECT, "request", CONFIG)
+    training = SimulatedTraining()
+    directive = advance(service, job.id, training.run(job.state.directive))
+    advance(service, job.id, training.run(directive))
+    with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection, connection:
+        connection.execute("DELETE FROM entries WHERE number > 1")
+    with pytest.raises(TunerError, match="its history is not that of its state"):
+        service.resume_job(PROJECT, job.id, 1)
 
 
 # --- creating ---------------------------------------------------------------------------------------------------------

@@ -81,6 +81,7 @@
 
     const say = () => {
       clearTimeout(saying);
+      saying = 0;
       const connected = source?.readyState === EventSource.OPEN && !away;
       const [words, kind] = ended ? ["ended", "ended"] : connected ? ["live", "on"] : ["reconnecting", "off"];
       status.hidden = false;
@@ -125,9 +126,8 @@
         say();
       });
       source.addEventListener("error", () => {
-        clearTimeout(saying);
         if (source.readyState !== EventSource.CLOSED) {
-          saying = setTimeout(say, RENEWAL_MS); // it asks again by itself
+          saying ||= setTimeout(say, RENEWAL_MS); // it asks again by itself, each time with an error while nobody answers
           return;
         }
         say();

@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -32,7 +33,8 @@ from benchmarks.soak.traffic import Traffic
 
 SAMPLE_S = 5.0
 PRUNE_S = 120.0
-"""How often what has ended is deleted."""
+"""How often what has ended is deleted, and what is silent: in a year of an hour nobody comes back after a minute."""
+SILENT_AFTER_S = 60.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -99,7 +101,9 @@ def _database(kind: str, directory: Path) -> Iterator[tuple[str, Path | None]]:
 
 
 def _prune(db: str) -> None:
-    subprocess.run([*LRPILOT, "jobs", "prune", "--older-than", "0", "--db", db], check=True, capture_output=True)
+    environment = os.environ | {"LRPILOT_SILENT_AFTER_S": str(SILENT_AFTER_S)}
+    command = [*LRPILOT, "jobs", "prune", "--older-than", "0", "--silent", "--db", db]
+    subprocess.run(command, check=True, capture_output=True, env=environment)
 
 
 def table(soaked: Soaked) -> str:

@@ -115,6 +115,8 @@ class Traffic:
                 self._count("reports")
                 if number == turn and fate == "crashes":
                     break
+                if directive.phase == pb.PHASE_STOP:
+                    break
                 if number == turn and fate == "is cancelled":
                     stub.CancelJob(pb.CancelJobRequest(job_id=job_id, reason="soak"), timeout=DEADLINE_S)
                     break

@@ -15,6 +15,9 @@ from tuner_server.storage import StoredJob
 
 MAX_STEPS_KEPT = 8_000_000
 """Steps of all jobs together, four bytes each: 32 MB."""
+STEPS_A_SPAN = 1_280
+"""What a directive with its decision takes beside its steps, in steps: some 5 KB. Most jobs are short, and take ten times
+what their steps do."""
 LOOK_S = 0.2
 """How often one that waits for another's timeline looks whether it is still wanted itself."""
 
@@ -100,4 +103,5 @@ class TimelineCache:
 
 def _n_steps(kept: tuple[int, Timeline]) -> int:
     """What a history takes of `MAX_STEPS_KEPT`; the latest is kept however long it is, and the others go for it."""
-    return min(kept[1].n_steps, MAX_STEPS_KEPT)
+    found = kept[1]
+    return min(found.n_steps + STEPS_A_SPAN * len(found.spans), MAX_STEPS_KEPT)

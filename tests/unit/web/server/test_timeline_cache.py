@@ -94,8 +94,10 @@ def test_what_goes_wrong_is_told_to_all_and_not_kept(service: GatedService, job_
 def test_as_many_are_kept_as_there_is_room_for(service: GatedService, monkeypatch: pytest.MonkeyPatch) -> None:
     service.open.set()
     first, second = (run_job(service, job_config(name), SlowTraining(validates=True), 3) for name in ("1", "2"))
-    n_steps = TimelineCache(service).get(DEFAULT_PROJECT, first, Interest())[1].n_steps
-    for room, again in ((2 * n_steps, 0), (2 * n_steps - 1, 3), (n_steps - 1, 3)):
+    found = TimelineCache(service).get(DEFAULT_PROJECT, first, Interest())[1]
+    cost = found.n_steps + timeline_cache.STEPS_A_SPAN * len(found.spans)
+    assert cost > 10 * found.n_steps, "a short job takes more than its steps"
+    for room, again in ((2 * cost, 0), (2 * cost - 1, 3), (cost - 1, 3)):
         monkeypatch.setattr(timeline_cache, "MAX_STEPS_KEPT", room)
         histories = TimelineCache(service)
         for job_id in (first, second):

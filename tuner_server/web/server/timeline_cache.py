@@ -16,8 +16,8 @@ from tuner_server.storage import StoredJob
 MAX_STEPS_KEPT = 8_000_000
 """Steps of all jobs together, four bytes each: 32 MB."""
 STEPS_A_SPAN = 1_280
-"""What a directive with its decision takes beside its steps, in steps: some 5 KB. Most jobs are short, and take ten times
-what their steps do."""
+"""What a directive with its decision takes beside its steps, in steps: some 5 KB. Most jobs are short, and take ten
+times what their steps do."""
 LOOK_S = 0.2
 """How often one that waits for another's timeline looks whether it is still wanted itself."""
 

@@ -14,7 +14,7 @@ HOST = "127.0.0.1"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS, PING, ACKNOWLEDGED = 4, 6, 1
 FRAME_HEAD = struct.Struct(">BHBBL")
-"""Of HTTP/2: length in 24 bits, type, flags, stream (RFC 9113, 4.1)."""
+"""The head of a frame of HTTP/2: length in 24 bits, type, flags, stream (RFC 9113, 4.1)."""
 REOPEN_S = 0.05
 """The pause before a connection that was closed is opened again."""
 OPEN_AT_ONCE = 50

@@ -44,6 +44,9 @@ STALL_S = 30.0
 LARGE_REPORT_BYTES = 64 * 2**10
 """The size from which on a report is read in a thread, so that the event loop never stands still for long."""
 
+UNFORESEEN = "internal error; the server's log has it"
+"""What a client is told of a fault of ours."""
+
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 P = ParamSpec("P")
@@ -66,9 +69,34 @@ def unary(
             refused = error
         except Exception as error:
             FAILURES.unforeseen(error)
-            return await context.abort(grpc.StatusCode.INTERNAL, "internal error; the server's log has it")
+            return await context.abort(grpc.StatusCode.INTERNAL, UNFORESEEN)
         del request  # see `refuse`
         return await refuse(context, refused)
+
+    return call
+
+
+def streaming(
+    method: Callable[[Servicer, Request, Context], AsyncGenerator[Response, None]],
+) -> Callable[[Servicer, Request, Context], AsyncIterator[Response]]:
+    """An RPC with a stream of answers, whose errors are told as those of `unary`."""
+
+    @functools.wraps(method)
+    async def call(self: Servicer, request: Request, context: Context) -> AsyncIterator[Response]:
+        structlog.contextvars.bind_contextvars(job_id=getattr(request, "job_id", "")[:MAX_LOGGED])
+        try:
+            async with contextlib.aclosing(method(self, request, context)) as responses:
+                async for response in responses:
+                    yield response
+            return
+        except TunerError as error:
+            refused = error
+        except grpc.aio.AbortError:
+            raise  # the method itself has told its end
+        except Exception as error:
+            FAILURES.unforeseen(error)
+            await context.abort(grpc.StatusCode.INTERNAL, UNFORESEEN)
+        await refuse(context, refused)
 
     return call
 
@@ -232,24 +260,16 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
                     )
         return merged(found)
 
+    @streaming
     async def StreamSchedule(
         self, request: pb.StreamScheduleRequest, context: Context
-    ) -> AsyncIterator[pb.StreamScheduleResponse]:
+    ) -> AsyncGenerator[pb.StreamScheduleResponse, None]:
         """Sends the schedule found so far, with its history."""
-        structlog.contextvars.bind_contextvars(job_id=request.job_id[:MAX_LOGGED])
-        try:
-            stored = await self._load(request.job_id)
-            async with contextlib.aclosing(self._schedule(stored, full=True)) as messages:
-                async for message in messages:
-                    with _patient():
-                        yield message
-            return
-        except TunerError as error:
-            refused = error
-        except Exception:
-            log.exception("rpc failed", rpc="StreamSchedule")
-            await context.abort(grpc.StatusCode.INTERNAL, "internal error; the server's log has it")
-        await refuse(context, refused)
+        stored = await self._load(request.job_id)
+        async with contextlib.aclosing(self._schedule(stored, full=True)) as messages:
+            async for message in messages:
+                with _patient():
+                    yield message
 
     async def _schedule(self, stored: StoredJob, *, full: bool) -> AsyncGenerator[pb.StreamScheduleResponse, None]:
         """A job's schedule in parts. Whoever cancels, or whose time is over, has left, and no more of it is read.
@@ -267,19 +287,18 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
             while (message := await self._read(next, messages, None)) is not None:
                 yield message
 
-    async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> AsyncIterator[pb.WatchJobResponse]:
+    @streaming
+    async def WatchJob(
+        self, request: pb.WatchJobRequest, context: Context
+    ) -> AsyncGenerator[pb.WatchJobResponse, None]:
         """Sends the job now, whenever it or its life changes, and again where it does not for long; until it ends.
 
         A server that stops says UNAVAILABLE.
         """
-        structlog.contextvars.bind_contextvars(job_id=request.job_id[:MAX_LOGGED])
         seen: tuple[int, Life | None] | None = None
         due_s = 0.0
         while True:
-            try:
-                stored = await self._load(request.job_id)
-            except TunerError as error:
-                await refuse(context, error)
+            stored = await self._load(request.job_id)
             now = (stored.version, self._service.vitals(stored).life)
             if now != seen or time.monotonic() >= due_s:
                 seen, due_s = now, time.monotonic() + self._heartbeat_s

@@ -7,7 +7,6 @@ finds again. SQLite itself does not notice.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from tuner_server.core.errors import StorageError
@@ -23,8 +22,9 @@ class EmbeddedFile:
 
     def __init__(self, path: str) -> None:
         self.path = Path(path).absolute()
+        self._parts = tuple(f"{self.path}{ending}" for ending in ("", "-wal", "-shm"))
         self._connections: set[int] = set()
-        self._opened: dict[Path, _Identity] = {}
+        self._opened: dict[str, _Identity] = {}
 
     def connected(self, connection: object) -> None:
         """A connection was opened."""
@@ -40,7 +40,7 @@ class EmbeddedFile:
         """Raises: StorageError: what is open is no longer what is at its path."""
         if not self._connections:
             return
-        for path in self._parts():
+        for path in self._parts:
             found = _identity(path)
             if found is not None and path not in self._opened:
                 self._opened[path] = found  # the log is made by the first transaction
@@ -72,13 +72,8 @@ class EmbeddedFile:
             said = f"{self.path}: the disk is full, {blocks * disk.f_frsize} bytes are left; free space"
             raise StorageError(said, "its disk is full")
 
-    def _parts(self) -> Iterator[Path]:
-        yield self.path
-        for ending in ("-wal", "-shm"):
-            yield self.path.with_name(self.path.name + ending)
 
-
-def _identity(path: Path) -> _Identity | None:
+def _identity(path: str) -> _Identity | None:
     """What is at a path now; None: nothing. Raises: StorageError: it can't be looked at."""
     try:
         found = os.stat(path)

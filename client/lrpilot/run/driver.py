@@ -352,8 +352,13 @@ def _names(record: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
+def _target(server: str | None) -> str | None:
+    """The server that is named, by the argument or by the environment; None: an embedded one is to be started."""
+    return server or os.environ.get(SERVER_VARIABLE)
+
+
 def _connect(server: str | None, credentials: Credentials | None) -> Transport:
-    target = server or os.environ.get(SERVER_VARIABLE)
+    target = _target(server)
     return GrpcTransport(target, credentials or Credentials.from_environment()) if target else EmbeddedTransport()
 
 
@@ -361,5 +366,5 @@ def _whereabouts(server: str | None, transport: Transport | None) -> str:
     """Where a job is, in words."""
     if transport is not None:
         return "on a transport of its own"
-    target = server or os.environ.get(SERVER_VARIABLE)
+    target = _target(server)
     return f"on {target}" if target else "on an embedded server"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LONGEST_TITLE = 120
 """Characters of a title that a picture has room for."""
 WINDOWS = 4000
-"""Of a longer row the lowest and the highest value in so many windows are drawn: a picture is 1,080 dots wide."""
+"""A longer row is drawn by the lowest and the highest value in so many windows: a picture is 1,080 dots wide."""
 _COMMITTED, _SEARCH, _VALIDATION, _CHANGE = "#1f5fa8", "#d9822b", "#1b7f4d", "#808080"
 
 

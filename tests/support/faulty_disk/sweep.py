@@ -40,7 +40,7 @@ class Sweep:
     """What came of all faults."""
 
     operations: int = 0
-    """Of the workload without a fault, on files below its directory."""
+    """The operations of the workload without a fault, on files below its directory."""
     faults: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     wrong: list[str] = dataclasses.field(default_factory=list)
 

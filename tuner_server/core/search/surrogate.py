@@ -47,7 +47,7 @@ PriorMean = Callable[[FloatArray], FloatArray]
 """Expected loss at each of some log LRs, before any observation."""
 
 _LEAST_VARIANCE = 1e-12
-"""Of f, in units of y^2: rounding can take a variance below zero at an observation without noise."""
+"""The least variance of f, in units of y^2: rounding can take it below zero at an observation without noise."""
 
 
 @dataclass(frozen=True, eq=False)

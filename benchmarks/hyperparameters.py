@@ -2,8 +2,8 @@
 
     python -m benchmarks.hyperparameters --json hyperparameters.json --plots images
 
-A small network on scikit-learn's digits. For every setting there is a sweep, whole runs of linear decay at `LRS`, and a tuned
-run as long as one of them, search included, which is told neither bounds nor a good guess. It takes a minute or two.
+A small network on scikit-learn's digits. For every setting there is a sweep, which is whole runs of linear decay, and a
+tuned run as long as one of them, search included, which is told neither bounds nor a good guess. It takes some minutes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import itertools
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -228,7 +227,14 @@ def markdown(found: Sequence[Row]) -> str:
     ]
     for row in found:
         lrs = f"{statistics.geometric_mean(row.found_lrs):.2g} ({min(row.found_lrs):.2g} to {max(row.found_lrs):.2g})"
-        cells = (row.group, f"{row.value:g}", f"{row.best_lr:.2g}", f"{row.best_loss:.3f}", lrs, f"{row.tuned_loss:.3f}")
+        cells = (
+            row.group,
+            f"{row.value:g}",
+            f"{row.best_lr:.2g}",
+            f"{row.best_loss:.3f}",
+            lrs,
+            f"{row.tuned_loss:.3f}",
+        )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -265,9 +271,7 @@ def main() -> None:
         "summary": [dataclasses.asdict(row) for row in found],
         "runs": [dataclasses.asdict(run) for run in runs],
     }
-    write(
-        arguments, markdown(found), figures, lambda folder: draw(runs).savefig(folder / "hyperparameters.png")
-    )
+    write(arguments, markdown(found), figures, lambda folder: draw(runs).savefig(folder / "hyperparameters.png"))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ _PLACE = re.compile(r"%[-+.\d]*[sdrgf]")
 
 
 def logged() -> set[str]:
-    """The messages that the logger `lrpilot` can have, adapters of frameworks left out, without the name before them."""
+    """The messages of the logger `lrpilot`, adapters of frameworks left out, without the name before them."""
     files = (path for path in CLIENT.rglob("*.py") if ADAPTERS not in path.relative_to(CLIENT).parts)
     messages = {message for path in files for message in _messages(path)}
     return {message.removeprefix("lrpilot: ") for message in messages if not message.startswith("lrpilot: …")}

@@ -1,7 +1,7 @@
 """A page of the documentation as a program: its blocks in order, in a fresh interpreter and a fresh directory.
 
-Python blocks share one process, and blocks in `sh` are run by it in between. A block `text` with the title "Output" says what
-the block before it prints: words as they stand, while figures and the names of jobs may be others.
+Python blocks share one process, and blocks in `sh` are run by it in between. A block `text` with the title "Output"
+says what the block before it prints: words as they stand, while figures and the names of jobs may be others.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is the reader's own on pages that show a few lines of use: a model, an optimizer, data, a loss and an evaluation."""
+"""What is the reader's own on pages that show a few lines of use: model, optimizer, data, loss and evaluation."""
 
 from __future__ import annotations
 

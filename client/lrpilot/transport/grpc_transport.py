@@ -20,9 +20,9 @@ from lrpilot.transport.target import checked_target
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.v1 import tuner_pb2_grpc
 from lrpilot.wire.loopback import is_loopback
+from lrpilot.wire.messages.schedule_parts import merged
 from lrpilot.wire.plain_text import plain
 from lrpilot.wire.revision import REVISION, REVISION_KEY
-from lrpilot.wire.schedule_parts import merged
 
 _MAX_MESSAGE_BYTES = 64 * 2**20
 _OPTIONS = [
@@ -88,7 +88,7 @@ class GrpcTransport(Transport):
         self._metadata = _Metadata(credentials)
         self._beat: grpc.Future[pb.BeatResponse] | None = None
         self._beats = True
-        self._calls = CallThread()
+        self._call_thread = CallThread()
         self._connect()
 
     def create_job(self, request: pb.CreateJobRequest, timeout_s: float) -> pb.CreateJobResponse:
@@ -109,11 +109,11 @@ class GrpcTransport(Transport):
 
     def beat(self, request: pb.BeatRequest) -> None:
         """Says that steps are made: one call at a time, that nobody waits for, unless the server knows no such call."""
-        self._calls.run(functools.partial(self._send_beat, request))
+        self._call_thread.run(functools.partial(self._send_beat, request))
 
     def leave_job(self, request: pb.LeaveJobRequest, timeout_s: float) -> pb.LeaveJobResponse:
         """Says that this client is done with a job. Raises: ServerError."""
-        self._calls.run(self._end_beat)
+        self._call_thread.run(self._end_beat)
         return self._repeated(lambda: self.stub.LeaveJob, request, timeout_s)
 
     def get_schedule(self, request: pb.GetScheduleRequest, timeout_s: float) -> pb.GetScheduleResponse:
@@ -129,18 +129,18 @@ class GrpcTransport(Transport):
 
     def call(self, method: Callable[[], Response]) -> Response:
         """Calls once, with gRPC's errors as ours. Raises: ServerError."""
-        return self._calls.run(functools.partial(self._called, method))
+        return self._call_thread.run(functools.partial(self._called, method))
 
     def reconnect(self) -> None:
         """Leaves the connection, which may be dead though it looks open. The next call makes a new one."""
         former = self._channel
         self._connect()
-        self._calls.run(former.close)
+        self._call_thread.run(former.close)
 
     def close(self) -> None:
         """Closes the connection."""
-        self._calls.run(self._channel.close)
-        self._calls.close()
+        self._call_thread.run(self._channel.close)
+        self._call_thread.close()
 
     def _called(self, method: Callable[[], Response]) -> Response:
         """Calls, in the thread of calls. Raises: ServerError."""

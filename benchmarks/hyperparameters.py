@@ -35,7 +35,7 @@ SEEDS = (0, 1, 2)
 N_TRAINED = 1_400
 GUESS = 1e-3
 """The LR that the optimizer of a tuned run is made with, whatever the setting."""
-CEILING = 10.0
+CEILING = 25.0
 """No loss is drawn above so many times the best one: a run that diverged would leave nothing to see of the others."""
 
 

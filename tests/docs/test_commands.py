@@ -48,7 +48,8 @@ def _split(words: list[str]) -> Iterator[list[str]]:
 
 def found(command: list[str]) -> tuple[Any, list[str]]:
     """A command of `lrpilot`, and the words after its name."""
-    at, rest = get_command(app), command[1:]
+    at: Any = get_command(app)
+    rest = command[1:]
     while rest and rest[0] in getattr(at, "commands", {}):
         at, rest = at.commands[rest[0]], rest[1:]
     return at, rest

@@ -39,7 +39,7 @@ def _messages(path: Path) -> Iterator[str]:
                 yield text
 
 
-def template(node: ast.expr) -> str:
+def template(node: ast.AST) -> str:
     """A text of the source, with "…" for each place of a value; empty: it is no text."""
     if isinstance(node, ast.JoinedStr):
         parts = (part.value if isinstance(part, ast.Constant) else "…" for part in node.values)

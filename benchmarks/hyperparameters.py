@@ -3,7 +3,8 @@
     python -m benchmarks.hyperparameters --json hyperparameters.json --plots images
 
 A small network on scikit-learn's digits. For every setting there is a sweep, which is whole runs of linear decay, and a
-tuned run as long as one of them, search included, which is told neither bounds nor a good guess. It takes some minutes.
+tuned run as long as one of them, search included, which is told neither bounds nor a good guess. Where the search fell
+short, longer runs follow, with its probes as they are by default and longer. It takes some minutes.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from benchmarks.quality.local import LocalTransport
 
 N_STEPS = 1_000
 SEEDS = (0, 1, 2)
+LONG_STEPS = 4_000
+LONG_SEEDS = SEEDS[:2]
 N_TRAINED = 1_400
 GUESS = 1e-3
 """The LR that the optimizer of a tuned run is made with, whatever the setting."""
@@ -76,6 +79,12 @@ SETTINGS = (
         for size in (8, 64, 512)
     ),
 )
+
+
+LONGER_PROBES = {(SETTINGS[6].group, 0.99): 80, (SETTINGS[7].group, 8.0): 60}
+"""By group and value: the steps of longer probes, of settings where a probe of the usual 20 misleads."""
+NEAR = 3
+"""The LRs about the best one of the short runs that the longer runs are swept over."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,26 +137,30 @@ class Run:
     lr: float
     loss: float | None
     """The validation loss at its end; None: it diverged."""
+    n_steps: int = N_STEPS
+    probe_steps: int | None = None
+    """The steps of its probes; None: the default's, or none."""
 
 
-def by_hand(setting: Setting, lr: float, seed: int) -> Run:
+def by_hand(setting: Setting, lr: float, seed: int, n_steps: int = N_STEPS) -> Run:
     """Trains with linear decay from an LR to zero."""
     training = Training.begin(setting, lr, seed)
-    decay = torch.optim.lr_scheduler.LinearLR(training.optimizer, 1.0, 0.0, N_STEPS)
-    for batch in itertools.islice(itertools.chain.from_iterable(itertools.repeat(training.loader)), N_STEPS):
+    decay = torch.optim.lr_scheduler.LinearLR(training.optimizer, 1.0, 0.0, n_steps)
+    for batch in itertools.islice(itertools.chain.from_iterable(itertools.repeat(training.loader)), n_steps):
         training.update(batch)
         decay.step()
-    return Run(setting.group, setting.value, seed, False, lr, _finite(training.validate()))
+    return Run(setting.group, setting.value, seed, False, lr, _finite(training.validate()), n_steps)
 
 
-def tuned(setting: Setting, seed: int) -> Run:
+def tuned(setting: Setting, seed: int, n_steps: int = N_STEPS, probe_steps: int | None = None) -> Run:
     """Has the LR found, from the guess and without bounds."""
     training = Training.begin(setting, GUESS, seed)
     tuner = Tuner(
         training.model,
         training.optimizer,
         transport=LocalTransport(),
-        total_steps=N_STEPS,
+        total_steps=n_steps,
+        policy_options={} if probe_steps is None else {"probe_steps": probe_steps},
         validate=training.validate,
         seed=seed,
     )
@@ -155,7 +168,7 @@ def tuned(setting: Setting, seed: int) -> Run:
         for batch in tuner.batches(training.loader):
             tuner.step(training.update(batch))
     peak = max(segment.profile.peak for segment in tuner.schedule.segments)
-    return Run(setting.group, setting.value, seed, True, peak, _finite(training.validate()))
+    return Run(setting.group, setting.value, seed, True, peak, _finite(training.validate()), n_steps, probe_steps)
 
 
 def _finite(loss: float) -> float | None:
@@ -171,6 +184,27 @@ def measure(console: Console) -> list[Run]:
     return runs
 
 
+def measure_longer(short: Sequence[Run], console: Console) -> list[Run]:
+    """Makes the longer runs, of the settings for which there are longer probes."""
+    runs = []
+    chosen = [setting for setting in SETTINGS if (setting.group, setting.value) in LONGER_PROBES]
+    for setting, seed in track(
+        list(itertools.product(chosen, LONG_SEEDS)), "training for longer", console=console, transient=True
+    ):
+        means = swept(own_of(setting, short))
+        best = setting.lrs.index(min(means, key=lambda lr: means[lr]))
+        near = setting.lrs[max(best - NEAR // 2, 0) :][:NEAR]
+        runs += [by_hand(setting, lr, seed, LONG_STEPS) for lr in near]
+        for probe_steps in (None, LONGER_PROBES[setting.group, setting.value]):
+            runs.append(tuned(setting, seed, LONG_STEPS, probe_steps))
+    return runs
+
+
+def own_of(setting: Setting, runs: Sequence[Run]) -> list[Run]:
+    """The runs of a setting."""
+    return [run for run in runs if (run.group, run.value) == (setting.group, setting.value)]
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """What a setting came to, over the seeds."""
@@ -183,15 +217,13 @@ class Row:
     found_lrs: tuple[float, ...]
     """The LRs that tuned runs found."""
     tuned_loss: float
-    guess_off: float
-    """How many times as high the loss of the whole sweep's lowest LR is."""
 
 
 def rows(runs: Sequence[Run]) -> list[Row]:
     """A row for each setting."""
     found = []
     for setting in SETTINGS:
-        own = [run for run in runs if (run.group, run.value) == (setting.group, setting.value)]
+        own = own_of(setting, runs)
         means = swept(own)
         best = min(means, key=lambda lr: means[lr])
         ends = [run for run in own if run.tuned]
@@ -203,7 +235,6 @@ def rows(runs: Sequence[Run]) -> list[Row]:
                 best_loss=means[best],
                 found_lrs=tuple(run.lr for run in ends),
                 tuned_loss=_mean(ends),
-                guess_off=means[min(means)] / means[best],
             )
         )
     return found
@@ -239,6 +270,30 @@ def markdown(found: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def markdown_of_longer(runs: Sequence[Run]) -> str:
+    """The table of the longer runs."""
+    lines = [
+        "| setting | best LR of a sweep | its loss | steps of a probe | LRs that were found | loss of tuned runs |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for setting in SETTINGS:
+        own = own_of(setting, runs)
+        means = swept(own)
+        for probe_steps in dict.fromkeys(run.probe_steps for run in own if run.tuned):
+            best = min(means, key=lambda lr: means[lr])
+            ends = [run for run in own if run.tuned and run.probe_steps == probe_steps]
+            cells = (
+                f"{setting.group} {setting.value:g}",
+                f"{best:.2g}",
+                f"{means[best]:.3f}",
+                "20, the default" if probe_steps is None else f"{probe_steps}",
+                " and ".join(f"{run.lr:.2g}" for run in ends),
+                f"{_mean(ends):.3f}",
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def draw(runs: Sequence[Run]) -> Figure:
     """Loss over LR, a panel for what is varied; tuned runs are dots on their setting's colour."""
     groups = list(dict.fromkeys(setting.group for setting in SETTINGS))
@@ -247,7 +302,7 @@ def draw(runs: Sequence[Run]) -> Figure:
     best = min(run.loss for run in runs if run.loss is not None)
     for axes, group in zip(panels, groups, strict=True):
         for i, setting in enumerate(each for each in SETTINGS if each.group == group):
-            own = [run for run in runs if (run.group, run.value) == (group, setting.value)]
+            own = own_of(setting, runs)
             means = {lr: loss for lr, loss in swept(own).items() if loss < CEILING * best}
             axes.plot(list(means), list(means.values()), "-", color=f"C{i}", label=f"{setting.value:g}")
             ends = [(run.lr, run.loss) for run in own if run.tuned and run.loss is not None]
@@ -264,14 +319,17 @@ def main() -> None:
     add_outputs(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    runs = measure(Console(stderr=True))
+    console = Console(stderr=True)
+    runs = measure(console)
+    longer = measure_longer(runs, console)
     found = rows(runs)
     figures: Mapping[str, Any] = {
         "environment": environment(),
         "summary": [dataclasses.asdict(row) for row in found],
-        "runs": [dataclasses.asdict(run) for run in runs],
+        "runs": [dataclasses.asdict(run) for run in (*runs, *longer)],
     }
-    write(arguments, markdown(found), figures, lambda folder: draw(runs).savefig(folder / "hyperparameters.png"))
+    tables = f"{markdown(found)}\n{markdown_of_longer(longer)}"
+    write(arguments, tables, figures, lambda folder: draw(runs).savefig(folder / "hyperparameters.png"))
 
 
 if __name__ == "__main__":

@@ -41,3 +41,14 @@ def test_the_lines_and_the_bar_are_shown() -> None:
 def test_every_phase_is_explained() -> None:
     rows = re.findall(r"^\| `([a-z ]+)` \|", TEXT[: TEXT.index("## Messages of the logger")], re.MULTILINE)
     assert {phase.value.replace("_", " ") for phase in Phase} <= set(rows)
+
+
+def test_the_words_of_reasons_are_the_policies() -> None:
+    table = TEXT[TEXT.index("| words of the reason") : TEXT.index("lrpilot: done")]
+    shown = [
+        words for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for words in re.findall(r"`(.*?)`", row)
+    ]
+    core = " ".join(path.read_text("utf-8") for path in (doc_pages.ROOT / "tuner_server" / "core").rglob("*.py"))
+    parts = {part.strip(" ,:") for words in shown for part in re.split(r"[\d.]+", words)}
+    assert len(parts) > 10
+    assert {part for part in parts if part not in core} == set()

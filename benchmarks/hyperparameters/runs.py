@@ -1,25 +1,15 @@
-"""How the best LR moves with weight decay, momentum and batch size, and whether a tuned run finds it again.
-
-    python -m benchmarks.hyperparameters --json hyperparameters.json --plots images
-
-A small network on scikit-learn's digits. For every setting there is a sweep, which is whole runs of linear decay, and a
-tuned run as long as one of them, search included, which is told neither bounds nor a good guess. Where the search fell
-short, longer runs follow, with its probes as they are by default and longer. It takes some minutes.
-"""
+"""The settings that are compared, and the runs that are made of each."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from lrpilot import Tuner
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
 from sklearn.datasets import load_digits
@@ -27,8 +17,6 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.outputs import add_outputs, write
-from benchmarks.quality.__main__ import environment
 from benchmarks.quality.local import LocalTransport
 
 N_STEPS = 1_000
@@ -38,8 +26,6 @@ LONG_SEEDS = SEEDS[:2]
 N_TRAINED = 1_400
 GUESS = 1e-3
 """The LR that the optimizer of a tuned run is made with, whatever the setting."""
-CEILING = 25.0
-"""No loss is drawn above so many times the best one: a run that diverged would leave nothing to see of the others."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,132 +191,12 @@ def own_of(setting: Setting, runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if (run.group, run.value) == (setting.group, setting.value)]
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """What a setting came to, over the seeds."""
-
-    group: str
-    value: float
-    best_lr: float
-    """The LR of the sweep with the lowest mean loss."""
-    best_loss: float
-    found_lrs: tuple[float, ...]
-    """The LRs that tuned runs found."""
-    tuned_loss: float
-
-
-def rows(runs: Sequence[Run]) -> list[Row]:
-    """A row for each setting."""
-    found = []
-    for setting in SETTINGS:
-        own = own_of(setting, runs)
-        means = swept(own)
-        best = min(means, key=lambda lr: means[lr])
-        ends = [run for run in own if run.tuned]
-        found.append(
-            Row(
-                group=setting.group,
-                value=setting.value,
-                best_lr=best,
-                best_loss=means[best],
-                found_lrs=tuple(run.lr for run in ends),
-                tuned_loss=_mean(ends),
-            )
-        )
-    return found
-
-
 def swept(runs: Sequence[Run]) -> dict[float, float]:
     """The mean loss by LR, of those that were swept."""
     lrs = sorted({run.lr for run in runs if not run.tuned})
-    return {lr: _mean([run for run in runs if not run.tuned and run.lr == lr]) for lr in lrs}
+    return {lr: mean([run for run in runs if not run.tuned and run.lr == lr]) for lr in lrs}
 
 
-def _mean(runs: Sequence[Run]) -> float:
+def mean(runs: Sequence[Run]) -> float:
+    """The mean loss of runs; infinite: one of them diverged."""
     return statistics.fmean(math.inf if run.loss is None else run.loss for run in runs)
-
-
-def markdown(found: Sequence[Row]) -> str:
-    """The table of the page."""
-    lines = [
-        "| what is varied | value | best LR of the sweep | its loss | LR that was found | loss of tuned runs |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for row in found:
-        lrs = f"{statistics.geometric_mean(row.found_lrs):.2g} ({min(row.found_lrs):.2g} to {max(row.found_lrs):.2g})"
-        cells = (
-            row.group,
-            f"{row.value:g}",
-            f"{row.best_lr:.2g}",
-            f"{row.best_loss:.3f}",
-            lrs,
-            f"{row.tuned_loss:.3f}",
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def markdown_of_longer(runs: Sequence[Run]) -> str:
-    """The table of the longer runs."""
-    lines = [
-        "| setting | best LR of a sweep | its loss | steps of a probe | LRs that were found | loss of tuned runs |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for setting in SETTINGS:
-        own = own_of(setting, runs)
-        means = swept(own)
-        for probe_steps in dict.fromkeys(run.probe_steps for run in own if run.tuned):
-            best = min(means, key=lambda lr: means[lr])
-            ends = [run for run in own if run.tuned and run.probe_steps == probe_steps]
-            cells = (
-                f"{setting.group} {setting.value:g}",
-                f"{best:.2g}",
-                f"{means[best]:.3f}",
-                "20, the default" if probe_steps is None else f"{probe_steps}",
-                " and ".join(f"{run.lr:.2g}" for run in ends),
-                f"{_mean(ends):.3f}",
-            )
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def draw(runs: Sequence[Run]) -> Figure:
-    """Loss over LR, a panel for what is varied; tuned runs are dots on their setting's colour."""
-    groups = list(dict.fromkeys(setting.group for setting in SETTINGS))
-    figure = Figure(figsize=(12, 4), dpi=120, layout="constrained")
-    panels = figure.subplots(1, len(groups), sharey=True)
-    best = min(run.loss for run in runs if run.loss is not None)
-    for axes, group in zip(panels, groups, strict=True):
-        for i, setting in enumerate(each for each in SETTINGS if each.group == group):
-            own = own_of(setting, runs)
-            means = {lr: loss for lr, loss in swept(own).items() if loss < CEILING * best}
-            axes.plot(list(means), list(means.values()), "-", color=f"C{i}", label=f"{setting.value:g}")
-            ends = [(run.lr, run.loss) for run in own if run.tuned and run.loss is not None]
-            axes.scatter(*zip(*ends, strict=True), color=f"C{i}", edgecolor="black", zorder=3)
-        axes.set(xscale="log", yscale="log", xlabel="highest LR of the run", title=group)
-        axes.grid(alpha=0.25)
-        axes.legend(frameon=False)
-    panels[0].set_ylabel("validation loss at the end")
-    return figure
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    add_outputs(parser)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    console = Console(stderr=True)
-    runs = measure(console)
-    longer = measure_longer(runs, console)
-    found = rows(runs)
-    figures: Mapping[str, Any] = {
-        "environment": environment(),
-        "summary": [dataclasses.asdict(row) for row in found],
-        "runs": [dataclasses.asdict(run) for run in (*runs, *longer)],
-    }
-    tables = f"{markdown(found)}\n{markdown_of_longer(longer)}"
-    write(arguments, tables, figures, lambda folder: draw(runs).savefig(folder / "hyperparameters.png"))
-
-
-if __name__ == "__main__":
-    main()

@@ -13,7 +13,7 @@ CLIENT = ROOT / "client" / "lrpilot"
 ADAPTERS = "integrations"
 """The room whose messages are on the pages of the frameworks."""
 _LOGGERS = ("log", "logger")
-_TEXT_AT = {"warning": 0, "info": 0, "_complain": 0, "_say": 1}
+_TEXT_AT = {"warning": 0, "info": 0, "log": 1, "_complain": 0, "_say": 1}
 """By method: which argument is the message."""
 _PLACE = re.compile(r"%[-+.\d]*[sdrgf]")
 

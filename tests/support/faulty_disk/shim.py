@@ -52,8 +52,14 @@ def disarm() -> int:
     return count
 
 
+def struck() -> str:
+    """The function that met the fault in the child that was armed last; empty: none did."""
+    return bytes(_library().faulty_disk_struck()).decode()
+
+
 def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(None)
     library.faulty_disk_arm.argtypes = (ctypes.c_char_p, ctypes.c_long, ctypes.c_int)
     library.faulty_disk_count.restype = ctypes.c_long
+    library.faulty_disk_struck.restype = ctypes.c_char_p
     return library

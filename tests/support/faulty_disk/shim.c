@@ -2,7 +2,8 @@
 
    faulty_disk_arm(directory, at, kind) begins to count; the at-th operation (0: none) meets a fault of that kind.
    faulty_disk_count() tells how many operations there were, faulty_disk_struck() the function that met the fault, also
-   to the parent of a process that armed it: what a killed process did is known. */
+   to the parent of a process that armed it: what a killed process did is known. Before it forks, it calls
+   faulty_disk_share(), so that its neighbours' faults are not taken for its own. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -25,8 +26,8 @@ static char *struck_operation;
 
 enum { NAME_LENGTH = 64 };
 
-/* Shared with children that are forked later. */
-__attribute__((constructor)) static void share(void) {
+/* Takes a place for the name that the caller shares with children which it forks later, and with nobody else. */
+__attribute__((constructor)) void faulty_disk_share(void) {
   void *shared = mmap(NULL, NAME_LENGTH, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (shared == MAP_FAILED) _exit(70);
   struck_operation = shared;

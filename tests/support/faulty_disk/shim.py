@@ -52,6 +52,11 @@ def disarm() -> int:
     return count
 
 
+def share() -> None:
+    """Has children that are forked from here on tell this process alone which function met their fault."""
+    _library().faulty_disk_share()
+
+
 def struck() -> str:
     """The function that met the fault in the child that was armed last; empty: none did."""
     return bytes(_library().faulty_disk_struck()).decode()

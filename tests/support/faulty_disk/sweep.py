@@ -126,6 +126,7 @@ class Sweeper:
 
     def strike_all(self, strikes: Sequence[tuple[int, Fault]], tell: Callable[[str], None]) -> None:
         """Strikes so one after the other, and tells what was found, as JSON."""
+        shim.share()
         for n_done, (at, fault) in enumerate(strikes, start=1):
             n_wrong = len(self.found.wrong)
             self.strike(at, fault)

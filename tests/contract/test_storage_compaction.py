@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,20 @@ def test_a_file_gets_smaller_when_jobs_were_deleted_while_servers_go_on(
         )
         assert count(database, "b") == list(range(1, 11))
         assert "given back" in str(done)
+
+
+def test_writers_need_not_wait_for_readers_while_the_log_is_to_be_emptied(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    open_storage(url).close()
+    with Database(url) as database, Database(url) as other, database.reading() as reader:
+        reader.execute(ALL).all()
+        write_jobs(database, a=150)
+        compacting = threading.Thread(target=compact, args=(other,))
+        compacting.start()
+        with contextlib.closing(sqlite3.connect(tmp_path / "jobs.db", timeout=0.5, isolation_level=None)) as writer:
+            while compacting.is_alive():
+                writer.execute("UPDATE jobs SET note = 'written'")
+        assert (tmp_path / "jobs.db-wal").stat().st_size > 0  # the reader needs it
 
 
 def test_a_file_of_a_former_version_is_rewritten_once_and_alone(tmp_path: Path) -> None:

@@ -14,6 +14,10 @@ from tuner_server.storage.tables import Base
 
 PAGES_AT_ONCE = 500
 """Pages that SQLite moves in one transaction: 2 MB, some milliseconds in which servers wait."""
+LOG_TRIES = 50
+LOG_WAIT_S = 0.02
+"""How long one try to empty the log waits for who still reads from it, while all who write wait; and how long they may
+go on until the next one."""
 ONCE = "`lrpilot db compact`, once and without servers, makes the file smaller"
 """What is said of a file that a former version made."""
 _INCREMENTAL = 2
@@ -55,7 +59,7 @@ def compact(database: Database, *, rewrite: bool = True) -> Compaction:
         (mode,) = connection.execute("PRAGMA auto_vacuum").fetchone()
         if mode == _INCREMENTAL:
             _give_back(connection)
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            _empty_log(connection)
     if mode == _INCREMENTAL:
         return Compaction(before, _size(database.file))
     if not rewrite:
@@ -83,6 +87,20 @@ def _give_back(connection: DriverConnection) -> None:
         if left >= free:  # servers delete as fast
             return
         time.sleep(time.monotonic() - began)  # half of the time is theirs
+
+
+def _empty_log(connection: DriverConnection) -> None:
+    """Empties the write-ahead log, unless there are readers of an old state all the time.
+
+    SQLite waits for them with its writers' lock in its hands, and as long as for any lock: writers would give up.
+    """
+    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()  # most of it, while others write
+    connection.execute(f"PRAGMA busy_timeout = {LOG_WAIT_S * 1000:.0f}")
+    for _ in range(LOG_TRIES):
+        ((in_use, _, _),) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        if not in_use:
+            return
+        time.sleep(LOG_WAIT_S)
 
 
 def _rewrite(file: DatabaseFile) -> None:

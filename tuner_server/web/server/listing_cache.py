@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from cachetools import LRUCache
+from cachetools import TTLCache
 
+from tuner_server.service.job_cache import KEPT_S
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import StoredJob, StoredVersion
 from tuner_server.web.pages.listing import NEWEST, STATES, Listing, ListingQuery, listing
@@ -25,7 +26,7 @@ class ListingCache:
         """Reads from `service`."""
         self._service = service
         self._lock = threading.Lock()
-        self._jobs: LRUCache[str, StoredJob] = LRUCache(MAX_JOBS_KEPT)
+        self._jobs: TTLCache[str, StoredJob] = TTLCache(MAX_JOBS_KEPT, KEPT_S)
 
     def get(self, project: str, query: ListingQuery) -> Listing:
         """The page that a query asks for, as it is now. Raises: StorageError."""
@@ -40,8 +41,15 @@ class ListingCache:
 
     def _read(self, project: str, versions: Sequence[StoredVersion]) -> list[StoredJob]:
         """The jobs, those that are known from memory. One that was deleted meanwhile is left out."""
-        kept = self._jobs
-        unknown = [each.id for each in versions if each.id not in kept or kept[each.id].version != each.version]
+        found = {each.id: job for each in versions if (job := self._known(each)) is not None}
+        unknown = [each.id for each in versions if each.id not in found]
         if unknown:
-            self._jobs.update((job.id, job) for job in self._service.get_jobs(project, unknown))
-        return [self._jobs[version.id] for version in versions if version.id in self._jobs]
+            read = {job.id: job for job in self._service.get_jobs(project, unknown)}
+            self._jobs.update(read)
+            found |= read
+        return [found[each.id] for each in versions if each.id in found]
+
+    def _known(self, version: StoredVersion) -> StoredJob | None:
+        """The job at that version, if it is known."""
+        job = self._jobs.get(version.id)
+        return job if job is not None and job.version == version.version else None

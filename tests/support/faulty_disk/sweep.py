@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import json
 import os
+import random
 import shutil
 import signal
 import sys
@@ -23,13 +24,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import structlog
-import torch
+
 
 from tests.support.faulty_disk import shim
 from tests.support.faulty_disk.shim import Fault
 from tests.support.faulty_disk.workload import Workload, content_of
 from tuner_server.storage import Database, open_storage
-from tuner_server.storage.schema import current_version
+from tuner_server.storage.schema import current_version, head_version
 
 KILLS = {Fault.KILL, Fault.TORN_WRITE}
 TIMEOUT_S = 60
@@ -210,6 +211,7 @@ def sweep(database: Path, every: int, processes: int) -> Sweep:
         # One kind after the other where not all operations meet all kinds.
         kinds = list(Fault) if every == 1 else [list(Fault)[i % len(Fault)]]
         strikes += [(at, fault) for fault in kinds]
+    random.Random(0).shuffle(strikes)  # so that what was found is a fair part of the whole at any time
     children = [_begun(functools.partial(sweeper.strike_all, strikes[part::processes])) for part in range(processes)]
     for child in children:
         status, told = _ended(*child)
@@ -228,8 +230,9 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="strike at every so-manieth operation")
     parser.add_argument("--processes", type=int, default=1, help="how many strike at once")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+
     structlog.configure(processors=[_drop])
+    head_version()  # which reads all migrations, once for all children
     print(sweep(arguments.database, arguments.every, arguments.processes).json())
 
 

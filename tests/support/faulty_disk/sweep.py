@@ -25,7 +25,6 @@ from pathlib import Path
 
 import structlog
 
-
 from tests.support.faulty_disk import shim
 from tests.support.faulty_disk.shim import Fault
 from tests.support.faulty_disk.workload import Workload, content_of

@@ -114,7 +114,7 @@ class DatabaseFile:
             if self._lock is None:
                 return
             if _locked(self._lock, fcntl.LOCK_EX):
-                with contextlib.suppress(sqlite3.Error):  # the former one stays, which is noted too
+                with contextlib.suppress(sqlite3.Error, OSError):  # the former one stays, which is noted too
                     self._set_mark(self._lock)
             deadline = time.monotonic() + LOCK_TIMEOUT_S
             while not _locked(self._lock, fcntl.LOCK_SH):  # one that could not be changed was lost
@@ -235,8 +235,9 @@ class DatabaseFile:
         return os.pread(lock, 64, 0).decode(errors="replace").split()
 
     def _note(self, lock: int, *marks: str) -> None:
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{' '.join(marks)}\n".encode(), 0)
+        text = f"{' '.join(marks)}\n".encode()
+        os.pwrite(lock, text, 0)  # in place of what is there: what can't be written leaves it
+        os.ftruncate(lock, len(text))
         os.fsync(lock)
 
 

@@ -83,7 +83,7 @@ def soak(seconds: float, kind: str, workers: int, seed: int, console: Console) -
                 samples.append(observed(server.pid, time.monotonic() - began, file, log))
                 progress.update(task, completed=samples[-1].seconds)
                 if time.monotonic() - pruned > min(PRUNE_S, seconds / 8):
-                    _prune(db)
+                    traffic.faults += _prune(db)
                     pruned = time.monotonic()
     return Soaked(samples, findings(samples), dict(traffic.done), traffic.faults)
 
@@ -100,10 +100,12 @@ def _database(kind: str, directory: Path) -> Iterator[tuple[str, Path | None]]:
         yield server.uri, None
 
 
-def _prune(db: str) -> None:
+def _prune(db: str) -> list[str]:
+    """Deletes what has ended. Returns: what went wrong; nothing, as a rule."""
     environment = os.environ | {"LRPILOT_SILENT_AFTER_S": str(SILENT_AFTER_S)}
     command = [*LRPILOT, "jobs", "prune", "--older-than", "0", "--silent", "--db", db]
-    subprocess.run(command, check=True, capture_output=True, env=environment)
+    done = subprocess.run(command, check=False, capture_output=True, env=environment, text=True)
+    return [] if done.returncode == 0 else [f"prune: {done.stderr.strip()}"]
 
 
 def table(soaked: Soaked) -> str:

@@ -110,10 +110,13 @@ def _prune(db: str) -> list[str]:
 
 def table(soaked: Soaked) -> str:
     """The findings in Markdown."""
-    lines = ["| quantity | second quarter | last quarter | bound | kept |", "| --- | ---: | ---: | ---: | --- |"]
+    lines = [
+        "| quantity | second quarter | last quarter | bound | kept | rise in an hour, second half |",
+        "| --- | ---: | ---: | ---: | --- | ---: |",
+    ]
     lines += [
         f"| {each.quantity} | {each.second_quarter:.4g} | {each.last_quarter:.4g} | {each.bound:.4g} | "
-        f"{'yes' if each.kept else 'NO'} |"
+        f"{'yes' if each.kept else 'NO'} | {each.trend:+.2g} ± {each.trend_error:.2g} |"
         for each in soaked.findings
     ]
     done = ", ".join(f"{count:,} {what}" for what, count in sorted(soaked.done.items()))

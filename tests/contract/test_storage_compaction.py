@@ -80,6 +80,13 @@ def test_a_long_job_is_deleted_from_its_end_in_several_transactions(
         assert delete_jobs(database, ALL, 10) == 0
 
 
+def test_the_size_on_the_disk_grows_with_what_is_kept(database_url: str) -> None:
+    with open_storage(database_url, upgrade=True) as storage, Database(database_url) as database:
+        before = storage.size()
+        write_jobs(database, a=100)
+        assert storage.size() - before > 50_000  # PostgreSQL compresses
+
+
 def test_a_deletion_that_was_interrupted_left_the_beginning_and_goes_on(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

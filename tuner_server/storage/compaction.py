@@ -1,4 +1,4 @@
-"""Gives back the space of what was deleted."""
+"""What a database takes on the disk, and how the space of what was deleted is given back."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import sqlite3
 import time
+from collections.abc import Iterable
 
 from tuner_server.core.errors import StorageError
 from tuner_server.storage.database import Database, DriverConnection
@@ -70,6 +71,23 @@ def compact(database: Database, *, rewrite: bool = True) -> Compaction:
     return Compaction(before, _size(database.file))
 
 
+def size(database: Database) -> int:
+    """The bytes that a database takes on the disk: a SQLite file with its log, or LRPilot's tables with their indexes.
+
+    Raises:
+        StorageError: the database can't be used.
+    """
+    if database.file is not None:
+        return _size(database.file)
+    with database.reading() as connection:
+        return int(connection.exec_driver_sql(_size_of(Base.metadata.tables)).scalar_one())
+
+
+def _size_of(tables: Iterable[str]) -> str:
+    """A query for the bytes of tables of PostgreSQL, by names as SQL has them."""
+    return "SELECT " + " + ".join(f"pg_catalog.pg_total_relation_size('{table}')" for table in tables)
+
+
 def _size(file: DatabaseFile) -> int:
     paths = [file.path, *(file.beside(suffix) for suffix in LOG_SUFFIXES if suffix != "-shm")]
     return sum(path.stat().st_size for path in paths if path.exists())
@@ -118,10 +136,10 @@ def _vacuum_tables(database: Database) -> Compaction:
     with database.reading() as connection:
         schema = connection.exec_driver_sql("SELECT quote_ident(current_schema())").scalar_one()
     tables = [f'{schema}."{name}"' for name in Base.metadata.tables]
-    size = "SELECT " + " + ".join(f"pg_catalog.pg_total_relation_size('{table}')" for table in tables)
+    query = _size_of(tables)
     with database.maintaining() as connection:
-        (before,) = connection.execute(size).fetchone()
+        (before,) = connection.execute(query).fetchone()
         for table in tables:
             connection.execute(f"VACUUM (ANALYZE) {table}")
-        (after,) = connection.execute(size).fetchone()
+        (after,) = connection.execute(query).fetchone()
     return Compaction(before, after)

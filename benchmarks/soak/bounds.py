@@ -2,9 +2,9 @@
 
 The first quarter of a soak is its warm-up: pools, caches and the free pages of the database fill. From then on a
 quantity may not rise: its highest value in the last quarter is at most `GROWTH` times that in the second one, and a
-small part that does not depend on time. Beside that stands by how much it rises in an hour, as a line through the second
-half has it, with the standard error: what rises for certain is a leak, however far it is from its bound. Caches keep
-what is not renewed for ten minutes, so that in the second half of an hour nothing of the start is left.
+small part that does not depend on time. Beside that stands by how much it rises in an hour, as a line through the
+second half has it, with the standard error: what rises for certain is a leak, however far it is from its bound. Caches
+keep what is not renewed for ten minutes, so that in the second half of an hour nothing of the start is left.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def findings(samples: Sequence[Sample]) -> list[Finding]:
 
 
 def _trend(samples: Sequence[Sample], quantity: str) -> tuple[float, float]:
-    """The slope of a line through the second half, in an hour, and its standard error; NaN: there are too few samples."""
+    """The slope of a line through the second half, in an hour, and its standard error; NaN: too few samples."""
     half = [sample for sample in samples if sample.seconds >= samples[-1].seconds / 2]
     if len(half) < TENTHS:
         return float("nan"), float("nan")

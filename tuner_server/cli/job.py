@@ -195,6 +195,11 @@ def facts_table(job: pb.Job) -> Table:
     return table
 
 
+def in_a_line(job: pb.Job) -> str:
+    """How far a job is, for output that is no terminal."""
+    return f"{state_of(job)}: {_steps(job)}, loss {optional(job, 'last_loss')}"
+
+
 def _steps(job: pb.Job) -> str:
     """What stayed, what the search took, and what was committed and rolled back."""
     total = f" of {job.total_steps}" if job.HasField("total_steps") else ""

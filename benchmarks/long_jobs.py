@@ -31,6 +31,8 @@ from tuner_server.storage.tables import EntryRow
 
 REPORT_STEPS = 500_000
 """Steps of a report: a twentieth of the longest job, as clients report."""
+FAR = 10**8
+"""Steps of a job that is to go on for longer than anybody looks. Without an end its stages would grow for ever."""
 ROWS_AT_ONCE = 1000
 """Directives that are written in one transaction."""
 BOUNDS = LrBounds(min=1e-3, max=1.0)
@@ -107,7 +109,7 @@ class LongJob(WrittenJob):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SearchingJob(WrittenJob):
-    """A job of the policy that takes most directives for its steps: it searches in every stage, and goes on for ever.
+    """A job of the policy that takes most directives for its steps, and searches in every stage.
 
     Every decision is the server's own, and the losses are recorded ones. The last directive is outstanding.
     """
@@ -121,7 +123,8 @@ class SearchingJob(WrittenJob):
 
     def write(self, db: str) -> None:
         """See `WrittenJob`."""
-        opened = machine.create(JobConfig(policy="autolrs", name=self.label, lr_bounds=BOUNDS, base_lr=0.1))
+        config = JobConfig(policy="autolrs", name=self.label, total_steps=FAR, lr_bounds=BOUNDS, base_lr=0.1)
+        opened = machine.create(config)
         with contextlib.closing(open_storage(db)) as storage, contextlib.closing(Database(db)) as database:
             job = storage.create(DEFAULT_PROJECT, uuid.uuid4().hex, "benchmark", b"", opened, utc_now())
             played = self._played(opened)

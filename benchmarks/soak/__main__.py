@@ -30,6 +30,7 @@ from benchmarks.load.processes import LRPILOT, free_address, postgresql, serving
 from benchmarks.soak.bounds import Finding, findings
 from benchmarks.soak.observation import Sample, observed
 from benchmarks.soak.traffic import Traffic
+from tuner_server.storage import Database
 
 SAMPLE_S = 5.0
 PRUNE_S = 120.0
@@ -67,7 +68,8 @@ def soak(seconds: float, kind: str, workers: int, seed: int, console: Console) -
     samples: list[Sample] = []
     with (
         tempfile.TemporaryDirectory(prefix="lrpilot-soak-") as directory,
-        _database(kind, Path(directory)) as (db, file),
+        _database(kind, Path(directory)) as db,
+        Database(db) as database,
     ):
         log = Path(directory, "log")
         page, operators = free_address(), free_address()
@@ -80,7 +82,7 @@ def soak(seconds: float, kind: str, workers: int, seed: int, console: Console) -
             began, pruned = time.monotonic(), time.monotonic()
             while (passed := time.monotonic() - began) < seconds:
                 time.sleep(min(SAMPLE_S, seconds - passed))
-                samples.append(observed(server.pid, time.monotonic() - began, file, log))
+                samples.append(observed(server.pid, time.monotonic() - began, database, log))
                 progress.update(task, completed=samples[-1].seconds)
                 if time.monotonic() - pruned > min(PRUNE_S, seconds / 8):
                     traffic.faults += _prune(db)
@@ -89,15 +91,14 @@ def soak(seconds: float, kind: str, workers: int, seed: int, console: Console) -
 
 
 @contextlib.contextmanager
-def _database(kind: str, directory: Path) -> Iterator[tuple[str, Path | None]]:
-    """The URL of an empty database, and its file if it has one."""
+def _database(kind: str, directory: Path) -> Iterator[str]:
+    """The URL of an empty database."""
     if kind == "sqlite":
-        file = directory / "jobs.db"
-        yield f"sqlite:///{file}", file
+        yield f"sqlite:///{directory / 'jobs.db'}"
         return
     with postgresql() as server:
         upgrade(server.uri)
-        yield server.uri, None
+        yield server.uri
 
 
 def _prune(db: str) -> list[str]:

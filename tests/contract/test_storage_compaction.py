@@ -100,6 +100,19 @@ def test_a_deletion_that_was_interrupted_left_the_beginning_and_goes_on(
         assert delete_jobs(database, ALL, 10) == 1
 
 
+def test_writers_have_their_turns_while_many_jobs_are_deleted(tmp_path: Path, small_transactions: list[int]) -> None:
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    open_storage(url).close()
+    with Database(url) as database:
+        write_jobs(database, **{f"job{i:02}": 9 for i in range(30)})
+        deleting = threading.Thread(target=delete_jobs, args=(database, ALL, 30))
+        deleting.start()
+        with contextlib.closing(sqlite3.connect(tmp_path / "jobs.db", timeout=2.0, isolation_level=None)) as writer:
+            while deleting.is_alive():
+                writer.execute("UPDATE projects SET max_live_jobs = 100")
+    assert small_transactions == [1] * 30
+
+
 def test_a_file_gets_smaller_when_jobs_were_deleted_while_servers_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,7 +132,10 @@ def test_a_file_gets_smaller_when_jobs_were_deleted_while_servers_go_on(
         assert "given back" in str(done)
 
 
-def test_writers_need_not_wait_for_readers_while_the_log_is_to_be_emptied(tmp_path: Path) -> None:
+def test_writers_need_not_wait_for_readers_while_the_log_is_to_be_emptied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compaction, "LOG_TRIES", 20)
     url = f"sqlite:///{tmp_path}/jobs.db"
     open_storage(url).close()
     with Database(url) as database, Database(url) as other, database.reading() as reader:

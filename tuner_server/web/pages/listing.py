@@ -10,6 +10,8 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlencode
 
+from lrpilot.wire.job_names import called
+
 from tuner_server.core.job.life import ALL_SHOWN, SHOWN, UNTOLD, Life, Shown, Vitals, shown_word
 from tuner_server.core.job.state import Status
 from tuner_server.core.messages import Phase
@@ -227,8 +229,8 @@ def listing(
 
 
 def title(job: StoredJob) -> str:
-    """A job's name; its id where it has none."""
-    return job.state.config.name or job.id[:8]
+    """A job's name: the one that it was given, or the one that its id makes."""
+    return called(job.state.config.name, job.id)
 
 
 def current_lr(job: StoredJob) -> float | None:

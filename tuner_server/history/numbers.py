@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -93,6 +93,15 @@ def share(part: float, whole: float) -> str:
 def steps(value: int) -> str:
     """`1 step`, `12 000 steps`."""
     return f"{count(value)} step" if value == 1 else f"{count(value)} steps"
+
+
+def age(length: timedelta) -> str:
+    """A length of time where there is little room: `12 s`, `5 min`, `3 h`, `2 d`."""
+    seconds = max(int(length.total_seconds()), 0)
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
 
 
 def duration(seconds: float) -> str:

@@ -66,9 +66,9 @@ class Narrator:
         if not run.job_id:
             return  # a warning has said it
         steps = "no end" if run.total_steps is None else f"{run.total_steps:,} steps"
-        job = run.job_id[:SHORT_ID]
+        job, told = run.job_id[:SHORT_ID], called(name, run.job_id)
         self._screen.line(
-            f"lrpilot: job {job} {called(name, run.job_id)!r}, {where}: policy {policy}, {steps}; `lrpilot show {job}` tells more"
+            f"lrpilot: job {job} {told!r}, {where}: policy {policy}, {steps}; `lrpilot show {job}` tells more"
         )
 
     def decided(self, run: NarratedRun, peak_lr: float, n_steps: int, reason: str) -> None:

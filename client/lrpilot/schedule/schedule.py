@@ -28,11 +28,12 @@ class Schedule(ScheduleData):
 
     def __repr__(self) -> str:
         """What a person wants to know; the numbers are in `save` and `plot`."""
-        name = called(self.name, self.job_id)
+        given = called(self.name, self.job_id)
+        name = f" {given!r}" if given else ""
         peaks = [segment.profile.highest_lr(segment.n_steps) or 0.0 for segment in self.segments]
         probes = ", no search" if self.unsearched else f", {len(self.probes)} probes" if self.probes else ""
         steps = f"{self.n_steps:,} steps{f', LR up to {max(peaks):.3g}' if peaks else ''}{probes}"
-        return f"<Schedule{f' {name!r}' if name else ''}: job {self.job_id[:8] or 'of no server'}, {self.policy or 'no policy'}, {steps}>"
+        return f"<Schedule{name}: job {self.job_id[:8] or 'of no server'}, {self.policy or 'no policy'}, {steps}>"
 
     def scheduler(self, optimizer: Optimizer) -> LRScheduler:
         """A PyTorch scheduler that replays this schedule with no server.

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from cachetools import LRUCache
 
+from tuner_server.base.clock import utc_now
+from tuner_server.core.job.life import ALL_SHOWN
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import StoredJob, StoredVersion
 from tuner_server.web.pages.listing import NEWEST, STATES, Listing, ListingQuery, listing
@@ -29,19 +31,30 @@ class ListingCache:
 
     def get(self, project: str, query: ListingQuery) -> Listing:
         """The page that a query asks for, as it is now. Raises: StorageError."""
-        versions = self._service.job_versions(project, NEWEST + 1, STATES[query.state], query.family)
+        shown = STATES[query.state]
+        every = self._service.job_versions(project, NEWEST + 1, ALL_SHOWN, query.family)
+        # Of a state there may be older ones than the newest of all.
+        versions = every if shown.everything else self._service.job_versions(project, NEWEST + 1, shown, query.family)
         # Held while jobs are read: whoever comes meanwhile would read the same ones.
         with self._lock:
-            jobs = self._read(project, versions[:NEWEST])
+            known = {job.id: job for job in self._read(project, [*every[:NEWEST], *versions[:NEWEST]])}
         # The signs of clients are newer than the jobs, whose versions don't change with them.
-        signs = {version.id: version.signs for version in versions}
-        vitals = {job.id: self._service.vitals(job, signs[job.id]) for job in jobs}
-        return listing(jobs, query, vitals, complete=len(versions) <= NEWEST)
+        signs = {version.id: version.signs for version in (*every, *versions)}
+        vitals = {job.id: self._service.vitals(job, signs[job.id]) for job in known.values()}
+        return listing(
+            [known[version.id] for version in versions[:NEWEST] if version.id in known],
+            query,
+            vitals,
+            now=utc_now(),
+            complete=len(versions) <= NEWEST,
+            every=[known[version.id] for version in every[:NEWEST] if version.id in known],
+        )
 
     def _read(self, project: str, versions: Sequence[StoredVersion]) -> list[StoredJob]:
         """The jobs, those that are known from memory. One that was deleted meanwhile is left out."""
         kept = self._jobs
-        unknown = [each.id for each in versions if each.id not in kept or kept[each.id].version != each.version]
+        # A job that has changed between two looks may be among them twice.
+        unknown = {each.id for each in versions if each.id not in kept or kept[each.id].version != each.version}
         if unknown:
             self._jobs.update((job.id, job) for job in self._service.get_jobs(project, unknown))
         return [self._jobs[version.id] for version in versions if version.id in self._jobs]

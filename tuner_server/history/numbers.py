@@ -96,12 +96,17 @@ def steps(value: int) -> str:
 
 
 def age(length: timedelta) -> str:
-    """A length of time where there is little room: `12 s`, `5 min`, `3 h`, `2 d`."""
-    seconds = max(int(length.total_seconds()), 0)
+    """A length of time where there is little room: `under 1 min`, `5 min`, `3 h`, `2 d`."""
+    seconds = int(length.total_seconds())
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= size:
             return f"{seconds // size} {unit}"
-    return f"{seconds} s"
+    return "under 1 min"
+
+
+def about(seconds: float) -> str:
+    """A duration that is known roughly: `12 s`, `3 min`, `2 h 5 min`, `3 d 4 h`."""
+    return duration(60 * round(seconds / 60)) if 60 <= seconds < 3_600 else duration(seconds)
 
 
 def duration(seconds: float) -> str:

@@ -16,7 +16,7 @@ from lrpilot.wire.job_names import called
 from tuner_server.core.job.life import ALL_SHOWN, SHOWN, UNTOLD, Life, Shown, Vitals, shown_word
 from tuner_server.core.job.state import Status
 from tuner_server.core.messages import Phase
-from tuner_server.history.numbers import age, duration, moment, number, share
+from tuner_server.history.numbers import about, age, moment, number, share
 from tuner_server.storage import StoredJob
 from tuner_server.web.pages.pace import Pace
 from tuner_server.web.pages.summary import ATTENTION, Summary, attention, summary
@@ -139,7 +139,7 @@ class Row:
     life: str
     """The same as a sentence."""
     attention: str
-    """Why somebody should see to it; empty: there is no need."""
+    """Why somebody should see to it, where its state does not tell; empty: it does, or there is no need."""
     note: str
     """What somebody has noted on it."""
     policy: str
@@ -182,14 +182,14 @@ class Row:
             state=shown_word(state.status, vitals.life),
             since=_since(vitals),
             life=vitals.sentence,
-            attention=attention(job, vitals, now),
+            attention="" if vitals.troubled or state.status is Status.FAILED else attention(job, vitals, now),
             note=job.note,
             policy=config.policy,
             progress=state.progress,
             steps=state.run_steps,
             total_steps=state.total_steps,
             left=pace.left if there else "",
-            took="" if live or not state.wall_time_s else duration(state.wall_time_s),
+            took="" if live or not state.wall_time_s else about(state.wall_time_s),
             pace=pace.short if live and there else "",
             pace_words=pace.words,
             lr=number(shown_lr(job)),

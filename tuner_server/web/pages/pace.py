@@ -6,7 +6,7 @@ import dataclasses
 import math
 
 from tuner_server.core.job.state import JobState
-from tuner_server.history.numbers import count, duration, number
+from tuner_server.history.numbers import about, count, number
 
 MANY = 10.0
 """Steps a second from which on their fractions are nobody's business."""
@@ -36,7 +36,7 @@ class Pace:
     @property
     def left(self) -> str:
         """How long it still takes: `2 h 5 min`; empty: nothing tells."""
-        return "" if self.left_s is None or not math.isfinite(self.left_s) else duration(self.left_s)
+        return "" if self.left_s is None or not math.isfinite(self.left_s) else about(self.left_s)
 
     @property
     def short(self) -> str:

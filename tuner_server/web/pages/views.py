@@ -13,7 +13,7 @@ from tuner_server.core.messages import LOSS_WINDOW, Candidate, Phase
 from tuner_server.core.stages import lr_range
 from tuner_server.history import lr_sensitivity
 from tuner_server.history.changes import told
-from tuner_server.history.headline import after, headline, rolled_back
+from tuner_server.history.headline import after, headline, led_to, rolled_back
 from tuner_server.history.numbers import count, duration, moment, number, share, steps, told_apart, with_error
 from tuner_server.history.reasons import bounded, why, why_restarts
 from tuner_server.history.stage import Probe, Span, Stage
@@ -96,6 +96,8 @@ class JobView:
     policy: str
     progress: float | None
     headline: str
+    led_to: str
+    """What the latest LR goes back to; empty: no search."""
     forecasts: str
     """How good the forecasts were."""
     verdict: Verdict
@@ -135,6 +137,7 @@ def job_view(job: StoredJob, found: Timeline, vitals: Vitals = UNTOLD) -> JobVie
         policy=config.policy,
         progress=state.progress,
         headline=headline(state, found, left_alone=vitals.troubled),
+        led_to=led_to(found),
         forecasts=forecasts.sentence(found),
         verdict=verdict(state, found, vitals),
         facts=_facts(job, found, vitals),

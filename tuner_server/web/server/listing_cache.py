@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from cachetools import LRUCache
 
@@ -37,7 +37,7 @@ class ListingCache:
         versions = every if shown.everything else self._service.job_versions(project, NEWEST + 1, shown, query.family)
         # Held while jobs are read: whoever comes meanwhile would read the same ones.
         with self._lock:
-            known = {job.id: job for job in self._read(project, [*every[:NEWEST], *versions[:NEWEST]])}
+            known = self._read(project, [*every[:NEWEST], *versions[:NEWEST]])
         # The signs of clients are newer than the jobs, whose versions don't change with them.
         signs = {version.id: version.signs for version in (*every, *versions)}
         vitals = {job.id: self._service.vitals(job, signs[job.id]) for job in known.values()}
@@ -50,11 +50,12 @@ class ListingCache:
             every=[known[version.id] for version in every[:NEWEST] if version.id in known],
         )
 
-    def _read(self, project: str, versions: Sequence[StoredVersion]) -> list[StoredJob]:
-        """The jobs, those that are known from memory. One that was deleted meanwhile is left out."""
-        kept = self._jobs
-        # A job that has changed between two looks may be among them twice.
-        unknown = {each.id for each in versions if each.id not in kept or kept[each.id].version != each.version}
-        if unknown:
-            self._jobs.update((job.id, job) for job in self._service.get_jobs(project, unknown))
-        return [self._jobs[version.id] for version in versions if version.id in self._jobs]
+    def _read(self, project: str, versions: Iterable[StoredVersion]) -> dict[str, StoredJob]:
+        """The jobs by their ids, those that are known from memory. One that was deleted meanwhile is left out."""
+        wanted = {version.id: version.version for version in versions}
+        found = {job_id: job for job_id in wanted if (job := self._jobs.get(job_id)) and job.version == wanted[job_id]}
+        if unknown := wanted.keys() - found.keys():
+            read = {job.id: job for job in self._service.get_jobs(project, unknown)}
+            self._jobs.update(read)
+            found |= read
+        return found

@@ -8,7 +8,7 @@ from lrpilot.wire.axes import DECADES, axis_floor, height, highest_loss
 
 def test_a_loss_that_only_a_search_reached_does_not_set_the_axis() -> None:
     assert highest_loss([2.0, 1.0], [1e9]) == 2.0
-    assert highest_loss([], [3.0, 1e9]) == 3.0
+    assert highest_loss([], [3.0, 2.5, 2.8, 2.9, 1e9]) == 3.0
 
 
 @pytest.mark.parametrize("spike", [1e3, 1e30, 3e38])

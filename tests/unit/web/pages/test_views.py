@@ -197,8 +197,9 @@ def test_a_stage_whose_probes_were_run_before_the_client_was_away_shows_them() -
 
 
 def test_only_a_job_with_steps_has_something_to_draw() -> None:
-    assert not _view(_run(job_config("opened"), max_directives=0)).has_steps
-    assert _view(_run(job_config("begun"), max_directives=1)).has_steps
+    words = _view(_run(job_config("opened"), max_directives=0)).nothing_drawn
+    assert words.startswith("No steps have been reported yet. The chart begins with the first report, after ")
+    assert _view(_run(job_config("begun"), max_directives=1)).nothing_drawn == ""
 
 
 def test_a_search_that_ended_since_a_rollback_failed_is_shown_as_what_it_is() -> None:

@@ -70,7 +70,7 @@ def _way(state: JobState, found: Timeline) -> str:
 
 
 def led_to(found: Timeline) -> str:
-    """How many probes the latest LR goes back to, and which LRs they tried, as a sentence; empty: it goes back to none."""
+    """How many probes led to the latest LR, and which LRs they tried, as a sentence; empty: none did."""
     searched = next((stage for stage in reversed(found.stages) if stage.lr is not None and stage.candidates), None)
     if searched is None or searched.undoing is not None:
         return ""

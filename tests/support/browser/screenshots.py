@@ -13,7 +13,7 @@ from pathlib import Path
 from playwright.sync_api import Page, sync_playwright
 
 from tests.support.browser.chromium import launch, watched, window
-from tests.support.jobs.sample_jobs import SlowTraining, job_config, run_job
+from tests.support.jobs.sample_jobs import SlowTraining, job_config, left_alone, run_job
 from tests.support.servers import server_process
 from tests.support.servers.ports import HOST, free_port
 from tuner_server.base.clock import utc_now
@@ -32,18 +32,15 @@ def fill(db: str) -> dict[str, str]:
 
 def long_gone(db: str) -> dict[str, str]:
     """Jobs whose client has been silent since some time, and one that was given no name."""
-    ages = {"unet-denoise": timedelta(minutes=12), "bert-tiny sweep": timedelta(days=3), "": timedelta(hours=5)}
-    found = {}
-    with open_storage(db) as storage:
-        for i, (name, age) in enumerate(ages.items()):
-            now = utc_now() - age
-            with TunerService(storage, lambda now=now: now) as service:
-                training = SlowTraining(20 + i, validates=True)
-                found[name] = run_job(service, job_config(name, total_steps=20_000), training, 16 + i)
-                if not name:
-                    service.cancel_job("default", found[name], "cancelled in the dashboard")
-                else:
-                    service.describe_job("default", found[name], None, "the node was rebooted")
+    with open_storage(db) as storage, TunerService(storage) as service:
+        found = {
+            "bert-tiny sweep": left_alone(storage, "bert-tiny sweep", timedelta(days=3), 17, total_steps=20_000),
+            "": left_alone(storage, "", timedelta(hours=5), 18, total_steps=20_000),
+            "unet-denoise": left_alone(storage, "unet-denoise", timedelta(minutes=12), 16, total_steps=20_000),
+        }
+        service.cancel_job("default", found[""], "cancelled in the dashboard")
+        service.describe_job("default", found["unet-denoise"], None, "node 7 went down")
+        service.describe_job("default", found["bert-tiny sweep"], None, "the first of the sweep")
     return found
 
 

@@ -194,7 +194,8 @@ def test_an_end_says_why_and_how_far_the_lr_came(training: Run) -> None:
 
 
 def test_what_led_to_the_lr_is_told_in_a_sentence(finished: Run, staged: Run) -> None:
-    (stage,) = [stage for stage in (found := timeline(history(finished))).stages if stage.candidates]
+    found = timeline(history(finished))
+    (stage,) = [stage for stage in found.stages if stage.candidates]
     lrs = sorted(candidate.lr for candidate in stage.candidates)
     assert led_to(found) == (
         f"{len(lrs)} probes, of LRs from {number(lrs[0])} to {number(lrs[-1])}, led to {number(stage.lr)}."

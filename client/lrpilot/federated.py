@@ -16,6 +16,7 @@ from torch import nn
 
 from lrpilot.backends.torch.arguments import checked, own
 from lrpilot.backends.torch.federation.backend import FederatedBackend
+from lrpilot.backends.validator import minimised
 from lrpilot.data.replay import BatchBuffer
 from lrpilot.errors import ConfigError
 from lrpilot.run.driver import Driver
@@ -84,7 +85,7 @@ class Client(Driver):
             optimizers,
             average=average,
             local_steps=local_steps,
-            validate=validate,
+            validate=minimised(validate, job.get("mode")),
             register=dict(register or {}),
             placement=snapshot,
         )

@@ -190,7 +190,8 @@ OptionalField = Literal["last_loss", "best_loss", "last_validation", "best_valid
 
 def optional(job: pb.Job, field: OptionalField) -> str:
     """A number that a job may have; a dash where it has none."""
-    return f"{getattr(job, field):.4g}" if job.HasField(field) else "-"
+    sign = -1 if field.endswith("validation") and job.config.maximises else 1
+    return f"{sign * getattr(job, field):.4g}" if job.HasField(field) else "-"
 
 
 def print_json(value: object) -> None:

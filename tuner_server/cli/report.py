@@ -27,6 +27,6 @@ def report(
     with connected(server) as tuner:
         response = schedule_of(tuner, job, pb.SCHEDULE_VIEW_FULL)
     found, entries = job_and_history(response)
-    text = report_html(found, timeline(entries), vitals_now(response.job))
+    text = report_html(found, timeline(entries, maximises=found.state.config.maximises), vitals_now(response.job))
     with writing(output):
         output.write_text(text, encoding="utf-8")

@@ -42,7 +42,7 @@ def data_of_schedule(job: StoredJob, history: History) -> ScheduleData:
         elif directive.phase.searches and (report is None or report.outcome is not Outcome.REPLACED):
             probes.append(_probe(directive, report, len(losses)))
         # What is left was committed once, and rolled back.
-    return ScheduleData(
+    found = ScheduleData(
         job_id=job.id,
         name=state.config.name,
         policy=state.config.policy,
@@ -58,6 +58,7 @@ def data_of_schedule(job: StoredJob, history: History) -> ScheduleData:
         replans=tuple(replans),
         measures=measures.measured(),
     )
+    return found.turned() if state.config.maximises else found
 
 
 def _begins_unsearched(state: JobState) -> bool:

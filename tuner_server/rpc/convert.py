@@ -105,6 +105,7 @@ def config_from_pb(message: pb.JobConfig) -> JobConfig:
         "recorded": tuple(message.recorded),
         "members": message.members or 1,
         "has_average": message.has_average,
+        "maximises": message.maximises,
     }
     if message.HasField("total_steps"):
         fields["total_steps"] = message.total_steps
@@ -136,6 +137,7 @@ def config_to_pb(config: JobConfig) -> pb.JobConfig:
         recorded=config.recorded,
         members=config.members if config.members > 1 else 0,
         has_average=config.has_average,
+        maximises=config.maximises,
     )
     if config.stop_when is not None:
         message.stop_when.CopyFrom(pb.StopWhen(**config.stop_when.model_dump(exclude_none=True)))

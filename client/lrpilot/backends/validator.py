@@ -6,12 +6,13 @@ import logging
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import SupportsFloat
+from typing import Any, ParamSpec, SupportsFloat
 
 from lrpilot.errors import ConfigError
 from lrpilot.rng import preserved
 from lrpilot.wire.limits import MAX_VALIDATION_LOSS
 
+P = ParamSpec("P")
 log = logging.getLogger("lrpilot")
 
 
@@ -50,19 +51,40 @@ class Validator:
         except Exception:
             log.warning("lrpilot: validate raised, its result is left out", exc_info=True)
             return None
-        return loss if math.isfinite(loss) and loss <= MAX_VALIDATION_LOSS else None
+        return loss if math.isfinite(loss) and abs(loss) <= MAX_VALIDATION_LOSS else None
 
     def _call(self) -> float:
         """The function's result; all is as before. Raises: ConfigError: it is no number."""
         with self._unchanged(), preserved():
             result = self._function()
-            try:
-                return float(result)
-            except (TypeError, ValueError, RuntimeError) as error:
-                raise ConfigError(f"validate: it returned {_shown(result)}; {_MUST}") from error
+            return _number(result)
 
 
-_MUST = "it must return the validation loss, one number"
+def minimised(validate: Callable[P, SupportsFloat] | None, mode: object) -> Callable[P, SupportsFloat] | None:
+    """What is minimised where `validate` is given: that, or minus it, where `mode` is "max"."""
+    if validate is None or mode != "max":
+        return validate
+
+    def negated(*args: P.args, **kwargs: P.kwargs) -> float:
+        metric = _number(validate(*args, **kwargs))
+        if not math.isfinite(metric):
+            raise ConfigError(f"validate: it returned {metric}; a finite metric is needed")
+        return -metric
+
+    return negated
+
+
+def _number(result: Any) -> float:
+    """A validation's result. Raises: ConfigError: it is no number."""
+    try:
+        if isinstance(result, str):
+            raise ValueError("a string is no number, even one of digits")
+        return float(result)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"validate: it returned {_shown(result)}; {_MUST}") from error
+
+
+_MUST = "it must return one number"
 
 
 def _shown(result: object) -> str:

@@ -48,6 +48,17 @@ KINDS: Mapping[str, _Kind] = {
 """Arguments whose kind is told here; others are read by what uses them."""
 
 
+def maximises(mode: Any, *, validates: bool) -> bool:
+    """Whether what is validated is maximised. Raises: ConfigError: `mode` says nothing known, or of nothing."""
+    if mode not in ("min", "max"):
+        raise ConfigError(
+            f'mode: {mode!r}; give "min" where validate gives a loss, or "max" where it gives an accuracy'
+        )
+    if mode == "max" and not validates:
+        raise ConfigError('mode: "max" tells what validate gives, and there is no validate; give it, or leave mode out')
+    return bool(mode == "max")
+
+
 def check_kinds(**arguments: Any) -> None:
     """Looks at arguments by name. Raises: ConfigError: one is of a wrong kind."""
     for name, value in arguments.items():

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
 
 from lrpilot.backends.base import Backend
 from lrpilot.credentials import Credentials
@@ -16,11 +16,12 @@ from lrpilot.distributed.session import SharedSession
 from lrpilot.errors import ConfigError
 from lrpilot.narration.narrator import Narrator
 from lrpilot.narration.screen import screen
-from lrpilot.run.argument_check import check_kinds
+from lrpilot.run.argument_check import check_kinds, maximises
 from lrpilot.run.observer import Observer
 from lrpilot.run.options import TIMEOUT_S
 from lrpilot.run.run_plan import planned_steps
 from lrpilot.run.runners.drawing import DrawingRunner
+from lrpilot.schedule.from_proto import ending_from_proto
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.session.job_config import job_config
 from lrpilot.session.session import Session
@@ -28,13 +29,13 @@ from lrpilot.transport.base import Transport
 from lrpilot.transport.embedded_transport import EmbeddedTransport
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.schedule_data import Validation
+from lrpilot.wire.weights import Weights
 
 if TYPE_CHECKING:
     from lrpilot.distributed.ranks import Ranks
 
 SERVER_VARIABLE = "LRPILOT_SERVER"
-LOSSES_TOLD = 10
-"""The latest losses of a report, whose mean is what whoever watches is told."""
 
 Batch = TypeVar("Batch")
 log = logging.getLogger("lrpilot")
@@ -58,6 +59,7 @@ class Driver(DrawingRunner):
         steps_per_epoch: int | None = None,
         total_time_s: float | None = None,
         stop_when: float | str | None = None,
+        mode: Literal["min", "max"] = "min",
         lr_bounds: tuple[float, float] | None = None,
         policy: str | None = None,
         policy_options: Mapping[str, Any] | None = None,
@@ -111,6 +113,7 @@ class Driver(DrawingRunner):
             base_lr=self._lr.now,
             seed=seed,
             has_validation=backend.has_validation,
+            maximises=maximises(mode, validates=backend.has_validation),
             measures=backend.measures,
             recorded=_names(record),
             members=self._members if self._members > 1 else 0,
@@ -221,6 +224,11 @@ class Driver(DrawingRunner):
         return int(self._lease.directive.stage)
 
     @property
+    def mode(self) -> str:
+        """Whether what `validate` gives is minimised, "min", or maximised, "max"."""
+        return "max" if self._config.maximises else "min"
+
+    @property
     def phase(self) -> str:
         """What the present steps are for: warm_up, range_test, probe, train or stop."""
         return pb.Phase.Name(self._lease.directive.phase).removeprefix("PHASE_").lower()
@@ -320,10 +328,14 @@ class Driver(DrawingRunner):
 
     def _on_reported(self, directive: pb.Directive, report: pb.Report, start: int) -> None:
         if self._narrator is not None:
-            self._narrator.reported(list(report.losses[-LOSSES_TOLD:]))
+            self._narrator.reported(list(report.losses))
         self._tell(lambda observer: observer.reported(self, directive, report, start))
 
     def _on_finished(self) -> None:
+        decided = self._ending.decided
+        if decided is not None and self._ending.adopted is Weights.AVERAGE:
+            ending = ending_from_proto(decided)
+            log.info("lrpilot: the run ends with %s", (ending.turned() if self.mode == "max" else ending).words)
         self._tell_end()
         self._tell(lambda observer: observer.finished(self))
 
@@ -331,7 +343,11 @@ class Driver(DrawingRunner):
         """Tells whoever watches of the end, once."""
         if self._narrator is not None:
             word = "closed" if self._closing else "done"
-            self._narrator.finished(self, self._record.peak_lr, self._record.last_validation, word)
+            found, decided = list(self._record.validations), self._ending.decided
+            if decided is not None and self._ending.adopted is Weights.AVERAGE and decided.HasField("average"):
+                found.append(Validation(self.committed_step, decided.average))  # of the weights that the model has now
+            validations = [each.turned() if self.mode == "max" else each for each in found]
+            self._narrator.finished(self, self._record.peak_lr, validations, word)
             self._narrator = None
 
     def _tell(self, what: Callable[[Observer], None]) -> None:

@@ -28,6 +28,10 @@ class TunedRun(ShownRun, Protocol):
         """The stage, from 0; -1 before the first, and without a server."""
 
     @property
+    def mode(self) -> str:
+        """Whether what `validate` gives is minimised, "min", or maximised, "max"."""
+
+    @property
     def searching(self) -> bool:
         """Whether the next step will be rolled back."""
 

@@ -124,7 +124,18 @@ def _draw_losses(axes: Axes, schedule: ScheduleData) -> None:
     if schedule.validations:
         steps = [validation.step for validation in schedule.validations]
         values = [validation.loss for validation in schedule.validations]
-        axes.plot(steps, values, "o-", color=_VALIDATION, markersize=4, label="validation loss")
+        # A metric has a scale of its own: an accuracy would be a line along the bottom of a loss's.
+        own = axes.twinx() if schedule.mode == "max" else axes
+        if own is not axes:
+            own.set_ylabel("validation metric")
+        own.plot(
+            steps,
+            values,
+            "o-",
+            color=_VALIDATION,
+            markersize=4,
+            label="validation metric" if schedule.mode == "max" else "validation loss",
+        )
     finite = losses[np.isfinite(losses)]
     if finite.size and finite.min() > 0:
         axes.set_yscale("log", nonpositive="mask")

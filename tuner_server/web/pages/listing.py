@@ -51,7 +51,7 @@ ORDERS: dict[str, str] = {
     "-lr": "highest LR",
     "loss": "lowest loss",
     "best-loss": "lowest best loss",
-    "validation": "lowest validation",
+    "validation": "best validation",
     "-search": "most search",
 }
 """The orders that the form offers, in words; a column's head sorts the other way round too."""
@@ -167,7 +167,7 @@ class Row:
             lr=number(shown_lr(job)),
             loss=number(state.last_loss),
             best_loss=number(state.best_loss),
-            validation=number(state.best_validation),
+            validation=number(config.metric(state.best_validation)),
             search=_search(job),
             live=state.status.live,
             created=job.create_time.isoformat(timespec="seconds"),

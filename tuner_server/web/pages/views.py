@@ -152,9 +152,9 @@ def _facts(job: StoredJob, found: Timeline) -> tuple[Fact, ...]:
     if state.last_loss is not None and found.first_loss is not None:
         loss = dataclasses.replace(loss, note=f"from {number(found.first_loss)} at the start")
     best = Fact("Best loss", number(state.best_loss), f"lowest mean of {LOSS_WINDOW} in a row")
-    validation = Fact("Best validation", number(state.best_validation), "none so far")
+    validation = Fact("Best validation", number(state.config.metric(state.best_validation)), "none so far")
     if state.best_validation is not None:
-        validation = dataclasses.replace(validation, note=f"now {number(state.last_validation)}")
+        validation = dataclasses.replace(validation, note=f"now {number(state.config.metric(state.last_validation))}")
     return progress, _lr(job, found), loss, best, validation, _search(state, found)
 
 

@@ -28,7 +28,7 @@ from tuner_server.cli import (
     tokens,
     watch,
 )
-from tuner_server.core.errors import InvalidInputError, TunerError
+from tuner_server.core.errors import InvalidInputError, NotFoundError, TunerError
 
 app = typer.Typer(
     name="lrpilot",
@@ -70,7 +70,7 @@ def main() -> NoReturn:
         sys.exit(error.exit_code)
     except (TunerError, LRPilotError) as error:
         streams.complain(f"lrpilot: {error}")
-        bad_input = isinstance(error, InvalidInputError | RefusedError | ScheduleError | ValueError)
+        bad_input = isinstance(error, InvalidInputError | NotFoundError | RefusedError | ScheduleError | ValueError)
         sys.exit(2 if bad_input else 1)
     except BrokenPipeError:  # whoever read our output has seen enough
         _write_no_more()

@@ -21,8 +21,8 @@ from tuner_server.base.terminal import Terminal
 from tuner_server.cli.common import (
     JsonOption,
     ServerOption,
-    connected,
     print_json,
+    readable,
     saved_schedule,
     schedule_of,
     titled,
@@ -149,7 +149,7 @@ def _subject(job: str, server: str | None) -> _Subject:
     from tuner_server.history.schedule_data import data_of_schedule
     from tuner_server.history.timeline import timeline
 
-    with connected(server) as tuner:
+    with readable(server) as tuner:
         found, entries = job_and_history(schedule_of(tuner, job, pb.SCHEDULE_VIEW_FULL))
     title = titled(data_of_schedule(found, entries))
     return _Subject(

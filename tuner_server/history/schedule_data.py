@@ -66,7 +66,7 @@ def _begins_unsearched(state: JobState) -> bool:
     return unsearched.begins_unsearched(
         directive.number,
         directive.n_steps,
-        directive.stage,
+        directive.stage + 1,
         state.config.total_steps,
         trains=directive.phase is Phase.TRAIN,
     )
@@ -80,7 +80,7 @@ def _probe(directive: Directive, report: StoredReport | None, start_step: int) -
         n_steps=0 if report is None else report.n_steps,
         profile=directive.profile,
         phase=directive.phase,
-        stage=directive.stage,
+        stage=directive.stage + 1,
         losses=array.array("f", b"" if report is None else _bytes(report.losses)),
         validations=() if report is None else tuple(_validations(report.validations)),
         diverged=report is not None and report.outcome is Outcome.DIVERGED,

@@ -220,7 +220,7 @@ class Driver(DrawingRunner):
 
     @property
     def stage(self) -> int:
-        """The stage, from 0; -1 before the first, and without a server."""
+        """The stage, from 1; 0 before the first, and without a server."""
         return int(self._lease.directive.stage)
 
     @property

@@ -25,7 +25,7 @@ class TunedRun(ShownRun, Protocol):
 
     @property
     def stage(self) -> int:
-        """The stage, from 0; -1 before the first, and without a server."""
+        """The stage, from 1; 0 before the first, and without a server."""
 
     @property
     def mode(self) -> str:

@@ -451,7 +451,7 @@ class Directive(_message.Message):
     """Counts from 1 within a job."""
     phase: Global___Phase.ValueType
     stage: _builtins.int
-    """Counts from 0; -1 before the first stage."""
+    """Counts from 1; 0 before the first stage, and in what a client without a server tells itself."""
     n_steps: _builtins.int
     restore: _builtins.bool
     """Before the first step, in this order: go back to the snapshot, take a new snapshot, set the LR."""
@@ -1134,7 +1134,7 @@ class Job(_message.Message):
     search_steps: _builtins.int
     """Steps that were rolled back."""
     stage: _builtins.int
-    """Counts from 0; -1 before the first stage."""
+    """Counts from 1; 0 before the first stage."""
     last_loss: _builtins.float
     """The mean of the last ten committed steps."""
     last_validation: _builtins.float

@@ -23,7 +23,7 @@ class Segment:
         n_steps: at least 1.
         profile: the LRs.
         phase: what the steps are for.
-        stage: counts from 0; -1 before the first, and without a server.
+        stage: counts from 1; 0 before the first, and without a server.
     """
 
     start_step: int
@@ -72,7 +72,7 @@ class Probe:
         n_steps: how many were run.
         profile: the LRs.
         phase: what the steps are for.
-        stage: counts from 0; -1 before the first.
+        stage: counts from 1; 0 before the first.
         losses: of every step.
         validations: in the probe, ascending.
         diverged: whether a loss was not finite, or too high.

@@ -160,7 +160,7 @@ def _span_rows(
         columns: list[Iterable[Any]] = [
             range(start, start + n),
             range(committed, committed + n) if span.kept else itertools.repeat(None, n),
-            *(itertools.repeat(value, n) for value in (span.stage, span.phase.value, int(span.kept))),
+            *(itertools.repeat(value, n) for value in (span.stage + 1, span.phase.value, int(span.kept))),
             itertools.repeat(lr(first), n) if span.profile.stands else map(lr, range(first, end)),
             numbers(span.losses[first:end]),
             map(validations.get, range(first + 1, end + 1)) if validations else itertools.repeat(None, n),

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, SupportsFloat, Unpack
 import torch
 from torch import nn
 
-from lrpilot.backends.torch.arguments import checked, checked_logits, own
+from lrpilot.backends.torch.arguments import checked, checked_group, checked_logits, checked_register, own
 from lrpilot.backends.torch.backend import TorchBackend
 from lrpilot.backends.validator import minimised
 from lrpilot.distributed.ranks import Ranks, number_of
-from lrpilot.run.argument_check import check_kinds
+from lrpilot.run.argument_check import checked as checked_arguments
 from lrpilot.run.driver import Driver
 from lrpilot.run.explicit_options import with_explicit_options
 from lrpilot.run.options import TIMEOUT_S, JobOptions
@@ -77,8 +77,8 @@ class Tuner(Driver):
         """
         optimizers = checked(model, optimizer)
         with_logits = checked_logits(model, logits)
-        registered = dict(register or {})
-        n_ranks = number_of(process_group)
+        registered = checked_register(register)
+        n_ranks = number_of(checked_group(process_group))
         replicas = None
         if population and n_ranks > 1:
             from lrpilot.backends.torch.replicas import Replicas
@@ -88,8 +88,7 @@ class Tuner(Driver):
             model, optimizers, minimised(validate, job.get("mode")), registered, snapshot, replicas, with_logits
         )
         # The longest that rank 0 waits for its server, and the other ranks for rank 0.
-        timeout_s = job.get("timeout_s", TIMEOUT_S)
-        check_kinds(timeout_s=timeout_s)
+        timeout_s = checked_arguments(timeout_s=job.get("timeout_s", TIMEOUT_S))["timeout_s"]
         patience_s = START_TIMEOUT_S + MOST_WAITS * timeout_s
         super().__init__(backend, ranks=Ranks.of(process_group, patience_s), population=population, **job)
         own(optimizers, self)

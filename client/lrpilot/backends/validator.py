@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ParamSpec, SupportsFloat
 
+from lrpilot.arguments import as_number, shown
 from lrpilot.errors import ConfigError
 from lrpilot.rng import preserved
 from lrpilot.wire.limits import MAX_VALIDATION_LOSS
@@ -33,6 +34,8 @@ class Validator:
         Raises:
             ConfigError: it raises, or gives no finite number.
         """
+        if not callable(function):
+            raise ConfigError(f"validate: {shown(function)}; give a function without arguments that returns one number")
         self._function = function
         self._unchanged = unchanged
         try:
@@ -62,7 +65,7 @@ class Validator:
 
 def minimised(validate: Callable[P, SupportsFloat] | None, mode: object) -> Callable[P, SupportsFloat] | None:
     """What is minimised where `validate` is given: that, or minus it, where `mode` is "max"."""
-    if validate is None or mode != "max":
+    if not callable(validate) or mode != "max":
         return validate
 
     def negated(*args: P.args, **kwargs: P.kwargs) -> float:
@@ -77,11 +80,9 @@ def minimised(validate: Callable[P, SupportsFloat] | None, mode: object) -> Call
 def _number(result: Any) -> float:
     """A validation's result. Raises: ConfigError: it is no number."""
     try:
-        if isinstance(result, str):
-            raise ValueError("a string is no number, even one of digits")
-        return float(result)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"validate: it returned {_shown(result)}; {_MUST}") from error
+        return as_number(result)
+    except ValueError:
+        raise ConfigError(f"validate: it returned {_shown(result)}; {_MUST}") from None
 
 
 _MUST = "it must return one number"

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
 from lrpilot.backends.base import Backend
 from lrpilot.credentials import Credentials
 from lrpilot.distributed.session import SharedSession
-from lrpilot.errors import ConfigError
 from lrpilot.narration.narrator import Narrator
 from lrpilot.narration.screen import screen
-from lrpilot.run.argument_check import check_kinds, maximises
+from lrpilot.run.argument_check import checked, maximises
 from lrpilot.run.observer import Observer
 from lrpilot.run.options import TIMEOUT_S
 from lrpilot.run.run_plan import planned_steps
@@ -87,41 +86,40 @@ class Driver(DrawingRunner):
             RefusedError: the server finds fault with an argument, which the message names; or with `strict` it refuses.
             UnavailableError: the server isn't there, and `strict` is set.
         """
-        total_steps = planned_steps(total_steps, epochs, steps_per_epoch)
-        check_kinds(
-            total_steps=total_steps,
+        given = checked(
+            total_steps=planned_steps(total_steps, epochs, steps_per_epoch),
             total_time_s=total_time_s,
             timeout_s=timeout_s,
-            seed=seed,
-            name=name,
-            family=family,
-            policy=policy,
+            strict=strict,
+            adopt=adopt,
+            population=population,
             observers=observers,
+            progress=progress,
+            credentials=credentials,
+            transport=transport,
         )
-        super().__init__(backend, ranks, total_steps, total_time_s, strict=strict, adopt=adopt, population=population)
-        self._observers = tuple(observers)
+        told = checked(
+            name=name, family=family, policy=policy, policy_options=policy_options, lr_bounds=lr_bounds, seed=seed
+        )
+        ends = {name: given[name] for name in ("total_steps", "total_time_s")}
+        super().__init__(backend, ranks, **ends, **{name: given[name] for name in ("strict", "adopt", "population")})
+        self._observers = given["observers"]
         self._closing = False
         self._config = config = job_config(
-            name=name,
-            family=family,
-            policy=policy,
-            policy_options=policy_options,
-            total_steps=total_steps,
-            total_time_s=total_time_s,
+            **told,
+            **ends,
             stop_when=stop_when,
-            lr_bounds=lr_bounds,
             base_lr=self._lr.now,
-            seed=seed,
             has_validation=backend.has_validation,
             maximises=maximises(mode, validates=backend.has_validation),
             measures=backend.measures,
-            recorded=_names(record),
+            recorded=checked(record=record)["record"],
             members=self._members if self._members > 1 else 0,
             has_average=backend.average is not None,
         )
 
         def connect() -> Session:
-            return Session(transport or _connect(server, credentials), config, timeout_s, strict)
+            return Session(transport or _connect(server, credentials), config, given["timeout_s"], given["strict"])
 
         self._session = connect() if ranks is None else SharedSession(ranks, config, connect)
         first = self._session.open(self._run_state())
@@ -356,16 +354,6 @@ class Driver(DrawingRunner):
                 what(observer)
             except Exception:
                 log.warning("lrpilot: %s raised; training goes on", type(observer).__name__, exc_info=True)
-
-
-def _names(record: Sequence[str]) -> tuple[str, ...]:
-    """The names of what is recorded. Raises: ConfigError: they are no names, or one string, whose letters would do."""
-    if isinstance(record, str):
-        raise ConfigError(f"record: {record!r} is a string; give names, as ({record!r},)")
-    names = tuple(record) if isinstance(record, Iterable) else (record,)
-    if not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"record: {record!r} are no names; give some as ('gradient_norm',), or leave it out")
-    return names
 
 
 def _target(server: str | None) -> str | None:

@@ -55,7 +55,7 @@ def plot(schedule: ScheduleData, path: Path | None) -> Figure:
         try:
             save(figure, path)
         except ValueError as error:
-            raise ScheduleError(f"plot: {error}") from error
+            raise ScheduleError(f"plot: {error}") from None
     return figure
 
 

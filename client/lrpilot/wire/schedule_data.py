@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import operator
 from collections.abc import Sequence
 from typing import Self
 
@@ -235,6 +236,10 @@ class ScheduleData:
         Raises:
             ScheduleError: there are no committed steps, or `step` is negative.
         """
+        try:
+            step = operator.index(step)
+        except TypeError:
+            raise ScheduleError(f"step: {step!r} ({type(step).__name__}); give a whole number from 0 on") from None
         if step < 0 or not self.segments:
             raise ScheduleError(f"schedule: no LR for step {step} of {self.n_steps}")
         step = min(step, self.n_steps - 1)

@@ -110,7 +110,8 @@ class Schedule(ScheduleData):
                 os.fsync(file.fileno())
             draft.replace(path)
         except OSError as error:
-            error.filename = os.fspath(path)  # which the user knows, as not the draft
+            if error.filename is not None:
+                error.filename = os.fspath(path)  # which the user knows, as not the draft
             raise
         finally:
             draft.unlink(missing_ok=True)

@@ -54,7 +54,7 @@ def job_config(
 
 def _stop_when(value: float | str) -> pb.StopWhen:
     """What is still worth going on for: a loss, or a percentage. Raises: ConfigError: it is neither."""
-    wanted = 'give a loss above 0, as 0.01, or a part of what the run has gained below all of it, as "1%"'
+    wanted = 'give a loss as 0.01, or a part of what the run has gained as "1%"'
     percent = isinstance(value, str) and value.strip().endswith("%")
     try:
         worth = float(str(value).strip()[:-1]) / 100 if percent else as_number(value)

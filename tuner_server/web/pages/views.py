@@ -363,9 +363,11 @@ def _judged(candidate: Candidate | None, stage: Stage) -> str:
     if candidate is None:
         return "–"
     if candidate.forecast is None:
-        return "–" if candidate.at_least is None else f"at least {number(candidate.at_least)}"
+        bound = "at most" if stage.of_metric else "at least"
+        return "–" if candidate.at_least is None else f"{bound} {number(stage.shown(candidate.at_least))}"
+    forecast = stage.shown(candidate.forecast)
     if candidate.forecast_sd:
-        loss = with_error(candidate.forecast, candidate.forecast_sd)
+        loss = with_error(forecast, candidate.forecast_sd)
         return f"{loss}, bounded" if bounded(candidate) else loss
     rival = stage.second if candidate == stage.best else stage.best
-    return number(candidate.forecast) if rival is None else told_apart(candidate.forecast, rival.loss)[0]
+    return number(forecast) if rival is None else told_apart(forecast, stage.shown(rival.loss))[0]

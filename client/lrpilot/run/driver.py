@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -128,6 +131,8 @@ class Driver(DrawingRunner):
         if self._narrator is not None:
             self._narrator.opened(self, _whereabouts(server, transport), name, self._session.config.policy)
         self._follow(first)
+        if isinstance(self._session, Session):
+            weakref.finalize(self, _leave, self._session).atexit = False  # the session sees to that itself
 
     def step(self, loss: Any) -> None:
         """Takes the loss of the step that was just made, and prepares the next one.
@@ -354,6 +359,16 @@ class Driver(DrawingRunner):
                 what(observer)
             except Exception:
                 log.warning("lrpilot: %s raised; training goes on", type(observer).__name__, exc_info=True)
+
+
+def _leave(session: Session) -> None:
+    """Says that a job is left whose tuner is gone with nobody having closed it, as where a notebook's cell ran again.
+
+    In a thread: it may be called anywhere, and nobody is to wait.
+    """
+    if not session.forked:
+        with contextlib.suppress(RuntimeError):  # the interpreter is about to end
+            threading.Thread(target=session.end, daemon=True).start()
 
 
 def _target(server: str | None) -> str | None:

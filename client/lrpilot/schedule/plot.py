@@ -31,11 +31,10 @@ def plot(schedule: ScheduleData, path: Path | None) -> Figure:
         ScheduleError: Matplotlib is not installed, or does not know the ending.
     """
     try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ScheduleError("plot: Matplotlib is missing; pip install matplotlib") from error
-    # A figure of its own, not pyplot's: no global state, no window, and the user's plots are left alone.
-    figure = Figure(figsize=(9, 6), dpi=120, layout="constrained")
+        from lrpilot.schedule.picture import Picture
+    except ImportError:
+        raise ScheduleError("plot: Matplotlib is missing; pip install matplotlib") from None
+    figure = Picture(figsize=(9, 6), dpi=120, layout="constrained")
     lr_axes, loss_axes = figure.subplots(2, 1, sharex=True)
     _draw_lrs(lr_axes, schedule)
     _draw_losses(loss_axes, schedule)

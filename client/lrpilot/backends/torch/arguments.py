@@ -57,8 +57,7 @@ def checked(model: Any, optimizer: Any) -> list[torch.optim.Optimizer]:
         if not (isinstance(getattr(each, "param_groups", None), list) and hasattr(each, "state")):
             what = f"the class {each.__name__}" if isinstance(each, type) else f"a {type(each).__name__}"
             raise ConfigError(f"optimizer: {what} is none; {remedy}")
-        owner = _OWNERS.get(each, lambda: None)() if _can_be_owned(each) else None
-        if owner is not None and not (owner.finished or owner.closed):
+        if _is_tuned(each):
             raise ConfigError("optimizer: an open tuner tunes it already; close() that one first, or use `with`")
     return optimizers
 
@@ -109,6 +108,12 @@ def own(optimizers: Sequence[torch.optim.Optimizer], tuner: Owner) -> None:
     for each in optimizers:
         if _can_be_owned(each):
             _OWNERS[each] = weakref.ref(tuner)
+
+
+def _is_tuned(optimizer: Any) -> bool:
+    """Whether an open tuner has it. The frames of the error that may follow don't keep that one alive."""
+    owner = _OWNERS.get(optimizer, lambda: None)() if _can_be_owned(optimizer) else None
+    return owner is not None and not (owner.finished or owner.closed)
 
 
 def _can_be_owned(optimizer: Any) -> bool:

@@ -6,12 +6,13 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import (
     DataLoaderConfiguration,
     DistributedType,
@@ -139,12 +140,16 @@ class Training:
 
 def _pretend_to_shard(accelerator: Accelerator) -> None:
     """Has Accelerate shard on the CPU, which PyTorch can and Accelerate does not ask it for."""
-    state = AcceleratorState._shared_state
-    state["distributed_type"] = DistributedType.FSDP
-    state["fsdp_plugin"] = FullyShardedDataParallelPlugin(
+    _set_kind("FSDP")
+    accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
         fsdp_version=2, auto_wrap_policy="size_based_wrap", min_num_params=100, cpu_ram_efficient_loading=False
     )
-    accelerator.state.fsdp_plugin = state["fsdp_plugin"]
+
+
+def _set_kind(kind: str) -> None:
+    """Has every state of Accelerate's say that the processes share the training in this way."""
+    for state in (PartialState._shared_state, AcceleratorState._shared_state):
+        state["distributed_type"] = DistributedType(kind)
 
 
 def _endless(loader: Any) -> Iterator[Any]:
@@ -195,11 +200,14 @@ def resume(kind: str, server: str, directory: Path) -> Outcome:
         return training.outcome(tuner)
 
 
-def refusal(**fields: Any) -> str:
-    """What is said to an accelerator with other values of these attributes."""
+def refuse(kind: str | None, parallelism: dict[str, int] | None, even_batches: bool) -> str:
+    """What is said to an accelerator whose processes share the training in another way."""
     training = Training("ddp")
-    for name, value in fields.items():
-        setattr(training.accelerator.state if name == "distributed_type" else training.accelerator, name, value)
+    training.accelerator.even_batches = even_batches
+    if kind is not None:
+        _set_kind(kind)
+        training.accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(fsdp_version=1)
+    training.accelerator.state.parallelism_config = None if parallelism is None else SimpleNamespace(**parallelism)
     try:
         training.tuner(transport=ScriptedTransport([]), total_steps=10)
     except ConfigError as error:

@@ -92,7 +92,7 @@ class TunerCallback(Callback):
             ConfigError: something else sets the LR too, or the steps are not Lightning's.
         """
         lightning_plan.refuse_what_cannot_be_tuned(trainer, pl_module)
-        lightning_ranks.refuse_other_strategies(trainer)
+        lightning_ranks.refuse_other_strategies(trainer.strategy)
         self._replicas = lightning_ranks.are_replicas(trainer.strategy)
         self._base_lrs = self._loaded.get("base_lrs") or GroupLrs(trainer.optimizers).base_lrs
 

@@ -11,30 +11,34 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    ModelParallelStrategy,
+    SingleDeviceStrategy,
+    Strategy,
+    XLAStrategy,
+)
 
 from lrpilot.distributed.packing import packed
 from lrpilot.distributed.ranks import number_of
 from lrpilot.errors import ConfigError
 
+_ENGINES = (DeepSpeedStrategy, XLAStrategy)
+"""Those of the strategies of replicas that keep what is trained to themselves."""
 _EVERYBODYS = (("snapshot", "snapshot", "roots", ""), ("snapshot", "snapshot", "optimizers"), ("ending", "average"))
 """Where a tuner's state holds what is the same on all replicas of a model."""
 
 
-def refuse_other_strategies(trainer: Trainer) -> None:
+def refuse_other_strategies(strategy: Strategy) -> None:
     """Raises: ConfigError: several processes share the training in another way than as replicas or by FSDP2."""
-    strategy = trainer.strategy
-    if isinstance(strategy, SingleDeviceStrategy) or (trainer.world_size == 1 and type(strategy) is DDPStrategy):
-        return
     if isinstance(strategy, ModelParallelStrategy):
         if strategy.device_mesh["tensor_parallel"].size() > 1:
             raise ConfigError(
                 "lightning: a ModelParallelStrategy whose tensor_parallel_size is not 1 can't be tuned; give all its "
                 "processes to data_parallel_size, and shard by fully_shard in configure_model"
             )
-        return
-    if type(strategy) is not DDPStrategy:
+    elif isinstance(strategy, _ENGINES) or not isinstance(strategy, SingleDeviceStrategy | DDPStrategy):
         raise ConfigError(
             f"lightning: a {type(strategy).__name__} can't be tuned; use strategy='ddp', or for sharded models "
             "ModelParallelStrategy (FSDP2)"

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from lrpilot import ConfigError, Schedule
 from lrpilot.integrations.lightning import TunerCallback
 from lrpilot.transport.scripted import ScriptedTransport
@@ -103,7 +103,6 @@ def _trainer(kind: str, path: Path, callbacks: list[Callback], **others: Any) ->
         "ddp": lambda: DDPStrategy(),
         "fsdp": lambda: ModelParallelStrategy(data_parallel_size=size, tensor_parallel_size=1),
         "tensors": lambda: ModelParallelStrategy(data_parallel_size=1, tensor_parallel_size=size),
-        "fsdp1": lambda: FSDPStrategy(),
     }[kind]()
     defaults: dict[str, Any] = {
         "default_root_dir": path,

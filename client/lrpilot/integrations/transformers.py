@@ -10,7 +10,6 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, SupportsFloat
 
 import torch
@@ -272,7 +271,10 @@ class TunerTrainer(Trainer):
         refuse_other_parallelism(self.accelerator)
         if args.world_size > 1 and not self.accelerator.even_batches:
             raise ConfigError("accelerator_config: even_batches must be True; all processes make the same steps")
-        if getattr(self, "is_distributed_loading_by_transformers", False) or (getattr(self.model, "tp_size", None) or 1) > 1:
+        if (
+            getattr(self, "is_distributed_loading_by_transformers", False)
+            or (getattr(self.model, "tp_size", None) or 1) > 1
+        ):
             raise ConfigError(
                 "model: from_pretrained has spread it over the processes (tensor parallelism); load it whole, and "
                 "use DDP or fsdp=True"

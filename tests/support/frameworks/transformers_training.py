@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from lrpilot import ConfigError, Schedule
@@ -115,7 +114,12 @@ def _made(trainer: type[Trainer], kind: str, path: Path, options: dict[str, Any]
     if "lrpilot" not in options and trainer is TunerTrainer:
         options = {"lrpilot": options}
     made = trainer(
-        model=_model(kind), args=args, train_dataset=_data(kind), eval_dataset=_data(kind), callbacks=[watcher], **options
+        model=_model(kind),
+        args=args,
+        train_dataset=_data(kind),
+        eval_dataset=_data(kind),
+        callbacks=[watcher],
+        **options,
     )
     if kind == "fsdp":
         _set_kind("FSDP")

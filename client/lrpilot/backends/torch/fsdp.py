@@ -34,7 +34,7 @@ def whole_parameters_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
         return
     plain = {id(p): p for module in modules for p in module.parameters(recurse=False) if type(p) is nn.Parameter}
     storages = [p.untyped_storage() for p in plain.values() if not p.is_meta]
-    copies = [storage.clone() for storage in storages]
+    copies = [storage.clone() for storage in storages]  # type: ignore[no-untyped-call]  # torch leaves it so
     try:
         yield
     finally:

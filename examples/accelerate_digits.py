@@ -1,6 +1,7 @@
 """A training loop with Hugging Face Accelerate. `python examples/accelerate_digits.py`, in one process.
 
-In several: `accelerate launch --num-processes 2 --cpu examples/accelerate_digits.py`, without `--cpu` on GPUs.
+In several: `accelerate launch --multi-gpu --num-processes 2 examples/accelerate_digits.py`; without GPUs, with
+`ACCELERATE_USE_CPU=true` before it.
 """
 
 from __future__ import annotations

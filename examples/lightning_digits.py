@@ -17,7 +17,8 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-logging.basicConfig(level=logging.INFO, format="%(message)s")
+first = os.environ.get("RANK", "0") == "0"  # torchrun sets it, and LOCAL_WORLD_SIZE
+logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s")
 
 
 class Digits(LightningModule):  # type: ignore[misc]  # Lightning's types are not read
@@ -50,7 +51,7 @@ trainer = Trainer(
     max_steps=1000,  # search included
     callbacks=[callback],
     accelerator="cpu",
-    devices=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),  # torchrun sets it
+    devices=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
     logger=False,
     enable_checkpointing=False,
     enable_progress_bar=False,

@@ -14,7 +14,7 @@ from lrpilot.v1 import tuner_pb2 as pb
 
 from tests.support.frameworks import lightning_training as ranks
 from tests.support.frameworks.lightning_training import Outcome
-from tests.support.servers.server_process import ServerProcess
+from tests.support.servers.server_process import ServerProcess, running
 from tests.support.training.rank_processes import RankProcesses
 from tests.support.training.scripted_directives import directive
 
@@ -71,6 +71,19 @@ def test_a_checkpoint_is_gone_on_from(
         assert outcome.lrs == expected.lrs[3 * 4 :]
         assert outcome.schedule == expected.schedule
         assert_same(expected, outcome)
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_does_not_stop_the_training(processes: RankProcesses, tmp_path: Path) -> None:
+    """All processes spend the budget, at the same LRs, and come down to the end."""
+    with running(f"sqlite:///{tmp_path}/jobs.db") as server:
+        first, second = processes.run(ranks.train_past_a_server, server.target, tmp_path, server.process.pid)
+    (outcome, searched), (other, also) = first, second
+    assert searched == also
+    assert outcome.lrs == other.lrs
+    assert outcome.schedule == other.schedule
+    assert len(outcome.lrs) == outcome.n_steps == 60 - searched
+    assert outcome.lrs[-1] < 0.2 * max(outcome.lrs)
 
 
 def test_tensor_parallelism_is_refused_on_all(processes: RankProcesses, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ class TunerCallback(Callback):
         self._planned: int | None = None
         self._before = 0
         self._replicas = True
-        self._trainer: Callable[[], object] = lambda: None
+        self._trainer: Callable[[], object] = _nobody
 
     @property
     def tuner(self) -> Tuner:
@@ -250,6 +250,10 @@ class TunerCallback(Callback):
 
     def _state(self, tuner: Tuner) -> dict[str, Any]:
         return {"tuner": tuner.state_dict(), "before": self._before, "base_lrs": self._base_lrs}
+
+
+def _nobody() -> None:
+    """The Trainer of no fit yet; a function that `ddp_spawn` can send to its processes."""
 
 
 def _stop(trainer: Trainer) -> None:

@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from tests.support.frameworks.launched import as_launched
+from tests.support.frameworks.launched import as_launched, kill
 
 BATCH = 4
 AUTOLRS: dict[str, Any] = {
@@ -170,6 +170,25 @@ def train_and_save(kind: str, server: str, path: Path) -> Outcome:
     saves = ModelCheckpoint(path, filename="{epoch}", save_top_k=-1)
     trainer = _trainer(kind, path, [callback, watcher, saves], max_epochs=15, enable_checkpointing=True)
     return _outcome(_fit(kind, trainer), trainer, watcher, callback)
+
+
+class Killer(Callback):  # type: ignore[misc]  # Lightning's types are not read
+    """Ends a process after a committed step."""
+
+    def __init__(self, pid: int, n_steps: int) -> None:
+        self._pid, self._n_steps = pid, n_steps
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == self._n_steps:
+            kill(self._pid)
+
+
+def train_past_a_server(server: str, path: Path, pid: int) -> tuple[Outcome, int]:
+    """The server dies in the first stage, for good; with the number of search steps."""
+    callback, watcher = TunerCallback(server=server, timeout_s=0.5, **AUTOLRS), Watcher()
+    trainer = _trainer("ddp", path, [callback, watcher, Killer(pid, 5)], max_steps=60)
+    net = _fit("ddp", trainer)
+    return _outcome(net, trainer, watcher, callback), callback.tuner.search_steps
 
 
 def resume(kind: str, server: str, path: Path, epoch: int) -> Outcome:

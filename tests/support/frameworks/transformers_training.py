@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
-from tests.support.frameworks.launched import as_launched
+from tests.support.frameworks.launched import as_launched, kill
 
 BATCH = 4
 AUTOLRS: dict[str, Any] = {
@@ -184,6 +184,26 @@ def train_and_save(kind: str, server: str, path: Path, save_steps: int) -> Outco
     trainer, watcher = _made(TunerTrainer, kind, path, options, max_steps=60, **saving)
     trainer.train()
     return _outcome(trainer, watcher)
+
+
+class Killer(TrainerCallback):  # type: ignore[misc]  # its types are not read
+    """Ends a process after a committed step."""
+
+    def __init__(self, pid: int, n_steps: int) -> None:
+        self._pid, self._n_steps = pid, n_steps
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self._n_steps:
+            kill(self._pid)
+
+
+def train_past_a_server(server: str, path: Path, pid: int) -> tuple[Outcome, int]:
+    """The server dies in the first stage, for good; with the number of search steps."""
+    options = {"server": server, "timeout_s": 0.5, **AUTOLRS}
+    trainer, watcher = _made(TunerTrainer, "ddp", path, options, max_steps=60)
+    trainer.add_callback(Killer(pid, 5))
+    trainer.train()
+    return _outcome(trainer, watcher), trainer.tuner.search_steps
 
 
 def resume(kind: str, server: str, path: Path, checkpoint: Path) -> Outcome:

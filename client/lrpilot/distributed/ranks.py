@@ -169,9 +169,9 @@ class Ranks:
         """Who does not come to a roll call, in words. Those that come have lost somebody too, or will at once."""
         self.close()
         try:
-            # A group tells nobody its own store.
-            store = dist.PrefixStore(f"lrpilot/{self._first}", dist.distributed_c10d._get_default_store())
-            store.set(str(self.rank), b"here")
+            whole = dist.distributed_c10d._get_default_store()  # a group tells nobody its own
+            store = dist.PrefixStore(f"lrpilot/{self._first}", whole)  # type: ignore[attr-defined]  # exported by a star
+            store.set(str(self.rank), "here")
             deadline = time.monotonic() + ROLL_CALL_S
             absent = set(range(self.size))
             while absent and time.monotonic() < deadline:

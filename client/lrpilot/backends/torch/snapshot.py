@@ -28,7 +28,7 @@ from torch.optim import Optimizer
 
 from lrpilot.backends.torch.fsdp import reshard
 from lrpilot.backends.torch.memory import Copier, nbytes, values
-from lrpilot.backends.torch.optimizer_states import load_in_place
+from lrpilot.backends.torch.optimizer_states import MadeStates, load_in_place
 from lrpilot.backends.torch.placement import STATE_TENSORS, Demand, choose
 from lrpilot.backends.torch.taken import Part, Source, Taken, set_gradient
 from lrpilot.errors import ConfigError
@@ -158,11 +158,21 @@ class Snapshot:
         if self._taken is None:
             raise RuntimeError("snapshot: restore() before take()")
         added = [o.param_groups[n:] for o, n in zip(self._optimizers, self._taken.n_groups, strict=True)]
-        failures = self._put_back(self._taken, committed=committed)
+        failures = self._put_back_for_graphs(self._taken, committed=committed)
         if any(added):
             self._keep(added, committed=committed)
         if failures:
             raise RuntimeError("; ".join(failures))
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _put_back_for_graphs(self, taken: Taken, *, committed: bool) -> list[str]:
+        """See `_put_back`. What compiled steps and captured ones have made since stays in its place, as new."""
+        made = MadeStates(taken.model.graph.optimizers)
+        failures = self._put_back(taken, committed=committed)
+        with _plain_tensors():
+            made.renew()
+        return failures
 
     @torch.inference_mode(False)
     @torch.no_grad()

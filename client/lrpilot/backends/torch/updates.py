@@ -7,6 +7,7 @@ in it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import weakref
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ class Updates:
     as long as none has been called, nothing is known.
 
     An optimizer that handles overflows itself (fused, capturable) is called all the same. On the CPU its flag is read.
-    On other devices that would cost a synchronisation a step, so there a skipped update counts as a step.
+    On other devices that would cost a synchronisation a step, so there the update counts, with its flag beside it.
     """
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer], *, scaled: bool) -> None:
@@ -43,6 +44,10 @@ class Updates:
         self._idle = 0
         self._calls = 0
         self._said: set[str] = set()
+        self._overflows: list[torch.Tensor] = []
+        self._n_sound = 0
+        self.overflow: torch.Tensor | None = None
+        """Of the last update, where its device decides whether it is skipped: a flag that is then not zero."""
         self._watching = True
         self._handles: list[Any] = []
         for number, family in enumerate(families):
@@ -56,8 +61,7 @@ class Updates:
         """Whether there was an update since the last call, as far as that is known; forgets it."""
         made = [*map(_updates, self._counts)]
         fewest = min(made)
-        for counts in self._counts:
-            counts[:] = [0] * len(counts)
+        self._forget()
         self._calls += 1
         if any(made):
             self._idle = 0
@@ -83,8 +87,7 @@ class Updates:
         if not self._watching:
             self._watching = True
             self._calls = 0
-            for counts in self._counts:
-                counts[:] = [0] * len(counts)
+            self._forget()
 
     def pause(self) -> None:
         """Watches no longer for now. The hooks stay, as a snapshot that is restored later would bring them back."""
@@ -100,8 +103,12 @@ class Updates:
         if not self._watching:
             return
         overflow = getattr(optimizer, "found_inf", None)
-        if overflow is not None and overflow.device.type == "cpu" and overflow:
+        on_device = overflow is not None and overflow.device.type != "cpu"
+        if on_device:
+            self._overflows.append(overflow)
+        elif overflow:
             return
+        self._n_sound += not on_device
         if not self._known:
             self._known = True
             if self._calls == 1:
@@ -115,6 +122,17 @@ class Updates:
             fewest = min(map(_updates, self._counts))
             if fewest >= FORGOTTEN:
                 self._say_rare(fewest)
+
+    def _forget(self) -> None:
+        """Begins to count anew. An update was skipped if no optimizer made one."""
+        flags, self._overflows = self._overflows, []
+        self.overflow = None
+        if flags and not self._n_sound:
+            alike = (flag.to(flags[0].device, non_blocking=True) for flag in flags)
+            self.overflow = functools.reduce(torch.minimum, alike)
+        self._n_sound = 0
+        for counts in self._counts:
+            counts[:] = [0] * len(counts)
 
     def _say_rare(self, count: int) -> None:
         self._say(

@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import math
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -232,6 +232,15 @@ class MeasureCollector:
         self._updates.clear()
         self._output.forget()
         self._was_compiled = False
+
+    def forget(self, steps: Collection[int]) -> None:
+        """Takes the values of steps out that were none, counted from the first of `earlier`."""
+        if not (self.active and steps):
+            return
+        n_earlier = len(next(iter(self._earlier.values()), ()))
+        kept = [i for i in range(self._n_values) if n_earlier + i not in steps]
+        self._memory[:, : len(kept)] = self._memory[:, kept]
+        self._n_values = len(kept)
 
     def flush(self, n_steps: int) -> dict[str, list[float]]:
         """The values of the last `n_steps` steps by name; all are forgotten. Synchronises once."""

@@ -101,6 +101,7 @@ def set_attribute(owner: object, name: str, value: Any) -> None:
         attributes[name] = value
 
 
+@functools.lru_cache(maxsize=4096)
 def _members(kind: type) -> tuple[types.MemberDescriptorType, ...]:
     return slots_of(kind) if any("__slots__" in vars(each) for each in kind.__mro__[:-1]) else ()
 

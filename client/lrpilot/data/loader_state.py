@@ -8,6 +8,7 @@ be there. In a checkpoint it is what a fresh process needs to give the same batc
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -205,7 +206,14 @@ def _samples(path: str) -> bool:
 def _is_handle(value: object) -> bool:
     """Whether a draw may put another such object in the place of one: an iterator, a generator, a sampler."""
     kind = type(value)
-    return is_generator(value) or (
-        hasattr(kind, "__next__")
-        or (hasattr(kind, "__iter__") and not hasattr(kind, "__array__") and instance_dict(value) is not None)
-    )
+    return is_generator(value) or _is_iterator(kind) or (_is_iterable(kind) and instance_dict(value) is not None)
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_iterator(kind: type) -> bool:
+    return hasattr(kind, "__next__")
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_iterable(kind: type) -> bool:
+    return hasattr(kind, "__iter__") and not hasattr(kind, "__array__")

@@ -203,7 +203,7 @@ def _samples(path: str) -> bool:
     return "sampler" in path.rpartition(".")[2]
 
 
-def _is_handle(value: object) -> bool:
+def _is_handle(value: Any) -> bool:
     """Whether a draw may put another such object in the place of one: an iterator, a generator, a sampler."""
     kind = type(value)
     return is_generator(value) or _is_iterator(kind) or (_is_iterable(kind) and instance_dict(value) is not None)

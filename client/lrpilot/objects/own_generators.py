@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 
-def is_generator(value: object) -> bool:
+def is_generator(value: Any) -> bool:
     """Whether a value is a random number generator whose state can be read and set, and not one of the global ones."""
     return _generates(type(value)) and not any(value is each for each in _global_ones())
 

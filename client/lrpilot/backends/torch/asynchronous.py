@@ -41,5 +41,13 @@ def empty_on_host(size: int, dtype: torch.dtype, device: torch.device) -> torch.
     return torch.empty(size, dtype=dtype, device="cpu", pin_memory=runs_ahead(device))
 
 
+def is_recording(device: torch.device) -> bool:
+    """Whether what such a device is given now is recorded as a graph, to be carried out later."""
+    if not runs_ahead(device):
+        return False
+    asked = getattr(torch.get_device_module(device), "is_current_stream_capturing", None)
+    return asked is not None and bool(asked())
+
+
 def _stream(device: torch.device) -> Any:
     return torch.get_device_module(device).current_stream(device)

@@ -49,10 +49,10 @@ def load_in_place(optimizers: Sequence[Optimizer], states: Sequence[dict[str, An
 class MadeStates:
     """The states that optimizers have at some time, so that those which a rollback takes away can be made once.
 
-    A compiled step holds on to the very tensors that it was compiled with, and is compiled anew for others; a CUDA graph
-    writes to where they were. So what such a step has made since a snapshot stays, with the values that the optimizer
-    gives to a new state. That is what its first step would find, and computes the same, to the last bit. The state of
-    an optimizer that is not PyTorch's own goes: nobody knows how it begins.
+    A compiled step holds on to the very tensors that it was compiled with, and is compiled anew for others; a CUDA
+    graph writes to where they were. So what such a step has made since a snapshot stays, with the values that the
+    optimizer gives to a new state. That is what its first step would find, and computes the same, to the last bit. The
+    state of an optimizer that is not PyTorch's own goes: nobody knows how it begins.
     """
 
     def __init__(self, optimizers: Sequence[Optimizer]) -> None:
@@ -63,14 +63,17 @@ class MadeStates:
             if type(optimizer).__module__.startswith("torch.optim")
         ]
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def renew(self) -> None:
         """Gives back, as new, what has gone and must keep its place."""
-        for each in self._states:
-            _renew(*each)
+        with torch._C.DisableTorchFunctionSubclass():
+            for each in self._states:
+                _renew(*each)
 
 
 _CAPTURABLE = "capturable"
-"""PyTorch's name in a group for steps that a graph may hold. A compiler sets it, on a GPU, as it makes the first state."""
+"""PyTorch's name in a group for steps that a graph may hold. A compiler sets it, on a GPU, before the first state."""
 _COMPILERS_MARK = "_dynamo_static_input_type"
 """What a compiler leaves on tensors that a compiled step holds on to."""
 

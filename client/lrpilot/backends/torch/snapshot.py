@@ -158,21 +158,13 @@ class Snapshot:
         if self._taken is None:
             raise RuntimeError("snapshot: restore() before take()")
         added = [o.param_groups[n:] for o, n in zip(self._optimizers, self._taken.n_groups, strict=True)]
-        failures = self._put_back_for_graphs(self._taken, committed=committed)
+        made = MadeStates(self._taken.model.graph.optimizers)
+        failures = self._put_back(self._taken, committed=committed)
+        made.renew()
         if any(added):
             self._keep(added, committed=committed)
         if failures:
             raise RuntimeError("; ".join(failures))
-
-    @torch.inference_mode(False)
-    @torch.no_grad()
-    def _put_back_for_graphs(self, taken: Taken, *, committed: bool) -> list[str]:
-        """See `_put_back`. What compiled steps and captured ones have made since stays in its place, as new."""
-        made = MadeStates(taken.model.graph.optimizers)
-        failures = self._put_back(taken, committed=committed)
-        with _plain_tensors():
-            made.renew()
-        return failures
 
     @torch.inference_mode(False)
     @torch.no_grad()

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from lrpilot.backends.torch.asynchronous import is_recording, runs_ahead
 from lrpilot.objects.graph import ObjectGraph
 
 FORGOTTEN = 3
@@ -29,7 +30,8 @@ class Updates:
     """Counts the updates of optimizers, and of those inside them.
 
     Not every optimizer calls its hooks (a compiled step does not, nor does a class that is no `torch.optim.Optimizer`);
-    as long as none has been called, nothing is known.
+    as long as none has been called, nothing is known. Nor is it of updates that were recorded in a CUDA graph, which is
+    carried out again and again with no call.
 
     An optimizer that handles overflows itself (fused, capturable) is called all the same. On the CPU its flag is read.
     On other devices that would cost a synchronisation a step, so there the update counts, with its flag beside it.
@@ -46,6 +48,7 @@ class Updates:
         self._said: set[str] = set()
         self._overflows: list[torch.Tensor] = []
         self._n_sound = 0
+        self._recorded = False
         self.overflow: torch.Tensor | None = None
         """Of the last update, where its device decides whether it is skipped: a flag that is then not zero."""
         self._watching = True
@@ -70,7 +73,7 @@ class Updates:
             return True
         self._idle += 1
         self._known = self._known and self._idle <= LONGEST_PAUSE
-        return not self._known
+        return self._recorded or not self._known
 
     def say_idle(self) -> None:
         """Says that a step without an update was not counted; a GradScaler may have skipped it."""
@@ -103,8 +106,9 @@ class Updates:
         if not self._watching:
             return
         overflow = getattr(optimizer, "found_inf", None)
-        on_device = overflow is not None and overflow.device.type != "cpu"
-        if on_device:
+        self._recorded |= is_recording(_device_of(optimizer))
+        on_device = overflow is not None and runs_ahead(overflow.device)
+        if overflow is not None and on_device:
             self._overflows.append(overflow)
         elif overflow:
             return
@@ -166,6 +170,12 @@ def _hook(updates: weakref.ref[Updates], number: int, member: int) -> Any:
             target.add(number, member, optimizer)
 
     return count
+
+
+def _device_of(optimizer: torch.optim.Optimizer) -> torch.device:
+    """Where an optimizer's first parameter is."""
+    found = (each.device for group in optimizer.param_groups for each in group["params"])
+    return next(found, torch.device("cpu"))
 
 
 def remove_hooks(handles: list[Any]) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lrpilot.backends.torch.asynchronous import is_recording
 from lrpilot.backends.torch.measures.direction import Direction
 from lrpilot.backends.torch.measures.gradient_l1_norm import GradientL1Norm
 from lrpilot.backends.torch.measures.gradient_norm import GradientNorm
@@ -296,7 +297,7 @@ class MeasureCollector:
 
     def _is_recorded(self) -> bool:
         """Whether a CUDA graph is being recorded: what is computed now has no value yet."""
-        return self._memory.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        return is_recording(self._memory.device)
 
     def _values_of_step(self) -> list[torch.Tensor]:
         """The value of each measure; NaN: there were no updates or outputs, or one could not be measured."""

@@ -16,8 +16,8 @@ from typing import Any
 class RandomState:
     """The states of the global random number generators, or of some of them.
 
-    NumPy and PyTorch count once they have been imported, kinds of GPUs once they have been initialised. Before that they
-    have no state, so nothing could depend on it. Generator objects of the user's own are not global and not held.
+    NumPy and PyTorch count once they have been imported, kinds of GPUs once they have been initialised. Before that
+    they have no state, so nothing could depend on it. Generator objects of the user's own are not global and not held.
     """
 
     states: Mapping[str, Any]

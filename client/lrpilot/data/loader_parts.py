@@ -19,7 +19,7 @@ import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from lrpilot.objects.layout import instance_dict, slots_of
+from lrpilot.objects.layout import instance_dict, remembered, slots_of
 from lrpilot.objects.own_generators import is_generator, source_of
 
 _MOST_PARTS = 200
@@ -101,7 +101,7 @@ def set_attribute(owner: Any, name: str, value: Any) -> None:
         attributes[name] = value
 
 
-@functools.lru_cache(maxsize=4096)
+@remembered
 def _members(kind: type) -> tuple[types.MemberDescriptorType, ...]:
     return slots_of(kind) if any("__slots__" in vars(each) for each in kind.__mro__[:-1]) else ()
 

@@ -8,13 +8,12 @@ be there. In a checkpoint it is what a fresh process needs to give the same batc
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from lrpilot.data.loader_parts import Parts, attributes_of, set_attribute
 from lrpilot.objects import plain_copies
-from lrpilot.objects.layout import instance_dict
+from lrpilot.objects.layout import instance_dict, remembered
 from lrpilot.objects.own_generators import is_generator, set_state, state_of
 from lrpilot.rng import from_plain, same, to_plain
 
@@ -209,11 +208,11 @@ def _is_handle(value: Any) -> bool:
     return is_generator(value) or _is_iterator(kind) or (_is_iterable(kind) and instance_dict(value) is not None)
 
 
-@functools.lru_cache(maxsize=4096)
+@remembered
 def _is_iterator(kind: type) -> bool:
     return hasattr(kind, "__next__")
 
 
-@functools.lru_cache(maxsize=4096)
+@remembered
 def _is_iterable(kind: type) -> bool:
     return hasattr(kind, "__iter__") and not hasattr(kind, "__array__")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import random
 import sys
 from collections.abc import Iterator
 from typing import Any
+
+from lrpilot.objects.layout import remembered
 
 
 def is_generator(value: Any) -> bool:
@@ -14,7 +15,7 @@ def is_generator(value: Any) -> bool:
     return _generates(type(value)) and not any(value is each for each in _global_ones())
 
 
-@functools.lru_cache(maxsize=4096)
+@remembered
 def _generates(cls: type) -> bool:
     """Whether a class's instances are such generators; PyTorch takes long to tell it of one of them."""
     if issubclass(cls, random.Random):

@@ -1,4 +1,4 @@
-"""What a compiled or a captured step has made stays in its place through a rollback, and computes what new state does."""
+"""What a compiled or a captured step has made stays in its place through a rollback, and is as new."""
 
 from __future__ import annotations
 
@@ -154,6 +154,7 @@ def test_no_gradient_stays_behind() -> None:
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 @pytest.mark.parametrize(("name", "graphs"), [("adamw, tensor lr", 1), ("sgd", 2)])
 def test_a_compiled_step_is_compiled_once(name: str, graphs: int) -> None:
     torch._dynamo.reset()

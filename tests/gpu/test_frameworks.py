@@ -11,6 +11,7 @@ from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 from torch import nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
 
 from tests.support.training.device_training import as_bytes
 from tests.support.training.scripted_directives import probe, training
@@ -34,11 +35,19 @@ class Classifier(nn.Module):
         return {"loss": functional.cross_entropy(logits.float(), labels), "logits": logits}
 
 
-def points(n: int = 45) -> list[dict[str, torch.Tensor]]:
-    generator = torch.Generator().manual_seed(1)
-    labels = torch.arange(n) % 2
-    inputs = torch.randn(n, 8, generator=generator) + labels[:, None]
-    return [{"x": x, "labels": label} for x, label in zip(inputs, labels, strict=True)]
+class Points(Dataset[dict[str, torch.Tensor]]):
+    """Two clouds."""
+
+    def __init__(self) -> None:
+        self.labels = torch.arange(45) % 2
+        generator = torch.Generator().manual_seed(1)
+        self.inputs = torch.randn(45, 8, generator=generator) + self.labels[:, None]
+
+    def __len__(self) -> int:
+        return 45
+
+    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
+        return {"x": self.inputs[number], "labels": self.labels[number]}
 
 
 def script() -> list[pb.Directive]:
@@ -68,15 +77,14 @@ def test_accelerate(device: torch.device) -> None:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
     from lrpilot.integrations.accelerate import tuner as tuner_of
-    from torch.utils.data import DataLoader
 
     def run(precision: str, *, probed: bool) -> dict[str, bytes]:
-        AcceleratorState._reset_state(True)  # type: ignore[no-untyped-call]  # one process has one state
+        AcceleratorState._reset_state(True)  # one process has one state
         torch.manual_seed(0)
         accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
         net = Classifier()
         optimizer: Any = torch.optim.AdamW(net.parameters(), lr=LR)
-        model, optimizer, loader = accelerator.prepare(net, optimizer, DataLoader(points(), 8, shuffle=True))
+        model, optimizer, loader = accelerator.prepare(net, optimizer, DataLoader(Points(), 8, shuffle=True))
 
         def update(batch: dict[str, torch.Tensor]) -> torch.Tensor:
             loss: torch.Tensor = model(**batch)["loss"]
@@ -117,14 +125,16 @@ def test_transformers(device: torch.device, tmp_path: Path) -> None:
             learning_rate=LR,
             lr_scheduler_type="constant",
             per_device_train_batch_size=8,
-            max_steps=-1 if probed else N_STEPS,
+            max_steps=sum(each.n_steps for each in script()) if probed else N_STEPS,
             save_strategy="no",
             report_to=[],
             disable_tqdm=True,
             dataloader_pin_memory=False,
         )
-        given: dict[str, Any] = {"model": net, "args": arguments, "train_dataset": points()}
-        trainer: Any = TunedTrainer(**given, tuner=options()) if probed else Trainer(**given)
+        given: dict[str, Any] = {"model": net, "args": arguments, "train_dataset": Points()}
+        trainer: Any = (
+            TunedTrainer(**given, lrpilot={"transport": options()["transport"]}) if probed else Trainer(**given)
+        )
         trainer.train()
         return bits(net)
 
@@ -135,9 +145,8 @@ def test_transformers(device: torch.device, tmp_path: Path) -> None:
 def test_lightning(device: torch.device, tmp_path: Path) -> None:
     from lightning.pytorch import LightningModule, Trainer, seed_everything
     from lrpilot.integrations.lightning import TunerCallback
-    from torch.utils.data import DataLoader
 
-    class Module(LightningModule):
+    class Module(LightningModule):  # type: ignore[misc]  # untyped
         def __init__(self) -> None:
             super().__init__()
             self.net = Classifier()
@@ -165,7 +174,7 @@ def test_lightning(device: torch.device, tmp_path: Path) -> None:
             enable_progress_bar=False,
             default_root_dir=tmp_path,
         )
-        trainer.fit(module, DataLoader(points(), batch_size=8, shuffle=True))
+        trainer.fit(module, DataLoader(Points(), batch_size=8, shuffle=True))
         return bits(module), trainer.global_step
 
     for precision in precisions(device):

@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lrpilot.wire.job_names import ANIMALS, QUALITIES
+
 from tests.support.repository import doc_pages
 
 OUTPUT = "Output"
@@ -25,6 +27,8 @@ _NEXT = "\x1e"
 _BAR = re.compile(r"[^\n]*\r|^ *\d+% [^\n]*?(?=lrpilot: )", re.MULTILINE)
 """A bar that was drawn over, or behind which a warning stands."""
 _FIGURE = re.compile(r"(?<![\w.])[-+]?\d[\d,.:]*(?:e[-+]?\d+)?(?<![,.:])")
+_NAME = re.compile(rf"\b(?:{'|'.join(QUALITIES)})-(?:{'|'.join(ANIMALS)})-\d+\b")
+"""The name that a job has which was given none."""
 _JOB = re.compile(r"\b(?=[0-9a-f]*\d)[0-9a-f]{8}\b|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 
 
@@ -92,7 +96,7 @@ def differences(page: Path, printed: list[str]) -> list[tuple[str, str]]:
 
 def plain(text: str) -> str:
     """A text without bars that were drawn over, figures and names of jobs."""
-    lines = _FIGURE.sub("#", _JOB.sub("JOB", _BAR.sub("", text))).splitlines()
+    lines = _FIGURE.sub("#", _NAME.sub("NAME", _JOB.sub("JOB", _BAR.sub("", text)))).splitlines()
     return "\n".join(" ".join(line.split()) for line in lines if line.strip())
 
 

@@ -1,7 +1,7 @@
 """Bytes of the Python sources that every installation carries, split by file into training and validation.
 
-All modules of the standard library are read but those that are mostly tables or missing on some systems: `SKIPPED`. They
-differ between versions of Python: compare results of one version only. `Sources.digest` says which bytes it was.
+All modules of the standard library are read but those that are mostly tables or missing on some systems: `SKIPPED`.
+They differ between versions of Python: compare results of one version only. `Sources.digest` says which bytes it was.
 """
 
 from __future__ import annotations

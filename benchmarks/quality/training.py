@@ -46,7 +46,7 @@ class Curve:
         search_steps: Steps that were rolled back, of a contestant that tunes.
         peak_lr: The highest LR that such a contestant committed.
         lrs: Its LRs at the time of each validation, aligned with `val_steps`; empty where they were not recorded.
-        validation_s: How much of `wall_s` was spent on validations and on judging; 0 in runs stored before it was timed.
+        validation_s: How much of `wall_s` went into validations and judging; 0 in runs stored before it was timed.
         peak_bytes: The most memory of its device that the run held; None where it was not measured.
     """
 

@@ -39,6 +39,6 @@ class Block(nn.Module):
 
 
 def next_token_loss(model: nn.Module, batch: Batch) -> Tensor:
-    """Mean cross-entropy of the tokens (b, t) that follow tokens (b, t), to which the model gives (b, t, vocabulary)."""
+    """Mean cross-entropy of what follows tokens (b, t), to which the model gives logits (b, t, vocabulary)."""
     tokens, following = batch
     return functional.cross_entropy(model(tokens).flatten(0, 1), following.flatten())

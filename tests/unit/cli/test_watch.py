@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from lrpilot.errors import UnavailableError
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.schedule_parts import merged
+from lrpilot.wire.messages.schedule_parts import merged
 
 from tests.support.jobs.sample_jobs import history, stored
 from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, config, drive

@@ -1,8 +1,9 @@
 """The tuner's own channel between ranks (`lrpilot.distributed.ranks`), message by message.
 
 The channel is gloo's. Its all-reduce is a ring: a value goes round once to be added up and once more to be told, which
-are 2 (P - 1) messages one after another, however short it is. Its broadcast is a binomial tree of ceil(log2 P) rounds.
-A message takes a log-normal time: ranks have the order of their hosts, so that one in h goes to another host.
+are 2 (P - 1) messages one after another, however short it is. Its broadcast is a binomial tree, of at most log2 P
+messages one after another, as a sender does not wait for the receiver. A message takes a log-normal time. Ranks have
+the order of their hosts, so that of the ring's messages one in h goes to another host.
 
 A rank that comes late holds up the others, as in any collective. All functions take the time at which each rank comes,
 and give the time at which each one goes on.

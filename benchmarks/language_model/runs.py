@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
@@ -38,6 +39,7 @@ def run(key: RunKey) -> Curve:
     workload = SIZES[name].workload(device)
     if device.type == "cuda":
         _compile(workload)
+        gc.collect()  # what earlier runs left is no part of this one's peak
         torch.cuda.reset_peak_memory_stats()
     torch.manual_seed(key.seed)
     curve = CONTESTANTS[key.contestant].run(workload, key.lr, key.n_steps, key.seed)

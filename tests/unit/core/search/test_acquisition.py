@@ -20,7 +20,7 @@ from tuner_server.core.search.acquisition import (
     log_h_tail,
     lower_confidence_bound,
 )
-from tuner_server.core.search.surrogate import FloatArray, Posterior
+from tuner_server.core.search.posterior import FloatArray, Posterior
 
 
 def single(mean: list[float], variance: list[float]) -> Posterior:
@@ -99,7 +99,7 @@ def test_lower_losses_are_better() -> None:
 
 def test_confidence_bound_is_that_of_the_mixture() -> None:
     posterior = Posterior(np.array([[0.0], [4.0]]), np.array([[1.0], [3.0]]), np.array([0.25, 0.75]))
-    assert lower_confidence_bound(posterior, kappa=2.0) == pytest.approx([2.0 * math.sqrt(5.5) - 3.0])
+    assert lower_confidence_bound(posterior.moments, kappa=2.0) == pytest.approx([2.0 * math.sqrt(5.5) - 3.0])
 
 
 def test_kappa_of_the_published_code_is_pure_exploration() -> None:

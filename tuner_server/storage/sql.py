@@ -62,7 +62,7 @@ _LOCK_JOBS = (
     .order_by(JobRow.id)
     .with_for_update()
 )
-"""Keeps others from changing jobs until the transaction ends, in one order everywhere; in SQLite, who writes is alone."""
+"""Keeps others from changing jobs until the transaction ends, in one order everywhere. SQLite has one writer anyway."""
 _WRITE_REPORT = sa.update(_ENTRIES).where(
     EntryRow.job_id == sa.bindparam("of_job"), EntryRow.number == sa.bindparam("on_number")
 )

@@ -49,7 +49,7 @@ class Elimination:
 
     def __init__(self, n: int, width: int) -> None:
         """Makes room for matrices with n rows."""
-        self.n = n
+        self.n, self.width = n, width
         self.columns = np.empty((n, n + 1, width))
         self.unit = np.empty_like(self.columns)
         self.inverse_pivot = np.empty((n, width))
@@ -131,6 +131,7 @@ class _Workspaces(threading.local):
         self.kept: cachetools.LRUCache[tuple[int, int], Elimination] = cachetools.LRUCache(
             _KEPT_NUMBERS, lambda kept: kept.columns.size
         )
+        self.latest = Elimination(0, 0)
 
 
 _workspaces = _Workspaces()
@@ -138,10 +139,15 @@ _workspaces = _Workspaces()
 
 def elimination(n: int, width: int) -> Elimination:
     """A workspace of this thread, kept from its last use unless it is large."""
+    latest = _workspaces.latest
+    if (latest.n, latest.width) == (n, width):
+        return latest
     kept = _workspaces.kept
     found = kept.get((n, width))
     if found is None:
         found = Elimination(n, width)
-        if found.columns.size <= MAX_NUMBERS:
-            kept[n, width] = found
+        if found.columns.size > MAX_NUMBERS:
+            return found
+        kept[n, width] = found
+    _workspaces.latest = found
     return found

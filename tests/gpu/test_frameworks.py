@@ -112,7 +112,7 @@ def test_accelerate(device: torch.device) -> None:
 
 
 def test_transformers(device: torch.device, tmp_path: Path) -> None:
-    from lrpilot.integrations.transformers import TunedTrainer
+    from lrpilot.integrations.transformers import TunerTrainer
     from transformers import Trainer, TrainingArguments
 
     def run(precision: str, *, probed: bool) -> dict[str, bytes]:
@@ -133,7 +133,7 @@ def test_transformers(device: torch.device, tmp_path: Path) -> None:
         )
         given: dict[str, Any] = {"model": net, "args": arguments, "train_dataset": Points()}
         trainer: Any = (
-            TunedTrainer(**given, lrpilot={"transport": options()["transport"]}) if probed else Trainer(**given)
+            TunerTrainer(**given, lrpilot={"transport": options()["transport"]}) if probed else Trainer(**given)
         )
         trainer.train()
         return bits(net)

@@ -21,6 +21,8 @@ from lrpilot.wire.job_names import ANIMALS, QUALITIES
 from tests.support.repository import doc_pages
 
 OUTPUT = "Output"
+LONGEST_S = 580
+"""The longest that a page may take, on a machine that is busy."""
 _LANGUAGES = ("python", "sh")
 _NEXT = "\x1e"
 """What stands between what two blocks print."""
@@ -59,7 +61,7 @@ def run(page: Path, directory: Path, environment: Mapping[str, str], replaced: M
             start_new_session=True,
         )
         try:
-            code = process.wait(170)
+            code = process.wait(LONGEST_S)
         finally:
             _end(process)
     text = printed.read_bytes().decode()  # as it is: the returns to a line's beginning, too

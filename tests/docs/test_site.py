@@ -24,7 +24,9 @@ from lrpilot.v1 import tuner_pb2
 from prometheus_client import CollectorRegistry
 from typer.main import get_command
 
+from tuner_server.access.tls import TlsFiles
 from tuner_server.cli.app import app
+from tuner_server.ops.certificates import CertificateEnds
 from tuner_server.ops.metrics import FleetMetrics, ServerMetrics
 from tuner_server.process.settings import ServerSettings
 from tuner_server.rpc.status import CODES
@@ -190,6 +192,7 @@ def test_the_metrics_page_has_every_metric_and_no_other(site: Site) -> None:
     registry = CollectorRegistry()
     FleetMetrics(registry, workers=lambda: 1, restarts=lambda: 0)
     ServerMetrics(registry)
+    registry.register(CertificateEnds(TlsFiles(Path("cert.pem"), Path("key.pem"))))
     exposed = {family.name + ("_total" if family.type == "counter" else "") for family in registry.collect()}
     assert set(re.findall(r"\blrpilot_\w+", site.pages["reference/metrics.html"].text)) == exposed
 

@@ -16,7 +16,12 @@ from torch.utils.data import DataLoader, Dataset
 from tests.support.training.device_training import as_bytes
 from tests.support.training.scripted_directives import probe, training
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:lightning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:lightning"),
+]
 LR = 0.02
 N_STEPS = 10
 
@@ -112,7 +117,7 @@ def test_accelerate(device: torch.device) -> None:
 
 
 def test_transformers(device: torch.device, tmp_path: Path) -> None:
-    from lrpilot.integrations.transformers import TunedTrainer
+    from lrpilot.integrations.transformers import TunerTrainer
     from transformers import Trainer, TrainingArguments
 
     def run(precision: str, *, probed: bool) -> dict[str, bytes]:
@@ -133,7 +138,7 @@ def test_transformers(device: torch.device, tmp_path: Path) -> None:
         )
         given: dict[str, Any] = {"model": net, "args": arguments, "train_dataset": Points()}
         trainer: Any = (
-            TunedTrainer(**given, lrpilot={"transport": options()["transport"]}) if probed else Trainer(**given)
+            TunerTrainer(**given, lrpilot={"transport": options()["transport"]}) if probed else Trainer(**given)
         )
         trainer.train()
         return bits(net)

@@ -79,7 +79,7 @@ def mark(optimizer: Optimizer) -> dict[tuple[int, str], torch.Tensor]:
         if isinstance(value, torch.Tensor)
     }
     for tensor in tensors.values():
-        torch._dynamo.mark_static_address(tensor)  # type: ignore[attr-defined]  # not among what it says it exports
+        torch._dynamo.mark_static_address(tensor)
     return tensors
 
 

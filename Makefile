@@ -98,10 +98,13 @@ bench: setup browser
 	python -m benchmarks.connections --json out/bench/connections.json --plots out/bench
 	python -m benchmarks.family --quick --json out/bench/family.json --plot out/bench/family.png
 	python -m benchmarks.sensitivity --json out/bench/sensitivity.json
+	python -m benchmarks.hyperparameters --json out/bench/hyperparameters.json --plots out/bench
 	python -m benchmarks.warnings --quick --json out/bench/warnings-quick.json
 	python -m benchmarks.dashboard --json out/bench/dashboard.json --plot out/bench/dashboard.png
 	python -m benchmarks.answers --json out/bench/answers.json --plot out/bench/answers.png
 	python -m benchmarks.quality --quick --workers 2 --json out/bench/quality-quick.json
+	python -m benchmarks.language_model --tiny --workers 2 --json out/bench/language-model-tiny.json --plots out/bench
+	python -m benchmarks.scale --measure --json out/bench/scale.json --plots out/bench
 	python -m benchmarks.onthefly --quick --workers 2 --json out/bench/onthefly-quick.json
 
 # What fuzzers make up for servers and for clients, ten minutes each. The suite has short rounds of its own.

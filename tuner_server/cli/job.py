@@ -28,6 +28,7 @@ from tuner_server.cli.common import (
     full_schedule,
     optional,
     print_json,
+    readable,
     remark,
     resolve,
     schedule_of,
@@ -45,7 +46,7 @@ app = typer.Typer()
 @app.command(epilog="Example: `lrpilot show 3f2a --json`")
 def show(job: JobArgument, server: ServerOption = None, as_json: JsonOption = False) -> None:
     """Show a job: how far it is, what it does, its stages, and the way of its loss and its LR."""
-    with connected(server) as tuner:
+    with readable(server) as tuner:
         found = schedule_of(tuner, job, pb.SCHEDULE_VIEW_BASIC if as_json else pb.SCHEDULE_VIEW_FULL)
     if as_json:
         print_json(json_format.MessageToDict(found))

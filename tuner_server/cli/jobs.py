@@ -27,10 +27,10 @@ from tuner_server.cli.common import (
     DbOption,
     JsonOption,
     ServerOption,
-    connected,
     optional,
     page_of,
     print_json,
+    readable,
     remark,
     state_of,
     unsearched,
@@ -78,7 +78,7 @@ def jobs(
         return
     request = _request(state, family)
     found: list[pb.Job] = []
-    with connected(server) as tuner:
+    with readable(server) as tuner:
         while len(found) < limit:
             request.page_size = min(limit - len(found), LARGEST_PAGE)
             page = page_of(tuner, request)

@@ -13,6 +13,7 @@ from typing import SupportsFloat
 
 import torch
 
+from lrpilot.arguments import loss_number
 from lrpilot.backends.torch.asynchronous import Mark, empty_on_host, mark, runs_ahead
 from lrpilot.wire.divergence import BAD_LOSSES
 
@@ -83,10 +84,12 @@ class LossBuffer:
             IndexError: there are far more losses than `begin` made room for.
         """
         if not isinstance(loss, torch.Tensor):
-            loss = torch.tensor(_number(loss), dtype=torch.float64, device=_HOST)
+            loss = torch.tensor(loss_number(loss), dtype=torch.float64, device=_HOST)
         if loss.numel() != 1:
             shape = tuple(loss.shape)
             raise ValueError(f"loss: shape {shape} is not a scalar; pass loss.mean()")
+        if loss.is_complex():
+            raise ValueError("loss: a complex number is no loss; pass its real part, or loss.abs()")
         if self._n_losses == 0:
             self._reserve(loss.device)
         place = self._losses[self._n_losses]
@@ -175,14 +178,6 @@ class LossBuffer:
         before = self._earlier[-_BEFORE:]
         for i, loss in enumerate([-math.inf] * (_BEFORE - len(before)) + before):
             self._memory[i] = loss
-
-
-def _number(loss: SupportsFloat) -> float:
-    try:
-        return float(loss)
-    except (TypeError, ValueError) as error:
-        kind = type(loss).__name__
-        raise ValueError(f"loss: {kind} is not a scalar; pass a tensor of one element") from error
 
 
 def _float32_at_most(limit: float) -> float:

@@ -117,15 +117,19 @@ class DiskMemory:
         """A file of its own."""
         return DiskMemory(self._directory)
 
-    def check(self, nbytes: int) -> None:
-        """Raises: ConfigError: the directory has no room for so many bytes, or can't be written to."""
+    def check(self, nbytes: int, processes: int = 1) -> None:
+        """Looks for room for so many bytes of each of so many processes.
+
+        Raises:
+            ConfigError: the directory has not enough, or can't be written to.
+        """
         try:
             with tempfile.TemporaryFile(dir=self._directory):
                 free = shutil.disk_usage(self._directory).free
         except OSError as error:
             raise ConfigError(f"snapshot: {self._directory}: {error.strerror}; give another directory") from error
-        if nbytes > free:
-            raise self._full(nbytes)
+        if nbytes * processes > free:
+            raise self._full(nbytes, processes)
 
     def _mapped(self, nbytes: int) -> mmap.mmap:
         if self._mapping is None or nbytes > len(self._mapping):
@@ -140,10 +144,12 @@ class DiskMemory:
                 self._mapping = mmap.mmap(file.fileno(), nbytes)
         return self._mapping
 
-    def _full(self, nbytes: int) -> ConfigError:
+    def _full(self, nbytes: int, processes: int = 1) -> ConfigError:
         free = shutil.disk_usage(self._directory).free
+        each = f" by each of {processes} processes" if processes > 1 else ""
         return ConfigError(
-            f"snapshot: {nbytes:,} bytes are needed in {self._directory}, {free:,} are free; give another directory"
+            f"snapshot: {nbytes:,} bytes are needed in {self._directory}{each}, {free:,} are free; give another "
+            "directory"
         )
 
     def __str__(self) -> str:

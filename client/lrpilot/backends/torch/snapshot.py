@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from lrpilot.backends.torch.fsdp import reshard
+from lrpilot.backends.torch.fsdp import reshard, whole_parameters_kept
 from lrpilot.backends.torch.memory import Copier, nbytes, values
 from lrpilot.backends.torch.optimizer_states import MadeStates, load_in_place
 from lrpilot.backends.torch.placement import STATE_TENSORS, Demand, choose
@@ -252,7 +252,7 @@ class Snapshot:
         """
         if self._taken is None:
             return None
-        with self._elsewhere():
+        with whole_parameters_kept(self._modules()), self._elsewhere():
             self._put_back(self._taken, committed=True)  # no data: they are in no state dict of ours
             return {
                 "roots": {name: copy.deepcopy(each.state_dict()) for name, each in self._named_modules().items()},

@@ -55,6 +55,33 @@ def test_auto_is_the_first_memory_with_enough_room(
     assert isinstance(choose("auto", wanted, room), memory)
 
 
+def test_processes_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "_host_room", lambda: Room(800, 1000))
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert placement.room(CPU).spare == 600
+    # 400 bytes of one process fit beside the reserve of 200; those of each of two don't.
+    assert isinstance(choose("auto", demand(cpu=400)), DeviceMemory)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert placement.room(CPU).spare == 300
+    assert isinstance(choose("auto", demand(cpu=400)), DiskMemory)
+    assert isinstance(choose("auto", demand(cpu=300)), DeviceMemory)
+
+
+@pytest.mark.parametrize("told", ["", "0", "-1", "two"])
+def test_a_launcher_that_says_nothing_has_started_one_process(monkeypatch: pytest.MonkeyPatch, told: str) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", told)
+    assert placement.processes_here() == 1
+
+
+def test_processes_of_one_machine_share_its_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    wanted = demand(cpu=free // 2)
+    assert isinstance(choose(tmp_path, wanted), DiskMemory)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    with pytest.raises(ConfigError, match=r"by each of 8 processes, [\d,]+ are free; give another directory"):
+        choose(tmp_path, wanted)
+
+
 def test_what_is_asked_for_is_given_whatever_is_free(tmp_path: Path) -> None:
     asked = {"device": DeviceMemory, "host": HostMemory, "disk": DiskMemory, str(tmp_path): DiskMemory}
     for name, memory in asked.items():

@@ -265,7 +265,7 @@ def test_a_job_that_nobody_trains_is_not_said_to_go_well(page: Page, dashboard: 
     verdict = page.locator(".fact.verdict")
     expect(verdict.locator("dd").first).to_have_text(re.compile(r"Silent for 1\d minutes"))
     expect(verdict).not_to_have_class(re.compile("good"))
-    expect(page.locator(".facts")).to_contain_text("Last LR")
+    expect(page.locator("#summary .facts")).to_contain_text("Last LR")
     page.goto(f"/compare?job={dashboard.jobs['silent']}&job={dashboard.jobs['abandoned']}")
     expect(page.locator("table.compared tbody tr").nth(1)).to_contain_text("Abandoned for 3 days")
 

@@ -8,6 +8,7 @@ import pytest
 from tuner_server.history.numbers import (
     about,
     age,
+    ago,
     count,
     duration,
     moment,

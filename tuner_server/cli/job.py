@@ -28,6 +28,7 @@ from tuner_server.cli.common import (
     full_schedule,
     optional,
     print_json,
+    readable,
     remark,
     resolve,
     schedule_of,
@@ -45,7 +46,7 @@ app = typer.Typer()
 @app.command(epilog="Example: `lrpilot show 3f2a --json`")
 def show(job: JobArgument, server: ServerOption = None, as_json: JsonOption = False) -> None:
     """Show a job: how far it is, what it does, its stages, and the way of its loss and its LR."""
-    with connected(server) as tuner:
+    with readable(server) as tuner:
         found = schedule_of(tuner, job, pb.SCHEDULE_VIEW_BASIC if as_json else pb.SCHEDULE_VIEW_FULL)
     if as_json:
         print_json(json_format.MessageToDict(found))
@@ -194,6 +195,11 @@ def facts_table(job: pb.Job) -> Table:
     for name, value in _facts(job).items():
         table.add_row(Text(name, style="bold"), value)
     return table
+
+
+def in_a_line(job: pb.Job) -> str:
+    """How far a job is, for output that is no terminal."""
+    return f"{state_of(job)}: {_steps(job)}, loss {optional(job, 'last_loss')}"
 
 
 def _steps(job: pb.Job) -> str:

@@ -27,7 +27,7 @@ def headline(state: JobState, found: Timeline, *, left_alone: bool = False) -> s
         f"It was {doing[0].lower()}{doing[1:]}" if left_alone and state.status.live else doing,
         _way(state, found),
         _loss(state, found),
-        ended_with(state.ending),
+        ended_with(state.ending, of_metric=state.config.maximises),
         _cost(state, found),
         _plan(state, found),
     )

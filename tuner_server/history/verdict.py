@@ -118,7 +118,8 @@ def _finished(state: JobState, found: Timeline) -> Verdict:
             return Verdict(Tone.BAD, "Finished, not lower", _with_undone(why, found))
     if promise is not None and not promise.kept:
         why = _with_undone(promise.words, found)
-        return Verdict(Tone.BAD, "Finished above what its search promised", why)
+        worse = "below" if promise.of_metric else "above"
+        return Verdict(Tone.BAD, f"Finished {worse} what its search promised", why)
     if n:
         best = _lowest_row(losses, n)
         lost = _Change.between(best, losses[-n:])

@@ -91,7 +91,7 @@ def job_curves(found: Timeline, window: Window) -> JobCurves:
     kept, searched = [s for s in spans if s.kept], [s for s in spans if not s.kept]
     committed_loss, search_loss = _losses(kept, window), _losses(searched, window)
     committed_lr, search_lr = _lrs(kept, window), _lrs(searched, window)
-    validation = _validations(kept, window)
+    validation = _validations(kept, window, -1.0 if found.maximises else 1.0)
     tested = [s for s in searched if s.phase is Phase.RANGE_TEST]
     losses = of_losses([*committed_loss["y"], *validation["y"]], _untested(search_loss, tested))
     lrs = of_lrs(committed_lr["y"], _untested(search_lr, tested))
@@ -229,10 +229,10 @@ def _validated(spans: Sequence[Span], window: Window) -> list[int]:
     return [step for step in found if window.start <= step < window.end]
 
 
-def _validations(spans: Sequence[Span], window: Window) -> Line:
-    """The validations; of very many those that a chart can show."""
+def _validations(spans: Sequence[Span], window: Window, sign: float) -> Line:
+    """The validations times a sign; of very many those that a chart can show."""
     steps = [span.start + v.step for span in spans for v in span.validations]
-    losses = [v.loss for span in spans for v in span.validations]
+    losses = [sign * v.loss for span in spans for v in span.validations]
     if len(steps) > MOST_VALIDATIONS:
         return _thinned(steps, losses, window)
     return {"x": [float(step) for step in steps], "y": [*losses]}

@@ -56,7 +56,7 @@ ORDERS: dict[str, str] = {
     "-lr": "highest LR",
     "loss": "lowest loss",
     "best-loss": "lowest best loss",
-    "validation": "lowest validation",
+    "validation": "best validation",
     "-search": "most search",
 }
 """The orders that the form offers, in words; a column's head sorts the other way round too."""
@@ -195,7 +195,7 @@ class Row:
             lr=number(shown_lr(job)),
             loss=number(state.last_loss),
             best_loss=number(state.best_loss),
-            validation=number(state.best_validation),
+            validation=number(config.metric(state.best_validation)),
             search=_search(job),
             live=live,
             there=live and there,

@@ -170,9 +170,9 @@ def _facts(job: StoredJob, found: Timeline, vitals: Vitals) -> tuple[Fact, ...]:
     if state.last_loss is not None and found.first_loss is not None:
         loss = dataclasses.replace(loss, note=f"from {number(found.first_loss)} at the start")
     best = Fact("Best loss", number(state.best_loss), f"lowest mean of {LOSS_WINDOW} in a row")
-    validation = Fact("Best validation", number(state.best_validation), "none so far")
+    validation = Fact("Best validation", number(state.config.metric(state.best_validation)), "none so far")
     if state.best_validation is not None:
-        validation = dataclasses.replace(validation, note=f"now {number(state.last_validation)}")
+        validation = dataclasses.replace(validation, note=f"now {number(state.config.metric(state.last_validation))}")
     return progress, _time(state, vitals), _lr(job, found, vitals), loss, best, validation, _search(state, found)
 
 
@@ -393,9 +393,11 @@ def _judged(candidate: Candidate | None, stage: Stage) -> str:
     if candidate is None:
         return "–"
     if candidate.forecast is None:
-        return "–" if candidate.at_least is None else f"at least {number(candidate.at_least)}"
+        bound = "at most" if stage.of_metric else "at least"
+        return "–" if candidate.at_least is None else f"{bound} {number(stage.shown(candidate.at_least))}"
+    forecast = stage.shown(candidate.forecast)
     if candidate.forecast_sd:
-        loss = with_error(candidate.forecast, candidate.forecast_sd)
+        loss = with_error(forecast, candidate.forecast_sd)
         return f"{loss}, bounded" if bounded(candidate) else loss
     rival = stage.second if candidate == stage.best else stage.best
-    return number(candidate.forecast) if rival is None else told_apart(candidate.forecast, rival.loss)[0]
+    return number(forecast) if rival is None else told_apart(forecast, stage.shown(rival.loss))[0]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 
-from cachetools import LRUCache
+from cachetools import TTLCache
 
 from tuner_server.base.clock import utc_now
 from tuner_server.core.job.life import ALL_SHOWN
+from tuner_server.service.job_cache import KEPT_S
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import StoredJob, StoredVersion
 from tuner_server.web.pages.listing import NEWEST, STATES, Listing, ListingQuery, listing
@@ -27,7 +28,7 @@ class ListingCache:
         """Reads from `service`."""
         self._service = service
         self._lock = threading.Lock()
-        self._jobs: LRUCache[str, StoredJob] = LRUCache(MAX_JOBS_KEPT)
+        self._jobs: TTLCache[str, StoredJob] = TTLCache(MAX_JOBS_KEPT, KEPT_S)
 
     def get(self, project: str, query: ListingQuery) -> Listing:
         """The page that a query asks for, as it is now. Raises: StorageError."""

@@ -11,7 +11,7 @@ import pytest
 from lrpilot.schedule.notebook import schedule_html
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.wire import schedule_file
-from lrpilot.wire.schedule_parts import merged
+from lrpilot.wire.messages.schedule_parts import merged
 from rich.console import Console
 
 from tests.support.jobs.broken_promises import DyingTraining, OverfittingTraining

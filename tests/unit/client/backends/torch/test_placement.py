@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from lrpilot.backends.torch import memory as memory_module
 from lrpilot.backends.torch import placement
-from lrpilot.backends.torch.memory import DeviceMemory, DiskMemory, HostMemory
+from lrpilot.backends.torch.memory import DeviceMemory, DiskMemory, HostMemory, blocks
 from lrpilot.backends.torch.placement import Demand, Room, choose, control_group_rooms
 from lrpilot.backends.torch.snapshot import Snapshot
 from lrpilot.errors import ConfigError
@@ -266,3 +269,41 @@ def test_control_groups_of_version_1(tmp_path: Path) -> None:
 
 def test_without_control_groups_there_is_no_limit(tmp_path: Path) -> None:
     assert list(control_group_rooms(tmp_path)) == []
+
+
+@given(st.lists(st.integers(0, 1 << 31) | st.integers(0, 1 << 12), max_size=60))
+def test_stretches_share_blocks_of_powers_of_two_and_do_not_overlap(sizes: list[int]) -> None:
+    totals, places = blocks(sizes)
+    ends = [0] * len(totals)
+    for (block, start), size in sorted(zip(places, sizes, strict=True)):
+        assert start >= ends[block]
+        ends[block] = start + size
+    assert all(end <= total and total.bit_count() == 1 for end, total in zip(ends, totals, strict=True))
+    assert sum(totals) <= sum(max(1 << max(size - 1, 0).bit_length(), 1) for size in sizes)
+
+
+def test_the_state_of_a_transformer_fills_its_blocks() -> None:
+    """GPT-2 with Adam's moments; a power of two for each tensor would take two thirds more."""
+    width = 768
+    layer = [n * width for n in (1, 1, 3 * width, 3, width, 1, 1, 1, 4 * width, 4, 4 * width, 1)]
+    sizes = [n * 4 for n in (50257 * width, 1024 * width, *(12 * layer), width, width)] * 3
+    totals, _ = blocks(sizes)
+    assert sum(totals) < 1.02 * sum(sizes)
+
+
+def test_copies_of_a_gpu_s_tensors_are_views_of_few_pinned_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_module, "runs_ahead", lambda device: True)
+    monkeypatch.setattr(memory_module, "follow", lambda device, place: None)
+    monkeypatch.setattr(memory_module, "mark", lambda device: None)
+    monkeypatch.setattr(memory_module, "empty_on_host", lambda size, dtype, device: torch.empty(size, dtype=dtype))
+    net = nn.Sequential(nn.Linear(8, 3), nn.BatchNorm1d(3), nn.Conv1d(3, 5, 1).to(torch.float64))
+    snapshot = Snapshot(net, [torch.optim.SGD(net.parameters(), lr=0.1)], {}, "host")
+    snapshot.take()
+    assert snapshot._taken is not None
+    assert len({copy.untyped_storage().data_ptr() for copy in snapshot._taken.all_copies}) <= 3
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    with torch.no_grad():
+        for tensor in net.state_dict().values():
+            tensor.zero_()
+    snapshot.restore()
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())

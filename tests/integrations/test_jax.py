@@ -16,12 +16,12 @@ import numpy as np
 import optax
 import pytest
 from lrpilot.errors import RefusedError
-from lrpilot.integrations.jax import Tuner, replay
+from lrpilot.integrations.jax import ReplaySchedule, Tuner
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 
 from benchmarks.quality.local import LocalTransport
-from tests.support.repository import doc_pages, example_programs
+from tests.support.repository import example_programs
 from tests.support.servers.server_process import ServerProcess
 from tests.support.training.scripted_directives import directive
 
@@ -249,20 +249,20 @@ def test_a_saved_schedule_drives_a_new_run_without_a_server(tmp_path: Path) -> N
     assert tuner.search_steps > 0
 
     schedule = lrpilot.Schedule.load(tmp_path / "schedule.json")
-    replayed = optax.inject_hyperparams(optax.adamw)(learning_rate=replay(schedule))
+    replayed = optax.inject_hyperparams(optax.adamw)(learning_rate=ReplaySchedule(schedule))
     np.random.seed(0)
     state, step, batches = initial(replayed), Step(replayed), iter(_endless())
     for _ in range(schedule.n_steps):
         state, _ = step(state, next(batches))
     assert everything(state["params"]) == everything(tuner.state["params"])
     assert step.n_traces == 1
-    lr = replay(schedule)
+    lr = ReplaySchedule(schedule)
     assert lr(10**6) == np.float32(schedule.lr(10**6))
 
 
 def test_an_empty_schedule_is_not_replayed() -> None:
     with pytest.raises(lrpilot.ScheduleError, match="no steps"):
-        replay(lrpilot.Schedule("", "", "", (0.1,), None, ()))
+        ReplaySchedule(lrpilot.Schedule("", "", "", (0.1,), None, ()))
 
 
 @pytest.fixture(scope="module")
@@ -318,11 +318,6 @@ def test_the_example_runs(shared_server: ServerProcess, tmp_path: Path, capsys: 
     printed = example_programs.run("jax_digits", shared_server.target, tmp_path, capsys)
     assert "search steps" in printed
     assert "replayed: validation loss" in printed
-
-
-def test_the_page_shows_the_example() -> None:
-    """Which is run above, by `make test-all`."""
-    assert doc_pages.all_from("jax", "jax_digits")
 
 
 def test_what_jax_can_not_measure_is_not_recorded(shared_server: ServerProcess) -> None:

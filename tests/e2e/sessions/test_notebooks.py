@@ -69,8 +69,8 @@ def states(database: str) -> dict[str, str]:
 
 
 def test_a_cell_is_run_interrupted_and_run_again(notebook: Notebook, database: str) -> None:
-    made = notebook.run(MAKE.format(steps=1000, name="first"))
-    assert "'first', on an embedded server: policy budget, 1,000 steps" in made.told
+    made = notebook.run(MAKE.format(steps=500, name="first"))
+    assert "'first', on an embedded server: policy budget, 500 steps" in made.told
 
     interrupted = notebook.run(TRAIN.format(pause=0.005), interrupt_at="train at LR")
     assert interrupted.error.startswith("KeyboardInterrupt")
@@ -79,20 +79,24 @@ def test_a_cell_is_run_interrupted_and_run_again(notebook: Notebook, database: s
     assert len(next(iter(interrupted.displays.values()))) > 1
     assert interrupted.streams == ""
     before = int(notebook.run("print(tuner.committed_step + tuner.search_steps)").streams)
-    assert 0 < before < 1000
+    assert 0 < before < 500
 
     again = notebook.run(TRAIN.format(pause=0))
     assert again.error == ""
     assert len(again.displays) == 1
     assert again.displays.keys() != interrupted.displays.keys()
     assert "lrpilot: done after" in again.told
-    assert notebook.run("print(tuner.committed_step + tuner.search_steps)").streams == "1000\n"
+    assert notebook.run("print(tuner.committed_step + tuner.search_steps)").streams == "500\n"
     assert states(database) == {"first": "finished"}
 
     after = notebook.run(TRAIN.format(pause=0))
     assert after.error == ""
-    assert "the budget of 1000 steps is spent: there are no more batches; to train on, call tuner.extend" in after.streams
-    for shown, kind in (("tuner", "text/html"), ("tuner.schedule", "text/html"), ("tuner.schedule.plot()", "image/png")):
+    assert "the budget of 500 steps is spent: there are no more batches; a loop over epochs" in after.streams
+    for shown, kind in (
+        ("tuner", "text/html"),
+        ("tuner.schedule", "text/html"),
+        ("tuner.schedule.plot()", "image/png"),
+    ):
         assert kind in notebook.run(shown).result
 
 
@@ -121,6 +125,11 @@ def test_a_kernel_is_restarted(notebook: Notebook, database: str) -> None:
     notebook.run(MAKE.format(steps=100, name="second"))
     assert notebook.run(TRAIN.format(pause=0)).error == ""
     assert states(database)["second"] == "finished"
-    killed = notebook.run("import subprocess; print(subprocess.run(['ps', '-ef'], capture_output=True, text=True).stdout)")
+    killed = notebook.run(
+        "import subprocess; print(subprocess.run(['ps', '-ef'], capture_output=True, text=True).stdout)"
+    )
     servers = [line for line in killed.streams.splitlines() if "tuner_server serve" in line]
-    assert len([line for line in servers if f" {int(notebook.run('import os; print(os.getpid())').streams)} " in line]) == 1
+    assert (
+        len([line for line in servers if f" {int(notebook.run('import os; print(os.getpid())').streams)} " in line])
+        == 1
+    )

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from lrpilot.objects.graph import ObjectGraph
 
@@ -50,6 +51,7 @@ class Updates:
                 with contextlib.suppress(AttributeError):  # a wrapper that was not made as optimizers are has no hooks
                     hook = _hook(weakref.ref(self), number, member)
                     self._handles.append(optimizer.register_step_post_hook(hook))
+        self._strangers = Strangers([optimizer for family in families for optimizer in family])
         weakref.finalize(self, remove_hooks, self._handles)
 
     def took_place(self) -> bool:
@@ -65,6 +67,8 @@ class Updates:
                 self._say_rare(fewest)
             return True
         self._idle += 1
+        if self._calls == FORGOTTEN and not self._known and (told := self._strangers.told()):
+            self._say("strange", told)
         self._known = self._known and self._idle <= LONGEST_PAUSE
         return not self._known
 
@@ -93,6 +97,7 @@ class Updates:
     def close(self) -> None:
         """Watches no longer."""
         self._watching = False
+        self._strangers.close()
         remove_hooks(self._handles)
 
     def add(self, number: int, member: int, optimizer: torch.optim.Optimizer) -> None:
@@ -104,6 +109,7 @@ class Updates:
             return
         if not self._known:
             self._known = True
+            self._strangers.close()
             if self._calls == 1:
                 self._say(
                     "order",
@@ -127,6 +133,69 @@ class Updates:
         if what not in self._said:
             self._said.add(what)
             log.warning("lrpilot: %s", sentence)
+
+
+class Strangers:
+    """Sees which other optimizers are stepped, as long as none of the tuner's is: a loop may have made its own anew."""
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """Watches for all but these."""
+        self._own = {id(optimizer) for optimizer in optimizers}
+        self._weights = [weakref.ref(weight) for weight in _weights(optimizers)]
+        self._versions = _versions(self._weights)
+        self._seen: str = ""
+        self._of_ours = False
+        found = weakref.ref(self)
+
+        def count(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+            target = found()
+            if target is not None:
+                target.add(optimizer)
+
+        self._handles: list[Any] = [register_optimizer_step_post_hook(count)]
+        weakref.finalize(self, remove_hooks, self._handles)
+
+    def add(self, optimizer: torch.optim.Optimizer) -> None:
+        """Notes that an optimizer was stepped."""
+        if id(optimizer) in self._own or self._of_ours:
+            return
+        self._seen = type(optimizer).__name__
+        ours = {id(weight()) for weight in self._weights}
+        self._of_ours = any(id(weight) in ours for weight in _weights([optimizer]))
+
+    def told(self) -> str:
+        """What is to be said of a loop in which none of the tuner's optimizers has been seen to step; empty: nothing.
+
+        A compiled step is not seen either, but changes the weights.
+        """
+        self.close()
+        if self._of_ours:
+            return (
+                f"another optimizer, of class {self._seen}, steps the weights that the tuner's has: make the tuner "
+                "after the optimizer, and step the one that it was given"
+            )
+        if _versions(self._weights) != self._versions:
+            return ""
+        other = f", but an optimizer of other weights, of class {self._seen}, is stepped" if self._seen else ""
+        return (
+            f"tuner.step(loss) was called {FORGOTTEN} times and no weight of the tuner's optimizer was changed{other}: "
+            "call optimizer.step() before it, on the optimizer and the model that the tuner was given"
+        )
+
+    def close(self) -> None:
+        """Watches no longer."""
+        remove_hooks(self._handles)
+
+
+def _weights(optimizers: Sequence[torch.optim.Optimizer]) -> list[torch.Tensor]:
+    groups = [group for optimizer in optimizers for group in getattr(optimizer, "param_groups", ())]
+    return [weight for group in groups for weight in group.get("params", ()) if isinstance(weight, torch.Tensor)]
+
+
+def _versions(weights: Sequence[weakref.ref[torch.Tensor]]) -> list[int]:
+    """How often each weight was changed in place; those that don't tell are left out."""
+    alive = [weight for reference in weights if (weight := reference()) is not None]
+    return [weight._version for weight in alive if not weight.is_inference()]
 
 
 def _updates(counts: list[int]) -> int:

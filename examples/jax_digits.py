@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import lrpilot
 import numpy as np
 import optax
-from lrpilot.integrations.jax import Tuner, replay
+from lrpilot.integrations.jax import ReplaySchedule, Tuner
 from sklearn.datasets import load_digits
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -72,7 +72,7 @@ with Tuner(initial(optimizer), total_steps=1000, lr_bounds=(1e-4, 0.1), validate
 
 # The schedule alone, in a run with no server and no search.
 schedule = lrpilot.Schedule.load("schedule.json")
-optimizer = optax.adamw(learning_rate=replay(schedule))
+optimizer = optax.adamw(learning_rate=ReplaySchedule(schedule))
 state = initial(optimizer)
 np.random.seed(0)
 for _ in range(schedule.n_steps // 21):

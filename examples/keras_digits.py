@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import lrpilot
 import numpy as np
-from lrpilot.integrations.keras import LRPilot, ReplayedSchedule
+from lrpilot.integrations.keras import ReplaySchedule, TunerCallback
 from sklearn.datasets import load_digits
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -34,22 +34,22 @@ def compiled(optimizer: keras.Optimizer) -> Any:
 
 
 model = compiled(keras.optimizers.SGD(0.1, momentum=0.9))
-tuner = LRPilot(
+callback = TunerCallback(
     train,
     batch_size=64,
     validate=lambda: model.evaluate(*held_out, batch_size=397, verbose=0)[0],
     lr_bounds=(1e-3, 1.0),
     name="keras-digits",
 )
-model.fit(*train, batch_size=64, epochs=40, callbacks=[tuner], verbose=0)
+model.fit(*train, batch_size=64, epochs=40, callbacks=[callback], verbose=0)
 loss, accuracy = model.evaluate(*held_out, verbose=0)
-print(f"{tuner.schedule.n_steps} committed steps and {len(tuner.schedule.probes)} probes")
+print(f"{callback.schedule.n_steps} committed steps and {len(callback.schedule.probes)} probes")
 print(f"tuned: validation loss {loss:.4f}, accuracy {accuracy:.3f}")
-tuner.schedule.save("schedule.json")
+callback.schedule.save("schedule.json")
 
 # The schedule alone, in a run with no server and no search.
 schedule = lrpilot.Schedule.load("schedule.json")
-model = compiled(keras.optimizers.SGD(ReplayedSchedule(schedule), momentum=0.9))
+model = compiled(keras.optimizers.SGD(ReplaySchedule(schedule), momentum=0.9))
 model.fit(*train, batch_size=64, epochs=schedule.n_steps // 22, verbose=0)
 loss, accuracy = model.evaluate(*held_out, verbose=0)
 print(f"replayed: validation loss {loss:.4f}, accuracy {accuracy:.3f}")

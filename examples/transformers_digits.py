@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from lrpilot.integrations.transformers import TunedTrainer
+from lrpilot.integrations.transformers import TunerTrainer
 from sklearn.datasets import load_digits
 from transformers import TrainingArguments, ViTConfig, ViTForImageClassification, set_seed
 
@@ -27,7 +27,7 @@ model = ViTForImageClassification(
     )
 )
 
-trainer = TunedTrainer(
+trainer = TunerTrainer(
     model=model,
     args=TrainingArguments(
         output_dir="digits",

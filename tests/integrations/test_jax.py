@@ -16,7 +16,7 @@ import numpy as np
 import optax
 import pytest
 from lrpilot.errors import RefusedError
-from lrpilot.integrations.jax import Tuner, replay
+from lrpilot.integrations.jax import ReplaySchedule, Tuner
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 
@@ -249,20 +249,20 @@ def test_a_saved_schedule_drives_a_new_run_without_a_server(tmp_path: Path) -> N
     assert tuner.search_steps > 0
 
     schedule = lrpilot.Schedule.load(tmp_path / "schedule.json")
-    replayed = optax.inject_hyperparams(optax.adamw)(learning_rate=replay(schedule))
+    replayed = optax.inject_hyperparams(optax.adamw)(learning_rate=ReplaySchedule(schedule))
     np.random.seed(0)
     state, step, batches = initial(replayed), Step(replayed), iter(_endless())
     for _ in range(schedule.n_steps):
         state, _ = step(state, next(batches))
     assert everything(state["params"]) == everything(tuner.state["params"])
     assert step.n_traces == 1
-    lr = replay(schedule)
+    lr = ReplaySchedule(schedule)
     assert lr(10**6) == np.float32(schedule.lr(10**6))
 
 
 def test_an_empty_schedule_is_not_replayed() -> None:
     with pytest.raises(lrpilot.ScheduleError, match="no steps"):
-        replay(lrpilot.Schedule("", "", "", (0.1,), None, ()))
+        ReplaySchedule(lrpilot.Schedule("", "", "", (0.1,), None, ()))
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 import keras  # the backend is chosen once, before the import
 import lrpilot
 from lrpilot.backends.keras_backend import to_numpy
-from lrpilot.integrations.keras import LRPilot, ReplayedSchedule
+from lrpilot.integrations.keras import ReplaySchedule, TunerCallback
 from lrpilot.run.driver import Driver
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
@@ -92,12 +92,12 @@ class Seen(keras.callbacks.Callback):  # type: ignore[misc]  # Keras' types are 
         self.batches.append((batch, {key: float(value) for key, value in logs.items()}))
 
 
-def scripted(directives: list[pb.Directive], **arguments: Any) -> tuple[LRPilot, ScriptedTransport]:
+def scripted(directives: list[pb.Directive], **arguments: Any) -> tuple[TunerCallback, ScriptedTransport]:
     transport = ScriptedTransport(directives)
     total = sum(each.n_steps for each in directives)
     data = arguments.pop("data", (INPUTS, TARGETS))
     batch_size = BATCH if isinstance(data, tuple) else None
-    return LRPilot(data, batch_size=batch_size, transport=transport, total_steps=total, **arguments), transport
+    return TunerCallback(data, batch_size=batch_size, transport=transport, total_steps=total, **arguments), transport
 
 
 @pytest.mark.parametrize("script", [SEARCH_AT_THE_START, SEARCH_WITHIN_AN_EPOCH], ids=["at the start", "within"])
@@ -163,12 +163,12 @@ def test_the_lr_follows_a_profile_and_every_probe_starts_at_its_own() -> None:
 def test_a_run_spends_its_budget_and_stops() -> None:
     """Invariant 7: what `fit` was asked for, search included."""
     model = compiled()
-    callback = LRPilot(
+    callback = TunerCallback(
         (INPUTS, TARGETS), batch_size=BATCH, transport=LocalTransport(), lr_bounds=(1e-4, 0.3), policy="autolrs",
         policy_options={**OPTIONS, "warmup_steps": 0},
     )  # fmt: skip
     fit(model, callback, epochs=12)
-    driver = callback.driver
+    driver = callback.tuner
     assert driver is not None
     assert driver.finished
     assert driver.committed_step + driver.search_steps == 72
@@ -232,7 +232,7 @@ def test_what_can_not_be_tuned_is_refused() -> None:
         with pytest.raises(lrpilot.ConfigError, match="steps_per_execution"):
             fit(compiled(steps_per_execution=2), scripted(SEARCH_AT_THE_START)[0])
     with pytest.raises(lrpilot.ConfigError, match="batch_size"):
-        LRPilot((INPUTS, TARGETS))
+        TunerCallback((INPUTS, TARGETS))
     with pytest.raises(lrpilot.ConfigError, match="no run yet"):
         _ = scripted(SEARCH_AT_THE_START)[0].schedule
 
@@ -253,7 +253,7 @@ def test_a_saved_schedule_drives_a_new_run_without_a_server(tmp_path: Path) -> N
     history = fit(model, callback)
     callback.schedule.save(tmp_path / "schedule.json")
 
-    replayed = compiled(ReplayedSchedule(lrpilot.Schedule.load(tmp_path / "schedule.json")))
+    replayed = compiled(ReplaySchedule(lrpilot.Schedule.load(tmp_path / "schedule.json")))
     replayed_history = fit(replayed)
     weights = [to_numpy(weight) for weight in model.weights]
     np.testing.assert_equal([to_numpy(weight) for weight in replayed.weights], weights)
@@ -262,10 +262,10 @@ def test_a_saved_schedule_drives_a_new_run_without_a_server(tmp_path: Path) -> N
     # The schedule is saved with the model.
     replayed.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    assert isinstance(loaded.optimizer._learning_rate, ReplayedSchedule)
+    assert isinstance(loaded.optimizer._learning_rate, ReplaySchedule)
     assert float(loaded.optimizer.learning_rate) == np.float32(0.001) or int(loaded.optimizer.iterations) == 18
     with pytest.raises(lrpilot.ScheduleError, match="no steps"):
-        ReplayedSchedule(lrpilot.Schedule("", "", "", (0.1,), None, ()))
+        ReplaySchedule(lrpilot.Schedule("", "", "", (0.1,), None, ()))
 
 
 class Interruption(keras.callbacks.Callback):  # type: ignore[misc]  # Keras' types are not read
@@ -279,8 +279,8 @@ class Interruption(keras.callbacks.Callback):  # type: ignore[misc]  # Keras' ty
 def test_keras_checkpoints_carry_the_tuner(shared_server: ServerProcess, tmp_path: Path) -> None:
     """After the interruption the run comes out as if there had been none."""
 
-    def tuned() -> LRPilot:
-        return LRPilot(
+    def tuned() -> TunerCallback:
+        return TunerCallback(
             (INPUTS, TARGETS), batch_size=BATCH, server=shared_server.target, lr_bounds=(1e-4, 0.3), policy="autolrs",
             policy_options=OPTIONS, seed=3,
         )  # fmt: skip
@@ -378,10 +378,10 @@ class At(keras.callbacks.Callback):  # type: ignore[misc]  # its types are not r
             self._act()
 
 
-def running(pilot: LRPilot) -> Driver:
+def running(pilot: TunerCallback) -> Driver:
     """The driver of the present `fit`."""
-    assert pilot.driver is not None
-    return pilot.driver
+    assert pilot.tuner is not None
+    return pilot.tuner
 
 
 @pytest.mark.parametrize("hook", ["on_train_batch_begin", "on_train_batch_end"])
@@ -389,7 +389,7 @@ def running(pilot: LRPilot) -> Driver:
 def test_a_plan_that_changes_in_mid_fit_takes_effect_after_the_step(hook: str, first: bool) -> None:
     """A search in other data, and then an annealing, with which `fit` ends; its own count has no step of a search."""
     jobs = KeptJobs()
-    pilot = LRPilot(
+    pilot = TunerCallback(
         (INPUTS, TARGETS),
         batch_size=BATCH,
         transport=jobs,

@@ -15,7 +15,7 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 import keras  # the backend is chosen once, before the import
 import lrpilot
 from lrpilot.backends.keras_backend import to_numpy
-from lrpilot.integrations.keras import LRPilot
+from lrpilot.integrations.keras import TunerCallback
 
 from benchmarks.quality.local import LocalTransport
 from tests.support.jobs.kept_jobs import KeptJobs
@@ -35,8 +35,8 @@ def compiled(optimizer: Any = None) -> Any:
     return model
 
 
-def tuned(**options: Any) -> LRPilot:
-    return LRPilot((INPUTS, TARGETS), batch_size=BATCH, **{"transport": LocalTransport(), **options})
+def tuned(**options: Any) -> TunerCallback:
+    return TunerCallback((INPUTS, TARGETS), batch_size=BATCH, **{"transport": LocalTransport(), **options})
 
 
 def fit(model: Any, *callbacks: Any, epochs: int = 5, **arguments: Any) -> None:
@@ -44,11 +44,11 @@ def fit(model: Any, *callbacks: Any, epochs: int = 5, **arguments: Any) -> None:
     model.fit(**arguments, epochs=epochs, callbacks=list(callbacks), verbose=0)
 
 
-def lrs(callback: LRPilot) -> list[float]:
+def lrs(callback: TunerCallback) -> list[float]:
     return callback.schedule.lrs()
 
 
-def assert_whole_decay(callback: LRPilot, n_steps: int, base: float = BASE) -> None:
+def assert_whole_decay(callback: TunerCallback, n_steps: int, base: float = BASE) -> None:
     """The LR came from the base, and to its end: it fell by as much as it does in every of its last steps."""
     used = lrs(callback)
     assert len(used) == n_steps
@@ -226,4 +226,4 @@ def test_data_without_a_length_are_said(caplog: pytest.LogCaptureFixture) -> Non
     batches = ((INPUTS[i : i + BATCH], TARGETS[i : i + BATCH]) for i in range(0, len(INPUTS), BATCH))
     fit(compiled(), tuned(), epochs=1, x=batches, y=None, batch_size=None, shuffle=False)
     [text] = said(caplog)
-    assert "give fit steps_per_epoch, or LRPilot total_steps" in text
+    assert "give fit steps_per_epoch, or TunerCallback total_steps" in text

@@ -12,7 +12,7 @@ import pytest
 import torch
 from accelerate.state import GradientState
 from lrpilot.errors import ConfigError
-from lrpilot.integrations.transformers import STATE_NAME, TunedTrainer
+from lrpilot.integrations.transformers import STATE_NAME, TunerTrainer
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 from torch import nn
@@ -123,7 +123,7 @@ def made(
 def tuned(args: TrainingArguments, options: dict[str, Any] | None = None, **others: Any) -> Any:
     """By the budget policy, in process."""
     defaults = {"transport": LocalTransport(), "lr_bounds": BOUNDS, "policy_options": BUDGET}
-    return made(TunedTrainer, args, lrpilot=defaults | (options or {}), **others)
+    return made(TunerTrainer, args, lrpilot=defaults | (options or {}), **others)
 
 
 def probes() -> list[pb.Directive]:
@@ -181,7 +181,7 @@ def test_probes_leave_no_trace(
     script = [*probes(), committed(5, restore=True), *probes(), committed(12, restore=True)]
     transport = ScriptedTransport(script)
     trainer = made(
-        TunedTrainer,
+        TunerTrainer,
         arguments(tmp_path, max_steps=17 + 22, **options),
         model,
         data,
@@ -207,7 +207,7 @@ def test_the_size_of_logits_is_measured_of_the_modules_that_were_named(tmp_path:
     )
     transport = ScriptedTransport([directive(pb.PHASE_TRAIN, 0.02, 4, measures=["output_logit"])])
     args = arguments(tmp_path, max_steps=4, gradient_accumulation_steps=2)
-    made(TunedTrainer, args, lambda: model, lrpilot={"transport": transport, "logits": model}).train()
+    made(TunerTrainer, args, lambda: model, lrpilot={"transport": transport, "logits": model}).train()
     [measure] = transport.reports[0].measures
     assert list(measure.values) == [max(largest[i : i + 2]) for i in range(0, 8, 2)]
 
@@ -216,7 +216,7 @@ def test_the_loss_of_a_step_is_the_one_that_the_trainer_logs(tmp_path: Path) -> 
     """The mean over an update's micro-batches."""
     transport = ScriptedTransport([committed(6)])
     args = arguments(tmp_path, max_steps=6, gradient_accumulation_steps=2, logging_steps=1)
-    trainer = made(TunedTrainer, args, lrpilot={"transport": transport})
+    trainer = made(TunerTrainer, args, lrpilot={"transport": transport})
     trainer.train()
     logged = [each["loss"] for each in trainer.state.log_history if "loss" in each]
     assert list(transport.reports[0].losses) == pytest.approx(logged)
@@ -231,7 +231,7 @@ def test_a_probe_starts_where_training_stands_and_replays_its_batches(tmp_path: 
         committed(3, restore=True),
     ]
     transport = ScriptedTransport(script)
-    made(TunedTrainer, arguments(tmp_path, max_steps=24), lrpilot={"transport": transport}).train()
+    made(TunerTrainer, arguments(tmp_path, max_steps=24), lrpilot={"transport": transport}).train()
     _, first, second, _ = (list(report.losses) for report in transport.reports)
     assert first == second
     assert len(set(first)) == len(first)
@@ -314,7 +314,7 @@ def test_validation_on_the_eval_dataset_is_that_of_evaluate_and_is_not_logged(tm
     script[0].validate_at[:] = [0, 6]
     transport, recorder = ScriptedTransport(script), Recorder()
     trainer = made(
-        TunedTrainer,
+        TunerTrainer,
         arguments(tmp_path, max_steps=6),
         callbacks=[recorder],
         lrpilot={"transport": transport, "validate": "eval"},
@@ -330,7 +330,7 @@ def test_validation_on_the_eval_dataset_is_that_of_evaluate_and_is_not_logged(tm
 def test_every_training_begins_with_the_lr_of_the_arguments(tmp_path: Path) -> None:
     """The optimizer outlives a call of `train`, with whatever LR that ended on."""
     configs = []
-    trainer = made(TunedTrainer, arguments(tmp_path, max_steps=3))
+    trainer = made(TunerTrainer, arguments(tmp_path, max_steps=3))
     for _ in range(2):
         transport = ScriptedTransport([directive(pb.PHASE_TRAIN, 1e-5, 3, restore=False)])
         trainer._options["transport"] = transport
@@ -350,7 +350,7 @@ class Interrupting(TrainerCallback):  # type: ignore[misc]  # its types are not 
 def test_an_interrupted_training_reports_what_it_did(tmp_path: Path) -> None:
     transport = ScriptedTransport([committed(6)])
     trainer = made(
-        TunedTrainer, arguments(tmp_path, max_steps=6), callbacks=[Interrupting()], lrpilot={"transport": transport}
+        TunerTrainer, arguments(tmp_path, max_steps=6), callbacks=[Interrupting()], lrpilot={"transport": transport}
     )
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
@@ -366,7 +366,7 @@ class Stream(IterableDataset[dict[str, torch.Tensor]]):
 
 
 def test_a_stream_and_a_subclass_of_trainer_are_tuned_too(tmp_path: Path) -> None:
-    class Mine(TunedTrainer, Seq2SeqTrainer):  # type: ignore[misc]  # its types are not read
+    class Mine(TunerTrainer, Seq2SeqTrainer):  # type: ignore[misc]  # its types are not read
         """As one makes a tuned trainer of somebody else's."""
 
     transport = ScriptedTransport([*probes(), committed(9, restore=True)])
@@ -383,7 +383,7 @@ def test_the_scale_of_half_precision_is_rolled_back(tmp_path: Path) -> None:
     scales = []
     for script in ([committed(4)], [*probes(), committed(4, restore=True)]):
         options: dict[str, Any] = {"transport": ScriptedTransport(script)}
-        trainer = made(TunedTrainer, arguments(tmp_path, max_steps=sum(d.n_steps for d in script)), lrpilot=options)
+        trainer = made(TunerTrainer, arguments(tmp_path, max_steps=sum(d.n_steps for d in script)), lrpilot=options)
         trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=3)
         trainer.train()
         scales.append(trainer.accelerator.scaler.state_dict())
@@ -412,12 +412,12 @@ def test_a_scheduler_of_the_users_own_is_refused(tmp_path: Path) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
     with pytest.raises(ConfigError, match=r"optimizers: pass \(optimizer, None\)"):
-        TunedTrainer(model=model, args=arguments(tmp_path), train_dataset=points(), optimizers=(optimizer, scheduler))
+        TunerTrainer(model=model, args=arguments(tmp_path), train_dataset=points(), optimizers=(optimizer, scheduler))
 
 
 def test_validation_on_no_dataset_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="needs one eval_dataset"):
-        TunedTrainer(model=Classifier(), args=arguments(tmp_path), train_dataset=points(), lrpilot={"validate": "eval"})
+        TunerTrainer(model=Classifier(), args=arguments(tmp_path), train_dataset=points(), lrpilot={"validate": "eval"})
 
 
 def test_the_page_shows_the_example() -> None:

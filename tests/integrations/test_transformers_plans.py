@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from lrpilot.integrations.transformers import TunedTrainer
+from lrpilot.integrations.transformers import TunerTrainer
 from lrpilot.run.observer import Observer, TunedRun
 from lrpilot.tuner import Tuner
 from lrpilot.v1 import tuner_pb2 as pb
@@ -50,7 +50,7 @@ class At(TrainerCallback):  # type: ignore[misc]  # its types are not read
             self._act()
 
 
-def trainer(path: Path, jobs: KeptJobs, *, observers: tuple[Observer, ...] = (), **limits: Any) -> TunedTrainer:
+def trainer(path: Path, jobs: KeptJobs, *, observers: tuple[Observer, ...] = (), **limits: Any) -> TunerTrainer:
     inputs = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
     args = TrainingArguments(
         output_dir=str(path),
@@ -65,16 +65,16 @@ def trainer(path: Path, jobs: KeptJobs, *, observers: tuple[Observer, ...] = (),
     )
     options: Any = {"transport": jobs, "lr_bounds": (1e-3, 0.3), "policy_options": SEARCHED, "observers": observers}
     data = [{"x": x, "labels": x.sum(dim=0, keepdim=True)} for x in inputs]
-    return TunedTrainer(model=Regressor(), args=args, train_dataset=data, lrpilot=options)
+    return TunerTrainer(model=Regressor(), args=args, train_dataset=data, lrpilot=options)
 
 
-def tuner_of(made: TunedTrainer) -> Tuner:
+def tuner_of(made: TunerTrainer) -> Tuner:
     """The present one."""
     assert made.tuner is not None
     return made.tuner
 
 
-def assert_whole(jobs: KeptJobs, made: TunedTrainer) -> None:
+def assert_whole(jobs: KeptJobs, made: TunerTrainer) -> None:
     """The Trainer counts what was committed, also where it was rolled back; all steps of the plan were made."""
     tuner = tuner_of(made)
     assert tuner.committed_step == jobs.state.committed_steps
@@ -127,7 +127,7 @@ class Undoes(Observer):
 
     def __init__(self) -> None:
         self.states: list[Any] = []
-        self.made: TunedTrainer
+        self.made: TunerTrainer
 
     def began(self, run: TunedRun, directive: pb.Directive) -> None:
         if directive.change.kind == pb.PLAN_CHANGE_KIND_ANNEAL:

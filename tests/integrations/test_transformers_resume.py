@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lrpilot.errors import ConfigError
-from lrpilot.integrations.transformers import TunedTrainer
+from lrpilot.integrations.transformers import TunerTrainer
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -68,7 +68,7 @@ def made(kind: type[Trainer], args: TrainingArguments, **others: Any) -> tuple[A
     return kind(model=Regressor(), args=args, train_dataset=points(), callbacks=callbacks, **others), lrs
 
 
-def tuned(path: Path, kind: type[TunedTrainer] = TunedTrainer, **others: Any) -> tuple[Any, Lrs]:
+def tuned(path: Path, kind: type[TunerTrainer] = TunerTrainer, **others: Any) -> tuple[Any, Lrs]:
     made_with = {name: others.pop(name) for name in ("callbacks", "optimizers", "model_init") if name in others}
     return made(kind, arguments(path, **others), lrpilot={"transport": JOBS}, **made_with)
 
@@ -147,10 +147,10 @@ def test_a_run_that_was_over_goes_on_with_more_steps(tmp_path: Path) -> None:
     assert max(lrs.used) == pytest.approx(BASE / 2, rel=0.1)
 
 
-@pytest.mark.parametrize("kind", [Trainer, TunedTrainer])
+@pytest.mark.parametrize("kind", [Trainer, TunerTrainer])
 def test_a_budget_that_is_spent_is_refused(tmp_path: Path, kind: type[Trainer]) -> None:
     """Whoever spent it."""
-    options = {"lrpilot": {"transport": JOBS}} if kind is TunedTrainer else {}
+    options = {"lrpilot": {"transport": JOBS}} if kind is TunerTrainer else {}
     made(kind, arguments(tmp_path, max_steps=24), **options)[0].train()
     for max_steps in (24, 20):
         trainer, lrs = tuned(tmp_path, max_steps=max_steps)
@@ -176,7 +176,7 @@ def test_every_training_begins_at_the_lr_that_was_set(
     if own == "model_init":
         options = {"model_init": lambda trial=None: Regressor()}
     lrs = Lrs()
-    trainer = TunedTrainer(
+    trainer = TunerTrainer(
         args=arguments(tmp_path, max_steps=30, save_strategy="no"),
         train_dataset=points(),
         callbacks=[lrs],
@@ -219,7 +219,7 @@ def test_a_callback_that_sets_the_lr_is_named_once(tmp_path: Path, hook: str, ca
         assert 0.5 not in lrs.used
 
 
-class Scheduled(TunedTrainer):
+class Scheduled(TunerTrainer):
     """Makes a scheduler of its own."""
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:

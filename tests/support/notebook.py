@@ -11,8 +11,8 @@ from typing import Any
 
 os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")  # before jupyter_core is imported, which warns without
 
-from jupyter_client.blocking.client import BlockingKernelClient  # noqa: E402
-from jupyter_client.manager import KernelManager  # noqa: E402
+from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.manager import KernelManager
 
 START_S, CELL_S = 120.0, 120.0
 

@@ -12,22 +12,8 @@ import typer
 from lrpilot.errors import LRPilotError, RefusedError, ScheduleError
 
 from tuner_server.base import streams
-from tuner_server.cli import (
-    config,
-    dashboard,
-    db,
-    demo,
-    forecast,
-    job,
-    jobs,
-    plan,
-    projects,
-    refine,
-    report,
-    serve,
-    tokens,
-    watch,
-)
+from tuner_server.cli import config, dashboard, db, demo, job, jobs, plan, projects, report, serve, tokens, watch
+from tuner_server.cli.what_if import forecast, refine
 from tuner_server.core.errors import InvalidInputError, NotFoundError, TunerError
 
 app = typer.Typer(

@@ -16,6 +16,7 @@ from lrpilot.schedule.schedule import Schedule
 from lrpilot.transport.embedded_server import EmbeddedServer
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.job_names import called
 from lrpilot.wire.schedule_data import ScheduleData
 from lrpilot.wire.unsearched import unsearched_so_far
 from rich.progress import Progress, SpinnerColumn, TextColumn
@@ -133,7 +134,8 @@ def saved_schedule(job: str) -> Schedule | None:
 def titled(schedule: ScheduleData) -> str:
     """What a picture of a schedule is headed with: its job, by name and the beginning of its id, and its policy."""
     short = schedule.job_id[:SHORT_ID]
-    job = f"{schedule.name} ({short})" if schedule.name and short else schedule.name or short
+    name = called(schedule.name, schedule.job_id)
+    job = f"{name} ({short})" if short else name
     return ", ".join(filter(None, (job, f"policy {schedule.policy}" if schedule.policy else "")))
 
 

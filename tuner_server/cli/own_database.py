@@ -9,7 +9,7 @@ import os
 
 from lrpilot.transport.embedded_server import DB_VARIABLE
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.schedule_parts import merged
+from lrpilot.wire.messages.schedule_parts import merged
 
 from tuner_server.access.principal import DEFAULT_PROJECT
 from tuner_server.base.clock import utc_now

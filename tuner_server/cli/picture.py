@@ -53,10 +53,11 @@ def picture(job: pb.Job, history: Timeline) -> RenderableType:
         InvalidInputError: as `job_and_history`.
     """
     state = job_and_history(pb.GetScheduleResponse(job=job))[0].state
-    said = verdict(state, history)
+    vitals = vitals_now(job)
+    said = verdict(state, history, vitals)
     how = f"{said.words}. {said.why}".strip()
     ahead = outlook_of_job(state, history)
-    doing = headline(state, history, left_alone=vitals_now(job).troubled)
+    doing = headline(state, history, left_alone=vitals.troubled)
     told = [doing, how, *([] if ahead is None else [ahead.words])]
     words = "\n\n".join(map(plain, told))
     return Group(Text(f"\n{words}\n"), *_parts(history, live=state.status.live))

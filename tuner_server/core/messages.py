@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated
 
 import pydantic
-from lrpilot.wire.directive_steps import bar_begins, validations_left
 
 # What clients read alike is part of the messages, too.
 from lrpilot.wire.early_warning import EarlyWarning as EarlyWarning
 from lrpilot.wire.limits import MAX_NOTE as MAX_NOTE
 from lrpilot.wire.limits import MAX_STEPS as MAX_STEPS
+from lrpilot.wire.messages.directive_steps import bar_begins, validations_left
 from lrpilot.wire.outcome import Outcome as Outcome
 from lrpilot.wire.phase import Phase as Phase
 from lrpilot.wire.plan_change import BatchScaling as BatchScaling

@@ -8,6 +8,7 @@ import functools
 import numpy as np
 from lrpilot.wire.profile import Profile
 
+from tuner_server.core.evidence.promise import shortfall
 from tuner_server.core.messages import (
     LOSS_WINDOW,
     Candidate,
@@ -22,7 +23,6 @@ from tuner_server.core.messages import (
     Validation,
     best_candidate,
 )
-from tuner_server.core.stages.promise import shortfall
 from tuner_server.history import lr_way
 from tuner_server.storage import Series
 

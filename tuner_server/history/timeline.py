@@ -25,7 +25,7 @@ from tuner_server.core.stages.committed import too_few
 from tuner_server.history.changes import PlanMark, overlooked
 from tuner_server.history.committed_run import CommittedRun
 from tuner_server.history.stage import Probe, Span, Stage
-from tuner_server.storage import Entry, History, Series
+from tuner_server.storage import Entry, History, KnownHistory, Series
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,13 +46,13 @@ class Timeline:
         """Steps that were run."""
         return self.spans[-1].end if self.spans else 0
 
-    @property
+    @functools.cached_property
     def first_loss(self) -> float | None:
         """The untrained model's, or nearly: the first one of a report that is a number; None: there is none."""
         found = (opening_loss(span.losses[:1].tolist()) for span in self.spans)
         return next((loss for loss in found if loss is not None), None)
 
-    @property
+    @functools.cached_property
     def peak_lr(self) -> float | None:
         """The highest LR of the committed steps; None: there are none."""
         found = (span.profile.highest_lr(span.n_steps) for span in self.spans if span.kept)
@@ -131,7 +131,8 @@ def timeline(history: History, *, maximises: bool = False) -> Timeline:
     marks: list[PlanMark] = []
     stages = _Stages(maximises)
     first: Directive | None = None
-    for laid in laid_out(history):
+    # What is read is kept by the stages: once is enough, and half the work of a page.
+    for laid in laid_out(KnownHistory(history.read(losses=True))):
         first = first or laid.entry.directive
         if laid.changes:
             _mark(marks, laid)

@@ -10,8 +10,8 @@ from typing import Any
 
 from google.protobuf import struct_pb2, timestamp_pb2
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.early_warning_proto import warning_from_proto, warning_to_proto
-from lrpilot.wire.profile_proto import profile_from_proto, profile_to_proto
+from lrpilot.wire.messages.early_warnings import warning_from_proto, warning_to_proto
+from lrpilot.wire.messages.profiles import profile_from_proto, profile_to_proto
 
 from tuner_server.core.config import MAX_NAME, JobConfig
 from tuner_server.core.errors import InvalidInputError, NotFoundError

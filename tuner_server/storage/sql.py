@@ -30,6 +30,7 @@ from tuner_server.storage.base import (
     StoredJob,
     StoredVersion,
 )
+from tuner_server.storage.compaction import size
 from tuner_server.storage.database import Database
 from tuner_server.storage.deletion import delete_jobs
 from tuner_server.storage.history_read import HistoryRead, entry_of
@@ -300,6 +301,10 @@ class SqlStorage(Storage):
     def touch(self) -> None:
         """See `Storage`."""
         touch(self._database)
+
+    def size(self) -> int:
+        """See `Storage`."""
+        return size(self._database)
 
     def close(self) -> None:
         """See `Storage`."""

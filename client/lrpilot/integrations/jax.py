@@ -73,18 +73,21 @@ class Tuner(Driver, Generic[State]):
         self._jax.state = state
 
 
-def replay(schedule: Schedule) -> Callable[[jax.typing.ArrayLike], jax.Array]:
-    """A schedule as one of Optax's: `optax.adamw(learning_rate=replay(schedule))` needs no server.
+class ReplaySchedule:
+    """A schedule as one of Optax's: `optax.adamw(learning_rate=ReplaySchedule(schedule))` needs no server.
 
     It works inside `jax.jit`. The LR of every step, rounded to float32, is a constant there: 4 bytes a step.
-
-    Raises:
-        ScheduleError: the schedule has no steps.
     """
-    lrs = np.asarray(schedule.lrs(), np.float32)
 
-    def lr(step: jax.typing.ArrayLike) -> jax.Array:
+    def __init__(self, schedule: Schedule) -> None:
+        """Raises: ScheduleError: the schedule has no steps."""
+        self._schedule = schedule
+        self._lrs = np.asarray(schedule.lrs(), np.float32)
+
+    def __repr__(self) -> str:
+        """What is replayed."""
+        return f"<ReplaySchedule of {self._schedule!r}>"
+
+    def __call__(self, step: jax.typing.ArrayLike) -> jax.Array:
         """The LR of a step; past the end the last one holds."""
-        return jnp.asarray(lrs)[jnp.clip(step, 0, len(lrs) - 1)]
-
-    return lr
+        return jnp.asarray(self._lrs)[jnp.clip(step, 0, len(self._lrs) - 1)]

@@ -22,24 +22,24 @@ from lrpilot.wire import schedule_file
 log = logging.getLogger("lrpilot")
 
 
-class LRPilot(keras.callbacks.Callback):
+class TunerCallback(keras.callbacks.Callback):
     """Tunes the learning rate of `model.fit`.
 
     Committed steps are those of `fit`. A search runs between two of them on batches of its own, and is rolled back:
     `fit`'s logs, History, metrics, counters and place in the data know nothing of it. When the budget is spent,
     `fit` is told to stop: it makes fewer steps than it was asked for, by those of the search.
 
-    The plan may change in mid-fit, by `driver.extend`, `replan`, `anneal` and `undo_annealing` from any callback: after
+    The plan may change in mid-fit, by `tuner.extend`, `replan`, `anneal` and `undo_annealing` from any callback: after
     the step that is being made. `fit` ends with its last epoch all the same.
 
     Files that Keras writes of the model while it is fitted (`ModelCheckpoint`, `BackupAndRestore`, `save`,
     `save_weights`) hold the tuner's state too; `load_weights` before `fit`, after `set_model`, restores it.
 
     Attributes:
-        driver: of the present or last `fit`; None before the first.
+        tuner: of the present or last `fit`; None before the first.
     """
 
-    driver: Driver | None
+    tuner: Driver | None
 
     @with_explicit_options
     def __init__(
@@ -75,7 +75,7 @@ class LRPilot(keras.callbacks.Callback):
         self._keras: KerasBackend | None = None
         self._first_epoch = 0
         self._said_long = False
-        self.driver = None
+        self.tuner = None
 
     @property
     def schedule(self) -> Schedule:
@@ -89,7 +89,7 @@ class LRPilot(keras.callbacks.Callback):
             ConfigError: nothing was trained.
         """
         seeds = [to_numpy(seed) for seed in _seeds(self.model)]
-        return {"driver": self._running.state_dict(), "seeds": seeds, "first_epoch": self._first_epoch}
+        return {"tuner": self._running.state_dict(), "seeds": seeds, "first_epoch": self._first_epoch}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Has the next `fit` go on there; the model's weights and its optimizer are loaded by you, as ever."""
@@ -102,11 +102,11 @@ class LRPilot(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """A new `fit` is a new job."""
-        self.driver = None
+        self.tuner = None
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Opens the job before the first step, when every other callback has loaded what it loads."""
-        if self.driver is not None:
+        if self.tuner is not None:
             self._warn_of_a_longer_plan(epoch)
             return
         loaded, self._loaded = self._loaded, None
@@ -116,12 +116,12 @@ class LRPilot(keras.callbacks.Callback):
         job = self._job.copy()
         if job.get("total_steps") is None and job.get("total_time_s") is None:
             job["total_steps"] = self._planned(self._first_epoch)
-        self.driver = Driver(self._keras, **job)
-        self.driver.hold_changes()
+        self.tuner = Driver(self._keras, **job)
+        self.tuner.hold_changes()
         if loaded is not None:
             for seed, value in zip(_seeds(self.model), loaded["seeds"], strict=True):
                 seed.assign(value)
-            self.driver.load_state_dict(loaded["driver"])
+            self.tuner.load_state_dict(loaded["tuner"])
         self._search()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
@@ -139,8 +139,8 @@ class LRPilot(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Any = None) -> None:
         """Reports what is left to report."""
-        if self.driver is not None:
-            self.driver.close()
+        if self.tuner is not None:
+            self.tuner.close()
         del self.model.lrpilot
 
     def _planned(self, epoch: int) -> int | None:
@@ -155,7 +155,7 @@ class LRPilot(keras.callbacks.Callback):
         if total_steps is None and planned is None and self._job.get("total_time_s") is None:
             log.warning(
                 "lrpilot: fit does not know how many steps its epochs have, so that the LR has no end to decay to; "
-                "give fit steps_per_epoch, or LRPilot total_steps or total_time_s"
+                "give fit steps_per_epoch, or TunerCallback total_steps or total_time_s"
             )
         elif total_steps is not None and planned is not None and planned < total_steps and not resumed:
             log.warning(
@@ -199,9 +199,9 @@ class LRPilot(keras.callbacks.Callback):
 
     @property
     def _running(self) -> Driver:
-        if self.driver is None:
+        if self.tuner is None:
             raise ConfigError("lrpilot: there is no run yet; it begins with fit")
-        return self.driver
+        return self.tuner
 
 
 class _Carrier(keras.losses.Loss):
@@ -211,13 +211,13 @@ class _Carrier(keras.losses.Loss):
     nothing else comes of.
     """
 
-    def __init__(self, callback: LRPilot) -> None:
+    def __init__(self, callback: TunerCallback) -> None:
         super().__init__(name="lrpilot")
         self._callback = callback
 
     def save_own_variables(self, store: Any) -> None:
         """Keras is writing a file."""
-        if self._callback.driver is not None:
+        if self._callback.tuner is not None:
             store["state"] = np.frombuffer(state_bytes.dumps(self._callback.state_dict()), np.uint8)
 
     def load_own_variables(self, store: Any) -> None:
@@ -226,8 +226,8 @@ class _Carrier(keras.losses.Loss):
             self._callback.load_state_dict(state_bytes.loads(store["state"].tobytes()))
 
 
-class ReplayedSchedule(keras.optimizers.schedules.LearningRateSchedule):
-    """A schedule as one of Keras': `keras.optimizers.AdamW(ReplayedSchedule(schedule))` needs no server.
+class ReplaySchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule as one of Keras': `keras.optimizers.AdamW(ReplaySchedule(schedule))` needs no server.
 
     It works inside a compiled step, where the LRs of all steps are a constant, and is saved with the model.
     """
@@ -247,12 +247,12 @@ class ReplayedSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return {"schedule": schedule_file.dumps(self._schedule)}
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> ReplayedSchedule:
+    def from_config(cls, config: Mapping[str, Any]) -> ReplaySchedule:
         """What `get_config` gave."""
         return cls(schedule_file.loads(config["schedule"], Schedule))
 
 
-keras.saving.register_keras_serializable("lrpilot")(ReplayedSchedule)
+keras.saving.register_keras_serializable("lrpilot")(ReplaySchedule)
 
 
 class _Arrays:

@@ -39,15 +39,15 @@ log = logging.getLogger("lrpilot")
 
 
 class TunerOptions(JobOptions, total=False):
-    """The options of a `TunedTrainer`: those of every tuner, but for `total_steps`, and these."""
+    """The options of a `TunerTrainer`: those of every tuner, but for `total_steps`, and these."""
 
     validate: Callable[[], SupportsFloat] | Literal["eval"]
     register: Mapping[str, Any]
     logits: nn.Module | Sequence[nn.Module]
 
 
-class TunedTrainer(Trainer):
-    """A Trainer whose LR is tuned; it also turns a subclass of Trainer into one: `class Mine(TunedTrainer, Theirs)`.
+class TunerTrainer(Trainer):
+    """A Trainer whose LR is tuned; it also turns a subclass of Trainer into one: `class Mine(TunerTrainer, Theirs)`.
 
     It makes as many optimizer steps as the arguments say (`max_steps`, or the epochs' steps), search included.
     `state.global_step` and `state.max_steps` count without the search.
@@ -267,7 +267,7 @@ class TunedTrainer(Trainer):
         if options.get("validate") == "eval" and (self.eval_dataset is None or isinstance(self.eval_dataset, dict)):
             raise ConfigError('lrpilot: validate="eval" needs one eval_dataset')
         if args.world_size > 1 or self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            raise ConfigError("lrpilot: a TunedTrainer runs in one process, without DeepSpeed and FSDP")
+            raise ConfigError("lrpilot: a TunerTrainer runs in one process, without DeepSpeed and FSDP")
 
 
 class TunedLR(LRScheduler):
@@ -285,7 +285,7 @@ class TunedLR(LRScheduler):
 class _Steps(TrainerCallback):
     """Tells a trainer where its loop is."""
 
-    def __init__(self, trainer: TunedTrainer) -> None:
+    def __init__(self, trainer: TunerTrainer) -> None:
         self._trainer = trainer
         self._epoch_begins = False
 
@@ -313,7 +313,7 @@ class _Steps(TrainerCallback):
 class _Updates:
     """The training data from its start, in updates: those that the Trainer's loop would make of it."""
 
-    def __init__(self, trainer: TunedTrainer) -> None:
+    def __init__(self, trainer: TunerTrainer) -> None:
         self._trainer = trainer
 
     @functools.cached_property

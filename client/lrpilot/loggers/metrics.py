@@ -12,8 +12,8 @@ import math
 
 from lrpilot.run.observer import Observer, TunedRun
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.directives import committed, rolls_back
-from lrpilot.wire.profile_proto import profile_from_proto
+from lrpilot.wire.messages.directives import committed, rolls_back
+from lrpilot.wire.messages.profiles import profile_from_proto
 
 PREFIX = "lrpilot"
 STEP, SEARCH_STEP = f"{PREFIX}/step", f"{PREFIX}/search_step"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from lrpilot.narration.screen import Screen, other_bars
+from lrpilot.wire.job_names import called
 from lrpilot.wire.schedule_data import Validation
 
 BAR_S = 0.5
@@ -70,11 +71,10 @@ class Narrator:
         """The job is open: at a server (`where`), under a policy."""
         if not run.job_id:
             return  # a warning has said it
-        named = f" {name!r}" if name else ""
         steps = "no end" if run.total_steps is None else f"{run.total_steps:,} steps"
-        job = run.job_id[:SHORT_ID]
+        job, told = run.job_id[:SHORT_ID], called(name, run.job_id)
         self._screen.line(
-            f"lrpilot: job {job}{named}, {where}: policy {policy}, {steps}; `lrpilot show {job}` tells more"
+            f"lrpilot: job {job} {told!r}, {where}: policy {policy}, {steps}; `lrpilot show {job}` tells more"
         )
 
     def decided(self, run: NarratedRun, peak_lr: float, n_steps: int, reason: str) -> None:

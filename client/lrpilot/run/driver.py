@@ -31,6 +31,8 @@ from lrpilot.transport.base import Transport
 from lrpilot.transport.embedded_transport import EmbeddedTransport
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.job_names import called
+from lrpilot.wire.plain_text import plain
 from lrpilot.wire.schedule_data import Validation
 from lrpilot.wire.weights import Weights
 
@@ -243,11 +245,13 @@ class Driver(DrawingRunner):
 
     def __repr__(self) -> str:
         """What a person wants to know: the job, how far it is, and what it does."""
-        name = f" {self._config.name!r}" if self._config.name else ""
+        name = called(self._config.name, self.job_id)
+        named = f" {name!r}" if name else ""
         end = "" if self.total_steps is None else f" of {self.total_steps:,}"
         steps = f"{self.committed_step:,} committed and {self.search_steps:,} search steps{end}"
         state = "finished" if self._finished else f"{self.phase} at LR {self.lr:.3g}"
-        return f"<{type(self).__name__}{name}: job {self.job_id[:8] or 'at no server'}, {steps}, {state}>"
+        job = plain(self.job_id[:8]) or "at no server"
+        return f"<{type(self).__name__}{named}: job {job}, {steps}, {state}>"
 
     def __reduce__(self) -> NoReturn:
         """Raises: TypeError: always; a tuner belongs to a running loop."""

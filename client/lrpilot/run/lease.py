@@ -6,9 +6,9 @@ import enum
 import math
 
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.directives import committed
+from lrpilot.wire.messages.directives import committed
+from lrpilot.wire.messages.profiles import profile_from_proto
 from lrpilot.wire.profile import Profile
-from lrpilot.wire.profile_proto import profile_from_proto
 
 CHECKS = 8
 """How often one looks for divergence within a probe: giving up late wastes at most an eighth or two of it."""

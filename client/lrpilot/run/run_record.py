@@ -11,10 +11,10 @@ from lrpilot.schedule.from_proto import ending_from_proto, probe_from_proto
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire import schedule_file
-from lrpilot.wire.directives import phase_from_proto, rolls_back
-from lrpilot.wire.measure_series import MeasureSeries
-from lrpilot.wire.plan_change_proto import kind_from_proto, origin_from_proto
-from lrpilot.wire.profile_proto import profile_from_proto
+from lrpilot.wire.messages.directives import phase_from_proto, rolls_back
+from lrpilot.wire.messages.measure_series import MeasureSeries
+from lrpilot.wire.messages.plan_changes import kind_from_proto, origin_from_proto
+from lrpilot.wire.messages.profiles import profile_from_proto
 from lrpilot.wire.schedule_data import Ending, Probe, Replan, Segment, Validation
 
 

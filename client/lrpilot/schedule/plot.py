@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrpilot.errors import ScheduleError
+from lrpilot.wire.job_names import called
 from lrpilot.wire.plain_text import plain
 from lrpilot.wire.schedule_data import ScheduleData
 
@@ -42,7 +43,9 @@ def plot(schedule: ScheduleData, path: Path | None) -> Figure:
         "no search" if schedule.unsearched else "",
         "the search ended: a rollback failed" if schedule.unrepeatable else "",
     )
-    title = " · ".join(filter(None, (schedule.name, schedule.policy, schedule.job_id[:8], *notes)))
+    title = " · ".join(
+        filter(None, (called(schedule.name, schedule.job_id), schedule.policy, schedule.job_id[:8], *notes))
+    )
     write_title(lr_axes.title, title)
     _mark_changes(lr_axes, loss_axes, schedule)
     for axes in (lr_axes, loss_axes):

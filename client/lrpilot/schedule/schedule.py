@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from lrpilot.arguments import file_path, real, shown, whole
 from lrpilot.errors import ScheduleError
+from lrpilot.wire.job_names import called
 from lrpilot.wire.limits import MAX_STEPS
+from lrpilot.wire.plain_text import plain
 from lrpilot.wire.schedule_data import ScheduleData
 
 if TYPE_CHECKING:
@@ -28,11 +30,13 @@ class Schedule(ScheduleData):
 
     def __repr__(self) -> str:
         """What a person wants to know; the numbers are in `save` and `plot`."""
-        name = f" {self.name!r}" if self.name else ""
+        given = called(self.name, self.job_id)
+        name = f" {given!r}" if given else ""
         peaks = [segment.profile.highest_lr(segment.n_steps) or 0.0 for segment in self.segments]
         probes = ", no search" if self.unsearched else f", {len(self.probes)} probes" if self.probes else ""
         steps = f"{self.n_steps:,} steps{f', LR up to {max(peaks):.3g}' if peaks else ''}{probes}"
-        return f"<Schedule{name}: job {self.job_id[:8] or 'of no server'}, {self.policy or 'no policy'}, {steps}>"
+        job, policy = plain(self.job_id[:8]) or "of no server", plain(self.policy) or "no policy"
+        return f"<Schedule{name}: job {job}, {policy}, {steps}>"
 
     def scheduler(self, optimizer: Optimizer) -> LRScheduler:
         """A PyTorch scheduler that replays this schedule with no server.

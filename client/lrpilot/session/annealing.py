@@ -10,7 +10,7 @@ from typing import Any
 
 from lrpilot.session.run_state import RunState
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.directives import rest_of
+from lrpilot.wire.messages.directives import rest_of
 from lrpilot.wire.rewarming import peak_of_rest, steps_of_rise
 
 LONGEST_PART = 1000

@@ -19,7 +19,7 @@ from lrpilot.session.outbox import Outbox
 from lrpilot.session.run_state import RunState
 from lrpilot.transport.base import Transport
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.directives import committed, rest_of, rolls_back
+from lrpilot.wire.messages.directives import committed, rest_of, rolls_back
 
 PART_TIMEOUT_S = 0.5
 """The longest that training waits for an answer that it can do without."""

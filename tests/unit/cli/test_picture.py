@@ -9,7 +9,7 @@ from statistics import fmean
 
 import pytest
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.schedule_parts import merged
+from lrpilot.wire.messages.schedule_parts import merged
 from rich.console import Console
 
 from tests.support.jobs.broken_promises import DEADLY_TWICE, DyingTraining

@@ -9,7 +9,7 @@ import pytest
 from lrpilot.schedule.curves import bands, pieces
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.schedule_parts import merged
+from lrpilot.wire.messages.schedule_parts import merged
 from rich.console import Console
 
 from tests.support.jobs.sample_jobs import history, job_config, stored

@@ -10,7 +10,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from tuner_server.core.messages import Outcome
+from tuner_server.core.messages import Outcome, Phase
 from tuner_server.history.stage import Span, Stage
 from tuner_server.history.thinning import IntArray, Window, thinned
 from tuner_server.history.timeline import Timeline
@@ -92,8 +92,9 @@ def job_curves(found: Timeline, window: Window) -> JobCurves:
     committed_loss, search_loss = _losses(kept, window), _losses(searched, window)
     committed_lr, search_lr = _lrs(kept, window), _lrs(searched, window)
     validation = _validations(kept, window, -1.0 if found.maximises else 1.0)
-    losses = of_losses([*committed_loss["y"], *validation["y"]], search_loss["y"])
-    lrs = of_lrs(committed_lr["y"], search_lr["y"])
+    tested = [s for s in searched if s.phase is Phase.RANGE_TEST]
+    losses = of_losses([*committed_loss["y"], *validation["y"]], _untested(search_loss, tested))
+    lrs = of_lrs(committed_lr["y"], _untested(search_lr, tested))
     trend_steps = max((window.end - window.start) // TREND_PARTS, 1)
     return {
         "n_steps": found.n_steps,
@@ -134,6 +135,20 @@ def _losses(spans: Sequence[Span], window: Window) -> Line:
         parts += found
         last = steps[-1]
     return _joined(parts)
+
+
+def _untested(line: Line, tested: Sequence[Span]) -> list[float | None]:
+    """The values of a search without those of range tests, which reach far beyond what is worth seeing near by.
+
+    Where there is no other, all are given.
+    """
+    within = [(span.start, span.end) for span in tested]
+    others = [
+        y
+        for x, y in zip(line["x"], line["y"], strict=True)
+        if x is not None and not any(start < x <= end for start, end in within)
+    ]
+    return others or line["y"]
 
 
 def _blocks(spans: Sequence[Span], window: Window) -> Iterator[tuple[IntArray, Series]]:

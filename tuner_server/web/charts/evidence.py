@@ -17,7 +17,7 @@ from tuner_server.history.numbers import number, with_error
 from tuner_server.history.reasons import actual_end
 from tuner_server.history.stage import Probe, Span, Stage
 from tuner_server.history.thinning import FloatArray, Window, thinned
-from tuner_server.web.charts.axes import Range, fence, shown
+from tuner_server.web.charts.axes import Range, fence, of_losses, shown
 from tuner_server.web.charts.curves import BUCKETS, Line
 
 PROBE_BUCKETS = 60
@@ -39,6 +39,14 @@ class ProbeCurve(TypedDict):
     diverged: bool
     losses: Line
     validations: Line
+
+
+class RangeTest(TypedDict):
+    """Loss over LR."""
+
+    losses: Line
+    range: list[float]
+    """The lowest and the highest loss that the chart shows."""
 
 
 class Beyond(TypedDict):
@@ -85,9 +93,10 @@ class Corrected(TypedDict):
 class StageCurves(TypedDict):
     """The charts of a decision."""
 
-    range_test: Line | None
-    """Loss over LR."""
+    range_test: RangeTest | None
     probes: list[ProbeCurve]
+    probe_range: list[float]
+    """The lowest and the highest loss of probes that the chart shows."""
     relative: bool
     """Whether their losses are those above the winner's at the same step: those of the same batches can be compared."""
     candidate_lr: list[float]
@@ -135,9 +144,11 @@ def stage_curves(stage: Stage, config: JobConfig) -> StageCurves:
     bars = _bars(stage, true)
     axis = _loss_axis(stage, bars, posterior)
     compared = _compared(stage)
+    probes = [_probe_curve(p, p.span, stage, compared) for p in _trained(stage) if p.span is not None]
     return {
         "range_test": next((_range_test(p.span) for p in stage.tried if _tests_range(p) and p.span), None),
-        "probes": [_probe_curve(p, p.span, stage, compared) for p in _trained(stage) if p.span is not None],
+        "probes": probes,
+        "probe_range": _probe_range(probes),
         "relative": compared is not None,
         "candidate_lr": [candidate.lr for candidate in candidates],
         "candidate_loss": [_drawn(_shown(stage, candidate.forecast)) for candidate in candidates],
@@ -291,13 +302,24 @@ def _compared(stage: Stage) -> Span | None:
     return winner.span
 
 
-def _range_test(span: Span) -> Line:
+def _range_test(span: Span) -> RangeTest:
     at = thinned(np.arange(span.n_steps), span.losses, Window(0, span.n_steps, BUCKETS))
     losses = span.losses[at].tolist()
+    shown = [loss if math.isfinite(loss) else None for loss in losses]
+    axis = of_losses(shown, [])
     return {
-        "x": [span.profile.lr(step) for step in at.tolist()],
-        "y": [loss if math.isfinite(loss) else None for loss in losses],
+        "losses": {"x": [span.profile.lr(step) for step in at.tolist()], "y": shown},
+        "range": [axis.low, axis.high],
     }
+
+
+def _probe_range(probes: Sequence[ProbeCurve]) -> list[float]:
+    """An axis for the losses of the probes that came to their end, up to where the worst of them ended at least."""
+    sound = [probe for probe in probes if not probe["diverged"]] or probes
+    lines = [[y for y in (*probe["losses"]["y"], *probe["validations"]["y"]) if y is not None] for probe in sound]
+    axis = of_losses([y for line in lines for y in line], [])
+    ends = [float(np.median(line[-PROBE_END:])) for line in lines if line]
+    return [axis.low, max(axis.high, *ends)] if ends else [axis.low, axis.high]
 
 
 def _probe_curve(probe: Probe, span: Span, stage: Stage, compared: Span | None) -> ProbeCurve:

@@ -32,10 +32,10 @@ from lrpilot.session.annealing import lr_of_rest
 from lrpilot.session.run_state import RunState
 from lrpilot.session.session import Session
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.directive_steps import bar_of
-from lrpilot.wire.directives import begins_unsearched, rolls_back
 from lrpilot.wire.divergence import first_divergence
 from lrpilot.wire.limits import MAX_NOTE
+from lrpilot.wire.messages.directive_steps import bar_of
+from lrpilot.wire.messages.directives import begins_unsearched, rolls_back
 
 if TYPE_CHECKING:
     from lrpilot.distributed.ranks import Ranks

@@ -8,8 +8,8 @@ from lrpilot.run.coasting import Coasting
 from lrpilot.run.runners.checkpoint import ResumableRunner
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.limits import MAX_STEPS
+from lrpilot.wire.messages.plan_changes import SCALINGS
 from lrpilot.wire.plan_change import BatchScaling
-from lrpilot.wire.plan_change_proto import SCALINGS
 
 MAX_REASON = 500
 """The most characters of a reason that are sent."""

@@ -11,8 +11,8 @@ import torch
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.directives import begins_unsearched
-from lrpilot.wire.schedule_parts import merged
+from lrpilot.wire.messages.directives import begins_unsearched
+from lrpilot.wire.messages.schedule_parts import merged
 from torch import nn
 
 from tests.support.jobs.broken_promises import DEADLY_TWICE, DyingTraining

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tuner_server.core.stages.divergence import WINDOW, running_medians, scatter
+from tuner_server.core.evidence.divergence import WINDOW, running_medians, scatter
 
 WINDOW_SHARE = 1 / 8
 """A window's length is this share of a probe's losses, `WINDOW` at least: noise has no more windows to rise in if a

@@ -21,10 +21,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from lrpilot.wire.directive_steps import bar_of
+from lrpilot.wire.messages.directive_steps import bar_of
 
+from tuner_server.core.evidence.divergence import scatter
 from tuner_server.core.messages import Bar, Outcome, Report, Setback, Validation, Value
-from tuner_server.core.stages.divergence import scatter
 
 STAIRS = ((0.05, 0.5), (0.1, 0.65), (0.25, 0.8))
 """f, from so large a part of the committed steps on; before the first, a warm-up may be under way."""

@@ -18,9 +18,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tuner_server.core.evidence.divergence import scatter
+from tuner_server.core.evidence.lessons import Lessons
 from tuner_server.core.messages import ChangeKind, PlanChange, Report
-from tuner_server.core.stages.divergence import scatter
-from tuner_server.core.stages.lessons import Lessons
 
 SHARE = 0.3
 """This part of all that was gained is lost. In 1,500 reports of sound runs on thirteen workloads it was 0.22 at most,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire import unsearched
-from lrpilot.wire.directive_steps import bar_begins, validations_left
+from lrpilot.wire.messages.directive_steps import bar_begins, validations_left
 from lrpilot.wire.outcome import Outcome
 from lrpilot.wire.phase import Phase
 

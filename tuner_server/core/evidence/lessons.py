@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Self
 
+from tuner_server.core.evidence import divergence, promise, restart
 from tuner_server.core.messages import Candidate, Report, Setback, Value
-from tuner_server.core.stages import divergence, promise, restart
 
 
 class Lessons(Value):

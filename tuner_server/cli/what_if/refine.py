@@ -39,7 +39,7 @@ def refine(
     server: ServerOption = None,
 ) -> None:
     """Write the schedule that the gradient norms of a job's committed steps ask for, with the same peak, as JSON."""
-    from tuner_server.cli.refined_schedule import draw, peak_lr, refinement_of  # brings SciPy
+    from tuner_server.cli.what_if.refined_schedule import draw, peak_lr, refinement_of  # brings SciPy
 
     schedule = saved_schedule(job) or full_schedule(server, job)
     found = refinement_of(schedule, optimizer, whole=whole)

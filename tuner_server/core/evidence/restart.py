@@ -12,9 +12,9 @@ import statistics
 from typing import NamedTuple
 
 from tuner_server.core.errors import DivergenceError
+from tuner_server.core.evidence import promise
+from tuner_server.core.evidence.promise import Footing
 from tuner_server.core.messages import Directive, Outcome, Report, Setback
-from tuner_server.core.stages import promise
-from tuner_server.core.stages.promise import Footing
 
 RETREAT = math.sqrt(10.0)
 """What the LR that failed is divided by."""

@@ -122,7 +122,7 @@ def forecast(
     except UnfittableError as error:
         raise InvalidInputError.of("job", f"nothing can be forecast: {error}") from error
     if output is not None:
-        from tuner_server.cli.forecast_plot import plot
+        from tuner_server.cli.what_if.forecast_plot import plot
 
         with writing(output):
             plot(found, {one.words: one.forecast for one in asked}, subject.title, output, from_start=from_start)

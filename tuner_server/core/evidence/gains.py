@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
+from tuner_server.core.evidence.divergence import scatter
+from tuner_server.core.evidence.promise import VALIDATION_MARGIN_SDS
 from tuner_server.core.messages import Report, Value
-from tuner_server.core.stages.divergence import scatter
-from tuner_server.core.stages.promise import VALIDATION_MARGIN_SDS
 
 ERRORS = 2.0
 """Standard errors of the difference of two means that are no gain yet."""

@@ -91,7 +91,7 @@ def test_a_wrong_argument_is_told_in_a_line(arguments: dict[str, Any], words: st
 SLIPS: list[tuple[dict[str, Any], str]] = [
     ({"policy": "buget"}, "policy: unknown policy 'buget'; did you mean 'budget'? there are autolrs, budget"),
     ({"policy_options": {"probe_step": 10}}, "policy_options.probe_step: no such option; did you mean 'probe_steps'?"),
-    ({"lr_bounds": (1.0, 0.1)}, "lr_bounds: the lower bound must lie below the upper"),
+    ({"lr_bounds": (1e-40, 1.0)}, "lr_bounds: both bounds must be positive and finite, as (1e-4, 1.0)"),
 ]
 
 

@@ -278,7 +278,7 @@ def test_a_step_that_calls_no_hooks_is_none_that_was_forgotten(caplog: pytest.Lo
         with torch.no_grad():
             for weight in loop.model.parameters():
                 assert weight.grad is not None
-                weight -= loop.tuner.lr * weight.grad
+                weight.sub_(weight.grad, alpha=loop.tuner.lr)
                 weight.grad = None
         loop.tuner.step(loss)
     assert warnings_of(caplog) == []

@@ -40,7 +40,7 @@ class OwnDatabase(Closing):
     def get_schedule(self, request: pb.GetScheduleRequest, timeout_s: float) -> pb.GetScheduleResponse:
         """A job's schedule, however long it is. Raises: TunerError."""
         stored = self._storage.load(convert.job_id(request.job_id)).seen_from(DEFAULT_PROJECT)
-        history = StoredHistory(self._storage, stored.id, stored.state.directive.number)
+        history = StoredHistory(self._storage, stored.id, stored.state.directive.number, lambda: None)
         full, vitals = request.view == pb.SCHEDULE_VIEW_FULL, self._vitals(stored)
         return merged(schedule_messages.schedule_to_pb(stored, history, full=full, vitals=vitals))
 

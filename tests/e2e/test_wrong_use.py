@@ -212,7 +212,7 @@ def test_arguments_that_are_swapped_or_something_else_are_refused() -> None:
         (model, scheduler, "optimizer: a StepLR is a scheduler; give its optimizer"),
         (model, [optimizer, scheduler], "optimizer: a StepLR is a scheduler; give its optimizer"),
         (model, model.parameters(), "optimizer: a Parameter is none"),
-        (model, [], "no parameter group"),
+        (model, [], "a list without any"),
         (model, None, "optimizer: a NoneType is none"),
     ]
     for first, second, sentence in wrong:
@@ -253,7 +253,7 @@ def test_an_optimizer_that_is_stepped_more_often_than_another_is_sound(caplog: p
     [
         ("nothing", "no weight of the tuner's optimizer was changed: call optimizer.step() before it"),
         ("optimizer", "another optimizer, of class SGD, steps the weights that the tuner's has"),
-        ("model", "no weight of the tuner's optimizer was changed, but an optimizer of other weights, of class SGD"),
+        ("model", "no weight of the tuner's optimizer was changed, but an optimizer of other weights, SGD"),
     ],
 )
 def test_an_optimizer_that_is_never_stepped_is_noticed(

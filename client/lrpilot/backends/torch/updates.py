@@ -74,8 +74,8 @@ class Updates:
                 self._say_rare(fewest)
             return True
         self._idle += 1
-        if self._calls == FORGOTTEN and not self._known and (told := self._strangers.told()):
-            self._say("strange", told)
+        if self._calls == FORGOTTEN and not self._known:
+            self._say_strange()
         self._known = self._known and self._idle <= LONGEST_PAUSE
         return self._recorded or not self._known
 
@@ -151,6 +151,24 @@ class Updates:
             "after every optimizer.step(), or the schedule stands still",
         )
 
+    def _say_strange(self) -> None:
+        """Says what is wrong, if something is, where none of the tuner's optimizers has been seen to step."""
+        strangers = self._strangers
+        strangers.close()
+        if strangers.of_ours:
+            self._say(
+                "strange",
+                f"another optimizer, of class {strangers.seen}, steps the weights that the tuner's has: make the tuner "
+                "after the optimizer, and step the one that it was given",
+            )
+        elif not strangers.changed:
+            other = f", but an optimizer of other weights, {strangers.seen}, is stepped" if strangers.seen else ""
+            self._say(
+                "strange",
+                f"tuner.step(loss) was called {FORGOTTEN} times and no weight of the tuner's optimizer was "
+                f"changed{other}: call optimizer.step() before it, on the optimizer and the model that the tuner has",
+            )
+
     def _say(self, what: str, sentence: str) -> None:
         if what not in self._said:
             self._said.add(what)
@@ -165,8 +183,10 @@ class Strangers:
         self._own = {id(optimizer) for optimizer in optimizers}
         self._weights = [weakref.ref(weight) for weight in _weights(optimizers)]
         self._versions = _versions(self._weights)
-        self._seen: str = ""
-        self._of_ours = False
+        self.seen = ""
+        """The class of another optimizer that was stepped; empty: none was."""
+        self.of_ours = False
+        """Whether it has weights of the tuner's."""
         found = weakref.ref(self)
 
         def count(optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -179,30 +199,20 @@ class Strangers:
 
     def add(self, optimizer: torch.optim.Optimizer) -> None:
         """Notes that an optimizer was stepped."""
-        if id(optimizer) in self._own or self._of_ours:
+        if id(optimizer) in self._own or self.of_ours:
             return
-        self._seen = type(optimizer).__name__
+        self.seen = type(optimizer).__name__
         ours = {id(weight()) for weight in self._weights}
-        self._of_ours = any(id(weight) in ours for weight in _weights([optimizer]))
+        self.of_ours = any(id(weight) in ours for weight in _weights([optimizer]))
 
-    def told(self) -> str:
-        """What is to be said of a loop in which none of the tuner's optimizers has been seen to step; empty: nothing.
+    @property
+    def changed(self) -> bool:
+        """Whether a weight of the tuner's optimizers may have been changed in place.
 
-        A compiled step is not seen either, but changes the weights.
+        A compiled step is not seen, but does that; one that a device replays is not seen at all.
         """
-        self.close()
-        if self._of_ours:
-            return (
-                f"another optimizer, of class {self._seen}, steps the weights that the tuner's has: make the tuner "
-                "after the optimizer, and step the one that it was given"
-            )
-        if _versions(self._weights) != self._versions:
-            return ""
-        other = f", but an optimizer of other weights, of class {self._seen}, is stepped" if self._seen else ""
-        return (
-            f"tuner.step(loss) was called {FORGOTTEN} times and no weight of the tuner's optimizer was changed{other}: "
-            "call optimizer.step() before it, on the optimizer and the model that the tuner was given"
-        )
+        alive = [weight for reference in self._weights if (weight := reference()) is not None]
+        return any(weight.device.type != "cpu" for weight in alive) or _versions(self._weights) != self._versions
 
     def close(self) -> None:
         """Watches no longer."""

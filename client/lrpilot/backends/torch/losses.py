@@ -22,8 +22,8 @@ SPARE = 64
 """Losses beyond those of a directive that find room: an interrupt between a loss and its count leaves one more."""
 AHEAD = 4
 """Steps that the host may be ahead of a device that works on its own: a look answers for what was seen so long ago."""
-SKIPPED = torch.finfo(torch.float32).min
-"""Stands in place of a loss whose update a fused optimizer has skipped on the device."""
+HARMLESS = torch.finfo(torch.float32).min
+"""Stands in place of a loss whose update a fused optimizer has skipped on the device: no divergence is seen in it."""
 _BEFORE = BAD_LOSSES - 1
 """Losses before those that are looked at which may belong to a row above the limit."""
 
@@ -49,6 +49,8 @@ class LossBuffer:
         # Answers on their way to the host: the losses they are about, and where in the device's work they arrive.
         self._flags = torch.empty(0, dtype=torch.bool, device=_HOST)
         self._looks = 0
+        # Which updates were skipped on the device; of no meaning until one may have been.
+        self._skipped = torch.empty(0, dtype=torch.bool, device=_HOST)
         self._may_have_skipped = False
         self._arrivals: collections.deque[tuple[int, torch.Tensor, Mark]] = collections.deque()
 
@@ -95,8 +97,12 @@ class LossBuffer:
         place = self._losses[self._n_losses]
         place.copy_(loss.reshape(()))
         if overflow is not None:
-            place.masked_fill_(overflow.to(place.device, non_blocking=True).reshape(()) != 0, SKIPPED)
-            self._may_have_skipped = True
+            if not self._may_have_skipped:
+                self._skipped.zero_()
+                self._may_have_skipped = True
+            flag = self._skipped[self._n_losses]
+            flag.copy_(overflow.to(place.device, non_blocking=True).reshape(()) != 0)
+            place.masked_fill_(flag, HARMLESS)
         self._n_losses += 1
 
     @torch.no_grad()
@@ -133,11 +139,12 @@ class LossBuffer:
         """Takes those losses out whose updates were skipped on the device; which they were. Synchronises once."""
         if not self._may_have_skipped:
             return []
+        flags = self._skipped_updates()
         self._may_have_skipped = False
-        losses: list[float] = self._losses[: self._n_losses].tolist()
-        skipped = [i for i, loss in enumerate(losses) if loss == SKIPPED]
+        skipped = [i for i, flag in enumerate(flags) if flag]
         if skipped:
-            kept = [loss for loss in losses if loss != SKIPPED]
+            losses: list[float] = self._losses[: self._n_losses].tolist()
+            kept = [loss for loss, flag in zip(losses, flags, strict=True) if not flag]
             self._n_losses = len(kept)
             self._n_checked = min(self._n_checked, self._n_losses)
             self._losses[: len(kept)] = torch.tensor(kept, dtype=torch.float32, device=_HOST)
@@ -156,9 +163,16 @@ class LossBuffer:
         Where an update was skipped, and not forgotten yet, the loss before it is told again.
         """
         losses = self._earlier.copy()
-        for loss in self._losses[: self._n_losses].tolist():
-            losses.append(losses[-1] if loss == SKIPPED and losses else loss)
+        for loss, skipped in zip(self._losses[: self._n_losses].tolist(), self._skipped_updates(), strict=True):
+            losses.append(losses[-1] if skipped and losses else loss)
         return losses
+
+    def _skipped_updates(self) -> list[bool]:
+        """Of every loss since `begin` or the last flush, whether its update was skipped on the device."""
+        if not self._may_have_skipped:
+            return [False] * self._n_losses
+        flags: list[bool] = self._skipped[: self._n_losses].tolist()
+        return flags
 
     def _forget(self) -> None:
         self._earlier = []
@@ -173,6 +187,7 @@ class LossBuffer:
         size = _BEFORE + self._room
         if self._memory.device != device or len(self._memory) < size:
             self._memory = torch.empty(size, dtype=torch.float32, device=device)
+            self._skipped = torch.empty(size, dtype=torch.bool, device=device)
             self._flags = empty_on_host(AHEAD + 1, torch.bool, device)
         self._losses = self._memory[_BEFORE:size]
         before = self._earlier[-_BEFORE:]

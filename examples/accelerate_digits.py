@@ -1,4 +1,8 @@
-"""A training loop with Hugging Face Accelerate. `python examples/accelerate_digits.py`."""
+"""A training loop with Hugging Face Accelerate. `python examples/accelerate_digits.py`, in one process.
+
+In several: `accelerate launch --multi-gpu --num-processes 2 examples/accelerate_digits.py`; without GPUs, with
+`ACCELERATE_USE_CPU=true` before it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,6 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-logging.basicConfig(level=logging.INFO, format="%(message)s")
 torch.manual_seed(0)
 
 digits = load_digits()
@@ -24,6 +27,7 @@ loader = DataLoader(TensorDataset(inputs[:1400], targets[:1400]), batch_size=32,
 # Of a replayed batch nobody knows whether it was the last one of its epoch.
 accumulation = GradientAccumulationPlugin(num_steps=2, sync_with_dataloader=False)
 accelerator = Accelerator(gradient_accumulation_plugin=accumulation)
+logging.basicConfig(level=logging.INFO if accelerator.is_main_process else logging.WARNING, format="%(message)s")
 model = nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Dropout(0.2), nn.Linear(64, 10))
 optimizer = torch.optim.AdamW(model.parameters())
 model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
@@ -51,5 +55,7 @@ with lrpilot.integrations.accelerate.tuner(
         if accelerator.sync_gradients:  # the optimizer made a step
             tuner.step(torch.stack(losses).mean())
             losses.clear()
-    print(f"{tuner.committed_step} committed and {tuner.search_steps} search steps, validation loss {validate():.4f}")
-    tuner.schedule.save("schedule.json")
+    steps = f"{tuner.committed_step} committed and {tuner.search_steps} search steps"
+    accelerator.print(f"{steps} on {accelerator.num_processes} processes, validation loss {validate():.4f}")
+    if accelerator.is_main_process:
+        tuner.schedule.save("schedule.json")

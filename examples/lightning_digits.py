@@ -1,8 +1,12 @@
-"""Lightning's Trainer with a tuned learning rate: one callback. `python examples/lightning_digits.py`."""
+"""Lightning's Trainer with a tuned learning rate: one callback. `python examples/lightning_digits.py`, in one process.
+
+In several: `torchrun --nproc-per-node 2 examples/lightning_digits.py`.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 import torch
@@ -13,7 +17,8 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-logging.basicConfig(level=logging.INFO, format="%(message)s")
+first = os.environ.get("RANK", "0") == "0"  # torchrun sets it, and LOCAL_WORLD_SIZE
+logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s")
 
 
 class Digits(LightningModule):  # type: ignore[misc]  # Lightning's types are not read
@@ -29,7 +34,7 @@ class Digits(LightningModule):  # type: ignore[misc]  # Lightning's types are no
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         inputs, targets = batch
-        self.log("val_loss", functional.cross_entropy(self.net(inputs), targets))
+        self.log("val_loss", functional.cross_entropy(self.net(inputs), targets), sync_dist=True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)  # no scheduler: the LR is the tuner's
@@ -46,6 +51,7 @@ trainer = Trainer(
     max_steps=1000,  # search included
     callbacks=[callback],
     accelerator="cpu",
+    devices=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
     logger=False,
     enable_checkpointing=False,
     enable_progress_bar=False,
@@ -54,6 +60,8 @@ trainer = Trainer(
 trainer.fit(Digits(), train_loader, val_loader)
 
 tuner = callback.tuner
-print(f"{tuner.committed_step} committed and {tuner.search_steps} search steps; Lightning counts {trainer.global_step}")
-print(f"validation loss {trainer.callback_metrics['val_loss']:.4f}")
-tuner.schedule.save("schedule.json")
+if trainer.is_global_zero:
+    steps = f"{tuner.committed_step} committed and {tuner.search_steps} search steps"
+    print(f"{steps} on {trainer.world_size} processes; Lightning counts {trainer.global_step}")
+    print(f"validation loss {trainer.callback_metrics['val_loss']:.4f}")
+    tuner.schedule.save("schedule.json")

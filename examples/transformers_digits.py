@@ -1,4 +1,7 @@
-"""A Hugging Face Trainer whose learning rate is tuned. `python examples/transformers_digits.py`."""
+"""A Hugging Face Trainer whose learning rate is tuned. `python examples/transformers_digits.py`, in one process.
+
+In several: `torchrun --nproc-per-node 2 examples/transformers_digits.py`.
+"""
 
 from __future__ import annotations
 
@@ -47,6 +50,8 @@ trainer.train()
 
 tuner = trainer.tuner
 assert tuner is not None
-print(f"{tuner.committed_step} committed and {tuner.search_steps} search steps")
-print(f"validation loss {trainer.evaluate()['eval_loss']:.4f}")
-tuner.schedule.save("schedule.json")
+validation_loss = trainer.evaluate()["eval_loss"]  # on all processes
+if trainer.is_world_process_zero():
+    print(f"{tuner.committed_step} committed and {tuner.search_steps} search steps")
+    print(f"validation loss {validation_loss:.4f}")
+    tuner.schedule.save("schedule.json")

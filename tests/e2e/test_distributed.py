@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,6 @@ from tests.support.training.distributed_training import TOTAL_STEPS, Outcome
 from tests.support.training.rank_processes import RankProcesses
 
 SIZE = 2
-EXAMPLE = Path(__file__).parents[2] / "examples" / "ddp.py"
 KINDS = ["ddp", "ddp_views", "fsdp"]
 SLOW_FSDP = pytest.param("fsdp", marks=pytest.mark.slow)
 """Where the shards are tried elsewhere, too: a training of two ranks takes some ten seconds."""
@@ -356,8 +352,10 @@ def test_waiting_for_the_server_is_no_waiting_of_the_group(
 def test_an_error_on_one_rank_does_not_leave_the_others_waiting(
     processes: RankProcesses, shared_server: ServerProcess
 ) -> None:
+    """And who it was is said."""
     first, second = processes.run(ranks.desert, shared_server.target)
-    assert (first, second) == ("RuntimeError", "ArithmeticError")
+    assert first.startswith("RuntimeError: rank 1 of 2 has gone, or hangs: ")
+    assert second == "ArithmeticError: "
 
 
 def test_rank_0_alone_gives_signs_and_leaves(processes: RankProcesses, shared_server: ServerProcess) -> None:
@@ -372,16 +370,3 @@ def test_parts_of_the_world_have_jobs_of_their_own(processes: RankProcesses, sha
     first, second = processes.run(ranks.train_apart, shared_server.target)
     assert first != second
     assert n_jobs(shared_server) == before + SIZE
-
-
-@pytest.mark.slow
-def test_the_example_trains_under_torchrun(shared_server: ServerProcess, tmp_path: Path) -> None:
-    before = n_jobs(shared_server)
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={SIZE}", EXAMPLE],
-        cwd=tmp_path,
-        env=os.environ | {"LRPILOT_SERVER": shared_server.target, "OMP_NUM_THREADS": "1"},
-        check=True,
-    )
-    assert n_jobs(shared_server) == before + 1
-    assert lrpilot.Schedule.load(tmp_path / "schedule.json").total_steps == 1000

@@ -12,7 +12,7 @@ import pytest
 import torch
 from accelerate.state import GradientState
 from lrpilot.errors import ConfigError
-from lrpilot.integrations.transformers import STATE_NAME, TunerTrainer
+from lrpilot.integrations.transformers import TunerTrainer
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 from torch import nn
@@ -258,7 +258,7 @@ def test_the_budget_is_kept_and_ends_as_any_training_ends(tmp_path: Path) -> Non
     assert n_steps == 500 == tuner.committed_step + tuner.search_steps
     assert trainer.state.global_step == trainer.state.max_steps == tuner.committed_step
     assert len([each for each in trainer.state.log_history if "eval_loss" in each]) == 1
-    assert Path(tmp_path, f"checkpoint-{tuner.committed_step}", STATE_NAME).exists()
+    assert Path(tmp_path, f"checkpoint-{tuner.committed_step}", "lrpilot.pt").exists()
 
 
 def test_a_schedule_replays_in_a_plain_trainer(tmp_path: Path) -> None:

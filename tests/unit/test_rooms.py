@@ -16,7 +16,7 @@ PACKAGES = {"lrpilot": ROOT / "client", "tuner_server": ROOT}
 
 CLIENT = (
     "v1 errors rng schedules",
-    "wire objects",
+    "wire objects arguments",
     "wire.messages",
     "credentials schedule backends data narration",
     "transport",

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from google.protobuf import json_format
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.job_names import called
 from lrpilot.wire.unsearched import probe_steps
 from rich import box
 from rich.cells import cell_len
@@ -26,10 +27,10 @@ from tuner_server.cli.common import (
     DbOption,
     JsonOption,
     ServerOption,
-    connected,
     optional,
     page_of,
     print_json,
+    readable,
     remark,
     state_of,
     unsearched,
@@ -77,7 +78,7 @@ def jobs(
         return
     request = _request(state, family)
     found: list[pb.Job] = []
-    with connected(server) as tuner:
+    with readable(server) as tuner:
         while len(found) < limit:
             request.page_size = min(limit - len(found), LARGEST_PAGE)
             page = page_of(tuner, request)
@@ -185,5 +186,5 @@ def _row(job: pb.Job) -> list[str]:
     undone = f" + {job.given_back_steps} rolled back" if job.given_back_steps else ""
     steps = f"{job.committed_steps}{searched}{undone}{total}{remark(job)}"
     losses = [optional(job, "last_loss"), optional(job, "last_validation")]
-    name, policy, state = job.config.name or "-", job.config.policy, state_of(job)
+    name, policy, state = called(job.config.name, job.id), job.config.policy, state_of(job)
     return [job.id[:SHORT_ID], name, policy, state, steps, lr, *losses, vitals_now(job).ago]

@@ -51,8 +51,8 @@ LONGEST_PROFILE = 2**62
 """Length and offset of a profile are int64 on the wire, and so is what is left of it after further steps."""
 DirectiveNumber = Annotated[int, pydantic.Field(ge=0, le=2**63 - 1)]
 """It is an int64 on the wire."""
-StageNumber = Annotated[int, pydantic.Field(ge=-1, le=2**31 - 1)]
-"""It is an int32 on the wire; -1: no stage."""
+StageNumber = Annotated[int, pydantic.Field(ge=-1, le=2**31 - 2)]
+"""It counts from 0; -1: no stage. On the wire, and wherever people read it, it is one more, an int32."""
 MeasureName = Annotated[str, pydantic.Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 """It becomes the name of a column where measures are exported."""
 Measures = Annotated[tuple[MeasureName, ...], pydantic.Field(max_length=MAX_MEASURES)]

@@ -152,7 +152,7 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
             report=report.directive_number,
             outcome=report.outcome.value,
             phase=directive.phase.value,
-            stage=directive.stage,
+            stage=directive.stage + 1,
             reason=directive.reason,
         )
         return pb.AdvanceResponse(directive=convert.directive_to_pb(directive))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import math
+import time
 from collections.abc import Iterator, Sequence
 from typing import Self
 
@@ -15,12 +16,16 @@ from torch.distributed.constants import default_pg_timeout
 _PARTING, _BROADCAST = -2, -1
 """What ranks may meet for besides sums, of so many values."""
 
+ROLL_CALL_S = 2.0
+"""How long ranks that have lost one wait for one another, to know which it was."""
+
 
 class Ranks:
     """A channel of its own between the ranks of a process group: gloo, on the CPU, whatever the group's backend.
 
     So a tuner's waiting is no collective of the group: NCCL's watchdog doesn't see it, and no device is synchronised.
-    A rank that dies closes its connections, and whoever waits for it gets a RuntimeError at once. A rank whose tuning
+    A rank that dies closes its connections, and whoever waits for it gets a RuntimeError at once, which names it; one
+    that hangs is waited for as long as the group itself would, and the longest wait for a server. A rank whose tuning
     has failed says so (`part`), and whoever meets it gets one too. So do all where some come to say something else than
     the others: they are not in step any more. From then on each rank is told only what it says.
     """
@@ -144,19 +149,39 @@ class Ranks:
         Raises:
             RuntimeError: a rank parts, or comes for another purpose, or one has gone without a word.
         """
+        if self._group is None:
+            raise RuntimeError("the ranks' channel is closed")
         extremes = torch.tensor([purpose, -purpose])
         try:
             dist.all_reduce(extremes, dist.ReduceOp.MAX, group=self._group)
             highest, lowest = int(extremes[0]), -int(extremes[1])
             if highest == lowest != _PARTING:
                 yield
-        except RuntimeError:
+        except RuntimeError as error:
             self.lost = True
-            raise
+            raise RuntimeError(f"{self._absent()}: {error}") from error
         if highest != lowest or lowest == _PARTING:
             self.parted = True
             told = "the tuning has failed on a rank" if lowest == _PARTING else "the ranks are not in step any more"
             raise RuntimeError(told)
+
+    def _absent(self) -> str:
+        """Who does not come to a roll call, in words. Those that come have lost somebody too, or will at once."""
+        self.close()
+        try:
+            whole = dist.distributed_c10d._get_default_store()  # a group tells nobody its own
+            store = dist.PrefixStore(f"lrpilot/{self._first}", whole)  # type: ignore[attr-defined]  # exported by a star
+            store.set(str(self.rank), "here")
+            deadline = time.monotonic() + ROLL_CALL_S
+            absent = set(range(self.size))
+            while absent and time.monotonic() < deadline:
+                absent -= {rank for rank in absent if store.check([str(rank)])}
+                time.sleep(ROLL_CALL_S / 20)
+        except RuntimeError:  # whoever keeps the store has gone, which without a launcher is rank 0
+            return f"a rank has gone, to rank {self.rank} of {self.size}"
+        if not absent:
+            return f"ranks have lost one another, to rank {self.rank} of {self.size}"
+        return f"rank {', '.join(map(str, sorted(absent)))} of {self.size} has gone, or hangs"
 
     def close(self) -> None:
         """Closes the channel, so that nobody waits for this rank. Not collective.

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import nn
 
 from lrpilot.backends.torch.group_lrs import INITIAL, GroupLrs, assign
-from lrpilot.integrations import lightning_plan
+from lrpilot.integrations import lightning_plan, lightning_ranks
 from lrpilot.integrations.lightning_search import Search, StepLoss, validation_metric
 from lrpilot.run.explicit_options import with_explicit_options
 from lrpilot.run.options import JobOptions
@@ -28,7 +28,7 @@ class TunerCallback(Callback):
 
     The Trainer makes as many optimizer steps as it is told to, search included, and then stops. Its `global_step` and
     all its other counters leave the search out. A run that goes on from a checkpoint without a tuner, and a second
-    `fit`, have the steps that are left as their budget.
+    `fit`, have the steps that are left as their budget. In several processes (DDP, FSDP2) every one has its own.
 
     The plan may change in mid-fit, by `tuner.extend`, `replan`, `anneal` and `undo_annealing` from any hook: after the
     optimizer step that is being made. Raise `trainer.fit_loop.max_epochs` or `epoch_loop.max_steps` before an epoch,
@@ -70,7 +70,8 @@ class TunerCallback(Callback):
         self._end: int | None = None
         self._planned: int | None = None
         self._before = 0
-        self._trainer: Callable[[], object] = lambda: None
+        self._replicas = True
+        self._trainer: Callable[[], object] = _nobody
 
     @property
     def tuner(self) -> Tuner:
@@ -91,6 +92,8 @@ class TunerCallback(Callback):
             ConfigError: something else sets the LR too, or the steps are not Lightning's.
         """
         lightning_plan.refuse_what_cannot_be_tuned(trainer, pl_module)
+        lightning_ranks.refuse_other_strategies(trainer.strategy)
+        self._replicas = lightning_ranks.are_replicas(trainer.strategy)
         self._base_lrs = self._loaded.get("base_lrs") or GroupLrs(trainer.optimizers).base_lrs
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -169,14 +172,22 @@ class TunerCallback(Callback):
             self._end_tuning()
 
     def state_dict(self) -> dict[str, Any]:
-        """The tuner's state, for Lightning's checkpoint; empty before training, and if an exception ended a search."""
-        if self._loaded or self._final:
-            return self._loaded or self._final
-        return {} if self._tuner is None or self._tuner.closed else self._state(self._tuner)
+        """The tuner's state, for Lightning's checkpoint; empty before training, and if an exception ended a search.
+
+        Collective, as saving a checkpoint is: rank 0 has the state of all ranks, for it writes the file.
+        """
+        state = self._loaded or self._final
+        if not state and self._tuner is not None and not self._tuner.closed:
+            state = self._state(self._tuner)
+        return lightning_ranks.of_all_ranks(state, replicas=self._replicas)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keeps the state for `on_train_start`: model and optimizer have to be loaded first."""
-        self._loaded = state_dict
+        """Keeps the state for `on_train_start`: model and optimizer have to be loaded first.
+
+        Raises:
+            ConfigError: another number of processes has saved it.
+        """
+        self._loaded = lightning_ranks.of_own_rank(state_dict)
 
     @property
     def _follows_trainer(self) -> bool:
@@ -239,6 +250,10 @@ class TunerCallback(Callback):
 
     def _state(self, tuner: Tuner) -> dict[str, Any]:
         return {"tuner": tuner.state_dict(), "before": self._before, "base_lrs": self._base_lrs}
+
+
+def _nobody() -> None:
+    """The Trainer of no fit yet; a function that `ddp_spawn` can send to its processes."""
 
 
 def _stop(trainer: Trainer) -> None:

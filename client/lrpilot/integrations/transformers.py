@@ -10,7 +10,6 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, SupportsFloat
 
 import torch
@@ -22,13 +21,12 @@ from transformers.trainer_utils import has_length
 
 from lrpilot.backends.torch.group_lrs import INITIAL, GroupLrs, assign
 from lrpilot.errors import ConfigError
-from lrpilot.integrations.accelerate import unwrapped, with_scaler
+from lrpilot.integrations import rank_files
+from lrpilot.integrations.accelerate import refuse_other_parallelism, unwrapped, with_scaler
 from lrpilot.rng import preserved
 from lrpilot.run.options import JobOptions
 from lrpilot.tuner import Tuner
 
-STATE_NAME = "lrpilot.pt"
-"""The name of the tuner's file in a checkpoint."""
 UNSCHEDULED = ("linear", "constant")
 """Values of `lr_scheduler_type` that are let pass: the first is the default, which can't be told from a wish."""
 
@@ -50,7 +48,8 @@ class TunerTrainer(Trainer):
     """A Trainer whose LR is tuned; it also turns a subclass of Trainer into one: `class Mine(TunerTrainer, Theirs)`.
 
     It makes as many optimizer steps as the arguments say (`max_steps`, or the epochs' steps), search included.
-    `state.global_step` and `state.max_steps` count without the search.
+    `state.global_step` and `state.max_steps` count without the search. In several processes (DDP, FSDP2) every one
+    makes its own, with the same arguments.
 
     The plan may change in mid-training, by `tuner.extend`, `replan`, `anneal` and `undo_annealing` from any hook of a
     callback: after the optimizer step that is being made. The Trainer's loop ends with its last epoch all the same; to
@@ -72,7 +71,8 @@ class TunerTrainer(Trainer):
             **kwargs: the Trainer's.
 
         Raises:
-            ConfigError: something else is to set the LR too, or the training is distributed.
+            ConfigError: something else is to set the LR too, or the processes share the training in another way than
+                DDP and FSDP2.
         """
         self.tuner = None
         super().__init__(*args, **kwargs)
@@ -128,19 +128,19 @@ class TunerTrainer(Trainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         assert self.tuner is not None
-        torch.save({"tuner": self.tuner.state_dict(), "before": self._before}, Path(output_dir, STATE_NAME))
+        state = {"tuner": self.tuner.state_dict(), "before": self._before}
+        rank_files.write(output_dir, self.args.process_index, self.args.world_size, state)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
-        path = Path(checkpoint, STATE_NAME)
-        if not path.exists():
+        saved = rank_files.read(checkpoint, self.args.process_index, self.args.world_size)
+        if saved is None:
             self._set_base_lrs(self.optimizer)
             self._open(before=self.state.global_step)
             log.info("lrpilot: %s has no tuner; a new job tunes the steps that are left", checkpoint)
             return
-        saved = torch.load(path, map_location="cpu", weights_only=True)
         with preserved():  # The Trainer sets the random state itself, and later.
             self._open(before=saved["before"]).load_state_dict(saved["tuner"])
         assert self.tuner is not None
@@ -228,8 +228,11 @@ class TunerTrainer(Trainer):
         model = self.model_wrapped
         self.current_gradient_accumulation_steps = len(batches)
         for i, inputs in enumerate(batches, start=1):
-            self.accelerator.gradient_state._set_sync_gradients(i == len(batches))
-            self.training_step(model, inputs, num_items)
+            last = i == len(batches)
+            self.accelerator.gradient_state._set_sync_gradients(last)
+            each = self.accelerator.gradient_state.plugin_kwargs.get("sync_each_batch", False)
+            with contextlib.nullcontext() if last or each else self.accelerator.no_sync(model=model):
+                self.training_step(model, inputs, num_items)
         if self.args.max_grad_norm > 0:
             self._clip_grad_norm(model)
         self.optimizer.step()
@@ -247,9 +250,10 @@ class TunerTrainer(Trainer):
         total, n_examples = torch.zeros((), device=self.args.device), 0
         for inputs in self.get_eval_dataloader():
             loss, _, _ = self.prediction_step(self.model_wrapped, inputs, prediction_loss_only=True)
-            n = find_batch_size(inputs)
-            total += loss * n
-            n_examples += n
+            # Of all processes, and without the examples that fill up the last batch.
+            losses = self.accelerator.gather_for_metrics(loss.repeat(find_batch_size(inputs)))
+            total += losses.sum()
+            n_examples += len(losses)
         return total.item() / n_examples
 
     def _refuse_what_cannot_be_tuned(self) -> None:
@@ -262,10 +266,21 @@ class TunerTrainer(Trainer):
             raise ConfigError("lrpilot: total_steps is the Trainer's max_steps, or its epochs' steps")
         if "total_time_s" in options:
             raise ConfigError("lrpilot: total_time_s: the Trainer ends after max_steps, or its epochs; leave it out")
+        if options.get("validate") == "eval" and options.get("mode") == "max":
+            raise ConfigError('lrpilot: mode="max", and validate="eval" is a loss; leave mode out, or give a function')
         if options.get("validate") == "eval" and (self.eval_dataset is None or isinstance(self.eval_dataset, dict)):
             raise ConfigError('lrpilot: validate="eval" needs one eval_dataset')
-        if args.world_size > 1 or self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            raise ConfigError("lrpilot: a TunerTrainer runs in one process, without DeepSpeed and FSDP")
+        refuse_other_parallelism(self.accelerator)
+        if args.world_size > 1 and not self.accelerator.even_batches:
+            raise ConfigError("accelerator_config: even_batches must be True; all processes make the same steps")
+        if (
+            getattr(self, "is_distributed_loading_by_transformers", False)
+            or (getattr(self.model, "tp_size", None) or 1) > 1
+        ):
+            raise ConfigError(
+                "model: from_pretrained has spread it over the processes (tensor parallelism); load it whole, and "
+                "use DDP or fsdp=True"
+            )
 
 
 class TunedLR(LRScheduler):

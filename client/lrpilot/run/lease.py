@@ -68,6 +68,11 @@ class Lease:
         """After how many steps a divergence within the first `n_steps` of them has been looked for."""
         return min(-(-n_steps // self._check_every) * self._check_every, self.directive.n_steps)
 
+    def take_back(self, n_steps: int) -> None:
+        """Some steps were none: they are still to come."""
+        self.done -= n_steps
+        self.next_event = self._next_event()
+
     def expire(self) -> None:
         """Its steps are reported: none is done, and what comes after the next one is due at once."""
         self.done, self.next_event = 0, 1

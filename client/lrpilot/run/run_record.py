@@ -72,6 +72,11 @@ class RunRecord:
         return max((lr for lr in highest if lr is not None), default=0.0)
 
     @property
+    def validations(self) -> tuple[Validation, ...]:
+        """The validations of the committed steps, as they go over the wire."""
+        return tuple(self._validations)
+
+    @property
     def last_validation(self) -> float | None:
         """The last validation loss of the committed steps since the snapshot; None: there is none."""
         last = self._validations[-1] if self._validations else None
@@ -112,7 +117,7 @@ class RunRecord:
 
     def schedule(self, job_id: str, config: pb.JobConfig, total_steps: int | None) -> Schedule:
         """The schedule so far, as that of a job whose run ends after so many steps; None: no end is known."""
-        return Schedule(
+        found = Schedule(
             job_id=job_id,
             name=config.name,
             policy=config.policy,
@@ -128,6 +133,7 @@ class RunRecord:
             replans=tuple(self._replans),
             measures=self._measures.measured(),
         )
+        return found.turned() if config.maximises else found
 
     def _append(self, segment: Segment) -> None:
         last = self._segments[-1] if self._segments else None

@@ -34,7 +34,7 @@ def schedule_from_proto(message: tuner_pb2.GetScheduleResponse, kind: type[S], b
         segments = tuple(map(_segment_from_proto, message.segments))
     except ValueError as error:
         raise ScheduleError(f"schedule of job {message.job.id}: {error}") from error
-    return kind(
+    found = kind(
         job_id=message.job.id,
         name=config.name,
         policy=config.policy,
@@ -52,6 +52,7 @@ def schedule_from_proto(message: tuner_pb2.GetScheduleResponse, kind: type[S], b
         replans=replans,
         measures=_measures(message.history),
     )
+    return found.turned() if config.maximises else found
 
 
 def _segment_from_proto(message: tuner_pb2.Segment) -> Segment:

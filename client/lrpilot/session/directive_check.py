@@ -88,7 +88,7 @@ def _fault(directive: pb.Directive, number: int) -> str:
         return f"phase {directive.phase}"
     if not 1 <= directive.n_steps <= MAX_STEPS:
         return f"{directive.n_steps} steps"
-    if directive.stage < -1:
+    if directive.stage < 0:
         return f"stage {directive.stage}"
     if directive.batches not in _SOURCES:
         return f"batches {directive.batches}"

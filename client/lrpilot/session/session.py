@@ -206,7 +206,7 @@ class Session:
 
     def end(self) -> None:
         """Says that the process ends, if the server was there lately; what waits stays untold."""
-        if not self.forked and self.job_id and self._alone is None and self._outbox.empty:
+        if not (self._closed or self.forked) and self.job_id and self._alone is None and self._outbox.empty:
             with contextlib.suppress(ServerError):
                 self._leave_job()
 

@@ -127,6 +127,10 @@ class GrpcTransport(Transport):
         whole = pb.StreamScheduleRequest(job_id=request.job_id)
         return self._repeated(lambda: in_full, whole, timeout_s, attempt_s=timeout_s)
 
+    def list_jobs(self, request: pb.ListJobsRequest, timeout_s: float) -> pb.ListJobsResponse:
+        """A page of jobs. Raises: ServerError."""
+        return self.call(lambda: self.stub.ListJobs(request, timeout=timeout_s))
+
     def call(self, method: Callable[[], Response]) -> Response:
         """Calls once, with gRPC's errors as ours. Raises: ServerError."""
         return self._call_thread.run(functools.partial(self._called, method))

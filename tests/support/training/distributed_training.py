@@ -418,7 +418,7 @@ def outwait(server: str) -> str:
 
 
 def desert(server: str) -> str:
-    """Rank 1 raises in the middle; what each rank saw raised."""
+    """Rank 1 raises in the middle; what each rank saw raised, and what was said."""
     parameter = nn.Parameter(torch.ones(4))
     optimizer = torch.optim.SGD([parameter], lr=0.01)
     try:
@@ -429,7 +429,7 @@ def desert(server: str) -> str:
                     raise ArithmeticError
                 tuner.step(torch.tensor(1.0))
     except (ArithmeticError, RuntimeError) as error:
-        return type(error).__name__
+        return f"{type(error).__name__}: {error}"
     raise AssertionError("nothing was raised")
 
 

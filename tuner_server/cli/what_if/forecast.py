@@ -21,8 +21,8 @@ from tuner_server.base.terminal import Terminal
 from tuner_server.cli.common import (
     JsonOption,
     ServerOption,
-    connected,
     print_json,
+    readable,
     saved_schedule,
     schedule_of,
     titled,
@@ -149,10 +149,12 @@ def _subject(job: str, server: str | None) -> _Subject:
     from tuner_server.history.schedule_data import data_of_schedule
     from tuner_server.history.timeline import timeline
 
-    with connected(server) as tuner:
+    with readable(server) as tuner:
         found, entries = job_and_history(schedule_of(tuner, job, pb.SCHEDULE_VIEW_FULL))
     title = titled(data_of_schedule(found, entries))
-    return _Subject(title, timeline(entries).committed_run, planned_rest(found.state))
+    return _Subject(
+        title, timeline(entries, maximises=found.state.config.maximises).committed_run, planned_rest(found.state)
+    )
 
 
 def _n_steps(subject: _Subject, steps: int | None, *, from_start: bool) -> int:
@@ -205,7 +207,7 @@ def _forecast_json(found: Outlook, one: Forecast) -> dict[str, Any]:
     return {
         "steps": one.n_steps,
         "end_step": one.end_step,
-        "loss": one.loss if one.told else None,
+        "loss": (-one.loss if one.of_metric else one.loss) if one.told else None,
         "standard_error": one.error if one.told else None,
         "clear": found.is_clear(one),
     }

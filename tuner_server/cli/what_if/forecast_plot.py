@@ -33,9 +33,10 @@ def plot(found: Outlook, asked: Mapping[str, Forecast], title: str, path: Path, 
     write_title(figure.suptitle(""), title)
     lr_axes, loss_axes = figure.subplots(2, 1, sharex=True)
     run, curve = found.run, found.run.curve()
+    sign = -1.0 if run.of_metric else 1.0
     lr_axes.plot(curve.path.steps, curve.path.lrs, color=_COMMITTED, label="committed")
-    loss_axes.plot(curve.steps, curve.losses, ".", color=_COMMITTED, label=found.observed)
-    loss_axes.plot(curve.steps, found.law.losses(curve.path, curve.steps), color=_FITTED, label="fitted law")
+    loss_axes.plot(curve.steps, sign * curve.losses, ".", color=_COMMITTED, label=found.observed)
+    loss_axes.plot(curve.steps, sign * found.law.losses(curve.path, curve.steps), color=_FITTED, label="fitted law")
     beside = {"as planned": found.planned, "annealing now": found.annealed}
     forecasts = {**asked, **{label: one for label, one in beside.items() if one is not None}}
     for (label, one), colour in zip(forecasts.items(), itertools.cycle(_COLOURS), strict=False):
@@ -43,9 +44,9 @@ def plot(found: Outlook, asked: Mapping[str, Forecast], title: str, path: Path, 
         whole = run.path(one.pieces, until=begin)
         shown = whole.steps >= begin
         lr_axes.plot(whole.steps[shown], whole.lrs[shown], "--", color=colour)
-        loss_axes.plot(one.curve_steps, one.curve, "--", color=colour, label=f"{label}: {one.value}")
+        loss_axes.plot(one.curve_steps, sign * one.curve, "--", color=colour, label=f"{label}: {one.value}")
         if one.told:
-            loss_axes.errorbar([one.end_step - 1], [one.loss], [one.error], color=colour, capsize=3)
+            loss_axes.errorbar([one.end_step - 1], [sign * one.loss], [one.error], color=colour, capsize=3)
     lr_axes.set_ylabel("learning rate")
     loss_axes.set_ylabel(found.observed)
     loss_axes.set_xlabel("committed step")

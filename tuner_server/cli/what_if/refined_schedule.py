@@ -61,7 +61,7 @@ class Refinement:
             policy=POLICY,
             base_lrs=old.base_lrs,
             total_steps=n_steps,
-            segments=(Segment(0, n_steps, profile, Phase.TRAIN, 0),),
+            segments=(Segment(0, n_steps, profile, Phase.TRAIN, 1),),
         )
 
 

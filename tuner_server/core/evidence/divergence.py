@@ -66,8 +66,9 @@ class SoundLosses(Value):
 
 def running_medians(losses: NDArray[np.float64], window: int = WINDOW) -> NDArray[np.float64]:
     """The median of every `window` losses in a row, (n - window + 1,) of `losses`, (n,), n >= window."""
-    medians: NDArray[np.float64] = np.median(np.lib.stride_tricks.sliding_window_view(losses, window), axis=1)
-    return medians
+    start, step = losses.shape[0] - window + 1, losses.strides[0]
+    windows = np.lib.stride_tricks.as_strided(losses, (start, window), (step, step), writeable=False)
+    return _medians(windows)
 
 
 def scatter(losses: NDArray[np.float64]) -> float:
@@ -78,7 +79,17 @@ def scatter(losses: NDArray[np.float64]) -> float:
     Args:
         losses: (n,), n >= 2.
     """
-    return NORMAL_SD * float(np.median(np.abs(np.diff(losses))))
+    return NORMAL_SD * float(_medians(np.abs(losses[1:] - losses[:-1])))
+
+
+def _medians(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`numpy.median` along the last axis, in half its time: here nothing is looked for that is not finite."""
+    middle, odd = divmod(values.shape[-1], 2)
+    if odd:
+        medians: NDArray[np.float64] = np.partition(values, middle)[..., middle]
+        return medians
+    halves = np.partition(values, (middle - 1, middle))
+    return 0.5 * (halves[..., middle - 1] + halves[..., middle])
 
 
 def learn(known: SoundLosses | None, lr: float, report: Report) -> SoundLosses | None:

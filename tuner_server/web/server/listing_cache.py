@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from cachetools import TTLCache
 
+from tuner_server.base.clock import utc_now
+from tuner_server.core.job.life import ALL_SHOWN
 from tuner_server.service.job_cache import KEPT_S
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import StoredJob, StoredVersion
@@ -30,26 +32,31 @@ class ListingCache:
 
     def get(self, project: str, query: ListingQuery) -> Listing:
         """The page that a query asks for, as it is now. Raises: StorageError."""
-        versions = self._service.job_versions(project, NEWEST + 1, STATES[query.state], query.family)
+        shown = STATES[query.state]
+        every = self._service.job_versions(project, NEWEST + 1, ALL_SHOWN, query.family)
+        # Of a state there may be older ones than the newest of all.
+        versions = every if shown.everything else self._service.job_versions(project, NEWEST + 1, shown, query.family)
         # Held while jobs are read: whoever comes meanwhile would read the same ones.
         with self._lock:
-            jobs = self._read(project, versions[:NEWEST])
+            known = self._read(project, [*every[:NEWEST], *versions[:NEWEST]])
         # The signs of clients are newer than the jobs, whose versions don't change with them.
-        signs = {version.id: version.signs for version in versions}
-        vitals = {job.id: self._service.vitals(job, signs[job.id]) for job in jobs}
-        return listing(jobs, query, vitals, complete=len(versions) <= NEWEST)
+        signs = {version.id: version.signs for version in (*every, *versions)}
+        vitals = {job.id: self._service.vitals(job, signs[job.id]) for job in known.values()}
+        return listing(
+            [known[version.id] for version in versions[:NEWEST] if version.id in known],
+            query,
+            vitals,
+            now=utc_now(),
+            complete=len(versions) <= NEWEST,
+            every=[known[version.id] for version in every[:NEWEST] if version.id in known],
+        )
 
-    def _read(self, project: str, versions: Sequence[StoredVersion]) -> list[StoredJob]:
-        """The jobs, those that are known from memory. One that was deleted meanwhile is left out."""
-        found = {each.id: job for each in versions if (job := self._known(each)) is not None}
-        unknown = [each.id for each in versions if each.id not in found]
-        if unknown:
+    def _read(self, project: str, versions: Iterable[StoredVersion]) -> dict[str, StoredJob]:
+        """The jobs by their ids, those that are known from memory. One that was deleted meanwhile is left out."""
+        wanted = {version.id: version.version for version in versions}
+        found = {job_id: job for job_id in wanted if (job := self._jobs.get(job_id)) and job.version == wanted[job_id]}
+        if unknown := wanted.keys() - found.keys():
             read = {job.id: job for job in self._service.get_jobs(project, unknown)}
             self._jobs.update(read)
             found |= read
-        return [found[each.id] for each in versions if each.id in found]
-
-    def _known(self, version: StoredVersion) -> StoredJob | None:
-        """The job at that version, if it is known."""
-        job = self._jobs.get(version.id)
-        return job if job is not None and job.version == version.version else None
+        return found

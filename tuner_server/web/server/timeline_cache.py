@@ -88,7 +88,7 @@ class TimelineCache:
 
     def _laid_out(self, job: StoredJob, ours: _Coming) -> Timeline:
         try:
-            found = timeline(self._service.history(job, ours.check))
+            found = timeline(self._service.history(job, ours.check), maximises=job.state.config.maximises)
         except BaseException as error:
             with self._lock:
                 del self._coming[job.id, job.version]

@@ -26,9 +26,9 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from lrpilot.backends.torch.fsdp import reshard
+from lrpilot.backends.torch.fsdp import reshard, whole_parameters_kept
 from lrpilot.backends.torch.memory import Copier, nbytes, values
-from lrpilot.backends.torch.optimizer_states import load_in_place
+from lrpilot.backends.torch.optimizer_states import MadeStates, load_in_place
 from lrpilot.backends.torch.placement import STATE_TENSORS, Demand, choose
 from lrpilot.backends.torch.taken import Part, Source, Taken, set_gradient
 from lrpilot.errors import ConfigError
@@ -158,7 +158,9 @@ class Snapshot:
         if self._taken is None:
             raise RuntimeError("snapshot: restore() before take()")
         added = [o.param_groups[n:] for o, n in zip(self._optimizers, self._taken.n_groups, strict=True)]
+        made = MadeStates(self._taken.model.graph.optimizers)
         failures = self._put_back(self._taken, committed=committed)
+        made.renew()
         if any(added):
             self._keep(added, committed=committed)
         if failures:
@@ -250,7 +252,7 @@ class Snapshot:
         """
         if self._taken is None:
             return None
-        with self._elsewhere():
+        with whole_parameters_kept(self._modules()), self._elsewhere():
             self._put_back(self._taken, committed=True)  # no data: they are in no state dict of ours
             return {
                 "roots": {name: copy.deepcopy(each.state_dict()) for name, each in self._named_modules().items()},

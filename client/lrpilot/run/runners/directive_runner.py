@@ -168,6 +168,10 @@ class DirectiveRunner(abc.ABC):
         if self._due is not None:
             raise InterruptedError("a decision was interrupted, and further steps were made meanwhile")
         event = lease.event()
+        if event & (Event.END | Event.PART) and (skipped := self._backend.forget_skipped()):
+            lease.take_back(len(skipped))
+            self._set_lr(lease.lr())
+            return
         seen = look(self._backend, lease.directive, self._ranks) if Event.CHECK in event else NOTHING
         if (Event.CHECK in event and self._backend.diverged()) or (
             Event.VALIDATE in event and not self._validated(lease)

@@ -69,7 +69,7 @@ def test_what_a_client_does_without_a_server_is_not_taken_for_such_a_run() -> No
     config, directive = pb.JobConfig(total_steps=5), training(0.1, 5)
     directive.number = 1
     assert begins_unsearched(directive, config)
-    directive.stage = -1
+    directive.stage = 0
     assert not begins_unsearched(directive, config)
     assert not begins_unsearched(training(0.1, 5), pb.JobConfig())
 

@@ -157,3 +157,19 @@ def test_a_checkpoint_holds_the_snapshot(mesh: DeviceMesh) -> None:
     assert_equal(again.values(), fresh)
     again.snapshot.restore()
     assert_equal(again.values(), remembered)
+
+
+def test_asking_for_the_state_frees_no_parameters_that_another_state_refers_to(mesh: DeviceMesh) -> None:
+    """After a forward pass alone the root's are whole, and a model's state dict may hold these."""
+    run = Run(mesh)
+    run.snapshot.take()
+    run.steps(1)
+    run.validate()
+    held = {name: parameter.detach() for name, parameter in run.net.named_parameters()}
+    whole = {name: value.clone() for name, value in held.items() if not isinstance(value, DTensor)}
+    assert whole
+    run.snapshot.state_dict()
+    for name, value in whole.items():
+        assert held[name].untyped_storage().nbytes() > 0
+        assert torch.equal(held[name], value)
+    run.steps(1)

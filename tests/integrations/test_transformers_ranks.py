@@ -1,0 +1,97 @@
+"""The tuned Trainer in two processes: real ones, on gloo, and a real server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from lrpilot.v1 import tuner_pb2 as pb
+
+from tests.support.frameworks import transformers_training as ranks
+from tests.support.frameworks.transformers_training import Outcome
+from tests.support.servers.server_process import ServerProcess, running
+from tests.support.training.rank_processes import RankProcesses
+from tests.support.training.scripted_directives import directive
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankProcesses]:
+    with RankProcesses(2, tmp_path_factory.mktemp("processes") / "meeting_point") as processes:
+        yield processes
+
+
+def probes() -> list[bytes]:
+    """Two, over an odd number of steps, with validations at the ends of the first."""
+    first = directive(pb.PHASE_PROBE, 0.5, 7, validate_at=[0, 7])
+    return [each.SerializeToString() for each in (first, directive(pb.PHASE_PROBE, 1e-3, 4, restore=True))]
+
+
+def committed(n_steps: int, *, restore: bool = False) -> bytes:
+    return directive(pb.PHASE_TRAIN, 0.02, n_steps, restore=restore).SerializeToString()
+
+
+def assert_same(expected: Outcome, found: Outcome) -> None:
+    assert expected.state.keys() == found.state.keys()
+    for name, value in expected.state.items():
+        assert torch.equal(value, found.state[name]), name
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp", "language"])
+def test_probes_leave_no_trace(processes: RankProcesses, tmp_path: Path, kind: str) -> None:
+    """On no rank, with accumulation and clipping: as a plain Trainer's run."""
+    bare = processes.run(ranks.train_bare, kind, tmp_path, 17)
+    script = [*probes(), committed(5, restore=True), *probes(), committed(12, restore=True)]
+    (first, messages), (second, silence) = processes.run(ranks.train_by_script, kind, tmp_path, script)
+    assert silence == []
+    assert [len(pb.Report.FromString(each).losses) for each in messages] == [7, 4, 5, 7, 4, 12]
+    assert first.schedule == second.schedule
+    for expected, outcome in zip(bare, (first, second), strict=True):
+        assert_same(expected, outcome)
+        assert outcome.logs == expected.logs
+        assert outcome.n_steps == expected.n_steps == 17
+    sharded = any(not torch.equal(value, second.state[name]) for name, value in first.state.items() if "weight" in name)
+    assert sharded == (kind == "fsdp")
+
+
+def test_a_validation_is_over_the_examples_of_all_processes(processes: RankProcesses, tmp_path: Path) -> None:
+    """And over none of those that fill up the last batch."""
+    first, second = processes.run(ranks.evaluate, tmp_path)
+    assert first == second
+    validated, evaluated = first
+    assert validated == pytest.approx(evaluated, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+def test_a_checkpoint_is_gone_on_from(
+    processes: RankProcesses, shared_server: ServerProcess, tmp_path: Path, kind: str
+) -> None:
+    """Every rank from its own file."""
+    whole = processes.run(ranks.train_and_save, kind, shared_server.target, tmp_path, 10)
+    checkpoint = tmp_path / "checkpoint-10"
+    assert {"lrpilot_0.pt", "lrpilot_1.pt"} <= {path.name for path in checkpoint.iterdir()}
+    resumed = processes.run(ranks.resume, kind, shared_server.target, tmp_path / "more", checkpoint)
+    for expected, outcome in zip(whole, resumed, strict=True):
+        assert outcome.job_id == expected.job_id
+        assert outcome.lrs == expected.lrs[10:]
+        assert outcome.schedule == expected.schedule
+        assert_same(expected, outcome)
+
+    if kind == "ddp":
+        (checkpoint / "lrpilot_1.pt").rename(checkpoint / "lrpilot_2.pt")
+        for told in processes.run(ranks.fail_to_resume, tmp_path / "none", checkpoint):
+            assert "no tuner's state for rank 1 of 2" in told
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_does_not_stop_the_training(processes: RankProcesses, tmp_path: Path) -> None:
+    """All processes spend the budget, at the same LRs, and come down to the end."""
+    with running(f"sqlite:///{tmp_path}/jobs.db") as server:
+        first, second = processes.run(ranks.train_past_a_server, server.target, tmp_path, server.process.pid)
+    (outcome, searched), (other, also) = first, second
+    assert searched == also
+    assert outcome.lrs == other.lrs
+    assert outcome.schedule == other.schedule
+    assert len(outcome.lrs) == outcome.n_steps == 60 - searched
+    assert outcome.lrs[-1] < 0.2 * max(outcome.lrs)

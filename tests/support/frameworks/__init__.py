@@ -1,0 +1,1 @@
+"""Small trainings of two processes in the frameworks that own the loop."""

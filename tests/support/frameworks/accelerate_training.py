@@ -1,0 +1,215 @@
+"""A loop over what Accelerate has prepared, in two processes: every function is one rank's part."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import (
+    DataLoaderConfiguration,
+    DistributedType,
+    FullyShardedDataParallelPlugin,
+    GradientAccumulationPlugin,
+)
+from lrpilot import ConfigError, Schedule
+from lrpilot.integrations.accelerate import tuner as make_tuner
+from lrpilot.transport.scripted import ScriptedTransport
+from lrpilot.tuner import Tuner
+from lrpilot.v1 import tuner_pb2 as pb
+from torch import nn
+from torch.distributed.tensor import DTensor
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from tests.support.frameworks.launched import as_launched
+
+AUTOLRS: dict[str, Any] = {
+    "total_steps": 60,
+    "policy": "autolrs",
+    "policy_options": {"tau": 20, "tau_prime": 4, "candidates": 2},
+    "lr_bounds": (1e-4, 1.0),
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a rank's run came to."""
+
+    state: dict[str, torch.Tensor]
+    """Model, optimizer, scaler and random state as they lie on the rank."""
+    lrs: list[float]
+    schedule: Schedule | None
+    job_id: str = ""
+
+
+class Training:
+    """Small batches, an odd number an epoch, with accumulation, clipping and a scaler.
+
+    `kind`: "ddp", "dispatched" (rank 0 alone reads the data), or "fsdp", in a state that Accelerate sets on GPUs only.
+    """
+
+    def __init__(self, kind: str, accumulation: int = 1, seed: int = 0) -> None:
+        as_launched()
+        AcceleratorState._reset_state(reset_partial_state=True)
+        torch.manual_seed(seed)
+        self.kind = kind
+        self.accelerator = Accelerator(
+            cpu=True,
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=accumulation, sync_with_dataloader=False),
+            dataloader_config=DataLoaderConfiguration(dispatch_batches=kind == "dispatched"),
+        )
+        if kind == "fsdp":
+            _pretend_to_shard(self.accelerator)
+        layers: list[nn.Module] = [nn.Linear(8, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 2)]
+        if kind != "fsdp":
+            layers.insert(1, nn.BatchNorm1d(16))
+            self.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=3)
+        model = nn.Sequential(*layers)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
+        generator = torch.Generator().manual_seed(7)
+        targets = torch.arange(56) % 2
+        inputs = torch.randn(56, 8, generator=generator) + targets[:, None]
+        loader = DataLoader(TensorDataset(inputs, targets), batch_size=4, shuffle=True)
+        self.model, self.optimizer, self.loader = self.accelerator.prepare(model, optimizer, loader)
+        self.losses: list[torch.Tensor] = []
+        self.lrs: list[float] = []
+        self.poisoned_at: tuple[int, int] | None = None
+        """The rank and the step whose gradients overflow."""
+        torch.manual_seed(100 * seed + dist.get_rank())
+
+    def update(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor | None:
+        """A micro-batch; the mean loss of the update that it completes."""
+        inputs, targets = batch
+        with self.accelerator.accumulate(self.model):
+            loss = functional.cross_entropy(self.model(inputs), targets)
+            poisoned = self.poisoned_at == (dist.get_rank(), len(self.lrs))
+            self.accelerator.backward(loss * float("inf") if poisoned else loss)
+            if self.accelerator.sync_gradients:
+                self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        self.losses.append(loss.detach())
+        if not self.accelerator.sync_gradients:
+            return None
+        self.lrs.append(float(self.optimizer.param_groups[0]["lr"]))
+        mean = torch.stack(self.losses).mean()
+        self.losses.clear()
+        return mean
+
+    def tuner(self, **arguments: Any) -> Tuner:
+        return make_tuner(self.accelerator, self.model, self.optimizer, validate=self.validate, **arguments)
+
+    def validate(self) -> float:
+        """On all data, a part on each rank, and reduced."""
+        self.model.eval()
+        inputs, targets = self.loader.dataset.tensors
+        share = slice(dist.get_rank(), None, dist.get_world_size())
+        with torch.no_grad():
+            loss = functional.cross_entropy(self.model(inputs[share]), targets[share])
+        return float(self.accelerator.reduce(loss, "mean"))
+
+    def train(self, tuner: Tuner, save_at: int = -1, directory: Path | None = None) -> None:
+        for batch in tuner.batches(self.loader):
+            loss = self.update(batch)
+            if loss is not None:
+                tuner.step(loss)
+                if len(self.lrs) == save_at:
+                    self.accelerator.save_state(str(directory))
+
+    def outcome(self, tuner: Tuner | None = None) -> Outcome:
+        state = {f"model.{name}": value for name, value in self.model.state_dict().items()} | {
+            f"optimizer.{i}.{name}": value
+            for i, values in self.optimizer.state_dict()["state"].items()
+            for name, value in values.items()
+        }
+        state = {name: (v.to_local() if isinstance(v, DTensor) else v).clone() for name, v in state.items()}
+        state["random"] = torch.get_rng_state()
+        if self.accelerator.scaler is not None:
+            state["scale"] = torch.tensor(self.accelerator.scaler.get_scale())
+        schedule = None if tuner is None else dataclasses.replace(tuner.schedule, job_id="")
+        return Outcome(state, self.lrs, schedule, "" if tuner is None else tuner.job_id)
+
+
+def _pretend_to_shard(accelerator: Accelerator) -> None:
+    """Has Accelerate shard on the CPU, which PyTorch can and Accelerate does not ask it for."""
+    _set_kind("FSDP")
+    accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2, auto_wrap_policy="size_based_wrap", min_num_params=100, cpu_ram_efficient_loading=False
+    )
+
+
+def _set_kind(kind: str) -> None:
+    """Has every state of Accelerate's say that the processes share the training in this way."""
+    for state in (PartialState._shared_state, AcceleratorState._shared_state):
+        state["distributed_type"] = DistributedType(kind)
+
+
+def _endless(loader: Any) -> Iterator[Any]:
+    for epoch in itertools.count():
+        loader.set_epoch(epoch)
+        yield from loader
+
+
+# --- what `RankProcesses` run -----------------------------------------------------------------------------------------
+
+
+def train_bare(kind: str, accumulation: int, n_steps: int) -> Outcome:
+    """Without a tuner."""
+    training = Training(kind, accumulation)
+    batches = _endless(training.loader)
+    while len(training.lrs) < n_steps:
+        training.update(next(batches))
+    return training.outcome()
+
+
+def train_by_script(
+    kind: str, accumulation: int, script: list[bytes], poisoned_at: tuple[int, int] | None = None
+) -> tuple[Outcome, list[bytes]]:
+    """Carries directives out; with the reports on them (none of ranks but 0)."""
+    training = Training(kind, accumulation)
+    training.poisoned_at = poisoned_at
+    transport = ScriptedTransport([pb.Directive.FromString(each) for each in script])
+    total_steps = sum(pb.Directive.FromString(each).n_steps for each in script)
+    with training.tuner(transport=transport, total_steps=total_steps) as tuner:
+        training.train(tuner)
+        return training.outcome(tuner), [report.SerializeToString() for report in transport.reports]
+
+
+def train_and_save(kind: str, server: str, directory: Path, save_at: int) -> Outcome:
+    """A whole run, which leaves a state behind."""
+    training = Training(kind, 2)
+    with training.tuner(server=server, **AUTOLRS) as tuner:
+        training.train(tuner, save_at, directory)
+        return training.outcome(tuner)
+
+
+def resume(kind: str, server: str, directory: Path) -> Outcome:
+    """Goes on from the state, in a model of other weights."""
+    training = Training(kind, 2, seed=9)
+    with training.tuner(server=server, **AUTOLRS) as tuner:
+        training.accelerator.load_state(str(directory))
+        training.train(tuner)
+        return training.outcome(tuner)
+
+
+def refuse(kind: str | None, parallelism: dict[str, int] | None, even_batches: bool) -> str:
+    """What is said to an accelerator whose processes share the training in another way."""
+    training = Training("ddp")
+    training.accelerator.even_batches = even_batches
+    if kind is not None:
+        _set_kind(kind)
+        training.accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(fsdp_version=1)
+    training.accelerator.state.parallelism_config = None if parallelism is None else SimpleNamespace(**parallelism)
+    try:
+        training.tuner(transport=ScriptedTransport([]), total_steps=10)
+    except ConfigError as error:
+        return str(error)
+    raise AssertionError("nothing was raised")

@@ -1,0 +1,208 @@
+"""Lightning's Trainer with a tuner in two processes: every function is one rank's part."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from lrpilot import ConfigError, Schedule
+from lrpilot.integrations.lightning import TunerCallback
+from lrpilot.transport.scripted import ScriptedTransport
+from lrpilot.v1 import tuner_pb2 as pb
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from tests.support.frameworks.launched import as_launched, kill
+
+BATCH = 4
+AUTOLRS: dict[str, Any] = {
+    "policy": "autolrs",
+    "policy_options": {"tau": 20, "tau_prime": 4, "candidates": 2},
+    "lr_bounds": (1e-4, 1.0),
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a rank's run came to."""
+
+    state: dict[str, torch.Tensor]
+    """Model, optimizer and random state as they lie on the rank."""
+    lrs: list[float]
+    """The LR of every step of the Trainer's own loop."""
+    metrics: dict[str, float]
+    n_steps: int
+    schedule: Schedule | None = None
+    job_id: str = ""
+
+
+class Net(LightningModule):  # type: ignore[misc]  # Lightning's types are not read
+    """Random numbers, and buffers that move unless it is to be sharded."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        norm = [nn.BatchNorm1d(16)] if kind == "ddp" else []
+        self.net = nn.Sequential(nn.Linear(8, 16), *norm, nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 2))
+        self.kind = kind
+
+    def configure_model(self) -> None:
+        if self.kind == "fsdp" and not isinstance(next(self.net.parameters()), DTensor):
+            mesh = self.device_mesh["data_parallel"]
+            fully_shard(self.net[0], mesh=mesh)
+            fully_shard(self.net, mesh=mesh)
+
+    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        inputs, targets = batch
+        loss = functional.cross_entropy(self.net(inputs), targets)
+        self.log("loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(targets))
+        return loss
+
+    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
+        inputs, targets = batch
+        loss = functional.cross_entropy(self.net(inputs), targets)
+        self.log("val_loss", loss, sync_dist=True, batch_size=len(targets))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=0.02)
+
+
+class Watcher(Callback):  # type: ignore[misc]  # Lightning's types are not read
+    """Notes the LR of every step of the Trainer's own loop."""
+
+    def __init__(self) -> None:
+        self.lrs: list[float] = []
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
+        self.lrs.append(float(optimizer.param_groups[0]["lr"]))
+
+
+def _loader() -> DataLoader[Any]:
+    """56 samples: 7 batches an epoch on each rank, so that its last update of two is of one."""
+    targets = torch.arange(56) % 2
+    inputs = torch.randn(56, 8, generator=torch.Generator().manual_seed(7)) + targets[:, None]
+    return DataLoader(TensorDataset(inputs, targets), batch_size=BATCH, shuffle=True)
+
+
+def _trainer(kind: str, path: Path, callbacks: list[Callback], **others: Any) -> Trainer:
+    as_launched()
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning|torch")
+    size = dist.get_world_size()
+    strategy: Strategy = {
+        "ddp": lambda: DDPStrategy(),
+        "fsdp": lambda: ModelParallelStrategy(data_parallel_size=size, tensor_parallel_size=1),
+        "tensors": lambda: ModelParallelStrategy(data_parallel_size=1, tensor_parallel_size=size),
+    }[kind]()
+    defaults: dict[str, Any] = {
+        "default_root_dir": path,
+        "accelerator": "cpu",
+        "devices": size,
+        "accumulate_grad_batches": 2,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "limit_val_batches": 3,
+    }
+    # Clipping is by value where Lightning can't have the norm of shards.
+    clipping = {"gradient_clip_val": 1.0, "gradient_clip_algorithm": "norm"} if kind == "ddp" else {}
+    return Trainer(strategy=strategy, callbacks=callbacks, **(defaults | clipping | others))
+
+
+def _fit(kind: str, trainer: Trainer, checkpoint: Path | None = None) -> Net:
+    torch.manual_seed(3)
+    net = Net(kind)
+    torch.manual_seed(100 + dist.get_rank())
+    trainer.fit(net, _loader(), _loader(), ckpt_path=checkpoint, weights_only=checkpoint is not None or None)
+    return net
+
+
+def _outcome(net: Net, trainer: Trainer, watcher: Watcher, callback: TunerCallback | None = None) -> Outcome:
+    state = {f"model.{name}": value for name, value in net.state_dict().items()} | {
+        f"optimizer.{i}.{name}": value
+        for i, values in trainer.optimizers[0].state_dict()["state"].items()
+        for name, value in values.items()
+    }
+    state = {name: (v.to_local() if isinstance(v, DTensor) else v).clone() for name, v in state.items()}
+    state["random"] = torch.get_rng_state()
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    if callback is None:
+        return Outcome(state, watcher.lrs, metrics, trainer.global_step)
+    schedule = dataclasses.replace(callback.tuner.schedule, job_id="")
+    return Outcome(state, watcher.lrs, metrics, trainer.global_step, schedule, callback.tuner.job_id)
+
+
+# --- what `RankProcesses` run -----------------------------------------------------------------------------------------
+
+
+def train_bare(kind: str, path: Path, n_steps: int) -> Outcome:
+    """Without a tuner."""
+    watcher = Watcher()
+    trainer = _trainer(kind, path, [watcher], max_steps=n_steps)
+    return _outcome(_fit(kind, trainer), trainer, watcher)
+
+
+def train_by_script(kind: str, path: Path, script: list[bytes]) -> tuple[Outcome, list[bytes]]:
+    """Carries directives out; with the reports on them (none of ranks but 0)."""
+    directives = [pb.Directive.FromString(each) for each in script]
+    transport = ScriptedTransport(directives)
+    callback, watcher = TunerCallback(transport=transport, validate="val_loss"), Watcher()
+    trainer = _trainer(kind, path, [callback, watcher], max_steps=sum(each.n_steps for each in directives))
+    net = _fit(kind, trainer)
+    return _outcome(net, trainer, watcher, callback), [report.SerializeToString() for report in transport.reports]
+
+
+def train_and_save(kind: str, server: str, path: Path) -> Outcome:
+    """A whole run, which leaves a checkpoint of every epoch behind."""
+    callback, watcher = TunerCallback(server=server, **AUTOLRS), Watcher()
+    saves = ModelCheckpoint(path, filename="{epoch}", save_top_k=-1)
+    trainer = _trainer(kind, path, [callback, watcher, saves], max_epochs=15, enable_checkpointing=True)
+    return _outcome(_fit(kind, trainer), trainer, watcher, callback)
+
+
+class Killer(Callback):  # type: ignore[misc]  # Lightning's types are not read
+    """Ends a process after a committed step."""
+
+    def __init__(self, pid: int, n_steps: int) -> None:
+        self._pid, self._n_steps = pid, n_steps
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == self._n_steps:
+            kill(self._pid)
+
+
+def train_past_a_server(server: str, path: Path, pid: int) -> tuple[Outcome, int]:
+    """The server dies in the first stage, for good; with the number of search steps."""
+    callback, watcher = TunerCallback(server=server, timeout_s=0.5, **AUTOLRS), Watcher()
+    trainer = _trainer("ddp", path, [callback, watcher, Killer(pid, 5)], max_steps=60)
+    net = _fit("ddp", trainer)
+    return _outcome(net, trainer, watcher, callback), callback.tuner.search_steps
+
+
+def resume(kind: str, server: str, path: Path, epoch: int) -> Outcome:
+    """Goes on from the checkpoint of an epoch."""
+    callback, watcher = TunerCallback(server=server, **AUTOLRS), Watcher()
+    trainer = _trainer(kind, path, [callback, watcher], max_epochs=15)
+    return _outcome(_fit(kind, trainer, path / f"epoch={epoch}.ckpt"), trainer, watcher, callback)
+
+
+def refuse(kind: str, path: Path) -> str:
+    """What is said to a strategy."""
+    trainer = _trainer(kind, path, [TunerCallback(transport=ScriptedTransport([]))], max_steps=10)
+    try:
+        _fit(kind, trainer)
+    except ConfigError as error:
+        return str(error)
+    raise AssertionError("nothing was raised")

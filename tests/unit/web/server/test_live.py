@@ -105,9 +105,9 @@ def test_a_look_that_fails_when_all_have_left_is_no_error_of_the_loop() -> None:
         thing.error = StorageError("gone")
         looks = VersionPoller(thing.look, 0.0)
         left = asyncio.create_task(looks("a"))
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
         left.cancel()
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
         thing.answer.set()
         await asyncio.sleep(0.01)
         del looks, left

@@ -110,7 +110,7 @@ def test_a_look_that_fails_when_all_have_left_is_no_error_of_the_loop() -> None:
         await asyncio.sleep(0.01)
         thing.answer.set()
         await asyncio.sleep(0.01)
-        del looks, left
+        del looks, left, thing
         gc.collect()
         await asyncio.sleep(0)
         assert told == []

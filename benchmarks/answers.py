@@ -179,6 +179,11 @@ def measure(jobs: Sequence[WrittenJob], at_once: Sequence[int], console: Console
                         yield {**about, "answer": name, "idle_mib": idle, **found}
 
 
+def write(file: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes the figures with what they were measured on."""
+    file.write_text(json.dumps({"environment": environment(*PACKAGES), "results": rows}, indent=2) + "\n")
+
+
 def show(rows: list[dict[str, Any]], console: Console) -> None:
     """Prints the figures."""
     table = Table("job", "answer", "at once", "refused", "MB", "seconds", "CPU s", "idle MiB", "peak MiB")
@@ -230,10 +235,10 @@ def main() -> None:
     rows = []
     for row in measure(jobs, AT_ONCE[:1] if arguments.alone else AT_ONCE, console):
         rows.append(row)
-        console.print("{job}: {answer}, {at_once} at once: {seconds:.1f} s, {peak_mib:.0f} MiB".format(**row))
+        said = "{job}: {answer}, {at_once} at once: {seconds:.1f} s, {cpu_s:.1f} s of CPU, {peak_mib:.0f} MiB"
+        console.print(said.format(**row))
+        write(arguments.json, rows)  # so that what was measured stays, however it ends
     show(rows, Console(width=110))
-    measured_on = environment(*PACKAGES)
-    arguments.json.write_text(json.dumps({"environment": measured_on, "results": rows}, indent=2) + "\n")
     if arguments.plot:
         plot(rows, arguments.plot)
 

@@ -14,8 +14,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import grpc
 from lrpilot.v1 import tuner_pb2 as pb
@@ -26,7 +27,10 @@ from benchmarks.load.workload import POLICIES, Plan, SimulatedJob, load_curves
 PAUSE_S = 0.05
 """Between two reports of a job: five jobs make a load that leaves the machine room."""
 DEADLINE_S = 30.0
+MOST_TRIES, AGAIN_S = 10, 1.0
+"""How often a call is made before it counts as a fault that it is not taken, and the pause between."""
 MAX_FAULTS = 20
+T = TypeVar("T")
 VIEWS = ("", "curves.json", "data.csv", "data.json", "schedule.json", "report.html")
 """What a reader asks of a job."""
 
@@ -98,7 +102,7 @@ class Traffic:
         turn = chance.randrange(3, 40)
         with grpc.insecure_channel(self._target, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
             stub = tuner_pb2_grpc.TunerServiceStub(channel)
-            created = stub.CreateJob(job.request(), timeout=DEADLINE_S)
+            created = self._answer(partial(stub.CreateJob, job.request(), timeout=DEADLINE_S))
             job_id, directive = created.job.id, created.directive
             with self._lock:
                 self._jobs = [*self._jobs[-20:], job_id]
@@ -106,9 +110,12 @@ class Traffic:
                 if directive.phase == pb.PHASE_STOP or self._ending.is_set():
                     break
                 request = pb.AdvanceRequest(job_id=job_id, report=job.report(directive))
-                answer = stub.Advance(request, timeout=DEADLINE_S).directive
+                report = partial(stub.Advance, request, timeout=DEADLINE_S)
+                answer = self._answer(report).directive
+                if answer.number != directive.number + 1:
+                    raise AssertionError(f"job {job_id}: report {directive.number} led to directive {answer.number}")
                 if fate == "repeats" and chance.random() < 0.2:
-                    again = stub.Advance(request, timeout=DEADLINE_S).directive
+                    again = self._answer(report).directive
                     if again != answer:
                         raise AssertionError(f"job {job_id}: two answers to report {directive.number}")
                 directive = answer
@@ -125,7 +132,19 @@ class Traffic:
                     resume = pb.ResumeJobRequest(job_id=job_id, directive_number=to)
                     directive = stub.ResumeJob(resume, timeout=DEADLINE_S).directive
                 time.sleep(PAUSE_S)
-        self._count(f"jobs of which one {fate}")
+        self._count(f"jobs whose run {fate}")
+
+    def _answer(self, call: Callable[[], T]) -> T:
+        """What a call is told; one that the server can't take now is made again, as clients do, and is counted."""
+        for tried in range(MOST_TRIES):
+            try:
+                return call()
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or tried == MOST_TRIES - 1:
+                    raise
+            self._count("calls that were UNAVAILABLE, and made again")
+            time.sleep(AGAIN_S)
+        raise AssertionError(MOST_TRIES)
 
     def _get(self, address: str, path: str) -> int:
         """The status of a page, which is read to its end."""

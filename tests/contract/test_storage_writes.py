@@ -14,7 +14,8 @@ import pytest
 from tests.support.servers.postgresql import PostgreSQL
 from tuner_server.base.clock import utc_now
 from tuner_server.core.errors import StorageError
-from tuner_server.storage import Storage, database, embedded_file, open_storage
+from tuner_server.storage import Storage, database, embedded_file, open_storage, sqlite
+from tuner_server.storage.sql import SqlStorage
 
 
 @pytest.fixture
@@ -45,6 +46,21 @@ def test_a_write_reaches_the_file(embedded: Storage, path: Path) -> None:
         before = other.execute("PRAGMA data_version").fetchone()
         embedded.touch()
         assert other.execute("PRAGMA data_version").fetchone() != before
+
+
+def test_a_connection_that_could_be_opened_to_read_alone_is_opened_anew(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As SQLite does by itself when a file can't be opened to write for a moment."""
+    url = f"sqlite:///{path}"
+    open_storage(url).close()
+    with SqlStorage(database.Database(url)) as storage:
+        with monkeypatch.context() as patch:
+            patch.setattr(sqlite.DatabaseFile, "uri", lambda file, _mode: f"file:{file.path}?mode=ro")
+            storage.ping()
+        with pytest.raises(StorageError, match="attempt to write a readonly database"):
+            storage.touch()
+        storage.touch()
 
 
 def test_a_disk_that_takes_no_more(embedded: Storage) -> None:

@@ -204,6 +204,9 @@ class Database(Closing):
             yield
         except exc.SQLAlchemyError as error:
             ours = self._ours(error)
+            if isinstance(error, exc.StatementError) and sqlite.is_read_only(error.orig):
+                # Of all connections of this process, since they share what they have open. The next ones open it anew.
+                self._engine.dispose()
             ended = time.monotonic()
             # A conflict is the caller's own, however long it took.
             if isinstance(ours, StorageError) and ended - began > LONG_WAIT_S:

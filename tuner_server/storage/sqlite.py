@@ -275,11 +275,25 @@ def _line(text: str) -> str:
 
 def is_corrupt(error: BaseException | None) -> bool:
     """Whether SQLite has met pages that can't be right."""
-    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CORRUPT
+    return _has_code(error, sqlite3.SQLITE_CORRUPT)
+
+
+def is_read_only(error: BaseException | None) -> bool:
+    """Whether a connection takes no writes.
+
+    SQLite opens files to read alone when they can't be opened to write, whyever that is: a single error of the disk, or
+    a moment without a descriptor, makes a connection one that never writes.
+    """
+    return _has_code(error, sqlite3.SQLITE_READONLY)
 
 
 def _is_busy(error: BaseException) -> bool:
-    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+    return _has_code(error, sqlite3.SQLITE_BUSY)
+
+
+def _has_code(error: BaseException | None, code: int) -> bool:
+    """Whether an error is one of SQLite's, of that kind."""
+    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF == code
 
 
 @tenacity.retry(

@@ -33,7 +33,7 @@ from tuner_server.storage.schema import current_version, head_version
 
 KILLS = {Fault.KILL, Fault.TORN_WRITE}
 TIMEOUT_S = 60
-SHOWN_EVERY = 100
+SHOWN_EVERY = 25
 """Faults between two lines that tell how far it is."""
 BEFORE_PRUNING = 9
 """The steps that are done when jobs are deleted."""
@@ -133,7 +133,7 @@ class Sweeper:
             for line in self.found.wrong[n_wrong:]:
                 print(line, file=sys.stderr, flush=True)
             if n_done % SHOWN_EVERY == 0:
-                print(f"{n_done} of {len(strikes)} faults", file=sys.stderr, flush=True)
+                print(f"{n_done} of {len(strikes)} faults: {dict(self.found.struck)}", file=sys.stderr, flush=True)
         tell(self.found.json())
 
     def strike(self, at: int, fault: Fault) -> None:

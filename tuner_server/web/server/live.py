@@ -50,7 +50,9 @@ class VersionPoller(Generic[K]):
         if key not in self._latest or self._old(self._latest[key], now):
             # Nobody asks any more for those that are old by now.
             self._latest = {other: poll for other, poll in self._latest.items() if not self._old(poll, now)}
-            self._latest[key] = _Poll(now, asyncio.create_task(self._polled(key)))
+            task = asyncio.create_task(self._polled(key))
+            task.add_done_callback(_seen)
+            self._latest[key] = _Poll(now, task)
         # Shielded: one of those that wait may leave.
         return await asyncio.shield(self._latest[key].task)
 
@@ -59,6 +61,12 @@ class VersionPoller(Generic[K]):
 
     async def _polled(self, key: K) -> Version:
         return await self._read(key)
+
+
+def _seen(task: asyncio.Task[Version]) -> None:
+    """Looks at what came of a poll: all who waited may have left, and the loop logs an error that nobody has seen."""
+    if not task.cancelled():
+        task.exception()
 
 
 def events(version: Callable[[], Awaitable[Version]], stopping: asyncio.Event) -> EventSourceResponse:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
@@ -92,5 +93,26 @@ def test_what_can_not_be_seen_is_told_to_all_and_tried_again() -> None:
                 await looks("a")
         thing.error = None
         assert await looks("a") == ("a 3", True)
+
+    run(scenario())
+
+
+def test_a_look_that_fails_when_all_have_left_is_no_error_of_the_loop() -> None:
+    async def scenario() -> None:
+        told: list[str] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context["message"]))
+        thing = Thing()
+        thing.error = StorageError("gone")
+        looks = VersionPoller(thing.look, 0.0)
+        left = asyncio.create_task(looks("a"))
+        await asyncio.sleep(0.01)
+        left.cancel()
+        await asyncio.sleep(0.01)
+        thing.answer.set()
+        await asyncio.sleep(0.01)
+        del looks, left, thing
+        gc.collect()
+        await asyncio.sleep(0)
+        assert told == []
 
     run(scenario())

@@ -66,7 +66,8 @@ def test_an_update_that_overflows_on_one_rank_is_skipped_on_both(processes: Rank
 
 
 @pytest.mark.parametrize(
-    ("kind", "save_at"), [("ddp", 6), pytest.param("ddp", 30, marks=pytest.mark.slow), ("fsdp", 6)]
+    ("kind", "save_at"),
+    [("ddp", 6), pytest.param("ddp", 30, marks=pytest.mark.slow), pytest.param("fsdp", 6, marks=pytest.mark.slow)],
 )
 def test_a_state_that_accelerate_saved_is_gone_on_from(
     processes: RankProcesses, shared_server: ServerProcess, tmp_path: Path, kind: str, save_at: int

@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Training and tests share two cores with servers: one thread each is faster than two that wait for each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-all test-browser test-services services test-lowest browser lint docs format protos bench fuzz compose-demo compose-down compose-test wheels dist clean
+.PHONY: setup demo test test-all test-gpu test-browser test-services services test-lowest browser lint docs format protos bench fuzz compose-demo compose-down compose-test wheels dist clean
 
 setup: $(STAMP)
 
@@ -27,6 +27,17 @@ test: setup
 
 test-all: setup browser services
 	python -m pytest -m 'not containers'
+
+# On a GPU: what is made for one, then the client's own tests with all their tensors on it, then what hook and snapshot
+# cost there. Where there is none it says so, and fails.
+GPU_TESTS := tests/unit/client/backends/torch/test_snapshot.py tests/unit/client/backends/torch/test_optimizer_states.py \
+	tests/unit/client/backends/torch/test_losses.py tests/unit/client/backends/torch/test_group_lrs.py \
+	tests/unit/client/test_rng.py tests/e2e/test_loops.py
+test-gpu: setup
+	python -m tests.support.devices
+	python -m pytest -m gpu tests/gpu
+	python -m pytest -m '' --on=cuda $(GPU_TESTS)
+	python -m benchmarks.device --json out/device.json
 
 # On the lowest versions that pyproject.toml allows, in an environment of its own. Says where no index has the lowest. The
 # lowest PyTorch on PyPI is its build with CUDA, 6 GB; PIP_EXTRA_INDEX_URL can name PyTorch's index of CPU builds. Old
@@ -87,10 +98,13 @@ bench: setup browser
 	python -m benchmarks.connections --json out/bench/connections.json --plots out/bench
 	python -m benchmarks.family --quick --json out/bench/family.json --plot out/bench/family.png
 	python -m benchmarks.sensitivity --json out/bench/sensitivity.json
+	python -m benchmarks.hyperparameters --json out/bench/hyperparameters.json --plots out/bench
 	python -m benchmarks.warnings --quick --json out/bench/warnings-quick.json
 	python -m benchmarks.dashboard --json out/bench/dashboard.json --plot out/bench/dashboard.png
 	python -m benchmarks.answers --json out/bench/answers.json --plot out/bench/answers.png
 	python -m benchmarks.quality --quick --workers 2 --json out/bench/quality-quick.json
+	python -m benchmarks.language_model --tiny --workers 2 --json out/bench/language-model-tiny.json --plots out/bench
+	python -m benchmarks.scale --measure --json out/bench/scale.json --plots out/bench
 	python -m benchmarks.onthefly --quick --workers 2 --json out/bench/onthefly-quick.json
 
 # What fuzzers make up for servers and for clients, ten minutes each. The suite has short rounds of its own.

@@ -2,17 +2,22 @@
 
     python -m benchmarks.answers --json answers.json --plot answers.png
 
-Jobs of 100,000, a million and ten million steps, written into a database as their reports would be, and a real server
-process for each. Every answer is asked for alone, and then eight times at the same moment. What is measured is the
-server's resident memory at its highest since the request began, the time until the last byte of the last answer, and
-the server's processor time. Who comes too late for a long history is refused, and counted as such.
+Jobs of 100,000, a million and ten million steps in few directives, and one of as many directives as a job may have,
+with a search in every stage; written into a database as their reports would be, and a real server process for each.
+Every answer is asked for alone, and then eight times at the same moment. What is measured is the server's resident
+memory at its highest since the request began, the time until the last byte of the last answer, and the server's
+processor time. Who comes too late for a long history is refused, and counted as such. At last a job that searched goes
+back by one directive, for which the server replays it.
+
+    python -m benchmarks.answers --json answers.json --steps 10000000 --directives --alone
+
+is the job of ten million steps by itself, with one question at a time.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import http.client
 import json
 import os
@@ -23,99 +28,38 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 from lrpilot.errors import UnavailableError
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.profile import Profile, Shape
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.environment import environment
-from tuner_server.access.principal import DEFAULT_PROJECT
-from tuner_server.base.clock import utc_now
-from tuner_server.core.config import JobConfig, LrBounds
-from tuner_server.core.job import machine
-from tuner_server.core.job.state import JobState, Status, Transition
-from tuner_server.core.messages import Directive, Outcome, Phase, Report
-from tuner_server.storage import Change, open_storage
+from benchmarks.long_jobs import LongJob, SearchingJob, WrittenJob
+from tuner_server.core.job.machine import MAX_DIRECTIVES
 
 PACKAGES = ("grpcio", "starlette", "uvicorn", "numpy", "sqlalchemy")
 """Whose versions are told beside the figures."""
 SIZES = (100_000, 1_000_000, 10_000_000)
-REPORT_STEPS = 500_000
-"""Steps of a report: a twentieth of the longest job, as clients report."""
 AT_ONCE = (1, 8)
 HOST = "127.0.0.1"
 TIMEOUT_S = 600.0
-MIB = 2**20
 PAGES = {
-    "page": "",
-    "curves": "/curves.json",
-    "sparkline": "/sparkline.svg",
-    "report.html": "/report.html",
-    "data.csv": "/data.csv",
-    "data.json": "/data.json",
-    "schedule.json": "/schedule.json",
+    "page": "/jobs/{id}",
+    "comparison": "/compare?job={id}",
+    "curves": "/jobs/{id}/curves.json",
+    "sparkline": "/jobs/{id}/sparkline.svg",
+    "report.html": "/jobs/{id}/report.html",
+    "data.csv": "/jobs/{id}/data.csv",
+    "data.json": "/jobs/{id}/data.json",
+    "schedule.json": "/jobs/{id}/schedule.json",
 }
-STREAM = "StreamSchedule"
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class LongJob:
-    """A job in a database, with so many steps in one row of committed ones."""
-
-    n_steps: int
-
-    @property
-    def config(self) -> JobConfig:
-        """A job whose range is known, so that it begins with what it is told here."""
-        bounds = LrBounds(min=1e-3, max=1.0)
-        return JobConfig(name=f"{self.n_steps} steps", total_steps=2 * self.n_steps, lr_bounds=bounds, base_lr=0.1)
-
-    def directive(self, number: int, done: int) -> Directive:
-        """What is left after `done` steps."""
-        whole = self.n_steps + 1
-        return Directive(
-            number=number,
-            phase=Phase.TRAIN,
-            stage=0,
-            n_steps=whole - done,
-            profile=Profile.to_zero(Shape.parse("cosine"), 0.1, whole).after(done),
-            snapshot=done == 0,
-            report_every=REPORT_STEPS,
-        )
-
-    def state(self, state: JobState, directive: Directive, done: int) -> JobState:
-        """The job with that directive."""
-        update = {"directive": directive, "lease": directive, "committed_steps": done, "status": Status.TRAINING}
-        return state.model_copy(update=update)
-
-    def write(self, db: str) -> None:
-        """Opens the job, and writes its reports."""
-        noise = np.random.default_rng(0)
-        opened, first = machine.create(self.config), self.directive(1, 0)
-        begun = Transition(self.state(opened.state, first, 0), first)
-        with contextlib.closing(open_storage(db)) as storage:
-            job = storage.create(DEFAULT_PROJECT, uuid.uuid4().hex, "benchmark", b"", begun, utc_now())
-            for done in range(0, self.n_steps, REPORT_STEPS):
-                n = min(REPORT_STEPS, self.n_steps - done)
-                steps = np.arange(done, done + n)
-                losses = (2 / np.sqrt(1 + steps / 1000) + noise.normal(0, 0.05, n)).astype(np.float32)
-                number = job.state.directive.number
-                # The losses are not checked one by one: that takes far longer than to write them.
-                report = Report(directive_number=number, outcome=Outcome.PARTIAL, losses=())
-                report = report.model_copy(update={"losses": losses})
-                following = self.directive(number + 1, done + n)
-                change = Change(job, report, b"", Transition(self.state(job.state, following, done + n), following))
-                (written,) = storage.record([change], utc_now())
-                assert written is not None
-                job = written
+STREAM, REWIND = "StreamSchedule", "ResumeJob"
 
 
 class Server:
@@ -173,11 +117,23 @@ def stream(target: str, job_id: str) -> int | None:
             return None
 
 
+def rewind(target: str, job_id: str) -> int:
+    """Has a job go back by one directive: the bytes of the answer."""
+    with contextlib.closing(GrpcTransport(target)) as transport:
+        job = transport.call(lambda: transport.stub.GetJob(pb.GetJobRequest(job_id=job_id))).job
+        request = pb.ResumeJobRequest(
+            job_id=job_id, directive_number=job.directive.number - 1, resume_id=uuid.uuid4().hex
+        )
+        return int(transport.call(lambda: transport.stub.ResumeJob(request, timeout=TIMEOUT_S)).ByteSize())
+
+
 def asking(server: Server, job_id: str, name: str) -> Callable[[], int | None]:
     """What asks for an answer."""
+    if name == REWIND:
+        return lambda: rewind(server.target, job_id)
     if name == STREAM:
         return lambda: stream(server.target, job_id)
-    return lambda: download(server.http_port, f"/jobs/{job_id}{PAGES[name]}")
+    return lambda: download(server.http_port, PAGES[name].format(id=job_id))
 
 
 def asked(server: Server, ask: Callable[[], int | None], n: int) -> dict[str, Any]:
@@ -202,28 +158,33 @@ def asked(server: Server, ask: Callable[[], int | None], n: int) -> dict[str, An
     }
 
 
-def measure(sizes: list[int]) -> Iterator[dict[str, Any]]:
+def measure(jobs: Sequence[WrittenJob], at_once: Sequence[int], console: Console) -> Iterator[dict[str, Any]]:
     """A row for each job, answer and number of those who ask."""
-    for n_steps in sizes:
+    for long_job in jobs:
         with tempfile.TemporaryDirectory() as directory:
             db = f"sqlite:///{Path(directory) / 'jobs.db'}"
-            LongJob(n_steps).write(db)
+            long_job.write(db)
             with contextlib.closing(Server(db)) as server:
                 with contextlib.closing(GrpcTransport(server.target)) as transport:
-                    job_id = transport.call(lambda: transport.stub.ListJobs(pb.ListJobsRequest())).jobs[0].id
+                    job = transport.call(lambda: transport.stub.ListJobs(pb.ListJobsRequest())).jobs[0]
+                steps = job.committed_steps + job.search_steps
+                console.print(f"{long_job.label}: {steps:,} steps, {job.directive.number:,} directives")
+                about = {"job": long_job.label, "steps": steps, "directives": job.directive.number}
                 idle = server.peak_mib()
-                for name in (*PAGES, STREAM):
-                    for n in AT_ONCE:
-                        found = asked(server, asking(server, job_id, name), n)
-                        yield {"steps": n_steps, "answer": name, "idle_mib": idle, **found}
+                # What was written without a search was not decided by the server, and can't be replayed by it.
+                rewinds = (REWIND,) if isinstance(long_job, SearchingJob) else ()
+                for name in (*PAGES, STREAM, *rewinds):
+                    for n in (1,) if name == REWIND else at_once:
+                        found = asked(server, asking(server, job.id, name), n)
+                        yield {**about, "answer": name, "idle_mib": idle, **found}
 
 
 def show(rows: list[dict[str, Any]], console: Console) -> None:
     """Prints the figures."""
-    table = Table("steps", "answer", "at once", "refused", "MB", "seconds", "CPU s", "idle MiB", "peak MiB")
+    table = Table("job", "answer", "at once", "refused", "MB", "seconds", "CPU s", "idle MiB", "peak MiB")
     for row in rows:
         table.add_row(
-            f"{row['steps']:,}",
+            row["job"],
             row["answer"],
             str(row["at_once"]),
             str(row["refused"]),
@@ -242,10 +203,10 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot as plt  # after the choice of the backend
 
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
-    for n_steps in dict.fromkeys(row["steps"] for row in rows):
+    for job in dict.fromkeys(row["job"] for row in rows):
         for n, marker in zip(AT_ONCE, "o^", strict=True):
-            found = [row for row in rows if (row["steps"], row["at_once"]) == (n_steps, n)]
-            label = f"{n_steps:,} steps, {n} at once"
+            found = [row for row in rows if (row["job"], row["at_once"]) == (job, n)]
+            label = f"{job}, {n} at once"
             axes.plot([row["answer"] for row in found], [row["peak_mib"] for row in found], marker, label=label)
     axes.axhline(rows[0]["idle_mib"], linestyle="--", color="grey")
     axes.set(ylabel="MiB", ylim=(0, None), title="The server's memory at its highest; dashed: before any answer")
@@ -259,10 +220,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measures memory and time of the answers about a long job.")
     parser.add_argument("--json", type=Path, required=True, help="where the figures go")
     parser.add_argument("--plot", type=Path, help="where the plot goes (.png)")
-    parser.add_argument("--steps", type=int, nargs="+", default=list(SIZES), help="lengths of the jobs")
+    parser.add_argument("--steps", type=int, nargs="*", default=list(SIZES), help="lengths of the jobs")
+    parser.add_argument("--directives", type=int, nargs="*", default=[MAX_DIRECTIVES], help="and numbers of directives")
+    parser.add_argument("--alone", action="store_true", help="ask for nothing at the same moment")
     arguments = parser.parse_args()
 
-    rows = list(measure(arguments.steps))
+    console = Console(width=110, stderr=True)
+    jobs = [*map(LongJob, arguments.steps), *map(SearchingJob, arguments.directives)]
+    rows = []
+    for row in measure(jobs, AT_ONCE[:1] if arguments.alone else AT_ONCE, console):
+        rows.append(row)
+        console.print("{job}: {answer}, {at_once} at once: {seconds:.1f} s, {peak_mib:.0f} MiB".format(**row))
     show(rows, Console(width=110))
     measured_on = environment(*PACKAGES)
     arguments.json.write_text(json.dumps({"environment": measured_on, "results": rows}, indent=2) + "\n")

@@ -8,11 +8,14 @@ finds what another left in the server's memory.
 
 - *server, first look*: from the request to the last byte, for a job that this server has not shown before: its history
   is read from SQLite, unpacked, laid out and thinned.
+- *server, first look, CPU*: the time that the server's threads ran for it, whatever else ran.
 - *server, again*: the same, once more; the job has not changed.
 - *browser, bare page*: first contentful paint of a page that says one sentence, for a browser with an empty cache: what
   browser and machine take by themselves.
 - *browser, first look*: first contentful paint of a job's page after that, of a job that was not shown before.
 - *browser, again*: the same page, reloaded.
+
+Both paints are also told as a ratio to the bare page of the same run: what is left where the machine is slow or busy.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import psutil
 from playwright.sync_api import Browser, sync_playwright
 from rich.console import Console
 from rich.progress import track
@@ -123,8 +127,8 @@ def run_job(service: TunerService, policy: str) -> str:
 
 
 @contextlib.contextmanager
-def serving(db: str) -> Iterator[str]:
-    """A server with its dashboard: HOST:PORT of that."""
+def serving(db: str) -> Iterator[tuple[str, int]]:
+    """A server with its dashboard: HOST:PORT of that, and the process."""
     with socket.create_server((HOST, 0)) as probe:
         http_address = f"{HOST}:{probe.getsockname()[1]}"
     command = [
@@ -143,10 +147,20 @@ def serving(db: str) -> Iterator[str]:
     try:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("listening on ")
-        yield http_address
+        yield http_address, process.pid
     finally:
         process.terminate()
         process.wait(START_TIMEOUT_S)
+
+
+def cpu_time(pid: int) -> float:
+    """Seconds that the threads of a process and of its children have run so far (Linux)."""
+    root = psutil.Process(pid)
+    ran_ns = 0
+    for process in (root, *root.children(recursive=True)):
+        for task in Path(f"/proc/{process.pid}/task").iterdir():
+            ran_ns += int((task / "schedstat").read_text().split()[0])
+    return ran_ns / 1e9
 
 
 def server_time(address: str, job_id: str) -> float:
@@ -181,7 +195,7 @@ def measure(runs: int) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as directory:
         db = f"sqlite:///{Path(directory) / 'jobs.db'}"
         jobs = fill(db, 2 * runs)
-        with serving(db) as address, sync_playwright() as playwright:
+        with serving(db) as (address, pid), sync_playwright() as playwright:
             path = shutil.which("chromium")
             assert path is not None, "Chromium is needed: apt-get install chromium"
             sandbox = os.geteuid() != 0
@@ -192,16 +206,25 @@ def measure(runs: int) -> list[dict[str, Any]]:
                 rows: dict[tuple[str, str], list[float]] = {}
                 for policy in POLICIES:
                     for i in track(range(1, runs), f"pages of {policy}"):
-                        first, again = (server_time(address, jobs[policy][i]) for _ in range(2))
+                        before = cpu_time(pid)
+                        first = server_time(address, jobs[policy][i])
+                        cpu = cpu_time(pid) - before
+                        again = server_time(address, jobs[policy][i])
                         bare, painted, repainted = paint_times(browser, address, jobs[policy][runs + i])
                         for name, value in (
                             ("server, first look", first),
+                            ("server, first look, CPU", cpu),
                             ("server, again", again),
                             ("browser, bare page", bare),
                             ("browser, first look", painted),
                             ("browser, again", repainted),
                         ):
                             rows.setdefault((policy, name), []).append(value)
+    return [*_timed(rows), *_ratios(rows)]
+
+
+def _timed(rows: dict[tuple[str, str], list[float]]) -> list[dict[str, Any]]:
+    """What was measured, in seconds."""
     return [
         {
             "policy": policy,
@@ -216,11 +239,28 @@ def measure(runs: int) -> list[dict[str, Any]]:
     ]
 
 
+def _ratios(rows: dict[tuple[str, str], list[float]]) -> list[dict[str, Any]]:
+    """The first paints of jobs' pages, each over that of the bare page of the same run."""
+    found = []
+    for policy in POLICIES:
+        for name in ("browser, first look", "browser, again"):
+            pairs = zip(rows[policy, name], rows[policy, "browser, bare page"], strict=True)
+            values = [painted / bare for painted, bare in pairs]
+            told = {"median": statistics.median(values), "min": min(values), "max": max(values), "values": values}
+            found.append({"policy": policy, "measure": f"{name}, over the bare page", **told})
+    return found
+
+
 def show(rows: list[dict[str, Any]], console: Console) -> None:
-    table = Table("policy", "measure", "median ms", "min to max ms")
+    table = Table("policy", "measure", "median", "lowest to highest")
     for row in rows:
-        spread = f"{row['min_s'] * 1e3:.0f} to {row['max_s'] * 1e3:.0f}"
-        table.add_row(row["policy"], row["measure"], f"{row['median_s'] * 1e3:.0f}", spread)
+        if "median_s" in row:
+            spread = f"{row['min_s'] * 1e3:.0f} to {row['max_s'] * 1e3:.0f}"
+            table.add_row(row["policy"], row["measure"], f"{row['median_s'] * 1e3:.0f} ms", spread)
+        else:
+            table.add_row(
+                row["policy"], row["measure"], f"{row['median']:.2f}", f"{row['min']:.2f} to {row['max']:.2f}"
+            )
     console.print(table)
 
 
@@ -228,6 +268,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     mpl.use("agg")
     from matplotlib import pyplot as plt  # after the choice of the backend
 
+    rows = [row for row in rows if "median_s" in row]
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     names = [f"{row['policy']}\n{row['measure']}" for row in rows]
     for i, row in enumerate(rows):

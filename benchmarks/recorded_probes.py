@@ -16,8 +16,8 @@ from lrpilot import Tuner
 from lrpilot.run.lease import Lease
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.early_warning import EarlyWarning
+from lrpilot.wire.messages.profiles import profile_to_proto
 from lrpilot.wire.profile import Profile
-from lrpilot.wire.profile_proto import profile_to_proto
 
 from benchmarks.quality.local import LocalTransport
 from benchmarks.quality.training import update

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from benchmarks.quality.workloads import Batch, Session
@@ -45,6 +46,8 @@ class Curve:
         search_steps: Steps that were rolled back, of a contestant that tunes.
         peak_lr: The highest LR that such a contestant committed.
         lrs: Its LRs at the time of each validation, aligned with `val_steps`; empty where they were not recorded.
+        validation_s: How much of `wall_s` went into validations and judging; 0 in runs stored before it was timed.
+        peak_bytes: The most memory of its device that the run held; None where it was not measured.
     """
 
     final_val_loss: float = math.inf
@@ -56,6 +59,8 @@ class Curve:
     search_steps: int = 0
     peak_lr: float | None = None
     lrs: list[float] = field(default_factory=list)
+    validation_s: float = 0.0
+    peak_bytes: int | None = None
 
     def after_search(self, n_steps: int, peak_lr: float) -> Curve:
         """The curve of a run that a search of `n_steps` steps came before, which chose `peak_lr`."""
@@ -83,6 +88,8 @@ def update(session: Session, batch: Batch) -> Tensor:
     """One optimizer update; the training loss before it, as a scalar."""
     loss = session.loss(batch)
     loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+    if session.max_norm is not None:
+        nn.utils.clip_grad_norm_(session.model.parameters(), session.max_norm)
     session.optimizer.step()
     session.optimizer.zero_grad()
     return loss
@@ -103,34 +110,24 @@ def _weights_as_they_are(_session: Session) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def _unused(_loss: float) -> None:
-    pass
-
-
 def train(
     session: Session,
     n_steps: int,
     rule: LrRule,
     weights: Callable[[Session], AbstractContextManager[None]] = _weights_as_they_are,
-    trained: Callable[[float], None] = _unused,
+    trained: Callable[[float], None] | None = None,
 ) -> Curve:
     """Trains for `n_steps` optimizer steps, validating at evenly spaced steps and at the end.
 
     `weights` puts those weights in place that are to be validated and judged, such as an average, while its context
-    is open. `trained` is given the training loss of every step after its update, and may change model and optimizer.
+    is open. `trained` is given the training loss of every step after its update, and may change model and optimizer;
+    without it losses stay on their device until the next validation, as in a loop that reads none of them.
     """
     started = time.perf_counter()
     curve = Curve()
     batches = session.batches()
     for interval in _intervals(n_steps):
-        total = 0.0
-        for step in interval:
-            set_lr(session.optimizer, rule.lr(step))
-            loss = train_step(session, next(batches))
-            total += loss
-            if not math.isfinite(total):
-                break
-            trained(loss)
+        total = _train_interval(session, interval, rule, batches, trained)
         val_loss = final = math.nan
         if math.isfinite(total):
             with weights(session):
@@ -146,4 +143,29 @@ def train(
     else:
         curve.final_val_loss = final
     curve.wall_s = time.perf_counter() - started
+    curve.validation_s = session.validation_s
     return curve
+
+
+def _train_interval(
+    session: Session,
+    steps: range,
+    rule: LrRule,
+    batches: Iterator[Batch],
+    trained: Callable[[float], None] | None,
+) -> float:
+    """The sum of the losses of some steps; not finite where the run diverged."""
+    losses = []
+    total = 0.0
+    for step in steps:
+        set_lr(session.optimizer, rule.lr(step))
+        loss = update(session, next(batches)).detach()
+        if trained is None:
+            losses.append(loss)
+            continue
+        own = loss.item()
+        total += own
+        if not math.isfinite(total):
+            return total
+        trained(own)
+    return total if trained else sum(torch.stack(losses).tolist())

@@ -29,6 +29,7 @@ class Variant:
         options: Its options.
         low: Factor on the lower end of the workload's range.
         high: Factor on the upper end.
+        bounded: Whether the tuner is given a range at all.
         validated: Whether the tuner may validate.
         base: Factor on the LR that the optimizer carries when the tuner is made.
     """
@@ -39,6 +40,7 @@ class Variant:
     high: float = 1.0
     validated: bool = True
     base: float = 1.0
+    bounded: bool = True
 
     def tuner(
         self, session: Session, workload: Workload, n_steps: int | None, seed: int, transport: LocalTransport
@@ -53,7 +55,7 @@ class Variant:
             session.optimizer,
             transport=transport,
             total_steps=n_steps,
-            lr_bounds=(low * self.low, high * self.high),
+            lr_bounds=(low * self.low, high * self.high) if self.bounded else None,
             policy=self.policy,
             policy_options=self.options,
             validate=session.validate if self.validated else None,
@@ -82,6 +84,7 @@ class Variant:
             wall_s=time.perf_counter() - started,
             search_steps=tuner.search_steps,
             peak_lr=max(segment.profile.start_lr for segment in schedule.segments),
+            validation_s=session.validation_s,
         )
 
 

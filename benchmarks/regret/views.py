@@ -13,10 +13,10 @@ import numpy as np
 from lrpilot.wire.divergence import first_divergence
 
 from benchmarks.regret.oracle import ConstantTrial, StateTable, probe_marks
+from tuner_server.core.evidence.divergence import learn
 from tuner_server.core.forecast import FloatArray, Objective
 from tuner_server.core.messages import Outcome, Report
 from tuner_server.core.policies.autolrs_options import AutoLrsOptions
-from tuner_server.core.stages.divergence import learn
 
 
 class Goal(enum.Enum):

@@ -30,6 +30,7 @@ from benchmarks.load.processes import LRPILOT, free_address, postgresql, serving
 from benchmarks.soak.bounds import Finding, findings
 from benchmarks.soak.observation import Sample, observed
 from benchmarks.soak.traffic import Traffic
+from tuner_server.storage import Database
 
 SAMPLE_S = 5.0
 PRUNE_S = 120.0
@@ -67,7 +68,8 @@ def soak(seconds: float, kind: str, workers: int, seed: int, console: Console) -
     samples: list[Sample] = []
     with (
         tempfile.TemporaryDirectory(prefix="lrpilot-soak-") as directory,
-        _database(kind, Path(directory)) as (db, file),
+        _database(kind, Path(directory)) as db,
+        Database(db) as database,
     ):
         log = Path(directory, "log")
         page, operators = free_address(), free_address()
@@ -80,38 +82,42 @@ def soak(seconds: float, kind: str, workers: int, seed: int, console: Console) -
             began, pruned = time.monotonic(), time.monotonic()
             while (passed := time.monotonic() - began) < seconds:
                 time.sleep(min(SAMPLE_S, seconds - passed))
-                samples.append(observed(server.pid, time.monotonic() - began, file, log))
+                samples.append(observed(server.pid, time.monotonic() - began, database, log))
                 progress.update(task, completed=samples[-1].seconds)
                 if time.monotonic() - pruned > min(PRUNE_S, seconds / 8):
-                    _prune(db)
+                    traffic.faults += _prune(db)
                     pruned = time.monotonic()
     return Soaked(samples, findings(samples), dict(traffic.done), traffic.faults)
 
 
 @contextlib.contextmanager
-def _database(kind: str, directory: Path) -> Iterator[tuple[str, Path | None]]:
-    """The URL of an empty database, and its file if it has one."""
+def _database(kind: str, directory: Path) -> Iterator[str]:
+    """The URL of an empty database."""
     if kind == "sqlite":
-        file = directory / "jobs.db"
-        yield f"sqlite:///{file}", file
+        yield f"sqlite:///{directory / 'jobs.db'}"
         return
     with postgresql() as server:
         upgrade(server.uri)
-        yield server.uri, None
+        yield server.uri
 
 
-def _prune(db: str) -> None:
+def _prune(db: str) -> list[str]:
+    """Deletes what has ended. Returns: what went wrong; nothing, as a rule."""
     environment = os.environ | {"LRPILOT_SILENT_AFTER_S": str(SILENT_AFTER_S)}
     command = [*LRPILOT, "jobs", "prune", "--older-than", "0", "--silent", "--db", db]
-    subprocess.run(command, check=True, capture_output=True, env=environment)
+    done = subprocess.run(command, check=False, capture_output=True, env=environment, text=True)
+    return [] if done.returncode == 0 else [f"prune: {done.stderr.strip()}"]
 
 
 def table(soaked: Soaked) -> str:
     """The findings in Markdown."""
-    lines = ["| quantity | second quarter | last quarter | bound | kept |", "| --- | ---: | ---: | ---: | --- |"]
+    lines = [
+        "| quantity | second quarter | last quarter | bound | kept | rise in an hour, second half |",
+        "| --- | ---: | ---: | ---: | --- | ---: |",
+    ]
     lines += [
         f"| {each.quantity} | {each.second_quarter:.4g} | {each.last_quarter:.4g} | {each.bound:.4g} | "
-        f"{'yes' if each.kept else 'NO'} |"
+        f"{'yes' if each.kept else 'NO'} | {each.trend:+.2g} ± {each.trend_error:.2g} |"
         for each in soaked.findings
     ]
     done = ", ".join(f"{count:,} {what}" for what, count in sorted(soaked.done.items()))

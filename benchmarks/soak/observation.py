@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
+
+from tuner_server.storage import Database
+from tuner_server.storage.compaction import size
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -21,17 +23,17 @@ class Sample:
     descriptors: int
     threads: int
     database_mb: float
-    """The files of a SQLite database, its logs included; 0 for another database."""
+    """The files of a SQLite database, its log included; the tables of another one, with their indexes."""
     log_mb: float
 
 
-def observed(pid: int, seconds: float, database: Path | None, log: Path) -> Sample:
+def observed(pid: int, seconds: float, database: Database, log: Path) -> Sample:
     """Looks at the process `pid` and all that it started.
 
     Args:
         pid: of the server.
         seconds: since the beginning.
-        database: the file of a SQLite database; None: it is another one.
+        database: that of the server.
         log: the server's log.
     """
     root = psutil.Process(pid)
@@ -41,9 +43,4 @@ def observed(pid: int, seconds: float, database: Path | None, log: Path) -> Samp
             memory += process.memory_full_info().pss
             descriptors += process.num_fds()
             threads += process.num_threads()
-    files = [] if database is None else [database.with_name(database.name + end) for end in ("", "-wal", "-shm")]
-    return Sample(seconds, memory / 1e6, descriptors, threads, _megabytes(files), _megabytes([log]))
-
-
-def _megabytes(files: Sequence[Path]) -> float:
-    return sum(file.stat().st_size for file in files if file.exists()) / 1e6
+    return Sample(seconds, memory / 1e6, descriptors, threads, size(database) / 1e6, log.stat().st_size / 1e6)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
+from lrpilot.arguments import shown, truth
 from lrpilot.errors import ConfigError
 from lrpilot.wire.loopback import is_loopback
 
@@ -46,6 +47,11 @@ class Credentials:
 
     def __post_init__(self) -> None:
         """Raises: ConfigError: what is given makes no sense."""
+        for field in ("tls", "insecure"):
+            truth(f"credentials: {field}", getattr(self, field))
+        for field in ("token_file", "ca_file", "cert_file", "key_file"):
+            if (path := getattr(self, field)) is not None and not isinstance(path, str | os.PathLike):
+                raise ConfigError(f"credentials: {field}: {shown(path)}; give the name of a file")
         if self.token is not None and self.token_file is not None:
             raise ConfigError("credentials: give token or token_file, not both")
         if self.token is not None:
@@ -111,7 +117,7 @@ class Credentials:
 
 def _checked_token(token: str, field: str) -> str:
     """The token. Raises: ConfigError: gRPC can't send it; the message does not repeat it."""
-    if not token or not all("!" <= character <= "~" for character in token):
+    if not isinstance(token, str) or not token or not all("!" <= character <= "~" for character in token):
         raise ConfigError(f"credentials: {field} holds no token, which is lrp_... without blanks")
     return token
 
@@ -120,7 +126,7 @@ def _content(field: str, path: str | os.PathLike[str]) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise ConfigError(f"credentials: {field} {os.fspath(path)}: {error.strerror}") from error
+        raise ConfigError(f"credentials: {field} {os.fspath(path)}: {error.strerror}") from None
 
 
 def _switch(name: str, environment: Mapping[str, str]) -> bool:

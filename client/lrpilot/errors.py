@@ -39,7 +39,15 @@ class ServerError(LRPilotError):
 
 
 class UnavailableError(ServerError):
-    """Nothing answers, or not in time."""
+    """Nothing answers, or not in time.
+
+    Attributes:
+        again_s: how long the server wants to be left alone, in seconds; 0: it did not say.
+    """
+
+    def __init__(self, message: str, code: str, again_s: float = 0.0) -> None:
+        self.again_s = again_s
+        super().__init__(message, code)
 
 
 class RefusedError(ServerError):

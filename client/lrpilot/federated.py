@@ -14,8 +14,10 @@ from typing import Any, SupportsFloat, TypeVar, Unpack
 import torch
 from torch import nn
 
-from lrpilot.backends.torch.arguments import checked, own
+from lrpilot.arguments import whole
+from lrpilot.backends.torch.arguments import checked, checked_register, own
 from lrpilot.backends.torch.federation.backend import FederatedBackend
+from lrpilot.backends.validator import minimised
 from lrpilot.data.replay import BatchBuffer
 from lrpilot.errors import ConfigError
 from lrpilot.run.driver import Driver
@@ -76,16 +78,16 @@ class Client(Driver):
         if job.get("policy") not in (None, POLICY):
             raise ConfigError(f"policy: {job.get('policy')!r} knows no rounds; leave it out, it is {POLICY!r}")
         for name, value in (("local_steps", local_steps), ("rounds", rounds)):
-            if value is not None and not (isinstance(value, int) and value >= 1):
-                raise ConfigError(f"{name}: {value!r} is no number of {name.replace('_', ' ')}; give at least 1")
+            if value is not None:
+                whole(name, value, f"a whole number of {name.replace('_', ' ')} from 1 on")
         optimizers = checked(model, optimizer)
         backend = FederatedBackend(
             model,
             optimizers,
             average=average,
             local_steps=local_steps,
-            validate=validate,
-            register=dict(register or {}),
+            validate=minimised(validate, job.get("mode")),
+            register=checked_register(register),
             placement=snapshot,
         )
         self._rounds = rounds

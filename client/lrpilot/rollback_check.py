@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from lrpilot.backends.torch.arguments import checked
+from lrpilot.arguments import whole
+from lrpilot.backends.torch.arguments import checked, checked_register
 from lrpilot.backends.torch.snapshot import Snapshot
 from lrpilot.backends.torch.state_paths import fingerprints, stuck_paths
 from lrpilot.data.replay import BatchBuffer
@@ -100,7 +101,8 @@ def check_rollback(
         ConfigError: an argument can't be accepted, something can't be put back, or `train_step` returns no loss.
         ValueError: the loader is empty.
     """
-    snapshot = Snapshot(model, checked(model, optimizer), register or {})
+    n_steps = whole("n_steps", n_steps, "a whole number of steps from 1 on, as 3")
+    snapshot = Snapshot(model, checked(model, optimizer), checked_register(register))
     batches = BatchBuffer(loader)
     snapshot.take()
     batches.mark()

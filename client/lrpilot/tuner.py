@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, SupportsFloat, Unpack
 import torch
 from torch import nn
 
-from lrpilot.backends.torch.arguments import checked, checked_logits, own
+from lrpilot.backends.torch.arguments import checked, checked_group, checked_logits, checked_register, own
 from lrpilot.backends.torch.backend import TorchBackend
+from lrpilot.backends.validator import minimised
 from lrpilot.distributed.ranks import Ranks, number_of
-from lrpilot.run.argument_check import check_kinds
+from lrpilot.run.argument_check import checked as checked_arguments
 from lrpilot.run.driver import Driver
 from lrpilot.run.explicit_options import with_explicit_options
 from lrpilot.run.options import TIMEOUT_S, JobOptions
@@ -50,8 +51,9 @@ class Tuner(Driver):
             model: what is trained.
             optimizer: one, or several that are stepped together. Their LRs are the base: what is tuned is that of the
                 first group of the first one; all others keep their ratios to it.
-            validate: gives the validation loss; called seldom, and once at once, to see that it works. It may use
-                random numbers and switch the model to evaluation: both are put back.
+            validate: gives the validation loss, or with `mode="max"` a metric that is the better the higher it is;
+                called seldom, and once at once, to see that it works. It may use random numbers and switch the model to
+                evaluation: both are put back.
             register: what else changes as the model trains, and can't be reached from model and optimizer: a
                 GradScaler, an average of the weights, a metric, a generator of random numbers, a dict or a
                 `types.SimpleNamespace` of the loop's own variables.
@@ -64,7 +66,7 @@ class Tuner(Driver):
             logits: the module of the model whose output is the logits (its last layer, or attention scores), or several
                 of them. Their size can then be measured, as the early warning "output_logit" asks for. See
                 docs/methods/stability.md.
-            **job: server, credentials, total_steps, epochs, steps_per_epoch, total_time_s, stop_when, lr_bounds,
+            **job: server, credentials, total_steps, epochs, steps_per_epoch, total_time_s, stop_when, mode, lr_bounds,
                 policy, policy_options, name, family, seed, record, timeout_s, strict, adopt, observers, progress,
                 transport; see `lrpilot.run.options.JobOptions`.
 
@@ -75,17 +77,18 @@ class Tuner(Driver):
         """
         optimizers = checked(model, optimizer)
         with_logits = checked_logits(model, logits)
-        registered = dict(register or {})
-        n_ranks = number_of(process_group)
+        registered = checked_register(register)
+        n_ranks = number_of(checked_group(process_group))
         replicas = None
         if population and n_ranks > 1:
             from lrpilot.backends.torch.replicas import Replicas
 
             replicas = Replicas(model, optimizers, registered, n_ranks)
-        backend = TorchBackend(model, optimizers, validate, registered, snapshot, replicas, with_logits)
+        backend = TorchBackend(
+            model, optimizers, minimised(validate, job.get("mode")), registered, snapshot, replicas, with_logits
+        )
         # The longest that rank 0 waits for its server, and the other ranks for rank 0.
-        timeout_s = job.get("timeout_s", TIMEOUT_S)
-        check_kinds(timeout_s=timeout_s)
+        timeout_s = checked_arguments(timeout_s=job.get("timeout_s", TIMEOUT_S))["timeout_s"]
         patience_s = START_TIMEOUT_S + MOST_WAITS * timeout_s
         super().__init__(backend, ranks=Ranks.of(process_group, patience_s), population=population, **job)
         own(optimizers, self)

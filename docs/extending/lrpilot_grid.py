@@ -11,15 +11,16 @@ import math
 import pydantic
 
 from tuner_server.core.errors import InvalidInputError
+from tuner_server.core.evidence import restart
+from tuner_server.core.evidence.divergence import DIVERGENCE_FACTOR
+from tuner_server.core.evidence.lessons import Lessons
 from tuner_server.core.messages import Decision, Directive, Outcome, Phase, Report
 from tuner_server.core.policies.base import Asking, Options, Policy, PolicyState, Progress, Step
 from tuner_server.core.search.acquisition import LowerConfidenceBound
 from tuner_server.core.search.observations import ask
 from tuner_server.core.search.prior import LENGTH_EXPONENT, Optimum
-from tuner_server.core.stages import final_decay, probe, restart
+from tuner_server.core.stages import final_decay, probe
 from tuner_server.core.stages.decayed_probe import HELD_OUT, length_correction
-from tuner_server.core.stages.divergence import DIVERGENCE_FACTOR
-from tuner_server.core.stages.lessons import Lessons
 
 LARGEST_SEARCH_SHARE = 0.2
 """A grid that would take more of the run is not tried."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.support.browser.chromium import SharedWindows, launch
-from tests.support.jobs.sample_jobs import SlowTraining, job_config, run_job
+from tests.support.jobs.sample_jobs import SlowTraining, job_config, left_alone, run_job
 from tests.support.jobs.simulated_training import SimulatedTraining
 from tests.support.servers import server_process, wire_client
 from tests.support.servers.guarded_server import add_project, add_token
@@ -28,6 +29,8 @@ from tuner_server.storage.access import open_access
 
 N_WAITING = 30
 """Jobs that have only been opened: more than a page of the list."""
+EXPLODES_AT = 2000
+"""The step of an exploding training, search included, whose loss is no one's model."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,6 +68,15 @@ class RunningJob:
             self.report()
 
 
+class ExplodingTraining(SlowTraining):
+    """A training of which a batch has a loss that is out of all proportion, once it is committed."""
+
+    def _step(self, lr: float) -> float:
+        loss = super()._step(lr)
+        self._n_steps = getattr(self, "_n_steps", 0) + 1
+        return 1e6 if self._n_steps == EXPLODES_AT else loss
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright, contextlib.closing(launch(playwright)) as browser:
@@ -80,7 +92,9 @@ def db(tmp_path_factory: pytest.TempPathFactory) -> str:
 def jobs(db: str) -> dict[str, str]:
     """Jobs in a database, by name."""
     with open_storage(db) as storage, TunerService(storage) as service:
-        found = {
+        found = {"silent": left_alone(storage, "silent", timedelta(minutes=12))}
+        found["abandoned"] = left_alone(storage, "abandoned", timedelta(days=3))
+        found |= {
             f"waiting {i:02}": run_job(service, job_config(f"waiting {i:02}"), SlowTraining(), max_reports=0)
             for i in range(N_WAITING)
         }
@@ -92,6 +106,7 @@ def jobs(db: str) -> dict[str, str]:
             options: dict[str, Any] = {} if policy == "budget" else {"forecaster": "power_law", "final_decay": False}
             training = SlowTraining(len(found), validates=True)
             found[name] = run_job(service, job_config(name, policy, **options), training, reports)
+        found["exploding"] = run_job(service, job_config("exploding"), ExplodingTraining(3, validates=True))
         found["failed"] = run_job(service, job_config("failed"), SlowTraining(validates=True), 9)
         failed = storage.load(found["failed"])
         message = "policy budget: ZeroDivisionError: float division by zero"

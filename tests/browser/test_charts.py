@@ -337,3 +337,19 @@ def test_on_paper_charts_fit_and_are_light(dark_page: Page, dashboard: Any) -> N
         assert drawing
         assert drawing["x"] >= box["x"]
         assert drawing["x"] + drawing["width"] <= box["x"] + box["width"]
+
+
+def test_what_exploded_is_pointed_at_from_the_edge_and_stretches_no_axis(page: Page, dashboard: Any) -> None:
+    open_job(page, dashboard.jobs["exploding"])
+    top = page.evaluate(f"{CHART}.layout.yaxis.range[1]")
+    assert top < 2, "on a logarithmic axis: below a loss of 100"
+    peak = page.evaluate(f"{trace('loss beyond the plot', 'markers')}.text")
+    assert any("loss 1000000 at step" in words for words in peak)
+    assert "goes on beyond the plot: point at it to see how far" in keys(page, "#chart")
+
+
+def test_a_job_without_steps_says_why_its_chart_is_empty_and_until_when(page: Page, dashboard: Any) -> None:
+    page.goto(f"/jobs/{dashboard.jobs['waiting 01']}")
+    expect(page.locator("#chart > .empty")).to_have_text(
+        re.compile(r"No steps have been reported yet\. The chart begins with the first report, after \d+ steps\.")
+    )

@@ -257,3 +257,21 @@ def test_a_failed_job_says_why(page: Page, dashboard: Any) -> None:
     open_job(page, dashboard.jobs["failed"])
     expect(page.locator("#summary")).to_contain_text("float division by zero")
     expect(page.locator(".verdict.bad")).to_be_visible()
+
+
+def test_a_job_that_nobody_trains_is_not_said_to_go_well(page: Page, dashboard: Any) -> None:
+    page.goto(f"/jobs/{dashboard.jobs['silent']}")
+    expect(page.locator("#state")).to_have_text(re.compile(r"silent for 1\d minutes"))
+    verdict = page.locator(".fact.verdict")
+    expect(verdict.locator("dd").first).to_have_text(re.compile(r"Silent for 1\d minutes"))
+    expect(verdict).not_to_have_class(re.compile("good"))
+    expect(page.locator(".facts")).to_contain_text("Last LR")
+    page.goto(f"/compare?job={dashboard.jobs['silent']}&job={dashboard.jobs['abandoned']}")
+    expect(page.locator("table.compared tbody tr").nth(1)).to_contain_text("Abandoned for 3 days")
+
+
+def test_the_first_sentences_say_what_led_to_the_lr_and_lead_to_the_reasons(page: Page, dashboard: Any) -> None:
+    page.goto(f"/jobs/{dashboard.jobs['finished']}")
+    expect(page.locator(".headline")).to_contain_text(re.compile(r"\d+ probes, of LRs from .+ to .+, led to "))
+    page.get_by_role("link", name="Why?").click()
+    expect(page.get_by_role("heading", name="Why each LR was chosen")).to_be_in_viewport()

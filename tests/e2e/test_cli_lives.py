@@ -43,6 +43,9 @@ def test_what_ended_long_ago_is_pruned_and_no_more(tmp_path: Path) -> None:
         age(tmp_path / "jobs.db", silent, 400)
         assert prune(0, "default") == "0 jobs deleted\n"
         assert prune(0, "default", "--silent", "--dry-run") == "1 job would be deleted (1 silent)\n"
+        settings = tmp_path / "lrpilot.toml"
+        settings.write_text("silent_after_s = 100\nabandoned_after_s = 300\n")
+        assert prune(0, "default", "--config", str(settings), "--dry-run") == "1 job would be deleted (1 abandoned)\n"
         age(tmp_path / "jobs.db", silent, 100_000)
         assert prune(2, "default", "--silent") == "0 jobs deleted\n"
         assert prune(1, "default").startswith("1 job deleted (1 abandoned); ")

@@ -71,7 +71,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"observers": 3}, "observers: 3 (int); give a list of observers"),
     ({"observers": [3]}, "observers: [3] (list); give a list of observers"),
     ({"validate": lambda: None}, "validate: it returned None (is a `return` missing?); it must return"),
-    ({"validate": lambda: (1.0, 2.0)}, "validate: it returned a tuple; it must return the validation loss, one number"),
+    ({"validate": lambda: (1.0, 2.0)}, "validate: it returned a tuple; it must return one number"),
     ({"validate": lambda: torch.ones(3)}, "validate: it returned a Tensor of shape (3,); it must return"),
     ({"server": "http://tuner:50051/"}, "has a scheme, and takes none; give HOST:PORT, as 'tuner:50051'"),
     ({"server": "tuner"}, "server: 'tuner' has no port; give HOST:PORT, as 'tuner:50051'"),

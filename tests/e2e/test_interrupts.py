@@ -77,7 +77,7 @@ over = False
 while not over:
     try:
         for _ in tuner.batches(loader):
-            if interrupts == 5:
+            if interrupts >= 5:
                 pause.set()
             loss = (torch.linspace(0.1, 1.0, 8) * parameter**2).sum() + 0.1 * torch.rand(())
             optimizer.zero_grad()
@@ -183,6 +183,9 @@ def connected():
     transport.beat(pb.BeatRequest(job_id="none"))
     return transport
 
+def code(transport):
+    return transport._beat.code().value[0]
+
 transport = connected()
 codes = []
 for _ in range(10):
@@ -191,10 +194,9 @@ for _ in range(10):
     child = os.fork()
     if child == 0:
         signal.alarm(20)
-        answered = connected()._beat.code()
-        os._exit(answered.value[0])
+        os._exit(code(connected()))
     codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-print(transport._beat.code().value[0], codes)
+print(code(transport), codes)
 """
     done = subprocess.run([sys.executable, "-c", script, shared_server.target], capture_output=True, text=True)
     not_found = grpc.StatusCode.NOT_FOUND.value[0]

@@ -20,7 +20,7 @@ from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.tuner import Tuner
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.directives import rest_of
+from lrpilot.wire.messages.directives import rest_of
 from torch.nn.utils import get_total_norm
 
 from tests.support.extensions.measuring_policy import Measuring

@@ -303,7 +303,7 @@ def test_a_run_goes_back_also_while_its_server_is_away_and_tells_it_later(
         if not told and (away or report.outcome == begins):
             away = True
             # Until the client has trained alone for a while, after it went back.
-            if tuner.phase == "train" and tuner.stage == -1 and tuner.committed_step >= 60:
+            if tuner.phase == "train" and tuner.stage == 0 and tuner.committed_step >= 60:
                 away, told = False, 1
                 return
             raise UnavailableError("away", "UNAVAILABLE")

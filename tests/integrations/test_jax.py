@@ -21,7 +21,7 @@ from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 
 from benchmarks.quality.local import LocalTransport
-from tests.support.repository import doc_pages, example_programs
+from tests.support.repository import example_programs
 from tests.support.servers.server_process import ServerProcess
 from tests.support.training.scripted_directives import directive
 
@@ -318,11 +318,6 @@ def test_the_example_runs(shared_server: ServerProcess, tmp_path: Path, capsys: 
     printed = example_programs.run("jax_digits", shared_server.target, tmp_path, capsys)
     assert "search steps" in printed
     assert "replayed: validation loss" in printed
-
-
-def test_the_page_shows_the_example() -> None:
-    """Which is run above, by `make test-all`."""
-    assert doc_pages.all_from("jax", "jax_digits")
 
 
 def test_what_jax_can_not_measure_is_not_recorded(shared_server: ServerProcess) -> None:

@@ -23,7 +23,7 @@ from lrpilot.v1 import tuner_pb2 as pb
 
 from benchmarks.quality.local import LocalTransport
 from tests.support.jobs.kept_jobs import KeptJobs
-from tests.support.repository import doc_pages, example_programs
+from tests.support.repository import example_programs
 from tests.support.servers.server_process import ServerProcess
 from tests.support.training.scripted_directives import directive
 
@@ -357,11 +357,6 @@ def test_all_of_this_on_jax_without_an_import_of_pytorch(which: str) -> None:
     environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     run = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
-
-
-def test_the_page_shows_the_example() -> None:
-    """Which is run above, by `make test-all`."""
-    assert doc_pages.all_from("keras", "keras_digits")
 
 
 class At(keras.callbacks.Callback):  # type: ignore[misc]  # its types are not read

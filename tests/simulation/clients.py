@@ -11,7 +11,7 @@ from lrpilot.errors import ServerError
 from lrpilot.session.run_state import RunState
 from lrpilot.session.session import Session
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.directives import committed
+from lrpilot.wire.messages.directives import committed
 
 from tests.simulation.checker import WHOLE
 from tests.simulation.network import Network, SimulatedRpcError, SimulatedTransport

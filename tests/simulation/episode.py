@@ -17,7 +17,7 @@ import lrpilot.session.outbox
 import lrpilot.session.session
 import lrpilot.transport.grpc_transport
 import structlog
-from lrpilot.wire.schedule_parts import merged
+from lrpilot.wire.messages.schedule_parts import merged
 
 import tuner_server.service.tuner_service
 import tuner_server.storage.database

@@ -16,7 +16,8 @@ PACKAGES = {"lrpilot": ROOT / "client", "tuner_server": ROOT}
 
 CLIENT = (
     "v1 errors rng schedules",
-    "wire objects",
+    "wire objects arguments",
+    "wire.messages",
     "credentials schedule backends data narration",
     "transport",
     "session backends.torch",
@@ -28,7 +29,8 @@ CLIENT = (
 """From the ground up; rooms of one floor import nothing of one another."""
 SERVER = (
     "core core.forecast core.laws",
-    "core.stages core.search",
+    "core.evidence core.search",
+    "core.stages",
     "core.policies",
     "core.job base",
     "access",
@@ -59,7 +61,7 @@ TELLERS = {
 """Rooms that tell what came of a job, whatever decided it."""
 UNTOLD = {"tuner_server.core.policies", "tuner_server.core.forecast", "tuner_server.core.search"}
 """What decides: decisions tell all that is to be said of it."""
-SHARED = {"lrpilot.v1", "lrpilot.wire", "lrpilot.schedules"}
+SHARED = {"lrpilot.v1", "lrpilot.wire", "lrpilot.wire.messages", "lrpilot.schedules"}
 """What a server may import of the client."""
 
 
@@ -146,7 +148,7 @@ def test_no_modules_import_one_another_in_a_circle() -> None:
         ("tuner_server.core.job.machine", "lrpilot.schedule.schedule"),
         ("tuner_server.cli.job", "tuner_server.web.pages.views"),
         ("tuner_server.web.pages.views", "tuner_server.cli.job"),
-        ("tuner_server.core.search.bracket", "tuner_server.core.stages.divergence"),
+        ("tuner_server.core.search.bracket", "tuner_server.core.evidence.divergence"),
         ("tuner_server.history.method", "tuner_server.core.policies.autolrs"),
         ("tuner_server.web.charts.forecasts", "tuner_server.core.forecast.base"),
         ("tuner_server.web.pages.views", "tuner_server.core.search.acquisition"),

@@ -12,23 +12,9 @@ import typer
 from lrpilot.errors import LRPilotError, RefusedError, ScheduleError
 
 from tuner_server.base import streams
-from tuner_server.cli import (
-    config,
-    dashboard,
-    db,
-    demo,
-    forecast,
-    job,
-    jobs,
-    plan,
-    projects,
-    refine,
-    report,
-    serve,
-    tokens,
-    watch,
-)
-from tuner_server.core.errors import InvalidInputError, TunerError
+from tuner_server.cli import config, dashboard, db, demo, job, jobs, plan, projects, report, serve, tokens, watch
+from tuner_server.cli.what_if import forecast, refine
+from tuner_server.core.errors import InvalidInputError, NotFoundError, TunerError
 
 app = typer.Typer(
     name="lrpilot",
@@ -70,7 +56,7 @@ def main() -> NoReturn:
         sys.exit(error.exit_code)
     except (TunerError, LRPilotError) as error:
         streams.complain(f"lrpilot: {error}")
-        bad_input = isinstance(error, InvalidInputError | RefusedError | ScheduleError | ValueError)
+        bad_input = isinstance(error, InvalidInputError | NotFoundError | RefusedError | ScheduleError | ValueError)
         sys.exit(2 if bad_input else 1)
     except BrokenPipeError:  # whoever read our output has seen enough
         _write_no_more()

@@ -8,7 +8,7 @@ import json
 import string
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 import typer
 from lrpilot.credentials import Credentials
@@ -16,6 +16,7 @@ from lrpilot.schedule.schedule import Schedule
 from lrpilot.transport.embedded_server import EmbeddedServer
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.job_names import called
 from lrpilot.wire.schedule_data import ScheduleData
 from lrpilot.wire.unsearched import unsearched_so_far
 from rich.progress import Progress, SpinnerColumn, TextColumn
@@ -73,6 +74,29 @@ def connected(server: str | None) -> Iterator[GrpcTransport]:
         yield stack.enter_context(contextlib.closing(GrpcTransport(server, credentials)))
 
 
+class Readable(Protocol):
+    """Where jobs are looked at: a server, or the user's own database."""
+
+    def list_jobs(self, request: pb.ListJobsRequest, timeout_s: float) -> pb.ListJobsResponse:
+        """A page of jobs."""
+
+    def get_schedule(self, request: pb.GetScheduleRequest, timeout_s: float) -> pb.GetScheduleResponse:
+        """A job's schedule."""
+
+
+@contextlib.contextmanager
+def readable(server: str | None) -> Iterator[Readable]:
+    """What only looks finds its jobs there: on `server`, or in the user's own database."""
+    if server is not None:
+        with connected(server) as tuner:
+            yield tuner
+        return
+    from tuner_server.cli.own_database import OwnDatabase
+
+    with contextlib.closing(OwnDatabase()) as own:
+        yield own
+
+
 @contextlib.contextmanager
 def writing(output: Path) -> Iterator[None]:
     """Raises: InvalidInputError: the file can't be written."""
@@ -82,12 +106,12 @@ def writing(output: Path) -> Iterator[None]:
         raise InvalidInputError.of("output", f"{output}: {error.strerror}") from error
 
 
-def page_of(tuner: GrpcTransport, request: pb.ListJobsRequest) -> pb.ListJobsResponse:
-    """Fetches one page of a listing. Raises: LRPilotError."""
-    return tuner.call(lambda: tuner.stub.ListJobs(request, timeout=TIMEOUT_S))
+def page_of(tuner: Readable, request: pb.ListJobsRequest) -> pb.ListJobsResponse:
+    """Fetches one page of a listing. Raises: LRPilotError, TunerError."""
+    return tuner.list_jobs(request, TIMEOUT_S)
 
 
-def schedule_of(tuner: GrpcTransport, job: str, view: pb.ScheduleView.ValueType) -> pb.GetScheduleResponse:
+def schedule_of(tuner: Readable, job: str, view: pb.ScheduleView.ValueType) -> pb.GetScheduleResponse:
     """A job's schedule. Raises: LRPilotError; InvalidInputError: several jobs' ids begin so."""
     request = pb.GetScheduleRequest(job_id=resolve(tuner, job), view=view)
     return tuner.get_schedule(request, LONG_TIMEOUT_S)
@@ -110,17 +134,18 @@ def saved_schedule(job: str) -> Schedule | None:
 def titled(schedule: ScheduleData) -> str:
     """What a picture of a schedule is headed with: its job, by name and the beginning of its id, and its policy."""
     short = schedule.job_id[:SHORT_ID]
-    job = f"{schedule.name} ({short})" if schedule.name and short else schedule.name or short
+    name = called(schedule.name, schedule.job_id)
+    job = f"{name} ({short})" if short else name
     return ", ".join(filter(None, (job, f"policy {schedule.policy}" if schedule.policy else "")))
 
 
 def full_schedule(server: str | None, job: str) -> Schedule:
     """A job's schedule with its history. Raises: as `schedule_of`."""
-    with connected(server) as tuner:
+    with readable(server) as tuner:
         return Schedule.from_response(schedule_of(tuner, job, pb.SCHEDULE_VIEW_FULL))
 
 
-def resolve(tuner: GrpcTransport, job: str) -> str:
+def resolve(tuner: Readable, job: str) -> str:
     """The id of the job that is meant: by its id or the beginning of it, by its name, or as the latest of all.
 
     Of several jobs of one name the one is meant whose client is there, if it is the only one, or else the only one that
@@ -190,7 +215,8 @@ OptionalField = Literal["last_loss", "best_loss", "last_validation", "best_valid
 
 def optional(job: pb.Job, field: OptionalField) -> str:
     """A number that a job may have; a dash where it has none."""
-    return f"{getattr(job, field):.4g}" if job.HasField(field) else "-"
+    sign = -1 if field.endswith("validation") and job.config.maximises else 1
+    return f"{sign * getattr(job, field):.4g}" if job.HasField(field) else "-"
 
 
 def print_json(value: object) -> None:

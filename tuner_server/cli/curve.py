@@ -58,7 +58,7 @@ def beyond(scale: Scale) -> list[str]:
     if scale.lowest < scale.low:
         notes.append(f"down to {scale.lowest:.3g}: what is below {scale.low:.3g} is drawn there")
     if scale.highest > scale.high:
-        notes.append(f"search reached {scale.highest:.3g}: what is above {scale.high:.3g} is cut off")
+        notes.append(f"losses reached {scale.highest:.3g}: what is above {scale.high:.3g} is cut off")
     return notes
 
 

@@ -11,6 +11,7 @@ from google.protobuf import json_format
 from lrpilot.errors import ScheduleError
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.job_names import called
 from lrpilot.wire.plain_text import plain
 from lrpilot.wire.unsearched import probe_steps
 from rich.table import Table
@@ -27,6 +28,7 @@ from tuner_server.cli.common import (
     full_schedule,
     optional,
     print_json,
+    readable,
     remark,
     resolve,
     schedule_of,
@@ -44,7 +46,7 @@ app = typer.Typer()
 @app.command(epilog="Example: `lrpilot show 3f2a --json`")
 def show(job: JobArgument, server: ServerOption = None, as_json: JsonOption = False) -> None:
     """Show a job: how far it is, what it does, its stages, and the way of its loss and its LR."""
-    with connected(server) as tuner:
+    with readable(server) as tuner:
         found = schedule_of(tuner, job, pb.SCHEDULE_VIEW_BASIC if as_json else pb.SCHEDULE_VIEW_FULL)
     if as_json:
         print_json(json_format.MessageToDict(found))
@@ -170,8 +172,8 @@ def _confirm(job: pb.Job) -> None:
     """Asks whether to delete a job. Raises: InvalidInputError: nobody can be asked, or the answer is no."""
     if not sys.stdin.isatty():
         raise InvalidInputError.of("yes", "there is no terminal to ask on; give --yes")
-    name = f" ({job.config.name})" if job.config.name else ""
-    question = f"Delete job {job.id[:SHORT_ID]}{name}, {state_of(job)}, {job.committed_steps} steps?"
+    name = called(job.config.name, job.id)
+    question = f"Delete job {job.id[:SHORT_ID]} ({name}), {state_of(job)}, {job.committed_steps} steps?"
     try:
         agreed = typer.confirm(plain(question), err=True)
     except typer.Abort:  # Ctrl-C, or the end of the input
@@ -193,6 +195,11 @@ def facts_table(job: pb.Job) -> Table:
     for name, value in _facts(job).items():
         table.add_row(Text(name, style="bold"), value)
     return table
+
+
+def in_a_line(job: pb.Job) -> str:
+    """How far a job is, for output that is no terminal."""
+    return f"{state_of(job)}: {_steps(job)}, loss {optional(job, 'last_loss')}"
 
 
 def _steps(job: pb.Job) -> str:
@@ -218,7 +225,7 @@ def _said_of(job: pb.Job) -> dict[str, str]:
 def _facts(job: pb.Job) -> dict[str, str]:
     return {
         "job": job.id,
-        "name": job.config.name or "-",
+        "name": called(job.config.name, job.id),
         "policy": job.config.policy,
         "state": ": ".join(filter(None, (state_of(job), job.message))),
         **_said_of(job),

@@ -6,11 +6,13 @@ import datetime
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from google.protobuf import json_format
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.job_names import called
 from lrpilot.wire.unsearched import probe_steps
 from rich import box
 from rich.cells import cell_len
@@ -25,10 +27,10 @@ from tuner_server.cli.common import (
     DbOption,
     JsonOption,
     ServerOption,
-    connected,
     optional,
     page_of,
     print_json,
+    readable,
     remark,
     state_of,
     unsearched,
@@ -36,7 +38,7 @@ from tuner_server.cli.common import (
 )
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.job.life import ALL_SHOWN, SHOWN
-from tuner_server.process.settings import load
+from tuner_server.process.settings import CONFIG, load, variable
 
 PRUNED_AT_ONCE = 200
 """Jobs whose ids are looked for at once."""
@@ -76,7 +78,7 @@ def jobs(
         return
     request = _request(state, family)
     found: list[pb.Job] = []
-    with connected(server) as tuner:
+    with readable(server) as tuner:
         while len(found) < limit:
             request.page_size = min(limit - len(found), LARGEST_PAGE)
             page = page_of(tuner, request)
@@ -97,6 +99,9 @@ def prune(
         float, typer.Option(min=0, help="Days since the job last changed or gave a sign.", show_default=False)
     ],
     db: DbOption = "",
+    config: Annotated[
+        Path | None, typer.Option(help=f"A TOML file with the server's settings. [env var: {variable(CONFIG)}]")
+    ] = None,
     project: Annotated[str | None, typer.Option(help="Only jobs of this project; without it, of all.")] = None,
     silent: Annotated[
         bool, typer.Option("--silent", help="Also jobs that are silent, though not abandoned yet.")
@@ -105,13 +110,13 @@ def prune(
 ) -> None:
     """Delete jobs that have ended, were stopped or abandoned, with their history, and give their space back.
 
-    Works on the database itself, also while servers use it. LRPILOT_SILENT_AFTER_S and LRPILOT_ABANDONED_AFTER_S say
-    what is silent and abandoned, as for servers.
+    Works on the database itself, also while servers use it. What is silent and abandoned is what the settings
+    silent_after_s and abandoned_after_s say, from the environment or the file, as for servers.
     """
     from tuner_server.storage import Database, DeadJobs, open_storage  # brings SQLAlchemy
     from tuner_server.storage.compaction import compact
 
-    settings = load({}, os.environ).settings
+    settings = load({CONFIG: config}, os.environ).settings
     url, now = db or settings.db, utc_now()
     dead = DeadJobs(now - datetime.timedelta(days=older_than), now, project, silent)
     pruned: Counter[str] = Counter()
@@ -181,5 +186,5 @@ def _row(job: pb.Job) -> list[str]:
     undone = f" + {job.given_back_steps} rolled back" if job.given_back_steps else ""
     steps = f"{job.committed_steps}{searched}{undone}{total}{remark(job)}"
     losses = [optional(job, "last_loss"), optional(job, "last_validation")]
-    name, policy, state = job.config.name or "-", job.config.policy, state_of(job)
+    name, policy, state = called(job.config.name, job.id), job.config.policy, state_of(job)
     return [job.id[:SHORT_ID], name, policy, state, steps, lr, *losses, vitals_now(job).ago]

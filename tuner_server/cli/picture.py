@@ -39,7 +39,7 @@ LAST_LOSSES = 10
 
 def laid_out(found: pb.GetScheduleResponse) -> Timeline:
     """A job's history. Raises: InvalidInputError: as `job_and_history`."""
-    return timeline(job_and_history(found)[1])
+    return timeline(job_and_history(found)[1], maximises=found.job.config.maximises)
 
 
 def picture(job: pb.Job, history: Timeline) -> RenderableType:
@@ -53,10 +53,11 @@ def picture(job: pb.Job, history: Timeline) -> RenderableType:
         InvalidInputError: as `job_and_history`.
     """
     state = job_and_history(pb.GetScheduleResponse(job=job))[0].state
-    said = verdict(state, history)
+    vitals = vitals_now(job)
+    said = verdict(state, history, vitals)
     how = f"{said.words}. {said.why}".strip()
     ahead = outlook_of_job(state, history)
-    doing = headline(state, history, left_alone=vitals_now(job).troubled)
+    doing = headline(state, history, left_alone=vitals.troubled)
     told = [doing, how, *([] if ahead is None else [ahead.words])]
     words = "\n\n".join(map(plain, told))
     return Group(Text(f"\n{words}\n"), *_parts(history, live=state.status.live))
@@ -94,7 +95,7 @@ def _setback(stage: Stage) -> str:
 def _stopping(stage: Stage) -> str:
     """Why a stage is the annealing that ends the run before its end; empty if it is none."""
     evidence = None if stage.decision is None else stage.decision.stopping
-    return "" if evidence is None else stopping(evidence)
+    return "" if evidence is None else stopping(evidence, of_metric=stage.maximises)
 
 
 def _search(probes: Sequence[Probe], *, live: bool) -> Table:

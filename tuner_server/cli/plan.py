@@ -10,8 +10,8 @@ from google.protobuf import json_format
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.limits import MAX_STEPS
+from lrpilot.wire.messages.plan_changes import SCALINGS
 from lrpilot.wire.plan_change import BatchScaling
-from lrpilot.wire.plan_change_proto import SCALINGS
 
 from tuner_server.base.terminal import say
 from tuner_server.cli.common import TIMEOUT_S, JobArgument, JsonOption, ServerOption, connected, print_json, resolve

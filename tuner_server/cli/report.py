@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from lrpilot.v1 import tuner_pb2 as pb
 
-from tuner_server.cli.common import JobArgument, ServerOption, connected, schedule_of, vitals_now, writing
+from tuner_server.cli.common import JobArgument, ServerOption, readable, schedule_of, vitals_now, writing
 
 app = typer.Typer()
 
@@ -24,9 +24,9 @@ def report(
     from tuner_server.history.timeline import timeline
     from tuner_server.report.report_file import report_html  # brings SQLAlchemy
 
-    with connected(server) as tuner:
+    with readable(server) as tuner:
         response = schedule_of(tuner, job, pb.SCHEDULE_VIEW_FULL)
     found, entries = job_and_history(response)
-    text = report_html(found, timeline(entries), vitals_now(response.job))
+    text = report_html(found, timeline(entries, maximises=found.state.config.maximises), vitals_now(response.job))
     with writing(output):
         output.write_text(text, encoding="utf-8")

@@ -15,10 +15,10 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from tuner_server.base.terminal import Terminal
+from tuner_server.base.terminal import Terminal, say
 from tuner_server.cli.common import JobArgument, ServerOption, connected, resolve, schedule_of
 from tuner_server.cli.curve import COLUMNS, WIDTH
-from tuner_server.cli.job import facts_table
+from tuner_server.cli.job import facts_table, in_a_line
 
 _SEARCHES = (pb.PHASE_RANGE_TEST, pb.PHASE_PROBE)
 
@@ -34,12 +34,33 @@ def watch(job: JobArgument, server: ServerOption = None, wait: WaitOption = 60.0
     """Follow a job until it ends: what it does, its stages, and the way of its loss and its LR. Ctrl-C leaves it be.
 
     The exit code is 0 when the job has ended, 1 when the server did not come back in time, and 2 when there is no such
-    job. Where the output is no terminal, the job is shown once: when it has ended.
+    job. Where the output is no terminal, each change is a line, and the job is shown when it has ended.
     """
-    with connected(server) as tuner, Live(console=Terminal(), auto_refresh=False) as live:
+    terminal = Terminal()
+    with connected(server) as tuner:
         changes = JobStream(tuner, resolve(tuner, job), wait, lambda words: print(words, file=sys.stderr)).changes()
-        for shown in pictures(changes, lambda job_id: schedule_of(tuner, job_id, pb.SCHEDULE_VIEW_FULL)):
-            live.update(shown, refresh=True)
+
+        def fetch(job_id: str) -> pb.GetScheduleResponse:
+            return schedule_of(tuner, job_id, pb.SCHEDULE_VIEW_FULL)
+
+        if terminal.is_terminal:
+            with Live(console=terminal, auto_refresh=False) as live:
+                for shown in pictures(changes, fetch):
+                    live.update(shown, refresh=True)
+        else:
+            for shown in pictures([told(changes)], fetch):
+                terminal.print(shown)
+
+
+def told(changes: Iterable[pb.Job]) -> pb.Job:
+    """Writes a line at each change of a job, at once. Returns: the job at the last one, of which there is one."""
+    line = ""
+    for now in changes:
+        before, line = line, in_a_line(now)
+        if line != before:
+            say(line)
+            sys.stdout.flush()
+    return now
 
 
 def pictures(changes: Iterable[pb.Job], fetch: Callable[[str], pb.GetScheduleResponse]) -> Iterator[RenderableType]:

@@ -88,6 +88,8 @@ class JobConfig(Value):
     """Whether the client can keep an average of the weights."""
     stop_when: StopWhen | None = None
     """None: the run goes on to its end, whatever that gains."""
+    maximises: bool = False
+    """Whether what is validated is the better the higher it is: validation losses are minus it, and are minimised."""
 
     @pydantic.field_validator("name", "family")
     @classmethod
@@ -123,10 +125,20 @@ class JobConfig(Value):
         return recorded
 
     @pydantic.model_validator(mode="after")
+    def _has_a_metric(self) -> JobConfig:
+        if self.maximises and not self.has_validation:
+            raise ValueError('mode: "max" is for what validate gives, and this job has none; give the tuner validate')
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _distinct(self) -> JobConfig:
         if len(set(self.measures)) < len(self.measures):
             raise ValueError(f"measures: a name is there twice; got {', '.join(self.measures)}")
         return self
+
+    def metric(self, validation: float | None) -> float | None:
+        """What the client's `validate` gave, of a validation as it is minimised; None of None."""
+        return -validation if validation is not None and self.maximises else validation
 
     @classmethod
     def checked(cls, **fields: Any) -> JobConfig:

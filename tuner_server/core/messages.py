@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated
 
 import pydantic
-from lrpilot.wire.directive_steps import bar_begins, validations_left
 
 # What clients read alike is part of the messages, too.
 from lrpilot.wire.early_warning import EarlyWarning as EarlyWarning
 from lrpilot.wire.limits import MAX_NOTE as MAX_NOTE
 from lrpilot.wire.limits import MAX_STEPS as MAX_STEPS
+from lrpilot.wire.messages.directive_steps import bar_begins, validations_left
 from lrpilot.wire.outcome import Outcome as Outcome
 from lrpilot.wire.phase import Phase as Phase
 from lrpilot.wire.plan_change import BatchScaling as BatchScaling
@@ -51,8 +51,8 @@ LONGEST_PROFILE = 2**62
 """Length and offset of a profile are int64 on the wire, and so is what is left of it after further steps."""
 DirectiveNumber = Annotated[int, pydantic.Field(ge=0, le=2**63 - 1)]
 """It is an int64 on the wire."""
-StageNumber = Annotated[int, pydantic.Field(ge=-1, le=2**31 - 1)]
-"""It is an int32 on the wire; -1: no stage."""
+StageNumber = Annotated[int, pydantic.Field(ge=-1, le=2**31 - 2)]
+"""It counts from 0; -1: no stage. On the wire, and wherever people read it, it is one more, an int32."""
 MeasureName = Annotated[str, pydantic.Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 """It becomes the name of a column where measures are exported."""
 Measures = Annotated[tuple[MeasureName, ...], pydantic.Field(max_length=MAX_MEASURES)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, Any
 
 import pydantic
@@ -19,7 +20,13 @@ def _shape(value: Any) -> Any:
         return value
     if not isinstance(value, str):
         raise ValueError("a shape is a text; give a name, as linear, or rex(0.9)")
-    return Shape.parse(value)
+    return _parsed(value)
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed(text: str) -> Shape:
+    """The shape of a text: a history has few, each in hundreds of entries. Raises: ValueError: it is none."""
+    return Shape.parse(text)
 
 
 def _leads_to_zero(shape: Shape) -> Shape:

@@ -19,7 +19,7 @@ class Progress(_Message):
     contestant: str
     seed: int
     stage: int
-    """The stage, from 0; -1: there are none."""
+    """The stage, from 1; 0: there are none."""
     phase: str
     lr: float
     loss: float

@@ -115,6 +115,6 @@ class Lines:
 
 def describe(progress: Progress) -> str:
     """A line that says stage, phase, LR and losses, and the steps that are left."""
-    stage = f"stage {progress.stage} " if progress.stage >= 0 else ""
+    stage = f"stage {progress.stage} " if progress.stage > 0 else ""
     tuning = f" (tuning images {progress.tuning_loss:.3f})" if progress.tuning_loss is not None else ""
     return f"{stage}{progress.phase} LR {progress.lr:.3g} loss {progress.loss:.3f}{tuning} {progress.steps_left} left"

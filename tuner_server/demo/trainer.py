@@ -31,7 +31,7 @@ class DecayedRun:
     """Follows a line from a guessed LR to zero, with the interface of a `Tuner`."""
 
     job_id = None
-    stage = -1
+    stage = 0
     phase = "train"
     search_steps = 0
 

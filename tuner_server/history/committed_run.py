@@ -70,9 +70,11 @@ class CommittedRun:
     comparable_from: int = 0
     """The first step whose losses are of the same data as the latest."""
     branches: tuple[Branch, ...] = ()
+    maximises: bool = False
+    """Whether validations are minus a metric that is the better the higher it is."""
 
     @classmethod
-    def of_spans(cls, spans: Sequence[Span], first_step: int = 0) -> CommittedRun:
+    def of_spans(cls, spans: Sequence[Span], first_step: int = 0, *, maximises: bool = False) -> CommittedRun:
         """The run of a job's history, whose losses can be compared from a run step on."""
         kept = [span for span in spans if span.kept]
         before = [span.n_steps for span in kept if span.start < first_step]
@@ -80,11 +82,14 @@ class CommittedRun:
         validated, validations = _validations(found)
         losses = np.concatenate([span.losses for span in kept]) if kept else np.zeros(0, dtype=np.float32)
         pieces = tuple(Piece(span.profile, span.n_steps) for span in kept)
-        return cls(pieces, losses, validated, validations, sum(before), _branches(spans, first_step))
+        return cls(pieces, losses, validated, validations, sum(before), _branches(spans, first_step), maximises)
 
     @classmethod
     def of_schedule(cls, found: ScheduleData) -> CommittedRun:
-        """The run of a schedule's file."""
+        """The run of a schedule's file. Validations of a metric to be maximised are minus it, as in a job's history."""
+        maximises = found.mode == "max"
+        if maximises:
+            found = found.turned()
         validated, validations = _validations([(0, found.validations)])
         replans = [replan.step for replan in found.replans if replan.kind is ChangeKind.REPLAN]
         first = (replans or [0])[-1]
@@ -94,7 +99,7 @@ class CommittedRun:
             for probe in found.probes
             if not probe.diverged and probe.start_step >= first and _falls(probe.profile, len(probe.losses))
         )
-        return cls(pieces, np.array(found.losses, dtype=np.float64), validated, validations, first, branches)
+        return cls(pieces, np.array(found.losses, dtype=np.float64), validated, validations, first, branches, maximises)
 
     @property
     def n_steps(self) -> int:
@@ -124,6 +129,11 @@ class CommittedRun:
         # A warm-up is a rise that the run begins with. What was really walked in it tells more than its peak would.
         risen = int(np.argmax(np.diff(lrs, append=lrs[-1]) <= 0))
         return LrPath(lrs, stride, risen * stride, warmup_walks=True)
+
+    @property
+    def of_metric(self) -> bool:
+        """Whether what is fitted is minus a metric."""
+        return self.maximises and self.of_validations
 
     @property
     def of_validations(self) -> bool:

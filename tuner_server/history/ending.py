@@ -6,11 +6,17 @@ from tuner_server.core.messages import Ending, Weights
 from tuner_server.history.numbers import number, steps, told_apart
 
 
-def ended_with(ending: Ending | None) -> str:
-    """The weights that the model was left with, and what both validated at; empty: there was no average."""
+def ended_with(ending: Ending | None, *, of_metric: bool = False) -> str:
+    """The weights that the model was left with, and what both validated at; empty: there was no average.
+
+    Args:
+        ending: the end.
+        of_metric: whether validations are minus a metric, which is shown with its own sign.
+    """
     if ending is None:
         return ""
     averaged, kept = f"the average of the last {steps(round(ending.memory_steps))}", ending.adopted is Weights.LAST
+    sign = -1.0 if of_metric else 1.0
     if ending.average is None:
         return (
             "The last weights stayed: their average has no validation."
@@ -19,8 +25,8 @@ def ended_with(ending: Ending | None) -> str:
         )
     if ending.last is None:
         against = "no validation of the last weights"
-        return f"{_capital(averaged)} was adopted: {number(ending.average)} against {against}."
-    mean, last = told_apart(ending.average, ending.last)
+        return f"{_capital(averaged)} was adopted: {number(sign * ending.average)} against {against}."
+    mean, last = told_apart(sign * ending.average, sign * ending.last)
     if kept:
         return f"The last weights stayed: {last} against {mean} for {averaged}."
     return f"{_capital(averaged)} was adopted: {mean} against {last}."

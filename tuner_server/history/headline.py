@@ -27,7 +27,7 @@ def headline(state: JobState, found: Timeline, *, left_alone: bool = False) -> s
         f"It was {doing[0].lower()}{doing[1:]}" if left_alone and state.status.live else doing,
         _way(state, found),
         _loss(state, found),
-        ended_with(state.ending),
+        ended_with(state.ending, of_metric=state.config.maximises),
         _cost(state, found),
         _plan(state, found),
     )
@@ -67,6 +67,19 @@ def _way(state: JobState, found: Timeline) -> str:
         return _one_way(stages[0])
     # Of a job that trains, where the LR is, and where it goes, was said.
     return "" if state.directive.phase is Phase.TRAIN else f"1 stage so far, at LR {number(stages[0].lr)}."
+
+
+def led_to(found: Timeline) -> str:
+    """How many probes led to the latest LR, and which LRs they tried, as a sentence; empty: none did."""
+    searched = next((stage for stage in reversed(found.stages) if stage.lr is not None and stage.candidates), None)
+    if searched is None or searched.undoing is not None:
+        return ""
+    lrs = sorted(candidate.lr for candidate in searched.candidates)
+    if len(lrs) < 2:
+        return ""
+    latest = "the latest " if sum(bool(stage.candidates) for stage in found.stages) > 1 else ""
+    words = f"{latest}{count(len(lrs))} probes, of LRs from {number(lrs[0])} to {number(lrs[-1])}, led to "
+    return f"{words[0].upper()}{words[1:]}{number(searched.lr)}."
 
 
 def _warms_up(stage: Stage) -> bool:

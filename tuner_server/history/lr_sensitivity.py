@@ -11,8 +11,8 @@ import math
 
 import numpy as np
 
+from tuner_server.core.evidence.promise import FIRST_LOSSES
 from tuner_server.core.laws.lr_sensitivity import loss_off_by, lost_share
-from tuner_server.core.stages.promise import FIRST_LOSSES
 from tuner_server.history.numbers import share
 from tuner_server.history.stage import Stage
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -93,6 +93,20 @@ def share(part: float, whole: float) -> str:
 def steps(value: int) -> str:
     """`1 step`, `12 000 steps`."""
     return f"{count(value)} step" if value == 1 else f"{count(value)} steps"
+
+
+def age(length: timedelta) -> str:
+    """A length of time where there is little room: `under 1 min`, `5 min`, `3 h`, `2 d`."""
+    seconds = int(length.total_seconds())
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return "under 1 min"
+
+
+def about(seconds: float) -> str:
+    """A duration that is known roughly: `12 s`, `3 min`, `2 h 5 min`, `3 d 4 h`."""
+    return duration(60 * round(seconds / 60)) if 60 <= seconds < 3_600 else duration(seconds)
 
 
 def duration(seconds: float) -> str:

@@ -47,6 +47,8 @@ class Forecast:
     curve_steps: FloatArray
     curve: FloatArray
     """The losses on the way."""
+    of_metric: bool = False
+    """Whether they are minus a metric, which is shown with its own sign."""
 
     @property
     def n_steps(self) -> int:
@@ -75,7 +77,7 @@ class Forecast:
             return "not known: the LR has not fallen yet"
         if self.positive and self.loss < 0:
             return f"below {number(self.error)}"
-        return with_error(self.loss, self.error)
+        return with_error(-self.loss if self.of_metric else self.loss, self.error)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,6 +94,8 @@ class Outlook:
     @property
     def observed(self) -> str:
         """The loss that was fitted."""
+        if self.run.of_metric:
+            return "validation metric"
         return "validation loss" if self.run.of_validations else "training loss"
 
     def is_clear(self, one: Forecast) -> bool:
@@ -110,7 +114,7 @@ class Outlook:
         words = f"{number(law.level)} + {number(law.amplitude)} · S1^−{number(law.power)}"
         if law.annealing_known:
             words += f" − {number(law.gain)} · S2, momentum {law.momentum:g}"
-        return words
+        return f"minus ({words})" if self.run.of_metric else words
 
     @property
     def evidence(self) -> str:
@@ -157,7 +161,7 @@ def forecast(run: CommittedRun, pieces: Sequence[Piece], *, from_start: bool = F
     curve = law.losses(path, shown[shown > path.warmup])
     found = law.predict(path, begin + n_steps - 1)
     positive = bool(run.curve().losses.min() > 0)
-    return Forecast(tuple(pieces), begin + n_steps, *found, positive, shown[shown > path.warmup], curve)
+    return Forecast(tuple(pieces), begin + n_steps, *found, positive, shown[shown > path.warmup], curve, run.of_metric)
 
 
 def annealing_now(run: CommittedRun) -> Piece | None:

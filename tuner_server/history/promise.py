@@ -36,6 +36,8 @@ class Promise:
     """Over which the mean is taken; of a validation zero."""
     averaged: bool = False
     """Whether the validation is that of an average of the weights, which was adopted."""
+    of_metric: bool = False
+    """Whether both are minus a metric, which is shown with its own sign."""
 
     @classmethod
     def of(cls, found: Timeline) -> Promise | None:
@@ -52,9 +54,9 @@ class Promise:
         if stage.validated:
             averaged = _validation_of_average(found)
             if averaged is not None:
-                return cls(expected, sd, averaged, 0.0, 0, averaged=True)
+                return cls(expected, sd, averaged, 0.0, 0, averaged=True, of_metric=found.maximises)
             validation = _last_validation(found)
-            return None if validation is None else cls(expected, sd, validation, 0.0, 0)
+            return None if validation is None else cls(expected, sd, validation, 0.0, 0, of_metric=found.maximises)
         losses = found.committed_losses()[-END_LOSSES:].astype(np.float64)
         if len(losses) < END_LOSSES:
             return None
@@ -68,13 +70,15 @@ class Promise:
     @property
     def words(self) -> str:
         """Both losses, as a sentence."""
-        end, what = told_apart(self.end, self.expected)[0], "The last validation"
+        sign, better = (-1.0, "above") if self.of_metric else (1.0, "below")
+        end, what = told_apart(sign * self.end, sign * self.expected)[0], "The last validation"
         if self.averaged:
             what = "The validation of the average of the weights"
         if self.n_losses:
             end, what = with_error(self.end, self.end_error), f"The mean of the last {steps(self.n_losses)}"
-        expected = with_error(self.expected, self.expected_sd) if self.expected_sd else number(self.expected)
-        place = "below" if self.end < self.expected else "within the error of" if self.kept else "not below"
+        wanted = sign * self.expected
+        expected = with_error(wanted, self.expected_sd) if self.expected_sd else number(wanted)
+        place = better if self.end < self.expected else "within the error of" if self.kept else f"not {better}"
         return f"{what} is {end}, {place} the {expected} that the search expected of its small run."
 
 

@@ -73,8 +73,17 @@ def _so_far(stage: Stage) -> str:
             return "The search has begun with a range test: which LRs train at all?"
         return f"The search has begun with LR {number(stage.probes[0].lr)}."
     best = stage.best
-    lead = f"So far LR {number(best.lr)} leads, with loss {number(best.forecast)}." if best else "None has trained yet."
+    lead = (
+        f"So far LR {number(best.lr)} leads, with {stage.quantity} {_judged(stage, best)}."
+        if best
+        else "None has trained yet."
+    )
     return f"{_probes(judged)} judged. {lead}"
+
+
+def _judged(stage: Stage, candidate: Candidate) -> str:
+    """The forecast of a candidate, as people read it; a dash where it has none."""
+    return number(None if candidate.forecast is None else stage.shown(candidate.forecast))
 
 
 def _annealed(stage: Stage, config: JobConfig) -> str:
@@ -118,7 +127,7 @@ def _replanned(stage: Stage, directive: Directive, change: PlanChange) -> str:
     words = f"LR {number(stage.lr)} was committed for {steps(stage.granted_steps)}"
     words = f"{words}: {reason}." if reason else f"{words}."
     evidence = None if stage.decision is None else stage.decision.stopping
-    return words if evidence is None else f"{words} {stopping(evidence)}"
+    return words if evidence is None else f"{words} {stopping(evidence, of_metric=stage.maximises)}"
 
 
 def _probes(probes: Sequence[object]) -> str:
@@ -131,11 +140,13 @@ def _tried(stage: Stage) -> str:
     words = f"{_probes(lrs)} tried LRs from {number(min(lrs))} to {number(max(lrs))}."
     if best is None or best.forecast is None:
         return words
-    loss = number(best.forecast) if second is None else told_apart(best.forecast, second.loss)[0]
+    shown, best_of = stage.shown(best.forecast), "the highest metric" if stage.of_metric else "the lowest loss"
+    loss = number(shown) if second is None else told_apart(shown, stage.shown(second.loss))[0]
     if bounded(best):
-        return f"{words} LR {number(best.lr)} forecast the lowest loss: its curve fell below {loss}, their bound."
+        beyond = "rose above" if stage.of_metric else "fell below"
+        return f"{words} LR {number(best.lr)} forecast {best_of}: its curve {beyond} {loss}, their bound."
     verb = "reached" if best.measured else "forecast"
-    return f"{words} LR {number(best.lr)} {verb} the lowest loss, {loss}."
+    return f"{words} LR {number(best.lr)} {verb} {best_of}, {loss}."
 
 
 def _committed(stage: Stage, config: JobConfig) -> str:
@@ -156,7 +167,8 @@ def _committed(stage: Stage, config: JobConfig) -> str:
     if decision.optimum is None or not same_lr(decision.lr, decision.optimum):
         # The policy, or the version of it that decided, doesn't tell in figures how it came there.
         return _by_its_reason(decision)
-    return f"LR {number(decision.lr)} was committed; the loss is expected to be lowest there."
+    expected = "the metric is expected to be highest" if stage.of_metric else "the loss is expected to be lowest"
+    return f"LR {number(decision.lr)} was committed; {expected} there."
 
 
 def _by_its_reason(decision: Decision) -> str:
@@ -189,7 +201,7 @@ def _expected(stage: Stage) -> str:
     decision = stage.decision
     if decision is None or decision.forecast is None:
         return ""
-    loss, sd = decision.forecast, decision.forecast_sd
+    loss, sd = stage.shown(decision.forecast), decision.forecast_sd
     expected = number(loss) if sd is None else with_error(loss, sd)
     return f"The search expects its small run to end at {expected}; the run is held to that."
 
@@ -200,7 +212,9 @@ def _runner_up(stage: Stage) -> str:
         return ""
     if best.forecast == second.forecast:
         return f"Next came {number(second.lr)} with {'the same bound' if bounded(second) else 'the same'}."
-    return f"Next came {number(second.lr)} with {told_apart(best.forecast, second.forecast)[1]}."
+    return (
+        f"Next came {number(second.lr)} with {told_apart(stage.shown(best.forecast), stage.shown(second.forecast))[1]}."
+    )
 
 
 def _diverged(stage: Stage) -> str:
@@ -227,10 +241,12 @@ def _forecast_tested(stage: Stage) -> str:
     best, actual = stage.best, actual_end(stage)
     if best is None or best.forecast is None or not best.forecast_sd or actual is None:
         return ""
-    off = (actual - best.forecast) / best.forecast_sd
+    forecast, actual = stage.shown(best.forecast), stage.shown(actual)
+    off = (actual - forecast) / best.forecast_sd
+    side = "above" if off > 0 else "below"
     return (
-        f"The forecast for its end was {with_error(best.forecast, best.forecast_sd)}; "
-        f"the actual loss was {number(actual)}, {abs(off):.1f} standard errors {'above' if off > 0 else 'below'}."
+        f"The forecast for its end was {with_error(forecast, best.forecast_sd)}; "
+        f"the actual {stage.quantity} was {number(actual)}, {abs(off):.1f} standard errors {side}."
     )
 
 

@@ -42,7 +42,7 @@ def data_of_schedule(job: StoredJob, history: History) -> ScheduleData:
         elif directive.phase.searches and (report is None or report.outcome is not Outcome.REPLACED):
             probes.append(_probe(directive, report, len(losses)))
         # What is left was committed once, and rolled back.
-    return ScheduleData(
+    found = ScheduleData(
         job_id=job.id,
         name=state.config.name,
         policy=state.config.policy,
@@ -58,6 +58,7 @@ def data_of_schedule(job: StoredJob, history: History) -> ScheduleData:
         replans=tuple(replans),
         measures=measures.measured(),
     )
+    return found.turned() if state.config.maximises else found
 
 
 def _begins_unsearched(state: JobState) -> bool:
@@ -65,7 +66,7 @@ def _begins_unsearched(state: JobState) -> bool:
     return unsearched.begins_unsearched(
         directive.number,
         directive.n_steps,
-        directive.stage,
+        directive.stage + 1,
         state.config.total_steps,
         trains=directive.phase is Phase.TRAIN,
     )
@@ -79,7 +80,7 @@ def _probe(directive: Directive, report: StoredReport | None, start_step: int) -
         n_steps=0 if report is None else report.n_steps,
         profile=directive.profile,
         phase=directive.phase,
-        stage=directive.stage,
+        stage=directive.stage + 1,
         losses=array.array("f", b"" if report is None else _bytes(report.losses)),
         validations=() if report is None else tuple(_validations(report.validations)),
         diverged=report is not None and report.outcome is Outcome.DIVERGED,

@@ -8,6 +8,7 @@ import functools
 import numpy as np
 from lrpilot.wire.profile import Profile
 
+from tuner_server.core.evidence.promise import shortfall
 from tuner_server.core.messages import (
     LOSS_WINDOW,
     Candidate,
@@ -22,7 +23,6 @@ from tuner_server.core.messages import (
     Validation,
     best_candidate,
 )
-from tuner_server.core.stages.promise import shortfall
 from tuner_server.history import lr_way
 from tuner_server.storage import Series
 
@@ -155,6 +155,8 @@ class Stage:
     """The last one of its steps: `directive`, its rest, or another one that goes on with the same decision."""
     followed: bool = False
     """Whether another stage has committed steps after it."""
+    maximises: bool = False
+    """Whether validations are minus a metric that is the better the higher it is."""
 
     @property
     def lr(self) -> float | None:
@@ -254,6 +256,20 @@ class Stage:
     def validated(self) -> bool:
         """Whether its probes were judged by validation loss."""
         return any(probe.directive.validate_at for probe in self.tried)
+
+    @property
+    def of_metric(self) -> bool:
+        """Whether its probes were judged by a metric that is to be maximised."""
+        return self.maximises and self.validated
+
+    @property
+    def quantity(self) -> str:
+        """What its probes were judged by, in a word."""
+        return "metric" if self.of_metric else "loss"
+
+    def shown(self, loss: float) -> float:
+        """What its probes were judged by, as people read it: a loss, or a metric with its own sign."""
+        return -loss if self.of_metric else loss
 
     @property
     def search_steps(self) -> int:

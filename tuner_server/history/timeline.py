@@ -25,7 +25,7 @@ from tuner_server.core.stages.committed import too_few
 from tuner_server.history.changes import PlanMark, overlooked
 from tuner_server.history.committed_run import CommittedRun
 from tuner_server.history.stage import Probe, Span, Stage
-from tuner_server.storage import Entry, History, Series
+from tuner_server.storage import Entry, History, KnownHistory, Series
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,19 +38,21 @@ class Timeline:
     """The changes of the plan, where they took effect."""
     unsearched: Directive | None = None
     """The first one of a run that its policy found too short for a search. None: it is no such run."""
+    maximises: bool = False
+    """Whether validations are minus a metric that is the better the higher it is."""
 
     @property
     def n_steps(self) -> int:
         """Steps that were run."""
         return self.spans[-1].end if self.spans else 0
 
-    @property
+    @functools.cached_property
     def first_loss(self) -> float | None:
         """The untrained model's, or nearly: the first one of a report that is a number; None: there is none."""
         found = (opening_loss(span.losses[:1].tolist()) for span in self.spans)
         return next((loss for loss in found if loss is not None), None)
 
-    @property
+    @functools.cached_property
     def peak_lr(self) -> float | None:
         """The highest LR of the committed steps; None: there are none."""
         found = (span.profile.highest_lr(span.n_steps) for span in self.spans if span.kept)
@@ -71,7 +73,7 @@ class Timeline:
     @functools.cached_property
     def committed_run(self) -> CommittedRun:
         """What stayed, as the laws of loss curves read it."""
-        return CommittedRun.of_spans(self.spans, self.first_comparable_step)
+        return CommittedRun.of_spans(self.spans, self.first_comparable_step, maximises=self.maximises)
 
     def committed_losses(self, first_step: int = 0) -> Series:
         """(m,) of the committed steps from a run step on, in order."""
@@ -118,13 +120,19 @@ def laid_out(history: History, *, losses: bool = True, measures: bool = False) -
             committed_steps += span.n_steps if kept else 0
 
 
-def timeline(history: History) -> Timeline:
-    """Lays out a history, as pages need it. It holds four bytes a step."""
+def timeline(history: History, *, maximises: bool = False) -> Timeline:
+    """Lays out a history, as pages need it. It holds four bytes a step.
+
+    Args:
+        history: the history.
+        maximises: whether its validations are minus a metric (`JobConfig.maximises`).
+    """
     spans: list[Span] = []
     marks: list[PlanMark] = []
-    stages = _Stages()
+    stages = _Stages(maximises)
     first: Directive | None = None
-    for laid in laid_out(history):
+    # What is read is kept by the stages: once is enough, and half the work of a page.
+    for laid in laid_out(KnownHistory(history.read(losses=True))):
         first = first or laid.entry.directive
         if laid.changes:
             _mark(marks, laid)
@@ -132,7 +140,7 @@ def timeline(history: History) -> Timeline:
             spans.append(laid.span)
         stages.add(laid.entry, laid.span)
     unsearched = first if first is not None and first.phase is Phase.TRAIN and too_few(first) else None
-    return Timeline(tuple(spans), stages.all(), tuple(marks), unsearched)
+    return Timeline(tuple(spans), stages.all(), tuple(marks), unsearched, maximises)
 
 
 def plan_marks(history: History) -> tuple[PlanMark, ...]:
@@ -182,7 +190,8 @@ def _span(entry: Entry, run_steps: int, committed_steps: int, kept: bool) -> Spa
 class _Stages:
     """Puts entries together: probes with the committed steps that they led to, and the parts of one directive."""
 
-    def __init__(self) -> None:
+    def __init__(self, maximises: bool) -> None:
+        self._maximises = maximises
         self._done: list[Stage] = []
         self._parts: list[Span] = []
         """Further spans of the last stage. They are put into it together: a stage may have many."""
@@ -272,6 +281,7 @@ class _Stages:
                 unrepeatable=self._unrepeatable,
                 change=next((tried.change for tried in led if tried is not None and tried.change is not None), None),
                 latest=directive,
+                maximises=self._maximises,
             )
         )
         self._probes_before |= {probe.directive.number: probe for probe in probes}

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tuner_server.core.job.life import UNTOLD, Life, Vitals
 from tuner_server.core.job.state import JobState, Status
 from tuner_server.history.headline import after, too_short
 from tuner_server.history.numbers import count, number, steps, told_apart
@@ -45,9 +46,23 @@ class Verdict:
     why: str
 
 
-def verdict(state: JobState, found: Timeline) -> Verdict:
-    """Whether a job goes well, and by what that was judged."""
-    said = _verdict(state, found)
+_TONES = {Life.SILENT: Tone.WARNING, Life.STOPPED: Tone.NEUTRAL, Life.ABANDONED: Tone.BAD}
+"""How it is to be taken that the client of a job is not there."""
+
+
+def verdict(state: JobState, found: Timeline, vitals: Vitals = UNTOLD) -> Verdict:
+    """Whether a job goes well, and by what that was judged; `vitals` tells whether its client is there."""
+    said, life = _with_rollback(state, _verdict(state, found)), vitals.life
+    if life is None or life not in _TONES:
+        return said
+    # Nothing goes well, nor badly, where nobody trains.
+    was = f"{said.words[0].lower()}{said.words[1:]}"
+    why = f"When it was last heard of: {was}. {said.why}".strip()
+    return Verdict(_TONES[life], f"{life.value.capitalize()} {vitals.since}", why)
+
+
+def _with_rollback(state: JobState, said: Verdict) -> Verdict:
+    """Adds to what is said of a job that a rollback failed, where one did."""
     if not state.unrepeatable:
         return said
     tone = Tone.BAD if said.tone is Tone.BAD else Tone.WARNING
@@ -103,7 +118,8 @@ def _finished(state: JobState, found: Timeline) -> Verdict:
             return Verdict(Tone.BAD, "Finished, not lower", _with_undone(why, found))
     if promise is not None and not promise.kept:
         why = _with_undone(promise.words, found)
-        return Verdict(Tone.BAD, "Finished above what its search promised", why)
+        worse = "below" if promise.of_metric else "above"
+        return Verdict(Tone.BAD, f"Finished {worse} what its search promised", why)
     if n:
         best = _lowest_row(losses, n)
         lost = _Change.between(best, losses[-n:])

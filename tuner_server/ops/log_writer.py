@@ -13,7 +13,7 @@ from tuner_server.base import streams
 
 MAX_WAITING = 4 * 2**20
 """Bytes of lines that may wait for their reader; further ones are dropped, and counted."""
-GATHER_S = 0.01
+GATHER_S = 0.05
 """Seconds in which lines gather that are written together."""
 CLOSE_S = 1.0
 """Seconds that waiting lines get at the end of the process."""

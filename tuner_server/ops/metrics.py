@@ -95,6 +95,13 @@ class ServerMetrics(PipelineObserver):
             registry=registry,
         )
 
+        self._bytes = Gauge(
+            "lrpilot_database_bytes",
+            "What the database takes on the disk.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
+
     def rpc_ended(self, method: str, code: str, seconds: float | None) -> None:
         """An RPC came to its end; `seconds` is None for a stream, which lasts as long as its client likes."""
         self._rpcs.labels(method, code).inc()
@@ -115,6 +122,10 @@ class ServerMetrics(PipelineObserver):
         """How many jobs that have not ended the whole database has, by status and life; zeros are told too."""
         for (status, life), count in counts.items():
             self._jobs.labels(status.value, life.value).set(count)
+
+    def database_measured(self, size: int) -> None:
+        """How many bytes the database takes on the disk."""
+        self._bytes.set(size)
 
     @contextlib.contextmanager
     def working(self, task: PipelineTask, origins: Sequence[object]) -> Iterator[None]:

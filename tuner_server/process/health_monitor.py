@@ -24,7 +24,8 @@ WRITE_INTERVAL_S = 5.0
 """Seconds between two writes, each of which waits for the disk. After a call that failed, and until a write has been
 taken again, there is one at each look."""
 COUNT_INTERVAL_S = 15.0
-"""Seconds between two counts of the jobs in the database, each of which reads an index from end to end."""
+"""Seconds between two counts of the jobs in the database, each of which reads an index from end to end, and between two
+looks at its size."""
 
 
 class HealthMonitor:
@@ -84,4 +85,5 @@ class HealthMonitor:
             self._write_due = time.monotonic() + WRITE_INTERVAL_S
         if self._metrics and time.monotonic() >= self._count_due:
             self._metrics.jobs_counted(self._storage.live_jobs(utc_now()))
+            self._metrics.database_measured(self._storage.size())
             self._count_due = time.monotonic() + COUNT_INTERVAL_S

@@ -28,6 +28,7 @@ from tuner_server.core.policies import plugins
 from tuner_server.ops import logs
 from tuner_server.ops.metrics import FleetMetrics, ServerMetrics, exposition
 from tuner_server.ops.signals import stop_signals
+from tuner_server.process.allocation import give_back_memory
 from tuner_server.process.health_monitor import HealthMonitor
 from tuner_server.process.reloading import SettingsSource, tls_files
 from tuner_server.process.settings import ServerSettings
@@ -174,7 +175,8 @@ async def run(
 
 
 def _tune_interpreter() -> None:
-    """Has threads, their turns and the garbage collection of this process be as a server needs them."""
+    """Has threads, their turns and the memory of this process be as a server needs them."""
+    give_back_memory()
     # The matrices of a search are small: threads would cost more than they give, and one gives the same bits always.
     threadpool_limits(1, "blas")
     # A search and the loop that answers take turns. NumPy lets go of the interpreter in every larger operation, of

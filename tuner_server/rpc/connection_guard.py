@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import os
 import socket
 import sys
@@ -166,6 +167,7 @@ def _connections(port: int) -> dict[Peer, socket.socket]:
     return found
 
 
+@functools.lru_cache(maxsize=2**14)
 def _parsed(peer: str) -> Peer:
     """A connection's other end as sockets know it, from what gRPC writes: ipv4:1.2.3.4:5, or ipv6:%5B::1%5D:5."""
     address, _, port = unquote(peer).partition(":")[2].rpartition(":")

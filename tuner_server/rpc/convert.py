@@ -10,8 +10,8 @@ from typing import Any
 
 from google.protobuf import struct_pb2, timestamp_pb2
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.early_warning_proto import warning_from_proto, warning_to_proto
-from lrpilot.wire.profile_proto import profile_from_proto, profile_to_proto
+from lrpilot.wire.messages.early_warnings import warning_from_proto, warning_to_proto
+from lrpilot.wire.messages.profiles import profile_from_proto, profile_to_proto
 
 from tuner_server.core.config import MAX_NAME, JobConfig
 from tuner_server.core.errors import InvalidInputError, NotFoundError
@@ -105,6 +105,7 @@ def config_from_pb(message: pb.JobConfig) -> JobConfig:
         "recorded": tuple(message.recorded),
         "members": message.members or 1,
         "has_average": message.has_average,
+        "maximises": message.maximises,
     }
     if message.HasField("total_steps"):
         fields["total_steps"] = message.total_steps
@@ -136,6 +137,7 @@ def config_to_pb(config: JobConfig) -> pb.JobConfig:
         recorded=config.recorded,
         members=config.members if config.members > 1 else 0,
         has_average=config.has_average,
+        maximises=config.maximises,
     )
     if config.stop_when is not None:
         message.stop_when.CopyFrom(pb.StopWhen(**config.stop_when.model_dump(exclude_none=True)))
@@ -190,7 +192,7 @@ def directive_from_pb(message: pb.Directive) -> Directive:
         return Directive(
             number=message.number,
             phase=known("phase", PHASES, message.phase),
-            stage=message.stage,
+            stage=message.stage - 1,
             n_steps=message.n_steps,
             profile=profile_from_proto(message.profile) if message.HasField("profile") else None,
             restore=message.restore,
@@ -217,7 +219,7 @@ def directive_to_pb(directive: Directive) -> pb.Directive:
     return pb.Directive(
         number=directive.number,
         phase=PHASES[directive.phase],
-        stage=directive.stage,
+        stage=directive.stage + 1,
         n_steps=directive.n_steps,
         profile=profile_to_proto(directive.profile) if directive.profile else None,
         restore=directive.restore,
@@ -251,7 +253,7 @@ def job_to_pb(stored: StoredJob, vitals: Vitals = UNTOLD) -> pb.Job:
         committed_steps=state.committed_steps,
         search_steps=state.search_steps,
         given_back_steps=state.given_back_steps,
-        stage=state.directive.stage,
+        stage=state.directive.stage + 1,
         directive=directive_to_pb(state.directive),
         last_loss=state.last_loss,
         best_loss=state.best_loss,

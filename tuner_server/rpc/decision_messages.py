@@ -15,7 +15,7 @@ def decision_from_pb(message: pb.Decision) -> Decision:
     """A decision. Raises: InvalidInputError."""
     with read_as("decision"):
         return Decision(
-            stage=message.stage,
+            stage=message.stage - 1,
             lr=message.lr,
             reason=message.reason,
             candidates=tuple(_candidate_from_pb(candidate) for candidate in message.candidates),
@@ -37,7 +37,7 @@ def decision_to_pb(number: int, decision: Decision) -> pb.Decision:
     """The evidence behind directive `number`."""
     return pb.Decision(
         directive_number=number,
-        stage=decision.stage,
+        stage=decision.stage + 1,
         lr=decision.lr,
         reason=decision.reason,
         candidates=map(_candidate_to_pb, decision.candidates),

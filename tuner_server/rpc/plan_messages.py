@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.plan_change_proto import KINDS, ORIGINS, SCALINGS
+from lrpilot.wire.messages.plan_changes import KINDS, ORIGINS, SCALINGS
 
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.messages import MAX_CHANGE_REASON, MAX_REQUEST_ID, PlanChange

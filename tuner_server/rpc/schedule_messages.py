@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.profile_proto import profile_to_proto
+from lrpilot.wire.messages.profiles import profile_to_proto
 
 from tuner_server.core.job.life import UNTOLD, Vitals
 from tuner_server.core.job.schedule import Segment

@@ -14,7 +14,7 @@ import grpc.aio
 import structlog
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.v1 import tuner_pb2_grpc
-from lrpilot.wire.schedule_parts import merged
+from lrpilot.wire.messages.schedule_parts import merged
 
 from tuner_server.base.failures import FAILURES
 from tuner_server.base.interest import Interest
@@ -152,7 +152,7 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
             report=report.directive_number,
             outcome=report.outcome.value,
             phase=directive.phase.value,
-            stage=directive.stage,
+            stage=directive.stage + 1,
             reason=directive.reason,
         )
         return pb.AdvanceResponse(directive=convert.directive_to_pb(directive))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import random
 import re
-import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -86,6 +86,8 @@ class Telemetry(grpc.aio.ServerInterceptor):
     def __init__(self, meter: Meter | None = None, tracer: Tracer | None = None) -> None:
         """Logs calls, counts them with `meter`, and records spans of them with `tracer`."""
         self._meter, self._tracer = meter, tracer
+        # Ids are no secrets: to ask the system for each would let others run first, at every call.
+        self._random = random.Random()
 
     async def intercept_service(
         self,
@@ -94,7 +96,7 @@ class Telemetry(grpc.aio.ServerInterceptor):
     ) -> Handler | None:
         """The method's handler, watched."""
         metadata = handler_call_details.invocation_metadata or ()
-        call = Call(handler_call_details.method, metadata, _request_id(metadata), time.perf_counter())
+        call = Call(handler_call_details.method, metadata, self._request_id(metadata), time.perf_counter())
         # Each call is a task, which has a context of its own.
         structlog.contextvars.bind_contextvars(
             request_id=call.request_id, rpc=call.method.rpartition("/")[2][:LONGEST_NAME]
@@ -103,6 +105,13 @@ class Telemetry(grpc.aio.ServerInterceptor):
         if handler is None:
             return None  # gRPC answers UNIMPLEMENTED
         return self._stream(handler, call) if handler.response_streaming else self._unary(handler, call)
+
+    def _request_id(self, metadata: Metadata) -> str:
+        """The client's, if it sent one that can be used, or a new one."""
+        for key, value in metadata:
+            if key == REQUEST_ID and isinstance(value, str) and _VALID_ID.fullmatch(value):
+                return value
+        return f"{self._random.getrandbits(128):032x}"
 
     def _unary(self, handler: Handler, call: Call) -> Handler:
         behavior = cast(Callable[..., Awaitable[Any]], handler.stream_unary or handler.unary_unary)
@@ -165,6 +174,12 @@ class _Watched:
 
     def __init__(self, context: Context, call: Call) -> None:
         self._context, self._call = context, call
+        self._peer = ""
+
+    def peer(self) -> str:
+        """The other end of the connection. gRPC writes it anew whenever it is asked."""
+        self._peer = self._peer or self._context.peer()
+        return self._peer
 
     async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()) -> None:
         self._call.code, self._call.why = code.name, details
@@ -172,11 +187,3 @@ class _Watched:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
-
-
-def _request_id(metadata: Metadata) -> str:
-    """The client's, if it sent one that can be used, or a new one."""
-    for key, value in metadata:
-        if key == REQUEST_ID and isinstance(value, str) and _VALID_ID.fullmatch(value):
-            return value
-    return secrets.token_hex(16)

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import threading
 
-from cachetools import LRUCache
+from cachetools import TTLCache
 
 from tuner_server.storage import StoredJob
 
+KEPT_S = 600.0
+"""How long caches keep what is not renewed: a client that crashed never says that it is gone, and nobody asks for a job
+that was deleted. So a server takes the memory of what happens now, and not of what has happened since its start."""
+
 
 class JobCache:
-    """Jobs as this process last saw them, the least recently used forgotten first. Thread-safe.
+    """Jobs as this process last saw them, forgotten when they were not seen for `KEPT_S`. Thread-safe.
+
+    If there are too many, the least recently used ones go before that.
 
     Another process may have moved a job since. Whoever decides on a cached one writes with its version, and learns
     then; whoever refuses because of a cached one looks into the database before.
     """
 
     def __init__(self, max_jobs: int) -> None:
-        self._jobs: LRUCache[str, StoredJob] = LRUCache(max_jobs)
+        self._jobs: TTLCache[str, StoredJob] = TTLCache(max_jobs, KEPT_S)
         self._lock = threading.Lock()
 
     def get(self, job_id: str) -> StoredJob | None:

@@ -44,7 +44,17 @@ RESUMES_KEPT = 100
 """Names of requests to take a job back that are known again: those of the latest ones."""
 FAMILY_JOBS = 20
 """Jobs of a family that a new one learns from, the newest: older ones would weigh next to nothing."""
-_LATER_FIELDS = ("measures", "recorded", "change", "ending", "has_average", "total_time_s", "members", "stop_when")
+_LATER_FIELDS = (
+    "measures",
+    "recorded",
+    "change",
+    "ending",
+    "has_average",
+    "total_time_s",
+    "members",
+    "stop_when",
+    "maximises",
+)
 """Fields of reports and configs that came after the first release."""
 
 

@@ -352,5 +352,9 @@ class Storage(Closing):
         """Writes something that changes no job. Raises: StorageError when the database takes no writes."""
 
     @abc.abstractmethod
+    def size(self) -> int:
+        """The bytes that all of it takes on the disk, its log included. Raises: StorageError."""
+
+    @abc.abstractmethod
     def close(self) -> None:
         """Releases what the storage holds. It is not used afterwards."""

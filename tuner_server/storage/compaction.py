@@ -1,4 +1,4 @@
-"""Gives back the space of what was deleted."""
+"""What a database takes on the disk, and how the space of what was deleted is given back."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import sqlite3
 import time
+from collections.abc import Iterable
 
 from tuner_server.core.errors import StorageError
 from tuner_server.storage.database import Database, DriverConnection
@@ -14,6 +15,10 @@ from tuner_server.storage.tables import Base
 
 PAGES_AT_ONCE = 500
 """Pages that SQLite moves in one transaction: 2 MB, some milliseconds in which servers wait."""
+LOG_TRIES = 50
+LOG_WAIT_S = 0.02
+"""How long one try to empty the log waits for who still reads from it, while all who write wait; and how long they may
+go on until the next one."""
 ONCE = "`lrpilot db compact`, once and without servers, makes the file smaller"
 """What is said of a file that a former version made."""
 _INCREMENTAL = 2
@@ -55,7 +60,7 @@ def compact(database: Database, *, rewrite: bool = True) -> Compaction:
         (mode,) = connection.execute("PRAGMA auto_vacuum").fetchone()
         if mode == _INCREMENTAL:
             _give_back(connection)
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            _empty_log(connection)
     if mode == _INCREMENTAL:
         return Compaction(before, _size(database.file))
     if not rewrite:
@@ -64,6 +69,23 @@ def compact(database: Database, *, rewrite: bool = True) -> Compaction:
     with database.file.alone():
         _rewrite(database.file)
     return Compaction(before, _size(database.file))
+
+
+def size(database: Database) -> int:
+    """The bytes that a database takes on the disk: a SQLite file with its log, or LRPilot's tables with their indexes.
+
+    Raises:
+        StorageError: the database can't be used.
+    """
+    if database.file is not None:
+        return _size(database.file)
+    with database.reading() as connection:
+        return int(connection.exec_driver_sql(_size_of(Base.metadata.tables)).scalar_one())
+
+
+def _size_of(tables: Iterable[str]) -> str:
+    """A query for the bytes of tables of PostgreSQL, by names as SQL has them."""
+    return "SELECT " + " + ".join(f"pg_catalog.pg_total_relation_size('{table}')" for table in tables)
 
 
 def _size(file: DatabaseFile) -> int:
@@ -85,6 +107,20 @@ def _give_back(connection: DriverConnection) -> None:
         time.sleep(time.monotonic() - began)  # half of the time is theirs
 
 
+def _empty_log(connection: DriverConnection) -> None:
+    """Empties the write-ahead log, unless there are readers of an old state all the time.
+
+    SQLite waits for them with its writers' lock in its hands, and as long as for any lock: writers would give up.
+    """
+    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()  # most of it, while others write
+    connection.execute(f"PRAGMA busy_timeout = {LOG_WAIT_S * 1000:.0f}")
+    for _ in range(LOG_TRIES):
+        ((in_use, _, _),) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        if not in_use:
+            return
+        time.sleep(LOG_WAIT_S)
+
+
 def _rewrite(file: DatabaseFile) -> None:
     try:
         with contextlib.closing(file.connected()) as connection:
@@ -100,10 +136,10 @@ def _vacuum_tables(database: Database) -> Compaction:
     with database.reading() as connection:
         schema = connection.exec_driver_sql("SELECT quote_ident(current_schema())").scalar_one()
     tables = [f'{schema}."{name}"' for name in Base.metadata.tables]
-    size = "SELECT " + " + ".join(f"pg_catalog.pg_total_relation_size('{table}')" for table in tables)
+    query = _size_of(tables)
     with database.maintaining() as connection:
-        (before,) = connection.execute(size).fetchone()
+        (before,) = connection.execute(query).fetchone()
         for table in tables:
             connection.execute(f"VACUUM (ANALYZE) {table}")
-        (after,) = connection.execute(size).fetchone()
+        (after,) = connection.execute(query).fetchone()
     return Compaction(before, after)

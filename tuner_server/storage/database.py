@@ -108,7 +108,8 @@ class Database(Closing):
         if found != self.schema:
             raise SchemaVersionError(
                 f"{self.label} has schema version {found} by now, and this server writes {self.schema}: "
-                "start it anew, in the version of LRPilot that upgraded the database"
+                "start it anew, in the version of LRPilot that upgraded the database",
+                "its schema was upgraded, and this server was not",
             )
 
     @contextlib.contextmanager

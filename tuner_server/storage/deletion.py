@@ -1,11 +1,14 @@
 """Deletes jobs in transactions that are short, however long the jobs were.
 
-SQLite has one writer at a time, and PostgreSQL ends what takes too long. A history that is larger than one transaction
-may delete goes from its end: what is left in between is a shorter history, and the job itself goes with its last part.
+SQLite has one writer at a time, and PostgreSQL ends what takes too long. Whoever waits for SQLite's lock looks for it
+now and then, and would hardly find it between transactions that follow at once: half of the time is left to others. A
+history that is larger than one transaction may delete goes from its end: what is left in between is a shorter history,
+and the job itself goes with its last part.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import sqlalchemy as sa
@@ -35,11 +38,14 @@ def delete_jobs(database: Database, chosen: sa.Select[str], limit: int) -> int:
     """
     n_deleted = 0
     while n_deleted < limit:
+        began = time.monotonic()
         with database.writing() as connection:
             ids = connection.execute(chosen.limit(limit - n_deleted).with_for_update(skip_locked=True)).scalars().all()
             if not ids:
                 break
             n_deleted += _delete_some(connection, ids)
+        if database.embedded:
+            time.sleep(time.monotonic() - began)
     return n_deleted
 
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TypeVarTuple
 
 import sqlalchemy as sa
+from lrpilot.wire.job_names import id_beginning
 
 from tuner_server.core.errors import InvalidInputError, NotFoundError, QuotaError
 from tuner_server.core.job.life import Life, LifeLimits, shown_word
@@ -32,8 +33,10 @@ def newest(query: sa.Select[*_Columns], project: str, wanted: JobFilter, limits:
     if wanted.family is not None:
         query = query.where(JobRow.family == wanted.family)
     if wanted.called:
-        begins = JobRow.id.startswith(wanted.called, autoescape=True)
-        query = query.where(sa.or_(JobRow.name == wanted.called, begins))
+        ways = [JobRow.name == wanted.called, JobRow.id.startswith(wanted.called, autoescape=True)]
+        if beginning := id_beginning(wanted.called):
+            ways.append(sa.and_(JobRow.name == "", JobRow.id.startswith(beginning)))
+        query = query.where(sa.or_(*ways))
     return query
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import alembic.command
 import sqlalchemy as sa
@@ -103,9 +104,7 @@ def current_version(database: Database) -> str | None:
 
 def head_version() -> str:
     """The version that this code needs."""
-    head = ScriptDirectory.from_config(migration_config()).get_current_head()
-    assert head is not None
-    return head
+    return _versions()[0]
 
 
 def migration_config(connection: sa.Connection | None = None) -> Config:
@@ -134,9 +133,14 @@ def _version(connection: sa.Connection, label: str) -> str | None:
 
 def require_known(version: str, label: str) -> None:
     """Raises: SchemaVersionError: a version that was not known when this code was written."""
-    script = ScriptDirectory.from_config(migration_config())
-    if version not in {revision.revision for revision in script.walk_revisions()}:
+    if version not in _versions():
         raise SchemaVersionError(
             f"{label} has schema version {version}, this version of LRPilot knows {head_version()} at most: "
             "it was written by a newer version; upgrade LRPilot"
         )
+
+
+@functools.cache
+def _versions() -> tuple[str, ...]:
+    """All versions that this code knows, the newest first. To read the migrations takes a tenth of a second."""
+    return tuple(found.revision for found in ScriptDirectory.from_config(migration_config()).walk_revisions())

@@ -30,6 +30,7 @@ from tuner_server.storage.base import (
     StoredJob,
     StoredVersion,
 )
+from tuner_server.storage.compaction import size
 from tuner_server.storage.database import Database
 from tuner_server.storage.deletion import delete_jobs
 from tuner_server.storage.history_read import HistoryRead, entry_of
@@ -56,6 +57,13 @@ _REPORT_COLUMNS = [
 # that are set are those of the values.
 _WRITE_STATE = sa.update(_JOBS).where(JobRow.id == sa.bindparam("of_job"), JobRow.version == sa.bindparam("at_version"))
 """Writes a job's next state, unless the job is no longer at its version."""
+_LOCK_JOBS = (
+    sa.select(JobRow.id, JobRow.version)
+    .where(JobRow.id.in_(sa.bindparam("of_jobs", expanding=True)))
+    .order_by(JobRow.id)
+    .with_for_update()
+)
+"""Keeps others from changing jobs until the transaction ends, in one order everywhere. SQLite has one writer anyway."""
 _WRITE_REPORT = sa.update(_ENTRIES).where(
     EntryRow.job_id == sa.bindparam("of_job"), EntryRow.number == sa.bindparam("on_number")
 )
@@ -142,8 +150,9 @@ class SqlStorage(Storage):
         taken = {i: _report_values(changes[i], prepared[i][0].update_time) for i in ordered}
         issued = {i: _directive_values(changes[i].job.id, changes[i].transition) for i in ordered}
         with self._database.writing() as connection:
-            written = [i for i in ordered if _write_state(connection, prepared[i][1])]
+            written = _present(connection, ordered, [prepared[i][1] for i in ordered])
             if written:
+                connection.execute(_WRITE_STATE, [prepared[i][1] for i in written])
                 connection.execute(_WRITE_REPORT, [taken[i] for i in written])
                 connection.execute(_WRITE_DIRECTIVE, [issued[i] for i in written])
         return [prepared[i][0] if i in written else None for i in range(len(changes))]
@@ -301,6 +310,10 @@ class SqlStorage(Storage):
         """See `Storage`."""
         touch(self._database)
 
+    def size(self) -> int:
+        """See `Storage`."""
+        return size(self._database)
+
     def close(self) -> None:
         """See `Storage`."""
         self._database.close()
@@ -334,6 +347,16 @@ def _next(job: StoredJob, state: JobState, now: datetime) -> tuple[StoredJob, di
 def _at_version(changed_job: StoredJob, changed: dict[str, Any]) -> tuple[StoredJob, dict[str, Any]]:
     """A job in its next state, and the values of `_WRITE_STATE`."""
     return changed_job, {"of_job": changed_job.id, "at_version": changed_job.version - 1, **changed}
+
+
+def _present(connection: sa.Connection, changes: Sequence[int], values: Sequence[dict[str, Any]]) -> list[int]:
+    """Those changes whose jobs are at the versions that are to be replaced, and stay so until the transaction ends.
+
+    One statement for all jobs: in a group that a server writes, each further one costs as much as the group's commit.
+    """
+    rows = connection.execute(_LOCK_JOBS, {"of_jobs": sorted({one["of_job"] for one in values})})
+    versions = {row.id: row.version for row in rows}
+    return [i for i, one in zip(changes, values, strict=True) if versions.get(one["of_job"]) == one["at_version"]]
 
 
 def _write_state(connection: sa.Connection, values: dict[str, Any]) -> bool:

@@ -12,6 +12,7 @@ get the dead one's last changes. Whoever is the first to open a database gives i
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -47,6 +48,8 @@ MARK = "application_id"
 """The number in a file's header that tells copies from what they were made of: each backup gets one of its own."""
 LOG_SUFFIXES = ("-wal", "-shm", "-journal")
 """The endings of files that SQLite keeps beside a database."""
+_BESIDE = "; whoever uses a database, if only to read, writes beside it: be its owner, or be given its directory"
+"""What is said to those who may not."""
 _OWNER = stat.S_IRUSR | stat.S_IWUSR
 _EVERYBODY = stat.S_IRWXO
 
@@ -114,7 +117,7 @@ class DatabaseFile:
             if self._lock is None:
                 return
             if _locked(self._lock, fcntl.LOCK_EX):
-                with contextlib.suppress(sqlite3.Error):  # the former one stays, which is noted too
+                with contextlib.suppress(sqlite3.Error, OSError):  # the former one stays, which is noted too
                     self._set_mark(self._lock)
             deadline = time.monotonic() + LOCK_TIMEOUT_S
             while not _locked(self._lock, fcntl.LOCK_SH):  # one that could not be changed was lost
@@ -173,7 +176,8 @@ class DatabaseFile:
             with contextlib.suppress(FileNotFoundError, PermissionError):  # a group that shares the database shares it
                 os.fchmod(lock, _OWNER | self.path.stat().st_mode & (stat.S_IRGRP | stat.S_IWGRP))
         except OSError as error:
-            raise StorageError(f"{self._lock_path}: {error.strerror}", "its lock can't be used") from error
+            remedy = _BESIDE if isinstance(error, PermissionError) or error.errno == errno.EROFS else ""
+            raise StorageError(f"{self._lock_path}: {error.strerror}{remedy}", "its lock can't be used") from error
         return lock
 
     def _prepare(self, lock: int) -> None:
@@ -235,8 +239,9 @@ class DatabaseFile:
         return os.pread(lock, 64, 0).decode(errors="replace").split()
 
     def _note(self, lock: int, *marks: str) -> None:
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{' '.join(marks)}\n".encode(), 0)
+        text = f"{' '.join(marks)}\n".encode()
+        os.pwrite(lock, text, 0)  # in place of what is there: what can't be written leaves it
+        os.ftruncate(lock, len(text))
         os.fsync(lock)
 
 

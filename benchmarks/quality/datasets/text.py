@@ -32,14 +32,14 @@ _VALIDATION_SHARE = 10
 
 @dataclass(frozen=True)
 class Text:
-    """A sequence of character indices, int64 (n,)."""
+    """A sequence of character indices (n,), of any integer type."""
 
     characters: Tensor
 
     def draw(self, n: int, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """`n` random windows (n, length) and, shifted by one, what follows each character (n, length)."""
         start = torch.randint(len(self.characters) - length, (n, 1), generator=generator)
-        windows = self.characters[start + torch.arange(length + 1)]
+        windows = self.characters[start + torch.arange(length + 1)].long()
         return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
 
 

@@ -6,6 +6,7 @@ first dimension is ``b``; what comes after it is the workload's own business.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,8 @@ class Session:
         validation: Fixed batches that contestants may look at, the same for all seeds and contestants.
         data_seed: Seeds the batches.
         judging: Fixed batches that the end of the run is judged by; None if that is `validation`.
+        max_norm: What the norm of all gradients is clipped to before an update; None if it is not clipped.
+        validation_s: Seconds that were spent on `validate` and `judge` so far.
     """
 
     model: nn.Module
@@ -44,6 +47,8 @@ class Session:
     validation: Sequence[Batch]
     data_seed: int
     judging: Sequence[Batch] | None = None
+    max_norm: float | None = None
+    validation_s: float = 0.0
 
     def batches(self) -> Iterator[Batch]:
         """Endless minibatches, the same sequence at every call, independent of the global random state."""
@@ -64,6 +69,9 @@ class Session:
         return self._mean_loss(self.validation if self.judging is None else self.judging)
 
     def _mean_loss(self, batches: Sequence[Batch]) -> float:
+        if batches[0][0].is_cuda:
+            torch.cuda.synchronize()  # what was queued before is no part of the time below
+        started = time.perf_counter()
         was_training = self.model.training
         self.model.eval()
         try:
@@ -71,6 +79,7 @@ class Session:
                 total = sum(float(self.loss(batch)) * len(batch[0]) for batch in batches)
         finally:
             self.model.train(was_training)
+        self.validation_s += time.perf_counter() - started
         return total / sum(len(batch[0]) for batch in batches)
 
 
@@ -96,6 +105,7 @@ class Workload:
         judging: Makes the fixed batches that the end of a run is judged by, where validation data are too few for it.
         score: A positive, increasing function of the loss. Results are compared by ratios of scores, since the
             ratio of two losses means nothing where a loss may be negative.
+        max_norm: What the norm of all gradients is clipped to before an update; None if it is not clipped.
     """
 
     name: str
@@ -110,6 +120,7 @@ class Workload:
     validation: Callable[[], Sequence[Batch]]
     judging: Callable[[], Sequence[Batch]] | None = None
     score: Callable[[float], float] = _identity
+    max_norm: float | None = None
 
     def build(self, seed: int, optimizer: OptimizerFactory | None = None) -> Session:
         """A fresh run. The global random state is as before when this returns.
@@ -129,6 +140,7 @@ class Workload:
             validation=self.validation(),
             data_seed=seed * _STREAMS_PER_SEED + 1,
             judging=None if self.judging is None else self.judging(),
+            max_norm=self.max_norm,
         )
 
 

@@ -218,6 +218,14 @@ class Backend(abc.ABC):
         as not to wait for a device, the answer may be for the losses before the previous call.
         """
 
+    def forget_skipped(self) -> list[int]:
+        """Takes steps out of losses and measures that were none, since the device itself has skipped their updates.
+
+        Returns:
+            Which they were, counted from the first of the losses that `peek` gives. May wait for the device.
+        """
+        return []
+
     @abc.abstractmethod
     def peek(self) -> list[float]:
         """The losses since `begin` or `flush`, oldest first, rounded to float32. May wait for the device."""

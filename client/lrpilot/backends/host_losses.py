@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from lrpilot.arguments import loss_number
 from lrpilot.wire.divergence import DivergenceWatch
 
 
@@ -49,7 +50,7 @@ class HostLosses:
         """
         shape = getattr(loss, "shape", None)
         if shape is None:
-            loss = _number(loss)
+            loss = loss_number(loss)
         elif math.prod(shape) != 1:
             raise ValueError(f"loss: shape {tuple(shape)} is not a scalar; pass loss.mean()")
         self._pending.append(loss)
@@ -82,14 +83,6 @@ class HostLosses:
         self._losses += fresh
         for loss in fresh:
             self._diverged |= self._watch.sees(loss)
-
-
-def _number(loss: Any) -> float:
-    try:
-        return float(loss)
-    except (TypeError, ValueError) as error:
-        kind = type(loss).__name__
-        raise ValueError(f"loss: {kind} is not a scalar; pass an array of one element") from error
 
 
 def _float32(loss: Any) -> float:

@@ -6,12 +6,14 @@ import logging
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import SupportsFloat
+from typing import Any, ParamSpec, SupportsFloat
 
+from lrpilot.arguments import as_number, shown
 from lrpilot.errors import ConfigError
 from lrpilot.rng import preserved
 from lrpilot.wire.limits import MAX_VALIDATION_LOSS
 
+P = ParamSpec("P")
 log = logging.getLogger("lrpilot")
 
 
@@ -32,6 +34,8 @@ class Validator:
         Raises:
             ConfigError: it raises, or gives no finite number.
         """
+        if not callable(function):
+            raise ConfigError(f"validate: {shown(function)}; give a function without arguments that returns one number")
         self._function = function
         self._unchanged = unchanged
         try:
@@ -50,19 +54,38 @@ class Validator:
         except Exception:
             log.warning("lrpilot: validate raised, its result is left out", exc_info=True)
             return None
-        return loss if math.isfinite(loss) and loss <= MAX_VALIDATION_LOSS else None
+        return loss if math.isfinite(loss) and abs(loss) <= MAX_VALIDATION_LOSS else None
 
     def _call(self) -> float:
         """The function's result; all is as before. Raises: ConfigError: it is no number."""
         with self._unchanged(), preserved():
             result = self._function()
-            try:
-                return float(result)
-            except (TypeError, ValueError, RuntimeError) as error:
-                raise ConfigError(f"validate: it returned {_shown(result)}; {_MUST}") from error
+            return _number(result)
 
 
-_MUST = "it must return the validation loss, one number"
+def minimised(validate: Callable[P, SupportsFloat] | None, mode: object) -> Callable[P, SupportsFloat] | None:
+    """What is minimised where `validate` is given: that, or minus it, where `mode` is "max"."""
+    if not callable(validate) or mode != "max":
+        return validate
+
+    def negated(*args: P.args, **kwargs: P.kwargs) -> float:
+        metric = _number(validate(*args, **kwargs))
+        if not math.isfinite(metric):
+            raise ConfigError(f"validate: it returned {metric}; a finite metric is needed")
+        return -metric
+
+    return negated
+
+
+def _number(result: Any) -> float:
+    """A validation's result. Raises: ConfigError: it is no number."""
+    try:
+        return as_number(result)
+    except ValueError:
+        raise ConfigError(f"validate: it returned {_shown(result)}; {_MUST}") from None
+
+
+_MUST = "it must return one number"
 
 
 def _shown(result: object) -> str:

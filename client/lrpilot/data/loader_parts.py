@@ -19,7 +19,7 @@ import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from lrpilot.objects.layout import instance_dict, slots_of
+from lrpilot.objects.layout import instance_dict, remembered, slots_of
 from lrpilot.objects.own_generators import is_generator, source_of
 
 _MOST_PARTS = 200
@@ -80,7 +80,7 @@ class Parts:
         return cls(owners, generators, has_thread)
 
 
-def attributes_of(owner: object) -> Iterator[tuple[str, Any]]:
+def attributes_of(owner: Any) -> Iterator[tuple[str, Any]]:
     """The attributes of a part, slots included."""
     yield from (each for each in (instance_dict(owner) or {}).items() if each[0] not in _UNSTATED)
     for member in _members(type(owner)):
@@ -90,7 +90,7 @@ def attributes_of(owner: object) -> Iterator[tuple[str, Any]]:
             continue
 
 
-def set_attribute(owner: object, name: str, value: Any) -> None:
+def set_attribute(owner: Any, name: str, value: Any) -> None:
     """Sets an attribute, whatever the class makes of that."""
     for member in _members(type(owner)):
         if member.__name__ == name:
@@ -101,11 +101,12 @@ def set_attribute(owner: object, name: str, value: Any) -> None:
         attributes[name] = value
 
 
+@remembered
 def _members(kind: type) -> tuple[types.MemberDescriptorType, ...]:
     return slots_of(kind) if any("__slots__" in vars(each) for each in kind.__mro__[:-1]) else ()
 
 
-def _has_attributes(value: object) -> bool:
+def _has_attributes(value: Any) -> bool:
     """Whether a part's attributes are its state; an iterator's are a position, which nobody moves."""
     if isinstance(value, types.FunctionType | types.MethodType | types.GeneratorType | functools.partial):
         return False

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from lrpilot.data.loader_parts import Parts, attributes_of, set_attribute
 from lrpilot.objects import plain_copies
-from lrpilot.objects.layout import instance_dict
+from lrpilot.objects.layout import instance_dict, remembered
 from lrpilot.objects.own_generators import is_generator, set_state, state_of
 from lrpilot.rng import from_plain, same, to_plain
 
@@ -202,10 +202,17 @@ def _samples(path: str) -> bool:
     return "sampler" in path.rpartition(".")[2]
 
 
-def _is_handle(value: object) -> bool:
+def _is_handle(value: Any) -> bool:
     """Whether a draw may put another such object in the place of one: an iterator, a generator, a sampler."""
     kind = type(value)
-    return is_generator(value) or (
-        hasattr(kind, "__next__")
-        or (hasattr(kind, "__iter__") and not hasattr(kind, "__array__") and instance_dict(value) is not None)
-    )
+    return is_generator(value) or _is_iterator(kind) or (_is_iterable(kind) and instance_dict(value) is not None)
+
+
+@remembered
+def _is_iterator(kind: type) -> bool:
+    return hasattr(kind, "__next__")
+
+
+@remembered
+def _is_iterable(kind: type) -> bool:
+    return hasattr(kind, "__iter__") and not hasattr(kind, "__array__")

@@ -8,7 +8,7 @@ from typing import Any
 from lrpilot.data.replay import BatchBuffer
 from lrpilot.rng import RandomState
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.directives import committed
+from lrpilot.wire.messages.directives import committed
 
 
 class DataPosition:

@@ -127,6 +127,13 @@ class DistributedBackend(Backend):
             return self._ranks.mean([self._own.diverged()]) == [1.0]
         return first_divergence(self._reduced(), self._limit) is not None
 
+    def forget_skipped(self) -> list[int]:
+        """The rank's own, which are everybody's: gradients are, and so is what overflows in them. Not collective."""
+        skipped = self._own.forget_skipped()
+        self._n_losses -= len(skipped)
+        self._means = [mean for i, mean in enumerate(self._means) if i not in skipped]
+        return skipped
+
     def peek(self) -> list[float]:
         """The rank's own losses; not collective."""
         return self._own.peek()

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrpilot.backends.jax_backend import JaxBackend
+from lrpilot.backends.validator import minimised
 from lrpilot.run.driver import Driver
 from lrpilot.run.explicit_options import with_explicit_options
 from lrpilot.run.options import JobOptions
@@ -46,10 +47,11 @@ class Tuner(Driver, Generic[State]):
             state: a pytree of all that the step changes: parameters, optimizer state, random keys, batch statistics.
                 The optimizer is made with `optax.inject_hyperparams`; its LR is the base. Of several, in a chain or in
                 `optax.partition`, the first is tuned, in the order of the state's leaves; others keep their ratios.
-            validate: gives the validation loss of a state; called seldom, and once at once, to see that it works.
+            validate: gives the validation loss of a state, or with `mode="max"` a metric; called seldom, and once at
+                once, to see that it works.
             donates: whether the step donates the buffers of its state (`donate_argnums`). Snapshots are copies then;
                 without, they are references and cost nothing but memory.
-            **job: server, credentials, total_steps, epochs, steps_per_epoch, total_time_s, stop_when, lr_bounds,
+            **job: server, credentials, total_steps, epochs, steps_per_epoch, total_time_s, stop_when, mode, lr_bounds,
                 policy, policy_options, name, family, seed, record, timeout_s, strict, adopt, observers, progress,
                 transport; see `lrpilot.run.options.JobOptions`.
 
@@ -58,7 +60,7 @@ class Tuner(Driver, Generic[State]):
             RefusedError: the server finds fault with an argument, which the message names; or with `strict` it refuses.
             UnavailableError: the server isn't there, and `strict` is set.
         """
-        self._jax = JaxBackend(state, validate, donates)
+        self._jax = JaxBackend(state, minimised(validate, job.get("mode")), donates)
         super().__init__(self._jax, **job)
 
     @property

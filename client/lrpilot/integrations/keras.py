@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from lrpilot.backends.keras_backend import KerasBackend, to_numpy
+from lrpilot.backends.validator import minimised
 from lrpilot.errors import ConfigError
 from lrpilot.integrations import state_bytes
 from lrpilot.run.driver import Driver
@@ -55,11 +56,11 @@ class TunerCallback(keras.callbacks.Callback):
             data: what a search trains on, the training data: arrays `(x, y)` or `(x, y, sample_weight)`, or an
                 iterable of such batches that starts anew every time, such as a `keras.utils.PyDataset` or a DataLoader.
             batch_size: of arrays; that of `fit`.
-            validate: gives the validation loss; called seldom, and once at once, to see that it works. It may call
-                `model.evaluate`.
+            validate: gives the validation loss, or with `mode="max"` a metric; called seldom, and once at once, to see
+                that it works. It may call `model.evaluate`.
             **job: server, credentials, total_steps (default: what `fit` was asked for, from its `initial_epoch` on),
-                stop_when, lr_bounds, policy, policy_options, name, family, seed, record, timeout_s, strict, observers,
-                progress, transport; see `lrpilot.run.options.JobOptions`.
+                stop_when, mode, lr_bounds, policy, policy_options, name, family, seed, record, timeout_s, strict,
+                observers, progress, transport; see `lrpilot.run.options.JobOptions`.
 
         Raises:
             ConfigError: arrays without a batch size, or a batch size without arrays.
@@ -110,7 +111,7 @@ class TunerCallback(keras.callbacks.Callback):
             return
         loaded, self._loaded = self._loaded, None
         self._first_epoch = epoch if loaded is None else loaded["first_epoch"]
-        self._keras = KerasBackend(self.model, self._validate)
+        self._keras = KerasBackend(self.model, minimised(self._validate, self._job.get("mode")))
         self._warn(epoch, resumed=loaded is not None)
         job = self._job.copy()
         if job.get("total_steps") is None and job.get("total_time_s") is None:

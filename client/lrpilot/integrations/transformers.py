@@ -266,6 +266,8 @@ class TunerTrainer(Trainer):
             raise ConfigError("lrpilot: total_steps is the Trainer's max_steps, or its epochs' steps")
         if "total_time_s" in options:
             raise ConfigError("lrpilot: total_time_s: the Trainer ends after max_steps, or its epochs; leave it out")
+        if options.get("validate") == "eval" and options.get("mode") == "max":
+            raise ConfigError('lrpilot: mode="max", and validate="eval" is a loss; leave mode out, or give a function')
         if options.get("validate") == "eval" and (self.eval_dataset is None or isinstance(self.eval_dataset, dict)):
             raise ConfigError('lrpilot: validate="eval" needs one eval_dataset')
         refuse_other_parallelism(self.accelerator)

@@ -12,8 +12,8 @@ import math
 
 from lrpilot.run.observer import Observer, TunedRun
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.directives import committed, rolls_back
-from lrpilot.wire.profile_proto import profile_from_proto
+from lrpilot.wire.messages.directives import committed, rolls_back
+from lrpilot.wire.messages.profiles import profile_from_proto
 
 PREFIX = "lrpilot"
 STEP, SEARCH_STEP = f"{PREFIX}/step", f"{PREFIX}/search_step"
@@ -40,6 +40,8 @@ class MetricLogger(Observer, abc.ABC):
         self._next = {STEP: 0, SEARCH_STEP: 0}
         # Of the search that is open: the last search step of each probe, by its directive's number.
         self._probe_ends: dict[int, int] = {}
+        # Whether its probes are validated, and so are judged by that.
+        self._validated = False
 
     @abc.abstractmethod
     def write(self, points: list[Point]) -> None:
@@ -51,9 +53,10 @@ class MetricLogger(Observer, abc.ABC):
             return
         if not committed(directive):
             self._probe_ends[directive.number] = start + len(report.losses) - 1
-            self.write(self._points(SEARCH_STEP, f"{PREFIX}/probe", directive, report, start))
+            self._validated = bool(report.validations)
+            self.write(self._points(run, SEARCH_STEP, f"{PREFIX}/probe", directive, report, start))
         elif not rolls_back(report):
-            self.write(self._points(STEP, PREFIX, directive, report, start))
+            self.write(self._points(run, STEP, PREFIX, directive, report, start))
 
     def began(self, run: TunedRun, directive: pb.Directive) -> None:
         """Logs what was forecast, once a search is over."""
@@ -61,7 +64,10 @@ class MetricLogger(Observer, abc.ABC):
             self.write(self._forecasts(run))
             self._probe_ends.clear()
 
-    def _points(self, axis: str, prefix: str, directive: pb.Directive, report: pb.Report, start: int) -> list[Point]:
+    def _points(
+        self, run: TunedRun, axis: str, prefix: str, directive: pb.Directive, report: pb.Report, start: int
+    ) -> list[Point]:
+        sign, validated = (-1, "validation_metric") if run.mode == "max" else (1, "validation_loss")
         profile = profile_from_proto(directive.profile)
         last = len(report.losses) - 1
         validations = {max(validation.step - 1, 0): validation.loss for validation in report.validations}
@@ -72,7 +78,7 @@ class MetricLogger(Observer, abc.ABC):
                 continue
             values = {f"{prefix}/lr": profile.lr(i), f"{prefix}/loss": loss, f"{prefix}/stage": directive.stage}
             if i in validations:
-                values[f"{prefix}/validation_loss"] = validations[i]
+                values[f"{prefix}/{validated}"] = sign * validations[i]
             points.append(
                 Point(axis, start + i, {name: value for name, value in values.items() if math.isfinite(value)})
             )
@@ -82,6 +88,7 @@ class MetricLogger(Observer, abc.ABC):
     def _forecasts(self, run: TunedRun) -> list[Point]:
         """The candidates at the ends of their probes, as the server judged them."""
         points = []
+        sign = -1 if run.mode == "max" and self._validated else 1
         candidates = {
             candidate.directive_number: candidate for decision in run.decisions() for candidate in decision.candidates
         }
@@ -89,7 +96,7 @@ class MetricLogger(Observer, abc.ABC):
             candidate = candidates.get(number)
             if candidate is None or not candidate.HasField("forecast"):
                 continue
-            values = {f"{PREFIX}/candidate/lr": candidate.lr, f"{PREFIX}/candidate/forecast": candidate.forecast}
+            values = {f"{PREFIX}/candidate/lr": candidate.lr, f"{PREFIX}/candidate/forecast": sign * candidate.forecast}
             if candidate.HasField("forecast_sd"):
                 values[f"{PREFIX}/candidate/forecast_sd"] = candidate.forecast_sd
             points.append(Point(SEARCH_STEP, step, values))

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Sequence
 from typing import Protocol
 
 from lrpilot.narration.screen import Screen, other_bars
+from lrpilot.wire.job_names import called
+from lrpilot.wire.schedule_data import Validation
 
 BAR_S = 0.5
 """Seconds between two bars: a person reads no faster, and a step that draws one takes some tens of microseconds."""
@@ -26,6 +29,10 @@ class NarratedRun(Protocol):
     @property
     def lr(self) -> float:
         """The first group's LR, of the next step."""
+
+    @property
+    def mode(self) -> str:
+        """Whether what `validate` gives is minimised, "min", or maximised, "max"."""
 
     @property
     def phase(self) -> str:
@@ -56,7 +63,7 @@ class Narrator:
         self._screen = screen
         self._began = time.monotonic()
         self._begin_steps: int | None = None
-        self._loss = math.nan
+        self._loss = self._first_loss = math.nan
         self.due = 0.0
         """When the next bar is due, on the monotonic clock."""
 
@@ -64,11 +71,10 @@ class Narrator:
         """The job is open: at a server (`where`), under a policy."""
         if not run.job_id:
             return  # a warning has said it
-        named = f" {name!r}" if name else ""
         steps = "no end" if run.total_steps is None else f"{run.total_steps:,} steps"
-        job = run.job_id[:SHORT_ID]
+        job, told = run.job_id[:SHORT_ID], called(name, run.job_id)
         self._screen.line(
-            f"lrpilot: job {job}{named}, {where}: policy {policy}, {steps}; `lrpilot show {job}` tells more"
+            f"lrpilot: job {job} {told!r}, {where}: policy {policy}, {steps}; `lrpilot show {job}` tells more"
         )
 
     def decided(self, run: NarratedRun, peak_lr: float, n_steps: int, reason: str) -> None:
@@ -79,7 +85,9 @@ class Narrator:
         self._screen.line(f"lrpilot: step {step:,}: {n_steps:,} steps at LRs up to {peak_lr:.3g}: {reason}")
 
     def reported(self, losses: list[float]) -> None:
-        """Steps are over, with such losses."""
+        """Steps are over, with such losses. The first of all is that of the untrained model, or nearly."""
+        if math.isnan(self._first_loss):
+            self._first_loss = next((loss for loss in losses if math.isfinite(loss)), math.nan)
         sound = [loss for loss in losses[-10:] if math.isfinite(loss)]
         if sound:
             self._loss = math.fsum(sound) / len(sound)
@@ -108,24 +116,34 @@ class Narrator:
                 parts.append(f"{_duration((total - done) * elapsed / made)} left")
         self._screen.bar(f"{head}  {', '.join(parts)}")
 
-    def finished(self, run: NarratedRun, peak_lr: float, validation: float | None, why: str = "done") -> None:
+    def finished(self, run: NarratedRun, peak_lr: float, validations: Sequence[Validation], why: str = "done") -> None:
         """The run is over, or its tuning is.
 
         Args:
             run: the run.
             peak_lr: the highest LR of its committed steps.
-            validation: its last validation loss; None: it has none.
+            validations: of its committed steps, as the user gave them.
             why: a word for the end.
         """
         self._screen.bar("")
         kept, searched = run.committed_step, run.search_steps
         share = f" ({searched / (kept + searched):.1%})" if searched else ""
         ends = [f"LR up to {peak_lr:.3g}"] if kept else []
-        ends += [f"loss {self._loss:.4g}"] if math.isfinite(self._loss) else []
-        ends += [] if validation is None else [f"validation loss {validation:.4g}"]
+        if math.isfinite(self._loss):
+            ends.append(f"loss {self._loss:.4g}, from {self._first_loss:.4g}")
+        ends += _validated(validations, run.mode)
         took = _duration(time.monotonic() - self._began)
         steps = f"{kept:,} steps are in the model, {searched:,}{share} went into the search"
         self._screen.line(f"lrpilot: {why} after {took}: {'; '.join([steps, *ends])}")
+
+
+def _validated(validations: Sequence[Validation], mode: str) -> list[str]:
+    """What the last validation was, and the best one where that is another, in words; empty: there is none."""
+    if not validations:
+        return []
+    values = [each.loss for each in validations]
+    best, what = (max(values), "metric (higher is better)") if mode == "max" else (min(values), "loss")
+    return [f"validation {what} {values[-1]:.4g}{'' if best == values[-1] else f', at best {best:.4g}'}"]
 
 
 def _duration(seconds: float) -> str:

@@ -1,12 +1,14 @@
-"""Where a run is told: standard error, where somebody reads it."""
+"""Where a run is told: standard error, where somebody reads it, or a display of a notebook."""
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import os
 import shutil
 import sys
-from typing import TextIO
+from types import ModuleType
+from typing import Any, TextIO
 
 from lrpilot.wire.plain_text import plain
 
@@ -16,8 +18,20 @@ WIDTH = 100
 """Columns of a notebook."""
 
 
-class Screen:
+class Screen(abc.ABC):
     """Lines, and below them a bar that changes in its place. What can't be written is left out."""
+
+    @abc.abstractmethod
+    def line(self, text: str) -> None:
+        """Writes a line; the bar goes below it."""
+
+    @abc.abstractmethod
+    def bar(self, text: str) -> None:
+        """Puts a text in place of the bar; an empty one takes it away."""
+
+
+class Terminal(Screen):
+    """A terminal, or a file that looks like one."""
 
     def __init__(self, stream: TextIO) -> None:
         """Writes to `stream`."""
@@ -44,6 +58,35 @@ class Screen:
             self._stream.flush()
 
 
+class Notebook(Screen):
+    """One display of the cell that runs, which changes in its place; the next cell has another one."""
+
+    def __init__(self, shell: Any, display: ModuleType) -> None:
+        """Shows it in the cells of an IPython shell, by the module `IPython.display`."""
+        self._shell, self._display = shell, display
+        self._cell: object = None
+        self._lines: list[str] = []
+        self._bar = ""
+
+    def line(self, text: str) -> None:
+        """Adds a line."""
+        self._show([plain(text)], self._bar)
+
+    def bar(self, text: str) -> None:
+        """Puts a text in place of the bar; an empty one takes it away."""
+        if plain(text) != self._bar:
+            self._show([], plain(text))
+
+    def _show(self, lines: list[str], bar: str) -> None:
+        with contextlib.suppress(Exception):  # whatever a front end makes of it: a run goes on without being told
+            cell = self._shell.execution_count
+            anew, self._cell = cell != self._cell, cell
+            self._lines, self._bar = lines if anew else [*self._lines, *lines], bar
+            told = {"text/plain": "\n".join(filter(None, [*self._lines, bar]))}
+            show = self._display.display if anew else self._display.update_display
+            show(told, raw=True, display_id=f"lrpilot-{id(self)}-{cell}")
+
+
 def _over(bar: str) -> str:
     """What goes back to the start of the line, and takes a bar away."""
     return f"\r{' ' * len(bar)}\r" if bar else ""
@@ -62,13 +105,26 @@ def screen(progress: bool | None) -> Screen | None:
     if progress is None:
         told = os.environ.get(VARIABLE, "")
         progress = told.lower() not in ("0", "false", "no", "off") if told else _is_watched(stream)
-    return Screen(stream) if progress else None
+    if not progress:
+        return None
+    return (_notebook() if _is_notebook(stream) else None) or Terminal(stream)
 
 
 def _is_watched(stream: TextIO) -> bool:
     with contextlib.suppress(Exception):  # whatever stands in for standard error
-        return stream.isatty() or type(stream).__module__.startswith("ipykernel")
+        return _is_notebook(stream) or stream.isatty()
     return False
+
+
+def _is_notebook(stream: TextIO) -> bool:
+    return type(stream).__module__.startswith("ipykernel")
+
+
+def _notebook() -> Notebook | None:
+    """The notebook that this process runs the cells of; None: none is known."""
+    ipython, display = sys.modules.get("IPython"), sys.modules.get("IPython.display")
+    shell = None if ipython is None else ipython.get_ipython()
+    return None if shell is None or display is None else Notebook(shell, display)
 
 
 def other_bars() -> bool:

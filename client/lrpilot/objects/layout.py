@@ -7,9 +7,12 @@ a copy of a frozen object is not refused, and one of an object that answers to e
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
+
+Found = TypeVar("Found")
 
 _HEAP_TYPE = 1 << 9
 """CPython's flag of classes that were defined by a class statement, and of some that were not."""
@@ -67,6 +70,11 @@ class Layout:
             return None
         state = (self.base, _ITEMS[self.base](value), attributes, members)
         return _new, (type(value), self.base), state, None, None, _fill
+
+
+def remembered(find: Callable[[type], Found]) -> Callable[[type], Found]:
+    """A function that finds something out about a class, and remembers it; a decorator."""
+    return functools.lru_cache(maxsize=4096)(find)
 
 
 def instance_dict(value: Any) -> dict[str, Any] | None:

@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Iterator
 from typing import Any
 
+from lrpilot.objects.layout import remembered
 
-def is_generator(value: object) -> bool:
+
+def is_generator(value: Any) -> bool:
     """Whether a value is a random number generator whose state can be read and set, and not one of the global ones."""
-    if isinstance(value, random.Random):
-        return value is not _PYTHONS_OWN and not isinstance(value, random.SystemRandom)
-    if (torch := sys.modules.get("torch")) and isinstance(value, torch.Generator):
-        return value is not torch.default_generator
+    return _generates(type(value)) and not any(value is each for each in _global_ones())
+
+
+@remembered
+def _generates(cls: type) -> bool:
+    """Whether a class's instances are such generators; PyTorch takes long to tell it of one of them."""
+    if issubclass(cls, random.Random):
+        return not issubclass(cls, random.SystemRandom)
+    if (torch := sys.modules.get("torch")) and issubclass(cls, torch.Generator):
+        return True
+    numpy = sys.modules.get("numpy.random")
+    return numpy is not None and issubclass(cls, numpy.RandomState | numpy.Generator | numpy.BitGenerator)
+
+
+def _global_ones() -> Iterator[Any]:
+    yield _PYTHONS_OWN
+    if torch := sys.modules.get("torch"):
+        yield torch.default_generator
     if numpy := sys.modules.get("numpy.random"):
-        if isinstance(value, numpy.RandomState):
-            return value is not numpy.mtrand._rand
-        return isinstance(value, numpy.Generator | numpy.BitGenerator)
-    return False
+        yield numpy.mtrand._rand
 
 
 def source_of(generator: Any) -> Any:

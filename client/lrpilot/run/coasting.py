@@ -26,7 +26,6 @@ class Coasting(Lease):
         super().__init__(
             pb.Directive(
                 phase=pb.PHASE_TRAIN,
-                stage=-1,
                 n_steps=n_steps,
                 profile=profile,
                 batches=pb.BATCH_SOURCE_REPLAYED,

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
 
 from lrpilot.backends.base import Backend
 from lrpilot.credentials import Credentials
 from lrpilot.distributed.session import SharedSession
-from lrpilot.errors import ConfigError
 from lrpilot.narration.narrator import Narrator
 from lrpilot.narration.screen import screen
-from lrpilot.run.argument_check import check_kinds
+from lrpilot.run.argument_check import checked, maximises
 from lrpilot.run.observer import Observer
 from lrpilot.run.options import TIMEOUT_S
 from lrpilot.run.run_plan import planned_steps
 from lrpilot.run.runners.drawing import DrawingRunner
+from lrpilot.schedule.from_proto import ending_from_proto
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.session.job_config import job_config
 from lrpilot.session.session import Session
@@ -28,13 +31,15 @@ from lrpilot.transport.base import Transport
 from lrpilot.transport.embedded_transport import EmbeddedTransport
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.job_names import called
+from lrpilot.wire.plain_text import plain
+from lrpilot.wire.schedule_data import Validation
+from lrpilot.wire.weights import Weights
 
 if TYPE_CHECKING:
     from lrpilot.distributed.ranks import Ranks
 
 SERVER_VARIABLE = "LRPILOT_SERVER"
-LOSSES_TOLD = 10
-"""The latest losses of a report, whose mean is what whoever watches is told."""
 
 Batch = TypeVar("Batch")
 log = logging.getLogger("lrpilot")
@@ -58,6 +63,7 @@ class Driver(DrawingRunner):
         steps_per_epoch: int | None = None,
         total_time_s: float | None = None,
         stop_when: float | str | None = None,
+        mode: Literal["min", "max"] = "min",
         lr_bounds: tuple[float, float] | None = None,
         policy: str | None = None,
         policy_options: Mapping[str, Any] | None = None,
@@ -85,40 +91,40 @@ class Driver(DrawingRunner):
             RefusedError: the server finds fault with an argument, which the message names; or with `strict` it refuses.
             UnavailableError: the server isn't there, and `strict` is set.
         """
-        total_steps = planned_steps(total_steps, epochs, steps_per_epoch)
-        check_kinds(
-            total_steps=total_steps,
+        given = checked(
+            total_steps=planned_steps(total_steps, epochs, steps_per_epoch),
             total_time_s=total_time_s,
             timeout_s=timeout_s,
-            seed=seed,
-            name=name,
-            family=family,
-            policy=policy,
+            strict=strict,
+            adopt=adopt,
+            population=population,
             observers=observers,
+            progress=progress,
+            credentials=credentials,
+            transport=transport,
         )
-        super().__init__(backend, ranks, total_steps, total_time_s, strict=strict, adopt=adopt, population=population)
-        self._observers = tuple(observers)
+        told = checked(
+            name=name, family=family, policy=policy, policy_options=policy_options, lr_bounds=lr_bounds, seed=seed
+        )
+        ends = {name: given[name] for name in ("total_steps", "total_time_s")}
+        super().__init__(backend, ranks, **ends, **{name: given[name] for name in ("strict", "adopt", "population")})
+        self._observers = given["observers"]
         self._closing = False
         self._config = config = job_config(
-            name=name,
-            family=family,
-            policy=policy,
-            policy_options=policy_options,
-            total_steps=total_steps,
-            total_time_s=total_time_s,
+            **told,
+            **ends,
             stop_when=stop_when,
-            lr_bounds=lr_bounds,
             base_lr=self._lr.now,
-            seed=seed,
             has_validation=backend.has_validation,
+            maximises=maximises(mode, validates=backend.has_validation),
             measures=backend.measures,
-            recorded=_names(record),
+            recorded=checked(record=record)["record"],
             members=self._members if self._members > 1 else 0,
             has_average=backend.average is not None,
         )
 
         def connect() -> Session:
-            return Session(transport or _connect(server, credentials), config, timeout_s, strict)
+            return Session(transport or _connect(server, credentials), config, given["timeout_s"], given["strict"])
 
         self._session = connect() if ranks is None else SharedSession(ranks, config, connect)
         first = self._session.open(self._run_state())
@@ -127,6 +133,8 @@ class Driver(DrawingRunner):
         if self._narrator is not None:
             self._narrator.opened(self, _whereabouts(server, transport), name, self._session.config.policy)
         self._follow(first)
+        if isinstance(self._session, Session):
+            weakref.finalize(self, _leave, self._session).atexit = False  # the session sees to that itself
 
     def step(self, loss: Any) -> None:
         """Takes the loss of the step that was just made, and prepares the next one.
@@ -217,8 +225,13 @@ class Driver(DrawingRunner):
 
     @property
     def stage(self) -> int:
-        """The stage, from 0; -1 before the first, and without a server."""
+        """The stage, from 1; 0 before the first, and without a server."""
         return int(self._lease.directive.stage)
+
+    @property
+    def mode(self) -> str:
+        """Whether what `validate` gives is minimised, "min", or maximised, "max"."""
+        return "max" if self._config.maximises else "min"
 
     @property
     def phase(self) -> str:
@@ -232,11 +245,13 @@ class Driver(DrawingRunner):
 
     def __repr__(self) -> str:
         """What a person wants to know: the job, how far it is, and what it does."""
-        name = f" {self._config.name!r}" if self._config.name else ""
+        name = called(self._config.name, self.job_id)
+        named = f" {name!r}" if name else ""
         end = "" if self.total_steps is None else f" of {self.total_steps:,}"
         steps = f"{self.committed_step:,} committed and {self.search_steps:,} search steps{end}"
         state = "finished" if self._finished else f"{self.phase} at LR {self.lr:.3g}"
-        return f"<{type(self).__name__}{name}: job {self.job_id[:8] or 'at no server'}, {steps}, {state}>"
+        job = plain(self.job_id[:8]) or "at no server"
+        return f"<{type(self).__name__}{named}: job {job}, {steps}, {state}>"
 
     def __reduce__(self) -> NoReturn:
         """Raises: TypeError: always; a tuner belongs to a running loop."""
@@ -320,10 +335,14 @@ class Driver(DrawingRunner):
 
     def _on_reported(self, directive: pb.Directive, report: pb.Report, start: int) -> None:
         if self._narrator is not None:
-            self._narrator.reported(list(report.losses[-LOSSES_TOLD:]))
+            self._narrator.reported(list(report.losses))
         self._tell(lambda observer: observer.reported(self, directive, report, start))
 
     def _on_finished(self) -> None:
+        decided = self._ending.decided
+        if decided is not None and self._ending.adopted is Weights.AVERAGE:
+            ending = ending_from_proto(decided)
+            log.info("lrpilot: the run ends with %s", (ending.turned() if self.mode == "max" else ending).words)
         self._tell_end()
         self._tell(lambda observer: observer.finished(self))
 
@@ -331,7 +350,11 @@ class Driver(DrawingRunner):
         """Tells whoever watches of the end, once."""
         if self._narrator is not None:
             word = "closed" if self._closing else "done"
-            self._narrator.finished(self, self._record.peak_lr, self._record.last_validation, word)
+            found, decided = list(self._record.validations), self._ending.decided
+            if decided is not None and self._ending.adopted is Weights.AVERAGE and decided.HasField("average"):
+                found.append(Validation(self.committed_step, decided.average))  # of the weights that the model has now
+            validations = [each.turned() if self.mode == "max" else each for each in found]
+            self._narrator.finished(self, self._record.peak_lr, validations, word)
             self._narrator = None
 
     def _tell(self, what: Callable[[Observer], None]) -> None:
@@ -342,14 +365,14 @@ class Driver(DrawingRunner):
                 log.warning("lrpilot: %s raised; training goes on", type(observer).__name__, exc_info=True)
 
 
-def _names(record: Sequence[str]) -> tuple[str, ...]:
-    """The names of what is recorded. Raises: ConfigError: they are no names, or one string, whose letters would do."""
-    if isinstance(record, str):
-        raise ConfigError(f"record: {record!r} is a string; give names, as ({record!r},)")
-    names = tuple(record) if isinstance(record, Iterable) else (record,)
-    if not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"record: {record!r} are no names; give some as ('gradient_norm',), or leave it out")
-    return names
+def _leave(session: Session) -> None:
+    """Says that a job is left whose tuner is gone with nobody having closed it, as where a notebook's cell ran again.
+
+    In a thread: it may be called anywhere, and nobody is to wait.
+    """
+    if not session.forked:
+        with contextlib.suppress(RuntimeError):  # the interpreter is about to end
+            threading.Thread(target=session.end, daemon=True).start()
 
 
 def _target(server: str | None) -> str | None:

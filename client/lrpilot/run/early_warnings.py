@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from lrpilot.backends.base import Backend
 from lrpilot.run.coasting import attempt
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.early_warning_proto import warning_from_proto
 from lrpilot.wire.limits import MAX_NOTE
+from lrpilot.wire.messages.early_warnings import warning_from_proto
 
 if TYPE_CHECKING:
     from lrpilot.distributed.ranks import Ranks

@@ -11,7 +11,6 @@ from lrpilot.backends.base import Backend
 from lrpilot.distributed.together import together
 from lrpilot.errors import LRPilotError
 from lrpilot.run.coasting import attempt
-from lrpilot.schedule.from_proto import ending_from_proto
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.weights import Weights
 
@@ -114,7 +113,6 @@ class Ending:
         self.adopted = Weights.LAST
         if decided.adopted == pb.WEIGHTS_AVERAGE and self._tried("adopted", average.adopt):
             self.adopted = Weights.AVERAGE
-            log.info("lrpilot: the run ends with %s", ending_from_proto(decided).words)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:

@@ -6,9 +6,9 @@ import enum
 import math
 
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.directives import committed
+from lrpilot.wire.messages.directives import committed
+from lrpilot.wire.messages.profiles import profile_from_proto
 from lrpilot.wire.profile import Profile
-from lrpilot.wire.profile_proto import profile_from_proto
 
 CHECKS = 8
 """How often one looks for divergence within a probe: giving up late wastes at most an eighth or two of it."""
@@ -67,6 +67,11 @@ class Lease:
     def looked_after(self, n_steps: int) -> int:
         """After how many steps a divergence within the first `n_steps` of them has been looked for."""
         return min(-(-n_steps // self._check_every) * self._check_every, self.directive.n_steps)
+
+    def take_back(self, n_steps: int) -> None:
+        """Some steps were none: they are still to come."""
+        self.done -= n_steps
+        self.next_event = self._next_event()
 
     def expire(self) -> None:
         """Its steps are reported: none is done, and what comes after the next one is due at once."""

@@ -25,7 +25,11 @@ class TunedRun(ShownRun, Protocol):
 
     @property
     def stage(self) -> int:
-        """The stage, from 0; -1 before the first, and without a server."""
+        """The stage, from 1; 0 before the first, and without a server."""
+
+    @property
+    def mode(self) -> str:
+        """Whether what `validate` gives is minimised, "min", or maximised, "max"."""
 
     @property
     def searching(self) -> bool:

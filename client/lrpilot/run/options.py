@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from lrpilot.credentials import Credentials
 from lrpilot.run.observer import Observer
@@ -32,6 +32,9 @@ class JobOptions(TypedDict, total=False):
     """What is still worth going on for: 0.01 is so much of the validation loss, "1%" that part of what the run has
     gained. Once going on to the end would gain no more, the LR anneals at once, and the run is over. Needs `validate`.
     Default: None, on to the end (docs/methods/stopping.md)."""
+    mode: Literal["min", "max"]
+    """Whether what `validate` gives is the better the lower it is ("min", a loss) or the higher ("max", an accuracy).
+    Losses of steps are minimised in either. Default: "min"."""
     lr_bounds: tuple[float, float] | None
     """Lowest and highest LR of the first parameter group, both above 0. Default: None, found by a range test."""
     policy: str | None

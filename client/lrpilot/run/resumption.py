@@ -7,8 +7,20 @@ from google.protobuf import json_format
 from lrpilot.errors import ConfigError
 from lrpilot.v1 import tuner_pb2 as pb
 
-FIXED = ("policy", "policy_options", "total_time_s", "stop_when", "lr_bounds", "seed", "has_validation", "members")
+FIXED = (
+    "policy",
+    "policy_options",
+    "total_time_s",
+    "stop_when",
+    "lr_bounds",
+    "seed",
+    "has_validation",
+    "members",
+    "maximises",
+)
 """Fields of a job that stay as they are: the search that they shaped is over, or has begun."""
+_ARGUMENTS = {"has_validation": "validate", "maximises": "mode"}
+"""What a tuner calls those that have another name there."""
 
 
 def check_resumable(saved: pb.JobConfig, own: pb.JobConfig) -> None:
@@ -19,7 +31,7 @@ def check_resumable(saved: pb.JobConfig, own: pb.JobConfig) -> None:
     """
     for name in FIXED:
         if getattr(saved, name) != getattr(own, name):
-            field = "validate" if name == "has_validation" else name
+            field = _ARGUMENTS.get(name, name)
             raise ConfigError(
                 f"{field}: {_shown(own, name)}, but the run of the checkpoint was begun with {_shown(saved, name)}; "
                 "resume with that, or leave out load_state_dict to begin another run from these weights"
@@ -47,6 +59,8 @@ def check_not_spent(total_steps: int, done: int) -> None:
 def _shown(config: pb.JobConfig, name: str) -> str:
     if name == "has_validation":
         return "given" if config.has_validation else "none"
+    if name == "maximises":
+        return '"max"' if config.maximises else '"min"'
     if name == "lr_bounds":
         bounds = config.lr_bounds
         return f"{bounds.min:g} to {bounds.max:g}" if config.HasField("lr_bounds") else "none"

@@ -6,6 +6,7 @@ import collections
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from lrpilot.arguments import whole
 from lrpilot.errors import ConfigError
 from lrpilot.v1 import tuner_pb2 as pb
 
@@ -28,12 +29,8 @@ def planned_steps(total_steps: int | None, epochs: int | None, steps_per_epoch: 
         return total_steps
     if total_steps is not None:
         raise ConfigError(f"epochs: {epochs!r}, and total_steps is {total_steps!r}: give one of them")
-    for name, value in (("epochs", epochs), ("steps_per_epoch", steps_per_epoch)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ConfigError(f"{name}: {value!r}; epochs and steps_per_epoch are two whole numbers from 1 on")
-    assert epochs is not None
-    assert steps_per_epoch is not None
-    return epochs * steps_per_epoch
+    wanted = "epochs and steps_per_epoch, two whole numbers from 1 on, as epochs=10, steps_per_epoch=len(loader)"
+    return whole("epochs", epochs, wanted) * whole("steps_per_epoch", steps_per_epoch, wanted)
 
 
 class RunPlan:

@@ -11,10 +11,10 @@ from lrpilot.schedule.from_proto import ending_from_proto, probe_from_proto
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire import schedule_file
-from lrpilot.wire.directives import phase_from_proto, rolls_back
-from lrpilot.wire.measure_series import MeasureSeries
-from lrpilot.wire.plan_change_proto import kind_from_proto, origin_from_proto
-from lrpilot.wire.profile_proto import profile_from_proto
+from lrpilot.wire.messages.directives import phase_from_proto, rolls_back
+from lrpilot.wire.messages.measure_series import MeasureSeries
+from lrpilot.wire.messages.plan_changes import kind_from_proto, origin_from_proto
+from lrpilot.wire.messages.profiles import profile_from_proto
 from lrpilot.wire.schedule_data import Ending, Probe, Replan, Segment, Validation
 
 
@@ -72,6 +72,11 @@ class RunRecord:
         return max((lr for lr in highest if lr is not None), default=0.0)
 
     @property
+    def validations(self) -> tuple[Validation, ...]:
+        """The validations of the committed steps, as they go over the wire."""
+        return tuple(self._validations)
+
+    @property
     def last_validation(self) -> float | None:
         """The last validation loss of the committed steps since the snapshot; None: there is none."""
         last = self._validations[-1] if self._validations else None
@@ -112,7 +117,7 @@ class RunRecord:
 
     def schedule(self, job_id: str, config: pb.JobConfig, total_steps: int | None) -> Schedule:
         """The schedule so far, as that of a job whose run ends after so many steps; None: no end is known."""
-        return Schedule(
+        found = Schedule(
             job_id=job_id,
             name=config.name,
             policy=config.policy,
@@ -128,6 +133,7 @@ class RunRecord:
             replans=tuple(self._replans),
             measures=self._measures.measured(),
         )
+        return found.turned() if config.maximises else found
 
     def _append(self, segment: Segment) -> None:
         last = self._segments[-1] if self._segments else None

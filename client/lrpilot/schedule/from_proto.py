@@ -7,10 +7,10 @@ from typing import TypeVar
 
 from lrpilot.errors import ScheduleError
 from lrpilot.v1 import tuner_pb2
-from lrpilot.wire.directives import begins_unsearched, overlooked, phase_from_proto
-from lrpilot.wire.measure_series import MeasureSeries
-from lrpilot.wire.plan_change_proto import kind_from_proto, origin_from_proto
-from lrpilot.wire.profile_proto import profile_from_proto
+from lrpilot.wire.messages.directives import begins_unsearched, overlooked, phase_from_proto
+from lrpilot.wire.messages.measure_series import MeasureSeries
+from lrpilot.wire.messages.plan_changes import kind_from_proto, origin_from_proto
+from lrpilot.wire.messages.profiles import profile_from_proto
 from lrpilot.wire.schedule_data import Ending, Measured, Probe, Replan, ScheduleData, Segment, Validation
 from lrpilot.wire.unsearched import was_unsearched
 from lrpilot.wire.weights import Weights
@@ -34,7 +34,7 @@ def schedule_from_proto(message: tuner_pb2.GetScheduleResponse, kind: type[S], b
         segments = tuple(map(_segment_from_proto, message.segments))
     except ValueError as error:
         raise ScheduleError(f"schedule of job {message.job.id}: {error}") from error
-    return kind(
+    found = kind(
         job_id=message.job.id,
         name=config.name,
         policy=config.policy,
@@ -52,6 +52,7 @@ def schedule_from_proto(message: tuner_pb2.GetScheduleResponse, kind: type[S], b
         replans=replans,
         measures=_measures(message.history),
     )
+    return found.turned() if config.maximises else found
 
 
 def _segment_from_proto(message: tuner_pb2.Segment) -> Segment:

@@ -18,6 +18,7 @@ from lrpilot.schedule.curves import (
     pieces,
     run_step,
 )
+from lrpilot.wire.job_names import called
 from lrpilot.wire.plain_text import plain
 from lrpilot.wire.schedule_data import Replan, ScheduleData
 
@@ -75,7 +76,7 @@ def schedule_html(schedule: ScheduleData) -> str:
         "weights": _weights(schedule),
         "job": schedule.job_id[:8],
     }
-    return _frame(schedule.name or "Schedule", facts, _drawing(schedule))
+    return _frame(called(schedule.name, schedule.job_id) or "Schedule", facts, _drawing(schedule))
 
 
 def tuner_html(run: ShownRun) -> str:
@@ -92,7 +93,7 @@ def tuner_html(run: ShownRun) -> str:
         "left": "no end is set" if remaining is None else f"{remaining:,}",
         "job": run.job_id[:8],
     }
-    return _frame(schedule.name or "Tuner", facts, _drawing(schedule))
+    return _frame(called(schedule.name, schedule.job_id) or "Tuner", facts, _drawing(schedule))
 
 
 def _search(schedule: ScheduleData) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrpilot.errors import ScheduleError
+from lrpilot.wire.job_names import called
 from lrpilot.wire.plain_text import plain
 from lrpilot.wire.schedule_data import ScheduleData
 
@@ -31,11 +32,10 @@ def plot(schedule: ScheduleData, path: Path | None) -> Figure:
         ScheduleError: Matplotlib is not installed, or does not know the ending.
     """
     try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ScheduleError("plot: Matplotlib is missing; pip install matplotlib") from error
-    # A figure of its own, not pyplot's: no global state, no window, and the user's plots are left alone.
-    figure = Figure(figsize=(9, 6), dpi=120, layout="constrained")
+        from lrpilot.schedule.picture import Picture
+    except ImportError:
+        raise ScheduleError("plot: Matplotlib is missing; pip install matplotlib") from None
+    figure = Picture(figsize=(9, 6), dpi=120, layout="constrained")
     lr_axes, loss_axes = figure.subplots(2, 1, sharex=True)
     _draw_lrs(lr_axes, schedule)
     _draw_losses(loss_axes, schedule)
@@ -43,7 +43,9 @@ def plot(schedule: ScheduleData, path: Path | None) -> Figure:
         "no search" if schedule.unsearched else "",
         "the search ended: a rollback failed" if schedule.unrepeatable else "",
     )
-    title = " · ".join(filter(None, (schedule.name, schedule.policy, schedule.job_id[:8], *notes)))
+    title = " · ".join(
+        filter(None, (called(schedule.name, schedule.job_id), schedule.policy, schedule.job_id[:8], *notes))
+    )
     write_title(lr_axes.title, title)
     _mark_changes(lr_axes, loss_axes, schedule)
     for axes in (lr_axes, loss_axes):
@@ -55,7 +57,7 @@ def plot(schedule: ScheduleData, path: Path | None) -> Figure:
         try:
             save(figure, path)
         except ValueError as error:
-            raise ScheduleError(f"plot: {error}") from error
+            raise ScheduleError(f"plot: {error}") from None
     return figure
 
 
@@ -124,7 +126,18 @@ def _draw_losses(axes: Axes, schedule: ScheduleData) -> None:
     if schedule.validations:
         steps = [validation.step for validation in schedule.validations]
         values = [validation.loss for validation in schedule.validations]
-        axes.plot(steps, values, "o-", color=_VALIDATION, markersize=4, label="validation loss")
+        # A metric has a scale of its own: an accuracy would be a line along the bottom of a loss's.
+        own = axes.twinx() if schedule.mode == "max" else axes
+        if own is not axes:
+            own.set_ylabel("validation metric")
+        own.plot(
+            steps,
+            values,
+            "o-",
+            color=_VALIDATION,
+            markersize=4,
+            label="validation metric" if schedule.mode == "max" else "validation loss",
+        )
     finite = losses[np.isfinite(losses)]
     if finite.size and finite.min() > 0:
         axes.set_yscale("log", nonpositive="mask")

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lrpilot.arguments import file_path, real, shown, whole
 from lrpilot.errors import ScheduleError
+from lrpilot.wire.job_names import called
+from lrpilot.wire.limits import MAX_STEPS
+from lrpilot.wire.plain_text import plain
 from lrpilot.wire.schedule_data import ScheduleData
 
 if TYPE_CHECKING:
@@ -27,11 +30,13 @@ class Schedule(ScheduleData):
 
     def __repr__(self) -> str:
         """What a person wants to know; the numbers are in `save` and `plot`."""
-        name = f" {self.name!r}" if self.name else ""
+        given = called(self.name, self.job_id)
+        name = f" {given!r}" if given else ""
         peaks = [segment.profile.highest_lr(segment.n_steps) or 0.0 for segment in self.segments]
         probes = ", no search" if self.unsearched else f", {len(self.probes)} probes" if self.probes else ""
         steps = f"{self.n_steps:,} steps{f', LR up to {max(peaks):.3g}' if peaks else ''}{probes}"
-        return f"<Schedule{name}: job {self.job_id[:8] or 'of no server'}, {self.policy or 'no policy'}, {steps}>"
+        job, policy = plain(self.job_id[:8]) or "of no server", plain(self.policy) or "no policy"
+        return f"<Schedule{name}: job {job}, {policy}, {steps}>"
 
     def scheduler(self, optimizer: Optimizer) -> LRScheduler:
         """A PyTorch scheduler that replays this schedule with no server.
@@ -61,10 +66,12 @@ class Schedule(ScheduleData):
         """
         from lrpilot.schedule.stretching import stretched
 
-        if not 0 <= length_exponent <= 1:
-            raise ScheduleError(f"stretch: length_exponent {length_exponent!r} is not from 0 to 1")
-        factor = (self.n_steps / max(total_steps, 1)) ** length_exponent
-        return stretched(self, total_steps, factor)
+        wanted, error = "a number from 0 to 1, as 0.2", ScheduleError
+        exponent = real("length_exponent", length_exponent, wanted, error=error)
+        if not 0 <= exponent <= 1:
+            raise ScheduleError(f"length_exponent: {shown(length_exponent)}; give {wanted}")
+        n_steps = whole("total_steps", total_steps, "a whole number of steps, as 10_000", high=MAX_STEPS, error=error)
+        return stretched(self, n_steps, (self.n_steps / n_steps) ** exponent)
 
     def _repr_html_(self) -> str:
         """How a notebook shows it."""
@@ -86,13 +93,18 @@ class Schedule(ScheduleData):
         """
         from lrpilot.schedule.plot import plot
 
-        return plot(self, None if path is None else Path(path))
+        return plot(self, None if path is None else file_path(path, error=ScheduleError))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a JSON file, in one go: a reader sees the old file or the new one. Floats are exact."""
+        """Writes a JSON file, in one go: a reader sees the old file or the new one. Floats are exact.
+
+        Raises:
+            ScheduleError: the path is none.
+            OSError: the file can't be written.
+        """
         from lrpilot.wire.schedule_file import chunks
 
-        path = Path(path)
+        path = file_path(path, error=ScheduleError)
         # Beside the file, because a rename is atomic only within a file system.
         draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
@@ -101,6 +113,10 @@ class Schedule(ScheduleData):
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(path)
+        except OSError as error:
+            if error.filename is not None:
+                error.filename = os.fspath(path)  # which the user knows, as not the draft
+            raise
         finally:
             draft.unlink(missing_ok=True)
 
@@ -114,10 +130,11 @@ class Schedule(ScheduleData):
         """
         from lrpilot.wire.schedule_file import loads
 
+        file = file_path(path, error=ScheduleError)
         try:
-            return loads(Path(path).read_bytes(), cls)
+            return loads(file.read_bytes(), cls)
         except ScheduleError as error:
-            raise ScheduleError(f"{os.fspath(path)}: {error}") from error
+            raise ScheduleError(f"{file}: {error}") from None
 
     @classmethod
     def from_response(cls, response: tuner_pb2.GetScheduleResponse, base_lrs: tuple[float, ...] = ()) -> Schedule:

@@ -23,8 +23,10 @@ class ReplayScheduler(LRScheduler):
         """Sets the optimizer's LRs to those of step 0.
 
         Raises:
-            ScheduleError: the schedule has no steps, or the first group's LR is zero.
+            ScheduleError: the optimizer is none, the schedule has no steps, or the first group's LR is zero.
         """
+        if not isinstance(getattr(optimizer, "param_groups", None), list):
+            raise ScheduleError(f"optimizer: a {type(optimizer).__name__} is none; give a torch.optim.Optimizer")
         lrs = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
         if lrs[0] == 0:
             raise ScheduleError("schedule: the first parameter group's LR is 0; others have no ratio to it")

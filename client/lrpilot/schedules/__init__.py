@@ -6,6 +6,7 @@ needs nothing but the standard library; `scheduler` imports PyTorch.
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING
 
 from lrpilot.schedules.batch_size import AdamConstants, BatchScaling, lr_factor, scaled_adam
@@ -107,17 +108,27 @@ def scheduler(
     """
     from lrpilot.schedules.torch_scheduler import ShapeScheduler
 
+    if not isinstance(getattr(optimizer, "param_groups", None), list):
+        raise ValueError(f"optimizer: a {type(optimizer).__name__} is none; give a torch.optim.Optimizer")
     if isinstance(shape, InfiniteSchedule):
         return ShapeScheduler(optimizer, shape, None)
-    if not (isinstance(total_steps, int) and isinstance(warmup, int) and 0 <= warmup < total_steps):
-        raise ValueError(
-            f"scheduler: a warm-up of {warmup!r} of {total_steps!r} steps; give total_steps, and fewer of them"
-        )
+    steps, rising = _whole("total_steps", total_steps), _whole("warmup", warmup)
+    if not 0 <= rising < steps:
+        raise ValueError(f"scheduler: a warm-up of {rising} of {steps} steps; give total_steps, and fewer of them")
     wanted = as_shape(shape)
     if floor:
         wanted = floored(wanted, floor)
-    if warmup:
-        low = 1 / (warmup + 1) if warmup_from is None else warmup_from
-        wanted = warmed(wanted, warmup / total_steps, low)
+    if rising:
+        low = 1 / (rising + 1) if warmup_from is None else warmup_from
+        wanted = warmed(wanted, rising / steps, low)
     wanted.weight(1.0)
-    return ShapeScheduler(optimizer, wanted, total_steps)
+    return ShapeScheduler(optimizer, wanted, steps)
+
+
+def _whole(field: str, value: object) -> int:
+    """A whole number of steps. Raises: ValueError: it is none."""
+    try:
+        return operator.index(value)  # type: ignore[arg-type]  # which is what is asked
+    except TypeError:
+        kind = type(value).__name__
+        raise ValueError(f"{field}: {value!r} ({kind}); give a whole number of steps, as 10_000") from None

@@ -10,7 +10,7 @@ from typing import Any
 
 from lrpilot.session.run_state import RunState
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.directives import rest_of
+from lrpilot.wire.messages.directives import rest_of
 from lrpilot.wire.rewarming import peak_of_rest, steps_of_rise
 
 LONGEST_PART = 1000
@@ -213,9 +213,7 @@ class Annealing:
     def _begin(self, *, restore: bool, snapshot: bool) -> None:
         number = self._open.number + 1
         if self._remaining == 0:
-            self._open = pb.Directive(
-                number=number, phase=pb.PHASE_STOP, stage=-1, restore=restore, reason="the budget is spent"
-            )
+            self._open = pb.Directive(number=number, phase=pb.PHASE_STOP, restore=restore, reason="the budget is spent")
             return
         n_steps = LONGEST_PART if self._remaining is None else self._remaining
         rise = rise_of_rest(self._rise_from if self._warm else 0.0, self._lr, n_steps)
@@ -223,7 +221,6 @@ class Annealing:
         self._open = pb.Directive(
             number=number,
             phase=pb.PHASE_TRAIN,
-            stage=-1,
             n_steps=n_steps,
             profile=profile_to_zero(self._lr, self._remaining, **rise),
             restore=restore,

@@ -9,10 +9,10 @@ from lrpilot.backends.measures import ROUND_NORM
 from lrpilot.errors import ProtocolError
 from lrpilot.session.run_state import RunState
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.directives import committed
-from lrpilot.wire.early_warning_proto import warning_from_proto
 from lrpilot.wire.limits import MAX_STEPS
-from lrpilot.wire.profile_proto import profile_from_proto
+from lrpilot.wire.messages.directives import committed
+from lrpilot.wire.messages.early_warnings import warning_from_proto
+from lrpilot.wire.messages.profiles import profile_from_proto
 
 MAX_LR = 3.4028234663852886e38
 """The largest float32: optimizers keep LRs beside single-precision weights."""
@@ -88,7 +88,7 @@ def _fault(directive: pb.Directive, number: int) -> str:
         return f"phase {directive.phase}"
     if not 1 <= directive.n_steps <= MAX_STEPS:
         return f"{directive.n_steps} steps"
-    if directive.stage < -1:
+    if directive.stage < 0:
         return f"stage {directive.stage}"
     if directive.batches not in _SOURCES:
         return f"batches {directive.batches}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf import struct_pb2
 
+from lrpilot.arguments import as_number, shown
 from lrpilot.errors import ConfigError
-from lrpilot.schedules.shape import Shape
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.plain_text import refusal
 
@@ -34,14 +35,12 @@ def job_config(
             raise ConfigError(f"{field}: {why}")
     options = struct_pb2.Struct()
     try:
-        plain = dict(policy_options or {})
-        options.update({name: str(value) if isinstance(value, Shape) else value for name, value in plain.items()})
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"policy_options: {error}; give names with numbers, strings, booleans or None") from error
-    try:
-        bounds = None if lr_bounds is None else pb.LrBounds(min=lr_bounds[0], max=lr_bounds[1])
-    except (TypeError, ValueError, IndexError, KeyError) as error:
-        raise ConfigError(f"lr_bounds: {lr_bounds!r} is not a pair as (1e-4, 1.0)") from error
+        options.update(dict(policy_options or {}))
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"policy_options: {shown(policy_options)}; give names with numbers, strings, booleans or None"
+        ) from None
+    bounds = None if lr_bounds is None else pb.LrBounds(min=lr_bounds[0], max=lr_bounds[1])
     worth = None if stop_when is None else _stop_when(stop_when)
     config = pb.JobConfig(policy_options=options, lr_bounds=bounds, stop_when=worth)
     ends = {"total_steps": total_steps, "total_time_s": total_time_s}
@@ -49,17 +48,18 @@ def job_config(
         try:
             config.MergeFrom(pb.JobConfig(**{name: value}))
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"{name}: {value!r} can't be sent: {error}") from error
+            raise ConfigError(f"{name}: {shown(value)} can't be sent: {error}") from None
     return config
 
 
 def _stop_when(value: float | str) -> pb.StopWhen:
     """What is still worth going on for: a loss, or a percentage. Raises: ConfigError: it is neither."""
+    wanted = 'give a loss as 0.01, or a part of what the run has gained as "1%"'
+    percent = isinstance(value, str) and value.strip().endswith("%")
     try:
-        if isinstance(value, str) and value.strip().endswith("%"):
-            return pb.StopWhen(share=float(value.strip()[:-1]) / 100)
-        if not isinstance(value, (str, bool)):
-            return pb.StopWhen(gain=float(value))
-    except (TypeError, ValueError, OverflowError):
-        pass
-    raise ConfigError(f'stop_when: {value!r}; give a loss as 0.01, or a part of what the run has gained as "1%"')
+        worth = float(str(value).strip()[:-1]) / 100 if percent else as_number(value)
+    except ValueError:
+        raise ConfigError(f"stop_when: {shown(value)}; {wanted}") from None
+    if not (0 < worth < (1 if percent else math.inf)):
+        raise ConfigError(f"stop_when: {shown(value)}; {wanted}")
+    return pb.StopWhen(share=worth) if percent else pb.StopWhen(gain=worth)

@@ -14,7 +14,7 @@ from lrpilot.errors import RefusedError, ServerError
 from lrpilot.session import directive_check
 from lrpilot.transport.base import Transport
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.directives import overlooked, rest_of, rolls_back
+from lrpilot.wire.messages.directives import overlooked, rest_of, rolls_back
 
 FORKED = "FAILED_PRECONDITION"
 """The status of calls over a connection that another process has made."""

@@ -19,7 +19,7 @@ from lrpilot.session.outbox import Outbox
 from lrpilot.session.run_state import RunState
 from lrpilot.transport.base import Transport
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.directives import committed, rest_of, rolls_back
+from lrpilot.wire.messages.directives import committed, rest_of, rolls_back
 
 PART_TIMEOUT_S = 0.5
 """The longest that training waits for an answer that it can do without."""
@@ -206,7 +206,7 @@ class Session:
 
     def end(self) -> None:
         """Says that the process ends, if the server was there lately; what waits stays untold."""
-        if not self.forked and self.job_id and self._alone is None and self._outbox.empty:
+        if not (self._closed or self.forked) and self.job_id and self._alone is None and self._outbox.empty:
             with contextlib.suppress(ServerError):
                 self._leave_job()
 

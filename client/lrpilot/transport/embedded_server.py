@@ -64,6 +64,7 @@ class EmbeddedServer:
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         timer = threading.Timer(START_TIMEOUT_S, self._process.kill)
+        timer.daemon = True  # an interrupt in its start must not keep this process from ending
         timer.start()
         try:
             line = self._process.stdout.readline().decode(errors="replace").strip()

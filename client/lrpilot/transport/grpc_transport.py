@@ -15,13 +15,14 @@ import grpc
 from lrpilot.credentials import CA_FILE, TLS, TOKEN, Credentials
 from lrpilot.errors import ConfigError, RefusedError, ServerError, UnavailableError
 from lrpilot.transport.base import Transport
+from lrpilot.transport.call_thread import CallThread
 from lrpilot.transport.target import checked_target
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.v1 import tuner_pb2_grpc
 from lrpilot.wire.loopback import is_loopback
+from lrpilot.wire.messages.schedule_parts import merged
 from lrpilot.wire.plain_text import plain
 from lrpilot.wire.revision import REVISION, REVISION_KEY
-from lrpilot.wire.schedule_parts import merged
 
 _MAX_MESSAGE_BYTES = 64 * 2**20
 _OPTIONS = [
@@ -71,7 +72,7 @@ Response = TypeVar("Response")
 
 
 class GrpcTransport(Transport):
-    """A connection to `target` (HOST:PORT), for one thread."""
+    """A connection to `target` (HOST:PORT), for one thread, which may be interrupted at any time."""
 
     def __init__(self, target: str, credentials: Credentials | None = None) -> None:
         """Connects when the first call is made, with `credentials` (None: with none).
@@ -87,6 +88,7 @@ class GrpcTransport(Transport):
         self._metadata = _Metadata(credentials)
         self._beat: grpc.Future[pb.BeatResponse] | None = None
         self._beats = True
+        self._call_thread = CallThread()
         self._connect()
 
     def create_job(self, request: pb.CreateJobRequest, timeout_s: float) -> pb.CreateJobResponse:
@@ -107,18 +109,11 @@ class GrpcTransport(Transport):
 
     def beat(self, request: pb.BeatRequest) -> None:
         """Says that steps are made: one call at a time, that nobody waits for, unless the server knows no such call."""
-        if self._beat is not None:
-            if not self._beat.done():
-                return
-            unknown = isinstance(self._beat, grpc.Call) and self._beat.code() is grpc.StatusCode.UNIMPLEMENTED
-            self._beats &= not unknown
-        if self._beats:
-            self._beat = self.stub.Beat.future(request, timeout=ATTEMPT_S)
+        self._call_thread.run(functools.partial(self._send_beat, request))
 
     def leave_job(self, request: pb.LeaveJobRequest, timeout_s: float) -> pb.LeaveJobResponse:
         """Says that this client is done with a job. Raises: ServerError."""
-        if self._beat is not None:
-            self._beat.cancel()  # it might come after this
+        self._call_thread.run(self._end_beat)
         return self._repeated(lambda: self.stub.LeaveJob, request, timeout_s)
 
     def get_schedule(self, request: pb.GetScheduleRequest, timeout_s: float) -> pb.GetScheduleResponse:
@@ -132,21 +127,46 @@ class GrpcTransport(Transport):
         whole = pb.StreamScheduleRequest(job_id=request.job_id)
         return self._repeated(lambda: in_full, whole, timeout_s, attempt_s=timeout_s)
 
+    def list_jobs(self, request: pb.ListJobsRequest, timeout_s: float) -> pb.ListJobsResponse:
+        """A page of jobs. Raises: ServerError."""
+        return self.call(lambda: self.stub.ListJobs(request, timeout=timeout_s))
+
     def call(self, method: Callable[[], Response]) -> Response:
         """Calls once, with gRPC's errors as ours. Raises: ServerError."""
+        return self._call_thread.run(functools.partial(self._called, method))
+
+    def reconnect(self) -> None:
+        """Leaves the connection, which may be dead though it looks open. The next call makes a new one."""
+        former = self._channel
+        self._connect()
+        self._call_thread.run(former.close)
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._call_thread.run(self._channel.close)
+        self._call_thread.close()
+
+    def _called(self, method: Callable[[], Response]) -> Response:
+        """Calls, in the thread of calls. Raises: ServerError."""
         try:
             return method()
         except grpc.RpcError as error:
             raise to_error(error, self.target) from error
 
-    def reconnect(self) -> None:
-        """Leaves the connection, which may be dead though it looks open. The next call makes a new one."""
-        self._channel.close()
-        self._connect()
+    def _send_beat(self, request: pb.BeatRequest) -> None:
+        """Calls without waiting for the answer, in the thread of calls."""
+        if self._beat is not None:
+            if not self._beat.done():
+                return
+            unknown = isinstance(self._beat, grpc.Call) and self._beat.code() is grpc.StatusCode.UNIMPLEMENTED
+            self._beats &= not unknown
+        if self._beats:
+            self._beat = self.stub.Beat.future(request, timeout=ATTEMPT_S)
 
-    def close(self) -> None:
-        """Closes the connection."""
-        self._channel.close()
+    def _end_beat(self) -> None:
+        """Ends a call that might come after what is said now, in the thread of calls."""
+        if self._beat is not None:
+            self._beat.cancel()
 
     def _repeated(
         self,
@@ -168,7 +188,7 @@ class GrpcTransport(Transport):
                 if error.code == grpc.StatusCode.DEADLINE_EXCEEDED.name:
                     # A peer that vanished leaves a connection that looks open for many minutes.
                     self.reconnect()
-                pause_s = max(PAUSE_S, _pushback_s(error) * random.uniform(1.0, 1.0 + JITTER))
+                pause_s = max(PAUSE_S, error.again_s * random.uniform(1.0, 1.0 + JITTER))
                 if time.monotonic() + pause_s >= deadline:
                     raise
             time.sleep(pause_s)
@@ -223,12 +243,13 @@ class _Metadata(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientIntercep
 def to_error(error: grpc.RpcError, target: str) -> ServerError:
     """A gRPC error as ours."""
     assert isinstance(error, grpc.Call)
-    code, details = error.code(), plain(error.details() or "")
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _pushback(error) is not None:
-        return UnavailableError(f"server {target}: too much at a time, come again later: {details}", code.name)
+    code, details, again_s = error.code(), plain(error.details() or ""), _pushback_s(error)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and again_s is not None:
+        return UnavailableError(f"server {target}: too much at a time, come again later: {details}", code.name, again_s)
     if code in _UNAVAILABLE:
         hint = f"; if it has TLS, set {TLS}=1 or {CA_FILE}" if _SPEAKS_OTHERWISE.search(details) else ""
-        return UnavailableError(f"server: {target} can't be used ({code.name}: {details}){hint}", code.name)
+        words = f"server: {target} can't be used ({code.name}: {details}){hint}"
+        return UnavailableError(words, code.name, again_s or 0.0)
     if code is grpc.StatusCode.UNAUTHENTICATED:
         return RefusedError(f"{details}; set {TOKEN} to one that the server knows", code.name)
     if code in _REFUSED:
@@ -236,11 +257,9 @@ def to_error(error: grpc.RpcError, target: str) -> ServerError:
     return ServerError(f"server {target}: {code.name}: {details}", code.name)
 
 
-def _pushback_s(error: UnavailableError) -> float:
-    """How long the server wants to be left alone; 0: it did not say."""
-    value = _pushback(error.__cause__) if isinstance(error.__cause__, grpc.Call) else None
+def _pushback_s(call: grpc.Call) -> float | None:
+    """How long the server wants to be left alone; None: it did not say."""
+    value = dict(call.trailing_metadata() or ()).get(PUSHBACK_KEY)
+    if value is None:
+        return None
     return int(value) / 1000 if isinstance(value, str) and value.isdecimal() else 0.0
-
-
-def _pushback(call: grpc.Call) -> str | bytes | None:
-    return dict(call.trailing_metadata() or ()).get(PUSHBACK_KEY)

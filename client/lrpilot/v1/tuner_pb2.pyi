@@ -451,7 +451,7 @@ class Directive(_message.Message):
     """Counts from 1 within a job."""
     phase: Global___Phase.ValueType
     stage: _builtins.int
-    """Counts from 0; -1 before the first stage."""
+    """Counts from 1; 0 before the first stage, and in what a client without a server tells itself."""
     n_steps: _builtins.int
     restore: _builtins.bool
     """Before the first step, in this order: go back to the snapshot, take a new snapshot, set the LR."""
@@ -1003,6 +1003,7 @@ class JobConfig(_message.Message):
     HAS_AVERAGE_FIELD_NUMBER: _builtins.int
     RECORDED_FIELD_NUMBER: _builtins.int
     STOP_WHEN_FIELD_NUMBER: _builtins.int
+    MAXIMISES_FIELD_NUMBER: _builtins.int
     TOTAL_TIME_S_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
@@ -1019,6 +1020,10 @@ class JobConfig(_message.Message):
     """Whether the client can validate."""
     has_average: _builtins.bool
     """Whether the client can keep an average of the weights."""
+    maximises: _builtins.bool
+    """Whether what is validated is the better the higher it is, as an accuracy. All validations on the wire are minus it, so
+    that they are minimised like any loss; whoever shows them turns them round. Needs has_validation.
+    """
     total_time_s: _builtins.float
     """Seconds that the steps may take, search included; the run's plan has an end in steps once that is near. Not beside
     total_steps. Absent: as long as they take.
@@ -1076,12 +1081,13 @@ class JobConfig(_message.Message):
         has_average: _builtins.bool = ...,
         recorded: _abc.Iterable[_builtins.str] | None = ...,
         stop_when: Global___StopWhen | None = ...,
+        maximises: _builtins.bool = ...,
         total_time_s: _builtins.float | None = ...,
         members: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "_total_time_s", b"_total_time_s", "lr_bounds", b"lr_bounds", "policy_options", b"policy_options", "stop_when", b"stop_when", "total_steps", b"total_steps", "total_time_s", b"total_time_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "_total_time_s", b"_total_time_s", "base_lr", b"base_lr", "family", b"family", "has_average", b"has_average", "has_validation", b"has_validation", "lr_bounds", b"lr_bounds", "measures", b"measures", "members", b"members", "name", b"name", "policy", b"policy", "policy_options", b"policy_options", "recorded", b"recorded", "seed", b"seed", "stop_when", b"stop_when", "total_steps", b"total_steps", "total_time_s", b"total_time_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "_total_time_s", b"_total_time_s", "base_lr", b"base_lr", "family", b"family", "has_average", b"has_average", "has_validation", b"has_validation", "lr_bounds", b"lr_bounds", "maximises", b"maximises", "measures", b"measures", "members", b"members", "name", b"name", "policy", b"policy", "policy_options", b"policy_options", "recorded", b"recorded", "seed", b"seed", "stop_when", b"stop_when", "total_steps", b"total_steps", "total_time_s", b"total_time_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__total_steps: _TypeAlias = _typing.Literal["total_steps"]  # noqa: Y015
     _WhichOneofArgType__total_steps: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps"]  # noqa: Y015
@@ -1128,7 +1134,7 @@ class Job(_message.Message):
     search_steps: _builtins.int
     """Steps that were rolled back."""
     stage: _builtins.int
-    """Counts from 0; -1 before the first stage."""
+    """Counts from 1; 0 before the first stage."""
     last_loss: _builtins.float
     """The mean of the last ten committed steps."""
     last_validation: _builtins.float

@@ -26,6 +26,8 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 def refusal(name: str) -> str:
     """Why a text can't be a name, with the place of what is wrong; empty: it can."""
+    if _harmless(name):
+        return ""
     found = _ORDER.search(name)
     if found is None:
         return ""
@@ -34,12 +36,19 @@ def refusal(name: str) -> str:
 
 def plain(text: str) -> str:
     """The text in one line, as long as it was: a blank for what ends a line, U+FFFD for other orders."""
-    return _ORDER.sub(REPLACEMENT, _BREAK.sub(" ", text))
+    return text if _harmless(text) else _ORDER.sub(REPLACEMENT, _BREAK.sub(" ", text))
 
 
 def spelled_out(text: str) -> str:
     r"""The text with every order written as JSON escapes it, as `\u001b`: nothing is lost, and nothing is obeyed."""
+    if _harmless(text):
+        return text
     return _ORDER.sub(lambda found: "".join(f"\\u{unit:04x}" for unit in _units(found.group())), text)
+
+
+def _harmless(text: str) -> bool:
+    """Whether a text has ASCII's visible characters and blanks alone, as nearly every one: seen in no time."""
+    return text.isascii() and text.isprintable()
 
 
 def _units(character: str) -> list[int]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import operator
 from collections.abc import Sequence
+from typing import Self
 
 from lrpilot.errors import ScheduleError
 from lrpilot.wire.phase import Phase
@@ -22,7 +24,7 @@ class Segment:
         n_steps: at least 1.
         profile: the LRs.
         phase: what the steps are for.
-        stage: counts from 0; -1 before the first, and without a server.
+        stage: counts from 1; 0 before the first, and without a server.
     """
 
     start_step: int
@@ -34,7 +36,7 @@ class Segment:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Validation:
-    """A validation loss.
+    """A validation loss, or a metric.
 
     Attributes:
         step: after so many committed steps; within a probe, after so many steps of it.
@@ -43,6 +45,10 @@ class Validation:
 
     step: int
     loss: float
+
+    def turned(self) -> Validation:
+        """The same, of the other sign."""
+        return Validation(self.step, -self.loss)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,7 +73,7 @@ class Probe:
         n_steps: how many were run.
         profile: the LRs.
         phase: what the steps are for.
-        stage: counts from 0; -1 before the first.
+        stage: counts from 1; 0 before the first.
         losses: of every step.
         validations: in the probe, ascending.
         diverged: whether a loss was not finite, or too high.
@@ -90,14 +96,19 @@ class Ending:
     Attributes:
         adopted: the weights that the model was left with.
         memory_steps: how many steps the average remembered.
-        last: the validation loss of the last weights; None: there is none.
-        average: the validation loss of the average; None: there is none.
+        last: what `validate` gave of the last weights; None: nothing.
+        average: what it gave of the average; None: nothing.
     """
 
     adopted: Weights
     memory_steps: float
     last: float | None = None
     average: float | None = None
+
+    def turned(self) -> Ending:
+        """The same, with validations of the other sign."""
+        last, average = (None if value is None else -value for value in (self.last, self.average))
+        return dataclasses.replace(self, last=last, average=average)
 
     @property
     def words(self) -> str:
@@ -150,6 +161,7 @@ class ScheduleData:
         ending: what came of an average of the weights, where the run ended with one. A replay has the LRs alone.
         replans: the changes of the plan, oldest first.
         measures: what was measured at the committed steps besides the loss, by name.
+        mode: "max" where validations are of a metric that is the better the higher, such as an accuracy; else "min".
     """
 
     job_id: str
@@ -166,6 +178,7 @@ class ScheduleData:
     ending: Ending | None = None
     replans: tuple[Replan, ...] = ()
     measures: tuple[Measured, ...] = ()
+    mode: str = "min"
 
     def __post_init__(self) -> None:
         """Refuses a schedule with a gap.
@@ -192,6 +205,19 @@ class ScheduleData:
         """Committed steps."""
         return self.segments[-1].start_step + self.segments[-1].n_steps if self.segments else 0
 
+    def turned(self) -> Self:
+        """The same, with validations of the other sign: as they go over the wire, or as `validate` gave them."""
+        return dataclasses.replace(
+            self,
+            mode="min" if self.mode == "max" else "max",
+            validations=tuple(each.turned() for each in self.validations),
+            probes=tuple(
+                dataclasses.replace(probe, validations=tuple(each.turned() for each in probe.validations))
+                for probe in self.probes
+            ),
+            ending=None if self.ending is None else self.ending.turned(),
+        )
+
     def measured(self, name: str) -> Sequence[float]:
         """The values of a measure at the committed steps from 0 on; empty: it was not taken."""
         return next((measure.values for measure in self.measures if measure.name == name), ())
@@ -210,6 +236,10 @@ class ScheduleData:
         Raises:
             ScheduleError: there are no committed steps, or `step` is negative.
         """
+        try:
+            step = operator.index(step)
+        except TypeError:
+            raise ScheduleError(f"step: {step!r} ({type(step).__name__}); give a whole number from 0 on") from None
         if step < 0 or not self.segments:
             raise ScheduleError(f"schedule: no LR for step {step} of {self.n_steps}")
         step = min(step, self.n_steps - 1)

@@ -138,6 +138,7 @@ def _schedule(document: dict[str, Any], kind: type[S]) -> S:
         ending=_ending(document["ending"]) if document.get("ending") is not None else None,
         replans=tuple(map(_replan, document.get("replans", ()))),
         measures=tuple(Measured(str(d["name"]), _floats(d["values"])) for d in document.get("measures", ())),
+        mode="max" if document.get("mode") == "max" else "min",
     )
 
 

@@ -47,8 +47,8 @@ def was_unsearched(job: StepCounts, segments: Sequence[Segment], *, begins_unsea
         return False
     if not segments:
         return begins_unsearched
-    # A client that had no server at its beginning told itself stage -1.
-    return segments[0].phase is Phase.TRAIN and segments[0].stage >= 0
+    # A client that had no server at its beginning told itself stage 0.
+    return segments[0].phase is Phase.TRAIN and segments[0].stage >= 1
 
 
 def begins_unsearched(number: int, n_steps: int, stage: int, total_steps: int | None, *, trains: bool) -> bool:
@@ -57,8 +57,8 @@ def begins_unsearched(number: int, n_steps: int, stage: int, total_steps: int | 
     Args:
         number: the directive's.
         n_steps: the directive's.
-        stage: the directive's; -1 is a client's that tells itself what to do without a server.
+        stage: the directive's, from 1; 0 is a client's that tells itself what to do without a server.
         total_steps: the job's; None: no end is known.
         trains: whether the directive's phase is TRAIN.
     """
-    return trains and number == 1 and stage >= 0 and n_steps == total_steps
+    return trains and number == 1 and stage >= 1 and n_steps == total_steps

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from datetime import timedelta
 from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
 from tests.support.browser.chromium import launch, watched, window
-from tests.support.jobs.sample_jobs import SlowTraining, job_config, run_job
+from tests.support.jobs.sample_jobs import SlowTraining, job_config, left_alone, run_job
 from tests.support.servers import server_process
 from tests.support.servers.ports import HOST, free_port
 from tuner_server.base.clock import utc_now
@@ -24,7 +25,27 @@ DESKTOP, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
 
 
 def fill(db: str) -> dict[str, str]:
-    """Jobs in a database: ids by name."""
+    """Jobs in a database, some of which nobody trains any more: ids by name."""
+    found = long_gone(db)
+    return found | present(db)
+
+
+def long_gone(db: str) -> dict[str, str]:
+    """Jobs whose client has been silent since some time, and one that was given no name."""
+    with open_storage(db) as storage, TunerService(storage) as service:
+        found = {
+            "bert-tiny sweep": left_alone(storage, "bert-tiny sweep", timedelta(days=3), 17, total_steps=20_000),
+            "": left_alone(storage, "", timedelta(hours=5), 18, total_steps=20_000),
+            "unet-denoise": left_alone(storage, "unet-denoise", timedelta(minutes=12), 16, total_steps=20_000),
+        }
+        service.cancel_job("default", found[""], "cancelled in the dashboard")
+        service.describe_job("default", found["unet-denoise"], None, "node 7 went down")
+        service.describe_job("default", found["bert-tiny sweep"], None, "the first of the sweep")
+    return found
+
+
+def present(db: str) -> dict[str, str]:
+    """Jobs that train, or have ended."""
     stages = {"forecaster": "power_law"}
     with open_storage(db) as storage, TunerService(storage) as service:
         found = {

@@ -1,7 +1,9 @@
 /* Fails one operation on files below a directory, or kills the process there: a library for LD_PRELOAD.
 
    faulty_disk_arm(directory, at, kind) begins to count; the at-th operation (0: none) meets a fault of that kind.
-   faulty_disk_count() tells how many operations there were, faulty_disk_struck() which one met the fault. */
+   faulty_disk_count() tells how many operations there were, faulty_disk_struck() the function that met the fault, also
+   to the parent of a process that armed it: what a killed process did is known. Before it forks, it calls
+   faulty_disk_share(), so that its neighbours' faults are not taken for its own. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -10,6 +12,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -19,13 +22,22 @@ static char directory[4096];
 static size_t directory_length;
 static long operations, strikes_at;
 static enum kind strikes_with;
-static char struck_operation[64];
+static char *struck_operation;
+
+enum { NAME_LENGTH = 64 };
+
+/* Takes a place for the name that the caller shares with children which it forks later, and with nobody else. */
+__attribute__((constructor)) void faulty_disk_share(void) {
+  void *shared = mmap(NULL, NAME_LENGTH, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (shared == MAP_FAILED) _exit(70);
+  struck_operation = shared;
+}
 
 void faulty_disk_arm(const char *below, long at, int kind) {
   operations = 0;
   strikes_at = at;
   strikes_with = kind;
-  struck_operation[0] = 0;
+  if (at) struck_operation[0] = 0;
   snprintf(directory, sizeof directory, "%s", below);
   directory_length = strlen(directory);
 }
@@ -55,7 +67,7 @@ static enum kind strike(const char *name, int takes_space) {
   long now = __sync_add_and_fetch(&operations, 1);
   if (!strikes_at || now < strikes_at) return NONE;
   if (strikes_with == FULL_FROM_HERE ? !takes_space : now != strikes_at) return NONE;
-  snprintf(struck_operation, sizeof struck_operation, "%s", name);
+  snprintf(struck_operation, NAME_LENGTH, "%s", name);
   if (strikes_with == KILL) kill(getpid(), SIGKILL);
   return strikes_with;
 }

@@ -52,8 +52,19 @@ def disarm() -> int:
     return count
 
 
+def share() -> None:
+    """Has children that are forked from here on tell this process alone which function met their fault."""
+    _library().faulty_disk_share()
+
+
+def struck() -> str:
+    """The function that met the fault in the child that was armed last; empty: none did."""
+    return bytes(_library().faulty_disk_struck()).decode()
+
+
 def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(None)
     library.faulty_disk_arm.argtypes = (ctypes.c_char_p, ctypes.c_long, ctypes.c_int)
     library.faulty_disk_count.restype = ctypes.c_long
+    library.faulty_disk_struck.restype = ctypes.c_char_p
     return library

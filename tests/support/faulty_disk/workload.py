@@ -40,6 +40,8 @@ class Workload:
     def __init__(self, directory: Path, done: int = 0) -> None:
         self.file, self.copy = directory / "jobs.db", directory / "backup.db"
         self.done = done
+        self.refusals: list[str] = []
+        """Why steps were refused, in the order in which they were."""
         self._reports = _reports()
         self._steps: list[Callable[[TunerService], object]] = [
             self._create,
@@ -82,8 +84,11 @@ class Workload:
         """Whether a step could be done. It fails with errors of ours alone."""
         for tried in range(MOST_TRIES):
             time.sleep(PAUSE_S * (tried > 0))  # others fail at once for a moment after one that had waited for long
-            with contextlib.suppress(StorageError):
+            try:
                 act()
+            except StorageError as error:
+                self.refusals.append(f"step {self.done + 1}: {error}")
+            else:
                 return True
         return False
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lrpilot.errors import RefusedError, ServerError, UnavailableError
 from lrpilot.transport.base import Transport
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.directives import committed, rest_of, rolls_back
+from lrpilot.wire.messages.directives import committed, rest_of, rolls_back
 
 from tests.support.hostile.arbitrary_messages import messages
 from tests.support.hostile.exceptions import EXCEPTIONS

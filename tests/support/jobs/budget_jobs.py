@@ -10,10 +10,10 @@ from lrpilot.wire.profile import Profile
 
 from tests.support.jobs.simulated_training import Exchange, Run
 from tuner_server.core.config import JobConfig, LrBounds
+from tuner_server.core.evidence.promise import FIRST_LOSSES
 from tuner_server.core.job import machine
 from tuner_server.core.job.machine import Transition
 from tuner_server.core.messages import Directive, Outcome, Phase, Report, Validation
-from tuner_server.core.stages.promise import FIRST_LOSSES
 
 PLAIN: dict[str, Any] = {"probe_steps": 20, "refinements": 3, "max_candidates": 8}
 """A search that tests can count on, whatever the defaults are."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from lrpilot.errors import RefusedError, ServerError
 from lrpilot.transport.base import Transport
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.schedule_parts import merged
+from lrpilot.wire.messages.schedule_parts import merged
 
 from tuner_server.access.principal import DEFAULT_PROJECT
 from tuner_server.core.errors import InvalidInputError, NotFoundError, PreconditionError, TunerError

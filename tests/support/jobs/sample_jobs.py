@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from tests.support.jobs.simulated_training import Run, SimulatedTraining, Weights
 from tuner_server.access.principal import DEFAULT_PROJECT
+from tuner_server.base.clock import utc_now
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.job.life import Signs
 from tuner_server.core.job.machine import JobState
 from tuner_server.core.messages import Phase
 from tuner_server.service.tuner_service import TunerService
-from tuner_server.storage import Entry, KnownHistory, StoredJob, StoredReport
+from tuner_server.storage import Entry, KnownHistory, Storage, StoredJob, StoredReport
 from tuner_server.storage.codec import series
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -75,6 +77,13 @@ def stored(state: JobState, job_id: str = "0" * 32, age_s: float = 0.0) -> Store
     """A job as a storage gives it, created `age_s` ago."""
     created = NOW - timedelta(seconds=age_s)
     return StoredJob(job_id, DEFAULT_PROJECT, state, 1, created, created, Signs(created))
+
+
+def left_alone(storage: Storage, name: str, silence: timedelta, max_reports: int = 12, **changes: Any) -> str:
+    """A job whose client was last heard of so long ago. Its id."""
+    then = utc_now() - silence
+    with TunerService(storage, lambda: then) as service:
+        return run_job(service, job_config(name, **changes), SlowTraining(3, validates=True), max_reports)
 
 
 def run_job(service: TunerService, config: JobConfig, training: SimulatedTraining, max_reports: int = 10_000) -> str:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from lrpilot.run.promise import is_above
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.directive_steps import bar_of
 from lrpilot.wire.divergence import DivergenceWatch
+from lrpilot.wire.messages.directive_steps import bar_of
 from lrpilot.wire.profile import Profile
 
 from tuner_server.core.config import JobConfig, LrBounds

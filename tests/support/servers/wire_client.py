@@ -7,7 +7,7 @@ import uuid
 import grpc
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.v1 import tuner_pb2_grpc
-from lrpilot.wire.profile_proto import profile_to_proto
+from lrpilot.wire.messages.profiles import profile_to_proto
 
 from tests.support.jobs.simulated_training import SimulatedTraining
 from tuner_server.core.config import JobConfig

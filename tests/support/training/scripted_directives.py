@@ -23,7 +23,7 @@ def directive(phase: pb.Phase.ValueType, lr: float, n_steps: int, restore: bool 
         restore=restore,
         snapshot=not restore,
         batches=pb.BATCH_SOURCE_REPLAYED,
-        **fields,
+        **{"stage": 1, **fields},
     )
 
 

@@ -76,7 +76,7 @@ def test_losses_that_only_a_search_reached_are_cut_off_and_named() -> None:
     probe = Piece(0, 50, profile, [1.0] * 40 + [900.0] * 10, kept=False, stage=0)
     committed = Piece(50, 100, profile, [2.0] * 25 + [1.0] * 25, kept=True, stage=0)
     text = printed([probe, committed])
-    assert "search reached 900: what is above 2 is cut off" in text
+    assert "losses reached 900: what is above 2 is cut off" in text
 
 
 def test_a_job_of_which_nothing_ran_has_no_curve() -> None:

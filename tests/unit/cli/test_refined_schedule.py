@@ -16,7 +16,7 @@ from lrpilot.wire.phase import Phase
 from lrpilot.wire.profile import Profile, Shape
 from lrpilot.wire.schedule_data import Measured, Segment
 
-from tuner_server.cli.refined_schedule import draw, refinement_of
+from tuner_server.cli.what_if.refined_schedule import draw, refinement_of
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.laws import refinement
 from tuner_server.core.laws.optimizer_kind import OptimizerKind

@@ -1,16 +1,18 @@
-"""When `lrpilot watch` fetches a history."""
+"""When `lrpilot watch` fetches a history, and what it writes where there is no terminal."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import pytest
 from lrpilot.errors import UnavailableError
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.schedule_parts import merged
+from lrpilot.wire.messages.schedule_parts import merged
 
 from tests.support.jobs.sample_jobs import history, stored
 from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, config, drive
 from tuner_server.cli.curve import COLUMNS
-from tuner_server.cli.watch import is_behind, pictures
+from tuner_server.cli.watch import is_behind, pictures, told
 from tuner_server.core.job import machine
 from tuner_server.core.messages import Phase
 from tuner_server.rpc.convert import job_to_pb
@@ -93,3 +95,19 @@ def test_a_history_is_fetched_no_more_often_than_there_is_something_to_see() -> 
         if is_behind(fetched, now):
             fetched, fetches = now, fetches + 1
     assert fetches <= COLUMNS + others + 1
+
+
+def test_each_change_is_a_line_where_the_output_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    lines: list[str] = []
+
+    def changes() -> Iterator[pb.Job]:
+        for committed in (10, 10, 20):
+            yield a_job(committed)
+            lines.append(capsys.readouterr().out)
+
+    assert told(changes()).committed_steps == 20
+    assert lines == [
+        "training: 10 committed + 100 search, loss -\n",
+        "",
+        "training: 20 committed + 100 search, loss -\n",
+    ]

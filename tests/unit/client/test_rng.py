@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lrpilot import rng
 from lrpilot.rng import RandomState, preserved
 
 
@@ -101,3 +102,53 @@ def test_a_state_goes_through_a_checkpoint_that_is_read_without_pickle(tmp_path:
     torch.save(state.state_dict(), tmp_path / "random.pt")
     RandomState.from_state_dict(torch.load(tmp_path / "random.pt", weights_only=True)).restore()
     assert draw() == expected
+
+
+def test_a_state_that_has_not_moved_is_known_again_and_one_that_has_is_not() -> None:
+    np.random.seed(3)
+    first = RandomState.capture()
+    assert RandomState.capture().states["numpy"] is first.states["numpy"]
+    for draw_one in (np.random.rand, np.random.randn, np.random.randn, lambda: np.random.seed(4)):
+        before = RandomState.capture()
+        draw_one()
+        changed = RandomState.capture().changed_since(before)
+        assert changed is not None
+        assert changed.states.keys() == {"numpy"}
+    first.restore()
+    assert RandomState.capture().changed_since(first) is None
+
+
+class Generator:
+    """A GPU's."""
+
+    def __init__(self) -> None:
+        self.seed, self.offset = 1, 0
+
+    def initial_seed(self) -> int:
+        return self.seed
+
+    def get_offset(self) -> int:
+        return self.offset
+
+
+class Devices:
+    """What `torch.cuda` has of two of them."""
+
+    __name__ = "torch.devices"
+
+    def __init__(self) -> None:
+        self.default_generators = (Generator(), Generator())
+        self.n_asked = 0
+
+    def get_rng_state_all(self) -> list[torch.Tensor]:
+        self.n_asked += 1
+        return [torch.tensor([each.seed, each.offset]) for each in self.default_generators]
+
+
+def test_the_states_of_devices_are_asked_for_when_one_has_moved() -> None:
+    devices = Devices()
+    for seed, offset in ((1, 0), (1, 4), (2, 0)):
+        devices.default_generators[1].seed, devices.default_generators[1].offset = seed, offset
+        for _ in range(3):
+            assert rng._states_of_devices(devices)[1].tolist() == [seed, offset]
+    assert devices.n_asked == 3

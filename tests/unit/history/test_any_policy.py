@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from lrpilot.wire.messages.schedule_parts import merged
 from lrpilot.wire.profile import Profile, Shape
-from lrpilot.wire.schedule_parts import merged
 from markupsafe import escape
 
 from tests.support.jobs.sample_jobs import history, run_job, stored

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from lrpilot.wire.schedule_parts import merged
+from lrpilot.wire.messages.schedule_parts import merged
 from markupsafe import escape
 
 from tests.support.jobs.sample_jobs import history, stored

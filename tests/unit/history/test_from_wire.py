@@ -9,8 +9,8 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.messages.schedule_parts import merged
 from lrpilot.wire.profile import Profile
-from lrpilot.wire.schedule_parts import merged
 from pydantic import BaseModel
 
 from tests.support.jobs.sample_jobs import job_config, stored

@@ -12,7 +12,7 @@ from tests.support.jobs.simulated_training import QUICK, Run, SimulatedTraining,
 from tuner_server.core.job import machine
 from tuner_server.core.job.machine import JobState, Status
 from tuner_server.core.messages import Outcome, Phase
-from tuner_server.history.headline import headline, rolled_back
+from tuner_server.history.headline import headline, led_to, rolled_back
 from tuner_server.history.numbers import number, steps
 from tuner_server.history.timeline import Timeline, timeline
 
@@ -191,3 +191,14 @@ def test_an_end_says_why_and_how_far_the_lr_came(training: Run) -> None:
     assert "policy budget: a bug" in headline(failed, found)
     assert way in headline(failed, found)
     assert way in headline(machine.cancel(training.state, "wrong data"), found)
+
+
+def test_what_led_to_the_lr_is_told_in_a_sentence(finished: Run, staged: Run) -> None:
+    found = timeline(history(finished))
+    (stage,) = [stage for stage in found.stages if stage.candidates]
+    lrs = sorted(candidate.lr for candidate in stage.candidates)
+    assert led_to(found) == (
+        f"{len(lrs)} probes, of LRs from {number(lrs[0])} to {number(lrs[-1])}, led to {number(stage.lr)}."
+    )
+    assert led_to(timeline(history(staged))).startswith("The latest ")
+    assert led_to(Timeline((), ())) == ""

@@ -5,7 +5,18 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from tuner_server.history.numbers import count, duration, moment, number, share, steps, told_apart, with_error
+from tuner_server.history.numbers import (
+    about,
+    age,
+    count,
+    duration,
+    moment,
+    number,
+    share,
+    steps,
+    told_apart,
+    with_error,
+)
 
 
 @pytest.mark.parametrize(
@@ -86,3 +97,18 @@ def test_a_number_has_the_digits_of_its_error(value: float, sd: float, text: str
 def test_a_moment_has_its_year_and_its_zone() -> None:
     when = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     assert moment(when) == moment(when.astimezone(timezone(timedelta(hours=9)))) == "2026-01-02 03:04 UTC"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-5, "under 1 min"), (59, "under 1 min"), (60, "1 min"), (3599, "59 min"), (7300, "2 h"), (3 * 86_400, "3 d")],
+)
+def test_an_age_is_in_its_largest_unit(seconds: float, text: str) -> None:
+    assert age(timedelta(seconds=seconds)) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(31.2, "31 s"), (100.0, "2 min"), (3590.0, "1 h"), (7500.0, "2 h 5 min"), (0.0, "0.0 s")]
+)
+def test_what_is_known_roughly_has_no_seconds_beside_minutes(seconds: float, text: str) -> None:
+    assert about(seconds) == text

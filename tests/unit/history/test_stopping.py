@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
-from lrpilot.wire.schedule_parts import merged
+from lrpilot.wire.messages.schedule_parts import merged
 from rich.console import Console
 
 from tests.support.jobs.law_training import LawTraining

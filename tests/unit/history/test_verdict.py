@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from tests.support.jobs.incomplete_rollback import NOTE, LeakingTraining
 from tests.support.jobs.sample_jobs import history, job_config
 from tests.support.jobs.simulated_training import Run, SimulatedTraining, drive
 from tuner_server.core.job import machine
+from tuner_server.core.job.life import Life, Vitals
 from tuner_server.core.job.machine import Status
 from tuner_server.history.numbers import number
 from tuner_server.history.thinning import FloatArray
@@ -178,3 +180,20 @@ def test_that_a_rollback_failed_is_told_whatever_else_is_with_what_the_client_sa
     assert said.why.endswith(f"The client says: {NOTE}")
     failed = run.state.model_copy(update={"status": Status.FAILED})
     assert verdict(failed, timeline(history(run))).tone is Tone.BAD
+
+
+@pytest.mark.parametrize(
+    ("life", "words", "tone"),
+    [
+        (Life.SILENT, "Silent for 12 minutes", Tone.WARNING),
+        (Life.STOPPED, "Stopped 12 minutes ago", Tone.NEUTRAL),
+        (Life.ABANDONED, "Abandoned for 12 minutes", Tone.BAD),
+    ],
+)
+def test_nothing_goes_well_where_nobody_trains(training: Run, life: Life, words: str, tone: Tone) -> None:
+    found = timeline(history(training))
+    falling = _with_losses(found, np.linspace(2, 1, 2000))
+    said = verdict(training.state, falling, Vitals(life, timedelta(minutes=12)))
+    assert (said.words, said.tone) == (words, tone)
+    assert said.why.startswith("When it was last heard of: loss is falling. Mean of the last")
+    assert verdict(training.state, falling, Vitals(Life.ALIVE)).tone is Tone.GOOD

@@ -55,6 +55,7 @@ def test_what_a_process_does_is_counted() -> None:
     with metrics.working(PipelineTask.COMMIT, [None] * 3):
         pass
     metrics.jobs_counted({(Status.TRAINING, Life.ALIVE): 5, (Status.SEARCHING, Life.SILENT): 0})
+    metrics.database_measured(4096)
     text = exposition(registry)
     assert value(text, "lrpilot_rpcs_total", **OK) == 1
     assert value(text, "lrpilot_rpc_seconds_bucket", method="lrpilot.v1.TunerService/Advance", le="0.0025") == 1
@@ -63,6 +64,7 @@ def test_what_a_process_does_is_counted() -> None:
     assert value(text, "lrpilot_group_reports_sum", part="commit") == 3
     assert value(text, "lrpilot_group_seconds_count", part="commit") == 1
     assert value(text, "lrpilot_jobs", status="training", life="alive") == 5
+    assert value(text, "lrpilot_database_bytes") == 4096
     assert value(text, "lrpilot_worker_restarts_total") == 4
 
 

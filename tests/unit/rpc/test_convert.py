@@ -16,11 +16,11 @@ from google.protobuf import struct_pb2
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from hypothesis import strategies as st
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.directives import rest_of
 from lrpilot.wire.early_warning import EarlyWarning, WarningRule
+from lrpilot.wire.messages.directives import rest_of
+from lrpilot.wire.messages.profiles import profile_from_proto, profile_to_proto
 from lrpilot.wire.plain_text import plain
 from lrpilot.wire.profile import Profile, Shape
-from lrpilot.wire.profile_proto import profile_from_proto, profile_to_proto
 
 from tests.support.servers.wire_client import directive_from_pb, report_to_pb
 from tests.support.shapes import shapes
@@ -294,7 +294,7 @@ def test_job(state: JobState) -> None:
     assert message.update_time.ToDatetime(datetime.UTC) == later
     assert (message.committed_steps, message.search_steps) == (state.committed_steps, state.search_steps)
     assert message.given_back_steps == state.given_back_steps
-    assert message.stage == state.directive.stage
+    assert message.stage == state.directive.stage + 1
     assert directive_from_pb(message.directive) == state.directive
     assert message.wall_time_s == state.wall_time_s
     assert message.message == state.message
@@ -319,7 +319,7 @@ def test_decision_keeps_absent_apart_from_zero() -> None:
     curve = PosteriorCurve(lr=(0.1, 0.2), mean=(1.0, 2.0), sd=(0.5, 0.25), acquisition=(-1.0, 0.0))
     decision = Decision(stage=2, lr=0.1, reason="why", candidates=CANDIDATES, posterior=curve)
     message = decision_to_pb(6, decision)
-    assert (message.directive_number, message.stage, message.lr, message.reason) == (6, 2, 0.1, "why")
+    assert (message.directive_number, message.stage, message.lr, message.reason) == (6, 3, 0.1, "why")
     read = [
         Candidate(
             directive_number=c.directive_number,
@@ -371,7 +371,7 @@ def test_what_a_decision_expects_is_absent_or_what_it_is(name: str, value: float
     found = {
         field.name: getattr(message, field.name)
         for field, _ in message.ListFields()
-        if field.name not in ("directive_number", "lr", "reason")
+        if field.name not in ("directive_number", "stage", "lr", "reason")
     }
     assert found == ({} if value is None else {name: value})
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import pytest
+
 from tests.support.jobs.simulated_training import config
 from tuner_server.core.job import machine
 from tuner_server.core.job.life import Signs
 from tuner_server.core.job.machine import Status
+from tuner_server.service import job_cache
 from tuner_server.service.job_cache import JobCache
 from tuner_server.storage import StoredJob
 
@@ -43,3 +46,11 @@ def test_a_forgotten_job_is_unknown() -> None:
     cache.forget("1")
     cache.forget("never seen")
     assert cache.get("1") is None
+
+
+def test_a_job_of_which_nothing_was_heard_for_long_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_cache, "KEPT_S", 0.0)
+    cache = JobCache(2)
+    cache.put(stored("1"))
+    assert cache.get("1") is None
+    assert len(cache) == 0

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -73,3 +75,22 @@ def test_versions_are_a_line_of_readable_numbers() -> None:
     script = ScriptDirectory.from_config(migration_config())
     versions = [revision.revision for revision in script.walk_revisions()][::-1]
     assert versions == [f"{number:04}" for number in range(1, len(versions) + 1)]
+
+
+def test_a_database_opens_though_its_mark_can_not_be_noted_and_keeps_the_former_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    open_storage(url).close()
+    lock = tmp_path / "jobs.db-lock"
+    noted = lock.read_bytes()
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        open_storage(url).close()
+    assert lock.read_bytes() == noted != b""
+    open_storage(url).close()
+    assert lock.read_bytes() != noted

@@ -67,6 +67,13 @@ class Vitals:
         return f"{in_words(self.silence)} ago"
 
     @property
+    def since(self) -> str:
+        """Since when its client is not there, after the word for that: `for 12 minutes`; empty: it is there."""
+        if not self.troubled:
+            return ""
+        return self.ago if self.life is Life.STOPPED else f"for {in_words(self.silence)}"
+
+    @property
     def sentence(self) -> str:
         """What is to be said of the client; empty: it is there, or the job has ended."""
         match self.life:

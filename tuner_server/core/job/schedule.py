@@ -100,10 +100,10 @@ def _piece(entry: IssuedDirective) -> Segment | None:
         return None
     if report.replacement is not None:
         profile = report.replacement.profile
-        return None if profile is None else Segment(0, report.n_steps, profile, Phase.TRAIN, -1)
+        return None if profile is None else Segment(0, report.n_steps, profile, Phase.TRAIN, 0)
     if directive.profile is None:
         return None
-    return Segment(0, report.n_steps, directive.profile, directive.phase, directive.stage)
+    return Segment(0, report.n_steps, directive.profile, directive.phase, directive.stage + 1)
 
 
 def _joined(pieces: Iterable[Segment]) -> Iterator[Segment]:

@@ -45,6 +45,7 @@ class Standing(Value):
         losses = self.recent_losses + report.losses
         recent = losses[-LOSS_WINDOW:]
         since = min(self.since_change + report.n_steps, len(losses))
+        ever, lately = _lowest_windows(losses, since)
         validations = [v.loss for v in report.validations if math.isfinite(v.loss)]
         ending = report.ending
         if ending is not None and ending.adopted is Weights.AVERAGE and ending.average is not None:
@@ -52,8 +53,8 @@ class Standing(Value):
         return Standing(
             recent_losses=recent,
             last_loss=_mean(recent) if recent else None,
-            best_loss=_lowest(self.best_loss, *_lowest_window(losses)),
-            best_since_change=_lowest(self.best_since_change, *_lowest_window(losses[len(losses) - since :])),
+            best_loss=_lowest(self.best_loss, *ever),
+            best_since_change=_lowest(self.best_since_change, *lately),
             since_change=min(since, LOSS_WINDOW),
             last_validation=validations[-1] if validations else self.last_validation,
             best_validation=_lowest(self.best_validation, *validations),
@@ -67,15 +68,24 @@ def _mean(losses: Sequence[float]) -> float:
     return math.fsum(losses) / len(losses)
 
 
-def _lowest_window(losses: Sequence[float]) -> list[float]:
-    """The lowest mean of `LOSS_WINDOW` of the losses in a row, if there are so many."""
+def _lowest_windows(losses: Sequence[float], n_last: int) -> tuple[list[float], list[float]]:
+    """The lowest mean of `LOSS_WINDOW` losses in a row: of all, and of the last so many. None where there are fewer."""
     n_windows = len(losses) - LOSS_WINDOW + 1
     if n_windows <= 0:
-        return []
-    array = np.asarray(losses)
-    sums = np.sum([array[i : i + n_windows] for i in range(LOSS_WINDOW)], axis=0)
-    start = int(sums.argmin())
-    return [_mean(losses[start : start + LOSS_WINDOW])]
+        return [], []
+    array = np.array(losses)
+    sums = array[:n_windows].copy()
+    for i in range(1, LOSS_WINDOW):
+        sums += array[i : i + n_windows]
+
+    def lowest(first: int) -> list[float]:
+        if first >= n_windows:
+            return []
+        start = first + int(sums[first:].argmin())
+        return [_mean(losses[start : start + LOSS_WINDOW])]
+
+    ever = lowest(0)
+    return ever, ever if n_last == len(losses) else lowest(len(losses) - n_last)
 
 
 def _lowest(known: float | None, *found: float) -> float | None:

@@ -19,6 +19,10 @@ from lrpilot.wire.profile import Profile, Shape
 
 from tuner_server.core.config import LrBounds
 from tuner_server.core.errors import InvalidInputError
+from tuner_server.core.evidence import promise, restart
+from tuner_server.core.evidence.extrapolation import fit_probe
+from tuner_server.core.evidence.lessons import Lessons
+from tuner_server.core.evidence.rise import rose
 from tuner_server.core.forecast import FORECASTERS, Objective
 from tuner_server.core.messages import (
     LOSS_WINDOW,
@@ -37,12 +41,9 @@ from tuner_server.core.policies.autolrs_options import AutoLrsOptions
 from tuner_server.core.policies.base import Asking, Policy, PolicyState, Progress, Step
 from tuner_server.core.search.acquisition import LogExpectedImprovement, LowerConfidenceBound
 from tuner_server.core.search.observations import ask
-from tuner_server.core.stages import committed, lr_range, probe, promise, restart
+from tuner_server.core.stages import committed, lr_range, probe
 from tuner_server.core.stages.decayed_probe import HELD_OUT, length_correction
-from tuner_server.core.stages.extrapolation import fit_probe
-from tuner_server.core.stages.lessons import Lessons
 from tuner_server.core.stages.report_points import evenly, report_every
-from tuner_server.core.stages.rise import rose
 
 LARGEST_HELD_OUT_SHARE = 1 / 4
 """The batches that a decayed probe holds out are part of tau', so that a search costs the same either way, and at most

@@ -11,10 +11,10 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic_core import PydanticKnownError
 
+from tuner_server.core.evidence.divergence import DIVERGENCE_FACTOR
 from tuner_server.core.forecast import FORECASTERS
 from tuner_server.core.messages import BatchSource
 from tuner_server.core.policies.base import Options
-from tuner_server.core.stages.divergence import DIVERGENCE_FACTOR
 
 PUBLISHED_TAU = 1000
 PUBLISHED_TAU_MAX = 8000

@@ -23,6 +23,8 @@ from lrpilot.wire.profile import Shape
 from lrpilot.wire.rewarming import peak_of_rest
 
 from tuner_server.core.errors import InvalidInputError
+from tuner_server.core.evidence import restart, shift
+from tuner_server.core.evidence.lessons import Lessons
 from tuner_server.core.lrs import same_lr
 from tuner_server.core.messages import ChangeKind, Decision, Directive, Phase, PlanChange, Report
 from tuner_server.core.policies.base import Asking, Policy, PolicyState, Progress, Step
@@ -33,9 +35,8 @@ from tuner_server.core.search.opening import Opening, Trial
 from tuner_server.core.search.prior import Optimum
 from tuner_server.core.search.users_lr import toward_users
 from tuner_server.core.search.veto import Veto
-from tuner_server.core.stages import early_warning, ending, final_decay, probe, restart, shift
+from tuner_server.core.stages import early_warning, ending, final_decay, probe
 from tuner_server.core.stages.decayed_probe import HELD_OUT, MAX_PROBE, MIN_PROBE, length_correction
-from tuner_server.core.stages.lessons import Lessons
 from tuner_server.core.stages.plan_change import because
 
 FEWEST_STEPS = 500

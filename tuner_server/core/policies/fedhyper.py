@@ -19,6 +19,8 @@ import pydantic
 from lrpilot.wire.profile import Profile
 
 from tuner_server.core.errors import InvalidInputError
+from tuner_server.core.evidence import restart
+from tuner_server.core.evidence.lessons import Lessons
 from tuner_server.core.messages import (
     BatchSource,
     ChangeKind,
@@ -28,10 +30,9 @@ from tuner_server.core.messages import (
     RoundStep,
 )
 from tuner_server.core.policies.base import Options, Policy, PolicyState, Progress, Step
-from tuner_server.core.stages import committed, final_decay, restart
+from tuner_server.core.stages import committed, final_decay
 from tuner_server.core.stages.fedhyper import Variant, added, momentum_weight, multiplied
 from tuner_server.core.stages.hypergradient import cosine
-from tuner_server.core.stages.lessons import Lessons
 from tuner_server.core.stages.plan_change import because
 from tuner_server.core.values import Number
 

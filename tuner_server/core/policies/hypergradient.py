@@ -19,12 +19,13 @@ import math
 import pydantic
 from lrpilot.wire.profile import Profile, Shape
 
+from tuner_server.core.evidence import restart
+from tuner_server.core.evidence.divergence import DIVERGENCE_FACTOR
+from tuner_server.core.evidence.lessons import Lessons
 from tuner_server.core.messages import BatchSource, ChangeKind, Decision, Directive, PlanChange, Report
 from tuner_server.core.policies.base import Options, Policy, PolicyState, Progress, Step
-from tuner_server.core.stages import committed, final_decay, restart, rewarm
-from tuner_server.core.stages.divergence import DIVERGENCE_FACTOR
+from tuner_server.core.stages import committed, final_decay, rewarm
 from tuner_server.core.stages.hypergradient import Adapted, Form, Rule, cosine
-from tuner_server.core.stages.lessons import Lessons
 from tuner_server.core.stages.plan_change import because
 
 PRODUCT, GRADIENT_NORM, UPDATE_NORM = "update_product", "gradient_norm", "update_norm"

@@ -18,6 +18,8 @@ import dataclasses
 
 from lrpilot.wire.rewarming import peak_of_rest
 
+from tuner_server.core.evidence import restart, shift
+from tuner_server.core.evidence.gains import Gains
 from tuner_server.core.lrs import same_lr
 from tuner_server.core.messages import ChangeKind, Decision, Directive, Outcome, Phase, PlanChange, Report
 from tuner_server.core.policies.base import Asking, Policy, Progress, Step
@@ -28,9 +30,8 @@ from tuner_server.core.search.head_start import FIRST_CANDIDATES
 from tuner_server.core.search.opening import Opening
 from tuner_server.core.search.prior import Optimum
 from tuner_server.core.search.users_lr import toward_users
-from tuner_server.core.stages import committed, ending, probe, restart, shift, time_line
+from tuner_server.core.stages import committed, ending, probe, time_line
 from tuner_server.core.stages.decayed_probe import MIN_PROBE, length_correction
-from tuner_server.core.stages.gains import Gains
 from tuner_server.core.stages.plan_change import because
 
 FEWEST_STEPS = 500

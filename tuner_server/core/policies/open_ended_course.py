@@ -11,20 +11,21 @@ from typing import Any
 from lrpilot.wire.profile import Profile, Shape
 
 from tuner_server.core.config import JobConfig
+from tuner_server.core.evidence import promise
+from tuner_server.core.evidence.gains import Gains
+from tuner_server.core.evidence.lessons import Lessons
+from tuner_server.core.evidence.restart import TRUSTED_RESTARTS, doubt
 from tuner_server.core.lrs import same_lr
 from tuner_server.core.messages import Average, Bar, Decision, Steps
 from tuner_server.core.policies.base import PolicyState, Progress, Step
 from tuner_server.core.policies.open_ended_options import OpenEndedOptions
 from tuner_server.core.search.opening import OpeningState
 from tuner_server.core.search.veto import Veto
-from tuner_server.core.stages import committed, probe, promise, rewarm, time_line
+from tuner_server.core.stages import committed, probe, rewarm, time_line
 from tuner_server.core.stages.decayed_probe import HELD_OUT
 from tuner_server.core.stages.ending import EndingPlan
-from tuner_server.core.stages.gains import Gains
-from tuner_server.core.stages.lessons import Lessons
 from tuner_server.core.stages.plateau import RISE, Plateau
 from tuner_server.core.stages.report_points import report_every
-from tuner_server.core.stages.restart import TRUSTED_RESTARTS, doubt
 
 VALIDATIONS = 4
 """Validations of a stage, and of a cooldown."""

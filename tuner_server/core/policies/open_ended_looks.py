@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+from tuner_server.core.evidence import restart
 from tuner_server.core.lrs import same_lr
 from tuner_server.core.messages import Decision, Directive, Report
 from tuner_server.core.policies.base import Progress, Step
 from tuner_server.core.policies.open_ended_course import Course, OpenEndedState
 from tuner_server.core.search.veto import Veto
-from tuner_server.core.stages import restart
 from tuner_server.core.stages.decayed_probe import HELD_OUT, MIN_PROBE
 
 BRANCHES = 2

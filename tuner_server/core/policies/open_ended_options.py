@@ -8,12 +8,12 @@ from __future__ import annotations
 import pydantic
 from lrpilot.wire.profile import Shape
 
+from tuner_server.core.evidence.divergence import DIVERGENCE_FACTOR
 from tuner_server.core.messages import MAX_STEPS, BatchSource
 from tuner_server.core.policies.base import Options
 from tuner_server.core.profiles import DecayField
 from tuner_server.core.search.prior import LENGTH_EXPONENT
 from tuner_server.core.stages.decayed_probe import probe_length
-from tuner_server.core.stages.divergence import DIVERGENCE_FACTOR
 from tuner_server.core.stages.ending import ANNEALING_MEMORY_SHARE, FLOOR, EndingName
 
 BLIND_PROBE = 20

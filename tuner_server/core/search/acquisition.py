@@ -1,7 +1,8 @@
 """Acquisition functions: how much an LR is worth trying. Larger is better; losses are minimised, signs flip only here.
 
 Each takes the mixture over the surrogate's hyperparameters (k settings, m LRs) and returns one number per LR, so the
-uncertainty about the hyperparameters counts as uncertainty.
+uncertainty about the hyperparameters counts as uncertainty. What the mean and the variance of the mixture alone say of
+the value, for far less than the value itself takes, is which LRs can't have the highest one.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from typing import ClassVar, Protocol
 import numpy as np
 from scipy import special
 
-from tuner_server.core.search.surrogate import FloatArray, Posterior
+from tuner_server.core.search.posterior import FloatArray, Moments, Posterior
 
 _TAIL = -20.0
 """Above it h(u) is larger than 1e-91, and loses no more than three digits to cancellation."""
+
+_BOUND_SLACK = 1e-9
+"""A bound may be wrong by so much, as a part of an improvement, where rounding has made it so."""
 
 
 class Acquisition(Protocol):
@@ -32,8 +36,17 @@ class Acquisition(Protocol):
         """The weight of the uncertainty; None: it has no such constant."""
         ...
 
+    @property
+    def gap(self) -> float | None:
+        """How far the highest value lies below the highest bound, at most as a rule; None: the bound is the value."""
+        ...
+
+    def at_most(self, moments: Moments, best: float) -> FloatArray:
+        """[m] bounds: the value of trying each LR is no higher; `best` is the lowest loss known, in loss units."""
+        ...
+
     def evaluate(self, posterior: Posterior, best: float) -> FloatArray:
-        """[m] the value of trying each LR; `best` is the lowest loss known, in loss units."""
+        """[m] the value of trying each LR."""
         ...
 
 
@@ -47,10 +60,15 @@ class LowerConfidenceBound:
 
     kappa: float = 2.0
     name: ClassVar[str] = "lower confidence bound, sign turned"
+    gap: ClassVar[None] = None
+
+    def at_most(self, moments: Moments, best: float) -> FloatArray:
+        """[m] in loss units; `best` makes no difference."""
+        return lower_confidence_bound(moments, self.kappa)
 
     def evaluate(self, posterior: Posterior, best: float) -> FloatArray:
         """[m] in loss units; `best` makes no difference."""
-        return lower_confidence_bound(posterior, self.kappa)
+        return lower_confidence_bound(posterior.moments, self.kappa)
 
 
 @dataclass(frozen=True)
@@ -59,15 +77,43 @@ class LogExpectedImprovement:
 
     name: ClassVar[str] = "log expected improvement"
     kappa: ClassVar[None] = None
+    gap: ClassVar[float] = 1.0
+
+    def at_most(self, moments: Moments, best: float) -> FloatArray:
+        """[m] logarithm of a loss difference."""
+        return log_improvement_bound(moments, best)
 
     def evaluate(self, posterior: Posterior, best: float) -> FloatArray:
         """[m] logarithm of a loss difference."""
         return log_expected_improvement(posterior, best)
 
 
-def lower_confidence_bound(posterior: Posterior, kappa: float) -> FloatArray:
+def lower_confidence_bound(moments: Moments, kappa: float) -> FloatArray:
     """[m] negated lower confidence bound (Cox and John, 1992) of the mixture's mean and standard deviation."""
-    return kappa * np.sqrt(posterior.mixture_variance) - posterior.mixture_mean
+    value = np.sqrt(moments.variance)
+    value *= kappa
+    value -= moments.mean
+    return value
+
+
+def log_improvement_bound(moments: Moments, best: float) -> FloatArray:
+    """[m] the highest log E[max(best - f, 0)] that any f with these moments has.
+
+    It is log ((sqrt(v + d^2) + d) / 2) with d = best - mean (Scarf, 1958), and a little more, for what rounding did.
+    """
+    variance = moments.variance + moments.rounding
+    d = best - moments.mean
+    size = np.abs(d)
+    root = d * d
+    root += variance
+    np.sqrt(root, root)
+    root += size
+    # Two forms of one number, each without cancellation on its side of 0.
+    value = np.where(d > 0, root, variance / root)
+    value *= 0.5
+    np.log(value, value)
+    value += _BOUND_SLACK
+    return value
 
 
 def log_expected_improvement(posterior: Posterior, best: float) -> FloatArray:
@@ -83,15 +129,17 @@ def log_expected_improvement(posterior: Posterior, best: float) -> FloatArray:
     improvement = h(u)
     improvement *= sd
     expected = posterior.weight @ improvement
-    hopeless = (np.maximum.reduce(u, 0) < _TAIL).nonzero()[0]
+    highest = np.maximum.reduce(u, 0)
+    if np.minimum.reduce(highest) >= _TAIL:
+        return np.log(expected)
+    hopeless = (highest < _TAIL).nonzero()[0]
     expected[hopeless] = 1.0
     value: FloatArray = np.log(expected, expected)
-    if len(hopeless):
-        terms = log_h_tail(u.take(hopeless, 1))
-        terms += np.log(sd.take(hopeless, 1) * posterior.weight[:, None])
-        highest = np.maximum.reduce(terms, 0)
-        terms -= highest
-        value[hopeless] = highest + np.log(np.add.reduce(np.exp(terms, terms), 0))
+    terms = log_h_tail(u.take(hopeless, 1))
+    terms += np.log(sd.take(hopeless, 1) * posterior.weight[:, None])
+    largest = np.maximum.reduce(terms, 0)
+    terms -= largest
+    value[hopeless] = largest + np.log(np.add.reduce(np.exp(terms, terms), 0))
     return value
 
 

@@ -95,9 +95,9 @@ def _given_the_others(
     work.target += target
     work.run()
     inverse = unit_inverse(work.unit)
+    solved, inverse = inverse[work.n], inverse[: work.n]
     total = 1.0 / np.add.reduce(inverse * inverse * work.inverse_pivot[:, None], 0)
-    residual = np.add.reduce(inverse * work.unit[:, work.n, None], 0) * total
-    return target - residual, np.maximum(total - variance, _LEAST_VARIANCE)
+    return target + solved * total, np.maximum(total - variance, _LEAST_VARIANCE)
 
 
 def _z(mean: FloatArray, threshold: FloatArray, sd: FloatArray) -> FloatArray:

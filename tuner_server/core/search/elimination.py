@@ -29,7 +29,7 @@ _MAX_WIDTH_FACTOR = 8
 _KEPT_NUMBERS = 2**21
 """Numbers in the A of all workspaces that a thread keeps: of searches with up to a dozen points, in every width. They
 take 40 MB at most."""
-_PIVOTS_A_LOG = 8
+_PIVOTS_A_LOG = 16
 """Pivots that are multiplied before the logarithm is taken: each lies between 1e-4 and 1e17."""
 
 
@@ -49,7 +49,7 @@ class Elimination:
 
     def __init__(self, n: int, width: int) -> None:
         """Makes room for matrices with n rows."""
-        self.n = n
+        self.n, self.width = n, width
         self.columns = np.empty((n, n + 1, width))
         self.unit = np.empty_like(self.columns)
         self.inverse_pivot = np.empty((n, width))
@@ -107,13 +107,17 @@ class Elimination:
 
 
 def unit_inverse(unit: FloatArray) -> FloatArray:
-    """[n, n, k] W = L^-1 for L as `Elimination.unit` has it, [n, >= n, k]; rows first: W[i, j] is row i of column j."""
-    n, _, k = unit.shape
-    inverse = np.zeros((n, n, k))
-    inverse.reshape(n * n, k)[:: n + 1] = 1.0
+    """[r, n, k] W = L^-1 for L as `Elimination.unit` has it, [n, r, k]; rows first: W[i, j] is row i of column j.
+
+    What there is below L, as r = n + 1, comes out multiplied by -W.
+    """
+    n, r, k = unit.shape
+    inverse = np.zeros((r, n, k))
+    inverse.reshape(r * n, k)[: n * n : n + 1] = 1.0
     negative = np.negative(unit)
-    for i in range(1, n):
-        np.add.reduce(negative[:i, i, None] * inverse[:i, :i], 0, out=inverse[i, :i])
+    for i in range(1, r):
+        known = min(i, n)
+        np.add.reduce(negative[:known, i, None] * inverse[:known, :known], 0, out=inverse[i, :known])
     return inverse
 
 
@@ -127,6 +131,7 @@ class _Workspaces(threading.local):
         self.kept: cachetools.LRUCache[tuple[int, int], Elimination] = cachetools.LRUCache(
             _KEPT_NUMBERS, lambda kept: kept.columns.size
         )
+        self.latest = Elimination(0, 0)
 
 
 _workspaces = _Workspaces()
@@ -134,10 +139,15 @@ _workspaces = _Workspaces()
 
 def elimination(n: int, width: int) -> Elimination:
     """A workspace of this thread, kept from its last use unless it is large."""
+    latest = _workspaces.latest
+    if (latest.n, latest.width) == (n, width):
+        return latest
     kept = _workspaces.kept
     found = kept.get((n, width))
     if found is None:
         found = Elimination(n, width)
-        if found.columns.size <= MAX_NUMBERS:
-            kept[n, width] = found
+        if found.columns.size > MAX_NUMBERS:
+            return found
+        kept[n, width] = found
+    _workspaces.latest = found
     return found

@@ -18,6 +18,8 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from tuner_server.core.search.kernel import rate
+
 FloatArray = npt.NDArray[np.float64]
 IndexArray = npt.NDArray[np.intp]
 
@@ -46,6 +48,7 @@ class Grid:
 
     Attributes:
         lengthscales: [g] the lengthscales, each of them once.
+        rates: [g] the kernel's rate for each of them.
         lengthscale_index: [h] where a setting's lengthscale is among them.
         output_variance: [h] s^2.
         noise_variance: [h] sigma^2.
@@ -55,6 +58,7 @@ class Grid:
     """
 
     lengthscales: FloatArray
+    rates: FloatArray
     lengthscale_index: IndexArray
     output_variance: FloatArray
     noise_variance: FloatArray
@@ -68,6 +72,7 @@ class Grid:
         lengthscale, output_scale, noise_scale = lengthscales[index[0]], output_scales[index[1]], noise_scales[index[2]]
         return cls(
             lengthscales=lengthscales,
+            rates=rate(lengthscales),
             lengthscale_index=index[0],
             output_variance=output_scale**2,
             noise_variance=noise_scale**2,
@@ -98,10 +103,13 @@ class Grid:
         return weight[kept] / cumulative[n_kept - 1], kept
 
     def lengthscales_of(self, kept: IndexArray) -> tuple[FloatArray, list[int]]:
-        """The lengthscales of settings [k] that are in order, each once [g, 1, 1], and where each begins [g + 1]."""
-        index = self.lengthscale_index[kept].tolist()
-        starts = [i for i, (one, before) in enumerate(zip(index, [-1, *index], strict=False)) if one != before]
-        return self.lengthscales[[index[start] for start in starts], None, None], [*starts, len(index)]
+        """The rates of settings [k] that are in order, each once [g, 1, 1], and where each of them begins [g]."""
+        index = self.lengthscale_index[kept]
+        first = np.empty(len(index), np.bool_)
+        first[:1] = True
+        np.not_equal(index[1:], index[:-1], first[1:])
+        starts = first.nonzero()[0]
+        return self.rates[index[starts], None, None], starts.tolist()
 
 
 @functools.cache

@@ -51,18 +51,25 @@ def standardise(residual: FloatArray, noise_var: FloatArray, censored: BoolArray
     """
     if not len(residual):
         return Standardised(0.0, 1.0, residual, noise_var)
-    seen = slice(None) if censored is None or censored.all() else ~censored
+    some = None if censored is None or censored.all() else ~censored
     # For a threshold this is a weaker statement and still true: "at least t" implies "at least the worst seen"
     # where that is lower. How far above everything it was is then no number that matters.
-    residual = np.minimum(residual, _highest(residual[seen].tolist()))
-    centre, scale = _location_scale(residual[seen].tolist(), noise_var[seen].tolist())
-    target = (residual - centre) / scale
+    highest = _highest((residual if some is None else residual[some]).tolist())
+    residual = np.minimum(residual, highest)
+    centre, scale = _location_scale(
+        (residual if some is None else residual[some]).tolist(),
+        (noise_var if some is None else noise_var[some]).tolist(),
+    )
+    residual -= centre
+    residual /= scale
     # Only a threshold can lie far below the rest, and there it says nothing.
-    np.maximum(target, _LOWEST_THRESHOLD, out=target)
+    if censored is not None:
+        np.maximum(residual, _LOWEST_THRESHOLD, out=residual)
     noise_sd = np.sqrt(noise_var)
     noise_sd /= scale
     np.minimum(noise_sd, MAX_NOISE_SD, out=noise_sd)
-    return Standardised(centre, scale, target, noise_sd * noise_sd)
+    noise_sd *= noise_sd
+    return Standardised(centre, scale, residual, noise_sd)
 
 
 def _highest(residual: list[float]) -> float:

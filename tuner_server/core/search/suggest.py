@@ -12,7 +12,8 @@ import numpy as np
 from tuner_server.core.faults import guarded
 from tuner_server.core.search.acquisition import Acquisition
 from tuner_server.core.search.hyperparameters import IndexArray
-from tuner_server.core.search.surrogate import Fitted, FloatArray, Observations, PriorMean, Surrogate, fit_all
+from tuner_server.core.search.posterior import Fitted, FloatArray, Outlook, PriorMean
+from tuner_server.core.search.surrogate import Observations, Surrogate, fit_all
 
 R = TypeVar("R")
 
@@ -20,6 +21,8 @@ GRID_SIZE = 256
 """LRs at which the acquisition is evaluated: over four decades, 3.7% apart, well below what a loss can tell apart."""
 MIN_SEPARATION = 0.01
 """A fraction of the range of log LR: over four decades, 10% in LR. The loss can't tell closer LRs apart."""
+_ROUNDED_UP = 1.0 + 1e-9
+"""Distances are compared after they were rounded: an LR that seems to be just far enough may be a hair too close."""
 EVIDENCE_SIZE = 64
 """Points of the curves that are kept: enough for a plot, little to store."""
 
@@ -105,26 +108,52 @@ def _draw(query: Query) -> Suggestion:
 
 
 def _choose(query: Query, fitted: Fitted) -> Suggestion:
-    observations, grid_size, (low, high) = query.observations, query.grid_size, query.bounds
-    grid = low + (high - low) * _unit_grid(grid_size)
-    grid[-1] = high  # to the bit
+    size, (low, high) = query.grid_size, query.bounds
+    grid, thinned = _unit_grid(size), _thinned(size)
     # The observed LRs go along: the lowest mean among them is the incumbent, which noise can't flatter as it can the
     # lowest observed loss.
-    posterior = fitted.posterior(np.concatenate([grid, observations.log_lr]))
-    mean = posterior.mixture_mean
-    value = query.acquisition.evaluate(posterior, best=float(mean[grid_size:].min()))[:grid_size]
+    outlook = fitted.outlook(np.concatenate([grid, fitted.x]))
+    moments = outlook.moments()
+    best = float(np.minimum.reduce(moments.mean[size:]))
+    nearest = np.minimum.reduce(outlook.distance[:, :size], 0)
+    eligible = nearest >= min(query.min_separation * _ROUNDED_UP, float(np.maximum.reduce(nearest)))
+    bound = query.acquisition.at_most(moments, best)[:size]
+    hopeful = np.where(eligible, bound, -np.inf)
+    value, ranked = bound, hopeful
+    if query.acquisition.gap is not None:
+        value = _evaluated(query, outlook, best, hopeful)
+        ranked = np.where(eligible, value, -np.inf)
 
-    apart = np.subtract(observations.log_lr[:, None], grid)
-    distance = np.minimum.reduce(np.abs(apart, apart), 0)
-    eligible = distance >= min(query.min_separation * (high - low), float(np.maximum.reduce(distance)))
-    chosen = int(np.where(eligible, value, -np.inf).argmax())
-
-    thinned = _thinned(grid_size)
-    sd = np.sqrt(posterior.mixture_variance[thinned])
+    log_lr = low + (high - low) * grid[thinned]
+    log_lr[-1] = high  # to the bit
+    chosen = int(ranked.argmax())
     return Suggestion(
-        log_lr=float(grid[chosen]),
-        evidence=Evidence(grid[thinned], mean[thinned], sd, value[thinned]),
+        log_lr=high if chosen == size - 1 else low + (high - low) * float(grid[chosen]),
+        evidence=Evidence(log_lr, moments.mean[thinned], np.sqrt(moments.variance[thinned]), value[thinned]),
     )
+
+
+def _evaluated(query: Query, outlook: Outlook, best: float, hopeful: FloatArray) -> FloatArray:
+    """[m] the acquisition where evidence is kept, and wherever it may be the highest; elsewhere minus infinity.
+
+    Args:
+        query: The question.
+        outlook: What the surrogate expects at the LRs.
+        best: The lowest loss known.
+        hopeful: [m] bounds of the acquisition; minus infinity at LRs that are not to be suggested.
+    """
+    acquisition, value = query.acquisition, np.full(len(hopeful), -np.inf)
+    # A guess how high the highest value is: what has no chance then need not be looked at, if the guess was right.
+    level = float(np.maximum.reduce(hopeful)) - (acquisition.gap or 0.0)
+    wanted = hopeful >= level
+    wanted[_thinned(len(hopeful))] = True
+    places = wanted.nonzero()[0]
+    value[places] = acquisition.evaluate(outlook.posterior(places), best)
+    highest = float(np.maximum.reduce(value, where=hopeful > -np.inf, initial=-np.inf))
+    places = ((hopeful >= highest) & ~wanted).nonzero()[0] if highest < level else places[:0]
+    if len(places):
+        value[places] = acquisition.evaluate(outlook.posterior(places), best)
+    return value
 
 
 @functools.lru_cache(maxsize=16)

@@ -24,12 +24,11 @@ A diverged probe is a censored observation: of f_i only f_i >= t_i is known, see
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -38,16 +37,13 @@ from tuner_server.core.search import hyperparameters
 from tuner_server.core.search.censoring import SOFTNESS, propagate
 from tuner_server.core.search.elimination import Elimination, elimination, unit_inverse, widest
 from tuner_server.core.search.hyperparameters import Grid
-from tuner_server.core.search.kernel import matern, rate
+from tuner_server.core.search.kernel import matern
+from tuner_server.core.search.posterior import Fitted, PriorMean, normalised
 from tuner_server.core.search.standardisation import MAX_LOSS, Standardised, standardise
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
-PriorMean = Callable[[FloatArray], FloatArray]
-"""Expected loss at each of some log LRs, before any observation."""
-
-_LEAST_VARIANCE = 1e-12
-"""The least variance of f, in units of y^2: rounding can take it below zero at an observation without noise."""
+Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +73,18 @@ class Observations:
         for name, array in (("loss", self.loss), ("noise_var", self.noise_var), ("censored", self.censored)):
             if array.shape != shape:
                 raise ValueError(f"{name} has shape {array.shape}, log_lr {shape}")
+        log_lrs, losses, variances = self.log_lr.tolist(), self.loss.tolist(), self.noise_var.tolist()
+        # A sum is finite only if all numbers are, so that minimum and maximum mean what they say.
+        if not (
+            math.isfinite(sum(log_lrs) + sum(losses) + sum(variances))
+            and min(losses, default=0.0) >= -MAX_LOSS
+            and max(losses, default=0.0) <= MAX_LOSS
+            and min(variances, default=0.0) >= 0
+            and max(variances, default=0.0) <= MAX_LOSS**2
+        ):
+            self._check_one_by_one()
+
+    def _check_one_by_one(self) -> None:
         # A maximum is NaN if any number is, and no comparison with NaN holds.
         if not np.maximum.reduce(np.abs(self.log_lr), initial=0.0) < math.inf:
             raise ValueError("log_lr must be finite")
@@ -88,75 +96,6 @@ class Observations:
 
     def __len__(self) -> int:
         return len(self.log_lr)
-
-
-@dataclass(frozen=True, eq=False)
-class Posterior:
-    """A mixture of k Gaussians at each of m LRs, in loss units.
-
-    Attributes:
-        mean: [k, m] mean of the noise-free loss under each hyperparameter setting.
-        variance: [k, m] its variance.
-        weight: [k] weight of each setting; they add up to 1.
-    """
-
-    mean: FloatArray
-    variance: FloatArray
-    weight: FloatArray
-
-    @cached_property
-    def mixture_mean(self) -> FloatArray:
-        """The mean over the settings [m]."""
-        return self.weight @ self.mean
-
-    @cached_property
-    def mixture_variance(self) -> FloatArray:
-        """The variance over the settings [m], by the law of total variance."""
-        spread = self.mean - self.mixture_mean
-        spread *= spread
-        spread += self.variance
-        return self.weight @ spread
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Fitted:
-    """A surrogate that has seen its observations; made by `Surrogate.fit`."""
-
-    surrogate: Surrogate
-    centre: float
-    scale: float
-    weight: FloatArray
-    """[k] weights of the settings that were kept."""
-    _x: FloatArray
-    _variance: FloatArray
-    """[k, 1] of f before any observation, in loss units, as all that follows."""
-    _rows: FloatArray
-    """[k, n + 1, n] s^2 D^-1/2 L^-1, whose product with c has the variance that is explained as its sum of squares; the
-    last row is s^2 K^-1 y, whose product with c is the mean."""
-    _lengthscale: FloatArray
-    """[g, 1, 1] each lengthscale once."""
-    _starts: Sequence[int]
-    """[g + 1] the settings of a lengthscale are neighbours: from here to before the next one's."""
-
-    def posterior(self, log_lr: FloatArray) -> Posterior:
-        """The loss to expect at the LRs [m]; mean and variance only, no covariances."""
-        queries = self.surrogate.normalise(log_lr)
-        n, m = len(self._x), len(queries)
-        distance = np.subtract(self._x[:, None], queries)
-        np.abs(distance, distance)
-        # One lengthscale is multiplied after the other, in shapes that don't depend on other searches.
-        correlation = matern(distance * rate(self._lengthscale))
-        products = np.empty((len(self.weight), n + 1, m))
-        for i, (start, stop) in enumerate(itertools.pairwise(self._starts)):
-            rows = self._rows[start:stop].reshape((stop - start) * (n + 1), n)
-            np.matmul(rows, correlation[i], products[start:stop].reshape((stop - start) * (n + 1), m))
-        explained = products[:, :n]
-        explained *= explained
-        variance = self._variance - np.add.reduce(explained, 1)
-        np.maximum(variance, _LEAST_VARIANCE * self.scale**2, out=variance)
-        prior_mean = self.surrogate.prior_mean
-        mean = products[:, n] + (self.centre if prior_mean is None else self.centre + prior_mean(log_lr))
-        return Posterior(mean, variance, self.weight)
 
 
 @dataclass(frozen=True)
@@ -182,9 +121,7 @@ class Surrogate:
 
     def normalise(self, log_lr: FloatArray) -> FloatArray:
         """The log LRs [m] with the bounds mapped to 0 and 1."""
-        low, high = self.bounds
-        result: FloatArray = (log_lr - low) / (high - low)
-        return result
+        return normalised(log_lr, self.bounds)
 
     def fit(self, observations: Observations) -> Fitted:
         """Weighs the grid of hyperparameters by the observations, of which there may be none."""
@@ -218,6 +155,8 @@ def fit_all(pairs: Sequence[tuple[Surrogate, Observations]]) -> list[Fitted]:
     """What `Surrogate.fit` gives for each, bit for bit, computed together where the shapes are the same."""
     grid = hyperparameters.grid()
     prepared = [_Prepared.of(surrogate, observations) for surrogate, observations in pairs]
+    if len(prepared) == 1:
+        return _fit_batch(grid, prepared)
     alike: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
     for i, one in enumerate(prepared):
         alike[len(one.x), one.n_censored].append(i)
@@ -238,9 +177,9 @@ def _fit_batch(grid: Grid, batch: Sequence[_Prepared]) -> list[Fitted]:
     """Fits surrogates with as many observations each, and as many censored ones."""
     n, n_censored, b, h = len(batch[0].x), batch[0].n_censored, len(batch), len(grid)
     work = elimination(n, b * h)
-    noise_var = np.array([one.losses.noise_var for one in batch]).T
-    target = np.array([one.losses.target for one in batch]).T
-    _fill(work, grid, np.array([one.x for one in batch]).T)
+    noise_var = _side_by_side([one.losses.noise_var for one in batch])
+    target = _side_by_side([one.losses.target for one in batch])
+    _fill(work, grid, _side_by_side([one.x for one in batch]))
     work.target.reshape(n, b, h)[...] = target[..., None]
     seen = n - n_censored
     work.diagonal[:seen].reshape(seen, b, h)[...] += noise_var[:seen, :, None] + grid.noise_variance
@@ -254,12 +193,17 @@ def _fit_batch(grid: Grid, batch: Sequence[_Prepared]) -> list[Fitted]:
     return _weighed(work, grid, batch, log_likelihood.reshape(b, h))
 
 
+def _side_by_side(columns: Sequence[FloatArray]) -> FloatArray:
+    """[n, b] vectors as the columns of a matrix."""
+    return columns[0][:, None] if len(columns) == 1 else np.array(columns).T
+
+
 def _fill(work: Elimination, grid: Grid, x: FloatArray) -> None:
     """The covariances of f for all settings; x [n, b]. The right-hand side is left as it comes."""
     n, b = x.shape
     apart = np.zeros((n, n + 1, b))
     np.abs(x[:, None] - x, apart[:, :n])
-    correlation = matern(apart[..., None] * rate(grid.lengthscales))
+    correlation = matern(apart[..., None] * grid.rates)
     np.matmul(
         correlation.reshape(-1, len(grid.lengthscales)), grid.spread, work.columns.reshape(n * (n + 1) * b, len(grid))
     )
@@ -279,26 +223,58 @@ def _censor(work: Elimination, seen: int, threshold: FloatArray, softness: Float
 
 def _weighed(work: Elimination, grid: Grid, batch: Sequence[_Prepared], log_likelihood: FloatArray) -> list[Fitted]:
     """What the posteriors need of the settings that carry the weight; log likelihoods [b, h]."""
-    n, scales = work.n, [one.losses.scale for one in batch]
-    weights, kept = zip(*map(grid.heaviest, log_likelihood), strict=True)
-    sizes = [len(one) for one in kept]
-    settings = np.concatenate(kept)
-    places = settings + np.repeat(np.arange(0, log_likelihood.size, len(grid)), sizes)
-    scale = np.repeat(scales, sizes)
+    chosen = [grid.heaviest(one) for one in log_likelihood]
+    settings = _joined([kept for _, kept in chosen])
+    places = _joined([kept + i * len(grid) for i, (_, kept) in enumerate(chosen)]) if len(batch) > 1 else settings
+    scale = _joined([np.full(len(kept), one.losses.scale) for one, (_, kept) in zip(batch, chosen, strict=True)])
     variance = grid.output_variance[settings] * scale
-    unit, inverse_pivot = work.unit.take(places, 2), work.inverse_pivot.take(places, 1)
-    inverse = unit_inverse(unit)
-    rows = np.empty((len(places), n + 1, n))
-    by_setting = rows.transpose(1, 2, 0)
-    np.multiply(inverse, (np.sqrt(inverse_pivot) * variance)[:, None], by_setting[:n])
-    inverse *= unit[:, n, None]
-    np.multiply(np.add.reduce(inverse, 0), variance, by_setting[n])
+    rows = _rows(work.unit.take(places, 2), work.inverse_pivot.take(places, 1), variance)
     variance *= scale
+    products = _products(rows, _joined([weight for weight, _ in chosen]))
     fitted, stop = [], 0
-    for one, weight, own in zip(batch, weights, kept, strict=True):
-        start, stop = stop, stop + len(own)
-        lengthscale, starts = grid.lengthscales_of(own)
-        levels = (one.losses.centre, one.losses.scale)
-        its = variance[start:stop, None], rows[start:stop]
-        fitted.append(Fitted(one.surrogate, *levels, weight, one.x, *its, lengthscale, starts))
+    for one, (weight, kept) in zip(batch, chosen, strict=True):
+        start, stop = stop, stop + len(kept)
+        rates, starts = grid.lengthscales_of(kept)
+        fitted.append(
+            Fitted(
+                bounds=one.surrogate.bounds,
+                prior_mean=one.surrogate.prior_mean,
+                centre=one.losses.centre,
+                scale=one.losses.scale,
+                weight=weight,
+                x=one.x,
+                variance=variance[start:stop, None],
+                rows=rows[start:stop],
+                summed=np.add.reduceat(products[start:stop], starts, 0),
+                rates=rates,
+                starts=starts,
+            )
+        )
     return fitted
+
+
+def _joined(arrays: Sequence[npt.NDArray[Number]]) -> npt.NDArray[Number]:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def _rows(unit: FloatArray, inverse_pivot: FloatArray, variance: FloatArray) -> FloatArray:
+    """[k, n + 1, n] s^2 D^-1/2 L^-1, and as the last row s^2 (K^-1 y)', of k settings; s^2 [k] in any unit."""
+    n, _, k = unit.shape
+    rows, factor = np.empty((k, n + 1, n)), np.empty((n + 1, k))
+    np.sqrt(inverse_pivot, factor[:n])
+    factor[n] = -1.0
+    factor *= variance
+    np.multiply(unit_inverse(unit), factor[:, None], rows.transpose(1, 2, 0))
+    return rows
+
+
+def _products(rows: FloatArray, weight: FloatArray) -> FloatArray:
+    """[k, n + 1, n] w (R' R - a a') of each setting, and -w a' as the last row."""
+    n = rows.shape[2]
+    weighted = rows * weight[:, None, None]
+    np.negative(weighted[:, n], weighted[:, n])
+    products = np.empty_like(rows)
+    # One small product after the other, each in a shape that doesn't depend on other searches.
+    np.matmul(rows.transpose(0, 2, 1), weighted, products[:, :n])
+    products[:, n] = weighted[:, n]
+    return products

@@ -7,11 +7,12 @@ from typing import TypeVar
 
 from lrpilot.wire.profile import Shape
 
+from tuner_server.core.evidence import promise, restart
+from tuner_server.core.evidence.divergence import DIVERGENCE_FACTOR
+from tuner_server.core.evidence.lessons import Lessons
 from tuner_server.core.messages import BatchSource, Decision, Directive, Report
-from tuner_server.core.stages import committed, promise, restart, rewarm
-from tuner_server.core.stages.divergence import DIVERGENCE_FACTOR
+from tuner_server.core.stages import committed, rewarm
 from tuner_server.core.stages.ending import EndingPlan
-from tuner_server.core.stages.lessons import Lessons
 from tuner_server.core.stages.report_points import report_every
 
 CHECKPOINTS = 10

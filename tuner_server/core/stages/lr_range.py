@@ -18,8 +18,8 @@ import numpy as np
 from lrpilot.wire.profile import Profile, Shape
 
 from tuner_server.core.config import JobConfig, LrBounds
+from tuner_server.core.evidence.divergence import scatter
 from tuner_server.core.messages import BatchSource, Directive, Phase, Report
-from tuner_server.core.stages.divergence import scatter
 
 LOWEST_LR, HIGHEST_LR = 1e-6, 10.0
 """From below any LR that moves a network to above any that trains one, SGD and Adam alike."""

@@ -6,10 +6,10 @@ import dataclasses
 
 from lrpilot.wire.profile import Profile, Shape
 
+from tuner_server.core.evidence.divergence import level_reached
 from tuner_server.core.forecast import Forecast
 from tuner_server.core.messages import BatchSource, Candidate, Directive, EarlyWarning, Outcome, Phase, Report
 from tuner_server.core.stages.decayed_probe import end_loss
-from tuner_server.core.stages.divergence import level_reached
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

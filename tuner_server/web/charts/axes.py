@@ -8,10 +8,8 @@ import sys
 from collections.abc import Iterable
 
 import numpy as np
-from lrpilot.wire.axes import axis_floor, highest_loss
+from lrpilot.wire.axes import FAR_OUT, axis_floor, highest_loss
 
-FAR_OUT = 3.0
-"""Interquartile ranges beyond the quartiles a value is far out (Tukey, Exploratory Data Analysis, 1977)."""
 LARGEST = sys.float_info.max
 """JSON has no infinity."""
 PADDING = 0.06
@@ -44,30 +42,31 @@ def fence(values: Iterable[float]) -> Range:
     return Range(low - room, high + room)
 
 
-def of_losses(committed: Iterable[float | None], every: Iterable[float | None]) -> Range:
+def of_losses(committed: Iterable[float | None], others: Iterable[float | None]) -> Range:
     """An axis for losses over steps: up to the worst that stayed, so that what a search reached beyond is cut off.
 
     Args:
-        committed: the losses of the steps that stayed; None is no loss. Where there is none, all count.
-        every: the losses of all steps.
+        committed: the losses of the steps that stayed, in their order; None is no loss. What exploded among them is cut
+            off. Where there is none, all count.
+        others: the losses of the other steps that are worth seeing.
     """
-    known = [value for value in every if value is not None]
+    known = [value for value in others if value is not None]
     kept = [value for value in committed if value is not None]
     if not known and not kept:
         return Range(0.0, 1.0)
     return Range(min(known + kept), highest_loss(kept, known))
 
 
-def of_lrs(committed: Iterable[float | None], every: Iterable[float | None]) -> Range:
+def of_lrs(committed: Iterable[float | None], others: Iterable[float | None]) -> Range:
     """A logarithmic axis for LRs over steps; from 1 to 1 if none is positive.
 
     Args:
         committed: the LRs of the steps that stayed; None is no LR. What is far below the highest of them is cut off.
             Where there is none, all count.
-        every: the LRs of all steps.
+        others: the LRs of the other steps that are worth seeing.
     """
     kept = [lr for lr in committed if lr is not None and lr > 0]
-    known = [lr for lr in every if lr is not None and lr > 0] + kept
+    known = [lr for lr in others if lr is not None and lr > 0] + kept
     high = max(known, default=1.0)
     return Range(max(min(known, default=1.0), axis_floor(kept, high)), high)
 

@@ -10,7 +10,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from tuner_server.core.messages import Outcome
+from tuner_server.core.messages import Outcome, Phase
 from tuner_server.history.stage import Span, Stage
 from tuner_server.history.thinning import IntArray, Window, thinned
 from tuner_server.history.timeline import Timeline
@@ -91,9 +91,10 @@ def job_curves(found: Timeline, window: Window) -> JobCurves:
     kept, searched = [s for s in spans if s.kept], [s for s in spans if not s.kept]
     committed_loss, search_loss = _losses(kept, window), _losses(searched, window)
     committed_lr, search_lr = _lrs(kept, window), _lrs(searched, window)
-    validation = _validations(kept, window)
-    losses = of_losses([*committed_loss["y"], *validation["y"]], search_loss["y"])
-    lrs = of_lrs(committed_lr["y"], search_lr["y"])
+    validation = _validations(kept, window, -1.0 if found.maximises else 1.0)
+    tested = [s for s in searched if s.phase is Phase.RANGE_TEST]
+    losses = of_losses([*committed_loss["y"], *validation["y"]], _untested(search_loss, tested))
+    lrs = of_lrs(committed_lr["y"], _untested(search_lr, tested))
     trend_steps = max((window.end - window.start) // TREND_PARTS, 1)
     return {
         "n_steps": found.n_steps,
@@ -134,6 +135,20 @@ def _losses(spans: Sequence[Span], window: Window) -> Line:
         parts += found
         last = steps[-1]
     return _joined(parts)
+
+
+def _untested(line: Line, tested: Sequence[Span]) -> list[float | None]:
+    """The values of a search without those of range tests, which reach far beyond what is worth seeing near by.
+
+    Where there is no other, all are given.
+    """
+    within = [(span.start, span.end) for span in tested]
+    others = [
+        y
+        for x, y in zip(line["x"], line["y"], strict=True)
+        if x is not None and not any(start < x <= end for start, end in within)
+    ]
+    return others or line["y"]
 
 
 def _blocks(spans: Sequence[Span], window: Window) -> Iterator[tuple[IntArray, Series]]:
@@ -214,10 +229,10 @@ def _validated(spans: Sequence[Span], window: Window) -> list[int]:
     return [step for step in found if window.start <= step < window.end]
 
 
-def _validations(spans: Sequence[Span], window: Window) -> Line:
-    """The validations; of very many those that a chart can show."""
+def _validations(spans: Sequence[Span], window: Window, sign: float) -> Line:
+    """The validations times a sign; of very many those that a chart can show."""
     steps = [span.start + v.step for span in spans for v in span.validations]
-    losses = [v.loss for span in spans for v in span.validations]
+    losses = [sign * v.loss for span in spans for v in span.validations]
     if len(steps) > MOST_VALIDATIONS:
         return _thinned(steps, losses, window)
     return {"x": [float(step) for step in steps], "y": [*losses]}

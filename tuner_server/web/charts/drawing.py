@@ -23,7 +23,10 @@ BUCKETS = 240
 
 
 def sparkline(found: Timeline) -> str:
-    """The committed loss in miniature, as an SVG file: means of equal parts, since its way is what counts here."""
+    """The committed loss in miniature, as an SVG file: means of equal parts, since its way is what counts here.
+
+    A part whose mean exploded is drawn at the upper edge.
+    """
     losses = found.committed_losses()
     parts = np.array_split(losses[np.isfinite(losses)], SPARK_POINTS)
     means: list[float | None] = [float(part.mean(dtype=np.float64)) for part in parts if len(part)]

@@ -17,7 +17,7 @@ from tuner_server.history.numbers import number, with_error
 from tuner_server.history.reasons import actual_end
 from tuner_server.history.stage import Probe, Span, Stage
 from tuner_server.history.thinning import FloatArray, Window, thinned
-from tuner_server.web.charts.axes import Range, fence, shown
+from tuner_server.web.charts.axes import Range, fence, of_losses, shown
 from tuner_server.web.charts.curves import BUCKETS, Line
 
 PROBE_BUCKETS = 60
@@ -39,6 +39,14 @@ class ProbeCurve(TypedDict):
     diverged: bool
     losses: Line
     validations: Line
+
+
+class RangeTest(TypedDict):
+    """Loss over LR."""
+
+    losses: Line
+    range: list[float]
+    """The lowest and the highest loss that the chart shows."""
 
 
 class Beyond(TypedDict):
@@ -85,9 +93,10 @@ class Corrected(TypedDict):
 class StageCurves(TypedDict):
     """The charts of a decision."""
 
-    range_test: Line | None
-    """Loss over LR."""
+    range_test: RangeTest | None
     probes: list[ProbeCurve]
+    probe_range: list[float]
+    """The lowest and the highest loss of probes that the chart shows."""
     relative: bool
     """Whether their losses are those above the winner's at the same step: those of the same batches can be compared."""
     candidate_lr: list[float]
@@ -130,19 +139,21 @@ class _Bar:
 def stage_curves(stage: Stage, config: JobConfig) -> StageCurves:
     """The evidence behind a stage of such a job."""
     candidates = stage.candidates
-    posterior = None if stage.posterior is None else _posterior(stage.posterior)
-    true = actual_end(stage)
+    posterior = None if stage.posterior is None else _posterior(stage.posterior, -1.0 if stage.of_metric else 1.0)
+    true = _shown(stage, actual_end(stage))
     bars = _bars(stage, true)
     axis = _loss_axis(stage, bars, posterior)
     compared = _compared(stage)
+    probes = [_probe_curve(p, p.span, stage, compared) for p in _trained(stage) if p.span is not None]
     return {
         "range_test": next((_range_test(p.span) for p in stage.tried if _tests_range(p) and p.span), None),
-        "probes": [_probe_curve(p, p.span, stage, compared) for p in _trained(stage) if p.span is not None],
+        "probes": probes,
+        "probe_range": _probe_range(probes),
         "relative": compared is not None,
         "candidate_lr": [candidate.lr for candidate in candidates],
-        "candidate_loss": [_drawn(candidate.forecast) for candidate in candidates],
+        "candidate_loss": [_drawn(_shown(stage, candidate.forecast)) for candidate in candidates],
         "candidate_bar": [_drawn_bar(candidate, axis) for candidate in candidates],
-        "candidate_text": [_said(candidate) for candidate in candidates],
+        "candidate_text": [_said(stage, candidate) for candidate in candidates],
         "posterior": posterior,
         "acquisition": _acquisition(stage.sought),
         "corrected": _corrected(stage, config),
@@ -155,14 +166,20 @@ def stage_curves(stage: Stage, config: JobConfig) -> StageCurves:
     }
 
 
-def _posterior(curve: PosteriorCurve) -> Posterior:
+def _shown(stage: Stage, loss: float | None) -> float | None:
+    """A loss that a stage's probes were judged by, as people read it; None of None."""
+    return None if loss is None else stage.shown(loss)
+
+
+def _posterior(curve: PosteriorCurve, sign: float) -> Posterior:
+    """The surrogate's curve times a sign."""
     edges = {
-        name: [_finite(mean + sign * BAND_SDS * sd) for mean, sd in zip(curve.mean, curve.sd, strict=True)]
-        for name, sign in (("low", -1.0), ("high", 1.0))
+        name: [_finite(sign * mean + side * BAND_SDS * sd) for mean, sd in zip(curve.mean, curve.sd, strict=True)]
+        for name, side in (("low", -1.0), ("high", 1.0))
     }
     return {
         "lr": list(curve.lr),
-        "mean": [_finite(mean) for mean in curve.mean],
+        "mean": [_finite(sign * mean) for mean in curve.mean],
         "low": edges["low"],
         "high": edges["high"],
     }
@@ -189,7 +206,7 @@ def _corrected(stage: Stage, config: JobConfig) -> Corrected | None:
         return None
     expected = None
     if curve is not None:
-        expected = _finite(float(np.interp(math.log(found.optimum), np.log(curve.lr), curve.mean)))
+        expected = _finite(stage.shown(float(np.interp(math.log(found.optimum), np.log(curve.lr), curve.mean))))
     way = f"× {found.factor:.2g} for the longer run"
     if found.drawn_to is not None:
         way += f", drawn towards {number(found.drawn_to)}"
@@ -220,9 +237,10 @@ def _bars(stage: Stage, true: float | None) -> list[_Bar]:
     bars = []
     for candidate in stage.candidates:
         if candidate.forecast is not None:
-            bars.append(_Bar(candidate.lr, candidate.forecast, _bar(candidate), _said(candidate)))
+            forecast = stage.shown(candidate.forecast)
+            bars.append(_Bar(candidate.lr, forecast, _bar(candidate), _said(stage, candidate)))
     if true is not None and stage.decision is not None:
-        bars.append(_Bar(stage.decision.lr, true, 0.0, f"actual loss: {number(true)}"))
+        bars.append(_Bar(stage.decision.lr, true, 0.0, f"actual {stage.quantity}: {number(true)}"))
     return bars
 
 
@@ -239,11 +257,11 @@ def _drawn_bar(candidate: Candidate, axis: Range) -> float:
     return max(min(bar, beyond_both_edges, sys.float_info.max), 0.0)
 
 
-def _said(candidate: Candidate) -> str:
+def _said(stage: Stage, candidate: Candidate) -> str:
     if candidate.forecast is None:
         return f"LR {number(candidate.lr)} diverged"
-    sd = candidate.forecast_sd
-    return f"LR {number(candidate.lr)}: {with_error(candidate.forecast, sd) if sd else number(candidate.forecast)}"
+    forecast, sd = stage.shown(candidate.forecast), candidate.forecast_sd
+    return f"LR {number(candidate.lr)}: {with_error(forecast, sd) if sd else number(forecast)}"
 
 
 def _beyond(bars: Iterable[_Bar], axis: Range) -> Beyond:
@@ -284,20 +302,31 @@ def _compared(stage: Stage) -> Span | None:
     return winner.span
 
 
-def _range_test(span: Span) -> Line:
+def _range_test(span: Span) -> RangeTest:
     at = thinned(np.arange(span.n_steps), span.losses, Window(0, span.n_steps, BUCKETS))
     losses = span.losses[at].tolist()
+    shown = [loss if math.isfinite(loss) else None for loss in losses]
+    axis = of_losses(shown, [])
     return {
-        "x": [span.profile.lr(step) for step in at.tolist()],
-        "y": [loss if math.isfinite(loss) else None for loss in losses],
+        "losses": {"x": [span.profile.lr(step) for step in at.tolist()], "y": shown},
+        "range": [axis.low, axis.high],
     }
 
 
+def _probe_range(probes: Sequence[ProbeCurve]) -> list[float]:
+    """An axis for the losses of the probes that came to their end, up to where the worst of them ended at least."""
+    sound = [probe for probe in probes if not probe["diverged"]] or probes
+    lines = [[y for y in (*probe["losses"]["y"], *probe["validations"]["y"]) if y is not None] for probe in sound]
+    axis = of_losses([y for line in lines for y in line], [])
+    ends = [float(np.median(line[-PROBE_END:])) for line in lines if line]
+    return [axis.low, max(axis.high, *ends)] if ends else [axis.low, axis.high]
+
+
 def _probe_curve(probe: Probe, span: Span, stage: Stage, compared: Span | None) -> ProbeCurve:
-    values, validations = span.losses.astype(np.float64), {float(v.step): v.loss for v in span.validations}
+    values, validations = span.losses.astype(np.float64), _validations(stage, span)
     if compared is not None:
         values = _above(values, compared.losses.astype(np.float64))
-        base = {float(v.step): v.loss for v in compared.validations}
+        base = _validations(stage, compared)
         validations = {step: loss - base[step] for step, loss in validations.items() if step in base}
     at = thinned(np.arange(len(values)), values, Window(0, max(len(values), 1), PROBE_BUCKETS))
     losses = values[at].tolist()
@@ -309,6 +338,11 @@ def _probe_curve(probe: Probe, span: Span, stage: Stage, compared: Span | None) 
         "losses": {"x": (at + 1).tolist(), "y": [loss if math.isfinite(loss) else None for loss in losses]},
         "validations": {"x": list(validations), "y": list(validations.values())},
     }
+
+
+def _validations(stage: Stage, span: Span) -> dict[float, float]:
+    """The validations of a probe by their steps, as people read them."""
+    return {float(v.step): stage.shown(v.loss) for v in span.validations}
 
 
 def _above(losses: FloatArray, others: FloatArray) -> FloatArray:

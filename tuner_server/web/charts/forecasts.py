@@ -42,6 +42,10 @@ class Tested:
     sd: float
     actual: float
 
+    def shown(self, loss: float) -> float:
+        """A loss of this stage as people read it."""
+        return self.stage.shown(loss)
+
     @property
     def right(self) -> bool:
         """Whether the actual loss lies within its whiskers."""
@@ -87,10 +91,10 @@ def forecasts(found: Timeline) -> Forecasts:
     outcomes = ended(found)
     return {
         "x": [_at(outcome) for outcome in outcomes],
-        "loss": [outcome.loss for outcome in outcomes],
+        "loss": [outcome.shown(outcome.loss) for outcome in outcomes],
         "bar": [BAND_SDS * outcome.sd for outcome in outcomes],
         "end": [outcome.end for outcome in outcomes],
-        "actual": [outcome.actual for outcome in outcomes],
+        "actual": [outcome.shown(outcome.actual) for outcome in outcomes],
         "text": [_said(outcome) for outcome in outcomes],
         "curve": _curve(outcomes),
     }
@@ -123,7 +127,10 @@ def _at(outcome: Tested) -> float:
 
 
 def _said(outcome: Tested) -> str:
-    return f"forecast {with_error(outcome.loss, outcome.sd)}, actual loss: {number(outcome.actual)}"
+    return (
+        f"forecast {with_error(outcome.shown(outcome.loss), outcome.sd)}, "
+        f"actual {outcome.stage.quantity}: {number(outcome.shown(outcome.actual))}"
+    )
 
 
 def _curve(outcomes: Sequence[Tested]) -> Line:
@@ -133,5 +140,5 @@ def _curve(outcomes: Sequence[Tested]) -> Line:
         if found is not None:
             end = outcome.start + found.horizon
             line["x"] += [*np.linspace(outcome.start, end, len(found.losses)).tolist(), None]
-            line["y"] += [*(loss if math.isfinite(loss) else None for loss in found.losses), None]
+            line["y"] += [*(outcome.shown(loss) if math.isfinite(loss) else None for loss in found.losses), None]
     return line

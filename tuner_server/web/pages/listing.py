@@ -6,15 +6,20 @@ import dataclasses
 import enum
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlencode
 
+from lrpilot.wire.job_names import called
+
 from tuner_server.core.job.life import ALL_SHOWN, SHOWN, UNTOLD, Life, Shown, Vitals, shown_word
 from tuner_server.core.job.state import Status
 from tuner_server.core.messages import Phase
-from tuner_server.history.numbers import moment, number, share
+from tuner_server.history.numbers import about, age, moment, number, share
 from tuner_server.storage import StoredJob
+from tuner_server.web.pages.pace import Pace
+from tuner_server.web.pages.summary import ATTENTION, Summary, attention, summary
 
 PAGE_SIZE = 25
 NEWEST = 1000
@@ -22,8 +27,8 @@ NEWEST = 1000
 LONGEST_QUERY = 200
 """Characters that are looked for: as long as a name may be."""
 
-STATES: dict[str, Shown] = {"": ALL_SHOWN, **SHOWN}
-"""The states that can be chosen, with what each stands for; empty: all."""
+STATES: dict[str, Shown] = {"": ALL_SHOWN, ATTENTION: ALL_SHOWN, **SHOWN}
+"""The states that can be chosen, with what each stands for; empty: all. What needs attention, no state tells alone."""
 
 
 class Column(enum.StrEnum):
@@ -51,7 +56,7 @@ ORDERS: dict[str, str] = {
     "-lr": "highest LR",
     "loss": "lowest loss",
     "best-loss": "lowest best loss",
-    "validation": "lowest validation",
+    "validation": "best validation",
     "-search": "most search",
 }
 """The orders that the form offers, in words; a column's head sorts the other way round too."""
@@ -129,14 +134,27 @@ class Row:
     family: str
     version: int
     state: str
-    silence: str
-    """How long ago the last sign of its client came, where that is not there; else empty."""
+    since: str
+    """Since when its client is not there, after its state: `for 12 min`; empty: it is there, or the job has ended."""
+    life: str
+    """The same as a sentence."""
+    attention: str
+    """Why somebody should see to it, where its state does not tell; empty: it does, or there is no need."""
+    note: str
+    """What somebody has noted on it."""
     policy: str
     progress: float | None
     """The part that was run, 0 to 1; None: no end is known."""
     steps: int
     """Steps that were run, search included."""
     total_steps: int | None
+    left: str
+    """How long it still takes; empty: nothing tells, or nobody trains."""
+    took: str
+    """How long a job trained that has ended."""
+    pace: str
+    """Steps a second."""
+    pace_words: str
     lr: str
     """The LR now; of a job that has ended, the highest one."""
     loss: str
@@ -144,34 +162,46 @@ class Row:
     validation: str
     search: str
     live: bool
+    there: bool
+    """Whether its client is there."""
     created: str
     """The time, as ISO 8601 writes it."""
     created_words: str
+    created_ago: str
 
     @classmethod
-    def of(cls, job: StoredJob, vitals: Vitals = UNTOLD) -> Row:
-        """The row of a job."""
-        state = job.state
-        config = state.config
+    def of(cls, job: StoredJob, vitals: Vitals, now: datetime) -> Row:
+        """The row of a job, as it is now."""
+        state, live, there = job.state, job.state.status.live, not vitals.troubled
+        config, pace = state.config, Pace.of(job.state)
         return cls(
             id=job.id,
             name=title(job),
             family=config.family,
             version=job.version,
             state=shown_word(state.status, vitals.life),
-            silence=vitals.ago if vitals.troubled else "",
+            since=_since(vitals),
+            life=vitals.sentence,
+            attention="" if vitals.troubled or state.status is Status.FAILED else attention(job, vitals, now),
+            note=job.note,
             policy=config.policy,
             progress=state.progress,
             steps=state.run_steps,
             total_steps=state.total_steps,
+            left=pace.left if there else "",
+            took="" if live or not state.wall_time_s else about(state.wall_time_s),
+            pace=pace.short if live and there else "",
+            pace_words=pace.words,
             lr=number(shown_lr(job)),
             loss=number(state.last_loss),
             best_loss=number(state.best_loss),
-            validation=number(state.best_validation),
+            validation=number(config.metric(state.best_validation)),
             search=_search(job),
-            live=state.status.live,
+            live=live,
+            there=live and there,
             created=job.create_time.isoformat(timespec="seconds"),
             created_words=moment(job.create_time),
+            created_ago=age(now - job.create_time),
         )
 
 
@@ -186,11 +216,14 @@ class Listing:
     n_pages: int
     complete: bool
     """Whether all jobs of the project were looked at, and not just the newest."""
+    summary: Summary
+    """What is said of all jobs that match, whatever their state."""
 
     @property
     def version(self) -> str:
         """A text that differs when the page does; the same in every process."""
-        shown = (self.n_jobs, self.page, [(row.id, row.version, row.state, row.silence) for row in self.rows])
+        rows = [(row.id, row.version, row.state, row.since, row.created_ago) for row in self.rows]
+        shown = (self.n_jobs, self.page, self.summary, rows)
         return f"{zlib.crc32(repr(shown).encode()):08x}"
 
 
@@ -199,7 +232,9 @@ def listing(
     query: ListingQuery,
     vitals: Mapping[str, Vitals] = MappingProxyType({}),
     *,
+    now: datetime,
     complete: bool,
+    every: Sequence[StoredJob] | None = None,
 ) -> Listing:
     """The page that a query asks for.
 
@@ -207,9 +242,13 @@ def listing(
         jobs: those that have its state and family, newest first.
         query: what is asked for.
         vitals: the lives of jobs, by their ids, as far as something is said of them.
+        now: the time.
         complete: whether these are all jobs of the project.
+        every: the jobs of its family, whatever their state; None: `jobs`.
     """
-    found = [job for job in jobs if query.text.lower() in f"{title(job)} {job.id} {job.state.config.policy}".lower()]
+    found = [job for job in jobs if _is_meant(job, query)]
+    if query.state == ATTENTION:
+        found = [job for job in found if attention(job, vitals.get(job.id, UNTOLD), now)]
     if query.column is Column.CREATED:
         ordered = found if query.descending else found[::-1]
     else:
@@ -222,13 +261,27 @@ def listing(
         ordered = known + [job for job in found if key(job) is None]
     n_pages = max(-(-len(ordered) // PAGE_SIZE), 1)
     page = min(query.page, n_pages)
-    rows = tuple(Row.of(job, vitals.get(job.id, UNTOLD)) for job in ordered[(page - 1) * PAGE_SIZE : page * PAGE_SIZE])
-    return Listing(rows, len(ordered), page, n_pages, complete)
+    shown = ordered[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
+    rows = tuple(Row.of(job, vitals.get(job.id, UNTOLD), now) for job in shown)
+    told = summary([job for job in (jobs if every is None else every) if _is_meant(job, query)], vitals, now)
+    return Listing(rows, len(ordered), page, n_pages, complete, told)
+
+
+def _is_meant(job: StoredJob, query: ListingQuery) -> bool:
+    """Whether a job has the text that is looked for."""
+    return query.text.lower() in f"{title(job)} {job.id} {job.state.config.policy} {job.note}".lower()
+
+
+def _since(vitals: Vitals) -> str:
+    """As `Vitals.since`, where there is little room."""
+    if not vitals.troubled:
+        return ""
+    return f"{age(vitals.silence)} ago" if vitals.life is Life.STOPPED else f"for {age(vitals.silence)}"
 
 
 def title(job: StoredJob) -> str:
-    """A job's name; its id where it has none."""
-    return job.state.config.name or job.id[:8]
+    """A job's name: the one that it was given, or the one that its id makes."""
+    return called(job.state.config.name, job.id)
 
 
 def current_lr(job: StoredJob) -> float | None:

@@ -13,7 +13,7 @@ from tuner_server.core.messages import LOSS_WINDOW, Candidate, Phase
 from tuner_server.core.stages import lr_range
 from tuner_server.history import lr_sensitivity
 from tuner_server.history.changes import told
-from tuner_server.history.headline import after, headline, rolled_back
+from tuner_server.history.headline import after, headline, led_to, rolled_back
 from tuner_server.history.numbers import count, duration, moment, number, share, steps, told_apart, with_error
 from tuner_server.history.reasons import bounded, why, why_restarts
 from tuner_server.history.stage import Probe, Span, Stage
@@ -22,6 +22,7 @@ from tuner_server.history.verdict import Verdict, verdict
 from tuner_server.storage import StoredJob
 from tuner_server.web.charts import forecasts
 from tuner_server.web.pages.listing import current_lr, title
+from tuner_server.web.pages.pace import Pace
 
 MAX_SECTIONS = 50
 """Sections of a page, the latest ones: nobody reads more, and each costs a kilobyte or two at each fetch."""
@@ -87,12 +88,16 @@ class JobView:
     note: str
     """What somebody has noted on it."""
     state: str
+    since: str
+    """Since when its client is not there, after the state; empty: it is there, or the job has ended."""
     life: str
-    """What is to be said of its client; empty: it is there, or the job has ended."""
+    """The same as a sentence."""
     live: bool
     policy: str
     progress: float | None
     headline: str
+    led_to: str
+    """What the latest LR goes back to; empty: no search."""
     forecasts: str
     """How good the forecasts were."""
     verdict: Verdict
@@ -102,8 +107,8 @@ class JobView:
     """The stages, the latest first."""
     n_left_out: int
     """Stages that came before those."""
-    has_steps: bool
-    """Whether there is anything to draw."""
+    nothing_drawn: str
+    """Why there is nothing to draw, and when there will be, as sentences; empty: there is."""
     has_end: bool
     """Whether it has an end that could be moved."""
     plan_changes: tuple[str, ...]
@@ -126,24 +131,37 @@ def job_view(job: StoredJob, found: Timeline, vitals: Vitals = UNTOLD) -> JobVie
         name=config.name,
         note=job.note,
         state=shown_word(state.status, vitals.life),
+        since=vitals.since,
         life=vitals.sentence,
         live=state.status.live,
         policy=config.policy,
         progress=state.progress,
         headline=headline(state, found, left_alone=vitals.troubled),
+        led_to=led_to(found),
         forecasts=forecasts.sentence(found),
-        verdict=verdict(state, found),
-        facts=_facts(job, found),
+        verdict=verdict(state, found, vitals),
+        facts=_facts(job, found, vitals),
         details=_details(job, found),
         stages=stages,
         n_left_out=n_left_out,
-        has_steps=found.n_steps > 0,
+        nothing_drawn="" if found.n_steps else _nothing_drawn(state, vitals),
         has_end=state.total_steps is not None,
         plan_changes=tuple(told(state, found.changes)),
     )
 
 
-def _facts(job: StoredJob, found: Timeline) -> tuple[Fact, ...]:
+def _nothing_drawn(state: JobState, vitals: Vitals) -> str:
+    """Why a job without steps has no chart, and when it will."""
+    if not state.status.live:
+        return "The job ended before its first report, so there is nothing to draw."
+    if vitals.troubled:
+        return "No steps were reported before its client was gone. The chart begins if that comes back."
+    directive = state.directive
+    first = min(directive.report_every or directive.n_steps, directive.n_steps)
+    return f"No steps have been reported yet. The chart begins with the first report, after {steps(first)}."
+
+
+def _facts(job: StoredJob, found: Timeline, vitals: Vitals) -> tuple[Fact, ...]:
     state, run, total = job.state, job.state.run_steps, job.state.total_steps
     progress = Fact("Steps run", count(run), "no end is set")
     if total is not None:
@@ -152,21 +170,33 @@ def _facts(job: StoredJob, found: Timeline) -> tuple[Fact, ...]:
     if state.last_loss is not None and found.first_loss is not None:
         loss = dataclasses.replace(loss, note=f"from {number(found.first_loss)} at the start")
     best = Fact("Best loss", number(state.best_loss), f"lowest mean of {LOSS_WINDOW} in a row")
-    validation = Fact("Best validation", number(state.best_validation), "none so far")
+    validation = Fact("Best validation", number(state.config.metric(state.best_validation)), "none so far")
     if state.best_validation is not None:
-        validation = dataclasses.replace(validation, note=f"now {number(state.last_validation)}")
-    return progress, _lr(job, found), loss, best, validation, _search(state, found)
+        validation = dataclasses.replace(validation, note=f"now {number(state.config.metric(state.last_validation))}")
+    return progress, _time(state, vitals), _lr(job, found, vitals), loss, best, validation, _search(state, found)
 
 
-def _lr(job: StoredJob, found: Timeline) -> Fact:
+def _time(state: JobState, vitals: Vitals) -> Fact:
+    """How long it still takes; of a job that nobody trains, how long it trained."""
+    pace = Pace.of(state)
+    at = f"at {pace.words}" if pace.words else ""
+    if not state.status.live or vitals.troubled:
+        return Fact("Training time", duration(state.wall_time_s), at)
+    if pace.left:
+        return Fact("Time left", pace.left, at)
+    return Fact("Time left", "–", at or "told with the first report")
+
+
+def _lr(job: StoredJob, found: Timeline, vitals: Vitals) -> Fact:
     peak = found.peak_lr
     if not job.state.status.live:
         return Fact("Peak LR", number(peak), _last_lr(found))
     now = current_lr(job)
+    name = "Last LR" if vitals.troubled else "LR now"
     if job.state.directive.phase is Phase.PROBE:
-        return Fact("LR now", number(now), "on trial")
+        return Fact(name, number(now), "on trial")
     above = peak is not None and now is not None and peak > now
-    return Fact("LR now", number(now), f"at most {number(peak)} so far" if above else "")
+    return Fact(name, number(now), f"at most {number(peak)} so far" if above else "")
 
 
 def _last_lr(found: Timeline) -> str:
@@ -363,9 +393,11 @@ def _judged(candidate: Candidate | None, stage: Stage) -> str:
     if candidate is None:
         return "–"
     if candidate.forecast is None:
-        return "–" if candidate.at_least is None else f"at least {number(candidate.at_least)}"
+        bound = "at most" if stage.of_metric else "at least"
+        return "–" if candidate.at_least is None else f"{bound} {number(stage.shown(candidate.at_least))}"
+    forecast = stage.shown(candidate.forecast)
     if candidate.forecast_sd:
-        loss = with_error(candidate.forecast, candidate.forecast_sd)
+        loss = with_error(forecast, candidate.forecast_sd)
         return f"{loss}, bounded" if bounded(candidate) else loss
     rival = stage.second if candidate == stage.best else stage.best
-    return number(candidate.forecast) if rival is None else told_apart(candidate.forecast, rival.loss)[0]
+    return number(forecast) if rival is None else told_apart(forecast, stage.shown(rival.loss))[0]

@@ -154,6 +154,7 @@ class _Site:
         query = ListingQuery.parse(request.query_params)
         found = await self._run(self._listings.get, caller.project, query)
         values = {"query": query, "listing": found, "columns": Column, "states": STATES}
+        values["limit"] = parameters.MAX_COMPARED
         return self._page("jobs.html", caller, **values)
 
     async def jobs_events(self, request: Request, caller: Principal) -> Response:

@@ -16,6 +16,7 @@ import numpy as np
 from lrpilot.wire import schedule_file
 from lrpilot.wire.plain_text import REPLACEMENT, plain
 
+from tuner_server.core.config import JobConfig
 from tuner_server.history.schedule_data import data_of_schedule
 from tuner_server.history.stage import Span
 from tuner_server.history.timeline import laid_out, plan_marks
@@ -24,6 +25,8 @@ from tuner_server.storage import History, Series, StoredJob
 COLUMNS = ("step", "committed_step", "stage", "phase", "committed", "lr", "loss", "validation_loss", "outcome")
 """`step` counts all steps that were run, from 1; `committed_step` counts those that stayed, and is empty for others.
 `outcome` is the outcome of the report that the step was in. Then comes a column for each measure of the job."""
+METRIC_COLUMN = "validation_metric"
+"""The head of the column of validations where they are of a metric that is the better the higher."""
 LONGEST_STEM = 100
 """Characters of a title that are in the name of a file: with an ending, in UTF-8, any file system has room for them."""
 _NO_FILE_NAME = re.compile(rf"^\.+|[/\\:*?\"<>|{REPLACEMENT}]")
@@ -74,11 +77,18 @@ def gathered(texts: Iterable[str]) -> Iterator[str]:
     yield "".join(parts)
 
 
-def data_csv(_job: StoredJob, history: History) -> Iterator[str]:
+def _columns(config: JobConfig) -> tuple[str, ...]:
+    """`COLUMNS`, where what is validated is called what it is."""
+    if not config.maximises:
+        return COLUMNS
+    return tuple(METRIC_COLUMN if name == "validation_loss" else name for name in COLUMNS)
+
+
+def data_csv(job: StoredJob, history: History) -> Iterator[str]:
     """The steps as CSV, a line each, under a head; a loss that is no number reads `nan` or `inf`."""
-    measures = _measures(history)
-    yield _csv([(*COLUMNS, *measures)])
-    yield from gathered(map(_csv, _rows(history, measures, np.ndarray.tolist)))
+    config, measures = job.state.config, _measures(history)
+    yield _csv([(*_columns(config), *measures)])
+    yield from gathered(map(_csv, _rows(history, config, measures, np.ndarray.tolist)))
 
 
 def _csv(rows: Iterable[Sequence[Any]]) -> str:
@@ -100,16 +110,16 @@ def data_json(job: StoredJob, history: History) -> Iterator[str]:
         "status": job.state.status,
         "config": config,
         "plan_changes": changes,
-        "columns": [*COLUMNS, *measures],
+        "columns": [*_columns(job.state.config), *measures],
     }
     yield json.dumps(head)[:-1] + ', "rows": ['
-    yield from gathered(_json_rows(history, measures))
+    yield from gathered(_json_rows(history, job.state.config, measures))
     yield "]}\n"
 
 
-def _json_rows(history: History, measures: Sequence[str]) -> Iterator[str]:
+def _json_rows(history: History, config: JobConfig, measures: Sequence[str]) -> Iterator[str]:
     between = ""
-    for rows in _rows(history, measures, _json_numbers):
+    for rows in _rows(history, config, measures, _json_numbers):
         # No word in a row has a bracket.
         text = json.dumps(rows)
         yield between + text[1:-1].replace("], [", "],\n[")
@@ -125,19 +135,23 @@ def _measures(history: History) -> list[str]:
 
 
 def _rows(
-    history: History, measures: Sequence[str], numbers: Callable[[Series], list[Any]]
+    history: History, config: JobConfig, measures: Sequence[str], numbers: Callable[[Series], list[Any]]
 ) -> Iterator[list[tuple[Any, ...]]]:
     """The rows of all steps, some thousand at a time; `numbers` writes a column that may have any number."""
     for laid in laid_out(history, measures=bool(measures)):
         if laid.span is not None:
             assert laid.entry.report is not None
-            yield from _span_rows(laid.span, laid.entry.report.measures, measures, numbers)
+            validations = {each.step: config.metric(each.loss) for each in laid.span.validations}
+            yield from _span_rows(laid.span, validations, laid.entry.report.measures, measures, numbers)
 
 
 def _span_rows(
-    span: Span, measured: Mapping[str, Series], measures: Sequence[str], numbers: Callable[[Series], list[Any]]
+    span: Span,
+    validations: Mapping[int, float | None],
+    measured: Mapping[str, Series],
+    measures: Sequence[str],
+    numbers: Callable[[Series], list[Any]],
 ) -> Iterator[list[tuple[Any, ...]]]:
-    validations = {validation.step: validation.loss for validation in span.validations}
     lr = span.profile.lr
     for first in range(0, span.n_steps, ROWS_AT_ONCE):
         end = min(first + ROWS_AT_ONCE, span.n_steps)
@@ -146,7 +160,7 @@ def _span_rows(
         columns: list[Iterable[Any]] = [
             range(start, start + n),
             range(committed, committed + n) if span.kept else itertools.repeat(None, n),
-            *(itertools.repeat(value, n) for value in (span.stage, span.phase.value, int(span.kept))),
+            *(itertools.repeat(value, n) for value in (span.stage + 1, span.phase.value, int(span.kept))),
             itertools.repeat(lr(first), n) if span.profile.stands else map(lr, range(first, end)),
             numbers(span.losses[first:end]),
             map(validations.get, range(first + 1, end + 1)) if validations else itertools.repeat(None, n),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from concurrent.futures import Future
 
-from cachetools import LRUCache
+from cachetools import TTLCache
 
 from tuner_server.base.interest import Interest
 from tuner_server.core.errors import AbandonedError
 from tuner_server.history.timeline import Timeline, timeline
+from tuner_server.service.job_cache import KEPT_S
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import StoredJob
 
@@ -36,13 +37,13 @@ class _Coming:
 
 
 class TimelineCache:
-    """The timelines of jobs, each laid out once for each version of its job. Thread-safe."""
+    """The timelines of jobs, each laid out once for each version of its job in `KEPT_S`. Thread-safe."""
 
     def __init__(self, service: TunerService) -> None:
         """Reads from `service`."""
         self._service = service
         self._lock = threading.Lock()
-        self._kept: LRUCache[str, tuple[int, Timeline]] = LRUCache(MAX_STEPS_KEPT, _n_steps)
+        self._kept: TTLCache[str, tuple[int, Timeline]] = TTLCache(MAX_STEPS_KEPT, KEPT_S, getsizeof=_n_steps)
         self._coming: dict[tuple[str, int], _Coming] = {}
         """Timelines that are laid out now, by job and version. The requests of a page wait for the first of them."""
 
@@ -87,7 +88,7 @@ class TimelineCache:
 
     def _laid_out(self, job: StoredJob, ours: _Coming) -> Timeline:
         try:
-            found = timeline(self._service.history(job, ours.check))
+            found = timeline(self._service.history(job, ours.check), maximises=job.state.config.maximises)
         except BaseException as error:
             with self._lock:
                 del self._coming[job.id, job.version]

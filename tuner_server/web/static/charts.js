@@ -52,7 +52,7 @@ const charts = (() => {
   };
 
   // A key beside a chart, where there is room for one: [mark, colour, words] of what is there.
-  const GLYPHS = { cross: "✖", star: "★", diamond: "◆", dot: "●", ring: "○", triangle: "▲▼" };
+  const GLYPHS = { cross: "✖", star: "★", diamond: "◆", dot: "●", ring: "○", triangle: "▲▼", pointer: "▲" };
   const explain = (element, keys) => {
     const list = element.parentElement.querySelector(":scope > .keys");
     list?.replaceChildren(
@@ -153,6 +153,36 @@ const charts = (() => {
     type: "scatter", mode: "markers", name, x: data.x, y: data.y, marker, cliponaxis: false, showlegend: false, ...more,
   });
 
+  // What lies above an axis is pointed at from the edge of the plot: of each piece of a line its highest point. Of points
+  // that are nearer to each other than `apart`, the higher one stands for both.
+  const peaksAbove = ({ x, y }, { range: [, top], type }, apart = 0) => {
+    const height = (value) => (type === "log" ? Math.log10(value) : value);
+    const found = [];
+    let within = false; // a piece that is above
+    for (let i = 0; i < x.length; i++) {
+      if (y[i] === null || !(height(y[i]) > top)) {
+        within = false;
+        continue;
+      }
+      const last = found.at(-1);
+      if (last && (within || x[i] - last.x < apart)) {
+        if (y[i] > last.y) Object.assign(last, { x: x[i], y: y[i] });
+      } else found.push({ x: x[i], y: y[i] });
+      within = true;
+    }
+    return found;
+  };
+  const EDGE = 0.98; // of a plot's height, on an axis from 0 to 1
+  const pointers = (peaks, what, ink, colour, axisName, at = (x) => `at step ${Math.round(x).toLocaleString("en").replaceAll(",", "\u202f")}`) =>
+    markers(
+      { x: peaks.map(({ x }) => x), y: peaks.map(() => EDGE) }, `${what} beyond the plot`,
+      { symbol: "triangle-up", size: 9, color: ink(colour) },
+      {
+        yaxis: axisName, showlegend: peaks.length > 0, hovertemplate: "%{text}<extra></extra>",
+        text: peaks.map(({ x, y }) => `${what} ${Number(y.toPrecision(3))} ${at(x)}, beyond the plot`),
+      },
+    );
+
   // For other papers and other screens: opaque, in light colours, with a title and a legend.
   const save = async (figure, { format, title }) => {
     await plotly;
@@ -178,6 +208,6 @@ const charts = (() => {
   const fileName = (title) => title.replace(/[^\p{L}\p{N}._-]+/gu, "-").slice(0, 100) || "chart";
 
   return {
-    ready: plotly, touch, load, palette, draw, save, known, lowest, highest, layout, axis, lossAxis, lrAxis, line, markers, escaped,
+    ready: plotly, peaksAbove, pointers, touch, load, palette, draw, save, known, lowest, highest, layout, axis, lossAxis, lrAxis, line, markers, escaped,
   };
 })();

@@ -30,7 +30,6 @@ const decisionCharts = (() => {
     const ordered = [...data.probes].sort((a, b) => a.lr - b.lr);
     const shade = shadeOf(data, ink);
     const validated = ordered.some((probe) => probe.validations.x.length);
-    const sound = ordered.filter((probe) => !probe.diverged);
     const traces = ordered.flatMap((probe) => {
       const color = shade(probe.lr);
       const style = { color, width: probe.chosen ? 3.5 : 1.5, dash: probe.diverged ? "dot" : "solid" };
@@ -46,18 +45,21 @@ const decisionCharts = (() => {
         }),
       ];
     });
-    const values = known((sound.length ? sound : ordered).flatMap(({ losses, validations }) => [...losses.y, ...validations.y]));
-    const range = values.length ? [charts.lowest(values), charts.highest(values)] : [0, 1];
     const title = data.relative ? "loss minus the best's" : "loss";
+    const y = lossAxis(ink, data.probe_range, !data.relative, {
+      ...fixed, title: { text: title, standoff: 8 }, zeroline: data.relative, automargin: true, zerolinecolor: ink("muted"),
+    });
+    const beyond = ordered.map(({ losses, name }) => charts.pointers(charts.peaksAbove(losses, y), `${escaped(name)}: loss`, ink, "muted", "y2"));
     return {
-      data: traces,
+      data: [...traces, ...beyond],
       layout: layout(ink, {
         hovermode: "closest",
         xaxis: axis(ink, {
           title: { text: "steps of the probe" }, ...fixed, hoverformat: ",d", separatethousands: true,
           range: [0, charts.highest(ordered.flatMap(({ losses }) => known(losses.x)))],
         }),
-        yaxis: lossAxis(ink, range, !data.relative, { ...fixed, title: { text: title, standoff: 8 }, zeroline: data.relative, automargin: true, zerolinecolor: ink("muted") }),
+        yaxis: y,
+        yaxis2: { overlaying: "y", range: [0, 1], visible: false, ...fixed },
       }),
       keys: [
         ordered.length > 1 && ["ramp", "", "from low LR to high LR"],
@@ -65,6 +67,7 @@ const decisionCharts = (() => {
         ordered.some((probe) => probe.diverged) && ["dotted", "text", "diverged"],
         validated && ["diamond", "text", "validation, which decides"],
         validated && ["line", "faded", "training loss"],
+        beyond.some(({ x }) => x.length) && ["pointer", "muted", "goes on beyond the plot"],
       ].filter(Boolean),
     };
   };
@@ -175,19 +178,22 @@ const decisionCharts = (() => {
   };
 
   const rangeTest = (data, ink) => {
-    const losses = known(data.range_test.y);
-    const range = losses.length ? [charts.lowest(losses), charts.highest(losses)] : [0, 1];
+    const { losses, range } = data.range_test;
+    const y = lossAxis(ink, range, true, fixed);
+    const beyond = charts.pointers(charts.peaksAbove(losses, y), "loss", ink, "search", "y2", (lr) => `at LR ${Number(lr.toPrecision(3))}`);
     return {
       data: [
-        line(data.range_test, "loss", { color: ink("search"), width: 1.5 }, {
+        line(losses, "loss", { color: ink("search"), width: 1.5 }, {
           hoverinfo: "all", hovertemplate: "LR %{x:.3g}: loss %{y:.4g}<extra></extra>",
         }),
+        beyond,
       ],
       layout: layout(ink, {
-        xaxis: lrAxis(ink, data.range_test.x, { title: { text: "learning rate" } }),
-        yaxis: lossAxis(ink, range, true, fixed),
+        xaxis: lrAxis(ink, losses.x, { title: { text: "learning rate" } }),
+        yaxis: y,
+        yaxis2: { overlaying: "y", range: [0, 1], visible: false, ...fixed },
       }),
-      keys: [],
+      keys: beyond.x.length ? [["pointer", "search", "goes on beyond the plot"]] : [],
     };
   };
 

@@ -3,6 +3,7 @@
 const jobChart = (() => {
   const { axis, layout, line, lossAxis, lrAxis, markers } = charts;
   const ROWS = { y: [0.42, 1], y2: [0, 0.36] };
+  const APART = 0.015; // of the width: pointers that are nearer would lie on each other
 
   const stepAxis = (ink, range) =>
     axis(ink, {
@@ -92,7 +93,7 @@ const jobChart = (() => {
   };
 
   // What is there, of the steps that are looked at.
-  const keys = (data, [first, last], beyond) => {
+  const keys = (data, [first, last], beyond, isBeyond) => {
     const seen = (xs) => xs.some((x) => x !== null && x >= first && x <= last);
     return [
       averaged(data) && ["line", "committed", `committed, mean of ${data.trend_steps} steps`],
@@ -107,6 +108,7 @@ const jobChart = (() => {
       seen(data.forecasts.x) && ["whisker", "search", "forecast for its end, ± 2 standard errors"],
       seen(data.forecasts.end) && ["star", "validation", "actual loss at the end"],
       seen(beyond) && ["triangle", "search", "forecast beyond the plot"],
+      isBeyond && ["pointer", "search", "goes on beyond the plot: point at it to see how far"],
       data.stages.some((stage) => stage.start > stage.search) && ["block", "search", "search: its width is its cost"],
       data.stages.some((stage) => stage.index % 2 === 1) && ["block", "muted", "every other stage"],
     ].filter(Boolean);
@@ -119,6 +121,14 @@ const jobChart = (() => {
     const y = lossAxis(ink, data.loss_range, log, { domain: ROWS.y, fixedrange: true });
     const [searchLoss, searchLr] = lossAndLr(data.search_loss, data.search_lr, "search loss", search, { opacity: 0.8 });
     const kept = withTrend(data, lossAndLr(data.committed_loss, data.committed_lr, "loss", committed), "mean loss");
+    const lrs = lrAxis(ink, data.lr_range, { domain: ROWS.y2, fixedrange: true });
+    const apart = APART * (shown[1] - shown[0]);
+    const near = (peaks) => peaks.filter(({ x }) => x >= shown[0] && x <= shown[1]);
+    const edges = [
+      [data.search_loss, y, "search loss", "search", "y3"],
+      [data.committed_loss, y, "loss", "committed", "y3"],
+      [data.search_lr, lrs, "search LR", "search", "y4"],
+    ].map(([found, on, what, colour, name]) => charts.pointers(near(charts.peaksAbove(found, on, apart)), what, ink, colour, name));
     const ended = forecasts(data.forecasts, y.range, y.type === "log", ink);
     const validation = { color: ink("validation"), size: 9, symbol: "diamond", line: { width: 1, color: ink("card") } };
     return {
@@ -135,13 +145,14 @@ const jobChart = (() => {
           hovertemplate: "validation %{y:.4g} after step %{x:,d}<extra></extra>", showlegend: data.validation.x.length > 0,
         }),
         markers(
-          { x: data.broken.x, y: data.broken.x.map(() => 0.97) }, "diverged", { symbol: "x", size: 9, color: ink("bad") },
+          { x: data.broken.x, y: data.broken.x.map(() => 0.92) }, "diverged", { symbol: "x", size: 9, color: ink("bad") },
           { yaxis: "y3", text: data.broken.text, hovertemplate: "%{text} at step %{x:,d}<extra></extra>", showlegend: data.broken.x.length > 0 },
         ),
         markers(
           { x: data.changes.x, y: data.changes.x.map(() => 0.03) }, "the plan changed", { symbol: "triangle-up", size: 9, color: ink("text") },
           { yaxis: "y3", text: data.changes.text.map(charts.escaped), hovertemplate: "%{text}<extra></extra>", showlegend: data.changes.x.length > 0 },
         ),
+        ...edges,
         ...(data.forecasts.x.length ? ended : []),
       ],
       layout: frame(ink, shown, {
@@ -149,10 +160,11 @@ const jobChart = (() => {
         hoversubplots: "axis",
         shapes: [...bands(data.stages, ink), ...changeLines(data.changes, ink)],
         yaxis: y,
-        yaxis2: lrAxis(ink, data.lr_range, { domain: ROWS.y2, fixedrange: true }),
+        yaxis2: lrs,
         yaxis3: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
+        yaxis4: { overlaying: "y2", range: [0, 1], visible: false, fixedrange: true },
       }),
-      keys: keys(data, shown, ended.at(-1).x),
+      keys: keys(data, shown, ended.at(-1).x, edges.some(({ x }) => x.length)),
     };
   };
 
@@ -161,17 +173,24 @@ const jobChart = (() => {
   const comparison = ({ jobs, n_steps }, { range, log }, ink) => {
     const run = jobs.filter(({ data }) => data.n_steps > 0).map(({ data }) => data);
     const over = (name) => [charts.lowest(run.map((data) => data[name][0])), charts.highest(run.map((data) => data[name][1]))];
+    const y = lossAxis(ink, over("loss_range"), log, { domain: ROWS.y, fixedrange: true });
+    const [first, last] = range || [0, Math.max(n_steps, 1)];
     return {
       data: jobs.flatMap(({ name, data }, i) => {
         const hover = `${charts.escaped(name)}<br>step %{x:,d}<br>`;
         const style = { color: ink(`series-${i}`), width: 1.8, dash: i < N_SOLID ? "solid" : "5px,2px" };
         const words = charts.escaped(name);
-        return withTrend(data, lossAndLr(data.committed_loss, data.committed_lr, words, style, { hover }), words);
+        const peaks = charts.peaksAbove(data.committed_loss, y, APART * (last - first));
+        return [
+          ...withTrend(data, lossAndLr(data.committed_loss, data.committed_lr, words, style, { hover }), words),
+          charts.pointers(peaks, `${words}: loss`, ink, `series-${i}`, "y3"),
+        ];
       }),
-      layout: frame(ink, range || [0, Math.max(n_steps, 1)], {
+      layout: frame(ink, [first, last], {
         hovermode: "closest",
-        yaxis: lossAxis(ink, over("loss_range"), log, { domain: ROWS.y, fixedrange: true }),
+        yaxis: y,
         yaxis2: lrAxis(ink, over("lr_range"), { domain: ROWS.y2, fixedrange: true }),
+        yaxis3: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
       }),
       keys: [],
     };

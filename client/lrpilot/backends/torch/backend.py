@@ -156,7 +156,7 @@ class TorchBackend(Backend):
             self._updates.say_idle()
             self._collector.skip()
             return False
-        self._losses.append(loss)
+        self._losses.append(loss, self._updates.overflow)
         if self._measures:
             self._collector.append()
         if self._average is not None:
@@ -166,6 +166,12 @@ class TorchBackend(Backend):
     def diverged(self) -> bool:
         """See `LossBuffer.check`."""
         return self._losses.check()
+
+    def forget_skipped(self) -> list[int]:
+        """See `LossBuffer.forget_skipped`."""
+        skipped = self._losses.forget_skipped()
+        self._collector.forget(skipped)
+        return skipped
 
     def peek(self) -> list[float]:
         """Synchronises once."""

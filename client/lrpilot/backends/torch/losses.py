@@ -6,17 +6,24 @@ device and `lrpilot.wire.divergence` on the host both decide by the float32 valu
 
 from __future__ import annotations
 
+import collections
 import math
 from collections.abc import Iterable
 from typing import SupportsFloat
 
 import torch
 
+from lrpilot.arguments import loss_number
+from lrpilot.backends.torch.asynchronous import Mark, empty_on_host, mark, runs_ahead
 from lrpilot.wire.divergence import BAD_LOSSES
 
 _HOST = torch.device("cpu")
 SPARE = 64
 """Losses beyond those of a directive that find room: an interrupt between a loss and its count leaves one more."""
+AHEAD = 4
+"""Steps that the host may be ahead of a device that works on its own: a look answers for what was seen so long ago."""
+SKIPPED = torch.finfo(torch.float32).min
+"""Stands in place of a loss whose update a fused optimizer has skipped on the device."""
 _BEFORE = BAD_LOSSES - 1
 """Losses before those that are looked at which may belong to a row above the limit."""
 
@@ -39,8 +46,11 @@ class LossBuffer:
         self._n_losses = 0
         self._n_checked = 0
         self._diverged = False
-        self._flag = torch.empty((), dtype=torch.bool, device=_HOST)
-        self._arrival: torch.cuda.Event | None = None
+        # Answers on their way to the host: the losses they are about, and where in the device's work they arrive.
+        self._flags = torch.empty(0, dtype=torch.bool, device=_HOST)
+        self._looks = 0
+        self._may_have_skipped = False
+        self._arrivals: collections.deque[tuple[int, torch.Tensor, Mark]] = collections.deque()
 
     def begin(self, n_steps: int, limit: float = math.inf, earlier: Iterable[float] = ()) -> None:
         """Starts anew.
@@ -62,34 +72,45 @@ class LossBuffer:
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def append(self, loss: torch.Tensor | SupportsFloat) -> None:
+    def append(self, loss: torch.Tensor | SupportsFloat, overflow: torch.Tensor | None = None) -> None:
         """Adds the loss of a step: a tensor of one element on any device, or a number.
+
+        Args:
+            loss: the loss.
+            overflow: a flag on a device; if it is not zero the update was skipped, and the loss does not count.
 
         Raises:
             ValueError: it is not one number.
             IndexError: there are far more losses than `begin` made room for.
         """
         if not isinstance(loss, torch.Tensor):
-            loss = torch.tensor(_number(loss), dtype=torch.float64, device=_HOST)
+            loss = torch.tensor(loss_number(loss), dtype=torch.float64, device=_HOST)
         if loss.numel() != 1:
             shape = tuple(loss.shape)
             raise ValueError(f"loss: shape {shape} is not a scalar; pass loss.mean()")
+        if loss.is_complex():
+            raise ValueError("loss: a complex number is no loss; pass its real part, or loss.abs()")
         if self._n_losses == 0:
             self._reserve(loss.device)
-        self._losses[self._n_losses].copy_(loss.reshape(()))
+        place = self._losses[self._n_losses]
+        place.copy_(loss.reshape(()))
+        if overflow is not None:
+            place.masked_fill_(overflow.to(place.device, non_blocking=True).reshape(()) != 0, SKIPPED)
+            self._may_have_skipped = True
         self._n_losses += 1
 
     @torch.no_grad()
     def check(self) -> bool:
         """Whether a divergence has been seen since `begin` or `flush`.
 
-        On CUDA the answer holds for the losses before the *previous* call: a call starts the copy of a flag to pinned
-        memory, and the next one waits for it, by when it has long been there. Elsewhere it holds for all losses.
+        On a device that works on its own the answer is that of the last look after which `AHEAD` losses or more have
+        come: a look starts the copy of a flag to pinned memory, and a later one waits for it, by when it has long been
+        there. So it depends on the losses alone, and not on how fast anything is. Elsewhere it holds for all losses.
         """
-        if self._arrival is not None:
-            self._arrival.synchronize()
-            self._diverged |= bool(self._flag)
-            self._arrival = None
+        while self._arrivals and self._n_losses - self._arrivals[0][0] >= AHEAD:
+            _, flag, arrival = self._arrivals.popleft()
+            arrival.synchronize()
+            self._diverged |= bool(flag)
         if self._diverged or self._n_checked == self._n_losses:
             return self._diverged
         seen = self._memory[self._n_checked : _BEFORE + self._n_losses]
@@ -97,13 +118,31 @@ class LossBuffer:
         self._n_checked = self._n_losses
         rows_above = (seen > self._limit).unfold(0, BAD_LOSSES, 1).all(dim=1)
         divergent = (~unseen.isfinite() | rows_above).any()
-        if unseen.device.type == "cuda":
-            self._flag.copy_(divergent, non_blocking=True)
+        if runs_ahead(unseen.device):
+            flag = self._flags[self._looks % len(self._flags)]
+            flag.copy_(divergent, non_blocking=True)
             # The stream of the loss's device, which need not be the current one.
-            self._arrival = torch.cuda.current_stream(unseen.device).record_event()
+            self._arrivals.append((self._n_losses, flag, mark(unseen.device)))
+            self._looks += 1
         else:
             self._diverged = bool(divergent)
         return self._diverged
+
+    @torch.no_grad()
+    def forget_skipped(self) -> list[int]:
+        """Takes those losses out whose updates were skipped on the device; which they were. Synchronises once."""
+        if not self._may_have_skipped:
+            return []
+        self._may_have_skipped = False
+        losses: list[float] = self._losses[: self._n_losses].tolist()
+        skipped = [i for i, loss in enumerate(losses) if loss == SKIPPED]
+        if skipped:
+            kept = [loss for loss in losses if loss != SKIPPED]
+            self._n_losses = len(kept)
+            self._n_checked = min(self._n_checked, self._n_losses)
+            self._losses[: len(kept)] = torch.tensor(kept, dtype=torch.float32, device=_HOST)
+            self._arrivals.clear()
+        return [len(self._earlier) + i for i in skipped]
 
     def flush(self) -> list[float]:
         """The losses since `begin` or the last flush, oldest first; they are forgotten. Synchronises once."""
@@ -112,35 +151,33 @@ class LossBuffer:
         return losses
 
     def peek(self) -> list[float]:
-        """The losses since `begin` or the last flush, oldest first. Synchronises once."""
-        kept: list[float] = self._losses[: self._n_losses].tolist()
-        return self._earlier + kept
+        """The losses since `begin` or the last flush, oldest first. Synchronises once.
+
+        Where an update was skipped, and not forgotten yet, the loss before it is told again.
+        """
+        losses = self._earlier.copy()
+        for loss in self._losses[: self._n_losses].tolist():
+            losses.append(losses[-1] if loss == SKIPPED and losses else loss)
+        return losses
 
     def _forget(self) -> None:
         self._earlier = []
         self._n_losses = 0
         self._n_checked = 0
         self._diverged = False
-        self._arrival = None
+        self._may_have_skipped = False
+        self._arrivals.clear()
 
     def _reserve(self, device: torch.device) -> None:
         """Room on a device, used again as long as it suffices."""
         size = _BEFORE + self._room
         if self._memory.device != device or len(self._memory) < size:
             self._memory = torch.empty(size, dtype=torch.float32, device=device)
-            self._flag = torch.empty((), dtype=torch.bool, device=_HOST, pin_memory=device.type == "cuda")
+            self._flags = empty_on_host(AHEAD + 1, torch.bool, device)
         self._losses = self._memory[_BEFORE:size]
         before = self._earlier[-_BEFORE:]
         for i, loss in enumerate([-math.inf] * (_BEFORE - len(before)) + before):
             self._memory[i] = loss
-
-
-def _number(loss: SupportsFloat) -> float:
-    try:
-        return float(loss)
-    except (TypeError, ValueError) as error:
-        kind = type(loss).__name__
-        raise ValueError(f"loss: {kind} is not a scalar; pass a tensor of one element") from error
 
 
 def _float32_at_most(limit: float) -> float:

@@ -21,10 +21,14 @@ from typing import IO, Protocol
 
 import torch
 
+from lrpilot.backends.torch.asynchronous import Mark, empty_on_host, follow, mark, runs_ahead
 from lrpilot.errors import ConfigError
 
+_HOST = torch.device("cpu")
 # Of a tensor within a file: a cache line, and a multiple of every element's size.
 _ALIGNMENT = 64
+# Of pinned memory, which is asked for in powers of two. Larger tensors have larger blocks.
+_BLOCK = 1 << 28
 # Bytes at once, where a file has to be filled to be sure of its room.
 _CHUNK = 1 << 20
 
@@ -47,7 +51,9 @@ class DeviceMemory:
 
     def allocate(self, tensors: Sequence[torch.Tensor], old: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """See `Memory.allocate`."""
-        return _pooled(tensors, old, lambda tensor: (tensor.device, *kind(tensor)), torch.empty_like)
+        return _pooled(
+            tensors, old, lambda tensor: (tensor.device, *kind(tensor)), lambda new: [*map(torch.empty_like, new)]
+        )
 
     def another(self) -> DeviceMemory:
         """Holds nothing itself."""
@@ -58,15 +64,22 @@ class DeviceMemory:
 
 
 class HostMemory:
-    """Copies in the host's memory, pinned for tensors of CUDA devices, so that copies need not be waited for."""
+    """Copies in the host's memory, pinned for tensors of a GPU, so that copies need not be waited for.
+
+    Pinned memory comes in powers of two, so small copies share few blocks of it, and large ones are filled up.
+    """
 
     def allocate(self, tensors: Sequence[torch.Tensor], old: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """See `Memory.allocate`."""
 
-        def allocate(tensor: torch.Tensor) -> torch.Tensor:
-            if tensor.layout is not torch.strided:
-                return torch.empty_like(tensor)
-            return torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+        def allocate(new: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+            pinned = [tensor for tensor in new if tensor.layout is torch.strided and runs_ahead(tensor.device)]
+            sizes, places = blocks([_aligned(tensor) for tensor in pinned])
+            device = pinned[0].device if pinned else _HOST
+            storages = [empty_on_host(size, torch.uint8, device).untyped_storage() for size in sizes]
+            views = iter([_view(storages[n], start, t) for t, (n, start) in zip(pinned, places, strict=True)])
+            of_views = set(map(id, pinned))
+            return [next(views) if id(tensor) in of_views else _on_host(tensor) for tensor in new]
 
         # Every copy is used again for tensors of one kind of device: pinned or not is no part of the key.
         return _pooled(tensors, old, kind, allocate)
@@ -95,7 +108,7 @@ class DiskMemory:
         offsets, nbytes = [], 0
         for tensor in strided:
             offsets.append(nbytes)
-            nbytes += -(-tensor.numel() * tensor.itemsize // _ALIGNMENT) * _ALIGNMENT
+            nbytes += _aligned(tensor)
         storage = torch.frombuffer(self._mapped(nbytes), dtype=torch.uint8).untyped_storage()
         views = iter([_view(storage, offset, tensor) for offset, tensor in zip(offsets, strided, strict=True)])
         return [next(views) if tensor.layout is torch.strided else torch.empty_like(tensor) for tensor in tensors]
@@ -104,15 +117,19 @@ class DiskMemory:
         """A file of its own."""
         return DiskMemory(self._directory)
 
-    def check(self, nbytes: int) -> None:
-        """Raises: ConfigError: the directory has no room for so many bytes, or can't be written to."""
+    def check(self, nbytes: int, processes: int = 1) -> None:
+        """Looks for room for so many bytes of each of so many processes.
+
+        Raises:
+            ConfigError: the directory has not enough, or can't be written to.
+        """
         try:
             with tempfile.TemporaryFile(dir=self._directory):
                 free = shutil.disk_usage(self._directory).free
         except OSError as error:
             raise ConfigError(f"snapshot: {self._directory}: {error.strerror}; give another directory") from error
-        if nbytes > free:
-            raise self._full(nbytes)
+        if nbytes * processes > free:
+            raise self._full(nbytes, processes)
 
     def _mapped(self, nbytes: int) -> mmap.mmap:
         if self._mapping is None or nbytes > len(self._mapping):
@@ -127,10 +144,12 @@ class DiskMemory:
                 self._mapping = mmap.mmap(file.fileno(), nbytes)
         return self._mapping
 
-    def _full(self, nbytes: int) -> ConfigError:
+    def _full(self, nbytes: int, processes: int = 1) -> ConfigError:
         free = shutil.disk_usage(self._directory).free
+        each = f" by each of {processes} processes" if processes > 1 else ""
         return ConfigError(
-            f"snapshot: {nbytes:,} bytes are needed in {self._directory}, {free:,} are free; give another directory"
+            f"snapshot: {nbytes:,} bytes are needed in {self._directory}{each}, {free:,} are free; give another "
+            "directory"
         )
 
     def __str__(self) -> str:
@@ -145,17 +164,17 @@ class Copier:
     """
 
     def __init__(self) -> None:
-        self._last: dict[torch.device, torch.cuda.Event] = {}
+        self._last: dict[torch.device, Mark] = {}
 
     @contextlib.contextmanager
     def in_order(self, tensors: Iterable[torch.Tensor]) -> Iterator[None]:
         """What is copied inside comes after what was copied in such a block before, on the devices of `tensors`."""
-        devices = {tensor.device for tensor in tensors if tensor.is_cuda}
+        devices = {tensor.device for tensor in tensors if runs_ahead(tensor.device)}
         for device in devices & self._last.keys():
-            torch.cuda.current_stream(device).wait_event(self._last[device])
+            follow(device, self._last[device])
         yield
         for device in devices:
-            self._last[device] = torch.cuda.current_stream(device).record_event()
+            self._last[device] = mark(device)
 
     def copy(self, sources: Iterable[torch.Tensor], targets: Iterable[torch.Tensor]) -> None:
         """Copies values, in as few kernels as there are kinds of tensors."""
@@ -165,7 +184,9 @@ class Copier:
             if source.device != target.device:
                 # Elements in the same order: one asynchronous copy. Otherwise PyTorch puts them in order in between,
                 # and on the host it would do so before they have arrived.
-                target.copy_(source, non_blocking=source.stride() == target.stride())
+                # To memory of the host that is not pinned, or of a device that knows no other, it is waited for.
+                ahead = runs_ahead(source.device) or runs_ahead(target.device)
+                target.copy_(source, non_blocking=ahead and source.stride() == target.stride())
                 continue
             of_kind = kinds[target.device, target.dtype, target.layout]
             of_kind[0].append(source)
@@ -223,17 +244,64 @@ def _pooled(
     tensors: Iterable[torch.Tensor],
     old: Iterable[torch.Tensor],
     key: Callable[[torch.Tensor], Hashable],
-    allocate: Callable[[torch.Tensor], torch.Tensor],
+    allocate: Callable[[Sequence[torch.Tensor]], Iterable[torch.Tensor]],
 ) -> list[torch.Tensor]:
-    """Memory for the values of `tensors`, out of `old` as far as it fits."""
+    """Memory for the values of `tensors`, out of `old` as far as it fits; what is new is allocated at once."""
     pool: dict[Hashable, list[torch.Tensor]] = collections.defaultdict(list)
     for tensor in old:
         pool[key(tensor)].append(tensor)
     memory = []
     for tensor in tensors:
         fitting = pool[key(tensor)]
-        memory.append(fitting.pop() if fitting else allocate(tensor))
-    return memory
+        memory.append(fitting.pop() if fitting else None)
+    pairs = zip(tensors, memory, strict=True)
+    new = iter(allocate([tensor for tensor, used in pairs if used is None]))
+    return [next(new) if used is None else used for used in memory]
+
+
+def blocks(sizes: Sequence[int]) -> tuple[list[int], list[tuple[int, int]]]:
+    """Stretches of memory of such sizes, in bytes, laid out in few blocks whose sizes are powers of two.
+
+    Returns:
+        The blocks' sizes; and for each stretch the number of its block, and where in that it starts.
+    """
+    totals: list[int] = []
+    filled: list[int] = []
+    places: list[tuple[int, int]] = [(0, 0)] * len(sizes)
+    left = sum(sizes)
+    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        size = sizes[i]
+        fits = (n for n, (total, end) in enumerate(zip(totals, filled, strict=True)) if total - end >= size)
+        block = next(fits, None)
+        if block is None:
+            block = len(totals)
+            totals.append(_block_size(size, left))
+            filled.append(0)
+        places[i] = block, filled[block]
+        filled[block] += size
+        left -= size
+    return totals, places
+
+
+def _block_size(size: int, left: int) -> int:
+    """A power of two that holds a stretch, and as much as possible of all that are left, and little else."""
+    smallest = 1 << max(size - 1, 0).bit_length()
+    if left >= _BLOCK > size:
+        return _BLOCK
+    if smallest > _BLOCK:  # several of a size may fill a larger block better
+        larger = [smallest << n for n in range(3) if smallest << n <= left or n == 0]
+        return max(larger, key=lambda total: total // size * size / total)
+    return max(smallest, 1 << max(left.bit_length() - 1, 0))
+
+
+def _aligned(tensor: torch.Tensor) -> int:
+    """Bytes of a strided tensor's values, rounded up so that another may follow."""
+    return -(-tensor.numel() * tensor.itemsize // _ALIGNMENT) * _ALIGNMENT
+
+
+def _on_host(tensor: torch.Tensor) -> torch.Tensor:
+    """Memory for a copy that shares none; sparse tensors stay where they are."""
+    return torch.empty_like(tensor, device="cpu") if tensor.layout is torch.strided else torch.empty_like(tensor)
 
 
 def _view(storage: torch.UntypedStorage, offset: int, tensor: torch.Tensor) -> torch.Tensor:

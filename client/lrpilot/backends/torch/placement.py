@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from lrpilot.backends.torch.memory import DeviceMemory, DiskMemory, HostMemory, Memory
 from lrpilot.errors import ConfigError
@@ -57,10 +58,27 @@ class Room:
         return self.free - RESERVE * self.total if math.isfinite(self.total) else self.free
 
 
+def processes_here() -> int:
+    """How many processes of this training share the machine, its memory and its disk.
+
+    torchrun and what builds on it say so in `LOCAL_WORLD_SIZE`. Without that there are, of all that train together, as
+    many as the machine has GPUs.
+    """
+    told = os.environ.get("LOCAL_WORLD_SIZE", "")
+    if told.isdecimal() and int(told) > 0:
+        return int(told)
+    together = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return max(min(together, torch.cuda.device_count()), 1)
+
+
 def room(device: torch.device) -> Room:
-    """What this process can still allocate on the device; infinite where it can't be known."""
+    """What this process can still allocate on the device; infinite where it can't be known.
+
+    Of the host's memory that is its share: each of the processes here takes a snapshot, and sees the same bytes free.
+    """
     if device.type == "cpu":
-        return _host_room()
+        host, n = _host_room(), processes_here()
+        return Room(host.free / n, host.total / n)
     module = torch.get_device_module(device)
     if not hasattr(module, "mem_get_info"):
         return Room(math.inf, math.inf)
@@ -80,9 +98,9 @@ def choose(asked: str | os.PathLike[str], demand: Demand, room: Callable[[torch.
     Raises:
         ConfigError: it is none of these, or the disk has not enough room.
     """
-    memory = _named(asked) if asked != "auto" else _automatic(demand, room)
+    memory = _named(asked) if asked != "auto" else first_with_room(demand, room)
     if isinstance(memory, DiskMemory):
-        memory.check(demand.nbytes)
+        memory.check(demand.nbytes, processes_here())
     log.info("lrpilot: the snapshot lives %s and takes about %s", memory, _readable(demand.nbytes))
     return memory
 
@@ -105,7 +123,9 @@ def _named(asked: str | os.PathLike[str]) -> Memory:
     raise ConfigError(f"snapshot: {asked!r} is neither 'auto', 'device', 'host' or 'disk' nor a directory that exists")
 
 
-def _automatic(demand: Demand, room: Callable[[torch.device], Room]) -> Memory:
+def first_with_room(demand: Demand, room: Callable[[torch.device], Room]) -> Memory:
+    """The memory that "auto" stands for; the disk, if nothing else has room, whether or not it has."""
+
     def fits(wanted: Mapping[torch.device, int]) -> bool:
         return all(n + demand.growth.get(device, 0) <= room(device).spare for device, n in wanted.items())
 

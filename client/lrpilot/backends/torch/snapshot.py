@@ -28,7 +28,7 @@ from torch.optim import Optimizer
 
 from lrpilot.backends.torch.fsdp import reshard, whole_parameters_kept
 from lrpilot.backends.torch.memory import Copier, nbytes, values
-from lrpilot.backends.torch.optimizer_states import load_in_place
+from lrpilot.backends.torch.optimizer_states import MadeStates, load_in_place
 from lrpilot.backends.torch.placement import STATE_TENSORS, Demand, choose
 from lrpilot.backends.torch.taken import Part, Source, Taken, set_gradient
 from lrpilot.errors import ConfigError
@@ -158,7 +158,9 @@ class Snapshot:
         if self._taken is None:
             raise RuntimeError("snapshot: restore() before take()")
         added = [o.param_groups[n:] for o, n in zip(self._optimizers, self._taken.n_groups, strict=True)]
+        made = MadeStates(self._taken.model.graph.optimizers)
         failures = self._put_back(self._taken, committed=committed)
+        made.renew()
         if any(added):
             self._keep(added, committed=committed)
         if failures:

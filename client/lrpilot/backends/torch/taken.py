@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lrpilot.backends.torch.asynchronous import runs_ahead
 from lrpilot.backends.torch.memory import kind, values
 from lrpilot.objects.graph import ObjectGraph
 from lrpilot.objects.tensor_form import TensorForm
@@ -101,13 +102,14 @@ def set_gradient(tensor: torch.Tensor, value: torch.Tensor | None) -> None:
     A gradient that the probe let go is not kept alive for its address: that would double what gradients cost, and a
     loop that sets gradients to None does not depend on where they are.
     """
+    ahead = runs_ahead(tensor.device)
     if value is None:
         if tensor.grad is not None:
             tensor.grad = None
     elif tensor.grad is None or kind(values(tensor.grad)) != kind(value):
-        tensor.grad = _distributed_as(tensor, value.to(tensor.device, copy=True))
+        tensor.grad = _distributed_as(tensor, value.to(tensor.device, non_blocking=ahead, copy=True))
     else:
-        values(tensor.grad).copy_(value)
+        values(tensor.grad).copy_(value, non_blocking=ahead)
 
 
 def _distributed_as(tensor: torch.Tensor, shard: torch.Tensor) -> torch.Tensor:

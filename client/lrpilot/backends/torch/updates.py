@@ -7,6 +7,7 @@ in it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import weakref
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 
+from lrpilot.backends.torch.asynchronous import is_recording, runs_ahead
 from lrpilot.objects.graph import ObjectGraph
 
 FORGOTTEN = 3
@@ -28,10 +30,11 @@ class Updates:
     """Counts the updates of optimizers, and of those inside them.
 
     Not every optimizer calls its hooks (a compiled step does not, nor does a class that is no `torch.optim.Optimizer`);
-    as long as none has been called, nothing is known.
+    as long as none has been called, nothing is known. Nor is it of updates that were recorded in a CUDA graph, which is
+    carried out again and again with no call.
 
     An optimizer that handles overflows itself (fused, capturable) is called all the same. On the CPU its flag is read.
-    On other devices that would cost a synchronisation a step, so there a skipped update counts as a step.
+    On other devices that would cost a synchronisation a step, so there the update counts, with its flag beside it.
     """
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer], *, scaled: bool) -> None:
@@ -43,6 +46,11 @@ class Updates:
         self._idle = 0
         self._calls = 0
         self._said: set[str] = set()
+        self._overflows: list[torch.Tensor] = []
+        self._n_sound = 0
+        self._recorded = False
+        self.overflow: torch.Tensor | None = None
+        """Of the last update, where its device decides whether it is skipped: a flag that is then not zero."""
         self._watching = True
         self._handles: list[Any] = []
         for number, family in enumerate(families):
@@ -56,8 +64,7 @@ class Updates:
         """Whether there was an update since the last call, as far as that is known; forgets it."""
         made = [*map(_updates, self._counts)]
         fewest = min(made)
-        for counts in self._counts:
-            counts[:] = [0] * len(counts)
+        self._forget()
         self._calls += 1
         if any(made):
             self._idle = 0
@@ -66,7 +73,7 @@ class Updates:
             return True
         self._idle += 1
         self._known = self._known and self._idle <= LONGEST_PAUSE
-        return not self._known
+        return self._recorded or not self._known
 
     def say_idle(self) -> None:
         """Says that a step without an update was not counted; a GradScaler may have skipped it."""
@@ -83,8 +90,7 @@ class Updates:
         if not self._watching:
             self._watching = True
             self._calls = 0
-            for counts in self._counts:
-                counts[:] = [0] * len(counts)
+            self._forget()
 
     def pause(self) -> None:
         """Watches no longer for now. The hooks stay, as a snapshot that is restored later would bring them back."""
@@ -100,8 +106,13 @@ class Updates:
         if not self._watching:
             return
         overflow = getattr(optimizer, "found_inf", None)
-        if overflow is not None and overflow.device.type == "cpu" and overflow:
+        self._recorded |= is_recording(_device_of(optimizer))
+        on_device = overflow is not None and runs_ahead(overflow.device)
+        if overflow is not None and on_device:
+            self._overflows.append(overflow)
+        elif overflow:
             return
+        self._n_sound += not on_device
         if not self._known:
             self._known = True
             if self._calls == 1:
@@ -115,6 +126,17 @@ class Updates:
             fewest = min(map(_updates, self._counts))
             if fewest >= FORGOTTEN:
                 self._say_rare(fewest)
+
+    def _forget(self) -> None:
+        """Begins to count anew. An update was skipped if no optimizer made one."""
+        flags, self._overflows = self._overflows, []
+        self.overflow = None
+        if flags and not self._n_sound:
+            alike = (flag.to(flags[0].device, non_blocking=True) for flag in flags)
+            self.overflow = functools.reduce(torch.minimum, alike)
+        self._n_sound = 0
+        for counts in self._counts:
+            counts[:] = [0] * len(counts)
 
     def _say_rare(self, count: int) -> None:
         self._say(
@@ -148,6 +170,12 @@ def _hook(updates: weakref.ref[Updates], number: int, member: int) -> Any:
             target.add(number, member, optimizer)
 
     return count
+
+
+def _device_of(optimizer: torch.optim.Optimizer) -> torch.device:
+    """Where an optimizer's first parameter is."""
+    found = (each.device for group in optimizer.param_groups for each in group["params"])
+    return next(found, torch.device("cpu"))
 
 
 def remove_hooks(handles: list[Any]) -> None:

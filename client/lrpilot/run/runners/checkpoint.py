@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from lrpilot.arguments import shown
 from lrpilot.data.position import DataPosition
 from lrpilot.errors import ConfigError
 from lrpilot.rng import RandomState
@@ -82,8 +83,10 @@ class ResumableRunner(PopulationRunner):
                 than `total_steps` are.
             ServerError: the server isn't there, or can't take the job back there, and `strict` is set.
         """
-        if state.get("format") != STATE_FORMAT:
-            raise ConfigError(f"state: format {state.get('format')!r} is not {STATE_FORMAT}, which this LRPilot reads")
+        if not isinstance(state, Mapping) or "format" not in state:
+            raise ConfigError(f"state: {shown(state)} is none of a tuner's; give what tuner.state_dict() gave")
+        if state["format"] != STATE_FORMAT:
+            raise ConfigError(f"state: format {state['format']!r} is not {STATE_FORMAT}, which this LRPilot reads")
         saved = pb.JobConfig.FromString(state["config"])
         check_resumable(saved, self._config)
         record, plan = RunRecord(self._backend.base_lrs), RunPlan.from_state_dict(state["plan"])

@@ -32,10 +32,10 @@ from lrpilot.session.annealing import lr_of_rest
 from lrpilot.session.run_state import RunState
 from lrpilot.session.session import Session
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.directive_steps import bar_of
-from lrpilot.wire.directives import begins_unsearched, rolls_back
 from lrpilot.wire.divergence import first_divergence
 from lrpilot.wire.limits import MAX_NOTE
+from lrpilot.wire.messages.directive_steps import bar_of
+from lrpilot.wire.messages.directives import begins_unsearched, rolls_back
 
 if TYPE_CHECKING:
     from lrpilot.distributed.ranks import Ranks
@@ -168,6 +168,10 @@ class DirectiveRunner(abc.ABC):
         if self._due is not None:
             raise InterruptedError("a decision was interrupted, and further steps were made meanwhile")
         event = lease.event()
+        if event & (Event.END | Event.PART) and (skipped := self._backend.forget_skipped()):
+            lease.take_back(len(skipped))
+            self._set_lr(lease.lr())
+            return
         seen = look(self._backend, lease.directive, self._ranks) if Event.CHECK in event else NOTHING
         if (Event.CHECK in event and self._backend.diverged()) or (
             Event.VALIDATE in event and not self._validated(lease)

@@ -7,10 +7,18 @@ import logging
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
+from lrpilot.arguments import shown, whole
 from lrpilot.data.replay import BatchBuffer
 from lrpilot.data.streams import Batches, Epoch
+from lrpilot.errors import ConfigError
 from lrpilot.run.runners.replanning import ReplannableRunner
 from lrpilot.v1 import tuner_pb2 as pb
+
+
+def _gives_batches(loader: object) -> bool:
+    """Whether something can be iterated, if only by its numbers, as a PyTorch dataset can."""
+    return hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")
+
 
 LONGEST_SILENCE = 1000
 """So many batches of a probe, with no step after them, can't all be micro-batches of one update."""
@@ -41,8 +49,11 @@ class DrawingRunner(ReplannableRunner):
             loader: anything that can be iterated anew for every epoch, or that never ends.
 
         Raises:
+            ConfigError: the loader can't be iterated.
             ValueError: the loader is empty, or can't be iterated again; as the first batch is drawn.
         """
+        if not _gives_batches(loader):
+            raise ConfigError(f"batches: {shown(loader)}; give what gives batches, such as a DataLoader")
         return Batches(self._draw(loader), lambda: self.remaining_steps)
 
     def epochs(self, loader: Iterable[Batch], n_epochs: int | None = None) -> Iterator[Epoch[Batch]]:
@@ -57,8 +68,13 @@ class DrawingRunner(ReplannableRunner):
             n_epochs: ends before that epoch, from 0; None: with the budget.
 
         Raises:
-            ValueError: the loader has no length; as the first epoch is begun. And as `batches`.
+            ConfigError: the loader can't be iterated, or `n_epochs` is no number; as the first epoch is begun.
+            ValueError: the loader has no length; then, too. And as `batches`.
         """
+        if not _gives_batches(loader):
+            raise ConfigError(f"epochs: {shown(loader)}; give what gives batches, such as a DataLoader")
+        if n_epochs is not None:
+            n_epochs = whole("n_epochs", n_epochs, "a whole number of epochs, as 10", low=0)
         length = len(loader) if isinstance(loader, Sized) else 0
         if length < 1:
             raise ValueError(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from lrpilot.arguments import whole
 from lrpilot.errors import ConfigError
 from lrpilot.run.coasting import Coasting
 from lrpilot.run.runners.checkpoint import ResumableRunner
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.limits import MAX_STEPS
+from lrpilot.wire.messages.plan_changes import SCALINGS
 from lrpilot.wire.plan_change import BatchScaling
-from lrpilot.wire.plan_change_proto import SCALINGS
 
 MAX_REASON = 500
 """The most characters of a reason that are sent."""
@@ -114,8 +115,9 @@ class ReplannableRunner(ResumableRunner):
         self._refuse_closed("anneal")
         if self._finished:
             raise ConfigError("anneal: the run is over; `extend(steps)` lets it go on")
-        _check_length(_count("steps", steps), self._record.steps + self._lease.done)
-        self._change(pb.PlanChange(kind=pb.PLAN_CHANGE_KIND_ANNEAL, anneal_steps=steps))
+        n_steps = _count("steps", steps)
+        _check_length(n_steps, self._record.steps + self._lease.done)
+        self._change(pb.PlanChange(kind=pb.PLAN_CHANGE_KIND_ANNEAL, anneal_steps=n_steps))
 
     def undo_annealing(self) -> None:
         """Goes back to before the annealing, and on from there as if it had not been; its steps count as search steps.
@@ -142,9 +144,7 @@ class ReplannableRunner(ResumableRunner):
 
 def _count(name: str, value: int) -> int:
     """A number of steps or samples. Raises: ConfigError: it is none."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_STEPS:
-        raise ConfigError(f"{name}: {value!r}; give a whole number from 1 to {MAX_STEPS}")
-    return value
+    return whole(name, value, "a whole number from 1 on", high=MAX_STEPS)
 
 
 def _check_length(steps: int, before: int) -> None:

@@ -6,8 +6,8 @@ import pytest
 from lrpilot.run.lease import Lease
 from lrpilot.run.runners.announcer import Announcer
 from lrpilot.v1 import tuner_pb2 as pb
+from lrpilot.wire.messages.profiles import profile_to_proto
 from lrpilot.wire.profile import Profile, Shape
-from lrpilot.wire.profile_proto import profile_to_proto
 
 
 def told(caplog: pytest.LogCaptureFixture, *directives: tuple[int, int, str]) -> list[str]:

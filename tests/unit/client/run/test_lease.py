@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 from lrpilot.run.lease import CHECKS, LONGEST_BLIND, Event, Lease
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.directives import rest_of, rolls_back
+from lrpilot.wire.messages.directives import rest_of, rolls_back
 
 
 def lease(

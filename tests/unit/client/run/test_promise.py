@@ -11,8 +11,8 @@ import torch
 from lrpilot.run.promise import is_above
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.directive_steps import bar_of
-from lrpilot.wire.directives import rest_of
+from lrpilot.wire.messages.directive_steps import bar_of
+from lrpilot.wire.messages.directives import rest_of
 from torch import nn
 
 from tests.support.training.scripted_directives import probe, training

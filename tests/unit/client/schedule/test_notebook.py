@@ -13,6 +13,11 @@ from lrpilot.wire.plan_change import ChangeKind, ChangeOrigin
 from lrpilot.wire.profile import Profile, Shape
 from lrpilot.wire.schedule_data import Probe, Replan, Segment
 
+from tests.support.hostile.words import MARKUP, ORDERS, check_plain
+
+DRAWN = ("title", "rect", "path", "text", "polyline")
+"""What a drawing is made of."""
+
 
 def schedule(n_steps: int, losses: tuple[float, ...], name: str = "a <name> & more") -> Schedule:
     profile = Profile(Shape.LINEAR, 0.1, 0.0, max(n_steps, 1))
@@ -96,6 +101,19 @@ def test_any_losses_can_be_shown(losses: tuple[float, ...]) -> None:
 def test_a_schedule_of_which_nothing_ran_says_so() -> None:
     empty = Schedule("f" * 32, "<b>", "budget", (0.1,), None, ())
     assert "Nothing has been run yet" in "".join(shown(empty).itertext())
+
+
+@pytest.mark.parametrize("words", [*ORDERS.values(), *MARKUP.values()], ids=[*ORDERS, *MARKUP])
+def test_a_servers_words_are_no_orders_and_no_markup(words: str) -> None:
+    """Whoever has the server has the names, the reasons and the notes."""
+    replan = Replan(300, ChangeKind.REPLAN, ChangeOrigin.OPERATOR, 500, words)
+    hostile = dataclasses.replace(
+        schedule(500, (1.0,) * 500, words), job_id=words, policy=words, unrepeatable=words, replans=(replan,)
+    )
+    element = shown(hostile)
+    assert {child.tag for child in element.iter()} <= {"div", "b", "br", "small", "svg", *DRAWN}
+    for text in ("".join(element.itertext()), hostile._repr_html_(), repr(hostile)):
+        check_plain(text)
 
 
 def test_changes_of_the_plan_are_told() -> None:

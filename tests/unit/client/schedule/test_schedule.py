@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from lrpilot.errors import ScheduleError
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.v1 import tuner_pb2
+from lrpilot.wire.messages.profiles import profile_from_proto, profile_to_proto
 from lrpilot.wire.phase import Phase
 from lrpilot.wire.profile import Profile, Shape
-from lrpilot.wire.profile_proto import profile_from_proto, profile_to_proto
 from lrpilot.wire.schedule_data import Ending, Measured, Probe, Segment, Validation
 from lrpilot.wire.weights import Weights
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import strategies as st
 from lrpilot.session.annealing import LONGEST_PART, Annealing
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.profile_proto import profile_from_proto
+from lrpilot.wire.messages.profiles import profile_from_proto
 
 
 def begun(lr: float, remaining: int | None, *, restore: bool = False, warm: bool = True) -> Annealing:

@@ -133,7 +133,7 @@ def shaped(shape: str, start_lr: float, end_lr: float, **fields: Any) -> pb.Dire
     "directive",
     [
         probe(snapshot=True),
-        probe(restore=True, stage=-1, batches=pb.BATCH_SOURCE_FRESH),
+        probe(restore=True, stage=0, batches=pb.BATCH_SOURCE_FRESH),
         training(0.1, 30, number=7, report_every=50),  # no shorter part is asked for
         shaped("linear", 3.4e38, 0.0),
         shaped("linear", 0.1, 0.0, offset=900, length=1000),
@@ -150,7 +150,7 @@ def test_what_is_unusual_and_can_be_carried_out_is_accepted(directive: pb.Direct
         (probe(), "begin at no snapshot"),
         (probe(phase=pb.PHASE_RANGE_TEST), "begin at no snapshot"),
         (probe(snapshot=True, report_every=5), "reported at their end"),
-        (probe(snapshot=True, stage=-2), "stage -2"),
+        (probe(snapshot=True, stage=-1), "stage -1"),
         (probe(snapshot=True, batches=9), "batches 9"),
         (
             probe(snapshot=True, profile=pb.Profile(shape="bent", start_lr=0.1, end_lr=0.1, length=9)),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.early_warning import MAX_ROW, EarlyWarning, WarningRule, extrapolated
-from lrpilot.wire.early_warning_proto import warning_from_proto, warning_to_proto
+from lrpilot.wire.messages.early_warnings import warning_from_proto, warning_to_proto
 
 VECTORS: dict[str, Any] = json.loads(
     (Path(__file__).parents[3] / "data" / "methods" / "stability.json").read_text("utf-8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from lrpilot.wire.measure_series import MeasureSeries
+from lrpilot.wire.messages.measure_series import MeasureSeries
 
 
 def values(series: MeasureSeries) -> dict[str, list[float]]:

@@ -10,8 +10,8 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 from lrpilot.v1 import tuner_pb2
+from lrpilot.wire.messages.profiles import profile_from_proto, profile_to_proto
 from lrpilot.wire.profile import Profile, Shape
-from lrpilot.wire.profile_proto import profile_from_proto, profile_to_proto
 
 from tests.support.shapes import FALLING, SHAPES, shapes
 

@@ -11,8 +11,8 @@ import torch
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.directives import begins_unsearched
-from lrpilot.wire.schedule_parts import merged
+from lrpilot.wire.messages.directives import begins_unsearched
+from lrpilot.wire.messages.schedule_parts import merged
 from torch import nn
 
 from tests.support.jobs.broken_promises import DEADLY_TWICE, DyingTraining
@@ -69,7 +69,7 @@ def test_what_a_client_does_without_a_server_is_not_taken_for_such_a_run() -> No
     config, directive = pb.JobConfig(total_steps=5), training(0.1, 5)
     directive.number = 1
     assert begins_unsearched(directive, config)
-    directive.stage = -1
+    directive.stage = 0
     assert not begins_unsearched(directive, config)
     assert not begins_unsearched(training(0.1, 5), pb.JobConfig())
 

@@ -18,6 +18,7 @@ from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, conf
 from tuner_server.core import policies
 from tuner_server.core.config import JobConfig
 from tuner_server.core.errors import InvalidInputError, PolicyError, PreconditionError
+from tuner_server.core.evidence.restart import MAX_RESTARTS
 from tuner_server.core.job import machine
 from tuner_server.core.job.machine import TRANSITIONS, JobState, Status, Transition
 from tuner_server.core.job.report_check import check_replacement, check_report
@@ -41,7 +42,6 @@ from tuner_server.core.messages import (
     Weights,
 )
 from tuner_server.core.policies.base import Asking, Options, Policy, PolicyState, Progress, Step
-from tuner_server.core.stages.restart import MAX_RESTARTS
 
 
 def report_on(

@@ -53,8 +53,8 @@ def test_parts_are_put_together() -> None:
         exchange(train(7, 0.2)),
     ]
     assert list(schedule.Outline.of(entries).segments) == [
-        schedule.Segment(0, 100, Profile.constant(0.1, 100), Phase.TRAIN, -1),
-        schedule.Segment(100, 7, Profile.constant(0.2, 7), Phase.TRAIN, -1),
+        schedule.Segment(0, 100, Profile.constant(0.1, 100), Phase.TRAIN, 0),
+        schedule.Segment(100, 7, Profile.constant(0.2, 7), Phase.TRAIN, 0),
     ]
 
 

@@ -14,13 +14,13 @@ from lrpilot.wire.profile import Shape
 from tests.support.jobs.simulated_training import QUICK, Run, SimulatedTraining, config, drive
 from tuner_server.core.config import LrBounds
 from tuner_server.core.errors import InvalidInputError
+from tuner_server.core.evidence.divergence import WINDOW
+from tuner_server.core.evidence.restart import RETREAT
 from tuner_server.core.forecast import FORECASTERS
 from tuner_server.core.job import machine
 from tuner_server.core.job.machine import JobState, Status
 from tuner_server.core.messages import BatchSource, Directive, Outcome, Phase, Report, Validation
 from tuner_server.core.policies.autolrs_options import AutoLrsOptions
-from tuner_server.core.stages.divergence import WINDOW
-from tuner_server.core.stages.restart import RETREAT
 
 CHEAP: dict[str, Any] = {"forecaster": "last_value"}
 

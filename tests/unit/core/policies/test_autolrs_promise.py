@@ -8,10 +8,10 @@ from collections.abc import Callable
 import pytest
 
 from tuner_server.core.config import JobConfig, LrBounds
+from tuner_server.core.evidence.promise import half_kept
 from tuner_server.core.job import machine
 from tuner_server.core.job.machine import Transition
 from tuner_server.core.messages import Directive, Outcome, Phase, Report
-from tuner_server.core.stages.promise import half_kept
 
 CONFIG = JobConfig(
     policy="autolrs",

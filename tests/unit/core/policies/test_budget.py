@@ -26,6 +26,7 @@ from tests.support.jobs.budget_jobs import (
 from tests.support.jobs.simulated_training import SimulatedTraining, drive
 from tests.support.shapes import SHAPES
 from tuner_server.core.errors import InvalidInputError
+from tuner_server.core.evidence.restart import MAX_RESTARTS
 from tuner_server.core.job import machine
 from tuner_server.core.job.machine import JobState, Status
 from tuner_server.core.lrs import same_lr
@@ -37,7 +38,6 @@ from tuner_server.core.policies.budget import (
 from tuner_server.core.search.bracket import LEAST_STEP, MIN_SPACING
 from tuner_server.core.search.users_lr import toward_users
 from tuner_server.core.stages.decayed_probe import HELD_OUT
-from tuner_server.core.stages.restart import MAX_RESTARTS
 
 # --- the budget -------------------------------------------------------------------------------------------------------
 

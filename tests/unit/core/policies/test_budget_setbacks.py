@@ -22,14 +22,14 @@ from tests.support.jobs.budget_jobs import (
     search,
     short_on,
 )
+from tuner_server.core.evidence.promise import FIRST_LOSSES, LAST_LOOK, LAST_TRAINING_LOOK, STAIRS
+from tuner_server.core.evidence.restart import RETREAT, TRUSTED_RESTARTS
 from tuner_server.core.job import machine
 from tuner_server.core.job.machine import Status, Transition
 from tuner_server.core.messages import Directive, Outcome, Phase, Replacement, Report, Setback, Validation
 from tuner_server.core.policies.budget import FEWEST_STEPS
 from tuner_server.core.policies.budget_options import BudgetOptions
 from tuner_server.core.stages.final_decay import PROMISES
-from tuner_server.core.stages.promise import FIRST_LOSSES, LAST_LOOK, LAST_TRAINING_LOOK, STAIRS
-from tuner_server.core.stages.restart import RETREAT, TRUSTED_RESTARTS
 from tuner_server.service.family import optimum_of
 
 # --- divergence -------------------------------------------------------------------------------------------------------

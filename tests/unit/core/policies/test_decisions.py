@@ -11,6 +11,8 @@ import pytest
 from tests.support.jobs.broken_promises import DyingTraining
 from tests.support.jobs.sample_jobs import job_config
 from tests.support.jobs.simulated_training import QUICK, Exchange, NoNumbers, Run, SimulatedTraining, config, drive
+from tuner_server.core.evidence.extrapolation import CURVE_POINTS
+from tuner_server.core.evidence.restart import RETREAT
 from tuner_server.core.forecast import (
     ExponentialForecaster,
     Forecaster,
@@ -21,8 +23,6 @@ from tuner_server.core.forecast import (
 from tuner_server.core.lrs import same_lr
 from tuner_server.core.messages import Decision, Phase, Report, best_candidate
 from tuner_server.core.policies.autolrs import AutoLrsState
-from tuner_server.core.stages.extrapolation import CURVE_POINTS
-from tuner_server.core.stages.restart import RETREAT
 
 DECAYED = {name: value for name, value in QUICK.items() if name != "forecaster"} | {"decayed_probes": True}
 

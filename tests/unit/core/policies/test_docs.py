@@ -10,12 +10,12 @@ import re
 import pytest
 from lrpilot.schedules.shape import Shape
 
+from tuner_server.core.evidence.promise import LAST_LOOK, STAIRS, VALIDATION_PART
 from tuner_server.core.policies import POLICIES
 from tuner_server.core.policies.budget import FEWEST_STEPS, LARGEST_SEARCH_SHARE
 from tuner_server.core.search.users_lr import toward_users
 from tuner_server.core.stages.decayed_probe import LARGEST_PROBE_SHARE, MAX_PROBE, MIN_PROBE, PROBE_SHARE
 from tuner_server.core.stages.final_decay import PROMISES
-from tuner_server.core.stages.promise import LAST_LOOK, STAIRS, VALIDATION_PART
 
 PAGE = (pathlib.Path(__file__).parents[4] / "docs" / "policies.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| `(\w+)` \| `([^`]+)` \| (.+) \|$", re.MULTILINE)

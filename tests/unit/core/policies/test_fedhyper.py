@@ -9,12 +9,12 @@ import pytest
 
 from tuner_server.core.config import JobConfig
 from tuner_server.core.errors import InvalidInputError
+from tuner_server.core.evidence.restart import RETREAT
 from tuner_server.core.job import machine
 from tuner_server.core.job.machine import Transition
 from tuner_server.core.messages import ChangeKind, Outcome, PlanChange, Report, RoundStep
 from tuner_server.core.policies.fedhyper import NEEDED
 from tuner_server.core.stages.fedhyper import Variant
-from tuner_server.core.stages.restart import RETREAT
 
 LR, LOCAL_STEPS = 0.1, 4
 MEASURES = tuple(dict.fromkeys(name for names in NEEDED.values() for name in names))

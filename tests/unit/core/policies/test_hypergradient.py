@@ -13,11 +13,11 @@ from tests.support.jobs.simulated_training import SimulatedTraining, drive
 from tuner_server.core import policies
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import InvalidInputError
+from tuner_server.core.evidence.restart import RETREAT
 from tuner_server.core.job import machine
 from tuner_server.core.job.machine import JobState, Status
 from tuner_server.core.messages import ChangeKind, Directive, Outcome, Phase, PlanChange, Report
 from tuner_server.core.stages.hypergradient import Adapted, Form, Rule
-from tuner_server.core.stages.restart import RETREAT
 
 MEASURES = ("gradient_norm", "update_norm", "update_product")
 BASE_LR = 0.1

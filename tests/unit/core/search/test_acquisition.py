@@ -9,6 +9,8 @@ import pytest
 import torch
 from botorch.acquisition.analytic import LogExpectedImprovement as BotorchLogExpectedImprovement
 from botorch.utils.testing import MockModel, MockPosterior
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import integrate, special, stats
 
 from tuner_server.core.search.acquisition import (
@@ -18,9 +20,10 @@ from tuner_server.core.search.acquisition import (
     h,
     log_expected_improvement,
     log_h_tail,
+    log_improvement_bound,
     lower_confidence_bound,
 )
-from tuner_server.core.search.surrogate import FloatArray, Posterior
+from tuner_server.core.search.posterior import FloatArray, Posterior
 
 
 def single(mean: list[float], variance: list[float]) -> Posterior:
@@ -99,7 +102,7 @@ def test_lower_losses_are_better() -> None:
 
 def test_confidence_bound_is_that_of_the_mixture() -> None:
     posterior = Posterior(np.array([[0.0], [4.0]]), np.array([[1.0], [3.0]]), np.array([0.25, 0.75]))
-    assert lower_confidence_bound(posterior, kappa=2.0) == pytest.approx([2.0 * math.sqrt(5.5) - 3.0])
+    assert lower_confidence_bound(posterior.moments, kappa=2.0) == pytest.approx([2.0 * math.sqrt(5.5) - 3.0])
 
 
 def test_kappa_of_the_published_code_is_pure_exploration() -> None:
@@ -108,3 +111,17 @@ def test_kappa_of_the_published_code_is_pure_exploration() -> None:
     posterior = Posterior(mean, rng.uniform(0.1, 1.0, size=(3, 50)), np.array([0.5, 0.3, 0.2]))
     value = LowerConfidenceBound(kappa=1e6).evaluate(posterior, best=0.0)
     assert value.argmax() == posterior.mixture_variance.argmax()
+
+
+@given(
+    st.lists(st.tuples(st.floats(-50.0, 50.0), st.floats(1e-6, 20.0), st.floats(0.01, 1.0)), min_size=1, max_size=6),
+    st.floats(-50.0, 50.0),
+)
+@settings(max_examples=200, deadline=None)
+def test_no_mixture_is_worth_more_than_the_bound_from_its_moments(
+    parts: list[tuple[float, float, float]], best: float
+) -> None:
+    mean, sd, weight = (np.array(column) for column in zip(*parts, strict=True))
+    posterior = Posterior(mean[:, None], sd[:, None] ** 2, weight / weight.sum())
+    value = log_expected_improvement(posterior, best)
+    assert (log_improvement_bound(posterior.moments, best) >= value).all()

@@ -39,7 +39,8 @@ def test_factors_and_log_likelihood_are_lapacks(n: int) -> None:
         expected = -0.5 * (target @ np.linalg.solve(matrix, target) + np.log(pivots).sum())
         assert work.log_likelihood()[i] == pytest.approx(expected, rel=1e-9)
         inverse = unit_inverse(work.unit[..., i : i + 1])[..., 0]
-        np.testing.assert_allclose(inverse @ lower, np.eye(n), atol=1e-9)
+        np.testing.assert_allclose(inverse[:n] @ lower, np.eye(n), atol=1e-9)
+        np.testing.assert_allclose(inverse[n] @ matrix, -target, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("start", [0, 1, 3, 7])

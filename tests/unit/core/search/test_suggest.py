@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -179,6 +180,15 @@ def test_a_suggestion_is_the_same_bit_for_bit_whatever_else_is_in_the_batch(
     assert together == [alone[i] for i in chosen]
 
 
+@given(st.lists(any_query(), min_size=1, max_size=4))
+@settings(max_examples=20, deadline=None)
+def test_a_thread_that_has_kept_nothing_yet_gives_the_same_bits(queries: list[Query]) -> None:
+    """Workspaces, which a thread keeps, have whatever was in them before."""
+    alone = [bits(suggest(query)) for query in queries]
+    with ThreadPoolExecutor(1) as fresh:
+        assert list(fresh.map(lambda query: bits(suggest(query)), queries[::-1])) == alone[::-1]
+
+
 @pytest.mark.parametrize("n", [1, 4, 7, 9, 13, 16])
 @pytest.mark.parametrize("diverged", [0, 1])
 def test_large_batches_give_the_bits_of_small_ones(n: int, diverged: int) -> None:
@@ -206,3 +216,36 @@ def test_a_product_with_the_queries_is_the_same_wherever_it_lies_in_memory(k: in
         moved[0][...], moved[1][...] = rows, correlation
         np.testing.assert_array_equal(np.matmul(moved[0], moved[1], moved[2]), expected)
         np.testing.assert_array_equal(weight @ moved[2], weight @ expected)
+
+
+@given(any_query())
+@settings(max_examples=120, deadline=None)
+def test_what_was_not_looked_at_has_no_higher_acquisition(query: Query) -> None:
+    """The LR is that which evaluating the acquisition everywhere gives."""
+    observations, (low, high), size = query.observations, query.bounds, query.grid_size
+    if not len(observations):
+        return
+    grid = low + (high - low) * np.linspace(0.0, 1.0, size)
+    posterior = Surrogate(query.bounds).fit(observations).posterior(np.concatenate([grid, observations.log_lr]))
+    best = float(posterior.mixture_mean[size:].min())
+    value = query.acquisition.evaluate(posterior, best)[:size]
+    suggested = suggest(query).log_lr
+    apart = np.abs(observations.log_lr[:, None] - grid).min(0)
+    eligible = apart >= min(MIN_SEPARATION * (high - low) * (1 + 1e-6), apart.max())
+    at = int(np.abs(grid - suggested).argmin())
+    # The least noise and equal LRs cost the moments some digits, which the confidence bound is made of.
+    assert value[at] >= value[eligible].max() - 1e-5 * (1.0 + abs(value[eligible].max()))
+
+
+@pytest.mark.parametrize(("k", "n"), [(1, 1), (32, 5), (13, 10), (9, 16)])
+def test_small_products_are_the_same_wherever_they_lie_and_however_many_there_are(k: int, n: int) -> None:
+    """What the sums over the settings rely on: one product for each setting, of searches that are fitted together."""
+    rng = np.random.default_rng(n)
+    rows = rng.normal(size=(k + 5, n + 1, n))
+    expected = np.matmul(rows.transpose(0, 2, 1), rows)
+    for offset in range(9):
+        place = np.empty(rows.size + 9)[offset : offset + rows.size].reshape(rows.shape)
+        place[...] = rows
+        for some in (slice(0, k), slice(3, 4), slice(2, k + 2)):
+            part, others = place[some], np.array(place[some])
+            np.testing.assert_array_equal(np.matmul(part.transpose(0, 2, 1), others), expected[some])

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tests.support.observations import BOUNDS, GRID, normalised, observe, textbook_gp, wave
 from tuner_server.core.search import hyperparameters
 from tuner_server.core.search.kernel import matern, rate
-from tuner_server.core.search.surrogate import FloatArray, Observations, Posterior, Surrogate
+from tuner_server.core.search.posterior import FloatArray, Posterior
+from tuner_server.core.search.surrogate import Observations, Surrogate
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 20])

@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 from tests.support.jobs.sample_jobs import SlowTraining, job_config
 from tests.support.jobs.simulated_training import QUICK, Run, drive
 from tuner_server.core.config import JobConfig
-from tuner_server.core.job import machine
-from tuner_server.core.job.machine import Status
-from tuner_server.core.messages import Directive, Outcome, Phase, Report
-from tuner_server.core.stages.divergence import (
+from tuner_server.core.evidence.divergence import (
     SPREADS,
     WINDOW,
     SoundLosses,
     learn,
     level_reached,
 )
-from tuner_server.core.stages.restart import MAX_RESTARTS, TRUSTED_RESTARTS
+from tuner_server.core.evidence.restart import MAX_RESTARTS, TRUSTED_RESTARTS
+from tuner_server.core.job import machine
+from tuner_server.core.job.machine import Status
+from tuner_server.core.messages import Directive, Outcome, Phase, Report
 
 POLICIES = ("budget", "autolrs")
 OPTIONS: dict[str, dict[str, Any]] = {

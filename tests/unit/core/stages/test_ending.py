@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from lrpilot.wire.directives import rest_of
+from lrpilot.wire.messages.directives import rest_of
 from lrpilot.wire.profile import Shape
 
 from tests.support.jobs.budget_jobs import PLAIN, committing, config, profile_of, report_on, short_on

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tuner_server.core.evidence.gains import Gains
 from tuner_server.core.messages import Outcome, Report, Validation
-from tuner_server.core.stages.gains import Gains
 
 
 def report(loss: float, validation: float | None = None, sd: float = 0.1, seed: int = 0) -> Report:

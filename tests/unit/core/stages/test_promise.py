@@ -12,11 +12,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from lrpilot.run.promise import is_above
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.directive_steps import bar_of
+from lrpilot.wire.messages.directive_steps import bar_of
 from lrpilot.wire.profile import Profile
 
-from tuner_server.core.messages import Bar, Directive, Outcome, Phase, Report, Setback, Validation
-from tuner_server.core.stages.promise import (
+from tuner_server.core.evidence.promise import (
     FIRST_LOSSES,
     LAST_LOOK,
     LAST_TRAINING_LOOK,
@@ -31,6 +30,7 @@ from tuner_server.core.stages.promise import (
     learn,
     shortfall,
 )
+from tuner_server.core.messages import Bar, Directive, Outcome, Phase, Report, Setback, Validation
 
 PROBE = 2 * FIRST_LOSSES
 """Steps of a probe."""

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuner_server.core.stages.divergence import WINDOW
-from tuner_server.core.stages.rise import rose
+from tuner_server.core.evidence.divergence import WINDOW
+from tuner_server.core.evidence.rise import rose
 
 START = 0.5
 SD = 0.1

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuner_server.core.stages.shift import FEWEST, QUARTERS, SHARE, shifted
+from tuner_server.core.evidence.shift import FEWEST, QUARTERS, SHARE, shifted
 
 START, BEST = 2.3, 0.3
 

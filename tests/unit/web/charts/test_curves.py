@@ -3,14 +3,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 
 import numpy as np
 import pytest
 
 from tests.support.jobs.broken_promises import DEADLY_TWICE, DyingTraining
 from tests.support.jobs.sample_jobs import history, job_config
-from tests.support.jobs.simulated_training import SimulatedTraining, drive
-from tuner_server.core.messages import Outcome
+from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, config, drive
+from tuner_server.core.messages import Outcome, Phase
 from tuner_server.history.thinning import FloatArray, Window
 from tuner_server.history.timeline import Timeline, timeline
 from tuner_server.web.charts.curves import Line, job_curves
@@ -155,3 +156,30 @@ def test_drawings_hold_what_can_be_drawn(found: Timeline) -> None:
         assert "nan" not in text
         assert "inf" not in text.replace("infinity", "")
     assert "L" in sparkline(found)
+
+
+def test_a_range_test_sets_neither_axis_once_there_is_anything_else() -> None:
+    run = drive(config(2000, bounds=False, **QUICK), SimulatedTraining())
+    found = timeline(history(run))
+    tested = [span for span in found.spans if span.phase is Phase.RANGE_TEST]
+    others = [span for span in found.spans if span.phase is not Phase.RANGE_TEST]
+    curves = job_curves(found, Window(0, found.n_steps, 5000))
+    reached = max(span.profile.highest_lr(span.n_steps) or 0.0 for span in tested)
+    worth_seeing = max(span.profile.highest_lr(span.n_steps) or 0.0 for span in others)
+    assert reached > worth_seeing == pytest.approx(curves["lr_range"][1])
+    assert max(_known(curves["search_lr"])) == pytest.approx(reached), "which is drawn, and pointed at from the edge"
+    early = job_curves(Timeline(tuple(tested), found.stages), Window(0, tested[-1].end, 5000))
+    assert early["lr_range"][1] == pytest.approx(reached), "as long as there is nothing else"
+
+
+def test_a_batch_whose_loss_exploded_stretches_no_axis_and_no_sparkline(found: Timeline) -> None:
+    kept = next(span for span in found.spans if span.kept)
+    losses = np.linspace(2.0, 1.0, 600, dtype=np.float32)
+    losses[300] = 1e20
+    exploded = Timeline((dataclasses.replace(kept, start=0, losses=losses),), found.stages)
+    assert job_curves(exploded, Window(0, 600, 100))["loss_range"] == [1.0, 2.0]
+    heights = [
+        float(point.split()[1]) for point in re.split("[ML]", sparkline(exploded).split('d="')[1].split('"')[0])[1:]
+    ]
+    assert heights[-1] - heights[0] > 20, "the way down is as high as the picture"
+    assert min(heights) == 2, "what exploded is at the upper edge"

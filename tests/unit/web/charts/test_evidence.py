@@ -52,8 +52,10 @@ def test_a_decision_has_its_candidates_probes_and_posterior(found: Timeline) -> 
 def test_a_range_test_is_loss_over_lr() -> None:
     run = drive(config(2000, bounds=False, **QUICK), SimulatedTraining(), max_directives=3)
     stage = timeline(history(run)).stages[0]
-    line = stage_curves(stage, BUDGET)["range_test"]
-    assert line is not None
+    found = stage_curves(stage, BUDGET)["range_test"]
+    assert found is not None
+    line = found["losses"]
+    assert found["range"][0] == min(y for y in line["y"] if y is not None)
     assert [x for x in line["x"] if x is not None] == sorted(x for x in line["x"] if x is not None)
     assert len(stage_curves(stage, BUDGET)["probes"]) == len(stage.probes) - 2, "neither the test nor the one that runs"
 

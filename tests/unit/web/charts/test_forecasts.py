@@ -10,9 +10,9 @@ import pytest
 from tests.support.jobs.sample_jobs import history, job_config
 from tests.support.jobs.simulated_training import QUICK, NoNumbers, SimulatedTraining, config, drive
 from tuner_server.core.config import JobConfig
+from tuner_server.core.evidence.extrapolation import CURVE_POINTS
 from tuner_server.core.forecast import ExponentialForecaster, Forecaster, Objective, PowerLawForecaster
 from tuner_server.core.messages import Extrapolation
-from tuner_server.core.stages.extrapolation import CURVE_POINTS
 from tuner_server.history.stage import Stage
 from tuner_server.history.timeline import Timeline, timeline
 from tuner_server.web.charts.forecasts import ended, forecasts, sentence

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from tests.support.jobs.incomplete_rollback import LeakingTraining
-from tests.support.jobs.sample_jobs import job_config, stored
+from tests.support.jobs.sample_jobs import NOW, job_config, stored
 from tests.support.jobs.simulated_training import SimulatedTraining, drive
 from tuner_server.core.job import machine
+from tuner_server.core.job.life import UNTOLD
 from tuner_server.core.job.machine import JobState, Status
 from tuner_server.web.pages.listing import ORDERS, PAGE_SIZE, Column, ListingQuery, Row, current_lr, listing
 
@@ -24,7 +25,7 @@ JOBS = [
 
 
 def _names(query: ListingQuery) -> str:
-    return "".join(row.name for row in listing(JOBS, query, complete=True).rows)
+    return "".join(row.name for row in listing(JOBS, query, now=NOW, complete=True).rows)
 
 
 @pytest.mark.parametrize(
@@ -55,9 +56,9 @@ def test_a_text_is_looked_for_in_names_ids_and_policies() -> None:
 
 def test_a_page_beyond_the_last_is_the_last() -> None:
     many = JOBS * PAGE_SIZE
-    found = listing(many, ListingQuery.parse({"page": "99"}), complete=True)
+    found = listing(many, ListingQuery.parse({"page": "99"}), now=NOW, complete=True)
     assert (found.page, found.n_pages, len(found.rows)) == (3, 3, PAGE_SIZE)
-    assert listing([], ListingQuery.parse({"page": "2"}), complete=True).n_pages == 1
+    assert listing([], ListingQuery.parse({"page": "2"}), now=NOW, complete=True).n_pages == 1
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_an_address_says_what_differs_from_the_usual() -> None:
 
 
 def test_a_row_counts_search_steps_to_the_progress() -> None:
-    row = Row.of(JOBS[0])
+    row = Row.of(JOBS[0], UNTOLD, NOW)
     assert row.progress == 100 / 4000
     assert row.search == "10%"
 
@@ -92,7 +93,7 @@ def test_a_row_counts_search_steps_to_the_progress() -> None:
 def test_steps_that_were_given_back_are_no_search() -> None:
     changes = {"committed_steps": 40, "search_steps": 60, "given_back_steps": 50}
     jobs = [*JOBS, stored(_state("d", **changes), "d" * 32, age_s=4)]
-    rows = listing(jobs, ListingQuery.parse({"sort": "search"}), complete=True).rows
+    rows = listing(jobs, ListingQuery.parse({"sort": "search"}), now=NOW, complete=True).rows
     assert [(row.name, row.search) for row in rows if row.name in "cd"] == [("c", "10%"), ("d", "10%")]
 
 
@@ -100,11 +101,11 @@ def test_steps_that_were_given_back_are_no_search() -> None:
 def test_a_job_that_had_no_search_says_so(max_directives: int) -> None:
     short = job_config("short", total_steps=400)
     state = drive(short, SimulatedTraining(validates=True), max_directives=max_directives).state
-    assert Row.of(stored(state)).search == "none"
+    assert Row.of(stored(state), UNTOLD, NOW).search == "none"
 
 
 def test_a_row_says_when_in_which_year_and_zone() -> None:
-    assert Row.of(JOBS[0]).created_words == "2026-01-02 03:04 UTC"
+    assert Row.of(JOBS[0], UNTOLD, NOW).created_words == "2026-01-02 03:04 UTC"
 
 
 def test_the_lr_of_a_probe_is_the_one_on_trial_and_not_where_its_warm_up_begins() -> None:
@@ -121,7 +122,7 @@ def test_a_job_that_has_ended_has_its_peak_and_is_sorted_by_it() -> None:
     lower = ended.model_copy(update={"peak_lr": ended.peak_lr / 2})
     never = ended.model_copy(update={"status": Status.CANCELLED, "peak_lr": None})
     jobs = [stored(never, "a" * 32), stored(lower, "b" * 32), stored(ended, "c" * 32)]
-    rows = listing(jobs, ListingQuery.parse({"sort": "-lr"}), complete=True).rows
+    rows = listing(jobs, ListingQuery.parse({"sort": "-lr"}), now=NOW, complete=True).rows
     assert [row.id[0] for row in rows] == ["c", "b", "a"]
     assert [row.live for row in rows] == [False] * 3
     assert [row.lr == "–" for row in rows] == [False, False, True]
@@ -141,4 +142,4 @@ def test_an_order_that_a_columns_head_turned_round_is_in_the_form_too() -> None:
 
 def test_a_job_whose_rollback_failed_says_so() -> None:
     state = drive(job_config("leaking"), LeakingTraining(validates=True)).state
-    assert Row.of(stored(state)).search == "rollback failed"
+    assert Row.of(stored(state), UNTOLD, NOW).search == "rollback failed"

@@ -11,15 +11,16 @@ import pytest
 from lrpilot.schedule.notebook import schedule_html
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.wire import schedule_file
-from lrpilot.wire.schedule_parts import merged
+from lrpilot.wire.messages.schedule_parts import merged
 from rich.console import Console
 
 from tests.support.jobs.broken_promises import DyingTraining, OverfittingTraining
 from tests.support.jobs.incomplete_rollback import LeakingTraining
-from tests.support.jobs.sample_jobs import history, job_config, stored
+from tests.support.jobs.sample_jobs import NOW, history, job_config, stored
 from tests.support.jobs.simulated_training import QUICK, NoNumbers, Run, SimulatedTraining, config, drive
 from tuner_server.cli.picture import laid_out, picture
 from tuner_server.core.job import machine
+from tuner_server.core.job.life import UNTOLD
 from tuner_server.history.from_wire import job_and_history
 from tuner_server.history.outlook import outlook_of_job
 from tuner_server.history.thinning import Window
@@ -99,7 +100,7 @@ def test_the_dashboard_shows_it(run: Run) -> None:
     assert "NaN" not in view.headline
     ahead = outlook_of_job(run.state, found)
     assert ahead is None or "nan" not in f"{ahead.words} {ahead.formula}".lower()
-    assert Row.of(job).steps == found.n_steps == run.state.run_steps
+    assert Row.of(job, UNTOLD, NOW).steps == found.n_steps == run.state.run_steps
     for svg in (overview(found), sparkline(found)):
         assert "nan" not in svg
         assert "inf" not in svg

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from datetime import timedelta
 
 import pytest
 
@@ -10,6 +11,7 @@ from tests.support.jobs.incomplete_rollback import LeakingTraining
 from tests.support.jobs.sample_jobs import history, job_config, stored
 from tests.support.jobs.simulated_training import QUICK, NoNumbers, Run, SimulatedTraining, config, drive
 from tuner_server.core.config import JobConfig
+from tuner_server.core.job.life import Life, Vitals
 from tuner_server.core.job.machine import Status
 from tuner_server.core.search.prior import Prior
 from tuner_server.history.numbers import count, number, steps
@@ -197,8 +199,9 @@ def test_a_stage_whose_probes_were_run_before_the_client_was_away_shows_them() -
 
 
 def test_only_a_job_with_steps_has_something_to_draw() -> None:
-    assert not _view(_run(job_config("opened"), max_directives=0)).has_steps
-    assert _view(_run(job_config("begun"), max_directives=1)).has_steps
+    words = _view(_run(job_config("opened"), max_directives=0)).nothing_drawn
+    assert words.startswith("No steps have been reported yet. The chart begins with the first report, after ")
+    assert _view(_run(job_config("begun"), max_directives=1)).nothing_drawn == ""
 
 
 def test_a_search_that_ended_since_a_rollback_failed_is_shown_as_what_it_is() -> None:
@@ -208,3 +211,26 @@ def test_a_search_that_ended_since_a_rollback_failed_is_shown_as_what_it_is() ->
     assert "The search ended there, as a rollback failed." in view.headline
     (fact,) = (fact for fact in view.facts if fact.name == "Search")
     assert fact.note.endswith("it ended, as a rollback failed")
+
+
+def test_a_job_that_trains_says_how_long_it_still_takes_and_one_that_does_not_how_long_it_took() -> None:
+    run = _run(job_config("budget"), max_directives=12)
+    left = _fact(_view(run), "Time left")
+    assert left.note.startswith("at ")
+    assert left.note.endswith("steps/s")
+    assert _fact(_view(_run(job_config("budget"))), "Training time").note == left.note
+    assert _fact(_view(_run(job_config("budget"), max_directives=0)), "Time left").note == "told with the first report"
+
+
+def test_a_job_whose_client_is_gone_says_so_wherever_it_would_say_how_it_goes() -> None:
+    run = _run(job_config("budget"), max_directives=12)
+    view = job_view(stored(run.state), timeline(history(run)), Vitals(Life.SILENT, timedelta(minutes=12)))
+    assert (view.state, view.since) == ("silent", "for 12 minutes")
+    assert view.verdict.words == "Silent for 12 minutes"
+    assert [fact.name for fact in view.facts][1:3] == ["Training time", "Last LR"]
+    assert view.nothing_drawn == ""
+    opened = _run(job_config("budget"), max_directives=0)
+    gone = job_view(stored(opened.state), timeline(history(opened)), Vitals(Life.ABANDONED, timedelta(days=2)))
+    assert gone.nothing_drawn.startswith("No steps were reported before its client was gone.")
+    ended = dataclasses.replace(opened, state=opened.state.model_copy(update={"status": Status.CANCELLED}))
+    assert _view(ended).nothing_drawn == "The job ended before its first report, so there is nothing to draw."

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 import pytest
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.schedule_parts import merged
+from lrpilot.wire.messages.schedule_parts import merged
 
 from tests.support.extensions.measuring_policy import Measuring
 from tests.support.jobs.sample_jobs import job_config, run_job

@@ -11,12 +11,13 @@ import dataclasses
 import logging
 import math
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from lrpilot.backends.torch.asynchronous import is_recording
 from lrpilot.backends.torch.measures.direction import Direction
 from lrpilot.backends.torch.measures.gradient_l1_norm import GradientL1Norm
 from lrpilot.backends.torch.measures.gradient_norm import GradientNorm
@@ -233,6 +234,15 @@ class MeasureCollector:
         self._output.forget()
         self._was_compiled = False
 
+    def forget(self, steps: Collection[int]) -> None:
+        """Takes the values of steps out that were none, counted from the first of `earlier`."""
+        if not (self.active and steps):
+            return
+        n_earlier = len(next(iter(self._earlier.values()), ()))
+        kept = [i for i in range(self._n_values) if n_earlier + i not in steps]
+        self._memory[:, : len(kept)] = self._memory[:, kept]
+        self._n_values = len(kept)
+
     def flush(self, n_steps: int) -> dict[str, list[float]]:
         """The values of the last `n_steps` steps by name; all are forgotten. Synchronises once."""
         found = {name: values[-n_steps:] for name, values in self.peek().items()}
@@ -287,7 +297,7 @@ class MeasureCollector:
 
     def _is_recorded(self) -> bool:
         """Whether a CUDA graph is being recorded: what is computed now has no value yet."""
-        return self._memory.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        return is_recording(self._memory.device)
 
     def _values_of_step(self) -> list[torch.Tensor]:
         """The value of each measure; NaN: there were no updates or outputs, or one could not be measured."""

@@ -6,7 +6,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lrpilot.backends.torch.losses import SPARE, LossBuffer
+from lrpilot.backends.torch import losses as losses_module
+from lrpilot.backends.torch.losses import AHEAD, SPARE, LossBuffer
 from lrpilot.wire.divergence import BAD_LOSSES, first_divergence
 
 
@@ -126,3 +127,75 @@ def test_a_divergence_is_a_row_of_losses_above_the_limit_or_one_that_is_not_fini
     assert first_divergence([1.0, *bad, 3.0, 1.0], limit=2.0) == BAD_LOSSES
     assert first_divergence([1.0, -math.inf, math.nan]) == 1
     assert first_divergence([]) is None
+
+
+class Arrival:
+    """A place in the work of a device that is never idle: it remembers who has waited for it, and when."""
+
+    waits: list[int]
+    n_steps = 0
+
+    def __init__(self) -> None:
+        self.placed = Arrival.n_steps
+
+    def synchronize(self) -> None:
+        Arrival.waits.append(Arrival.n_steps - self.placed)
+
+
+@pytest.fixture
+def running_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device that losses are on works on its own."""
+    monkeypatch.setattr(losses_module, "runs_ahead", lambda device: True)
+    monkeypatch.setattr(losses_module, "mark", lambda device: Arrival())
+    Arrival.waits, Arrival.n_steps = [], 0
+
+
+@pytest.mark.usefixtures("running_ahead")
+@pytest.mark.parametrize("every", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("bad", [3, 4, 9])
+def test_a_look_answers_for_losses_that_are_some_steps_old_and_waits_for_no_newer_ones(every: int, bad: int) -> None:
+    losses = begun(40)
+    answers = []
+    for step in range(40):
+        losses.append(math.nan if step == bad else 1.0)
+        Arrival.n_steps = step + 1
+        answers.append(losses.check() if (step + 1) % every == 0 else None)
+    looked = (bad // every + 1) * every  # after so many steps the loss is first looked at
+    expected = [None if n % every else n >= looked + AHEAD for n in range(1, 41)]
+    late = (looked + AHEAD + every - 1) // every * every
+    assert [answer if answer is None else n >= late for n, answer in enumerate(answers, 1)] == answers
+    assert answers[late - 1]
+    assert expected == answers
+    assert min(Arrival.waits) >= AHEAD
+
+
+@pytest.mark.usefixtures("running_ahead")
+def test_a_directive_that_begins_waits_for_no_answer_about_the_one_before() -> None:
+    losses = begun(8)
+    losses.append(math.nan)
+    assert not losses.check()
+    losses.begin(8)
+    for _ in range(8):
+        losses.append(1.0)
+        assert not losses.check()
+
+
+def test_losses_of_updates_that_the_device_has_skipped_are_taken_out() -> None:
+    losses = LossBuffer()
+    losses.begin(8, limit=2.0, earlier=[0.5])
+    for loss, overflow in ((1.0, 0.0), (math.inf, 1.0), (math.nan, 1.0), (1.5, 0.0)):
+        losses.append(torch.tensor(loss), torch.tensor(overflow))
+    assert not losses.check()
+    assert losses.peek() == [0.5, 1.0, 1.0, 1.0, 1.5]
+    assert losses.forget_skipped() == [2, 3]
+    assert losses.forget_skipped() == []
+    losses.append(torch.tensor(math.nan), torch.tensor(0.0))
+    assert losses.check()
+    assert losses.flush()[:3] == [0.5, 1.0, 1.5]
+
+
+def test_where_nothing_can_be_skipped_nothing_is_read() -> None:
+    losses = begun()
+    losses.append(1.0)
+    assert losses.forget_skipped() == []
+    assert losses.flush() == [1.0]

@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from lrpilot.backends.torch import memory as memory_module
 from lrpilot.backends.torch import placement
-from lrpilot.backends.torch.memory import DeviceMemory, DiskMemory, HostMemory
+from lrpilot.backends.torch.memory import DeviceMemory, DiskMemory, HostMemory, blocks
 from lrpilot.backends.torch.placement import Demand, Room, choose, control_group_rooms
 from lrpilot.backends.torch.snapshot import Snapshot
 from lrpilot.errors import ConfigError
@@ -50,6 +53,33 @@ def test_auto_is_the_first_memory_with_enough_room(
     wanted: Demand, room: Callable[[torch.device], Room], memory: type
 ) -> None:
     assert isinstance(choose("auto", wanted, room), memory)
+
+
+def test_processes_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "_host_room", lambda: Room(800, 1000))
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert placement.room(CPU).spare == 600
+    # 400 bytes of one process fit beside the reserve of 200; those of each of two don't.
+    assert isinstance(choose("auto", demand(cpu=400)), DeviceMemory)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert placement.room(CPU).spare == 300
+    assert isinstance(choose("auto", demand(cpu=400)), DiskMemory)
+    assert isinstance(choose("auto", demand(cpu=300)), DeviceMemory)
+
+
+@pytest.mark.parametrize("told", ["", "0", "-1", "two"])
+def test_a_launcher_that_says_nothing_has_started_one_process(monkeypatch: pytest.MonkeyPatch, told: str) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", told)
+    assert placement.processes_here() == 1
+
+
+def test_processes_of_one_machine_share_its_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    wanted = demand(cpu=free // 2)
+    assert isinstance(choose(tmp_path, wanted), DiskMemory)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    with pytest.raises(ConfigError, match=r"by each of 8 processes, [\d,]+ are free; give another directory"):
+        choose(tmp_path, wanted)
 
 
 def test_what_is_asked_for_is_given_whatever_is_free(tmp_path: Path) -> None:
@@ -239,3 +269,41 @@ def test_control_groups_of_version_1(tmp_path: Path) -> None:
 
 def test_without_control_groups_there_is_no_limit(tmp_path: Path) -> None:
     assert list(control_group_rooms(tmp_path)) == []
+
+
+@given(st.lists(st.integers(0, 1 << 31) | st.integers(0, 1 << 12), max_size=60))
+def test_stretches_share_blocks_of_powers_of_two_and_do_not_overlap(sizes: list[int]) -> None:
+    totals, places = blocks(sizes)
+    ends = [0] * len(totals)
+    for (block, start), size in sorted(zip(places, sizes, strict=True)):
+        assert start >= ends[block]
+        ends[block] = start + size
+    assert all(end <= total and total.bit_count() == 1 for end, total in zip(ends, totals, strict=True))
+    assert sum(totals) <= sum(max(1 << max(size - 1, 0).bit_length(), 1) for size in sizes)
+
+
+def test_the_state_of_a_transformer_fills_its_blocks() -> None:
+    """GPT-2 with Adam's moments; a power of two for each tensor would take two thirds more."""
+    width = 768
+    layer = [n * width for n in (1, 1, 3 * width, 3, width, 1, 1, 1, 4 * width, 4, 4 * width, 1)]
+    sizes = [n * 4 for n in (50257 * width, 1024 * width, *(12 * layer), width, width)] * 3
+    totals, _ = blocks(sizes)
+    assert sum(totals) < 1.02 * sum(sizes)
+
+
+def test_copies_of_a_gpu_s_tensors_are_views_of_few_pinned_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_module, "runs_ahead", lambda device: True)
+    monkeypatch.setattr(memory_module, "follow", lambda device, place: None)
+    monkeypatch.setattr(memory_module, "mark", lambda device: None)
+    monkeypatch.setattr(memory_module, "empty_on_host", lambda size, dtype, device: torch.empty(size, dtype=dtype))
+    net = nn.Sequential(nn.Linear(8, 3), nn.BatchNorm1d(3), nn.Conv1d(3, 5, 1).to(torch.float64))
+    snapshot = Snapshot(net, [torch.optim.SGD(net.parameters(), lr=0.1)], {}, "host")
+    snapshot.take()
+    assert snapshot._taken is not None
+    assert len({copy.untyped_storage().data_ptr() for copy in snapshot._taken.all_copies}) <= 3
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    with torch.no_grad():
+        for tensor in net.state_dict().values():
+            tensor.zero_()
+    snapshot.restore()
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())

@@ -1,0 +1,1 @@
+"""How the best LR moves with what a user sets beside it."""

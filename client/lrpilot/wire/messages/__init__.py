@@ -1,0 +1,1 @@
+"""Messages of the wire, as values that both sides read alike."""

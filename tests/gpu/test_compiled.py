@@ -1,0 +1,51 @@
+"""Compiled models and steps: a tuner has nothing compiled that the run alone would not, and leaves no trace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from tests.support.training.device_training import DeviceRun, assert_no_trace, script, tuned
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
+]
+
+
+def graphs(run: DeviceRun, counter: Any, n_steps: int) -> int:
+    for number in range(n_steps):
+        run.step(number)
+    return int(counter.frame_count)
+
+
+@pytest.mark.parametrize("net", ["images", "language"])
+def test_a_compiled_model_is_compiled_once(device: torch.device, net: str) -> None:
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    tuned(DeviceRun(device, net, compiled=counter), script(wild=30))
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("optimizer", ["adamw, capturable, tensor lr", "sgd with momentum", "rmsprop", "adamw"])
+def test_a_compiled_step_is_compiled_as_often_as_without_probes(device: torch.device, optimizer: str) -> None:
+    """From the first step on, whose state no snapshot has. A plain LR that moves is compiled once more."""
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    alone = graphs(DeviceRun(device, "images", optimizer, compiled_step=counter), counter, 4)
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    tuned(DeviceRun(device, "images", optimizer, compiled_step=counter), script(wild=30))
+    assert counter.frame_count <= alone + ("tensor lr" not in optimizer)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw, capturable, tensor lr", "sgd with momentum"])
+def test_a_compiled_step_leaves_no_trace(device: torch.device, optimizer: str) -> None:
+    def make() -> DeviceRun:
+        torch._dynamo.reset()
+        return DeviceRun(device, "images", optimizer, compiled_step="aot_eager", dropout=0.0)
+
+    assert_no_trace(make, script(wild=30))

@@ -1,0 +1,95 @@
+"""The thread in which calls are made, and those who wait for it."""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import signal
+import threading
+import time
+
+import pytest
+from lrpilot.transport.call_thread import CallThread
+
+NAME: contextvars.ContextVar[str] = contextvars.ContextVar("name")
+
+
+def interrupt_soon() -> None:
+    """As Ctrl-C does, once this thread waits."""
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def interrupt() -> None:
+        time.sleep(0.05)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+
+
+def test_calls_are_made_one_after_another_in_one_thread_that_is_not_the_callers() -> None:
+    calls = CallThread()
+    idents = {calls.run(threading.get_ident) for _ in range(3)}
+    assert len(idents) == 1
+    assert threading.get_ident() not in idents
+    calls.close()
+
+
+def test_a_call_sees_the_context_of_who_makes_it() -> None:
+    NAME.set("caller")
+    calls = CallThread()
+    assert calls.run(NAME.get) == "caller"
+    calls.close()
+
+
+def test_what_a_call_raises_is_raised_where_it_is_waited_for_and_the_thread_lives_on() -> None:
+    calls = CallThread()
+
+    def fail() -> None:
+        raise ArithmeticError("no answer")
+
+    with pytest.raises(ArithmeticError, match="no answer"):
+        calls.run(fail)
+    assert calls.run(lambda: 1) == 1
+    calls.close()
+
+
+def test_who_is_interrupted_leaves_the_call_behind_and_the_next_one_waits_for_nothing() -> None:
+    calls, released, ended = CallThread(), threading.Event(), threading.Event()
+
+    def hang() -> None:
+        released.wait(30)
+        ended.set()
+
+    interrupt_soon()
+    with pytest.raises(KeyboardInterrupt):
+        calls.run(hang)
+    assert calls.run(lambda: 2) == 2
+    assert not ended.is_set()
+    released.set()
+    assert ended.wait(30), "the call that was left behind ends by itself"
+    calls.close()
+
+
+def test_a_forked_process_has_a_thread_of_its_own() -> None:
+    calls = CallThread()
+    assert calls.run(os.getpid) == os.getpid()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        os._exit(0 if calls.run(os.getpid) == os.getpid() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    calls.close()
+
+
+def test_the_thread_ends_with_its_object() -> None:
+    def names() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name == "lrpilot-calls"]
+
+    before, calls = len(names()), CallThread()
+    calls.run(os.getpid)
+    assert len(names()) == before + 1
+    del calls
+    deadline = time.monotonic() + 30
+    while len(names()) > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(names()) == before

@@ -71,6 +71,7 @@ class Training:
         layers: list[nn.Module] = [nn.Linear(8, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 2)]
         if kind != "fsdp":
             layers.insert(1, nn.BatchNorm1d(16))
+        if kind != "dispatched":
             self.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=3)
         model = nn.Sequential(*layers)
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)

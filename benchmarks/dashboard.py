@@ -154,13 +154,10 @@ def serving(db: str) -> Iterator[tuple[str, int]]:
 
 
 def cpu_time(pid: int) -> float:
-    """Seconds that the threads of a process and of its children have run so far (Linux)."""
+    """Seconds of processor time that a process and its children have taken so far (Linux)."""
     root = psutil.Process(pid)
-    ran_ns = 0
-    for process in (root, *root.children(recursive=True)):
-        for task in Path(f"/proc/{process.pid}/task").iterdir():
-            ran_ns += int((task / "schedstat").read_text().split()[0])
-    return ran_ns / 1e9
+    # The kernel's clock of a process, threads that have ended included: clock_getcpuclockid(3).
+    return sum(time.clock_gettime(~process.pid << 3 | 2) for process in (root, *root.children(recursive=True)))
 
 
 def server_time(address: str, job_id: str) -> float:

@@ -12,7 +12,7 @@ from benchmarks.language_model.report import Report
 from benchmarks.quality.measures import Choice
 from benchmarks.quality.panels import legend, panels
 
-_COURSES, _LRS, _DIFFERENCES = "validation loss", "final loss over peak LR", "difference from the best linear decay"
+_COURSES, _LRS, _DIFFERENCES = "validation loss", "final loss over peak LR", "beyond the best decay"
 
 
 def save_plots(report: Report, directory: Path) -> None:

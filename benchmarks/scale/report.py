@@ -97,7 +97,7 @@ def _facts(report: Report) -> str:
         f"{size(run.weights)} weights on {count(run.ranks)} ranks, {count(run.shards)} of which share a copy; "
         f"a step takes {seconds(run.step_s)}; policy budget, {bounds} LR bounds.",
         "",
-        f"- Snapshot: {gigabytes(run.snapshot_bytes)} a rank, in {own.place}; taken or put back in "
+        f"- Snapshot: {gigabytes(run.snapshot_bytes)} a rank, place: {own.place}; taken or put back in "
         f"{seconds(own.copy_s)}.",
         f"- Average of the weights, where the run validates: {gigabytes(run.average_bytes)} a rank.",
         f"- Batches kept to be drawn again: at most {gigabytes(max(c.replay_bytes for c in report.lengths))} a rank.",

@@ -35,7 +35,7 @@ _METHOD = ServiceDescriptorProto.METHOD_FIELD_NUMBER
 _FIELD = DescriptorProto.FIELD_FIELD_NUMBER
 _VALUE = EnumDescriptorProto.VALUE_FIELD_NUMBER
 
-_SPECIAL = re.compile(r"[\\*_<|\[]")
+_SPECIAL = re.compile(r"[\\*_|\[]")
 """What Markdown would take for more than a character."""
 
 Comments = Mapping[tuple[int, ...], str]
@@ -131,4 +131,9 @@ def _text(comment: str) -> Iterator[str]:
 def _escaped(text: str) -> str:
     """Words that Markdown takes as they stand, but for code between backticks."""
     words = text.split("`")
-    return "`".join(part if i % 2 else _SPECIAL.sub(r"\\\g<0>", part) for i, part in enumerate(words))
+    return "`".join(part if i % 2 else _plain(part) for i, part in enumerate(words))
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is; before "<" it would show a backslash, too."""
+    return _SPECIAL.sub(r"\\\g<0>", text).replace("<", "&lt;")

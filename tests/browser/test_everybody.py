@@ -30,6 +30,8 @@ def addresses(dashboard: Any) -> list[str]:
     jobs = dashboard.jobs
     return [
         "/",
+        "/?state=attention",
+        f"/jobs/{jobs['silent']}",
         f"/jobs/{jobs['stages']}",
         f"/jobs/{jobs['failed']}",
         f"/jobs/{jobs['waiting 00']}",

@@ -223,7 +223,9 @@ def test_a_plan_is_changed_in_a_form_and_shown_as_waiting_until_it_takes_effect(
         re.compile(r"the end moved to step 4\s500 \(somebody at the server asked for it\)")
     )
     expect(page.locator("#chart.drawn")).to_be_visible()
-    texts = page.evaluate(f"{CHART}.data.find((trace) => trace.name === 'the plan changed').text")
+    marks = f"{CHART}.data.find((trace) => trace.name === 'the plan changed').text"
+    until(page, f"{marks}.length > 0")  # the chart follows the words
+    texts = page.evaluate(marks)
     assert re.fullmatch(r"the end moved to step 4\s500", texts[0])
     expect(page.locator(".keys").first).to_contain_text("the plan changed")
 
@@ -265,7 +267,7 @@ def test_a_job_that_nobody_trains_is_not_said_to_go_well(page: Page, dashboard: 
     verdict = page.locator(".fact.verdict")
     expect(verdict.locator("dd").first).to_have_text(re.compile(r"Silent for 1\d minutes"))
     expect(verdict).not_to_have_class(re.compile("good"))
-    expect(page.locator(".facts")).to_contain_text("Last LR")
+    expect(page.locator("#summary .facts")).to_contain_text("Last LR")
     page.goto(f"/compare?job={dashboard.jobs['silent']}&job={dashboard.jobs['abandoned']}")
     expect(page.locator("table.compared tbody tr").nth(1)).to_contain_text("Abandoned for 3 days")
 

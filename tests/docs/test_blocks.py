@@ -50,6 +50,7 @@ def test_a_page_runs(name: str, shared_server: ServerProcess, tmp_path: Path, mo
     doc_pages.run_page(SHOWN[name], readers_program.names() if name in READERS else None)
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.slow  # whole programs, whose frameworks take seconds to come
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_page_is_a_program_that_prints_what_it_says(name: str, tmp_path: Path) -> None:

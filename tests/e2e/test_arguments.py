@@ -159,6 +159,7 @@ def first(batches: Any) -> Any:
     return next(iter(batches))
 
 
+NO_EPOCHS: list[Any] = [None, 3, iter([1]), []]
 CALLS: list[tuple[Callable[[lrpilot.Tuner], Any], str]] = [
     *(
         (lambda t, loss=loss: t.step(loss), "loss")
@@ -167,7 +168,7 @@ CALLS: list[tuple[Callable[[lrpilot.Tuner], Any], str]] = [
     *((lambda t, loss=loss: t.step(loss), "loss") for loss in (torch.ones(2), torch.ones(0), torch.tensor(1 + 1j))),
     *((lambda t, loader=loader: t.batches(loader), "batches") for loader in (None, 3, MODEL)),
     (lambda t: first(t.batches([])), "batches"),
-    *((lambda t, loader=loader: first(t.epochs(loader)), "epochs") for loader in (None, 3, iter([1]), [])),
+    *((lambda t, loader=loader: first(t.epochs(loader)), "epochs") for loader in NO_EPOCHS),
     *((lambda t, n=n: first(t.epochs([1], n)), "n_epochs") for n in (-1, *NO_WHOLE)),
     *((lambda t, n=n: t.extend(n), "steps") for n in (0, -1, None, 2**63, *NO_WHOLE)),
     *((lambda t, n=n: t.anneal(n), "steps") for n in (0, -1, None, 2**63, *NO_WHOLE)),

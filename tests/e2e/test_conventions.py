@@ -71,7 +71,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"observers": 3}, "observers: 3 (int); give a list of observers"),
     ({"observers": [3]}, "observers: [3] (list); give a list of observers"),
     ({"validate": lambda: None}, "validate: it returned None (is a `return` missing?); it must return"),
-    ({"validate": lambda: (1.0, 2.0)}, "validate: it returned a tuple; it must return one number"),
+    ({"validate": lambda: (1.0, 2.0)}, "validate: it returned a tuple; it must return the validation loss, one number"),
     ({"validate": lambda: torch.ones(3)}, "validate: it returned a Tensor of shape (3,); it must return"),
     ({"server": "http://tuner:50051/"}, "has a scheme, and takes none; give HOST:PORT, as 'tuner:50051'"),
     ({"server": "tuner"}, "server: 'tuner' has no port; give HOST:PORT, as 'tuner:50051'"),
@@ -91,7 +91,7 @@ def test_a_wrong_argument_is_told_in_a_line(arguments: dict[str, Any], words: st
 SLIPS: list[tuple[dict[str, Any], str]] = [
     ({"policy": "buget"}, "policy: unknown policy 'buget'; did you mean 'budget'? there are autolrs, budget"),
     ({"policy_options": {"probe_step": 10}}, "policy_options.probe_step: no such option; did you mean 'probe_steps'?"),
-    ({"lr_bounds": (1.0, 0.1)}, "lr_bounds: the lower bound must lie below the upper"),
+    ({"lr_bounds": (1e-40, 1.0)}, "lr_bounds: both bounds must be positive and finite, as (1e-4, 1.0)"),
 ]
 
 

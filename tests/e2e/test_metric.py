@@ -146,7 +146,7 @@ def test_a_run_is_not_resumed_in_the_other_direction(shared_server: ServerProces
             server=shared_server.target,
             total_steps=120,
             validate=lambda: 0.5,
-            mode=mode,  # type: ignore[arg-type]  # one of two
+            mode=mode,
         )
         with tuner:
             if state is None:

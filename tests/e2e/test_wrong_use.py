@@ -209,10 +209,10 @@ def test_arguments_that_are_swapped_or_something_else_are_refused() -> None:
         (optimizer, model, "the order is Tuner"),
         (model, model, "the order is Tuner"),
         (lambda x: x, optimizer, "model: a function is none"),
-        (model, scheduler, "optimizer: a StepLR is none"),
-        (model, [optimizer, scheduler], "optimizer: a StepLR is none"),
+        (model, scheduler, "optimizer: a StepLR is a scheduler; give its optimizer"),
+        (model, [optimizer, scheduler], "optimizer: a StepLR is a scheduler; give its optimizer"),
         (model, model.parameters(), "optimizer: a Parameter is none"),
-        (model, [], "no parameter group"),
+        (model, [], "a list without any"),
         (model, None, "optimizer: a NoneType is none"),
     ]
     for first, second, sentence in wrong:
@@ -246,3 +246,39 @@ def test_an_optimizer_that_is_stepped_more_often_than_another_is_sound(caplog: p
         tuner.step(loss)
     assert tuner.committed_step == 6
     assert not warnings_of(caplog)
+
+
+@pytest.mark.parametrize(
+    ("made_anew", "words"),
+    [
+        ("nothing", "no weight of the tuner's optimizer was changed: call optimizer.step() before it"),
+        ("optimizer", "another optimizer, of class SGD, steps the weights that the tuner's has"),
+        ("model", "no weight of the tuner's optimizer was changed, but an optimizer of other weights, SGD"),
+    ],
+)
+def test_an_optimizer_that_is_never_stepped_is_noticed(
+    made_anew: str, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = Loop()
+    if made_anew == "model":
+        loop.model = nn.Linear(4, 1)
+    loop.optimizer = torch.optim.SGD(loop.model.parameters(), lr=0.01)
+    for batch in loop.batches():
+        loss = loop.loss(batch)
+        if made_anew != "nothing":
+            loop.update()
+        loop.tuner.step(loss)
+    assert any(words in warning for warning in warnings_of(caplog))
+
+
+def test_a_step_that_calls_no_hooks_is_none_that_was_forgotten(caplog: pytest.LogCaptureFixture) -> None:
+    loop = Loop()
+    for batch in loop.batches():
+        loss = loop.loss(batch)
+        with torch.no_grad():
+            for weight in loop.model.parameters():
+                assert weight.grad is not None
+                weight.sub_(weight.grad, alpha=loop.tuner.lr)
+                weight.grad = None
+        loop.tuner.step(loss)
+    assert warnings_of(caplog) == []

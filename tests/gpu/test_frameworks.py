@@ -16,7 +16,12 @@ from torch.utils.data import DataLoader, Dataset
 from tests.support.training.device_training import as_bytes
 from tests.support.training.scripted_directives import probe, training
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:lightning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:lightning"),
+]
 LR = 0.02
 N_STEPS = 10
 

@@ -28,7 +28,7 @@ CASES = [
 @pytest.mark.parametrize(("optimizer", "net", "place"), CASES)
 def test_a_tuned_run_is_the_one_by_hand(device: torch.device, optimizer: str, net: str, place: str) -> None:
     _, log = assert_no_trace(lambda: DeviceRun(device, net, optimizer), snapshot=place)
-    assert pb.OUTCOME_DIVERGED in log.outcomes or net == "language"
+    assert pb.OUTCOME_DIVERGED in log.outcomes or net == "language" or not optimizer.startswith("adamw")
 
 
 @pytest.mark.slow

@@ -96,12 +96,17 @@ def steps(value: int) -> str:
 
 
 def age(length: timedelta) -> str:
-    """A length of time where there is little room: `under 1 min`, `5 min`, `3 h`, `2 d`."""
+    """A length of time where there is little room: `1 min` at least, `5 min`, `3 h`, `2 d`."""
     seconds = int(length.total_seconds())
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= size:
             return f"{seconds // size} {unit}"
-    return "under 1 min"
+    return "1 min"
+
+
+def ago(length: timedelta) -> str:
+    """How long ago something was: `just now`, `5 min ago`."""
+    return "just now" if length < timedelta(minutes=1) else f"{age(length)} ago"
 
 
 def about(seconds: float) -> str:

@@ -65,6 +65,8 @@ class ConnectionGuard(grpc.aio.ServerInterceptor):
         self._seen_since_s: dict[Peer, float] = {}
         """Connections of the last look, each with the time of the first look that saw it."""
         self._turned_away = TurnedAway("listen", most)
+        self._guarded: dict[str, tuple[Handler, Handler]] = {}
+        """The handler of each method, and the one that notes its uses: they are the same at every call."""
 
     async def intercept_service(
         self,
@@ -73,8 +75,16 @@ class ConnectionGuard(grpc.aio.ServerInterceptor):
     ) -> Handler | None:
         """The method's handler, which notes the use of its connection."""
         handler = await continuation(handler_call_details)
-        if handler is None or handler_call_details.method in OPEN:
+        method = handler_call_details.method
+        if handler is None or method in OPEN:
             return handler  # health is anybody's to ask for, and says nothing about who does
+        known = self._guarded.get(method)
+        if known is None or known[0] is not handler:
+            known = self._guarded[method] = handler, self._guarding(handler)
+        return known[1]
+
+    def _guarding(self, handler: Handler) -> Handler:
+        """A handler that notes the use of its connection."""
         behavior: Any = handler.unary_unary or handler.unary_stream or handler.stream_stream
 
         async def unary(request: Any, context: Context) -> Any:

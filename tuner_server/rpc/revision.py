@@ -8,6 +8,8 @@ from lrpilot.wire.revision import REVISION, REVISION_KEY
 from tuner_server.core.errors import PreconditionError
 from tuner_server.rpc.handlers import Continuation, Handler, refusing
 
+_OURS = str(REVISION)
+
 
 class RevisionCheck(grpc.aio.ServerInterceptor):
     """Lets calls through that tell this server's revision, or none: tools that read the contract itself tell none."""
@@ -18,10 +20,10 @@ class RevisionCheck(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
         """The method's handler, or one that refuses."""
-        told = [value for key, value in handler_call_details.invocation_metadata or () if key == REVISION_KEY]
-        if not told or told == [str(REVISION)]:
-            return await continuation(handler_call_details)
-        return refusing(PreconditionError(_sentence(str(told[0]))))
+        for key, value in handler_call_details.invocation_metadata or ():
+            if key == REVISION_KEY and value != _OURS:
+                return refusing(PreconditionError(_sentence(str(value))))
+        return await continuation(handler_call_details)
 
 
 def _sentence(told: str) -> str:

@@ -395,8 +395,7 @@ def fingerprint(value: Value) -> bytes:
         for numbers in (value.losses, *(value.measures[name] for name in sorted(value.measures))):
             digest.update(array.array("d", numbers).tobytes())
         lengths = {name: len(values) for name, values in value.measures.items()}
-        value = value.model_copy(update={"losses": (), "measures": {}})
-        fields = value.model_dump(mode="json") | {"measures": lengths}
+        fields = value.model_dump(mode="json", exclude={"losses", "measures"}) | {"losses": [], "measures": lengths}
     else:
         fields = value.model_dump(mode="json")
     for name in _LATER_FIELDS:

@@ -85,7 +85,7 @@ def _number(result: Any) -> float:
         raise ConfigError(f"validate: it returned {_shown(result)}; {_MUST}") from None
 
 
-_MUST = "it must return one number"
+_MUST = "it must return the validation loss, one number"
 
 
 def _shown(result: object) -> str:

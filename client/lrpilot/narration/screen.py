@@ -7,7 +7,6 @@ import contextlib
 import os
 import shutil
 import sys
-from types import ModuleType
 from typing import Any, TextIO
 
 from lrpilot.wire.plain_text import plain
@@ -61,7 +60,7 @@ class Terminal(Screen):
 class Notebook(Screen):
     """One display of the cell that runs, which changes in its place; the next cell has another one."""
 
-    def __init__(self, shell: Any, display: ModuleType) -> None:
+    def __init__(self, shell: Any, display: Any) -> None:
         """Shows it in the cells of an IPython shell, by the module `IPython.display`."""
         self._shell, self._display = shell, display
         self._cell: object = None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from lrpilot.v1 import tuner_pb2 as pb
 
 from tests.support.notebook import Notebook
+from tuner_server.cli.common import state_of
+from tuner_server.cli.own_database import OwnDatabase
 
 SETUP = """
 import gc, lrpilot, time, torch
@@ -53,24 +54,15 @@ def notebook(database: str) -> Iterator[Notebook]:
 
 def states(database: str) -> dict[str, str]:
     """The states of all jobs, by name."""
-    code = (
-        "import json, sys; from tuner_server.storage import open_storage; from tuner_server.core.job.life import *\n"
-        "from tuner_server.base.clock import utc_now; from tuner_server.access.principal import DEFAULT_PROJECT\n"
-        "with open_storage(sys.argv[1]) as s:\n"
-        "  jobs = s.page(DEFAULT_PROJECT, 50).jobs\n"
-        "  v = {j.state.config.name: s.life_limits.vitals(j.state.status, j.signs, utc_now()) for j in jobs}\n"
-        "  print(json.dumps({j.state.config.name: shown_word(j.state.status, v[j.state.config.name].life) for j in jobs}))"
-    )
-    found = subprocess.run([sys.executable, "-c", code, database], capture_output=True, text=True, check=True)
-    import json
-
-    named: dict[str, str] = json.loads(found.stdout)
-    return named
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LRPILOT_DB", database)
+        with OwnDatabase() as own:
+            return {job.config.name: state_of(job) for job in own.list_jobs(pb.ListJobsRequest(page_size=50), 1.0).jobs}
 
 
 def test_a_cell_is_run_interrupted_and_run_again(notebook: Notebook, database: str) -> None:
-    made = notebook.run(MAKE.format(steps=1000, name="first"))
-    assert "'first', on an embedded server: policy budget, 1,000 steps" in made.told
+    made = notebook.run(MAKE.format(steps=500, name="first"))
+    assert "'first', on an embedded server: policy budget, 500 steps" in made.told
 
     interrupted = notebook.run(TRAIN.format(pause=0.005), interrupt_at="train at LR")
     assert interrupted.error.startswith("KeyboardInterrupt")
@@ -79,21 +71,19 @@ def test_a_cell_is_run_interrupted_and_run_again(notebook: Notebook, database: s
     assert len(next(iter(interrupted.displays.values()))) > 1
     assert interrupted.streams == ""
     before = int(notebook.run("print(tuner.committed_step + tuner.search_steps)").streams)
-    assert 0 < before < 1000
+    assert 0 < before < 500
 
     again = notebook.run(TRAIN.format(pause=0))
     assert again.error == ""
     assert len(again.displays) == 1
     assert again.displays.keys() != interrupted.displays.keys()
     assert "lrpilot: done after" in again.told
-    assert notebook.run("print(tuner.committed_step + tuner.search_steps)").streams == "1000\n"
+    assert notebook.run("print(tuner.committed_step + tuner.search_steps)").streams == "500\n"
     assert states(database) == {"first": "finished"}
 
     after = notebook.run(TRAIN.format(pause=0))
     assert after.error == ""
-    assert (
-        "the budget of 1000 steps is spent: there are no more batches; to train on, call tuner.extend" in after.streams
-    )
+    assert "the budget of 500 steps is spent: there are no more batches; a loop over epochs" in after.streams
     for shown, kind in (
         ("tuner", "text/html"),
         ("tuner.schedule", "text/html"),

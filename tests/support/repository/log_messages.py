@@ -13,7 +13,7 @@ CLIENT = ROOT / "client" / "lrpilot"
 ADAPTERS = "integrations"
 """The room whose messages are on the pages of the frameworks."""
 _LOGGERS = ("log", "logger")
-_TEXT_AT = {"warning": 0, "info": 0, "_complain": 0, "_say": 1}
+_TEXT_AT = {"warning": 0, "info": 0, "log": 1, "_complain": 0, "_say": 1}
 """By method: which argument is the message."""
 _PLACE = re.compile(r"%[-+.\d]*[sdrgf]")
 
@@ -52,9 +52,8 @@ def template(node: ast.AST) -> str:
 def narrated() -> set[str]:
     """The words of the lines and of the bar that a run is told by, each as it stands between two values."""
     tree = ast.parse((CLIENT / "narration" / "narrator.py").read_text("utf-8"))
-    narrator = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Narrator")
-    methods = [node for node in narrator.body if isinstance(node, ast.FunctionDef)]
-    texts = [template(node) for method in methods for node in _said(method) if _is_text(node)]
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    texts = [template(node) for function in functions for node in _said(function) if _is_text(node)]
     words = {part.strip(" ,;:()`\"'") for text in texts for part in text.split("…")}
     return {word for word in words if re.search(r"[a-z]{2}", word)}
 

@@ -16,15 +16,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lrpilot.wire.job_names import ANIMALS, QUALITIES
+
 from tests.support.repository import doc_pages
 
 OUTPUT = "Output"
+LONGEST_S = 580
+"""The longest that a page may take, on a machine that is busy."""
 _LANGUAGES = ("python", "sh")
 _NEXT = "\x1e"
 """What stands between what two blocks print."""
 _BAR = re.compile(r"[^\n]*\r|^ *\d+% [^\n]*?(?=lrpilot: )", re.MULTILINE)
 """A bar that was drawn over, or behind which a warning stands."""
 _FIGURE = re.compile(r"(?<![\w.])[-+]?\d[\d,.:]*(?:e[-+]?\d+)?(?<![,.:])")
+_NAME = re.compile(rf"\b(?:{'|'.join(QUALITIES)})-(?:{'|'.join(ANIMALS)})-\d+\b")
+"""The name that a job has which was given none."""
 _JOB = re.compile(r"\b(?=[0-9a-f]*\d)[0-9a-f]{8}\b|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 
 
@@ -55,7 +61,7 @@ def run(page: Path, directory: Path, environment: Mapping[str, str], replaced: M
             start_new_session=True,
         )
         try:
-            code = process.wait(170)
+            code = process.wait(LONGEST_S)
         finally:
             _end(process)
     text = printed.read_bytes().decode()  # as it is: the returns to a line's beginning, too
@@ -92,7 +98,7 @@ def differences(page: Path, printed: list[str]) -> list[tuple[str, str]]:
 
 def plain(text: str) -> str:
     """A text without bars that were drawn over, figures and names of jobs."""
-    lines = _FIGURE.sub("#", _JOB.sub("JOB", _BAR.sub("", text))).splitlines()
+    lines = _FIGURE.sub("#", _NAME.sub("NAME", _JOB.sub("JOB", _BAR.sub("", text)))).splitlines()
     return "\n".join(" ".join(line.split()) for line in lines if line.strip())
 
 

@@ -232,7 +232,8 @@ class DeviceRun:
         return {name: as_bytes(tensor) for name, tensor in tensors.items()} | {"random": random_state(self.device)}
 
     def addresses(self) -> dict[str, int]:
-        return {name: local(tensor).data_ptr() for name, tensor in self.owned().items()}
+        """Of the tensors; numbers in an optimizer's state have none."""
+        return {name: local(t).data_ptr() for name, t in self.owned().items() if not name.endswith(".calls")}
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:

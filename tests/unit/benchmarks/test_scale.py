@@ -9,13 +9,16 @@ import math
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
+import torch.distributed as dist
+from lrpilot.distributed.ranks import Ranks
 
 from benchmarks.scale import __main__ as command
 from benchmarks.scale import costs, places, report
-from benchmarks.scale.channel import Channel
+from benchmarks.scale.channel import Channel, Times
 from benchmarks.scale.costs import Costs, Waits
 from benchmarks.scale.course import BEST_LRS, Part, course, longest
 from benchmarks.scale.places import Place, place
@@ -82,6 +85,42 @@ def test_nobody_goes_on_before_the_last_has_come() -> None:
     told[0] = 5.0
     assert channel(run).broadcast(told).min() >= 5.0
     assert channel(run).answer(np.zeros(16)).min() >= run.server_ms * 1e-3
+
+
+class _Told(Channel):
+    """A channel that writes its collectives down."""
+
+    def __init__(self) -> None:
+        super().__init__(steady(2), np.random.default_rng(0))
+        self.made: list[str] = []
+
+    def all_reduce(self, ready: Times) -> Times:
+        self.made.append("all_reduce")
+        return super().all_reduce(ready)
+
+    def broadcast(self, ready: Times) -> Times:
+        self.made.append("broadcast")
+        return super().broadcast(ready)
+
+
+def test_the_simulation_makes_the_collectives_of_the_client(tmp_path: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        assert dist.group.WORLD is not None
+        ranks = Ranks(dist.group.WORLD, 1.0)
+        with mock.patch.object(dist, "all_reduce") as summed, mock.patch.object(dist, "broadcast") as told:
+            calls = mock.Mock()
+            calls.attach_mock(summed, "all_reduce")
+            calls.attach_mock(told, "broadcast")
+            for real, simulated in ((lambda: ranks.mean([1.0]), "mean"), (lambda: ranks.broadcast(b"a"), "hear")):
+                calls.reset_mock()
+                real()
+                channel = _Told()
+                getattr(channel, simulated)(np.zeros(2))
+                assert channel.made == [name for name, _, _ in calls.mock_calls]
+        ranks.close()
+    finally:
+        dist.destroy_process_group()
 
 
 def test_waits_grow_with_ranks_and_with_the_time_of_a_message() -> None:

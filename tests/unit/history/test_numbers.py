@@ -8,6 +8,7 @@ import pytest
 from tuner_server.history.numbers import (
     about,
     age,
+    ago,
     count,
     duration,
     moment,
@@ -101,10 +102,11 @@ def test_a_moment_has_its_year_and_its_zone() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(-5, "under 1 min"), (59, "under 1 min"), (60, "1 min"), (3599, "59 min"), (7300, "2 h"), (3 * 86_400, "3 d")],
+    [(-5, "1 min"), (59, "1 min"), (60, "1 min"), (3599, "59 min"), (7300, "2 h"), (3 * 86_400, "3 d")],
 )
 def test_an_age_is_in_its_largest_unit(seconds: float, text: str) -> None:
     assert age(timedelta(seconds=seconds)) == text
+    assert ago(timedelta(seconds=seconds)) == ("just now" if seconds < 60 else f"{text} ago")
 
 
 @pytest.mark.parametrize(

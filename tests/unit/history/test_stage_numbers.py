@@ -29,7 +29,7 @@ JOBS = {
 }
 
 
-@pytest.fixture(params=JOBS.values(), ids=JOBS.keys())
+@pytest.fixture(params=list(JOBS.values()), ids=list(JOBS))
 def run(request: pytest.FixtureRequest) -> Run:
     job: JobConfig = request.param
     return drive(job, SimulatedTraining())

@@ -56,9 +56,12 @@ def denoise(losses: FloatArray, objective: Objective) -> Denoised:
         count = 1 if objective is Objective.VALIDATION else round(_TRAINING_SHARE * kept.size)
         if count == 0:
             break
-        residuals = np.abs(_spline(x[kept], losses[kept], x[kept]) - losses[kept])
+        at, seen = x[kept], losses[kept]
+        residuals = np.abs(_spline(at, seen, at) - seen)
         suspects = np.argsort(residuals)[-count:]
-        kept = np.delete(kept, suspects[suspects < middle])
+        stays = np.ones(kept.size, np.bool_)
+        stays[suspects[suspects < middle]] = False
+        kept = kept[stays]
     return Denoised(kept, _spline(x[kept], losses[kept], x))
 
 

@@ -16,7 +16,7 @@ from lrpilot.wire.job_names import called
 from tuner_server.core.job.life import ALL_SHOWN, SHOWN, UNTOLD, Life, Shown, Vitals, shown_word
 from tuner_server.core.job.state import Status
 from tuner_server.core.messages import Phase
-from tuner_server.history.numbers import about, age, moment, number, share
+from tuner_server.history.numbers import about, age, ago, moment, number, share
 from tuner_server.storage import StoredJob
 from tuner_server.web.pages.pace import Pace
 from tuner_server.web.pages.summary import ATTENTION, Summary, attention, summary
@@ -201,7 +201,7 @@ class Row:
             there=live and there,
             created=job.create_time.isoformat(timespec="seconds"),
             created_words=moment(job.create_time),
-            created_ago=age(now - job.create_time),
+            created_ago=ago(now - job.create_time),
         )
 
 
@@ -276,7 +276,7 @@ def _since(vitals: Vitals) -> str:
     """As `Vitals.since`, where there is little room."""
     if not vitals.troubled:
         return ""
-    return f"{age(vitals.silence)} ago" if vitals.life is Life.STOPPED else f"for {age(vitals.silence)}"
+    return ago(vitals.silence) if vitals.life is Life.STOPPED else f"for {age(vitals.silence)}"
 
 
 def title(job: StoredJob) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from lrpilot.backends.torch.asynchronous import is_recording, runs_ahead
 from lrpilot.objects.graph import ObjectGraph
@@ -58,6 +59,7 @@ class Updates:
                 with contextlib.suppress(AttributeError):  # a wrapper that was not made as optimizers are has no hooks
                     hook = _hook(weakref.ref(self), number, member)
                     self._handles.append(optimizer.register_step_post_hook(hook))
+        self._strangers = Strangers([optimizer for family in families for optimizer in family])
         weakref.finalize(self, remove_hooks, self._handles)
 
     def took_place(self) -> bool:
@@ -72,6 +74,8 @@ class Updates:
                 self._say_rare(fewest)
             return True
         self._idle += 1
+        if self._calls == FORGOTTEN and not self._known:
+            self._say_strange()
         self._known = self._known and self._idle <= LONGEST_PAUSE
         return self._recorded or not self._known
 
@@ -99,6 +103,7 @@ class Updates:
     def close(self) -> None:
         """Watches no longer."""
         self._watching = False
+        self._strangers.close()
         remove_hooks(self._handles)
 
     def add(self, number: int, member: int, optimizer: torch.optim.Optimizer) -> None:
@@ -115,6 +120,7 @@ class Updates:
         self._n_sound += not on_device
         if not self._known:
             self._known = True
+            self._strangers.close()
             if self._calls == 1:
                 self._say(
                     "order",
@@ -145,10 +151,83 @@ class Updates:
             "after every optimizer.step(), or the schedule stands still",
         )
 
+    def _say_strange(self) -> None:
+        """Says what is wrong, if something is, where none of the tuner's optimizers has been seen to step."""
+        strangers = self._strangers
+        strangers.close()
+        if strangers.of_ours:
+            self._say(
+                "strange",
+                f"another optimizer, of class {strangers.seen}, steps the weights that the tuner's has: make the tuner "
+                "after the optimizer, and step the one that it was given",
+            )
+        elif not strangers.changed:
+            other = f", but an optimizer of other weights, {strangers.seen}, is stepped" if strangers.seen else ""
+            self._say(
+                "strange",
+                f"tuner.step(loss) was called {FORGOTTEN} times and no weight of the tuner's optimizer was "
+                f"changed{other}: call optimizer.step() before it, on the optimizer and the model that the tuner has",
+            )
+
     def _say(self, what: str, sentence: str) -> None:
         if what not in self._said:
             self._said.add(what)
             log.warning("lrpilot: %s", sentence)
+
+
+class Strangers:
+    """Sees which other optimizers are stepped, as long as none of the tuner's is: a loop may have made its own anew."""
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """Watches for all but these."""
+        self._own = {id(optimizer) for optimizer in optimizers}
+        self._weights = [weakref.ref(weight) for weight in _weights(optimizers)]
+        self._versions = _versions(self._weights)
+        self.seen = ""
+        """The class of another optimizer that was stepped; empty: none was."""
+        self.of_ours = False
+        """Whether it has weights of the tuner's."""
+        found = weakref.ref(self)
+
+        def count(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+            target = found()
+            if target is not None:
+                target.add(optimizer)
+
+        self._handles: list[Any] = [register_optimizer_step_post_hook(count)]
+        weakref.finalize(self, remove_hooks, self._handles)
+
+    def add(self, optimizer: torch.optim.Optimizer) -> None:
+        """Notes that an optimizer was stepped."""
+        if id(optimizer) in self._own or self.of_ours:
+            return
+        self.seen = type(optimizer).__name__
+        ours = {id(weight()) for weight in self._weights}
+        self.of_ours = any(id(weight) in ours for weight in _weights([optimizer]))
+
+    @property
+    def changed(self) -> bool:
+        """Whether a weight of the tuner's optimizers may have been changed in place.
+
+        A compiled step is not seen, but does that; one that a device replays is not seen at all.
+        """
+        alive = [weight for reference in self._weights if (weight := reference()) is not None]
+        return any(weight.device.type != "cpu" for weight in alive) or _versions(self._weights) != self._versions
+
+    def close(self) -> None:
+        """Watches no longer."""
+        remove_hooks(self._handles)
+
+
+def _weights(optimizers: Sequence[torch.optim.Optimizer]) -> list[torch.Tensor]:
+    groups = [group for optimizer in optimizers for group in getattr(optimizer, "param_groups", ())]
+    return [weight for group in groups for weight in group.get("params", ()) if isinstance(weight, torch.Tensor)]
+
+
+def _versions(weights: Sequence[weakref.ref[torch.Tensor]]) -> list[int]:
+    """How often each weight was changed in place; those that don't tell are left out."""
+    alive = [weight for reference in weights if (weight := reference()) is not None]
+    return [weight._version for weight in alive if not weight.is_inference()]
 
 
 def _updates(counts: list[int]) -> int:

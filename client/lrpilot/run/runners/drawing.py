@@ -119,7 +119,7 @@ class DrawingRunner(ReplannableRunner):
     def _stream(self, buffer: BatchBuffer[Batch]) -> Iterator[Batch]:
         """Draws until the budget is spent."""
         if self._finished:
-            self._say_over("there are no more batches")
+            self._say_over("there are no more batches; a loop over epochs takes them from tuner.epochs(loader)")
         while not self._finished:
             if self._catch_up():
                 continue

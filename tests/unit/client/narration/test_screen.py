@@ -6,10 +6,10 @@ import io
 import sys
 
 import pytest
-from lrpilot.narration.screen import VARIABLE, Screen, other_bars, screen
+from lrpilot.narration.screen import VARIABLE, Notebook, Terminal, other_bars, screen
 
 
-class Terminal(io.StringIO):
+class Watched(io.StringIO):
     def isatty(self) -> bool:
         return True
 
@@ -30,7 +30,7 @@ class Terminal(io.StringIO):
 def test_who_is_told(
     watched: bool, variable: str, progress: bool | None, told: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "stderr", Terminal() if watched else io.StringIO())
+    monkeypatch.setattr(sys, "stderr", Watched() if watched else io.StringIO())
     monkeypatch.setenv(VARIABLE, variable)
     assert (screen(progress) is not None) == told
 
@@ -41,8 +41,8 @@ def test_without_standard_error_nobody_is_told(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_line_goes_above_the_bar() -> None:
-    stream = Terminal()
-    shown = Screen(stream)
+    stream = Watched()
+    shown = Terminal(stream)
     shown.bar("10%")
     shown.line("a decision")
     shown.bar("20%")
@@ -51,22 +51,22 @@ def test_a_line_goes_above_the_bar() -> None:
 
 
 def test_what_comes_from_a_server_gives_no_orders_to_the_terminal() -> None:
-    stream = Terminal()
-    Screen(stream).line("a\x1b]0;title\x07b\nc")
+    stream = Watched()
+    Terminal(stream).line("a\x1b]0;title\x07b\nc")
     assert "\x1b" not in stream.getvalue()
     assert stream.getvalue().count("\n") == 1
 
 
 def test_a_terminal_that_is_gone_ends_nothing() -> None:
-    stream = Terminal()
+    stream = Watched()
     stream.close()
-    Screen(stream).line("a decision")
+    Terminal(stream).line("a decision")
 
 
 def test_signs_that_a_terminal_lacks_are_replaced() -> None:
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="latin-1", write_through=True)
-    Screen(stream).line("ü and 学")
+    Terminal(stream).line("ü and 学")
     assert raw.getvalue() == "ü and ?\n".encode("latin-1")
 
 
@@ -77,3 +77,41 @@ def test_bars_of_tqdm_are_left_alone() -> None:
     with tqdm(total=1, file=io.StringIO()):
         assert other_bars()
     assert not other_bars()
+
+
+class Cells:
+    """What a notebook's shell and its `IPython.display` are asked for."""
+
+    def __init__(self) -> None:
+        self.execution_count = 1
+        self.shown: dict[str, str] = {}
+        self.made: list[str] = []
+
+    def display(self, told: dict[str, str], *, raw: bool, display_id: str) -> None:
+        assert raw
+        self.made.append(display_id)
+        self.shown[display_id] = told["text/plain"]
+
+    def update_display(self, told: dict[str, str], *, raw: bool, display_id: str) -> None:
+        assert raw
+        assert display_id in self.shown
+        self.shown[display_id] = told["text/plain"]
+
+
+def test_a_cell_has_one_display_that_changes() -> None:
+    cells = Cells()
+    notebook = Notebook(cells, cells)
+    notebook.bar("10%")
+    notebook.line("a decision")
+    notebook.bar("20%")
+    assert [*cells.shown.values()] == ["a decision\n20%"]
+    cells.execution_count += 1
+    notebook.bar("30%")
+    notebook.bar("")
+    notebook.line("the end")
+    assert len(cells.made) == 2
+    assert [*cells.shown.values()] == ["a decision\n20%", "the end"]
+
+
+def test_a_notebook_that_shows_nothing_ends_nothing() -> None:
+    Notebook(object(), object()).line("a decision")

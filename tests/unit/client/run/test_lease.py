@@ -137,3 +137,19 @@ def test_the_rest_of_a_directive_has_its_bars_where_they_were() -> None:
 )
 def test_which_committed_steps_are_not_to_stay(outcome: pb.Outcome.ValueType, rolled_back: bool) -> None:
     assert rolls_back(pb.Report(outcome=outcome)) is rolled_back
+
+
+@pytest.mark.parametrize("taken_back", [1, 3, 9])
+def test_steps_that_were_none_are_made_again_before_the_end(taken_back: int) -> None:
+    probed = lease(20, validate_at=(10,), phase=pb.PHASE_PROBE)
+    probed.done = 20
+    assert Event.END in probed.event()
+    probed.take_back(taken_back)
+    assert probed.done == 20 - taken_back
+    assert probed.lr() == probed.profile.lr(20 - taken_back)
+    events = []
+    while probed.done < 20:
+        probed.done += 1
+        if probed.done >= probed.next_event:
+            events.append(probed.event())
+    assert [Event.END in each for each in events] == [False] * (len(events) - 1) + [True]

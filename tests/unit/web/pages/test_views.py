@@ -16,7 +16,8 @@ from tuner_server.core.job.machine import Status
 from tuner_server.core.search.prior import Prior
 from tuner_server.history.numbers import count, number, steps
 from tuner_server.history.timeline import Timeline, timeline
-from tuner_server.web.pages.views import MAX_SECTIONS, Fact, JobView, job_view
+from tuner_server.web.pages.facts import Fact
+from tuner_server.web.pages.views import MAX_SECTIONS, JobView, job_view
 
 
 def _run(job: JobConfig, max_directives: int = 10_000, edge_lr: float = 0.6) -> Run:

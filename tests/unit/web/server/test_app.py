@@ -277,7 +277,7 @@ def test_a_page_and_the_list_say_that_a_client_is_not_there(
     assert version(page) != version(before)
     listed = anyone.get("/?state=stopped", headers=PAGE).text
     assert f"/jobs/{live}" in listed
-    assert "stopped under 1 min ago</span>" in listed
+    assert "stopped just now</span>" in listed
     assert f"/jobs/{live}" not in anyone.get("/?state=searching", headers=PAGE).text
     assert "Its client left" in anyone.get(f"/jobs/{live}/report.html").text
 

@@ -139,6 +139,8 @@ class Arrival:
         self.placed = Arrival.n_steps
 
     def synchronize(self) -> None:
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.synchronize()
         Arrival.waits.append(Arrival.n_steps - self.placed)
 
 

@@ -79,7 +79,7 @@ def mark(optimizer: Optimizer) -> dict[tuple[int, str], torch.Tensor]:
         if isinstance(value, torch.Tensor)
     }
     for tensor in tensors.values():
-        torch._dynamo.mark_static_address(tensor)  # type: ignore[attr-defined]  # not among what it says it exports
+        torch._dynamo.mark_static_address(tensor)
     return tensors
 
 
@@ -130,11 +130,11 @@ def test_state_that_no_graph_holds_goes() -> None:
 
 def test_what_a_cuda_graph_may_hold_stays_and_the_flag_that_a_compiler_has_set_does() -> None:
     net = network()
-    optimizer = torch.optim.Adam(net.parameters(), lr=LR)
+    optimizer = torch.optim.Adam(net.parameters(), lr=LR, capturable=next(net.parameters()).is_cuda)
     snapshot = Snapshot(net, [optimizer], {})
     snapshot.take()
     steps(net, optimizer, 2)
-    optimizer.param_groups[0]["capturable"] = True
+    optimizer.param_groups[0]["capturable"] = True  # a CPU makes no step with it
     addresses = [value.data_ptr() for state in optimizer.state.values() for value in state.values()]
     snapshot.restore()
     values = [value for state in optimizer.state.values() for value in state.values()]

@@ -17,6 +17,7 @@ from tests.support.servers.server_process import ServerProcess, running
 from tests.support.training import distributed_training as ranks
 from tests.support.training.distributed_training import TOTAL_STEPS, Outcome
 from tests.support.training.rank_processes import RankProcesses
+from tests.support.waiting import wait_until
 
 SIZE = 2
 KINDS = ["ddp", "ddp_views", "fsdp"]
@@ -356,6 +357,19 @@ def test_an_error_on_one_rank_does_not_leave_the_others_waiting(
     first, second = processes.run(ranks.desert, shared_server.target)
     assert first.startswith("RuntimeError: rank 1 of 2 has gone, or hangs: ")
     assert second == "ArithmeticError: "
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_is_named_on_all_others(shared_server: ServerProcess, tmp_path: Path) -> None:
+    """Also on those that were waiting for one another."""
+    told = tmp_path / "told"
+    told.mkdir()
+    with RankProcesses(3, tmp_path / "meeting_point") as processes:
+        with pytest.raises(EOFError):
+            processes.run(ranks.die, shared_server.target, told)
+        wait_until(lambda: [bool(path.read_text()) for path in told.iterdir()] == [True, True])
+    for path in told.iterdir():
+        assert path.read_text().startswith("rank 1 of 3 has gone, or hangs: ")
 
 
 def test_rank_0_alone_gives_signs_and_leaves(processes: RankProcesses, shared_server: ServerProcess) -> None:

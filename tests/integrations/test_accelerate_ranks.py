@@ -55,10 +55,11 @@ def test_probes_leave_no_trace(processes: RankProcesses, kind: str, accumulation
     assert sharded == (kind == "fsdp")
 
 
-def test_an_update_that_overflows_on_one_rank_is_skipped_on_both(processes: RankProcesses) -> None:
-    """And is no step of either."""
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_an_update_that_overflows_on_one_rank_is_skipped_on_both(processes: RankProcesses, kind: str) -> None:
+    """And is no step of either, also where each rank has gradients of its own shards alone."""
     script = [*probes(), committed(8, restore=True)]
-    (first, messages), (second, _) = processes.run(ranks.train_by_script, "ddp", 1, script, (1, 14))
+    (first, messages), (second, _) = processes.run(ranks.train_by_script, kind, 1, script, (1, 14))
     assert len(first.lrs) == len(second.lrs) == 7 + 4 + 8 + 1
     assert [len(pb.Report.FromString(each).losses) for each in messages] == [7, 4, 8]
     assert first.schedule == second.schedule
@@ -66,7 +67,8 @@ def test_an_update_that_overflows_on_one_rank_is_skipped_on_both(processes: Rank
 
 
 @pytest.mark.parametrize(
-    ("kind", "save_at"), [("ddp", 6), pytest.param("ddp", 30, marks=pytest.mark.slow), ("fsdp", 6)]
+    ("kind", "save_at"),
+    [("ddp", 6), pytest.param("ddp", 30, marks=pytest.mark.slow), pytest.param("fsdp", 6, marks=pytest.mark.slow)],
 )
 def test_a_state_that_accelerate_saved_is_gone_on_from(
     processes: RankProcesses, shared_server: ServerProcess, tmp_path: Path, kind: str, save_at: int

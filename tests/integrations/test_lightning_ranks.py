@@ -41,7 +41,7 @@ def assert_same(expected: Outcome, found: Outcome) -> None:
         assert torch.equal(value, found.state[name]), name
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_probes_leave_no_trace(processes: RankProcesses, tmp_path: Path, kind: str) -> None:
     """On no rank, with accumulation, clipping and reduced metrics; a whole number of epochs, as a stop validates."""
     bare = processes.run(ranks.train_bare, kind, tmp_path, 16)

@@ -38,7 +38,7 @@ def assert_same(expected: Outcome, found: Outcome) -> None:
         assert torch.equal(value, found.state[name]), name
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp", "language"])
+@pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow), "language"])
 def test_probes_leave_no_trace(processes: RankProcesses, tmp_path: Path, kind: str) -> None:
     """On no rank, with accumulation and clipping: as a plain Trainer's run."""
     bare = processes.run(ranks.train_bare, kind, tmp_path, 17)

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import nn
 
 from lrpilot.backends.torch.group_lrs import INITIAL, GroupLrs, assign
+from lrpilot.distributed.ranks import number_of
 from lrpilot.integrations import lightning_plan, lightning_ranks
 from lrpilot.integrations.lightning_search import Search, StepLoss, validation_metric
 from lrpilot.run.explicit_options import with_explicit_options
@@ -71,6 +72,7 @@ class TunerCallback(Callback):
         self._planned: int | None = None
         self._before = 0
         self._replicas = True
+        self._failed = False
         self._trainer: Callable[[], object] = _nobody
 
     @property
@@ -84,6 +86,7 @@ class TunerCallback(Callback):
         """Forgets what a fit before has loaded and not used, since it had no steps to make."""
         if stage == "fit":
             self._final, self._loaded = self._loaded or self._final, {}
+            self._failed = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes the LRs that `configure_optimizers` set: a checkpoint brings those of its moment.
@@ -165,6 +168,7 @@ class TunerCallback(Callback):
             ServerError: what was committed can't be reported, and `strict` is set.
         """
         self._end_tuning()
+        self._failed = True
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Ends the tuning. A budget that is not spent can still be, from a checkpoint that is saved later."""
@@ -174,8 +178,11 @@ class TunerCallback(Callback):
     def state_dict(self) -> dict[str, Any]:
         """The tuner's state, for Lightning's checkpoint; empty before training, and if an exception ended a search.
 
-        Collective, as saving a checkpoint is: rank 0 has the state of all ranks, for it writes the file.
+        Collective, as saving a checkpoint is: rank 0 has the state of all ranks, for it writes the file. After an
+        exception the others may be anywhere, and nobody is waited for: several processes save none then.
         """
+        if self._failed and number_of(None) > 1:
+            return {}
         state = self._loaded or self._final
         if not state and self._tuner is not None and not self._tuner.closed:
             state = self._state(self._tuner)

@@ -433,6 +433,20 @@ def desert(server: str) -> str:
     raise AssertionError("nothing was raised")
 
 
+def die(server: str, directory: Path) -> None:
+    """Rank 1 of several ends in the middle without a word; the others write down what was said to them."""
+    parameter = nn.Parameter(torch.ones(4))
+    optimizer = torch.optim.SGD([parameter], lr=0.01)
+    try:
+        with Tuner(nn.ParameterList([parameter]), optimizer, server=server, total_steps=100) as tuner:
+            for step in range(100):
+                if (step, dist.get_rank()) == (3, 1):
+                    os._exit(1)
+                tuner.step(torch.tensor(1.0))
+    except RuntimeError as error:
+        (directory / str(dist.get_rank())).write_text(str(error))
+
+
 def train_apart(server: str) -> str:
     """Each rank is a part of the world; the id of its job."""
     groups = [dist.new_group([rank]) for rank in range(dist.get_world_size())]

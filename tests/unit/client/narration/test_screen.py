@@ -80,7 +80,12 @@ def test_what_others_write_stands_on_a_line_of_its_own(written_by: str, monkeypa
 def test_a_method_that_somebody_else_has_put_onto_the_stream_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal, texts = Watched(), list[str]()
     write = terminal.write
-    monkeypatch.setattr(terminal, "write", lambda text: texts.append(text) or write(text))
+
+    def noted(text: str) -> int:
+        texts.append(text)
+        return write(text)
+
+    monkeypatch.setattr(terminal, "write", noted)
     shown, theirs = Terminal(terminal), terminal.write
     shown.bar("10%")
     print("epoch 1", file=terminal)

@@ -226,7 +226,7 @@ def _weights(optimizers: Sequence[torch.optim.Optimizer]) -> list[torch.Tensor]:
 
 
 def _versions(weights: Sequence[weakref.ref[torch.Tensor]]) -> list[int]:
-    """How often each weight was changed in place; those that don't tell are left out, as those of lazy layers at first."""
+    """How often each weight was changed in place; those that don't tell are left out, as those of lazy layers."""
     alive = [weight for reference in weights if (weight := reference()) is not None]
     return [weight._version for weight in alive if not (is_lazy(weight) or weight.is_inference())]
 

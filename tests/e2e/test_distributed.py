@@ -258,8 +258,8 @@ def test_a_server_that_dies_does_not_stop_the_training(processes: RankProcesses,
 
 
 FAILURES = {
-    "restore": ("lrpilot.backends.torch.taken.Taken.load", 2),
-    "take": ("lrpilot.backends.torch.snapshot.Snapshot.take", 2),
+    "restore": ("lrpilot.backends.torch.rollback.taken.Taken.load", 2),
+    "take": ("lrpilot.backends.torch.rollback.snapshot.Snapshot.take", 2),
     "reading losses": ("lrpilot.backends.torch.backend.TorchBackend.peek", 4),
     "going back in the data": ("lrpilot.data.position.DataPosition.follow", 2),
     "an event": ("lrpilot.run.lease.Lease.event", 9),

@@ -149,7 +149,7 @@ def test_no_modules_import_one_another_in_a_circle() -> None:
         ("tuner_server.cli.job", "tuner_server.web.pages.views"),
         ("tuner_server.web.pages.views", "tuner_server.cli.job"),
         ("tuner_server.core.search.bracket", "tuner_server.core.evidence.divergence"),
-        ("tuner_server.history.method", "tuner_server.core.policies.autolrs"),
+        ("tuner_server.history.words.method", "tuner_server.core.policies.autolrs"),
         ("tuner_server.web.charts.forecasts", "tuner_server.core.forecast.base"),
         ("tuner_server.web.pages.views", "tuner_server.core.search.acquisition"),
         ("tuner_server.report.report_file", "tuner_server.core.policies"),

@@ -23,7 +23,7 @@ from tuner_server.core.messages import (
     Validation,
     best_candidate,
 )
-from tuner_server.history import lr_way
+from tuner_server.history.words import lr_way
 from tuner_server.storage import Series
 
 

@@ -31,9 +31,9 @@ from lrpilot.transport.base import Transport
 from lrpilot.transport.embedded_transport import EmbeddedTransport
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.job_names import called
-from lrpilot.wire.plain_text import plain
 from lrpilot.wire.schedule_data import Validation
+from lrpilot.wire.text.job_names import called
+from lrpilot.wire.text.plain_text import plain
 from lrpilot.wire.weights import Weights
 
 if TYPE_CHECKING:

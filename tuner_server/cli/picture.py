@@ -25,6 +25,7 @@ from tuner_server.history.from_wire import job_and_history
 from tuner_server.history.stage import Probe, Span, Stage
 from tuner_server.history.timeline import Timeline, timeline
 from tuner_server.history.words import lr_sensitivity
+from tuner_server.history.words.changes import mark_sentence
 from tuner_server.history.words.headline import headline
 from tuner_server.history.words.numbers import count, number, steps
 from tuner_server.history.words.outlook import outlook_of_job
@@ -78,7 +79,7 @@ def _parts(history: Timeline, *, live: bool) -> Iterator[RenderableType]:
     if latest is not None and latest.lr is None and latest.probes:
         yield _search(latest.probes, live=live)
     if history.changes:
-        yield Text("\n".join(["changes of the plan", *(f"  {mark.words}" for mark in history.changes), ""]))
+        yield Text("\n".join(["changes of the plan", *(f"  {mark_sentence(mark)}" for mark in history.changes), ""]))
     if history.spans:
         undone = any(stage.given_back_steps for stage in history.stages)
         yield curves([_piece(span) for span in history.spans], undone=undone)

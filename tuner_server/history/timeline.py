@@ -23,8 +23,8 @@ from tuner_server.core.messages import (
 )
 from tuner_server.core.stages.committed import too_few
 from tuner_server.history.committed_run import CommittedRun
+from tuner_server.history.plan_mark import PlanMark, overlooked
 from tuner_server.history.stage import Probe, Span, Stage
-from tuner_server.history.words.changes import PlanMark, overlooked
 from tuner_server.storage import Entry, History, KnownHistory, Series
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 from tuner_server.core.job.state import JobState
-from tuner_server.core.messages import ChangeKind, ChangeOrigin, Outcome, PlanChange
+from tuner_server.core.messages import ChangeKind, ChangeOrigin, PlanChange
+from tuner_server.history.plan_mark import PlanMark
 from tuner_server.history.words.numbers import count, number, steps
-from tuner_server.storage import Entry
 
 MOST_NAMED = 5
 """Changes that are told one by one; of more, the latest ones."""
@@ -19,38 +18,16 @@ _ASKED = {
 }
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class PlanMark:
-    """A change of the plan, where it took effect."""
-
-    change: PlanChange
-    step: int
-    """Steps that were run before it, search included."""
-    committed_step: int
-    """Committed steps before it, without those that were rolled back later."""
-    undone: bool = False
-    """Whether it is an annealing that was undone: its steps are rolled back."""
-
-    @property
-    def words(self) -> str:
-        """What became of the run, and who asked, as a sentence."""
-        unit = "step" if self.committed_step == 1 else "steps"
-        undone = "; it was undone, and its steps are rolled back" if self.undone else ""
-        return (
-            f"After {count(self.committed_step)} committed {unit}: {effect(self.change)} ({who(self.change)}){undone}."
-        )
-
-    @property
-    def label(self) -> str:
-        """What a chart says of it."""
-        return f"{effect(self.change)}, undone later" if self.undone else effect(self.change)
+def mark_sentence(mark: PlanMark) -> str:
+    """What became of the run at a mark, and who asked, as a sentence."""
+    unit = "step" if mark.committed_step == 1 else "steps"
+    undone = "; it was undone, and its steps are rolled back" if mark.undone else ""
+    return f"After {count(mark.committed_step)} committed {unit}: {effect(mark.change)} ({who(mark.change)}){undone}."
 
 
-def overlooked(entry: Entry) -> bool:
-    """Whether a client has not heard of the change in a directive, which takes effect later, then."""
-    replaced = entry.report is not None and entry.report.outcome is Outcome.REPLACED
-    change = entry.directive.change
-    return replaced and change is not None and change.origin is not ChangeOrigin.CLIENT
+def mark_label(mark: PlanMark) -> str:
+    """What a chart says of a mark."""
+    return f"{effect(mark.change)}, undone later" if mark.undone else effect(mark.change)
 
 
 def effect(change: PlanChange) -> str:
@@ -111,4 +88,4 @@ def told(state: JobState, marks: Sequence[PlanMark]) -> list[str]:
     """The changes of a plan as sentences: those that took effect, the latest ones at least, and those that wait."""
     left_out = len(marks) - MOST_NAMED
     more = [f"The plan had changed {count(left_out)} times before."] if left_out > 0 else []
-    return [*more, *(mark.words for mark in marks[-MOST_NAMED:]), *waiting(state)]
+    return [*more, *(mark_sentence(mark) for mark in marks[-MOST_NAMED:]), *waiting(state)]

@@ -9,7 +9,7 @@ from tuner_server.core.messages import Directive, Phase
 from tuner_server.history.stage import Stage
 from tuner_server.history.timeline import Timeline
 from tuner_server.history.words import lr_way
-from tuner_server.history.words.changes import waiting
+from tuner_server.history.words.changes import mark_sentence, waiting
 from tuner_server.history.words.ending import ended_with
 from tuner_server.history.words.numbers import count, number, share, steps, told_apart
 
@@ -155,7 +155,7 @@ def _plan(state: JobState, found: Timeline) -> str:
     if found.changes:
         times = len(found.changes)
         often = f" It was the last of {count(times)} changes." if times > 1 else ""
-        sentences.insert(0, f"{found.changes[-1].words}{often}")
+        sentences.insert(0, f"{mark_sentence(found.changes[-1])}{often}")
     return " ".join(sentences)
 
 

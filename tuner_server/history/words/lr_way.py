@@ -44,17 +44,6 @@ def verb(profile: Profile, fall: Verb = FALL) -> Verb:
     return RISE if rises(profile) else fall if falls(profile) else STAY
 
 
-def highest_lr(profile: Profile, n_steps: int) -> float:
-    """The highest LR that the first `n_steps` steps of a directive, at least one, lead to.
-
-    The LR of the step after the last one counts where they come to the profile's end: a ramp to 0.1 leads to 0.1.
-    """
-    highest = profile.highest_lr(n_steps)
-    assert highest is not None
-    ended = profile.offset + n_steps >= profile.length
-    return max(highest, profile.last_lr) if ended else highest
-
-
 def onward(profile: Profile) -> str:
     """What comes of an LR that moves, such as `, rising to 0.1, then falling to 0 along a line`; empty: it stands."""
     climbs = profile.offset < _top(profile)

@@ -16,7 +16,7 @@ from tests.support.training.rank_processes import RankProcesses
 
 @pytest.mark.parametrize(("kind", "accumulation"), [("ddp", 2), ("fsdp", 2), ("dispatched", 1), ("ddp", 1)])
 def test_probes_leave_no_trace(processes: RankProcesses, kind: str, accumulation: int) -> None:
-    """On no rank: weights or shards, optimizer, scaler, random state; with clipping and a reduced validation."""
+    """Each rank ends as a bare loop does: weights or shards, optimizer, scaler and random state, with clipping."""
     bare = processes.run(ranks.train_bare, kind, accumulation, 17)
     script = [*probes(), committed(5, restore=True), *probes(), committed(12, restore=True)]
     (first, messages), (second, silence) = processes.run(ranks.train_by_script, kind, accumulation, script)
@@ -32,7 +32,7 @@ def test_probes_leave_no_trace(processes: RankProcesses, kind: str, accumulation
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_an_update_that_overflows_on_one_rank_is_skipped_on_both(processes: RankProcesses, kind: str) -> None:
-    """And is no step of either, also where each rank has gradients of its own shards alone."""
+    """The update is no step of either, even where each rank has gradients of its own shards alone."""
     script = [*probes(), committed(8, restore=True)]
     (first, messages), (second, _) = processes.run(ranks.train_by_script, kind, 1, script, (1, 14))
     assert len(first.lrs) == len(second.lrs) == 7 + 4 + 8 + 1
@@ -48,7 +48,7 @@ def test_an_update_that_overflows_on_one_rank_is_skipped_on_both(processes: Rank
 def test_a_state_that_accelerate_saved_is_gone_on_from(
     processes: RankProcesses, shared_server: ServerProcess, tmp_path: Path, kind: str, save_at: int
 ) -> None:
-    """In a probe and in committed steps; every rank from its own file."""
+    """The state is from a probe or from committed steps, and every rank has a file of its own."""
     whole = processes.run(ranks.train_and_save, kind, shared_server.target, tmp_path, save_at)
     assert {"lrpilot_0.pt", "lrpilot_1.pt"} <= {path.name for path in tmp_path.iterdir()}
     resumed = processes.run(ranks.resume, kind, shared_server.target, tmp_path)

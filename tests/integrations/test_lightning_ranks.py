@@ -18,7 +18,7 @@ from tests.support.training.rank_processes import RankProcesses
 
 @pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_probes_leave_no_trace(processes: RankProcesses, tmp_path: Path, kind: str) -> None:
-    """On no rank, with accumulation, clipping and reduced metrics; a whole number of epochs, as a stop validates."""
+    """Each rank ends as without a tuner, after a whole number of epochs, as a stop validates."""
     bare = processes.run(ranks.train_bare, kind, tmp_path, 16)
     script = [*probes(), committed(5, restore=True), *probes(), committed(11, restore=True)]
     (first, messages), (second, silence) = processes.run(ranks.train_by_script, kind, tmp_path, script)

@@ -15,7 +15,7 @@ from tests.support.training.rank_processes import RankProcesses
 
 @pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow), "language"])
 def test_probes_leave_no_trace(processes: RankProcesses, tmp_path: Path, kind: str) -> None:
-    """On no rank, with accumulation and clipping: as a plain Trainer's run."""
+    """Each rank ends as with a plain Trainer, with accumulation and clipping."""
     bare = processes.run(ranks.train_bare, kind, tmp_path, 17)
     script = [*probes(), committed(5, restore=True), *probes(), committed(12, restore=True)]
     (first, messages), (second, silence) = processes.run(ranks.train_by_script, kind, tmp_path, script)
@@ -30,7 +30,7 @@ def test_probes_leave_no_trace(processes: RankProcesses, tmp_path: Path, kind: s
 
 
 def test_a_validation_is_over_the_examples_of_all_processes(processes: RankProcesses, tmp_path: Path) -> None:
-    """And over none of those that fill up the last batch."""
+    """Examples that fill up the last batch do not count."""
     first, second = processes.run(ranks.evaluate, tmp_path)
     assert first == second
     validated, evaluated = first

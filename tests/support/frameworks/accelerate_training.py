@@ -90,7 +90,7 @@ class Training:
         return make_tuner(self.accelerator, self.model, self.optimizer, validate=self.validate, **arguments)
 
     def validate(self) -> float:
-        """On all data, a part on each rank, and reduced."""
+        """The loss on all data, of which each rank has a part."""
         self.model.eval()
         inputs, targets = self.loader.dataset.tensors
         share = slice(dist.get_rank(), None, dist.get_world_size())
@@ -129,7 +129,7 @@ def _endless(loader: Any) -> Iterator[Any]:
 
 
 def train_bare(kind: str, accumulation: int, n_steps: int) -> RankRun:
-    """Without a tuner."""
+    """Trains without a tuner."""
     training = Training(kind, accumulation)
     batches = _endless(training.loader)
     while len(training.lrs) < n_steps:

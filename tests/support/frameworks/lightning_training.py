@@ -130,7 +130,7 @@ def _outcome(net: Net, trainer: Trainer, watcher: Watcher, callback: TunerCallba
 
 
 def train_bare(kind: str, path: Path, n_steps: int) -> Outcome:
-    """Without a tuner."""
+    """Trains without a tuner."""
     watcher = Watcher()
     trainer = _trainer(kind, path, [watcher], max_steps=n_steps)
     return _outcome(_fit(kind, trainer), trainer, watcher)

@@ -128,7 +128,7 @@ def _outcome(trainer: Any, watcher: Watcher) -> Outcome:
 
 
 def train_bare(kind: str, path: Path, n_steps: int) -> Outcome:
-    """With a plain Trainer."""
+    """Trains with a plain Trainer."""
     trainer, watcher = _made(Trainer, kind, path, {}, max_steps=n_steps)
     trainer.train()
     return _outcome(trainer, watcher)

@@ -107,7 +107,7 @@ def _ways(state: JobState, stages: list[Stage]) -> str:
 
 
 def _between(lrs: Sequence[float]) -> str:
-    """From the first LR to the last, and how far it went beyond."""
+    """The way of the LR from the first to the last, and how far it went beyond."""
     first, last, low, high = lrs[0], lrs[-1], min(lrs), max(lrs)
     towards = "down to" if last < first else "up to" if last > first else "and again"
     words = f"{number(first)} {towards} {number(last)}"
@@ -117,14 +117,14 @@ def _between(lrs: Sequence[float]) -> str:
 
 
 def _end(stage: Stage) -> float:
-    """Where the LR of a stage came to."""
+    """The LR that a stage came to."""
     span = [span for span in stage.spans if span.kept][-1]
     ended = span.profile.offset + span.n_steps >= span.profile.length
     return span.profile.last_lr if ended else span.profile.lr(span.n_steps - 1)
 
 
 def _loss(state: JobState, found: Timeline) -> str:
-    """The same two numbers as the loss's card."""
+    """What the loss did, by the two numbers of its card."""
     if found.first_loss is None or state.last_loss is None:
         return ""
     first, last = told_apart(found.first_loss, state.last_loss)

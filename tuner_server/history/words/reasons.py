@@ -176,7 +176,7 @@ def _by_its_reason(decision: Decision) -> str:
 
 
 def _corrected(stage: Stage, decision: Decision, found: Correction) -> str:
-    """From the best LR of the probes to the one that was committed."""
+    """The way from the best LR of the probes to the one that was committed."""
     assert stage.directive is not None
     lr, optimum, over = number(decision.lr), number(found.optimum), f"best over {steps(found.probe_steps)}"
     words = f"LR {optimum} was {over}"

@@ -273,7 +273,7 @@ def _is_meant(job: StoredJob, query: ListingQuery) -> bool:
 
 
 def _since(vitals: Vitals) -> str:
-    """As `Vitals.since`, where there is little room."""
+    """The words of `Vitals.since`, for where there is little room."""
     if not vitals.troubled:
         return ""
     return ago(vitals.silence) if vitals.life is Life.STOPPED else f"for {age(vitals.silence)}"

@@ -137,7 +137,7 @@ def first_with_room(demand: Demand, room: Callable[[torch.device], Room]) -> Mem
 
 
 def _default_directory() -> Path:
-    """Not /tmp, if there is a choice: on many systems that is memory."""
+    """The folder for a snapshot on a disk: not /tmp, if there is a choice, since that is memory on many systems."""
     if directory := os.environ.get("TMPDIR"):
         return Path(directory)
     lasting = Path("/var/tmp")

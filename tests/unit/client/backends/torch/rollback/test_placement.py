@@ -26,7 +26,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 
 def rooms(cpu: float, gpu: float = 0) -> Callable[[torch.device], Room]:
-    """So many bytes beyond the reserve."""
+    """A place with so many bytes beyond the reserve."""
     return lambda device: Room({CPU: cpu, GPU: gpu}[device] + 200, 1000)
 
 

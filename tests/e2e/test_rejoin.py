@@ -131,7 +131,7 @@ def test_a_server_that_misses_the_end_is_told_when_the_tuner_closes(server: Serv
 def test_away_at_the_start_it_trains_a_plain_schedule_then_searches(server: ServerProcess) -> None:
     run = Quadratic()
     tuner = run.tuner(Away(server.target, 1, 2), "budget")
-    assert (tuner.job_id, tuner.phase, tuner.stage) == ("", "train", -1)
+    assert (tuner.job_id, tuner.phase, tuner.stage) == ("", "train", 0)
     run.train(tuner)
     answer = stored(server, tuner.job_id)
     outcomes = [entry.report.outcome for entry in answer.history]

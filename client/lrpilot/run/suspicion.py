@@ -8,6 +8,9 @@ from collections.abc import Sequence
 
 from lrpilot.v1 import tuner_pb2 as pb
 
+FEWEST = 3
+"""Losses of a probe that tell anything: the first one comes before any update."""
+
 log = logging.getLogger("lrpilot")
 
 
@@ -19,7 +22,7 @@ class Suspicion:
         self._lrs: list[float] = []
         # Those of the first probe of a search, as far as all of its probes had them. None: they were not all alike.
         self._losses: list[float] | None = []
-        self._said = False
+        self._searched = False
 
     def reported(self, directive: pb.Directive, losses: Sequence[float], *, untrained: bool) -> None:
         """Takes note of a report.
@@ -39,12 +42,12 @@ class Suspicion:
             )
 
     def search_over(self) -> None:
-        """Compares what was seen of a search, if there was one: committed steps begin."""
+        """Compares what was seen of the first search: committed steps begin."""
         lrs, alike = self._lrs, self._losses
         self._lrs, self._losses = [], []
-        if self._said or not alike or len(alike) < 2 or len(set(lrs)) < 2:
-            return
-        self._said = True
+        first, self._searched = not self._searched, self._searched or bool(lrs)
+        if not first or not alike or len(set(lrs)) < 2:
+            return  # what a run has learnt may leave nothing to be learnt
         log.warning(
             "lrpilot: the losses of %d probes are the same at all LRs from %.3g to %.3g, so the updates change nothing "
             "that the loss depends on: is loss.backward() missing, are the gradients zeroed before optimizer.step(), "
@@ -60,4 +63,5 @@ class Suspicion:
         kept = min(len(losses), len(self._losses)) if self._lrs else len(losses)
         same = not self._lrs or list(losses[:kept]) == self._losses[:kept]
         self._lrs.append(lr)
-        self._losses = list(losses[:kept]) if same and all(map(math.isfinite, losses)) else None
+        sound = kept >= FEWEST and all(map(math.isfinite, losses))
+        self._losses = list(losses[:kept]) if same and sound else None

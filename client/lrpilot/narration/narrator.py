@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from lrpilot.narration.screen import Screen, other_bars
-from lrpilot.wire.job_names import called
 from lrpilot.wire.schedule_data import Validation
+from lrpilot.wire.text.job_names import called
 
 BAR_S = 0.5
 """Seconds between two bars: a person reads no faster, and a step that draws one takes some tens of microseconds."""

@@ -12,11 +12,11 @@ import numpy as np
 
 from tuner_server.core.config import JobConfig
 from tuner_server.core.messages import BatchSource, Candidate, Decision, PosteriorCurve
-from tuner_server.history.method import acquisition_name, correction
-from tuner_server.history.numbers import number, with_error
-from tuner_server.history.reasons import actual_end
 from tuner_server.history.stage import Probe, Span, Stage
 from tuner_server.history.thinning import FloatArray, Window, thinned
+from tuner_server.history.words.method import acquisition_name, correction
+from tuner_server.history.words.numbers import number, with_error
+from tuner_server.history.words.reasons import actual_end
 from tuner_server.web.charts.axes import Range, fence, of_losses, shown
 from tuner_server.web.charts.curves import BUCKETS, Line
 

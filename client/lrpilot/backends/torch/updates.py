@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from lrpilot.backends.torch.asynchronous import is_recording, runs_ahead
@@ -84,9 +85,9 @@ class Updates:
         if not self._scaled:
             self._say(
                 "idle",
-                "tuner.step(loss) was called with no optimizer.step() since the last time, which does not count: call "
-                "it once after every optimizer.step(), and not for every micro-batch (and if a GradScaler skipped the "
-                "update, put the scaler into register=)",
+                "tuner.step(loss) was called with no optimizer.step() since the last time, and does not count: call it "
+                "once after every optimizer.step(), not for every micro-batch (a GradScaler that skipped the update "
+                "belongs into register=)",
             )
 
     def watch(self) -> None:
@@ -124,8 +125,8 @@ class Updates:
             if self._calls == 1:
                 self._say(
                     "order",
-                    "tuner.step(loss) came before the first optimizer.step(): call it after it (and if a GradScaler "
-                    "skipped that update, put the scaler into register=)",
+                    "tuner.step(loss) came before the first optimizer.step(): call it after it (a GradScaler that "
+                    "skipped that update belongs into register=)",
                 )
         self._counts[number][member] += 1
         if self._counts[number][member] >= FORGOTTEN:
@@ -225,9 +226,9 @@ def _weights(optimizers: Sequence[torch.optim.Optimizer]) -> list[torch.Tensor]:
 
 
 def _versions(weights: Sequence[weakref.ref[torch.Tensor]]) -> list[int]:
-    """How often each weight was changed in place; those that don't tell are left out."""
+    """How often each weight was changed in place; those that don't tell are left out, as those of lazy layers."""
     alive = [weight for reference in weights if (weight := reference()) is not None]
-    return [weight._version for weight in alive if not weight.is_inference()]
+    return [weight._version for weight in alive if not (is_lazy(weight) or weight.is_inference())]
 
 
 def _updates(counts: list[int]) -> int:

@@ -14,8 +14,8 @@ from tuner_server.core.config import JobConfig
 from tuner_server.core.job.life import Life, Vitals
 from tuner_server.core.job.machine import Status
 from tuner_server.core.search.prior import Prior
-from tuner_server.history.numbers import count, number, steps
 from tuner_server.history.timeline import Timeline, timeline
+from tuner_server.history.words.numbers import count, number, steps
 from tuner_server.web.pages.facts import Fact
 from tuner_server.web.pages.views import MAX_SECTIONS, JobView, job_view
 

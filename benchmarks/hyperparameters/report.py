@@ -72,7 +72,7 @@ def markdown(found: Sequence[Row]) -> str:
 def markdown_of_longer(runs: Sequence[Run]) -> str:
     """The table of the longer runs."""
     lines = [
-        "| setting | best LR of a sweep | its loss | steps of a probe | LRs that were found | loss of tuned runs |",
+        "| setting | best LR of a sweep | its loss | steps of a probe | LR found, and loss, by run | mean loss |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for setting in SETTINGS:
@@ -86,11 +86,16 @@ def markdown_of_longer(runs: Sequence[Run]) -> str:
                 f"{best:.2g}",
                 f"{means[best]:.3f}",
                 "20, the default" if probe_steps is None else f"{probe_steps}",
-                " and ".join(f"{run.lr:.2g}" for run in ends),
+                ", ".join(_found(run) for run in ends),
                 f"{mean(ends):.3f}",
             )
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _found(run: Run) -> str:
+    """The LR that a tuned run found, and the loss that it ended at."""
+    return f"{run.lr:.2g} ({'diverged' if run.loss is None else f'{run.loss:.3f}'})"
 
 
 def draw(runs: Sequence[Run]) -> Figure:

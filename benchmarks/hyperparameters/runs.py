@@ -22,7 +22,8 @@ from benchmarks.quality.local import LocalTransport
 N_STEPS = 1_000
 SEEDS = (0, 1, 2)
 LONG_STEPS = 4_000
-LONG_SEEDS = SEEDS[:2]
+LONG_SEEDS = (3, 4, 5)
+"""The seeds of the longer runs. The lengths of LONGER_PROBES were chosen on 0 and 1, so these are others."""
 N_TRAINED = 1_400
 GUESS = 1e-3
 """The LR that the optimizer of a tuned run is made with, whatever the setting."""
@@ -69,8 +70,9 @@ SETTINGS = (
 
 LONGER_PROBES = {(SETTINGS[6].group, 0.99): 80, (SETTINGS[7].group, 8.0): 60}
 """By group and value: the steps of longer probes, of settings where a probe of the usual 20 misleads."""
-NEAR = 3
-"""The LRs about the best one of the short runs that the longer runs are swept over."""
+AROUND = tuple(10 ** (i / 2) for i in (-3, -2, -1, 0, 1))
+"""What the longer runs are swept over: multiples of the best LR of the short runs. Most lie below it, as a longer run
+wants a lower LR."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,9 +180,8 @@ def measure_longer(short: Sequence[Run], console: Console) -> list[Run]:
         list(itertools.product(chosen, LONG_SEEDS)), "training for longer", console=console, transient=True
     ):
         means = swept(own_of(setting, short))
-        best = setting.lrs.index(min(means, key=lambda lr: means[lr]))
-        near = setting.lrs[max(best - NEAR // 2, 0) :][:NEAR]
-        runs += [by_hand(setting, lr, seed, LONG_STEPS) for lr in near]
+        best = min(means, key=lambda lr: means[lr])
+        runs += [by_hand(setting, best * factor, seed, LONG_STEPS) for factor in AROUND]
         for probe_steps in (None, LONGER_PROBES[setting.group, setting.value]):
             runs.append(tuned(setting, seed, LONG_STEPS, probe_steps))
     return runs

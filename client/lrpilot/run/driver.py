@@ -356,12 +356,11 @@ class Driver(DrawingRunner):
     def _tell_end(self) -> None:
         """Tells whoever watches of the end, once."""
         if self._narrator is not None:
-            word = "closed" if self._closing else "done"
             found, decided = list(self._record.validations), self._ending.decided
             if decided is not None and self._ending.adopted is Weights.AVERAGE and decided.HasField("average"):
                 found.append(Validation(self.committed_step, decided.average))  # of the weights that the model has now
             validations = [each.turned() if self.mode == "max" else each for each in found]
-            self._narrator.finished(self, self._record.peak_lr, validations, word)
+            self._narrator.finished(self, self._record.peak_lr, validations, "closed" if self._closing else "done")
             self._narrator = None
 
     def _tell(self, what: Callable[[Observer], None]) -> None:

@@ -36,7 +36,9 @@ class JobOptions(TypedDict, total=False):
     """Whether what `validate` gives is the better the lower it is ("min", a loss) or the higher ("max", an accuracy).
     Losses of steps are minimised in either. Default: "min"."""
     lr_bounds: tuple[float, float] | None
-    """Lowest and highest LR of the first parameter group, both above 0. Default: None, found by a range test."""
+    """Where a search begins: between these two LRs of the first parameter group, both above 0. They are no limit: where
+    the best LR seems to lie outside, the search goes up to ten times beyond, unless `policy_options` has a `widening`
+    of 1, and the run takes a lower LR than its best probe. Default: None, found by a range test."""
     policy: str | None
     """The algorithm: "budget", "open_ended", "autolrs", or one that the server has installed (docs/policies.md).
 

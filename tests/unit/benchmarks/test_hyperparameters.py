@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.hyperparameters.report import draw, markdown, markdown_of_longer, rows
-from benchmarks.hyperparameters.runs import LONG_STEPS, LONGER_PROBES, SETTINGS, Run, swept
+from benchmarks.hyperparameters.runs import LONG_SEEDS, LONG_STEPS, LONGER_PROBES, SEEDS, SETTINGS, Run, swept
 
 FIRST = SETTINGS[0]
 RUNS = [
@@ -35,8 +35,9 @@ def test_longer_probes_are_for_settings_that_there_are() -> None:
         Run(group, value, 0, True, 0.02, 0.2, LONG_STEPS, probe_steps),
     ]
     table = markdown_of_longer(runs)
-    assert f"| {group} {value:g} | 0.01 | 0.100 | 20, the default | 0.1 | 0.300 |" in table
-    assert f"| {group} {value:g} | 0.01 | 0.100 | {probe_steps} | 0.02 | 0.200 |" in table
+    assert f"| {group} {value:g} | 0.01 | 0.100 | 20, the default | 0.1 (0.300) | 0.300 |" in table
+    assert set(LONG_SEEDS).isdisjoint(SEEDS), "the lengths were chosen on those"
+    assert f"| {group} {value:g} | 0.01 | 0.100 | {probe_steps} | 0.02 (0.200) | 0.200 |" in table
 
 
 def test_the_picture_has_a_panel_for_what_is_varied() -> None:

@@ -68,6 +68,10 @@ class EmbeddedServer:
         timer.start()
         try:
             line = self._process.stdout.readline().decode(errors="replace").strip()
+        except BaseException:
+            # An interrupt. Nothing is lost with a server that has not begun, and it would only look up after seconds.
+            self._process.kill()
+            raise
         finally:
             timer.cancel()
         if not line.startswith("listening on "):

@@ -124,7 +124,7 @@ class DirectiveRunner(abc.ABC):
             self._book(report)
             self._session.answer(lease.directive, report, self._run_state())
         elif lease.done:
-            # The other ranks may be anywhere, so that their losses can't be had: the steps are in the model all the same.
+            # The other ranks may be anywhere, so that the losses can't be had; the steps are in the model all the same.
             self._record.add(lease.directive, pb.Report(losses=[math.nan] * lease.done, outcome=pb.OUTCOME_PARTIAL))
             lease.expire()
         self._finish()

@@ -124,7 +124,7 @@ class Undoing:
 class Stage:
     """A search (which may be empty) and the committed steps that it led to (None: it goes on).
 
-    A policy that rolls back and goes on without a further search stays in its stage: what follows is another part of it.
+    A policy that rolls back and goes on with no further search stays in its stage: what follows is another part of it.
     """
 
     index: int

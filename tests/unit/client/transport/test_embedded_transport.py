@@ -47,8 +47,8 @@ def test_an_interrupt_while_a_server_starts_does_not_wait_for_it(monkeypatch: py
         def start(self) -> None:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(embedded_server.subprocess, "Popen", deaf)
-    monkeypatch.setattr(embedded_server.threading, "Timer", Interrupted)
+    monkeypatch.setattr(subprocess, "Popen", deaf)
+    monkeypatch.setattr(threading, "Timer", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         embedded_server.EmbeddedServer(None)
     assert made[0].wait(30) == -signal.SIGKILL

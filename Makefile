@@ -30,7 +30,8 @@ test-all: setup browser services
 
 # On a GPU: what is made for one, then the client's own tests with all their tensors on it, then what hook and snapshot
 # cost there. Where there is none it says so, and fails.
-GPU_TESTS := tests/unit/client/backends/torch/test_snapshot.py tests/unit/client/backends/torch/test_optimizer_states.py \
+GPU_TESTS := tests/unit/client/backends/torch/rollback/test_snapshot.py \
+	tests/unit/client/backends/torch/rollback/test_optimizer_states.py \
 	tests/unit/client/backends/torch/test_losses.py tests/unit/client/backends/torch/test_group_lrs.py \
 	tests/unit/client/test_rng.py tests/e2e/test_loops.py
 test-gpu: setup

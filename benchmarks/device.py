@@ -28,8 +28,8 @@ from typing import Any
 
 import lrpilot
 import torch
-from lrpilot.backends.torch.memory import nbytes
-from lrpilot.backends.torch.snapshot import Snapshot
+from lrpilot.backends.torch.rollback.memory import nbytes
+from lrpilot.backends.torch.rollback.snapshot import Snapshot
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 from torch import nn

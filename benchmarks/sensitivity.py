@@ -3,8 +3,8 @@
     python -m benchmarks.sensitivity --json sensitivity.json
 
 A job tells what an LR that is three times too low or too high would have cost over a probe, as a part of what the best
-one gained (`tuner_server.history.lr_sensitivity`). Here that is read off the stored probes of `benchmarks.picks`, and
-beside it the same off the stored sweeps of linear decay, over whole runs. It trains nothing.
+one gained (`tuner_server.history.words.lr_sensitivity`). Here that is read off the stored probes of `benchmarks.picks`,
+and beside it the same off the stored sweeps of linear decay, over whole runs. It trains nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from benchmarks.quality.tables import table
 from benchmarks.quality.training import Curve
 from tuner_server.core.laws.lr_sensitivity import capped, loss_off_by, lost_share
 from tuner_server.core.stages.decayed_probe import MIN_PROBE
-from tuner_server.history.lr_sensitivity import FACTOR
+from tuner_server.history.words.lr_sensitivity import FACTOR
 
 SIDES = {"too low": 1 / FACTOR, "too high": FACTOR}
 

@@ -34,8 +34,8 @@ import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 import torch
-from lrpilot.backends.torch.memory import nbytes
-from lrpilot.backends.torch.snapshot import Snapshot
+from lrpilot.backends.torch.rollback.memory import nbytes
+from lrpilot.backends.torch.rollback.snapshot import Snapshot
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table

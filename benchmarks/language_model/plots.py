@@ -30,7 +30,7 @@ def _color(contestant: str) -> str:
 
 
 def _draw_courses(report: Report, axes: Axes) -> None:
-    """Of a sweep, the best run of each seed. The first validations, far above all others, are left out."""
+    """Draws the best run of each seed of a sweep. The first validations, far above all others, are left out."""
     for standing in report.found:
         if standing.choice not in (Choice.BEST, Choice.ONLY):
             continue

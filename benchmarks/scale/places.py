@@ -1,4 +1,4 @@
-"""Where the snapshot of a rank lives, by the client's own rule: `lrpilot.backends.torch.placement`."""
+"""Where the snapshot of a rank lives, by the client's own rule: `lrpilot.backends.torch.rollback.placement`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-from lrpilot.backends.torch.memory import DeviceMemory, HostMemory
-from lrpilot.backends.torch.placement import Demand, Room, first_with_room
+from lrpilot.backends.torch.rollback.memory import DeviceMemory, HostMemory
+from lrpilot.backends.torch.rollback.placement import Demand, Room, first_with_room
 
 from benchmarks.scale.run import HugeRun
 

@@ -21,8 +21,8 @@ from lrpilot.errors import (
     UnavailableError,
 )
 from lrpilot.schedule.schedule import Schedule
-from lrpilot.wire.plain_log import PlainArguments
 from lrpilot.wire.profile import Profile, Shape
+from lrpilot.wire.text.plain_log import PlainArguments
 
 if TYPE_CHECKING:
     from lrpilot.rollback_check import RollbackCheck, check_rollback

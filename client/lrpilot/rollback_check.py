@@ -12,8 +12,8 @@ from torch import nn
 
 from lrpilot.arguments import whole
 from lrpilot.backends.torch.arguments import checked, checked_register
-from lrpilot.backends.torch.snapshot import Snapshot
-from lrpilot.backends.torch.state_paths import fingerprints, stuck_paths
+from lrpilot.backends.torch.rollback.snapshot import Snapshot
+from lrpilot.backends.torch.rollback.state_paths import fingerprints, stuck_paths
 from lrpilot.data.replay import BatchBuffer
 from lrpilot.errors import ConfigError
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from lrpilot.wire.job_names import generated
+from lrpilot.wire.text.job_names import generated
 from playwright.sync_api import Page, expect
 
 from tests.support.browser.chromium import CHART, PATIENCE_MS, until

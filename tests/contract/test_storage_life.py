@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
-from lrpilot.wire.job_names import generated
+from lrpilot.wire.text.job_names import generated
 
 from tests.contract.test_storage import PROJECT, T, at_once, create, record, report, transition, versions
 from tuner_server.core.errors import ConflictError, NotFoundError, QuotaError

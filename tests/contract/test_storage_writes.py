@@ -51,7 +51,7 @@ def test_a_write_reaches_the_file(embedded: Storage, path: Path) -> None:
 def test_a_connection_that_could_be_opened_to_read_alone_is_opened_anew(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As SQLite does by itself when a file can't be opened to write for a moment."""
+    """Opens a file to read alone, as SQLite does when it can't be opened to write for a moment."""
     url = f"sqlite:///{path}"
     open_storage(url).close()
     with SqlStorage(database.Database(url)) as storage:

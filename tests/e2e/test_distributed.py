@@ -258,8 +258,8 @@ def test_a_server_that_dies_does_not_stop_the_training(processes: RankProcesses,
 
 
 FAILURES = {
-    "restore": ("lrpilot.backends.torch.taken.Taken.load", 2),
-    "take": ("lrpilot.backends.torch.snapshot.Snapshot.take", 2),
+    "restore": ("lrpilot.backends.torch.rollback.taken.Taken.load", 2),
+    "take": ("lrpilot.backends.torch.rollback.snapshot.Snapshot.take", 2),
     "reading losses": ("lrpilot.backends.torch.backend.TorchBackend.peek", 4),
     "going back in the data": ("lrpilot.data.position.DataPosition.follow", 2),
     "an event": ("lrpilot.run.lease.Lease.event", 9),
@@ -353,7 +353,7 @@ def test_waiting_for_the_server_is_no_waiting_of_the_group(
 def test_an_error_on_one_rank_does_not_leave_the_others_waiting(
     processes: RankProcesses, shared_server: ServerProcess
 ) -> None:
-    """And who it was is said."""
+    """The error says which rank it was."""
     first, second = processes.run(ranks.desert, shared_server.target)
     assert first.startswith("RuntimeError: rank 1 of 2 has gone, or hangs: ")
     assert second == "ArithmeticError: "
@@ -361,7 +361,7 @@ def test_an_error_on_one_rank_does_not_leave_the_others_waiting(
 
 @pytest.mark.slow
 def test_a_rank_that_dies_is_named_on_all_others(shared_server: ServerProcess, tmp_path: Path) -> None:
-    """Also on those that were waiting for one another."""
+    """Ranks that were waiting for one another hear of it too."""
     told = tmp_path / "told"
     told.mkdir()
     with RankProcesses(3, tmp_path / "meeting_point") as processes:

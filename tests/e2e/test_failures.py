@@ -169,8 +169,8 @@ def test_without_a_snapshot_a_divergence_halves_the_lr_and_goes_on(caplog: pytes
     run = Run()
     tuner = run.tuner(ScriptedTransport(script))
     with (
-        mock.patch("lrpilot.backends.torch.snapshot.Snapshot.take", side_effect=MemoryError("too little")),
-        mock.patch("lrpilot.backends.torch.snapshot.Snapshot.restore", side_effect=AssertionError("never")),
+        mock.patch("lrpilot.backends.torch.rollback.snapshot.Snapshot.take", side_effect=MemoryError("too little")),
+        mock.patch("lrpilot.backends.torch.rollback.snapshot.Snapshot.restore", side_effect=AssertionError("never")),
     ):
         for _ in range(30):
             run.step(tuner)

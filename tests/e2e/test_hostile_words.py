@@ -25,7 +25,7 @@ from lrpilot.errors import ConfigError
 from lrpilot.session.job_config import job_config as client_config
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.plain_text import plain
+from lrpilot.wire.text.plain_text import plain
 from matplotlib import image
 
 from tests.support.hostile.words import MARKUP, ORDERS, check_plain

@@ -32,7 +32,7 @@ ACCELERATE = ["accelerate.commands.launch", "--multi-gpu", "--num-processes=2", 
 def test_an_example_trains_in_two_processes(
     shared_server: ServerProcess, tmp_path: Path, launcher: list[str], example: str, total_steps: int
 ) -> None:
-    """As one job, of which one process tells."""
+    """The processes are one job, of which one process tells."""
     known = {job.id for job in jobs(shared_server)}
     ended = subprocess.run(
         [sys.executable, "-m", *launcher, EXAMPLES / example],

@@ -16,11 +16,11 @@ from tests.support.servers.server_process import ServerProcess
 from tests.support.training.quick_run import SCRIPT, Run
 from tuner_server.cli.common import optional
 from tuner_server.history.from_wire import job_and_history
-from tuner_server.history.headline import headline
-from tuner_server.history.promise import Promise
-from tuner_server.history.reasons import why
 from tuner_server.history.thinning import Window
 from tuner_server.history.timeline import Timeline, timeline
+from tuner_server.history.words.headline import headline
+from tuner_server.history.words.promise import Promise
+from tuner_server.history.words.reasons import why
 from tuner_server.web.charts.curves import job_curves
 from tuner_server.web.charts.evidence import stage_curves
 from tuner_server.web.server.exports import data_csv

@@ -244,8 +244,8 @@ def test_ranks_that_are_not_in_step_end_the_tuning_and_not_the_training(two: Ran
 
 
 FAILURES = {
-    "restore": ("lrpilot.backends.torch.taken.Taken.load", 2),
-    "restore in the end": ("lrpilot.backends.torch.taken.Taken.load", 3),
+    "restore": ("lrpilot.backends.torch.rollback.taken.Taken.load", 2),
+    "restore in the end": ("lrpilot.backends.torch.rollback.taken.Taken.load", 3),
     "reading losses": ("lrpilot.backends.torch.backend.TorchBackend.flush", 2),
     "looking for a divergence": ("lrpilot.backends.torch.backend.TorchBackend.diverged", 4),
     "an event": ("lrpilot.run.lease.Lease.event", 9),

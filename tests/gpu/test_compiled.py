@@ -32,7 +32,7 @@ def test_a_compiled_model_is_compiled_once(device: torch.device, net: str) -> No
 
 @pytest.mark.parametrize("optimizer", ["adamw, capturable, tensor lr", "sgd with momentum", "rmsprop", "adamw"])
 def test_a_compiled_step_is_compiled_as_often_as_without_probes(device: torch.device, optimizer: str) -> None:
-    """From the first step on, whose state no snapshot has. A plain LR that moves is compiled once more.
+    """The snapshot is from before the first step, and has no state. A plain LR that moves is compiled once more.
 
     That is dynamo's count: what is behind it may compile at every LR, whoever sets it.
     """

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lrpilot.backends.torch.snapshot import Snapshot
+from lrpilot.backends.torch.rollback.snapshot import Snapshot
 from lrpilot.v1 import tuner_pb2 as pb
 
 from tests.support.training.device_training import NETS, OPTIMIZERS, DeviceRun, assert_no_trace

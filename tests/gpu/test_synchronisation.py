@@ -12,7 +12,7 @@ from typing import Any
 import lrpilot
 import pytest
 import torch
-from lrpilot.backends.torch.snapshot import Snapshot
+from lrpilot.backends.torch.rollback.snapshot import Snapshot
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,37 +9,14 @@ import torch
 from lrpilot.v1 import tuner_pb2 as pb
 
 from tests.support.frameworks import accelerate_training as ranks
-from tests.support.frameworks.accelerate_training import Outcome
+from tests.support.frameworks.rank_runs import assert_same, committed, probes, sharded
 from tests.support.servers.server_process import ServerProcess
 from tests.support.training.rank_processes import RankProcesses
-from tests.support.training.scripted_directives import directive
-
-
-@pytest.fixture(scope="module")
-def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankProcesses]:
-    with RankProcesses(2, tmp_path_factory.mktemp("processes") / "meeting_point") as processes:
-        yield processes
-
-
-def probes() -> list[bytes]:
-    """Two, over an odd number of steps, with validations at the ends of the first."""
-    first = directive(pb.PHASE_PROBE, 0.5, 7, validate_at=[0, 7])
-    return [each.SerializeToString() for each in (first, directive(pb.PHASE_PROBE, 1e-3, 4, restore=True))]
-
-
-def committed(n_steps: int, *, restore: bool = False) -> bytes:
-    return directive(pb.PHASE_TRAIN, 0.02, n_steps, restore=restore).SerializeToString()
-
-
-def assert_same(expected: Outcome, found: Outcome) -> None:
-    assert expected.state.keys() == found.state.keys()
-    for name, value in expected.state.items():
-        assert torch.equal(value, found.state[name]), name
 
 
 @pytest.mark.parametrize(("kind", "accumulation"), [("ddp", 2), ("fsdp", 2), ("dispatched", 1), ("ddp", 1)])
 def test_probes_leave_no_trace(processes: RankProcesses, kind: str, accumulation: int) -> None:
-    """On no rank: weights or shards, optimizer, scaler, random state; with clipping and a reduced validation."""
+    """Each rank ends as a bare loop does: weights or shards, optimizer, scaler and random state, with clipping."""
     bare = processes.run(ranks.train_bare, kind, accumulation, 17)
     script = [*probes(), committed(5, restore=True), *probes(), committed(12, restore=True)]
     (first, messages), (second, silence) = processes.run(ranks.train_by_script, kind, accumulation, script)
@@ -51,13 +27,12 @@ def test_probes_leave_no_trace(processes: RankProcesses, kind: str, accumulation
     for expected, outcome in zip(bare, (first, second), strict=True):
         assert_same(expected, outcome)
     assert not torch.equal(first.state["random"], second.state["random"])
-    sharded = any(not torch.equal(value, second.state[name]) for name, value in first.state.items() if "weight" in name)
-    assert sharded == (kind == "fsdp")
+    assert sharded(first, second) == (kind == "fsdp")
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_an_update_that_overflows_on_one_rank_is_skipped_on_both(processes: RankProcesses, kind: str) -> None:
-    """And is no step of either, also where each rank has gradients of its own shards alone."""
+    """The update is no step of either, even where each rank has gradients of its own shards alone."""
     script = [*probes(), committed(8, restore=True)]
     (first, messages), (second, _) = processes.run(ranks.train_by_script, kind, 1, script, (1, 14))
     assert len(first.lrs) == len(second.lrs) == 7 + 4 + 8 + 1
@@ -73,7 +48,7 @@ def test_an_update_that_overflows_on_one_rank_is_skipped_on_both(processes: Rank
 def test_a_state_that_accelerate_saved_is_gone_on_from(
     processes: RankProcesses, shared_server: ServerProcess, tmp_path: Path, kind: str, save_at: int
 ) -> None:
-    """In a probe and in committed steps; every rank from its own file."""
+    """The state is from a probe or from committed steps, and every rank has a file of its own."""
     whole = processes.run(ranks.train_and_save, kind, shared_server.target, tmp_path, save_at)
     assert {"lrpilot_0.pt", "lrpilot_1.pt"} <= {path.name for path in tmp_path.iterdir()}
     resumed = processes.run(ranks.resume, kind, shared_server.target, tmp_path)

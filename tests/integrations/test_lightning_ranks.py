@@ -2,48 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from lightning.pytorch.strategies import FSDPStrategy
 from lrpilot.errors import ConfigError
 from lrpilot.integrations.lightning_ranks import refuse_other_strategies
 from lrpilot.v1 import tuner_pb2 as pb
 
 from tests.support.frameworks import lightning_training as ranks
-from tests.support.frameworks.lightning_training import Outcome
+from tests.support.frameworks.rank_runs import assert_same, committed, probes, sharded
 from tests.support.servers.server_process import ServerProcess, running
 from tests.support.training.rank_processes import RankProcesses
-from tests.support.training.scripted_directives import directive
-
-
-@pytest.fixture(scope="module")
-def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankProcesses]:
-    with RankProcesses(2, tmp_path_factory.mktemp("processes") / "meeting_point") as processes:
-        yield processes
-
-
-def probes() -> list[bytes]:
-    """Two, over an odd number of steps, with validations at the ends of the first."""
-    first = directive(pb.PHASE_PROBE, 0.5, 7, validate_at=[0, 7])
-    return [each.SerializeToString() for each in (first, directive(pb.PHASE_PROBE, 1e-3, 4, restore=True))]
-
-
-def committed(n_steps: int, *, restore: bool = False) -> bytes:
-    return directive(pb.PHASE_TRAIN, 0.02, n_steps, restore=restore).SerializeToString()
-
-
-def assert_same(expected: Outcome, found: Outcome) -> None:
-    assert expected.state.keys() == found.state.keys()
-    for name, value in expected.state.items():
-        assert torch.equal(value, found.state[name]), name
 
 
 @pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_probes_leave_no_trace(processes: RankProcesses, tmp_path: Path, kind: str) -> None:
-    """On no rank, with accumulation, clipping and reduced metrics; a whole number of epochs, as a stop validates."""
+    """Each rank ends as without a tuner, after a whole number of epochs, as a stop validates."""
     bare = processes.run(ranks.train_bare, kind, tmp_path, 16)
     script = [*probes(), committed(5, restore=True), *probes(), committed(11, restore=True)]
     (first, messages), (second, silence) = processes.run(ranks.train_by_script, kind, tmp_path, script)
@@ -55,8 +30,7 @@ def test_probes_leave_no_trace(processes: RankProcesses, tmp_path: Path, kind: s
         assert outcome.lrs == expected.lrs == [0.02] * 16
         assert outcome.metrics == expected.metrics
         assert outcome.n_steps == expected.n_steps == 16
-    sharded = any(not torch.equal(value, second.state[name]) for name, value in first.state.items() if "weight" in name)
-    assert sharded == (kind == "fsdp")
+    assert sharded(first, second) == (kind == "fsdp")
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])

@@ -2,45 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from lrpilot.v1 import tuner_pb2 as pb
 
 from tests.support.frameworks import transformers_training as ranks
-from tests.support.frameworks.transformers_training import Outcome
+from tests.support.frameworks.rank_runs import assert_same, committed, probes, sharded
 from tests.support.servers.server_process import ServerProcess, running
 from tests.support.training.rank_processes import RankProcesses
-from tests.support.training.scripted_directives import directive
-
-
-@pytest.fixture(scope="module")
-def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankProcesses]:
-    with RankProcesses(2, tmp_path_factory.mktemp("processes") / "meeting_point") as processes:
-        yield processes
-
-
-def probes() -> list[bytes]:
-    """Two, over an odd number of steps, with validations at the ends of the first."""
-    first = directive(pb.PHASE_PROBE, 0.5, 7, validate_at=[0, 7])
-    return [each.SerializeToString() for each in (first, directive(pb.PHASE_PROBE, 1e-3, 4, restore=True))]
-
-
-def committed(n_steps: int, *, restore: bool = False) -> bytes:
-    return directive(pb.PHASE_TRAIN, 0.02, n_steps, restore=restore).SerializeToString()
-
-
-def assert_same(expected: Outcome, found: Outcome) -> None:
-    assert expected.state.keys() == found.state.keys()
-    for name, value in expected.state.items():
-        assert torch.equal(value, found.state[name]), name
 
 
 @pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow), "language"])
 def test_probes_leave_no_trace(processes: RankProcesses, tmp_path: Path, kind: str) -> None:
-    """On no rank, with accumulation and clipping: as a plain Trainer's run."""
+    """Each rank ends as with a plain Trainer, with accumulation and clipping."""
     bare = processes.run(ranks.train_bare, kind, tmp_path, 17)
     script = [*probes(), committed(5, restore=True), *probes(), committed(12, restore=True)]
     (first, messages), (second, silence) = processes.run(ranks.train_by_script, kind, tmp_path, script)
@@ -51,12 +26,11 @@ def test_probes_leave_no_trace(processes: RankProcesses, tmp_path: Path, kind: s
         assert_same(expected, outcome)
         assert outcome.logs == expected.logs
         assert outcome.n_steps == expected.n_steps == 17
-    sharded = any(not torch.equal(value, second.state[name]) for name, value in first.state.items() if "weight" in name)
-    assert sharded == (kind == "fsdp")
+    assert sharded(first, second) == (kind == "fsdp")
 
 
 def test_a_validation_is_over_the_examples_of_all_processes(processes: RankProcesses, tmp_path: Path) -> None:
-    """And over none of those that fill up the last batch."""
+    """Examples that fill up the last batch do not count."""
     first, second = processes.run(ranks.evaluate, tmp_path)
     assert first == second
     validated, evaluated = first

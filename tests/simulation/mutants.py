@@ -12,7 +12,7 @@ from unittest import mock
 
 from tests.simulation import episode
 from tuner_server.service import pipeline, tuner_service
-from tuner_server.storage import sql
+from tuner_server.storage import job_writes, sql
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -55,11 +55,11 @@ MUTANTS = (
     ),
     Mutant(
         "the version of a job is not looked at",
-        sql,
-        "_write_state",
-        "    return connection.execute(_WRITE_STATE, values).rowcount == 1",
-        "    return connection.execute(sa.update(_JOBS).where(JobRow.id == values['of_job']).values("
-        "{k: v for k, v in values.items() if k not in ('of_job', 'at_version')})).rowcount == 1",
+        job_writes,
+        "write_state",
+        "if connection.execute(WRITE_STATE, values).rowcount != 1:",
+        "if connection.execute(sa.update(_JOBS).where(JobRow.id == values['of_job']).values("
+        "{k: v for k, v in values.items() if k not in ('of_job', 'at_version')})).rowcount != 1:",
     ),
     Mutant(
         "a repeated report gets the directive that is outstanding",

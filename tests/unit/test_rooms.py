@@ -38,6 +38,7 @@ SERVER = (
     "service storage.backups",
     "rpc",
     "history ops",
+    "history.words",
     "web.charts",
     "web.pages",
     "report",
@@ -56,7 +57,8 @@ ABOVE_ALL = {"lrpilot", "tuner_server", "tuner_server.__main__"}
 CLIENTS = {"tuner_server.cli", "tuner_server.demo"}
 """Rooms of the server's distribution that use the client as everybody does."""
 TELLERS = {
-    f"tuner_server.{room}" for room in ("history", "web", "web.charts", "web.pages", "web.server", "report", "cli")
+    f"tuner_server.{room}"
+    for room in ("history", "history.words", "web", "web.charts", "web.pages", "web.server", "report", "cli")
 }
 """Rooms that tell what came of a job, whatever decided it."""
 UNTOLD = {"tuner_server.core.policies", "tuner_server.core.forecast", "tuner_server.core.search"}
@@ -149,7 +151,8 @@ def test_no_modules_import_one_another_in_a_circle() -> None:
         ("tuner_server.cli.job", "tuner_server.web.pages.views"),
         ("tuner_server.web.pages.views", "tuner_server.cli.job"),
         ("tuner_server.core.search.bracket", "tuner_server.core.evidence.divergence"),
-        ("tuner_server.history.method", "tuner_server.core.policies.autolrs"),
+        ("tuner_server.history.words.method", "tuner_server.core.policies.autolrs"),
+        ("tuner_server.history.timeline", "tuner_server.history.words.changes"),
         ("tuner_server.web.charts.forecasts", "tuner_server.core.forecast.base"),
         ("tuner_server.web.pages.views", "tuner_server.core.search.acquisition"),
         ("tuner_server.report.report_file", "tuner_server.core.policies"),

@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection
 from typing import Self
 
-from lrpilot.wire.plain_text import refusal
+from lrpilot.wire.text.plain_text import refusal
 
 from tuner_server.access.principal import Principal, Scope
 from tuner_server.access.token import Token

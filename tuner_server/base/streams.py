@@ -9,7 +9,7 @@ import select
 import sys
 import time
 
-from lrpilot.wire.plain_text import plain
+from lrpilot.wire.text.plain_text import plain
 
 STDIN, STDOUT, STDERR = 0, 1, 2
 SAY_S = 1.0

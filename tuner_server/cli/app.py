@@ -12,7 +12,8 @@ import typer
 from lrpilot.errors import LRPilotError, RefusedError, ScheduleError
 
 from tuner_server.base import streams
-from tuner_server.cli import config, dashboard, db, demo, job, jobs, plan, projects, report, serve, tokens, watch
+from tuner_server.cli import dashboard, demo, job, jobs, plan, report, watch
+from tuner_server.cli.administration import config, db, projects, serve, tokens
 from tuner_server.cli.what_if import forecast, refine
 from tuner_server.core.errors import InvalidInputError, NotFoundError, TunerError
 

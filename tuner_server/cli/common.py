@@ -16,8 +16,8 @@ from lrpilot.schedule.schedule import Schedule
 from lrpilot.transport.embedded_server import EmbeddedServer
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.job_names import called
 from lrpilot.wire.schedule_data import ScheduleData
+from lrpilot.wire.text.job_names import called
 from lrpilot.wire.unsearched import unsearched_so_far
 from rich.progress import Progress, SpinnerColumn, TextColumn
 

@@ -10,7 +10,7 @@ from plotille import Canvas
 from rich.table import Table
 from rich.text import Text
 
-from tuner_server.history.numbers import count
+from tuner_server.history.words.numbers import count
 
 WIDTH, HEIGHT = 64, 6
 """The size of a curve in characters."""

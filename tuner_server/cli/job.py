@@ -11,8 +11,8 @@ from google.protobuf import json_format
 from lrpilot.errors import ScheduleError
 from lrpilot.schedule.schedule import Schedule
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.job_names import called
-from lrpilot.wire.plain_text import plain
+from lrpilot.wire.text.job_names import called
+from lrpilot.wire.text.plain_text import plain
 from lrpilot.wire.unsearched import probe_steps
 from rich.table import Table
 from rich.text import Text

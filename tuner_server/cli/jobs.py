@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from google.protobuf import json_format
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.job_names import called
+from lrpilot.wire.text.job_names import called
 from lrpilot.wire.unsearched import probe_steps
 from rich import box
 from rich.cells import cell_len

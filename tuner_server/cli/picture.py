@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from lrpilot.schedule.curves import Piece
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.plain_text import plain
+from lrpilot.wire.text.plain_text import plain
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -21,17 +21,18 @@ from rich.text import Text
 from tuner_server.cli.common import vitals_now
 from tuner_server.cli.curve import curves
 from tuner_server.core.messages import Phase
-from tuner_server.history import lr_sensitivity
 from tuner_server.history.from_wire import job_and_history
-from tuner_server.history.headline import headline
-from tuner_server.history.numbers import count, number, steps
-from tuner_server.history.outlook import outlook_of_job
-from tuner_server.history.setback import setback
 from tuner_server.history.stage import Probe, Span, Stage
-from tuner_server.history.stopping import stopping
 from tuner_server.history.timeline import Timeline, timeline
-from tuner_server.history.unsought import unsought
-from tuner_server.history.verdict import verdict
+from tuner_server.history.words import lr_sensitivity
+from tuner_server.history.words.changes import mark_sentence
+from tuner_server.history.words.headline import headline
+from tuner_server.history.words.numbers import count, number, steps
+from tuner_server.history.words.outlook import outlook_of_job
+from tuner_server.history.words.setback import setback
+from tuner_server.history.words.stopping import stopping
+from tuner_server.history.words.unsought import unsought
+from tuner_server.history.words.verdict import verdict
 
 LAST_LOSSES = 10
 """Losses at the end of a probe, whose mean is its loss so far: one batch says little."""
@@ -78,7 +79,7 @@ def _parts(history: Timeline, *, live: bool) -> Iterator[RenderableType]:
     if latest is not None and latest.lr is None and latest.probes:
         yield _search(latest.probes, live=live)
     if history.changes:
-        yield Text("\n".join(["changes of the plan", *(f"  {mark.words}" for mark in history.changes), ""]))
+        yield Text("\n".join(["changes of the plan", *(f"  {mark_sentence(mark)}" for mark in history.changes), ""]))
     if history.spans:
         undone = any(stage.given_back_steps for stage in history.stages)
         yield curves([_piece(span) for span in history.spans], undone=undone)

@@ -1,1 +1,1 @@
-"""A job's story in words and numbers, for every face."""
+"""A job's story, laid out for every face along the steps that were run; `words` tells it."""

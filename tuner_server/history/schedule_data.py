@@ -13,7 +13,7 @@ from lrpilot.wire.schedule_data import ScheduleData
 
 from tuner_server.core.job.state import JobState
 from tuner_server.core.messages import Directive, Outcome, Phase, Validation
-from tuner_server.history.changes import overlooked
+from tuner_server.history.plan_mark import overlooked
 from tuner_server.storage import History, Series, StoredJob, StoredReport
 
 MEASURES_AT_ONCE = 128 * 2**20

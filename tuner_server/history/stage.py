@@ -23,7 +23,6 @@ from tuner_server.core.messages import (
     Validation,
     best_candidate,
 )
-from tuner_server.history import lr_way
 from tuner_server.storage import Series
 
 
@@ -79,6 +78,11 @@ class Probe:
         """The LR that was tried; of a range test the lowest."""
         assert self.directive.profile is not None
         return self.directive.profile.start_lr
+
+    @property
+    def is_range_test(self) -> bool:
+        """Whether the LR rose, to see where training falls apart."""
+        return self.directive.phase is Phase.RANGE_TEST
 
     @property
     def diverged(self) -> bool:
@@ -183,11 +187,11 @@ class Stage:
             return (self.spans[0].profile.peak,) if self.spans else ()
         if self.directive is None or self.directive.profile is None:
             return ()
-        found, before = [lr_way.highest_lr(self.directive.profile, self.directive.n_steps)], self.directive.profile
+        found, before = [_highest_lr(self.directive.profile, self.directive.n_steps)], self.directive.profile
         for span in self.spans[1:]:
             # The rest of a profile has an offset, and is no other one.
             if dataclasses.replace(span.profile, offset=before.offset) != before:
-                found.append(lr_way.highest_lr(span.profile, span.n_steps))
+                found.append(_highest_lr(span.profile, span.n_steps))
             before = span.profile
         return tuple(found)
 
@@ -314,3 +318,14 @@ class Stage:
         """The last validation of its committed steps."""
         found = [validation.loss for span in self.spans if span.kept for validation in span.validations]
         return found[-1] if found else None
+
+
+def _highest_lr(profile: Profile, n_steps: int) -> float:
+    """The highest LR that the first `n_steps` steps of a directive, at least one, lead to.
+
+    The LR of the step after the last one counts where they come to the profile's end: a ramp to 0.1 leads to 0.1.
+    """
+    highest = profile.highest_lr(n_steps)
+    assert highest is not None
+    ended = profile.offset + n_steps >= profile.length
+    return max(highest, profile.last_lr) if ended else highest

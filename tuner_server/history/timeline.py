@@ -22,8 +22,8 @@ from tuner_server.core.messages import (
     opening_loss,
 )
 from tuner_server.core.stages.committed import too_few
-from tuner_server.history.changes import PlanMark, overlooked
 from tuner_server.history.committed_run import CommittedRun
+from tuner_server.history.plan_mark import PlanMark, overlooked
 from tuner_server.history.stage import Probe, Span, Stage
 from tuner_server.storage import Entry, History, KnownHistory, Series
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import structlog
-from lrpilot.wire.plain_text import spelled_out
+from lrpilot.wire.text.plain_text import spelled_out
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from tuner_server.base.streams import STDERR

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import gc
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
@@ -163,15 +163,22 @@ async def run(
         await tell(await monitor.check())
         started(server.port)
         log.info("serving", host=listen.host, port=server.port, auth=settings.auth, tls=settings.tls_cert is not None)
-        monitoring = asyncio.create_task(monitor.run(tell))
-        waiting = asyncio.create_task(stopping.wait())
-        ended, _ = await asyncio.wait({monitoring, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        log.info("draining", grace_s=settings.grace_s)
-        monitoring.cancel()
-        await server.stop(settings.grace_s)
-        if monitoring in ended:
-            monitoring.result()  # a bug of ours: raises
+        await _monitored(server, monitor.run(tell), stopping, settings.grace_s)
     log.info("stopped")
+
+
+async def _monitored(
+    server: Server, monitor: Coroutine[None, None, None], stopping: asyncio.Event, grace_s: float
+) -> None:
+    """Lets a server answer until `stopping` is set, and drains it; whatever fails in the monitor ends it too."""
+    monitoring = asyncio.create_task(monitor)
+    waiting = asyncio.create_task(stopping.wait())
+    ended, _ = await asyncio.wait({monitoring, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    log.info("draining", grace_s=grace_s)
+    monitoring.cancel()
+    await server.stop(grace_s)
+    if monitoring in ended:
+        monitoring.result()  # a bug of ours: raises
 
 
 def _tune_interpreter() -> None:

@@ -8,9 +8,9 @@ from typing import Any
 from markupsafe import Markup
 
 from tuner_server.core.job.life import UNTOLD, Vitals
-from tuner_server.history.outlook import outlook_of_job
 from tuner_server.history.thinning import Window
 from tuner_server.history.timeline import Timeline
+from tuner_server.history.words.outlook import outlook_of_job
 from tuner_server.storage import StoredJob
 from tuner_server.web.charts.drawing import overview
 from tuner_server.web.charts.evidence import stage_curves

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import pydantic
 from google.protobuf.message import Message
-from lrpilot.wire.plain_text import plain, refusal
+from lrpilot.wire.text.plain_text import plain, refusal
 
 from tuner_server.core.errors import InvalidInputError
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from lrpilot.wire.plain_text import refusal
+from lrpilot.wire.text.plain_text import refusal
 
 from tuner_server.base.clock import utc_now
 from tuner_server.base.closing import Closing

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TypeVarTuple
 
 import sqlalchemy as sa
-from lrpilot.wire.job_names import id_beginning
+from lrpilot.wire.text.job_names import id_beginning
 
 from tuner_server.core.errors import InvalidInputError, NotFoundError, QuotaError
 from tuner_server.core.job.life import Life, LifeLimits, shown_word

@@ -17,7 +17,7 @@ from tuner_server.core.errors import ConflictError, InvalidInputError, NotFoundE
 from tuner_server.core.job.life import Life, LifeLimits, Signs
 from tuner_server.core.job.state import JobState, Status, Transition
 from tuner_server.core.messages import Directive
-from tuner_server.storage import codec, job_queries
+from tuner_server.storage import codec, job_queries, job_writes
 from tuner_server.storage.base import (
     ALL_JOBS,
     Change,
@@ -34,7 +34,7 @@ from tuner_server.storage.compaction import size
 from tuner_server.storage.database import Database
 from tuner_server.storage.deletion import delete_jobs
 from tuner_server.storage.history_read import HistoryRead, entry_of
-from tuner_server.storage.tables import Base, EntryRow, JobRow
+from tuner_server.storage.tables import EntryRow, JobRow
 from tuner_server.storage.write_check import touch
 
 _JOB = (
@@ -48,41 +48,6 @@ _JOB = (
     JobRow.leave_time,
     JobRow.note,
 )
-_JOBS, _ENTRIES = Base.metadata.tables[JobRow.__tablename__], Base.metadata.tables[EntryRow.__tablename__]
-_REPORT_COLUMNS = [
-    column.name for column in _ENTRIES.columns if column.nullable and column.name != EntryRow.decision.key
-]
-"""An entry's columns that are null until the report is there."""
-# What every report executes is built once, on the tables themselves: building costs more than executing. The columns
-# that are set are those of the values.
-_WRITE_STATE = sa.update(_JOBS).where(JobRow.id == sa.bindparam("of_job"), JobRow.version == sa.bindparam("at_version"))
-"""Writes a job's next state, unless the job is no longer at its version."""
-_LOCK_JOBS = (
-    sa.select(JobRow.id, JobRow.version)
-    .where(JobRow.id.in_(sa.bindparam("of_jobs", expanding=True)))
-    .order_by(JobRow.id)
-    .with_for_update()
-)
-"""Keeps others from changing jobs until the transaction ends, in one order everywhere. SQLite has one writer anyway."""
-_WRITE_REPORT = sa.update(_ENTRIES).where(
-    EntryRow.job_id == sa.bindparam("of_job"), EntryRow.number == sa.bindparam("on_number")
-)
-"""Writes a report to its directive."""
-_WRITE_DIRECTIVE = sa.insert(_ENTRIES)
-"""Writes a directive."""
-_SIGN = (
-    sa.update(_JOBS)
-    .where(
-        JobRow.id == sa.bindparam("of_job"),
-        JobRow.project == sa.bindparam("of_project"),
-        # The second: a moment that a clock has written which has been set back since tells nothing.
-        sa.or_(
-            JobRow.leave_time.is_(None), JobRow.leave_time < sa.bindparam("at"), JobRow.leave_time > sa.bindparam("far")
-        ),
-    )
-    .values(sign_time=sa.bindparam("at"), leave_time=None)
-)
-"""Writes a sign of a client, unless the client has left since."""
 
 
 class SqlStorage(Storage):
@@ -120,7 +85,7 @@ class SqlStorage(Storage):
             with self._database.writing() as connection:
                 job_queries.check_quota(connection, project, self.life_limits, now)
                 connection.execute(insert)
-                connection.execute(_WRITE_DIRECTIVE, _directive_values(job_id, transition))
+                connection.execute(job_writes.WRITE_DIRECTIVE, job_writes.directive_values(job_id, transition))
         except (ConflictError, QuotaError) as lost:
             return self._created_before(project, request_id, fingerprint, lost)
         return job
@@ -147,21 +112,21 @@ class SqlStorage(Storage):
         # In one order everywhere: two servers that lock the same rows in turn would wait for each other.
         ordered = sorted(range(len(changes)), key=lambda i: changes[i].job.id)
         prepared = {i: _at_version(*self._signed(changes[i].job, changes[i].transition.state, now)) for i in ordered}
-        taken = {i: _report_values(changes[i], prepared[i][0].update_time) for i in ordered}
-        issued = {i: _directive_values(changes[i].job.id, changes[i].transition) for i in ordered}
+        taken = {i: job_writes.report_values(changes[i], prepared[i][0].update_time) for i in ordered}
+        issued = {i: job_writes.directive_values(changes[i].job.id, changes[i].transition) for i in ordered}
         with self._database.writing() as connection:
-            written = _present(connection, ordered, [prepared[i][1] for i in ordered])
+            written = job_writes.present(connection, ordered, [prepared[i][1] for i in ordered])
             if written:
-                connection.execute(_WRITE_STATE, [prepared[i][1] for i in written])
-                connection.execute(_WRITE_REPORT, [taken[i] for i in written])
-                connection.execute(_WRITE_DIRECTIVE, [issued[i] for i in written])
+                connection.execute(job_writes.WRITE_STATE, [prepared[i][1] for i in written])
+                connection.execute(job_writes.WRITE_REPORT, [taken[i] for i in written])
+                connection.execute(job_writes.WRITE_DIRECTIVE, [issued[i] for i in written])
         return [prepared[i][0] if i in written else None for i in range(len(changes))]
 
     def update(self, job: StoredJob, state: JobState, now: datetime) -> StoredJob:
         """See `Storage`."""
         changed_job, values = _at_version(*_next(job, state, now))
         with self._database.writing() as connection:
-            _write_state_or_raise(connection, values)
+            job_writes.write_state(connection, values)
         return changed_job
 
     def describe(self, job: StoredJob, name: str, note: str) -> StoredJob:
@@ -172,7 +137,7 @@ class SqlStorage(Storage):
             dataclasses.replace(described, note=note), {**changed, "name": name, "note": note}
         )
         with self._database.writing() as connection:
-            _write_state_or_raise(connection, values)
+            job_writes.write_state(connection, values)
         return described
 
     def sign(self, signs: Mapping[tuple[str, str], datetime]) -> None:
@@ -185,13 +150,13 @@ class SqlStorage(Storage):
         if not values:
             return
         with self._database.writing() as connection:
-            connection.execute(_SIGN, values)
+            connection.execute(job_writes.SIGN, values)
 
     def leave(self, job: StoredJob, now: datetime) -> None:
         """See `Storage`."""
         values = {"of_job": job.id, "at_version": job.version, "sign_time": now, "leave_time": now}
         with self._database.writing() as connection:
-            _write_state_or_raise(connection, values)
+            job_writes.write_state(connection, values)
 
     def rewind(self, job: StoredJob, state: JobState, now: datetime) -> StoredJob:
         """See `Storage`."""
@@ -201,10 +166,10 @@ class SqlStorage(Storage):
         reopen = (
             sa.update(EntryRow)
             .where(EntryRow.job_id == job.id, EntryRow.number == number)
-            .values(dict.fromkeys(_REPORT_COLUMNS))
+            .values(dict.fromkeys(job_writes.REPORT_COLUMNS))
         )
         with self._database.writing() as connection:
-            _write_state_or_raise(connection, values)
+            job_writes.write_state(connection, values)
             connection.execute(forget)
             connection.execute(reopen)
         return changed_job
@@ -345,61 +310,8 @@ def _next(job: StoredJob, state: JobState, now: datetime) -> tuple[StoredJob, di
 
 
 def _at_version(changed_job: StoredJob, changed: dict[str, Any]) -> tuple[StoredJob, dict[str, Any]]:
-    """A job in its next state, and the values of `_WRITE_STATE`."""
+    """A job in its next state, and the values of `job_writes.WRITE_STATE`."""
     return changed_job, {"of_job": changed_job.id, "at_version": changed_job.version - 1, **changed}
-
-
-def _present(connection: sa.Connection, changes: Sequence[int], values: Sequence[dict[str, Any]]) -> list[int]:
-    """Those changes whose jobs are at the versions that are to be replaced, and stay so until the transaction ends.
-
-    One statement for all jobs: in a group that a server writes, each further one costs as much as the group's commit.
-    """
-    rows = connection.execute(_LOCK_JOBS, {"of_jobs": sorted({one["of_job"] for one in values})})
-    versions = {row.id: row.version for row in rows}
-    return [i for i, one in zip(changes, values, strict=True) if versions.get(one["of_job"]) == one["at_version"]]
-
-
-def _write_state(connection: sa.Connection, values: dict[str, Any]) -> bool:
-    """Writes a job's next state; False if the job is no longer at the version that was to be replaced."""
-    return connection.execute(_WRITE_STATE, values).rowcount == 1
-
-
-def _write_state_or_raise(connection: sa.Connection, values: dict[str, Any]) -> None:
-    """Writes a job's next state. Raises: ConflictError: the job is no longer at the version that was to be replaced."""
-    if not _write_state(connection, values):
-        raise ConflictError(f"job {values['of_job']}: another request changed it; load it and try again")
-
-
-def _report_values(change: Change, report_time: datetime) -> dict[str, Any]:
-    """The values of `_WRITE_REPORT`."""
-    report = change.report
-    return {
-        "of_job": change.job.id,
-        "on_number": report.directive_number,
-        "outcome": report.outcome.value,
-        "n_steps": report.n_steps,
-        "losses": codec.encode_losses(report.losses),
-        "validations": codec.validations_to_json(report.validations),
-        "wall_time_s": report.wall_time_s,
-        "replacement": None if report.replacement is None else codec.to_json(report.replacement),
-        "note": report.note or None,
-        "measures": codec.encode_measures(report.measures) if report.measures else None,
-        "change": None if report.change is None else codec.to_json(report.change),
-        "ending": None if report.ending is None else codec.to_json(report.ending),
-        "fingerprint": change.fingerprint,
-        "report_time": report_time,
-    }
-
-
-def _directive_values(job_id: str, transition: Transition) -> dict[str, Any]:
-    """The row of a directive, and of the decision behind it."""
-    decision = transition.decision
-    return {
-        "job_id": job_id,
-        "number": transition.directive.number,
-        "directive": codec.to_json(transition.directive),
-        "decision": codec.to_json(decision) if decision is not None else None,
-    }
 
 
 def _load(connection: sa.Connection, job_id: str) -> StoredJob:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from lrpilot.narration.screen import Screen, other_bars
-from lrpilot.wire.job_names import called
 from lrpilot.wire.schedule_data import Validation
+from lrpilot.wire.text.job_names import called
 
 BAR_S = 0.5
 """Seconds between two bars: a person reads no faster, and a step that draws one takes some tens of microseconds."""
@@ -75,6 +75,16 @@ class Narrator:
         job, told = run.job_id[:SHORT_ID], called(name, run.job_id)
         self._screen.line(
             f"lrpilot: job {job} {told!r}, {where}: policy {policy}, {steps}; `lrpilot show {job}` tells more"
+        )
+
+    def resumed(self, run: NarratedRun, name: str) -> None:
+        """The run goes on from a checkpoint, as another job than the one that was told as it was opened."""
+        if not run.job_id:
+            return
+        job, told, steps = run.job_id[:SHORT_ID], called(name, run.job_id), f"{run.committed_step:,}"
+        self._screen.line(
+            f"lrpilot: goes on from its checkpoint as job {job} {told!r}, {steps} steps in the model; "
+            f"`lrpilot show {job}` tells more, and not the job above"
         )
 
     def decided(self, run: NarratedRun, peak_lr: float, n_steps: int, reason: str) -> None:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, TextIO
 
-from lrpilot.wire.plain_text import plain
+from lrpilot.wire.text.plain_text import plain
 
 VARIABLE = "LRPILOT_PROGRESS"
 """Set to 0, it tells nothing; set to 1, it tells also where standard error is neither a terminal nor a notebook."""

@@ -5,7 +5,7 @@ another optimizer, in a generator of its own. So nothing is looked up by name. F
 followed, and of every mutable object on the way the contents are kept: of a dict its items, of an object its class and
 attributes, of a random generator its state. Putting them back fills the same objects again, so what was shared is
 shared, what was added is gone, and what was removed is back. Values of tensors are the business of
-`lrpilot.backends.torch.snapshot`.
+`lrpilot.backends.torch.rollback.snapshot`.
 
 Not followed: classes, functions and what they close over, and the machinery of frameworks (`_MACHINERY`), which is
 about the run and not about its state. Iterators and objects of C extensions can't be put back.

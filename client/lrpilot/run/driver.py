@@ -31,9 +31,9 @@ from lrpilot.transport.base import Transport
 from lrpilot.transport.embedded_transport import EmbeddedTransport
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.job_names import called
-from lrpilot.wire.plain_text import plain
 from lrpilot.wire.schedule_data import Validation
+from lrpilot.wire.text.job_names import called
+from lrpilot.wire.text.plain_text import plain
 from lrpilot.wire.weights import Weights
 
 if TYPE_CHECKING:
@@ -111,16 +111,7 @@ class Driver(DrawingRunner):
         self._observers = given["observers"]
         self._closing = False
         self._config = config = job_config(
-            **told,
-            **ends,
-            stop_when=stop_when,
-            base_lr=self._lr.now,
-            has_validation=backend.has_validation,
-            maximises=maximises(mode, validates=backend.has_validation),
-            measures=backend.measures,
-            recorded=checked(record=record)["record"],
-            members=self._members if self._members > 1 else 0,
-            has_average=backend.average is not None,
+            **told, **ends, **self._traits(mode), stop_when=stop_when, recorded=checked(record=record)["record"]
         )
 
         def connect() -> Session:
@@ -135,6 +126,18 @@ class Driver(DrawingRunner):
         self._follow(first)
         if isinstance(self._session, Session):
             weakref.finalize(self, _leave, self._session).atexit = False  # the session sees to that itself
+
+    def _traits(self, mode: Literal["min", "max"]) -> dict[str, Any]:
+        """What a job's config tells of the run itself, besides what the user chose."""
+        backend = self._backend
+        return {
+            "base_lr": self._lr.now,
+            "has_validation": backend.has_validation,
+            "maximises": maximises(mode, validates=backend.has_validation),
+            "measures": backend.measures,
+            "members": self._members if self._members > 1 else 0,
+            "has_average": backend.average is not None,
+        }
 
     def step(self, loss: Any) -> None:
         """Takes the loss of the step that was just made, and prepares the next one.
@@ -332,6 +335,10 @@ class Driver(DrawingRunner):
         if self._narrator is not None:
             peak_lr = self._lease.profile.highest_lr(directive.n_steps) or self.lr
             self._narrator.decided(self, peak_lr, directive.n_steps, directive.reason)
+
+    def _on_resumed(self) -> None:
+        if self._narrator is not None:
+            self._narrator.resumed(self, self._config.name)
 
     def _on_reported(self, directive: pb.Directive, report: pb.Report, start: int) -> None:
         if self._narrator is not None:

@@ -78,8 +78,8 @@ class Repetition:
         return (
             f"a probe began with a loss of {loss:.7g} where the first one had {self._first_loss:.7g}, from the same "
             f"state, batch and random numbers: something that training changes was not put back. It may be {cause}a "
-            "variable of the loop, of a class or of a closure (lrpilot.check_rollback looks for it, and register= puts "
-            "it back), or the loss is one from after the update"
+            "variable of the loop, a class or a closure (lrpilot.check_rollback looks for it, register= puts it back), "
+            "or the loss was taken after the update"
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from lrpilot.schedule.curves import (
     pieces,
     run_step,
 )
-from lrpilot.wire.job_names import called
-from lrpilot.wire.plain_text import plain
 from lrpilot.wire.schedule_data import Replan, ScheduleData
+from lrpilot.wire.text.job_names import called
+from lrpilot.wire.text.plain_text import plain
 
 
 class ShownRun(Protocol):

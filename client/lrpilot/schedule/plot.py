@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrpilot.errors import ScheduleError
-from lrpilot.wire.job_names import called
-from lrpilot.wire.plain_text import plain
 from lrpilot.wire.schedule_data import ScheduleData
+from lrpilot.wire.text.job_names import called
+from lrpilot.wire.text.plain_text import plain
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from lrpilot.arguments import file_path, real, shown, whole
 from lrpilot.errors import ScheduleError
-from lrpilot.wire.job_names import called
 from lrpilot.wire.limits import MAX_STEPS
-from lrpilot.wire.plain_text import plain
 from lrpilot.wire.schedule_data import ScheduleData
+from lrpilot.wire.text.job_names import called
+from lrpilot.wire.text.plain_text import plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,7 +11,7 @@ from google.protobuf import struct_pb2
 from lrpilot.arguments import as_number, shown
 from lrpilot.errors import ConfigError
 from lrpilot.v1 import tuner_pb2 as pb
-from lrpilot.wire.plain_text import refusal
+from lrpilot.wire.text.plain_text import refusal
 
 
 def job_config(

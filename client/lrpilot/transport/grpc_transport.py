@@ -21,8 +21,8 @@ from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.v1 import tuner_pb2_grpc
 from lrpilot.wire.loopback import is_loopback
 from lrpilot.wire.messages.schedule_parts import merged
-from lrpilot.wire.plain_text import plain
 from lrpilot.wire.revision import REVISION, REVISION_KEY
+from lrpilot.wire.text.plain_text import plain
 
 _MAX_MESSAGE_BYTES = 64 * 2**20
 _OPTIONS = [

@@ -47,7 +47,7 @@ class Validation:
     loss: float
 
     def turned(self) -> Validation:
-        """The same, of the other sign."""
+        """This validation with the other sign."""
         return Validation(self.step, -self.loss)
 
 
@@ -106,7 +106,7 @@ class Ending:
     average: float | None = None
 
     def turned(self) -> Ending:
-        """The same, with validations of the other sign."""
+        """This ending with validations of the other sign."""
         last, average = (None if value is None else -value for value in (self.last, self.average))
         return dataclasses.replace(self, last=last, average=average)
 
@@ -206,7 +206,7 @@ class ScheduleData:
         return self.segments[-1].start_step + self.segments[-1].n_steps if self.segments else 0
 
     def turned(self) -> Self:
-        """The same, with validations of the other sign: as they go over the wire, or as `validate` gave them."""
+        """This schedule with validations of the other sign: as they go over the wire, or as `validate` gave them."""
         return dataclasses.replace(
             self,
             mode="min" if self.mode == "max" else "max",

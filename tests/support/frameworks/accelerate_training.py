@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,42 +11,24 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import (
     DataLoaderConfiguration,
-    DistributedType,
     FullyShardedDataParallelPlugin,
     GradientAccumulationPlugin,
 )
-from lrpilot import ConfigError, Schedule
+from lrpilot import ConfigError
 from lrpilot.integrations.accelerate import tuner as make_tuner
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.tuner import Tuner
 from lrpilot.v1 import tuner_pb2 as pb
 from torch import nn
-from torch.distributed.tensor import DTensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
+from tests.support.frameworks.accelerate_state import set_kind, small_shards
 from tests.support.frameworks.launched import as_launched
-
-AUTOLRS: dict[str, Any] = {
-    "total_steps": 60,
-    "policy": "autolrs",
-    "policy_options": {"tau": 20, "tau_prime": 4, "candidates": 2},
-    "lr_bounds": (1e-4, 1.0),
-}
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a rank's run came to."""
-
-    state: dict[str, torch.Tensor]
-    """Model, optimizer, scaler and random state as they lie on the rank."""
-    lrs: list[float]
-    schedule: Schedule | None
-    job_id: str = ""
+from tests.support.frameworks.rank_runs import AUTOLRS, RankRun, state_of, told_of
 
 
 class Training:
@@ -109,7 +90,7 @@ class Training:
         return make_tuner(self.accelerator, self.model, self.optimizer, validate=self.validate, **arguments)
 
     def validate(self) -> float:
-        """On all data, a part on each rank, and reduced."""
+        """The loss on all data, of which each rank has a part."""
         self.model.eval()
         inputs, targets = self.loader.dataset.tensors
         share = slice(dist.get_rank(), None, dist.get_world_size())
@@ -125,32 +106,17 @@ class Training:
                 if len(self.lrs) == save_at:
                     self.accelerator.save_state(str(directory))
 
-    def outcome(self, tuner: Tuner | None = None) -> Outcome:
-        state = {f"model.{name}": value for name, value in self.model.state_dict().items()} | {
-            f"optimizer.{i}.{name}": value
-            for i, values in self.optimizer.state_dict()["state"].items()
-            for name, value in values.items()
-        }
-        state = {name: (v.to_local() if isinstance(v, DTensor) else v).clone() for name, v in state.items()}
-        state["random"] = torch.get_rng_state()
+    def outcome(self, tuner: Tuner | None = None) -> RankRun:
+        state = state_of(self.model, self.optimizer)
         if self.accelerator.scaler is not None:
             state["scale"] = torch.tensor(self.accelerator.scaler.get_scale())
-        schedule = None if tuner is None else dataclasses.replace(tuner.schedule, job_id="")
-        return Outcome(state, self.lrs, schedule, "" if tuner is None else tuner.job_id)
+        return RankRun(state=state, lrs=self.lrs, **told_of(tuner))
 
 
 def _pretend_to_shard(accelerator: Accelerator) -> None:
     """Has Accelerate shard on the CPU, which PyTorch can and Accelerate does not ask it for."""
-    _set_kind("FSDP")
-    accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
-        fsdp_version=2, auto_wrap_policy="size_based_wrap", min_num_params=100, cpu_ram_efficient_loading=False
-    )
-
-
-def _set_kind(kind: str) -> None:
-    """Has every state of Accelerate's say that the processes share the training in this way."""
-    for state in (PartialState._shared_state, AcceleratorState._shared_state):
-        state["distributed_type"] = DistributedType(kind)
+    set_kind("FSDP")
+    accelerator.state.fsdp_plugin = small_shards()
 
 
 def _endless(loader: Any) -> Iterator[Any]:
@@ -162,8 +128,8 @@ def _endless(loader: Any) -> Iterator[Any]:
 # --- what `RankProcesses` run -----------------------------------------------------------------------------------------
 
 
-def train_bare(kind: str, accumulation: int, n_steps: int) -> Outcome:
-    """Without a tuner."""
+def train_bare(kind: str, accumulation: int, n_steps: int) -> RankRun:
+    """Trains without a tuner."""
     training = Training(kind, accumulation)
     batches = _endless(training.loader)
     while len(training.lrs) < n_steps:
@@ -173,7 +139,7 @@ def train_bare(kind: str, accumulation: int, n_steps: int) -> Outcome:
 
 def train_by_script(
     kind: str, accumulation: int, script: list[bytes], poisoned_at: tuple[int, int] | None = None
-) -> tuple[Outcome, list[bytes]]:
+) -> tuple[RankRun, list[bytes]]:
     """Carries directives out; with the reports on them (none of ranks but 0)."""
     training = Training(kind, accumulation)
     training.poisoned_at = poisoned_at
@@ -189,18 +155,18 @@ def _keeps_scale(kind: str) -> bool:
     return kind != "fsdp"
 
 
-def train_and_save(kind: str, server: str, directory: Path, save_at: int) -> Outcome:
+def train_and_save(kind: str, server: str, directory: Path, save_at: int) -> RankRun:
     """A whole run, which leaves a state behind."""
     training = Training(kind, 2, scaled=_keeps_scale(kind))
-    with training.tuner(server=server, **AUTOLRS) as tuner:
+    with training.tuner(server=server, total_steps=60, **AUTOLRS) as tuner:
         training.train(tuner, save_at, directory)
         return training.outcome(tuner)
 
 
-def resume(kind: str, server: str, directory: Path) -> Outcome:
+def resume(kind: str, server: str, directory: Path) -> RankRun:
     """Goes on from the state, in a model of other weights."""
     training = Training(kind, 2, seed=9, scaled=_keeps_scale(kind))
-    with training.tuner(server=server, **AUTOLRS) as tuner:
+    with training.tuner(server=server, total_steps=60, **AUTOLRS) as tuner:
         training.accelerator.load_state(str(directory))
         training.train(tuner)
         return training.outcome(tuner)
@@ -211,7 +177,7 @@ def refuse(kind: str | None, parallelism: dict[str, int] | None, even_batches: b
     training = Training("ddp")
     training.accelerator.even_batches = even_batches
     if kind is not None:
-        _set_kind(kind)
+        set_kind(kind)
         training.accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(fsdp_version=1)
     training.accelerator.state.parallelism_config = None if parallelism is None else SimpleNamespace(**parallelism)
     try:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
-from lrpilot import ConfigError, Schedule
+from lrpilot import ConfigError
 from lrpilot.integrations.lightning import TunerCallback
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
@@ -24,27 +24,17 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests.support.frameworks.launched import as_launched, kill
+from tests.support.frameworks.rank_runs import AUTOLRS, RankRun, state_of, told_of
 
 BATCH = 4
-AUTOLRS: dict[str, Any] = {
-    "policy": "autolrs",
-    "policy_options": {"tau": 20, "tau_prime": 4, "candidates": 2},
-    "lr_bounds": (1e-4, 1.0),
-}
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a rank's run came to."""
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome(RankRun):
+    """A rank's run, and what its Trainer tells of it."""
 
-    state: dict[str, torch.Tensor]
-    """Model, optimizer and random state as they lie on the rank."""
-    lrs: list[float]
-    """The LR of every step of the Trainer's own loop."""
     metrics: dict[str, float]
     n_steps: int
-    schedule: Schedule | None = None
-    job_id: str = ""
 
 
 class Net(LightningModule):  # type: ignore[misc]  # Lightning's types are not read
@@ -130,25 +120,17 @@ def _fit(kind: str, trainer: Trainer, checkpoint: Path | None = None) -> Net:
 
 
 def _outcome(net: Net, trainer: Trainer, watcher: Watcher, callback: TunerCallback | None = None) -> Outcome:
-    state = {f"model.{name}": value for name, value in net.state_dict().items()} | {
-        f"optimizer.{i}.{name}": value
-        for i, values in trainer.optimizers[0].state_dict()["state"].items()
-        for name, value in values.items()
-    }
-    state = {name: (v.to_local() if isinstance(v, DTensor) else v).clone() for name, v in state.items()}
-    state["random"] = torch.get_rng_state()
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    if callback is None:
-        return Outcome(state, watcher.lrs, metrics, trainer.global_step)
-    schedule = dataclasses.replace(callback.tuner.schedule, job_id="")
-    return Outcome(state, watcher.lrs, metrics, trainer.global_step, schedule, callback.tuner.job_id)
+    told = told_of(None if callback is None else callback.tuner)
+    state = state_of(net, trainer.optimizers[0])
+    return Outcome(state=state, lrs=watcher.lrs, metrics=metrics, n_steps=trainer.global_step, **told)
 
 
 # --- what `RankProcesses` run -----------------------------------------------------------------------------------------
 
 
 def train_bare(kind: str, path: Path, n_steps: int) -> Outcome:
-    """Without a tuner."""
+    """Trains without a tuner."""
     watcher = Watcher()
     trainer = _trainer(kind, path, [watcher], max_steps=n_steps)
     return _outcome(_fit(kind, trainer), trainer, watcher)

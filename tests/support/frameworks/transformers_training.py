@@ -8,40 +8,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
-from lrpilot import ConfigError, Schedule
+from accelerate.state import AcceleratorState
+from lrpilot import ConfigError
 from lrpilot.integrations.transformers import TunerTrainer
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.v1 import tuner_pb2 as pb
 from torch import nn
-from torch.distributed.tensor import DTensor
 from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
+from tests.support.frameworks.accelerate_state import set_kind, small_shards
 from tests.support.frameworks.launched import as_launched, kill
+from tests.support.frameworks.rank_runs import AUTOLRS, RankRun, state_of, told_of
 
 BATCH = 4
-AUTOLRS: dict[str, Any] = {
-    "policy": "autolrs",
-    "policy_options": {"tau": 20, "tau_prime": 4, "candidates": 2},
-    "lr_bounds": (1e-4, 1.0),
-}
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a rank's run came to."""
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome(RankRun):
+    """A rank's run, and what its Trainer tells of it."""
 
-    state: dict[str, torch.Tensor]
-    """Model, optimizer and random state as they lie on the rank."""
-    lrs: list[float]
-    """The LR of every step of the Trainer's own loop."""
     logs: list[float]
     """The losses that the Trainer logged."""
     n_steps: int
-    schedule: Schedule | None = None
-    job_id: str = ""
 
 
 class Classifier(nn.Module):
@@ -122,40 +111,24 @@ def _made(trainer: type[Trainer], kind: str, path: Path, options: dict[str, Any]
         **options,
     )
     if kind == "fsdp":
-        _set_kind("FSDP")
+        set_kind("FSDP")
         made.is_fsdp_enabled = True
-        made.accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
-            fsdp_version=2, auto_wrap_policy="size_based_wrap", min_num_params=100, cpu_ram_efficient_loading=False
-        )
+        made.accelerator.state.fsdp_plugin = small_shards()
     return made, watcher
 
 
-def _set_kind(kind: str) -> None:
-    """Has every state of Accelerate's say that the processes share the training in this way."""
-    for state in (PartialState._shared_state, AcceleratorState._shared_state):
-        state["distributed_type"] = DistributedType(kind)
-
-
 def _outcome(trainer: Any, watcher: Watcher) -> Outcome:
-    state = {f"model.{name}": value for name, value in trainer.model.state_dict().items()} | {
-        f"optimizer.{i}.{name}": value
-        for i, values in trainer.optimizer.state_dict()["state"].items()
-        for name, value in values.items()
-    }
-    state = {name: (v.to_local() if isinstance(v, DTensor) else v).clone() for name, v in state.items()}
-    state["random"] = torch.get_rng_state()
     logs = [row["loss"] for row in trainer.state.log_history if "loss" in row]
-    tuner = getattr(trainer, "tuner", None)
-    schedule = None if tuner is None else dataclasses.replace(tuner.schedule, job_id="")
-    job_id = "" if tuner is None else tuner.job_id
-    return Outcome(state, watcher.lrs, logs, trainer.state.global_step, schedule, job_id)
+    told = told_of(getattr(trainer, "tuner", None))
+    state = state_of(trainer.model, trainer.optimizer)
+    return Outcome(state=state, lrs=watcher.lrs, logs=logs, n_steps=trainer.state.global_step, **told)
 
 
 # --- what `RankProcesses` run -----------------------------------------------------------------------------------------
 
 
 def train_bare(kind: str, path: Path, n_steps: int) -> Outcome:
-    """With a plain Trainer."""
+    """Trains with a plain Trainer."""
     trainer, watcher = _made(Trainer, kind, path, {}, max_steps=n_steps)
     trainer.train()
     return _outcome(trainer, watcher)

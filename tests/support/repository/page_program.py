@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lrpilot.wire.job_names import ANIMALS, QUALITIES
+from lrpilot.wire.text.job_names import ANIMALS, QUALITIES
 
 from tests.support.repository import doc_pages
 

@@ -16,17 +16,17 @@ from tests.support.training.device_training import DeviceRun, assert_no_trace, s
 
 
 def replicated(model: nn.Module) -> nn.Module:
-    """By DDP."""
+    """A model whose gradients DDP averages."""
     return DistributedDataParallel(model)
 
 
 def with_views(model: nn.Module) -> nn.Module:
-    """By DDP, whose buckets the gradients are views of."""
+    """A model whose gradients are views of DDP's buckets."""
     return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
 def sharded(model: Any) -> nn.Module:
-    """By FSDP2, each block by itself."""
+    """A model that FSDP2 shards, each block by itself."""
     device = next(model.parameters()).device.type
     mesh = init_device_mesh(device, (torch.distributed.get_world_size(),))
     for block in model.blocks:

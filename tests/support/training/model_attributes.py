@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lrpilot.backends.torch.snapshot import Snapshot
+from lrpilot.backends.torch.rollback.snapshot import Snapshot
 from torch import nn
 
 

@@ -19,10 +19,10 @@ from tuner_server.cli.picture import laid_out, picture
 from tuner_server.core.config import JobConfig
 from tuner_server.core.job import machine
 from tuner_server.core.messages import Outcome, Phase
-from tuner_server.history import headline, lr_sensitivity
-from tuner_server.history.setback import setback
 from tuner_server.history.timeline import timeline
-from tuner_server.history.verdict import verdict
+from tuner_server.history.words import headline, lr_sensitivity
+from tuner_server.history.words.setback import setback
+from tuner_server.history.words.verdict import verdict
 from tuner_server.rpc.schedule_messages import schedule_to_pb
 
 TWO_STAGES = config(400, **QUICK)

@@ -15,7 +15,7 @@ NAME: contextvars.ContextVar[str] = contextvars.ContextVar("name")
 
 
 def interrupt_soon() -> None:
-    """As Ctrl-C does, once this thread waits."""
+    """Interrupts this thread once it waits, as Ctrl-C does."""
     main = threading.main_thread().ident
     assert main is not None
 

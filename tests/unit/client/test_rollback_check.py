@@ -13,7 +13,7 @@ import lrpilot
 import numpy as np
 import pytest
 import torch
-from lrpilot.backends.torch.state_paths import fingerprints
+from lrpilot.backends.torch.rollback.state_paths import fingerprints
 from lrpilot.errors import ConfigError
 from torch import nn
 

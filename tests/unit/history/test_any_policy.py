@@ -23,11 +23,11 @@ from tuner_server.core.policies import POLICIES
 from tuner_server.core.policies.base import Options, Policy, PolicyState, Progress, Step
 from tuner_server.core.search.prior import Optimum
 from tuner_server.history.from_wire import job_and_history
-from tuner_server.history.headline import headline
-from tuner_server.history.reasons import why
 from tuner_server.history.stage import Undoing
 from tuner_server.history.thinning import Window
 from tuner_server.history.timeline import Timeline, timeline
+from tuner_server.history.words.headline import headline
+from tuner_server.history.words.reasons import why
 from tuner_server.report.report_file import report_html
 from tuner_server.rpc.schedule_messages import schedule_to_pb
 from tuner_server.service.family import optimum_of

@@ -19,9 +19,9 @@ from tests.support.repository import old_databases
 from tuner_server.core.job.state import JobState
 from tuner_server.core.messages import Decision, Directive, Report
 from tuner_server.history.from_wire import job_and_history
-from tuner_server.history.reasons import actual_end
 from tuner_server.history.thinning import Window
 from tuner_server.history.timeline import timeline
+from tuner_server.history.words.reasons import actual_end
 from tuner_server.report.report_file import report_html
 from tuner_server.rpc.schedule_messages import schedule_to_pb
 from tuner_server.service.family import optimum_of

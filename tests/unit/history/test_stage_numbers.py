@@ -40,7 +40,7 @@ def on_the_wire(run: Run) -> pb.GetScheduleResponse:
 
 
 def numbers(run: Run) -> list[int]:
-    """Of the committed steps, as the page has them."""
+    """The stages of the committed steps, as the page numbers them."""
     return [stage.index + 1 for stage in timeline(history(run)).stages if stage.spans]
 
 

@@ -19,8 +19,8 @@ from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.early_warning import EarlyWarning, WarningRule
 from lrpilot.wire.messages.directives import rest_of
 from lrpilot.wire.messages.profiles import profile_from_proto, profile_to_proto
-from lrpilot.wire.plain_text import plain
 from lrpilot.wire.profile import Profile, Shape
+from lrpilot.wire.text.plain_text import plain
 
 from tests.support.servers.wire_client import directive_from_pb, report_to_pb
 from tests.support.shapes import shapes

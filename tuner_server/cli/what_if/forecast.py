@@ -32,7 +32,7 @@ from tuner_server.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from tuner_server.history.committed_run import CommittedRun, Piece
-    from tuner_server.history.outlook import Forecast, Outlook
+    from tuner_server.history.words.outlook import Forecast, Outlook
 
 app = typer.Typer()
 
@@ -106,7 +106,7 @@ def forecast(
     nothing is forecast above the LRs that the run has seen.
     """
     from tuner_server.core.laws.curve import UnfittableError
-    from tuner_server.history import outlook as outlooks
+    from tuner_server.history.words import outlook as outlooks
 
     shapes = [_shape(text) for text in schedule or ("linear",)]
     subject = _subject(job, server)
@@ -145,9 +145,9 @@ def _subject(job: str, server: str | None) -> _Subject:
     if (saved := saved_schedule(job)) is not None:
         return _Subject(titled(saved), CommittedRun.of_schedule(saved), None)
     from tuner_server.history.from_wire import job_and_history
-    from tuner_server.history.outlook import planned_rest
     from tuner_server.history.schedule_data import data_of_schedule
     from tuner_server.history.timeline import timeline
+    from tuner_server.history.words.outlook import planned_rest
 
     with readable(server) as tuner:
         found, entries = job_and_history(schedule_of(tuner, job, pb.SCHEDULE_VIEW_FULL))
@@ -159,7 +159,7 @@ def _subject(job: str, server: str | None) -> _Subject:
 
 def _n_steps(subject: _Subject, steps: int | None, *, from_start: bool) -> int:
     """The steps that are asked for, or those that go without saying."""
-    from tuner_server.history.outlook import ANNEALED_SHARE
+    from tuner_server.history.words.outlook import ANNEALED_SHARE
 
     run, planned = subject.run, subject.planned
     if steps is None and from_start:
@@ -171,7 +171,7 @@ def _n_steps(subject: _Subject, steps: int | None, *, from_start: bool) -> int:
 
 def _peak(run: CommittedRun, n_steps: int, peak: float | None, *, from_start: bool) -> tuple[float, str]:
     """The LR that a schedule falls from, and why, where it is neither the one that was named nor the present one."""
-    from tuner_server.history.numbers import number, steps
+    from tuner_server.history.words.numbers import number, steps
 
     if peak is not None:
         if not (math.isfinite(peak) and peak > 0):
@@ -236,7 +236,7 @@ def _json(found: Outlook, asked: Sequence[_Asked], peak: float) -> dict[str, Any
 
 
 def _tell(found: Outlook, asked: Sequence[_Asked], why: str) -> None:
-    from tuner_server.history.numbers import count
+    from tuner_server.history.words.numbers import count
 
     console = Terminal()
     if not all(found.is_clear(one.forecast) for one in asked):
@@ -258,7 +258,7 @@ def _tell(found: Outlook, asked: Sequence[_Asked], why: str) -> None:
 
 def _lrs(one: Forecast) -> str:
     """The LRs of a forecast: the first, the last, and the highest where it begins lower."""
-    from tuner_server.history.numbers import number
+    from tuner_server.history.words.numbers import number
 
     first, (last, n_steps) = one.pieces[0].profile, one.pieces[-1]
     begin, end = first.lr(0), last.lr(n_steps)

@@ -10,7 +10,7 @@ from lrpilot.schedule.plot import save, write_title
 from matplotlib.figure import Figure
 
 from tuner_server.core.errors import InvalidInputError
-from tuner_server.history.outlook import Forecast, Outlook
+from tuner_server.history.words.outlook import Forecast, Outlook
 
 _COMMITTED, _FITTED = "#1f5fa8", "#808080"
 _COLOURS = ("#d9822b", "#1b7f4d", "#8a4fa8", "#b03060", "#3a9ba5", "#7a6a2f")

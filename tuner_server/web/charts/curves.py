@@ -14,6 +14,7 @@ from tuner_server.core.messages import Outcome, Phase
 from tuner_server.history.stage import Span, Stage
 from tuner_server.history.thinning import IntArray, Window, thinned
 from tuner_server.history.timeline import Timeline
+from tuner_server.history.words.changes import mark_label
 from tuner_server.storage import Series
 from tuner_server.web.charts.axes import of_losses, of_lrs
 
@@ -106,7 +107,10 @@ def job_curves(found: Timeline, window: Window) -> JobCurves:
         "committed_lr": committed_lr,
         "search_lr": search_lr,
         "broken": _broken(spans),
-        "changes": {"x": [mark.step + 0.5 for mark in found.changes], "text": [mark.label for mark in found.changes]},
+        "changes": {
+            "x": [mark.step + 0.5 for mark in found.changes],
+            "text": [mark_label(mark) for mark in found.changes],
+        },
         "promised": _promised(found.stages),
         "stages": [band for stage in found.stages if (band := _band(stage)) is not None],
         "loss_range": [losses.low, losses.high],

@@ -10,10 +10,10 @@ from typing import TypedDict
 import numpy as np
 
 from tuner_server.core.messages import Extrapolation, Phase
-from tuner_server.history.numbers import number, with_error
-from tuner_server.history.reasons import actual_end
 from tuner_server.history.stage import Probe, Stage
 from tuner_server.history.timeline import Timeline
+from tuner_server.history.words.numbers import number, with_error
+from tuner_server.history.words.reasons import actual_end
 from tuner_server.web.charts.curves import Line
 from tuner_server.web.charts.evidence import BAND_SDS
 

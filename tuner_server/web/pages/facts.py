@@ -10,9 +10,9 @@ from tuner_server.core.job.life import Vitals
 from tuner_server.core.job.state import JobState
 from tuner_server.core.messages import LOSS_WINDOW, Phase
 from tuner_server.core.stages import lr_range
-from tuner_server.history.headline import after
-from tuner_server.history.numbers import count, duration, moment, number, share, steps
 from tuner_server.history.timeline import Timeline
+from tuner_server.history.words.headline import after
+from tuner_server.history.words.numbers import count, duration, moment, number, share, steps
 from tuner_server.storage import StoredJob
 from tuner_server.web.pages.listing import current_lr
 from tuner_server.web.pages.pace import Pace

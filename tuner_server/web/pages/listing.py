@@ -11,12 +11,12 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlencode
 
-from lrpilot.wire.job_names import called
+from lrpilot.wire.text.job_names import called
 
 from tuner_server.core.job.life import ALL_SHOWN, SHOWN, UNTOLD, Life, Shown, Vitals, shown_word
 from tuner_server.core.job.state import Status
 from tuner_server.core.messages import Phase
-from tuner_server.history.numbers import about, age, ago, moment, number, share
+from tuner_server.history.words.numbers import about, age, ago, moment, number, share
 from tuner_server.storage import StoredJob
 from tuner_server.web.pages.pace import Pace
 from tuner_server.web.pages.summary import ATTENTION, Summary, attention, summary
@@ -273,7 +273,7 @@ def _is_meant(job: StoredJob, query: ListingQuery) -> bool:
 
 
 def _since(vitals: Vitals) -> str:
-    """As `Vitals.since`, where there is little room."""
+    """The words of `Vitals.since`, for where there is little room."""
     if not vitals.troubled:
         return ""
     return ago(vitals.silence) if vitals.life is Life.STOPPED else f"for {age(vitals.silence)}"

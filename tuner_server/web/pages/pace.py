@@ -6,7 +6,7 @@ import dataclasses
 import math
 
 from tuner_server.core.job.state import JobState
-from tuner_server.history.numbers import about, count, number
+from tuner_server.history.words.numbers import about, count, number
 
 MANY = 10.0
 """Steps a second from which on their fractions are nobody's business."""

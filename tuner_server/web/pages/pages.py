@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from lrpilot.wire.plain_text import plain
+from lrpilot.wire.text.plain_text import plain
 from markupsafe import Markup
 
 STATIC = Path(__file__).parents[1] / "static"

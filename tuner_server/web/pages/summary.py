@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 
 from tuner_server.core.job.life import UNTOLD, Life, Vitals
 from tuner_server.core.job.state import Status
-from tuner_server.history.numbers import share, steps
-from tuner_server.history.verdict import LEAST_KEPT_SHARE
+from tuner_server.history.words.numbers import share, steps
+from tuner_server.history.words.verdict import LEAST_KEPT_SHARE
 from tuner_server.storage import StoredJob
 
 ATTENTION = "attention"

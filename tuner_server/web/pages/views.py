@@ -9,14 +9,14 @@ from tuner_server.core.config import JobConfig
 from tuner_server.core.job.life import UNTOLD, Vitals, shown_word
 from tuner_server.core.job.state import JobState
 from tuner_server.core.messages import Candidate
-from tuner_server.history import lr_sensitivity
-from tuner_server.history.changes import told
-from tuner_server.history.headline import headline, led_to, rolled_back
-from tuner_server.history.numbers import count, number, steps, told_apart, with_error
-from tuner_server.history.reasons import bounded, why, why_restarts
 from tuner_server.history.stage import Probe, Span, Stage
 from tuner_server.history.timeline import Timeline
-from tuner_server.history.verdict import Verdict, verdict
+from tuner_server.history.words import lr_sensitivity
+from tuner_server.history.words.changes import told
+from tuner_server.history.words.headline import headline, led_to, rolled_back
+from tuner_server.history.words.numbers import count, number, steps, told_apart, with_error
+from tuner_server.history.words.reasons import bounded, why, why_restarts
+from tuner_server.history.words.verdict import Verdict, verdict
 from tuner_server.storage import StoredJob
 from tuner_server.web.charts import forecasts
 from tuner_server.web.pages.facts import Fact, details, facts
@@ -237,7 +237,7 @@ def _restarts_title(first: Stage, last: Stage) -> str:
 def _candidate(probe: Probe, span: Span, stage: Stage) -> CandidateRow:
     chosen = probe is stage.winner
     return CandidateRow(
-        lr=number(probe.lr),
+        lr=f"{number(probe.lr)}, rising" if probe.is_range_test else number(probe.lr),
         loss=_judged(probe.candidate, stage),
         outcome=_outcome(probe, chosen=chosen),
         steps=count(span.n_steps),
@@ -248,6 +248,8 @@ def _candidate(probe: Probe, span: Span, stage: Stage) -> CandidateRow:
 def _outcome(probe: Probe, *, chosen: bool) -> str:
     if probe.unrepeatable:
         return "not repeatable"
+    if probe.is_range_test:
+        return "range test"
     if probe.warned:
         return "ended early"
     return "diverged" if probe.diverged else "lowest" if chosen else "completed"

@@ -23,8 +23,8 @@ from tuner_server.base.interest import Interest
 from tuner_server.core.config import MAX_NAME
 from tuner_server.core.errors import NotFoundError, TunerError
 from tuner_server.core.job.life import Life
-from tuner_server.history.outlook import outlook_of_job
 from tuner_server.history.timeline import Timeline
+from tuner_server.history.words.outlook import outlook_of_job
 from tuner_server.report.report_file import report_html
 from tuner_server.rpc import untrusted
 from tuner_server.service.tuner_service import TunerService

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import numpy as np
 from lrpilot.wire import schedule_file
-from lrpilot.wire.plain_text import REPLACEMENT, plain
+from lrpilot.wire.text.plain_text import REPLACEMENT, plain
 
 from tuner_server.core.config import JobConfig
 from tuner_server.history.schedule_data import data_of_schedule

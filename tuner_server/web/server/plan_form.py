@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pydantic
-from lrpilot.wire.plain_text import plain, refusal
+from lrpilot.wire.text.plain_text import plain, refusal
 
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.messages import MAX_STEPS, ChangeKind, PlanChange

@@ -118,14 +118,3 @@ def _is_tuned(optimizer: Any) -> bool:
 
 def _can_be_owned(optimizer: Any) -> bool:
     return type(optimizer).__hash__ is not None
-
-
-def difference(module: nn.Module, saved: Mapping[str, Any], error: RuntimeError) -> str:
-    """How a module and a saved state differ, in a line."""
-    bare, saved_bare = ({name.removeprefix("module.") for name in names} for names in (module.state_dict(), saved))
-    if bare == saved_bare and set(module.state_dict()) != set(saved):
-        return (
-            "the checkpoint's was wrapped otherwise, as DistributedDataParallel does; go on in as many processes as "
-            "saved it, with the model wrapped as it was"
-        )
-    return f"it is another one than the checkpoint's: {' '.join(str(error).split())}"

@@ -17,8 +17,8 @@ from lrpilot.backends.torch.evaluation_mode import evaluating, has_modes
 from lrpilot.backends.torch.group_lrs import GroupLrs
 from lrpilot.backends.torch.losses import LossBuffer
 from lrpilot.backends.torch.measures.collector import MeasureCollector
-from lrpilot.backends.torch.snapshot import Snapshot
-from lrpilot.backends.torch.state_paths import stuck_paths
+from lrpilot.backends.torch.rollback.snapshot import Snapshot
+from lrpilot.backends.torch.rollback.state_paths import stuck_paths
 from lrpilot.backends.torch.updates import Updates
 from lrpilot.backends.torch.weight_average import TorchWeightAverage
 from lrpilot.backends.validator import Validator

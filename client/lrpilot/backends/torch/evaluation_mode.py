@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lrpilot.backends.torch.snapshot import Snapshot
+from lrpilot.backends.torch.rollback.snapshot import Snapshot
 
 
 @contextlib.contextmanager

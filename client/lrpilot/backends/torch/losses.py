@@ -168,7 +168,7 @@ class LossBuffer:
         return losses
 
     def _skipped_updates(self) -> list[bool]:
-        """Of every loss since `begin` or the last flush, whether its update was skipped on the device."""
+        """Whether the update of each loss since `begin` or the last flush was skipped on the device."""
         if not self._may_have_skipped:
             return [False] * self._n_losses
         flags: list[bool] = self._skipped[: self._n_losses].tolist()

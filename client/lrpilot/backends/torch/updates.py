@@ -85,9 +85,9 @@ class Updates:
         if not self._scaled:
             self._say(
                 "idle",
-                "tuner.step(loss) was called with no optimizer.step() since the last time, which does not count: call "
-                "it once after every optimizer.step(), and not for every micro-batch (and if a GradScaler skipped the "
-                "update, put the scaler into register=)",
+                "tuner.step(loss) was called with no optimizer.step() since the last time, and does not count: call it "
+                "once after every optimizer.step(), not for every micro-batch (a GradScaler that skipped the update "
+                "belongs into register=)",
             )
 
     def watch(self) -> None:
@@ -125,8 +125,8 @@ class Updates:
             if self._calls == 1:
                 self._say(
                     "order",
-                    "tuner.step(loss) came before the first optimizer.step(): call it after it (and if a GradScaler "
-                    "skipped that update, put the scaler into register=)",
+                    "tuner.step(loss) came before the first optimizer.step(): call it after it (a GradScaler that "
+                    "skipped that update belongs into register=)",
                 )
         self._counts[number][member] += 1
         if self._counts[number][member] >= FORGOTTEN:

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from lrpilot.backends.torch.fsdp import reshard
-from lrpilot.backends.torch.memory import values
+from lrpilot.backends.torch.rollback.fsdp import reshard
+from lrpilot.backends.torch.rollback.memory import values
 from lrpilot.backends.weight_average import WeightAverage
 from lrpilot.errors import ConfigError
 

@@ -4,109 +4,28 @@ from __future__ import annotations
 
 import abc
 import logging
-import math
 import sys
-import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-from lrpilot.backends.base import Backend
-from lrpilot.data.position import DataPosition
-from lrpilot.distributed.backend import DistributedBackend
-from lrpilot.distributed.session import SharedSession
 from lrpilot.distributed.together import together
-from lrpilot.errors import ServerError
 from lrpilot.run.coasting import Coasting, attempt
 from lrpilot.run.early_warnings import NOTHING, look
-from lrpilot.run.ending import Ending
 from lrpilot.run.lease import Event, Lease
 from lrpilot.run.measuring import begin_measuring, measured
 from lrpilot.run.promise import is_above
 from lrpilot.run.repetition import Repetition
-from lrpilot.run.rollback import Rollback
-from lrpilot.run.run_plan import RunPlan
-from lrpilot.run.run_record import RunRecord
-from lrpilot.run.runners.announcer import Announcer
-from lrpilot.run.tuned_lr import TunedLr
-from lrpilot.session.annealing import lr_of_rest
-from lrpilot.session.run_state import RunState
-from lrpilot.session.session import Session
+from lrpilot.run.runners.coasting_runner import CoastingRunner
 from lrpilot.v1 import tuner_pb2 as pb
 from lrpilot.wire.divergence import first_divergence
 from lrpilot.wire.limits import MAX_NOTE
 from lrpilot.wire.messages.directive_steps import bar_of
 from lrpilot.wire.messages.directives import begins_unsearched, rolls_back
 
-if TYPE_CHECKING:
-    from lrpilot.distributed.ranks import Ranks
-
-
 log = logging.getLogger("lrpilot")
 
 
-class DirectiveRunner(abc.ABC):
-    """Carries out one directive after another on a backend.
-
-    Whatever fails in the middle ends the tuning and not the training: the steps that are left are then annealed.
-    """
-
-    _session: Session | SharedSession
-    _lease: Lease
-
-    def __init__(
-        self,
-        backend: Backend,
-        ranks: Ranks | None,
-        total_steps: int | None,
-        total_time_s: float | None,
-        *,
-        strict: bool,
-        adopt: bool,
-    ) -> None:
-        """Begins nothing yet: `_follow` does, with the first directive of a session."""
-        self._backend = backend if ranks is None else DistributedBackend(backend, ranks)
-        self._ranks = ranks
-        self._plan = RunPlan(total_steps, total_time_s)
-        self._started = time.monotonic()
-        self._strict = strict
-        self._record = RunRecord(backend.base_lrs)
-        self._lr = TunedLr(self._backend)
-        self._validations: list[pb.Validation] = []
-        self._position = DataPosition()
-        self._finished = False
-        self._repetition = Repetition()
-        # The last report, then the answer to it, until what it asks for has begun.
-        self._due: pb.Report | pb.Directive | None = None
-        self._interrupted = False
-        self._rollback = Rollback()
-        self._announcer = Announcer()
-        self._ending = Ending(self._backend, ranks, adopt=adopt)
-
-    @property
-    @abc.abstractmethod
-    def rank(self) -> int:
-        """The number of this process among those that train together; 0 if it trains alone."""
-
-    @property
-    @abc.abstractmethod
-    def phase(self) -> str:
-        """What the present steps are for."""
-
-    @abc.abstractmethod
-    def _on_begun(self, directive: pb.Directive) -> None:
-        """A directive has begun."""
-
-    @abc.abstractmethod
-    def _on_decided(self, directive: pb.Directive) -> None:
-        """Committed steps begin, for a new reason."""
-
-    @abc.abstractmethod
-    def _on_reported(self, directive: pb.Directive, report: pb.Report, start: int) -> None:
-        """Steps are over; so many had been made before them."""
-
-    @abc.abstractmethod
-    def _on_finished(self) -> None:
-        """The run is over."""
+class DirectiveRunner(CoastingRunner, abc.ABC):
+    """Carries out one directive after another on a backend."""
 
     def _end(self) -> None:
         """Ends what is open."""
@@ -139,23 +58,6 @@ class DirectiveRunner(abc.ABC):
     def _handle(self, lease: Lease) -> None:
         """What is due after this step besides an LR."""
         self._guarded(lambda: self._carry_on(lease))
-
-    def _guarded(self, act: Callable[[], None]) -> None:
-        """Whatever fails in `act` ends the tuning, and not the training.
-
-        Raises:
-            ServerError: `strict` is set.
-            RuntimeError: another rank has gone, and with it the training.
-        """
-        try:
-            act()
-        except Exception as error:
-            if (self._strict and isinstance(error, ServerError)) or (self._ranks is not None and self._ranks.lost):
-                raise
-            self._coast(error)
-        except BaseException:
-            self._interrupted = True
-            raise
 
     def _catch_up(self) -> bool:
         """Does what an interrupt left undone; whether there was something."""
@@ -230,16 +132,6 @@ class DirectiveRunner(abc.ABC):
             return ""
         return repetition.sentence(losses[0], attempt(self._backend.suspects) or [])[:MAX_NOTE]
 
-    def _flushed_losses(self) -> list[float]:
-        """Takes the losses since the last report off the backend.
-
-        Those that an interrupt has lost are no numbers. One that came between a loss and its count leaves one too many.
-        """
-        losses, done = self._backend.flush(), self._lease.done
-        if len(losses) != done:
-            self._repetition.lose()
-        return [math.nan] * (done - len(losses)) + losses[max(len(losses) - done, 0) :]
-
     def _proceed(self) -> None:
         """Asks what follows on the last report, and begins it; from where it was interrupted, if it was."""
         if isinstance(self._due, pb.Report):
@@ -263,11 +155,6 @@ class DirectiveRunner(abc.ABC):
             measures=measured(self._backend, self._lease.directive, len(losses), alone=self._ranks is None),
             ending=self._ending.decided if outcome == pb.OUTCOME_COMPLETED else None,
         )
-
-    def _lap(self) -> float:
-        """Seconds since the last report; what comes between two directives is part of the time of the next one."""
-        started, self._started = self._started, time.monotonic()
-        return self._started - started
 
     def _book(self, report: pb.Report, directive: pb.Directive | None = None) -> None:
         """Books a report, on the present directive or on one that was carried out with it."""
@@ -374,87 +261,6 @@ class DirectiveRunner(abc.ABC):
             raise error
         self._rollback.abandon()
         return self._session.abandon(f"{what}: {type(error).__name__}: {error}", self._run_state())
-
-    def _coast(self, error: Exception) -> None:
-        """The tuning has failed in the middle of something: goes on without, over so many steps as are left."""
-        log.warning(
-            "lrpilot: the tuning has failed; training goes on without it, and anneals its LR: %s: %s",
-            type(error).__name__,
-            error,
-            exc_info=error,
-        )
-        if self._ranks is not None:
-            self._ranks.part()
-        remaining = self._run_state().steps_left
-        if remaining is not None:
-            remaining = max(remaining - self._lease.done, 0)
-        rolled_back = self._settle()
-        if rolled_back:
-            attempt(lambda: self._backend.restore(committed=self._lease.committed))
-        follow = pb.Directive(phase=pb.PHASE_TRAIN, restore=rolled_back, batches=pb.BATCH_SOURCE_REPLAYED)
-        attempt(lambda: self._position.follow(follow))
-        attempt(self._session.close)
-        self._due = None
-        self._rollback.begun()
-        self._rollback.abandon()
-        run_state = self._run_state()
-        lr = lr_of_rest(None, run_state)
-        self._coast_along(None if remaining == 0 else Coasting.over(remaining, lr, rise_from=run_state.lr))
-
-    def _settle(self) -> bool:
-        """Books the steps since the last report, as far as that can be done; whether steps are to be rolled back."""
-        lease = self._lease
-        losses = attempt(self._flushed_losses)
-        diverged = self._ranks is None and losses is not None and not all(map(math.isfinite, losses))
-        goes_back = lease.done > 0 and (diverged or not lease.committed)
-        rolled_back = self._rollback.due or (self._rollback.possible and goes_back)
-        rolled_back &= not isinstance(lease, Coasting)
-        report = pb.Report(
-            losses=[math.nan] * lease.done if losses is None else losses,
-            outcome=pb.OUTCOME_DIVERGED if rolled_back else pb.OUTCOME_PARTIAL,
-            wall_time_s=time.monotonic() - self._started,
-        )
-        if lease.done:
-            attempt(lambda: self._record.add(lease.directive, report))
-        lease.expire()
-        return rolled_back
-
-    def _coast_along(self, lease: Coasting | None) -> None:
-        """Goes on with so many steps, or ends after the last one."""
-        if lease is None:
-            self._finish()
-            return
-        attempt(self._ending.reopen)
-        attempt(lambda: self._ending.begin(None))
-        self._lease, self._validations, self._started = lease, [], time.monotonic()
-        attempt(lambda: self._backend.begin(lease.directive.n_steps))
-        begin_measuring(self._backend, lease.directive, lease.directive.n_steps)
-        attempt(lambda: self._set_lr(lease.lr()))
-
-    def _finish(self) -> None:
-        self._finished = True
-        attempt(self._ending.conclude)
-        attempt(self._backend.finish)
-        log.info("lrpilot: done, %d steps committed and %d rolled back", self._record.committed, self._record.searched)
-        self._on_finished()
-
-    def _run_state(self) -> RunState:
-        """Where the reported steps have led."""
-        record = self._record
-        # Several ranks would not agree on it to the step.
-        in_time = None if self._ranks is not None else self._plan.steps_in_time(record.wall_time_s, record.steps)
-        return RunState(
-            lr=self._backend.base_lrs[0] if record.last_lr is None else record.last_lr,
-            remaining=None,
-            warm=record.committed > 0,
-            held=self._rollback.possible,
-            steps=record.steps,
-            peak=record.peak_lr,
-            in_time=in_time,
-        ).planned(self._plan.total_steps)
-
-    def _set_lr(self, lr: float) -> None:
-        self._lr.set(lr, begun=self._record.steps > 0 or self._due is not None)
 
     def _validated(self, lease: Lease) -> bool:
         """Validates, where that is possible; false if it shows a divergence in a probe."""

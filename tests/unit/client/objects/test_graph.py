@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lrpilot.backends.torch.snapshot import Snapshot
+from lrpilot.backends.torch.rollback.snapshot import Snapshot
 from lrpilot.errors import ConfigError
 from lrpilot.objects.graph import ObjectGraph, is_followed, is_stuck
 from lrpilot.transport.scripted import ScriptedTransport

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from lrpilot.backends.torch.snapshot import Snapshot
+from lrpilot.backends.torch.rollback.snapshot import Snapshot
 from lrpilot.objects.tensor_form import TensorForm, has_values
 from torch import nn
 

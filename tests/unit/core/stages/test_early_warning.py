@@ -9,8 +9,8 @@ from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.job import machine
 from tuner_server.core.messages import Directive, Outcome, Phase, Report
 from tuner_server.core.stages.early_warning import EarlyWarningName, early_warnings
-from tuner_server.history.reasons import why
 from tuner_server.history.timeline import timeline
+from tuner_server.history.words.reasons import why
 from tuner_server.web.pages.views import job_view
 
 NORM = EarlyWarningName.GRADIENT_NORM

@@ -22,9 +22,9 @@ from tuner_server.cli.picture import laid_out, picture
 from tuner_server.core.job import machine
 from tuner_server.core.job.life import UNTOLD
 from tuner_server.history.from_wire import job_and_history
-from tuner_server.history.outlook import outlook_of_job
 from tuner_server.history.thinning import Window
 from tuner_server.history.timeline import timeline
+from tuner_server.history.words.outlook import outlook_of_job
 from tuner_server.rpc.schedule_messages import schedule_to_pb
 from tuner_server.web.charts.drawing import overview, sparkline
 from tuner_server.web.charts.evidence import stage_curves

@@ -14,8 +14,8 @@ from tuner_server.core.config import JobConfig
 from tuner_server.core.job.life import Life, Vitals
 from tuner_server.core.job.machine import Status
 from tuner_server.core.search.prior import Prior
-from tuner_server.history.numbers import count, number, steps
 from tuner_server.history.timeline import Timeline, timeline
+from tuner_server.history.words.numbers import count, number, steps
 from tuner_server.web.pages.facts import Fact
 from tuner_server.web.pages.views import MAX_SECTIONS, JobView, job_view
 
@@ -197,6 +197,13 @@ def test_a_stage_whose_probes_were_run_before_the_client_was_away_shows_them() -
     assert [row.chosen for row in stage.candidates].count(True) == 1
     assert [(row.lr, row.loss) for row in alone.candidates] == [(row.lr, row.loss) for row in stage.candidates]
     assert not any(row.chosen for row in alone.candidates)
+
+
+def test_a_range_test_is_no_probe_among_the_candidates() -> None:
+    (stage,) = _view(drive(config(2000, bounds=False, **QUICK), SimulatedTraining(), max_directives=2)).stages
+    first, probe = stage.candidates[0], stage.candidates[1]
+    assert (first.lr, first.outcome) == ("1×10⁻⁶, rising", "range test")
+    assert (probe.outcome, "rising" in probe.lr) == ("lowest", False)
 
 
 def test_only_a_job_with_steps_has_something_to_draw() -> None:

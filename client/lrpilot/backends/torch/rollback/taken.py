@@ -1,0 +1,124 @@
+"""What a snapshot remembers of one moment."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from lrpilot.backends.torch.asynchronous import runs_ahead
+from lrpilot.backends.torch.rollback.memory import kind, values
+from lrpilot.objects.graph import ObjectGraph
+from lrpilot.objects.tensor_form import TensorForm
+from lrpilot.rng import RandomState
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Source:
+    """A place of state that is had, and put back, by methods."""
+
+    name: str
+    get: Callable[[], Any]
+    load: Callable[[Any], Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Part:
+    """What can be reached from some roots, at one moment."""
+
+    graph: ObjectGraph
+    contents: list[Any]
+    forms: list[TensorForm]
+    copies: list[torch.Tensor]
+    versions: list[int | None]
+    """Counts of changes: a tensor with a history can't be written to unless it was."""
+
+    @classmethod
+    def of(cls, graph: ObjectGraph, copies: list[torch.Tensor]) -> Part:
+        """Now; the values are still to be copied."""
+        return cls(
+            graph=graph,
+            contents=graph.contents(),
+            forms=[TensorForm(tensor) for tensor in (*graph.tensors, *graph.hollow)],
+            copies=copies,
+            versions=[None if tensor.is_inference() else tensor._version for tensor in graph.tensors],
+        )
+
+    def refill(self) -> None:
+        """Gives the objects their contents back."""
+        self.graph.refill(self.contents)
+
+    def reshape(self, *, unfreeze: bool) -> None:
+        """Gives the tensors their form back."""
+        for form in self.forms:
+            form.restore(unfreeze=unfreeze)
+
+    def changed(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Copies, and tensors whose values they are and that may have others now."""
+        return [
+            (copy, tensor)
+            for copy, tensor, version in zip(self.copies, self.graph.tensors, self.versions, strict=True)
+            if tensor.is_leaf or version != tensor._version
+        ]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Taken:
+    """One moment."""
+
+    model: Part
+    """The model, with optimizers and registered objects."""
+    data: Part
+    gradients: dict[torch.Tensor, torch.Tensor]
+    sources: list[Source]
+    states: list[Any]
+    training: list[tuple[nn.Module, bool]]
+    n_groups: list[int]
+    random_state: RandomState
+
+    @property
+    def all_copies(self) -> list[torch.Tensor]:
+        """All memory that is held."""
+        return [*self.model.copies, *self.data.copies, *self.gradients.values()]
+
+    def load(self) -> list[str]:
+        """Gives the sources their states; what went wrong."""
+        failures = []
+        for source, state in zip(self.sources, self.states, strict=True):
+            try:
+                source.load(state)
+            except Exception as error:
+                failures.append(f"{source.name} can't load its state: {type(error).__name__}: {error}")
+        return failures
+
+
+def set_gradient(tensor: torch.Tensor, value: torch.Tensor | None) -> None:
+    """Fills the gradient that is there, or makes one.
+
+    A gradient that the probe let go is not kept alive for its address: that would double what gradients cost, and a
+    loop that sets gradients to None does not depend on where they are.
+    """
+    ahead = runs_ahead(tensor.device)
+    if value is None:
+        if tensor.grad is not None:
+            tensor.grad = None
+    elif tensor.grad is None or kind(values(tensor.grad)) != kind(value):
+        tensor.grad = _distributed_as(tensor, value.to(tensor.device, non_blocking=ahead, copy=True))
+    else:
+        values(tensor.grad).copy_(value, non_blocking=ahead)
+
+
+def _distributed_as(tensor: torch.Tensor, shard: torch.Tensor) -> torch.Tensor:
+    """The shard as a distributed tensor if `tensor` is one: gradients lie as their parameters do."""
+    distributed = sys.modules.get("torch.distributed.tensor")
+    if distributed is None or not isinstance(tensor, distributed.DTensor):
+        return shard
+    mesh, placements = tensor.device_mesh, tensor.placements
+    gradient: torch.Tensor = distributed.DTensor.from_local(
+        shard, mesh, placements, run_check=False, shape=tensor.shape, stride=tensor.stride()
+    )
+    return gradient

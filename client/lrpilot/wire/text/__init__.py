@@ -1,0 +1,1 @@
+"""Text that people read: names of jobs, and what is shown of texts from elsewhere."""

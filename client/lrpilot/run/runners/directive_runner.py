@@ -45,7 +45,7 @@ class DirectiveRunner(CoastingRunner, abc.ABC):
     def _end_committed(self, lease: Lease) -> None:
         """Reports the committed steps since the last report, which have diverged, or stay."""
         if self._ranks is not None and sys.exception() is not None:
-            # The other ranks may be anywhere, so that the losses can't be had; the steps are in the model all the same.
+            # The other ranks may be anywhere, so the losses can't be had; the steps are in the model all the same.
             self._record.add(lease.directive, pb.Report(losses=[math.nan] * lease.done, outcome=pb.OUTCOME_PARTIAL))
             lease.expire()
             return

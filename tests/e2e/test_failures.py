@@ -269,3 +269,20 @@ def test_errors_have_one_tree() -> None:
     """What is raised under `strict` can be caught as what it is."""
     assert issubclass(ProtocolError, ServerError)
     assert issubclass(ServerError, LRPilotError)
+
+
+def test_a_run_that_is_left_after_a_loss_that_is_no_number_goes_back_to_its_snapshot(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The server takes no such loss of steps that stay."""
+    run, transport = Run(), ScriptedTransport(SCRIPT)
+    tuner = run.tuner(transport)
+    before = run.parameter.detach().clone()
+    for _ in range(18):
+        run.step(tuner)
+    run.step(tuner, factor=math.nan)
+    tuner.close()
+    assert (transport.reports[-1].outcome, len(transport.reports[-1].losses)) == (pb.OUTCOME_DIVERGED, 3)
+    assert torch.equal(run.parameter, before)
+    assert (tuner.committed_step, tuner.search_steps) == (0, 19)
+    assert warned(caplog) == []

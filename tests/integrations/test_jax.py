@@ -23,7 +23,7 @@ from lrpilot.v1 import tuner_pb2 as pb
 from benchmarks.quality.local import LocalTransport
 from tests.support.repository import example_programs
 from tests.support.servers.server_process import ServerProcess
-from tests.support.training.scripted_directives import directive
+from tests.support.training.scripted_directives import directive, probe, training
 
 ROOT = Path(__file__).parents[2]
 N_BATCHES, BATCH = 6, 16
@@ -135,6 +135,20 @@ def test_probes_leave_no_trace_and_compile_nothing() -> None:
     assert step.n_traces == 1
     # Invariant 4: every probe starts at its own LR.
     assert step.lrs == pytest.approx([0.02] * 5 + [10.0] * 9 + [0.5] * 14 + [0.03] * 10)
+
+
+def test_a_metric_is_minimised_as_minus_it_and_shown_as_it_is() -> None:
+    script = [probe(0.5, 4, first=True, validate_at=[4]), training(0.03, 6, restore=True, validate_at=[2, 6])]
+    tuner = scripted(script, validate=lambda state: state["params"]["w"].sum(), mode="max")
+    train(tuner, Step())
+    lower = scripted(script, validate=lambda state: -state["params"]["w"].sum())
+    train(lower, Step())
+    schedule = tuner.schedule
+    shown = [each.loss for probe in schedule.probes for each in probe.validations]
+    assert len(shown) == 1
+    assert [each.loss for each in schedule.validations] == [-each.loss for each in lower.schedule.validations]
+    assert shown == [-each.loss for probe in lower.schedule.probes for each in probe.validations]
+    assert (schedule.mode, schedule.losses) == ("max", lower.schedule.losses)
 
 
 def _endless() -> Iterator[Any]:

@@ -118,6 +118,22 @@ def test_probes_leave_no_trace_in_model_optimizer_logs_and_history(script: list[
     assert sum(len(report.validations) for report in transport.reports) == 1
 
 
+def test_a_metric_is_minimised_as_minus_it_and_shown_as_it_is() -> None:
+    model, given = compiled(), list[float]()
+
+    def metric() -> float:
+        given.append(-float(model.evaluate(INPUTS, TARGETS, verbose=0)[0]))
+        return given[-1]
+
+    callback, transport = scripted(SEARCH_AT_THE_START, validate=metric, mode="max")
+    fit(model, callback)
+    assert transport.config.maximises
+    (reported,) = [each.loss for report in transport.reports for each in report.validations]
+    assert reported == pytest.approx(-given[-1])
+    assert [each.loss for each in callback.schedule.validations] == [pytest.approx(given[-1])]
+    assert (callback.schedule.mode, repr(callback.tuner)[:7]) == ("max", "<Tuner ")
+
+
 def test_losses_are_those_of_the_batches() -> None:
     model = compiled()
     callback, _ = scripted([directive(pb.PHASE_TRAIN, 0.03, 18)])

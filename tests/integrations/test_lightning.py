@@ -222,6 +222,17 @@ def test_probes_leave_no_trace_in_lightning(options: dict[str, Any]) -> None:
     assert_same(bare.everything(), probed.everything())
 
 
+def test_a_metric_that_is_logged_is_minimised_as_minus_it() -> None:
+    callback, transport = scripted(
+        probe(0.1, 3, first=True, validate_at=[3]), training(0.03, 2, restore=True), validate="val_loss", mode="max"
+    )
+    Run(callback, max_steps=5).fit()
+    (reported,) = [each.loss for report in transport.reports for each in report.validations]
+    assert reported < 0  # a loss, taken for a metric
+    (shown,) = [each.loss for tried in callback.tuner.schedule.probes for each in tried.validations]
+    assert (shown, callback.tuner.mode) == (-reported, "max")
+
+
 def test_the_size_of_logits_is_measured_of_the_modules_that_were_named() -> None:
     net, largest = Net(), []
     net.net[-1].register_forward_hook(lambda module, inputs, output: largest.append(output.detach().abs().max().item()))

@@ -127,13 +127,13 @@ def _tried(probe: Probe) -> str:
 
 
 def _stages(stages: Sequence[Stage]) -> Table:
-    """Stages count from 1, as on the page."""
+    """Stages have their numbers, as on the page."""
     table = Table("stage", "search steps", "from step", "committed steps", "LR", "to LR", "", box=box.SIMPLE)
     for stage in stages:
         planned = None if stage.directive is None else stage.directive.profile
         profile = stage.spans[-1].profile if stage.spans else planned
         table.add_row(
-            str(stage.index + 1),
+            stage.called,
             count(stage.search_steps),
             count(stage.spans[0].committed_start) if stage.spans else "",
             count(stage.committed_steps),

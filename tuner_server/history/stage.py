@@ -126,9 +126,13 @@ class Undoing:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stage:
-    """A search (which may be empty) and the committed steps that it led to (None: it goes on)."""
+    """A search (which may be empty) and the committed steps that it led to (None: it goes on).
+
+    A policy that rolls back and goes on with no further search stays in its stage: what follows is another part of it.
+    """
 
     index: int
+    """Its place among all of them, from 0."""
     probes: tuple[Probe, ...]
     """The probes of the search."""
     earlier: tuple[Probe, ...]
@@ -161,6 +165,15 @@ class Stage:
     """Whether another stage has committed steps after it."""
     maximises: bool = False
     """Whether validations are minus a metric that is the better the higher it is."""
+    number: int = 1
+    """The policy's, from 1, as clients, exports and schedules have it; 0 is before the first."""
+    part: int = 1
+    """Which of those with this number it is, from 1."""
+
+    @property
+    def called(self) -> str:
+        """Its number, and its part if it is not the first one."""
+        return f"{self.number:,}" if self.part == 1 else f"{self.number:,}, part {self.part:,}"
 
     @property
     def lr(self) -> float | None:

@@ -264,6 +264,8 @@ class _Stages:
         if before is not None and directive is not None:
             self._done[-1] = dataclasses.replace(before, followed=True)
         led = [*(tried for tried, _ in self._probes), directive]
+        numbers = [tried.stage for tried in led if tried is not None] or [span.stage for span in spans]
+        number = numbers[-1] + 1 if numbers else len(self._done) + 1
         self._done.append(
             Stage(
                 index=len(self._done),
@@ -282,6 +284,8 @@ class _Stages:
                 change=next((tried.change for tried in led if tried is not None and tried.change is not None), None),
                 latest=directive,
                 maximises=self._maximises,
+                number=number,
+                part=1 if before is None or before.number != number else before.part + 1,
             )
         )
         self._probes_before |= {probe.directive.number: probe for probe in probes}

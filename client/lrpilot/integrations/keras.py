@@ -22,6 +22,10 @@ from lrpilot.wire import schedule_file
 log = logging.getLogger("lrpilot")
 
 
+class Tuner(Driver):
+    """The tuner of one `fit`, which `TunerCallback` makes."""
+
+
 class TunerCallback(keras.callbacks.Callback):
     """Tunes the learning rate of `model.fit`.
 
@@ -39,7 +43,7 @@ class TunerCallback(keras.callbacks.Callback):
         tuner: of the present or last `fit`; None before the first.
     """
 
-    tuner: Driver | None
+    tuner: Tuner | None
 
     @with_explicit_options
     def __init__(
@@ -116,7 +120,7 @@ class TunerCallback(keras.callbacks.Callback):
         job = self._job.copy()
         if job.get("total_steps") is None and job.get("total_time_s") is None:
             job["total_steps"] = self._planned(self._first_epoch)
-        self.tuner = Driver(self._keras, **job)
+        self.tuner = Tuner(self._keras, **job)
         self.tuner.hold_changes()
         if loaded is not None:
             for seed, value in zip(_seeds(self.model), loaded["seeds"], strict=True):
@@ -198,7 +202,7 @@ class TunerCallback(keras.callbacks.Callback):
             self.model.stop_training = True
 
     @property
-    def _running(self) -> Driver:
+    def _running(self) -> Tuner:
         if self.tuner is None:
             raise ConfigError("lrpilot: there is no run yet; it begins with fit")
         return self.tuner

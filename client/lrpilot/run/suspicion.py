@@ -51,7 +51,7 @@ class Suspicion:
         log.warning(
             "lrpilot: the losses of %d probes are the same at all LRs from %.3g to %.3g, so the updates change nothing "
             "that the loss depends on: is loss.backward() missing, are the gradients zeroed before optimizer.step(), "
-            "or are the weights frozen?",
+            "are the weights frozen, or is the loss that of another model than the optimizer's?",
             len(lrs),
             min(lrs),
             max(lrs),

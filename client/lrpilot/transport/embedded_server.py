@@ -65,9 +65,13 @@ class EmbeddedServer:
         assert self._process.stderr is not None
         timer = threading.Timer(START_TIMEOUT_S, self._process.kill)
         timer.daemon = True  # an interrupt in its start must not keep this process from ending
-        timer.start()
         try:
+            timer.start()
             line = self._process.stdout.readline().decode(errors="replace").strip()
+        except BaseException:
+            # An interrupt. Nothing is lost with a server that has not begun, and it would only look up after seconds.
+            self._process.kill()
+            raise
         finally:
             timer.cancel()
         if not line.startswith("listening on "):

@@ -106,7 +106,7 @@ def test_steps_that_fell_short_say_so_in_their_stage_and_with_the_evidence() -> 
     found = merged(schedule_to_pb(stored(run.state), history(run), full=True))
     text = printed(found)
     rows = [line for line in text.splitlines() if "fell short, 100 steps rolled back" in line]
-    assert [row.split()[0] for row in rows] == ["1", "2"]
+    assert [row.split("  ")[1].strip() for row in rows] == ["1", "1, part 2"]
     words = " ".join(text.split())
     for stage in timeline(history(run)).stages[1:]:
         assert stage.retreats_from is not None

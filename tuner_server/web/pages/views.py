@@ -178,7 +178,7 @@ def _restarts(stages: Sequence[Stage]) -> StageView:
     first, last = stages[0], stages[-1]
     return StageView(
         index=first.index,
-        title=f"Stages {count(first.index + 1)} to {count(last.index + 1)}",
+        title=_restarts_title(first, last),
         lr=f"LR {number(first.lr)} down to {number(last.lr)}",
         why=why_restarts(stages),
         sensitivity="",
@@ -225,7 +225,13 @@ def _stage_title(stage: Stage, *, live: bool) -> str:
         return "On its own"
     if stage.directive is None:
         return "Searching" if live else "Search that was not finished"
-    return f"Stage {count(stage.index + 1)}"
+    return f"Stage {stage.called}" if stage.number > 0 else "Before the first stage"
+
+
+def _restarts_title(first: Stage, last: Stage) -> str:
+    if first.number == last.number:
+        return f"Stage {count(first.number)}, parts {count(first.part)} to {count(last.part)}"
+    return f"Stages {first.called} to {last.called}"
 
 
 def _candidate(probe: Probe, span: Span, stage: Stage) -> CandidateRow:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import logging
+import math
 import sys
 from collections.abc import Sequence
 
@@ -34,15 +35,26 @@ class DirectiveRunner(CoastingRunner, abc.ABC):
             return
         if isinstance(lease, Coasting):
             self._settle()
-        elif self._rollback.due or not lease.committed:
+        elif lease.committed and lease.done and not self._rollback.due:
+            self._end_committed(lease)
+        if not isinstance(lease, Coasting) and (self._rollback.due or not lease.committed):
             if self._rollback.possible:
                 self._backend.restore()
             self._set_lr(self._run_state().lr)
-        elif lease.done and (self._ranks is None or sys.exception() is None):
-            report = self._report(pb.OUTCOME_PARTIAL, self._flushed_losses())
-            self._book(report)
-            self._session.answer(lease.directive, report, self._run_state())
         self._finish()
+
+    def _end_committed(self, lease: Lease) -> None:
+        """Reports the committed steps since the last report, which have diverged, or stay."""
+        if self._ranks is not None and sys.exception() is not None:
+            # The other ranks may be anywhere, so the losses can't be had; the steps are in the model all the same.
+            self._record.add(lease.directive, pb.Report(losses=[math.nan] * lease.done, outcome=pb.OUTCOME_PARTIAL))
+            lease.expire()
+            return
+        losses = self._flushed_losses()
+        diverged = first_divergence(losses, lease.limit) is not None
+        report = self._report(pb.OUTCOME_DIVERGED if diverged else pb.OUTCOME_PARTIAL, losses)
+        self._book(report)
+        self._session.answer(lease.directive, report, self._run_state())
 
     def _handle(self, lease: Lease) -> None:
         """What is due after this step besides an LR."""

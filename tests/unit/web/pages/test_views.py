@@ -88,7 +88,7 @@ def test_each_stage_that_fell_short_is_a_section_with_its_evidence_in_the_next()
     run = drive(job_config("dying", total_steps=800), DyingTraining(deadly_lr=DEADLY_TWICE, validates=True))
     view = _view(run)
     last, second, first = view.stages
-    assert [stage.title for stage in view.stages] == ["Stage 3", "Stage 2", "Stage 1"]
+    assert [stage.title for stage in view.stages] == ["Stage 1, part 3", "Stage 1, part 2", "Stage 1"]
     assert first.cost.endswith(" of search. 100 steps were rolled back after a broken promise.")
     assert second.cost == "100 steps were rolled back after a broken promise."
     assert second.why.startswith(f"{first.lr} was committed, and its steps 51 to 100 had a median loss of ")
@@ -140,8 +140,8 @@ def test_what_a_family_told_is_among_the_details() -> None:
 def test_restarts_that_follow_each_other_are_one_section(diverging: Run) -> None:
     n_stages = len(timeline(history(diverging)).stages)
     last, restarts, first = _view(diverging).stages
-    assert (last.title, first.title) == (f"Stage {n_stages}", "Stage 1")
-    assert restarts.title == f"Stages 2 to {n_stages - 1}"
+    assert (last.title, first.title) == (f"Stage 1, part {n_stages}", "Stage 1")
+    assert restarts.title == f"Stage 1, parts 2 to {n_stages - 1}"
     assert restarts.cost.endswith(f"after {n_stages - 2} divergences.")
     assert restarts.index == 1
 
@@ -193,7 +193,7 @@ def test_losses_of_candidates_have_the_digits_of_their_errors_or_those_that_tell
 def test_a_stage_whose_probes_were_run_before_the_client_was_away_shows_them() -> None:
     run = drive(job_config("budget"), SimulatedTraining(validates=True), alone_after=3)
     stage, alone = _view(run).stages
-    assert (stage.title, alone.title) == ("Stage 2", "On its own")
+    assert (stage.title, alone.title) == ("Stage 1, part 2", "On its own")
     assert [row.chosen for row in stage.candidates].count(True) == 1
     assert [(row.lr, row.loss) for row in alone.candidates] == [(row.lr, row.loss) for row in stage.candidates]
     assert not any(row.chosen for row in alone.candidates)

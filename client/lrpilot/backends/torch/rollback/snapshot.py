@@ -26,6 +26,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from lrpilot.backends.torch.rollback.difference import difference
 from lrpilot.backends.torch.rollback.fsdp import reshard, whole_parameters_kept
 from lrpilot.backends.torch.rollback.memory import Copier, nbytes, values
 from lrpilot.backends.torch.rollback.optimizer_states import MadeStates, load_in_place
@@ -288,7 +289,7 @@ class Snapshot:
                     module.load_state_dict(state["roots"][name])
                 except RuntimeError as error:
                     what = f"register: {name!r}" if name else "model"
-                    raise ConfigError(f"{what}: it is another one than the checkpoint's: {error}") from error
+                    raise ConfigError(f"{what}: {difference(module, state['roots'][name], error)}") from error
             load_in_place(optimizers, state["optimizers"])
             for name, each in stateful.items():
                 each.load_state_dict(state["objects"][name])

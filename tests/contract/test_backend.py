@@ -428,8 +428,9 @@ def test_a_validation_that_does_not_work_in_mid_run_gives_none(
     steps(run, [0, 1], 0.1)
     before = present(run)
     assert run.backend.validate() is None
+    assert run.backend.validate() is None
     assert_same(present(run), before)
-    assert ("validate raised" in caplog.text) == isinstance(outcome, RuntimeError)
+    assert caplog.text.count("validate raised") == (1 if isinstance(outcome, RuntimeError) else 0)
 
 
 @pytest.mark.parametrize("outcome", [math.nan, RuntimeError("no data")])

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests.support.servers.server_process import ServerProcess
+from tests.support.training.quick_run import warned
 
 N_EPOCHS, LENGTH = 8, 80
 SEARCH = {"probe_steps": 10, "refinements": 2, "max_candidates": 6}
@@ -51,7 +52,7 @@ class Training:
         self.tuner.step(loss)
 
 
-def test_epochs_end_where_the_data_do(shared_server: ServerProcess) -> None:
+def test_epochs_end_where_the_data_do(shared_server: ServerProcess, caplog: pytest.LogCaptureFixture) -> None:
     run = Training(shared_server.target)
     ended_at: list[int] = []
     for epoch in run.tuner.epochs(run.loader, N_EPOCHS):
@@ -63,6 +64,7 @@ def test_epochs_end_where_the_data_do(shared_server: ServerProcess) -> None:
 
     assert run.tuner.finished
     assert run.tuner.search_steps > 0
+    assert warned(caplog) == []
     assert ended_at == [*range(LENGTH, run.tuner.committed_step, LENGTH), run.tuner.committed_step]
     # The committed steps of an epoch are one pass over the data.
     rows = torch.cat(run.seen[:LENGTH])
@@ -99,7 +101,9 @@ def test_a_run_resumes_in_its_epoch(shared_server: ServerProcess) -> None:
     assert numbers == list(range(3, N_EPOCHS))
 
 
-def test_an_epoch_that_is_left_goes_on(shared_server: ServerProcess) -> None:
+def test_an_epoch_that_is_left_goes_on_and_says_so(
+    shared_server: ServerProcess, caplog: pytest.LogCaptureFixture
+) -> None:
     run = Training(shared_server.target)
     epochs = run.tuner.epochs(run.loader)
     epoch = next(epochs)
@@ -107,6 +111,9 @@ def test_an_epoch_that_is_left_goes_on(shared_server: ServerProcess) -> None:
         run.step(next(epoch))
     again = next(epochs)
     assert (again.number, len(again)) == (0, LENGTH - 5)
+    assert next(epochs).number == 0
+    (warning,) = warned(caplog)
+    assert f"epoch 0 was left with {LENGTH - 5} batches to come" in warning
     run.tuner.close()
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 import re
 import sys
 
+import lrpilot
 import pytest
 from lrpilot.transport.scripted import ScriptedTransport
+from torch import nn
 
+from tests.support.servers.server_process import ServerProcess
 from tests.support.training.quick_run import SCRIPT, TOTAL, Run
 
 
@@ -51,6 +55,24 @@ def test_a_run_that_is_closed_early_says_so(monkeypatch: pytest.MonkeyPatch) -> 
     run.step(tuner)
     tuner.close()
     assert "lrpilot: closed after 0:00: 0 steps are in the model" in terminal.getvalue()
+
+
+def test_a_resumed_run_names_the_job_that_it_goes_on_as(
+    monkeypatch: pytest.MonkeyPatch, shared_server: ServerProcess
+) -> None:
+    first, second = Run(), Run()
+    tuner = lrpilot.Tuner(nn.ParameterList([first.parameter]), first.optimizer, server=shared_server.target)
+    for _ in range(5):
+        first.step(tuner)
+    state = copy.deepcopy(tuner.state_dict())
+    tuner.close()
+    terminal = watched(monkeypatch)
+    resumed = lrpilot.Tuner(nn.ParameterList([second.parameter]), second.optimizer, server=shared_server.target)
+    resumed.load_state_dict(state)
+    resumed.close()
+    opened, went_on = terminal.getvalue().splitlines()[:2]
+    assert tuner.job_id[:8] not in opened
+    assert went_on.startswith(f"lrpilot: goes on from its checkpoint as job {tuner.job_id[:8]} ")
 
 
 def test_a_log_that_shows_decisions_is_not_repeated(

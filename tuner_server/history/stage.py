@@ -80,6 +80,11 @@ class Probe:
         return self.directive.profile.start_lr
 
     @property
+    def is_range_test(self) -> bool:
+        """Whether the LR rose, to see where training falls apart."""
+        return self.directive.phase is Phase.RANGE_TEST
+
+    @property
     def diverged(self) -> bool:
         """Whether its loss went out of bounds."""
         return self.span is not None and self.span.outcome is Outcome.DIVERGED

@@ -38,6 +38,7 @@ class Validator:
             raise ConfigError(f"validate: {shown(function)}; give a function without arguments that returns one number")
         self._function = function
         self._unchanged = unchanged
+        self._said = False
         try:
             loss = self._call()
         except ConfigError:
@@ -52,7 +53,8 @@ class Validator:
         try:
             loss = self._call()
         except Exception:
-            log.warning("lrpilot: validate raised, its result is left out", exc_info=True)
+            level, self._said = logging.DEBUG if self._said else logging.WARNING, True
+            log.log(level, "lrpilot: validate raised, its result is left out, as it will be each time", exc_info=True)
             return None
         return loss if math.isfinite(loss) and abs(loss) <= MAX_VALIDATION_LOSS else None
 

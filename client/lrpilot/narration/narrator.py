@@ -77,6 +77,16 @@ class Narrator:
             f"lrpilot: job {job} {told!r}, {where}: policy {policy}, {steps}; `lrpilot show {job}` tells more"
         )
 
+    def resumed(self, run: NarratedRun, name: str) -> None:
+        """The run goes on from a checkpoint, as another job than the one that was told as it was opened."""
+        if not run.job_id:
+            return
+        job, told, steps = run.job_id[:SHORT_ID], called(name, run.job_id), f"{run.committed_step:,}"
+        self._screen.line(
+            f"lrpilot: goes on from its checkpoint as job {job} {told!r}, {steps} steps in the model; "
+            f"`lrpilot show {job}` tells more, and not the job above"
+        )
+
     def decided(self, run: NarratedRun, peak_lr: float, n_steps: int, reason: str) -> None:
         """So many committed steps begin, for a new reason; `peak_lr` is the highest LR of theirs."""
         if log.isEnabledFor(logging.INFO) and log.hasHandlers():

@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from typing import Any, TextIO
 
 from lrpilot.wire.text.plain_text import plain
@@ -30,31 +31,79 @@ class Screen(abc.ABC):
 
 
 class Terminal(Screen):
-    """A terminal, or a file that looks like one."""
+    """A terminal, or a file that looks like one.
+
+    As long as the bar is there, whatever else the process writes onto the terminal takes it away first, be it a log
+    line, a `print` or a traceback: it would stand at the bar's end otherwise. The next bar is drawn below it.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         """Writes to `stream`."""
         self._stream = stream
         self._bar = ""
+        self._watched: list[_Watch] = []
 
     def line(self, text: str) -> None:
         """Writes a line; the bar goes below it."""
-        bar, self._bar = self._bar, ""
-        self._write(f"{_over(bar)}{plain(text)}\n{bar}")
-        self._bar = bar
+        bar = self._bar
+        self._take_away()
+        self._write(f"{plain(text)}\n")
+        self._draw(bar)
 
     def bar(self, text: str) -> None:
-        """Puts a text in place of the bar; an empty one takes it away."""
+        """Puts a text in place of the bar; an empty one takes it away. A terminal that can't go back gets none."""
         shown = plain(text)[: shutil.get_terminal_size((WIDTH, 24)).columns - 1]
-        if shown != self._bar:
-            self._write(f"{_over(self._bar)}{shown}")
-            self._bar = shown
+        if shown != self._bar and os.environ.get("TERM") != "dumb":
+            self._take_away()
+            self._draw(shown)
+
+    def _draw(self, bar: str) -> None:
+        if not bar:
+            return
+        self._write(bar)
+        self._bar = bar
+        for stream in {id(each): each for each in (self._stream, sys.stdout, sys.stderr)}.values():
+            with contextlib.suppress(Exception):  # whatever stands in for a stream: it may have no such attribute
+                if stream is self._stream or stream.isatty():
+                    self._watched.append(_Watch(stream, self._take_away))
+
+    def _take_away(self) -> None:
+        bar, self._bar = self._bar, ""
+        watched, self._watched = self._watched, []
+        for watch in watched:
+            watch.end()
+        if bar:
+            self._write(f"\r{' ' * len(bar)}\r")
 
     def _write(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError):  # a terminal that is gone, and a stream that is closed
             encoding = getattr(self._stream, "encoding", None) or "ascii"
             self._stream.write(text.encode(encoding, "replace").decode(encoding))
             self._stream.flush()
+
+
+class _Watch:
+    """Has something done before the next text is written to a stream, whoever writes it."""
+
+    def __init__(self, stream: Any, act: Callable[[], None]) -> None:
+        """Begins, by a `write` of the stream's own. Raises: Exception: the stream takes none."""
+        self._stream, self._former = stream, vars(stream).get("write")
+        write = stream.write
+
+        def act_and_write(text: str) -> Any:
+            act()
+            return write(text)
+
+        stream.write = self._own = act_and_write
+
+    def end(self) -> None:
+        """Gives the stream back its `write`, unless somebody else has put another one there since."""
+        if vars(self._stream).get("write") is not self._own:
+            return
+        if self._former is None:
+            del self._stream.write
+        else:
+            self._stream.write = self._former
 
 
 class Notebook(Screen):
@@ -84,11 +133,6 @@ class Notebook(Screen):
             told = {"text/plain": "\n".join(filter(None, [*self._lines, bar]))}
             show = self._display.display if anew else self._display.update_display
             show(told, raw=True, display_id=f"lrpilot-{id(self)}-{cell}")
-
-
-def _over(bar: str) -> str:
-    """What goes back to the start of the line, and takes a bar away."""
-    return f"\r{' ' * len(bar)}\r" if bar else ""
 
 
 def screen(progress: bool | None) -> Screen | None:

@@ -336,6 +336,10 @@ class Driver(DrawingRunner):
             peak_lr = self._lease.profile.highest_lr(directive.n_steps) or self.lr
             self._narrator.decided(self, peak_lr, directive.n_steps, directive.reason)
 
+    def _on_resumed(self) -> None:
+        if self._narrator is not None:
+            self._narrator.resumed(self, self._config.name)
+
     def _on_reported(self, directive: pb.Directive, report: pb.Report, start: int) -> None:
         if self._narrator is not None:
             self._narrator.reported(list(report.losses))

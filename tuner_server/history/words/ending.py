@@ -24,12 +24,12 @@ def ended_with(ending: Ending | None, *, of_metric: bool = False) -> str:
             else f"{_capital(averaged)} was adopted."
         )
     if ending.last is None:
-        against = "no validation of the last weights"
-        return f"{_capital(averaged)} was adopted: {number(sign * ending.average)} against {against}."
+        against = "the last weights have no validation"
+        return f"{_capital(averaged)} was adopted: it validated at {number(sign * ending.average)}; {against}."
     mean, last = told_apart(sign * ending.average, sign * ending.last)
     if kept:
-        return f"The last weights stayed: {last} against {mean} for {averaged}."
-    return f"{_capital(averaged)} was adopted: {mean} against {last}."
+        return f"The last weights stayed: they validated at {last}, {averaged} at {mean}."
+    return f"{_capital(averaged)} was adopted: it validated at {mean}, the last weights at {last}."
 
 
 def _capital(words: str) -> str:

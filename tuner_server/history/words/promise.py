@@ -79,7 +79,7 @@ class Promise:
         wanted = sign * self.expected
         expected = with_error(wanted, self.expected_sd) if self.expected_sd else number(wanted)
         place = better if self.end < self.expected else "within the error of" if self.kept else f"not {better}"
-        return f"{what} is {end}, {place} the {expected} that the search expected of its small run."
+        return f"{what} is {end}, {place} the {expected} that the search expected of a probe at the best LR."
 
 
 def _validation_of_average(found: Timeline) -> float | None:

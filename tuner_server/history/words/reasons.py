@@ -197,13 +197,13 @@ def _corrected(stage: Stage, decision: Decision, found: Correction) -> str:
 
 
 def _expected(stage: Stage) -> str:
-    """What the run is held to: the end of the small run, as the search expects it at the best LR."""
+    """What the run is held to: the end of a probe, as the search expects it at the best LR."""
     decision = stage.decision
     if decision is None or decision.forecast is None:
         return ""
     loss, sd = stage.shown(decision.forecast), decision.forecast_sd
     expected = number(loss) if sd is None else with_error(loss, sd)
-    return f"The search expects its small run to end at {expected}; the run is held to that."
+    return f"The search expects a probe at the best LR to end at {expected}; the run, which is longer, is held to that."
 
 
 def _runner_up(stage: Stage) -> str:

@@ -11,7 +11,7 @@ from typing import TypedDict
 import numpy as np
 
 from tuner_server.core.config import JobConfig
-from tuner_server.core.messages import BatchSource, Candidate, Decision, Phase, PosteriorCurve
+from tuner_server.core.messages import BatchSource, Candidate, Decision, PosteriorCurve
 from tuner_server.history.stage import Probe, Span, Stage
 from tuner_server.history.thinning import FloatArray, Window, thinned
 from tuner_server.history.words.method import acquisition_name, correction
@@ -146,7 +146,7 @@ def stage_curves(stage: Stage, config: JobConfig) -> StageCurves:
     compared = _compared(stage)
     probes = [_probe_curve(p, p.span, stage, compared) for p in _trained(stage) if p.span is not None]
     return {
-        "range_test": next((_range_test(p.span) for p in stage.tried if _tests_range(p) and p.span), None),
+        "range_test": next((_range_test(p.span) for p in stage.tried if p.is_range_test and p.span), None),
         "probes": probes,
         "probe_range": _probe_range(probes),
         "relative": compared is not None,
@@ -285,13 +285,9 @@ def _finite(value: float) -> float:
     return value if math.isfinite(value) else math.copysign(1e300, value)
 
 
-def _tests_range(probe: Probe) -> bool:
-    return probe.directive.phase is Phase.RANGE_TEST
-
-
 def _trained(stage: Stage) -> list[Probe]:
     """The probes at one LR."""
-    return [probe for probe in stage.tried if not _tests_range(probe)]
+    return [probe for probe in stage.tried if not probe.is_range_test]
 
 
 def _compared(stage: Stage) -> Span | None:

@@ -231,7 +231,7 @@ def _stage_title(stage: Stage, *, live: bool) -> str:
 def _candidate(probe: Probe, span: Span, stage: Stage) -> CandidateRow:
     chosen = probe is stage.winner
     return CandidateRow(
-        lr=number(probe.lr),
+        lr=f"{number(probe.lr)}, rising" if probe.is_range_test else number(probe.lr),
         loss=_judged(probe.candidate, stage),
         outcome=_outcome(probe, chosen=chosen),
         steps=count(span.n_steps),
@@ -242,6 +242,8 @@ def _candidate(probe: Probe, span: Span, stage: Stage) -> CandidateRow:
 def _outcome(probe: Probe, *, chosen: bool) -> str:
     if probe.unrepeatable:
         return "not repeatable"
+    if probe.is_range_test:
+        return "range test"
     if probe.warned:
         return "ended early"
     return "diverged" if probe.diverged else "lowest" if chosen else "completed"

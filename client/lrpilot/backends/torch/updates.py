@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from lrpilot.backends.torch.asynchronous import is_recording, runs_ahead
@@ -225,9 +226,9 @@ def _weights(optimizers: Sequence[torch.optim.Optimizer]) -> list[torch.Tensor]:
 
 
 def _versions(weights: Sequence[weakref.ref[torch.Tensor]]) -> list[int]:
-    """How often each weight was changed in place; those that don't tell are left out."""
+    """How often each weight was changed in place; those that don't tell are left out, as those of lazy layers."""
     alive = [weight for reference in weights if (weight := reference()) is not None]
-    return [weight._version for weight in alive if not weight.is_inference()]
+    return [weight._version for weight in alive if not (is_lazy(weight) or weight.is_inference())]
 
 
 def _updates(counts: list[int]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from lrpilot.run.lease import Lease
+from lrpilot.run.suspicion import Suspicion
 
 log = logging.getLogger("lrpilot")
 
@@ -17,7 +18,10 @@ class Announcer:
     """
 
     def __init__(self) -> None:
+        """Has said nothing yet."""
         self._told: tuple[int, str] | None = None
+        self.suspicion = Suspicion()
+        """What the losses say of the loop."""
 
     def announce(self, lease: Lease, phase: str) -> bool:
         """Says what comes next, and why; whether it is a decision."""
@@ -27,6 +31,8 @@ class Announcer:
         decided = lease.committed and begins and self._told != (stage, reason)
         if decided:
             self._told = stage, reason
+        if lease.committed:
+            self.suspicion.search_over()
         level = logging.INFO if decided else logging.DEBUG
         log.log(level, "lrpilot: directive %d, %s: %.500s", directive.number, phase, reason)
         return decided

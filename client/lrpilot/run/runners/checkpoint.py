@@ -108,6 +108,7 @@ class ResumableRunner(PopulationRunner):
             self._take_round_again(directive, state)
         else:
             self._take_lease_up(lease, state)
+        self._on_resumed()
         if total_steps is not None and total_steps != plan.total_steps:
             self._change(pb.PlanChange(kind=pb.PLAN_CHANGE_KIND_EXTEND, total_steps=total_steps))
 

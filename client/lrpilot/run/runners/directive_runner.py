@@ -151,6 +151,9 @@ class DirectiveRunner(CoastingRunner, abc.ABC):
         start = record.committed if lease.committed else record.tried
         stays = lease.committed or report.outcome == pb.OUTCOME_REPLANNED
         self._rollback.steps_reported(stay=stays and not rolls_back(report))
+        if self.rank == 0:
+            untrained = record.steps == 0 and self._backend.loss_precedes_updates
+            self._announcer.suspicion.reported(directive or lease.directive, report.losses, untrained=untrained)
         booked = report
         if rolls_back(report) and not self._rollback.possible:  # nothing can be rolled back
             booked = pb.Report(losses=report.losses, validations=report.validations, outcome=pb.OUTCOME_PARTIAL)

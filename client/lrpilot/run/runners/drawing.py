@@ -36,6 +36,8 @@ class DrawingRunner(ReplannableRunner):
     """Whether the tuning was ended by `close`."""
     _said_over = False
     """Whether a loop that goes on after the end was told so."""
+    _said_left = False
+    """Whether a loop that leaves epochs before their end was told so."""
     _drawn = 0
     """Batches that were drawn since the latest step."""
 
@@ -86,7 +88,10 @@ class DrawingRunner(ReplannableRunner):
             number = self._position.passed(length) // length
             if n_epochs is not None and number >= n_epochs:
                 return
-            yield self._epoch(drawn, number, length)
+            epoch = self._epoch(drawn, number, length)
+            yield epoch
+            if len(epoch) and not self._finished:
+                self._say_left(epoch)
 
     def _epoch(self, drawn: Iterator[Batch], number: int, length: int) -> Epoch[Batch]:
         """An epoch of so many batches, which takes them from `drawn`."""
@@ -173,6 +178,17 @@ class DrawingRunner(ReplannableRunner):
         self._drawn = 0
         self._lease.done += 1
         self._guarded(lambda: self._advance(pb.OUTCOME_DIVERGED))
+
+    def _say_left(self, epoch: Epoch[Batch]) -> None:
+        """Says, once, that the loop has left an epoch before its end."""
+        if not self._said_left:
+            self._said_left = True
+            log.warning(
+                "lrpilot: epoch %d was left with %d batches to come: it goes on, with the same number, and what is "
+                "validated or saved in between may be of a probe, while tuner.searching is true",
+                epoch.number,
+                len(epoch),
+            )
 
     def _say_over(self, what: str) -> None:
         """Says, once, that the tuner is used after its end."""

@@ -85,6 +85,10 @@ class Runner(abc.ABC):
         """Committed steps begin, for a new reason."""
 
     @abc.abstractmethod
+    def _on_resumed(self) -> None:
+        """The run goes on from a checkpoint, as the job that saved it."""
+
+    @abc.abstractmethod
     def _on_reported(self, directive: pb.Directive, report: pb.Report, start: int) -> None:
         """Steps are over; so many had been made before them."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import sys
 
 import pytest
@@ -48,6 +49,63 @@ def test_a_line_goes_above_the_bar() -> None:
     shown.bar("20%")
     shown.bar("")
     assert stream.getvalue() == "10%\r   \ra decision\n10%\r   \r20%\r   \r"
+
+
+@pytest.mark.parametrize("written_by", ["print", "log", "another run"])
+def test_what_others_write_stands_on_a_line_of_its_own(written_by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Watched()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    write, logger = vars(terminal).get("write"), logging.getLogger("somebody.else")
+    handler = logging.StreamHandler(terminal)
+    logger.addHandler(handler)
+    shown, other = Terminal(terminal), Terminal(terminal)
+    shown.bar("  10% 12/120  probe at LR 0.1")
+    if written_by == "print":
+        print("epoch 1")
+    elif written_by == "log":
+        logger.warning("epoch 1")
+    else:
+        other.line("epoch 1")
+    logger.removeHandler(handler)
+    shown.bar("  20% 24/120")
+    shown.bar("")
+    other.line("the end")
+
+    seen = [line.rsplit("\r", 1)[-1] for line in terminal.getvalue().split("\n")]
+    assert seen == ["epoch 1", "the end", ""]
+    assert vars(terminal).get("write") is write
+
+
+def test_a_method_that_somebody_else_has_put_onto_the_stream_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, texts = Watched(), list[str]()
+    write = terminal.write
+
+    def noted(text: str) -> int:
+        texts.append(text)
+        return write(text)
+
+    monkeypatch.setattr(terminal, "write", noted)
+    shown, theirs = Terminal(terminal), terminal.write
+    shown.bar("10%")
+    print("epoch 1", file=terminal)
+    assert terminal.write is theirs
+    shown.bar("20%")
+    ours = terminal.write
+    monkeypatch.setattr(terminal, "write", lambda text: ours(text))
+    latest = terminal.write
+    shown.bar("")
+    assert terminal.write is latest
+    assert "epoch 1" in texts
+
+
+def test_a_terminal_that_cannot_go_back_gets_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    terminal = Watched()
+    shown = Terminal(terminal)
+    shown.bar("10%")
+    shown.line("a line")
+    assert terminal.getvalue() == "a line\n"
 
 
 def test_what_comes_from_a_server_gives_no_orders_to_the_terminal() -> None:

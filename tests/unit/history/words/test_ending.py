@@ -21,19 +21,29 @@ AVERAGE, LAST = Weights.AVERAGE, Weights.LAST
 
 
 ADOPTED = "The average of the last 149 steps was adopted"
+ADOPTED_AT = f"{ADOPTED}: it validated at"
 STAYED = "The last weights stayed"
 
 
 @pytest.mark.parametrize(
     ("ending", "words"),
     [
-        ({"adopted": AVERAGE, "last": 0.085, "average": 0.083}, f"{ADOPTED}: 0.083 against 0.085."),
-        ({"adopted": AVERAGE, "last": 0.08312, "average": 0.08311}, f"{ADOPTED}: 0.08311 against 0.08312."),
+        (
+            {"adopted": AVERAGE, "last": 0.085, "average": 0.083},
+            f"{ADOPTED_AT} 0.083, the last weights at 0.085.",
+        ),
+        (
+            {"adopted": AVERAGE, "last": 0.08312, "average": 0.08311},
+            f"{ADOPTED_AT} 0.08311, the last weights at 0.08312.",
+        ),
         ({"adopted": AVERAGE}, f"{ADOPTED}."),
-        ({"adopted": AVERAGE, "average": 0.083}, f"{ADOPTED}: 0.083 against no validation of the last weights."),
+        (
+            {"adopted": AVERAGE, "average": 0.083},
+            f"{ADOPTED_AT} 0.083; the last weights have no validation.",
+        ),
         (
             {"adopted": LAST, "last": 0.083, "average": 0.085},
-            f"{STAYED}: 0.083 against 0.085 for the average of the last 149 steps.",
+            f"{STAYED}: they validated at 0.083, the average of the last 149 steps at 0.085.",
         ),
         ({"adopted": LAST, "last": 0.083}, f"{STAYED}: their average has no validation."),
     ],

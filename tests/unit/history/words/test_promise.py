@@ -25,7 +25,7 @@ def test_where_probes_were_judged_by_validation_the_last_validation_is_the_end(f
     assert promise.kept
     assert (
         promise.words
-        == "The last validation is 0.11, below the 2.317 ± 0.011 that the search expected of its small run."
+        == "The last validation is 0.11, below the 2.317 ± 0.011 that the search expected of a probe at the best LR."
     )
 
 

@@ -133,7 +133,10 @@ def test_a_decision_that_tells_no_correction_has_none(searched: Stage, optimum: 
 
 def test_what_the_run_is_held_to_is_told(searched: Stage) -> None:
     told = _with_decision(searched, forecast=-0.82, forecast_sd=0.02)
-    assert "The search expects its small run to end at −0.820 ± 0.020; the run is held to that." in why(told, BUDGET)
+    assert (
+        "The search expects a probe at the best LR to end at −0.820 ± 0.020; the run, which is longer, is held to that."
+        in why(told, BUDGET)
+    )
     assert "held to" not in why(_with_decision(searched, forecast=None, forecast_sd=None), BUDGET)
 
 

@@ -199,6 +199,13 @@ def test_a_stage_whose_probes_were_run_before_the_client_was_away_shows_them() -
     assert not any(row.chosen for row in alone.candidates)
 
 
+def test_a_range_test_is_no_probe_among_the_candidates() -> None:
+    (stage,) = _view(drive(config(2000, bounds=False, **QUICK), SimulatedTraining(), max_directives=2)).stages
+    first, probe = stage.candidates[0], stage.candidates[1]
+    assert (first.lr, first.outcome) == ("1×10⁻⁶, rising", "range test")
+    assert (probe.outcome, "rising" in probe.lr) == ("lowest", False)
+
+
 def test_only_a_job_with_steps_has_something_to_draw() -> None:
     words = _view(_run(job_config("opened"), max_directives=0)).nothing_drawn
     assert words.startswith("No steps have been reported yet. The chart begins with the first report, after ")

@@ -1,0 +1,63 @@
+"""Losses that show a mistake in the training loop, and nothing of the LR."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+
+from lrpilot.v1 import tuner_pb2 as pb
+
+log = logging.getLogger("lrpilot")
+
+
+class Suspicion:
+    """Looks at the losses of a run as they are reported, and warns of each mistake once."""
+
+    def __init__(self) -> None:
+        """Has seen nothing yet."""
+        self._lrs: list[float] = []
+        # Those of the first probe of a search, as far as all of its probes had them. None: they were not all alike.
+        self._losses: list[float] | None = []
+        self._said = False
+
+    def reported(self, directive: pb.Directive, losses: Sequence[float], *, untrained: bool) -> None:
+        """Takes note of a report.
+
+        Args:
+            directive: what was carried out.
+            losses: those of its steps, or of the last part of them.
+            untrained: whether the first of them is that of a model that has not been updated yet.
+        """
+        if directive.phase == pb.PHASE_PROBE:
+            self._compare(directive.profile.start_lr, losses)
+        if untrained and losses and not math.isfinite(losses[0]):
+            log.warning(
+                "lrpilot: the first loss is %g, before any update, so no LR is the cause: look for what is not finite "
+                "in the data, the model or the loss",
+                losses[0],
+            )
+
+    def search_over(self) -> None:
+        """Compares what was seen of a search, if there was one: committed steps begin."""
+        lrs, alike = self._lrs, self._losses
+        self._lrs, self._losses = [], []
+        if self._said or not alike or len(alike) < 2 or len(set(lrs)) < 2:
+            return
+        self._said = True
+        log.warning(
+            "lrpilot: the losses of %d probes are the same at all LRs from %.3g to %.3g, so the updates change nothing "
+            "that the loss depends on: is loss.backward() missing, are the gradients zeroed before optimizer.step(), "
+            "or are the weights frozen?",
+            len(lrs),
+            min(lrs),
+            max(lrs),
+        )
+
+    def _compare(self, lr: float, losses: Sequence[float]) -> None:
+        if self._losses is None:
+            return
+        kept = min(len(losses), len(self._losses)) if self._lrs else len(losses)
+        same = not self._lrs or list(losses[:kept]) == self._losses[:kept]
+        self._lrs.append(lr)
+        self._losses = list(losses[:kept]) if same and all(map(math.isfinite, losses)) else None

@@ -98,7 +98,7 @@ class Row:
 
 
 def rows(found: Sequence[Pair]) -> list[Row]:
-    """By length and side."""
+    """A row for each length and side that has several pairs."""
     lines = []
     for n_steps in sorted({pair.n_steps for pair in found}):
         for side in SIDES:

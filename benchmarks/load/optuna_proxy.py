@@ -1,4 +1,4 @@
-"""The same number of searches at once through Optuna's gRPC storage proxy.
+"""Searches at once through Optuna's gRPC storage proxy, as many as through our server.
 
     clients: study.ask, study.tell ── gRPC ──▶ run_grpc_proxy_server ──▶ SQLite
 

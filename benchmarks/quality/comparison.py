@@ -45,7 +45,7 @@ class Row:
         return statistics.fmean(standing.search_share for standing in self.standings.values())
 
     def ratios(self, report: Report, n_steps: int) -> Ratios | None:
-        """To the hindsight reference, at one length."""
+        """The ratios to the hindsight reference, at one length."""
         standing = self.standings.get(n_steps)
         return Ratios.between(standing.scores, report.hindsight) if standing else None
 

@@ -49,7 +49,7 @@ def steps_to_reference(report: Report, standing: Standing) -> list[float]:
 
 
 def stored_workload_table(report: Report) -> str:
-    """The same by workload: geometric mean over seeds, lowest and highest."""
+    """The table by workload: geometric mean over seeds, lowest and highest."""
     workloads = list(dict.fromkeys(workload.name for part in report.plan.stored for workload in part.workloads))
     rows = []
     for standing in report.stored:

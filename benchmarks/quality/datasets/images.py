@@ -74,7 +74,7 @@ def mnist() -> tuple[ImageSet, ImageSet]:
 
 @cache
 def small_mnist() -> tuple[ImageSet, ImageSet]:
-    """The same at 8x8, made as the UCI digits were: blocks of 4x4 of an image of 32x32."""
+    """The images at 8x8, made as the UCI digits were: blocks of 4x4 of an image of 32x32."""
     full, labels = _full_mnist()
     return _split(functional.avg_pool2d(functional.pad(full, (2,) * 4), 4), labels)
 

@@ -27,7 +27,7 @@ Turn = Callable[[Batch], Batch]
 
 
 def with_other_inputs(workload: str, session: Session) -> Session:
-    """The same task on other inputs: images turned by a right angle, or the other one of the two texts."""
+    """A task on other inputs: images turned by a right angle, or the other one of the two texts."""
     if workload not in _OTHER_TEXT:
         turn = _pair_turned if workload == "inpainting" else _image_turned
         return _turned(session, turn)
@@ -40,7 +40,7 @@ def with_other_inputs(workload: str, session: Session) -> Session:
 
 
 def with_other_targets(workload: str, session: Session) -> Session:
-    """The same inputs with other meanings: classes or characters renumbered, images to be filled in in negative."""
+    """A task's inputs with other meanings: classes or characters renumbered, images to be filled in in negative."""
     if workload in _OTHER_TEXT:
         return _turned(session, _renumbered)
     return _turned(session, _negative if workload == "inpainting" else _relabelled)

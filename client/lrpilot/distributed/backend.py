@@ -110,7 +110,7 @@ class DistributedBackend(Backend):
         self._means = []
 
     def begin_apart(self, n_steps: int, limit: float) -> None:
-        """As `begin`; from then on this rank updates weights of its own, and its losses have a limit of their own."""
+        """Begins steps in which this rank updates weights of its own, and its losses have a limit of their own."""
         self._own.begin(n_steps, limit)
         self._hold_apart(True)
         self._n_losses = 0

@@ -155,7 +155,7 @@ def _error_to_json(error: Exception) -> bytes:
 
 
 def _error_from_json(content: bytes) -> errors.LRPilotError:
-    """The same error; one that is not of the family becomes its root."""
+    """The error that was sent; one that is not of the family becomes its root."""
     error = json.loads(content)
     kind = getattr(errors, error["kind"], None)
     if kind is None:

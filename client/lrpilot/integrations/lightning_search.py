@@ -128,7 +128,7 @@ class _Updates:
 
 
 def _twin(loader: Any) -> Any:
-    """The same loader with an iterator of its own: persistent workers serve but one."""
+    """A loader's copy with an iterator of its own: persistent workers serve but one."""
     twin = copy.copy(loader)
     if hasattr(twin, "_iterator"):
         twin._iterator = None

@@ -47,7 +47,7 @@ def stretched(schedule: S, total_steps: int, lr_factor: float) -> S:
 
 
 def _profile(profile: Profile, ratio: float, lr_factor: float) -> Profile:
-    """The same way in `ratio` times the steps."""
+    """A profile stretched to `ratio` times its steps."""
     warmup = round(profile.warmup * ratio)
     try:
         return dataclasses.replace(

@@ -132,7 +132,7 @@ class Annealing:
             self._open.change.total_steps = run_state.steps + run_state.remaining
 
     def by_time(self, run_state: RunState) -> Annealing:
-        """The same from here on, once it is known how many steps the time of the run suffices for."""
+        """The rest of this annealing, once it is known how many steps the time of the run suffices for."""
         return Annealing(
             run_state.lr, run_state.steps_left, restore=False, warm=run_state.warm, rolls_back=self._rolls_back
         )

@@ -31,6 +31,6 @@ class RunState:
         return self.in_time if self.remaining is None else self.remaining
 
     def planned(self, total_steps: int | None) -> RunState:
-        """The same place in a run that ends after so many steps; None: no end is known."""
+        """This place in a run that ends after so many steps; None: no end is known."""
         remaining = None if total_steps is None else max(total_steps - self.steps, 0)
         return dataclasses.replace(self, remaining=remaining)

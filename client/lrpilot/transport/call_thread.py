@@ -34,8 +34,8 @@ class CallThread:
         call has another.
         """
         task = _Task(call)
-        self._running().put(task)
         try:
+            self._running().put(task)
             task.over.acquire()
         except BaseException:
             self.close()

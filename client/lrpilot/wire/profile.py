@@ -60,7 +60,7 @@ class Profile:
 
     @classmethod
     def constant(cls, lr: float, n_steps: int) -> Profile:
-        """The same LR for `n_steps`."""
+        """A profile that stays at one LR for `n_steps`."""
         return cls(Shape.CONSTANT, lr, lr, n_steps)
 
     @classmethod

@@ -133,8 +133,15 @@ def test_waits_grow_with_ranks_and_with_the_time_of_a_message() -> None:
     assert costs.waits(dataclasses.replace(RUN, ranks=16, shards=1)) == found[1]
 
 
-@pytest.mark.parametrize("bounded", [True, False])
-@pytest.mark.parametrize("validates", [True, False])
+@pytest.mark.parametrize(
+    ("bounded", "validates"),
+    [
+        (True, True),
+        (False, False),
+        pytest.param(True, False, marks=pytest.mark.slow),
+        pytest.param(False, True, marks=pytest.mark.slow),
+    ],
+)
 def test_a_course_makes_all_steps_of_its_job(bounded: bool, validates: bool) -> None:
     found = longest(STEPS, bounded=bounded, validates=validates)
     assert found.whole.steps == found.total_steps == STEPS

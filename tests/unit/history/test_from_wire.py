@@ -90,7 +90,7 @@ stoppings = points.flatmap(
 )
 decisions = whole(
     Decision,
-    stage=st.integers(-1, 2**31 - 1),
+    stage=st.integers(-1, 2**31 - 2),
     lr=lrs,
     reason=texts,
     candidates=st.lists(candidates, max_size=3).map(tuple),

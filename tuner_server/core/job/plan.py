@@ -29,7 +29,7 @@ class Plan(Value):
 
     @property
     def for_good(self) -> Plan:
-        """The same plan once nothing leads back to before an annealing any more."""
+        """This plan once nothing leads back to before an annealing any more."""
         return self.model_copy(update={"annealing": None})
 
 

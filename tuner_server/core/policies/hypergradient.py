@@ -123,7 +123,7 @@ class Hypergradient(Policy[HypergradientOptions, HypergradientState]):
         return self._go_on(state, progress, "joined again")
 
     def replan(self, state: HypergradientState, change: PlanChange, progress: Progress) -> Step[HypergradientState]:
-        """The same peak in the new plan; one that follows the batch size, where that has changed."""
+        """Keeps the peak in the new plan, or has it follow the batch size where that has changed."""
         if change.kind is ChangeKind.ANNEAL:
             answer = super().replan(state, change, progress)
             assert isinstance(answer, Step)

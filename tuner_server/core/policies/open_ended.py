@@ -278,7 +278,7 @@ class OpenEnded(Policy[OpenEndedOptions, OpenEndedState]):
     def _after_setback(
         self, state: OpenEndedState, directive: Directive, report: Report, progress: Progress
     ) -> Step[OpenEndedState]:
-        """The same at a lower LR. Raises: DivergenceError: it never helps."""
+        """Tries the rolled back steps again at a lower LR. Raises: DivergenceError: it never helps."""
         setback = restart.setback(directive, report, progress.reported_steps)
         state = state.set_back(setback)
         optimum = state.optimum and state.optimum.model_copy(update={"good_end": False})
@@ -295,7 +295,7 @@ class OpenEnded(Policy[OpenEndedOptions, OpenEndedState]):
         return self._course.go_on(state, progress, decision)
 
     def _anneal(self, state: OpenEndedState, change: PlanChange, progress: Progress) -> Step[OpenEndedState]:
-        """To the ending from where the run is, over the steps that were asked for."""
+        """Goes to the ending from where the run is, over the steps that were asked for."""
         lr = progress.present_lr
         if not lr:  # before the first step, or after a decay to zero
             lr = self.config.base_lr if state.plateau is None else self._course.running_lr(state, progress)
@@ -304,7 +304,7 @@ class OpenEnded(Policy[OpenEndedOptions, OpenEndedState]):
         return self._course.cool(state, progress, lr, Decision(stage=state.stage, lr=lr, reason=reason))
 
     def _cool_anew(self, state: OpenEndedState, change: PlanChange, progress: Progress) -> Step[OpenEndedState]:
-        """To the ending over a longer rest than the cooldown was to have, from an LR that it rises to again."""
+        """Goes to the ending over a longer rest than the cooldown was to have, from an LR that it rises to again."""
         present, remaining = progress.present_lr, progress.remaining_steps
         assert present is not None
         assert remaining is not None

@@ -255,7 +255,7 @@ def _thinned(steps: Sequence[int], values: Sequence[float], window: Window) -> L
 
 
 def _lrs(spans: Sequence[Span], window: Window) -> Line:
-    """The same of their LRs."""
+    """The LRs of spans as one line."""
 
     def points(piece: Sequence[Span]) -> tuple[list[float], list[float | None]]:
         found = [(span, step) for span in piece for step in _lr_points(span, window)]

@@ -37,7 +37,7 @@ class Round:
 
     @property
     def first_losses(self) -> list[float]:
-        """With what the probes began."""
+        """The loss that each probe began with."""
         return [losses[0] for losses in self._losses]
 
     def report(self, directive: pb.Directive) -> pb.Report:

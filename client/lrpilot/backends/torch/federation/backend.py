@@ -99,7 +99,7 @@ class FederatedBackend(TorchBackend):
         self._begin_round()
 
     def restore(self, *, committed: bool = False) -> None:
-        """As ever, but for the weights: they are those that the present round began with."""
+        """Goes back as any backend does, but to the weights that the present round began with."""
         try:
             super().restore(committed=committed)
         finally:

@@ -183,10 +183,6 @@ def linear() -> tuple[nn.Linear, torch.optim.Adam]:
     return net, torch.optim.Adam(net.parameters(), lr=0.1, betas=(0.8, 0.9))
 
 
-def gradients_of(net: nn.Module) -> list[torch.Tensor | None]:
-    return [p.grad for p in net.parameters()]
-
-
 def test_gradients_come_back_with_their_values_or_as_none() -> None:
     net, optimizer = linear()
     net.weight.grad = torch.tensor([[1.0, 2.0], [3.0, 4.0]])

@@ -35,11 +35,13 @@ FILE = Path(__file__).parents[2] / "data" / "former_decisions.json.gz"
 """Jobs as JSON, and what their pages said. Written at c46c5b4, the last commit at which decisions told neither what was
 asked, nor what moved an LR, nor what was extrapolated; the sentences were turned into the usual order since."""
 NAMES = ("budget, lowered", "autolrs, corrected", "autolrs, kappa 2")
-REWORDED = (
-    r"expects its small run to end at (.*?); the run is held to that",
-    r"expects a probe at the best LR to end at \1; the run, which is longer, is held to that",
-)
-"""A sentence that has had other words since."""
+REWORDED = {
+    r"expects its small run to end at (.*?); the run is held to that": (
+        r"expects a probe at the best LR to end at \1; the run, which is longer, is held to that"
+    ),
+    r"expected of its small run": "expected of a probe at the best LR",
+}
+"""Sentences that have had other words since."""
 
 
 class Former(NamedTuple):
@@ -62,8 +64,10 @@ def former(request: pytest.FixtureRequest) -> Former:
         for directive, decision, report in found["exchanges"]
     ]
     state = JobState.model_validate_json(json.dumps(found["state"]))
-    said = json.loads(re.sub(*REWORDED, json.dumps(found["said"])))
-    return Former(stored(state), history(Run(state, exchanges)), said)
+    said = json.dumps(found["said"])
+    for former_words, words in REWORDED.items():
+        said = re.sub(former_words, words, said)
+    return Former(stored(state), history(Run(state, exchanges)), json.loads(said))
 
 
 def _said(job: StoredJob, entries: KnownHistory) -> dict[str, Any]:

@@ -16,6 +16,9 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+UNSEEN_S = 1.0
+"""An interrupt that comes just before the wait begins is seen so much later at most."""
+
 Answer = TypeVar("Answer")
 
 
@@ -36,7 +39,8 @@ class CallThread:
         task = _Task(call)
         try:
             self._running().put(task)
-            task.over.acquire()
+            while not task.over.acquire(timeout=UNSEEN_S):
+                pass
         except BaseException:
             self.close()
             raise

@@ -6,7 +6,6 @@ import contextvars
 import os
 import signal
 import threading
-import time
 
 import pytest
 from lrpilot.transport.call_thread import CallThread
@@ -42,11 +41,11 @@ def test_what_a_call_raises_is_raised_where_it_is_waited_for_and_the_thread_live
 
 
 def test_who_is_interrupted_leaves_the_call_behind_and_the_next_one_waits_for_nothing() -> None:
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background are deaf to it
     calls, released, ended = CallThread(), threading.Event(), threading.Event()
     main = threading.get_ident()
 
     def hang() -> None:
-        time.sleep(0.05)  # The caller is let go on to where it waits: a signal just before that is seen after it only.
         signal.pthread_kill(main, signal.SIGINT)  # as Ctrl-C does
         released.wait(30)
         ended.set()
@@ -57,6 +56,7 @@ def test_who_is_interrupted_leaves_the_call_behind_and_the_next_one_waits_for_no
     assert not ended.is_set()
     released.set()
     assert ended.wait(30), "the call that was left behind ends by itself"
+    signal.signal(signal.SIGINT, former)
     calls.close()
 
 

@@ -332,6 +332,7 @@ def test_plot_shows_probes_apart_and_is_scaled_by_the_committed_losses(
 def test_plot_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(ScheduleError, match="plot: Format 'doc' is not supported"):
         SCHEDULE.plot(tmp_path / "plot.doc")
+    monkeypatch.delitem(sys.modules, "lrpilot.schedule.picture")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ScheduleError, match="pip install matplotlib"):
         SCHEDULE.plot(tmp_path / "plot.png")

@@ -108,7 +108,7 @@ def test_an_infinite_schedule_anneals_when_it_is_asked_to_and_survives_a_checkpo
 @pytest.mark.parametrize(
     ("shape", "options", "words"),
     [
-        ("linear", {}, "give total_steps"),
+        ("linear", {}, "total_steps: None"),
         ("linear", {"total_steps": 5, "warmup": 5}, "warm-up of 5"),
         ("exponential", {"total_steps": 5}, "never reaches zero"),
         ("bent", {"total_steps": 5}, "not known"),

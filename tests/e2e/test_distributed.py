@@ -57,7 +57,7 @@ def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None
         assert torch.equal(value, b[name]), name
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_all_ranks_and_the_server_have_the_same_books(
     whole: Callable[[str], list[Outcome]], shared_server: ServerProcess, kind: str
 ) -> None:

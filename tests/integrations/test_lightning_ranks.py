@@ -33,7 +33,7 @@ def test_probes_leave_no_trace(processes: RankProcesses, tmp_path: Path, kind: s
     assert sharded(first, second) == (kind == "fsdp")
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_a_checkpoint_is_gone_on_from(
     processes: RankProcesses, shared_server: ServerProcess, tmp_path: Path, kind: str
 ) -> None:

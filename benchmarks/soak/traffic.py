@@ -160,7 +160,12 @@ class Traffic:
         with self._lock:
             path = f"/jobs/{chance.choice(self._jobs)}" if self._jobs and chance.random() < 0.8 else "/"
         view = chance.choice(VIEWS) if path != "/" else ""
-        status = self._get(self._page, f"{path}/{view}" if view else path)
+        address = f"{path}/{view}" if view else path
+        try:
+            status = self._get(self._page, address)
+        except http.client.IncompleteRead:  # pruned, or gone back, while it was read: it is whole when asked for again
+            self._count("pages that were cut")
+            status = self._get(self._page, address)
         if status not in (200, 404):  # the job may have been pruned
             raise AssertionError(f"{path}/{view}: {status}")
         self._count("pages")

@@ -13,7 +13,9 @@ from tests.support.servers.server_process import ServerProcess, running
 from tests.support.training.rank_processes import RankProcesses
 
 
-@pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow), pytest.param("language", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow), pytest.param("language", marks=pytest.mark.slow)]
+)
 def test_probes_leave_no_trace(processes: RankProcesses, tmp_path: Path, kind: str) -> None:
     """Each rank ends as with a plain Trainer, with accumulation and clipping."""
     bare = processes.run(ranks.train_bare, kind, tmp_path, 17)

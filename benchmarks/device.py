@@ -41,7 +41,7 @@ STEP_S = 2e-3
 HOOK_AIM, SNAPSHOT_AIM = 1.02, 0.9
 LOOPS = ["bare", "bare again", "constant", "decaying"]
 WIDTH = 256
-"""Of the layers that make a step; their number is what makes it long."""
+"""Each of the layers that make a step is so wide; their number is what makes it long."""
 
 
 class Training:

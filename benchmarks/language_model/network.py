@@ -12,8 +12,8 @@ from benchmarks.quality.workloads.transformer_block import Block
 
 N_BYTES = 256
 _STD = 0.02
-"""Of initial weights, as GPT-2 has it; that of what is added to the residual stream is over the root of the number of
-additions."""
+"""The standard deviation of initial weights, as GPT-2 has it; that of what is added to the residual stream is over the
+root of the number of additions."""
 
 
 class Gpt(nn.Module):

@@ -74,3 +74,13 @@ def assert_same(expected: RankRun, found: RankRun) -> None:
 def sharded(first: RankRun, second: RankRun) -> bool:
     """Whether two ranks hold different weights."""
     return any(not torch.equal(value, second.state[name]) for name, value in first.state.items() if "weight" in name)
+
+
+def assert_annealed(first: tuple[RankRun, int], second: tuple[RankRun, int], n_steps: int) -> None:
+    """Two ranks, told with their search steps, have spent the budget at the same LRs, and come down to the end."""
+    (outcome, searched), (other, also) = first, second
+    assert searched == also
+    assert outcome.lrs == other.lrs
+    assert outcome.schedule == other.schedule
+    assert len(outcome.lrs) == n_steps - searched
+    assert outcome.lrs[-1] < 0.2 * max(outcome.lrs)

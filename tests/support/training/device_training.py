@@ -232,7 +232,7 @@ class DeviceRun:
         return {name: as_bytes(tensor) for name, tensor in tensors.items()} | {"random": random_state(self.device)}
 
     def addresses(self) -> dict[str, int]:
-        """Of the tensors; numbers in an optimizer's state have none."""
+        """Where the tensors lie; numbers in an optimizer's state have no address."""
         return {name: local(t).data_ptr() for name, t in self.owned().items() if not name.endswith(".calls")}
 
 

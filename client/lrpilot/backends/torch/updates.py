@@ -52,7 +52,7 @@ class Updates:
         self._n_sound = 0
         self._recorded = False
         self.overflow: torch.Tensor | None = None
-        """Of the last update, where its device decides whether it is skipped: a flag that is then not zero."""
+        """The last update's flag, where its device decides whether it is skipped: then it is not zero."""
         self._watching = True
         self._handles: list[Any] = []
         for number, family in enumerate(families):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from lrpilot.run.lease import Lease
-from lrpilot.run.suspicion import Suspicion
+from lrpilot.run.runners.suspicion import Suspicion
 
 log = logging.getLogger("lrpilot")
 

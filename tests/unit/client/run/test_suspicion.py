@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from lrpilot.run.suspicion import Suspicion
+from lrpilot.run.runners.suspicion import Suspicion
 
 from tests.support.training.quick_run import warned
 from tests.support.training.scripted_directives import probe, training

@@ -23,8 +23,9 @@ from lrpilot.wire.profile import Shape
 from lrpilot.wire.rewarming import peak_of_rest
 
 from tuner_server.core.errors import InvalidInputError
-from tuner_server.core.evidence import restart, shift
+from tuner_server.core.evidence import reached, restart, shift
 from tuner_server.core.evidence.lessons import Lessons
+from tuner_server.core.evidence.reached import Reached
 from tuner_server.core.lrs import same_lr
 from tuner_server.core.messages import ChangeKind, Decision, Directive, Phase, PlanChange, Report
 from tuner_server.core.policies.base import Asking, Policy, PolicyState, Progress, Step
@@ -57,6 +58,8 @@ class BudgetState(population.PopulationState, Lessons, PolicyState):
     """It counts the plans of the run."""
     veto: Veto | None = None
     """The look at lower LRs after a change; None: there is none, and the search at the start is meant."""
+    reached: Reached | None = None
+    """The lowest level of a stretch of the committed steps that are carried out; None: there was none so long."""
 
 
 class Budget(Policy[BudgetOptions, BudgetState]):
@@ -179,6 +182,16 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         if state.search_ended or not settled:
             return None
         return shift.noticed(state, report, progress.best_since_change, progress.first_loss)
+
+    def reshape(
+        self, state: BudgetState, directive: Directive, report: Report, progress: Progress
+    ) -> Step[BudgetState] | None:
+        """Holds the steps that follow to what the run has reached itself."""
+        known = reached.after(state.reached, report.losses)
+        if not directive.promise or state.footing is None or known is None:
+            return None
+        held_to = reached.held_to(directive.promise, known, state.footing.start_loss, directive.n_steps)
+        return Step(state.model_copy(update={"reached": known}), directive.model_copy(update={"promise": held_to}))
 
     def _replan_from_start(self, state: BudgetState, change: PlanChange, progress: Progress) -> Asking[BudgetState]:
         """What follows on a change before the first committed step."""
@@ -381,7 +394,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             present_lr=progress.present_lr if goes_on else None,
             peak_lr=progress.peak_lr if goes_on else None,
         )
-        return Step(state, directive, decision)
+        return Step(state.model_copy(update={"reached": None}), directive, decision)
 
 
 def _remaining(progress: Progress) -> int:

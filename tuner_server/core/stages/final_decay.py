@@ -102,6 +102,8 @@ def after_setback(state: L, directive: Directive, report: Report, begin: int) ->
     setback = restart.setback(directive, report, begin, state.footing)
     state = state.set_back(setback)
     what = "diverged at" if setback.loss is None else "fell short of its own probe at"
+    if setback.reached is not None:
+        what = f"rose from {setback.reached:.4g} to {setback.loss:.4g} at"
     reason = f"{what} {setback.lr:.3g}: a lower LR over what is left{restart.doubt(state.restarts)}"
     lr = setback.lr / restart.RETREAT
     return state, Decision(stage=directive.stage, lr=lr, reason=reason, setback=setback, lowered_by=restart.RETREAT)

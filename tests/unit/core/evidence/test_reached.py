@@ -1,0 +1,87 @@
+"""What a run has reached is the lowest level of a stretch of it, and the bars near the peak are held to that."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tuner_server.core.evidence.reached import ERRORS, FEWEST, LAST_LOOK, SHARE, STRETCHES, Reached, after, held_to
+from tuner_server.core.messages import Bar
+
+START = 2.3
+PROMISE = (Bar(from_step=50, loss=1.7), Bar(from_step=100, loss=1.5), Bar(from_step=400, loss=math.inf))
+
+
+def noisy(level: float, n: int = 200, sd: float = 0.05, seed: int = 0) -> list[float]:
+    losses = level + sd * np.random.default_rng(seed).standard_normal(n)
+    return [float(loss) for loss in losses]
+
+
+def known(*reports: list[float]) -> Reached:
+    reached = None
+    for losses in reports:
+        reached = after(reached, losses)
+    assert reached is not None
+    return reached
+
+
+def bars(reached: Reached, n_steps: int = 1000) -> list[float]:
+    return [bar.loss for bar in held_to(PROMISE, reached, START, n_steps)]
+
+
+def test_the_lowest_stretch_counts_wherever_in_a_report_it_lies() -> None:
+    reached = known([*noisy(2.0, 50), *noisy(0.5, 50), *noisy(1.5, 100)], noisy(1.4))
+    assert reached.loss == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_single_low_loss_is_no_level() -> None:
+    losses = noisy(1.0)
+    losses[17] = -5.0
+    assert known(losses).loss == pytest.approx(1.0, abs=0.05)
+
+
+def test_too_few_losses_reach_nothing() -> None:
+    assert after(None, [0.1] * (STRETCHES * FEWEST - 1)) is None
+
+
+def test_bars_keep_all_but_a_share_of_what_was_gained() -> None:
+    held = held_to(PROMISE, Reached(loss=0.3, error=0.02), START, 1000)
+    assert [bar.loss for bar in held[:2]] == pytest.approx([0.3 + SHARE * 2.0 + ERRORS * 0.02] * 2)
+    assert [bar.reached for bar in held] == [0.3, 0.3, None]
+    assert [bar.from_step for bar in held] == [bar.from_step for bar in PROMISE]
+
+
+def test_a_bar_that_lies_lower_stays() -> None:
+    assert held_to(PROMISE, Reached(loss=1.69, error=0.0), START, 1000) == PROMISE
+
+
+def test_bars_from_where_the_peak_lies_behind_stay() -> None:
+    late = Bar(from_step=round(LAST_LOOK * 1000), loss=1.5)
+    assert held_to((late,), Reached(loss=0.3, error=0.0), START, 1000) == (late,)
+
+
+@pytest.mark.parametrize("sd", [0.01, 0.3, 1.0])
+def test_noise_around_a_level_breaks_no_bar(sd: float) -> None:
+    """A hundred runs of five reports at one level, which is where each has come to at once."""
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        reports = 0.5 + sd * rng.standard_normal((5, 100))
+        reached = None
+        for losses in reports.tolist():
+            if reached is not None:
+                assert np.median(losses) <= bars(reached)[0]
+            reached = after(reached, losses)
+
+
+@given(st.floats(-100, 100), st.floats(1e-3, 1e3))
+def test_a_shift_and_a_unit_of_the_losses_move_the_bars_alike(offset: float, unit: float) -> None:
+    losses = noisy(0.4)
+    moved = known([(loss + offset) * unit for loss in losses])
+    promise = tuple(bar.model_copy(update={"loss": (bar.loss + offset) * unit}) for bar in PROMISE)
+    held = held_to(promise, moved, (START + offset) * unit, 1000)
+    expected = [(bar + offset) * unit for bar in bars(known(losses))]
+    assert [bar.loss for bar in held] == pytest.approx(expected, rel=1e-6, abs=1e-6)

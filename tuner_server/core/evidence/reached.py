@@ -29,12 +29,13 @@ docs/decisions/0027-a-run-keeps-what-it-has-reached.md."""
 ERRORS = 4.0
 """Standard errors of b: it is the lowest of several medians, and so lies below what the run had come to."""
 STRETCHES = 4
-"""Into so many stretches a report is cut: what a warm-up reaches on its way is not averaged away."""
-FEWEST = 10
+"""Into so many stretches a report is cut, if they are long enough: what a warm-up reaches on its way is not averaged
+away."""
+FEWEST = 25
 """Losses of a stretch: of fewer a median says too little."""
 LAST_LOOK = 0.25
-"""From this part of the committed steps on a loss that rises says that the data have changed (`evidence.shift`): the LR
-has been near its peak for long by then, and what it destroys is destroyed."""
+"""From this part of a run's committed steps on a rising loss says that the data have changed (`evidence.shift`): the
+LR has been near its peak for long by then, and what it destroys is destroyed."""
 MEDIAN_ERROR = math.sqrt(math.pi / 2.0)
 """The standard error of the median of n normal draws is so many times that of their mean."""
 
@@ -55,26 +56,24 @@ def after(known: Reached | None, losses: Sequence[float]) -> Reached | None:
         known: before them.
         losses: of a report, finite.
     """
-    length = len(losses) // STRETCHES
-    if length < FEWEST:
+    n_stretches = min(len(losses) // FEWEST, STRETCHES)
+    if not n_stretches:
         return known
+    length = len(losses) // n_stretches
     error = MEDIAN_ERROR * scatter(np.asarray(losses, dtype=np.float64)) / math.sqrt(length)
-    lowest = min(statistics.median(losses[i * length : (i + 1) * length]) for i in range(STRETCHES))
+    lowest = min(statistics.median(losses[i * length : (i + 1) * length]) for i in range(n_stretches))
     return Reached(loss=lowest, error=error) if known is None or lowest < known.loss else known
 
 
-def held_to(promise: Sequence[Bar], reached: Reached, start: float, n_steps: int) -> tuple[Bar, ...]:
+def held_to(promise: Sequence[Bar], reached: Reached, start: float, until: int) -> tuple[Bar, ...]:
     """The bars of committed steps that must keep what they have reached, too.
 
     Args:
         promise: their bars so far, `promise.bars` or these with what was reached before.
         reached: b and e.
         start: s.
-        n_steps: all steps of the directive.
+        until: bars from this step of the directive on stay as they are.
     """
     loss = reached.loss + SHARE * (start - reached.loss) + ERRORS * reached.error
     own = {"loss": loss, "reached": reached.loss}
-    return tuple(
-        bar.model_copy(update=own) if bar.from_step < LAST_LOOK * n_steps and loss < bar.loss else bar
-        for bar in promise
-    )
+    return tuple(bar.model_copy(update=own) if bar.from_step < until and loss < bar.loss else bar for bar in promise)

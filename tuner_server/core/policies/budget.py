@@ -25,7 +25,6 @@ from lrpilot.wire.rewarming import peak_of_rest
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.core.evidence import reached, restart, shift
 from tuner_server.core.evidence.lessons import Lessons
-from tuner_server.core.evidence.reached import Reached
 from tuner_server.core.lrs import same_lr
 from tuner_server.core.messages import ChangeKind, Decision, Directive, Phase, PlanChange, Report
 from tuner_server.core.policies.base import Asking, Policy, PolicyState, Progress, Step
@@ -58,8 +57,6 @@ class BudgetState(population.PopulationState, Lessons, PolicyState):
     """It counts the plans of the run."""
     veto: Veto | None = None
     """The look at lower LRs after a change; None: there is none, and the search at the start is meant."""
-    reached: Reached | None = None
-    """The lowest level of a stretch of the committed steps that are carried out; None: there was none so long."""
 
 
 class Budget(Policy[BudgetOptions, BudgetState]):
@@ -187,11 +184,8 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         self, state: BudgetState, directive: Directive, report: Report, progress: Progress
     ) -> Step[BudgetState] | None:
         """Holds the steps that follow to what the run has reached itself."""
-        known = reached.after(state.reached, report.losses)
-        if not directive.promise or state.footing is None or known is None:
-            return None
-        held_to = reached.held_to(directive.promise, known, state.footing.start_loss, directive.n_steps)
-        return Step(state.model_copy(update={"reached": known}), directive.model_copy(update={"promise": held_to}))
+        held = state.held(directive, report, until=math.ceil(reached.LAST_LOOK * directive.n_steps))
+        return None if held is None else Step(*held)
 
     def _replan_from_start(self, state: BudgetState, change: PlanChange, progress: Progress) -> Asking[BudgetState]:
         """What follows on a change before the first committed step."""

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuner_server.core.evidence.reached import ERRORS, FEWEST, LAST_LOOK, SHARE, STRETCHES, Reached, after, held_to
+from tuner_server.core.evidence.reached import ERRORS, FEWEST, SHARE, Reached, after, held_to
 from tuner_server.core.messages import Bar
 
-START = 2.3
+START, UNTIL = 2.3, 250
 PROMISE = (Bar(from_step=50, loss=1.7), Bar(from_step=100, loss=1.5), Bar(from_step=400, loss=math.inf))
 
 
@@ -29,8 +29,8 @@ def known(*reports: list[float]) -> Reached:
     return reached
 
 
-def bars(reached: Reached, n_steps: int = 1000) -> list[float]:
-    return [bar.loss for bar in held_to(PROMISE, reached, START, n_steps)]
+def bars(reached: Reached) -> list[float]:
+    return [bar.loss for bar in held_to(PROMISE, reached, START, UNTIL)]
 
 
 def test_the_lowest_stretch_counts_wherever_in_a_report_it_lies() -> None:
@@ -45,23 +45,24 @@ def test_a_single_low_loss_is_no_level() -> None:
 
 
 def test_too_few_losses_reach_nothing() -> None:
-    assert after(None, [0.1] * (STRETCHES * FEWEST - 1)) is None
+    assert after(None, [0.1] * (FEWEST - 1)) is None
+    assert after(None, [0.1] * FEWEST) == Reached(loss=0.1, error=0.0)
 
 
 def test_bars_keep_all_but_a_share_of_what_was_gained() -> None:
-    held = held_to(PROMISE, Reached(loss=0.3, error=0.02), START, 1000)
+    held = held_to(PROMISE, Reached(loss=0.3, error=0.02), START, UNTIL)
     assert [bar.loss for bar in held[:2]] == pytest.approx([0.3 + SHARE * 2.0 + ERRORS * 0.02] * 2)
     assert [bar.reached for bar in held] == [0.3, 0.3, None]
     assert [bar.from_step for bar in held] == [bar.from_step for bar in PROMISE]
 
 
 def test_a_bar_that_lies_lower_stays() -> None:
-    assert held_to(PROMISE, Reached(loss=1.69, error=0.0), START, 1000) == PROMISE
+    assert held_to(PROMISE, Reached(loss=1.69, error=0.0), START, UNTIL) == PROMISE
 
 
 def test_bars_from_where_the_peak_lies_behind_stay() -> None:
-    late = Bar(from_step=round(LAST_LOOK * 1000), loss=1.5)
-    assert held_to((late,), Reached(loss=0.3, error=0.0), START, 1000) == (late,)
+    late = Bar(from_step=UNTIL, loss=1.5)
+    assert held_to((late,), Reached(loss=0.3, error=0.0), START, UNTIL) == (late,)
 
 
 @pytest.mark.parametrize("sd", [0.01, 0.3, 1.0])
@@ -82,6 +83,6 @@ def test_a_shift_and_a_unit_of_the_losses_move_the_bars_alike(offset: float, uni
     losses = noisy(0.4)
     moved = known([(loss + offset) * unit for loss in losses])
     promise = tuple(bar.model_copy(update={"loss": (bar.loss + offset) * unit}) for bar in PROMISE)
-    held = held_to(promise, moved, (START + offset) * unit, 1000)
+    held = held_to(promise, moved, (START + offset) * unit, UNTIL)
     expected = [(bar + offset) * unit for bar in bars(known(losses))]
     assert [bar.loss for bar in held] == pytest.approx(expected, rel=1e-6, abs=1e-6)

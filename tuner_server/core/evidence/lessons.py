@@ -24,6 +24,8 @@ class Lessons(Value):
     """No LR above this is committed, unless a search since then has found it sound: steps at `RETREAT` times it were
     rolled back. None: none were."""
 
+    rose: Setback | None = None
+    """The latest setback at which the run had lost what it had reached itself; None: there was none."""
     reached: Reached | None = None
     """The lowest level of a stretch of the committed steps that are carried out; None: there was none so long."""
 
@@ -45,7 +47,10 @@ class Lessons(Value):
         ceiling = setback.lr / restart.RETREAT
         if self.ceiling is not None:
             ceiling = min(ceiling, self.ceiling)
-        return self.model_copy(update={"restarts": restart.counted(self.restarts), "ceiling": ceiling})
+        rose = self.rose if setback.reached is None else setback
+        return self.model_copy(
+            update={"restarts": restart.counted(self.restarts), "ceiling": ceiling, "rose": rose},
+        )
 
     def held(self, directive: Directive, report: Report, until: int) -> tuple[Self, Directive] | None:
         """The state after a part of committed steps, and their directive, whose bars are held to what they reached.

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tuner_server.core.evidence.divergence import scatter
-from tuner_server.core.messages import Bar, Value
+from tuner_server.core.messages import Bar, Setback, Value
 
 SHARE = 0.1
 """This part of what a run had gained may be lost again. How near sound runs come to it was measured:
@@ -33,9 +33,13 @@ STRETCHES = 4
 away."""
 FEWEST = 25
 """Losses of a stretch: of fewer a median says too little."""
-LAST_LOOK = 0.25
-"""From this part of a run's committed steps on a rising loss says that the data have changed (`evidence.shift`): the
-LR has been near its peak for long by then, and what it destroys is destroyed."""
+LAST_LOOK = 0.15
+"""Reports that begin after this part of a run's committed steps are not held to it: the LR has been near its peak for
+long by then, and what it destroys is destroyed. A loss that rises later says that the data have changed
+(`evidence.shift`)."""
+NOT_THE_LR = 2 / 3
+"""At a lower LR a run rises to the same level, if it loses so much of what it lost before: then the loss itself, or the
+data, became harder, and the LR is not the cause."""
 MEDIAN_ERROR = math.sqrt(math.pi / 2.0)
 """The standard error of the median of n normal draws is so many times that of their mean."""
 
@@ -72,8 +76,26 @@ def held_to(promise: Sequence[Bar], reached: Reached, start: float, until: int) 
         promise: their bars so far, `promise.bars` or these with what was reached before.
         reached: b and e.
         start: s.
-        until: bars from this step of the directive on stay as they are.
+        until: from this step of the directive on the bars are what they were.
     """
     loss = reached.loss + SHARE * (start - reached.loss) + ERRORS * reached.error
+    early = [bar for bar in promise if bar.from_step < until]
+    late = [bar for bar in promise if bar.from_step >= until]
+    if early and (not late or late[0].from_step > until):
+        late.insert(0, early[-1].model_copy(update={"from_step": until}))
     own = {"loss": loss, "reached": reached.loss}
-    return tuple(bar.model_copy(update=own) if bar.from_step < until and loss < bar.loss else bar for bar in promise)
+    return (*(bar.model_copy(update=own) if loss < bar.loss else bar for bar in early), *late)
+
+
+def as_much(setback: Setback, earlier: Setback) -> bool:
+    """Whether a run rose at a lower LR as far as it had risen at a higher one, so that the LR is not the cause.
+
+    Args:
+        setback: at the lower LR.
+        earlier: the one before, at which the run had lost what it had reached.
+    """
+    if setback.reached is None or setback.loss is None:
+        return False
+    assert earlier.reached is not None
+    assert earlier.loss is not None
+    return setback.loss - earlier.reached >= NOT_THE_LR * (earlier.loss - earlier.reached)

@@ -25,11 +25,13 @@ def setback(stage: Stage, undoing: Undoing) -> str:
     if undoing.validated:
         way = "high" if sign > 0 else "low"
         what = f"after {steps(undoing.last_step)} a second validation in a row was too {way}: {loss}"
-    sentences = (
-        f"LR {number(undoing.lr)} was committed, and {what}.",
-        _promised(stage, undoing),
-        f"The run was rolled back, and {number(lr)} took the {n_steps} that were left.",
-    )
+    onward = f"The run was rolled back, and {number(lr)} took the {n_steps} that were left."
+    if lr is not None and undoing.lr is not None and lr > undoing.lr:
+        onward = (
+            "It rose as far as it had at a higher LR, so the LR is not the cause. The run was rolled back, and that "
+            f"LR, {number(lr)}, took the {n_steps} that were left."
+        )
+    sentences = (f"LR {number(undoing.lr)} was committed, and {what}.", _promised(stage, undoing), onward)
     return " ".join(filter(None, sentences))
 
 

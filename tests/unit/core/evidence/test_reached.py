@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuner_server.core.evidence.reached import ERRORS, FEWEST, SHARE, Reached, after, held_to
-from tuner_server.core.messages import Bar
+from tuner_server.core.evidence.reached import ERRORS, FEWEST, SHARE, Reached, after, as_much, held_to
+from tuner_server.core.messages import Bar, Setback
 
 START, UNTIL = 2.3, 250
 PROMISE = (Bar(from_step=50, loss=1.7), Bar(from_step=100, loss=1.5), Bar(from_step=400, loss=math.inf))
@@ -52,17 +52,36 @@ def test_too_few_losses_reach_nothing() -> None:
 def test_bars_keep_all_but_a_share_of_what_was_gained() -> None:
     held = held_to(PROMISE, Reached(loss=0.3, error=0.02), START, UNTIL)
     assert [bar.loss for bar in held[:2]] == pytest.approx([0.3 + SHARE * 2.0 + ERRORS * 0.02] * 2)
-    assert [bar.reached for bar in held] == [0.3, 0.3, None]
-    assert [bar.from_step for bar in held] == [bar.from_step for bar in PROMISE]
+    assert [bar.reached for bar in held] == [0.3, 0.3, None, None]
+    assert [bar.from_step for bar in held] == [50, 100, UNTIL, 400]
 
 
 def test_a_bar_that_lies_lower_stays() -> None:
-    assert held_to(PROMISE, Reached(loss=1.69, error=0.0), START, UNTIL) == PROMISE
+    held = held_to(PROMISE, Reached(loss=1.69, error=0.0), START, UNTIL)
+    assert [bar.reached for bar in held] == [None] * 4
 
 
 def test_bars_from_where_the_peak_lies_behind_stay() -> None:
     late = Bar(from_step=UNTIL, loss=1.5)
     assert held_to((late,), Reached(loss=0.3, error=0.0), START, UNTIL) == (late,)
+
+
+def test_where_the_peak_lies_behind_a_bar_is_what_it_was_again() -> None:
+    reached = Reached(loss=0.3, error=0.0)
+    held = held_to(PROMISE, reached, START, UNTIL)
+    assert held[2:] == (Bar(from_step=UNTIL, loss=PROMISE[1].loss), PROMISE[2])
+    assert held_to(held, reached, START, UNTIL) == held
+
+
+@pytest.mark.parametrize(
+    ("loss", "level", "expected"),
+    [(1.7, 0.6, True), (1.5, 1.2, True), (0.9, 0.5, False), (1.7, None, False)],
+)
+def test_an_lr_is_not_the_cause_of_a_rise_that_a_lower_one_has_too(
+    loss: float, level: float | None, expected: bool
+) -> None:
+    earlier = Setback(lr=0.1, loss=1.7, bar=0.8, start_loss=START, gain=1.7, reached=0.6)
+    assert as_much(Setback(lr=0.03, loss=loss, bar=0.8, reached=level), earlier) is expected
 
 
 @pytest.mark.parametrize("sd", [0.01, 0.3, 1.0])

@@ -28,7 +28,7 @@ from tuner_server.core.evidence.restart import RETREAT, TRUSTED_RESTARTS
 from tuner_server.core.job import machine
 from tuner_server.core.job.machine import Status, Transition
 from tuner_server.core.messages import Directive, Outcome, Phase, Replacement, Report, Setback, Validation
-from tuner_server.core.policies.budget import FEWEST_STEPS
+from tuner_server.core.policies.budget import FEWEST_STEPS, BudgetState
 from tuner_server.core.policies.budget_options import BudgetOptions
 from tuner_server.core.stages.final_decay import PROMISES
 from tuner_server.service.family import optimum_of
@@ -210,6 +210,27 @@ def test_a_run_that_loses_what_it_had_reached_is_rolled_back_with_the_evidence()
     assert evidence.bar == pytest.approx(own)
     assert evidence == Setback(lr=lr, loss=1.4, bar=evidence.bar, start_loss=BEGIN, gain=BEGIN - OWN, reached=OWN)
     assert decision.reason.startswith(f"rose from 0.5 to 1.4 at {lr:.3g}")
+
+
+def test_a_rise_that_a_lower_lr_has_as_well_leads_back_to_the_lr_before_it() -> None:
+    transition = promising()
+    lr = profile_of(transition.directive).start_lr
+    transition = short(reaching(transition), loss=1.4)
+    transition = short(reaching(transition), loss=1.3)
+    assert profile_of(transition.directive).start_lr == pytest.approx(lr)
+    assert not transition.directive.promise
+    decision = transition.decision
+    assert decision is not None
+    assert decision.reason.startswith(f"rose as far at {lr / RETREAT:.3g} as at {lr:.3g}, so the LR is not the cause")
+    assert decision.lowered_by is None
+    assert BudgetState.model_validate(transition.state.policy_state).ceiling is None
+
+
+def test_a_rise_that_is_smaller_at_a_lower_lr_leads_to_one_that_is_lower_still() -> None:
+    transition = promising()
+    lr = profile_of(transition.directive).start_lr
+    transition = short(reaching(short(reaching(transition), loss=2.5)), loss=1.0)
+    assert profile_of(transition.directive).start_lr == pytest.approx(lr / RETREAT**2)
 
 
 def test_what_the_attempt_before_had_reached_counts_for_nothing() -> None:

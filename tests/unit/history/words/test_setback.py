@@ -50,6 +50,16 @@ def test_a_run_that_lost_what_it_had_reached_itself_is_told_so(stage: Stage) -> 
     )
 
 
+def test_a_lower_lr_that_did_not_help_is_said_not_to_be_the_cause(stage: Stage) -> None:
+    known = Setback(lr=0.03, loss=1.4, bar=0.77, start_loss=2.3, gain=1.8, reached=0.5)
+    undoing = dataclasses.replace(SHORT, lr=0.03, loss=1.4, bar=0.77, reached=0.5)
+    words = setback(_with_setback(stage, known), undoing)
+    assert words.endswith(
+        "It rose as far as it had at a higher LR, so the LR is not the cause. The run was rolled back, and that LR, "
+        "0.095, took the 800 steps that were left."
+    )
+
+
 def test_losses_may_be_below_zero(stage: Stage) -> None:
     known = Setback(lr=0.3, loss=-1.7, bar=-2.28, start_loss=-1.69, gain=1.19)
     below = dataclasses.replace(SHORT, loss=-1.7, bar=-2.28)

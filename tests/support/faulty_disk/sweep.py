@@ -4,8 +4,9 @@
         [--after N] [--most N]
 
 The order of all strikes is drawn from one seed, so that `--after` and `--most` split a long sweep into parts that
-together strike everywhere. It prints a line of JSON for the whole: operations, faults by kind and by function, and what was found wrong. Most of
-the time is waiting, so that several processes strike at once; each says on standard error how far it is.
+together strike everywhere. It prints a line of JSON for the whole: operations, faults by kind and by function, and what
+was found wrong. Most of the time is waiting, so that several processes strike at once; each says on standard error how
+far it is.
 """
 
 from __future__ import annotations

@@ -104,31 +104,38 @@ def streaming(
 class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     """Implements lrpilot.v1.TunerService."""
 
-    def __init__(self, service: TunerService, writers: Executor, readers: Executor, heartbeat_s: float) -> None:
+    def __init__(
+        self, service: TunerService, writers: Executor, readers: Executor, replayers: Executor, heartbeat_s: float
+    ) -> None:
         """Serves `service`. The event loop never waits for a search or a database.
 
         Args:
             service: what the RPCs do.
             writers: threads for calls that open or change jobs.
             readers: threads for calls that look.
+            replayers: threads for calls that take jobs back.
             heartbeat_s: how long a stream is silent at most.
         """
         self._service = service
-        self._writers, self._readers = writers, readers
+        self._writers, self._readers, self._replayers = writers, readers, replayers
         self._heartbeat_s = heartbeat_s
         self._draining = asyncio.Event()
+        self._replays = Interest()
+        """Lasts until the server has stopped. A caller whose time is over comes again, and finds its job taken back."""
 
     def drain(self) -> None:
         """Ends the streams, which would go on for as long as their jobs. Other calls end by themselves."""
         self._draining.set()
 
+    def stop(self) -> None:
+        """Ends what still goes on without anybody who waits for it."""
+        self._replays.end()
+
     async def _write(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._writers, functools.partial(function, *args, **kwargs))
+        return await _called(self._writers, function, *args, **kwargs)
 
     async def _read(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._readers, functools.partial(function, *args, **kwargs))
+        return await _called(self._readers, function, *args, **kwargs)
 
     @unary
     async def CreateJob(self, request: pb.CreateJobRequest) -> pb.CreateJobResponse:
@@ -203,8 +210,9 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     async def ResumeJob(self, request: pb.ResumeJobRequest) -> pb.ResumeJobResponse:
         """Takes a job back to where its client's checkpoint is."""
         job_id, resume_id = convert.job_id(request.job_id), _resume_id(request)
-        stored = await self._write(
-            self._service.resume_job, CALLER.get().project, job_id, request.directive_number, resume_id
+        project, number = CALLER.get().project, request.directive_number
+        stored = await _called(
+            self._replayers, self._service.resume_job, project, job_id, number, resume_id, self._replays.check
         )
         log.info("job resumed", job_id=stored.id, directive=request.directive_number)
         return pb.ResumeJobResponse(job=self._job(stored), directive=convert.directive_to_pb(stored.state.directive))
@@ -314,6 +322,11 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
 
     async def _load(self, job_id: str) -> StoredJob:
         return await self._read(self._service.get_job, CALLER.get().project, convert.job_id(job_id))
+
+
+async def _called(threads: Executor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Calls a function in one of these threads."""
+    return await asyncio.get_running_loop().run_in_executor(threads, functools.partial(function, *args, **kwargs))
 
 
 @contextlib.contextmanager

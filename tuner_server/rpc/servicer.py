@@ -26,7 +26,7 @@ from tuner_server.rpc import convert, plan_messages, schedule_messages, untruste
 from tuner_server.rpc.admission import admitted
 from tuner_server.rpc.caller import CALLER
 from tuner_server.rpc.handlers import Context, refuse
-from tuner_server.service.long_reads import is_long
+from tuner_server.service.long_reads import Turn, is_long
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import StoredJob
 
@@ -258,7 +258,8 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
         stored = await self._load(request.job_id)
         found: list[pb.StreamScheduleResponse] = []
         size = 0
-        async with contextlib.aclosing(self._schedule(stored, full=request.view == pb.SCHEDULE_VIEW_FULL)) as messages:
+        full = request.view == pb.SCHEDULE_VIEW_FULL
+        async with self._turn(stored), contextlib.aclosing(self._schedule(stored, full=full)) as messages:
             async for message in messages:
                 found.append(message)
                 size += message.ByteSize()
@@ -274,21 +275,28 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     ) -> AsyncGenerator[pb.StreamScheduleResponse, None]:
         """Sends the schedule found so far, with its history."""
         stored = await self._load(request.job_id)
-        async with contextlib.aclosing(self._schedule(stored, full=True)) as messages:
-            async for message in messages:
-                with _patient():
-                    yield message
+        task = asyncio.current_task()
+        assert task is not None
+        async with self._turn(stored) as turn, contextlib.aclosing(self._schedule(stored, full=True)) as messages:
+            with turn.cut_by(task.cancel):
+                async for message in messages:
+                    with _patient(task), turn.taking(message.ByteSize()):
+                        yield message
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, stored: StoredJob) -> AsyncIterator[Turn]:
+        """The turn of an answer that reads a job's history. Raises: BusyError: too many ask for long ones."""
+        if not is_long(stored):
+            yield Turn()  # which nobody waits for
+            return
+        async with self._service.long_reads.turn(stored.project) as turn:
+            yield turn
 
     async def _schedule(self, stored: StoredJob, *, full: bool) -> AsyncGenerator[pb.StreamScheduleResponse, None]:
-        """A job's schedule in parts. Whoever cancels, or whose time is over, has left, and no more of it is read.
-
-        Raises: BusyError: too many ask for long histories.
-        """
+        """A job's schedule in parts. Whoever cancels, or whose time is over, has left, and no more of it is read."""
         interest = Interest()
-        async with contextlib.AsyncExitStack() as stack:
+        with contextlib.ExitStack() as stack:
             stack.callback(interest.end)
-            if is_long(stored):
-                await stack.enter_async_context(self._service.long_reads.turn(stored.project))
             history = self._service.history(stored, interest.check)
             vitals = self._service.vitals(stored)
             messages = schedule_messages.schedule_to_pb(stored, history, full=full, vitals=vitals)
@@ -330,10 +338,8 @@ async def _called(threads: Executor, function: Callable[P, T], *args: P.args, **
 
 
 @contextlib.contextmanager
-def _patient() -> Iterator[None]:
-    """Ends the call if what is within takes longer than a reader is waited for."""
-    task = asyncio.current_task()
-    assert task is not None
+def _patient(task: asyncio.Task[Any]) -> Iterator[None]:
+    """Ends a call if what is within takes longer than a reader is waited for."""
     late = asyncio.get_running_loop().call_later(STALL_S, task.cancel)
     try:
         yield

@@ -106,9 +106,17 @@ def writing(output: Path) -> Iterator[None]:
         raise InvalidInputError.of("output", f"{output}: {error.strerror}") from error
 
 
-def page_of(tuner: Readable, request: pb.ListJobsRequest) -> pb.ListJobsResponse:
-    """Fetches one page of a listing. Raises: LRPilotError, TunerError."""
-    return tuner.list_jobs(request, TIMEOUT_S)
+def listed(tuner: Readable, request: pb.ListJobsRequest, most: int) -> list[pb.Job]:
+    """The newest jobs that a request is about, up to so many, page by page. Raises: LRPilotError, TunerError."""
+    found: list[pb.Job] = []
+    while len(found) < most:
+        request.page_size = min(most - len(found), LARGEST_PAGE)
+        page = tuner.list_jobs(request, TIMEOUT_S)
+        found.extend(page.jobs)
+        request.page_token = page.next_page_token
+        if not request.page_token:
+            break
+    return found
 
 
 def schedule_of(tuner: Readable, job: str, view: pb.ScheduleView.ValueType) -> pb.GetScheduleResponse:
@@ -157,11 +165,11 @@ def resolve(tuner: Readable, job: str) -> str:
     if len(job) == ID_LENGTH and set(job) <= set(string.hexdigits):
         return job
     if job == LATEST:
-        newest = page_of(tuner, pb.ListJobsRequest(page_size=LATEST_LOOKED_AT)).jobs
+        newest = listed(tuner, pb.ListJobsRequest(), LATEST_LOOKED_AT)
         if not newest:
             raise InvalidInputError.of("job", "there are no jobs yet")
         return next((found.id for found in newest if not _never_ran(found)), newest[0].id)
-    meant = page_of(tuner, pb.ListJobsRequest(page_size=LARGEST_PAGE, called=job)).jobs if job else []
+    meant = listed(tuner, pb.ListJobsRequest(called=job), LARGEST_PAGE) if job else []
     if not meant:
         raise InvalidInputError.of("job", f"no job has the name {job!r}, or an id that begins so; see `lrpilot jobs`")
     alive = [found for found in meant if found.life == pb.JOB_LIFE_ALIVE]

@@ -294,7 +294,7 @@ class Storage(Closing):
 
         Args:
             project: the project whose jobs are listed.
-            page_size: how many jobs at most; at least 1.
+            page_size: how many jobs at most; at least 1. Of large ones there are fewer, and then a token.
             page_token: the token of the page before; empty for the first.
             wanted: which of its jobs.
 

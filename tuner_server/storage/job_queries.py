@@ -20,6 +20,9 @@ from tuner_server.storage.tables import JobRow, ProjectRow, UtcDateTime
 _LIVE = [status.value for status in Status if status.live]
 _ENDED = [status.value for status in Status if not status.live]
 _Columns = TypeVarTuple("_Columns")
+PAGE_BYTES = 2 * 2**20
+"""What the jobs of a page take as they are stored: some 300 usual ones, or 30 whose decays have hundreds of points. Of
+many readers each may have a page on its way. A larger job is a page by itself."""
 Position = tuple[datetime, str]
 """The end of a page: the time and the id of its last job."""
 
@@ -38,6 +41,17 @@ def newest(query: sa.Select[*_Columns], project: str, wanted: JobFilter, limits:
             ways.append(sa.and_(JobRow.name == "", JobRow.id.startswith(beginning)))
         query = query.where(sa.or_(*ways))
     return query
+
+
+def fitting(connection: sa.Connection, query: sa.Select[*_Columns], page_size: int) -> int:
+    """How many of a query's jobs fit into a page, from the first on, up to `page_size`."""
+    sizes = sa.func.length(JobRow.state) + sa.func.length(JobRow.note)
+    total = 0
+    for n, size in enumerate(connection.execute(query.with_only_columns(sizes).limit(page_size)).scalars()):
+        total += size
+        if n and total > PAGE_BYTES:
+            return n
+    return page_size
 
 
 def kinds_of(dead: DeadJobs, limits: LifeLimits) -> list[tuple[str, sa.ColumnElement[bool]]]:

@@ -207,11 +207,12 @@ class SqlStorage(Storage):
         """See `Storage`."""
         if page_size < 1:
             raise InvalidInputError.of("page_size", f"must be at least 1 (got {page_size})")
-        query = job_queries.newest(sa.select(*_JOB), project, wanted, self.life_limits).limit(page_size + 1)
+        query = job_queries.newest(sa.select(*_JOB), project, wanted, self.life_limits)
         if page_token:
             query = job_queries.after(query, job_queries.position_of(page_token))
         with self._database.reading() as connection:
-            jobs = tuple(_job(row) for row in connection.execute(query))
+            page_size = job_queries.fitting(connection, query, page_size)
+            jobs = tuple(_job(row) for row in connection.execute(query.limit(page_size + 1)))
         if len(jobs) <= page_size:
             return Page(jobs, "")
         last_job = jobs[page_size - 1]

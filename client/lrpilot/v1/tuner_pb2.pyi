@@ -1887,7 +1887,7 @@ class ListJobsRequest(_message.Message):
     LIVES_FIELD_NUMBER: _builtins.int
     CALLED_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """At most 1,000; 0: 50."""
+    """At most 1,000; 0: 50. Of large jobs a page has fewer: the token says whether there are more."""
     page_token: _builtins.str
     family: _builtins.str
     called: _builtins.str

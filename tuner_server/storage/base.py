@@ -176,6 +176,16 @@ class Page:
     """Empty on the last page."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Backup:
+    """A backup of a database."""
+
+    time: datetime
+    """When it was complete."""
+    size: int
+    """Its bytes."""
+
+
 class Storage(Closing):
     """Keeps jobs. See the module for its guarantees."""
 
@@ -354,6 +364,10 @@ class Storage(Closing):
     @abc.abstractmethod
     def size(self) -> int:
         """The bytes that all of it takes on the disk, its log included. Raises: StorageError."""
+
+    @abc.abstractmethod
+    def last_backup(self) -> Backup | None:
+        """The last backup of the database; None: there was none. Raises: StorageError."""
 
     @abc.abstractmethod
     def close(self) -> None:

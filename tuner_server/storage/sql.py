@@ -20,6 +20,7 @@ from tuner_server.core.messages import Directive
 from tuner_server.storage import codec, job_queries, job_writes
 from tuner_server.storage.base import (
     ALL_JOBS,
+    Backup,
     Change,
     DeadJobs,
     Entry,
@@ -34,6 +35,7 @@ from tuner_server.storage.compaction import size
 from tuner_server.storage.database import Database
 from tuner_server.storage.deletion import delete_jobs
 from tuner_server.storage.history_read import HistoryRead, entry_of
+from tuner_server.storage.last_backup import noted
 from tuner_server.storage.tables import EntryRow, JobRow
 from tuner_server.storage.write_check import touch
 
@@ -279,6 +281,10 @@ class SqlStorage(Storage):
     def size(self) -> int:
         """See `Storage`."""
         return size(self._database)
+
+    def last_backup(self) -> Backup | None:
+        """See `Storage`."""
+        return noted(self._database)
 
     def close(self) -> None:
         """See `Storage`."""

@@ -124,6 +124,17 @@ class JobRow(Base):
     )
 
 
+class LastBackupRow(Base):
+    """The last backup that was made of this database; there is one row, or none."""
+
+    __tablename__ = "last_backup"
+
+    time: Mapped[datetime] = mapped_column(primary_key=True)
+    """When it was complete."""
+    size: Mapped[int] = mapped_column(sa.BigInteger)
+    """Its bytes."""
+
+
 class EntryRow(Base):
     """A directive and what came of it. Whatever may be null is so until the report is there, but for the decision."""
 

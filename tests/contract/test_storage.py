@@ -665,7 +665,7 @@ def projects(database_url: str, storage: Storage) -> None:
     """A project of two live jobs at most, and one with no limit, beside the default one."""
     with Database(database_url) as database, database.writing() as connection:
         for name, limit in [("small", 2), ("large", None)]:
-            row = sa.insert(ProjectRow).values(name=name, max_live_jobs=limit, create_time=NOW)
+            row = sa.insert(ProjectRow).values(name=name, max_alive_jobs=limit, create_time=NOW)
             connection.execute(row)
 
 

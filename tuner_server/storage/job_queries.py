@@ -72,7 +72,7 @@ def living(limits: LifeLimits, now: datetime) -> sa.Select[str, str, int]:
 
 
 def check_quota(connection: sa.Connection, project: str, limits: LifeLimits, now: datetime) -> None:
-    """Whether a project may have one more live job. Locks its row, so that jobs that are opened at once count.
+    """Whether a project may have one more job that is alive. Locks its row, so that jobs that are opened at once count.
 
     A job counts while its client is there: what nobody trains any more takes nobody's place.
 
@@ -80,16 +80,16 @@ def check_quota(connection: sa.Connection, project: str, limits: LifeLimits, now
         NotFoundError: no such project.
         QuotaError: it has as many as it may have.
     """
-    query = sa.select(ProjectRow.max_live_jobs).where(ProjectRow.name == project).with_for_update()
+    query = sa.select(ProjectRow.max_alive_jobs).where(ProjectRow.name == project).with_for_update()
     found = connection.execute(query).one_or_none()
     if found is None:
         raise NotFoundError(f"no project has the name {project!r}")
-    if found.max_live_jobs is None:
+    if found.max_alive_jobs is None:
         return
     alive = sa.select(sa.func.count()).where(JobRow.project == project, _has(Life.ALIVE, limits, now))
-    if connection.execute(alive).scalar_one() >= found.max_live_jobs:
-        jobs = "1 live job" if found.max_live_jobs == 1 else f"{found.max_live_jobs} live jobs"
-        raise QuotaError(f"project {project!r} has {jobs}, and may not have more")
+    if connection.execute(alive).scalar_one() >= found.max_alive_jobs:
+        jobs = "1 job" if found.max_alive_jobs == 1 else f"{found.max_alive_jobs} jobs"
+        raise QuotaError(f"project {project!r} has {jobs} that are alive, and may not have more")
 
 
 def after(query: sa.Select[*_Columns], position: Position) -> sa.Select[*_Columns]:

@@ -58,7 +58,7 @@ class ProjectRow(Base):
     __tablename__ = "projects"
 
     name: Mapped[str] = mapped_column(primary_key=True)
-    max_live_jobs: Mapped[int | None]
+    max_alive_jobs: Mapped[int | None] = mapped_column("max_live_jobs", key="max_alive_jobs")
     """The limit; null: there is none."""
     max_calls_per_s: Mapped[float | None]
     """The limit; null: there is none."""

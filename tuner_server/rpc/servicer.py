@@ -228,7 +228,9 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     async def LeaveJob(self, request: pb.LeaveJobRequest) -> pb.LeaveJobResponse:
         """Notes that a client has left."""
         job_id, resume_id = convert.job_id(request.job_id), _resume_id(request)
-        await self._write(self._service.leave_job, CALLER.get().project, job_id, resume_id)
+        following = convert.job_id(request.continued_as) if request.continued_as else ""
+        if await self._write(self._service.leave_job, CALLER.get().project, job_id, resume_id, following):
+            log.info("job deleted: it never ran", job_id=job_id, continued_as=following)
         return pb.LeaveJobResponse()
 
     @unary

@@ -208,13 +208,17 @@ class TunerService(Closing):
         """
         self._signs.add(project, job_id, resume_id)
 
-    def leave_job(self, project: str, job_id: str, resume_id: str = "") -> None:
+    def leave_job(self, project: str, job_id: str, resume_id: str = "", continued_as: str = "") -> bool:
         """Notes that a job's client has left, unless it is a former life of the run that goes on.
 
         Args:
             project: that of the caller.
             job_id: the job.
             resume_id: that with which the caller took the job back last; empty: it never did.
+            continued_as: the job that the run goes on as; empty: it goes on nowhere.
+
+        Returns:
+            Whether the job was deleted, as nothing was reported on it and its run goes on as another one.
 
         Raises: NotFoundError.
         """
@@ -222,8 +226,12 @@ class TunerService(Closing):
         while (stored := self.get_job(project, job_id)).state.resumed_as == resume_id:
             # A report may come in between, or another client take the job back.
             with contextlib.suppress(ConflictError):
+                if continued_as and stored.state.directive.number == 1:
+                    self._storage.delete(stored)
+                    return True
                 self._storage.leave(stored, self._now())
                 break
+        return False
 
     def describe_job(self, project: str, job_id: str, name: str | None, note: str | None) -> StoredJob:
         """Gives a job another name, or another note; None: it keeps the one it has. Raises: NotFoundError."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 import pytest
-from lrpilot.errors import RefusedError, UnavailableError
+from lrpilot.errors import UnavailableError
 from lrpilot.session.run_state import RunState
 from lrpilot.session.session import Session
 from lrpilot.v1 import tuner_pb2 as pb
@@ -157,24 +158,34 @@ def raises_unavailable(*_: object) -> None:
     raise UnavailableError("the server is away", "UNAVAILABLE")
 
 
-def test_the_job_that_a_resumed_process_opened_first_is_left_where_it_may_not_be_cancelled() -> None:
-    left: list[str] = []
+@pytest.mark.parametrize("n_reports", [0, 1])
+def test_the_job_that_a_resumed_process_opened_first_is_gone_unless_it_ran(n_reports: int) -> None:
+    """Somebody who looks at the list sees one run."""
+    with contextlib.closing(KeptJobs()) as jobs:
+        former = Process(jobs)
+        directive = former.open()
+        kept, checkpoint = jobs.job_id, former.session.state_dict()
+        present = Process(jobs)
+        stray_directive = present.open()
+        stray = jobs.job_id
+        assert stray != kept
+        for _ in range(n_reports):
+            present.answer(stray_directive)
+        present.session.load_state_dict(checkpoint)
+        assert present.answer(directive).number == directive.number + 1
+        assert jobs.listed() == ({kept, stray} if n_reports else {kept})
 
-    class WithoutTheScope(KeptJobs):
-        def cancel_job(self, request: pb.CancelJobRequest, timeout_s: float) -> pb.CancelJobResponse:
-            raise RefusedError("CancelJob needs scope cancel", "PERMISSION_DENIED")
 
+def test_a_run_is_resumed_though_the_server_is_away_as_its_first_job_is_left() -> None:
+    class Away(KeptJobs):
         def leave_job(self, request: pb.LeaveJobRequest, timeout_s: float) -> pb.LeaveJobResponse:
-            left.append(request.job_id)
-            return super().leave_job(request, timeout_s)
+            raise UnavailableError("the server is away", "UNAVAILABLE")
 
-    jobs = WithoutTheScope()
-    former = Process(jobs)
-    directive = former.open()
-    checkpoint = former.session.state_dict()
-    present = Process(jobs)
-    present.open()
-    stray = jobs.job_id
-    present.session.load_state_dict(checkpoint)
-    assert left == [stray]
-    assert present.answer(directive).number == directive.number + 1
+    with contextlib.closing(Away()) as jobs:
+        former = Process(jobs)
+        directive = former.open()
+        checkpoint = former.session.state_dict()
+        present = Process(jobs)
+        present.open()
+        present.session.load_state_dict(checkpoint)
+        assert present.answer(directive).number == directive.number + 1

@@ -49,7 +49,7 @@ def test_the_job_is_that_of_the_process_that_went_on_last(caplog: pytest.LogCapt
     with caplog.at_level(logging.WARNING, "lrpilot"):
         alone = former.answer(following)
     assert "another process has gone on with job" in caplog.text
-    assert (alone.phase, alone.reason) == (pb.PHASE_TRAIN, "without a server: annealing")
+    assert (alone.phase, alone.reason) == (pb.PHASE_TRAIN, "on its own: annealing")
     # The one that went on was not disturbed.
     assert present.answer(following).number == following.number + 1
     assert jobs.state.directive.number == following.number + 1
@@ -105,7 +105,7 @@ def test_a_process_whose_checkpoint_another_has_taken_meanwhile_trains_on_alone(
         late.training = former.training
         alone = late.answer(directive)
     assert "the server refuses, training goes on from its checkpoint" in caplog.text
-    assert alone.reason == "without a server: annealing"
+    assert alone.reason == "on its own: annealing"
 
 
 class Signed(KeptJobs):

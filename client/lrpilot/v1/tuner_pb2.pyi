@@ -1904,7 +1904,7 @@ class ListJobsRequest(_message.Message):
     LIVES_FIELD_NUMBER: _builtins.int
     CALLED_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """At most 1,000; 0: 50."""
+    """At most 1,000; 0: 50. Of large jobs a page has fewer: the token says whether there are more."""
     page_token: _builtins.str
     family: _builtins.str
     called: _builtins.str
@@ -2055,18 +2055,24 @@ class LeaveJobRequest(_message.Message):
 
     JOB_ID_FIELD_NUMBER: _builtins.int
     RESUME_ID_FIELD_NUMBER: _builtins.int
+    CONTINUED_AS_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     resume_id: _builtins.str
     """As in AdvanceRequest. That a former life leaves counts for nothing, and is answered the same."""
+    continued_as: _builtins.str
+    """The job that the run goes on as, if the client opened this one before it took up a checkpoint of that one. A job on
+    which nothing was reported is then deleted, since it never ran.
+    """
     def __init__(
         self,
         *,
         job_id: _builtins.str = ...,
         resume_id: _builtins.str = ...,
+        continued_as: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "resume_id", b"resume_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continued_as", b"continued_as", "job_id", b"job_id", "resume_id", b"resume_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

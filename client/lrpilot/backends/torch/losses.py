@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import collections
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import SupportsFloat
 
 import torch
@@ -20,6 +20,8 @@ from lrpilot.wire.divergence import BAD_LOSSES
 _HOST = torch.device("cpu")
 SPARE = 64
 """Losses beyond those of a directive that find room: an interrupt between a loss and its count leaves one more."""
+PLACES = 64
+"""Places of losses that are made at once."""
 AHEAD = 4
 """Steps that the host may be ahead of a device that works on its own: a look answers for what was seen so long ago."""
 HARMLESS = torch.finfo(torch.float32).min
@@ -43,6 +45,8 @@ class LossBuffer:
         # The memory begins with the last `_BEFORE` earlier losses. Then comes the part that this directive may fill; of
         # it, so many are filled and so many have been checked.
         self._losses = self._memory
+        self._places: Sequence[torch.Tensor] = ()
+        self._first_place = 0
         self._n_losses = 0
         self._n_checked = 0
         self._diverged = False
@@ -72,8 +76,6 @@ class LossBuffer:
         """Where the losses of this directive are."""
         return self._memory.device
 
-    @torch.inference_mode(False)
-    @torch.no_grad()
     def append(self, loss: torch.Tensor | SupportsFloat, overflow: torch.Tensor | None = None) -> None:
         """Adds the loss of a step: a tensor of one element on any device, or a number.
 
@@ -87,23 +89,31 @@ class LossBuffer:
         """
         if not isinstance(loss, torch.Tensor):
             loss = torch.tensor(loss_number(loss), dtype=torch.float64, device=_HOST)
-        if loss.numel() != 1:
-            shape = tuple(loss.shape)
-            raise ValueError(f"loss: shape {shape} is not a scalar; pass loss.mean()")
+        if loss.dim():
+            if loss.numel() != 1:
+                shape = tuple(loss.shape)
+                raise ValueError(f"loss: shape {shape} is not a scalar; pass loss.mean()")
+            loss = loss.reshape(())
         if loss.is_complex():
             raise ValueError("loss: a complex number is no loss; pass its real part, or loss.abs()")
         if self._n_losses == 0:
             self._reserve(loss.device)
-        place = self._losses[self._n_losses]
-        place.copy_(loss.reshape(()))
+        # Without its history it can be copied in whatever mode the loop is in: to enter another takes longer than that.
+        place = self._place()
+        place.copy_(loss.detach() if loss.requires_grad else loss)
         if overflow is not None:
-            if not self._may_have_skipped:
-                self._skipped.zero_()
-                self._may_have_skipped = True
-            flag = self._skipped[self._n_losses]
-            flag.copy_(overflow.to(place.device, non_blocking=True).reshape(()) != 0)
-            place.masked_fill_(flag, HARMLESS)
+            self._append_overflow(place, overflow)
         self._n_losses += 1
+
+    @torch.no_grad()
+    def _append_overflow(self, place: torch.Tensor, overflow: torch.Tensor) -> None:
+        """Has the loss at a place count only if a flag on a device is zero."""
+        if not self._may_have_skipped:
+            self._skipped.zero_()
+            self._may_have_skipped = True
+        flag = self._skipped[self._n_losses]
+        flag.copy_(overflow.to(place.device, non_blocking=True).reshape(()) != 0)
+        place.masked_fill_(flag, HARMLESS)
 
     @torch.no_grad()
     def check(self) -> bool:
@@ -182,6 +192,16 @@ class LossBuffer:
         self._may_have_skipped = False
         self._arrivals.clear()
 
+    def _place(self) -> torch.Tensor:
+        """Where the next loss goes. Places are made some at once, which takes a tenth of one at every step."""
+        n = self._n_losses - self._first_place
+        if not 0 <= n < len(self._places):
+            self._places = self._losses[self._n_losses : self._n_losses + PLACES].unbind()
+            self._first_place, n = self._n_losses, 0
+        return self._places[n]
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def _reserve(self, device: torch.device) -> None:
         """Room on a device, used again as long as it suffices."""
         size = _BEFORE + self._room
@@ -193,6 +213,7 @@ class LossBuffer:
         before = self._earlier[-_BEFORE:]
         for i, loss in enumerate([-math.inf] * (_BEFORE - len(before)) + before):
             self._memory[i] = loss
+        self._places = ()
 
 
 def _float32_at_most(limit: float) -> float:

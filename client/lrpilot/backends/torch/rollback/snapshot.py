@@ -16,6 +16,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import copy
+import itertools
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -126,13 +127,20 @@ class Snapshot:
         graph = self._graph(states)
         apart = graph.beyond(data)
         holders = [t for t in (*graph.tensors, *graph.hollow) if t.is_leaf and t.grad is not None]
-        originals = [*map(values, (*graph.tensors, *apart.tensors))]
-        originals += (values(t.grad) for t in holders if t.grad is not None)
-        copies = self._memory.allocate(originals, self._taken.all_copies if self._taken else ())
+        before, forms = self._taken, None
         of_model, of_data = len(graph.tensors), len(graph.tensors) + len(apart.tensors)
+        if before is not None and not holders and of_model == of_data and before.model.is_of(graph):
+            forms, originals, copies = before.model.forms, before.model.originals, before.model.copies
+        else:
+            originals = [*map(values, (*graph.tensors, *apart.tensors))]
+            originals += (values(t.grad) for t in holders if t.grad is not None)
+            copies = self._memory.allocate(originals, before.all_copies if before else ())
+        # A device copies while the host notes the rest.
+        with self._copier.in_order(originals):
+            self._copier.copy(originals, copies)
         self._taken = Taken(
-            model=Part.of(graph, copies[:of_model]),
-            data=Part.of(apart, copies[of_model:of_data]),
+            model=Part.of(graph, originals[:of_model], copies[:of_model], forms),
+            data=Part.of(apart, originals[of_model:of_data], copies[of_model:of_data]),
             gradients=dict(zip(holders, copies[of_data:], strict=True)),
             sources=sources,
             states=states,
@@ -140,8 +148,6 @@ class Snapshot:
             n_groups=[len(optimizer.param_groups) for optimizer in self._optimizers],
             random_state=random_state,
         )
-        with self._copier.in_order(originals):
-            self._copier.copy(originals, copies)
 
     @torch.no_grad()
     def restore(self, *, committed: bool = False) -> None:
@@ -173,28 +179,44 @@ class Snapshot:
         """Makes the present what it was; what went wrong."""
         reshard(self._modules())
         parts = (taken.model,) if committed else (taken.model, taken.data)
+        with _plain_tensors():
+            standing = [part.standing() for part in parts]
+            self._fill_standing(parts, standing)  # a device copies while the host puts the rest back
         for part in parts:
             part.refill()
         with _plain_tensors():
             for part in parts:
                 part.reshape(unfreeze=not committed)
-            self._fill(taken, parts)
+            self._fill_rest(taken, parts, standing)
         failures = taken.load()
         if taken.sources:
             for part in parts:
                 part.refill()  # the same objects, whatever loading has put in their place
         for module, training in taken.training:
-            module.training = training
+            if module.training is not training:
+                module.training = training
         taken.random_state.restore()
         return failures
 
-    def _fill(self, taken: Taken, parts: Iterable[Part]) -> None:
-        """Puts the values and gradients of all tensors back."""
-        changed = [each for part in parts for each in part.changed()]
+    def _fill_standing(self, parts: Iterable[Part], standing: Iterable[Sequence[bool]]) -> None:
+        """Puts the values of those tensors back that lie where they lay."""
+        pairs = [
+            pair
+            for part, stand in zip(parts, standing, strict=True)
+            for pair in itertools.compress(zip(part.copies, part.originals, strict=True), stand)
+        ]
+        originals = [original for _, original in pairs]
+        with self._copier.in_order(originals):
+            self._copier.copy([copy for copy, _ in pairs], originals)
+
+    def _fill_rest(self, taken: Taken, parts: Iterable[Part], standing: Iterable[Sequence[bool]]) -> None:
+        """Puts the values of all other tensors back, and all gradients."""
+        changed = [each for part, stand in zip(parts, standing, strict=True) for each in part.changed(stand)]
         inferred = [pair for pair in changed if pair[1].is_inference()]
         changed = [pair for pair in changed if not pair[1].is_inference()]
         originals = [values(tensor) for _, tensor in changed]
-        with self._copier.in_order(originals):
+        held = [*originals, *taken.gradients]
+        with self._copier.in_order(held):
             self._copier.copy([copy for copy, _ in changed], originals)
             if inferred:
                 with torch.inference_mode():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -33,36 +34,66 @@ class Part:
     graph: ObjectGraph
     contents: list[Any]
     forms: list[TensorForm]
+    originals: list[torch.Tensor]
+    """Tensors with the values that were copied, as far as these lie where they lay."""
     copies: list[torch.Tensor]
     versions: list[int | None]
     """Counts of changes: a tensor with a history can't be written to unless it was."""
 
     @classmethod
-    def of(cls, graph: ObjectGraph, copies: list[torch.Tensor]) -> Part:
-        """Now; the values are still to be copied."""
+    def of(
+        cls,
+        graph: ObjectGraph,
+        originals: list[torch.Tensor],
+        copies: list[torch.Tensor],
+        forms: list[TensorForm] | None = None,
+    ) -> Part:
+        """Now; `forms` are known where they are those of another part (`is_of`)."""
+        if forms is None:
+            forms = [TensorForm(tensor) for tensor in (*graph.tensors, *graph.hollow)]
         return cls(
             graph=graph,
             contents=graph.contents(),
-            forms=[TensorForm(tensor) for tensor in (*graph.tensors, *graph.hollow)],
+            forms=forms,
+            originals=originals,
             copies=copies,
             versions=[None if tensor.is_inference() else tensor._version for tensor in graph.tensors],
+        )
+
+    def is_of(self, graph: ObjectGraph) -> bool:
+        """Whether there are the same tensors in another moment, with all their values where they were."""
+        own = self.graph
+        return (
+            len(own.tensors) == len(graph.tensors)
+            and len(own.hollow) == len(graph.hollow)
+            and all(map(operator.is_, own.tensors, graph.tensors))
+            and all(map(operator.is_, own.hollow, graph.hollow))
+            and all(form.is_current() for form in self.forms)
         )
 
     def refill(self) -> None:
         """Gives the objects their contents back."""
         self.graph.refill(self.contents)
 
+    def standing(self) -> list[bool]:
+        """Which tensors can be filled at once, as nothing but their values is to be put back."""
+        return [
+            version is not None and form.holds() and tensor.is_leaf
+            for version, form, tensor in zip(self.versions, self.forms, self.graph.tensors, strict=False)
+        ]
+
     def reshape(self, *, unfreeze: bool) -> None:
         """Gives the tensors their form back."""
         for form in self.forms:
             form.restore(unfreeze=unfreeze)
 
-    def changed(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Copies, and tensors whose values they are and that may have others now."""
+    def changed(self, standing: Sequence[bool]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Copies, and tensors whose values they are and that may have others now, but for those that are standing."""
+        tensors = zip(standing, self.copies, self.graph.tensors, self.versions, strict=True)
         return [
             (copy, tensor)
-            for copy, tensor, version in zip(self.copies, self.graph.tensors, self.versions, strict=True)
-            if tensor.is_leaf or version != tensor._version
+            for stands, copy, tensor, version in tensors
+            if not stands and (tensor.is_leaf or version != tensor._version)
         ]
 
 
@@ -102,11 +133,12 @@ def set_gradient(tensor: torch.Tensor, value: torch.Tensor | None) -> None:
     A gradient that the probe let go is not kept alive for its address: that would double what gradients cost, and a
     loop that sets gradients to None does not depend on where they are.
     """
-    ahead = runs_ahead(tensor.device)
     if value is None:
         if tensor.grad is not None:
             tensor.grad = None
-    elif tensor.grad is None or kind(values(tensor.grad)) != kind(value):
+        return
+    ahead = runs_ahead(tensor.device)
+    if tensor.grad is None or kind(values(tensor.grad)) != kind(value):
         tensor.grad = _distributed_as(tensor, value.to(tensor.device, non_blocking=ahead, copy=True))
     else:
         values(tensor.grad).copy_(value, non_blocking=ahead)

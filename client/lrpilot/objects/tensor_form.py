@@ -53,11 +53,15 @@ class TensorForm:
                 self._storage.resize_(self._nbytes)
             if _differs(tensor, data):
                 tensor.data = data
-        if self._requires_grad is not None:
-            if not tensor.is_leaf:  # something was added to it in place
-                _cut(tensor)
-            if unfreeze and tensor.requires_grad is not self._requires_grad:
-                tensor.requires_grad_(self._requires_grad)
+        if self._requires_grad is not None and not tensor.is_leaf:  # something was added to it in place
+            _cut(tensor)
+        if unfreeze:
+            self.unfreeze()
+
+    def unfreeze(self) -> None:
+        """Has the tensor, a leaf, trained or frozen as it was."""
+        if self._requires_grad is not None and self._tensor.requires_grad is not self._requires_grad:
+            self._tensor.requires_grad_(self._requires_grad)
 
 
 def has_values(tensor: torch.Tensor) -> bool:
@@ -65,10 +69,10 @@ def has_values(tensor: torch.Tensor) -> bool:
 
     To read such a tensor would end the process. A tensor that is made of others has none of its own.
     """
-    if type(tensor) in _OWN_CLASSES and tensor.layout is torch.strided:
-        # A look at the storage takes longer. With none, a tensor within it has an address all the same.
-        if tensor.data_ptr() and not tensor.storage_offset():
-            return True
+    known = type(tensor) in _OWN_CLASSES and tensor.layout is torch.strided
+    # A look at the storage takes longer. Where there is none, what begins within it has an address all the same.
+    if known and tensor.data_ptr() and not tensor.storage_offset():
+        return True
     if _is_plain(tensor) and not is_lazy(tensor):
         return tensor.untyped_storage().nbytes() > 0 or not tensor.numel()
     made_of_others = hasattr(type(tensor), "__tensor_flatten__") and not hasattr(tensor, "to_local")

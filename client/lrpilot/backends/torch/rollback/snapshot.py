@@ -16,7 +16,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import copy
-import itertools
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,10 +28,10 @@ from torch.optim import Optimizer
 
 from lrpilot.backends.torch.rollback.difference import difference
 from lrpilot.backends.torch.rollback.fsdp import reshard, whole_parameters_kept
-from lrpilot.backends.torch.rollback.memory import Copier, nbytes, values
+from lrpilot.backends.torch.rollback.memory import CopyOrder, Pairs, nbytes, paired, values
 from lrpilot.backends.torch.rollback.optimizer_states import MadeStates, load_in_place
 from lrpilot.backends.torch.rollback.placement import STATE_TENSORS, Demand, choose
-from lrpilot.backends.torch.rollback.taken import Part, Source, Taken, set_gradient
+from lrpilot.backends.torch.rollback.taken import Part, Source, Taken
 from lrpilot.errors import ConfigError
 from lrpilot.objects.graph import ObjectGraph
 from lrpilot.objects.tensor_form import TensorForm
@@ -72,7 +71,7 @@ class Snapshot:
         self._optimizers = tuple(optimizers)
         self._registered = dict(registered)
         self._taken: Taken | None = None
-        self._copier = Copier()
+        self._order = CopyOrder()
         for name, each in registered.items():
             if not (_has_state_dict(each) or ObjectGraph.reaches(each)):
                 raise ConfigError(
@@ -128,20 +127,21 @@ class Snapshot:
         apart = graph.beyond(data)
         holders = [t for t in (*graph.tensors, *graph.hollow) if t.is_leaf and t.grad is not None]
         before, forms = self._taken, None
-        of_model, of_data = len(graph.tensors), len(graph.tensors) + len(apart.tensors)
-        if before is not None and not holders and of_model == of_data and before.model.is_of(graph):
-            forms, originals, copies = before.model.forms, before.model.originals, before.model.copies
+        if before is not None and not (holders or apart.tensors) and before.model.is_of(graph):
+            forms, of_model = before.model.forms, before.model.pairs
+            of_data = of_gradients = Pairs((), ())
         else:
-            originals = [*map(values, (*graph.tensors, *apart.tensors))]
-            originals += (values(t.grad) for t in holders if t.grad is not None)
-            copies = self._memory.allocate(originals, before.all_copies if before else ())
+            gradients = [tensor.grad for tensor in holders if tensor.grad is not None]
+            old = before.all_copies if before else ()
+            of_model, of_data, of_gradients = paired(self._memory, old, graph.tensors, apart.tensors, gradients)
         # A device copies while the host notes the rest.
-        with self._copier.in_order(originals):
-            self._copier.copy(originals, copies)
+        with self._order.on(of_model.devices | of_data.devices | of_gradients.devices):
+            for pairs in (of_model, of_data, of_gradients):
+                pairs.keep()
         self._taken = Taken(
-            model=Part.of(graph, originals[:of_model], copies[:of_model], forms),
-            data=Part.of(apart, originals[of_model:of_data], copies[of_model:of_data]),
-            gradients=dict(zip(holders, copies[of_data:], strict=True)),
+            model=Part.of(graph, of_model, forms),
+            data=Part.of(apart, of_data),
+            gradients=dict(zip(holders, of_gradients.copies, strict=True)),
             sources=sources,
             states=states,
             training=[(module, module.training) for module in self._modules()],
@@ -181,13 +181,17 @@ class Snapshot:
         parts = (taken.model,) if committed else (taken.model, taken.data)
         with _plain_tensors():
             standing = [part.standing() for part in parts]
-            self._fill_standing(parts, standing)  # a device copies while the host puts the rest back
+            with self._order.on(set().union(*(part.pairs.devices for part in parts))):
+                for part, stand in zip(parts, standing, strict=True):
+                    part.fill(stand)  # a device copies while the host puts the rest back
         for part in parts:
             part.refill()
         with _plain_tensors():
-            for part in parts:
-                part.reshape(unfreeze=not committed)
-            self._fill_rest(taken, parts, standing)
+            for part, stand in zip(parts, standing, strict=True):
+                part.reshape(stand, unfreeze=not committed)
+            changed = [each for part, stand in zip(parts, standing, strict=True) for each in part.changed(stand)]
+            with self._order.on({each.device for each, _ in (*changed, *taken.gradients.items())}):
+                taken.fill(changed)
         failures = taken.load()
         if taken.sources:
             for part in parts:
@@ -197,33 +201,6 @@ class Snapshot:
                 module.training = training
         taken.random_state.restore()
         return failures
-
-    def _fill_standing(self, parts: Iterable[Part], standing: Iterable[Sequence[bool]]) -> None:
-        """Puts the values of those tensors back that lie where they lay."""
-        pairs = [
-            pair
-            for part, stand in zip(parts, standing, strict=True)
-            for pair in itertools.compress(zip(part.copies, part.originals, strict=True), stand)
-        ]
-        originals = [original for _, original in pairs]
-        with self._copier.in_order(originals):
-            self._copier.copy([copy for copy, _ in pairs], originals)
-
-    def _fill_rest(self, taken: Taken, parts: Iterable[Part], standing: Iterable[Sequence[bool]]) -> None:
-        """Puts the values of all other tensors back, and all gradients."""
-        changed = [each for part, stand in zip(parts, standing, strict=True) for each in part.changed(stand)]
-        inferred = [pair for pair in changed if pair[1].is_inference()]
-        changed = [pair for pair in changed if not pair[1].is_inference()]
-        originals = [values(tensor) for _, tensor in changed]
-        held = [*originals, *taken.gradients]
-        with self._copier.in_order(held):
-            self._copier.copy([copy for copy, _ in changed], originals)
-            if inferred:
-                with torch.inference_mode():
-                    self._copier.copy([copy for copy, _ in inferred], [values(tensor) for _, tensor in inferred])
-            for tensor in (*taken.model.graph.tensors, *taken.model.graph.hollow):
-                if tensor.is_leaf:
-                    set_gradient(tensor, taken.gradients.get(tensor))
 
     def _keep(self, added: Sequence[Sequence[dict[str, Any]]], *, committed: bool) -> None:
         """Gives groups back that were added to committed steps, for good; says what becomes of others."""
@@ -264,7 +241,7 @@ class Snapshot:
             with torch.no_grad(), _plain_tensors():
                 for form in forms:
                     form.restore()
-                self._copier.copy(kept, [values(t) for t in (*state, *but)])
+                Pairs([values(t) for t in (*state, *but)], kept).give_back()
 
     def state_dict(self) -> dict[str, Any] | None:
         """What is remembered, for a checkpoint: state dicts of everything, copied; None if nothing is.

@@ -11,17 +11,14 @@ import torch
 from lrpilot.backends.torch import asynchronous, losses
 from lrpilot.backends.torch.rollback import memory
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.support.backends.watching import Watching
 
 _READING = {
     "__bool__", "__complex__", "__contains__", "__float__", "__index__", "__int__", "allclose", "argwhere", "cpu",
     "equal", "is_nonzero", "item", "masked_select", "nonzero", "numpy", "tolist", "unique", "unique_consecutive",
 }  # fmt: skip
 """Functions of Python that wait for a device."""
-_READING_OPERATORS = {
-    "_local_scalar_dense", "_unique2", "equal", "is_nonzero", "item", "masked_select", "nonzero", "unique_dim",
-}  # fmt: skip
-"""Operators that do."""
 
 
 class Stream:
@@ -59,8 +56,9 @@ class PretendedDevice:
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
         """Reads inside are written down."""
-        with _Functions(self), _Operators(self):
+        with _Functions(self), Watching() as operators:
             yield
+        self.reads += operators.waits
 
     def watch(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A function whose reads are written down; one that is watched already stays as it is."""
@@ -91,16 +89,4 @@ class _Functions(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in _READING and args and not self._device.is_of_host(args[0]):
             self._device.reads.append(name)
-        return func(*args, **(kwargs or {}))
-
-
-class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it unannotated
-    def __init__(self, device: PretendedDevice) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
-        self._device = device
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        if name in _READING_OPERATORS and not self._device.is_of_host(args[0]):
-            self._device.reads.append(f"aten.{name}")
         return func(*args, **(kwargs or {}))

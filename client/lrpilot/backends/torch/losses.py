@@ -95,7 +95,8 @@ class LossBuffer:
         if self._n_losses == 0:
             self._reserve(loss.device)
         # Without its history it can be copied in whatever mode the loop is in: to enter another takes longer than that.
-        place = self._place()
+        n = self._n_losses - self._first_place
+        place = self._places[n] if 0 <= n < len(self._places) else self._new_places()
         place.copy_(loss.detach() if loss.requires_grad else loss)
         if overflow is not None:
             self._may_have_skipped = True
@@ -184,13 +185,11 @@ class LossBuffer:
         for loss in self._earlier:
             self._watch.sees(loss)
 
-    def _place(self) -> torch.Tensor:
-        """Where the next loss goes. Places are made some at once, which takes a tenth of one at every step."""
-        n = self._n_losses - self._first_place
-        if not 0 <= n < len(self._places):
-            self._places = self._losses[self._n_losses : self._n_losses + PLACES].unbind()
-            self._first_place, n = self._n_losses, 0
-        return self._places[n]
+    def _new_places(self) -> torch.Tensor:
+        """Where the next loss goes. Some more places are made beside it, which takes a tenth of one at every step."""
+        self._places = self._losses[self._n_losses : self._n_losses + PLACES].unbind()
+        self._first_place = self._n_losses
+        return self._places[0]
 
     @torch.inference_mode(False)
     @torch.no_grad()

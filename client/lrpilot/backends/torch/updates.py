@@ -53,6 +53,7 @@ class Updates:
         self._overflows: list[torch.Tensor] = []
         self._n_sound = 0
         self._recorded = False
+        self._on_host: set[tuple[int, int]] = set()
         self.overflow: torch.Tensor | None = None
         """The last update's flag, where its device decides whether it is skipped: then it is not zero."""
         self._watching = True
@@ -93,7 +94,8 @@ class Updates:
             )
 
     def watch(self) -> None:
-        """Watches again after `pause`: the run goes on."""
+        """A directive begins. After `pause` it watches again: the run goes on."""
+        self._on_host.clear()
         if not self._watching:
             self._watching = True
             self._calls = 0
@@ -114,7 +116,8 @@ class Updates:
         if not self._watching:
             return
         overflow = getattr(optimizer, "found_inf", None)
-        self._recorded = self._recorded or is_recording(_device_of(optimizer))
+        if (number, member) not in self._on_host and not self._recorded:
+            self._look_for_graph(number, member, optimizer)
         if overflow is not None and runs_ahead(overflow.device):
             self._overflows.append(overflow)
         elif overflow:
@@ -136,6 +139,13 @@ class Updates:
             fewest = self._fewest()
             if fewest >= FORGOTTEN:
                 self._say_rare(fewest)
+
+    def _look_for_graph(self, number: int, member: int, optimizer: torch.optim.Optimizer) -> None:
+        """Sees whether an update is recorded in a graph; on a host none is, so there it is asked once a directive."""
+        device = _device_of(optimizer)
+        self._recorded = is_recording(device)
+        if not runs_ahead(device):
+            self._on_host.add((number, member))
 
     def _fewest(self) -> int:
         """How often each optimizer has been called, at least."""

@@ -158,6 +158,20 @@ def test_a_maximum_is_unknown_where_a_rank_does_not_know_its_value(processes: Ra
         assert found == pytest.approx([3.0, math.nan, math.inf, -1.0], nan_ok=True)
 
 
+@pytest.mark.parametrize("n", [0, 1, 61, 62, 300])
+def test_values_come_together_however_many_they_are(processes: RankProcesses, n: int) -> None:
+    halves, ones = [i / 2 for i in range(n)], [float(i) for i in range(n)]
+    expected = (halves, ones, [[0.0] * n, ones], bytes(n))
+    assert processes.run(ranks.bring_together, n) == [expected] * SIZE
+
+
+def test_ranks_that_come_for_different_things_are_told_so(processes: RankProcesses) -> None:
+    """All of them, and at once; from then on each hears itself alone."""
+    for told in processes.run(ranks.come_for_different_things):
+        assert len(told) == 20
+        assert set(told) == {"the ranks are not in step any more", "the tuning has failed on a rank", "it has parted"}
+
+
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_ranks_average_alike_and_each_its_own_shards(processes: RankProcesses, kind: str) -> None:
     averaging = directive(pb.PHASE_TRAIN, 0.01, 2, average=pb.Average(memory_steps=1.0, every=1))

@@ -246,11 +246,59 @@ def train_by_script(
 
 def maximum(values: list[list[float]]) -> list[float]:
     """What the ranks make of the values of each."""
+    with contextlib.closing(channel()) as ranks:
+        return ranks.maximum(values[dist.get_rank()])
+
+
+def channel() -> Ranks:
+    """A tuner's channel without a tuner."""
     ranks = Ranks.of(None, patience_s=10)
     assert ranks is not None
-    found = ranks.maximum(values[dist.get_rank()])
-    ranks.close()
-    return found
+    return ranks
+
+
+def bring_together(n: int) -> tuple[list[float], list[float], list[list[float]], bytes]:
+    """The mean, the maximum and all of so many values of each rank, which are its number times 0, 1, 2, ..."""
+    with contextlib.closing(channel()) as ranks:
+        own = [float(ranks.rank * i) for i in range(n)]
+        told = ranks.broadcast(bytes(n) if ranks.rank == 0 else b"ignored")
+        return ranks.mean(own), ranks.maximum(own), ranks.gather(own), told
+
+
+def come_for_different_things() -> list[str]:
+    """What is raised where rank 1 comes for something else than the others, whatever it is; and what a mean is then."""
+    told = []
+    for others, own in itertools.permutations((_mean_of_one, _mean_of_many, _largest, _hear, _part), 2):
+        with contextlib.closing(channel()) as ranks:
+            try:
+                (own if ranks.rank == 1 else others)(ranks)
+            except RuntimeError as error:
+                told.append(str(error))
+            assert ranks.parted
+            assert not ranks.lost
+            assert ranks.mean([float(ranks.rank)]) == [float(ranks.rank)]
+    return told
+
+
+def _mean_of_one(ranks: Ranks) -> object:
+    return ranks.mean([1.0])
+
+
+def _mean_of_many(ranks: Ranks) -> object:
+    return ranks.mean([1.0] * 500)
+
+
+def _largest(ranks: Ranks) -> object:
+    return ranks.maximum([1.0])
+
+
+def _hear(ranks: Ranks) -> object:
+    return ranks.broadcast(b"a" * 500)
+
+
+def _part(ranks: Ranks) -> object:
+    ranks.part()
+    raise RuntimeError("it has parted")
 
 
 def train_averaged(kind: str, script: bytes, failing: int | None, validates: bool) -> tuple[Outcome, str | None]:

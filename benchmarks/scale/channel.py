@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-
 from lrpilot.distributed.tree import children
 
 from benchmarks.scale.run import HugeRun

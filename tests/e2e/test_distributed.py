@@ -21,6 +21,11 @@ from tests.support.waiting import wait_until
 
 SIZE = 2
 KINDS = ["ddp", "ddp_views", "fsdp"]
+OTHER_KINDS = [
+    "power_sgd",
+    "post_local",
+    *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("static", "zero", "group", "hsdp")),
+]
 SLOW_FSDP = pytest.param("fsdp", marks=pytest.mark.slow)
 """Where the shards are tried elsewhere, too: a training of two ranks takes some ten seconds."""
 
@@ -82,7 +87,7 @@ def test_all_ranks_and_the_server_have_the_same_books(
     assert stored.validations == first.schedule.validations
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *OTHER_KINDS])
 def test_a_probe_leaves_no_trace(processes: RankProcesses, kind: str) -> None:
     """Invariant 3, on every rank.
 
@@ -101,6 +106,21 @@ def test_a_probe_leaves_no_trace(processes: RankProcesses, kind: str) -> None:
     for expected, (outcome, _) in zip(bare, probed, strict=True):
         assert_equal(expected.shards, outcome.shards)
         assert len(outcome.lrs) == 33
+
+
+def test_a_loop_that_may_end_at_different_steps_is_refused(
+    processes: RankProcesses, shared_server: ServerProcess
+) -> None:
+    for told in processes.run(ranks.train_uneven, shared_server.target):
+        assert "leave join() out and draw from tuner.batches(loader)" in told
+
+
+def test_a_model_of_some_ranks_asks_for_their_group(processes: RankProcesses, shared_server: ServerProcess) -> None:
+    """Nobody is waited for who does not come."""
+    for told in processes.run(ranks.tune_a_part, shared_server.target):
+        assert told.startswith(
+            "process_group: DistributedDataParallel is over 1 ranks, and there are 2; give the group"
+        )
 
 
 def test_what_is_reported_is_the_mean(processes: RankProcesses) -> None:

@@ -26,6 +26,8 @@ from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.tuner import Tuner
 from lrpilot.v1 import tuner_pb2 as pb
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook as power_sgd
+from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -77,7 +79,10 @@ class Outcome:
 class Training:
     """A perceptron with batch norm and dropout, whose ranks draw different samples and different random numbers.
 
-    `kind`: "ddp", "ddp_views" (gradients are views of DDP's buckets, and are kept from step to step) or "fsdp".
+    `kind`: "ddp", "ddp_views" (gradients are views of DDP's buckets, and are kept from step to step), "fsdp", "hsdp"
+    (shards in groups that are replicas of one another), or another one of DDP's: "static" (its graph), "power_sgd" (a
+    hook that keeps what it has left out), "zero" (each rank has a part of the optimizer's state), "post_local" (weights
+    are averaged now and then) and "group" (a group of its own).
     """
 
     def __init__(self, kind: str, seed: int = 0) -> None:
@@ -93,7 +98,7 @@ class Training:
         self.model = self._distributed(
             nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
         )
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.01)
+        self.optimizer = self._optimizer()
         self.lrs: list[float] = []
         self.losses: list[float] = []
         self.norms: list[float] = []
@@ -105,14 +110,43 @@ class Training:
         torch.manual_seed(100 * seed + dist.get_rank())
 
     def _distributed(self, model: nn.Sequential) -> nn.Module:
-        if self.kind == "fsdp":
-            mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+        if self.kind in ("fsdp", "hsdp"):
+            shape = (dist.get_world_size(),) if self.kind == "fsdp" else (dist.get_world_size() // 2 or 1, 2)
+            mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard")[-len(shape) :])
             for layer in (model[0], model[3]):
                 fully_shard(layer, mesh=mesh)
             fully_shard(model, mesh=mesh)
             return model
         model.insert(1, nn.BatchNorm1d(16))
-        return DistributedDataParallel(model, gradient_as_bucket_view=self.kind == "ddp_views")
+        others = {"gradient_as_bucket_view": self.kind == "ddp_views", "static_graph": self.kind == "static"}
+        replicas = DistributedDataParallel(model, **others, process_group=self._group())
+        if self.kind == "power_sgd":
+            self.hook = power_sgd.PowerSGDState(None, start_powerSGD_iter=2, min_compression_rate=0.5)
+            replicas.register_comm_hook(self.hook, power_sgd.powerSGD_hook)
+        return replicas
+
+    def _group(self) -> Any:
+        return dist.new_group() if self.kind == "group" else None
+
+    def _optimizer(self) -> Any:
+        parameters = self.model.parameters()
+        if self.kind not in ("zero", "post_local"):
+            return torch.optim.AdamW(parameters, lr=0.01)
+        # Here, since it warns of what PyTorch itself calls.
+        from torch.distributed.optim import PostLocalSGDOptimizer, ZeroRedundancyOptimizer
+
+        if self.kind == "zero":
+            return ZeroRedundancyOptimizer(parameters, optimizer_class=torch.optim.AdamW, lr=0.01)
+        averager = PeriodicModelAverager(period=3, warmup_steps=2)
+        return PostLocalSGDOptimizer(torch.optim.AdamW(parameters, lr=0.01), averager)
+
+    def kept(self) -> dict[str, torch.Tensor]:
+        """What is kept from step to step besides the states of model and optimizer."""
+        if self.kind == "power_sgd":
+            tables = {"error": self.hook.error_dict, "p": self.hook.p_memory_dict, "q": self.hook.q_memory_dict}
+            found = {f"hook.{name}.{i}": value for name, table in tables.items() for i, value in table.items()}
+            return {name: value.clone() for name, value in found.items()} | {"hook.iter": torch.tensor(self.hook.iter)}
+        return {"averager.step": torch.tensor(self.optimizer.averager.step)} if self.kind == "post_local" else {}
 
     def update(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """One step; the rank's own loss."""
@@ -173,11 +207,11 @@ class Training:
     def outcome(self, schedule: Schedule, job_id: str = "") -> Outcome:
         shards = {f"model.{name}": value for name, value in self.model.state_dict().items()} | {
             f"optimizer.{i}.{name}": value
-            for i, values in self.optimizer.state_dict()["state"].items()
+            for i, values in getattr(self.optimizer, "optim", self.optimizer).state_dict()["state"].items()
             for name, value in values.items()
         }
         shards = {name: _local(value) for name, value in shards.items()}
-        shards["random"] = torch.get_rng_state()
+        shards |= self.kept() | {"random": torch.get_rng_state()}
         weights = {name: _whole(value.detach()) for name, value in self.model.named_parameters()}
         seen = self.lrs, self.losses, self.norms, self.products, self.logits
         return Outcome(shards, weights, *seen, schedule, job_id)
@@ -299,6 +333,35 @@ def _hear(ranks: Ranks) -> object:
 def _part(ranks: Ranks) -> object:
     ranks.part()
     raise RuntimeError("it has parted")
+
+
+def train_uneven(server: str) -> str:
+    """What is said to a loop that would end at different steps, each rank with its own data."""
+    training = Training("ddp")
+    own = itertools.islice(training.loader, 3 + dist.get_rank())
+    with training.tuner(server=server) as tuner, training.model.join():  # type: ignore[operator]  # it is DDP
+        try:
+            for batch in own:
+                tuner.step(training.update(batch))
+        except ConfigError as error:
+            return str(error)
+    raise AssertionError("nothing was raised")
+
+
+def tune_a_part(server: str) -> str:
+    """What is said where DDP is over this rank alone, and the tuner would be over all."""
+    groups = [dist.new_group([rank]) for rank in range(dist.get_world_size())]
+    model = DistributedDataParallel(nn.Linear(8, 2), process_group=groups[dist.get_rank()])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    try:
+        Tuner(model, optimizer, server=server, total_steps=TOTAL_STEPS)
+    except ConfigError as error:
+        told = str(error)
+    with Tuner(
+        model, optimizer, server=server, total_steps=TOTAL_STEPS, process_group=groups[dist.get_rank()]
+    ) as tuner:
+        assert tuner.rank == 0
+    return told
 
 
 def train_averaged(kind: str, script: bytes, failing: int | None, validates: bool) -> tuple[Outcome, str | None]:

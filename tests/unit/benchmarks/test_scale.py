@@ -111,8 +111,8 @@ def test_the_simulation_makes_the_collectives_of_the_client(tmp_path: Path) -> N
         ranks = Ranks(dist.group.WORLD, 1.0)
         assert ranks._tree is not None
         ranks._tree._children = [1]
-        nothing = {"side_effect": lambda tensor, *_: tensor.fill_(-math.inf)}
-        with mock.patch.object(dist, "recv", **nothing) as heard, mock.patch.object(dist, "broadcast") as told:
+        with mock.patch.object(dist, "recv") as heard, mock.patch.object(dist, "broadcast") as told:
+            heard.side_effect = lambda tensor, *_: tensor.fill_(-math.inf)
             calls = mock.Mock()
             calls.attach_mock(heard, "recv")
             calls.attach_mock(told, "broadcast")

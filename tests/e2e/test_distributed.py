@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -276,6 +277,36 @@ def test_ranks_change_their_plan_together(processes: RankProcesses, shared_serve
     job = shared_server.stub.GetJob(pb.GetJobRequest(job_id=first.job_id), timeout=10).job
     assert (job.state, job.total_steps) == (pb.JOB_STATE_FINISHED, TOTAL_STEPS + 100)
     assert job.committed_steps == first.schedule.n_steps
+
+
+ODD_CHANGES = [(0, "extend", False), (1, "replan", True), (0, "anneal", True)]
+"""Who asks alone for what, and whether in the search."""
+FURTHER_CHANGES = [
+    each
+    for each in itertools.product((0, 1, None), ("extend", "replan", "anneal"), (True, False))
+    if each not in ODD_CHANGES
+]
+
+
+@pytest.mark.parametrize(
+    ("who", "what", "in_search"),
+    [*ODD_CHANGES, *(pytest.param(*each, marks=pytest.mark.slow) for each in FURTHER_CHANGES)],
+)
+def test_a_change_that_one_rank_asks_for_is_that_of_rank_0(
+    processes: RankProcesses, shared_server: ServerProcess, who: int | None, what: str, in_search: bool
+) -> None:
+    """Nobody waits for a rank that waits in the training: all do what rank 0 asks for, and no more."""
+    (first, kinds, total_steps, _), (second, others, also, _) = processes.run(
+        ranks.change_plans_alone, shared_server.target, who, what, in_search
+    )
+    assert kinds == others == ([] if who == 1 else [what])
+    assert total_steps == also
+    assert len(first.lrs) == len(second.lrs) == total_steps
+    assert (total_steps == TOTAL_STEPS) == (who == 1 or what == "replan")
+    assert first.lrs == second.lrs
+    assert first.schedule == second.schedule
+    assert_equal(first.weights, second.weights)
+    assert first.lrs[-1] < 0.1 * max(first.lrs)
 
 
 def test_a_server_that_dies_does_not_stop_the_training(processes: RankProcesses, tmp_path: Path) -> None:

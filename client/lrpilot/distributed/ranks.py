@@ -17,7 +17,7 @@ from lrpilot.distributed.tree import Combine, Tree
 _PARTING, _BROADCAST = -2, -1
 """What ranks may meet for besides sums and maxima, of so many values."""
 
-_HEADER, _ROOM = 3, 61
+_HEADER, _ROOM = 4, 60
 """The numbers of the message with which ranks meet: what they come for, and values; as many as a look at losses has."""
 
 _NONE = torch.empty(0, dtype=torch.float64)
@@ -40,6 +40,10 @@ class Ranks:
     """Whether a rank has said that it can't go on with the tuning."""
     lost = False
     """Whether a rank has gone without a word: the training is at an end."""
+    calls = False
+    """Whether this rank has something to say that the others may not know of; they hear that it has when they meet."""
+    called = False
+    """Whether a rank had something to say as they met last; the same on all."""
 
     def __init__(self, group: dist.ProcessGroup, patience_s: float) -> None:
         """Opens the channel; collective.
@@ -61,6 +65,8 @@ class Ranks:
         self.size = dist.get_world_size(self._group)
         """How many there are."""
         self._first = dist.get_global_rank(self._group, 0)
+        self._name = self._group.group_name
+        self._n_met = 0
         self._tree: Tree | None = Tree(self._group)
 
     @classmethod
@@ -126,6 +132,29 @@ class Ranks:
         """Whether each of so many conditions holds on a rank; collective."""
         return [share > 0 for share in self.mean([float(condition) for condition in conditions])]
 
+    def all_come(self, patience_s: float) -> bool:
+        """Whether all ranks come here before they meet otherwise, and none has to wait longer; the same on all that do.
+
+        Not collective: nobody waits for a rank that is somewhere else, and perhaps waits for this one.
+        """
+        if self.parted or self._tree is None:
+            return True
+        store = self._store(f"{self._name}/{self._n_met}")
+        try:
+            n_here, deadline = store.add("here", 1), time.monotonic() + patience_s
+            while n_here < self.size and time.monotonic() < deadline:
+                time.sleep(0.01)
+                n_here = store.add("here", 0)
+            own = b"all" if n_here == self.size else b"some"
+            return bytes(store.compare_set("who", "", own.decode())) == b"all"
+        except RuntimeError:  # whoever keeps the store has gone, or it can't do this
+            return True
+
+    def _store(self, name: str) -> dist.Store:
+        """Where ranks of this channel leave word; all of the default group can write there."""
+        whole = dist.distributed_c10d._get_default_store()  # a group tells nobody its own
+        return dist.PrefixStore(f"lrpilot/{name}", whole)  # type: ignore[attr-defined, no-any-return]  # exported by a star
+
     def part(self) -> None:
         """Says that this rank can't go on, to whoever meets it next; collective with whatever the others do then."""
         if not self.parted:
@@ -169,10 +198,11 @@ class Ranks:
             RuntimeError: a rank parts, or comes for another purpose, or one has gone without a word.
         """
         message = torch.zeros(_HEADER + _ROOM, dtype=torch.float64)
-        message[:_HEADER] = torch.tensor([purpose, -purpose, length])
+        message[:_HEADER] = torch.tensor([purpose, -purpose, length, self.calls])
         message[_HEADER : _HEADER + len(values)] = values
         tree.bring_together(message, lambda own, other: _combined(own, other, combine))
-        highest, lowest, length = int(message[0]), -int(message[1]), int(message[2])
+        self._n_met += 1
+        highest, lowest, length, self.called = int(message[0]), -int(message[1]), int(message[2]), bool(message[3])
         if highest != lowest or lowest == _PARTING:
             self.parted = True
             told = "the tuning has failed on a rank" if lowest == _PARTING else "the ranks are not in step any more"
@@ -196,8 +226,7 @@ class Ranks:
         """Who does not come to a roll call, in words. Those that come have lost somebody too, or will at once."""
         self.close()
         try:
-            whole = dist.distributed_c10d._get_default_store()  # a group tells nobody its own
-            store = dist.PrefixStore(f"lrpilot/{self._first}", whole)  # type: ignore[attr-defined]  # exported by a star
+            store = self._store(str(self._first))
             store.set(str(self.rank), "here")
             deadline = time.monotonic() + ROLL_CALL_S
             absent = set(range(self.size))

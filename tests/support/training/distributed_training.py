@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from lrpilot import ConfigError, LRPilotError, Schedule
 from lrpilot.distributed.ranks import Ranks
+from lrpilot.run.runners import plan_runner
 from lrpilot.session import session
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.transport.scripted import ScriptedTransport
@@ -452,6 +453,29 @@ def train_in_changing_plans(kind: str, server: str) -> tuple[Outcome, bool, list
         train(None)
         kinds = [replan.kind.value for replan in tuner.schedule.replans]
         return training.outcome(dataclasses.replace(tuner.schedule, job_id=""), tuner.job_id), undone, kinds
+
+
+def change_plans_alone(
+    server: str, who: int | None, what: str, in_search: bool, arguments: dict[str, Any] | None = None
+) -> tuple[Outcome, list[str], int, float]:
+    """A run in which one rank alone asks for a change of the plan (None: all do), in the first search or after it.
+
+    With the changes by name, the steps at which they took effect, and the seconds that the asking took.
+    """
+    training, seconds = Training("ddp"), 0.0
+    with training.tuner(server=server, **arguments or {}) as tuner, mock.patch.object(plan_runner, "PATIENCE_S", 0.3):
+        asks = who in (None, dist.get_rank())
+        for batch in tuner.batches(training.loader):
+            tuner.step(training.update(batch))
+            n_steps = tuner.search_steps if in_search else tuner.committed_step
+            if asks and n_steps == 5 and tuner.searching == in_search:
+                started, asks = time.monotonic(), False
+                {"extend": lambda: tuner.extend(40), "replan": lambda: tuner.replan("other data"),
+                 "anneal": lambda: tuner.anneal(60)}[what]()  # fmt: skip
+                seconds = time.monotonic() - started
+        replans = tuner.schedule.replans
+        outcome = training.outcome(dataclasses.replace(tuner.schedule, job_id=""), tuner.job_id)
+        return outcome, [each.kind.value for each in replans], tuner.total_steps or 0, seconds
 
 
 def train_and_save(kind: str, server: str, directory: Path, n_steps: int) -> None:

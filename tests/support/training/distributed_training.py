@@ -119,15 +119,16 @@ class Training:
             fully_shard(model, mesh=mesh)
             return model
         model.insert(1, nn.BatchNorm1d(16))
-        others = {"gradient_as_bucket_view": self.kind == "ddp_views", "static_graph": self.kind == "static"}
-        replicas = DistributedDataParallel(model, **others, process_group=self._group())
+        replicas = DistributedDataParallel(
+            model,
+            gradient_as_bucket_view=self.kind == "ddp_views",
+            static_graph=self.kind == "static",
+            process_group=dist.new_group() if self.kind == "group" else None,
+        )
         if self.kind == "power_sgd":
             self.hook = power_sgd.PowerSGDState(None, start_powerSGD_iter=2, min_compression_rate=0.5)
             replicas.register_comm_hook(self.hook, power_sgd.powerSGD_hook)
         return replicas
-
-    def _group(self) -> Any:
-        return dist.new_group() if self.kind == "group" else None
 
     def _optimizer(self) -> Any:
         parameters = self.model.parameters()

@@ -104,6 +104,7 @@ class ResumableRunner(PopulationRunner):
         directive = pb.Directive.FromString(state["directive"])
         done, left = state["done"], state["left"]
         self._lease = lease = Coasting(directive.profile, left, done) if state["coasting"] else Lease(directive, done)
+        self._compare_changes()
         if state["apart"]:
             self._take_round_again(directive, state)
         else:

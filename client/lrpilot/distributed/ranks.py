@@ -100,6 +100,21 @@ class Ranks:
         means: list[float] = self._mean(torch.tensor(values, dtype=torch.float64)).float().tolist()
         return means
 
+    def mean_of_first(self, values: Sequence[float]) -> list[float]:
+        """The means of the first values, of as many as every rank has; collective. A rank alone has its own.
+
+        Raises:
+            RuntimeError: a rank has parted.
+        """
+        if self.parted:
+            return list(values)
+        with self._meeting(_FIRST_VALUES + len(values)) as fewest:
+            common = torch.tensor(values[: fewest - _FIRST_VALUES], dtype=torch.float64)
+            if common.numel():
+                dist.all_reduce(common, group=self._group)
+        means: list[float] = (common / self.size).float().tolist()
+        return means
+
     def quadratic_mean(self, values: Sequence[float]) -> list[float]:
         """The root of the mean square of each value over the ranks; a float32 that all ranks have stays as it is."""
         squares = torch.tensor(values, dtype=torch.float64).square()
@@ -203,7 +218,7 @@ class Ranks:
         tree.bring_together(message, lambda own, other: _combined(own, other, combine))
         self._n_met += 1
         highest, lowest, length, self.called = int(message[0]), -int(message[1]), int(message[2]), bool(message[3])
-        if highest != lowest or lowest == _PARTING:
+        if not in_step:
             self.parted = True
             told = "the tuning has failed on a rank" if lowest == _PARTING else "the ranks are not in step any more"
             raise RuntimeError(told)

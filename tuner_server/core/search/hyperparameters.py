@@ -38,7 +38,7 @@ _OUTPUT_SCALE_PRIOR = (1.0, 1.0)
 _NOISE_SCALE_PRIOR = (0.05, 1.25)
 
 _KEPT_WEIGHT = 0.99
-_MAX_KEPT = 32
+MAX_KEPT = 32
 """Bounds the cost of the posterior. Reached only with few observations, when many settings are about as likely."""
 
 
@@ -88,18 +88,22 @@ class Grid:
         return len(self.log_prior)
 
     def heaviest(self, log_likelihood: FloatArray) -> tuple[FloatArray, IndexArray]:
-        """The smallest set of settings with `_KEPT_WEIGHT` of the weight, at most `_MAX_KEPT`: weights, indices [k].
+        """The smallest set of settings with `_KEPT_WEIGHT` of the weight, at most `MAX_KEPT`: weights, indices [k].
 
         They come in the order of the grid, so that those with the same lengthscale are neighbours.
         """
         log_weight = log_likelihood + self.log_prior
         log_weight -= np.maximum.reduce(log_weight)
         weight = np.exp(log_weight)
-        order = (-weight).argsort(kind="stable")
-        cumulative = np.add.accumulate(weight[order])
-        n_kept = min(int(cumulative.searchsorted(_KEPT_WEIGHT * cumulative[-1])) + 1, _MAX_KEPT)
-        kept = order[:n_kept]
-        kept.sort()
+        falling = np.sort(weight)[::-1]
+        cumulative = np.add.accumulate(falling)
+        n_kept = min(int(cumulative.searchsorted(_KEPT_WEIGHT * cumulative[-1])) + 1, MAX_KEPT)
+        kept = (weight >= falling[n_kept - 1]).nonzero()[0]
+        if len(kept) > n_kept:
+            # Of those that weigh as much as the least, the first ones.
+            heavier = np.count_nonzero(weight > falling[n_kept - 1])
+            least = (weight == falling[n_kept - 1]).nonzero()[0][: n_kept - heavier]
+            kept = np.sort(np.append((weight > falling[n_kept - 1]).nonzero()[0], least))
         return weight[kept] / cumulative[n_kept - 1], kept
 
     def lengthscales_of(self, kept: IndexArray) -> tuple[FloatArray, list[int]]:

@@ -17,7 +17,6 @@ by the law of total variance, where the inner sums go over the settings that hav
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -167,10 +166,12 @@ class Outlook:
     def posterior(self) -> Posterior:
         """What each setting by itself expects."""
         fitted, (_, n, m) = self.fitted, self.correlation.shape
-        products = np.empty((len(fitted.weight), n + 1, m))
-        for i, (start, stop) in enumerate(itertools.pairwise([*fitted.starts, len(products)])):
-            rows = fitted.rows[start:stop].reshape((stop - start) * (n + 1), n)
-            np.matmul(rows, self.correlation[i], products[start:stop].reshape((stop - start) * (n + 1), m))
+        k, r = len(fitted.weight), n + 1
+        rows, products = fitted.rows.reshape(k * r, n), np.empty((k * r, m))
+        # One lengthscale is multiplied after the other, in shapes that don't depend on other searches.
+        for correlation, start, stop in zip(self.correlation, fitted.starts, [*fitted.starts[1:], k], strict=True):
+            np.matmul(rows[start * r : stop * r], correlation, products[start * r : stop * r])
+        products = products.reshape(k, r, m)
         explained = np.einsum("knm,knm->km", products[:, :n], products[:, :n])
         variance = np.subtract(fitted.variance, explained, explained)
         np.maximum(variance, _LEAST_VARIANCE * fitted.scale**2, out=variance)

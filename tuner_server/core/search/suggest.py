@@ -23,6 +23,10 @@ MIN_SEPARATION = 0.01
 """A fraction of the range of log LR: over four decades, 10% in LR. The loss can't tell closer LRs apart."""
 _ROUNDED_UP = 1.0 + 1e-9
 """Distances are compared after they were rounded: an LR that seems to be just far enough may be a hair too close."""
+_LIKELY_ERROR = 0.2
+"""A guess of the highest acquisition is hardly ever too high by more: the time of a wrong one, no more, depends on it."""
+_LOWEST_GUESS = 1.5
+"""The highest acquisition lies hardly ever this far below the highest bound."""
 EVIDENCE_SIZE = 64
 """Points of the curves that are kept: enough for a plot, little to store."""
 
@@ -56,10 +60,10 @@ class Suggestion:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Kept:
-    """What the evidence for a suggestion is made from, at the LRs whose evidence is kept."""
+    """What the evidence for a suggestion is made from: mean and variance where it is kept, and the rest."""
 
     query: Query
-    outlook: Outlook
+    fitted: Fitted
     mean: FloatArray
     variance: FloatArray
     best: float
@@ -68,10 +72,10 @@ class _Kept:
         query, (low, high) = self.query, self.query.bounds
         log_lr = low + (high - low) * _unit_grid(query.grid_size)[_thinned(query.grid_size)]
         log_lr[-1] = high  # to the bit
-        if query.acquisition.gap is None:
+        if query.acquisition.bound_is_value:
             value = query.acquisition.at_most(Moments(self.mean, self.variance), self.best)
         else:
-            value = query.acquisition.evaluate(self.outlook.posterior(), self.best)
+            value = query.acquisition.evaluate(self.fitted.posterior(log_lr), self.best)
         return Evidence(log_lr, self.mean, np.sqrt(self.variance), value)
 
 
@@ -145,33 +149,41 @@ def _choose(query: Query, fitted: Fitted) -> Suggestion:
     bound = query.acquisition.at_most(moments, best)[:size]
     nearest = np.minimum.reduce(distances[:, :size], 0)
     bound[nearest < min(query.min_separation * _ROUNDED_UP, float(np.maximum.reduce(nearest)))] = -np.inf
-    chosen, places = _highest(query.acquisition, outlook, best, bound), _thinned(size)
+    chosen = int(bound.argmax())
+    if not query.acquisition.bound_is_value:
+        chosen = _highest(query.acquisition, outlook, moments, best, bound)
+    places = _thinned(size)
     return Suggestion(
         high if chosen == size - 1 else low + (high - low) * float(grid[chosen]),
-        _Kept(query, outlook.at(places), moments.mean[places], moments.variance[places], best).evidence,
+        _Kept(query, fitted, moments.mean[places], moments.variance[places], best).evidence,
     )
 
 
-def _highest(acquisition: Acquisition, outlook: Outlook, best: float, bound: FloatArray) -> int:
+def _highest(acquisition: Acquisition, outlook: Outlook, moments: Moments, best: float, bound: FloatArray) -> int:
     """Where the acquisition is the highest.
 
     Args:
         acquisition: What is compared.
         outlook: What the surrogate expects at the LRs.
+        moments: Mean and variance of that.
         best: The lowest loss known.
         bound: [m] bounds of the acquisition; minus infinity at LRs that are not to be suggested.
     """
-    if acquisition.gap is None:
-        return int(bound.argmax())
+    top = int(bound.argmax())
     # A guess how high the highest value is: what has no chance then need not be looked at, if the guess was right.
-    level = float(np.maximum.reduce(bound)) - acquisition.gap
+    guess = acquisition.likely(float(moments.mean[top]), float(moments.variance[top]), best)
+    level = max(guess - _LIKELY_ERROR, float(bound[top]) - _LOWEST_GUESS)
     places = (bound >= level).nonzero()[0]
     value = acquisition.evaluate(outlook.at(places).posterior(), best)
-    highest = float(np.maximum.reduce(value))
+    at = int(value.argmax())
+    chosen, highest = int(places[at]), float(value[at])
     if highest < level:
-        places = (bound >= highest).nonzero()[0]
-        value = acquisition.evaluate(outlook.at(places).posterior(), best)
-    return int(places[value.argmax()])
+        places = ((bound >= highest) & (bound < level)).nonzero()[0]
+        if len(places):
+            value = acquisition.evaluate(outlook.at(places).posterior(), best)
+            at = int(value.argmax())
+            chosen = int(places[at]) if value[at] > highest else chosen
+    return chosen
 
 
 @functools.lru_cache(maxsize=16)

@@ -120,8 +120,8 @@ def lower_confidence_bound(moments: Moments, kappa: float) -> FloatArray:
 def log_improvement_bound(moments: Moments, best: float) -> FloatArray:
     """[m] the highest log E[max(best - f, 0)] that any f with these moments has.
 
-    It is log ((sqrt(v + d^2) + d) / 2) with d = best - mean (Scarf, 1958), and a little more, for what rounding did: far
-    below the best mean, where the sum cancels, the logarithm of rounding itself.
+    It is log ((sqrt(v + d^2) + d) / 2) with d = best - mean (Scarf, 1958), and a little more, for what rounding did.
+    Where the sum cancels, at means far above the best, that is most of it.
     """
     d = best - moments.mean
     value = d * d
@@ -148,10 +148,10 @@ def log_expected_improvement(posterior: Posterior, best: float) -> FloatArray:
     improvement = h(u)
     improvement *= sd
     expected = posterior.weight @ improvement
-    highest = np.maximum.reduce(u, 0)
-    if np.minimum.reduce(highest) >= _TAIL:
-        return np.log(expected)
-    hopeless = (highest < _TAIL).nonzero()[0]
+    # No expectation is larger than that of its highest u with the largest sd, which at `_TAIL` is 1e-91 of that sd.
+    if np.minimum.reduce(expected) > 1e-90 * np.maximum.reduce(sd, None):
+        return np.log(expected, expected)
+    hopeless = (np.maximum.reduce(u, 0) < _TAIL).nonzero()[0]
     expected[hopeless] = 1.0
     value: FloatArray = np.log(expected, expected)
     terms = log_h_tail(u.take(hopeless, 1))

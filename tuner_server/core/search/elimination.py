@@ -13,8 +13,8 @@ Notation and shapes (w matrices of n rows):
                        solve for it (Golub and Van Loan, 2013, section 4.1.2, algorithm 4.1.1, column by column)
     W  [n, n, w]       L^-1
 
-Sums of products are `numpy.einsum`'s, which takes the first axis as its outermost loop, so that it adds up one row after
-the other; it calls no BLAS, and needs no array for the products.
+Sums of products are `numpy.einsum`'s, which takes the axis with the longest steps as its outermost loop, and so adds up
+one row after the other; it calls no BLAS, and needs no array for the products.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ IndexArray = npt.NDArray[np.intp]
 MAX_NUMBERS = 2**17
 """Numbers in A at most, if there is more than one problem: 1 MB, which a core has close at hand."""
 _MAX_WIDTH_FACTOR = 8
-_einsum = inspect.unwrap(np.einsum)
-"""Without the look for arrays of other libraries, which takes a quarter as long as a sum itself."""
+einsum = inspect.unwrap(np.einsum)
+"""NumPy's, without the look for arrays of other libraries, which takes a quarter as long as a sum itself."""
 _KEPT_NUMBERS = 2**21
 """Numbers in the A of all workspaces that a thread keeps: of searches with up to a dozen points, in every width. They
 take 40 MB at most."""
@@ -64,7 +64,7 @@ class Elimination:
         self._solved = self.unit[:, n]
         self._sums = np.empty((n + 1, width))
         self._steps = [self._step(j, j) for j in range(n)]
-        self._inversion = _Inversion(n, inverses)
+        self._inversions = [_Inversion(n, inverses // 2), _Inversion(n, inverses)]
 
     def _step(self, j: int, earlier: int) -> tuple[FloatArray, ...]:
         """The views for what `earlier` columns take from column j."""
@@ -80,7 +80,7 @@ class Elimination:
 
     def run(self, start: int = 0, stop: int | None = None) -> None:
         """Eliminates the columns from `start` on; those before it must have been."""
-        einsum, subtract, divide = _einsum, np.subtract, np.divide
+        subtract, divide = np.subtract, np.divide
         for rows, row, sums, column, pivot, below, unit in self._steps[start:stop]:
             if len(row):
                 einsum("mrw,mw->rw", rows, row, out=sums)
@@ -91,12 +91,12 @@ class Elimination:
         """What the first `start` columns, which have been eliminated, leave of the others: the Schur complement."""
         for j in range(start, self.n):
             rows, row, sums, column, *_ = self._step(j, start)
-            _einsum("mrw,mw->rw", rows, row, out=sums)
+            einsum("mrw,mw->rw", rows, row, out=sums)
             np.subtract(column, sums, into.columns[j - start, j - start :])
 
     def log_likelihood(self) -> FloatArray:
         """[w] log N(y | 0, A), less the constant: Rasmussen and Williams (2006), equation 2.30."""
-        result: FloatArray = _einsum("mw,mw->w", self.target, self._solved)
+        result: FloatArray = einsum("mw,mw->w", self.target, self._solved)
         for start in range(0, self.n, _PIVOTS_A_LOG):
             result += np.log(np.multiply.reduce(self.diagonal[start : start + _PIVOTS_A_LOG], 0))
         result *= -0.5
@@ -107,7 +107,8 @@ class Elimination:
 
         Rows come first: W[i, j] is row i of column j; row n is -(A^-1 y)'.
         """
-        inversion, k = self._inversion, len(places)
+        k = len(places)
+        inversion = next(one for one in self._inversions if len(one.places) >= k)
         # Every inverse that there is room for is made: the views are for all of them.
         inversion.places[:k] = places
         self.unit.take(inversion.places, 2, inversion.unit, "clip")
@@ -138,7 +139,7 @@ class _Inversion:
     def run(self) -> None:
         np.negative(self.unit, self.unit)
         for row, above, inverse in self._steps:
-            _einsum("mw,mcw->cw", row, above, out=inverse)
+            einsum("mw,mcw->cw", row, above, out=inverse)
 
 
 def widest(n: int, n_settings: int) -> int:

@@ -104,16 +104,16 @@ class Grid:
             heavier = np.count_nonzero(weight > falling[n_kept - 1])
             least = (weight == falling[n_kept - 1]).nonzero()[0][: n_kept - heavier]
             kept = np.sort(np.append((weight > falling[n_kept - 1]).nonzero()[0], least))
-        return weight[kept] / cumulative[n_kept - 1], kept
+        return weight.take(kept) / cumulative[n_kept - 1], kept
 
     def lengthscales_of(self, kept: IndexArray) -> tuple[FloatArray, list[int]]:
         """The rates of settings [k] that are in order, each once [g, 1, 1], and where each of them begins [g]."""
-        index = self.lengthscale_index[kept]
+        index = self.lengthscale_index.take(kept)
         first = np.empty(len(index), np.bool_)
         first[:1] = True
         np.not_equal(index[1:], index[:-1], first[1:])
         starts = first.nonzero()[0]
-        return self.rates[index[starts], None, None], starts.tolist()
+        return self.rates.take(index.take(starts))[:, None, None], starts.tolist()
 
 
 @functools.cache

@@ -24,6 +24,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from tuner_server.core.search.elimination import einsum
 from tuner_server.core.search.kernel import matern
 
 FloatArray = npt.NDArray[np.float64]
@@ -125,10 +126,10 @@ class Fitted:
         x = normalised(log_lr, self.bounds)
         return self.outlook(x, self.distances(x)).posterior()
 
-    def _offset(self, x: FloatArray) -> FloatArray:
+    def _offset(self, x: FloatArray) -> FloatArray | float:
         """What was believed beforehand, at the level that the observations have."""
         if self.prior_mean is None:
-            return np.full(len(x), self.centre)
+            return self.centre
         low, high = self.bounds
         return self.centre + self.prior_mean(low + (high - low) * x)
 
@@ -139,12 +140,13 @@ class Outlook:
 
     Attributes:
         fitted: The surrogate.
-        offset: [m] what was believed beforehand, at the level that the observations have.
+        offset: [m] what was believed beforehand, at the level that the observations have; one number if it is the same
+            everywhere.
         correlation: [g, n, m] correlations of observations and LRs.
     """
 
     fitted: Fitted
-    offset: FloatArray
+    offset: FloatArray | float
     correlation: FloatArray
 
     def moments(self) -> Moments:
@@ -152,7 +154,7 @@ class Outlook:
         fitted, n = self.fitted, len(self.fitted.x)
         products = np.matmul(fitted.summed, self.correlation)
         level = np.add.reduce(products[:, n], 0)
-        explained = np.einsum("gnm,gnm->m", products[:, :n], self.correlation)
+        explained = einsum("gnm,gnm->m", products[:, :n], self.correlation)
         explained += level * level
         unit = fitted.scale**2
         variance = np.subtract(fitted.weight @ fitted.variance, explained, explained)
@@ -161,7 +163,8 @@ class Outlook:
 
     def at(self, places: IndexArray) -> Outlook:
         """What is expected at the LRs with these indices."""
-        return Outlook(self.fitted, self.offset[places], self.correlation.take(places, 2))
+        offset = self.offset if isinstance(self.offset, float) else self.offset.take(places)
+        return Outlook(self.fitted, offset, self.correlation.take(places, 2))
 
     def posterior(self) -> Posterior:
         """What each setting by itself expects."""
@@ -172,7 +175,7 @@ class Outlook:
         for correlation, start, stop in zip(self.correlation, fitted.starts, [*fitted.starts[1:], k], strict=True):
             np.matmul(rows[start * r : stop * r], correlation, products[start * r : stop * r])
         products = products.reshape(k, r, m)
-        explained = np.einsum("knm,knm->km", products[:, :n], products[:, :n])
+        explained = einsum("knm,knm->km", products[:, :n], products[:, :n])
         variance = np.subtract(fitted.variance, explained, explained)
         np.maximum(variance, _LEAST_VARIANCE * fitted.scale**2, out=variance)
         return Posterior(products[:, n] + self.offset, variance, fitted.weight)

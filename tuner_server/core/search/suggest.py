@@ -24,7 +24,7 @@ MIN_SEPARATION = 0.01
 _ROUNDED_UP = 1.0 + 1e-9
 """Distances are compared after they were rounded: an LR that seems to be just far enough may be a hair too close."""
 _LIKELY_ERROR = 0.2
-"""A guess of the highest acquisition is hardly ever too high by more: the time of a wrong one, no more, depends on it."""
+"""A guess of the highest acquisition is hardly ever too high by more. A wrong guess costs time, and nothing else."""
 _LOWEST_GUESS = 1.5
 """The highest acquisition lies hardly ever this far below the highest bound."""
 EVIDENCE_SIZE = 64
@@ -149,13 +149,11 @@ def _choose(query: Query, fitted: Fitted) -> Suggestion:
     bound = query.acquisition.at_most(moments, best)[:size]
     nearest = np.minimum.reduce(distances[:, :size], 0)
     bound[nearest < min(query.min_separation * _ROUNDED_UP, float(np.maximum.reduce(nearest)))] = -np.inf
-    chosen = int(bound.argmax())
-    if not query.acquisition.bound_is_value:
-        chosen = _highest(query.acquisition, outlook, moments, best, bound)
+    chosen = _highest(query.acquisition, outlook, moments, best, bound)
     places = _thinned(size)
     return Suggestion(
         high if chosen == size - 1 else low + (high - low) * float(grid[chosen]),
-        _Kept(query, fitted, moments.mean[places], moments.variance[places], best).evidence,
+        _Kept(query, fitted, moments.mean.take(places), moments.variance.take(places), best).evidence,
     )
 
 
@@ -170,6 +168,8 @@ def _highest(acquisition: Acquisition, outlook: Outlook, moments: Moments, best:
         bound: [m] bounds of the acquisition; minus infinity at LRs that are not to be suggested.
     """
     top = int(bound.argmax())
+    if acquisition.bound_is_value:
+        return top
     # A guess how high the highest value is: what has no chance then need not be looked at, if the guess was right.
     guess = acquisition.likely(float(moments.mean[top]), float(moments.variance[top]), best)
     level = max(guess - _LIKELY_ERROR, float(bound[top]) - _LOWEST_GUESS)

@@ -227,11 +227,11 @@ def _weighed(work: Elimination, grid: Grid, batch: Sequence[_Prepared], log_like
     chosen = [grid.heaviest(one) for one in log_likelihood]
     counts = [len(kept) for _, kept in chosen]
     weights, settings = _joined([weight for weight, _ in chosen]), _joined([kept for _, kept in chosen])
-    places, scale = settings, np.float64(batch[0].losses.scale)
+    places, scale = settings, np.array(batch[0].losses.scale)
     if len(batch) > 1:
         places = settings + np.repeat(np.arange(0, work.width, len(grid)), counts)
         scale = np.repeat([one.losses.scale for one in batch], counts)
-    variance = grid.output_variance[settings]
+    variance = grid.output_variance.take(settings)
     variance *= scale
     rows = _rows(work, places, variance)
     variance *= scale

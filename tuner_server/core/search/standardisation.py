@@ -59,17 +59,14 @@ def standardise(residual: FloatArray, noise_var: FloatArray, censored: BoolArray
     # where that is lower. How far above everything it was is then no number that matters.
     highest = _highest(lowest, median, worst)
     scale = _scale([min(value, highest) for value in seen] if highest < worst else seen, noise)
-    target = np.minimum(residual, highest)
-    target -= median
+    target = residual - median if highest == worst and some is None else np.minimum(residual, highest) - median
     target /= scale
     # Only a threshold can lie far below the rest, and there it says nothing.
     if censored is not None:
         np.maximum(target, _LOWEST_THRESHOLD, out=target)
-    noise_sd = np.sqrt(noise_var)
-    noise_sd /= scale
-    np.minimum(noise_sd, MAX_NOISE_SD, out=noise_sd)
-    noise_sd *= noise_sd
-    return Standardised(median, scale, target, noise_sd)
+    noise_var = np.minimum(noise_var, (MAX_NOISE_SD * scale) ** 2)
+    noise_var /= scale**2
+    return Standardised(median, scale, target, noise_var)
 
 
 def _highest(lowest: float, median: float, worst: float) -> float:

@@ -60,23 +60,24 @@ class Suggestion:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Kept:
-    """What the evidence for a suggestion is made from: mean and variance where it is kept, and the rest."""
+    """What the evidence for a suggestion is made from."""
 
     query: Query
     fitted: Fitted
-    mean: FloatArray
-    variance: FloatArray
+    moments: Moments
     best: float
 
     def evidence(self) -> Evidence:
-        query, (low, high) = self.query, self.query.bounds
-        log_lr = low + (high - low) * _unit_grid(query.grid_size)[_thinned(query.grid_size)]
+        query, moments, (low, high) = self.query, self.moments, self.query.bounds
+        places = _thinned(query.grid_size)
+        log_lr = low + (high - low) * _unit_grid(query.grid_size)[places]
         log_lr[-1] = high  # to the bit
+        mean, variance = moments.mean[places], moments.variance[places]
         if query.acquisition.bound_is_value:
-            value = query.acquisition.at_most(Moments(self.mean, self.variance), self.best)
+            value = query.acquisition.at_most(Moments(mean, variance), self.best)
         else:
             value = query.acquisition.evaluate(self.fitted.posterior(log_lr), self.best)
-        return Evidence(log_lr, self.mean, np.sqrt(self.variance), value)
+        return Evidence(log_lr, mean, np.sqrt(variance), value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,11 +151,8 @@ def _choose(query: Query, fitted: Fitted) -> Suggestion:
     nearest = np.minimum.reduce(distances[:, :size], 0)
     bound[nearest < min(query.min_separation * _ROUNDED_UP, float(np.maximum.reduce(nearest)))] = -np.inf
     chosen = _highest(query.acquisition, outlook, moments, best, bound)
-    places = _thinned(size)
-    return Suggestion(
-        high if chosen == size - 1 else low + (high - low) * float(grid[chosen]),
-        _Kept(query, fitted, moments.mean.take(places), moments.variance.take(places), best).evidence,
-    )
+    log_lr = high if chosen == size - 1 else low + (high - low) * float(grid[chosen])
+    return Suggestion(log_lr, _Kept(query, fitted, moments, best).evidence)
 
 
 def _highest(acquisition: Acquisition, outlook: Outlook, moments: Moments, best: float, bound: FloatArray) -> int:

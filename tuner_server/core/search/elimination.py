@@ -64,7 +64,8 @@ class Elimination:
         self._solved = self.unit[:, n]
         self._sums = np.empty((n + 1, width))
         self._steps = [self._step(j, j) for j in range(n)]
-        self._inversions = [_Inversion(n, inverses // 2), _Inversion(n, inverses)]
+        self._inverses = inverses
+        self._inversions: dict[int, _Inversion] = {}
 
     def _step(self, j: int, earlier: int) -> tuple[FloatArray, ...]:
         """The views for what `earlier` columns take from column j."""
@@ -107,8 +108,11 @@ class Elimination:
 
         Rows come first: W[i, j] is row i of column j; row n is -(A^-1 y)'.
         """
-        k = len(places)
-        inversion = next(one for one in self._inversions if len(one.places) >= k)
+        k, half = len(places), self._inverses // 2
+        room = half if k <= half else self._inverses
+        inversion = self._inversions.get(room)
+        if inversion is None:
+            inversion = self._inversions[room] = _Inversion(self.n, room)
         # Every inverse that there is room for is made: the views are for all of them.
         inversion.places[:k] = places
         self.unit.take(inversion.places, 2, inversion.unit, "clip")

@@ -98,12 +98,11 @@ class Grid:
         falling = np.sort(weight)[::-1]
         cumulative = np.add.accumulate(falling)
         n_kept = min(int(cumulative.searchsorted(_KEPT_WEIGHT * cumulative[-1])) + 1, MAX_KEPT)
-        kept = (weight >= falling[n_kept - 1]).nonzero()[0]
+        least = falling[n_kept - 1]
+        kept = (weight >= least).nonzero()[0]
         if len(kept) > n_kept:
-            # Of those that weigh as much as the least, the first ones.
-            heavier = np.count_nonzero(weight > falling[n_kept - 1])
-            least = (weight == falling[n_kept - 1]).nonzero()[0][: n_kept - heavier]
-            kept = np.sort(np.append((weight > falling[n_kept - 1]).nonzero()[0], least))
+            # Of settings that weigh the same, the first ones.
+            kept = np.delete(kept, (weight.take(kept) == least).nonzero()[0][n_kept - len(kept) :])
         return weight.take(kept) / cumulative[n_kept - 1], kept
 
     def lengthscales_of(self, kept: IndexArray) -> tuple[FloatArray, list[int]]:

@@ -43,6 +43,11 @@ class Acquisition(Protocol):
         ...
 
     @property
+    def uses_best(self) -> bool:
+        """Whether the lowest loss known makes a difference; if not, it may be NaN."""
+        ...
+
+    @property
     def bound_is_value(self) -> bool:
         """Whether the value is as high as the bound everywhere."""
         ...
@@ -70,6 +75,7 @@ class LowerConfidenceBound:
 
     kappa: float = 2.0
     name: ClassVar[str] = "lower confidence bound, sign turned"
+    uses_best: ClassVar[bool] = False
     bound_is_value: ClassVar[bool] = True
 
     def likely(self, mean: float, variance: float, best: float) -> float:
@@ -91,6 +97,7 @@ class LogExpectedImprovement:
 
     name: ClassVar[str] = "log expected improvement"
     kappa: ClassVar[None] = None
+    uses_best: ClassVar[bool] = True
     bound_is_value: ClassVar[bool] = False
 
     def likely(self, mean: float, variance: float, best: float) -> float:

@@ -95,7 +95,9 @@ class Grid:
         log_weight = log_likelihood + self.log_prior
         log_weight -= np.maximum.reduce(log_weight)
         weight = np.exp(log_weight)
-        falling = np.sort(weight)[::-1]
+        falling = weight.copy()
+        falling.sort()
+        falling = falling[::-1]
         cumulative = np.add.accumulate(falling)
         n_kept = min(int(cumulative.searchsorted(_KEPT_WEIGHT * cumulative[-1])) + 1, MAX_KEPT)
         least = falling[n_kept - 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import TypeVar
@@ -142,11 +143,11 @@ def _choose(query: Query, fitted: Fitted) -> Suggestion:
     grid = _unit_grid(size)
     # The observed LRs go along: the lowest mean among them is the incumbent, which noise can't flatter as it can the
     # lowest observed loss.
-    x = np.concatenate([grid, fitted.x])
+    x = np.concatenate([grid, fitted.x]) if query.acquisition.uses_best else grid
     distances = fitted.distances(x)
     outlook = fitted.outlook(x, distances)
     moments = outlook.moments()
-    best = float(np.minimum.reduce(moments.mean[size:]))
+    best = float(np.minimum.reduce(moments.mean[size:])) if query.acquisition.uses_best else math.nan
     bound = query.acquisition.at_most(moments, best)[:size]
     nearest = np.minimum.reduce(distances[:, :size], 0)
     bound[nearest < min(query.min_separation * _ROUNDED_UP, float(np.maximum.reduce(nearest)))] = -np.inf

@@ -6,7 +6,8 @@ Every method gets the same n observations of a noisy loss over log LR, all but t
 What is timed is what a search does between two probes: take in the last observation, give the next LR. That is a
 suggestion. LRPilot's is shown with more as well: with the evidence, the curves that a server keeps of each suggestion,
 and with the forecast from the losses of the last probe before it. Everything runs in one process on one thread, each
-method over all problems in a row after a warm-up. What one of several suggestions takes that are made together, as a
+method over all problems in a row after a warm-up; processor time is what counts, so that of other work on the machine
+little is seen. What one of several suggestions takes that are made together, as a
 server under load makes them, is LRPilot's alone.
 """
 
@@ -188,9 +189,9 @@ def seconds(prepare: Prepare, problem: Problem) -> float:
     # BoTorch and scikit-optimize draw from the global generators.
     torch.manual_seed(problem.seed)
     np.random.seed(problem.seed)
-    start = time.perf_counter()
+    start = time.process_time()
     lr = call()
-    elapsed = time.perf_counter() - start
+    elapsed = time.process_time() - start
     # Whoever returns exp(log bound) may be off by rounding.
     if not LR_BOUNDS[0] * (1 - 1e-9) <= lr <= LR_BOUNDS[1] * (1 + 1e-9):
         raise RuntimeError(f"suggested {lr}, outside of {LR_BOUNDS}")
@@ -201,14 +202,14 @@ def batched_seconds(acquisition: Acquisition, n: int, size: int, seed: int) -> f
     """The time of one suggestion of `size` that are made together, each with the making of its query."""
     problems = [Problem.draw(n, seed * size + i) for i in range(size)]
     noise_var, censored = np.full(n, NOISE_SD**2), np.zeros(n, dtype=np.bool_)
-    start = time.perf_counter()
+    start = time.process_time()
     suggest_all(
         [
             Query(Observations(p.log_lr, p.loss, noise_var, censored), LOG_BOUNDS, acquisition, seed=p.seed)
             for p in problems
         ]
     )
-    return (time.perf_counter() - start) / size
+    return (time.process_time() - start) / size
 
 
 def measure(repeats: int, console: Console) -> dict[int, dict[str, list[float]]]:

@@ -81,10 +81,13 @@ class Elimination:
 
     def run(self, start: int = 0, stop: int | None = None) -> None:
         """Eliminates the columns from `start` on; those before it must have been."""
-        subtract, divide = np.subtract, np.divide
-        for rows, row, sums, column, pivot, below, unit in self._steps[start:stop]:
-            if len(row):
+        multiply, subtract, divide = np.multiply, np.subtract, np.divide
+        for earlier, (rows, row, sums, column, pivot, below, unit) in enumerate(self._steps[start:stop], start):
+            if earlier > 1:
                 einsum("mrw,mw->rw", rows, row, out=sums)
+                subtract(column, sums, column)
+            elif earlier:
+                multiply(rows[0], row[0], sums)
                 subtract(column, sums, column)
             divide(below, pivot, unit)
 
@@ -134,14 +137,17 @@ class _Inversion:
         self.unit = np.empty((n, n + 1, width))
         self.inverse = np.zeros((n + 1, n, width))
         self.inverse.reshape((n + 1) * n, width)[: n * n : n + 1] = 1.0
+        self._second = self.inverse[1:2, :1], self.unit[:1, 1:2]
         self._steps = [
             (self.unit[:known, i], self.inverse[:known, :known], self.inverse[i, :known])
             for i, known in enumerate([*range(n), n])
-            if known
+            if known > 1
         ]
 
     def run(self) -> None:
         np.negative(self.unit, self.unit)
+        second, negative = self._second
+        second[...] = negative
         for row, above, inverse in self._steps:
             einsum("mw,mcw->cw", row, above, out=inverse)
 

@@ -6,9 +6,9 @@ Every method gets the same n observations of a noisy loss over log LR, all but t
 What is timed is what a search does between two probes: take in the last observation, give the next LR. That is a
 suggestion. LRPilot's is shown with more as well: with the evidence, the curves that a server keeps of each suggestion,
 and with the forecast from the losses of the last probe before it. Everything runs in one process on one thread, each
-method over all problems in a row after a warm-up; processor time is what counts, so that of other work on the machine
-little is seen. What one of several suggestions takes that are made together, as a
-server under load makes them, is LRPilot's alone.
+method over all problems in a row after a warm-up. It is processor time that is counted, which other work on the machine
+changes little. What one of several suggestions takes that are made together, as a server under load makes them, is
+LRPilot's alone.
 """
 
 from __future__ import annotations

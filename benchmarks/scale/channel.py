@@ -1,9 +1,8 @@
 """The tuner's own channel between ranks (`lrpilot.distributed.ranks`), message by message.
 
-The channel is gloo's. Its all-reduce is a ring: a value goes round once to be added up and once more to be told, which
-are 2 (P - 1) messages one after another, however short it is. Its broadcast is a binomial tree, of at most log2 P
-messages one after another, as a sender does not wait for the receiver. A message takes a log-normal time. Ranks have
-the order of their hosts, so that of the ring's messages one in h goes to another host.
+Values come to rank 0 along the client's own tree, and go back by gloo's broadcast, which is a binomial tree too: either
+way at most log2 P messages one after another, as a sender does not wait for the receiver. A message takes a log-normal
+time. Ranks have the order of their hosts, so that the first levels of the way up stay within one.
 
 A rank that comes late holds up the others, as in any collective. All functions take the time at which each rank comes,
 and give the time at which each one goes on.
@@ -13,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from lrpilot.distributed.tree import children
 
 from benchmarks.scale.run import HugeRun
 
@@ -32,21 +32,18 @@ class Channel:
         late = self._generator.exponential(1.0, self._run.ranks) * self._run.skew_ms * 1e-3
         return np.asarray(late - late.min(), dtype=np.float64)
 
-    def all_reduce(self, ready: Times) -> Times:
-        """A sum or a maximum of few values, over all."""
-        n = len(ready)
-        if n == 1:
-            return ready.copy()
-        ring = np.arange(1, 2 * n - 1) % n
-        hops = self._messages((ring - 1) % n, ring)
-        done = ready.copy()
-        now = float(ready[0])
-        for rank, hop in zip(ring[: n - 1].tolist(), hops[: n - 1].tolist(), strict=True):
-            now = max(now + hop, float(ready[rank]))
-        done[n - 1] = now
-        for rank, hop in zip(ring[n - 1 :].tolist(), hops[n - 1 :].tolist(), strict=True):
-            now += hop
-            done[rank] = now
+    def up(self, ready: Times) -> Times:
+        """`Tree.bring_together`, as far as rank 0: each rank waits for those that tell it, and goes on when it is told.
+
+        What ranks other than 0 have is the time at which they have sent theirs.
+        """
+        n, done = len(ready), ready.copy()
+        ranks = np.arange(1, n)
+        parents = ranks & (ranks - 1)
+        hops = dict(zip(ranks.tolist(), self._messages(ranks, parents).tolist(), strict=True))
+        for rank in reversed(range(n)):  # those who tell a rank have higher numbers
+            for child in children(rank, n):
+                done[rank] = max(done[rank], done[child] + hops[child])
         return done
 
     def broadcast(self, ready: Times) -> Times:
@@ -62,12 +59,12 @@ class Channel:
         return done
 
     def mean(self, ready: Times) -> Times:
-        """`Ranks.mean`, of losses: all agree on what they come for, then add up."""
-        return self.all_reduce(self.all_reduce(ready))
+        """`Ranks.mean`, of losses: what all come for and what they have come to rank 0, and back."""
+        return self.broadcast(self.up(ready))
 
     def hear(self, ready: Times) -> Times:
-        """`Ranks.broadcast`, of a directive: all agree, then hear how long it is, and what it is."""
-        return self.broadcast(self.broadcast(self.all_reduce(ready)))
+        """`Ranks.broadcast`, of a directive: all agree, and hear how long it is, then what it is."""
+        return self.broadcast(self.broadcast(self.up(ready)))
 
     def answer(self, ready: Times) -> Times:
         """What follows on a report: rank 0 waits for the server, and the others for rank 0."""

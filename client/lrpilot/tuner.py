@@ -79,13 +79,27 @@ class Tuner(Driver):
         with_logits = checked_logits(model, logits)
         registered = checked_register(register)
         n_ranks = number_of(checked_group(process_group))
-        replicas = None
+        replicas = joining = None
+        if number_of(None) > 1:
+            from lrpilot.backends.torch.communication import Joining, kept_by_communication, refuse_other_ranks
+
+            if process_group is None:
+                refuse_other_ranks(model, n_ranks)
+            registered = {**kept_by_communication(model, optimizers), **registered}
+            joining = Joining(model, optimizers)
         if population and n_ranks > 1:
             from lrpilot.backends.torch.replicas import Replicas
 
             replicas = Replicas(model, optimizers, registered, n_ranks)
         backend = TorchBackend(
-            model, optimizers, minimised(validate, job.get("mode")), registered, snapshot, replicas, with_logits
+            model,
+            optimizers,
+            minimised(validate, job.get("mode")),
+            registered,
+            snapshot,
+            replicas,
+            with_logits,
+            joining,
         )
         # The longest that rank 0 waits for its server, and the other ranks for rank 0.
         timeout_s = checked_arguments(timeout_s=job.get("timeout_s", TIMEOUT_S))["timeout_s"]

@@ -342,3 +342,20 @@ def test_a_population_of_one_is_what_a_run_alone_is() -> None:
             ]
         )
     assert sent_by[0] == sent_by[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", [0, 1, None])
+@pytest.mark.parametrize("in_search", [True, False])
+def test_a_change_of_the_plan_is_that_of_rank_0(
+    two: RankProcesses, shared_server: ServerProcess, who: int | None, in_search: bool
+) -> None:
+    """Also where it is asked for in probes that ranks try apart."""
+    (first, kinds, total_steps, _), (second, others, also, _) = two.run(
+        ranks.change_plans_alone, shared_server.target, who, "extend", in_search, JOB | POPULATION
+    )
+    assert kinds == others == ([] if who == 1 else ["extend"])
+    assert total_steps == also == JOB["total_steps"] + (0 if who == 1 else 40)
+    assert first.schedule == second.schedule
+    assert first.lrs[-100:] == second.lrs[-100:]
+    assert_same_bits(first.weights, second.weights)

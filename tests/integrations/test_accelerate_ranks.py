@@ -30,6 +30,12 @@ def test_probes_leave_no_trace(processes: RankProcesses, kind: str, accumulation
     assert sharded(first, second) == (kind == "fsdp")
 
 
+def test_a_loop_may_gather_what_was_predicted(processes: RankProcesses) -> None:
+    script = [*probes(), committed(5, restore=True), *probes(), committed(11, restore=True)]
+    for bare, tuned in processes.run(ranks.gather_by_script, script, 16):
+        assert_same(bare, tuned)
+
+
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_an_update_that_overflows_on_one_rank_is_skipped_on_both(processes: RankProcesses, kind: str) -> None:
     """The update is no step of either, even where each rank has gradients of its own shards alone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from lrpilot.v1 import tuner_pb2 as pb
 from tests.support.frameworks import lightning_training as ranks
 from tests.support.frameworks.rank_runs import assert_annealed, assert_same, committed, probes, sharded
 from tests.support.servers.server_process import ServerProcess, running
+from tests.support.training import torch_processes
 from tests.support.training.rank_processes import RankProcesses
 
 
@@ -39,12 +41,43 @@ def test_a_checkpoint_is_gone_on_from(
 ) -> None:
     """One file, or folder, that holds the tuners of both ranks."""
     whole = processes.run(ranks.train_and_save, kind, shared_server.target, tmp_path)
-    resumed = processes.run(ranks.resume, kind, shared_server.target, tmp_path, 2)
+    resumed = processes.run(ranks.resume, kind, shared_server.target, tmp_path, "epoch=2")
     for expected, outcome in zip(whole, resumed, strict=True):
         assert outcome.job_id == expected.job_id
         assert outcome.lrs == expected.lrs[3 * 4 :]
         assert outcome.schedule == expected.schedule
         assert_same(expected, outcome)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_steps", [3, 6])
+def test_a_checkpoint_within_an_epoch_is_gone_on_from(
+    processes: RankProcesses, shared_server: ServerProcess, tmp_path: Path, n_steps: int
+) -> None:
+    """At the same LRs; the batches are others, as they are without a tuner: the DataLoader begins its epoch anew."""
+    whole = processes.run(ranks.train_and_save, "ddp", shared_server.target, tmp_path, 1)
+    first, second = processes.run(ranks.resume, "ddp", shared_server.target, tmp_path, f"step={n_steps}")
+    assert first.lrs == second.lrs == whole[0].lrs[n_steps:]
+    assert first.schedule == second.schedule
+    assert first.job_id == whole[0].job_id
+
+
+def test_an_average_of_the_weights_goes_back_with_probes(processes: RankProcesses, tmp_path: Path) -> None:
+    """Each rank ends with the average that it has without a tuner."""
+    script = [*probes(), committed(5, restore=True), *probes(), committed(11, restore=True)]
+    for bare, tuned in processes.run(ranks.average_by_script, tmp_path, script, 16):
+        assert_same(bare, tuned)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork"])
+def test_lightning_starts_the_processes_itself(shared_server: ServerProcess, tmp_path: Path, strategy: str) -> None:
+    """In a process of its own, for a fork would take the test's connections along."""
+    with ProcessPoolExecutor(1, torch_processes.context()) as pool:
+        arguments = (strategy, shared_server.target, tmp_path)
+        trained, told = pool.submit(ranks.fit_in_processes_of_its_own, *arguments).result(120)
+    assert trained
+    assert "stays in the processes that Lightning has started" in told
 
 
 @pytest.mark.slow

@@ -67,3 +67,18 @@ def test_a_server_that_dies_does_not_stop_the_training(processes: RankProcesses,
         first, second = processes.run(ranks.train_past_a_server, server.target, tmp_path, server.process.pid)
     assert_annealed(first, second, 60)
     assert first[0].n_steps == len(first[0].lrs)
+
+
+@pytest.mark.slow
+def test_the_last_of_few_checkpoints_is_gone_on_from(
+    processes: RankProcesses, shared_server: ServerProcess, tmp_path: Path
+) -> None:
+    """Those beyond `save_total_limit` go whole, with the files of all ranks."""
+    whole = processes.run(ranks.train_and_save, "ddp", shared_server.target, tmp_path, 10, 2)
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    last = f"checkpoint-{whole[0].n_steps}"
+    assert kept == ["checkpoint-40", last]
+    resumed = processes.run(ranks.resume, "ddp", shared_server.target, tmp_path / "more", tmp_path / "checkpoint-40")
+    for expected, outcome in zip(whole, resumed, strict=True):
+        assert outcome.lrs == expected.lrs[40:]
+        assert_same(expected, outcome)

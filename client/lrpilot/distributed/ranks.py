@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import math
 import time
 from collections.abc import Iterator, Sequence
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
 from torch.distributed.constants import default_pg_timeout
 
+from lrpilot.distributed.tree import Combine, Tree
+
 _PARTING, _BROADCAST = -2, -1
-"""What ranks may meet for besides sums, of so many values."""
+"""What ranks may meet for besides sums and maxima, of so many values."""
+
+_HEADER, _ROOM = 4, 60
+"""The numbers of the message with which ranks meet: what they come for, and values; as many as a look at losses has."""
+
+_NONE = torch.empty(0, dtype=torch.float64)
 
 ROLL_CALL_S = 2.0
 """How long ranks that have lost one wait for one another, to know which it was."""
@@ -34,6 +40,10 @@ class Ranks:
     """Whether a rank has said that it can't go on with the tuning."""
     lost = False
     """Whether a rank has gone without a word: the training is at an end."""
+    calls = False
+    """Whether this rank has something to say that the others may not know of; they hear that it has when they meet."""
+    called = False
+    """Whether a rank had something to say as they met last; the same on all."""
 
     def __init__(self, group: dist.ProcessGroup, patience_s: float) -> None:
         """Opens the channel; collective.
@@ -55,6 +65,9 @@ class Ranks:
         self.size = dist.get_world_size(self._group)
         """How many there are."""
         self._first = dist.get_global_rank(self._group, 0)
+        self._name = self._group.group_name
+        self._n_met = 0
+        self._tree: Tree | None = Tree(self._group)
 
     @classmethod
     def of(cls, group: dist.ProcessGroup | None, patience_s: float) -> Self | None:
@@ -66,20 +79,20 @@ class Ranks:
         """What rank 0 says; collective. The others' messages are ignored. Raises: RuntimeError: a rank has parted."""
         if self.parted:
             return message
-        with self._meeting(_BROADCAST):
-            length = torch.tensor(len(message))
-            dist.broadcast(length, self._first, self._group)
-            content = torch.empty(int(length), dtype=torch.uint8)
+        with self._watched() as tree:
+            _, length = self._meet(tree, _BROADCAST, length=len(message) if self.rank == 0 else 0)
+            content = torch.empty(length, dtype=torch.uint8)
             if self.rank == 0 and message:
                 content = torch.frombuffer(bytearray(message), dtype=torch.uint8)
-            dist.broadcast(content, self._first, self._group)
+            if length:
+                tree.tell(content)
         return content.numpy().tobytes()
 
     def mean(self, values: Sequence[float]) -> list[float]:
         """The mean of each value over the ranks, rounded to float32; collective, and the same on every rank.
 
-        Sums of float32 values are exact in float64 as long as they are of like size, so the order of adding, which is
-        the backend's, does not show.
+        Sums of float32 values are exact in float64 as long as they are of like size, so the order of adding does not
+        show.
 
         Raises:
             RuntimeError: a rank has parted.
@@ -99,13 +112,7 @@ class Ranks:
         Raises:
             RuntimeError: a rank has parted.
         """
-        own = torch.tensor(values, dtype=torch.float64)
-        unknown = own.isnan()  # which a maximum may lose on the way
-        both = torch.stack([own.masked_fill(unknown, -math.inf), unknown.double()])
-        if not self.parted:
-            with self._meeting(both.numel()):
-                dist.all_reduce(both, dist.ReduceOp.MAX, group=self._group)
-        largest: list[float] = both[0].masked_fill(both[1] > 0, math.nan).float().tolist()
+        largest: list[float] = self._all(torch.maximum, torch.tensor(values, dtype=torch.float64)).float().tolist()
         return largest
 
     def gather(self, values: Sequence[float]) -> list[list[float]]:
@@ -118,59 +125,108 @@ class Ranks:
             return [list(values)] * self.size
         gathered = torch.zeros(self.size, len(values), dtype=torch.float64)
         gathered[self.rank] = torch.tensor(values, dtype=torch.float64)
-        found: list[list[float]] = self._sum(gathered).float().tolist()
+        found: list[list[float]] = self._all(torch.add, gathered.flatten()).reshape(gathered.shape).float().tolist()
         return found
-
-    def _mean(self, values: torch.Tensor) -> torch.Tensor:
-        return values if self.parted else self._sum(values) / self.size
-
-    def _sum(self, values: torch.Tensor) -> torch.Tensor:
-        with self._meeting(values.numel()):
-            dist.all_reduce(values, group=self._group)
-        return values
 
     def any(self, *conditions: bool) -> list[bool]:
         """Whether each of so many conditions holds on a rank; collective."""
         return [share > 0 for share in self.mean([float(condition) for condition in conditions])]
 
+    def all_come(self, patience_s: float) -> bool:
+        """Whether all ranks come here before they meet otherwise, and none has to wait longer; the same on all that do.
+
+        Not collective: nobody waits for a rank that is somewhere else, and perhaps waits for this one.
+        """
+        if self.parted or self._tree is None:
+            return True
+        store = self._store(f"{self._name}/{self._n_met}")
+        try:
+            n_here, deadline = store.add("here", 1), time.monotonic() + patience_s
+            while n_here < self.size and time.monotonic() < deadline:
+                time.sleep(0.01)
+                n_here = store.add("here", 0)
+            own = b"all" if n_here == self.size else b"some"
+            return bytes(store.compare_set("who", "", own.decode())) == b"all"
+        except RuntimeError:  # whoever keeps the store has gone, or it can't do this
+            return True
+
+    def _store(self, name: str) -> Any:
+        """Where ranks of this channel leave word; all of the default group can write there."""
+        whole = dist.distributed_c10d._get_default_store()  # a group tells nobody its own
+        return dist.PrefixStore(f"lrpilot/{name}", whole)  # type: ignore[attr-defined]  # exported by a star
+
     def part(self) -> None:
         """Says that this rank can't go on, to whoever meets it next; collective with whatever the others do then."""
         if not self.parted:
-            with contextlib.suppress(RuntimeError), self._meeting(_PARTING):
-                pass
+            with contextlib.suppress(RuntimeError), self._watched() as tree:
+                self._meet(tree, _PARTING)
 
-    @contextlib.contextmanager
-    def _meeting(self, purpose: int) -> Iterator[None]:
-        """Around what is collective.
+    def _mean(self, values: torch.Tensor) -> torch.Tensor:
+        return values if self.parted else self._all(torch.add, values) / self.size
+
+    def _all(self, combine: Combine, values: torch.Tensor) -> torch.Tensor:
+        """The values of all ranks, combined one by one; those of this rank where they have parted."""
+        if self.parted:
+            return values
+        purpose = 2 * values.numel() + (combine is torch.maximum)
+        with self._watched() as tree:
+            first, _ = self._meet(tree, purpose, values[:_ROOM], combine)
+            rest = values[_ROOM:].clone()
+            if rest.numel():
+                tree.bring_together(rest, combine)
+        return torch.cat([first, rest])
+
+    def _meet(
+        self, tree: Tree, purpose: int, values: torch.Tensor = _NONE, combine: Combine = torch.add, length: int = 0
+    ) -> tuple[torch.Tensor, int]:
+        """Makes sure that all ranks come for the same thing, and combines a few values on the way.
+
+        One message of one size does both, whatever ranks come for, so that those who are not in step find that out.
 
         Args:
-            purpose: how many values are added up, or one of `_BROADCAST` and `_PARTING`; the same on every rank.
+            tree: the way between the ranks.
+            purpose: an even number, twice how many values are added up; an odd one, one more, where the largest are
+                looked for; or one of `_BROADCAST` and `_PARTING`.
+            values: at most `_ROOM`; as many on every rank.
+            combine: how two ranks' values become one.
+            length: a number of rank 0's, from 0 on; the others give 0.
+
+        Returns:
+            The values of all ranks, and rank 0's number.
 
         Raises:
             RuntimeError: a rank parts, or comes for another purpose, or one has gone without a word.
         """
-        if self._group is None:
-            raise RuntimeError("the ranks' channel is closed")
-        extremes = torch.tensor([purpose, -purpose])
-        try:
-            dist.all_reduce(extremes, dist.ReduceOp.MAX, group=self._group)
-            highest, lowest = int(extremes[0]), -int(extremes[1])
-            if highest == lowest != _PARTING:
-                yield
-        except RuntimeError as error:
-            self.lost = True
-            raise RuntimeError(f"{self._absent()}: {error}") from error
+        message = torch.zeros(_HEADER + _ROOM, dtype=torch.float64)
+        message[:_HEADER] = torch.tensor([purpose, -purpose, length, self.calls])
+        message[_HEADER : _HEADER + len(values)] = values
+        tree.bring_together(message, lambda own, other: _combined(own, other, combine))
+        self._n_met += 1
+        highest, lowest, length, self.called = int(message[0]), -int(message[1]), int(message[2]), bool(message[3])
         if highest != lowest or lowest == _PARTING:
             self.parted = True
             told = "the tuning has failed on a rank" if lowest == _PARTING else "the ranks are not in step any more"
             raise RuntimeError(told)
+        return message[_HEADER : _HEADER + len(values)], length
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[Tree]:
+        """Around what is collective. Raises: RuntimeError: a rank has gone without a word."""
+        if self._tree is None:
+            raise RuntimeError("the ranks' channel is closed")
+        try:
+            yield self._tree
+        except RuntimeError as error:
+            if self.parted:
+                raise
+            self.lost = True
+            raise RuntimeError(f"{self._absent()}: {error}") from error
 
     def _absent(self) -> str:
         """Who does not come to a roll call, in words. Those that come have lost somebody too, or will at once."""
         self.close()
         try:
-            whole = dist.distributed_c10d._get_default_store()  # a group tells nobody its own
-            store = dist.PrefixStore(f"lrpilot/{self._first}", whole)  # type: ignore[attr-defined]  # exported by a star
+            store = self._store(str(self._first))
             store.set(str(self.rank), "here")
             deadline = time.monotonic() + ROLL_CALL_S
             absent = set(range(self.size))
@@ -189,7 +245,7 @@ class Ranks:
         That of a part of the world stays open as long as the process: PyTorch would give the next one its name, under
         which the addresses of this one are still in the store.
         """
-        group, self._group = self._group, None
+        group, self._group, self._tree = self._group, None, None
         if self._whole and group is not None and dist.is_initialized():
             dist.destroy_process_group(group)  # PyTorch disconnects when nothing refers to it any more.
 
@@ -197,6 +253,12 @@ class Ranks:
 def number_of(group: dist.ProcessGroup | None) -> int:
     """How many ranks a group has, or the default group if there is one; 1: this process trains alone."""
     return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
+
+
+def _combined(own: torch.Tensor, other: torch.Tensor, combine: Combine) -> torch.Tensor:
+    """Two ranks' messages in one."""
+    headers = torch.maximum(own[:_HEADER], other[:_HEADER])
+    return torch.cat([headers, combine(own[_HEADER:], other[_HEADER:])])
 
 
 def _timeout(group: dist.ProcessGroup) -> datetime.timedelta:

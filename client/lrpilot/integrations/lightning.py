@@ -79,7 +79,10 @@ class TunerCallback(Callback):
     def tuner(self) -> Tuner:
         """The tuner of the present or last fit. Raises: RuntimeError: training has not started."""
         if self._tuner is None:
-            raise RuntimeError("the tuner is made when training starts")
+            raise RuntimeError(
+                "the tuner is made when training starts; with ddp_spawn, ddp_fork or ddp_notebook it stays in the "
+                "processes that Lightning has started, and `lrpilot show` tells of its job"
+            )
         return self._tuner
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -46,6 +46,8 @@ class RunPlan:
         self._before: int | None = None
         self._annealing = False
         self._waiting: collections.deque[Waiting] = collections.deque()
+        # Those that wait, besides, to be agreed on by several ranks.
+        self._put_off: list[Waiting] = []
 
     @property
     def annealing(self) -> bool:
@@ -55,14 +57,14 @@ class RunPlan:
     @property
     def has_end(self) -> bool:
         """Whether the run has an end in steps, or will have one with the changes that wait."""
-        anneals = any(change.kind == pb.PLAN_CHANGE_KIND_ANNEAL for change, _ in self._waiting)
+        anneals = any(change.kind == pb.PLAN_CHANGE_KIND_ANNEAL for change, _ in self._later)
         return self.total_steps is not None or anneals
 
     @property
     def latest_total_steps(self) -> int | None:
         """Where the run ends with the changes that wait; an annealing among them has no end before its turn."""
         total_steps = self.total_steps
-        for change, _ in self._waiting:
+        for change, _ in self._later:
             if change.kind == pb.PLAN_CHANGE_KIND_EXTEND:
                 total_steps = _extended(total_steps, change)
         return total_steps
@@ -88,6 +90,29 @@ class RunPlan:
     def waiting(self) -> Waiting | None:
         """The change whose turn it is, which waits no more; None: there is none."""
         return self._waiting.popleft() if self._waiting else None
+
+    def put_off(self) -> None:
+        """The changes that wait have to be agreed on, by several ranks, before it is their turn."""
+        self._put_off += self._waiting
+        self._waiting.clear()
+
+    @property
+    def has_put_off(self) -> bool:
+        """Whether a change has to be agreed on."""
+        return bool(self._put_off)
+
+    def agree(self) -> None:
+        """The changes that had to be agreed on just wait."""
+        self._waiting.extend(self.take_put_off())
+
+    def take_put_off(self) -> list[Waiting]:
+        """The changes that have to be agreed on, which are forgotten."""
+        found, self._put_off = self._put_off, []
+        return found
+
+    @property
+    def _later(self) -> list[Waiting]:
+        return [*self._waiting, *self._put_off]
 
     def change(self, change: pb.PlanChange, steps: int) -> None:
         """A change takes effect after so many steps, search included, as far as the client can tell."""
@@ -121,7 +146,7 @@ class RunPlan:
             "batch_size": self.batch_size,
             "before": self._before,
             "annealing": self._annealing,
-            "waiting": [(change.SerializeToString(), *others) for change, *others in self._waiting],
+            "waiting": [(change.SerializeToString(), *others) for change, *others in self._later],
         }
 
     @classmethod

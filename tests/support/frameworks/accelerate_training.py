@@ -37,11 +37,14 @@ class Training:
     `kind`: "ddp", "dispatched" (rank 0 alone reads the data), or "fsdp", in a state that Accelerate sets on GPUs only.
     """
 
-    def __init__(self, kind: str, accumulation: int = 1, seed: int = 0, *, scaled: bool = True) -> None:
+    def __init__(
+        self, kind: str, accumulation: int = 1, seed: int = 0, *, scaled: bool = True, gathers: bool = False
+    ) -> None:
         as_launched()
         AcceleratorState._reset_state(reset_partial_state=True)
         torch.manual_seed(seed)
         self.kind = kind
+        self.gathers = gathers
         self.accelerator = Accelerator(
             cpu=True,
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=accumulation, sync_with_dataloader=False),
@@ -79,6 +82,10 @@ class Training:
             self.optimizer.step()
             self.optimizer.zero_grad()
         self.losses.append(loss.detach())
+        if self.gathers:
+            with torch.no_grad():
+                seen, _ = self.accelerator.gather_for_metrics((self.model(inputs).argmax(-1), targets))
+            assert len(seen) == dist.get_world_size() * len(targets)
         if not self.accelerator.sync_gradients:
             return None
         self.lrs.append(float(self.optimizer.param_groups[0]["lr"]))
@@ -128,20 +135,31 @@ def _endless(loader: Any) -> Iterator[Any]:
 # --- what `RankProcesses` run -----------------------------------------------------------------------------------------
 
 
-def train_bare(kind: str, accumulation: int, n_steps: int) -> RankRun:
-    """Trains without a tuner."""
-    training = Training(kind, accumulation)
+def train_bare(kind: str, accumulation: int, n_steps: int, *, gathers: bool = False) -> RankRun:
+    """Trains without a tuner; `gathers`: with what was predicted for each batch brought together."""
+    training = Training(kind, accumulation, gathers=gathers)
     batches = _endless(training.loader)
     while len(training.lrs) < n_steps:
         training.update(next(batches))
     return training.outcome()
 
 
+def gather_by_script(script: list[bytes], n_steps: int) -> tuple[RankRun, RankRun]:
+    """Both without a tuner and with one, where the loop gathers what was predicted."""
+    bare = train_bare("ddp", 2, n_steps, gathers=True)
+    return bare, train_by_script("ddp", 2, script, gathers=True)[0]
+
+
 def train_by_script(
-    kind: str, accumulation: int, script: list[bytes], poisoned_at: tuple[int, int] | None = None
+    kind: str,
+    accumulation: int,
+    script: list[bytes],
+    poisoned_at: tuple[int, int] | None = None,
+    *,
+    gathers: bool = False,
 ) -> tuple[RankRun, list[bytes]]:
-    """Carries directives out; with the reports on them (none of ranks but 0)."""
-    training = Training(kind, accumulation)
+    """Carries directives out; with the reports on them (none of ranks but 0). `gathers`: as for `train_bare`."""
+    training = Training(kind, accumulation, gathers=gathers)
     training.poisoned_at = poisoned_at
     transport = ScriptedTransport([pb.Directive.FromString(each) for each in script])
     total_steps = sum(pb.Directive.FromString(each).n_steps for each in script)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from lrpilot import ConfigError
 from lrpilot.integrations.lightning import TunerCallback
@@ -129,27 +129,40 @@ def _outcome(net: Net, trainer: Trainer, watcher: Watcher, callback: TunerCallba
 # --- what `RankProcesses` run -----------------------------------------------------------------------------------------
 
 
-def train_bare(kind: str, path: Path, n_steps: int) -> Outcome:
-    """Trains without a tuner."""
+def train_bare(kind: str, path: Path, n_steps: int, *, averages: bool = False) -> Outcome:
+    """Trains without a tuner; `averages`: with Lightning's average of the weights, which it ends with."""
     watcher = Watcher()
-    trainer = _trainer(kind, path, [watcher], max_steps=n_steps)
+    trainer = _trainer(kind, path, [watcher, *_averages(averages)], max_steps=n_steps)
     return _outcome(_fit(kind, trainer), trainer, watcher)
 
 
-def train_by_script(kind: str, path: Path, script: list[bytes]) -> tuple[Outcome, list[bytes]]:
-    """Carries directives out; with the reports on them (none of ranks but 0)."""
+def _averages(wanted: bool) -> list[Callback]:
+    return [EMAWeightAveraging(decay=0.9)] if wanted else []
+
+
+def train_by_script(
+    kind: str, path: Path, script: list[bytes], *, averages: bool = False
+) -> tuple[Outcome, list[bytes]]:
+    """Carries directives out; with the reports on them (none of ranks but 0). `averages`: as for `train_bare`."""
     directives = [pb.Directive.FromString(each) for each in script]
     transport = ScriptedTransport(directives)
     callback, watcher = TunerCallback(transport=transport, validate="val_loss"), Watcher()
-    trainer = _trainer(kind, path, [callback, watcher], max_steps=sum(each.n_steps for each in directives))
+    callbacks = [callback, watcher, *_averages(averages)]
+    trainer = _trainer(kind, path, callbacks, max_steps=sum(each.n_steps for each in directives))
     net = _fit(kind, trainer)
     return _outcome(net, trainer, watcher, callback), [report.SerializeToString() for report in transport.reports]
 
 
-def train_and_save(kind: str, server: str, path: Path) -> Outcome:
-    """A whole run, which leaves a checkpoint of every epoch behind."""
+def average_by_script(path: Path, script: list[bytes], n_steps: int) -> tuple[Outcome, Outcome]:
+    """Both without a tuner and with one, where Lightning averages the weights."""
+    return train_bare("ddp", path, n_steps, averages=True), train_by_script("ddp", path, script, averages=True)[0]
+
+
+def train_and_save(kind: str, server: str, path: Path, every: int | None = None) -> Outcome:
+    """A whole run, which leaves a checkpoint of every epoch behind, or one after so many steps each."""
     callback, watcher = TunerCallback(server=server, **AUTOLRS), Watcher()
-    saves = ModelCheckpoint(path, filename="{epoch}", save_top_k=-1)
+    filename = "{epoch}" if every is None else "{step}"
+    saves = ModelCheckpoint(path, filename=filename, save_top_k=-1, every_n_train_steps=every)
     trainer = _trainer(kind, path, [callback, watcher, saves], max_epochs=15, enable_checkpointing=True)
     return _outcome(_fit(kind, trainer), trainer, watcher, callback)
 
@@ -173,11 +186,37 @@ def train_past_a_server(server: str, path: Path, pid: int) -> tuple[Outcome, int
     return _outcome(net, trainer, watcher, callback), callback.tuner.search_steps
 
 
-def resume(kind: str, server: str, path: Path, epoch: int) -> Outcome:
-    """Goes on from the checkpoint of an epoch."""
+def resume(kind: str, server: str, path: Path, checkpoint: str) -> Outcome:
+    """Goes on from a checkpoint."""
     callback, watcher = TunerCallback(server=server, **AUTOLRS), Watcher()
     trainer = _trainer(kind, path, [callback, watcher], max_epochs=15)
-    return _outcome(_fit(kind, trainer, path / f"epoch={epoch}.ckpt"), trainer, watcher, callback)
+    return _outcome(_fit(kind, trainer, path / f"{checkpoint}.ckpt"), trainer, watcher, callback)
+
+
+def fit_in_processes_of_its_own(strategy: str, server: str, path: Path) -> tuple[bool, str]:
+    """Not on a rank: has Lightning start the processes itself; whether they trained, and what the tuner is said to be."""
+    callback = TunerCallback(server=server, validate="val_loss", **AUTOLRS)
+    warnings.filterwarnings("ignore", module="lightning|torch")
+    trainer = Trainer(
+        strategy=strategy,
+        accelerator="cpu",
+        devices=2,
+        max_epochs=15,
+        callbacks=[callback],
+        default_root_dir=path,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    net = Net("ddp")
+    before = net.net[0].weight.detach().clone()
+    trainer.fit(net, _loader(), _loader())
+    try:
+        return not torch.equal(before, net.net[0].weight), str(callback.tuner)
+    except RuntimeError as error:
+        return not torch.equal(before, net.net[0].weight), str(error)
 
 
 def refuse(kind: str, path: Path) -> str:

@@ -150,10 +150,10 @@ def evaluate(path: Path) -> tuple[float, float]:
     return trainer._eval_loss(), trainer.evaluate()["eval_loss"]
 
 
-def train_and_save(kind: str, server: str, path: Path, save_steps: int) -> Outcome:
-    """A whole run, which leaves checkpoints behind."""
+def train_and_save(kind: str, server: str, path: Path, save_steps: int, limit: int | None = None) -> Outcome:
+    """A whole run, which leaves checkpoints behind, or the last few of them."""
     options = {"server": server, **AUTOLRS}
-    saving = {"save_strategy": "steps", "save_steps": save_steps}
+    saving = {"save_strategy": "steps", "save_steps": save_steps, "save_total_limit": limit}
     trainer, watcher = _made(TunerTrainer, kind, path, options, max_steps=60, **saving)
     trainer.train()
     return _outcome(trainer, watcher)

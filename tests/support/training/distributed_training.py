@@ -20,12 +20,15 @@ import torch
 import torch.distributed as dist
 from lrpilot import ConfigError, LRPilotError, Schedule
 from lrpilot.distributed.ranks import Ranks
+from lrpilot.run.runners import plan_runner
 from lrpilot.session import session
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.transport.scripted import ScriptedTransport
 from lrpilot.tuner import Tuner
 from lrpilot.v1 import tuner_pb2 as pb
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook as power_sgd
+from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -77,7 +80,10 @@ class Outcome:
 class Training:
     """A perceptron with batch norm and dropout, whose ranks draw different samples and different random numbers.
 
-    `kind`: "ddp", "ddp_views" (gradients are views of DDP's buckets, and are kept from step to step) or "fsdp".
+    `kind`: "ddp", "ddp_views" (gradients are views of DDP's buckets, and are kept from step to step), "fsdp", "hsdp"
+    (shards in groups that are replicas of one another), or another one of DDP's: "static" (its graph), "power_sgd" (a
+    hook that keeps what it has left out), "zero" (each rank has a part of the optimizer's state), "post_local" (weights
+    are averaged now and then) and "group" (a group of its own).
     """
 
     def __init__(self, kind: str, seed: int = 0) -> None:
@@ -93,7 +99,7 @@ class Training:
         self.model = self._distributed(
             nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
         )
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.01)
+        self.optimizer = self._optimizer()
         self.lrs: list[float] = []
         self.losses: list[float] = []
         self.norms: list[float] = []
@@ -105,14 +111,44 @@ class Training:
         torch.manual_seed(100 * seed + dist.get_rank())
 
     def _distributed(self, model: nn.Sequential) -> nn.Module:
-        if self.kind == "fsdp":
-            mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+        if self.kind in ("fsdp", "hsdp"):
+            shape = (dist.get_world_size(),) if self.kind == "fsdp" else (dist.get_world_size() // 2 or 1, 2)
+            mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard")[-len(shape) :])
             for layer in (model[0], model[3]):
                 fully_shard(layer, mesh=mesh)
             fully_shard(model, mesh=mesh)
             return model
         model.insert(1, nn.BatchNorm1d(16))
-        return DistributedDataParallel(model, gradient_as_bucket_view=self.kind == "ddp_views")
+        replicas = DistributedDataParallel(
+            model,
+            gradient_as_bucket_view=self.kind == "ddp_views",
+            static_graph=self.kind == "static",
+            process_group=dist.new_group() if self.kind == "group" else None,
+        )
+        if self.kind == "power_sgd":
+            self.hook = power_sgd.PowerSGDState(None, start_powerSGD_iter=2, min_compression_rate=0.5)
+            replicas.register_comm_hook(self.hook, power_sgd.powerSGD_hook)
+        return replicas
+
+    def _optimizer(self) -> Any:
+        parameters = self.model.parameters()
+        if self.kind not in ("zero", "post_local"):
+            return torch.optim.AdamW(parameters, lr=0.01)
+        # Here, since it warns of what PyTorch itself calls.
+        from torch.distributed.optim import PostLocalSGDOptimizer, ZeroRedundancyOptimizer
+
+        if self.kind == "zero":
+            return ZeroRedundancyOptimizer(parameters, optimizer_class=torch.optim.AdamW, lr=0.01)
+        averager = PeriodicModelAverager(period=3, warmup_steps=2)
+        return PostLocalSGDOptimizer(torch.optim.AdamW(parameters, lr=0.01), averager)
+
+    def kept(self) -> dict[str, torch.Tensor]:
+        """What is kept from step to step besides the states of model and optimizer."""
+        if self.kind == "power_sgd":
+            tables = {"error": self.hook.error_dict, "p": self.hook.p_memory_dict, "q": self.hook.q_memory_dict}
+            found = {f"hook.{name}.{i}": value for name, table in tables.items() for i, value in table.items()}
+            return {name: value.clone() for name, value in found.items()} | {"hook.iter": torch.tensor(self.hook.iter)}
+        return {"averager.step": torch.tensor(self.optimizer.averager.step)} if self.kind == "post_local" else {}
 
     def update(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """One step; the rank's own loss."""
@@ -173,11 +209,11 @@ class Training:
     def outcome(self, schedule: Schedule, job_id: str = "") -> Outcome:
         shards = {f"model.{name}": value for name, value in self.model.state_dict().items()} | {
             f"optimizer.{i}.{name}": value
-            for i, values in self.optimizer.state_dict()["state"].items()
+            for i, values in getattr(self.optimizer, "optim", self.optimizer).state_dict()["state"].items()
             for name, value in values.items()
         }
         shards = {name: _local(value) for name, value in shards.items()}
-        shards["random"] = torch.get_rng_state()
+        shards |= self.kept() | {"random": torch.get_rng_state()}
         weights = {name: _whole(value.detach()) for name, value in self.model.named_parameters()}
         seen = self.lrs, self.losses, self.norms, self.products, self.logits
         return Outcome(shards, weights, *seen, schedule, job_id)
@@ -246,11 +282,88 @@ def train_by_script(
 
 def maximum(values: list[list[float]]) -> list[float]:
     """What the ranks make of the values of each."""
+    with contextlib.closing(channel()) as ranks:
+        return ranks.maximum(values[dist.get_rank()])
+
+
+def channel() -> Ranks:
+    """A tuner's channel without a tuner."""
     ranks = Ranks.of(None, patience_s=10)
     assert ranks is not None
-    found = ranks.maximum(values[dist.get_rank()])
-    ranks.close()
-    return found
+    return ranks
+
+
+def bring_together(n: int) -> tuple[list[float], list[float], list[list[float]], bytes]:
+    """The mean, the maximum and all of so many values of each rank, which are its number times 0, 1, 2, ..."""
+    with contextlib.closing(channel()) as ranks:
+        own = [float(ranks.rank * i) for i in range(n)]
+        told = ranks.broadcast(bytes(n) if ranks.rank == 0 else b"ignored")
+        return ranks.mean(own), ranks.maximum(own), ranks.gather(own), told
+
+
+def come_for_different_things() -> list[str]:
+    """What is raised where rank 1 comes for something else than the others, whatever it is; and what a mean is then."""
+    told = []
+    for others, own in itertools.permutations((_mean_of_one, _mean_of_many, _largest, _hear, _part), 2):
+        with contextlib.closing(channel()) as ranks:
+            try:
+                (own if ranks.rank == 1 else others)(ranks)
+            except RuntimeError as error:
+                told.append(str(error))
+            assert ranks.parted
+            assert not ranks.lost
+            assert ranks.mean([float(ranks.rank)]) == [float(ranks.rank)]
+    return told
+
+
+def _mean_of_one(ranks: Ranks) -> object:
+    return ranks.mean([1.0])
+
+
+def _mean_of_many(ranks: Ranks) -> object:
+    return ranks.mean([1.0] * 500)
+
+
+def _largest(ranks: Ranks) -> object:
+    return ranks.maximum([1.0])
+
+
+def _hear(ranks: Ranks) -> object:
+    return ranks.broadcast(b"a" * 500)
+
+
+def _part(ranks: Ranks) -> object:
+    ranks.part()
+    raise RuntimeError("it has parted")
+
+
+def train_uneven(server: str) -> str:
+    """What is said to a loop that would end at different steps, each rank with its own data."""
+    training = Training("ddp")
+    own = itertools.islice(training.loader, 3 + dist.get_rank())
+    with training.tuner(server=server) as tuner, training.model.join():  # type: ignore[operator]  # it is DDP
+        try:
+            for batch in own:
+                tuner.step(training.update(batch))
+        except ConfigError as error:
+            return str(error)
+    raise AssertionError("nothing was raised")
+
+
+def tune_a_part(server: str) -> str:
+    """What is said where DDP is over this rank alone, and the tuner would be over all."""
+    groups = [dist.new_group([rank]) for rank in range(dist.get_world_size())]
+    model = DistributedDataParallel(nn.Linear(8, 2), process_group=groups[dist.get_rank()])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    try:
+        Tuner(model, optimizer, server=server, total_steps=TOTAL_STEPS)
+    except ConfigError as error:
+        told = str(error)
+    with Tuner(
+        model, optimizer, server=server, total_steps=TOTAL_STEPS, process_group=groups[dist.get_rank()]
+    ) as tuner:
+        assert tuner.rank == 0
+    return told
 
 
 def train_averaged(kind: str, script: bytes, failing: int | None, validates: bool) -> tuple[Outcome, str | None]:
@@ -341,6 +454,29 @@ def train_in_changing_plans(kind: str, server: str) -> tuple[Outcome, bool, list
         train(None)
         kinds = [replan.kind.value for replan in tuner.schedule.replans]
         return training.outcome(dataclasses.replace(tuner.schedule, job_id=""), tuner.job_id), undone, kinds
+
+
+def change_plans_alone(
+    server: str, who: int | None, what: str, in_search: bool, arguments: dict[str, Any] | None = None
+) -> tuple[Outcome, list[str], int, float]:
+    """A run in which one rank alone asks for a change of the plan (None: all do), in the first search or after it.
+
+    With the changes by name, the steps at which they took effect, and the seconds that the asking took.
+    """
+    training, seconds = Training("ddp"), 0.0
+    with training.tuner(server=server, **arguments or {}) as tuner, mock.patch.object(plan_runner, "PATIENCE_S", 0.3):
+        asks = who in (None, dist.get_rank())
+        for batch in tuner.batches(training.loader):
+            tuner.step(training.update(batch))
+            n_steps = tuner.search_steps if in_search else tuner.committed_step
+            if asks and n_steps == 5 and tuner.searching == in_search:
+                started, asks = time.monotonic(), False
+                {"extend": lambda: tuner.extend(40), "replan": lambda: tuner.replan("other data"),
+                 "anneal": lambda: tuner.anneal(60)}[what]()  # fmt: skip
+                seconds = time.monotonic() - started
+        replans = tuner.schedule.replans
+        outcome = training.outcome(dataclasses.replace(tuner.schedule, job_id=""), tuner.job_id)
+        return outcome, [each.kind.value for each in replans], tuner.total_steps or 0, seconds
 
 
 def train_and_save(kind: str, server: str, directory: Path, n_steps: int) -> None:

@@ -24,6 +24,7 @@ from lrpilot.backends.torch.weight_average import TorchWeightAverage
 from lrpilot.backends.validator import Validator
 
 if TYPE_CHECKING:
+    from lrpilot.backends.torch.communication import Joining
     from lrpilot.backends.torch.replicas import Replicas
 
 
@@ -39,6 +40,7 @@ class TorchBackend(Backend):
         placement: str | os.PathLike[str] = "auto",
         replicas: Replicas | None = None,
         logits: Sequence[nn.Module] = (),
+        joining: Joining | None = None,
     ) -> None:
         """Has the run watched.
 
@@ -50,11 +52,13 @@ class TorchBackend(Backend):
             placement: where the snapshot lives.
             replicas: of the model, if the ranks may update them apart.
             logits: the model's modules whose outputs are logits, if they are to be measured.
+            joining: whether ranks may end at different steps; None: this process trains alone.
 
         Raises:
             ConfigError: no LR to tune, no room for the snapshot, or `validate` does not work.
         """
         self._replicas = replicas
+        self._joining = joining
         self._apart = False
         self._groups = GroupLrs(optimizers)
         self._optimizers = optimizers
@@ -150,7 +154,12 @@ class TorchBackend(Backend):
         """Keeps the loss on its device; false if there was no update, as where a GradScaler skips one.
 
         A loop that leaves out updates whose loss is not finite has its step counted, so that its probe diverges.
+
+        Raises:
+            ConfigError: the loop is within DDP's `join`, so that ranks may end at different steps.
         """
+        if self._joining is not None:
+            self._joining.refuse()
         alone = self._apart or not self._skips
         if not self._updates.took_place() and not (alone and not _is_finite(loss)):
             self._updates.say_idle()
@@ -172,6 +181,10 @@ class TorchBackend(Backend):
         skipped = self._losses.forget_skipped()
         self._collector.forget(skipped)
         return skipped
+
+    def settled(self) -> list[float]:
+        """See `LossBuffer.settled`."""
+        return self._losses.settled()
 
     def peek(self) -> list[float]:
         """Synchronises once."""

@@ -87,9 +87,9 @@ class DirectiveRunner(CoastingRunner, abc.ABC):
             self._set_lr(lease.lr())
             return
         seen = look(self._backend, lease.directive, self._ranks) if Event.CHECK in event else NOTHING
-        if (Event.CHECK in event and self._backend.diverged()) or (
-            Event.VALIDATE in event and not self._validated(lease)
-        ):
+        diverged = Event.CHECK in event and self._backend.diverged()
+        self._on_met()
+        if diverged or (Event.VALIDATE in event and not self._validated(lease)):
             self._advance(pb.OUTCOME_DIVERGED)
         elif Event.END in event:
             self._advance(pb.OUTCOME_COMPLETED, note=seen.note)
@@ -99,6 +99,10 @@ class DirectiveRunner(CoastingRunner, abc.ABC):
             self._advance(pb.OUTCOME_PARTIAL)
         else:
             self._set_lr(lease.lr())
+
+    @abc.abstractmethod
+    def _on_met(self) -> None:
+        """Something is due after this step, for which all ranks have come."""
 
     def _advance(self, outcome: pb.Outcome.ValueType, change: pb.PlanChange | None = None, note: str = "") -> None:
         """Reports, with a change of the plan if there is one and what a warning saw, and follows the answer."""

@@ -18,8 +18,8 @@ MAX_REASON = 500
 class ReplannableRunner(ResumableRunner):
     """Carries out directives of a run whose plan may change on the way.
 
-    A change takes effect at once; in a search, when that is over. Of several ranks all must ask for it after the same
-    step.
+    A change takes effect at once; in a search, when that is over. Of several ranks all ask for it after the same step:
+    what rank 0 alone asks for takes effect on all when they look at one another next, what others do is left out.
     """
 
     _closed: bool

@@ -155,8 +155,8 @@ def log_expected_improvement(posterior: Posterior, best: float) -> FloatArray:
     improvement = h(u)
     improvement *= sd
     expected = posterior.weight @ improvement
-    # No expectation is larger than that of its highest u with the largest sd, which at `_TAIL` is 1e-91 of that sd.
-    if np.minimum.reduce(expected) > 1e-90 * np.maximum.reduce(sd, None):
+    # An expectation is no larger than the largest sd times h at its highest u, and h(`_TAIL`) is below 1e-89.
+    if np.minimum.reduce(expected) > 1e-89 * np.maximum.reduce(sd, None):
         return np.log(expected, expected)
     hopeless = (np.maximum.reduce(u, 0) < _TAIL).nonzero()[0]
     expected[hopeless] = 1.0

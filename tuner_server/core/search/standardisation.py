@@ -54,7 +54,8 @@ def standardise(residual: FloatArray, noise_var: FloatArray, censored: BoolArray
     some = None if censored is None or censored.all() else ~censored
     seen = (residual if some is None else residual[some]).tolist()
     noise = (noise_var if some is None else noise_var[some]).tolist()
-    median, lowest, worst = _median(seen), min(seen), max(seen)
+    ordered = sorted(seen)
+    lowest, median, worst = ordered[0], _median(ordered), ordered[-1]
     # For a threshold this is a weaker statement and still true: "at least t" implies "at least the worst seen"
     # where that is lower. How far above everything it was is then no number that matters.
     highest = _highest(lowest, median, worst)
@@ -86,13 +87,13 @@ def _scale(residual: list[float], noise_var: list[float]) -> float:
     mean = math.fsum(residual) / len(residual)
     return max(
         math.sqrt(math.fsum([(value - mean) ** 2 for value in residual]) / len(residual)),
-        math.sqrt(_median(noise_var)),  # differences below the noise are noise
+        math.sqrt(_median(sorted(noise_var))),  # differences below the noise are noise
         1e-12 * max(max(residual), -min(residual)),  # constant losses, but for rounding
         1.0 / MAX_LOSS,  # all zero
     )
 
 
-def _median(values: list[float]) -> float:
+def _median(ordered: list[float]) -> float:
     # The module `statistics` takes five times as long over a dozen numbers.
-    ordered, middle = sorted(values), len(values) // 2
-    return ordered[middle] if len(values) % 2 else 0.5 * (ordered[middle - 1] + ordered[middle])
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else 0.5 * (ordered[middle - 1] + ordered[middle])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import pydantic
 
@@ -14,6 +14,8 @@ SMALLEST_LR, LARGEST_LR = 1e-30, 1e30
 """Limits of bounds: far outside anything that trains, and their products stay far inside the floats."""
 MAX_MEMBERS = 1024
 """Replicas that a job may have: more than there are in any data-parallel run that has a search."""
+MAX_FIRST_UPDATES = 32
+"""Updates of which the size may be told, the last one after two thousand million."""
 MAX_NAME = 200
 """Characters of a name; enough for a path, short enough for a table."""
 
@@ -42,6 +44,12 @@ class LrBounds(Value):
     def middle(self) -> float:
         """The geometric middle."""
         return math.sqrt(self.min * self.max)
+
+
+FirstUpdates = Annotated[
+    tuple[Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)], ...],
+    pydantic.Field(max_length=MAX_FIRST_UPDATES),
+]
 
 
 class StopWhen(Value):
@@ -86,6 +94,9 @@ class JobConfig(Value):
     """How many probes the client can try at the same time. With several, each is tried on a replica of the model."""
     has_average: bool = False
     """Whether the client can keep an average of the weights."""
+    first_updates: FirstUpdates = ()
+    """By how much the updates 1, 2, 4, 8, ... of a fresh optimizer like the run's move a weight whose gradient is one,
+    in units of the LR; empty: not known."""
     stop_when: StopWhen | None = None
     """None: the run goes on to its end, whatever that gains."""
     maximises: bool = False

@@ -105,6 +105,7 @@ def config_from_pb(message: pb.JobConfig) -> JobConfig:
         "recorded": tuple(message.recorded),
         "members": message.members or 1,
         "has_average": message.has_average,
+        "first_updates": tuple(message.first_updates),
         "maximises": message.maximises,
     }
     if message.HasField("total_steps"):
@@ -137,6 +138,7 @@ def config_to_pb(config: JobConfig) -> pb.JobConfig:
         recorded=config.recorded,
         members=config.members if config.members > 1 else 0,
         has_average=config.has_average,
+        first_updates=config.first_updates,
         maximises=config.maximises,
     )
     if config.stop_when is not None:

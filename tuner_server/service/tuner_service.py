@@ -49,6 +49,7 @@ _LATER_FIELDS = (
     "change",
     "ending",
     "has_average",
+    "first_updates",
     "total_time_s",
     "members",
     "stop_when",

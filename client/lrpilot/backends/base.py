@@ -81,6 +81,14 @@ class Backend(abc.ABC):
         """
         return True
 
+    @property
+    def first_updates(self) -> Sequence[float]:
+        """By how much the updates 1, 2, 4, 8, ... of a fresh optimizer of this kind move a weight, in units of the LR.
+
+        The weight's gradient is always one. Empty: not known. A search by few steps from fresh state makes up for them.
+        """
+        return ()
+
     def suspects(self) -> list[str]:
         """Names of what the training may change and `restore` can't put back, as the user knows it; may be empty.
 

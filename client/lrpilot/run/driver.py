@@ -137,6 +137,7 @@ class Driver(DrawingRunner):
             "measures": backend.measures,
             "members": self._members if self._members > 1 else 0,
             "has_average": backend.average is not None,
+            "first_updates": backend.first_updates,
         }
 
     def step(self, loss: Any) -> None:

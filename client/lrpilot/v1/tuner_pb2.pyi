@@ -1013,6 +1013,7 @@ class JobConfig(_message.Message):
     RECORDED_FIELD_NUMBER: _builtins.int
     STOP_WHEN_FIELD_NUMBER: _builtins.int
     MAXIMISES_FIELD_NUMBER: _builtins.int
+    FIRST_UPDATES_FIELD_NUMBER: _builtins.int
     TOTAL_TIME_S_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
@@ -1074,6 +1075,12 @@ class JobConfig(_message.Message):
     def stop_when(self) -> Global___StopWhen:
         """Needs has_validation, and is not beside total_time_s. Absent: the run goes on to its end."""
 
+    @_builtins.property
+    def first_updates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """By how much the updates 1, 2, 4, 8, ... of a fresh optimizer like the run's move a weight whose gradient is always one,
+        in units of the LR: finite and above 0. Empty: not known.
+        """
+
     def __init__(
         self,
         *,
@@ -1091,12 +1098,13 @@ class JobConfig(_message.Message):
         recorded: _abc.Iterable[_builtins.str] | None = ...,
         stop_when: Global___StopWhen | None = ...,
         maximises: _builtins.bool = ...,
+        first_updates: _abc.Iterable[_builtins.float] | None = ...,
         total_time_s: _builtins.float | None = ...,
         members: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "_total_time_s", b"_total_time_s", "lr_bounds", b"lr_bounds", "policy_options", b"policy_options", "stop_when", b"stop_when", "total_steps", b"total_steps", "total_time_s", b"total_time_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "_total_time_s", b"_total_time_s", "base_lr", b"base_lr", "family", b"family", "has_average", b"has_average", "has_validation", b"has_validation", "lr_bounds", b"lr_bounds", "maximises", b"maximises", "measures", b"measures", "members", b"members", "name", b"name", "policy", b"policy", "policy_options", b"policy_options", "recorded", b"recorded", "seed", b"seed", "stop_when", b"stop_when", "total_steps", b"total_steps", "total_time_s", b"total_time_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps", "_total_time_s", b"_total_time_s", "base_lr", b"base_lr", "family", b"family", "first_updates", b"first_updates", "has_average", b"has_average", "has_validation", b"has_validation", "lr_bounds", b"lr_bounds", "maximises", b"maximises", "measures", b"measures", "members", b"members", "name", b"name", "policy", b"policy", "policy_options", b"policy_options", "recorded", b"recorded", "seed", b"seed", "stop_when", b"stop_when", "total_steps", b"total_steps", "total_time_s", b"total_time_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__total_steps: _TypeAlias = _typing.Literal["total_steps"]  # noqa: Y015
     _WhichOneofArgType__total_steps: _TypeAlias = _typing.Literal["_total_steps", b"_total_steps"]  # noqa: Y015

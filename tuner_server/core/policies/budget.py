@@ -36,7 +36,7 @@ from tuner_server.core.search.prior import Optimum
 from tuner_server.core.search.users_lr import toward_users
 from tuner_server.core.search.veto import Veto
 from tuner_server.core.stages import early_warning, ending, final_decay, probe
-from tuner_server.core.stages.decayed_probe import HELD_OUT, MAX_PROBE, MIN_PROBE, length_correction
+from tuner_server.core.stages.decayed_probe import HELD_OUT, MAX_PROBE, MIN_PROBE, probe_correction
 from tuner_server.core.stages.plan_change import because
 
 FEWEST_STEPS = 500
@@ -256,7 +256,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         return state.optimum
 
     def _opening(self, progress: Progress) -> Opening:
-        return Opening.of(self.options, self._probes.moving_steps, self.config.seed, progress.bounds, progress.prior)
+        return Opening.of(self.options, self._probes.moving_steps, self.config, progress.bounds, progress.prior)
 
     def _next(self, state: BudgetState, progress: Progress) -> Asking[BudgetState]:
         """The next candidate; the decay after the last one."""
@@ -324,7 +324,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             )
         state, best = yield from self._opening(progress).best(state)
         n, remaining = self._probes.moving_steps, _remaining(progress)
-        correction = length_correction(n, remaining, self.options.length_exponent)
+        correction = probe_correction(n, remaining, self.options.length_exponent, self.config.first_updates)
         wanted = toward_users(best.lr * correction, self.config.base_lr)
         reason = f"best over {n} steps: {best.lr:.3g}, times {correction:.2f} for a decay over {remaining}"
         drawn_to = None if same_lr(wanted, best.lr * correction) else self.config.base_lr

@@ -31,7 +31,7 @@ from tuner_server.core.search.opening import Opening
 from tuner_server.core.search.prior import Optimum
 from tuner_server.core.search.users_lr import toward_users
 from tuner_server.core.stages import committed, ending, final_decay, probe, time_line
-from tuner_server.core.stages.decayed_probe import MIN_PROBE, length_correction
+from tuner_server.core.stages.decayed_probe import MIN_PROBE, probe_correction
 from tuner_server.core.stages.plan_change import because
 
 FEWEST_STEPS = 500
@@ -191,7 +191,7 @@ class OpenEnded(Policy[OpenEndedOptions, OpenEndedState]):
         return state.optimum
 
     def _opening(self, progress: Progress) -> Opening:
-        return Opening.of(self.options, self._probes.moving_steps, self.config.seed, progress.bounds, progress.prior)
+        return Opening.of(self.options, self._probes.moving_steps, self.config, progress.bounds, progress.prior)
 
     def _next(self, state: OpenEndedState, progress: Progress) -> Asking[OpenEndedState]:
         """The next candidate; the plateau after the last one."""
@@ -255,7 +255,8 @@ class OpenEnded(Policy[OpenEndedOptions, OpenEndedState]):
         n_steps, left = self.options.first_stage, self._course.left_s(progress)
         if left is not None:
             n_steps = max(time_line.steps_in(left, state.seconds_per_step), self._probes.moving_steps)
-        return length_correction(self._probes.moving_steps, n_steps, self.options.length_exponent)
+        n, exponent = self._probes.moving_steps, self.options.length_exponent
+        return probe_correction(n, n_steps, exponent, self.config.first_updates)
 
     def _plateau_factor(self, progress: Progress) -> float:
         """For the shape: that of a plateau; a run that ends by time decays along a line, as a probe does."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from tuner_server.core.config import LrBounds
 from tuner_server.core.messages import Candidate
@@ -19,6 +20,8 @@ RANGE_SPACINGS = 3
 """d is this part of the range, between those limits."""
 LEAST_STEP = 0.01
 """A step outward that the limits leave less than this part of d says nothing new."""
+UNBOUNDED = 3
+"""Upwards a range that nobody has given may be left by this power of the factor: by a thousand in place of ten."""
 GROWTH = 2.0
 """Steps outward grow by this factor where the spacing is finer than d."""
 
@@ -29,10 +32,25 @@ def spacing(bounds: LrBounds) -> float:
     return min(max((high - low) / RANGE_SPACINGS, MIN_SPACING), MAX_SPACING)
 
 
-def limits(bounds: LrBounds, widening: float) -> tuple[float, float]:
+class Widening(NamedTuple):
+    """How far a search may leave its range, as factors."""
+
+    down: float
+    up: float
+
+    @classmethod
+    def of(cls, factor: float, *, bounded: bool) -> Widening:
+        """That of a policy's option; upwards it is more where nobody has said how far the range goes.
+
+        What is known of the range is then the LR that was set, which may be the default of an optimizer.
+        """
+        return cls(factor, factor if bounded else factor**UNBOUNDED)
+
+
+def limits(bounds: LrBounds, widening: Widening) -> tuple[float, float]:
     """The lowest and the highest x that may be tried."""
     low, high = bounds.log
-    return low - math.log(widening), high + math.log(widening)
+    return low - math.log(widening.down), high + math.log(widening.up)
 
 
 def _neighbours(candidates: Sequence[Candidate]) -> tuple[float, float | None, float | None]:
@@ -42,7 +60,7 @@ def _neighbours(candidates: Sequence[Candidate]) -> tuple[float, float | None, f
     return xs[at], xs[at - 1] if at else None, xs[at + 1] if at + 1 < len(xs) else None
 
 
-def outward(candidates: Sequence[Candidate], bounds: LrBounds, widening: float) -> float | None:
+def outward(candidates: Sequence[Candidate], bounds: LrBounds, widening: Widening) -> float | None:
     """The next x on the way to a bracket; None: there is one, or the search may go no further."""
     if not candidates:
         return math.log(bounds.middle)
@@ -64,7 +82,7 @@ def _step(d: float, best: float, behind: float | None) -> float:
     return d if behind is None else min(d, GROWTH * abs(best - behind))
 
 
-def bracket(candidates: Sequence[Candidate], bounds: LrBounds, widening: float) -> tuple[float, float]:
+def bracket(candidates: Sequence[Candidate], bounds: LrBounds, widening: Widening) -> tuple[float, float]:
     """The neighbours of the best candidate; where it has none, as far as a step outward may go."""
     best, below, above = _neighbours(candidates)
     d, (lowest, highest) = spacing(bounds), limits(bounds, widening)

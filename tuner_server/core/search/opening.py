@@ -14,10 +14,10 @@ import math
 from collections.abc import Callable, Generator
 from typing import Protocol, Self, TypeVar
 
-from tuner_server.core.config import LrBounds
+from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.messages import Asked, Candidate, Decision, PosteriorCurve, Value
 from tuner_server.core.search.acquisition import LogExpectedImprovement, LowerConfidenceBound
-from tuner_server.core.search.bracket import bracket, limits, outward, spacing
+from tuner_server.core.search.bracket import Widening, bracket, limits, outward, spacing
 from tuner_server.core.search.head_start import FINE_BRACKET, FIRST_CANDIDATES, HeadStart
 from tuner_server.core.search.observations import Answer, ask
 from tuner_server.core.search.prior import Optimum, Prior
@@ -106,7 +106,7 @@ class Opening:
 
     refinements: int
     max_candidates: int
-    widening: float
+    widening: Widening
     length_exponent: float
     moving_steps: int
     seed: int
@@ -114,15 +114,17 @@ class Opening:
     prior: Prior | None
 
     @classmethod
-    def of(cls, options: OpeningOptions, moving_steps: int, seed: int, bounds: LrBounds, prior: Prior | None) -> Self:
+    def of(
+        cls, options: OpeningOptions, moving_steps: int, config: JobConfig, bounds: LrBounds, prior: Prior | None
+    ) -> Self:
         """The search of a job whose policy has such options."""
         return cls(
             refinements=options.refinements,
             max_candidates=options.max_candidates,
-            widening=options.widening,
+            widening=Widening.of(options.widening, bounded=config.lr_bounds is not None),
             length_exponent=options.length_exponent,
             moving_steps=moving_steps,
-            seed=seed,
+            seed=config.seed,
             bounds=bounds,
             prior=prior,
         )

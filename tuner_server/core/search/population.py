@@ -18,7 +18,7 @@ from typing import TypeVar
 from tuner_server.core.config import LrBounds
 from tuner_server.core.messages import Candidate, Decision, best_candidate
 from tuner_server.core.search.acquisition import LogExpectedImprovement
-from tuner_server.core.search.bracket import MIN_SPACING, bracket, limits, outward, spacing
+from tuner_server.core.search.bracket import MIN_SPACING, Widening, bracket, limits, outward, spacing
 from tuner_server.core.search.observations import ask
 from tuner_server.core.search.opening import Opening, OpeningState, Trial
 from tuner_server.core.search.suggest import Query, Suggestion
@@ -101,7 +101,7 @@ def next_trials(
     return found
 
 
-def _spread(bounds: LrBounds, widening: float, count: int) -> list[float]:
+def _spread(bounds: LrBounds, widening: Widening, count: int) -> list[float]:
     """The middle of the range and its neighbours on both sides, a spacing apart, or closer if they fill the range."""
     low, high = bounds.log
     apart = max(min(spacing(bounds), (high - low) / max(count - 1, 1)), MIN_SPACING)

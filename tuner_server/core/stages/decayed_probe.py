@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+from tuner_server.core.laws.first_updates import factor
 from tuner_server.core.messages import Report
 
 HELD_OUT = 10
@@ -38,3 +40,8 @@ def length_correction(probe_steps: int, n_steps: int, exponent: float) -> float:
     It falls with the length of a run by a power of it (Bjorck et al. 2024).
     """
     return min(math.pow(probe_steps / n_steps, exponent), 1.0)
+
+
+def probe_correction(probe_steps: int, n_steps: int, exponent: float, first_updates: Sequence[float]) -> float:
+    """What the best peak LR of a probe is multiplied by: for length, and for the first updates of the optimizer."""
+    return length_correction(probe_steps, n_steps, exponent) * factor(first_updates, probe_steps, n_steps)

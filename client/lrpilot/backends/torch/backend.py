@@ -14,6 +14,7 @@ from torch import nn
 from lrpilot.backends.base import DEVICE_NOISE, HOST_NOISE, Backend
 from lrpilot.backends.torch.betas import scale_betas
 from lrpilot.backends.torch.evaluation_mode import evaluating, has_modes
+from lrpilot.backends.torch.first_updates import first_updates
 from lrpilot.backends.torch.group_lrs import GroupLrs
 from lrpilot.backends.torch.losses import LossBuffer
 from lrpilot.backends.torch.measures.collector import MeasureCollector
@@ -95,6 +96,11 @@ class TorchBackend(Backend):
     def loss_precedes_updates(self) -> bool:
         """False with several optimizers: one loss may be from after another's update, as a generator's is."""
         return self._single
+
+    @property
+    def first_updates(self) -> tuple[float, ...]:
+        """Those of the optimizer; none where there are several."""
+        return first_updates(self._optimizers[0]) if self._single else ()
 
     def suspects(self) -> list[str]:
         """Iterators and objects of C extensions that model, optimizers and registered objects refer to."""

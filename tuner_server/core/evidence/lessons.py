@@ -33,10 +33,13 @@ class Lessons(Value):
     def fruitless(self) -> bool:
         """Whether all probes ended above the loss that training began with: an LR of zero would have been better.
 
-        Which of these LRs is best says nothing then but how little it moves the weights.
+        Which of these LRs is best says nothing then but how little it moves the weights. Only validations can tell:
+        they see the same data before a probe and after it.
         """
         footing = self.footing
-        return footing is not None and footing.best_loss is not None and footing.best_loss > footing.start
+        if footing is None or footing.start_validation is None or footing.best_loss is None:
+            return False
+        return footing.best_validated and footing.best_loss > footing.start_validation
 
     def taught(self, lr: float, report: Report, judged: float | None) -> Self:
         """The state after one more probe.

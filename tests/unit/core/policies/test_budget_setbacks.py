@@ -112,7 +112,7 @@ def test_probes_and_decay_give_up_so_many_times_as_far_above_the_start_as_the_be
 
 def test_where_every_probe_ends_above_the_start_the_lr_that_was_set_is_committed() -> None:
     """The lowest LR of all does least harm in a few steps, and would never train."""
-    transition = committing(config(4000, **PLAIN), 1.0, 1.1)
+    transition = committing(config(4000, has_validation=True, **PLAIN), 1.0, 1.1)
     assert profile_of(transition.directive).start_lr == pytest.approx(0.1)
     decision = transition.decision
     assert decision is not None
@@ -122,7 +122,7 @@ def test_where_every_probe_ends_above_the_start_the_lr_that_was_set_is_committed
 
 
 def test_it_is_lowered_below_all_lrs_that_diverged() -> None:
-    transition = machine.create(config(4000, **PLAIN))
+    transition = machine.create(config(4000, has_validation=True, **PLAIN))
     while transition.directive.phase is not Phase.TRAIN:
         high = profile_of(transition.directive).start_lr > 0.02
         report = report_on(transition.directive, 2.0, steps=3) if high else falling_on(transition.directive, 1.0, 1.1)

@@ -16,6 +16,7 @@ from tuner_server.core.search.bracket import (
     MAX_SPACING,
     MIN_SPACING,
     RANGE_SPACINGS,
+    Widening,
     bracket,
     limits,
     outward,
@@ -38,7 +39,7 @@ def tried(*found: tuple[float, float | None]) -> tuple[Candidate, ...]:
 
 def step(*found: tuple[float, float | None], widening: float = 10.0) -> float | None:
     """The next step outward, as a distance from the middle in d."""
-    x = outward(tried(*found), BOUNDS, widening)
+    x = outward(tried(*found), BOUNDS, Widening(widening, widening))
     return None if x is None else (x - MIDDLE) / D
 
 
@@ -55,8 +56,14 @@ def test_the_spacing_is_a_part_of_the_range_between_limits(low: float, high: flo
 
 
 def test_the_limits_are_the_range_widened_on_either_side() -> None:
-    assert limits(BOUNDS, 10.0) == pytest.approx((math.log(1e-4), math.log(10.0)))
-    assert limits(BOUNDS, 1.0) == BOUNDS.log
+    assert limits(BOUNDS, Widening(10.0, 10.0)) == pytest.approx((math.log(1e-4), math.log(10.0)))
+    assert limits(BOUNDS, Widening(1.0, 1.0)) == BOUNDS.log
+
+
+def test_a_range_that_nobody_gave_may_be_left_further_upwards() -> None:
+    assert Widening.of(10.0, bounded=True) == Widening(10.0, 10.0)
+    assert Widening.of(10.0, bounded=False) == Widening(10.0, pytest.approx(1000.0))
+    assert Widening.of(1.0, bounded=False) == Widening(1.0, 1.0)
 
 
 def test_the_middle_is_tried_first_then_above_then_below() -> None:
@@ -99,12 +106,12 @@ def test_after_a_finer_spacing_steps_grow_up_to_the_usual_one() -> None:
 
 
 def test_the_bracket_lies_between_the_best_one_s_neighbours() -> None:
-    low, high = bracket(tried((0, 1.0), (1, 2.0), (-1, 2.0), (0.4, 0.9)), BOUNDS, 10.0)
+    low, high = bracket(tried((0, 1.0), (1, 2.0), (-1, 2.0), (0.4, 0.9)), BOUNDS, Widening(10.0, 10.0))
     assert ((low - MIDDLE) / D, (high - MIDDLE) / D) == pytest.approx((0, 1))
 
 
 def test_where_the_best_one_has_no_neighbour_the_bracket_ends_a_step_outward_at_the_limit_at_most() -> None:
-    low, high = bracket(tried((2, 1.0)), BOUNDS, 10.0)
+    low, high = bracket(tried((2, 1.0)), BOUNDS, Widening(10.0, 10.0))
     assert ((low - MIDDLE) / D, (high - MIDDLE) / D) == pytest.approx((1, 2.5))
 
 
@@ -112,9 +119,9 @@ bounds = st.tuples(st.floats(1e-6, 1.0), st.floats(1.01, 1e6)).map(lambda b: LrB
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
-@given(bounds, st.floats(1, 1e3), st.floats(-20, 20), st.floats(0, 30))
+@given(bounds, st.builds(Widening, st.floats(1, 1e3), st.floats(1, 1e3)), st.floats(-20, 20), st.floats(0, 30))
 def test_every_bowl_is_bracketed_or_followed_to_a_limit(
-    bounds: LrBounds, widening: float, best: float, edge: float
+    bounds: LrBounds, widening: Widening, best: float, edge: float
 ) -> None:
     """The bowl's lowest point is anywhere, and above an edge beside it training diverges."""
     candidates: tuple[Candidate, ...] = ()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tuner_server.core.config import LrBounds
 from tuner_server.core.messages import Candidate
 from tuner_server.core.search import population
-from tuner_server.core.search.bracket import MAX_SPACING, MIN_SPACING, bracket, limits
+from tuner_server.core.search.bracket import MAX_SPACING, MIN_SPACING, Widening, bracket, limits
 from tuner_server.core.search.opening import Opening, Trial
 from tuner_server.core.search.population import MOST_AT_ONCE
 from tuner_server.core.search.suggest import run
@@ -21,7 +21,7 @@ BOUNDS = LrBounds(min=1e-3, max=1.0)
 """Three decades: the spacing is the largest one."""
 D = MAX_SPACING
 MIDDLE = math.log(BOUNDS.middle)
-WIDENING = 10.0
+WIDENING = Widening(10.0, 10.0)
 
 
 def candidate(number: int, x: float, loss: float | None) -> Candidate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import math
@@ -435,6 +436,20 @@ def test_a_rank_that_dies_is_named_on_all_others(shared_server: ServerProcess, t
         wait_until(lambda: [bool(path.read_text()) for path in told.iterdir()] == [True, True])
     for path in told.iterdir():
         assert path.read_text().startswith("rank 1 of 3 has gone, or hangs: ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1, 3, 4])
+def test_a_rank_of_many_that_dies_is_named_alone(tmp_path: Path, victim: int) -> None:
+    """Whoever is between it and another one in the tree closes the channel at once, so that all come to the roll call."""
+    told = tmp_path / "told"
+    told.mkdir()
+    with RankProcesses(5, tmp_path / "meeting_point") as processes:
+        with contextlib.suppress(EOFError):
+            processes.run(ranks.die_in_the_channel, victim, told)
+        wait_until(lambda: len([path for path in told.iterdir() if path.read_text()]) == 4)
+    for path in told.iterdir():
+        assert path.read_text().startswith(f"rank {victim} of 5 has gone, or hangs: ")
 
 
 def test_rank_0_alone_gives_signs_and_leaves(processes: RankProcesses, shared_server: ServerProcess) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
@@ -220,6 +221,7 @@ class Ranks:
             if self.parted:
                 raise
             self.lost = True
+            traceback.clear_frames(error.__traceback__)  # they hold the group, which is to be closed
             raise RuntimeError(f"{self._absent()}: {error}") from error
 
     def _absent(self) -> str:
@@ -245,7 +247,10 @@ class Ranks:
         That of a part of the world stays open as long as the process: PyTorch would give the next one its name, under
         which the addresses of this one are still in the store.
         """
-        group, self._group, self._tree = self._group, None, None
+        group, self._group = self._group, None
+        if self._tree is not None:
+            self._tree.close()
+        self._tree = None
         if self._whole and group is not None and dist.is_initialized():
             dist.destroy_process_group(group)  # PyTorch disconnects when nothing refers to it any more.
 

@@ -293,6 +293,18 @@ def channel() -> Ranks:
     return ranks
 
 
+def die_in_the_channel(victim: int, told: Path) -> None:
+    """A rank dies while the others wait for it, and they write down what they are told."""
+    with contextlib.closing(channel()) as ranks:
+        ranks.mean([1.0])
+        if ranks.rank == victim:
+            os._exit(1)
+        try:
+            ranks.mean([1.0])
+        except RuntimeError as error:
+            (told / str(ranks.rank)).write_text(str(error))
+
+
 def bring_together(n: int) -> tuple[list[float], list[float], list[list[float]], bytes]:
     """The mean, the maximum and all of so many values of each rank, which are its number times 0, 1, 2, ..."""
     with contextlib.closing(channel()) as ranks:

@@ -110,6 +110,17 @@ def test_a_probe_leaves_no_trace(processes: RankProcesses, kind: str) -> None:
         assert len(outcome.lrs) == 33
 
 
+@pytest.mark.slow
+def test_a_probe_leaves_no_trace_on_four_ranks_of_a_mesh(tmp_path: Path) -> None:
+    """Two replicas, each in two shards."""
+    script = [directive(pb.PHASE_PROBE, 0.5, 9, snapshot=True), directive(pb.PHASE_TRAIN, 0.03, 9, restore=True)]
+    with RankProcesses(4, tmp_path / "meeting_point") as processes:
+        bare = processes.run(ranks.train_bare, "hsdp", 0.03, 9)
+        probed = processes.run(ranks.train_by_script, "hsdp", script, None)
+    for expected, (outcome, _) in zip(bare, probed, strict=True):
+        assert_equal(expected.shards, outcome.shards)
+
+
 def test_a_loop_that_may_end_at_different_steps_is_refused(
     processes: RankProcesses, shared_server: ServerProcess
 ) -> None:
@@ -441,7 +452,7 @@ def test_a_rank_that_dies_is_named_on_all_others(shared_server: ServerProcess, t
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1, 3, 4])
 def test_a_rank_of_many_that_dies_is_named_alone(tmp_path: Path, victim: int) -> None:
-    """Whoever is between it and another one in the tree closes the channel at once, so that all come to the roll call."""
+    """Whoever loses it closes the channel at once, so that all others come to the roll call."""
     told = tmp_path / "told"
     told.mkdir()
     with RankProcesses(5, tmp_path / "meeting_point") as processes:

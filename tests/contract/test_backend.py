@@ -283,6 +283,17 @@ def test_losses_are_float32_in_order_and_forgotten_once_read(make: Make) -> None
     assert run.backend.peek() == run.backend.flush() == []
 
 
+def test_settled_losses_are_the_first_ones(make: Make) -> None:
+    run = make()
+    run.backend.begin(8, earlier=[0.5])
+    for n in range(8):
+        collected(run, [run.scalar(float(n))])
+        settled = run.backend.settled()
+        assert settled == run.backend.peek()[: len(settled)]
+    run.backend.flush()
+    assert run.backend.settled() == []
+
+
 def test_losses_that_are_no_numbers_are_kept(make: Make) -> None:
     run = make()
     run.backend.begin(4)

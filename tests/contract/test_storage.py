@@ -48,6 +48,8 @@ from tuner_server.storage import (
     Storage,
     StoredJob,
     StoredReport,
+    codec,
+    job_queries,
     open_storage,
 )
 from tuner_server.storage.tables import ProjectRow
@@ -386,6 +388,18 @@ def test_pages_are_newest_first_and_cut_no_tie(storage: Storage) -> None:
         assert pages[-1]
 
 
+def test_of_large_jobs_a_page_has_fewer(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages wait in memory for their readers, and a job may be a hundred times as large as others."""
+    for i in range(6):
+        create(storage, f"job {i}", NOW + timedelta(seconds=i))
+    size = len(codec.to_json(storage.load("job 0").state))
+    for n_fitting, lengths in ((2.5, [2, 2, 2]), (4.5, [4, 2]), (0.5, [1] * 6), (9, [5, 1])):
+        monkeypatch.setattr(job_queries, "PAGE_BYTES", int(n_fitting * size))
+        pages = listed(storage, 5)
+        assert [len(page) for page in pages] == lengths
+        assert [job_id for page in pages for job_id in page] == [f"job {i}" for i in (5, 4, 3, 2, 1, 0)]
+
+
 def test_an_empty_listing_is_one_empty_page(storage: Storage) -> None:
     assert listed(storage, 3) == [[]]
 
@@ -651,7 +665,7 @@ def projects(database_url: str, storage: Storage) -> None:
     """A project of two live jobs at most, and one with no limit, beside the default one."""
     with Database(database_url) as database, database.writing() as connection:
         for name, limit in [("small", 2), ("large", None)]:
-            row = sa.insert(ProjectRow).values(name=name, max_live_jobs=limit, create_time=NOW)
+            row = sa.insert(ProjectRow).values(name=name, max_alive_jobs=limit, create_time=NOW)
             connection.execute(row)
 
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import sqlalchemy as sa
 
+from tests.support.repository import old_databases
 from tests.support.servers.postgresql import PostgreSQL
+from tuner_server.base.clock import utc_now
+from tuner_server.cli.administration import db
 from tuner_server.core.errors import InvalidInputError, StorageError
-from tuner_server.storage import Database, open_storage
+from tuner_server.storage import Database, current_version, open_storage
 from tuner_server.storage.backups import pg_programs
 from tuner_server.storage.backups.backup import backup
 
@@ -101,6 +106,45 @@ def test_a_backup_under_load_is_one_state(database_url: str, restore: Restore, t
     rows, both = pairs(restore(target))
     assert 20 <= rows <= n_at_end
     assert rows == both
+
+
+def test_a_database_says_when_it_was_backed_up_last(database_url: str, pg_binaries: Path, tmp_path: Path) -> None:
+    with open_storage(database_url, upgrade=True) as storage, Database(database_url) as database:
+        assert storage.last_backup() is None
+        for name in ("first", "second"):
+            before = utc_now()
+            assert backup(database, tmp_path / name) == ""
+            noted = storage.last_backup()
+            assert noted is not None
+            assert before <= noted.time <= utc_now()
+            assert noted.size == (tmp_path / name).stat().st_size
+
+
+def test_a_backup_of_an_older_version_is_not_noted(tmp_path: Path) -> None:
+    shutil.copy(old_databases.FILES["0008"], tmp_path / "old.db")
+    with Database(f"sqlite:///{tmp_path}/old.db") as database:
+        assert backup(database, tmp_path / "copy") == ""
+        assert current_version(database) == "0008"
+
+
+def test_a_backup_counts_though_the_database_takes_no_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever makes it may only read, or the disk of the database is full."""
+    url, target = f"sqlite:///{tmp_path}/jobs.db", tmp_path / "copy"
+    open_storage(url).close()
+
+    def full(_self: Database) -> NoReturn:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(Database, "writing", full)
+    db.backup(target, url)
+    told = capsys.readouterr()
+    assert f"copied to {target}" in told.out
+    assert "the backup is sound, but the database could not note when it was: the disk is full" in told.err
+    monkeypatch.undo()
+    with open_storage(f"sqlite:///{target}") as copy:
+        assert copy.last_backup() is None
 
 
 def test_a_file_is_never_replaced(database_url: str, pg_binaries: Path, tmp_path: Path) -> None:

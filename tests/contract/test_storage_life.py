@@ -81,7 +81,7 @@ def test_a_quota_counts_what_lives(storage: Storage, database_url: str, jobs: li
     n_alive = sum(life_of(job) is Life.ALIVE for job in jobs)
     set_quota(database_url, n_alive + 1)
     create(storage, "one more", NOW)
-    with pytest.raises(QuotaError, match=f"{n_alive + 1} live jobs"):
+    with pytest.raises(QuotaError, match=f"{n_alive + 1} jobs that are alive"):
         create(storage, "too many", NOW)
     storage.leave(storage.load("one more"), NOW)
     create(storage, "in its place", NOW)
@@ -89,7 +89,7 @@ def test_a_quota_counts_what_lives(storage: Storage, database_url: str, jobs: li
 
 def set_quota(database_url: str, limit: int) -> None:
     with Database(database_url) as database, database.writing() as connection:
-        connection.execute(sa.update(ProjectRow).values(max_live_jobs=limit))
+        connection.execute(sa.update(ProjectRow).values(max_alive_jobs=limit))
 
 
 def test_live_jobs_are_counted_in_an_index_alone(storage: Storage, database_url: str) -> None:

@@ -7,7 +7,8 @@ import pytest
 import sqlalchemy as sa
 
 from tuner_server.core.errors import StorageError
-from tuner_server.storage import Database, database, postgresql
+from tuner_server.storage import Database, database
+from tuner_server.storage.drivers import postgresql
 
 SHORT_S = 0.3
 

@@ -14,7 +14,8 @@ import pytest
 from tests.support.servers.postgresql import PostgreSQL
 from tuner_server.base.clock import utc_now
 from tuner_server.core.errors import StorageError
-from tuner_server.storage import Storage, database, embedded_file, open_storage, sqlite
+from tuner_server.storage import Storage, database, open_storage
+from tuner_server.storage.drivers import embedded_file, sqlite
 from tuner_server.storage.sql import SqlStorage
 
 

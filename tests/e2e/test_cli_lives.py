@@ -67,20 +67,6 @@ def test_of_several_jobs_of_a_name_the_one_is_meant_whose_client_is_there(sqlite
         assert_fails(show(), 2, f"{jobs[0][:8]} (stopped)")
 
 
-def test_a_job_that_was_cancelled_before_its_first_step_is_meant_only_by_its_id(sqlite_url: str) -> None:
-    with running(sqlite_url) as server:
-        went_on, opened_first = (wire_client.create(server.stub, quick_config("resumed")).job.id for _ in range(2))
-        server.stub.CancelJob(pb.CancelJobRequest(job_id=opened_first), timeout=10)
-        server.stub.LeaveJob(pb.LeaveJobRequest(job_id=went_on), timeout=10)
-
-        def shown(job: str) -> str:
-            found = lrpilot_command("show", job, "--json", "--server", server.target)
-            return str(json.loads(found.stdout)["job"]["id"])
-
-        assert shown("resumed") == shown("latest") == went_on
-        assert shown(opened_first[:12]) == opened_first
-
-
 def test_jobs_are_listed_by_state_and_in_80_columns(sqlite_url: str, tmp_path: Path) -> None:
     with running(sqlite_url) as server:
         finished, _ = wire_client.drive(

@@ -75,6 +75,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"validate": lambda: torch.ones(3)}, "validate: it returned a Tensor of shape (3,); it must return"),
     ({"server": "http://tuner:50051/"}, "has a scheme, and takes none; give HOST:PORT, as 'tuner:50051'"),
     ({"server": "tuner"}, "server: 'tuner' has no port; give HOST:PORT, as 'tuner:50051'"),
+    ({"server": "tuner:0"}, "server: 'tuner:0': the port 0 is none; give HOST:PORT with one up to 65535"),
+    ({"server": "tuner:99999999"}, "the port 99999999 is none; give HOST:PORT with one up to 65535"),
     ({"server": 50051}, "server: 50051 is a int; give HOST:PORT"),
 ]
 

@@ -184,5 +184,5 @@ def test_a_watch_ends_with_its_job(tuner: Tuner) -> None:
         changes = JobStream(transport, job_id, TIMEOUT_S, print).changes()
         next(changes)
         with tuner.connected(Scope.CANCEL) as other:
-            other.cancel_job(pb.CancelJobRequest(job_id=job_id), TIMEOUT_S)
+            other.stub.CancelJob(pb.CancelJobRequest(job_id=job_id), timeout=TIMEOUT_S)
         assert [job.state for job in changes][-1] == pb.JOB_STATE_CANCELLED

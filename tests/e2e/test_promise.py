@@ -26,6 +26,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.hyperparameters.runs import GUESS, SETTINGS, Training
 from tests.support.servers.faulty_proxy import Proxy, Refuse
 from tests.support.servers.server_process import ServerProcess, running
 from tuner_server.core.job import machine
@@ -243,6 +244,40 @@ def test_the_history_of_a_run_with_a_setback_decides_the_same_again(
         if entry.HasField("report"):
             transition = machine.advance(transition.state, report_from_pb(entry.report))
     assert transition.state.given_back_steps == response.job.given_back_steps
+
+
+# --- a run that loses what it had learnt ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_a_run_that_learns_in_its_warm_up_and_loses_that_at_its_peak_comes_back(
+    server: ServerProcess, seed: int
+) -> None:
+    """Batches of eight, too few for a probe of 20 steps: it promises no more than the ruined run still has."""
+    setting = next(setting for setting in SETTINGS if setting.value == 8)
+    finals = []
+    for transport in (GrpcTransport(server.target), Unheld(server.target)):
+        training = Training.begin(setting, GUESS, seed)
+        tuner = Tuner(
+            training.model,
+            training.optimizer,
+            transport=transport,
+            total_steps=4000,
+            validate=training.validate,
+            seed=seed,
+        )
+        for batch in tuner.batches(training.loader):
+            tuner.step(training.update(batch))
+        tuner.close()
+        finals.append(training.validate())
+        setbacks = [entry.decision.setback for entry in stored(server, tuner).history]
+        reached = [setback for setback in setbacks if setback.HasField("reached")]
+        if isinstance(transport, Unheld):
+            assert not reached
+        else:
+            assert reached
+            assert all(setback.reached < setback.bar < setback.loss for setback in reached)
+    assert finals[0] < finals[1] / 3
 
 
 # --- a sound run ------------------------------------------------------------------------------------------------------

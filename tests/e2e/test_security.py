@@ -290,7 +290,7 @@ def test_a_project_that_calls_too_often_is_told_when_to_come_again(world: World)
 
 
 def test_a_quota_of_jobs_is_a_refusal_without_a_time(world: World) -> None:
-    add_project(world.access, "small", Limits(max_live_jobs=1))
+    add_project(world.access, "small", Limits(max_alive_jobs=1))
     with connected(world.server, add_token(world.access, "small")) as stub:
         first = wire_client.create(stub, CONFIG, "first").job.id
         with pytest.raises(grpc.RpcError) as caught:

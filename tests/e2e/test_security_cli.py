@@ -72,7 +72,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     issued.cert_chain_pems[0].write_to_path(cert)
     issued.private_key_pem.write_to_path(key)
     key.chmod(0o600)
-    assert command("projects", "create", "vision", "--max-live-jobs", 5, "--db", db).returncode == 0
+    assert command("projects", "create", "vision", "--max-alive-jobs", 5, "--db", db).returncode == 0
     created = command("tokens", "create", "--project", "vision", "--scope", "train", "--scope", "read", "--db", db)
     assert created.returncode == 0
     token = created.stdout.strip()
@@ -139,11 +139,11 @@ def test_a_token_s_life(world: World) -> None:
 def test_a_project_s_limits(world: World) -> None:
     assert world.admin("projects", "create", "audio").returncode == 0
     changed = world.admin("projects", "update", "audio", "--max-calls-per-s", 2.5)
-    assert changed.stdout == "audio: none live jobs, 2.5 calls a second\n"
-    world.admin("projects", "update", "audio", "--max-live-jobs", 3)
+    assert changed.stdout == "audio: none jobs alive, 2.5 calls a second\n"
+    world.admin("projects", "update", "audio", "--max-alive-jobs", 3)
     listed = {each["name"]: each for each in json.loads(world.admin("projects", "list", "--json").stdout)}
-    assert (listed["audio"]["max_live_jobs"], listed["audio"]["max_calls_per_s"]) == (3, 2.5)
-    assert listed["vision"]["max_live_jobs"] == 5
+    assert (listed["audio"]["max_alive_jobs"], listed["audio"]["max_calls_per_s"]) == (3, 2.5)
+    assert listed["vision"]["max_alive_jobs"] == 5
     assert "audio" in world.admin("projects", "list").stdout
 
 
@@ -152,7 +152,7 @@ def test_a_project_s_limits(world: World) -> None:
     [
         (["projects", "create", "Vision"], "'Vision' is no name of a project"),
         (["projects", "create", "vision"], "exists already"),
-        (["projects", "create", "other", "--max-live-jobs", "many"], "'many' is neither a whole number nor none"),
+        (["projects", "create", "other", "--max-alive-jobs", "many"], "'many' is neither a whole number nor none"),
         (["projects", "create", "other", "--max-calls-per-s", "-1"], "a number above 0"),
         (["projects", "update", "nope"], "no project is called 'nope'"),
         (["tokens", "create", "--project", "nope", "--scope", "read"], "no project is called 'nope'"),

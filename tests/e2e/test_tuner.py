@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import lrpilot
 import pytest
 import torch
@@ -580,8 +581,9 @@ def test_a_run_resumed_from_a_checkpoint_ends_as_if_it_had_not_been_interrupted(
     assert_same(whole, second.everything())
     assert tuner.schedule.segments == expected.segments
     assert tuner.schedule.losses == expected.losses
-    job = shared_server.stub.GetJob(pb.GetJobRequest(job_id=stray), timeout=10).job
-    assert job.state == pb.JOB_STATE_CANCELLED
+    with pytest.raises(grpc.RpcError) as gone:
+        shared_server.stub.GetJob(pb.GetJobRequest(job_id=stray), timeout=10)
+    assert gone.value.code() is grpc.StatusCode.NOT_FOUND
 
 
 def test_a_checkpoint_of_another_format_is_refused() -> None:

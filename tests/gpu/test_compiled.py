@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import pytest
@@ -52,3 +53,17 @@ def test_a_compiled_step_leaves_no_trace(device: torch.device, optimizer: str) -
         return DeviceRun(device, "images", optimizer, compiled_step="aot_eager", dropout=0.0)
 
     assert_no_trace(make, script(wild=30))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw, fused, tensor lr", "adamw, capturable, tensor lr"])
+def test_the_usual_compiler_compiles_nothing_for_an_lr_in_a_tensor(device: torch.device, optimizer: str) -> None:
+    """For an LR that is a number it may compile at every change, whoever makes it."""
+    if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        pytest.skip("there is no compiler of C++")
+    torch._dynamo.reset()
+    alone = CompileCounterWithBackend("inductor")
+    graphs(DeviceRun(device, "images", optimizer, compiled_step=alone), alone, 3)
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("inductor")
+    tuned(DeviceRun(device, "images", optimizer, compiled_step=counter), script(wild=30))
+    assert counter.frame_count <= alone.frame_count

@@ -21,7 +21,7 @@ from tuner_server.core.errors import StorageError
 from tuner_server.storage import Database, compaction, open_storage
 from tuner_server.storage.backups.backup import backup
 from tuner_server.storage.backups.restore import restore
-from tuner_server.storage.postgresql import LIMITS
+from tuner_server.storage.drivers.postgresql import LIMITS
 
 pytestmark = pytest.mark.slow
 N_SERVERS = 2

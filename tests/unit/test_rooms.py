@@ -33,7 +33,7 @@ SERVER = (
     "core.stages",
     "core.policies",
     "core.job base",
-    "access",
+    "access storage.drivers",
     "storage",
     "service storage.backups",
     "rpc",

@@ -19,7 +19,7 @@ PROJECT_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 """The rule for a DNS label, so that a project may have the name of the Kubernetes namespace whose jobs it holds."""
 MAX_TOKEN_NAME = 100
 """Characters; enough to say whose it is and where it is used."""
-MAX_LIVE_JOBS = 2**31 - 1
+MAX_ALIVE_JOBS = 2**31 - 1
 """What the column holds."""
 
 
@@ -27,16 +27,16 @@ MAX_LIVE_JOBS = 2**31 - 1
 class Limits:
     """What a project may use; None: no limit."""
 
-    max_live_jobs: int | None = None
+    max_alive_jobs: int | None = None
     max_calls_per_s: float | None = None
     """The limit counts in each server process by itself."""
 
     @classmethod
-    def checked(cls, max_live_jobs: int | None, max_calls_per_s: float | None) -> Self:
+    def checked(cls, max_alive_jobs: int | None, max_calls_per_s: float | None) -> Self:
         """The limits that an operator gives. Raises: InvalidInputError: a limit that can't be one."""
-        jobs, calls = max_live_jobs, max_calls_per_s
-        if jobs is not None and not 0 <= jobs <= MAX_LIVE_JOBS:
-            raise InvalidInputError.of("max_live_jobs", f"0 to {MAX_LIVE_JOBS}, or none for no limit; not {jobs}")
+        jobs, calls = max_alive_jobs, max_calls_per_s
+        if jobs is not None and not 0 <= jobs <= MAX_ALIVE_JOBS:
+            raise InvalidInputError.of("max_alive_jobs", f"0 to {MAX_ALIVE_JOBS}, or none for no limit; not {jobs}")
         if calls is not None and not (math.isfinite(calls) and calls > 0):
             raise InvalidInputError.of("max_calls_per_s", f"a number above 0, or none for no limit; not {calls:g}")
         return cls(jobs, calls)

@@ -7,6 +7,8 @@ from typing import NamedTuple, Self
 
 from tuner_server.core.errors import InvalidInputError
 
+LAST_PORT = 2**16 - 1
+
 
 class Address(NamedTuple):
     """The address at which a server listens."""
@@ -21,8 +23,10 @@ class Address(NamedTuple):
         """Reads HOST:PORT. Raises: ValueError: it is something else, such as an IPv6 address without its brackets."""
         host, colon, port = text.rpartition(":")
         ambiguous = ":" in host and not (host.startswith("[") and host.endswith("]"))
-        if not (colon and host and port.isdecimal() and int(port) < 2**16) or ambiguous:
+        if not (colon and host and port.isascii() and port.isdecimal()) or ambiguous:
             raise ValueError("must be HOST:PORT, as 127.0.0.1:50051")
+        if len(port) > len(str(LAST_PORT)) or int(port) > LAST_PORT:
+            raise ValueError(f"must be HOST:PORT with a port up to {LAST_PORT}, as 127.0.0.1:50051")
         return cls(host.removeprefix("[").removesuffix("]"), int(port))
 
     def __str__(self) -> str:

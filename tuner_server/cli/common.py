@@ -38,8 +38,6 @@ SHORT_ID = 8
 """Characters of an id that tell it from others."""
 LATEST = "latest"
 """What stands for the job that was opened last."""
-LATEST_LOOKED_AT = 50
-"""The newest jobs of which `latest` is one: those that were cancelled before their first step come last."""
 MAX_CANDIDATES = 5
 """The most jobs that are told where a name may mean several."""
 
@@ -106,9 +104,17 @@ def writing(output: Path) -> Iterator[None]:
         raise InvalidInputError.of("output", f"{output}: {error.strerror}") from error
 
 
-def page_of(tuner: Readable, request: pb.ListJobsRequest) -> pb.ListJobsResponse:
-    """Fetches one page of a listing. Raises: LRPilotError, TunerError."""
-    return tuner.list_jobs(request, TIMEOUT_S)
+def listed(tuner: Readable, request: pb.ListJobsRequest, most: int) -> list[pb.Job]:
+    """The newest jobs that a request is about, up to so many, page by page. Raises: LRPilotError, TunerError."""
+    found: list[pb.Job] = []
+    while len(found) < most:
+        request.page_size = min(most - len(found), LARGEST_PAGE)
+        page = tuner.list_jobs(request, TIMEOUT_S)
+        found.extend(page.jobs)
+        request.page_token = page.next_page_token
+        if not request.page_token:
+            break
+    return found
 
 
 def schedule_of(tuner: Readable, job: str, view: pb.ScheduleView.ValueType) -> pb.GetScheduleResponse:
@@ -148,8 +154,7 @@ def full_schedule(server: str | None, job: str) -> Schedule:
 def resolve(tuner: Readable, job: str) -> str:
     """The id of the job that is meant: by its id or the beginning of it, by its name, or as the latest of all.
 
-    Of several jobs of one name the one is meant whose client is there, if it is the only one, or else the only one that
-    took a step or may take one. A run that goes on from its checkpoint first opens a job that it cancels at once.
+    Of several jobs of one name the one is meant whose client is there, if it is the only one.
 
     Raises:
         InvalidInputError: none is meant, or several are.
@@ -157,26 +162,20 @@ def resolve(tuner: Readable, job: str) -> str:
     if len(job) == ID_LENGTH and set(job) <= set(string.hexdigits):
         return job
     if job == LATEST:
-        newest = page_of(tuner, pb.ListJobsRequest(page_size=LATEST_LOOKED_AT)).jobs
+        newest = listed(tuner, pb.ListJobsRequest(), 1)
         if not newest:
             raise InvalidInputError.of("job", "there are no jobs yet")
-        return next((found.id for found in newest if not _never_ran(found)), newest[0].id)
-    meant = page_of(tuner, pb.ListJobsRequest(page_size=LARGEST_PAGE, called=job)).jobs if job else []
+        return newest[0].id
+    meant = listed(tuner, pb.ListJobsRequest(called=job), LARGEST_PAGE) if job else []
     if not meant:
         raise InvalidInputError.of("job", f"no job has the name {job!r}, or an id that begins so; see `lrpilot jobs`")
     alive = [found for found in meant if found.life == pb.JOB_LIFE_ALIVE]
-    ran = [found for found in meant if not _never_ran(found)]
-    for few in (meant, alive, ran):
+    for few in (meant, alive):
         if len(few) == 1:
             return few[0].id
     shown = ", ".join(f"{found.id[:SHORT_ID]} ({state_of(found)})" for found in meant[:MAX_CANDIDATES])
     more = f" and {len(meant) - MAX_CANDIDATES} more" if len(meant) > MAX_CANDIDATES else ""
     raise InvalidInputError.of("job", f"{job!r} may be {len(meant)} jobs: {shown}{more}; give the beginning of an id")
-
-
-def _never_ran(job: pb.Job) -> bool:
-    """Whether the job was cancelled before its first step: its run went on as another."""
-    return job.state == pb.JOB_STATE_CANCELLED and not job.committed_steps + job.search_steps + job.given_back_steps
 
 
 def vitals_now(job: pb.Job) -> Vitals:

@@ -22,13 +22,12 @@ from rich.text import Text
 from tuner_server.base.clock import utc_now
 from tuner_server.base.terminal import Terminal
 from tuner_server.cli.common import (
-    LARGEST_PAGE,
     SHORT_ID,
     DbOption,
     JsonOption,
     ServerOption,
+    listed,
     optional,
-    page_of,
     print_json,
     readable,
     remark,
@@ -76,16 +75,8 @@ def jobs(
     """List jobs, or delete old ones."""
     if context.invoked_subcommand is not None:
         return
-    request = _request(state, family)
-    found: list[pb.Job] = []
     with readable(server) as tuner:
-        while len(found) < limit:
-            request.page_size = min(limit - len(found), LARGEST_PAGE)
-            page = page_of(tuner, request)
-            found.extend(page.jobs)
-            request.page_token = page.next_page_token
-            if not request.page_token:
-                break
+        found = listed(tuner, _request(state, family), limit)
     if as_json:
         print_json([json_format.MessageToDict(job) for job in found])
         return

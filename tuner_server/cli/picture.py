@@ -36,6 +36,8 @@ from tuner_server.history.words.verdict import verdict
 
 LAST_LOSSES = 10
 """Losses at the end of a probe, whose mean is its loss so far: one batch says little."""
+MAX_STAGES = 20
+"""Stages that are told one by one, the latest: with the curves below them they fill a screen."""
 
 
 def laid_out(found: pb.GetScheduleResponse) -> Timeline:
@@ -65,8 +67,12 @@ def picture(job: pb.Job, history: Timeline) -> RenderableType:
 
 
 def _parts(history: Timeline, *, live: bool) -> Iterator[RenderableType]:
-    chosen = [stage for stage in history.stages if stage.lr is not None]
+    every = [stage for stage in history.stages if stage.lr is not None]
+    chosen = every[-MAX_STAGES:]
     if chosen:
+        if n_earlier := len(every) - len(chosen):
+            were = "stage is" if n_earlier == 1 else "stages are"
+            yield Text(f"{count(n_earlier)} earlier {were} not shown; `lrpilot export` writes them all.")
         yield _stages(chosen)
         yield from (Text(f"{words}\n") for words in map(_setback, chosen) if words)
         yield from (Text(f"{words}\n") for words in map(_stopping, chosen) if words)

@@ -66,6 +66,8 @@ class Bar(Value):
     """The bar for the median of the report's losses."""
     validation: float = math.inf
     """The bar for the report's last validation; it counts only if the one before was above it, too."""
+    reached: float | None = None
+    """The lowest level that the run had itself, if `loss` is held to that (`evidence.reached`), and not to a probe."""
 
 
 class Average(Value):
@@ -335,7 +337,9 @@ class Setback(Value):
     start_loss: float | None = None
     """The mean loss before the first step."""
     gain: float | None = None
-    """What the best probe gained from there."""
+    """What the best probe gained from there; what the run itself had gained, if `reached` is told."""
+    reached: float | None = None
+    """The lowest level that the run had itself and has lost; None: it fell short of its best probe, or diverged."""
     validated: bool = False
     """Whether all of these are validations, and not training losses."""
 

@@ -117,6 +117,8 @@ class Undoing:
     """What was promised of it; None after a divergence."""
     validated: bool = False
     """Whether it is a validation, the second in a row above the bar."""
+    reached: float | None = None
+    """The lowest level that the run had itself, if it was held to that."""
 
     @property
     def diverged(self) -> bool:
@@ -257,8 +259,9 @@ class Stage:
         undoing = Undoing(last.outcome, self.lr, before + 1, before + last.n_steps)
         if undoing.diverged:
             return undoing
-        promise = () if self.directive is None else self.directive.promise
-        short = shortfall(promise, before, last.losses.tolist(), last.validations)
+        # The bars may have moved since the first part, so what counts is the directive that was reported on last.
+        promise = () if self.latest is None else self.latest.promise
+        short = shortfall(promise, 0, last.losses.tolist(), last.validations)
         if short.validated:
             undoing = dataclasses.replace(undoing, last_step=before + last.validations[-1].step)
         return dataclasses.replace(undoing, **short._asdict())

@@ -19,6 +19,7 @@ from tuner_server.core.job.life import Life
 from tuner_server.core.job.state import Status
 from tuner_server.core.messages import Outcome
 from tuner_server.service.pipeline_observer import PipelineObserver, PipelineTask
+from tuner_server.storage import Backup
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """Upper ends of the classes of durations: from a cached answer to the time after which a client gives up waiting."""
@@ -101,6 +102,18 @@ class ServerMetrics(PipelineObserver):
             multiprocess_mode="livemostrecent",
             registry=registry,
         )
+        self._backup_time = Gauge(
+            "lrpilot_last_backup_timestamp_seconds",
+            "When the database was backed up last, since the epoch; 0: it was not.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
+        self._backup_bytes = Gauge(
+            "lrpilot_last_backup_bytes",
+            "The size of the last backup of the database.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
 
     def rpc_ended(self, method: str, code: str, seconds: float | None) -> None:
         """An RPC came to its end; `seconds` is None for a stream, which lasts as long as its client likes."""
@@ -126,6 +139,11 @@ class ServerMetrics(PipelineObserver):
     def database_measured(self, size: int) -> None:
         """How many bytes the database takes on the disk."""
         self._bytes.set(size)
+
+    def backup_noted(self, backup: Backup | None) -> None:
+        """What the database says of its last backup; None: there was none."""
+        self._backup_time.set(0 if backup is None else backup.time.timestamp())
+        self._backup_bytes.set(0 if backup is None else backup.size)
 
     @contextlib.contextmanager
     def working(self, task: PipelineTask, origins: Sequence[object]) -> Iterator[None]:

@@ -25,7 +25,7 @@ WRITE_INTERVAL_S = 5.0
 taken again, there is one at each look."""
 COUNT_INTERVAL_S = 15.0
 """Seconds between two counts of the jobs in the database, each of which reads an index from end to end, and between two
-looks at its size."""
+looks at its size and its last backup."""
 
 
 class HealthMonitor:
@@ -86,4 +86,5 @@ class HealthMonitor:
         if self._metrics and time.monotonic() >= self._count_due:
             self._metrics.jobs_counted(self._storage.live_jobs(utc_now()))
             self._metrics.database_measured(self._storage.size())
+            self._metrics.backup_noted(self._storage.last_backup())
             self._count_due = time.monotonic() + COUNT_INTERVAL_S

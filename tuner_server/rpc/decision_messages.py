@@ -94,6 +94,7 @@ def _setback_from_pb(message: pb.Setback) -> Setback:
         bar=optional(message, "bar"),
         start_loss=optional(message, "start_loss"),
         gain=optional(message, "gain"),
+        reached=optional(message, "reached"),
         validated=message.validated,
     )
 
@@ -105,6 +106,7 @@ def _setback_to_pb(setback: Setback) -> pb.Setback:
         bar=setback.bar,
         start_loss=setback.start_loss,
         gain=setback.gain,
+        reached=setback.reached,
         validated=setback.validated,
     )
 

@@ -32,10 +32,11 @@ def average_to_pb(average: Average) -> pb.Average:
 def bar_from_pb(message: pb.Bar) -> Bar:
     """A bar that losses are held to."""
     validation = message.validation if message.HasField("validation") else math.inf
-    return Bar(from_step=message.from_step, loss=message.loss, validation=validation)
+    reached = message.reached if message.HasField("reached") else None
+    return Bar(from_step=message.from_step, loss=message.loss, validation=validation, reached=reached)
 
 
 def bar_to_pb(bar: Bar) -> pb.Bar:
     """A bar that losses are held to, as a message."""
     validation = None if bar.validation == math.inf else bar.validation
-    return pb.Bar(from_step=bar.from_step, loss=bar.loss, validation=validation)
+    return pb.Bar(from_step=bar.from_step, loss=bar.loss, validation=validation, reached=bar.reached)

@@ -24,6 +24,8 @@ SERVICE_NAME = tuner_pb2.DESCRIPTOR.services_by_name["TunerService"].full_name
 WRITERS, READERS = 4, 4
 """Threads for calls that open or change jobs, and for those that look: a flood of the one leaves the other alone. They
 wait for the database more than they compute."""
+REPLAYERS = 2
+"""Threads for calls that take jobs back, which replay them: seconds of work, behind which no other call waits."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ class Server:
         """
         self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="writer")
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
+        self._replayers = ThreadPoolExecutor(REPLAYERS, thread_name_prefix="replayer")
         self._guard = ConnectionGuard(connections.most)
         self._guarding: asyncio.Task[NoReturn] | None = None
         self._server = grpc.aio.server(
@@ -96,7 +99,8 @@ class Server:
             options=[*LIMIT_OPTIONS, *connections.options(), ("grpc.so_reuseport", int(shares_port))],
             maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS,
         )
-        self._servicer = Servicer(service, self._writers, self._readers, connections.heartbeat_s)
+        threads = self._writers, self._readers, self._replayers
+        self._servicer = Servicer(service, *threads, connections.heartbeat_s)
         tuner_pb2_grpc.add_TunerServiceServicer_to_server(self._servicer, self._server)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -128,5 +132,7 @@ class Server:
         await self._server.stop(grace_s)
         if self._guarding is not None:
             self._guarding.cancel()
+        self._servicer.stop()
         self._writers.shutdown()
         self._readers.shutdown()
+        self._replayers.shutdown()

@@ -26,7 +26,7 @@ from tuner_server.rpc import convert, plan_messages, schedule_messages, untruste
 from tuner_server.rpc.admission import admitted
 from tuner_server.rpc.caller import CALLER
 from tuner_server.rpc.handlers import Context, refuse
-from tuner_server.service.long_reads import is_long
+from tuner_server.service.long_reads import Turn, is_long
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import StoredJob
 
@@ -104,31 +104,38 @@ def streaming(
 class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     """Implements lrpilot.v1.TunerService."""
 
-    def __init__(self, service: TunerService, writers: Executor, readers: Executor, heartbeat_s: float) -> None:
+    def __init__(
+        self, service: TunerService, writers: Executor, readers: Executor, replayers: Executor, heartbeat_s: float
+    ) -> None:
         """Serves `service`. The event loop never waits for a search or a database.
 
         Args:
             service: what the RPCs do.
             writers: threads for calls that open or change jobs.
             readers: threads for calls that look.
+            replayers: threads for calls that take jobs back.
             heartbeat_s: how long a stream is silent at most.
         """
         self._service = service
-        self._writers, self._readers = writers, readers
+        self._writers, self._readers, self._replayers = writers, readers, replayers
         self._heartbeat_s = heartbeat_s
         self._draining = asyncio.Event()
+        self._replays = Interest()
+        """Lasts until the server has stopped. A caller whose time is over comes again, and finds its job taken back."""
 
     def drain(self) -> None:
         """Ends the streams, which would go on for as long as their jobs. Other calls end by themselves."""
         self._draining.set()
 
+    def stop(self) -> None:
+        """Ends what still goes on without anybody who waits for it."""
+        self._replays.end()
+
     async def _write(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._writers, functools.partial(function, *args, **kwargs))
+        return await _called(self._writers, function, *args, **kwargs)
 
     async def _read(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._readers, functools.partial(function, *args, **kwargs))
+        return await _called(self._readers, function, *args, **kwargs)
 
     @unary
     async def CreateJob(self, request: pb.CreateJobRequest) -> pb.CreateJobResponse:
@@ -203,8 +210,9 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     async def ResumeJob(self, request: pb.ResumeJobRequest) -> pb.ResumeJobResponse:
         """Takes a job back to where its client's checkpoint is."""
         job_id, resume_id = convert.job_id(request.job_id), _resume_id(request)
-        stored = await self._write(
-            self._service.resume_job, CALLER.get().project, job_id, request.directive_number, resume_id
+        project, number = CALLER.get().project, request.directive_number
+        stored = await _called(
+            self._replayers, self._service.resume_job, project, job_id, number, resume_id, self._replays.check
         )
         log.info("job resumed", job_id=stored.id, directive=request.directive_number)
         return pb.ResumeJobResponse(job=self._job(stored), directive=convert.directive_to_pb(stored.state.directive))
@@ -220,7 +228,9 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     async def LeaveJob(self, request: pb.LeaveJobRequest) -> pb.LeaveJobResponse:
         """Notes that a client has left."""
         job_id, resume_id = convert.job_id(request.job_id), _resume_id(request)
-        await self._write(self._service.leave_job, CALLER.get().project, job_id, resume_id)
+        following = convert.job_id(request.continued_as) if request.continued_as else ""
+        if await self._write(self._service.leave_job, CALLER.get().project, job_id, resume_id, following):
+            log.info("job deleted: it never ran", job_id=job_id, continued_as=following)
         return pb.LeaveJobResponse()
 
     @unary
@@ -250,7 +260,8 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
         stored = await self._load(request.job_id)
         found: list[pb.StreamScheduleResponse] = []
         size = 0
-        async with contextlib.aclosing(self._schedule(stored, full=request.view == pb.SCHEDULE_VIEW_FULL)) as messages:
+        full = request.view == pb.SCHEDULE_VIEW_FULL
+        async with self._turn(stored), contextlib.aclosing(self._schedule(stored, full=full)) as messages:
             async for message in messages:
                 found.append(message)
                 size += message.ByteSize()
@@ -266,21 +277,28 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
     ) -> AsyncGenerator[pb.StreamScheduleResponse, None]:
         """Sends the schedule found so far, with its history."""
         stored = await self._load(request.job_id)
-        async with contextlib.aclosing(self._schedule(stored, full=True)) as messages:
-            async for message in messages:
-                with _patient():
-                    yield message
+        task = asyncio.current_task()
+        assert task is not None
+        async with self._turn(stored) as turn, contextlib.aclosing(self._schedule(stored, full=True)) as messages:
+            with turn.cut_by(task.cancel):
+                async for message in messages:
+                    with _patient(task), turn.taking(message.ByteSize()):
+                        yield message
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, stored: StoredJob) -> AsyncIterator[Turn]:
+        """The turn of an answer that reads a job's history. Raises: BusyError: too many ask for long ones."""
+        if not is_long(stored):
+            yield Turn()  # which nobody waits for
+            return
+        async with self._service.long_reads.turn(stored.project) as turn:
+            yield turn
 
     async def _schedule(self, stored: StoredJob, *, full: bool) -> AsyncGenerator[pb.StreamScheduleResponse, None]:
-        """A job's schedule in parts. Whoever cancels, or whose time is over, has left, and no more of it is read.
-
-        Raises: BusyError: too many ask for long histories.
-        """
+        """A job's schedule in parts. Whoever cancels, or whose time is over, has left, and no more of it is read."""
         interest = Interest()
-        async with contextlib.AsyncExitStack() as stack:
+        with contextlib.ExitStack() as stack:
             stack.callback(interest.end)
-            if is_long(stored):
-                await stack.enter_async_context(self._service.long_reads.turn(stored.project))
             history = self._service.history(stored, interest.check)
             vitals = self._service.vitals(stored)
             messages = schedule_messages.schedule_to_pb(stored, history, full=full, vitals=vitals)
@@ -316,11 +334,14 @@ class Servicer(tuner_pb2_grpc.TunerServiceServicer):
         return await self._read(self._service.get_job, CALLER.get().project, convert.job_id(job_id))
 
 
+async def _called(threads: Executor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Calls a function in one of these threads."""
+    return await asyncio.get_running_loop().run_in_executor(threads, functools.partial(function, *args, **kwargs))
+
+
 @contextlib.contextmanager
-def _patient() -> Iterator[None]:
-    """Ends the call if what is within takes longer than a reader is waited for."""
-    task = asyncio.current_task()
-    assert task is not None
+def _patient(task: asyncio.Task[Any]) -> Iterator[None]:
+    """Ends a call if what is within takes longer than a reader is waited for."""
     late = asyncio.get_running_loop().call_later(STALL_S, task.cancel)
     try:
         yield

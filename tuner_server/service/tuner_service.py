@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import array
 import contextlib
-import dataclasses
 import datetime
 import hashlib
 import itertools
 import json
 import threading
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
@@ -25,7 +24,7 @@ from lrpilot.wire.text.plain_text import refusal
 from tuner_server.base.clock import utc_now
 from tuner_server.base.closing import Closing
 from tuner_server.core.config import JobConfig
-from tuner_server.core.errors import ConflictError, InvalidInputError, PreconditionError, TunerError
+from tuner_server.core.errors import BusyError, ConflictError, InvalidInputError, PreconditionError, TunerError
 from tuner_server.core.job import machine
 from tuner_server.core.job.life import ALL_SHOWN, Life, LifeLimits, Shown, Signs, Vitals
 from tuner_server.core.job.machine import JobState, Status
@@ -33,7 +32,7 @@ from tuner_server.core.messages import ChangeOrigin, Directive, Outcome, PlanCha
 from tuner_server.core.search.prior import Prior
 from tuner_server.service.batch_worker import BatchWorker
 from tuner_server.service.family import prior_from
-from tuner_server.service.long_reads import LongReads, is_long
+from tuner_server.service.long_reads import RETRY_S, LongReads, is_long
 from tuner_server.service.pipeline import ReportPipeline
 from tuner_server.service.pipeline_observer import PipelineObserver
 from tuner_server.service.sign_writer import SignWriter
@@ -84,7 +83,7 @@ class TunerService(Closing):
         self.long_reads = LongReads()
         """The turns of answers that read long histories, on all ports together."""
         self._long_replay = threading.Lock()
-        """Lets one long job be replayed at a time: a policy sees its reports as numbers of Python's."""
+        """The turn of the one long job that may be replayed: a policy sees its reports as numbers of Python's."""
 
     @property
     def life_limits(self) -> LifeLimits:
@@ -125,7 +124,14 @@ class TunerService(Closing):
         """
         return self.pipeline.submit(project, job_id, report, fingerprint(report), resume_id)
 
-    def resume_job(self, project: str, job_id: str, number: int, resume_id: str = "") -> StoredJob:
+    def resume_job(
+        self,
+        project: str,
+        job_id: str,
+        number: int,
+        resume_id: str = "",
+        check: Callable[[], None] = lambda: None,
+    ) -> StoredJob:
         """Takes a job back to where directive `number` is outstanding; what was reported since is forgotten.
 
         From then on only reports of this caller are taken: those that tell the same `resume_id`.
@@ -135,11 +141,13 @@ class TunerService(Closing):
             job_id: the job.
             number: of the directive that the caller is at.
             resume_id: the name of this request, by which it is known when it comes again, however late.
+            check: raises as soon as the job is not to be replayed to its end; called for every entry of its history.
 
         Raises:
             NotFoundError: no such job.
             PreconditionError: that directive was never issued, or this version of the code decides otherwise than
                 the one that issued it; or the request came before, and the job has gone on since.
+            BusyError: another long job is being taken back.
         """
 
         def taken_back(stored: StoredJob) -> StoredJob:
@@ -154,8 +162,8 @@ class TunerService(Closing):
             if number == outstanding:
                 earlier = stored.state
             else:
-                with self._long_replay if is_long(stored) else contextlib.nullcontext():
-                    earlier = self._replayed(stored, number)
+                with self._turn_to_replay(stored):
+                    earlier = self._replayed(stored, number, check)
             earlier = earlier.model_copy(update={"resume_ids": _names_with(stored.state, resume_id)})
             return self._storage.rewind(stored, earlier, self._now())
 
@@ -200,13 +208,17 @@ class TunerService(Closing):
         """
         self._signs.add(project, job_id, resume_id)
 
-    def leave_job(self, project: str, job_id: str, resume_id: str = "") -> None:
+    def leave_job(self, project: str, job_id: str, resume_id: str = "", continued_as: str = "") -> bool:
         """Notes that a job's client has left, unless it is a former life of the run that goes on.
 
         Args:
             project: that of the caller.
             job_id: the job.
             resume_id: that with which the caller took the job back last; empty: it never did.
+            continued_as: the job that the run goes on as; empty: it goes on nowhere.
+
+        Returns:
+            Whether the job was deleted, as nothing was reported on it and its run goes on as another one.
 
         Raises: NotFoundError.
         """
@@ -214,8 +226,12 @@ class TunerService(Closing):
         while (stored := self.get_job(project, job_id)).state.resumed_as == resume_id:
             # A report may come in between, or another client take the job back.
             with contextlib.suppress(ConflictError):
+                if continued_as and stored.state.directive.number == 1:
+                    self._storage.delete(stored)
+                    return True
                 self._storage.leave(stored, self._now())
                 break
+        return False
 
     def describe_job(self, project: str, job_id: str, name: str | None, note: str | None) -> StoredJob:
         """Gives a job another name, or another note; None: it keeps the one it has. Raises: NotFoundError."""
@@ -313,17 +329,34 @@ class TunerService(Closing):
         page = self._storage.page(project, FAMILY_JOBS, wanted=JobFilter(family=config.family))
         return prior_from(stored.state for stored in page.jobs)
 
-    def _replayed(self, stored: StoredJob, number: int) -> JobState:
+    @contextlib.contextmanager
+    def _turn_to_replay(self, stored: StoredJob) -> Iterator[None]:
+        """The one turn to replay a long job. Nobody waits for it in a thread, which others need meanwhile.
+
+        Raises: BusyError: it is another job's, or an earlier request's for this one.
+        """
+        if not is_long(stored):
+            yield
+            return
+        if not self._long_replay.acquire(blocking=False):
+            raise BusyError("another long job is being taken back; come again later", RETRY_S)
+        try:
+            yield
+        finally:
+            self._long_replay.release()
+
+    def _replayed(self, stored: StoredJob, number: int, check: Callable[[], None]) -> JobState:
         """The state in which directive `number` was outstanding; a job that was cancelled since stays cancelled."""
-        entries = self.history(stored).read(losses=True, measures=True)
+        entries = self.history(stored, check).read(losses=True, measures=True)
         # One report at a time: all of them as numbers of Python's would be tens of times what is stored.
         reports = map(_report, itertools.islice(entries, number - 1))
         earlier = machine.replay(stored.state.config, reports, stored.state.prior).state
-        forgotten = [_without_series(entry) for entry in entries]
-        waits = dict.fromkeys((*earlier.requested, *_asked_since(forgotten, stored.state)))
+        outstanding = next(entries)
+        asked = _asked_since(itertools.chain([outstanding], entries), stored.state)
+        waits = dict.fromkeys((*earlier.requested, *asked))
         update = {"requested": tuple(waits), "request_ids": stored.state.request_ids}
         earlier = earlier.model_copy(update=update)
-        if earlier.directive != forgotten[0].directive:
+        if earlier.directive != outstanding.directive:
             raise PreconditionError(
                 f"directive_number: this version of LRPilot would not issue directive {number} as it was issued; "
                 "finish the job with the version that began it"
@@ -340,7 +373,7 @@ def _names_with(state: JobState, resume_id: str) -> tuple[str, ...]:
     return (*state.resume_ids, resume_id)[-RESUMES_KEPT:]
 
 
-def _asked_since(forgotten: Sequence[Entry], state: JobState) -> list[PlanChange]:
+def _asked_since(forgotten: Iterable[Entry], state: JobState) -> list[PlanChange]:
     """What somebody asked for at the server while the client was where it goes back from: that is not forgotten.
 
     The client's own changes come again with its program.
@@ -360,12 +393,6 @@ def _asked_since(forgotten: Sequence[Entry], state: JobState) -> list[PlanChange
 def _repeats(entry: Entry) -> bool:
     """Whether the change that takes effect with a report did so before, when its client could not hear of it."""
     return entry.report is not None and entry.report.outcome is Outcome.REPLACED and entry.directive.change is not None
-
-
-def _without_series(entry: Entry) -> Entry:
-    """An entry without what takes most of its memory."""
-    report = None if entry.report is None else dataclasses.replace(entry.report, losses=None, measures={})
-    return dataclasses.replace(entry, report=report)
 
 
 def _report(entry: Entry) -> Report:

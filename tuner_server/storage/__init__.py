@@ -2,6 +2,7 @@
 
 from tuner_server.storage.base import (
     ALL_JOBS,
+    Backup,
     Change,
     DeadJobs,
     Entry,
@@ -20,6 +21,7 @@ from tuner_server.storage.schema import Upgrade, current_version, open_storage, 
 
 __all__ = [
     "ALL_JOBS",
+    "Backup",
     "Change",
     "Database",
     "DeadJobs",

@@ -26,7 +26,7 @@ _TOKEN = (
     TokenRow.expire_time,
     TokenRow.revoke_time,
 )
-_LIMITS = (ProjectRow.max_live_jobs, ProjectRow.max_calls_per_s)
+_LIMITS = (ProjectRow.max_alive_jobs, ProjectRow.max_calls_per_s)
 # Built once: every call whose token is not fresh executes it.
 _GRANT = (
     sa.select(*_TOKEN, *_LIMITS)
@@ -75,7 +75,7 @@ class AccessStorage(Closing):
         query = sa.select(ProjectRow.name, ProjectRow.create_time, *_LIMITS).order_by(ProjectRow.name)
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
-        return [Project(row.name, Limits(row.max_live_jobs, row.max_calls_per_s), row.create_time) for row in rows]
+        return [Project(row.name, Limits(row.max_alive_jobs, row.max_calls_per_s), row.create_time) for row in rows]
 
     def create_token(self, token: TokenRecord) -> None:
         """Adds a token. Raises: InvalidInputError: there is no such project; StorageError."""
@@ -115,7 +115,7 @@ class AccessStorage(Closing):
         """The token of that id with its project's limits, if there is one. Raises: StorageError."""
         with self._database.reading() as connection:
             row = connection.execute(_GRANT, {"token_id": token_id}).one_or_none()
-        return None if row is None else Grant(_token(row), Limits(row.max_live_jobs, row.max_calls_per_s))
+        return None if row is None else Grant(_token(row), Limits(row.max_alive_jobs, row.max_calls_per_s))
 
     def close(self) -> None:
         """Closes the database's connections."""
@@ -123,7 +123,7 @@ class AccessStorage(Closing):
 
 
 def _limits(limits: Limits) -> dict[str, Any]:
-    return {"max_live_jobs": limits.max_live_jobs, "max_calls_per_s": limits.max_calls_per_s}
+    return {"max_alive_jobs": limits.max_alive_jobs, "max_calls_per_s": limits.max_calls_per_s}
 
 
 def _token(row: Any) -> TokenRecord:

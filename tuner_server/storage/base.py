@@ -176,6 +176,16 @@ class Page:
     """Empty on the last page."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Backup:
+    """A backup of a database."""
+
+    time: datetime
+    """When it was complete."""
+    size: int
+    """Its bytes."""
+
+
 class Storage(Closing):
     """Keeps jobs. See the module for its guarantees."""
 
@@ -294,7 +304,7 @@ class Storage(Closing):
 
         Args:
             project: the project whose jobs are listed.
-            page_size: how many jobs at most; at least 1.
+            page_size: how many jobs at most; at least 1. Of large ones there are fewer, and then a token.
             page_token: the token of the page before; empty for the first.
             wanted: which of its jobs.
 
@@ -354,6 +364,10 @@ class Storage(Closing):
     @abc.abstractmethod
     def size(self) -> int:
         """The bytes that all of it takes on the disk, its log included. Raises: StorageError."""
+
+    @abc.abstractmethod
+    def last_backup(self) -> Backup | None:
+        """The last backup of the database; None: there was none. Raises: StorageError."""
 
     @abc.abstractmethod
     def close(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from tuner_server.core.errors import StorageError
 from tuner_server.storage.database import Database, DriverConnection
-from tuner_server.storage.sqlite import LOG_SUFFIXES, DatabaseFile
+from tuner_server.storage.drivers.sqlite import LOG_SUFFIXES, DatabaseFile
 from tuner_server.storage.tables import Base
 
 PAGES_AT_ONCE = 500

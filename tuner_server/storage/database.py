@@ -16,7 +16,7 @@ from sqlalchemy import exc
 from tuner_server.base.closing import Closing
 from tuner_server.base.database_url import DatabaseUrl
 from tuner_server.core.errors import ConflictError, CorruptionError, SchemaVersionError, StorageError
-from tuner_server.storage import postgresql, sqlite
+from tuner_server.storage.drivers import postgresql, sqlite
 from tuner_server.storage.tables import VERSION_TABLE
 
 # A client takes a connection for dead when no answer comes within 5 s (`lrpilot.transport.grpc_transport.ATTEMPT_S`). A

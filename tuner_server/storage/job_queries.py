@@ -20,6 +20,9 @@ from tuner_server.storage.tables import JobRow, ProjectRow, UtcDateTime
 _LIVE = [status.value for status in Status if status.live]
 _ENDED = [status.value for status in Status if not status.live]
 _Columns = TypeVarTuple("_Columns")
+PAGE_BYTES = 2 * 2**20
+"""What the jobs of a page take as they are stored: some 300 usual ones, or 30 whose decays have hundreds of points. Of
+many readers each may have a page on its way. A larger job is a page by itself."""
 Position = tuple[datetime, str]
 """The end of a page: the time and the id of its last job."""
 
@@ -40,6 +43,17 @@ def newest(query: sa.Select[*_Columns], project: str, wanted: JobFilter, limits:
     return query
 
 
+def fitting(connection: sa.Connection, query: sa.Select[*_Columns], page_size: int) -> int:
+    """How many of a query's jobs fit into a page, from the first on, up to `page_size`."""
+    sizes = sa.func.length(JobRow.state) + sa.func.length(JobRow.note)
+    total = 0
+    for n, size in enumerate(connection.execute(query.with_only_columns(sizes).limit(page_size)).scalars()):
+        total += size
+        if n and total > PAGE_BYTES:
+            return n
+    return page_size
+
+
 def kinds_of(dead: DeadJobs, limits: LifeLimits) -> list[tuple[str, sa.ColumnElement[bool]]]:
     """The kinds of jobs that nobody works on: the word for each (`core.job.life.shown_word`), and what selects it."""
     common = [JobRow.update_time < dead.unchanged_since, JobRow.sign_time < dead.unchanged_since]
@@ -58,7 +72,7 @@ def living(limits: LifeLimits, now: datetime) -> sa.Select[str, str, int]:
 
 
 def check_quota(connection: sa.Connection, project: str, limits: LifeLimits, now: datetime) -> None:
-    """Whether a project may have one more live job. Locks its row, so that jobs that are opened at once count.
+    """Whether a project may have one more job that is alive. Locks its row, so that jobs that are opened at once count.
 
     A job counts while its client is there: what nobody trains any more takes nobody's place.
 
@@ -66,16 +80,16 @@ def check_quota(connection: sa.Connection, project: str, limits: LifeLimits, now
         NotFoundError: no such project.
         QuotaError: it has as many as it may have.
     """
-    query = sa.select(ProjectRow.max_live_jobs).where(ProjectRow.name == project).with_for_update()
+    query = sa.select(ProjectRow.max_alive_jobs).where(ProjectRow.name == project).with_for_update()
     found = connection.execute(query).one_or_none()
     if found is None:
         raise NotFoundError(f"no project has the name {project!r}")
-    if found.max_live_jobs is None:
+    if found.max_alive_jobs is None:
         return
     alive = sa.select(sa.func.count()).where(JobRow.project == project, _has(Life.ALIVE, limits, now))
-    if connection.execute(alive).scalar_one() >= found.max_live_jobs:
-        jobs = "1 live job" if found.max_live_jobs == 1 else f"{found.max_live_jobs} live jobs"
-        raise QuotaError(f"project {project!r} has {jobs}, and may not have more")
+    if connection.execute(alive).scalar_one() >= found.max_alive_jobs:
+        jobs = "1 job" if found.max_alive_jobs == 1 else f"{found.max_alive_jobs} jobs"
+        raise QuotaError(f"project {project!r} has {jobs} that are alive, and may not have more")
 
 
 def after(query: sa.Select[*_Columns], position: Position) -> sa.Select[*_Columns]:

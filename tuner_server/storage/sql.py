@@ -20,6 +20,7 @@ from tuner_server.core.messages import Directive
 from tuner_server.storage import codec, job_queries, job_writes
 from tuner_server.storage.base import (
     ALL_JOBS,
+    Backup,
     Change,
     DeadJobs,
     Entry,
@@ -34,6 +35,7 @@ from tuner_server.storage.compaction import size
 from tuner_server.storage.database import Database
 from tuner_server.storage.deletion import delete_jobs
 from tuner_server.storage.history_read import HistoryRead, entry_of
+from tuner_server.storage.last_backup import noted
 from tuner_server.storage.tables import EntryRow, JobRow
 from tuner_server.storage.write_check import touch
 
@@ -207,11 +209,12 @@ class SqlStorage(Storage):
         """See `Storage`."""
         if page_size < 1:
             raise InvalidInputError.of("page_size", f"must be at least 1 (got {page_size})")
-        query = job_queries.newest(sa.select(*_JOB), project, wanted, self.life_limits).limit(page_size + 1)
+        query = job_queries.newest(sa.select(*_JOB), project, wanted, self.life_limits)
         if page_token:
             query = job_queries.after(query, job_queries.position_of(page_token))
         with self._database.reading() as connection:
-            jobs = tuple(_job(row) for row in connection.execute(query))
+            page_size = job_queries.fitting(connection, query, page_size)
+            jobs = tuple(_job(row) for row in connection.execute(query.limit(page_size + 1)))
         if len(jobs) <= page_size:
             return Page(jobs, "")
         last_job = jobs[page_size - 1]
@@ -278,6 +281,10 @@ class SqlStorage(Storage):
     def size(self) -> int:
         """See `Storage`."""
         return size(self._database)
+
+    def last_backup(self) -> Backup | None:
+        """See `Storage`."""
+        return noted(self._database)
 
     def close(self) -> None:
         """See `Storage`."""

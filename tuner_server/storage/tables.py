@@ -58,7 +58,7 @@ class ProjectRow(Base):
     __tablename__ = "projects"
 
     name: Mapped[str] = mapped_column(primary_key=True)
-    max_live_jobs: Mapped[int | None]
+    max_alive_jobs: Mapped[int | None] = mapped_column("max_live_jobs", key="max_alive_jobs")
     """The limit; null: there is none."""
     max_calls_per_s: Mapped[float | None]
     """The limit; null: there is none."""
@@ -122,6 +122,17 @@ class JobRow(Base):
         # Jobs that live are counted in it alone, however many others there are.
         sa.Index("ix_jobs_life", "project", "sign_time", "status", "leave_time"),
     )
+
+
+class LastBackupRow(Base):
+    """The last backup that was made of this database; there is one row, or none."""
+
+    __tablename__ = "last_backup"
+
+    time: Mapped[datetime] = mapped_column(primary_key=True)
+    """When it was complete."""
+    size: Mapped[int] = mapped_column(sa.BigInteger)
+    """Its bytes."""
 
 
 class EntryRow(Base):

@@ -226,6 +226,14 @@ class Backend(abc.ABC):
         """
         return []
 
+    def settled(self) -> list[float]:
+        """The losses as `peek` gives them, but for the last ones where a device would be waited for.
+
+        How many they are depends on the steps, and on those at which this or `diverged` was called, and on nothing
+        else: ranks that call it alike have as many.
+        """
+        return self.peek()
+
     @abc.abstractmethod
     def peek(self) -> list[float]:
         """The losses since `begin` or `flush`, oldest first, rounded to float32. May wait for the device."""

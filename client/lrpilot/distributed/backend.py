@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lrpilot.backends.base import Backend
@@ -122,10 +122,10 @@ class DistributedBackend(Backend):
         return counts
 
     def diverged(self) -> bool:
-        """Whether the means show a divergence; apart, whether the losses of every rank do. Synchronises once."""
+        """Whether the means of settled losses show a divergence; apart, whether those of every rank do."""
         if self._apart:
             return self._ranks.mean([self._own.diverged()]) == [1.0]
-        return first_divergence(self._reduced(), self._limit) is not None
+        return first_divergence(self._reduced(self._own.settled), self._limit) is not None
 
     def forget_skipped(self) -> list[int]:
         """The rank's own, which are everybody's: gradients are, and so is what overflows in them. Not collective."""
@@ -142,7 +142,7 @@ class DistributedBackend(Backend):
         """The means over the ranks; apart, the rank's own, and not collective."""
         if self._apart:
             return self._own.flush()
-        means = self._reduced()
+        means = self._reduced(self._own.peek)
         self._own.flush()
         self._means, self._n_losses = [], 0
         return means
@@ -224,13 +224,13 @@ class DistributedBackend(Backend):
             self._own.hold_apart(apart)
             self._apart = apart
 
-    def _reduced(self) -> list[float]:
-        """The means of all losses since `begin` or `flush`; each loss is reduced once.
+    def _reduced(self, read: Callable[[], list[float]]) -> list[float]:
+        """The means of the losses since `begin` or `flush` that are read on every rank; each loss is reduced once.
 
         A rank that can't read its losses has none that is a number, and meets the others all the same.
         """
         try:
-            losses = self._own.peek()
+            losses = read()
         except Exception:
             log.warning("lrpilot: rank %d can't read its losses", self._ranks.rank, exc_info=True)
             losses = [math.nan] * self._n_losses

@@ -13,6 +13,7 @@ about the run and not about its state. Iterators and objects of C extensions can
 
 from __future__ import annotations
 
+import collections
 import datetime
 import decimal
 import enum
@@ -112,7 +113,7 @@ class ObjectGraph:
         """Those that have no values now."""
         self.optimizers: list[torch.optim.Optimizer] = []
         """Optimizers, those inside others too."""
-        self._objects: dict[Kind, list[Any]] = {}
+        self._objects: collections.defaultdict[Kind, list[Any]] = collections.defaultdict(list)
         self._seen: dict[int, Any] = {}
 
     def add(self, root: Any) -> None:
@@ -145,7 +146,7 @@ class ObjectGraph:
         self._seen[id(value)] = value
         for kind in reversed(kinds):
             if kind.contents is not None:
-                self._objects.setdefault(kind, []).append(value)
+                self._objects[kind].append(value)
             children = [*kind.children(value)]
             if not children:
                 continue

@@ -276,22 +276,25 @@ def _hooks(value: torch.Tensor) -> tuple[Any, Any]:
     return value._backward_hooks, value._post_accumulate_grad_hooks
 
 
-def _tensor_children(value: torch.Tensor) -> list[Any]:
-    own, hooks = value.__dict__, _hooks(value)
-    return [*own.values(), *hooks] if own or hooks != _NO_HOOKS else []
+def _is_bare(value: torch.Tensor) -> bool:
+    """Whether there is nothing to a tensor but its form and values, as with nearly all."""
+    return value._backward_hooks is None and value._post_accumulate_grad_hooks is None and not value.__dict__
+
+
+def _tensor_children(value: torch.Tensor) -> Iterable[Any]:
+    return () if _is_bare(value) else [*value.__dict__.values(), *_hooks(value)]
 
 
 def _tensor_contents(value: torch.Tensor) -> tuple[dict[str, Any], tuple[Any, Any]] | None:
-    own, hooks = value.__dict__, _hooks(value)
-    if not own and hooks == _NO_HOOKS:
+    if _is_bare(value):
         return None
-    return {key: item for key, item in own.items() if not key.startswith(_COMPILER)}, hooks
+    return {key: item for key, item in value.__dict__.items() if not key.startswith(_COMPILER)}, _hooks(value)
 
 
 def _refill_tensor(value: torch.Tensor, content: tuple[dict[str, Any], tuple[Any, Any]] | None) -> None:
-    own = value.__dict__
-    if content is None and not own and _hooks(value) == _NO_HOOKS:
+    if content is None and _is_bare(value):
         return
+    own = value.__dict__
     attributes, hooks = content or ({}, _NO_HOOKS)
     noted = {key: item for key, item in own.items() if key.startswith(_COMPILER)}
     _refill_dict(own, attributes | noted)

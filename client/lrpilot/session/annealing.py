@@ -227,6 +227,6 @@ class Annealing:
             snapshot=snapshot,
             batches=pb.BATCH_SOURCE_REPLAYED,
             report_every=max(1, min(LONGEST_PART, n_steps // FEWEST_PARTS)),
-            reason="without a server: annealing",
+            reason="on its own: annealing",
         )
         self._warm = self._warm or self._remaining is None

@@ -227,12 +227,9 @@ class Outbox:
                 self._drop(stray, timeout_s)
 
     def _drop(self, stray: str, timeout_s: float) -> None:
-        """Ends a job that nobody trains; who may not cancel leaves it. Raises: ServerError."""
-        cancel = pb.CancelJobRequest(job_id=stray, reason=f"its run goes on as job {self.job_id}")
-        try:
-            self._asked(lambda: self._transport.cancel_job(cancel, timeout_s))
-        except RefusedError:
-            self._asked(lambda: self._transport.leave_job(pb.LeaveJobRequest(job_id=stray), timeout_s))
+        """Leaves a job that nobody trains, and which the server deletes if it never ran. Raises: ServerError."""
+        request = pb.LeaveJobRequest(job_id=stray, continued_as=self.job_id)
+        self._asked(lambda: self._transport.leave_job(request, timeout_s))
 
     def close(self) -> None:
         """Lets go of the server, unless that is the business of the process that this one was forked from."""

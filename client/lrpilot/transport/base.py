@@ -26,10 +26,6 @@ class Transport(abc.ABC):
         """Takes a job back to an earlier directive. Raises: ServerError: also where nothing is kept to go back to."""
         raise RefusedError(f"job {request.job_id} can't be resumed here", "UNIMPLEMENTED")
 
-    def cancel_job(self, request: pb.CancelJobRequest, timeout_s: float) -> pb.CancelJobResponse:
-        """Ends a job. Raises: ServerError: also where there is no other client to end it."""
-        raise RefusedError(f"job {request.job_id} can't be cancelled here", "UNIMPLEMENTED")
-
     def beat(self, request: pb.BeatRequest) -> None:
         """Says that steps are made; nobody waits for the answer. Raises: ServerError: nobody takes signs here."""
         raise RefusedError(f"job {request.job_id} needs no signs here", "UNIMPLEMENTED")

@@ -55,10 +55,6 @@ class EmbeddedTransport(Transport):
         """Takes a job back to an earlier directive. Raises: ServerError."""
         return self._connected().resume_job(request, timeout_s)
 
-    def cancel_job(self, request: pb.CancelJobRequest, timeout_s: float) -> pb.CancelJobResponse:
-        """Ends a job. Raises: ServerError."""
-        return self._connected().cancel_job(request, timeout_s)
-
     def beat(self, request: pb.BeatRequest) -> None:
         """Says that steps are made, to a server that runs."""
         if self._runs and self._connection is not None:

@@ -103,10 +103,6 @@ class GrpcTransport(Transport):
         """Takes a job back to an earlier directive. Raises: ServerError."""
         return self._repeated(lambda: self.stub.ResumeJob, request, timeout_s)
 
-    def cancel_job(self, request: pb.CancelJobRequest, timeout_s: float) -> pb.CancelJobResponse:
-        """Ends a job. Raises: ServerError."""
-        return self._repeated(lambda: self.stub.CancelJob, request, timeout_s)
-
     def beat(self, request: pb.BeatRequest) -> None:
         """Says that steps are made: one call at a time, that nobody waits for, unless the server knows no such call."""
         self._call_thread.run(functools.partial(self._send_beat, request))

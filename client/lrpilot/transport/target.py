@@ -10,7 +10,7 @@ _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*):/")
 GRPC_SCHEMES = {"dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds", "passthrough"}
 """What gRPC itself reads in front of a name."""
 LAST_PORT = 65535
-_PORT = re.compile(r":\d{1,5}\Z")
+_PORT = re.compile(r":\d+\Z", re.ASCII)
 
 
 def checked_target(target: object) -> str:
@@ -28,6 +28,6 @@ def checked_target(target: object) -> str:
         host, _, port = target.rpartition(":")
         if not host or any(map(str.isspace, target)):
             raise ConfigError(f"server: {target!r} has no host; give HOST:PORT, as 'localhost:{port}'")
-        if not 0 < int(port) <= LAST_PORT:
+        if len(port) > len(str(LAST_PORT)) or not 0 < int(port) <= LAST_PORT:
             raise ConfigError(f"server: {target!r}: the port {port} is none; give HOST:PORT with one up to {LAST_PORT}")
     return target

@@ -727,25 +727,34 @@ class Bar(_message.Message):
     FROM_STEP_FIELD_NUMBER: _builtins.int
     LOSS_FIELD_NUMBER: _builtins.int
     VALIDATION_FIELD_NUMBER: _builtins.int
+    REACHED_FIELD_NUMBER: _builtins.int
     from_step: _builtins.int
     """The first step of the directive that the bar counts for."""
     loss: _builtins.float
     """Infinity: the losses are not held to anything from here on."""
     validation: _builtins.float
     """Absent: validations are not held to anything from here on."""
+    reached: _builtins.float
+    """The lowest level that the run had itself, if `loss` is held to that. Absent: it is held to what a probe gained."""
     def __init__(
         self,
         *,
         from_step: _builtins.int = ...,
         loss: _builtins.float = ...,
         validation: _builtins.float | None = ...,
+        reached: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_validation", b"_validation", "validation", b"validation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_reached", b"_reached", "_validation", b"_validation", "reached", b"reached", "validation", b"validation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_validation", b"_validation", "from_step", b"from_step", "loss", b"loss", "validation", b"validation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reached", b"_reached", "_validation", b"_validation", "from_step", b"from_step", "loss", b"loss", "reached", b"reached", "validation", b"validation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__reached: _TypeAlias = _typing.Literal["reached"]  # noqa: Y015
+    _WhichOneofArgType__reached: _TypeAlias = _typing.Literal["_reached", b"_reached"]  # noqa: Y015
     _WhichOneofReturnType__validation: _TypeAlias = _typing.Literal["validation"]  # noqa: Y015
     _WhichOneofArgType__validation: _TypeAlias = _typing.Literal["_validation", b"_validation"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reached) -> _WhichOneofReturnType__reached | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__validation) -> _WhichOneofReturnType__validation | None: ...
 
 Global___Bar: _TypeAlias = Bar  # noqa: Y015
@@ -1401,6 +1410,7 @@ class Setback(_message.Message):
     START_LOSS_FIELD_NUMBER: _builtins.int
     GAIN_FIELD_NUMBER: _builtins.int
     VALIDATED_FIELD_NUMBER: _builtins.int
+    REACHED_FIELD_NUMBER: _builtins.int
     lr: _builtins.float
     """Their peak LR."""
     loss: _builtins.float
@@ -1411,6 +1421,8 @@ class Setback(_message.Message):
     gain: _builtins.float
     validated: _builtins.bool
     """Whether these are validations, and not training losses."""
+    reached: _builtins.float
+    """The lowest level that the run had itself, if it was held to that; `gain` is then what it had gained itself."""
     def __init__(
         self,
         *,
@@ -1420,10 +1432,11 @@ class Setback(_message.Message):
         start_loss: _builtins.float | None = ...,
         gain: _builtins.float | None = ...,
         validated: _builtins.bool = ...,
+        reached: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_bar", b"_bar", "_gain", b"_gain", "_loss", b"_loss", "_start_loss", b"_start_loss", "bar", b"bar", "gain", b"gain", "loss", b"loss", "start_loss", b"start_loss"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bar", b"_bar", "_gain", b"_gain", "_loss", b"_loss", "_reached", b"_reached", "_start_loss", b"_start_loss", "bar", b"bar", "gain", b"gain", "loss", b"loss", "reached", b"reached", "start_loss", b"start_loss"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bar", b"_bar", "_gain", b"_gain", "_loss", b"_loss", "_start_loss", b"_start_loss", "bar", b"bar", "gain", b"gain", "loss", b"loss", "lr", b"lr", "start_loss", b"start_loss", "validated", b"validated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bar", b"_bar", "_gain", b"_gain", "_loss", b"_loss", "_reached", b"_reached", "_start_loss", b"_start_loss", "bar", b"bar", "gain", b"gain", "loss", b"loss", "lr", b"lr", "reached", b"reached", "start_loss", b"start_loss", "validated", b"validated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bar: _TypeAlias = _typing.Literal["bar"]  # noqa: Y015
     _WhichOneofArgType__bar: _TypeAlias = _typing.Literal["_bar", b"_bar"]  # noqa: Y015
@@ -1431,6 +1444,8 @@ class Setback(_message.Message):
     _WhichOneofArgType__gain: _TypeAlias = _typing.Literal["_gain", b"_gain"]  # noqa: Y015
     _WhichOneofReturnType__loss: _TypeAlias = _typing.Literal["loss"]  # noqa: Y015
     _WhichOneofArgType__loss: _TypeAlias = _typing.Literal["_loss", b"_loss"]  # noqa: Y015
+    _WhichOneofReturnType__reached: _TypeAlias = _typing.Literal["reached"]  # noqa: Y015
+    _WhichOneofArgType__reached: _TypeAlias = _typing.Literal["_reached", b"_reached"]  # noqa: Y015
     _WhichOneofReturnType__start_loss: _TypeAlias = _typing.Literal["start_loss"]  # noqa: Y015
     _WhichOneofArgType__start_loss: _TypeAlias = _typing.Literal["_start_loss", b"_start_loss"]  # noqa: Y015
     @_typing.overload
@@ -1439,6 +1454,8 @@ class Setback(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gain) -> _WhichOneofReturnType__gain | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__loss) -> _WhichOneofReturnType__loss | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reached) -> _WhichOneofReturnType__reached | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__start_loss) -> _WhichOneofReturnType__start_loss | None: ...
 
@@ -1887,7 +1904,7 @@ class ListJobsRequest(_message.Message):
     LIVES_FIELD_NUMBER: _builtins.int
     CALLED_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """At most 1,000; 0: 50."""
+    """At most 1,000; 0: 50. Of large jobs a page has fewer: the token says whether there are more."""
     page_token: _builtins.str
     family: _builtins.str
     called: _builtins.str
@@ -2038,18 +2055,24 @@ class LeaveJobRequest(_message.Message):
 
     JOB_ID_FIELD_NUMBER: _builtins.int
     RESUME_ID_FIELD_NUMBER: _builtins.int
+    CONTINUED_AS_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     resume_id: _builtins.str
     """As in AdvanceRequest. That a former life leaves counts for nothing, and is answered the same."""
+    continued_as: _builtins.str
+    """The job that the run goes on as, if the client opened this one before it took up a checkpoint of that one. A job on
+    which nothing was reported is then deleted, since it never ran.
+    """
     def __init__(
         self,
         *,
         job_id: _builtins.str = ...,
         resume_id: _builtins.str = ...,
+        continued_as: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "resume_id", b"resume_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continued_as", b"continued_as", "job_id", b"job_id", "resume_id", b"resume_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,9 +1,12 @@
 """A process whose children do the workload, each with a fault at another operation; what each leaves is looked at.
 
     LD_PRELOAD=faulty_disk.so python -m tests.support.faulty_disk.sweep DATABASE [--every N] [--processes N]
+        [--after N] [--most N]
 
-It prints a line of JSON for the whole: operations, faults by kind and by function, and what was found wrong. Most of
-the time is waiting, so that several processes strike at once; each says on standard error how far it is.
+The order of all strikes is drawn from one seed, so that `--after` and `--most` split a long sweep into parts that
+together strike everywhere. It prints a line of JSON for the whole: operations, faults by kind and by function, and what
+was found wrong. Most of the time is waiting, so that several processes strike at once; each says on standard error how
+far it is.
 """
 
 from __future__ import annotations
@@ -201,8 +204,8 @@ class Sweeper:
         return directory
 
 
-def sweep(database: Path, every: int, processes: int) -> Sweep:
-    """Strikes at every so-manieth operation, in so many processes at once."""
+def sweep(database: Path, every: int, processes: int, part: slice = slice(None)) -> Sweep:
+    """Strikes at every so-manieth operation, in so many processes at once; `part`: which of these strikes."""
     sweeper = Sweeper(database)
     sweeper.measure()
     strikes = []
@@ -211,14 +214,15 @@ def sweep(database: Path, every: int, processes: int) -> Sweep:
         kinds = list(Fault) if every == 1 else [list(Fault)[i % len(Fault)]]
         strikes += [(at, fault) for fault in kinds]
     random.Random(0).shuffle(strikes)  # so that what was found is a fair part of the whole at any time
-    children = [_begun(functools.partial(sweeper.strike_all, strikes[part::processes])) for part in range(processes)]
+    strikes = strikes[part]
+    children = [_begun(functools.partial(sweeper.strike_all, strikes[i::processes])) for i in range(processes)]
     for child in children:
         status, told = _ended(*child)
         if status != 0:
             raise RuntimeError("\n".join(told))
-        part = json.loads(told[-1])
-        faults, struck = collections.Counter(part["faults"]), collections.Counter(part["struck"])
-        sweeper.found.add(Sweep(0, faults, struck, part["wrong"]))
+        found = json.loads(told[-1])
+        faults, struck = collections.Counter(found["faults"]), collections.Counter(found["struck"])
+        sweeper.found.add(Sweep(0, faults, struck, found["wrong"]))
     return sweeper.found
 
 
@@ -228,11 +232,15 @@ def main() -> None:
     parser.add_argument("database", type=Path)
     parser.add_argument("--every", type=int, default=1, help="strike at every so-manieth operation")
     parser.add_argument("--processes", type=int, default=1, help="how many strike at once")
+    parser.add_argument("--after", type=int, default=0, help="pass over so many of the strikes, done before")
+    parser.add_argument("--most", type=int, help="end after so many strikes")
     arguments = parser.parse_args()
 
     structlog.configure(processors=[_drop])
     head_version()  # which reads all migrations, once for all children
-    print(sweep(arguments.database, arguments.every, arguments.processes).json())
+    end = None if arguments.most is None else arguments.after + arguments.most
+    part = slice(arguments.after, end)
+    print(sweep(arguments.database, arguments.every, arguments.processes, part).json())
 
 
 def _drop(*_: object) -> str:

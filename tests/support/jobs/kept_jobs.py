@@ -85,17 +85,21 @@ class KeptJobs(Transport):
         self.job_id = stored.id
         return pb.ResumeJobResponse(job=self._job(stored), directive=convert.directive_to_pb(stored.state.directive))
 
-    def cancel_job(self, request: pb.CancelJobRequest, timeout_s: float) -> pb.CancelJobResponse:
+    def leave_job(self, request: pb.LeaveJobRequest, timeout_s: float) -> pb.LeaveJobResponse:
         try:
-            stored = self._service.cancel_job(DEFAULT_PROJECT, request.job_id, request.reason)
+            self._service.leave_job(DEFAULT_PROJECT, request.job_id, request.resume_id, request.continued_as)
         except TunerError as error:
             raise _told(error) from error
-        return pb.CancelJobResponse(job=self._job(stored))
+        return pb.LeaveJobResponse()
 
     def get_schedule(self, request: pb.GetScheduleRequest, timeout_s: float) -> pb.GetScheduleResponse:
         stored = self._service.get_job(DEFAULT_PROJECT, request.job_id)
         history, vitals = self._service.history(stored), self._service.vitals(stored)
         return merged(schedule_messages.schedule_to_pb(stored, history, full=True, vitals=vitals))
+
+    def listed(self) -> set[str]:
+        """The ids of all jobs."""
+        return {job.id for job in self._service.list_jobs(DEFAULT_PROJECT, 100).jobs}
 
     def close(self) -> None:
         """Keeps the jobs, for other clients."""

@@ -183,6 +183,15 @@ class NoNumbers(SimulatedTraining):
         return math.nan
 
 
+class NoNumbersAfterAStep(SimulatedTraining):
+    """Its every loss is NaN but for that of the weights that it begins with: whatever LR it makes a step at."""
+
+    def _step(self, lr: float) -> float:
+        untouched = not self.weights.n_lrs
+        loss = super()._step(lr)
+        return loss if untouched else math.nan
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Exchange:
     """A directive, the decision behind it, and what came of it (None: it is outstanding, or a stop)."""

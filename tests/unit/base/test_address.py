@@ -23,6 +23,12 @@ def test_what_is_no_address_is_refused(text: str) -> None:
         Address.parse(text)
 
 
+@pytest.mark.parametrize("port", ["65536", "99999999", "9" * 5000])
+def test_a_port_that_is_too_high_is_told_how_high_they_go(port: str) -> None:
+    with pytest.raises(ValueError, match="with a port up to 65535"):
+        Address.parse(f"host:{port}")
+
+
 def test_a_reserved_address_is_for_those_who_share_it() -> None:
     with reserved("listen", HERE) as holder:
         address = HERE._replace(port=holder.getsockname()[1])

@@ -15,6 +15,7 @@ from rich.console import Console
 from tests.support.jobs.broken_promises import DEADLY_TWICE, DyingTraining
 from tests.support.jobs.sample_jobs import history, job_config, stored
 from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, config, drive
+from tuner_server.cli import picture as pictures
 from tuner_server.cli.picture import laid_out, picture
 from tuner_server.core.config import JobConfig
 from tuner_server.core.job import machine
@@ -96,6 +97,16 @@ def test_stages_count_from_one() -> None:
     assert [row[0] for row in rows] == [str(stage) for stage in dict.fromkeys(each.stage for each in found.segments)]
 
 
+def test_of_many_stages_the_latest_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job may have thousands."""
+    monkeypatch.setattr(pictures, "MAX_STAGES", 1)
+    text = printed(response(TWO_STAGES))
+    lines = text.splitlines()
+    head = next(i for i, line in enumerate(lines) if "search steps" in line)
+    assert [line.split()[:1] for line in lines[head + 2 : head + 4]] == [["4"], []]
+    assert "3 earlier stages are not shown; `lrpilot export` writes them all." in text
+
+
 def test_the_axis_ends_at_the_steps_that_were_run() -> None:
     [axis] = [line.split() for line in printed(response(TWO_STAGES)).splitlines() if line.startswith("step ")]
     assert axis == ["step", "0", "200", "400"]
@@ -126,7 +137,9 @@ def test_steps_that_diverged_say_so_in_their_stage() -> None:
 def test_a_run_that_is_too_short_for_a_search_says_so() -> None:
     short = job_config("short", total_steps=400, validates=False)
     assert "No search: 400 steps are too few for one" in " ".join(printed(response(short, 0)).split())
-    assert "Finished, without a search." in printed(response(short))
+    finished = " ".join(printed(response(short)).split())
+    assert "Finished, without a search." in finished
+    assert finished.count("are too few for one") == 1
 
 
 def test_it_needs_no_pytorch() -> None:

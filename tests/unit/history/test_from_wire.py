@@ -96,7 +96,9 @@ decisions = whole(
     candidates=st.lists(candidates, max_size=3).map(tuple),
     posterior=st.none() | st.integers(1, 5).flatmap(curves),
     setback=st.none()
-    | whole(Setback, lr=floats, loss=maybe, bar=maybe, start_loss=maybe, gain=maybe, validated=st.booleans()),
+    | whole(
+        Setback, lr=floats, loss=maybe, bar=maybe, start_loss=maybe, gain=maybe, reached=maybe, validated=st.booleans()
+    ),
     forecast=maybe,
     forecast_sd=maybe,
     optimum=st.none() | lrs,

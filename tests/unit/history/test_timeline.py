@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 import pytest
+from lrpilot.wire.messages.directive_steps import bar_begins
 from lrpilot.wire.profile import Profile
 
 from tests.support.jobs.sample_jobs import NOW, history, job_config
@@ -101,8 +102,9 @@ def test_committed_steps_that_diverged_are_shown_as_rolled_back() -> None:
     assert found.spans[-1].committed_start == 0
 
 
-def _promising(entry: Entry, *bars: tuple[int, float]) -> Entry:
-    promise = tuple(Bar(from_step=step, loss=loss) for step, loss in bars)
+def _promising(entry: Entry, *bars: tuple[int, float], done: int = 0) -> Entry:
+    """An entry whose directive has such bars, after so many steps of theirs."""
+    promise = tuple(Bar(from_step=bar_begins(step, done), loss=loss) for step, loss in bars)
     return dataclasses.replace(entry, directive=entry.directive.model_copy(update={"promise": promise}))
 
 
@@ -123,7 +125,7 @@ def test_the_bar_that_steps_fell_short_of_is_the_last_one_that_their_report_had_
         KnownHistory(
             [
                 _promising(_entry(1, Phase.TRAIN, 5, Outcome.PARTIAL, first=True), *bars),
-                _entry(2, Phase.TRAIN, 3, Outcome.FELL_SHORT),
+                _promising(_entry(2, Phase.TRAIN, 3, Outcome.FELL_SHORT), *bars, done=5),
                 _entry(3, Phase.TRAIN, 4, Outcome.COMPLETED, restore=True),
             ]
         )
@@ -150,9 +152,9 @@ def test_steps_whose_mean_kept_the_promise_fell_short_by_their_validation(
     loss: float, bar: float, expected: dict[str, Any]
 ) -> None:
     first = _entry(1, Phase.TRAIN, 5, Outcome.PARTIAL, first=True)
-    promise = (Bar(from_step=0, loss=0.1, validation=0.1), Bar(from_step=5, loss=loss, validation=bar))
-    first = dataclasses.replace(first, directive=first.directive.model_copy(update={"promise": promise}))
+    promise = (Bar(from_step=0, loss=0.1, validation=0.1), Bar(from_step=0, loss=loss, validation=bar))
     last = _validated(_entry(2, Phase.TRAIN, 3, Outcome.FELL_SHORT), Validation(step=2, loss=2.0))
+    last = dataclasses.replace(last, directive=last.directive.model_copy(update={"promise": promise}))
     (stage,) = timeline(KnownHistory([first, last])).stages
     assert stage.undoing == Undoing(Outcome.FELL_SHORT, 0.1, **({"first_step": 6} | expected))
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from tuner_server.core.messages import Outcome
 from tuner_server.ops.metrics import FleetMetrics, ServerMetrics, exposition
 from tuner_server.ops.shared_values import SIZE, SharedValues, SumOverProcesses, new_memory
 from tuner_server.service.pipeline_observer import PipelineTask
+from tuner_server.storage import Backup
 
 WORKER = """
 import sys
@@ -56,6 +58,9 @@ def test_what_a_process_does_is_counted() -> None:
         pass
     metrics.jobs_counted({(Status.TRAINING, Life.ALIVE): 5, (Status.SEARCHING, Life.SILENT): 0})
     metrics.database_measured(4096)
+    metrics.backup_noted(None)
+    assert value(exposition(registry), "lrpilot_last_backup_timestamp_seconds") == 0
+    metrics.backup_noted(Backup(datetime(2030, 1, 1, tzinfo=UTC), 2048))
     text = exposition(registry)
     assert value(text, "lrpilot_rpcs_total", **OK) == 1
     assert value(text, "lrpilot_rpc_seconds_bucket", method="lrpilot.v1.TunerService/Advance", le="0.0025") == 1
@@ -65,6 +70,8 @@ def test_what_a_process_does_is_counted() -> None:
     assert value(text, "lrpilot_group_seconds_count", part="commit") == 1
     assert value(text, "lrpilot_jobs", status="training", life="alive") == 5
     assert value(text, "lrpilot_database_bytes") == 4096
+    assert value(text, "lrpilot_last_backup_timestamp_seconds") == datetime(2030, 1, 1, tzinfo=UTC).timestamp()
+    assert value(text, "lrpilot_last_backup_bytes") == 2048
     assert value(text, "lrpilot_worker_restarts_total") == 4
 
 

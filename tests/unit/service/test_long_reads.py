@@ -11,7 +11,7 @@ from tests.support.jobs.sample_jobs import job_config, stored
 from tests.support.jobs.simulated_training import SimulatedTraining, drive
 from tuner_server.core.errors import BusyError
 from tuner_server.service import long_reads
-from tuner_server.service.long_reads import LongReads, is_long
+from tuner_server.service.long_reads import LongReads, Turn, is_long
 
 
 def on_a_loop(test: Callable[[], Coroutine[None, None, None]]) -> Callable[[], None]:
@@ -110,6 +110,63 @@ async def test_who_waits_too_long_or_leaves_gives_up_the_turn() -> None:
     async with reads.turn("a"):
         pass
     assert readers.order == ["running"]
+
+
+class Clock:
+    """A time that stands until it is moved."""
+
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def drip(self, turn: Turn) -> None:
+        """Lets a reader take a byte in more time than one may."""
+        with turn.taking(1):
+            self.now_s += long_reads.GRACE_S + 1
+
+
+@on_a_loop
+async def test_a_reader_drop_by_drop_loses_its_turn_to_those_who_wait_and_no_sooner() -> None:
+    reads, cut, kept = LongReads(slots=4, clock=(clock := Clock())), asyncio.Event(), asyncio.Event()
+    async with reads.turn("a") as slow, reads.turn("a") as fair, reads.turn("a"):
+        clock.drip(slow)
+        with slow.cut_by(cut.set), fair.cut_by(kept.set), fair.taking(2**20):
+            async with reads.turn("b"):
+                assert not cut.is_set(), "the turn of another project was free"
+            waiting = asyncio.create_task(reads.turn("a").__aenter__())
+            await settled()
+            assert cut.is_set()
+            assert not kept.is_set()
+        waiting.cancel()
+        await settled()
+
+
+@on_a_loop
+async def test_a_project_whose_turns_are_all_taken_cuts_no_others() -> None:
+    """It would not get their turn."""
+    reads, cut = LongReads(slots=4, clock=(clock := Clock())), asyncio.Event()
+    async with reads.turn("b") as slow, reads.turn("a"), reads.turn("a"), reads.turn("a"):
+        clock.drip(slow)
+        with slow.cut_by(cut.set):
+            for project, expected in (("a", False), ("c", True)):
+                waiting = asyncio.create_task(reads.turn(project).__aenter__())
+                await settled()
+                assert cut.is_set() == expected
+                waiting.cancel()
+                await settled()
+
+
+def test_a_reader_is_late_by_the_bytes_that_it_took_and_the_time_that_it_was_waited_for() -> None:
+    turn = Turn(clock := Clock())
+    with turn.taking(100 * long_reads.LEAST_BYTES_PER_S):
+        clock.now_s += long_reads.GRACE_S
+        assert not turn.is_late
+        clock.now_s += 50
+        assert turn.is_late
+    assert not turn.is_late, "it took more than its share meanwhile"
+    clock.now_s += 1000
+    assert not turn.is_late, "what the server itself takes is not its reader's"
 
 
 def test_what_is_long(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,6 +135,19 @@ def test_a_job_with_a_client_is_deleted_only_by_force(storage: Storage) -> None:
         service.delete_job(PROJECT, left.id, force=False)
 
 
+def test_a_job_that_never_ran_and_goes_on_as_another_is_deleted(storage: Storage) -> None:
+    with TunerService(with_usual_limits(storage)) as service:
+        kept, stray, ran = (service.create_job(PROJECT, name, job_config(name)) for name in ("kept", "stray", "ran"))
+        service.advance(PROJECT, ran.id, SimulatedTraining(validates=True).run(ran.state.directive)).result()
+        with pytest.raises(NotFoundError):
+            service.leave_job("another", stray.id, continued_as=kept.id)
+        assert service.leave_job(PROJECT, stray.id, continued_as=kept.id)
+        assert not service.leave_job(PROJECT, ran.id, continued_as=kept.id)
+        assert not service.leave_job(PROJECT, kept.id, "a former life", continued_as=ran.id)
+        assert {job.id for job in service.list_jobs(PROJECT, 10).jobs} == {kept.id, ran.id}
+        assert storage.load(ran.id).signs.leave_time is not None
+
+
 def test_a_repeated_call_of_a_client_is_a_sign(storage: Storage) -> None:
     with TunerService(storage) as service:
         job = service.create_job(PROJECT, "r", job_config("job"))

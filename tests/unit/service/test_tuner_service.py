@@ -13,10 +13,20 @@ import pytest
 
 from tests.support.jobs.incomplete_rollback import NOTE, LeakingTraining
 from tests.support.jobs.simulated_training import QUICK, SimulatedTraining, config, drive
+from tuner_server.base.interest import Interest
 from tuner_server.core.config import JobConfig, LrBounds
-from tuner_server.core.errors import ConflictError, InvalidInputError, NotFoundError, PreconditionError, TunerError
+from tuner_server.core.errors import (
+    AbandonedError,
+    BusyError,
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+    PreconditionError,
+    TunerError,
+)
 from tuner_server.core.job.machine import Status
 from tuner_server.core.messages import Directive, Phase, Report
+from tuner_server.service import long_reads
 from tuner_server.service.tuner_service import TunerService
 from tuner_server.storage import StoredJob, open_storage
 
@@ -333,6 +343,44 @@ def test_a_job_can_be_taken_back_to_where_it_is_and_not_ahead(service: TunerServ
     for number in (0, 2):
         with pytest.raises(PreconditionError, match="never issued"):
             service.resume_job(PROJECT, job.id, number)
+
+
+def test_a_job_is_not_taken_back_while_another_long_one_is(
+    service: TunerService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for that in a thread, not the same request when it comes again either."""
+    monkeypatch.setattr(long_reads, "LONG_DIRECTIVES", 0)
+    job, other = (service.create_job(PROJECT, request, CONFIG) for request in ("one", "another"))
+    for each in (job, other):
+        advance(service, each.id, SimulatedTraining().run(each.state.directive))
+    begun, going_on = threading.Event(), threading.Event()
+
+    def check() -> None:
+        begun.set()
+        assert going_on.wait(TIMEOUT_S)
+
+    with ThreadPoolExecutor(1) as thread:
+        first = thread.submit(service.resume_job, PROJECT, job.id, 1, "resume", check)
+        assert begun.wait(TIMEOUT_S)
+        for again in (job, other):
+            with pytest.raises(BusyError, match="come again later"):
+                service.resume_job(PROJECT, again.id, 1, "resume")
+        going_on.set()
+        resumed = first.result(TIMEOUT_S)
+    assert service.resume_job(PROJECT, job.id, 1, "resume") == resumed
+    assert service.resume_job(PROJECT, other.id, 1, "resume").state.directive.number == 1
+
+
+def test_a_job_that_is_not_replayed_to_its_end_stays_where_it_is(service: TunerService) -> None:
+    """The server is stopped meanwhile."""
+    job = service.create_job(PROJECT, "request", CONFIG)
+    advance(service, job.id, SimulatedTraining().run(job.state.directive))
+    interest = Interest()
+    interest.end()
+    with pytest.raises(AbandonedError):
+        service.resume_job(PROJECT, job.id, 1, "resume", interest.check)
+    assert service.get_job(PROJECT, job.id).state.directive.number == 2
+    assert service.resume_job(PROJECT, job.id, 1, "resume").state.directive.number == 1
 
 
 def test_a_request_to_go_back_that_comes_late_undoes_nothing(service: TunerService) -> None:

@@ -10,8 +10,9 @@ import pytest
 import sqlalchemy as sa
 
 from tuner_server.core.errors import ConflictError, InvalidInputError, StorageError
-from tuner_server.storage import Database, database, open_storage, sqlite
-from tuner_server.storage.sqlite import use_wal
+from tuner_server.storage import Database, database, open_storage
+from tuner_server.storage.drivers import sqlite
+from tuner_server.storage.drivers.sqlite import use_wal
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -33,8 +34,10 @@ def backup(
     from tuner_server.storage.backups.backup import backup as copy
 
     with Database(db or default_db()) as database:
-        copy(database, output)
+        unnoted = copy(database, output)
     print(f"{database.label}: copied to {output}, {output.stat().st_size} bytes, verified")
+    if unnoted:
+        print(f"lrpilot: the backup is sound, but the database could not note when it was: {unnoted}", file=sys.stderr)
 
 
 @app.command(epilog="Example: `lrpilot db restore jobs-2026-11-24.db --db sqlite:////var/lib/lrpilot/jobs.db`")

@@ -18,8 +18,11 @@ app = typer.Typer(help="Projects, to which jobs and tokens belong.", no_args_is_
 
 NO_LIMIT = "none"
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Lower-case letters, digits, inner hyphens.")]
-LiveJobsOption = Annotated[
-    str | None, typer.Option("--max-live-jobs", metavar="N", help="Live jobs at a time; `none`: no limit.")
+AliveJobsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--max-alive-jobs", metavar="N", help="Jobs at a time whose client is there (alive); `none`: no limit."
+    ),
 ]
 CallsOption = Annotated[
     str | None,
@@ -31,15 +34,15 @@ CallsOption = Annotated[
 ]
 
 
-@app.command(epilog="Example: `lrpilot projects create vision --max-live-jobs 200 --max-calls-per-s 50`")
+@app.command(epilog="Example: `lrpilot projects create vision --max-alive-jobs 200 --max-calls-per-s 50`")
 def create(
-    name: NameArgument, max_live_jobs: LiveJobsOption = None, max_calls_per_s: CallsOption = None, db: DbOption = ""
+    name: NameArgument, max_alive_jobs: AliveJobsOption = None, max_calls_per_s: CallsOption = None, db: DbOption = ""
 ) -> None:
     """Add a project. Without limits it may use what there is."""
     from tuner_server.access.records import Limits, Project
     from tuner_server.storage.access import open_access
 
-    limits = Limits.checked(_jobs(max_live_jobs), _calls(max_calls_per_s))
+    limits = Limits.checked(_jobs(max_alive_jobs), _calls(max_calls_per_s))
     project = Project.checked(name, limits, utc_now())
     with open_access(db or default_db()) as access:
         access.create_project(project)
@@ -48,7 +51,7 @@ def create(
 
 @app.command(epilog="Example: `lrpilot projects update vision --max-calls-per-s none`")
 def update(
-    name: NameArgument, max_live_jobs: LiveJobsOption = None, max_calls_per_s: CallsOption = None, db: DbOption = ""
+    name: NameArgument, max_alive_jobs: AliveJobsOption = None, max_calls_per_s: CallsOption = None, db: DbOption = ""
 ) -> None:
     """Change a project's limits: those that are named. Servers take them up within seconds."""
     from tuner_server.access.records import Limits
@@ -57,11 +60,11 @@ def update(
     with open_access(db or default_db()) as access:
         limits = access.project(name).limits
         changed = Limits.checked(
-            limits.max_live_jobs if max_live_jobs is None else _jobs(max_live_jobs),
+            limits.max_alive_jobs if max_alive_jobs is None else _jobs(max_alive_jobs),
             limits.max_calls_per_s if max_calls_per_s is None else _calls(max_calls_per_s),
         )
         access.update_project(name, changed)
-    print(f"{name}: {_shown(changed.max_live_jobs)} live jobs, {_shown(changed.max_calls_per_s)} calls a second")
+    print(f"{name}: {_shown(changed.max_alive_jobs)} jobs alive, {_shown(changed.max_calls_per_s)} calls a second")
 
 
 @app.command("list", epilog="Example: `lrpilot projects list --json`")
@@ -79,9 +82,9 @@ def list_(as_json: JsonOption = False, db: DbOption = "") -> None:
             ]
         )
         return
-    table = Table("project", "live jobs", "calls/s", "created", box=box.SIMPLE)
+    table = Table("project", "jobs alive", "calls/s", "created", box=box.SIMPLE)
     for each in projects:
-        limits = (_shown(each.limits.max_live_jobs), _shown(each.limits.max_calls_per_s))
+        limits = (_shown(each.limits.max_alive_jobs), _shown(each.limits.max_calls_per_s))
         table.add_row(each.name, *limits, f"{each.create_time:%Y-%m-%d %H:%M}")
     Terminal().print(table)
 
@@ -93,7 +96,7 @@ def _jobs(text: str | None) -> int | None:
     try:
         return int(text)
     except ValueError as error:
-        raise InvalidInputError.of("max_live_jobs", f"{text!r} is neither a whole number nor none") from error
+        raise InvalidInputError.of("max_alive_jobs", f"{text!r} is neither a whole number nor none") from error
 
 
 def _calls(text: str | None) -> float | None:

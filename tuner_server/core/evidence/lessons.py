@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Self
 
-from tuner_server.core.evidence import divergence, promise, restart
-from tuner_server.core.messages import Candidate, Report, Setback, Value
+from tuner_server.core.evidence import divergence, promise, reached, restart
+from tuner_server.core.evidence.reached import Reached
+from tuner_server.core.messages import Candidate, Directive, Report, Setback, Value
 
 
 class Lessons(Value):
@@ -22,6 +23,11 @@ class Lessons(Value):
     ceiling: float | None = None
     """No LR above this is committed, unless a search since then has found it sound: steps at `RETREAT` times it were
     rolled back. None: none were."""
+
+    rose: Setback | None = None
+    """The latest setback at which the run had lost what it had reached itself; None: there was none."""
+    reached: Reached | None = None
+    """The lowest level of a stretch of the committed steps that are carried out; None: there was none so long."""
 
     def taught(self, lr: float, report: Report, judged: float | None) -> Self:
         """The state after one more probe.
@@ -41,7 +47,26 @@ class Lessons(Value):
         ceiling = setback.lr / restart.RETREAT
         if self.ceiling is not None:
             ceiling = min(ceiling, self.ceiling)
-        return self.model_copy(update={"restarts": restart.counted(self.restarts), "ceiling": ceiling})
+        rose = self.rose if setback.reached is None else setback
+        return self.model_copy(
+            update={"restarts": restart.counted(self.restarts), "ceiling": ceiling, "rose": rose},
+        )
+
+    def held(self, directive: Directive, report: Report, until: int) -> tuple[Self, Directive] | None:
+        """The state after a part of committed steps, and their directive, whose bars are held to what they reached.
+
+        None: nothing is promised, or nothing was reached.
+
+        Args:
+            directive: as it is carried out.
+            report: on a part of it.
+            until: bars from this step of it on stay as they are.
+        """
+        known = reached.after(self.reached, report.losses)
+        if not directive.promise or self.footing is None or known is None:
+            return None
+        bars = reached.held_to(directive.promise, known, self.footing.start_loss, until)
+        return self.model_copy(update={"reached": known}), directive.model_copy(update={"promise": bars})
 
     def give_up_above(self, factor: float, lr: float, start_loss: float | None = None) -> float | None:
         """The level above which the losses of steps have diverged; None: only one that is no number has.

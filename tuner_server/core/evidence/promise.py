@@ -138,6 +138,8 @@ class Shortfall(NamedTuple):
     """None: nothing was promised of it."""
     validated: bool
     """Whether these are validations, and not training losses."""
+    reached: float | None = None
+    """What the run had reached itself, if the bar is held to that."""
 
 
 def shortfall(
@@ -156,8 +158,9 @@ def shortfall(
     if held_to is None:
         return Shortfall(median, None, validated=False)
     validated = median <= held_to.loss and bool(validations)
-    loss, bar = (validations[-1].loss, held_to.validation) if validated else (median, held_to.loss)
-    return Shortfall(loss, bar if math.isfinite(bar) else None, validated)
+    if validated:
+        return Shortfall(validations[-1].loss, _finite(held_to.validation), validated)
+    return Shortfall(median, _finite(held_to.loss), validated, held_to.reached)
 
 
 def fell_short(footing: Footing, lr: float, promise: Sequence[Bar], begin: int, report: Report) -> Setback:
@@ -174,7 +177,13 @@ def fell_short(footing: Footing, lr: float, promise: Sequence[Bar], begin: int, 
     start_loss, gain = (
         (footing.start_validation, footing.validation_gain) if short.validated else (footing.start_loss, footing.gain)
     )
+    if short.reached is not None:
+        gain = footing.start_loss - short.reached
     return Setback(lr=lr, start_loss=start_loss, gain=gain, **short._asdict())
+
+
+def _finite(bar: float) -> float | None:
+    return bar if math.isfinite(bar) else None
 
 
 def _margin(sd: float, report_steps: int) -> float:

@@ -23,6 +23,19 @@ TRUSTED_RESTARTS = 3
 MAX_RESTARTS = 10
 """A run that still diverges at an LR that was lowered so often does not diverge because of the LR."""
 
+MAX_BEGINNINGS = 3
+"""A run whose loss before any update is not finite, so many times, does not diverge because of the LR either. One might
+be a chance of the hardware."""
+
+
+def check_beginnings(n_reports: int) -> None:
+    """Looks at a run none of whose reports began with a finite loss. Raises: DivergenceError: they are enough."""
+    if n_reports >= MAX_BEGINNINGS:
+        raise DivergenceError(
+            f"none of {n_reports} reports begins with a finite loss, and nothing was updated before: the LR is not the "
+            "cause; look for what is not finite in the data, the model or the loss"
+        )
+
 
 def counted(restarts: int) -> int:
     """One restart more than before. Raises: DivergenceError: it is one too many, and the run can't be helped."""

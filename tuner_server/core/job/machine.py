@@ -18,6 +18,7 @@ from typing import Any
 from tuner_server.core import policies
 from tuner_server.core.config import JobConfig, LrBounds
 from tuner_server.core.errors import InvalidInputError, PolicyError, PreconditionError
+from tuner_server.core.evidence import restart
 from tuner_server.core.faults import described, guarded
 from tuner_server.core.job import members, parts, requested, stopping
 from tuner_server.core.job.loss_course import LossCourse
@@ -181,6 +182,8 @@ def _next(before: JobState, state: JobState, report: Report) -> Generator[Query,
         return (yield from _replanned(found))
     if report.outcome is Outcome.PARTIAL:
         return parts.taken(state, report)
+    if report.outcome is Outcome.DIVERGED and state.first_loss is None:
+        restart.check_beginnings(before.directive.number)
     if state.remaining_steps != 0:
         state, answer = yield from _ask_policy(state, report)
         if not (state.requested and answer.directive.phase.committed):

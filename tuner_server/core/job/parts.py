@@ -12,6 +12,9 @@ from tuner_server.core.job.state import JobState, Transition
 from tuner_server.core.messages import Report
 from tuner_server.core.policies.contract import Answered, checked, read_state
 
+RESHAPED = ("profile", "reason", "promise")
+"""What of a directive a policy may change while it is carried out."""
+
 
 def taken(state: JobState, report: Report) -> Transition:
     """What follows on a part that stays.
@@ -27,9 +30,9 @@ def taken(state: JobState, report: Report) -> Transition:
     decision, update = None, dict[str, Any]()
     answer = _reshaped(state, report)
     if answer is not None:
-        lrs = {"profile": answer.directive.profile, "reason": answer.directive.reason}
-        if answer.directive.profile is None or lease.model_copy(update=lrs) != answer.directive:
-            raise PolicyError("`reshape` may change the profile of a directive and its reason, and nothing else")
+        changed = {name: getattr(answer.directive, name) for name in RESHAPED}
+        if answer.directive.profile is None or lease.model_copy(update=changed) != answer.directive:
+            raise PolicyError(f"`reshape` may change of a directive {', '.join(RESHAPED)}, and nothing else")
         lease, decision = answer.directive, answer.decision
         update["policy_state"] = answer.state
     rest = lease.after(done).model_copy(update={"number": state.directive.number + 1})

@@ -195,9 +195,9 @@ class Policy(abc.ABC, Generic[O, S]):
         return None
 
     def reshape(self, state: S, directive: Directive, report: Report, progress: Progress) -> Step[S] | None:
-        """What a part of committed steps changes in the LRs of the rest; None: nothing.
+        """What a part of committed steps changes in the LRs of the rest, or in what it is held to; None: nothing.
 
-        The step's directive is the one that was given, with another profile and another reason if need be: it is read
+        The step's directive is the one that was given, with another profile, reason or promise if need be: it is read
         as if it had been issued so, and the rest of it is carried out. So a profile should go on where the steps that
         lie behind have led. Beside it the state may change, by which a policy keeps what was measured.
 

@@ -23,7 +23,7 @@ from lrpilot.wire.profile import Shape
 from lrpilot.wire.rewarming import peak_of_rest
 
 from tuner_server.core.errors import InvalidInputError
-from tuner_server.core.evidence import restart, shift
+from tuner_server.core.evidence import reached, restart, shift
 from tuner_server.core.evidence.lessons import Lessons
 from tuner_server.core.lrs import same_lr
 from tuner_server.core.messages import ChangeKind, Decision, Directive, Phase, PlanChange, Report
@@ -179,6 +179,13 @@ class Budget(Policy[BudgetOptions, BudgetState]):
         if state.search_ended or not settled:
             return None
         return shift.noticed(state, report, progress.best_since_change, progress.first_loss)
+
+    def reshape(
+        self, state: BudgetState, directive: Directive, report: Report, progress: Progress
+    ) -> Step[BudgetState] | None:
+        """Holds the steps that follow to what the run has reached itself."""
+        held = state.held(directive, report, until=math.ceil(reached.LAST_LOOK * directive.n_steps))
+        return None if held is None else Step(*held)
 
     def _replan_from_start(self, state: BudgetState, change: PlanChange, progress: Progress) -> Asking[BudgetState]:
         """What follows on a change before the first committed step."""
@@ -381,7 +388,7 @@ class Budget(Policy[BudgetOptions, BudgetState]):
             present_lr=progress.present_lr if goes_on else None,
             peak_lr=progress.peak_lr if goes_on else None,
         )
-        return Step(state, directive, decision)
+        return Step(state.model_copy(update={"reached": None}), directive, decision)
 
 
 def _remaining(progress: Progress) -> int:

@@ -107,10 +107,13 @@ class Refined(Budget):
     def reshape(
         self, state: BudgetState, directive: Directive, report: Report, progress: Progress
     ) -> Step[BudgetState] | None:
-        """Keeps the norms, and refines the rest where it is due."""
+        """Holds the rest to what the run has reached, keeps the norms, and refines what follows where it is due."""
+        held = super().reshape(state, directive, report, progress)
+        if held is not None:
+            state, directive = held.state, held.directive
         assert isinstance(state, RefinedState)
         if not directive.measures or directive.profile is None:
-            return None
+            return held
         begin, end = progress.reported_steps, progress.reported_steps + report.n_steps
         norms = report.measures.get(state.measure, ())
         state = state.model_copy(update={"track": state.track.after(norms, directive.profile, begin)})

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from lrpilot.wire.profile import Shape
 
-from tuner_server.core.evidence import promise, restart
+from tuner_server.core.evidence import promise, reached, restart
 from tuner_server.core.evidence.divergence import DIVERGENCE_FACTOR
 from tuner_server.core.evidence.lessons import Lessons
 from tuner_server.core.messages import BatchSource, Decision, Directive, Report
@@ -90,6 +90,8 @@ def lr_that_was_set(state: Lessons, base_lr: float, reason: str, stage: int = 0)
 def after_setback(state: L, directive: Directive, report: Report, begin: int) -> tuple[L, Decision]:
     """The state after the decay was rolled back, and the decision for a lower LR than the one that failed.
 
+    The LR goes back up if a lower one has not helped.
+
     Args:
         state: before that.
         directive: the decay, as it was issued.
@@ -99,9 +101,15 @@ def after_setback(state: L, directive: Directive, report: Report, begin: int) ->
     Raises:
         DivergenceError: a lower LR never helped.
     """
-    setback = restart.setback(directive, report, begin, state.footing)
+    setback, earlier = restart.setback(directive, report, begin, state.footing), state.rose
     state = state.set_back(setback)
+    if earlier is not None and reached.as_much(setback, earlier):
+        reason = f"rose as far at {setback.lr:.3g} as at {earlier.lr:.3g}, so the LR is not the cause: that one again"
+        decision = Decision(stage=directive.stage, lr=earlier.lr, reason=reason, setback=setback)
+        return state.model_copy(update={"ceiling": None}), decision
     what = "diverged at" if setback.loss is None else "fell short of its own probe at"
+    if setback.reached is not None:
+        what = f"rose from {setback.reached:.4g} to {setback.loss:.4g} at"
     reason = f"{what} {setback.lr:.3g}: a lower LR over what is left{restart.doubt(state.restarts)}"
     lr = setback.lr / restart.RETREAT
     return state, Decision(stage=directive.stage, lr=lr, reason=reason, setback=setback, lowered_by=restart.RETREAT)

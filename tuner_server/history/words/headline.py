@@ -134,7 +134,7 @@ def _loss(state: JobState, found: Timeline) -> str:
 def _cost(state: JobState, found: Timeline) -> str:
     run = state.run_steps
     if found.unsearched is not None:
-        words = f"No search: {too_short(found.unsearched, state)}."
+        words = f"No search: {_too_short(found.unsearched, state)}."
     elif not run:
         return "No steps have been reported yet."
     elif state.probe_steps:
@@ -159,7 +159,7 @@ def _plan(state: JobState, found: Timeline) -> str:
     return " ".join(sentences)
 
 
-def too_short(unsearched: Directive, state: JobState) -> str:
+def _too_short(unsearched: Directive, state: JobState) -> str:
     """Why a run has no search: `400 steps are too few for one, so the LR decays from the 0.1 that was set`."""
     profile = unsearched.profile
     assert profile is not None

@@ -25,11 +25,13 @@ def setback(stage: Stage, undoing: Undoing) -> str:
     if undoing.validated:
         way = "high" if sign > 0 else "low"
         what = f"after {steps(undoing.last_step)} a second validation in a row was too {way}: {loss}"
-    sentences = (
-        f"LR {number(undoing.lr)} was committed, and {what}.",
-        _promised(stage, undoing),
-        f"The run was rolled back, and {number(lr)} took the {n_steps} that were left.",
-    )
+    onward = f"The run was rolled back, and {number(lr)} took the {n_steps} that were left."
+    if lr is not None and undoing.lr is not None and lr > undoing.lr:
+        onward = (
+            "It rose as far as it had at a higher LR, so the LR is not the cause. The run was rolled back, and that "
+            f"LR, {number(lr)}, took the {n_steps} that were left."
+        )
+    sentences = (f"LR {number(undoing.lr)} was committed, and {what}.", _promised(stage, undoing), onward)
     return " ".join(filter(None, sentences))
 
 
@@ -48,6 +50,10 @@ def _promised(stage: Stage, undoing: Undoing) -> str:
     known = None if stage.decision is None else stage.decision.setback
     if known is None or known.start_loss is None or known.gain is None or known.validated != undoing.validated:
         return f"By then {below} was promised."
+    if undoing.reached is not None:
+        low = told_apart(undoing.reached, undoing.loss)[0]
+        lost = share(undoing.loss - undoing.reached, known.gain)
+        return f"Before that it had come down to {low}, so {lost} of what it had gained was lost again."
     if known.start_loss <= undoing.bar:  # a bar has a margin for noise, which may be large
         return f"By then {below} was promised."
     start, end = told_apart(sign * known.start_loss, sign * (known.start_loss - known.gain))

@@ -11,7 +11,7 @@ import numpy as np
 from tuner_server.core.job.life import UNTOLD, Life, Vitals
 from tuner_server.core.job.state import JobState, Status
 from tuner_server.history.timeline import Timeline
-from tuner_server.history.words.headline import after, too_short
+from tuner_server.history.words.headline import after
 from tuner_server.history.words.numbers import count, number, steps, told_apart
 from tuner_server.history.words.promise import SURE_SDS, Promise
 from tuner_server.storage import Series
@@ -132,8 +132,8 @@ def _finished(state: JobState, found: Timeline) -> Verdict:
 def _well(state: JobState, found: Timeline, promise: Promise | None) -> Verdict:
     """The verdict on an end that nothing is to be said against."""
     if found.unsearched is not None:
-        why = f"{too_short(found.unsearched, state)}."
-        return Verdict(Tone.NEUTRAL, "Finished, without a search", _with_undone(why, found))
+        # Why there was none, the headline says, which stands beside this wherever a job is told.
+        return Verdict(Tone.NEUTRAL, "Finished, without a search", _with_undone("", found))
     if promise is None:
         spent = "The budget is spent." if state.total_steps else ""
         return Verdict(Tone.GOOD, "Finished", _with_undone(spent, found))

@@ -9,19 +9,27 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from tuner_server.core.errors import InvalidInputError
+from tuner_server.base.clock import utc_now
+from tuner_server.core.errors import InvalidInputError, StorageError
+from tuner_server.storage import Backup, last_backup
 from tuner_server.storage.backups import pg_programs
 from tuner_server.storage.backups.durable_file import put_in_place, unfinished_beside
 from tuner_server.storage.backups.sqlite_copy import copy_database
 from tuner_server.storage.database import Database
+from tuner_server.storage.schema import current_version, head_version
 
 
-def backup(database: Database, target: Path) -> None:
+def backup(database: Database, target: Path) -> str:
     """Copies a database to a new file, which appears when it is complete, verified and on the disk.
+
+    The database then says when it was backed up last. Whoever may only read it makes a backup all the same.
 
     Args:
         database: any that servers may be using.
         target: where to; must not exist.
+
+    Returns:
+        Why the database could not take a note of it; empty: it did, or it is of an older version, which has none.
 
     Raises:
         InvalidInputError: the target exists, or can't be written; there is no such SQLite file.
@@ -39,6 +47,12 @@ def backup(database: Database, target: Path) -> None:
             put_in_place(unfinished, target)
     except OSError as error:
         raise InvalidInputError.of("output", f"{target}: {error.strerror}") from error
+    try:
+        if current_version(database) == head_version():
+            last_backup.note(database, Backup(utc_now(), target.stat().st_size))
+    except StorageError as error:
+        return str(error)
+    return ""
 
 
 def _copy_sqlite(database: Database, target: Path) -> None:

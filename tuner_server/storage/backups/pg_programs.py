@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tuner_server.core.errors import CorruptionError, StorageError
 from tuner_server.storage.database import Database
-from tuner_server.storage.postgresql import Session
+from tuner_server.storage.drivers.postgresql import Session
 from tuner_server.storage.tables import VERSION_TABLE, Base
 
 OUR_TABLES = (*Base.metadata.tables, VERSION_TABLE)

@@ -22,9 +22,9 @@ from tuner_server.storage.backups import pg_programs
 from tuner_server.storage.backups.durable_file import put_in_place, sync, unfinished_beside
 from tuner_server.storage.backups.sqlite_copy import copy_database
 from tuner_server.storage.database import Database
-from tuner_server.storage.postgresql import APPLICATION
+from tuner_server.storage.drivers.postgresql import APPLICATION
+from tuner_server.storage.drivers.sqlite import LOG_SUFFIXES, DatabaseFile, give_to_owner
 from tuner_server.storage.schema import require_known
-from tuner_server.storage.sqlite import LOG_SUFFIXES, DatabaseFile, give_to_owner
 
 _UNUSABLE = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
 _CONNECTED = """

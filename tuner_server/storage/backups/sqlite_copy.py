@@ -7,16 +7,16 @@ import sqlite3
 from pathlib import Path
 
 from tuner_server.core.errors import CorruptionError, StorageError
+from tuner_server.storage.drivers.sqlite import MARK, new_mark
 from tuner_server.storage.schema import require_known
-from tuner_server.storage.sqlite import MARK, new_mark
 from tuner_server.storage.tables import VERSION_TABLE
 
 
 def copy_database(source: sqlite3.Connection, target: Path, label: str) -> None:
     """Copies by SQLite's online backup, in one step: it reads one state, and in WAL mode a reader holds nobody up.
 
-    The copy is one file, with no log beside it, and has a mark of its own (`storage.sqlite`). It is looked through from
-    end to end.
+    The copy is one file, with no log beside it, and has a mark of its own (`storage.drivers.sqlite`). It is looked
+    through from end to end.
 
     Args:
         source: a connection to what is copied.

@@ -17,7 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from tuner_server.base.interest import Interest
 from tuner_server.core.errors import AbandonedError
-from tuner_server.service.long_reads import SLOTS, LongReads, is_long
+from tuner_server.service.long_reads import SLOTS, LongReads, Turn, is_long
 from tuner_server.storage import StoredJob
 
 THREADS = 4
@@ -52,7 +52,7 @@ class Answering:
         interest, waiting = Interest(), anyio.CancelScope()
         watching = asyncio.create_task(_left(request, interest, waiting))
         try:
-            async with self._turn(jobs, waiting) as limiter:
+            async with self._turn(jobs, waiting) as (limiter, _):
                 return await run_sync(functools.partial(function, interest), limiter=limiter)
         finally:
             interest.end()
@@ -79,7 +79,7 @@ class Answering:
         # From the first part on the response does.
         watching = asyncio.create_task(_left(request, interest, waiting))
         try:
-            limiter = await stack.enter_async_context(self._turn([job], waiting))
+            limiter, turn = await stack.enter_async_context(self._turn([job], waiting))
             parts = make(interest)
             # The first part has the status: what goes wrong later only breaks the transfer off.
             first = await _next(parts, limiter)
@@ -95,20 +95,23 @@ class Answering:
                 yield part
                 part = await _next(parts, limiter)
 
-        return Download(body(), stack, media_type, headers)
+        return Download(body(), stack, turn, media_type, headers)
 
     @contextlib.asynccontextmanager
-    async def _turn(self, jobs: list[StoredJob], waiting: anyio.CancelScope) -> AsyncIterator[anyio.CapacityLimiter]:
+    async def _turn(
+        self, jobs: list[StoredJob], waiting: anyio.CancelScope
+    ) -> AsyncIterator[tuple[anyio.CapacityLimiter, Turn]]:
         """The threads for what reads some jobs of one project. Who has left keeps no place among those who wait."""
         if not any(map(is_long, jobs)):
-            yield self._limiter
+            yield self._limiter, Turn()  # which nobody waits for
             return
         async with contextlib.AsyncExitStack() as stack:
+            turn: Turn | None = None
             with waiting:
-                await stack.enter_async_context(self._long_reads.turn(jobs[0].project))
-            if waiting.cancelled_caught:
+                turn = await stack.enter_async_context(self._long_reads.turn(jobs[0].project))
+            if turn is None:
                 raise AbandonedError("nobody waits for this answer any more")
-            yield self._long_limiter
+            yield self._long_limiter, turn
 
 
 class Download(StreamingResponse):
@@ -118,28 +121,34 @@ class Download(StreamingResponse):
         self,
         parts: AsyncIterator[str],
         held: contextlib.AsyncExitStack,
+        turn: Turn,
         media_type: str,
         headers: Mapping[str, str],
     ) -> None:
         super().__init__(parts, media_type=media_type, headers=headers)
-        self._held = held
+        self._held, self._turn = held, turn
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends it, until its reader has left or takes no more."""
 
         async def patient(message: Message) -> None:
-            async with asyncio.timeout(STALL_S):
-                await send(message)
+            with self._turn.taking(len(message.get("body", b""))):
+                async with asyncio.timeout(STALL_S):
+                    await send(message)
 
         async with self._held:
             if scope["method"] == "HEAD":  # nothing of it would be sent
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
                 await send({"type": "http.response.body", "body": b""})
                 return
+            sending = anyio.CancelScope()
             try:
-                await super().__call__(scope, receive, patient)
+                with sending, self._turn.cut_by(sending.cancel):
+                    await super().__call__(scope, receive, patient)
             except TimeoutError:
                 log.warning("download broken off: its reader took nothing", seconds=STALL_S, path=scope["path"])
+            if sending.cancelled_caught:
+                log.warning("download broken off: its reader was slow while others waited", path=scope["path"])
 
 
 async def _next(parts: Iterator[str], limiter: anyio.CapacityLimiter) -> str | None:

@@ -182,6 +182,10 @@ class TorchBackend(Backend):
         self._collector.forget(skipped)
         return skipped
 
+    def settled(self) -> list[float]:
+        """See `LossBuffer.settled`."""
+        return self._losses.settled()
+
     def peek(self) -> list[float]:
         """Synchronises once."""
         return self._losses.peek()

@@ -59,6 +59,7 @@ class GroupLrs:
             )
         self._lr = first
         self._ratios = [[lr / first for lr in each] for each in bases]
+        self._tuned = [*zip(self._optimizers, self._ratios, self._memories, strict=True)]
 
     def set(self, lr: float) -> None:
         """Gives the first group `lr` and the others their share of it.
@@ -67,7 +68,7 @@ class GroupLrs:
         the last call keeps the ratio that its LR has to the present one; if it was added with no LR of its own, it
         has its optimizer's default as base.
         """
-        for optimizer, ratios, memory in zip(self._optimizers, self._ratios, self._memories, strict=True):
+        for optimizer, ratios, memory in self._tuned:
             groups = optimizer.param_groups
             if len(groups) != len(ratios):
                 self._adopt(optimizer, ratios)
@@ -75,7 +76,9 @@ class GroupLrs:
             on_devices: dict[int, tuple[torch.Tensor, float]] = {}  # groups may share a tensor
             for group, ratio in zip(groups, ratios, strict=True):
                 present = group["lr"]
-                if isinstance(present, torch.Tensor) and present.device.type != "cpu":
+                if type(present) is float:
+                    group["lr"] = lr * ratio
+                elif isinstance(present, torch.Tensor) and present.device.type != "cpu":
                     on_devices[id(present)] = present, lr * ratio
                 else:
                     assign(group, lr * ratio)

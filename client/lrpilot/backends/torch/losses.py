@@ -1,31 +1,31 @@
 """Losses of a directive, kept on their device until it is over.
 
-A loss is stored as float32, whatever PyTorch's default is, since that is what goes over the wire. The watch on the
-device and `lrpilot.wire.divergence` on the host both decide by the float32 value, and alike.
+A loss is stored as float32, whatever PyTorch's default is, since that is what goes over the wire, and
+`lrpilot.wire.divergence` decides by that value.
 """
 
 from __future__ import annotations
 
 import collections
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import SupportsFloat
 
 import torch
 
 from lrpilot.arguments import loss_number
 from lrpilot.backends.torch.asynchronous import Mark, empty_on_host, mark, runs_ahead
-from lrpilot.wire.divergence import BAD_LOSSES
+from lrpilot.wire.divergence import DivergenceWatch
 
 _HOST = torch.device("cpu")
 SPARE = 64
 """Losses beyond those of a directive that find room: an interrupt between a loss and its count leaves one more."""
+PLACES = 64
+"""Places of losses that are made at once."""
 AHEAD = 4
 """Steps that the host may be ahead of a device that works on its own: a look answers for what was seen so long ago."""
-HARMLESS = torch.finfo(torch.float32).min
+SKIPPED: float = torch.finfo(torch.float32).min
 """Stands in place of a loss whose update a fused optimizer has skipped on the device: no divergence is seen in it."""
-_BEFORE = BAD_LOSSES - 1
-"""Losses before those that are looked at which may belong to a row above the limit."""
 
 
 class LossBuffer:
@@ -40,19 +40,20 @@ class LossBuffer:
         self._earlier: list[float] = []
         self._limit = math.inf
         self._memory = torch.empty(0, dtype=torch.float32, device=_HOST)
-        # The memory begins with the last `_BEFORE` earlier losses. Then comes the part that this directive may fill; of
-        # it, so many are filled and so many have been checked.
+        # The part of the memory that this directive may fill, and places in it.
         self._losses = self._memory
+        self._places: Sequence[torch.Tensor] = ()
+        self._first_place = 0
         self._n_losses = 0
-        self._n_checked = 0
-        self._diverged = False
-        # Answers on their way to the host: the losses they are about, and where in the device's work they arrive.
-        self._flags = torch.empty(0, dtype=torch.bool, device=_HOST)
-        self._looks = 0
-        # Which updates were skipped on the device; of no meaning until one may have been.
-        self._skipped = torch.empty(0, dtype=torch.bool, device=_HOST)
         self._may_have_skipped = False
-        self._arrivals: collections.deque[tuple[int, torch.Tensor, Mark]] = collections.deque()
+        # Where looks bring the losses to, how many are on their way or there, and where in the device's work they come.
+        self._host = self._memory
+        self._n_sent = 0
+        self._arrivals: collections.deque[tuple[int, Mark]] = collections.deque()
+        # What looks have brought, and what was seen in it.
+        self._settled: list[float] = []
+        self._watch = DivergenceWatch()
+        self._diverged = False
 
     def begin(self, n_steps: int, limit: float = math.inf, earlier: Iterable[float] = ()) -> None:
         """Starts anew.
@@ -63,17 +64,14 @@ class LossBuffer:
             earlier: losses that come before, of a run that is resumed; they show no divergence.
         """
         self._room = n_steps + SPARE
-        self._limit = _float32_at_most(limit)
-        self._forget()
-        self._earlier = list(earlier)
+        self._limit = limit
+        self._forget(earlier)
 
     @property
     def device(self) -> torch.device:
         """Where the losses of this directive are."""
         return self._memory.device
 
-    @torch.inference_mode(False)
-    @torch.no_grad()
     def append(self, loss: torch.Tensor | SupportsFloat, overflow: torch.Tensor | None = None) -> None:
         """Adds the loss of a step: a tensor of one element on any device, or a number.
 
@@ -87,69 +85,52 @@ class LossBuffer:
         """
         if not isinstance(loss, torch.Tensor):
             loss = torch.tensor(loss_number(loss), dtype=torch.float64, device=_HOST)
-        if loss.numel() != 1:
-            shape = tuple(loss.shape)
-            raise ValueError(f"loss: shape {shape} is not a scalar; pass loss.mean()")
+        if loss.dim():
+            if loss.numel() != 1:
+                shape = tuple(loss.shape)
+                raise ValueError(f"loss: shape {shape} is not a scalar; pass loss.mean()")
+            loss = loss.reshape(())
         if loss.is_complex():
             raise ValueError("loss: a complex number is no loss; pass its real part, or loss.abs()")
         if self._n_losses == 0:
             self._reserve(loss.device)
-        place = self._losses[self._n_losses]
-        place.copy_(loss.reshape(()))
+        # Without its history it can be copied in whatever mode the loop is in: to enter another takes longer than that.
+        n = self._n_losses - self._first_place
+        place = self._places[n] if 0 <= n < len(self._places) else self._new_places()
+        place.copy_(loss.detach() if loss.requires_grad else loss)
         if overflow is not None:
-            if not self._may_have_skipped:
-                self._skipped.zero_()
-                self._may_have_skipped = True
-            flag = self._skipped[self._n_losses]
-            flag.copy_(overflow.to(place.device, non_blocking=True).reshape(()) != 0)
-            place.masked_fill_(flag, HARMLESS)
+            self._may_have_skipped = True
+            place.masked_fill_(overflow.to(place.device, non_blocking=True).reshape(()) != 0, SKIPPED)
         self._n_losses += 1
 
-    @torch.no_grad()
     def check(self) -> bool:
-        """Whether a divergence has been seen since `begin` or `flush`.
-
-        On a device that works on its own the answer is that of the last look after which `AHEAD` losses or more have
-        come: a look starts the copy of a flag to pinned memory, and a later one waits for it, by when it has long been
-        there. So it depends on the losses alone, and not on how fast anything is. Elsewhere it holds for all losses.
-        """
-        while self._arrivals and self._n_losses - self._arrivals[0][0] >= AHEAD:
-            _, flag, arrival = self._arrivals.popleft()
-            arrival.synchronize()
-            self._diverged |= bool(flag)
-        if self._diverged or self._n_checked == self._n_losses:
-            return self._diverged
-        seen = self._memory[self._n_checked : _BEFORE + self._n_losses]
-        unseen = seen[_BEFORE:]
-        self._n_checked = self._n_losses
-        rows_above = (seen > self._limit).unfold(0, BAD_LOSSES, 1).all(dim=1)
-        divergent = (~unseen.isfinite() | rows_above).any()
-        if runs_ahead(unseen.device):
-            flag = self._flags[self._looks % len(self._flags)]
-            flag.copy_(divergent, non_blocking=True)
-            # The stream of the loss's device, which need not be the current one.
-            self._arrivals.append((self._n_losses, flag, mark(unseen.device)))
-            self._looks += 1
-        else:
-            self._diverged = bool(divergent)
+        """Whether a divergence has been seen since `begin` or `flush`, in the losses that are `settled`."""
+        self._look()
         return self._diverged
 
-    @torch.no_grad()
+    def settled(self) -> list[float]:
+        """The losses that can be had without waiting for the last steps, as `peek` gives them.
+
+        On a device that works on its own they are those up to the last look after which `AHEAD` losses or more have
+        come: a look starts their copy to pinned memory, and a later one waits for it, by when they have long been
+        there. So which they are depends on steps and looks alone, and not on how fast anything is. Elsewhere they are
+        all losses.
+        """
+        self._look()
+        return self._told(self._settled)
+
     def forget_skipped(self) -> list[int]:
         """Takes those losses out whose updates were skipped on the device; which they were. Synchronises once."""
         if not self._may_have_skipped:
             return []
-        flags = self._skipped_updates()
+        losses: list[float] = self._losses[: self._n_losses].tolist()
         self._may_have_skipped = False
-        skipped = [i for i, flag in enumerate(flags) if flag]
-        if skipped:
-            losses: list[float] = self._losses[: self._n_losses].tolist()
-            kept = [loss for loss, flag in zip(losses, flags, strict=True) if not flag]
+        kept = [loss for loss in losses if loss != SKIPPED]
+        if len(kept) < len(losses):
             self._n_losses = len(kept)
-            self._n_checked = min(self._n_checked, self._n_losses)
             self._losses[: len(kept)] = torch.tensor(kept, dtype=torch.float32, device=_HOST)
-            self._arrivals.clear()
-        return [len(self._earlier) + i for i in skipped]
+            self._begin_looks()
+        return [len(self._earlier) + i for i, loss in enumerate(losses) if loss == SKIPPED]
 
     def flush(self) -> list[float]:
         """The losses since `begin` or the last flush, oldest first; they are forgotten. Synchronises once."""
@@ -162,46 +143,61 @@ class LossBuffer:
 
         Where an update was skipped, and not forgotten yet, the loss before it is told again.
         """
-        losses = self._earlier.copy()
-        for loss, skipped in zip(self._losses[: self._n_losses].tolist(), self._skipped_updates(), strict=True):
-            losses.append(losses[-1] if skipped and losses else loss)
-        return losses
+        return self._told(self._losses[: self._n_losses].tolist())
 
-    def _skipped_updates(self) -> list[bool]:
-        """Whether the update of each loss since `begin` or the last flush was skipped on the device."""
-        if not self._may_have_skipped:
-            return [False] * self._n_losses
-        flags: list[bool] = self._skipped[: self._n_losses].tolist()
-        return flags
+    def _told(self, losses: Iterable[float]) -> list[float]:
+        """These losses, behind the earlier ones."""
+        told = self._earlier.copy()
+        for loss in losses:
+            told.append(told[-1] if self._may_have_skipped and loss == SKIPPED and told else loss)
+        return told
 
-    def _forget(self) -> None:
-        self._earlier = []
+    def _look(self) -> None:
+        """Looks at the losses that have arrived, and has those on a device that are new sent after them."""
+        ahead = runs_ahead(self.device)
+        n_arrived = len(self._settled) if ahead else self._n_losses
+        while self._arrivals and self._n_losses - self._arrivals[0][0] >= AHEAD:
+            n_arrived, arrival = self._arrivals.popleft()
+            arrival.synchronize()
+        for loss in self._host[len(self._settled) : n_arrived].tolist():
+            self._settled.append(loss)
+            self._diverged |= self._watch.sees(loss)
+        if ahead and self._n_sent < self._n_losses:
+            new = slice(self._n_sent, self._n_losses)
+            self._host[new].copy_(self._losses[new], non_blocking=True)
+            # The stream of the losses' device, which need not be the current one.
+            self._arrivals.append((self._n_losses, mark(self.device)))
+            self._n_sent = self._n_losses
+
+    def _forget(self, earlier: Iterable[float] = ()) -> None:
+        self._earlier = list(earlier)
         self._n_losses = 0
-        self._n_checked = 0
         self._diverged = False
         self._may_have_skipped = False
-        self._arrivals.clear()
+        self._begin_looks()
 
+    def _begin_looks(self) -> None:
+        """Nothing has been looked at but the earlier losses."""
+        self._n_sent = 0
+        self._arrivals.clear()
+        self._settled = []
+        self._watch = DivergenceWatch(self._limit)
+        for loss in self._earlier:
+            self._watch.sees(loss)
+
+    def _new_places(self) -> torch.Tensor:
+        """Where the next loss goes. Some more places are made beside it, which takes a tenth of one at every step."""
+        self._places = self._losses[self._n_losses : self._n_losses + PLACES].unbind()
+        self._first_place = self._n_losses
+        return self._places[0]
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def _reserve(self, device: torch.device) -> None:
         """Room on a device, used again as long as it suffices."""
-        size = _BEFORE + self._room
-        if self._memory.device != device or len(self._memory) < size:
-            self._memory = torch.empty(size, dtype=torch.float32, device=device)
-            self._skipped = torch.empty(size, dtype=torch.bool, device=device)
-            self._flags = empty_on_host(AHEAD + 1, torch.bool, device)
-        self._losses = self._memory[_BEFORE:size]
-        before = self._earlier[-_BEFORE:]
-        for i, loss in enumerate([-math.inf] * (_BEFORE - len(before)) + before):
-            self._memory[i] = loss
-
-
-def _float32_at_most(limit: float) -> float:
-    """The largest float32 that is not above the limit.
-
-    Devices round a limit to float32 before they compare. This one is rounded already, and no float32 loss lies between
-    it and the limit.
-    """
-    rounded = torch.tensor(limit, dtype=torch.float32, device=_HOST)
-    if rounded.item() > limit:
-        rounded = torch.nextafter(rounded, torch.full_like(rounded, -math.inf))
-    return rounded.item()
+        if self._memory.device != device or len(self._memory) < self._room:
+            self._memory = torch.empty(self._room, dtype=torch.float32, device=device)
+            ahead = runs_ahead(device)
+            self._host = empty_on_host(self._room, torch.float32, device) if ahead else self._memory
+        self._losses = self._memory[: self._room]
+        self._places = ()

@@ -20,6 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from lrpilot.backends.torch.asynchronous import is_recording, runs_ahead
 from lrpilot.objects.graph import ObjectGraph
 
+_HOST = torch.device("cpu")
 FORGOTTEN = 3
 """Updates in a row with no `tuner.step` that can't all belong together."""
 LONGEST_PAUSE = 100
@@ -43,6 +44,7 @@ class Updates:
         """Watches the optimizers as long as it lives; `scaled`: a GradScaler may skip updates, the first ones too."""
         families = [family_of(optimizer) for optimizer in optimizers]
         self._counts = [[0] * len(family) for family in families]
+        self._made = 0
         self._known = scaled
         self._scaled = scaled
         self._idle = 0
@@ -51,6 +53,7 @@ class Updates:
         self._overflows: list[torch.Tensor] = []
         self._n_sound = 0
         self._recorded = False
+        self._on_host: set[tuple[int, int]] = set()
         self.overflow: torch.Tensor | None = None
         """The last update's flag, where its device decides whether it is skipped: then it is not zero."""
         self._watching = True
@@ -65,11 +68,11 @@ class Updates:
 
     def took_place(self) -> bool:
         """Whether there was an update since the last call, as far as that is known; forgets it."""
-        made = [*map(_updates, self._counts)]
-        fewest = min(made)
+        made = self._made
+        fewest = self._fewest() if made > len(self._counts) else 1
         self._forget()
         self._calls += 1
-        if any(made):
+        if made:
             self._idle = 0
             if fewest > 1 and self._calls > 1:
                 self._say_rare(fewest)
@@ -91,7 +94,8 @@ class Updates:
             )
 
     def watch(self) -> None:
-        """Watches again after `pause`: the run goes on."""
+        """A directive begins. After `pause` it watches again: the run goes on."""
+        self._on_host.clear()
         if not self._watching:
             self._watching = True
             self._calls = 0
@@ -112,13 +116,14 @@ class Updates:
         if not self._watching:
             return
         overflow = getattr(optimizer, "found_inf", None)
-        self._recorded |= is_recording(_device_of(optimizer))
-        on_device = overflow is not None and runs_ahead(overflow.device)
-        if overflow is not None and on_device:
+        if (number, member) not in self._on_host and not self._recorded:
+            self._look_for_graph(number, member, optimizer)
+        if overflow is not None and runs_ahead(overflow.device):
             self._overflows.append(overflow)
         elif overflow:
             return
-        self._n_sound += not on_device
+        else:
+            self._n_sound += 1
         if not self._known:
             self._known = True
             self._strangers.close()
@@ -128,22 +133,37 @@ class Updates:
                     "tuner.step(loss) came before the first optimizer.step(): call it after it (a GradScaler that "
                     "skipped that update belongs into register=)",
                 )
+        self._made += 1
         self._counts[number][member] += 1
         if self._counts[number][member] >= FORGOTTEN:
-            fewest = min(map(_updates, self._counts))
+            fewest = self._fewest()
             if fewest >= FORGOTTEN:
                 self._say_rare(fewest)
 
+    def _look_for_graph(self, number: int, member: int, optimizer: torch.optim.Optimizer) -> None:
+        """Sees whether an update is recorded in a graph; on a host none is, so there it is asked once a directive."""
+        device = _device_of(optimizer)
+        self._recorded = is_recording(device)
+        if not runs_ahead(device):
+            self._on_host.add((number, member))
+
+    def _fewest(self) -> int:
+        """How often each optimizer has been called, at least."""
+        return min(map(_updates, self._counts))
+
     def _forget(self) -> None:
         """Begins to count anew. An update was skipped if no optimizer made one."""
-        flags, self._overflows = self._overflows, []
         self.overflow = None
-        if flags and not self._n_sound:
-            alike = (flag.to(flags[0].device, non_blocking=True) for flag in flags)
-            self.overflow = functools.reduce(torch.minimum, alike)
+        if self._overflows:
+            flags, self._overflows = self._overflows, []
+            if not self._n_sound:
+                alike = (flag.to(flags[0].device, non_blocking=True) for flag in flags)
+                self.overflow = functools.reduce(torch.minimum, alike)
         self._n_sound = 0
-        for counts in self._counts:
-            counts[:] = [0] * len(counts)
+        if self._made:
+            self._made = 0
+            for counts in self._counts:
+                counts[:] = [0] * len(counts)
 
     def _say_rare(self, count: int) -> None:
         self._say(
@@ -254,8 +274,10 @@ def _hook(updates: weakref.ref[Updates], number: int, member: int) -> Any:
 
 def _device_of(optimizer: torch.optim.Optimizer) -> torch.device:
     """Where an optimizer's first parameter is."""
-    found = (each.device for group in optimizer.param_groups for each in group["params"])
-    return next(found, torch.device("cpu"))
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            return parameter.device  # type: ignore[no-any-return]  # groups hold anything
+    return _HOST
 
 
 def remove_hooks(handles: list[Any]) -> None:

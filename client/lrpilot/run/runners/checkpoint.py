@@ -70,7 +70,7 @@ class ResumableRunner(PopulationRunner):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where another process was, after its model and optimizer were loaded too, and before `batches`.
 
-        The server takes the job back there; the job that this tuner opened is cancelled. With the same data the run
+        The server takes the job back there; the job that this tuner opened is deleted. With the same data the run
         comes out as if it had not been interrupted.
 
         With another `total_steps` the end of the run is moved, as by `extend`.

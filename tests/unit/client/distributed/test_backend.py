@@ -9,10 +9,13 @@ from unittest import mock
 import pytest
 import torch
 from lrpilot.backends.torch.backend import TorchBackend
+from lrpilot.backends.torch.losses import AHEAD
 from lrpilot.distributed.backend import DistributedBackend
 from lrpilot.distributed.ranks import Ranks
 from lrpilot.wire.divergence import BAD_LOSSES
 from torch import nn
+
+from tests.support.backends.pretended_device import PretendedDevice
 
 
 class Two(Ranks):
@@ -59,6 +62,21 @@ def test_each_loss_is_reduced_once_and_none_at_an_ordinary_step() -> None:
     assert rank.flush() == [2.0, 3.0, 4.0]
     assert ranks.reductions == [2, 1]
     assert rank.peek() == []
+
+
+def test_a_look_waits_for_no_step_that_is_not_old_and_the_report_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    PretendedDevice(monkeypatch)
+    ranks = Two([1.0] * 12)
+    rank = backend(ranks)
+    rank.begin(12)
+    seen = []
+    for step in range(12):
+        rank.append(torch.tensor(math.nan if step == 3 else 1.0))
+        seen.append(rank.diverged())
+    assert ranks.reductions == [1] * (12 - AHEAD)
+    assert seen.index(True) == 3 + AHEAD
+    assert len(rank.flush()) == 12
+    assert ranks.reductions[-1] == AHEAD
 
 
 def test_losses_of_an_earlier_process_are_reduced_again() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 import pytest
-from lrpilot.errors import RefusedError, UnavailableError
+from lrpilot.errors import UnavailableError
 from lrpilot.session.run_state import RunState
 from lrpilot.session.session import Session
 from lrpilot.v1 import tuner_pb2 as pb
@@ -48,7 +49,7 @@ def test_the_job_is_that_of_the_process_that_went_on_last(caplog: pytest.LogCapt
     with caplog.at_level(logging.WARNING, "lrpilot"):
         alone = former.answer(following)
     assert "another process has gone on with job" in caplog.text
-    assert (alone.phase, alone.reason) == (pb.PHASE_TRAIN, "without a server: annealing")
+    assert (alone.phase, alone.reason) == (pb.PHASE_TRAIN, "on its own: annealing")
     # The one that went on was not disturbed.
     assert present.answer(following).number == following.number + 1
     assert jobs.state.directive.number == following.number + 1
@@ -104,7 +105,7 @@ def test_a_process_whose_checkpoint_another_has_taken_meanwhile_trains_on_alone(
         late.training = former.training
         alone = late.answer(directive)
     assert "the server refuses, training goes on from its checkpoint" in caplog.text
-    assert alone.reason == "without a server: annealing"
+    assert alone.reason == "on its own: annealing"
 
 
 class Signed(KeptJobs):
@@ -157,24 +158,34 @@ def raises_unavailable(*_: object) -> None:
     raise UnavailableError("the server is away", "UNAVAILABLE")
 
 
-def test_the_job_that_a_resumed_process_opened_first_is_left_where_it_may_not_be_cancelled() -> None:
-    left: list[str] = []
+@pytest.mark.parametrize("n_reports", [0, 1])
+def test_the_job_that_a_resumed_process_opened_first_is_gone_unless_it_ran(n_reports: int) -> None:
+    """Somebody who looks at the list sees one run."""
+    with contextlib.closing(KeptJobs()) as jobs:
+        former = Process(jobs)
+        directive = former.open()
+        kept, checkpoint = jobs.job_id, former.session.state_dict()
+        present = Process(jobs)
+        stray_directive = present.open()
+        stray = jobs.job_id
+        assert stray != kept
+        for _ in range(n_reports):
+            present.answer(stray_directive)
+        present.session.load_state_dict(checkpoint)
+        assert present.answer(directive).number == directive.number + 1
+        assert jobs.listed() == ({kept, stray} if n_reports else {kept})
 
-    class WithoutTheScope(KeptJobs):
-        def cancel_job(self, request: pb.CancelJobRequest, timeout_s: float) -> pb.CancelJobResponse:
-            raise RefusedError("CancelJob needs scope cancel", "PERMISSION_DENIED")
 
+def test_a_run_is_resumed_though_the_server_is_away_as_its_first_job_is_left() -> None:
+    class Away(KeptJobs):
         def leave_job(self, request: pb.LeaveJobRequest, timeout_s: float) -> pb.LeaveJobResponse:
-            left.append(request.job_id)
-            return super().leave_job(request, timeout_s)
+            raise UnavailableError("the server is away", "UNAVAILABLE")
 
-    jobs = WithoutTheScope()
-    former = Process(jobs)
-    directive = former.open()
-    checkpoint = former.session.state_dict()
-    present = Process(jobs)
-    present.open()
-    stray = jobs.job_id
-    present.session.load_state_dict(checkpoint)
-    assert left == [stray]
-    assert present.answer(directive).number == directive.number + 1
+    with contextlib.closing(Away()) as jobs:
+        former = Process(jobs)
+        directive = former.open()
+        checkpoint = former.session.state_dict()
+        present = Process(jobs)
+        present.open()
+        present.session.load_state_dict(checkpoint)
+        assert present.answer(directive).number == directive.number + 1

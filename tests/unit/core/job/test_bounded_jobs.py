@@ -67,7 +67,7 @@ def replans(directive: Directive, i: int) -> Report:
 
 
 def diverges(directive: Directive, i: int) -> Report:
-    return Report(directive_number=directive.number, outcome=Outcome.DIVERGED, losses=(math.nan,))
+    return Report(directive_number=directive.number, outcome=Outcome.DIVERGED, losses=(1.0, math.nan))
 
 
 @pytest.mark.parametrize("report", [in_parts, alone, replans])

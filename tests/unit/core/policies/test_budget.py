@@ -83,7 +83,8 @@ def test_every_step_is_spent_and_none_more(
         assert n_run + directive.n_steps <= total_steps
         part, short = next(ends, (2.0, False))
         loss = slope * math.log(max(profile_of(directive).start_lr, 1e-100))
-        report = _ended(directive, loss, max(1, int(part * directive.n_steps)) if part < 1 else None, short)
+        diverges = part < 1 and directive.n_steps > 1  # the first loss is from before any update
+        report = _ended(directive, loss, max(2, int(part * directive.n_steps)) if diverges else None, short)
         n_run += report.n_steps
         n_searched += 0 if directive.phase.committed else report.n_steps
         transition = machine.advance(transition.state, report)

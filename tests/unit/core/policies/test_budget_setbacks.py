@@ -22,12 +22,13 @@ from tests.support.jobs.budget_jobs import (
     search,
     short_on,
 )
+from tuner_server.core.evidence import reached
 from tuner_server.core.evidence.promise import FIRST_LOSSES, LAST_LOOK, LAST_TRAINING_LOOK, STAIRS
 from tuner_server.core.evidence.restart import RETREAT, TRUSTED_RESTARTS
 from tuner_server.core.job import machine
 from tuner_server.core.job.machine import Status, Transition
 from tuner_server.core.messages import Directive, Outcome, Phase, Replacement, Report, Setback, Validation
-from tuner_server.core.policies.budget import FEWEST_STEPS
+from tuner_server.core.policies.budget import FEWEST_STEPS, BudgetState
 from tuner_server.core.policies.budget_options import BudgetOptions
 from tuner_server.core.stages.final_decay import PROMISES
 from tuner_server.service.family import optimum_of
@@ -110,6 +111,8 @@ def test_probes_and_decay_give_up_so_many_times_as_far_above_the_start_as_the_be
 
 BEGIN, END = 3.0, 2.0
 """Where the losses of every probe begin, and where those of the best one end: it gains 1, without noise."""
+OWN = 0.5
+"""What committed steps come to themselves."""
 
 
 def promising(**fields: Any) -> Transition:
@@ -117,10 +120,15 @@ def promising(**fields: Any) -> Transition:
     return committing(config(4000, **PLAIN | fields), BEGIN, END)
 
 
-def sound(transition: Transition, steps: int) -> Transition:
-    """After so many committed steps as good as the best probe."""
-    report = Report(directive_number=transition.directive.number, outcome=Outcome.PARTIAL, losses=(END,) * steps)
+def sound(transition: Transition, steps: int, loss: float = END) -> Transition:
+    """After so many committed steps, as good as the best probe if nothing else is said."""
+    report = Report(directive_number=transition.directive.number, outcome=Outcome.PARTIAL, losses=(loss,) * steps)
     return machine.advance(transition.state, report)
+
+
+def reaching(transition: Transition) -> Transition:
+    """After one more report of committed steps, far below what the best probe came to."""
+    return sound(transition, transition.directive.report_every, OWN)
 
 
 def short(transition: Transition, steps: int = 200, loss: float = BEGIN) -> Transition:
@@ -166,13 +174,75 @@ def test_steps_that_fall_short_are_given_back_and_the_lr_is_lowered() -> None:
 def test_the_decision_after_a_broken_promise_has_the_evidence(stair: int) -> None:
     transition = promising()
     lr, promise = profile_of(transition.directive).start_lr, transition.directive.promise
-    transition = sound(transition, promise[stair].from_step)
+    # Just below the bar, so that what the run has reached itself asks for less than the probe's promise.
+    transition = sound(transition, promise[stair].from_step, promise[stair].loss - 0.01)
     decision = short(transition, loss=2.75).decision
     assert decision is not None
     assert decision.lr == pytest.approx(lr / RETREAT)
     bar = promise[stair].loss
     assert decision.setback == Setback(lr=lr, loss=2.75, bar=bar, start_loss=BEGIN, gain=BEGIN - END)
     assert decision.reason.startswith(f"fell short of its own probe at {lr:.3g}")
+
+
+def test_a_run_is_held_to_what_it_has_reached_itself_while_its_lr_is_near_the_peak() -> None:
+    transition = reaching(promising())
+    n_steps = transition.state.lease.n_steps
+    own = OWN + reached.SHARE * (BEGIN - OWN)
+    held = [bar for bar in transition.state.lease.promise if bar.reached is not None]
+    assert [bar.loss for bar in held] == pytest.approx([own] * 2)
+    assert [bar.reached for bar in held] == [OWN] * 2
+    assert all(bar.from_step < reached.LAST_LOOK * n_steps for bar in held)
+    assert [bar.loss for bar in transition.directive.promise[:2]] == pytest.approx([own] * 2)
+    assert profile_of(transition.state.lease) == profile_of(promising().directive)
+
+
+def test_a_run_that_loses_what_it_had_reached_is_rolled_back_with_the_evidence() -> None:
+    transition = reaching(promising())
+    lr = profile_of(transition.directive).start_lr
+    own = OWN + reached.SHARE * (BEGIN - OWN)
+    transition = short(transition, loss=1.4)
+    assert transition.state.committed_steps == 0
+    decision = transition.decision
+    assert decision is not None
+    assert decision.lr == pytest.approx(lr / RETREAT)
+    evidence = decision.setback
+    assert evidence is not None
+    assert evidence.bar == pytest.approx(own)
+    assert evidence == Setback(lr=lr, loss=1.4, bar=evidence.bar, start_loss=BEGIN, gain=BEGIN - OWN, reached=OWN)
+    assert decision.reason.startswith(f"rose from 0.5 to 1.4 at {lr:.3g}")
+
+
+def test_a_rise_that_a_lower_lr_has_as_well_leads_back_to_the_lr_before_it() -> None:
+    transition = promising()
+    lr = profile_of(transition.directive).start_lr
+    transition = short(reaching(transition), loss=1.4)
+    transition = short(reaching(transition), loss=1.3)
+    assert profile_of(transition.directive).start_lr == pytest.approx(lr)
+    assert not transition.directive.promise
+    decision = transition.decision
+    assert decision is not None
+    assert decision.reason.startswith(f"rose as far at {lr / RETREAT:.3g} as at {lr:.3g}, so the LR is not the cause")
+    assert decision.lowered_by is None
+    assert BudgetState.model_validate(transition.state.policy_state).ceiling is None
+
+
+def test_a_rise_that_is_smaller_at_a_lower_lr_leads_to_one_that_is_lower_still() -> None:
+    transition = promising()
+    lr = profile_of(transition.directive).start_lr
+    transition = short(reaching(short(reaching(transition), loss=2.5)), loss=1.0)
+    assert profile_of(transition.directive).start_lr == pytest.approx(lr / RETREAT**2)
+
+
+def test_what_the_attempt_before_had_reached_counts_for_nothing() -> None:
+    transition = short(reaching(promising()), loss=1.4)
+    assert all(bar.reached is None for bar in transition.directive.promise)
+
+
+def test_after_two_setbacks_a_run_is_not_held_to_itself_either() -> None:
+    transition = promising()
+    for _ in range(PROMISES):
+        transition = short(reaching(transition), loss=1.4)
+    assert not reaching(transition).directive.promise
 
 
 def test_a_run_that_loses_what_it_had_gained_falls_short_by_its_validations() -> None:

@@ -10,7 +10,15 @@ import pytest
 
 from tests.support.jobs.broken_promises import DyingTraining
 from tests.support.jobs.sample_jobs import job_config
-from tests.support.jobs.simulated_training import QUICK, Exchange, NoNumbers, Run, SimulatedTraining, config, drive
+from tests.support.jobs.simulated_training import (
+    QUICK,
+    Exchange,
+    NoNumbersAfterAStep,
+    Run,
+    SimulatedTraining,
+    config,
+    drive,
+)
 from tuner_server.core.evidence.extrapolation import CURVE_POINTS
 from tuner_server.core.evidence.restart import RETREAT
 from tuner_server.core.forecast import (
@@ -159,7 +167,7 @@ def test_a_state_keeps_the_best_candidates_extrapolation_alone_and_while_the_sea
 
 
 def test_where_all_diverged_nothing_is_extrapolated() -> None:
-    run = drive(config(800, **QUICK), NoNumbers(), max_directives=4)
+    run = drive(config(800, **QUICK), NoNumbersAfterAStep(), max_directives=4)
     ((_, decision),) = committing(run)
     assert decision.extrapolation is None
     assert (decision.optimum, decision.correction) == (None, None)

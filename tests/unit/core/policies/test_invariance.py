@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.support.jobs import budget_jobs, open_ended_jobs
 from tests.support.jobs.broken_promises import DEADLY_TWICE, DyingTraining, OverfittingTraining
-from tests.support.jobs.simulated_training import QUICK, NoNumbers, Run, SimulatedTraining, config, drive
+from tests.support.jobs.simulated_training import QUICK, NoNumbersAfterAStep, Run, SimulatedTraining, config, drive
 from tuner_server.core.config import JobConfig
 from tuner_server.core.messages import Bar, Directive, Outcome, Phase, Report, Validation
 
@@ -111,7 +111,7 @@ JOBS: dict[str, tuple[JobConfig, Callable[[Unit], SimulatedTraining]]] = {
     "budget, noisy range test": (UNBOUNDED, lambda unit: told_in(unit, SimulatedTraining, noise=0.5)),
     "budget, dying": (VALIDATED, lambda unit: told_in(unit, DyingTraining, deadly_lr=DEADLY_TWICE, validates=True)),
     "budget, overfitting": (VALIDATED, lambda unit: told_in(unit, OverfittingTraining)),
-    "budget, no number": (BUDGET, lambda unit: told_in(unit, NoNumbers)),
+    "budget, no number": (BUDGET, lambda unit: told_in(unit, NoNumbersAfterAStep)),
     "open_ended": (ENDLESS, lambda unit: told_in(unit, SimulatedTraining)),
     "open_ended, diverging": (ENDLESS, lambda unit: told_in(unit, SimulatedTraining, edge_lr=0.02)),
     "open_ended, validated": (ENDLESS_VALIDATED, lambda unit: told_in(unit, SimulatedTraining, validates=True)),

@@ -7,7 +7,7 @@ from lrpilot.wire.profile import Profile
 
 from tests.support.jobs.incomplete_rollback import NOTE, LeakingTraining
 from tests.support.jobs.sample_jobs import history, job_config
-from tests.support.jobs.simulated_training import QUICK, NoNumbers, Run, SimulatedTraining, config, drive
+from tests.support.jobs.simulated_training import QUICK, NoNumbersAfterAStep, Run, SimulatedTraining, config, drive
 from tuner_server.core.config import JobConfig
 from tuner_server.core.messages import Candidate, Decision, Directive, Phase
 from tuner_server.history.stage import Stage
@@ -142,7 +142,7 @@ def test_what_the_run_is_held_to_is_told(searched: Stage) -> None:
 
 @pytest.mark.parametrize("job", [BUDGET, config(800, **QUICK)], ids=["budget", "autolrs"])
 def test_where_all_probes_diverged_it_says_how_the_lr_lies_to_theirs(job: JobConfig) -> None:
-    stage = timeline(history(drive(job, NoNumbers(), max_directives=8))).stages[0]
+    stage = timeline(history(drive(job, NoNumbersAfterAStep(), max_directives=8))).stages[0]
     words = "All diverged, so LR {}, {}, is the safe choice."
     assert words.format(number(stage.lr), "below what was tried") in why(stage, job)
     lowest = min(candidate.lr for candidate in stage.candidates)

@@ -41,6 +41,25 @@ def test_a_setback_tells_its_evidence_and_what_came_next(stage: Stage) -> None:
     )
 
 
+def test_a_run_that_lost_what_it_had_reached_itself_is_told_so(stage: Stage) -> None:
+    known = Setback(lr=0.3, loss=1.4, bar=0.77, start_loss=2.3, gain=1.8, reached=0.5)
+    assert setback(_with_setback(stage, known), dataclasses.replace(SHORT, loss=1.4, bar=0.77, reached=0.5)) == (
+        "LR 0.3 was committed, and its steps 150 to 200 had a median loss of 1.4. Before that it had come down to 0.5, "
+        "so 50% of what it had gained was lost again. The run was rolled back, and 0.095 took the 800 steps that were "
+        "left."
+    )
+
+
+def test_a_lower_lr_that_did_not_help_is_said_not_to_be_the_cause(stage: Stage) -> None:
+    known = Setback(lr=0.03, loss=1.4, bar=0.77, start_loss=2.3, gain=1.8, reached=0.5)
+    undoing = dataclasses.replace(SHORT, lr=0.03, loss=1.4, bar=0.77, reached=0.5)
+    words = setback(_with_setback(stage, known), undoing)
+    assert words.endswith(
+        "It rose as far as it had at a higher LR, so the LR is not the cause. The run was rolled back, and that LR, "
+        "0.095, took the 800 steps that were left."
+    )
+
+
 def test_losses_may_be_below_zero(stage: Stage) -> None:
     known = Setback(lr=0.3, loss=-1.7, bar=-2.28, start_loss=-1.69, gain=1.19)
     below = dataclasses.replace(SHORT, loss=-1.7, bar=-2.28)
@@ -90,7 +109,12 @@ def test_the_bar_is_the_one_that_counted_at_these_steps(stage: Stage) -> None:
     assert undoing.bar is not None
     assert undoing.loss is not None
     assert math.isfinite(undoing.bar)
-    assert f"a loss below {undoing.bar:.3g}" in setback(stage, undoing)
+    assert stage.decision is not None
+    known = stage.decision.setback
+    assert known is not None
+    assert (undoing.bar, undoing.reached) == (known.bar, known.reached)
+    assert undoing.reached is not None
+    assert f"had come down to {undoing.reached:.3g}" in setback(stage, undoing)
     assert f"a median loss of {undoing.loss:.3g}" in setback(stage, undoing)
 
 

@@ -217,6 +217,35 @@ def test_a_reader_that_takes_nothing_is_not_waited_for(service: GatedService, mo
     asyncio.run(stall())
 
 
+def test_a_reader_drop_by_drop_is_broken_off_as_soon_as_another_one_waits(
+    service: GatedService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(long_reads, "LONG_STEPS", 1)
+    monkeypatch.setattr(long_reads, "GRACE_S", 0.0)
+    monkeypatch.setattr(long_reads, "LEAST_BYTES_PER_S", 10**12)
+    job_id = run_job(service, job_config("budget"), SimulatedTraining(validates=True), 2)
+
+    async def drip() -> None:
+        reader = Reader(service, f"/jobs/{job_id}/data.csv")
+        running = asyncio.create_task(reader.run())
+        while not reader.sent:
+            await asyncio.sleep(0.001)
+            for gated in service.histories:
+                gated.gate.release()
+        reader.takes.clear()
+        turns = service.long_reads
+        async with turns.turn(DEFAULT_PROJECT), turns.turn(DEFAULT_PROJECT):
+            assert not running.done()
+            async with asyncio.timeout(10), turns.turn(DEFAULT_PROJECT):
+                await running
+        bodies = [message for message in reader.sent if message["type"] == "http.response.body"]
+        assert all(body["more_body"] for body in bodies), "it is broken off"
+        for _ in range(100):
+            service.histories[0].gate.release()
+
+    asyncio.run(drip())
+
+
 def test_who_comes_too_late_for_a_long_history_is_told_when_to_come_again(
     service: GatedService, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import itertools
 import mmap
 import os
 import shutil
@@ -156,8 +157,60 @@ class DiskMemory:
         return f"on disk, in {self._directory}"
 
 
-class Copier:
-    """Copies values between tensors and their copies, without waiting for a device.
+class Pairs:
+    """Tensors and copies of their values, sorted once: those of a kind are copied by one kernel, there and back."""
+
+    def __init__(self, tensors: Sequence[torch.Tensor], copies: Sequence[torch.Tensor]) -> None:
+        """Sorts them; what they hold is not looked at."""
+        self.tensors = tensors
+        self.copies = copies
+        self.devices = {tensor.device for tensor in tensors}
+        """Where the tensors are."""
+        self._elsewhere: list[tuple[torch.Tensor, torch.Tensor]] = []
+        kinds: dict[Hashable, tuple[list[torch.Tensor], list[torch.Tensor]]]
+        kinds = collections.defaultdict(lambda: ([], []))
+        for tensor, own in zip(tensors, copies, strict=True):
+            if tensor.device != own.device:
+                self._elsewhere.append((tensor, own))
+                continue
+            of_kind = kinds[tensor.device, tensor.dtype, tensor.layout]
+            of_kind[0].append(tensor)
+            of_kind[1].append(own)
+        self._beside = [*kinds.values()]
+
+    def keep(self) -> None:
+        """Gives the copies the values of their tensors."""
+        for tensor, own in self._elsewhere:
+            _copy_elsewhere(tensor, own)
+        for tensors, copies in self._beside:
+            torch._foreach_copy_(copies, tensors)
+
+    def give_back(self) -> None:
+        """Gives the tensors the values of their copies."""
+        for tensor, own in self._elsewhere:
+            _copy_elsewhere(own, tensor)
+        for tensors, copies in self._beside:
+            torch._foreach_copy_(tensors, copies)
+
+
+def paired(memory: Memory, old: Sequence[torch.Tensor], *parts: Sequence[torch.Tensor]) -> list[Pairs]:
+    """The values of tensors, part by part, and memory for them that is allocated at once; `old` is used again."""
+    of_parts = [[*map(values, part)] for part in parts]
+    copies = iter(memory.allocate([each for part in of_parts for each in part], old))
+    return [Pairs(part, [*itertools.islice(copies, len(part))]) for part in of_parts]
+
+
+def _copy_elsewhere(source: torch.Tensor, target: torch.Tensor) -> None:
+    """Copies values to another device, without waiting for any that works on its own."""
+    # Elements in the same order: one asynchronous copy. Otherwise PyTorch puts them in order in between, and on the
+    # host it would do so before they have arrived.
+    # To memory of the host that is not pinned, or of a device that knows no other, it is waited for.
+    ahead = runs_ahead(source.device) or runs_ahead(target.device)
+    target.copy_(source, non_blocking=ahead and source.stride() == target.stride())
+
+
+class CopyOrder:
+    """Keeps copies in order on devices that work on their own.
 
     Copies go by the current streams. Should a caller's current stream have changed, the next copy waits, on the device,
     for the last: pinned memory is neither read before it is filled nor filled while it is read.
@@ -167,32 +220,14 @@ class Copier:
         self._last: dict[torch.device, Mark] = {}
 
     @contextlib.contextmanager
-    def in_order(self, tensors: Iterable[torch.Tensor]) -> Iterator[None]:
-        """What is copied inside comes after what was copied in such a block before, on the devices of `tensors`."""
-        devices = {tensor.device for tensor in tensors if runs_ahead(tensor.device)}
-        for device in devices & self._last.keys():
+    def on(self, devices: Iterable[torch.device]) -> Iterator[None]:
+        """What is copied inside comes after what was copied in such a block before, on such devices."""
+        ahead = {device for device in devices if runs_ahead(device)}
+        for device in ahead & self._last.keys():
             follow(device, self._last[device])
         yield
-        for device in devices:
+        for device in ahead:
             self._last[device] = mark(device)
-
-    def copy(self, sources: Iterable[torch.Tensor], targets: Iterable[torch.Tensor]) -> None:
-        """Copies values, in as few kernels as there are kinds of tensors."""
-        kinds: dict[Hashable, tuple[list[torch.Tensor], list[torch.Tensor]]]
-        kinds = collections.defaultdict(lambda: ([], []))
-        for source, target in zip(sources, targets, strict=True):
-            if source.device != target.device:
-                # Elements in the same order: one asynchronous copy. Otherwise PyTorch puts them in order in between,
-                # and on the host it would do so before they have arrived.
-                # To memory of the host that is not pinned, or of a device that knows no other, it is waited for.
-                ahead = runs_ahead(source.device) or runs_ahead(target.device)
-                target.copy_(source, non_blocking=ahead and source.stride() == target.stride())
-                continue
-            of_kind = kinds[target.device, target.dtype, target.layout]
-            of_kind[0].append(source)
-            of_kind[1].append(target)
-        for of_sources, of_targets in kinds.values():
-            torch._foreach_copy_(of_targets, of_sources)
 
 
 def values(tensor: torch.Tensor) -> torch.Tensor:

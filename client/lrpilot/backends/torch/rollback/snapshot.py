@@ -28,10 +28,10 @@ from torch.optim import Optimizer
 
 from lrpilot.backends.torch.rollback.difference import difference
 from lrpilot.backends.torch.rollback.fsdp import reshard, whole_parameters_kept
-from lrpilot.backends.torch.rollback.memory import Copier, nbytes, values
+from lrpilot.backends.torch.rollback.memory import CopyOrder, Pairs, nbytes, paired, values
 from lrpilot.backends.torch.rollback.optimizer_states import MadeStates, load_in_place
 from lrpilot.backends.torch.rollback.placement import STATE_TENSORS, Demand, choose
-from lrpilot.backends.torch.rollback.taken import Part, Source, Taken, set_gradient
+from lrpilot.backends.torch.rollback.taken import Part, Source, Taken
 from lrpilot.errors import ConfigError
 from lrpilot.objects.graph import ObjectGraph
 from lrpilot.objects.tensor_form import TensorForm
@@ -71,7 +71,7 @@ class Snapshot:
         self._optimizers = tuple(optimizers)
         self._registered = dict(registered)
         self._taken: Taken | None = None
-        self._copier = Copier()
+        self._order = CopyOrder()
         for name, each in registered.items():
             if not (_has_state_dict(each) or ObjectGraph.reaches(each)):
                 raise ConfigError(
@@ -126,22 +126,28 @@ class Snapshot:
         graph = self._graph(states)
         apart = graph.beyond(data)
         holders = [t for t in (*graph.tensors, *graph.hollow) if t.is_leaf and t.grad is not None]
-        originals = [*map(values, (*graph.tensors, *apart.tensors))]
-        originals += (values(t.grad) for t in holders if t.grad is not None)
-        copies = self._memory.allocate(originals, self._taken.all_copies if self._taken else ())
-        of_model, of_data = len(graph.tensors), len(graph.tensors) + len(apart.tensors)
+        before, forms = self._taken, None
+        if before is not None and not (holders or apart.tensors) and before.model.is_of(graph):
+            forms, of_model = before.model.forms, before.model.pairs
+            of_data = of_gradients = Pairs((), ())
+        else:
+            gradients = [tensor.grad for tensor in holders if tensor.grad is not None]
+            old = before.all_copies if before else ()
+            of_model, of_data, of_gradients = paired(self._memory, old, graph.tensors, apart.tensors, gradients)
+        # A device copies while the host notes the rest.
+        with self._order.on(of_model.devices | of_data.devices | of_gradients.devices):
+            for pairs in (of_model, of_data, of_gradients):
+                pairs.keep()
         self._taken = Taken(
-            model=Part.of(graph, copies[:of_model]),
-            data=Part.of(apart, copies[of_model:of_data]),
-            gradients=dict(zip(holders, copies[of_data:], strict=True)),
+            model=Part.of(graph, of_model, forms),
+            data=Part.of(apart, of_data),
+            gradients=dict(zip(holders, of_gradients.copies, strict=True)),
             sources=sources,
             states=states,
             training=[(module, module.training) for module in self._modules()],
             n_groups=[len(optimizer.param_groups) for optimizer in self._optimizers],
             random_state=random_state,
         )
-        with self._copier.in_order(originals):
-            self._copier.copy(originals, copies)
 
     @torch.no_grad()
     def restore(self, *, committed: bool = False) -> None:
@@ -173,35 +179,28 @@ class Snapshot:
         """Makes the present what it was; what went wrong."""
         reshard(self._modules())
         parts = (taken.model,) if committed else (taken.model, taken.data)
+        with _plain_tensors():
+            standing = [part.standing() for part in parts]
+            with self._order.on(set().union(*(part.pairs.devices for part in parts))):
+                for part, stand in zip(parts, standing, strict=True):
+                    part.fill(stand)  # a device copies while the host puts the rest back
         for part in parts:
             part.refill()
         with _plain_tensors():
-            for part in parts:
-                part.reshape(unfreeze=not committed)
-            self._fill(taken, parts)
+            for part, stand in zip(parts, standing, strict=True):
+                part.reshape(stand, unfreeze=not committed)
+            changed = [each for part, stand in zip(parts, standing, strict=True) for each in part.changed(stand)]
+            with self._order.on({each.device for each, _ in (*changed, *taken.gradients.items())}):
+                taken.fill(changed)
         failures = taken.load()
         if taken.sources:
             for part in parts:
                 part.refill()  # the same objects, whatever loading has put in their place
         for module, training in taken.training:
-            module.training = training
+            if module.training is not training:
+                module.training = training
         taken.random_state.restore()
         return failures
-
-    def _fill(self, taken: Taken, parts: Iterable[Part]) -> None:
-        """Puts the values and gradients of all tensors back."""
-        changed = [each for part in parts for each in part.changed()]
-        inferred = [pair for pair in changed if pair[1].is_inference()]
-        changed = [pair for pair in changed if not pair[1].is_inference()]
-        originals = [values(tensor) for _, tensor in changed]
-        with self._copier.in_order(originals):
-            self._copier.copy([copy for copy, _ in changed], originals)
-            if inferred:
-                with torch.inference_mode():
-                    self._copier.copy([copy for copy, _ in inferred], [values(tensor) for _, tensor in inferred])
-            for tensor in (*taken.model.graph.tensors, *taken.model.graph.hollow):
-                if tensor.is_leaf:
-                    set_gradient(tensor, taken.gradients.get(tensor))
 
     def _keep(self, added: Sequence[Sequence[dict[str, Any]]], *, committed: bool) -> None:
         """Gives groups back that were added to committed steps, for good; says what becomes of others."""
@@ -242,7 +241,7 @@ class Snapshot:
             with torch.no_grad(), _plain_tensors():
                 for form in forms:
                     form.restore()
-                self._copier.copy(kept, [values(t) for t in (*state, *but)])
+                Pairs([values(t) for t in (*state, *but)], kept).give_back()
 
     def state_dict(self) -> dict[str, Any] | None:
         """What is remembered, for a checkpoint: state dicts of everything, copied; None if nothing is.

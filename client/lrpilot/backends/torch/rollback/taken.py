@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import operator
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from lrpilot.backends.torch.asynchronous import runs_ahead
-from lrpilot.backends.torch.rollback.memory import kind, values
+from lrpilot.backends.torch.rollback.memory import Pairs, kind, values
 from lrpilot.objects.graph import ObjectGraph
 from lrpilot.objects.tensor_form import TensorForm
 from lrpilot.rng import RandomState
@@ -33,36 +35,71 @@ class Part:
     graph: ObjectGraph
     contents: list[Any]
     forms: list[TensorForm]
-    copies: list[torch.Tensor]
+    pairs: Pairs
+    """What was copied, where it lay, and the copies."""
     versions: list[int | None]
     """Counts of changes: a tensor with a history can't be written to unless it was."""
 
     @classmethod
-    def of(cls, graph: ObjectGraph, copies: list[torch.Tensor]) -> Part:
-        """Now; the values are still to be copied."""
+    def of(cls, graph: ObjectGraph, pairs: Pairs, forms: list[TensorForm] | None = None) -> Part:
+        """Now; `forms` are known where they are those of another part (`is_of`)."""
+        if forms is None:
+            forms = [TensorForm(tensor) for tensor in (*graph.tensors, *graph.hollow)]
         return cls(
             graph=graph,
             contents=graph.contents(),
-            forms=[TensorForm(tensor) for tensor in (*graph.tensors, *graph.hollow)],
-            copies=copies,
+            forms=forms,
+            pairs=pairs,
             versions=[None if tensor.is_inference() else tensor._version for tensor in graph.tensors],
+        )
+
+    def is_of(self, graph: ObjectGraph) -> bool:
+        """Whether there are the same tensors in another moment, with all their values where they were."""
+        own = self.graph
+        return (
+            len(own.tensors) == len(graph.tensors)
+            and len(own.hollow) == len(graph.hollow)
+            and all(map(operator.is_, own.tensors, graph.tensors))
+            and all(map(operator.is_, own.hollow, graph.hollow))
+            and all(form.is_current() for form in self.forms)
         )
 
     def refill(self) -> None:
         """Gives the objects their contents back."""
         self.graph.refill(self.contents)
 
-    def reshape(self, *, unfreeze: bool) -> None:
-        """Gives the tensors their form back."""
-        for form in self.forms:
-            form.restore(unfreeze=unfreeze)
+    def standing(self) -> list[bool]:
+        """Which tensors can be filled at once: nothing but their values, and whether they are trained, has to go back.
 
-    def changed(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Copies, and tensors whose values they are and that may have others now."""
+        They are in the order of the forms.
+        """
+        known = zip(self.versions, self.forms, self.graph.tensors, strict=False)
+        standing = [version is not None and form.holds() and tensor.is_leaf for version, form, tensor in known]
+        return standing + [False] * len(self.graph.hollow)
+
+    def fill(self, standing: Sequence[bool]) -> None:
+        """Gives the tensors that stand their values back."""
+        pairs = self.pairs
+        if not all(standing):
+            chosen = (list(itertools.compress(each, standing)) for each in (pairs.tensors, pairs.copies))
+            pairs = Pairs(*chosen)
+        pairs.give_back()
+
+    def reshape(self, standing: Sequence[bool], *, unfreeze: bool) -> None:
+        """Gives the tensors their form back."""
+        for form, stands in zip(self.forms, standing, strict=True):
+            if not stands:
+                form.restore(unfreeze=unfreeze)
+            elif unfreeze:
+                form.unfreeze()
+
+    def changed(self, standing: Sequence[bool]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Tensors that don't stand and may have other values now, and their copies."""
+        tensors = zip(standing, self.pairs.copies, self.graph.tensors, self.versions, strict=False)
         return [
-            (copy, tensor)
-            for copy, tensor, version in zip(self.copies, self.graph.tensors, self.versions, strict=True)
-            if tensor.is_leaf or version != tensor._version
+            (tensor, copy)
+            for stands, copy, tensor, version in tensors
+            if not stands and (tensor.is_leaf or version != tensor._version)
         ]
 
 
@@ -83,7 +120,19 @@ class Taken:
     @property
     def all_copies(self) -> list[torch.Tensor]:
         """All memory that is held."""
-        return [*self.model.copies, *self.data.copies, *self.gradients.values()]
+        return [*self.model.pairs.copies, *self.data.pairs.copies, *self.gradients.values()]
+
+    def fill(self, changed: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Gives tensors that have their form again the values of their copies, and all tensors their gradients."""
+        inferred = [pair for pair in changed if pair[0].is_inference()]
+        if inferred:
+            changed = [pair for pair in changed if not pair[0].is_inference()]
+            with torch.inference_mode():
+                Pairs([values(tensor) for tensor, _ in inferred], [own for _, own in inferred]).give_back()
+        Pairs([values(tensor) for tensor, _ in changed], [own for _, own in changed]).give_back()
+        for tensor in (*self.model.graph.tensors, *self.model.graph.hollow):
+            if tensor.is_leaf:
+                set_gradient(tensor, self.gradients.get(tensor))
 
     def load(self) -> list[str]:
         """Gives the sources their states; what went wrong."""
@@ -102,11 +151,12 @@ def set_gradient(tensor: torch.Tensor, value: torch.Tensor | None) -> None:
     A gradient that the probe let go is not kept alive for its address: that would double what gradients cost, and a
     loop that sets gradients to None does not depend on where they are.
     """
-    ahead = runs_ahead(tensor.device)
     if value is None:
         if tensor.grad is not None:
             tensor.grad = None
-    elif tensor.grad is None or kind(values(tensor.grad)) != kind(value):
+        return
+    ahead = runs_ahead(tensor.device)
+    if tensor.grad is None or kind(values(tensor.grad)) != kind(value):
         tensor.grad = _distributed_as(tensor, value.to(tensor.device, non_blocking=ahead, copy=True))
     else:
         values(tensor.grad).copy_(value, non_blocking=ahead)

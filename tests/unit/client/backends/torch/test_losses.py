@@ -172,6 +172,40 @@ def test_a_look_answers_for_losses_that_are_some_steps_old_and_waits_for_no_newe
 
 
 @pytest.mark.usefixtures("running_ahead")
+@pytest.mark.parametrize("every", [1, 3])
+def test_settled_losses_are_those_of_looks_that_are_some_steps_old(every: int) -> None:
+    losses = LossBuffer()
+    losses.begin(20, earlier=[9.0])
+    for step in range(20):
+        losses.append(float(step))
+        Arrival.n_steps = step + 1
+        if (step + 1) % every == 0:
+            old = (step + 1 - AHEAD) // every * every
+            assert losses.settled() == [9.0, *map(float, range(old))]
+    assert min(Arrival.waits) >= AHEAD
+    assert losses.flush() == [9.0, *map(float, range(20))]
+    assert losses.settled() == []
+
+
+def test_on_a_host_all_losses_are_settled() -> None:
+    losses = begun()
+    for step in range(3):
+        losses.append(float(step))
+        assert losses.settled() == losses.peek()
+
+
+@pytest.mark.parametrize("inference", [True, False])
+def test_a_step_may_be_made_in_any_mode(inference: bool) -> None:
+    """Validation code may call a loop's step; places of losses outlive the mode that they were made in."""
+    losses = begun(200)
+    weight = torch.ones((), requires_grad=True)
+    for step in range(150):
+        with torch.inference_mode(inference is (step % 3 == 0)), torch.set_grad_enabled(step % 2 == 0):
+            losses.append(weight * step)
+    assert losses.flush() == [float(step) for step in range(150)]
+
+
+@pytest.mark.usefixtures("running_ahead")
 def test_a_directive_that_begins_waits_for_no_answer_about_the_one_before() -> None:
     losses = begun(8)
     losses.append(math.nan)

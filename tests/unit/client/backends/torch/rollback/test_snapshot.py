@@ -436,3 +436,40 @@ def test_a_wrapper_s_mode_is_preserved_though_nothing_else_of_it_is_followed() -
     with Snapshot(model, [torch.optim.SGD(model.parameters(), 0.1)], {}).preserved():
         model.eval()
     assert [module.training for module in model.modules()] == [True, True]
+
+
+CHANGES: dict[str, Callable[[nn.Linear], object]] = {
+    "nothing": lambda net: None,
+    "values": lambda net: net.weight.data.fill_(7.0),
+    "other memory": lambda net: setattr(net.weight, "data", torch.full((3, 2), 5.0)),
+    "another order": lambda net: setattr(net.weight, "data", torch.arange(6.0).reshape(2, 3).t()),
+    "another type": lambda net: setattr(net.weight, "data", torch.full((3, 2), 5.0, dtype=torch.float64)),
+    "larger storage": lambda net: net.weight.untyped_storage().resize_(48),
+    "frozen": lambda net: net.weight.requires_grad_(False),
+    "a gradient": lambda net: setattr(net.weight, "grad", torch.ones_like(net.weight)),
+    "a further tensor": lambda net: net.register_buffer("further", torch.ones(2)),
+    "one less": lambda net: setattr(net, "bias", None),
+    "the same memory": lambda net: setattr(net, "bias", nn.Parameter(net.weight.data[:, 0])),
+}
+
+
+@pytest.mark.parametrize("probed", CHANGES)
+@pytest.mark.parametrize("committed", CHANGES)
+def test_a_second_take_is_of_the_present_whatever_has_changed_since_the_first(committed: str, probed: str) -> None:
+    """What has not changed is neither looked up again when it is taken, nor put back in its place."""
+    net = nn.Linear(2, 3)
+    snapshot = Snapshot(net, [], {}, "device")
+    for change in ("nothing", committed):
+        CHANGES[change](net)
+        snapshot.take()
+    before, gradient = copy.deepcopy(net), copy.deepcopy(net.weight.grad)
+    for _ in range(2):
+        CHANGES[probed](net)
+        with torch.no_grad():
+            for tensor in net.state_dict().values():
+                tensor.mul_(2)
+        snapshot.restore()
+        assert_same(net.state_dict(), before.state_dict())
+        assert net.weight.requires_grad == before.weight.requires_grad
+        assert net.weight.stride() == before.weight.stride()
+        assert_same(net.weight.grad, gradient)

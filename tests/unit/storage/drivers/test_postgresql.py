@@ -7,7 +7,7 @@ import pytest
 from tuner_server.base.database_url import DatabaseUrl
 from tuner_server.core.errors import InvalidInputError
 from tuner_server.storage import Database
-from tuner_server.storage.postgresql import connection_parameters, session_settings
+from tuner_server.storage.drivers.postgresql import connection_parameters, session_settings
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,8 @@ import sqlalchemy as sa
 import tenacity
 
 from tuner_server.core.errors import CorruptionError, StorageError
-from tuner_server.storage.embedded_file import EmbeddedFile
-from tuner_server.storage.foreign_log import is_foreign
+from tuner_server.storage.drivers.embedded_file import EmbeddedFile
+from tuner_server.storage.drivers.foreign_log import is_foreign
 
 BUSY_TIMEOUT_S = 2.0
 """How long a writer waits for its turn in this process, and then again for other processes."""

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from tuner_server.core.errors import CorruptionError, StorageError
-from tuner_server.storage import Database, open_storage, sqlite
+from tuner_server.storage import Database, open_storage
 from tuner_server.storage.backups.backup import backup
-from tuner_server.storage.sqlite import DatabaseFile
+from tuner_server.storage.drivers import sqlite
+from tuner_server.storage.drivers.sqlite import DatabaseFile
 
 
 @pytest.fixture(params=[0o000, 0o022, 0o077])

@@ -128,6 +128,16 @@ def test_a_loop_that_may_end_at_different_steps_is_refused(
         assert "leave join() out and draw from tuner.batches(loader)" in told
 
 
+def test_a_rank_may_have_less_data_but_no_shorter_epochs(
+    processes: RankProcesses, shared_server: ServerProcess
+) -> None:
+    for told in processes.run(ranks.train_on_loaders_of_other_lengths, shared_server.target, True):
+        assert told.startswith("epochs: an epoch has 5 batches on rank 1 and 9 on rank 0, so that it would end at")
+    first, second = processes.run(ranks.train_on_loaders_of_other_lengths, shared_server.target, False)
+    assert first == second
+    assert first[0] == TOTAL_STEPS
+
+
 def test_a_model_of_some_ranks_asks_for_their_group(processes: RankProcesses, shared_server: ServerProcess) -> None:
     """Nobody is waited for who does not come."""
     for told in processes.run(ranks.tune_a_part, shared_server.target):

@@ -35,7 +35,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
-from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, Subset, TensorDataset
 
 from tests.support.hostile.failing_calls import before_calls_of
 
@@ -360,6 +360,21 @@ def train_uneven(server: str) -> str:
         except ConfigError as error:
             return str(error)
     raise AssertionError("nothing was raised")
+
+
+def train_on_loaders_of_other_lengths(server: str, by_epochs: bool) -> tuple[int, list[float]] | str:
+    """Rank 1 has less data: the steps and LRs of the run, or what is said."""
+    training = Training("ddp")
+    samples = list(range(40 if dist.get_rank() else 72))
+    loader = DataLoader(Subset(training.loader.dataset, samples), BATCH, shuffle=True)
+    with training.tuner(server=server, validate=None) as tuner:
+        try:
+            for each in tuner.epochs(loader) if by_epochs else [tuner.batches(loader)]:
+                for batch in each:
+                    tuner.step(training.update(batch))
+        except ConfigError as error:
+            return str(error)
+        return tuner.committed_step + tuner.search_steps, training.lrs
 
 
 def tune_a_part(server: str) -> str:

@@ -446,6 +446,16 @@ def test_an_error_on_one_rank_does_not_leave_the_others_waiting(
     assert second == "ArithmeticError: "
 
 
+@pytest.mark.parametrize("who", [0, 1])
+def test_a_rank_that_closes_alone_waits_for_nobody(
+    processes: RankProcesses, shared_server: ServerProcess, who: int
+) -> None:
+    """The training goes on, and the other rank is told."""
+    told = processes.run(ranks.close_alone, shared_server.target, who)
+    assert told[who] == ""
+    assert told[1 - who].startswith(f"rank {who} of 2 has gone, or hangs")
+
+
 @pytest.mark.slow
 def test_a_rank_that_dies_is_named_on_all_others(shared_server: ServerProcess, tmp_path: Path) -> None:
     """Ranks that were waiting for one another hear of it too."""

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from lrpilot import ConfigError, LRPilotError, Schedule
 from lrpilot.distributed.ranks import Ranks
-from lrpilot.run.runners import plan_runner
+from lrpilot.run.runners import directive_runner, plan_runner
 from lrpilot.session import session
 from lrpilot.transport.grpc_transport import GrpcTransport
 from lrpilot.transport.scripted import ScriptedTransport
@@ -504,6 +504,26 @@ def change_plans_alone(
         replans = tuner.schedule.replans
         outcome = training.outcome(dataclasses.replace(tuner.schedule, job_id=""), tuner.job_id)
         return outcome, [each.kind.value for each in replans], tuner.total_steps or 0, seconds
+
+
+def close_alone(server: str, who: int) -> str:
+    """A rank alone closes its tuner in mid-run, and both go on training; what the other one is told."""
+    training, told = Training("ddp"), ""
+    batches = _endless(training)
+    with (
+        training.tuner(server=server, total_steps=160, validate=None) as tuner,
+        mock.patch.object(directive_runner, "CLOSING_PATIENCE_S", 0.3),
+    ):
+        for n_steps in range(1, 61):
+            loss = training.update(next(batches))
+            try:
+                tuner.step(loss)
+            except RuntimeError as error:
+                told = told or str(error)
+                tuner.close()
+            if who == dist.get_rank() and n_steps == 25:
+                tuner.close()
+    return told
 
 
 def train_and_save(kind: str, server: str, directory: Path, n_steps: int) -> None:
